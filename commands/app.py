@@ -1,0 +1,47 @@
+"""The `segkit` command: one thin module per verb; errors become one line and an exit code."""
+
+import os
+import sys
+
+import typer
+
+from segkit import __version__
+from segkit.errors import SegkitError
+
+from .common import stderr
+
+app = typer.Typer(
+    name="segkit",
+    help="One segmentation model from every kind of annotation: convert, train, pseudolabel, eval, browse.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"segkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; a SegkitError is one line on stderr, a traceback only with SEGKIT_DEBUG=1."""
+    try:
+        app()
+    except SegkitError as error:
+        if os.environ.get("SEGKIT_DEBUG") == "1":
+            raise
+        stderr.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        stderr.print("interrupted", style="red")
+        sys.exit(130)
