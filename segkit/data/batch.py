@@ -1,0 +1,54 @@
+"""What a training step sees: images of one data set and their targets."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from segkit.manifest import Task
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The (mask, class) pairs of one image crop of H x W pixels; T of them, 0 allowed."""
+
+    labels: Tensor
+    """(T,) int64: index of the class in the data set's taxonomy."""
+    is_thing: Tensor
+    """(T,) bool."""
+    has_mask: Tensor
+    """(T,) bool: False where only the box is known; `masks` then holds the filled box, clipped to the crop."""
+    masks: Tensor
+    """(T, H, W) bool; masks of instances may overlap."""
+    boxes: Tensor
+    """(T, 4) float32: x0, y0, x1, y1 in pixels of the crop, clipped to it."""
+    void: Tensor
+    """(H, W) bool: pixels without a usable label (padding, void, crowd, ignore); never inside a mask."""
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
+        """The same targets on another device."""
+        return Targets(**{name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B crops of equal size, all from one data set."""
+
+    images: Tensor
+    """(B, 3, H, W) float32 RGB, 0..1."""
+    targets: tuple[Targets, ...]
+    dataset: str
+    """Name of the data set in the mix."""
+    task: Task
+    sample_ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device."""
+        targets = tuple(target.to(device, non_blocking=non_blocking) for target in self.targets)
+        return replace(self, images=self.images.to(device, non_blocking=non_blocking), targets=targets)
