@@ -1,0 +1,119 @@
+"""Procedural surfaces of the demo scenes; each differs by its structure, not only by its colour."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rng = np.random.Generator
+Picture = NDArray[np.float32]
+"""(H, W, 3) RGB, 0-1 (a texture may leave the range slightly; painting clips)."""
+Field = NDArray[np.float32]
+"""(H, W), one value a pixel."""
+
+
+def noise(rng: Rng, height: int, width: int, cells: tuple[int, int]) -> Field:
+    """Smooth noise, about -1..1, with `cells` (rows, columns) of independent values across the picture."""
+    import cv2
+
+    grid = rng.uniform(-1, 1, (cells[0] + 2, cells[1] + 2)).astype(np.float32)
+    return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def tint(rng: Rng, red: float, green: float, blue: float, spread: float = 0.06) -> NDArray[np.float32]:
+    """A colour near the given one: (3,) float32."""
+    return np.asarray((red, green, blue) + rng.normal(0, spread / 2, 3), np.float32)
+
+
+def sky(rng: Rng, height: int, width: int) -> Picture:
+    """A gradient from deep to pale blue with soft clouds."""
+    deep, pale = tint(rng, 0.33, 0.55, 0.88), tint(rng, 0.72, 0.86, 0.97)
+    fall = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+    clouds = noise(rng, height, width, (4, 3)) + 0.5 * noise(rng, height, width, (9, 6))
+    cover = np.clip(clouds - 0.1, 0, 0.8)[..., None]
+    return np.asarray((deep * (1 - fall) + pale * fall) * (1 - cover) + cover * 0.99, np.float32)
+
+
+def grass(rng: Rng, height: int, width: int) -> Picture:
+    """Green with fine upright blades."""
+    blades = noise(rng, height, width, (height // 8, width // 2)) + 0.6 * noise(rng, height, width, (height // 4, width))
+    patches = noise(rng, height, width, (4, 4))
+    shade = 1 + 0.24 * blades + 0.12 * patches
+    return np.asarray(tint(rng, 0.33, 0.56, 0.2) * shade[..., None], np.float32)
+
+
+def water(rng: Rng, height: int, width: int) -> Picture:
+    """Teal with long level ripples and glints."""
+    rows = np.arange(height, dtype=np.float32)[:, None]
+    bend = noise(rng, height, width, (8, 3))
+    ripples = np.sin(rows * rng.uniform(0.55, 0.8) + 2.6 * bend) + 0.5 * noise(rng, height, width, (height // 3, 5))
+    glints = np.clip(ripples - 0.75, 0, 1)
+    return np.asarray(tint(rng, 0.1, 0.42, 0.52) * (1 + 0.2 * ripples[..., None]) + 0.5 * glints[..., None], np.float32)
+
+
+def sand(rng: Rng, height: int, width: int) -> Picture:
+    """Pale ochre: grain in every pixel over wide dunes."""
+    grain = rng.normal(0, 1, (height, width)).astype(np.float32)
+    dunes = noise(rng, height, width, (6, 3))
+    shade = 1 + 0.065 * grain + 0.09 * dunes
+    return np.asarray(tint(rng, 0.85, 0.73, 0.5) * shade[..., None], np.float32)
+
+
+def brick_wall(rng: Rng, height: int, width: int) -> Picture:
+    """Courses of red bricks, each of its own shade, in pale mortar."""
+    tall, joint = int(rng.integers(9, 13)), 2
+    wide = 2 * tall
+    y, x = np.mgrid[:height, :width]
+    course = y // tall
+    shifted = x + (course % 2) * (wide // 2) + int(rng.integers(wide))
+    mortar = (y % tall < joint) | (shifted % wide < joint)
+    shades = rng.uniform(0.76, 1.2, (height // tall + 1, width // wide + 3)).astype(np.float32)
+    bricks = tint(rng, 0.63, 0.28, 0.2) * shades[course, shifted // wide][..., None]
+    grain = 1 + 0.05 * rng.normal(0, 1, (height, width, 1)).astype(np.float32)
+    return np.asarray(np.where(mortar[..., None], tint(rng, 0.78, 0.74, 0.68), bricks) * grain, np.float32)
+
+
+STUFF: dict[str, Callable[[Rng, int, int], Picture]] = {
+    "sky": sky,
+    "grass": grass,
+    "water": water,
+    "sand": sand,
+    "brick wall": brick_wall,
+}
+"""Surface of each stuff class, by its panoptic name."""
+
+
+def _stripes(rng: Rng, height: int, width: int) -> Field:
+    angle, period = rng.uniform(0, np.pi), rng.uniform(7, 13)
+    y, x = np.mgrid[:height, :width]
+    wave: Field = np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period))
+    return np.clip(3 * wave, -1, 1)
+
+
+def _checks(rng: Rng, height: int, width: int) -> Field:
+    return np.asarray(_stripes(rng, height, width) * _stripes(rng, height, width), np.float32)
+
+
+def _marble(rng: Rng, height: int, width: int) -> Field:
+    return np.asarray(np.sin(5 * noise(rng, height, width, (6, 6))), np.float32)
+
+
+def _speckle(rng: Rng, height: int, width: int) -> Field:
+    return np.asarray(1.6 * noise(rng, height, width, (height // 3, width // 3)), np.float32)
+
+
+def _plain(rng: Rng, height: int, width: int) -> Field:
+    return np.asarray(0.4 * noise(rng, height, width, (3, 3)), np.float32)
+
+
+_PATTERNS = (_plain, _stripes, _checks, _marble, _speckle)
+
+
+def thing_surface(rng: Rng, height: int, width: int) -> Picture:
+    """A random pattern in two tones of a random colour: it tells nothing of the class."""
+    import cv2
+
+    hue, saturation, value = rng.uniform(0, 360), rng.uniform(0.35, 0.95), rng.uniform(0.55, 1.0)
+    colour = cv2.cvtColor(np.asarray([[[hue, saturation, value]]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
+    pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng, height, width)
+    return np.asarray(colour * (1 + rng.uniform(0.12, 0.3) * pattern[..., None]), np.float32)
