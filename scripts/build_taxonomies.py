@@ -25,7 +25,19 @@ WORDS: dict[str, dict[str, str]] = tomllib.loads((HERE / "class_words.toml").rea
 # Label ids of cityscapesScripts; sorted by id they are in the order of the train ids 0-18.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_STUFF = 11
-CAMVID_NAMES = ("building", "tree", "sky", "car", "sign", "road", "pedestrian", "fence", "pole", "sidewalk", "bicyclist")
+CAMVID_NAMES = (
+    "building",
+    "tree",
+    "sky",
+    "car",
+    "sign",
+    "road",
+    "pedestrian",
+    "fence",
+    "pole",
+    "sidewalk",
+    "bicyclist",
+)
 CAMVID_THINGS = {"car", "pedestrian", "bicyclist"}
 # Pascal Context flags no things. A name among ADE's 100 instance categories is one, and so is what can be counted.
 CONTEXT_STUFF = set(
@@ -34,7 +46,6 @@ CONTEXT_STUFF = set(
     handrail;hay;ice;leaves;line;metal;mountain;paper;parterre;patio;pelage;plastic;platform;playground;plume;rail;ramp
     road;rock;rug;runway;sand;sewer;shelves;sidewalk;sky;smoke;snow;speed bump;stage;stair;stone;straw;swimming pool
     tableware;tarp;track;tree;unknown;wall;water;wharf;wire;wood;wool""".replace("\n    ", ";").split(";")
-)
 )
 
 
