@@ -85,7 +85,9 @@ def make_scene(seed: int | tuple[int, ...], size: int = SIZE) -> Scene:
     return Scene(image, ids, {number: entry for number, entry in classes.items() if number in present})
 
 
-def _paint_ground(rng: np.random.Generator, size: int) -> tuple[textures.Picture, NDArray[np.int32], dict[int, SceneClass]]:
+def _paint_ground(
+    rng: np.random.Generator, size: int
+) -> tuple[textures.Picture, NDArray[np.int32], dict[int, SceneClass]]:
     """Split the picture by wavy borders into bands of different stuff."""
     bands = int(rng.integers(2, 4))
     chosen = [STUFF[int(i)] for i in rng.permutation(len(STUFF))[:bands]]
@@ -125,7 +127,9 @@ def _paint_thing(rng: np.random.Generator, canvas: textures.Picture, alpha: NDAr
     import cv2
 
     size = canvas.shape[0]
-    shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, np.float32([[1, 0, 2], [0, 1, 3]]), (size, size)), (0, 0), 2.5)
+    shadow = cv2.GaussianBlur(
+        cv2.warpAffine(alpha, np.array([[1, 0, 2], [0, 1, 3]], np.float32), (size, size)), (0, 0), 2.5
+    )
     canvas *= 1 - 0.4 * shadow[..., None]
     depth = cv2.distanceTransform((alpha >= 0.5).astype(np.uint8), cv2.DIST_L2, 3)
     bevel = np.clip(depth / 3, 0, 1) * 0.3 + 0.75

@@ -38,7 +38,7 @@ def _crescent() -> Outline:
     """The unit disc less a disc of radius 0.8 whose centre lies 0.5 to the right."""
     x = (1 + 0.5**2 - 0.8**2) / (2 * 0.5)  # where the two circles meet
     outer, inner = np.degrees(np.arccos(x)), np.degrees(np.arctan2(np.sqrt(1 - x * x), x - 0.5))
-    bite = _arc(0.8, 360 - inner, inner) + (0.5, 0)
+    bite = _arc(0.8, 360 - inner, inner) + np.array([0.5, 0])
     return np.concatenate([_arc(1, outer, 360 - outer), bite])
 
 

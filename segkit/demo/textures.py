@@ -22,7 +22,7 @@ def noise(rng: Rng, height: int, width: int, cells: tuple[int, int]) -> Field:
 
 def tint(rng: Rng, red: float, green: float, blue: float, spread: float = 0.06) -> NDArray[np.float32]:
     """A colour near the given one: (3,) float32."""
-    return np.asarray((red, green, blue) + rng.normal(0, spread / 2, 3), np.float32)
+    return np.asarray(np.array([red, green, blue]) + rng.normal(0, spread / 2, 3), np.float32)
 
 
 def sky(rng: Rng, height: int, width: int) -> Picture:
@@ -36,7 +36,8 @@ def sky(rng: Rng, height: int, width: int) -> Picture:
 
 def grass(rng: Rng, height: int, width: int) -> Picture:
     """Green with fine upright blades."""
-    blades = noise(rng, height, width, (height // 8, width // 2)) + 0.6 * noise(rng, height, width, (height // 4, width))
+    blades = noise(rng, height, width, (height // 8, width // 2))
+    blades += 0.6 * noise(rng, height, width, (height // 4, width))
     patches = noise(rng, height, width, (4, 4))
     shade = 1 + 0.24 * blades + 0.12 * patches
     return np.asarray(tint(rng, 0.33, 0.56, 0.2) * shade[..., None], np.float32)
