@@ -1,0 +1,37 @@
+"""The text classifier: a class is its frozen text embedding; one learned row stands for background."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TextClassifier(nn.Module):
+    """Query features -> class logits over any vocabulary (DaTaSeg, "Text classifier").
+
+    Cosine similarities between the projected query and the rows of the table, times one learned temperature; the table
+    comes with the call, so a change of vocabulary touches no weight. The background row is shared by all data sets.
+    """
+
+    MAX_SCALE = 100.0  # CLIP's bound: beyond it the softmax saturates and gradients vanish
+
+    def __init__(self, hidden_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(hidden_dim, text_dim)
+        self.background = nn.Parameter(torch.randn(text_dim) / math.sqrt(text_dim))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def forward(self, queries: Tensor, text: Tensor) -> Tensor:
+        """Class logits.
+
+        Args:
+            queries: (B, N, hidden_dim).
+            text: (K, text_dim) unit rows, one a class.
+
+        Returns:
+            (B, N, K + 1); the last column is background.
+        """
+        rows = torch.cat((text, F.normalize(self.background, dim=0)[None]))
+        scale = self.log_scale.exp().clamp(max=self.MAX_SCALE)
+        return scale * F.normalize(self.project(queries), dim=-1) @ rows.T

@@ -1,0 +1,99 @@
+"""Box-conditioned queries: a box and a label in, the mask of that object out (OpenSeeD, section 3.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from segkit.model.layers import MLP, sine_features
+
+CONTEXT = 1.2
+"""Side of the region that a conditioned query attends to, relative to its box: the outline needs its surroundings."""
+
+
+@dataclass(frozen=True)
+class ConditionedQueries:
+    """Inputs of the query decoder for given boxes (Q = most boxes of an image in the batch)."""
+
+    content: Tensor
+    """(B, Q, hidden_dim)."""
+    position: Tensor
+    """(B, Q, hidden_dim)."""
+    region: Tensor
+    """(B, Q, h, w) bool: box enlarged by CONTEXT."""
+    basis: Tensor
+    """(B, Q, 6, h, w): 1, u, v, u^2, v^2, uv, with u and v -1..1 across the box."""
+
+
+class BoxConditioner(nn.Module):
+    """Encodes boxes and labels as queries, and gives their masks a prior in the box's own coordinates.
+
+    Mask logits are <mask embedding, F> plus a quadratic form in box-relative coordinates whose six coefficients each
+    query predicts. A dot product alone must find the object's place in F; the quadratic starts as the inscribed ellipse.
+    """
+
+    def __init__(self, *, hidden_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.hidden_dim = hidden_dim
+        self.box_encoder = MLP(2 * hidden_dim, hidden_dim, hidden_dim)
+        self.label_encoder = nn.Linear(text_dim, hidden_dim)
+        self.no_label = nn.Parameter(torch.zeros(text_dim))
+        self.content = nn.Parameter(torch.zeros(hidden_dim))
+        self.coefficients = nn.Linear(hidden_dim, 6)
+        with torch.no_grad():
+            self.coefficients.weight.mul_(0.1)
+            self.coefficients.bias.copy_(torch.tensor([2.0, 0.0, 0.0, -2.0, -2.0, 0.0]))
+
+    def queries(
+        self, boxes: Sequence[Tensor], labels: Sequence[Tensor], text: Tensor, image_size: Sequence[int], stride: int
+    ) -> ConditionedQueries:
+        """Queries of given boxes.
+
+        Args:
+            boxes: an image each, (Q_b, 4) x0, y0, x1, y1 in pixels.
+            labels: an image each, (Q_b,) row of `text`, or -1 where the class is not known.
+            text: (K, text_dim).
+            image_size: height and width in pixels.
+            stride: of the mask logits.
+        """
+        height, width = image_size
+        padded = pad_sequence(list(boxes), batch_first=True)
+        label = pad_sequence(list(labels), batch_first=True, padding_value=-1)
+        centre_size = torch.cat(((padded[..., :2] + padded[..., 2:]) / 2, padded[..., 2:] - padded[..., :2]), -1)
+        relative = centre_size / centre_size.new_tensor([width, height, width, height])
+        encoded = self.box_encoder(sine_features(relative, self.hidden_dim // 2).flatten(-2))
+        rows = torch.cat((text, self.no_label[None]))  # -1 picks the last row
+        content = self.content + self.label_encoder(rows[label])
+        u, v = box_coordinates(padded, (height // stride, width // stride), stride)
+        region = (u.abs() <= CONTEXT) & (v.abs() <= CONTEXT)
+        basis = torch.stack((torch.ones_like(u), u, v, u * u, v * v, u * v), dim=2)
+        return ConditionedQueries(content, encoded, region, basis.clamp(-4, 4))
+
+    def mask_bias(self, queries: Tensor, basis: Tensor) -> Tensor:
+        """The quadratic form: normalised queries (B, Q, hidden_dim), basis (B, Q, 6, h, w) -> (B, Q, h, w)."""
+        return torch.einsum("bqk,bqkhw->bqhw", self.coefficients(queries), basis)
+
+
+def box_coordinates(boxes: Tensor, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
+    """Coordinates of a map's cell centres relative to boxes, -1..1 across each box.
+
+    Args:
+        boxes: (B, Q, 4) x0, y0, x1, y1 in pixels.
+        size: height and width of the map.
+        stride: pixels a cell.
+
+    Returns:
+        u and v, each (B, Q, height, width). A side counts as one pixel at least.
+    """
+    height, width = size
+    x = (torch.arange(width, device=boxes.device) + 0.5) * stride
+    y = (torch.arange(height, device=boxes.device) + 0.5) * stride
+    x0, y0, x1, y1 = boxes[..., None].unbind(-2)
+    u = (2 * x - (x0 + x1)) / (x1 - x0).clamp(min=1.0)
+    v = (2 * y - (y0 + y1)) / (y1 - y0).clamp(min=1.0)
+    shape = (*boxes.shape[:2], height, width)
+    return u[:, :, None, :].expand(shape), v[:, :, :, None].expand(shape)
+
+

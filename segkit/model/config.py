@@ -1,0 +1,30 @@
+"""Everything that decides the shape of a model."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ModelConfig(BaseModel):
+    """Architecture of a `DataSeg` model; defaults are those of `dataseg-mini`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backbone: str = "mobilenetv2_100"
+    """A timm model that gives features at strides 4, 8, 16 and 32."""
+    backbone_weights: str | None = None
+    """None (random), `timm` (timm's pretrained weights) or the path of a safetensors file with timm's names."""
+    freeze_norm: bool = False
+    """Keep the backbone's BatchNorm at its loaded statistics (for pretrained weights and small batches)."""
+    text_dim: int = Field(default=384, gt=0)
+    """Width D_T of the text embeddings."""
+    hidden_dim: int = Field(default=128, gt=0)
+    mask_dim: int = Field(default=64, gt=0)
+    """Width D_F of the per-pixel map and of the mask embeddings."""
+    queries: int = Field(default=50, gt=0)
+    """N, the number of mask proposals of an image."""
+    rounds: int = Field(default=2, gt=0)
+    """R; the decoder has 3 R layers, one for each scale in a round."""
+    heads: int = Field(default=4, gt=0)
+    feedforward_dim: int = Field(default=256, gt=0)
+    pixel_decoder: Literal["fpn"] = "fpn"

@@ -1,0 +1,121 @@
+"""DaTaSeg: one model whose output, for every task and data set, is N pairs of mask proposal and class prediction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from segkit.model.backbone import STRIDES, Backbone
+from segkit.model.classifier import TextClassifier
+from segkit.model.conditioned import BoxConditioner
+from segkit.model.config import ModelConfig
+from segkit.model.pixel_decoder import FPNPixelDecoder
+from segkit.model.query_decoder import QueryDecoder
+
+MASK_STRIDE = STRIDES[0]
+"""Pixels a cell of mask logits."""
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Mask proposals with their class predictions."""
+
+    class_logits: Tensor
+    """(B, N, K + 1); the last column is background."""
+    mask_logits: Tensor
+    """(B, N, H/4, W/4)."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward pass gives: one set of proposals at the start and after each layer, the last being the answer."""
+
+    matching: list[Proposals]
+    """Of the N learned queries; empty where they were not asked for."""
+    conditioned: list[Proposals]
+    """Of the given boxes, in their order, padded to the longest; empty where none were given."""
+
+
+class DataSeg(nn.Module):
+    """The universal segmentation model.
+
+    Nothing in it belongs to one data set: the vocabulary comes with the call as a table of text embeddings.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config.backbone, weights=config.backbone_weights, freeze_norm=config.freeze_norm)
+        self.pixel_decoder = FPNPixelDecoder(
+            self.backbone.channels, hidden_dim=config.hidden_dim, mask_dim=config.mask_dim
+        )
+        self.query_decoder = QueryDecoder(
+            hidden_dim=config.hidden_dim,
+            mask_dim=config.mask_dim,
+            rounds=config.rounds,
+            heads=config.heads,
+            feedforward_dim=config.feedforward_dim,
+        )
+        self.classifier = TextClassifier(config.hidden_dim, config.text_dim)
+        self.query_content = nn.Embedding(config.queries, config.hidden_dim)
+        self.query_position = nn.Embedding(config.queries, config.hidden_dim)
+        self.conditioner = BoxConditioner(hidden_dim=config.hidden_dim, text_dim=config.text_dim)
+
+    def forward(
+        self,
+        images: Tensor,
+        text: Tensor,
+        boxes: Sequence[Tensor] | None = None,
+        labels: Sequence[Tensor] | None = None,
+        *,
+        match: bool = True,
+    ) -> Output:
+        """Propose masks.
+
+        Args:
+            images: (B, 3, H, W), RGB in 0-1; H and W multiples of 32.
+            text: (K, D_T), unit rows, one a class.
+            boxes: an image each, (Q_b, 4) x0, y0, x1, y1 in pixels, to be segmented by conditioned queries.
+            labels: an image each, (Q_b,) int64 row of `text`; -1, or None for all, where the class is not known.
+            match: whether to run the learned queries. They never see the conditioned ones: with and without boxes their
+                proposals are the same to the bit.
+        """
+        scales, pixels = self.pixel_decoder(self.backbone(images))
+        matching = self._match(scales, pixels, text) if match else []
+        conditioned: list[Proposals] = []
+        if boxes is not None and any(len(box) for box in boxes):
+            known = labels if labels is not None else [torch.full_like(box[:, 0], -1).long() for box in boxes]
+            conditioned = self._condition(scales, pixels, text, boxes, known, images.shape[-2:])
+        return Output(matching, conditioned)
+
+    def _match(self, scales: list[Tensor], pixels: Tensor, text: Tensor) -> list[Proposals]:
+        content = self.query_content.weight.expand(len(pixels), -1, -1)
+        position = self.query_position.weight.expand(len(pixels), -1, -1)
+        decoded = self.query_decoder(content, position, scales, pixels)
+        return [Proposals(self.classifier(queries, text), masks) for queries, masks in decoded]
+
+    def _condition(
+        self,
+        scales: list[Tensor],
+        pixels: Tensor,
+        text: Tensor,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        image_size: Sequence[int],
+    ) -> list[Proposals]:
+        given = self.conditioner.queries(boxes, labels, text, image_size, MASK_STRIDE)
+        decoded = self.query_decoder(
+            given.content,
+            given.position,
+            scales,
+            pixels,
+            mask_bias=lambda queries: self.conditioner.mask_bias(queries, given.basis),
+            region=given.region,
+        )
+        return [Proposals(self.classifier(queries, text), masks) for queries, masks in decoded]
+
+
+def build_model(config: ModelConfig) -> DataSeg:
+    """A model with fresh weights (backbone weights as the configuration says)."""
+    return DataSeg(config)

@@ -1,0 +1,41 @@
+"""Small parts that several rooms of the model share."""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """Linear layers with ReLU between them: (..., widths[0]) -> (..., widths[-1])."""
+
+    def __init__(self, *widths: int) -> None:
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+
+def sine_features(values: Tensor, dim: int, temperature: float = 10_000.0) -> Tensor:
+    """Sines and cosines of positions (Vaswani et al. 2017, as used by DETR for images).
+
+    Args:
+        values: any shape, positions in 0-1.
+        dim: even number of features a value.
+
+    Returns:
+        values.shape + (dim,).
+    """
+    exponent = torch.arange(dim // 2, device=values.device, dtype=torch.float32) / (dim // 2)
+    angles = values[..., None].float() * 2 * math.pi / temperature**exponent
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+def position_grid(height: int, width: int, dim: int, device: torch.device) -> Tensor:
+    """Position encoding of a feature map's cells: (height * width, dim), rows first."""
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
+    rows = sine_features(y, dim // 2)[:, None].expand(-1, width, -1)
+    columns = sine_features(x, dim // 2)[None].expand(height, -1, -1)
+    return torch.cat((rows, columns), dim=-1).reshape(height * width, dim)

@@ -1,0 +1,154 @@
+"""Losses of the learned queries: MERGE, matching, then the terms that the annotation kind allows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segkit.data.batch import Batch, Targets
+from segkit.model.dataseg import MASK_STRIDE, Proposals
+from segkit.supervision.colour import rgb_to_lab
+from segkit.supervision.config import LossConfig
+from segkit.supervision.losses import (
+    colour_affinity,
+    dice_cost,
+    dice_loss,
+    focal_cost,
+    focal_loss,
+    pairwise_loss,
+    projection_cost,
+    projection_loss,
+)
+from segkit.supervision.matching import Matches, match
+from segkit.supervision.merge import Merged, merge, mergeable_classes
+
+MATCHING_CELLS = 1024
+"""Cells that a matching cost looks at: the sampling noise is far below the differences between proposals."""
+
+
+@dataclass(frozen=True)
+class CellTargets:
+    """The targets of one image at the stride of mask logits."""
+
+    labels: Tensor
+    """(T,) int64."""
+    has_mask: Tensor
+    """(T,) bool."""
+    masks: Tensor
+    """(T, h, w): share of each cell that is mask, void pixels left out of the account."""
+    boxes: Tensor
+    """(T, h, w): share of each cell that is inside the box."""
+    weight: Tensor
+    """(h, w): share of each cell that is labelled."""
+
+    @classmethod
+    def of(cls, targets: Targets) -> "CellTargets":
+        """Pool an image's targets from pixels to cells."""
+        labelled = (~targets.void).float()
+        weight = F.avg_pool2d(labelled[None], MASK_STRIDE)[0]
+        masks = targets.masks.float()
+        pooled = F.avg_pool2d(masks, MASK_STRIDE) if len(masks) else masks.new_zeros((0, *weight.shape))
+        share = (pooled / weight.clamp(min=1e-6)).clamp(max=1.0)
+        boxes = box_cover(targets.boxes, (weight.shape[0], weight.shape[1]), MASK_STRIDE)
+        return cls(targets.labels, targets.has_mask, share, boxes, weight)
+
+
+def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """Share of each cell that lies inside a box: boxes (T, 4) x0, y0, x1, y1 in pixels -> (T, height, width) in 0-1."""
+    height, width = size
+    x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
+    x, y = (torch.arange(n, device=boxes.device) * stride for n in (width, height))
+    across = ((x + stride).minimum(x1) - x.maximum(x0)).clamp(min=0) / stride
+    down = ((y + stride).minimum(y1) - y.maximum(y0)).clamp(min=0) / stride
+    return down[:, :, None] * across[:, None, :]
+
+
+def matching_losses(
+    layers: Sequence[Proposals], batch: Batch, cells: Sequence[CellTargets], is_thing: Tensor, config: LossConfig, step: int
+) -> dict[str, Tensor]:
+    """Losses of all layers' proposals, each layer with equal weight (deep supervision).
+
+    Args:
+        layers: proposals at the start and after each decoder layer.
+        batch: the images and their targets.
+        cells: the targets pooled to cells, one an image.
+        is_thing: (K,) bool, of the data set's vocabulary.
+        config: weights.
+        step: training step, for the pairwise term's warm-up.
+
+    Returns:
+        Weighted scalars: `class`, then `focal` and `dice` where there are masks, `projection` and `pairwise` where there
+        are only boxes.
+    """
+    class_logits = torch.stack([layer.class_logits for layer in layers], dim=1)
+    mask_logits = torch.stack([layer.mask_logits for layer in layers], dim=1)
+    size = mask_logits.shape[-2:]
+    merged = merge(class_logits, mask_logits.flatten(-2), mergeable_classes(batch.task, is_thing))
+    classes = torch.full(class_logits.shape[:-1], class_logits.shape[-1] - 1, device=class_logits.device)
+    pairs: list[Tensor] = []
+    for image, target in enumerate(cells):
+        found = match(_cost(merged, image, size, target, config), merged.alive[image])
+        classes[image, found.layer, found.proposal] = target.labels[found.target]
+        pairs.append(_rows(found, image))
+    losses = {"class": config.classification * _class_loss(merged, classes, config.background)}
+    index = torch.cat(pairs)
+    masks = merged.mask_logits.unflatten(-1, size)[index[:, 0], index[:, 1], index[:, 2]]
+    return losses | _mask_losses(masks, index, batch, cells, config, step, len(layers))
+
+
+def _rows(found: Matches, image: int) -> Tensor:
+    """(M, 4): image, layer, proposal, target."""
+    return torch.stack((torch.full_like(found.layer, image), found.layer, found.proposal, found.target), dim=1)
+
+
+@torch.no_grad()
+def _cost(merged: Merged, image: int, size: Sequence[int], target: CellTargets, config: LossConfig) -> Tensor:
+    """Matching cost (L, N, T) of one image: the losses that each pair would have."""
+    probability = merged.class_logits[image].softmax(-1)
+    cost = -config.classification * probability[..., target.labels]
+    logits = merged.mask_logits[image]
+    if len(target.labels) and bool(target.has_mask.any()):
+        stride = max(1, logits.shape[-1] // MATCHING_CELLS)
+        sampled, weight = logits[..., ::stride], target.weight.flatten()[::stride]
+        masks = target.masks.flatten(1)[:, ::stride]
+        by_mask = config.focal * focal_cost(sampled, masks, weight) + config.dice * dice_cost(sampled, masks, weight)
+        cost = cost + torch.where(target.has_mask, by_mask, 0.0)
+    if not bool(target.has_mask.all()):
+        by_box = config.projection * projection_cost(logits.unflatten(-1, (size[0], size[1])), target.boxes)
+        cost = cost + torch.where(target.has_mask, 0.0, by_box)
+    return cost
+
+
+def _class_loss(merged: Merged, classes: Tensor, background_weight: float) -> Tensor:
+    """Cross-entropy of the proposals that stand after MERGE, background weighted down; mean by weight."""
+    weight = merged.class_logits.new_ones(merged.class_logits.shape[-1])
+    weight[-1] = background_weight
+    return F.cross_entropy(merged.class_logits[merged.alive], classes[merged.alive], weight=weight)
+
+
+def _mask_losses(
+    masks: Tensor, index: Tensor, batch: Batch, cells: Sequence[CellTargets], config: LossConfig, step: int, layers: int
+) -> dict[str, Tensor]:
+    """Mask terms of the matched pairs: masks (M, h, w), index (M, 4) image, layer, proposal, target."""
+    image, target = index[:, 0], index[:, 3]
+    offset = torch.tensor([0, *(len(c.labels) for c in cells)], device=index.device).cumsum(0)
+    flat = offset[image] + target
+    pairs = float(max(int(offset[-1]), 1) * layers)
+    with_mask = torch.cat([c.has_mask for c in cells])[flat]
+    losses: dict[str, Tensor] = {}
+    if bool(with_mask.any()):
+        logits = masks[with_mask].flatten(1)
+        wanted = torch.cat([c.masks for c in cells])[flat[with_mask]].flatten(1)
+        weight = torch.stack([c.weight for c in cells])[image[with_mask]].flatten(1)
+        losses["focal"] = config.focal * focal_loss(logits, wanted, weight).sum() / pairs
+        losses["dice"] = config.dice * dice_loss(logits, wanted, weight).sum() / pairs
+    if not bool(with_mask.all()):
+        logits, boxes = masks[~with_mask], torch.cat([c.boxes for c in cells])[flat[~with_mask]]
+        losses["projection"] = config.projection * projection_loss(logits, boxes).sum() / pairs
+        if config.pairwise > 0:
+            warmup = min(1.0, (step + 1) / max(1, config.pairwise_warmup_steps))
+            affinity = colour_affinity(rgb_to_lab(F.avg_pool2d(batch.images, MASK_STRIDE)))[image[~with_mask]]
+            losses["pairwise"] = config.pairwise * warmup * pairwise_loss(logits, affinity, boxes).sum() / pairs
+    return losses
