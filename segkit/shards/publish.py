@@ -1,0 +1,133 @@
+"""Versions v1, v2, ... of a directory: written aside, visible by one atomic rename, never changed afterwards."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segkit.errors import InputError, SegkitError
+
+MANIFEST = "manifest.json"
+_FINGERPRINT = "fingerprint.json"
+_LOCK = ".lock"
+_VERSION = re.compile(r"v([1-9]\d*)")
+_PARTIAL = re.compile(r"\.v[1-9]\d*\.partial")
+
+
+def parse_spec(spec: str | Path) -> tuple[Path, int | None]:
+    """The directory and version number of `DIR` (None: the newest) or `DIR@v2`."""
+    match = re.fullmatch(r"(.+)@v([1-9]\d*)", str(spec), re.DOTALL)
+    return (Path(match[1]), int(match[2])) if match else (Path(spec), None)
+
+
+def versions(directory: Path) -> dict[int, Path]:
+    """The published versions under a directory, ascending."""
+    if not directory.is_dir():
+        return {}
+    found = {int(match[1]): entry for entry in directory.iterdir() if (match := _VERSION.fullmatch(entry.name))}
+    return {number: found[number] for number in sorted(found) if (found[number] / MANIFEST).is_file()}
+
+
+def resolve(spec: str | Path) -> Path:
+    """The version directory that `DIR`, `DIR@v2` or the version directory's own path names.
+
+    Raises:
+        InputError: nothing is published there, or not that version.
+    """
+    directory, wanted = parse_spec(spec)
+    if wanted is None and _VERSION.fullmatch(directory.name) and (directory / MANIFEST).is_file():
+        return directory
+    published = versions(directory)
+    if not published:
+        mend = "check the path" if directory.exists() else "no such directory"
+        raise InputError("holds no published version", file=directory, mend=mend)
+    if wanted is not None and wanted not in published:
+        known = ", ".join(f"v{number}" for number in published)
+        raise InputError(f"has no version v{wanted}", file=directory, mend=f"published are {known}")
+    return published[wanted or max(published)]
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A version being written: `path` is its directory until `publish` renames it."""
+
+    path: Path
+    destination: Path
+    version: int
+    resumed: bool
+    """Whether `path` holds what an earlier, killed run with the same fingerprint had finished."""
+
+    def publish(self) -> Path:
+        """Flush every file to the disk, make the version visible, and return its path."""
+        (self.path / _FINGERPRINT).unlink(missing_ok=True)
+        for folder, _, files in os.walk(self.path):
+            for name in files:
+                sync(Path(folder) / name)
+            sync(Path(folder))
+        final = self.destination / f"v{self.version}"
+        self.path.rename(final)
+        sync(self.destination)
+        return final
+
+
+@contextmanager
+def staging(destination: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> Iterator[Staging]:
+    """Hold the lock of `destination` and a directory in which to write its next version.
+
+    What is written but not published stays there (`.vN.partial`), so that a later call can resume.
+
+    Args:
+        destination: directory of the versions; made if missing.
+        fingerprint: JSON values that decide the content (inputs and their sizes, options, taxonomy, tool version); what
+            a run with another fingerprint left behind is thrown away.
+        resume: whether what a run with the same fingerprint left behind is kept.
+
+    Raises:
+        SegkitError: another live process is writing there.
+        InputError: the destination is not a directory that can be written to.
+    """
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        lock = (destination / _LOCK).open("w")
+    except OSError as error:
+        raise InputError(f"cannot be written to ({error.strerror})", file=destination, mend="choose another") from error
+    with lock:
+        _take(lock.fileno(), destination)
+        yield _prepare(destination, dict(fingerprint), resume)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, destination: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SegkitError(f"{destination}: another process is writing here; wait for it to end") from None
+
+
+def _prepare(destination: Path, fingerprint: dict[str, Any], resume: bool) -> Staging:
+    version = max(versions(destination), default=0) + 1
+    path = destination / f".v{version}.partial"
+    text = json.dumps(fingerprint, sort_keys=True, default=str)
+    mark = path / _FINGERPRINT
+    resumed = resume and mark.is_file() and mark.read_text("utf-8") == text
+    for entry in destination.iterdir():
+        if _PARTIAL.fullmatch(entry.name) and not (resumed and entry == path):
+            shutil.rmtree(entry)
+    if not resumed:
+        path.mkdir()
+        mark.write_text(text, "utf-8")
+    return Staging(path, destination, version, resumed)

@@ -1,0 +1,251 @@
+"""Versions of shard sets: one call for small sets and layers, three steps for resumable, parallel conversion.
+
+The three steps are `publish.staging(destination, fingerprint, resume=True)`, then `shard.write_shard` for every index
+that `shard.read_shard` does not find done (in any order, in any process), then `finish`.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from segkit import __version__
+from segkit.errors import SegkitError
+from segkit.manifest import ClassStatistics, Ledger, Manifest, Parent, Part, SetKind, Statistics
+from segkit.sample import ImageRef, Sample
+from segkit.shards import shard as shards
+from segkit.shards.publish import MANIFEST, Staging, staging
+from segkit.shards.reader import ShardSet
+from segkit.taxonomy import Taxonomy
+
+SHARD_BYTES = 96 * 2**20
+"""Image bytes at which a shard is closed: within the 64-128 MiB that loaders and object stores like."""
+SHARD_ROWS = 4096
+"""Images at which a shard is closed however small they are; bounds the memory of one writer."""
+ImagesBy = Literal["embed", "reference", "none"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a manifest says beside the counts."""
+
+    taxonomy: Taxonomy
+    kind: SetKind
+    name: str
+    command: str
+    split: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """The command's arguments (JSON values)."""
+    images_by: ImagesBy = "embed"
+    source_header: dict[str, Any] = field(default_factory=dict)
+    parents: tuple[Parent, ...] = ()
+    image_roots: dict[str, str] = field(default_factory=dict)
+    """Tars of other versions that rows name (paths relative to the version's directory) and their SHA-256."""
+
+
+def finish(stage: Staging, count: int, header: Header, ledger: Ledger) -> ShardSet:
+    """Turn the finished shards 0..count-1 of a staging directory into a published version.
+
+    Raises:
+        SegkitError: a shard is missing, or the ledger does not balance.
+    """
+    check_ledger(ledger)
+    done = [shards.read_shard(stage.path, index) for index in range(count)]
+    missing = [index for index, item in enumerate(done) if item is None]
+    if missing:
+        raise SegkitError(f"{stage.path}: shard {missing[0]} was not written ({len(missing)} of {count} are missing)")
+    whole = [item for item in done if item is not None]
+    manifest = build_manifest(header, [item.part for item in whole], [item.tally for item in whole], ledger)
+    shards.drop_sidecars(stage.path)
+    (stage.path / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    return ShardSet.open(stage.publish())
+
+
+def build_manifest(header: Header, parts: Sequence[Part], tallies: Iterable[shards.Tally], ledger: Ledger) -> Manifest:
+    """The manifest of a version that consists of these parts."""
+    taxonomy = header.taxonomy.to_json()
+    return Manifest(
+        segkit_version=__version__,
+        name=header.name,
+        split=header.split,
+        kind=header.kind,
+        command=header.command,
+        arguments=header.arguments,
+        parents=header.parents,
+        image_roots=header.image_roots,
+        images_by=header.images_by,
+        parts=tuple(parts),
+        taxonomy=taxonomy,
+        source_header=header.source_header,
+        ledger=ledger,
+        statistics=statistics(header.taxonomy, tallies),
+        digest=Manifest.content_digest(header.kind, taxonomy, tuple(parts), header.image_roots),
+    )
+
+
+def statistics(taxonomy: Taxonomy, tallies: Iterable[shards.Tally]) -> Statistics:
+    """Sum tallies into a manifest's statistics; a class id that the taxonomy lacks counts under its number."""
+    labels = class_labels(taxonomy)
+    images = segments = masked = 0
+    classes: dict[int, list[int]] = {category.id: [0, 0, 0] for category in taxonomy.categories}
+    for tally in tallies:
+        images, segments, masked = images + tally.images, segments + tally.segments, masked + tally.masked
+        for column, counts in enumerate((tally.class_segments, tally.class_images, tally.class_pixels)):
+            for class_id, count in counts.items():
+                classes.setdefault(class_id, [0, 0, 0])[column] += count
+    return Statistics(
+        images=images,
+        segments=segments,
+        masked=masked,
+        boxes_only=segments - masked,
+        classes={
+            labels.get(class_id, str(class_id)): ClassStatistics(segments=a, images=b, pixels=c)
+            for class_id, (a, b, c) in classes.items()
+        },
+    )
+
+
+def class_labels(taxonomy: Taxonomy) -> dict[int, str]:
+    """A distinct label for every class id: its name, with the id added where two classes share a name."""
+    names = taxonomy.names
+    return {c.id: c.name if names.count(c.name) == 1 else f"{c.name} [{c.id}]" for c in taxonomy.categories}
+
+
+def check_ledger(ledger: Ledger) -> None:
+    """Raise SegkitError where an input of the ledger is neither kept nor dropped."""
+    counts = {"annotations": ledger.annotations, "images": ledger.images, **ledger.per_class}
+    for name, count in counts.items():
+        if not count.balances:
+            raise SegkitError(
+                f"the ledger of {name} does not balance: {count.input} in, {count.kept} kept, "
+                f"{sum(count.dropped.values())} dropped"
+            )
+
+
+def write_set(
+    destination: Path,
+    records: Iterable[tuple[Sample, bytes | None]],
+    *,
+    taxonomy: Taxonomy,
+    kind: SetKind,
+    name: str,
+    split: str | None,
+    command: str,
+    arguments: dict[str, Any],
+    images_by: ImagesBy = "embed",
+    ledger: Ledger | None = None,
+    source_header: dict[str, Any] | None = None,
+    parents: tuple[Parent, ...] = (),
+    shard_size: int = SHARD_BYTES,
+) -> ShardSet:
+    """Publish a set from a stream of samples and image bytes, in one process and without resuming.
+
+    Args:
+        destination: directory of the set's versions.
+        records: samples in order; with the image's bytes where `images_by` is "embed", else with None.
+        taxonomy: classes that the segments name.
+        kind: what the labels are.
+        name: the set's name in tables.
+        split: train, val, ...
+        command: the command that writes.
+        arguments: its arguments.
+        images_by: how samples lead to their images.
+        ledger: what became of the source's annotations and images.
+        source_header: what the source says of itself.
+        parents: versions that this one was made from.
+        shard_size: image bytes at which a shard is closed.
+    """
+    header = Header(taxonomy, kind, name, command, split, arguments, images_by, source_header or {}, parents)
+    with staging(destination, {"command": command}, resume=False) as stage:
+        count = 0
+        for count, chunk in enumerate(_chunks(records, shard_size), start=1):
+            shards.write_shard(stage.path, count - 1, chunk)
+        return finish(stage, count, header, ledger or Ledger())
+
+
+def write_layer(
+    destination: Path,
+    parent: ShardSet,
+    samples: Iterable[Sample],
+    *,
+    command: str,
+    arguments: dict[str, Any],
+    kind: SetKind | None = None,
+    taxonomy: Taxonomy | None = None,
+    name: str | None = None,
+    extra_parents: tuple[Parent, ...] = (),
+    ledger: Ledger | None = None,
+) -> ShardSet:
+    """Publish new labels for the images of `parent`; no image is copied.
+
+    Args:
+        destination: directory of the new set's versions.
+        parent: the set whose images the samples show.
+        samples: samples as read from `parent` with other segments, in any number and order.
+        command: the command that writes.
+        arguments: its arguments.
+        kind: what the labels are; by default as in the parent.
+        taxonomy: their classes; by default the parent's.
+        name: the new set's name; by default the parent's.
+        extra_parents: further versions that this one was made from, such as the run of a model.
+        ledger: what became of every label.
+    """
+    of = parent.manifest
+    with staging(destination, {"command": command}, resume=False) as stage:
+        roots = {relocate(tar, parent.path, stage.path): digest for tar, digest in parent.tars.items()}
+        header = Header(
+            taxonomy=taxonomy or parent.taxonomy,
+            kind=kind or of.kind,
+            name=name or of.name,
+            split=of.split,
+            command=command,
+            arguments=arguments,
+            images_by=of.images_by,
+            source_header=of.source_header,
+            parents=(parent_of(parent, stage.path), *extra_parents),
+            image_roots=roots,
+        )
+        moved = ((_move(sample, parent.path, stage.path), None) for sample in samples)
+        count = 0
+        for count, chunk in enumerate(_chunks(moved, SHARD_BYTES), start=1):
+            shards.write_shard(stage.path, count - 1, chunk)
+        return finish(stage, count, header, ledger or Ledger())
+
+
+def parent_of(parent: ShardSet, directory: Path) -> Parent:
+    """How a version in `directory` (staged or published: the depth is the same) names a parent."""
+    return Parent(path=relocate(".", parent.path, directory), version=parent.version, digest=parent.manifest.digest)
+
+
+@lru_cache(maxsize=1024)
+def relocate(path: str, old: Path, new: Path) -> str:
+    """A path relative to directory `old`, made relative to directory `new`; absolute paths stay."""
+    return path if Path(path).is_absolute() else Path(os.path.relpath((old / path).resolve(), new.resolve())).as_posix()
+
+
+def _move(sample: Sample, old: Path, new: Path) -> Sample:
+    image = sample.image
+    tar = image.tar and relocate(image.tar, old, new)
+    path = image.path and relocate(image.path, old, new)
+    return replace(sample, image=ImageRef(tar, image.offset, image.length, image.sha256, path))
+
+
+def _chunks(
+    records: Iterable[tuple[Sample, bytes | None]], size: int
+) -> Iterator[Iterator[tuple[Sample, bytes | None]]]:
+    """Cut a stream into shards, each closed once it holds `size` bytes or `SHARD_ROWS` rows; each must be used up."""
+    stream = iter(records)
+
+    def chunk(first: tuple[Sample, bytes | None]) -> Iterator[tuple[Sample, bytes | None]]:
+        used = 0
+        for row, record in enumerate(chain((first,), stream), start=1):
+            yield record
+            used += len(record[1] or b"")
+            if used >= size or row >= SHARD_ROWS:
+                return
+
+    for first in stream:
+        yield chunk(first)
