@@ -24,13 +24,18 @@ class Targets:
     """(T, 4) float32: x0, y0, x1, y1 in pixels of the crop, clipped to it."""
     void: Tensor
     """(H, W) bool: pixels without a usable label (padding, void, crowd, ignore); never inside a mask."""
+    annotated: Tensor | None = None
+    """(K,) bool: the classes that were looked for in this image; None means all of the taxonomy."""
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
         """The same targets on another device."""
-        return Targets(**{name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items()})
+        moved = {
+            name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items() if value is not None
+        }
+        return Targets(**moved)
 
 
 @dataclass(frozen=True)

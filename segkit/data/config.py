@@ -46,4 +46,6 @@ class DataConfig:
                 raise InputError(f"{getattr(self, name)} cannot be used", record=f"data.{name}", mend=mend)
         for key, policy in self.mask_policy.items():
             if policy not in get_args(MaskPolicy):
-                raise InputError(f"no policy {policy!r}", record=f"data.mask_policy.{key}", mend="give mask, box or none")
+                raise InputError(
+                    f"no policy {policy!r}", record=f"data.mask_policy.{key}", mend="give mask, box or none"
+                )

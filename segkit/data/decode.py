@@ -1,0 +1,61 @@
+"""From run lengths to the mask of a crop, one segment at a time.
+
+No dense (N, H, W) stack of full-size masks ever exists: only the columns of the crop that a mask reaches are unrolled,
+sampled at the centres of the crop's pixels and forgotten.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.data.augment import Rectangle, Window
+from segkit.masks.rle import decompress
+
+Mask = NDArray[np.bool_]
+
+
+def crop_mask(counts: bytes, height: int, width: int, window: Window) -> Mask:
+    """The crop (canvas height, canvas width) of an RLE over (height, width), by nearest pixel; padding is False.
+
+    Raises:
+        ValueError: the run lengths do not fill height x width.
+    """
+    crop = np.zeros(window.canvas, bool)
+    ends = np.cumsum(decompress(counts))
+    if (ends[-1] if ends.size else 0) != height * width:
+        raise ValueError(f"an RLE that does not fill {width} x {height} pixels")
+    if len(ends) < 2:
+        return crop
+    columns = window.columns()
+    # the columns that both the mask (its first to its last one) and the crop reach
+    first = max(int(ends[0]) // height, int(columns.min()))
+    last = min((int(ends[2 * (len(ends) // 2) - 1]) - 1) // height, int(columns.max()))
+    if first > last:
+        return crop
+    strip = _unroll(ends, first * height, (last + 1) * height).reshape(-1, height)
+    reached = np.flatnonzero((columns >= first) & (columns <= last))
+    patch = strip[columns[reached] - first].take(window.rows(), axis=1)
+    rows, _ = window.inside()
+    begin = window.patch[0] + (int(reached[0]) if reached.size else 0)
+    crop[rows, begin : begin + reached.size] = patch.T
+    return crop
+
+
+def _unroll(ends: NDArray[np.int64], start: int, stop: int) -> Mask:
+    """Pixels start..stop of the runs that end at `ends` (zeros first)."""
+    low, high = np.searchsorted(ends, (start, stop - 1), side="right")
+    bounds = np.clip(np.concatenate(([start], ends[low : high + 1])), start, stop)
+    return np.repeat(np.arange(low, high + 1) % 2 == 1, np.diff(bounds))
+
+
+def fill_box(rectangle: Rectangle, window: Window) -> Mask:
+    """The pixels of the canvas whose centres lie in x0, y0, x1, y1 (which is clipped to the patch)."""
+    crop = np.zeros(window.canvas, bool)
+    x0, y0, x1, y1 = np.ceil(np.asarray(window.clip(rectangle)) - 0.5).astype(int)
+    crop[y0:y1, x0:x1] = True
+    return crop
+
+
+def tight_box(mask: Mask) -> Rectangle:
+    """x0, y0, x1, y1 of the pixels of a non-empty (H, W) mask, the far edges included."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)

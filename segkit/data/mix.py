@@ -1,0 +1,252 @@
+"""Several data sets as one sequence of batches, each batch from one data set."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from segkit.data.augment import Image, Window, colour_jitter, jitter_window, zoom_window
+from segkit.data.batch import Batch, Targets
+from segkit.data.config import DataConfig, MaskPolicy
+from segkit.data.schedule import Schedule, positions
+from segkit.data.targets import build_targets
+from segkit.errors import InputError, SegkitError
+from segkit.manifest import SetKind, Task
+from segkit.sample import Sample
+from segkit.shards.reader import ShardSet
+from segkit.taxonomy import Taxonomy
+
+TASKS: Mapping[SetKind, Task] = {
+    "panoptic": "panoptic",
+    "semantic": "semantic",
+    "instance": "instance",
+    "boxes": "instance",
+}
+
+
+@dataclass(frozen=True)
+class MixedSet:
+    """One data set of a mix."""
+
+    name: str
+    shards: ShardSet
+    weight: float
+    task: Task
+    policies: Mapping[int, MaskPolicy]
+    """Mask policy of every class id."""
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The classes that `Targets.labels` index."""
+        return self.shards.taxonomy
+
+
+class DataMix:
+    """The batches of a training: which they are depends on the sets, the configuration, the seed and the step alone.
+
+    Args:
+        sets: name, shard set and rate of each data set; rates are relative.
+        config: crops, batch size (of one rank) and mask policies.
+        rank, world_size: the ranks together see the samples that one process would see with their joint batch size.
+
+    Raises:
+        InputError: no or an empty data set, a name used twice, a rate that is not positive, a policy for what is not
+            there.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[tuple[str, ShardSet, float]],
+        config: DataConfig,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        _check(sets, config)
+        self.config, self.rank, self.world_size = config, rank, world_size
+        self.sets = tuple(
+            MixedSet(name, shards, weight, TASKS[shards.manifest.kind], _policies(name, shards.taxonomy, config))
+            for name, shards, weight in sets
+        )
+        rows = [[part.rows for part in mixed.shards.manifest.parts] for mixed in self.sets]
+        self._schedule = Schedule([mixed.weight for mixed in self.sets], rows, seed=seed)
+
+    def __getitem__(self, name: str) -> MixedSet:
+        return next(mixed for mixed in self.sets if mixed.name == name)
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[tuple[int, Batch]]:
+        """(step, batch) for every step from `start_step` up to but not including `stop_step`.
+
+        Raises:
+            SegkitError: an image or its labels cannot be read; names the sample.
+        """
+        workers = min(self.config.workers, stop_step - start_step)
+        steps: DataLoader[_Packed | SegkitError] = DataLoader(
+            _Steps(self),
+            batch_size=None,  # an item is a batch already
+            sampler=range(start_step, stop_step),
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            worker_init_fn=_start_worker if workers else None,
+        )
+        for step, packed in zip(range(start_step, stop_step), steps, strict=True):
+            if isinstance(packed, SegkitError):
+                raise packed
+            yield step, self._unpack(packed)
+
+    def _pack(self, step: int) -> "_Packed":
+        dataset, turn = self._schedule.draw(step)
+        places = positions(turn, batch_size=self.config.batch_size, rank=self.rank, world_size=self.world_size)
+        crops = [self._crop(dataset, place) for place in places]
+        return _pack(dataset, crops)
+
+    def _crop(self, dataset: int, position: int) -> "_Crop":
+        mixed = self.sets[dataset]
+        sample = mixed.shards.sample(self._schedule.sample(dataset, position))
+        image = mixed.shards.image(sample)
+        rng = self._schedule.sample_rng(dataset, position)
+        try:
+            return make_crop(image, sample, mixed, self.config, rng)
+        except (ValueError, KeyError) as error:
+            problem, mend = f"its labels cannot be used ({error})", "see `segkit validate`"
+            raise InputError(problem, file=mixed.shards.path, record=sample.id, mend=mend) from error
+
+    def _unpack(self, packed: "_Packed") -> Batch:
+        mixed = self.sets[packed.dataset]
+        images = packed.images.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        return Batch(images, _unpack_targets(packed), mixed.name, mixed.task, packed.sample_ids)
+
+
+def make_crop(image: Image, sample: Sample, mixed: MixedSet, config: DataConfig, rng: np.random.Generator) -> "_Crop":
+    """One augmented crop of an (H, W, 3) image with its targets."""
+    window = choose_window(sample, mixed.policies, config, rng)
+    crop = window.image(image)
+    if config.colour_jitter:
+        crop = colour_jitter(crop, strength=config.colour_jitter, rng=rng)
+    targets = build_targets(sample, window, taxonomy=mixed.taxonomy, task=mixed.task, policies=mixed.policies)
+    return _Crop(torch.from_numpy(crop), targets, sample.id)
+
+
+def choose_window(
+    sample: Sample, policies: Mapping[int, MaskPolicy], config: DataConfig, rng: np.random.Generator
+) -> Window:
+    """Zoom on a random segment (a thing, where there is one) at the configured rate, else large-scale jitter."""
+    usable = [
+        segment
+        for segment in sample.segments
+        if not (segment.is_crowd or segment.ignore or policies[segment.class_id] == "none") and min(segment.box[2:]) > 0
+    ]
+    usable = [segment for segment in usable if segment.kind == "thing"] or usable
+    if rng.random() < config.zoom_probability and usable:
+        box = usable[int(rng.integers(len(usable)))].box
+        return zoom_window(sample.height, sample.width, box, size=config.image_size, rng=rng, flip=config.flip)
+    scale = float(rng.uniform(config.scale_min, config.scale_max))
+    size = config.image_size
+    return jitter_window(sample.height, sample.width, size=size, scale=scale, rng=rng, flip=config.flip)
+
+
+@dataclass(frozen=True)
+class _Crop:
+    image: Tensor
+    """(H, W, 3) uint8."""
+    targets: Targets
+    sample_id: str
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A batch in few tensors, for each one that a worker sends costs a file descriptor; images still are bytes."""
+
+    dataset: int
+    images: Tensor
+    """(B, H, W, 3) uint8."""
+    sizes: list[int]
+    """Targets of each image; the tensors below hold those of all images, one after the other."""
+    labels: Tensor
+    is_thing: Tensor
+    has_mask: Tensor
+    masks: Tensor
+    boxes: Tensor
+    void: Tensor
+    """(B, H, W)."""
+    annotated: list[Tensor | None]
+    sample_ids: tuple[str, ...]
+
+
+def _pack(dataset: int, crops: list[_Crop]) -> _Packed:
+    targets = [crop.targets for crop in crops]
+    return _Packed(
+        dataset=dataset,
+        images=torch.stack([crop.image for crop in crops]),
+        sizes=[len(target) for target in targets],
+        labels=torch.cat([target.labels for target in targets]),
+        is_thing=torch.cat([target.is_thing for target in targets]),
+        has_mask=torch.cat([target.has_mask for target in targets]),
+        masks=torch.cat([target.masks for target in targets]),
+        boxes=torch.cat([target.boxes for target in targets]),
+        void=torch.stack([target.void for target in targets]),
+        annotated=[target.annotated for target in targets],
+        sample_ids=tuple(crop.sample_id for crop in crops),
+    )
+
+
+def _unpack_targets(packed: _Packed) -> tuple[Targets, ...]:
+    pieces = (packed.labels, packed.is_thing, packed.has_mask, packed.masks, packed.boxes)
+    each = zip(*(torch.split(piece, packed.sizes) for piece in pieces), packed.void, packed.annotated, strict=True)
+    return tuple(Targets(*fields) for fields in each)
+
+
+class _Steps(Dataset["_Packed | SegkitError"]):
+    """Batches by step. A failure is sent as a value: torch would wrap it in a worker's traceback."""
+
+    def __init__(self, mix: DataMix) -> None:
+        self.mix = mix
+
+    def __getitem__(self, step: int) -> "_Packed | SegkitError":
+        try:
+            return self.mix._pack(step)
+        except SegkitError as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism; threads of each would fight for the same cores
+
+
+def _check(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
+    names = [name for name, _, _ in sets]
+    if not names:
+        raise InputError("no data set", mend="give at least one with --data")
+    for name, shards, weight in sets:
+        if names.count(name) > 1:
+            raise InputError(f"two data sets are called {name!r}", file=shards.path, mend="give each its own name")
+        if not 0 < weight < float("inf"):
+            raise InputError(f"its rate is {weight}", file=shards.path, mend="give a positive number after =")
+        if not len(shards):
+            raise InputError("it has no images", file=shards.path, mend="leave the data set out")
+    for key in config.mask_policy:
+        if key.partition(":")[0] not in names:
+            mend = f"name one of: {', '.join(names)}"
+            raise InputError("no such data set", record=f"data.mask_policy.{key}", mend=mend)
+
+
+def _policies(name: str, taxonomy: Taxonomy, config: DataConfig) -> dict[int, MaskPolicy]:
+    """The policy of every class id of one data set."""
+    default = config.mask_policy.get(name, "mask")
+    chosen = {key.partition(":")[2]: policy for key, policy in config.mask_policy.items() if key.startswith(f"{name}:")}
+    for unknown in chosen.keys() - set(taxonomy.names):
+        record = f"data.mask_policy.{name}:{unknown}"
+        raise InputError("no such class", record=record, mend=f"see `segkit inspect` for the classes of {name}")
+    return {category.id: chosen.get(category.name, default) for category in taxonomy.categories}
