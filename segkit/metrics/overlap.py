@@ -1,0 +1,89 @@
+"""Pixels that segments of two label maps share, from run lengths alone: no map is ever painted."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from segkit.errors import InputError
+from segkit.metrics.regions import Regions, checked_runs
+from segkit.metrics.runs import Ints, Runs
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Where two sets of segments meet; pixels in no segment are void."""
+
+    truth: Ints
+    prediction: Ints
+    """(P,) segment indices of each pair with at least one common pixel."""
+    pixels: Ints
+    """(P,) common pixels."""
+    truth_area: Ints
+    prediction_area: Ints
+    """(S,) pixels of each segment."""
+
+
+def overlap(truth: Regions, prediction: Regions) -> Overlap:
+    """Common pixels of all pairs of segments of the same images.
+
+    Raises:
+        InputError: segments of one image overlap each other, on either side.
+    """
+    first = _in_pixel_order(checked_runs(truth, "ground truth"), truth, "ground truth")
+    second = _in_pixel_order(checked_runs(prediction, "predictions"), prediction, "predictions")
+    a, b, pixels = _pieces(first, second)
+    pairs, inverse = _number_pairs(a, b, truth, prediction)
+    shared = np.bincount(inverse, weights=pixels, minlength=pairs).astype(np.int64)
+    met = np.flatnonzero(shared)
+    one, two = _segments_of_pairs(met, truth, prediction)
+    return Overlap(one, two, shared[met], first.area(), second.area())
+
+
+def _in_pixel_order(runs: Runs, regions: Regions, what: str) -> Runs:
+    """The runs of all segments of an image sorted by pixel; segments must not overlap."""
+    bits = max(int(len(runs.start)).bit_length(), 1)
+    # Sorting packed keys is several times faster than argsort, which cannot use vector instructions.
+    key = np.sort((runs.start << bits) | np.arange(len(runs.start)))
+    order = key & ((1 << bits) - 1)
+    start, end, mask = key >> bits, runs.end[order], runs.mask[order]
+    clash = np.flatnonzero(start[1:] < end[:-1])
+    if len(clash):
+        raise _overlapping(regions, mask, clash, what)
+    return Runs(start, end, mask, runs.total)
+
+
+def _overlapping(regions: Regions, mask: Ints, clash: Ints, what: str) -> InputError:
+    images = sorted({regions.ids[regions.image[mask[place]]] for place in clash})
+    place = clash[0]
+    pair = f"{regions.name(int(mask[place]))} and {regions.name(int(mask[place + 1]))} overlap"
+    more = f" (images: {', '.join(images[:5])}{', ...' if len(images) > 5 else ''})"
+    mend = "panoptic and semantic maps give each pixel to one segment; evaluate overlapping masks as instances"
+    return InputError(pair + more, file=what, mend=mend)
+
+
+def _pieces(first: Runs, second: Runs) -> tuple[Ints, Ints, Ints]:
+    """Segments of both sides and length of every common stretch of pixels."""
+    low = np.searchsorted(second.end, first.start, side="right")
+    high = np.searchsorted(second.start, first.end, side="left")
+    many = np.maximum(high - low, 0)
+    own = np.repeat(np.arange(len(many)), many)
+    other = np.arange(len(own)) + np.repeat(low - np.concatenate(([0], np.cumsum(many)[:-1])), many)
+    length = np.minimum(first.end[own], second.end[other]) - np.maximum(first.start[own], second.start[other])
+    return first.mask[own], second.mask[other], length
+
+
+def _number_pairs(a: Ints, b: Ints, truth: Regions, prediction: Regions) -> tuple[int, Ints]:
+    """A dense number for each (truth, prediction) pair of the same image, so that sums are one bincount."""
+    width = np.bincount(prediction.image, minlength=len(truth.ids))
+    row = np.concatenate(([0], np.cumsum(width[truth.image])))
+    column = np.arange(len(prediction)) - np.concatenate(([0], np.cumsum(width)))[prediction.image]
+    return int(row[-1]), row[a] + column[b]
+
+
+def _segments_of_pairs(number: Ints, truth: Regions, prediction: Regions) -> tuple[Ints, Ints]:
+    """Inverse of `_number_pairs`."""
+    width = np.bincount(prediction.image, minlength=len(truth.ids))
+    row = np.concatenate(([0], np.cumsum(width[truth.image])))
+    one = np.searchsorted(row, number, side="right") - 1
+    begin = np.concatenate(([0], np.cumsum(width)))[truth.image[one]]
+    return one, number - row[one] + begin
