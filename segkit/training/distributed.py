@@ -1,0 +1,79 @@
+"""The few collective operations that training needs; with one process each is what it would be anyway."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+def launched() -> bool:
+    """Whether this process is one of several that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started, by NCCL on GPUs and gloo on CPUs; nothing to do for a single one."""
+    if not launched():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def rank() -> int:
+    """Number of this process; 0 is the one that writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def wrap(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` with gradients averaged over processes; itself where there is only one."""
+    if world_size() == 1:
+        return module
+    # A batch of boxes leaves mask heads without a gradient, and the reverse: unused parameters are normal here.
+    ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
+
+
+def gather(values: list[T]) -> list[T]:
+    """The lists of all processes, joined in rank order, on every process."""
+    if world_size() == 1:
+        return values
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, values)
+    return [value for of_one in found for value in of_one]
+
+
+def from_first(value: T) -> T:
+    """The first process's value on every process."""
+    if world_size() == 1:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, src=0)
+    return held[0]
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,205 @@
+"""The training loop: batches -> model -> losses -> backward -> clip -> finite check -> step -> average -> log."""
+
+import itertools
+import math
+import resource
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel
+
+from segkit.data.batch import Batch
+from segkit.errors import SegkitError
+from segkit.training import distributed
+from segkit.training.optimiser import build_average, build_optimiser, rate_factor, set_rate
+from segkit.training.recipe import Recipe
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What is logged of one step: a line of `metrics.jsonl`."""
+
+    step: int
+    """Steps taken, this one included: the first is 1."""
+    dataset: str
+    """Data sets of the step's batches, joined by + where accumulation mixed several."""
+    loss: float
+    """Sum of the weighted terms, mean over accumulated batches and over processes."""
+    losses: dict[str, float]
+    gradient_norm: float
+    """Before clipping."""
+    lr: float
+    samples_per_second: float
+    memory_mib: float
+    """Largest allocation on the GPU so far; on a CPU the largest resident size of the process."""
+
+
+class Trainee:
+    """All that changes while a model is trained, and so all that a checkpoint holds.
+
+    Args:
+        model: the model, on its device; its averaged copy is `average`.
+        learner: a module around `model` whose forward takes (batch, step) and returns the weighted loss terms. Model
+            and losses are one module so that DistributedDataParallel sees one forward.
+        recipe: optimiser and training sections are used.
+    """
+
+    def __init__(self, model: nn.Module, learner: nn.Module, recipe: Recipe) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.recipe = recipe
+        self.average: AveragedModel = build_average(model, recipe.optimiser.ema_decay)
+        self.optimiser = build_optimiser(model, recipe.optimiser)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.training.precision == "fp16")
+        self.learner = distributed.wrap(learner, self.device)
+        self.step = 0
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint. No random state is in it: the noise of a step is a function of seed and step."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = int(state["step"])
+
+
+def train_step(trainee: Trainee, batches: Sequence[Batch], started: float) -> StepRecord:
+    """One optimiser step.
+
+    Args:
+        trainee: is changed.
+        batches: their mean gradient is taken; on any device.
+        started: `time.perf_counter()` when the batches were asked for: waiting for data counts in samples/s.
+
+    Raises:
+        SegkitError: a loss or gradient is not finite; names the sample ids. No weight has been changed by it.
+    """
+    recipe, optimiser, scaler = trainee.recipe, trainee.optimiser, trainee.scaler
+    rate = recipe.optimiser.lr * rate_factor(trainee.step, recipe.training.steps, recipe.optimiser)
+    set_rate(optimiser, rate)
+    _seed_noise(recipe.training.seed, trainee.step)
+    trainee.learner.train()
+    optimiser.zero_grad(set_to_none=True)
+
+    terms: list[dict[str, Tensor]] = []
+    for batch in batches:
+        with _synchronised(trainee.learner, batch is batches[-1]):
+            with _autocast(trainee):
+                losses = trainee.learner(batch.to(trainee.device, non_blocking=True), trainee.step)
+            loss = torch.stack(list(losses.values())).sum() / len(batches)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        terms.append({name: value.detach() for name, value in losses.items()})
+
+    scaler.unscale_(optimiser)
+    norm = float(clip_grad_norm_(trainee.model.parameters(), recipe.optimiser.clip_norm))
+    reports = distributed.gather([_report(*given, norm) for given in zip(batches, terms, strict=True)])
+    require_finite(reports, trainee.step, scaler)
+    scaler.step(optimiser)
+    scaler.update()
+    trainee.average.update_parameters(trainee.model)
+    trainee.step += 1
+    return _record(trainee, reports, rate, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one batch of a step gave."""
+
+    dataset: str
+    sample_ids: tuple[str, ...]
+    losses: dict[str, float]
+    gradient_norm: float
+    """Of the whole step, before clipping."""
+
+
+def _report(batch: Batch, losses: dict[str, Tensor], norm: float) -> Report:
+    values = torch.stack(list(losses.values())).tolist()  # one transfer for all terms
+    return Report(batch.dataset, batch.sample_ids, dict(zip(losses, values, strict=True)), norm)
+
+
+def require_finite(reports: Sequence[Report], step: int, scaler: torch.amp.GradScaler) -> None:
+    """Stop where a loss, or else a gradient, is NaN or infinite, with the sample ids of the batches concerned.
+
+    In fp16 an infinite gradient is the scaler's business (it leaves the step out and lowers its scale) until the scale
+    is at 1 and can fall no further.
+    """
+    bad = [report for report in reports if not all(map(math.isfinite, report.losses.values()))]
+    what = "a loss"
+    if not bad and (not scaler.is_enabled() or scaler.get_scale() <= 1):
+        bad, what = [report for report in reports if not math.isfinite(report.gradient_norm)], "a gradient"
+    if bad:
+        where = "; ".join(f"{report.dataset}: {', '.join(report.sample_ids)}" for report in bad)
+        losses = ", ".join(f"{name} {value:.3g}" for name, value in bad[0].losses.items())
+        raise SegkitError(f"{what} is not finite at step {step + 1} ({losses}); samples of the batch: {where}")
+
+
+def _record(trainee: Trainee, reports: Sequence[Report], rate: float, seconds: float) -> StepRecord:
+    names = sorted({name for report in reports for name in report.losses})
+    # A term that a batch does not have counts as 0 there, so that the terms add up to the loss that was minimised.
+    losses = {name: sum(report.losses.get(name, 0.0) for report in reports) / len(reports) for name in names}
+    return StepRecord(
+        step=trainee.step,
+        dataset="+".join(sorted({report.dataset for report in reports})),
+        loss=sum(losses.values()),
+        losses=losses,
+        gradient_norm=reports[0].gradient_norm,
+        lr=rate,
+        samples_per_second=sum(len(report.sample_ids) for report in reports) / seconds,
+        memory_mib=_memory_mib(trainee.device),
+    )
+
+
+def _seed_noise(seed: int, step: int) -> None:
+    """Make the noise of a step (sampled points, box noise, dropped paths) a function of seed, step and process.
+
+    So a resumed run needs no stored random state, and an evaluation in between changes nothing.
+    """
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, distributed.rank())).generate_state(1)[0]))
+
+
+def _synchronised(learner: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Gradients are exchanged between processes in the last batch of a step only."""
+    if isinstance(learner, DistributedDataParallel) and not last:
+        return learner.no_sync()
+    return nullcontext()
+
+
+def _autocast(trainee: Trainee) -> AbstractContextManager[None]:
+    dtype = _AUTOCAST.get(trainee.recipe.training.precision)
+    return torch.autocast(trainee.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def train_steps(trainee: Trainee, batches: Iterable[Batch]) -> Iterator[StepRecord]:
+    """Steps until the recipe's last one or the end of `batches`; between two of them the caller evaluates and saves."""
+    source = iter(batches)
+    while trainee.step < trainee.recipe.training.steps:
+        started = time.perf_counter()
+        taken = list(itertools.islice(source, trainee.recipe.training.accumulate))
+        if not taken:
+            raise SegkitError(f"the data ended after {trainee.step} steps")
+        yield train_step(trainee, taken, started)

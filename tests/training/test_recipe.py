@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+
+from segkit.errors import InputError
+from segkit.training.recipe import Recipe, known_recipes, load_recipe, to_toml
+
+
+def test_every_shipped_recipe_loads_and_is_called_by_its_name() -> None:
+    assert "dataseg-mini" in known_recipes()
+    for name in known_recipes():
+        assert load_recipe(name).name == name
+
+
+def test_a_recipe_written_out_reads_back_equal(tmp_path: Path) -> None:
+    recipe = load_recipe("dataseg-mini", ["data.mask_policy.coco:person=box", "optimiser.lr=3e-5", "training.steps=7"])
+    file = tmp_path / "recipe.toml"
+    file.write_text(to_toml(recipe))
+    assert load_recipe(file) == recipe
+    assert load_recipe(file) != Recipe(name="dataseg-mini")
+
+
+def test_a_file_without_a_name_is_called_by_its_stem(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[training]\nsteps = 3\n")
+    assert load_recipe(file) == Recipe(name="mine", training={"steps": 3})  # type: ignore[arg-type]
+
+
+def test_overrides_are_typed_by_the_recipe() -> None:
+    recipe = load_recipe(
+        "dataseg-mini",
+        ["optimiser.lr = 1", "data.flip=false", "model.backbone=resnet18", 'name="my own"', "training.precision=bf16"],
+    )
+    assert recipe.optimiser.lr == 1.0 and recipe.data.flip is False
+    assert (recipe.model.backbone, recipe.name, recipe.training.precision) == ("resnet18", "my own", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimiser.lrr=1", "nearest valid key is 'optimiser.lr'"),
+        ("training.lr=1", "nearest valid key is 'optimiser.lr'"),
+        ("stepps=1", "nearest valid key is 'training.steps'"),
+        ("optimiser=1", "unknown key 'optimiser'"),
+        ("optimiser.lr", "write it as section.key=value"),
+        ("training.steps=ten", "training.steps"),
+        ("training.steps=1.5", "training.steps"),
+        ("training.steps=0", "greater than or equal to 1, not 0"),
+        ("optimiser.lr='0.1'", "optimiser.lr"),
+        ("optimiser.schedule=linear", "'cosine' or 'poly', not 'linear'"),
+        ("data.flip=1", "data.flip"),
+        ("data.image_size=100", "multiple of 32"),
+        ("data.mask_policy.coco=boxes", "data.mask_policy.coco"),
+    ],
+)
+def test_a_wrong_override_is_refused(override: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe("dataseg-mini", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[training]\nstep = 3", "unknown key 'training.step'; the nearest valid key is 'training.steps'"),
+        ("[trainig]\nsteps = 3", "nearest valid key is 'training.steps'"),
+        ("training = 3", "'training' is a section"),
+        ("[model]\nqueries = [1]", "model.queries"),
+        ("[training\nsteps = 3", "not TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_recipe(file)
+    assert message in str(caught.value) and str(file) in str(caught.value)
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="unknown recipe 'dataseg-maxi'.*dataseg-mini"):
+        load_recipe("dataseg-maxi")
