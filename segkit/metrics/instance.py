@@ -1,0 +1,215 @@
+"""COCO average precision of masks or boxes: records for the evaluators, and the figures of their arrays."""
+
+import contextlib
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import InputError
+from segkit.metrics.regions import boxes_only
+from segkit.metrics.runs import decode_runs, join
+from segkit.sample import Sample, Segment
+
+By = Literal["mask", "box"]
+Record = dict[str, Any]
+Floats = NDArray[np.float64]
+AREAS = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
+"""COCO's size classes, in pixels of area (both ends belong to the class)."""
+MAX_DETS = (1, 10, 100)
+"""Detections that count, of each class in each image."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Ground truth and predictions of some images, as the evaluators read them."""
+
+    images: list[Record]
+    annotations: list[Record]
+    results: list[Record]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Precision and recall as pycocotools lays them out; -1 where a class has no ground truth."""
+
+    precision: Floats
+    """(T, R, K, A, M): IoU thresholds 0.50:0.05:0.95, recalls 0:0.01:1, classes, `AREAS`, detections an image."""
+    recall: Floats
+    """(T, K, A, M)."""
+    thresholds: Floats
+    """(T,) IoU thresholds."""
+
+
+def records(truths: Sequence[Sample], predictions: Sequence[Sample], index: dict[int, int], by: By, first: int) -> Batch:
+    """COCO records of pairs of samples.
+
+    Images and annotations are numbered from `first` and 1 (id 0 is lost by pycocotools), categories are class
+    index + 1. Segments of classes that `index` does not list are left out (stuff, when things are evaluated). Ground
+    truth marked `ignore` is handed over as crowd, because every evaluator overwrites `ignore` by `iscrowd`.
+
+    Raises:
+        InputError: a mask is missing (by masks), or a score is not a finite number.
+    """
+    images, annotations, results = [], [], []
+    for number, (truth, prediction) in enumerate(zip(truths, predictions, strict=True), first):
+        images.append({"id": number, "width": truth.width, "height": truth.height, **_federated(truth, index)})
+        for segment in _of_classes(truth, index):
+            crowd = int(segment.is_crowd or segment.ignore)
+            shape = _shape(segment, truth, by, "ground truth") | {"area": float(segment.area), "iscrowd": crowd}
+            annotations.append({"image_id": number, "category_id": index[segment.class_id] + 1, **shape})
+        for segment in _of_classes(prediction, index):
+            score = _score(segment, prediction)
+            shape = _shape(segment, truth, by, "predictions")
+            results.append({"image_id": number, "category_id": index[segment.class_id] + 1, "score": score, **shape})
+    _number(annotations)
+    return Batch(images, annotations, results)
+
+
+def _of_classes(sample: Sample, index: dict[int, int]) -> list[Segment]:
+    return [segment for segment in sample.segments if segment.class_id in index]
+
+
+def _number(annotations: list[Record]) -> None:
+    for number, annotation in enumerate(annotations, 1):
+        annotation["id"] = number
+
+
+def _shape(segment: Segment, image: Sample, by: By, what: str) -> Record:
+    """A mask record never carries `bbox`: evaluators would take the box's area for the size classes."""
+    if by == "box":
+        return {"bbox": list(segment.box)}
+    if segment.mask is None:
+        raise boxes_only(what, image.id)
+    return {"segmentation": {"size": [image.height, image.width], "counts": segment.mask}}
+
+
+def _score(segment: Segment, image: Sample) -> float:
+    score = 1.0 if segment.score is None else segment.score
+    if not math.isfinite(score):
+        raise InputError(f"score {score}", file="predictions", record=f"image {image.id}", mend="scores are numbers")
+    return score
+
+
+def _federated(truth: Sample, index: dict[int, int]) -> Record:
+    """LVIS's account of what was looked for in an image; nothing where everything was."""
+    if truth.annotated is None and truth.exhaustive:
+        return {}
+    present = {index[segment.class_id] + 1 for segment in _of_classes(truth, index)}
+    looked_for = {index[c] + 1 for c in truth.annotated if c in index} if truth.annotated is not None else set(index.values())
+    negative = sorted(looked_for - present)
+    return {"neg_category_ids": negative, "not_exhaustive_category_ids": [] if truth.exhaustive else sorted(present)}
+
+
+def mask_areas(results: Sequence[Record]) -> list[int]:
+    """Pixels of each result's mask."""
+    return [int(a) for a in decode_runs(*join([result["segmentation"]["counts"] for result in results])).area()]
+
+
+Evaluator = Callable[[Iterable[Batch], int, By, tuple[int, ...]], Curves]
+
+
+def hotcoco(batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...], lvis: bool = False) -> Curves:
+    """Curves by hotcoco, which matches batch after batch and keeps no mask (memory stays bounded)."""
+    from hotcoco import Params, StreamingEval
+
+    kind = "segm" if by == "mask" else "bbox"
+    params = Params(kind)
+    params.max_dets = list(max_dets)
+    stream = StreamingEval(_categories(classes), kind, lvis_style=lvis, params=params)
+    for batch in batches:
+        stream.update(batch.images, batch.annotations, batch.results)
+    evaluator = stream.finalize()
+    evaluator.accumulate()
+    return Curves(evaluator.eval["precision"], evaluator.eval["recall"], np.array(evaluator.params.iou_thrs))
+
+
+def pycocotools(batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...]) -> Curves:
+    """Curves by the reference implementation (all records in memory)."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    return _in_memory(COCO, COCOeval, batches, classes, by, max_dets)
+
+
+def faster_coco_eval(batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...]) -> Curves:
+    """Curves by faster-coco-eval (all records in memory)."""
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise InputError("faster-coco-eval is not installed", mend="pip install faster-coco-eval") from error
+    return _in_memory(COCO, COCOeval_faster, batches, classes, by, max_dets)
+
+
+def _in_memory(
+    coco: Any, evaluate: Any, batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...]
+) -> Curves:
+    """Run pycocotools' classes, or others with their interface, silently: they print progress on stdout."""
+    images, annotations, results = _joined(batches, by)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, found = (_dataset(coco, images, rows, classes) for rows in (annotations, results))
+        evaluator = evaluate(truth, found, "segm" if by == "mask" else "bbox")
+        evaluator.params.maxDets = list(max_dets)
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return Curves(evaluator.eval["precision"], evaluator.eval["recall"], np.asarray(evaluator.params.iouThrs))
+
+
+def _joined(batches: Iterable[Batch], by: By) -> tuple[list[Record], list[Record], list[Record]]:
+    """All records; results get what `loadRes` would add, without its failure on an empty list."""
+    images: list[Record] = []
+    annotations: list[Record] = []
+    results: list[Record] = []
+    for batch in batches:
+        images += batch.images
+        annotations += batch.annotations
+        areas = mask_areas(batch.results) if by == "mask" else [r["bbox"][2] * r["bbox"][3] for r in batch.results]
+        results += [result | {"area": area, "iscrowd": 0} for result, area in zip(batch.results, areas, strict=True)]
+    _number(annotations)
+    _number(results)
+    return images, annotations, results
+
+
+def _dataset(coco: Any, images: list[Record], annotations: list[Record], classes: int) -> Any:
+    made = coco()
+    made.dataset = {"images": images, "annotations": annotations, "categories": _categories(classes)}
+    made.createIndex()
+    return made
+
+
+def _categories(classes: int) -> list[Record]:
+    return [{"id": k + 1, "name": str(k + 1), "frequency": "f"} for k in range(classes)]
+
+
+EVALUATORS: dict[str, Evaluator] = {
+    "hotcoco": hotcoco,
+    "faster-coco-eval": faster_coco_eval,
+    "pycocotools": pycocotools,
+}
+
+
+def summarize(curves: Curves, names: Sequence[str], max_dets: Sequence[int] = MAX_DETS) -> dict[str, Any]:
+    """The instance part of metrics.json: AP and AR in percent, None where a class or size has no ground truth."""
+    result: dict[str, Any] = {"ap": _mean(curves.precision[:, :, :, 0, -1])}
+    for name, threshold in (("ap50", 0.5), ("ap75", 0.75)):
+        at = np.flatnonzero(np.isclose(curves.thresholds, threshold))
+        result[name] = _mean(curves.precision[at, :, :, 0, -1])
+    for a, size in enumerate(AREAS):
+        if a:
+            result[f"ap_{size}"] = _mean(curves.precision[:, :, :, a, -1])
+    for m, detections in enumerate(max_dets):
+        result[f"ar{detections}"] = _mean(curves.recall[:, :, 0, m])
+    for a, size in enumerate(AREAS):
+        if a:
+            result[f"ar_{size}"] = _mean(curves.recall[:, :, a, -1])
+    result["per_class"] = {name: _mean(curves.precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
+    return result
+
+
+def _mean(values: Floats) -> float | None:
+    defined = values[values > -1]
+    return 100 * float(np.mean(defined)) if defined.size else None
