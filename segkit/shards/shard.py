@@ -157,7 +157,7 @@ def tally(samples: Iterable[Sample]) -> Tally:
 def member_name(sample_id: str, file_name: str) -> str:
     """Tar member of a sample: WebDataset's key (no dot, no folder, plain ASCII) and the image's own extension."""
     key = re.sub(r"[^A-Za-z0-9_-]", "_", sample_id)[:64]
-    if key != sample_id:
+    if not key or key != sample_id:
         key += "-" + hashlib.sha256(sample_id.encode()).hexdigest()[:12]
     extension = PurePosixPath(file_name).suffix.lower()
     return key + (extension if re.fullmatch(r"\.[a-z0-9]{1,8}", extension) else ".bin")

@@ -1,0 +1,43 @@
+import json
+from importlib import resources
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from segkit.manifest import Manifest
+from segkit.taxonomy import known_taxonomies, load_taxonomy
+from tests.shards.conftest import TAXONOMY
+
+
+def schema(name):
+    loaded = json.loads((resources.files("segkit.schemas") / f"{name}.schema.json").read_text("utf-8"))
+    Draft202012Validator.check_schema(loaded)
+    return loaded
+
+
+def test_the_published_manifest_schema_is_that_of_the_code():
+    published = schema("manifest")
+    made = Manifest.model_json_schema()
+    differing = {key for key in published.keys() | made.keys() if published.get(key) != made.get(key)}
+    assert differing == {"$schema", "title"}
+
+
+def test_a_written_manifest_fits_and_a_changed_one_does_not(make_set):
+    manifest = json.loads((make_set().path / "manifest.json").read_text("utf-8"))
+    validator = Draft202012Validator(schema("manifest"))
+    validator.validate(manifest)
+    assert not validator.is_valid({**manifest, "kind": "video"})
+    assert not validator.is_valid({**manifest, "surprise": 1})
+
+
+@pytest.mark.parametrize("name", known_taxonomies())
+def test_shipped_taxonomies_fit_their_schema(name):
+    text = (resources.files("segkit.schemas") / "taxonomies" / f"{name}.json").read_text("utf-8")
+    Draft202012Validator(schema("taxonomy")).validate(json.loads(text))
+    assert load_taxonomy(name).to_json()["categories"]
+
+
+def test_a_taxonomy_of_the_code_fits_and_a_ghost_does_not():
+    validator = Draft202012Validator(schema("taxonomy"))
+    validator.validate(json.loads(json.dumps(TAXONOMY.to_json())))
+    assert not validator.is_valid({"name": "x", "categories": [{"id": 1, "name": "a", "kind": "ghost"}]})

@@ -1,0 +1,143 @@
+import io
+import multiprocessing
+import pickle
+import shutil
+import tarfile
+from dataclasses import replace
+
+import cv2
+import duckdb
+import numpy as np
+import pytest
+
+from segkit.errors import InputError, SegkitError
+from segkit.sample import ImageRef
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_layer, write_set
+from tests.shards.conftest import TAXONOMY, picture, toy_records, toy_sample
+
+
+def without_image(sample):
+    return replace(sample, image=ImageRef())
+
+
+def test_what_was_written_is_read_in_order_and_by_index(make_set):
+    made = make_set(count=7)
+    expected = [toy_sample(seed) for seed in range(7)]
+    assert len(made.manifest.parts) > 2
+    assert [without_image(sample) for sample in made.samples()] == expected
+    assert [without_image(made.sample(index)) for index in (6, 0, 3)] == [expected[index] for index in (6, 0, 3)]
+    with pytest.raises(IndexError):
+        made.sample(7)
+    for seed, sample in enumerate(made.samples()):
+        assert made.image_bytes(sample) == picture(seed)
+        bgr = cv2.imdecode(np.frombuffer(picture(seed), np.uint8), cv2.IMREAD_COLOR)
+        assert np.array_equal(made.image(sample), bgr[..., ::-1])
+
+
+def test_the_digest_is_that_of_the_content(make_set, tmp_path):
+    first, again, other = make_set("a"), make_set("b"), make_set("c", count=6)
+    assert first.manifest.digest == again.manifest.digest != other.manifest.digest
+    assert make_set("a").path == tmp_path / "a" / "v2"
+    assert ShardSet.open(f"{tmp_path}/a@v1").manifest == first.manifest
+
+
+def test_a_writer_that_fails_leaves_no_version(tmp_path):
+    def records():
+        yield from toy_records(2)
+        raise OSError("disk on fire")
+
+    with pytest.raises(OSError, match="fire"):
+        write_set(
+            tmp_path / "set", records(), taxonomy=TAXONOMY, kind="panoptic", name="x", split=None, command="t",
+            arguments={},
+        )  # fmt: skip
+    with pytest.raises(InputError):
+        ShardSet.open(tmp_path / "set")
+
+
+def test_a_layer_reads_its_parents_images_even_after_both_moved(make_set, tmp_path):
+    parent = make_set("data/set")
+    emptied = (replace(sample, segments=sample.segments[:1]) for sample in parent.samples())
+    layer = write_layer(tmp_path / "data/deep/layer", parent, emptied, command="relabel", arguments={}, name="l")
+    deeper = write_layer(tmp_path / "data/layer2", layer, layer.samples(), command="again", arguments={})
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    for name in ("deep/layer", "layer2"):
+        moved = ShardSet.open(tmp_path / "moved" / name)
+        assert [moved.image_bytes(sample) for sample in moved.samples()] == [picture(seed) for seed in range(5)]
+        assert all(len(sample.segments) == 1 for sample in moved.samples())
+    assert not list((tmp_path / "moved/layer2/v1").glob("*.tar"))
+    assert [parent.digest for parent in deeper.manifest.parents] == [layer.manifest.digest]
+    assert (layer.path.parent.parent.parent / "set").name == "set"
+
+
+def test_images_by_reference_and_labels_only(tmp_path):
+    (tmp_path / "one.png").write_bytes(picture(1))
+    options = {"taxonomy": TAXONOMY, "kind": "panoptic", "name": "x", "split": None, "command": "t", "arguments": {}}
+    pointing = replace(toy_sample(1), image=ImageRef(path=str(tmp_path / "one.png")))
+    by_path = write_set(tmp_path / "r", [(pointing, None)], images_by="reference", **options)
+    assert by_path.image_bytes(by_path.sample(0)) == picture(1)
+    bare = write_set(tmp_path / "n", [(toy_sample(1), None)], images_by="none", **options)
+    with pytest.raises(InputError, match="labels only"):
+        bare.image_bytes(bare.sample(0))
+    (tmp_path / "one.png").unlink()
+    with pytest.raises(InputError, match=r"one\.png"):
+        by_path.image(by_path.sample(0))
+
+
+def test_an_empty_set_is_a_set(tmp_path):
+    made = write_set(
+        tmp_path / "e", [], taxonomy=TAXONOMY, kind="boxes", name="x", split=None, command="t", arguments={}
+    )
+    assert len(made) == 0
+    assert list(made.samples()) == []
+
+
+def test_damage_is_one_clear_line(make_set):
+    made = make_set(count=2, shard_size=10**6)
+    last = made.sample(1)
+    tar = made.path / "images-00000.tar"
+    tar.write_bytes(tar.read_bytes()[: last.image.offset + 5])
+    with pytest.raises(SegkitError, match="too short"):
+        made.image_bytes(last)
+    tar.unlink()
+    with pytest.raises(InputError, match="tar not readable"):
+        made.image_bytes(last)
+    labels = made.path / "labels-00000.parquet"
+    labels.write_bytes(labels.read_bytes()[:100])
+    with pytest.raises(SegkitError, match="labels not readable"):
+        list(made.samples())
+    (made.path / "manifest.json").write_text("[]")
+    with pytest.raises(InputError, match="manifest"):
+        ShardSet.open(made.path)
+
+
+def _first_id(opened):
+    return opened.sample(0).id
+
+
+def test_sets_travel_to_other_processes(make_set):
+    made = make_set()
+    made.sample(2)
+    assert pickle.loads(pickle.dumps(made)).sample(3) == made.sample(3)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_first_id, (made,)) == "000"
+
+
+def test_the_tars_group_as_webdataset_and_the_parquet_opens_in_duckdb(make_set):
+    made = make_set(count=6)
+    keys = []
+    for part in made.manifest.parts:
+        with tarfile.open(fileobj=io.BytesIO((made.path / part.images).read_bytes())) as stream:
+            keys += [member.name.split(".", 1) for member in stream]
+    assert keys == [[f"{seed:03d}", "png"] for seed in range(6)]
+    query = """
+        SELECT s.class_id, count(*), sum(s.area), min(s.box.x)
+        FROM (SELECT unnest(segments) AS s FROM read_parquet(?)) GROUP BY 1 ORDER BY 1
+    """
+    found = duckdb.execute(query, [str(made.path / "labels-*.parquet")]).fetchall()
+    segments = [segment for sample in made.samples() for segment in sample.segments]
+    for class_id, count, area, left in found:
+        mine = [segment for segment in segments if segment.class_id == class_id]
+        assert (count, area, left) == (len(mine), sum(s.area for s in mine), min(s.box[0] for s in mine))
+    assert len(found) == 2
