@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ def class_colour(index: int) -> Colour:
     import cv2
 
     hue = np.radians(25 + GOLDEN_ANGLE * index)
-    lightness, chroma = (66, 78, 54)[index % 3], 62
+    lightness, chroma = (62, 76, 48)[index % 3], 50
     lab = np.array([[[lightness, chroma * np.cos(hue), chroma * np.sin(hue)]]], np.float32)
     red, green, blue = (np.clip(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB)[0, 0], 0, 1) * 255).round().astype(int).tolist()
     return red, green, blue
@@ -236,6 +237,6 @@ def _write_headings(
             first = number
 
 
-def save_png(picture: Picture, path: str) -> None:
+def save_png(picture: Picture, path: Path) -> None:
     """Write a picture as PNG."""
     Image.fromarray(picture).save(path, optimize=True)

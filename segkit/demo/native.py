@@ -14,9 +14,11 @@ from segkit.masks import rle
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
+FIRST_ID = {"train": 1, "val": 100_001}
+"""Image ids, and with them file names, differ between the splits."""
 JPEG_QUALITY = 92
 _PANOPTIC, _SEMANTIC, _BOXES = range(3)
-"""Enter the seed, so that no two sets and no two splits share a scene."""
+"""Enter the seed, so that no two sets share a scene."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +58,17 @@ class NativeSets:
 def write_native(root: Path, *, train: int, val: int, seed: int) -> NativeSets:
     """Generate `train` and `val` scenes for each of the three sets and write them under `root`."""
     sets = NativeSets(root)
-    for part, (split, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
-        _write_panoptic(sets, split, _scenes(seed, _PANOPTIC, part, count))
-        _write_semantic(sets, split, _scenes(seed, _SEMANTIC, part, count))
-        _write_boxes(sets, split, _scenes(seed, _BOXES, part, count))
+    for split, count in zip(SPLITS, (train, val), strict=True):
+        ids = range(FIRST_ID[split], FIRST_ID[split] + count)
+        _write_panoptic(sets, split, _scenes(seed, _PANOPTIC, ids))
+        _write_semantic(sets, split, _scenes(seed, _SEMANTIC, ids))
+        _write_boxes(sets, split, _scenes(seed, _BOXES, ids))
     return sets
 
 
-def _scenes(seed: int, kind: int, part: int, count: int) -> Iterable[tuple[int, Scene]]:
-    """Image ids from 1 and their scenes; only one scene is held at a time."""
-    return ((number, make_scene((seed, kind, part, number))) for number in range(1, count + 1))
+def _scenes(seed: int, kind: int, ids: range) -> Iterable[tuple[int, Scene]]:
+    """Image ids and their scenes; only one scene is held at a time."""
+    return ((number, make_scene((seed, kind, number))) for number in ids)
 
 
 def _write_semantic(sets: NativeSets, split: Split, scenes: Iterable[tuple[int, Scene]]) -> None:
