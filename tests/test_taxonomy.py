@@ -1,0 +1,143 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segkit.errors import InputError
+from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
+
+SHIPPED = [
+    *("ade20k-150", "camvid-11", "cityscapes-19", "coco-80", "coco-panoptic-133", "objects365-v2"),
+    *("pascal-context-459", "pascal-context-59", "voc-20"),
+]
+
+
+def spellings(name: str) -> dict[int, str]:
+    """Id -> the source's own spelling, as a loss-free export would write it."""
+    return {c.id: c.source_name or c.name for c in load_taxonomy(name).categories}
+
+
+def lines(path: Path) -> list[str]:
+    return [line for line in path.read_text("utf-8").split("\n") if line.strip()]
+
+
+def test_the_shipped_taxonomies_are_the_promised_ones() -> None:
+    assert list(known_taxonomies()) == SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_names_are_unique_trimmed_and_words_are_clean(name: str) -> None:
+    taxonomy = load_taxonomy(name)
+    assert taxonomy.name == name
+    assert len(set(taxonomy.names)) == len(taxonomy.names)
+    assert all(c.name == c.name.strip() for c in taxonomy.categories)
+    for word in (word for c in taxonomy.categories for word in c.words):
+        assert word == word.strip().lower()
+        assert not any(mark in word for mark in ("/", ";", "_", "-merged", "-other", "-stuff"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_word_names_two_classes(name: str) -> None:
+    words = [word for c in load_taxonomy(name).categories for word in c.words]
+    assert len(words) == len(set(words))
+
+
+def test_coco_is_what_the_annotation_files_say(real_data: Path) -> None:
+    rows = json.loads((real_data / "coco/annotations/panoptic_val2017.json").read_text())["categories"]
+    assert spellings("coco-panoptic-133") == {row["id"]: row["name"] for row in rows}
+    kinds = {c.id: c.kind == "thing" for c in load_taxonomy("coco-panoptic-133").categories}
+    assert kinds == {row["id"]: bool(row["isthing"]) for row in rows}
+    instances = json.loads((real_data / "coco/annotations/instances_val2017.json").read_text())["categories"]
+    assert spellings("coco-80") == {row["id"]: row["name"] for row in instances}
+
+
+def test_objects365_keeps_typos_and_blanks_of_the_annotation_file(real_data: Path) -> None:
+    rows = json.loads((real_data / "objects365_standin/annotations/zhiyuan_objv2_val.json").read_text())["categories"]
+    assert spellings("objects365-v2") == {row["id"]: row["name"] for row in rows}
+    by_name = {c.name: c for c in load_taxonomy("objects365-v2").categories}
+    assert by_name["Formula 1"].source_name == "Formula 1 "
+    assert by_name["Moniter/TV"].words == ("monitor", "tv")
+
+
+def test_ade_has_the_ids_names_and_instance_classes_of_the_benchmark(real_data: Path) -> None:
+    taxonomy = load_taxonomy("ade20k-150")
+    with (real_data / "ade/objectInfo150.csv").open() as file:
+        assert spellings("ade20k-150") == {int(row["Idx"]): row["Name"] for row in csv.DictReader(file)}
+    assert sorted(taxonomy.names) == sorted(lines(real_data / "class_lists/ade20k-150_names.txt"))
+    instances = json.loads((real_data / "class_lists/ade20k_instance_100_categories.json").read_text())
+    assert {c.name for c in taxonomy.categories if c.kind == "thing"} == {row["name"] for row in instances}
+    assert {c.id: c.name for c in taxonomy.categories}[45] == "chest of drawers"
+
+
+def test_cityscapes_label_ids_are_in_train_id_order(real_data: Path) -> None:
+    taxonomy = load_taxonomy("cityscapes-19")
+    assert list(taxonomy.names) == lines(real_data / "class_lists/cityscapes-19_names.txt")
+    assert {taxonomy.by_id[i].name for i in (7, 8, 26, 33)} == {"road", "sidewalk", "car", "bicycle"}
+    assert [c.name for c in taxonomy.categories if c.kind == "thing"][:2] == ["person", "rider"]
+    assert sum(c.kind == "stuff" for c in taxonomy.categories) == 11
+
+
+def test_camvid_voc_and_pascal_context_follow_their_lists(real_data: Path) -> None:
+    lists = real_data / "class_lists"
+    labels = lines(real_data / "camvid/labels.txt")
+    assert {c.id: c.name for c in load_taxonomy("camvid-11").categories} == dict(enumerate(labels))
+    assert spellings("voc-20") == dict(list(enumerate(lines(lists / "voc2012_names.txt")))[1:])
+    context = list(enumerate(lines(lists / "pascal-context-460_names.txt")))
+    assert spellings("pascal-context-459") == dict(context[1:])
+    frequent = [row.split("\t")[1] for row in lines(lists / "pascal-context-460_to_60.tsv")[1:]]
+    in_order = [name for name in frequent if name != "background"]
+    assert list(load_taxonomy("pascal-context-59").names) == in_order
+    assert list(load_taxonomy("pascal-context-59").by_id) == list(range(1, 60))
+
+
+def test_the_script_writes_what_ships(real_data: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    script = [sys.executable, root / "scripts/build_taxonomies.py", "--out", tmp_path]
+    subprocess.run(
+        script, check=True, env={**os.environ, "SEGKIT_REAL_DATA": str(real_data)}, stdout=subprocess.DEVNULL
+    )
+    for name in SHIPPED:
+        assert (tmp_path / f"{name}.json").read_text() == (root / f"schemas/taxonomies/{name}.json").read_text()
+
+
+categories = st.lists(
+    st.builds(
+        Category,
+        st.integers(0, 10_000),
+        st.text(min_size=1),
+        st.sampled_from(("thing", "stuff")),
+        st.lists(st.text()).map(tuple),
+        st.none() | st.text(),
+    ),
+    unique_by=lambda c: c.id,
+)
+
+
+@given(categories, st.text())
+def test_json_round_trip_is_loss_free_and_in_id_order(made: list[Category], name: str) -> None:
+    taxonomy = Taxonomy.from_json(json.loads(json.dumps(Taxonomy(name, tuple(made)).to_json())))
+    assert taxonomy == Taxonomy(name, tuple(reversed(made)))
+    assert [c.id for c in taxonomy.categories] == sorted(c.id for c in made)
+    assert [taxonomy.categories[taxonomy.index[c.id]] for c in made] == made
+
+
+def test_an_own_file_loads_and_bad_ones_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "own.json"
+    file.write_text('{"name": "own", "categories": [{"id": 3, "name": "scratch", "kind": "thing"}]}')
+    assert load_taxonomy(str(file)).names == ("scratch",)
+    file.write_text("{")
+    with pytest.raises(InputError, match=r"own\.json: not JSON"):
+        load_taxonomy(str(file))
+    file.write_text('{"name": "own", "categories": [{"name": "scratch", "kind": "thing"}]}')
+    with pytest.raises(InputError, match=r"not a taxonomy.*id"):
+        load_taxonomy(str(file))
+    with pytest.raises(InputError, match=r"unknown vocabulary 'nowhere'.*ade20k-150"):
+        load_taxonomy("nowhere")
+    with pytest.raises(InputError, match="category id 1 occurs twice"):
+        Taxonomy("own", (Category(1, "a", "thing"), Category(1, "b", "thing")))
