@@ -1,6 +1,8 @@
 """Image -> features at strides 4, 8, 16 and 32, from any timm model that offers them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,30 +22,41 @@ class Backbone(nn.Module):
         name: timm model name.
         weights: None for random weights, `timm` for timm's pretrained ones, else a safetensors file with timm's names.
         freeze_norm: keep BatchNorm statistics and affine parameters as they were loaded.
+        pixel_mean: RGB, of images in 0-1, as the weights were trained.
+        pixel_std: likewise.
 
     Raises:
         InputError: unknown model, a model without strides 4-32, or an unusable weight file.
     """
 
-    def __init__(self, name: str, *, weights: str | None = None, freeze_norm: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str | None = None,
+        freeze_norm: bool = False,
+        pixel_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        pixel_std: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> None:
         super().__init__()
         self.network = _create(name, pretrained=weights == "timm")
         if weights not in (None, "timm"):
             _load(self.network, Path(str(weights)))
-        reductions = self.network.feature_info.reduction()
+        info: Any = self.network.feature_info
+        reductions = info.reduction()
         try:
             self.stages = [reductions.index(stride) for stride in STRIDES]
         except ValueError:
             raise InputError(f"backbone {name} has strides {reductions}", mend="choose one with 4, 8, 16, 32") from None
-        self.channels = [self.network.feature_info.channels()[stage] for stage in self.stages]
+        self.channels = [info.channels()[stage] for stage in self.stages]
         self.freeze_norm = freeze_norm
         if freeze_norm:
             for norm in self._norms():
                 norm.requires_grad_(False)
-        # The colour statistics that the weights were trained with travel with them.
-        config = self.network.pretrained_cfg if hasattr(self.network, "pretrained_cfg") else {}
-        self.register_buffer("mean", torch.tensor(config.get("mean", (0.5, 0.5, 0.5))).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(config.get("std", (0.5, 0.5, 0.5))).view(1, 3, 1, 1))
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
 
     def _norms(self) -> list[nn.Module]:
         return [module for module in self.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -86,7 +99,9 @@ def _load(network: nn.Module, file: Path) -> None:
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read backbone weights ({error})", file=file, mend="give a safetensors file") from error
+        raise InputError(
+            f"cannot read backbone weights ({error})", file=file, mend="give a safetensors file"
+        ) from error
     try:
         missing = network.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:

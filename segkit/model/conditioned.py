@@ -31,7 +31,7 @@ class BoxConditioner(nn.Module):
     """Encodes boxes and labels as queries, and gives their masks a prior in the box's own coordinates.
 
     Mask logits are <mask embedding, F> plus a quadratic form in box-relative coordinates whose six coefficients each
-    query predicts. A dot product alone must find the object's place in F; the quadratic starts as the inscribed ellipse.
+    query predicts: a dot product alone would have to find the object's place in F. It starts as the inscribed ellipse.
     """
 
     def __init__(self, *, hidden_dim: int, text_dim: int) -> None:
@@ -95,5 +95,3 @@ def box_coordinates(boxes: Tensor, size: tuple[int, int], stride: int) -> tuple[
     v = (2 * y - (y0 + y1)) / (y1 - y0).clamp(min=1.0)
     shape = (*boxes.shape[:2], height, width)
     return u[:, :, None, :].expand(shape), v[:, :, :, None].expand(shape)
-
-

@@ -16,6 +16,9 @@ class ModelConfig(BaseModel):
     """None (random), `timm` (timm's pretrained weights) or the path of a safetensors file with timm's names."""
     freeze_norm: bool = False
     """Keep the backbone's BatchNorm at its loaded statistics (for pretrained weights and small batches)."""
+    pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """RGB mean that is subtracted from images in 0-1; as the backbone's weights were trained."""
+    pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     text_dim: int = Field(default=384, gt=0)
     """Width D_T of the text embeddings."""
     hidden_dim: int = Field(default=128, gt=0)

@@ -46,7 +46,13 @@ class DataSeg(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.backbone, weights=config.backbone_weights, freeze_norm=config.freeze_norm)
+        self.backbone = Backbone(
+            config.backbone,
+            weights=config.backbone_weights,
+            freeze_norm=config.freeze_norm,
+            pixel_mean=config.pixel_mean,
+            pixel_std=config.pixel_std,
+        )
         self.pixel_decoder = FPNPixelDecoder(
             self.backbone.channels, hidden_dim=config.hidden_dim, mask_dim=config.mask_dim
         )

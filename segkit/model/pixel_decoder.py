@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +28,9 @@ class FPNPixelDecoder(nn.Module):
         # Stride 4 is where a CPU spends its time: it works at the width of F alone.
         self.fine_lateral = _block(channels[0], mask_dim, kernel=1)
         self.fine_reduce = _block(hidden_dim, mask_dim, kernel=1)
-        self.fine_outputs = nn.Sequential(_block(mask_dim, mask_dim, kernel=3), nn.Conv2d(mask_dim, mask_dim, 3, padding=1))
+        self.fine_outputs = nn.Sequential(
+            _block(mask_dim, mask_dim, kernel=3), nn.Conv2d(mask_dim, mask_dim, 3, padding=1)
+        )
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Fuse the scales.
@@ -38,7 +39,8 @@ class FPNPixelDecoder(nn.Module):
             features: (B, channels[i], H / s, W / s) for s in 4, 8, 16, 32.
 
         Returns:
-            Scales for cross-attention, coarse to fine (strides 32, 16, 8; hidden_dim wide), and F (B, mask_dim, H/4, W/4).
+            Scales for cross-attention, coarse to fine (strides 32, 16, 8; hidden_dim wide), and F
+            (B, mask_dim, H/4, W/4).
         """
         top = self.context(features[-1])
         scales: list[Tensor] = []
@@ -50,5 +52,3 @@ class FPNPixelDecoder(nn.Module):
         fine = self.fine_lateral(features[0])
         fine = fine + F.interpolate(self.fine_reduce(top), size=fine.shape[-2:], mode="bilinear", align_corners=False)
         return scales, self.fine_outputs(fine)
-
-

@@ -38,7 +38,8 @@ class Attention(nn.Module):
         ]
         mask = None if visible is None else visible[:, None]
         attended = F.scaled_dot_product_attention(split[0], split[1], split[2], attn_mask=mask)
-        return self.output(attended.transpose(1, 2).flatten(2))
+        merged: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        return merged
 
 
 class DecoderLayer(nn.Module):
@@ -64,7 +65,8 @@ class DecoderLayer(nn.Module):
         else:
             attended = self.self_attention(queries + position, queries + position, queries)
         queries = self.self_norm(queries + attended)
-        return self.feedforward_norm(queries + self.feedforward(queries))
+        updated: Tensor = self.feedforward_norm(queries + self.feedforward(queries))
+        return updated
 
 
 class QueryDecoder(nn.Module):
@@ -110,7 +112,10 @@ class QueryDecoder(nn.Module):
         memories = [
             scale.flatten(2).transpose(1, 2) + self.level_embedding.weight[level] for level, scale in enumerate(scales)
         ]
-        grids = [position_grid(*scale.shape[-2:], scale.shape[1], scale.device).to(scale.dtype) for scale in scales]
+        grids = [
+            position_grid(scale.shape[2], scale.shape[3], scale.shape[1], scale.device).to(scale.dtype)
+            for scale in scales
+        ]
         predictions = [self._predict(queries, pixels, mask_bias)]
         for number, layer in enumerate(self.layers):
             level = number % LEVELS

@@ -60,8 +60,8 @@ def conditioned_losses(
 ) -> dict[str, Tensor]:
     """Mask losses inside each box's region, and the class of boxes whose label was withheld.
 
-    Pixels outside the region never count: masks of given boxes are clipped to them, and a small object weighs as much as
-    a large one.
+    Pixels outside the region never count: masks of given boxes are clipped to them, and a small object weighs as much
+    as a large one.
 
     Returns:
         Weighted scalars `conditioned_mask`, `conditioned_dice`, `conditioned_class`.
@@ -70,10 +70,12 @@ def conditioned_losses(
     slots = torch.cat([torch.arange(len(rows), device=images.device) for rows in given.targets])
     masks = torch.stack([layer.mask_logits[images, slots] for layer in layers]).flatten(2)
     wanted = torch.cat([c.masks[rows] for c, rows in zip(cells, given.targets, strict=True)])
-    weight = torch.cat([
-        _region(boxes, (c.weight.shape[0], c.weight.shape[1])) * c.weight
-        for c, boxes in zip(cells, given.boxes, strict=True)
-    ])
+    weight = torch.cat(
+        [
+            _region(boxes, (c.weight.shape[0], c.weight.shape[1])) * c.weight
+            for c, boxes in zip(cells, given.boxes, strict=True)
+        ]
+    )
     target, weight = wanted.flatten(1).expand_as(masks), weight.flatten(1).expand_as(masks)
     losses = {
         "conditioned_mask": 5.0 * config.conditioned * cross_entropy_loss(masks, target, weight).mean(),

@@ -66,7 +66,12 @@ def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
 
 
 def matching_losses(
-    layers: Sequence[Proposals], batch: Batch, cells: Sequence[CellTargets], is_thing: Tensor, config: LossConfig, step: int
+    layers: Sequence[Proposals],
+    batch: Batch,
+    cells: Sequence[CellTargets],
+    is_thing: Tensor,
+    config: LossConfig,
+    step: int,
 ) -> dict[str, Tensor]:
     """Losses of all layers' proposals, each layer with equal weight (deep supervision).
 
@@ -79,8 +84,8 @@ def matching_losses(
         step: training step, for the pairwise term's warm-up.
 
     Returns:
-        Weighted scalars: `class`, then `focal` and `dice` where there are masks, `projection` and `pairwise` where there
-        are only boxes.
+        Weighted scalars: `class`, then `focal` and `dice` where there are masks, `projection` and `pairwise` where
+        there are only boxes.
     """
     class_logits = torch.stack([layer.class_logits for layer in layers], dim=1)
     mask_logits = torch.stack([layer.mask_logits for layer in layers], dim=1)
@@ -94,7 +99,7 @@ def matching_losses(
         pairs.append(_rows(found, image))
     losses = {"class": config.classification * _class_loss(merged, classes, config.background)}
     index = torch.cat(pairs)
-    masks = merged.mask_logits.unflatten(-1, size)[index[:, 0], index[:, 1], index[:, 2]]
+    masks = merged.mask_logits[index[:, 0], index[:, 1], index[:, 2]].reshape(-1, *size)
     return losses | _mask_losses(masks, index, batch, cells, config, step, len(layers))
 
 
@@ -116,7 +121,7 @@ def _cost(merged: Merged, image: int, size: Sequence[int], target: CellTargets, 
         by_mask = config.focal * focal_cost(sampled, masks, weight) + config.dice * dice_cost(sampled, masks, weight)
         cost = cost + torch.where(target.has_mask, by_mask, 0.0)
     if not bool(target.has_mask.all()):
-        by_box = config.projection * projection_cost(logits.unflatten(-1, (size[0], size[1])), target.boxes)
+        by_box = config.projection * projection_cost(logits.reshape(*logits.shape[:-1], *size), target.boxes)
         cost = cost + torch.where(target.has_mask, 0.0, by_box)
     return cost
 

@@ -39,7 +39,7 @@ def cross_entropy_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor
 
 
 def dice_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """1 - (2 sum(s t) + 1) / (sum s + sum t + 1) over the pixels that count (Mask2Former); shapes as in `focal_loss`."""
+    """1 - (2 sum(s t) + 1) / (sum s + sum t + 1) over the pixels that count; shapes as in `focal_loss`."""
     probability = logits.sigmoid() * weight
     overlap = (probability * target).sum(-1)
     total = probability.sum(-1) + (target * weight).sum(-1)
@@ -104,7 +104,7 @@ def projection_cost(logits: Tensor, boxes: Tensor) -> Tensor:
 
 
 def neighbours(maps: Tensor, dilation: int = 2) -> Tensor:
-    """The 8 neighbours of each cell in a dilated 3x3 window, zero beyond the border: (B, C, h, w) -> (B, C, 8, h, w)."""
+    """The 8 neighbours in a dilated 3x3 window, zero beyond the border: (B, C, h, w) -> (B, C, 8, h, w)."""
     batch, channels, height, width = maps.shape
     unfolded = F.unfold(maps, 3, dilation=dilation, padding=dilation).view(batch, channels, 9, height, width)
     return torch.cat((unfolded[:, :, :4], unfolded[:, :, 5:]), dim=2)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from segkit.data.config import DataConfig
 from segkit.errors import InputError
+from segkit.inference.config import InferenceConfig
 from segkit.model.config import ModelConfig
 from segkit.supervision.config import LossConfig
 from segkit.training.config import OptimiserConfig, TrainingConfig
@@ -30,6 +31,7 @@ class Recipe(BaseModel):
     loss: LossConfig = Field(default_factory=LossConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    inference: InferenceConfig = Field(default_factory=InferenceConfig)
 
 
 def known_recipes() -> tuple[str, ...]:

@@ -1,0 +1,18 @@
+"""The `inference` part of a recipe: how a trained model of that recipe is asked."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class InferenceConfig(BaseModel):
+    """Image size and thresholds; the thresholds concern panoptic and instance output only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_size: int = Field(default=384, ge=32)
+    """Longer side of images, pixels; a model sees best near the scale of its training crops."""
+    score: float = Field(default=0.5, ge=0, le=1)
+    """Least class probability of a panoptic segment."""
+    overlap: float = Field(default=0.6, ge=0, le=1)
+    """Least share of a proposal's mask that must be left once better proposals have taken their pixels."""
+    instances: int = Field(default=100, gt=0)
+    """Most instances of an image (COCO's maxDets)."""

@@ -1,0 +1,166 @@
+"""Transfer: a box-only set comes back with a mask for each box, or with the box where no good mask was found."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from segkit.inference.boxes import masks_of_boxes, pixels_of_box
+from segkit.inference.postprocess import LabelledMask, to_image
+from segkit.inference.predict import canvas
+from segkit.masks.rle import encode
+from segkit.model.class_table import ClassTable
+from segkit.sample import Box, Sample, Segment
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_layer
+from segkit.training.run_reader import Run
+
+Strategy = Literal["conditioned", "proposals"]
+LEAST_SCORE = 0.3
+"""Masks below it are not good: the box stays a box. Half a mask's certainty on a box that it fills to two thirds."""
+LEAST_OVERLAP = 0.5
+"""Least IoU of a proposal's own box with the given box."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What came of the boxes of a set."""
+
+    boxes: int
+    """Box-only segments that were asked for: no crowds, no ignored ones."""
+    masked: int
+    kept_as_boxes: int
+    already_masked: int
+
+
+def pseudolabel_set(
+    run: Run,
+    data: ShardSet,
+    out: Path,
+    *,
+    strategy: Strategy = "conditioned",
+    on_image: Callable[[], None] = lambda: None,
+) -> tuple[ShardSet, Transfer]:
+    """Write a label layer over `data` in which boxes have become masks.
+
+    Args:
+        run: a trained model; its class table covers the set's taxonomy by text.
+        data: any set; segments that have a mask, crowds and ignored ones stay as they are.
+        out: shard set to publish the new version in.
+        strategy: `conditioned`: box-conditioned queries, each box by itself; `proposals`: the model's own proposals
+            matched to the boxes by class and overlap.
+        on_image: called after each image.
+
+    Returns:
+        The published version and the counts.
+    """
+    table = run.table(data.taxonomy)
+    method = {"conditioned": _by_conditioned_queries, "proposals": _by_proposals}[strategy]
+    counts = [0, 0, 0]
+
+    def labelled() -> Iterator[Sample]:
+        for sample in data.samples():
+            asked = [i for i, s in enumerate(sample.segments) if s.mask is None and not (s.is_crowd or s.ignore)]
+            counts[0] += len(asked)
+            counts[2] += sum(s.mask is not None for s in sample.segments)
+            if asked:
+                boxes = [sample.segments[i].box for i in asked]
+                rows = [data.taxonomy.index[sample.segments[i].class_id] for i in asked]
+                found = method(run, table, data.image(sample), boxes, rows)
+                sample = _with_masks(sample, dict(zip(asked, found, strict=True)))
+                counts[1] += sum(sample.segments[i].mask is not None for i in asked)
+            yield sample
+            on_image()
+
+    layer = write_layer(
+        out,
+        data,
+        labelled(),
+        command="pseudolabel",
+        arguments={"checkpoint": str(run.path), "data": str(data.path), "strategy": strategy},
+        kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
+        extra_parents=(run.as_parent(out),),
+    )
+    return layer, Transfer(counts[0], counts[1], counts[0] - counts[1], counts[2])
+
+
+def _with_masks(sample: Sample, found: dict[int, LabelledMask | None]) -> Sample:
+    segments = list(sample.segments)
+    for i, item in found.items():
+        if item is not None and item.score >= LEAST_SCORE:
+            segments[i] = _masked(segments[i], item)
+    return replace(sample, segments=tuple(segments))
+
+
+def _masked(segment: Segment, found: LabelledMask) -> Segment:
+    """The segment with its pseudo-mask: class, box and provenance of the box stay."""
+    area = float(found.mask.sum())
+    return replace(segment, mask=encode(found.mask), area=area, mask_from="pseudo", score=min(1.0, found.score))
+
+
+def _by_conditioned_queries(
+    run: Run, table: ClassTable, image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[int]
+) -> list[LabelledMask | None]:
+    return list(masks_of_boxes(run.model, table, image, boxes, labels))
+
+
+def _by_proposals(
+    run: Run, table: ClassTable, image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[int]
+) -> list[LabelledMask | None]:
+    window, inputs = canvas(image, run.recipe.inference.image_size, table.text.device)
+    with torch.no_grad():
+        answer = run.model(inputs, table.text).matching[-1]
+    probability = answer.class_logits[0].softmax(-1)[:, labels].cpu().numpy()
+    soft = to_image(answer.mask_logits[0], window).sigmoid().cpu().numpy()
+    return match_proposals(soft, probability, boxes)
+
+
+def match_proposals(
+    masks: NDArray[np.float32], class_probability: NDArray[np.float32], boxes: Sequence[Box]
+) -> list[LabelledMask | None]:
+    """Give each box the proposal of its class that overlaps it best, one to one, clipped to the box.
+
+    Args:
+        masks: (N, H, W) mask probabilities of the proposals.
+        class_probability: (N, Q), of each proposal for each box's class.
+        boxes: Q of them, x, y, width, height in pixels.
+
+    Returns:
+        For each box a mask whose score is the IoU of the two boxes times the mean probability within the mask; None
+        where the boxes overlap by less than LEAST_OVERLAP.
+    """
+    hard = masks >= 0.5
+    overlap = np.array([[_box_iou(_extent(mask), box) for box in boxes] for mask in hard]).reshape(
+        len(masks), len(boxes)
+    )
+    # Overlap decides, class breaks ties between proposals that lie alike.
+    proposals, owners = linear_sum_assignment(-(overlap + 0.5 * class_probability * (overlap > 0)))
+    found: list[LabelledMask | None] = [None] * len(boxes)
+    for proposal, owner in zip(proposals.tolist(), owners.tolist(), strict=True):
+        rows, columns = pixels_of_box(boxes[owner], *hard.shape[1:])
+        clipped = np.zeros_like(hard[proposal])
+        clipped[rows, columns] = hard[proposal][rows, columns]
+        if overlap[proposal, owner] >= LEAST_OVERLAP and clipped.any():
+            score = float(overlap[proposal, owner] * masks[proposal][clipped].mean())
+            found[owner] = LabelledMask(-1, clipped, score)
+    return found
+
+
+def _extent(mask: NDArray[np.bool_]) -> Box:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0.0, 0.0, 0.0, 0.0
+    return float(columns[0]), float(rows[0]), float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1)
+
+
+def _box_iou(first: Box, second: Box) -> float:
+    across = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    down = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
+    both = max(across, 0.0) * max(down, 0.0)
+    union = first[2] * first[3] + second[2] * second[3] - both
+    return both / union if union > 0 else 0.0
