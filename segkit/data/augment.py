@@ -109,14 +109,14 @@ def zoom_window(
     shift = rng.uniform(-0.25, 0.25, 2) * max(side - longest, 0)
     x = round(min(max(box[0] + box[2] / 2, 0), width) + shift[0] - side / 2)
     y = round(min(max(box[1] + box[3] / 2, 0), height) + shift[1] - side / 2)
-    window = _square(height, width, x, y, side, size)
+    window = square_window(height, width, x, y, side, size)
     if not (flip and rng.random() < 0.5):
         return window
     left, top, patch_w, patch_h = window.patch
     return replace(window, patch=(size - left - patch_w, top, patch_w, patch_h), mirrored=True)
 
 
-def _square(height: int, width: int, x: int, y: int, side: int, size: int) -> Window:
+def square_window(height: int, width: int, x: int, y: int, side: int, size: int) -> Window:
     """The window of a square of the source that may reach beyond the image."""
     x0, y0 = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
     x1, y1 = max(min(x + side, width), x0 + 1), max(min(y + side, height), y0 + 1)

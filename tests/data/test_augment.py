@@ -1,0 +1,211 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segkit.data.augment import (
+    PAD_VALUE,
+    Window,
+    adjust_colours,
+    colour_jitter,
+    evaluation_window,
+    jitter_window,
+    zoom_window,
+)
+from segkit.data.decode import crop_mask, tight_box
+from segkit.data.evaluation import to_input, to_source
+from segkit.masks import rle
+from tests.data.scenes import blobs, disc
+
+sides = st.integers(1, 150)
+seeds = st.integers(0, 2**32 - 1)
+scales = st.floats(0.1, 4.0)
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> tuple[int, int, Window]:
+    """Height, width and a window of either kind."""
+    height, width, rng = draw(sides), draw(sides), np.random.default_rng(draw(seeds))
+    if draw(st.booleans()):
+        return height, width, jitter_window(height, width, size=64, scale=draw(scales), rng=rng, flip=True)
+    x0, y0 = draw(st.floats(-20, width)), draw(st.floats(-20, height))
+    box = (x0, y0, draw(st.floats(0.5, 200)), draw(st.floats(0.5, 200)))
+    return height, width, zoom_window(height, width, box, size=64, rng=rng, flip=True)
+
+
+@given(windows())
+def test_windows_stay_inside_of_image_and_canvas(case: tuple[int, int, Window]) -> None:
+    height, width, window = case
+    x, y, w, h = window.source
+    assert min(w, h) >= 1 and min(x, y) >= 0 and x + w <= width and y + h <= height
+    x, y, w, h = window.patch
+    assert min(w, h) >= 1 and min(x, y) >= 0 and x + w <= window.canvas[1] and y + h <= window.canvas[0]
+
+
+@given(windows(), seeds)
+@settings(max_examples=50)
+def test_image_mask_and_box_move_together(case: tuple[int, int, Window], seed: int) -> None:
+    height, width, window = case
+    rng = np.random.default_rng(seed)
+    x0, y0 = int(rng.integers(width)), int(rng.integers(height))
+    x1, y1 = int(rng.integers(x0 + 1, width + 1)), int(rng.integers(y0 + 1, height + 1))
+    dense = np.zeros((height, width), bool)
+    dense[y0:y1, x0:x1] = True
+    mask = crop_mask(rle.encode(dense), height, width, window)
+    left, top, right, bottom = window.clip(window.box((x0, y0, x1 - x0, y1 - y0)))
+    # the box says which pixel centres are in; sampling by whole source pixels agrees with it exactly for whole boxes
+    rows, columns = np.mgrid[: window.canvas[0], : window.canvas[1]] + 0.5
+    inside = (columns > left + 1e-6) & (columns < right - 1e-6) & (rows > top + 1e-6) & (rows < bottom - 1e-6)
+    near = (columns > left - 1e-6) & (columns < right + 1e-6) & (rows > top - 1e-6) & (rows < bottom + 1e-6)
+    assert (inside <= mask).all() and (mask <= near).all()
+    picture = window.image(np.repeat(dense[..., None], 3, axis=2).astype(np.uint8) * 255)[..., 0]
+    patch = picture[window.inside()].astype(int)
+    # pixels that lie one source pixel and one crop pixel or more from the box's edges must show inside or outside
+    reach = 1 + max(window.patch[2] / window.source[2], window.patch[3] / window.source[3])
+    core = (np.minimum(columns - left, right - columns) > reach) & (np.minimum(rows - top, bottom - rows) > reach)
+    beyond = (np.maximum(left - columns, columns - right) > reach) | (np.maximum(top - rows, rows - bottom) > reach)
+    assert (patch[core[window.inside()]] == 255).all() and (patch[beyond[window.inside()]] == 0).all()
+
+
+def test_mask_sampling_is_that_of_opencv_at_pixel_centres() -> None:
+    dense = blobs(97, 131, seed=3)
+    window = Window((10, 5, 90, 80), (7, 3, 50, 61), (64, 64))
+    part = dense[5:85, 10:100].astype(np.uint8)
+    expected = cv2.resize(part, (50, 61), interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    mask = crop_mask(rle.encode(dense), 97, 131, window)
+    assert (mask[3:64, 7:57] == expected).all()
+    mask[3:64, 7:57] = False
+    assert not mask.any()
+
+
+def test_a_mirrored_window_mirrors_its_patch() -> None:
+    dense = blobs(40, 60, seed=1)
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    straight = Window((0, 0, 60, 40), (0, 0, 64, 43), (64, 64))
+    mirrored = Window(straight.source, straight.patch, straight.canvas, mirrored=True)
+    for before, after in (
+        (straight.image(image), mirrored.image(image)),
+        (crop_mask(rle.encode(dense), 40, 60, straight), crop_mask(rle.encode(dense), 40, 60, mirrored)),
+    ):
+        assert (before[:43, ::-1] == after[:43]).all() and (before[43:] == after[43:]).all()
+    assert (mirrored.image(image)[43:] == PAD_VALUE).all()
+    x0, y0, x1, y1 = straight.box((3, 4, 10, 12))
+    assert mirrored.box((3, 4, 10, 12)) == pytest.approx((64 - x1, y0, 64 - x0, y1))
+
+
+@given(st.integers(20, 400), st.integers(20, 400), scales, seeds)
+def test_jitter_gives_the_longer_side_the_scaled_size(height: int, width: int, scale: float, seed: int) -> None:
+    window = jitter_window(height, width, size=64, scale=scale, rng=np.random.default_rng(seed))
+    side = max(height, width) / scale  # the side in the source that becomes 64 pixels, rounded to whole pixels
+    for taken, shown in zip(window.source[2:], window.patch[2:], strict=True):
+        assert shown == 1 or abs(shown - taken * 64 / side) <= 0.5 + 0.51 * shown / side
+    assert window.patch[:2] == (0, 0)
+    if scale <= 1 - 1 / side:
+        assert window.source == (0, 0, width, height)
+
+
+def test_jitter_crops_reach_every_corner_and_flip_half_of_the_time() -> None:
+    found = [jitter_window(50, 100, size=32, scale=2.0, rng=np.random.default_rng(i), flip=True) for i in range(400)]
+    assert {window.source[0] for window in found} == set(range(51))
+    assert {window.source[1] for window in found} == {0}
+    assert 160 < sum(window.mirrored for window in found) < 240
+
+
+@given(seeds, st.integers(4, 30), st.integers(4, 30))
+def test_zoom_keeps_the_box_in_sight_with_context(seed: int, w: int, h: int) -> None:
+    rng = np.random.default_rng(seed)
+    box = (float(rng.integers(200 - w)), float(rng.integers(150 - h)), float(w), float(h))
+    window = zoom_window(150, 200, box, size=64, rng=rng, flip=True)
+    x, y, width, height = window.source
+    assert x <= box[0] and y <= box[1] and box[0] + w <= x + width and box[1] + h <= y + height
+    x0, y0, x1, y1 = window.box(box)
+    share = max(x1 - x0, y1 - y0) / 64
+    capped = max(w, h) < 64 / 8 / 1.5
+    assert share <= 1 / 1.5 + 0.1
+    assert capped or share >= 1 / 4 - 0.05
+    assert window.patch[2] / width <= 8.5
+
+
+def test_the_zoomed_box_is_not_always_in_the_middle() -> None:
+    centres = []
+    for seed in range(100):
+        window = zoom_window(200, 200, (90, 90, 20, 20), size=64, rng=np.random.default_rng(seed))
+        x0, _, x1, _ = window.box((90, 90, 20, 20))
+        centres.append((x0 + x1) / 2)
+    assert np.std(centres) > 3 and abs(np.mean(centres) - 32) < 3
+
+
+@given(sides, sides, st.integers(32, 200))
+def test_evaluation_keeps_the_whole_image(height: int, width: int, size: int) -> None:
+    window = evaluation_window(height, width, size=size)
+    assert window.source == (0, 0, width, height)
+    assert max(window.patch[2:]) == size
+    assert all(side % 32 == 0 for side in window.canvas)
+    assert 0 <= window.canvas[1] - window.patch[2] < 32 and 0 <= window.canvas[0] - window.patch[3] < 32
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "least"), [(96, 120, 240, 0.99), (150, 90, 150, 1.0), (301, 200, 160, 0.92)]
+)
+def test_masks_come_back_from_the_evaluation_canvas(height: int, width: int, size: int, least: float) -> None:
+    dense = np.stack((blobs(height, width, seed=height), disc(height, width, 0.6 * width, 0.4 * height, width / 3)))
+    _, window = to_input(np.zeros((height, width, 3), np.uint8), size=size)
+    canvas = np.stack([crop_mask(rle.encode(mask), height, width, window) for mask in dense])
+    back = to_source(torch.from_numpy(canvas).float(), window).numpy() > 0.5
+    assert back.shape == dense.shape
+    for ours, mask in zip(back, dense, strict=True):
+        assert (ours & mask).sum() / (ours | mask).sum() >= least
+    assert np.argwhere(back[1]).mean(axis=0) == pytest.approx(np.argwhere(dense[1]).mean(axis=0), abs=0.2)  # no shift
+
+
+def test_low_resolution_scores_come_back_in_place() -> None:
+    window = evaluation_window(60, 100, size=100)  # canvas 64 x 128
+    ramp = (torch.arange(32) + 0.5) * 4  # x of the centre of each cell at stride 4
+    back = to_source(ramp.expand(1, 16, 32), window)
+    expected = torch.arange(100) + 0.5
+    assert torch.allclose(back[0, :, 2:98], expected[2:98].expand(60, -1), atol=1e-4)
+
+
+def test_input_is_the_image_in_0_to_1() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 64, 3), np.uint8)
+    pixels, window = to_input(image, size=64)
+    assert pixels.dtype == torch.float32 and pixels.shape == (3, 64, 64) and window.patch == (0, 0, 64, 40)
+    assert np.allclose(pixels.numpy()[:, :40] * 255, image.transpose(2, 0, 1))
+    assert np.allclose(pixels.numpy()[:, 40:] * 255, PAD_VALUE)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("brightness", 0.6), ("brightness", 1.4), ("contrast", 0.5), ("contrast", 1.5),
+                        ("saturation", 0.3), ("saturation", 1.7), ("hue", 0.1), ("hue", -0.3)]
+)  # fmt: skip
+def test_colours_change_as_in_torchvision(name: str, value: float) -> None:
+    from torchvision.transforms.v2 import functional
+
+    # smooth colours: both round to bytes between steps, which noise at full saturation would amplify
+    y, x = np.mgrid[:48, :64]
+    image = np.stack((x * 3 + 20, y * 4 + 30, 200 - x - y), axis=2).astype(np.uint8)
+    factors = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, name: value}
+    ours = adjust_colours(image, **factors)
+    change = getattr(functional, f"adjust_{name}")
+    theirs = change(torch.from_numpy(image).permute(2, 0, 1), value).permute(1, 2, 0).numpy()
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= (
+        8 if name == "hue" else 2
+    )  # OpenCV keeps the hue in 8 bits
+    assert np.abs(ours.astype(int) - image.astype(int)).max() > 10
+
+
+def test_neutral_colours_change_nothing_and_jitter_follows_its_generator() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    assert (adjust_colours(image, brightness=1, contrast=1, saturation=1, hue=0) == image).all()
+    first, again, other = (colour_jitter(image, strength=0.4, rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (first == again).all() and (first != other).any()
+
+
+def test_tight_box_is_that_of_pycocotools() -> None:
+    from pycocotools import mask as coco
+
+    dense = blobs(50, 70, seed=8)
+    x, y, w, h = coco.toBbox(coco.encode(np.asfortranarray(dense.astype(np.uint8))))
+    assert tight_box(dense) == (x, y, x + w, y + h)

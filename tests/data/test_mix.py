@@ -1,0 +1,190 @@
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segkit.data.batch import Batch
+from segkit.data.config import DataConfig
+from segkit.data.mix import DataMix, choose_window
+from segkit.errors import InputError, SegkitError
+from segkit.manifest import SetKind
+from segkit.sample import Sample
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_set
+from tests.data.scenes import TAXONOMY, instance_sample, panoptic_sample, picture
+
+Sets = list[tuple[str, ShardSet, float]]
+CONFIG = DataConfig(image_size=64, batch_size=3, zoom_probability=0.3)
+
+
+def publish(
+    folder: Path, kind: SetKind, samples: Iterable[Sample], image: Callable[[int], bytes] | None = None
+) -> ShardSet:
+    make = image or (lambda seed: picture(seed=seed))
+    records = [(sample, make(seed)) for seed, sample in enumerate(samples)]
+    return write_set(
+        folder, records, taxonomy=TAXONOMY, kind=kind, name=folder.name, split="train", command="test",
+        arguments={}, shard_size=20_000,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
+    folder = tmp_path_factory.mktemp("sets")
+    panoptic = [panoptic_sample(f"p{seed}", seed) for seed in range(8)]
+    boxes = [instance_sample(f"b{seed}", seed, boxes_only=True) for seed in range(11)]
+    instances = [instance_sample(f"i{seed}", seed) for seed in range(5)]
+    return [
+        ("pan", publish(folder / "pan", "panoptic", panoptic), 2.0),
+        ("sem", publish(folder / "sem", "semantic", panoptic), 1.0),
+        ("boxes", publish(folder / "boxes", "boxes", boxes), 1.0),
+        ("inst", publish(folder / "inst", "instance", instances), 1.0),
+    ]
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return (
+        (one.dataset, one.task, one.sample_ids) == (other.dataset, other.task, other.sample_ids)
+        and torch.equal(one.images, other.images)
+        and all(
+            torch.equal(getattr(ours, name), getattr(theirs, name))
+            for ours, theirs in zip(one.targets, other.targets, strict=True)
+            for name in ("labels", "is_thing", "has_mask", "masks", "boxes", "void")
+        )
+    )
+
+
+def run(mix: DataMix, start: int, stop: int) -> list[Batch]:
+    found = list(mix.batches(start, stop))
+    assert [step for step, _ in found] == list(range(start, stop))
+    return [batch for _, batch in found]
+
+
+def with_workers(workers: int) -> DataConfig:
+    return DataConfig(image_size=64, batch_size=3, zoom_probability=0.3, workers=workers)
+
+
+def test_a_batch_is_of_one_set_and_fits_its_task(sets: Sets) -> None:
+    mix = DataMix(sets, CONFIG, seed=0)
+    tasks = {"pan": "panoptic", "sem": "semantic", "boxes": "instance", "inst": "instance"}
+    seen = set()
+    for batch in run(mix, 0, 24):
+        seen.add(batch.dataset)
+        assert batch.task == tasks[batch.dataset] == mix[batch.dataset].task and len(batch) == 3
+        assert mix[batch.dataset].taxonomy == TAXONOMY
+        assert batch.images.shape == (3, 3, 64, 64) and batch.images.dtype == torch.float32
+        assert batch.images.min() >= 0 and batch.images.max() <= 1 and batch.images.max() > 0.5
+        assert {identity[0] for identity in batch.sample_ids} == {"p" if batch.dataset == "sem" else batch.dataset[0]}
+        for targets in batch.targets:
+            assert targets.masks.shape[1:] == (64, 64)
+            assert bool(targets.has_mask.any()) <= (batch.dataset != "boxes")
+    assert seen == set(tasks)
+
+
+def test_batches_are_the_same_whatever_prepares_them(sets: Sets) -> None:
+    alone = run(DataMix(sets, with_workers(0), seed=5), 0, 7)
+    shared = run(DataMix(sets, with_workers(2), seed=5), 0, 7)
+    assert all(same(one, other) for one, other in zip(alone, shared, strict=True))
+    assert not same(alone[0], run(DataMix(sets, with_workers(0), seed=6), 0, 1)[0])
+
+
+def test_a_resumed_run_sees_the_same_batches(sets: Sets) -> None:
+    whole = run(DataMix(sets, CONFIG, seed=2), 0, 14)
+    resumed = run(DataMix(sets, CONFIG, seed=2), 9, 14)
+    assert all(same(one, other) for one, other in zip(whole[9:], resumed, strict=True))
+    mix = DataMix(sets, CONFIG, seed=2)
+    backwards = [run(mix, step, step + 1)[0] for step in (13, 4, 11)]
+    assert all(same(whole[step], batch) for step, batch in zip((13, 4, 11), backwards, strict=True))
+
+
+def test_ranks_see_the_pieces_of_one_global_batch(sets: Sets) -> None:
+    one = run(DataMix(sets, DataConfig(image_size=64, batch_size=4), seed=1), 0, 6)
+    halves = [
+        run(DataMix(sets, DataConfig(image_size=64, batch_size=2), seed=1, rank=rank, world_size=2), 0, 6)
+        for rank in range(2)
+    ]
+    for whole, left, right in zip(one, *halves, strict=True):
+        assert whole.dataset == left.dataset == right.dataset
+        assert whole.sample_ids == left.sample_ids + right.sample_ids
+        assert torch.equal(whole.images, torch.cat([left.images, right.images]))
+
+
+def test_an_epoch_shows_every_image_once(sets: Sets) -> None:
+    mix = DataMix(sets[:1], DataConfig(image_size=64, batch_size=2), seed=3)
+    epochs = [[identity for batch in run(mix, 4 * e, 4 * e + 4) for identity in batch.sample_ids] for e in range(2)]
+    assert [sorted(epoch) for epoch in epochs] == [sorted(f"p{seed}" for seed in range(8))] * 2
+    assert epochs[0] != epochs[1]
+
+
+def test_an_image_looks_different_every_time(sets: Sets) -> None:
+    single = [(name, shards, weight) for name, shards, weight in sets if name == "pan"]
+    batches = run(DataMix(single, DataConfig(image_size=64, batch_size=8), seed=3), 0, 2)
+    views = [batch.images[batch.sample_ids.index("p3")] for batch in batches]
+    assert not torch.equal(views[0], views[1])
+
+
+def test_zoom_shows_small_objects_large() -> None:
+    sample = instance_sample("a", 4, height=400, width=600)
+    assert sample.segments
+    policies = dict.fromkeys((5, 9, 2, 30), "mask")
+    shares = {}
+    for probability in (0.0, 1.0):
+        config = DataConfig(image_size=64, zoom_probability=probability)
+        found = [choose_window(sample, policies, config, np.random.default_rng(seed)) for seed in range(100)]  # type: ignore[arg-type]
+        shares[probability] = np.median([window.patch[2] / window.source[2] for window in found])
+    assert shares[1.0] > 3 * shares[0.0]
+
+
+def test_mask_policy_of_the_recipe_reaches_the_targets(sets: Sets) -> None:
+    instances = [entry for entry in sets if entry[0] == "inst"]
+    batch = run(DataMix(instances, DataConfig(image_size=64, mask_policy={"inst": "box"}), seed=0), 0, 1)[0]
+    assert not any(bool(targets.has_mask.any()) for targets in batch.targets)
+    policy = {"inst": "box", "inst:cat": "mask"}
+    batch = run(DataMix(instances, DataConfig(image_size=64, mask_policy=policy), seed=0), 0, 1)[0]  # type: ignore[arg-type]
+    labels = torch.cat([targets.labels for targets in batch.targets])
+    assert torch.equal(torch.cat([targets.has_mask for targets in batch.targets]), labels == TAXONOMY.index[5])
+    assert 0 < (labels == TAXONOMY.index[5]).sum() < len(labels)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, workers: int) -> None:
+    broken = publish(tmp_path / "broken", "panoptic", [panoptic_sample("bad-one", 0)], image=lambda seed: b"no image")
+    mix = DataMix([("broken", broken, 1.0)], with_workers(workers), seed=0)
+    with pytest.raises(InputError, match="bad-one") as caught:
+        next(iter(mix.batches(0, 1)))
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    sample = panoptic_sample("wrong", 0)
+    unfit = Sample("wrong", "wrong.png", 99, 80, sample.segments)
+    shards = publish(tmp_path / "unfit", "panoptic", [unfit], image=lambda seed: picture(80, 99, seed=seed))
+    with pytest.raises(SegkitError, match=r"wrong.*validate"):
+        next(iter(DataMix([("unfit", shards, 1.0)], CONFIG, seed=0).batches(0, 1)))
+
+
+def test_what_cannot_be_mixed_is_refused(sets: Sets, tmp_path: Path) -> None:
+    empty = publish(tmp_path / "empty", "boxes", [])
+    name, shards, _ = sets[0]
+    wrong: list[tuple[Sets, DataConfig, str]] = [
+        ([], CONFIG, "no data set"),
+        ([sets[0], sets[0]], CONFIG, "two data sets"),
+        ([(name, shards, 0.0)], CONFIG, "rate is 0"),
+        ([("empty", empty, 1.0)], CONFIG, "no images"),
+        (sets, DataConfig(mask_policy={"elsewhere": "box"}), "elsewhere"),
+        (sets, DataConfig(mask_policy={"pan:horse": "box"}), "horse"),
+    ]
+    for given, config, message in wrong:
+        with pytest.raises(InputError, match=message):
+            DataMix(given, config, seed=0)
+
+
+@pytest.mark.parametrize(
+    "field", [{"image_size": 100}, {"batch_size": 0}, {"scale_min": 0.0}, {"scale_min": 3.0}, {"zoom_probability": 1.1},
+              {"colour_jitter": -0.1}, {"workers": -1}, {"mask_policy": {"a": "polygon"}}]
+)  # fmt: skip
+def test_configurations_out_of_range_are_refused(field: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=f"data.{next(iter(field))}"):
+        DataConfig(**field)  # type: ignore[arg-type]

@@ -1,0 +1,205 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from segkit.data.augment import Window, jitter_window
+from segkit.data.batch import Targets
+from segkit.data.config import MaskPolicy
+from segkit.data.targets import build_targets
+from segkit.manifest import Task
+from segkit.masks import rle
+from segkit.sample import Sample, Segment
+from tests.data.scenes import TAXONOMY, disc, instance_sample, panoptic_sample, segment
+from tests.data.test_decode import by_hand
+
+WHOLE = Window((0, 0, 100, 80), (0, 0, 100, 80), (96, 128))
+CAT, DOG, SKY, SEA = (TAXONOMY.index[class_id] for class_id in (5, 9, 2, 30))
+Policies = dict[int, MaskPolicy]
+
+
+def build(sample: Sample, window: Window, task: Task, policies: Policies | None = None) -> Targets:
+    return build_targets(sample, window, taxonomy=TAXONOMY, task=task, policies=policies or {})
+
+
+def windows(seed: int) -> Window:
+    rng = np.random.default_rng(seed)
+    return jitter_window(80, 100, size=64, scale=float(rng.uniform(0.5, 3)), rng=rng, flip=True)
+
+
+def check_shapes(targets: Targets, window: Window) -> None:
+    number = len(targets)
+    assert targets.labels.shape == targets.is_thing.shape == targets.has_mask.shape == (number,)
+    assert targets.labels.dtype == torch.int64 and targets.boxes.dtype == torch.float32
+    assert targets.masks.shape == (number, *window.canvas) and targets.masks.dtype == torch.bool
+    assert targets.boxes.shape == (number, 4) and targets.void.shape == window.canvas
+    assert not (targets.masks & targets.void).any()
+
+
+def check_boxes_of_masks(targets: Targets) -> None:
+    for mask, box, has_mask in zip(targets.masks, targets.boxes, targets.has_mask, strict=True):
+        rows, columns = mask.nonzero(as_tuple=True)
+        if has_mask:
+            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_every_labelled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> None:
+    sample, window = panoptic_sample("a", seed), windows(seed)
+    targets = build(sample, window, task)
+    check_shapes(targets, window)
+    check_boxes_of_masks(targets)
+    # independent truth: paint a dense map of target numbers, sample it pixel by pixel
+    dense: dict[tuple[int, int], np.ndarray] = {}
+    for number, part in enumerate(sample.segments):
+        alone = task == "panoptic" and part.kind == "thing"
+        key = (TAXONOMY.index[part.class_id], number if alone else -1)
+        assert part.mask is not None
+        dense[key] = dense.get(key, False) | rle.decode(part.mask, 80, 100)
+    expected = {key: by_hand(mask, window) for key, mask in dense.items()}
+    expected = {key: mask for key, mask in expected.items() if mask.sum() >= 4}
+    assert sorted(targets.labels.tolist()) == sorted(label for label, _ in expected)
+    found = {(int(label), mask.numpy().tobytes()) for label, mask in zip(targets.labels, targets.masks, strict=True)}
+    assert found == {(label, mask.tobytes()) for (label, _), mask in expected.items()}
+    covered = np.any(list(expected.values()), axis=0) if expected else np.zeros(window.canvas, bool)
+    assert (targets.void.numpy() == ~covered).all()
+    assert set(targets.labels[~targets.is_thing].tolist()) <= {SKY, SEA}
+    assert set(targets.labels[targets.is_thing].tolist()) <= {CAT, DOG}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_overlapping_instances_keep_their_whole_masks(seed: int) -> None:
+    sample, window = instance_sample("a", seed), windows(seed)
+    targets = build(sample, window, "instance")
+    check_shapes(targets, window)
+    check_boxes_of_masks(targets)
+    dense = [(TAXONOMY.index[s.class_id], by_hand(rle.decode(s.mask or b"", 80, 100), window)) for s in sample.segments]
+    kept = [(label, mask) for label, mask in dense if mask.sum() >= 4]
+    assert targets.labels.tolist() == [label for label, _ in kept]
+    assert all((ours.numpy() == mask).all() for ours, (_, mask) in zip(targets.masks, kept, strict=True))
+    slivers = [mask for _, mask in dense if 0 < mask.sum() < 4]
+    expected = np.ones(window.canvas, bool)
+    expected[window.inside()] = False
+    for mask in slivers:
+        expected |= mask
+    for _, mask in kept:
+        expected &= ~mask
+    assert (targets.void.numpy() == expected).all()
+
+
+def test_overlap_is_really_tested() -> None:
+    sums = [build(instance_sample("a", seed), windows(seed), "instance").masks.sum(0) for seed in range(12)]
+    assert any((total > 1).any() for total in sums)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_boxes_alone_are_clipped_and_filled(seed: int) -> None:
+    sample, window = instance_sample("a", seed, boxes_only=True), windows(seed)
+    targets = build(sample, window, "instance")
+    check_shapes(targets, window)
+    assert not targets.has_mask.any()
+    rows, columns = np.mgrid[: window.canvas[0], : window.canvas[1]] + 0.5
+    for mask, (x0, y0, x1, y1) in zip(targets.masks, targets.boxes.tolist(), strict=True):
+        assert (mask.numpy() == ((columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1))).all()
+        assert 0 <= x0 < x1 <= 64 and 0 <= y0 < y1 <= 64
+
+
+def test_policy_box_never_looks_at_the_mask() -> None:
+    good = segment(disc(80, 100, 40, 40, 15), 5)
+    broken = replace(good, mask=b"no run lengths")
+    alone = replace(good, mask=None, mask_from=None)
+    found = [
+        build(
+            Sample("a", "a", 100, 80, (part, replace(part, is_crowd=True, box=(70, 5, 20, 10)))),
+            WHOLE,
+            "instance",
+            policy,
+        )
+        for part, policy in ((good, {5: "box"}), (broken, {5: "box"}), (alone, {}))
+    ]
+    for targets in found:
+        assert not targets.has_mask.any() and targets.boxes.tolist() == [[25, 25, 55, 55]]
+        assert targets.masks[0, 25:55, 25:55].all() and targets.masks.sum() == 900
+        assert targets.void[5:15, 70:90].all() and targets.void[:80, :100].sum() == 200
+    assert build(Sample("a", "a", 100, 80, (good,)), WHOLE, "instance").has_mask.all()
+
+
+def test_policy_of_one_class_leaves_the_others_alone() -> None:
+    sample = Sample("a", "a", 100, 80, (segment(disc(80, 100, 20, 40, 12), 5), segment(disc(80, 100, 70, 40, 12), 9)))
+    targets = build(sample, WHOLE, "instance", {5: "box", 9: "mask"})
+    assert targets.has_mask.tolist() == [False, True]
+    hidden = build(sample, WHOLE, "instance", {5: "none"})
+    assert hidden.labels.tolist() == [DOG] and hidden.void[28:52, 8:32].all()
+
+
+def test_a_merged_class_has_a_mask_only_if_all_its_parts_have() -> None:
+    left, right = segment(disc(80, 100, 20, 40, 10), 2), segment(disc(80, 100, 70, 40, 10), 2)
+    both = build(Sample("a", "a", 100, 80, (left, right)), WHOLE, "panoptic")
+    assert both.labels.tolist() == [SKY] and both.has_mask.all() and both.boxes.tolist() == [[10, 30, 80, 50]]
+    mixed = build(Sample("a", "a", 100, 80, (left, replace(right, mask=None, mask_from=None))), WHOLE, "panoptic")
+    assert not mixed.has_mask.any() and mixed.boxes.tolist() == [[10, 30, 80, 50]]
+    assert mixed.masks[0, 30:50, 60:80].all() and not mixed.masks[0, 30, 10]
+
+
+@pytest.mark.parametrize("field", ["is_crowd", "ignore"])
+@pytest.mark.parametrize("task", ["instance", "panoptic"])
+def test_crowds_and_ignored_regions_are_void(field: str, task: Task) -> None:
+    crowd = segment(disc(80, 100, 50, 40, 20), 5, **{field: True})
+    cat = segment(disc(80, 100, 60, 40, 8), 9)  # inside the crowd: its own pixels are labelled
+    targets = build(Sample("a", "a", 100, 80, (crowd, cat)), WHOLE, task)
+    assert targets.labels.tolist() == [DOG]
+    region = disc(80, 100, 50, 40, 20) & ~disc(80, 100, 60, 40, 8)
+    inside = targets.void.numpy()[:80, :100]
+    assert inside[region].all() and (task == "panoptic" or (inside == region).all())
+    assert targets.void[80:].all() and targets.void[:, 100:].all()
+
+
+def test_unlabelled_pixels_are_background_of_instances_unless_the_sample_is_not_exhaustive() -> None:
+    cat = segment(disc(80, 100, 50, 40, 20), 5)
+    stripe = np.zeros((80, 100), bool)
+    stripe[:, :9] = True
+    sample = Sample("a", "a", 100, 80, (cat,), void=rle.encode(stripe))
+    inside = build(sample, WHOLE, "instance").void[:80, :100].numpy()
+    assert (inside == stripe).all()
+    open_world = build(replace(sample, exhaustive=False), WHOLE, "instance").void[:80, :100].numpy()
+    assert (open_world == ~disc(80, 100, 50, 40, 20)).all()
+
+
+def test_stuff_is_no_instance() -> None:
+    sample = Sample("a", "a", 100, 80, (segment(disc(80, 100, 50, 40, 20), 2),))
+    targets = build(sample, WHOLE, "instance")
+    assert len(targets) == 0 and not targets.void[:80, :100].any()
+
+
+def test_a_box_almost_wholly_cut_off_is_void() -> None:
+    right_half = Window((50, 0, 50, 80), (0, 0, 50, 80), (96, 64))
+    cut = Segment(5, "thing", (10.0, 10.0, 42.0, 30.0), None, 1260.0)  # 2 of 42 columns are in
+    half = replace(cut, box=(30.0, 10.0, 40.0, 30.0))
+    targets = build(Sample("a", "a", 100, 80, (cut,)), right_half, "instance")
+    assert len(targets) == 0 and targets.void[10:40, :2].all() and targets.void[:80, :50].sum() == 60
+    assert build(Sample("a", "a", 100, 80, (half,)), right_half, "instance").boxes.tolist() == [[0, 10, 20, 40]]
+
+
+def test_images_without_segments_and_of_crowds_alone() -> None:
+    crowd = segment(disc(80, 100, 50, 40, 20), 5, is_crowd=True)
+    tasks: tuple[Task, ...] = ("panoptic", "semantic", "instance")
+    for segments in ((), (crowd,)):
+        for task in tasks:
+            targets = build(Sample("a", "a", 100, 80, segments), WHOLE, task)
+            check_shapes(targets, WHOLE)
+            assert len(targets) == 0
+
+
+def test_annotated_classes_are_told() -> None:
+    sample = Sample("a", "a", 100, 80, annotated=(9, 30))
+    annotated = build(sample, WHOLE, "instance").annotated
+    assert annotated is not None and annotated.nonzero().flatten().tolist() == sorted([DOG, SEA])
+    assert build(replace(sample, annotated=None), WHOLE, "instance").annotated is None
+
+
+def test_targets_move_together() -> None:
+    targets = build(Sample("a", "a", 100, 80, annotated=(9,)), WHOLE, "instance")
+    moved = targets.to("meta")
+    assert {value.device.type for value in vars(moved).values()} == {"meta"}
