@@ -45,7 +45,9 @@ class Curves:
     """(T,) IoU thresholds."""
 
 
-def records(truths: Sequence[Sample], predictions: Sequence[Sample], index: dict[int, int], by: By, first: int) -> Batch:
+def records(
+    truths: Sequence[Sample], predictions: Sequence[Sample], index: dict[int, int], by: By, first: int
+) -> Batch:
     """COCO records of pairs of samples.
 
     Images and annotations are numbered from `first` and 1 (id 0 is lost by pycocotools), categories are class
@@ -100,7 +102,9 @@ def _federated(truth: Sample, index: dict[int, int]) -> Record:
     if truth.annotated is None and truth.exhaustive:
         return {}
     present = {index[segment.class_id] + 1 for segment in _of_classes(truth, index)}
-    looked_for = {index[c] + 1 for c in truth.annotated if c in index} if truth.annotated is not None else set(index.values())
+    looked_for = (
+        {index[c] + 1 for c in truth.annotated if c in index} if truth.annotated is not None else set(index.values())
+    )
     negative = sorted(looked_for - present)
     return {"neg_category_ids": negative, "not_exhaustive_category_ids": [] if truth.exhaustive else sorted(present)}
 
@@ -125,7 +129,8 @@ def hotcoco(batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int,
         stream.update(batch.images, batch.annotations, batch.results)
     evaluator = stream.finalize()
     evaluator.accumulate()
-    return Curves(evaluator.eval["precision"], evaluator.eval["recall"], np.array(evaluator.params.iou_thrs))
+    found: Any = evaluator.eval
+    return Curves(found["precision"], found["recall"], np.array(evaluator.params.iou_thrs))
 
 
 def pycocotools(batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...]) -> Curves:

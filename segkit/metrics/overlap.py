@@ -41,7 +41,7 @@ def overlap(truth: Regions, prediction: Regions) -> Overlap:
 
 def _in_pixel_order(runs: Runs, regions: Regions, what: str) -> Runs:
     """The runs of all segments of an image sorted by pixel; segments must not overlap."""
-    bits = max(int(len(runs.start)).bit_length(), 1)
+    bits = max(len(runs.start).bit_length(), 1)
     # Sorting packed keys is several times faster than argsort, which cannot use vector instructions.
     key = np.sort((runs.start << bits) | np.arange(len(runs.start)))
     order = key & ((1 << bits) - 1)

@@ -119,7 +119,7 @@ def _in_crowds(shared: Overlap, truth: Regions, prediction: Regions) -> tuple[In
 
     def pixels(pairs: NDArray[np.bool_]) -> Ints:
         sums = np.bincount(b[pairs], weights=shared.pixels[pairs], minlength=len(prediction))
-        return sums.astype(np.int64)
+        return np.asarray(sums, np.int64)
 
     return pixels(same & is_last[a]), pixels(same)
 
@@ -136,7 +136,7 @@ def count(rows: PanopticRows, classes: int, weights: Floats | None = None) -> Pa
 
     def total(outcome: int, values: Floats) -> Floats:
         at = rows.outcome == outcome
-        return np.bincount(rows.label[at], weights=values[at], minlength=classes)
+        return np.asarray(np.bincount(rows.label[at], weights=values[at], minlength=classes), np.float64)
 
     return PanopticCounts(total(0, weight * rows.iou), total(0, weight), total(1, weight), total(2, weight))
 

@@ -75,7 +75,7 @@ def _numbers(buffer: Bytes, offsets: Ints) -> tuple[Ints, Ints]:
 
 
 def _undo_differences(values: Ints, mask: Ints) -> Ints:
-    """Counts from numbers: odd and even positions are two chains of running sums, the very first number stands alone."""
+    """Counts from numbers: odd and even positions are two chains of running sums, the first number stands alone."""
     begin = np.flatnonzero(np.diff(mask, prepend=-1))
     place = np.arange(len(values)) - np.repeat(begin, np.diff(np.append(begin, len(values))))
     counts = values.copy()

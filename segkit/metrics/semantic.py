@@ -63,7 +63,8 @@ def confusion(rows: SemanticRows, classes: int, weights: Floats | None = None) -
     """
     pixels = rows.pixels if weights is None else rows.pixels * weights[rows.image]
     cell = rows.true * (classes + 1) + rows.predicted
-    return np.bincount(cell, weights=pixels, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+    cells = np.bincount(cell, weights=pixels, minlength=classes * (classes + 1))
+    return np.asarray(cells, np.float64).reshape(classes, classes + 1)
 
 
 def class_scores(matrix: Floats) -> tuple[Floats, Floats, Floats]:

@@ -28,7 +28,9 @@ def segment(mask: np.ndarray, class_id: int, kind: str = "thing", **fields) -> S
     return Segment(class_id, kind, box, rle(mask), float(mask.sum()), mask_from="human", **fields)
 
 
-def sample(ids: np.ndarray, classes: dict[int, int], names: Taxonomy, image: str = "1", crowds=(), ignored=()) -> Sample:
+def sample(
+    ids: np.ndarray, classes: dict[int, int], names: Taxonomy, image: str = "1", crowds=(), ignored=()
+) -> Sample:
     """A sample of an id map; 0 is void. `classes` maps segment id -> class id, in listing order."""
     height, width = ids.shape
     segments = tuple(
@@ -88,8 +90,8 @@ def panopticapi(pairs: list[tuple[Sample, Sample]], names: Taxonomy) -> dict:
     totals = defaultdict(lambda: [0.0, 0, 0, 0])
     for truth, prediction in pairs:
         true_map, predicted_map = id_map(truth), id_map(prediction)
-        true = {i: s for i, s in enumerate(truth.segments, 1)}
-        predicted = {i: s for i, s in enumerate(prediction.segments, 1)}
+        true = dict(enumerate(truth.segments, 1))
+        predicted = dict(enumerate(prediction.segments, 1))
         labels, counts = np.unique(true_map * 1000 + predicted_map, return_counts=True)
         common = {(int(label) // 1000, int(label) % 1000): int(n) for label, n in zip(labels, counts, strict=True)}
         area = {i: int((predicted_map == i).sum()) for i in predicted}

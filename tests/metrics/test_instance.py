@@ -13,7 +13,20 @@ from segkit.sample import Sample
 
 from .scenes import disturbed, random_sample, sample, segment, taxonomy
 
-KEYS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+KEYS = (
+    "ap",
+    "ap50",
+    "ap75",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar1",
+    "ar10",
+    "ar100",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+)
 
 
 def run(pairs, names, evaluator="hotcoco", by="mask", max_dets=instance.MAX_DETS, batch=3):
@@ -43,7 +56,11 @@ def reference(pairs, names, by="mask"):
             results.append({"image_id": number, "category_id": s.class_id, "score": s.score, **shape})
     images = [{"id": n, "width": t.width, "height": t.height} for n, (t, _) in enumerate(pairs, 1)]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.dataset = {"images": images, "annotations": annotations, "categories": [{"id": c.id} for c in names.categories]}
+        truth.dataset = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": c.id} for c in names.categories],
+        }
         truth.createIndex()
         evaluator = COCOeval(truth, truth.loadRes(results), "segm" if by == "mask" else "bbox")
         evaluator.evaluate()

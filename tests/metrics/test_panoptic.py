@@ -40,7 +40,10 @@ def assert_equal(pairs, names):
 def test_equals_the_reference_on_random_maps_with_void_and_crowds(seed, images, crowd):
     rng, names = np.random.default_rng(seed), taxonomy()
     truths = [random_sample(rng, names, str(i), 15 + i, 22, crowd) for i in range(images)]
-    pairs = [(t, disturbed(rng, t, names) if rng.random() < 0.8 else random_sample(rng, names, t.id, t.height, 22)) for t in truths]
+    pairs = [
+        (t, disturbed(rng, t, names) if rng.random() < 0.8 else random_sample(rng, names, t.id, t.height, 22))
+        for t in truths
+    ]
     assert_equal(pairs, names)
 
 
@@ -54,7 +57,11 @@ def test_no_stuff_classes_no_predictions_and_no_ground_truth():
     names = taxonomy(things=2, stuff=0)
     full, empty = np.ones((4, 5), int), Sample("1", "1.jpg", 5, 4)
     one = sample(full, {1: 2}, names)
-    missed, invented, nothing = evaluate([(one, empty)], names), evaluate([(empty, one)], names), evaluate([(empty, empty)], names)
+    missed, invented, nothing = (
+        evaluate([(one, empty)], names),
+        evaluate([(empty, one)], names),
+        evaluate([(empty, empty)], names),
+    )
     assert missed["stuff"] == {"pq": None, "sq": None, "rq": None, "n": 0}
     assert missed["things"] == {"pq": 0, "sq": 0, "rq": 0, "n": 1}
     # everything predicted lies in void, which forgives it

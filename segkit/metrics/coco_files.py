@@ -1,0 +1,167 @@
+"""Predictions in COCO's own files: a list of results (masks or boxes), or a panoptic JSON with its PNGs."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from segkit.errors import InputError
+from segkit.masks import rle
+from segkit.sample import Box, Sample, Segment
+from segkit.taxonomy import Taxonomy
+
+
+def load(path: Path) -> Any:
+    """The JSON of a file; InputError where it is not JSON."""
+    data = path.read_bytes()
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        pass
+    try:
+        return json.loads(data)  # accepts the NaN and Infinity that Python writes, so that the record can be named
+    except ValueError as error:
+        raise InputError(f"not JSON ({error})", file=path) from error
+
+
+class ResultList:
+    """COCO results: `[{image_id, category_id, score, segmentation and / or bbox}]`."""
+
+    def __init__(self, path: Path, results: list[Any], taxonomy: Taxonomy) -> None:
+        self._path = path
+        self._taxonomy = taxonomy
+        self._by_image: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for number, result in enumerate(results):
+            self._check(number, result)
+            self._by_image.setdefault(str(result["image_id"]), []).append((number, result))
+
+    def ids(self) -> list[str]:
+        """Ids of the images that have results."""
+        return list(self._by_image)
+
+    def of(self, truth: Sample) -> Sample | None:
+        """The results of an image as segments."""
+        found = self._by_image.get(truth.id)
+        if found is None:
+            return None
+        segments = tuple(self._segment(number, result, truth) for number, result in found)
+        return Sample(truth.id, truth.file_name, truth.width, truth.height, segments)
+
+    def _check(self, number: int, result: Any) -> None:
+        if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= result.keys():
+            raise self._wrong(number, "a result needs image_id, category_id and score")
+        if not ("segmentation" in result or "bbox" in result):
+            raise self._wrong(number, "neither segmentation nor bbox")
+        score = result["score"]
+        if not isinstance(score, int | float) or not math.isfinite(score):
+            raise self._wrong(number, f"score {score} of image {result['image_id']} is not a number")
+        if result["category_id"] not in self._taxonomy.by_id:
+            problem = f"category {result['category_id']} is not in {self._taxonomy.name}"
+            raise self._wrong(number, f"{problem} (image {result['image_id']})")
+
+    def _segment(self, number: int, result: dict[str, Any], image: Sample) -> Segment:
+        class_id, score = int(result["category_id"]), float(result["score"])
+        kind, given = self._taxonomy.by_id[class_id].kind, result.get("bbox")
+        try:
+            box: Box | None = None if given is None else (*(float(side) for side in given),)  # type: ignore[assignment]
+            if not result.get("segmentation"):
+                assert box is not None  # `_check` has seen one of the two
+                return Segment(class_id, kind, box, None, box[2] * box[3], score=score)
+            mask = self._mask(number, result["segmentation"], image)
+            area = float(rle.area(mask, image.height, image.width))
+            box = box or rle.box(mask, image.height, image.width)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._wrong(number, f"not a COCO segmentation or box ({error})") from error
+        return Segment(class_id, kind, box, mask, area, mask_from="prediction", score=score)
+
+    def _mask(self, number: int, segmentation: Any, image: Sample) -> bytes:
+        if isinstance(segmentation, list):
+            return rle.from_polygons(segmentation, image.height, image.width)
+        if list(segmentation["size"]) != [image.height, image.width]:
+            size = f"{segmentation['size'][1]} x {segmentation['size'][0]}"
+            raise self._wrong(number, f"mask of {size}, image {image.id} is {image.width} x {image.height}")
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            return rle.from_uncompressed(counts, image.height, image.width)
+        return str(counts).encode("ascii")
+
+    def _wrong(self, number: int, problem: str) -> InputError:
+        return InputError(problem, file=self._path, record=f"result {number}", mend="see COCO's results format")
+
+
+class PanopticFiles:
+    """A COCO panoptic JSON and its folder of PNGs, read when an image is asked for."""
+
+    def __init__(self, path: Path, content: Any, folder: Path, taxonomy: Taxonomy) -> None:
+        self._path, self._folder, self._taxonomy = path, folder, taxonomy
+        try:
+            rows = content["annotations"]
+            self._by_id = {str(row["image_id"]): row for row in rows if row["segments_info"] is not None}
+            self._by_stem = {Path(row["file_name"]).stem: row for row in rows}
+        except (KeyError, TypeError) as error:
+            mend = "give a list of COCO results, or a COCO panoptic JSON with its PNG folder"
+            raise InputError(
+                f"neither results nor panoptic predictions ({error!r} missing)", file=path, mend=mend
+            ) from error
+        self._ids = [str(row["image_id"]) for row in rows]
+        if not folder.is_dir():
+            raise InputError(
+                f"the PNG folder {folder} is not there", file=path, mend="pass it by --prediction-masks DIR"
+            )
+
+    def ids(self) -> list[str]:
+        """Image ids, as the file lists them."""
+        return self._ids
+
+    def of(self, truth: Sample) -> Sample | None:
+        """The prediction of an image by its id, or else by its file's stem."""
+        row = self._by_id.get(truth.id) or self._by_stem.get(Path(truth.file_name).stem)
+        if row is None:
+            return None
+        found = rle.regions(self._id_map(row, truth))
+        found.pop(0, None)
+        listed = {int(info["id"]): info for info in row["segments_info"]}
+        self._check_ids(row, set(found), listed)
+        segments = tuple(self._segment(row, info, found[number]) for number, info in listed.items())
+        return Sample(truth.id, truth.file_name, truth.width, truth.height, segments)
+
+    def _id_map(self, row: dict[str, Any], image: Sample) -> Any:
+        """(H, W) segment ids of a PNG: R + 256 G + 65536 B."""
+        import cv2
+
+        file = self._folder / row["file_name"]
+        pixels = cv2.imread(str(file), cv2.IMREAD_COLOR) if file.is_file() else None
+        if pixels is None:
+            raise InputError("PNG missing or not readable", file=file, record=f"image {image.id}")
+        if pixels.shape[:2] != (image.height, image.width):
+            size = f"{pixels.shape[1]} x {pixels.shape[0]}"
+            raise InputError(f"PNG of {size}, the image is {image.width} x {image.height}", file=file)
+        return pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+
+    def _check_ids(self, row: dict[str, Any], painted: set[int], listed: dict[int, Any]) -> None:
+        where = f"image {row['image_id']}"
+        if len(listed) != len(row["segments_info"]):
+            raise InputError("a segment id occurs twice in segments_info", file=self._path, record=where)
+        if painted - listed.keys():
+            unlisted = sorted(painted - listed.keys())[:5]
+            raise InputError(f"ids in the PNG that segments_info lacks: {unlisted}", file=self._path, record=where)
+        if listed.keys() - painted:
+            empty = sorted(listed.keys() - painted)[:5]
+            raise InputError(f"segments without a pixel: {empty}", file=self._path, record=where)
+
+    def _segment(self, row: dict[str, Any], info: dict[str, Any], region: rle.Region) -> Segment:
+        class_id = int(info["category_id"])
+        where = f"image {row['image_id']}, segment {info['id']}"
+        if class_id not in self._taxonomy.by_id:
+            problem = f"category {class_id} is not in {self._taxonomy.name}"
+            raise InputError(problem, file=self._path, record=where)
+        if "area" in info and info["area"] != region.area:
+            problem = f"area {info['area']}, but the PNG shows {region.area} pixels"
+            raise InputError(problem, file=self._path, record=where, mend="count areas from the PNG, or leave them out")
+        kind, score = self._taxonomy.by_id[class_id].kind, info.get("score")
+        return Segment(
+            class_id, kind, region.box, region.counts, float(region.area), mask_from="prediction", score=score
+        )

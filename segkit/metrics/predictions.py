@@ -1,0 +1,140 @@
+"""Predictions from wherever they lie, image by image: shard sets, COCO result lists, COCO panoptic files."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from segkit.errors import InputError
+from segkit.metrics import coco_files
+from segkit.metrics.transfer import ClassMap, apply, class_map
+from segkit.sample import Sample
+from segkit.shards.reader import ShardSet
+from segkit.taxonomy import Taxonomy
+
+
+class Predictions(Protocol):
+    """What the evaluation asks of predictions."""
+
+    def ids(self) -> list[str]:
+        """Image ids (or file stems) of all images that have a prediction."""
+        ...
+
+    def of(self, truth: Sample) -> Sample | None:
+        """The prediction for an image of the ground truth, in its classes; None where there is none."""
+        ...
+
+
+class Samples:
+    """Predictions in memory."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._samples = list(samples)
+        self._by_id = {sample.id: sample for sample in self._samples}
+
+    def ids(self) -> list[str]:
+        """Ids, as often as they occur."""
+        return [sample.id for sample in self._samples]
+
+    def of(self, truth: Sample) -> Sample | None:
+        """The sample of the same id."""
+        return self._by_id.get(truth.id)
+
+
+class SetPredictions:
+    """A prediction shard set; streams where its images come in the order of the ground truth, looks up otherwise."""
+
+    def __init__(self, shards: ShardSet, target: Taxonomy) -> None:
+        self.shards = shards
+        self.map: ClassMap = class_map(shards.taxonomy, target)
+        self._target = target
+        self._identity = all(key == value for key, value in self.map.ids.items()) and not self.map.unmapped
+        self._ids = image_ids(shards)
+        self._index = {image: place for place, image in enumerate(self._ids)}
+        self._stream: Iterator[Sample] = shards.samples()
+        self._next = 0
+
+    def ids(self) -> list[str]:
+        """Ids in the set's order."""
+        return self._ids
+
+    def of(self, truth: Sample) -> Sample | None:
+        """The sample of the same id, its classes mapped."""
+        place = self._index.get(truth.id)
+        if place is None:
+            return None
+        if place == self._next:
+            self._next += 1
+            found = next(self._stream)
+        else:
+            found = self.shards.sample(place)
+        return found if self._identity else apply(self.map, found, self._target)
+
+
+def image_ids(shards: ShardSet) -> list[str]:
+    """All image ids of a set, in order, without reading anything else."""
+    import pyarrow.parquet as pq
+
+    ids: list[str] = []
+    for part in shards.manifest.parts:
+        ids += pq.read_table(shards.path / part.labels, columns=["id"]).column("id").to_pylist()
+    return ids
+
+
+def open_predictions(spec: str, truth: ShardSet, masks: Path | None = None) -> Predictions:
+    """Open what `--predictions` names.
+
+    Args:
+        spec: a shard set (`DIR`, `DIR@v2`) or a JSON file.
+        truth: the ground truth; its taxonomy gives the meaning of category ids in files.
+        masks: folder of the PNGs of a COCO panoptic JSON; by default the folder of the JSON's stem beside it.
+
+    Raises:
+        InputError: the file is neither a list of results nor a panoptic JSON, or holds an impossible record.
+    """
+    path = Path(spec)
+    if path.is_file():
+        content = coco_files.load(path)
+        if isinstance(content, list):
+            return coco_files.ResultList(path, content, truth.taxonomy)
+        return coco_files.PanopticFiles(path, content, masks or path.with_suffix(""), truth.taxonomy)
+    if path.suffix == ".json":
+        raise InputError("no such file", file=path)
+    return SetPredictions(ShardSet.open(spec), truth.taxonomy)
+
+
+def check_images(predictions: Predictions, truth: ShardSet | Iterable[Sample], what: str = "predictions") -> int:
+    """Count the images of the ground truth that have no prediction.
+
+    Raises:
+        InputError: predictions of images that the ground truth lacks, or two of the same image; the line names them.
+    """
+    known, stems = _names(truth)
+    ids = predictions.ids()
+    unknown = [image for image in ids if image not in known and image not in stems]
+    if unknown:
+        mend = "evaluate against the set that the predictions were made for"
+        raise InputError(f"{len(unknown)} images are not in the ground truth: {_some(unknown)}", file=what, mend=mend)
+    twice = [image for image, times in Counter(ids).items() if times > 1]
+    if twice:
+        raise InputError(f"images with two predictions: {_some(twice)}", file=what, mend="keep one of each")
+    return len(known) - len(ids)
+
+
+def _names(truth: ShardSet | Iterable[Sample]) -> tuple[set[str], set[str]]:
+    """Ids and file stems of all images."""
+    import pyarrow.parquet as pq
+
+    if not isinstance(truth, ShardSet):
+        samples = list(truth)
+        return {sample.id for sample in samples}, {Path(sample.file_name).stem for sample in samples}
+    ids, names = [], []
+    for part in truth.manifest.parts:
+        table = pq.read_table(truth.path / part.labels, columns=["id", "file_name"])
+        ids += table.column("id").to_pylist()
+        names += table.column("file_name").to_pylist()
+    return set(ids), {Path(name).stem for name in names}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,68 @@
+"""Classes of one vocabulary scored in another: the map from names to names, and what it leaves out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from segkit.errors import InputError
+from segkit.sample import Sample
+from segkit.taxonomy import Category, Taxonomy
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Class ids of predictions -> class ids of the ground truth."""
+
+    ids: dict[int, int]
+    unmapped: tuple[str, ...] = ()
+    """Predicted classes that the ground truth's vocabulary has no word for: their segments count as nothing."""
+    unreachable: tuple[str, ...] = ()
+    """Classes of the ground truth that no prediction can have."""
+    ambiguous: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Predicted classes that fit several classes of the ground truth; the first listed was taken."""
+    merged: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Classes of the ground truth that several predicted classes were mapped to."""
+
+
+def class_map(source: Taxonomy, target: Taxonomy) -> ClassMap:
+    """Map by shared words (names and synonyms, ignoring case and punctuation); same ids and names map to themselves.
+
+    Raises:
+        InputError: no class of `source` has a word in common with `target`.
+    """
+    if {c.id: c.name for c in source.categories} == {c.id: c.name for c in target.categories}:
+        return ClassMap({category.id: category.id for category in target.categories})
+    fits = {category.id: _fitting(category, target) for category in source.categories}
+    ids = {class_id: found[0].id for class_id, found in fits.items() if found}
+    if not ids:
+        raise InputError(
+            f"no class of {source.name} is a class of {target.name}", mend="predict with the data set's vocabulary"
+        )
+    onto: dict[str, list[str]] = {}
+    for category in source.categories:
+        if fits[category.id]:
+            onto.setdefault(fits[category.id][0].name, []).append(category.name)
+    return ClassMap(
+        ids,
+        unmapped=tuple(category.name for category in source.categories if not fits[category.id]),
+        unreachable=tuple(category.name for category in target.categories if category.id not in ids.values()),
+        ambiguous={source.by_id[i].name: tuple(c.name for c in found) for i, found in fits.items() if len(found) > 1},
+        merged={name: tuple(names) for name, names in onto.items() if len(names) > 1},
+    )
+
+
+def apply(mapping: ClassMap, sample: Sample, target: Taxonomy) -> Sample:
+    """The sample in the target's classes, without the segments of unmapped ones."""
+    kept = (segment for segment in sample.segments if segment.class_id in mapping.ids)
+    moved = ((segment, mapping.ids[segment.class_id]) for segment in kept)
+    return replace(sample, segments=tuple(replace(s, class_id=i, kind=target.by_id[i].kind) for s, i in moved))
+
+
+def _fitting(category: Category, target: Taxonomy) -> list[Category]:
+    """Target classes of the same name, or else those that share a word."""
+    name = _plain([category.name])
+    same = [other for other in target.categories if _plain([other.name]) & name]
+    return same or [other for other in target.categories if _plain(other.words) & _plain(category.words)]
+
+
+def _plain(words: Iterable[str]) -> set[str]:
+    return {"".join(letter for letter in word.lower() if letter.isalnum()) for word in words}
