@@ -8,7 +8,7 @@ import typer
 from segkit import __version__
 from segkit.errors import SegkitError
 
-from . import vocabulary
+from . import browse, inspect, validate, vocabulary
 from .common import stderr
 
 app = typer.Typer(
@@ -20,6 +20,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(browse.browse)
+app.command()(inspect.inspect)
+app.command()(validate.validate)
 app.add_typer(vocabulary.app, name="vocabulary")
 
 

@@ -76,6 +76,12 @@ class Staging:
         return final
 
 
+def interrupted(destination: Path) -> dict[str, Any] | None:
+    """The fingerprint of what a killed run left behind for the next version; None where there is nothing."""
+    mark = _partial(destination)[0] / _FINGERPRINT
+    return json.loads(mark.read_text("utf-8")) if mark.is_file() else None
+
+
 @contextmanager
 def staging(destination: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> Iterator[Staging]:
     """Hold the lock of `destination` and a directory in which to write its next version.
@@ -118,9 +124,14 @@ def _take(descriptor: int, destination: Path) -> None:
         raise SegkitError(f"{destination}: another process is writing here; wait for it to end") from None
 
 
-def _prepare(destination: Path, fingerprint: dict[str, Any], resume: bool) -> Staging:
+def _partial(destination: Path) -> tuple[Path, int]:
+    """Directory and number of the version that is written next."""
     version = max(versions(destination), default=0) + 1
-    path = destination / f".v{version}.partial"
+    return destination / f".v{version}.partial", version
+
+
+def _prepare(destination: Path, fingerprint: dict[str, Any], resume: bool) -> Staging:
+    path, version = _partial(destination)
     text = json.dumps(fingerprint, sort_keys=True, default=str)
     mark = path / _FINGERPRINT
     resumed = resume and mark.is_file() and mark.read_text("utf-8") == text

@@ -1,0 +1,90 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from segkit.commands.app import app
+from segkit.errors import InputError
+from segkit.manifest import Count, Ledger
+from segkit.shards.publish import staging
+from segkit.shards.writer import write_layer, write_set
+from tests.shards.conftest import TAXONOMY, toy_records
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    ledger = Ledger(annotations=Count(input=7, kept=6, dropped={"empty-mask": 1}), images=Count(input=2, kept=2))
+    parent = write_set(
+        tmp_path / "toy", toy_records(2), taxonomy=TAXONOMY, kind="panoptic", name="toy", split="val",
+        command="convert coco", arguments={"images": "[pictures]"}, ledger=ledger,
+    )  # fmt: skip
+    write_layer(tmp_path / "layer", parent, parent.samples(), command="pseudolabel", arguments={})
+    return tmp_path
+
+
+def ask(*arguments: str | Path) -> dict:
+    result = runner.invoke(app, [*map(str, arguments), "--json"])
+    assert result.stdout.count("\n") == 1
+    return {"exit": result.exit_code, **json.loads(result.stdout)}
+
+
+def test_inspect_tells_counts_and_lineage_back_to_the_source(toy):
+    told = ask("inspect", toy / "layer")
+    assert told["schema"] == "segkit.inspect/1"
+    assert (told["version"], told["kind"], told["images"], told["segments"]) == (1, "panoptic", 2, 6)
+    assert (told["masked"], told["boxes_only"]) == (4, 2)
+    assert told["classes"]["sky"] == {"segments": 2, "images": 2, "pixels": 633 + 624}
+    (parent,) = told["parents"]
+    assert parent["path"] == str((toy / "toy" / "v1").resolve())
+    assert parent["found"] and parent["command"] == "convert coco"
+    assert ask("inspect", toy / "toy")["ledger"]["annotations"]["dropped"] == {"empty-mask": 1}
+
+
+def test_inspect_prints_tables_for_people(toy):
+    result = runner.invoke(app, ["inspect", str(toy / "layer")], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "kitty" not in result.stdout and "sky" in result.stdout and "images=[pictures]" in result.stdout
+
+
+def test_inspect_of_a_run_shows_its_manifest_and_parents(toy):
+    digest = ask("inspect", toy / "toy")["digest"]
+    with staging(toy / "run", {}, resume=False) as stage:
+        manifest = {
+            "type": "run", "command": "train", "recipe": {"name": "mini"}, "steps": 12, "digest": "d",
+            "metrics": {"pq": 4.25}, "parents": [{"path": "../../toy/v1", "version": 1, "digest": digest}],
+        }  # fmt: skip
+        (stage.path / "manifest.json").write_text(json.dumps(manifest))
+        stage.publish()
+    told = ask("inspect", toy / "run")
+    assert (told["steps"], told["metrics"]["pq"], told["parents"][0]["found"]) == (12, 4.25, True)
+    shown = runner.invoke(app, ["inspect", str(toy / "run")], env={"COLUMNS": "200"}).stdout
+    assert "recipe.name" in shown and "4.25" in shown
+
+
+def test_a_parent_that_is_gone_is_said_so(toy):
+    (toy / "toy").rename(toy / "elsewhere")
+    assert not ask("inspect", toy / "layer")["parents"][0]["found"]
+    assert "not there any more" in runner.invoke(app, ["inspect", str(toy / "layer")], env={"COLUMNS": "200"}).stdout
+
+
+def test_validate_exits_with_the_verdict(toy):
+    told = ask("validate", toy / "toy")
+    assert (told["exit"], told["valid"], told["violations"]) == (0, True, [])
+    tar = toy / "toy" / "v1" / "images-00000.tar"
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    told = ask("validate", toy / "toy")
+    assert (told["exit"], told["valid"], told["counts"]) == (1, False, {"checksum": 1, "image-checksum": 1})
+    shown = runner.invoke(app, ["validate", str(toy / "toy")])
+    assert shown.exit_code == 1
+    assert "image-checksum: labels-00000.parquet: image 000:" in shown.stdout
+
+
+@pytest.mark.parametrize("command", ["inspect", "validate"])
+def test_what_is_no_set_is_bad_input(tmp_path, command):
+    result = runner.invoke(app, [command, str(tmp_path / "nothing")])
+    assert isinstance(result.exception, InputError)
