@@ -1,0 +1,90 @@
+"""Segments as FiftyOne's labels: a class map per image, and one detection per thing or box."""
+
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.browse.connect import fiftyone
+from segkit.browse.media import class_map_file, media_root
+from segkit.manifest import SetKind
+from segkit.masks import rle
+from segkit.sample import Sample, Segment
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import class_labels
+
+MAPS: frozenset[SetKind] = frozenset({"panoptic", "semantic"})
+"""Kinds of sets whose labels are shown as class maps."""
+DETECTIONS: frozenset[SetKind] = frozenset({"panoptic", "instance", "boxes"})
+"""Kinds of sets whose things are shown one by one."""
+
+
+def labels_of(shards: ShardSet, sample: Sample, prefix: str) -> dict[str, Any]:
+    """FiftyOne fields of a sample's labels.
+
+    Args:
+        shards: the set that the sample is from.
+        sample: its labels.
+        prefix: `ground_truth` or `predictions`.
+
+    Returns:
+        `<prefix>_classes` (fo.Segmentation) and `<prefix>_things` (fo.Detections), as the set's kind has them.
+    """
+    fo = fiftyone()
+    fields: dict[str, Any] = {}
+    if shards.manifest.kind in MAPS:
+        sources = sorted({segment.mask_from for segment in sample.segments if segment.mask_from})
+        file = class_map_file(shards, sample, media_root())
+        fields[f"{prefix}_classes"] = fo.Segmentation(mask_path=str(file), mask_from=sources)
+    if shards.manifest.kind in DETECTIONS:
+        names = class_labels(shards.taxonomy)
+        shown = [s for s in sample.segments if s.kind == "thing" or shards.manifest.kind != "panoptic"]
+        detections = [_detection(fo, segment, names[segment.class_id], sample) for segment in shown]
+        fields[f"{prefix}_things"] = fo.Detections(detections=detections)
+    return fields
+
+
+def mask_targets(shards: ShardSet) -> dict[int, str]:
+    """Name of every value of the set's class maps."""
+    names = class_labels(shards.taxonomy)
+    return {index + 1: names[category.id] for index, category in enumerate(shards.taxonomy.categories)}
+
+
+def crop(
+    segment: Segment, height: int, width: int
+) -> tuple[tuple[float, float, float, float], NDArray[np.bool_] | None]:
+    """The box to draw (x, y, width, height in pixels) and the mask inside of it.
+
+    With a mask the box has whole pixels and holds both the source's box (so far as it lies in the image) and the
+    mask, so that the mask is shown pixel by pixel; without one it is the source's.
+    """
+    x, y, w, h = segment.box
+    if segment.mask is None:
+        return segment.box, None
+    left, top, right, bottom = rle.box(segment.mask, height, width)
+    right, bottom = left + right, top + bottom
+    if w > 0 and h > 0:
+        left, top = min(left, max(floor(x), 0)), min(top, max(floor(y), 0))
+        right, bottom = max(right, min(ceil(x + w), width)), max(bottom, min(ceil(y + h), height))
+    if right <= left or bottom <= top:
+        return segment.box, None
+    inside = rle.decode(segment.mask, height, width)[int(top) : int(bottom), int(left) : int(right)]
+    return (left, top, right - left, bottom - top), np.ascontiguousarray(inside)
+
+
+def _detection(fo: Any, segment: Segment, name: str, sample: Sample) -> Any:
+    (x, y, w, h), mask = crop(segment, sample.height, sample.width)
+    return fo.Detection(
+        label=name,
+        bounding_box=[x / sample.width, y / sample.height, w / sample.width, h / sample.height],
+        mask=mask,
+        confidence=segment.score,
+        kind=segment.kind,
+        mask_from=segment.mask_from,
+        is_crowd=segment.is_crowd,
+        ignore=segment.ignore,
+        area=segment.area,
+        source_id=segment.source_id,
+        source_box=list(segment.box),
+    )

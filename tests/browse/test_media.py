@@ -1,0 +1,80 @@
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segkit.browse.labels import crop
+from segkit.browse.media import class_map, image_file
+from segkit.masks import rle
+from segkit.sample import Segment
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_set
+from segkit.taxonomy import Category, Taxonomy
+
+from .conftest import HEIGHT, TAXONOMY, WIDTH, masks, panoptic_sample, png
+
+
+def one_image_set(folder: Path) -> ShardSet:
+    header = {"kind": "panoptic", "name": "toy", "split": "val", "command": "test", "arguments": {}}
+    return write_set(folder, [(panoptic_sample(), png(0))], taxonomy=TAXONOMY, **header)
+
+
+def test_images_leave_the_tar_byte_for_byte_and_only_once(tmp_path: Path) -> None:
+    shards = one_image_set(tmp_path / "set")
+    file = image_file(shards, shards.sample(0), tmp_path / "media")
+    assert file.name == "a.png"
+    assert file.read_bytes() == png(0)
+    before = file.stat().st_mtime_ns
+    assert image_file(shards, shards.sample(0), tmp_path / "media") == file
+    assert file.stat().st_mtime_ns == before
+    file.write_bytes(b"cut")
+    assert image_file(shards, shards.sample(0), tmp_path / "media").read_bytes() == png(0)
+
+
+def test_class_maps_hold_index_plus_one_and_zero_where_nothing_is_labelled() -> None:
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for value, name in ((1, "rest"), (2, "ring"), (3, "block")):
+        expected[masks()[name]] = value
+    found = class_map(panoptic_sample(), TAXONOMY)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, expected)
+
+
+def test_many_classes_need_sixteen_bits(tmp_path: Path) -> None:
+    taxonomy = Taxonomy("many", tuple(Category(i, f"class {i}", "stuff") for i in range(459)))
+    sample = panoptic_sample()
+    sample = replace(sample, segments=(replace(sample.segments[0], class_id=458),))
+    pixels = class_map(sample, taxonomy)
+    cv2.imwrite(str(tmp_path / "map.png"), pixels)
+    assert np.array_equal(
+        cv2.imread(str(tmp_path / "map.png"), cv2.IMREAD_UNCHANGED), np.where(masks()["rest"], 459, 0)
+    )
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.booleans(), min_size=HEIGHT * WIDTH, max_size=HEIGHT * WIDTH),
+    st.tuples(st.floats(-9, 20), st.floats(-9, 20), st.floats(0, 30), st.floats(0, 30)),
+)
+def test_a_crop_pasted_back_is_the_mask_and_holds_the_box(pixels: list[bool], box: tuple[float, ...]) -> None:
+    mask = np.array(pixels).reshape(HEIGHT, WIDTH)
+    segment = Segment(7, "thing", box, rle.encode(mask), float(mask.sum()))
+    (x, y, w, h), inside = crop(segment, HEIGHT, WIDTH)
+    pasted = np.zeros((HEIGHT, WIDTH), bool)
+    if inside is None:
+        assert not mask.any()
+        return
+    assert inside.shape == (h, w)
+    pasted[int(y) : int(y + h), int(x) : int(x + w)] = inside
+    assert np.array_equal(pasted, mask)
+    if box[2] > 0 and box[3] > 0:
+        assert x <= max(box[0], 0) and y <= max(box[1], 0)
+        assert x + w >= min(box[0] + box[2], WIDTH) and y + h >= min(box[1] + box[3], HEIGHT)
+
+
+def test_a_box_without_mask_stays_as_it_is() -> None:
+    box = (1.25, -2.0, 30.5, 4.0)
+    assert crop(Segment(7, "thing", box, None, 122.0), HEIGHT, WIDTH) == (box, None)
