@@ -36,6 +36,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def launched_rank() -> int:
+    """Number that torchrun gave to this process, known before and after there is a process group."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def rank() -> int:
     """Number of this process; 0 is the one that writes."""
     return dist.get_rank() if dist.is_initialized() else 0

@@ -21,7 +21,7 @@ from segkit.training.config import OptimiserConfig, TrainingConfig
 
 
 class Recipe(BaseModel):
-    """What a model is and how it is trained; the data sets and their rates are given beside it."""
+    """What a model is, how it is trained and how it is asked; the data sets and their rates are given beside it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

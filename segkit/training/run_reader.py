@@ -1,7 +1,6 @@
 """Reading a trained run: the model with the vocabulary that travels with it."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,21 +14,22 @@ from segkit.manifest import Parent
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg, build_model
 from segkit.shards.publish import resolve
+from segkit.shards.writer import relocate
 from segkit.taxonomy import Taxonomy
 from segkit.training.recipe import Recipe, load_recipe
-from segkit.training.run_manifest import RECIPE, TAXONOMIES, VOCABULARY, WEIGHTS, read_run_manifest
+from segkit.training.run_manifest import RECIPE, TAXONOMIES, VOCABULARY, WEIGHTS, RunManifest, read_run_manifest
 from segkit.vocabulary import embed
 
 
 @dataclass(frozen=True)
 class Run:
-    """What inference needs of a run."""
+    """A version of a run, ready for inference."""
 
     path: Path
     """The version's directory."""
-    digest: str
+    manifest: RunManifest
     model: DataSeg
-    """In evaluation mode."""
+    """In evaluation mode, with the averaged weights."""
     recipe: Recipe
     taxonomies: dict[str, Taxonomy]
     """Of each data set that it was trained on."""
@@ -37,26 +37,32 @@ class Run:
     """Text embeddings (K, D) of each of these taxonomies, rows in index order, on the CPU."""
 
     def table(self, taxonomy: Taxonomy) -> ClassTable:
-        """Classifier rows of any taxonomy, on the model's device.
+        """The class table of any taxonomy, on the model's device.
 
-        A taxonomy that was trained on has the rows that it was trained with; others are looked up by their words.
+        Classes that the run was trained with take the run's own embeddings, the others those of the installed package.
 
         Raises:
-            InputError: a class has no text embedding.
+            InputError: a class has no embedding.
         """
-        known = (name for name, own in self.taxonomies.items() if own.categories == taxonomy.categories)
-        name = next(known, None)
-        text = torch.from_numpy(embed(taxonomy)) if name is None else self.vocabulary[name]
+        known = {
+            category.words: row
+            for name, trained in self.taxonomies.items()
+            for category, row in zip(trained.categories, self.vocabulary[name], strict=True)
+        }
+        new = [category for category in taxonomy.categories if category.words not in known]
+        known |= {category.words: torch.from_numpy(row) for category, row in zip(new, embed(new), strict=True)}
+        rows = [known[category.words] for category in taxonomy.categories]
+        text = torch.stack(rows) if rows else torch.zeros((0, self.recipe.model.text_dim))
         return ClassTable.of(taxonomy, text).to(next(self.model.parameters()).device)
 
     def as_parent(self, destination: Path) -> Parent:
-        """How a version of the set at `destination` names this run."""
-        path = os.path.relpath(self.path, destination.resolve() / self.path.name)
-        return Parent(path=Path(path).as_posix(), version=int(self.path.name[1:]), digest=self.digest)
+        """How a version under the directory `destination` names this run."""
+        path = relocate(".", self.path, destination.resolve() / "v1")  # every version lies at the same depth
+        return Parent(path=path, version=int(self.path.name[1:]), digest=self.manifest.digest)
 
 
 def load_run(spec: str | Path, device: torch.device | str = "cpu") -> Run:
-    """The newest version of a run, or the given one (`DIR@v2`), ready for inference.
+    """The newest version of a run, or the given one (`DIR@v2`).
 
     Raises:
         InputError: no run there, or one of its files cannot be read.
@@ -74,4 +80,4 @@ def load_run(spec: str | Path, device: torch.device | str = "cpu") -> Run:
         problem = str(error).splitlines()[0]
         raise InputError(f"the run cannot be read ({problem})", file=folder, mend="train it again") from error
     known = {name: Taxonomy.from_json(taxonomy) for name, taxonomy in taxonomies.items()}
-    return Run(folder, manifest.digest, model.to(device).eval(), recipe, known, vocabulary)
+    return Run(folder, manifest, model.to(device).eval(), recipe, known, vocabulary)

@@ -1,0 +1,134 @@
+"""`segkit train`: a recipe and shard sets become a run."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.progress import Progress, TaskID
+
+from segkit.errors import InputError
+
+from .common import JSON_OPTION, emit, progress, stderr, table
+
+if TYPE_CHECKING:
+    from segkit.training.loop import StepRecord
+
+_LINE_EVERY = 30.0
+"""Seconds between lines where stderr is no terminal."""
+
+
+def train(
+    recipe: str = typer.Option(..., "--recipe", metavar="NAME|FILE", help="A shipped recipe, or a TOML file."),
+    data: list[str] = typer.Option(
+        ..., "--data", metavar="SET[=WEIGHT]", help="A shard set and the rate at which steps draw it; repeatable."
+    ),
+    out: Path = typer.Option(..., "--out", metavar="RUN", help="Directory of the run's versions."),
+    eval_data: list[str] = typer.Option(
+        [], "--eval-data", metavar="SET", help="A shard set to evaluate on, from time to time and at the end."
+    ),
+    steps: int = typer.Option(None, "--steps", min=1, help="Optimiser steps, in the place of the recipe's."),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    overrides: list[str] = typer.Option(
+        [], "--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as optimiser.lr=3e-4; repeatable."
+    ),
+    resume: bool = typer.Option(False, "--resume", help="Go on where a run that was killed had its last checkpoint."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Train a model on one or several shard sets; a step draws one of them.
+
+    Several processes: torchrun --nproc-per-node 8 --no-python segkit train ...
+
+    Example: segkit train --recipe dataseg-mini --data work/coco=2 --data work/camvid --out work/run --steps 2000
+    """
+    from segkit.training import distributed
+    from segkit.training.run import Watchers
+    from segkit.training.run import train as run_training
+    from segkit.training.run_manifest import read_run_manifest
+
+    started = time.monotonic()
+    with progress() as bar:
+        show = _Display(bar)
+        watchers = Watchers(show.start, show.step, show.evaluation)
+        path = run_training(
+            recipe,
+            [parse_data(item) for item in data],
+            out,
+            eval_data=eval_data,
+            steps=steps,
+            device=device,
+            overrides=overrides,
+            resume=resume,
+            watchers=watchers,
+        )
+    if distributed.launched_rank() != 0:
+        return
+    manifest = read_run_manifest(path)
+    result = {
+        "path": str(path.resolve()),
+        "version": int(path.name[1:]),
+        "digest": manifest.digest,
+        "steps": manifest.steps,
+        "loss": show.loss,
+        "seconds": round(time.monotonic() - started, 1),
+        "evaluation": show.metrics,
+    }
+    rows = [(name, *_headline(metrics)) for name, metrics in show.metrics.items()]
+    tables = [table("Evaluation", ("data set", "figure", "value"), rows)] if rows else []
+    emit(result, schema="segkit.train/1", as_json=as_json, tables=[*tables, f"{path}"])
+
+
+def parse_data(item: str) -> tuple[str, float]:
+    """`SET` or `SET=WEIGHT`; the weight is 1 where none is given."""
+    spec, equals, weight = item.rpartition("=")
+    if not equals:
+        return item, 1.0
+    try:
+        return spec, float(weight)
+    except ValueError:
+        raise InputError(f"no number after = in {item!r}", record="--data", mend="write SET or SET=WEIGHT") from None
+
+
+def _headline(metrics: dict[str, Any]) -> tuple[str, Any]:
+    if "all" in metrics:
+        return "PQ", metrics["all"]["pq"]
+    return ("mIoU", metrics["miou"]) if "miou" in metrics else ("mask AP", metrics["ap"])
+
+
+class _Display:
+    """Progress on stderr: a bar on a terminal, else a line from time to time."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.task: TaskID | None = None
+        self.steps = 0
+        self.loss: float | None = None
+        self.metrics: dict[str, dict[str, Any]] = {}
+        self._last = time.monotonic()
+
+    def start(self, step: int, steps: int) -> None:
+        self.steps = steps
+        self.task = self.bar.add_task("train", total=steps, completed=step)
+        if step:
+            stderr.print(f"resumed after step {step} of {steps}")
+
+    def step(self, record: "StepRecord") -> None:
+        # A running mean: single steps draw single data sets, whose losses differ.
+        self.loss = record.loss if self.loss is None else 0.95 * self.loss + 0.05 * record.loss
+        what = (
+            f"loss {self.loss:.3f}  {record.dataset} {record.loss:.3f}  "
+            f"{record.samples_per_second:.1f} img/s  {record.memory_mib / 1024:.1f} GiB"
+        )
+        assert self.task is not None
+        self.bar.update(self.task, completed=record.step, description=what)
+        if self.bar.disable and (time.monotonic() - self._last > _LINE_EVERY or record.step == self.steps):
+            self._last = time.monotonic()
+            left = self.bar.tasks[0].time_remaining
+            eta = "" if left is None else f"  ETA {left / 60:.0f} min"
+            stderr.print(f"step {record.step}/{self.steps}  {what}{eta}", highlight=False)
+
+    def evaluation(self, step: int, name: str, metrics: dict[str, Any]) -> None:
+        self.metrics[name] = metrics
+        figure, value = _headline(metrics)
+        shown = "-" if value is None else f"{value:.2f}"
+        stderr.print(f"step {step}  {name}: {figure} {shown}", highlight=False)

@@ -1,0 +1,83 @@
+"""What a run writes down as it goes: metrics.jsonl and TensorBoard events."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from segkit.training.loop import StepRecord
+from segkit.training.run_manifest import METRICS, TENSORBOARD
+
+
+class RunLog:
+    """Appends to the logs of a run.
+
+    Args:
+        folder: of the run.
+        step: the step from which the run goes on; what an interrupted run logged of later steps is dropped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        file = folder / METRICS
+        kept = _lines_up_to(file, step)
+        file.write_text("".join(kept), "utf-8")
+        rows = [json.loads(line) for line in kept]
+        self.evaluated = {(row["step"], row["evaluation"]) for row in rows if "evaluation" in row}
+        """Steps and data sets of the evaluations that are in the log."""
+        self._file = file.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
+
+    def step(self, record: StepRecord) -> None:
+        """Log a step."""
+        row = asdict(record)
+        self._write(row)
+        for name, value in record.losses.items():
+            self._events.add_scalar(f"loss/{name}", value, record.step)
+        for name in ("loss", "gradient_norm", "lr", "samples_per_second", "memory_mib"):
+            self._events.add_scalar(f"training/{name}", row[name], record.step)
+
+    def evaluation(self, step: int, dataset: str, metrics: Mapping[str, Any]) -> None:
+        """Log the metrics of an evaluation set; TensorBoard gets the plain figures among them."""
+        self.evaluated.add((step, dataset))
+        self._write({"step": step, "evaluation": dataset, "metrics": dict(metrics)})
+        for name, value in _figures(metrics):
+            self._events.add_scalar(f"{dataset}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._events.close()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+        self._file.flush()
+
+
+def _lines_up_to(file: Path, step: int) -> list[str]:
+    """Lines of steps up to `step`; the last line of a killed run may be half a line."""
+    if not file.is_file():
+        return []
+    whole = [line for line in file.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in whole if json.loads(line)["step"] <= step]
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: they become null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _figures(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Numbers of a metrics object by path, tables of classes left out."""
+    found: list[tuple[str, float]] = []
+    for name, value in metrics.items():
+        if isinstance(value, Mapping) and name != "per_class":
+            found += _figures(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((prefix + name, float(value)))
+    return found

@@ -1,0 +1,70 @@
+"""manifest.json of a run: what was trained on what, and the digest of what came out."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segkit.errors import InputError
+from segkit.manifest import SCHEMA_VERSION, Parent
+from segkit.shards.publish import MANIFEST, resolve
+
+RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
+VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"
+METRICS, PICTURES, TENSORBOARD = "metrics.jsonl", "pictures", "tensorboard"
+CONTENT = (WEIGHTS, RECIPE, VOCABULARY, TAXONOMIES)
+"""The files that make a model; pictures and logs are not needed to use it."""
+
+
+class RunManifest(BaseModel):
+    """The manifest of a version of a training run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: str = SCHEMA_VERSION
+    segkit_version: str
+    type: Literal["run"] = "run"
+    name: str
+    """The recipe's name."""
+    command: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    parents: tuple[Parent, ...]
+    """The data versions that it was trained on."""
+    rates: dict[str, float]
+    """Data set -> share of the steps that it was given, of any sum."""
+    steps: int
+    parameters: int
+    """Weights of the model."""
+    encoder: str
+    """The text encoder whose space the classifier works in."""
+    files: dict[str, str]
+    """File -> SHA-256 of its bytes, for the files that make the model."""
+    digest: str
+    """SHA-256 over `files`: the same data, recipe and seed give the same digest on the same machine."""
+
+    @staticmethod
+    def content_digest(files: dict[str, str]) -> str:
+        """SHA-256 over the names and digests of the files."""
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that makes the model."""
+    digests = {}
+    for name in CONTENT:
+        with (folder / name).open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def read_run_manifest(spec: str | Path) -> RunManifest:
+    """The manifest of a run, `DIR` or `DIR@v2`; InputError where it is none."""
+    file = resolve(spec) / MANIFEST
+    try:
+        return RunManifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"not the manifest of a run ({first['msg']})", file=file, record=where or None) from error
