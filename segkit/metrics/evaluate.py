@@ -1,14 +1,16 @@
 """Evaluation of a whole set: pairs of samples stream by, batch after batch, and leave only counts behind."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from segkit.errors import InputError
 from segkit.manifest import Task
 from segkit.metrics import instance, panoptic, semantic
+from segkit.metrics.panoptic import PanopticRows
 from segkit.metrics.predictions import Predictions, Samples, SetPredictions, check_images
 from segkit.metrics.regions import Regions, regions_of
+from segkit.metrics.semantic import SemanticRows
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import class_labels
@@ -35,8 +37,8 @@ class Measured:
     """The content of metrics.json."""
     image_ids: tuple[str, ...]
     """(I,) ids in the order of the rows' image indices."""
-    panoptic: panoptic.PanopticRows | None = None
-    semantic: semantic.SemanticRows | None = None
+    panoptic: PanopticRows | None = None
+    semantic: SemanticRows | None = None
 
 
 def evaluate(truth: ShardSet, predictions: Iterable[Sample] | ShardSet | Predictions, task: Task) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def measure(
     missing = check_images(source, truth)
     measured = _TASKS[task](truth, source, options)
     info = {"images": {"evaluated": len(truth), "without_prediction": missing}} | _transfer(source)
-    return Measured({"task": task} | info | measured.metrics, measured.image_ids, measured.panoptic, measured.semantic)
+    return replace(measured, metrics={"task": task} | info | measured.metrics)
 
 
 def _check_kind(truth: ShardSet, task: Task, options: Options) -> None:
@@ -120,7 +122,7 @@ def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measure
     counts = panoptic.count(rows, len(taxonomy.categories))
     is_thing = [category.kind == "thing" for category in taxonomy.categories]
     metrics = panoptic.summarize(counts, names(taxonomy), is_thing) | {"several_crowds": rows.several_crowds}
-    return Measured(metrics, _flat(ids), panoptic=rows)
+    return Measured(metrics, _flat(ids), panoptic_rows=rows)
 
 
 def _sides(truths: list[Sample], found: list[Sample], taxonomy: Taxonomy) -> tuple[Regions, Regions]:
@@ -141,7 +143,7 @@ def _semantic(truth: ShardSet, source: Predictions, options: Options) -> Measure
         parts.append(semantic.compare(*sides, classes))
         ids.append([sample.id for sample in truths])
     rows = semantic.SemanticRows.concatenate(parts, [len(batch) for batch in ids])
-    return Measured(semantic.summarize(semantic.confusion(rows, classes), names(taxonomy)), _flat(ids), semantic=rows)
+    return Measured(semantic.summarize(semantic.confusion(rows, classes), names(taxonomy)), _flat(ids), semantic_rows=rows)
 
 
 def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measured:
