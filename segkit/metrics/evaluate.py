@@ -122,7 +122,7 @@ def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measure
     counts = panoptic.count(rows, len(taxonomy.categories))
     is_thing = [category.kind == "thing" for category in taxonomy.categories]
     metrics = panoptic.summarize(counts, names(taxonomy), is_thing) | {"several_crowds": rows.several_crowds}
-    return Measured(metrics, _flat(ids), panoptic_rows=rows)
+    return Measured(metrics, _flat(ids), panoptic=rows)
 
 
 def _sides(truths: list[Sample], found: list[Sample], taxonomy: Taxonomy) -> tuple[Regions, Regions]:
@@ -143,7 +143,7 @@ def _semantic(truth: ShardSet, source: Predictions, options: Options) -> Measure
         parts.append(semantic.compare(*sides, classes))
         ids.append([sample.id for sample in truths])
     rows = semantic.SemanticRows.concatenate(parts, [len(batch) for batch in ids])
-    return Measured(semantic.summarize(semantic.confusion(rows, classes), names(taxonomy)), _flat(ids), semantic_rows=rows)
+    return Measured(semantic.summarize(semantic.confusion(rows, classes), names(taxonomy)), _flat(ids), semantic=rows)
 
 
 def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measured:
