@@ -8,7 +8,7 @@ import typer
 from segkit import __version__
 from segkit.errors import SegkitError
 
-from . import browse, inspect, train, validate, vocabulary
+from . import browse, convert, inspect, train, validate, vocabulary
 from .common import stderr
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(browse.browse)
 app.command()(inspect.inspect)
 app.command()(train.train)
 app.command()(validate.validate)
+app.add_typer(convert.app, name="convert")
 app.add_typer(vocabulary.app, name="vocabulary")
 
 

@@ -1,0 +1,308 @@
+"""`segkit convert`: native datasets to shard sets, every annotation accounted for."""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from segkit.errors import InputError
+
+from .common import JSON_OPTION, emit, progress, stderr, table
+
+if TYPE_CHECKING:
+    from segkit.sources.base import Source
+    from segkit.sources.engine import Options, Report
+    from segkit.sources.ledger import Defect
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Convert a dataset to a shard set; input = kept + dropped is counted, checked and printed.",
+)
+
+
+class ImagesBy(StrEnum):
+    """How a set leads to its images."""
+
+    embed = "embed"
+    reference = "reference"
+    none = "none"
+
+
+class OnError(StrEnum):
+    """What happens where a defect of the source would lose data."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+Images = Annotated[Path, typer.Option(help="Folder of the images.")]
+Out = Annotated[Path | None, typer.Option(help="Directory of the shard set; a new version v1, v2, ... is published.")]
+Name = Annotated[str | None, typer.Option(help="Name of the set in tables; by default that of the source.")]
+Split = Annotated[str | None, typer.Option(help="train, val, ...; noted in the manifest.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Convert the first N images only.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")]
+By = Annotated[
+    ImagesBy, typer.Option(help="Copy images into tars, point at the files, or labels only (no image is opened).")
+]
+Mode = Annotated[
+    OnError, typer.Option(help="Stop where a defect would lose data, or set it aside in quarantine.jsonl and go on.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and check everything, report, write nothing.")]
+ShardSize = Annotated[str, typer.Option(help="Image bytes at which a shard is closed, such as 96MiB.")]
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_SHOWN = 20
+
+
+@app.command()
+def coco(
+    images: Images,
+    out: Out = None,
+    panoptic: Annotated[Path | None, typer.Option(help="Panoptic JSON.")] = None,
+    panoptic_masks: Annotated[
+        Path | None, typer.Option(help="Folder of its PNGs; by default beside the JSON under the same stem.")
+    ] = None,
+    instances: Annotated[Path | None, typer.Option(help="Instances JSON, with any category list.")] = None,
+    boxes_only: Annotated[bool, typer.Option("--boxes-only", help="Leave the masks of the instances out.")] = False,
+    name: Name = None,
+    split: Split = None,
+    limit: Limit = None,
+    workers: Workers = None,
+    images_by: By = ImagesBy.embed,
+    on_error: Mode = OnError.fail,
+    dry_run: DryRun = False,
+    shard_size: ShardSize = "96MiB",
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """COCO panoptic (JSON and PNG folder) or COCO instances (polygons, run lengths, boxes).
+
+    Example: segkit convert coco --images val2017 --panoptic annotations/panoptic_val2017.json --out work/coco-val
+    """
+    _run(locals(), lambda: _open_coco(images, panoptic, panoptic_masks, instances, boxes_only))
+
+
+@app.command()
+def ade(
+    root: Annotated[Path, typer.Option(help="Folder ADEChallengeData2016.")],
+    split: Annotated[str, typer.Option(help="training or validation.")],
+    out: Out = None,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Join annotations_instance into panoptic labels.")
+    ] = False,
+    name: Name = None,
+    limit: Limit = None,
+    workers: Workers = None,
+    images_by: By = ImagesBy.embed,
+    on_error: Mode = OnError.fail,
+    dry_run: DryRun = False,
+    shard_size: ShardSize = "96MiB",
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """ADE20K SceneParsing: 150 classes in index PNGs (0 = void), and 100 thing classes with --instances.
+
+    Thing pixels that no instance covers keep their class as a crowd segment.
+
+    Example: segkit convert ade --root ADEChallengeData2016 --split training --out work/ade-train
+    """
+
+    def source() -> "Source":
+        from segkit.sources.ade import open_ade
+
+        return open_ade(root, split, instances=instances)
+
+    _run(locals(), source)
+
+
+@app.command()
+def objects365(
+    annotations: Annotated[Path, typer.Option(help="zhiyuan_objv2_train.json, zhiyuan_objv2_val.json or alike.")],
+    images: Images,
+    out: Out = None,
+    name: Name = None,
+    split: Split = None,
+    limit: Limit = None,
+    workers: Workers = None,
+    images_by: By = ImagesBy.embed,
+    on_error: Mode = OnError.fail,
+    dry_run: DryRun = False,
+    shard_size: ShardSize = "96MiB",
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Objects365 v2: boxes of 365 classes; images are found in every known layout of the archives.
+
+    Example: segkit convert objects365 --annotations zhiyuan_objv2_val.json --images val --out work/o365-val
+    """
+
+    def source() -> "Source":
+        from segkit.sources.objects365 import open_objects365
+
+        return open_objects365(annotations, images)
+
+    _run(locals(), source)
+
+
+@app.command()
+def semantic(
+    images: Images,
+    masks: Annotated[Path, typer.Option(help="Folder of index PNGs (grey or palette) with the images' names.")],
+    labels: Annotated[Path, typer.Option(help="One class a line: `name`, or `index name` on every line.")],
+    out: Out = None,
+    ignore: Annotated[list[int] | None, typer.Option(help="Index that means void; may be given several times.")] = None,
+    first_label: Annotated[
+        int | None, typer.Option(help="Index of the first line of a list of plain names [default: 0].")
+    ] = None,
+    name: Name = None,
+    split: Split = None,
+    limit: Limit = None,
+    workers: Workers = None,
+    images_by: By = ImagesBy.embed,
+    on_error: Mode = OnError.fail,
+    dry_run: DryRun = False,
+    shard_size: ShardSize = "96MiB",
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Any semantic data set of index PNGs: CamVid, VOC, Cityscapes ids, your own.
+
+    Example: segkit convert semantic --images train --masks train-labels --labels labels.txt --ignore 11 --out work/own
+    """
+
+    def source() -> "Source":
+        from segkit.sources.semantic import open_semantic
+
+        return open_semantic(images, masks, labels, ignore=ignore or (), first_label=first_label)
+
+    _run(locals(), source)
+
+
+def _open_coco(
+    images: Path, panoptic: Path | None, masks: Path | None, instances: Path | None, boxes_only: bool
+) -> "Source":
+    from segkit.sources.coco_instances import open_coco_instances
+    from segkit.sources.coco_panoptic import open_coco_panoptic
+
+    if (panoptic is None) == (instances is None):
+        raise InputError("needs one annotation file", mend="give either --panoptic FILE or --instances FILE")
+    if instances is not None:
+        return open_coco_instances(instances, images, boxes_only=boxes_only)
+    if boxes_only:
+        raise InputError("--boxes-only goes with --instances", mend="leave one of the two out")
+    assert panoptic is not None
+    return open_coco_panoptic(panoptic, images, masks)
+
+
+def _run(given: dict[str, Any], source_of: Callable[[], "Source"]) -> None:
+    """What every source has in common: open it, convert or check it, print what became of its data."""
+    from segkit.sources import engine
+
+    options = _options(given)
+    out, dry_run = given["out"], given["dry_run"]
+    if out is None and not dry_run:
+        raise InputError("no destination", mend="give --out DIR, or --dry-run")
+    source = source_of()
+    if options.images_by != "none" and not source.images.is_dir():
+        raise InputError("no such folder of images", file=source.images, mend="check --images")
+    started = time.perf_counter()
+    with progress() as bar:
+        task = bar.add_task("check" if dry_run else "convert", total=None)
+
+        def advance(images: int) -> None:
+            bar.advance(task, images)
+
+        try:
+            if dry_run:
+                report = engine.check(source, options, on_progress=advance)
+            else:
+                report = engine.convert(source, out, options, arguments=_arguments(given), on_progress=advance)
+        except engine.OffendersError as error:
+            bar.stop()
+            _list(error.defects)
+            raise
+    _show(report, source, options, time.perf_counter() - started, given["as_json"])
+
+
+def _options(given: dict[str, Any]) -> "Options":
+    from segkit.sources.engine import Options
+
+    workers = given["workers"] or len(os.sched_getaffinity(0))
+    images_by, on_error = given["images_by"].value, given["on_error"].value
+    size, limit = _bytes(given["shard_size"]), given["limit"]
+    return Options(given["name"], given["split"], limit, images_by, on_error, size, workers)
+
+
+def _bytes(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    size = 0.0
+    if match:
+        size = float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " ")
+    if size < 1:
+        raise InputError(f"--shard-size {text!r} is no size", mend="give bytes, or a size such as 96MiB or 100MB")
+    return int(size)
+
+
+def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that decide what was written, as JSON values."""
+    left_out = ("out", "as_json", "dry_run", "workers", "source")
+    chosen = {key: value for key, value in given.items() if key not in left_out and value not in (None, False)}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in chosen.items()}
+
+
+def _list(defects: "tuple[Defect, ...]") -> None:
+    if len(defects) < 2:
+        return
+    for defect in defects[:_SHOWN]:
+        line = f"{defect.file}: {defect.record}: {defect.problem} [{defect.code}]"
+        stderr.print(line, markup=False, highlight=False, soft_wrap=True)
+    if len(defects) > _SHOWN:
+        stderr.print(f"... and {len(defects) - _SHOWN} more", highlight=False)
+
+
+def _show(report: "Report", source: "Source", options: "Options", seconds: float, as_json: bool) -> None:
+    ledger, published = report.ledger, report.published
+    annotations, images = ledger.annotations.model_dump(), ledger.images.model_dump()
+    result = {
+        "path": str(published.path) if published else None,
+        "version": published.version if published else None,
+        "digest": published.manifest.digest if published else None,
+        "kind": source.kind,
+        "taxonomy": source.taxonomy.name,
+        "ledger": annotations,
+        "images": images,
+        "per_class": {name: count.model_dump() for name, count in ledger.per_class.items()},
+        "defects": [defect.to_json() for defect in report.defects[:100]],
+        "quarantine": str(published.path / "quarantine.jsonl") if published and report.defects else None,
+        "seconds": round(seconds, 3),
+    }
+    rows = [(what, c["input"], c["kept"], sum(c["dropped"].values())) for what, c in _lines(images, annotations)]
+    codes = [
+        (f"{what} {column}: {code}", number)
+        for what, count in _lines(images, annotations)
+        for column in ("dropped", "warnings")
+        for code, number in count[column].items()
+    ]
+    tables = [
+        table(
+            f"{source.name}: {source.kind}, {len(source.taxonomy.categories)} classes",
+            ("", "input", "kept", "dropped"),
+            rows,
+        )
+    ]
+    if codes:
+        tables.append(table("Codes", ("", "count"), codes))
+    last = (
+        f"{escape(str(published.path))} ({images['kept'] / max(seconds, 1e-9):.0f} images/s)"
+        if published
+        else "dry run: nothing was written"
+    )
+    emit(result, schema="segkit.convert/1", as_json=as_json, tables=[*tables, last])
+    if not as_json and published is None:
+        _list(report.defects)
+
+
+def _lines(images: dict[str, Any], annotations: dict[str, Any]) -> tuple[tuple[str, dict[str, Any]], ...]:
+    return (("images", images), ("annotations", annotations))

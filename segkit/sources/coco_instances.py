@@ -1,0 +1,217 @@
+"""COCO instances: polygons, run lengths, or boxes alone, with any category list."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from segkit.manifest import SetKind
+from segkit.masks import rle
+from segkit.sample import Box, Sample, Segment
+from segkit.shards.writer import class_labels
+from segkit.sources import coco_json
+from segkit.sources.base import Record
+from segkit.sources.coco_json import CocoFile, Id
+from segkit.sources.images import Picture
+from segkit.sources.ledger import Defect, Refused, Tally
+from segkit.sources.vocabularies import taxonomy_of
+from segkit.taxonomy import Taxonomy
+
+_FAR = 1e9  # pixels; a box beyond that is a wrong number
+
+
+class Annotation(msgspec.Struct, frozen=True):
+    """An annotation of an object; only the category is needed, the rest may be missing."""
+
+    category_id: Any
+    id: Id | None = None
+    bbox: list[float] | None = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+    area: float | None = None
+    iscrowd: int | bool | None = None
+    ignore: int | bool | None = None
+
+
+class _Rle(msgspec.Struct, frozen=True):
+    size: tuple[int, int]
+    counts: str | list[int]
+
+
+@dataclass(frozen=True)
+class CocoInstances:
+    """A COCO instances (or Objects365, or LVIS-like) file and its image folder."""
+
+    file: CocoFile
+    images: Path
+    boxes_only: bool = False
+    name: str = "coco-instances"
+    labels: dict[int, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", class_labels(self.taxonomy))
+
+    @property
+    def kind(self) -> SetKind:
+        """`boxes` where masks are left out."""
+        return "boxes" if self.boxes_only else "instance"
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """The file's own classes; things unless it or a known vocabulary says otherwise."""
+        return taxonomy_of(self.file.categories, default="thing", file=self.file.path, name=self.file.path.stem)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """COCO's `info`, `licenses` and `categories`."""
+        return self.file.header
+
+    @property
+    def annotations(self) -> Path:
+        """The JSON file."""
+        return self.file.path
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The file's path, size and time, and the options."""
+        return {"source": self.name, "boxes_only": self.boxes_only, **coco_json.identity(self.file.path)}
+
+    def records(self, tally: Tally) -> Iterator[Record]:
+        """Images in the file's order, each with the raw records of its annotations."""
+        return coco_json.records(self.file, tally, self.candidates, self._classes)
+
+    def candidates(self, file_name: str) -> tuple[str, ...]:
+        """Where an image may lie under the image folder."""
+        return (file_name,)
+
+    def load(self, record: Record) -> tuple[Any, Sequence[str]]:
+        """The raw annotations, and the class of each."""
+        return record.data[1], [name for raw, _ in record.data[1] for name in self._classes(raw)]
+
+    def sample(
+        self, record: Record, content: list[tuple[bytes, bool]], picture: Picture | None, tally: Tally
+    ) -> Sample:
+        """Masks as pycocotools rasterises them; ids, boxes, areas and polygons as the source has them."""
+        image: coco_json.Image = msgspec.json.decode(record.data[0], type=coco_json.Image)
+        width, height = coco_json.size_of(image, picture, self.file.path)
+        segments, seen = [], set()
+        for raw, repeated in content:
+            name = coco_json.class_name(raw, self.labels)
+            try:
+                if repeated:
+                    raise Refused("duplicate-id", "another annotation has the same id")
+                segment = self._segment(raw, width, height, name, tally)
+            except Refused as refusal:
+                tally.drop(self._defect(refusal, raw, image, name))
+                continue
+            key = (segment.class_id, segment.box, segment.mask)
+            if key in seen:
+                tally.warn("exact-duplicate", name)
+            seen.add(key)
+            segments.append(segment)
+        return Sample(record.id, record.file_name, width, height, tuple(segments), source=record.data[0].decode())
+
+    def _defect(self, refusal: Refused, raw: bytes, image: coco_json.Image, name: str) -> Defect:
+        data = coco_json.loose(raw)
+        own = data.get("id") if isinstance(data, dict) else None
+        record = f"annotation {own} of image {image.id}"
+        return Defect(refusal.code, str(refusal), str(self.file.path), record, name, data)
+
+    def _classes(self, raw: bytes) -> list[str]:
+        return [coco_json.class_name(raw, self.labels)]
+
+    def _segment(self, raw: bytes, width: int, height: int, name: str, tally: Tally) -> Segment:
+        try:
+            annotation = msgspec.json.decode(raw, type=Annotation)
+        except msgspec.DecodeError as error:
+            raise Refused("malformed-annotation", str(error)) from None
+        number = coco_json.class_id(annotation.category_id)
+        category = None if number is None else self.taxonomy.by_id.get(number)
+        if category is None:
+            raise Refused("unknown-category", f"category {annotation.category_id} is not in the file's list")
+        mask = None if self.boxes_only else _mask(annotation.segmentation, width, height)
+        if mask is None and not self.boxes_only:
+            tally.warn("no-mask", name)
+        box = _box(annotation, mask, width, height)
+        if coco_json.beyond(box, width, height):
+            tally.warn("box-beyond-image", name)
+        area = annotation.area
+        if area is None or not math.isfinite(area):
+            area = float(rle.area(mask, height, width)) if mask is not None else box[2] * box[3]
+        return Segment(
+            class_id=category.id,
+            kind=category.kind,
+            box=box,
+            mask=mask,
+            area=area,
+            is_crowd=bool(annotation.iscrowd),
+            ignore=bool(annotation.ignore),
+            mask_from=None if mask is None else "human",
+            source_id=None if annotation.id is None else str(annotation.id),
+            source_polygon=_polygon_text(annotation.segmentation) if mask is not None else None,
+        )
+
+
+def open_coco_instances(annotations: Path, images: Path, *, boxes_only: bool = False) -> CocoInstances:
+    """The source of a COCO instances file; InputError where it cannot be read."""
+    return CocoInstances(coco_json.read_coco(annotations), images, boxes_only)
+
+
+def _mask(raw: msgspec.Raw, width: int, height: int) -> bytes | None:
+    """Compressed counts of a `segmentation`; None where there is none."""
+    text = bytes(raw).strip()
+    if text in (b"null", b"[]", b"{}", b'""'):
+        return None
+    try:
+        counts = _polygons(text, width, height) if text.startswith(b"[") else _runs(text, width, height)
+    except msgspec.DecodeError as error:
+        raise Refused("malformed-annotation", f"segmentation: {error}") from None
+    if not rle.area(counts, height, width):
+        raise Refused("empty-mask", "the mask covers no pixel")
+    return counts
+
+
+def _polygons(text: bytes, width: int, height: int) -> bytes:
+    try:
+        return rle.from_polygons(msgspec.json.decode(text, type=list[list[float]]), height, width)
+    except ValueError as error:
+        if isinstance(error, msgspec.DecodeError):
+            raise
+        raise Refused("degenerate-polygon", str(error)) from None
+
+
+def _runs(text: bytes, width: int, height: int) -> bytes:
+    run_lengths = msgspec.json.decode(text, type=_Rle)
+    if run_lengths.size != (height, width):
+        wanted = f"the mask is {run_lengths.size[1]} x {run_lengths.size[0]}, its image {width} x {height}"
+        raise Refused("mask-size-mismatch", wanted)
+    try:
+        if isinstance(run_lengths.counts, list):
+            return rle.from_uncompressed(run_lengths.counts, height, width)
+        counts = run_lengths.counts.encode()
+        rle.area(counts, height, width)
+    except (ValueError, OverflowError) as error:
+        raise Refused("malformed-annotation", f"segmentation: {error}") from None
+    return counts
+
+
+def _box(annotation: Annotation, mask: bytes | None, width: int, height: int) -> Box:
+    """The source's box; the mask's tight one where it gives none or one without extent."""
+    given = annotation.bbox
+    if given is not None:
+        if len(given) != 4 or not all(math.isfinite(side) and abs(side) < _FAR for side in given):
+            raise Refused("malformed-annotation", f"bbox {given} is not four finite numbers")
+        if min(given[2:]) > 0:
+            return (given[0], given[1], given[2], given[3])
+    mask = mask or _mask(annotation.segmentation, width, height)
+    if mask is None:
+        what = f"bbox {given} has no extent" if given else "the annotation has neither box nor mask"
+        raise Refused("degenerate-box", what)
+    return rle.box(mask, height, width)
+
+
+def _polygon_text(raw: msgspec.Raw) -> str | None:
+    text = bytes(raw).strip()
+    return text.decode() if text.startswith(b"[") else None

@@ -1,0 +1,278 @@
+"""Conversion: plan a source into shards, write them in any number of processes, publish them as one version.
+
+Which record goes to which shard depends on the source and the options alone, so the bytes of a version do not depend
+on the number of workers; a shard that an earlier, killed run has finished is not written again.
+"""
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any, Literal
+
+from segkit import __version__
+from segkit.errors import SegkitError
+from segkit.manifest import Ledger
+from segkit.sample import ImageRef, Sample
+from segkit.shards import shard as shards
+from segkit.shards.publish import Staging, staging
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, Header, ImagesBy, class_labels, finish
+from segkit.sources.base import Record, Source
+from segkit.sources.images import Picture, find, is_unsafe, read_picture, size_of
+from segkit.sources.ledger import Defect, Defective, Tally
+
+QUARANTINE = "quarantine.jsonl"
+OnError = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert; what is not said here does not change a version's bytes."""
+
+    name: str | None = None
+    split: str | None = None
+    limit: int | None = None
+    images_by: ImagesBy = "embed"
+    on_error: OnError = "fail"
+    shard_bytes: int = SHARD_BYTES
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes; at least 1, and no more than there are shards are started."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion, or a dry run, came to."""
+
+    ledger: Ledger
+    defects: tuple[Defect, ...]
+    published: ShardSet | None
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Source
+    options: Options
+    directory: Path | None
+    """Staging directory; None for a dry run."""
+
+
+def convert(
+    source: Source,
+    destination: Path,
+    options: Options,
+    *,
+    arguments: dict[str, Any],
+    on_progress: Callable[[int], None] = lambda images: None,
+) -> Report:
+    """Convert a source and publish the next version of `destination`.
+
+    Args:
+        source: what to convert.
+        destination: directory of the versions.
+        options: how.
+        arguments: the command's arguments, for the manifest.
+        on_progress: called with the number of images that were just finished.
+
+    Raises:
+        InputError: a defect would lose data and `on_error` is "fail"; nothing is published, finished shards are kept
+            for the next run.
+        SegkitError: the ledger does not balance, or another process writes to `destination`.
+    """
+    with staging(destination, _fingerprint(source, options), resume=True) as stage:
+        tally, count = _run(_Job(source, options, stage.path), on_progress)
+        if tally.defects and options.on_error == "fail":
+            raise OffendersError(tally.defects)
+        header = Header(
+            taxonomy=source.taxonomy,
+            kind=source.kind,
+            name=options.name or source.name,
+            command="convert",
+            split=options.split,
+            arguments=arguments,
+            images_by=options.images_by,
+            source_header=source.header,
+        )
+        ledger = tally.ledger()
+        _write_quarantine(stage, tally.defects)
+        return Report(ledger, tuple(tally.defects), finish(stage, count, header, ledger))
+
+
+def check(source: Source, options: Options, *, on_progress: Callable[[int], None] = lambda images: None) -> Report:
+    """A dry run: read and convert everything, write nothing."""
+    tally, _ = _run(_Job(source, options, None), on_progress)
+    return Report(tally.ledger(), tuple(tally.defects), None)
+
+
+class OffendersError(SegkitError):
+    """Defects that would lose data."""
+
+    exit_code = 2
+
+    def __init__(self, defects: Sequence[Defect]) -> None:
+        super().__init__(str(defects[0].error(len(defects) - 1)))
+        self.defects = tuple(defects)
+
+
+def _fingerprint(source: Source, options: Options) -> dict[str, Any]:
+    chosen = {name: getattr(options, name) for name in ("limit", "images_by", "on_error", "shard_bytes")}
+    return {"segkit": __version__, **source.fingerprint(), "taxonomy": source.taxonomy.to_json(), **chosen}
+
+
+def plan(records: Iterable[Record], images: Path, options: Options) -> Iterator[list[Record]]:
+    """Cut records into shards by the bytes of their images; the files are measured, not opened."""
+    shard: list[Record] = []
+    used = 0
+    for record in records:
+        if len(shard) >= SHARD_ROWS or used >= options.shard_bytes:
+            yield shard
+            shard, used = [], 0
+        shard.append(record)
+        if options.images_by == "embed":
+            used += size_of(images, record.candidates)
+    if shard:
+        yield shard
+
+
+def _run(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
+    """Convert every shard; the total tally (defects in the source's order) and the number of shards."""
+    total = Tally()
+    records = islice(job.source.records(total), job.options.limit)
+    shards_of = enumerate(plan(records, job.source.images, job.options))
+    parts: dict[int, Tally] = {}
+    for index, part in _results(job, shards_of):
+        parts[index] = part
+        on_progress(part.images_in)
+    for index in sorted(parts):
+        total.add(parts[index])
+    return total, len(parts)
+
+
+def _results(job: _Job, numbered: Iterator[tuple[int, list[Record]]]) -> Iterator[tuple[int, Tally]]:
+    """Tallies of shards as they get done; one process where there is but one worker or one shard."""
+    head = list(islice(numbered, 2))
+    if job.options.workers < 2 or len(head) < 2:
+        for index, records in (*head, *numbered):
+            yield index, convert_shard(job, index, records)
+        return
+    with _pool(job) as pool:
+        pending: set[Future[tuple[int, Tally]]] = set()
+        for index, records in (*head, *numbered):
+            pending.add(pool.submit(_in_worker, index, records))
+            if len(pending) > job.options.workers + 1:  # bounds what waits in memory
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+
+
+def convert_shard(job: _Job, index: int, records: Sequence[Record]) -> Tally:
+    """Write one shard, or find it done; its tally. A shard with defects is left unwritten where they are to fail."""
+    if job.directory is None:
+        tally = Tally()
+        for _ in _convert(job, records, tally):
+            pass
+        return tally
+    done = shards.read_shard(job.directory, index)
+    if done is not None:
+        return Tally.from_json(done.notes)
+    tally, notes = Tally(), {}
+
+    def stream() -> Iterator[tuple[Sample, bytes | None]]:
+        yield from _convert(job, records, tally)
+        if tally.defects and job.options.on_error == "fail":
+            raise OffendersError(tally.defects)
+        notes.update(tally.to_json())
+
+    try:
+        shards.write_shard(job.directory, index, stream(), notes=notes)
+    except OffendersError:
+        (job.directory / shards.images_name(index)).unlink(missing_ok=True)
+    return tally
+
+
+def _convert(job: _Job, records: Iterable[Record], tally: Tally) -> Iterator[tuple[Sample, bytes | None]]:
+    labels = class_labels(job.source.taxonomy)
+    for record in records:
+        tally.images_in += 1
+        names: Sequence[str] = ()
+        try:
+            content, names = job.source.load(record)
+            tally.seen.update(names)
+            picture = _picture(job, record)
+            sample = job.source.sample(record, content, picture, tally)
+        except Defective as defective:
+            tally.drop_image(defective.defect, names)
+            continue
+        tally.images_kept += 1
+        tally.kept.update(labels[segment.class_id] for segment in sample.segments)
+        tally.image_warnings.update(picture.warnings if picture else ())
+        if not sample.segments:
+            tally.image_warnings["unlabelled-image"] += 1
+        yield _placed(job, sample, picture)
+
+
+def _placed(job: _Job, sample: Sample, picture: Picture | None) -> tuple[Sample, bytes | None]:
+    if picture is None:
+        return sample, None
+    if job.options.images_by == "embed":
+        return sample, picture.data
+    place = ImageRef(path=picture.path.resolve().as_posix(), length=len(picture.data), sha256=picture.sha256)
+    return replace(sample, image=place), None
+
+
+def _picture(job: _Job, record: Record) -> Picture | None:
+    where = f"image {record.id}"
+    if job.options.images_by != "none":
+        return read_picture(find(job.source.images, record.candidates, record=where), record=where)
+    if is_unsafe(record.file_name):
+        what = f"the path {record.file_name!r} leads out of the image folder"
+        raise Defective("unsafe-path", what, file=job.source.annotations, record=where)
+    return None
+
+
+def _write_quarantine(stage: Staging, defects: Sequence[Defect]) -> None:
+    if defects:
+        with (stage.path / QUARANTINE).open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(defect.to_json()) + "\n" for defect in defects)
+
+
+_job: _Job | None = None
+
+
+@contextmanager
+def _pool(job: _Job) -> Iterator[ProcessPoolExecutor]:
+    # spawn, not fork: a forked child would hold the destination's lock after its parent was killed
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(job.options.workers, context, initializer=_start, initargs=(job,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(job: _Job) -> None:
+    global _job
+    _job = job
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed must not write into what the next run takes over."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+
+def _in_worker(index: int, records: list[Record]) -> tuple[int, Tally]:
+    assert _job is not None
+    return index, convert_shard(_job, index, records)

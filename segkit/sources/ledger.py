@@ -1,0 +1,213 @@
+"""Tallies: what became of every image and annotation of a source, added up into the manifest's ledger.
+
+Inputs are counted where a source is read, what is kept is counted from the finished samples, what is dropped where it
+is refused: three independent counts, so that `input == kept + sum(dropped)` can fail and is a check.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from segkit.errors import InputError, SegkitError
+from segkit.manifest import Count, Ledger
+
+DROPS: dict[str, str] = {
+    "bad-size": "give the image a positive width and height in the annotation file",
+    "covered-by-instance": "nothing to mend: instances pasted over it hide all of the region",
+    "degenerate-box": "give the box a positive width and height",
+    "degenerate-polygon": "give every polygon at least three points",
+    "duplicate-id": "make the ids unique",
+    "empty-mask": "remove the annotation or give it pixels",
+    "malformed-annotation": "mend the fields of the record",
+    "malformed-image": "mend the fields of the record",
+    "mask-size-mismatch": "give the mask the size of its image",
+    "missing-image": "put the file there or take the image out of the annotation file",
+    "missing-mask": "put the mask there or take the image out",
+    "size-mismatch": "use the image that was annotated, or mend its size in the annotation file",
+    "unknown-category": "add the category to the source's list or take the annotation out",
+    "unknown-image": "add the image to the annotation file or take the annotation out",
+    "unlisted-segment": "list the segment in the JSON or set its pixels to 0",
+    "unreadable-image": "replace the file by an undamaged copy",
+    "unreadable-mask": "replace the file by an undamaged copy",
+    "unsafe-path": "name a file inside of the data folder",
+}
+"""Codes under which an image or annotation is dropped, each with the way to mend the source."""
+
+BY_DESIGN = frozenset({"covered-by-instance"})
+"""Drops that follow from what the user asked for; they are counted and never fail a conversion."""
+
+WARNINGS: dict[str, str] = {
+    "area-mismatch": "the area in the JSON is not the number of pixels; the pixels are right",
+    "box-beyond-image": "the box reaches beyond the image; kept as it is",
+    "box-mismatch": "the box in the JSON is not that of the pixels; the pixels are right",
+    "exact-duplicate": "the same class, box and mask twice in an image; both kept",
+    "exif-orientation": "the file asks viewers to turn it; its pixels are used as they are stored",
+    "instance-class-differs": "an instance lies on pixels of another class in the semantic map; the instance is kept",
+    "no-mask": "an annotation without a mask; kept as a box",
+    "unlabelled-image": "an image without any annotation; kept as an image without segments",
+    "wrong-extension": "the file's contents are of another format than its name says",
+}
+"""Codes of what is worth knowing and loses nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """Something in the source that loses data: named so that a person finds it."""
+
+    code: str
+    problem: str
+    file: str
+    record: str
+    class_name: str | None = None
+    """Class of the annotation; None for a whole image."""
+    data: Any = None
+    """The source's own record, JSON values."""
+
+    def error(self, more: int = 0) -> InputError:
+        """The defect as the one line that fails a conversion; `more` others were found beside it."""
+        others = f" (and {more} more defects)" if more else ""
+        mend = f"{DROPS[self.code]}, or convert with --on-error skip"
+        return InputError(f"{self.problem} [{self.code}]{others}", file=self.file, record=self.record, mend=mend)
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of `quarantine.jsonl`."""
+        return asdict(self)
+
+
+class Defective(Exception):  # noqa: N818 - it carries a defect of the data, the program is fine
+    """Raised where an image cannot be used at all."""
+
+    def __init__(self, code: str, problem: str, *, file: object, record: str, data: Any = None) -> None:
+        super().__init__(problem)
+        self.defect = Defect(code, problem, str(file), record, None, data)
+
+
+class Refused(Exception):  # noqa: N818 - as above
+    """Raised where one annotation of an image cannot be kept."""
+
+    def __init__(self, code: str, problem: str) -> None:
+        super().__init__(problem)
+        self.code = code
+
+
+_PLAIN = ("images_dropped", "image_warnings", "seen", "kept")
+_PAIRED = ("dropped", "warnings")
+
+
+@dataclass
+class Tally:
+    """Counts of a shard or of a whole run; classes by name."""
+
+    images_in: int = 0
+    images_kept: int = 0
+    images_dropped: Counter[str] = field(default_factory=Counter)
+    image_warnings: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(class, code) -> annotations."""
+    warnings: Counter[tuple[str, str]] = field(default_factory=Counter)
+    defects: list[Defect] = field(default_factory=list)
+
+    def drop_image(self, defect: Defect, classes: Iterable[str]) -> None:
+        """An image is lost, and with it the annotations of these classes."""
+        self.images_dropped[defect.code] += 1
+        self.dropped.update((name, defect.code) for name in classes)
+        self.defects.append(defect)
+
+    def orphan(self, defect: Defect, classes: Iterable[str]) -> None:
+        """A record that belongs to no image comes in and is lost, with the annotations of these classes."""
+        names = list(classes)
+        self.seen.update(names)
+        self.dropped.update((name, defect.code) for name in names)
+        self.defects.append(defect)
+
+    def drop(self, defect: Defect) -> None:
+        """One annotation is lost."""
+        self.dropped[str(defect.class_name), defect.code] += 1
+        if defect.code not in BY_DESIGN:
+            self.defects.append(defect)
+
+    def warn(self, code: str, class_name: str) -> None:
+        """One annotation is kept although something about it is odd."""
+        self.warnings[class_name, code] += 1
+
+    def add(self, other: "Tally") -> None:
+        """Add another tally's counts and defects to this one."""
+        self.images_in += other.images_in
+        self.images_kept += other.images_kept
+        for name in (*_PLAIN, *_PAIRED):
+            getattr(self, name).update(getattr(other, name))
+        self.defects.extend(other.defects)
+
+    def ledger(self) -> Ledger:
+        """The ledger, checked.
+
+        Raises:
+            SegkitError: some count does not balance: a fault of this program, never silently written.
+        """
+        classes = sorted({*self.seen, *self.kept, *(name for name, _ in self.dropped)})
+        per_class = {name: self._class(name) for name in classes}
+        images = Count(
+            input=self.images_in,
+            kept=self.images_kept,
+            dropped=_sorted(self.images_dropped),
+            warnings=_sorted(self.image_warnings),
+        )
+        annotations = Count(
+            input=self.seen.total(),
+            kept=self.kept.total(),
+            dropped=_by_code(self.dropped),
+            warnings=_by_code(self.warnings),
+        )
+        for what, count in {"images": images, "annotations": annotations, **per_class}.items():
+            if not count.balances:
+                raise SegkitError(
+                    f"the ledger does not balance for {what}: {count.input} in, {count.kept} kept, "
+                    f"{sum(count.dropped.values())} dropped; nothing was published"
+                )
+        return Ledger(annotations=annotations, images=images, per_class=per_class)
+
+    def _class(self, name: str) -> Count:
+        return Count(
+            input=self.seen[name],
+            kept=self.kept[name],
+            dropped=_sorted({code: n for (owner, code), n in self.dropped.items() if owner == name}),
+            warnings=_sorted({code: n for (owner, code), n in self.warnings.items() if owner == name}),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; `from_json` is the inverse."""
+        return {
+            "images_in": self.images_in,
+            "images_kept": self.images_kept,
+            **{name: dict(getattr(self, name)) for name in _PLAIN},
+            **{name: [[*pair, n] for pair, n in getattr(self, name).items()] for name in _PAIRED},
+            "defects": [defect.to_json() for defect in self.defects],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Tally":
+        """Inverse of `to_json`."""
+        pairs = {name: Counter({(owner, code): n for owner, code, n in data[name]}) for name in ("dropped", "warnings")}
+        counters = {name: Counter(data[name]) for name in _PLAIN}
+        return cls(
+            images_in=int(data["images_in"]),
+            images_kept=int(data["images_kept"]),
+            dropped=pairs["dropped"],
+            warnings=pairs["warnings"],
+            defects=[Defect(**defect) for defect in data["defects"]],
+            **counters,
+        )
+
+
+def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
+    return {code: counts[code] for code in sorted(counts) if counts[code]}
+
+
+def _by_code(pairs: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for (_, code), number in pairs.items():
+        total[code] += number
+    return _sorted(total)

@@ -1,0 +1,69 @@
+"""Objects365 v2: boxes of 365 classes, image folders that differ between archives, and class names with typos."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from segkit.errors import InputError
+from segkit.sources.coco_instances import CocoInstances
+from segkit.sources.coco_json import CocoFile, read_coco
+from segkit.taxonomy import load_taxonomy
+
+_CLASSES = 365
+_VERSION_2 = "objects365-v2"
+
+
+@dataclass(frozen=True)
+class Objects365(CocoInstances):
+    """An Objects365 v2 annotation file; a smaller list of own classes in the same format is taken as well.
+
+    Every image was searched for every class of the list, so samples are exhaustive over the taxonomy.
+    """
+
+    boxes_only: bool = True
+    name: str = "objects365"
+
+    def candidates(self, file_name: str) -> tuple[str, ...]:
+        """The name as given (`images/v1/patch4/x.jpg`), then without its leading folders, down to the flat file."""
+        return layouts(file_name)
+
+
+def layouts(file_name: str) -> tuple[str, ...]:
+    """Where archives put the image that Objects365 names `images/v1/patch4/x.jpg`.
+
+    The official archives unpack to `patch4/x.jpg`, mirrors add `train/` or `val/`, others keep the name or put all
+    images into one folder.
+    """
+    parts = PurePosixPath(file_name).parts
+    tails = ["/".join(parts[start:]) for start in range(len(parts))]
+    patch = next((tail for tail in tails if tail.startswith("patch")), None)
+    split = [f"{folder}/{tail}" for folder in ("train", "val") for tail in (patch, tails[-1]) if tail]
+    return tuple(dict.fromkeys([*tails, *split])) if tails else (file_name,)
+
+
+def open_objects365(annotations: Path, images: Path) -> Objects365:
+    """The source of an Objects365 v2 file.
+
+    Raises:
+        InputError: the file is not readable, or has the class list of Objects365 v1.
+    """
+    file = read_coco(annotations)
+    refuse_version_1(file)
+    return Objects365(file, images)
+
+
+def refuse_version_1(file: CocoFile) -> None:
+    """Raise InputError where a file has the ids of Objects365 v1, whose list is another one under similar names."""
+    version_2 = {_plain(category.name): category.id for category in load_taxonomy(_VERSION_2).categories}
+    shared = [(native.id, version_2[name]) for native in file.categories if (name := _plain(native.name)) in version_2]
+    moved = sum(own != new for own, new in shared)
+    if len(file.categories) == _CLASSES and moved > _CLASSES // 4:
+        raise InputError(
+            f"has 365 classes, {moved} of them under other ids than in Objects365 v2: the list of v1",
+            file=file.path,
+            mend="get zhiyuan_objv2_train.json or _val.json, or take it as it is with "
+            "`segkit convert coco --instances FILE --boxes-only`",
+        )
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().split())
