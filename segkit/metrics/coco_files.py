@@ -64,15 +64,14 @@ class ResultList:
 
     def _segment(self, number: int, result: dict[str, Any], image: Sample) -> Segment:
         class_id, score = int(result["category_id"]), float(result["score"])
-        kind, given = self._taxonomy.by_id[class_id].kind, result.get("bbox")
+        kind = self._taxonomy.by_id[class_id].kind
         try:
-            box: Box | None = None if given is None else (*(float(side) for side in given),)  # type: ignore[assignment]
-            if not result.get("segmentation"):
-                assert box is not None  # `_check` has seen one of the two
-                return Segment(class_id, kind, box, None, box[2] * box[3], score=score)
+            given = _box(result["bbox"]) if "bbox" in result else None
+            if given and not result.get("segmentation"):
+                return Segment(class_id, kind, given, None, given[2] * given[3], score=score)
             mask = self._mask(number, result["segmentation"], image)
             area = float(rle.area(mask, image.height, image.width))
-            box = box or rle.box(mask, image.height, image.width)
+            box = given or rle.box(mask, image.height, image.width)
         except (KeyError, TypeError, ValueError) as error:
             raise self._wrong(number, f"not a COCO segmentation or box ({error})") from error
         return Segment(class_id, kind, box, mask, area, mask_from="prediction", score=score)
@@ -90,6 +89,11 @@ class ResultList:
 
     def _wrong(self, number: int, problem: str) -> InputError:
         return InputError(problem, file=self._path, record=f"result {number}", mend="see COCO's results format")
+
+
+def _box(sides: Any) -> Box:
+    x, y, width, height = (float(side) for side in sides)
+    return x, y, width, height
 
 
 class PanopticFiles:

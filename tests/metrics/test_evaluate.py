@@ -1,0 +1,205 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from segkit.errors import InputError
+from segkit.metrics.evaluate import Options, evaluate, measure
+from segkit.metrics.predictions import open_predictions
+from segkit.sample import Sample
+from segkit.taxonomy import Category, Taxonomy
+
+from .files import panoptic_files, results_file, sets, shard_set
+from .scenes import dense_confusion, panopticapi, sample, taxonomy
+from .test_instance import KEYS, reference
+
+
+def test_panoptic_figures_of_sets_are_the_references(tmp_path):
+    truth, found = sets(tmp_path, images=70)  # more than one batch
+    expected = panopticapi(list(zip(truth.samples(), found.samples(), strict=True)), truth.taxonomy)
+    metrics = evaluate(truth, found, "panoptic")
+    for group in ("all", "things", "stuff"):
+        assert [metrics[group][key] / 100 for key in ("pq", "sq", "rq")] == pytest.approx(expected[group], rel=1e-12)
+    assert metrics["images"] == {"evaluated": 70, "without_prediction": 0} and "class_map" not in metrics
+
+
+def test_panoptic_files_give_the_same_figures_as_the_set(tmp_path):
+    truth, found = sets(tmp_path)
+    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
+    assert evaluate(truth, open_predictions(str(file), truth), "panoptic") == evaluate(truth, found, "panoptic")
+
+
+def test_panoptic_files_are_found_by_file_stem_where_ids_are_other_ones(tmp_path):
+    truth, found = sets(tmp_path)
+    named = [replace(s, file_name=f"val/{s.id}.jpg", id=f"other {s.id}") for s in truth.samples()]
+    renamed = shard_set(tmp_path / "renamed", named, truth.taxonomy)
+    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
+    by_stem = evaluate(renamed, open_predictions(str(file), renamed), "panoptic")
+    assert by_stem == evaluate(truth, found, "panoptic")
+
+
+def test_results_give_the_same_figures_as_the_set_and_as_pycocotools(tmp_path):
+    truth, found = sets(tmp_path, kind="instance")
+    pairs = list(zip(truth.samples(), found.samples(), strict=True))
+    things = {c.id for c in truth.taxonomy.categories if c.kind == "thing"}
+    of_things = [
+        tuple(replace(s, segments=tuple(x for x in s.segments if x.class_id in things)) for s in pair) for pair in pairs
+    ]
+    for by in ("mask", "box"):
+        file = results_file(tmp_path / f"{by}.json", [p for _, p in of_things], boxes=by == "box")
+        metrics = measure(truth, open_predictions(str(file), truth), "instance", Options(by=by)).metrics
+        assert [metrics[key] for key in KEYS] == reference(of_things, truth.taxonomy, by)
+        assert metrics["per_class"].keys() == {"class 0", "class 1", "class 2"}
+
+
+def test_semantic_figures_of_sets(tmp_path):
+    truth, found = sets(tmp_path, images=9, kind="semantic")
+    matrix = dense_confusion(list(zip(truth.samples(), found.samples(), strict=True)), truth.taxonomy)
+    correct = np.diagonal(matrix)
+    iou = correct / (matrix.sum(1) + matrix[:, :-1].sum(0) - correct)
+    metrics = evaluate(truth, found, "semantic")
+    assert metrics["miou"] == pytest.approx(100 * iou.mean())
+    assert metrics["pixel_accuracy"] == pytest.approx(100 * correct.sum() / matrix.sum())
+
+
+def test_the_order_of_predictions_does_not_matter_and_missing_ones_are_counted(tmp_path):
+    truth, found = sets(tmp_path)
+    samples = list(found.samples())
+    shuffled = shard_set(tmp_path / "shuffled", samples[::-1], truth.taxonomy)
+    assert evaluate(truth, shuffled, "panoptic") == evaluate(truth, found, "panoptic")
+    fewer = evaluate(truth, shard_set(tmp_path / "fewer", samples[1:4], truth.taxonomy), "panoptic")
+    empty = [samples[0], samples[4]]
+    emptied = [replace(s, segments=()) if s in empty else s for s in samples]
+    assert fewer["images"]["without_prediction"] == 2
+    assert fewer["all"] == evaluate(truth, emptied, "panoptic")["all"]
+
+
+def test_predictions_of_unknown_images_are_refused_with_their_ids(tmp_path):
+    truth, found = sets(tmp_path)
+    stranger = [*found.samples(), Sample("777", "777.jpg", 5, 5)]
+    with pytest.raises(InputError, match=r"1 images are not in the ground truth: 777"):
+        evaluate(truth, stranger, "panoptic")
+    with pytest.raises(InputError, match=r"images with two predictions: 100"):
+        evaluate(truth, [*found.samples(), next(found.samples())], "panoptic")
+
+
+def test_predictions_of_unknown_categories_are_refused(tmp_path):
+    truth, found = sets(tmp_path)
+    one = next(found.samples())
+    odd = replace(one, segments=(replace(one.segments[0], class_id=999), *one.segments[1:]))
+    with pytest.raises(InputError, match=r"predictions: 100: category 999 is not in the vocabulary"):
+        evaluate(truth, [odd], "panoptic")
+    file = tmp_path / "odd.json"
+    file.write_text(json.dumps([{"image_id": 100, "category_id": 999, "score": 1, "bbox": [0, 0, 1, 1]}]))
+    with pytest.raises(InputError, match=r"odd.json: result 0: category 999 is not in test \(image 100\)"):
+        open_predictions(str(file), truth)
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"score": float("nan"), "bbox": [0, 0, 1, 1]}, r"result 0: score nan of image 100 is not a number"),
+        ({"score": 0.5}, r"result 0: neither segmentation nor bbox"),
+        ({"bbox": [0, 0, 1, 1]}, r"result 0: a result needs image_id, category_id and score"),
+        ({"score": 0.5, "segmentation": {"size": [4, 4], "counts": "o0"}}, r"mask of 4 x 4, image 100 is 50 x 40"),
+        ({"score": 0.5, "segmentation": {"size": [40, 50]}}, r"not a COCO segmentation"),
+        ({"score": 0.5, "bbox": [1, 2]}, r"not a COCO segmentation or box"),
+    ],
+)
+def test_results_that_are_none_are_refused_by_number(tmp_path, row, line):
+    truth, _ = sets(tmp_path, kind="instance")
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps([{"image_id": 100, "category_id": 2, **row}]))
+    with pytest.raises(InputError, match=line):
+        measure(truth, open_predictions(str(file), truth), "instance", Options(by="box" if "bbox" in row else "mask"))
+
+
+def damage_area(content):
+    content["annotations"][0]["segments_info"][0]["area"] = 1
+
+
+def damage_listed(content):
+    content["annotations"][0]["segments_info"].append({"id": 99, "category_id": 2})
+
+
+def damage_painted(content):
+    content["annotations"][0]["segments_info"].pop(0)
+
+
+def damage_twice(content):
+    content["annotations"][0]["segments_info"].append(content["annotations"][0]["segments_info"][0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (damage_area, r"image 100, segment 1: area 1, but the PNG shows \d+ pixels"),
+        (damage_listed, r"image 100: segments without a pixel: \[99\]"),
+        (damage_painted, r"image 100: ids in the PNG that segments_info lacks: \[1\]"),
+        (damage_twice, r"image 100: a segment id occurs twice"),
+    ],
+)
+def test_panoptic_files_that_contradict_themselves_are_refused(tmp_path, damage, line):
+    truth, found = sets(tmp_path)
+    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
+    content = json.loads(file.read_text())
+    damage(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=line):
+        evaluate(truth, open_predictions(str(file), truth), "panoptic")
+
+
+def test_the_task_must_fit_the_labels(tmp_path):
+    truth, found = sets(tmp_path, images=1)
+    boxes = [
+        replace(s, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments)) for s in truth.samples()
+    ]
+    boxed = shard_set(tmp_path / "boxes", boxes, truth.taxonomy, "boxes")
+    with pytest.raises(InputError, match=r"boxes but no masks; make masks by `segkit pseudolabel`"):
+        evaluate(boxed, found, "instance")
+    assert measure(boxed, found, "instance", Options(by="box")).metrics["ap"] is not None
+    semantic = shard_set(tmp_path / "semantic", list(truth.samples()), truth.taxonomy, "semantic")
+    with pytest.raises(InputError, match="a semantic set is no panoptic ground truth"):
+        evaluate(semantic, found, "panoptic")
+    with pytest.raises(InputError, match="knows no instances"):
+        evaluate(semantic, found, "instance")
+
+
+def test_predictions_of_another_vocabulary_are_mapped_by_name_and_what_is_lost_is_stated(tmp_path):
+    names = taxonomy()
+    ids = np.repeat([[1, 1, 2, 2, 3, 3]], 4, axis=0)
+    truth = shard_set(tmp_path / "truth", [sample(ids, {1: 2, 2: 9, 3: 30}, names)], names)
+    other = Taxonomy(
+        "other",
+        (
+            Category(1, "Class-0", "thing"),
+            Category(2, "thing one", "thing", ("thing one", "class 1")),
+            Category(3, "class 4", "stuff"),
+            Category(4, "unheard of", "stuff"),
+        ),
+    )
+    found = shard_set(tmp_path / "found", [sample(ids, {1: 1, 2: 2, 3: 4}, other)], other)
+    metrics = evaluate(truth, found, "panoptic")
+    assert metrics["class_map"] == {
+        "unmapped": ("unheard of",), "unreachable": ("class 2", "class 3"), "ambiguous": {}, "merged": {},
+    }  # fmt: skip
+    assert metrics["per_class"]["class 0"]["pq"] == 100 and metrics["per_class"]["class 1"]["pq"] == 100
+    assert metrics["per_class"]["class 4"]["fn"] == 1
+    stranger = Taxonomy("stranger", (Category(1, "nothing of it", "thing"),))
+    with pytest.raises(InputError, match="no class of stranger is a class of test"):
+        evaluate(truth, shard_set(tmp_path / "s", [], stranger), "panoptic")
+
+
+def test_one_word_for_several_classes_takes_the_first_and_says_so(tmp_path):
+    target = Taxonomy(
+        "t", tuple(Category(i, n, "stuff", (n, "wall")) for i, n in enumerate(["wall-brick", "wall-tile"]))
+    )
+    source = Taxonomy("s", (Category(5, "wall", "stuff"), Category(6, "Wall brick", "stuff")))
+    ids = np.array([[1, 1, 2, 2]])
+    truth = shard_set(tmp_path / "truth", [sample(ids, {1: 0, 2: 1}, target)], target, "semantic")
+    found = shard_set(tmp_path / "found", [sample(ids, {1: 6, 2: 5}, source)], source, "semantic")
+    metrics = evaluate(truth, found, "semantic")
+    assert metrics["class_map"]["ambiguous"] == {"wall": ("wall-brick", "wall-tile")}
+    assert metrics["class_map"]["merged"] == {"wall-brick": ("wall", "Wall brick")}
+    assert metrics["per_class"] == {"wall-brick": 50, "wall-tile": 0}
