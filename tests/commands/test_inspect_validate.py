@@ -88,3 +88,12 @@ def test_validate_exits_with_the_verdict(toy):
 def test_what_is_no_set_is_bad_input(tmp_path, command):
     result = runner.invoke(app, [command, str(tmp_path / "nothing")])
     assert isinstance(result.exception, InputError)
+
+
+def test_export_writes_what_it_says(toy):
+    told = ask("export", "coco-panoptic", "--data", toy / "layer", "--out", toy / "native", "--images")
+    assert (told["schema"], told["images"], told["annotations"]) == ("segkit.export/1", 2, 4)
+    assert told["dropped"] == {"box-only": 2}
+    assert all((toy / "native" / name).exists() for name in told["files"])
+    shown = runner.invoke(app, ["export", "semantic", "--data", str(toy / "toy"), "--out", str(toy / "maps")])
+    assert shown.exit_code == 0 and "box-only 2" in shown.stdout
