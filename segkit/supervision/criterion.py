@@ -22,7 +22,7 @@ from segkit.supervision.losses import (
     projection_loss,
 )
 from segkit.supervision.matching import Matches, match
-from segkit.supervision.merge import Merged, merge, mergeable_classes
+from segkit.supervision.merge import group_heads, merge_classes, merge_masks, mergeable_classes, union_of_groups
 
 MATCHING_CELLS = 1024
 """Cells that a matching cost looks at: the sampling noise is far below the differences between proposals."""
@@ -90,17 +90,20 @@ def matching_losses(
     class_logits = torch.stack([layer.class_logits for layer in layers], dim=1)
     mask_logits = torch.stack([layer.mask_logits for layer in layers], dim=1)
     size = mask_logits.shape[-2:]
-    merged = merge(class_logits, mask_logits.flatten(-2), mergeable_classes(batch.task, is_thing))
-    classes = torch.full(class_logits.shape[:-1], class_logits.shape[-1] - 1, device=class_logits.device)
+    heads = group_heads(class_logits, mergeable_classes(batch.task, is_thing))
+    alive = heads == torch.arange(heads.shape[-1], device=heads.device)
+    merged = merge_classes(class_logits, heads)
+    classes = torch.full(alive.shape, class_logits.shape[-1] - 1, device=heads.device)
     pairs: list[Tensor] = []
     for image, target in enumerate(cells):
-        found = match(_cost(merged, image, size, target, config), merged.alive[image])
+        found = match(_cost(merged[image], mask_logits[image], heads[image], target, config), alive[image])
         classes[image, found.layer, found.proposal] = target.labels[found.target]
         pairs.append(_rows(found, image))
-    losses = {"class": config.classification * _class_loss(merged, classes, config.background)}
+    losses = {"class": config.classification * _class_loss(merged[alive], classes[alive], config.background)}
     index = torch.cat(pairs)
-    masks = merged.mask_logits[index[:, 0], index[:, 1], index[:, 2]].reshape(-1, *size)
-    return losses | _mask_losses(masks, index, batch, cells, config, step, len(layers))
+    group = torch.stack((index[:, 0] * len(layers) + index[:, 1], index[:, 2]), dim=1)
+    masks = union_of_groups(mask_logits.flatten(0, 1).flatten(2), heads.flatten(0, 1), group)
+    return losses | _mask_losses(masks.reshape(-1, *size), index, batch, cells, config, step, len(layers))
 
 
 def _rows(found: Matches, image: int) -> Tensor:
@@ -109,28 +112,27 @@ def _rows(found: Matches, image: int) -> Tensor:
 
 
 @torch.no_grad()
-def _cost(merged: Merged, image: int, size: Sequence[int], target: CellTargets, config: LossConfig) -> Tensor:
-    """Matching cost (L, N, T) of one image: the losses that each pair would have."""
-    probability = merged.class_logits[image].softmax(-1)
-    cost = -config.classification * probability[..., target.labels]
-    logits = merged.mask_logits[image]
-    if len(target.labels) and bool(target.has_mask.any()):
-        stride = max(1, logits.shape[-1] // MATCHING_CELLS)
-        sampled, weight = logits[..., ::stride], target.weight.flatten()[::stride]
-        masks = target.masks.flatten(1)[:, ::stride]
-        by_mask = config.focal * focal_cost(sampled, masks, weight) + config.dice * dice_cost(sampled, masks, weight)
+def _cost(class_logits: Tensor, masks: Tensor, heads: Tensor, target: CellTargets, config: LossConfig) -> Tensor:
+    """Matching cost (L, N, T) of one image, the losses of each pair; masks are (L, N, h, w), not yet merged."""
+    cost = -config.classification * class_logits.softmax(-1)[..., target.labels]
+    if bool(target.has_mask.any()):
+        stride = max(1, target.weight.numel() // MATCHING_CELLS)
+        sampled, weight = merge_masks(masks.flatten(2)[..., ::stride], heads), target.weight.flatten()[::stride]
+        wanted = target.masks.flatten(1)[:, ::stride]
+        by_mask = config.focal * focal_cost(sampled, wanted, weight) + config.dice * dice_cost(sampled, wanted, weight)
         cost = cost + torch.where(target.has_mask, by_mask, 0.0)
     if not bool(target.has_mask.all()):
-        by_box = config.projection * projection_cost(logits.reshape(*logits.shape[:-1], *size), target.boxes)
+        whole = merge_masks(masks.flatten(2), heads).reshape(masks.shape)
+        by_box = config.projection * projection_cost(whole, target.boxes)
         cost = cost + torch.where(target.has_mask, 0.0, by_box)
     return cost
 
 
-def _class_loss(merged: Merged, classes: Tensor, background_weight: float) -> Tensor:
+def _class_loss(logits: Tensor, classes: Tensor, background_weight: float) -> Tensor:
     """Cross-entropy of the proposals that stand after MERGE, background weighted down; mean by weight."""
-    weight = merged.class_logits.new_ones(merged.class_logits.shape[-1])
+    weight = logits.new_ones(logits.shape[-1])
     weight[-1] = background_weight
-    return F.cross_entropy(merged.class_logits[merged.alive], classes[merged.alive], weight=weight)
+    return F.cross_entropy(logits, classes, weight=weight)
 
 
 def _mask_losses(

@@ -1,6 +1,9 @@
-"""MERGE: proposals that stand for the same region of the task's output become one (DaTaSeg, "MERGE operation")."""
+"""MERGE: proposals that stand for the same region of the task's output become one (DaTaSeg, "MERGE operation").
 
-from dataclasses import dataclass
+Groups are hard, by arg-max class, and a group's mask is the union of its members'. Which form the authors use is not
+published; with hard groups an undecided model (all background) merges nothing and trains as Mask2Former does, while the
+maximum hands each pixel's gradient to the proposal that claims it most. A group lives on in its first member's row.
+"""
 
 import torch
 from torch import Tensor
@@ -23,18 +26,6 @@ def mergeable_classes(task: Task, is_thing: Tensor) -> Tensor:
     return torch.full_like(is_thing, task == "semantic")
 
 
-@dataclass(frozen=True)
-class Merged:
-    """Proposals after MERGE; a group lives on in the row of its first member."""
-
-    class_logits: Tensor
-    """(..., N, K + 1): mean over the group."""
-    mask_logits: Tensor
-    """(..., N, P): element-wise maximum over the group, the union of its masks."""
-    alive: Tensor
-    """(..., N) bool: False for rows that were merged into another."""
-
-
 def group_heads(class_logits: Tensor, mergeable: Tensor) -> Tensor:
     """For each proposal, the row that it is merged into: the first proposal with the same mergeable arg-max class.
 
@@ -54,24 +45,39 @@ def group_heads(class_logits: Tensor, mergeable: Tensor) -> Tensor:
     return torch.where(same, rows, count).amin(-1)
 
 
-def merge(class_logits: Tensor, mask_logits: Tensor, mergeable: Tensor) -> Merged:
-    """Merge proposals of the same mergeable class: hard groups by arg-max class, union of masks.
+def merge_classes(class_logits: Tensor, heads: Tensor) -> Tensor:
+    """Class logits of each group, the mean over its members, in the row of its head: (..., N, K + 1).
 
-    Which form the authors use is not published; with hard groups an undecided model (all background) merges nothing and
-    trains as Mask2Former does, while the maximum hands each pixel's gradient to the proposal that claims it most.
+    Rows that were merged into another are left zero; `heads` (..., N) comes from `group_heads`.
+    """
+    return _scatter(class_logits, heads, "mean")
+
+
+def merge_masks(mask_logits: Tensor, heads: Tensor) -> Tensor:
+    """Mask logits of each group, the union of its members' masks (maximum), in the row of its head: (..., N, P)."""
+    return _scatter(mask_logits, heads, "amax")
+
+
+def _scatter(values: Tensor, heads: Tensor, reduce: str) -> Tensor:
+    index = heads[..., None].expand_as(values)
+    return torch.zeros_like(values).scatter_reduce(-2, index, values, reduce, include_self=False)
+
+
+def union_of_groups(mask_logits: Tensor, heads: Tensor, rows: Tensor) -> Tensor:
+    """`merge_masks` at some rows only, which spares the memory and the gradients of all others.
 
     Args:
-        class_logits: (..., N, K + 1), background last.
-        mask_logits: (..., N, P), pixels flattened.
-        mergeable: (K,) bool.
+        mask_logits: (G, N, P), G being images and layers together.
+        heads: (G, N).
+        rows: (M, 2): g and the row of a head.
+
+    Returns:
+        (M, P).
     """
-    heads = group_heads(class_logits, mergeable)
-    alive = heads == torch.arange(heads.shape[-1], device=heads.device)
-    if bool(alive.all()):
-        return Merged(class_logits, mask_logits, alive)
-
-    def gather(values: Tensor, reduce: str) -> Tensor:
-        index = heads[..., None].expand_as(values)
-        return torch.zeros_like(values).scatter_reduce(-2, index, values, reduce, include_self=False)
-
-    return Merged(gather(class_logits, "mean"), gather(mask_logits, "amax"), alive)
+    group, row = rows.unbind(1)
+    owner, member = torch.nonzero(heads[group] == row[:, None]).unbind(1)
+    masks = mask_logits[group[owner], member]
+    if len(owner) == len(rows):
+        return masks
+    union = masks.new_zeros(len(rows), masks.shape[1])
+    return union.scatter_reduce(0, owner[:, None].expand_as(masks), masks, "amax", include_self=False)

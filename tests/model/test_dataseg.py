@@ -1,0 +1,176 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from segkit.errors import InputError
+from segkit.model.backbone import Backbone
+from segkit.model.class_table import ClassTable
+from segkit.model.conditioned import CONTEXT, box_coordinates
+from segkit.model.config import ModelConfig
+from segkit.model.dataseg import DataSeg, build_model
+from segkit.model.layers import position_grid, sine_features
+from segkit.model.query_decoder import Attention, visible_cells
+from segkit.taxonomy import Category, Taxonomy
+
+SMALL = ModelConfig(text_dim=16, hidden_dim=32, mask_dim=16, queries=7, rounds=1, heads=2, feedforward_dim=32)
+
+
+@pytest.fixture(scope="module")
+def model() -> DataSeg:
+    torch.manual_seed(0)
+    return build_model(SMALL).eval()
+
+
+def table(classes: int, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(classes, 16, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+@torch.no_grad()
+def test_every_layer_gives_n_proposals_at_stride_4(model: DataSeg) -> None:
+    output = model(torch.rand(2, 3, 64, 96), table(5))
+    assert len(output.matching) == 1 + 3 * SMALL.rounds
+    assert all(layer.class_logits.shape == (2, 7, 6) for layer in output.matching)
+    assert all(layer.mask_logits.shape == (2, 7, 16, 24) for layer in output.matching)
+    assert output.conditioned == []
+
+
+@torch.no_grad()
+def test_learned_queries_never_see_the_conditioned_ones(model: DataSeg) -> None:
+    images, text = torch.rand(2, 3, 64, 64), table(5)
+    boxes = [torch.tensor([[4.0, 4.0, 40.0, 30.0]]), torch.zeros(0, 4)]
+    alone, beside = model(images, text), model(images, text, boxes)
+    for first, second in zip(alone.matching, beside.matching, strict=True):
+        assert torch.equal(first.class_logits, second.class_logits)
+        assert torch.equal(first.mask_logits, second.mask_logits)
+    assert beside.conditioned[-1].mask_logits.shape == (2, 1, 16, 16)
+
+
+@torch.no_grad()
+def test_a_box_is_segmented_without_regard_to_other_boxes(model: DataSeg) -> None:
+    image, text = torch.rand(1, 3, 64, 64), table(5)
+    boxes = torch.tensor([[4.0, 4.0, 40.0, 30.0], [10.0, 20.0, 60.0, 60.0], [0.0, 0.0, 9.0, 9.0]])
+    labels = torch.tensor([1, -1, 4])
+    together = model(image, text, [boxes], [labels], match=False).conditioned[-1].mask_logits[0]
+    for i in range(3):
+        one = model(image, text, [boxes[i : i + 1]], [labels[i : i + 1]], match=False).conditioned[-1]
+        torch.testing.assert_close(one.mask_logits[0, 0], together[i], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_label_changes_the_query_and_no_label_is_its_own(model: DataSeg) -> None:
+    image, text, box = torch.rand(1, 3, 64, 64), table(5), [torch.tensor([[4.0, 4.0, 40.0, 30.0]])]
+    logits = [
+        model(image, text, box, [torch.tensor([label])], match=False).conditioned[-1].mask_logits
+        for label in (-1, 0, 4)
+    ]
+    assert not torch.allclose(logits[0], logits[1])
+    assert not torch.allclose(logits[1], logits[2])
+    assert torch.equal(logits[0], model(image, text, box, match=False).conditioned[-1].mask_logits)
+
+
+@torch.no_grad()
+def test_a_vocabulary_is_data(model: DataSeg) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    image = torch.rand(1, 3, 64, 64)
+    small, large = model(image, table(5)), model(image, torch.cat((table(5), table(300, seed=1))))
+    assert large.matching[-1].class_logits.shape[-1] == 306
+    torch.testing.assert_close(large.matching[-1].class_logits[..., :5], small.matching[-1].class_logits[..., :5])
+    torch.testing.assert_close(large.matching[-1].class_logits[..., -1], small.matching[-1].class_logits[..., -1])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_class_logits_are_scaled_cosines(model: DataSeg) -> None:
+    queries, text = torch.randn(1, 4, 32), table(3)
+    logits = model.classifier(queries, text)
+    embedded = model.classifier.project(queries)
+    rows = torch.cat((text, model.classifier.background[None]))
+    cosine = F.cosine_similarity(embedded[:, :, None], rows[None, None], dim=-1)
+    torch.testing.assert_close(logits, cosine * model.classifier.log_scale.exp())
+
+
+def test_attention_is_torchs() -> None:
+    torch.manual_seed(0)
+    own, peer = Attention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
+    with torch.no_grad():
+        peer.in_proj_weight.copy_(torch.cat([layer.weight for layer in (own.query, own.key, own.value)]))
+        peer.in_proj_bias.copy_(torch.cat([layer.bias for layer in (own.query, own.key, own.value)]))
+        peer.out_proj.load_state_dict(own.output.state_dict())
+    query, key, value = torch.randn(2, 4, 12), torch.randn(2, 9, 12), torch.randn(2, 9, 12)
+    visible = torch.rand(2, 4, 9) > 0.5
+    visible[..., 0] = True
+    expected, _ = peer(query, key, value, attn_mask=~visible.repeat_interleave(3, dim=0))
+    torch.testing.assert_close(own(query, key, value, visible), expected)
+
+
+def test_queries_see_their_mask_else_their_region_else_everything() -> None:
+    logits = torch.full((1, 3, 8, 8), -1.0)
+    logits[0, 0, :4] = 1.0
+    region = torch.zeros(1, 3, 8, 8, dtype=torch.bool)
+    region[0, 1, 0, 0] = True
+    free, bound = visible_cells(logits, (4, 4), None), visible_cells(logits, (4, 4), region)
+    assert free[0, 0].view(4, 4)[:2].all()
+    assert not free[0, 0].view(4, 4)[2:].any()
+    assert free[0, 1].all(), "an empty mask would leave nothing to attend to"
+    assert bound[0, 1].nonzero().flatten().tolist() == [0], "a region smaller than a cell owns the cell it touches"
+    assert bound[0, 2].all()
+
+
+def test_box_coordinates_run_from_minus_one_to_one_across_the_box() -> None:
+    u, v = box_coordinates(torch.tensor([[[8.0, 16.0, 24.0, 48.0]]]), (16, 16), stride=4)
+    assert u[0, 0, 0, 2].item() == pytest.approx((10 - 16) / 8)
+    assert v[0, 0, 8, 0].item() == pytest.approx((34 - 32) / 16)
+    inside = (u.abs() <= 1) & (v.abs() <= 1)
+    assert inside[0, 0].nonzero().aminmax().min.tolist() == 2
+    assert int(inside.sum()) == (16 // 4) * (32 // 4)
+
+
+def test_the_mask_of_an_untrained_box_is_close_to_its_ellipse(model: DataSeg) -> None:
+    given = model.conditioner.queries(
+        [torch.tensor([[0.0, 0.0, 64.0, 64.0]])], [torch.tensor([-1])], table(2), (64, 64), 4
+    )
+    bias = model.conditioner.mask_bias(torch.zeros(1, 1, 32), given.basis)[0, 0]
+    u, v = box_coordinates(torch.tensor([[[0.0, 0.0, 64.0, 64.0]]]), (16, 16), stride=4)
+    assert torch.equal(bias > 0, (u**2 + v**2 < 1)[0, 0])
+    assert given.region.all() and CONTEXT > 1
+
+
+def test_positions_are_distinct_and_row_major() -> None:
+    grid = position_grid(5, 7, 32, torch.device("cpu"))
+    assert grid.shape == (35, 32)
+    assert torch.cdist(grid, grid).fill_diagonal_(1.0).min() > 1e-3
+    row, column = sine_features(torch.tensor(2.5 / 5), 16), sine_features(torch.tensor(3.5 / 7), 16)
+    torch.testing.assert_close(grid[2 * 7 + 3], torch.cat((row, column)))
+
+
+def test_frozen_norms_keep_their_statistics() -> None:
+    backbone = Backbone("mobilenetv2_100", freeze_norm=True).train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items() if "running" in name}
+    backbone(torch.rand(2, 3, 64, 64))
+    assert all(torch.equal(backbone.state_dict()[name], value) for name, value in before.items())
+
+
+def test_backbone_weights_load_or_are_refused(tmp_path: pytest.TempPathFactory) -> None:
+    source = Backbone("mobilenetv2_100")
+    state = {name: value.contiguous() for name, value in source.network.state_dict().items()}
+    save_file(state | {"classifier.bias": torch.zeros(3)}, tmp_path / "whole.safetensors")
+    loaded = Backbone("mobilenetv2_100", weights=str(tmp_path / "whole.safetensors"))
+    assert all(torch.equal(loaded.network.state_dict()[name], value) for name, value in state.items())
+
+    save_file(dict(list(state.items())[5:]), tmp_path / "part.safetensors")
+    with pytest.raises(InputError, match=r"part.safetensors: 5 weights missing"):
+        Backbone("mobilenetv2_100", weights=str(tmp_path / "part.safetensors"))
+    (tmp_path / "text.safetensors").write_text("not weights")
+    with pytest.raises(InputError, match="cannot read backbone weights"):
+        Backbone("mobilenetv2_100", weights=str(tmp_path / "text.safetensors"))
+    with pytest.raises(InputError, match="cannot read backbone weights"):
+        Backbone("mobilenetv2_100", weights=str(tmp_path / "absent.safetensors"))
+    with pytest.raises(InputError, match="unknown backbone 'mobilenetv9'"):
+        Backbone("mobilenetv9")
+
+
+def test_a_class_table_follows_the_taxonomy() -> None:
+    taxonomy = Taxonomy("own", (Category(9, "road", "stuff"), Category(3, "car", "thing")))
+    made = ClassTable.of(taxonomy, torch.eye(2))
+    assert made.is_thing.tolist() == [True, False]

@@ -1,0 +1,182 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from segkit.data.batch import Batch, Targets
+from segkit.manifest import Task
+from segkit.model.class_table import ClassTable
+from segkit.model.config import ModelConfig
+from segkit.model.dataseg import Proposals, build_model
+from segkit.supervision.conditioned import conditioned_losses, give_boxes
+from segkit.supervision.config import LossConfig
+from segkit.supervision.criterion import CellTargets, box_cover, matching_losses
+from segkit.supervision.forward import training_forward
+
+SIZE = 64
+IS_THING = torch.tensor([True, True, False])
+CONFIG = LossConfig(pairwise=0.0)
+
+
+def targets(*boxes: tuple[int, int, int, int], labels: tuple[int, ...] | None = None, masked: bool = True) -> Targets:
+    """Rectangles x0, y0, x1, y1 as instances."""
+    masks = torch.zeros(len(boxes), SIZE, SIZE, dtype=torch.bool)
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
+        masks[i, y0:y1, x0:x1] = True
+    label = torch.tensor(labels or [0] * len(boxes), dtype=torch.int64)
+    return Targets(
+        label,
+        IS_THING[label],
+        torch.full((len(boxes),), masked),
+        masks,
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.zeros(SIZE, SIZE, dtype=torch.bool),
+    )
+
+
+def batch(*images: Targets, task: Task = "panoptic") -> Batch:
+    pixels = torch.rand(len(images), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    return Batch(pixels, images, "set", task, tuple(f"image {i}" for i in range(len(images))))
+
+
+def proposals(images: tuple[Targets, ...], extra: int = 2) -> Proposals:
+    """Perfect proposals: every target as a confident mask of its class, then some confident background."""
+    count = max(len(t) for t in images) + extra
+    classes = torch.full((len(images), count, len(IS_THING) + 1), -30.0)
+    classes[..., -1] = 30.0
+    masks = torch.full((len(images), count, SIZE // 4, SIZE // 4), -30.0)
+    for i, target in enumerate(images):
+        for row, (label, mask) in enumerate(zip(target.labels, target.masks, strict=True)):
+            classes[i, row, -1], classes[i, row, label] = -30.0, 30.0
+            masks[i, row] = F.max_pool2d(mask[None].float(), 4)[0] * 60 - 30
+    return Proposals(classes, masks)
+
+
+def losses(made: Proposals, given: Batch, config: LossConfig = CONFIG) -> dict[str, torch.Tensor]:
+    cells = [CellTargets.of(target) for target in given.targets]
+    return matching_losses([made], given, cells, IS_THING, config, step=0)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_perfect_proposals_cost_nothing(task: Task, masked: bool) -> None:
+    images = (targets((4, 8, 32, 40), (36, 0, 64, 20), labels=(1, 0), masked=masked), targets((0, 0, 64, 64)))
+    found = losses(proposals(images), batch(*images, task=task))
+    assert all(value.item() < 1e-3 for value in found.values()), found
+
+
+def test_the_annotation_kind_decides_the_terms() -> None:
+    masks, boxes, nothing = targets((4, 8, 32, 40)), targets((4, 8, 32, 40), masked=False), targets()
+    made = proposals((masks,))
+    assert set(losses(made, batch(masks))) == {"class", "focal", "dice"}
+    assert set(losses(made, batch(boxes, task="instance"))) == {"class", "projection"}
+    assert set(losses(made, batch(boxes, task="instance"), LossConfig())) == {"class", "projection", "pairwise"}
+    assert set(losses(made, batch(nothing))) == {"class"}
+
+
+def test_parts_of_one_stuff_region_are_one_proposal_after_merge() -> None:
+    whole = targets((0, 0, 64, 32), labels=(2,))
+    made = proposals((whole,))
+    halves = made.mask_logits.clone()
+    halves[0, 0, :, 8:] = -30.0
+    halves[0, 1] = made.mask_logits[0, 0]
+    halves[0, 1, :, :8] = -30.0
+    classes = made.class_logits.clone()
+    classes[0, 1] = classes[0, 0]
+    split = losses(Proposals(classes, halves), batch(whole))
+    assert all(value.item() < 1e-3 for value in split.values()), split
+    as_thing = matching_losses(
+        [Proposals(classes, halves)], batch(whole), [CellTargets.of(whole)], ~IS_THING, CONFIG, step=0
+    )
+    assert as_thing["dice"] > 0.5, "unmerged, half of the region is missing"
+
+
+def test_void_cells_do_not_matter() -> None:
+    clean = targets((0, 0, 32, 32))
+    dirty = replace(clean, void=clean.void.clone())
+    dirty.void[48:] = True
+    made = proposals((clean,))
+    spoilt = made.mask_logits.clone()
+    spoilt[..., 12:, :] = 30.0
+    assert losses(Proposals(made.class_logits, spoilt), batch(dirty))["dice"] < 1e-3
+    assert losses(Proposals(made.class_logits, spoilt), batch(clean))["dice"] > 0.5
+
+
+def test_masks_of_box_only_targets_are_never_read() -> None:
+    honest = targets((4, 8, 32, 40), masked=False)
+    noise = replace(honest, masks=torch.rand(honest.masks.shape) > 0.5)
+    made = proposals((targets((0, 4, 40, 44)),))
+    first, second = (losses(made, batch(t, task="instance"), LossConfig()) for t in (honest, noise))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_cells_hold_the_share_of_their_labelled_pixels() -> None:
+    target = targets((2, 0, 10, 4))
+    target.void[0:4, 8:10] = True
+    cells = CellTargets.of(replace(target, masks=target.masks & ~target.void))
+    assert cells.masks[0, 0, :3].tolist() == [0.5, 1.0, 0.0]
+    assert cells.weight[0, :4].tolist() == [1.0, 1.0, 0.5, 1.0]
+    assert cells.boxes[0, 0, :4].tolist() == [0.5, 1.0, 0.5, 0.0]
+
+
+def test_box_cover_is_the_area_of_the_box() -> None:
+    boxes = torch.tensor([[3.3, 1.5, 20.75, 17.0], [0.0, 0.0, 64.0, 64.0], [70.0, 0.0, 80.0, 5.0]])
+    cover = box_cover(boxes, (16, 16), 4).sum((1, 2)) * 16
+    torch.testing.assert_close(cover, torch.tensor([(20.75 - 3.3) * 15.5, 4096.0, 0.0]))
+
+
+def test_conditioned_losses_vanish_at_the_truth_and_ignore_what_lies_outside_the_box() -> None:
+    given = batch(targets((8, 8, 40, 40), (20, 0, 64, 28), labels=(0, 1)))
+    config = LossConfig(box_noise=0.0, label_dropout=0.0)
+    asked = give_boxes(given, config, torch.Generator().manual_seed(0))
+    assert asked is not None
+    assert torch.equal(asked.boxes[0], given.targets[0].boxes)
+    cells = [CellTargets.of(target) for target in given.targets]
+    truth = proposals(given.targets, extra=0)
+    far = truth.mask_logits.clone()
+    far[0, 0, 14:, 14:] = 30.0
+    for masks in (truth.mask_logits, far):
+        found = conditioned_losses([Proposals(truth.class_logits, masks)], asked, cells, config)
+        assert set(found) == {"conditioned_mask", "conditioned_dice"}
+        assert all(value.item() < 1e-3 for value in found.values())
+
+
+def test_withheld_labels_are_asked_for() -> None:
+    given = batch(targets((8, 8, 40, 40), (20, 0, 64, 28), labels=(0, 1)))
+    asked = give_boxes(given, LossConfig(label_dropout=1.0), torch.Generator().manual_seed(0))
+    assert asked is not None
+    assert asked.labels[0].tolist() == [-1, -1]
+    cells = [CellTargets.of(target) for target in given.targets]
+    truth = proposals(given.targets, extra=0)
+    assert conditioned_losses([truth], asked, cells, CONFIG)["conditioned_class"] < 1e-3
+
+
+def test_no_boxes_are_given_of_unions_boxes_alone_or_stuff() -> None:
+    generator = torch.Generator()
+    assert give_boxes(batch(targets((0, 0, 9, 9)), task="semantic"), CONFIG, generator) is None
+    assert give_boxes(batch(targets((0, 0, 9, 9), masked=False)), CONFIG, generator) is None
+    assert give_boxes(batch(targets((0, 0, 9, 9), labels=(2,))), CONFIG, generator) is None
+    assert give_boxes(batch(targets((0, 0, 9, 9))), LossConfig(conditioned=0.0), generator) is None
+
+
+@pytest.mark.parametrize("case", ["empty", "all void", "boxes", "masks beside nothing"])
+def test_every_batch_gives_finite_gradients(case: str) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(text_dim=16, hidden_dim=32, mask_dim=16, queries=6, rounds=1, heads=2, feedforward_dim=32)
+    model = build_model(config).train()
+    table = ClassTable(F.normalize(torch.randn(3, 16), dim=1), IS_THING)
+    nothing, full = targets(), targets((4, 4, 30, 30), (20, 20, 60, 60), labels=(0, 2))
+    void = replace(nothing, void=torch.ones_like(nothing.void))
+    given = {
+        "empty": batch(nothing, nothing),
+        "all void": batch(void, void),
+        "boxes": batch(targets((4, 4, 30, 30), masked=False), nothing, task="instance"),
+        "masks beside nothing": batch(full, nothing),
+    }[case]
+    found = training_forward(model, given, table, LossConfig(), step=0, generator=torch.Generator().manual_seed(0))
+    total = torch.stack(list(found.values())).sum()
+    total.backward()
+    assert torch.isfinite(total)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
