@@ -146,10 +146,9 @@ def adjust_colours(image: Image, *, brightness: float, contrast: float, saturati
 
     Definitions as in torchvision's `adjust_*`: contrast mixes with the mean grey, saturation with the own grey.
     """
-    levels = np.arange(256, dtype=np.float32) * brightness
-    brightened = np.clip(levels, 0, 255)
+    brightened = np.clip(np.arange(256) * brightness, 0, 255)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    mean = float(brightened[grey].mean())
+    mean = cv2.calcHist([grey], [0], None, [256], [0, 256])[:, 0] @ brightened / grey.size
     table = np.clip(contrast * brightened + (1 - contrast) * mean, 0, 255)
     image = cv2.LUT(image, np.round(table).astype(np.uint8))
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
@@ -161,7 +160,8 @@ def _turn_hue(image: Image, hue: float) -> Image:
     turn = round(hue * 256)
     if turn == 0:
         return image
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(turn % 256)  # wraps round, as a circle does
+    table = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    table[:, 0] += np.uint8(turn % 256)  # wraps round, as a circle does
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), table[None])
     turned: Image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
     return turned

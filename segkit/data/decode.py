@@ -8,35 +8,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.augment import Rectangle, Window
-from segkit.masks.rle import decompress
+from segkit.masks.rle import Counts
 
 Mask = NDArray[np.bool_]
 
 
-def crop_mask(counts: bytes, height: int, width: int, window: Window) -> Mask:
-    """The crop (canvas height, canvas width) of an RLE over (height, width), by nearest pixel; padding is False.
+def crop_mask(runs: Counts, height: int, width: int, window: Window) -> Mask:
+    """The crop (canvas height, canvas width) of run lengths over (height, width), by nearest pixel; padding is False.
+
+    Args:
+        runs: as `segkit.masks.rle.decompress_many` gives them.
 
     Raises:
         ValueError: the run lengths do not fill height x width.
     """
     crop = np.zeros(window.canvas, bool)
-    ends = np.cumsum(decompress(counts))
+    ends = np.cumsum(runs)
     if (ends[-1] if ends.size else 0) != height * width:
         raise ValueError(f"an RLE that does not fill {width} x {height} pixels")
     if len(ends) < 2:
         return crop
     columns = window.columns()
-    # the columns that both the mask (its first to its last one) and the crop reach
-    first = max(int(ends[0]) // height, int(columns.min()))
-    last = min((int(ends[2 * (len(ends) // 2) - 1]) - 1) // height, int(columns.max()))
-    if first > last:
+    # the columns that both the mask (from its first run of ones to its last) and the crop reach
+    low, high = sorted((int(columns[0]), int(columns[-1])))
+    low = max(int(ends[0]) // height, low)
+    high = min((int(ends[len(ends) // 2 * 2 - 1]) - 1) // height, high)
+    reached = np.flatnonzero((columns >= low) & (columns <= high))
+    if not reached.size:
         return crop
-    strip = _unroll(ends, first * height, (last + 1) * height).reshape(-1, height)
-    reached = np.flatnonzero((columns >= first) & (columns <= last))
-    patch = strip[columns[reached] - first].take(window.rows(), axis=1)
-    rows, _ = window.inside()
-    begin = window.patch[0] + (int(reached[0]) if reached.size else 0)
-    crop[rows, begin : begin + reached.size] = patch.T
+    strip = _unroll(ends, low * height, (high + 1) * height).reshape(-1, height)
+    patch = strip[columns[reached] - low].take(window.rows(), axis=1)
+    left = window.patch[0] + int(reached[0])
+    crop[window.inside()[0], left : left + reached.size] = patch.T
     return crop
 
 

@@ -1,7 +1,7 @@
 """Several data sets as one sequence of batches, each batch from one data set."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from segkit.data.augment import Image, Window, colour_jitter, jitter_window, zoom_window
 from segkit.data.batch import Batch, Targets
 from segkit.data.config import DataConfig, MaskPolicy
+from segkit.data.packing import Packed, pack, unpack
 from segkit.data.schedule import Schedule, positions
 from segkit.data.targets import build_targets
 from segkit.errors import InputError, SegkitError
@@ -87,7 +88,7 @@ class DataMix:
             SegkitError: an image or its labels cannot be read; names the sample.
         """
         workers = min(self.config.workers, stop_step - start_step)
-        steps: DataLoader[_Packed | SegkitError] = DataLoader(
+        steps: DataLoader[Batch | Packed | SegkitError] = DataLoader(
             _Steps(self),
             batch_size=None,  # an item is a batch already
             sampler=range(start_step, stop_step),
@@ -95,42 +96,42 @@ class DataMix:
             num_workers=workers,
             worker_init_fn=_start_worker if workers else None,
         )
-        for step, packed in zip(range(start_step, stop_step), steps, strict=True):
-            if isinstance(packed, SegkitError):
-                raise packed
-            yield step, self._unpack(packed)
+        for step, item in zip(range(start_step, stop_step), steps, strict=True):
+            if isinstance(item, SegkitError):
+                raise item
+            batch = unpack(item) if isinstance(item, Packed) else item
+            yield step, replace(batch, images=batch.images.float().div_(255))
 
-    def _pack(self, step: int) -> "_Packed":
+    def _bytes(self, step: int) -> Batch:
+        """The batch of a step with its images as bytes (uint8, 0..255), a quarter of what floats would take."""
         dataset, turn = self._schedule.draw(step)
         places = positions(turn, batch_size=self.config.batch_size, rank=self.rank, world_size=self.world_size)
-        crops = [self._crop(dataset, place) for place in places]
-        return _pack(dataset, crops)
+        images, targets, ids = zip(*(self._crop(dataset, place) for place in places), strict=True)
+        return Batch(torch.stack(images), targets, self.sets[dataset].name, self.sets[dataset].task, ids)
 
-    def _crop(self, dataset: int, position: int) -> "_Crop":
+    def _crop(self, dataset: int, position: int) -> tuple[Tensor, Targets, str]:
         mixed = self.sets[dataset]
         sample = mixed.shards.sample(self._schedule.sample(dataset, position))
         image = mixed.shards.image(sample)
         rng = self._schedule.sample_rng(dataset, position)
         try:
-            return make_crop(image, sample, mixed, self.config, rng)
+            return *make_crop(image, sample, mixed, self.config, rng), sample.id
         except (ValueError, KeyError) as error:
             problem, mend = f"its labels cannot be used ({error})", "see `segkit validate`"
             raise InputError(problem, file=mixed.shards.path, record=sample.id, mend=mend) from error
 
-    def _unpack(self, packed: "_Packed") -> Batch:
-        mixed = self.sets[packed.dataset]
-        images = packed.images.permute(0, 3, 1, 2).contiguous().float().div_(255)
-        return Batch(images, _unpack_targets(packed), mixed.name, mixed.task, packed.sample_ids)
 
-
-def make_crop(image: Image, sample: Sample, mixed: MixedSet, config: DataConfig, rng: np.random.Generator) -> "_Crop":
-    """One augmented crop of an (H, W, 3) image with its targets."""
+def make_crop(
+    image: Image, sample: Sample, mixed: MixedSet, config: DataConfig, rng: np.random.Generator
+) -> tuple[Tensor, Targets]:
+    """One augmented crop (3, S, S) uint8 of an (H, W, 3) image, and its targets."""
     window = choose_window(sample, mixed.policies, config, rng)
     crop = window.image(image)
     if config.colour_jitter:
-        crop = colour_jitter(crop, strength=config.colour_jitter, rng=rng)
+        patch = window.inside()  # padding keeps its grey
+        crop[patch] = colour_jitter(crop[patch], strength=config.colour_jitter, rng=rng)
     targets = build_targets(sample, window, taxonomy=mixed.taxonomy, task=mixed.task, policies=mixed.policies)
-    return _Crop(torch.from_numpy(crop), targets, sample.id)
+    return torch.from_numpy(np.stack(cv2.split(crop))), targets
 
 
 def choose_window(
@@ -151,69 +152,18 @@ def choose_window(
     return jitter_window(sample.height, sample.width, size=size, scale=scale, rng=rng, flip=config.flip)
 
 
-@dataclass(frozen=True)
-class _Crop:
-    image: Tensor
-    """(H, W, 3) uint8."""
-    targets: Targets
-    sample_id: str
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """A batch in few tensors, for each one that a worker sends costs a file descriptor; images still are bytes."""
-
-    dataset: int
-    images: Tensor
-    """(B, H, W, 3) uint8."""
-    sizes: list[int]
-    """Targets of each image; the tensors below hold those of all images, one after the other."""
-    labels: Tensor
-    is_thing: Tensor
-    has_mask: Tensor
-    masks: Tensor
-    boxes: Tensor
-    void: Tensor
-    """(B, H, W)."""
-    annotated: list[Tensor | None]
-    sample_ids: tuple[str, ...]
-
-
-def _pack(dataset: int, crops: list[_Crop]) -> _Packed:
-    targets = [crop.targets for crop in crops]
-    return _Packed(
-        dataset=dataset,
-        images=torch.stack([crop.image for crop in crops]),
-        sizes=[len(target) for target in targets],
-        labels=torch.cat([target.labels for target in targets]),
-        is_thing=torch.cat([target.is_thing for target in targets]),
-        has_mask=torch.cat([target.has_mask for target in targets]),
-        masks=torch.cat([target.masks for target in targets]),
-        boxes=torch.cat([target.boxes for target in targets]),
-        void=torch.stack([target.void for target in targets]),
-        annotated=[target.annotated for target in targets],
-        sample_ids=tuple(crop.sample_id for crop in crops),
-    )
-
-
-def _unpack_targets(packed: _Packed) -> tuple[Targets, ...]:
-    pieces = (packed.labels, packed.is_thing, packed.has_mask, packed.masks, packed.boxes)
-    each = zip(*(torch.split(piece, packed.sizes) for piece in pieces), packed.void, packed.annotated, strict=True)
-    return tuple(Targets(*fields) for fields in each)
-
-
-class _Steps(Dataset["_Packed | SegkitError"]):
-    """Batches by step. A failure is sent as a value: torch would wrap it in a worker's traceback."""
+class _Steps(Dataset["Batch | Packed | SegkitError"]):
+    """Batches by step. A worker sends a failure as a value, for torch would wrap it in the worker's traceback."""
 
     def __init__(self, mix: DataMix) -> None:
         self.mix = mix
 
-    def __getitem__(self, step: int) -> "_Packed | SegkitError":
+    def __getitem__(self, step: int) -> "Batch | Packed | SegkitError":
+        if get_worker_info() is None:
+            return self.mix._bytes(step)
         try:
-            return self.mix._pack(step)
+            return pack(self.mix._bytes(step))
         except SegkitError as error:
-            if get_worker_info() is None:
-                raise
             return error
 
 

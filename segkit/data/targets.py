@@ -1,6 +1,6 @@
 """From the segments of a sample to the targets of a crop: what is one target, what is void, what the policy hides."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from segkit.data.batch import Targets
 from segkit.data.config import MaskPolicy
 from segkit.data.decode import Mask, crop_mask, fill_box, tight_box
 from segkit.manifest import Task
+from segkit.masks.rle import Counts, decompress_many
 from segkit.sample import Sample, Segment
 from segkit.taxonomy import Taxonomy
 
@@ -21,9 +22,34 @@ MIN_VISIBLE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class _Scene:
+    """A sample under its window: what of each segment may be known."""
+
+    sample: Sample
+    window: Window
+    policies: Mapping[int, MaskPolicy]
+    runs: Mapping[int, Counts]
+    """Run lengths of the masks that may be looked at, by the segment's place in the sample; -1 is the sample's void."""
+
+    def usable(self, segment: Segment) -> bool:
+        """Whether it can be a target."""
+        return not (segment.is_crowd or segment.ignore or self.policies.get(segment.class_id) == "none")
+
+    def mask(self, place: int) -> Mask:
+        """The crop of a mask."""
+        return crop_mask(self.runs[place], self.sample.height, self.sample.width, self.window)
+
+    def region(self, place: int) -> tuple[Mask, Rectangle | None]:
+        """The segment's pixels in the crop; with its clipped box where that is all that may be known of it."""
+        if place in self.runs:
+            return self.mask(place), None
+        rectangle = self.window.box(self.sample.segments[place].box)
+        return fill_box(rectangle, self.window), self.window.clip(rectangle)
+
+
+@dataclass(frozen=True, slots=True)
 class _Target:
-    label: int
-    is_thing: bool
+    segment: Segment
     has_mask: bool
     mask: Mask
     box: Rectangle
@@ -45,80 +71,73 @@ def build_targets(
         ValueError: an RLE that does not fit the image.
         KeyError: a class id that the taxonomy lacks.
     """
+    scene = _scene(sample, window, policies)
     complete = task != "instance" or not sample.exhaustive
     void = np.ones(window.canvas, bool)
     void[window.inside()] = complete
     kept: list[_Target] = []
-    for segments in _groups(sample, task, policies):
-        target = _target(segments, sample, window, taxonomy, policies)
-        if _large_enough(target, segments, window):
+    for places in _groups(scene, task):
+        target = _target(places, scene)
+        if _large_enough(target, places, scene):
             kept.append(target)
         elif not complete:
             void |= target.mask
     if not complete:
-        for region in _unusable(sample, window, policies):
+        for region in _hidden(scene):
             void |= region
     for target in kept:
         void &= ~target.mask
-    return _stack(kept, void, _annotated(sample, taxonomy))
+    return _stack(kept, void, taxonomy, _annotated(sample, taxonomy))
 
 
-def _groups(sample: Sample, task: Task, policies: Mapping[int, MaskPolicy]) -> Iterator[list[Segment]]:
-    """The usable segments, those that make one target together."""
-    merged: dict[int, list[Segment]] = {}
-    for segment in sample.segments:
-        if not _usable(segment, policies) or (task == "instance" and segment.kind == "stuff"):
+def _scene(sample: Sample, window: Window, policies: Mapping[int, MaskPolicy]) -> _Scene:
+    counts = {
+        place: segment.mask
+        for place, segment in enumerate(sample.segments)
+        if segment.mask is not None and policies.get(segment.class_id, "mask") == "mask"
+    }
+    if sample.void is not None:
+        counts[-1] = sample.void
+    runs = decompress_many(list(counts.values()))
+    return _Scene(sample, window, policies, dict(zip(counts, runs, strict=True)))
+
+
+def _groups(scene: _Scene, task: Task) -> Iterator[list[int]]:
+    """Places of the segments that make one target together."""
+    merged: dict[int, list[int]] = {}
+    for place, segment in enumerate(scene.sample.segments):
+        if not scene.usable(segment) or (task == "instance" and segment.kind == "stuff"):
             continue
         if task == "semantic" or segment.kind == "stuff":
-            merged.setdefault(segment.class_id, []).append(segment)
+            merged.setdefault(segment.class_id, []).append(place)
         else:
-            yield [segment]
+            yield [place]
     yield from merged.values()
 
 
-def _usable(segment: Segment, policies: Mapping[int, MaskPolicy]) -> bool:
-    return not (segment.is_crowd or segment.ignore or policies.get(segment.class_id) == "none")
+def _hidden(scene: _Scene) -> Iterator[Mask]:
+    """Void regions of an instance sample: the source's own, crowds, ignored things, things of the policy none."""
+    if scene.sample.void is not None:
+        yield scene.mask(-1)
+    for place, segment in enumerate(scene.sample.segments):
+        if segment.kind == "thing" and not scene.usable(segment):
+            yield scene.region(place)[0]
 
 
-def _unusable(sample: Sample, window: Window, policies: Mapping[int, MaskPolicy]) -> Iterator[Mask]:
-    """Void regions of an instance sample: the source's own, crowds, ignored things, things without a policy."""
-    if sample.void is not None:
-        yield crop_mask(sample.void, sample.height, sample.width, window)
-    for segment in sample.segments:
-        if segment.kind == "thing" and not _usable(segment, policies):
-            yield _region(segment, sample, window, policies)[0]
-
-
-def _region(
-    segment: Segment, sample: Sample, window: Window, policies: Mapping[int, MaskPolicy]
-) -> tuple[Mask, Rectangle | None]:
-    """The segment's pixels in the crop; with its clipped box where that is all that may be known of it."""
-    if segment.mask is not None and policies.get(segment.class_id, "mask") == "mask":
-        return crop_mask(segment.mask, sample.height, sample.width, window), None
-    rectangle = window.box(segment.box)
-    return fill_box(rectangle, window), window.clip(rectangle)
-
-
-def _target(
-    segments: list[Segment], sample: Sample, window: Window, taxonomy: Taxonomy, policies: Mapping[int, MaskPolicy]
-) -> _Target:
+def _target(places: Sequence[int], scene: _Scene) -> _Target:
     """One target of one or several segments of a class; it has a mask only if all of them have."""
-    regions = [_region(segment, sample, window, policies) for segment in segments]
-    mask = regions[0][0]
-    for more, _ in regions[1:]:
-        mask |= more
+    regions = [scene.region(place) for place in places]
+    mask = regions[0][0] if len(regions) == 1 else np.logical_or.reduce([part for part, _ in regions])
     boxes = [box if box is not None else tight_box(part) for part, box in regions if part.any()]
-    has_mask = all(box is None for _, box in regions)
-    first = segments[0]
-    return _Target(taxonomy.index[first.class_id], first.kind == "thing", has_mask, mask, _hull(boxes))
+    return _Target(scene.sample.segments[places[0]], all(box is None for _, box in regions), mask, _hull(boxes))
 
 
-def _large_enough(target: _Target, segments: list[Segment], window: Window) -> bool:
+def _large_enough(target: _Target, places: Sequence[int], scene: _Scene) -> bool:
     if np.count_nonzero(target.mask) < MIN_PIXELS:
         return False
-    if target.has_mask or len(segments) > 1:
+    if target.has_mask or len(places) > 1:
         return True
-    x0, y0, x1, y1 = window.box(segments[0].box)
+    x0, y0, x1, y1 = scene.window.box(target.segment.box)
     left, top, right, bottom = target.box
     return (right - left) * (bottom - top) >= MIN_VISIBLE * (x1 - x0) * (y1 - y0)
 
@@ -140,11 +159,12 @@ def _annotated(sample: Sample, taxonomy: Taxonomy) -> torch.Tensor | None:
     return annotated
 
 
-def _stack(kept: list[_Target], void: Mask, annotated: torch.Tensor | None) -> Targets:
+def _stack(kept: list[_Target], void: Mask, taxonomy: Taxonomy, annotated: torch.Tensor | None) -> Targets:
     masks = np.stack([target.mask for target in kept]) if kept else np.zeros((0, *void.shape), bool)
+    labels = [taxonomy.index[target.segment.class_id] for target in kept]
     return Targets(
-        labels=torch.tensor([target.label for target in kept], dtype=torch.int64),
-        is_thing=torch.tensor([target.is_thing for target in kept], dtype=torch.bool),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        is_thing=torch.tensor([target.segment.kind == "thing" for target in kept], dtype=torch.bool),
         has_mask=torch.tensor([target.has_mask for target in kept], dtype=torch.bool),
         masks=torch.from_numpy(masks),
         boxes=torch.tensor([target.box for target in kept], dtype=torch.float32).reshape(-1, 4),

@@ -160,13 +160,19 @@ def compress(runs: NDArray[np.integer[Any]]) -> bytes:
 
 def decompress(counts: bytes) -> Counts:
     """Run lengths (zeros first) of COCO's string; ValueError where it is malformed."""
-    if not counts:
-        return np.zeros(0, np.int64)
-    values, _ = _values([counts])
-    runs = values.copy()
-    runs[1::2] = np.cumsum(values[1::2])
-    runs[2::2] = np.cumsum(values[2::2])
-    if (runs < 0).any():
+    return decompress_many([counts])[0]
+
+
+def decompress_many(masks: Sequence[bytes]) -> list[Counts]:
+    """Run lengths of each of N strings, decoded in one pass: several times faster than one by one."""
+    if not masks:
+        return []
+    values, per_mask = _values(masks)
+    runs = np.split(values, np.cumsum(per_mask)[:-1])
+    for run in runs:  # from the fourth on, a count is the difference to the one two places before
+        np.cumsum(run[1::2], out=run[1::2])
+        np.cumsum(run[2::2], out=run[2::2])
+    if (values < 0).any():
         raise ValueError("an RLE with a negative run")
     return runs
 

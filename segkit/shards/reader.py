@@ -118,10 +118,10 @@ class ShardSet:
 
     @cached_property
     def _row(self) -> Callable[[int, int], Sample]:
-        @lru_cache(maxsize=4)
-        def group(number: int, index: int) -> list[Sample]:
+        @lru_cache(maxsize=32)
+        def group(number: int, index: int) -> pa.Table:
             with self._labels(self.manifest.parts[number].labels) as file:
-                return list(self._read(file, index))
+                return self._table(file, index)
 
         @lru_cache(maxsize=256)
         def ends(number: int) -> list[int]:
@@ -132,7 +132,9 @@ class ShardSet:
         def row(number: int, index: int) -> Sample:
             bounds = ends(number)
             place = bisect_right(bounds, index)
-            return group(number, place)[index - (bounds[place - 1] if place else 0)]
+            start = bounds[place - 1] if place else 0
+            # a table is read in a millisecond; it is turning all its rows into objects that would take fifty
+            return next(arrow.from_table(group(number, place).slice(index - start, 1)))
 
         return row
 
@@ -143,8 +145,11 @@ class ShardSet:
             raise _damaged(self.path / name, error) from error
 
     def _read(self, file: pq.ParquetFile, group: int) -> Iterator[Sample]:
+        return arrow.from_table(self._table(file, group))
+
+    def _table(self, file: pq.ParquetFile, group: int) -> pa.Table:
         try:
-            return arrow.from_table(file.read_row_group(group, use_threads=False))
+            return file.read_row_group(group, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.path, error) from error
 

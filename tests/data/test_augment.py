@@ -15,7 +15,7 @@ from segkit.data.augment import (
     zoom_window,
 )
 from segkit.data.decode import crop_mask, tight_box
-from segkit.data.evaluation import to_input, to_source
+from segkit.inference.postprocess import to_image
 from segkit.masks import rle
 from tests.data.scenes import blobs, disc
 
@@ -53,7 +53,7 @@ def test_image_mask_and_box_move_together(case: tuple[int, int, Window], seed: i
     x1, y1 = int(rng.integers(x0 + 1, width + 1)), int(rng.integers(y0 + 1, height + 1))
     dense = np.zeros((height, width), bool)
     dense[y0:y1, x0:x1] = True
-    mask = crop_mask(rle.encode(dense), height, width, window)
+    mask = crop_mask(rle.decompress(rle.encode(dense)), height, width, window)
     left, top, right, bottom = window.clip(window.box((x0, y0, x1 - x0, y1 - y0)))
     # the box says which pixel centres are in; sampling by whole source pixels agrees with it exactly for whole boxes
     rows, columns = np.mgrid[: window.canvas[0], : window.canvas[1]] + 0.5
@@ -74,7 +74,7 @@ def test_mask_sampling_is_that_of_opencv_at_pixel_centres() -> None:
     window = Window((10, 5, 90, 80), (7, 3, 50, 61), (64, 64))
     part = dense[5:85, 10:100].astype(np.uint8)
     expected = cv2.resize(part, (50, 61), interpolation=cv2.INTER_NEAREST_EXACT) > 0
-    mask = crop_mask(rle.encode(dense), 97, 131, window)
+    mask = crop_mask(rle.decompress(rle.encode(dense)), 97, 131, window)
     assert (mask[3:64, 7:57] == expected).all()
     mask[3:64, 7:57] = False
     assert not mask.any()
@@ -87,7 +87,10 @@ def test_a_mirrored_window_mirrors_its_patch() -> None:
     mirrored = Window(straight.source, straight.patch, straight.canvas, mirrored=True)
     for before, after in (
         (straight.image(image), mirrored.image(image)),
-        (crop_mask(rle.encode(dense), 40, 60, straight), crop_mask(rle.encode(dense), 40, 60, mirrored)),
+        (
+            crop_mask(rle.decompress(rle.encode(dense)), 40, 60, straight),
+            crop_mask(rle.decompress(rle.encode(dense)), 40, 60, mirrored),
+        ),
     ):
         assert (before[:43, ::-1] == after[:43]).all() and (before[43:] == after[43:]).all()
     assert (mirrored.image(image)[43:] == PAD_VALUE).all()
@@ -151,9 +154,9 @@ def test_evaluation_keeps_the_whole_image(height: int, width: int, size: int) ->
 )
 def test_masks_come_back_from_the_evaluation_canvas(height: int, width: int, size: int, least: float) -> None:
     dense = np.stack((blobs(height, width, seed=height), disc(height, width, 0.6 * width, 0.4 * height, width / 3)))
-    _, window = to_input(np.zeros((height, width, 3), np.uint8), size=size)
-    canvas = np.stack([crop_mask(rle.encode(mask), height, width, window) for mask in dense])
-    back = to_source(torch.from_numpy(canvas).float(), window).numpy() > 0.5
+    window = evaluation_window(height, width, size=size)
+    canvas = np.stack([crop_mask(rle.decompress(rle.encode(mask)), height, width, window) for mask in dense])
+    back = to_image(torch.from_numpy(canvas).float(), window).numpy() > 0.5
     assert back.shape == dense.shape
     for ours, mask in zip(back, dense, strict=True):
         assert (ours & mask).sum() / (ours | mask).sum() >= least
@@ -163,17 +166,9 @@ def test_masks_come_back_from_the_evaluation_canvas(height: int, width: int, siz
 def test_low_resolution_scores_come_back_in_place() -> None:
     window = evaluation_window(60, 100, size=100)  # canvas 64 x 128
     ramp = (torch.arange(32) + 0.5) * 4  # x of the centre of each cell at stride 4
-    back = to_source(ramp.expand(1, 16, 32), window)
+    back = to_image(ramp.expand(1, 16, 32), window)
     expected = torch.arange(100) + 0.5
     assert torch.allclose(back[0, :, 2:98], expected[2:98].expand(60, -1), atol=1e-4)
-
-
-def test_input_is_the_image_in_0_to_1() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (40, 64, 3), np.uint8)
-    pixels, window = to_input(image, size=64)
-    assert pixels.dtype == torch.float32 and pixels.shape == (3, 64, 64) and window.patch == (0, 0, 64, 40)
-    assert np.allclose(pixels.numpy()[:, :40] * 255, image.transpose(2, 0, 1))
-    assert np.allclose(pixels.numpy()[:, 40:] * 255, PAD_VALUE)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""Batches between processes: in few tensors, for each one that a worker sends costs a file descriptor."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segkit.data.batch import Batch, Targets
+from segkit.manifest import Task
+
+_JOINED = ("labels", "is_thing", "has_mask", "masks", "boxes")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch whose targets lie one after the other."""
+
+    images: Tensor
+    sizes: list[int]
+    """Targets of each image."""
+    joined: dict[str, Tensor]
+    """The fields of all targets that have an entry for each of them."""
+    void: Tensor
+    """(B, H, W)."""
+    annotated: list[list[bool] | None]
+    dataset: str
+    task: Task
+    sample_ids: tuple[str, ...]
+
+
+def pack(batch: Batch) -> Packed:
+    """Join the targets of all images."""
+    targets = batch.targets
+    return Packed(
+        images=batch.images,
+        sizes=[len(target) for target in targets],
+        joined={name: torch.cat([getattr(target, name) for target in targets]) for name in _JOINED},
+        void=torch.stack([target.void for target in targets]),
+        annotated=[None if target.annotated is None else target.annotated.tolist() for target in targets],
+        dataset=batch.dataset,
+        task=batch.task,
+        sample_ids=batch.sample_ids,
+    )
+
+
+def unpack(packed: Packed) -> Batch:
+    """Inverse of `pack`; the targets share the packed tensors' memory."""
+    pieces = {name: torch.split(tensor, packed.sizes) for name, tensor in packed.joined.items()}
+    targets = tuple(
+        Targets(
+            **{name: piece[image] for name, piece in pieces.items()},
+            void=packed.void[image],
+            annotated=None if annotated is None else torch.tensor(annotated),
+        )
+        for image, annotated in enumerate(packed.annotated)
+    )
+    return Batch(packed.images, targets, packed.dataset, packed.task, packed.sample_ids)
