@@ -5,7 +5,7 @@ that `shard.read_shard` does not find done (in any order, in any process), then 
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segkit import __version__
-from segkit.errors import SegkitError
+from segkit.errors import InputError, SegkitError
 from segkit.manifest import ClassStatistics, Ledger, Manifest, Parent, Part, SetKind, Statistics
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
@@ -193,26 +193,74 @@ def write_layer(
         extra_parents: further versions that this one was made from, such as the run of a model.
         ledger: what became of every label.
     """
-    of = parent.manifest
+    return write_view(
+        destination,
+        ((sample, parent) for sample in samples),
+        (parent,),
+        command=command,
+        arguments=arguments,
+        kind=kind or parent.manifest.kind,
+        taxonomy=taxonomy or parent.taxonomy,
+        name=name or parent.manifest.name,
+        split=parent.manifest.split,
+        source_header=parent.manifest.source_header,
+        extra_parents=extra_parents,
+        ledger=ledger,
+    )
+
+
+def write_view(
+    destination: Path,
+    rows: Iterable[tuple[Sample, ShardSet]],
+    parents: Sequence[ShardSet],
+    *,
+    command: str,
+    arguments: dict[str, Any],
+    kind: SetKind,
+    taxonomy: Taxonomy,
+    name: str,
+    split: str | None,
+    source_header: dict[str, Any] | None = None,
+    extra_parents: tuple[Parent, ...] = (),
+    ledger: Ledger | Callable[[], Ledger] | None = None,
+) -> ShardSet:
+    """Publish labels over the images of any number of sets; no image is copied.
+
+    Args:
+        destination: directory of the new set's versions.
+        rows: samples in order, each with the set among `parents` whose image it shows.
+        parents: the sets, all with images by the same way.
+        command: the command that writes.
+        arguments: its arguments.
+        kind: what the labels are.
+        taxonomy: their classes.
+        name: the new set's name.
+        split: the new set's split.
+        source_header: what an export writes of the source.
+        extra_parents: further versions that this one was made from.
+        ledger: what became of every label; or a function that tells it once all rows are used up.
+    """
+    ways = {parent.manifest.images_by for parent in parents}
+    if len(ways) != 1:
+        raise InputError(f"sets with images by {' and '.join(sorted(ways))} do not go together", file=destination)
     with staging(destination, {"command": command}, resume=False) as stage:
-        roots = {relocate(tar, parent.path, stage.path): digest for tar, digest in parent.tars.items()}
+        roots: dict[str, str] = {}
+        count = 0
+        for count, chunk in enumerate(_chunks(_moved(rows, stage.path, roots), SHARD_BYTES), start=1):
+            shards.write_shard(stage.path, count - 1, chunk)
         header = Header(
-            taxonomy=taxonomy or parent.taxonomy,
-            kind=kind or of.kind,
-            name=name or of.name,
-            split=of.split,
+            taxonomy=taxonomy,
+            kind=kind,
+            name=name,
+            split=split,
             command=command,
             arguments=arguments,
-            images_by=of.images_by,
-            source_header=of.source_header,
-            parents=(parent_of(parent, stage.path), *extra_parents),
-            image_roots=roots,
+            images_by=ways.pop(),
+            source_header=source_header or {},
+            parents=(*(parent_of(parent, stage.path) for parent in parents), *extra_parents),
+            image_roots=dict(sorted(roots.items())),
         )
-        moved = ((_move(sample, parent.path, stage.path), None) for sample in samples)
-        count = 0
-        for count, chunk in enumerate(_chunks(moved, SHARD_BYTES), start=1):
-            shards.write_shard(stage.path, count - 1, chunk)
-        return finish(stage, count, header, ledger or Ledger())
+        return finish(stage, count, header, (ledger() if callable(ledger) else ledger) or Ledger())
 
 
 def parent_of(parent: ShardSet, directory: Path) -> Parent:
@@ -226,11 +274,17 @@ def relocate(path: str, old: Path, new: Path) -> str:
     return path if Path(path).is_absolute() else Path(os.path.relpath((old / path).resolve(), new.resolve())).as_posix()
 
 
-def _move(sample: Sample, old: Path, new: Path) -> Sample:
-    image = sample.image
-    tar = image.tar and relocate(image.tar, old, new)
-    path = image.path and relocate(image.path, old, new)
-    return replace(sample, image=ImageRef(tar, image.offset, image.length, image.sha256, path))
+def _moved(
+    rows: Iterable[tuple[Sample, ShardSet]], directory: Path, roots: dict[str, str]
+) -> Iterator[tuple[Sample, None]]:
+    """Samples whose images are named from `directory`; their tars and digests are added to `roots`."""
+    for sample, parent in rows:
+        image = sample.image
+        tar = image.tar and relocate(image.tar, parent.path, directory)
+        if tar and image.tar:
+            roots[tar] = parent.tars.get(image.tar, "")
+        path = image.path and relocate(image.path, parent.path, directory)
+        yield replace(sample, image=ImageRef(tar, image.offset, image.length, image.sha256, path)), None
 
 
 def _chunks(
