@@ -164,13 +164,16 @@ class Column:
     """One picture a row (any size); None leaves the place empty."""
 
 
-def contact_sheet(rows: Sequence[str], columns: Sequence[Column], *, tile: int = 224) -> Picture:
+def contact_sheet(
+    rows: Sequence[str], columns: Sequence[Column], *, tile: int = 224, note: Sequence[tuple[str, str]] = ()
+) -> Picture:
     """Lay pictures out in a grid with a caption for each row and each group of columns.
 
     Args:
         rows: captions from top to bottom; every column has as many tiles.
         columns: from left to right, each as wide as its first picture's proportions ask.
         tile: height of a row in pixels.
+        note: names and figures, written over the empty places with which the last row begins.
 
     Returns:
         (H, W, 3) RGB uint8.
@@ -192,6 +195,7 @@ def contact_sheet(rows: Sequence[str], columns: Sequence[Column], *, tile: int =
             if picture is not None:
                 page.paste(_fit(picture, width, tile), (left, head + number * (tile + gap)))
     _write_headings(draw, columns, lefts, widths, head, font)
+    _write_note(draw, note, (side + 3 * gap, page.height - tile // 2 - gap), font)
     return np.asarray(page)
 
 
@@ -235,6 +239,22 @@ def _write_headings(
             draw.text(((left + right) // 2, head // 2), columns[first].caption, font=font, fill=INK, anchor="mm")
             draw.line([(left, head - 6), (right, head - 6)], fill=FAINT, width=1)
             first = number
+
+
+def _write_note(
+    draw: ImageDraw.ImageDraw,
+    note: Sequence[tuple[str, str]],
+    left_middle: tuple[int, int],
+    font: ImageFont.FreeTypeFont,
+) -> None:
+    """Two columns of text, the names in grey, centred on the given height."""
+    x, middle = left_middle
+    step = round(1.9 * font.size)
+    values = x + round(max((font.getlength(name) for name, _ in note), default=0) + 1.5 * font.size)
+    for number, (name, value) in enumerate(note):
+        y = middle + round((number - (len(note) - 1) / 2) * step)
+        draw.text((x, y), name, font=font, fill=FAINT, anchor="lm")
+        draw.text((values, y), value, font=font, fill=INK, anchor="lm")
 
 
 def save_png(picture: Picture, path: Path) -> None:

@@ -32,6 +32,11 @@ class NativeSets:
         """Root of the semantic set."""
         return self.root / "ADEChallengeData2016"
 
+    @property
+    def ade_classes(self) -> Path:
+        """Class table of the semantic set, in the form of objectInfo150.csv."""
+        return self.ade / "objectInfo.csv"
+
     def coco_images(self, split: Split) -> Path:
         """Folder of the panoptic set's images."""
         return self.root / "coco" / f"{split}2017"
@@ -81,7 +86,7 @@ def _write_semantic(sets: NativeSets, split: Split, scenes: Iterable[tuple[int, 
         _write_image(sets.ade / "images" / folder / f"{stem}.jpg", scene.image)
         _write_image(sets.ade / "annotations" / folder / f"{stem}.png", lookup[scene.ids])
     lines = [f"{entry.id},{int(entry.kind == 'stuff')},{entry.semantic}" for entry in CLASSES]
-    (sets.ade / "objectInfo150.csv").write_text("\n".join(["Idx,Stuff,Name", *lines]) + "\n", "utf-8")
+    sets.ade_classes.write_text("\n".join(["Idx,Stuff,Name", *lines]) + "\n", "utf-8")
 
 
 def _write_panoptic(sets: NativeSets, split: Split, scenes: Iterable[tuple[int, Scene]]) -> None:

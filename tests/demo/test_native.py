@@ -38,7 +38,7 @@ def test_the_semantic_map_holds_class_ids(sets: NativeSets) -> None:
     true = np.vectorize(lambda segment: scene.classes[segment].id)(scene.ids)
     assert np.array_equal(np.asarray(Image.open(path)), true)
     assert (sets.ade / "images" / "validation" / "ADE_val_00100002.jpg").is_file()
-    table = (sets.ade / "objectInfo150.csv").read_text().splitlines()
+    table = sets.ade_classes.read_text().splitlines()
     assert [line.split(",")[-1] for line in table[1:]] == [entry.semantic for entry in CLASSES]
 
 

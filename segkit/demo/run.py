@@ -1,0 +1,235 @@
+"""The whole path on generated scenes: convert, train, pseudolabel, predict, evaluate, and a picture of it all."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from segkit.demo.native import SPLITS, NativeSets, Split, write_native
+from segkit.demo.sheet import Group, draw_sheet
+from segkit.errors import InputError
+from segkit.shards.reader import ShardSet
+
+TRAIN_SCENES, VAL_SCENES = 400, 60
+"""Of each of the three data sets."""
+STEPS = 1000
+RECIPE = "dataseg-mini"
+SETTINGS = (
+    "data.image_size=128",
+    "data.batch_size=8",
+    "data.scale_min=0.8",
+    "data.scale_max=1.25",
+    "inference.image_size=128",
+    "optimiser.lr=5e-4",
+    "optimiser.backbone_lr_factor=1.0",
+    "optimiser.warmup_steps=50",
+    "optimiser.ema_decay=0.99",
+)
+"""What differs from the recipe: the scenes are small, and the backbone starts from nothing."""
+MARK = ".segkit-demo"
+"""File by which a folder of generated scenes is told from a user's own."""
+
+Progress = Callable[[str, int, int], None]
+"""Told the stage, what is done of it, and how much there is to do."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What came of the demo."""
+
+    metrics: dict[str, Any]
+    """As `segkit demo --json` prints it: PQ, mIoU and AP in 0-100, IoU in 0-1, seconds of each stage."""
+    run: Path
+    sheet: Path
+    """Contact sheet, PNG."""
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """The converted validation sets."""
+
+    panoptic: ShardSet
+    semantic: ShardSet
+    boxes: ShardSet
+    hidden: ShardSet
+    """True masks of the boxes; labels only, no stage but the scoring reads it."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the model says of them."""
+
+    panoptic: ShardSet
+    semantic: ShardSet
+    instances: ShardSet
+    """Found without the boxes."""
+    pseudo: ShardSet
+    """The boxes turned into masks."""
+
+
+def run_demo(
+    out: Path, *, steps: int = STEPS, seed: int = 0, device: str = "cpu", progress: Progress = lambda *_: None
+) -> Demo:
+    """Go the whole path; a second run in the same folder generates the scenes anew and publishes new versions.
+
+    Args:
+        out: folder for everything.
+        steps: of the training.
+        seed: of the scenes and of the training.
+        device: auto, cpu, cuda or cuda:N.
+        progress: told about each stage.
+
+    Raises:
+        InputError: `out` holds a folder `native` that is not the demo's.
+    """
+    clock = _Clock(progress)
+    with clock.stage("generate"):
+        native = _generate(out / "native", seed)
+    with clock.stage("convert"):
+        train_sets, val = _convert(native, out / "sets", lambda done: progress("convert", done, 7))
+    with clock.stage("train"):
+        run = _train(train_sets, out / "run", steps, seed, device, lambda done: progress("train", done, steps))
+    with clock.stage("pseudolabel"):
+        pseudo = _pseudolabel(run, val.boxes, out / "pseudo", device)
+    with clock.stage("eval"):
+        found = _predict(run, val, pseudo, out / "predictions", device)
+        metrics = _evaluate(val, found)
+    with clock.stage("picture"):
+        sheet = out / "contact-sheet.png"
+        _draw(val, found, metrics, sheet)
+    return Demo({**metrics, "seconds": clock.seconds}, run, sheet)
+
+
+class _Clock:
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; its end is told as 1 of 1."""
+        self._progress(name, 0, 1)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - started, 1)
+        self.seconds["total"] = round(sum(value for key, value in self.seconds.items() if key != "total"), 1)
+        self._progress(name, 1, 1)
+
+
+def _generate(root: Path, seed: int) -> NativeSets:
+    if root.exists() and not (root / MARK).is_file():
+        raise InputError("the folder is not the demo's, and would be emptied", file=root, mend="give another --out")
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    (root / MARK).touch()
+    return write_native(root, train=TRAIN_SCENES, val=VAL_SCENES, seed=seed)
+
+
+def _convert(native: NativeSets, out: Path, on_set: Callable[[int], None]) -> tuple[list[ShardSet], _Validation]:
+    """Convert all sets: those to train on, and those to validate on."""
+    made: dict[str, ShardSet] = {}
+    for split in SPLITS:
+        for name, source in _sources(native, split).items():
+            made[f"{name}-{split}"] = _convert_one(source, out / f"{name}-{split}", split)
+            on_set(len(made))
+    hidden = _convert_one(_hidden(native), out / "hidden-val", "val", images_by="none")
+    train = [made[f"{name}-train"] for name in ("panoptic", "semantic", "boxes")]
+    return train, _Validation(made["panoptic-val"], made["semantic-val"], made["boxes-val"], hidden)
+
+
+def _sources(native: NativeSets, split: Split) -> dict[str, Any]:
+    from segkit.sources.ade import open_ade
+    from segkit.sources.coco_panoptic import open_coco_panoptic
+    from segkit.sources.objects365 import open_objects365
+
+    folder = {"train": "training", "val": "validation"}[split]
+    return {
+        "panoptic": open_coco_panoptic(native.coco_panoptic(split), native.coco_images(split)),
+        "semantic": open_ade(native.ade, folder, classes=native.ade_classes),
+        "boxes": open_objects365(native.objects365_boxes(split), native.objects365_images),
+    }
+
+
+def _hidden(native: NativeSets) -> Any:
+    from segkit.sources.coco_instances import open_coco_instances
+
+    return open_coco_instances(native.objects365_masks, native.objects365_images)
+
+
+def _convert_one(source: Any, out: Path, split: Split, *, images_by: Literal["embed", "none"] = "embed") -> ShardSet:
+    from segkit.sources.engine import Options, convert
+
+    options = Options(split=split, images_by=images_by, workers=1)
+    report = convert(source, out, options, arguments={"annotations": str(source.annotations)})
+    assert report.published is not None
+    return report.published
+
+
+def _train(
+    sets: Sequence[ShardSet], out: Path, steps: int, seed: int, device: str, on_step: Callable[[int], None]
+) -> Path:
+    from segkit.training.run import Watchers, train
+
+    watchers = Watchers(on_step=lambda record: on_step(record.step))
+    overrides = (*SETTINGS, f"training.seed={seed}")
+    data = [(str(shards.path), 1.0) for shards in sets]
+    return train(RECIPE, data, out, steps=steps, device=device, overrides=overrides, watchers=watchers)
+
+
+def _pseudolabel(run: Path, boxes: ShardSet, out: Path, device: str) -> ShardSet:
+    from segkit.inference.pseudolabel import pseudolabel_set
+    from segkit.training.run_reader import load_run
+
+    return pseudolabel_set(load_run(run, device), boxes, out)[0]
+
+
+def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: str) -> _Found:
+    """Predictions for each validation set, by the task that its labels allow; for the boxes, instances."""
+    from segkit.inference.predict import predict_set
+
+    panoptic = predict_set(run, val.panoptic, "panoptic", out / "panoptic", device)
+    semantic = predict_set(run, val.semantic, "semantic", out / "semantic", device)
+    instances = predict_set(run, val.boxes, "instance", out / "instances", device)
+    return _Found(panoptic, semantic, instances, pseudo)
+
+
+def _evaluate(val: _Validation, found: _Found) -> dict[str, Any]:
+    from segkit.metrics.box_to_mask import score_masks_of_boxes
+    from segkit.metrics.evaluate import evaluate
+
+    panoptic = evaluate(val.panoptic, found.panoptic, "panoptic")
+    semantic = evaluate(val.semantic, found.semantic, "semantic")
+    instance = evaluate(val.hidden, found.instances, "instance")
+    pseudo = score_masks_of_boxes(val.hidden.samples(), found.pseudo.samples())
+    return {
+        "panoptic": panoptic["all"] | {group: panoptic[group] for group in ("things", "stuff")},
+        "semantic": {key: semantic[key] for key in ("miou", "pixel_accuracy")},
+        "instance": {key: instance[key] for key in ("ap", "ap50", "ap75")},
+        "pseudo": pseudo.to_json(),
+    }
+
+
+def _draw(val: _Validation, found: _Found, metrics: dict[str, Any], path: Path) -> None:
+    from segkit.pictures import save_png
+
+    groups = (
+        Group("COCO layout: panoptic", 2, val.panoptic, found.panoptic),
+        Group("ADE20K layout: semantic", 2, val.semantic, found.semantic),
+        Group("Objects365 layout: boxes alone", 3, val.hidden, found.instances, val.boxes, found.pseudo),
+    )
+    save_png(draw_sheet(groups, note_of(metrics)), path)
+
+
+def note_of(metrics: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The figures of a demo as lines of text: name and value."""
+    pseudo = metrics["pseudo"]
+    return (
+        ("Panoptic quality", f"{metrics['panoptic']['pq']:.1f}"),
+        ("Semantic mIoU", f"{metrics['semantic']['miou']:.1f}"),
+        ("Mask AP, trained on boxes", f"{metrics['instance']['ap']:.1f}"),
+        ("Mean IoU of pseudo-masks", f"{pseudo['mean_iou']:.2f}"),
+        ("of filled boxes, ellipses", f"{pseudo['filled_box_iou']:.2f}, {pseudo['ellipse_iou']:.2f}"),
+    )

@@ -1,0 +1,42 @@
+"""The demo's picture: what each data set gives and what the model makes of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segkit.pictures import Column, Picture, contact_sheet, overlay
+from segkit.shards.reader import ShardSet
+
+ROWS = ("image", "ground truth", "prediction", "pseudo-mask")
+SCALE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A validation set and its predictions; all sets hold the same images in the same order."""
+
+    caption: str
+    images: int
+    """How many to show."""
+    truth: ShardSet
+    prediction: ShardSet
+    boxes: ShardSet | None = None
+    """Where the data set gives no more than boxes: the boxes, shown on the image."""
+    pseudo: ShardSet | None = None
+    """The masks made from these boxes."""
+
+
+def draw_sheet(groups: Sequence[Group], note: Sequence[tuple[str, str]]) -> Picture:
+    """Rows of `ROWS` for the first images of each group; `note` fills the places without pseudo-masks."""
+    columns = [_column(group, index) for group in groups for index in range(min(group.images, len(group.truth)))]
+    return contact_sheet(ROWS, columns, note=note)
+
+
+def _column(group: Group, index: int) -> Column:
+    image = group.prediction.image(group.prediction.sample(index))
+    sets = (group.boxes, group.truth, group.prediction, group.pseudo)
+    tiles = [None if shards is None else _painted(image, shards, index) for shards in sets]
+    return Column(group.caption, (image if tiles[0] is None else tiles[0], *tiles[1:]))
+
+
+def _painted(image: Picture, shards: ShardSet, index: int) -> Picture:
+    return overlay(image, shards.sample(index).segments, shards.taxonomy, scale=SCALE)
