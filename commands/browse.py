@@ -30,5 +30,5 @@ def browse(
     rows = [(key.replace("_", " "), value) for key, value in dataset.as_json(loaded).items()]
     emit(dataset.as_json(loaded), schema="segkit.browse/1", as_json=as_json, tables=[table("Loaded", ("", ""), rows)])
     if app:
-        stderr.print("the App runs until its last tab is closed, or Ctrl-C")
-        dataset.open_app(loaded.dataset)
+        hint = "until its last tab is closed, or Ctrl-C"
+        dataset.open_app(loaded.dataset, lambda url: stderr.print(f"the App is at {url} {hint}"))

@@ -1,5 +1,6 @@
 """A shard set, with predictions beside it, as a FiftyOne dataset."""
 
+import mimetypes
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -80,10 +81,11 @@ def default_name(shards: ShardSet) -> str:
     return "-".join(filter(None, (manifest.name, manifest.split, f"v{shards.version}")))
 
 
-def open_app(name: str) -> None:
-    """Open the FiftyOne App on a loaded dataset and return when its last tab is closed."""
+def open_app(name: str, announce: Callable[[str], None]) -> None:
+    """Open the FiftyOne App on a loaded dataset, announce its address, and return when its last tab is closed."""
     fo = fiftyone()
     session = fo.launch_app(fo.load_dataset(name))
+    announce(session.url)
     session.wait()
 
 
@@ -119,6 +121,8 @@ def _describe(dataset: Any, shards: ShardSet, predictions: ShardSet | None) -> N
     maps = {prefix: item for prefix, item in sets.items() if item.manifest.kind in MAPS}
     dataset.mask_targets = {f"{prefix}_classes": mask_targets(item) for prefix, item in maps.items()}
     dataset.default_classes = list(class_labels(shards.taxonomy).values())
+    # by field, the App's default, every class of a map has one colour
+    dataset.app_config.color_scheme = fiftyone().ColorScheme(color_by="value")
     dataset.info = {"segkit": {prefix: _lineage(item) for prefix, item in sets.items()}}
     dataset.save()
 
@@ -141,10 +145,12 @@ def _sample(shards: ShardSet, sample: Sample, predictions: ShardSet | None, gues
     if predictions is not None and guess is not None:
         fields |= labels_of(predictions, guess, PREDICTIONS)
     names = class_labels(shards.taxonomy)
+    file = image_file(shards, sample, media_root())
+    size, mime = file.stat().st_size, mimetypes.guess_type(file.name)[0]
     return fo.Sample(
-        filepath=str(image_file(shards, sample, media_root())),
+        filepath=str(file),
         tags=[split] if split else [],
-        metadata=fo.ImageMetadata(width=sample.width, height=sample.height),
+        metadata=fo.ImageMetadata(width=sample.width, height=sample.height, size_bytes=size, mime_type=mime),
         image_id=sample.id,
         file_name=sample.file_name,
         annotated=None if sample.annotated is None else [names[class_id] for class_id in sample.annotated],
