@@ -8,7 +8,7 @@ import typer
 from segkit import __version__
 from segkit.errors import SegkitError
 
-from . import browse, convert, export, inspect, train, validate, vocabulary
+from . import benchmark, browse, convert, demo, export, inspect, train, validate, vocabulary
 from . import eval as eval_
 from .common import stderr
 
@@ -23,9 +23,11 @@ app = typer.Typer(
 
 app.command()(browse.browse)
 app.command("eval")(eval_.evaluate)
+app.command()(demo.demo)
 app.command()(inspect.inspect)
 app.command()(train.train)
 app.command()(validate.validate)
+app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(export.app, name="export")
 app.add_typer(convert.app, name="convert")
 app.add_typer(vocabulary.app, name="vocabulary")

@@ -1,0 +1,195 @@
+"""`segkit benchmark`: figures on published benchmarks, beside the rows that others have published."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
+
+from .common import JSON_OPTION, emit, progress, stderr, table
+from .scoring import CHECKPOINT_HELP, PREDICTIONS_HELP, check_source, prediction_source, tables, warn
+
+if TYPE_CHECKING:
+    from segkit.benchmark.objects365 import FileCheck
+    from segkit.benchmark.published import Published
+    from segkit.manifest import Task
+
+app = typer.Typer(no_args_is_help=True, help="Score a run or predictions on a benchmark, beside its published rows.")
+
+_DATA = typer.Option(metavar="SET", help="The benchmark's data, converted.")
+_CHECKPOINT = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP)
+_PREDICTIONS = typer.Option(None, metavar="SET|FILE", help=PREDICTIONS_HELP)
+_OUT = typer.Option(help="Directory for metrics.json, results.json and, with --checkpoint, the predictions.")
+_DEVICE = typer.Option("cpu", help="Where --checkpoint runs.")
+_SCHEMA = "segkit.benchmark/1"
+
+
+@app.command()
+def objects365(
+    annotations: Path = typer.Option(help="o365_instance_seg_val.json, or a file in its format."),
+    images: Path = typer.Option(help="Folder of the images, in any layout of the archives."),
+    out: Path = _OUT,
+    checkpoint: str = _CHECKPOINT,
+    predictions: str = _PREDICTIONS,
+    evaluator: str = typer.Option("hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."),
+    device: str = _DEVICE,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Mask AP on the 1,000 Objects365 images with masks: what box-only training data teaches of shapes.
+
+    Example: segkit benchmark objects365 --annotations o365_instance_seg_val.json --images val --checkpoint work/run
+    --out work/bench
+    """
+    from segkit.benchmark import objects365 as benchmark
+    from segkit.benchmark.published import published
+    from segkit.benchmark.results import write_results
+    from segkit.metrics.record import described
+    from segkit.shards.reader import ShardSet
+
+    check_source(checkpoint, predictions)
+    source = benchmark.open_file(annotations, images)
+    checked = benchmark.check(source, look_for_images=checkpoint is not None)
+    _tell(checked, annotations)
+    with progress() as bar:
+        row = bar.add_task("read", total=checked.images)
+        truth = benchmark.ground_truth(
+            source, checked, out / "ground-truth", with_images=checkpoint is not None,
+            on_progress=lambda count: bar.advance(row, count),
+        )  # fmt: skip
+    found, spec = prediction_source(truth.shards, "instance", checkpoint, predictions, None, out, device)
+    rows = published("objects365")
+    origin = {"data": described(truth.shards), "predictions": described(spec)}
+    result = {"benchmark": rows.name, **origin, **benchmark.score(truth, found, evaluator), **_rows(rows)}
+    if isinstance(found, ShardSet):
+        write_results(out / "results.json", found.samples())
+    _finish(result, rows, out, as_json, [_sizes(result)])
+
+
+@app.command("ade-semantic")
+def ade_semantic(
+    data: str = _DATA,
+    out: Path = _OUT,
+    checkpoint: str = _CHECKPOINT,
+    predictions: str = _PREDICTIONS,
+    device: str = _DEVICE,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """ADE20K semantic segmentation (mIoU over 150 classes).
+
+    Example: segkit benchmark ade-semantic --data work/ade-val --checkpoint work/run --out work/bench
+    """
+    _compare("ade-semantic", data, checkpoint, predictions, out, device, as_json)
+
+
+@app.command("ade-panoptic")
+def ade_panoptic(
+    data: str = _DATA,
+    out: Path = _OUT,
+    checkpoint: str = _CHECKPOINT,
+    predictions: str = _PREDICTIONS,
+    device: str = _DEVICE,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """ADE20K panoptic segmentation (PQ) of a model that saw semantic ADE labels only.
+
+    Example: segkit benchmark ade-panoptic --data work/ade-panoptic-val --checkpoint work/run --out work/bench
+    """
+    _compare("ade-panoptic", data, checkpoint, predictions, out, device, as_json)
+
+
+@app.command("coco-panoptic")
+def coco_panoptic(
+    data: str = _DATA,
+    out: Path = _OUT,
+    checkpoint: str = _CHECKPOINT,
+    predictions: str = _PREDICTIONS,
+    device: str = _DEVICE,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """COCO panoptic segmentation (PQ over 133 classes).
+
+    Example: segkit benchmark coco-panoptic --data work/coco-val --checkpoint work/run --out work/bench
+    """
+    _compare("coco-panoptic", data, checkpoint, predictions, out, device, as_json)
+
+
+@app.command("open-vocabulary")
+def open_vocabulary(
+    data: str = _DATA,
+    out: Path = _OUT,
+    checkpoint: str = _CHECKPOINT,
+    predictions: str = _PREDICTIONS,
+    device: str = _DEVICE,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Direct transfer: a data set that the model was not trained on, with only its class names given.
+
+    Pascal Context 59 and 459, COCO (semantic) and Cityscapes (panoptic) have published rows; the set's class list and
+    kind decide which.
+
+    Example: segkit benchmark open-vocabulary --data work/context-59 --checkpoint work/run --out work/bench
+    """
+    from segkit.benchmark.published import transfer_benchmark
+    from segkit.shards.reader import ShardSet
+
+    _compare(transfer_benchmark(ShardSet.open(data)), data, checkpoint, predictions, out, device, as_json)
+
+
+def _compare(
+    name: str, data: str, checkpoint: str | None, predictions: str | None, out: Path, device: str, as_json: bool
+) -> None:
+    """Score a set for the task that a benchmark's metric belongs to."""
+    from segkit.benchmark.published import published
+    from segkit.metrics.evaluate import measure
+    from segkit.metrics.record import described
+    from segkit.shards.reader import ShardSet
+
+    check_source(checkpoint, predictions)
+    truth, rows = ShardSet.open(data), published(name)
+    task: Task = "panoptic" if rows.metric == "pq" else "semantic"
+    found, spec = prediction_source(truth, task, checkpoint, predictions, None, out, device)
+    metrics = measure(truth, found, task).metrics
+    result = {"benchmark": name, "data": described(truth), "predictions": described(spec), **metrics, **_rows(rows)}
+    _finish(result, rows, out, as_json, [])
+
+
+def _finish(result: dict[str, Any], rows: "Published", out: Path, as_json: bool, more: list[Table | str]) -> None:
+    from segkit.metrics.record import write_json
+
+    write_json(out / "metrics.json", result, _SCHEMA)
+    warn(result)
+    written = f"{out / 'metrics.json'}"
+    emit(result, schema=_SCHEMA, as_json=as_json, tables=[*tables(result), *more, _beside(result, rows), written])
+
+
+def _tell(checked: "FileCheck", annotations: Path) -> None:
+    """How the file differs from the published one, and which images are missing."""
+    for difference in checked.differences:
+        stderr.print(f"note: {annotations.name}: {difference}", highlight=False, soft_wrap=True)
+    if missing := checked.missing_images:
+        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        stderr.print(
+            f"note: {len(missing)} of {checked.images} images are missing and not scored: {some}", soft_wrap=True
+        )
+
+
+def _rows(rows: "Published") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"published": [asdict(row) for row in rows.rows]}
+
+
+def _beside(result: dict[str, Any], rows: "Published") -> Table:
+    """The measured figure on top of the published ones."""
+    measured = result["all"]["pq"] if rows.metric == "pq" else result[rows.metric]
+    images = f"measured here, {result['images']['evaluated']} images"
+    lines = [("this one", "", images, measured), *((r.model, r.backbone, r.trained_on, r.value) for r in rows.rows)]
+    sources = sorted({row.source for row in rows.rows})
+    return table(f"{rows.title}\npublished by {'; '.join(sources)}", ("model", "backbone", "trained on", "%"), lines)
+
+
+def _sizes(result: dict[str, Any]) -> Table:
+    keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+    groups = ("ap_rare", "ap_common", "ap_frequent")
+    lines = [("masks", *(result[key] for key in (*keys, *groups))), ("boxes", *(result["box"][key] for key in keys))]
+    return table("By mask and by box", ("", *keys, *groups), [(*line, *[None] * (10 - len(line))) for line in lines])

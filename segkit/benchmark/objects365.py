@@ -1,0 +1,129 @@
+"""The Objects365 instance benchmark of DaTaSeg: 1,000 validation images with masks, in COCO's format.
+
+File `o365_instance_seg_val.json` of google-research-datasets/DaTaSeg-Objects365-Instance-Segmentation (CC BY 4.0);
+the images come from objects365.org and lie in the folders of its archives.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkit.errors import InputError
+from segkit.metrics.evaluate import Measured, Options, measure
+from segkit.metrics.predictions import Predictions
+from segkit.shards.reader import ShardSet
+from segkit.sources import engine
+from segkit.sources.base import Record
+from segkit.sources.coco_json import read_coco
+from segkit.sources.images import find
+from segkit.sources.ledger import Defective, Tally
+from segkit.sources.objects365 import Objects365, refuse_version_1
+from segkit.taxonomy import load_taxonomy
+
+IMAGES, MASKS = 1_000, 12_836
+FREQUENCIES = {"rare": (1, 10), "common": (11, 100), "frequent": (101, 10**9)}
+"""Images of this file that show a class (both ends belong to the group): LVIS's limits, on another count."""
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """How a file compares with the published one."""
+
+    images: int
+    masks: int
+    categories: int
+    differences: tuple[str, ...]
+    """In words; empty for the published file."""
+    missing_images: tuple[str, ...] = ()
+    """File names that no known folder layout holds; not looked for where predictions are given."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The benchmark's ground truth."""
+
+    check: FileCheck
+    shards: ShardSet
+    dropped: dict[str, int]
+    """Annotations left out by the conversion, by reason."""
+
+
+def open_file(annotations: Path, images: Path) -> Objects365:
+    """The benchmark file as a source with masks; InputError where it cannot be read or has the classes of v1."""
+    file = read_coco(annotations)
+    refuse_version_1(file)
+    return Objects365(file, images, boxes_only=False)
+
+
+def check(source: Objects365, *, look_for_images: bool) -> FileCheck:
+    """Compare a file with the published one: images, masks, categories; find its images."""
+    records = list(source.records(Tally()))
+    annotations = [source.load(record)[0] for record in records]
+    masks = sum(b'"segmentation"' in raw for content in annotations for raw, _ in content)
+    missing = tuple(r.file_name for r in records if look_for_images and not _is_there(source, r))
+    differences = []
+    for count, expected, what in ((len(records), IMAGES, "images"), (masks, MASKS, "masks")):
+        if count != expected:
+            less = "a subset" if count < expected else "more than the benchmark"
+            differences.append(f"{count:,} {what} where the published file has {expected:,}: {less}")
+    if {c.id for c in source.taxonomy.categories} != {c.id for c in load_taxonomy("objects365-v2").categories}:
+        differences.append(f"{len(source.taxonomy.categories)} categories that are not the 365 of Objects365 v2")
+    return FileCheck(len(records), masks, len(source.taxonomy.categories), tuple(differences), missing)
+
+
+def _is_there(source: Objects365, record: Record) -> bool:
+    try:
+        find(source.images, record.candidates, record=record.id)
+    except Defective:
+        return False
+    return True
+
+
+def ground_truth(
+    source: Objects365, checked: FileCheck, out: Path, *, with_images: bool, on_progress: Callable[[int], None]
+) -> Truth:
+    """The file as a shard set; images that are not there are left out, and so are annotations that hold no mask.
+
+    Raises:
+        InputError: no image of the file is there.
+    """
+    if with_images and len(checked.missing_images) == checked.images:
+        tried = ", ".join(source.candidates(checked.missing_images[0])[:4])
+        mend = f"get the images of Objects365 v2 val from objects365.org (looked for {tried}, ...)"
+        raise InputError("none of the file's images is there", file=source.images, mend=mend)
+    options = engine.Options(
+        name="objects365-benchmark", split="val", images_by="reference" if with_images else "none",
+        on_error="skip", workers=1,
+    )  # fmt: skip
+    arguments = {"annotations": str(source.annotations), "images": str(source.images)}
+    report = engine.convert(source, out, options, arguments=arguments, on_progress=on_progress)
+    assert report.published is not None  # `convert` publishes or raises
+    return Truth(checked, report.published, report.ledger.annotations.dropped)
+
+
+def score(truth: Truth, predictions: ShardSet | Predictions, evaluator: str = "hotcoco") -> dict[str, Any]:
+    """Mask AP with sizes and class frequencies, and box AP of the same predictions."""
+    by_mask = measure(truth.shards, predictions, "instance", Options(evaluator, "mask"))
+    by_box = measure(truth.shards, predictions, "instance", Options(evaluator, "box"))
+    box = {key: by_box.metrics[key] for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
+    return {
+        **by_mask.metrics,
+        **{f"ap_{group}": value for group, value in _by_frequency(truth.shards, by_mask).items()},
+        "box": box,
+        "file": asdict(truth.check),
+        "dropped_annotations": truth.dropped,
+    }
+
+
+def _by_frequency(truth: ShardSet, measured: Measured) -> dict[str, float | None]:
+    """Mean AP of the classes that so many images of the file show."""
+    classes = truth.manifest.statistics.classes
+    result: dict[str, float | None] = {}
+    for group, (low, high) in FREQUENCIES.items():
+        values = [ap for name, ap in measured.metrics["per_class"].items() if low <= classes[name].images <= high]
+        defined = [value for value in values if value is not None]
+        result[group] = float(np.mean(defined)) if defined else None
+    return result

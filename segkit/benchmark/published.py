@@ -1,0 +1,74 @@
+"""Figures that others have published, each with its source."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from segkit.errors import InputError
+from segkit.shards.reader import ShardSet
+
+_TRANSFER = {
+    ("pascal-context-59", "semantic"): "pascal-context-59",
+    ("pascal-context-459", "semantic"): "pascal-context-459",
+    ("coco-panoptic-133", "semantic"): "coco-semantic",
+    ("coco-panoptic-133", "panoptic"): "coco-semantic",
+    ("cityscapes-19", "panoptic"): "cityscapes-panoptic",
+}
+"""Class list and kind of a set -> the rows of direct transfer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One published figure."""
+
+    model: str
+    backbone: str
+    trained_on: str
+    value: float
+    """In percent."""
+    source: str
+    """The paper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A benchmark's rows, and the key of metrics.json that they are to be compared with."""
+
+    name: str
+    title: str
+    metric: str
+    rows: tuple[Row, ...]
+
+
+@cache
+def _content() -> dict[str, Any]:
+    text = (resources.files("segkit.schemas") / "published_results.json").read_text("utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def benchmarks() -> tuple[str, ...]:
+    """Names of all benchmarks with published rows."""
+    return tuple(_content()["benchmarks"])
+
+
+def published(name: str) -> Published:
+    """The rows of a benchmark; InputError where there is no such one."""
+    content = _content()
+    if name not in content["benchmarks"]:
+        raise InputError(f"unknown benchmark {name!r}", mend=f"one of {', '.join(benchmarks())}")
+    found = content["benchmarks"][name]
+    rows = tuple(Row(**row | {"source": content["sources"][row["source"]]}) for row in found["rows"])
+    return Published(name, found["title"], found["metric"], rows)
+
+
+def transfer_benchmark(truth: ShardSet) -> str:
+    """Name of the direct-transfer benchmark that a set is; InputError where no rows were published for it."""
+    name = _TRANSFER.get((truth.taxonomy.name, truth.manifest.kind))
+    if name is None:
+        known = ", ".join(f"{kind} {taxonomy}" for taxonomy, kind in _TRANSFER)
+        problem = f"no published rows for {truth.manifest.kind} {truth.taxonomy.name}"
+        raise InputError(problem, file=truth.path, mend=f"use `segkit eval`, or a set of {known}")
+    return name
