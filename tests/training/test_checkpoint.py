@@ -28,7 +28,7 @@ def test_a_half_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
 def test_no_checkpoint_is_none_and_a_broken_one_is_named(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path / "absent", CPU) is None
     (tmp_path / "step-00000010.pt").write_bytes(b"broken")
-    with pytest.raises(InputError, match="step-00000010.pt"):
+    with pytest.raises(InputError, match=r"step-00000010\.pt"):
         checkpoint.load_newest(tmp_path, CPU)
 
 

@@ -79,5 +79,5 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="unknown recipe 'dataseg-maxi'.*dataseg-mini"):
+    with pytest.raises(InputError, match=r"unknown recipe 'dataseg-maxi'.*dataseg-mini"):
         load_recipe("dataseg-maxi")

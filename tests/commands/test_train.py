@@ -1,0 +1,118 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkit.shards.publish import versions
+from segkit.shards.reader import ShardSet
+from tests.training.toy import write_recipe, write_toy_set
+
+STEPS = 30
+
+
+def start(arguments: list[str]) -> "subprocess.Popen[str]":
+    """A real `segkit train` process."""
+    code = "from segkit.commands.app import main; main()"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"}
+    command = [sys.executable, "-c", code, "train", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(arguments: list[str]) -> tuple[int, str, str]:
+    process = start(arguments)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_toy_set(tmp_path_factory.mktemp("data") / "toy")
+
+
+@pytest.fixture(scope="module")
+def base(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    recipe = write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.toml")
+    return ["--recipe", str(recipe), "--data", f"{toy.path.parent}@v1=1.5", "--device", "cpu", "--steps", str(STEPS)]
+
+
+@pytest.fixture(scope="module")
+def whole(base: list[str], toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The JSON of an uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    code, printed, err = run([*base, "--out", str(out), "--eval-data", str(toy.path), "--json"])
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(printed)
+    return found
+
+
+def losses(version: Path) -> list[tuple[int, str, dict[str, float]]]:
+    rows = [json.loads(line) for line in (version / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["dataset"], row["losses"]) for row in rows if "losses" in row]
+
+
+def wait_for_steps(log: Path, steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while not log.is_file() or len(log.read_text().splitlines()) < steps:
+        assert time.monotonic() < deadline, "no steps were logged"
+        time.sleep(0.01)
+
+
+def test_json_is_one_object_with_path_and_figures(whole: dict[str, Any]) -> None:
+    assert whole["schema"] == "segkit.train/1" and whole["steps"] == STEPS and whole["version"] == 1
+    assert Path(whole["path"]).name == "v1" and set(whole["evaluation"]) == {"toy"}
+    assert [step for step, _, _ in losses(Path(whole["path"]))] == list(range(1, STEPS + 1))
+
+
+def test_a_killed_process_leaves_no_version_and_resumes_to_the_same_losses(
+    base: list[str], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    log = out / ".v1.partial" / "metrics.jsonl"
+
+    process = start([*base, "--out", str(out)])
+    wait_for_steps(log, 6)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step" in err and "--resume" in err and "Traceback" not in err
+    assert versions(out) == {}
+
+    process = start([*base, "--out", str(out), "--resume"])
+    wait_for_steps(log, 16)
+    process.kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL and "resumed after step" in err
+    assert versions(out) == {}
+
+    code, _, err = run([*base, "--out", str(out), "--resume"])
+    assert code == 0 and "resumed after step" in err
+    assert losses(versions(out)[1]) == losses(Path(whole["path"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "dataseg-maxi"], "unknown recipe 'dataseg-maxi'; give a TOML file or one of: dataseg-mini"),
+        (["--data", "absent"], "absent: holds no published version"),
+        (["--data", "toy=lots"], "no number after = in 'toy=lots'"),
+        (["--set", "optimiser.rate=1"], "unknown key 'optimiser.rate'; the nearest valid key is"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from segkit.commands import app
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["segkit", "train", *base, "--out", str(tmp_path / "run"), *arguments])
+        with pytest.raises(SystemExit) as caught:
+            app.main()
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and message in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

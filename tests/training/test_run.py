@@ -1,0 +1,225 @@
+import json
+import signal
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+
+from segkit.errors import InputError, SegkitError
+from segkit.manifest import Parent
+from segkit.shards.publish import versions
+from segkit.shards.reader import ShardSet
+from segkit.taxonomy import Category, Taxonomy
+from segkit.training import checkpoint
+from segkit.training.learner import Learner
+from segkit.training.loop import StepRecord
+from segkit.training.recipe import load_recipe
+from segkit.training.run import Watchers, choose_device, train
+from segkit.training.run_manifest import RunManifest, read_run_manifest
+from segkit.training.run_reader import load_run
+from segkit.training.stop import StoppedError
+from segkit.vocabulary import embed
+
+
+def steps_of(version: Path) -> list[dict[str, Any]]:
+    """What must be the same of two runs: steps, data sets, losses and rates."""
+    rows = [json.loads(line) for line in (version / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: row[key] for key in ("step", "dataset", "loss", "losses", "gradient_norm", "lr")}
+        for row in rows
+        if "loss" in row
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = [(str(toy_set.path), 2.0), (str(box_set.path), 1.0)]
+    return train(tiny, data, tmp_path_factory.mktemp("runs") / "run", eval_data=[str(toy_set.path)], device="cpu")
+
+
+def test_a_run_holds_all_that_belongs_to_it(trained: Path, toy_set: ShardSet, box_set: ShardSet, tiny: Path) -> None:
+    assert trained.name == "v1" and not (trained / "checkpoints").exists()
+    assert load_recipe(trained / "recipe.toml") == load_recipe(tiny)
+    steps = steps_of(trained)
+    assert [row["step"] for row in steps] == list(range(1, 13))
+    assert {row["dataset"] for row in steps} == {"toy", "boxes"}
+    assert all(row["loss"] == pytest.approx(sum(row["losses"].values())) for row in steps)
+    assert "projection" in next(row["losses"] for row in steps if row["dataset"] == "boxes")
+    assert len(list((trained / "tensorboard").iterdir())) == 1
+    assert (trained / "pictures" / "step-00000012-toy.png").read_bytes().startswith(b"\x89PNG")
+    last = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["step"], last["evaluation"]) == (12, "toy") and 0 <= last["metrics"]["all"]["pq"] <= 100
+    manifest = read_run_manifest(trained)
+    assert [parent.digest for parent in manifest.parents] == [toy_set.manifest.digest, box_set.manifest.digest]
+    assert (trained / manifest.parents[0].path).resolve() == toy_set.path
+    assert manifest.rates == {"toy": 2.0, "boxes": 1.0} and manifest.steps == 12
+
+
+def test_the_manifest_fits_the_published_schema_which_is_that_of_the_code(trained: Path) -> None:
+    published = json.loads((resources.files("segkit.schemas") / "run.schema.json").read_text("utf-8"))
+    Draft202012Validator.check_schema(published)
+    made = RunManifest.model_json_schema()
+    assert {key for key in published.keys() | made.keys() if published.get(key) != made.get(key)} == {
+        "$schema",
+        "title",
+    }
+    manifest = json.loads((trained / "manifest.json").read_text("utf-8"))
+    Draft202012Validator(published).validate(manifest)
+    assert not Draft202012Validator(published).is_valid(manifest | {"type": "shards"})
+
+
+def test_a_loaded_run_is_the_averaged_model_with_its_vocabulary(trained: Path, tmp_path: Path) -> None:
+    run = load_run(trained.parent)
+    assert not run.model.training and run.path == trained.resolve()
+    assert set(run.taxonomies) == {"toy", "boxes"} and run.taxonomies["toy"].names == ("sky", "cat")
+    torch.testing.assert_close(run.vocabulary["toy"], torch.from_numpy(embed(run.taxonomies["toy"])))
+    parent = run.as_parent(tmp_path / "layer")
+    assert (tmp_path / "layer" / "v3" / parent.path).resolve() == trained.resolve()
+    assert parent == Parent(path=parent.path, version=1, digest=run.manifest.digest)
+
+
+def test_known_classes_take_the_runs_own_embeddings_and_new_ones_the_packages(trained: Path) -> None:
+    run = load_run(trained)
+    run.vocabulary["toy"][1] = 0.5  # as if the package had another embedding of cat today
+    run.vocabulary["boxes"][1] = 0.5
+    other = Taxonomy("other", (Category(5, "dog", "thing"), Category(9, "cat", "thing"), Category(11, "sky", "stuff")))
+    table = run.table(other)
+    assert torch.equal(table.text[1], torch.full((384,), 0.5))
+    torch.testing.assert_close(table.text[0], torch.from_numpy(embed(other))[0])
+    assert table.is_thing.tolist() == [True, True, False]
+
+
+def test_the_same_training_gives_the_same_digest_and_another_seed_another(
+    trained: Path, tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    data = [(str(toy_set.path), 2.0), (str(box_set.path), 1.0)]
+    again = train(tiny, data, tmp_path / "again", device="cpu")
+    assert steps_of(again) == steps_of(trained)
+    assert read_run_manifest(again).digest == read_run_manifest(trained).digest
+    other = train(tiny, data, tmp_path / "again", device="cpu", overrides=["training.seed=1"], steps=2)
+    assert other.name == "v2" and steps_of(other)[0]["loss"] != steps_of(again)[0]["loss"]
+
+
+def stop_after(step: int) -> Watchers:
+    """Send this process a SIGTERM in a step, as a scheduler would."""
+
+    def on_step(record: StepRecord) -> None:
+        if record.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    return Watchers(on_step=on_step)
+
+
+def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(
+    trained: Path, tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    data, out = [(str(toy_set.path), 2.0), (str(box_set.path), 1.0)], tmp_path / "run"
+    with pytest.raises(StoppedError, match=r"SIGTERM after step 7; .*--resume") as caught:
+        train(tiny, data, out, device="cpu", watchers=stop_after(7))
+    assert caught.value.exit_code == 128 + signal.SIGTERM and versions(out) == {}
+    started: list[int] = []
+    watchers = Watchers(on_start=lambda step, steps: started.append(step))
+    version = train(tiny, data, out, eval_data=[str(toy_set.path)], device="cpu", resume=True, watchers=watchers)
+    assert started == [7]
+    assert steps_of(version) == steps_of(trained)
+    assert read_run_manifest(version).digest == read_run_manifest(trained).digest
+
+
+def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, device="cpu", watchers=stop_after(2))
+    with pytest.raises(InputError, match=r"another recipe \(optimiser.lr\)"):
+        train(tiny, toy, out, device="cpu", resume=True, overrides=["optimiser.lr=0.1"])
+    with pytest.raises(InputError, match="another data"):
+        train(tiny, [(str(box_set.path), 1.0)], out, device="cpu", resume=True)
+    state = checkpoint.load_newest(out / ".v1.partial" / "checkpoints", torch.device("cpu"))
+    assert state is not None and state["step"] == 2
+
+
+def test_a_run_killed_while_publishing_is_published_by_resume(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segkit.shards.publish.Staging.publish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(tiny, toy, out, device="cpu", steps=2)
+    assert versions(out) == {}
+    version = train(tiny, toy, out, device="cpu", steps=2, resume=True)
+    assert len(steps_of(version)) == 2 and load_run(out).path == version.resolve()
+
+
+def test_an_evaluation_that_was_cut_short_is_made_up_for(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+
+    def evaluations(version: Path) -> list[tuple[int, str]]:
+        rows = [json.loads(line) for line in (version / "metrics.jsonl").read_text().splitlines()]
+        return [(row["step"], row["evaluation"]) for row in rows if "evaluation" in row]
+
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, device="cpu", eval_data=[str(toy_set.path)], steps=4, watchers=stop_after(4))
+    assert evaluations(out / ".v1.partial") == []
+    version = train(tiny, toy, out, device="cpu", eval_data=[str(toy_set.path)], steps=4, resume=True)
+    assert evaluations(version) == [(4, "toy")]
+
+
+def test_nan_in_the_model_stops_the_run_with_sample_ids_and_publishes_nothing(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    forward = Learner.forward
+
+    def poisoned(self: Learner, batch: Any, step: int) -> dict[str, torch.Tensor]:
+        losses = forward(self, batch, step)
+        return losses if step < 2 else losses | {"dice": losses["dice"] * float("nan")}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "forward", poisoned)
+        with pytest.raises(SegkitError, match=r"not finite at step 3 .*dice nan.*toy: 00\d, 00\d") as caught:
+            train(tiny, [(str(toy_set.path), 1.0)], tmp_path / "run", device="cpu")
+    assert caught.value.exit_code == 1 and versions(tmp_path / "run") == {}
+
+
+def test_what_cannot_be_used_is_refused_before_anything_is_written(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    toy, out = [(str(toy_set.path), 1.0)], tmp_path / "run"
+    with pytest.raises(InputError, match="boxes alone"):
+        train(tiny, toy, out, eval_data=[str(box_set.path)])
+    with pytest.raises(InputError, match=r"model\.text_dim=384"):
+        train(tiny, toy, out, overrides=["model.text_dim=512"])
+    with pytest.raises(InputError, match="holds no published version"):
+        train(tiny, [(str(tmp_path / "absent"), 1.0)], out)
+    with pytest.raises(InputError, match="its rate is -1"):
+        train(tiny, [(str(toy_set.path), -1.0)], out, device="cpu")
+    for device in ("gpu", "cuda:99", "mps"):
+        with pytest.raises(InputError, match=device):
+            train(tiny, toy, out, device=device)
+    assert choose_device("cpu") == torch.device("cpu")
+    assert versions(out) == {}
+
+
+def test_a_set_whose_name_is_taken_goes_by_its_directory(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+    from tests.training.toy import write_toy_set
+
+    twin = write_toy_set(tmp_path / "twin")
+    data = [(str(toy_set.path), 1.0), (str(twin.path), 1.0)]
+    version = train(tiny, data, tmp_path / "run", device="cpu", steps=1)
+    assert set(load_run(version).taxonomies) == {"toy", "twin"}
+
+
+def test_training_on_the_toy_set_learns_it(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+    found: dict[int, float] = {}
+    watchers = Watchers(on_evaluation=lambda step, name, metrics: found.update({step: metrics["all"]["pq"]}))
+    overrides = ["optimiser.warmup_steps=10", "training.evaluate_every=500", "data.scale_min=0.9", "data.scale_max=1.1"]
+    toy = str(toy_set.path)
+    version = train(
+        tiny, [(toy, 1.0)], tmp_path / "run", eval_data=[toy], device="cpu", overrides=overrides, steps=120,
+        watchers=watchers,
+    )  # fmt: skip
+    losses = [row["losses"]["dice"] for row in steps_of(version)]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    assert found[120] > 60
