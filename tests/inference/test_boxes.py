@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from segkit.inference.boxes import masks_of_boxes, pixels_of_box, segment_boxes, tightness
+from segkit.inference.pseudolabel import LEAST_OVERLAP, match_proposals
+from segkit.model.class_table import ClassTable
+from segkit.model.config import ModelConfig
+from segkit.model.dataseg import DataSeg, Output, Proposals, build_model
+
+TABLE = ClassTable(
+    F.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=1), torch.ones(3) > 0
+)
+BOXES = [(3.0, 5.0, 20.0, 11.0), (-4.0, 30.0, 30.5, 40.0), (60.2, 0.0, 3.9, 64.0), (10.0, 10.0, 0.4, 0.3)]
+
+
+@pytest.fixture(scope="module")
+def model() -> DataSeg:
+    torch.manual_seed(0)
+    config = ModelConfig(text_dim=16, hidden_dim=32, mask_dim=16, queries=4, rounds=1, heads=2, feedforward_dim=32)
+    return build_model(config).eval()
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+
+
+def test_masks_lie_within_their_boxes(model: DataSeg, image: np.ndarray) -> None:
+    masks, scores = segment_boxes(model, image, BOXES, [0, 1, -1, 2], table=TABLE)
+    assert masks.shape == (4, 64, 80) and scores.shape == (4,)
+    assert masks.any(), "an untrained model starts from ellipses"
+    for mask, box in zip(masks, BOXES, strict=True):
+        outside = np.ones_like(mask)
+        outside[pixels_of_box(box, 64, 80)] = False
+        assert not (mask & outside).any()
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_a_mask_does_not_depend_on_the_other_boxes(model: DataSeg, image: np.ndarray) -> None:
+    together, _ = segment_boxes(model, image, BOXES, table=TABLE)
+    for mask, box in zip(together, BOXES, strict=True):
+        alone, _ = segment_boxes(model, image, [box], table=TABLE)
+        assert (alone[0] != mask).mean() < 1e-3, "only rounding may differ"
+    assert segment_boxes(model, image, [], table=TABLE)[0].shape == (0, 64, 80)
+
+
+class Painter(nn.Module):
+    """Answers each crop with the mask of its bright pixels: a model that is always right about white shapes."""
+
+    def forward(self, images: torch.Tensor, *_: object, match: bool = True) -> Output:
+        logits = F.avg_pool2d(images.mean(1, keepdim=True), 4) * 40 - 20
+        return Output([], [Proposals(torch.zeros(len(images), 1, 4), logits)])
+
+
+@pytest.mark.parametrize("box", [(8.0, 8.0, 24.0, 24.0), (30.0, 0.0, 50.0, 64.0), (70.0, 50.0, 12.0, 20.0)])
+def test_crops_come_back_to_the_right_place(box: tuple[float, float, float, float]) -> None:
+    rows, columns = pixels_of_box(box, 64, 80)
+    image = np.zeros((64, 80, 3), np.uint8)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    y, x = np.mgrid[:height, :width]
+    shape = ((x - width / 2) / (width / 2)) ** 2 + ((y - height / 2) / (height / 2)) ** 2 < 0.9
+    image[rows, columns][shape] = 255
+    found = next(iter(masks_of_boxes(Painter(), TABLE, image, [box], [0])))  # type: ignore[arg-type]
+    truth = image[..., 0] > 0
+    assert (found.mask & truth).sum() / (found.mask | truth).sum() > 0.9
+    assert found.class_index == 0 and found.score > 0.7
+
+
+def test_tightness_is_the_share_of_the_box_that_is_spanned() -> None:
+    mask = np.zeros((10, 20), bool)
+    assert tightness(mask) == 0
+    mask[2, 3] = mask[6, 12] = True
+    assert tightness(mask) == pytest.approx(5 * 10 / 200)
+    mask[0, 0] = mask[9, 19] = True
+    assert tightness(mask) == 1
+
+
+def test_proposals_go_to_the_boxes_that_they_fill() -> None:
+    masks = np.zeros((3, 40, 40), np.float32)
+    masks[0, 5:15, 5:15] = 0.9
+    masks[1, 20:36, 20:30] = 0.8
+    masks[2, 0:40, 0:40] = 0.99
+    boxes = [(20.0, 20.0, 10.0, 12.0), (5.0, 5.0, 10.0, 10.0), (30.0, 2.0, 5.0, 5.0)]
+    found = match_proposals(masks, np.full((3, 3), 0.3, np.float32), boxes)
+    assert found[0] is not None and found[1] is not None
+    assert found[0].mask.sum() == 120, "clipped to the box"
+    assert found[0].score == pytest.approx(120 / 160 * 0.8)
+    assert found[1].mask.sum() == 100
+    assert found[2] is None, "a box that no proposal fits stays a box"
+    assert LEAST_OVERLAP > 25 / 1600
+
+
+def test_among_alike_proposals_the_class_decides() -> None:
+    masks = np.zeros((2, 20, 20), np.float32)
+    masks[:, 5:15, 5:15] = 0.9
+    masks[1, 5, 5] = 0.0
+    probability = np.array([[0.1], [0.9]], np.float32)
+    found = match_proposals(masks, probability, [(5.0, 5.0, 10.0, 10.0)])
+    assert found[0] is not None and found[0].mask.sum() == 99

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+
+from segkit.data.augment import evaluation_window
+from segkit.inference.config import InferenceConfig
+from segkit.inference.postprocess import answer, instances, panoptic, semantic, to_image, to_segments
+from segkit.masks.rle import box, decode
+from segkit.taxonomy import Category, Taxonomy
+
+WINDOW = evaluation_window(32, 48, size=48, multiple=16)
+"""The canvas is the image: 32 x 48 needs no padding and no resizing."""
+IS_THING = torch.tensor([True, False])
+CONFIG = InferenceConfig(score=0.5, overlap=0.6)
+
+
+def one_hot(*classes: int, confidence: float = 20.0) -> torch.Tensor:
+    logits = torch.zeros(len(classes), 3)
+    for row, index in enumerate(classes):
+        logits[row, index] = confidence
+    return logits
+
+
+def rectangles(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
+    masks = torch.full((len(boxes), 32, 48), -20.0)
+    for row, (x0, y0, x1, y1) in enumerate(boxes):
+        masks[row, y0:y1, x0:x1] = 20.0
+    return masks
+
+
+def test_things_stay_apart_and_stuff_of_a_class_is_merged() -> None:
+    masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10), (0, 16, 24, 32), (24, 16, 48, 32))
+    found = panoptic(one_hot(0, 0, 1, 1), masks, WINDOW, IS_THING, CONFIG)
+    assert sorted((item.class_index, int(item.mask.sum())) for item in found) == [(0, 100), (0, 100), (1, 16 * 48)]
+
+
+def test_panoptic_masks_never_overlap_and_covered_ones_go() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = panoptic(
+        torch.randn(12, 3, generator=generator) * 4,
+        torch.randn(12, 8, 12, generator=generator) * 4,
+        WINDOW,
+        IS_THING,
+        InferenceConfig(score=0.2, overlap=0.0),
+    )
+    assert len(found) > 2
+    assert np.sum([item.mask for item in found], axis=0).max() == 1
+    weaker = one_hot(0, 0)
+    weaker[1] *= 0.1
+    covered = panoptic(weaker, rectangles((0, 0, 20, 20), (0, 0, 20, 18)), WINDOW, IS_THING, InferenceConfig(score=0.1))
+    assert [int(item.mask.sum()) for item in covered] == [400]
+
+
+def test_background_and_unsure_proposals_are_void() -> None:
+    masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10))
+    assert panoptic(one_hot(2, 2), masks, WINDOW, IS_THING, CONFIG) == []
+    assert panoptic(one_hot(0, 0, confidence=0.0), masks, WINDOW, IS_THING, CONFIG) == []
+
+
+def test_semantic_is_the_largest_sum_over_queries() -> None:
+    generator = torch.Generator().manual_seed(1)
+    classes, masks = torch.randn(9, 6, generator=generator), torch.randn(9, 32, 48, generator=generator) * 3
+    share = np.zeros((5, 32, 48))
+    for query in range(9):
+        p = np.exp(classes[query].numpy())
+        p /= p.sum()
+        for index in range(5):
+            share[index] += p[index] / (1 + np.exp(-masks[query].numpy()))
+    found = semantic(classes, masks, WINDOW)
+    labels = np.full((32, 48), -1)
+    for item in found:
+        assert (labels[item.mask] == -1).all()
+        labels[item.mask] = item.class_index
+        assert 0 < item.score <= 1
+    assert (labels == share.argmax(0)).all()
+
+
+def test_instances_are_the_best_pairs_of_proposal_and_thing() -> None:
+    classes = torch.log(torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.9, 0.05, 0.05]]))
+    masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10), (0, 0, 0, 0))
+    found = instances(classes, masks, WINDOW, IS_THING, CONFIG)
+    assert [item.class_index for item in found] == [0, 0], "stuff and empty masks are no instances"
+    assert [item.score for item in found] == pytest.approx([0.6, 0.2], abs=1e-4)
+    assert len(instances(classes, masks, WINDOW, IS_THING, InferenceConfig(instances=1))) <= 1
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_masks_come_back_to_the_pixels_of_the_image(task: str) -> None:
+    window = evaluation_window(50, 83, size=96)
+    logits = torch.full((1, 24, 24), -20.0)
+    logits[0, :, :12] = 20.0
+    found = answer(task, one_hot(0), logits, window, IS_THING, InferenceConfig(score=0.1))  # type: ignore[arg-type]
+    mask = found[0].mask
+    assert mask.shape == (50, 83)
+    if task != "semantic":
+        edge = 48 * 83 / window.patch[2]
+        assert abs(int(mask[20].sum()) - edge) <= 1
+
+
+def test_resizing_is_of_the_patch_alone() -> None:
+    window = evaluation_window(40, 40, size=48, multiple=64)
+    assert window.canvas == (64, 64)
+    logits = torch.zeros(1, 64, 64)
+    logits[:, :48, :48] = 5.0
+    logits[:, 48:] = -5.0
+    assert torch.allclose(to_image(logits, window), torch.full((1, 40, 40), 5.0))
+
+
+def test_segments_carry_what_shard_sets_need() -> None:
+    taxonomy = Taxonomy("own", (Category(7, "cup", "thing"), Category(9, "floor", "stuff")))
+    found = panoptic(one_hot(0, 1), rectangles((3, 4, 13, 10), (0, 20, 48, 32)), WINDOW, IS_THING, CONFIG)
+    cup, floor = to_segments(found, taxonomy)
+    assert (cup.class_id, cup.kind, floor.class_id, floor.kind) == (7, "thing", 9, "stuff")
+    assert cup.box == (3.0, 4.0, 10.0, 6.0) and cup.area == 60 and cup.mask_from == "prediction"
+    assert cup.mask is not None and box(cup.mask, 32, 48) == cup.box
+    assert decode(cup.mask, 32, 48).sum() == 60
