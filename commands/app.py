@@ -8,7 +8,23 @@ import typer
 from segkit import __version__
 from segkit.errors import SegkitError
 
-from . import benchmark, browse, convert, demo, export, inspect, train, validate, vocabulary
+from . import (
+    benchmark,
+    browse,
+    convert,
+    demo,
+    diff,
+    export,
+    inspect,
+    merge,
+    predict,
+    pseudolabel,
+    relabel,
+    split,
+    train,
+    validate,
+    vocabulary,
+)
 from . import eval as eval_
 from .common import stderr
 
@@ -25,9 +41,15 @@ app.command()(browse.browse)
 app.command("eval")(eval_.evaluate)
 app.command()(demo.demo)
 app.command()(inspect.inspect)
+app.command()(predict.predict)
+app.command()(pseudolabel.pseudolabel)
 app.command()(train.train)
 app.command()(validate.validate)
 app.add_typer(benchmark.app, name="benchmark")
+app.command()(diff.diff)
+app.command()(merge.merge)
+app.command()(relabel.relabel)
+app.command()(split.split)
 app.add_typer(export.app, name="export")
 app.add_typer(convert.app, name="convert")
 app.add_typer(vocabulary.app, name="vocabulary")

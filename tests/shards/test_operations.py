@@ -1,0 +1,223 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from segkit.errors import InputError
+from segkit.masks import rle
+from segkit.sample import ImageRef, Segment
+from segkit.shards.diff import diff
+from segkit.shards.merge import merge, union
+from segkit.shards.relabel import read_table, relabel, relabel_sample
+from segkit.shards.split import by_chance, by_list, split
+from segkit.shards.validate import validate
+from segkit.shards.writer import write_layer, write_set
+from segkit.taxonomy import Category, Taxonomy
+from tests.shards.conftest import TAXONOMY, picture, toy_records, toy_sample
+
+OPTIONS = {"kind": "panoptic", "name": "toy", "split": "train", "command": "t", "arguments": {}}
+NEW = Taxonomy("new", (Category(1, "animal", "thing"), Category(2, "backdrop", "stuff"), Category(9, "car", "thing")))
+
+
+def images_of(data):
+    return [data.image_bytes(sample) for sample in data.samples()]
+
+
+def other_set(folder, taxonomy=TAXONOMY, start=100, count=2):
+    records = ((toy_sample(seed), picture(seed)) for seed in range(start, start + count))
+    return write_set(folder, records, taxonomy=taxonomy, **OPTIONS)
+
+
+def test_merged_sets_hold_all_samples_and_read_both_sets_images(make_set, tmp_path):
+    first, second = make_set(count=3), other_set(tmp_path / "other")
+    both = merge([first, second], tmp_path / "deep" / "both", name="both", rename=False, arguments={})
+    assert images_of(both) == images_of(first) + images_of(second)
+    assert [sample.id for sample in both.samples()] == ["000", "001", "002", "100", "101"]
+    assert list(validate(both.path)) == []
+    assert [parent.digest for parent in both.manifest.parents] == [first.manifest.digest, second.manifest.digest]
+    assert both.manifest.statistics.segments == 15
+
+
+def test_merging_more_classes_says_what_was_looked_for(make_set, tmp_path):
+    wider = Taxonomy("wider", (*TAXONOMY.categories, Category(8, "dog", "thing")))
+    both = merge(
+        [make_set(count=2), other_set(tmp_path / "other", wider)],
+        tmp_path / "both",
+        name="b",
+        rename=False,
+        arguments={},
+    )
+    assert both.taxonomy == replace(wider, name="wider")
+    assert [sample.annotated for sample in both.samples()] == [(3, 7), (3, 7), None, (3, 7)]
+
+
+def test_ids_that_clash_are_refused_or_renamed(make_set, tmp_path):
+    first, second = make_set(count=2), make_set("again", count=2)
+    with pytest.raises(InputError, match="occurs in both"):
+        merge([first, second], tmp_path / "both", name="b", rename=False, arguments={})
+    both = merge([first, second], tmp_path / "both", name="b", rename=True, arguments={})
+    assert [sample.id for sample in both.samples()] == ["1-000", "1-001", "2-000", "2-001"]
+
+
+@pytest.mark.parametrize(
+    "category", [Category(3, "dog", "thing"), Category(3, "cat", "stuff"), Category(5, "cat", "thing")]
+)
+def test_classes_that_contradict_each_other_do_not_merge(category):
+    with pytest.raises(InputError, match="elsewhere"):
+        union([TAXONOMY, Taxonomy("other", (category,))], "both")
+
+
+def test_a_split_by_chance_is_a_partition_of_the_stated_sizes(make_set, tmp_path):
+    data = make_set(count=10)
+    parts = by_chance(data, {"train": 0.7, "val": 0.3}, seed=1)
+    assert sorted(parts.values()) == ["train"] * 7 + ["val"] * 3
+    assert parts != by_chance(data, {"train": 0.7, "val": 0.3}, seed=2)
+    made = split(data, tmp_path / "parts", parts, {})
+    assert {part: len(one) for part, one in made.items()} == {"train": 7, "val": 3}
+    ids = [sample.id for one in made.values() for sample in one.samples()]
+    assert sorted(ids) == [f"{seed:03d}" for seed in range(10)]
+    assert made["val"].manifest.ledger.annotations.dropped == {"other-part": 21}
+    for one in made.values():
+        assert list(validate(one.path)) == []
+        assert images_of(one) == [picture(int(sample.id)) for sample in one.samples()]
+
+
+def test_an_images_part_by_chance_depends_on_its_id_alone(tmp_path):
+    records = list(toy_records(9))
+    made = [write_set(tmp_path / n, r, taxonomy=TAXONOMY, **OPTIONS) for n, r in (("a", records), ("b", records[::-1]))]
+    assert by_chance(made[0], {"x": 0.5, "y": 0.5}, 3) == by_chance(made[1], {"x": 0.5, "y": 0.5}, 3)
+
+
+@pytest.mark.parametrize("shares", [{"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": 0.99, "b": 0.01}])
+def test_shares_that_are_no_split(make_set, shares):
+    with pytest.raises(InputError):
+        by_chance(make_set(), shares, 0)
+
+
+def test_a_split_by_lists(make_set, tmp_path):
+    data = make_set()
+    (tmp_path / "a").write_text("001\n\n003\n")
+    (tmp_path / "b").write_text("000\n")
+    assert by_list(data, {"a": tmp_path / "a", "b": tmp_path / "b"}) == {"001": "a", "003": "a", "000": "b"}
+    (tmp_path / "b").write_text("003\n")
+    with pytest.raises(InputError, match="part a too"):
+        by_list(data, {"a": tmp_path / "a", "b": tmp_path / "b"})
+    (tmp_path / "b").write_text("ghost\n")
+    with pytest.raises(InputError, match="line 1: the set has no image ghost"):
+        by_list(data, {"b": tmp_path / "b"})
+
+
+def test_relabelling_keeps_every_pixel_and_balances(make_set, tmp_path):
+    data = make_set(count=3)
+    made = relabel(data, tmp_path / "new", NEW, {3: 1, 7: 2}, {})
+    assert list(validate(made.path)) == []
+    assert images_of(made) == images_of(data)
+    for before, after in zip(data.samples(), made.samples(), strict=True):
+        assert [(s.mask, s.box, s.score) for s in before.segments] == [(s.mask, s.box, s.score) for s in after.segments]
+        assert [s.class_id for s in after.segments] == [1, 2, 1]
+        assert after.annotated == (1, 2)  # nobody looked for cars
+    assert made.manifest.ledger.annotations.input == made.manifest.ledger.annotations.kept == 9
+
+
+def test_a_dropped_class_becomes_void_and_is_counted(make_set, tmp_path):
+    data = make_set(count=2)
+    made = relabel(data, tmp_path / "new", NEW, {3: None, 7: 2}, {})
+    assert list(validate(made.path)) == []
+    count = made.manifest.ledger.annotations
+    assert (count.input, count.kept, count.dropped) == (6, 2, {"unmapped-class": 4})
+    for before, after in zip(data.samples(), made.samples(), strict=True):
+        gone = rle.decode(before.segments[0].mask, 24, 32) | rle.decode(before.void, 24, 32)
+        assert np.array_equal(rle.decode(after.void, 24, 32), gone)
+
+
+def test_things_that_become_stuff_are_one_region(tmp_path):
+    stuff = Taxonomy("stuff", (Category(1, "all", "stuff"),))
+    sample = replace(toy_sample(2), segments=toy_sample(2).segments[:2])
+    made = relabel_sample(sample, "panoptic", stuff, {3: 1, 7: 1})
+    (region,) = made.segments
+    assert np.array_equal(rle.decode(region.mask, 24, 32), ~rle.decode(sample.void, 24, 32))
+    assert (region.kind, region.box, region.mask_from) == ("stuff", (0.0, 0.0, 32.0, 24.0), "derived")
+    assert region.area == rle.area(region.mask, 24, 32)
+    assert made.annotated is None
+
+
+def test_a_class_that_was_looked_for_in_part_is_not_exhaustive():
+    sample = replace(toy_sample(1), annotated=(3,), exhaustive=True, segments=toy_sample(1).segments[:1])
+    made = relabel_sample(sample, "panoptic", NEW, {3: 1, 7: 1})
+    assert (made.annotated, made.exhaustive) == ((1,), False)
+    assert relabel_sample(sample, "panoptic", NEW, {3: 1, 7: 2}).exhaustive
+
+
+def test_tables_by_name_and_by_id(tmp_path):
+    path = tmp_path / "map.csv"
+    path.write_text("from,to\ncat,animal\n7,\n")
+    assert read_table(path, TAXONOMY, NEW) == {3: 1, 7: None}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("from,to\ncat,animal\n", "says nothing of sky"),
+        ("from,to\ncat,animal\nsky,ghost\n", "line 3: 'ghost' is no class"),
+        ("from,to\ncat,animal\ncat,car\nsky,\n", "two targets"),
+        ("old,new\ncat,animal\n", "lacks a column"),
+    ],
+)
+def test_tables_that_do_not_map(tmp_path, text, problem):
+    path = tmp_path / "map.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=problem):
+        read_table(path, TAXONOMY, NEW)
+
+
+def test_the_same_labels_do_not_differ(make_set, tmp_path):
+    data = make_set()
+    layer = write_layer(tmp_path / "layer", data, list(data.samples())[::-1], command="t", arguments={})
+    found = diff(data, layer)
+    assert found.identical and found.common == 5
+    assert all(one.to_json()["iou"] == 1 for one in found.classes.values())
+
+
+def test_differences_are_told_by_image_class_and_pixel(make_set, tmp_path):
+    data = make_set(count=4)
+
+    def changed(sample):
+        cat, sky, box = sample.segments
+        square = np.zeros((24, 32), bool)
+        square[:8, :8] = True
+        return replace(sample, segments=(replace(cat, mask=rle.encode(square)), sky, box))
+
+    samples = [changed(s) if s.id == "001" else s for s in data.samples() if s.id != "003"]
+    other = write_layer(tmp_path / "b", data, samples, command="t", arguments={})
+    found = diff(data, other)
+    assert (found.only_a, found.only_b, found.changed_labels, found.changed_images) == (["003"], [], ["001"], [])
+    cat = found.classes["cat"]
+    truth = [rle.decode(s.segments[0].mask, 24, 32) for s in data.samples() if s.id != "003"]
+    mine = [rle.decode(s.segments[0].mask, 24, 32) for s in other.samples()]
+    assert cat.segments == [6, 6]
+    assert cat.pixels == [sum(m.sum() for m in truth), sum(m.sum() for m in mine)]
+    assert cat.common_pixels == sum((a & b).sum() for a, b in zip(truth, mine, strict=True))
+    assert found.classes["sky"].to_json()["iou"] == 1
+
+
+def test_other_image_bytes_under_the_same_id_are_a_difference(make_set, tmp_path):
+    records = [(toy_sample(0), picture(99))]
+    other = write_set(tmp_path / "other", records, taxonomy=TAXONOMY, **OPTIONS)
+    found = diff(make_set(count=1), other)
+    assert found.changed_images == ["000"] and not found.changed_labels and not found.identical
+
+
+def test_sets_with_images_by_different_ways_do_not_go_together(make_set, tmp_path):
+    sample = replace(toy_sample(50), image=ImageRef(path="/somewhere.png"))
+    pointing = write_set(tmp_path / "p", [(sample, None)], taxonomy=TAXONOMY, images_by="reference", **OPTIONS)
+    with pytest.raises(InputError, match="embed and reference"):
+        merge([make_set(), pointing], tmp_path / "both", name="b", rename=False, arguments={})
+
+
+def test_boxes_and_crowds_survive_a_semantic_join():
+    crowd = Segment(
+        3, "thing", (0.0, 0.0, 2.0, 2.0), rle.encode(np.eye(24, 32)), 24.0, is_crowd=True, mask_from="human"
+    )
+    bare = Segment(3, "thing", (0.0, 0.0, 2.0, 2.0), None, 4.0)
+    sample = replace(toy_sample(0), segments=(crowd, bare, bare))
+    assert len(relabel_sample(sample, "semantic", NEW, {3: 1, 7: 2}).segments) == 3
