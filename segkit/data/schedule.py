@@ -5,7 +5,6 @@ the next samples of its set's stream. Ranks share the draw and take consecutive 
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +31,7 @@ class Schedule:
         self._bounds = np.cumsum(weights) / np.sum(weights)
         self._sets = np.zeros(0, np.int64)
         self._turns = np.zeros(0, np.int64)
-        self._order = lru_cache(maxsize=2 * len(self._shard_rows))(self._epoch)
+        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
     def draw(self, step: int) -> tuple[int, int]:
         """The data set of a step (0-based), and how often it was drawn in the steps before."""
@@ -43,7 +42,10 @@ class Schedule:
     def sample(self, dataset: int, position: int) -> int:
         """Index of the sample at a place of the stream of a data set."""
         epoch, place = divmod(position, sum(self._shard_rows[dataset]))
-        return int(self._order(dataset, epoch)[place])
+        if self._orders.get(dataset, (-1,))[0] != epoch:  # the current epoch's order is kept
+            order = epoch_order(self._shard_rows[dataset], rng=_rng(self.seed, _ORDER, dataset, epoch))
+            self._orders[dataset] = (epoch, order)
+        return int(self._orders[dataset][1][place])
 
     def sample_rng(self, dataset: int, position: int) -> np.random.Generator:
         """The generator of all randomness of the crop at a place of a stream, whoever makes it."""
@@ -57,9 +59,6 @@ class Schedule:
         for dataset in range(len(self._bounds)):
             steps_of_set = np.flatnonzero(self._sets == dataset)
             self._turns[steps_of_set] = np.arange(len(steps_of_set))
-
-    def _epoch(self, dataset: int, epoch: int) -> NDArray[np.int64]:
-        return epoch_order(self._shard_rows[dataset], rng=_rng(self.seed, _ORDER, dataset, epoch))
 
 
 def positions(turn: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> range:

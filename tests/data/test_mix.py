@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -97,6 +98,12 @@ def test_a_resumed_run_sees_the_same_batches(sets: Sets) -> None:
     mix = DataMix(sets, CONFIG, seed=2)
     backwards = [run(mix, step, step + 1)[0] for step in (13, 4, 11)]
     assert all(same(whole[step], batch) for step, batch in zip((13, 4, 11), backwards, strict=True))
+
+
+def test_a_mix_can_be_sent_to_a_process_that_was_not_forked(sets: Sets) -> None:
+    mix = DataMix(sets, CONFIG, seed=2)
+    before = run(mix, 0, 3)
+    assert all(same(one, other) for one, other in zip(before, run(pickle.loads(pickle.dumps(mix)), 0, 3), strict=True))
 
 
 def test_ranks_see_the_pieces_of_one_global_batch(sets: Sets) -> None:

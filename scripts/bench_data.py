@@ -1,0 +1,95 @@
+"""What a sample costs the training loader, beside the bare JPEG-decode limit.
+
+    python scripts/bench_data.py SET [SET ...] [--size 256 --size 512] [--workers 0 --workers 2]
+
+SET is a converted shard set. Decode is one process that reads an image's bytes from its tar and decodes them, nothing
+else; loader is whole batches as the training loop gets them (jitter, zoom, flip, colours, masks, floats).
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from segkit.data.batch import Batch
+from segkit.data.config import DataConfig
+from segkit.data.mix import DataMix
+from segkit.shards.reader import ShardSet
+
+BATCH = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="+", metavar="SET")
+    parser.add_argument("--size", type=int, action="append", help="side of the crop (default 256, 512, 1024)")
+    parser.add_argument("--workers", type=int, action="append", help="worker processes (default 0 and 2)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    table = Table(
+        title=f"{os.cpu_count()} cores, batches of {BATCH}; ms are CPU time, which a busy machine hardly changes"
+    )
+    for title in ("set", "targets", "crop", "workers", "decode ms", "loader ms", "decode/s", "loader/s"):
+        table.add_column(title, justify="left" if title == "set" else "right", no_wrap=True)
+    for spec in options.sets:
+        shards = ShardSet.open(spec)
+        decode = decode_rate(shards, options.seconds)
+        for size in options.size or (256, 512, 1024):
+            for workers in options.workers or (0, 2):
+                config = DataConfig(image_size=size, batch_size=BATCH, zoom_probability=0.3, workers=workers)
+                loader, targets = loader_rate(shards, config, options.seconds)
+                table.add_row(
+                    Path(spec).name, f"{targets:.1f}", str(size), str(workers), f"{decode.milliseconds:.1f}",
+                    "" if workers else f"{loader.milliseconds:.1f}", f"{decode.samples:.0f}", f"{loader.samples:.0f}",
+                )  # fmt: skip
+    Console(width=110).print(table)
+
+
+class Rate(NamedTuple):
+    """What a measurement found."""
+
+    samples: float
+    """A second of wall time."""
+    milliseconds: float
+    """CPU time of a sample in this process (workers not counted)."""
+
+
+def decode_rate(shards: ShardSet, seconds: float) -> Rate:
+    """Reading and decoding alone, on one core."""
+    samples = [sample for _, sample in zip(range(500), shards.samples(), strict=False)]
+    count, start, cpu = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < seconds:
+        shards.image(samples[count % len(samples)])
+        count += 1
+    return _rate(count, start, cpu)
+
+
+def loader_rate(shards: ShardSet, config: DataConfig, seconds: float) -> tuple[Rate, float]:
+    """The loader once its workers run, and targets per sample."""
+    mix = DataMix([("set", shards, 1.0)], config, seed=0)
+    batches: Iterator[tuple[int, Batch]] = mix.batches(0, 1_000_000)
+    for _ in range(3 + 2 * config.workers):  # start-up, caches and what was prefetched
+        next(batches)
+    count, targets, start, cpu = 0, 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < seconds:
+        _, batch = next(batches)
+        count += len(batch)
+        targets += sum(len(target) for target in batch.targets)
+    return _rate(count, start, cpu), targets / count
+
+
+def _rate(count: int, start: float, cpu: float) -> Rate:
+    return Rate(count / (time.perf_counter() - start), 1000 * (time.process_time() - cpu) / count)
+
+
+if __name__ == "__main__":
+    main()
