@@ -99,7 +99,9 @@ class Manifest(_Strict):
     digest: str
 
     @staticmethod
-    def content_digest(kind: str, taxonomy: dict[str, Any], parts: tuple[Part, ...], image_roots: dict[str, str]) -> str:
+    def content_digest(
+        kind: str, taxonomy: dict[str, Any], parts: tuple[Part, ...], image_roots: dict[str, str]
+    ) -> str:
         """SHA-256 over content alone: no path, time, argument or tool version enters it."""
         content = {
             "schema_version": SCHEMA_VERSION,

@@ -43,7 +43,7 @@ class Taxonomy:
         ids = [category.id for category in self.categories]
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
-            raise InputError(f"category id {twice} occurs twice", record=f"taxonomy {self.name}", mend="make ids unique")
+            raise InputError(f"category id {twice} occurs twice", record=self.name, mend="make ids unique")
         object.__setattr__(self, "categories", tuple(sorted(self.categories, key=lambda category: category.id)))
 
     @cached_property

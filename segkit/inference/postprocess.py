@@ -61,7 +61,7 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window) -> list[
     probability = class_logits.softmax(-1)[:, :-1]
     coarse = torch.einsum("nk,nhw->khw", probability, mask_logits.sigmoid())
     # A class that is not among the best two of any coarse cell does not win a pixel; dropping it bounds the memory.
-    rivals = coarse.topk(min(2, len(coarse)), dim=0).indices.unique()
+    rivals = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)
     share = torch.einsum("nk,nhw->khw", probability[:, rivals], to_image(mask_logits, window).sigmoid())
     best, winner = share.max(0)
     score = best / torch.einsum("nk,nhw->hw", probability, to_image(mask_logits, window).sigmoid()).clamp(min=1e-6)
@@ -125,7 +125,7 @@ def instances(
     count = min(config.instances, int(is_thing.sum()) * len(probability))
     scores, flat = probability.flatten().topk(count)
     queries, classes = flat // probability.shape[1], flat % probability.shape[1]
-    used, rows = queries.unique(return_inverse=True)
+    used, rows = torch.unique(queries, return_inverse=True)
     soft = to_image(mask_logits[used], window).sigmoid()
     hard = soft >= 0.5
     sizes = hard.flatten(1).sum(1)

@@ -60,7 +60,7 @@ def pseudolabel_set(
         The published version and the counts.
     """
     table = run.table(data.taxonomy)
-    method = {"conditioned": _by_conditioned_queries, "proposals": _by_proposals}[strategy]
+    method = STRATEGIES[strategy]
     counts = [0, 0, 0]
 
     def labelled() -> Iterator[Sample]:
@@ -149,6 +149,13 @@ def match_proposals(
             score = float(overlap[proposal, owner] * masks[proposal][clipped].mean())
             found[owner] = LabelledMask(-1, clipped, score)
     return found
+
+
+STRATEGIES: dict[Strategy, Callable[..., list[LabelledMask | None]]] = {
+    "conditioned": _by_conditioned_queries,
+    "proposals": _by_proposals,
+}
+"""Run, class table, image (H, W, 3), boxes and their class indices -> a mask a box, or None."""
 
 
 def _extent(mask: NDArray[np.bool_]) -> Box:

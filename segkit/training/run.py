@@ -22,6 +22,7 @@ from segkit.shards.publish import MANIFEST, Staging, interrupted, staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import parent_of
 from segkit.training import checkpoint, distributed
+from segkit.training.device import choose_device
 from segkit.training.evaluation import evaluate_set
 from segkit.training.learner import Learner
 from segkit.training.log import RunLog
@@ -124,20 +125,6 @@ def train(
     job = _Job(chosen, sets, evaluation, place, arguments)
     with distributed.process_group(place), _staged(out, job, resume) as stage:
         return _train(job, stage, watchers or Watchers())
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` and `cuda` take this process's GPU, `auto` the CPU where there is none."""
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    try:
-        device = torch.device("cuda", distributed.local_rank()) if name in ("auto", "cuda") else torch.device(name)
-    except RuntimeError:
-        raise InputError(f"unknown device {name!r}", record="--device", mend="give auto, cpu, cuda or cuda:N") from None
-    if device.type != "cuda" or not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise InputError(f"no device {name!r} here ({found} GPUs)", record="--device", mend="give auto or cpu")
-    return device
 
 
 def _open(data: Sequence[tuple[str, float]], recipe: Recipe) -> list[_NamedSet]:
@@ -261,9 +248,11 @@ def _save(trainee: Trainee, folder: Path) -> None:
 
 
 def _evaluate_if_due(job: _Job, trainee: Trainee, folder: Path, log: RunLog | None, watchers: Watchers) -> None:
-    """Evaluate the averaged weights on the sets that are not in the log for this step."""
+    """Evaluate the averaged weights on the sets that are not in the log for this step; the other processes wait."""
     step, training = trainee.step, job.recipe.training
-    if log and step and (step % training.evaluate_every == 0 or step == training.steps):
+    if step == 0 or (step % training.evaluate_every and step != training.steps):
+        return
+    if log:
         model = cast(DataSeg, trainee.average.module).eval()
         for named in job.evaluation:
             if (step, named.name) not in log.evaluated:

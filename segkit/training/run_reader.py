@@ -16,6 +16,7 @@ from segkit.model.dataseg import DataSeg, build_model
 from segkit.shards.publish import resolve
 from segkit.shards.writer import relocate
 from segkit.taxonomy import Taxonomy
+from segkit.training.device import choose_device
 from segkit.training.recipe import Recipe, load_recipe
 from segkit.training.run_manifest import RECIPE, TAXONOMIES, VOCABULARY, WEIGHTS, RunManifest, read_run_manifest
 from segkit.vocabulary import embed
@@ -61,11 +62,11 @@ class Run:
         return Parent(path=path, version=int(self.path.name[1:]), digest=self.manifest.digest)
 
 
-def load_run(spec: str | Path, device: torch.device | str = "cpu") -> Run:
+def load_run(spec: str | Path, device: str = "cpu") -> Run:
     """The newest version of a run, or the given one (`DIR@v2`).
 
     Raises:
-        InputError: no run there, or one of its files cannot be read.
+        InputError: no run there, one of its files cannot be read, or no such device (auto, cpu, cuda, cuda:N).
     """
     folder = resolve(spec).resolve()
     manifest = read_run_manifest(folder)
@@ -80,4 +81,4 @@ def load_run(spec: str | Path, device: torch.device | str = "cpu") -> Run:
         problem = str(error).splitlines()[0]
         raise InputError(f"the run cannot be read ({problem})", file=folder, mend="train it again") from error
     known = {name: Taxonomy.from_json(taxonomy) for name, taxonomy in taxonomies.items()}
-    return Run(folder, manifest, model.to(device).eval(), recipe, known, vocabulary)
+    return Run(folder, manifest, model.to(choose_device(device)).eval(), recipe, known, vocabulary)

@@ -1,0 +1,53 @@
+"""`segkit pseudolabel`: boxes become masks, in a label layer over the same images."""
+
+from pathlib import Path
+
+import typer
+
+from .common import JSON_OPTION, emit, progress, table
+from .scoring import one_of
+
+
+def pseudolabel(
+    checkpoint: str = typer.Option(..., "--checkpoint", metavar="RUN", help="The run whose model makes the masks."),
+    data: str = typer.Option(..., "--data", metavar="SET", help="A set with boxes that have no mask."),
+    out: Path = typer.Option(..., "--out", metavar="SET", help="Directory of the new set's versions."),
+    strategy: str = typer.Option(
+        "conditioned",
+        "--strategy",
+        help="conditioned: ask the model for the mask of each box; proposals: match its own proposals to the boxes.",
+    ),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Give every box of a set the model's mask for it; what gets no good mask stays a box.
+
+    Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
+    """
+    from segkit.inference.pseudolabel import STRATEGIES, pseudolabel_set
+    from segkit.shards.reader import ShardSet
+    from segkit.training.run_reader import load_run
+
+    chosen = one_of(strategy, tuple(STRATEGIES), "--strategy")
+    run, boxes = load_run(checkpoint, device), ShardSet.open(data)
+    with progress() as bar:
+        row = bar.add_task("pseudolabel", total=len(boxes))
+        made, transfer = pseudolabel_set(run, boxes, out, strategy=chosen, on_image=lambda: bar.advance(row))
+    result = {
+        "path": str(made.path),
+        "version": made.version,
+        "digest": made.manifest.digest,
+        "strategy": strategy,
+        "boxes": transfer.boxes,
+        "masked": transfer.masked,
+        "kept_as_boxes": transfer.kept_as_boxes,
+        "already_masked": transfer.already_masked,
+    }
+    rows = [
+        ("boxes", transfer.boxes),
+        ("given a mask", transfer.masked),
+        ("kept as boxes", transfer.kept_as_boxes),
+        ("had a mask already", transfer.already_masked),
+    ]
+    shown = table(f"Pseudo-labels of {data}", ("segments", "count"), rows)
+    emit(result, schema="segkit.pseudolabel/1", as_json=as_json, tables=[shown, f"{made.path}"])

@@ -1,0 +1,25 @@
+"""Pictures of a prediction set, one an image."""
+
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import cv2
+
+from segkit.pictures import overlay
+from segkit.shards.reader import ShardSet
+
+LEAST_SCORE = 0.3
+"""Instances below it are not drawn: average precision wants them, a person does not."""
+
+
+def write_overlays(predictions: ShardSet, folder: Path, on_image: Callable[[], None] = lambda: None) -> Path:
+    """Write `folder`/<image name>.jpg for every image of a prediction set; returns the folder."""
+    instances = predictions.manifest.kind == "instance"
+    for sample in predictions.samples():
+        shown = [s for s in sample.segments if not instances or (s.score or 0.0) >= LEAST_SCORE]
+        picture = overlay(predictions.image(sample), shown, predictions.taxonomy)
+        file = folder / PurePosixPath(sample.file_name).with_suffix(".jpg")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+        on_image()
+    return folder
