@@ -16,6 +16,7 @@ from . import (
     diff,
     export,
     inspect,
+    leakage,
     merge,
     predict,
     pseudolabel,
@@ -47,6 +48,7 @@ app.command()(train.train)
 app.command()(validate.validate)
 app.add_typer(benchmark.app, name="benchmark")
 app.command()(diff.diff)
+app.command()(leakage.leakage)
 app.command()(merge.merge)
 app.command()(relabel.relabel)
 app.command()(split.split)

@@ -24,7 +24,7 @@ class Violation:
     """One thing that does not hold."""
 
     code: str
-    """Stable; `docs/conversion.md` lists them."""
+    """Stable; `docs/shards.md` lists them."""
     where: str
     detail: str
 

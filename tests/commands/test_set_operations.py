@@ -59,3 +59,11 @@ def test_tables_for_people(toy):
 def test_parts_that_are_none(toy, options):
     result = runner.invoke(app, ["split", str(toy / "toy"), "--out", str(toy / "p"), *options])
     assert isinstance(result.exception, InputError)
+
+
+def test_leakage_stops_with_exit_code_1(toy):
+    ask("split", toy / "toy", "--part", "a=0.5", "--part", "b=0.5", "--out", toy / "parts")
+    apart = ask("leakage", toy / "parts" / "a", toy / "parts" / "b")
+    assert (apart["exact"], apart["near"]) == (0, 0)
+    found = runner.invoke(app, ["leakage", str(toy / "toy"), str(toy / "parts" / "a"), "--json"])
+    assert found.exit_code == 1 and json.loads(found.stdout)["exact"] == 2

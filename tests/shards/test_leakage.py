@@ -1,0 +1,66 @@
+import cv2
+import numpy as np
+import pytest
+
+from segkit.errors import InputError
+from segkit.sample import Sample
+from segkit.shards.leakage import leaks, perceptual_hash
+from segkit.shards.writer import write_set
+from tests.shards.conftest import TAXONOMY
+
+
+def scene(seed, height=240, width=320):
+    """A smooth random picture, as photographs are at the scale of the hash."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def encoded(pixels, extension=".png", *options):
+    return cv2.imencode(extension, pixels, options)[1].tobytes()
+
+
+def dataset(folder, images):
+    records = [(Sample(f"{n}", f"{n}.png", 320, 240), data) for n, data in enumerate(images)]
+    return write_set(
+        folder, records, taxonomy=TAXONOMY, kind="instance", name="x", split=None, command="t", arguments={}
+    )
+
+
+def test_the_same_bytes_and_the_same_picture_are_found_and_no_other(tmp_path):
+    half = cv2.resize(scene(2), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    a = dataset(tmp_path / "a", [encoded(scene(seed)) for seed in range(6)])
+    b = dataset(
+        tmp_path / "b",
+        [encoded(scene(9)), encoded(scene(3)), encoded(scene(1), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 30), encoded(half)],
+    )
+    found = {(leak.id_a, leak.id_b): leak.distance for leak in leaks([a, b])}
+    assert found.keys() == {("3", "1"), ("1", "2"), ("2", "3")}
+    assert found["3", "1"] is None
+    assert all(0 <= found[pair] <= 24 for pair in (("1", "2"), ("2", "3")))
+
+
+def test_distances_are_hamming_distances_of_the_hashes(tmp_path):
+    images = [encoded(scene(seed)) for seed in range(5)]
+    a, b = dataset(tmp_path / "a", images[:2]), dataset(tmp_path / "b", images[2:])
+    for leak in leaks([a, b], near=256):
+        first, second = images[int(leak.id_a)], images[2 + int(leak.id_b)]
+        assert leak.distance == (perceptual_hash(first) != perceptual_hash(second)).sum()
+
+
+def test_every_pair_of_three_sets_is_compared_and_no_set_with_itself(tmp_path):
+    sets = [dataset(tmp_path / name, [encoded(scene(0)), encoded(scene(0))]) for name in "abc"]
+    found = [(leak.a, leak.b) for leak in leaks(sets)]
+    assert sorted(found) == [(0, 1)] * 4 + [(0, 2)] * 4 + [(1, 2)] * 4
+
+
+def test_sets_without_images_cannot_be_compared(tmp_path):
+    record = (Sample("1", "1.png", 4, 4), None)
+    bare = write_set(
+        tmp_path / "n", [record], taxonomy=TAXONOMY, kind="boxes", name="x", split=None, command="t", arguments={},
+        images_by="none",
+    )  # fmt: skip
+    with pytest.raises(InputError, match="labels only"):
+        list(leaks([bare, bare]))
+    broken = dataset(tmp_path / "b", [b"no image"])
+    with pytest.raises(InputError, match="decoded"):
+        list(leaks([broken, broken]))
