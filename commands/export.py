@@ -10,7 +10,11 @@ from .common import JSON_OPTION, emit, table
 if TYPE_CHECKING:
     from segkit.export.target import Report
 
-app = typer.Typer(no_args_is_help=True, help="Write a shard set in a native format, loss-free where that can hold it.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Write a shard set in a native format, loss-free where that can hold it.\n\n"
+    "Example: segkit export coco-panoptic --data work/coco-val --out exported",
+)
 _DATA = typer.Option(..., "--data", metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1.")
 _OUT = typer.Option(..., "--out", metavar="DIR", help="Directory to make.")
 _IMAGES = typer.Option(False, "--images", help="Also write the image files, under images/.")
