@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for each other: the first one evaluates alone."""
 
 
 def launched() -> bool:
@@ -20,11 +23,17 @@ def launched() -> bool:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started, by NCCL on GPUs and gloo on CPUs; nothing to do for a single one."""
-    if not launched():
+    """Join the processes that torchrun started, by NCCL on GPUs and gloo on CPUs.
+
+    Nothing to do for a single process, or where the caller has joined them already.
+    """
+    if not launched() or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:

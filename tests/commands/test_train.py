@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from segkit.commands import app as program
+from segkit.commands.app import app
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from tests.training.toy import write_recipe, write_toy_set
@@ -45,9 +48,9 @@ def base(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def whole(base: list[str], toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The JSON of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    code, printed, err = run([*base, "--out", str(out), "--eval-data", str(toy.path), "--json"])
-    assert code == 0, err
-    found: dict[str, Any] = json.loads(printed)
+    result = CliRunner().invoke(app, ["train", *base, "--out", str(out), "--eval-data", str(toy.path), "--json"])
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
     return found
 
 
@@ -107,12 +110,10 @@ def test_a_killed_process_leaves_no_version_and_resumes_to_the_same_losses(
 def test_wrong_usage_is_one_line_and_exit_code_2(
     arguments: list[str], message: str, base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from segkit.commands import app
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["segkit", "train", *base, "--out", str(tmp_path / "run"), *arguments])
         with pytest.raises(SystemExit) as caught:
-            app.main()
+            program.main()
     err = capsys.readouterr().err
     assert caught.value.code == 2 and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
