@@ -24,17 +24,21 @@ def evaluate(
 
     Example: segkit eval --data work/coco-val --checkpoint work/run --task panoptic --out work/eval
     """
-    from segkit.metrics.evaluate import Options, measure
-    from segkit.metrics.record import described, write_json
+    from segkit.metrics.evaluate import Options, as_predictions, measure
+    from segkit.metrics.record import described, write_json, write_text
+    from segkit.report.build import report
     from segkit.shards.reader import ShardSet
 
     check_source(checkpoint, predictions)
-    chosen, options = one_of(task, TASKS, "--task"), Options(evaluator, one_of(by, ("mask", "box"), "--by"))
+    chosen = one_of(task, TASKS, "--task")
+    options = Options(evaluator, one_of(by, ("mask", "box"), "--by"), details=True)
     truth = ShardSet.open(data)
     source, spec = prediction_source(truth, chosen, checkpoint, predictions, prediction_masks, out, device)
-    measured = measure(truth, source, chosen, options)
+    predicted = as_predictions(source, truth)
+    measured = measure(truth, predicted, chosen, options)
     origin = {"data": described(truth), "predictions": described(spec)}
     result = {"task": task, **origin, **measured.metrics}
     write_json(out / "metrics.json", result)
+    write_text(out / "report.html", report(result, measured, truth, predicted))
     warn(result)
-    emit(result, schema="segkit.metrics/1", as_json=as_json, tables=[*tables(result), f"{out / 'metrics.json'}"])
+    emit(result, schema="segkit.metrics/1", as_json=as_json, tables=[*tables(result), f"{out / 'report.html'}"])

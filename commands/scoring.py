@@ -87,7 +87,8 @@ def _panoptic(result: dict[str, Any]) -> Table:
 
 def _semantic(result: dict[str, Any]) -> Table:
     keys = {"miou": "mIoU", "fwiou": "fwIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
-    title = f"Semantic segmentation ({result['classes_counted']} classes, {result['absent_classes']})"
+    keys |= {"classes_counted": "classes counted"}
+    title = f"Semantic segmentation\n{result['absent_classes']}"
     return table(title, ("", "%"), [(name, result[key]) for key, name in keys.items()])
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.manifest import Task
 from segkit.metrics import instance, panoptic, semantic
+from segkit.metrics.detections import DetectionRows, match
+from segkit.metrics.overlap import overlap
 from segkit.metrics.panoptic import PanopticRows
 from segkit.metrics.predictions import Predictions, Samples, SetPredictions, check_images
 from segkit.metrics.regions import Regions, regions_of
@@ -14,7 +16,7 @@ from segkit.metrics.semantic import SemanticRows
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import class_labels
-from segkit.taxonomy import Taxonomy
+from segkit.taxonomy import Category, Taxonomy
 
 BATCH = 64
 """Images compared at once: enough to hide Python's cost per call, few enough for the processor's caches."""
@@ -27,6 +29,8 @@ class Options:
     evaluator: str = "hotcoco"
     by: instance.By = "mask"
     max_dets: tuple[int, ...] = instance.MAX_DETS
+    details: bool = False
+    """Also match instances one by one, for bootstrap intervals and the report (the evaluators keep no masks)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class Measured:
     """(I,) ids in the order of the rows' image indices."""
     panoptic: PanopticRows | None = None
     semantic: SemanticRows | None = None
+    """Also of a panoptic evaluation: which classes are taken for which."""
+    detections: DetectionRows | None = None
+    """Only where `Options.details` asks for them."""
 
 
 def evaluate(truth: ShardSet, predictions: Iterable[Sample] | ShardSet | Predictions, task: Task) -> dict[str, Any]:
@@ -60,7 +67,7 @@ def measure(
         InputError: what `segkit eval` refuses: unknown images or classes, overlapping maps, missing masks, NaN scores.
     """
     _check_kind(truth, task, options)
-    source = _source(predictions, truth)
+    source = as_predictions(predictions, truth)
     missing = check_images(source, truth)
     measured = _TASKS[task](truth, source, options)
     info = {"images": {"evaluated": len(truth), "without_prediction": missing}} | _transfer(source)
@@ -80,7 +87,8 @@ def _check_kind(truth: ShardSet, task: Task, options: Options) -> None:
         raise InputError("instances may overlap and leave pixels open: no class map", file=truth.path)
 
 
-def _source(predictions: Iterable[Sample] | ShardSet | Predictions, truth: ShardSet) -> Predictions:
+def as_predictions(predictions: Iterable[Sample] | ShardSet | Predictions, truth: ShardSet) -> Predictions:
+    """Predictions of any form in the classes of the ground truth."""
     if isinstance(predictions, ShardSet):
         return SetPredictions(predictions, truth.taxonomy)
     return Samples(predictions) if isinstance(predictions, Iterable) else predictions
@@ -110,61 +118,67 @@ def pairs(truth: ShardSet, source: Predictions) -> Iterator[tuple[list[Sample], 
 
 
 def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measured:
-    taxonomy, parts, ids = truth.taxonomy, [], []
+    taxonomy, ids = truth.taxonomy, list[list[str]]()
+    parts, pixels = list[PanopticRows](), list[SemanticRows]()
+    classes = len(taxonomy.categories)
     for truths, found in pairs(truth, source):
-        sides = (
-            regions_of(truths, taxonomy.index, what="ground truth"),
-            regions_of(found, taxonomy.index, what="predictions"),
-        )
-        parts.append(panoptic.match(*sides))
+        labelled, predicted = _sides(truths, found, taxonomy)
+        shared = overlap(labelled, predicted)
+        parts.append(panoptic.match_overlap(shared, labelled, predicted))
+        pixels.append(semantic.compare_overlap(shared, labelled, predicted, classes))
         ids.append([sample.id for sample in truths])
-    rows = panoptic.PanopticRows.concatenate(parts, [len(batch) for batch in ids])
-    counts = panoptic.count(rows, len(taxonomy.categories))
+    sizes = [len(batch) for batch in ids]
+    rows = PanopticRows.concatenate(parts, sizes)
     is_thing = [category.kind == "thing" for category in taxonomy.categories]
-    metrics = panoptic.summarize(counts, names(taxonomy), is_thing) | {"several_crowds": rows.several_crowds}
-    return Measured(metrics, _flat(ids), panoptic=rows)
+    metrics = panoptic.summarize(panoptic.count(rows, classes), names(taxonomy), is_thing)
+    metrics |= {"several_crowds": rows.several_crowds}
+    return Measured(metrics, _flat(ids), panoptic=rows, semantic=SemanticRows.concatenate(pixels, sizes))
 
 
 def _sides(truths: list[Sample], found: list[Sample], taxonomy: Taxonomy) -> tuple[Regions, Regions]:
-    return (
-        regions_of(truths, taxonomy.index, what="ground truth"),
-        regions_of(found, taxonomy.index, what="predictions"),
-    )
+    """Columns of both sides; ignored ground truth is void."""
+    labelled = regions_of(truths, taxonomy.index, what="ground truth").without_ignored()
+    return labelled, regions_of(found, taxonomy.index, what="predictions")
 
 
 def _semantic(truth: ShardSet, source: Predictions, options: Options) -> Measured:
-    taxonomy, parts, ids = truth.taxonomy, [], []
+    taxonomy, ids, parts = truth.taxonomy, list[list[str]](), list[SemanticRows]()
     classes = len(taxonomy.categories)
     for truths, found in pairs(truth, source):
-        sides = (
-            regions_of(truths, taxonomy.index, what="ground truth"),
-            regions_of(found, taxonomy.index, what="predictions"),
-        )
-        parts.append(semantic.compare(*sides, classes))
+        parts.append(semantic.compare(*_sides(truths, found, taxonomy), classes))
         ids.append([sample.id for sample in truths])
-    rows = semantic.SemanticRows.concatenate(parts, [len(batch) for batch in ids])
-    return Measured(semantic.summarize(semantic.confusion(rows, classes), names(taxonomy)), _flat(ids), semantic=rows)
+    rows = SemanticRows.concatenate(parts, [len(batch) for batch in ids])
+    metrics = semantic.summarize(semantic.confusion(rows, classes), names(taxonomy))
+    return Measured(metrics, _flat(ids), semantic=rows)
 
 
 def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measured:
     if options.evaluator not in instance.EVALUATORS:
         raise InputError(f"unknown evaluator {options.evaluator!r}", mend=f"one of {', '.join(instance.EVALUATORS)}")
-    things = [category for category in truth.taxonomy.categories if category.kind == "thing"]
-    index = {category.id: k for k, category in enumerate(things)}
-    ids: list[list[str]] = []
+    things = thing_classes(truth.taxonomy)
+    ids, details = list[list[str]](), list[DetectionRows]()
 
     def batches() -> Iterator[instance.Batch]:
         first = 1
         for truths, found in pairs(truth, source):
-            yield instance.records(truths, found, index, options.by, first)
+            batch = instance.records(truths, found, {c.id: k for k, c in enumerate(things)}, options.by, first)
             ids.append([sample.id for sample in truths])
             first += len(truths)
+            if options.details:
+                details.append(match(batch, options.by, options.max_dets[-1]))
+            yield batch
 
     curves = instance.EVALUATORS[options.evaluator](batches(), len(things), options.by, options.max_dets)
     labels = class_labels(truth.taxonomy)
     metrics = instance.summarize(curves, [labels[category.id] for category in things], options.max_dets)
     how = {"by": options.by, "evaluator": options.evaluator, "max_dets": list(options.max_dets)}
-    return Measured(how | metrics, _flat(ids))
+    rows = DetectionRows.concatenate(details) if options.details else None
+    return Measured(how | metrics, _flat(ids), detections=rows)
+
+
+def thing_classes(taxonomy: Taxonomy) -> list[Category]:
+    """The classes that instances are scored on, in index order."""
+    return [category for category in taxonomy.categories if category.kind == "thing"]
 
 
 _TASKS = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}

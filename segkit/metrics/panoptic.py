@@ -161,3 +161,18 @@ def summarize(counts: PanopticCounts, names: Sequence[str], is_thing: Sequence[b
         counted = {"tp": int(counts.tp[k]), "fp": int(counts.fp[k]), "fn": int(counts.fn[k])}
         per_class[name] = (scores if counts.present[k] else dict.fromkeys(scores)) | counted
     return {group: mean_quality(counts, chosen) for group, chosen in groups.items()} | {"per_class": per_class}
+
+
+def image_quality(rows: PanopticRows, images: int, classes: int) -> Floats:
+    """(I,) PQ of each image by itself, 0-1: the mean over the classes that it has; NaN where it has none."""
+    key = rows.image * classes + rows.label
+    weight = np.where(rows.outcome == 0, 1.0, 0.5)
+    cells, cell = np.unique(key, return_inverse=True)
+    quality = np.bincount(cell, weights=rows.iou) / np.bincount(cell, weights=weight) if len(key) else np.zeros(0)
+    return _mean_by(cells // classes, quality, images)
+
+
+def _mean_by(group: Ints, values: Floats, groups: int) -> Floats:
+    with np.errstate(invalid="ignore"):
+        sums = np.bincount(group, weights=values, minlength=groups)
+        return np.asarray(sums / np.bincount(group, minlength=groups), np.float64)

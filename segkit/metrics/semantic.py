@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.metrics.overlap import overlap
+from segkit.metrics.overlap import Overlap, overlap
 from segkit.metrics.regions import Regions
 from segkit.metrics.runs import Ints
 
@@ -44,7 +44,11 @@ class SemanticRows:
 def compare(truth: Regions, prediction: Regions, classes: int) -> SemanticRows:
     """Compare the class maps of a batch of images; pixels in no (or an ignored) segment of the truth are void."""
     truth = truth.without_ignored()
-    shared = overlap(truth, prediction)
+    return compare_overlap(overlap(truth, prediction), truth, prediction, classes)
+
+
+def compare_overlap(shared: Overlap, truth: Regions, prediction: Regions, classes: int) -> SemanticRows:
+    """`compare` where the common pixels are known already (and the truth is without ignored segments)."""
     seen = np.bincount(shared.truth, weights=shared.pixels, minlength=len(truth)).astype(np.int64)
     unpredicted = shared.truth_area - seen
     left = np.flatnonzero(unpredicted)
@@ -96,3 +100,24 @@ def summarize(matrix: Floats, names: Sequence[str]) -> dict[str, Any]:
     per_class = {name: None if np.isnan(value) else 100 * float(value) for name, value in zip(names, iou, strict=True)}
     counted = int(np.count_nonzero(~np.isnan(iou)))
     return means(matrix) | {"absent_classes": ABSENT_CLASSES, "classes_counted": counted, "per_class": per_class}
+
+
+def image_iou(rows: SemanticRows, images: int, classes: int) -> Floats:
+    """(I,) mIoU of each image by itself, 0-1: the mean over the classes of its union; NaN where nothing is labelled."""
+    same = rows.true == rows.predicted
+    correct, labelled, predicted = (
+        _by_image_and_class(rows, label, chosen, images, classes)
+        for label, chosen in ((rows.true, same), (rows.true, same | ~same), (rows.predicted, rows.predicted < classes))
+    )
+    with np.errstate(invalid="ignore"):
+        iou = correct / (labelled + predicted - correct)
+        present = ~np.isnan(iou)
+        return np.asarray(np.nansum(iou, axis=1) / present.sum(1), np.float64)
+
+
+def _by_image_and_class(
+    rows: SemanticRows, label: Ints, chosen: NDArray[np.bool_], images: int, classes: int
+) -> Floats:
+    cells = rows.image[chosen] * classes + label[chosen]
+    pixels = np.bincount(cells, weights=rows.pixels[chosen], minlength=images * classes)
+    return np.asarray(pixels, np.float64).reshape(images, classes)

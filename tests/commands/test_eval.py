@@ -62,7 +62,7 @@ def test_people_get_a_table_with_the_figures(tmp_path):
             str(tmp_path),
         ],
     )
-    assert result.exit_code == 0 and f"{pq:.2f}" in result.stdout and "metrics.json" in result.stdout
+    assert result.exit_code == 0 and f"{pq:.2f}" in result.stdout and "report.html" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from segkit.metrics.evaluate import Options, as_predictions, measure
+from segkit.metrics.record import described
+from segkit.report.build import image_scores, report
+from segkit.report.gallery import ends
+from segkit.shards.writer import write_layer, write_set
+from tests.metrics.files import sets
+from tests.metrics.scenes import panopticapi, taxonomy
+
+VOID = {"meta", "link", "img", "rect", "line", "polyline", "circle", "br"}
+
+
+class Balance(HTMLParser):
+    """Fails on tags that are not closed in order, and collects addresses."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def page_of(folder, task, kind=None):
+    truth, found = sets(folder, images=6, kind=kind or task)
+    source = as_predictions(found, truth)
+    measured = measure(truth, source, task, Options(details=True))
+    result = {"task": task, "data": described(truth), "predictions": described(found), **measured.metrics}
+    return report(result, measured, truth, source), result, measured
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_one_file_that_asks_for_nothing(tmp_path, task):
+    page, result, _ = page_of(tmp_path, task)
+    parser = Balance()
+    parser.feed(page)
+    assert not parser.open
+    assert parser.addresses and all(address.startswith("data:") for address in parser.addresses)
+    assert "http" not in page and "@import" not in page and "url(" not in page
+    headline = {
+        "panoptic": lambda: result["all"]["pq"],
+        "semantic": lambda: result["miou"],
+        "instance": lambda: result["ap"],
+    }
+    assert f"<b>{headline[task]():.1f}</b>" in page
+    assert all(f">{name}<" in page for name, value in result["per_class"].items() if value not in (None, {}))
+
+
+def test_names_are_escaped(tmp_path):
+    from dataclasses import replace
+
+    names = taxonomy()
+    odd = replace(names, categories=tuple(replace(c, name=f"<b>{c.name}&</b>") for c in names.categories))
+    truth, found = sets(tmp_path)
+    remade = write_set(
+        tmp_path / "odd", ((s, None) for s in truth.samples()), taxonomy=odd, kind="panoptic", name="<script>",
+        split=None, command="test", arguments={}, images_by="none",
+    )  # fmt: skip
+    other = write_layer(tmp_path / "odd-found", remade, found.samples(), command="test", arguments={})
+    source = as_predictions(other, remade)
+    measured = measure(remade, source, "panoptic")
+    result = {"data": described(remade), "predictions": described(other), **measured.metrics}
+    page = report(result, measured, remade, source)
+    assert "<script>" not in page and "&lt;b&gt;class 0&amp;&lt;/b&gt;" in page
+
+
+def test_image_scores_are_those_of_the_image_alone(tmp_path):
+    truth, found = sets(tmp_path, images=6)
+    pairs = list(zip(truth.samples(), found.samples(), strict=True))
+    scores, what = image_scores(measure(truth, found, "panoptic"), 5)
+    alone = [panopticapi([pair], truth.taxonomy)["all"] for pair in pairs]
+    assert what == "PQ"
+    np.testing.assert_allclose(scores, [np.nan if one is None else 100 * one[0] for one in alone])
+    semantic = measure(*sets(tmp_path / "s", images=3, kind="semantic"), "semantic")
+    for i, score in enumerate(image_scores(semantic, 5)[0]):
+        rows = semantic.semantic
+        ious = []
+        for k in range(5):
+            at = rows.image == i
+            common = rows.pixels[at & (rows.true == k) & (rows.predicted == k)].sum()
+            union = rows.pixels[at & ((rows.true == k) | (rows.predicted == k))].sum()
+            ious += [common / union] if union else []
+        assert score == pytest.approx(100 * np.mean(ious))
+
+
+def test_worst_and_best_do_not_meet():
+    assert ends(np.array([5.0, np.nan, 1.0, 9.0, 7.0]), 2) == ([2, 0], [3, 4])
+    assert ends(np.array([5.0, 1.0, 9.0]), 6) == ([1, 0], [2])
+    assert ends(np.array([np.nan]), 6) == ([], [])
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_it_without_errors_or_overflow(tmp_path, width):
+    page, _, _ = page_of(tmp_path, "panoptic")
+    probe = """<script>addEventListener('load', () => { const root = document.documentElement;
+    document.title = [root.scrollWidth, innerWidth, document.images.length,
+    [...document.images].filter(image => image.complete && !image.naturalWidth).length].join(' ') })</script>"""
+    file = tmp_path / "report.html"
+    file.write_text(page.replace("</body>", f"{probe}</body>"))
+    # A headless window is at least 500 wide: a narrower page is shown in a frame.
+    frame = tmp_path / "frame.html"
+    frame.write_text(f'<body style="margin:0"><iframe src="report.html" width="{width}" height="900"></iframe>')
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--allow-file-access-from-files",
+    ]
+    picture = tmp_path / "shot.png"
+    run = [shutil.which("chromium"), *options, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000"]
+    title = """<script>addEventListener('load', () => setTimeout(() => {
+    document.title = document.querySelector('iframe').contentDocument.title }, 500))</script>"""
+    frame.write_text(frame.read_text() + title)
+    shown = subprocess.run([*run, "--dump-dom", f"file://{frame}"], capture_output=True, text=True, timeout=120)
+    found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", shown.stdout)
+    assert found, shown.stdout[:300]
+    scroll, inner, images, broken = map(int, found.groups())
+    assert scroll <= inner == width and images == 12 and broken == 0
+    assert "CONSOLE" not in shown.stderr
+    shot = [*run, f"--screenshot={picture}", "--window-size=1200,2000", f"file://{file}"]
+    subprocess.run(shot, capture_output=True, timeout=120)
+    assert picture.stat().st_size > 20_000
