@@ -95,6 +95,9 @@ def ade(
     instances: Annotated[
         bool, typer.Option("--instances", help="Join annotations_instance into panoptic labels.")
     ] = False,
+    classes: Annotated[
+        Path | None, typer.Option(help="Own classes instead of the 150: a table like objectInfo150.csv.")
+    ] = None,
     name: Name = None,
     limit: Limit = None,
     workers: Workers = None,
@@ -114,7 +117,7 @@ def ade(
     def source() -> "Source":
         from segkit.sources.ade import open_ade
 
-        return open_ade(root, split, instances=instances)
+        return open_ade(root, split, instances=instances, classes=classes)
 
     _run(locals(), source)
 

@@ -18,6 +18,7 @@ from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.sources.base import Record
+from segkit.sources.class_info import read_class_info
 from segkit.sources.images import Picture
 from segkit.sources.labelmaps import read_ids
 from segkit.sources.ledger import Defect, Refused, Tally
@@ -26,6 +27,7 @@ from segkit.taxonomy import load_taxonomy
 
 SPLITS = ("training", "validation")
 _VOID = frozenset({0})
+_HEADER = {"ignore": sorted(_VOID)}
 _SHIFT = 8  # a joined map holds a class (1-255), or red and green of an instance above these bits
 _FULL_RELEASE = ("index_ade20k.pkl", "images/ADE", "objects.txt")
 _SCENE_PARSING = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
@@ -131,8 +133,14 @@ class AdePanoptic(IndexMaps):
         return self._class_name(class_id) if class_id else f"thing {red}"
 
 
-def open_ade(root: Path, split: str, *, instances: bool = False) -> Semantic | AdePanoptic:
-    """The source of one split of ADEChallengeData2016.
+def open_ade(root: Path, split: str, *, instances: bool = False, classes: Path | None = None) -> Semantic | AdePanoptic:
+    """The source of one split of ADEChallengeData2016, or of a set in its layout with classes of its own.
+
+    Args:
+        root: folder with `images` and `annotations`.
+        split: one of `SPLITS`.
+        instances: join the instance PNGs.
+        classes: table in the form of objectInfo150.csv; ADE20K's 150 classes if None.
 
     Raises:
         InputError: another split, or the folder is not SceneParsing's (the full ADE20K release is told apart).
@@ -141,14 +149,17 @@ def open_ade(root: Path, split: str, *, instances: bool = False) -> Semantic | A
         raise InputError(f"unknown split {split!r}", file=root, mend=f"give --split {' or '.join(SPLITS)}")
     refuse_full_release(root)
     images, masks = root / "images" / split, root / "annotations" / split
-    taxonomy, pairs = load_taxonomy("ade20k-150"), pair(images, masks)
+    taxonomy = load_taxonomy("ade20k-150") if classes is None else read_class_info(classes)
+    pairs = pair(images, masks)
     if not instances:
-        return Semantic(images, masks, taxonomy, _VOID, pairs, name="ade")
+        return Semantic(images, masks, taxonomy, _VOID, pairs, name="ade", header=_HEADER)
     folder = root / "annotations_instance" / split
     if not folder.is_dir():
         mend = "get annotations_instance.tar of the places challenge, or leave --instances out"
         raise InputError("no such folder of instances", file=folder, mend=mend)
-    return AdePanoptic(images, masks, taxonomy, _VOID, pairs, name="ade", kind="panoptic", instances=folder)
+    return AdePanoptic(
+        images, masks, taxonomy, _VOID, pairs, name="ade", kind="panoptic", header=_HEADER, instances=folder
+    )
 
 
 def refuse_full_release(root: Path) -> None:

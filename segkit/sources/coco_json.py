@@ -2,22 +2,29 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from segkit.errors import InputError
 from segkit.sample import Box, Kind
+from segkit.sources import jsonstream
 from segkit.sources.base import Record
 from segkit.sources.images import PIXEL_LIMIT, Picture
 from segkit.sources.ledger import Defect, Defective, Tally
+from segkit.sources.spool import Spool
 from segkit.sources.vocabularies import NativeCategory
 
 Id = int | str
-_HEADER = ("info", "licenses", "categories")
+_LISTS = ("images", "annotations", "categories")
+_HEADER = ("info", "licenses")
+_INT64 = 2**63
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -39,55 +46,50 @@ class _Classed(msgspec.Struct, frozen=True):
     category_id: Any = None
 
 
-_CLASS = msgspec.json.Decoder(_Classed)
-
-
-class _Owner(msgspec.Struct, frozen=True):
-    image_id: Id
+class _Owned(msgspec.Struct, frozen=True):
     id: Id | None = None
+
+
+_IMAGE = msgspec.json.Decoder(Image)
+_CLASS = msgspec.json.Decoder(_Classed)
+_OWNED = msgspec.json.Decoder(_Owned)
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A COCO JSON file whose records are still text."""
+    """A COCO JSON file: what it says beside its images and annotations, which are streamed."""
 
     path: Path
-    images: tuple[bytes, ...]
-    annotations: tuple[bytes, ...]
     categories: tuple[NativeCategory, ...]
     header: dict[str, Any]
     """`info`, `licenses`, and the category list as the file has it."""
+    images: int
+    """Number of image records."""
 
 
 def read_coco(path: Path) -> CocoFile:
-    """Read a COCO JSON file.
+    """Read a COCO JSON file but for its images and annotations.
 
     Raises:
         InputError: not there, not JSON (naming the place), or without lists of images, annotations and categories.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=path, mend="check the path") from error
-    try:
-        parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        lists = {key: _records(parts, key, path) for key in ("images", "annotations", "categories")}
-        header: dict[str, Any] = {key: json.loads(bytes(parts[key])) for key in _HEADER if key in parts}
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"is no JSON object ({error})", file=path, mend="get the file again") from error
-    return CocoFile(path, lists["images"], lists["annotations"], _categories(lists["categories"], path), header)
+    header: dict[str, Any] = {}
+    categories: list[str] = []
+    found: Counter[str] = Counter()
+    for key, value, text in jsonstream.members(path, _LISTS):
+        found[key] += bool(text)
+        if key == "categories" and text:
+            categories.append(text)
+            header.setdefault(key, []).append(value)
+        elif key in _HEADER and text:
+            header[key] = value
+    for key in _LISTS:
+        if key not in found:
+            raise InputError(f"has no list {key!r}", file=path, mend="give a file in COCO format")
+    return CocoFile(path, _categories(categories, path), header, found["images"])
 
 
-def _records(parts: dict[str, msgspec.Raw], key: str, path: Path) -> tuple[bytes, ...]:
-    if key not in parts:
-        raise InputError(f"has no list {key!r}", file=path, mend="give a file in COCO format")
-    try:
-        return tuple(bytes(raw) for raw in msgspec.json.decode(parts[key], type=list[msgspec.Raw]))
-    except msgspec.ValidationError as error:
-        raise InputError(f"{key!r} is no list", file=path, mend="give a file in COCO format") from error
-
-
-def _categories(records: Iterable[bytes], path: Path) -> tuple[NativeCategory, ...]:
+def _categories(records: Iterable[str], path: Path) -> tuple[NativeCategory, ...]:
     found = []
     mend = "give it an integer id, a name and isthing 0 or 1"
     for number, raw in enumerate(records):
@@ -115,66 +117,109 @@ def records(
 ) -> Iterator[Record]:
     """Every image in the file's order; `data` is its raw record and its annotations, each with whether its id repeats.
 
+    The file may be larger than the memory: annotations are sorted to their images through temporary files.
+
     Args:
         file: the file.
         tally: takes images that are unreadable or listed twice, and annotations that belong to no image.
         candidates: file name -> where the image may lie.
         classes: raw annotation -> the class name of everything that it labels.
     """
-    images: dict[str, tuple[bytes, Image]] = {}
-    for number, raw in enumerate(file.images):
+    with Spool(file.images) as spool:
+        places = _spool_images(file, spool, tally)
+        repeated = _spool_annotations(file, spool, places, tally, classes)
+        del places
+        seen: set[str] = set()
+        for raw, annotations in spool:
+            image = _IMAGE.decode(raw)
+            flagged = [(annotation, _repeats(annotation, repeated, seen)) for annotation in annotations]
+            yield Record(str(image.id), image.file_name, candidates(image.file_name), (raw, flagged))
+
+
+def _spool_images(file: CocoFile, spool: Spool, tally: Tally) -> dict[str, int]:
+    """Set the raw records of usable images aside; the place of each by the text of its id."""
+    places: dict[str, int] = {}
+    number = -1
+    for key, _, text in jsonstream.members(file.path, _LISTS):
+        if key != "images" or not text:
+            continue
+        number += 1
         try:
-            image = read_image(raw, number, file.path)
-            if str(image.id) in images:
+            image = read_image(text.encode(), number, file.path)
+            if str(image.id) in places:
                 what, record = "another image has the same id", f"image {image.id}"
-                raise Defective("duplicate-id", what, file=file.path, record=record, data=loose(raw))
-            images[str(image.id)] = raw, image
+                raise Defective("duplicate-id", what, file=file.path, record=record, data=loose(text))
         except Defective as defective:
             tally.images_in += 1
             tally.drop_image(defective.defect, ())
-    groups = _group(file, images.keys(), tally, classes)
-    for key, (raw, image) in images.items():
-        yield Record(key, image.file_name, candidates(image.file_name), (raw, groups.pop(key, [])))
-
-
-def _group(
-    file: CocoFile, images: Collection[str], tally: Tally, classes: Callable[[bytes], Sequence[str]]
-) -> dict[str, list[tuple[bytes, bool]]]:
-    """Annotations by the text of their image's id, each with whether an earlier one has the same id."""
-    groups: dict[str, list[tuple[bytes, bool]]] = {}
-    seen: set[Id] = set()
-    decoder = msgspec.json.Decoder(_Owner)
-    for number, raw in enumerate(file.annotations):
-        try:
-            owner = decoder.decode(raw)
-            if str(owner.image_id) not in images:
-                raise LookupError(f"image {owner.image_id} is not in the file's list")
-        except (msgspec.DecodeError, LookupError) as error:
-            code = "unknown-image" if isinstance(error, LookupError) else "malformed-annotation"
-            where = f"annotations[{number}]"
-            tally.orphan(Defect(code, str(error), str(file.path), where, None, loose(raw)), classes(raw))
             continue
-        groups.setdefault(str(owner.image_id), []).append((raw, owner.id in seen))
-        if owner.id is not None:
-            seen.add(owner.id)
-    return groups
+        places[str(image.id)] = len(places)
+        spool.add_image(text.encode())
+    return places
+
+
+def _spool_annotations(
+    file: CocoFile, spool: Spool, places: dict[str, int], tally: Tally, classes: Callable[[bytes], Sequence[str]]
+) -> frozenset[str]:
+    """Set the raw annotations aside, sorted to their images; texts of the ids that more than one of them has."""
+    numbers, texts = array("q"), Counter[str]()
+    position = -1
+    for key, value, text in jsonstream.members(file.path, _LISTS):
+        if key != "annotations" or not text:
+            continue
+        position += 1
+        raw = text.encode()
+        owner = value.get("image_id") if isinstance(value, dict) else None
+        place = places.get(str(owner))
+        if place is None or isinstance(owner, bool | float) or owner is None:
+            where = f"annotations[{position}]"
+            code = "malformed-annotation" if not isinstance(owner, int | str) else "unknown-image"
+            what = f"image {owner} is not in the file's list" if code == "unknown-image" else "no image_id"
+            tally.orphan(Defect(code, what, str(file.path), where, None, loose(text)), classes(raw))
+            continue
+        spool.add_annotation(place, raw)
+        own = value.get("id")
+        if isinstance(own, int) and abs(own) < _INT64:
+            numbers.append(own)
+        elif own is not None:
+            texts[str(own)] += 1
+    return _repeated(numbers) | {text for text, count in texts.items() if count > 1}
+
+
+def _repeated(numbers: "array[int]") -> frozenset[str]:
+    """Texts of the numbers that occur more than once; 8 bytes a number, since there may be many millions."""
+    ordered = np.sort(np.frombuffer(numbers, np.int64)) if numbers else np.zeros(0, np.int64)
+    return frozenset(map(str, np.unique(ordered[1:][ordered[1:] == ordered[:-1]]).tolist()))
+
+
+def _repeats(annotation: bytes, repeated: frozenset[str], seen: set[str]) -> bool:
+    """Whether an earlier annotation has the same id; `seen` holds only ids that do occur again."""
+    if not repeated:
+        return False
+    try:
+        own = str(_OWNED.decode(annotation).id)
+    except msgspec.DecodeError:
+        return False
+    if own not in repeated:
+        return False
+    if own in seen:
+        return True
+    seen.add(own)
+    return False
 
 
 def read_image(raw: bytes, number: int, path: Path) -> Image:
     """An image record; Defective where it lacks an id or a file name."""
     try:
-        return msgspec.json.decode(raw, type=Image)
+        return _IMAGE.decode(raw)
     except msgspec.DecodeError as error:
         record = f"images[{number}]"
         raise Defective("malformed-image", str(error), file=path, record=record, data=loose(raw)) from error
 
 
-def loose(raw: bytes) -> Any:
+def loose(raw: bytes | str | msgspec.Raw) -> Any:
     """The values of a record whatever they are, for a quarantine line."""
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return raw.decode("utf-8", "replace")
+    return json.loads(raw if isinstance(raw, str) else bytes(raw))
 
 
 def size_of(image: Image, picture: Picture | None, path: Path) -> tuple[int, int]:

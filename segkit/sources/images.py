@@ -6,6 +6,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from segkit.sources.ledger import Defective
@@ -36,7 +37,7 @@ def inside(root: Path, name: str, *, record: str) -> Path:
         Defective: `name` is absolute, climbs with `..`, or a symbolic link leads out of `root` (`unsafe-path`).
     """
     path = root / name
-    if is_unsafe(name) or not _stays(root, path):
+    if is_unsafe(name) or not _stays(root, name):
         raise Defective("unsafe-path", f"the path {name!r} leads out of {root}", file=root, record=record)
     return path
 
@@ -54,11 +55,22 @@ def is_unsafe(name: str) -> bool:
     )
 
 
-def _stays(root: Path, path: Path) -> bool:
+def _stays(root: Path, name: str) -> bool:
+    """Whether no symbolic link on the way from `root` to `name` leads out of `root`."""
+    folder = name.rpartition("/")[0]
     try:
-        return path.resolve().is_relative_to(root.resolve())
+        return _folder_stays(root, folder) and (not (root / name).is_symlink() or _resolves_inside(root, name))
     except (OSError, RuntimeError):  # a name too long for the file system, a loop of links
         return False
+
+
+@lru_cache(maxsize=4096)
+def _folder_stays(root: Path, name: str) -> bool:
+    return not name or _resolves_inside(root, name)
+
+
+def _resolves_inside(root: Path, name: str) -> bool:
+    return (root / name).resolve().is_relative_to(root.resolve())
 
 
 def find(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:
@@ -119,7 +131,7 @@ def _decode(data: bytes, extension: str) -> tuple[int, int, tuple[str, ...]]:
     if extension not in _EXTENSIONS.get(str(image.format), (extension,)):
         found.append("wrong-extension")
     if image.format in ("JPEG", "MPO"):
-        image.draft("L" if image.mode in ("L", "RGB") else image.mode, (width // 8, height // 8))
+        image.draft("L" if image.mode in ("L", "RGB") else image.mode, (max(1, width // 8), max(1, height // 8)))
     image.load()
     return width, height, tuple(found)
 

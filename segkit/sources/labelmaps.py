@@ -32,8 +32,10 @@ def read_ids(path: Path, size: Size | None, *, record: str) -> NDArray[np.uint32
         what = "the mask is no 8-bit RGB PNG, so its pixels carry no segment ids"
         raise Defective("unreadable-mask", what, file=path, record=record)
     pixels = _decode(data, cv2.IMREAD_COLOR, path, record)
-    packed: NDArray[np.uint32] = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGBA).view("<u4")[..., 0]
-    return packed & np.uint32(0xFFFFFF)
+    packed = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGBA).view(np.int32)[..., 0]
+    # run lengths go down columns: transposed in memory here, in a third of the time that NumPy takes later
+    ids: NDArray[np.uint32] = cv2.transpose(packed).view("<u4").T & np.uint32(0xFFFFFF)
+    return ids
 
 
 def read_indices(path: Path, size: Size | None, *, record: str) -> NDArray[Any]:

@@ -140,7 +140,7 @@ def open_semantic(
     taxonomy = taxonomy_of(natives, default="stuff", file=labels, name=labels.stem)
     void = frozenset(ignore)
     taxonomy = Taxonomy(taxonomy.name, tuple(c for c in taxonomy.categories if c.id not in void))
-    return Semantic(images, masks, taxonomy, void, pair(images, masks))
+    return Semantic(images, masks, taxonomy, void, pair(images, masks), header={"ignore": sorted(void)})
 
 
 def read_labels(path: Path, first_label: int | None = None) -> list[NativeCategory]:

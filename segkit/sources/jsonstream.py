@@ -1,0 +1,132 @@
+"""JSON files of any size, read from front to back: the elements of long lists one at a time, each with its text."""
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from segkit.errors import InputError
+
+CHUNK = 4 << 20
+"""Characters read at a time; the memory needed is a few times this, or a few times the largest element."""
+_LARGEST = 256 << 20  # characters of one element; more is a broken file
+_BLANKS = re.compile(r"[ \t\n\r]*")
+_NEAR_END = 16  # an error this close to the end of what was read may be no error once more is read
+
+
+def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, str]]:
+    """Walk through the object that a JSON file holds.
+
+    Args:
+        path: the file, UTF-8.
+        lists: keys whose values are lists to be taken apart.
+
+    Yields:
+        (key, value, text as it stands in the file): once for each element of a list named in `lists`, preceded by
+        (key, None, "") for the list itself, and once for each other key.
+
+    Raises:
+        InputError: not readable, no JSON object, a value of `lists` that is no list, or a key twice.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from _Reader(file, path).object(lists)
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise InputError(f"cannot be read ({reason})", file=path, mend="check the path and the file") from error
+
+
+class _Reader:
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self._path = file, path
+        self._text, self._place, self._before, self._ended = "", 0, 0, False
+        self._scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # the C scanner
+
+    def object(self, lists: Collection[str]) -> Iterator[tuple[str, Any, str]]:
+        self._expect("{")
+        seen: set[str] = set()
+        separator = self._peek()
+        if separator == "}":
+            self._place += 1
+        while separator != "}":
+            key, _ = self._value()
+            if not isinstance(key, str):
+                raise self._broken("a key is no text")
+            if key in seen:
+                raise self._broken(f"key {key!r} is there twice")
+            seen.add(key)
+            self._expect(":")
+            if key in lists:
+                yield key, None, ""
+                yield from ((key, value, text) for value, text in self._list(key))
+            else:
+                yield (key, *self._value())
+            separator = self._separator("}")
+        if self._peek():
+            raise self._broken("something follows the object")
+
+    def _list(self, key: str) -> Iterator[tuple[Any, str]]:
+        if self._peek() != "[":
+            raise self._broken(f"{key!r} is no list")
+        self._place += 1
+        separator = self._peek()
+        if separator == "]":
+            self._place += 1
+        while separator != "]":
+            yield self._value()
+            separator = self._separator("]")
+
+    def _value(self) -> tuple[Any, str]:
+        self._peek()
+        while True:
+            try:
+                value, end = self._scan(self._text, self._place)
+            except StopIteration as stop:
+                failed, place = "a value is wanting", int(stop.value)
+            except json.JSONDecodeError as error:
+                # the start of a string that does not end yet may lie far back
+                failed, place = error.msg, len(self._text) if error.msg.startswith("Untermin") else error.pos
+            else:
+                if self._ended or not isinstance(value, int | float) or end < len(self._text) - _NEAR_END:
+                    text, self._place = self._text[self._place : end], end
+                    return value, text
+                failed, place = "", end  # a number may go on
+            if place < len(self._text) - _NEAR_END or (not self._read() and failed):
+                raise self._broken(failed, place)
+
+    def _peek(self) -> str:
+        """The next character that is not blank; "" at the end of the file."""
+        while True:
+            match = _BLANKS.match(self._text, self._place)
+            self._place = match.end() if match else self._place
+            if self._place < len(self._text):
+                return self._text[self._place]
+            if not self._read():
+                return ""
+
+    def _expect(self, character: str) -> None:
+        if self._peek() != character:
+            raise self._broken(f"{character!r} is wanting")
+        self._place += 1
+
+    def _separator(self, closing: str) -> str:
+        found = self._peek()
+        if found not in (",", closing) or not found:
+            raise self._broken(f"',' or {closing!r} is wanting")
+        self._place += 1
+        return found
+
+    def _read(self) -> bool:
+        """Read on, and forget what was used; False at the end of the file."""
+        rest = self._text[self._place :]
+        if len(rest) > _LARGEST:
+            raise self._broken(f"an element of more than {_LARGEST} characters")
+        chunk = self._file.read(max(CHUNK, len(rest)))
+        self._before += self._place
+        self._text, self._place, self._ended = rest + chunk, 0, not chunk
+        return not self._ended
+
+    def _broken(self, problem: str, place: int | None = None) -> InputError:
+        where = self._before + (self._place if place is None else place)
+        return InputError(f"is no JSON object ({problem}, character {where})", file=self._path, mend="get it again")

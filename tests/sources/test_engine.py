@@ -1,0 +1,300 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkit.errors import InputError, SegkitError
+from segkit.shards.publish import staging
+from segkit.shards.reader import ShardSet
+from segkit.sources import engine
+from segkit.sources.coco_instances import open_coco_instances
+from segkit.sources.coco_panoptic import open_coco_panoptic
+from segkit.sources.engine import Options, check, convert
+
+from .builders import HEIGHT, WIDTH, coco_instances, coco_panoptic, picture, write_json
+
+SMALL = Options(workers=1, shard_bytes=2000)
+"""About three images of the builders a shard."""
+
+
+def opened(root: Path) -> Any:
+    return open_coco_panoptic(root / "panoptic.json", root / "images")
+
+
+def run(root: Path, out: str, options: Options = SMALL) -> Any:
+    return convert(opened(root), root / out, options, arguments={})
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {entry.name: entry.read_bytes() for entry in sorted(path.iterdir())}
+
+
+def test_what_was_read_is_what_is_in_the_set(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 7)
+    report = run(tmp_path, "out")
+    made = ShardSet.open(tmp_path / "out")
+    assert len(made.manifest.parts) > 1
+    assert made.manifest.ledger == report.ledger
+    assert [sample.id for sample in made.samples()] == [str(n) for n in range(7)]
+    for number, sample in enumerate(made.samples()):
+        assert made.image_bytes(sample) == (tmp_path / "images" / f"p{number}.jpg").read_bytes()
+        assert sample.image.tar is not None
+    assert made.manifest.source_header["info"] == {"year": 1}
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 12)
+    one = run(tmp_path, "one").published
+    three = run(tmp_path, "three", replace(SMALL, workers=3)).published
+    assert contents(one.path) == contents(three.path)
+    assert one.manifest.digest == three.manifest.digest
+
+
+def test_a_second_run_gives_the_next_version_with_the_same_digest(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 2)
+    first, second = run(tmp_path, "out").published, run(tmp_path, "out").published
+    assert (first.version, second.version) == (1, 2)
+    assert first.manifest.digest == second.manifest.digest
+
+
+def test_a_defect_fails_and_publishes_nothing_then_the_mended_source_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_panoptic(tmp_path, 9)
+    whole = (tmp_path / "images" / "p4.jpg").read_bytes()
+    (tmp_path / "images" / "p4.jpg").write_bytes(whole[:-50])
+    with pytest.raises(engine.OffendersError, match=r"p4\.jpg: image 4: .*\[unreadable-image\]") as error:
+        run(tmp_path, "out")
+    assert error.value.exit_code == 2
+    assert not list((tmp_path / "out").glob("v*"))
+    (tmp_path / "images" / "p4.jpg").write_bytes(whole)
+    written = count_written(monkeypatch)
+    resumed = run(tmp_path, "out").published
+    assert 0 < len(written) < len(resumed.manifest.parts)
+    assert resumed.manifest.digest == run(tmp_path, "fresh").published.manifest.digest
+    assert contents(resumed.path) == contents(ShardSet.open(tmp_path / "fresh").path)
+
+
+def count_written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    written: list[int] = []
+    original = engine.shards.write_shard
+
+    def write_shard(directory: Path, index: int, *args: Any, **named: Any) -> Any:
+        written.append(index)
+        return original(directory, index, *args, **named)
+
+    monkeypatch.setattr(engine.shards, "write_shard", write_shard)
+    return written
+
+
+def test_skip_quarantines_and_accounts_for_everything(tmp_path: Path) -> None:
+    data = coco_panoptic(tmp_path, 6)
+    (tmp_path / "images" / "p1.jpg").unlink()
+    data["annotations"][3]["segments_info"][0]["category_id"] = 99
+    data["annotations"].append({**data["annotations"][0], "image_id": "nobody"})
+    write_json(tmp_path / "panoptic.json", data)
+    published = run(tmp_path, "out", replace(SMALL, on_error="skip")).published
+    ledger = published.manifest.ledger
+    assert ledger.images.model_dump() == {"input": 6, "kept": 5, "dropped": {"missing-image": 1}, "warnings": {}}
+    assert ledger.annotations.input == 21
+    assert ledger.annotations.kept == 14 == published.manifest.statistics.segments
+    assert ledger.annotations.dropped == {"missing-image": 3, "unknown-category": 1, "unknown-image": 3}
+    lines = [json.loads(line) for line in (published.path / engine.QUARANTINE).read_text().splitlines()]
+    assert [line["code"] for line in lines] == ["unknown-image", "missing-image", "unknown-category"]
+    assert lines[2]["data"]["category_id"] == 99
+    assert lines[2]["file"].endswith("panoptic.json")
+
+
+def test_a_clean_set_has_no_quarantine(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 1)
+    assert engine.QUARANTINE not in contents(run(tmp_path, "out").published.path)
+
+
+def test_a_dry_run_reports_the_same_and_writes_nothing(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 5)
+    (tmp_path / "images" / "p1.jpg").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    report = check(opened(tmp_path), SMALL)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert report.published is None
+    assert report.ledger == run(tmp_path, "out", replace(SMALL, on_error="skip")).ledger
+
+
+@pytest.mark.parametrize("act", [lambda s, r: convert(s, r / "out", SMALL, arguments={}), lambda s, r: check(s, SMALL)])
+def test_a_source_that_loses_an_annotation_silently_is_caught(
+    tmp_path: Path, act: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_panoptic(tmp_path, 3)
+    source = opened(tmp_path)
+    original = type(source).sample
+
+    def forgetful(*args: Any) -> Any:
+        sample = original(*args)
+        return replace(sample, segments=sample.segments[1:])
+
+    monkeypatch.setattr(type(source), "sample", forgetful)
+    with pytest.raises(SegkitError, match="does not balance"):
+        act(source, tmp_path)
+    assert not list(tmp_path.glob("out/v*"))
+
+
+def test_reference_points_at_files_and_none_opens_none(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 2)
+    referenced = run(tmp_path, "reference", replace(SMALL, images_by="reference")).published
+    embedded = run(tmp_path, "embed").published
+    assert not list(referenced.path.glob("*.tar"))
+    for by_path, by_tar in zip(referenced.samples(), embedded.samples(), strict=True):
+        assert by_path.image.sha256 == by_tar.image.sha256
+        assert referenced.image_bytes(by_path) == embedded.image_bytes(by_tar)
+        assert by_path.segments == by_tar.segments
+    for image in (tmp_path / "images").iterdir():
+        image.unlink()
+    bare = run(tmp_path, "none", replace(SMALL, images_by="none")).published
+    assert [s.segments for s in bare.samples()] == [s.segments for s in embedded.samples()]
+    assert all(s.image.path is s.image.tar is None for s in bare.samples())
+
+
+def test_limit_takes_the_first_images(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 5)
+    report = run(tmp_path, "out", replace(SMALL, limit=2))
+    assert [s.id for s in report.published.samples()] == ["0", "1"]
+    assert report.ledger.annotations.input == 6
+
+
+def test_an_empty_source_gives_an_empty_version(tmp_path: Path) -> None:
+    source = open_coco_instances(coco_instances(tmp_path, [], images=0), tmp_path)
+    report = convert(source, tmp_path / "out", SMALL, arguments={})
+    assert len(report.published) == 0
+    assert report.ledger.images.input == 0
+
+
+def test_two_runs_into_one_destination_exclude_each_other(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 1)
+    with (
+        staging(tmp_path / "out", {}, resume=False),
+        pytest.raises(SegkitError, match="another process is writing here"),
+    ):
+        run(tmp_path, "out")
+
+
+def test_what_differs_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half-written version of other input or options must not leak into the next."""
+    data = coco_panoptic(tmp_path, 9)
+    (tmp_path / "images" / "p8.jpg").rename(tmp_path / "away.jpg")
+    with pytest.raises(engine.OffendersError):
+        run(tmp_path, "out")
+    (tmp_path / "away.jpg").rename(tmp_path / "images" / "p8.jpg")
+    data["annotations"][0]["segments_info"][0]["iscrowd"] = 0
+    write_json(tmp_path / "panoptic.json", data)
+    written = count_written(monkeypatch)
+    published = run(tmp_path, "out").published
+    assert len(written) == len(published.manifest.parts)
+    assert not published.sample(0).segments[0].is_crowd
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from segkit.sources import engine
+from segkit.sources.coco_panoptic import open_coco_panoptic
+
+original = engine.convert_shard
+def slow(job, index, records):
+    if index >= 2:
+        time.sleep(60)
+    return original(job, index, records)
+engine.convert_shard = slow
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    source = open_coco_panoptic(root / "panoptic.json", root / "images")
+    options = engine.Options(workers=int(sys.argv[2]), shard_bytes=2000)
+    engine.convert(source, root / "out", options, arguments={})
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_leaves_nothing_visible_and_is_resumed(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_panoptic(tmp_path, 12)
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW)
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path), str(workers)])
+    try:
+        until(lambda: len(list(tmp_path.glob("out/.v1.partial/labels-*.parquet"))) >= 2, process)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert [entry.name for entry in (tmp_path / "out").iterdir() if not entry.name.startswith(".")] == []
+    with pytest.raises(InputError, match="no published version"):
+        ShardSet.open(tmp_path / "out")
+    written = count_written(monkeypatch)
+    resumed = run(tmp_path, "out").published
+    assert len(resumed.manifest.parts) > 3
+    assert written == list(range(2, len(resumed.manifest.parts)))
+    fresh = run(tmp_path, "fresh").published
+    assert resumed.manifest.digest == fresh.manifest.digest
+    assert contents(resumed.path) == contents(fresh.path)
+
+
+def until(condition: Any, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the conversion ended before it could be killed"
+        assert time.monotonic() < end, "the conversion did not get that far"
+        time.sleep(0.02)
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 12)
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW)
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path), "2"], start_new_session=True)
+    try:
+        until(lambda: len(list(tmp_path.glob("out/.v1.partial/labels-*.parquet"))) >= 2, process)
+        assert len(group(process.pid)) >= 3
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    end = time.monotonic() + 20
+    while group(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert group(process.pid) == []
+
+
+def group(leader: int) -> list[int]:
+    """Live processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def test_shards_close_by_size_and_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        picture(tmp_path / f"{number}.jpg", WIDTH, HEIGHT, seed=number)
+    sizes = [(tmp_path / f"{number}.jpg").stat().st_size for number in range(5)]
+    records = [engine.Record(str(n), f"{n}.jpg", (f"{n}.jpg",)) for n in range(5)]
+
+    def lengths(options: Options) -> list[int]:
+        return [len(shard) for shard in engine.plan(records, tmp_path, options)]
+
+    assert max(sizes) < 2 * min(sizes)
+    assert lengths(Options(shard_bytes=max(sizes) + 1)) == [2, 2, 1]
+    assert lengths(Options(shard_bytes=1)) == [1] * 5
+    assert lengths(Options(shard_bytes=1, images_by="none")) == [5]
+    monkeypatch.setattr(engine, "SHARD_ROWS", 3)
+    assert lengths(Options()) == [3, 2]

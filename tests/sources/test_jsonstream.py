@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segkit.errors import InputError
+from segkit.sources import jsonstream
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def walk(path: Path) -> dict[str, Any]:
+    """What `members` tells of a file, put together again from values and from texts."""
+    values: dict[str, Any] = {}
+    for key, value, text in jsonstream.members(path, ("many",)):
+        if key != "many":
+            values[key] = value
+        elif not text:
+            values[key] = []
+        else:
+            values[key].append(value)
+        if text:
+            assert json.loads(text) == value
+    return values
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 10_000])
+@given(
+    many=st.lists(VALUES, max_size=6),
+    rest=st.dictionaries(st.text(max_size=4).filter("many".__ne__), VALUES, max_size=3),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_object_is_read_as_json_reads_it_in_chunks_of_any_size(
+    tmp_path_factory: Any, chunk: int, many: list[Any], rest: dict[str, Any], indent: int | None, ascii_only: bool
+) -> None:
+    path = tmp_path_factory.mktemp("j") / "a.json"
+    path.write_text(json.dumps({**rest, "many": many}, indent=indent, ensure_ascii=ascii_only), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonstream, "CHUNK", chunk)
+        assert walk(path) == {**rest, "many": many}
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_what_json_refuses_is_refused(tmp_path_factory: Any, data: Any) -> None:
+    text = json.dumps({"a": 1, "many": [{"x": [1, 2.5, "t\u00e9"]}, "s", None, -3], "z": {"q": "\\u00ff"}}).encode()
+    start = data.draw(st.integers(0, len(text)))
+    mangled = text[:start] + data.draw(st.binary(max_size=2)) + text[start + data.draw(st.integers(0, 4)) :]
+    path = tmp_path_factory.mktemp("j") / "a.json"
+    path.write_bytes(mangled)
+    try:
+        wanted = json.loads(mangled.decode("utf-8"))
+    except ValueError:
+        wanted = None
+    try:
+        found = walk(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+        found = None
+    if isinstance(wanted, dict) and isinstance(wanted.get("many", []), list) and len(wanted) == 3:
+        assert found == wanted
+    else:
+        assert wanted is None or found is None or len(wanted) < 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"many": [1, 2', "wanting, character"),
+        ('{"many": [1 2]}', "',' or ']' is wanting, character 12"),
+        ('{"many": {"a": 1}}', "'many' is no list"),
+        ('{"a": 1, "a": 2}', "'a' is there twice"),
+        ('{"a": 1} x', "follows the object"),
+        ("[1]", "'{' is wanting, character 0"),
+        ('{"many": [' + "[" * 100_000, "cannot be read|is no JSON"),
+    ],
+)
+def test_the_place_of_an_error_is_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"bad.json.*({says})"):
+        walk(path)
+
+
+def test_an_error_early_in_a_large_file_is_found_without_reading_on(tmp_path: Path) -> None:
+    path = tmp_path / "large.json"
+    path.write_text('{"many": [{"a" 1}, ' + "0, " * 100_000 + "0]}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonstream, "CHUNK", 100)
+        with pytest.raises(InputError, match="character 15"):
+            walk(path)

@@ -1,0 +1,77 @@
+import json
+
+import pytest
+
+from segkit.errors import SegkitError
+from segkit.sources.ledger import BY_DESIGN, DROPS, Defect, Tally
+
+
+def filled() -> Tally:
+    tally = Tally(images_in=3, images_kept=2)
+    tally.seen.update({"cat": 4, "dog": 1})
+    tally.kept.update({"cat": 2})
+    tally.drop(Defect("empty-mask", "no pixel", "a.json", "annotation 1", "cat", {"id": 1}))
+    tally.drop_image(Defect("missing-image", "gone", "b.jpg", "image 7"), ["cat", "dog"])
+    tally.warn("no-mask", "cat")
+    return tally
+
+
+def test_ledger_adds_up_per_class_and_in_total() -> None:
+    ledger = filled().ledger()
+    assert ledger.annotations.model_dump() == {
+        "input": 5,
+        "kept": 2,
+        "dropped": {"empty-mask": 1, "missing-image": 2},
+        "warnings": {"no-mask": 1},
+    }
+    assert ledger.images.model_dump() == {"input": 3, "kept": 2, "dropped": {"missing-image": 1}, "warnings": {}}
+    assert ledger.per_class["dog"].dropped == {"missing-image": 1}
+    assert ledger.per_class["cat"].kept == 2
+
+
+@pytest.mark.parametrize("field", ["seen", "kept"])
+def test_an_annotation_that_is_not_accounted_for_fails(field: str) -> None:
+    tally = filled()
+    getattr(tally, field)["cat"] += 1
+    with pytest.raises(SegkitError, match="does not balance"):
+        tally.ledger()
+
+
+def test_errors_that_cancel_in_the_total_fail_per_class() -> None:
+    tally = filled()
+    tally.kept["cat"] -= 1
+    tally.kept["dog"] += 1
+    with pytest.raises(SegkitError, match="does not balance for cat"):
+        tally.ledger()
+
+
+def test_a_lost_image_fails() -> None:
+    tally = filled()
+    tally.images_in += 1
+    with pytest.raises(SegkitError, match="does not balance for images"):
+        tally.ledger()
+
+
+def test_tally_survives_json_and_adds() -> None:
+    tally = filled()
+    again = Tally.from_json(json.loads(json.dumps(tally.to_json())))
+    assert again == tally
+    again.add(filled())
+    assert again.ledger().annotations.input == 10
+    assert again.ledger().per_class["cat"].dropped == {"empty-mask": 2, "missing-image": 2}
+    assert len(again.defects) == 4
+
+
+def test_drops_by_design_are_counted_and_do_not_fail() -> None:
+    tally = Tally()
+    tally.seen["wall"] = 1
+    tally.drop(Defect("covered-by-instance", "hidden", "a.png", "image 1", "wall"))
+    assert not tally.defects
+    assert tally.ledger().annotations.dropped == {"covered-by-instance": 1}
+    assert set(DROPS) > BY_DESIGN
+
+
+def test_a_defect_is_one_line_with_file_record_and_mend() -> None:
+    line = str(Defect("missing-image", "there is no such image", "x/y.jpg", "image 9").error(2))
+    assert "x/y.jpg: image 9: there is no such image [missing-image] (and 2 more defects); put the file there" in line
+    assert "\n" not in line
