@@ -1,0 +1,224 @@
+"""`segkit convert` as a user runs it: exit codes, one clear line, JSON, and the real data."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools.coco import COCO
+
+from segkit.masks import rle
+from segkit.shards.reader import ShardSet
+
+from ..sources.builders import coco_instances, coco_panoptic, picture, write_json
+
+
+def segkit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from segkit.commands.app import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def convert_json(*arguments: object) -> Any:
+    done = segkit("convert", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def refused(*arguments: object) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    done = segkit("convert", *arguments)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def test_json_says_what_the_contract_promises(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path)
+    out = tmp_path / "out"
+    made = convert_json(
+        "coco",
+        "--images",
+        tmp_path / "images",
+        "--panoptic",
+        tmp_path / "panoptic.json",
+        "--out",
+        out,
+        "--split",
+        "val",
+    )
+    published = ShardSet.open(out)
+    assert made["ledger"] == {"input": 9, "kept": 9, "dropped": {}, "warnings": {}}
+    assert made["images"] == {"input": 3, "kept": 3, "dropped": {}, "warnings": {}}
+    assert (made["path"], made["version"], made["digest"]) == (str(published.path), 1, published.manifest.digest)
+    assert made["schema"] == "segkit.convert/1"
+    assert made["segkit_version"] == published.manifest.segkit_version
+    assert published.manifest.split == "val"
+    assert published.manifest.arguments["panoptic"] == str(tmp_path / "panoptic.json")
+
+
+def test_the_table_shows_counts_and_the_path(tmp_path: Path) -> None:
+    path = coco_instances(tmp_path, [{"bbox": [1, 1, 5, 5]}])
+    done = segkit(
+        "convert", "coco", "--images", tmp_path / "images", "--instances", path, "--boxes-only", "--out", tmp_path / "o"
+    )
+    assert done.returncode == 0
+    assert "annotations" in done.stdout
+    assert str(tmp_path / "o" / "v1") in done.stdout.replace("\n", "")
+    assert ShardSet.open(tmp_path / "o").manifest.kind == "boxes"
+
+
+def test_bad_input_is_one_line_that_names_file_record_and_mend(tmp_path: Path) -> None:
+    coco = ("coco", "--images", tmp_path / "images", "--out", tmp_path / "out")
+    data = coco_panoptic(tmp_path)
+    panoptic = (*coco, "--panoptic", tmp_path / "panoptic.json")
+
+    line = refused(*coco, "--panoptic", tmp_path / "none.json")
+    assert "none.json" in line
+    assert "No such file" in line
+
+    data["annotations"][1]["segments_info"][0]["category_id"] = 99
+    write_json(tmp_path / "panoptic.json", data)
+    line = refused(*panoptic)
+    assert all(
+        part in line for part in ("panoptic.json", "image 1", "category 99", "unknown-category", "--on-error skip")
+    )
+
+    coco_panoptic(tmp_path)
+    image = tmp_path / "images" / "p2.jpg"
+    image.write_bytes(image.read_bytes()[:-40])
+    assert all(part in (line := refused(*panoptic)) for part in ("p2.jpg", "image 2", "truncated", "unreadable-image"))
+    image.unlink()
+    assert all(part in (line := refused(*panoptic)) for part in ("p2.jpg", "image 2", "no such image", "missing-image"))
+
+    assert "--panoptic FILE or --instances FILE" in refused(*coco)
+    assert "--shard-size" in refused(*panoptic, "--shard-size", "big")
+    assert "no such folder of images" in refused("coco", "--images", tmp_path / "x", *panoptic[3:])
+    assert "--out" in refused(*panoptic[:3], *panoptic[5:])
+    assert not list(tmp_path.glob("out/v*"))
+
+
+def test_many_offenders_are_listed_before_the_line(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 5)
+    for number in (1, 3):
+        (tmp_path / "images" / f"p{number}.jpg").unlink()
+    arguments = ("coco", "--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json")
+    done = segkit("convert", *arguments, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    *listed, last = done.stderr.strip().splitlines()
+    assert ["p1.jpg" in listed[0], "p3.jpg" in listed[1], len(listed)] == [True, True, 2]
+    assert "(and 1 more defect)" in last
+
+
+def test_skip_and_dry_run_report_what_was_set_aside(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 3)
+    (tmp_path / "images" / "p1.jpg").unlink()
+    arguments = ("coco", "--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json")
+    dry = convert_json(*arguments, "--dry-run")
+    assert dry["path"] is None
+    assert [defect["code"] for defect in dry["defects"]] == ["missing-image"]
+    made = convert_json(*arguments, "--out", tmp_path / "out", "--on-error", "skip")
+    assert (made["ledger"], made["images"]) == (dry["ledger"], dry["images"])
+    assert made["ledger"]["dropped"] == {"missing-image": 3}
+    assert len(Path(made["quarantine"]).read_text().splitlines()) == 1
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["images", "out", "panoptic", "panoptic.json"]
+
+
+def test_common_options(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 6)
+    arguments = ("coco", "--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json", "--workers", 2)
+    made = convert_json(
+        *arguments,
+        "--out",
+        tmp_path / "o",
+        "--shard-size",
+        "1KiB",
+        "--name",
+        "mine",
+        "--limit",
+        4,
+        "--images-by",
+        "reference",
+    )
+    manifest = ShardSet.open(tmp_path / "o").manifest
+    assert (manifest.name, manifest.images_by, manifest.statistics.images) == ("mine", "reference", 4)
+    assert made["images"]["input"] == 4
+
+
+def test_semantic_options_and_ade(tmp_path: Path) -> None:
+    root = tmp_path / "ADE"
+    for folder in ("images", "annotations"):
+        (root / folder / "training").mkdir(parents=True)
+    picture(root / "images" / "training" / "a.jpg")
+    Image.fromarray(np.tile(np.array([0, 1, 150, 3], np.uint8), (24, 8))).save(root / "annotations/training/a.png")
+    made = convert_json("ade", "--root", root, "--split", "training", "--out", tmp_path / "ade")
+    assert (made["ledger"]["kept"], made["taxonomy"]) == (3, "ade20k-150")
+    (tmp_path / "labels.txt").write_text("a\nb\nc")
+    folders = ("--images", root / "images", "--masks", root / "annotations", "--labels", tmp_path / "labels.txt")
+    options = ("--first-label", 1, "--ignore", 0, "--ignore", 150, "--out", tmp_path / "semantic")
+    made = convert_json("semantic", *folders, *options)
+    assert made["ledger"]["kept"] == 2
+    assert ShardSet.open(tmp_path / "semantic").manifest.split is None
+    assert ShardSet.open(tmp_path / "ade").manifest.split == "training"
+
+
+def test_real_panoptic_is_exact_from_png_to_set(real_data: Path, tmp_path: Path) -> None:
+    coco = real_data / "coco"
+    made = convert_json(
+        "coco",
+        "--images",
+        coco / "val2017",
+        "--panoptic",
+        coco / "annotations/panoptic_val2017.json",
+        "--out",
+        tmp_path,
+    )
+    data = json.loads((coco / "annotations" / "panoptic_val2017.json").read_text())
+    assert made["ledger"]["kept"] == sum(len(a["segments_info"]) for a in data["annotations"])
+    listed = {str(a["image_id"]): a for a in data["annotations"]}
+    published = ShardSet.open(tmp_path)
+    for sample in published.samples():
+        rgb = np.asarray(Image.open(coco / "annotations/panoptic_val2017" / listed[sample.id]["file_name"]), int)
+        ids = rgb @ [1, 256, 65536]
+        painted = rle.paint([(int(s.source_id or 0), s.mask or b"") for s in sample.segments], *ids.shape)
+        assert (painted == ids).all()
+        assert published.image_bytes(sample) == (coco / "val2017" / sample.file_name).read_bytes()
+
+
+def test_real_instances_are_exact(real_data: Path, tmp_path: Path) -> None:
+    coco = real_data / "coco"
+    path = coco / "annotations" / "instances_val2017.json"
+    made = convert_json("coco", "--images", coco / "val2017", "--instances", path, "--out", tmp_path)
+    truth = COCO(str(path))
+    assert made["ledger"]["kept"] == len(truth.anns)
+    for sample in ShardSet.open(tmp_path).samples():
+        for segment in sample.segments:
+            annotation = truth.anns[int(segment.source_id or -1)]
+            assert (rle.decode(segment.mask or b"", sample.height, sample.width) == truth.annToMask(annotation)).all()
+            assert (list(segment.box), segment.area) == (annotation["bbox"], annotation["area"])
+            assert segment.is_crowd == bool(annotation["iscrowd"])
+
+
+def test_real_objects365_and_camvid_lose_nothing(real_data: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        path = real_data / "objects365_standin" / "annotations" / f"zhiyuan_objv2_{split}.json"
+        made = convert_json(
+            "objects365", "--annotations", path, "--images", real_data / "coco", "--out", tmp_path / split
+        )
+        data = json.loads(path.read_text())
+        assert made["ledger"]["kept"] == len(data["annotations"])
+        assert made["images"]["kept"] == len(data["images"])
+        assert made["taxonomy"] == "objects365-v2"
+    camvid = real_data / "camvid"
+    folders = ("--images", camvid / "images/train", "--masks", camvid / "annotations/train")
+    made = convert_json(
+        "semantic", *folders, "--labels", camvid / "labels.txt", "--ignore", 11, "--out", tmp_path / "camvid"
+    )
+    assert made["images"]["kept"] == 123
+    assert (
+        "[unknown-category]"
+        in segkit("convert", "semantic", *folders, "--labels", camvid / "labels.txt", "--out", tmp_path / "x").stderr
+    )
