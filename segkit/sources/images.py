@@ -26,8 +26,12 @@ class Picture:
     data: bytes
     width: int
     height: int
-    sha256: str
     warnings: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file, in hex."""
+        return hashlib.sha256(self.data).hexdigest()
 
 
 def inside(root: Path, name: str, *, record: str) -> Path:
@@ -98,7 +102,7 @@ def size_of(root: Path, candidates: tuple[str, ...]) -> int:
 
 
 def read_picture(path: Path, *, record: str) -> Picture:
-    """Read an image once: bytes, size as stored, SHA-256, and warnings; pixels are decoded only to know they are whole.
+    """Read an image once: bytes, size as stored and warnings; pixels are decoded only to know that they are whole.
 
     A JPEG is decoded at one eighth of its size: the entropy-coded stream is read to its end all the same, which is
     where truncation and damage show, and the inverse transforms at full size are saved (640x480: 0.43 ms of CPU
@@ -112,7 +116,7 @@ def read_picture(path: Path, *, record: str) -> Picture:
         width, height, found = _decode(data, path.suffix.lower())
     except Exception as error:  # decoders raise many types on damaged input, SyntaxError and struct.error among them
         raise Defective("unreadable-image", _reason(error), file=path, record=record) from error
-    return Picture(path, data, width, height, hashlib.sha256(data).hexdigest(), found)
+    return Picture(path, data, width, height, found)
 
 
 def _decode(data: bytes, extension: str) -> tuple[int, int, tuple[str, ...]]:

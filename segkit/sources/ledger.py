@@ -66,7 +66,7 @@ class Defect:
 
     def error(self, more: int = 0) -> InputError:
         """The defect as the one line that fails a conversion; `more` others were found beside it."""
-        others = f" (and {more} more defect{"s" * (more > 1)})" if more else ""
+        others = f" (and {more} more defect{'s' * (more > 1)})" if more else ""
         mend = f"{DROPS[self.code]}, or convert with --on-error skip"
         return InputError(f"{self.problem} [{self.code}]{others}", file=self.file, record=self.record, mend=mend)
 
