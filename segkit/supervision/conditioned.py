@@ -55,13 +55,28 @@ def _withhold(labels: Tensor, share: float, generator: torch.Generator) -> Tenso
     return labels.masked_fill(hidden, -1)
 
 
+def count_given(given: GivenBoxes | None, device: torch.device) -> Tensor:
+    """(2,) float: how many boxes are given, and for how many of them the label is withheld."""
+    if given is None:
+        return torch.zeros(2, device=device)
+    labels = torch.cat(given.labels)
+    return torch.stack((torch.ones_like(labels).sum(), (labels < 0).sum())).float()
+
+
 def conditioned_losses(
-    layers: Sequence[Proposals], given: GivenBoxes, cells: Sequence[CellTargets], config: LossConfig
+    layers: Sequence[Proposals], given: GivenBoxes, cells: Sequence[CellTargets], config: LossConfig, counts: Tensor
 ) -> dict[str, Tensor]:
     """Mask losses inside each box's region, and the class of boxes whose label was withheld.
 
     Pixels outside the region never count: masks of given boxes are clipped to them, and a small object weighs as much
     as a large one.
+
+    Args:
+        layers: proposals of the conditioned queries at the start and after each decoder layer.
+        given: what they were asked.
+        cells: the targets pooled to cells, one an image.
+        config: weights.
+        counts: (2,), as `count_given` counts, over all that the losses are means of.
 
     Returns:
         Weighted scalars `conditioned_mask`, `conditioned_dice`, `conditioned_class`.
@@ -77,16 +92,17 @@ def conditioned_losses(
         ]
     )
     target, weight = wanted.flatten(1).expand_as(masks), weight.flatten(1).expand_as(masks)
+    boxes, withheld = (counts * len(layers)).unbind()
     losses = {
-        "conditioned_mask": 5.0 * config.conditioned * cross_entropy_loss(masks, target, weight).mean(),
-        "conditioned_dice": config.dice * config.conditioned * dice_loss(masks, target, weight).mean(),
+        "conditioned_mask": 5.0 * config.conditioned * cross_entropy_loss(masks, target, weight).sum() / boxes,
+        "conditioned_dice": config.dice * config.conditioned * dice_loss(masks, target, weight).sum() / boxes,
     }
     asked = torch.cat(given.labels) < 0
     if bool(asked.any()):
         logits = torch.stack([layer.class_logits[images[asked], slots[asked]] for layer in layers])
         labels = torch.cat([c.labels[rows] for c, rows in zip(cells, given.targets, strict=True)])[asked]
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(layers)))
-        losses["conditioned_class"] = config.conditioned * loss
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(layers)), reduction="sum")
+        losses["conditioned_class"] = config.conditioned * loss / withheld
     return losses
 
 

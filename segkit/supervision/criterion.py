@@ -11,6 +11,7 @@ from segkit.data.batch import Batch, Targets
 from segkit.model.dataseg import MASK_STRIDE, Proposals
 from segkit.supervision.colour import rgb_to_lab
 from segkit.supervision.config import LossConfig
+from segkit.supervision.counts import joint
 from segkit.supervision.losses import (
     colour_affinity,
     dice_cost,
@@ -132,7 +133,7 @@ def _class_loss(logits: Tensor, classes: Tensor, background_weight: float) -> Te
     """Cross-entropy of the proposals that stand after MERGE, background weighted down; mean by weight."""
     weight = logits.new_ones(logits.shape[-1])
     weight[-1] = background_weight
-    return F.cross_entropy(logits, classes, weight=weight)
+    return F.cross_entropy(logits, classes, weight=weight, reduction="sum") / joint(weight[classes].sum())
 
 
 def _mask_losses(
@@ -142,7 +143,7 @@ def _mask_losses(
     image, target = index[:, 0], index[:, 3]
     offset = torch.tensor([0, *(len(c.labels) for c in cells)], device=index.device).cumsum(0)
     flat = offset[image] + target
-    pairs = float(max(int(offset[-1]), 1) * layers)
+    pairs = joint(offset[-1].float()) * layers
     with_mask = torch.cat([c.has_mask for c in cells])[flat]
     losses: dict[str, Tensor] = {}
     if bool(with_mask.any()):

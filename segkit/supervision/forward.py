@@ -6,8 +6,9 @@ from torch import Tensor
 from segkit.data.batch import Batch
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
-from segkit.supervision.conditioned import conditioned_losses, give_boxes
+from segkit.supervision.conditioned import conditioned_losses, count_given, give_boxes
 from segkit.supervision.config import LossConfig
+from segkit.supervision.counts import joint
 from segkit.supervision.criterion import CellTargets, matching_losses
 
 
@@ -32,6 +33,7 @@ def training_forward(
     boxes, labels = (given.boxes, given.labels) if given else (None, None)
     output = model(batch.images, table.text, boxes, labels)
     losses = matching_losses(output.matching, batch, cells, table.is_thing, config, step)
+    counts = joint(count_given(given, batch.images.device))
     if given:
-        losses |= conditioned_losses(output.conditioned, given, cells, config)
+        losses |= conditioned_losses(output.conditioned, given, cells, config, counts)
     return losses

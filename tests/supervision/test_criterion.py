@@ -9,7 +9,7 @@ from segkit.manifest import Task
 from segkit.model.class_table import ClassTable
 from segkit.model.config import ModelConfig
 from segkit.model.dataseg import Proposals, build_model
-from segkit.supervision.conditioned import conditioned_losses, give_boxes
+from segkit.supervision.conditioned import conditioned_losses, count_given, give_boxes
 from segkit.supervision.config import LossConfig
 from segkit.supervision.criterion import CellTargets, box_cover, matching_losses
 from segkit.supervision.forward import training_forward
@@ -138,7 +138,9 @@ def test_conditioned_losses_vanish_at_the_truth_and_ignore_what_lies_outside_the
     far = truth.mask_logits.clone()
     far[0, 0, 14:, 14:] = 30.0
     for masks in (truth.mask_logits, far):
-        found = conditioned_losses([Proposals(truth.class_logits, masks)], asked, cells, config)
+        found = conditioned_losses(
+            [Proposals(truth.class_logits, masks)], asked, cells, config, count_given(asked, masks.device)
+        )
         assert set(found) == {"conditioned_mask", "conditioned_dice"}
         assert all(value.item() < 1e-3 for value in found.values())
 
@@ -150,7 +152,7 @@ def test_withheld_labels_are_asked_for() -> None:
     assert asked.labels[0].tolist() == [-1, -1]
     cells = [CellTargets.of(target) for target in given.targets]
     truth = proposals(given.targets, extra=0)
-    assert conditioned_losses([truth], asked, cells, CONFIG)["conditioned_class"] < 1e-3
+    assert conditioned_losses([truth], asked, cells, CONFIG, torch.full((2,), 2.0))["conditioned_class"] < 1e-3
 
 
 def test_no_boxes_are_given_of_unions_boxes_alone_or_stuff() -> None:
