@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from segkit.demo.native import SPLITS, NativeSets, Split, write_native
 from segkit.demo.sheet import Group, draw_sheet
 from segkit.errors import InputError
 from segkit.shards.reader import ShardSet
+
+if TYPE_CHECKING:
+    from segkit.benchmark.objects365 import Truth
+    from segkit.sources.base import Source
 
 TRAIN_SCENES, VAL_SCENES = 400, 60
 """Of each of the three data sets."""
@@ -54,8 +58,8 @@ class _Validation:
     panoptic: ShardSet
     semantic: ShardSet
     boxes: ShardSet
-    hidden: ShardSet
-    """True masks of the boxes; labels only, no stage but the scoring reads it."""
+    hidden: "Truth"
+    """True masks of the boxes, which no stage reads before the scoring."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +139,13 @@ def _convert(native: NativeSets, out: Path, on_set: Callable[[int], None]) -> tu
         for name, source in _sources(native, split).items():
             made[f"{name}-{split}"] = _convert_one(source, out / f"{name}-{split}", split)
             on_set(len(made))
-    hidden = _convert_one(_hidden(native), out / "hidden-val", "val", images_by="none")
+    hidden = _hidden(native, out / "hidden-val")
+    on_set(len(made) + 1)
     train = [made[f"{name}-train"] for name in ("panoptic", "semantic", "boxes")]
     return train, _Validation(made["panoptic-val"], made["semantic-val"], made["boxes-val"], hidden)
 
 
-def _sources(native: NativeSets, split: Split) -> dict[str, Any]:
+def _sources(native: NativeSets, split: Split) -> "dict[str, Source]":
     from segkit.sources.ade import open_ade
     from segkit.sources.coco_panoptic import open_coco_panoptic
     from segkit.sources.objects365 import open_objects365
@@ -153,17 +158,19 @@ def _sources(native: NativeSets, split: Split) -> dict[str, Any]:
     }
 
 
-def _hidden(native: NativeSets) -> Any:
-    from segkit.sources.coco_instances import open_coco_instances
+def _hidden(native: NativeSets, out: Path) -> "Truth":
+    from segkit.benchmark.objects365 import check, ground_truth, open_file
 
-    return open_coco_instances(native.objects365_masks, native.objects365_images)
+    source = open_file(native.objects365_masks, native.objects365_images)
+    checked = check(source, look_for_images=False)
+    return ground_truth(source, checked, out, with_images=False, on_progress=lambda images: None)
 
 
-def _convert_one(source: Any, out: Path, split: Split, *, images_by: Literal["embed", "none"] = "embed") -> ShardSet:
+def _convert_one(source: "Source", out: Path, split: Split) -> ShardSet:
     from segkit.sources.engine import Options, convert
 
-    options = Options(split=split, images_by=images_by, workers=1)
-    report = convert(source, out, options, arguments={"annotations": str(source.annotations)})
+    arguments = {"annotations": str(source.annotations)}
+    report = convert(source, out, Options(split=split, workers=1), arguments=arguments)
     assert report.published is not None
     return report.published
 
@@ -197,13 +204,14 @@ def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: s
 
 
 def _evaluate(val: _Validation, found: _Found) -> dict[str, Any]:
+    from segkit.benchmark.objects365 import score
     from segkit.metrics.box_to_mask import score_masks_of_boxes
     from segkit.metrics.evaluate import evaluate
 
     panoptic = evaluate(val.panoptic, found.panoptic, "panoptic")
     semantic = evaluate(val.semantic, found.semantic, "semantic")
-    instance = evaluate(val.hidden, found.instances, "instance")
-    pseudo = score_masks_of_boxes(val.hidden.samples(), found.pseudo.samples())
+    instance = score(val.hidden, found.instances)
+    pseudo = score_masks_of_boxes(val.hidden.shards.samples(), found.pseudo.samples())
     return {
         "panoptic": panoptic["all"] | {group: panoptic[group] for group in ("things", "stuff")},
         "semantic": {key: semantic[key] for key in ("miou", "pixel_accuracy")},
@@ -218,7 +226,7 @@ def _draw(val: _Validation, found: _Found, metrics: dict[str, Any], path: Path) 
     groups = (
         Group("COCO layout: panoptic", 2, val.panoptic, found.panoptic),
         Group("ADE20K layout: semantic", 2, val.semantic, found.semantic),
-        Group("Objects365 layout: boxes alone", 3, val.hidden, found.instances, val.boxes, found.pseudo),
+        Group("Objects365 layout: boxes alone", 3, val.hidden.shards, found.instances, val.boxes, found.pseudo),
     )
     save_png(draw_sheet(groups, note_of(metrics)), path)
 

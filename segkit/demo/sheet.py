@@ -1,4 +1,4 @@
-"""The demo's picture: what each data set gives and what the model makes of it."""
+"""A contact sheet of several validation sets: what each gives and what the model makes of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,10 @@ from segkit.pictures import Column, Picture, contact_sheet, overlay
 from segkit.shards.reader import ShardSet
 
 ROWS = ("image", "ground truth", "prediction", "pseudo-mask")
-SCALE = 3
+LEAST_SIDE = 384
+"""Smaller images are enlarged to about this many pixels, for smooth contours and room for names."""
+LEAST_SCORE = 0.5
+"""Predictions below it are not drawn: instances come with doubtful ones, as average precision wants them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,4 +42,6 @@ def _column(group: Group, index: int) -> Column:
 
 
 def _painted(image: Picture, shards: ShardSet, index: int) -> Picture:
-    return overlay(image, shards.sample(index).segments, shards.taxonomy, scale=SCALE)
+    segments = shards.sample(index).segments
+    shown = [s for s in segments if s.mask_from != "prediction" or s.score is None or s.score >= LEAST_SCORE]
+    return overlay(image, shown, shards.taxonomy, scale=max(1, round(LEAST_SIDE / min(image.shape[:2]))))
