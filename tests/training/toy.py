@@ -1,4 +1,4 @@
-"""Six small pictures of a green block before a bright ground, and a model small enough to learn them in a test."""
+"""Six small pictures of one or two green blocks, and a model small enough to learn them in a test."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,11 +57,13 @@ def _ids(seed: int) -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
     x, y = np.random.default_rng(seed).integers(2, 20, 2)
     ids = np.full((48, 64), 1, np.int64)
     ids[y : y + 22, x : x + 30] = 2
+    if seed % 2:
+        ids[2:14, 51:63] = 3
     return ids
 
 
 def _picture(seed: int) -> bytes:
-    colours = np.where(_ids(seed)[..., None] == 2, (40, 200, 60), (220, 160, 130)).astype(np.uint8)
+    colours = np.where(_ids(seed)[..., None] > 1, (40, 200, 60), (220, 160, 130)).astype(np.uint8)
     return cv2.imencode(".png", colours)[1].tobytes()
 
 
@@ -70,7 +72,8 @@ def _sample(seed: int, boxes_only: bool) -> Sample:
 
 
 def _segments(seed: int, boxes_only: bool) -> Iterator[Segment]:
-    for class_id, region in rle.regions(_ids(seed)).items():
+    for number, region in rle.regions(_ids(seed)).items():
+        class_id = min(number, 2)
         if not boxes_only:
             kind = TAXONOMY.by_id[class_id].kind
             yield Segment(class_id, kind, region.box, region.counts, region.area, mask_from="human")
