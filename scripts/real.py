@@ -45,7 +45,7 @@ RATES = {"coco": 1.0, "camvid": 0.5, "standin": 1.0}
 """How often a step draws each data set."""
 CAMVID_VOID = 11
 GRABCUT_LEAST, GRABCUT_ROUNDS = 400, 3
-"""Boxes of fewer pixels are left filled; iterations of GrabCut on the others."""
+"""Boxes of no more pixels are left filled; iterations of GrabCut on the others."""
 
 
 def sources(data: Path) -> dict[str, Callable[[], object]]:
@@ -130,7 +130,7 @@ def grabcut_iou(truth: ShardSet, images: ShardSet) -> float:
                 continue
             found = filled_box(segment.box, *image.shape[:2])
             x, y, width, height = (round(value) for value in segment.box)
-            if segment.box[2] * segment.box[3] > GRABCUT_LEAST:
+            if segment.box[2] * segment.box[3] > GRABCUT_LEAST and not found.all():  # it needs some background
                 labels = np.zeros(image.shape[:2], np.uint8)
                 models = np.zeros((1, 65)), np.zeros((1, 65))
                 cv2.setRNGSeed(0)

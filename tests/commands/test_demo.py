@@ -1,0 +1,76 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkit.commands.app import main
+from segkit.demo import run as demo
+from segkit.masks import rle
+from segkit.metrics.box_to_mask import filled_box, iou
+from segkit.shards.reader import ShardSet
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "TRAIN_SCENES", 3)
+    monkeypatch.setattr(demo, "VAL_SCENES", 3)
+    monkeypatch.setattr(demo, "SETTINGS", ("data.image_size=64", "data.batch_size=1", "inference.image_size=64"))
+
+
+def _run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["segkit", *arguments])
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code:
+            raise
+
+
+@pytest.mark.usefixtures("small")
+def test_the_demo_goes_the_whole_path(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(["demo", "--out", str(out), "--steps", "2", "--json"], monkeypatch)
+    result = json.loads(capsys.readouterr().out)
+    assert result["schema"].startswith("segkit.demo/")
+    assert {"pq", "things", "stuff"} <= set(result["panoptic"])
+    assert 0 <= result["semantic"]["miou"] <= 100
+    assert set(result["seconds"]) == {"generate", "convert", "train", "pseudolabel", "eval", "picture", "total"}
+    hidden = ShardSet.open(out / "sets" / "hidden-val")
+    scores = [
+        iou(rle.decode(segment.mask, sample.height, sample.width), filled_box(segment.box, sample.height, sample.width))
+        for sample in hidden.samples()
+        for segment in sample.segments
+        if segment.mask is not None
+    ]
+    assert result["pseudo"]["boxes"] == len(scores)
+    assert result["pseudo"]["filled_box_iou"] == pytest.approx(np.mean(scores))
+    assert Image.open(result["contact_sheet"]).width > 1000
+    assert ShardSet.open(out / "sets" / "boxes-train").manifest.statistics.masked == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_a_second_demo_publishes_new_versions(out: Path) -> None:
+    before = (out / "run" / "v1" / "manifest.json").read_bytes()
+    demo.run_demo(out, steps=1, seed=1)
+    assert (out / "run" / "v2").is_dir()
+    assert (out / "run" / "v1" / "manifest.json").read_bytes() == before
+
+
+def test_a_folder_of_the_users_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "native").mkdir()
+    (tmp_path / "native" / "mine.txt").write_text("precious")
+    with pytest.raises(SystemExit) as stop:
+        _run(["demo", "--out", str(tmp_path)], monkeypatch)
+    assert stop.value.code == 2
+    assert "not the demo's" in capsys.readouterr().err
+    assert (tmp_path / "native" / "mine.txt").read_text() == "precious"
