@@ -29,6 +29,10 @@ MATCHING_CELLS = 1024
 """Cells that a matching cost looks at: the sampling noise is far below the differences between proposals."""
 
 
+HIDDEN = -1e4
+"""Logit of a class that an image says nothing about; a probability of 0 that half precision can hold."""
+
+
 @dataclass(frozen=True)
 class CellTargets:
     """The targets of one image at the stride of mask logits."""
@@ -89,6 +93,7 @@ def matching_losses(
         there are only boxes.
     """
     class_logits = torch.stack([layer.class_logits for layer in layers], dim=1)
+    class_logits = hide_unannotated(class_logits, [target.annotated for target in batch.targets])
     mask_logits = torch.stack([layer.mask_logits for layer in layers], dim=1)
     size = mask_logits.shape[-2:]
     heads = group_heads(class_logits, mergeable_classes(batch.task, is_thing))
@@ -105,6 +110,22 @@ def matching_losses(
     group = torch.stack((index[:, 0] * len(layers) + index[:, 1], index[:, 2]), dim=1)
     masks = union_of_groups(mask_logits.flatten(0, 1).flatten(2), heads.flatten(0, 1), group)
     return losses | _mask_losses(masks.reshape(-1, *size), index, batch, cells, config, step, len(layers))
+
+
+def hide_unannotated(class_logits: Tensor, annotated: Sequence[Tensor | None]) -> Tensor:
+    """Take classes that were not looked for in an image out of its softmax: their absence is no negative.
+
+    Args:
+        class_logits: (B, ..., K + 1), background last.
+        annotated: an image each, (K,) bool; None where all classes were looked for.
+    """
+    if all(classes is None for classes in annotated):
+        return class_logits
+    count = class_logits.shape[-1] - 1
+    shown = [torch.ones(count, dtype=torch.bool, device=class_logits.device) if c is None else c for c in annotated]
+    hidden = F.pad(~torch.stack(shown), (0, 1))
+    shape = (len(annotated), *[1] * (class_logits.dim() - 2), count + 1)
+    return class_logits.masked_fill(hidden.reshape(shape), HIDDEN)
 
 
 def _rows(found: Matches, image: int) -> Tensor:

@@ -103,6 +103,20 @@ def test_void_cells_do_not_matter() -> None:
     assert losses(Proposals(made.class_logits, spoilt), batch(clean))["dice"] > 0.5
 
 
+def test_a_class_that_was_not_looked_for_is_no_negative() -> None:
+    target = targets((4, 8, 32, 40), labels=(0,))
+    made = proposals((target,))
+    sure = made.class_logits.clone()
+    sure[0, 1, 1], sure[0, 1, -1] = 30.0, 0.0  # a proposal that claims class 1
+    partly = replace(target, annotated=torch.tensor([True, False, True]))
+    punished = losses(Proposals(sure, made.mask_logits), batch(target))["class"]
+    assert punished > 1.0
+    assert losses(Proposals(sure, made.mask_logits), batch(partly))["class"] < punished / 100
+    logits = sure.clone().requires_grad_()
+    losses(Proposals(logits, made.mask_logits), batch(partly))["class"].backward()
+    assert logits.grad is not None and (logits.grad[..., 1] == 0).all()
+
+
 def test_masks_of_box_only_targets_are_never_read() -> None:
     honest = targets((4, 8, 32, 40), masked=False)
     noise = replace(honest, masks=torch.rand(honest.masks.shape) > 0.5)
