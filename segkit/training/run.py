@@ -1,8 +1,5 @@
 """A training from data sets to a published run version."""
 
-import json
-import shutil
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,37 +7,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file, save_model
 
-from segkit import __version__
 from segkit.data.batch import Batch
 from segkit.data.mix import DataMix
 from segkit.errors import InputError
-from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg, build_model
 from segkit.shards.publish import MANIFEST, Staging, interrupted, staging
-from segkit.shards.reader import ShardSet
-from segkit.shards.writer import parent_of
 from segkit.training import checkpoint, distributed
+from segkit.training.config import TrainingConfig
 from segkit.training.device import choose_device
 from segkit.training.evaluation import evaluate_set
+from segkit.training.job import Job, open_sets, refuse_other
 from segkit.training.learner import Learner
 from segkit.training.log import RunLog
 from segkit.training.loop import StepRecord, Trainee, train_steps
-from segkit.training.recipe import Recipe, load_recipe, to_toml
-from segkit.training.run_manifest import (
-    PICTURES,
-    RECIPE,
-    TAXONOMIES,
-    VOCABULARY,
-    WEIGHTS,
-    RunManifest,
-    file_digests,
-)
+from segkit.training.recipe import load_recipe
+from segkit.training.run_manifest import CHECKPOINTS, PICTURES
+from segkit.training.run_writer import publish, write_inputs, write_model
 from segkit.training.stop import StoppedError, stop_on_signal
-from segkit.vocabulary import DIM, ENCODER, embed
-
-CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -52,33 +36,6 @@ class Watchers:
     on_step: Callable[[StepRecord], None] = lambda record: None
     on_evaluation: Callable[[int, str, dict[str, Any]], None] = lambda step, name, metrics: None
     """Step, data set and metrics."""
-
-
-@dataclass(frozen=True)
-class _NamedSet:
-    """A data set under the name that logs and mask policies use, with its classifier table."""
-
-    name: str
-    shards: ShardSet
-    weight: float
-    table: ClassTable
-
-
-@dataclass(frozen=True)
-class _Job:
-    """All that decides a training."""
-
-    recipe: Recipe
-    data: list[_NamedSet]
-    evaluation: list[_NamedSet]
-    device: torch.device
-    arguments: dict[str, Any]
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What must be the same for a run to be resumed."""
-        data = {named.name: [named.shards.manifest.digest, named.weight] for named in self.data}
-        recipe = self.recipe.model_dump(mode="json")
-        return {"command": "train", "recipe": recipe, "data": data, "processes": distributed.world_size()}
 
 
 def train(
@@ -117,40 +74,24 @@ def train(
     chosen = load_recipe(recipe, overrides if steps is None else [*overrides, f"training.steps={steps}"])
     place = choose_device(device)
     arguments = {"recipe": str(recipe), "data": dict(data), "eval_data": list(eval_data), "set": list(overrides)}
-    sets = _open(data, chosen)
-    evaluation = _open([(spec, 1.0) for spec in eval_data], chosen)
+    sets = open_sets(data, chosen)
+    evaluation = open_sets([(spec, 1.0) for spec in eval_data], chosen)
     for named in evaluation:
         if named.shards.manifest.kind == "boxes":
             raise InputError("has boxes alone, masks cannot be evaluated", file=named.shards.path, mend="leave it out")
-    job = _Job(chosen, sets, evaluation, place, arguments)
-    with distributed.process_group(place), _staged(out, job, resume) as stage:
-        return _train(job, stage, watchers or Watchers())
-
-
-def _open(data: Sequence[tuple[str, float]], recipe: Recipe) -> list[_NamedSet]:
-    """Open data sets; one is called by its own name, or by its directory's where two share a name."""
-    opened = [(ShardSet.open(spec), weight) for spec, weight in data]
-    count = Counter(shards.manifest.name for shards, _ in opened)
-    made = []
-    for shards, weight in opened:
-        name = shards.manifest.name if count[shards.manifest.name] == 1 else shards.path.parent.name
-        made.append(_NamedSet(name, shards, weight, ClassTable.of(shards.taxonomy, _text(shards, recipe))))
-    return made
-
-
-def _text(shards: ShardSet, recipe: Recipe) -> torch.Tensor:
-    if recipe.model.text_dim != DIM:
-        problem = f"model.text_dim is {recipe.model.text_dim}, the embeddings of {ENCODER} have {DIM}"
-        raise InputError(problem, record=recipe.name, mend=f"set model.text_dim={DIM}")
-    return torch.from_numpy(embed(shards.taxonomy))
+    job = Job(chosen, sets, evaluation, place, arguments)
+    with distributed.process_group(place):
+        mix, trainee = _mix(job), _trainee(job)  # first: what is refused here must not clear an interrupted run away
+        with _staged(out, job, resume) as stage:
+            return _train(job, mix, trainee, stage, watchers or Watchers())
 
 
 @contextmanager
-def _staged(out: Path, job: _Job, resume: bool) -> Iterator[Staging]:
+def _staged(out: Path, job: Job, resume: bool) -> Iterator[Staging]:
     """The run's staging directory, held by the first process and shared with the others."""
     fingerprint = job.fingerprint()
     if resume:
-        _refuse_other(interrupted(out), fingerprint, out)
+        refuse_other(interrupted(out), fingerprint, out)
     holding = distributed.rank() == 0
     with staging(out, fingerprint, resume=resume) if holding else nullcontext() as stage:
         shared: Staging | None = distributed.from_first(stage)
@@ -158,66 +99,50 @@ def _staged(out: Path, job: _Job, resume: bool) -> Iterator[Staging]:
         yield shared
 
 
-def _refuse_other(left: dict[str, Any] | None, fingerprint: dict[str, Any], out: Path) -> None:
-    """Raise where what is to be resumed was trained otherwise: starting anew would throw it away."""
-    if left is None or left == json.loads(json.dumps(fingerprint)):
-        return
-    other = next(key for key in ("command", "data", "recipe", "processes") if left.get(key) != fingerprint[key])
-    problem = f"the interrupted run has another {other}"
-    if other == "recipe":
-        differing = sorted(_differences(left["recipe"], json.loads(json.dumps(fingerprint["recipe"]))))
-        problem += f" ({', '.join(differing)})"
-    raise InputError(problem, file=out, mend="give the same, or leave --resume out to start anew")
-
-
-def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in one.keys() | other.keys():
-        a, b = one.get(key), other.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield prefix + key
-
-
-def _train(job: _Job, stage: Staging, watchers: Watchers) -> Path:
+def _train(job: Job, mix: DataMix, trainee: Trainee, stage: Staging, watchers: Watchers) -> Path:
     """Train from where the staging directory stands, and publish."""
+    writes = distributed.rank() == 0
     if not (stage.path / MANIFEST).is_file():
-        trainee = _trainee(job)
         state = checkpoint.load_newest(stage.path / CHECKPOINTS, job.device)
         if state:
             trainee.restore(state)
-        _write_inputs(job, stage.path)
-        watchers.on_start(trainee.step, job.recipe.training.steps)
-        _steps(job, trainee, stage.path, watchers)
-        _write_model(job, trainee, stage)
+        if writes:
+            write_inputs(job, stage.path)
+            watchers.on_start(trainee.step, job.recipe.training.steps)
+        _steps(job, mix, trainee, stage.path, watchers)
+        if writes:
+            write_model(job, trainee, stage)
     distributed.barrier()
-    return distributed.from_first(_publish(stage) if distributed.rank() == 0 else stage.path)
+    return distributed.from_first(publish(stage) if writes else stage.path)
 
 
-def _trainee(job: _Job) -> Trainee:
+def _trainee(job: Job) -> Trainee:
     torch.manual_seed(job.recipe.training.seed)
     model = build_model(job.recipe.model).to(job.device)
     return Trainee(model, Learner(model, {named.name: named.table for named in job.data}, job.recipe.loss), job.recipe)
 
 
-def _batches(job: _Job, step: int) -> Generator[Batch]:
-    """The batches of steps from `step` on, for this process."""
-    training = job.recipe.training
-    mix = DataMix(
+def _mix(job: Job) -> DataMix:
+    return DataMix(
         [(named.name, named.shards, named.weight) for named in job.data],
         job.recipe.data,
-        seed=training.seed,
+        seed=job.recipe.training.seed,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
+
+
+def _batches(mix: DataMix, training: TrainingConfig, step: int) -> Generator[Batch]:
+    """The batches of steps from `step` on, for this process."""
     for _, batch in mix.batches(step * training.accumulate, training.steps * training.accumulate):
         yield batch
 
 
-def _steps(job: _Job, trainee: Trainee, folder: Path, watchers: Watchers) -> None:
+def _steps(job: Job, mix: DataMix, trainee: Trainee, folder: Path, watchers: Watchers) -> None:
     """All steps that are left, with their logs, checkpoints and evaluations."""
     training = job.recipe.training
-    with _log(folder, trainee.step) as log, stop_on_signal() as wish, closing(_batches(job, trainee.step)) as batches:
+    todo = _batches(mix, training, trainee.step)
+    with _log(folder, trainee.step) as log, stop_on_signal() as wish, closing(todo) as batches:
         _evaluate_if_due(job, trainee, folder, log, watchers)  # one that an interruption has cut short
         for record in train_steps(trainee, batches):
             if log:
@@ -247,7 +172,7 @@ def _save(trainee: Trainee, folder: Path) -> None:
         checkpoint.save(folder / CHECKPOINTS, trainee.step, trainee.state(), keep_last)
 
 
-def _evaluate_if_due(job: _Job, trainee: Trainee, folder: Path, log: RunLog | None, watchers: Watchers) -> None:
+def _evaluate_if_due(job: Job, trainee: Trainee, folder: Path, log: RunLog | None, watchers: Watchers) -> None:
     """Evaluate the averaged weights on the sets that are not in the log for this step; the other processes wait."""
     step, training = trainee.step, job.recipe.training
     if step == 0 or (step % training.evaluate_every and step != training.steps):
@@ -262,43 +187,3 @@ def _evaluate_if_due(job: _Job, trainee: Trainee, folder: Path, log: RunLog | No
                 log.evaluation(step, named.name, metrics)
                 watchers.on_evaluation(step, named.name, metrics)
     distributed.barrier()
-
-
-def _write_inputs(job: _Job, folder: Path) -> None:
-    """What decides the run and travels with it: recipe, taxonomies, text embeddings."""
-    if distributed.rank() != 0:
-        return
-    (folder / RECIPE).write_text(to_toml(job.recipe), "utf-8")
-    taxonomies = {named.name: named.shards.taxonomy.to_json() for named in job.data}
-    (folder / TAXONOMIES).write_text(json.dumps(taxonomies, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    text = {named.name: named.table.text.contiguous() for named in job.data}
-    save_file(text, folder / VOCABULARY, {"encoder": ENCODER})
-
-
-def _write_model(job: _Job, trainee: Trainee, stage: Staging) -> None:
-    """The averaged weights, then the manifest, whose presence says that all is there."""
-    if distributed.rank() != 0:
-        return
-    save_model(trainee.average.module, str(stage.path / WEIGHTS), {"format": "pt"})
-    digests = file_digests(stage.path)
-    manifest = RunManifest(
-        segkit_version=__version__,
-        name=job.recipe.name,
-        command="train",
-        arguments=job.arguments,
-        parents=tuple(parent_of(named.shards, stage.path) for named in job.data),
-        rates={named.name: named.weight for named in job.data},
-        steps=trainee.step,
-        parameters=sum(parameter.numel() for parameter in trainee.model.parameters()),
-        encoder=ENCODER,
-        files=digests,
-        digest=RunManifest.content_digest(digests),
-    )
-    partial = stage.path / f"{MANIFEST}.partial"
-    partial.write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
-    partial.replace(stage.path / MANIFEST)
-
-
-def _publish(stage: Staging) -> Path:
-    shutil.rmtree(stage.path / CHECKPOINTS, ignore_errors=True)
-    return stage.publish()

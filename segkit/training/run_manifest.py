@@ -14,6 +14,8 @@ from segkit.shards.publish import MANIFEST, resolve
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
 VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"
 METRICS, PICTURES, TENSORBOARD = "metrics.jsonl", "pictures", "tensorboard"
+CHECKPOINTS = "checkpoints"
+"""Only there while the run lasts."""
 CONTENT = (WEIGHTS, RECIPE, VOCABULARY, TAXONOMIES)
 """The files that make a model; pictures and logs are not needed to use it."""
 

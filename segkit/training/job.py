@@ -1,0 +1,84 @@
+"""What decides a training: the recipe, the data sets and their rates."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segkit.errors import InputError
+from segkit.model.class_table import ClassTable
+from segkit.shards.reader import ShardSet
+from segkit.training import distributed
+from segkit.training.recipe import Recipe
+from segkit.vocabulary import DIM, ENCODER, embed
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """A data set under the name that logs and mask policies use, with its classifier table."""
+
+    name: str
+    shards: ShardSet
+    weight: float
+    table: ClassTable
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides a training."""
+
+    recipe: Recipe
+    data: list[NamedSet]
+    evaluation: list[NamedSet]
+    device: torch.device
+    arguments: dict[str, Any]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed."""
+        data = {named.name: [named.shards.manifest.digest, named.weight] for named in self.data}
+        recipe = self.recipe.model_dump(mode="json")
+        return {"command": "train", "recipe": recipe, "data": data, "processes": distributed.world_size()}
+
+
+def open_sets(data: Sequence[tuple[str, float]], recipe: Recipe) -> list[NamedSet]:
+    """Open data sets; one is called by its own name, or by its directory's where two share a name."""
+    opened = [(ShardSet.open(spec), weight) for spec, weight in data]
+    count = Counter(shards.manifest.name for shards, _ in opened)
+    made = []
+    for shards, weight in opened:
+        name = shards.manifest.name if count[shards.manifest.name] == 1 else shards.path.parent.name
+        made.append(NamedSet(name, shards, weight, ClassTable.of(shards.taxonomy, _text(shards, recipe))))
+    return made
+
+
+def _text(shards: ShardSet, recipe: Recipe) -> torch.Tensor:
+    if recipe.model.text_dim != DIM:
+        problem = f"model.text_dim is {recipe.model.text_dim}, the embeddings of {ENCODER} have {DIM}"
+        raise InputError(problem, record=recipe.name, mend=f"set model.text_dim={DIM}")
+    return torch.from_numpy(embed(shards.taxonomy))
+
+
+def refuse_other(left: dict[str, Any] | None, fingerprint: dict[str, Any], out: Path) -> None:
+    """Raise where what is to be resumed was trained otherwise: starting anew would throw it away."""
+    fingerprint = json.loads(json.dumps(fingerprint))  # as the file has it: tuples as lists
+    if left is None or left == fingerprint:
+        return
+    other = next((key for key, value in fingerprint.items() if left.get(key) != value), "command")
+    problem = f"the interrupted run has another {other}"
+    if other == "recipe":
+        differing = sorted(_differences(left["recipe"], fingerprint["recipe"]))
+        problem += f" ({', '.join(differing)})"
+    raise InputError(problem, file=out, mend="give the same, or leave --resume out to start anew")
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in one.keys() | other.keys():
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield prefix + key
