@@ -13,9 +13,10 @@ from segkit.manifest import SetKind
 from segkit.masks import rle
 from segkit.sample import Box, Sample, Segment
 from segkit.shards.writer import class_labels
-from segkit.sources import coco_json
+from segkit.sources import coco_fields, coco_json
 from segkit.sources.base import Record
-from segkit.sources.coco_json import CocoFile, Id
+from segkit.sources.coco_fields import Id
+from segkit.sources.coco_json import CocoFile
 from segkit.sources.images import Picture
 from segkit.sources.ledger import Defect, Refused, Tally
 from segkit.sources.vocabularies import taxonomy_of
@@ -94,11 +95,11 @@ class CocoInstances:
         self, record: Record, content: list[tuple[bytes, bool]], picture: Picture | None, tally: Tally
     ) -> Sample:
         """Masks as pycocotools rasterises them; ids, boxes, areas and polygons as the source has them."""
-        image: coco_json.Image = msgspec.json.decode(record.data[0], type=coco_json.Image)
-        width, height = coco_json.size_of(image, picture, self.file.path)
+        image = coco_fields.IMAGE.decode(record.data[0])
+        width, height = coco_fields.size_of(image, picture, self.file.path)
         segments, seen = [], set()
         for raw, repeated in content:
-            name = coco_json.class_name(raw, self.labels)
+            name = coco_fields.class_name(raw, self.labels)
             try:
                 if repeated:
                     raise Refused("duplicate-id", "another annotation has the same id")
@@ -113,21 +114,21 @@ class CocoInstances:
             segments.append(segment)
         return Sample(record.id, record.file_name, width, height, tuple(segments), source=record.data[0].decode())
 
-    def _defect(self, refusal: Refused, raw: bytes, image: coco_json.Image, name: str) -> Defect:
-        data = coco_json.loose(raw)
+    def _defect(self, refusal: Refused, raw: bytes, image: coco_fields.Image, name: str) -> Defect:
+        data = coco_fields.loose(raw)
         own = data.get("id") if isinstance(data, dict) else None
         record = f"annotation {own} of image {image.id}"
         return Defect(refusal.code, str(refusal), str(self.file.path), record, name, data)
 
     def _classes(self, raw: bytes) -> list[str]:
-        return [coco_json.class_name(raw, self.labels)]
+        return [coco_fields.class_name(raw, self.labels)]
 
     def _segment(self, raw: bytes, width: int, height: int, name: str, tally: Tally) -> Segment:
         try:
             annotation = msgspec.json.decode(raw, type=Annotation)
         except msgspec.DecodeError as error:
             raise Refused("malformed-annotation", str(error)) from None
-        number = coco_json.class_id(annotation.category_id)
+        number = coco_fields.class_id(annotation.category_id)
         category = None if number is None else self.taxonomy.by_id.get(number)
         if category is None:
             raise Refused("unknown-category", f"category {annotation.category_id} is not in the file's list")
@@ -135,7 +136,7 @@ class CocoInstances:
         if mask is None and not self.boxes_only:
             tally.warn("no-mask", name)
         box = _box(annotation, mask, width, height)
-        if coco_json.beyond(box, width, height):
+        if coco_fields.beyond(box, width, height):
             tally.warn("box-beyond-image", name)
         area = annotation.area
         if area is None or not math.isfinite(area):

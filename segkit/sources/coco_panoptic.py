@@ -14,7 +14,7 @@ from segkit.manifest import SetKind
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.writer import class_labels
-from segkit.sources import coco_json
+from segkit.sources import coco_fields, coco_json
 from segkit.sources.base import Record
 from segkit.sources.coco_json import CocoFile
 from segkit.sources.images import Picture, inside
@@ -96,26 +96,26 @@ class CocoPanoptic:
             code, what = ("duplicate-id", f"{len(found)} annotations") if found else ("missing-mask", "no annotation")
             raise Defective(code, f"{what} for the image", file=self.file.path, record=where)
         try:
-            return _ANNOTATION.decode(found[0][0]), self._classes(found[0][0])
+            annotation = _ANNOTATION.decode(found[0][0])
         except msgspec.DecodeError as error:
-            data = coco_json.loose(found[0][0])
+            data = coco_fields.loose(found[0][0])
             raise Defective("malformed-annotation", str(error), file=self.file.path, record=where, data=data) from None
+        return annotation, [coco_fields.class_name(info, self.labels) for info in annotation.segments_info]
 
     def sample(self, record: Record, content: _Annotation, picture: Picture | None, tally: Tally) -> Sample:
         """Every segment with exactly its pixels of the PNG; pixels of dropped segments are void."""
-        image: coco_json.Image = msgspec.json.decode(record.data[0], type=coco_json.Image)
-        width, height = coco_json.size_of(image, picture, self.file.path)
+        width, height = coco_fields.size_of(coco_fields.IMAGE.decode(record.data[0]), picture, self.file.path)
         path = inside(self.masks, content.file_name, record=f"image {record.id}")
         ids = read_ids(path, (width, height), record=f"image {record.id}")
         regions = rle.regions(ids)
         segments: dict[int, Segment] = {}
         for raw in content.segments_info:
-            name = coco_json.class_name(raw, self.labels)
+            name = coco_fields.class_name(raw, self.labels)
             try:
                 made = self._segment(raw, name, regions, segments, tally)
                 segments[int(str(made.source_id))] = made
             except Refused as refusal:
-                data = coco_json.loose(raw)
+                data = coco_fields.loose(raw)
                 own = data.get("id") if isinstance(data, dict) else None
                 where = f"segment {own} of image {record.id}"
                 tally.drop(Defect(refusal.code, str(refusal), str(self.file.path), where, name, data))
@@ -130,7 +130,7 @@ class CocoPanoptic:
             infos = _ANNOTATION.decode(raw).segments_info
         except msgspec.DecodeError:
             return []
-        return [coco_json.class_name(bytes(info), self.labels) for info in infos]
+        return [coco_fields.class_name(info, self.labels) for info in infos]
 
     def _segment(
         self, raw: msgspec.Raw, name: str, regions: dict[int, rle.Region], made: dict[int, Segment], tally: Tally
@@ -139,7 +139,7 @@ class CocoPanoptic:
             info = _INFO.decode(raw)
         except msgspec.DecodeError as error:
             raise Refused("malformed-annotation", str(error)) from None
-        number = coco_json.class_id(info.category_id)
+        number = coco_fields.class_id(info.category_id)
         category = None if number is None else self.taxonomy.by_id.get(number)
         if category is None:
             raise Refused("unknown-category", f"category {info.category_id} is not in the file's list")

@@ -97,6 +97,8 @@ class _Reader:
 
     def _peek(self) -> str:
         """The next character that is not blank; "" at the end of the file."""
+        if self._place < len(self._text) and self._text[self._place] not in " \t\n\r":
+            return self._text[self._place]
         while True:
             match = _BLANKS.match(self._text, self._place)
             self._place = match.end() if match else self._place

@@ -1,71 +1,68 @@
 """Temporary files that sort more annotations than the memory holds to the images that they belong to."""
 
+import os
 import struct
 import tempfile
+import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import IO
 
-_LENGTH = struct.Struct("<I")
+SPAN = 16384
+"""Images whose records share a file, and are in memory together."""
 _ENTRY = struct.Struct("<II")
-_FILES = 256
-_LEAST = 4096
 
 
 class Spool:
-    """Image records in order and, through at most 256 temporary files, the annotations of each.
+    """Image records in order, and the annotations of each.
 
-    Iterating gives (image record, its annotations in the order in which they were added); a few thousand images are in
-    memory at a time. A context manager: the files are gone at its end. They lie in the system's temporary folder
-    (TMPDIR).
+    Iterating gives (image record, its annotations in the order in which they were added), as often as it is asked for.
+    The files are in the system's temporary folder (TMPDIR) and have no names: nothing is left of a killed process.
     """
 
-    def __init__(self, images: int) -> None:
-        self._span = max(_LEAST, -(-images // _FILES))
-        self._stack = ExitStack()
-        self._count = 0
-
-    def __enter__(self) -> "Spool":
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="segkit-"))
-        self._folder = Path(folder)
-        self._images = self._open("images")
+    def __init__(self) -> None:
+        self._images: dict[int, IO[bytes]] = {}
         self._annotations: dict[int, IO[bytes]] = {}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._count = 0
+        weakref.finalize(self, _close, self._images, self._annotations)
 
     def add_image(self, raw: bytes) -> None:
         """Append an image; its place is the number of those before it."""
-        self._images.write(_LENGTH.pack(len(raw)) + raw)
+        _write(self._images, self._count, raw)
         self._count += 1
 
     def add_annotation(self, place: int, raw: bytes) -> None:
         """Append an annotation of the image at `place`."""
-        number = place // self._span
-        file = self._annotations.get(number)
-        if file is None:
-            file = self._annotations[number] = self._open(str(number))
-        file.write(_ENTRY.pack(place % self._span, len(raw)) + raw)
+        _write(self._annotations, place, raw)
 
     def __iter__(self) -> Iterator[tuple[bytes, list[bytes]]]:
-        self._images.seek(0)
-        for start in range(0, self._count, self._span):
-            groups = self._groups(start // self._span)
-            for place in range(min(self._span, self._count - start)):
-                (length,) = _LENGTH.unpack(self._images.read(_LENGTH.size))
-                yield self._images.read(length), groups.pop(place, [])
+        for number, images in self._images.items():
+            groups: dict[int, list[bytes]] = {}
+            for place, raw in _entries(self._annotations.get(number)):
+                groups.setdefault(place, []).append(raw)
+            for place, raw in _entries(images):
+                yield raw, groups.pop(place, [])
 
-    def _groups(self, number: int) -> dict[int, list[bytes]]:
-        groups: dict[int, list[bytes]] = {}
-        file = self._annotations.get(number)
-        if file is not None:
-            file.seek(0)
-            while head := file.read(_ENTRY.size):
-                place, length = _ENTRY.unpack(head)
-                groups.setdefault(place, []).append(file.read(length))
-        return groups
 
-    def _open(self, name: str) -> IO[bytes]:
-        return self._stack.enter_context((self._folder / name).open("w+b"))
+def _write(files: dict[int, IO[bytes]], place: int, raw: bytes) -> None:
+    file = files.get(place // SPAN)
+    if file is None:
+        file = files[place // SPAN] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the spool
+    file.write(_ENTRY.pack(place % SPAN, len(raw)) + raw)
+
+
+def _close(*groups: dict[int, IO[bytes]]) -> None:
+    for files in groups:
+        for file in files.values():
+            file.close()
+
+
+def _entries(file: IO[bytes] | None) -> Iterator[tuple[int, bytes]]:
+    if file is None:
+        return
+    file.flush()
+    data = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
+    start = 0
+    while start < len(data):
+        place, length = _ENTRY.unpack_from(data, start)
+        start += _ENTRY.size + length
+        yield place, data[start - length : start]

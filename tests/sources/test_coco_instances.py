@@ -122,6 +122,15 @@ def test_classes_of_one_name_stay_apart(tmp_path: Path) -> None:
     assert {name: count.kept for name, count in ledger.per_class.items()} == {"twin [1]": 1, "twin [2]": 2}
 
 
+def test_annotations_may_come_before_images_in_the_file(tmp_path: Path) -> None:
+    path = coco_instances(tmp_path, [{"bbox": BOX}, {"bbox": BOX, "image_id": 1}], images=2)
+    data = json.loads(path.read_text())
+    wanted = samples(open_coco_instances(path, tmp_path / "images"))
+    turned = write_json(tmp_path / "turned.json", dict(reversed(data.items())))
+    assert samples(open_coco_instances(turned, tmp_path / "images")) == wanted
+    assert len(wanted[1].segments) == 1
+
+
 DEFECTS: list[tuple[dict[str, Any], str]] = [
     ({"bbox": BOX, "category_id": 99}, "unknown-category"),
     ({"bbox": BOX, "category_id": None}, "unknown-category"),

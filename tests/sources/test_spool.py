@@ -12,17 +12,16 @@ from segkit.sources.spool import Spool
 def test_annotations_come_back_with_their_images_in_order(
     images: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(spool, "_LEAST", 10)
-    monkeypatch.setattr(spool, "_FILES", 20)
+    monkeypatch.setattr(spool, "SPAN", 10)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rng = np.random.default_rng(images)
     owners = rng.integers(0, images, 5 * images).tolist() if images else []
-    with Spool(images) as sorted_by_image:
-        for number in range(images):
-            sorted_by_image.add_image(f"image\n{number}".encode())
-        for number, owner in enumerate(owners):
-            sorted_by_image.add_annotation(owner, b"x" * (number % 7) + str(number).encode())
-        found = list(sorted_by_image)
+    sorted_by_image = Spool()
+    for number in range(images):
+        sorted_by_image.add_image(f"image\n{number}".encode())
+    for number, owner in enumerate(owners):
+        sorted_by_image.add_annotation(owner, b"x" * (number % 7) + str(number).encode())
+    twice = list(zip(sorted_by_image, sorted_by_image, strict=True))  # two readers at a time
     wanted = [
         (
             f"image\n{place}".encode(),
@@ -30,5 +29,6 @@ def test_annotations_come_back_with_their_images_in_order(
         )
         for place in range(images)
     ]
-    assert found == wanted
+    assert twice == [(entry, entry) for entry in wanted]
+    del sorted_by_image
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,90 @@
+"""Fields of COCO records, as loosely as files in the wild have them."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from segkit.sample import Box
+from segkit.sources.images import PIXEL_LIMIT, Picture
+from segkit.sources.ledger import Defective
+
+Id = int | str
+_DIGITS = re.compile(r"-?\d+")
+
+
+class Image(msgspec.Struct, frozen=True):
+    """The fields of an image record that conversion needs."""
+
+    id: Id
+    file_name: str
+    width: int | None = None
+    height: int | None = None
+
+
+class _Classed(msgspec.Struct, frozen=True):
+    category_id: Any = None
+
+
+IMAGE = msgspec.json.Decoder(Image)
+_CLASS = msgspec.json.Decoder(_Classed)
+
+
+def read_image(raw: bytes, number: int, path: Path) -> Image:
+    """An image record; Defective where it lacks an id or a file name."""
+    try:
+        return IMAGE.decode(raw)
+    except msgspec.DecodeError as error:
+        record = f"images[{number}]"
+        raise Defective("malformed-image", str(error), file=path, record=record, data=loose(raw)) from error
+
+
+def loose(raw: bytes | str | msgspec.Raw) -> Any:
+    """The values of a record whatever they are, for a quarantine line."""
+    return json.loads(raw if isinstance(raw, str) else bytes(raw))
+
+
+def size_of(image: Image, picture: Picture | None, path: Path) -> tuple[int, int]:
+    """(width, height) of an image record, checked against the picture; from the picture where the record has none.
+
+    Raises:
+        Defective: `bad-size` or `size-mismatch`.
+    """
+    record = f"image {image.id}"
+    width, height = image.width, image.height
+    if picture is not None and (width is None or height is None):
+        return picture.width, picture.height
+    if width is None or height is None or min(width, height) < 1 or width * height > PIXEL_LIMIT:
+        raise Defective("bad-size", f"a size of {width} x {height} pixels", file=path, record=record)
+    if picture is not None and (picture.width, picture.height) != (width, height):
+        what = f"the file has {picture.width} x {picture.height} pixels, the annotation file says {width} x {height}"
+        if (picture.height, picture.width) == (width, height) and "exif-orientation" in picture.warnings:
+            what += " (the EXIF tag turns the image: annotated as displayed, stored unturned)"
+        raise Defective("size-mismatch", what, file=picture.path, record=record)
+    return width, height
+
+
+def beyond(box: Box, width: int, height: int) -> bool:
+    """Whether a box reaches more than a hundredth of a pixel beyond the image."""
+    x, y, w, h = box
+    return x < -0.01 or y < -0.01 or x + w > width + 0.01 or y + h > height + 0.01
+
+
+def class_id(value: Any) -> int | None:
+    """The integer that a category id is, given as a number or as digits; None where it is neither."""
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def class_name(raw: bytes | msgspec.Raw, labels: Mapping[int, str]) -> str:
+    """Under which name the ledger counts a raw annotation."""
+    try:
+        value = _CLASS.decode(raw).category_id
+    except msgspec.DecodeError:
+        return "(unreadable)"
+    number = class_id(value)
+    return labels.get(number, f"category {number}") if number is not None else f"category {value}"
