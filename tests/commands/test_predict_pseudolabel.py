@@ -1,0 +1,169 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from segkit.commands.app import app
+from segkit.errors import InputError
+from segkit.inference.boxes import pixels_of_box
+from segkit.masks.rle import area, decode
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_set
+from segkit.training.run import train
+from tests.training.toy import write_recipe, write_toy_set
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_toy_set(tmp_path_factory.mktemp("data") / "toy")
+
+
+@pytest.fixture(scope="module")
+def run(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    recipe = write_recipe(folder / "tiny.toml")
+    return train(str(recipe), [(str(toy.path), 1.0)], folder / "run", steps=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def boxes(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """The toy set with boxes alone; the first segment of the first image is a crowd."""
+
+    def stripped() -> "list[tuple[object, bytes]]":
+        records = []
+        for number, sample in enumerate(toy.samples()):
+            bare = [replace(s, mask=None, mask_from=None, kind="thing") for s in sample.segments]
+            if number == 0:
+                bare[0] = replace(bare[0], is_crowd=True)
+            records.append((replace(sample, segments=tuple(bare)), toy.image_bytes(sample)))
+        return records
+
+    return write_set(
+        tmp_path_factory.mktemp("boxes") / "boxes",
+        stripped(),  # type: ignore[arg-type]
+        taxonomy=toy.taxonomy,
+        kind="boxes",
+        name="boxes",
+        split=None,
+        command="test",
+        arguments={},
+    )
+
+
+def invoke(*arguments: object) -> dict[str, object]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, (result.output, result.exception)
+    found: dict[str, object] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("strategy", ["conditioned", "proposals"])
+def test_boxes_come_back_with_masks(run: Path, boxes: ShardSet, tmp_path: Path, strategy: str) -> None:
+    out = tmp_path / "pseudo"
+    found = invoke(
+        "pseudolabel", "--checkpoint", run, "--data", boxes.path, "--out", out, "--strategy", strategy, "--json"
+    )
+    made = ShardSet.open(out)
+    before = [s for sample in boxes.samples() for s in sample.segments]
+    after = [(s, sample) for sample in made.samples() for s in sample.segments]
+    assert len(before) == len(after)
+    assert found["boxes"] == len(before) - 1, "a crowd is not one object"
+    assert found["masked"] == sum(s.mask is not None for s, _ in after)
+    assert found["masked"] + found["kept_as_boxes"] == found["boxes"]  # type: ignore[operator]
+    for old, (new, sample) in zip(before, after, strict=True):
+        assert (new.class_id, new.box, new.source_id) == (old.class_id, old.box, old.source_id)
+        if new.mask is None:
+            assert new == old
+            continue
+        assert new.mask_from == "pseudo" and new.score is not None and 0 < new.score <= 1
+        assert new.area == area(new.mask, sample.height, sample.width) > 0
+        outside = decode(new.mask, sample.height, sample.width).copy()
+        outside[pixels_of_box(new.box, sample.height, sample.width)] = False
+        assert not outside.any()
+    assert after[0][0].mask is None and after[0][0].is_crowd
+    assert not list(made.path.glob("*.tar")), "a layer holds labels only"
+    assert (made.image(next(made.samples())) == boxes.image(next(boxes.samples()))).all()
+    parents = {parent.digest for parent in made.manifest.parents}
+    assert boxes.manifest.digest in parents and len(parents) == 2, "data and run"
+
+
+def test_masks_that_are_there_stay(run: Path, toy: ShardSet, tmp_path: Path) -> None:
+    found = invoke("pseudolabel", "--checkpoint", run, "--data", toy.path, "--out", tmp_path / "same", "--json")
+    assert found["boxes"] == found["masked"] == 0
+    made = ShardSet.open(tmp_path / "same")
+    assert [s.segments for s in made.samples()] == [s.segments for s in toy.samples()]
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_a_folder_is_predicted_in_any_vocabulary(run: Path, tmp_path: Path, task: str) -> None:
+    photos = tmp_path / "photos" / "sub"
+    photos.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    cv2.imwrite(str(photos / "a.png"), pixels)
+    cv2.imwrite(str(photos.parent / "b.jpg"), pixels[:30])
+    out = tmp_path / "out"
+    common = ("--checkpoint", run, "--images", photos.parent, "--vocabulary", "voc-20", "--out", out)
+    found = invoke("predict", *common, "--task", task, "--json")
+    made = ShardSet.open(out / "predictions")
+    assert found["images"] == len(made) == 2 and made.manifest.kind == task
+    samples = {sample.file_name: sample for sample in made.samples()}
+    assert {"sub/a.png", "b.jpg"} == set(samples)
+    assert (samples["sub/a.png"].height, samples["sub/a.png"].width) == (40, 56)
+    assert made.taxonomy.names[0] == "aeroplane"
+    if task == "semantic":
+        cover = np.sum([decode(s.mask, 40, 56) for s in samples["sub/a.png"].segments if s.mask], axis=0)
+        assert (cover == 1).all()
+    picture = cv2.imread(str(out / "overlays" / "v1" / "sub" / "a.jpg"))
+    assert picture.shape == (40, 56, 3)
+
+
+def test_bad_input_is_one_clear_line(run: Path, boxes: ShardSet, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shutil.copy(__file__, empty / "truncated.jpg")
+    calls = {
+        "no good: --strategy": ("pseudolabel", "--checkpoint", run, "--data", boxes.path, "--strategy", "magic"),
+        "truncated.jpg: cannot be decoded": (
+            "predict",
+            "--checkpoint",
+            run,
+            "--images",
+            empty,
+            "--vocabulary",
+            "voc-20",
+        ),
+        "unknown vocabulary 'klingon'": ("predict", "--checkpoint", run, "--images", empty, "--vocabulary", "klingon"),
+        "no images found": ("predict", "--checkpoint", run, "--images", tmp_path / "x", "--vocabulary", "voc-20"),
+    }
+    for message, arguments in calls.items():
+        result = CliRunner().invoke(app, [*map(str, arguments), "--out", str(tmp_path / "out")])
+        assert isinstance(result.exception, InputError), result.output
+        line = str(result.exception)
+        assert message.removeprefix("no good: ") in line and "\n" not in line
+    assert not (tmp_path / "out" / "predictions" / "v1").exists()
+
+
+def test_a_name_without_embedding_says_how_to_encode_it(run: Path, tmp_path: Path) -> None:
+    own = {"name": "own", "categories": [{"id": 1, "name": "flurblewidget", "kind": "thing"}]}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "a.png"), np.zeros((32, 32, 3), np.uint8))
+    arguments = [
+        "--checkpoint",
+        run,
+        "--images",
+        photos,
+        "--vocabulary",
+        tmp_path / "own.json",
+        "--out",
+        tmp_path / "o",
+    ]
+    result = CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    assert isinstance(result.exception, InputError)
+    assert "flurblewidget" in str(result.exception) and "segkit vocabulary encode" in str(result.exception)
