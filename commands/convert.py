@@ -153,8 +153,12 @@ def objects365(
 @app.command()
 def semantic(
     images: Images,
-    masks: Annotated[Path, typer.Option(help="Folder of index PNGs (grey or palette) with the images' names.")],
-    labels: Annotated[Path, typer.Option(help="One class a line: `name`, or `index name` on every line.")],
+    masks: Annotated[
+        Path, typer.Option(help="Folder of PNGs with the images' names: indices (grey, palette) or colours.")
+    ],
+    labels: Annotated[
+        Path, typer.Option(help="One class a line: `name`, or `index name`, or `R G B name`, the same on every line.")
+    ],
     out: Out = None,
     ignore: Annotated[list[int] | None, typer.Option(help="Index that means void; may be given several times.")] = None,
     first_label: Annotated[

@@ -20,8 +20,8 @@ from segkit.sample import Sample, Segment
 from segkit.sources.base import Record
 from segkit.sources.class_info import read_class_info
 from segkit.sources.images import Picture
-from segkit.sources.labelmaps import read_ids
-from segkit.sources.ledger import Defect, Refused, Tally
+from segkit.sources.labelmaps import read_ids, read_indices
+from segkit.sources.ledger import Defect, Defective, Refused, Tally
 from segkit.sources.semantic import IndexMaps, Semantic, pair
 from segkit.taxonomy import load_taxonomy
 
@@ -57,7 +57,9 @@ class AdePanoptic(IndexMaps):
     def load(self, record: Record) -> tuple[_Joined, Sequence[str]]:
         """Both maps joined; input are the instances and what of each class they do not cover themselves."""
         where = f"image {record.id}"
-        semantic = self._indices(record)
+        semantic = read_indices(self._mask(record), None, record=where)
+        if semantic.dtype != np.uint8:
+            raise Defective("unreadable-mask", "no 8-bit PNG", file=self.masks / record.data, record=where)
         size = (semantic.shape[1], semantic.shape[0])
         instances = read_ids(self.instances / record.data, size, record=where) & np.uint32(0xFFFF)
         covered = instances & np.uint32(0xFF) > 0
@@ -150,15 +152,15 @@ def open_ade(root: Path, split: str, *, instances: bool = False, classes: Path |
     refuse_full_release(root)
     images, masks = root / "images" / split, root / "annotations" / split
     taxonomy = load_taxonomy("ade20k-150") if classes is None else read_class_info(classes)
-    pairs = pair(images, masks)
+    pairs, unpaired = pair(images, masks)
     if not instances:
-        return Semantic(images, masks, taxonomy, _VOID, pairs, name="ade", header=_HEADER)
+        return Semantic(images, masks, taxonomy, _VOID, pairs, unpaired, name="ade", header=_HEADER)
     folder = root / "annotations_instance" / split
     if not folder.is_dir():
         mend = "get annotations_instance.tar of the places challenge, or leave --instances out"
         raise InputError("no such folder of instances", file=folder, mend=mend)
     return AdePanoptic(
-        images, masks, taxonomy, _VOID, pairs, name="ade", kind="panoptic", header=_HEADER, instances=folder
+        images, masks, taxonomy, _VOID, pairs, unpaired, name="ade", kind="panoptic", header=_HEADER, instances=folder
     )
 
 

@@ -7,9 +7,11 @@ on the number of workers; a shard that an earlier, killed run has finished is no
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -87,7 +89,7 @@ def convert(
         SegkitError: the ledger does not balance, or another process writes to `destination`.
     """
     with staging(destination, _fingerprint(source, options), resume=True) as stage:
-        tally, count = _run(_Job(source, options, stage.path), on_progress)
+        tally, count = _write(_Job(source, options, stage.path), on_progress)
         if tally.defects and options.on_error == "fail":
             raise OffendersError(tally.defects)
         header = Header(
@@ -103,6 +105,14 @@ def convert(
         ledger = tally.ledger()
         _write_quarantine(stage, tally.defects)
         return Report(ledger, tuple(tally.defects), finish(stage, count, header, ledger))
+
+
+def _write(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
+    try:
+        return _run(job, on_progress)
+    except OSError as error:
+        what = f"cannot be written ({error.strerror or error}); run it again: finished shards are kept"
+        raise SegkitError(f"{job.directory}: {what}") from error
 
 
 def check(source: Source, options: Options, *, on_progress: Callable[[int], None] = lambda images: None) -> Report:
@@ -232,7 +242,9 @@ def _placed(job: _Job, sample: Sample, picture: Picture | None) -> tuple[Sample,
 def _picture(job: _Job, record: Record) -> Picture | None:
     where = f"image {record.id}"
     if job.options.images_by != "none":
-        return read_picture(find(job.source.images, record.candidates, record=where), record=where)
+        root = job.source.images
+        path = root / record.file_name if record.listed else find(root, record.candidates, record=where)
+        return read_picture(path, record=where)
     if is_unsafe(record.file_name):
         what = f"the path {record.file_name!r} leads out of the image folder"
         raise Defective("unsafe-path", what, file=job.source.annotations, record=where)
@@ -255,6 +267,9 @@ def _pool(job: _Job) -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(job.options.workers, context, initializer=_start, initargs=(job,))
     try:
         yield pool
+    except BrokenProcessPool:
+        what = "a worker process died, perhaps for want of memory; run it again: finished shards are kept"
+        raise SegkitError(what) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -262,6 +277,7 @@ def _pool(job: _Job) -> Iterator[ProcessPoolExecutor]:
 def _start(job: _Job) -> None:
     global _job
     _job = job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone answers to Ctrl-C
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

@@ -44,6 +44,7 @@ WARNINGS: dict[str, str] = {
     "exact-duplicate": "the same class, box and mask twice in an image; both kept",
     "exif-orientation": "the file asks viewers to turn it; its pixels are used as they are stored",
     "instance-class-differs": "an instance lies on pixels of another class in the semantic map; the instance is kept",
+    "mask-without-image": "a mask to which there is no image",
     "no-mask": "an annotation without a mask; kept as a box",
     "unlabelled-image": "an image without any annotation; kept as an image without segments",
     "wrong-extension": "the file's contents are of another format than its name says",

@@ -1,11 +1,9 @@
-"""Any data set of index PNGs: a folder of images, a folder of masks of the same names, and a list of labels.
+"""Any data set of label PNGs: a folder of images, a folder of masks of the same names, and a list of labels.
 
-A labels file has one class a line, as `name` (indices count up from `first_label`) or, if every line starts with an
-integer, as `index name`; blank lines and lines that start with `#` are passed over.
+Masks are index PNGs (grey or palette), or RGB PNGs where the labels file gives every class a colour.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,14 @@ from segkit.sample import Sample, Segment
 from segkit.shards.writer import class_labels
 from segkit.sources.base import Record
 from segkit.sources.images import Picture
-from segkit.sources.labelmaps import read_indices
+from segkit.sources.labelmaps import read_ids, read_indices
+from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import Defect, Defective, Tally
-from segkit.sources.vocabularies import NativeCategory, taxonomy_of
+from segkit.sources.vocabularies import taxonomy_of
 from segkit.taxonomy import Taxonomy
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
-_LINE = re.compile(r"(\d+)[\s:,;]+(\S.*)")
+_COLOUR = 1 << 24  # indices from here on are colours that the labels file does not know
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class IndexMaps:
     """Indices that mean "no label": their pixels are void."""
     pairs: tuple[tuple[str, str], ...] = ()
     """(image, mask) as paths relative to their folders, in order; a blank mask is missing."""
+    unpaired: int = 0
+    """Masks without an image."""
     name: str = "semantic"
     kind: SetKind = "semantic"
     header: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class IndexMaps:
 
     def records(self, tally: Tally) -> Iterator[Record]:
         """Images sorted by name."""
+        tally.image_warnings["mask-without-image"] += self.unpaired
         seen: set[str] = set()
         for image, mask in self.pairs:
             key = image.rsplit(".", 1)[0]
@@ -69,14 +71,13 @@ class IndexMaps:
                 tally.drop_image(Defect("duplicate-id", what, str(self.images / image), f"image {key}"), ())
                 continue
             seen.add(key)
-            yield Record(key, image, (image,), mask)
+            yield Record(key, image, (image,), mask, listed=True)
 
-    def _indices(self, record: Record) -> NDArray[Any]:
-        where = f"image {record.id}"
+    def _mask(self, record: Record) -> Path:
         if not record.data:
             what = "there is no mask of the image's name"
-            raise Defective("missing-mask", what, file=self.masks, record=where)
-        return read_indices(self.masks / record.data, None, record=where)
+            raise Defective("missing-mask", what, file=self.masks, record=f"image {record.id}")
+        return self.masks / str(record.data)
 
     def _check_size(self, record: Record, picture: Picture | None, width: int, height: int) -> None:
         if picture is not None and (picture.width, picture.height) != (width, height):
@@ -84,6 +85,9 @@ class IndexMaps:
             raise Defective("size-mismatch", what, file=self.masks / record.data, record=f"image {record.id}")
 
     def _class_name(self, index: int) -> str:
+        if index >= _COLOUR:
+            red, green, blue = index & 0xFF, index >> 8 & 0xFF, index >> 16 & 0xFF
+            return f"colour {red} {green} {blue}"
         return self.labels.get(index, f"category {index}")
 
 
@@ -91,11 +95,19 @@ class IndexMaps:
 class Semantic(IndexMaps):
     """A semantic data set: one region per class and image."""
 
+    colours: Mapping[int, int] = field(default_factory=dict)
+    """R + 256 G + 65536 B -> index, where masks are RGB PNGs; empty where they are index PNGs."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """As every label map's, and the colours."""
+        return {**super().fingerprint(), "colours": sorted(self.colours.items())}
+
     def load(self, record: Record) -> tuple[NDArray[Any], Sequence[str]]:
         """The index map, and the class name of each index in it that is not ignored."""
-        indices = self._indices(record)
-        present = np.flatnonzero(np.bincount(indices.reshape(-1))).tolist()
-        return indices, [self._class_name(index) for index in present if index not in self.ignore]
+        path, where = self._mask(record), f"image {record.id}"
+        indices = self._by_colour(path, where) if self.colours else read_indices(path, None, record=where)
+        present = np.unique(indices) if self.colours else np.flatnonzero(np.bincount(indices.reshape(-1)))
+        return indices, [self._class_name(index) for index in present.tolist() if index not in self.ignore]
 
     def sample(self, record: Record, content: NDArray[Any], picture: Picture | None, tally: Tally) -> Sample:
         """A segment for each class in the image; ignored and unknown indices are void."""
@@ -110,6 +122,11 @@ class Semantic(IndexMaps):
         counts = rle.encode(np.isin(content, void)) if len(void) > 1 else regions[void[0]].counts if void else None
         return Sample(record.id, record.file_name, width, height, tuple(segments), void=counts)
 
+    def _by_colour(self, path: Path, where: str) -> NDArray[np.int64]:
+        colours, places = np.unique(read_ids(path, None, record=where), return_inverse=True)
+        indices = np.array([self.colours.get(colour, _COLOUR + colour) for colour in colours.tolist()])
+        return indices[places.reshape(-1)].reshape(places.shape)
+
     def _segment(self, index: int, region: rle.Region) -> Segment:
         kind = self.taxonomy.by_id[index].kind
         area = float(region.area)
@@ -117,6 +134,8 @@ class Semantic(IndexMaps):
 
     def _unknown(self, index: int, area: int, record: Record) -> Defect:
         what = f"{area} pixels of index {index}, which is not in the labels (void? then --ignore {index})"
+        if index >= _COLOUR:
+            what = f"{area} pixels of {self._class_name(index)}, which is not in the labels"
         file, name = str(self.masks / record.data), self._class_name(index)
         return Defect("unknown-category", what, file, f"image {record.id}", name, {"index": index, "pixels": area})
 
@@ -129,47 +148,34 @@ def open_semantic(
     Args:
         images: folder of images; folders within it are searched.
         masks: folder of PNGs, each with its image's relative path (or else file name) and the extension .png.
-        labels: one class a line; see the module.
+        labels: one class a line; see `labels_file`.
         ignore: indices without a label.
         first_label: index of the first line of a list of plain names; 0 if None.
 
     Raises:
         InputError: a folder is missing or empty, or the labels file cannot be read.
     """
-    natives = read_labels(labels, first_label)
+    listed, void = read_labels(labels, first_label), frozenset(ignore)
+    natives = [native for native in listed.categories if native.id not in void]
     taxonomy = taxonomy_of(natives, default="stuff", file=labels, name=labels.stem)
-    void = frozenset(ignore)
-    taxonomy = Taxonomy(taxonomy.name, tuple(c for c in taxonomy.categories if c.id not in void))
-    return Semantic(images, masks, taxonomy, void, pair(images, masks), header={"ignore": sorted(void)})
+    pairs, unpaired = pair(images, masks)
+    header = {"ignore": sorted(void)}
+    return Semantic(images, masks, taxonomy, void, pairs, unpaired, header=header, colours=listed.colours)
 
 
-def read_labels(path: Path, first_label: int | None = None) -> list[NativeCategory]:
-    """The classes of a labels file; InputError where it cannot be read or mixes its two forms."""
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", file=path, mend="give a UTF-8 text file") from error
-    lines = [line for line in lines if line and not line.startswith("#")]
-    matches = [_LINE.fullmatch(line) for line in lines]
-    if lines and all(matches):
-        if first_label is not None:
-            mend = "leave --first-label out"
-            raise InputError("gives every class its own index", file=path, mend=mend)
-        return [NativeCategory(int(match[1]), match[2]) for match in matches if match]
-    return [NativeCategory(index, line) for index, line in enumerate(lines, start=first_label or 0)]
+def pair(images: Path, masks: Path) -> tuple[tuple[tuple[str, str], ...], int]:
+    """Each image and its mask as relative paths, sorted by image (a blank mask where there is none); masks left over.
 
-
-def pair(images: Path, masks: Path) -> tuple[tuple[str, str], ...]:
-    """Each image and its mask as relative paths, sorted by image; a blank mask where there is none."""
+    A mask has its image's path but for the extension; else it is the only mask of the image's name.
+    """
     pictures = _files(images, IMAGE_EXTENSIONS)
     maps = _files(masks, frozenset({".png"}))
     by_path = {path.rsplit(".", 1)[0]: path for path in maps}
     by_name: dict[str, str] = {}
     for path in maps:
-        by_name[Path(path).stem] = "" if Path(path).stem in by_name else path  # ambiguous: no match by name
-    return tuple(
-        (image, by_path.get(image.rsplit(".", 1)[0]) or by_name.get(Path(image).stem, "")) for image in pictures
-    )
+        by_name[Path(path).stem] = "" if Path(path).stem in by_name else path
+    pairs = [(image, by_path.get(image.rsplit(".", 1)[0]) or by_name.get(Path(image).stem, "")) for image in pictures]
+    return tuple(pairs), len(set(maps) - {mask for _, mask in pairs})
 
 
 def _files(folder: Path, extensions: frozenset[str]) -> list[str]:

@@ -244,6 +244,43 @@ def test_a_killed_run_leaves_nothing_visible_and_is_resumed(
     assert contents(resumed.path) == contents(fresh.path)
 
 
+DYING = """
+import os, sys
+from pathlib import Path
+from segkit.sources import engine
+from segkit.sources.coco_panoptic import open_coco_panoptic
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    source = open_coco_panoptic(root / "panoptic.json", root / "images")
+    try:
+        engine.convert(source, root / "out", engine.Options(workers=2, shard_bytes=2000), arguments={})
+    except engine.SegkitError as error:
+        print(error)
+else:
+    engine.convert_shard = lambda *_: os._exit(9)  # what a worker process imports
+"""
+
+
+def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 12)
+    (tmp_path / "dying.py").write_text(DYING)
+    done = subprocess.run([sys.executable, tmp_path / "dying.py", tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("a worker process died")
+    assert not list(tmp_path.glob("out/v*"))
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coco_panoptic(tmp_path, 1)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine.shards, "write_shard", full)
+    with pytest.raises(SegkitError, match=r"out.*No space left on device.*finished shards are kept"):
+        run(tmp_path, "out")
+
+
 def until(condition: Any, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():

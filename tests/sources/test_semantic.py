@@ -8,7 +8,7 @@ from PIL import Image
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.sources.semantic import open_semantic, pair, read_labels
+from segkit.sources.semantic import open_semantic, pair
 
 from .builders import HEIGHT, WIDTH, codes, dry_run, label_map, picture, samples
 
@@ -86,26 +86,48 @@ def test_masks_are_found_by_path_and_else_by_name(tmp_path: Path) -> None:
         picture(tmp_path / "images" / name)
     for name in ("a/x.png", "b/x.png", "other/y.png"):
         picture(tmp_path / "masks" / name)
-    found = dict(pair(tmp_path / "images", tmp_path / "masks"))
-    assert found == {"a/x.jpg": "a/x.png", "b/x.jpg": "b/x.png", "c/y.jpg": "other/y.png", "z.jpg": ""}
+    pairs, left = pair(tmp_path / "images", tmp_path / "masks")
+    assert left == 0
+    assert dict(pairs) == {"a/x.jpg": "a/x.png", "b/x.jpg": "b/x.png", "c/y.jpg": "other/y.png", "z.jpg": ""}
 
 
-def test_labels_of_both_kinds_and_what_is_refused(tmp_path: Path) -> None:
-    def labels(text: str, first: int | None = None) -> list[tuple[int, str]]:
-        (tmp_path / "l.txt").write_text(text, "utf-8")
-        return [(c.id, c.name) for c in read_labels(tmp_path / "l.txt", first)]
+def test_rgb_masks_with_a_table_of_colours(tmp_path: Path) -> None:
+    colours = {0: (64, 128, 64), 1: (192, 0, 128), 2: (0, 0, 0)}
+    maps = semantic_set(tmp_path, (0, 1, 2), "64 128 64 grass\n192,0,128: road\n0 0 0\tvoid")
+    for number, indices in enumerate(maps):
+        rgb = np.array([colours[i] for i in range(3)], np.uint8)[indices]
+        if number == 1:
+            rgb[0, -1] = 1, 2, 3
+        Image.fromarray(rgb).save(tmp_path / "masks" / f"s{number}.png")
+    source = opened(tmp_path, ignore=[2])
+    for number, (sample, indices) in enumerate(zip(samples(source), maps, strict=True)):
+        painted = rle.paint([(s.class_id + 1, s.mask) for s in sample.segments], HEIGHT, WIDTH) - 1
+        wanted = np.where(indices == 2, -1, indices.astype(int))
+        wanted[0, -1] = -1 if number else wanted[0, -1]
+        assert (painted == wanted).all()
+        assert (rle.decode(sample.void, HEIGHT, WIDTH) == (wanted < 0)).all()
+    report = dry_run(source)
+    assert report.ledger.per_class["colour 1 2 3"].dropped == {"unknown-category": 1}
+    assert "1 pixels of colour 1 2 3, which is not in the labels" in report.defects[0].problem
 
-    assert labels("7 eleven\nroad") == [(0, "7 eleven"), (1, "road")]
-    assert labels("3 a\n 5\tb c \n") == [(3, "a"), (5, "b c")]
-    assert labels("a\nb", 4) == [(4, "a"), (5, "b")]
-    with pytest.raises(InputError, match="leave --first-label out"):
-        labels("3 a\n5 b", 1)
-    with pytest.raises(InputError, match=r"l\.txt.*category id 3 occurs twice"):
-        semantic_set(tmp_path, (0, 1), "x")
-        (tmp_path / "l.txt").write_text("3 a\n3 b")
-        open_semantic(tmp_path / "images", tmp_path / "masks", tmp_path / "l.txt")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_labels(tmp_path / "none.txt")
+
+def test_the_same_index_for_two_classes_names_the_file(tmp_path: Path) -> None:
+    semantic_set(tmp_path, (0, 1), "3 a\n3 b")
+    with pytest.raises(InputError, match=r"labels\.txt.*category id 3 occurs twice"):
+        opened(tmp_path)
+
+
+def test_masks_without_an_image_are_counted(tmp_path: Path) -> None:
+    semantic_set(tmp_path, (0, 1), "a\nb", count=3)
+    (tmp_path / "images" / "s1.jpg").unlink()
+    assert dry_run(opened(tmp_path)).ledger.images.warnings == {"mask-without-image": 1}
+
+
+def test_a_folder_of_links_is_the_users_own_choice(tmp_path: Path) -> None:
+    semantic_set(tmp_path, (0, 1), "a\nb", count=1)
+    (tmp_path / "images" / "s0.jpg").rename(tmp_path / "elsewhere.jpg")
+    (tmp_path / "images" / "s0.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    assert dry_run(opened(tmp_path)).ledger.images.kept == 1
 
 
 @pytest.mark.parametrize("missing", ["images", "masks"])
