@@ -55,4 +55,4 @@ def emit(result: Mapping[str, Any], *, schema: str, as_json: bool, tables: Seque
         print(json.dumps({"schema": schema, "segkit_version": __version__, **result}, allow_nan=False))
         return
     for item in tables:
-        stdout.print(item)
+        stdout.print(item, soft_wrap=isinstance(item, str))  # a path that is broken over lines cannot be copied

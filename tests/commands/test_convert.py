@@ -1,15 +1,19 @@
 """`segkit convert` as a user runs it: exit codes, one clear line, JSON, and the real data."""
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from segkit.commands.app import main
 from segkit.masks import rle
 from segkit.shards.reader import ShardSet
 
@@ -17,8 +21,15 @@ from ..sources.builders import coco_instances, coco_panoptic, picture, write_jso
 
 
 def segkit(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from segkit.commands.app import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    """Run the command line in this process; it is the same as in one of its own, and a second faster."""
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+        patch.setattr(sys, "argv", ["segkit", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
 def convert_json(*arguments: object) -> Any:
@@ -67,8 +78,20 @@ def test_the_table_shows_counts_and_the_path(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     assert "annotations" in done.stdout
-    assert str(tmp_path / "o" / "v1") in done.stdout.replace("\n", "")
+    assert str(tmp_path / "o" / "v1") in done.stdout
     assert ShardSet.open(tmp_path / "o").manifest.kind == "boxes"
+
+
+def test_a_process_of_its_own_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 1)
+    (tmp_path / "images" / "p0.jpg").unlink()
+    options = ["--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json", "--out", tmp_path / "out"]
+    command = [sys.executable, "-c", "from segkit.commands.app import main; main()", "convert", "coco", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+    assert "p0.jpg: image 0: there is no such image [missing-image]" in done.stderr
 
 
 def test_bad_input_is_one_line_that_names_file_record_and_mend(tmp_path: Path) -> None:
