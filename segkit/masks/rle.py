@@ -17,6 +17,7 @@ from segkit.sample import Box
 Counts = NDArray[np.int64]
 _BASE, _MORE, _SIGN, _BITS = 48, 32, 16, 5
 _LONGEST = 13  # characters of a 64-bit count; more than that is no count
+_BATCH = 200
 _POLYGON_LIMIT = 2.0**20  # pixels; pycocotools walks every edge point by point and overflows far beyond this
 
 
@@ -59,18 +60,13 @@ def area(counts: bytes, height: int, width: int) -> int:
 
 
 def areas(masks: Sequence[bytes]) -> NDArray[np.int64]:
-    """Pixels of each of N masks, in one pass over all of them; the image sizes are not checked."""
-    if not masks:
-        return np.zeros(0, np.int64)
-    values, per_mask = _values(masks)
-    first = np.concatenate(([0], np.cumsum(per_mask)[:-1]))
-    rank = np.arange(len(values)) - np.repeat(first, per_mask)
-    ones = rank % 2 == 1
-    # counts[1], counts[3], ... are sums of the differences so far: a cumulative sum that restarts with every mask
-    running = np.cumsum(np.where(ones, values, 0))
-    before = np.repeat(np.concatenate(([0], running))[first], per_mask)
-    pixels = np.where(ones, running - before, 0)
-    return np.add.reduceat(np.append(pixels, 0), first) * (per_mask > 0)
+    """Pixels of each of N masks; neither the strings nor the image sizes are checked."""
+    from pycocotools import mask as coco
+
+    # ten times faster than NumPy can be here; more than 255 masks at once overflow a byte in pycocotools
+    batches = (masks[start : start + _BATCH] for start in range(0, len(masks), _BATCH))
+    sizes = [coco.area([{"size": [1, 1], "counts": counts} for counts in batch]) for batch in batches]
+    return np.concatenate(sizes).astype(np.int64) if sizes else np.zeros(0, np.int64)
 
 
 def box(counts: bytes, height: int, width: int) -> Box:
@@ -214,16 +210,19 @@ def _label_strings(starts: Counts, ends: Counts, first: Counts, number: Counts, 
 
 def _characters(values: Counts) -> tuple[NDArray[np.uint8], Counts]:
     """COCO's characters of signed values, and how many each takes: 5 bits each, low first, the last one's sign bit."""
-    magnitude = np.where(values < 0, ~values, values)
+    magnitude = values ^ (values >> 63)
     lengths = np.ones(len(values), np.int64)
     reach = _SIGN
     while (longer := magnitude >= reach).any():
         lengths += longer
         reach <<= _BITS
-    places = np.arange(int(lengths.max(initial=1)))
-    chunks = (values[:, None] >> (_BITS * places)) & (_MORE - 1)
-    chunks += np.where(places < lengths[:, None] - 1, _MORE, 0) + _BASE
-    return chunks[places < lengths[:, None]].astype(np.uint8), lengths
+    text = np.empty(int(lengths.sum()), np.uint8)
+    rest, left, place = values, lengths, np.cumsum(lengths) - lengths
+    while len(rest):  # first characters, then the second ones of those that have any, ...
+        more = left > 1
+        text[place] = (rest & (_MORE - 1)) + (_BASE + _MORE * more)
+        rest, left, place = rest[more] >> _BITS, left[more] - 1, place[more] + 1
+    return text, lengths
 
 
 def _values(masks: Sequence[bytes]) -> tuple[Counts, Counts]:
