@@ -6,7 +6,7 @@ from typing import Any
 
 from segkit.errors import InputError
 from segkit.manifest import Task
-from segkit.metrics import instance, panoptic, semantic
+from segkit.metrics import boundary, errors, instance, panoptic, semantic
 from segkit.metrics.detections import DetectionRows, match
 from segkit.metrics.overlap import overlap
 from segkit.metrics.panoptic import PanopticRows
@@ -18,7 +18,7 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import class_labels
 from segkit.taxonomy import Category, Taxonomy
 
-BATCH = 64
+BATCH = 8
 """Images compared at once: enough to hide Python's cost per call, few enough for the processor's caches."""
 
 
@@ -31,6 +31,10 @@ class Options:
     max_dets: tuple[int, ...] = instance.MAX_DETS
     details: bool = False
     """Also match instances one by one, for bootstrap intervals and the report (the evaluators keep no masks)."""
+    boundary: bool = False
+    """Also score by the smaller of mask IoU and boundary IoU (slow: masks are decoded)."""
+    errors: bool = False
+    """Also tell what instances are lost by (keeps all records in memory)."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,15 @@ def pairs(truth: ShardSet, source: Predictions) -> Iterator[tuple[list[Sample], 
 
 def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measured:
     taxonomy, ids = truth.taxonomy, list[list[str]]()
-    parts, pixels = list[PanopticRows](), list[SemanticRows]()
+    parts, pixels, outlined = list[PanopticRows](), list[SemanticRows](), list[PanopticRows]()
     classes = len(taxonomy.categories)
     for truths, found in pairs(truth, source):
         labelled, predicted = _sides(truths, found, taxonomy)
         shared = overlap(labelled, predicted)
         parts.append(panoptic.match_overlap(shared, labelled, predicted))
+        if options.boundary:
+            limit = boundary.iou_of_pairs(shared, labelled, predicted, [(s.height, s.width) for s in truths])
+            outlined.append(panoptic.match_overlap(shared, labelled, predicted, limit))
         pixels.append(semantic.compare_overlap(shared, labelled, predicted, classes))
         ids.append([sample.id for sample in truths])
     sizes = [len(batch) for batch in ids]
@@ -132,6 +139,9 @@ def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measure
     is_thing = [category.kind == "thing" for category in taxonomy.categories]
     metrics = panoptic.summarize(panoptic.count(rows, classes), names(taxonomy), is_thing)
     metrics |= {"several_crowds": rows.several_crowds}
+    if options.boundary:
+        counts = panoptic.count(PanopticRows.concatenate(outlined, sizes), classes)
+        metrics["boundary"] = panoptic.summarize(counts, names(taxonomy), is_thing)
     return Measured(metrics, _flat(ids), panoptic=rows, semantic=SemanticRows.concatenate(pixels, sizes))
 
 
@@ -156,7 +166,9 @@ def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measure
     if options.evaluator not in instance.EVALUATORS:
         raise InputError(f"unknown evaluator {options.evaluator!r}", mend=f"one of {', '.join(instance.EVALUATORS)}")
     things = thing_classes(truth.taxonomy)
-    ids, details = list[list[str]](), list[DetectionRows]()
+    labels = class_labels(truth.taxonomy)
+    shown = [labels[category.id] for category in things]
+    ids, details, kept = list[list[str]](), list[DetectionRows](), list[instance.Batch]()
 
     def batches() -> Iterator[instance.Batch]:
         first = 1
@@ -166,14 +178,46 @@ def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measure
             first += len(truths)
             if options.details:
                 details.append(match(batch, options.by, options.max_dets[-1]))
+            if options.errors or options.boundary:
+                kept.append(batch)
             yield batch
 
-    curves = instance.EVALUATORS[options.evaluator](batches(), len(things), options.by, options.max_dets)
-    labels = class_labels(truth.taxonomy)
-    metrics = instance.summarize(curves, [labels[category.id] for category in things], options.max_dets)
-    how = {"by": options.by, "evaluator": options.evaluator, "max_dets": list(options.max_dets)}
+    metrics = _average_precision(truth, batches(), shown, options)
+    if options.errors:
+        metrics |= errors.breakdown(kept, shown, options.by)
+    if options.boundary and options.by == "mask":
+        curves = boundary.curves(kept, len(things), options.max_dets)
+        metrics["boundary"] = instance.summarize(curves, shown, options.max_dets)
     rows = DetectionRows.concatenate(details) if options.details else None
-    return Measured(how | metrics, _flat(ids), detections=rows)
+    return Measured(metrics, _flat(ids), detections=rows)
+
+
+def _average_precision(
+    truth: ShardSet, batches: Iterator[instance.Batch], shown: Sequence[str], options: Options
+) -> dict[str, Any]:
+    """AP by the rules of LVIS where images of the ground truth were not searched for everything, else by COCO's."""
+    how: dict[str, Any] = {"by": options.by, "evaluator": options.evaluator}
+    if is_federated(truth):
+        if options.evaluator != "hotcoco":
+            problem = f"{options.evaluator} has no rules for images that were not searched for every class"
+            raise InputError(problem, file=truth.path, mend="use --evaluator hotcoco")
+        curves = instance.federated(batches, len(shown), options.by)
+        how |= {"protocol": "lvis", "max_dets": [instance.LVIS_DETECTIONS]}
+    else:
+        curves = instance.EVALUATORS[options.evaluator](batches, len(shown), options.by, options.max_dets)
+        how |= {"protocol": "coco", "max_dets": list(options.max_dets)}
+    return how | instance.summarize(curves, shown, how["max_dets"])
+
+
+def is_federated(truth: ShardSet) -> bool:
+    """Whether some image was searched for some classes only, or not for every instance of them."""
+    import pyarrow.parquet as pq
+
+    for part in truth.manifest.parts:
+        table = pq.read_table(truth.path / part.labels, columns=["annotated", "exhaustive"])
+        if table.column("annotated").null_count < len(table) or not all(table.column("exhaustive").to_pylist()):
+            return True
+    return False
 
 
 def thing_classes(taxonomy: Taxonomy) -> list[Category]:

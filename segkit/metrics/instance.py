@@ -22,6 +22,8 @@ AREAS = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "lar
 """COCO's size classes, in pixels of area (both ends belong to the class)."""
 MAX_DETS = (1, 10, 100)
 """Detections that count, of each class in each image."""
+LVIS_DETECTIONS = 300
+"""Detections of an image that count by the rules of LVIS, all classes together."""
 
 
 @dataclass(frozen=True)
@@ -111,20 +113,34 @@ def _federated(truth: Sample, index: dict[int, int]) -> Record:
 
 def mask_areas(results: Sequence[Record]) -> list[int]:
     """Pixels of each result's mask."""
-    return [int(a) for a in decode_runs(*join([result["segmentation"]["counts"] for result in results])).area()]
+    return [int(a) for a in decode_runs(*join([result["segmentation"]["counts"] for result in results])).area]
 
 
 Evaluator = Callable[[Iterable[Batch], int, By, tuple[int, ...]], Curves]
 
 
-def hotcoco(batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...], lvis: bool = False) -> Curves:
+def hotcoco(batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...]) -> Curves:
     """Curves by hotcoco, which matches batch after batch and keeps no mask (memory stays bounded)."""
     from hotcoco import Params, StreamingEval
 
     kind = "segm" if by == "mask" else "bbox"
     params = Params(kind)
     params.max_dets = list(max_dets)
-    stream = StreamingEval(_categories(classes), kind, lvis_style=lvis, params=params)
+    return _streamed(StreamingEval(categories(classes), kind, params=params), batches)
+
+
+def federated(batches: Iterable[Batch], classes: int, by: By) -> Curves:
+    """Curves with the rules of LVIS, by hotcoco, for images in which not everything was looked for.
+
+    A detection of a class that was not looked for in its image does not count; one that matches nothing does not
+    count either where the image's labels are not exhaustive; the best 300 detections of an image count.
+    """
+    from hotcoco import StreamingEval
+
+    return _streamed(StreamingEval(categories(classes), "segm" if by == "mask" else "bbox", lvis_style=True), batches)
+
+
+def _streamed(stream: Any, batches: Iterable[Batch]) -> Curves:
     for batch in batches:
         stream.update(batch.images, batch.annotations, batch.results)
     evaluator = stream.finalize()
@@ -138,7 +154,7 @@ def pycocotools(batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    return _in_memory(COCO, COCOeval, batches, classes, by, max_dets)
+    return in_memory(COCO, COCOeval, batches, classes, by, max_dets)
 
 
 def faster_coco_eval(batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...]) -> Curves:
@@ -147,14 +163,14 @@ def faster_coco_eval(batches: Iterable[Batch], classes: int, by: By, max_dets: t
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
         raise InputError("faster-coco-eval is not installed", mend="pip install faster-coco-eval") from error
-    return _in_memory(COCO, COCOeval_faster, batches, classes, by, max_dets)
+    return in_memory(COCO, COCOeval_faster, batches, classes, by, max_dets)
 
 
-def _in_memory(
+def in_memory(
     coco: Any, evaluate: Any, batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...]
 ) -> Curves:
     """Run pycocotools' classes, or others with their interface, silently: they print progress on stdout."""
-    images, annotations, results = _joined(batches, by)
+    images, annotations, results = joined(batches, by)
     with contextlib.redirect_stdout(io.StringIO()):
         truth, found = (_dataset(coco, images, rows, classes) for rows in (annotations, results))
         evaluator = evaluate(truth, found, "segm" if by == "mask" else "bbox")
@@ -164,8 +180,8 @@ def _in_memory(
     return Curves(evaluator.eval["precision"], evaluator.eval["recall"], np.asarray(evaluator.params.iouThrs))
 
 
-def _joined(batches: Iterable[Batch], by: By) -> tuple[list[Record], list[Record], list[Record]]:
-    """All records; results get what `loadRes` would add, without its failure on an empty list."""
+def joined(batches: Iterable[Batch], by: By) -> tuple[list[Record], list[Record], list[Record]]:
+    """All records as three lists; results get what `loadRes` would add, without its failure on an empty list."""
     images: list[Record] = []
     annotations: list[Record] = []
     results: list[Record] = []
@@ -181,12 +197,13 @@ def _joined(batches: Iterable[Batch], by: By) -> tuple[list[Record], list[Record
 
 def _dataset(coco: Any, images: list[Record], annotations: list[Record], classes: int) -> Any:
     made = coco()
-    made.dataset = {"images": images, "annotations": annotations, "categories": _categories(classes)}
+    made.dataset = {"images": images, "annotations": annotations, "categories": categories(classes)}
     made.createIndex()
     return made
 
 
-def _categories(classes: int) -> list[Record]:
+def categories(classes: int) -> list[Record]:
+    """COCO's records of the classes, numbered from 1."""
     return [{"id": k + 1, "name": str(k + 1), "frequency": "f"} for k in range(classes)]
 
 

@@ -31,12 +31,14 @@ def overlap(truth: Regions, prediction: Regions) -> Overlap:
     """
     first = _in_pixel_order(checked_runs(truth, "ground truth"), truth, "ground truth")
     second = _in_pixel_order(checked_runs(prediction, "predictions"), prediction, "predictions")
-    a, b, pixels = _pieces(first, second)
-    pairs, inverse = _number_pairs(a, b, truth, prediction)
-    shared = np.bincount(inverse, weights=pixels, minlength=pairs).astype(np.int64)
+    row, column = _numbering(truth, prediction)
+    own, other, pixels = _pieces(first, second)
+    pair = row[first.mask][own] + column[second.mask][other]
+    shared = np.bincount(pair, weights=pixels, minlength=int(row[-1])).astype(np.int64)
     met = np.flatnonzero(shared)
-    one, two = _segments_of_pairs(met, truth, prediction)
-    return Overlap(one, two, shared[met], first.area(), second.area())
+    one = np.searchsorted(row, met, side="right") - 1
+    two = met - row[one] + _first_of_image(prediction)[truth.image[one]]
+    return Overlap(one, two, shared[met], first.area, second.area)
 
 
 def _in_pixel_order(runs: Runs, regions: Regions, what: str) -> Runs:
@@ -49,7 +51,7 @@ def _in_pixel_order(runs: Runs, regions: Regions, what: str) -> Runs:
     clash = np.flatnonzero(start[1:] < end[:-1])
     if len(clash):
         raise _overlapping(regions, mask, clash, what)
-    return Runs(start, end, mask, runs.total)
+    return Runs(start, end, mask, runs.area, runs.total)
 
 
 def _overlapping(regions: Regions, mask: Ints, clash: Ints, what: str) -> InputError:
@@ -62,28 +64,22 @@ def _overlapping(regions: Regions, mask: Ints, clash: Ints, what: str) -> InputE
 
 
 def _pieces(first: Runs, second: Runs) -> tuple[Ints, Ints, Ints]:
-    """Segments of both sides and length of every common stretch of pixels."""
+    """Indices of the runs of both sides, and pixels, of every common stretch."""
     low = np.searchsorted(second.end, first.start, side="right")
-    high = np.searchsorted(second.start, first.end, side="left")
-    many = np.maximum(high - low, 0)
+    many = np.searchsorted(second.start, first.end, side="left") - low
     own = np.repeat(np.arange(len(many)), many)
-    other = np.arange(len(own)) + np.repeat(low - np.concatenate(([0], np.cumsum(many)[:-1])), many)
+    other = np.arange(len(own)) + (low - np.cumsum(many) + many)[own]
     length = np.minimum(first.end[own], second.end[other]) - np.maximum(first.start[own], second.start[other])
-    return first.mask[own], second.mask[other], length
+    return own, other, length
 
 
-def _number_pairs(a: Ints, b: Ints, truth: Regions, prediction: Regions) -> tuple[int, Ints]:
-    """A dense number for each (truth, prediction) pair of the same image, so that sums are one bincount."""
+def _numbering(truth: Regions, prediction: Regions) -> tuple[Ints, Ints]:
+    """Rows (T + 1,) and columns (P,) whose sum is a dense number for each pair of segments of the same image."""
     width = np.bincount(prediction.image, minlength=len(truth.ids))
     row = np.concatenate(([0], np.cumsum(width[truth.image])))
-    column = np.arange(len(prediction)) - np.concatenate(([0], np.cumsum(width)))[prediction.image]
-    return int(row[-1]), row[a] + column[b]
+    return row, np.arange(len(prediction)) - _first_of_image(prediction)[prediction.image]
 
 
-def _segments_of_pairs(number: Ints, truth: Regions, prediction: Regions) -> tuple[Ints, Ints]:
-    """Inverse of `_number_pairs`."""
-    width = np.bincount(prediction.image, minlength=len(truth.ids))
-    row = np.concatenate(([0], np.cumsum(width[truth.image])))
-    one = np.searchsorted(row, number, side="right") - 1
-    begin = np.concatenate(([0], np.cumsum(width)))[truth.image[one]]
-    return one, number - row[one] + begin
+def _first_of_image(regions: Regions) -> Ints:
+    """(I + 1,) index of each image's first segment."""
+    return np.concatenate(([0], np.cumsum(np.bincount(regions.image, minlength=len(regions.ids)))))

@@ -73,13 +73,20 @@ def match(truth: Regions, prediction: Regions) -> PanopticRows:
     return match_overlap(overlap(labelled, prediction), labelled, prediction)
 
 
-def match_overlap(shared: Overlap, truth: Regions, prediction: Regions) -> PanopticRows:
-    """`match` where the common pixels are known already."""
+def match_overlap(shared: Overlap, truth: Regions, prediction: Regions, limit: Floats | None = None) -> PanopticRows:
+    """`match` where the common pixels are known already.
+
+    Args:
+        shared: common pixels; the truth is without ignored segments.
+        truth: columns of the ground truth.
+        prediction: columns of the predictions.
+        limit: (P,) largest IoU that each pair may have, such as that of its boundaries.
+    """
     a, b, pixels = shared.truth, shared.prediction, shared.pixels
     covered = np.bincount(b, weights=pixels, minlength=len(prediction)).astype(np.int64)
     void = shared.prediction_area - covered
     union = shared.prediction_area[b] + shared.truth_area[a] - pixels - void[b]
-    iou = pixels / union
+    iou = pixels / union if limit is None else np.minimum(pixels / union, limit)
     hit = np.flatnonzero((truth.label[a] == prediction.label[b]) & ~truth.crowd[a] & (iou > 0.5))
     missed = np.flatnonzero(_others(a[hit], len(truth)) & ~truth.crowd)
     unmatched = _others(b[hit], len(prediction))

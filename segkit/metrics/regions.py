@@ -94,11 +94,11 @@ def checked_runs(regions: Regions, what: str) -> Runs:
     Raises:
         InputError: the counts of a mask do not add up to the pixels of its image.
     """
-    runs = decode_runs(regions.buffer, regions.offsets)
+    base = np.concatenate(([0], np.cumsum(regions.pixels)))[regions.image]
+    runs = decode_runs(regions.buffer, regions.offsets, base)
     wrong = np.flatnonzero(runs.total != regions.pixels[regions.image])
     if len(wrong):
         segment = int(wrong[0])
         size = f"{runs.total[segment]} pixels, the image has {regions.pixels[regions.image[segment]]}"
         raise InputError(f"mask of {size}", file=what, record=regions.name(segment), mend="write masks at image size")
-    base = np.concatenate(([0], np.cumsum(regions.pixels)))[regions.image][runs.mask]
-    return Runs(runs.start + base, runs.end + base, runs.mask, runs.total)
+    return runs

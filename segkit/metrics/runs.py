@@ -15,27 +15,24 @@ class Runs:
     """Foreground runs of S masks, mask after mask."""
 
     start: Ints
-    """(R,) first pixel of each run, in column-major order of its own image."""
+    """(R,) first pixel of each run, in column-major order, counted from the `base` of its mask."""
     end: Ints
     """(R,) one past the last pixel; never equal to `start`."""
     mask: Ints
     """(R,) index of the mask, non-decreasing."""
+    area: Ints
+    """(S,) foreground pixels of each mask."""
     total: Ints
     """(S,) pixels that the counts of each mask add up to (foreground and background)."""
-
-    def area(self) -> Ints:
-        """(S,) foreground pixels of each mask."""
-        lengths = np.bincount(self.mask, weights=self.end - self.start, minlength=len(self.total))
-        return lengths.astype(np.int64)
 
 
 def join(counts: Sequence[bytes]) -> tuple[Bytes, Ints]:
     """Compressed counts in one buffer (B,) and the S + 1 offsets at which each begins and ends."""
-    lengths = np.fromiter((len(text) for text in counts), np.int64, len(counts))
+    lengths = np.fromiter(map(len, counts), np.int64, len(counts))
     return np.frombuffer(b"".join(counts), np.uint8), np.concatenate(([0], np.cumsum(lengths)))
 
 
-def decode_runs(buffer: Bytes, offsets: Ints) -> Runs:
+def decode_runs(buffer: Bytes, offsets: Ints, base: Ints | None = None) -> Runs:
     """Decode COCO compressed counts.
 
     The format (maskApi.c of the COCO API): a number is a little-endian chain of 5-bit groups, each stored as a
@@ -45,48 +42,63 @@ def decode_runs(buffer: Bytes, offsets: Ints) -> Runs:
     Args:
         buffer: (B,) bytes of all masks, one after another.
         offsets: (S + 1,) where each mask begins; the last is B.
+        base: (S,) number of each mask's first pixel; None: 0.
     """
-    values, mask = _numbers(buffer, offsets)
-    edges = _cumulative(_undo_differences(values, mask), mask)
-    first = np.searchsorted(mask, np.arange(len(offsets)))
-    last = first[1:] - 1
-    total = np.zeros(len(offsets) - 1, np.int64)
-    present = first[1:] > first[:-1]
-    total[present] = edges[last[present]]
-    foreground = np.flatnonzero((np.arange(len(values)) - first[mask]) % 2)
-    start, end, owner = edges[foreground - 1], edges[foreground], mask[foreground]
-    filled = end > start
-    return Runs(start[filled], end[filled], owner[filled], total)
+    numbers, each = _numbers(buffer, offsets)
+    rows = (each + 1) // 2
+    first = np.concatenate(([0], np.cumsum(rows)))
+    present = np.flatnonzero(rows)
+    begin, last, many = first[present], first[present + 1] - 1, rows[present]
+    gap, run = _gaps_and_runs(numbers, each, begin, first)
+    area, total = np.zeros(len(each), np.int64), np.zeros(len(each), np.int64)
+    if len(present):
+        area[present] = np.add.reduceat(run, begin)
+        end = np.cumsum(gap + run)
+        before = end[begin] - gap[begin] - run[begin]
+        total[present] = end[last] - before
+        end -= np.repeat(before if base is None else before - base[present], many)
+    else:
+        end = run
+    mask = np.repeat(np.arange(len(each)), rows)
+    if np.count_nonzero(run) < len(run):
+        filled = np.flatnonzero(run)
+        end, run, mask = end[filled], run[filled], mask[filled]
+    return Runs(end - run, end, mask, area, total)
 
 
 def _numbers(buffer: Bytes, offsets: Ints) -> tuple[Ints, Ints]:
-    """Signed numbers of all masks and the mask each belongs to."""
+    """Signed numbers of all masks, and how many each mask has."""
     groups = buffer - np.uint8(48)
-    last = np.flatnonzero((groups & 0x20) == 0)
-    first = np.concatenate(([0], last[:-1] + 1)) if len(last) else last
-    length = last - first + 1
-    value = (groups[first] & 0x1F).astype(np.int64)
-    for position in range(1, int(length.max(initial=0))):
-        longer = np.flatnonzero(length > position)
-        value[longer] |= (groups[first[longer] + position] & 0x1F).astype(np.int64) << (5 * position)
-    negative = np.flatnonzero(groups[last] & 0x10)
-    value[negative] -= np.int64(1) << (5 * length[negative])
-    return value, np.searchsorted(offsets, first, side="right") - 1
+    last = np.flatnonzero(groups < 32)
+    final = groups[last]
+    value = _SIGNED[final]
+    back, longer = 1, np.flatnonzero(groups[last - 1] >= 32)  # before the first comes the last, which ends a number
+    while len(longer):
+        group = groups[last[longer] - back]
+        value[longer] = (value[longer] << 5) | (group & 0x1F)
+        back += 1
+        longer = longer[groups[last[longer] - back] >= 32]
+    return value, np.diff(np.searchsorted(last, offsets))
 
 
-def _undo_differences(values: Ints, mask: Ints) -> Ints:
-    """Counts from numbers: odd and even positions are two chains of running sums, the first number stands alone."""
-    begin = np.flatnonzero(np.diff(mask, prepend=-1))
-    place = np.arange(len(values)) - np.repeat(begin, np.diff(np.append(begin, len(values))))
-    counts = values.copy()
-    for chain in (np.flatnonzero(place % 2 == 1), np.flatnonzero((place % 2 == 0) & (place > 0))):
-        counts[chain] = _cumulative(values[chain], mask[chain])
-    return counts
+_SIGNED = np.concatenate((np.arange(16), np.arange(-16, 0))).astype(np.int64)
+"""Value of the last group of a number: five bits, two's complement."""
 
 
-def _cumulative(values: Ints, group: Ints) -> Ints:
-    """Running sum that begins anew with each group (`group` is non-decreasing)."""
-    sums = np.cumsum(values)
-    begin = np.flatnonzero(np.diff(group, prepend=-1))
-    base = sums[begin] - values[begin]
-    return sums - np.repeat(base, np.diff(np.append(begin, len(values))))
+def _gaps_and_runs(numbers: Ints, each: Ints, begin: Ints, first: Ints) -> tuple[Ints, Ints]:
+    """Background and foreground counts in pairs; a mask with an odd count of numbers ends with an empty run."""
+    odd = first[1:][each % 2 == 1] - 1
+    kept = np.ones(2 * int(first[-1]), np.bool_)
+    kept[2 * odd + 1] = False
+    pairs = np.zeros(len(kept), np.int64)
+    pairs[kept] = numbers
+    gap, run = pairs[0::2].copy(), pairs[1::2].copy()
+    lead = gap[begin]
+    gap[begin] = 0  # the first number stands alone: the second gap is no difference to it
+    for chain in (gap, run):
+        if len(begin):
+            chain[begin[1:]] -= np.add.reduceat(chain, begin)[:-1]  # so that the running sum begins anew
+            np.cumsum(chain, out=chain)
+    gap[begin] = lead
+    run[odd] = 0
+    return gap, run

@@ -18,7 +18,7 @@ def test_runs_are_those_of_the_dense_mask(seed, masks):
     dense = [np.cumsum(rng.random(shape) < rng.choice([0.0, 0.02, 0.5]), axis=0) % 2 == 1 for shape in shapes]
     runs = decode_runs(*join([encode(mask) for mask in dense]))
     assert runs.total.tolist() == [mask.size for mask in dense]
-    assert runs.area().tolist() == [int(mask.sum()) for mask in dense]
+    assert runs.area.tolist() == [int(mask.sum()) for mask in dense]
     for index, mask in enumerate(dense):
         painted = np.zeros(mask.size, bool)
         for start, end in zip(runs.start[runs.mask == index], runs.end[runs.mask == index], strict=True):

@@ -1,0 +1,54 @@
+"""What instances are lost by: the error types of TIDE (Bolya et al., ECCV 2020), and which classes are confused."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from segkit.metrics.instance import Batch, By, categories, joined
+
+KINDS = {
+    "Cls": "classification",
+    "Loc": "localisation",
+    "Both": "classification and localisation",
+    "Dupe": "duplicate",
+    "Bkg": "background",
+    "Miss": "missed",
+}
+MATCHED, BACKGROUND = 0.5, 0.1
+"""IoU from which a detection fits an object, and below which it lies on nothing."""
+LEAST_SCORE = 0.3
+"""Detections of lower score do not enter the confusion between classes."""
+CONFUSED = 20
+
+
+def breakdown(batches: Sequence[Batch], names: Sequence[str], by: By) -> dict[str, Any]:
+    """Errors and confusion of matched detections, by hotcoco.
+
+    Returns:
+        `errors`: for each kind its `count` and `gain`, what the AP at IoU 0.5 (in percent) would gain without it;
+        `confusion`: the pairs of classes most often taken for each other, `true`, `predicted` and `count`.
+    """
+    from hotcoco import COCO, COCOeval
+
+    images, annotations, results = joined(batches, by)
+    truth = COCO({"images": images, "annotations": annotations, "categories": categories(len(names))})
+    plain = [
+        {key: value for key, value in result.items() if key not in ("area", "id", "iscrowd")} for result in results
+    ]
+    evaluator = COCOeval(truth, truth.load_res(plain), "segm" if by == "mask" else "bbox")
+    evaluator.evaluate()
+    found = evaluator.tide_errors(MATCHED, BACKGROUND)
+    errors = {
+        name: {"count": int(found["counts"][kind]), "gain": 100 * float(found["delta_ap"][kind])}
+        for kind, name in KINDS.items()
+    }
+    return {"errors": errors, "confusion": _confused(evaluator, names)}
+
+
+def _confused(evaluator: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+    matrix = evaluator.confusion_matrix(MATCHED, min_score=LEAST_SCORE)["matrix"][: len(names), : len(names)]
+    pairs = [
+        {"true": names[i], "predicted": names[k], "count": int(matrix[i, k])}
+        for i, k in zip(*matrix.nonzero(), strict=True)
+        if i != k
+    ]
+    return sorted(pairs, key=lambda pair: -pair["count"])[:CONFUSED]
