@@ -1,11 +1,24 @@
 """`segkit eval`: figures of predictions, as a table, metrics.json and a report."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .common import JSON_OPTION, emit
+from segkit.errors import InputError
+
+from .common import JSON_OPTION, emit, table
 from .scoring import CHECKPOINT_HELP, PREDICTIONS_HELP, TASKS, check_source, one_of, prediction_source, tables, warn
+
+if TYPE_CHECKING:
+    from segkit.manifest import Task
+    from segkit.metrics.evaluate import Options
+    from segkit.shards.reader import ShardSet
+
+_ANALYSED = 5_000
+"""Images up to which instances are also matched one by one, which takes memory."""
+_SAMPLES = 1_000
+"""Draws of a comparison where --bootstrap says nothing."""
 
 
 def evaluate(
@@ -14,9 +27,16 @@ def evaluate(
     out: Path = typer.Option(help="Directory for metrics.json, report.html and, with --checkpoint, the predictions."),
     checkpoint: str = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP),
     predictions: str = typer.Option(None, metavar="SET|FILE", help=PREDICTIONS_HELP),
+    compare: tuple[str, str] = typer.Option(
+        None, metavar="A B", help="Compare two predictions (as --predictions takes them) for the same images."
+    ),
     prediction_masks: Path = typer.Option(None, help="PNG folder of a COCO panoptic JSON, if not beside it."),
     by: str = typer.Option("mask", help="What makes an instance match: mask or box."),
     evaluator: str = typer.Option("hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."),
+    max_dets: int = typer.Option(100, min=1, help="Detections that count, of each class in each image."),
+    boundary: bool = typer.Option(False, "--boundary", help="Also score by boundary IoU (slow)."),
+    bootstrap: int = typer.Option(0, min=0, help="Draws of the images for 95 % intervals, such as 1000."),
+    unseen: Path = typer.Option(None, help="Text file of classes that training has not seen, one a line."),
     device: str = typer.Option("cpu", help="Where --checkpoint runs."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -24,21 +44,73 @@ def evaluate(
 
     Example: segkit eval --data work/coco-val --checkpoint work/run --task panoptic --out work/eval
     """
-    from segkit.metrics.evaluate import Options, as_predictions, measure
-    from segkit.metrics.record import described, write_json, write_text
-    from segkit.report.build import report
+    from segkit.metrics.evaluate import Options
     from segkit.shards.reader import ShardSet
 
-    check_source(checkpoint, predictions)
     chosen = one_of(task, TASKS, "--task")
-    options = Options(evaluator, one_of(by, ("mask", "box"), "--by"), details=True)
     truth = ShardSet.open(data)
+    limits = tuple(sorted({limit for limit in (1, 10) if limit < max_dets} | {max_dets}))
+    few = len(truth) <= _ANALYSED
+    options = Options(evaluator, one_of(by, ("mask", "box"), "--by"), limits, few, boundary, few)
+    if compare:
+        if checkpoint or predictions:
+            raise InputError("--compare takes both predictions itself", mend="leave --checkpoint and --predictions out")
+        _compare(truth, compare, chosen, options, bootstrap or _SAMPLES, out, as_json)
+        return
+    check_source(checkpoint, predictions)
     source, spec = prediction_source(truth, chosen, checkpoint, predictions, prediction_masks, out, device)
+    _score(truth, source, spec, chosen, options, bootstrap, _names(unseen), out, as_json)
+
+
+def _score(
+    truth: "ShardSet",
+    source: Any,
+    spec: "str | ShardSet",
+    task: "Task",
+    options: "Options",
+    samples: int,
+    unseen: list[str],
+    out: Path,
+    as_json: bool,
+) -> None:
+    from segkit.metrics.evaluate import as_predictions
+    from segkit.metrics.record import described, write_json, write_text
+    from segkit.metrics.run import evaluate_set
+    from segkit.report.build import report
+
     predicted = as_predictions(source, truth)
-    measured = measure(truth, predicted, chosen, options)
-    origin = {"data": described(truth), "predictions": described(spec)}
-    result = {"task": task, **origin, **measured.metrics}
+    measured = evaluate_set(truth, predicted, task, options, samples=samples, unseen=unseen)
+    result = {"task": task, "data": described(truth), "predictions": described(spec), **measured.metrics}
     write_json(out / "metrics.json", result)
     write_text(out / "report.html", report(result, measured, truth, predicted))
     warn(result)
     emit(result, schema="segkit.metrics/1", as_json=as_json, tables=[*tables(result), f"{out / 'report.html'}"])
+
+
+def _compare(
+    truth: "ShardSet", both: tuple[str, str], task: "Task", options: "Options", samples: int, out: Path, as_json: bool
+) -> None:
+    from segkit.metrics.predictions import open_predictions
+    from segkit.metrics.record import described, write_json
+    from segkit.metrics.run import compare_sets
+
+    a, b = (open_predictions(spec, truth) for spec in both)
+    found = compare_sets(truth, a, b, task, options, samples=samples)
+    result = {"data": described(truth), "a": both[0], "b": both[1], **found}
+    write_json(out / "compare.json", result, "segkit.compare/1")
+    rows = []
+    for name, row in result["figures"].items():
+        low, high = ("-" if edge is None else f"{edge:+.2f}" for edge in row["interval"])
+        better = "-" if row["b_better"] is None else f"{100 * row['b_better']:.1f} %"
+        rows.append((name, row["a"], row["b"], row["difference"], f"{low} to {high}", better))
+    title = f"a = {both[0]}\nb = {both[1]}\n{result['images']} images, {samples} draws"
+    columns = ("", "a", "b", "b - a", "95 % interval", "b ahead")
+    emit(result, schema="segkit.compare/1", as_json=as_json, tables=[table(title, columns, rows)])
+
+
+def _names(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    if not file.is_file():
+        raise InputError("no such file", file=file, mend="give a text file with one class name a line")
+    return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]

@@ -52,7 +52,8 @@ def _panoptic(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tu
     bars = [(n, row["pq"], f"{row['tp']} found, {row['fp']} too many, {row['fn']} missed") for n, row in found.items()]
     matched = measured.panoptic.iou[measured.panoptic.outcome == 0] if measured.panoptic is not None else np.zeros(0)
     return [
-        Section("Panoptic quality", table + _intervals(result)),
+        Section("Panoptic quality", table + _intervals(result) + _zero_shot(result)),
+        Section("Boundaries", _boundary_quality(result), "The same, with the smaller of mask IoU and boundary IoU."),
         Section("Classes", figures.bars(_best_first(bars), unit="PQ")),
         Section("Shape and recognition", figures.scatter(points), "A dot is a class, its size the number of segments. "
                 "Low: shapes are wrong. Left: segments are not found, or invented."),
@@ -71,7 +72,7 @@ def _semantic(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tu
     cards = [(name, result[key]) for key, name in shown_names.items()]
     bars = [(name, value, "") for name, value in result["per_class"].items() if value is not None]
     return [
-        Section("Intervals", _intervals(result)),
+        Section("Intervals", _intervals(result) + _zero_shot(result)),
         Section("Classes", figures.bars(_best_first(bars), unit="IoU")),
         _confusion(measured, truth),
     ], _cards(cards)
@@ -87,10 +88,12 @@ def _instance(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tu
     iou = measured.detections.object_iou if measured.detections is not None else np.zeros(0)
     label = "IoU of each object with the best prediction of its class"
     return [
-        Section("Intervals", _intervals(result)),
+        Section("Intervals", _intervals(result) + _zero_shot(result)),
         Section("Classes", figures.bars(_best_first(bars), unit="AP")),
         Section("Overlap", figures.histogram(iou, 0.0, 1.0, 25, label) if len(iou) else ""),
         Section("Errors", _errors(result), "What the AP at IoU 0.5 would gain if an error were mended (TIDE)."),
+        Section("Confusion", _confused(result), "Objects most often found as another class (score 0.3 and more)."),
+        Section("Boundaries", _boundary_ap(result), "The same, with the smaller of mask IoU and boundary IoU."),
     ], _cards(cards)
 
 
@@ -116,6 +119,38 @@ def _intervals(result: dict[str, Any]) -> str:
     rows = [(name, f"{low:.2f} - {high:.2f}") for name, (low, high) in given["intervals"].items()]
     level = f"{given['confidence']:.0%} interval, {given['samples']} draws of the images"
     return plain_table(("", level), rows)
+
+
+def _zero_shot(result: dict[str, Any]) -> str:
+    given = result.get("zero_shot")
+    if not given:
+        return ""
+    counts = (given["seen_classes"], given["unseen_classes"], None)
+    keys = ("seen", "unseen", "harmonic")
+    rows = [(key, given[key], count) for key, count in zip(keys, counts, strict=True)]
+    return plain_table(("zero-shot", given["figure"].upper(), "classes"), rows)
+
+
+def _boundary_quality(result: dict[str, Any]) -> str:
+    if "boundary" not in result:
+        return ""
+    rows = [(g, *(result["boundary"][g][k] for k in ("pq", "sq", "rq"))) for g in ("all", "things", "stuff")]
+    return plain_table(("", "PQ", "SQ", "RQ"), rows)
+
+
+def _boundary_ap(result: dict[str, Any]) -> str:
+    if "boundary" not in result:
+        return ""
+    keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+    return plain_table(("", *keys), [("boundary", *(result["boundary"][key] for key in keys))])
+
+
+def _confused(result: dict[str, Any]) -> str:
+    given = result.get("confusion")
+    if not given:
+        return ""
+    rows = [(f"{pair['true']} found as {pair['predicted']}", pair["count"]) for pair in given]
+    return plain_table(("", "objects"), rows)
 
 
 def _errors(result: dict[str, Any]) -> str:

@@ -20,6 +20,16 @@ def ask(*arguments):
     return json.loads(result.stdout)
 
 
+def metrics_schema():
+    return json.loads((resources.files("segkit.schemas") / "metrics.schema.json").read_text())
+
+
+def headline(told):
+    return {"panoptic": lambda: told["all"]["pq"], "semantic": lambda: told["miou"], "instance": lambda: told["ap"]}[
+        told["task"]
+    ]()
+
+
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_prints_what_it_writes_and_both_fit_the_schema(tmp_path, task):
     truth, found = sets(tmp_path, kind=task)
@@ -27,8 +37,7 @@ def test_prints_what_it_writes_and_both_fit_the_schema(tmp_path, task):
         "--data", truth.path.parent, "--predictions", found.path.parent, "--task", task, "--out", tmp_path / "out"
     )
     assert told == json.loads((tmp_path / "out" / "metrics.json").read_text())
-    schema = json.loads((resources.files("segkit.schemas") / "metrics.schema.json").read_text())
-    jsonschema.Draft202012Validator(schema).validate(told)
+    jsonschema.Draft202012Validator(metrics_schema()).validate(told)
     assert told["data"]["digest"] == truth.manifest.digest and told["predictions"]["version"] == 1
 
 
@@ -63,6 +72,39 @@ def test_people_get_a_table_with_the_figures(tmp_path):
         ],
     )
     assert result.exit_code == 0 and f"{pq:.2f}" in result.stdout and "report.html" in result.stdout
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_intervals_boundaries_and_unseen_classes_fit_the_schema_and_the_report(tmp_path, task):
+    truth, found = sets(tmp_path, images=8, kind=task)
+    unseen = tmp_path / "unseen.txt"
+    unseen.write_text("class 1\n\n")
+    options = ("--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path / "out")
+    told = ask(*options, "--bootstrap", 50, "--unseen", unseen, "--boundary", "--max-dets", 5)
+    jsonschema.Draft202012Validator(metrics_schema()).validate(told)
+    name, value = {"panoptic": "pq", "semantic": "miou", "instance": "ap"}[task], headline(told)
+    low, high = told["bootstrap"]["intervals"][name]
+    assert 0 <= low < high <= 100 and low - 15 < value < high + 15
+    row = told["per_class"]["class 1"]
+    assert told["zero_shot"]["unseen"] == (row["pq"] if task == "panoptic" else row)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "zero-shot" in page and f"{low:.2f} - {high:.2f}" in page
+    assert ("Boundaries" in page) == ("boundary" in told) == (task != "semantic")
+    if task == "instance":
+        assert told["max_dets"] == [1, 5] and "ar5" in told and "missed" in page
+
+
+def test_compares_two_predictions(tmp_path):
+    truth, found = sets(tmp_path, images=8)
+    options = ("--data", truth.path, "--task", "panoptic", "--out", tmp_path / "out", "--bootstrap", 60)
+    told = ask(*options, "--compare", found.path, truth.path)
+    single = ask(*options, "--predictions", found.path)
+    figure = told["figures"]["pq"]
+    assert figure["a"] == pytest.approx(single["all"]["pq"]) and figure["b_better"] == 1
+    assert figure["difference"] == pytest.approx(figure["b"] - single["all"]["pq"])
+    assert told == json.loads((tmp_path / "out" / "compare.json").read_text())
+    with pytest.raises(InputError, match="--compare takes both predictions itself"):
+        ask(*options, "--compare", found.path, truth.path, "--predictions", found.path)
 
 
 @pytest.mark.parametrize(
