@@ -37,6 +37,9 @@ def evaluate(
     boundary: bool = typer.Option(False, "--boundary", help="Also score by boundary IoU (slow)."),
     bootstrap: int = typer.Option(0, min=0, help="Draws of the images for 95 % intervals, such as 1000."),
     unseen: Path = typer.Option(None, help="Text file of classes that training has not seen, one a line."),
+    given_boxes: bool = typer.Option(
+        False, "--given-boxes", help="Predictions are masks for the true boxes (pseudolabel): IoU by size and class."
+    ),
     device: str = typer.Option("cpu", help="Where --checkpoint runs."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -59,7 +62,8 @@ def evaluate(
         return
     check_source(checkpoint, predictions)
     source, spec = prediction_source(truth, chosen, checkpoint, predictions, prediction_masks, out, device)
-    _score(truth, source, spec, chosen, options, bootstrap, _names(unseen), out, as_json)
+    extras = {"samples": bootstrap, "unseen": _names(unseen), "given_boxes": given_boxes}
+    _score(truth, source, spec, chosen, options, extras, out, as_json)
 
 
 def _score(
@@ -68,8 +72,7 @@ def _score(
     spec: "str | ShardSet",
     task: "Task",
     options: "Options",
-    samples: int,
-    unseen: list[str],
+    extras: dict[str, Any],
     out: Path,
     as_json: bool,
 ) -> None:
@@ -79,7 +82,7 @@ def _score(
     from segkit.report.build import report
 
     predicted = as_predictions(source, truth)
-    measured = evaluate_set(truth, predicted, task, options, samples=samples, unseen=unseen)
+    measured = evaluate_set(truth, predicted, task, options, **extras)
     result = {"task": task, "data": described(truth), "predictions": described(spec), **measured.metrics}
     write_json(out / "metrics.json", result)
     write_text(out / "report.html", report(result, measured, truth, predicted))

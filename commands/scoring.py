@@ -77,7 +77,8 @@ def warn(result: dict[str, Any]) -> None:
 def tables(result: dict[str, Any]) -> list[Table | str]:
     """The headline and the weakest classes."""
     heads = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
-    return [heads[result["task"]](result), _per_class(result)]
+    made = [_given_boxes(result["given_boxes"])] if "given_boxes" in result else []
+    return [heads[result["task"]](result), _per_class(result), *made]
 
 
 def _panoptic(result: dict[str, Any]) -> Table:
@@ -108,3 +109,9 @@ def _per_class(result: dict[str, Any]) -> Table:
         columns = ("class", "IoU" if result["task"] == "semantic" else "AP")
     shown = sorted(rows, key=lambda row: row[1])[:_CLASSES]
     return table(f"Weakest classes ({len(shown)} of {len(rows)})", columns, shown)
+
+
+def _given_boxes(result: dict[str, Any]) -> Table:
+    rows = [("all", result["mean_iou"]), *result["per_size"].items(), ("fill their box", result["filled"])]
+    title = f"Masks for true boxes: mean IoU ({result['masked']} of {result['boxes']} have one)"
+    return table(title, ("objects", "0-1"), rows)

@@ -18,7 +18,7 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import class_labels
 from segkit.taxonomy import Category, Taxonomy
 
-BATCH = 8
+BATCH = 4
 """Images compared at once: enough to hide Python's cost per call, few enough for the processor's caches."""
 
 

@@ -65,12 +65,30 @@ def _overlapping(regions: Regions, mask: Ints, clash: Ints, what: str) -> InputE
 
 def _pieces(first: Runs, second: Runs) -> tuple[Ints, Ints, Ints]:
     """Indices of the runs of both sides, and pixels, of every common stretch."""
-    low = np.searchsorted(second.end, first.start, side="right")
-    many = np.searchsorted(second.start, first.end, side="left") - low
+    high = np.searchsorted(second.start, first.end, side="left")
+    low = _first_ending_after(first, second, high)
+    many = high - low
     own = np.repeat(np.arange(len(many)), many)
     other = np.arange(len(own)) + (low - np.cumsum(many) + many)[own]
     length = np.minimum(first.end[own], second.end[other]) - np.maximum(first.start[own], second.start[other])
     return own, other, length
+
+
+def _first_ending_after(first: Runs, second: Runs, high: Ints) -> Ints:
+    """For each run of `first`, the first run of `second` that ends behind its start.
+
+    Args:
+        first: runs in pixel order.
+        second: runs in pixel order.
+        high: number of runs of `second` that start before each run of `first` ends.
+    """
+    low = np.concatenate(([0], high[:-1]))
+    # Most runs begin where the one before ends; then only the run of `second` across that pixel is shared by both.
+    touching = np.flatnonzero((first.start[1:] == first.end[:-1]) & (high[:-1] > 0)) + 1
+    low[touching] -= second.end[low[touching] - 1] > first.start[touching]
+    apart = np.flatnonzero(first.start != np.concatenate(([-1], first.end[:-1])))
+    low[apart] = np.searchsorted(second.end, first.start[apart], side="right")
+    return low
 
 
 def _numbering(truth: Regions, prediction: Regions) -> tuple[Ints, Ints]:

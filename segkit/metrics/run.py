@@ -6,7 +6,8 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.manifest import Task
 from segkit.metrics import bootstrap
-from segkit.metrics.evaluate import Measured, Options, measure
+from segkit.metrics.evaluate import Measured, Options, measure, pairs
+from segkit.metrics.given_boxes import mask_quality
 from segkit.metrics.predictions import Predictions
 from segkit.metrics.splits import zero_shot
 from segkit.shards.reader import ShardSet
@@ -20,6 +21,7 @@ def evaluate_set(
     *,
     samples: int = 0,
     unseen: Sequence[str] = (),
+    given_boxes: bool = False,
 ) -> Measured:
     """Everything that metrics.json holds of one evaluation.
 
@@ -30,6 +32,7 @@ def evaluate_set(
         options: how; with `samples`, instances need `details`.
         samples: draws of the images for bootstrap intervals; 0 for none.
         unseen: classes that training has not seen, for zero-shot figures.
+        given_boxes: the predictions are masks for the true boxes: also tell their IoU by size and class.
     """
     measured = measure(truth, predictions, task, options)
     if samples and measured.image_ids:
@@ -37,6 +40,9 @@ def evaluate_set(
         measured.metrics["bootstrap"] = bootstrap.intervals(figures, len(measured.image_ids), samples)
     if unseen:
         measured.metrics["zero_shot"] = zero_shot(measured.metrics["per_class"], unseen, task)
+    if given_boxes:
+        both = (pair for batch in pairs(truth, predictions) for pair in zip(*batch, strict=True))
+        measured.metrics["given_boxes"] = mask_quality(both, truth.taxonomy)
     return measured
 
 

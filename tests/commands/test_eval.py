@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from importlib import resources
 
 import jsonschema
@@ -7,7 +8,7 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError
-from tests.metrics.files import panoptic_files, results_file, sets
+from tests.metrics.files import panoptic_files, results_file, sets, shard_set
 
 runner = CliRunner()
 
@@ -92,6 +93,20 @@ def test_intervals_boundaries_and_unseen_classes_fit_the_schema_and_the_report(t
     assert ("Boundaries" in page) == ("boundary" in told) == (task != "semantic")
     if task == "instance":
         assert told["max_dets"] == [1, 5] and "ar5" in told and "missed" in page
+
+
+def test_masks_given_to_true_boxes(tmp_path):
+    truth, _ = sets(tmp_path, kind="instance")
+    numbered = [
+        replace(s, segments=tuple(replace(x, source_id=str(i)) for i, x in enumerate(s.segments)))
+        for s in truth.samples()
+    ]
+    remade = shard_set(tmp_path / "numbered", numbered, truth.taxonomy, "instance")
+    told = ask(
+        "--data", remade.path, "--predictions", remade.path, "--task", "instance", "--out", tmp_path, "--given-boxes"
+    )  # fmt: skip
+    jsonschema.Draft202012Validator(metrics_schema()).validate(told)
+    assert told["given_boxes"]["mean_iou"] == 1 and told["given_boxes"]["per_size"]["large"] is None
 
 
 def test_compares_two_predictions(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from segkit.sample import Sample
 from segkit.taxonomy import Category, Taxonomy
 
 from .files import panoptic_files, results_file, sets, shard_set
-from .scenes import dense_confusion, panopticapi, sample, taxonomy
+from .scenes import dense_confusion, panopticapi, random_map, sample, taxonomy
 from .test_instance import KEYS, reference
 
 
@@ -73,6 +74,28 @@ def test_the_order_of_predictions_does_not_matter_and_missing_ones_are_counted(t
     emptied = [replace(s, segments=()) if s in empty else s for s in samples]
     assert fewer["images"]["without_prediction"] == 2
     assert fewer["all"] == evaluate(truth, emptied, "panoptic")["all"]
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path, task):
+    """Two row groups of the shards against five: what is held is a batch, not the masks of the set."""
+    names = taxonomy()
+    ids = random_map(np.random.default_rng(0), 150, 200, 12)
+    one = sample(ids, {int(i): 2 for i in np.unique(ids) if i}, names)
+
+    def peak(images):
+        copies = [replace(one, id=str(i), file_name=f"{i}.jpg") for i in range(images)]
+        truth = shard_set(tmp_path / f"{images}", copies, names, task)
+        del copies
+        evaluate(truth, truth, task)
+        tracemalloc.start()
+        evaluate(truth, truth, task)
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    masks = sum(len(s.mask) for s in one.segments)
+    assert peak(640) - peak(256) < 0.5 * (640 - 256) * masks
 
 
 def test_predictions_of_unknown_images_are_refused_with_their_ids(tmp_path):
