@@ -187,6 +187,62 @@ def semantic(
     _run(locals(), source)
 
 
+@app.command()
+def cityscapes(
+    root: Annotated[Path, typer.Option(help="Folder that holds leftImg8bit and gtFine.")],
+    split: Annotated[str, typer.Option(help="train or val.")],
+    out: Out = None,
+    instances: Annotated[bool, typer.Option("--instances", help="Panoptic labels from *_instanceIds.png.")] = False,
+    name: Name = None,
+    limit: Limit = None,
+    workers: Workers = None,
+    images_by: By = ImagesBy.embed,
+    on_error: Mode = OnError.fail,
+    dry_run: DryRun = False,
+    shard_size: ShardSize = "96MiB",
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Cityscapes gtFine: the 19 classes of its benchmarks; the other classes are void.
+
+    Example: segkit convert cityscapes --root cityscapes --split val --instances --out work/cityscapes-val
+    """
+
+    def source() -> "Source":
+        from segkit.sources.cityscapes import open_cityscapes
+
+        return open_cityscapes(root, split, instances=instances)
+
+    _run(locals(), source)
+
+
+@app.command()
+def voc(
+    root: Annotated[Path, typer.Option(help="Folder VOC2012.")],
+    split: Annotated[str, typer.Option(help="train, val or trainval: a list of ImageSets/Segmentation.")],
+    out: Out = None,
+    instances: Annotated[bool, typer.Option("--instances", help="Objects from SegmentationObject.")] = False,
+    name: Name = None,
+    limit: Limit = None,
+    workers: Workers = None,
+    images_by: By = ImagesBy.embed,
+    on_error: Mode = OnError.fail,
+    dry_run: DryRun = False,
+    shard_size: ShardSize = "96MiB",
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Pascal VOC segmentation: 20 classes; index 255 is void, index 0 is background without a segment.
+
+    Example: segkit convert voc --root VOCdevkit/VOC2012 --split train --out work/voc-train
+    """
+
+    def source() -> "Source":
+        from segkit.sources.voc import open_voc
+
+        return open_voc(root, split, instances=instances)
+
+    _run(locals(), source)
+
+
 def _open_coco(
     images: Path, panoptic: Path | None, masks: Path | None, instances: Path | None, boxes_only: bool
 ) -> "Source":

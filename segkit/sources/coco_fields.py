@@ -20,9 +20,20 @@ class Image(msgspec.Struct, frozen=True):
     """The fields of an image record that conversion needs."""
 
     id: Id
-    file_name: str
+    file_name: str = ""
     width: int | None = None
     height: int | None = None
+    coco_url: str | None = None
+    """Where LVIS says which image of COCO it means; the last two parts of its path are a file name."""
+    neg_category_ids: tuple[int, ...] | None = None
+    """LVIS: classes that were looked for and are not in the image."""
+    not_exhaustive_category_ids: tuple[int, ...] | None = None
+    """LVIS: classes of which not every instance is labelled."""
+
+    @property
+    def name(self) -> str:
+        """File name, as the file says or as LVIS implies."""
+        return self.file_name or "/".join((self.coco_url or "").split("/")[-2:])
 
 
 class _Classed(msgspec.Struct, frozen=True):
@@ -35,11 +46,14 @@ _CLASS = msgspec.json.Decoder(_Classed)
 
 def read_image(raw: bytes, number: int, path: Path) -> Image:
     """An image record; Defective where it lacks an id or a file name."""
+    record = f"images[{number}]"
     try:
-        return IMAGE.decode(raw)
+        image = IMAGE.decode(raw)
     except msgspec.DecodeError as error:
-        record = f"images[{number}]"
         raise Defective("malformed-image", str(error), file=path, record=record, data=loose(raw)) from error
+    if not image.name:
+        raise Defective("malformed-image", "it has no file_name", file=path, record=record, data=loose(raw))
+    return image
 
 
 def loose(raw: bytes | str | msgspec.Raw) -> Any:

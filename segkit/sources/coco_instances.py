@@ -44,7 +44,7 @@ class _Rle(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class CocoInstances:
-    """A COCO instances (or Objects365, or LVIS-like) file and its image folder."""
+    """A COCO instances file and its images; LVIS's lists of negative and of not exhaustive classes are understood."""
 
     file: CocoFile
     images: Path
@@ -84,8 +84,8 @@ class CocoInstances:
         return coco_json.records(self.file, tally, self.candidates, self._classes)
 
     def candidates(self, file_name: str) -> tuple[str, ...]:
-        """Where an image may lie under the image folder."""
-        return (file_name,)
+        """Where an image may lie under the image folder: as named, or in it without the folders of its name."""
+        return tuple(dict.fromkeys((file_name, file_name.rsplit("/", 1)[-1])))
 
     def load(self, record: Record) -> tuple[Any, Sequence[str]]:
         """The raw annotations, and the class of each."""
@@ -112,7 +112,23 @@ class CocoInstances:
                 tally.warn("exact-duplicate", name)
             seen.add(key)
             segments.append(segment)
-        return Sample(record.id, record.file_name, width, height, tuple(segments), source=record.data[0].decode())
+        return Sample(
+            record.id,
+            record.file_name,
+            width,
+            height,
+            tuple(segments),
+            annotated=self._annotated(image, segments),
+            exhaustive=not image.not_exhaustive_category_ids,
+            source=record.data[0].decode(),
+        )
+
+    def _annotated(self, image: coco_fields.Image, segments: list[Segment]) -> tuple[int, ...] | None:
+        """The classes that were looked for: all of them, or those that LVIS lists and those that are there."""
+        if image.neg_category_ids is None:
+            return None
+        present = {segment.class_id for segment in segments}
+        return tuple(sorted(present | (set(image.neg_category_ids) & self.taxonomy.by_id.keys())))
 
     def _defect(self, refusal: Refused, raw: bytes, image: coco_fields.Image, name: str) -> Defect:
         data = coco_fields.loose(raw)

@@ -28,6 +28,7 @@ class _Category(msgspec.Struct, frozen=True):
     id: Id
     name: str
     isthing: int | bool | None = None
+    synonyms: tuple[str, ...] = ()
 
 
 class _Owned(msgspec.Struct, frozen=True):
@@ -92,7 +93,7 @@ def _categories(records: Iterable[str], path: Path) -> tuple[NativeCategory, ...
         try:
             category = msgspec.json.decode(raw, type=_Category)
             kinds: dict[Any, Kind | None] = {0: "stuff", 1: "thing", None: None}
-            found.append(NativeCategory(int(category.id), category.name, kinds[category.isthing]))
+            found.append(NativeCategory(int(category.id), category.name, kinds[category.isthing], category.synonyms))
         except (msgspec.ValidationError, ValueError, KeyError) as error:
             where = f"categories[{number}]"
             raise InputError(f"not a category ({error})", file=path, record=where, mend=mend) from error
@@ -130,7 +131,7 @@ def records(
     for raw, annotations in contents.spool:
         image = IMAGE.decode(raw)
         flagged = [(annotation, contents.repeats(annotation, seen)) for annotation in annotations]
-        yield Record(str(image.id), image.file_name, candidates(image.file_name), (raw, flagged))
+        yield Record(str(image.id), image.name, candidates(image.name), (raw, flagged))
 
 
 class _Contents:

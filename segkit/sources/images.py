@@ -109,10 +109,15 @@ def read_picture(path: Path, *, record: str) -> Picture:
     instead of 0.72 ms). Other formats have no such short cut and are decoded in full.
 
     Raises:
-        Defective: the file cannot be read or decoded (`unreadable-image`).
+        Defective: `missing-image`, or it cannot be read or decoded (`unreadable-image`).
     """
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise Defective("missing-image", "there is no such image", file=path, record=record) from None
+    except OSError as error:
+        raise Defective("unreadable-image", f"cannot be read ({error.strerror})", file=path, record=record) from error
+    try:
         width, height, found = _decode(data, path.suffix.lower())
     except Exception as error:  # decoders raise many types on damaged input, SyntaxError and struct.error among them
         raise Defective("unreadable-image", _reason(error), file=path, record=record) from error
@@ -169,8 +174,6 @@ def check_png(data: bytes) -> tuple[int, int, int, int]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror})"
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "cannot identify" in text:
         return "not an image in any known format"

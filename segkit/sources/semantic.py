@@ -84,6 +84,10 @@ class IndexMaps:
             what = f"the mask has {width} x {height} pixels, its image {picture.width} x {picture.height}"
             raise Defective("size-mismatch", what, file=self.masks / record.data, record=f"image {record.id}")
 
+    def _segment(self, index: int, region: rle.Region) -> Segment:
+        kind, area = self.taxonomy.by_id[index].kind, float(region.area)
+        return Segment(index, kind, region.box, region.counts, area, mask_from="human", source_id=str(index))
+
     def _class_name(self, index: int) -> str:
         if index >= _COLOUR:
             red, green, blue = index & 0xFF, index >> 8 & 0xFF, index >> 16 & 0xFF
@@ -126,11 +130,6 @@ class Semantic(IndexMaps):
         colours, places = np.unique(read_ids(path, None, record=where), return_inverse=True)
         indices = np.array([self.colours.get(colour, _COLOUR + colour) for colour in colours.tolist()])
         return indices[places.reshape(-1)].reshape(places.shape)
-
-    def _segment(self, index: int, region: rle.Region) -> Segment:
-        kind = self.taxonomy.by_id[index].kind
-        area = float(region.area)
-        return Segment(index, kind, region.box, region.counts, area, mask_from="human", source_id=str(index))
 
     def _unknown(self, index: int, area: int, record: Record) -> Defect:
         what = f"{area} pixels of index {index}, which is not in the labels (void? then --ignore {index})"

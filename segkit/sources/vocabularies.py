@@ -17,6 +17,8 @@ class NativeCategory:
     name: str
     kind: Kind | None = None
     """As the source says; None where it says nothing."""
+    synonyms: tuple[str, ...] = ()
+    """As the source says (LVIS does)."""
 
 
 def taxonomy_of(natives: Sequence[NativeCategory], *, default: Kind | None, file: object, name: str) -> Taxonomy:
@@ -64,7 +66,8 @@ def _category(native: NativeCategory, known: Category | None, default: Kind | No
         raise InputError("does not say whether it is a thing", file=file, record=f"category {native.id}", mend=mend)
     made = Category(native.id, name, kind)
     if known is None:
-        return replace(made, source_name=native.name if native.name != name else None)
+        words = tuple(dict.fromkeys(" ".join(word.split("_")) for word in native.synonyms))
+        return replace(made, text=words, source_name=native.name if native.name != name else None)
     if known.source_name is not None and _plain(known.source_name) == _plain(native.name):
         name = known.name  # the vocabulary knows this spelling and a better one to show
     return replace(made, name=name, text=known.text, source_name=native.name if native.name != name else None)

@@ -18,6 +18,10 @@ from segkit.masks import rle
 from segkit.shards.reader import ShardSet
 
 from ..sources.builders import coco_instances, coco_panoptic, picture, write_json
+from ..sources.test_cityscapes import frame
+from ..sources.test_cityscapes import maps as cityscapes_maps
+from ..sources.test_voc import maps as voc_maps
+from ..sources.test_voc import voc
 
 
 def segkit(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -186,6 +190,27 @@ def test_semantic_options_and_ade(tmp_path: Path) -> None:
     assert made["ledger"]["kept"] == 2
     assert ShardSet.open(tmp_path / "semantic").manifest.split is None
     assert ShardSet.open(tmp_path / "ade").manifest.split == "training"
+
+
+def test_cityscapes_and_voc(tmp_path: Path) -> None:
+    labels, numbers = cityscapes_maps()
+    made = convert_json(
+        "cityscapes",
+        "--root",
+        frame(tmp_path / "c", labels, numbers),
+        "--split",
+        "train",
+        "--instances",
+        "--out",
+        tmp_path / "1",
+    )
+    assert (made["kind"], made["ledger"]["kept"]) == ("panoptic", 4)
+    voc_root = voc(tmp_path / "v", *voc_maps())
+    made = convert_json("voc", "--root", voc_root, "--split", "train", "--instances", "--out", tmp_path / "2")
+    assert (made["kind"], made["ledger"]["kept"]) == ("instance", 3)
+    assert "--split train, val or trainval" in refused(
+        "voc", "--root", voc_root, "--split", "x", "--out", tmp_path / "3"
+    )
 
 
 def test_real_panoptic_is_exact_from_png_to_set(real_data: Path, tmp_path: Path) -> None:

@@ -122,6 +122,27 @@ def test_classes_of_one_name_stay_apart(tmp_path: Path) -> None:
     assert {name: count.kept for name, count in ledger.per_class.items()} == {"twin [1]": 1, "twin [2]": 2}
 
 
+def test_lvis_says_which_classes_were_looked_for(tmp_path: Path) -> None:
+    categories = [
+        {"id": 1, "name": "aerosol_can", "synonyms": ["aerosol_can", "spray_can"]},
+        {"id": 2, "name": "bow_(weapon)", "synonyms": ["bow_(weapon)"]},
+        {"id": 3, "name": "cat", "synonyms": ["cat"]},
+    ]
+    data = json.loads(coco_instances(tmp_path, [{"category_id": 2, "bbox": BOX}], 2, categories).read_text())
+    for number, image in enumerate(data["images"]):
+        name = image.pop("file_name")
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
+        image["neg_category_ids"] = [1, 77]
+        image["not_exhaustive_category_ids"] = [2] if number == 0 else []
+    source = open_coco_instances(write_json(tmp_path / "lvis.json", data), tmp_path / "images")
+    first, second = samples(source)
+    assert (first.annotated, first.exhaustive) == ((1, 2), False)
+    assert (second.annotated, second.exhaustive) == ((1,), True)
+    assert first.file_name == "train2017/i0.jpg"
+    assert source.taxonomy.by_id[1].words == ("aerosol can", "spray can")
+    assert dry_run(source).ledger.images.kept == 2
+
+
 def test_annotations_may_come_before_images_in_the_file(tmp_path: Path) -> None:
     path = coco_instances(tmp_path, [{"bbox": BOX}, {"bbox": BOX, "image_id": 1}], images=2)
     data = json.loads(path.read_text())

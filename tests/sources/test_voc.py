@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from segkit.errors import InputError
+from segkit.masks import rle
+from segkit.sources.voc import open_voc
+
+from .builders import HEIGHT, WIDTH, codes, dry_run, picture, samples
+
+CAT, DOG, BORDER = 8, 12, 255
+
+
+def voc(root: Path, classes: NDArray[np.uint8], objects: NDArray[np.uint8], listed: str = "2007_000001\n") -> Path:
+    picture(root / "JPEGImages" / "2007_000001.jpg")
+    for folder, indices in {"SegmentationClass": classes, "SegmentationObject": objects}.items():
+        image = Image.fromarray(indices, "P")
+        image.putpalette(list(range(256)) * 3)
+        (root / folder).mkdir(exist_ok=True)
+        image.save(root / folder / "2007_000001.png")
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text(listed)
+    return root
+
+
+def maps() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    classes, objects = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    classes[2:6, 2:12], objects[2:6, 2:6], objects[2:6, 6:12] = CAT, 1, 2
+    classes[10:15, 10:15], objects[10:15, 10:15] = DOG, 3
+    for indices in (classes, objects):
+        indices[9, :] = BORDER
+    return classes, objects
+
+
+def test_regions_border_and_background(tmp_path: Path) -> None:
+    classes, objects = maps()
+    source = open_voc(voc(tmp_path, classes, objects), "train")
+    (sample,) = samples(source)
+    painted = rle.paint([(s.class_id, s.mask) for s in sample.segments], HEIGHT, WIDTH)
+    assert (painted == np.where(classes == BORDER, 0, classes)).all()
+    assert (rle.decode(sample.void, HEIGHT, WIDTH) == (classes == BORDER)).all()
+    assert (sample.id, source.kind, dry_run(source).ledger.annotations.kept) == ("2007_000001", "semantic", 2)
+
+
+def test_objects_have_the_class_of_their_pixels(tmp_path: Path) -> None:
+    classes, objects = maps()
+    source = open_voc(voc(tmp_path, classes, objects), "train", instances=True)
+    (sample,) = samples(source)
+    assert [(s.source_id, s.class_id, s.kind) for s in sample.segments] == [
+        ("1", CAT, "thing"),
+        ("2", CAT, "thing"),
+        ("3", DOG, "thing"),
+    ]
+    for segment in sample.segments:
+        assert (rle.decode(segment.mask, HEIGHT, WIDTH) == (objects == int(segment.source_id))).all()
+    assert (rle.decode(sample.void, HEIGHT, WIDTH) == (objects == BORDER)).all()
+    assert (source.kind, dry_run(source).ledger.annotations.kept) == ("instance", 3)
+
+
+def test_what_cannot_be_kept_has_a_code(tmp_path: Path) -> None:
+    classes, objects = maps()
+    classes[10:15, 10:15] = 77
+    root = voc(tmp_path, classes, objects, "2007_000001\n2007_000009\n")
+    assert codes(dry_run(open_voc(root, "train"))) == {"unknown-category": 1, "missing-mask": 1}
+    assert codes(dry_run(open_voc(root, "train", instances=True))) == {"unknown-category": 1, "missing-mask": 1}
+
+
+@pytest.mark.parametrize("listed", ["../../secret\n", "a/b\n"])
+def test_a_list_cannot_lead_out_of_its_folder(tmp_path: Path, listed: str) -> None:
+    with pytest.raises(InputError, match="is no image of the set"):
+        open_voc(voc(tmp_path, *maps(), listed), "train")
+
+
+def test_a_missing_list_names_the_splits(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"test\.txt.*--split train, val or trainval"):
+        open_voc(voc(tmp_path, *maps()), "test")
