@@ -67,6 +67,8 @@ def warn(result: dict[str, Any]) -> None:
         stderr.print(
             f"note: {missing} of {count} images have no prediction; what they show counts as missed", soft_wrap=True
         )
+    if boxes := result.get("without_mask"):
+        stderr.print(f"note: {boxes} predictions have a box but no mask and count as nothing", soft_wrap=True)
     if unmapped := result.get("class_map", {}).get("unmapped"):
         stderr.print(
             f"note: {len(unmapped)} predicted classes have no name in the ground truth and count as nothing",
@@ -113,5 +115,6 @@ def _per_class(result: dict[str, Any]) -> Table:
 
 def _given_boxes(result: dict[str, Any]) -> Table:
     rows = [("all", result["mean_iou"]), *result["per_size"].items(), ("fill their box", result["filled"])]
-    title = f"Masks for true boxes: mean IoU ({result['masked']} of {result['boxes']} have one)"
-    return table(title, ("objects", "0-1"), rows)
+    title = f"Masks for true boxes, mean IoU\n{result['masked']} of {result['boxes']} have one"
+    shown = [(name, "-" if value is None else f"{value:.3f}") for name, value in rows]
+    return table(title, ("objects", "0-1"), shown)

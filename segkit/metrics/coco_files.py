@@ -143,7 +143,8 @@ class PanopticFiles:
         if pixels.shape[:2] != (image.height, image.width):
             size = f"{pixels.shape[1]} x {pixels.shape[0]}"
             raise InputError(f"PNG of {size}, the image is {image.width} x {image.height}", file=file)
-        return pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+        blue, green, red = (np.asarray(channel, np.int32) for channel in cv2.split(pixels))
+        return red | green << 8 | blue << 16
 
     def _check_ids(self, row: dict[str, Any], painted: set[int], listed: dict[int, Any]) -> None:
         where = f"image {row['image_id']}"

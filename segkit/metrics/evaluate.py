@@ -169,13 +169,16 @@ def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measure
     labels = class_labels(truth.taxonomy)
     shown = [labels[category.id] for category in things]
     ids, details, kept = list[list[str]](), list[DetectionRows](), list[instance.Batch]()
+    without_mask, with_mask = 0, 0
 
     def batches() -> Iterator[instance.Batch]:
+        nonlocal without_mask, with_mask
         first = 1
         for truths, found in pairs(truth, source):
             batch = instance.records(truths, found, {c.id: k for k, c in enumerate(things)}, options.by, first)
             ids.append([sample.id for sample in truths])
             first += len(truths)
+            without_mask, with_mask = without_mask + batch.without_mask, with_mask + len(batch.results)
             if options.details:
                 details.append(match(batch, options.by, options.max_dets[-1]))
             if options.errors or options.boundary:
@@ -183,6 +186,9 @@ def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measure
             yield batch
 
     metrics = _average_precision(truth, batches(), shown, options)
+    if without_mask and not with_mask:
+        raise InputError("the predictions are boxes without masks", mend="score boxes by --by box, or give masks")
+    metrics["without_mask"] = without_mask
     if options.errors:
         metrics |= errors.breakdown(kept, shown, options.by)
     if options.boundary and options.by == "mask":

@@ -33,6 +33,8 @@ class Batch:
     images: list[Record]
     annotations: list[Record]
     results: list[Record]
+    without_mask: int = 0
+    """Predictions that are only boxes where masks are compared: they can match nothing and are left out."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ def records(
     truth marked `ignore` is handed over as crowd, because every evaluator overwrites `ignore` by `iscrowd`.
 
     Raises:
-        InputError: a mask is missing (by masks), or a score is not a finite number.
+        InputError: an object of the ground truth has no mask (by masks), or a score is not a finite number.
     """
-    images, annotations, results = [], [], []
+    images, annotations, results, without_mask = [], [], [], 0
     for number, (truth, prediction) in enumerate(zip(truths, predictions, strict=True), first):
         images.append({"id": number, "width": truth.width, "height": truth.height, **_federated(truth, index)})
         for segment in _of_classes(truth, index):
@@ -68,10 +70,13 @@ def records(
             annotations.append({"image_id": number, "category_id": index[segment.class_id] + 1, **shape})
         for segment in _of_classes(prediction, index):
             score = _score(segment, prediction)
+            if by == "mask" and segment.mask is None:
+                without_mask += 1
+                continue
             shape = _shape(segment, truth, by, "predictions")
             results.append({"image_id": number, "category_id": index[segment.class_id] + 1, "score": score, **shape})
     _number(annotations)
-    return Batch(images, annotations, results)
+    return Batch(images, annotations, results, without_mask)
 
 
 def _of_classes(sample: Sample, index: dict[int, int]) -> list[Segment]:

@@ -91,6 +91,7 @@ def _instance(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tu
         Section("Intervals", _intervals(result) + _zero_shot(result)),
         Section("Classes", figures.bars(_best_first(bars), unit="AP")),
         Section("Overlap", figures.histogram(iou, 0.0, 1.0, 25, label) if len(iou) else ""),
+        Section("Masks for true boxes", _given_boxes(result), "Mean IoU, 0-1; an object without a mask counts 0."),
         Section("Errors", _errors(result), "What the AP at IoU 0.5 would gain if an error were mended (TIDE)."),
         Section("Confusion", _confused(result), "Objects most often found as another class (score 0.3 and more)."),
         Section("Boundaries", _boundary_ap(result), "The same, with the smaller of mask IoU and boundary IoU."),
@@ -143,6 +144,16 @@ def _boundary_ap(result: dict[str, Any]) -> str:
         return ""
     keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     return plain_table(("", *keys), [("boundary", *(result["boundary"][key] for key in keys))])
+
+
+def _given_boxes(result: dict[str, Any]) -> str:
+    given = result.get("given_boxes")
+    if not given:
+        return ""
+    rows = [("all", given["mean_iou"]), *given["per_size"].items(), *given["per_class"].items()]
+    filled = "-" if given["filled"] is None else f"{given['filled']:.1%}"
+    note = f"<p>{given['masked']} of {given['boxes']} objects have a mask; {filled} of the masks fill their box.</p>"
+    return note + plain_table(("objects", "IoU"), [(n, None if v is None else f"{v:.3f}") for n, v in rows])
 
 
 def _confused(result: dict[str, Any]) -> str:

@@ -106,6 +106,7 @@ def test_masks_given_to_true_boxes(tmp_path):
         "--data", remade.path, "--predictions", remade.path, "--task", "instance", "--out", tmp_path, "--given-boxes"
     )  # fmt: skip
     jsonschema.Draft202012Validator(metrics_schema()).validate(told)
+    assert "objects have a mask" in (tmp_path / "report.html").read_text()
     assert told["given_boxes"]["mean_iou"] == 1 and told["given_boxes"]["per_size"]["large"] is None
 
 

@@ -189,6 +189,23 @@ def test_the_task_must_fit_the_labels(tmp_path):
         evaluate(semantic, found, "instance")
 
 
+def test_predicted_boxes_without_masks_count_as_nothing_but_not_all_may_be_so(tmp_path):
+    truth, found = sets(tmp_path, kind="instance")
+    half = [
+        replace(
+            s, segments=tuple(replace(x, mask=None, mask_from=None) if i % 2 else x for i, x in enumerate(s.segments))
+        )
+        for s in found.samples()
+    ]
+    kept = [replace(s, segments=s.segments[::2]) for s in half]
+    some = evaluate(truth, half, "instance")
+    fewer = evaluate(truth, kept, "instance")
+    assert some["without_mask"] > 0 and fewer["without_mask"] == 0 and some["ap"] == fewer["ap"]
+    none = [replace(s, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments)) for s in half]
+    with pytest.raises(InputError, match="boxes without masks; score boxes by --by box"):
+        evaluate(truth, none, "instance")
+
+
 def test_predictions_of_another_vocabulary_are_mapped_by_name_and_what_is_lost_is_stated(tmp_path):
     names = taxonomy()
     ids = np.repeat([[1, 1, 2, 2, 3, 3]], 4, axis=0)

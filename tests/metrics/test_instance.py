@@ -157,6 +157,8 @@ def test_ground_truth_without_masks_is_refused_with_the_mend():
     with pytest.raises(InputError, match=r"image im9: a segment has a box but no mask.*pseudolabel"):
         run([(box, truth)], names)
     assert instance.summarize(run([(box, truth)], names, by="box"), names.names)["ap"] == pytest.approx(100)
+    made = instance.records([truth], [box], names.index, "mask", 1)
+    assert made.results == [] and made.without_mask == 1
 
 
 def test_365_classes_with_most_absent():
