@@ -66,6 +66,8 @@ class DataSeg(nn.Module):
         self.classifier = TextClassifier(config.hidden_dim, config.text_dim)
         self.query_content = nn.Embedding(config.queries, config.hidden_dim)
         self.query_position = nn.Embedding(config.queries, config.hidden_dim)
+        # Small content: what a query attends to then outweighs what it started as from the first layer on.
+        nn.init.normal_(self.query_content.weight, std=0.02)
         self.conditioner = BoxConditioner(hidden_dim=config.hidden_dim, text_dim=config.text_dim)
 
     def forward(

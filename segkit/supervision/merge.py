@@ -1,8 +1,8 @@
 """MERGE: proposals that stand for the same region of the task's output become one (DaTaSeg, "MERGE operation").
 
-Groups are hard, by arg-max class, and a group's mask is the union of its members'. Which form the authors use is not
-published; with hard groups an undecided model (all background) merges nothing and trains as Mask2Former does, while the
-maximum hands each pixel's gradient to the proposal that claims it most. A group lives on in its first member's row.
+Groups are hard, and a group's mask is the union of its members'. Which form the authors use is not published; with hard
+groups of sure proposals an undecided model merges nothing and trains as Mask2Former does, while the maximum hands each
+pixel's gradient to the proposal that claims it most. A group lives on in its first member's row.
 """
 
 import torch
@@ -26,21 +26,26 @@ def mergeable_classes(task: Task, is_thing: Tensor) -> Tensor:
     return torch.full_like(is_thing, task == "semantic")
 
 
+SURE = 0.5
+"""Least class probability of a proposal that is merged. Merging by arg-max alone starves training: a new model's
+proposals mostly share an arg-max, so few are left after MERGE and most targets find no proposal to learn from."""
+
+
 def group_heads(class_logits: Tensor, mergeable: Tensor) -> Tensor:
-    """For each proposal, the row that it is merged into: the first proposal with the same mergeable arg-max class.
+    """For each proposal, the row that it is merged into: the first proposal that is sure of the same mergeable class.
 
     Args:
-        class_logits: (..., N, K + 1), background last; proposals won by background or by another class stay alone.
+        class_logits: (..., N, K + 1), background last; proposals of background or of another class stay alone.
         mergeable: (K,) bool.
 
     Returns:
         (..., N) int64.
     """
     count = class_logits.shape[-2]
-    winner = class_logits.argmax(-1)
-    grouped = torch.cat((mergeable, mergeable.new_zeros(1)))[winner]
+    probability, winner = class_logits.softmax(-1).max(-1)
+    grouped = torch.cat((mergeable, mergeable.new_zeros(1)))[winner] & (probability > SURE)
     rows = torch.arange(count, device=class_logits.device)
-    same = (winner[..., :, None] == winner[..., None, :]) & grouped[..., :, None]
+    same = (winner[..., :, None] == winner[..., None, :]) & grouped[..., :, None] & grouped[..., None, :]
     same |= torch.eye(count, dtype=torch.bool, device=class_logits.device)
     return torch.where(same, rows, count).amin(-1)
 

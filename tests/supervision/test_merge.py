@@ -11,7 +11,8 @@ def brute_force(
     groups: dict[object, list[int]] = {}
     for row, logits in enumerate(class_logits):
         winner = int(logits.argmax())
-        alone = winner == background or not mergeable[winner]
+        sure = float(logits.exp()[winner] / logits.exp().sum()) > 0.5
+        alone = winner == background or not mergeable[winner] or not sure
         groups.setdefault(("alone", row) if alone else winner, []).append(row)
     return {rows[0]: (class_logits[rows].mean(0), mask_logits[rows].amax(0)) for rows in groups.values()}
 
@@ -19,7 +20,7 @@ def brute_force(
 def test_merge_is_the_brute_force() -> None:
     generator = torch.Generator().manual_seed(1)
     for _ in range(20):
-        class_logits = torch.randn(2, 3, 12, 5, generator=generator)
+        class_logits = torch.randn(2, 3, 12, 5, generator=generator) * 2
         mask_logits = torch.randn(2, 3, 12, 9, generator=generator)
         mergeable = torch.rand(4, generator=generator) > 0.5
         heads = group_heads(class_logits, mergeable)
