@@ -31,6 +31,7 @@ from segkit.metrics.evaluate import evaluate
 from segkit.pictures import save_png
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
+from segkit.sources.base import Source
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import Options, convert
 from segkit.sources.objects365 import open_objects365
@@ -43,21 +44,24 @@ RECIPE = "dataseg-mini"
 STEPS = 1500
 RATES = {"coco": 1.0, "camvid": 0.5, "standin": 1.0}
 """How often a step draws each data set."""
+CAMVID = ["sky", "building", "pole", "road", "sidewalk", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+"""Classes of the mask indices 0-10, SegNet's order. The set's own labels.txt has the names in another order, which
+its masks contradict: index 0 is bright and at the top of the images (sky), index 3 fills their lower third (road)."""
 CAMVID_VOID = 11
 GRABCUT_LEAST, GRABCUT_ROUNDS = 400, 3
 """Boxes of no more pixels are left filled; iterations of GrabCut on the others."""
 
 
-def sources(data: Path) -> dict[str, Callable[[], object]]:
-    """How each set is opened."""
+def sources(data: Path, labels: Path) -> dict[str, Callable[[], Source]]:
+    """How each set is opened; `labels` is the file for the classes of CamVid."""
     coco, camvid, standin = data / "coco", data / "camvid", data / "objects365_standin" / "annotations"
 
-    def panoptic(split: str) -> object:
+    def panoptic(split: str) -> Source:
         return open_coco_panoptic(coco / "annotations" / f"panoptic_{split}2017.json", coco / f"{split}2017")
 
-    def semantic(split: str) -> object:
+    def semantic(split: str) -> Source:
         folders = camvid / "images" / split, camvid / "annotations" / split
-        return open_semantic(*folders, camvid / "labels.txt", ignore=[CAMVID_VOID])
+        return open_semantic(*folders, labels, ignore=[CAMVID_VOID])
 
     return {
         "coco-train": lambda: panoptic("train"),
@@ -240,6 +244,8 @@ def main() -> None:
     if not arguments.data.is_dir():
         parser.error(f"no real data at {arguments.data} (set SEGKIT_REAL_DATA)")
     stages = Stages(arguments.out)
+    labels = arguments.out / "camvid-labels.txt"
+    labels.write_text("\n".join(CAMVID) + "\n")
     sets = {
         name: stages.set(
             f"convert {name}",
@@ -248,7 +254,7 @@ def main() -> None:
                 source(), arguments.out / "sets" / name, Options(name=name), arguments={"data": str(arguments.data)}
             ),
         )
-        for name, source in sources(arguments.data).items()
+        for name, source in sources(arguments.data, labels).items()
     }
     run = stages.run(
         arguments.out / "run", arguments.steps, lambda: train_model(arguments, sets, arguments.out / "run")

@@ -19,7 +19,7 @@ class Group:
 
     caption: str
     images: int
-    """How many to show."""
+    """How many to show, evenly spread over the set."""
     truth: ShardSet
     prediction: ShardSet
     boxes: ShardSet | None = None
@@ -29,9 +29,13 @@ class Group:
 
 
 def draw_sheet(groups: Sequence[Group], note: Sequence[tuple[str, str]]) -> Picture:
-    """Rows of `ROWS` for the first images of each group; `note` fills the places without pseudo-masks."""
-    columns = [_column(group, index) for group in groups for index in range(min(group.images, len(group.truth)))]
+    """Rows of `ROWS` for some images of each group; `note` fills the places without pseudo-masks."""
+    columns = [_column(group, index) for group in groups for index in _spread(len(group.truth), group.images)]
     return contact_sheet(ROWS, columns, note=note)
+
+
+def _spread(total: int, shown: int) -> list[int]:
+    return [number * total // min(shown, total) for number in range(min(shown, total))]
 
 
 def _column(group: Group, index: int) -> Column:
