@@ -85,6 +85,17 @@ def test_the_sheet_holds_every_tile_whole_and_in_its_place() -> None:
     assert (sheet[: where[0][:, 0].min() - 8, first:].min(axis=-1) < 100).any()
 
 
+def test_a_note_stands_in_the_empty_place_of_the_last_row() -> None:
+    columns = [Column("maps", (GREY, None)), Column("maps", (GREY, None)), Column("boxes", (GREY, GREY))]
+    plain = contact_sheet(["image", "pseudo-mask"], columns, tile=120)
+    noted = contact_sheet(["image", "pseudo-mask"], columns, tile=120, note=[("PQ", "61.2"), ("mIoU", "80.0")])
+    rows, places = np.nonzero((plain != noted).any(axis=-1))
+    tiles = np.argwhere((plain == 128).all(axis=-1))
+    assert len(rows) > 50
+    assert rows.min() > tiles[:, 0].min() + 120
+    assert places.max() < tiles[tiles[:, 0] > rows.min()][:, 1].min()
+
+
 def test_a_sheet_with_a_missing_tile_is_refused() -> None:
     with pytest.raises(ValueError, match="one tile a row"):
         contact_sheet(["image", "prediction"], [Column("set", (GREY,))])
