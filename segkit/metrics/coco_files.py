@@ -10,8 +10,11 @@ import numpy as np
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.sample import Box, Sample, Segment
+from segkit.metrics.runs import boxes, decode_runs, join
+from segkit.sample import Box, MaskSource, Sample, Segment
 from segkit.taxonomy import Taxonomy
+
+_PREDICTION: MaskSource = "prediction"
 
 
 def load(path: Path) -> Any:
@@ -47,8 +50,20 @@ class ResultList:
         found = self._by_image.get(truth.id)
         if found is None:
             return None
-        segments = tuple(self._segment(number, result, truth) for number, result in found)
-        return Sample(truth.id, truth.file_name, truth.width, truth.height, segments)
+        masks = [self._mask(number, result, truth) for number, result in found]
+        runs = decode_runs(*join([mask or b"" for mask in masks]))
+        tight, areas = boxes(runs, truth.height), runs.area.tolist()
+        segments = []
+        for k, ((number, result), mask) in enumerate(zip(found, masks, strict=True)):
+            if mask is not None and runs.total[k] != truth.height * truth.width:
+                problem = f"a mask of {runs.total[k]} pixels, image {truth.id} has {truth.height * truth.width}"
+                raise self._wrong(number, problem)
+            box = self._box(number, result) or tight[k]
+            class_id, score = int(result["category_id"]), float(result["score"])
+            area, source = (box[2] * box[3], None) if mask is None else (float(areas[k]), _PREDICTION)
+            kind = self._taxonomy.by_id[class_id].kind
+            segments.append(Segment(class_id, kind, box, mask, area, mask_from=source, score=score))
+        return Sample(truth.id, truth.file_name, truth.width, truth.height, tuple(segments))
 
     def _check(self, number: int, result: Any) -> None:
         if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= result.keys():
@@ -62,38 +77,36 @@ class ResultList:
             problem = f"category {result['category_id']} is not in {self._taxonomy.name}"
             raise self._wrong(number, f"{problem} (image {result['image_id']})")
 
-    def _segment(self, number: int, result: dict[str, Any], image: Sample) -> Segment:
-        class_id, score = int(result["category_id"]), float(result["score"])
-        kind = self._taxonomy.by_id[class_id].kind
+    def _box(self, number: int, result: dict[str, Any]) -> Box | None:
+        if "bbox" not in result:
+            return None
         try:
-            given = _box(result["bbox"]) if "bbox" in result else None
-            if given and not result.get("segmentation"):
-                return Segment(class_id, kind, given, None, given[2] * given[3], score=score)
-            mask = self._mask(number, result["segmentation"], image)
-            area = float(rle.area(mask, image.height, image.width))
-            box = given or rle.box(mask, image.height, image.width)
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._wrong(number, f"not a COCO segmentation or box ({error})") from error
-        return Segment(class_id, kind, box, mask, area, mask_from="prediction", score=score)
+            x, y, width, height = (float(side) for side in result["bbox"])
+        except (TypeError, ValueError) as error:
+            raise self._wrong(number, f"bbox {result['bbox']} is not four numbers") from error
+        return x, y, width, height
 
-    def _mask(self, number: int, segmentation: Any, image: Sample) -> bytes:
-        if isinstance(segmentation, list):
-            return rle.from_polygons(segmentation, image.height, image.width)
-        if list(segmentation["size"]) != [image.height, image.width]:
-            size = f"{segmentation['size'][1]} x {segmentation['size'][0]}"
-            raise self._wrong(number, f"mask of {size}, image {image.id} is {image.width} x {image.height}")
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            return rle.from_uncompressed(counts, image.height, image.width)
-        return str(counts).encode("ascii")
+    def _mask(self, number: int, result: dict[str, Any], image: Sample) -> bytes | None:
+        segmentation = result.get("segmentation")
+        if not segmentation:
+            return None
+        try:
+            if isinstance(segmentation, list):
+                return rle.from_polygons(segmentation, image.height, image.width)
+            height, width = segmentation["size"]
+            counts = segmentation["counts"]
+            if (height, width) != (image.height, image.width):
+                raise self._wrong(
+                    number, f"mask of {width} x {height}, image {image.id} is {image.width} x {image.height}"
+                )
+            if isinstance(counts, list):
+                return rle.from_uncompressed(counts, image.height, image.width)
+            return str(counts).encode("ascii")
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._wrong(number, f"not a COCO segmentation ({error})") from error
 
     def _wrong(self, number: int, problem: str) -> InputError:
         return InputError(problem, file=self._path, record=f"result {number}", mend="see COCO's results format")
-
-
-def _box(sides: Any) -> Box:
-    x, y, width, height = (float(side) for side in sides)
-    return x, y, width, height
 
 
 class PanopticFiles:

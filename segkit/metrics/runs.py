@@ -102,3 +102,18 @@ def _gaps_and_runs(numbers: Ints, each: Ints, begin: Ints, first: Ints) -> tuple
     gap[begin] = lead
     run[odd] = 0
     return gap, run
+
+
+def boxes(runs: Runs, height: int) -> list[tuple[float, float, float, float]]:
+    """Tight boxes (x, y, width, height) of S masks of images `height` pixels tall; zeros where a mask is empty."""
+    made = np.zeros((len(runs.total), 4))
+    if len(runs.mask):
+        left, top = np.divmod(runs.start, height)
+        right, bottom = np.divmod(runs.end - 1, height)
+        across = left != right  # a run over several columns touches the top and the bottom row
+        top[across], bottom[across] = 0, height - 1
+        begin = np.flatnonzero(np.diff(runs.mask, prepend=-1))
+        x, y = np.minimum.reduceat(left, begin), np.minimum.reduceat(top, begin)
+        sides = (x, y, np.maximum.reduceat(right, begin) - x + 1, np.maximum.reduceat(bottom, begin) - y + 1)
+        made[runs.mask[begin]] = np.stack(sides, axis=1)
+    return [(x, y, w, h) for x, y, w, h in made.tolist()]

@@ -127,7 +127,7 @@ def test_predictions_of_unknown_categories_are_refused(tmp_path):
         ({"bbox": [0, 0, 1, 1]}, r"result 0: a result needs image_id, category_id and score"),
         ({"score": 0.5, "segmentation": {"size": [4, 4], "counts": "o0"}}, r"mask of 4 x 4, image 100 is 50 x 40"),
         ({"score": 0.5, "segmentation": {"size": [40, 50]}}, r"not a COCO segmentation"),
-        ({"score": 0.5, "bbox": [1, 2]}, r"not a COCO segmentation or box"),
+        ({"score": 0.5, "bbox": [1, 2]}, r"bbox \[1, 2\] is not four numbers"),
     ],
 )
 def test_results_that_are_none_are_refused_by_number(tmp_path, row, line):

@@ -3,7 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from segkit.metrics.runs import decode_runs, join
+from segkit.masks import rle
+from segkit.metrics.runs import boxes, decode_runs, join
 
 
 def encode(mask):
@@ -33,3 +34,13 @@ def test_counts_of_more_than_32_bits_in_groups_and_empty_and_full_masks():
     runs = decode_runs(*join([encode(big), encode(np.zeros((2, 2))), encode(np.ones((2, 2)))]))
     assert runs.start.tolist() == [8_999_999, 0] and runs.end.tolist() == [9_000_000, 4]
     assert runs.total.tolist() == [9_000_000, 4, 4]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), masks=st.integers(0, 5))
+def test_boxes_are_tight(seed, masks):
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(1, 40, 2))
+    dense = [rng.random((height, width)) < rng.choice([0.0, 0.01, 0.3, 1.0]) for _ in range(masks)]
+    found = boxes(decode_runs(*join([encode(mask) for mask in dense])), height)
+    assert found == [rle.box(encode(mask), height, width) for mask in dense]
