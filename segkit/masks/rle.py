@@ -60,9 +60,11 @@ def area(counts: bytes, height: int, width: int) -> int:
 
 
 def areas(masks: Sequence[bytes]) -> NDArray[np.int64]:
-    """Pixels of each of N masks; neither the strings nor the image sizes are checked."""
+    """Pixels of each of N masks; the image sizes are not checked. ValueError for a string that breaks off."""
     from pycocotools import mask as coco
 
+    if any(counts and (counts[-1] - _BASE) & _MORE for counts in masks):
+        raise ValueError("a malformed RLE")  # pycocotools would read beyond its end
     # ten times faster than NumPy can be here; more than 255 masks at once overflow a byte in pycocotools
     batches = (masks[start : start + _BATCH] for start in range(0, len(masks), _BATCH))
     sizes = [coco.area([{"size": [1, 1], "counts": counts} for counts in batch]) for batch in batches]

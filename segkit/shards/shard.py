@@ -11,6 +11,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,6 +38,15 @@ class Tally:
     class_segments: Mapping[int, int] = field(default_factory=dict)
     class_images: Mapping[int, int] = field(default_factory=dict)
     class_pixels: Mapping[int, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        own, others = self._counters(), other._counters()
+        classes = [dict(mine + theirs) for mine, theirs in zip(own, others, strict=True)]
+        numbers = (self.images + other.images, self.segments + other.segments, self.masked + other.masked)
+        return Tally(*numbers, *classes)
+
+    def _counters(self) -> list["Counter[int]"]:
+        return [Counter(counts) for counts in (self.class_segments, self.class_images, self.class_pixels)]
 
 
 @dataclass(frozen=True)
@@ -74,21 +84,19 @@ def write_shard(
         notes: JSON values kept beside the shard until the version is finished and read back by `read_shard`; may be
             filled in (a dict, a list) while the records are consumed. They are not part of the version or its digest.
     """
-    rows: list[Sample] = []
     labels, images = directory / labels_name(index), directory / images_name(index)
-    with _Tar(images) as tar:
-        rows.extend(_embed(tar, sample, data) for sample, data in records)
     draft = labels.with_suffix(".partial")
-    write_labels(draft, rows)
+    with _Tar(images) as tar:
+        counted = write_labels(draft, (_embed(tar, sample, data) for sample, data in records))
     part = Part(
         labels=labels.name,
         labels_sha256=file_sha256(draft),
-        rows=len(rows),
+        rows=counted.images,
         images=images.name if tar.size else None,
         images_sha256=tar.sha256 if tar.size else None,
         images_bytes=tar.size,
     )
-    shard = Shard(part, tally(rows), notes)
+    shard = Shard(part, counted, notes)
     _write_sidecar(directory, index, shard)
     sync(draft)
     draft.rename(labels)
@@ -116,16 +124,17 @@ def drop_sidecars(directory: Path) -> None:
             path.unlink()
 
 
-def write_labels(path: Path, samples: list[Sample]) -> None:
-    """Write one Parquet file of labels: zstd, page checksums, `ROW_GROUP` images a row group."""
-    pq.write_table(
-        arrow.to_table(samples),
-        path,
-        row_group_size=ROW_GROUP,
-        compression="zstd",
-        use_dictionary=["segments.list.element.kind", "segments.list.element.mask_from", "tar"],
-        write_page_checksum=True,
-    )
+def write_labels(path: Path, samples: Iterable[Sample]) -> Tally:
+    """Write one Parquet file of labels: zstd, page checksums, `ROW_GROUP` images a row group and in memory."""
+    stream, counted = iter(samples), Tally()
+    dictionary = ["segments.list.element.kind", "segments.list.element.mask_from", "tar"]
+    with pq.ParquetWriter(
+        path, arrow.SCHEMA, compression="zstd", use_dictionary=dictionary, write_page_checksum=True
+    ) as file:
+        while rows := list(islice(stream, ROW_GROUP)):
+            file.write_table(arrow.to_table(rows))
+            counted += tally(rows)
+    return counted
 
 
 def file_sha256(path: Path) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segkit import __version__
-from segkit.errors import SegkitError
+from segkit.errors import InputError, SegkitError
 from segkit.manifest import Ledger
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
@@ -121,14 +121,14 @@ def check(source: Source, options: Options, *, on_progress: Callable[[int], None
     return Report(tally.ledger(), tuple(tally.defects), None)
 
 
-class OffendersError(SegkitError):
-    """Defects that would lose data."""
-
-    exit_code = 2
+class OffendersError(InputError):
+    """Defects that would lose data; its line is the first one's."""
 
     def __init__(self, defects: Sequence[Defect]) -> None:
-        super().__init__(str(defects[0].error(len(defects) - 1)))
+        first = defects[0].error(len(defects) - 1)
+        super().__init__(str(first))
         self.defects = tuple(defects)
+        self.file, self.record, self.mend = first.file, first.record, first.mend
 
 
 def _fingerprint(source: Source, options: Options) -> dict[str, Any]:
