@@ -1,9 +1,11 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from segkit.errors import SegkitError
-from segkit.sources.ledger import BY_DESIGN, DROPS, Defect, Tally
+from segkit.sources.ledger import BY_DESIGN, DROPS, WARNINGS, Defect, Tally
 
 
 def filled() -> Tally:
@@ -75,3 +77,17 @@ def test_a_defect_is_one_line_with_file_record_and_mend() -> None:
     line = str(Defect("missing-image", "there is no such image", "x/y.jpg", "image 9").error(2))
     assert "x/y.jpg: image 9: there is no such image [missing-image] (and 2 more defects); put the file there" in line
     assert "\n" not in line
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_code_has_a_mend_and_is_documented() -> None:
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "segkit" / "sources").glob("*.py"))
+    dropped = set(re.findall(r'(?:Defect|Defective|Refused)\(\s*"([a-z-]+)"', sources))
+    warned = set(re.findall(r'(?:warn\(|image_warnings\[)"([a-z-]+)"', sources))
+    assert len(dropped) > 10
+    assert dropped <= DROPS.keys()
+    assert warned <= WARNINGS.keys()
+    manual = (ROOT / "docs" / "conversion.md").read_text("utf-8")
+    assert {code for code in (*DROPS, *WARNINGS) if f"`{code}`" not in manual} == set()
