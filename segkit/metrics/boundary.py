@@ -4,7 +4,7 @@ Large masks reach a high IoU with sloppy outlines; here a pair counts as good on
 metric takes the IoU of two masks, it takes the smaller one of that IoU and the IoU of their boundaries.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -36,27 +36,25 @@ def boundary(counts: bytes, height: int, width: int, ratio: float = RATIO) -> by
     return rle.encode(outline)
 
 
-def of_regions(regions: Regions, sizes: Sequence[tuple[int, int]]) -> Regions:
-    """The boundaries of all segments; `sizes` are height and width of each image."""
+def of_regions(regions: Regions) -> Regions:
+    """The boundaries of all segments."""
     counts = [regions.buffer[a:b].tobytes() for a, b in zip(regions.offsets[:-1], regions.offsets[1:], strict=True)]
-    outlines = [boundary(one, *sizes[image]) for one, image in zip(counts, regions.image.tolist(), strict=True)]
+    sizes = zip(regions.height[regions.image].tolist(), regions.width[regions.image].tolist(), strict=True)
+    outlines = [boundary(one, height, width) for one, (height, width) in zip(counts, sizes, strict=True)]
     buffer, offsets = join(outlines)
     return replace(regions, buffer=buffer, offsets=offsets)
 
 
-def iou_of_pairs(
-    shared: Overlap, truth: Regions, prediction: Regions, sizes: Sequence[tuple[int, int]]
-) -> NDArray[np.float64]:
+def iou_of_pairs(shared: Overlap, truth: Regions, prediction: Regions) -> NDArray[np.float64]:
     """(P,) boundary IoU of the pairs of `shared`; what a predicted boundary has in void does not count.
 
     Args:
         shared: common pixels of the masks.
         truth: true segments.
         prediction: predicted segments.
-        sizes: height and width of each image.
     """
-    drawn = of_regions(prediction, sizes)
-    outlines = overlap(of_regions(truth, sizes), drawn)
+    drawn = of_regions(prediction)
+    outlines = overlap(of_regions(truth), drawn)
     labelled = overlap(truth, drawn)
     inside = np.bincount(labelled.prediction, weights=labelled.pixels, minlength=len(prediction))
     common = _looked_up(outlines, shared, len(prediction))

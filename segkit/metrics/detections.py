@@ -144,20 +144,30 @@ def average_precision(rows: DetectionRows, classes: int, weights: Floats | None 
 def _area(label: Ints, end: Ints, hits: Floats, counts: Floats, objects: Floats) -> Floats:
     """(K,) mean interpolated precision at `RECALLS`, for detections sorted by class and score.
 
-    Classes are kept apart by an offset: precision and recall lie within 0-1, neighbours 2 apart.
+    Classes are kept apart by an offset that is larger than any precision, or any count of hits.
     """
     if not len(label):
         return np.zeros(len(objects))
     true, every = (_cumulative(values, label) for values in (hits, counts))
     precision = true / np.maximum(every, np.spacing(1))
     envelope = np.maximum.accumulate((precision - 2.0 * label)[::-1])[::-1] + 2.0 * label
-    recall = true / np.maximum(objects, 1e-300)[label]
-    # The offset costs digits: thresholds are met within 1e-9, where a recall is a fraction of two counts.
-    wanted = (2.0 * np.arange(len(objects)))[:, None] + RECALLS - 1e-9
-    at = np.searchsorted(recall + 2.0 * label, wanted)
+    span = float(every.max()) + float(objects.max()) + 2
+    wanted = _hits_for(RECALLS, objects) + (span * np.arange(len(objects)))[:, None]
+    at = np.searchsorted(true + span * label, wanted)
     inside = at < end[:, None]
     found = np.where(inside, envelope[np.minimum(at, len(label) - 1)], 0.0)
     return np.asarray(found.mean(axis=1), np.float64)
+
+
+def _hits_for(recalls: Floats, objects: Floats) -> Floats:
+    """(K, R) fewest hits whose share of the objects reaches a recall, in the rounding of the reference.
+
+    pycocotools compares hits / objects with `linspace`: 7 of 10 is less than its 0.7000000000000001.
+    """
+    number = np.maximum(objects, 1)[:, None]
+    hits = np.ceil(recalls * number)
+    hits -= (hits >= 1) & ((hits - 1) / number >= recalls)
+    return np.asarray(hits + (hits / number < recalls), np.float64)
 
 
 def _cumulative(values: Floats, label: Ints) -> Floats:

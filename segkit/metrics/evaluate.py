@@ -7,6 +7,7 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.manifest import Task
 from segkit.metrics import boundary, errors, instance, panoptic, semantic
+from segkit.metrics.columns import region_batches
 from segkit.metrics.detections import DetectionRows, match
 from segkit.metrics.overlap import overlap
 from segkit.metrics.panoptic import PanopticRows
@@ -121,19 +122,35 @@ def pairs(truth: ShardSet, source: Predictions) -> Iterator[tuple[list[Sample], 
         yield truths, found
 
 
+def _regions(truth: ShardSet, source: Predictions) -> Iterator[tuple[Regions, Regions]]:
+    """Batches of both sides as columns, ignored ground truth left out (it becomes void).
+
+    Where the predictions are a set of the same images in the same order and vocabulary, nothing but the columns needed
+    is read; the result is the same.
+    """
+    if isinstance(source, SetPredictions) and source.follows(truth):
+        sides = (region_batches(truth, BATCH, "ground truth"), region_batches(source.shards, BATCH, "predictions"))
+        for labelled, predicted in zip(*sides, strict=True):
+            yield labelled.without_ignored(), predicted
+        return
+    index = truth.taxonomy.index
+    for truths, found in pairs(truth, source):
+        labelled = regions_of(truths, index, what="ground truth").without_ignored()
+        yield labelled, regions_of(found, index, what="predictions")
+
+
 def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measured:
-    taxonomy, ids = truth.taxonomy, list[list[str]]()
+    taxonomy, ids = truth.taxonomy, list[tuple[str, ...]]()
     parts, pixels, outlined = list[PanopticRows](), list[SemanticRows](), list[PanopticRows]()
     classes = len(taxonomy.categories)
-    for truths, found in pairs(truth, source):
-        labelled, predicted = _sides(truths, found, taxonomy)
+    for labelled, predicted in _regions(truth, source):
         shared = overlap(labelled, predicted)
         parts.append(panoptic.match_overlap(shared, labelled, predicted))
         if options.boundary:
-            limit = boundary.iou_of_pairs(shared, labelled, predicted, [(s.height, s.width) for s in truths])
+            limit = boundary.iou_of_pairs(shared, labelled, predicted)
             outlined.append(panoptic.match_overlap(shared, labelled, predicted, limit))
         pixels.append(semantic.compare_overlap(shared, labelled, predicted, classes))
-        ids.append([sample.id for sample in truths])
+        ids.append(labelled.ids)
     sizes = [len(batch) for batch in ids]
     rows = PanopticRows.concatenate(parts, sizes)
     is_thing = [category.kind == "thing" for category in taxonomy.categories]
@@ -145,18 +162,12 @@ def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measure
     return Measured(metrics, _flat(ids), panoptic=rows, semantic=SemanticRows.concatenate(pixels, sizes))
 
 
-def _sides(truths: list[Sample], found: list[Sample], taxonomy: Taxonomy) -> tuple[Regions, Regions]:
-    """Columns of both sides; ignored ground truth is void."""
-    labelled = regions_of(truths, taxonomy.index, what="ground truth").without_ignored()
-    return labelled, regions_of(found, taxonomy.index, what="predictions")
-
-
 def _semantic(truth: ShardSet, source: Predictions, options: Options) -> Measured:
-    taxonomy, ids, parts = truth.taxonomy, list[list[str]](), list[SemanticRows]()
+    taxonomy, ids, parts = truth.taxonomy, list[tuple[str, ...]](), list[SemanticRows]()
     classes = len(taxonomy.categories)
-    for truths, found in pairs(truth, source):
-        parts.append(semantic.compare(*_sides(truths, found, taxonomy), classes))
-        ids.append([sample.id for sample in truths])
+    for labelled, predicted in _regions(truth, source):
+        parts.append(semantic.compare(labelled, predicted, classes))
+        ids.append(labelled.ids)
     rows = SemanticRows.concatenate(parts, [len(batch) for batch in ids])
     metrics = semantic.summarize(semantic.confusion(rows, classes), names(taxonomy))
     return Measured(metrics, _flat(ids), semantic=rows)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.metrics.regions import boxes_only
+from segkit.metrics.regions import boxes_only, size_differs
 from segkit.metrics.runs import decode_runs, join
 from segkit.sample import Sample, Segment
 
@@ -59,10 +59,14 @@ def records(
     truth marked `ignore` is handed over as crowd, because every evaluator overwrites `ignore` by `iscrowd`.
 
     Raises:
-        InputError: an object of the ground truth has no mask (by masks), or a score is not a finite number.
+        InputError: an object of the ground truth has no mask (by masks), a score is not a finite number, or a
+            prediction has another size than its image.
     """
     images, annotations, results, without_mask = [], [], [], 0
     for number, (truth, prediction) in enumerate(zip(truths, predictions, strict=True), first):
+        if (truth.width, truth.height) != (prediction.width, prediction.height):
+            sizes = [f"{side.width} x {side.height}" for side in (prediction, truth)]
+            raise size_differs(truth.id, *sizes)
         images.append({"id": number, "width": truth.width, "height": truth.height, **_federated(truth, index)})
         for segment in _of_classes(truth, index):
             crowd = int(segment.is_crowd or segment.ignore)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segkit.errors import InputError
-from segkit.metrics.regions import Regions, checked_runs
+from segkit.metrics.regions import Regions, checked_runs, size_differs
 from segkit.metrics.runs import Ints, Runs
 
 
@@ -27,8 +27,9 @@ def overlap(truth: Regions, prediction: Regions) -> Overlap:
     """Common pixels of all pairs of segments of the same images.
 
     Raises:
-        InputError: segments of one image overlap each other, on either side.
+        InputError: segments of one image overlap each other, on either side; or the sides differ in an image's size.
     """
+    _check_sizes(truth, prediction)
     first = _in_pixel_order(checked_runs(truth, "ground truth"), truth, "ground truth")
     second = _in_pixel_order(checked_runs(prediction, "predictions"), prediction, "predictions")
     row, column = _numbering(truth, prediction)
@@ -39,6 +40,14 @@ def overlap(truth: Regions, prediction: Regions) -> Overlap:
     one = np.searchsorted(row, met, side="right") - 1
     two = met - row[one] + _first_of_image(prediction)[truth.image[one]]
     return Overlap(one, two, shared[met], first.area, second.area)
+
+
+def _check_sizes(truth: Regions, prediction: Regions) -> None:
+    other = np.flatnonzero((truth.height != prediction.height) | (truth.width != prediction.width))
+    if len(other):
+        i = int(other[0])
+        sizes = [f"{side.width[i]} x {side.height[i]}" for side in (prediction, truth)]
+        raise size_differs(truth.ids[i], *sizes)
 
 
 def _in_pixel_order(runs: Runs, regions: Regions, what: str) -> Runs:

@@ -48,6 +48,7 @@ class SetPredictions:
         self.shards = shards
         self.map: ClassMap = class_map(shards.taxonomy, target)
         self._target = target
+        self._same_classes = shards.taxonomy.categories == target.categories
         self._identity = all(key == value for key, value in self.map.ids.items()) and not self.map.unmapped
         self._ids = image_ids(shards)
         self._index = {image: place for place, image in enumerate(self._ids)}
@@ -57,6 +58,10 @@ class SetPredictions:
     def ids(self) -> list[str]:
         """Ids in the set's order."""
         return self._ids
+
+    def follows(self, truth: ShardSet) -> bool:
+        """Whether this set has the images of the ground truth in the same order, and its classes."""
+        return self._same_classes and self._ids == image_ids(truth)
 
     def of(self, truth: Sample) -> Sample | None:
         """The sample of the same id, its classes mapped."""

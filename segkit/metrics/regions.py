@@ -19,8 +19,9 @@ class Regions:
 
     ids: tuple[str, ...]
     """(I,) image ids."""
-    pixels: Ints
-    """(I,) height x width."""
+    height: Ints
+    width: Ints
+    """(I,) size of each image."""
     buffer: Bytes
     offsets: Ints
     """(S + 1,) offsets of the compressed counts in `buffer`."""
@@ -35,6 +36,11 @@ class Regions:
     def __len__(self) -> int:
         return len(self.image)
 
+    @property
+    def pixels(self) -> Ints:
+        """(I,) height x width."""
+        return self.height * self.width
+
     def without_ignored(self) -> "Regions":
         """The same without the segments marked `ignore`: their pixels become void."""
         if not self.ignore.any():
@@ -42,7 +48,7 @@ class Regions:
         keep = np.flatnonzero(~self.ignore)
         buffer, offsets = join([self.buffer[self.offsets[i] : self.offsets[i + 1]].tobytes() for i in keep])
         columns = (self.image[keep], self.label[keep], self.crowd[keep], self.ignore[keep])
-        return Regions(self.ids, self.pixels, buffer, offsets, *columns)
+        return Regions(self.ids, self.height, self.width, buffer, offsets, *columns)
 
     def name(self, segment: int) -> str:
         """How an error message names a segment."""
@@ -72,7 +78,8 @@ def regions_of(samples: Sequence[Sample], index: dict[int, int], *, what: str) -
     buffer, offsets = join(counts)
     return Regions(
         tuple(sample.id for sample in samples),
-        np.array([sample.height * sample.width for sample in samples], np.int64),
+        np.array([sample.height for sample in samples], np.int64),
+        np.array([sample.width for sample in samples], np.int64),
         buffer,
         offsets,
         np.array([i for i, _ in segments], np.int64),
@@ -86,6 +93,12 @@ def boxes_only(what: str, image: str) -> InputError:
     """The error of a segment that is only a box where masks are compared."""
     mend = "give masks: `segkit pseudolabel` makes them from boxes, `--by box` compares boxes"
     return InputError("a segment has a box but no mask", file=what, record=f"image {image}", mend=mend)
+
+
+def size_differs(image: str, found: str, wanted: str) -> InputError:
+    """The error of a prediction of another size than its image."""
+    problem = f"the prediction is {found}, the image {wanted}"
+    return InputError(problem, file="predictions", record=f"image {image}", mend="predict at the size of the image")
 
 
 def checked_runs(regions: Regions, what: str) -> Runs:

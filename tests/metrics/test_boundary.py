@@ -42,7 +42,7 @@ def test_iou_of_pairs_by_brute_force(seed):
     found = disturbed(rng, truth, names)
     sides = [regions_of([s], names.index, what="x") for s in (truth, found)]
     shared = overlap(*sides)
-    ious = boundary.iou_of_pairs(shared, *sides, [(60, 90)])
+    ious = boundary.iou_of_pairs(shared, *sides)
     labelled, depth = id_map(truth) > 0, depth_of(60, 90)
     for t, p, iou in zip(shared.truth, shared.prediction, ious, strict=True):
         a, b = (outline(decode(s.segments[i], s), depth) for s, i in ((truth, t), (found, p)))
@@ -63,7 +63,7 @@ def test_a_large_sloppy_mask_loses_and_a_perfect_one_does_not(tmp_path):
     for name, answer in answers.items():
         sides = [regions_of([s], names.index, what="x") for s in (truth, answer)]
         shared = overlap(*sides)
-        limit = boundary.iou_of_pairs(shared, *sides, [(200, 300)])
+        limit = boundary.iou_of_pairs(shared, *sides)
         found[name] = panoptic.count(panoptic.match_overlap(shared, *sides, limit), 5)
         record = instance.records([truth], [answer], names.index, "mask", 1)
         found[name + " ap"] = instance.summarize(boundary.curves([record], 5, (1, 10, 100)), names.names)["ap50"]

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segkit.metrics import detections, instance
@@ -15,6 +15,7 @@ def rows_of(pairs, names, by="mask"):
 
 
 @settings(max_examples=30, deadline=None)
+@example(seed=5343, images=6, by="mask")  # 7 hits of 10 objects, and a recall of 0.7000000000000001
 @given(seed=st.integers(0, 10**6), images=st.integers(1, 6), by=st.sampled_from(["mask", "box"]))
 def test_average_precision_is_that_of_pycocotools(seed, images, by):
     pairs, names = some_pairs(seed, images, 30, 40)

@@ -206,6 +206,35 @@ def test_predicted_boxes_without_masks_count_as_nothing_but_not_all_may_be_so(tm
         evaluate(truth, none, "instance")
 
 
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_predictions_of_another_size_are_refused(tmp_path, task):
+    truth, found = sets(tmp_path, kind=task)
+    turned = [replace(s, width=s.height, height=s.width) for s in found.samples()]
+    with pytest.raises(InputError, match=r"image 100: the prediction is 40 x 50, the image 50 x 40"):
+        evaluate(truth, turned, task)
+    with pytest.raises(InputError, match=r"image 100: the prediction is 40 x 50, the image 50 x 40"):
+        evaluate(truth, shard_set(tmp_path / "turned", turned, truth.taxonomy, task), task)
+
+
+def test_columns_and_samples_give_the_same_figures(tmp_path):
+    """Sets in the same order are read by columns, lists of samples one by one; 300 images are several row groups."""
+    truth, found = sets(tmp_path, images=300, kind="panoptic")
+    for task in ("panoptic", "semantic"):
+        assert evaluate(truth, found, task) == evaluate(truth, list(found.samples()), task)
+
+
+def test_columns_refuse_what_samples_refuse(tmp_path):
+    truth, found = sets(tmp_path, kind="panoptic")
+    samples = list(found.samples())
+    bare = replace(samples[2], segments=(replace(samples[2].segments[0], mask=None, mask_from=None),))
+    odd = replace(samples[2], segments=(replace(samples[2].segments[0], class_id=999),))
+    for bad, line in ((bare, "image 102: a segment has a box but no mask"), (odd, "102: category 999 is not in the")):
+        broken = [*samples[:2], bad, *samples[3:]]
+        for predictions in (broken, shard_set(tmp_path / line[:9].replace(":", ""), broken, truth.taxonomy)):
+            with pytest.raises(InputError, match=line):
+                evaluate(truth, predictions, "panoptic")
+
+
 def test_predictions_of_another_vocabulary_are_mapped_by_name_and_what_is_lost_is_stated(tmp_path):
     names = taxonomy()
     ids = np.repeat([[1, 1, 2, 2, 3, 3]], 4, axis=0)

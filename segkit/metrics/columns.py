@@ -1,0 +1,112 @@
+"""Masked segments straight from the Parquet columns of a shard set: no sample is made, no other column is read."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import InputError, SegkitError
+from segkit.metrics.regions import Regions, boxes_only
+from segkit.metrics.runs import Ints
+from segkit.shards.reader import ShardSet
+
+_SEGMENT = ("class_id", "mask", "is_crowd", "ignore")
+_COLUMNS = ["id", "width", "height", *(f"segments.list.element.{name}" for name in _SEGMENT)]
+
+
+def region_batches(shards: ShardSet, batch: int, what: str) -> Iterator[Regions]:
+    """Batches of at most `batch` images, in the set's order; they end at the set's end only.
+
+    Args:
+        shards: every segment must have a mask; its taxonomy numbers the labels.
+        batch: images at once.
+        what: what the set is, for messages.
+
+    Raises:
+        InputError: a segment has no mask, or a class that the taxonomy lacks.
+        SegkitError: a part cannot be read.
+    """
+    import pyarrow as pa
+
+    rest: Any = None
+    for table in _tables(shards):
+        rest = table if rest is None else pa.concat_tables([rest, table])
+        whole = len(rest) - len(rest) % batch
+        yield from _cut(rest.slice(0, whole), batch, shards, what)
+        rest = rest.slice(whole)
+    if rest is not None and len(rest):
+        yield from _cut(rest, batch, shards, what)
+
+
+def _tables(shards: ShardSet) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for part in shards.manifest.parts:
+        path = shards.path / part.labels
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group, columns=_COLUMNS, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            problem = str(error).splitlines()[0]
+            raise SegkitError(f"{path}: labels not readable ({problem}); `segkit validate` tells more") from error
+
+
+def _cut(table: Any, batch: int, shards: ShardSet, what: str) -> Iterator[Regions]:
+    """Regions of each `batch` rows; the text of the masks is used where it lies."""
+    table = table.combine_chunks()
+    ids = table.column("id").to_pylist()
+    sizes = [table.column(name).to_numpy() for name in ("height", "width")]
+    lists = table.column("segments").chunk(0) if len(table) else None
+    if lists is None:
+        return
+    segments, first = lists.flatten(), np.concatenate(([0], np.cumsum(lists.value_lengths().to_numpy())))
+    image = np.repeat(np.arange(len(ids)), np.diff(first))
+    labels, crowd, ignore = _labels(segments, image, ids, shards, what), *_flags(segments)
+    buffer, offsets = _text(segments, image, ids, what)
+    for at in range(0, len(ids), batch):
+        rows = slice(at, at + batch)
+        chosen = slice(int(first[at]), int(first[min(at + batch, len(ids))]))
+        own = offsets[chosen.start : chosen.stop + 1]
+        yield Regions(
+            tuple(ids[rows]),
+            sizes[0][rows],
+            sizes[1][rows],
+            buffer[own[0] : own[-1]],
+            own - own[0],
+            image[chosen] - at,
+            labels[chosen],
+            crowd[chosen],
+            ignore[chosen],
+        )
+
+
+def _labels(segments: Any, image: Ints, ids: list[str], shards: ShardSet, what: str) -> Ints:
+    """Class indices; a taxonomy is ordered by id."""
+    given = segments.field("class_id").to_numpy()
+    known = np.array([category.id for category in shards.taxonomy.categories], np.int64)
+    label = np.minimum(np.searchsorted(known, given), len(known) - 1)
+    wrong = np.flatnonzero(known[label] != given)
+    if len(wrong):
+        problem = f"category {given[wrong[0]]} is not in the vocabulary"
+        raise InputError(problem, file=what, record=ids[image[wrong[0]]])
+    return np.asarray(label, np.int64)
+
+
+def _flags(segments: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    crowd, ignore = (segments.field(name).to_numpy(zero_copy_only=False) for name in ("is_crowd", "ignore"))
+    return np.asarray(crowd, np.bool_), np.asarray(ignore, np.bool_)
+
+
+def _text(segments: Any, image: Ints, ids: list[str], what: str) -> tuple[NDArray[np.uint8], Ints]:
+    """Bytes of all masks, and the offsets at which each begins and the last one ends."""
+    masks = segments.field("mask")
+    if masks.null_count:
+        raise boxes_only(what, ids[image[np.flatnonzero(masks.is_null().to_numpy(zero_copy_only=False))[0]]])
+    _, offsets, data = masks.buffers()
+    if data is None:
+        return np.zeros(0, np.uint8), np.zeros(len(masks) + 1, np.int64)
+    starts = np.frombuffer(offsets, np.int32)[masks.offset : masks.offset + len(masks) + 1]
+    return np.frombuffer(data, np.uint8), starts.astype(np.int64)
