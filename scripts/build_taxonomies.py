@@ -25,19 +25,21 @@ WORDS: dict[str, dict[str, str]] = tomllib.loads((HERE / "class_words.toml").rea
 # Label ids of cityscapesScripts; sorted by id they are in the order of the train ids 0-18.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_STUFF = 11
-CAMVID_NAMES = (
-    "building",
-    "tree",
-    "sky",
-    "car",
-    "sign",
-    "road",
-    "pedestrian",
-    "fence",
-    "pole",
-    "sidewalk",
-    "bicyclist",
-)
+# Name of each index 0-10 in the index PNGs that everybody uses (SegNet's), and CamVid's own spelling. A list in another
+# order is in circulation with them; in the pictures 0 is what is bright and on top, and 3 what lies at the bottom.
+CAMVID_NAMES = {
+    "sky": "Sky",
+    "building": "Building",
+    "pole": "Column_Pole",
+    "road": "Road",
+    "sidewalk": "Sidewalk",
+    "tree": "Tree",
+    "sign": "SignSymbol",
+    "fence": "Fence",
+    "car": "Car",
+    "pedestrian": "Pedestrian",
+    "bicyclist": "Bicyclist",
+}
 CAMVID_THINGS = {"car", "pedestrian", "bicyclist"}
 # Pascal Context flags no things. A name among ADE's 100 instance categories is one, and so is what can be counted.
 CONTEXT_STUFF = set(
@@ -114,11 +116,11 @@ def cityscapes(lists: Path) -> Taxonomy:
 
 def camvid(lists: Path) -> Taxonomy:
     """CamVid's 11 classes; the data set's own spelling (`Column_Pole`) is the source name."""
-    names = lines(lists / "camvid-11_names.txt")
-    made = [
+    assert set(CAMVID_NAMES.values()) == set(lines(lists / "camvid-11_names.txt"))
+    made = (
         category("camvid-11", id_, name, "thing" if name in CAMVID_THINGS else "stuff", source)
-        for id_, (name, source) in enumerate(zip(CAMVID_NAMES, names, strict=True))
-    ]
+        for id_, (name, source) in enumerate(CAMVID_NAMES.items())
+    )
     return Taxonomy("camvid-11", tuple(made))
 
 

@@ -41,8 +41,8 @@ from segkit.training.run_manifest import read_run_manifest
 from segkit.training.run_reader import load_run
 
 RECIPE = "dataseg-mini"
-STEPS = 1500
-RATES = {"coco": 1.0, "camvid": 0.5, "standin": 1.0}
+STEPS = 2000
+RATES = {"coco": 2.0, "camvid": 1.0, "standin": 1.0}
 """How often a step draws each data set."""
 CAMVID = ["sky", "building", "pole", "road", "sidewalk", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 """Classes of the mask indices 0-10, SegNet's order. The set's own labels.txt has the names in another order, which

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,10 +85,26 @@ def test_cityscapes_label_ids_are_in_train_id_order(real_data: Path) -> None:
     assert sum(c.kind == "stuff" for c in taxonomy.categories) == 11
 
 
-def test_camvid_voc_and_pascal_context_follow_their_lists(real_data: Path) -> None:
+def test_camvid_names_what_the_pictures_show(real_data: Path) -> None:
+    brightness: dict[int, list[float]] = {}
+    height: dict[int, list[float]] = {}
+    for file in sorted((real_data / "camvid/annotations/train").glob("*.png"))[::6]:
+        labels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        image = cv2.imread(str(real_data / "camvid/images/train" / f"{file.stem}.jpg"), cv2.IMREAD_GRAYSCALE)
+        for index in np.unique(labels):
+            here = labels == index
+            brightness.setdefault(int(index), []).append(float(image[here].mean()))
+            height.setdefault(int(index), []).append(float(np.nonzero(here)[0].mean()))
+    names = {c.id: c.name for c in load_taxonomy("camvid-11").categories}
+    brightest = max(brightness, key=lambda index: float(np.mean(brightness[index])))
+    highest, lowest = (pick(names, key=lambda index: float(np.mean(height[index]))) for pick in (min, max))
+    assert (names[brightest], names[highest], names[lowest]) == ("sky", "sky", "road")
+    shipped = {c.source_name or c.name for c in load_taxonomy("camvid-11").categories}
+    assert shipped == set(lines(real_data / "class_lists/camvid-11_names.txt"))
+
+
+def test_voc_and_pascal_context_follow_their_lists(real_data: Path) -> None:
     lists = real_data / "class_lists"
-    labels = lines(real_data / "camvid/labels.txt")
-    assert {c.id: c.name for c in load_taxonomy("camvid-11").categories} == dict(enumerate(labels))
     assert spellings("voc-20") == dict(list(enumerate(lines(lists / "voc2012_names.txt")))[1:])
     context = list(enumerate(lines(lists / "pascal-context-460_names.txt")))
     assert spellings("pascal-context-459") == dict(context[1:])

@@ -17,22 +17,28 @@ if TYPE_CHECKING:
     from segkit.benchmark.objects365 import Truth
     from segkit.sources.base import Source
 
-TRAIN_SCENES, VAL_SCENES = 400, 60
+TRAIN_SCENES, VAL_SCENES = 500, 60
 """Of each of the three data sets."""
-STEPS = 1000
+STEPS = 1400
 RECIPE = "dataseg-mini"
 SETTINGS = (
     "data.image_size=128",
     "data.batch_size=8",
     "data.scale_min=0.8",
-    "data.scale_max=1.25",
+    "data.scale_max=1.5",
+    "data.zoom_probability=0.4",
     "inference.image_size=128",
-    "optimiser.lr=5e-4",
+    "model.backbone=resnet10t",
+    "model.queries=25",
+    "optimiser.lr=1e-3",
     "optimiser.backbone_lr_factor=1.0",
-    "optimiser.warmup_steps=50",
+    "optimiser.warmup_steps=30",
     "optimiser.ema_decay=0.99",
 )
-"""What differs from the recipe: the scenes are small, and the backbone starts from nothing."""
+"""What differs from the recipe: the scenes are small and show few things, and the backbone starts from nothing, from
+where a short residual network learns faster than MobileNetV2 (stuff PQ after 450 steps 46 against 9)."""
+RATES = {"panoptic": 2.0, "semantic": 1.0, "boxes": 1.0}
+"""How often a step draws each data set; masks of instances, from which boxes learn, come from the panoptic one alone."""
 MARK = ".segkit-demo"
 """File by which a folder of generated scenes is told from a user's own."""
 
@@ -141,7 +147,7 @@ def _convert(native: NativeSets, out: Path, on_set: Callable[[int], None]) -> tu
             on_set(len(made))
     hidden = _hidden(native, out / "hidden-val")
     on_set(len(made) + 1)
-    train = [made[f"{name}-train"] for name in ("panoptic", "semantic", "boxes")]
+    train = [made[f"{name}-train"] for name in RATES]
     return train, _Validation(made["panoptic-val"], made["semantic-val"], made["boxes-val"], hidden)
 
 
@@ -182,7 +188,7 @@ def _train(
 
     watchers = Watchers(on_step=lambda record: on_step(record.step))
     overrides = (*SETTINGS, f"training.seed={seed}")
-    data = [(str(shards.path), 1.0) for shards in sets]
+    data = [(str(shards.path), rate) for shards, rate in zip(sets, RATES.values(), strict=True)]
     return train(RECIPE, data, out, steps=steps, device=device, overrides=overrides, watchers=watchers)
 
 

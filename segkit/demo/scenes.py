@@ -77,7 +77,7 @@ def make_scene(seed: int | tuple[int, ...], size: int = SIZE) -> Scene:
         if alpha is None:
             continue
         number = len(STUFF) + 1 + len(whole)
-        _paint_thing(rng, canvas, alpha, radius)
+        _paint_thing(rng, canvas, alpha, radius, hue(entry))
         covered = alpha >= 0.5
         ids[covered], whole[number], classes[number] = number, int(covered.sum()), entry
     image = np.asarray(np.clip(canvas, 0, 1) * 255 + 0.5, np.uint8)
@@ -122,7 +122,14 @@ def _place(
     return None, 0.0
 
 
-def _paint_thing(rng: np.random.Generator, canvas: textures.Picture, alpha: NDArray[np.float32], radius: float) -> None:
+def hue(entry: SceneClass) -> float:
+    """The colour that most things of a class have, in degrees: spread evenly over the circle."""
+    return 360 * THINGS.index(entry) / len(THINGS)
+
+
+def _paint_thing(
+    rng: np.random.Generator, canvas: textures.Picture, alpha: NDArray[np.float32], radius: float, colour: float
+) -> None:
     """Blend a lit, patterned surface into the canvas, with a soft shadow on what lies behind."""
     import cv2
 
@@ -135,5 +142,5 @@ def _paint_thing(rng: np.random.Generator, canvas: textures.Picture, alpha: NDAr
     bevel = np.clip(depth / 3, 0, 1) * 0.3 + 0.75
     y, x = np.mgrid[:size, :size] / size
     light = 1 + 0.3 * (0.5 - (x + y) / 2) * size / (4 * radius)
-    surface = textures.thing_surface(rng, size, size) * (bevel * light)[..., None]
+    surface = textures.thing_surface(rng, size, size, colour) * (bevel * light)[..., None]
     canvas += alpha[..., None] * (surface - canvas)

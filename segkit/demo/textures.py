@@ -110,11 +110,22 @@ def _plain(rng: Rng, height: int, width: int) -> Field:
 _PATTERNS = (_plain, _stripes, _checks, _marble, _speckle)
 
 
-def thing_surface(rng: Rng, height: int, width: int) -> Picture:
-    """A random pattern in two tones of a random colour: it tells nothing of the class."""
+HUE_SPREAD = 10.0
+"""Standard deviation of a thing's hue around its kind's, degrees."""
+ODD_HUE = 0.1
+"""Share of things in any colour whatever."""
+
+
+def thing_surface(rng: Rng, height: int, width: int, hue: float) -> Picture:
+    """A random pattern in two tones of a colour near `hue` (degrees); now and then of any colour.
+
+    As with fruit or traffic signs the colour is a hint and the shape decides: a few minutes of training on a CPU, from
+    random weights, do not suffice to learn shapes alone.
+    """
     import cv2
 
-    hue, saturation, value = rng.uniform(0, 360), rng.uniform(0.35, 0.95), rng.uniform(0.55, 1.0)
-    colour = cv2.cvtColor(np.asarray([[[hue, saturation, value]]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
+    own = rng.uniform(0, 360) if rng.random() < ODD_HUE else rng.normal(hue, HUE_SPREAD) % 360
+    saturation, value = rng.uniform(0.55, 0.95), rng.uniform(0.6, 1.0)
+    colour = cv2.cvtColor(np.asarray([[[own, saturation, value]]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
     pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng, height, width)
     return np.asarray(colour * (1 + rng.uniform(0.12, 0.3) * pattern[..., None]), np.float32)

@@ -13,9 +13,9 @@ from segkit.inference.postprocess import LabelledMask, Mask
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
 from segkit.sample import Box
+from segkit.taxonomy import Category, Taxonomy
+from segkit.training.run_reader import Run
 
-CROP = 256
-"""Side of the crops in pixels."""
 FACTOR = 2.0
 """Side of a crop over the longer side of its box, the middle of what training zooms show (1.5 to 4)."""
 ENLARGE = 8.0
@@ -25,7 +25,13 @@ BATCH = 16
 
 @torch.no_grad()
 def masks_of_boxes(
-    model: DataSeg, table: ClassTable, image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[int]
+    model: DataSeg,
+    table: ClassTable,
+    image: NDArray[np.uint8],
+    boxes: Sequence[Box],
+    labels: Sequence[int],
+    *,
+    crop: int,
 ) -> Iterator[LabelledMask]:
     """The mask of each box, in order; the mask of one box does not depend on the other boxes.
 
@@ -34,7 +40,10 @@ def masks_of_boxes(
         table: vocabulary of the labels, on the model's device.
         image: (H, W, 3) RGB.
         boxes: x, y, width, height in pixels.
-        labels: row of the table for each box, or -1 where its class is not known (the answer then names it).
+        labels: row of the table for each box, or -1 where its class is not known (the answer then names it, where the
+            table has rows).
+        crop: side of the crops in pixels, a multiple of 32: that of the training crops, in which the model has seen
+            objects at this scale.
 
     Yields:
         Masks that are False outside their box and may be empty. Score: mean probability within the mask, times the IoU
@@ -42,26 +51,26 @@ def masks_of_boxes(
     """
     for start in range(0, len(boxes), BATCH):
         some, known = boxes[start : start + BATCH], labels[start : start + BATCH]
-        windows = [_window(image.shape[0], image.shape[1], box) for box in some]
+        windows = [_window(image.shape[0], image.shape[1], box, crop) for box in some]
         device = table.text.device
         crops = torch.from_numpy(np.stack([window.image(image) for window in windows])).to(device)
         inputs = crops.permute(0, 3, 1, 2).float() / 255
         placed = [torch.tensor([w.box(box)], device=device) for w, box in zip(windows, some, strict=True)]
         asked = [torch.tensor([label], device=device) for label in known]
         answer = model(inputs, table.text, placed, asked, match=False).conditioned[-1]
-        named = answer.class_logits[:, 0, :-1].argmax(-1).tolist()
+        named = answer.class_logits[:, 0, :-1].argmax(-1).tolist() if len(table.text) else [-1] * len(some)
         for i, (window, box) in enumerate(zip(windows, some, strict=True)):
             index = known[i] if known[i] >= 0 else named[i]
             mask, score = _paste(answer.mask_logits[i, 0], window, box, (image.shape[0], image.shape[1]))
             yield LabelledMask(index, mask, score)
 
 
-def _window(height: int, width: int, box: Box) -> Window:
+def _window(height: int, width: int, box: Box, crop: int) -> Window:
     """The crop in which a box is segmented: FACTOR times its longer side, no larger than the image's."""
     longest = max(box[2], box[3])
-    side = max(2, round(min(max(longest * FACTOR, CROP / ENLARGE), max(height, width, longest))))
+    side = max(2, round(min(max(longest * FACTOR, crop / ENLARGE), max(height, width, longest))))
     x, y = (round(start + extent / 2 - side / 2) for start, extent in ((box[0], box[2]), (box[1], box[3])))
-    return square_window(height, width, x, y, side, CROP)
+    return square_window(height, width, x, y, side, crop)
 
 
 def pixels_of_box(box: Box, height: int, width: int) -> tuple[slice, slice]:
@@ -104,26 +113,25 @@ def tightness(mask: Mask) -> float:
 
 
 def segment_boxes(
-    model: DataSeg,
-    image: NDArray[np.uint8],
-    boxes: Sequence[Box],
-    labels: Sequence[int] | None = None,
-    *,
-    table: ClassTable,
+    run: Run, image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[str] | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Masks of given boxes.
 
     Args:
-        model: as `segkit.load_run` gives it.
+        run: a trained model, from `segkit.load_run`.
         image: (H, W, 3) uint8 RGB.
         boxes: x, y, width, height in pixels.
-        labels: class indices of the boxes in `table`; None where classes are not known.
-        table: vocabulary of the labels.
+        labels: a class name for each box, of any vocabulary that has text embeddings; None where no class is known.
 
     Returns:
         (Q, H, W) bool, False outside each box, and (Q,) scores in 0-1.
+
+    Raises:
+        InputError: a name has no text embedding.
     """
-    known = [-1] * len(boxes) if labels is None else labels
-    found = list(masks_of_boxes(model.eval(), table, image, boxes, known))
+    names = sorted(set(labels or ()))
+    taxonomy = Taxonomy("asked", tuple(Category(i, name, "thing") for i, name in enumerate(names)))
+    rows = [-1] * len(boxes) if labels is None else [names.index(label) for label in labels]
+    found = list(masks_of_boxes(run.model, run.table(taxonomy), image, boxes, rows, crop=run.recipe.data.image_size))
     masks = np.stack([item.mask for item in found]) if found else np.zeros((0, *image.shape[:2]), bool)
     return masks, np.array([item.score for item in found], np.float32)

@@ -106,7 +106,7 @@ def _masked(segment: Segment, found: LabelledMask) -> Segment:
 def _by_conditioned_queries(
     run: Run, table: ClassTable, image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[int]
 ) -> list[LabelledMask | None]:
-    return list(masks_of_boxes(run.model, table, image, boxes, labels))
+    return list(masks_of_boxes(run.model, table, image, boxes, labels, crop=run.recipe.data.image_size))
 
 
 def _by_proposals(

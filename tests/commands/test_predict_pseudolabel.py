@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import segkit
 from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.inference.boxes import pixels_of_box
@@ -90,6 +91,17 @@ def test_boxes_come_back_with_masks(run: Path, boxes: ShardSet, tmp_path: Path, 
     assert (made.image(next(made.samples())) == boxes.image(next(boxes.samples()))).all()
     parents = {parent.digest for parent in made.manifest.parents}
     assert boxes.manifest.digest in parents and len(parents) == 2, "data and run"
+
+
+def test_segment_boxes_takes_names_of_any_vocabulary(run: Path, toy: ShardSet) -> None:
+    loaded = segkit.load_run(run)
+    image, boxes = toy.image(next(toy.samples())), [(4.0, 4.0, 30.0, 20.0), (0.0, 10.0, 12.0, 30.0)]
+    named, scores = segkit.segment_boxes(loaded, image, boxes, ["dog", "tree"])
+    unnamed, _ = segkit.segment_boxes(loaded, image, boxes)
+    assert named.shape == unnamed.shape == (2, *image.shape[:2]) and scores.shape == (2,)
+    with pytest.raises(InputError, match="flurblewidget"):
+        segkit.segment_boxes(loaded, image, boxes[:1], ["flurblewidget"])
+    assert segkit.segment_boxes(loaded, image, [])[0].shape == (0, *image.shape[:2])
 
 
 def test_masks_that_are_there_stay(run: Path, toy: ShardSet, tmp_path: Path) -> None:
