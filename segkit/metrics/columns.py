@@ -30,7 +30,7 @@ def region_batches(shards: ShardSet, batch: int, what: str) -> Iterator[Regions]
     import pyarrow as pa
 
     rest: Any = None
-    for table in _tables(shards):
+    for table in read_columns(shards, _COLUMNS):
         rest = table if rest is None else pa.concat_tables([rest, table])
         whole = len(rest) - len(rest) % batch
         yield from _cut(rest.slice(0, whole), batch, shards, what)
@@ -39,7 +39,14 @@ def region_batches(shards: ShardSet, batch: int, what: str) -> Iterator[Regions]
         yield from _cut(rest, batch, shards, what)
 
 
-def _tables(shards: ShardSet) -> Iterator[Any]:
+def read_columns(shards: ShardSet, columns: list[str]) -> Iterator[Any]:
+    """Arrow tables of some columns, row group after row group.
+
+    `pyarrow.parquet.read_table` would do, but it imports pandas: half a second.
+
+    Raises:
+        SegkitError: a part cannot be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -48,44 +55,61 @@ def _tables(shards: ShardSet) -> Iterator[Any]:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 for group in range(file.num_row_groups):
-                    yield file.read_row_group(group, columns=_COLUMNS, use_threads=False)
+                    yield file.read_row_group(group, columns=columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             problem = str(error).splitlines()[0]
             raise SegkitError(f"{path}: labels not readable ({problem}); `segkit validate` tells more") from error
 
 
+def image_ids(shards: ShardSet) -> list[str]:
+    """All image ids of a set, in order, without reading anything else."""
+    return [image for table in read_columns(shards, ["id"]) for image in table.column("id").to_pylist()]
+
+
 def _cut(table: Any, batch: int, shards: ShardSet, what: str) -> Iterator[Regions]:
     """Regions of each `batch` rows; the text of the masks is used where it lies."""
+    if not len(table):
+        return
     table = table.combine_chunks()
     ids = table.column("id").to_pylist()
-    sizes = [table.column(name).to_numpy() for name in ("height", "width")]
-    lists = table.column("segments").chunk(0) if len(table) else None
-    if lists is None:
-        return
-    segments, first = lists.flatten(), np.concatenate(([0], np.cumsum(lists.value_lengths().to_numpy())))
+    height, width = (_integers(table.column(name).chunk(0)) for name in ("height", "width"))
+    lists = table.column("segments").chunk(0)
+    ends = np.frombuffer(lists.buffers()[1], np.int32)[lists.offset : lists.offset + len(lists) + 1].astype(np.int64)
+    segments, first = lists.flatten(), ends - ends[0]
     image = np.repeat(np.arange(len(ids)), np.diff(first))
-    labels, crowd, ignore = _labels(segments, image, ids, shards, what), *_flags(segments)
+    label = _labels(segments, image, ids, shards, what)
+    crowd, ignore = (_flags(segments.field(name)) for name in ("is_crowd", "ignore"))
     buffer, offsets = _text(segments, image, ids, what)
     for at in range(0, len(ids), batch):
         rows = slice(at, at + batch)
         chosen = slice(int(first[at]), int(first[min(at + batch, len(ids))]))
         own = offsets[chosen.start : chosen.stop + 1]
-        yield Regions(
-            tuple(ids[rows]),
-            sizes[0][rows],
-            sizes[1][rows],
-            buffer[own[0] : own[-1]],
-            own - own[0],
-            image[chosen] - at,
-            labels[chosen],
-            crowd[chosen],
-            ignore[chosen],
-        )
+        columns = (image[chosen] - at, label[chosen], crowd[chosen], ignore[chosen])
+        text = buffer[own[0] : own[-1]]
+        yield Regions(tuple(ids[rows]), height[rows], width[rows], text, own - own[0], *columns)
+
+
+# Arrow's own `to_numpy` imports pandas where it is installed: half a second, and its memory.
+
+
+def _integers(array: Any) -> Ints:
+    """An int64 column without nulls."""
+    return np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array)]
+
+
+def _flags(array: Any) -> NDArray[np.bool_]:
+    """A boolean column without nulls."""
+    bits = np.frombuffer(array.buffers()[1] or b"", np.uint8)
+    flags = np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)]
+    return flags.astype(np.bool_)
 
 
 def _labels(segments: Any, image: Ints, ids: list[str], shards: ShardSet, what: str) -> Ints:
     """Class indices; a taxonomy is ordered by id."""
-    given = segments.field("class_id").to_numpy()
+    column = segments.field("class_id")
+    if not len(column):
+        return np.zeros(0, np.int64)
+    given = _integers(column)
     known = np.array([category.id for category in shards.taxonomy.categories], np.int64)
     label = np.minimum(np.searchsorted(known, given), len(known) - 1)
     wrong = np.flatnonzero(known[label] != given)
@@ -95,18 +119,14 @@ def _labels(segments: Any, image: Ints, ids: list[str], shards: ShardSet, what: 
     return np.asarray(label, np.int64)
 
 
-def _flags(segments: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    crowd, ignore = (segments.field(name).to_numpy(zero_copy_only=False) for name in ("is_crowd", "ignore"))
-    return np.asarray(crowd, np.bool_), np.asarray(ignore, np.bool_)
-
-
 def _text(segments: Any, image: Ints, ids: list[str], what: str) -> tuple[NDArray[np.uint8], Ints]:
     """Bytes of all masks, and the offsets at which each begins and the last one ends."""
     masks = segments.field("mask")
     if masks.null_count:
-        raise boxes_only(what, ids[image[np.flatnonzero(masks.is_null().to_numpy(zero_copy_only=False))[0]]])
+        bare = next(k for k, mask in enumerate(masks.to_pylist()) if mask is None)
+        raise boxes_only(what, ids[image[bare]])
     _, offsets, data = masks.buffers()
-    if data is None:
+    if data is None or not len(masks):
         return np.zeros(0, np.uint8), np.zeros(len(masks) + 1, np.int64)
     starts = np.frombuffer(offsets, np.int32)[masks.offset : masks.offset + len(masks) + 1]
     return np.frombuffer(data, np.uint8), starts.astype(np.int64)

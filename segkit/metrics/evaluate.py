@@ -7,7 +7,7 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.manifest import Task
 from segkit.metrics import boundary, errors, instance, panoptic, semantic
-from segkit.metrics.columns import region_batches
+from segkit.metrics.columns import read_columns, region_batches
 from segkit.metrics.detections import DetectionRows, match
 from segkit.metrics.overlap import overlap
 from segkit.metrics.panoptic import PanopticRows
@@ -228,10 +228,7 @@ def _average_precision(
 
 def is_federated(truth: ShardSet) -> bool:
     """Whether some image was searched for some classes only, or not for every instance of them."""
-    import pyarrow.parquet as pq
-
-    for part in truth.manifest.parts:
-        table = pq.read_table(truth.path / part.labels, columns=["annotated", "exhaustive"])
+    for table in read_columns(truth, ["annotated", "exhaustive"]):
         if table.column("annotated").null_count < len(table) or not all(table.column("exhaustive").to_pylist()):
             return True
     return False

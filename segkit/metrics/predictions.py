@@ -7,6 +7,7 @@ from typing import Protocol
 
 from segkit.errors import InputError
 from segkit.metrics import coco_files
+from segkit.metrics.columns import image_ids, read_columns
 from segkit.metrics.transfer import ClassMap, apply, class_map
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
@@ -76,16 +77,6 @@ class SetPredictions:
         return found if self._identity else apply(self.map, found, self._target)
 
 
-def image_ids(shards: ShardSet) -> list[str]:
-    """All image ids of a set, in order, without reading anything else."""
-    import pyarrow.parquet as pq
-
-    ids: list[str] = []
-    for part in shards.manifest.parts:
-        ids += pq.read_table(shards.path / part.labels, columns=["id"]).column("id").to_pylist()
-    return ids
-
-
 def open_predictions(spec: str, truth: ShardSet, masks: Path | None = None) -> Predictions:
     """Open what `--predictions` names.
 
@@ -128,17 +119,14 @@ def check_images(predictions: Predictions, truth: ShardSet | Iterable[Sample], w
 
 def _names(truth: ShardSet | Iterable[Sample]) -> tuple[set[str], set[str]]:
     """Ids and file stems of all images."""
-    import pyarrow.parquet as pq
-
     if not isinstance(truth, ShardSet):
         samples = list(truth)
         return {sample.id for sample in samples}, {Path(sample.file_name).stem for sample in samples}
-    ids, names = [], []
-    for part in truth.manifest.parts:
-        table = pq.read_table(truth.path / part.labels, columns=["id", "file_name"])
-        ids += table.column("id").to_pylist()
-        names += table.column("file_name").to_pylist()
-    return set(ids), {Path(name).stem for name in names}
+    ids, stems = set[str](), set[str]()
+    for table in read_columns(truth, ["id", "file_name"]):
+        ids.update(table.column("id").to_pylist())
+        stems.update(Path(name).stem for name in table.column("file_name").to_pylist())
+    return ids, stems
 
 
 def _some(names: list[str]) -> str:

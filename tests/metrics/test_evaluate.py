@@ -216,11 +216,18 @@ def test_predictions_of_another_size_are_refused(tmp_path, task):
         evaluate(truth, shard_set(tmp_path / "turned", turned, truth.taxonomy, task), task)
 
 
-def test_columns_and_samples_give_the_same_figures(tmp_path):
+def test_columns_and_samples_give_the_same_figures(tmp_path, monkeypatch):
     """Sets in the same order are read by columns, lists of samples one by one; 300 images are several row groups."""
     truth, found = sets(tmp_path, images=300, kind="panoptic")
-    for task in ("panoptic", "semantic"):
-        assert evaluate(truth, found, task) == evaluate(truth, list(found.samples()), task)
+    few = [replace(s, segments=()) if i % 7 < 6 else s for i, s in enumerate(found.samples())]
+    sparse = shard_set(tmp_path / "sparse", few, truth.taxonomy)
+    empty = shard_set(tmp_path / "empty", [replace(s, segments=()) for s in few], truth.taxonomy)
+    for batch in (4, 7, 200):  # 7 leaves a rest at every row group
+        monkeypatch.setattr("segkit.metrics.evaluate.BATCH", batch)
+        for task in ("panoptic", "semantic"):
+            for predictions in (found, sparse, empty):
+                by_columns = evaluate(truth, predictions, task)
+                assert by_columns == evaluate(truth, list(predictions.samples()), task)
 
 
 def test_columns_refuse_what_samples_refuse(tmp_path):
