@@ -176,3 +176,18 @@ def test_the_result_does_not_depend_on_the_batches():
     pairs, names = some_pairs(11, 7)
     first, second = (instance.summarize(run(pairs, names, batch=size), names.names) for size in (1, 7))
     assert first == second
+
+
+@pytest.mark.parametrize("evaluator", instance.EVALUATORS)
+def test_an_iou_of_exactly_one_half_matches_and_crowds_alone_are_no_ground_truth(evaluator):
+    names = taxonomy()
+    full = np.zeros((40, 60), bool)
+    full[:, :40] = True
+    half = full.copy()
+    half[:, 20:] = False
+    truth = Sample("1", "1.jpg", 60, 40, (segment(full, 2),))
+    found = Sample("1", "1.jpg", 60, 40, (segment(half, 2, score=0.9),))
+    metrics = instance.summarize(run([(truth, found)], names, evaluator), names.names)
+    assert metrics["ap50"] == pytest.approx(100) and metrics["ap"] == pytest.approx(10)
+    crowd = Sample("1", "1.jpg", 60, 40, (segment(full, 2, is_crowd=True),))
+    assert instance.summarize(run([(crowd, found)], names, evaluator), names.names)["ap"] is None
