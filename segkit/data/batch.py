@@ -22,6 +22,9 @@ class Targets:
     """(T, H, W) bool; masks of instances may overlap."""
     boxes: Tensor
     """(T, 4) float32: x0, y0, x1, y1 in pixels of the crop, clipped to it."""
+    is_part: Tensor
+    """(T,) bool: a connected part of another target, whose box says more than that of the union; for box-conditioned
+    queries alone, proposals are not matched to it."""
     void: Tensor
     """(H, W) bool: pixels without a usable label (padding, void, crowd, ignore); never inside a mask."""
     annotated: Tensor | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 from segkit.data.batch import Batch, Targets
 from segkit.manifest import Task
 
-_JOINED = ("labels", "is_thing", "has_mask", "masks", "boxes")
+_JOINED = ("labels", "is_thing", "has_mask", "masks", "boxes", "is_part")
 
 
 @dataclass(frozen=True)

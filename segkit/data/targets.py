@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 
@@ -19,6 +20,11 @@ MIN_PIXELS = 4
 """A target with fewer pixels in the crop is void: too little to learn from, but no background either."""
 MIN_VISIBLE = 0.1
 """A box of which less than this share is in the crop is void: the object itself may lie wholly outside."""
+
+
+MIN_PART_PIXELS = 64
+MOST_PARTS = 16
+"""Of an image; the largest count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class _Target:
     has_mask: bool
     mask: Mask
     box: Rectangle
+    is_part: bool = False
 
 
 def build_targets(
@@ -60,9 +67,10 @@ def build_targets(
 ) -> Targets:
     """The targets of one crop.
 
-    Panoptic: one per thing, one per stuff class. Semantic: one per class. Instance: one per thing. Where the task wants
-    every pixel labelled, or the sample is not exhaustive, what no target covers is void; in an exhaustive instance set
-    it is background. Boxes of masks are taken from the cropped mask, boxes without a mask are clipped.
+    Panoptic: one per thing, one per stuff class. Semantic: one per class, and the connected parts of its things (of all
+    classes where the taxonomy has no things): what a class map knows of objects. Instance: one per thing. Where the
+    task wants every pixel labelled, or the sample is not exhaustive, what no target covers is void; in an exhaustive
+    instance set it is background. Boxes of masks are taken from the cropped mask, boxes without a mask are clipped.
 
     Args:
         policies: mask policy by class id; classes that are not named use their masks.
@@ -87,7 +95,8 @@ def build_targets(
             void |= region
     for target in kept:
         void &= ~target.mask
-    return _stack(kept, void, taxonomy, _annotated(sample, taxonomy))
+    parts = list(_parts(kept, taxonomy)) if task == "semantic" else []
+    return _stack([*kept, *parts], void, taxonomy, _annotated(sample, taxonomy))
 
 
 def _scene(sample: Sample, window: Window, policies: Mapping[int, MaskPolicy]) -> _Scene:
@@ -132,6 +141,23 @@ def _target(places: Sequence[int], scene: _Scene) -> _Target:
     return _Target(scene.sample.segments[places[0]], all(box is None for _, box in regions), mask, _hull(boxes))
 
 
+def _parts(targets: Sequence[_Target], taxonomy: Taxonomy) -> Iterator[_Target]:
+    """Connected parts of class regions, largest first."""
+    has_things = any(category.kind == "thing" for category in taxonomy.categories)
+    found: list[tuple[int, _Target]] = []
+    for target in targets:
+        if not target.has_mask or (has_things and target.segment.kind == "stuff"):
+            continue
+        count, labels, statistics, _ = cv2.connectedComponentsWithStats(target.mask.astype(np.uint8), connectivity=8)
+        for number in range(1, count):
+            x, y, width, height, area = (int(value) for value in statistics[number])
+            if area >= MIN_PART_PIXELS:
+                box = float(x), float(y), float(x + width), float(y + height)
+                found.append((area, _Target(target.segment, True, labels == number, box, is_part=True)))
+    found.sort(key=lambda item: -item[0])
+    yield from (target for _, target in found[:MOST_PARTS])
+
+
 def _large_enough(target: _Target, places: Sequence[int], scene: _Scene) -> bool:
     if np.count_nonzero(target.mask) < MIN_PIXELS:
         return False
@@ -168,6 +194,7 @@ def _stack(kept: list[_Target], void: Mask, taxonomy: Taxonomy, annotated: torch
         has_mask=torch.tensor([target.has_mask for target in kept], dtype=torch.bool),
         masks=torch.from_numpy(masks),
         boxes=torch.tensor([target.box for target in kept], dtype=torch.float32).reshape(-1, 4),
+        is_part=torch.tensor([target.is_part for target in kept], dtype=torch.bool),
         void=torch.from_numpy(void),
         annotated=annotated,
     )

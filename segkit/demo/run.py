@@ -38,7 +38,7 @@ SETTINGS = (
 """What differs from the recipe: the scenes are small and show few things, and the backbone starts from nothing, from
 where a short residual network learns faster than MobileNetV2 (stuff PQ after 450 steps 46 against 9)."""
 RATES = {"panoptic": 2.0, "semantic": 1.0, "boxes": 1.0}
-"""How often a step draws each data set; masks of instances, from which boxes learn, come from the panoptic one alone."""
+"""How often a step draws each data set: the panoptic one is the one with masks of single things."""
 MARK = ".segkit-demo"
 """File by which a folder of generated scenes is told from a user's own."""
 

@@ -10,9 +10,21 @@ from torch.nn import functional as F
 from segkit.data.batch import Batch
 from segkit.model.conditioned import CONTEXT
 from segkit.model.dataseg import MASK_STRIDE, Proposals
+from segkit.supervision.colour import rgb_to_lab
 from segkit.supervision.config import LossConfig
 from segkit.supervision.criterion import CellTargets, box_cover
-from segkit.supervision.losses import cross_entropy_loss, dice_loss
+from segkit.supervision.losses import (
+    colour_affinity,
+    cross_entropy_loss,
+    dice_loss,
+    pairwise_loss,
+    projection_loss,
+)
+
+CROSS_ENTROPY = 5.0
+"""Weight of the mask's cross-entropy beside dice's: Mask2Former's."""
+OUTSIDE = -20.0
+"""Logit of what lies outside a box's region, where masks are cut off."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +40,13 @@ class GivenBoxes:
 
 
 def give_boxes(batch: Batch, config: LossConfig, generator: torch.Generator) -> GivenBoxes | None:
-    """Boxes of the instances whose masks are known; None where there are none, or where the loss has no weight.
+    """Boxes of the instances; None where there are none, or where the loss has no weight.
 
-    Semantic sets give none: their masks are unions of objects, whose boxes are not objects' boxes.
+    In semantic sets the connected parts stand for the instances: the box of a union is no object's box.
     """
-    if config.conditioned == 0 or batch.task == "semantic":
+    if config.conditioned == 0:
         return None
-    chosen = [torch.nonzero(t.has_mask & t.is_thing)[:, 0] for t in batch.targets]
+    chosen = [torch.nonzero(t.is_part if batch.task == "semantic" else t.is_thing)[:, 0] for t in batch.targets]
     if not any(len(rows) for rows in chosen):
         return None
     pairs = list(zip(batch.targets, chosen, strict=True))
@@ -64,9 +76,14 @@ def count_given(given: GivenBoxes | None, device: torch.device) -> Tensor:
 
 
 def conditioned_losses(
-    layers: Sequence[Proposals], given: GivenBoxes, cells: Sequence[CellTargets], config: LossConfig, counts: Tensor
+    layers: Sequence[Proposals],
+    given: GivenBoxes,
+    batch: Batch,
+    cells: Sequence[CellTargets],
+    config: LossConfig,
+    counts: Tensor,
 ) -> dict[str, Tensor]:
-    """Mask losses inside each box's region, and the class of boxes whose label was withheld.
+    """Mask or box losses inside each box's region, and the class of boxes whose label was withheld.
 
     Pixels outside the region never count: masks of given boxes are clipped to them, and a small object weighs as much
     as a large one.
@@ -74,39 +91,56 @@ def conditioned_losses(
     Args:
         layers: proposals of the conditioned queries at the start and after each decoder layer.
         given: what they were asked.
+        batch: the images.
         cells: the targets pooled to cells, one an image.
         config: weights.
         counts: (2,), as `count_given` counts, over all that the losses are means of.
 
     Returns:
-        Weighted scalars `conditioned_mask`, `conditioned_dice`, `conditioned_class`.
+        Weighted scalars `conditioned_mask` and `conditioned_dice` where masks are known, `conditioned_projection` and
+        `conditioned_pairwise` where only boxes are, `conditioned_class` where labels were withheld.
     """
     images = torch.cat([torch.full_like(rows, i) for i, rows in enumerate(given.targets)])
     slots = torch.cat([torch.arange(len(rows), device=images.device) for rows in given.targets])
-    masks = torch.stack([layer.mask_logits[images, slots] for layer in layers]).flatten(2)
-    wanted = torch.cat([c.masks[rows] for c, rows in zip(cells, given.targets, strict=True)])
-    weight = torch.cat(
-        [
-            _region(boxes, (c.weight.shape[0], c.weight.shape[1])) * c.weight
-            for c, boxes in zip(cells, given.boxes, strict=True)
-        ]
-    )
-    target, weight = wanted.flatten(1).expand_as(masks), weight.flatten(1).expand_as(masks)
+    masks = torch.stack([layer.mask_logits[images, slots] for layer in layers])
+    asked = [cell.only(rows) for cell, rows in zip(cells, given.targets, strict=True)]
+    region = torch.cat([_region(boxes, c.weight.shape) for boxes, c in zip(given.boxes, asked, strict=True)])
     boxes, withheld = (counts * len(layers)).unbind()
-    losses = {
-        "conditioned_mask": 5.0 * config.conditioned * cross_entropy_loss(masks, target, weight).sum() / boxes,
-        "conditioned_dice": config.dice * config.conditioned * dice_loss(masks, target, weight).sum() / boxes,
-    }
-    asked = torch.cat(given.labels) < 0
-    if bool(asked.any()):
-        logits = torch.stack([layer.class_logits[images[asked], slots[asked]] for layer in layers])
-        labels = torch.cat([c.labels[rows] for c, rows in zip(cells, given.targets, strict=True)])[asked]
+    known = torch.cat([c.has_mask for c in asked])
+    losses: dict[str, Tensor] = {}
+    if bool(known.any()):
+        target = torch.cat([c.masks for c in asked])[known].flatten(1)
+        weight = (region * torch.stack([c.weight for c in cells])[images])[known].flatten(1)
+        logits = masks[:, known].flatten(2)
+        of = target.expand_as(logits), weight.expand_as(logits)
+        losses["conditioned_mask"] = CROSS_ENTROPY * config.conditioned * cross_entropy_loss(logits, *of).sum() / boxes
+        losses["conditioned_dice"] = config.dice * config.conditioned * dice_loss(logits, *of).sum() / boxes
+    if not bool(known.all()):
+        cover = torch.cat([c.boxes for c in asked])[~known]
+        logits = torch.where(region[~known] > 0, masks[:, ~known], OUTSIDE).flatten(0, 1)
+        losses |= _box_losses(logits, cover.repeat(len(layers), 1, 1), batch, images[~known], config, boxes)
+    hidden = torch.cat(given.labels) < 0
+    if bool(hidden.any()):
+        logits = torch.stack([layer.class_logits[images[hidden], slots[hidden]] for layer in layers])
+        labels = torch.cat([c.labels for c in asked])[hidden]
         loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(layers)), reduction="sum")
         losses["conditioned_class"] = config.conditioned * loss / withheld
     return losses
 
 
-def _region(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def _box_losses(
+    logits: Tensor, cover: Tensor, batch: Batch, images: Tensor, config: LossConfig, count: Tensor
+) -> dict[str, Tensor]:
+    """Projection and pairwise terms of boxes without masks: logits and cover (L Q, h, w), images (Q,)."""
+    losses = {"conditioned_projection": config.conditioned * projection_loss(logits, cover).sum() / count}
+    if config.pairwise > 0:
+        affinity = colour_affinity(rgb_to_lab(F.avg_pool2d(batch.images, MASK_STRIDE)))[images]
+        alike = pairwise_loss(logits, affinity.repeat(len(logits) // len(images), 1, 1, 1), cover)
+        losses["conditioned_pairwise"] = config.pairwise * config.conditioned * alike.sum() / count
+    return losses
+
+
+def _region(boxes: Tensor, size: Sequence[int]) -> Tensor:
     """Cover (Q, h, w) of the boxes enlarged to the region that their queries see."""
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * CONTEXT
-    return box_cover(torch.cat((centre - half, centre + half), dim=1), size, MASK_STRIDE)
+    return box_cover(torch.cat((centre - half, centre + half), dim=1), (size[0], size[1]), MASK_STRIDE)

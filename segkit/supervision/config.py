@@ -21,7 +21,7 @@ class LossConfig(BaseModel):
     pairwise: float = Field(default=1.0, ge=0)
     pairwise_warmup_steps: int = Field(default=500, ge=0)
     conditioned: float = Field(default=1.0, ge=0)
-    """Factor on the losses of box-conditioned queries; 0 leaves them untrained."""
+    """Factor on the losses of box-conditioned queries (their projection term has weight 1); 0 leaves them untrained."""
     box_noise: float = Field(default=0.05, ge=0, le=0.5)
     """Largest shift of a conditioned box's sides in training, relative to its width and height."""
     label_dropout: float = Field(default=0.5, ge=0, le=1)

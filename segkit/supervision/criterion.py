@@ -59,6 +59,10 @@ class CellTargets:
         boxes = box_cover(targets.boxes, (weight.shape[0], weight.shape[1]), MASK_STRIDE)
         return cls(targets.labels, targets.has_mask, share, boxes, weight)
 
+    def only(self, rows: Tensor) -> "CellTargets":
+        """Some of the targets, chosen by a (T,) bool or int64 tensor."""
+        return CellTargets(self.labels[rows], self.has_mask[rows], self.masks[rows], self.boxes[rows], self.weight)
+
 
 def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     """Share of each cell that lies inside a box: boxes (T, 4) x0, y0, x1, y1 in pixels -> (T, height, width) in 0-1."""

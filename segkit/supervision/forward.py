@@ -32,8 +32,9 @@ def training_forward(
     given = give_boxes(batch, config, generator)
     boxes, labels = (given.boxes, given.labels) if given else (None, None)
     output = model(batch.images, table.text, boxes, labels)
-    losses = matching_losses(output.matching, batch, cells, table.is_thing, config, step)
+    whole = [cell.only(~targets.is_part) for cell, targets in zip(cells, batch.targets, strict=True)]
+    losses = matching_losses(output.matching, batch, whole, table.is_thing, config, step)
     counts = joint(count_given(given, batch.images.device))
     if given:
-        losses |= conditioned_losses(output.conditioned, given, cells, config, counts)
+        losses |= conditioned_losses(output.conditioned, given, batch, cells, config, counts)
     return losses

@@ -31,6 +31,7 @@ def targets(*boxes: tuple[int, int, int, int], labels: tuple[int, ...] | None = 
         torch.full((len(boxes),), masked),
         masks,
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.zeros(len(boxes), dtype=torch.bool),
         torch.zeros(SIZE, SIZE, dtype=torch.bool),
     )
 
@@ -153,7 +154,7 @@ def test_conditioned_losses_vanish_at_the_truth_and_ignore_what_lies_outside_the
     far[0, 0, 14:, 14:] = 30.0
     for masks in (truth.mask_logits, far):
         found = conditioned_losses(
-            [Proposals(truth.class_logits, masks)], asked, cells, config, count_given(asked, masks.device)
+            [Proposals(truth.class_logits, masks)], asked, given, cells, config, count_given(asked, masks.device)
         )
         assert set(found) == {"conditioned_mask", "conditioned_dice"}
         assert all(value.item() < 1e-3 for value in found.values())
@@ -166,13 +167,49 @@ def test_withheld_labels_are_asked_for() -> None:
     assert asked.labels[0].tolist() == [-1, -1]
     cells = [CellTargets.of(target) for target in given.targets]
     truth = proposals(given.targets, extra=0)
-    assert conditioned_losses([truth], asked, cells, CONFIG, torch.full((2,), 2.0))["conditioned_class"] < 1e-3
+    assert conditioned_losses([truth], asked, given, cells, CONFIG, torch.full((2,), 2.0))["conditioned_class"] < 1e-3
 
 
-def test_no_boxes_are_given_of_unions_boxes_alone_or_stuff() -> None:
+def test_boxes_without_masks_teach_conditioned_queries_their_extent() -> None:
+    given = batch(targets((8, 8, 40, 40), masked=False), task="instance")
+    config = LossConfig(box_noise=0.0, label_dropout=0.0)
+    asked = give_boxes(given, config, torch.Generator().manual_seed(0))
+    assert asked is not None
+    cells = [CellTargets.of(target) for target in given.targets]
+
+    def found(x0: int, y0: int, x1: int, y1: int) -> dict[str, torch.Tensor]:
+        masks = torch.full((1, 1, 16, 16), -30.0)
+        masks[0, 0, y0:y1, x0:x1] = 30.0
+        made = Proposals(torch.zeros(1, 1, 4), masks)
+        return conditioned_losses([made], asked, given, cells, config, torch.ones(2))
+
+    full, far, half = found(2, 2, 10, 10), found(2, 2, 16, 10), found(2, 2, 6, 10)
+    assert set(full) == {"conditioned_projection", "conditioned_pairwise"}
+    assert full["conditioned_projection"] < 1e-3
+    assert half["conditioned_projection"].item() == pytest.approx(1 - 2 * 4 / (4 + 8), abs=1e-4)
+    beyond = found(2, 2, 11, 10)["conditioned_projection"]
+    assert far["conditioned_projection"] == beyond, "what lies outside the region is cut off, so it costs nothing"
+
+
+def test_connected_parts_are_given_and_never_matched() -> None:
+    union, part = targets((0, 0, 20, 20), (40, 40, 60, 60)), targets((0, 0, 20, 20), (40, 40, 60, 60))
+    whole = replace(
+        union,
+        labels=torch.tensor([0, 0]),
+        masks=torch.stack([union.masks.any(0), union.masks[1]]),
+        boxes=torch.tensor([[0.0, 0.0, 60.0, 60.0], [40.0, 40.0, 60.0, 60.0]]),
+        is_part=torch.tensor([False, True]),
+    )
+    given = batch(whole, task="semantic")
+    asked = give_boxes(given, LossConfig(box_noise=0.0), torch.Generator().manual_seed(0))
+    assert asked is not None
+    assert asked.boxes[0].tolist() == [part.boxes[1].tolist()]
+    assert asked.targets[0].tolist() == [1]
+
+
+def test_no_boxes_are_given_of_unions_and_stuff() -> None:
     generator = torch.Generator()
     assert give_boxes(batch(targets((0, 0, 9, 9)), task="semantic"), CONFIG, generator) is None
-    assert give_boxes(batch(targets((0, 0, 9, 9), masked=False)), CONFIG, generator) is None
     assert give_boxes(batch(targets((0, 0, 9, 9), labels=(2,))), CONFIG, generator) is None
     assert give_boxes(batch(targets((0, 0, 9, 9))), LossConfig(conditioned=0.0), generator) is None
 
