@@ -71,14 +71,26 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; a SegkitError is one line on stderr, a traceback only with SEGKIT_DEBUG=1."""
+    """Run the command line; every failure is one line on stderr, a traceback only with SEGKIT_DEBUG=1.
+
+    A SegkitError has its own exit code; what the system refuses (a full disk, a folder without permission) and faults
+    of segkit itself end with 1. Ctrl-C ends with 130, which typer sees to.
+    """
     try:
         app()
-    except SegkitError as error:
+    except Exception as error:
         if os.environ.get("SEGKIT_DEBUG") == "1":
             raise
-        stderr.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        stderr.print("interrupted", style="red")
-        sys.exit(130)
+        stderr.print(f"error: {_line(error)}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code if isinstance(error, SegkitError) else 1)
+
+
+def _line(error: Exception) -> str:
+    """What a person reads of an error, on one line."""
+    if isinstance(error, SegkitError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = f"{type(error).__name__}: {error} (a fault of segkit; SEGKIT_DEBUG=1 shows where)"
+    return " ".join(text.splitlines())

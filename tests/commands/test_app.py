@@ -1,0 +1,50 @@
+import errno
+
+import pytest
+
+from segkit.commands import app as program
+from segkit.errors import InputError, SegkitError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("is no set", file="a", mend="give one"), 2, "error: a: is no set; give one"),
+        (SegkitError("two\nlines"), 1, "error: two lines"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), 1, "error: out/x: No space left on device"),
+        (KeyError("k"), 1, "error: KeyError: 'k' (a fault of segkit; SEGKIT_DEBUG=1 shows where)"),
+    ],
+)
+def test_every_failure_is_one_line_and_an_exit_code(
+    error: Exception, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(program, "app", fail)
+    monkeypatch.delenv("SEGKIT_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        program.main()
+    assert (stop.value.code, capsys.readouterr().err) == (code, line + "\n")
+    monkeypatch.setenv("SEGKIT_DEBUG", "1")
+    with pytest.raises(type(error)):
+        program.main()
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["convert", "--nonsense"], 2), (["nonsense"], 2)])
+def test_wrong_usage_is_2(arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["segkit", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        program.main()
+    assert stop.value.code == code
+
+
+def test_ctrl_c_ends_with_the_shells_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segkit.commands.vocabulary.known_taxonomies", interrupt)
+    monkeypatch.setattr("sys.argv", ["segkit", "vocabulary", "list"])
+    with pytest.raises(SystemExit) as stop:
+        program.main()
+    assert stop.value.code == 130
