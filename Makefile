@@ -35,7 +35,7 @@ lint: setup
 	$(BIN)/mypy segkit commands
 
 real: setup
-	$(BIN)/python scripts/real.py --out real-out
+	$(BIN)/python scripts/real.py --out real-out --grabcut
 
 bench: setup
 	@for script in scripts/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

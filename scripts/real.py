@@ -216,7 +216,7 @@ def markdown(arguments: argparse.Namespace, result: dict[str, Any], seconds: dic
     """The table, the command and the hardware, ready for docs/results.md."""
     import torch
 
-    settings = "".join(f" --set {item}" for item in arguments.set)
+    settings = "".join(f" --set {item}" for item in arguments.set) + " --grabcut" * arguments.grabcut
     body = [f"| {name} | {shown} |" for name, shown in rows(result)]
     times = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items() if value >= 30)
     return "\n".join(
