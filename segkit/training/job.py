@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models import get_pretrained_cfg, is_model
 
 from segkit.errors import InputError
 from segkit.model.class_table import ClassTable
@@ -53,6 +54,22 @@ def open_sets(data: Sequence[tuple[str, float]], recipe: Recipe) -> list[NamedSe
         name = shards.manifest.name if count[shards.manifest.name] == 1 else shards.path.parent.name
         made.append(NamedSet(name, shards, weight, ClassTable.of(shards.taxonomy, _text(shards, recipe))))
     return made
+
+
+def with_pixel_statistics(recipe: Recipe) -> Recipe:
+    """With timm's pretrained weights, images are normalised as they were when these were trained.
+
+    A recipe that sets `model.pixel_mean` or `model.pixel_std` itself is left as it is, and so is an unknown backbone,
+    which the model refuses.
+    """
+    model = recipe.model
+    if model.backbone_weights != "timm" or model.model_fields_set & {"pixel_mean", "pixel_std"}:
+        return recipe
+    trained = get_pretrained_cfg(model.backbone) if is_model(model.backbone) else None
+    if trained is None:
+        return recipe
+    statistics = {"pixel_mean": tuple(trained.mean), "pixel_std": tuple(trained.std)}
+    return recipe.model_copy(update={"model": model.model_copy(update=statistics)})
 
 
 def _text(shards: ShardSet, recipe: Recipe) -> torch.Tensor:

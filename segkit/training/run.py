@@ -17,7 +17,7 @@ from segkit.training import checkpoint, distributed
 from segkit.training.config import TrainingConfig
 from segkit.training.device import choose_device
 from segkit.training.evaluation import evaluate_set
-from segkit.training.job import Job, open_sets, refuse_other
+from segkit.training.job import Job, open_sets, refuse_other, with_pixel_statistics
 from segkit.training.learner import Learner
 from segkit.training.log import RunLog
 from segkit.training.loop import StepRecord, Trainee, train_steps
@@ -71,7 +71,8 @@ def train(
         SegkitError: a loss is not finite, or another process is writing to `out`.
         StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
     """
-    chosen = load_recipe(recipe, overrides if steps is None else [*overrides, f"training.steps={steps}"])
+    overriding = overrides if steps is None else [*overrides, f"training.steps={steps}"]
+    chosen = with_pixel_statistics(load_recipe(recipe, overriding))
     place = choose_device(device)
     arguments = {"recipe": str(recipe), "data": dict(data), "eval_data": list(eval_data), "set": list(overrides)}
     sets = open_sets(data, chosen)

@@ -1,0 +1,19 @@
+from pathlib import Path
+
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from segkit.training.job import with_pixel_statistics
+from segkit.training.recipe import load_recipe, to_toml
+
+
+def test_images_are_normalised_as_timms_weights_were_trained(tmp_path: Path) -> None:
+    found = with_pixel_statistics(load_recipe("dataseg-mini", ["model.backbone_weights=timm"]))
+    assert (found.model.pixel_mean, found.model.pixel_std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    (tmp_path / "recipe.toml").write_text(to_toml(found))
+    assert load_recipe(tmp_path / "recipe.toml") == found, "a run that is read again normalises in the same way"
+
+
+def test_the_recipes_own_statistics_and_other_weights_are_left_alone() -> None:
+    own = load_recipe("dataseg-mini", ["model.backbone_weights=timm", "model.pixel_mean=[0.5, 0.5, 0.5]"])
+    for recipe in (own, load_recipe("dataseg-mini"), load_recipe("dataseg-mini", ["model.backbone_weights=w.st"])):
+        assert with_pixel_statistics(recipe) is recipe
