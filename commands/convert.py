@@ -80,7 +80,9 @@ def coco(
     shard_size: ShardSize = "96MiB",
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """COCO panoptic (JSON and PNG folder) or COCO instances (polygons, run lengths, boxes).
+    """COCO panoptic (JSON and PNG folder), COCO instances (polygons, run lengths, boxes), or both joined.
+
+    With both, panoptic segments take id, polygon and crowd flag of their instances.
 
     Example: segkit convert coco --images val2017 --panoptic annotations/panoptic_val2017.json --out work/coco-val
     """
@@ -247,16 +249,18 @@ def _open_coco(
     images: Path, panoptic: Path | None, masks: Path | None, instances: Path | None, boxes_only: bool
 ) -> "Source":
     from segkit.sources.coco_instances import open_coco_instances
+    from segkit.sources.coco_joined import open_coco_joined
     from segkit.sources.coco_panoptic import open_coco_panoptic
 
-    if (panoptic is None) == (instances is None):
-        raise InputError("needs one annotation file", mend="give either --panoptic FILE or --instances FILE")
-    if instances is not None:
+    if panoptic is None:
+        if instances is None:
+            raise InputError("needs an annotation file", mend="give --panoptic FILE or --instances FILE, or both")
         return open_coco_instances(instances, images, boxes_only=boxes_only)
     if boxes_only:
-        raise InputError("--boxes-only goes with --instances", mend="leave one of the two out")
-    assert panoptic is not None
-    return open_coco_panoptic(panoptic, images, masks)
+        raise InputError("--boxes-only goes with --instances alone", mend="leave it or --panoptic out")
+    if instances is None:
+        return open_coco_panoptic(panoptic, images, masks)
+    return open_coco_joined(panoptic, instances, images, masks)
 
 
 def _run(given: dict[str, Any], source_of: Callable[[], "Source"]) -> None:
@@ -284,7 +288,7 @@ def _run(given: dict[str, Any], source_of: Callable[[], "Source"]) -> None:
                 report = engine.convert(source, out, options, arguments=_arguments(given), on_progress=advance)
         except engine.OffendersError as error:
             bar.stop()
-            _list(error.defects)
+            _list(error.defects, error.offenders)
             raise
     _show(report, source, options, time.perf_counter() - started, given["as_json"])
 
@@ -315,19 +319,20 @@ def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in chosen.items()}
 
 
-def _list(defects: "tuple[Defect, ...]") -> None:
-    if len(defects) < 2:
+def _list(defects: "tuple[Defect, ...]", count: int) -> None:
+    if count < 2:
         return
     for defect in defects[:_SHOWN]:
         line = f"{defect.file}: {defect.record}: {defect.problem} [{defect.code}]"
         stderr.print(line, markup=False, highlight=False, soft_wrap=True)
-    if len(defects) > _SHOWN:
-        stderr.print(f"... and {len(defects) - _SHOWN} more", highlight=False)
+    if count > _SHOWN:
+        stderr.print(f"... and {count - _SHOWN} more", highlight=False)
 
 
 def _show(report: "Report", source: "Source", options: "Options", seconds: float, as_json: bool) -> None:
     ledger, published = report.ledger, report.published
     annotations, images = ledger.annotations.model_dump(), ledger.images.model_dump()
+    quarantine = published.path / "quarantine.jsonl" if published else None
     result = {
         "path": str(published.path) if published else None,
         "version": published.version if published else None,
@@ -337,8 +342,8 @@ def _show(report: "Report", source: "Source", options: "Options", seconds: float
         "ledger": annotations,
         "images": images,
         "per_class": {name: count.model_dump() for name, count in ledger.per_class.items()},
-        "defects": [defect.to_json() for defect in report.defects[:100]],
-        "quarantine": str(published.path / "quarantine.jsonl") if published and report.defects else None,
+        "defects": [defect.to_json() for defect in report.defects],
+        "quarantine": str(quarantine) if quarantine and quarantine.is_file() else None,
         "seconds": round(seconds, 3),
     }
     rows = [(what, c["input"], c["kept"], sum(c["dropped"].values())) for what, c in _lines(images, annotations)]
@@ -364,7 +369,7 @@ def _show(report: "Report", source: "Source", options: "Options", seconds: float
     )
     emit(result, schema="segkit.convert/1", as_json=as_json, tables=[*tables, last])
     if not as_json and published is None:
-        _list(report.defects)
+        _list(report.defects, report.offenders)
 
 
 def _lines(images: dict[str, Any], annotations: dict[str, Any]) -> tuple[tuple[str, dict[str, Any]], ...]:

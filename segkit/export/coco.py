@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ _IDS = 2**24  # a panoptic PNG codes an id in three bytes
 def export_instances(data: ShardSet, out: Path, *, images: bool = False) -> Report:
     """Write `instances_<split>.json`: polygons verbatim where the source had them, RLE otherwise, boxes alone as boxes.
 
-    Crowds are uncompressed RLE as in COCO's own files. Stuff is left out and counted.
+    Crowds are uncompressed RLE as in COCO's own files. Stuff is left out and counted. A joined set (panoptic and
+    instances) gives the instances' own `segmentation` back, with area and box as drawn.
 
     Args:
         data: a set of kind instance, boxes or panoptic.
@@ -41,7 +43,8 @@ def export_instances(data: ShardSet, out: Path, *, images: bool = False) -> Repo
                     report.leave_out("stuff", 1)
                     continue
                 report.annotations += 1
-                yield _annotation(segment, sample, ids(index, sample), numbers(segment))
+                whole = _whole(segment, sample) if data.manifest.kind == "panoptic" else segment
+                yield _annotation(whole, sample, ids(index, sample), numbers(segment))
 
     with output(out) as folder:
         name = f"instances_{split_name(data)}.json"
@@ -153,15 +156,22 @@ def _image_ids(data: ShardSet) -> Callable[[int, Sample], int | str]:
 
 
 def _numbers(data: ShardSet) -> Callable[[Segment], int | str]:
-    """The source's annotation id, or the next number beyond all of them."""
+    """The source's annotation id, or the next number beyond all of them.
+
+    Ids of panoptic segments are unique in their image alone: where one comes again, it is replaced.
+    """
+    given: set[int | str] | None = set() if data.manifest.kind == "panoptic" else None
     ids = (_integer(segment.source_id) for sample in data.samples() for segment in sample.segments)
     fresh = max((number for number in ids if number is not None), default=0)
 
     def number(segment: Segment) -> int | str:
         nonlocal fresh
-        own = _integer(segment.source_id)
-        if own is not None or segment.source_id:
-            return own if own is not None else str(segment.source_id)
+        number = _integer(segment.source_id)
+        own = segment.source_id if number is None else number
+        if own and (given is None or own not in given):
+            if given is not None:
+                given.add(own)
+            return own
         fresh += 1
         return fresh
 
@@ -183,6 +193,20 @@ def _annotation(segment: Segment, sample: Sample, image_id: int | str, number: i
     if segment.mask_from == "human":
         del extra["mask_from"]
     return row | {key: value for key, value in extra.items() if value}
+
+
+def _whole(segment: Segment, sample: Sample) -> Segment:
+    """A panoptic segment as its instance has it: with what lies under other segments, where the source draws that."""
+    if segment.source_polygon is None or segment.mask_from != "human":
+        return segment
+    drawn = json.loads(segment.source_polygon)
+    size = (sample.height, sample.width)
+    if isinstance(drawn, list):
+        mask = rle.from_polygons(drawn, *size)
+    else:
+        counts = drawn["counts"]
+        mask = rle.from_uncompressed(counts, *size) if isinstance(counts, list) else counts.encode()
+    return replace(segment, mask=mask, area=float(rle.area(mask, *size)), box=rle.box(mask, *size))
 
 
 def _segmentation(segment: Segment, mask: bytes, sample: Sample) -> msgspec.Raw | dict[str, Any]:

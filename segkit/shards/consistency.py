@@ -88,7 +88,8 @@ def _mask(segment: Segment, sample: Sample, kind: SetKind) -> Iterator[tuple[str
         yield "area", f"area {segment.area:g}, the mask has {pixels} pixels"
     if not _within(tight, segment.box):
         yield "box", f"the mask's extent {tight} reaches beyond the box {segment.box}"
-    if segment.source_polygon is not None and segment.mask_from == "human":
+    # in a panoptic set the mask is what other segments leave visible of the polygon
+    if segment.source_polygon is not None and segment.mask_from == "human" and kind != "panoptic":
         yield from _polygon(segment.source_polygon, counts, sample)
 
 

@@ -23,6 +23,8 @@ class Record:
     """Where the image may lie under the source's image folder; the first that exists is taken."""
     data: Any = None
     """What the source needs to make the sample (raw JSON of the annotations, the path of the mask)."""
+    known_missing: bool = False
+    """No archive of the data set has the image."""
     listed: bool = False
     """The name was found by listing the folder, not taken from an annotation file: links in it are the user's own."""
 

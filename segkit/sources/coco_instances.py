@@ -22,6 +22,7 @@ from segkit.sources.ledger import Defect, Refused, Tally
 from segkit.sources.vocabularies import taxonomy_of
 from segkit.taxonomy import Taxonomy
 
+_NOTHING = (b"null", b"[]", b"{}", b'""')
 _FAR = 1e9  # pixels; a box beyond that is a wrong number
 
 
@@ -103,7 +104,7 @@ class CocoInstances:
             try:
                 if repeated:
                     raise Refused("duplicate-id", "another annotation has the same id")
-                segment = self._segment(raw, width, height, name, tally)
+                segment = self.segment(raw, width, height, name, tally)
             except Refused as refusal:
                 tally.drop(self._defect(refusal, raw, image, name))
                 continue
@@ -123,23 +124,12 @@ class CocoInstances:
             source=record.data[0].decode(),
         )
 
-    def _annotated(self, image: coco_fields.Image, segments: list[Segment]) -> tuple[int, ...] | None:
-        """The classes that were looked for: all of them, or those that LVIS lists and those that are there."""
-        if image.neg_category_ids is None:
-            return None
-        present = {segment.class_id for segment in segments}
-        return tuple(sorted(present | (set(image.neg_category_ids) & self.taxonomy.by_id.keys())))
+    def segment(self, raw: bytes, width: int, height: int, name: str, tally: Tally) -> Segment:
+        """The segment of a raw annotation; `name` is the class under which `tally` takes warnings.
 
-    def _defect(self, refusal: Refused, raw: bytes, image: coco_fields.Image, name: str) -> Defect:
-        data = coco_fields.loose(raw)
-        own = data.get("id") if isinstance(data, dict) else None
-        record = f"annotation {own} of image {image.id}"
-        return Defect(refusal.code, str(refusal), str(self.file.path), record, name, data)
-
-    def _classes(self, raw: bytes) -> list[str]:
-        return [coco_fields.class_name(raw, self.labels)]
-
-    def _segment(self, raw: bytes, width: int, height: int, name: str, tally: Tally) -> Segment:
+        Raises:
+            Refused: it cannot be kept.
+        """
         try:
             annotation = msgspec.json.decode(raw, type=Annotation)
         except msgspec.DecodeError as error:
@@ -170,6 +160,22 @@ class CocoInstances:
             source_polygon=_polygon_text(annotation.segmentation) if mask is not None else None,
         )
 
+    def _annotated(self, image: coco_fields.Image, segments: list[Segment]) -> tuple[int, ...] | None:
+        """The classes that were looked for: all of them, or those that LVIS lists and those that are there."""
+        if image.neg_category_ids is None:
+            return None
+        present = {segment.class_id for segment in segments}
+        return tuple(sorted(present | (set(image.neg_category_ids) & self.taxonomy.by_id.keys())))
+
+    def _defect(self, refusal: Refused, raw: bytes, image: coco_fields.Image, name: str) -> Defect:
+        data = coco_fields.loose(raw)
+        own = data.get("id") if isinstance(data, dict) else None
+        record = f"annotation {own} of image {image.id}"
+        return Defect(refusal.code, str(refusal), str(self.file.path), record, name, data)
+
+    def _classes(self, raw: bytes) -> list[str]:
+        return [coco_fields.class_name(raw, self.labels)]
+
 
 def open_coco_instances(annotations: Path, images: Path, *, boxes_only: bool = False) -> CocoInstances:
     """The source of a COCO instances file; InputError where it cannot be read."""
@@ -179,7 +185,7 @@ def open_coco_instances(annotations: Path, images: Path, *, boxes_only: bool = F
 def _mask(raw: msgspec.Raw, width: int, height: int) -> bytes | None:
     """Compressed counts of a `segmentation`; None where there is none."""
     text = bytes(raw).strip()
-    if text in (b"null", b"[]", b"{}", b'""'):
+    if text in _NOTHING:
         return None
     try:
         counts = _polygons(text, width, height) if text.startswith(b"[") else _runs(text, width, height)
@@ -227,6 +233,12 @@ def _box(annotation: Annotation, mask: bytes | None, width: int, height: int) ->
         what = f"bbox {given} has no extent" if given else "the annotation has neither box nor mask"
         raise Refused("degenerate-box", what)
     return rle.box(mask, height, width)
+
+
+def segmentation_text(raw: bytes) -> str | None:
+    """The `segmentation` of a raw annotation as it stands in the file; None where there is none."""
+    text = bytes(msgspec.json.decode(raw, type=Annotation).segmentation).strip()
+    return None if text in _NOTHING else text.decode()
 
 
 def _polygon_text(raw: msgspec.Raw) -> str | None:

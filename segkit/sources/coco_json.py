@@ -16,7 +16,7 @@ from segkit.sources import jsonstream
 from segkit.sources.base import Record
 from segkit.sources.coco_fields import IMAGE, Id, loose, read_image
 from segkit.sources.ledger import Defect, Defective, Tally
-from segkit.sources.spool import Spool
+from segkit.sources.spool import Backlog, Spool
 from segkit.sources.vocabularies import NativeCategory
 
 _LISTS = ("images", "annotations", "categories")
@@ -122,11 +122,11 @@ def records(
     """
     contents = file.contents
     assert contents is not None  # workers are sent records
-    for defect in contents.lost:
+    for number, raw in contents.lost:
         tally.images_in += 1
-        tally.drop_image(defect, ())
-    for defect, raw in contents.orphans:
-        tally.orphan(defect, classes(raw))
+        tally.drop_image(_lost(raw, number, file.path), ())
+    for number, raw in contents.orphans:
+        tally.orphan(_orphan(raw, number, file.path), classes(raw))
     seen: set[str] = set()
     for raw, annotations in contents.spool:
         image = IMAGE.decode(raw)
@@ -139,10 +139,10 @@ class _Contents:
 
     def __init__(self, path: Path) -> None:
         self.spool = Spool()
-        self.lost: list[Defect] = []
-        """Images that are unreadable or listed twice."""
-        self.orphans: list[tuple[Defect, bytes]] = []
-        """Annotations that belong to no image."""
+        self.lost = Backlog()
+        """Images that are unreadable or listed twice, with their place in the file's list."""
+        self.orphans = Backlog()
+        """Annotations that belong to no image, with their place in the file's list."""
         self._path = path
         self._images = self._annotations = 0
         self._places: dict[str, int] = {}
@@ -154,14 +154,13 @@ class _Contents:
         raw = text.encode()
         self._images += 1
         try:
-            image = read_image(raw, self._images - 1, self._path)
-            if str(image.id) in self._places:
-                what, record = "another image has the same id", f"image {image.id}"
-                raise Defective("duplicate-id", what, file=self._path, record=record, data=loose(raw))
-        except Defective as defective:
-            self.lost.append(defective.defect)
+            own = str(read_image(raw, self._images - 1, self._path).id)
+        except Defective:
+            own = None
+        if own is None or own in self._places:
+            self.lost.add(self._images - 1, raw)
         else:
-            self._places[str(image.id)] = len(self._places)
+            self._places[own] = len(self._places)
             self.spool.add_image(raw)
 
     def add_annotation(self, value: Any, text: str) -> None:
@@ -171,10 +170,7 @@ class _Contents:
         owner = value.get("image_id") if isinstance(value, dict) else None
         place = self._places.get(str(owner)) if isinstance(owner, int | str) else None
         if place is None:
-            known = isinstance(owner, int | str)
-            code, what = ("unknown-image", f"image {owner} is not in the file's list") if known else _NO_IMAGE
-            where = f"annotations[{self._annotations - 1}]"
-            self.orphans.append((Defect(code, what, str(self._path), where, None, value), raw))
+            self.orphans.add(self._annotations - 1, raw)
             return
         self.spool.add_annotation(place, raw)
         own = value.get("id")
@@ -205,4 +201,20 @@ class _Contents:
         return False
 
 
-_NO_IMAGE = ("malformed-annotation", "no image_id")
+def _lost(raw: bytes, number: int, path: Path) -> Defect:
+    """Why an image record was set aside."""
+    try:
+        image = read_image(raw, number, path)
+    except Defective as defective:
+        return defective.defect
+    return Defect("duplicate-id", "another image has the same id", str(path), f"image {image.id}", None, loose(raw))
+
+
+def _orphan(raw: bytes, number: int, path: Path) -> Defect:
+    """Why an annotation was set aside."""
+    value = loose(raw)
+    owner = value.get("image_id") if isinstance(value, dict) else None
+    code, what = "malformed-annotation", "no image_id"
+    if isinstance(owner, int | str):
+        code, what = "unknown-image", f"image {owner} is not in the file's list"
+    return Defect(code, what, str(path), f"annotations[{number}]", None, value)

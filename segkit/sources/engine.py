@@ -4,9 +4,9 @@ Which record goes to which shard depends on the source and the options alone, so
 on the number of workers; a shard that an earlier, killed run has finished is not written again.
 """
 
-import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,6 +55,9 @@ class Report:
 
     ledger: Ledger
     defects: tuple[Defect, ...]
+    """The first of those that fail a conversion, or would have."""
+    offenders: int
+    """How many there are."""
     published: ShardSet | None
 
 
@@ -90,8 +93,8 @@ def convert(
     """
     with staging(destination, _fingerprint(source, options), resume=True) as stage:
         tally, count = _write(_Job(source, options, stage.path), on_progress)
-        if tally.defects and options.on_error == "fail":
-            raise OffendersError(tally.defects)
+        if tally.offenders and options.on_error == "fail":
+            raise OffendersError(tally)
         header = Header(
             taxonomy=source.taxonomy,
             kind=source.kind,
@@ -103,8 +106,8 @@ def convert(
             source_header=source.header,
         )
         ledger = tally.ledger()
-        _write_quarantine(stage, tally.defects)
-        return Report(ledger, tuple(tally.defects), finish(stage, count, header, ledger))
+        _write_quarantine(stage, count)
+        return Report(ledger, tuple(tally.defects), tally.offenders, finish(stage, count, header, ledger))
 
 
 def _write(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
@@ -118,16 +121,16 @@ def _write(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
 def check(source: Source, options: Options, *, on_progress: Callable[[int], None] = lambda images: None) -> Report:
     """A dry run: read and convert everything, write nothing."""
     tally, _ = _run(_Job(source, options, None), on_progress)
-    return Report(tally.ledger(), tuple(tally.defects), None)
+    return Report(tally.ledger(), tuple(tally.defects), tally.offenders, None)
 
 
 class OffendersError(InputError):
     """Defects that would lose data; its line is the first one's."""
 
-    def __init__(self, defects: Sequence[Defect]) -> None:
-        first = defects[0].error(len(defects) - 1)
+    def __init__(self, tally: Tally) -> None:
+        first = tally.defects[0].error(tally.offenders - 1)
         super().__init__(str(first))
-        self.defects = tuple(defects)
+        self.defects, self.offenders = tuple(tally.defects), tally.offenders
         self.file, self.record, self.mend = first.file, first.record, first.mend
 
 
@@ -153,13 +156,13 @@ def plan(records: Iterable[Record], images: Path, options: Options) -> Iterator[
 
 def _run(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
     """Convert every shard; the total tally (defects in the source's order) and the number of shards."""
-    total = Tally()
-    records = islice(job.source.records(total), job.options.limit)
-    shards_of = enumerate(plan(records, job.source.images, job.options))
     parts: dict[int, Tally] = {}
-    for index, part in _results(job, shards_of):
-        parts[index] = part
-        on_progress(part.images_in)
+    with _logged(job.directory, "source") as total:
+        records = islice(job.source.records(total), job.options.limit)
+        shards_of = enumerate(plan(records, job.source.images, job.options))
+        for index, part in _results(job, shards_of):
+            parts[index] = part
+            on_progress(part.images_in)
     for index in sorted(parts):
         total.add(parts[index])
     return total, len(parts)
@@ -194,18 +197,20 @@ def convert_shard(job: _Job, index: int, records: Sequence[Record]) -> Tally:
     done = shards.read_shard(job.directory, index)
     if done is not None:
         return Tally.from_json(done.notes)
-    tally, notes = Tally(), {}
+    notes: dict[str, Any] = {}
 
-    def stream() -> Iterator[tuple[Sample, bytes | None]]:
+    def stream(tally: Tally) -> Iterator[tuple[Sample, bytes | None]]:
         yield from _convert(job, records, tally)
-        if tally.defects and job.options.on_error == "fail":
-            raise OffendersError(tally.defects)
+        if tally.offenders and job.options.on_error == "fail":
+            raise OffendersError(tally)
+        _flush(tally)  # before the shard counts as done
         notes.update(tally.to_json())
 
-    try:
-        shards.write_shard(job.directory, index, stream(), notes=notes)
-    except OffendersError:
-        (job.directory / shards.images_name(index)).unlink(missing_ok=True)
+    with _logged(job.directory, index) as tally:
+        try:
+            shards.write_shard(job.directory, index, stream(tally), notes=notes)
+        except OffendersError:
+            (job.directory / shards.images_name(index)).unlink(missing_ok=True)
     return tally
 
 
@@ -243,7 +248,7 @@ def _picture(job: _Job, record: Record) -> Picture | None:
     where = f"image {record.id}"
     if job.options.images_by != "none":
         root = job.source.images
-        path = root / record.file_name if record.listed else find(root, record.candidates, record=where)
+        path = root / record.file_name if record.listed else _found(root, record, where)
         return read_picture(path, record=where)
     if is_unsafe(record.file_name):
         what = f"the path {record.file_name!r} leads out of the image folder"
@@ -251,10 +256,46 @@ def _picture(job: _Job, record: Record) -> Picture | None:
     return None
 
 
-def _write_quarantine(stage: Staging, defects: Sequence[Defect]) -> None:
-    if defects:
-        with (stage.path / QUARANTINE).open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(defect.to_json()) + "\n" for defect in defects)
+def _found(root: Path, record: Record, where: str) -> Path:
+    try:
+        return find(root, record.candidates, record=where)
+    except Defective as defective:
+        if record.known_missing and defective.defect.code == "missing-image":
+            what = "the image is known to be in no archive of the data set"
+            raise Defective("known-missing-image", what, file=defective.defect.file, record=where) from None
+        raise
+
+
+@contextmanager
+def _logged(directory: Path | None, part: int | str) -> Iterator[Tally]:
+    """A tally whose losses go to a file of their own until the version is finished; to none in a dry run."""
+    if directory is None:
+        yield Tally()
+        return
+    with _log_path(directory, part).open("w", encoding="utf-8") as file:
+        tally = Tally(log=file)
+        yield tally
+        tally.log = None  # a worker sends its tally to the parent
+
+
+def _flush(tally: Tally) -> None:
+    if tally.log is not None:
+        tally.log.flush()
+        os.fsync(tally.log.fileno())
+
+
+def _log_path(directory: Path, part: int | str) -> Path:
+    return directory / f"quarantine-{part}.partial"
+
+
+def _write_quarantine(stage: Staging, count: int) -> None:
+    """Losses of the source as a whole, then those of each shard."""
+    logs = [path for part in ("source", *range(count)) if (path := _log_path(stage.path, part)).stat().st_size]
+    if logs:
+        with (stage.path / QUARANTINE).open("wb") as file:
+            for log in logs:
+                with log.open("rb") as lines:
+                    shutil.copyfileobj(lines, file)
 
 
 _job: _Job | None = None

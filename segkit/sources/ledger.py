@@ -4,10 +4,11 @@ Inputs are counted where a source is read, what is kept is counted from the fini
 is refused: three independent counts, so that `input == kept + sum(dropped)` can fail and is a check.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from segkit.errors import InputError, SegkitError
 from segkit.manifest import Count, Ledger
@@ -19,11 +20,13 @@ DROPS: dict[str, str] = {
     "degenerate-polygon": "give every polygon at least three points",
     "duplicate-id": "make the ids unique",
     "empty-mask": "remove the annotation or give it pixels",
+    "known-missing-image": "nothing to mend: no archive of the data set has this image",
     "malformed-annotation": "mend the fields of the record",
     "malformed-image": "mend the fields of the record",
     "mask-size-mismatch": "give the mask the size of its image",
     "missing-image": "put the file there or take the image out of the annotation file",
     "missing-mask": "put the mask there or take the image out",
+    "no-panoptic-segment": "nothing to mend: the object is hidden, or the panoptic file does not show it",
     "size-mismatch": "use the image that was annotated, or mend its size in the annotation file",
     "unknown-category": "add the category to the source's list or take the annotation out",
     "unknown-image": "add the image to the annotation file or take the annotation out",
@@ -34,18 +37,25 @@ DROPS: dict[str, str] = {
 }
 """Codes under which an image or annotation is dropped, each with the way to mend the source."""
 
-BY_DESIGN = frozenset({"covered-by-instance"})
-"""Drops that follow from what the user asked for; they are counted and never fail a conversion."""
+BY_DESIGN = frozenset({"covered-by-instance", "known-missing-image", "no-panoptic-segment"})
+"""Drops that nobody can mend: they are counted, written to the quarantine, and never fail a conversion."""
+
+LISTED = 100
+"""Offenders that a tally names; of the others, which may be millions, it keeps the number."""
 
 WARNINGS: dict[str, str] = {
     "area-mismatch": "the area in the JSON is not the number of pixels; the pixels are right",
     "box-beyond-image": "the box reaches beyond the image; kept as it is",
     "box-mismatch": "the box in the JSON is not that of the pixels; the pixels are right",
+    "crowd-differs": "the panoptic file and the instances file disagree on `iscrowd`; the instances file's is kept",
     "exact-duplicate": "the same class, box and mask twice in an image; both kept",
     "exif-orientation": "the file asks viewers to turn it; its pixels are used as they are stored",
     "instance-class-differs": "an instance lies on pixels of another class in the semantic map; the instance is kept",
+    "joined": "an instance that a panoptic segment shows as well; one segment holds both and counts once",
     "mask-without-image": "a mask to which there is no image",
+    "no-instance": "a thing of the panoptic file that the instances file does not have; kept",
     "no-mask": "an annotation without a mask; kept as a box",
+    "not-in-instances": "an image of the panoptic file that the instances file does not list; kept",
     "unlabelled-image": "an image without any annotation; kept as an image without segments",
     "wrong-extension": "the file's contents are of another format than its name says",
 }
@@ -110,29 +120,38 @@ class Tally:
     """(class, code) -> annotations."""
     warnings: Counter[tuple[str, str]] = field(default_factory=Counter)
     defects: list[Defect] = field(default_factory=list)
+    """The first `LISTED` that fail a conversion."""
+    offenders: int = 0
+    """How many fail a conversion."""
+    log: IO[str] | None = field(default=None, compare=False, repr=False)
+    """Takes every loss as a line of JSON."""
 
     def drop_image(self, defect: Defect, classes: Iterable[str]) -> None:
         """An image is lost, and with it the annotations of these classes."""
         self.images_dropped[defect.code] += 1
         self.dropped.update((name, defect.code) for name in classes)
-        self.defects.append(defect)
+        self._note(defect)
 
     def orphan(self, defect: Defect, classes: Iterable[str]) -> None:
         """A record that belongs to no image comes in and is lost, with the annotations of these classes."""
         names = list(classes)
         self.seen.update(names)
         self.dropped.update((name, defect.code) for name in names)
-        self.defects.append(defect)
+        self._note(defect)
 
     def drop(self, defect: Defect) -> None:
         """One annotation is lost."""
         self.dropped[str(defect.class_name), defect.code] += 1
-        if defect.code not in BY_DESIGN:
-            self.defects.append(defect)
+        self._note(defect)
 
     def warn(self, code: str, class_name: str) -> None:
         """One annotation is kept although something about it is odd."""
         self.warnings[class_name, code] += 1
+
+    def join(self, class_name: str) -> None:
+        """Two annotations that came in describe one object: they count once."""
+        self.seen[class_name] -= 1
+        self.warn("joined", class_name)
 
     def add(self, other: "Tally") -> None:
         """Add another tally's counts and defects to this one."""
@@ -140,7 +159,17 @@ class Tally:
         self.images_kept += other.images_kept
         for name in (*_PLAIN, *_PAIRED):
             getattr(self, name).update(getattr(other, name))
-        self.defects.extend(other.defects)
+        self.defects.extend(other.defects[: LISTED - len(self.defects)])
+        self.offenders += other.offenders
+
+    def _note(self, defect: Defect) -> None:
+        if self.log is not None:
+            self.log.write(json.dumps(defect.to_json()) + "\n")
+        if defect.code in BY_DESIGN:
+            return
+        self.offenders += 1
+        if len(self.defects) < LISTED:
+            self.defects.append(defect)
 
     def ledger(self) -> Ledger:
         """The ledger, checked.
@@ -186,6 +215,7 @@ class Tally:
             **{name: dict(getattr(self, name)) for name in _PLAIN},
             **{name: [[*pair, n] for pair, n in getattr(self, name).items()] for name in _PAIRED},
             "defects": [defect.to_json() for defect in self.defects],
+            "offenders": self.offenders,
         }
 
     @classmethod
@@ -199,6 +229,7 @@ class Tally:
             dropped=pairs["dropped"],
             warnings=pairs["warnings"],
             defects=[Defect(**defect) for defect in data["defects"]],
+            offenders=int(data["offenders"]),
             **counters,
         )
 

@@ -1,15 +1,20 @@
 """Objects365 v2: boxes of 365 classes, image folders that differ between archives, and class names with typos."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from segkit.errors import InputError
+from segkit.sources.base import Record
 from segkit.sources.coco_instances import CocoInstances
 from segkit.sources.coco_json import CocoFile, read_coco
+from segkit.sources.ledger import Tally
 from segkit.taxonomy import load_taxonomy
 
 _CLASSES = 365
 _VERSION_2 = "objects365-v2"
+KNOWN_MISSING = frozenset({"objects365_v2_00908726.jpg", "objects365_v1_00320532.jpg", "objects365_v1_00320534.jpg"})
+"""Train images that the annotation file lists and no archive has."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,12 @@ class Objects365(CocoInstances):
 
     boxes_only: bool = True
     name: str = "objects365"
+
+    def records(self, tally: Tally) -> Iterator[Record]:
+        """As for any instances file; images that no archive has are marked."""
+        for record in super().records(tally):
+            missing = record.file_name.rpartition("/")[2] in KNOWN_MISSING
+            yield replace(record, known_missing=True) if missing else record
 
     def candidates(self, file_name: str) -> tuple[str, ...]:
         """The name as given (`images/v1/patch4/x.jpg`), then without its leading folders, down to the flat file."""

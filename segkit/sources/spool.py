@@ -43,6 +43,24 @@ class Spool:
                 yield raw, groups.pop(place, [])
 
 
+class Backlog:
+    """Records in a temporary file, in the order in which they were added; read one at a time, by one reader."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+        weakref.finalize(self, self._file.close)
+
+    def add(self, number: int, raw: bytes) -> None:
+        """Append a record with a number of the caller's."""
+        self._file.write(_ENTRY.pack(number, len(raw)) + raw)
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        self._file.seek(0)
+        while head := self._file.read(_ENTRY.size):
+            number, length = _ENTRY.unpack(head)
+            yield number, self._file.read(length)
+
+
 def _write(files: dict[int, IO[bytes]], place: int, raw: bytes) -> None:
     file = files.get(place // SPAN)
     if file is None:

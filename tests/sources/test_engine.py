@@ -17,6 +17,7 @@ from segkit.sources import engine
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import Options, check, convert
+from segkit.sources.ledger import LISTED
 
 from .builders import HEIGHT, WIDTH, coco_instances, coco_panoptic, picture, write_json
 
@@ -335,3 +336,21 @@ def test_shards_close_by_size_and_by_number(tmp_path: Path, monkeypatch: pytest.
     assert lengths(Options(shard_bytes=1, images_by="none")) == [5]
     monkeypatch.setattr(engine, "SHARD_ROWS", 3)
     assert lengths(Options()) == [3, 2]
+
+
+def test_the_quarantine_holds_every_loss_in_order_for_any_number_of_workers(tmp_path: Path) -> None:
+    """More offenders than are listed: annotations of unknown images first, then the defects of each shard."""
+    bad = [{"image_id": number % 6, "category_id": 99, "bbox": [1, 1, 2, 2]} for number in range(60)]
+    stray = [{"image_id": 77, "bbox": [1, 1, 2, 2]} for _ in range(LISTED)]
+    path = coco_instances(tmp_path, [*bad, *stray], images=6)
+    texts = []
+    for workers in (1, 2):
+        options = Options(workers=workers, shard_bytes=1, on_error="skip")
+        report = convert(open_coco_instances(path, tmp_path / "images"), tmp_path / "out", options, arguments={})
+        assert (len(report.defects), report.offenders) == (LISTED, LISTED + 60)
+        texts.append((report.published.path / "quarantine.jsonl").read_text())
+        assert sorted(p.name for p in report.published.path.glob("quar*")) == ["quarantine.jsonl"]
+    lines = [json.loads(line) for line in texts[0].splitlines()]
+    assert [line["data"]["id"] for line in lines[:LISTED]] == list(range(61, 61 + LISTED))
+    assert [line["data"]["image_id"] for line in lines[LISTED:]] == sorted(number % 6 for number in range(60))
+    assert texts[0] == texts[1]

@@ -1,3 +1,4 @@
+import io
 import json
 import re
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from segkit.errors import SegkitError
-from segkit.sources.ledger import BY_DESIGN, DROPS, WARNINGS, Defect, Tally
+from segkit.sources.ledger import BY_DESIGN, DROPS, LISTED, WARNINGS, Defect, Tally
 
 
 def filled() -> Tally:
@@ -91,3 +92,14 @@ def test_every_code_has_a_mend_and_is_documented() -> None:
     assert warned <= WARNINGS.keys()
     manual = (ROOT / "docs" / "conversion.md").read_text("utf-8")
     assert {code for code in (*DROPS, *WARNINGS) if f"`{code}`" not in manual} == set()
+
+
+def test_of_many_offenders_the_first_are_kept_and_all_are_counted_and_written() -> None:
+    log, total = io.StringIO(), Tally()
+    for _ in range(3):
+        tally = Tally(log=log)
+        for number in range(LISTED):
+            tally.orphan(Defect("unknown-image", "gone", "a.json", f"annotations[{number}]"), ["cat"])
+        total.add(tally)
+    assert (len(total.defects), total.offenders, total.dropped["cat", "unknown-image"]) == (LISTED, 300, 300)
+    assert len(log.getvalue().splitlines()) == 300
