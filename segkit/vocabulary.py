@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.cache import cache_root
 from segkit.errors import InputError
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
 
@@ -138,8 +139,8 @@ def mean() -> Vectors:
 
 def cache_file() -> Path:
     """Where words that the user encoded are kept; the name follows the mean that they were centred by."""
-    root = Path(os.environ.get("SEGKIT_CACHE", Path.home() / ".cache" / "segkit"))
-    return root / "embeddings" / f"{ENCODER.lower()}-{hashlib.sha256(mean().tobytes()).hexdigest()[:8]}.safetensors"
+    key = hashlib.sha256(mean().tobytes()).hexdigest()[:8]
+    return cache_root() / "embeddings" / f"{ENCODER.lower()}-{key}.safetensors"
 
 
 def read_table(path: Path) -> tuple[dict[str, Vectors], Vectors]:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.cache import cache_root
 from segkit.errors import SegkitError
 from segkit.masks import rle
 from segkit.sample import Sample
@@ -19,7 +20,7 @@ from segkit.taxonomy import Taxonomy
 
 def media_root() -> Path:
     """Folder of all extracted media: `browse` in $SEGKIT_CACHE (~/.cache/segkit)."""
-    return Path(os.environ.get("SEGKIT_CACHE", Path.home() / ".cache" / "segkit")) / "browse"
+    return cache_root() / "browse"
 
 
 def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:

@@ -1,10 +1,11 @@
 """Pictures of a prediction set, one an image."""
 
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import cv2
 
+from segkit.errors import SegkitError
 from segkit.pictures import overlay
 from segkit.shards.reader import ShardSet
 
@@ -13,13 +14,18 @@ LEAST_SCORE = 0.3
 
 
 def write_overlays(predictions: ShardSet, folder: Path, on_image: Callable[[], None] = lambda: None) -> Path:
-    """Write `folder`/<image name>.jpg for every image of a prediction set; returns the folder."""
+    """Write `folder`/<sample id>.jpg for every image of a prediction set; returns the folder.
+
+    Raises:
+        SegkitError: a picture cannot be written.
+    """
     instances = predictions.manifest.kind == "instance"
     for sample in predictions.samples():
         shown = [s for s in sample.segments if not instances or (s.score or 0.0) >= LEAST_SCORE]
         picture = overlay(predictions.image(sample), shown, predictions.taxonomy)
-        file = folder / PurePosixPath(sample.file_name).with_suffix(".jpg")
+        file = folder / f"{sample.id}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(file), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+        if not cv2.imwrite(str(file), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
+            raise SegkitError(f"{file}: could not be written")
         on_image()
     return folder

@@ -1,6 +1,7 @@
 """Images -> predictions as samples: the same rows as ground truth, with scores."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,8 +86,8 @@ def predict_folder(
     table, config = run.table(taxonomy), run.recipe.inference
 
     def records() -> Iterator[tuple[Sample, None]]:
-        for file in image_files(images):
-            sample, pixels = _read(file, images)
+        for file, sample_id in sample_ids(image_files(images), images).items():
+            sample, pixels = _read(file, images, sample_id)
             found = predict_image(run.model, table, pixels, task, config)
             yield replace(sample, segments=to_segments(found, taxonomy)), None
             on_image()
@@ -107,20 +108,27 @@ def predict_folder(
 
 def image_files(folder: Path) -> Sequence[Path]:
     """Image files under a folder, by path; InputError where there are none."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     if not files:
         raise InputError("no images found", file=folder, mend=f"give a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
     return files
 
 
-def _read(file: Path, root: Path) -> tuple[Sample, NDArray[np.uint8]]:
+def sample_ids(files: Sequence[Path], root: Path) -> dict[Path, str]:
+    """An id for each file: its path under `root`, with the extension only where two files differ in nothing else."""
+    bare = {file: file.relative_to(root).with_suffix("") for file in files}
+    count = Counter(bare.values())
+    return {file: (name if count[name] == 1 else file.relative_to(root)).as_posix() for file, name in bare.items()}
+
+
+def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, NDArray[np.uint8]]:
     data = file.read_bytes()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise InputError("cannot be decoded as an image", file=file, mend="remove or replace the file")
-    name = file.relative_to(root)
+    name = file.relative_to(root).as_posix()
     reference = ImageRef(path=str(file.resolve()), length=len(data), sha256=hashlib.sha256(data).hexdigest())
-    sample = Sample(name.with_suffix("").as_posix(), name.as_posix(), pixels.shape[1], pixels.shape[0], image=reference)
+    sample = Sample(sample_id, name, pixels.shape[1], pixels.shape[0], image=reference)
     return sample, np.ascontiguousarray(pixels[:, :, ::-1])
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.shards.reader import read_manifest
+from segkit.shards.writer import class_labels
+from segkit.taxonomy import Taxonomy
 
 
 def describe(spec: str | Path) -> dict[str, Any]:
@@ -41,7 +43,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _describe_set(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
-    counts = manifest.statistics.model_dump()
+    taxonomy = Taxonomy.from_json(manifest.taxonomy)
+    counts, labels = manifest.statistics.model_dump(), class_labels(taxonomy)
     return {
         "path": str(path),
         "version": int(path.name[1:]),
@@ -50,8 +53,8 @@ def _describe_set(path: Path) -> dict[str, Any]:
         "split": manifest.split,
         "kind": manifest.kind,
         **{key: counts[key] for key in ("images", "segments", "masked", "boxes_only", "classes")},
-        "class_kinds": {row["name"]: row["kind"] for row in manifest.taxonomy["categories"]},
-        "taxonomy": manifest.taxonomy["name"],
+        "class_kinds": {labels[category.id]: category.kind for category in taxonomy.categories},
+        "taxonomy": taxonomy.name,
         "images_by": manifest.images_by,
         "layer": bool(manifest.image_roots),
         "image_bytes": sum(part.images_bytes for part in manifest.parts),

@@ -103,12 +103,12 @@ class ShardSet:
         data = np.frombuffer(self.image_bytes(sample), np.uint8)
         pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
         if pixels is None:
-            raise InputError("the image cannot be decoded", file=sample.file_name, record=sample.id)
+            mend = "replace the image and convert again"
+            raise InputError("the image cannot be decoded", file=sample.file_name, record=sample.id, mend=mend)
         if pixels.shape[:2] != (sample.height, sample.width):
             found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            raise InputError(
-                f"the image is {found}, its labels {sample.width} x {sample.height}", file=sample.file_name
-            )
+            problem = f"the image is {found}, its labels {sample.width} x {sample.height}"
+            raise InputError(problem, file=sample.file_name, record=sample.id, mend="convert again")
         rgb: NDArray[np.uint8] = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
         return rgb
 
@@ -172,13 +172,12 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise InputError(f"not readable ({error.strerror})", file=file) from error
+        raise InputError(f"not readable ({error.strerror})", file=file, mend="check the path") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"not the manifest of a shard set ({first['msg']})", file=file, record=where or None
-        ) from error
+        problem, mend = f"not the manifest of a shard set ({first['msg']})", "give what segkit convert has written"
+        raise InputError(problem, file=file, record=where or None, mend=mend) from error
 
 
 def _damaged(path: Path, error: Exception) -> SegkitError:

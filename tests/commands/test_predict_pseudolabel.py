@@ -134,6 +134,23 @@ def test_a_folder_is_predicted_in_any_vocabulary(run: Path, tmp_path: Path, task
     assert picture.shape == (40, 56, 3)
 
 
+def test_images_that_differ_in_their_extension_alone_keep_apart(run: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "a.jpg", "b.jpg"):
+        cv2.imwrite(str(photos / name), np.zeros((32, 32, 3), np.uint8))
+    (photos / "folder.png").mkdir()
+    invoke("predict", "--checkpoint", run, "--images", photos, "--vocabulary", "voc-20", "--out", tmp_path, "--json")
+    made = ShardSet.open(tmp_path / "predictions")
+    assert {sample.id: sample.file_name for sample in made.samples()} == {
+        "a.jpg": "a.jpg",
+        "a.png": "a.png",
+        "b": "b.jpg",
+    }
+    pictures = sorted(file.name for file in (tmp_path / "overlays" / "v1").iterdir())
+    assert pictures == ["a.jpg.jpg", "a.png.jpg", "b.jpg"]
+
+
 def test_bad_input_is_one_clear_line(run: Path, boxes: ShardSet, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
