@@ -35,9 +35,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"not readable ({error})", file=file) from error
+        raise InputError(f"not readable ({error})", file=file, mend="check the path") from error
     if not isinstance(manifest, dict):
-        raise InputError("not a manifest", file=file)
+        raise InputError("not a manifest", file=file, mend="give what segkit has written")
     return manifest
 
 

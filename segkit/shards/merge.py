@@ -32,7 +32,8 @@ def merge(
     """
     kinds = {one.manifest.kind for one in sets}
     if len(kinds) > 1:
-        raise InputError(f"sets of kinds {' and '.join(sorted(kinds))} do not merge", file=destination)
+        problem = f"sets of kinds {' and '.join(sorted(kinds))} do not merge"
+        raise InputError(problem, file=destination, mend="give sets of one kind")
     taxonomy = union([one.taxonomy for one in sets], name)
     segments = sum(one.manifest.statistics.segments for one in sets)
     images = sum(map(len, sets))

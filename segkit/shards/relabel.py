@@ -42,7 +42,7 @@ def read_table(path: Path, old: Taxonomy, new: Taxonomy) -> dict[int, int | None
         source = _find(row["from"], old, path, line).id
         target = _find(row["to"], new, path, line).id if row["to"].strip() else None
         if table.setdefault(source, target) != target:
-            raise InputError(f"class {row['from']} has two targets", file=path, record=line)
+            raise InputError(f"class {row['from']} has two targets", file=path, record=line, mend="leave one of them")
     missing = [category.name for category in old.categories if category.id not in table]
     if missing:
         mend = "add a line for each; a blank `to` drops a class"

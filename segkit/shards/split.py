@@ -56,9 +56,10 @@ def by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
             if not (key := line.strip()):
                 continue
             if key not in known:
-                raise InputError(f"the set has no image {key}", file=path, record=f"line {number}")
+                raise InputError(f"the set has no image {key}", file=path, record=f"line {number}", mend="take it out")
             if made.setdefault(key, part) != part:
-                raise InputError(f"image {key} is in part {made[key]} too", file=path, record=f"line {number}")
+                problem = f"image {key} is in part {made[key]} too"
+                raise InputError(problem, file=path, record=f"line {number}", mend="leave it in one list")
     return made
 
 

@@ -242,7 +242,8 @@ def write_view(
     """
     ways = {parent.manifest.images_by for parent in parents}
     if len(ways) != 1:
-        raise InputError(f"sets with images by {' and '.join(sorted(ways))} do not go together", file=destination)
+        problem = f"sets with images by {' and '.join(sorted(ways))} do not go together"
+        raise InputError(problem, file=destination, mend="convert them with one --images-by")
     with staging(destination, {"command": command}, resume=False) as stage:
         roots: dict[str, str] = {}
         count = 0

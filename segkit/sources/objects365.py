@@ -9,6 +9,7 @@ from segkit.sources.base import Record
 from segkit.sources.coco_instances import CocoInstances
 from segkit.sources.coco_json import CocoFile, read_coco
 from segkit.sources.ledger import Tally
+from segkit.sources.vocabularies import plain_name
 from segkit.taxonomy import load_taxonomy
 
 _CLASSES = 365
@@ -64,8 +65,10 @@ def open_objects365(annotations: Path, images: Path) -> Objects365:
 
 def refuse_version_1(file: CocoFile) -> None:
     """Raise InputError where a file has the ids of Objects365 v1, whose list is another one under similar names."""
-    version_2 = {_plain(category.name): category.id for category in load_taxonomy(_VERSION_2).categories}
-    shared = [(native.id, version_2[name]) for native in file.categories if (name := _plain(native.name)) in version_2]
+    version_2 = {plain_name(category.name): category.id for category in load_taxonomy(_VERSION_2).categories}
+    shared = [
+        (native.id, version_2[name]) for native in file.categories if (name := plain_name(native.name)) in version_2
+    ]
     moved = sum(own != new for own, new in shared)
     if len(file.categories) == _CLASSES and moved > _CLASSES // 4:
         raise InputError(
@@ -74,7 +77,3 @@ def refuse_version_1(file: CocoFile) -> None:
             mend="get zhiyuan_objv2_train.json or _val.json, or take it as it is with "
             "`segkit convert coco --instances FILE --boxes-only`",
         )
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().split())

@@ -36,8 +36,8 @@ def taxonomy_of(natives: Sequence[NativeCategory], *, default: Kind | None, file
     if not natives:
         raise InputError("has no categories", file=file, mend="give a list of categories with id and name")
     known = recognise(natives)
-    lookup = {_plain(name): category for category in known.categories for name in _names(category)} if known else {}
-    made = [_category(native, lookup.get(_plain(native.name)), default, file) for native in natives]
+    lookup = {plain_name(name): category for category in known.categories for name in _names(category)} if known else {}
+    made = [_category(native, lookup.get(plain_name(native.name)), default, file) for native in natives]
     try:
         whole = known is not None and len(natives) == len(known.categories) and _same_ids(known, natives)
         return Taxonomy(known.name if known and whole else name, tuple(made))
@@ -47,13 +47,13 @@ def taxonomy_of(natives: Sequence[NativeCategory], *, default: Kind | None, file
 
 def recognise(natives: Sequence[NativeCategory]) -> Taxonomy | None:
     """The smallest known vocabulary that has every one of these names, those whose ids agree as well first."""
-    found = [taxonomy for taxonomy in _known() if all(_plain(n.name) in _all_names(taxonomy) for n in natives)]
+    found = [taxonomy for taxonomy in _known() if all(plain_name(n.name) in _all_names(taxonomy) for n in natives)]
     return min(found, key=lambda t: (not _same_ids(t, natives), len(t.categories), t.name), default=None)
 
 
 def _same_ids(taxonomy: Taxonomy, natives: Sequence[NativeCategory]) -> bool:
-    pairs = {(category.id, _plain(name)) for category in taxonomy.categories for name in _names(category)}
-    return all((native.id, _plain(native.name)) in pairs for native in natives)
+    pairs = {(category.id, plain_name(name)) for category in taxonomy.categories for name in _names(category)}
+    return all((native.id, plain_name(native.name)) in pairs for native in natives)
 
 
 def _category(native: NativeCategory, known: Category | None, default: Kind | None, file: object) -> Category:
@@ -68,7 +68,7 @@ def _category(native: NativeCategory, known: Category | None, default: Kind | No
     if known is None:
         words = tuple(dict.fromkeys(" ".join(word.split("_")) for word in native.synonyms))
         return replace(made, text=words, source_name=native.name if native.name != name else None)
-    if known.source_name is not None and _plain(known.source_name) == _plain(native.name):
+    if known.source_name is not None and plain_name(known.source_name) == plain_name(native.name):
         name = known.name  # the vocabulary knows this spelling and a better one to show
     return replace(made, name=name, text=known.text, source_name=native.name if native.name != name else None)
 
@@ -83,8 +83,9 @@ def _names(category: Category) -> tuple[str, ...]:
 
 
 def _all_names(taxonomy: Taxonomy) -> frozenset[str]:
-    return frozenset(_plain(name) for category in taxonomy.categories for name in _names(category))
+    return frozenset(plain_name(name) for category in taxonomy.categories for name in _names(category))
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """By what names are compared: lower case, runs of blanks as one."""
     return " ".join(name.lower().split())

@@ -69,4 +69,5 @@ def read_run_manifest(spec: str | Path) -> RunManifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"not the manifest of a run ({first['msg']})", file=file, record=where or None) from error
+        problem, mend = f"not the manifest of a run ({first['msg']})", "give what segkit train has written"
+        raise InputError(problem, file=file, record=where or None, mend=mend) from error
