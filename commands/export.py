@@ -20,8 +20,17 @@ _OUT = typer.Option(..., "--out", metavar="DIR", help="Directory to make.")
 _IMAGES = typer.Option(False, "--images", help="Also write the image files, under images/.")
 
 
+_DATUMARO = typer.Option(False, "--datumaro", help="In annotations/ and images/SPLIT/, as Datumaro imports COCO.")
+
+
 @app.command("coco-instances")
-def coco_instances(data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION) -> None:
+def coco_instances(
+    data: str = _DATA,
+    out: Path = _OUT,
+    images: bool = _IMAGES,
+    datumaro: bool = _DATUMARO,
+    as_json: bool = JSON_OPTION,
+) -> None:
     """Write COCO instances: source polygons verbatim, RLE otherwise, original ids, crowds, categories and licences.
 
     Example: segkit export coco-instances --data work/coco-train --out exported
@@ -29,11 +38,17 @@ def coco_instances(data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, 
     from segkit.export.coco import export_instances
     from segkit.shards.reader import ShardSet
 
-    _show(data, out, export_instances(ShardSet.open(data), out, images=images), as_json)
+    _show(data, out, export_instances(ShardSet.open(data), out, images=images, datumaro=datumaro), as_json)
 
 
 @app.command("coco-panoptic")
-def coco_panoptic(data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION) -> None:
+def coco_panoptic(
+    data: str = _DATA,
+    out: Path = _OUT,
+    images: bool = _IMAGES,
+    datumaro: bool = _DATUMARO,
+    as_json: bool = JSON_OPTION,
+) -> None:
     """Write COCO panoptic: a JSON and a folder of PNGs, pixel for pixel what the source had.
 
     Example: segkit export coco-panoptic --data work/coco-panoptic-val --out exported
@@ -41,7 +56,21 @@ def coco_panoptic(data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, a
     from segkit.export.coco import export_panoptic
     from segkit.shards.reader import ShardSet
 
-    _show(data, out, export_panoptic(ShardSet.open(data), out, images=images), as_json)
+    _show(data, out, export_panoptic(ShardSet.open(data), out, images=images, datumaro=datumaro), as_json)
+
+
+@app.command("yolo-seg")
+def yolo_seg(data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION) -> None:
+    """Write YOLO-seg: one polygon an object in labels/SPLIT/*.txt, and data.yaml.
+
+    Parts and holes are tied to one polygon by bridges; crowds, bare boxes and stuff are left out; all are counted.
+
+    Example: segkit export yolo-seg --data work/coco-train --out exported --images
+    """
+    from segkit.export.yolo import export_yolo_seg
+    from segkit.shards.reader import ShardSet
+
+    _show(data, out, export_yolo_seg(ShardSet.open(data), out, images=images), as_json)
 
 
 @app.command()
@@ -64,11 +93,14 @@ def semantic(
 
 def _show(data: str, out: Path, report: "Report", as_json: bool) -> None:
     told = report.to_json()
-    dropped = ", ".join(f"{code} {count}" for code, count in told["dropped"].items()) or "none"
+    dropped, altered = (
+        ", ".join(f"{code} {count}" for code, count in told[key].items()) or "none" for key in ("dropped", "altered")
+    )
     rows = [
         ("images", told["images"]),
         ("annotations", told["annotations"]),
         ("left out", dropped),
+        ("altered", altered),
         ("files", ", ".join(told["files"])),
     ]
     result = {"data": data, "path": str(out.resolve()), **told}

@@ -20,7 +20,7 @@ Rows = Iterable[dict[str, Any]]
 _IDS = 2**24  # a panoptic PNG codes an id in three bytes
 
 
-def export_instances(data: ShardSet, out: Path, *, images: bool = False) -> Report:
+def export_instances(data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False) -> Report:
     """Write `instances_<split>.json`: polygons verbatim where the source had them, RLE otherwise, boxes alone as boxes.
 
     Crowds are uncompressed RLE as in COCO's own files. Stuff is left out and counted. A joined set (panoptic and
@@ -30,6 +30,7 @@ def export_instances(data: ShardSet, out: Path, *, images: bool = False) -> Repo
         data: a set of kind instance, boxes or panoptic.
         out: directory to make.
         images: also write the image files, under `images/`.
+        datumaro: the folders that Datumaro's COCO importer looks into: `annotations/` and `images/<split>/`.
     """
     need(data, ("instance", "boxes", "panoptic"), "COCO instances", "its regions are not instances")
     report = Report(images=len(data))
@@ -47,13 +48,14 @@ def export_instances(data: ShardSet, out: Path, *, images: bool = False) -> Repo
                 yield _annotation(whole, sample, ids(index, sample), numbers(segment))
 
     with output(out) as folder:
+        places = _Places(folder, split_name(data), datumaro)
         name = f"instances_{split_name(data)}.json"
-        _write(folder / name, data, ids, annotations())
-        _finish(data, folder, report, [name], images)
+        _write(places.annotations / name, data, ids, annotations())
+        _finish(data, places, report, [name], images)
     return report
 
 
-def export_panoptic(data: ShardSet, out: Path, *, images: bool = False) -> Report:
+def export_panoptic(data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False) -> Report:
     """Write `panoptic_<split>.json` and, beside it, the folder of PNGs of that name.
 
     Segments keep their ids where those fit in a PNG; pixels of no segment are 0. Segments without a mask are left out
@@ -63,6 +65,7 @@ def export_panoptic(data: ShardSet, out: Path, *, images: bool = False) -> Repor
         data: a set of kind panoptic.
         out: directory to make.
         images: also write the image files, under `images/`.
+        datumaro: the folders that Datumaro's COCO importer looks into: `annotations/` and `images/<split>/`.
 
     Raises:
         SegkitError: two masks of an image share pixels.
@@ -88,17 +91,28 @@ def export_panoptic(data: ShardSet, out: Path, *, images: bool = False) -> Repor
             }
 
     with output(out) as folder:
-        (folder / stem).mkdir()
-        _write(folder / f"{stem}.json", data, ids, annotations(folder))
-        _finish(data, folder, report, [f"{stem}.json", f"{stem}/"], images)
+        places = _Places(folder, split_name(data), datumaro)
+        (places.annotations / stem).mkdir()
+        _write(places.annotations / f"{stem}.json", data, ids, annotations(places.annotations))
+        _finish(data, places, report, [f"{stem}.json", f"{stem}/"], images)
     return report
 
 
-def _finish(data: ShardSet, folder: Path, report: Report, files: list[str], images: bool) -> None:
-    report.files.extend(files)
+class _Places:
+    """Where the files of an export go; the folder of annotations is made."""
+
+    def __init__(self, folder: Path, split: str, datumaro: bool) -> None:
+        self.before = "annotations/" if datumaro else ""
+        self.images = f"images/{split}/" if datumaro else "images/"
+        self.folder, self.annotations = folder, folder / self.before
+        self.annotations.mkdir(exist_ok=True)
+
+
+def _finish(data: ShardSet, places: _Places, report: Report, files: list[str], images: bool) -> None:
+    report.files.extend(places.before + name for name in files)
     if images:
-        write_images(data, folder / "images")
-        report.files.append("images/")
+        write_images(data, places.folder / places.images)
+        report.files.append(places.images)
 
 
 def _write(path: Path, data: ShardSet, ids: Callable[[int, Sample], int | str], annotations: Rows) -> None:

@@ -21,6 +21,8 @@ class Report:
     annotations: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """Segments left out, by reason."""
+    altered: Counter[str] = field(default_factory=Counter)
+    """Segments that were written in a form that is not quite theirs, by what was done to them."""
     files: list[str] = field(default_factory=list)
     """The files that tell the rest, relative to the directory."""
 
@@ -35,6 +37,7 @@ class Report:
             "images": self.images,
             "annotations": self.annotations,
             "dropped": dict(sorted(self.dropped.items())),
+            "altered": dict(sorted(self.altered.items())),
             "files": self.files,
         }
 
@@ -79,10 +82,12 @@ class Names:
         """
         name = PurePosixPath(sample.file_name)
         if name.is_absolute() or ".." in name.parts or not name.name or "\0" in sample.file_name:
-            raise InputError(f"the file name {sample.file_name!r} leads out of the export", record=f"image {sample.id}")
+            problem = f"the file name {sample.file_name!r} leads out of the export"
+            raise InputError(problem, record=f"image {sample.id}", mend="convert from a source with plain names")
         name = name.with_suffix(suffix) if suffix else name
         if (other := self._taken.setdefault(name, sample.id)) != sample.id:
-            raise InputError(f"images {other} and {sample.id} would both be written to {name}", file=self._folder)
+            problem = f"images {other} and {sample.id} would both be written to {name}"
+            raise InputError(problem, file=self._folder, mend="export them apart, see `segkit split`")
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path

@@ -159,3 +159,15 @@ def test_kinds_that_do_not_fit_and_used_directories_are_refused(tmp_path):
     with pytest.raises(InputError, match="not empty"):
         export_instances(made, tmp_path / "used")
     assert (tmp_path / "used" / "file").read_text() == "mine"
+
+
+def test_the_folders_that_datumaro_imports(tmp_path):
+    """Its COCO importer wants annotations/instances_<split>.json and images/<split>/."""
+    made, _ = instances(tmp_path / "set")
+    report = export_instances(made, tmp_path / "out", images=True, datumaro=True)
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"annotations/instances_val.json", "images/val/a/b.jpg"}
+    assert report.files == ["annotations/instances_val.json", "images/val/"]
+    export_panoptic(panoptic(tmp_path / "panoptic", [toy_sample(1)]), tmp_path / "png", datumaro=True)
+    assert (tmp_path / "png/annotations/panoptic_val.json").is_file()
+    assert list((tmp_path / "png/annotations/panoptic_val").rglob("*.png"))
