@@ -92,14 +92,14 @@ class CocoJoined(CocoPanoptic):
             instances = [(entry[1:], bool(entry[0])) for entry in found] if place in listed else None
             yield replace(record, data=(*record.data, instances))
 
-    def load(self, record: Record) -> tuple[_Content, Sequence[str]]:
+    def load(self, record: Record) -> tuple[Any, Sequence[str]]:
         """The annotations of both files, and the class of each."""
         panoptic, names = super().load(record)
         found: _Flagged | None = record.data[2]
         content = _Content(panoptic, found)
         return content, [*names, *(name for raw, _ in found or () for name in self._class(raw))]
 
-    def sample(self, record: Record, content: _Content, picture: Picture | None, tally: Tally) -> Sample:
+    def sample(self, record: Record, content: Any, picture: Picture | None, tally: Tally) -> Sample:
         """The panoptic sample, its segments with what their instances know."""
         sample = super().sample(record, content.panoptic, picture, tally)
         if content.instances is None:

@@ -222,15 +222,17 @@ class Tally:
     def from_json(cls, data: Mapping[str, Any]) -> "Tally":
         """Inverse of `to_json`."""
         pairs = {name: Counter({(owner, code): n for owner, code, n in data[name]}) for name in ("dropped", "warnings")}
-        counters = {name: Counter(data[name]) for name in _PLAIN}
         return cls(
             images_in=int(data["images_in"]),
             images_kept=int(data["images_kept"]),
+            images_dropped=Counter(data["images_dropped"]),
+            image_warnings=Counter(data["image_warnings"]),
+            seen=Counter(data["seen"]),
+            kept=Counter(data["kept"]),
             dropped=pairs["dropped"],
             warnings=pairs["warnings"],
             defects=[Defect(**defect) for defect in data["defects"]],
             offenders=int(data["offenders"]),
-            **counters,
         )
 
 
