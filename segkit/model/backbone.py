@@ -11,12 +11,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segkit.errors import InputError, SegkitError
+from segkit.model.swin import ANY_SIZE, SWIN_MODULES, pad_before_shift
 
 STRIDES = (4, 8, 16, 32)
 
 
 class Backbone(nn.Module):
     """A timm network cut into its feature stages.
+
+    Networks that work channels last (Swin) leave their sums of residual branches unnormalised: each of their stages
+    gets a LayerNorm, as in the models that they were published with.
 
     Args:
         name: timm model name.
@@ -49,23 +53,25 @@ class Backbone(nn.Module):
         except ValueError:
             raise InputError(f"backbone {name} has strides {reductions}", mend="choose one with 4, 8, 16, 32") from None
         self.channels = [info.channels()[stage] for stage in self.stages]
+        channels_last = str(getattr(self.network, "output_fmt", "")).endswith("NHWC")
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels) if channels_last else None
         self.freeze_norm = freeze_norm
         if freeze_norm:
-            for norm in self._norms():
+            for norm in self._batch_norms():
                 norm.requires_grad_(False)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
 
-    def _norms(self) -> list[nn.Module]:
+    def _batch_norms(self) -> list[nn.Module]:
         return [module for module in self.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
     def train(self, mode: bool = True) -> "Backbone":
         """Training mode, in which frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_norm:
-            for norm in self._norms():
+            for norm in self._batch_norms():
                 norm.eval()
         return self
 
@@ -79,18 +85,23 @@ class Backbone(nn.Module):
             Four maps (B, channels[i], H / STRIDES[i], W / STRIDES[i]).
         """
         features = self.network((images - self.mean) / self.std)
-        return [features[stage] for stage in self.stages]
+        chosen = [features[stage] for stage in self.stages]
+        if self.norms is None:
+            return chosen
+        return [norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, chosen, strict=True)]
 
 
 def _create(name: str, *, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
         raise InputError(f"unknown backbone {name!r}", mend="see timm.list_models()")
+    arguments = ANY_SIZE if timm.models.is_model_in_modules(name, SWIN_MODULES) else {}
     try:
-        network: nn.Module = timm.create_model(name, pretrained=pretrained, features_only=True)
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, features_only=True, **arguments)
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise InputError(f"backbone {name} gives no feature maps ({error})") from error
         raise SegkitError(f"the pretrained weights of {name} could not be fetched ({error})") from error
+    pad_before_shift(network)
     return network
 
 
@@ -102,6 +113,9 @@ def _load(network: nn.Module, file: Path) -> None:
         raise InputError(
             f"cannot read backbone weights ({error})", file=file, mend="give a safetensors file"
         ) from error
+    known = network.state_dict()
+    # timm flattens stages when it cuts a network into features: stages.0 becomes stages_0.
+    state = {name if name in known else name.replace(".", "_", 1): value for name, value in state.items()}
     try:
         missing = network.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:

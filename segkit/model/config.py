@@ -14,6 +14,8 @@ class ModelConfig(BaseModel):
     """A timm model that gives features at strides 4, 8, 16 and 32."""
     backbone_weights: str | None = None
     """None (random), `timm` (timm's pretrained weights) or the path of a safetensors file with timm's names."""
+    init_from: str | None = None
+    """A Mask2Former to start from: `hf:` and a local folder or a public name; takes the place of `backbone_weights`."""
     freeze_norm: bool = False
     """Keep the backbone's BatchNorm at its loaded statistics (for pretrained weights and small batches)."""
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -30,4 +32,9 @@ class ModelConfig(BaseModel):
     """R; the decoder has 3 R layers, one for each scale in a round."""
     heads: int = Field(default=4, gt=0)
     feedforward_dim: int = Field(default=256, gt=0)
-    pixel_decoder: Literal["fpn"] = "fpn"
+    pixel_decoder: Literal["fpn", "deformable"] = "fpn"
+    """A feature pyramid, or Mask2Former's deformable attention; the latter brings Mask2Former's position encoding to
+    the queries as well, so that its checkpoints fit."""
+    encoder_layers: int = Field(default=6, ge=0)
+    """Layers of the deformable pixel decoder; the default is Mask2Former's, as is the next."""
+    encoder_feedforward_dim: int = Field(default=1024, gt=0)

@@ -10,6 +10,8 @@ from segkit.model.backbone import STRIDES, Backbone
 from segkit.model.classifier import TextClassifier
 from segkit.model.conditioned import BoxConditioner
 from segkit.model.config import ModelConfig
+from segkit.model.deformable_pixel_decoder import DeformablePixelDecoder
+from segkit.model.layers import detr_position_grid, position_grid
 from segkit.model.pixel_decoder import FPNPixelDecoder
 from segkit.model.query_decoder import QueryDecoder
 
@@ -53,15 +55,14 @@ class DataSeg(nn.Module):
             pixel_mean=config.pixel_mean,
             pixel_std=config.pixel_std,
         )
-        self.pixel_decoder = FPNPixelDecoder(
-            self.backbone.channels, hidden_dim=config.hidden_dim, mask_dim=config.mask_dim
-        )
+        self.pixel_decoder = _pixel_decoder(config, self.backbone.channels)
         self.query_decoder = QueryDecoder(
             hidden_dim=config.hidden_dim,
             mask_dim=config.mask_dim,
             rounds=config.rounds,
             heads=config.heads,
             feedforward_dim=config.feedforward_dim,
+            positions=detr_position_grid if config.pixel_decoder == "deformable" else position_grid,
         )
         self.classifier = TextClassifier(config.hidden_dim, config.text_dim)
         self.query_content = nn.Embedding(config.queries, config.hidden_dim)
@@ -122,6 +123,19 @@ class DataSeg(nn.Module):
             region=given.region,
         )
         return [Proposals(self.classifier(queries, text), masks) for queries, masks in decoded]
+
+
+def _pixel_decoder(config: ModelConfig, channels: Sequence[int]) -> FPNPixelDecoder | DeformablePixelDecoder:
+    if config.pixel_decoder == "fpn":
+        return FPNPixelDecoder(channels, hidden_dim=config.hidden_dim, mask_dim=config.mask_dim)
+    return DeformablePixelDecoder(
+        channels,
+        hidden_dim=config.hidden_dim,
+        mask_dim=config.mask_dim,
+        layers=config.encoder_layers,
+        heads=config.heads,
+        feedforward_dim=config.encoder_feedforward_dim,
+    )
 
 
 def build_model(config: ModelConfig) -> DataSeg:

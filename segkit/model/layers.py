@@ -32,10 +32,31 @@ def sine_features(values: Tensor, dim: int, temperature: float = 10_000.0) -> Te
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
-def position_grid(height: int, width: int, dim: int, device: torch.device) -> Tensor:
+def position_grid(
+    height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Position encoding of a feature map's cells: (height * width, dim), rows first."""
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5) / width
     rows = sine_features(y, dim // 2)[:, None].expand(-1, width, -1)
     columns = sine_features(x, dim // 2)[None].expand(height, -1, -1)
-    return torch.cat((rows, columns), dim=-1).reshape(height * width, dim)
+    return torch.cat((rows, columns), dim=-1).reshape(height * width, dim).to(dtype)
+
+
+def detr_position_grid(height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """DETR's and Mask2Former's own encoding of a feature map's cells: (height * width, dim), rows first.
+
+    Cells count from 1 to n, over n, and the sine and cosine of a frequency stand side by side. Weights trained with one
+    encoding cannot be used with another.
+    """
+    rows, columns = (_detr_sines(size, dim // 2, device).to(dtype) for size in (height, width))
+    both = (rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1))
+    return torch.cat(both, dim=-1).reshape(height * width, dim)
+
+
+def _detr_sines(size: int, dim: int, device: torch.device) -> Tensor:
+    """(size, dim) float64; so few numbers that their precision costs nothing."""
+    places = torch.arange(1, size + 1, device=device, dtype=torch.float64) / (size + 1e-6)
+    exponent = torch.arange(dim // 2, device=device, dtype=torch.float64) / (dim // 2)
+    angles = places[:, None] * 2 * math.pi / 10_000.0**exponent
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)

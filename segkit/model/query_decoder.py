@@ -10,6 +10,7 @@ from segkit.model.layers import MLP, position_grid
 
 LEVELS = 3
 """Scales that the layers attend to in turn: strides 32, 16, 8."""
+PositionGrid = Callable[[int, int, int, torch.device, torch.dtype], Tensor]
 
 
 class Attention(nn.Module):
@@ -79,10 +80,21 @@ class QueryDecoder(nn.Module):
         hidden_dim: width of queries and scales.
         mask_dim: width D_F of mask embeddings.
         rounds: R; each round visits the three scales, coarse to fine.
+        positions: height, width, hidden_dim, device, dtype -> encoding (height * width, hidden_dim) of a scale's cells.
     """
 
-    def __init__(self, *, hidden_dim: int, mask_dim: int, rounds: int, heads: int, feedforward_dim: int) -> None:
+    def __init__(
+        self,
+        *,
+        hidden_dim: int,
+        mask_dim: int,
+        rounds: int,
+        heads: int,
+        feedforward_dim: int,
+        positions: PositionGrid = position_grid,
+    ) -> None:
         super().__init__()
+        self.positions = positions
         self.layers = nn.ModuleList(DecoderLayer(hidden_dim, heads, feedforward_dim) for _ in range(rounds * LEVELS))
         self.level_embedding = nn.Embedding(LEVELS, hidden_dim)
         self.norm = nn.LayerNorm(hidden_dim)
@@ -116,7 +128,7 @@ class QueryDecoder(nn.Module):
             scale.flatten(2).transpose(1, 2) + self.level_embedding.weight[level] for level, scale in enumerate(scales)
         ]
         grids = [
-            position_grid(scale.shape[2], scale.shape[3], scale.shape[1], scale.device).to(scale.dtype)
+            self.positions(scale.shape[2], scale.shape[3], scale.shape[1], scale.device, scale.dtype)
             for scale in scales
         ]
         predictions = [self._predict(queries, pixels, mask_bias)]

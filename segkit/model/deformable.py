@@ -1,0 +1,119 @@
+"""Multi-scale deformable attention in plain PyTorch (Deformable DETR, Zhu et al. 2021, section 4.1)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segkit.model.layers import MLP
+
+Sizes = Sequence[tuple[int, int]]
+"""Height and width of each scale."""
+
+
+class DeformableAttention(nn.Module):
+    """Every cell attends to a few points of every scale, which it chooses itself.
+
+    Args:
+        dim: width of queries and memory.
+        heads: attention heads.
+        levels: scales.
+        points: sampling points a head and scale.
+    """
+
+    def __init__(self, dim: int, *, heads: int, levels: int, points: int = 4) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.weights = nn.Linear(dim, heads * levels * points)
+        self.value, self.output = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Each head starts in a direction of its own, its points 1, 2, ... cells away, all of equal weight."""
+        for layer in (self.value, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+        for linear in (self.offsets, self.weights, self.value, self.output):
+            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.weights.weight)
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack((angle.cos(), angle.sin()), -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)  # on a square, so that points hit cell centres
+        steps = torch.arange(1, self.points + 1)
+        start = direction[:, None, None] * steps[None, None, :, None]
+        self.offsets.bias.copy_(start.expand(-1, self.levels, -1, -1).flatten())
+
+    def forward(self, queries: Tensor, memory: Tensor, reference: Tensor, sizes: Sizes) -> Tensor:
+        """Attend.
+
+        Args:
+            queries: (B, N, dim), with positions.
+            memory: (B, S, dim), the cells of all scales one after the other.
+            reference: (N, 2), x and y of each query in 0-1.
+            sizes: of the scales; their cells are S in all.
+
+        Returns:
+            (B, N, dim).
+        """
+        shape = (self.heads, self.levels, self.points)
+        scale = queries.new_tensor([(width, height) for height, width in sizes])
+        offsets = self.offsets(queries).unflatten(-1, (*shape, 2)) / scale[:, None]
+        locations = reference[:, None, None, None] + offsets
+        weights = self.weights(queries).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, shape[1:])
+        value = self.value(memory).unflatten(-1, (self.heads, -1))
+        attended: Tensor = self.output(sample_scales(value, sizes, locations, weights))
+        return attended
+
+
+def sample_scales(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of bilinear samples; what lies beyond a map counts as zero.
+
+    Args:
+        value: (B, S, heads, d), the cells of all scales one after the other.
+        sizes: of the scales.
+        locations: (B, N, heads, levels, points, 2), x and y in 0-1 of a map's extent.
+        weights: (B, N, heads, levels, points).
+
+    Returns:
+        (B, N, heads * d).
+    """
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
+    shares = weights.transpose(1, 2).flatten(0, 1)
+    total = value.new_zeros(())
+    for level, (cells, size) in enumerate(zip(torch.split(value, [h * w for h, w in sizes], 1), sizes, strict=True)):
+        maps = cells.permute(0, 2, 3, 1).reshape(-1, value.shape[-1], *size)
+        sampled = F.grid_sample(maps, grids[:, :, level].to(maps.dtype), align_corners=False)
+        # Summed scale by scale: the samples of all scales at once would be the largest tensor of the model.
+        total = total + torch.einsum("bdnp,bnp->bdn", sampled, shares[:, :, level].to(maps.dtype))
+    batch, _, heads, width = value.shape
+    return total.reshape(batch, heads * width, -1).transpose(1, 2)
+
+
+class DeformableLayer(nn.Module):
+    """Deformable self-attention of all scales' cells, feed-forward; normalised after each sum."""
+
+    def __init__(self, dim: int, *, heads: int, levels: int, feedforward_dim: int) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(dim, heads=heads, levels=levels)
+        self.feedforward = MLP(dim, feedforward_dim, dim)
+        self.attention_norm, self.feedforward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+
+    def forward(self, cells: Tensor, position: Tensor, reference: Tensor, sizes: Sizes) -> Tensor:
+        """One layer: cells (B, S, dim), position and reference (S, dim) and (S, 2) -> (B, S, dim)."""
+        cells = self.attention_norm(cells + self.attention(cells + position, cells, reference, sizes))
+        updated: Tensor = self.feedforward_norm(cells + self.feedforward(cells))
+        return updated
+
+
+def cell_centres(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Centres of the cells of all scales, rows first: (S, 2), x and y in 0-1."""
+    centres = []
+    for height, width in sizes:
+        y = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
+        x = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
+        centres.append(torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), -1).flatten(0, 1))
+    return torch.cat(centres)

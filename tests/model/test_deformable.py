@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+
+from segkit.model.config import ModelConfig
+from segkit.model.dataseg import build_model
+from segkit.model.deformable import DeformableAttention, cell_centres, sample_scales
+from segkit.model.deformable_pixel_decoder import DeformablePixelDecoder
+
+
+def _bilinear(grid: torch.Tensor, x: float, y: float) -> torch.Tensor:
+    """One sample of (h, w, d) at x, y in 0-1 by the four cells around it; cells beyond the map are zero."""
+    height, width, _ = grid.shape
+    column, row = x * width - 0.5, y * height - 0.5
+    total = torch.zeros(grid.shape[-1], dtype=grid.dtype)
+    for i in (math.floor(row), math.floor(row) + 1):
+        for j in (math.floor(column), math.floor(column) + 1):
+            if 0 <= i < height and 0 <= j < width:
+                total += grid[i, j] * (1 - abs(row - i)) * (1 - abs(column - j))
+    return total
+
+
+def test_samples_are_those_of_a_loop_over_points() -> None:
+    torch.manual_seed(0)
+    sizes = [(2, 3), (5, 4)]
+    value = torch.randn(2, 26, 3, 4, dtype=torch.float64)
+    locations = torch.rand(2, 6, 3, 2, 5, 2, dtype=torch.float64) * 1.6 - 0.3  # some lie beyond the maps
+    weights = torch.rand(2, 6, 3, 2, 5, dtype=torch.float64)
+    expected = torch.zeros(2, 6, 3, 4, dtype=torch.float64)
+    for image in range(2):
+        maps = [cells.unflatten(0, size) for cells, size in zip(value[image].split([6, 20]), sizes, strict=True)]
+        for query in range(6):
+            for head in range(3):
+                for level in range(2):
+                    for point in range(5):
+                        x, y = locations[image, query, head, level, point].tolist()
+                        sample = _bilinear(maps[level][:, :, head], x, y)
+                        expected[image, query, head] += weights[image, query, head, level, point] * sample
+    torch.testing.assert_close(sample_scales(value, sizes, locations, weights), expected.flatten(2))
+
+
+def test_gradients_of_samples_are_those_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    value = torch.randn(1, 10, 2, 2, dtype=torch.float64, requires_grad=True)
+    locations = (torch.rand(1, 3, 2, 2, 2, 2, dtype=torch.float64) * 0.9).requires_grad_()
+    weights = torch.rand(1, 3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda v, x, w: sample_scales(v, [(2, 2), (2, 3)], x, w), (value, locations, weights)
+    )
+
+
+def test_a_head_starts_at_points_around_each_cell() -> None:
+    attention = DeformableAttention(8, heads=4, levels=2, points=3)
+    offsets = attention.offsets.bias.view(4, 2, 3, 2)
+    around = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    for step in range(3):
+        torch.testing.assert_close(offsets[:, 1, step], around * (step + 1), atol=1e-6, rtol=0)
+
+
+def test_centres_are_x_then_y_row_by_row() -> None:
+    centres = cell_centres([(1, 2), (2, 2)], torch.device("cpu"), torch.float32)
+    assert centres.tolist() == [[0.25, 0.5], [0.75, 0.5], [0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+
+
+def test_scales_and_pixels_have_the_shapes_of_the_pyramid() -> None:
+    decoder = DeformablePixelDecoder((8, 12, 16, 20), hidden_dim=32, mask_dim=6, layers=1, heads=4, feedforward_dim=16)
+    features = [
+        torch.randn(2, width, 96 // stride, 64 // stride)
+        for width, stride in zip((8, 12, 16, 20), (4, 8, 16, 32), strict=True)
+    ]
+    scales, pixels = decoder(features)
+    assert [tuple(scale.shape) for scale in scales] == [(2, 32, 3, 2), (2, 32, 6, 4), (2, 32, 12, 8)]
+    assert pixels.shape == (2, 6, 24, 16)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224", "convnext_atto"])
+def test_every_weight_of_the_matching_path_learns(backbone: str) -> None:
+    config = ModelConfig(
+        backbone=backbone, text_dim=16, hidden_dim=32, mask_dim=16, queries=5, rounds=1, feedforward_dim=32,
+        pixel_decoder="deformable", encoder_layers=1, encoder_feedforward_dim=32,
+    )  # fmt: skip
+    model = build_model(config).eval()
+    output = model(torch.rand(2, 3, 64, 96), torch.nn.functional.normalize(torch.randn(4, 16), dim=1))
+    assert output.matching[-1].mask_logits.shape == (2, 5, 16, 24)
+    sum(p.mask_logits.square().mean() + p.class_logits.square().mean() for p in output.matching).backward()
+    idle = [name for name, value in model.named_parameters() if value.grad is None]
+    assert all(name.startswith("conditioner.") for name in idle)
