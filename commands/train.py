@@ -1,5 +1,6 @@
 """`segkit train`: a recipe and shard sets become a run."""
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,12 @@ def train(
     overrides: list[str] = typer.Option(
         [], "--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as optimiser.lr=3e-4; repeatable."
     ),
+    init_from: str = typer.Option(
+        None,
+        "--init-from",
+        metavar="hf:FOLDER|NAME",
+        help="Start from a Mask2Former of Hugging Face (model.init_from).",
+    ),
     resume: bool = typer.Option(False, "--resume", help="Go on where a run that was killed had its last checkpoint."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -47,6 +54,8 @@ def train(
     from segkit.training.run_manifest import read_run_manifest
 
     started = time.monotonic()
+    if init_from is not None:
+        overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
     with progress() as bar:
         show = _Display(bar)
         watchers = Watchers(show.start, show.step, show.evaluation)

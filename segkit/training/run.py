@@ -12,6 +12,7 @@ from segkit.data.batch import Batch
 from segkit.data.mix import DataMix
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg, build_model
+from segkit.model.hf import init_from
 from segkit.shards.publish import MANIFEST, Staging, interrupted, staging
 from segkit.training import checkpoint, distributed
 from segkit.training.config import TrainingConfig
@@ -119,7 +120,10 @@ def _train(job: Job, mix: DataMix, trainee: Trainee, stage: Staging, watchers: W
 
 def _trainee(job: Job) -> Trainee:
     torch.manual_seed(job.recipe.training.seed)
-    model = build_model(job.recipe.model).to(job.device)
+    model = build_model(job.recipe.model)
+    if job.recipe.model.init_from is not None:
+        init_from(model, job.recipe.model.init_from)
+    model = model.to(job.device)
     return Trainee(model, Learner(model, {named.name: named.table for named in job.data}, job.recipe.loss), job.recipe)
 
 

@@ -1,0 +1,116 @@
+"""Names of a Hugging Face Mask2Former's tensors -> names in a `DataSeg` model with timm's backbone."""
+
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+_DROPPED = re.compile(
+    r"^class_predictor\.|^criterion\.|num_batches_tracked$|relative_position_index$|swin\.layernorm\."
+)
+"""The class head fits one vocabulary; a Swin's last norm serves its own classifier; the others are no weights."""
+
+
+def _next_stage(match: re.Match[str]) -> str:
+    return f"backbone.network.layers_{int(match[1]) + 1}.downsample."
+
+
+def _head_layer(match: re.Match[str]) -> str:
+    return f"query_decoder.mask_head.{2 * int(match[1])}."
+
+
+_RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    # Parts.
+    (r"^model\.pixel_level_module\.encoder\.(swin\.)?", "backbone."),
+    (r"^model\.pixel_level_module\.decoder\.", "pixel_decoder."),
+    (r"^model\.transformer_module\.queries_features\.", "query_content."),
+    (r"^model\.transformer_module\.queries_embedder\.", "query_position."),
+    (r"^model\.transformer_module\.level_embed\.", "query_decoder.level_embedding."),
+    (r"^model\.transformer_module\.decoder\.", "query_decoder."),
+    # ResNet.
+    (r"^backbone\.embedder\.embedder\.convolution\.", "backbone.network.conv1."),
+    (r"^backbone\.embedder\.embedder\.normalization\.", "backbone.network.bn1."),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+    (r"^backbone\.encoder\.stages\.(\d+)\.layers\.", lambda m: f"backbone.network.layer{int(m[1]) + 1}."),
+    (r"\.layer\.(\d+)\.convolution\.", lambda m: f".conv{int(m[1]) + 1}."),
+    (r"\.layer\.(\d+)\.normalization\.", lambda m: f".bn{int(m[1]) + 1}."),
+    # Swin; timm merges patches at the start of a stage, not at the end of the one before.
+    (r"^backbone\.embeddings\.patch_embeddings\.projection\.", "backbone.network.patch_embed.proj."),
+    (r"^backbone\.embeddings\.norm\.", "backbone.network.patch_embed.norm."),
+    (r"^backbone\.encoder\.layers\.(\d+)\.downsample\.", _next_stage),
+    (r"^backbone\.encoder\.layers\.(\d+)\.", r"backbone.network.layers_\1."),
+    (r"^backbone\.hidden_states_norms\.stage(\d)\.", lambda m: f"backbone.norms.{int(m[1]) - 1}."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.self\.", ".attn."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+    # Pixel decoder.
+    (r"^pixel_decoder\.input_projections\.", "pixel_decoder.projections."),
+    (r"^pixel_decoder\.level_embed$", "pixel_decoder.level_embedding.weight"),
+    (r"^pixel_decoder\.mask_projection\.", "pixel_decoder.mask_features."),
+    (r"^pixel_decoder\.adapter_1\.", "pixel_decoder.fine_lateral."),
+    (r"^pixel_decoder\.layer_1\.", "pixel_decoder.fine_output."),
+    (r"^pixel_decoder\.encoder\.", "pixel_decoder."),
+    (r"^(pixel_decoder.*)\.self_attn\.sampling_offsets\.", r"\1.attention.offsets."),
+    (r"^(pixel_decoder.*)\.self_attn\.attention_weights\.", r"\1.attention.weights."),
+    (r"^(pixel_decoder.*)\.self_attn\.(value|output)_proj\.", r"\1.attention.\2."),
+    (r"^(pixel_decoder.*)\.self_attn_layer_norm\.", r"\1.attention_norm."),
+    # Query decoder.
+    (r"^query_decoder\.layernorm\.", "query_decoder.norm."),
+    (r"^query_decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.", _head_layer),
+    (r"\.(self|cross)_attn_layer_norm\.", r".\1_norm."),
+    (r"\.(self|cross)_attn\.out_proj\.", r".\1_attention.output."),
+    (r"\.self_attn\.q_proj\.", ".self_attention.query."),
+    (r"\.self_attn\.k_proj\.", ".self_attention.key."),
+    (r"\.self_attn\.v_proj\.", ".self_attention.value."),
+    # Layers of both decoders.
+    (r"^(pixel_decoder|query_decoder)(.*)\.fc1\.", r"\1\2.feedforward.0."),
+    (r"^(pixel_decoder|query_decoder)(.*)\.fc2\.", r"\1\2.feedforward.2."),
+    (r"\.final_layer_norm\.", ".feedforward_norm."),
+)
+"""Regular expressions and what takes their place, applied in this order, each to the outcome of those before."""
+
+_PACKED = re.compile(r"(.*)\.cross_attn\.in_proj_(weight|bias)$")
+_APART = re.compile(r"(.*\.attn)\.(query|key|value)\.(weight|bias)$")
+
+
+def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a `DataSeg` model shares with a Mask2Former, under its names; a name without a rule stays."""
+    named = {_rename(name): value for name, value in state.items() if not _DROPPED.search(name)}
+    return _pack(_unpack(named))
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _unpack(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Torch's multi-head attention holds query, key and value as one matrix; the query decoder has three."""
+    apart: dict[str, Tensor] = {}
+    for name, value in named.items():
+        packed = _PACKED.fullmatch(name)
+        if packed is None:
+            apart[name] = value
+            continue
+        for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
+            apart[f"{packed[1]}.cross_attention.{part}.{packed[2]}"] = rows
+    return apart
+
+
+def _pack(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Hugging Face's Swin holds query, key and value apart; timm's has one matrix."""
+    whole: dict[str, Tensor] = {}
+    for name, value in named.items():
+        apart = _APART.fullmatch(name)
+        if apart is None:
+            whole[name] = value
+        elif apart[2] == "query":
+            rows = [named[f"{apart[1]}.{part}.{apart[3]}"] for part in ("query", "key", "value")]
+            whole[f"{apart[1]}.qkv.{apart[3]}"] = torch.cat(rows)
+    return whole

@@ -1,0 +1,196 @@
+"""The same weights in Hugging Face's Mask2Former and in DataSeg give the same masks."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from segkit.errors import InputError, SegkitError
+from segkit.model.config import ModelConfig
+from segkit.model.dataseg import DataSeg, build_model
+from segkit.model.hf import init_from, read_config
+from segkit.training.run import train
+from segkit.training.run_reader import load_run
+from tests.training.toy import write_recipe, write_toy_set
+
+transformers = pytest.importorskip("transformers", reason="transformers' Mask2Former is the independent truth here")
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+BACKBONES: dict[str, Callable[[], Any]] = {
+    "resnet18": lambda: transformers.ResNetConfig(
+        layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], out_features=STAGES
+    ),
+    "resnet50": lambda: transformers.ResNetConfig(out_features=STAGES),
+    "swin_tiny_patch4_window7_224": lambda: transformers.SwinConfig(out_features=STAGES),
+}
+SHAPES = [(1, 64, 64), (3, 96, 64), (2, 64, 160)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[nn.Module, Path]]:
+    """A Mask2Former of random weights and statistics, and the folder that it has saved itself to."""
+    made: dict[str, tuple[nn.Module, Path]] = {}
+
+    def make(backbone: str) -> tuple[nn.Module, Path]:
+        if backbone not in made:
+            torch.manual_seed(0)
+            peer = _randomised(transformers.Mask2FormerForUniversalSegmentation(_config(backbone)).eval())
+            folder = tmp_path_factory.mktemp(backbone)
+            peer.save_pretrained(folder)
+            made[backbone] = peer, folder
+        return made[backbone]
+
+    return make
+
+
+def _config(backbone: str) -> Any:
+    return transformers.Mask2FormerConfig(
+        backbone_config=BACKBONES[backbone](),
+        feature_size=64,
+        hidden_dim=64,
+        mask_feature_size=32,
+        encoder_layers=2,
+        encoder_feedforward_dim=96,
+        decoder_layers=7,
+        dim_feedforward=128,
+        num_attention_heads=4,
+        num_queries=11,
+    )
+
+
+@torch.no_grad()
+def _randomised(peer: nn.Module) -> nn.Module:
+    """No tensor stays at a constant that would hide a mistake: norms, biases, offsets and statistics move."""
+    for name, value in peer.named_parameters():
+        if value.ndim == 1 or not bool(value.any()):
+            value.add_(torch.randn_like(value) * 0.1)
+        if "mask_projection" in name:
+            value.mul_(10)  # mask logits of about 1
+    for name, value in peer.named_buffers():
+        if "running" in name:
+            value.add_(torch.rand_like(value) * 0.2)
+    return peer
+
+
+def _own(folder: Path) -> DataSeg:
+    plain = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0), "text_dim": 16}
+    model = build_model(ModelConfig(**read_config(folder), **plain))
+    init_from(model, f"hf:{folder}")
+    return model.eval()
+
+
+@torch.no_grad()
+def _compare(peer: nn.Module, own: DataSeg, images: Tensor, tolerance: float) -> None:
+    theirs = peer.model(images, output_hidden_states=True)
+    scales, pixels = own.pixel_decoder(own.backbone(images))
+    content, position = (
+        embedding.weight.expand(len(images), -1, -1) for embedding in (own.query_content, own.query_position)
+    )
+    ours = own.query_decoder(content, position, scales, pixels)
+    features = [state.transpose(0, 1) for state in theirs.transformer_decoder_intermediate_states]
+    assert len(ours) == len(features) == len(theirs.masks_queries_logits) == 7
+    for (queries, masks), feature, logits in zip(ours, features, theirs.masks_queries_logits, strict=True):
+        assert logits.std() > 0.1 and feature.std() > 0.1
+        torch.testing.assert_close(queries, feature, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(masks, logits, rtol=tolerance, atol=tolerance)
+    output = own(images, torch.eye(16, dtype=images.dtype)[:3])
+    assert torch.equal(output.matching[-1].mask_logits, ours[-1][1])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_masks_and_query_features_are_theirs(
+    checkpoint: Callable[[str], tuple[nn.Module, Path]], backbone: str, shape: tuple[int, int, int]
+) -> None:
+    peer, folder = checkpoint(backbone)
+    batch, height, width = shape
+    images = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(height))
+    _compare(peer, _own(folder), images, 1e-4)
+
+
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+def test_in_double_precision_nothing_but_rounding_is_left(
+    checkpoint: Callable[[str], tuple[nn.Module, Path]], backbone: str
+) -> None:
+    peer, folder = checkpoint(backbone)
+    images = torch.rand(1, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    _compare(copy.deepcopy(peer).double(), _own(folder).double(), images, 1e-8)
+
+
+def _copy(folder: Path, to: Path, *, config: dict[str, Any] | None = None, without: str = "") -> str:
+    """A checkpoint with another configuration, or without a tensor."""
+    own = json.loads((folder / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps(own | (config or {})))
+    state = load_file(folder / "model.safetensors")
+    save_file({name: value for name, value in state.items() if name != without}, to / "model.safetensors")
+    return f"hf:{to}"
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
+    checkpoint: Callable[[str], tuple[nn.Module, Path]], tmp_path: Path
+) -> None:
+    folder = checkpoint("resnet18")[1]
+    fitting = ModelConfig(**read_config(folder), text_dim=16)
+    model = build_model(fitting)
+    norm = "model.transformer_module.decoder.layernorm.bias"
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"without": norm}, r"lacks query_decoder.norm.bias \(1 such\)"),
+        ({"config": {"num_queries": 9}}, "another queries .*--set model.queries=9"),
+        ({"config": {"pre_norm": True}}, "pre_norm is True, only False is supported"),
+        ({"config": {"decoder_layers": 6}}, "6 decoder layers"),
+        ({"config": {"backbone_config": {"model_type": "resnet"}}}, "an unknown resnet backbone"),
+        ({"config": {"model_type": "maskformer"}}, "a maskformer model, not a mask2former"),
+    )
+    for change, message in cases:
+        with pytest.raises(InputError, match=message) as caught:
+            init_from(model, _copy(folder, tmp_path, **change))
+        assert "\n" not in str(caught.value)
+
+
+def test_parts_that_a_mask2former_lacks_keep_their_weights(
+    checkpoint: Callable[[str], tuple[nn.Module, Path]],
+) -> None:
+    folder = checkpoint("resnet18")[1]
+    model = build_model(ModelConfig(**read_config(folder), text_dim=16))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    init_from(model, f"hf:{folder}")
+    kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+    fresh = {name for name in before if name.startswith(("classifier.", "conditioner."))}
+    assert kept - fresh == {name for name in before if name.endswith("num_batches_tracked")}
+    assert fresh <= kept
+
+
+@pytest.mark.parametrize("source", ["facebook/mask2former", "hf:", "hf:no-such-folder"])
+def test_a_source_that_is_none_is_refused(source: str) -> None:
+    with pytest.raises(InputError, match=r"unknown source|no such folder"):
+        init_from(build_model(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), source)
+
+
+def test_a_public_model_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SegkitError, match="owner/name is no local folder and could not be fetched") as caught:
+        init_from(build_model(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), "hf:owner/name")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_starts_from_a_checkpoint(
+    checkpoint: Callable[[str], tuple[nn.Module, Path]], tmp_path: Path
+) -> None:
+    folder = checkpoint("resnet18")[1]
+    write_toy_set(tmp_path / "set")
+    shape = [f"model.{key}={json.dumps(value)}" for key, value in read_config(folder).items()]
+    still = ["optimiser.lr=1e-30", "training.steps=1", f"model.init_from=hf:{folder}", "model.freeze_norm=true"]
+    recipe = write_recipe(tmp_path / "tiny.toml")
+    path = train(recipe, [(str(tmp_path / "set"), 1.0)], tmp_path / "run", device="cpu", overrides=[*shape, *still])
+    trained = load_run(path.parent).model.state_dict()
+    expected = _own(folder).state_dict()
+    for name, value in expected.items():
+        if not name.startswith(("classifier.", "conditioner.")) and "num_batches" not in name:
+            torch.testing.assert_close(trained[name], value, msg=name)
