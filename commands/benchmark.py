@@ -20,7 +20,7 @@ _DATA = typer.Option(metavar="SET", help="The benchmark's data, converted.")
 _CHECKPOINT = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP)
 _PREDICTIONS = typer.Option(None, metavar="SET|FILE", help=PREDICTIONS_HELP)
 _OUT = typer.Option(help="Directory for metrics.json, results.json and, with --checkpoint, the predictions.")
-_DEVICE = typer.Option("cpu", help="Where --checkpoint runs.")
+_DEVICE = typer.Option("auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N.")
 _SCHEMA = "segkit.benchmark/1"
 
 

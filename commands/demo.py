@@ -13,7 +13,7 @@ def demo(
     out: Path = typer.Option(..., "--out", metavar="DIR", help="Folder for everything that the demo makes."),
     steps: int = typer.Option(None, "--steps", min=1, help="Steps of the training; by default about 6 minutes of it."),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the scenes and of the training."),
-    device: str = typer.Option("cpu", "--device", help="auto, cpu, cuda or cuda:N."),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Generate scenes in three native layouts, convert, train, pseudolabel, evaluate: about 10 minutes on two cores.

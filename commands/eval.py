@@ -40,7 +40,7 @@ def evaluate(
     given_boxes: bool = typer.Option(
         False, "--given-boxes", help="Predictions are masks for the true boxes (pseudolabel): IoU by size and class."
     ),
-    device: str = typer.Option("cpu", help="Where --checkpoint runs."),
+    device: str = typer.Option("auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Score predictions against ground truth: PQ, mIoU or COCO AP.

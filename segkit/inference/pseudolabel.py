@@ -25,6 +25,8 @@ LEAST_SCORE = 0.3
 """Masks below it are not good: the box stays a box. Half a mask's certainty on a box that it fills to two thirds."""
 LEAST_OVERLAP = 0.5
 """Least IoU of a proposal's own box with the given box."""
+LEAST_CLASS = 0.1
+"""Least probability that a proposal gives to the box's class."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _by_proposals(
 def match_proposals(
     masks: NDArray[np.float32], class_probability: NDArray[np.float32], boxes: Sequence[Box]
 ) -> list[LabelledMask | None]:
-    """Give each box the proposal of its class that overlaps it best, one to one, clipped to the box.
+    """Give boxes the proposals that agree with them in class and place, one to one, clipped to the box.
 
     Args:
         masks: (N, H, W) mask probabilities of the proposals.
@@ -132,20 +134,20 @@ def match_proposals(
 
     Returns:
         For each box a mask whose score is the IoU of the two boxes times the mean probability within the mask; None
-        where the boxes overlap by less than LEAST_OVERLAP.
+        where no proposal overlaps by LEAST_OVERLAP with at least LEAST_CLASS for the class.
     """
     hard = masks >= 0.5
     overlap = np.array([[_box_iou(_extent(mask), box) for box in boxes] for mask in hard]).reshape(
         len(masks), len(boxes)
     )
-    # Overlap decides, class breaks ties between proposals that lie alike.
-    proposals, owners = linear_sum_assignment(-(overlap + 0.5 * class_probability * (overlap > 0)))
+    fits = (overlap >= LEAST_OVERLAP) & (class_probability >= LEAST_CLASS)
+    proposals, owners = linear_sum_assignment(-np.where(fits, overlap + class_probability, 0.0))
     found: list[LabelledMask | None] = [None] * len(boxes)
     for proposal, owner in zip(proposals.tolist(), owners.tolist(), strict=True):
         rows, columns = pixels_of_box(boxes[owner], *hard.shape[1:])
         clipped = np.zeros_like(hard[proposal])
         clipped[rows, columns] = hard[proposal][rows, columns]
-        if overlap[proposal, owner] >= LEAST_OVERLAP and clipped.any():
+        if fits[proposal, owner] and clipped.any():
             score = float(overlap[proposal, owner] * masks[proposal][clipped].mean())
             found[owner] = LabelledMask(-1, clipped, score)
     return found

@@ -16,7 +16,7 @@ from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from tests.training.toy import write_recipe, write_toy_set
 
-STEPS = 30
+STEPS = 90
 
 
 def start(arguments: list[str]) -> "subprocess.Popen[str]":

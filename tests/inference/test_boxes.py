@@ -102,6 +102,14 @@ def test_proposals_go_to_the_boxes_that_they_fill() -> None:
     assert LEAST_OVERLAP > 25 / 1600
 
 
+def test_a_proposal_of_another_class_is_no_mask() -> None:
+    masks = np.zeros((1, 20, 20), np.float32)
+    masks[:, 5:15, 5:15] = 0.9
+    box = [(5.0, 5.0, 10.0, 10.0)]
+    assert match_proposals(masks, np.array([[0.02]], np.float32), box) == [None]
+    assert match_proposals(masks, np.array([[0.5]], np.float32), box)[0] is not None
+
+
 def test_among_alike_proposals_the_class_decides() -> None:
     masks = np.zeros((2, 20, 20), np.float32)
     masks[:, 5:15, 5:15] = 0.9
