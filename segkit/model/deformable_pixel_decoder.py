@@ -72,4 +72,4 @@ class DeformablePixelDecoder(nn.Module):
         for layer in self.layers:
             cells = layer(cells, position, reference, sizes)
         split = torch.split(cells, [height * width for height, width in sizes], 1)
-        return [x.transpose(1, 2).unflatten(2, size) for x, size in zip(split, sizes, strict=True)]
+        return [x.transpose(1, 2).reshape(len(x), -1, *size) for x, size in zip(split, sizes, strict=True)]
