@@ -6,7 +6,6 @@ on the number of workers; a shard that an earlier, killed run has finished is no
 
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,14 +23,14 @@ from segkit.errors import InputError, SegkitError
 from segkit.manifest import Ledger
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
-from segkit.shards.publish import Staging, staging
+from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, Header, ImagesBy, class_labels, finish
 from segkit.sources.base import Record, Source
 from segkit.sources.images import Picture, find, is_unsafe, read_picture, size_of
 from segkit.sources.ledger import Defect, Defective, Tally
+from segkit.sources.quarantine import flush, logged, write_quarantine
 
-QUARANTINE = "quarantine.jsonl"
 OnError = Literal["fail", "skip"]
 
 
@@ -106,7 +105,7 @@ def convert(
             source_header=source.header,
         )
         ledger = tally.ledger()
-        _write_quarantine(stage, count)
+        write_quarantine(stage.path, count)
         return Report(ledger, tuple(tally.defects), tally.offenders, finish(stage, count, header, ledger))
 
 
@@ -157,7 +156,7 @@ def plan(records: Iterable[Record], images: Path, options: Options) -> Iterator[
 def _run(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
     """Convert every shard; the total tally (defects in the source's order) and the number of shards."""
     parts: dict[int, Tally] = {}
-    with _logged(job.directory, "source") as total:
+    with logged(job.directory, "source") as total:
         records = islice(job.source.records(total), job.options.limit)
         shards_of = enumerate(plan(records, job.source.images, job.options))
         for index, part in _results(job, shards_of):
@@ -203,10 +202,10 @@ def convert_shard(job: _Job, index: int, records: Sequence[Record]) -> Tally:
         yield from _convert(job, records, tally)
         if tally.offenders and job.options.on_error == "fail":
             raise OffendersError(tally)
-        _flush(tally)  # before the shard counts as done
+        flush(tally)  # before the shard counts as done
         notes.update(tally.to_json())
 
-    with _logged(job.directory, index) as tally:
+    with logged(job.directory, index) as tally:
         try:
             shards.write_shard(job.directory, index, stream(tally), notes=notes)
         except OffendersError:
@@ -264,38 +263,6 @@ def _found(root: Path, record: Record, where: str) -> Path:
             what = "the image is known to be in no archive of the data set"
             raise Defective("known-missing-image", what, file=defective.defect.file, record=where) from None
         raise
-
-
-@contextmanager
-def _logged(directory: Path | None, part: int | str) -> Iterator[Tally]:
-    """A tally whose losses go to a file of their own until the version is finished; to none in a dry run."""
-    if directory is None:
-        yield Tally()
-        return
-    with _log_path(directory, part).open("w", encoding="utf-8") as file:
-        tally = Tally(log=file)
-        yield tally
-        tally.log = None  # a worker sends its tally to the parent
-
-
-def _flush(tally: Tally) -> None:
-    if tally.log is not None:
-        tally.log.flush()
-        os.fsync(tally.log.fileno())
-
-
-def _log_path(directory: Path, part: int | str) -> Path:
-    return directory / f"quarantine-{part}.partial"
-
-
-def _write_quarantine(stage: Staging, count: int) -> None:
-    """Losses of the source as a whole, then those of each shard."""
-    logs = [path for part in ("source", *range(count)) if (path := _log_path(stage.path, part)).stat().st_size]
-    if logs:
-        with (stage.path / QUARANTINE).open("wb") as file:
-            for log in logs:
-                with log.open("rb") as lines:
-                    shutil.copyfileobj(lines, file)
 
 
 _job: _Job | None = None

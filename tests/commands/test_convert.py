@@ -20,6 +20,7 @@ from segkit.shards.reader import ShardSet
 from ..sources.builders import coco_instances, coco_panoptic, picture, write_json
 from ..sources.test_cityscapes import frame
 from ..sources.test_cityscapes import maps as cityscapes_maps
+from ..sources.test_coco_joined import scene
 from ..sources.test_voc import maps as voc_maps
 from ..sources.test_voc import voc
 
@@ -126,6 +127,18 @@ def test_bad_input_is_one_line_that_names_file_record_and_mend(tmp_path: Path) -
     assert "no such folder of images" in refused("coco", "--images", tmp_path / "x", *panoptic[3:])
     assert "--out" in refused(*panoptic[:3], *panoptic[5:])
     assert not list(tmp_path.glob("out/v*"))
+
+
+def test_panoptic_and_instances_together(tmp_path: Path) -> None:
+    scene(tmp_path, 2)
+    files = ("--panoptic", tmp_path / "panoptic.json", "--instances", tmp_path / "instances.json")
+    made = convert_json("coco", "--images", tmp_path / "images", *files, "--out", tmp_path / "out", "--workers", 1)
+    published = ShardSet.open(tmp_path / "out")
+    joined = [s for sample in published.samples() for s in sample.segments if s.source_polygon is not None]
+    assert (made["kind"], made["ledger"]["warnings"]) == ("panoptic", {"joined": len(joined)})
+    assert made["ledger"]["kept"] == len(joined) + 2
+    assert {"panoptic", "instances"} <= published.manifest.arguments.keys()
+    assert "--boxes-only" in refused("coco", "--images", tmp_path / "images", *files, "--boxes-only", "--dry-run")
 
 
 def test_many_offenders_are_listed_before_the_line(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segkit.masks import rle
-from segkit.sample import ImageRef, Segment
+from segkit.sample import ImageRef, Sample, Segment
 from segkit.shards.consistency import check_sample
 from segkit.shards.validate import validate
 from segkit.shards.writer import write_layer, write_set
@@ -113,7 +113,7 @@ BROKEN = {
     "area": break_segment(area=CAT.area + 1),
     "mask-invalid": break_segment(mask=rle.encode(np.ones((3, 3)))),
     "mask-empty": break_segment(mask=rle.encode(np.zeros((24, 32)))),
-    "polygon": break_segment(source_polygon="[[1, 1, 9, 1, 9, 9]]"),
+    "polygon": break_segment(source_polygon="[[1, 1, 9]]"),
     "overlap": break_segment(mask=rle.encode(np.ones((24, 32))), area=768, box=(0.0, 0.0, 32.0, 24.0)),
     "void-overlap": replace(toy_sample(1), void=rle.encode(SQUARE)),
     "void-invalid": replace(toy_sample(1), void=b"0"),
@@ -137,3 +137,17 @@ def test_instances_may_overlap_and_keep_the_sources_area():
     sample = break_segment(area=CAT.area + 0.5, mask=CAT.mask)
     sample = replace(sample, segments=(*sample.segments, CAT))
     assert list(check_sample(sample, TAXONOMY, "instance")) == []
+
+
+def test_a_polygon_must_draw_its_mask_except_where_segments_hide_each_other():
+    triangle, square = [[1, 1, 9, 1, 9, 9]], [[1, 1, 9, 1, 9, 9, 1, 9]]
+    counts = rle.from_polygons(triangle, 24, 32)
+    area = float(rle.area(counts, 24, 32))
+    segment = Segment(3, "thing", (1.0, 1.0, 8.0, 8.0), counts, area, mask_from="human")
+    for polygon, kind, wanted in (
+        (triangle, "instance", []),
+        (square, "instance", ["polygon"]),
+        (square, "panoptic", []),
+    ):
+        sample = Sample("1", "a.jpg", 32, 24, (replace(segment, source_polygon=json.dumps(polygon)),))
+        assert [violation.code for violation in check_sample(sample, TAXONOMY, kind)] == wanted

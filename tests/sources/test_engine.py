@@ -18,6 +18,7 @@ from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import Options, check, convert
 from segkit.sources.ledger import LISTED
+from segkit.sources.quarantine import QUARANTINE
 
 from .builders import HEIGHT, WIDTH, coco_instances, coco_panoptic, picture, write_json
 
@@ -107,7 +108,7 @@ def test_skip_quarantines_and_accounts_for_everything(tmp_path: Path) -> None:
     assert ledger.annotations.input == 21
     assert ledger.annotations.kept == 14 == published.manifest.statistics.segments
     assert ledger.annotations.dropped == {"missing-image": 3, "unknown-category": 1, "unknown-image": 3}
-    lines = [json.loads(line) for line in (published.path / engine.QUARANTINE).read_text().splitlines()]
+    lines = [json.loads(line) for line in (published.path / QUARANTINE).read_text().splitlines()]
     assert [line["code"] for line in lines] == ["unknown-image", "missing-image", "unknown-category"]
     assert lines[2]["data"]["category_id"] == 99
     assert lines[2]["file"].endswith("panoptic.json")
@@ -115,7 +116,7 @@ def test_skip_quarantines_and_accounts_for_everything(tmp_path: Path) -> None:
 
 def test_a_clean_set_has_no_quarantine(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 1)
-    assert engine.QUARANTINE not in contents(run(tmp_path, "out").published.path)
+    assert QUARANTINE not in contents(run(tmp_path, "out").published.path)
 
 
 def test_a_dry_run_reports_the_same_and_writes_nothing(tmp_path: Path) -> None:
