@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def tight_box(mask: NDArray[np.bool_]) -> list[int]:
 def coco_panoptic(root: Path, count: int = 3) -> dict[str, Any]:
     """Images, PNGs and the JSON (returned, and written to panoptic.json) of a correct panoptic set."""
     classes = {5: 3, 300: 7, 70000: 0}
-    data: dict[str, Any] = {"info": {"year": 1}, "categories": CATEGORIES, "images": [], "annotations": []}
+    data: dict[str, Any] = {"info": {"year": 1}, "categories": deepcopy(CATEGORIES), "images": [], "annotations": []}
     for number in range(count):
         picture(root / "images" / f"p{number}.jpg", seed=number)
         ids = label_map(number)
