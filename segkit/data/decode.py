@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.augment import Rectangle, Window
+from segkit.masks.extent import extent
 from segkit.masks.rle import Counts
 
 Mask = NDArray[np.bool_]
@@ -60,5 +61,5 @@ def fill_box(rectangle: Rectangle, window: Window) -> Mask:
 
 def tight_box(mask: Mask) -> Rectangle:
     """x0, y0, x1, y1 of the pixels of a non-empty (H, W) mask, the far edges included."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    x, y, width, height = extent(mask)
+    return x, y, x + width, y + height

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segkit.demo.scenes import CLASSES, THINGS, Scene, SceneClass, make_scene
 from segkit.masks import rle
+from segkit.masks.extent import extent
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -143,13 +144,13 @@ def _segment_record(segment: int, entry: SceneClass, ids: NDArray[np.int32]) -> 
         "id": segment,
         "category_id": entry.id,
         "area": int(mask.sum()),
-        "bbox": _tight_box(mask),
+        "bbox": [int(value) for value in extent(mask)],
         "iscrowd": 0,
     }
 
 
 def _object_record(entry: SceneClass, mask: NDArray[np.bool_]) -> dict[str, Any]:
-    x, y, width, height = _tight_box(mask)
+    x, y, width, height = (int(value) for value in extent(mask))
     return {"category_id": entry.id, "bbox": [x, y, width, height], "area": width * height, "iscrowd": 0}
 
 
@@ -157,12 +158,6 @@ def _mask_record(mask: NDArray[np.bool_]) -> dict[str, Any]:
     height, width = mask.shape
     counts = rle.encode(mask).decode("ascii")
     return {"segmentation": {"size": [height, width], "counts": counts}, "area": int(mask.sum())}
-
-
-def _tight_box(mask: NDArray[np.bool_]) -> list[int]:
-    """x, y, width, height of a mask that is not empty."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)]
 
 
 def _write_image(path: Path, picture: NDArray[np.uint8]) -> None:

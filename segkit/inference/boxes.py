@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from segkit.data.augment import Window, square_window
 from segkit.inference.postprocess import LabelledMask, Mask
+from segkit.masks.extent import extent
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
 from segkit.sample import Box
@@ -106,10 +107,8 @@ def _read(logits: Tensor, window: Window, rows: slice, columns: slice) -> Tensor
 
 def tightness(mask: Mask) -> float:
     """IoU of the box around a mask with the whole array (h, w): 1 where the mask touches all four sides."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return 0.0
-    return float((rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1) / mask.size)
+    _, _, width, height = extent(mask)
+    return width * height / mask.size
 
 
 def segment_boxes(

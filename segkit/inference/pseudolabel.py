@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from segkit.inference.boxes import masks_of_boxes, pixels_of_box
 from segkit.inference.postprocess import LabelledMask, to_image
 from segkit.inference.predict import canvas
+from segkit.masks.extent import extent
 from segkit.masks.rle import encode
 from segkit.model.class_table import ClassTable
 from segkit.sample import Box, Sample, Segment
@@ -137,7 +138,7 @@ def match_proposals(
         where no proposal overlaps by LEAST_OVERLAP with at least LEAST_CLASS for the class.
     """
     hard = masks >= 0.5
-    overlap = np.array([[_box_iou(_extent(mask), box) for box in boxes] for mask in hard]).reshape(
+    overlap = np.array([[_box_iou(extent(mask), box) for box in boxes] for mask in hard]).reshape(
         len(masks), len(boxes)
     )
     fits = (overlap >= LEAST_OVERLAP) & (class_probability >= LEAST_CLASS)
@@ -158,13 +159,6 @@ STRATEGIES: dict[Strategy, Callable[..., list[LabelledMask | None]]] = {
     "proposals": _by_proposals,
 }
 """Run, class table, image (H, W, 3), boxes and their class indices -> a mask a box, or None."""
-
-
-def _extent(mask: NDArray[np.bool_]) -> Box:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return 0.0, 0.0, 0.0, 0.0
-    return float(columns[0]), float(rows[0]), float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1)
 
 
 def _box_iou(first: Box, second: Box) -> float:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from segkit.demo import shapes
-from segkit.demo.native import _tight_box
 from segkit.demo.scenes import CLASSES, LEAST_VISIBLE, STUFF, THINGS, make_scene
 from segkit.demo.textures import STUFF as SURFACES
+from segkit.masks.extent import extent
 
 
 def _lens(r: float, s: float, d: float) -> float:
@@ -79,7 +79,7 @@ def test_boxes_and_ellipses_are_poor_masks_of_the_things() -> None:
         y, x = np.mgrid[: scene.ids.shape[0], : scene.ids.shape[1]] + 0.5
         for segment in (s for s, entry in scene.classes.items() if entry.kind == "thing"):
             mask = scene.ids == segment
-            left, top, width, height = _tight_box(mask)
+            left, top, width, height = extent(mask)
             filled.append(mask.sum() / (width * height))
             ellipse = ((x - left - width / 2) * 2 / width) ** 2 + ((y - top - height / 2) * 2 / height) ** 2 <= 1
             inscribed.append((mask & ellipse).sum() / (mask | ellipse).sum())
