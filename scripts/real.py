@@ -36,6 +36,7 @@ from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import Options, convert
 from segkit.sources.objects365 import open_objects365
 from segkit.sources.semantic import open_semantic
+from segkit.taxonomy import load_taxonomy
 from segkit.training.run import Watchers, train
 from segkit.training.run_manifest import read_run_manifest
 from segkit.training.run_reader import load_run
@@ -45,9 +46,6 @@ STEPS = 2200
 """What two cores do in 40 minutes."""
 RATES = {"coco": 2.0, "camvid": 1.0, "standin": 1.0}
 """How often a step draws each data set."""
-CAMVID = ["sky", "building", "pole", "road", "sidewalk", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
-"""Classes of the mask indices 0-10, SegNet's order. The set's own labels.txt has the names in another order, which
-its masks contradict: index 0 is bright and at the top of the images (sky), index 3 fills their lower third (road)."""
 CAMVID_VOID = 11
 GRABCUT_LEAST, GRABCUT_ROUNDS = 400, 3
 """Boxes of no more pixels are left filled; iterations of GrabCut on the others."""
@@ -246,7 +244,8 @@ def main() -> None:
         parser.error(f"no real data at {arguments.data} (set SEGKIT_REAL_DATA)")
     stages = Stages(arguments.out)
     labels = arguments.out / "camvid-labels.txt"
-    labels.write_text("\n".join(CAMVID) + "\n")
+    # The set's own labels.txt has the names in an order that its masks contradict; the taxonomy has the masks' order.
+    labels.write_text("\n".join(load_taxonomy("camvid-11").names) + "\n")
     sets = {
         name: stages.set(
             f"convert {name}",

@@ -62,9 +62,9 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window) -> list[
     coarse = torch.einsum("nk,nhw->khw", probability, mask_logits.sigmoid())
     # A class that is not among the best two of any coarse cell does not win a pixel; dropping it bounds the memory.
     rivals = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)
-    share = torch.einsum("nk,nhw->khw", probability[:, rivals], to_image(mask_logits, window).sigmoid())
-    best, winner = share.max(0)
-    score = best / torch.einsum("nk,nhw->hw", probability, to_image(mask_logits, window).sigmoid()).clamp(min=1e-6)
+    soft = to_image(mask_logits, window).sigmoid()
+    best, winner = torch.einsum("nk,nhw->khw", probability[:, rivals], soft).max(0)
+    score = best / torch.einsum("n,nhw->hw", probability.sum(1), soft).clamp(min=1e-6)
     found = []
     for row, index in enumerate(rivals.tolist()):
         mask = winner == row

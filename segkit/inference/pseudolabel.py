@@ -138,9 +138,8 @@ def match_proposals(
         where no proposal overlaps by LEAST_OVERLAP with at least LEAST_CLASS for the class.
     """
     hard = masks >= 0.5
-    overlap = np.array([[_box_iou(extent(mask), box) for box in boxes] for mask in hard]).reshape(
-        len(masks), len(boxes)
-    )
+    extents = [extent(mask) for mask in hard]
+    overlap = np.array([[_box_iou(own, box) for box in boxes] for own in extents]).reshape(len(masks), len(boxes))
     fits = (overlap >= LEAST_OVERLAP) & (class_probability >= LEAST_CLASS)
     proposals, owners = linear_sum_assignment(-np.where(fits, overlap + class_probability, 0.0))
     found: list[LabelledMask | None] = [None] * len(boxes)

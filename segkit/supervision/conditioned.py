@@ -10,11 +10,9 @@ from torch.nn import functional as F
 from segkit.data.batch import Batch
 from segkit.model.conditioned import CONTEXT
 from segkit.model.dataseg import MASK_STRIDE, Proposals
-from segkit.supervision.colour import rgb_to_lab
 from segkit.supervision.config import LossConfig
-from segkit.supervision.criterion import CellTargets, box_cover
+from segkit.supervision.criterion import CellTargets, affinity_of_cells, box_cover
 from segkit.supervision.losses import (
-    colour_affinity,
     cross_entropy_loss,
     dice_loss,
     pairwise_loss,
@@ -134,7 +132,7 @@ def _box_losses(
     """Projection and pairwise terms of boxes without masks: logits and cover (L Q, h, w), images (Q,)."""
     losses = {"conditioned_projection": config.conditioned * projection_loss(logits, cover).sum() / count}
     if config.pairwise > 0:
-        affinity = colour_affinity(rgb_to_lab(F.avg_pool2d(batch.images, MASK_STRIDE)))[images]
+        affinity = affinity_of_cells(batch.images)[images]
         alike = pairwise_loss(logits, affinity.repeat(len(logits) // len(images), 1, 1, 1), cover)
         losses["conditioned_pairwise"] = config.pairwise * config.conditioned * alike.sum() / count
     return losses

@@ -64,6 +64,11 @@ class CellTargets:
         return CellTargets(self.labels[rows], self.has_mask[rows], self.masks[rows], self.boxes[rows], self.weight)
 
 
+def affinity_of_cells(images: Tensor) -> Tensor:
+    """Which neighbouring cells of images (B, 3, H, W) look alike, at the stride of mask logits: (B, 8, h, w)."""
+    return colour_affinity(rgb_to_lab(F.avg_pool2d(images, MASK_STRIDE)))
+
+
 def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     """Share of each cell that lies inside a box: boxes (T, 4) x0, y0, x1, y1 in pixels -> (T, height, width) in 0-1."""
     height, width = size
@@ -182,6 +187,6 @@ def _mask_losses(
         losses["projection"] = config.projection * projection_loss(logits, boxes).sum() / pairs
         if config.pairwise > 0:
             warmup = min(1.0, (step + 1) / max(1, config.pairwise_warmup_steps))
-            affinity = colour_affinity(rgb_to_lab(F.avg_pool2d(batch.images, MASK_STRIDE)))[image[~with_mask]]
+            affinity = affinity_of_cells(batch.images)[image[~with_mask]]
             losses["pairwise"] = config.pairwise * warmup * pairwise_loss(logits, affinity, boxes).sum() / pairs
     return losses
