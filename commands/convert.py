@@ -4,7 +4,9 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,211 +45,68 @@ class OnError(StrEnum):
 
 
 Images = Annotated[Path, typer.Option(help="Folder of the images.")]
-Out = Annotated[Path | None, typer.Option(help="Directory of the shard set; a new version v1, v2, ... is published.")]
-Name = Annotated[str | None, typer.Option(help="Name of the set in tables; by default that of the source.")]
-Split = Annotated[str | None, typer.Option(help="train, val, ...; noted in the manifest.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Convert the first N images only.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")]
-By = Annotated[
-    ImagesBy, typer.Option(help="Copy images into tars, point at the files, or labels only (no image is opened).")
-]
-Mode = Annotated[
-    OnError, typer.Option(help="Stop where a defect would lose data, or set it aside in quarantine.jsonl and go on.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and check everything, report, write nothing.")]
-ShardSize = Annotated[str, typer.Option(help="Image bytes at which a shard is closed, such as 96MiB.")]
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _SHOWN = 20
 
 
-@app.command()
+@dataclass(frozen=True)
+class Common:
+    """The options of every source."""
+
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the shard set; a new version v1, v2, ... is published.")
+    ] = None
+    name: Annotated[str | None, typer.Option(help="Name of the set in tables; by default that of the source.")] = None
+    split: Annotated[str | None, typer.Option(help="train, val, ...; noted in the manifest.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Convert the first N images only.")] = None
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")] = None
+    images_by: Annotated[
+        ImagesBy, typer.Option(help="Copy images into tars, point at the files, or labels only (no image is opened).")
+    ] = ImagesBy.embed
+    on_error: Annotated[
+        OnError,
+        typer.Option(help="Stop where a defect would lose data, or set it aside in quarantine.jsonl and go on."),
+    ] = OnError.fail
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, report, write nothing.")] = (
+        False
+    )
+    shard_size: Annotated[str, typer.Option(help="Image bytes at which a shard is closed, such as 96MiB.")] = "96MiB"
+    as_json: bool = JSON_OPTION
+
+
+def _command(open_source: Callable[..., "Source"]) -> Callable[..., "Source"]:
+    """Make the function that opens a source a subcommand: its parameters, then those of `Common`, are the options."""
+    own, shared = signature(open_source).parameters, signature(Common).parameters
+    options = [shared["out"], *own.values(), *(shared[name] for name in shared if name not in ("out", *own))]
+    options.sort(key=lambda option: option.default is not Parameter.empty)  # what must be given comes first
+
+    def command(**given: Any) -> None:
+        common = Common(**{name: given[name] for name in shared})
+        _run(common, given, lambda: open_source(**{name: given[name] for name in own}))
+
+    command.__doc__ = open_source.__doc__
+    command.__signature__ = Signature(options)  # type: ignore[attr-defined]  # what typer reads
+    command.__annotations__ = {}
+    app.command(open_source.__name__)(command)
+    return open_source
+
+
+@_command
 def coco(
     images: Images,
-    out: Out = None,
     panoptic: Annotated[Path | None, typer.Option(help="Panoptic JSON.")] = None,
     panoptic_masks: Annotated[
         Path | None, typer.Option(help="Folder of its PNGs; by default beside the JSON under the same stem.")
     ] = None,
     instances: Annotated[Path | None, typer.Option(help="Instances JSON, with any category list.")] = None,
     boxes_only: Annotated[bool, typer.Option("--boxes-only", help="Leave the masks of the instances out.")] = False,
-    name: Name = None,
-    split: Split = None,
-    limit: Limit = None,
-    workers: Workers = None,
-    images_by: By = ImagesBy.embed,
-    on_error: Mode = OnError.fail,
-    dry_run: DryRun = False,
-    shard_size: ShardSize = "96MiB",
-    as_json: bool = JSON_OPTION,
-) -> None:
+) -> "Source":
     """COCO panoptic (JSON and PNG folder), COCO instances (polygons, run lengths, boxes), or both joined.
 
     With both, panoptic segments take id, polygon and crowd flag of their instances.
 
     Example: segkit convert coco --images val2017 --panoptic annotations/panoptic_val2017.json --out work/coco-val
     """
-    _run(locals(), lambda: _open_coco(images, panoptic, panoptic_masks, instances, boxes_only))
-
-
-@app.command()
-def ade(
-    root: Annotated[Path, typer.Option(help="Folder ADEChallengeData2016.")],
-    split: Annotated[str, typer.Option(help="training or validation.")],
-    out: Out = None,
-    instances: Annotated[
-        bool, typer.Option("--instances", help="Join annotations_instance into panoptic labels.")
-    ] = False,
-    classes: Annotated[
-        Path | None, typer.Option(help="Own classes instead of the 150: a table like objectInfo150.csv.")
-    ] = None,
-    name: Name = None,
-    limit: Limit = None,
-    workers: Workers = None,
-    images_by: By = ImagesBy.embed,
-    on_error: Mode = OnError.fail,
-    dry_run: DryRun = False,
-    shard_size: ShardSize = "96MiB",
-    as_json: bool = JSON_OPTION,
-) -> None:
-    """ADE20K SceneParsing: 150 classes in index PNGs (0 = void), and 100 thing classes with --instances.
-
-    Thing pixels that no instance covers keep their class as a crowd segment.
-
-    Example: segkit convert ade --root ADEChallengeData2016 --split training --out work/ade-train
-    """
-
-    def source() -> "Source":
-        from segkit.sources.ade import open_ade
-
-        return open_ade(root, split, instances=instances, classes=classes)
-
-    _run(locals(), source)
-
-
-@app.command()
-def objects365(
-    annotations: Annotated[Path, typer.Option(help="zhiyuan_objv2_train.json, zhiyuan_objv2_val.json or alike.")],
-    images: Images,
-    out: Out = None,
-    name: Name = None,
-    split: Split = None,
-    limit: Limit = None,
-    workers: Workers = None,
-    images_by: By = ImagesBy.embed,
-    on_error: Mode = OnError.fail,
-    dry_run: DryRun = False,
-    shard_size: ShardSize = "96MiB",
-    as_json: bool = JSON_OPTION,
-) -> None:
-    """Objects365 v2: boxes of 365 classes; images are found in every known layout of the archives.
-
-    Example: segkit convert objects365 --annotations zhiyuan_objv2_val.json --images val --out work/o365-val
-    """
-
-    def source() -> "Source":
-        from segkit.sources.objects365 import open_objects365
-
-        return open_objects365(annotations, images)
-
-    _run(locals(), source)
-
-
-@app.command()
-def semantic(
-    images: Images,
-    masks: Annotated[
-        Path, typer.Option(help="Folder of PNGs with the images' names: indices (grey, palette) or colours.")
-    ],
-    labels: Annotated[
-        Path, typer.Option(help="One class a line: `name`, or `index name`, or `R G B name`, the same on every line.")
-    ],
-    out: Out = None,
-    ignore: Annotated[list[int] | None, typer.Option(help="Index that means void; may be given several times.")] = None,
-    first_label: Annotated[
-        int | None, typer.Option(help="Index of the first line of a list of plain names [default: 0].")
-    ] = None,
-    name: Name = None,
-    split: Split = None,
-    limit: Limit = None,
-    workers: Workers = None,
-    images_by: By = ImagesBy.embed,
-    on_error: Mode = OnError.fail,
-    dry_run: DryRun = False,
-    shard_size: ShardSize = "96MiB",
-    as_json: bool = JSON_OPTION,
-) -> None:
-    """Any semantic data set of index PNGs: CamVid, VOC, Cityscapes ids, your own.
-
-    Example: segkit convert semantic --images train --masks train-labels --labels labels.txt --ignore 11 --out work/own
-    """
-
-    def source() -> "Source":
-        from segkit.sources.semantic import open_semantic
-
-        return open_semantic(images, masks, labels, ignore=ignore or (), first_label=first_label)
-
-    _run(locals(), source)
-
-
-@app.command()
-def cityscapes(
-    root: Annotated[Path, typer.Option(help="Folder that holds leftImg8bit and gtFine.")],
-    split: Annotated[str, typer.Option(help="train or val.")],
-    out: Out = None,
-    instances: Annotated[bool, typer.Option("--instances", help="Panoptic labels from *_instanceIds.png.")] = False,
-    name: Name = None,
-    limit: Limit = None,
-    workers: Workers = None,
-    images_by: By = ImagesBy.embed,
-    on_error: Mode = OnError.fail,
-    dry_run: DryRun = False,
-    shard_size: ShardSize = "96MiB",
-    as_json: bool = JSON_OPTION,
-) -> None:
-    """Cityscapes gtFine: the 19 classes of its benchmarks; the other classes are void.
-
-    Example: segkit convert cityscapes --root cityscapes --split val --instances --out work/cityscapes-val
-    """
-
-    def source() -> "Source":
-        from segkit.sources.cityscapes import open_cityscapes
-
-        return open_cityscapes(root, split, instances=instances)
-
-    _run(locals(), source)
-
-
-@app.command()
-def voc(
-    root: Annotated[Path, typer.Option(help="Folder VOC2012.")],
-    split: Annotated[str, typer.Option(help="train, val or trainval: a list of ImageSets/Segmentation.")],
-    out: Out = None,
-    instances: Annotated[bool, typer.Option("--instances", help="Objects from SegmentationObject.")] = False,
-    name: Name = None,
-    limit: Limit = None,
-    workers: Workers = None,
-    images_by: By = ImagesBy.embed,
-    on_error: Mode = OnError.fail,
-    dry_run: DryRun = False,
-    shard_size: ShardSize = "96MiB",
-    as_json: bool = JSON_OPTION,
-) -> None:
-    """Pascal VOC segmentation: 20 classes; index 255 is void, index 0 is background without a segment.
-
-    Example: segkit convert voc --root VOCdevkit/VOC2012 --split train --out work/voc-train
-    """
-
-    def source() -> "Source":
-        from segkit.sources.voc import open_voc
-
-        return open_voc(root, split, instances=instances)
-
-    _run(locals(), source)
-
-
-def _open_coco(
-    images: Path, panoptic: Path | None, masks: Path | None, instances: Path | None, boxes_only: bool
-) -> "Source":
     from segkit.sources.coco_instances import open_coco_instances
     from segkit.sources.coco_joined import open_coco_joined
     from segkit.sources.coco_panoptic import open_coco_panoptic
@@ -259,19 +118,108 @@ def _open_coco(
     if boxes_only:
         raise InputError("--boxes-only goes with --instances alone", mend="leave it or --panoptic out")
     if instances is None:
-        return open_coco_panoptic(panoptic, images, masks)
-    return open_coco_joined(panoptic, instances, images, masks)
+        return open_coco_panoptic(panoptic, images, panoptic_masks)
+    return open_coco_joined(panoptic, instances, images, panoptic_masks)
 
 
-def _run(given: dict[str, Any], source_of: Callable[[], "Source"]) -> None:
+@_command
+def ade(
+    root: Annotated[Path, typer.Option(help="Folder ADEChallengeData2016.")],
+    split: Annotated[str, typer.Option(help="training or validation.")],
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Join annotations_instance into panoptic labels.")
+    ] = False,
+    classes: Annotated[
+        Path | None, typer.Option(help="Own classes instead of the 150: a table like objectInfo150.csv.")
+    ] = None,
+) -> "Source":
+    """ADE20K SceneParsing: 150 classes in index PNGs (0 = void), and 100 thing classes with --instances.
+
+    Thing pixels that no instance covers keep their class as a crowd segment.
+
+    Example: segkit convert ade --root ADEChallengeData2016 --split training --out work/ade-train
+    """
+    from segkit.sources.ade import open_ade
+
+    return open_ade(root, split, instances=instances, classes=classes)
+
+
+@_command
+def objects365(
+    annotations: Annotated[Path, typer.Option(help="zhiyuan_objv2_train.json, zhiyuan_objv2_val.json or alike.")],
+    images: Images,
+) -> "Source":
+    """Objects365 v2: boxes of 365 classes; images are found in every known layout of the archives.
+
+    Example: segkit convert objects365 --annotations zhiyuan_objv2_val.json --images val --out work/o365-val
+    """
+    from segkit.sources.objects365 import open_objects365
+
+    return open_objects365(annotations, images)
+
+
+@_command
+def semantic(
+    images: Images,
+    masks: Annotated[
+        Path, typer.Option(help="Folder of PNGs with the images' names: indices (grey, palette) or colours.")
+    ],
+    labels: Annotated[
+        Path, typer.Option(help="One class a line: `name`, or `index name`, or `R G B name`, the same on every line.")
+    ],
+    ignore: Annotated[list[int] | None, typer.Option(help="Index that means void; may be given several times.")] = None,
+    first_label: Annotated[
+        int | None, typer.Option(help="Index of the first line of a list of plain names [default: 0].")
+    ] = None,
+) -> "Source":
+    """Any semantic data set of index PNGs: CamVid, VOC, Cityscapes ids, your own.
+
+    Example: segkit convert semantic --images train --masks train-labels --labels labels.txt --ignore 11 --out work/own
+    """
+    from segkit.sources.semantic import open_semantic
+
+    return open_semantic(images, masks, labels, ignore=ignore or (), first_label=first_label)
+
+
+@_command
+def cityscapes(
+    root: Annotated[Path, typer.Option(help="Folder that holds leftImg8bit and gtFine.")],
+    split: Annotated[str, typer.Option(help="train or val.")],
+    instances: Annotated[bool, typer.Option("--instances", help="Panoptic labels from *_instanceIds.png.")] = False,
+) -> "Source":
+    """Cityscapes gtFine: the 19 classes of its benchmarks; the other classes are void.
+
+    Example: segkit convert cityscapes --root cityscapes --split val --instances --out work/cityscapes-val
+    """
+    from segkit.sources.cityscapes import open_cityscapes
+
+    return open_cityscapes(root, split, instances=instances)
+
+
+@_command
+def voc(
+    root: Annotated[Path, typer.Option(help="Folder VOC2012.")],
+    split: Annotated[str, typer.Option(help="train, val or trainval: a list of ImageSets/Segmentation.")],
+    instances: Annotated[bool, typer.Option("--instances", help="Objects from SegmentationObject.")] = False,
+) -> "Source":
+    """Pascal VOC segmentation: 20 classes; index 255 is void, index 0 is background without a segment.
+
+    Example: segkit convert voc --root VOCdevkit/VOC2012 --split train --out work/voc-train
+    """
+    from segkit.sources.voc import open_voc
+
+    return open_voc(root, split, instances=instances)
+
+
+def _run(common: Common, arguments: dict[str, Any], open_source: Callable[[], "Source"]) -> None:
     """What every source has in common: open it, convert or check it, print what became of its data."""
     from segkit.sources import engine
 
-    options = _options(given)
-    out, dry_run = given["out"], given["dry_run"]
+    options = _options(common)
+    out, dry_run = common.out, common.dry_run
     if out is None and not dry_run:
         raise InputError("no destination", mend="give --out DIR, or --dry-run")
-    source = source_of()
+    source = open_source()
     if options.images_by != "none" and not source.images.is_dir():
         raise InputError("no such folder of images", file=source.images, mend="check --images")
     started = time.perf_counter()
@@ -282,24 +230,29 @@ def _run(given: dict[str, Any], source_of: Callable[[], "Source"]) -> None:
             bar.advance(task, images)
 
         try:
-            if dry_run:
+            if out is None or dry_run:
                 report = engine.check(source, options, on_progress=advance)
             else:
-                report = engine.convert(source, out, options, arguments=_arguments(given), on_progress=advance)
+                report = engine.convert(source, out, options, arguments=_noted(arguments), on_progress=advance)
         except engine.OffendersError as error:
             bar.stop()
             _list(error.defects, error.offenders)
             raise
-    _show(report, source, options, time.perf_counter() - started, given["as_json"])
+    _show(report, source, options, time.perf_counter() - started, common.as_json)
 
 
-def _options(given: dict[str, Any]) -> "Options":
+def _options(common: Common) -> "Options":
     from segkit.sources.engine import Options
 
-    workers = given["workers"] or len(os.sched_getaffinity(0))
-    images_by, on_error = given["images_by"].value, given["on_error"].value
-    size, limit = _bytes(given["shard_size"]), given["limit"]
-    return Options(given["name"], given["split"], limit, images_by, on_error, size, workers)
+    return Options(
+        name=common.name,
+        split=common.split,
+        limit=common.limit,
+        images_by=common.images_by.value,
+        on_error=common.on_error.value,
+        shard_bytes=_bytes(common.shard_size),
+        workers=common.workers or len(os.sched_getaffinity(0)),
+    )
 
 
 def _bytes(text: str) -> int:
@@ -312,10 +265,10 @@ def _bytes(text: str) -> int:
     return int(size)
 
 
-def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+def _noted(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments that decide what was written, as JSON values."""
-    left_out = ("out", "as_json", "dry_run", "workers", "source")
-    chosen = {key: value for key, value in given.items() if key not in left_out and value not in (None, False)}
+    left_out = ("out", "as_json", "dry_run", "workers")
+    chosen = {key: value for key, value in arguments.items() if key not in left_out and value not in (None, False)}
     return {key: str(value) if isinstance(value, Path) else value for key, value in chosen.items()}
 
 
