@@ -1,6 +1,17 @@
-"""Weights of losses and matching costs."""
+"""Weights of losses and matching costs, and the forms of MERGE."""
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+MaskForm = Literal["max", "sum", "noisy-or"]
+"""How the masks of proposals that are merged become one, p(c) being a proposal's probability of the class and s its
+mask's at a pixel: the largest s of the group's members, the sum of p(c) s over all proposals (at most 1), or
+1 - prod(1 - p(c) s) over all proposals."""
+ScoreForm = Literal["mean", "max", "mass"]
+"""How their class logits become one: their mean, those of the member with the largest p(c), or their mean weighted by
+the area that each one's mask has."""
+SURE = 0.5
 
 
 class LossConfig(BaseModel):
@@ -26,3 +37,9 @@ class LossConfig(BaseModel):
     """Largest shift of a conditioned box's sides in training, relative to its width and height."""
     label_dropout: float = Field(default=0.5, ge=0, le=1)
     """Share of conditioned queries that are trained without their label, and asked to name it."""
+    merge_masks: MaskForm = "max"
+    merge_scores: ScoreForm = "mean"
+    merge_sure: float = Field(default=SURE, ge=0, le=1)
+    """A proposal is merged where its class's probability is above this. Merging by arg-max alone (0) starves training:
+    a new model's proposals mostly share an arg-max, so few are left after MERGE and most targets find none to learn
+    from; 1 merges nothing."""

@@ -23,7 +23,14 @@ from segkit.supervision.losses import (
     projection_loss,
 )
 from segkit.supervision.matching import Matches, match
-from segkit.supervision.merge import group_heads, merge_classes, merge_masks, mergeable_classes, union_of_groups
+from segkit.supervision.merge import (
+    group_proposals,
+    mask_weights,
+    merge_all_masks,
+    merge_classes,
+    merge_masks,
+    mergeable_classes,
+)
 
 MATCHING_CELLS = 1024
 """Cells that a matching cost looks at: the sampling noise is far below the differences between proposals."""
@@ -105,19 +112,19 @@ def matching_losses(
     class_logits = hide_unannotated(class_logits, [target.annotated for target in batch.targets])
     mask_logits = torch.stack([layer.mask_logits for layer in layers], dim=1)
     size = mask_logits.shape[-2:]
-    heads = group_heads(class_logits, mergeable_classes(batch.task, is_thing))
-    alive = heads == torch.arange(heads.shape[-1], device=heads.device)
-    merged = merge_classes(class_logits, heads)
-    classes = torch.full(alive.shape, class_logits.shape[-1] - 1, device=heads.device)
+    groups = group_proposals(class_logits, mergeable_classes(batch.task, is_thing), config.merge_sure)
+    merged = merge_classes(class_logits, mask_logits.flatten(3), groups, config.merge_scores)
+    parts, alive = mask_weights(class_logits, groups, config.merge_masks), groups.alive
+    classes = torch.full(alive.shape, class_logits.shape[-1] - 1, device=alive.device)
     pairs: list[Tensor] = []
     for image, target in enumerate(cells):
-        found = match(_cost(merged[image], mask_logits[image], heads[image], target, config), alive[image])
+        found = match(_cost(merged[image], mask_logits[image], parts[image], target, config), alive[image])
         classes[image, found.layer, found.proposal] = target.labels[found.target]
         pairs.append(_rows(found, image))
     losses = {"class": config.classification * _class_loss(merged[alive], classes[alive], config.background)}
     index = torch.cat(pairs)
     group = torch.stack((index[:, 0] * len(layers) + index[:, 1], index[:, 2]), dim=1)
-    masks = union_of_groups(mask_logits.flatten(0, 1).flatten(2), heads.flatten(0, 1), group)
+    masks = merge_masks(mask_logits.flatten(0, 1).flatten(2), parts.flatten(0, 1), group, config.merge_masks)
     return losses | _mask_losses(masks.reshape(-1, *size), index, batch, cells, config, step, len(layers))
 
 
@@ -143,17 +150,19 @@ def _rows(found: Matches, image: int) -> Tensor:
 
 
 @torch.no_grad()
-def _cost(class_logits: Tensor, masks: Tensor, heads: Tensor, target: CellTargets, config: LossConfig) -> Tensor:
+def _cost(class_logits: Tensor, masks: Tensor, parts: Tensor, target: CellTargets, config: LossConfig) -> Tensor:
     """Matching cost (L, N, T) of one image, the losses of each pair; masks are (L, N, h, w), not yet merged."""
+    form = config.merge_masks
     cost = -config.classification * class_logits.softmax(-1)[..., target.labels]
     if bool(target.has_mask.any()):
         stride = max(1, target.weight.numel() // MATCHING_CELLS)
-        sampled, weight = merge_masks(masks.flatten(2)[..., ::stride], heads), target.weight.flatten()[::stride]
+        sampled = merge_all_masks(masks.flatten(2)[..., ::stride], parts, form)
+        weight = target.weight.flatten()[::stride]
         wanted = target.masks.flatten(1)[:, ::stride]
         by_mask = config.focal * focal_cost(sampled, wanted, weight) + config.dice * dice_cost(sampled, wanted, weight)
         cost = cost + torch.where(target.has_mask, by_mask, 0.0)
     if not bool(target.has_mask.all()):
-        whole = merge_masks(masks.flatten(2), heads).reshape(masks.shape)
+        whole = merge_all_masks(masks.flatten(2), parts, form).reshape(masks.shape)
         by_box = config.projection * projection_cost(whole, target.boxes)
         cost = cost + torch.where(target.has_mask, 0.0, by_box)
     return cost
