@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, Literal
@@ -171,12 +171,12 @@ def _results(job: _Job, numbered: Iterator[tuple[int, list[Record]]]) -> Iterato
     """Tallies of shards as they get done; one process where there is but one worker or one shard."""
     head = list(islice(numbered, 2))
     if job.options.workers < 2 or len(head) < 2:
-        for index, records in (*head, *numbered):
+        for index, records in chain(head, numbered):
             yield index, convert_shard(job, index, records)
         return
     with _pool(job) as pool:
         pending: set[Future[tuple[int, Tally]]] = set()
-        for index, records in (*head, *numbered):
+        for index, records in chain(head, numbered):
             pending.add(pool.submit(_in_worker, index, records))
             if len(pending) > job.options.workers + 1:  # bounds what waits in memory
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from segkit.errors import InputError, SegkitError
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.sources import engine
+from segkit.sources.base import Record
 from segkit.sources.coco_instances import open_coco_instances
-from segkit.sources.coco_panoptic import open_coco_panoptic
+from segkit.sources.coco_panoptic import CocoPanoptic, open_coco_panoptic
 from segkit.sources.engine import Options, check, convert
-from segkit.sources.ledger import LISTED
+from segkit.sources.ledger import LISTED, Tally
 from segkit.sources.quarantine import QUARANTINE
 
 from .builders import HEIGHT, WIDTH, coco_instances, coco_panoptic, picture, write_json
@@ -57,6 +59,30 @@ def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     three = run(tmp_path, "three", replace(SMALL, workers=3)).published
     assert contents(one.path) == contents(three.path)
     assert one.manifest.digest == three.manifest.digest
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_records_are_read_only_a_few_shards_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    coco_panoptic(tmp_path, 40)
+    options = replace(SMALL, images_by="none", workers=workers)
+    monkeypatch.setattr(engine, "SHARD_ROWS", 2)
+    source, records, read, ahead, done = opened(tmp_path), CocoPanoptic.records, [], [], [0]
+
+    def counted(self: CocoPanoptic, tally: Tally) -> Iterator[Record]:
+        for record in records(self, tally):
+            read.append(record.id)
+            yield record
+
+    def progress(images: int) -> None:
+        done[0] += images
+        ahead.append(len(read) - done[0])
+
+    monkeypatch.setattr(CocoPanoptic, "records", counted)
+    convert(source, tmp_path / "out", options, arguments={}, on_progress=progress)
+    assert done == [40]
+    assert max(ahead) <= 2 * (workers + 3)
 
 
 def test_a_second_run_gives_the_next_version_with_the_same_digest(tmp_path: Path) -> None:
@@ -205,7 +231,8 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from segkit.sources import engine
-from segkit.sources.coco_panoptic import open_coco_panoptic
+from segkit.sources.base import Record
+from segkit.sources.coco_panoptic import CocoPanoptic, open_coco_panoptic
 
 original = engine.convert_shard
 def slow(job, index, records):
@@ -250,7 +277,8 @@ DYING = """
 import os, sys
 from pathlib import Path
 from segkit.sources import engine
-from segkit.sources.coco_panoptic import open_coco_panoptic
+from segkit.sources.base import Record
+from segkit.sources.coco_panoptic import CocoPanoptic, open_coco_panoptic
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
