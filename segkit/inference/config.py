@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from segkit.supervision.config import MaskForm, ScoreForm
+
 
 class InferenceConfig(BaseModel):
     """Image size and thresholds; the thresholds concern panoptic and instance output only."""
@@ -16,3 +18,8 @@ class InferenceConfig(BaseModel):
     """Least share of a proposal's mask that must be left once better proposals have taken their pixels."""
     instances: int = Field(default=100, gt=0)
     """Most instances of an image (COCO's maxDets)."""
+    merge_masks: MaskForm = "max"
+    """How stuff proposals of a class become one in panoptic output."""
+    merge_scores: ScoreForm = "max"
+    merge_semantic: MaskForm = "sum"
+    """How all proposals together decide the class of a pixel in semantic output."""

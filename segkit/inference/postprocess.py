@@ -14,6 +14,14 @@ from segkit.inference.config import InferenceConfig
 from segkit.manifest import Task
 from segkit.masks.rle import box, encode
 from segkit.sample import Segment
+from segkit.supervision.merge import (
+    Groups,
+    class_claims,
+    group_proposals,
+    mask_weights,
+    merge_classes,
+    merge_masks,
+)
 from segkit.taxonomy import Taxonomy
 
 Mask = NDArray[np.bool_]
@@ -47,23 +55,24 @@ def to_image(mask_logits: Tensor, window: Window) -> Tensor:
     return F.interpolate(patch, size=size, mode="bilinear", align_corners=False)[0]
 
 
-def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window) -> list[LabelledMask]:
-    """Soft MERGE per class: the largest sum over queries of p(class) * sigmoid(mask) wins a pixel (MaskFormer, 3.4).
+def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window, config: InferenceConfig) -> list[LabelledMask]:
+    """MERGE of all proposals per class; by default the largest sum of p(class) * sigmoid(mask) wins (MaskFormer, 3.4).
 
     Args:
         class_logits: (N, K + 1), background last.
         mask_logits: (N, h, w) on the canvas.
         window: as in `to_image`.
+        config: the form of MERGE.
 
     Returns:
         One mask for each class that wins a pixel; together they cover the image. Score: mean of the class's share.
     """
-    probability = class_logits.softmax(-1)[:, :-1]
-    coarse = torch.einsum("nk,nhw->khw", probability, mask_logits.sigmoid())
+    probability, form = class_logits.softmax(-1)[:, :-1], config.merge_semantic
+    coarse = class_claims(probability, mask_logits.sigmoid(), form)
     # A class that is not among the best two of any coarse cell does not win a pixel; dropping it bounds the memory.
     rivals = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)
     soft = to_image(mask_logits, window).sigmoid()
-    best, winner = torch.einsum("nk,nhw->khw", probability[:, rivals], soft).max(0)
+    best, winner = class_claims(probability[:, rivals], soft, form).max(0)
     score = best / torch.einsum("n,nhw->hw", probability.sum(1), soft).clamp(min=1e-6)
     found = []
     for row, index in enumerate(rivals.tolist()):
@@ -76,42 +85,46 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window) -> list[
 def panoptic(
     class_logits: Tensor, mask_logits: Tensor, window: Window, is_thing: Tensor, config: InferenceConfig
 ) -> list[LabelledMask]:
-    """Each pixel goes to the proposal with the largest p(class) * sigmoid(mask); stuff of a class is merged.
+    """MERGE of stuff, then each pixel goes to the proposal with the largest p(class) * sigmoid(mask).
 
     Args:
         class_logits: (N, K + 1), background last.
         mask_logits: (N, h, w) on the canvas.
         window: as in `to_image`.
         is_thing: (K,) bool.
-        config: what is too weak or too covered to stay.
+        config: what is too weak or too covered to stay, and the forms of MERGE.
 
     Returns:
         Masks that do not overlap; pixels in none are void.
     """
-    scores, classes = class_logits.softmax(-1).max(-1)
-    kept = (classes < len(is_thing)) & (scores > config.score)
+    groups = group_proposals(class_logits, ~is_thing, config.score)
+    own, classes = class_logits.softmax(-1).max(-1)
+    kept = groups.alive & (classes < len(is_thing)) & (own > config.score)
     if not bool(kept.any()):
         return []
-    scores, classes = scores[kept], classes[kept]
-    probability = to_image(mask_logits[kept], window).sigmoid()
+    merged = merge_classes(class_logits, mask_logits.flatten(1), groups, config.merge_scores)
+    classes = classes[kept]
+    scores = merged.softmax(-1)[kept].gather(1, classes[:, None])[:, 0]
+    probability = to_image(_merged_masks(class_logits, mask_logits, groups, kept, config), window).sigmoid()
     owner = (scores[:, None, None] * probability).argmax(0)
-    things: list[LabelledMask] = []
-    stuff: dict[int, LabelledMask] = {}
+    found = []
     for row, (score, index) in enumerate(zip(scores.tolist(), classes.tolist(), strict=True)):
         whole = probability[row] >= 0.5
         left = (owner == row) & whole
-        if int(left.sum()) < max(1.0, config.overlap * int(whole.sum())):
-            continue
-        segment = LabelledMask(index, left.cpu().numpy(), score)
-        if bool(is_thing[index]):
-            things.append(segment)
-        else:
-            stuff[index] = _union(stuff[index], segment) if index in stuff else segment
-    return [*things, *stuff.values()]
+        if int(left.sum()) >= max(1.0, config.overlap * int(whole.sum())):
+            found.append(LabelledMask(index, left.cpu().numpy(), score))
+    return found
 
 
-def _union(first: LabelledMask, second: LabelledMask) -> LabelledMask:
-    return LabelledMask(first.class_index, first.mask | second.mask, max(first.score, second.score))
+def _merged_masks(
+    class_logits: Tensor, mask_logits: Tensor, groups: Groups, kept: Tensor, config: InferenceConfig
+) -> Tensor:
+    """Mask logits (R, h, w) of the R rows that are kept, after MERGE."""
+    weights = mask_weights(class_logits, groups, config.merge_masks)
+    rows = torch.nonzero(kept)
+    rows = torch.cat((torch.zeros_like(rows), rows), dim=1)
+    merged = merge_masks(mask_logits.flatten(1)[None], weights[None], rows, config.merge_masks)
+    return merged.unflatten(1, mask_logits.shape[1:])
 
 
 def instances(
@@ -143,7 +156,7 @@ def answer(
 ) -> list[LabelledMask]:
     """The masks of an image for a task; arguments as in `panoptic`."""
     if task == "semantic":
-        return semantic(class_logits, mask_logits, window)
+        return semantic(class_logits, mask_logits, window, config)
     by_instance = panoptic if task == "panoptic" else instances
     return by_instance(class_logits, mask_logits, window, is_thing, config)
 

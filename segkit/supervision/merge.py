@@ -170,3 +170,22 @@ def merge_all_masks(mask_logits: Tensor, weights: Tensor, form: MaskForm) -> Ten
     rows = torch.nonzero((parts > 0).any(-1))
     merged = torch.zeros_like(flat).index_put(tuple(rows.unbind(1)), merge_masks(flat, parts, rows, form))
     return merged.view_as(mask_logits)
+
+
+def class_claims(probability: Tensor, soft: Tensor, form: MaskForm) -> Tensor:
+    """How strongly all proposals together claim each pixel for each class: the class maps of an image, not yet decided.
+
+    Args:
+        probability: (N, K) of the proposals' classes.
+        soft: (N, h, w), masks in 0-1.
+        form: of p(class) * mask over the proposals; a sum may exceed 1 here.
+
+    Returns:
+        (K, h, w).
+    """
+    if form == "sum":
+        return torch.einsum("nk,nhw->khw", probability, soft)
+    each = (p[:, None, None] * soft for p in probability.unbind(1))
+    if form == "max":
+        return torch.stack([claim.amax(0) for claim in each])
+    return torch.stack([1 - (1 - claim).prod(0) for claim in each])
