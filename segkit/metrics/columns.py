@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.metrics.regions import Regions, boxes_only
 from segkit.metrics.runs import Ints
+from segkit.shards.arrow import elements, flags, numbers
 from segkit.shards.reader import ShardSet
 
 _SEGMENT = ("class_id", "mask", "is_crowd", "ignore")
@@ -48,12 +50,11 @@ def read_columns(shards: ShardSet, columns: list[str]) -> Iterator[Any]:
         SegkitError: a part cannot be read.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     for part in shards.manifest.parts:
         path = shards.path / part.labels
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            with storage.parquet_file(path) as file:
                 for group in range(file.num_row_groups):
                     yield file.read_row_group(group, columns=columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
@@ -72,13 +73,11 @@ def _cut(table: Any, batch: int, shards: ShardSet, what: str) -> Iterator[Region
         return
     table = table.combine_chunks()
     ids = table.column("id").to_pylist()
-    height, width = (_integers(table.column(name).chunk(0)) for name in ("height", "width"))
-    lists = table.column("segments").chunk(0)
-    ends = np.frombuffer(lists.buffers()[1], np.int32)[lists.offset : lists.offset + len(lists) + 1].astype(np.int64)
-    segments, first = lists.flatten(), ends - ends[0]
+    height, width = (numbers(table.column(name).chunk(0)) for name in ("height", "width"))
+    segments, first = elements(table.column("segments").chunk(0))
     image = np.repeat(np.arange(len(ids)), np.diff(first))
     label = _labels(segments, image, ids, shards, what)
-    crowd, ignore = (_flags(segments.field(name)) for name in ("is_crowd", "ignore"))
+    crowd, ignore = (flags(segments.field(name)) for name in ("is_crowd", "ignore"))
     buffer, offsets = _text(segments, image, ids, what)
     for at in range(0, len(ids), batch):
         rows = slice(at, at + batch)
@@ -89,27 +88,12 @@ def _cut(table: Any, batch: int, shards: ShardSet, what: str) -> Iterator[Region
         yield Regions(tuple(ids[rows]), height[rows], width[rows], text, own - own[0], *columns)
 
 
-# Arrow's own `to_numpy` imports pandas where it is installed: half a second, and its memory.
-
-
-def _integers(array: Any) -> Ints:
-    """An int64 column without nulls."""
-    return np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array)]
-
-
-def _flags(array: Any) -> NDArray[np.bool_]:
-    """A boolean column without nulls."""
-    bits = np.frombuffer(array.buffers()[1] or b"", np.uint8)
-    flags = np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)]
-    return flags.astype(np.bool_)
-
-
 def _labels(segments: Any, image: Ints, ids: list[str], shards: ShardSet, what: str) -> Ints:
     """Class indices; a taxonomy is ordered by id."""
     column = segments.field("class_id")
     if not len(column):
         return np.zeros(0, np.int64)
-    given = _integers(column)
+    given = numbers(column)
     known = np.array([category.id for category in shards.taxonomy.categories], np.int64)
     label = np.minimum(np.searchsorted(known, given), len(known) - 1)
     wrong = np.flatnonzero(known[label] != given)

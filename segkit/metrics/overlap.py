@@ -34,8 +34,9 @@ def overlap(truth: Regions, prediction: Regions) -> Overlap:
     second = _in_pixel_order(checked_runs(prediction, "predictions"), prediction, "predictions")
     row, column = _numbering(truth, prediction)
     own, other, pixels = _pieces(first, second)
-    pair = row[first.mask][own] + column[second.mask][other]
-    shared = np.bincount(pair, weights=pixels, minlength=int(row[-1])).astype(np.int64)
+    pair = row[first.mask][own]
+    pair += column[second.mask][other]
+    shared = np.bincount(pair, weights=pixels).astype(np.int64)
     met = np.flatnonzero(shared)
     one = np.searchsorted(row, met, side="right") - 1
     two = met - row[one] + _first_of_image(prediction)[truth.image[one]]
@@ -73,31 +74,31 @@ def _overlapping(regions: Regions, mask: Ints, clash: Ints, what: str) -> InputE
 
 
 def _pieces(first: Runs, second: Runs) -> tuple[Ints, Ints, Ints]:
-    """Indices of the runs of both sides, and pixels, of every common stretch."""
-    high = np.searchsorted(second.start, first.end, side="left")
-    low = _first_ending_after(first, second, high)
-    many = high - low
-    own = np.repeat(np.arange(len(many)), many)
-    other = np.arange(len(own)) + (low - np.cumsum(many) + many)[own]
-    length = np.minimum(first.end[own], second.end[other]) - np.maximum(first.start[own], second.start[other])
-    return own, other, length
-
-
-def _first_ending_after(first: Runs, second: Runs, high: Ints) -> Ints:
-    """For each run of `first`, the first run of `second` that ends behind its start.
+    """Stretches from each start of a run, of either side, to the next one.
 
     Args:
         first: runs in pixel order.
         second: runs in pixel order.
-        high: number of runs of `second` that start before each run of `first` ends.
+
+    Returns:
+        For each stretch the run of `first` and that of `second` that began last, and the pixels in which both are; 0
+        where one of them has ended before.
     """
-    low = np.concatenate(([0], high[:-1]))
-    # Most runs begin where the one before ends; then only the run of `second` across that pixel is shared by both.
-    touching = np.flatnonzero((first.start[1:] == first.end[:-1]) & (high[:-1] > 0)) + 1
-    low[touching] -= second.end[low[touching] - 1] > first.start[touching]
-    apart = np.flatnonzero(first.start != np.concatenate(([-1], first.end[:-1])))
-    low[apart] = np.searchsorted(second.end, first.start[apart], side="right")
-    return low
+    if not len(first.start) or not len(second.start):
+        return (np.zeros(0, np.int64),) * 3
+    keys = first.start << 1, second.start << 1 | 1
+    starts = np.concatenate(keys)
+    starts.sort(kind="stable")  # merges the two sorted halves
+    lead = max(int(np.searchsorted(starts, key[0])) for key in keys)  # before, only one side has begun
+    other = np.cumsum(starts & 1)[lead:]
+    other -= 1
+    own = np.arange(lead - 1, len(starts) - 1) - other  # of i + 1 runs, other + 1 are of `second`
+    start = starts[lead:]
+    start >>= 1
+    pixels = np.minimum(first.end[own], second.end[other])
+    np.minimum(pixels[:-1], start[1:], out=pixels[:-1])
+    pixels -= start
+    return own, other, np.maximum(pixels, 0, out=pixels)
 
 
 def _numbering(truth: Regions, prediction: Regions) -> tuple[Ints, Ints]:

@@ -45,20 +45,18 @@ def decode_runs(buffer: Bytes, offsets: Ints, base: Ints | None = None) -> Runs:
         base: (S,) number of each mask's first pixel; None: 0.
     """
     numbers, each = _numbers(buffer, offsets)
-    rows = (each + 1) // 2
+    rows = each // 2
     first = np.concatenate(([0], np.cumsum(rows)))
     present = np.flatnonzero(rows)
     begin, last, many = first[present], first[present + 1] - 1, rows[present]
-    gap, run = _gaps_and_runs(numbers, each, begin, first)
-    area, total = np.zeros(len(each), np.int64), np.zeros(len(each), np.int64)
+    gap, run, tail = _gaps_and_runs(numbers, each, begin, first)
+    area, total = np.zeros(len(each), np.int64), tail
+    end = np.add(gap, run, out=gap).cumsum()
     if len(present):
         area[present] = np.add.reduceat(run, begin)
-        end = np.cumsum(gap + run)
-        before = end[begin] - gap[begin] - run[begin]
-        total[present] = end[last] - before
+        before = np.concatenate(([0], end[last[:-1]]))
+        total[present] += end[last] - before
         end -= np.repeat(before if base is None else before - base[present], many)
-    else:
-        end = run
     mask = np.repeat(np.arange(len(each)), rows)
     if np.count_nonzero(run) < len(run):
         filled = np.flatnonzero(run)
@@ -68,30 +66,39 @@ def decode_runs(buffer: Bytes, offsets: Ints, base: Ints | None = None) -> Runs:
 
 def _numbers(buffer: Bytes, offsets: Ints) -> tuple[Ints, Ints]:
     """Signed numbers of all masks, and how many each mask has."""
-    groups = buffer - np.uint8(48)
-    last = np.flatnonzero(groups < 32)
-    final = groups[last]
-    value = _SIGNED[final]
-    back, longer = 1, np.flatnonzero(groups[last - 1] >= 32)  # before the first comes the last, which ends a number
+    groups = buffer - np.uint8(_BASE)
+    follows = groups >= _MORE
+    last = np.flatnonzero(~follows)
+    pair = groups[last - 1].astype(np.uint16)  # before the first comes the last, which ends a number
+    pair &= 2 * _MORE - 1
+    pair <<= _BITS
+    pair |= groups[last]
+    value = _VALUE[pair]
+    back, longer = 2, np.unique(np.searchsorted(last, np.flatnonzero(follows[1:] & follows[:-1])))
     while len(longer):
-        group = groups[last[longer] - back]
-        value[longer] = (value[longer] << 5) | (group & 0x1F)
+        at = last[longer] - back
+        value[longer] = (value[longer] << _BITS) | (groups[at] & (_MORE - 1))
         back += 1
-        longer = longer[groups[last[longer] - back] >= 32]
+        longer = longer[follows[at - 1]]
     return value, np.diff(np.searchsorted(last, offsets))
 
 
-_SIGNED = np.concatenate((np.arange(16), np.arange(-16, 0))).astype(np.int64)
-"""Value of the last group of a number: five bits, two's complement."""
+def _values() -> Ints:
+    """Value of the last two groups of a number: the last one's five bits are signed, the other one may not be there."""
+    before, final = np.divmod(np.arange(2 * _MORE * _MORE), _MORE)
+    signed = np.where(final < _MORE // 2, final, final - _MORE)
+    return np.where(before < _MORE, signed, (signed << _BITS) | (before & (_MORE - 1)))
 
 
-def _gaps_and_runs(numbers: Ints, each: Ints, begin: Ints, first: Ints) -> tuple[Ints, Ints]:
-    """Background and foreground counts in pairs; a mask with an odd count of numbers ends with an empty run."""
-    odd = first[1:][each % 2 == 1] - 1
-    kept = np.ones(2 * int(first[-1]), np.bool_)
-    kept[2 * odd + 1] = False
-    pairs = np.zeros(len(kept), np.int64)
-    pairs[kept] = numbers
+_BASE, _MORE, _BITS = 48, 32, 5
+_VALUE = _values()
+
+
+def _gaps_and_runs(numbers: Ints, each: Ints, begin: Ints, first: Ints) -> tuple[Ints, Ints, Ints]:
+    """(R,) background and foreground counts in pairs, and (S,) the background behind each mask's last run."""
+    odd = np.flatnonzero(each % 2)
+    rest = np.cumsum(each)[odd] - 1
+    pairs = np.delete(numbers, rest)
     gap, run = pairs[0::2].copy(), pairs[1::2].copy()
     lead = gap[begin]
     gap[begin] = 0  # the first number stands alone: the second gap is no difference to it
@@ -100,8 +107,11 @@ def _gaps_and_runs(numbers: Ints, each: Ints, begin: Ints, first: Ints) -> tuple
             chain[begin[1:]] -= np.add.reduceat(chain, begin)[:-1]  # so that the running sum begins anew
             np.cumsum(chain, out=chain)
     gap[begin] = lead
-    run[odd] = 0
-    return gap, run
+    tail = np.zeros(len(each), np.int64)
+    tail[odd] = numbers[rest]
+    long = odd[each[odd] > 3]
+    tail[long] += gap[first[long + 1] - 1]
+    return gap, run, tail
 
 
 def boxes(runs: Runs, height: int) -> list[tuple[float, float, float, float]]:
