@@ -73,16 +73,32 @@ def annotation(number: int, owner: int, category: int, box: list[float]) -> dict
 
 
 def convert(annotations: Path, out: Path, workers: int) -> dict[str, Any]:
-    """Run the command as a user does; its answer, with seconds and the peak memory of it and its workers (MiB)."""
+    """Run the command as a user does; its answer, with seconds and the peak memory of it and its workers (bytes)."""
     command = [sys.executable, "-c", "from segkit.commands.app import main; main()", "convert", "objects365"]
     options = ["--annotations", annotations, "--images", annotations.parent, "--images-by", "none", "--out", out]
-    started = time.perf_counter()
+    started, peak = time.perf_counter(), 0
     arguments = [*command, *map(str, options), "--workers", str(workers), "--json"]
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True)
+    with tempfile.TemporaryFile("w+") as answer:
+        process = subprocess.Popen(arguments, stdout=answer)
+        while process.poll() is None:
+            peak = max(peak, resident(process.pid))
+            time.sleep(0.1)
+        answer.seek(0)
+        told = json.load(answer) if process.returncode == 0 else sys.exit(process.returncode)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    told = json.loads(done.stdout)
-    cpu = usage.ru_utime + usage.ru_stime
-    return {**told, "wall": time.perf_counter() - started, "cpu": cpu, "peak": usage.ru_maxrss / 1024}
+    cpu, peak = usage.ru_utime + usage.ru_stime, max(peak, usage.ru_maxrss * 1024)
+    return {**told, "wall": time.perf_counter() - started, "cpu": cpu, "peak": peak}
+
+
+def resident(process: int) -> int:
+    """Bytes in memory of a process and all below it, from Linux's /proc; what they share counts more than once."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        tasks = list(Path(f"/proc/{process}/task").iterdir())
+        children = [child for task in tasks for child in (task / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # it just ended
+        return 0
+    return pages * resource.getpagesize() + sum(resident(int(child)) for child in children)
 
 
 def main() -> None:
@@ -114,7 +130,7 @@ def show(annotations: Path, told: dict[str, Any], given: argparse.Namespace) -> 
         "CPU s": round(told["cpu"]),
         "images/CPU-s": round(images / told["cpu"]),
         "boxes/CPU-s": round(boxes / told["cpu"]),
-        "peak MiB": round(told["peak"]),
+        "peak MiB": round(told["peak"] / 2**20),
     }
     for line in (row, ["---"] * len(row), row.values()):
         print("|", " | ".join(map(str, line)), "|")

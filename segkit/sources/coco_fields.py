@@ -56,9 +56,9 @@ def read_image(raw: bytes, number: int, path: Path) -> Image:
     return image
 
 
-def loose(raw: bytes | str | msgspec.Raw) -> Any:
+def loose(raw: bytes | msgspec.Raw) -> Any:
     """The values of a record whatever they are, for a quarantine line."""
-    return json.loads(raw if isinstance(raw, str) else bytes(raw))
+    return json.loads(bytes(raw))
 
 
 def size_of(image: Image, picture: Picture | None, path: Path) -> tuple[int, int]:
@@ -89,9 +89,9 @@ def beyond(box: Box, width: int, height: int) -> bool:
 
 def class_id(value: Any) -> int | None:
     """The integer that a category id is, given as a number or as digits; None where it is neither."""
-    if isinstance(value, str) and _DIGITS.fullmatch(value):
-        return int(value)
-    return value if isinstance(value, int) else None
+    if isinstance(value, int):
+        return value
+    return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else None
 
 
 def class_name(raw: bytes | msgspec.Raw, labels: Mapping[int, str]) -> str:

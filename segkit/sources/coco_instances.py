@@ -24,6 +24,8 @@ from segkit.taxonomy import Taxonomy
 
 _NOTHING = (b"null", b"[]", b"{}", b'""')
 _FAR = 1e9  # pixels; a box beyond that is a wrong number
+_Content = list[tuple[bytes, bool, str]]
+"""Raw annotations, each with whether its id repeats and its class name."""
 
 
 class Annotation(msgspec.Struct, frozen=True):
@@ -41,6 +43,9 @@ class Annotation(msgspec.Struct, frozen=True):
 class _Rle(msgspec.Struct, frozen=True):
     size: tuple[int, int]
     counts: str | list[int]
+
+
+_ANNOTATION = msgspec.json.Decoder(Annotation)
 
 
 @dataclass(frozen=True)
@@ -88,19 +93,17 @@ class CocoInstances:
         """Where an image may lie under the image folder: as named, or in it without the folders of its name."""
         return tuple(dict.fromkeys((file_name, file_name.rsplit("/", 1)[-1])))
 
-    def load(self, record: Record) -> tuple[Any, Sequence[str]]:
+    def load(self, record: Record) -> tuple[_Content, Sequence[str]]:
         """The raw annotations, and the class of each."""
-        return record.data[1], [name for raw, _ in record.data[1] for name in self._classes(raw)]
+        content = [(raw, repeated, coco_fields.class_name(raw, self.labels)) for raw, repeated in record.data[1]]
+        return content, [name for _, _, name in content]
 
-    def sample(
-        self, record: Record, content: list[tuple[bytes, bool]], picture: Picture | None, tally: Tally
-    ) -> Sample:
+    def sample(self, record: Record, content: _Content, picture: Picture | None, tally: Tally) -> Sample:
         """Masks as pycocotools rasterises them; ids, boxes, areas and polygons as the source has them."""
         image = coco_fields.IMAGE.decode(record.data[0])
         width, height = coco_fields.size_of(image, picture, self.file.path)
         segments, seen = [], set()
-        for raw, repeated in content:
-            name = coco_fields.class_name(raw, self.labels)
+        for raw, repeated, name in content:
             try:
                 if repeated:
                     raise Refused("duplicate-id", "another annotation has the same id")
@@ -131,7 +134,7 @@ class CocoInstances:
             Refused: it cannot be kept.
         """
         try:
-            annotation = msgspec.json.decode(raw, type=Annotation)
+            annotation = _ANNOTATION.decode(raw)
         except msgspec.DecodeError as error:
             raise Refused("malformed-annotation", str(error)) from None
         number = coco_fields.class_id(annotation.category_id)
@@ -224,7 +227,7 @@ def _box(annotation: Annotation, mask: bytes | None, width: int, height: int) ->
     """The source's box; the mask's tight one where it gives none or one without extent."""
     given = annotation.bbox
     if given is not None:
-        if len(given) != 4 or not all(math.isfinite(side) and abs(side) < _FAR for side in given):
+        if len(given) != 4 or max(map(abs, given)) >= _FAR:  # JSON as msgspec reads it has no NaN
             raise Refused("malformed-annotation", f"bbox {given} is not four finite numbers")
         if min(given[2:]) > 0:
             return (given[0], given[1], given[2], given[3])
@@ -237,7 +240,7 @@ def _box(annotation: Annotation, mask: bytes | None, width: int, height: int) ->
 
 def segmentation_text(raw: bytes) -> str | None:
     """The `segmentation` of a raw annotation as it stands in the file; None where there is none."""
-    text = bytes(msgspec.json.decode(raw, type=Annotation).segmentation).strip()
+    text = bytes(_ANNOTATION.decode(raw).segmentation).strip()
     return None if text in _NOTHING else text.decode()
 
 

@@ -22,6 +22,7 @@ from segkit.sources.vocabularies import NativeCategory
 _LISTS = ("images", "annotations", "categories")
 _HEADER = ("info", "licenses")
 _INT64 = 2**63
+_ID = (int, str)
 
 
 class _Category(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ def read_coco(path: Path) -> CocoFile:
         InputError: not there, not JSON (naming the place), or without lists of images, annotations and categories.
     """
     header: dict[str, Any] = {}
-    categories: list[str] = []
+    categories: list[bytes] = []
     found: list[str] = []
     contents = _Contents(path)
     for key, value, text in jsonstream.members(path, _LISTS):
@@ -86,7 +87,7 @@ def read_coco(path: Path) -> CocoFile:
     return CocoFile(path, _categories(categories, path), header, contents)
 
 
-def _categories(records: Iterable[str], path: Path) -> tuple[NativeCategory, ...]:
+def _categories(records: Iterable[bytes], path: Path) -> tuple[NativeCategory, ...]:
     found = []
     mend = "give it an integer id, a name and isthing 0 or 1"
     for number, raw in enumerate(records):
@@ -149,9 +150,8 @@ class _Contents:
         self._numbers, self._texts = array("q"), Counter[str]()
         self._repeated: frozenset[str] = frozenset()
 
-    def add_image(self, text: str) -> None:
+    def add_image(self, raw: bytes) -> None:
         """Set the raw record of an image aside."""
-        raw = text.encode()
         self._images += 1
         try:
             own = str(read_image(raw, self._images - 1, self._path).id)
@@ -163,18 +163,17 @@ class _Contents:
             self._places[own] = len(self._places)
             self.spool.add_image(raw)
 
-    def add_annotation(self, value: Any, text: str) -> None:
-        """Set the raw record of an annotation aside with its image."""
-        raw = text.encode()
+    def add_annotation(self, value: Any, raw: bytes) -> None:
+        """Set the raw record of an annotation, whose value is known, aside with its image."""
         self._annotations += 1
         owner = value.get("image_id") if isinstance(value, dict) else None
-        place = self._places.get(str(owner)) if isinstance(owner, int | str) else None
+        place = self._places.get(str(owner)) if isinstance(owner, _ID) else None
         if place is None:
             self.orphans.add(self._annotations - 1, raw)
             return
         self.spool.add_annotation(place, raw)
         own = value.get("id")
-        if isinstance(own, int) and abs(own) < _INT64:
+        if isinstance(own, int) and -_INT64 < own < _INT64:
             self._numbers.append(own)  # 8 bytes each, since there may be many millions
         elif own is not None:
             self._texts[str(own)] += 1
@@ -215,6 +214,6 @@ def _orphan(raw: bytes, number: int, path: Path) -> Defect:
     value = loose(raw)
     owner = value.get("image_id") if isinstance(value, dict) else None
     code, what = "malformed-annotation", "no image_id"
-    if isinstance(owner, int | str):
+    if isinstance(owner, _ID):
         code, what = "unknown-image", f"image {owner} is not in the file's list"
     return Defect(code, what, str(path), f"annotations[{number}]", None, value)

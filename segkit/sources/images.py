@@ -7,7 +7,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from segkit.sources.ledger import Defective
 
@@ -48,15 +48,8 @@ def inside(root: Path, name: str, *, record: str) -> Path:
 
 def is_unsafe(name: str) -> bool:
     """Whether a file name, read as text alone, may leave the folder it belongs to."""
-    pure = PurePosixPath(name)
-    return (
-        not name
-        or "\0" in name
-        or pure.is_absolute()
-        or ".." in pure.parts
-        or "\\" in name
-        or bool(PureWindowsPath(name).drive)
-    )
+    backslash_or_drive = "\\" in name or name[1:2] == ":"
+    return not name or "\0" in name or name.startswith("/") or ".." in name.split("/") or backslash_or_drive
 
 
 def _stays(root: Path, name: str) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from segkit.errors import InputError
 
 CHUNK = 4 << 20
@@ -13,9 +15,10 @@ CHUNK = 4 << 20
 _LARGEST = 256 << 20  # characters of one element; more is a broken file
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _NEAR_END = 16  # an error this close to the end of what was read may be no error once more is read
+_VALUES, _TEXTS = msgspec.json.Decoder(list[Any]), msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, str]]:
+def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, bytes]]:
     """Walk through the object that a JSON file holds.
 
     Args:
@@ -23,8 +26,8 @@ def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, str]
         lists: keys whose values are lists to be taken apart.
 
     Yields:
-        (key, value, text as it stands in the file): once for each element of a list named in `lists`, preceded by
-        (key, None, "") for the list itself, and once for each other key.
+        (key, value, text as it stands in the file, UTF-8): once for each element of a list named in `lists`, preceded
+        by (key, None, b"") for the list itself, and once for each other key.
 
     Raises:
         InputError: not readable, no JSON object, a value of `lists` that is no list, or a key twice.
@@ -41,9 +44,11 @@ class _Reader:
     def __init__(self, file: Any, path: Path) -> None:
         self._file, self._path = file, path
         self._text, self._place, self._before, self._ended = "", 0, 0, False
+        self._single = 0
+        """Characters of the file up to which elements are read one by one."""
         self._scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # the C scanner
 
-    def object(self, lists: Collection[str]) -> Iterator[tuple[str, Any, str]]:
+    def object(self, lists: Collection[str]) -> Iterator[tuple[str, Any, bytes]]:
         self._expect("{")
         seen: set[str] = set()
         separator = self._peek()
@@ -58,7 +63,7 @@ class _Reader:
             seen.add(key)
             self._expect(":")
             if key in lists:
-                yield key, None, ""
+                yield key, None, b""
                 yield from ((key, value, text) for value, text in self._list(key))
             else:
                 yield (key, *self._value())
@@ -66,7 +71,7 @@ class _Reader:
         if self._peek():
             raise self._broken("something follows the object")
 
-    def _list(self, key: str) -> Iterator[tuple[Any, str]]:
+    def _list(self, key: str) -> Iterator[tuple[Any, bytes]]:
         if self._peek() != "[":
             raise self._broken(f"{key!r} is no list")
         self._place += 1
@@ -74,10 +79,31 @@ class _Reader:
         if separator == "]":
             self._place += 1
         while separator != "]":
+            yield from self._several()
             yield self._value()
             separator = self._separator("]")
 
-    def _value(self) -> tuple[Any, str]:
+    def _several(self) -> Iterator[tuple[Any, bytes]]:
+        """The next elements, as far as they are objects that were read whole and another element follows: decoded at
+        once, three times faster than one by one.
+
+        The text up to some `},` being a list by itself, it is the list's beginning: JSON is read left to right.
+        """
+        if self._before + self._place < self._single:
+            return
+        self._single = self._before + len(self._text)  # should it not work, not tried again on the same text
+        end = self._text.rfind("},", self._place) + 1
+        if not end:
+            return
+        text = f"[{self._text[self._place : end]}]"
+        try:
+            pairs = zip(_VALUES.decode(text), _TEXTS.decode(text), strict=True)
+        except msgspec.DecodeError:  # the brace is within an element, or this is no JSON
+            return
+        self._place = end + 1
+        yield from ((value, bytes(raw)) for value, raw in pairs)
+
+    def _value(self) -> tuple[Any, bytes]:
         self._peek()
         while True:
             try:
@@ -90,7 +116,7 @@ class _Reader:
             else:
                 if self._ended or not isinstance(value, int | float) or end < len(self._text) - _NEAR_END:
                     text, self._place = self._text[self._place : end], end
-                    return value, text
+                    return value, text.encode()
                 failed, place = "", end  # a number may go on
             if place < len(self._text) - _NEAR_END or (not self._read() and failed):
                 raise self._broken(failed, place)

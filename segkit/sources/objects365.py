@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from segkit.errors import InputError
@@ -45,11 +46,18 @@ def layouts(file_name: str) -> tuple[str, ...]:
     The official archives unpack to `patch4/x.jpg`, mirrors add `train/` or `val/`, others keep the name or put all
     images into one folder.
     """
-    parts = PurePosixPath(file_name).parts
-    tails = ["/".join(parts[start:]) for start in range(len(parts))]
-    patch = next((tail for tail in tails if tail.startswith("patch")), None)
-    split = [f"{folder}/{tail}" for folder in ("train", "val") for tail in (patch, tails[-1]) if tail]
-    return tuple(dict.fromkeys([*tails, *split])) if tails else (file_name,)
+    folder, slash, name = file_name.rpartition("/")
+    return tuple(prefix + name for prefix in _prefixes(folder + slash))
+
+
+@lru_cache(maxsize=4096)  # a folder has thousands of images
+def _prefixes(folder: str) -> tuple[str, ...]:
+    """What may stand before the name of an image of `folder`, which is "" or ends in a slash."""
+    parts = PurePosixPath(folder).parts
+    tails = ["".join(f"{part}/" for part in parts[start:]) for start in range(len(parts))]
+    patch = next((tail for tail in tails if tail.startswith("patch")), "")
+    splits = [f"{split}/{tail}" for split in ("train", "val") for tail in (patch, "")]
+    return tuple(dict.fromkeys([folder, *tails, "", *splits]))
 
 
 def open_objects365(annotations: Path, images: Path) -> Objects365:

@@ -2,10 +2,10 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -107,6 +107,15 @@ def test_names_that_leave_their_folder_are_refused(tmp_path: Path, name: str) ->
     with pytest.raises(Defective) as error:
         inside(tmp_path, name, record="image 1")
     assert code(error) == "unsafe-path"
+
+
+@given(st.text(alphabet="./\\:aC\0", max_size=8))
+@settings(max_examples=300)
+def test_unsafe_names_are_those_of_pathlib_on_both_systems(name: str) -> None:
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    leads_out = posix.is_absolute() or ".." in posix.parts or ".." in windows.parts or bool(windows.anchor)
+    assert is_unsafe(name) or not leads_out
+    assert is_unsafe(name) == leads_out or not name or {"\0", "\\", ":"} & set(name)
 
 
 def test_a_link_out_of_the_folder_is_refused_and_one_within_is_not(tmp_path: Path) -> None:

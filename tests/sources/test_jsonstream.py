@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,32 @@ def test_an_error_early_in_a_large_file_is_found_without_reading_on(tmp_path: Pa
         patch.setattr(jsonstream, "CHUNK", 100)
         with pytest.raises(InputError, match="character 15"):
             walk(path)
+
+
+@given(
+    many=st.lists(st.dictionaries(st.sampled_from(["id", "a},{b", "s"]), VALUES, max_size=3), max_size=12),
+    separators=st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " : ")]),
+    chunk=st.integers(20, 200),
+    odd=st.sampled_from([None, float("nan"), 1e308, 2**70, "},", "\ud800"]),
+)
+@settings(max_examples=150, deadline=None)
+def test_objects_are_read_alike_whether_many_at_once_or_one_by_one(
+    tmp_path_factory: Any, many: list[Any], separators: tuple[str, str], chunk: int, odd: Any
+) -> None:
+    text = json.dumps({"many": [*many, {"odd": odd}, *many], "z": [{}, {}]}, separators=separators)
+    path = tmp_path_factory.mktemp("j") / "a.json"
+    path.write_text(text.replace("1e+308", "1e+999"), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonstream, "CHUNK", chunk)
+        found = [(repr(value), json.loads(raw)) for _, value, raw in jsonstream.members(path, ("many",)) if raw]
+    values = json.loads(path.read_text("utf-8"))
+    assert [value for value, _ in found] == [repr(value) for value in [*values["many"], values["z"]]]
+    assert all(repr(again) == value for value, again in found)
+
+
+def test_a_list_without_objects_is_read_in_time_proportional_to_its_length(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.json"
+    path.write_text(json.dumps({"many": list(range(400_000))}))
+    started = time.process_time()
+    assert sum(value for _, value, text in jsonstream.members(path, ("many",)) if text) == 400_000 * 399_999 // 2
+    assert time.process_time() - started < 20
