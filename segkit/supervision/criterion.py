@@ -31,6 +31,7 @@ from segkit.supervision.merge import (
     merge_masks,
     mergeable_classes,
 )
+from segkit.supervision.points import logits_at, on_device, random_points, uncertain_points
 
 MATCHING_CELLS = 1024
 """Cells that a matching cost looks at: the sampling noise is far below the differences between proposals."""
@@ -54,21 +55,26 @@ class CellTargets:
     """(T, h, w): share of each cell that is inside the box."""
     weight: Tensor
     """(h, w): share of each cell that is labelled."""
+    pixels: Tensor
+    """(T, H, W) bool: the masks before pooling, for losses at points."""
+    labelled: Tensor
+    """(H, W) bool: pixels that are not void."""
 
     @classmethod
     def of(cls, targets: Targets) -> "CellTargets":
         """Pool an image's targets from pixels to cells."""
-        labelled = (~targets.void).float()
-        weight = F.avg_pool2d(labelled[None], MASK_STRIDE)[0]
+        labelled = ~targets.void
+        weight = F.avg_pool2d(labelled[None].float(), MASK_STRIDE)[0]
         masks = targets.masks.float()
         pooled = F.avg_pool2d(masks, MASK_STRIDE) if len(masks) else masks.new_zeros((0, *weight.shape))
         share = (pooled / weight.clamp(min=1e-6)).clamp(max=1.0)
         boxes = box_cover(targets.boxes, (weight.shape[0], weight.shape[1]), MASK_STRIDE)
-        return cls(targets.labels, targets.has_mask, share, boxes, weight)
+        return cls(targets.labels, targets.has_mask, share, boxes, weight, targets.masks, labelled)
 
     def only(self, rows: Tensor) -> "CellTargets":
         """Some of the targets, chosen by a (T,) bool or int64 tensor."""
-        return CellTargets(self.labels[rows], self.has_mask[rows], self.masks[rows], self.boxes[rows], self.weight)
+        chosen = (values[rows] for values in (self.labels, self.has_mask, self.masks, self.boxes))
+        return CellTargets(*chosen, weight=self.weight, pixels=self.pixels[rows], labelled=self.labelled)
 
 
 def affinity_of_cells(images: Tensor) -> Tensor:
@@ -93,6 +99,7 @@ def matching_losses(
     is_thing: Tensor,
     config: LossConfig,
     step: int,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Losses of all layers' proposals, each layer with equal weight (deep supervision).
 
@@ -103,6 +110,7 @@ def matching_losses(
         is_thing: (K,) bool, of the data set's vocabulary.
         config: weights.
         step: training step, for the pairwise term's warm-up.
+        generator: source of sampled points, on any device; unused where losses are dense.
 
     Returns:
         Weighted scalars: `class`, then `focal` and `dice` where there are masks, `projection` and `pairwise` where
@@ -112,20 +120,21 @@ def matching_losses(
     class_logits = hide_unannotated(class_logits, [target.annotated for target in batch.targets])
     mask_logits = torch.stack([layer.mask_logits for layer in layers], dim=1)
     size = mask_logits.shape[-2:]
+    noise = on_device(generator, mask_logits.device) if config.points else generator
     groups = group_proposals(class_logits, mergeable_classes(batch.task, is_thing), config.merge_sure)
     merged = merge_classes(class_logits, mask_logits.flatten(3), groups, config.merge_scores)
     parts, alive = mask_weights(class_logits, groups, config.merge_masks), groups.alive
     classes = torch.full(alive.shape, class_logits.shape[-1] - 1, device=alive.device)
     pairs: list[Tensor] = []
     for image, target in enumerate(cells):
-        found = match(_cost(merged[image], mask_logits[image], parts[image], target, config), alive[image])
+        found = match(_cost(merged[image], mask_logits[image], parts[image], target, config, noise), alive[image])
         classes[image, found.layer, found.proposal] = target.labels[found.target]
         pairs.append(_rows(found, image))
     losses = {"class": config.classification * _class_loss(merged[alive], classes[alive], config.background)}
     index = torch.cat(pairs)
     group = torch.stack((index[:, 0] * len(layers) + index[:, 1], index[:, 2]), dim=1)
     masks = merge_masks(mask_logits.flatten(0, 1).flatten(2), parts.flatten(0, 1), group, config.merge_masks)
-    return losses | _mask_losses(masks.reshape(-1, *size), index, batch, cells, config, step, len(layers))
+    return losses | _mask_losses(masks.reshape(-1, *size), index, batch, cells, config, step, len(layers), noise)
 
 
 def hide_unannotated(class_logits: Tensor, annotated: Sequence[Tensor | None]) -> Tensor:
@@ -150,15 +159,20 @@ def _rows(found: Matches, image: int) -> Tensor:
 
 
 @torch.no_grad()
-def _cost(class_logits: Tensor, masks: Tensor, parts: Tensor, target: CellTargets, config: LossConfig) -> Tensor:
+def _cost(
+    class_logits: Tensor,
+    masks: Tensor,
+    parts: Tensor,
+    target: CellTargets,
+    config: LossConfig,
+    generator: torch.Generator,
+) -> Tensor:
     """Matching cost (L, N, T) of one image, the losses of each pair; masks are (L, N, h, w), not yet merged."""
     form = config.merge_masks
     cost = -config.classification * class_logits.softmax(-1)[..., target.labels]
     if bool(target.has_mask.any()):
-        stride = max(1, target.weight.numel() // MATCHING_CELLS)
-        sampled = merge_all_masks(masks.flatten(2)[..., ::stride], parts, form)
-        weight = target.weight.flatten()[::stride]
-        wanted = target.masks.flatten(1)[:, ::stride]
+        sampled, wanted, weight = _sampled_for_matching(masks, target, config.points, generator)
+        sampled = merge_all_masks(sampled, parts, form)
         by_mask = config.focal * focal_cost(sampled, wanted, weight) + config.dice * dice_cost(sampled, wanted, weight)
         cost = cost + torch.where(target.has_mask, by_mask, 0.0)
     if not bool(target.has_mask.all()):
@@ -166,6 +180,23 @@ def _cost(class_logits: Tensor, masks: Tensor, parts: Tensor, target: CellTarget
         by_box = config.projection * projection_cost(whole, target.boxes)
         cost = cost + torch.where(target.has_mask, 0.0, by_box)
     return cost
+
+
+def _sampled_for_matching(
+    masks: Tensor, target: CellTargets, points: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (L, N, P), targets (T, P) and weights (P,) at uniform points, or at every so-manieth cell."""
+    if points:
+        size = (target.labelled.shape[0], target.labelled.shape[1])
+        at = random_points(1, points, size, generator)
+        logits = logits_at(masks.flatten(0, 1)[None], at, size)[0].unflatten(0, masks.shape[:2])
+        return logits, target.pixels.flatten(1)[:, at[0]].float(), target.labelled.flatten()[at[0]].float()
+    stride = max(1, target.weight.numel() // MATCHING_CELLS)
+    return (
+        masks.flatten(2)[..., ::stride],
+        target.masks.flatten(1)[:, ::stride],
+        target.weight.flatten()[::stride],
+    )
 
 
 def _class_loss(logits: Tensor, classes: Tensor, background_weight: float) -> Tensor:
@@ -176,7 +207,14 @@ def _class_loss(logits: Tensor, classes: Tensor, background_weight: float) -> Te
 
 
 def _mask_losses(
-    masks: Tensor, index: Tensor, batch: Batch, cells: Sequence[CellTargets], config: LossConfig, step: int, layers: int
+    masks: Tensor,
+    index: Tensor,
+    batch: Batch,
+    cells: Sequence[CellTargets],
+    config: LossConfig,
+    step: int,
+    layers: int,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Mask terms of the matched pairs: masks (M, h, w), index (M, 4) image, layer, proposal, target."""
     image, target = index[:, 0], index[:, 3]
@@ -186,9 +224,8 @@ def _mask_losses(
     with_mask = torch.cat([c.has_mask for c in cells])[flat]
     losses: dict[str, Tensor] = {}
     if bool(with_mask.any()):
-        logits = masks[with_mask].flatten(1)
-        wanted = torch.cat([c.masks for c in cells])[flat[with_mask]].flatten(1)
-        weight = torch.stack([c.weight for c in cells])[image[with_mask]].flatten(1)
+        of = masks[with_mask], flat[with_mask], image[with_mask], cells
+        logits, wanted, weight = _at_points(*of, config.points, generator) if config.points else _at_cells(*of)
         losses["focal"] = config.focal * focal_loss(logits, wanted, weight).sum() / pairs
         losses["dice"] = config.dice * dice_loss(logits, wanted, weight).sum() / pairs
     if not bool(with_mask.all()):
@@ -199,3 +236,27 @@ def _mask_losses(
             affinity = affinity_of_cells(batch.images)[image[~with_mask]]
             losses["pairwise"] = config.pairwise * warmup * pairwise_loss(logits, affinity, boxes).sum() / pairs
     return losses
+
+
+def _at_cells(
+    masks: Tensor, target: Tensor, image: Tensor, cells: Sequence[CellTargets]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, targets and weights (M, h * w) of masks (M, h, w), whose target of all and whose image are given."""
+    wanted = torch.cat([c.masks for c in cells])[target]
+    return masks.flatten(1), wanted.flatten(1), torch.stack([c.weight for c in cells])[image].flatten(1)
+
+
+def _at_points(
+    masks: Tensor,
+    target: Tensor,
+    image: Tensor,
+    cells: Sequence[CellTargets],
+    count: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_at_cells`, at `count` pixels of each mask, most of them where it is unsure: (M, count)."""
+    labelled = torch.stack([c.labelled for c in cells])
+    points = uncertain_points(masks, labelled, image, count, generator)
+    wanted = torch.cat([c.pixels for c in cells]).flatten(1)[target[:, None], points]
+    weight = labelled.flatten(1)[image[:, None], points]
+    return logits_at(masks, points, (labelled.shape[1], labelled.shape[2])), wanted.float(), weight.float()

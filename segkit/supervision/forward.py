@@ -23,7 +23,8 @@ def training_forward(
         table: that data set's vocabulary, on the same device.
         config: weights.
         step: number of the training step, for warm-ups.
-        generator: source of box noise and label dropout (on the CPU); the same state gives the same losses.
+        generator: source of box noise, label dropout and sampled points (on the CPU); the same state gives the same
+            losses.
 
     Returns:
         Weighted scalars by name; their sum is what to minimise.
@@ -33,7 +34,7 @@ def training_forward(
     boxes, labels = (given.boxes, given.labels) if given else (None, None)
     output = model(batch.images, table.text, boxes, labels)
     whole = [cell.only(~targets.is_part) for cell, targets in zip(cells, batch.targets, strict=True)]
-    losses = matching_losses(output.matching, batch, whole, table.is_thing, config, step)
+    losses = matching_losses(output.matching, batch, whole, table.is_thing, config, step, generator)
     counts = joint(count_given(given, batch.images.device))
     if given:
         losses |= conditioned_losses(output.conditioned, given, batch, cells, config, counts)
