@@ -1,8 +1,13 @@
+import logging
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from segkit.storage import location
 
 settings.register_profile("shared-cores", deadline=None)  # a busy neighbour is no failure
 settings.load_profile("shared-cores")
@@ -24,3 +29,37 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set SEGKIT_REAL_DATA)")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[str]:
+    """A local S3 server; its address."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    pytest.importorskip("s3fs")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request otherwise
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(_s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty bucket on a local S3 server, s3://name; in the environment of child processes too."""
+    import fsspec
+
+    keys = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**keys, "AWS_ENDPOINT_URL": _s3_server, "SEGKIT_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    fsspec.filesystem("s3", use_listings_cache=False).mkdir(bucket)
+    return location(f"s3://{bucket}")
+
+
+@pytest.fixture(params=["s3", "memory"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder behind a URL, of two protocols of fsspec."""
+    if request.param == "s3":
+        return request.getfixturevalue("s3") / "folder"
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    return location(f"memory://{uuid.uuid4().hex}")

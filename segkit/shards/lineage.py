@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from segkit import storage
 from segkit.errors import InputError
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.shards.reader import read_manifest
@@ -68,7 +69,7 @@ def _describe_set(path: Path) -> dict[str, Any]:
 
 
 def _ancestor(child: Path, parent: dict[str, Any]) -> dict[str, Any]:
-    path = (child / str(parent.get("path"))).resolve()
+    path = storage.join(child, str(parent.get("path"))).resolve()
     told = {**parent, "path": str(path), "found": False, "parents": []}
     try:
         manifest = read_json(path)

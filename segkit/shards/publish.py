@@ -1,17 +1,24 @@
-"""Versions v1, v2, ... of a directory: written aside, visible by one atomic rename, never changed afterwards."""
+"""Versions v1, v2, ... of a directory: written aside, visible by one atomic rename, never changed afterwards.
+
+In a store behind a URL there is no rename: see `segkit.shards.upload`.
+"""
 
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segkit import storage
+from segkit.cache import cache_root
 from segkit.errors import InputError, SegkitError
+from segkit.shards.upload import CLAIM, abandon, upload
 
 MANIFEST = "manifest.json"
 _FINGERPRINT = "fingerprint.json"
@@ -23,7 +30,7 @@ _PARTIAL = re.compile(r"\.v[1-9]\d*\.partial")
 def parse_spec(spec: str | Path) -> tuple[Path, int | None]:
     """The directory and version number of `DIR` (None: the newest) or `DIR@v2`."""
     match = re.fullmatch(r"(.+)@v([1-9]\d*)", str(spec), re.DOTALL)
-    return (Path(match[1]), int(match[2])) if match else (Path(spec), None)
+    return (storage.location(match[1]), int(match[2])) if match else (storage.location(spec), None)
 
 
 def versions(directory: Path) -> dict[int, Path]:
@@ -55,30 +62,49 @@ def resolve(spec: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class Staging:
-    """A version being written: `path` is its directory until `publish` renames it."""
+    """A version being written: `path` is its directory until `publish` renames or uploads it."""
 
     path: Path
+    """On this machine, wherever the destination is."""
     destination: Path
     version: int
     resumed: bool
     """Whether `path` holds what an earlier, killed run with the same fingerprint had finished."""
 
-    def publish(self) -> Path:
-        """Flush every file to the disk, make the version visible, and return its path."""
-        (self.path / _FINGERPRINT).unlink(missing_ok=True)
+    @property
+    def home(self) -> Path:
+        """Where names in the version count from: it will lie here, or under another number at the same depth."""
+        return self.destination / f"v{self.version}"
+
+    def publish(self, *, scratch: Sequence[str] = ()) -> Path:
+        """Make the version visible, whole and on the disk, and return its path.
+
+        Args:
+            scratch: patterns of files that are not part of it; in a remote one's folder they stay until it is there,
+                so that a killed upload can be taken up.
+
+        Raises:
+            SegkitError: a store refused the upload, or went away.
+        """
+        left_out = [path for pattern in (*scratch, _FINGERPRINT, CLAIM) for path in self.path.glob(pattern)]
+        if storage.is_remote(self.destination):
+            published = upload(self.path, self.destination, first=self.version, manifest=MANIFEST, leave_out=left_out)
+            shutil.rmtree(self.path)
+            return published
+        for path in left_out:
+            path.unlink()
         for folder, _, files in os.walk(self.path):
             for name in files:
                 sync(Path(folder) / name)
             sync(Path(folder))
-        final = self.destination / f"v{self.version}"
-        self.path.rename(final)
+        self.path.rename(self.home)
         sync(self.destination)
-        return final
+        return self.home
 
 
 def interrupted(destination: Path) -> dict[str, Any] | None:
     """The fingerprint of what a killed run left behind for the next version; None where there is nothing."""
-    mark = _partial(destination)[0] / _FINGERPRINT
+    mark = _partial(_room(destination))[0] / _FINGERPRINT
     return json.loads(mark.read_text("utf-8")) if mark.is_file() else None
 
 
@@ -86,7 +112,8 @@ def interrupted(destination: Path) -> dict[str, Any] | None:
 def staging(destination: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> Iterator[Staging]:
     """Hold the lock of `destination` and a directory in which to write its next version.
 
-    What is written but not published stays there (`.vN.partial`), so that a later call can resume.
+    What is written but not published stays there (`.vN.partial`), so that a later call can resume. For a remote
+    destination lock and directory are on this machine, under `segkit.cache.cache_root`.
 
     Args:
         destination: directory of the versions; made if missing.
@@ -98,14 +125,15 @@ def staging(destination: Path, fingerprint: Mapping[str, Any], *, resume: bool) 
         SegkitError: another live process is writing there.
         InputError: the destination is not a directory that can be written to.
     """
+    room = _room(destination)
     try:
-        destination.mkdir(parents=True, exist_ok=True)
-        lock = (destination / _LOCK).open("w")
+        room.mkdir(parents=True, exist_ok=True)
+        lock = (room / _LOCK).open("w")
     except OSError as error:
-        raise InputError(f"cannot be written to ({error.strerror})", file=destination, mend="choose another") from error
+        raise InputError(f"cannot be written to ({error.strerror})", file=room, mend="choose another") from error
     with lock:
         _take(lock.fileno(), destination)
-        yield _prepare(destination, dict(fingerprint), resume)
+        yield _prepare(room, destination, dict(fingerprint), resume)
 
 
 def sync(path: Path) -> None:
@@ -115,6 +143,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _room(destination: Path) -> Path:
+    """The local directory in which the versions of a destination are written."""
+    if not storage.is_remote(destination):
+        return destination
+    key = hashlib.sha256(str(destination).encode()).hexdigest()[:16]
+    return cache_root() / "uploads" / f"{destination.name}-{key}"
 
 
 def _take(descriptor: int, destination: Path) -> None:
@@ -130,13 +166,16 @@ def _partial(destination: Path) -> tuple[Path, int]:
     return destination / f".v{version}.partial", version
 
 
-def _prepare(destination: Path, fingerprint: dict[str, Any], resume: bool) -> Staging:
-    path, version = _partial(destination)
+def _prepare(room: Path, destination: Path, fingerprint: dict[str, Any], resume: bool) -> Staging:
+    path = _partial(room)[0]
+    version = _partial(destination)[1]
     text = json.dumps(fingerprint, sort_keys=True, default=str)
     mark = path / _FINGERPRINT
     resumed = resume and mark.is_file() and mark.read_text("utf-8") == text
-    for entry in destination.iterdir():
+    for entry in room.iterdir():
         if _PARTIAL.fullmatch(entry.name) and not (resumed and entry == path):
+            if room != destination:
+                abandon(entry, destination, MANIFEST)
             shutil.rmtree(entry)
     if not resumed:
         path.mkdir()

@@ -1,6 +1,5 @@
 """Reading a version of a shard set: samples in order or by index, and exactly the bytes of an image."""
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.manifest import Manifest
 from segkit.sample import Sample
@@ -26,7 +26,7 @@ class ShardSet:
     """A published version of a shard set; cheap to open, to pickle and to fork.
 
     Attributes:
-        path: the version's directory.
+        path: the version's directory; what remote ones are is told in `segkit.storage`.
         version: its number.
         manifest: its manifest.
         taxonomy: its classes.
@@ -87,10 +87,10 @@ class ShardSet:
         if ref.path is None:
             raise InputError("the set holds labels only", file=self.path, record=sample.id, mend="convert with images")
         try:
-            return (self.path / ref.path).read_bytes()
+            return storage.read_bytes(storage.join(self.path, ref.path))
         except OSError as error:
             mend = "restore the file or convert again"
-            raise InputError(f"image not readable ({error.strerror})", file=ref.path, mend=mend) from error
+            raise InputError(f"image not readable ({storage.reason(error)})", file=ref.path, mend=mend) from error
 
     def image(self, sample: Sample) -> NDArray[np.uint8]:
         """The image as (H, W, 3) uint8 RGB; EXIF orientation is ignored, as the labels ignore it.
@@ -140,7 +140,7 @@ class ShardSet:
 
     def _labels(self, name: str) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(self.path / name, page_checksum_verification=True)
+            return storage.parquet_file(self.path / name)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.path / name, error) from error
 
@@ -154,13 +154,12 @@ class ShardSet:
             raise _damaged(self.path, error) from error
 
     def _from_tar(self, sample: Sample) -> bytes:
-        path = self.path / str(sample.image.tar)
+        path = storage.join(self.path, str(sample.image.tar))
         try:
-            with path.open("rb", buffering=0) as file:
-                data = os.pread(file.fileno(), sample.image.length, sample.image.offset)
+            data = storage.read_range(path, sample.image.offset, sample.image.length)
         except OSError as error:
             mend = "restore it beside this version; a layer needs its parent's images"
-            raise InputError(f"image tar not readable ({error.strerror})", file=path, mend=mend) from error
+            raise InputError(f"image tar not readable ({storage.reason(error)})", file=path, mend=mend) from error
         if len(data) != sample.image.length:
             raise SegkitError(f"{path}: too short to hold image {sample.id}; `segkit validate` tells what is damaged")
         return data
@@ -170,9 +169,9 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of a shard-set version; InputError where it is none."""
     file = path / MANIFEST
     try:
-        return Manifest.model_validate_json(file.read_bytes())
+        return Manifest.model_validate_json(storage.read_bytes(file))
     except OSError as error:
-        raise InputError(f"not readable ({error.strerror})", file=file, mend="check the path") from error
+        raise InputError(f"not readable ({storage.reason(error)})", file=file, mend="check the path") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

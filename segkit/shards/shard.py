@@ -25,6 +25,8 @@ from segkit.shards.publish import sync
 
 ROW_GROUP = 128
 """Images a row group: about half a megabyte of labels, what a random read of one sample costs."""
+SCRATCH = ("shard-*.json", "*.partial")
+"""Files that only an unfinished version needs."""
 _BLOCK, _RECORD = 512, 10240
 
 
@@ -115,13 +117,6 @@ def read_shard(directory: Path, index: int) -> Shard | None:
         for name, value in data["tally"].items()
     }
     return Shard(Part(**data["part"]), Tally(**counts), data["notes"])
-
-
-def drop_sidecars(directory: Path) -> None:
-    """Remove what only an unfinished version needs."""
-    for pattern in ("shard-*.json", "*.partial"):
-        for path in directory.glob(pattern):
-            path.unlink()
 
 
 def write_labels(path: Path, samples: Iterable[Sample]) -> Tally:

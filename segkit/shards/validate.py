@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.manifest import Manifest, Part
 from segkit.sample import Sample
@@ -63,7 +64,7 @@ def _manifest(opened: ShardSet) -> Iterator[Violation]:
     except SegkitError as error:
         yield Violation("ledger", MANIFEST, str(error))
     for parent in manifest.parents:
-        yield from _parent(opened.path / parent.path, parent.digest)
+        yield from _parent(storage.join(opened.path, parent.path), parent.digest)
     listed = {name for part in manifest.parts for name in (part.labels, part.images)}
     for path in sorted(opened.path.iterdir()):
         if path.suffix in (".tar", ".parquet") and path.name not in listed:
@@ -83,9 +84,9 @@ def _parent(path: Path, digest: str) -> Iterator[Violation]:
 def _tars(opened: ShardSet) -> Iterator[Violation]:
     for name, digest in opened.tars.items():
         try:
-            found = shards.file_sha256(opened.path / name)
+            found = shards.file_sha256(storage.join(opened.path, name))
         except OSError as error:
-            yield Violation("missing-file", name, f"not readable ({error.strerror})")
+            yield Violation("missing-file", name, f"not readable ({storage.reason(error)})")
             continue
         if found != digest:
             yield Violation("checksum", name, f"SHA-256 is {found}, not {digest}")
@@ -96,12 +97,12 @@ def _labels_file(version: Path, part: Part) -> Iterator[Violation]:
     try:
         found = shards.file_sha256(path)
     except OSError as error:
-        yield Violation("missing-file", part.labels, f"not readable ({error.strerror})")
+        yield Violation("missing-file", part.labels, f"not readable ({storage.reason(error)})")
         return
     if found != part.labels_sha256:
         yield Violation("checksum", part.labels, f"SHA-256 is {found}, not {part.labels_sha256}")
     try:
-        with pq.ParquetFile(path) as file:
+        with storage.parquet_file(path) as file:
             rows, schema = file.metadata.num_rows, file.schema_arrow
     except (OSError, pa.ArrowException) as error:
         yield Violation("labels-unreadable", part.labels, str(error).splitlines()[0])
@@ -114,7 +115,7 @@ def _labels_file(version: Path, part: Part) -> Iterator[Violation]:
 
 def _row_groups(path: Path) -> Iterator[list[Sample] | Violation]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with storage.parquet_file(path) as file:
             for index in range(file.num_row_groups):
                 yield _row_group(file, index, path.name)
     except (OSError, pa.ArrowException) as error:

@@ -4,7 +4,6 @@ The three steps are `publish.staging(destination, fingerprint, resume=True)`, th
 that `shard.read_shard` does not find done (in any order, in any process), then `finish`.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -12,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from segkit import __version__
+from segkit import __version__, storage
 from segkit.errors import InputError, SegkitError
 from segkit.manifest import ClassStatistics, Ledger, Manifest, Parent, Part, SetKind, Statistics
 from segkit.sample import ImageRef, Sample
@@ -59,9 +58,8 @@ def finish(stage: Staging, count: int, header: Header, ledger: Ledger) -> ShardS
         raise SegkitError(f"{stage.path}: shard {missing[0]} was not written ({len(missing)} of {count} are missing)")
     whole = [item for item in done if item is not None]
     manifest = build_manifest(header, [item.part for item in whole], [item.tally for item in whole], ledger)
-    shards.drop_sidecars(stage.path)
     (stage.path / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
-    return ShardSet.open(stage.publish())
+    return ShardSet.open(stage.publish(scratch=shards.SCRATCH))
 
 
 def build_manifest(header: Header, parts: Sequence[Part], tallies: Iterable[shards.Tally], ledger: Ledger) -> Manifest:
@@ -244,10 +242,14 @@ def write_view(
     if len(ways) != 1:
         problem = f"sets with images by {' and '.join(sorted(ways))} do not go together"
         raise InputError(problem, file=destination, mend="convert them with one --images-by")
+    for parent in parents:
+        if storage.is_remote(destination) and not storage.is_remote(parent.path) and ways != {"none"}:
+            problem, mend = f"would use images of this machine ({parent.path})", "put that set into the store first"
+            raise InputError(problem, file=destination, mend=mend)
     with staging(destination, {"command": command}, resume=False) as stage:
         roots: dict[str, str] = {}
         count = 0
-        for count, chunk in enumerate(_chunks(_moved(rows, stage.path, roots), SHARD_BYTES), start=1):
+        for count, chunk in enumerate(_chunks(_moved(rows, stage.home, roots), SHARD_BYTES), start=1):
             shards.write_shard(stage.path, count - 1, chunk)
         header = Header(
             taxonomy=taxonomy,
@@ -258,21 +260,21 @@ def write_view(
             arguments=arguments,
             images_by=ways.pop(),
             source_header=source_header or {},
-            parents=(*(parent_of(parent, stage.path) for parent in parents), *extra_parents),
+            parents=(*(parent_of(parent, stage.home) for parent in parents), *extra_parents),
             image_roots=dict(sorted(roots.items())),
         )
         return finish(stage, count, header, (ledger() if callable(ledger) else ledger) or Ledger())
 
 
 def parent_of(parent: ShardSet, directory: Path) -> Parent:
-    """How a version in `directory` (staged or published: the depth is the same) names a parent."""
+    """How a version in `directory` names a parent."""
     return Parent(path=relocate(".", parent.path, directory), version=parent.version, digest=parent.manifest.digest)
 
 
 @lru_cache(maxsize=1024)
 def relocate(path: str, old: Path, new: Path) -> str:
-    """A path relative to directory `old`, made relative to directory `new`; absolute paths stay."""
-    return path if Path(path).is_absolute() else Path(os.path.relpath((old / path).resolve(), new.resolve())).as_posix()
+    """A path relative to directory `old`, made relative to directory `new`; absolute paths and URLs stay."""
+    return path if storage.is_absolute(path) else storage.relative(storage.join(old, path), new)
 
 
 def _moved(

@@ -1,0 +1,199 @@
+"""Where data lies: plain paths, and URLs of stores that fsspec knows (s3://, gs://, ...) behind the same interface.
+
+`location` is the only place that tells one from the other. A plain path, and a file:// URL, is a `pathlib.Path` and is
+read as ever. Any other URL is a `upath.UPath`, which has pathlib's methods over fsspec; it is typed as a `Path` so that
+one code reads both. What needs more than pathlib has (a range of bytes, Parquet, a name that crosses stores) is here.
+"""
+
+import errno
+import os
+import posixpath
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, cast
+
+from segkit.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+    from upath import UPath
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SLASHES = re.compile(r"(?<!:)/{2,}")
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+
+
+def location(text: str | Path) -> Path:
+    """The path that a user's argument means: a plain one, or one in a store where it is a URL.
+
+    Raises:
+        InputError: fsspec does not know such URLs, its package for them is not installed, or the store cannot be
+            reached or has no such bucket.
+    """
+    if not isinstance(text, str):
+        return text
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
+    if not _URL.match(text):
+        return Path(text)
+    from upath import UPath
+
+    text = _SLASHES.sub("/", text)  # as a plain path does
+    try:
+        # listings are not cached: another process may have published meanwhile
+        path = UPath(text, use_listings_cache=False)
+        _reach(path.protocol, path.drive)
+    except ImportError as error:
+        extra = _EXTRAS.get(text.partition("://")[0].lower())
+        mend = f"pip install 'segkit[{extra}]'" if extra else "install the package that fsspec names"
+        raise InputError(f"a package for such URLs is not installed ({error})", file=text, mend=mend) from None
+    except ValueError as error:
+        raise InputError(
+            f"no such kind of URL ({error})", file=text, mend="give a path, s3://... or gs://..."
+        ) from None
+    return cast(Path, path)
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a location lies in a store behind fsspec."""
+    return not isinstance(path, PurePath)
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a file system says, in one line; errors of stores have a text where the system has a number."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return text.splitlines()[0]
+
+
+def join(folder: Path, name: str) -> Path:
+    """The location that a name in a file of `folder` means: relative to it, absolute, or a URL."""
+    if is_absolute(name):
+        return location(name)
+    return (folder / name).resolve() if is_remote(folder) else folder / name
+
+
+def is_absolute(name: str) -> bool:
+    """Whether a name means the same from every folder."""
+    return name.startswith("/") or bool(_URL.match(name))
+
+
+def relative(path: Path, folder: Path) -> str:
+    """The name by which a file of `folder` leads to `path`; inverse of `join`.
+
+    Relative where both lie in one store (and bucket), so that they can be moved together; otherwise absolute.
+    """
+    path, folder = path.resolve(), folder.resolve()
+    if not is_remote(path) and not is_remote(folder):
+        return Path(os.path.relpath(path, folder)).as_posix()
+    if not same_store(path, folder):
+        return path.as_posix()
+    return posixpath.relpath(_remote(path).path, _remote(folder).path)
+
+
+def same_store(a: Path, b: Path) -> bool:
+    """Whether two locations can lead to each other by a relative name."""
+    if is_remote(a) != is_remote(b):
+        return False
+    return not is_remote(a) or (_remote(a).protocol, a.drive) == (_remote(b).protocol, b.drive)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file, in one request where it is remote."""
+    if not is_remote(path):
+        return path.read_bytes()
+    return cast(bytes, _remote(path).fs.cat_file(_remote(path).path))
+
+
+def read_range(path: Path, offset: int, length: int) -> bytes:
+    """Bytes `offset` to `offset + length` of a file, fewer where it ends before; nothing else of it is read."""
+    if not is_remote(path):
+        with path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
+    try:
+        return cast(bytes, _remote(path).fs.cat_file(_remote(path).path, start=offset, end=offset + length))
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # S3 says so where a range begins behind the end
+            return b""
+        raise
+
+
+def parquet_file(path: Path) -> "pq.ParquetFile":
+    """A Parquet file whose page checksums are verified; of a remote one a row group is one request."""
+    import pyarrow.parquet as pq
+
+    if not is_remote(path):
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    file: Any = _remote(path).fs.open(_remote(path).path, "rb", cache_type="none")  # pyarrow asks for what it needs
+    return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True)
+
+
+def sizer(root: Path) -> Callable[[str], int | None]:
+    """A function that tells the bytes of a file by its name under `root`, or None where there is none.
+
+    A remote folder is listed once, since a question for each of its files would take far longer.
+    """
+    if not is_remote(root):
+        return lambda name: _size(root / name)
+
+    @lru_cache(maxsize=64)
+    def listed(folder: Path) -> dict[str, int]:
+        try:
+            entries = _remote(folder).fs.ls(_remote(folder).path, detail=True)
+        except OSError:
+            return {}
+        return {posixpath.basename(entry["name"]): entry["size"] for entry in entries if entry["type"] == "file"}
+
+    return lambda name: listed((root / name).parent).get(posixpath.basename(name))
+
+
+def listing(folder: Path) -> dict[str, int]:
+    """The files under a remote folder by their names relative to it, and their bytes."""
+    root = _remote(folder).path
+    found = _remote(folder).fs.find(root, detail=True)
+    return {posixpath.relpath(name, root): entry["size"] for name, entry in found.items()}
+
+
+def create(path: Path, data: bytes) -> None:
+    """Write a remote file that is not there yet; FileExistsError where it is, however close the race."""
+    _remote(path).fs.pipe_file(_remote(path).path, data, mode="create")
+
+
+def put(source: Path, path: Path) -> None:
+    """Copy a local file to a remote one; in an object store it is there as a whole or not at all."""
+    _remote(path).fs.put_file(str(source), _remote(path).path)
+
+
+def delete(path: Path) -> None:
+    """Remove a remote file if it is there."""
+    with suppress(FileNotFoundError):
+        _remote(path).fs.rm_file(_remote(path).path)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return None
+
+
+def _remote(path: Path) -> "UPath":
+    return cast("UPath", path)
+
+
+@lru_cache(maxsize=64)
+def _reach(protocol: str, bucket: str) -> None:
+    """Ask for the bucket once, so that a wrong name or missing credentials show at once and as what they are."""
+    import fsspec
+
+    store = fsspec.filesystem(protocol, use_listings_cache=False)
+    try:
+        if bucket:
+            store.info(bucket)
+    except PermissionError:
+        return  # a bucket may be closed as a whole and open in part
+    except Exception as error:  # each package has its own types for a failed connection or login
+        what = "no such bucket" if isinstance(error, FileNotFoundError) else f"cannot be reached ({reason(error)})"
+        raise InputError(what, file=f"{protocol}://{bucket}", mend="check the URL and the credentials") from error

@@ -1,0 +1,179 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from segkit import storage
+from segkit.errors import InputError, SegkitError
+from segkit.shards import upload as uploads
+from segkit.shards.publish import resolve, staging, versions
+from segkit.shards.reader import ShardSet
+from segkit.shards.validate import validate
+from segkit.shards.writer import write_layer, write_set
+from tests.shards.conftest import TAXONOMY, picture, toy_records
+
+
+def write(destination, count=5, **options):
+    return write_set(
+        destination, toy_records(count), taxonomy=TAXONOMY, kind="panoptic", name="toy", split="train",
+        command="test", arguments={}, shard_size=4000, **options,
+    )  # fmt: skip
+
+
+def files(store):
+    return sorted(storage.listing(store))
+
+
+def test_a_version_in_a_store_has_the_bytes_of_a_local_one(store, tmp_path):
+    local, remote = write(tmp_path / "set"), write(store / "set")
+    assert str(remote.path) == f"{store}/set/v1"
+    assert remote.manifest == local.manifest
+    assert files(remote.path) == sorted(path.name for path in local.path.iterdir())
+    for name in files(remote.path):
+        assert storage.read_bytes(remote.path / name) == (local.path / name).read_bytes()
+    assert list(remote.samples()) == list(local.samples())
+    assert [remote.image_bytes(remote.sample(index)) for index in (4, 0, 2)] == [picture(n) for n in (4, 0, 2)]
+    assert list(validate(remote.path)) == []
+
+
+def test_versions_count_up_and_the_newest_is_meant(store):
+    for number in range(1, 4):
+        assert write(store / "set", number).path.name == f"v{number}"
+    assert list(versions(store / "set")) == [1, 2, 3]
+    assert len(ShardSet.open(f"{store}/set")) == 3
+    assert len(ShardSet.open(f"{store}/set@v2")) == 2
+    assert len(ShardSet.open(f"{store}/set/v1")) == 1
+    with pytest.raises(InputError, match="no version v9"):
+        resolve(f"{store}/set@v9")
+    with pytest.raises(InputError, match="no published version"):
+        resolve(f"{store}/elsewhere")
+
+
+@pytest.mark.parametrize("stop_at", ["labels-00001.parquet", "manifest.json"])
+def test_what_an_interrupted_upload_left_is_invisible_and_taken_up(store, monkeypatch, stop_at):
+    """The connection breaks at a file; the second call puts what is missing and no file twice."""
+    put, create, sent = storage.put, storage.create, []
+
+    def breaking(working):
+        def send(source, path):
+            name = (source if working is create else path).name
+            if name == stop_at and len(broken) == 0:
+                broken.append(name)
+                raise ConnectionError("the line is dead")
+            sent.append(name)
+            working(source, path)
+
+        return send
+
+    broken: list[str] = []
+    monkeypatch.setattr(storage, "put", breaking(put))
+    monkeypatch.setattr(storage, "create", breaking(create))
+
+    def run():
+        with staging(store / "set", {"same": 1}, resume=True) as stage:
+            if not stage.resumed:
+                for name in ("labels-00000.parquet", "labels-00001.parquet", "manifest.json", "shard-0.json"):
+                    (stage.path / name).write_text(f"text of {name}")
+            return stage.publish(scratch=("shard-*.json",))
+
+    with pytest.raises(SegkitError, match=r"the line is dead.*run it again"):
+        run()
+    assert versions(store / "set") == {}
+    assert run() == store / "set" / "v1"
+    assert sorted(sent) == sorted({*sent}), "something was sent twice"
+    assert files(store / "set" / "v1") == ["labels-00000.parquet", "labels-00001.parquet", "manifest.json"]
+    assert (store / "set" / "v1" / "labels-00001.parquet").read_text() == "text of labels-00001.parquet"
+
+
+def test_what_is_not_resumed_is_removed_from_the_store(store, monkeypatch):
+    with monkeypatch.context() as broken, pytest.raises(SegkitError, match="full"):
+        broken.setattr(storage, "put", lambda source, path: (_ for _ in ()).throw(OSError("full")))
+        write(store / "set")
+    assert files(store / "set") == ["v1/upload.json"]
+    assert write(store / "set", 1).path.name == "v1"
+    assert "upload.json" not in files(store / "set" / "v1")
+    assert list(validate(store / "set" / "v1")) == []
+
+
+def test_a_claimed_or_littered_number_is_left_to_its_owner(store):
+    storage.create(store / "set" / "v1" / uploads.CLAIM, json.dumps({"version": 1, "token": "another"}).encode())
+    storage.create(store / "set" / "v2" / "images-00000.tar", b"of whom?")
+    assert write(store / "set").path.name == "v3"
+    assert files(store / "set" / "v1") == [uploads.CLAIM]
+    assert files(store / "set" / "v2") == ["images-00000.tar"]
+
+
+def test_writers_on_two_machines_get_a_version_each(store, tmp_path, monkeypatch):
+    """Both go for v1 at the same moment; what makes them two machines is that they share no cache."""
+    barrier, made, create = threading.Barrier(2), [], storage.create
+
+    def together(path, data):
+        if path.name == uploads.CLAIM and path.parent.name == "v1":
+            barrier.wait(20)
+        create(path, data)
+
+    monkeypatch.setattr(storage, "create", together)
+    rooms = iter([tmp_path / "one", tmp_path / "two"])
+    monkeypatch.setattr("segkit.shards.publish._room", lambda destination: next(rooms))
+    threads = [threading.Thread(target=lambda n=n: made.append(write(store / "set", n))) for n in (2, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(one.path.name for one in made) == ["v1", "v2"]
+    for one in made:
+        assert list(validate(one.path)) == []
+        assert len(list(one.samples())) in (2, 5)
+
+
+def test_two_writers_of_one_machine_exclude_each_other(store):
+    with staging(store / "set", {}, resume=False), pytest.raises(SegkitError, match="another process"):
+        write(store / "set")
+
+
+def test_a_layer_reads_its_parents_images_in_the_store(store, tmp_path):
+    parent = write(store / "data" / "set")
+    layer = write_layer(store / "data" / "deep" / "layer", parent, parent.samples(), command="again", arguments={})
+    assert {sample.image.tar for sample in layer.samples()} == {
+        f"../../../set/v1/{part.images}" for part in parent.manifest.parts
+    }
+    assert [layer.image_bytes(sample) for sample in layer.samples()] == [picture(seed) for seed in range(5)]
+    assert list(validate(layer.path)) == []
+    here = write_layer(tmp_path / "layer", parent, parent.samples(), command="again", arguments={})
+    assert here.sample(0).image.tar == f"{parent.path}/images-00000.tar"
+    assert [here.image_bytes(sample) for sample in here.samples()] == [picture(seed) for seed in range(5)]
+    assert list(validate(here.path)) == []
+    with pytest.raises(InputError, match="images of this machine"):
+        write_layer(store / "layer", here, here.samples(), command="again", arguments={})
+
+
+_KILLED = """
+import os, sys
+from segkit import storage
+from segkit.shards.publish import staging
+put = storage.put
+def dying(source, path):
+    if path.name == "b":
+        os.kill(os.getpid(), 9)
+    put(source, path)
+storage.put = dying
+with staging(storage.location(sys.argv[1]), {}, resume=True) as stage:
+    for name in ("a", "b", "manifest.json"):
+        (stage.path / name).write_text(name)
+    stage.publish()
+"""
+
+
+def test_a_killed_process_leaves_nothing_visible_and_is_taken_up(s3):
+    ended = subprocess.run([sys.executable, "-c", _KILLED, f"{s3}/set"], env=os.environ, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert files(s3 / "set") == ["v1/a", "v1/upload.json"]
+    assert versions(s3 / "set") == {}
+    with staging(s3 / "set", {}, resume=True) as stage:
+        assert stage.resumed
+        assert stage.publish() == s3 / "set" / "v1"
+    assert files(s3 / "set") == ["v1/a", "v1/b", "v1/manifest.json"]
