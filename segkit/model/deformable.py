@@ -72,6 +72,8 @@ class DeformableAttention(nn.Module):
 def sample_scales(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of bilinear samples; what lies beyond a map counts as zero.
 
+    All samples of a query and head are one bag of rows of `value`, so no sample is ever held in memory.
+
     Args:
         value: (B, S, heads, d), the cells of all scales one after the other.
         sizes: of the scales.
@@ -81,16 +83,44 @@ def sample_scales(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tenso
     Returns:
         (B, N, heads * d).
     """
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
-    shares = weights.transpose(1, 2).flatten(0, 1)
-    total = value.new_zeros(())
-    for level, (cells, size) in enumerate(zip(torch.split(value, [h * w for h, w in sizes], 1), sizes, strict=True)):
-        maps = cells.permute(0, 2, 3, 1).reshape(-1, value.shape[-1], *size)
-        sampled = F.grid_sample(maps, grids[:, :, level].to(maps.dtype), align_corners=False)
-        # Summed scale by scale: the samples of all scales at once would be the largest tensor of the model.
-        total = total + torch.einsum("bdnp,bnp->bdn", sampled, shares[:, :, level].to(maps.dtype))
-    batch, _, heads, width = value.shape
-    return total.reshape(batch, heads * width, -1).transpose(1, 2)
+    batch, cells, heads, width = value.shape
+    rows = value.to(torch.promote_types(value.dtype, torch.float32)).reshape(-1, width)
+    index, shares = _corners(sizes, locations.to(rows.dtype), cells, heads)
+    bags = index.flatten(0, 2).flatten(1), (shares * weights[:, :, :, None]).flatten(0, 2).flatten(1)
+    total = F.embedding_bag(bags[0], rows, per_sample_weights=bags[1].to(rows.dtype), mode="sum")
+    return total.view(batch, -1, heads * width)
+
+
+def _corners(sizes: Sizes, locations: Tensor, cells: int, heads: int) -> tuple[Tensor, Tensor]:
+    """The four cells around each location: their row in (B * S * heads) and their share of the bilinear sample.
+
+    Both are (B, N, heads, 4, levels, points); cells beyond the map have a share of 0.
+    """
+    device = locations.device
+    height, width = torch.tensor(sizes, dtype=torch.int32, device=device).T[:, :, None]
+    start = F.pad((height * width).cumsum(0, dtype=torch.int32), (0, 0, 1, -1))
+    image = torch.arange(len(locations), dtype=torch.int32, device=device) * cells
+    head = torch.arange(heads, dtype=torch.int32, device=device)[:, None, None]
+    first = (start + image[:, None, None, None, None]) * heads + head
+    x, y = locations.unbind(-1)
+    index, shares = [], []
+    for row, above in _neighbours(y * height - 0.5, height):
+        row_start = first + row * (width * heads)
+        for column, beside in _neighbours(x * width - 0.5, width):
+            index.append(row_start + column * heads)
+            shares.append(above * beside)
+    return torch.stack(index, 3), torch.stack(shares, 3)
+
+
+def _neighbours(place: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The cells before and after a place along an axis, int32 in 0..length - 1, and their shares of it."""
+    low = place.detach().floor()
+    beyond = place - low
+    pairs = []
+    for cell, share in ((low.int(), 1 - beyond), (low.int() + 1, beyond)):
+        inside = cell.clamp(min=0).minimum(length - 1)
+        pairs.append((inside, share * (inside == cell)))
+    return pairs
 
 
 class DeformableLayer(nn.Module):

@@ -21,15 +21,16 @@ def _bilinear(grid: torch.Tensor, x: float, y: float) -> torch.Tensor:
     return total
 
 
-def test_samples_are_those_of_a_loop_over_points() -> None:
+@pytest.mark.parametrize("sizes", [[(2, 3), (5, 4)], [(1, 1), (1, 2)]])
+def test_samples_are_those_of_a_loop_over_points(sizes: list[tuple[int, int]]) -> None:
     torch.manual_seed(0)
-    sizes = [(2, 3), (5, 4)]
-    value = torch.randn(2, 26, 3, 4, dtype=torch.float64)
+    cells = [height * width for height, width in sizes]
+    value = torch.randn(2, sum(cells), 3, 4, dtype=torch.float64)
     locations = torch.rand(2, 6, 3, 2, 5, 2, dtype=torch.float64) * 1.6 - 0.3  # some lie beyond the maps
     weights = torch.rand(2, 6, 3, 2, 5, dtype=torch.float64)
     expected = torch.zeros(2, 6, 3, 4, dtype=torch.float64)
     for image in range(2):
-        maps = [cells.unflatten(0, size) for cells, size in zip(value[image].split([6, 20]), sizes, strict=True)]
+        maps = [part.unflatten(0, size) for part, size in zip(value[image].split(cells), sizes, strict=True)]
         for query in range(6):
             for head in range(3):
                 for level in range(2):

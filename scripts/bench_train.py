@@ -1,0 +1,276 @@
+"""Training side by side: segkit's model and Hugging Face's Mask2Former, with the same weights and images.
+
+    python scripts/bench_train.py [--backbone resnet50] [--size 512 --size 1024] [--batch 2] [--device cpu]
+
+A Mask2Former of random weights is made, and loaded into segkit's model by `segkit.model.hf`, so both compute the same
+proposals; their largest difference is printed. Each is trained on panoptic targets by its own losses (segkit's without
+the box-conditioned queries, which the other lacks) and the same fused AdamW. The two take turns, in one process; a
+figure is the median of `--repeats`. Memory is what a phase needs at its peak beyond weights and optimiser states.
+"""
+
+import argparse
+import ctypes
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segkit.data.batch import Batch, Targets
+from segkit.model.class_table import ClassTable
+from segkit.model.config import ModelConfig
+from segkit.model.dataseg import DataSeg, build_model
+from segkit.model.hf import init_from, read_config
+from segkit.supervision.config import LossConfig
+from segkit.training.learner import Learner
+
+CLASSES, TARGETS = 133, 12
+"""COCO panoptic's classes, and about its targets an image."""
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PHASES = ("inference", "forward + loss", "backward", "AdamW", "full step")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="resnet50", choices=["resnet50", "swin_tiny"])
+    parser.add_argument("--size", type=int, action="append", help="side of the images (512; on CUDA 512 and 1024)")
+    parser.add_argument("--precision", choices=list(PRECISIONS), help="fp32, or bf16 autocast (default on CUDA)")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch on a CPU (default: all cores)")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here as well")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    on_gpu = options.device.startswith("cuda")
+    precision = options.precision or ("bf16" if on_gpu else "fp32")
+    rows: list[list[str]] = []
+    for size in options.size or ([512, 1024] if on_gpu else [512]):
+        rows += bench(options, size, PRECISIONS[precision])
+    title = f"{options.backbone}, batch {options.batch}, {precision}, {hardware(options.device)}"
+    report(title, rows, options.markdown)
+
+
+def bench(options: argparse.Namespace, size: int, precision: torch.dtype) -> list[list[str]]:
+    """Rows of the table for one image size."""
+    torch.manual_seed(0)
+    device = torch.device(options.device)
+    batch = scene(options.batch, size).to(device)
+    peer = mask2former(options.backbone)
+    own = loaded(peer)
+    difference = largest_difference(own, peer, batch.images.cpu())
+    print(f"{size} px: mask logits differ by {difference:.1e} at most (fp32, CPU)")
+    both = [segkit(own.to(device), batch, precision), hugging_face(peer.to(device), batch, precision)]
+    for _ in range(options.repeats + 1):  # the first turn is warm-up: allocations, choice of kernels, AdamW's states
+        for contestant in both:
+            contestant.turn()
+    return [[str(size), phase, *(f"{value:.3g}" for value in compare(both, phase, options.batch))] for phase in PHASES]
+
+
+def compare(both: "list[Contestant]", phase: str, images: int) -> tuple[float, ...]:
+    """Images a second of both, their ratio; peak memory of both in MiB, their ratio."""
+    rates = [images / statistics.median(contestant.seconds[phase][1:]) for contestant in both]
+    peaks = [max(contestant.mebibytes[phase][1:]) for contestant in both]
+    return (*rates, rates[0] / rates[1], *peaks, peaks[1] / peaks[0] if peaks[0] else math.nan)
+
+
+# --- what is compared ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Contestant:
+    """A model with its losses and its measurements."""
+
+    model: nn.Module
+    infer: Callable[[], object]
+    """The answer to the images."""
+    loss: Callable[[], Tensor]
+    """Forward pass and loss of the batch."""
+    device: torch.device
+    precision: torch.dtype
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
+    mebibytes: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.device)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
+
+    def turn(self) -> None:
+        """Measure one inference and one training step."""
+        self.model.eval()
+        with torch.inference_mode(), self._phase("inference"), self._autocast():
+            self.infer()
+        self.model.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        with self._phase("forward + loss"), self._autocast():
+            loss = self.loss()
+        with self._phase("backward"):
+            loss.backward()
+        with self._phase("AdamW"):
+            self.optimiser.step()
+        parts = PHASES[1:-1]
+        self.seconds["full step"].append(sum(self.seconds[part][-1] for part in parts))
+        self.mebibytes["full step"].append(max(self.mebibytes[part][-1] for part in parts))
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        # Only the forward pass starts from nothing: what it leaves for the backward pass counts there as well.
+        self.meter.start(afresh=name in ("inference", "forward + loss"))
+        start = time.perf_counter()
+        yield
+        self.meter.wait()
+        self.seconds[name].append(time.perf_counter() - start)
+        self.mebibytes[name].append(self.meter.peak())
+
+
+def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Contestant:
+    """segkit's model and losses."""
+    text = F.normalize(torch.randn(CLASSES, model.config.text_dim), dim=1)
+    table = ClassTable(text, torch.arange(CLASSES) < 80).to(batch.images.device)
+    learner = Learner(model, {batch.dataset: table}, LossConfig(conditioned=0))
+
+    def loss() -> Tensor:
+        return torch.stack(list(learner(batch, 0).values())).sum()
+
+    return Contestant(model, lambda: model(batch.images, table.text), loss, batch.images.device, precision)
+
+
+def hugging_face(model: nn.Module, batch: Batch, precision: torch.dtype) -> Contestant:
+    """transformers' Mask2FormerForUniversalSegmentation."""
+    masks = [target.masks.float() for target in batch.targets]
+    classes = [target.labels for target in batch.targets]
+
+    def loss() -> Tensor:
+        found: Tensor = model(batch.images, mask_labels=masks, class_labels=classes).loss
+        return found
+
+    return Contestant(model, lambda: model(batch.images), loss, batch.images.device, precision)
+
+
+def mask2former(backbone: str) -> nn.Module:
+    """A Hugging Face model of random weights."""
+    import transformers
+
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    backbones: dict[str, Callable[..., Any]] = {
+        "resnet50": transformers.ResNetConfig,
+        "swin_tiny": transformers.SwinConfig,
+    }
+    config = transformers.Mask2FormerConfig(
+        backbone_config=backbones[backbone](out_features=stages), num_labels=CLASSES
+    )
+    return transformers.Mask2FormerForUniversalSegmentation(config)
+
+
+def loaded(peer: Any) -> DataSeg:
+    """The same weights in segkit's model."""
+    with tempfile.TemporaryDirectory() as folder:
+        peer.save_pretrained(folder)
+        # Images as they are: in the other model a processor of its own normalises them.
+        plain = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
+        model = build_model(ModelConfig(**read_config(Path(folder)), **plain))
+        init_from(model, f"hf:{folder}")
+    return model
+
+
+@torch.inference_mode()
+def largest_difference(own: DataSeg, peer: nn.Module, images: Tensor) -> float:
+    """Of the mask logits."""
+    text = torch.eye(CLASSES, own.config.text_dim)
+    ours = own.eval()(images, text).matching[-1].mask_logits
+    return float((ours - peer.eval()(images).masks_queries_logits).abs().max())
+
+
+def scene(images: int, size: int) -> Batch:
+    """Noise, and rectangles on it as masks."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for _ in range(images):
+        corner = torch.rand(TARGETS, 2, generator=generator) * size * 0.6
+        boxes = torch.cat((corner, corner + size * (0.1 + 0.3 * torch.rand(TARGETS, 2, generator=generator))), 1)
+        labels = torch.randint(0, CLASSES, (TARGETS,), generator=generator)
+        cells = torch.arange(size)
+        across = (cells >= boxes[:, :1]) & (cells < boxes[:, 2:3])
+        down = (cells >= boxes[:, 1:2]) & (cells < boxes[:, 3:])
+        masks, known = down[:, :, None] & across[:, None], torch.ones(TARGETS, dtype=torch.bool)
+        made.append(Targets(labels, labels < 80, known, masks, boxes, ~known, torch.zeros(size, size).bool()))
+    pixels = torch.rand(images, 3, size, size, generator=generator)
+    return Batch(pixels, tuple(made), "scenes", "panoptic", tuple(map(str, range(images))))
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------
+
+
+class Meter:
+    """Peak memory of a device, and its end of work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.before = device, 0.0
+
+    def start(self, *, afresh: bool) -> None:
+        """From here on; `afresh` makes what is in use now the zero."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            now = torch.cuda.memory_allocated() / 2**20
+        else:
+            ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back, or the next peak would hide in it
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak
+            now = _resident("VmRSS")
+        self.before = now if afresh else self.before
+
+    def wait(self) -> None:
+        """Until the device has done all its work."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def peak(self) -> float:
+        """MiB above the zero since the start."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**20 - self.before
+        return _resident("VmHWM") - self.before
+
+
+def _resident(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 2**10
+
+
+def hardware(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{torch.get_num_threads()} threads on {names[0].partition(': ')[2] if names else 'a CPU'}"
+
+
+def report(title: str, rows: list[list[str]], markdown: Path | None) -> None:
+    """Print the table."""
+    heads = ("px", "phase", "segkit img/s", "HF img/s", "faster", "segkit MiB", "HF MiB", "smaller")
+    table = Table(title=title)
+    for head in heads:
+        table.add_column(head, justify="left" if head == "phase" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=110).print(table)
+    if markdown:
+        lines = [" | ".join(row) for row in (heads, ["---"] * len(heads), *rows)]
+        markdown.write_text(f"{title}\n\n" + "".join(f"| {line} |\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()
