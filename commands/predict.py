@@ -1,50 +1,91 @@
-"""`segkit predict`: a folder of images becomes a prediction set and overlay pictures."""
+"""`segkit predict`: images become a prediction set, pictures, and files that other programs score."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+from segkit.errors import InputError
 
 from .common import JSON_OPTION, emit, progress, table
 from .scoring import TASKS, one_of
 
+if TYPE_CHECKING:
+    from segkit.shards.reader import ShardSet
+
 
 def predict(
     checkpoint: str = typer.Option(..., "--checkpoint", metavar="RUN", help="The run whose model predicts."),
-    images: Path = typer.Option(..., "--images", metavar="DIR", help="Folder of images, searched with its subfolders."),
+    images: Path = typer.Option(
+        None, "--images", metavar="DIR|FILE", help="Folder of images, searched with its subfolders, or one image."
+    ),
+    data: str = typer.Option(None, "--data", metavar="SET", help="A shard set, in the place of --images."),
     vocabulary: str = typer.Option(
-        ..., "--vocabulary", metavar="NAME|FILE", help="Classes to look for: `segkit vocabulary list`, or a JSON file."
+        None, "--vocabulary", metavar="NAME|FILE",
+        help="Classes to look for: `segkit vocabulary list`, or a JSON file; by default those of --data.",
     ),
     task: str = typer.Option("panoptic", "--task", help="panoptic, semantic or instance."),
-    out: Path = typer.Option(..., "--out", metavar="DIR", help="Folder for `predictions` and `overlays`."),
+    out: Path = typer.Option(..., "--out", metavar="DIR", help="Folder for `predictions`, `overlays` and `native`."),
+    overlays: bool = typer.Option(True, "--overlays/--no-overlays", help="Also draw a picture of each image."),
+    native: bool = typer.Option(
+        False, "--native", help="Also write COCO results (instance), COCO panoptic, or index PNGs (semantic)."
+    ),
+    settings: list[str] = typer.Option(
+        [], "--set", metavar="KEY=VALUE", help="Change how the run is asked, such as inference.score=0.3."
+    ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
-) -> None:
+) -> None:  # fmt: skip
     """Segment images in any vocabulary.
 
     Example: segkit predict --checkpoint work/run --images photos --vocabulary coco-panoptic-133 --out seen
     """
+    from segkit.inference.native import write_native
     from segkit.inference.overlays import write_overlays
-    from segkit.inference.predict import image_files, predict_folder
+    from segkit.inference.predict import image_files, predict_files, predict_set
+    from segkit.shards.reader import ShardSet
     from segkit.taxonomy import load_taxonomy
     from segkit.training.run_reader import load_run
 
-    chosen, taxonomy = one_of(task, TASKS, "--task"), load_taxonomy(vocabulary)
-    files, run = image_files(images), load_run(checkpoint, device)
+    chosen = one_of(task, TASKS, "--task")
+    if (images is None) == (data is None):
+        raise InputError("give --images DIR or --data SET", mend="one of the two")
+    if vocabulary is None and data is None:
+        raise InputError("no classes to look for", mend="give --vocabulary, see `segkit vocabulary list`")
+    taxonomy = load_taxonomy(vocabulary) if vocabulary else ShardSet.open(data).taxonomy
+    place = out / "predictions"
     with progress() as bar:
-        row = bar.add_task("predict", total=2 * len(files))
-        made = predict_folder(run, images, taxonomy, chosen, out / "predictions", lambda: bar.advance(row))
-        pictures = write_overlays(made, out / "overlays" / f"v{made.version}", lambda: bar.advance(row))
+        row = bar.add_task("predict", total=None)
+        if data:
+            shards, run = ShardSet.open(data), load_run(checkpoint, device, settings)
+            bar.update(row, total=len(shards))
+            made = predict_set(run, shards, chosen, place, taxonomy=taxonomy, on_image=lambda: bar.advance(row))
+        else:
+            root, files = image_files(images)
+            run = load_run(checkpoint, device, settings)
+            bar.update(row, total=len(files))
+            made = predict_files(run, files, root, taxonomy, chosen, place, lambda: bar.advance(row))
+        more = {}
+        if overlays:
+            drawn = bar.add_task("draw", total=len(made))
+            more["overlays"] = write_overlays(made, out / "overlays" / f"v{made.version}", lambda: bar.advance(drawn))
+        if native:
+            more["native"] = write_native(made, out / "native" / f"v{made.version}")
+    _show(made, {name: str(path) for name, path in more.items()}, as_json)
+
+
+def _show(made: "ShardSet", more: dict[str, str], as_json: bool) -> None:
     found = made.manifest.statistics
     classes = {name: counts.segments for name, counts in found.classes.items() if counts.segments}
     result = {
         "path": str(made.path),
         "version": made.version,
         "digest": made.manifest.digest,
-        "overlays": str(pictures),
+        **more,
         "images": found.images,
         "segments": found.segments,
         "classes": classes,
     }
     ranked = sorted(classes.items(), key=lambda item: -item[1])[:20]
-    tables = [table(f"{found.segments} segments in {found.images} images", ("class", "segments"), ranked)]
-    emit(result, schema="segkit.predict/1", as_json=as_json, tables=[*tables, f"{made.path}", f"{pictures}"])
+    shown = table(f"{found.segments} segments in {found.images} images", ("class", "segments"), ranked)
+    emit(result, schema="segkit.predict/1", as_json=as_json, tables=[shown, f"{made.path}", *more.values()])

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from segkit.commands.common import table
-from segkit.inference.boxes import masks_of_boxes, pixels_of_box
-from segkit.inference.postprocess import LabelledMask
-from segkit.inference.pseudolabel import STRATEGIES
+from segkit.inference.boxes import Question, pixels_of_box
+from segkit.inference.pseudolabel import STRATEGIES, Strategy
 from segkit.masks import rle
 from segkit.metrics.box_to_mask import filled_box, inscribed_ellipse, iou
 from segkit.sample import Box, Sample, Segment
@@ -34,24 +33,20 @@ def answers(run: Run, data: ShardSet) -> dict[str, Answer]:
     """Name -> masks of the boxes of an image."""
     table_of = run.table(data.taxonomy)
 
-    def masks(found: Sequence[LabelledMask | None]) -> list[NDArray[np.bool_] | None]:
-        return [None if item is None else item.mask for item in found]
+    def strategy(name: Strategy, *, labelled: bool = True) -> Answer:
+        def masks(image: Image, boxes: Sequence[Box], labels: Sequence[int]) -> Sequence[NDArray[np.bool_] | None]:
+            asked = Question(image, boxes, labels if labelled else [-1] * len(labels))
+            (found,) = STRATEGIES[name](run, table_of, [asked])
+            return [None if answer is None else answer.mask for answer in found]
 
-    def unlabelled(image: Image, boxes: Sequence[Box], labels: Sequence[int]) -> list[NDArray[np.bool_] | None]:
-        unknown = [-1] * len(labels)
-        crop = run.recipe.data.image_size
-        return masks(list(masks_of_boxes(run.model, table_of, image, boxes, unknown, crop=crop)))
-
-    def strategy(name: str) -> Answer:
-        method = STRATEGIES[name]  # type: ignore[index]
-        return lambda image, boxes, labels: masks(method(run, table_of, image, boxes, labels))
+        return masks
 
     return {
         "filled box": lambda image, boxes, labels: [filled_box(box, *image.shape[:2]) for box in boxes],
         "inscribed ellipse": lambda image, boxes, labels: [inscribed_ellipse(box, *image.shape[:2]) for box in boxes],
         "proposals": strategy("proposals"),
         "conditioned": strategy("conditioned"),
-        "conditioned, no label": unlabelled,
+        "conditioned, no label": strategy("conditioned", labelled=False),
     }
 
 

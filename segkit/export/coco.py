@@ -156,17 +156,23 @@ def _source(sample: Sample) -> dict[str, Any] | None:
 
 
 def _image_ids(data: ShardSet) -> Callable[[int, Sample], int | str]:
-    """The source's image id of a sample; numbers from 1 on where the set's ids are no numbers of a COCO file."""
-    plain = all(_source(s) is not None or str(_integer(s.id)) == s.id for s in data.samples())
+    """The source's image id of a sample, or its own as a number; 1, 2, ... where those are no distinct numbers."""
+    numbers = [_integer(s.id) for s in data.samples() if _source_id(s) is None]
+    plain = None not in numbers and len(set(numbers)) == len(numbers)
 
     def image_id(index: int, sample: Sample) -> int | str:
-        own: int | str | None = (_source(sample) or {}).get("id")
+        own = _source_id(sample)
         if own is not None:
             return own
         number = _integer(sample.id)
         return number if plain and number is not None else index + 1
 
     return image_id
+
+
+def _source_id(sample: Sample) -> int | str | None:
+    own: int | str | None = (_source(sample) or {}).get("id")
+    return own
 
 
 def _numbers(data: ShardSet) -> Callable[[Segment], int | str]:

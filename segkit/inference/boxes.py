@@ -1,6 +1,7 @@
 """Boxes in, masks out: box-conditioned queries, each on an enlarged crop around its box."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import Window, square_window
-from segkit.inference.postprocess import LabelledMask, Mask
+from segkit.inference.config import InferenceConfig
+from segkit.inference.propose import Image, autocast, upload
+from segkit.inference.stream import ahead, by_parts, like
 from segkit.masks.extent import extent
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
@@ -21,49 +24,98 @@ FACTOR = 2.0
 """Side of a crop over the longer side of its box, the middle of what training zooms show (1.5 to 4)."""
 ENLARGE = 8.0
 """No crop enlarges pixels more than this."""
-BATCH = 16
+
+Mask = NDArray[np.bool_]
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Question:
+    """The boxes of one image for which masks are wanted."""
+
+    image: Image
+    """(H, W, 3) RGB."""
+    boxes: Sequence[Box]
+    """Q of them, x, y, width, height in pixels."""
+    labels: Sequence[int]
+    """(Q,) row of the class table, or -1 where the class of a box is not known."""
+
+
+@dataclass(frozen=True)
+class BoxMask:
+    """The answer for one box."""
+
+    mask: Mask
+    """(H, W) of the image, False outside the box; may be empty."""
+    score: float
+    """0-1."""
+    class_index: int
+    """Row of the class table: the given one, or the model's where none was given (-1 if the table has no rows)."""
+
+
+@dataclass(frozen=True)
+class _Crop:
+    image: Image
+    box: Box
+    label: int
+    window: Window
+    pixels: Image
+
+
 def masks_of_boxes(
-    model: DataSeg,
-    table: ClassTable,
-    image: NDArray[np.uint8],
-    boxes: Sequence[Box],
-    labels: Sequence[int],
-    *,
-    crop: int,
-) -> Iterator[LabelledMask]:
-    """The mask of each box, in order; the mask of one box does not depend on the other boxes.
+    model: DataSeg, table: ClassTable, questions: Iterable[Question], config: InferenceConfig, *, crop: int
+) -> Iterator[list[BoxMask]]:
+    """The mask of each box of each image, in order; the mask of one box does not depend on the other boxes.
+
+    Crops of all images fill batches together, so that many images with few boxes are as fast as few with many.
 
     Args:
         model: in evaluation mode.
         table: vocabulary of the labels, on the model's device.
-        image: (H, W, 3) RGB.
-        boxes: x, y, width, height in pixels.
-        labels: row of the table for each box, or -1 where its class is not known (the answer then names it, where the
-            table has rows).
+        questions: images with their boxes; read a little ahead of what is given back.
+        config: batch size and precision.
         crop: side of the crops in pixels, a multiple of 32: that of the training crops, in which the model has seen
             objects at this scale.
 
     Yields:
-        Masks that are False outside their box and may be empty. Score: mean probability within the mask, times the IoU
-        of the mask's own box with the given one (a mask that does not touch the sides of its box is doubtful).
+        A list for each question. Score: mean probability within the mask, times the IoU of the mask's own box with the
+        given one (a mask that does not touch the sides of its box is doubtful).
     """
-    for start in range(0, len(boxes), BATCH):
-        some, known = boxes[start : start + BATCH], labels[start : start + BATCH]
-        windows = [_window(image.shape[0], image.shape[1], box, crop) for box in some]
-        device = table.text.device
-        crops = torch.from_numpy(np.stack([window.image(image) for window in windows])).to(device)
-        inputs = crops.permute(0, 3, 1, 2).float() / 255
-        placed = [torch.tensor([w.box(box)], device=device) for w, box in zip(windows, some, strict=True)]
-        asked = [torch.tensor([label], device=device) for label in known]
-        answer = model(inputs, table.text, placed, asked, match=False).conditioned[-1]
-        named = answer.class_logits[:, 0, :-1].argmax(-1).tolist() if len(table.text) else [-1] * len(some)
-        for i, (window, box) in enumerate(zip(windows, some, strict=True)):
-            index = known[i] if known[i] >= 0 else named[i]
-            mask, score = _paste(answer.mask_logits[i, 0], window, box, (image.shape[0], image.shape[1]))
-            yield LabelledMask(index, mask, score)
+
+    def cut(part: tuple[Image, Box, int]) -> _Crop:
+        image, box, label = part
+        window = _window(image.shape[0], image.shape[1], box, crop)
+        return _Crop(image, box, label, window, window.image(image))
+
+    def answers(parts: Iterable[tuple[Image, Box, int]]) -> Iterator[BoxMask]:
+        crops = ahead(cut, parts, waiting=2 * config.batch_size)
+        batches = like(crops, lambda one: None, size=config.batch_size, patience=config.batch_size)
+        return ahead(_paste, _ask(model, table, batches, config), waiting=2 * config.batch_size)
+
+    def parts(question: Question) -> Sequence[tuple[Image, Box, int]]:
+        pairs = zip(question.boxes, question.labels, strict=True)
+        return [(question.image, box, label) for box, label in pairs]
+
+    for _, found in by_parts(questions, parts, answers):
+        yield found
+
+
+@torch.no_grad()
+def _ask(
+    model: DataSeg, table: ClassTable, batches: Iterable[list[tuple[int, _Crop]]], config: InferenceConfig
+) -> Iterator[tuple[_Crop, int, Tensor]]:
+    """Each crop with the class of its box and its mask logits (h, w)."""
+    device = table.text.device
+    for batch in batches:
+        crops = [crop for _, crop in batch]
+        images = upload([crop.pixels for crop in crops], device)
+        boxes = torch.tensor([crop.window.box(crop.box) for crop in crops], device=device)
+        labels = torch.tensor([crop.label for crop in crops], device=device)
+        with autocast(config, device):
+            found = model(images, table.text, boxes[:, None].unbind(), labels[:, None].unbind(), match=False)
+        answer = found.conditioned[-1]
+        named = answer.class_logits[:, 0, :-1].argmax(-1) if len(table.text) else torch.full_like(labels, -1)
+        classes = torch.where(labels >= 0, labels, named).tolist()
+        yield from zip(crops, classes, answer.mask_logits[:, 0].float(), strict=True)
 
 
 def _window(height: int, width: int, box: Box, crop: int) -> Window:
@@ -81,18 +133,18 @@ def pixels_of_box(box: Box, height: int, width: int) -> tuple[slice, slice]:
     return slice(y0, max(y0, y1)), slice(x0, max(x0, x1))
 
 
-def _paste(logits: Tensor, window: Window, box: Box, size: tuple[int, int]) -> tuple[Mask, float]:
-    """Read crop logits (h, w) at the pixels of the box: mask (H, W) and score."""
-    rows, columns = pixels_of_box(box, *size)
-    mask = np.zeros(size, bool)
+def _paste(asked: tuple[_Crop, int, Tensor]) -> BoxMask:
+    """Read the logits of a crop at the pixels of its box."""
+    crop, index, logits = asked
+    rows, columns = pixels_of_box(crop.box, crop.image.shape[0], crop.image.shape[1])
+    mask = np.zeros(crop.image.shape[:2], bool)
     if rows.start == rows.stop or columns.start == columns.stop:
-        return mask, 0.0
-    probability = _read(logits, window, rows, columns).sigmoid().cpu().numpy()
+        return BoxMask(mask, 0.0, index)
+    probability = _read(logits, crop.window, rows, columns).sigmoid().cpu().numpy()
     inside = probability >= 0.5
     mask[rows, columns] = inside
-    if not inside.any():
-        return mask, 0.0
-    return mask, float(probability[inside].mean()) * tightness(inside)
+    score = float(probability[inside].mean()) * tightness(inside) if inside.any() else 0.0
+    return BoxMask(mask, score, index)
 
 
 def _read(logits: Tensor, window: Window, rows: slice, columns: slice) -> Tensor:
@@ -109,6 +161,11 @@ def tightness(mask: Mask) -> float:
     """IoU of the box around a mask with the whole array (h, w): 1 where the mask touches all four sides."""
     _, _, width, height = extent(mask)
     return width * height / mask.size
+
+
+def conditioned(run: Run, table: ClassTable, questions: Iterable[Question]) -> Iterator[list[BoxMask]]:
+    """`masks_of_boxes` by a run, as its recipe says."""
+    return masks_of_boxes(run.model, table, questions, run.recipe.inference, crop=run.recipe.data.image_size)
 
 
 def segment_boxes(
@@ -131,6 +188,6 @@ def segment_boxes(
     names = sorted(set(labels or ()))
     taxonomy = Taxonomy("asked", tuple(Category(i, name, "thing") for i, name in enumerate(names)))
     rows = [-1] * len(boxes) if labels is None else [names.index(label) for label in labels]
-    found = list(masks_of_boxes(run.model, run.table(taxonomy), image, boxes, rows, crop=run.recipe.data.image_size))
+    found = next(conditioned(run, run.table(taxonomy), [Question(image, boxes, rows)]))
     masks = np.stack([item.mask for item in found]) if found else np.zeros((0, *image.shape[:2]), bool)
     return masks, np.array([item.score for item in found], np.float32)

@@ -1,12 +1,14 @@
 """The `inference` part of a recipe: how a trained model of that recipe is asked."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from segkit.supervision.config import MaskForm, ScoreForm
 
 
 class InferenceConfig(BaseModel):
-    """Image size and thresholds; the thresholds concern panoptic and instance output only."""
+    """Image size, thresholds and batches; the thresholds concern panoptic and instance output only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,3 +25,7 @@ class InferenceConfig(BaseModel):
     merge_scores: ScoreForm = "max"
     merge_semantic: MaskForm = "sum"
     """How all proposals together decide the class of a pixel in semantic output."""
+    batch_size: int = Field(default=8, gt=0)
+    """Most images (or crops around boxes) that the model sees at once; a matter of memory and speed alone."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast type of the forward pass."""

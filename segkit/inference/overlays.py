@@ -6,7 +6,9 @@ from pathlib import Path
 import cv2
 
 from segkit.errors import SegkitError
+from segkit.inference.stream import THREADS, ahead
 from segkit.pictures import overlay
+from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
 LEAST_SCORE = 0.3
@@ -20,12 +22,15 @@ def write_overlays(predictions: ShardSet, folder: Path, on_image: Callable[[], N
         SegkitError: a picture cannot be written.
     """
     instances = predictions.manifest.kind == "instance"
-    for sample in predictions.samples():
+
+    def draw(sample: Sample) -> None:
         shown = [s for s in sample.segments if not instances or (s.score or 0.0) >= LEAST_SCORE]
         picture = overlay(predictions.image(sample), shown, predictions.taxonomy)
         file = folder / f"{sample.id}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(file), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
             raise SegkitError(f"{file}: could not be written")
+
+    for _ in ahead(draw, predictions.samples(), waiting=2 * THREADS):
         on_image()
     return folder

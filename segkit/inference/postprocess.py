@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import Window
 from segkit.inference.config import InferenceConfig
 from segkit.manifest import Task
-from segkit.masks.rle import box, encode
+from segkit.masks import rle
 from segkit.sample import Segment
 from segkit.supervision.merge import (
     Groups,
@@ -24,8 +22,6 @@ from segkit.supervision.merge import (
 )
 from segkit.taxonomy import Taxonomy
 
-Mask = NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
 class LabelledMask:
@@ -33,8 +29,8 @@ class LabelledMask:
 
     class_index: int
     """Row of the class table."""
-    mask: Mask
-    """(H, W) of the original image."""
+    mask: Tensor
+    """(H, W) bool, of the original image, on the model's device."""
     score: float
 
 
@@ -74,12 +70,14 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window, config: 
     soft = to_image(mask_logits, window).sigmoid()
     best, winner = class_claims(probability[:, rivals], soft, form).max(0)
     score = best / torch.einsum("n,nhw->hw", probability.sum(1), soft).clamp(min=1e-6)
-    found = []
-    for row, index in enumerate(rivals.tolist()):
-        mask = winner == row
-        if bool(mask.any()):
-            found.append(LabelledMask(index, mask.cpu().numpy(), float(score[mask].mean().clamp(max=1.0))))
-    return found
+    masks = winner == torch.arange(len(rivals), device=winner.device)[:, None, None]
+    sizes = masks.flatten(1).sum(1)
+    shares = ((masks * score).flatten(1).sum(1) / sizes.clamp(min=1)).clamp(max=1.0)
+    return [
+        LabelledMask(index, mask, share)
+        for index, mask, share, size in zip(rivals.tolist(), masks, shares.tolist(), sizes.tolist(), strict=True)
+        if size > 0
+    ]
 
 
 def panoptic(
@@ -107,13 +105,15 @@ def panoptic(
     scores = merged.softmax(-1)[kept].gather(1, classes[:, None])[:, 0]
     probability = to_image(_merged_masks(class_logits, mask_logits, groups, kept, config), window).sigmoid()
     owner = (scores[:, None, None] * probability).argmax(0)
-    found = []
-    for row, (score, index) in enumerate(zip(scores.tolist(), classes.tolist(), strict=True)):
-        whole = probability[row] >= 0.5
-        left = (owner == row) & whole
-        if int(left.sum()) >= max(1.0, config.overlap * int(whole.sum())):
-            found.append(LabelledMask(index, left.cpu().numpy(), score))
-    return found
+    whole = probability >= 0.5
+    left = (owner == torch.arange(len(scores), device=owner.device)[:, None, None]) & whole
+    sizes, rests = whole.flatten(1).sum(1).tolist(), left.flatten(1).sum(1).tolist()
+    rows = zip(classes.tolist(), left, scores.tolist(), sizes, rests, strict=True)
+    return [
+        LabelledMask(index, mask, score)
+        for index, mask, score, size, rest in rows
+        if rest >= max(1.0, config.overlap * size)
+    ]
 
 
 def _merged_masks(
@@ -124,7 +124,7 @@ def _merged_masks(
     rows = torch.nonzero(kept)
     rows = torch.cat((torch.zeros_like(rows), rows), dim=1)
     merged = merge_masks(mask_logits.flatten(1)[None], weights[None], rows, config.merge_masks)
-    return merged.unflatten(1, mask_logits.shape[1:])
+    return merged.reshape(len(merged), *mask_logits.shape[1:])
 
 
 def instances(
@@ -143,11 +143,11 @@ def instances(
     hard = soft >= 0.5
     sizes = hard.flatten(1).sum(1)
     quality = (soft * hard).flatten(1).sum(1) / sizes.clamp(min=1)
-    masks = hard.cpu().numpy()
+    masks, size, certainty = hard.unbind(), sizes.tolist(), quality.tolist()
     return [
-        LabelledMask(index, masks[row], score * float(quality[row]))
+        LabelledMask(index, masks[row], score * certainty[row])
         for score, index, row in zip(scores.tolist(), classes.tolist(), rows.tolist(), strict=True)
-        if int(sizes[row]) > 0
+        if size[row] > 0
     ]
 
 
@@ -162,20 +162,34 @@ def answer(
 
 
 def to_segments(found: Sequence[LabelledMask], taxonomy: Taxonomy) -> tuple[Segment, ...]:
-    """Predictions as the segments that shard sets hold."""
+    """Predictions as the segments that shard sets hold; a mask that comes under several classes is coded once."""
+    masks = {id(item.mask): item.mask for item in found}
+    regions = dict(zip(masks, encode(list(masks.values())), strict=True))
     segments = []
     for item in found:
-        category = taxonomy.categories[item.class_index]
-        counts = encode(item.mask)
+        category, region = taxonomy.categories[item.class_index], regions[id(item.mask)]
         segments.append(
             Segment(
                 class_id=category.id,
                 kind=category.kind,
-                box=box(counts, *item.mask.shape),
-                mask=counts,
-                area=float(item.mask.sum()),
+                box=region.box,
+                mask=region.counts,
+                area=float(region.area),
                 mask_from="prediction",
                 score=item.score,
             )
         )
     return tuple(segments)
+
+
+def encode(masks: Sequence[Tensor]) -> list[rle.Region]:
+    """Run lengths of masks (H, W) of one image; the edges are found on their device, so that no mask leaves it."""
+    if not masks:
+        return []
+    height, width = masks[0].shape
+    flat = torch.stack([mask.T.reshape(-1) for mask in masks])
+    edges = flat.new_zeros(len(flat), flat.shape[1] + 1)
+    edges[:, 1:-1] = flat[:, 1:] != flat[:, :-1]
+    edges[:, 0], edges[:, -1] = flat[:, 0], flat[:, -1]
+    owner, place = edges.nonzero(as_tuple=True)
+    return rle.from_edges(owner.cpu().numpy(), place.cpu().numpy(), len(masks), height, width)

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from segkit.data.augment import Window, evaluation_window
 from segkit.errors import InputError
 from segkit.inference.config import InferenceConfig
-from segkit.inference.postprocess import LabelledMask, answer, to_segments
+from segkit.inference.postprocess import answer, to_segments
+from segkit.inference.propose import Image, Item, Proposed, propose
 from segkit.manifest import Task
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
@@ -28,90 +25,129 @@ from segkit.training.run_reader import Run, load_run
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
-def canvas(image: NDArray[np.uint8], size: int, device: torch.device | str) -> tuple[Window, Tensor]:
-    """Lay an image (H, W, 3) on a padded canvas with its longer side at `size`: (1, 3, h, w) in 0-1."""
-    window = evaluation_window(image.shape[0], image.shape[1], size=size)
-    pixels = torch.from_numpy(np.ascontiguousarray(window.image(image))).to(device)
-    return window, pixels.permute(2, 0, 1)[None].float() / 255
+def predict_images(
+    model: DataSeg,
+    table: ClassTable,
+    taxonomy: Taxonomy,
+    items: Iterable[Item],
+    read: Callable[[Item], tuple[Sample, Image]],
+    task: Task,
+    config: InferenceConfig,
+) -> Iterator[Sample]:
+    """Predictions for a stream of images, in its order.
 
+    Args:
+        model: in evaluation mode.
+        table: of the taxonomy, on the model's device.
+        taxonomy: the classes to look for.
+        items: the images; read a little ahead of what is given back.
+        read: an item's sample and image (H, W, 3) RGB; called in threads.
+        task: what to predict.
+        config: image size, thresholds and batches.
 
-@torch.no_grad()
-def predict_image(
-    model: DataSeg, table: ClassTable, image: NDArray[np.uint8], task: Task, config: InferenceConfig
-) -> list[LabelledMask]:
-    """Labelled masks of one image (H, W, 3) RGB, for any task and vocabulary."""
-    window, inputs = canvas(image, config.image_size, table.text.device)
-    proposals = model(inputs, table.text).matching[-1]
-    class_logits, mask_logits = proposals.class_logits[0].float(), proposals.mask_logits[0].float()
-    return answer(task, class_logits, mask_logits, window, table.is_thing, config)
+    Yields:
+        The samples with predictions in the place of their labels.
+    """
+
+    def finish(found: Proposed[Sample]) -> Sample:
+        masks = answer(task, found.class_logits, found.mask_logits, found.window, table.is_thing, config)
+        segments = to_segments(masks, taxonomy)
+        return replace(found.record, segments=segments, annotated=None, exhaustive=True, void=None)
+
+    return propose(model, table.text, items, read, finish, config)
 
 
 def predict_samples(
     model: DataSeg, table: ClassTable, taxonomy: Taxonomy, data: ShardSet, task: Task, config: InferenceConfig
 ) -> Iterator[Sample]:
-    """The samples of a set with predictions in the place of their labels."""
-    for sample in data.samples():
-        found = predict_image(model, table, data.image(sample), task, config)
-        yield replace(sample, segments=to_segments(found, taxonomy), annotated=None, exhaustive=True, void=None)
+    """The samples of a set with predictions in the place of their labels; the taxonomy need not be the set's."""
+    return predict_images(
+        model, table, taxonomy, data.samples(), lambda sample: (sample, data.image(sample)), task, config
+    )
 
 
 def predict_set(
-    run: str | Path,
+    run: str | Path | Run,
     data: ShardSet,
     task: Task,
     out: Path,
     device: str = "cpu",
     on_image: Callable[[], None] = lambda: None,
+    *,
+    taxonomy: Taxonomy | None = None,
 ) -> ShardSet:
-    """Predict every image of a set in the set's own vocabulary; a label layer over the same images."""
-    loaded = load_run(run, device)
-    samples = predict_samples(
-        loaded.model, loaded.table(data.taxonomy), data.taxonomy, data, task, loaded.recipe.inference
-    )
+    """Predict every image of a set; a label layer over the same images.
+
+    Args:
+        run: a trained model, or where one lies.
+        data: any set with images; its labels are not looked at.
+        task: what to predict.
+        out: shard set to publish the new version in.
+        device: where a run that is yet to be loaded runs.
+        on_image: called after each image.
+        taxonomy: the classes to look for; by default the set's own.
+    """
+    loaded = run if isinstance(run, Run) else load_run(run, device)
+    classes = taxonomy or data.taxonomy
+    samples = predict_samples(loaded.model, loaded.table(classes), classes, data, task, loaded.recipe.inference)
     return write_layer(
         out,
         data,
         _counted(samples, on_image),
         command="predict",
-        arguments={"checkpoint": str(run), "data": str(data.path), "task": task},
+        arguments={"checkpoint": str(loaded.path), "data": str(data.path), "task": task},
         kind=task,
+        taxonomy=classes,
         extra_parents=(loaded.as_parent(out),),
     )
 
 
-def predict_folder(
-    run: Run, images: Path, taxonomy: Taxonomy, task: Task, out: Path, on_image: Callable[[], None] = lambda: None
+def predict_files(
+    run: Run,
+    files: Sequence[Path],
+    root: Path,
+    taxonomy: Taxonomy,
+    task: Task,
+    out: Path,
+    on_image: Callable[[], None] = lambda: None,
 ) -> ShardSet:
-    """Predict every image under a folder; the new set points at the files."""
-    table, config = run.table(taxonomy), run.recipe.inference
-
-    def records() -> Iterator[tuple[Sample, None]]:
-        for file, sample_id in sample_ids(image_files(images), images).items():
-            sample, pixels = _read(file, images, sample_id)
-            found = predict_image(run.model, table, pixels, task, config)
-            yield replace(sample, segments=to_segments(found, taxonomy)), None
-            on_image()
-
+    """Predict image files; the new set points at them and names them from `root`."""
+    ids = sample_ids(files, root)
+    samples = predict_images(
+        run.model,
+        run.table(taxonomy),
+        taxonomy,
+        files,
+        lambda file: _read(file, root, ids[file]),
+        task,
+        run.recipe.inference,
+    )
     return write_set(
         out,
-        records(),
+        ((sample, None) for sample in _counted(samples, on_image)),
         taxonomy=taxonomy,
         kind=task,
-        name=images.name,
+        name=root.name,
         split=None,
         command="predict",
-        arguments={"checkpoint": str(run.path), "images": str(images), "task": task},
+        arguments={"checkpoint": str(run.path), "images": str(root), "task": task},
         images_by="reference",
         parents=(run.as_parent(out),),
     )
 
 
-def image_files(folder: Path) -> Sequence[Path]:
-    """Image files under a folder, by path; InputError where there are none."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+def image_files(place: Path) -> tuple[Path, Sequence[Path]]:
+    """Image files under a folder, by path, or the one file that is given; and the folder that ids are made from.
+
+    Raises:
+        InputError: there are none.
+    """
+    if place.is_file():
+        return place.parent, [place]
+    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     if not files:
-        raise InputError("no images found", file=folder, mend=f"give a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return files
+        raise InputError("no images found", file=place, mend=f"give a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return place, files
 
 
 def sample_ids(files: Sequence[Path], root: Path) -> dict[Path, str]:
@@ -121,7 +157,7 @@ def sample_ids(files: Sequence[Path], root: Path) -> dict[Path, str]:
     return {file: (name if count[name] == 1 else file.relative_to(root)).as_posix() for file, name in bare.items()}
 
 
-def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, NDArray[np.uint8]]:
+def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:
     data = file.read_bytes()
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:

@@ -1,18 +1,19 @@
 """Transfer: a box-only set comes back with a mask for each box, or with the box where no good mask was found."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from segkit.inference.boxes import masks_of_boxes, pixels_of_box
-from segkit.inference.postprocess import LabelledMask, to_image
-from segkit.inference.predict import canvas
+from segkit.inference.boxes import BoxMask, Question, conditioned, pixels_of_box
+from segkit.inference.postprocess import to_image
+from segkit.inference.propose import Proposed, propose
+from segkit.inference.stream import ahead, by_parts
 from segkit.masks.extent import extent
 from segkit.masks.rle import encode
 from segkit.model.class_table import ClassTable
@@ -22,12 +23,17 @@ from segkit.shards.writer import write_layer
 from segkit.training.run_reader import Run
 
 Strategy = Literal["conditioned", "proposals"]
+Answers = Sequence[BoxMask | None]
 LEAST_SCORE = 0.3
 """Masks below it are not good: the box stays a box. Half a mask's certainty on a box that it fills to two thirds."""
 LEAST_OVERLAP = 0.5
 """Least IoU of a proposal's own box with the given box."""
 LEAST_CLASS = 0.1
 """Least probability that a proposal gives to the box's class."""
+_TOGETHER = 256
+"""Images whose boxes share batches; images without boxes are held back that long at most."""
+_AHEAD = 8
+"""Images decoded ahead."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +69,15 @@ def pseudolabel_set(
         The published version and the counts.
     """
     table = run.table(data.taxonomy)
-    method = STRATEGIES[strategy]
     counts = [0, 0, 0]
 
     def labelled() -> Iterator[Sample]:
-        for sample in data.samples():
-            asked = [i for i, s in enumerate(sample.segments) if s.mask is None and not (s.is_crowd or s.ignore)]
+        for sample, asked, found in _answered(data, lambda questions: STRATEGIES[strategy](run, table, questions)):
             counts[0] += len(asked)
             counts[2] += sum(s.mask is not None for s in sample.segments)
-            if asked:
-                boxes = [sample.segments[i].box for i in asked]
-                rows = [data.taxonomy.index[sample.segments[i].class_id] for i in asked]
-                found = method(run, table, data.image(sample), boxes, rows)
-                sample = _with_masks(sample, dict(zip(asked, found, strict=True)))
-                counts[1] += sum(sample.segments[i].mask is not None for i in asked)
-            yield sample
+            made = _with_masks(sample, dict(zip(asked, found, strict=True)))
+            counts[1] += sum(made.segments[i].mask is not None for i in asked)
+            yield made
             on_image()
 
     layer = write_layer(
@@ -92,7 +92,25 @@ def pseudolabel_set(
     return layer, Transfer(counts[0], counts[1], counts[0] - counts[1], counts[2])
 
 
-def _with_masks(sample: Sample, found: dict[int, LabelledMask | None]) -> Sample:
+def _answered(
+    data: ShardSet, ask: Callable[[Iterable[Question]], Iterator[Answers]]
+) -> Iterator[tuple[Sample, list[int], Answers]]:
+    """Each sample with the places of the segments that want a mask, and the answers for these."""
+
+    def question(sample: Sample) -> tuple[Sample, list[int], list[Question]]:
+        asked = [i for i, s in enumerate(sample.segments) if s.mask is None and not (s.is_crowd or s.ignore)]
+        boxes = [sample.segments[i].box for i in asked]
+        labels = [data.taxonomy.index[sample.segments[i].class_id] for i in asked]
+        return sample, asked, [Question(data.image(sample), boxes, labels)] if asked else []
+
+    samples = data.samples()
+    while chunk := list(islice(samples, _TOGETHER)):
+        opened = ahead(question, chunk, waiting=_AHEAD)
+        for (sample, asked, _), answers in by_parts(opened, lambda item: item[2], ask):
+            yield sample, asked, answers[0] if answers else []
+
+
+def _with_masks(sample: Sample, found: dict[int, BoxMask | None]) -> Sample:
     segments = list(sample.segments)
     for i, item in found.items():
         if item is not None and item.score >= LEAST_SCORE:
@@ -100,38 +118,35 @@ def _with_masks(sample: Sample, found: dict[int, LabelledMask | None]) -> Sample
     return replace(sample, segments=tuple(segments))
 
 
-def _masked(segment: Segment, found: LabelledMask) -> Segment:
+def _masked(segment: Segment, found: BoxMask) -> Segment:
     """The segment with its pseudo-mask: class, box and provenance of the box stay."""
     area = float(found.mask.sum())
     return replace(segment, mask=encode(found.mask), area=area, mask_from="pseudo", score=min(1.0, found.score))
 
 
-def _by_conditioned_queries(
-    run: Run, table: ClassTable, image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[int]
-) -> list[LabelledMask | None]:
-    return list(masks_of_boxes(run.model, table, image, boxes, labels, crop=run.recipe.data.image_size))
+def proposals(run: Run, table: ClassTable, questions: Iterable[Question]) -> Iterator[Answers]:
+    """The model's own proposals, given to the boxes of each image by `match_proposals`."""
 
+    def match(found: Proposed[Question]) -> Answers:
+        labels = list(found.record.labels)
+        probability = found.class_logits.softmax(-1)[:, labels].cpu().numpy()
+        soft = to_image(found.mask_logits, found.window).sigmoid().cpu().numpy()
+        return match_proposals(soft, probability, found.record.boxes, labels)
 
-def _by_proposals(
-    run: Run, table: ClassTable, image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[int]
-) -> list[LabelledMask | None]:
-    window, inputs = canvas(image, run.recipe.inference.image_size, table.text.device)
-    with torch.no_grad():
-        answer = run.model(inputs, table.text).matching[-1]
-    probability = answer.class_logits[0].softmax(-1)[:, labels].cpu().numpy()
-    soft = to_image(answer.mask_logits[0], window).sigmoid().cpu().numpy()
-    return match_proposals(soft, probability, boxes)
+    config = run.recipe.inference
+    return propose(run.model, table.text, questions, lambda question: (question, question.image), match, config)
 
 
 def match_proposals(
-    masks: NDArray[np.float32], class_probability: NDArray[np.float32], boxes: Sequence[Box]
-) -> list[LabelledMask | None]:
+    masks: NDArray[np.float32], class_probability: NDArray[np.float32], boxes: Sequence[Box], labels: Sequence[int]
+) -> Answers:
     """Give boxes the proposals that agree with them in class and place, one to one, clipped to the box.
 
     Args:
         masks: (N, H, W) mask probabilities of the proposals.
         class_probability: (N, Q), of each proposal for each box's class.
         boxes: Q of them, x, y, width, height in pixels.
+        labels: (Q,) the class of each.
 
     Returns:
         For each box a mask whose score is the IoU of the two boxes times the mean probability within the mask; None
@@ -142,22 +157,22 @@ def match_proposals(
     overlap = np.array([[_box_iou(own, box) for box in boxes] for own in extents]).reshape(len(masks), len(boxes))
     fits = (overlap >= LEAST_OVERLAP) & (class_probability >= LEAST_CLASS)
     proposals, owners = linear_sum_assignment(-np.where(fits, overlap + class_probability, 0.0))
-    found: list[LabelledMask | None] = [None] * len(boxes)
+    found: list[BoxMask | None] = [None] * len(boxes)
     for proposal, owner in zip(proposals.tolist(), owners.tolist(), strict=True):
         rows, columns = pixels_of_box(boxes[owner], *hard.shape[1:])
         clipped = np.zeros_like(hard[proposal])
         clipped[rows, columns] = hard[proposal][rows, columns]
         if fits[proposal, owner] and clipped.any():
             score = float(overlap[proposal, owner] * masks[proposal][clipped].mean())
-            found[owner] = LabelledMask(-1, clipped, score)
+            found[owner] = BoxMask(clipped, score, labels[owner])
     return found
 
 
-STRATEGIES: dict[Strategy, Callable[..., list[LabelledMask | None]]] = {
-    "conditioned": _by_conditioned_queries,
-    "proposals": _by_proposals,
+STRATEGIES: dict[Strategy, Callable[[Run, ClassTable, Iterable[Question]], Iterator[Answers]]] = {
+    "conditioned": conditioned,
+    "proposals": proposals,
 }
-"""Run, class table, image (H, W, 3), boxes and their class indices -> a mask a box, or None."""
+"""Run, class table and a stream of images with boxes -> for each image a mask a box, or None."""
 
 
 def _box_iou(first: Box, second: Box) -> float:

@@ -98,16 +98,35 @@ def regions(ids: NDArray[Any]) -> dict[int, Region]:
     values = flat[starts]
     ends = np.append(starts[1:], flat.size)
     order = np.argsort(values, kind="stable")
-    values, starts, ends = values[order], starts[order], ends[order]
+    return _group_runs(values[order], starts[order], ends[order], height, flat.size)
+
+
+def from_edges(masks: Counts, pixels: Counts, count: int, height: int, width: int) -> list[Region]:
+    """Regions of `count` masks whose edges are known.
+
+    Args:
+        masks: (E,) index of the mask that each edge belongs to, ascending.
+        pixels: (E,) column-major pixel at which the mask begins or, every second time, has ended; ascending in a mask.
+        count: masks in all; one without an edge is empty.
+        height: of the image, pixels.
+        width: of the image, pixels.
+    """
+    found = _group_runs(masks[::2], pixels[::2], pixels[1::2], height, height * width) if len(masks) else {}
+    empty = Region(compress(np.array([height * width])), 0, (0.0, 0.0, 0.0, 0.0))
+    return [found.get(mask, empty) for mask in range(count)]
+
+
+def _group_runs(values: NDArray[Any], starts: Counts, ends: Counts, height: int, size: int) -> dict[int, Region]:
+    """Region of each value, from runs (at least one) sorted by value and place."""
     first = np.concatenate(([0], np.flatnonzero(values[1:] != values[:-1]) + 1))
     number = np.diff(np.append(first, len(values)))
-    strings = _label_strings(starts, ends, first, number, flat.size)
+    strings = _label_strings(starts, ends, first, number, size)
     pixels = np.add.reduceat(ends - starts, first)
     left, right, top, bottom = _extent(starts, ends - 1, first, height)
     boxes = np.stack((left, top, right - left + 1, bottom - top + 1), axis=1).astype(float).tolist()
     return {
-        value: Region(string, size, (x, y, w, h))
-        for value, string, size, (x, y, w, h) in zip(
+        value: Region(string, area, (x, y, w, h))
+        for value, string, area, (x, y, w, h) in zip(
             values[first].tolist(), strings, pixels.tolist(), boxes, strict=True
         )
     }

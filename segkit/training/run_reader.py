@@ -1,6 +1,7 @@
 """Reading a trained run: the model with the vocabulary that travels with it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,15 +63,24 @@ class Run:
         return Parent(path=path, version=int(self.path.name[1:]), digest=self.manifest.digest)
 
 
-def load_run(spec: str | Path, device: str = "cpu") -> Run:
+def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -> Run:
     """The newest version of a run, or the given one (`DIR@v2`).
 
+    Args:
+        spec: where it lies.
+        device: auto, cpu, cuda or cuda:N.
+        overrides: `inference.key=value`, in the place of what the run's recipe says.
+
     Raises:
-        InputError: no run there, one of its files cannot be read, or no such device (auto, cpu, cuda, cuda:N).
+        InputError: no run there, one of its files cannot be read, no such device, or an override of another section.
     """
+    for override in overrides:
+        if not override.startswith("inference."):
+            mend = "a trained run can only be asked otherwise: give inference.KEY=VALUE"
+            raise InputError(f"cannot set {override!r}", record="--set", mend=mend)
     folder = resolve(spec).resolve()
     manifest = read_run_manifest(folder)
-    recipe = load_recipe(folder / RECIPE)
+    recipe = load_recipe(folder / RECIPE, overrides)
     try:
         # The run's own weights hold the backbone's: nothing is fetched or looked for elsewhere.
         model = build_model(recipe.model.model_copy(update={"backbone_weights": None}))

@@ -12,11 +12,14 @@ import segkit
 from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.inference.boxes import pixels_of_box
+from segkit.manifest import Task
 from segkit.masks.rle import area, decode
+from segkit.metrics.evaluate import evaluate
+from segkit.metrics.predictions import open_predictions
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.training.run import train
-from tests.training.toy import write_recipe, write_toy_set
+from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +199,57 @@ def test_a_name_without_embedding_says_how_to_encode_it(run: Path, tmp_path: Pat
     result = CliRunner().invoke(app, ["predict", *map(str, arguments)])
     assert isinstance(result.exception, InputError)
     assert "flurblewidget" in str(result.exception) and "segkit vocabulary encode" in str(result.exception)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_a_set_is_predicted_and_written_as_others_score_it(
+    run: Path, toy: ShardSet, tmp_path: Path, task: Task
+) -> None:
+    """What `--native` writes gives the same figures as the prediction set, by the readers of `segkit eval`."""
+    numbered = (
+        (replace(s, id=f"{n + 7}", file_name=f"{n + 7:06}.png"), toy.image_bytes(s))
+        for n, s in enumerate(toy.samples())
+    )
+    data = write_set(
+        tmp_path / "data", numbered, taxonomy=TAXONOMY, kind="panoptic", name="numbered", split="val", command="test",
+        arguments={},
+    )  # fmt: skip
+    common = ("--checkpoint", run, "--data", data.path, "--task", task, "--out", tmp_path, "--set", "inference.score=0")
+    found = invoke("predict", *common, "--native", "--no-overlays", "--json")
+    assert "overlays" not in found and not (tmp_path / "overlays").exists()
+    made, native = ShardSet.open(tmp_path / "predictions"), Path(str(found["native"]))
+    assert made.taxonomy == TAXONOMY and len(made) == len(data)
+    assert not list(made.path.glob("*.tar")), "a layer over the same images"
+    assert sum(len(sample.segments) for sample in made.samples()) > 0
+    if task == "semantic":
+        for sample in made.samples():
+            index = cv2.imread(str(native / "masks" / sample.file_name), cv2.IMREAD_UNCHANGED)
+            for segment in sample.segments:
+                assert (decode(segment.mask or b"", 48, 64) == (index == segment.class_id)).all()
+        return
+    file = native / ("results.json" if task == "instance" else "panoptic_val.json")
+    one, other = (evaluate(data, open_predictions(str(place), data), task) for place in (made.path, file))
+    assert one == other
+
+
+def test_what_predict_cannot_do_is_one_clear_line(run: Path, toy: ShardSet, tmp_path: Path) -> None:
+    calls = {
+        "give --images DIR or --data SET": (),
+        "one of the two": ("--images", tmp_path, "--data", toy.path),
+        "no classes to look for": ("--images", tmp_path),
+        "give inference.KEY=VALUE": ("--data", toy.path, "--set", "model.queries=3"),
+        "inference.scores": ("--data", toy.path, "--set", "inference.scores=3"),
+    }
+    for message, arguments in calls.items():
+        given = ["predict", "--checkpoint", run, *arguments, "--out", tmp_path / "out"]
+        result = CliRunner().invoke(app, [str(a) for a in given])
+        assert isinstance(result.exception, InputError), result.output
+        assert message in str(result.exception) and "\n" not in str(result.exception)
+
+
+def test_one_image_is_enough(run: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "000000000139.png"), np.zeros((32, 32, 3), np.uint8))
+    common = ("--checkpoint", run, "--vocabulary", "voc-20", "--task", "panoptic", "--out", tmp_path / "out")
+    invoke("predict", "--images", tmp_path / "000000000139.png", *common, "--native", "--json")
+    (file,) = (tmp_path / "out" / "native" / "v1").glob("*.json")
+    assert [image["id"] for image in json.loads(file.read_text())["images"]] == [139], "the id that COCO's files use"

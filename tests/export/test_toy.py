@@ -69,12 +69,14 @@ def test_instances_keep_polygons_ids_crowds_and_the_header(tmp_path):
 
 
 def test_images_without_numbers_get_some(tmp_path):
-    samples = [replace(toy_sample(seed), id=f"{seed:03d}", source=None) for seed in range(3)]
-    made = write_set(tmp_path / "set", [(sample, None) for sample in samples], kind="panoptic", **OPTIONS)
-    export_instances(made, tmp_path / "out")
-    native = json.loads((tmp_path / "out" / "instances_val.json").read_text())
-    assert [image["id"] for image in native["images"]] == [1, 2, 3]
-    assert {row["image_id"] for row in native["annotations"]} == {1, 2, 3}
+    cases = {("a", "b", "7"): [1, 2, 3], ("007", "7", "8"): [1, 2, 3], ("000012", "7", "008"): [12, 7, 8]}
+    for number, (names, expected) in enumerate(cases.items()):
+        samples = [replace(toy_sample(seed), id=name, source=None) for seed, name in enumerate(names)]
+        made = write_set(tmp_path / f"{number}", [(sample, None) for sample in samples], kind="panoptic", **OPTIONS)
+        export_instances(made, tmp_path / f"out{number}")
+        native = json.loads((tmp_path / f"out{number}" / "instances_val.json").read_text())
+        assert [image["id"] for image in native["images"]] == expected
+        assert {row["image_id"] for row in native["annotations"]} == set(expected)
 
 
 def panoptic(folder, samples):

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from segkit.inference.boxes import masks_of_boxes, pixels_of_box, tightness
+from segkit.inference.boxes import Question, masks_of_boxes, pixels_of_box, tightness
+from segkit.inference.config import InferenceConfig
 from segkit.inference.pseudolabel import LEAST_OVERLAP, match_proposals
 from segkit.model.class_table import ClassTable
 from segkit.model.config import ModelConfig
@@ -13,6 +14,7 @@ from segkit.model.dataseg import DataSeg, Output, Proposals, build_model
 TABLE = ClassTable(
     F.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=1), torch.ones(3) > 0
 )
+CONFIG = InferenceConfig(batch_size=3)
 BOXES = [(3.0, 5.0, 20.0, 11.0), (-4.0, 30.0, 30.5, 40.0), (60.2, 0.0, 3.9, 64.0), (10.0, 10.0, 0.4, 0.3)]
 
 
@@ -34,7 +36,8 @@ def masks_and_scores(
     boxes: list[tuple[float, float, float, float]],
     labels: list[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    found = list(masks_of_boxes(model, TABLE, image, boxes, labels or [-1] * len(boxes), crop=128))
+    asked = Question(image, boxes, labels or [-1] * len(boxes))
+    (found,) = masks_of_boxes(model, TABLE, [asked], CONFIG, crop=128)
     return np.stack([item.mask for item in found]), np.array([item.score for item in found])
 
 
@@ -56,6 +59,23 @@ def test_a_mask_does_not_depend_on_the_other_boxes(model: DataSeg, image: np.nda
         assert (alone[0] != mask).mean() < 1e-3, "only rounding may differ"
 
 
+def test_images_of_any_number_of_boxes_share_batches(model: DataSeg, image: np.ndarray) -> None:
+    other = image[::-1, :50].copy()
+    asked = [([], image), (BOXES, image), ([], image), (BOXES[:1], other), (BOXES[1:3], image), ([], other)]
+    questions = [Question(pixels, boxes, [-1] * len(boxes)) for boxes, pixels in asked]
+    sizes: list[int] = []
+    counting = model.backbone.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    found = list(masks_of_boxes(model, TABLE, questions, CONFIG, crop=128))
+    counting.remove()
+    assert sizes == [3, 3, 1], "7 boxes in batches of 3"
+    assert [len(answers) for answers in found] == [0, 4, 0, 1, 2, 0]
+    for (boxes, pixels), answers in zip(asked, found, strict=True):
+        for box, answer in zip(boxes, answers, strict=True):
+            alone, score = masks_and_scores(model, pixels, [box])
+            assert (alone[0] != answer.mask).mean() < 1e-3, "only rounding may differ"
+            assert answer.score == pytest.approx(score[0], abs=0.02)
+
+
 class Painter(nn.Module):
     """Answers each crop with the mask of its bright pixels: a model that is always right about white shapes."""
 
@@ -72,7 +92,8 @@ def test_crops_come_back_to_the_right_place(box: tuple[float, float, float, floa
     y, x = np.mgrid[:height, :width]
     shape = ((x - width / 2) / (width / 2)) ** 2 + ((y - height / 2) / (height / 2)) ** 2 < 0.9
     image[rows, columns][shape] = 255
-    found = next(iter(masks_of_boxes(Painter(), TABLE, image, [box], [0], crop=128)))  # type: ignore[arg-type]
+    asked = Question(image, [box], [0])
+    ((found,),) = masks_of_boxes(Painter(), TABLE, [asked], CONFIG, crop=128)  # type: ignore[arg-type]
     truth = image[..., 0] > 0
     assert (found.mask & truth).sum() / (found.mask | truth).sum() > 0.9
     assert found.class_index == 0 and found.score > 0.7
@@ -93,10 +114,10 @@ def test_proposals_go_to_the_boxes_that_they_fill() -> None:
     masks[1, 20:36, 20:30] = 0.8
     masks[2, 0:40, 0:40] = 0.99
     boxes = [(20.0, 20.0, 10.0, 12.0), (5.0, 5.0, 10.0, 10.0), (30.0, 2.0, 5.0, 5.0)]
-    found = match_proposals(masks, np.full((3, 3), 0.3, np.float32), boxes)
+    found = match_proposals(masks, np.full((3, 3), 0.3, np.float32), boxes, [5, 6, 7])
     assert found[0] is not None and found[1] is not None
     assert found[0].mask.sum() == 120, "clipped to the box"
-    assert found[0].score == pytest.approx(120 / 160 * 0.8)
+    assert found[0].score == pytest.approx(120 / 160 * 0.8) and found[0].class_index == 5
     assert found[1].mask.sum() == 100
     assert found[2] is None, "a box that no proposal fits stays a box"
     assert LEAST_OVERLAP > 25 / 1600
@@ -106,8 +127,8 @@ def test_a_proposal_of_another_class_is_no_mask() -> None:
     masks = np.zeros((1, 20, 20), np.float32)
     masks[:, 5:15, 5:15] = 0.9
     box = [(5.0, 5.0, 10.0, 10.0)]
-    assert match_proposals(masks, np.array([[0.02]], np.float32), box) == [None]
-    assert match_proposals(masks, np.array([[0.5]], np.float32), box)[0] is not None
+    assert match_proposals(masks, np.array([[0.02]], np.float32), box, [0]) == [None]
+    assert match_proposals(masks, np.array([[0.5]], np.float32), box, [0])[0] is not None
 
 
 def test_among_alike_proposals_the_class_decides() -> None:
@@ -115,5 +136,5 @@ def test_among_alike_proposals_the_class_decides() -> None:
     masks[:, 5:15, 5:15] = 0.9
     masks[1, 5, 5] = 0.0
     probability = np.array([[0.1], [0.9]], np.float32)
-    found = match_proposals(masks, probability, [(5.0, 5.0, 10.0, 10.0)])
+    found = match_proposals(masks, probability, [(5.0, 5.0, 10.0, 10.0)], [0])
     assert found[0] is not None and found[0].mask.sum() == 99
