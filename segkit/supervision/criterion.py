@@ -1,7 +1,7 @@
 """Losses of the learned queries: MERGE, matching, then the terms that the annotation kind allows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,8 +73,8 @@ class CellTargets:
 
     def only(self, rows: Tensor) -> "CellTargets":
         """Some of the targets, chosen by a (T,) bool or int64 tensor."""
-        chosen = (values[rows] for values in (self.labels, self.has_mask, self.masks, self.boxes))
-        return CellTargets(*chosen, weight=self.weight, pixels=self.pixels[rows], labelled=self.labelled)
+        names = ("labels", "has_mask", "masks", "boxes", "pixels")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
 def affinity_of_cells(images: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ def _sampled_for_matching(
     if points:
         size = (target.labelled.shape[0], target.labelled.shape[1])
         at = random_points(1, points, size, generator)
-        logits = logits_at(masks.flatten(0, 1)[None], at, size)[0].unflatten(0, masks.shape[:2])
+        logits = logits_at(masks.flatten(0, 1)[None], at, size).reshape(*masks.shape[:2], points)
         return logits, target.pixels.flatten(1)[:, at[0]].float(), target.labelled.flatten()[at[0]].float()
     stride = max(1, target.weight.numel() // MATCHING_CELLS)
     return (

@@ -34,12 +34,12 @@ def logits_at(logits: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
         size: H and W.
 
     Returns:
-        (M, P) or (M, C, P).
+        (M, P) or (M, C, P), float32 at least: half precision could not tell pixels apart.
     """
     height, width = size
     y, x = points // width, points % width
-    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1).to(logits.dtype)
-    maps = logits if logits.dim() == 4 else logits[:, None]
+    maps = (logits if logits.dim() == 4 else logits[:, None]).to(torch.promote_types(logits.dtype, torch.float32))
+    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1).to(maps.dtype)
     found = F.grid_sample(maps, grid[:, None], mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
     return found if logits.dim() == 4 else found[:, 0]
 
