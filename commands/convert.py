@@ -1,6 +1,5 @@
 """`segkit convert`: native datasets to shard sets, every annotation accounted for."""
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -37,6 +36,13 @@ class ImagesBy(StrEnum):
     none = "none"
 
 
+class Engine(StrEnum):
+    """What converts the shards."""
+
+    local = "local"
+    ray = "ray"
+
+
 class OnError(StrEnum):
     """What happens where a defect of the source would lose data."""
 
@@ -59,7 +65,9 @@ class Common:
     name: Annotated[str | None, typer.Option(help="Name of the set in tables; by default that of the source.")] = None
     split: Annotated[str | None, typer.Option(help="train, val, ...; noted in the manifest.")] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Convert the first N images only.")] = None
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")] = None
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes or Ray tasks at a time; by default one for each core.")
+    ] = None
     images_by: Annotated[
         ImagesBy, typer.Option(help="Copy images into tars, point at the files, or labels only (no image is opened).")
     ] = ImagesBy.embed
@@ -71,6 +79,15 @@ class Common:
         False
     )
     shard_size: Annotated[str, typer.Option(help="Image bytes at which a shard is closed, such as 96MiB.")] = "96MiB"
+    engine: Annotated[
+        Engine, typer.Option(help="Processes of this machine, or tasks of a Ray cluster whose nodes share the folders.")
+    ] = Engine.local
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of the Ray cluster's head, or auto; by default $RAY_ADDRESS, else one of its own."
+        ),
+    ] = None
     as_json: bool = JSON_OPTION
 
 
@@ -219,6 +236,8 @@ def _run(common: Common, arguments: dict[str, Any], open_source: Callable[[], "S
     out, dry_run = common.out, common.dry_run
     if out is None and not dry_run:
         raise InputError("no destination", mend="give --out DIR, or --dry-run")
+    if common.address and common.engine is Engine.local:
+        raise InputError("--address names a Ray cluster", mend="give --engine ray with it")
     source = open_source()
     if options.images_by != "none" and not source.images.is_dir():
         raise InputError("no such folder of images", file=source.images, mend="check --images")
@@ -251,7 +270,9 @@ def _options(common: Common) -> "Options":
         images_by=common.images_by.value,
         on_error=common.on_error.value,
         shard_bytes=_bytes(common.shard_size),
-        workers=common.workers or len(os.sched_getaffinity(0)),
+        workers=common.workers,
+        engine=common.engine.value,
+        address=common.address,
     )
 
 
@@ -267,7 +288,7 @@ def _bytes(text: str) -> int:
 
 def _noted(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments that decide what was written, as JSON values."""
-    left_out = ("out", "as_json", "dry_run", "workers")
+    left_out = ("out", "as_json", "dry_run", "workers", "engine", "address")
     chosen = {key: value for key, value in arguments.items() if key not in left_out and value not in (None, False)}
     return {key: str(value) if isinstance(value, Path) else value for key, value in chosen.items()}
 

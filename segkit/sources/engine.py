@@ -1,20 +1,15 @@
-"""Conversion: plan a source into shards, write them in any number of processes, publish them as one version.
+"""Conversion: plan a source into shards, write them in any number of processes or tasks, publish them as one version.
 
 Which record goes to which shard depends on the source and the options alone, so the bytes of a version do not depend
 on the number of workers; a shard that an earlier, killed run has finished is not written again.
 """
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +24,12 @@ from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, Header, ImagesBy, clas
 from segkit.sources.base import Record, Source
 from segkit.sources.images import Picture, find, is_unsafe, read_picture, size_of
 from segkit.sources.ledger import Defect, Defective, Tally
+from segkit.sources.processes import processes
 from segkit.sources.quarantine import flush, logged, write_quarantine
 
 OnError = Literal["fail", "skip"]
+Engine = Literal["local", "ray"]
+_Submit = Callable[[int, list[Record]], "Future[tuple[int, Tally]]"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,12 @@ class Options:
     images_by: ImagesBy = "embed"
     on_error: OnError = "fail"
     shard_bytes: int = SHARD_BYTES
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes; at least 1, and no more than there are shards are started."""
+    workers: int | None = None
+    """Shards at a time; None for one on each core that this process may use, or on each CPU of the cluster."""
+    engine: Engine = "local"
+    """Where shards are made: in processes of this machine, or on a Ray cluster."""
+    address: str | None = None
+    """Of the Ray cluster; see `ray_engine`."""
 
 
 @dataclass(frozen=True)
@@ -169,21 +171,43 @@ def _run(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
 
 def _results(job: _Job, numbered: Iterator[tuple[int, list[Record]]]) -> Iterator[tuple[int, Tally]]:
     """Tallies of shards as they get done; one process where there is but one worker or one shard."""
+    options = job.options
+    workers = options.workers or len(os.sched_getaffinity(0))
     head = list(islice(numbered, 2))
-    if job.options.workers < 2 or len(head) < 2:
-        for index, records in chain(head, numbered):
-            yield index, convert_shard(job, index, records)
-        return
-    with _pool(job) as pool:
-        pending: set[Future[tuple[int, Tally]]] = set()
-        for index, records in chain(head, numbered):
-            pending.add(pool.submit(_in_worker, index, records))
-            if len(pending) > job.options.workers + 1:  # bounds what waits in memory
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        while pending:
+    numbered = chain(head, numbered)
+    work = partial(_numbered, job)
+    if options.engine == "ray":
+        from segkit.sources.ray_engine import cluster
+
+        with cluster(work, options.address, options.workers, _inputs(job)) as (submit, size):
+            yield from _done(submit, numbered, size)
+    elif workers < 2 or len(head) < 2:
+        yield from (work(index, records) for index, records in numbered)
+    else:
+        with processes(work, workers) as submit:
+            yield from _done(submit, numbered, workers)
+
+
+def _done(submit: _Submit, numbered: Iterable[tuple[int, list[Record]]], workers: int) -> Iterator[tuple[int, Tally]]:
+    pending: set[Future[tuple[int, Tally]]] = set()
+    for index, records in numbered:
+        pending.add(submit(index, records))
+        if len(pending) > workers + 1:  # bounds what waits in memory
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
+    while pending:
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        yield from (future.result() for future in done)
+
+
+def _inputs(job: _Job) -> list[Path]:
+    """What a shard is made from, and the directory that it is written to."""
+    images = None if job.options.images_by == "none" else job.source.images
+    return [path for path in (job.source.annotations, images, job.directory) if path is not None]
+
+
+def _numbered(job: _Job, index: int, records: Sequence[Record]) -> tuple[int, Tally]:
+    return index, convert_shard(job, index, records)
 
 
 def convert_shard(job: _Job, index: int, records: Sequence[Record]) -> Tally:
@@ -263,40 +287,3 @@ def _found(root: Path, record: Record, where: str) -> Path:
             what = "the image is known to be in no archive of the data set"
             raise Defective("known-missing-image", what, file=defective.defect.file, record=where) from None
         raise
-
-
-_job: _Job | None = None
-
-
-@contextmanager
-def _pool(job: _Job) -> Iterator[ProcessPoolExecutor]:
-    # spawn, not fork: a forked child would hold the destination's lock after its parent was killed
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(job.options.workers, context, initializer=_start, initargs=(job,))
-    try:
-        yield pool
-    except BrokenProcessPool:
-        what = "a worker process died, perhaps for want of memory; run it again: finished shards are kept"
-        raise SegkitError(what) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start(job: _Job) -> None:
-    global _job
-    _job = job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone answers to Ctrl-C
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """A worker whose parent was killed must not write into what the next run takes over."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for([parent.sentinel])
-        os._exit(1)
-
-
-def _in_worker(index: int, records: list[Record]) -> tuple[int, Tally]:
-    assert _job is not None
-    return index, convert_shard(_job, index, records)

@@ -1,0 +1,155 @@
+"""Ray and the local engine give the same bytes, also where a worker is killed; what goes wrong is one line."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkit.errors import InputError, SegkitError
+from segkit.sources import coco_json, ray_engine
+from segkit.sources.coco_panoptic import CocoPanoptic
+from segkit.sources.engine import Options, convert
+
+from ..commands.test_convert import segkit
+from .builders import coco_panoptic
+from .test_engine import SMALL, contents, opened
+
+pytest.importorskip("ray", reason="needs the extra `ray`")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster of two nodes on this machine, one worker each; this process is connected once, to save time."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    size = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    nodes = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    nodes.add_node(**size)
+    ray.init(nodes.address, logging_level="ERROR", log_to_driver=False)
+    yield nodes.address
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@dataclass(frozen=True)
+class Killing(CocoPanoptic):
+    """A source in whose middle the worker is killed, once or again and again."""
+
+    deaths: Path = Path()
+    times: int = 1
+
+    def sample(self, record: Any, *arguments: Any) -> Any:
+        if record.id == "5" and len(list(self.deaths.iterdir())) < self.times:
+            (self.deaths / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().sample(record, *arguments)
+
+
+def killing(root: Path, times: int) -> Killing:
+    (root / "deaths").mkdir()
+    file = coco_json.read_coco(root / "panoptic.json")
+    return Killing(file, root / "panoptic", root / "images", deaths=root / "deaths", times=times)
+
+
+def test_a_worker_killed_in_the_middle_changes_no_byte(
+    tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coco_panoptic(tmp_path, 12)
+    local = convert(opened(tmp_path), tmp_path / "local", SMALL, arguments={})
+    options = Options(engine="ray", address=address, shard_bytes=SMALL.shard_bytes)
+    report = convert(killing(tmp_path, 1), tmp_path / "ray", options, arguments={})
+    assert len(list((tmp_path / "deaths").iterdir())) == 1
+    assert local.published and report.published
+    assert len(report.published.manifest.parts) > 3
+    assert contents(report.published.path) == contents(local.published.path)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_worker_that_dies_again_and_again_is_one_line(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_RETRIES", 0)
+    coco_panoptic(tmp_path, 12)
+    options = replace(SMALL, engine="ray", address=address)
+    with pytest.raises(SegkitError, match=r"^a worker of the Ray cluster was lost .*; run it again: finished shards"):
+        convert(killing(tmp_path, 99), tmp_path / "out", options, arguments={})
+    assert not list(tmp_path.glob("out/v*"))
+
+
+def full(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def faulty(*_: Any) -> None:
+    raise KeyError("first line\nsecond line")
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def test_tasks_give_results_and_raise_what_they_raised(tmp_path: Path, address: str) -> None:
+    with ray_engine.cluster(double, address, None, [tmp_path]) as (submit, size):
+        assert size == 2
+        assert [future.result() for future in [submit(1), submit(2), submit(3)]] == [2, 4, 6]
+    for work, error in ((full, OSError), (faulty, SegkitError)):
+        with (
+            pytest.raises(error, match=r"No space left|a task failed on the Ray cluster \('first line.*second line'\)"),
+            ray_engine.cluster(work, address, None, []) as (submit, _),
+        ):
+            submit(0).result()
+
+
+def test_a_folder_that_nodes_do_not_share_is_one_line(tmp_path: Path, address: str) -> None:
+    with (
+        pytest.raises(SegkitError, match=r"own-disk: is not there on node .*folders that all nodes share"),
+        ray_engine.cluster(double, address, None, [tmp_path, tmp_path / "own-disk"]) as (submit, _),
+    ):
+        submit(1).result()
+
+
+def test_the_command_gives_the_same_digest_on_a_cluster_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    coco_panoptic(tmp_path, 5)
+    files = ("--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json")
+    options = ("coco", *files, "--shard-size", "2KB", "--workers", 2, "--json", "--out")
+    local = segkit("convert", *options, tmp_path / "local")
+    program = [sys.executable, "-c", "from segkit.commands.app import main; main()", "convert"]
+    command = [*program, *map(str, options), str(tmp_path / "ray"), "--engine", "ray"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["digest"] == json.loads(local.stdout)["digest"]
+    assert contents(tmp_path / "ray" / "v1") == contents(tmp_path / "local" / "v1")
+    assert "give --engine ray" in segkit("convert", *options, tmp_path / "x", "--address", "auto").stderr
+
+
+def test_no_cluster_is_one_line_at_once() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", "ray://127.0.0.1:10001", "nonsense"):
+        with (
+            pytest.raises(InputError, match=rf"^no Ray cluster at {address} \(.*\); check --address"),
+            ray_engine.cluster(double, address, None, []),
+        ):
+            pass
+
+
+def test_without_ray_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(InputError, match=r"Ray is not installed.*pip install 'segkit\[ray\]'"),
+        ray_engine.cluster(double, None, None, []),
+    ):
+        pass
