@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from segkit.masks import rle
 from segkit.metrics import instance
-from segkit.metrics.instance import Batch, Curves
+from segkit.metrics.instance import Curves
+from segkit.metrics.objects import Batch
 from segkit.metrics.overlap import Overlap, overlap
 from segkit.metrics.regions import Regions
 from segkit.metrics.runs import Ints, join

@@ -1,20 +1,22 @@
-"""Masked segments straight from the Parquet columns of a shard set: no sample is made, no other column is read."""
+"""Segments straight from the Parquet columns of a shard set: no sample is made, no other column is read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit import storage
-from segkit.errors import InputError, SegkitError
-from segkit.metrics.regions import Regions, boxes_only
+from segkit.errors import SegkitError
+from segkit.metrics.objects import By, Objects
+from segkit.metrics.regions import Regions, boxes_only, unknown_class
 from segkit.metrics.runs import Ints
-from segkit.shards.arrow import elements, flags, numbers
+from segkit.shards.arrow import boxes, elements, flags, numbers, reals, texts
 from segkit.shards.reader import ShardSet
 
-_SEGMENT = ("class_id", "mask", "is_crowd", "ignore")
-_COLUMNS = ["id", "width", "height", *(f"segments.list.element.{name}" for name in _SEGMENT)]
+_IMAGE = ["id", "width", "height"]
+_REGION = ("class_id", "mask", "is_crowd", "ignore")
+_OBJECT = ("class_id", "is_crowd", "ignore", "area", "score")
 
 
 def region_batches(shards: ShardSet, batch: int, what: str) -> Iterator[Regions]:
@@ -29,16 +31,61 @@ def region_batches(shards: ShardSet, batch: int, what: str) -> Iterator[Regions]
         InputError: a segment has no mask, or a class that the taxonomy lacks.
         SegkitError: a part cannot be read.
     """
+    for table in _tables(shards, _IMAGE + _of_segments(_REGION), batch):
+        yield from _cut(table, batch, shards, what)
+
+
+def object_batches(shards: ShardSet, batch: int, by: By) -> Iterator[Objects]:
+    """Batches of at most `batch` images with what they are compared by, masks or boxes; they end at the set's end only.
+
+    Raises:
+        SegkitError: a part cannot be read.
+    """
+    columns = [*_IMAGE, "annotated", "exhaustive", *_of_segments((*_OBJECT, by))]
+    for table in _tables(shards, columns, batch):
+        for at in range(0, len(table), batch):
+            yield _objects(table.slice(at, batch), by)
+
+
+def _objects(table: Any, by: By) -> Objects:
+    names = ("id", "width", "height", "annotated", "exhaustive")
+    ids, width, height, annotated, exhaustive = (table.column(name).to_pylist() for name in names)
+    segments, bounds = elements(table.column("segments").combine_chunks())
+    none = [None] * len(segments)
+    crowd = flags(segments.field("is_crowd")) | flags(segments.field("ignore"))
+    return Objects(
+        ids,
+        width,
+        height,
+        annotated,
+        exhaustive,
+        np.repeat(np.arange(len(table)), np.diff(bounds)).tolist(),
+        numbers(segments.field("class_id")).tolist(),
+        texts(segments.field("mask")) if by == "mask" else none,
+        boxes(segments.field("box")) if by == "box" else none,
+        numbers(segments.field("area")).tolist(),
+        crowd.tolist(),
+        reals(segments.field("score")),
+    )
+
+
+def _of_segments(fields: Iterable[str]) -> list[str]:
+    return [f"segments.list.element.{name}" for name in fields]
+
+
+def _tables(shards: ShardSet, columns: list[str], batch: int) -> Iterator[Any]:
+    """Tables of whole batches, whatever the row groups are; only the last one may hold a part of a batch."""
     import pyarrow as pa
 
     rest: Any = None
-    for table in read_columns(shards, _COLUMNS):
+    for table in read_columns(shards, columns):
         rest = table if rest is None else pa.concat_tables([rest, table])
         whole = len(rest) - len(rest) % batch
-        yield from _cut(rest.slice(0, whole), batch, shards, what)
+        if whole:
+            yield rest.slice(0, whole)
         rest = rest.slice(whole)
     if rest is not None and len(rest):
-        yield from _cut(rest, batch, shards, what)
+        yield rest
 
 
 def read_columns(shards: ShardSet, columns: list[str]) -> Iterator[Any]:
@@ -69,8 +116,6 @@ def image_ids(shards: ShardSet) -> list[str]:
 
 def _cut(table: Any, batch: int, shards: ShardSet, what: str) -> Iterator[Regions]:
     """Regions of each `batch` rows; the text of the masks is used where it lies."""
-    if not len(table):
-        return
     table = table.combine_chunks()
     ids = table.column("id").to_pylist()
     height, width = (numbers(table.column(name).chunk(0)) for name in ("height", "width"))
@@ -98,8 +143,7 @@ def _labels(segments: Any, image: Ints, ids: list[str], shards: ShardSet, what: 
     label = np.minimum(np.searchsorted(known, given), len(known) - 1)
     wrong = np.flatnonzero(known[label] != given)
     if len(wrong):
-        problem = f"category {given[wrong[0]]} is not in the vocabulary"
-        raise InputError(problem, file=what, record=ids[image[wrong[0]]])
+        raise unknown_class(int(given[wrong[0]]), what, ids[image[wrong[0]]])
     return np.asarray(label, np.int64)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.metrics.instance import Batch, By, Record
+from segkit.metrics.objects import Batch, By, Record
 from segkit.metrics.runs import Ints
 
 Floats = NDArray[np.float64]

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from segkit.metrics.instance import Batch, By, categories, joined
+from segkit.metrics.instance import categories, joined
+from segkit.metrics.objects import Batch, By
 
 KINDS = {
     "Cls": "classification",

@@ -7,8 +7,9 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.manifest import Task
 from segkit.metrics import boundary, errors, instance, panoptic, semantic
-from segkit.metrics.columns import read_columns, region_batches
+from segkit.metrics.columns import object_batches, read_columns, region_batches
 from segkit.metrics.detections import DetectionRows, match
+from segkit.metrics.objects import Batch, By, Objects, objects_of, records
 from segkit.metrics.overlap import overlap
 from segkit.metrics.panoptic import PanopticRows
 from segkit.metrics.predictions import Predictions, Samples, SetPredictions, check_images
@@ -21,6 +22,8 @@ from segkit.taxonomy import Category, Taxonomy
 
 BATCH = 4
 """Images compared at once: enough to hide Python's cost per call, few enough for the processor's caches."""
+OBJECTS_BATCH = 64
+"""Images whose instances are matched at once."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Options:
     """How instances are scored."""
 
     evaluator: str = "hotcoco"
-    by: instance.By = "mask"
+    by: By = "mask"
     max_dets: tuple[int, ...] = instance.MAX_DETS
     details: bool = False
     """Also match instances one by one, for bootstrap intervals and the report (the evaluators keep no masks)."""
@@ -108,14 +111,14 @@ def _transfer(source: Predictions) -> dict[str, Any]:
     return {"class_map": stated | {"ambiguous": mapping.ambiguous, "merged": mapping.merged}}
 
 
-def pairs(truth: ShardSet, source: Predictions) -> Iterator[tuple[list[Sample], list[Sample]]]:
-    """Batches of ground truth and predictions of the same images."""
+def pairs(truth: ShardSet, source: Predictions, batch: int) -> Iterator[tuple[list[Sample], list[Sample]]]:
+    """Batches of at most `batch` images: ground truth and predictions of the same images."""
     truths: list[Sample] = []
     found: list[Sample] = []
     for sample in truth.samples():
         truths.append(sample)
         found.append(source.of(sample) or Sample(sample.id, sample.file_name, sample.width, sample.height))
-        if len(truths) == BATCH:
+        if len(truths) == batch:
             yield truths, found
             truths, found = [], []
     if truths:
@@ -134,9 +137,19 @@ def _regions(truth: ShardSet, source: Predictions) -> Iterator[tuple[Regions, Re
             yield labelled.without_ignored(), predicted
         return
     index = truth.taxonomy.index
-    for truths, found in pairs(truth, source):
+    for truths, found in pairs(truth, source, BATCH):
         labelled = regions_of(truths, index, what="ground truth").without_ignored()
         yield labelled, regions_of(found, index, what="predictions")
+
+
+def _objects(truth: ShardSet, source: Predictions, by: By) -> Iterator[tuple[Objects, Objects]]:
+    """Batches of both sides as the instance metrics take them, read as by `_regions`."""
+    if isinstance(source, SetPredictions) and source.follows(truth):
+        sides = (object_batches(shards, OBJECTS_BATCH, by) for shards in (truth, source.shards))
+        yield from zip(*sides, strict=True)
+        return
+    for truths, found in pairs(truth, source, OBJECTS_BATCH):
+        yield objects_of(truths), objects_of(found)
 
 
 def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measured:
@@ -179,16 +192,17 @@ def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measure
     things = thing_classes(truth.taxonomy)
     labels = class_labels(truth.taxonomy)
     shown = [labels[category.id] for category in things]
-    ids, details, kept = list[list[str]](), list[DetectionRows](), list[instance.Batch]()
+    index = {c.id: None for c in truth.taxonomy.categories} | {c.id: k for k, c in enumerate(things)}
+    ids, details, kept = list[Sequence[str]](), list[DetectionRows](), list[Batch]()
     without_mask, with_mask = 0, 0
 
-    def batches() -> Iterator[instance.Batch]:
+    def batches() -> Iterator[Batch]:
         nonlocal without_mask, with_mask
         first = 1
-        for truths, found in pairs(truth, source):
-            batch = instance.records(truths, found, {c.id: k for k, c in enumerate(things)}, options.by, first)
-            ids.append([sample.id for sample in truths])
-            first += len(truths)
+        for labelled, predicted in _objects(truth, source, options.by):
+            batch = records(labelled, predicted, index, options.by, first)
+            ids.append(labelled.ids)
+            first += len(labelled.ids)
             without_mask, with_mask = without_mask + batch.without_mask, with_mask + len(batch.results)
             if options.details:
                 details.append(match(batch, options.by, options.max_dets[-1]))
@@ -210,7 +224,7 @@ def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measure
 
 
 def _average_precision(
-    truth: ShardSet, batches: Iterator[instance.Batch], shown: Sequence[str], options: Options
+    truth: ShardSet, batches: Iterator[Batch], shown: Sequence[str], options: Options
 ) -> dict[str, Any]:
     """AP by the rules of LVIS where images of the ground truth were not searched for everything, else by COCO's."""
     how: dict[str, Any] = {"by": options.by, "evaluator": options.evaluator}

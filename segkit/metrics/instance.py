@@ -1,22 +1,18 @@
-"""COCO average precision of masks or boxes: records for the evaluators, and the figures of their arrays."""
+"""COCO average precision of masks or boxes: the evaluators, and the figures of their arrays."""
 
 import contextlib
 import io
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.metrics.regions import boxes_only, size_differs
+from segkit.metrics.objects import Batch, By, Record
 from segkit.metrics.runs import decode_runs, join
-from segkit.sample import Sample, Segment
 
-By = Literal["mask", "box"]
-Record = dict[str, Any]
 Floats = NDArray[np.float64]
 AREAS = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
 """COCO's size classes, in pixels of area (both ends belong to the class)."""
@@ -24,17 +20,6 @@ MAX_DETS = (1, 10, 100)
 """Detections that count, of each class in each image."""
 LVIS_DETECTIONS = 300
 """Detections of an image that count by the rules of LVIS, all classes together."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Ground truth and predictions of some images, as the evaluators read them."""
-
-    images: list[Record]
-    annotations: list[Record]
-    results: list[Record]
-    without_mask: int = 0
-    """Predictions that are only boxes where masks are compared: they can match nothing and are left out."""
 
 
 @dataclass(frozen=True)
@@ -47,77 +32,6 @@ class Curves:
     """(T, K, A, M)."""
     thresholds: Floats
     """(T,) IoU thresholds."""
-
-
-def records(
-    truths: Sequence[Sample], predictions: Sequence[Sample], index: dict[int, int], by: By, first: int
-) -> Batch:
-    """COCO records of pairs of samples.
-
-    Images and annotations are numbered from `first` and 1 (id 0 is lost by pycocotools), categories are class
-    index + 1. Segments of classes that `index` does not list are left out (stuff, when things are evaluated). Ground
-    truth marked `ignore` is handed over as crowd, because every evaluator overwrites `ignore` by `iscrowd`.
-
-    Raises:
-        InputError: an object of the ground truth has no mask (by masks), a score is not a finite number, or a
-            prediction has another size than its image.
-    """
-    images, annotations, results, without_mask = [], [], [], 0
-    for number, (truth, prediction) in enumerate(zip(truths, predictions, strict=True), first):
-        if (truth.width, truth.height) != (prediction.width, prediction.height):
-            sizes = [f"{side.width} x {side.height}" for side in (prediction, truth)]
-            raise size_differs(truth.id, *sizes)
-        images.append({"id": number, "width": truth.width, "height": truth.height, **_federated(truth, index)})
-        for segment in _of_classes(truth, index):
-            crowd = int(segment.is_crowd or segment.ignore)
-            shape = _shape(segment, truth, by, "ground truth") | {"area": float(segment.area), "iscrowd": crowd}
-            annotations.append({"image_id": number, "category_id": index[segment.class_id] + 1, **shape})
-        for segment in _of_classes(prediction, index):
-            score = _score(segment, prediction)
-            if by == "mask" and segment.mask is None:
-                without_mask += 1
-                continue
-            shape = _shape(segment, truth, by, "predictions")
-            results.append({"image_id": number, "category_id": index[segment.class_id] + 1, "score": score, **shape})
-    _number(annotations)
-    return Batch(images, annotations, results, without_mask)
-
-
-def _of_classes(sample: Sample, index: dict[int, int]) -> list[Segment]:
-    return [segment for segment in sample.segments if segment.class_id in index]
-
-
-def _number(annotations: list[Record]) -> None:
-    for number, annotation in enumerate(annotations, 1):
-        annotation["id"] = number
-
-
-def _shape(segment: Segment, image: Sample, by: By, what: str) -> Record:
-    """A mask record never carries `bbox`: evaluators would take the box's area for the size classes."""
-    if by == "box":
-        return {"bbox": list(segment.box)}
-    if segment.mask is None:
-        raise boxes_only(what, image.id)
-    return {"segmentation": {"size": [image.height, image.width], "counts": segment.mask}}
-
-
-def _score(segment: Segment, image: Sample) -> float:
-    score = 1.0 if segment.score is None else segment.score
-    if not math.isfinite(score):
-        raise InputError(f"score {score}", file="predictions", record=f"image {image.id}", mend="scores are numbers")
-    return score
-
-
-def _federated(truth: Sample, index: dict[int, int]) -> Record:
-    """LVIS's account of what was looked for in an image; nothing where everything was."""
-    if truth.annotated is None and truth.exhaustive:
-        return {}
-    present = {index[segment.class_id] + 1 for segment in _of_classes(truth, index)}
-    looked_for = (
-        {index[c] + 1 for c in truth.annotated if c in index} if truth.annotated is not None else set(index.values())
-    )
-    negative = sorted(looked_for - present)
-    return {"neg_category_ids": negative, "not_exhaustive_category_ids": [] if truth.exhaustive else sorted(present)}
 
 
 def mask_areas(results: Sequence[Record]) -> list[int]:
@@ -199,8 +113,9 @@ def joined(batches: Iterable[Batch], by: By) -> tuple[list[Record], list[Record]
         annotations += batch.annotations
         areas = mask_areas(batch.results) if by == "mask" else [r["bbox"][2] * r["bbox"][3] for r in batch.results]
         results += [result | {"area": area, "iscrowd": 0} for result, area in zip(batch.results, areas, strict=True)]
-    _number(annotations)
-    _number(results)
+    for rows in (annotations, results):
+        for number, row in enumerate(rows, 1):
+            row["id"] = number
     return images, annotations, results
 
 

@@ -71,7 +71,7 @@ def regions_of(samples: Sequence[Sample], index: dict[int, int], *, what: str) -
     counts: list[bytes] = []
     for i, segment in segments:
         if segment.class_id not in index:
-            raise InputError(f"category {segment.class_id} is not in the vocabulary", file=what, record=samples[i].id)
+            raise unknown_class(segment.class_id, what, samples[i].id)
         if segment.mask is None:
             raise boxes_only(what, samples[i].id)
         counts.append(segment.mask)
@@ -87,6 +87,12 @@ def regions_of(samples: Sequence[Sample], index: dict[int, int], *, what: str) -
         np.array([segment.is_crowd for _, segment in segments], np.bool_),
         np.array([segment.ignore for _, segment in segments], np.bool_),
     )
+
+
+def unknown_class(class_id: int, what: str, image: str) -> InputError:
+    """The error of a segment of a class that the vocabulary does not list."""
+    mend = "predict in the vocabulary of the ground truth"
+    return InputError(f"category {class_id} is not in the vocabulary", file=what, record=f"image {image}", mend=mend)
 
 
 def boxes_only(what: str, image: str) -> InputError:

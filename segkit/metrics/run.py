@@ -6,7 +6,7 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.manifest import Task
 from segkit.metrics import bootstrap
-from segkit.metrics.evaluate import Measured, Options, measure, pairs
+from segkit.metrics.evaluate import BATCH, Measured, Options, measure, pairs
 from segkit.metrics.given_boxes import mask_quality
 from segkit.metrics.predictions import Predictions
 from segkit.metrics.splits import zero_shot
@@ -41,7 +41,7 @@ def evaluate_set(
     if unseen:
         measured.metrics["zero_shot"] = zero_shot(measured.metrics["per_class"], unseen, task)
     if given_boxes:
-        both = (pair for batch in pairs(truth, predictions) for pair in zip(*batch, strict=True))
+        both = (pair for batch in pairs(truth, predictions, BATCH) for pair in zip(*batch, strict=True))
         measured.metrics["given_boxes"] = mask_quality(both, truth.taxonomy)
     return measured
 

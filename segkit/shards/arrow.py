@@ -1,13 +1,14 @@
 """Samples as rows of an Arrow table: one row an image, a nested list of its segments; and back."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from segkit.sample import ImageRef, Sample, Segment
+from segkit.sample import Box, ImageRef, Sample, Segment
 
 _BOX = pa.struct([pa.field(side, pa.float64(), nullable=False) for side in ("x", "y", "width", "height")])
 SEGMENT = pa.struct(
@@ -127,8 +128,24 @@ def flags(array: Any) -> NDArray[np.bool_]:
 
 def texts(array: Any) -> list[bytes | None]:
     """The bytes of a string array."""
-    values: list[bytes | None] = array.view(pa.binary()).to_pylist()
+    if array.null_count or not len(array):
+        values: list[bytes | None] = array.view(pa.binary()).to_pylist()
+        return values
+    _, offsets, data = array.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1].tolist()
+    text = bytes(memoryview(data or b"")[bounds[0] : bounds[-1]])  # cut here: Arrow makes an object of each in between
+    return [text[a - bounds[0] : b - bounds[0]] for a, b in pairwise(bounds)]
+
+
+def reals(array: Any) -> list[float | None]:
+    """The values of a float64 array."""
+    values: list[float | None] = array.to_pylist() if array.null_count else numbers(array).tolist()
     return values
+
+
+def boxes(array: Any) -> list[Box]:
+    """x, y, width and height of each element of a box array."""
+    return list(zip(*(numbers(side).tolist() for side in array.flatten()), strict=True))
 
 
 def _values(column: Any, field: pa.Field) -> list[Any]:
@@ -140,9 +157,11 @@ def _segments(structs: pa.StructArray) -> list[Segment]:
     columns: list[list[Any]] = []
     for field, column in zip(SEGMENT, structs.flatten(), strict=True):
         if field.name == "box":
-            columns.append(list(zip(*(numbers(side).tolist() for side in column.flatten()), strict=True)))
+            columns.append(boxes(column))
         elif field.name in _ASCII:
             columns.append(texts(column))
+        elif field.type == pa.float64():
+            columns.append(reals(column))
         else:
             columns.append(column.to_pylist())
     return [Segment(*values) for values in zip(*columns, strict=True)]

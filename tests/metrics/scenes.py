@@ -5,6 +5,7 @@ from collections import defaultdict
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from segkit.metrics import objects
 from segkit.sample import Sample, Segment
 from segkit.taxonomy import Category, Taxonomy
 
@@ -149,3 +150,8 @@ def dense_confusion(pairs: list[tuple[Sample, Sample]], names: Taxonomy) -> np.n
             maps.append(classes[id_map(image)])
         np.add.at(matrix, (maps[0].ravel(), maps[1].ravel()), 1)
     return matrix[:k]
+
+
+def records(truths, found, index, by, first):
+    """Records of samples in memory."""
+    return objects.records(objects.objects_of(truths), objects.objects_of(found), index, by, first)

@@ -11,7 +11,7 @@ from segkit.metrics.overlap import overlap
 from segkit.metrics.regions import regions_of
 
 from .files import sets
-from .scenes import decode, disturbed, id_map, random_sample, sample, segment, taxonomy
+from .scenes import decode, disturbed, id_map, random_sample, records, sample, segment, taxonomy
 
 
 def outline(mask, depth):
@@ -65,7 +65,7 @@ def test_a_large_sloppy_mask_loses_and_a_perfect_one_does_not(tmp_path):
         shared = overlap(*sides)
         limit = boundary.iou_of_pairs(shared, *sides)
         found[name] = panoptic.count(panoptic.match_overlap(shared, *sides, limit), 5)
-        record = instance.records([truth], [answer], names.index, "mask", 1)
+        record = records([truth], [answer], names.index, "mask", 1)
         found[name + " ap"] = instance.summarize(boundary.curves([record], 5, (1, 10, 100)), names.names)["ap50"]
     assert found["good"].iou[0] == 1 and found["bad"].tp[0] == 0 and found["bad"].fn[0] == 1
     assert found["good ap"] == pytest.approx(100) and found["bad ap"] == 0

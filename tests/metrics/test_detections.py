@@ -3,15 +3,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from segkit.metrics import detections, instance
+from segkit.metrics import detections
 
-from .scenes import sample, segment, taxonomy
+from .scenes import records, sample, segment, taxonomy
 from .test_instance import run, some_pairs
 
 
 def rows_of(pairs, names, by="mask"):
     truths, found = [t for t, _ in pairs], [p for _, p in pairs]
-    return detections.match(instance.records(truths, found, names.index, by, 1), by, 100)
+    return detections.match(records(truths, found, names.index, by, 1), by, 100)
 
 
 @settings(max_examples=30, deadline=None)
@@ -36,8 +36,8 @@ def test_weights_are_repetitions_of_images():
 
 def test_batches_join_and_nothing_is_something():
     pairs, names = some_pairs(6, 4, 30, 40)
-    first = instance.records([t for t, _ in pairs[:1]], [p for _, p in pairs[:1]], names.index, "mask", 1)
-    rest = instance.records([t for t, _ in pairs[1:]], [p for _, p in pairs[1:]], names.index, "mask", 2)
+    first = records([t for t, _ in pairs[:1]], [p for _, p in pairs[:1]], names.index, "mask", 1)
+    rest = records([t for t, _ in pairs[1:]], [p for _, p in pairs[1:]], names.index, "mask", 2)
     joined = detections.DetectionRows.concatenate([detections.match(b, "mask", 100) for b in (first, rest)])
     whole = rows_of(pairs, names)
     np.testing.assert_array_equal(detections.average_precision(joined, 5), detections.average_precision(whole, 5))

@@ -1,9 +1,9 @@
 import numpy as np
 
-from segkit.metrics import errors, instance
+from segkit.metrics import errors
 from segkit.sample import Sample
 
-from .scenes import segment, taxonomy
+from .scenes import records, segment, taxonomy
 
 FRAME = (40, 100)
 
@@ -16,7 +16,7 @@ def box(x, width, class_id=2, score=None):
 
 def breakdown(truths, found):
     names = taxonomy()
-    batch = instance.records(
+    batch = records(
         [Sample("1", "1", 100, 40, tuple(truths))], [Sample("1", "1", 100, 40, tuple(found))], names.index, "mask", 1
     )
     return errors.breakdown([batch], names.names, "mask")

@@ -111,7 +111,7 @@ def test_predictions_of_unknown_categories_are_refused(tmp_path):
     truth, found = sets(tmp_path)
     one = next(found.samples())
     odd = replace(one, segments=(replace(one.segments[0], class_id=999), *one.segments[1:]))
-    with pytest.raises(InputError, match=r"predictions: 100: category 999 is not in the vocabulary"):
+    with pytest.raises(InputError, match=r"predictions: image 100: category 999 is not in the vocabulary"):
         evaluate(truth, [odd], "panoptic")
     file = tmp_path / "odd.json"
     file.write_text(json.dumps([{"image_id": 100, "category_id": 999, "score": 1, "bbox": [0, 0, 1, 1]}]))
@@ -235,7 +235,10 @@ def test_columns_refuse_what_samples_refuse(tmp_path):
     samples = list(found.samples())
     bare = replace(samples[2], segments=(replace(samples[2].segments[0], mask=None, mask_from=None),))
     odd = replace(samples[2], segments=(replace(samples[2].segments[0], class_id=999),))
-    for bad, line in ((bare, "image 102: a segment has a box but no mask"), (odd, "102: category 999 is not in the")):
+    for bad, line in (
+        (bare, "image 102: a segment has a box but no mask"),
+        (odd, "image 102: category 999 is not in the"),
+    ):
         broken = [*samples[:2], bad, *samples[3:]]
         for predictions in (broken, shard_set(tmp_path / line[:9].replace(":", ""), broken, truth.taxonomy)):
             with pytest.raises(InputError, match=line):

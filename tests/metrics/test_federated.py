@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.metrics import detections, instance
+from segkit.metrics import detections
 from segkit.metrics.evaluate import Options, measure
 
 from .files import shard_set
+from .scenes import records
 from .test_instance import some_pairs
 
 
@@ -18,7 +19,7 @@ def reference(pairs, names):
         for t, p in pairs
     ]
     truths, found = [t for t, _ in pairs], [p for _, p in pairs]
-    rows = detections.match(instance.records(truths, found, names.index, "mask", 1), "mask", 300)
+    rows = detections.match(records(truths, found, names.index, "mask", 1), "mask", 300)
     for d, image in enumerate(rows.image):
         if not truths[image].exhaustive and names.names[rows.label[d]] in {
             names.by_id[s.class_id].name for s in truths[image].segments

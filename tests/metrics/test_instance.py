@@ -11,7 +11,7 @@ from segkit.errors import InputError
 from segkit.metrics import instance
 from segkit.sample import Sample
 
-from .scenes import disturbed, random_sample, sample, segment, taxonomy
+from .scenes import disturbed, random_sample, records, sample, segment, taxonomy
 
 KEYS = (
     "ap",
@@ -33,7 +33,7 @@ def run(pairs, names, evaluator="hotcoco", by="mask", max_dets=instance.MAX_DETS
     def batches():
         for at in range(0, len(pairs), batch):
             some = pairs[at : at + batch]
-            yield instance.records([t for t, _ in some], [p for _, p in some], names.index, by, at + 1)
+            yield records([t for t, _ in some], [p for _, p in some], names.index, by, at + 1)
 
     return instance.EVALUATORS[evaluator](batches(), len(names.categories), by, max_dets)
 
@@ -113,7 +113,7 @@ def test_mask_records_carry_no_box_and_size_classes_are_of_mask_areas():
     names = taxonomy()
     mask = np.eye(120, dtype=bool)  # 120 pixels in a box of 14,400
     truth = Sample("1", "1.jpg", 120, 120, (segment(mask, 2),))
-    made = instance.records([truth], [truth], names.index, "mask", 1)
+    made = records([truth], [truth], names.index, "mask", 1)
     assert "bbox" not in made.results[0] and instance.mask_areas(made.results) == [120]
     # an unmatched thin detection far from the truth is small; by its box it would be large and count there
     off = Sample("1", "1.jpg", 120, 120, (segment(mask[::-1], 2, score=0.9), segment(mask, 2, score=0.5)))
@@ -157,7 +157,7 @@ def test_ground_truth_without_masks_is_refused_with_the_mend():
     with pytest.raises(InputError, match=r"image im9: a segment has a box but no mask.*pseudolabel"):
         run([(box, truth)], names)
     assert instance.summarize(run([(box, truth)], names, by="box"), names.names)["ap"] == pytest.approx(100)
-    made = instance.records([truth], [box], names.index, "mask", 1)
+    made = records([truth], [box], names.index, "mask", 1)
     assert made.results == [] and made.without_mask == 1
 
 
