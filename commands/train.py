@@ -49,6 +49,7 @@ def train(
     Example: segkit train --recipe dataseg-mini --data work/coco=2 --data work/camvid --out work/run --steps 2000
     """
     from segkit.training import distributed
+    from segkit.training.evaluation import headline
     from segkit.training.run import Watchers
     from segkit.training.run import train as run_training
     from segkit.training.run_manifest import read_run_manifest
@@ -82,7 +83,7 @@ def train(
         "seconds": round(time.monotonic() - started, 1),
         "evaluation": show.metrics,
     }
-    rows = [(name, *_headline(metrics)) for name, metrics in show.metrics.items()]
+    rows = [(name, *headline(metrics)) for name, metrics in show.metrics.items()]
     tables = [table("Evaluation", ("data set", "figure", "value"), rows)] if rows else []
     emit(result, schema="segkit.train/1", as_json=as_json, tables=[*tables, f"{path}"])
 
@@ -96,12 +97,6 @@ def parse_data(item: str) -> tuple[str, float]:
         return spec, float(weight)
     except ValueError:
         raise InputError(f"no number after = in {item!r}", record="--data", mend="write SET or SET=WEIGHT") from None
-
-
-def _headline(metrics: dict[str, Any]) -> tuple[str, Any]:
-    if "all" in metrics:
-        return "PQ", metrics["all"]["pq"]
-    return ("mIoU", metrics["miou"]) if "miou" in metrics else ("mask AP", metrics["ap"])
 
 
 class _Display:
@@ -138,6 +133,8 @@ class _Display:
 
     def evaluation(self, step: int, name: str, metrics: dict[str, Any]) -> None:
         self.metrics[name] = metrics
-        figure, value = _headline(metrics)
+        from segkit.training.evaluation import headline
+
+        figure, value = headline(metrics)
         shown = "-" if value is None else f"{value:.2f}"
         stderr.print(f"step {step}  {name}: {figure} {shown}", highlight=False)

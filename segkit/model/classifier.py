@@ -1,6 +1,7 @@
 """The text classifier: a class is its frozen text embedding; one learned row stands for background."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.project = nn.Linear(hidden_dim, text_dim)
         self.background = nn.Parameter(torch.randn(text_dim) / math.sqrt(text_dim))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(10.0)]))  # FSDP shards no scalars
 
     def forward(self, queries: Tensor, text: Tensor) -> Tensor:
         """Class logits.
@@ -35,3 +36,9 @@ class TextClassifier(nn.Module):
         rows = torch.cat((text, F.normalize(self.background, dim=0)[None]))
         scale = self.log_scale.exp().clamp(max=self.MAX_SCALE)
         return scale * F.normalize(self.project(queries), dim=-1) @ rows.T
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
+        """Take the scalar that earlier runs have for the temperature."""
+        if (name := prefix + "log_scale") in state_dict:
+            state_dict[name] = state_dict[name].reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -4,6 +4,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def is_shared() -> bool:
+    """Whether several processes share a batch."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def joint(count: Tensor) -> Tensor:
     """Mean of a count, or of several in one tensor, over the processes of a training; itself where there is one.
 
@@ -12,7 +17,7 @@ def joint(count: Tensor) -> Tensor:
 
     Every process must call it, in the same order.
     """
-    if dist.is_available() and dist.is_initialized():
+    if is_shared():
         count = count.clone()
         dist.all_reduce(count)
         count = count / dist.get_world_size()

@@ -1,14 +1,15 @@
 """One training forward pass: batch -> model -> weighted losses."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from segkit.data.batch import Batch
 from segkit.model.class_table import ClassTable
-from segkit.model.dataseg import DataSeg
-from segkit.supervision.conditioned import conditioned_losses, count_given, give_boxes
+from segkit.model.dataseg import DataSeg, Output
+from segkit.supervision.conditioned import GivenBoxes, conditioned_losses, count_given, give_boxes
 from segkit.supervision.config import LossConfig
-from segkit.supervision.counts import joint
+from segkit.supervision.counts import is_shared, joint
 from segkit.supervision.criterion import CellTargets, matching_losses
 
 
@@ -31,11 +32,37 @@ def training_forward(
     """
     cells = [CellTargets.of(targets) for targets in batch.targets]
     given = give_boxes(batch, config, generator)
-    boxes, labels = (given.boxes, given.labels) if given else (None, None)
+    counts = joint(count_given(given, batch.images.device))
+    asked = given or _ask_nothing(batch, counts)
+    boxes, labels = (asked.boxes, asked.labels) if asked else (None, None)
     output = model(batch.images, table.text, boxes, labels)
     whole = [cell.only(~targets.is_part) for cell, targets in zip(cells, batch.targets, strict=True)]
     losses = matching_losses(output.matching, batch, whole, table.is_thing, config, step, generator)
-    counts = joint(count_given(given, batch.images.device))
     if given:
         losses |= conditioned_losses(output.conditioned, given, batch, cells, config, counts)
+    if is_shared():
+        losses["class"] = losses["class"] + _zero(output)
     return losses
+
+
+def _ask_nothing(batch: Batch, counts: Tensor) -> GivenBoxes | None:
+    """One box without a target, where this process has none and another has some; None where none has any.
+
+    The same layers must run in all processes: with FSDP they hand each other the weights, layer by layer.
+    """
+    if not is_shared() or float(counts[0]) < 0.5 / dist.get_world_size():
+        return None
+    height, width = batch.images.shape[-2:]
+    rows = [1] + [0] * (len(batch.images) - 1)
+    boxes = [batch.images.new_tensor([[0, 0, width, height]])[:row] for row in rows]
+    nothing = [torch.full((row,), -1, device=batch.images.device) for row in rows]
+    return GivenBoxes(boxes, nothing, nothing)
+
+
+def _zero(output: Output) -> Tensor:
+    """0, by way of the answers: every weight behind them gets a gradient, if only of zeros.
+
+    Processes exchange gradients weight by weight: one that lacks a term (no masks, nothing matched) must not be missed.
+    """
+    answers = [layers[-1] for layers in (output.matching, output.conditioned) if layers]
+    return torch.stack([logits[:0].sum() for a in answers for logits in (a.class_logits, a.mask_logits)]).sum()

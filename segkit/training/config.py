@@ -40,8 +40,12 @@ class TrainingConfig(_Section):
     checkpoint_every: int = Field(500, ge=1)
     """Steps between checkpoints from which `--resume` continues."""
     keep_last: int = Field(2, ge=1)
-    """Checkpoints kept while the run lasts."""
+    """Newest checkpoints kept while the run lasts; the one with the best evaluation is kept beside them."""
+    publish: Literal["last", "best"] = "last"
+    """Whose averaged weights the run is published with: the last step's, or those of the best evaluation."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass; weights and optimiser stay float32."""
     accumulate: int = Field(1, ge=1)
     """Batches whose gradients make one step."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: each holds all weights (ddp), or its share of weights, moments and average (fsdp)."""

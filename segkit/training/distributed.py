@@ -23,7 +23,7 @@ def launched() -> bool:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started, by NCCL on GPUs and gloo on CPUs.
+    """Join the processes that torchrun started: tensors on GPUs by NCCL, those on CPUs and objects by gloo.
 
     Nothing to do for a single process, or where the caller has joined them already.
     """
@@ -33,7 +33,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    # gloo beside NCCL: objects are exchanged in every step, by NCCL each would wait for the GPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -85,6 +86,12 @@ def from_first(value: T) -> T:
     held = [value]
     dist.broadcast_object_list(held, src=0)
     return held[0]
+
+
+def copy_from_first(tensor: torch.Tensor) -> None:
+    """Give `tensor` the values that it has in the first process."""
+    if world_size() > 1:
+        dist.broadcast(tensor, src=0)
 
 
 def barrier() -> None:

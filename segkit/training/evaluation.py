@@ -47,6 +47,13 @@ def evaluate_set(
     return metrics
 
 
+def headline(metrics: dict[str, Any]) -> tuple[str, float | None]:
+    """Name and value (0-100, higher is better; None where nothing could be measured) of what a set is judged by."""
+    if "all" in metrics:
+        return "PQ", metrics["all"]["pq"]
+    return ("mIoU", metrics["miou"]) if "miou" in metrics else ("mask AP", metrics["ap"])
+
+
 def _draw(data: ShardSet, predicted: list[Sample], picture: Path) -> None:
     if not predicted:
         return

@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from segkit.training.evaluation import headline
 from segkit.training.loop import StepRecord
 from segkit.training.run_manifest import METRICS, TENSORBOARD
 
@@ -26,8 +27,9 @@ class RunLog:
         kept = _lines_up_to(file, step)
         file.write_text("".join(kept), "utf-8")
         rows = [json.loads(line) for line in kept]
-        self.evaluated = {(row["step"], row["evaluation"]) for row in rows if "evaluation" in row}
-        """Steps and data sets of the evaluations that are in the log."""
+        self._headlines = {
+            (row["step"], row["evaluation"]): headline(row["metrics"])[1] for row in rows if "evaluation" in row
+        }
         self._file = file.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
 
@@ -40,12 +42,29 @@ class RunLog:
         for name in ("loss", "gradient_norm", "lr", "samples_per_second", "memory_mib"):
             self._events.add_scalar(f"training/{name}", row[name], record.step)
 
-    def evaluation(self, step: int, dataset: str, metrics: Mapping[str, Any]) -> None:
+    def evaluation(self, step: int, dataset: str, metrics: dict[str, Any]) -> None:
         """Log the metrics of an evaluation set; TensorBoard gets the plain figures among them."""
-        self.evaluated.add((step, dataset))
-        self._write({"step": step, "evaluation": dataset, "metrics": dict(metrics)})
+        self._headlines[step, dataset] = headline(metrics)[1]
+        self._write({"step": step, "evaluation": dataset, "metrics": metrics})
         for name, value in _figures(metrics):
             self._events.add_scalar(f"{dataset}/{name}", value, step)
+
+    def evaluated(self, step: int, dataset: str) -> bool:
+        """Whether the evaluation of a data set after a step is in the log."""
+        return (step, dataset) in self._headlines
+
+    def best(self, datasets: Collection[str]) -> int | None:
+        """The step with the highest mean headline over these data sets (the first of equals); None where none has all.
+
+        Evaluations in which a headline could not be measured do not count.
+        """
+        means: dict[int, float] = {}
+        for step in sorted({step for step, _ in self._headlines}):
+            values = [self._headlines.get((step, dataset)) for dataset in datasets]
+            known = [value for value in values if value is not None]
+            if values and len(known) == len(values):
+                means[step] = sum(known) / len(known)
+        return max(means, key=means.__getitem__) if means else None
 
     def close(self) -> None:
         """Flush and close both."""

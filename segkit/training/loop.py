@@ -4,23 +4,23 @@ import itertools
 import math
 import resource
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import AveragedModel
 
 from segkit.data.batch import Batch
 from segkit.errors import SegkitError
 from segkit.training import distributed
-from segkit.training.optimiser import build_average, build_optimiser, rate_factor, set_rate
-from segkit.training.recipe import Recipe
+from segkit.training.optimiser import rate_factor, set_rate
+from segkit.training.sharding import whole
+from segkit.training.trainee import Trainee
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,44 +42,6 @@ class StepRecord:
     samples_per_second: float
     memory_mib: float
     """Largest allocation on the GPU so far; on a CPU the largest resident size of the process."""
-
-
-class Trainee:
-    """All that changes while a model is trained, and so all that a checkpoint holds.
-
-    Args:
-        model: the model, on its device; its averaged copy is `average`.
-        learner: a module around `model` whose forward takes (batch, step) and returns the weighted loss terms. Model
-            and losses are one module so that DistributedDataParallel sees one forward.
-        recipe: optimiser and training sections are used.
-    """
-
-    def __init__(self, model: nn.Module, learner: nn.Module, recipe: Recipe) -> None:
-        self.model = model
-        self.device = next(model.parameters()).device
-        self.recipe = recipe
-        self.average: AveragedModel = build_average(model, recipe.optimiser.ema_decay)
-        self.optimiser = build_optimiser(model, recipe.optimiser)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.training.precision == "fp16")
-        self.learner = distributed.wrap(learner, self.device)
-        self.step = 0
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint. No random state is in it: the noise of a step is a function of seed and step."""
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = int(state["step"])
 
 
 def train_step(trainee: Trainee, batches: Sequence[Batch], started: float) -> StepRecord:
@@ -110,7 +72,7 @@ def train_step(trainee: Trainee, batches: Sequence[Batch], started: float) -> St
         terms.append({name: value.detach() for name, value in losses.items()})
 
     scaler.unscale_(optimiser)
-    norm = float(clip_grad_norm_(trainee.model.parameters(), recipe.optimiser.clip_norm))
+    norm = float(whole(clip_grad_norm_(trainee.model.parameters(), recipe.optimiser.clip_norm)))
     reports = distributed.gather([_report(*given, norm) for given in zip(batches, terms, strict=True)])
     require_finite(reports, trainee.step, scaler)
     scaler.step(optimiser)
@@ -178,6 +140,8 @@ def _seed_noise(seed: int, step: int) -> None:
 
 def _synchronised(learner: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Gradients are exchanged between processes in the last batch of a step only."""
+    if isinstance(learner, FSDPModule):
+        learner.set_requires_gradient_sync(last)
     if isinstance(learner, DistributedDataParallel) and not last:
         return learner.no_sync()
     return nullcontext()

@@ -18,14 +18,15 @@ from segkit.training import checkpoint, distributed
 from segkit.training.config import TrainingConfig
 from segkit.training.device import choose_device
 from segkit.training.evaluation import evaluate_set
-from segkit.training.job import Job, open_sets, refuse_other, with_pixel_statistics
+from segkit.training.job import Job, open_sets, refuse_other, with_pixel_statistics, with_text_dim
 from segkit.training.learner import Learner
 from segkit.training.log import RunLog
-from segkit.training.loop import StepRecord, Trainee, train_steps
+from segkit.training.loop import StepRecord, train_steps
 from segkit.training.recipe import load_recipe
 from segkit.training.run_manifest import CHECKPOINTS, PICTURES
 from segkit.training.run_writer import publish, write_inputs, write_model
 from segkit.training.stop import StoppedError, stop_on_signal
+from segkit.training.trainee import Trainee
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def train(
         StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
     """
     overriding = overrides if steps is None else [*overrides, f"training.steps={steps}"]
-    chosen = with_pixel_statistics(load_recipe(recipe, overriding))
+    chosen = with_text_dim(with_pixel_statistics(load_recipe(recipe, overriding)))
     place = choose_device(device)
     arguments = {"recipe": str(recipe), "data": dict(data), "eval_data": list(eval_data), "set": list(overrides)}
     sets = open_sets(data, chosen)
@@ -81,6 +82,10 @@ def train(
     for named in evaluation:
         if named.shards.manifest.kind == "boxes":
             raise InputError("has boxes alone, masks cannot be evaluated", file=named.shards.path, mend="leave it out")
+    if chosen.training.publish == "best" and not evaluation:
+        raise InputError(
+            "no evaluation to choose by", record="training.publish", mend="give --eval-data, or set it to last"
+        )
     job = Job(chosen, sets, evaluation, place, arguments)
     with distributed.process_group(place):
         mix, trainee = _mix(job), _trainee(job)  # first: what is refused here must not clear an interrupted run away
@@ -103,17 +108,20 @@ def _staged(out: Path, job: Job, resume: bool) -> Iterator[Staging]:
 
 def _train(job: Job, mix: DataMix, trainee: Trainee, stage: Staging, watchers: Watchers) -> Path:
     """Train from where the staging directory stands, and publish."""
-    writes = distributed.rank() == 0
+    writes, checkpoints = distributed.rank() == 0, stage.path / CHECKPOINTS
     if not (stage.path / MANIFEST).is_file():
-        state = checkpoint.load_newest(stage.path / CHECKPOINTS, job.device)
-        if state:
-            trainee.restore(state)
+        newest = checkpoint.newest(checkpoints)
+        if newest:
+            trainee.restore(newest)
         if writes:
             write_inputs(job, stage.path)
             watchers.on_start(trainee.step, job.recipe.training.steps)
-        _steps(job, mix, trainee, stage.path, watchers)
-        if writes:
-            write_model(job, trainee, stage)
+        best = _steps(job, mix, trainee, stage.path, watchers)
+        if job.recipe.training.publish == "best" and best not in (None, trainee.step):
+            trainee.restore(checkpoint.of_step(checkpoints, best))
+        model = trainee.averaged_model()
+        if model:
+            write_model(job, model, trainee.step, stage)
     distributed.barrier()
     return distributed.from_first(publish(stage) if writes else stage.path)
 
@@ -143,10 +151,11 @@ def _batches(mix: DataMix, training: TrainingConfig, step: int) -> Generator[Bat
         yield batch
 
 
-def _steps(job: Job, mix: DataMix, trainee: Trainee, folder: Path, watchers: Watchers) -> None:
-    """All steps that are left, with their logs, checkpoints and evaluations."""
+def _steps(job: Job, mix: DataMix, trainee: Trainee, folder: Path, watchers: Watchers) -> int | None:
+    """All steps that are left, with their logs, checkpoints and evaluations; returns the step of the best of these."""
     training = job.recipe.training
     todo = _batches(mix, training, trainee.step)
+    names = [named.name for named in job.evaluation]
     with _log(folder, trainee.step) as log, stop_on_signal() as wish, closing(todo) as batches:
         _evaluate_if_due(job, trainee, folder, log, watchers)  # one that an interruption has cut short
         for record in train_steps(trainee, batches):
@@ -154,11 +163,13 @@ def _steps(job: Job, mix: DataMix, trainee: Trainee, folder: Path, watchers: Wat
                 log.step(record)
                 watchers.on_step(record)
             stop = max(distributed.gather([wish.signal]))
-            if stop or record.step % training.checkpoint_every == 0 or record.step == training.steps:
-                _save(trainee, folder)
+            due = record.step % training.checkpoint_every == 0 or record.step == training.steps
+            if stop or due or _evaluation_due(job, record.step):  # what turns out the best has its checkpoint then
+                trainee.save(folder / CHECKPOINTS, best=log.best(names) if log else None)
             if stop:
                 raise StoppedError(stop, record.step)
             _evaluate_if_due(job, trainee, folder, log, watchers)
+        return distributed.from_first(log.best(names) if log else None)
 
 
 @contextmanager
@@ -171,24 +182,23 @@ def _log(folder: Path, step: int) -> Iterator[RunLog | None]:
         yield log
 
 
-def _save(trainee: Trainee, folder: Path) -> None:
-    if distributed.rank() == 0:
-        keep_last = trainee.recipe.training.keep_last
-        checkpoint.save(folder / CHECKPOINTS, trainee.step, trainee.state(), keep_last)
+def _evaluation_due(job: Job, step: int) -> bool:
+    training = job.recipe.training
+    return bool(job.evaluation) and step > 0 and (step % training.evaluate_every == 0 or step == training.steps)
 
 
 def _evaluate_if_due(job: Job, trainee: Trainee, folder: Path, log: RunLog | None, watchers: Watchers) -> None:
     """Evaluate the averaged weights on the sets that are not in the log for this step; the other processes wait."""
-    step, training = trainee.step, job.recipe.training
-    if step == 0 or (step % training.evaluate_every and step != training.steps):
+    step = trainee.step
+    if not _evaluation_due(job, step):
         return
-    if log:
-        model = cast(DataSeg, trainee.average.module).eval()
+    model = cast(DataSeg | None, trainee.averaged_model())
+    if log and model:
         for named in job.evaluation:
-            if (step, named.name) not in log.evaluated:
+            if not log.evaluated(step, named.name):
                 picture = folder / PICTURES / f"step-{step:08d}-{named.name}.png"
                 table = named.table.to(job.device)
-                metrics = evaluate_set(model, table, named.shards, job.recipe.inference, picture)
+                metrics = evaluate_set(model.eval(), table, named.shards, job.recipe.inference, picture)
                 log.evaluation(step, named.name, metrics)
                 watchers.on_evaluation(step, named.name, metrics)
     distributed.barrier()

@@ -37,6 +37,7 @@ class RunManifest(BaseModel):
     rates: dict[str, float]
     """Data set -> share of the steps that it was given, of any sum."""
     steps: int
+    """Steps that made the weights."""
     parameters: int
     """Weights of the model."""
     encoder: str

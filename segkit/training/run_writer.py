@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file, save_model
+from torch import nn
 
 from segkit import __version__
 from segkit.shards.publish import MANIFEST, Staging
 from segkit.shards.writer import parent_of
-from segkit.training.job import Job
-from segkit.training.loop import Trainee
+from segkit.training.job import Job, encoding_of
 from segkit.training.recipe import to_toml
 from segkit.training.run_manifest import (
     CHECKPOINTS,
@@ -21,7 +21,6 @@ from segkit.training.run_manifest import (
     RunManifest,
     file_digests,
 )
-from segkit.vocabulary import ENCODER
 
 
 def write_inputs(job: Job, folder: Path) -> None:
@@ -30,13 +29,13 @@ def write_inputs(job: Job, folder: Path) -> None:
     taxonomies = {named.name: named.shards.taxonomy.to_json() for named in job.data}
     (folder / TAXONOMIES).write_text(json.dumps(taxonomies, indent=1, ensure_ascii=False) + "\n", "utf-8")
     text = {named.name: named.table.text.contiguous() for named in job.data}
-    save_file(text, folder / VOCABULARY, {"encoder": ENCODER})
+    save_file(text, folder / VOCABULARY, encoding_of(job.recipe).to_metadata())
     (folder / VOCABULARY).chmod(0o644)  # safetensors writes 0600: nobody else on a shared disk could use the run
 
 
-def write_model(job: Job, trainee: Trainee, stage: Staging) -> None:
-    """The averaged weights, then the manifest, whose presence says that all is there."""
-    save_model(trainee.average.module, str(stage.path / WEIGHTS), {"format": "pt"})
+def write_model(job: Job, model: nn.Module, step: int, stage: Staging) -> None:
+    """The averaged weights as they were after a step, then the manifest, whose presence says that all is there."""
+    save_model(model, str(stage.path / WEIGHTS), {"format": "pt"})
     (stage.path / WEIGHTS).chmod(0o644)
     digests = file_digests(stage.path)
     manifest = RunManifest(
@@ -44,11 +43,11 @@ def write_model(job: Job, trainee: Trainee, stage: Staging) -> None:
         name=job.recipe.name,
         command="train",
         arguments=job.arguments,
-        parents=tuple(parent_of(named.shards, stage.path) for named in job.data),
+        parents=tuple(parent_of(named.shards, stage.home) for named in job.data),
         rates={named.name: named.weight for named in job.data},
-        steps=trainee.step,
-        parameters=sum(parameter.numel() for parameter in trainee.model.parameters()),
-        encoder=ENCODER,
+        steps=step,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        encoder=encoding_of(job.recipe).name,
         files=digests,
         digest=RunManifest.content_digest(digests),
     )

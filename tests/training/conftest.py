@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from segkit.shards.reader import ShardSet
-from tests.training.toy import write_recipe, write_toy_set
+from tests.training.toy import write_recipe, write_sparse_set, write_toy_set
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,11 @@ def toy_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 @pytest.fixture(scope="session")
 def box_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return write_toy_set(tmp_path_factory.mktemp("data") / "boxes", boxes_only=True, name="boxes")
+
+
+@pytest.fixture(scope="session")
+def sparse_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_sparse_set(tmp_path_factory.mktemp("data") / "sparse")
 
 
 @pytest.fixture(scope="session")

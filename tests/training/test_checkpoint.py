@@ -1,35 +1,80 @@
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import checkpoint as dcp
 
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.training import checkpoint
 
-CPU = torch.device("cpu")
+
+def save(folder: Path, step: int, newest: int = 2, best: int | None = None) -> Path:
+    tensors = {"model/w": torch.full((2, 3), float(step)), "step": torch.tensor(step), "none": torch.zeros(0, 4)}
+    return checkpoint.save(folder, step, tensors, {"scaler": {}}, newest=newest, best=best)
 
 
-def test_the_newest_of_the_last_k_is_loaded(tmp_path: Path) -> None:
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def loaded(path: Path) -> torch.Tensor:
+    tensor = torch.zeros(2, 3)
+    checkpoint.load(path, {"model/w": tensor})
+    return tensor
+
+
+def test_the_newest_of_the_last_k_is_found_with_its_tensors_and_values(tmp_path: Path) -> None:
     for step in (5, 10, 100):
-        checkpoint.save(tmp_path, step, {"model": {"w": torch.full((2,), float(step))}}, keep_last=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010.pt", "step-00000100.pt"]
-    state = checkpoint.load_newest(tmp_path, CPU)
-    assert state is not None and state["step"] == 100
-    assert torch.equal(state["model"]["w"], torch.full((2,), 100.0))
+        save(tmp_path, step)
+    assert names(tmp_path) == ["step-00000010", "step-00000100"]
+    found = checkpoint.newest(tmp_path)
+    assert found == checkpoint.of_step(tmp_path, 100)
+    assert checkpoint.sizes(found) == {"model/w": (2, 3), "step": (), "none": (0, 4)}
+    tensors = {"model/w": torch.zeros(2, 3), "step": torch.tensor(0)}
+    assert checkpoint.load(found, tensors) == {"step": 100, "scaler": {}}
+    assert torch.equal(tensors["model/w"], torch.full((2, 3), 100.0)) and tensors["step"] == 100
 
 
-def test_a_half_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 5, {}, keep_last=2)
-    (tmp_path / "step-00000010.partial").write_bytes(b"half")
-    state = checkpoint.load_newest(tmp_path, CPU)
-    assert state is not None and state["step"] == 5
+def test_the_best_is_kept_beside_the_newest_until_another_is_better(tmp_path: Path) -> None:
+    for step, best in ((1, None), (2, 1), (3, 1), (4, 3)):
+        save(tmp_path, step, newest=1, best=best)
+        assert names(tmp_path) == [f"step-{kept:08d}" for kept in sorted({step} | {best or step})]
 
 
-def test_no_checkpoint_is_none_and_a_broken_one_is_named(tmp_path: Path) -> None:
-    assert checkpoint.load_newest(tmp_path / "absent", CPU) is None
-    (tmp_path / "step-00000010.pt").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"step-00000010\.pt"):
-        checkpoint.load_newest(tmp_path, CPU)
+def test_a_half_written_checkpoint_is_not_seen_and_is_cleared_away(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint.FileSystemWriter, "finish", lambda *_: 1 / 0)
+        with pytest.raises(SegkitError, match="step-00000010: the checkpoint cannot be written"):
+            save(tmp_path, 10)
+    assert names(tmp_path) == ["step-00000005", "step-00000010.partial"]
+    found = checkpoint.newest(tmp_path)
+    assert found is not None and loaded(found)[0, 0] == 5
+    save(tmp_path, 15)
+    assert names(tmp_path) == ["step-00000005", "step-00000015"]
+
+
+def test_none_is_found_where_there_is_none_and_an_old_one_is_refused(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path / "absent") is None and checkpoint.newest(tmp_path) is None
+    (tmp_path / "step-00000010.pt").write_bytes(b"old")
+    with pytest.raises(InputError, match=r"step-00000010\.pt.*earlier segkit.*leave --resume out"):
+        checkpoint.newest(tmp_path)
+
+
+def test_what_does_not_load_is_named_in_one_line(tmp_path: Path) -> None:
+    path = save(tmp_path, 10)
+    for tensors in ({"model/other": torch.zeros(1)}, {"model/w": torch.zeros(3, 3)}):
+        with pytest.raises(InputError, match=r"step-00000010.*not a checkpoint of this run") as caught:
+            checkpoint.load(path, tensors)
+        assert "\n" not in str(caught.value)
+    for file in path.glob("*.distcp"):
+        file.write_bytes(b"broken")
+    with pytest.raises(InputError, match="step-00000010"):
+        loaded(path)
+    (path / ".metadata").write_bytes(b"broken")
+    with pytest.raises(InputError, match="step-00000010"):
+        checkpoint.sizes(path)
 
 
 class Evil:
@@ -39,7 +84,28 @@ class Evil:
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"step": 10, "model": Evil()}, tmp_path / "step-00000010.pt")
+    path = save(tmp_path, 10)
+    (path / ".metadata").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match="has no place in it"):
+        loaded(path)
+    # what is no tensor is pickled beside the tensors, and torch would unpickle it for whoever asks for that name
+    dcp.save({"model/w": Evil()}, storage_writer=dcp.FileSystemWriter(path))
+    with pytest.raises(InputError, match="BytesStorageMetadata has no place in it"):
+        loaded(path)
+    # the tensors' own files
+    save(tmp_path, 10)
+    for file in path.glob("*.distcp"):
+        file.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError):
-        checkpoint.load_newest(tmp_path, CPU)
+        loaded(path)
     assert not Path("executed").exists()
+
+
+def test_no_file_beside_the_checkpoint_is_read(tmp_path: Path) -> None:
+    path, other = save(tmp_path, 10), save(tmp_path, 20)
+    metadata = pickle.loads((path / ".metadata").read_bytes())
+    for place in metadata.storage_data.values():
+        place.relative_path = f"../{other.name}/{place.relative_path}"
+    (path / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(InputError, match="leads out of it"):
+        loaded(path)

@@ -1,6 +1,7 @@
 """Six small pictures of one or two green blocks, and a model small enough to learn them in a test."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -45,6 +46,17 @@ def write_toy_set(folder: Path, *, boxes_only: bool = False, name: str = "toy") 
     records = ((_sample(seed, boxes_only), _picture(seed)) for seed in range(6))
     return write_set(
         folder, records, taxonomy=TAXONOMY, kind=kind, name=name, split="train", command="test", arguments={}
+    )
+
+
+def write_sparse_set(folder: Path) -> ShardSet:
+    """Four pictures, of which one has labels: of two processes that share them, one has nothing to find."""
+    samples = (_sample(seed, boxes_only=False) for seed in range(4))
+    records = (
+        (sample if not seed else replace(sample, segments=()), _picture(seed)) for seed, sample in enumerate(samples)
+    )
+    return write_set(
+        folder, records, taxonomy=TAXONOMY, kind="panoptic", name="sparse", split="train", command="test", arguments={}
     )
 
 
