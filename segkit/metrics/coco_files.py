@@ -7,11 +7,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.metrics.runs import boxes, decode_runs, join
 from segkit.sample import Box, MaskSource, Sample, Segment
+from segkit.sources.labelmaps import read_ids
+from segkit.sources.ledger import Defective
 from segkit.taxonomy import Taxonomy
 
 _PREDICTION: MaskSource = "prediction"
@@ -27,7 +30,7 @@ def load(path: Path) -> Any:
     try:
         return json.loads(data)  # accepts the NaN and Infinity that Python writes, so that the record can be named
     except ValueError as error:
-        raise InputError(f"not JSON ({error})", file=path) from error
+        raise InputError(f"not JSON ({error})", file=path, mend="write the file again") from error
 
 
 class ResultList:
@@ -145,37 +148,36 @@ class PanopticFiles:
         segments = tuple(self._segment(row, info, found[number]) for number, info in listed.items())
         return Sample(truth.id, truth.file_name, truth.width, truth.height, segments)
 
-    def _id_map(self, row: dict[str, Any], image: Sample) -> Any:
-        """(H, W) segment ids of a PNG: R + 256 G + 65536 B."""
-        import cv2
-
-        file = self._folder / row["file_name"]
-        pixels = cv2.imread(str(file), cv2.IMREAD_COLOR) if file.is_file() else None
-        if pixels is None:
-            raise InputError("PNG missing or not readable", file=file, record=f"image {image.id}")
-        if pixels.shape[:2] != (image.height, image.width):
-            size = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            raise InputError(f"PNG of {size}, the image is {image.width} x {image.height}", file=file)
-        blue, green, red = (np.asarray(channel, np.int32) for channel in cv2.split(pixels))
-        return red | green << 8 | blue << 16
+    def _id_map(self, row: dict[str, Any], image: Sample) -> NDArray[np.uint32]:
+        """(H, W) segment ids of a PNG."""
+        try:
+            return read_ids(self._folder / row["file_name"], (image.width, image.height), record=f"image {image.id}")
+        except Defective as error:
+            found = error.defect
+            mend = "write one PNG of segment ids for each image, at its size"
+            raise InputError(found.problem, file=found.file, record=found.record, mend=mend) from error
 
     def _check_ids(self, row: dict[str, Any], painted: set[int], listed: dict[int, Any]) -> None:
         where = f"image {row['image_id']}"
         if len(listed) != len(row["segments_info"]):
-            raise InputError("a segment id occurs twice in segments_info", file=self._path, record=where)
+            raise self._contradiction("a segment id occurs twice in segments_info", where)
         if painted - listed.keys():
             unlisted = sorted(painted - listed.keys())[:5]
-            raise InputError(f"ids in the PNG that segments_info lacks: {unlisted}", file=self._path, record=where)
+            raise self._contradiction(f"ids in the PNG that segments_info lacks: {unlisted}", where)
         if listed.keys() - painted:
             empty = sorted(listed.keys() - painted)[:5]
-            raise InputError(f"segments without a pixel: {empty}", file=self._path, record=where)
+            raise self._contradiction(f"segments without a pixel: {empty}", where)
+
+    def _contradiction(self, problem: str, record: str) -> InputError:
+        return InputError(problem, file=self._path, record=record, mend="list exactly the ids that the PNG shows")
 
     def _segment(self, row: dict[str, Any], info: dict[str, Any], region: rle.Region) -> Segment:
         class_id = int(info["category_id"])
         where = f"image {row['image_id']}, segment {info['id']}"
         if class_id not in self._taxonomy.by_id:
             problem = f"category {class_id} is not in {self._taxonomy.name}"
-            raise InputError(problem, file=self._path, record=where)
+            mend = "predict in the vocabulary of the ground truth"
+            raise InputError(problem, file=self._path, record=where, mend=mend)
         if "area" in info and info["area"] != region.area:
             problem = f"area {info['area']}, but the PNG shows {region.area} pixels"
             raise InputError(problem, file=self._path, record=where, mend="count areas from the PNG, or leave them out")

@@ -88,11 +88,13 @@ def _check_kind(truth: ShardSet, task: Task, options: Options) -> None:
         mend = "make masks by `segkit pseudolabel`, or score boxes by --task instance --by box"
         raise InputError("the set has boxes but no masks", file=truth.path, mend=mend)
     if task == "panoptic" and truth.manifest.kind != "panoptic":
-        raise InputError(f"a {truth.manifest.kind} set is no panoptic ground truth", file=truth.path)
+        mend = f"use --task {truth.manifest.kind}"
+        raise InputError(f"a {truth.manifest.kind} set is no panoptic ground truth", file=truth.path, mend=mend)
     if task == "instance" and truth.manifest.kind == "semantic":
         raise InputError("a semantic set knows no instances", file=truth.path, mend="use --task semantic")
     if task == "semantic" and truth.manifest.kind == "instance":
-        raise InputError("instances may overlap and leave pixels open: no class map", file=truth.path)
+        problem = "instances may overlap and leave pixels open: no class map"
+        raise InputError(problem, file=truth.path, mend="use --task instance")
 
 
 def as_predictions(predictions: Iterable[Sample] | ShardSet | Predictions, truth: ShardSet) -> Predictions:

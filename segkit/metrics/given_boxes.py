@@ -46,7 +46,8 @@ def mask_quality(pairs: Iterable[tuple[Sample, Sample]], taxonomy: Taxonomy) -> 
 
 def _id_of(segment: Segment, image: Sample) -> str:
     if segment.mask is None:
-        raise InputError("an object of the ground truth has no mask", record=f"image {image.id}")
+        mend = "give the set that holds the hidden masks"
+        raise InputError("an object of the ground truth has no mask", record=f"image {image.id}", mend=mend)
     if segment.source_id is None:
         raise InputError("an object has no id", record=f"image {image.id}", mend="give every annotation one")
     return segment.source_id
@@ -62,7 +63,8 @@ def _ious(wanted: list[Segment], found: list[Segment | None]) -> Floats:
     true, made = decode_runs(*join([a for _, a, _ in both])), decode_runs(*join([b for _, _, b in both]))
     wrong = np.flatnonzero(true.total != made.total)
     if len(wrong):
-        raise InputError(f"a mask of {made.total[wrong[0]]} pixels for an image of {true.total[wrong[0]]}")
+        problem = f"a mask of {made.total[wrong[0]]} pixels for an image of {true.total[wrong[0]]}"
+        raise InputError(problem, file="predictions", mend="write masks at image size")
     common = _common(true, made, int(true.total.max()))
     result[[i for i, _, _ in both]] = common / np.maximum(true.area + made.area - common, 1)
     return result

@@ -95,7 +95,7 @@ def open_predictions(spec: str, truth: ShardSet, masks: Path | None = None) -> P
             return coco_files.ResultList(path, content, truth.taxonomy)
         return coco_files.PanopticFiles(path, content, masks or path.with_suffix(""), truth.taxonomy)
     if path.suffix == ".json":
-        raise InputError("no such file", file=path)
+        raise InputError("no such file", file=path, mend="check the path")
     return SetPredictions(ShardSet.open(spec), truth.taxonomy)
 
 

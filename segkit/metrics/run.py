@@ -55,6 +55,6 @@ def compare_sets(
         InputError: the ground truth holds no image.
     """
     if not len(truth):
-        raise InputError("the set holds no image", file=truth.path)
+        raise InputError("the set holds no image", file=truth.path, mend="compare on a set with images")
     a, b = (bootstrap.figures_of(measure(truth, p, task, options), truth.taxonomy) for p in (first, second))
     return {"task": task, "images": len(truth), **bootstrap.compare(a, b, len(truth), samples)}
