@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 from rich.markup import escape
 
 from segkit.errors import InputError
+from segkit.storage import location
 
 from .common import JSON_OPTION, emit, progress, stderr, table
 
@@ -96,6 +97,9 @@ def _command(open_source: Callable[..., "Source"]) -> Callable[..., "Source"]:
     own, shared = signature(open_source).parameters, signature(Common).parameters
     options = [shared["out"], *own.values(), *(shared[name] for name in shared if name not in ("out", *own))]
     options.sort(key=lambda option: option.default is not Parameter.empty)  # what must be given comes first
+    for kind, info in (get_args(option.annotation) for option in options if get_origin(option.annotation) is Annotated):
+        if Path in (kind, *get_args(kind)):
+            info.parser, info.metavar = location, "PATH|URL"
 
     def command(**given: Any) -> None:
         common = Common(**{name: given[name] for name in shared})
@@ -290,7 +294,7 @@ def _noted(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments that decide what was written, as JSON values."""
     left_out = ("out", "as_json", "dry_run", "workers", "engine", "address")
     chosen = {key: value for key, value in arguments.items() if key not in left_out and value not in (None, False)}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in chosen.items()}
+    return {key: value if isinstance(value, str | int | list) else str(value) for key, value in chosen.items()}
 
 
 def _list(defects: "tuple[Defect, ...]", count: int) -> None:

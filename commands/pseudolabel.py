@@ -4,6 +4,8 @@ from pathlib import Path
 
 import typer
 
+from segkit.storage import location
+
 from .common import JSON_OPTION, emit, progress, table
 from .scoring import one_of
 
@@ -11,7 +13,7 @@ from .scoring import one_of
 def pseudolabel(
     checkpoint: str = typer.Option(..., "--checkpoint", metavar="RUN", help="The run whose model makes the masks."),
     data: str = typer.Option(..., "--data", metavar="SET", help="A set with boxes that have no mask."),
-    out: Path = typer.Option(..., "--out", metavar="SET", help="Directory of the new set's versions."),
+    out: Path = typer.Option(..., "--out", metavar="SET", parser=location, help="Directory of the new set's versions."),
     strategy: str = typer.Option(
         "conditioned",
         "--strategy",

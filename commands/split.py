@@ -4,12 +4,16 @@ from pathlib import Path
 
 import typer
 
+from segkit.storage import location
+
 from .common import JSON_OPTION, emit, table
 
 
 def split(
     spec: str = typer.Argument(metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."),
-    out: Path = typer.Option(..., "--out", metavar="DIR", help="Directory that gets a shard set for each part."),
+    out: Path = typer.Option(
+        ..., "--out", metavar="DIR", parser=location, help="Directory that gets a shard set for each part."
+    ),
     part: list[str] = typer.Option([], "--part", metavar="NAME=SHARE", help="A part and its share of the images."),
     listed: list[str] = typer.Option([], "--list", metavar="NAME=FILE", help="A part and a file of image ids."),
     seed: int = typer.Option(0, help="Which images go where; only with --part."),

@@ -15,10 +15,11 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
+    from fsspec import AbstractFileSystem
     from upath import UPath
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -101,23 +102,33 @@ def same_store(a: Path, b: Path) -> bool:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A whole file, in one request where it is remote."""
-    if not is_remote(path):
-        return path.read_bytes()
-    return cast(bytes, _remote(path).fs.cat_file(_remote(path).path))
+    """A whole file, in one request where it is remote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: a local file cannot be read.
+        SegkitError: a store failed, which says nothing of the file.
+    """
+    return _cat(path) if is_remote(path) else path.read_bytes()
 
 
 def read_range(path: Path, offset: int, length: int) -> bytes:
-    """Bytes `offset` to `offset + length` of a file, fewer where it ends before; nothing else of it is read."""
-    if not is_remote(path):
-        with path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), length, offset)
+    """Bytes `offset` to `offset + length` of a file, fewer where it ends before; errors are those of `read_bytes`."""
+    if is_remote(path):
+        return _cat(path, start=offset, end=offset + length)
+    with path.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), length, offset)
+
+
+def _cat(path: Path, **part: int) -> bytes:
     try:
-        return cast(bytes, _remote(path).fs.cat_file(_remote(path).path, start=offset, end=offset + length))
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # S3 says so where a range begins behind the end
-            return b""
+        return cast(bytes, _store(path).cat_file(_remote(path).path, **part))
+    except FileNotFoundError:
         raise
+    except Exception as error:  # each package has its own types for a failed connection
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:  # of S3: a range that begins behind the end
+            return b""
+        raise SegkitError(f"{path}: the store failed ({reason(error)}); run it again") from error
 
 
 def parquet_file(path: Path) -> "pq.ParquetFile":
@@ -126,7 +137,7 @@ def parquet_file(path: Path) -> "pq.ParquetFile":
 
     if not is_remote(path):
         return pq.ParquetFile(path, page_checksum_verification=True)
-    file: Any = _remote(path).fs.open(_remote(path).path, "rb", cache_type="none")  # pyarrow asks for what it needs
+    file: Any = _store(path).open(_remote(path).path, "rb", cache_type="none")  # pyarrow asks for what it needs
     return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True)
 
 
@@ -141,35 +152,41 @@ def sizer(root: Path) -> Callable[[str], int | None]:
     @lru_cache(maxsize=64)
     def listed(folder: Path) -> dict[str, int]:
         try:
-            entries = _remote(folder).fs.ls(_remote(folder).path, detail=True)
+            entries = _store(folder).ls(_remote(folder).path, detail=True)
         except OSError:
             return {}
         return {posixpath.basename(entry["name"]): entry["size"] for entry in entries if entry["type"] == "file"}
 
-    return lambda name: listed((root / name).parent).get(posixpath.basename(name))
+    def size(name: str) -> int | None:
+        try:
+            return listed((root / name).parent).get(posixpath.basename(name))
+        except ValueError:  # a name that no URL can have
+            return None
+
+    return size
 
 
 def listing(folder: Path) -> dict[str, int]:
     """The files under a remote folder by their names relative to it, and their bytes."""
     root = _remote(folder).path
-    found = _remote(folder).fs.find(root, detail=True)
+    found = _store(folder).find(root, detail=True)
     return {posixpath.relpath(name, root): entry["size"] for name, entry in found.items()}
 
 
 def create(path: Path, data: bytes) -> None:
     """Write a remote file that is not there yet; FileExistsError where it is, however close the race."""
-    _remote(path).fs.pipe_file(_remote(path).path, data, mode="create")
+    _store(path).pipe_file(_remote(path).path, data, mode="create")
 
 
 def put(source: Path, path: Path) -> None:
     """Copy a local file to a remote one; in an object store it is there as a whole or not at all."""
-    _remote(path).fs.put_file(str(source), _remote(path).path)
+    _store(path).put_file(str(source), _remote(path).path)
 
 
 def delete(path: Path) -> None:
     """Remove a remote file if it is there."""
     with suppress(FileNotFoundError):
-        _remote(path).fs.rm_file(_remote(path).path)
+        _store(path).rm_file(_remote(path).path)
 
 
 def _size(path: Path) -> int | None:
@@ -181,6 +198,13 @@ def _size(path: Path) -> int | None:
 
 def _remote(path: Path) -> "UPath":
     return cast("UPath", path)
+
+
+def _store(path: Path) -> "AbstractFileSystem":
+    """The store of a remote path; not `UPath.fs`, which a forked process (a loader's worker) cannot use."""
+    import fsspec
+
+    return fsspec.filesystem(_remote(path).protocol, **_remote(path).storage_options)
 
 
 @lru_cache(maxsize=64)

@@ -22,7 +22,7 @@ from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, Header, ImagesBy, class_labels, finish
 from segkit.sources.base import Record, Source
-from segkit.sources.images import Picture, find, is_unsafe, read_picture, size_of
+from segkit.sources.images import Picture, find, is_unsafe, measure, read_picture
 from segkit.sources.ledger import Defect, Defective, Tally
 from segkit.sources.processes import processes
 from segkit.sources.quarantine import flush, logged, write_quarantine
@@ -143,14 +143,14 @@ def _fingerprint(source: Source, options: Options) -> dict[str, Any]:
 def plan(records: Iterable[Record], images: Path, options: Options) -> Iterator[list[Record]]:
     """Cut records into shards by the bytes of their images; the files are measured, not opened."""
     shard: list[Record] = []
-    used = 0
+    used, size = 0, measure(images)
     for record in records:
         if len(shard) >= SHARD_ROWS or used >= options.shard_bytes:
             yield shard
             shard, used = [], 0
         shard.append(record)
         if options.images_by == "embed":
-            used += size_of(images, record.candidates)
+            used += size(record.candidates)
     if shard:
         yield shard
 

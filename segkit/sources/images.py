@@ -5,10 +5,12 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from segkit import storage
 from segkit.sources.ledger import Defective
 
 PIXEL_LIMIT = 178_956_970
@@ -40,16 +42,15 @@ def inside(root: Path, name: str, *, record: str) -> Path:
     Raises:
         Defective: `name` is absolute, climbs with `..`, or a symbolic link leads out of `root` (`unsafe-path`).
     """
-    path = root / name
     if is_unsafe(name) or not _stays(root, name):
         raise Defective("unsafe-path", f"the path {name!r} leads out of {root}", file=root, record=record)
-    return path
+    return root / name
 
 
 def is_unsafe(name: str) -> bool:
     """Whether a file name, read as text alone, may leave the folder it belongs to."""
-    backslash_or_drive = "\\" in name or name[1:2] == ":"
-    return not name or "\0" in name or name.startswith("/") or ".." in name.split("/") or backslash_or_drive
+    foreign = "\\" in name or name[1:2] == ":" or "://" in name
+    return not name or "\0" in name or name.startswith("/") or ".." in name.split("/") or foreign
 
 
 def _stays(root: Path, name: str) -> bool:
@@ -78,20 +79,16 @@ def find(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:
     """
     for name in candidates:
         path = inside(root, name, record=record)
-        if path.is_file():
+        if (len(candidates) == 1 and storage.is_remote(root)) or path.is_file():  # reading it tells as well
             return path
     tried = f" (tried {', '.join(candidates)})" if len(candidates) > 1 else ""
     raise Defective("missing-image", f"there is no such image{tried}", file=root / candidates[0], record=record)
 
 
-def size_of(root: Path, candidates: tuple[str, ...]) -> int:
-    """Bytes of the first candidate that is there, 0 where none is: what the plan of shards goes by."""
-    for name in candidates:
-        try:
-            return (root / name).stat().st_size
-        except (OSError, ValueError):
-            continue
-    return 0
+def measure(root: Path) -> Callable[[tuple[str, ...]], int]:
+    """A function from candidates to the bytes of the first one that is there, 0 where none is; for planning shards."""
+    size = storage.sizer(root)
+    return lambda candidates: next((found for name in candidates if (found := size(name)) is not None), 0)
 
 
 def read_picture(path: Path, *, record: str) -> Picture:
@@ -105,7 +102,7 @@ def read_picture(path: Path, *, record: str) -> Picture:
         Defective: `missing-image`, or it cannot be read or decoded (`unreadable-image`).
     """
     try:
-        data = path.read_bytes()
+        data = storage.read_bytes(path)
     except FileNotFoundError:
         raise Defective("missing-image", "there is no such image", file=path, record=record) from None
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from segkit import storage
 from segkit.errors import InputError
 
 CHUNK = 4 << 20
@@ -36,8 +37,8 @@ def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, byte
         with path.open(encoding="utf-8") as file:
             yield from _Reader(file, path).object(lists)
     except (OSError, UnicodeDecodeError, RecursionError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise InputError(f"cannot be read ({reason})", file=path, mend="check the path and the file") from error
+        problem = f"cannot be read ({storage.reason(error)})"
+        raise InputError(problem, file=path, mend="check the path and the file") from error
 
 
 class _Reader:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit import storage
 from segkit.sources.images import check_png
 from segkit.sources.ledger import Defective
 
@@ -67,7 +68,7 @@ def _palette_indices(data: bytes, path: Path, record: str) -> NDArray[np.uint8]:
 
 def _read(path: Path, size: Size | None, record: str) -> tuple[bytes, tuple[int, int, int, int]]:
     try:
-        data = path.read_bytes()
+        data = storage.read_bytes(path)
     except FileNotFoundError:
         raise Defective("missing-mask", "there is no such mask", file=path, record=record) from None
     except OSError as error:
