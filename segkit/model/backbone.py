@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError, SegkitError
 from segkit.model.swin import ANY_SIZE, SWIN_MODULES, pad_before_shift
+from segkit.model.vitdet import PREFIX, ViTDet, plain
 
 STRIDES = (4, 8, 16, 32)
 
@@ -23,7 +24,7 @@ class Backbone(nn.Module):
     gets a LayerNorm, as in the models that they were published with.
 
     Args:
-        name: timm model name.
+        name: timm model name; `vitdet:` before a plain ViT's makes it a ViTDet.
         weights: None for random weights, `timm` for timm's pretrained ones, else a safetensors file with timm's names.
         freeze_norm: keep BatchNorm statistics and affine parameters as they were loaded.
         pixel_mean: RGB, of images in 0-1, as the weights were trained.
@@ -46,13 +47,9 @@ class Backbone(nn.Module):
         self.network = _create(name, pretrained=weights == "timm")
         if weights not in (None, "timm"):
             _load(self.network, Path(str(weights)))
-        info: Any = self.network.feature_info
-        reductions = info.reduction()
-        try:
-            self.stages = [reductions.index(stride) for stride in STRIDES]
-        except ValueError:
-            raise InputError(f"backbone {name} has strides {reductions}", mend="choose one with 4, 8, 16, 32") from None
-        self.channels = [info.channels()[stage] for stage in self.stages]
+        if name.startswith(PREFIX):
+            self.network = ViTDet(self.network)
+        self.stages, self.channels = _stages(self.network, name)
         channels_last = str(getattr(self.network, "output_fmt", "")).endswith("NHWC")
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels) if channels_last else None
         self.freeze_norm = freeze_norm
@@ -91,12 +88,29 @@ class Backbone(nn.Module):
         return [norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, chosen, strict=True)]
 
 
-def _create(name: str, *, pretrained: bool) -> nn.Module:
-    if not timm.is_model(name):
-        raise InputError(f"unknown backbone {name!r}", mend="see timm.list_models()")
-    arguments = ANY_SIZE if timm.models.is_model_in_modules(name, SWIN_MODULES) else {}
+def _stages(network: Any, name: str) -> tuple[list[int], list[int]]:
+    """Where among a network's maps those of `STRIDES` are, and their channels."""
+    if isinstance(network, ViTDet):
+        return list(range(len(STRIDES))), network.channels
+    reductions, channels = network.feature_info.reduction(), network.feature_info.channels()
     try:
-        network: nn.Module = timm.create_model(name, pretrained=pretrained, features_only=True, **arguments)
+        stages = [reductions.index(stride) for stride in STRIDES]
+    except ValueError:
+        mend = f"choose one with 4, 8, 16, 32; for a plain ViT write {PREFIX}NAME"
+        raise InputError(f"backbone {name} has strides {reductions}", mend=mend) from None
+    return stages, [channels[stage] for stage in stages]
+
+
+def _create(name: str, *, pretrained: bool) -> nn.Module:
+    if not timm.is_model(plain(name)):
+        raise InputError(f"unknown backbone {name!r}", mend="see timm.list_models()")
+    arguments: dict[str, Any] = {"features_only": True}
+    if name.startswith(PREFIX):
+        arguments = {"num_classes": 0}
+    elif timm.models.is_model_in_modules(name, SWIN_MODULES):
+        arguments |= ANY_SIZE
+    try:
+        network: nn.Module = timm.create_model(plain(name), pretrained=pretrained, **arguments)
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise InputError(f"backbone {name} gives no feature maps ({error})") from error

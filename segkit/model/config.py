@@ -11,7 +11,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     backbone: str = "mobilenetv2_100"
-    """A timm model that gives features at strides 4, 8, 16 and 32."""
+    """A timm model that gives features at strides 4, 8, 16 and 32; or `vitdet:` and one of timm's plain ViTs."""
     backbone_weights: str | None = None
     """None (random), `timm` (timm's pretrained weights) or the path of a safetensors file with timm's names."""
     init_from: str | None = None

@@ -1,0 +1,120 @@
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.model.backbone import STRIDES, Backbone
+from segkit.model.vitdet import ViTDet, block_on_map
+
+FAMILIES = ["resnet18", "resnet50", "swin_tiny_patch4_window7_224", "convnext_atto", "vitdet:test_vit"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_timm_model_by_name_gives_the_four_strides(name: str) -> None:
+    backbone = Backbone(name).eval()
+    for height, width in ((64, 96), (160, 32)):
+        maps = backbone(torch.rand(1, 3, height, width))
+        expected = [(1, c, height // s, width // s) for c, s in zip(backbone.channels, STRIDES, strict=True)]
+        assert [tuple(x.shape) for x in maps] == expected
+
+
+def vitdet(window: int = 3) -> ViTDet:
+    torch.manual_seed(0)
+    return ViTDet(timm.create_model("test_vit", num_classes=0), window=window).eval()
+
+
+@torch.no_grad()
+def test_windowed_attention_is_attention_in_each_window_alone() -> None:
+    block = vitdet().blocks[0]
+    x = torch.randn(2, 5, 7, 64)
+    expected = torch.empty_like(x)
+    normed = torch.zeros(2, 6, 9, 64)  # zeros beyond the map, as published
+    normed[:, :5, :7] = block.norm1(x)
+    for image in range(2):
+        for top in (0, 3):
+            for left in (0, 3, 6):
+                inside = normed[image, top : top + 3, left : left + 3]
+                attended = block.attn(inside.reshape(1, 9, 64)).reshape(3, 3, 64)
+                shown = attended[: 5 - top, : 7 - left]
+                expected[image, top : top + 3, left : left + 3] = x[image, top : top + 3, left : left + 3] + shown
+    expected = expected + block.mlp(block.norm2(expected))
+    torch.testing.assert_close(block_on_map(block, x, 3), expected)
+    whole = block(x.flatten(1, 2)).view_as(x)
+    torch.testing.assert_close(block_on_map(block, x, None), whole)
+
+
+def test_global_blocks_see_the_whole_map_and_others_their_window() -> None:
+    network = vitdet()
+    assert network.global_blocks == (0, 2, 3, 5)
+    for number, block in enumerate(network.blocks):
+        x = torch.randn(1, 6, 6, 64, requires_grad=True)
+        window = None if number in network.global_blocks else network.window
+        block_on_map(block, x, window)[0, 0, 0].sum().backward()
+        assert x.grad is not None
+        seen = x.grad[0].abs().sum(-1) > 0
+        own = torch.zeros(6, 6, dtype=torch.bool)
+        own[:3, :3] = True
+        assert torch.equal(seen, own if window else torch.ones_like(own)), number
+
+
+@pytest.mark.parametrize(("name", "expected"), [("vit_base", (2, 5, 8, 11)), ("vit_large", (5, 11, 17, 23))])
+def test_the_global_blocks_are_those_of_the_paper(name: str, expected: tuple[int, ...]) -> None:
+    with torch.device("meta"):
+        assert ViTDet(timm.create_model(f"{name}_patch16_224", num_classes=0)).global_blocks == expected
+
+
+@torch.no_grad()
+def test_at_the_size_of_its_weights_the_first_block_sees_what_timms_does() -> None:
+    vit = timm.create_model("test_vit", num_classes=0).eval()
+    seen: list[Tensor] = []
+    vit.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    image = torch.rand(1, 3, 160, 160)
+    vit(image)
+    network = ViTDet(vit, window=100).eval()
+    found: list[Tensor] = []
+    network.blocks[0].norm1.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    network(image)
+    torch.testing.assert_close(found[0].flatten(1, 2), seen[0][:, 1:])  # timm's first token is the class token
+
+
+@torch.no_grad()
+def test_positions_are_stretched_over_an_image_of_another_size() -> None:
+    network = vitdet()
+    found: list[Tensor] = []
+    network.blocks[0].norm1.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    network.patch_embed.weight.zero_()
+    network.patch_embed.bias.zero_()
+    ramp = torch.arange(10.0).repeat(10, 1)  # grows from left to right over the 10 x 10 cells of the weights
+    network.pos_embed.copy_(ramp.flatten()[None, :, None].expand(1, 100, 64))
+    network(torch.zeros(1, 3, 64, 320))
+    assert found[0].shape == (1, 4, 20, 64)
+    torch.testing.assert_close(
+        found[0][0, :, 2:-2, 0], (torch.arange(20.0)[2:-2] / 2 - 0.25).expand(4, -1), atol=0.1, rtol=0
+    )
+
+
+def test_vit_weights_load_by_timms_names(tmp_path: pytest.TempPathFactory) -> None:
+    source = timm.create_model("test_vit")  # with its classifier, which is left out
+    save_file(source.state_dict(), tmp_path / "vit.safetensors")
+    network = Backbone("vitdet:test_vit", weights=str(tmp_path / "vit.safetensors")).network
+    assert torch.equal(network.pos_embed, source.pos_embed[:, 1:])
+    assert torch.equal(network.patch_embed.weight, source.patch_embed.proj.weight)
+    for name, value in source.blocks.state_dict().items():
+        assert torch.equal(network.blocks.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("test_vit", "write vitdet:NAME"),
+        ("vitdet:resnet18", "takes a plain ViT"),
+        ("vitdet:vit_small_patch32_224", "patches of 32 pixels"),
+        ("vitdet:nothing", "unknown backbone 'vitdet:nothing'"),
+    ],
+)
+def test_what_is_no_plain_vit_is_refused(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Backbone(name)
