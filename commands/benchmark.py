@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
+from segkit.storage import here
+
 from .common import JSON_OPTION, emit, progress, stderr, table
 from .scoring import CHECKPOINT_HELP, PREDICTIONS_HELP, check_source, prediction_source, tables, warn
 
@@ -19,7 +21,9 @@ app = typer.Typer(no_args_is_help=True, help="Score a run or predictions on a be
 _DATA = typer.Option(metavar="SET", help="The benchmark's data, converted.")
 _CHECKPOINT = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP)
 _PREDICTIONS = typer.Option(None, metavar="SET|FILE", help=PREDICTIONS_HELP)
-_OUT = typer.Option(help="Directory for metrics.json, results.json and, with --checkpoint, the predictions.")
+_OUT = typer.Option(
+    metavar="DIR", parser=here, help="Directory for metrics.json, results.json and, with --checkpoint, the predictions."
+)
 _DEVICE = typer.Option("auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N.")
 _SCHEMA = "segkit.benchmark/1"
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from segkit.errors import InputError
+from segkit.storage import here, location
 
 from .common import JSON_OPTION, emit, table
 from .scoring import CHECKPOINT_HELP, PREDICTIONS_HELP, TASKS, check_source, one_of, prediction_source, tables, warn
@@ -24,13 +25,19 @@ _SAMPLES = 1_000
 def evaluate(
     data: str = typer.Option(metavar="SET", help="Ground truth: a shard set."),
     task: str = typer.Option(metavar="panoptic|semantic|instance", help="What to score."),
-    out: Path = typer.Option(help="Directory for metrics.json, report.html and, with --checkpoint, the predictions."),
+    out: Path = typer.Option(
+        metavar="DIR",
+        parser=here,
+        help="Directory for metrics.json, report.html and, with --checkpoint, the predictions.",
+    ),
     checkpoint: str = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP),
     predictions: str = typer.Option(None, metavar="SET|FILE", help=PREDICTIONS_HELP),
     compare: tuple[str, str] = typer.Option(
         None, metavar="A B", help="Compare two predictions (as --predictions takes them) for the same images."
     ),
-    prediction_masks: Path = typer.Option(None, help="PNG folder of a COCO panoptic JSON, if not beside it."),
+    prediction_masks: Path = typer.Option(
+        None, metavar="DIR", parser=location, help="PNG folder of a COCO panoptic JSON, if not beside it."
+    ),
     by: str = typer.Option("mask", help="What makes an instance match: mask or box."),
     evaluator: str = typer.Option("hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."),
     max_dets: int = typer.Option(100, min=1, help="Detections that count, of each class in each image."),
@@ -54,7 +61,8 @@ def evaluate(
     truth = ShardSet.open(data)
     limits = tuple(sorted({limit for limit in (1, 10) if limit < max_dets} | {max_dets}))
     few = len(truth) <= _ANALYSED
-    options = Options(evaluator, one_of(by, ("mask", "box"), "--by"), limits, few, boundary, few)
+    details = few or bool(compare) or bootstrap > 0
+    options = Options(evaluator, one_of(by, ("mask", "box"), "--by"), limits, details, boundary, few)
     if compare:
         if checkpoint or predictions:
             raise InputError("--compare takes both predictions itself", mend="leave --checkpoint and --predictions out")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from segkit.storage import here
+
 from .common import JSON_OPTION, emit, table
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ app = typer.Typer(
     "Example: segkit export coco-panoptic --data work/coco-val --out exported",
 )
 _DATA = typer.Option(..., "--data", metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1.")
-_OUT = typer.Option(..., "--out", metavar="DIR", help="Directory to make.")
+_OUT = typer.Option(..., "--out", metavar="DIR", parser=here, help="Directory to make.")
 _IMAGES = typer.Option(False, "--images", help="Also write the image files, under images/.")
 
 

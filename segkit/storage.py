@@ -58,6 +58,14 @@ def location(text: str | Path) -> Path:
     return cast(Path, path)
 
 
+def here(place: str | Path) -> Path:
+    """The path on this machine, for what is not read or written anywhere else; InputError where it is a URL."""
+    text = str(place).removeprefix("file://")
+    if _URL.match(text):
+        raise InputError("is a URL", file=text, mend="give a path on this machine (shard sets alone may lie elsewhere)")
+    return Path(text)
+
+
 def is_remote(path: Path) -> bool:
     """Whether a location lies in a store behind fsspec."""
     return not isinstance(path, PurePath)

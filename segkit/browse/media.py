@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit import storage
 from segkit.cache import cache_root
 from segkit.errors import SegkitError
 from segkit.masks import rle
@@ -24,13 +25,15 @@ def media_root() -> Path:
 
 
 def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
-    """A file with the sample's image: the user's own where the set references it, else a copy under `root`.
+    """A file with the sample's image: the user's own where the set names one on this machine, else a copy under `root`.
 
     Copies lie under the digest of their bytes, so versions and layers of a set share them.
     """
     ref = sample.image
     if ref.tar is None and ref.path is not None:
-        return (shards.path / ref.path).resolve()
+        own = storage.join(shards.path, ref.path)
+        if not storage.is_remote(own):
+            return own.resolve()
     name = PurePosixPath(sample.file_name).name
     if ref.sha256:
         file = root / "images" / ref.sha256[:16] / name

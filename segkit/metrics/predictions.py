@@ -11,6 +11,7 @@ from segkit.metrics.columns import image_ids, read_columns
 from segkit.metrics.transfer import ClassMap, apply, class_map
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
+from segkit.storage import location
 from segkit.taxonomy import Taxonomy
 
 
@@ -88,7 +89,7 @@ def open_predictions(spec: str, truth: ShardSet, masks: Path | None = None) -> P
     Raises:
         InputError: the file is neither a list of results nor a panoptic JSON, or holds an impossible record.
     """
-    path = Path(spec)
+    path = location(spec)
     if path.is_file():
         content = coco_files.load(path)
         if isinstance(content, list):

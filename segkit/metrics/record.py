@@ -7,6 +7,7 @@ from typing import Any
 
 from segkit import __version__
 from segkit.shards.reader import ShardSet
+from segkit.storage import location
 
 SCHEMA = "segkit.metrics/1"
 
@@ -15,7 +16,7 @@ def described(spec: str | ShardSet) -> dict[str, Any]:
     """Where data or predictions came from: a version with its digest, or a file."""
     if isinstance(spec, ShardSet):
         return {"path": str(spec.path), "version": spec.version, "digest": spec.manifest.digest}
-    return {"path": str(Path(spec).resolve())}
+    return {"path": str(location(spec).resolve())}
 
 
 def write_json(path: Path, result: Mapping[str, Any], schema: str = SCHEMA) -> None:

@@ -1,0 +1,99 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segkit import storage
+from segkit.errors import InputError
+from segkit.storage import here, is_remote, join, location, relative
+
+
+@pytest.mark.parametrize("text", ["a/b", "/a/b", "set@v2", "c:/x", "a//b", "s3:/b/x"])
+def test_a_plain_path_is_a_plain_path(text):
+    assert location(text) == Path(text)
+    assert not is_remote(location(text))
+
+
+def test_a_file_url_is_a_plain_path_too(tmp_path):
+    assert location(f"file://{tmp_path}") == tmp_path == here(f"file://{tmp_path}")
+    assert type(location(f"file://{tmp_path}")) is type(tmp_path)
+
+
+def test_a_url_keeps_its_form(s3):
+    assert str(location(f"{s3}a//b/c")) == f"{s3}a/b/c"
+    assert is_remote(location(f"{s3}a"))
+    assert str(location("memory://a/b")) == "memory://a/b"
+    with pytest.raises(InputError, match="is a URL"):
+        here("s3://bucket/x")
+
+
+def test_a_url_that_cannot_be_used_is_one_clear_line(s3):
+    with pytest.raises(InputError, match="no such kind of URL"):
+        location("nothing://a/b")
+    with pytest.raises(InputError, match=r"^s3://absent: no such bucket; check the URL and the credentials$"):
+        location("s3://absent/set")
+
+
+def refused(url: str, before: str = "") -> str:
+    """What `location` says in a process of its own."""
+    script = f"{before}\nfrom segkit.storage import location\nlocation({url!r})"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    return ended.stderr.splitlines()[-1]
+
+
+def test_missing_credentials_are_named(s3, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    said = refused("s3://bucket/set")
+    assert "s3://bucket: cannot be reached (" in said
+    assert said.endswith("check the URL and the credentials")
+
+
+@pytest.mark.parametrize(("url", "package", "extra"), [("s3://b/x", "s3fs", "s3"), ("gs://b/x", "gcsfs", "gcs")])
+def test_a_missing_package_is_named_with_its_extra(url, package, extra):
+    said = refused(url, before=f"import sys; sys.modules[{package!r}] = None")
+    assert f"{url}: a package for such URLs is not installed" in said
+    assert said.endswith(f"pip install 'segkit[{extra}]'")
+
+
+def test_names_lead_from_a_folder_to_a_file_and_back(s3, tmp_path):
+    folder = s3 / "sets" / "layer" / "v1"
+    for path, name in (
+        (s3 / "sets" / "parent" / "v3" / "a.tar", "../../parent/v3/a.tar"),
+        (s3 / "sets" / "layer" / "v1", "."),
+        (location("memory://other/a.tar"), "memory://other/a.tar"),
+        (tmp_path / "a.tar", str(tmp_path / "a.tar")),
+    ):
+        assert relative(path, folder) == name
+        assert join(folder, name) == path
+    assert relative(s3 / "a.tar", tmp_path) == f"{s3}a.tar"
+    assert join(tmp_path, f"{s3}a.tar") == s3 / "a.tar"
+
+
+def test_bytes_are_read_where_they_are_asked_for(store):
+    storage.create(store / "x", bytes(range(100)))
+    assert storage.read_bytes(store / "x") == bytes(range(100))
+    assert storage.read_range(store / "x", 10, 5) == bytes(range(10, 15))
+    assert storage.read_range(store / "x", 95, 50) == bytes(range(95, 100))
+    assert storage.read_range(store / "x", 200, 5) == b""
+    with pytest.raises(FileNotFoundError):
+        storage.read_range(store / "y", 0, 5)
+    with pytest.raises(FileExistsError):
+        storage.create(store / "x", b"")
+    assert storage.listing(store) == {"x": 100}
+    assert storage.listing(store / "nowhere") == {}
+    storage.delete(store / "x")
+    storage.delete(store / "x")
+    assert storage.listing(store) == {}
+
+
+def test_sizes_of_files(store, tmp_path):
+    storage.create(store / "in" / "x", b"12345")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x").write_bytes(b"12345")
+    for root in (store, tmp_path):
+        size = storage.sizer(root)
+        assert [size(name) for name in ("in/x", "in/y", "out/x", "x", "memory://z/x")] == [5, None, None, None, None]
