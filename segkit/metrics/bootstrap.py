@@ -1,6 +1,7 @@
 """What another draw of images would have given: percentile intervals, and paired comparison of two predictions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ CONFIDENCE = 0.95
 
 
 def figures_of(measured: Measured, taxonomy: Taxonomy) -> Figures:
-    """The headline figures of an evaluation as a function of the images drawn.
+    """The headline figures of an evaluation as a function of the images drawn, those of boundaries beside the others.
 
     Raises:
         InputError: instances were evaluated without `Options.details`.
@@ -26,19 +27,28 @@ def figures_of(measured: Measured, taxonomy: Taxonomy) -> Figures:
     classes = len(taxonomy.categories)
     things = np.array([category.kind == "thing" for category in taxonomy.categories])
     task = measured.metrics["task"]
-    if task == "panoptic" and measured.panoptic is not None:
-        rows = measured.panoptic
-        return lambda weights: _panoptic(panoptic.count(rows, classes, weights), things)
     if task == "semantic" and measured.semantic is not None:
         pixels = measured.semantic
         return lambda weights: _defined(semantic.means(semantic.confusion(pixels, classes, weights)))
+    if task == "panoptic":
+        rows = {"": measured.panoptic, "boundary ": measured.outlined}
+        return _named({a: partial(_panoptic, r, classes, things) for a, r in rows.items() if r is not None})
     if measured.detections is None:
         raise InputError("the evaluation kept no detections", mend="evaluate with details")
-    found, number = measured.detections, len(thing_classes(taxonomy))
-    return lambda weights: _instance(detections.average_precision(found, number, weights))
+    found = {"": measured.detections, "boundary ": measured.outlined_detections}
+    number = len(thing_classes(taxonomy))
+    return _named({a: partial(_instance, r, number) for a, r in found.items() if r is not None})
 
 
-def _panoptic(counts: panoptic.PanopticCounts, things: NDArray[np.bool_]) -> dict[str, float]:
+def _named(parts: Mapping[str, Figures]) -> Figures:
+    """Figures of several kinds as one, with the kind before their names."""
+    return lambda weights: {before + name: v for before, part in parts.items() for name, v in part(weights).items()}
+
+
+def _panoptic(
+    rows: panoptic.PanopticRows, classes: int, things: NDArray[np.bool_], weights: Floats | None
+) -> dict[str, float]:
+    counts = panoptic.count(rows, classes, weights)
     whole = panoptic.mean_quality(counts, things | ~things)
     parts = {
         "pq things": panoptic.mean_quality(counts, things)["pq"],
@@ -47,7 +57,8 @@ def _panoptic(counts: panoptic.PanopticCounts, things: NDArray[np.bool_]) -> dic
     return _defined({"pq": whole["pq"], **parts, "sq": whole["sq"], "rq": whole["rq"]})
 
 
-def _instance(precision: Floats) -> dict[str, float]:
+def _instance(rows: detections.DetectionRows, classes: int, weights: Floats | None) -> dict[str, float]:
+    precision = detections.average_precision(rows, classes, weights)
     present = precision[:, ~np.isnan(precision[0])]
     if not present.size:
         return dict.fromkeys(("ap", "ap50", "ap75"), float("nan"))

@@ -4,7 +4,7 @@ Large masks reach a high IoU with sloppy outlines; here a pair counts as good on
 metric takes the IoU of two masks, it takes the smaller one of that IoU and the IoU of their boundaries.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segkit.masks import rle
 from segkit.metrics import instance
 from segkit.metrics.instance import Curves
-from segkit.metrics.objects import Batch
+from segkit.metrics.objects import Batch, Record, not_exhaustive
 from segkit.metrics.overlap import Overlap, overlap
 from segkit.metrics.regions import Regions
 from segkit.metrics.runs import Ints, join
@@ -73,33 +73,43 @@ def _looked_up(outlines: Overlap, shared: Overlap, predictions: int) -> Ints:
     return np.where(number[at] == wanted, outlines.pixels[at], 0)
 
 
-def curves(batches: Iterable[Batch], classes: int, max_dets: tuple[int, ...]) -> Curves:
-    """COCO curves with the smaller of mask IoU and boundary IoU, by pycocotools (all records in memory)."""
+def overlaps(found: Sequence[Record], there: Sequence[Record]) -> NDArray[np.float64]:
+    """(D, G) boundary IoU of detections and objects; with a crowd, the share of the detection's boundary in it."""
     from pycocotools import mask as coco
+
+    crowd = [int(annotation["iscrowd"]) for annotation in there]
+    iou = coco.iou([_outline(result) for result in found], [_outline(annotation) for annotation in there], crowd)
+    return np.asarray(iou, np.float64)
+
+
+def curves(batches: Sequence[Batch], classes: int, max_dets: tuple[int, ...]) -> Curves:
+    """COCO curves with the smaller of mask IoU and boundary IoU, by pycocotools (all records in memory).
+
+    Where labels are not exhaustive, what matches nothing does not count, as in LVIS.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+
+    open_ended = {pair for batch in batches for pair in not_exhaustive(batch)}
 
     class BoundaryEval(COCOeval):  # type: ignore[misc]
         def computeIoU(self, image: int, category: int) -> Any:  # noqa: N802 - the name that COCOeval calls
             masks = super().computeIoU(image, category)
             if not len(masks):
                 return masks
-            objects, found = self._gts[image, category], self._dts[image, category]
-            found = sorted(found, key=lambda result: -result["score"])[: self.params.maxDets[-1]]
-            crowd = [int(annotation["iscrowd"]) for annotation in objects]
-            outlines = coco.iou([_outline(r) for r in found], [_outline(a) for a in objects], crowd)
-            return np.minimum(masks, outlines)
+            found = sorted(self._dts[image, category], key=lambda result: -result["score"])
+            return np.minimum(masks, overlaps(found[: self.params.maxDets[-1]], self._gts[image, category]))
+
+        def evaluateImg(self, image: int, category: int, area: Any, most: int) -> Any:  # noqa: N802 - as above
+            row = super().evaluateImg(image, category, area, most)
+            if row is not None and (image, category) in open_ended:
+                row["dtIgnore"] = np.logical_or(row["dtIgnore"], row["dtMatches"] == 0)
+            return row
 
     return instance.in_memory(COCO, BoundaryEval, batches, classes, "mask", max_dets)
 
 
-def _outline(record: dict[str, Any]) -> dict[str, Any]:
-    """RLE of the boundary of a record's mask, made once."""
-    if "boundary" not in record:
-        height, width = record["segmentation"]["size"]
-        record["boundary"] = {
-            "size": [height, width],
-            "counts": boundary(record["segmentation"]["counts"], height, width),
-        }
-    made: dict[str, Any] = record["boundary"]
-    return made
+def _outline(record: Record) -> Record:
+    """RLE of the boundary of a record's mask."""
+    height, width = record["segmentation"]["size"]
+    return {"size": [height, width], "counts": boundary(record["segmentation"]["counts"], height, width)}

@@ -1,12 +1,12 @@
 """COCO matching kept detection by detection, so that any weighting of images can be scored (bootstrap, one image)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.metrics.objects import Batch, By, Record
+from segkit.metrics.objects import Batch, By, Record, not_exhaustive
 from segkit.metrics.runs import Ints
 
 Floats = NDArray[np.float64]
@@ -14,6 +14,8 @@ Flags = NDArray[np.bool_]
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU thresholds of COCO AP."""
 RECALLS = np.linspace(0, 1, 101)
+Overlaps = Callable[[Sequence[Record], Sequence[Record]], Floats]
+"""Detections and objects of a class in an image -> (D, G) overlaps, 0-1."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class DetectionRows:
     matched: Flags
     """(D, T) whether the detection is matched at each threshold."""
     ignored: Flags
-    """(D, T) whether it matched a crowd, and so does not count."""
+    """(D, T) whether it does not count: it matched a crowd, or nothing where labels are not exhaustive."""
     object_image: Ints
     """(G,)."""
     object_label: Ints
@@ -43,14 +45,17 @@ class DetectionRows:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def match(batch: Batch, by: By, detections: int) -> DetectionRows:
+def match(batch: Batch, by: By, detections: int, limit: Overlaps | None = None) -> DetectionRows:
     """Match the detections of some images as pycocotools does, without limits of area.
 
     Args:
-        batch: records; image ids are numbers from 1.
+        batch: records; image ids are numbers from 1. Where an image's labels are not exhaustive, what matches nothing
+            does not count.
         by: what overlaps are measured by.
         detections: how many of each class in each image count, the best first.
+        limit: largest overlaps that pairs may have, such as those of their boundaries.
     """
+    open_ended = not_exhaustive(batch)
     objects = _grouped(batch.annotations)
     rows: list[tuple[int, int, float, Flags, Flags]] = []
     best: dict[tuple[int, int], Floats] = {}
@@ -58,7 +63,11 @@ def match(batch: Batch, by: By, detections: int) -> DetectionRows:
         found = sorted(found, key=lambda result: -result["score"])[:detections]
         there = sorted(objects.get(key, []), key=lambda annotation: int(annotation["iscrowd"]))
         iou = overlaps(found, there, by)
+        if limit is not None and iou.size:
+            iou = np.minimum(iou, limit(found, there))
         matched, ignored = _assign(iou, np.array([a["iscrowd"] for a in there], np.bool_))
+        if key in open_ended:
+            ignored |= ~matched
         rows += [(*key, r["score"], m, i) for r, m, i in zip(found, matched, ignored, strict=True)]
         best[key] = iou.max(axis=0, initial=0)
     counted = [(key, k, a) for key, group in objects.items() for k, a in enumerate(_crowds_last(group))]

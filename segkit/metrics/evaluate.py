@@ -9,7 +9,7 @@ from segkit.manifest import Task
 from segkit.metrics import boundary, errors, instance, panoptic, semantic
 from segkit.metrics.columns import object_batches, read_columns, region_batches
 from segkit.metrics.detections import DetectionRows, match
-from segkit.metrics.objects import Batch, By, Objects, objects_of, records
+from segkit.metrics.objects import Batch, By, Objects, objects_of, records, searched
 from segkit.metrics.overlap import overlap
 from segkit.metrics.panoptic import PanopticRows
 from segkit.metrics.predictions import Predictions, Samples, SetPredictions, check_images
@@ -54,6 +54,9 @@ class Measured:
     """Also of a panoptic evaluation: which classes are taken for which."""
     detections: DetectionRows | None = None
     """Only where `Options.details` asks for them."""
+    outlined: PanopticRows | None = None
+    outlined_detections: DetectionRows | None = None
+    """The same by the smaller of mask IoU and boundary IoU, where `Options.boundary` asks for it."""
 
 
 def evaluate(truth: ShardSet, predictions: Iterable[Sample] | ShardSet | Predictions, task: Task) -> dict[str, Any]:
@@ -171,10 +174,11 @@ def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measure
     is_thing = [category.kind == "thing" for category in taxonomy.categories]
     metrics = panoptic.summarize(panoptic.count(rows, classes), names(taxonomy), is_thing)
     metrics |= {"several_crowds": rows.several_crowds}
-    if options.boundary:
-        counts = panoptic.count(PanopticRows.concatenate(outlined, sizes), classes)
-        metrics["boundary"] = panoptic.summarize(counts, names(taxonomy), is_thing)
-    return Measured(metrics, _flat(ids), panoptic=rows, semantic=SemanticRows.concatenate(pixels, sizes))
+    by_outlines = PanopticRows.concatenate(outlined, sizes) if options.boundary else None
+    if by_outlines is not None:
+        metrics["boundary"] = panoptic.summarize(panoptic.count(by_outlines, classes), names(taxonomy), is_thing)
+    made_of = SemanticRows.concatenate(pixels, sizes)
+    return Measured(metrics, _flat(ids), panoptic=rows, semantic=made_of, outlined=by_outlines)
 
 
 def _semantic(truth: ShardSet, source: Predictions, options: Options) -> Measured:
@@ -195,42 +199,48 @@ def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measure
     labels = class_labels(truth.taxonomy)
     shown = [labels[category.id] for category in things]
     index = {c.id: None for c in truth.taxonomy.categories} | {c.id: k for k, c in enumerate(things)}
-    ids, details, kept = list[Sequence[str]](), list[DetectionRows](), list[Batch]()
+    federated, outlines = is_federated(truth), options.boundary and options.by == "mask"
+    most = instance.LVIS_DETECTIONS if federated else options.max_dets[-1]
+    ids, details, outlined, kept = list[Sequence[str]](), list[DetectionRows](), list[DetectionRows](), list[Batch]()
     without_mask, with_mask = 0, 0
 
     def batches() -> Iterator[Batch]:
         nonlocal without_mask, with_mask
         first = 1
         for labelled, predicted in _objects(truth, source, options.by):
-            batch = records(labelled, predicted, index, options.by, first)
+            batch = records(labelled, predicted, index, options.by, first, federated)
             ids.append(labelled.ids)
             first += len(labelled.ids)
             without_mask, with_mask = without_mask + batch.without_mask, with_mask + len(batch.results)
+            counted = searched(batch, most) if federated else batch
             if options.details:
-                details.append(match(batch, options.by, options.max_dets[-1]))
-            if options.errors or options.boundary:
-                kept.append(batch)
+                details.append(match(counted, options.by, most))
+            if options.details and outlines:
+                outlined.append(match(counted, options.by, most, boundary.overlaps))
+            if options.errors or outlines:
+                kept.append(counted)
             yield batch
 
-    metrics = _average_precision(truth, batches(), shown, options)
+    metrics = _average_precision(truth, batches(), shown, options, federated)
     if without_mask and not with_mask:
         raise InputError("the predictions are boxes without masks", mend="score boxes by --by box, or give masks")
     metrics["without_mask"] = without_mask
     if options.errors:
         metrics |= errors.breakdown(kept, shown, options.by)
-    if options.boundary and options.by == "mask":
-        curves = boundary.curves(kept, len(things), options.max_dets)
-        metrics["boundary"] = instance.summarize(curves, shown, options.max_dets)
+    if outlines:
+        curves = boundary.curves(kept, len(things), tuple(metrics["max_dets"]))
+        metrics["boundary"] = instance.summarize(curves, shown, metrics["max_dets"])
     rows = DetectionRows.concatenate(details) if options.details else None
-    return Measured(metrics, _flat(ids), detections=rows)
+    by_outlines = DetectionRows.concatenate(outlined) if options.details and outlines else None
+    return Measured(metrics, _flat(ids), detections=rows, outlined_detections=by_outlines)
 
 
 def _average_precision(
-    truth: ShardSet, batches: Iterator[Batch], shown: Sequence[str], options: Options
+    truth: ShardSet, batches: Iterator[Batch], shown: Sequence[str], options: Options, federated: bool
 ) -> dict[str, Any]:
     """AP by the rules of LVIS where images of the ground truth were not searched for everything, else by COCO's."""
     how: dict[str, Any] = {"by": options.by, "evaluator": options.evaluator}
-    if is_federated(truth):
+    if federated:
         if options.evaluator != "hotcoco":
             problem = f"{options.evaluator} has no rules for images that were not searched for every class"
             raise InputError(problem, file=truth.path, mend="use --evaluator hotcoco")

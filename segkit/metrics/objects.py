@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from segkit.errors import InputError
@@ -68,10 +68,11 @@ def objects_of(samples: Sequence[Sample]) -> Objects:
     )
 
 
-def records(truth: Objects, prediction: Objects, index: Index, by: By, first: int) -> Batch:
+def records(truth: Objects, prediction: Objects, index: Index, by: By, first: int, federated: bool = False) -> Batch:
     """COCO records of the same images' ground truth and predictions.
 
     Images are numbered from `first`, annotations from 1 (id 0 is lost by pycocotools), categories are class index + 1.
+    `federated` images say what was looked for in them, as those of LVIS do.
 
     Raises:
         InputError: a class is not in `index`, an object of the ground truth has no mask (by masks), a score is not a
@@ -85,7 +86,7 @@ def records(truth: Objects, prediction: Objects, index: Index, by: By, first: in
         {"id": number, "width": width, "height": height}
         for number, (width, height) in enumerate(zip(truth.width, truth.height, strict=True), first)
     ]
-    if not all(truth.exhaustive) or any(looked_for is not None for looked_for in truth.annotated):
+    if federated:
         _add_what_was_looked_for(images, annotations, truth, index)
     return Batch(images, annotations, kept, len(results) - len(kept))
 
@@ -140,14 +141,38 @@ def _shapes(side: Objects, by: By) -> Iterable[Record]:
 
 
 def _add_what_was_looked_for(images: list[Record], annotations: list[Record], truth: Objects, index: Index) -> None:
-    """LVIS's account of images that were not searched for everything."""
+    present = _present(annotations)
+    scored = {class_id: label + 1 for class_id, label in index.items() if label is not None}
+    for image, annotated, exhaustive in zip(images, truth.annotated, truth.exhaustive, strict=True):
+        there = present.get(image["id"], set())
+        looked_for = scored.values() if annotated is None else {scored[c] for c in annotated if c in scored}
+        image["neg_category_ids"] = sorted(set(looked_for) - there)
+        image["not_exhaustive_category_ids"] = [] if exhaustive else sorted(there)
+
+
+def _present(annotations: Sequence[Record]) -> dict[int, set[int]]:
+    """Categories that each image shows."""
     present: dict[int, set[int]] = {}
     for annotation in annotations:
         present.setdefault(annotation["image_id"], set()).add(annotation["category_id"])
-    scored = {class_id: label + 1 for class_id, label in index.items() if label is not None}
-    for image, annotated, exhaustive in zip(images, truth.annotated, truth.exhaustive, strict=True):
-        if annotated is not None or not exhaustive:
-            there = present.get(image["id"], set())
-            looked_for = scored.values() if annotated is None else {scored[c] for c in annotated if c in scored}
-            image["neg_category_ids"] = sorted(set(looked_for) - there)
-            image["not_exhaustive_category_ids"] = [] if exhaustive else sorted(there)
+    return present
+
+
+def searched(batch: Batch, detections: int) -> Batch:
+    """A federated batch without the results that LVIS leaves out.
+
+    Of an image the best `detections` count, all classes together, and of those the ones of classes that it shows or
+    that were looked for in vain.
+    """
+    present = _present(batch.annotations)
+    wanted = {image["id"]: present.get(image["id"], set()).union(image["neg_category_ids"]) for image in batch.images}
+    of_image: dict[int, list[Record]] = {}
+    for result in batch.results:
+        of_image.setdefault(result["image_id"], []).append(result)
+    best = [r for found in of_image.values() for r in sorted(found, key=lambda r: -r["score"])[:detections]]
+    return replace(batch, results=[result for result in best if result["category_id"] in wanted[result["image_id"]]])
+
+
+def not_exhaustive(batch: Batch) -> set[tuple[int, int]]:
+    """Images and categories of which not every instance is labelled."""
+    return {(image["id"], k) for image in batch.images for k in image.get("not_exhaustive_category_ids", ())}

@@ -14,7 +14,7 @@ KEYS = {"panoptic": ("all", "pq"), "semantic": ("miou",), "instance": ("ap",)}
 @pytest.mark.parametrize("task", KEYS)
 def test_figures_of_all_images_are_those_of_the_evaluation_and_of_a_draw_those_of_the_drawn_set(tmp_path, task):
     truth, found = sets(tmp_path, images=6, kind=task)
-    measured = measure(truth, found, task, Options(details=True))
+    measured = measure(truth, found, task, Options(details=True, boundary=True))
     figures = bootstrap.figures_of(measured, truth.taxonomy)
     name = {"panoptic": "pq", "semantic": "miou", "instance": "ap"}[task]
 
@@ -24,6 +24,8 @@ def test_figures_of_all_images_are_those_of_the_evaluation_and_of_a_draw_those_o
         return metrics
 
     assert figures(None)[name] == pytest.approx(headline(measured.metrics), abs=1e-7)
+    if task != "semantic":
+        assert figures(None)[f"boundary {name}"] == pytest.approx(headline(measured.metrics["boundary"]), abs=1e-7)
     drawn = [1, 3, 4]
     chosen = [s for i, s in enumerate(truth.samples()) if i in drawn]
     part = shard_set(tmp_path / "part", chosen, truth.taxonomy, task)
