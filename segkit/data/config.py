@@ -17,7 +17,10 @@ class DataConfig:
     image_size: int = 256
     """Side of the square crop, pixels."""
     batch_size: int = 8
-    """Images per step of one rank."""
+    """Images per batch of one rank."""
+    mixing: Literal["one", "all"] = "one"
+    """one: a step's batch comes from one data set, drawn at its rate; all: a step takes a batch of every data set, and
+    the rates weigh their losses."""
     scale_min: float = 0.5
     scale_max: float = 2.0
     """Large-scale jitter, uniform: at 1.0 the longer side of the image just fills the crop."""
@@ -38,6 +41,7 @@ class DataConfig:
             "batch_size": (self.batch_size >= 1, "give 1 or more"),
             "scale_min": (0 < self.scale_min <= self.scale_max, "give 0 < scale_min <= scale_max"),
             "zoom_probability": (0 <= self.zoom_probability <= 1, "give 0 to 1"),
+            "mixing": (self.mixing in ("one", "all"), "give one or all"),
             "colour_jitter": (0 <= self.colour_jitter <= 1, "give 0 to 1"),
             "workers": (self.workers >= 0, "give 0 or more"),
         }

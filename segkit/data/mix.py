@@ -76,7 +76,8 @@ class DataMix:
             for name, shards, weight in sets
         )
         rows = [[part.rows for part in mixed.shards.manifest.parts] for mixed in self.sets]
-        self._schedule = Schedule([mixed.weight for mixed in self.sets], rows, seed=seed)
+        weights = [mixed.weight for mixed in self.sets]
+        self._schedule = Schedule(weights, rows, seed=seed, in_turn=config.mixing == "all")
 
     def __getitem__(self, name: str) -> MixedSet:
         return next(mixed for mixed in self.sets if mixed.name == name)
@@ -129,7 +130,7 @@ def make_crop(
     crop = window.image(image)
     if config.colour_jitter:
         patch = window.inside()  # padding keeps its grey
-        crop[patch] = colour_jitter(crop[patch], strength=config.colour_jitter, rng=rng)
+        crop[patch] = colour_jitter(np.ascontiguousarray(crop[patch]), strength=config.colour_jitter, rng=rng)
     targets = build_targets(sample, window, taxonomy=mixed.taxonomy, task=mixed.task, policies=mixed.policies)
     return torch.from_numpy(np.stack(cv2.split(crop))), targets
 

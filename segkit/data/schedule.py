@@ -1,7 +1,8 @@
 """Which samples a step sees: a pure function of (seed, step), so that a resumed run needs no recorded position.
 
-One data set is drawn a step; each set has its own endless stream of epochs, every one a new shuffle, and a step takes
-the next samples of its set's stream. Ranks share the draw and take consecutive pieces of one global batch.
+One data set is drawn a step, or they take turns; each set has its own endless stream of epochs, every one a new
+shuffle, and a step takes the next samples of its set's stream. Ranks share the draw and take consecutive pieces of one
+global batch.
 """
 
 from collections.abc import Sequence
@@ -23,10 +24,13 @@ class Schedule:
         weights: rates of the data sets, positive, of any sum.
         shard_rows: images in each shard, for each data set.
         seed: decides draws, orders and (through `sample_rng`) augmentation.
+        in_turn: the data sets follow each other, whatever their rates.
     """
 
-    def __init__(self, weights: Sequence[float], shard_rows: Sequence[Sequence[int]], *, seed: int) -> None:
-        self.seed = seed
+    def __init__(
+        self, weights: Sequence[float], shard_rows: Sequence[Sequence[int]], *, seed: int, in_turn: bool = False
+    ) -> None:
+        self.seed, self.in_turn = seed, in_turn
         self._shard_rows = [tuple(rows) for rows in shard_rows]
         self._bounds = np.cumsum(weights) / np.sum(weights)
         self._sets = np.zeros(0, np.int64)
@@ -35,6 +39,9 @@ class Schedule:
 
     def draw(self, step: int) -> tuple[int, int]:
         """The data set of a step (0-based), and how often it was drawn in the steps before."""
+        if self.in_turn:
+            turn, dataset = divmod(step, len(self._bounds))
+            return dataset, turn
         if step >= len(self._sets):
             self._extend(max(1024, 2 * (step + 1)))
         return int(self._sets[step]), int(self._turns[step])

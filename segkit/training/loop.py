@@ -4,7 +4,7 @@ import itertools
 import math
 import resource
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class StepRecord:
     dataset: str
     """Data sets of the step's batches, joined by + where accumulation mixed several."""
     loss: float
-    """Sum of the weighted terms, mean over accumulated batches and over processes."""
+    """Sum of the weighted terms, mean over accumulated batches (by rate, where data sets are mixed) and processes."""
     losses: dict[str, float]
     gradient_norm: float
     """Before clipping."""
@@ -44,12 +44,15 @@ class StepRecord:
     """Largest allocation on the GPU so far; on a CPU the largest resident size of the process."""
 
 
-def train_step(trainee: Trainee, batches: Sequence[Batch], started: float) -> StepRecord:
+def train_step(
+    trainee: Trainee, batches: Sequence[Batch], started: float, rates: Mapping[str, float] | None = None
+) -> StepRecord:
     """One optimiser step.
 
     Args:
         trainee: is changed.
-        batches: their mean gradient is taken; on any device.
+        batches: the mean of their gradients is taken; on any device.
+        rates: by which the batches of each data set count in that mean; None lets all count alike.
         started: `time.perf_counter()` when the batches were asked for: waiting for data counts in samples/s.
 
     Raises:
@@ -63,17 +66,18 @@ def train_step(trainee: Trainee, batches: Sequence[Batch], started: float) -> St
     optimiser.zero_grad(set_to_none=True)
 
     terms: list[dict[str, Tensor]] = []
-    for batch in batches:
+    shares = _shares(batches, rates)
+    for batch, share in zip(batches, shares, strict=True):
         with _synchronised(trainee.learner, batch is batches[-1]):
             with _autocast(trainee):
                 losses = trainee.learner(batch.to(trainee.device, non_blocking=True), trainee.step)
-            loss = torch.stack(list(losses.values())).sum() / len(batches)
+            loss = torch.stack(list(losses.values())).sum() * share
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         terms.append({name: value.detach() for name, value in losses.items()})
 
     scaler.unscale_(optimiser)
     norm = float(whole(clip_grad_norm_(trainee.model.parameters(), recipe.optimiser.clip_norm)))
-    reports = distributed.gather([_report(*given, norm) for given in zip(batches, terms, strict=True)])
+    reports = distributed.gather([_report(*given, norm) for given in zip(batches, shares, terms, strict=True)])
     require_finite(reports, trainee.step, scaler)
     scaler.step(optimiser)
     scaler.update()
@@ -88,14 +92,21 @@ class Report:
 
     dataset: str
     sample_ids: tuple[str, ...]
+    share: float
+    """Of the loss of the step in its process."""
     losses: dict[str, float]
     gradient_norm: float
     """Of the whole step, before clipping."""
 
 
-def _report(batch: Batch, losses: dict[str, Tensor], norm: float) -> Report:
+def _shares(batches: Sequence[Batch], rates: Mapping[str, float] | None) -> list[float]:
+    weights = [1.0 if rates is None else rates[batch.dataset] for batch in batches]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _report(batch: Batch, share: float, losses: dict[str, Tensor], norm: float) -> Report:
     values = torch.stack(list(losses.values())).tolist()  # one transfer for all terms
-    return Report(batch.dataset, batch.sample_ids, dict(zip(losses, values, strict=True)), norm)
+    return Report(batch.dataset, batch.sample_ids, share, dict(zip(losses, values, strict=True)), norm)
 
 
 def require_finite(reports: Sequence[Report], step: int, scaler: torch.amp.GradScaler) -> None:
@@ -117,7 +128,8 @@ def require_finite(reports: Sequence[Report], step: int, scaler: torch.amp.GradS
 def _record(trainee: Trainee, reports: Sequence[Report], rate: float, seconds: float) -> StepRecord:
     names = sorted({name for report in reports for name in report.losses})
     # A term that a batch does not have counts as 0 there, so that the terms add up to the loss that was minimised.
-    losses = {name: sum(report.losses.get(name, 0.0) for report in reports) / len(reports) for name in names}
+    total = sum(report.share for report in reports)
+    losses = {name: sum(report.share * report.losses.get(name, 0.0) for report in reports) / total for name in names}
     return StepRecord(
         step=trainee.step,
         dataset="+".join(sorted({report.dataset for report in reports})),
@@ -158,12 +170,18 @@ def _memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def train_steps(trainee: Trainee, batches: Iterable[Batch]) -> Iterator[StepRecord]:
-    """Steps until the recipe's last one or the end of `batches`; between two of them the caller evaluates and saves."""
-    source = iter(batches)
-    while trainee.step < trainee.recipe.training.steps:
+def train_steps(
+    trainee: Trainee, batches: Iterable[Batch], rates: Mapping[str, float] | None = None
+) -> Iterator[StepRecord]:
+    """Steps until the recipe's last one or the end of `batches`; between two of them the caller evaluates and saves.
+
+    With `rates` a step takes `training.accumulate` batches of every data set that has one, else so many in all.
+    """
+    source, recipe = iter(batches), trainee.recipe.training
+    wanted = recipe.accumulate * (1 if rates is None else len(rates))
+    while trainee.step < recipe.steps:
         started = time.perf_counter()
-        taken = list(itertools.islice(source, trainee.recipe.training.accumulate))
+        taken = list(itertools.islice(source, wanted))
         if not taken:
             raise SegkitError(f"the data ended after {trainee.step} steps")
-        yield train_step(trainee, taken, started)
+        yield train_step(trainee, taken, started, rates)

@@ -132,6 +132,10 @@ def _trainee(job: Job) -> Trainee:
     if job.recipe.model.init_from is not None:
         init_from(model, job.recipe.model.init_from)
     model = model.to(job.device)
+    if job.recipe.training.activation_checkpointing:
+        model.recompute_activations()
+    if job.recipe.training.compile:
+        model.compile_parts()
     return Trainee(model, Learner(model, {named.name: named.table for named in job.data}, job.recipe.loss), job.recipe)
 
 
@@ -147,7 +151,8 @@ def _mix(job: Job) -> DataMix:
 
 def _batches(mix: DataMix, training: TrainingConfig, step: int) -> Generator[Batch]:
     """The batches of steps from `step` on, for this process."""
-    for _, batch in mix.batches(step * training.accumulate, training.steps * training.accumulate):
+    each = training.accumulate * (len(mix.sets) if mix.config.mixing == "all" else 1)
+    for _, batch in mix.batches(step * each, training.steps * each):
         yield batch
 
 
@@ -155,10 +160,11 @@ def _steps(job: Job, mix: DataMix, trainee: Trainee, folder: Path, watchers: Wat
     """All steps that are left, with their logs, checkpoints and evaluations; returns the step of the best of these."""
     training = job.recipe.training
     todo = _batches(mix, training, trainee.step)
+    rates = {named.name: named.weight for named in job.data} if job.recipe.data.mixing == "all" else None
     names = [named.name for named in job.evaluation]
     with _log(folder, trainee.step) as log, stop_on_signal() as wish, closing(todo) as batches:
         _evaluate_if_due(job, trainee, folder, log, watchers)  # one that an interruption has cut short
-        for record in train_steps(trainee, batches):
+        for record in train_steps(trainee, batches, rates):
             if log:
                 log.step(record)
                 watchers.on_step(record)

@@ -35,7 +35,7 @@ class RunManifest(BaseModel):
     parents: tuple[Parent, ...]
     """The data versions that it was trained on."""
     rates: dict[str, float]
-    """Data set -> share of the steps that it was given, of any sum."""
+    """Data set -> share of the steps (or of every step's loss) that it was given, of any sum."""
     steps: int
     """Steps that made the weights."""
     parameters: int

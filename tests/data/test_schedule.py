@@ -18,6 +18,11 @@ def test_sets_are_drawn_at_their_rates() -> None:
     assert runs == pytest.approx(0.125**2 + 0.375**2 + 0.5**2, abs=0.025)
 
 
+def test_sets_that_take_turns_come_once_a_round() -> None:
+    schedule = Schedule([1, 3, 4], [[5], [5], [5]], seed=7, in_turn=True)
+    assert drawn(schedule, range(7)) == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2)]
+
+
 def test_a_step_is_the_same_from_wherever_one_starts() -> None:
     one = Schedule([1, 2], [[3, 4], [9]], seed=1)
     late = Schedule([1, 2], [[3, 4], [9]], seed=1)

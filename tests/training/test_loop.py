@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,27 @@ def test_accumulated_halves_make_the_step_of_the_whole_batch() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_batches_of_mixed_sets_count_by_their_rates() -> None:
+    def quiet() -> Trainee:
+        trainee = make(optimiser={"clip_norm": 1e9})
+        trainee.learner.eval()
+        trainee.learner.train = lambda mode=True: trainee.learner  # type: ignore[method-assign,assignment]
+        return trainee
+
+    def gradients(trainee: Trainee) -> list[torch.Tensor]:
+        return [parameter.grad.clone() for parameter in trainee.model.parameters() if parameter.grad is not None]
+
+    pair = [replace(batch, dataset=name) for batch, name in zip(batches(), "ab", strict=False)]
+    alone = [quiet(), quiet()]
+    expected = [next(train_steps(trainee, [batch])) for trainee, batch in zip(alone, pair, strict=True)]
+    mixed = quiet()
+    found = next(train_steps(mixed, pair, {"a": 3.0, "b": 1.0}))
+    assert found.dataset == "a+b"
+    assert found.loss == pytest.approx(0.75 * expected[0].loss + 0.25 * expected[1].loss)
+    for one, a, b in zip(gradients(mixed), *map(gradients, alone), strict=True):
+        torch.testing.assert_close(one, 0.75 * a + 0.25 * b)
+
+
 def test_the_gradient_is_clipped_to_its_norm() -> None:
     trainee = make(optimiser={"lr": 0.01, "clip_norm": 1e-3})
     record = next(train_steps(trainee, batches()))
@@ -98,8 +120,8 @@ def test_nan_stops_with_the_sample_ids_and_leaves_the_weights() -> None:
 
 
 def test_only_the_batch_with_the_infinite_loss_is_blamed() -> None:
-    good = Report("toy", ("a",), {"square": 1.0}, float("nan"))
-    bad = Report("toy", ("b",), {"square": float("inf")}, float("nan"))
+    good = Report("toy", ("a",), 1.0, {"square": 1.0}, float("nan"))
+    bad = Report("toy", ("b",), 1.0, {"square": float("inf")}, float("nan"))
     off = torch.amp.GradScaler("cpu", enabled=False)
     with pytest.raises(SegkitError) as caught:
         require_finite([good, bad], 0, off)

@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 
 from segkit.errors import InputError, SegkitError
 from segkit.manifest import Parent
+from segkit.model.dataseg import DataSeg
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Category, Taxonomy
@@ -128,6 +129,42 @@ def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(
     assert read_run_manifest(version).digest == read_run_manifest(trained).digest
 
 
+def test_mixed_sets_take_part_in_every_step_and_resume(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    data, mixed = [(str(toy_set.path), 2.0), (str(box_set.path), 1.0)], ["data.mixing=all"]
+    whole = train(tiny, data, tmp_path / "whole", device="cpu", steps=3, overrides=mixed)
+    assert [row["dataset"] for row in steps_of(whole)] == ["boxes+toy"] * 3
+    with pytest.raises(StoppedError):
+        train(tiny, data, tmp_path / "run", device="cpu", steps=3, overrides=mixed, watchers=stop_after(2))
+    version = train(tiny, data, tmp_path / "run", device="cpu", steps=3, overrides=mixed, resume=True)
+    assert steps_of(version) == steps_of(whole)
+    assert read_run_manifest(version).digest == read_run_manifest(whole).digest
+
+
+def test_the_best_evaluation_is_kept_and_published(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    figures, seen, kept = iter((30.0, None, 90.0, 70.0, 90.0)), [], []
+
+    def measured(model: DataSeg, *rest: Any) -> dict[str, Any]:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        kept.append(sorted(path.name for path in (tmp_path / "run" / ".v1.partial" / "checkpoints").iterdir()))
+        return {"miou": next(figures)}
+
+    toy, options = str(toy_set.path), ["training.publish=best", "training.evaluate_every=1", "training.keep_last=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segkit.training.run.evaluate_set", measured)
+        version = train(
+            tiny, [(toy, 1.0)], tmp_path / "run", eval_data=[toy], device="cpu", overrides=options, steps=5
+        )  # fmt: skip
+    assert kept == [[f"step-0000000{step}" for step in steps] for steps in ([1], [1, 2], [1, 3], [3, 4], [3, 5])]
+    run = load_run(version)
+    assert run.manifest.steps == 3
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, seen[2][name]), name
+
+
 def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
     tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
 ) -> None:
@@ -191,6 +228,8 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
         train(tiny, toy, out, eval_data=[str(box_set.path)])
     with pytest.raises(InputError, match=r"model\.text_dim=384"):
         train(tiny, toy, out, overrides=["model.text_dim=512"])
+    with pytest.raises(InputError, match=r"training\.publish: no evaluation to choose by"):
+        train(tiny, toy, out, overrides=["training.publish=best"])
     with pytest.raises(InputError, match="holds no published version"):
         train(tiny, [(str(tmp_path / "absent"), 1.0)], out)
     with pytest.raises(InputError, match="its rate is -1"):
