@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from segkit.data.augment import (
     PAD_VALUE,
@@ -19,6 +21,7 @@ from segkit.inference.postprocess import to_image
 from segkit.masks import rle
 from tests.data.scenes import blobs, disc
 
+NEAREST_EXACT = InterpolationMode.NEAREST_EXACT
 sides = st.integers(1, 150)
 seeds = st.integers(0, 2**32 - 1)
 scales = st.floats(0.1, 4.0)
@@ -171,13 +174,44 @@ def test_low_resolution_scores_come_back_in_place() -> None:
     assert torch.allclose(back[0, :, 2:98], expected[2:98].expand(60, -1), atol=1e-4)
 
 
+@given(windows(), seeds)
+@settings(max_examples=40, deadline=None)
+def test_windows_are_torchvisions_transforms(case: tuple[int, int, Window], seed: int) -> None:
+    height, width, window = case
+    rng = np.random.default_rng(seed)
+    x, y, w, h = window.source
+    left, top, patch_w, patch_h = window.patch
+    rest = [left, top, window.canvas[1] - left - patch_w, window.canvas[0] - top - patch_h]
+
+    def transformed(given: torch.Tensor, **options: object) -> torch.Tensor:
+        made = functional.resized_crop(given, y, x, h, w, [patch_h, patch_w], **options)
+        return functional.pad(functional.horizontal_flip(made) if window.mirrored else made, rest)
+
+    dense = blobs(height, width, seed=seed)
+    mask = transformed(tv_tensors.Image(torch.from_numpy(dense[None].astype(np.uint8))), interpolation=NEAREST_EXACT)
+    found = crop_mask(rle.decompress(rle.encode(dense)), height, width, window)
+    assert (found != mask[0].numpy()).mean() <= 0.02, "torch rounds where a centre lies between two pixels"
+
+    box = (
+        float(rng.integers(width)),
+        float(rng.integers(height)),
+        float(rng.integers(1, 90)),
+        float(rng.integers(1, 90)),
+    )
+    boxes = tv_tensors.BoundingBoxes([list(box)], format="XYWH", canvas_size=(height, width), dtype=torch.float64)  # type: ignore[call-overload]
+    inside = functional.convert_bounding_box_format(transformed(boxes), new_format="XYXY")[0].tolist()
+    ours = window.clip(window.box(box))
+    if (ours[2] - ours[0]) * (ours[3] - ours[1]) > 1e-6:
+        assert ours == pytest.approx(inside, abs=1e-4)
+    else:
+        assert (inside[2] - inside[0]) * (inside[3] - inside[1]) <= 1e-4
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("brightness", 0.6), ("brightness", 1.4), ("contrast", 0.5), ("contrast", 1.5),
                         ("saturation", 0.3), ("saturation", 1.7), ("hue", 0.1), ("hue", -0.3)]
 )  # fmt: skip
 def test_colours_change_as_in_torchvision(name: str, value: float) -> None:
-    from torchvision.transforms.v2 import functional
-
     # smooth colours: both round to bytes between steps, which noise at full saturation would amplify
     y, x = np.mgrid[:48, :64]
     image = np.stack((x * 3 + 20, y * 4 + 30, 200 - x - y), axis=2).astype(np.uint8)

@@ -88,7 +88,7 @@ def test_batches_give_what_single_images_give(model: Decided, task: Task) -> Non
             masks = [rle.decode(s.mask or b"", sample.height, sample.width) for s in (ours, theirs)]
             assert (masks[0] != masks[1]).mean() < 2e-3, "only rounding may differ"
         segments += len(expected)
-    assert segments > 2 * len(SIZES)
+    assert segments >= 2 * len(SIZES)
 
 
 class Instant(nn.Module):
