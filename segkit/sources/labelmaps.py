@@ -28,15 +28,26 @@ def read_ids(path: Path, size: Size | None, *, record: str) -> NDArray[np.uint32
     """
     import cv2
 
-    data, (_, _, depth, colour) = _read(path, size, record)
+    data, (width, height, depth, colour) = _read(path, size, record)
     if depth != 8 or colour not in (_RGB, _RGBA):
         what = "the mask is no 8-bit RGB PNG, so its pixels carry no segment ids"
         raise Defective("unreadable-mask", what, file=path, record=record)
-    pixels = _decode(data, cv2.IMREAD_COLOR, path, record)
-    packed = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGBA).view(np.int32)[..., 0]
+    pixels = _decode_colours(data, (height, width), "rgb" if colour == _RGB else "rgba", path, record)
+    packed = (cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA) if colour == _RGB else pixels).view(np.int32)[..., 0]
     # run lengths go down columns: transposed in memory here, in a third of the time that NumPy takes later
-    ids: NDArray[np.uint32] = cv2.transpose(packed).view("<u4").T & np.uint32(0xFFFFFF)
-    return ids
+    ids: NDArray[np.uint32] = cv2.transpose(packed).view("<u4").T
+    return np.bitwise_and(ids, np.uint32(0xFFFFFF), out=ids)
+
+
+def _decode_colours(data: bytes, shape: tuple[int, int], mode: str, path: Path, record: str) -> NDArray[np.uint8]:
+    """(H, W, 3 or 4) of an 8-bit PNG; 640x480 take 0.3 ms of CPU, and 2.4 in libpng, which OpenCV and Pillow use."""
+    from kornia_rs import io
+
+    try:
+        pixels: NDArray[np.uint8] = io.decode_image_png_u8(data, shape, mode)
+    except Exception as error:  # the library raises no narrower type
+        raise Defective("unreadable-mask", f"cannot be decoded ({error})", file=path, record=record) from error
+    return pixels
 
 
 def read_indices(path: Path, size: Size | None, *, record: str) -> NDArray[Any]:

@@ -1,8 +1,14 @@
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from segkit.sources.labelmaps import read_ids, read_indices
@@ -10,6 +16,68 @@ from segkit.sources.ledger import Defective
 
 from .builders import id_png
 from .test_images import png
+
+
+def chunked(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file of these chunks, with their checksums."""
+    sums = (struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + checksum
+        for (kind, body), checksum in zip(chunks, sums, strict=True)
+    )
+
+
+def filtered(pixels: NDArray[np.uint8], kinds: list[int]) -> bytes:
+    """Rows of (H, W, C) pixels under the five filters of the PNG specification, row by row."""
+    height, width, channels = pixels.shape
+    padded = np.zeros((height + 1, width + 1, channels), int)
+    padded[1:, 1:] = pixels
+    here, left, above, corner = padded[1:, 1:], padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
+    distances = np.abs(np.stack([above - corner, left - corner, left + above - 2 * corner]))
+    paeth = np.choose(distances.argmin(0), [left, above, corner])  # ties: left, then above
+    predicted = [np.zeros_like(here), left, above, (left + above) // 2, paeth]
+    rows = [bytes([kind]) + (here - predicted[kind])[y].astype(np.uint8).tobytes() for y, kind in enumerate(kinds)]
+    return b"".join(rows)
+
+
+def colour_png(pixels: NDArray[np.uint8], rows: bytes, *extra: tuple[bytes, bytes], interlaced: bool = False) -> bytes:
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 6, 0, 0, interlaced)
+    return chunked((b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 12), st.sampled_from([3, 4]), st.data())
+@settings(max_examples=60, deadline=None)
+def test_ids_under_every_filter_are_those_of_the_pixels(
+    tmp_path_factory: Any, seed: int, height: int, width: int, channels: int, data: Any
+) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    kinds = data.draw(st.lists(st.integers(0, 4), min_size=height, max_size=height))
+    path = tmp_path_factory.mktemp("p") / "a.png"
+    path.write_bytes(colour_png(pixels, filtered(pixels, kinds)))
+    assert (read_ids(path, (width, height), record="x") == pixels[..., :3].astype(int) @ [1, 256, 65536]).all()
+
+
+def test_chunks_for_display_and_interlacing_do_not_change_ids(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(6).integers(0, 256, (11, 13, 3), dtype=np.uint8)
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    parts = [pixels[y::down, x::across] for x, y, across, down in passes]
+    rows = b"".join(filtered(part, [0] * len(part)) for part in parts if part.size)
+    gamma, clear = struct.pack(">I", 100000), struct.pack(">HHH", *pixels[0, 0].tolist())
+    whole = colour_png(pixels, rows, (b"gAMA", gamma), (b"sBIT", b"\5\5\5"), (b"tRNS", clear), interlaced=True)
+    (tmp_path / "a.png").write_bytes(whole)
+    ids = read_ids(tmp_path / "a.png", None, record="x")
+    assert (ids == pixels.astype(int) @ [1, 256, 65536]).all()
+
+
+def test_pixels_that_break_off_within_an_intact_file_are_unreadable(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(7).integers(0, 256, (11, 13, 3), dtype=np.uint8)
+    rows = filtered(pixels, [2] * 11)
+    for broken in (rows[:-1], rows[: len(rows) // 2], b"\5" + rows[1:], b""):
+        (tmp_path / "a.png").write_bytes(colour_png(pixels, broken))
+        with pytest.raises(Defective) as error:
+            read_ids(tmp_path / "a.png", None, record="x")
+        assert error.value.defect.code == "unreadable-mask"
 
 
 def test_ids_of_24_bits_are_read_exactly(tmp_path: Path) -> None:
@@ -44,21 +112,13 @@ def test_palette_indices_are_read_and_not_their_colours(tmp_path: Path, bits: in
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_low_greys_are_indices_and_not_intensities(tmp_path: Path, bits: int) -> None:
     """Written by hand: packed rows of 1-, 2- or 4-bit greys."""
-    import struct
-    import zlib
-
     indices = np.random.default_rng(5).integers(0, 2**bits, (6, 16)).astype(np.uint8)
     per_byte = 8 // bits
     shifts = np.arange(per_byte)[::-1] * bits
     packed = (indices.reshape(6, -1, per_byte) << shifts).sum(axis=2).astype(np.uint8)
     rows = b"".join(b"\0" + row.tobytes() for row in packed)
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 6, bits, 0, 0, 0, 0))
-    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    (tmp_path / "a.png").write_bytes(data)
+    header = struct.pack(">IIBBBBB", 16, 6, bits, 0, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(chunked((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
     assert (read_indices(tmp_path / "a.png", None, record="x") == indices).all()
 
 
