@@ -12,6 +12,7 @@ from .scoring import TASKS, one_of
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
+    from segkit.taxonomy import Taxonomy
 
 
 def predict(
@@ -22,7 +23,10 @@ def predict(
     data: str = typer.Option(None, "--data", metavar="SET", help="A shard set, in the place of --images."),
     vocabulary: str = typer.Option(
         None, "--vocabulary", metavar="NAME|FILE",
-        help="Classes to look for: `segkit vocabulary list`, or a JSON file; by default those of --data.",
+        help="Classes to look for: `segkit vocabulary list`, a JSON file, or a text file with one name a line.",
+    ),
+    classes: str = typer.Option(
+        None, "--classes", metavar="NAMES", help="Or just their names, with commas; by default those of --data."
     ),
     task: str = typer.Option("panoptic", "--task", help="panoptic, semantic or instance."),
     out: Path = typer.Option(..., "--out", metavar="DIR", help="Folder for `predictions`, `overlays` and `native`."),
@@ -38,32 +42,33 @@ def predict(
 ) -> None:  # fmt: skip
     """Segment images in any vocabulary.
 
+    Names that the run's text encoder has not read yet are encoded first, as by `segkit vocabulary encode`.
+
     Example: segkit predict --checkpoint work/run --images photos --vocabulary coco-panoptic-133 --out seen
+
+    Example: segkit predict --checkpoint work/run --images photos --classes "cat, sofa, floor" --out seen
     """
     from segkit.inference.native import write_native
     from segkit.inference.overlays import write_overlays
     from segkit.inference.predict import image_files, predict_files, predict_set
     from segkit.shards.reader import ShardSet
-    from segkit.taxonomy import load_taxonomy
     from segkit.training.run_reader import load_run
+    from segkit.vocabulary import learn
 
     chosen = one_of(task, TASKS, "--task")
     if (images is None) == (data is None):
         raise InputError("give --images DIR or --data SET", mend="one of the two")
-    if vocabulary is None and data is None:
-        raise InputError("no classes to look for", mend="give --vocabulary, see `segkit vocabulary list`")
-    taxonomy = load_taxonomy(vocabulary) if vocabulary else ShardSet.open(data).taxonomy
+    shards = ShardSet.open(data) if data else None
+    taxonomy = _classes(vocabulary, classes, shards)
+    root, files = image_files(images) if images else (Path(), [])
+    run = load_run(checkpoint, device, settings)
+    learn(run.words_to_learn(taxonomy), run.encoding)
     place = out / "predictions"
     with progress() as bar:
-        row = bar.add_task("predict", total=None)
-        if data:
-            shards, run = ShardSet.open(data), load_run(checkpoint, device, settings)
-            bar.update(row, total=len(shards))
+        row = bar.add_task("predict", total=len(files) if shards is None else len(shards))
+        if shards:
             made = predict_set(run, shards, chosen, place, taxonomy=taxonomy, on_image=lambda: bar.advance(row))
         else:
-            root, files = image_files(images)
-            run = load_run(checkpoint, device, settings)
-            bar.update(row, total=len(files))
             made = predict_files(run, files, root, taxonomy, chosen, place, lambda: bar.advance(row))
         more = {}
         if overlays:
@@ -72,6 +77,21 @@ def predict(
         if native:
             more["native"] = write_native(made, out / "native" / f"v{made.version}")
     _show(made, {name: str(path) for name, path in more.items()}, as_json)
+
+
+def _classes(vocabulary: str | None, classes: str | None, shards: "ShardSet | None") -> "Taxonomy":
+    """The classes to look for, in whichever way they are given."""
+    from segkit.vocabulary import open_vocabulary, taxonomy_of
+
+    if vocabulary and classes:
+        raise InputError("give --vocabulary or --classes", mend="one of the two")
+    if vocabulary:
+        return open_vocabulary(vocabulary)
+    if classes:
+        return taxonomy_of([name for name in classes.split(",") if name.strip()])
+    if shards is None:
+        raise InputError("no classes to look for", mend="give --vocabulary or --classes")
+    return shards.taxonomy
 
 
 def _show(made: "ShardSet", more: dict[str, str], as_json: bool) -> None:

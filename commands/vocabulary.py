@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from segkit.errors import InputError
-from segkit.taxonomy import Taxonomy, known_taxonomies, load_taxonomy
+from segkit.taxonomy import known_taxonomies, load_taxonomy
 
 from .common import JSON_OPTION, emit, table
 
@@ -50,33 +50,43 @@ def show(
 
 @app.command()
 def encode(
-    names: list[str] = typer.Argument(None, help="Class names."),
+    names: list[str] = typer.Argument(None, help="Class names, or vocabularies that ship."),
     file: Path = typer.Option(None, "--file", help="A text file with one name a line, or a taxonomy JSON file."),
+    encoder: str = typer.Option("minilm", "--encoder", help="minilm, clip:ARCH/WEIGHTS or hf:FOLDER_OR_NAME."),
+    templates: str = typer.Option(
+        "photo", "--templates", help="Texts around a name: photo, none, imagenet (CLIP's 80), or a file of them."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Encode class names by the text encoder (extra `minilm`) and keep the result for all later runs.
+    """Encode class names by a text encoder (extras minilm, clip, hf) and keep the result for all later runs.
 
-    The vectors go to $SEGKIT_CACHE (~/.cache/segkit); names that already have one are left as they are.
+    The vectors go to $SEGKIT_CACHE (~/.cache/segkit); names that already have one are left as they are. A run is
+    trained in the space of one encoder (--set text.encoder=..., text.templates=...) and keeps to it.
 
     Example: segkit vocabulary encode "fish bone" 'solder joint'
-    """
-    from segkit.vocabulary import ENCODER, cache_file, learn
 
-    words = [*(names or ()), *(_words_of(file) if file else ())]
+    Example: segkit vocabulary encode coco-panoptic-133 --encoder clip:ViT-L-14/openai --templates imagenet
+    """
+    from segkit.vocabulary import Encoding, cache_file, dimension, learn, open_vocabulary
+
+    known = known_taxonomies()
+    words = [name for name in names or () if name not in known]
+    opened = [
+        open_vocabulary(name) for name in [*(n for n in names or () if n in known), *([str(file)] if file else [])]
+    ]
+    words += [word for taxonomy in opened for category in taxonomy.categories for word in category.words]
     if not words:
         raise InputError("no names to encode", mend="give names, or --file FILE")
-    new = learn(words)
-    result = {"encoder": ENCODER, "encoded": list(new), "words": len(words), "cache": str(cache_file())}
-    line = f"{len(new)} of {len(words)} words encoded by {ENCODER}, the others had an embedding: {cache_file()}"
+    encoding = Encoding.of(encoder, templates)
+    new = learn(words, encoding)
+    result = {
+        "encoder": encoding.name,
+        "templates": list(encoding.templates),
+        "dimension": dimension(encoding),
+        "encoded": list(new),
+        "words": len(words),
+        "cache": str(cache_file(encoding)),
+    }
+    found = f"{len(new)} of {len(words)} words encoded by {encoding.name}"
+    line = f"{found}, the others had an embedding: {result['cache']}"
     emit(result, schema="segkit.encode/1", as_json=as_json, tables=[line])
-
-
-def _words_of(file: Path) -> list[str]:
-    if not file.is_file():
-        raise InputError(
-            "no such file", file=file, mend="give a text file with one name a line, or a taxonomy JSON file"
-        )
-    if file.suffix == ".json":
-        taxonomy: Taxonomy = load_taxonomy(str(file))
-        return [word for category in taxonomy.categories for word in category.words]
-    return [line for line in file.read_text("utf-8").splitlines() if line.strip()]

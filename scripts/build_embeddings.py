@@ -14,9 +14,10 @@ from build_taxonomies import HERE, LISTS, WORDS, lines
 
 from segkit.demo.scenes import names as demo_names
 from segkit.taxonomy import known_taxonomies, load_taxonomy
-from segkit.vocabulary import ENCODER, encode_raw, normalise, read_table, unit, write_table
+from segkit.text_encoders import MINILM_MODEL
+from segkit.vocabulary import SHIPPED, encode_raw, normalise, read_table, unit, write_table
 
-OUT = HERE.parent / "schemas" / "embeddings" / f"{ENCODER.lower()}.safetensors"
+OUT = HERE.parent / "schemas" / "embeddings" / f"{MINILM_MODEL.lower()}.safetensors"
 OTHER_LISTS = ("mapillary-public65", "sunrgbd-37", "scannet-20", "coco-panoptic-201")
 
 
@@ -48,10 +49,10 @@ def main() -> None:
     # Names that a source misspells keep their own key and get the vector of the word that was meant.
     raw = encode_raw([WORDS["meant"].get(word, word) for word in words])
     if OUT.is_file() and not options.new_mean:
-        mean = read_table(OUT)[1]
+        mean = read_table(OUT).mean
     else:
         mean = raw[[word in known for word in words]].mean(axis=0, dtype=np.float64).astype(np.float32)
-    write_table(OUT, dict(zip(words, unit(raw - mean), strict=True)), mean)
+    write_table(OUT, dict(zip(words, unit(raw - mean), strict=True)), mean, SHIPPED)
     print(f"{len(words)} words, {OUT.stat().st_size} bytes")
 
 

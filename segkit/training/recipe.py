@@ -18,6 +18,7 @@ from segkit.inference.config import InferenceConfig
 from segkit.model.config import ModelConfig
 from segkit.supervision.config import LossConfig
 from segkit.training.config import OptimiserConfig, TrainingConfig
+from segkit.vocabulary import TextConfig
 
 
 class Recipe(BaseModel):
@@ -27,6 +28,7 @@ class Recipe(BaseModel):
 
     name: str = "recipe"
     model: ModelConfig = Field(default_factory=ModelConfig)
+    text: TextConfig = Field(default_factory=TextConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)

