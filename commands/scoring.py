@@ -62,6 +62,8 @@ def prediction_source(
 
 def warn(result: dict[str, Any]) -> None:
     """Notes on stderr about what a reader of the figures must know."""
+    from segkit.metrics.transfer import stated
+
     if missing := result["images"]["without_prediction"]:
         count = result["images"]["evaluated"]
         stderr.print(
@@ -69,11 +71,8 @@ def warn(result: dict[str, Any]) -> None:
         )
     if boxes := result.get("without_mask"):
         stderr.print(f"note: {boxes} predictions have a box but no mask and count as nothing", soft_wrap=True)
-    if unmapped := result.get("class_map", {}).get("unmapped"):
-        stderr.print(
-            f"note: {len(unmapped)} predicted classes have no name in the ground truth and count as nothing",
-            soft_wrap=True,
-        )
+    for note in stated(result.get("class_map", {})):
+        stderr.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def tables(result: dict[str, Any]) -> list[Table | str]:

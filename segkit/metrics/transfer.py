@@ -1,7 +1,8 @@
 """Classes of one vocabulary scored in another: the map from names to names, and what it leaves out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from segkit.errors import InputError
 from segkit.sample import Sample
@@ -48,6 +49,20 @@ def class_map(source: Taxonomy, target: Taxonomy) -> ClassMap:
         ambiguous={source.by_id[i].name: tuple(c.name for c in found) for i, found in fits.items() if len(found) > 1},
         merged={name: tuple(names) for name, names in onto.items() if len(names) > 1},
     )
+
+
+def stated(given: Mapping[str, Any]) -> list[str]:
+    """`class_map` of metrics.json in sentences, for people; none where nothing was lost or chosen."""
+    notes = []
+    if unmapped := given.get("unmapped"):
+        notes.append(f"{len(unmapped)} predicted classes have no name in the ground truth and count as nothing.")
+    if unreachable := given.get("unreachable"):
+        notes.append(f"{len(unreachable)} classes of the ground truth have no predicted class and cannot be hit.")
+    for name, fits in given.get("ambiguous", {}).items():
+        notes.append(f"Predicted {name!r} fits {len(fits)} classes ({', '.join(fits)}): taken for the first.")
+    for name, parts in given.get("merged", {}).items():
+        notes.append(f"Predicted {', '.join(map(repr, parts))} count as one class, {name!r}.")
+    return notes
 
 
 def apply(mapping: ClassMap, sample: Sample, target: Taxonomy) -> Sample:

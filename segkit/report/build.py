@@ -11,6 +11,7 @@ from segkit import __version__
 from segkit.metrics import detections, panoptic, semantic
 from segkit.metrics.evaluate import Measured, names, thing_classes
 from segkit.metrics.predictions import Predictions
+from segkit.metrics.transfer import stated
 from segkit.report import figures
 from segkit.report.gallery import ends, gallery, shown
 from segkit.report.page import Page, Section, html, plain_table
@@ -225,11 +226,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
     if result.get("several_crowds"):
         notes.append(f"{result['several_crowds']} false positives lie in several crowds of their class: panopticapi, "
                      "and so this figure, looks at the last crowd only.")  # fmt: skip
-    if "class_map" in result:
-        given = result["class_map"]
-        notes.append(f"Predictions have another vocabulary: {len(given['unmapped'])} of their classes were dropped, "
-                     f"{len(given['unreachable'])} classes of the ground truth cannot be predicted.")  # fmt: skip
-    return notes
+    return notes + stated(result.get("class_map", {}))
 
 
 def _facts(result: dict[str, Any], truth: ShardSet) -> list[tuple[str, str]]:
@@ -237,7 +234,8 @@ def _facts(result: dict[str, Any], truth: ShardSet) -> list[tuple[str, str]]:
     if "absent_classes" in result:
         facts.append(("absent classes", f"{result['absent_classes']}: {result['classes_counted']} classes"))
     if "evaluator" in result:
-        facts.append(("evaluator", f"{result['evaluator']}, at most {result['max_dets'][-1]} of a class in an image"))
+        counted = "of an image, by the rules of LVIS" if result["protocol"] == "lvis" else "of a class in an image"
+        facts.append(("evaluator", f"{result['evaluator']}, at most {result['max_dets'][-1]} {counted}"))
     return [*facts, ("taxonomy", truth.taxonomy.name), ("segkit", __version__)]
 
 
