@@ -121,7 +121,7 @@ class _Display:
         # A running mean: single steps draw single data sets, whose losses differ.
         self.loss = record.loss if self.loss is None else 0.95 * self.loss + 0.05 * record.loss
         what = (
-            f"loss {self.loss:.3f}  {record.dataset} {record.loss:.3f}  "
+            f"loss {self.loss:.3f}  {record.dataset} {record.loss:.3f}  lr {record.lr:.1e}  "
             f"{record.samples_per_second:.1f} img/s  {record.memory_mib / 1024:.1f} GiB"
         )
         assert self.task is not None
@@ -133,9 +133,9 @@ class _Display:
             stderr.print(f"step {record.step}/{self.steps}  {what}{eta}", highlight=False)
 
     def evaluation(self, step: int, name: str, metrics: dict[str, Any]) -> None:
-        self.metrics[name] = metrics
         from segkit.training.evaluation import headline
 
+        self.metrics[name] = metrics
         figure, value = headline(metrics)
         shown = "-" if value is None else f"{value:.2f}"
         stderr.print(f"step {step}  {name}: {figure} {shown}", highlight=False)

@@ -45,7 +45,13 @@ class TrainingConfig(_Section):
     """Whose averaged weights the run is published with: the last step's, or those of the best evaluation."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass; weights and optimiser stay float32."""
+    activation_checkpointing: bool = False
+    """Run layers again in the backward pass instead of keeping what they computed: less memory, a slower step."""
+    compile: bool = False
+    """`torch.compile` for backbone and pixel decoder; pays on GPUs and over long runs, and needs a C++ compiler."""
     accumulate: int = Field(1, ge=1)
     """Batches whose gradients make one step."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: each holds all weights (ddp), or its share of weights, moments and average (fsdp)."""
+    track: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Who is sent the figures that TensorBoard gets; each is an extra of the package."""

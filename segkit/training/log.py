@@ -1,8 +1,8 @@
-"""What a run writes down as it goes: metrics.jsonl and TensorBoard events."""
+"""What a run writes down as it goes: metrics.jsonl and TensorBoard events, and what trackers are sent."""
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from segkit.training.evaluation import headline
 from segkit.training.loop import StepRecord
 from segkit.training.run_manifest import METRICS, TENSORBOARD
+from segkit.training.trackers import Send
 
 
 class RunLog:
@@ -20,9 +21,10 @@ class RunLog:
     Args:
         folder: of the run.
         step: the step from which the run goes on; what an interrupted run logged of later steps is dropped.
+        trackers: are sent what TensorBoard gets.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, trackers: Sequence[Send] = ()) -> None:
         file = folder / METRICS
         kept = _lines_up_to(file, step)
         file.write_text("".join(kept), "utf-8")
@@ -32,22 +34,21 @@ class RunLog:
         }
         self._file = file.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
+        self._trackers = trackers
 
     def step(self, record: StepRecord) -> None:
         """Log a step."""
         row = asdict(record)
         self._write(row)
-        for name, value in record.losses.items():
-            self._events.add_scalar(f"loss/{name}", value, record.step)
-        for name in ("loss", "gradient_norm", "lr", "samples_per_second", "memory_mib"):
-            self._events.add_scalar(f"training/{name}", row[name], record.step)
+        kept = ("loss", "gradient_norm", "lr", "samples_per_second", "memory_mib")
+        terms = {f"loss/{name}": value for name, value in record.losses.items()}
+        self._send(terms | {f"training/{name}": row[name] for name in kept}, record.step)
 
     def evaluation(self, step: int, dataset: str, metrics: dict[str, Any]) -> None:
-        """Log the metrics of an evaluation set; TensorBoard gets the plain figures among them."""
+        """Log the metrics of an evaluation set; TensorBoard and trackers get the plain figures among them."""
         self._headlines[step, dataset] = headline(metrics)[1]
         self._write({"step": step, "evaluation": dataset, "metrics": metrics})
-        for name, value in _figures(metrics):
-            self._events.add_scalar(f"{dataset}/{name}", value, step)
+        self._send({f"{dataset}/{name}": value for name, value in _figures(metrics)}, step)
 
     def evaluated(self, step: int, dataset: str) -> bool:
         """Whether the evaluation of a data set after a step is in the log."""
@@ -70,6 +71,12 @@ class RunLog:
         """Flush and close both."""
         self._file.close()
         self._events.close()
+
+    def _send(self, figures: Mapping[str, float], step: int) -> None:
+        for name, value in figures.items():
+            self._events.add_scalar(name, value, step)
+        for send in self._trackers:
+            send(figures, step)
 
     def _write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(_finite(row), allow_nan=False) + "\n")

@@ -1,7 +1,7 @@
 """A training from data sets to a published run version."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +22,11 @@ from segkit.training.job import Job, open_sets, refuse_other, with_pixel_statist
 from segkit.training.learner import Learner
 from segkit.training.log import RunLog
 from segkit.training.loop import StepRecord, train_steps
-from segkit.training.recipe import load_recipe
+from segkit.training.recipe import Recipe, load_recipe
 from segkit.training.run_manifest import CHECKPOINTS, PICTURES
 from segkit.training.run_writer import publish, write_inputs, write_model
 from segkit.training.stop import StoppedError, stop_on_signal
+from segkit.training.trackers import TRACKERS, require
 from segkit.training.trainee import Trainee
 
 
@@ -75,6 +76,7 @@ def train(
     """
     overriding = overrides if steps is None else [*overrides, f"training.steps={steps}"]
     chosen = with_text_dim(with_pixel_statistics(load_recipe(recipe, overriding)))
+    require(chosen.training.track)
     place = choose_device(device)
     arguments = {"recipe": str(recipe), "data": dict(data), "eval_data": list(eval_data), "set": list(overrides)}
     sets = open_sets(data, chosen)
@@ -162,7 +164,7 @@ def _steps(job: Job, mix: DataMix, trainee: Trainee, folder: Path, watchers: Wat
     todo = _batches(mix, training, trainee.step)
     rates = {named.name: named.weight for named in job.data} if job.recipe.data.mixing == "all" else None
     names = [named.name for named in job.evaluation]
-    with _log(folder, trainee.step) as log, stop_on_signal() as wish, closing(todo) as batches:
+    with _log(job.recipe, folder, trainee.step) as log, stop_on_signal() as wish, closing(todo) as batches:
         _evaluate_if_due(job, trainee, folder, log, watchers)  # one that an interruption has cut short
         for record in train_steps(trainee, batches, rates):
             if log:
@@ -179,13 +181,16 @@ def _steps(job: Job, mix: DataMix, trainee: Trainee, folder: Path, watchers: Wat
 
 
 @contextmanager
-def _log(folder: Path, step: int) -> Iterator[RunLog | None]:
+def _log(recipe: Recipe, folder: Path, step: int) -> Iterator[RunLog | None]:
     """The run's log in the first process, None in the others."""
     if distributed.rank() != 0:
         yield None
         return
-    with closing(RunLog(folder, step)) as log:
-        yield log
+    settings = recipe.model_dump(mode="json", exclude={"name"})
+    with ExitStack() as stack:
+        runs = (TRACKERS[name](recipe.name, settings, folder) for name in recipe.training.track)
+        sends = [stack.enter_context(run) for run in runs]
+        yield stack.enter_context(closing(RunLog(folder, step, sends)))
 
 
 def _evaluation_due(job: Job, step: int) -> bool:

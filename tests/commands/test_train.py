@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,8 @@ def test_a_killed_process_leaves_no_version_and_resumes_to_the_same_losses(
 
     code, _, err = run([*base, "--out", str(out), "--resume"])
     assert code == 0 and "resumed after step" in err
+    figures = r"loss \d+\.\d+  toy \d+\.\d+  lr \d\.\de-\d\d  \d+\.\d img/s  \d+\.\d GiB  ETA 0 min"
+    assert re.search(rf"step {STEPS}/{STEPS}  {figures}", err), err
     assert losses(versions(out)[1]) == losses(Path(whole["path"]))
 
 
