@@ -3,8 +3,9 @@
     python scripts/bench_data.py [SET ...] [--size 256 --size 512] [--workers 0 --workers 2]
 
 SET is a converted shard set; without any, generated scenes of 128 x 128 pixels are measured. Decode is one
-process that reads an image's bytes from its tar and decodes them, nothing else; loader is whole batches as the training
-loop gets them (jitter, zoom, flip, colours, masks, floats).
+process that reads an image's bytes from its tar and decodes them, nothing else: the limit, which N workers could reach
+N times over. Loader is whole batches as the training loop gets them (jitter, zoom, flip, colours, masks, floats), and
+the last column how much of that limit it reaches.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def measure(sets: list[str], options: argparse.Namespace) -> None:
     table = Table(
         title=f"{os.cpu_count()} cores, batches of {BATCH}; ms are CPU time, which a busy machine hardly changes"
     )
-    for title in ("set", "targets", "crop", "workers", "decode ms", "loader ms", "decode/s", "loader/s"):
+    for title in ("set", "targets", "crop", "workers", "decode ms", "loader ms", "decode/s", "loader/s", "of limit"):
         table.add_column(title, justify="left" if title == "set" else "right", no_wrap=True)
     for spec in sets:
         shards = ShardSet.open(spec)
@@ -69,6 +70,7 @@ def measure(sets: list[str], options: argparse.Namespace) -> None:
                 table.add_row(
                     Path(spec).name, f"{targets:.1f}", str(size), str(workers), f"{decode.milliseconds:.1f}",
                     "" if workers else f"{loader.milliseconds:.1f}", f"{decode.samples:.0f}", f"{loader.samples:.0f}",
+                    f"{loader.samples / (decode.samples * max(1, workers)):.0%}",
                 )  # fmt: skip
     Console(width=110).print(table)
 
