@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -45,7 +46,7 @@ def cluster(
         SegkitError: a worker died again and again, or a node cannot do the work.
     """
     with redirect_stdout(sys.stderr), _connected(address or os.environ.get("RAY_ADDRESS"), workers) as ray:
-        shared = ray.put((work, __version__, tuple(folders)))
+        shared = ray.put(_Shared(work, tuple(folders)))
         task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_task)
         pending: set[Any] = set()
 
@@ -111,15 +112,27 @@ def _reach(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
-def _task(shared: tuple[Callable[..., _Result], str, tuple[Path, ...]], *arguments: Any) -> _Result:
-    work, version, folders = shared
+@dataclass(frozen=True)
+class _Shared:
+    """What all tasks have in common."""
+
+    work: Callable[..., Any]
+    folders: tuple[Path, ...]
+    directory: Path = field(default_factory=Path.cwd)
+    version: str = __version__
+
+
+def _task(shared: _Shared, *arguments: Any) -> Any:
     node = platform.node()
-    if version != __version__:
-        raise SegkitError(f"node {node} has segkit {__version__}, this machine {version}: install one on all of them")
-    for folder in folders:
+    if shared.version != __version__:
+        what = f"node {node} has segkit {__version__}, this machine {shared.version}: install one on all of them"
+        raise SegkitError(what)
+    if shared.directory.is_dir():
+        os.chdir(shared.directory)  # paths may be relative
+    for folder in shared.folders:
         if not folder.exists():
             raise SegkitError(f"{folder}: is not there on node {node}; --engine ray needs folders that all nodes share")
-    return work(*arguments)
+    return shared.work(*arguments)
 
 
 def _cause(error: Any) -> Exception:

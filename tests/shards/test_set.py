@@ -1,12 +1,9 @@
-import io
 import multiprocessing
 import pickle
 import shutil
-import tarfile
 from dataclasses import replace
 
 import cv2
-import duckdb
 import numpy as np
 import pytest
 
@@ -122,22 +119,3 @@ def test_sets_travel_to_other_processes(make_set):
     assert pickle.loads(pickle.dumps(made)).sample(3) == made.sample(3)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_first_id, (made,)) == "000"
-
-
-def test_the_tars_group_as_webdataset_and_the_parquet_opens_in_duckdb(make_set):
-    made = make_set(count=6)
-    keys = []
-    for part in made.manifest.parts:
-        with tarfile.open(fileobj=io.BytesIO((made.path / part.images).read_bytes())) as stream:
-            keys += [member.name.split(".", 1) for member in stream]
-    assert keys == [[f"{seed:03d}", "png"] for seed in range(6)]
-    query = """
-        SELECT s.class_id, count(*), sum(s.area), min(s.box.x)
-        FROM (SELECT unnest(segments) AS s FROM read_parquet(?)) GROUP BY 1 ORDER BY 1
-    """
-    found = duckdb.execute(query, [str(made.path / "labels-*.parquet")]).fetchall()
-    segments = [segment for sample in made.samples() for segment in sample.segments]
-    for class_id, count, area, left in found:
-        mine = [segment for segment in segments if segment.class_id == class_id]
-        assert (count, area, left) == (len(mine), sum(s.area for s in mine), min(s.box[0] for s in mine))
-    assert len(found) == 2

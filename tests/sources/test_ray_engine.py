@@ -19,10 +19,12 @@ from segkit.sources.coco_panoptic import CocoPanoptic
 from segkit.sources.engine import Options, convert
 
 from ..commands.test_convert import segkit
+from ..snippets import snippet
 from .builders import coco_panoptic
 from .test_engine import SMALL, contents, opened
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
+pytestmark = pytest.mark.timeout(900)  # the processes of a cluster start slowly on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +63,15 @@ def killing(root: Path, times: int) -> Killing:
 
 
 def test_a_worker_killed_in_the_middle_changes_no_byte(
-    tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    coco_panoptic(tmp_path, 12)
-    local = convert(opened(tmp_path), tmp_path / "local", SMALL, arguments={})
+    monkeypatch.chdir(tmp_path)  # relative paths mean the same to the tasks
+    here = Path()
+    coco_panoptic(here, 12)
+    local = convert(opened(here), here / "local", SMALL, arguments={})
     options = Options(engine="ray", address=address, shard_bytes=SMALL.shard_bytes)
-    report = convert(killing(tmp_path, 1), tmp_path / "ray", options, arguments={})
-    assert len(list((tmp_path / "deaths").iterdir())) == 1
+    report = convert(killing(here, 1), here / "ray", options, arguments={})
+    assert len(list((here / "deaths").iterdir())) == 1
     assert local.published and report.published
     assert len(report.published.manifest.parts) > 3
     assert contents(report.published.path) == contents(local.published.path)
@@ -132,6 +136,17 @@ def test_the_command_gives_the_same_digest_on_a_cluster_of_its_own(
     assert json.loads(done.stdout)["digest"] == json.loads(local.stdout)["digest"]
     assert contents(tmp_path / "ray" / "v1") == contents(tmp_path / "local" / "v1")
     assert "give --engine ray" in segkit("convert", *options, tmp_path / "x", "--address", "auto").stderr
+
+
+def test_the_labels_open_in_ray_data_as_the_document_shows(tmp_path: Path, address: str) -> None:
+    coco_panoptic(tmp_path, 5)
+    made = convert(opened(tmp_path), tmp_path / "work" / "coco-train", SMALL, arguments={}).published
+    assert made and len(made.manifest.parts) > 1
+    names: dict[str, Any] = {}
+    exec(snippet("shards.md", "python", "ray.data").replace("/nfs", str(tmp_path)), names)
+    found = [(row["class_id"], row["mask"].encode(), row["box"]["x"]) for row in names["segments"].take_all()]
+    segments = [segment for sample in made.samples() for segment in sample.segments]
+    assert sorted(found) == sorted((segment.class_id, segment.mask, segment.box[0]) for segment in segments)
 
 
 def test_no_cluster_is_one_line_at_once() -> None:
