@@ -64,6 +64,12 @@ class Backbone(nn.Module):
     def _batch_norms(self) -> list[nn.Module]:
         return [module for module in self.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
+    def recompute_activations(self) -> None:
+        """Keep less for the backward pass, as far as timm's network offers it and has no batch norm that learns."""
+        offered = getattr(self.network, "set_grad_checkpointing", None)
+        if offered is not None and (self.freeze_norm or not self._batch_norms()):
+            offered(True)
+
     def train(self, mode: bool = True) -> "Backbone":
         """Training mode, in which frozen norms stay in evaluation mode."""
         super().train(mode)

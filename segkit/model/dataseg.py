@@ -11,7 +11,7 @@ from segkit.model.classifier import TextClassifier
 from segkit.model.conditioned import BoxConditioner
 from segkit.model.config import ModelConfig
 from segkit.model.deformable_pixel_decoder import DeformablePixelDecoder
-from segkit.model.layers import detr_position_grid, position_grid
+from segkit.model.layers import Stack, detr_position_grid, position_grid
 from segkit.model.pixel_decoder import FPNPixelDecoder
 from segkit.model.query_decoder import QueryDecoder
 
@@ -97,6 +97,21 @@ class DataSeg(nn.Module):
             known = labels if labels is not None else [torch.full_like(box[:, 0], -1).long() for box in boxes]
             conditioned = self._condition(scales, pixels, text, boxes, known, images.shape[-2:])
         return Output(matching, conditioned)
+
+    def recompute_activations(self) -> None:
+        """Keep only the inputs of layers for the backward pass, and run these again there: memory for time.
+
+        A backbone with batch norms that learn is left as it is: running it twice would count each batch twice.
+        """
+        self.backbone.recompute_activations()
+        for module in self.modules():
+            if isinstance(module, Stack):
+                module.recompute = True
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Have `torch.compile` make kernels for the parts whose shapes stay the same: backbone and pixel decoder."""
+        self.backbone.compile(backend=backend)
+        self.pixel_decoder.compile(backend=backend)
 
     def _match(self, scales: list[Tensor], pixels: Tensor, text: Tensor) -> list[Proposals]:
         content = self.query_content.weight.expand(len(pixels), -1, -1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.model.deformable import DeformableLayer, cell_centres
-from segkit.model.layers import detr_position_grid
+from segkit.model.layers import Stack, detr_position_grid
 
 
 def _projection(before: int, after: int, *, kernel: int = 1, bias: bool = False) -> nn.Sequential:
@@ -36,7 +36,7 @@ class DeformablePixelDecoder(nn.Module):
         coarse_to_fine = channels[:0:-1]
         self.projections = nn.ModuleList(_projection(width, hidden_dim, bias=True) for width in coarse_to_fine)
         self.level_embedding = nn.Embedding(len(coarse_to_fine), hidden_dim)
-        self.layers = nn.ModuleList(
+        self.layers = Stack(
             DeformableLayer(hidden_dim, heads=heads, levels=len(coarse_to_fine), feedforward_dim=feedforward_dim)
             for _ in range(layers)
         )
@@ -69,7 +69,7 @@ class DeformablePixelDecoder(nn.Module):
             ]
         )
         reference = cell_centres(sizes, cells.device, position.dtype)
-        for layer in self.layers:
-            cells = layer(cells, position, reference, sizes)
+        for number in range(len(self.layers)):
+            cells = self.layers.run(number, cells, position, reference, sizes)
         split = torch.split(cells, [height * width for height, width in sizes], 1)
         return [x.transpose(1, 2).reshape(len(x), -1, *size) for x, size in zip(split, sizes, strict=True)]

@@ -2,9 +2,11 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class MLP(nn.Sequential):
@@ -15,6 +17,21 @@ class MLP(nn.Sequential):
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         super().__init__(*layers[:-1])
+
+
+class Stack(nn.ModuleList):
+    """Layers that are run one by one, and whose insides need not be kept for the backward pass.
+
+    With `recompute` each keeps its inputs alone and runs again when gradients ask for it: memory for time.
+    """
+
+    recompute = False
+
+    def run(self, number: int, *inputs: Any) -> Any:
+        """What layer `number` makes of its inputs."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self[number], *inputs, use_reentrant=False)
+        return self[number](*inputs)
 
 
 def sine_features(values: Tensor, dim: int, temperature: float = 10_000.0) -> Tensor:

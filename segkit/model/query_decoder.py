@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkit.model.layers import MLP, position_grid
+from segkit.model.layers import MLP, Stack, position_grid
 
 LEVELS = 3
 """Scales that the layers attend to in turn: strides 32, 16, 8."""
@@ -95,7 +95,7 @@ class QueryDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.positions = positions
-        self.layers = nn.ModuleList(DecoderLayer(hidden_dim, heads, feedforward_dim) for _ in range(rounds * LEVELS))
+        self.layers = Stack(DecoderLayer(hidden_dim, heads, feedforward_dim) for _ in range(rounds * LEVELS))
         self.level_embedding = nn.Embedding(LEVELS, hidden_dim)
         self.norm = nn.LayerNorm(hidden_dim)
         self.mask_head = MLP(hidden_dim, hidden_dim, hidden_dim, mask_dim)
@@ -132,10 +132,11 @@ class QueryDecoder(nn.Module):
             for scale in scales
         ]
         predictions = [self._predict(queries, pixels, mask_bias)]
-        for number, layer in enumerate(self.layers):
+        for number in range(len(self.layers)):
             level = number % LEVELS
             visible = visible_cells(predictions[-1][1], scales[level].shape[-2:], region)
-            queries = layer(queries, position, memories[level], grids[level], visible, region is not None)
+            alone = region is not None
+            queries = self.layers.run(number, queries, position, memories[level], grids[level], visible, alone)
             predictions.append(self._predict(queries, pixels, mask_bias))
         return predictions
 

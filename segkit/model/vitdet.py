@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import InputError
+from segkit.model.layers import Stack
 
 PREFIX = "vitdet:"
 """Before the name of a timm ViT: that network, as this backbone."""
@@ -39,11 +40,13 @@ class ViTDet(nn.Module):
         if vit.patch_embed.patch_size != (16, 16):
             raise InputError(f"patches of {vit.patch_embed.patch_size[0]} pixels", mend="choose a ViT of patch 16")
         prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-        self.patch_embed, self.norm_pre, self.blocks = vit.patch_embed.proj, vit.norm_pre, vit.blocks
+        self.patch_embed, self.norm_pre = vit.patch_embed.proj, vit.norm_pre
         self.grid = vit.patch_embed.grid_size
         self.pos_embed = nn.Parameter(vit.pos_embed.detach()[:, prefix:].clone())
-        self.window = window
-        self.global_blocks = tuple((k + 1) * len(vit.blocks) // GLOBAL_BLOCKS - 1 for k in range(GLOBAL_BLOCKS))
+        depth = len(vit.blocks)
+        self.global_blocks = tuple((k + 1) * depth // GLOBAL_BLOCKS - 1 for k in range(GLOBAL_BLOCKS))
+        sides = (None if number in self.global_blocks else window for number in range(depth))
+        self.blocks = Stack(MapBlock(block, side) for block, side in zip(vit.blocks, sides, strict=True))
         self.pyramid = SimplePyramid(vit.embed_dim, PYRAMID_DIM)
         self.channels = [PYRAMID_DIM] * 4
 
@@ -57,29 +60,40 @@ class ViTDet(nn.Module):
         size = [x.shape[1], x.shape[2]]
         x = x + resample_abs_pos_embed(self.pos_embed, size, list(self.grid), 0).unflatten(1, size)
         x = self.norm_pre(x)
-        for number, block in enumerate(self.blocks):
-            x = block_on_map(block, x, None if number in self.global_blocks else self.window)
+        for number in range(len(self.blocks)):
+            x = self.blocks.run(number, x)
         maps: list[Tensor] = self.pyramid(x.permute(0, 3, 1, 2))
         return maps
 
 
-def block_on_map(block: Block, x: Tensor, window: int | None) -> Tensor:
+class MapBlock(nn.Module):
     """A transformer block on a map (B, h, w, C), whose attention stays within windows where a side is given.
 
     Maps that are no multiple of the window are padded with zeros, which are attended to (as published).
     """
-    normed = block.norm1(x)
-    if window is None:
-        attended = block.attn(normed.flatten(1, 2)).view_as(x)
-    else:
+
+    def __init__(self, block: Block, window: int | None) -> None:
+        super().__init__()
+        self.block, self.window = block, window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, h, w, C)."""
+        block = self.block
+        x = x + block.drop_path1(block.ls1(self._attend(block.norm1(x))))
+        updated: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        return updated
+
+    def _attend(self, x: Tensor) -> Tensor:
+        if self.window is None:
+            whole: Tensor = self.block.attn(x.flatten(1, 2))
+            return whole.view_as(x)
         height, width = x.shape[1:3]
-        padded = F.pad(normed, (0, 0, 0, -width % window, 0, -height % window))
-        windows = window_partition(padded, (window, window))
-        within = block.attn(windows.flatten(1, 2)).view_as(windows)
-        attended = window_reverse(within, (window, window), padded.shape[1], padded.shape[2])[:, :height, :width]
-    x = x + block.drop_path1(block.ls1(attended))
-    updated: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-    return updated
+        side = (self.window, self.window)
+        padded = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
+        windows = window_partition(padded, side)
+        within = self.block.attn(windows.flatten(1, 2)).view_as(windows)
+        attended: Tensor = window_reverse(within, side, padded.shape[1], padded.shape[2])
+        return attended[:, :height, :width]
 
 
 class SimplePyramid(nn.Module):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from segkit.errors import InputError
 from segkit.model.backbone import STRIDES, Backbone
-from segkit.model.vitdet import ViTDet, block_on_map
+from segkit.model.vitdet import MapBlock, ViTDet
 
 FAMILIES = ["resnet18", "resnet50", "swin_tiny_patch4_window7_224", "convnext_atto", "vitdet:test_vit"]
 
@@ -28,7 +28,7 @@ def vitdet(window: int = 3) -> ViTDet:
 
 @torch.no_grad()
 def test_windowed_attention_is_attention_in_each_window_alone() -> None:
-    block = vitdet().blocks[0]
+    block = vitdet().blocks[0].block
     x = torch.randn(2, 5, 7, 64)
     expected = torch.empty_like(x)
     normed = torch.zeros(2, 6, 9, 64)  # zeros beyond the map, as published
@@ -41,9 +41,9 @@ def test_windowed_attention_is_attention_in_each_window_alone() -> None:
                 shown = attended[: 5 - top, : 7 - left]
                 expected[image, top : top + 3, left : left + 3] = x[image, top : top + 3, left : left + 3] + shown
     expected = expected + block.mlp(block.norm2(expected))
-    torch.testing.assert_close(block_on_map(block, x, 3), expected)
+    torch.testing.assert_close(MapBlock(block, 3)(x), expected)
     whole = block(x.flatten(1, 2)).view_as(x)
-    torch.testing.assert_close(block_on_map(block, x, None), whole)
+    torch.testing.assert_close(MapBlock(block, None)(x), whole)
 
 
 def test_global_blocks_see_the_whole_map_and_others_their_window() -> None:
@@ -51,13 +51,12 @@ def test_global_blocks_see_the_whole_map_and_others_their_window() -> None:
     assert network.global_blocks == (0, 2, 3, 5)
     for number, block in enumerate(network.blocks):
         x = torch.randn(1, 6, 6, 64, requires_grad=True)
-        window = None if number in network.global_blocks else network.window
-        block_on_map(block, x, window)[0, 0, 0].sum().backward()
+        block(x)[0, 0, 0].sum().backward()
         assert x.grad is not None
         seen = x.grad[0].abs().sum(-1) > 0
         own = torch.zeros(6, 6, dtype=torch.bool)
         own[:3, :3] = True
-        assert torch.equal(seen, own if window else torch.ones_like(own)), number
+        assert torch.equal(seen, torch.ones_like(own) if number in network.global_blocks else own), number
 
 
 @pytest.mark.parametrize(("name", "expected"), [("vit_base", (2, 5, 8, 11)), ("vit_large", (5, 11, 17, 23))])
@@ -75,7 +74,7 @@ def test_at_the_size_of_its_weights_the_first_block_sees_what_timms_does() -> No
     vit(image)
     network = ViTDet(vit, window=100).eval()
     found: list[Tensor] = []
-    network.blocks[0].norm1.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    network.blocks[0].block.norm1.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     network(image)
     torch.testing.assert_close(found[0].flatten(1, 2), seen[0][:, 1:])  # timm's first token is the class token
 
@@ -84,7 +83,7 @@ def test_at_the_size_of_its_weights_the_first_block_sees_what_timms_does() -> No
 def test_positions_are_stretched_over_an_image_of_another_size() -> None:
     network = vitdet()
     found: list[Tensor] = []
-    network.blocks[0].norm1.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    network.blocks[0].block.norm1.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     network.patch_embed.weight.zero_()
     network.patch_embed.bias.zero_()
     ramp = torch.arange(10.0).repeat(10, 1)  # grows from left to right over the 10 x 10 cells of the weights
@@ -103,7 +102,8 @@ def test_vit_weights_load_by_timms_names(tmp_path: pytest.TempPathFactory) -> No
     assert torch.equal(network.pos_embed, source.pos_embed[:, 1:])
     assert torch.equal(network.patch_embed.weight, source.patch_embed.proj.weight)
     for name, value in source.blocks.state_dict().items():
-        assert torch.equal(network.blocks.state_dict()[name], value), name
+        number, _, rest = name.partition(".")
+        assert torch.equal(network.blocks.state_dict()[f"{number}.block.{rest}"], value), name
 
 
 @pytest.mark.parametrize(
