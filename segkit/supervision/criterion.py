@@ -22,7 +22,7 @@ from segkit.supervision.losses import (
     projection_cost,
     projection_loss,
 )
-from segkit.supervision.matching import Matches, match
+from segkit.supervision.matching import SentCosts, match, send_costs
 from segkit.supervision.merge import (
     group_proposals,
     mask_weights,
@@ -31,14 +31,11 @@ from segkit.supervision.merge import (
     merge_masks,
     mergeable_classes,
 )
+from segkit.supervision.partial import fold_unannotated, hide_unannotated, mostly_void
 from segkit.supervision.points import logits_at, on_device, random_points, uncertain_points
 
 MATCHING_CELLS = 1024
 """Cells that a matching cost looks at: the sampling noise is far below the differences between proposals."""
-
-
-HIDDEN = -1e4
-"""Logit of a class that an image says nothing about; a probability of 0 that half precision can hold."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +89,32 @@ def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     return down[:, :, None] * across[:, None, :]
 
 
-def matching_losses(
+@dataclass(frozen=True)
+class Candidates:
+    """Proposals of B images and L layers after MERGE, with the costs of all pairs on their way to the CPU."""
+
+    class_logits: Tensor
+    """(B, L, N, K + 1), merged."""
+    mask_logits: Tensor
+    """(B, L, N, h, w), not yet merged."""
+    parts: Tensor
+    """(B, L, N, N): what part each proposal has in the mask of each row."""
+    alive: Tensor
+    """(B, L, N) bool: rows that stand after MERGE."""
+    costs: SentCosts
+    noise: torch.Generator
+    """Source of sampled points, on the logits' device."""
+
+
+def prepare_matching(
     layers: Sequence[Proposals],
     batch: Batch,
     cells: Sequence[CellTargets],
     is_thing: Tensor,
     config: LossConfig,
-    step: int,
     generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Losses of all layers' proposals, each layer with equal weight (deep supervision).
+) -> Candidates:
+    """Merge all layers' proposals and send off their matching costs; what else there is to do can be done meanwhile.
 
     Args:
         layers: proposals at the start and after each decoder layer.
@@ -109,53 +122,55 @@ def matching_losses(
         cells: the targets pooled to cells, one an image.
         is_thing: (K,) bool, of the data set's vocabulary.
         config: weights.
-        step: training step, for the pairwise term's warm-up.
         generator: source of sampled points, on any device; unused where losses are dense.
+    """
+    class_logits = torch.stack([layer.class_logits for layer in layers], dim=1)
+    mask_logits = torch.stack([layer.mask_logits for layer in layers], dim=1)
+    annotated = [target.annotated for target in batch.targets]
+    shown = hide_unannotated(class_logits, annotated)
+    groups = group_proposals(shown, mergeable_classes(batch.task, is_thing), config.merge_sure)
+    parts = mask_weights(shown, groups, config.merge_masks)
+    merged = merge_classes(class_logits, mask_logits.flatten(3), groups, config.merge_scores)
+    noise = on_device(generator, mask_logits.device) if config.points else generator
+    wanted = hide_unannotated(merged, annotated)
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        found = zip(wanted.float(), mask_logits.float(), parts.float(), cells, strict=True)
+        costs = [_cost(*image, config, noise) for image in found]
+    return Candidates(merged, mask_logits, parts, groups.alive, send_costs(costs, groups.alive), noise)
+
+
+def matching_losses(
+    made: Candidates, batch: Batch, cells: Sequence[CellTargets], config: LossConfig, step: int
+) -> dict[str, Tensor]:
+    """Losses of all layers' proposals, each layer with equal weight (deep supervision).
+
+    Args:
+        made: from `prepare_matching` of the same batch, cells and weights.
+        batch, cells, config: as there.
+        step: training step, for the pairwise term's warm-up.
 
     Returns:
         Weighted scalars: `class`, then `focal` and `dice` where there are masks, `projection` and `pairwise` where
         there are only boxes.
     """
-    class_logits = torch.stack([layer.class_logits for layer in layers], dim=1)
-    class_logits = hide_unannotated(class_logits, [target.annotated for target in batch.targets])
-    mask_logits = torch.stack([layer.mask_logits for layer in layers], dim=1)
-    size = mask_logits.shape[-2:]
-    noise = on_device(generator, mask_logits.device) if config.points else generator
-    groups = group_proposals(class_logits, mergeable_classes(batch.task, is_thing), config.merge_sure)
-    merged = merge_classes(class_logits, mask_logits.flatten(3), groups, config.merge_scores)
-    parts, alive = mask_weights(class_logits, groups, config.merge_masks), groups.alive
-    classes = torch.full(alive.shape, class_logits.shape[-1] - 1, device=alive.device)
-    pairs: list[Tensor] = []
-    for image, target in enumerate(cells):
-        found = match(_cost(merged[image], mask_logits[image], parts[image], target, config, noise), alive[image])
-        classes[image, found.layer, found.proposal] = target.labels[found.target]
-        pairs.append(_rows(found, image))
-    losses = {"class": config.classification * _class_loss(merged[alive], classes[alive], config.background)}
-    index = torch.cat(pairs)
-    group = torch.stack((index[:, 0] * len(layers) + index[:, 1], index[:, 2]), dim=1)
-    masks = merge_masks(mask_logits.flatten(0, 1).flatten(2), parts.flatten(0, 1), group, config.merge_masks)
-    return losses | _mask_losses(masks.reshape(-1, *size), index, batch, cells, config, step, len(layers), noise)
+    found = match(made.costs)
+    index = torch.stack((found.image, found.layer, found.proposal, found.target), dim=1)
+    pair = _row_of_target(cells, index)
+    background = made.class_logits.shape[-1] - 1
+    classes = torch.full(made.alive.shape, background, device=index.device)
+    classes[found.image, found.layer, found.proposal] = torch.cat([c.labels for c in cells])[pair]
+    losses = {"class": config.classification * _class_loss(made, classes, batch, cells, config.background)}
+    layers, size = made.alive.shape[1], made.mask_logits.shape[-2:]
+    rows = torch.stack((found.image * layers + found.layer, found.proposal), dim=1)
+    maps, parts = made.mask_logits.flatten(0, 1).flatten(2), made.parts.flatten(0, 1)
+    masks = merge_masks(maps, parts, rows, config.merge_masks).reshape(-1, *size)
+    return losses | _mask_losses(masks, found.image, pair, batch, cells, config, step, layers, made.noise)
 
 
-def hide_unannotated(class_logits: Tensor, annotated: Sequence[Tensor | None]) -> Tensor:
-    """Take classes that were not looked for in an image out of its softmax: their absence is no negative.
-
-    Args:
-        class_logits: (B, ..., K + 1), background last.
-        annotated: an image each, (K,) bool; None where all classes were looked for.
-    """
-    if all(classes is None for classes in annotated):
-        return class_logits
-    count = class_logits.shape[-1] - 1
-    shown = [torch.ones(count, dtype=torch.bool, device=class_logits.device) if c is None else c for c in annotated]
-    hidden = F.pad(~torch.stack(shown), (0, 1))
-    shape = (len(annotated), *[1] * (class_logits.dim() - 2), count + 1)
-    return class_logits.masked_fill(hidden.reshape(shape), HIDDEN)
-
-
-def _rows(found: Matches, image: int) -> Tensor:
-    """(M, 4): image, layer, proposal, target."""
-    return torch.stack((torch.full_like(found.layer, image), found.layer, found.proposal, found.target), dim=1)
+def _row_of_target(cells: Sequence[CellTargets], index: Tensor) -> Tensor:
+    """(M,): the row of each pair's target when the targets of all images follow each other."""
+    offset = torch.tensor([0, *(len(c.labels) for c in cells)], device=index.device).cumsum(0)
+    return offset[index[:, 0]] + index[:, 3]
 
 
 @torch.no_grad()
@@ -199,16 +214,34 @@ def _sampled_for_matching(
     )
 
 
-def _class_loss(logits: Tensor, classes: Tensor, background_weight: float) -> Tensor:
-    """Cross-entropy of the proposals that stand after MERGE, background weighted down; mean by weight."""
+def _class_loss(
+    made: Candidates, classes: Tensor, batch: Batch, cells: Sequence[CellTargets], background_weight: float
+) -> Tensor:
+    """Cross-entropy of the proposals that stand after MERGE, background weighted down; mean by weight.
+
+    Proposals that match nothing and lie mostly where nothing is labelled are not asked, as panoptic quality leaves
+    them out of its account: crowds, void, and whatever else an image that is not exhaustive may show.
+    """
+    annotated = [target.annotated for target in batch.targets]
+    matched = classes < made.class_logits.shape[-1] - 1
+    logits = made.class_logits
+    if any(looked_for is not None for looked_for in annotated):
+        alone, taken = fold_unannotated(logits, annotated), hide_unannotated(logits, annotated)
+        logits = torch.where(matched[..., None], taken, alone)
+    labelled = torch.stack([c.weight for c in cells]).flatten(1)
+    stride = max(1, labelled.shape[1] // MATCHING_CELLS)
+    on_void = mostly_void(made.mask_logits.flatten(3)[..., ::stride], labelled[:, ::stride])
+    asked = made.alive & (matched | ~on_void)
     weight = logits.new_ones(logits.shape[-1])
     weight[-1] = background_weight
-    return F.cross_entropy(logits, classes, weight=weight, reduction="sum") / joint(weight[classes].sum())
+    chosen = classes[asked]
+    return F.cross_entropy(logits[asked], chosen, weight=weight, reduction="sum") / joint(weight[chosen].sum())
 
 
 def _mask_losses(
     masks: Tensor,
-    index: Tensor,
+    image: Tensor,
+    pair: Tensor,
     batch: Batch,
     cells: Sequence[CellTargets],
     config: LossConfig,
@@ -216,20 +249,18 @@ def _mask_losses(
     layers: int,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Mask terms of the matched pairs: masks (M, h, w), index (M, 4) image, layer, proposal, target."""
-    image, target = index[:, 0], index[:, 3]
-    offset = torch.tensor([0, *(len(c.labels) for c in cells)], device=index.device).cumsum(0)
-    flat = offset[image] + target
-    pairs = joint(offset[-1].float()) * layers
-    with_mask = torch.cat([c.has_mask for c in cells])[flat]
+    """Mask terms of the matched pairs: masks (M, h, w), image (M,), and pair (M,) from `_row_of_target`."""
+    has_mask = torch.cat([c.has_mask for c in cells])
+    pairs = joint(masks.new_tensor(len(has_mask), dtype=torch.float32)) * layers
+    with_mask = has_mask[pair]
     losses: dict[str, Tensor] = {}
     if bool(with_mask.any()):
-        of = masks[with_mask], flat[with_mask], image[with_mask], cells
+        of = masks[with_mask], pair[with_mask], image[with_mask], cells
         logits, wanted, weight = _at_points(*of, config.points, generator) if config.points else _at_cells(*of)
         losses["focal"] = config.focal * focal_loss(logits, wanted, weight).sum() / pairs
         losses["dice"] = config.dice * dice_loss(logits, wanted, weight).sum() / pairs
     if not bool(with_mask.all()):
-        logits, boxes = masks[~with_mask], torch.cat([c.boxes for c in cells])[flat[~with_mask]]
+        logits, boxes = masks[~with_mask], torch.cat([c.boxes for c in cells])[pair[~with_mask]]
         losses["projection"] = config.projection * projection_loss(logits, boxes).sum() / pairs
         if config.pairwise > 0:
             warmup = min(1.0, (step + 1) / max(1, config.pairwise_warmup_steps))

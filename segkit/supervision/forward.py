@@ -10,7 +10,7 @@ from segkit.model.dataseg import DataSeg, Output
 from segkit.supervision.conditioned import GivenBoxes, conditioned_losses, count_given, give_boxes
 from segkit.supervision.config import LossConfig
 from segkit.supervision.counts import is_shared, joint
-from segkit.supervision.criterion import CellTargets, matching_losses
+from segkit.supervision.criterion import CellTargets, matching_losses, prepare_matching
 
 
 def training_forward(
@@ -37,9 +37,9 @@ def training_forward(
     boxes, labels = (asked.boxes, asked.labels) if asked else (None, None)
     output = model(batch.images, table.text, boxes, labels)
     whole = [cell.only(~targets.is_part) for cell, targets in zip(cells, batch.targets, strict=True)]
-    losses = matching_losses(output.matching, batch, whole, table.is_thing, config, step, generator)
-    if given:
-        losses |= conditioned_losses(output.conditioned, given, batch, cells, config, counts)
+    made = prepare_matching(output.matching, batch, whole, table.is_thing, config, generator)
+    losses = conditioned_losses(output.conditioned, given, batch, cells, config, counts) if given else {}
+    losses = matching_losses(made, batch, whole, config, step) | losses
     if is_shared():
         losses["class"] = losses["class"] + _zero(output)
     return losses

@@ -1,5 +1,10 @@
-"""Hungarian matching of proposals to targets."""
+"""Hungarian matching of proposals to targets, a batch at a time and in two steps: send the costs, solve on the CPU.
 
+scipy's solver takes 4 to 30 microseconds for 100 proposals and 10 to 60 targets; lapx 0.11, the fastest alternative
+that is kept up, takes 80 to 130, for it solves the square problem.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,23 +20,54 @@ FORBIDDEN = 1e6
 
 @dataclass(frozen=True)
 class Matches:
-    """Matched pairs of one image, over several decoder layers at once; M pairs in all."""
+    """Matched pairs of a batch, over several decoder layers at once; M pairs in all."""
 
+    image: Tensor
+    """(M,) int64."""
     layer: Tensor
     """(M,) int64."""
     proposal: Tensor
     """(M,) int64."""
     target: Tensor
-    """(M,) int64."""
+    """(M,) int64: row among the targets of the image."""
+
+
+@dataclass(frozen=True)
+class SentCosts:
+    """Costs on their way to the CPU; on a GPU other work can be queued before they are waited for."""
+
+    shapes: tuple[torch.Size, ...]
+    values: Tensor
+    """All costs in one tensor on the CPU, complete once `arrived` is."""
+    arrived: torch.cuda.Event | None
+    device: torch.device
 
 
 @torch.no_grad()
-def match(cost: Tensor, allowed: Tensor | None = None) -> Matches:
-    """Assign each target at most one proposal so that the summed cost is least, layer by layer.
+def send_costs(costs: Sequence[Tensor], allowed: Tensor | None = None) -> SentCosts:
+    """Start the one transfer that a batch needs.
 
     Args:
-        cost: (L, N, T).
-        allowed: (L, N) bool, proposals that may be matched; None allows all.
+        costs: (L, N, T) of each image, T its own.
+        allowed: (B, L, N) bool, proposals that may be matched; None allows all.
+    """
+    precise = [cost.float() for cost in costs]
+    if allowed is not None:
+        rows = zip(precise, ~allowed[..., None], strict=True)
+        precise = [cost.masked_fill(forbidden, FORBIDDEN) for cost, forbidden in rows]
+    flat = torch.cat([cost.flatten() for cost in precise])
+    shapes = tuple(cost.shape for cost in costs)
+    if not flat.is_cuda:
+        return SentCosts(shapes, flat, None, flat.device)
+    values = torch.empty(flat.shape, pin_memory=True)
+    values.copy_(flat, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+    return SentCosts(shapes, values, arrived, flat.device)
+
+
+def match(sent: SentCosts) -> Matches:
+    """Assign each target at most one proposal so that the summed cost is least, image by image and layer by layer.
 
     Returns:
         Pairs, fewer than T in a layer where too few proposals are allowed.
@@ -39,15 +75,16 @@ def match(cost: Tensor, allowed: Tensor | None = None) -> Matches:
     Raises:
         SegkitError: a cost is NaN or infinite (the model has diverged).
     """
-    if allowed is not None:
-        cost = cost.masked_fill(~allowed[..., None], FORBIDDEN)
-    costs = cost.float().cpu().numpy()  # one transfer for all layers: a GPU waits once an image
-    if not np.isfinite(costs).all():
+    if sent.arrived is not None:
+        sent.arrived.synchronize()
+    values = sent.values.numpy()
+    if not np.isfinite(values).all():
         raise SegkitError("matching costs are not finite: the model has diverged; lower the learning rate")
-    rows: list[tuple[int, int, int]] = []
-    for layer, layer_cost in enumerate(costs):
-        proposals, targets = linear_sum_assignment(layer_cost)
-        kept = layer_cost[proposals, targets] < FORBIDDEN
-        rows += [(layer, int(p), int(t)) for p, t in zip(proposals[kept], targets[kept], strict=True)]
-    columns = torch.tensor(rows, dtype=torch.int64, device=cost.device).reshape(-1, 3)
-    return Matches(*columns.unbind(1))
+    rows: list[tuple[int, int, int, int]] = []
+    ends = np.cumsum([shape.numel() for shape in sent.shapes])
+    for image, (shape, part) in enumerate(zip(sent.shapes, np.split(values, ends[:-1]), strict=True)):
+        for layer, cost in enumerate(part.reshape(shape)):
+            proposals, targets = linear_sum_assignment(cost)
+            kept = cost[proposals, targets] < FORBIDDEN
+            rows += [(image, layer, int(p), int(t)) for p, t in zip(proposals[kept], targets[kept], strict=True)]
+    return Matches(*torch.tensor(rows, dtype=torch.int64, device=sent.device).reshape(-1, 4).unbind(1))

@@ -11,7 +11,7 @@ from segkit.model.config import ModelConfig
 from segkit.model.dataseg import Proposals, build_model
 from segkit.supervision.conditioned import conditioned_losses, count_given, give_boxes
 from segkit.supervision.config import LossConfig
-from segkit.supervision.criterion import CellTargets, box_cover, matching_losses
+from segkit.supervision.criterion import CellTargets, box_cover, matching_losses, prepare_matching
 from segkit.supervision.forward import training_forward
 
 SIZE = 64
@@ -54,9 +54,12 @@ def proposals(images: tuple[Targets, ...], extra: int = 2) -> Proposals:
     return Proposals(classes, masks)
 
 
-def losses(made: Proposals, given: Batch, config: LossConfig = CONFIG) -> dict[str, torch.Tensor]:
+def losses(
+    made: Proposals, given: Batch, config: LossConfig = CONFIG, is_thing: torch.Tensor = IS_THING
+) -> dict[str, torch.Tensor]:
     cells = [CellTargets.of(target) for target in given.targets]
-    return matching_losses([made], given, cells, IS_THING, config, step=0, generator=torch.Generator())
+    candidates = prepare_matching([made], given, cells, is_thing, config, torch.Generator())
+    return matching_losses(candidates, given, cells, config, step=0)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -87,15 +90,7 @@ def test_parts_of_one_stuff_region_are_one_proposal_after_merge() -> None:
     classes[0, 1] = classes[0, 0]
     split = losses(Proposals(classes, halves), batch(whole))
     assert all(value.item() < 1e-3 for value in split.values()), split
-    as_thing = matching_losses(
-        [Proposals(classes, halves)],
-        batch(whole),
-        [CellTargets.of(whole)],
-        ~IS_THING,
-        CONFIG,
-        step=0,
-        generator=torch.Generator(),
-    )
+    as_thing = losses(Proposals(classes, halves), batch(whole), is_thing=~IS_THING)
     assert as_thing["dice"] > 0.5, "unmerged, half of the region is missing"
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from segkit.data.batch import Targets
 from segkit.model.dataseg import Proposals
 from segkit.supervision.config import LossConfig
-from segkit.supervision.criterion import CellTargets, matching_losses
+from segkit.supervision.criterion import CellTargets, matching_losses, prepare_matching
 from segkit.supervision.losses import cross_entropy_loss, dice_loss, focal_loss
 from segkit.supervision.points import IMPORTANCE, logits_at, on_device, random_points, uncertain_points
 from tests.supervision.test_criterion import IS_THING, SIZE, batch, proposals, targets
@@ -97,7 +97,10 @@ def losses(made: Proposals, *images: Targets, points: int, seed: int = 0) -> dic
     cells = [CellTargets.of(target) for target in images]
     noise = torch.Generator().manual_seed(seed)
     config = LossConfig(pairwise=0.0, points=points)
-    return matching_losses([made], batch(*images), cells, IS_THING, config, step=0, generator=noise)
+    given = batch(*images)
+    return matching_losses(
+        prepare_matching([made], given, cells, IS_THING, config, noise), given, cells, config, step=0
+    )
 
 
 def test_perfect_proposals_cost_nothing_at_points() -> None:

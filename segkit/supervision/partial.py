@@ -1,0 +1,62 @@
+"""Partial labels: what an image does not say must not be learned as absent."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+HIDDEN = -1e4
+"""Logit of a class that an image says nothing about; a probability of 0 that half precision can hold."""
+
+
+def hide_unannotated(class_logits: Tensor, annotated: Sequence[Tensor | None]) -> Tensor:
+    """Take classes that were not looked for in an image out of its softmax: their absence is no negative.
+
+    Args:
+        class_logits: (B, ..., K + 1), background last.
+        annotated: an image each, (K,) bool; None where all classes were looked for.
+    """
+    if all(classes is None for classes in annotated):
+        return class_logits
+    return class_logits.masked_fill(_unannotated(class_logits, annotated), HIDDEN)
+
+
+def fold_unannotated(class_logits: Tensor, annotated: Sequence[Tensor | None]) -> Tensor:
+    """Count classes that were not looked for as background: who matches nothing may be of any of them.
+
+    So nothing pushes these classes down, as in Cermelli et al. (arXiv 2002.00718), eq. 5. Arguments as in
+    `hide_unannotated`.
+    """
+    if all(classes is None for classes in annotated):
+        return class_logits
+    hidden = _unannotated(class_logits, annotated)
+    other = hidden.clone()
+    other[..., -1] = True
+    background = class_logits.masked_fill(~other, -torch.inf).logsumexp(-1, keepdim=True)
+    shown = class_logits.masked_fill(hidden, HIDDEN)[..., :-1]
+    return torch.cat((shown, background.to(shown.dtype)), dim=-1)
+
+
+def _unannotated(class_logits: Tensor, annotated: Sequence[Tensor | None]) -> Tensor:
+    """(B, 1, ..., K + 1) bool: classes that were not looked for; background always was."""
+    count = class_logits.shape[-1] - 1
+    shown = [torch.ones(count, dtype=torch.bool, device=class_logits.device) if c is None else c for c in annotated]
+    hidden = F.pad(~torch.stack(shown), (0, 1))
+    return hidden.reshape(len(annotated), *[1] * (class_logits.dim() - 2), count + 1)
+
+
+@torch.no_grad()
+def mostly_void(mask_logits: Tensor, labelled: Tensor) -> Tensor:
+    """Proposals with more than half of their mask where nothing is labelled.
+
+    Args:
+        mask_logits: (B, ..., N, P).
+        labelled: (B, P) in 0-1.
+
+    Returns:
+        (B, ..., N) bool; False for a proposal without a mask.
+    """
+    inside = (mask_logits > 0).to(labelled.dtype)
+    void = (1 - labelled).reshape(len(labelled), *[1] * (inside.dim() - 3), -1, 1)
+    return (inside @ void)[..., 0] > 0.5 * inside.sum(-1)

@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from segkit.model.dataseg import Proposals
+from segkit.supervision.partial import fold_unannotated, hide_unannotated, mostly_void
+from tests.supervision.test_criterion import batch, losses, proposals, targets
+
+ANNOTATED = [torch.tensor([True, False, True, False]), None]
+
+
+def test_classes_that_were_not_looked_for_count_as_background() -> None:
+    logits = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    found, probability = fold_unannotated(logits, ANNOTATED).softmax(-1), logits.softmax(-1)
+    expected = probability[0, ..., [0, 2]]
+    torch.testing.assert_close(found[0, ..., [0, 2]], expected)
+    torch.testing.assert_close(found[0, ..., -1], probability[0, ..., [1, 3, 4]].sum(-1))
+    assert (found[0, ..., [1, 3]] == 0).all()
+    torch.testing.assert_close(found[1], probability[1])
+    hidden = hide_unannotated(logits, ANNOTATED).softmax(-1)
+    torch.testing.assert_close(hidden[0, ..., [0, 2, 4]], logits[0, ..., [0, 2, 4]].softmax(-1))
+    assert (hidden[0, ..., [1, 3]] == 0).all() and torch.equal(hidden[1], probability[1])
+
+
+@pytest.mark.parametrize("change", [fold_unannotated, hide_unannotated])
+def test_without_partial_labels_nothing_changes(change) -> None:  # type: ignore[no-untyped-def]
+    logits = torch.randn(2, 3, 4)
+    assert change(logits, [None, None]) is logits
+
+
+def test_gradients_of_folded_logits_are_finite_differences() -> None:
+    logits = torch.randn(2, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    assert gradcheck(lambda x: fold_unannotated(x, ANNOTATED).log_softmax(-1)[..., [0, -1]], (logits,))
+
+
+def test_nothing_pushes_an_unannotated_class_down() -> None:
+    target = replace(targets((4, 8, 32, 40), labels=(0,)), annotated=torch.tensor([True, False, True]))
+    made = proposals((target,), extra=4)
+    logits = torch.randn(made.class_logits.shape, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    losses(Proposals(logits, made.mask_logits), batch(target))["class"].backward()
+    assert logits.grad is not None
+    assert (logits.grad[..., 1] <= 0).all() and (logits.grad[0, 1:, 1] < 0).all()
+    assert (logits.grad[0, 1:, 0] > 0).all(), "a class that was looked for is a negative"
+    whole = logits.detach().clone().requires_grad_()
+    losses(Proposals(whole, made.mask_logits), batch(replace(target, annotated=None)))["class"].backward()
+    assert whole.grad is not None and (whole.grad[0, 1:, 1] > 0).all()
+
+
+def test_unmatched_proposals_of_partial_images_cost_their_share_of_looked_for_classes() -> None:
+    nothing = replace(targets(), annotated=torch.tensor([True, False, True]))
+    made = proposals((targets((0, 0, 16, 16)),), extra=3)
+    logits = torch.randn(made.class_logits.shape, generator=torch.Generator().manual_seed(3))
+    found = losses(Proposals(logits, made.mask_logits), batch(nothing))["class"]
+    probability = logits.softmax(-1)[0]
+    expected = -torch.log(probability[:, 1] + probability[:, 3]).mean()
+    torch.testing.assert_close(found, 2.0 * expected)
+
+
+def test_proposals_on_void_are_not_asked_and_others_are() -> None:
+    image = targets((0, 0, 16, 16))
+    void = image.void.clone()
+    void[32:] = True
+    made = proposals((image,), extra=3)
+    masks = made.mask_logits.clone()
+    masks[0, 1, 9:, :] = 30.0  # in the void
+    masks[0, 2, 4:12, :] = 30.0  # half and half
+    masks[0, 3, 6:12, :] = 30.0  # two thirds in the void
+    for unlabelled, asked in ((void, [True, False, True, False]), (image.void, [True] * 4)):
+        logits = torch.zeros_like(made.class_logits).requires_grad_()
+        losses(Proposals(logits, masks), batch(replace(image, void=unlabelled)))["class"].backward()
+        assert logits.grad is not None
+        assert (logits.grad[0] != 0).any(-1).tolist() == asked
+
+
+def test_a_crowd_is_no_background_for_the_proposal_that_covers_it() -> None:
+    crowd = replace(targets(), void=torch.ones(64, 64, dtype=torch.bool))
+    made = proposals((targets((0, 0, 64, 64)),), extra=0)
+    logits = made.class_logits.clone().requires_grad_()
+    found = losses(Proposals(logits, made.mask_logits), batch(crowd))
+    assert found["class"].item() == 0
+    found["class"].backward()
+    assert logits.grad is not None and (logits.grad == 0).all()
+
+
+def test_a_mask_without_pixels_is_not_on_void() -> None:
+    masks = torch.full((1, 2, 3, 8), -1.0)
+    masks[0, :, 1, :4] = 1.0
+    masks[0, :, 2, 3:6] = 1.0
+    labelled = torch.ones(1, 8)
+    labelled[0, :4] = 0.0
+    assert mostly_void(masks, labelled).tolist() == [[[False, True, False]] * 2]
