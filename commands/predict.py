@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from segkit.errors import InputError
+from segkit.storage import here, location
 
 from .common import JSON_OPTION, emit, progress, table
-from .scoring import TASKS, one_of
+from .scoring import SETTINGS_OPTION, TASKS, one_of
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 def predict(
     checkpoint: str = typer.Option(..., "--checkpoint", metavar="RUN", help="The run whose model predicts."),
     images: Path = typer.Option(
-        None, "--images", metavar="DIR|FILE", help="Folder of images, searched with its subfolders, or one image."
+        None, "--images", metavar="DIR|FILE", parser=location,
+        help="Folder of images, searched with its subfolders, or one image.",
     ),
     data: str = typer.Option(None, "--data", metavar="SET", help="A shard set, in the place of --images."),
     vocabulary: str = typer.Option(
@@ -29,14 +31,14 @@ def predict(
         None, "--classes", metavar="NAMES", help="Or just their names, with commas; by default those of --data."
     ),
     task: str = typer.Option("panoptic", "--task", help="panoptic, semantic or instance."),
-    out: Path = typer.Option(..., "--out", metavar="DIR", help="Folder for `predictions`, `overlays` and `native`."),
+    out: Path = typer.Option(
+        ..., "--out", metavar="DIR", parser=here, help="Folder for `predictions`, `overlays` and `native`."
+    ),
     overlays: bool = typer.Option(True, "--overlays/--no-overlays", help="Also draw a picture of each image."),
     native: bool = typer.Option(
         False, "--native", help="Also write COCO results (instance), COCO panoptic, or index PNGs (semantic)."
     ),
-    settings: list[str] = typer.Option(
-        [], "--set", metavar="KEY=VALUE", help="Change how the run is asked, such as inference.score=0.3."
-    ),
+    settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
 ) -> None:  # fmt: skip

@@ -97,16 +97,10 @@ def relative(path: Path, folder: Path) -> str:
     path, folder = path.resolve(), folder.resolve()
     if not is_remote(path) and not is_remote(folder):
         return Path(os.path.relpath(path, folder)).as_posix()
-    if not same_store(path, folder):
+    one, other = _remote(path), _remote(folder)
+    if is_remote(path) != is_remote(folder) or (one.protocol, one.drive) != (other.protocol, other.drive):
         return path.as_posix()
-    return posixpath.relpath(_remote(path).path, _remote(folder).path)
-
-
-def same_store(a: Path, b: Path) -> bool:
-    """Whether two locations can lead to each other by a relative name."""
-    if is_remote(a) != is_remote(b):
-        return False
-    return not is_remote(a) or (_remote(a).protocol, a.drive) == (_remote(b).protocol, b.drive)
+    return posixpath.relpath(one.path, other.path)
 
 
 def read_bytes(path: Path) -> bytes:

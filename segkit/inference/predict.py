@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -75,6 +75,7 @@ def predict_set(
     on_image: Callable[[], None] = lambda: None,
     *,
     taxonomy: Taxonomy | None = None,
+    settings: Sequence[str] = (),
 ) -> ShardSet:
     """Predict every image of a set; a label layer over the same images.
 
@@ -86,8 +87,9 @@ def predict_set(
         device: where a run that is yet to be loaded runs.
         on_image: called after each image.
         taxonomy: the classes to look for; by default the set's own.
+        settings: `inference.key=value`, for a run that is yet to be loaded.
     """
-    loaded = run if isinstance(run, Run) else load_run(run, device)
+    loaded = run if isinstance(run, Run) else load_run(run, device, settings)
     classes = taxonomy or data.taxonomy
     samples = predict_samples(loaded.model, loaded.table(classes), classes, data, task, loaded.recipe.inference)
     return write_layer(
@@ -152,9 +154,10 @@ def image_files(place: Path) -> tuple[Path, Sequence[Path]]:
 
 def sample_ids(files: Sequence[Path], root: Path) -> dict[Path, str]:
     """An id for each file: its path under `root`, with the extension only where two files differ in nothing else."""
-    bare = {file: file.relative_to(root).with_suffix("") for file in files}
+    names = {file: PurePosixPath(file.relative_to(root).as_posix()) for file in files}
+    bare = {file: name.with_suffix("") for file, name in names.items()}
     count = Counter(bare.values())
-    return {file: (name if count[name] == 1 else file.relative_to(root)).as_posix() for file, name in bare.items()}
+    return {file: str(bare[file] if count[bare[file]] == 1 else name) for file, name in names.items()}
 
 
 def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:

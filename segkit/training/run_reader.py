@@ -16,6 +16,7 @@ from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg, build_model
 from segkit.shards.publish import resolve
 from segkit.shards.writer import relocate
+from segkit.storage import here
 from segkit.taxonomy import Taxonomy
 from segkit.training.device import choose_device
 from segkit.training.recipe import Recipe, load_recipe
@@ -88,13 +89,14 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
         overrides: `inference.key=value`, in the place of what the run's recipe says.
 
     Raises:
-        InputError: no run there, one of its files cannot be read, no such device, or an override of another section.
+        InputError: no run there (or behind a URL, where none is read), one of its files cannot be read, no such device,
+            or an override of another section.
     """
     for override in overrides:
         if not override.startswith("inference."):
             mend = "a trained run can only be asked otherwise: give inference.KEY=VALUE"
             raise InputError(f"cannot set {override!r}", record="--set", mend=mend)
-    folder = resolve(spec).resolve()
+    folder = resolve(here(spec)).resolve()
     manifest = read_run_manifest(folder)
     recipe = load_recipe(folder / RECIPE, overrides)
     try:

@@ -94,7 +94,7 @@ def test_what_cannot_be_is_one_line(s3: Path, data: Path) -> None:
         (("convert", "coco", *given[:3], f"{data}/absent.json", "--out", f"{s3}set"), "cannot be read"),
         (("inspect", f"{s3}nothing"), "holds no published version"),
         (("export", "semantic", "--data", f"{s3}set", "--out", f"{s3}out"), "is a URL"),
-        (("pseudolabel", "--checkpoint", f"{s3}run", "--data", f"{s3}set", "--out", f"{s3}out"), "published version"),
+        (("pseudolabel", "--checkpoint", f"{s3}run", "--data", f"{s3}set", "--out", f"{s3}out"), "is a URL"),
     ):
         done = segkit(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr

@@ -40,6 +40,17 @@ def test_a_version_in_a_store_has_the_bytes_of_a_local_one(store, tmp_path):
     assert list(validate(remote.path)) == []
 
 
+def test_an_image_is_read_without_the_rest_of_its_tar(store, monkeypatch):
+    made = ShardSet.open(write(store / "set").path)
+    sample = made.sample(3)
+    assert 0 < sample.image.offset < sum(part.images_bytes for part in made.manifest.parts)
+    asked, files_of = [], storage._store(store)
+    whole = files_of.cat_file
+    monkeypatch.setattr(files_of, "cat_file", lambda path, **part: asked.append(part) or whole(path, **part))
+    assert made.image_bytes(sample) == picture(3)
+    assert asked == [{"start": sample.image.offset, "end": sample.image.offset + sample.image.length}]
+
+
 def test_versions_count_up_and_the_newest_is_meant(store):
     for number in range(1, 4):
         assert write(store / "set", number).path.name == f"v{number}"
