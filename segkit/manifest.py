@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from segkit.errors import SegkitError
+
 SCHEMA_VERSION = "1"
 SetKind = Literal["panoptic", "semantic", "instance", "boxes"]
 """What the labels of a set are: void-complete id maps with things, class maps, instance masks, or boxes alone."""
@@ -43,11 +45,6 @@ class Count(_Strict):
     dropped: dict[str, int] = Field(default_factory=dict)
     warnings: dict[str, int] = Field(default_factory=dict)
 
-    @property
-    def balances(self) -> bool:
-        """Whether every input is accounted for."""
-        return self.input == self.kept + sum(self.dropped.values())
-
 
 class Ledger(_Strict):
     """What became of every annotation and every image of a source."""
@@ -55,6 +52,15 @@ class Ledger(_Strict):
     annotations: Count = Count()
     images: Count = Count()
     per_class: dict[str, Count] = Field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise SegkitError where an input is neither kept nor dropped: a fault of the program that counted."""
+        for name, count in {"annotations": self.annotations, "images": self.images, **self.per_class}.items():
+            dropped = sum(count.dropped.values())
+            if count.input != count.kept + dropped:
+                raise SegkitError(
+                    f"the ledger does not balance for {name}: {count.input} in, {count.kept} kept, {dropped} dropped"
+                )
 
 
 class ClassStatistics(_Strict):
@@ -78,6 +84,8 @@ class Statistics(_Strict):
 class Manifest(_Strict):
     """The manifest of a shard-set version."""
 
+    schema_name: Literal["segkit.shards/1"] = Field("segkit.shards/1", alias="schema")
+    """`schema` in the file; manifests of before it was written have none and are read all the same."""
     schema_version: str = SCHEMA_VERSION
     segkit_version: str
     type: Literal["shards"] = "shards"

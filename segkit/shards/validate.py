@@ -18,7 +18,7 @@ from segkit.shards import shard as shards
 from segkit.shards.consistency import Violation, check_sample
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest
-from segkit.shards.writer import check_ledger, statistics
+from segkit.shards.writer import statistics
 
 
 def validate(version: Path, *, advance: Callable[[int], None] = lambda rows: None) -> Iterator[Violation]:
@@ -60,7 +60,7 @@ def _manifest(opened: ShardSet) -> Iterator[Violation]:
     if digest != manifest.digest:
         yield Violation("digest", MANIFEST, f"the digest is {manifest.digest}, that of the content {digest}")
     try:
-        check_ledger(manifest.ledger)
+        manifest.ledger.check()
     except SegkitError as error:
         yield Violation("ledger", MANIFEST, str(error))
     for parent in manifest.parents:

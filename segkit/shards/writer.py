@@ -51,14 +51,14 @@ def finish(stage: Staging, count: int, header: Header, ledger: Ledger) -> ShardS
     Raises:
         SegkitError: a shard is missing, or the ledger does not balance.
     """
-    check_ledger(ledger)
+    ledger.check()
     done = [shards.read_shard(stage.path, index) for index in range(count)]
     missing = [index for index, item in enumerate(done) if item is None]
     if missing:
         raise SegkitError(f"{stage.path}: shard {missing[0]} was not written ({len(missing)} of {count} are missing)")
     whole = [item for item in done if item is not None]
     manifest = build_manifest(header, [item.part for item in whole], [item.tally for item in whole], ledger)
-    (stage.path / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    (stage.path / MANIFEST).write_text(manifest.model_dump_json(indent=1, by_alias=True) + "\n", "utf-8")
     return ShardSet.open(stage.publish(scratch=shards.SCRATCH))
 
 
@@ -110,17 +110,6 @@ def class_labels(taxonomy: Taxonomy) -> dict[int, str]:
     """A distinct label for every class id: its name, with the id added where two classes share a name."""
     names = taxonomy.names
     return {c.id: c.name if names.count(c.name) == 1 else f"{c.name} [{c.id}]" for c in taxonomy.categories}
-
-
-def check_ledger(ledger: Ledger) -> None:
-    """Raise SegkitError where an input of the ledger is neither kept nor dropped."""
-    counts = {"annotations": ledger.annotations, "images": ledger.images, **ledger.per_class}
-    for name, count in counts.items():
-        if not count.balances:
-            raise SegkitError(
-                f"the ledger of {name} does not balance: {count.input} in, {count.kept} kept, "
-                f"{sum(count.dropped.values())} dropped"
-            )
 
 
 def write_set(

@@ -25,6 +25,8 @@ class RunManifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    schema_name: Literal["segkit.run/1"] = Field("segkit.run/1", alias="schema")
+    """`schema` in the file; manifests of before it was written have none and are read all the same."""
     schema_version: str = SCHEMA_VERSION
     segkit_version: str
     type: Literal["run"] = "run"

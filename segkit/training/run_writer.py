@@ -52,7 +52,7 @@ def write_model(job: Job, model: nn.Module, step: int, stage: Staging) -> None:
         digest=RunManifest.content_digest(digests),
     )
     partial = stage.path / f"{MANIFEST}.partial"
-    partial.write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    partial.write_text(manifest.model_dump_json(indent=1, by_alias=True) + "\n", "utf-8")
     partial.replace(stage.path / MANIFEST)
 
 

@@ -4,7 +4,10 @@ from importlib import resources
 import pytest
 from jsonschema import Draft202012Validator
 
+from segkit.errors import InputError
 from segkit.manifest import Manifest
+from segkit.shards.reader import ShardSet
+from segkit.shards.validate import validate
 from segkit.taxonomy import known_taxonomies, load_taxonomy
 from tests.shards.conftest import TAXONOMY
 
@@ -28,6 +31,19 @@ def test_a_written_manifest_fits_and_a_changed_one_does_not(make_set):
     validator.validate(manifest)
     assert not validator.is_valid({**manifest, "kind": "video"})
     assert not validator.is_valid({**manifest, "surprise": 1})
+
+
+def test_a_manifest_says_its_schema_and_one_of_before_that_still_opens(make_set):
+    made = make_set()
+    file = made.path / "manifest.json"
+    manifest = json.loads(file.read_text("utf-8"))
+    assert manifest.pop("schema") == "segkit.shards/1"
+    file.write_text(json.dumps(manifest), "utf-8")
+    assert ShardSet.open(made.path).manifest == made.manifest
+    assert list(validate(made.path)) == []
+    file.write_text(json.dumps({**manifest, "schema": "segkit.run/1"}), "utf-8")
+    with pytest.raises(InputError, match="manifest"):
+        ShardSet.open(made.path)
 
 
 @pytest.mark.parametrize("name", known_taxonomies())
