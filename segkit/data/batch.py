@@ -29,6 +29,8 @@ class Targets:
     """(H, W) bool: pixels without a usable label (padding, void, crowd, ignore); never inside a mask."""
     annotated: Tensor | None = None
     """(K,) bool: the classes that were looked for in this image; None means all of the taxonomy."""
+    padding: Tensor | None = None
+    """(H, W) bool: pixels of the crop beyond the image, all of them void; None means there are none."""
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])

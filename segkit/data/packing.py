@@ -1,5 +1,6 @@
 """Batches between processes: in few tensors, for each one that a worker sends costs a file descriptor."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,8 @@ class Packed:
     """The fields of all targets that have an entry for each of them."""
     void: Tensor
     """(B, H, W)."""
+    padding: Tensor | None
+    """(B, H, W); None where no image has any."""
     annotated: list[list[bool] | None]
     dataset: str
     task: Task
@@ -36,11 +39,18 @@ def pack(batch: Batch) -> Packed:
         sizes=[len(target) for target in targets],
         joined={name: torch.cat([getattr(target, name) for target in targets]) for name in _JOINED},
         void=torch.stack([target.void for target in targets]),
+        padding=_padding(targets),
         annotated=[None if target.annotated is None else target.annotated.tolist() for target in targets],
         dataset=batch.dataset,
         task=batch.task,
         sample_ids=batch.sample_ids,
     )
+
+
+def _padding(targets: Sequence[Targets]) -> Tensor | None:
+    if all(target.padding is None for target in targets):
+        return None
+    return torch.stack([torch.zeros_like(t.void) if t.padding is None else t.padding for t in targets])
 
 
 def unpack(packed: Packed) -> Batch:
@@ -51,6 +61,7 @@ def unpack(packed: Packed) -> Batch:
             **{name: piece[image] for name, piece in pieces.items()},
             void=packed.void[image],
             annotated=None if annotated is None else torch.tensor(annotated),
+            padding=None if packed.padding is None else packed.padding[image],
         )
         for image, annotated in enumerate(packed.annotated)
     )

@@ -1,7 +1,7 @@
 """From the segments of a sample to the targets of a crop: what is one target, what is void, what the policy hides."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -81,8 +81,9 @@ def build_targets(
     """
     scene = _scene(sample, window, policies)
     complete = task != "instance" or not sample.exhaustive
-    void = np.ones(window.canvas, bool)
-    void[window.inside()] = complete
+    padding = np.ones(window.canvas, bool)
+    padding[window.inside()] = False
+    void = padding | complete
     kept: list[_Target] = []
     for places in _groups(scene, task):
         target = _target(places, scene)
@@ -96,7 +97,8 @@ def build_targets(
     for target in kept:
         void &= ~target.mask
     parts = list(_parts(kept, taxonomy)) if task == "semantic" else []
-    return _stack([*kept, *parts], void, taxonomy, _annotated(sample, taxonomy))
+    made = _stack([*kept, *parts], void, taxonomy)
+    return replace(made, annotated=_annotated(sample, taxonomy), padding=torch.from_numpy(padding))
 
 
 def _scene(sample: Sample, window: Window, policies: Mapping[int, MaskPolicy]) -> _Scene:
@@ -185,7 +187,7 @@ def _annotated(sample: Sample, taxonomy: Taxonomy) -> torch.Tensor | None:
     return annotated
 
 
-def _stack(kept: list[_Target], void: Mask, taxonomy: Taxonomy, annotated: torch.Tensor | None) -> Targets:
+def _stack(kept: list[_Target], void: Mask, taxonomy: Taxonomy) -> Targets:
     masks = np.stack([target.mask for target in kept]) if kept else np.zeros((0, *void.shape), bool)
     labels = [taxonomy.index[target.segment.class_id] for target in kept]
     return Targets(
@@ -196,5 +198,4 @@ def _stack(kept: list[_Target], void: Mask, taxonomy: Taxonomy, annotated: torch
         boxes=torch.tensor([target.box for target in kept], dtype=torch.float32).reshape(-1, 4),
         is_part=torch.tensor([target.is_part for target in kept], dtype=torch.bool),
         void=torch.from_numpy(void),
-        annotated=annotated,
     )

@@ -52,6 +52,8 @@ class CellTargets:
     """(T, h, w): share of each cell that is inside the box."""
     weight: Tensor
     """(h, w): share of each cell that is labelled."""
+    unknown: Tensor
+    """(h, w): share of each cell that is void within the image; what is left is padding."""
     pixels: Tensor
     """(T, H, W) bool: the masks before pooling, for losses at points."""
     labelled: Tensor
@@ -66,7 +68,9 @@ class CellTargets:
         pooled = F.avg_pool2d(masks, MASK_STRIDE) if len(masks) else masks.new_zeros((0, *weight.shape))
         share = (pooled / weight.clamp(min=1e-6)).clamp(max=1.0)
         boxes = box_cover(targets.boxes, (weight.shape[0], weight.shape[1]), MASK_STRIDE)
-        return cls(targets.labels, targets.has_mask, share, boxes, weight, targets.masks, labelled)
+        unknown = targets.void if targets.padding is None else targets.void & ~targets.padding
+        unknown = F.avg_pool2d(unknown[None].float(), MASK_STRIDE)[0]
+        return cls(targets.labels, targets.has_mask, share, boxes, weight, unknown, targets.masks, labelled)
 
     def only(self, rows: Tensor) -> "CellTargets":
         """Some of the targets, chosen by a (T,) bool or int64 tensor."""
@@ -228,9 +232,10 @@ def _class_loss(
     if any(looked_for is not None for looked_for in annotated):
         alone, taken = fold_unannotated(logits, annotated), hide_unannotated(logits, annotated)
         logits = torch.where(matched[..., None], taken, alone)
-    labelled = torch.stack([c.weight for c in cells]).flatten(1)
+    labelled, unknown = (torch.stack([getattr(c, name) for c in cells]).flatten(1) for name in ("weight", "unknown"))
     stride = max(1, labelled.shape[1] // MATCHING_CELLS)
-    on_void = mostly_void(made.mask_logits.flatten(3)[..., ::stride], labelled[:, ::stride])
+    sampled = made.mask_logits.flatten(3)[..., ::stride]
+    on_void = mostly_void(sampled, labelled[:, ::stride], unknown[:, ::stride])
     asked = made.alive & (matched | ~on_void)
     weight = logits.new_ones(logits.shape[-1])
     weight[-1] = background_weight

@@ -47,16 +47,18 @@ def _unannotated(class_logits: Tensor, annotated: Sequence[Tensor | None]) -> Te
 
 
 @torch.no_grad()
-def mostly_void(mask_logits: Tensor, labelled: Tensor) -> Tensor:
-    """Proposals with more than half of their mask where nothing is labelled.
+def mostly_void(mask_logits: Tensor, labelled: Tensor, unknown: Tensor) -> Tensor:
+    """Proposals with more than half of their mask in the image where nothing is labelled.
 
     Args:
         mask_logits: (B, ..., N, P).
-        labelled: (B, P) in 0-1.
+        labelled: (B, P), share of each cell that is labelled.
+        unknown: (B, P), share of each cell that is void; the rest is padding, which is no part of the image.
 
     Returns:
         (B, ..., N) bool; False for a proposal without a mask.
     """
     inside = (mask_logits > 0).to(labelled.dtype)
-    void = (1 - labelled).reshape(len(labelled), *[1] * (inside.dim() - 3), -1, 1)
-    return (inside @ void)[..., 0] > 0.5 * inside.sum(-1)
+    shape = (len(labelled), *[1] * (inside.dim() - 3), -1, 1)
+    on_labels, on_void = ((inside @ share.reshape(shape))[..., 0] for share in (labelled, unknown))
+    return on_void > on_labels

@@ -201,6 +201,13 @@ def test_annotated_classes_are_told() -> None:
     assert build(replace(sample, annotated=None), WHOLE, "instance").annotated is None
 
 
+def test_padding_is_what_lies_beyond_the_image() -> None:
+    targets = build(panoptic_sample("a", 0), WHOLE, "panoptic")
+    assert targets.padding is not None
+    assert targets.padding[80:].all() and targets.padding[:, 100:].all() and not targets.padding[:80, :100].any()
+    assert not (targets.padding & ~targets.void).any() and targets.void[:80, :100].any()
+
+
 def test_targets_move_together() -> None:
     targets = build(Sample("a", "a", 100, 80, annotated=(9,)), WHOLE, "instance")
     moved = targets.to("meta")

@@ -84,10 +84,25 @@ def test_a_crowd_is_no_background_for_the_proposal_that_covers_it() -> None:
     assert logits.grad is not None and (logits.grad == 0).all()
 
 
-def test_a_mask_without_pixels_is_not_on_void() -> None:
-    masks = torch.full((1, 2, 3, 8), -1.0)
+def test_only_void_within_the_image_is_left_out() -> None:
+    image = targets((0, 0, 16, 16))
+    beyond = torch.zeros_like(image.void)
+    beyond[32:] = True
+    made = proposals((image,), extra=2)
+    masks = made.mask_logits.clone()
+    masks[0, 1, 7:] = 30.0  # one row of cells in the image, the others on padding
+    masks[0, 2, 8:] = 30.0
+    logits = torch.zeros_like(made.class_logits).requires_grad_()
+    padded = replace(image, void=beyond, padding=beyond)
+    losses(Proposals(logits, masks), batch(padded))["class"].backward()
+    assert logits.grad is not None and (logits.grad[0] != 0).any(-1).all()
+
+
+def test_void_is_weighed_against_labels() -> None:
+    masks = torch.full((1, 2, 4, 8), -1.0)
     masks[0, :, 1, :4] = 1.0
     masks[0, :, 2, 3:6] = 1.0
-    labelled = torch.ones(1, 8)
-    labelled[0, :4] = 0.0
-    assert mostly_void(masks, labelled).tolist() == [[[False, True, False]] * 2]
+    masks[0, :, 3, 2:8] = 1.0
+    labelled, unknown = torch.zeros(1, 8), torch.zeros(1, 8)
+    unknown[0, :4], labelled[0, 4:6] = 1.0, 1.0  # the last two cells are padding
+    assert mostly_void(masks, labelled, unknown).tolist() == [[[False, True, False, False]] * 2]
