@@ -22,7 +22,7 @@ Rectangle = tuple[float, float, float, float]
 
 PAD_VALUE = 128
 """Grey of the padding: close to the mean of ImageNet, so that normalised padding is close to zero."""
-ZOOM_FACTORS = (1.5, 4.0)
+ZOOM_FACTORS = (1.2, 2.5)
 """Side of a zoomed window over the longer side of its segment's box."""
 ZOOM_LARGEST = 8.0
 """No zoom enlarges pixels more than this: a box of three pixels shows nothing at any size."""
@@ -105,7 +105,7 @@ def jitter_window(
 def zoom_window(
     height: int, width: int, box: Box, *, size: int, rng: np.random.Generator, flip: bool = False
 ) -> Window:
-    """A square around `box` with 1.5 to 4 times its longer side, resized to the crop: small objects are seen large.
+    """A square around `box` with 1.2 to 2.5 times its longer side, resized to the crop: small objects are seen large.
 
     The square is no larger than the image's longer side, and moves by up to half of the room around the box, so that
     the centre says nothing; what of it lies beyond the image is padding.

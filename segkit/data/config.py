@@ -25,7 +25,7 @@ class DataConfig:
     scale_max: float = 2.0
     """Large-scale jitter, uniform: at 1.0 the longer side of the image just fills the crop."""
     zoom_probability: float = 0.0
-    """How often the crop is a square around one random segment instead, 1.5 to 4 times its box."""
+    """How often the crop is a square around one random segment instead, 1.2 to 2.5 times its box."""
     flip: bool = True
     """Mirror left and right in half of the crops."""
     colour_jitter: float = 0.2

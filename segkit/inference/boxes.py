@@ -20,8 +20,8 @@ from segkit.sample import Box
 from segkit.taxonomy import Category, Taxonomy
 from segkit.training.run_reader import Run
 
-FACTOR = 2.0
-"""Side of a crop over the longer side of its box, the middle of what training zooms show (1.5 to 4)."""
+FACTOR = 1.6
+"""Side of a crop over the longer side of its box, in the middle of what training zooms show (1.2 to 2.5)."""
 ENLARGE = 8.0
 """No crop enlarges pixels more than this."""
 

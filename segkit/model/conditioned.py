@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from segkit.model.box_mask_head import BoxMaskHead
 from segkit.model.layers import MLP, sine_features
 
 CONTEXT = 1.2
@@ -17,6 +18,8 @@ CONTEXT = 1.2
 class ConditionedQueries:
     """Inputs of the query decoder for given boxes (Q = most boxes of an image in the batch)."""
 
+    boxes: Tensor
+    """(B, Q, 4) x0, y0, x1, y1 in pixels."""
     content: Tensor
     """(B, Q, hidden_dim)."""
     position: Tensor
@@ -34,7 +37,7 @@ class BoxConditioner(nn.Module):
     query predicts: a dot product alone would have to find the object's place in F. It starts as the inscribed ellipse.
     """
 
-    def __init__(self, *, hidden_dim: int, text_dim: int) -> None:
+    def __init__(self, *, hidden_dim: int, mask_dim: int, text_dim: int) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
         self.box_encoder = MLP(2 * hidden_dim, hidden_dim, hidden_dim)
@@ -42,6 +45,7 @@ class BoxConditioner(nn.Module):
         self.no_label = nn.Parameter(torch.zeros(text_dim))
         self.content = nn.Parameter(torch.zeros(hidden_dim))
         self.coefficients = nn.Linear(hidden_dim, 6)
+        self.mask_head = BoxMaskHead(hidden_dim=hidden_dim, mask_dim=mask_dim)
         with torch.no_grad():
             self.coefficients.weight.mul_(0.1)
             self.coefficients.bias.copy_(torch.tensor([2.0, 0.0, 0.0, -2.0, -2.0, 0.0]))
@@ -69,11 +73,22 @@ class BoxConditioner(nn.Module):
         u, v = box_coordinates(padded, (height // stride, width // stride), stride)
         region = (u.abs() <= CONTEXT) & (v.abs() <= CONTEXT)
         basis = torch.stack((torch.ones_like(u), u, v, u * u, v * v, u * v), dim=2)
-        return ConditionedQueries(content, encoded, region, basis.clamp(-4, 4))
+        return ConditionedQueries(padded, content, encoded, region, basis.clamp(-4, 4))
 
     def mask_bias(self, queries: Tensor, basis: Tensor) -> Tensor:
         """The quadratic form: normalised queries (B, Q, hidden_dim), basis (B, Q, 6, h, w) -> (B, Q, h, w)."""
         return torch.einsum("bqk,bqkhw->bqhw", self.coefficients(queries), basis)
+
+    def correct(self, queries: Tensor, masks: Tensor, pixels: Tensor, given: ConditionedQueries, stride: int) -> Tensor:
+        """The decoder's last masks (B, Q, h, w), corrected in each box's frame (`BoxMaskHead`)."""
+        coordinates = given.basis[:, :, 1:3].movedim(2, -1) / CONTEXT
+        return self.mask_head(queries, masks, pixels, enlarged(given.boxes, CONTEXT), coordinates, stride)  # type: ignore[no-any-return]
+
+
+def enlarged(boxes: Tensor, factor: float) -> Tensor:
+    """Boxes (..., 4) x0, y0, x1, y1 with sides `factor` times as long, about the same centres."""
+    centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2 * factor
+    return torch.cat((centre - half, centre + half), dim=-1)
 
 
 def box_coordinates(boxes: Tensor, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:

@@ -31,12 +31,13 @@ class Proposals:
 
 @dataclass(frozen=True)
 class Output:
-    """What a forward pass gives: one set of proposals at the start and after each layer, the last being the answer."""
+    """What a forward pass gives: proposals at the start and after each layer; the last are the answer."""
 
     matching: list[Proposals]
     """Of the N learned queries; empty where they were not asked for."""
     conditioned: list[Proposals]
-    """Of the given boxes, in their order, padded to the longest; empty where none were given."""
+    """Of the given boxes, in their order, padded to the longest, and once more at the end with the masks corrected in
+    each box's frame; empty where none were given."""
 
 
 class DataSeg(nn.Module):
@@ -69,7 +70,9 @@ class DataSeg(nn.Module):
         self.query_position = nn.Embedding(config.queries, config.hidden_dim)
         # Small content: what a query attends to then outweighs what it started as from the first layer on.
         nn.init.normal_(self.query_content.weight, std=0.02)
-        self.conditioner = BoxConditioner(hidden_dim=config.hidden_dim, text_dim=config.text_dim)
+        self.conditioner = BoxConditioner(
+            hidden_dim=config.hidden_dim, mask_dim=config.mask_dim, text_dim=config.text_dim
+        )
 
     def forward(
         self,
@@ -137,6 +140,8 @@ class DataSeg(nn.Module):
             mask_bias=lambda queries: self.conditioner.mask_bias(queries, given.basis),
             region=given.region,
         )
+        queries, masks = decoded[-1]
+        decoded.append((queries, self.conditioner.correct(queries, masks, pixels, given, MASK_STRIDE)))
         return [Proposals(self.classifier(queries, text), masks) for queries, masks in decoded]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.batch import Batch
-from segkit.model.conditioned import CONTEXT
+from segkit.model.conditioned import CONTEXT, enlarged
 from segkit.model.dataseg import MASK_STRIDE, Proposals
 from segkit.supervision.config import LossConfig
 from segkit.supervision.criterion import CellTargets, affinity_of_cells, box_cover
@@ -23,6 +23,8 @@ CROSS_ENTROPY = 5.0
 """Weight of the mask's cross-entropy beside dice's: Mask2Former's."""
 OUTSIDE = -20.0
 """Logit of what lies outside a box's region, where masks are cut off."""
+LEAST_SIDE = 0.2
+"""Longer side of a box over the crop's, at least: boxes are asked for on crops around them, where all are as large."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,16 @@ class GivenBoxes:
 
 
 def give_boxes(batch: Batch, config: LossConfig, generator: torch.Generator) -> GivenBoxes | None:
-    """Boxes of the instances; None where there are none, or where the loss has no weight.
+    """Boxes of the instances that fill enough of the crop; None where there are none, or the loss has no weight.
 
     In semantic sets the connected parts stand for the instances: the box of a union is no object's box.
     """
     if config.conditioned == 0:
         return None
-    chosen = [torch.nonzero(t.is_part if batch.task == "semantic" else t.is_thing)[:, 0] for t in batch.targets]
+    least = LEAST_SIDE * batch.images.shape[-1]
+    of_kind = [t.is_part if batch.task == "semantic" else t.is_thing for t in batch.targets]
+    large = [(t.boxes[:, 2:] - t.boxes[:, :2]).amax(-1) >= least for t in batch.targets]
+    chosen = [torch.nonzero(kind & size)[:, 0] for kind, size in zip(of_kind, large, strict=True)]
     if not any(len(rows) for rows in chosen):
         return None
     pairs = list(zip(batch.targets, chosen, strict=True))
@@ -83,11 +88,11 @@ def conditioned_losses(
 ) -> dict[str, Tensor]:
     """Mask or box losses inside each box's region, and the class of boxes whose label was withheld.
 
-    Pixels outside the region never count: masks of given boxes are clipped to them, and a small object weighs as much
-    as a large one.
+    The corrected masks, which are the answer, count as much as those of all layers before them together. Pixels outside
+    the region never count: masks of given boxes are clipped to them, and a small object weighs as much as a large one.
 
     Args:
-        layers: proposals of the conditioned queries at the start and after each decoder layer.
+        layers: proposals of the conditioned queries at the start and after each decoder layer, then the corrected ones.
         given: what they were asked.
         batch: the images.
         cells: the targets pooled to cells, one an image.
@@ -103,7 +108,9 @@ def conditioned_losses(
     masks = torch.stack([layer.mask_logits[images, slots] for layer in layers])
     asked = [cell.only(rows) for cell, rows in zip(cells, given.targets, strict=True)]
     region = torch.cat([_region(boxes, c.weight.shape) for boxes, c in zip(given.boxes, asked, strict=True)])
-    boxes, withheld = (counts * len(layers)).unbind()
+    boxes, withheld = counts.unbind()
+    share = masks.new_full((len(layers), 1), 1 / max(1, len(layers) - 1))
+    share[-1] = 1.0
     known = torch.cat([c.has_mask for c in asked])
     losses: dict[str, Tensor] = {}
     if bool(known.any()):
@@ -111,34 +118,35 @@ def conditioned_losses(
         weight = (region * torch.stack([c.weight for c in cells])[images])[known].flatten(1)
         logits = masks[:, known].flatten(2)
         of = target.expand_as(logits), weight.expand_as(logits)
-        losses["conditioned_mask"] = CROSS_ENTROPY * config.conditioned * cross_entropy_loss(logits, *of).sum() / boxes
-        losses["conditioned_dice"] = config.dice * config.conditioned * dice_loss(logits, *of).sum() / boxes
+        by_cell, by_overlap = ((share * loss(logits, *of)).sum() / boxes for loss in (cross_entropy_loss, dice_loss))
+        losses["conditioned_mask"] = CROSS_ENTROPY * config.conditioned * by_cell
+        losses["conditioned_dice"] = config.dice * config.conditioned * by_overlap
     if not bool(known.all()):
         cover = torch.cat([c.boxes for c in asked])[~known]
         logits = torch.where(region[~known] > 0, masks[:, ~known], OUTSIDE).flatten(0, 1)
-        losses |= _box_losses(logits, cover.repeat(len(layers), 1, 1), batch, images[~known], config, boxes)
+        weight = share.expand(-1, len(cover)).flatten() / boxes
+        losses |= _box_losses(logits, cover.repeat(len(layers), 1, 1), batch, images[~known], config, weight)
     hidden = torch.cat(given.labels) < 0
     if bool(hidden.any()):
         logits = torch.stack([layer.class_logits[images[hidden], slots[hidden]] for layer in layers])
         labels = torch.cat([c.labels for c in asked])[hidden]
         loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(layers)), reduction="sum")
-        losses["conditioned_class"] = config.conditioned * loss / withheld
+        losses["conditioned_class"] = config.conditioned * loss / (withheld * len(layers))
     return losses
 
 
 def _box_losses(
-    logits: Tensor, cover: Tensor, batch: Batch, images: Tensor, config: LossConfig, count: Tensor
+    logits: Tensor, cover: Tensor, batch: Batch, images: Tensor, config: LossConfig, weight: Tensor
 ) -> dict[str, Tensor]:
-    """Projection and pairwise terms of boxes without masks: logits and cover (L Q, h, w), images (Q,)."""
-    losses = {"conditioned_projection": config.conditioned * projection_loss(logits, cover).sum() / count}
+    """Projection and pairwise terms of boxes alone: logits and cover (L Q, h, w), images (Q,), weight (L Q,)."""
+    losses = {"conditioned_projection": config.conditioned * (weight * projection_loss(logits, cover)).sum()}
     if config.pairwise > 0:
         affinity = affinity_of_cells(batch.images)[images]
         alike = pairwise_loss(logits, affinity.repeat(len(logits) // len(images), 1, 1, 1), cover)
-        losses["conditioned_pairwise"] = config.pairwise * config.conditioned * alike.sum() / count
+        losses["conditioned_pairwise"] = config.pairwise * config.conditioned * (weight * alike).sum()
     return losses
 
 
 def _region(boxes: Tensor, size: Sequence[int]) -> Tensor:
     """Cover (Q, h, w) of the boxes enlarged to the region that their queries see."""
-    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * CONTEXT
-    return box_cover(torch.cat((centre - half, centre + half), dim=1), (size[0], size[1]), MASK_STRIDE)
+    return box_cover(enlarged(boxes, CONTEXT), (size[0], size[1]), MASK_STRIDE)

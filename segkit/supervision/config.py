@@ -34,6 +34,8 @@ class LossConfig(BaseModel):
     projection: float = Field(default=5.0, ge=0)
     pairwise: float = Field(default=1.0, ge=0)
     pairwise_warmup_steps: int = Field(default=500, ge=0)
+    matching: bool = True
+    """Whether the learned queries are trained; without them, a model learns to segment given boxes alone."""
     conditioned: float = Field(default=1.0, ge=0)
     """Factor on the losses of box-conditioned queries (their projection term has weight 1); 0 leaves them untrained."""
     box_noise: float = Field(default=0.05, ge=0, le=0.5)

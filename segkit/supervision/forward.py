@@ -33,24 +33,28 @@ def training_forward(
     cells = [CellTargets.of(targets) for targets in batch.targets]
     given = give_boxes(batch, config, generator)
     counts = joint(count_given(given, batch.images.device))
-    asked = given or _ask_nothing(batch, counts)
+    asked = given or _ask_nothing(batch, counts, config)
     boxes, labels = (asked.boxes, asked.labels) if asked else (None, None)
-    output = model(batch.images, table.text, boxes, labels)
+    output = model(batch.images, table.text, boxes, labels, match=config.matching)
     whole = [cell.only(~targets.is_part) for cell, targets in zip(cells, batch.targets, strict=True)]
-    made = prepare_matching(output.matching, batch, whole, table.is_thing, config, generator)
+    made = (
+        prepare_matching(output.matching, batch, whole, table.is_thing, config, generator) if config.matching else None
+    )
     losses = conditioned_losses(output.conditioned, given, batch, cells, config, counts) if given else {}
-    losses = matching_losses(made, batch, whole, config, step) | losses
-    if is_shared():
-        losses["class"] = losses["class"] + _zero(output)
+    if made is not None:
+        losses = matching_losses(made, batch, whole, config, step) | losses
+    if is_shared() or not losses:
+        name = "class" if config.matching else "conditioned_class"
+        losses[name] = losses.get(name, 0.0) + _zero(output)
     return losses
 
 
-def _ask_nothing(batch: Batch, counts: Tensor) -> GivenBoxes | None:
+def _ask_nothing(batch: Batch, counts: Tensor, config: LossConfig) -> GivenBoxes | None:
     """One box without a target, where this process has none and another has some; None where none has any.
 
     The same layers must run in all processes: with FSDP they hand each other the weights, layer by layer.
     """
-    if not is_shared() or float(counts[0]) < 0.5 / dist.get_world_size():
+    if config.matching and (not is_shared() or float(counts[0]) < 0.5 / dist.get_world_size()):
         return None
     height, width = batch.images.shape[-2:]
     rows = [1] + [0] * (len(batch.images) - 1)

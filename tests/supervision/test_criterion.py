@@ -215,8 +215,16 @@ def test_no_boxes_are_given_of_unions_and_stuff() -> None:
     assert give_boxes(batch(targets((0, 0, 9, 9))), LossConfig(conditioned=0.0), generator) is None
 
 
+def test_boxes_that_a_crop_shows_small_are_not_asked_for() -> None:
+    given = batch(targets((0, 0, 12, 12), (0, 0, 5, 14), (0, 0, 60, 9)))
+    asked = give_boxes(given, LossConfig(box_noise=0.0), torch.Generator())
+    assert asked is not None
+    assert asked.targets[0].tolist() == [1, 2], "the longer side is a fifth of the crop's, at least"
+
+
+@pytest.mark.parametrize("matching", [True, False])
 @pytest.mark.parametrize("case", ["empty", "all void", "boxes", "masks beside nothing"])
-def test_every_batch_gives_finite_gradients(case: str) -> None:
+def test_every_batch_gives_finite_gradients(case: str, matching: bool) -> None:
     torch.manual_seed(0)
     config = ModelConfig(text_dim=16, hidden_dim=32, mask_dim=16, queries=6, rounds=1, heads=2, feedforward_dim=32)
     model = build_model(config).train()
@@ -229,7 +237,9 @@ def test_every_batch_gives_finite_gradients(case: str) -> None:
         "boxes": batch(targets((4, 4, 30, 30), masked=False), nothing, task="instance"),
         "masks beside nothing": batch(full, nothing),
     }[case]
-    found = training_forward(model, given, table, LossConfig(), step=0, generator=torch.Generator().manual_seed(0))
+    losses = LossConfig(matching=matching)
+    found = training_forward(model, given, table, losses, step=0, generator=torch.Generator().manual_seed(0))
+    assert matching or all(name.startswith("conditioned") for name in found)
     total = torch.stack(list(found.values())).sum()
     total.backward()
     assert torch.isfinite(total)
