@@ -7,7 +7,7 @@ import typer
 from segkit.storage import location
 
 from .common import JSON_OPTION, emit, progress, table
-from .scoring import one_of
+from .scoring import SETTINGS_OPTION, one_of
 
 
 def pseudolabel(
@@ -19,6 +19,7 @@ def pseudolabel(
         "--strategy",
         help="conditioned: ask the model for the mask of each box; proposals: match its own proposals to the boxes.",
     ),
+    settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -31,7 +32,7 @@ def pseudolabel(
     from segkit.training.run_reader import load_run
 
     chosen = one_of(strategy, tuple(STRATEGIES), "--strategy")
-    run, boxes = load_run(checkpoint, device), ShardSet.open(data)
+    run, boxes = load_run(checkpoint, device, settings), ShardSet.open(data)
     with progress() as bar:
         row = bar.add_task("pseudolabel", total=len(boxes))
         made, transfer = pseudolabel_set(run, boxes, out, strategy=chosen, on_image=lambda: bar.advance(row))

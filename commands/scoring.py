@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
 from rich.table import Table
 
 from segkit.errors import InputError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT_HELP = "Score this run: its predictions are made first."
 PREDICTIONS_HELP = "Score these: a shard set, COCO results (JSON) or COCO panoptic (JSON + PNGs)."
+SETTINGS_OPTION: list[str] = typer.Option(
+    [], "--set", metavar="KEY=VALUE", help="Change how the run is asked, such as inference.score=0.3."
+)
 TASKS: "tuple[Task, ...]" = ("panoptic", "semantic", "instance")
 Choice = TypeVar("Choice", bound=str)
 _CLASSES = 20
@@ -44,6 +48,7 @@ def prediction_source(
     masks: Path | None,
     out: Path,
     device: str,
+    settings: Sequence[str] = (),
 ) -> "tuple[ShardSet | Predictions, str | ShardSet]":
     """The predictions to score, made first where a checkpoint is given, and how to name them."""
     from segkit.metrics.predictions import SetPredictions, open_predictions
@@ -55,7 +60,8 @@ def prediction_source(
 
     with progress() as bar:
         row = bar.add_task("predict", total=len(truth))
-        made = predict_set(str(checkpoint), truth, task, out / "predictions", device, on_image=lambda: bar.advance(row))
+        place, advance = out / "predictions", lambda: bar.advance(row)
+        made = predict_set(str(checkpoint), truth, task, place, device, advance, settings=settings)
     stderr.print(f"predictions: {made.path}", highlight=False, soft_wrap=True)
     return made, made
 

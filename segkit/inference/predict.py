@@ -19,10 +19,9 @@ from segkit.model.dataseg import DataSeg
 from segkit.sample import ImageRef, Sample
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
+from segkit.sources.images import IMAGE_EXTENSIONS
 from segkit.taxonomy import Taxonomy
 from segkit.training.run_reader import Run, load_run
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def predict_images(
@@ -146,9 +145,10 @@ def image_files(place: Path) -> tuple[Path, Sequence[Path]]:
     """
     if place.is_file():
         return place.parent, [place]
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file())
     if not files:
-        raise InputError("no images found", file=place, mend=f"give a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
+        kinds = ", ".join(sorted(IMAGE_EXTENSIONS))
+        raise InputError("no images found", file=place, mend=f"give a folder with {kinds}")
     return place, files
 
 

@@ -88,7 +88,7 @@ def test_with_a_run_the_images_are_found_and_missing_ones_reported(tmp_path, mon
     photo.parent.mkdir(parents=True)
     cv2.imwrite(str(photo), np.zeros((40, 50, 3), np.uint8))
 
-    def predict_set(run, data, task, out, device="cpu", on_image=lambda: None):
+    def predict_set(run, data, task, out, device="cpu", on_image=lambda: None, *, settings=()):
         """A perfect model: answers the ground truth of the set."""
         assert [data.image(s).shape for s in data.samples()] == [(40, 50, 3)]
         return shard_set(out, list(data.samples()), data.taxonomy, "instance")

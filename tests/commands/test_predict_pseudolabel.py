@@ -255,3 +255,12 @@ def test_one_image_is_enough(run: Path, tmp_path: Path) -> None:
     invoke("predict", "--images", tmp_path / "000000000139.png", *common, "--native", "--json")
     (file,) = (tmp_path / "out" / "native" / "v1").glob("*.json")
     assert [image["id"] for image in json.loads(file.read_text())["images"]] == [139], "the id that COCO's files use"
+
+
+def test_eval_asks_a_run_as_it_is_told(run: Path, toy: ShardSet, tmp_path: Path) -> None:
+    counts = []
+    for score in (0, 1):
+        common = ("--data", toy.path, "--checkpoint", run, "--task", "panoptic", "--out", tmp_path)
+        invoke("eval", *common, "--set", f"inference.score={score}", "--json")
+        counts.append(ShardSet.open(tmp_path / "predictions").manifest.statistics.segments)
+    assert counts[0] > counts[1] == 0, "no class is more than certain"
