@@ -22,7 +22,7 @@ _OUT = typer.Option(..., "--out", metavar="DIR", parser=here, help="Directory to
 _IMAGES = typer.Option(False, "--images", help="Also write the image files, under images/.")
 
 
-_DATUMARO = typer.Option(False, "--datumaro", help="In annotations/ and images/SPLIT/, as Datumaro imports COCO.")
+_DATUMARO = typer.Option(False, "--datumaro", help="As Datumaro imports COCO exactly: its folders, every mask as RLE.")
 
 
 @app.command("coco-instances")

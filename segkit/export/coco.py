@@ -30,7 +30,8 @@ def export_instances(data: ShardSet, out: Path, *, images: bool = False, datumar
         data: a set of kind instance, boxes or panoptic.
         out: directory to make.
         images: also write the image files, under `images/`.
-        datumaro: the folders that Datumaro's COCO importer looks into: `annotations/` and `images/<split>/`.
+        datumaro: the folders that Datumaro's COCO importer looks into: `annotations/` and `images/<split>/`; every
+            mask is RLE, since Datumaro rounds the coordinates of polygons, which changes one mask in four.
     """
     need(data, ("instance", "boxes", "panoptic"), "COCO instances", "its regions are not instances")
     report = Report(images=len(data))
@@ -45,6 +46,7 @@ def export_instances(data: ShardSet, out: Path, *, images: bool = False, datumar
                     continue
                 report.annotations += 1
                 whole = _whole(segment, sample) if data.manifest.kind == "panoptic" else segment
+                whole = replace(whole, source_polygon=None) if datumaro else whole
                 yield _annotation(whole, sample, ids(index, sample), numbers(segment))
 
     with output(out) as folder:
