@@ -2,25 +2,21 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from segkit.manifest import SetKind
 from segkit.masks import rle
-from segkit.sample import Box, Sample, Segment
-from segkit.shards.writer import class_labels
+from segkit.sample import Box, Kind, Sample, Segment
 from segkit.sources import coco_fields, coco_json
 from segkit.sources.base import Record
 from segkit.sources.coco_fields import Id
-from segkit.sources.coco_json import CocoFile
+from segkit.sources.coco_json import CocoSource
 from segkit.sources.images import Picture
 from segkit.sources.ledger import Defect, Refused, Tally
-from segkit.sources.vocabularies import taxonomy_of
-from segkit.taxonomy import Taxonomy
 
 _NOTHING = (b"null", b"[]", b"{}", b'""')
 _FAR = 1e9  # pixels; a box beyond that is a wrong number
@@ -49,37 +45,17 @@ _ANNOTATION = msgspec.json.Decoder(Annotation)
 
 
 @dataclass(frozen=True)
-class CocoInstances:
+class CocoInstances(CocoSource):
     """A COCO instances file and its images; LVIS's lists of negative and of not exhaustive classes are understood."""
 
-    file: CocoFile
-    images: Path
     boxes_only: bool = False
     name: str = "coco-instances"
-    labels: dict[int, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", class_labels(self.taxonomy))
+    default_kind: ClassVar[Kind | None] = "thing"
 
     @property
     def kind(self) -> SetKind:
         """`boxes` where masks are left out."""
         return "boxes" if self.boxes_only else "instance"
-
-    @cached_property
-    def taxonomy(self) -> Taxonomy:
-        """The file's own classes; things unless it or a known vocabulary says otherwise."""
-        return taxonomy_of(self.file.categories, default="thing", file=self.file.path, name=self.file.path.stem)
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """COCO's `info`, `licenses` and `categories`."""
-        return self.file.header
-
-    @property
-    def annotations(self) -> Path:
-        """The JSON file."""
-        return self.file.path
 
     def fingerprint(self) -> dict[str, Any]:
         """The file's path, size and time, and the options."""

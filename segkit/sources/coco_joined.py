@@ -174,8 +174,8 @@ def open_coco_joined(panoptic: Path, instances: Path, images: Path, masks: Path 
     """
     return CocoJoined(
         coco_json.read_coco(panoptic),
-        masks or panoptic.with_suffix(""),
         images,
+        masks or panoptic.with_suffix(""),
         instances=coco_json.read_coco(instances),
     )
 

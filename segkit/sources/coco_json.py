@@ -4,20 +4,23 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
 
 from segkit.errors import InputError
 from segkit.sample import Kind
+from segkit.shards.writer import class_labels
 from segkit.sources import jsonstream
 from segkit.sources.base import Record
 from segkit.sources.coco_fields import IMAGE, Id, loose, read_image
 from segkit.sources.ledger import Defect, Defective, Tally
 from segkit.sources.spool import Backlog, Spool
-from segkit.sources.vocabularies import NativeCategory
+from segkit.sources.vocabularies import NativeCategory, taxonomy_of
+from segkit.taxonomy import Taxonomy
 
 _LISTS = ("images", "annotations", "categories")
 _HEADER = ("info", "licenses")
@@ -99,6 +102,37 @@ def _categories(records: Iterable[bytes], path: Path) -> tuple[NativeCategory, .
             where = f"categories[{number}]"
             raise InputError(f"not a category ({error})", file=path, record=where, mend=mend) from error
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """What all sources of a COCO file have in common."""
+
+    file: CocoFile
+    images: Path
+    labels: dict[int, str] = field(init=False)
+    """Class id -> the name under which the ledger counts it."""
+    default_kind: ClassVar[Kind | None] = None
+    """Of classes of which neither the file nor a known vocabulary says whether they are things; None refuses them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", class_labels(self.taxonomy))
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """The file's own classes."""
+        path = self.file.path
+        return taxonomy_of(self.file.categories, default=self.default_kind, file=path, name=path.stem)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """COCO's `info`, `licenses` and `categories`."""
+        return self.file.header
+
+    @property
+    def annotations(self) -> Path:
+        """The JSON file."""
+        return self.file.path
 
 
 def identity(path: Path) -> dict[str, Any]:

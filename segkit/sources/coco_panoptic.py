@@ -1,8 +1,7 @@
 """COCO panoptic: a JSON of segments and a folder of PNGs whose colours are segment ids, checked against each other."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,12 @@ from segkit.errors import InputError
 from segkit.manifest import SetKind
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
-from segkit.shards.writer import class_labels
 from segkit.sources import coco_fields, coco_json
 from segkit.sources.base import Record
-from segkit.sources.coco_json import CocoFile
+from segkit.sources.coco_json import CocoSource
 from segkit.sources.images import Picture, inside
 from segkit.sources.labelmaps import read_ids
 from segkit.sources.ledger import Defect, Defective, Refused, Tally
-from segkit.sources.vocabularies import taxonomy_of
-from segkit.taxonomy import Taxonomy
 
 UNLISTED = "(unlisted)"
 """Under which the ledger counts pixels of a PNG that the JSON does not know."""
@@ -46,39 +42,21 @@ _VOID = 0
 
 
 @dataclass(frozen=True)
-class CocoPanoptic:
+class CocoPanoptic(CocoSource):
     """A COCO panoptic JSON, its PNG folder and its image folder.
 
     A segment's area and box are counted from the PNG; where the JSON says otherwise that is a warning.
     """
 
-    file: CocoFile
     masks: Path
-    images: Path
     name: str = "coco-panoptic"
     kind: SetKind = "panoptic"
-    labels: dict[int, str] = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.masks.is_dir():
             mend = "give the folder of PNGs with --panoptic-masks"
             raise InputError("no such folder of masks", file=self.masks, mend=mend)
-        object.__setattr__(self, "labels", class_labels(self.taxonomy))
-
-    @cached_property
-    def taxonomy(self) -> Taxonomy:
-        """The file's own classes."""
-        return taxonomy_of(self.file.categories, default=None, file=self.file.path, name=self.file.path.stem)
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """COCO's `info`, `licenses` and `categories`."""
-        return self.file.header
-
-    @property
-    def annotations(self) -> Path:
-        """The JSON file."""
-        return self.file.path
+        super().__post_init__()
 
     def fingerprint(self) -> dict[str, Any]:
         """The JSON's path, size and time, and the folder of masks."""
@@ -174,7 +152,7 @@ class CocoPanoptic:
 
 def open_coco_panoptic(annotations: Path, images: Path, masks: Path | None = None) -> CocoPanoptic:
     """The source of a COCO panoptic JSON; its PNGs lie beside it under the same stem unless `masks` says otherwise."""
-    return CocoPanoptic(coco_json.read_coco(annotations), masks or annotations.with_suffix(""), images)
+    return CocoPanoptic(coco_json.read_coco(annotations), images, masks or annotations.with_suffix(""))
 
 
 def _counts(region: rle.Region | None) -> bytes | None:

@@ -15,6 +15,8 @@ from segkit.sources.ledger import Defective
 
 PIXEL_LIMIT = 178_956_970
 """Most pixels that an image may claim: Pillow's own limit. A header that says more is refused before decoding."""
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+"""Files that are taken for images where a folder is listed."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EXTENSIONS = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "MPO": (".jpg", ".jpeg", ".mpo")}
 _ORIENTATION = 0x0112

@@ -17,14 +17,13 @@ from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.writer import class_labels
 from segkit.sources.base import Record
-from segkit.sources.images import Picture
+from segkit.sources.images import IMAGE_EXTENSIONS, Picture
 from segkit.sources.labelmaps import read_ids, read_indices
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import Defect, Defective, Tally
 from segkit.sources.vocabularies import taxonomy_of
 from segkit.taxonomy import Taxonomy
 
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
 _COLOUR = 1 << 24  # indices from here on are colours that the labels file does not know
 
 

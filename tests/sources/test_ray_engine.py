@@ -59,7 +59,7 @@ class Killing(CocoPanoptic):
 def killing(root: Path, times: int) -> Killing:
     (root / "deaths").mkdir()
     file = coco_json.read_coco(root / "panoptic.json")
-    return Killing(file, root / "panoptic", root / "images", deaths=root / "deaths", times=times)
+    return Killing(file, root / "images", root / "panoptic", deaths=root / "deaths", times=times)
 
 
 def test_a_worker_killed_in_the_middle_changes_no_byte(
