@@ -85,7 +85,7 @@ class CocoInstances(CocoSource):
                     raise Refused("duplicate-id", "another annotation has the same id")
                 segment = self.segment(raw, width, height, name, tally)
             except Refused as refusal:
-                tally.drop(self._defect(refusal, raw, image, name))
+                tally.drop(self.defect(refusal, raw, record.id, name))
                 continue
             key = (segment.class_id, segment.box, segment.mask)
             if key in seen:
@@ -146,10 +146,11 @@ class CocoInstances(CocoSource):
         present = {segment.class_id for segment in segments}
         return tuple(sorted(present | (set(image.neg_category_ids) & self.taxonomy.by_id.keys())))
 
-    def _defect(self, refusal: Refused, raw: bytes, image: coco_fields.Image, name: str) -> Defect:
+    def defect(self, refusal: Refused, raw: bytes, image: str, name: str) -> Defect:
+        """Why a raw annotation of the image with this id is dropped; `name` is its class."""
         data = coco_fields.loose(raw)
         own = data.get("id") if isinstance(data, dict) else None
-        record = f"annotation {own} of image {image.id}"
+        record = f"annotation {own} of image {image}"
         return Defect(refusal.code, str(refusal), str(self.file.path), record, name, data)
 
     def _classes(self, raw: bytes) -> list[str]:

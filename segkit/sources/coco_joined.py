@@ -112,7 +112,7 @@ class CocoJoined(CocoPanoptic):
             place = partners.get(index)
             if place is None:
                 what = "no panoptic segment of its class shows it"
-                tally.drop(self._defect(Refused(NO_PARTNER, what), instance.raw, sample.id, instance.name))
+                tally.drop(self._reader.defect(Refused(NO_PARTNER, what), instance.raw, sample.id, instance.name))
             else:
                 segments[place] = self._joined(segments[place], instance, tally)
         for place in set(range(len(segments))) - set(partners.values()):
@@ -131,7 +131,7 @@ class CocoJoined(CocoPanoptic):
                 if segment.class_id not in self.taxonomy.by_id:
                     raise Refused("unknown-category", f"category {segment.class_id} is not in the panoptic file's list")
             except Refused as refusal:
-                tally.drop(self._defect(refusal, raw, sample.id, name))
+                tally.drop(self._reader.defect(refusal, raw, sample.id, name))
             else:
                 yield _Instance(segment, name, raw)
 
@@ -152,11 +152,6 @@ class CocoJoined(CocoPanoptic):
         what, where = f"{self.file.path} does not list this image", f"image {record.id}"
         data = [coco_fields.loose(raw) for raw, _ in record.data[1]]
         tally.drop_image(Defect("missing-mask", what, str(self.instances.path), where, None, data), names)
-
-    def _defect(self, refusal: Refused, raw: bytes, image: str, name: str) -> Defect:
-        data = coco_fields.loose(raw)
-        where = f"annotation {data.get('id')} of image {image}"
-        return Defect(refusal.code, str(refusal), str(self.instances.path), where, name, data)
 
     def _class(self, raw: bytes) -> list[str]:
         return [coco_fields.class_name(raw, self.labels)]
