@@ -24,16 +24,22 @@ class LossConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     classification: float = Field(default=2.0, ge=0)
+    """Weight of the proposals' cross-entropy, and of -p(class) in the matching cost."""
     background: float = Field(default=0.1, ge=0)
     """Weight of the background class in the cross-entropy of unmatched proposals."""
     focal: float = Field(default=20.0, ge=0)
+    """Weight of the focal term where a target has a mask."""
     dice: float = Field(default=5.0, ge=0)
+    """Weight of the dice term where a target has a mask, for given boxes as well."""
     points: int = Field(default=0, ge=0)
     """Pixels at which focal and dice losses look at a matched pair, most of them where the mask is unsure, and at which
     matching compares masks; 0 takes every cell. Mask2Former: 12,544."""
     projection: float = Field(default=5.0, ge=0)
+    """Weight of the projection term where a target has only a box."""
     pairwise: float = Field(default=1.0, ge=0)
+    """Weight of the pairwise colour term where a target has only a box; no part of the matching cost."""
     pairwise_warmup_steps: int = Field(default=500, ge=0)
+    """Steps over which the pairwise term's weight rises linearly, for proposals; given boxes have it whole."""
     matching: bool = True
     """Whether the learned queries are trained; without them, a model learns to segment given boxes alone."""
     conditioned: float = Field(default=1.0, ge=0)
@@ -43,7 +49,9 @@ class LossConfig(BaseModel):
     label_dropout: float = Field(default=0.5, ge=0, le=1)
     """Share of conditioned queries that are trained without their label, and asked to name it."""
     merge_masks: MaskForm = "max"
+    """How masks of merged proposals become one before matching (see `MaskForm`)."""
     merge_scores: ScoreForm = "mean"
+    """How class logits of merged proposals become one before matching (see `ScoreForm`)."""
     merge_sure: float = Field(default=SURE, ge=0, le=1)
     """A proposal is merged where its class's probability is above this. Merging by arg-max alone (0) starves training:
     a new model's proposals mostly share an arg-max, so few are left after MERGE and most targets find none to learn

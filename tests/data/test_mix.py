@@ -52,7 +52,7 @@ def same(one: Batch, other: Batch) -> bool:
         and all(
             torch.equal(getattr(ours, name), getattr(theirs, name))
             for ours, theirs in zip(one.targets, other.targets, strict=True)
-            for name in ("labels", "is_thing", "has_mask", "masks", "boxes", "void")
+            for name in ("labels", "is_thing", "has_mask", "masks", "boxes", "is_part", "void", "padding")
         )
     )
 

@@ -13,6 +13,7 @@ from segkit.supervision.conditioned import conditioned_losses, count_given, give
 from segkit.supervision.config import LossConfig
 from segkit.supervision.criterion import CellTargets, box_cover, matching_losses, prepare_matching
 from segkit.supervision.forward import training_forward
+from segkit.supervision.losses import dice_loss, focal_loss, projection_loss
 
 SIZE = 64
 IS_THING = torch.tensor([True, True, False])
@@ -119,6 +120,37 @@ def test_a_class_that_was_not_looked_for_is_no_negative() -> None:
     assert logits.grad is not None and (logits.grad[..., 1] == 0).all()
 
 
+def test_a_pair_costs_its_losses_by_what_is_known_of_the_target() -> None:
+    boxes = (4, 8, 32, 40), (36, 0, 64, 20), (0, 32, 30, 64)
+    image = replace(targets(*boxes, labels=(1, 0, 2)), has_mask=torch.tensor([True, False, True]))
+    generator = torch.Generator().manual_seed(0)
+    made = Proposals(torch.randn(1, 5, 4, generator=generator), torch.randn(1, 5, 16, 16, generator=generator))
+    cells = CellTargets.of(image)
+    candidates = prepare_matching([made], batch(image, task="instance"), [cells], IS_THING, CONFIG, generator)
+    found = candidates.costs.values.reshape(5, 3)
+    for row, (classes, mask) in enumerate(zip(made.class_logits[0], made.mask_logits[0], strict=True)):
+        for column, label in enumerate((1, 0, 2)):
+            flat = mask.flatten()[None], cells.masks[column].flatten()[None], torch.ones(1, 256)
+            expected = -2.0 * classes.softmax(0)[label]
+            if column == 1:
+                expected += 5.0 * projection_loss(mask[None], cells.boxes[column][None])[0]
+            else:
+                expected += 20.0 * focal_loss(*flat)[0] + 5.0 * dice_loss(*flat)[0]
+            assert found[row, column].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_class_loss_is_the_weighted_cross_entropy_of_all_proposals() -> None:
+    image = targets((4, 8, 32, 40), (36, 0, 64, 20), labels=(1, 0))
+    perfect = proposals((image,), extra=3)
+    logits = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0))
+    found = losses(Proposals(logits, perfect.mask_logits), batch(image, task="instance"))["class"]
+    wanted, weight = [1, 0, 3, 3, 3], [1.0, 1.0, 0.1, 0.1, 0.1]  # masks decide the matching
+    terms = [
+        -w * logits[0, row].log_softmax(0)[label] for row, (label, w) in enumerate(zip(wanted, weight, strict=True))
+    ]
+    torch.testing.assert_close(found, 2.0 * torch.stack(terms).sum() / sum(weight))
+
+
 def test_masks_of_box_only_targets_are_never_read() -> None:
     honest = targets((4, 8, 32, 40), masked=False)
     noise = replace(honest, masks=torch.rand(honest.masks.shape) > 0.5)
@@ -222,9 +254,14 @@ def test_boxes_that_a_crop_shows_small_are_not_asked_for() -> None:
     assert asked.targets[0].tolist() == [1, 2], "the longer side is a fifth of the crop's, at least"
 
 
-@pytest.mark.parametrize("matching", [True, False])
-@pytest.mark.parametrize("case", ["empty", "all void", "boxes", "masks beside nothing"])
-def test_every_batch_gives_finite_gradients(case: str, matching: bool) -> None:
+SOFT = LossConfig(points=32, merge_masks="noisy-or", merge_scores="mass", merge_sure=0.0)
+
+
+@pytest.mark.parametrize("losses", [LossConfig(), LossConfig(matching=False), SOFT])
+@pytest.mark.parametrize(
+    "case", ["empty", "all void", "boxes", "masks beside nothing", "semantic", "partly looked for"]
+)
+def test_every_batch_gives_finite_gradients(case: str, losses: LossConfig) -> None:
     torch.manual_seed(0)
     config = ModelConfig(text_dim=16, hidden_dim=32, mask_dim=16, queries=6, rounds=1, heads=2, feedforward_dim=32)
     model = build_model(config).train()
@@ -236,10 +273,11 @@ def test_every_batch_gives_finite_gradients(case: str, matching: bool) -> None:
         "all void": batch(void, void),
         "boxes": batch(targets((4, 4, 30, 30), masked=False), nothing, task="instance"),
         "masks beside nothing": batch(full, nothing),
+        "semantic": batch(full, void, task="semantic"),
+        "partly looked for": batch(replace(full, annotated=torch.tensor([True, False, True])), nothing),
     }[case]
-    losses = LossConfig(matching=matching)
     found = training_forward(model, given, table, losses, step=0, generator=torch.Generator().manual_seed(0))
-    assert matching or all(name.startswith("conditioned") for name in found)
+    assert losses.matching or all(name.startswith("conditioned") for name in found)
     total = torch.stack(list(found.values())).sum()
     total.backward()
     assert torch.isfinite(total)
