@@ -31,8 +31,8 @@ def predictions(run: Run, data: ShardSet, configs: list[InferenceConfig]) -> lis
 
     def finish(found: Proposed[Sample]) -> list[Sample]:
         given = (found.class_logits, found.mask_logits, found.window, classes.is_thing)
-        masks = [answer("panoptic", *given, config) for config in configs]
-        return [replace(found.record, segments=to_segments(found, data.taxonomy)) for found in masks]
+        answers = [answer("panoptic", *given, config) for config in configs]
+        return [replace(found.record, segments=to_segments(masks, data.taxonomy)) for masks in answers]
 
     made: list[list[Sample]] = [[] for _ in configs]
     with progress() as bar:

@@ -42,14 +42,25 @@ class Question:
 
 @dataclass(frozen=True)
 class BoxMask:
-    """The answer for one box."""
+    """The answer for one box; what lies outside of the box is not kept, so that thousands fit in memory."""
 
-    mask: Mask
-    """(H, W) of the image, False outside the box; may be empty."""
+    size: tuple[int, int]
+    """Height and width of the image."""
+    place: tuple[slice, slice]
+    """Rows and columns of the image's pixels that the box touches."""
+    inside: Mask
+    """The mask of these pixels; may be empty."""
     score: float
     """0-1."""
     class_index: int
     """Row of the class table: the given one, or the model's where none was given (-1 if the table has no rows)."""
+
+    @property
+    def mask(self) -> Mask:
+        """(H, W), False outside the box."""
+        whole = np.zeros(self.size, bool)
+        whole[self.place] = self.inside
+        return whole
 
 
 @dataclass(frozen=True)
@@ -102,8 +113,8 @@ def masks_of_boxes(
 @torch.no_grad()
 def _ask(
     model: DataSeg, table: ClassTable, batches: Iterable[list[tuple[int, _Crop]]], config: InferenceConfig
-) -> Iterator[tuple[_Crop, int, Tensor]]:
-    """Each crop with the class of its box and its mask logits (h, w)."""
+) -> Iterator[tuple[_Crop, Tensor, Tensor]]:
+    """Each crop with the class of its box () and its mask logits (h, w), both still on the device."""
     device = table.text.device
     for batch in batches:
         crops = [crop for _, crop in batch]
@@ -114,7 +125,7 @@ def _ask(
             found = model(images, table.text, boxes[:, None].unbind(), labels[:, None].unbind(), match=False)
         answer = found.conditioned[-1]
         named = answer.class_logits[:, 0, :-1].argmax(-1) if len(table.text) else torch.full_like(labels, -1)
-        classes = torch.where(labels >= 0, labels, named).tolist()
+        classes = torch.where(labels >= 0, labels, named)
         yield from zip(crops, classes, answer.mask_logits[:, 0].float(), strict=True)
 
 
@@ -133,18 +144,15 @@ def pixels_of_box(box: Box, height: int, width: int) -> tuple[slice, slice]:
     return slice(y0, max(y0, y1)), slice(x0, max(x0, x1))
 
 
-def _paste(asked: tuple[_Crop, int, Tensor]) -> BoxMask:
+def _paste(asked: tuple[_Crop, Tensor, Tensor]) -> BoxMask:
     """Read the logits of a crop at the pixels of its box."""
     crop, index, logits = asked
-    rows, columns = pixels_of_box(crop.box, crop.image.shape[0], crop.image.shape[1])
-    mask = np.zeros(crop.image.shape[:2], bool)
-    if rows.start == rows.stop or columns.start == columns.stop:
-        return BoxMask(mask, 0.0, index)
-    probability = _read(logits, crop.window, rows, columns).sigmoid().cpu().numpy()
+    size = crop.image.shape[0], crop.image.shape[1]
+    place = pixels_of_box(crop.box, *size)
+    probability = _read(logits, crop.window, *place).sigmoid().cpu().numpy()
     inside = probability >= 0.5
-    mask[rows, columns] = inside
     score = float(probability[inside].mean()) * tightness(inside) if inside.any() else 0.0
-    return BoxMask(mask, score, index)
+    return BoxMask(size, place, inside, score, int(index))
 
 
 def _read(logits: Tensor, window: Window, rows: slice, columns: slice) -> Tensor:

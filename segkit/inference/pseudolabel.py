@@ -120,7 +120,7 @@ def _with_masks(sample: Sample, found: dict[int, BoxMask | None]) -> Sample:
 
 def _masked(segment: Segment, found: BoxMask) -> Segment:
     """The segment with its pseudo-mask: class, box and provenance of the box stay."""
-    area = float(found.mask.sum())
+    area = float(found.inside.sum())
     return replace(segment, mask=encode(found.mask), area=area, mask_from="pseudo", score=min(1.0, found.score))
 
 
@@ -159,12 +159,11 @@ def match_proposals(
     proposals, owners = linear_sum_assignment(-np.where(fits, overlap + class_probability, 0.0))
     found: list[BoxMask | None] = [None] * len(boxes)
     for proposal, owner in zip(proposals.tolist(), owners.tolist(), strict=True):
-        rows, columns = pixels_of_box(boxes[owner], *hard.shape[1:])
-        clipped = np.zeros_like(hard[proposal])
-        clipped[rows, columns] = hard[proposal][rows, columns]
-        if fits[proposal, owner] and clipped.any():
-            score = float(overlap[proposal, owner] * masks[proposal][clipped].mean())
-            found[owner] = BoxMask(clipped, score, labels[owner])
+        place = pixels_of_box(boxes[owner], *hard.shape[1:])
+        inside = hard[proposal][place]
+        if fits[proposal, owner] and inside.any():
+            score = float(overlap[proposal, owner] * masks[proposal][place][inside].mean())
+            found[owner] = BoxMask(hard.shape[1:], place, inside.copy(), score, labels[owner])
     return found
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -106,7 +107,7 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
         vocabulary, told = _tensors(folder / VOCABULARY)
         taxonomies = json.loads((folder / TAXONOMIES).read_text("utf-8"))
     except (OSError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
-        problem = str(error).splitlines()[0]
+        problem = shorten(" ".join(str(error).split()), 160)  # the first line alone may say as much as "Error(s)"
         raise InputError(f"the run cannot be read ({problem})", file=folder, mend="train it again") from error
     known = {name: Taxonomy.from_json(taxonomy) for name, taxonomy in taxonomies.items()}
     model = model.to(choose_device(device)).eval()
