@@ -76,9 +76,10 @@ class Common:
         OnError,
         typer.Option(help="Stop where a defect would lose data, or set it aside in quarantine.jsonl and go on."),
     ] = OnError.fail
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, report, write nothing.")] = (
-        False
-    )
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Read and check everything, report, write nothing."),
+    ] = False
     shard_size: Annotated[str, typer.Option(help="Image bytes at which a shard is closed, such as 96MiB.")] = "96MiB"
     engine: Annotated[
         Engine, typer.Option(help="Processes of this machine, or tasks of a Ray cluster whose nodes share the folders.")

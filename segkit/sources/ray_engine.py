@@ -109,6 +109,8 @@ def _connect(ray: ModuleType, address: str | None, cpus: int) -> None:
 def _reach(address: str) -> None:
     """Raise OSError or ValueError where nothing listens."""
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("not of the form HOST:PORT")
     socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 

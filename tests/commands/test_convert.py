@@ -5,15 +5,18 @@ import json
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from pycocotools.coco import COCO
 
 from segkit.commands.app import main
+from segkit.commands.convert import Common, app
 from segkit.masks import rle
 from segkit.shards.reader import ShardSet
 
@@ -74,6 +77,29 @@ def test_json_says_what_the_contract_promises(tmp_path: Path) -> None:
     assert made["segkit_version"] == published.manifest.segkit_version
     assert published.manifest.split == "val"
     assert published.manifest.arguments["panoptic"] == str(tmp_path / "panoptic.json")
+
+
+def test_every_source_takes_its_own_options_and_those_of_all() -> None:
+    common = {field.name for field in fields(Common)}
+    own = {
+        "ade": {"root", "instances", "classes"},
+        "cityscapes": {"root", "instances"},
+        "coco": {"images", "panoptic", "panoptic_masks", "instances", "boxes_only"},
+        "objects365": {"annotations", "images"},
+        "semantic": {"images", "masks", "labels", "ignore", "first_label"},
+        "voc": {"root", "instances"},
+    }
+    commands = typer.main.get_group(app).commands
+    assert {name: {option.name for option in command.params} - common for name, command in commands.items()} == own
+    for name, command in commands.items():
+        needed = {option.name for option in command.params if option.required}
+        assert needed == own[name] & {"annotations", "images", "labels", "masks", "root"} | (
+            {"split"} if "root" in own[name] else set()
+        )
+        assert common <= {option.name for option in command.params}
+        help_text = segkit("convert", name, "--help").stdout
+        assert f"Example: segkit convert {name} --" in " ".join(help_text.split())
+        assert "--on-error" in help_text and "--engine" in help_text
 
 
 def test_the_table_shows_counts_and_the_path(tmp_path: Path) -> None:
