@@ -1,7 +1,6 @@
 """The text classifier: a class is its frozen text embedding; one learned row stands for background."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +35,3 @@ class TextClassifier(nn.Module):
         rows = torch.cat((text, F.normalize(self.background, dim=0)[None]))
         scale = self.log_scale.exp().clamp(max=self.MAX_SCALE)
         return scale * F.normalize(self.project(queries), dim=-1) @ rows.T
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
-        """Take the scalar that earlier runs have for the temperature."""
-        if (name := prefix + "log_scale") in state_dict:
-            state_dict[name] = state_dict[name].reshape(1)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -39,7 +39,7 @@ class TrainingConfig(_Section):
     """Steps between evaluations of the `--eval-data` sets; there is always one after the last step."""
     checkpoint_every: int = Field(500, ge=1)
     """Steps between checkpoints from which `--resume` continues."""
-    keep_last: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints kept while the run lasts; the one with the best evaluation is kept beside them."""
     publish: Literal["last", "best"] = "last"
     """Whose averaged weights the run is published with: the last step's, or those of the best evaluation."""

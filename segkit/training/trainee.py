@@ -67,7 +67,7 @@ class Trainee:
             distributed.copy_from_first(buffer)
         state = self._weights() | _prefixed("optimiser", moments(self.model, self.optimiser))
         values = {"scaler": self.scaler.state_dict()}
-        newest = self.recipe.training.keep_last
+        newest = self.recipe.training.keep_checkpoints
         return checkpoint.save(folder, self.step, state, values, newest=newest, best=best)
 
     def restore(self, path: Path) -> None:

@@ -90,14 +90,6 @@ def test_class_logits_are_scaled_cosines(model: DataSeg) -> None:
     torch.testing.assert_close(logits, cosine * model.classifier.log_scale.exp())
 
 
-def test_runs_whose_temperature_was_a_scalar_still_load() -> None:
-    model = DataSeg(SMALL)
-    state = model.state_dict()
-    other = DataSeg(SMALL)
-    other.load_state_dict(state | {"classifier.log_scale": torch.tensor(0.5)})
-    assert torch.equal(other.classifier.log_scale, torch.tensor([0.5]))
-
-
 def test_attention_is_torchs() -> None:
     torch.manual_seed(0)
     own, peer = Attention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)

@@ -152,7 +152,8 @@ def test_the_best_evaluation_is_kept_and_published(
         kept.append(sorted(path.name for path in (tmp_path / "run" / ".v1.partial" / "checkpoints").iterdir()))
         return {"miou": next(figures)}
 
-    toy, options = str(toy_set.path), ["training.publish=best", "training.evaluate_every=1", "training.keep_last=1"]
+    toy = str(toy_set.path)
+    options = ["training.publish=best", "training.evaluate_every=1", "training.keep_checkpoints=1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("segkit.training.run.evaluate_set", measured)
         version = train(

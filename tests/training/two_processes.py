@@ -21,11 +21,13 @@ from segkit.training.trainee import Trainee
 from tests.training.standin import Learner, StandIn, batches, recipe
 
 PARALLEL = ("ddp", "fsdp")
+RECOMPUTED: dict[str, list[str]] = {"ddp": [], "fsdp": ["training.activation_checkpointing=true"]}
 STEPS = 6
 SAVED = 2
 """Steps before the checkpoint from which others go on."""
 # Batch statistics and the noise of a process are its own; without them a batch may be split.
 QUIET = ["model.freeze_norm=true", "loss.box_noise=0.0", "loss.label_dropout=1.0"]
+BEST = ["training.evaluate_every=3", "training.publish=best", "training.keep_checkpoints=1"]
 
 
 def quiet_trainee(**training: object) -> Trainee:
@@ -102,7 +104,7 @@ def runs(out: Path, tiny: str, sets: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for parallel in PARALLEL:
         given = {"eval_data": sets[:1], "device": "cpu", "steps": STEPS}
-        options = given | {"overrides": [*QUIET, f"training.parallel={parallel}"]}
+        options = given | {"overrides": [*QUIET, *BEST, *RECOMPUTED[parallel], f"training.parallel={parallel}"]}
         data = [(spec, 1.0) for spec in sets]
         try:
             train(tiny, data, out / parallel / "run", watchers=stop_after(4), **options)  # type: ignore[arg-type]
