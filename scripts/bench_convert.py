@@ -1,10 +1,12 @@
-"""Conversion, segkit against plain recipes: images per CPU-second, wall time, peak memory, share of masks exact.
+"""Conversion, segkit against what people use: images per CPU-second, wall time, peak memory, share of masks exact.
 
-    python scripts/bench_convert.py --images 2000
-    python scripts/bench_convert.py --real ../shared/data/coco/annotations/panoptic_train2017.json
+    python scripts/bench_convert.py --images 2000 --peer-python PYTHON
+    python scripts/bench_convert.py --real ../shared/data/coco/annotations/panoptic_train2017.json --peer-python PYTHON
 
-Every tool converts the same COCO panoptic set in a process of its own. The recipes are what people write: one
-comparison of the id map for every segment. Datumaro takes part where it is installed.
+Every tool converts the same masks in a process of its own: a COCO panoptic set, or, for tools that read instances
+alone, the same segments as run lengths in an instances file. The plain recipes compare the id map once for every
+segment. PYTHON is that of an environment with datumaro and supervision, whose requirements need not fit segkit's; a
+tool that is not there is left out, with the reason on stderr.
 """
 
 import argparse
@@ -14,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,17 @@ import cv2
 import numpy as np
 
 WIDTH, HEIGHT, SEGMENTS = 640, 480, 10
+Masks = Counter[tuple[str, str]]
+"""(stem of the image's file, COCO's compressed counts)."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The same masks in two forms, and the folder of their images."""
+
+    panoptic: Path
+    images: Path
+    instances: Path
 
 
 def generate(folder: Path, images: int) -> Path:
@@ -53,108 +68,177 @@ def segment(number: int, mask: np.ndarray, rng: np.random.Generator) -> dict[str
     return {"id": number, "category_id": category, "area": int(mask.sum()), "bbox": [x, y, w, h], "iscrowd": 0}
 
 
-def segkit(annotations: Path, images: Path, out: Path) -> None:
+def instances_of(panoptic: Path, path: Path) -> None:
+    """The segments of a panoptic set as an instances file with run lengths, which says what is right as well."""
+    from pycocotools import mask as coco
+
+    data = json.loads(panoptic.read_text())
+    rows: list[dict[str, Any]] = []
+    for annotation in data["annotations"]:
+        ids = read_ids(panoptic.with_suffix("") / annotation["file_name"])
+        for info in annotation["segments_info"]:
+            rle = coco.encode(np.asfortranarray(ids == info["id"], np.uint8))
+            shape = {"size": rle["size"], "counts": rle["counts"].decode()}
+            kept = {name: info[name] for name in ("category_id", "bbox", "area")}
+            owner = annotation["image_id"]
+            rows.append({"id": len(rows) + 1, "image_id": owner, "iscrowd": 0, **kept, "segmentation": shape})
+    path.write_text(json.dumps({**data, "annotations": rows}))
+
+
+def read_ids(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    pixels = np.array(Image.open(path), np.uint32)
+    return pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
+
+
+def segkit(given: Inputs, out: Path) -> None:
     from segkit.sources.coco_panoptic import open_coco_panoptic
     from segkit.sources.engine import Options, convert
 
-    convert(open_coco_panoptic(annotations, images), out, Options(workers=1), arguments={})
+    convert(open_coco_panoptic(given.panoptic, given.images), out, Options(workers=1), arguments={})
 
 
-def compare_and_encode(annotations: Path, images: Path, out: Path) -> None:
+def segkit_masks(out: Path) -> Iterator[tuple[str, str]]:
+    from segkit.shards.reader import ShardSet
+
+    for sample in ShardSet.open(out).samples():
+        yield from ((Path(sample.file_name).stem, segment.mask.decode()) for segment in sample.segments)
+
+
+def compare_and_encode(given: Inputs, out: Path) -> None:
     """As panopticapi's converter to detection format: one mask a segment, encoded by pycocotools."""
-    from PIL import Image
     from pycocotools import mask as coco
 
-    data = json.loads(annotations.read_text())
+    data = json.loads(given.panoptic.read_text())
     made = []
     for annotation in data["annotations"]:
-        pixels = np.array(Image.open(annotations.with_suffix("") / annotation["file_name"]), np.uint32)
-        ids = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
+        ids = read_ids(given.panoptic.with_suffix("") / annotation["file_name"])
         for info in annotation["segments_info"]:
             rle = coco.encode(np.asfortranarray((ids == info["id"]).astype(np.uint8)))
-            row = {"image_id": annotation["image_id"], "id": info["id"], "size": rle["size"]}
-            made.append({**row, "counts": rle["counts"].decode()})
-    out.mkdir()
-    (out / "detections.json").write_text(json.dumps(made))
+            shape = {"size": rle["size"], "counts": rle["counts"].decode()}
+            kept = {"image_id": annotation["image_id"], "category_id": info["category_id"]}
+            made.append({"id": len(made) + 1, **kept, "segmentation": shape})
+    write_coco(out, {**data, "annotations": made})
 
 
-def compare_and_repaint(annotations: Path, images: Path, out: Path) -> None:
+def compare_and_repaint(given: Inputs, out: Path) -> None:
     """As Mask2Former's preparation scripts: open the image for its size, paint a class map segment by segment."""
     from PIL import Image
 
-    data = json.loads(annotations.read_text())
+    data = json.loads(given.panoptic.read_text())
     out.mkdir()
     names = {image["id"]: image["file_name"] for image in data["images"]}
     for annotation in data["annotations"]:
-        picture = np.asarray(Image.open(images / names[annotation["image_id"]]))
-        pixels = np.array(Image.open(annotations.with_suffix("") / annotation["file_name"]), np.uint32)
-        ids = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
+        picture = np.asarray(Image.open(given.images / names[annotation["image_id"]]))
+        ids = read_ids(given.panoptic.with_suffix("") / annotation["file_name"])
         semantic = np.full(picture.shape[:2], 255, np.uint8)
         for info in annotation["segments_info"]:
             semantic[ids == info["id"]] = info["category_id"]
         Image.fromarray(semantic).save(out / annotation["file_name"])
 
 
-def datumaro(annotations: Path, images: Path, out: Path) -> None:
+def pycocotools(given: Inputs, out: Path) -> None:
+    """Load an instances file and give every mask to be looked at, and encoded again; no image is read."""
+    from pycocotools import mask as coco
+    from pycocotools.coco import COCO
+
+    loaded = COCO(str(given.instances))
+    made = []
+    for annotation in loaded.dataset["annotations"]:
+        rle = coco.encode(np.asfortranarray(loaded.annToMask(annotation)))
+        made.append({**annotation, "segmentation": {**rle, "counts": rle["counts"].decode()}})
+    write_coco(out, {**loaded.dataset, "annotations": made})
+
+
+def datumaro(given: Inputs, out: Path) -> None:
     from datumaro.components.dataset import Dataset
 
     root = out / "in"
     (root / "annotations").mkdir(parents=True)
-    (root / "images").symlink_to(images.resolve())
-    (root / "annotations" / "panoptic_all.json").symlink_to(annotations.resolve())
-    (root / "annotations" / "panoptic_all").symlink_to(annotations.with_suffix("").resolve())
+    (root / "images").symlink_to(given.images.resolve())
+    (root / "annotations" / "panoptic_all.json").symlink_to(given.panoptic.resolve())
+    (root / "annotations" / "panoptic_all").symlink_to(given.panoptic.with_suffix("").resolve())
     Dataset.import_from(str(root), "coco_panoptic").export(str(out / "out"), "coco_panoptic", save_media=True)
 
 
-TOOLS: dict[str, Callable[[Path, Path, Path], None]] = {
-    "segkit": segkit,
-    "compare and encode (panopticapi)": compare_and_encode,
-    "compare and repaint (Mask2Former)": compare_and_repaint,
-    "datumaro": datumaro,
-}
-
-
-def exact(tool: str, annotations: Path, out: Path) -> float | None:
-    """Share of segments whose mask equals `ids == id` of the source PNG; None where the output keeps no segments."""
-    if tool == "segkit":
-        from segkit.shards.reader import ShardSet
-
-        masks = {(s.id, g.source_id): g.mask for s in ShardSet.open(out).samples() for g in s.segments}
-    elif tool.startswith("compare and encode"):
-        rows = json.loads((out / "detections.json").read_text())
-        masks = {(str(row["image_id"]), str(row["id"])): row["counts"].encode() for row in rows}
-    else:
-        return None
-    from PIL import Image
+def datumaro_masks(out: Path) -> Iterator[tuple[str, str]]:
     from pycocotools import mask as coco
 
-    right = total = 0
-    for annotation in json.loads(annotations.read_text())["annotations"]:
-        pixels = np.array(Image.open(annotations.with_suffix("") / annotation["file_name"]), np.uint32)
-        ids = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
-        for info in annotation["segments_info"]:
-            counts = masks.get((str(annotation["image_id"]), str(info["id"])))
-            found = coco.decode({"size": list(ids.shape), "counts": counts}) if counts else None
-            right += found is not None and bool((found == (ids == info["id"])).all())
-            total += 1
-    return 100 * right / max(total, 1)
+    (path,) = (out / "out" / "annotations").glob("*.json")
+    for annotation in json.loads(path.read_text())["annotations"]:
+        ids = read_ids(path.with_suffix("") / annotation["file_name"])
+        for number in np.unique(ids[ids > 0]):
+            mask = np.asfortranarray(ids == number, np.uint8)
+            yield Path(annotation["file_name"]).stem, coco.encode(mask)["counts"].decode()
 
 
-def measure(tool: str, annotations: Path, images: Path) -> dict[str, Any] | None:
+def supervision(given: Inputs, out: Path) -> None:
+    from supervision import DetectionDataset
+
+    loaded = DetectionDataset.from_coco(str(given.images), str(given.instances), force_masks=True)
+    loaded.as_coco(str(out / "images"), str(out / "coco.json"))
+
+
+def write_coco(out: Path, data: dict[str, Any]) -> None:
+    out.mkdir()
+    (out / "coco.json").write_text(json.dumps(data))
+
+
+def coco_masks(path: Path) -> Iterator[tuple[str, str]]:
+    """The masks of an instances file, in whatever form it has them."""
+    from pycocotools import mask as coco
+
+    data = json.loads(path.read_text())
+    images = {image["id"]: image for image in data["images"]}
+    for annotation in data["annotations"]:
+        image, shape = images[annotation["image_id"]], annotation["segmentation"]
+        if isinstance(shape, list):
+            shape = coco.merge(coco.frPyObjects(shape, image["height"], image["width"]))
+        elif isinstance(shape["counts"], list):
+            shape = coco.frPyObjects(shape, *shape["size"])
+        counts = shape["counts"]
+        yield Path(image["file_name"]).stem, counts if isinstance(counts, str) else counts.decode()
+
+
+def written_masks(out: Path) -> Iterator[tuple[str, str]]:
+    return coco_masks(out / "coco.json")
+
+
+Run = Callable[[Inputs, Path], None]
+Read = Callable[[Path], Iterator[tuple[str, str]]]
+TOOLS: dict[str, tuple[Run, Read | None]] = {
+    "segkit: panoptic to shards, images included": (segkit, segkit_masks),
+    "panopticapi's recipe: panoptic to instances": (compare_and_encode, written_masks),
+    "Mask2Former's recipe: panoptic to semantic": (compare_and_repaint, None),
+    "pycocotools: load instances, every mask": (pycocotools, written_masks),
+    "datumaro: panoptic to panoptic, images included": (datumaro, datumaro_masks),
+    "supervision: instances to instances, images included": (supervision, written_masks),
+}
+"""Each with what gives the masks back; None where the output keeps no segments."""
+PEERS = (datumaro, supervision)
+
+
+def measure(tool: str, given: Inputs, truth: Masks, peer_python: str) -> dict[str, Any] | str:
+    """What a tool came to, or why it could not run."""
+    run, read = TOOLS[tool]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        command = [sys.executable, __file__, "--tool", tool, "--json", annotations, "--pictures", images, "--out", out]
+        python = peer_python if run in PEERS else sys.executable
+        inputs = [given.panoptic, given.images, given.instances]
+        command = [python, __file__, "--tool", tool, "--inputs", *inputs, "--out", out]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
         if done.returncode:
-            print(f"{tool}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-            return None
-        return {**json.loads(done.stdout.splitlines()[-1]), "exact": exact(tool, annotations, out)}
+            return (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+        found = Counter(read(out)) if read else None
+        exact = None if found is None else 100 * (found & truth).total() / max(truth.total(), 1)
+        return {**json.loads(done.stdout.splitlines()[-1]), "exact": exact}
 
 
-def run_tool(tool: str, annotations: Path, images: Path, out: Path) -> None:
+def run_tool(tool: str, given: Inputs, out: Path) -> None:
     """What the process of its own does; the clock starts after the imports of this file."""
     started, before = time.perf_counter(), time.process_time()
-    TOOLS[tool](annotations, images, out)
+    TOOLS[tool][0](given, out)
     wall, cpu = time.perf_counter() - started, time.process_time() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"wall": wall, "cpu": cpu, "peak": peak}))
@@ -164,27 +248,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000, help="size of the generated set")
     parser.add_argument("--real", type=Path, help="a COCO panoptic JSON instead; images in ../<split> as COCO has them")
+    parser.add_argument("--peer-python", default=sys.executable, help="Python that has datumaro and supervision")
     parser.add_argument("--tool", help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--pictures", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--inputs", type=Path, nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     cv2.setNumThreads(1)
     if given.tool:
-        run_tool(given.tool, given.json, given.pictures, given.out)
+        run_tool(given.tool, Inputs(*given.inputs), given.out)
         return
     with tempfile.TemporaryDirectory() as folder:
-        annotations = given.real or generate(Path(folder) / "set", given.images)
-        split = annotations.stem.removeprefix("panoptic_")
-        images = annotations.parents[1] / split if given.real else annotations.parent / "images"
-        count = len(json.loads(annotations.read_text())["images"])
-        print(f"{count} images\n\n| tool | images per CPU-second | wall s | peak RSS MiB | masks exact % |")
-        print("| --- | --- | --- | --- | --- |")
-        for tool in TOOLS:
-            found = measure(tool, annotations, images)
-            if found:
-                share = "-" if found["exact"] is None else f"{found['exact']:.1f}"
-                print(f"| {tool} | {count / found['cpu']:.0f} | {found['wall']:.1f} | {found['peak']:.0f} | {share} |")
+        panoptic = given.real or generate(Path(folder) / "set", given.images)
+        split = panoptic.stem.removeprefix("panoptic_")
+        images = panoptic.parents[1] / split if given.real else panoptic.parent / "images"
+        inputs = Inputs(panoptic, images, Path(folder) / "instances.json")
+        instances_of(panoptic, inputs.instances)
+        compare(inputs, given.peer_python)
+
+
+def compare(given: Inputs, peer_python: str) -> None:
+    truth = Counter(coco_masks(given.instances))
+    count = len(json.loads(given.panoptic.read_text())["images"])
+    print(f"{count} images, {truth.total()} masks\n")
+    print("| tool | images per CPU-second | wall s | peak RSS MiB | masks exact % |\n| --- | --- | --- | --- | --- |")
+    for tool in TOOLS:
+        found = measure(tool, given, truth, peer_python)
+        if isinstance(found, str):
+            print(f"left out: {tool}: {found}", file=sys.stderr)
+            continue
+        share = "-" if found["exact"] is None else f"{found['exact']:.1f}"
+        print(f"| {tool} | {count / found['cpu']:.0f} | {found['wall']:.1f} | {found['peak']:.0f} | {share} |")
 
 
 if __name__ == "__main__":
