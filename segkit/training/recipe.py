@@ -45,19 +45,39 @@ def known_recipes() -> tuple[str, ...]:
 def load_recipe(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A shipped recipe by name, or one from a TOML file, with `section.key=value` overrides.
 
+    A file that says `extends = "NAME"` changes a shipped recipe and holds only what differs.
+
     Raises InputError for an unknown recipe (the known ones are listed), an unknown key (the nearest valid one is
     named), or a value of the wrong type or range.
     """
-    text, source = _read(str(name_or_file))
+    table, source = _table(str(name_or_file))
+    for override in overrides:
+        _apply(table, override)
+    return _validate(table, source)
+
+
+def _table(name_or_file: str) -> tuple[dict[str, Any], str]:
+    """A recipe's keys, those of the shipped one that it extends included, and the name by which messages call it."""
+    text, source = _read(name_or_file)
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"not TOML ({error})", file=source, mend="see segkit/training/recipes for examples") from error
     table.setdefault("name", Path(source).stem)
+    base = table.pop("extends", None)
     _refuse_unknown(table, source)
-    for override in overrides:
-        _apply(table, override)
-    return _validate(table, source)
+    if base is None:
+        return table, source
+    if base not in known_recipes():
+        problem, known = f"extends the unknown recipe {base!r}", ", ".join(known_recipes())
+        raise InputError(problem, file=source, mend=f"give one of: {known}")
+    return _over(_table(base)[0], table), source
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both tables in one, section by section; where they differ, `above` counts."""
+    sections = {key for key, value in above.items() if isinstance(value, dict) and isinstance(below.get(key), dict)}
+    return below | above | {key: _over(below[key], above[key]) for key in sections}
 
 
 def _read(name_or_file: str) -> tuple[str, str]:

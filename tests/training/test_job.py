@@ -17,3 +17,8 @@ def test_the_recipes_own_statistics_and_other_weights_are_left_alone() -> None:
     own = load_recipe("dataseg-mini", ["model.backbone_weights=timm", "model.pixel_mean=[0.5, 0.5, 0.5]"])
     for recipe in (own, load_recipe("dataseg-mini"), load_recipe("dataseg-mini", ["model.backbone_weights=w.st"])):
         assert with_pixel_statistics(recipe) is recipe
+
+
+def test_a_vitdet_is_normalised_as_its_vit_was() -> None:
+    found = with_pixel_statistics(load_recipe("dataseg-vitdet-b"))
+    assert (found.model.pixel_mean, found.model.pixel_std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from segkit.errors import InputError
+from segkit.model.dataseg import build_model
 from segkit.training.recipe import Recipe, known_recipes, load_recipe, to_toml
 
 
@@ -10,6 +12,30 @@ def test_every_shipped_recipe_loads_and_is_called_by_its_name() -> None:
     assert "dataseg-mini" in known_recipes()
     for name in known_recipes():
         assert load_recipe(name).name == name
+
+
+def test_every_shipped_recipe_describes_a_model() -> None:
+    for name in known_recipes():
+        config = load_recipe(name).model.model_copy(update={"backbone_weights": None})
+        with torch.device("meta"):
+            model = build_model(config)
+        assert model.query_content.weight.shape == (config.queries, config.hidden_dim), name
+
+
+def test_the_rows_of_the_paper_differ_in_their_backbone_alone() -> None:
+    small, base = load_recipe("dataseg-r50").model_dump(), load_recipe("dataseg-vitdet-b").model_dump()
+    assert small["model"].pop("backbone") == "resnet50.a1_in1k"
+    assert base["model"].pop("backbone") == "vitdet:vit_base_patch16_224.mae"
+    assert small.pop("name") != base.pop("name") and small == base
+
+
+def test_a_recipe_that_extends_another_holds_what_differs(tmp_path: Path) -> None:
+    file = tmp_path / "longer.toml"
+    file.write_text('extends = "dataseg-mini"\n[training]\nsteps = 9\n[data.mask_policy]\ncoco = "box"\n')
+    expected = ["name=longer", "training.steps=9", "data.mask_policy.coco=box"]
+    assert load_recipe(file) == load_recipe("dataseg-mini", expected)
+    (tmp_path / "again.toml").write_text(to_toml(load_recipe(file)))
+    assert load_recipe(tmp_path / "again.toml") == load_recipe(file)
 
 
 def test_a_recipe_written_out_reads_back_equal(tmp_path: Path) -> None:
@@ -68,6 +94,8 @@ def test_a_wrong_override_is_refused(override: str, message: str) -> None:
         ("training = 3", "'training' is a section"),
         ("[model]\nqueries = [1]", "model.queries"),
         ("[training\nsteps = 3", "not TOML"),
+        ('extends = "dataseg-maxi"', "extends the unknown recipe 'dataseg-maxi'"),
+        ('extends = "dataseg-mini"\n[training]\nstep = 3', "nearest valid key is 'training.steps'"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:

@@ -1,0 +1,49 @@
+"""The whole model in the loop: half precision, recomputed activations."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from segkit.shards.reader import ShardSet
+from segkit.training.run import train
+from segkit.training.run_reader import load_run
+
+DEFORMABLE = ["model.pixel_decoder=deformable", "model.encoder_layers=1", "model.encoder_feedforward_dim=16"]
+
+
+def records(tiny: Path, data: ShardSet, out: Path, steps: int, *overrides: str) -> list[dict[str, Any]]:
+    run = train(tiny, [(str(data.path), 1.0)], out, device="cpu", steps=steps, overrides=[*DEFORMABLE, *overrides])
+    assert all(value.dtype == torch.float32 for value in load_run(run.parent).model.parameters())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def losses(found: list[dict[str, Any]]) -> list[float]:
+    return [record["loss"] for record in found]
+
+
+def test_recomputed_activations_train_to_the_same_losses(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+    plain = records(tiny, toy_set, tmp_path / "plain", 4)
+    again = records(tiny, toy_set, tmp_path / "recomputed", 4, "training.activation_checkpointing=true")
+    assert len(plain) == 4 and losses(again) == pytest.approx(losses(plain), rel=1e-5)
+
+
+def test_bf16_follows_full_precision(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+    plain = records(tiny, toy_set, tmp_path / "plain", 4)
+    half = records(tiny, toy_set, tmp_path / "half", 4, "training.precision=bf16")
+    assert losses(half) == pytest.approx(losses(plain), rel=0.1)
+    assert half[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.01)
+
+
+def test_fp16_leaves_steps_out_until_its_scale_fits_and_then_learns(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    plain = records(tiny, toy_set, tmp_path / "plain", 1)
+    half = records(tiny, toy_set, tmp_path / "half", 10, "training.precision=fp16")
+    assert half[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.01)
+    left_out = [record["gradient_norm"] is None for record in half]
+    assert left_out == sorted(left_out, reverse=True), "once the scale fits, every step counts"
+    assert not left_out[-4] and half[-1]["loss"] < half[0]["loss"]
