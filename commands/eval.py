@@ -9,11 +9,21 @@ from segkit.errors import InputError
 from segkit.storage import here, location
 
 from .common import JSON_OPTION, emit, table
-from .scoring import CHECKPOINT_HELP, PREDICTIONS_HELP, TASKS, check_source, one_of, prediction_source, tables, warn
+from .scoring import (
+    CHECKPOINT_HELP,
+    PREDICTIONS_HELP,
+    SETTINGS_OPTION,
+    TASKS,
+    check_source,
+    one_of,
+    prediction_source,
+    tables,
+    warn,
+)
 
 if TYPE_CHECKING:
     from segkit.manifest import Task
-    from segkit.metrics.evaluate import Options
+    from segkit.metrics.evaluate import EvalOptions
     from segkit.shards.reader import ShardSet
 
 _ANALYSED = 5_000
@@ -47,6 +57,7 @@ def evaluate(
     given_boxes: bool = typer.Option(
         False, "--given-boxes", help="Predictions are masks for the true boxes (pseudolabel): IoU by size and class."
     ),
+    settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -54,7 +65,7 @@ def evaluate(
 
     Example: segkit eval --data work/coco-val --checkpoint work/run --task panoptic --out work/eval
     """
-    from segkit.metrics.evaluate import Options
+    from segkit.metrics.evaluate import EvalOptions
     from segkit.shards.reader import ShardSet
 
     chosen = one_of(task, TASKS, "--task")
@@ -62,14 +73,14 @@ def evaluate(
     limits = tuple(sorted({limit for limit in (1, 10) if limit < max_dets} | {max_dets}))
     few = len(truth) <= _ANALYSED
     details = few or bool(compare) or bootstrap > 0
-    options = Options(evaluator, one_of(by, ("mask", "box"), "--by"), limits, details, boundary, few)
+    options = EvalOptions(evaluator, one_of(by, ("mask", "box"), "--by"), limits, details, boundary, few)
     if compare:
         if checkpoint or predictions:
             raise InputError("--compare takes both predictions itself", mend="leave --checkpoint and --predictions out")
         _compare(truth, compare, chosen, options, bootstrap or _SAMPLES, out, as_json)
         return
     check_source(checkpoint, predictions)
-    source, spec = prediction_source(truth, chosen, checkpoint, predictions, prediction_masks, out, device)
+    source, spec = prediction_source(truth, chosen, checkpoint, predictions, prediction_masks, out, device, settings)
     extras = {"samples": bootstrap, "unseen": _names(unseen), "given_boxes": given_boxes}
     _score(truth, source, spec, chosen, options, extras, out, as_json)
 
@@ -79,18 +90,18 @@ def _score(
     source: Any,
     spec: "str | ShardSet",
     task: "Task",
-    options: "Options",
+    options: "EvalOptions",
     extras: dict[str, Any],
     out: Path,
     as_json: bool,
 ) -> None:
     from segkit.metrics.evaluate import as_predictions
     from segkit.metrics.record import described, write_json, write_text
-    from segkit.metrics.run import evaluate_set
+    from segkit.metrics.run import score_set
     from segkit.report.build import report
 
     predicted = as_predictions(source, truth)
-    measured = evaluate_set(truth, predicted, task, options, **extras)
+    measured = score_set(truth, predicted, task, options, **extras)
     result = {"task": task, "data": described(truth), "predictions": described(spec), **measured.metrics}
     write_json(out / "metrics.json", result)
     write_text(out / "report.html", report(result, measured, truth, predicted))
@@ -99,7 +110,13 @@ def _score(
 
 
 def _compare(
-    truth: "ShardSet", both: tuple[str, str], task: "Task", options: "Options", samples: int, out: Path, as_json: bool
+    truth: "ShardSet",
+    both: tuple[str, str],
+    task: "Task",
+    options: "EvalOptions",
+    samples: int,
+    out: Path,
+    as_json: bool,
 ) -> None:
     from segkit.metrics.predictions import open_predictions
     from segkit.metrics.record import described, write_json

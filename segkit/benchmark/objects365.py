@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segkit.errors import InputError
-from segkit.metrics.evaluate import Measured, Options, measure
+from segkit.metrics.evaluate import EvalOptions, Measured, measure
 from segkit.metrics.predictions import Predictions
 from segkit.shards.reader import ShardSet
 from segkit.sources import engine
@@ -62,7 +62,7 @@ def check(source: Objects365, *, look_for_images: bool) -> FileCheck:
     """Compare a file with the published one: images, masks, categories; find its images."""
     records = list(source.records(Tally()))
     annotations = [source.load(record)[0] for record in records]
-    masks = sum(b'"segmentation"' in raw for content in annotations for raw, _ in content)
+    masks = sum(b'"segmentation"' in raw for content in annotations for raw, *_ in content)
     missing = tuple(r.file_name for r in records if look_for_images and not _is_there(source, r))
     differences = []
     for count, expected, what in ((len(records), IMAGES, "images"), (masks, MASKS, "masks")):
@@ -106,8 +106,8 @@ def ground_truth(
 
 def score(truth: Truth, predictions: ShardSet | Predictions, evaluator: str = "hotcoco") -> dict[str, Any]:
     """Mask AP with sizes and class frequencies, and box AP of the same predictions."""
-    by_mask = measure(truth.shards, predictions, "instance", Options(evaluator, "mask"))
-    by_box = measure(truth.shards, predictions, "instance", Options(evaluator, "box"))
+    by_mask = measure(truth.shards, predictions, "instance", EvalOptions(evaluator, "mask"))
+    by_box = measure(truth.shards, predictions, "instance", EvalOptions(evaluator, "box"))
     box = {key: by_box.metrics[key] for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
     return {
         **by_mask.metrics,

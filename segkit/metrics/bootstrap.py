@@ -22,7 +22,7 @@ def figures_of(measured: Measured, taxonomy: Taxonomy) -> Figures:
     """The headline figures of an evaluation as a function of the images drawn, those of boundaries beside the others.
 
     Raises:
-        InputError: instances were evaluated without `Options.details`.
+        InputError: instances were evaluated without `EvalOptions.details`.
     """
     classes = len(taxonomy.categories)
     things = np.array([category.kind == "thing" for category in taxonomy.categories])

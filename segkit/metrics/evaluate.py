@@ -27,7 +27,7 @@ OBJECTS_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Options:
+class EvalOptions:
     """How instances are scored."""
 
     evaluator: str = "hotcoco"
@@ -53,10 +53,10 @@ class Measured:
     semantic: SemanticRows | None = None
     """Also of a panoptic evaluation: which classes are taken for which."""
     detections: DetectionRows | None = None
-    """Only where `Options.details` asks for them."""
+    """Only where `EvalOptions.details` asks for them."""
     outlined: PanopticRows | None = None
     outlined_detections: DetectionRows | None = None
-    """The same by the smaller of mask IoU and boundary IoU, where `Options.boundary` asks for it."""
+    """The same by the smaller of mask IoU and boundary IoU, where `EvalOptions.boundary` asks for it."""
 
 
 def evaluate(truth: ShardSet, predictions: Iterable[Sample] | ShardSet | Predictions, task: Task) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def measure(
     truth: ShardSet,
     predictions: Iterable[Sample] | ShardSet | Predictions,
     task: Task,
-    options: Options = Options(),
+    options: EvalOptions = EvalOptions(),
 ) -> Measured:
     """Compare predictions with the ground truth.
 
@@ -85,7 +85,7 @@ def measure(
     return replace(measured, metrics={"task": task} | info | measured.metrics)
 
 
-def _check_kind(truth: ShardSet, task: Task, options: Options) -> None:
+def _check_kind(truth: ShardSet, task: Task, options: EvalOptions) -> None:
     boxes = task == "instance" and options.by == "box"
     if truth.manifest.kind == "boxes" and not boxes:
         mend = "make masks by `segkit pseudolabel`, or score boxes by --task instance --by box"
@@ -157,7 +157,7 @@ def _objects(truth: ShardSet, source: Predictions, by: By) -> Iterator[tuple[Obj
         yield objects_of(truths), objects_of(found)
 
 
-def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measured:
+def _panoptic(truth: ShardSet, source: Predictions, options: EvalOptions) -> Measured:
     taxonomy, ids = truth.taxonomy, list[tuple[str, ...]]()
     parts, pixels, outlined = list[PanopticRows](), list[SemanticRows](), list[PanopticRows]()
     classes = len(taxonomy.categories)
@@ -181,7 +181,7 @@ def _panoptic(truth: ShardSet, source: Predictions, options: Options) -> Measure
     return Measured(metrics, _flat(ids), panoptic=rows, semantic=made_of, outlined=by_outlines)
 
 
-def _semantic(truth: ShardSet, source: Predictions, options: Options) -> Measured:
+def _semantic(truth: ShardSet, source: Predictions, options: EvalOptions) -> Measured:
     taxonomy, ids, parts = truth.taxonomy, list[tuple[str, ...]](), list[SemanticRows]()
     classes = len(taxonomy.categories)
     for labelled, predicted in _regions(truth, source):
@@ -192,51 +192,71 @@ def _semantic(truth: ShardSet, source: Predictions, options: Options) -> Measure
     return Measured(metrics, _flat(ids), semantic=rows)
 
 
-def _instance(truth: ShardSet, source: Predictions, options: Options) -> Measured:
+def _instance(truth: ShardSet, source: Predictions, options: EvalOptions) -> Measured:
     if options.evaluator not in instance.EVALUATORS:
         raise InputError(f"unknown evaluator {options.evaluator!r}", mend=f"one of {', '.join(instance.EVALUATORS)}")
-    things = thing_classes(truth.taxonomy)
-    labels = class_labels(truth.taxonomy)
+    things, labels, federated = thing_classes(truth.taxonomy), class_labels(truth.taxonomy), is_federated(truth)
     shown = [labels[category.id] for category in things]
-    index = {c.id: None for c in truth.taxonomy.categories} | {c.id: k for k, c in enumerate(things)}
-    federated, outlines = is_federated(truth), options.boundary and options.by == "mask"
-    most = instance.LVIS_DETECTIONS if federated else options.max_dets[-1]
-    ids, details, outlined, kept = list[Sequence[str]](), list[DetectionRows](), list[DetectionRows](), list[Batch]()
-    without_mask, with_mask = 0, 0
+    kept = _Kept(options, instance.LVIS_DETECTIONS if federated else options.max_dets[-1])
+    batches = kept.passing(_batches(truth, source, things, options.by, federated))
+    metrics = _average_precision(truth, batches, shown, options, federated)
+    if kept.without_mask and not kept.with_mask:
+        raise InputError("the predictions are boxes without masks", mend="score boxes by --by box, or give masks")
+    metrics["without_mask"] = kept.without_mask
+    if options.errors:
+        metrics |= errors.breakdown(kept.batches, shown, options.by)
+    if kept.outlines:
+        curves = boundary.curves(kept.batches, len(things), tuple(metrics["max_dets"]))
+        metrics["boundary"] = instance.summarize(curves, shown, metrics["max_dets"])
+    rows = DetectionRows.concatenate(kept.details) if options.details else None
+    by_outlines = DetectionRows.concatenate(kept.outlined) if options.details and kept.outlines else None
+    return Measured(metrics, tuple(kept.ids), detections=rows, outlined_detections=by_outlines)
 
-    def batches() -> Iterator[Batch]:
-        nonlocal without_mask, with_mask
-        first = 1
-        for labelled, predicted in _objects(truth, source, options.by):
-            batch = records(labelled, predicted, index, options.by, first, federated)
-            ids.append(labelled.ids)
-            first += len(labelled.ids)
-            without_mask, with_mask = without_mask + batch.without_mask, with_mask + len(batch.results)
-            counted = searched(batch, most) if federated else batch
-            if options.details:
-                details.append(match(counted, options.by, most))
-            if options.details and outlines:
-                outlined.append(match(counted, options.by, most, boundary.overlaps))
-            if options.errors or outlines:
-                kept.append(counted)
+
+def _batches(
+    truth: ShardSet, source: Predictions, things: Sequence[Category], by: By, federated: bool
+) -> Iterator[tuple[Sequence[str], Batch]]:
+    """Image ids and records, batch after batch."""
+    index = {c.id: None for c in truth.taxonomy.categories} | {c.id: k for k, c in enumerate(things)}
+    first = 1
+    for labelled, predicted in _objects(truth, source, by):
+        yield labelled.ids, records(labelled, predicted, index, by, first, federated)
+        first += len(labelled.ids)
+
+
+class _Kept:
+    """What is kept of the batches that pass by on their way to the evaluator."""
+
+    def __init__(self, options: EvalOptions, detections: int) -> None:
+        self.options, self.most = options, detections
+        self.outlines = options.boundary and options.by == "mask"
+        self.ids: list[str] = []
+        self.details: list[DetectionRows] = []
+        self.outlined: list[DetectionRows] = []
+        self.batches: list[Batch] = []
+        self.without_mask = self.with_mask = 0
+
+    def passing(self, batches: Iterable[tuple[Sequence[str], Batch]]) -> Iterator[Batch]:
+        """The batches as they are, each looked at first."""
+        for ids, batch in batches:
+            self.ids += ids
+            self.without_mask += batch.without_mask
+            self.with_mask += len(batch.results)
+            self._look_at(searched(batch, self.most))
             yield batch
 
-    metrics = _average_precision(truth, batches(), shown, options, federated)
-    if without_mask and not with_mask:
-        raise InputError("the predictions are boxes without masks", mend="score boxes by --by box, or give masks")
-    metrics["without_mask"] = without_mask
-    if options.errors:
-        metrics |= errors.breakdown(kept, shown, options.by)
-    if outlines:
-        curves = boundary.curves(kept, len(things), tuple(metrics["max_dets"]))
-        metrics["boundary"] = instance.summarize(curves, shown, metrics["max_dets"])
-    rows = DetectionRows.concatenate(details) if options.details else None
-    by_outlines = DetectionRows.concatenate(outlined) if options.details and outlines else None
-    return Measured(metrics, _flat(ids), detections=rows, outlined_detections=by_outlines)
+    def _look_at(self, batch: Batch) -> None:
+        by = self.options.by
+        if self.options.details:
+            self.details.append(match(batch, by, self.most))
+            if self.outlines:
+                self.outlined.append(match(batch, by, self.most, boundary.overlaps))
+        if self.options.errors or self.outlines:
+            self.batches.append(batch)
 
 
 def _average_precision(
-    truth: ShardSet, batches: Iterator[Batch], shown: Sequence[str], options: Options, federated: bool
+    truth: ShardSet, batches: Iterator[Batch], shown: Sequence[str], options: EvalOptions, federated: bool
 ) -> dict[str, Any]:
     """AP by the rules of LVIS where images of the ground truth were not searched for everything, else by COCO's."""
     how: dict[str, Any] = {"by": options.by, "evaluator": options.evaluator}

@@ -159,11 +159,13 @@ def _present(annotations: Sequence[Record]) -> dict[int, set[int]]:
 
 
 def searched(batch: Batch, detections: int) -> Batch:
-    """A federated batch without the results that LVIS leaves out.
+    """A federated batch without the results that LVIS leaves out; another one as it is.
 
     Of an image the best `detections` count, all classes together, and of those the ones of classes that it shows or
     that were looked for in vain.
     """
+    if not all("neg_category_ids" in image for image in batch.images):
+        return batch
     present = _present(batch.annotations)
     wanted = {image["id"]: present.get(image["id"], set()).union(image["neg_category_ids"]) for image in batch.images}
     of_image: dict[int, list[Record]] = {}

@@ -6,18 +6,18 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.manifest import Task
 from segkit.metrics import bootstrap
-from segkit.metrics.evaluate import BATCH, Measured, Options, measure, pairs
+from segkit.metrics.evaluate import BATCH, EvalOptions, Measured, measure, pairs
 from segkit.metrics.given_boxes import mask_quality
 from segkit.metrics.predictions import Predictions
 from segkit.metrics.splits import zero_shot
 from segkit.shards.reader import ShardSet
 
 
-def evaluate_set(
+def score_set(
     truth: ShardSet,
     predictions: Predictions,
     task: Task,
-    options: Options,
+    options: EvalOptions,
     *,
     samples: int = 0,
     unseen: Sequence[str] = (),
@@ -47,7 +47,7 @@ def evaluate_set(
 
 
 def compare_sets(
-    truth: ShardSet, first: Predictions, second: Predictions, task: Task, options: Options, *, samples: int
+    truth: ShardSet, first: Predictions, second: Predictions, task: Task, options: EvalOptions, *, samples: int
 ) -> dict[str, Any]:
     """Headline figures of two predictions for the same images, and how sure their difference is.
 

@@ -3,7 +3,7 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.metrics import bootstrap
-from segkit.metrics.evaluate import Options, measure
+from segkit.metrics.evaluate import EvalOptions, measure
 from segkit.metrics.splits import zero_shot
 
 from .files import sets, shard_set
@@ -14,7 +14,7 @@ KEYS = {"panoptic": ("all", "pq"), "semantic": ("miou",), "instance": ("ap",)}
 @pytest.mark.parametrize("task", KEYS)
 def test_figures_of_all_images_are_those_of_the_evaluation_and_of_a_draw_those_of_the_drawn_set(tmp_path, task):
     truth, found = sets(tmp_path, images=6, kind=task)
-    measured = measure(truth, found, task, Options(details=True, boundary=True))
+    measured = measure(truth, found, task, EvalOptions(details=True, boundary=True))
     figures = bootstrap.figures_of(measured, truth.taxonomy)
     name = {"panoptic": "pq", "semantic": "miou", "instance": "ap"}[task]
 

@@ -6,7 +6,7 @@ from scipy.ndimage import distance_transform_cdt
 
 from segkit.masks import rle
 from segkit.metrics import boundary, instance, panoptic
-from segkit.metrics.evaluate import Options, measure
+from segkit.metrics.evaluate import EvalOptions, measure
 from segkit.metrics.overlap import overlap
 from segkit.metrics.regions import regions_of
 
@@ -73,8 +73,8 @@ def test_a_large_sloppy_mask_loses_and_a_perfect_one_does_not(tmp_path):
 
 def test_boundary_figures_stand_beside_the_others_and_are_no_larger(tmp_path):
     truth, found = sets(tmp_path, images=4)
-    metrics = measure(truth, found, "panoptic", Options(boundary=True)).metrics
+    metrics = measure(truth, found, "panoptic", EvalOptions(boundary=True)).metrics
     assert metrics["boundary"]["all"]["pq"] <= metrics["all"]["pq"]
     assert measure(truth, found, "panoptic").metrics["all"] == metrics["all"]
-    masks = measure(truth, found, "instance", Options(boundary=True)).metrics
+    masks = measure(truth, found, "instance", EvalOptions(boundary=True)).metrics
     assert masks["boundary"]["ap"] <= masks["ap"] and masks["boundary"]["per_class"].keys() == masks["per_class"].keys()

@@ -1,12 +1,15 @@
 import json
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.metrics.evaluate import Options, evaluate, measure
+from segkit.metrics.evaluate import EvalOptions, evaluate, measure
 from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample
 from segkit.taxonomy import Category, Taxonomy
@@ -49,7 +52,7 @@ def test_results_give_the_same_figures_as_the_set_and_as_pycocotools(tmp_path):
     ]
     for by in ("mask", "box"):
         file = results_file(tmp_path / f"{by}.json", [p for _, p in of_things], boxes=by == "box")
-        metrics = measure(truth, open_predictions(str(file), truth), "instance", Options(by=by)).metrics
+        metrics = measure(truth, open_predictions(str(file), truth), "instance", EvalOptions(by=by)).metrics
         assert [metrics[key] for key in KEYS] == reference(of_things, truth.taxonomy, by)
         assert metrics["per_class"].keys() == {"class 0", "class 1", "class 2"}
 
@@ -98,6 +101,42 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, task):
     assert peak(640) - peak(256) < 0.5 * (640 - 256) * masks
 
 
+PEAK = """
+import sys
+from pathlib import Path
+from segkit.metrics.evaluate import evaluate
+from segkit.shards.reader import ShardSet
+sets = [ShardSet.open(name) for name in sys.argv[2:]]
+evaluate(sets[0], sets[0], sys.argv[1])
+status = Path("/proc/self/status")
+status.with_name("clear_refs").write_text("5")  # the peak begins anew
+evaluate(sets[1], sets[1], sys.argv[1])
+print(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
+status.with_name("clear_refs").write_text("5")
+evaluate(sets[2], sets[2], sys.argv[1])
+print(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux")
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_resident_memory_is_bounded_with_all_that_evaluators_keep(tmp_path, task):
+    """A hundred masks of 800 bytes an image: what stays of each is 300 bytes at most, by hotcoco's account too."""
+    names = taxonomy(things=100, stuff=0)
+    ids = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((48, 64), int))
+    ids[np.random.default_rng(0).random(ids.shape) < 0.1] = 0
+    one = sample(ids, {k: 7 * k - 5 for k in range(1, 101)}, names)
+    paths = []
+    for images in (384, 384, 640):  # of both, several row groups
+        copies = (replace(one, id=str(i), file_name=f"{i}.jpg") for i in range(images))
+        paths.append(str(shard_set(tmp_path / f"{len(paths)}", list(copies), names, task).path))
+    done = subprocess.run([sys.executable, "-c", PEAK, task, *paths], capture_output=True, text=True, check=True)
+    few, many = (1024 * int(kib) for kib in done.stdout.split())
+    segments = (640 - 384) * len(one.segments)
+    assert sum(len(s.mask) for s in one.segments) > 800 * len(one.segments)
+    assert many - few < 400 * segments
+
+
 def test_predictions_of_unknown_images_are_refused_with_their_ids(tmp_path):
     truth, found = sets(tmp_path)
     stranger = [*found.samples(), Sample("777", "777.jpg", 5, 5)]
@@ -135,7 +174,9 @@ def test_results_that_are_none_are_refused_by_number(tmp_path, row, line):
     file = tmp_path / "r.json"
     file.write_text(json.dumps([{"image_id": 100, "category_id": 2, **row}]))
     with pytest.raises(InputError, match=line):
-        measure(truth, open_predictions(str(file), truth), "instance", Options(by="box" if "bbox" in row else "mask"))
+        measure(
+            truth, open_predictions(str(file), truth), "instance", EvalOptions(by="box" if "bbox" in row else "mask")
+        )
 
 
 def damage_area(content):
@@ -181,7 +222,7 @@ def test_the_task_must_fit_the_labels(tmp_path):
     boxed = shard_set(tmp_path / "boxes", boxes, truth.taxonomy, "boxes")
     with pytest.raises(InputError, match=r"boxes but no masks; make masks by `segkit pseudolabel`"):
         evaluate(boxed, found, "instance")
-    assert measure(boxed, found, "instance", Options(by="box")).metrics["ap"] is not None
+    assert measure(boxed, found, "instance", EvalOptions(by="box")).metrics["ap"] is not None
     semantic = shard_set(tmp_path / "semantic", list(truth.samples()), truth.taxonomy, "semantic")
     with pytest.raises(InputError, match="a semantic set is no panoptic ground truth"):
         evaluate(semantic, found, "panoptic")

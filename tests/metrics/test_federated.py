@@ -5,7 +5,7 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.metrics import bootstrap, detections
-from segkit.metrics.evaluate import Options, measure
+from segkit.metrics.evaluate import EvalOptions, measure
 from segkit.metrics.objects import Batch, searched
 
 from .files import shard_set
@@ -53,7 +53,7 @@ def test_equals_brute_force(tmp_path, seed):
     assert metrics["protocol"] == "lvis" and metrics["max_dets"] == [300]
     assert metrics["ap"] == pytest.approx(reference(limited, names), abs=1e-7)
     with pytest.raises(InputError, match="pycocotools has no rules for images"):
-        measure(truth, [p for _, p in limited], "instance", Options("pycocotools"))
+        measure(truth, [p for _, p in limited], "instance", EvalOptions("pycocotools"))
     plain = shard_set(
         tmp_path / "plain", [replace(t, annotated=None, exhaustive=True) for t, _ in limited], names, "instance"
     )
@@ -64,7 +64,7 @@ def test_equals_brute_force(tmp_path, seed):
 def test_what_is_drawn_is_counted_by_the_same_rules(tmp_path, seed):
     limited, names = federated_pairs(seed)
     truth = shard_set(tmp_path / "truth", [t for t, _ in limited], names, "instance")
-    measured = measure(truth, [p for _, p in limited], "instance", Options(details=True, boundary=True))
+    measured = measure(truth, [p for _, p in limited], "instance", EvalOptions(details=True, boundary=True))
     figures = bootstrap.figures_of(measured, names)(None)
     for key in ("ap", "ap50", "ap75"):
         assert figures[key] == pytest.approx(measured.metrics[key], abs=1e-7)  # hotcoco's

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from segkit.metrics.evaluate import Options, as_predictions, measure
+from segkit.metrics.evaluate import EvalOptions, as_predictions, measure
 from segkit.metrics.record import described
 from segkit.report.build import image_scores, report
 from segkit.report.gallery import ends
@@ -37,7 +37,7 @@ class Balance(HTMLParser):
 def page_of(folder, task, kind=None):
     truth, found = sets(folder, images=6, kind=kind or task)
     source = as_predictions(found, truth)
-    measured = measure(truth, source, task, Options(details=True))
+    measured = measure(truth, source, task, EvalOptions(details=True))
     result = {"task": task, "data": described(truth), "predictions": described(found), **measured.metrics}
     return report(result, measured, truth, source), result, measured
 

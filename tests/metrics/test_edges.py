@@ -1,0 +1,117 @@
+"""Edge cases, each in every task against the reference: panopticapi's rules, dense confusion, pycocotools."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from segkit.errors import InputError
+from segkit.metrics import instance
+from segkit.metrics.evaluate import EvalOptions, evaluate, measure
+from segkit.sample import Sample
+
+from .files import sets, shard_set
+from .scenes import dense_confusion, sample, taxonomy
+from .test_instance import KEYS, reference, run
+from .test_panoptic import assert_equal
+from .test_semantic import matrix
+
+NAMES, MANY = taxonomy(), taxonomy(things=365, stuff=0)
+HALVES = np.repeat([[1] * 30 + [2] * 30], 40, axis=0)
+EMPTY = Sample("1", "1.jpg", 60, 40)
+
+
+def found(ids, classes, names=NAMES):
+    made = sample(ids, classes, names)
+    return replace(made, segments=tuple(replace(s, score=0.9 - i / 10) for i, s in enumerate(made.segments)))
+
+
+def one_pixel():
+    ids = np.zeros((40, 60), int)
+    ids[7, 9], ids[0, 0], ids[39, 59] = 1, 2, 3
+    return ids
+
+
+def half():
+    """Of the first segment, exactly half is found; of the second, all."""
+    ids = HALVES.copy()
+    ids[:20, :30] = 0
+    return ids
+
+
+def scattered():
+    """Five of 365 classes; two of them are taken for others."""
+    ids = np.arange(2400).reshape(40, 60) // 480 + 1
+    true = {1: 2, 2: 702, 3: 1402, 4: 2102, 5: 2550}
+    return [(sample(ids, true, MANY), found(ids, true | {2: 709, 5: 2}, MANY))], MANY
+
+
+CASES = {
+    "no predictions": lambda: ([(sample(HALVES, {1: 2, 2: 9}, NAMES), EMPTY)], NAMES),
+    "no ground truth": lambda: ([(EMPTY, found(HALVES, {1: 2, 2: 9}))], NAMES),
+    "neither": lambda: ([(EMPTY, EMPTY)], NAMES),
+    "all crowd": lambda: (
+        [(sample(HALVES, {1: 2, 2: 9}, NAMES, crowds=(1, 2)), found(HALVES, {1: 2, 2: 9}))],
+        NAMES,
+    ),
+    "one class all crowd": lambda: (
+        [(sample(HALVES, {1: 2, 2: 9}, NAMES, crowds=(1,)), found(HALVES, {1: 2, 2: 9}))],
+        NAMES,
+    ),
+    "half of it": lambda: ([(sample(HALVES, {1: 2, 2: 9}, NAMES), found(half(), {1: 2, 2: 9}))], NAMES),
+    "one pixel": lambda: (
+        [(sample(one_pixel(), {1: 2, 2: 2, 3: 9}, NAMES), found(one_pixel(), {1: 2, 2: 9, 3: 9}))],
+        NAMES,
+    ),
+    "365 classes, most absent": scattered,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_panoptic(case):
+    assert_equal(*CASES[case]())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_semantic(case):
+    pairs, names = CASES[case]()
+    np.testing.assert_array_equal(matrix(pairs, names), dense_confusion(pairs, names))
+
+
+@pytest.mark.parametrize("evaluator", instance.EVALUATORS)
+@pytest.mark.parametrize("case", CASES)
+def test_instance(case, evaluator):
+    pairs, names = CASES[case]()
+    ours = instance.summarize(run(pairs, names, evaluator), names.names)
+    objects = any(not s.is_crowd for truth, _ in pairs for s in truth.segments)
+    if any(prediction.segments for _, prediction in pairs):
+        expected = reference(pairs, names)
+    else:  # which pycocotools cannot load: 0 where there is anything to find
+        expected = [
+            0.0 if objects and key not in ("ap_large", "ar_large", "ap_small", "ar_small") else None for key in KEYS
+        ]
+    assert [ours[key] for key in KEYS] == [None if v is None else pytest.approx(v, abs=1e-10) for v in expected]
+    if not objects:
+        assert set(expected) == {None}
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_unknown_classes_are_refused_in_memory_and_in_sets(tmp_path, task):
+    truth, answers = sets(tmp_path, kind=task)
+    samples = list(answers.samples())
+    odd = [replace(samples[0], segments=(replace(samples[0].segments[0], class_id=999),)), *samples[1:]]
+    for predictions in (odd, shard_set(tmp_path / "odd", odd, truth.taxonomy, task)):
+        with pytest.raises(InputError, match=r"predictions: image 100: category 999 is not in the vocabulary; predict"):
+            evaluate(truth, predictions, task)
+
+
+def test_scores_that_are_no_numbers_are_refused_in_memory_and_in_sets(tmp_path):
+    truth, answers = sets(tmp_path, kind="instance")
+    samples = list(answers.samples())
+    bad = replace(samples[1], segments=tuple(replace(s, score=float("nan")) for s in samples[1].segments))
+    for predictions in (
+        [bad],
+        shard_set(tmp_path / "bad", [samples[0], bad, *samples[2:]], truth.taxonomy, "instance"),
+    ):
+        with pytest.raises(InputError, match="predictions: image 101: score nan; scores are numbers"):
+            measure(truth, predictions, "instance", EvalOptions())
