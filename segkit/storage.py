@@ -221,5 +221,8 @@ def _reach(protocol: str, bucket: str) -> None:
     except PermissionError:
         return  # a bucket may be closed as a whole and open in part
     except Exception as error:  # each package has its own types for a failed connection or login
-        what = "no such bucket" if isinstance(error, FileNotFoundError) else f"cannot be reached ({reason(error)})"
+        missing = isinstance(error, FileNotFoundError)
+        if missing and store.exists(bucket):
+            return  # older s3fs finds nothing in an empty bucket
+        what = "no such bucket" if missing else f"cannot be reached ({reason(error)})"
         raise InputError(what, file=f"{protocol}://{bucket}", mend="check the URL and the credentials") from error
