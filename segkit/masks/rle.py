@@ -97,7 +97,9 @@ def regions(ids: NDArray[Any]) -> dict[int, Region]:
     starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     values = flat[starts]
     ends = np.append(starts[1:], flat.size)
-    order = np.argsort(values, kind="stable")
+    distinct, rank = np.unique(values, return_inverse=True)
+    # NumPy sorts 16-bit integers by radix; with the ranks found first it is still twice as fast as to sort the ids
+    order = np.argsort(rank.astype(np.uint16) if len(distinct) < 2**16 else rank, kind="stable")
     return _group_runs(values[order], starts[order], ends[order], height, flat.size)
 
 
@@ -233,16 +235,18 @@ def _characters(values: Counts) -> tuple[NDArray[np.uint8], Counts]:
     """COCO's characters of signed values, and how many each takes: 5 bits each, low first, the last one's sign bit."""
     magnitude = values ^ (values >> 63)
     lengths = np.ones(len(values), np.int64)
-    reach = _SIGN
-    while (longer := magnitude >= reach).any():
-        lengths += longer
+    reach, largest = _SIGN, int(magnitude.max(initial=0))
+    while largest >= reach:
+        lengths += magnitude >= reach
         reach <<= _BITS
+    ends = np.cumsum(lengths)
     text = np.empty(int(lengths.sum()), np.uint8)
-    rest, left, place = values, lengths, np.cumsum(lengths) - lengths
+    rest, left, place = values, lengths, ends - lengths
     while len(rest):  # first characters, then the second ones of those that have any, ...
-        more = left > 1
-        text[place] = (rest & (_MORE - 1)) + (_BASE + _MORE * more)
+        text[place] = (rest & (_MORE - 1)) + (_BASE + _MORE)
+        more = np.flatnonzero(left > 1)
         rest, left, place = rest[more] >> _BITS, left[more] - 1, place[more] + 1
+    text[ends - 1] -= _MORE
     return text, lengths
 
 
@@ -269,8 +273,8 @@ def _extent(
     starts: Counts, ends: Counts, first: NDArray[np.intp], height: int
 ) -> tuple[Counts, Counts, Counts, Counts]:
     """First and last column and row of each group of runs; `ends` is each run's last pixel."""
-    left, top = starts // height, starts % height
-    right, bottom = ends // height, ends % height
+    left, right = starts // height, ends // height
+    top, bottom = starts - left * height, ends - right * height  # % takes longer
     wraps = left < right  # a run over a column's end holds its bottom pixel and the next one's top pixel
     return (
         np.minimum.reduceat(left, first),
