@@ -83,14 +83,14 @@ def predict(
 
 def _classes(vocabulary: str | None, classes: str | None, shards: "ShardSet | None") -> "Taxonomy":
     """The classes to look for, in whichever way they are given."""
-    from segkit.vocabulary import open_vocabulary, taxonomy_of
+    from segkit.vocabulary import named_taxonomy, open_vocabulary
 
     if vocabulary and classes:
         raise InputError("give --vocabulary or --classes", mend="one of the two")
     if vocabulary:
         return open_vocabulary(vocabulary)
     if classes:
-        return taxonomy_of([name for name in classes.split(",") if name.strip()])
+        return named_taxonomy([name for name in classes.split(",") if name.strip()])
     if shards is None:
         raise InputError("no classes to look for", mend="give --vocabulary or --classes")
     return shards.taxonomy

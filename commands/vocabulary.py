@@ -67,7 +67,8 @@ def encode(
 
     Example: segkit vocabulary encode coco-panoptic-133 --encoder clip:ViT-L-14/openai --templates imagenet
     """
-    from segkit.vocabulary import Encoding, cache_file, dimension, learn, open_vocabulary
+    from segkit.encoding import Encoding
+    from segkit.vocabulary import cache_file, dimension, learn, open_vocabulary
 
     known = known_taxonomies()
     words = [name for name in names or () if name not in known]

@@ -13,9 +13,11 @@ import numpy as np
 from build_taxonomies import HERE, LISTS, WORDS, lines
 
 from segkit.demo.scenes import names as demo_names
+from segkit.embedding_table import read_table, unit, write_table
+from segkit.encoding import SHIPPED
 from segkit.taxonomy import known_taxonomies, load_taxonomy
 from segkit.text_encoders import MINILM_MODEL
-from segkit.vocabulary import SHIPPED, encode_raw, normalise, read_table, unit, write_table
+from segkit.vocabulary import encode_raw, normalise
 
 OUT = HERE.parent / "schemas" / "embeddings" / f"{MINILM_MODEL.lower()}.safetensors"
 OTHER_LISTS = ("mapillary-public65", "sunrgbd-37", "scannet-20", "coco-panoptic-201")

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit import vocabulary
+from segkit.embedding_table import unit
+from segkit.encoding import Encoding
 
 PAIRS = [
     tuple(pair.split("/"))
@@ -54,8 +56,8 @@ def main() -> None:
     index = {word: i for i, word in enumerate(words)}
     print(f"{len(words)} words, {len(PAIRS)} pairs\n{'':40s}   mean synonym    z    AUC  near %")
     for name, templates in TEMPLATES.items():
-        raw = vocabulary.encode_raw(words, vocabulary.Encoding(templates=tuple(templates)))
-        for label, rows in ((name, raw), (f"{name}, centred", vocabulary.unit(raw - raw.mean(axis=0)))):
+        raw = vocabulary.encode_raw(words, Encoding(templates=tuple(templates)))
+        for label, rows in ((name, raw), (f"{name}, centred", unit(raw - raw.mean(axis=0)))):
             print("{:40s} {:6.2f} {:7.2f} {:4.1f} {:6.3f} {:7.0f}".format(label, *measure(rows, index)))
 
 

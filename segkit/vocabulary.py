@@ -19,110 +19,25 @@ to compact discs than to `circle`.
 
 import hashlib
 import json
-import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from segkit.cache import cache_root
+from segkit.embedding_table import Table, read_table, unit, write_table
+from segkit.encoding import SHIPPED, Encoding, command_options
 from segkit.errors import InputError
 from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
-from segkit.text_encoders import MINILM, MINILM_MODEL, Vectors, imagenet_templates, load_encoder
+from segkit.text_encoders import MINILM, MINILM_MODEL, Vectors, load_encoder
 
 DIM = 384
-TEMPLATE = "a photo of a {}."
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How words become vectors; vectors of different encodings cannot be compared."""
-
-    encoder: str = MINILM
-    """As `segkit.text_encoders` names it."""
-    templates: tuple[str, ...] = (TEMPLATE,)
-    """Texts in which `{}` stands for the word; the vector of a word is the mean over them."""
-
-    def __post_init__(self) -> None:
-        for template in self.templates or ("",):
-            if "{}" not in template:
-                raise InputError(f"no {{}} in the template {template!r}", mend="write {} where the name belongs")
-
-    @property
-    def name(self) -> str:
-        """How manifests and messages name the encoder."""
-        return MINILM_MODEL if self.encoder == MINILM else self.encoder
-
-    @classmethod
-    def of(cls, encoder: str, templates: str) -> "Encoding":
-        """The encoding of an encoder's name and `templates_of` a name or file."""
-        return cls(encoder, templates_of(templates))
-
-    def to_metadata(self) -> dict[str, str]:
-        """What a run tells of it in a safetensors file, the encoder's weights included.
-
-        One entry: safetensors writes several in no fixed order, and the file has a digest.
-        """
-        told = {"encoder": self.encoder, "templates": self.templates, "weights": weights(self)}
-        return {"encoding": json.dumps(told)}
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> "tuple[Encoding, str | None]":
-        """Inverse of `to_metadata`: encoding and digest of the weights; runs of old tell neither, being as shipped."""
-        told = json.loads(metadata.get("encoding", "{}"))
-        return cls(told.get("encoder", MINILM), tuple(told.get("templates", [TEMPLATE]))), told.get("weights")
-
-
-SHIPPED = Encoding()
-"""The encoding of the vectors that ship."""
-
-
-class TextConfig(BaseModel):
-    """The `text` part of a recipe: how class names become the rows of the classifier."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    encoder: str = MINILM
-    """minilm, clip:ARCH/WEIGHTS or hf:FOLDER_OR_NAME; their words must have been encoded before."""
-    templates: str = "photo"
-    """photo, none, imagenet or a file; see `templates_of`."""
-
-
-def templates_of(spec: str) -> tuple[str, ...]:
-    """The templates of a name, or those of a text file with one a line.
-
-    photo: `a photo of a {}.`; none: the plain name; imagenet: the 80 of CLIP, from open_clip.
-
-    Raises:
-        InputError: neither a known name nor a file, or open_clip is not installed.
-    """
-    if spec in ("photo", "none"):
-        return (TEMPLATE,) if spec == "photo" else ("{}",)
-    if spec == "imagenet":
-        return imagenet_templates()
-    if not Path(spec).is_file():
-        mend = "give photo, none, imagenet or a text file with one template a line"
-        raise InputError(f"no templates {spec!r}", mend=mend)
-    lines = Path(spec).read_text("utf-8").splitlines()
-    return tuple(line for line in lines if line.strip())
-
-
-def command_options(encoding: Encoding) -> list[str]:
-    """The options of `segkit vocabulary encode` for an encoding; FILE where its templates have no name."""
-    options = [] if encoding.encoder == MINILM else ["--encoder", encoding.encoder]
-    if encoding.templates == (TEMPLATE,):
-        return options
-    many = "imagenet" if len(encoding.templates) == 80 else "FILE"
-    return [*options, "--templates", "none" if encoding.templates == ("{}",) else many]
 
 
 def normalise(word: str) -> str:
@@ -130,7 +45,7 @@ def normalise(word: str) -> str:
     return re.sub(r"[\s_]+", " ", word).strip().lower()
 
 
-def taxonomy_of(names: Sequence[str]) -> Taxonomy:
+def named_taxonomy(names: Sequence[str]) -> Taxonomy:
     """Plain names as classes 1, 2, ...; stuff is what a shipped taxonomy knows as stuff, the rest are things.
 
     Raises:
@@ -154,7 +69,7 @@ def open_vocabulary(spec: str) -> Taxonomy:
     if spec in known_taxonomies() or not (Path(spec).is_file() and Path(spec).suffix != ".json"):
         return load_taxonomy(spec)
     lines = Path(spec).read_text("utf-8").splitlines()
-    return taxonomy_of([line for line in lines if line.strip()])
+    return named_taxonomy([line for line in lines if line.strip()])
 
 
 def embed(classes: Taxonomy | Sequence[Category], encoding: Encoding = SHIPPED) -> Vectors:
@@ -280,12 +195,6 @@ def _encode_raw(words: Sequence[str], encoding: Encoding) -> tuple[Vectors, str]
     return unit(np.asarray(total, np.float32)), encoder.weights
 
 
-def unit(rows: Vectors) -> Vectors:
-    """Rows scaled to unit length; a zero row stays zero."""
-    length = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, 1e-12), np.float32)
-
-
 def mean(encoding: Encoding = SHIPPED) -> Vectors | None:
     """(D,) mean that is subtracted from raw embeddings; fixed, so that adding words changes no known vector.
 
@@ -299,54 +208,6 @@ def cache_file(encoding: Encoding = SHIPPED) -> Path:
     slug = re.sub(r"[^a-z0-9]+", "-", encoding.name.lower()).strip("-")[-60:]
     key = _digest(_shipped().mean) if encoding == SHIPPED else _key([encoding.encoder, *encoding.templates])
     return cache_root() / "embeddings" / f"{slug}-{key}.safetensors"
-
-
-@dataclass(frozen=True)
-class Table:
-    """The content of a table of embeddings."""
-
-    rows: dict[str, Vectors]
-    """Word -> (D,) unit vector."""
-    mean: Vectors
-    """(D,) mean that was subtracted; zeros where there was none."""
-    weights: str | None
-    """Digest of the encoder's weights, where the table knows it."""
-
-
-def read_table(path: Path) -> Table:
-    """The table of a file that `write_table` wrote."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            told = file.metadata()
-            rows = unit(file.get_tensor("embeddings").astype(np.float32))
-            words = json.loads(told["words"])
-            return Table(dict(zip(words, rows, strict=True)), file.get_tensor("mean"), told.get("weights"))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        mend = "delete it and run `segkit vocabulary encode` again"
-        raise InputError(f"not a table of embeddings ({error})", file=path, mend=mend) from error
-
-
-def write_table(
-    path: Path, rows: dict[str, Vectors], mean: Vectors | None, encoding: Encoding, weights: str | None = None
-) -> None:
-    """Write words and vectors (float16) as one safetensors file, by rename, so that no reader sees half of it."""
-    from safetensors.numpy import save_file
-
-    words = sorted(rows)
-    stack = np.stack([rows[word] for word in words])
-    tensors: dict[str, NDArray[Any]] = {
-        "embeddings": stack.astype(np.float16),
-        "mean": np.zeros(stack.shape[1], np.float32) if mean is None else mean,
-    }
-    metadata = {"encoder": encoding.name, "template": "\n".join(encoding.templates)}
-    metadata |= {"words": json.dumps(words, ensure_ascii=False)} | ({"weights": weights} if weights else {})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(tensors, partial, metadata)
-    partial.chmod(0o644)  # safetensors writes 0600, which a wheel would carry along
-    partial.replace(path)
 
 
 @cache

@@ -11,13 +11,14 @@ import torch
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
+from segkit.encoding import Encoding, templates_of
 from segkit.errors import InputError, SegkitError
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Category
 from segkit.text_encoders import load_encoder
 from segkit.training.run import train
 from segkit.training.run_reader import load_run
-from segkit.vocabulary import Encoding, cache_file, dimension, embed, encode, learn, stored, templates_of
+from segkit.vocabulary import cache_file, dimension, embed, encode, learn, named_taxonomy, stored
 from tests.training.toy import write_recipe, write_toy_set
 
 WORDS = ["sofa", "brick wall", "hair dryer"]
@@ -208,9 +209,7 @@ def test_a_run_carries_its_encoding_and_refuses_another(toy: ShardSet, tmp_path:
     cache_file(encoding).unlink()
     assert run.table(toy.taxonomy).text.shape == (2, 24), "what it was trained with needs no cache"
 
-    from segkit.vocabulary import taxonomy_of
-
-    new = taxonomy_of(["cat", "zorp"])
+    new = named_taxonomy(["cat", "zorp"])
     assert run.words_to_learn(new) == ["zorp"]
     with pytest.raises(InputError, match=f"no text embedding by hf:{folder} for class 'zorp'"):
         run.table(new)
@@ -227,9 +226,7 @@ def test_a_run_carries_its_encoding_and_refuses_another(toy: ShardSet, tmp_path:
 
 
 def test_one_class_of_a_word_with_the_kind_that_is_known() -> None:
-    from segkit.vocabulary import taxonomy_of
-
-    made = taxonomy_of(["Cat", "sky", "zorp", "sidewalk"])
+    made = named_taxonomy(["Cat", "sky", "zorp", "sidewalk"])
     assert made.categories == (
         Category(1, "Cat", "thing"),
         Category(2, "sky", "stuff"),
@@ -238,4 +235,4 @@ def test_one_class_of_a_word_with_the_kind_that_is_known() -> None:
     )
     for names in ([], ["cat", "Cat "]):
         with pytest.raises(InputError, match=r"no class names|comes twice"):
-            taxonomy_of(names)
+            named_taxonomy(names)

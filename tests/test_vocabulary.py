@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.demo.scenes import names as demo_names
+from segkit.encoding import TEMPLATE
 from segkit.errors import InputError
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
-from segkit.vocabulary import DIM, TEMPLATE, cache_file, embed, learn, mean, stored
+from segkit.vocabulary import DIM, cache_file, embed, learn, mean, stored
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from timm.models import get_pretrained_cfg, is_model
 
+from segkit.encoding import Encoding
 from segkit.errors import InputError
 from segkit.model.class_table import ClassTable
 from segkit.model.vitdet import plain
 from segkit.shards.reader import ShardSet
 from segkit.training import distributed
 from segkit.training.recipe import Recipe
-from segkit.vocabulary import Encoding, dimension, embed
+from segkit.vocabulary import dimension, embed
 
 
 @dataclass(frozen=True)

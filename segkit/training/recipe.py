@@ -13,12 +13,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from segkit.data.config import DataConfig
+from segkit.encoding import TextConfig
 from segkit.errors import InputError
 from segkit.inference.config import InferenceConfig
 from segkit.model.config import ModelConfig
 from segkit.supervision.config import LossConfig
 from segkit.training.config import OptimiserConfig, TrainingConfig
-from segkit.vocabulary import TextConfig
 
 
 class Recipe(BaseModel):

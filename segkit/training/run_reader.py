@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 from torch import Tensor
 
+from segkit.encoding import Encoding
 from segkit.errors import InputError
 from segkit.manifest import Parent
 from segkit.model.class_table import ClassTable
@@ -22,7 +23,7 @@ from segkit.taxonomy import Taxonomy
 from segkit.training.device import choose_device
 from segkit.training.recipe import Recipe, load_recipe
 from segkit.training.run_manifest import RECIPE, TAXONOMIES, VOCABULARY, WEIGHTS, RunManifest, read_run_manifest
-from segkit.vocabulary import Encoding, embed, refuse_other_weights, words_to_learn
+from segkit.vocabulary import embed, refuse_other_weights, words_to_learn
 
 
 @dataclass(frozen=True)

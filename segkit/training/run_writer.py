@@ -21,6 +21,7 @@ from segkit.training.run_manifest import (
     RunManifest,
     file_digests,
 )
+from segkit.vocabulary import weights
 
 
 def write_inputs(job: Job, folder: Path) -> None:
@@ -29,7 +30,8 @@ def write_inputs(job: Job, folder: Path) -> None:
     taxonomies = {named.name: named.shards.taxonomy.to_json() for named in job.data}
     (folder / TAXONOMIES).write_text(json.dumps(taxonomies, indent=1, ensure_ascii=False) + "\n", "utf-8")
     text = {named.name: named.table.text.contiguous() for named in job.data}
-    save_file(text, folder / VOCABULARY, encoding_of(job.recipe).to_metadata())
+    encoding = encoding_of(job.recipe)
+    save_file(text, folder / VOCABULARY, encoding.to_metadata(weights(encoding)))
     (folder / VOCABULARY).chmod(0o644)  # safetensors writes 0600: nobody else on a shared disk could use the run
 
 
