@@ -79,7 +79,7 @@ def _connected(address: str | None, workers: int | None) -> Iterator[ModuleType]
         connected = ray.is_initialized()
         if not connected:
             _connect(ray, address, workers or len(os.sched_getaffinity(0)))
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises plain ones too, where a node takes too long to start
         mend = "check --address: HOST:PORT of the head (port 6379 unless told otherwise), or auto; it must run there"
         raise InputError(f"no Ray cluster at {address or 'local'} ({_line(error)})", mend=mend) from error
     try:

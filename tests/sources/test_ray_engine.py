@@ -27,6 +27,10 @@ pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = pytest.mark.timeout(900)  # the processes of a cluster start slowly on a busy machine
 
 
+SLOW = "timed out during startup"
+"""What Ray says where its processes do not start within the 15 and 30 seconds that it gives them."""
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A cluster of two nodes on this machine, one worker each; this process is connected once, to save time."""
@@ -34,8 +38,14 @@ def address() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     size = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    nodes = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
-    nodes.add_node(**size)
+    bare = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}  # quicker to start
+    try:
+        nodes = Cluster(initialize_head=True, head_node_args={**size, **bare})
+        nodes.add_node(**size)
+    except Exception as error:
+        if SLOW in str(error):
+            pytest.skip(f"this machine is too busy for a Ray cluster ({error})")
+        raise
     ray.init(nodes.address, logging_level="ERROR", log_to_driver=False)
     yield nodes.address
     ray.shutdown()
@@ -131,8 +141,11 @@ def test_the_command_gives_the_same_digest_on_a_cluster_of_its_own(
     local = segkit("convert", *options, tmp_path / "local")
     program = [sys.executable, "-c", "from segkit.commands.app import main; main()", "convert"]
     command = [*program, *map(str, options), str(tmp_path / "ray"), "--engine", "ray"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if SLOW in done.stderr:
+        assert "no Ray cluster at local" in done.stderr
+        pytest.skip("this machine is too busy for a Ray cluster")
+    assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["digest"] == json.loads(local.stdout)["digest"]
     assert contents(tmp_path / "ray" / "v1") == contents(tmp_path / "local" / "v1")
     assert "give --engine ray" in segkit("convert", *options, tmp_path / "x", "--address", "auto").stderr
