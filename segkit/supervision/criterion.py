@@ -138,7 +138,7 @@ def prepare_matching(
     noise = on_device(generator, mask_logits.device) if config.points else generator
     wanted = hide_unannotated(merged, annotated)
     with torch.autocast(mask_logits.device.type, enabled=False):
-        found = zip(wanted.float(), mask_logits.float(), parts.float(), cells, strict=True)
+        found = zip(wanted.float(), mask_logits, parts.float(), cells, strict=True)
         costs = [_cost(*image, config, noise) for image in found]
     return Candidates(merged, mask_logits, parts, groups.alive, send_costs(costs, groups.alive), noise)
 
@@ -195,7 +195,7 @@ def _cost(
         by_mask = config.focal * focal_cost(sampled, wanted, weight) + config.dice * dice_cost(sampled, wanted, weight)
         cost = cost + torch.where(target.has_mask, by_mask, 0.0)
     if not bool(target.has_mask.all()):
-        whole = merge_all_masks(masks.flatten(2), parts, form).reshape(masks.shape)
+        whole = merge_all_masks(masks.flatten(2).float(), parts, form).reshape(masks.shape)
         by_box = config.projection * projection_cost(whole, target.boxes)
         cost = cost + torch.where(target.has_mask, 0.0, by_box)
     return cost
@@ -212,7 +212,7 @@ def _sampled_for_matching(
         return logits, target.pixels.flatten(1)[:, at[0]].float(), target.labelled.flatten()[at[0]].float()
     stride = max(1, target.weight.numel() // MATCHING_CELLS)
     return (
-        masks.flatten(2)[..., ::stride],
+        masks.flatten(2)[..., ::stride].float(),
         target.masks.flatten(1)[:, ::stride],
         target.weight.flatten()[::stride],
     )

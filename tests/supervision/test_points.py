@@ -154,3 +154,18 @@ def test_images_without_masks_are_safe_at_points(case: str) -> None:
     total = torch.stack(list(found.values())).sum()
     total.backward()
     assert torch.isfinite(total) and (logits.grad is None or torch.isfinite(logits.grad).all())
+
+
+@pytest.mark.parametrize("points", [0, 4096])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_changes_losses_by_its_rounding_alone(
+    dtype: torch.dtype, points: int, generator: torch.Generator
+) -> None:
+    images = (targets((4, 8, 32, 40), (36, 0, 64, 20), labels=(1, 0)), targets((0, 0, 64, 64), labels=(2,)))
+    classes = torch.randn(2, 6, 4, generator=generator)
+    masks = torch.randn(2, 6, CELLS, CELLS, generator=generator) * 3
+    with torch.autocast("cpu", dtype=dtype):
+        found = losses(Proposals(classes.to(dtype), masks.to(dtype)), *images, points=points)
+    rounded = Proposals(classes.to(dtype).float(), masks.to(dtype).float())
+    for name, value in losses(rounded, *images, points=points).items():
+        assert found[name].item() == pytest.approx(value.item(), rel=0.01)
