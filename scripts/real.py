@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from segkit.benchmark import objects365
@@ -26,9 +27,10 @@ from segkit.demo.sheet import Group, draw_sheet
 from segkit.errors import InputError, SegkitError
 from segkit.inference.predict import predict_set
 from segkit.inference.pseudolabel import pseudolabel_set
-from segkit.metrics.box_to_mask import filled_box, iou, score_masks_of_boxes
+from segkit.metrics.box_to_mask import filled_box, inscribed_ellipse, iou, score_masks_of_boxes
 from segkit.metrics.evaluate import evaluate
 from segkit.pictures import save_png
+from segkit.sample import Box
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.sources.base import Source
@@ -47,8 +49,13 @@ STEPS = 2200
 RATES = {"coco": 2.0, "camvid": 1.0, "standin": 1.0}
 """How often a step draws each data set."""
 CAMVID_VOID = 11
-GRABCUT_LEAST, GRABCUT_ROUNDS = 400, 3
-"""Boxes of no more pixels are left filled; iterations of GrabCut on the others."""
+GRABCUT_LEAST, GRABCUT_ROUNDS, GRABCUT_LOST = 400, 3, 0.02
+"""Boxes of no more pixels get no GrabCut; its iterations on the others; a cut that keeps less of its box is lost.
+
+What stands in for those decides the figure, for GrabCut loses many: of the 864 boxes of the stand-in's validation set,
+163 are small, three are the whole image, and 194 of the others come back empty. Filled boxes for small and empty ones
+give 0.548, ellipses 0.587; ellipses for all cuts under 2 % give 0.630, and that is what is done here. (The data's notes
+have 0.631 and do not say what stands in; cuts of OpenCV 4.11 and 4.14 are alike.)"""
 
 
 def sources(data: Path, labels: Path) -> dict[str, Callable[[], Source]]:
@@ -120,8 +127,6 @@ def train_model(arguments: argparse.Namespace, sets: dict[str, ShardSet], out: P
 
 def grabcut_iou(truth: ShardSet, images: ShardSet) -> float:
     """Mean IoU of OpenCV's GrabCut started from each true box, over all objects but crowds."""
-    import cv2
-
     from segkit.masks import rle
 
     scores = []
@@ -131,17 +136,26 @@ def grabcut_iou(truth: ShardSet, images: ShardSet) -> float:
         for segment in sample.segments:
             if segment.mask is None or segment.is_crowd:
                 continue
-            found = filled_box(segment.box, *image.shape[:2])
-            x, y, width, height = (round(value) for value in segment.box)
-            if segment.box[2] * segment.box[3] > GRABCUT_LEAST and not found.all():  # it needs some background
-                labels = np.zeros(image.shape[:2], np.uint8)
-                models = np.zeros((1, 65)), np.zeros((1, 65))
-                cv2.setRNGSeed(0)
-                cv2.grabCut(image, labels, (x, y, width, height), *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_RECT)
-                cut = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-                found = cut if cut.any() else found
+            found = inscribed_ellipse(segment.box, *image.shape[:2])
+            area = segment.box[2] * segment.box[3]
+            # it needs some background beside the box
+            if area > GRABCUT_LEAST and not filled_box(segment.box, *image.shape[:2]).all():
+                cut = grabcut(image, segment.box)
+                found = cut if cut.sum() >= GRABCUT_LOST * area else found
             scores.append(iou(rle.decode(segment.mask, *image.shape[:2]), found))
     return float(np.mean(scores))
+
+
+def grabcut(image: NDArray[np.uint8], box: Box) -> NDArray[np.bool_]:
+    """The foreground (H, W) that GrabCut finds in a box of a BGR image (H, W, 3)."""
+    import cv2
+
+    labels = np.zeros(image.shape[:2], np.uint8)
+    x, y, width, height = (round(value) for value in box)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)
+    cv2.grabCut(image, labels, (x, y, width, height), *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_RECT)
+    return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
 
 
 def measure(arguments: argparse.Namespace, sets: dict[str, ShardSet], run: Path, stages: Stages) -> dict[str, Any]:
