@@ -195,5 +195,5 @@ def _beside(result: dict[str, Any], rows: "Published") -> Table:
 def _sizes(result: dict[str, Any]) -> Table:
     keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     groups = ("ap_rare", "ap_common", "ap_frequent")
-    lines = [("masks", *(result[key] for key in (*keys, *groups))), ("boxes", *(result["box"][key] for key in keys))]
-    return table("By mask and by box", ("", *keys, *groups), [(*line, *[None] * (10 - len(line))) for line in lines])
+    rows = [(key, result[key], result["box"][key]) for key in (*keys, *groups)]
+    return table("By mask and by box", ("", "masks", "boxes"), rows)

@@ -111,8 +111,8 @@ def score(truth: Truth, predictions: ShardSet | Predictions, evaluator: str = "h
     box = {key: by_box.metrics[key] for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
     return {
         **by_mask.metrics,
-        **{f"ap_{group}": value for group, value in _by_frequency(truth.shards, by_mask).items()},
-        "box": box,
+        **_by_frequency(truth.shards, by_mask),
+        "box": box | _by_frequency(truth.shards, by_box),
         "file": asdict(truth.check),
         "dropped_annotations": truth.dropped,
     }
@@ -125,5 +125,5 @@ def _by_frequency(truth: ShardSet, measured: Measured) -> dict[str, float | None
     for group, (low, high) in FREQUENCIES.items():
         values = [ap for name, ap in measured.metrics["per_class"].items() if low <= classes[name].images <= high]
         defined = [value for value in values if value is not None]
-        result[group] = float(np.mean(defined)) if defined else None
+        result[f"ap_{group}"] = float(np.mean(defined)) if defined else None
     return result

@@ -178,6 +178,7 @@ def _panoptic(truth: ShardSet, source: Predictions, options: EvalOptions) -> Mea
     if by_outlines is not None:
         metrics["boundary"] = panoptic.summarize(panoptic.count(by_outlines, classes), names(taxonomy), is_thing)
     made_of = SemanticRows.concatenate(pixels, sizes)
+    metrics["confused_pixels"] = semantic.confused(semantic.confusion(made_of, classes), names(taxonomy))
     return Measured(metrics, _flat(ids), panoptic=rows, semantic=made_of, outlined=by_outlines)
 
 

@@ -14,6 +14,8 @@ from segkit.metrics.runs import Ints
 Floats = NDArray[np.float64]
 ABSENT_CLASSES = "mean over classes with union > 0"
 """mmsegmentation's rule: a class neither in the ground truth nor predicted does not count; its IoU is null."""
+CONFUSED = 20
+"""Pairs of classes that are told."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,18 @@ def summarize(matrix: Floats, names: Sequence[str]) -> dict[str, Any]:
     iou = class_scores(matrix)[0]
     per_class = {name: None if np.isnan(value) else 100 * float(value) for name, value in zip(names, iou, strict=True)}
     counted = int(np.count_nonzero(~np.isnan(iou)))
-    return means(matrix) | {"absent_classes": ABSENT_CLASSES, "classes_counted": counted, "per_class": per_class}
+    rule = {"absent_classes": ABSENT_CLASSES, "classes_counted": counted}
+    return means(matrix) | rule | {"per_class": per_class, "confused_pixels": confused(matrix, names)}
+
+
+def confused(matrix: Floats, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The `CONFUSED` pairs of classes of most pixels: `true`, `predicted` (None: nothing was) and `pixels`."""
+    wrong = np.array(matrix)
+    np.fill_diagonal(wrong, 0)
+    most = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]
+    cells = [divmod(int(cell), wrong.shape[1]) for cell in most if wrong.flat[cell]]
+    predicted = [*names, None]
+    return [{"true": names[i], "predicted": predicted[k], "pixels": int(wrong[i, k])} for i, k in cells]
 
 
 def image_iou(rows: SemanticRows, images: int, classes: int) -> Floats:

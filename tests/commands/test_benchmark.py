@@ -69,6 +69,7 @@ def test_scores_results_and_says_how_the_file_differs_from_the_published_one(tmp
     # three of four objects found exactly: one class at AP 100, the other with half its recall
     assert told["ap"] == pytest.approx((100 + 100 * 51 / 101) / 2) and told["box"]["ap"] == pytest.approx(told["ap"])
     assert told["ap_rare"] == pytest.approx(told["ap"]) and told["ap_common"] is None
+    assert told["box"]["ap_rare"] == pytest.approx(told["box"]["ap"]) and told["box"]["ap_frequent"] is None
     best = max(told["published"], key=lambda row: row["value"])
     assert (best["backbone"], best["value"]) == ("ViTDet-L", 16.4) and "2306.01736" in best["source"]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == told

@@ -70,3 +70,13 @@ def test_nothing_labelled_gives_null():
     void, prediction = Sample("1", "1", 4, 1), sample(np.array([[1, 1, 1, 2]]), {1: 2, 2: 9}, names)
     found = semantic.summarize(matrix([(void, prediction)], names), names.names)
     assert found["miou"] is None and found["pixel_accuracy"] is None and found["classes_counted"] == 0
+
+
+def test_confused_classes_are_listed_by_pixels():
+    #                 predicted: a  b  nothing
+    found = semantic.confused(np.array([[6.0, 2, 0], [3, 1, 5]]), ["a", "b"])
+    assert found == [
+        {"true": "b", "predicted": None, "pixels": 5},
+        {"true": "b", "predicted": "a", "pixels": 3},
+        {"true": "a", "predicted": "b", "pixels": 2},
+    ]
