@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from segkit.commands.app import app
 from segkit.errors import InputError, SegkitError
 from segkit.model.config import ModelConfig
 from segkit.model.dataseg import DataSeg, build_model
 from segkit.model.hf import init_from, read_config
-from segkit.training.run import train
 from segkit.training.run_reader import load_run
 from tests.training.toy import write_recipe, write_toy_set
 
@@ -180,17 +182,22 @@ def test_a_public_model_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch
     assert "\n" not in str(caught.value)
 
 
-def test_a_training_starts_from_a_checkpoint(
-    checkpoint: Callable[[str], tuple[nn.Module, Path]], tmp_path: Path
+@pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_the_command_names_what_to_set_and_then_starts_from_the_checkpoint(
+    checkpoint: Callable[[str], tuple[nn.Module, Path]], backbone: str, tmp_path: Path
 ) -> None:
-    folder = checkpoint("resnet18")[1]
-    write_toy_set(tmp_path / "set")
-    shape = [f"model.{key}={json.dumps(value)}" for key, value in read_config(folder).items()]
-    still = ["optimiser.lr=1e-30", "training.steps=1", f"model.init_from=hf:{folder}", "model.freeze_norm=true"]
-    recipe = write_recipe(tmp_path / "tiny.toml")
-    path = train(recipe, [(str(tmp_path / "set"), 1.0)], tmp_path / "run", device="cpu", overrides=[*shape, *still])
-    trained = load_run(path.parent).model.state_dict()
-    expected = _own(folder).state_dict()
-    for name, value in expected.items():
+    folder = checkpoint(backbone)[1]
+    data, recipe = write_toy_set(tmp_path / "set"), write_recipe(tmp_path / "tiny.toml")
+    still = ["--set", "optimiser.lr=1e-30", "--set", "model.freeze_norm=true", "--steps", "1", "--device", "cpu"]
+    run = ["train", "--recipe", str(recipe), "--data", str(data.path), "--out", str(tmp_path / "run"), *still]
+    start = [*run, "--init-from", f"hf:{folder}"]
+    refused = CliRunner().invoke(app, start)
+    assert isinstance(refused.exception, InputError), refused.output
+    named = re.findall(r"--set (\S+)", str(refused.exception))
+    assert f"model.backbone={backbone}" in named and "model.pixel_decoder=deformable" in named
+    result = CliRunner().invoke(app, [*start, *(word for setting in named for word in ("--set", setting))])
+    assert result.exit_code == 0, result.output
+    trained = load_run(tmp_path / "run").model.state_dict()
+    for name, value in _own(folder).state_dict().items():
         if not name.startswith(("classifier.", "conditioner.")) and "num_batches" not in name:
             torch.testing.assert_close(trained[name], value, msg=name)
