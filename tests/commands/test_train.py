@@ -17,7 +17,7 @@ from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from tests.training.toy import write_recipe, write_toy_set
 
-STEPS = 90
+STEPS = 50
 
 
 def start(arguments: list[str]) -> "subprocess.Popen[str]":
@@ -42,7 +42,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 @pytest.fixture(scope="module")
 def base(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     recipe = write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.toml")
-    return ["--recipe", str(recipe), "--data", f"{toy.path.parent}@v1=1.5", "--device", "cpu", "--steps", str(STEPS)]
+    rhythm = ["--steps", str(STEPS), "--set", "training.checkpoint_every=10"]
+    return ["--recipe", str(recipe), "--data", f"{toy.path.parent}@v1=1.5", "--device", "cpu", *rhythm]
 
 
 @pytest.fixture(scope="module")
