@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from segkit.data.augment import (
     PAD_VALUE,
+    ZOOM_FACTORS,
     Window,
     adjust_colours,
     colour_jitter,
@@ -128,9 +129,10 @@ def test_zoom_keeps_the_box_in_sight_with_context(seed: int, w: int, h: int) -> 
     assert x <= box[0] and y <= box[1] and box[0] + w <= x + width and box[1] + h <= y + height
     x0, y0, x1, y1 = window.box(box)
     share = max(x1 - x0, y1 - y0) / 64
-    capped = max(w, h) < 64 / 8 / 1.5
-    assert share <= 1 / 1.5 + 0.1
-    assert capped or share >= 1 / 4 - 0.05
+    nearest, farthest = ZOOM_FACTORS
+    capped = max(w, h) < 64 / 8 / nearest
+    assert share <= 1 / nearest + 0.1
+    assert capped or share >= 1 / farthest - 0.05
     assert window.patch[2] / width <= 8.5
 
 
