@@ -6,7 +6,7 @@ from segkit.training.recipe import load_recipe
 from segkit.training.sharding import blocks_of
 
 
-@pytest.mark.parametrize("backbone", ["test_efficientnet", "resnet18", "swin_tiny_patch4_window7_224", "convnext_atto"])
+@pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224", "convnext_atto"])
 def test_most_weights_are_in_blocks_none_in_two(backbone: str) -> None:
     model = build_model(load_recipe("dataseg-mini", [f"model.backbone={backbone}"]).model)
     blocks = list(blocks_of(model))
