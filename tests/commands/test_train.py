@@ -105,7 +105,10 @@ def test_a_killed_process_leaves_no_version_and_resumes_to_the_same_losses(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "dataseg-maxi"], "unknown recipe 'dataseg-maxi'; give a TOML file or one of: dataseg-mini"),
+        (
+            ["--recipe", "dataseg-maxi"],
+            "unknown recipe 'dataseg-maxi'; give a TOML file or one of: box-labeler-mini",
+        ),
         (["--data", "absent"], "absent: holds no published version"),
         (["--data", "toy=lots"], "no number after = in 'toy=lots'"),
         (["--set", "optimiser.rate=1"], "unknown key 'optimiser.rate'; the nearest valid key is"),
