@@ -186,13 +186,15 @@ def write_coco(out: Path, data: dict[str, Any]) -> None:
 
 
 def coco_masks(path: Path) -> Iterator[tuple[str, str]]:
-    """The masks of an instances file, in whatever form it has them."""
+    """The masks of an instances file, in whatever form it has them; one written without a polygon is none."""
     from pycocotools import mask as coco
 
     data = json.loads(path.read_text())
     images = {image["id"]: image for image in data["images"]}
     for annotation in data["annotations"]:
         image, shape = images[annotation["image_id"]], annotation["segmentation"]
+        if not shape:
+            continue
         if isinstance(shape, list):
             shape = coco.merge(coco.frPyObjects(shape, image["height"], image["width"]))
         elif isinstance(shape["counts"], list):
