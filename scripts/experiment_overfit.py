@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("overfit"))
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--least", type=int, default=4, help="segments of an image, so that there is something to tell")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--weights", type=Path, help="of the backbone; random without")
     arguments = parser.parse_args()
