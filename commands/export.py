@@ -20,8 +20,6 @@ app = typer.Typer(
 _DATA = typer.Option(..., "--data", metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1.")
 _OUT = typer.Option(..., "--out", metavar="DIR", parser=here, help="Directory to make.")
 _IMAGES = typer.Option(False, "--images", help="Also write the image files, under images/.")
-
-
 _DATUMARO = typer.Option(False, "--datumaro", help="As Datumaro imports COCO exactly: its folders, every mask as RLE.")
 
 

@@ -56,10 +56,10 @@ class BoxMaskHead(nn.Module):
             (B, Q, h, w): `masks` plus a correction that is 0 outside the regions.
         """
         count = regions.shape[1]
-        shapes = _cut(self.reduce(pixels), list(regions), stride)
+        shapes = _cut(self.reduce(pixels), regions.unbind(), stride)
         shapes = shapes.reshape(-1, count, *shapes.shape[1:])
         scale, shift = self.modulation(queries)[..., None, None].chunk(2, dim=2)
-        images_of_one = list(regions.flatten(0, 1)[:, None])
+        images_of_one = regions.flatten(0, 1)[:, None].unbind()
         coarse = _cut(masks.detach().flatten(0, 1)[:, None], images_of_one, stride).clamp(-CONFIDENT, CONFIDENT)
         entered = torch.cat(((shapes * (1 + scale) + shift).flatten(0, 1), coarse / CONFIDENT), dim=1)
         correction = self._convolve(entered).to(masks.dtype)

@@ -140,9 +140,10 @@ class DataSeg(nn.Module):
             mask_bias=lambda queries: self.conditioner.mask_bias(queries, given.basis),
             region=given.region,
         )
+        made = [Proposals(self.classifier(queries, text), masks) for queries, masks in decoded]
         queries, masks = decoded[-1]
-        decoded.append((queries, self.conditioner.correct(queries, masks, pixels, given, MASK_STRIDE)))
-        return [Proposals(self.classifier(queries, text), masks) for queries, masks in decoded]
+        corrected = self.conditioner.correct(queries, masks, pixels, given, MASK_STRIDE)
+        return [*made, Proposals(made[-1].class_logits, corrected)]
 
 
 def _pixel_decoder(config: ModelConfig, channels: Sequence[int]) -> FPNPixelDecoder | DeformablePixelDecoder:
