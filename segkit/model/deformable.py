@@ -1,16 +1,12 @@
 """Multi-scale deformable attention in plain PyTorch (Deformable DETR, Zhu et al. 2021, section 4.1)."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segkit.model.layers import MLP
-
-Sizes = Sequence[tuple[int, int]]
-"""Height and width of each scale."""
+from segkit.model.sampling import Sizes, sample_scales
 
 
 class DeformableAttention(nn.Module):
@@ -67,60 +63,6 @@ class DeformableAttention(nn.Module):
         value = self.value(memory).unflatten(-1, (self.heads, -1))
         attended: Tensor = self.output(sample_scales(value, sizes, locations, weights))
         return attended
-
-
-def sample_scales(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of bilinear samples; what lies beyond a map counts as zero.
-
-    All samples of a query and head are one bag of rows of `value`, so no sample is ever held in memory.
-
-    Args:
-        value: (B, S, heads, d), the cells of all scales one after the other.
-        sizes: of the scales.
-        locations: (B, N, heads, levels, points, 2), x and y in 0-1 of a map's extent.
-        weights: (B, N, heads, levels, points).
-
-    Returns:
-        (B, N, heads * d).
-    """
-    batch, cells, heads, width = value.shape
-    rows = value.to(torch.promote_types(value.dtype, torch.float32)).reshape(-1, width)
-    index, shares = _corners(sizes, locations.to(rows.dtype), cells, heads)
-    bags = index.flatten(0, 2).flatten(1), (shares * weights[:, :, :, None]).flatten(0, 2).flatten(1)
-    total = F.embedding_bag(bags[0], rows, per_sample_weights=bags[1].to(rows.dtype), mode="sum")
-    return total.view(batch, -1, heads * width)
-
-
-def _corners(sizes: Sizes, locations: Tensor, cells: int, heads: int) -> tuple[Tensor, Tensor]:
-    """The four cells around each location: their row in (B * S * heads) and their share of the bilinear sample.
-
-    Both are (B, N, heads, 4, levels, points); cells beyond the map have a share of 0.
-    """
-    device = locations.device
-    height, width = torch.tensor(sizes, dtype=torch.int32, device=device).T[:, :, None]
-    start = F.pad((height * width).cumsum(0, dtype=torch.int32), (0, 0, 1, -1))
-    image = torch.arange(len(locations), dtype=torch.int32, device=device) * cells
-    head = torch.arange(heads, dtype=torch.int32, device=device)[:, None, None]
-    first = (start + image[:, None, None, None, None]) * heads + head
-    x, y = locations.unbind(-1)
-    index, shares = [], []
-    for row, above in _neighbours(y * height - 0.5, height):
-        row_start = first + row * (width * heads)
-        for column, beside in _neighbours(x * width - 0.5, width):
-            index.append(row_start + column * heads)
-            shares.append(above * beside)
-    return torch.stack(index, 3), torch.stack(shares, 3)
-
-
-def _neighbours(place: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The cells before and after a place along an axis, int32 in 0..length - 1, and their shares of it."""
-    low = place.detach().floor()
-    beyond = place - low
-    pairs = []
-    for cell, share in ((low.int(), 1 - beyond), (low.int() + 1, beyond)):
-        inside = cell.clamp(min=0).minimum(length - 1)
-        pairs.append((inside, share * (inside == cell)))
-    return pairs
 
 
 class DeformableLayer(nn.Module):

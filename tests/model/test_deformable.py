@@ -1,54 +1,10 @@
-import math
-
 import pytest
 import torch
 
 from segkit.model.config import ModelConfig
 from segkit.model.dataseg import build_model
-from segkit.model.deformable import DeformableAttention, cell_centres, sample_scales
+from segkit.model.deformable import DeformableAttention, cell_centres
 from segkit.model.deformable_pixel_decoder import DeformablePixelDecoder
-
-
-def _bilinear(grid: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    """One sample of (h, w, d) at x, y in 0-1 by the four cells around it; cells beyond the map are zero."""
-    height, width, _ = grid.shape
-    column, row = x * width - 0.5, y * height - 0.5
-    total = torch.zeros(grid.shape[-1], dtype=grid.dtype)
-    for i in (math.floor(row), math.floor(row) + 1):
-        for j in (math.floor(column), math.floor(column) + 1):
-            if 0 <= i < height and 0 <= j < width:
-                total += grid[i, j] * (1 - abs(row - i)) * (1 - abs(column - j))
-    return total
-
-
-@pytest.mark.parametrize("sizes", [[(2, 3), (5, 4)], [(1, 1), (1, 2)]])
-def test_samples_are_those_of_a_loop_over_points(sizes: list[tuple[int, int]]) -> None:
-    torch.manual_seed(0)
-    cells = [height * width for height, width in sizes]
-    value = torch.randn(2, sum(cells), 3, 4, dtype=torch.float64)
-    locations = torch.rand(2, 6, 3, 2, 5, 2, dtype=torch.float64) * 1.6 - 0.3  # some lie beyond the maps
-    weights = torch.rand(2, 6, 3, 2, 5, dtype=torch.float64)
-    expected = torch.zeros(2, 6, 3, 4, dtype=torch.float64)
-    for image in range(2):
-        maps = [part.unflatten(0, size) for part, size in zip(value[image].split(cells), sizes, strict=True)]
-        for query in range(6):
-            for head in range(3):
-                for level in range(2):
-                    for point in range(5):
-                        x, y = locations[image, query, head, level, point].tolist()
-                        sample = _bilinear(maps[level][:, :, head], x, y)
-                        expected[image, query, head] += weights[image, query, head, level, point] * sample
-    torch.testing.assert_close(sample_scales(value, sizes, locations, weights), expected.flatten(2))
-
-
-def test_gradients_of_samples_are_those_of_finite_differences() -> None:
-    torch.manual_seed(0)
-    value = torch.randn(1, 10, 2, 2, dtype=torch.float64, requires_grad=True)
-    locations = (torch.rand(1, 3, 2, 2, 2, 2, dtype=torch.float64) * 0.9).requires_grad_()
-    weights = torch.rand(1, 3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda v, x, w: sample_scales(v, [(2, 2), (2, 3)], x, w), (value, locations, weights)
-    )
 
 
 def test_a_head_starts_at_points_around_each_cell() -> None:
