@@ -37,8 +37,8 @@ def train(
     init_from: str = typer.Option(
         None,
         "--init-from",
-        metavar="hf:FOLDER|NAME",
-        help="Start from a Mask2Former of Hugging Face (model.init_from).",
+        metavar="RUN|hf:NAME",
+        help="Start from a trained run, or from a Mask2Former of Hugging Face or in a folder (model.init_from).",
     ),
     resume: bool = typer.Option(False, "--resume", help="Go on where a run that was killed had its last checkpoint."),
     as_json: bool = JSON_OPTION,

@@ -15,7 +15,8 @@ class ModelConfig(BaseModel):
     backbone_weights: str | None = None
     """None (random), `timm` (timm's pretrained weights) or the path of a safetensors file with timm's names."""
     init_from: str | None = None
-    """A Mask2Former to start from: `hf:` and a local folder or a public name; takes the place of `backbone_weights`."""
+    """What to start from, in the place of `backbone_weights`: a run of segkit, or `hf:` and a Mask2Former's folder
+    or public name."""
     freeze_norm: bool = False
     """Keep the backbone's BatchNorm at its loaded statistics (for pretrained weights and small batches)."""
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)

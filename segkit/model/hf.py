@@ -54,7 +54,7 @@ def init_from(model: DataSeg, source: str) -> None:
     """
     folder = _folder(source)
     wanted = read_config(folder)
-    _refuse_other(model.config, wanted, folder)
+    refuse_other(model.config, wanted, folder)
     try:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -129,11 +129,17 @@ def _backbone(config: dict[str, Any], file: Path) -> str:
     return name
 
 
-def _refuse_other(config: ModelConfig, wanted: Mapping[str, Any], folder: Path) -> None:
+def refuse_other(config: ModelConfig, wanted: Mapping[str, Any], folder: Path) -> None:
+    """Raise InputError where a checkpoint's keys of `ModelConfig` are not a model's; the message names what to set."""
     differing = {key: value for key, value in wanted.items() if _plain(getattr(config, key)) != value}
     if differing:
-        mend = "--set " + " --set ".join(f"model.{key}={value}" for key, value in differing.items())
+        mend = "--set " + " --set ".join(f"model.{key}={_spelled(value)}" for key, value in differing.items())
         raise InputError(f"the checkpoint has another {', '.join(differing)} than the recipe", file=folder, mend=mend)
+
+
+def _spelled(value: Any) -> str:
+    """A value as `--set` takes it: TOML, with names as they are."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _plain(value: Any) -> Any:

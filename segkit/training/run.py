@@ -12,7 +12,6 @@ from segkit.data.batch import Batch
 from segkit.data.mix import DataMix
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg, build_model
-from segkit.model.hf import init_from
 from segkit.shards.publish import MANIFEST, Staging, interrupted, staging
 from segkit.training import checkpoint, distributed
 from segkit.training.config import TrainingConfig
@@ -25,6 +24,7 @@ from segkit.training.loop import StepRecord, train_steps
 from segkit.training.recipe import Recipe, load_recipe
 from segkit.training.run_manifest import CHECKPOINTS, PICTURES
 from segkit.training.run_writer import publish, write_inputs, write_model
+from segkit.training.start import init_from
 from segkit.training.stop import StoppedError, stop_on_signal
 from segkit.training.trackers import TRACKERS, require
 from segkit.training.trainee import Trainee
