@@ -147,7 +147,9 @@ def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Contestant:
     def loss() -> Tensor:
         return torch.stack(list(learner(batch, 0).values())).sum()
 
-    return Contestant(model, lambda: model(batch.images, table.text), loss, batch.images.device, precision)
+    return Contestant(
+        model, lambda: model(batch.images, table.text, every_layer=False), loss, batch.images.device, precision
+    )
 
 
 def hugging_face(model: nn.Module, batch: Batch, precision: torch.dtype) -> Contestant:
@@ -192,7 +194,7 @@ def loaded(peer: Any) -> DataSeg:
 def largest_difference(own: DataSeg, peer: nn.Module, images: Tensor) -> float:
     """Of the mask logits."""
     text = torch.eye(CLASSES, own.config.text_dim)
-    ours = own.eval()(images, text).matching[-1].mask_logits
+    ours = own.eval()(images, text).matching.mask_logits[:, -1]
     return float((ours - peer.eval()(images).masks_queries_logits).abs().max())
 
 

@@ -122,11 +122,11 @@ def _ask(
         boxes = torch.tensor([crop.window.box(crop.box) for crop in crops], device=device)
         labels = torch.tensor([crop.label for crop in crops], device=device)
         with autocast(config, device):
-            found = model(images, table.text, boxes[:, None].unbind(), labels[:, None].unbind(), match=False)
-        answer = found.conditioned[-1]
-        named = answer.class_logits[:, 0, :-1].argmax(-1) if len(table.text) else torch.full_like(labels, -1)
+            given = boxes[:, None].unbind(), labels[:, None].unbind()
+            answer = model(images, table.text, *given, match=False, every_layer=False).conditioned
+        named = answer.class_logits[:, -1, 0, :-1].argmax(-1) if len(table.text) else torch.full_like(labels, -1)
         classes = torch.where(labels >= 0, labels, named)
-        yield from zip(crops, classes, answer.mask_logits[:, 0].float(), strict=True)
+        yield from zip(crops, classes, answer.mask_logits[:, -1, 0].float(), strict=True)
 
 
 def _window(height: int, width: int, box: Box, crop: int) -> Window:

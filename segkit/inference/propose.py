@@ -91,9 +91,9 @@ def _forward(
     for batch in batches:
         images = upload([laid.pixels for _, laid in batch], text.device)
         with autocast(config, text.device):
-            found = model(images, text).matching[-1]
+            found = model(images, text, every_layer=False).matching
         for row, (place, laid) in enumerate(batch):
-            class_logits, mask_logits = found.class_logits[row].float(), found.mask_logits[row].float()
+            class_logits, mask_logits = found.class_logits[row, -1].float(), found.mask_logits[row, -1].float()
             yield place, Proposed(laid.record, class_logits, mask_logits, laid.window)
 
 

@@ -26,11 +26,11 @@ class TextClassifier(nn.Module):
         """Class logits.
 
         Args:
-            queries: (B, N, hidden_dim).
+            queries: (..., N, hidden_dim).
             text: (K, text_dim) unit rows, one a class.
 
         Returns:
-            (B, N, K + 1); the last column is background.
+            (..., N, K + 1); the last column is background.
         """
         rows = torch.cat((text, F.normalize(self.background, dim=0)[None]))
         scale = self.log_scale.exp().clamp(max=self.MAX_SCALE)

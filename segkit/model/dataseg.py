@@ -21,23 +21,23 @@ MASK_STRIDE = STRIDES[0]
 
 @dataclass(frozen=True)
 class Proposals:
-    """Mask proposals with their class predictions."""
+    """Mask proposals with their class predictions, of L layers of the decoder; the last are the answer."""
 
     class_logits: Tensor
-    """(B, N, K + 1); the last column is background."""
+    """(B, L, N, K + 1); the last column is background."""
     mask_logits: Tensor
-    """(B, N, H/4, W/4)."""
+    """(B, L, N, H/4, W/4)."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a forward pass gives: proposals at the start and after each layer; the last are the answer."""
+    """What a forward pass gives: proposals at the start and after each layer, or the answer alone."""
 
-    matching: list[Proposals]
-    """Of the N learned queries; empty where they were not asked for."""
-    conditioned: list[Proposals]
-    """Of the given boxes, in their order, padded to the longest, and once more at the end with the masks corrected in
-    each box's frame; empty where none were given."""
+    matching: Proposals | None
+    """Of the N learned queries; None where they were not asked for."""
+    conditioned: Proposals | None
+    """Of the given boxes, in their order, padded to the longest; the last are those of the last layer with their masks
+    corrected in each box's frame. None where no box was given."""
 
 
 class DataSeg(nn.Module):
@@ -82,6 +82,7 @@ class DataSeg(nn.Module):
         labels: Sequence[Tensor] | None = None,
         *,
         match: bool = True,
+        every_layer: bool = True,
     ) -> Output:
         """Propose masks.
 
@@ -92,13 +93,14 @@ class DataSeg(nn.Module):
             labels: an image each, (Q_b,) int64 row of `text`; -1, or None for all, where the class is not known.
             match: whether to run the learned queries. They never see the conditioned ones: with and without boxes their
                 proposals are the same to the bit.
+            every_layer: whether to tell the proposals of all layers, for deep supervision, or those of the last alone.
         """
         scales, pixels = self.pixel_decoder(self.backbone(images))
-        matching = self._match(scales, pixels, text) if match else []
-        conditioned: list[Proposals] = []
+        matching = self._match(scales, pixels, text, every_layer) if match else None
+        conditioned = None
         if boxes is not None and any(len(box) for box in boxes):
             known = labels if labels is not None else [torch.full_like(box[:, 0], -1).long() for box in boxes]
-            conditioned = self._condition(scales, pixels, text, boxes, known, images.shape[-2:])
+            conditioned = self._condition(scales, pixels, text, boxes, known, images.shape[-2:], every_layer)
         return Output(matching, conditioned)
 
     def recompute_activations(self) -> None:
@@ -116,11 +118,11 @@ class DataSeg(nn.Module):
         self.backbone.compile(backend=backend)
         self.pixel_decoder.compile(backend=backend)
 
-    def _match(self, scales: list[Tensor], pixels: Tensor, text: Tensor) -> list[Proposals]:
+    def _match(self, scales: list[Tensor], pixels: Tensor, text: Tensor, every_layer: bool) -> Proposals:
         content = self.query_content.weight.expand(len(pixels), -1, -1)
         position = self.query_position.weight.expand(len(pixels), -1, -1)
-        decoded = self.query_decoder(content, position, scales, pixels)
-        return [Proposals(self.classifier(queries, text), masks) for queries, masks in decoded]
+        queries, masks = self.query_decoder(content, position, scales, pixels, every_layer=every_layer)
+        return Proposals(self.classifier(queries, text), masks)
 
     def _condition(
         self,
@@ -130,20 +132,23 @@ class DataSeg(nn.Module):
         boxes: Sequence[Tensor],
         labels: Sequence[Tensor],
         image_size: Sequence[int],
-    ) -> list[Proposals]:
+        every_layer: bool,
+    ) -> Proposals:
         given = self.conditioner.queries(boxes, labels, text, image_size, MASK_STRIDE)
-        decoded = self.query_decoder(
+        queries, masks = self.query_decoder(
             given.content,
             given.position,
             scales,
             pixels,
             mask_bias=lambda queries: self.conditioner.mask_bias(queries, given.basis),
             region=given.region,
+            every_layer=every_layer,
         )
-        made = [Proposals(self.classifier(queries, text), masks) for queries, masks in decoded]
-        queries, masks = decoded[-1]
-        corrected = self.conditioner.correct(queries, masks, pixels, given, MASK_STRIDE)
-        return [*made, Proposals(made[-1].class_logits, corrected)]
+        classes = self.classifier(queries, text)
+        corrected = self.conditioner.correct(queries[:, -1], masks[:, -1], pixels, given, MASK_STRIDE)[:, None]
+        if not every_layer:
+            return Proposals(classes, corrected)
+        return Proposals(torch.cat((classes, classes[:, -1:]), dim=1), torch.cat((masks, corrected), dim=1))
 
 
 def _pixel_decoder(config: ModelConfig, channels: Sequence[int]) -> FPNPixelDecoder | DeformablePixelDecoder:

@@ -109,7 +109,8 @@ class QueryDecoder(nn.Module):
         *,
         mask_bias: Callable[[Tensor], Tensor] | None = None,
         region: Tensor | None = None,
-    ) -> list[tuple[Tensor, Tensor]]:
+        every_layer: bool = True,
+    ) -> tuple[Tensor, Tensor]:
         """Decode.
 
         Args:
@@ -120,9 +121,10 @@ class QueryDecoder(nn.Module):
             mask_bias: for box-conditioned queries: normalised queries (B, N, hidden_dim) -> what is added to their mask
                 logits, (B, N, H/4, W/4).
             region: (B, N, H/4, W/4) bool; with it, queries attend inside their region only and see no other query.
+            every_layer: whether to tell what stands at the start and after each layer, or at the end alone.
 
         Returns:
-            For the start and each layer: normalised queries (B, N, hidden_dim) and mask logits (B, N, H/4, W/4).
+            Normalised queries (B, L, N, hidden_dim) and mask logits (B, L, N, H/4, W/4); L is 3 R + 1, or 1.
         """
         memories = [
             scale.flatten(2).transpose(1, 2) + self.level_embedding.weight[level] for level, scale in enumerate(scales)
@@ -131,40 +133,61 @@ class QueryDecoder(nn.Module):
             self.positions(scale.shape[2], scale.shape[3], scale.shape[1], scale.device, scale.dtype)
             for scale in scales
         ]
-        predictions = [self._predict(queries, pixels, mask_bias)]
+        # Resizing and the product with F commute: what a layer may see needs no mask of full size.
+        small = [_resized(pixels.detach(), scale.shape[-2:]) for scale in scales]
+        told = [self._describe(queries, mask_bias)]
         for number in range(len(self.layers)):
             level = number % LEVELS
-            visible = visible_cells(predictions[-1][1], scales[level].shape[-2:], region)
+            visible = self._visible(told[-1], small[level], scales[level].shape[-2:], region)
             alone = region is not None
             queries = self.layers.run(number, queries, position, memories[level], grids[level], visible, alone)
-            predictions.append(self._predict(queries, pixels, mask_bias))
-        return predictions
+            told.append(self._describe(queries, mask_bias))
+        kept = told if every_layer else told[-1:]
+        normalised = torch.stack([queries for queries, _, _ in kept], dim=1)
+        embeddings = torch.stack([embedding for _, embedding, _ in kept], dim=1)
+        mask_logits = torch.einsum("blnd,bdhw->blnhw", embeddings, pixels)
+        biases = [bias for _, _, bias in kept if bias is not None]
+        return normalised, mask_logits + torch.stack(biases, dim=1) if biases else mask_logits
 
-    def _predict(
-        self, queries: Tensor, pixels: Tensor, mask_bias: Callable[[Tensor], Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
+    def _describe(
+        self, queries: Tensor, mask_bias: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Normalised queries, their mask embeddings (B, N, mask_dim), and what is added to their mask logits."""
         normalised = self.norm(queries)
-        mask_logits = torch.einsum("bnd,bdhw->bnhw", self.mask_head(normalised), pixels)
-        return normalised, mask_logits if mask_bias is None else mask_logits + mask_bias(normalised)
+        return normalised, self.mask_head(normalised), None if mask_bias is None else mask_bias(normalised)
+
+    @torch.no_grad()
+    def _visible(
+        self, told: tuple[Tensor, Tensor, Tensor | None], pixels: Tensor, size: torch.Size, region: Tensor | None
+    ) -> Tensor:
+        """The cells of a scale that queries may attend to, given F at that scale's size: (B, N, h * w) bool."""
+        _, embeddings, bias = told
+        mask_logits = torch.einsum("bnd,bdhw->bnhw", embeddings, pixels)
+        if bias is not None:
+            mask_logits = mask_logits + _resized(bias, size)
+        return visible_cells(mask_logits, region)
+
+
+def _resized(maps: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(maps, size=(size[0], size[1]), mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()
-def visible_cells(mask_logits: Tensor, size: tuple[int, int] | torch.Size, region: Tensor | None) -> Tensor:
+def visible_cells(mask_logits: Tensor, region: Tensor | None) -> Tensor:
     """The cells of a scale that lie in each query's current mask; a query with none sees its region, or everything.
 
     Args:
-        mask_logits: (B, N, H/4, W/4).
-        size: height and width of the scale.
+        mask_logits: (B, N, height, width), at the size of the scale.
         region: (B, N, H/4, W/4) bool, or None for the whole image.
 
     Returns:
         (B, N, height * width) bool, at least one True in a row.
     """
-    height, width = size
-    visible = F.interpolate(mask_logits, size=(height, width), mode="bilinear", align_corners=False).flatten(2) >= 0
+    visible = mask_logits.flatten(2) >= 0
     if region is not None:
         # Max pooling: a region smaller than a cell of this scale still owns the cells that it touches.
-        inside = F.adaptive_max_pool2d(region.to(mask_logits.dtype), (height, width)).flatten(2) > 0
+        size = (mask_logits.shape[2], mask_logits.shape[3])
+        inside = F.adaptive_max_pool2d(region.to(mask_logits.dtype), size).flatten(2) > 0
         visible = visible & inside
         visible = torch.where(visible.any(-1, keepdim=True), visible, inside)
     return visible | ~visible.any(-1, keepdim=True)

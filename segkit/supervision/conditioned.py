@@ -79,7 +79,7 @@ def count_given(given: GivenBoxes | None, device: torch.device) -> Tensor:
 
 
 def conditioned_losses(
-    layers: Sequence[Proposals],
+    made: Proposals,
     given: GivenBoxes,
     batch: Batch,
     cells: Sequence[CellTargets],
@@ -92,7 +92,7 @@ def conditioned_losses(
     the region never count: masks of given boxes are clipped to them, and a small object weighs as much as a large one.
 
     Args:
-        layers: proposals of the conditioned queries at the start and after each decoder layer, then the corrected ones.
+        made: proposals of the conditioned queries; those of the last layer are the corrected ones.
         given: what they were asked.
         batch: the images.
         cells: the targets pooled to cells, one an image.
@@ -105,11 +105,12 @@ def conditioned_losses(
     """
     images = torch.cat([torch.full_like(rows, i) for i, rows in enumerate(given.targets)])
     slots = torch.cat([torch.arange(len(rows), device=images.device) for rows in given.targets])
-    masks = torch.stack([layer.mask_logits[images, slots] for layer in layers])
+    masks = made.mask_logits.transpose(0, 1)[:, images, slots]
+    layers = len(masks)
     asked = [cell.only(rows) for cell, rows in zip(cells, given.targets, strict=True)]
     region = torch.cat([_region(boxes, c.weight.shape) for boxes, c in zip(given.boxes, asked, strict=True)])
     boxes, withheld = counts.unbind()
-    share = masks.new_full((len(layers), 1), 1 / max(1, len(layers) - 1))
+    share = masks.new_full((layers, 1), 1 / max(1, layers - 1))
     share[-1] = 1.0
     known = torch.cat([c.has_mask for c in asked])
     losses: dict[str, Tensor] = {}
@@ -125,13 +126,13 @@ def conditioned_losses(
         cover = torch.cat([c.boxes for c in asked])[~known]
         logits = torch.where(region[~known] > 0, masks[:, ~known], OUTSIDE).flatten(0, 1)
         weight = share.expand(-1, len(cover)).flatten() / boxes
-        losses |= _box_losses(logits, cover.repeat(len(layers), 1, 1), batch, images[~known], config, weight)
+        losses |= _box_losses(logits, cover.repeat(layers, 1, 1), batch, images[~known], config, weight)
     hidden = torch.cat(given.labels) < 0
     if bool(hidden.any()):
-        logits = torch.stack([layer.class_logits[images[hidden], slots[hidden]] for layer in layers])
+        logits = made.class_logits.transpose(0, 1)[:, images[hidden], slots[hidden]]
         labels = torch.cat([c.labels for c in asked])[hidden]
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(layers)), reduction="sum")
-        losses["conditioned_class"] = config.conditioned * loss / (withheld * len(layers))
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(layers), reduction="sum")
+        losses["conditioned_class"] = config.conditioned * loss / (withheld * layers)
     return losses
 
 

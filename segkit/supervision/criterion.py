@@ -111,7 +111,7 @@ class Candidates:
 
 
 def prepare_matching(
-    layers: Sequence[Proposals],
+    made: Proposals,
     batch: Batch,
     cells: Sequence[CellTargets],
     is_thing: Tensor,
@@ -121,15 +121,14 @@ def prepare_matching(
     """Merge all layers' proposals and send off their matching costs; what else there is to do can be done meanwhile.
 
     Args:
-        layers: proposals at the start and after each decoder layer.
+        made: proposals of the learned queries.
         batch: the images and their targets.
         cells: the targets pooled to cells, one an image.
         is_thing: (K,) bool, of the data set's vocabulary.
         config: weights.
         generator: source of sampled points, on any device; unused where losses are dense.
     """
-    class_logits = torch.stack([layer.class_logits for layer in layers], dim=1)
-    mask_logits = torch.stack([layer.mask_logits for layer in layers], dim=1)
+    class_logits, mask_logits = made.class_logits, made.mask_logits
     annotated = [target.annotated for target in batch.targets]
     shown = hide_unannotated(class_logits, annotated)
     groups = group_proposals(shown, mergeable_classes(batch.task, is_thing), config.merge_sure)

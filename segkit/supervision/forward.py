@@ -37,10 +37,12 @@ def training_forward(
     boxes, labels = (asked.boxes, asked.labels) if asked else (None, None)
     output = model(batch.images, table.text, boxes, labels, match=config.matching)
     whole = [cell.only(~targets.is_part) for cell, targets in zip(cells, batch.targets, strict=True)]
-    made = (
-        prepare_matching(output.matching, batch, whole, table.is_thing, config, generator) if config.matching else None
-    )
-    losses = conditioned_losses(output.conditioned, given, batch, cells, config, counts) if given else {}
+    made = None
+    if output.matching is not None:
+        made = prepare_matching(output.matching, batch, whole, table.is_thing, config, generator)
+    losses: dict[str, Tensor] = {}
+    if given and output.conditioned is not None:
+        losses = conditioned_losses(output.conditioned, given, batch, cells, config, counts)
     if made is not None:
         losses = matching_losses(made, batch, whole, config, step) | losses
     if is_shared() or not losses:
@@ -68,5 +70,5 @@ def _zero(output: Output) -> Tensor:
 
     Processes exchange gradients weight by weight: one that lacks a term (no masks, nothing matched) must not be missed.
     """
-    answers = [layers[-1] for layers in (output.matching, output.conditioned) if layers]
+    answers = [made for made in (output.matching, output.conditioned) if made is not None]
     return torch.stack([logits[:0].sum() for a in answers for logits in (a.class_logits, a.mask_logits)]).sum()

@@ -79,9 +79,9 @@ def test_images_of_any_number_of_boxes_share_batches(model: DataSeg, image: np.n
 class Painter(nn.Module):
     """Answers each crop with the mask of its bright pixels: a model that is always right about white shapes."""
 
-    def forward(self, images: torch.Tensor, *_: object, match: bool = True) -> Output:
+    def forward(self, images: torch.Tensor, *_: object, **__: bool) -> Output:
         logits = F.avg_pool2d(images.mean(1, keepdim=True), 4) * 40 - 20
-        return Output([], [Proposals(torch.zeros(len(images), 1, 4), logits)])
+        return Output(None, Proposals(torch.zeros(len(images), 1, 1, 4), logits[:, None]))
 
 
 @pytest.mark.parametrize("box", [(8.0, 8.0, 24.0, 24.0), (30.0, 0.0, 50.0, 64.0), (70.0, 50.0, 12.0, 20.0)])

@@ -35,10 +35,10 @@ class Decided(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: torch.Tensor, text: torch.Tensor) -> Output:
-        found = self.model(images, text).matching[-1]
-        classes, masks = ((x - x.mean(1, keepdim=True)) for x in (found.class_logits, found.mask_logits))
-        return Output([Proposals(classes * 40, masks * 40)], [])
+    def forward(self, images: torch.Tensor, text: torch.Tensor, *, every_layer: bool) -> Output:
+        found = self.model(images, text, every_layer=every_layer).matching
+        classes, masks = ((x - x.mean(2, keepdim=True)) for x in (found.class_logits, found.mask_logits))
+        return Output(Proposals(classes * 40, masks * 40), None)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def one_by_one(model: Decided, image: np.ndarray, task: Task, config: InferenceC
     window = evaluation_window(*image.shape[:2], size=config.image_size)
     pixels = torch.from_numpy(window.image(image)).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
-        found = model(pixels, TABLE.text).matching[-1]
-    return answer(task, found.class_logits[0], found.mask_logits[0], window, TABLE.is_thing, config)
+        found = model(pixels, TABLE.text, every_layer=True).matching
+    return answer(task, found.class_logits[0, -1], found.mask_logits[0, -1], window, TABLE.is_thing, config)
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
@@ -94,9 +94,10 @@ def test_batches_give_what_single_images_give(model: Decided, task: Task) -> Non
 class Instant(nn.Module):
     """Proposes nothing, at once."""
 
-    def forward(self, images: torch.Tensor, text: torch.Tensor) -> Output:
-        batch, _, height, width = images.shape
-        return Output([Proposals(torch.zeros(batch, 2, 6), torch.zeros(batch, 2, height // 4, width // 4))], [])
+    def forward(self, images: torch.Tensor, text: torch.Tensor, **_: bool) -> Output:
+        batch, height, width = len(images), *images.shape[2:]
+        made = Proposals(torch.zeros(batch, 1, 2, 6), torch.zeros(batch, 1, 2, height // 4, width // 4))
+        return Output(made, None)
 
 
 def test_only_so_many_images_are_held() -> None:

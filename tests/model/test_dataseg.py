@@ -30,10 +30,21 @@ def table(classes: int, seed: int = 0) -> torch.Tensor:
 @torch.no_grad()
 def test_every_layer_gives_n_proposals_at_stride_4(model: DataSeg) -> None:
     output = model(torch.rand(2, 3, 64, 96), table(5))
-    assert len(output.matching) == 1 + 3 * SMALL.rounds
-    assert all(layer.class_logits.shape == (2, 7, 6) for layer in output.matching)
-    assert all(layer.mask_logits.shape == (2, 7, 16, 24) for layer in output.matching)
-    assert output.conditioned == []
+    layers = 1 + 3 * SMALL.rounds
+    assert output.matching.class_logits.shape == (2, layers, 7, 6)
+    assert output.matching.mask_logits.shape == (2, layers, 7, 16, 24)
+    assert output.conditioned is None
+
+
+@torch.no_grad()
+def test_the_answer_alone_is_that_of_the_last_layer(model: DataSeg) -> None:
+    images, boxes = torch.rand(2, 3, 64, 96), [torch.tensor([[4.0, 4.0, 40.0, 30.0]])] * 2
+    every = model(images, table(5), boxes)
+    alone = model(images, table(5), boxes, every_layer=False)
+    for whole, last in ((every.matching, alone.matching), (every.conditioned, alone.conditioned)):
+        assert last.mask_logits.shape[1] == last.class_logits.shape[1] == 1
+        torch.testing.assert_close(last.class_logits, whole.class_logits[:, -1:])
+        torch.testing.assert_close(last.mask_logits, whole.mask_logits[:, -1:])
 
 
 @torch.no_grad()
@@ -41,10 +52,9 @@ def test_learned_queries_never_see_the_conditioned_ones(model: DataSeg) -> None:
     images, text = torch.rand(2, 3, 64, 64), table(5)
     boxes = [torch.tensor([[4.0, 4.0, 40.0, 30.0]]), torch.zeros(0, 4)]
     alone, beside = model(images, text), model(images, text, boxes)
-    for first, second in zip(alone.matching, beside.matching, strict=True):
-        assert torch.equal(first.class_logits, second.class_logits)
-        assert torch.equal(first.mask_logits, second.mask_logits)
-    assert beside.conditioned[-1].mask_logits.shape == (2, 1, 16, 16)
+    assert torch.equal(alone.matching.class_logits, beside.matching.class_logits)
+    assert torch.equal(alone.matching.mask_logits, beside.matching.mask_logits)
+    assert beside.conditioned.mask_logits[:, -1].shape == (2, 1, 16, 16)
 
 
 @torch.no_grad()
@@ -52,22 +62,21 @@ def test_a_box_is_segmented_without_regard_to_other_boxes(model: DataSeg) -> Non
     image, text = torch.rand(1, 3, 64, 64), table(5)
     boxes = torch.tensor([[4.0, 4.0, 40.0, 30.0], [10.0, 20.0, 60.0, 60.0], [0.0, 0.0, 9.0, 9.0]])
     labels = torch.tensor([1, -1, 4])
-    together = model(image, text, [boxes], [labels], match=False).conditioned[-1].mask_logits[0]
+    together = model(image, text, [boxes], [labels], match=False).conditioned.mask_logits[0, -1]
     for i in range(3):
-        one = model(image, text, [boxes[i : i + 1]], [labels[i : i + 1]], match=False).conditioned[-1]
-        torch.testing.assert_close(one.mask_logits[0, 0], together[i], rtol=1e-4, atol=1e-5)
+        one = model(image, text, [boxes[i : i + 1]], [labels[i : i + 1]], match=False).conditioned
+        torch.testing.assert_close(one.mask_logits[0, -1, 0], together[i], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_a_label_changes_the_query_and_no_label_is_its_own(model: DataSeg) -> None:
     image, text, box = torch.rand(1, 3, 64, 64), table(5), [torch.tensor([[4.0, 4.0, 40.0, 30.0]])]
     logits = [
-        model(image, text, box, [torch.tensor([label])], match=False).conditioned[-1].mask_logits
-        for label in (-1, 0, 4)
+        model(image, text, box, [torch.tensor([label])], match=False).conditioned.mask_logits for label in (-1, 0, 4)
     ]
     assert not torch.allclose(logits[0], logits[1])
     assert not torch.allclose(logits[1], logits[2])
-    assert torch.equal(logits[0], model(image, text, box, match=False).conditioned[-1].mask_logits)
+    assert torch.equal(logits[0], model(image, text, box, match=False).conditioned.mask_logits)
 
 
 @torch.no_grad()
@@ -75,9 +84,9 @@ def test_a_vocabulary_is_data(model: DataSeg) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     image = torch.rand(1, 3, 64, 64)
     small, large = model(image, table(5)), model(image, torch.cat((table(5), table(300, seed=1))))
-    assert large.matching[-1].class_logits.shape[-1] == 306
-    torch.testing.assert_close(large.matching[-1].class_logits[..., :5], small.matching[-1].class_logits[..., :5])
-    torch.testing.assert_close(large.matching[-1].class_logits[..., -1], small.matching[-1].class_logits[..., -1])
+    assert large.matching.class_logits.shape[-1] == 306
+    torch.testing.assert_close(large.matching.class_logits[..., :5], small.matching.class_logits[..., :5])
+    torch.testing.assert_close(large.matching.class_logits[..., -1], small.matching.class_logits[..., -1])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -105,11 +114,11 @@ def test_attention_is_torchs() -> None:
 
 
 def test_queries_see_their_mask_else_their_region_else_everything() -> None:
-    logits = torch.full((1, 3, 8, 8), -1.0)
-    logits[0, 0, :4] = 1.0
+    logits = torch.full((1, 3, 4, 4), -1.0)
+    logits[0, 0, :2] = 1.0
     region = torch.zeros(1, 3, 8, 8, dtype=torch.bool)
     region[0, 1, 0, 0] = True
-    free, bound = visible_cells(logits, (4, 4), None), visible_cells(logits, (4, 4), region)
+    free, bound = visible_cells(logits, None), visible_cells(logits, region)
     assert free[0, 0].view(4, 4)[:2].all()
     assert not free[0, 0].view(4, 4)[2:].any()
     assert free[0, 1].all(), "an empty mask would leave nothing to attend to"

@@ -39,7 +39,7 @@ def test_every_weight_of_the_matching_path_learns(backbone: str) -> None:
     )  # fmt: skip
     model = build_model(config).eval()
     output = model(torch.rand(2, 3, 64, 96), torch.nn.functional.normalize(torch.randn(4, 16), dim=1))
-    assert output.matching[-1].mask_logits.shape == (2, 5, 16, 24)
-    sum(p.mask_logits.square().mean() + p.class_logits.square().mean() for p in output.matching).backward()
+    assert output.matching.mask_logits.shape == (2, 4, 5, 16, 24)
+    (output.matching.mask_logits.square().mean() + output.matching.class_logits.square().mean()).backward()
     idle = [name for name, value in model.named_parameters() if value.grad is None]
     assert all(name.startswith("conditioner.") for name in idle)

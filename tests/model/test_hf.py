@@ -94,15 +94,14 @@ def _compare(peer: nn.Module, own: DataSeg, images: Tensor, tolerance: float) ->
     content, position = (
         embedding.weight.expand(len(images), -1, -1) for embedding in (own.query_content, own.query_position)
     )
-    ours = own.query_decoder(content, position, scales, pixels)
+    queries, masks = own.query_decoder(content, position, scales, pixels)
     features = [state.transpose(0, 1) for state in theirs.transformer_decoder_intermediate_states]
-    assert len(ours) == len(features) == len(theirs.masks_queries_logits) == 7
-    for (queries, masks), feature, logits in zip(ours, features, theirs.masks_queries_logits, strict=True):
-        assert logits.std() > 0.1 and feature.std() > 0.1
-        torch.testing.assert_close(queries, feature, rtol=tolerance, atol=tolerance)
-        torch.testing.assert_close(masks, logits, rtol=tolerance, atol=tolerance)
+    assert len(features) == len(theirs.masks_queries_logits) == 7
+    assert all(value.std() > 0.1 for value in (*features, *theirs.masks_queries_logits))
+    torch.testing.assert_close(queries, torch.stack(features, dim=1), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(masks, torch.stack(theirs.masks_queries_logits, dim=1), rtol=tolerance, atol=tolerance)
     output = own(images, torch.eye(16, dtype=images.dtype)[:3])
-    assert torch.equal(output.matching[-1].mask_logits, ours[-1][1])
+    assert torch.equal(output.matching.mask_logits, masks)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

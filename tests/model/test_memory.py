@@ -39,7 +39,7 @@ def step(model: DataSeg) -> tuple[Tensor, dict[str, Tensor], int]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         output = model(images, text, boxes)
-        answers = output.matching + output.conditioned
+        answers = (output.matching, output.conditioned)
         loss = torch.stack([p.mask_logits.square().mean() + p.class_logits.square().mean() for p in answers]).sum()
     loss.backward()
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}

@@ -43,7 +43,7 @@ def batch(*images: Targets, task: Task = "panoptic") -> Batch:
 
 
 def proposals(images: tuple[Targets, ...], extra: int = 2) -> Proposals:
-    """Perfect proposals: every target as a confident mask of its class, then some confident background."""
+    """Perfect proposals (B, N, ...): every target as a confident mask of its class, then some confident background."""
     count = max(len(t) for t in images) + extra
     classes = torch.full((len(images), count, len(IS_THING) + 1), -30.0)
     classes[..., -1] = 30.0
@@ -55,11 +55,16 @@ def proposals(images: tuple[Targets, ...], extra: int = 2) -> Proposals:
     return Proposals(classes, masks)
 
 
+def one_layer(made: Proposals) -> Proposals:
+    """(B, N, ...) -> (B, 1, N, ...)."""
+    return Proposals(made.class_logits[:, None], made.mask_logits[:, None])
+
+
 def losses(
     made: Proposals, given: Batch, config: LossConfig = CONFIG, is_thing: torch.Tensor = IS_THING
 ) -> dict[str, torch.Tensor]:
     cells = [CellTargets.of(target) for target in given.targets]
-    candidates = prepare_matching([made], given, cells, is_thing, config, torch.Generator())
+    candidates = prepare_matching(one_layer(made), given, cells, is_thing, config, torch.Generator())
     return matching_losses(candidates, given, cells, config, step=0)
 
 
@@ -126,7 +131,7 @@ def test_a_pair_costs_its_losses_by_what_is_known_of_the_target() -> None:
     generator = torch.Generator().manual_seed(0)
     made = Proposals(torch.randn(1, 5, 4, generator=generator), torch.randn(1, 5, 16, 16, generator=generator))
     cells = CellTargets.of(image)
-    candidates = prepare_matching([made], batch(image, task="instance"), [cells], IS_THING, CONFIG, generator)
+    candidates = prepare_matching(one_layer(made), batch(image, task="instance"), [cells], IS_THING, CONFIG, generator)
     found = candidates.costs.values.reshape(5, 3)
     for row, (classes, mask) in enumerate(zip(made.class_logits[0], made.mask_logits[0], strict=True)):
         for column, label in enumerate((1, 0, 2)):
@@ -187,7 +192,12 @@ def test_conditioned_losses_vanish_at_the_truth_and_ignore_what_lies_outside_the
     far[0, 0, 14:, 14:] = 30.0
     for masks in (truth.mask_logits, far):
         found = conditioned_losses(
-            [Proposals(truth.class_logits, masks)], asked, given, cells, config, count_given(asked, masks.device)
+            one_layer(Proposals(truth.class_logits, masks)),
+            asked,
+            given,
+            cells,
+            config,
+            count_given(asked, masks.device),
         )
         assert set(found) == {"conditioned_mask", "conditioned_dice"}
         assert all(value.item() < 1e-3 for value in found.values())
@@ -200,7 +210,10 @@ def test_withheld_labels_are_asked_for() -> None:
     assert asked.labels[0].tolist() == [-1, -1]
     cells = [CellTargets.of(target) for target in given.targets]
     truth = proposals(given.targets, extra=0)
-    assert conditioned_losses([truth], asked, given, cells, CONFIG, torch.full((2,), 2.0))["conditioned_class"] < 1e-3
+    assert (
+        conditioned_losses(one_layer(truth), asked, given, cells, CONFIG, torch.full((2,), 2.0))["conditioned_class"]
+        < 1e-3
+    )
 
 
 def test_boxes_without_masks_teach_conditioned_queries_their_extent() -> None:
@@ -214,7 +227,7 @@ def test_boxes_without_masks_teach_conditioned_queries_their_extent() -> None:
         masks = torch.full((1, 1, 16, 16), -30.0)
         masks[0, 0, y0:y1, x0:x1] = 30.0
         made = Proposals(torch.zeros(1, 1, 4), masks)
-        return conditioned_losses([made], asked, given, cells, config, torch.ones(2))
+        return conditioned_losses(one_layer(made), asked, given, cells, config, torch.ones(2))
 
     full, far, half = found(2, 2, 10, 10), found(2, 2, 16, 10), found(2, 2, 6, 10)
     assert set(full) == {"conditioned_projection", "conditioned_pairwise"}

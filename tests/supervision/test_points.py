@@ -12,7 +12,7 @@ from segkit.supervision.config import LossConfig
 from segkit.supervision.criterion import CellTargets, matching_losses, prepare_matching
 from segkit.supervision.losses import cross_entropy_loss, dice_loss, focal_loss
 from segkit.supervision.points import IMPORTANCE, logits_at, on_device, random_points, uncertain_points
-from tests.supervision.test_criterion import IS_THING, SIZE, batch, proposals, targets
+from tests.supervision.test_criterion import IS_THING, SIZE, batch, one_layer, proposals, targets
 
 CELLS = SIZE // 4
 
@@ -99,7 +99,7 @@ def losses(made: Proposals, *images: Targets, points: int, seed: int = 0) -> dic
     config = LossConfig(pairwise=0.0, points=points)
     given = batch(*images)
     return matching_losses(
-        prepare_matching([made], given, cells, IS_THING, config, noise), given, cells, config, step=0
+        prepare_matching(one_layer(made), given, cells, IS_THING, config, noise), given, cells, config, step=0
     )
 
 
