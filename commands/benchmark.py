@@ -36,6 +36,9 @@ def objects365(
     checkpoint: str = _CHECKPOINT,
     predictions: str = _PREDICTIONS,
     evaluator: str = typer.Option("hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."),
+    training_set: str = typer.Option(
+        None, metavar="SET", help="Objects365's training images, converted: what counts as rare (else the file's own)."
+    ),
     device: str = _DEVICE,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -51,6 +54,7 @@ def objects365(
     from segkit.shards.reader import ShardSet
 
     check_source(checkpoint, predictions)
+    training = None if training_set is None else ShardSet.open(training_set)
     source = benchmark.open_file(annotations, images)
     checked = benchmark.check(source, look_for_images=checkpoint is not None)
     _tell(checked, annotations)
@@ -63,7 +67,7 @@ def objects365(
     found, spec = prediction_source(truth.shards, "instance", checkpoint, predictions, None, out, device)
     rows = published("objects365")
     origin = {"data": described(truth.shards), "predictions": described(spec)}
-    result = {"benchmark": rows.name, **origin, **benchmark.score(truth, found, evaluator), **_rows(rows)}
+    result = {"benchmark": rows.name, **origin, **benchmark.score(truth, found, evaluator, training), **_rows(rows)}
     if isinstance(found, ShardSet):
         write_results(out / "results.json", found.samples())
     _finish(result, rows, out, as_json, [_sizes(result)])

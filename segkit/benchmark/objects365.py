@@ -4,7 +4,7 @@ File `o365_instance_seg_val.json` of google-research-datasets/DaTaSeg-Objects365
 the images come from objects365.org and lie in the folders of its archives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from segkit.errors import InputError
 from segkit.metrics.evaluate import EvalOptions, Measured, measure
 from segkit.metrics.predictions import Predictions
+from segkit.metrics.record import described
 from segkit.shards.reader import ShardSet
 from segkit.sources import engine
 from segkit.sources.base import Record
@@ -24,8 +25,8 @@ from segkit.sources.objects365 import Objects365, refuse_version_1
 from segkit.taxonomy import load_taxonomy
 
 IMAGES, MASKS = 1_000, 12_836
-FREQUENCIES = {"rare": (1, 10), "common": (11, 100), "frequent": (101, 10**9)}
-"""Images of this file that show a class (both ends belong to the group): LVIS's limits, on another count."""
+FREQUENCIES = {"rare": (0, 10), "common": (11, 100), "frequent": (101, 10**9)}
+"""Training images that show a class (both ends belong to the group): LVIS's limits."""
 
 
 @dataclass(frozen=True)
@@ -104,26 +105,49 @@ def ground_truth(
     return Truth(checked, report.published, report.ledger.annotations.dropped)
 
 
-def score(truth: Truth, predictions: ShardSet | Predictions, evaluator: str = "hotcoco") -> dict[str, Any]:
-    """Mask AP with sizes and class frequencies, and box AP of the same predictions."""
+def score(
+    truth: Truth, predictions: ShardSet | Predictions, evaluator: str = "hotcoco", training: ShardSet | None = None
+) -> dict[str, Any]:
+    """Mask AP with sizes and class frequencies, and box AP of the same predictions.
+
+    Args:
+        truth: the benchmark.
+        predictions: in its classes.
+        evaluator: of COCO's AP.
+        training: the set whose images tell how frequent a class is; None takes the benchmark's own.
+
+    Raises:
+        InputError: the training set lacks a class of the benchmark.
+    """
+    frequency = images_by_class(truth.shards, training or truth.shards)
     by_mask = measure(truth.shards, predictions, "instance", EvalOptions(evaluator, "mask"))
     by_box = measure(truth.shards, predictions, "instance", EvalOptions(evaluator, "box"))
     box = {key: by_box.metrics[key] for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
     return {
         **by_mask.metrics,
-        **_by_frequency(truth.shards, by_mask),
-        "box": box | _by_frequency(truth.shards, by_box),
+        **_by_frequency(frequency, by_mask),
+        "frequency_from": described(training or truth.shards),
+        "box": box | _by_frequency(frequency, by_box),
         "file": asdict(truth.check),
         "dropped_annotations": truth.dropped,
     }
 
 
-def _by_frequency(truth: ShardSet, measured: Measured) -> dict[str, float | None]:
-    """Mean AP of the classes that so many images of the file show."""
-    classes = truth.manifest.statistics.classes
+def images_by_class(truth: ShardSet, counted: ShardSet) -> dict[str, int]:
+    """Images of a set that show each class of the ground truth; InputError where it does not know one of them."""
+    classes = counted.manifest.statistics.classes
+    for name in truth.manifest.statistics.classes:
+        if name not in classes:
+            mend = "give the Objects365 training set, converted by `segkit convert objects365`"
+            raise InputError(f"has no class {name!r}", file=counted.path, mend=mend)
+    return {name: classes[name].images for name in truth.manifest.statistics.classes}
+
+
+def _by_frequency(frequency: Mapping[str, int], measured: Measured) -> dict[str, float | None]:
+    """Mean AP of the classes of each group of `FREQUENCIES`."""
     result: dict[str, float | None] = {}
     for group, (low, high) in FREQUENCIES.items():
-        values = [ap for name, ap in measured.metrics["per_class"].items() if low <= classes[name].images <= high]
+        values = [ap for name, ap in measured.metrics["per_class"].items() if low <= frequency[name] <= high]
         defined = [value for value in values if value is not None]
         result[f"ap_{group}"] = float(np.mean(defined)) if defined else None
     return result

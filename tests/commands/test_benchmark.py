@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from segkit.benchmark.published import benchmarks, published
 from segkit.commands.app import app
 from segkit.errors import InputError
-from segkit.taxonomy import load_taxonomy
+from segkit.taxonomy import Taxonomy, load_taxonomy
 from tests.metrics.files import sets, shard_set
 from tests.metrics.scenes import sample
 
@@ -73,6 +74,23 @@ def test_scores_results_and_says_how_the_file_differs_from_the_published_one(tmp
     best = max(told["published"], key=lambda row: row["value"])
     assert (best["backbone"], best["value"]) == ("ViTDet-L", 16.4) and "2306.01736" in best["source"]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == told
+
+
+def test_classes_are_as_rare_as_in_the_training_set(tmp_path):
+    file, annotations = benchmark_file(tmp_path)
+    results = results_of(annotations[:3], tmp_path / "results.json")
+    names = Taxonomy("objects365-v2", load_taxonomy("objects365-v2").categories[:3])
+    first = sample(np.ones((40, 50), np.int64), {1: names.categories[0].id}, names)
+    images = [replace(first, id=f"{n}", file_name=f"{n}.jpg") for n in range(11)]
+    training = shard_set(tmp_path / "training", images, names, "instance")
+    options = ["objects365", "--annotations", file, "--images", tmp_path, "--predictions", results]
+    told, _ = ask(*options, "--out", tmp_path / "out", "--training-set", training.path)
+    assert told["ap_common"] == pytest.approx(100), "11 images show the first class"
+    assert told["ap_rare"] == pytest.approx(100 * 51 / 101), "none shows the second"
+    assert told["frequency_from"]["digest"] == training.manifest.digest
+    other = shard_set(tmp_path / "other", images, Taxonomy("one", names.categories[:1]), "instance")
+    with pytest.raises(InputError, match=r"other.*has no class"):
+        ask(*options, "--out", tmp_path / "again", "--training-set", other.path)
 
 
 def test_people_see_the_measured_row_beside_the_published_ones(tmp_path):
