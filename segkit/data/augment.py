@@ -62,8 +62,8 @@ class Window:
         if self.mirrored:
             pixels = functional.horizontal_flip(pixels)
         rest = [left, top, self.canvas[1] - left - patch_w, self.canvas[0] - top - patch_h]
-        padded = functional.pad(pixels, rest, fill=PAD_VALUE)
-        return np.ascontiguousarray(padded.permute(1, 2, 0).numpy())
+        padded: Image = functional.pad(pixels, rest, fill=PAD_VALUE).numpy()
+        return np.asarray(cv2.merge(list(padded)), np.uint8)
 
     def box(self, box: Box) -> Rectangle:
         """x, y, width, height in the source -> x0, y0, x1, y1 on the canvas, not clipped."""

@@ -150,12 +150,16 @@ def _parts(targets: Sequence[_Target], taxonomy: Taxonomy) -> Iterator[_Target]:
     for target in targets:
         if not target.has_mask or (has_things and target.segment.kind == "stuff"):
             continue
-        count, labels, statistics, _ = cv2.connectedComponentsWithStats(target.mask.astype(np.uint8), connectivity=8)
+        left, top, right, bottom = (int(side) for side in target.box)
+        region = target.mask[top:bottom, left:right].astype(np.uint8)
+        count, labels, statistics, _ = cv2.connectedComponentsWithStats(region, connectivity=8)
         for number in range(1, count):
             x, y, width, height, area = (int(value) for value in statistics[number])
             if area >= MIN_PART_PIXELS:
-                box = float(x), float(y), float(x + width), float(y + height)
-                found.append((area, _Target(target.segment, True, labels == number, box, is_part=True)))
+                mask = np.zeros_like(target.mask)
+                mask[top:bottom, left:right] = labels == number
+                box = float(left + x), float(top + y), float(left + x + width), float(top + y + height)
+                found.append((area, _Target(target.segment, True, mask, box, is_part=True)))
     found.sort(key=lambda item: -item[0])
     yield from (target for _, target in found[:MOST_PARTS])
 
