@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from safetensors import SafetensorError
@@ -131,9 +132,9 @@ def _backbone(config: dict[str, Any], file: Path) -> str:
 
 def refuse_other(config: ModelConfig, wanted: Mapping[str, Any], folder: Path) -> None:
     """Raise InputError where a checkpoint's keys of `ModelConfig` are not a model's; the message names what to set."""
-    differing = {key: value for key, value in wanted.items() if _plain(getattr(config, key)) != value}
+    differing = {key: value for key, value in wanted.items() if _plain(getattr(config, key)) != _plain(value)}
     if differing:
-        mend = "--set " + " --set ".join(f"model.{key}={_spelled(value)}" for key, value in differing.items())
+        mend = " ".join(f"--set {quote(f'model.{key}={_spelled(value)}')}" for key, value in differing.items())
         raise InputError(f"the checkpoint has another {', '.join(differing)} than the recipe", file=folder, mend=mend)
 
 

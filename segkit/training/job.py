@@ -58,6 +58,15 @@ def open_sets(data: Sequence[tuple[str, float]], recipe: Recipe) -> list[NamedSe
     return made
 
 
+def refuse_twins(evaluation: Sequence[NamedSet]) -> None:
+    """Raise where two sets to evaluate on have one name: the log could not tell their figures apart."""
+    count = Counter(named.name for named in evaluation)
+    for named in evaluation:
+        if count[named.name] > 1:
+            mend = "leave one of them out, or give it a name of its own"
+            raise InputError(f"two sets of --eval-data are called {named.name!r}", file=named.shards.path, mend=mend)
+
+
 def with_pixel_statistics(recipe: Recipe) -> Recipe:
     """With timm's pretrained weights, images are normalised as they were when these were trained.
 

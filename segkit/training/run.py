@@ -17,14 +17,22 @@ from segkit.training import checkpoint, distributed
 from segkit.training.config import TrainingConfig
 from segkit.training.device import choose_device
 from segkit.training.evaluation import evaluate_set
-from segkit.training.job import Job, open_sets, refuse_other, with_pixel_statistics, with_text_dim
+from segkit.training.job import (
+    Job,
+    encoding_of,
+    open_sets,
+    refuse_other,
+    refuse_twins,
+    with_pixel_statistics,
+    with_text_dim,
+)
 from segkit.training.learner import Learner
 from segkit.training.log import RunLog
 from segkit.training.loop import StepRecord, train_steps
 from segkit.training.recipe import Recipe, load_recipe
 from segkit.training.run_manifest import CHECKPOINTS, PICTURES
 from segkit.training.run_writer import publish, write_inputs, write_model
-from segkit.training.start import init_from
+from segkit.training.start import init_from, with_start
 from segkit.training.stop import StoppedError, stop_on_signal
 from segkit.training.trackers import TRACKERS, require
 from segkit.training.trainee import Trainee
@@ -75,12 +83,13 @@ def train(
         StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
     """
     overriding = overrides if steps is None else [*overrides, f"training.steps={steps}"]
-    chosen = with_text_dim(with_pixel_statistics(load_recipe(recipe, overriding)))
+    chosen = with_start(with_text_dim(with_pixel_statistics(load_recipe(recipe, overriding))))
     require(chosen.training.track)
     place = choose_device(device)
     arguments = {"recipe": str(recipe), "data": dict(data), "eval_data": list(eval_data), "set": list(overrides)}
     sets = open_sets(data, chosen)
     evaluation = open_sets([(spec, 1.0) for spec in eval_data], chosen)
+    refuse_twins(evaluation)
     for named in evaluation:
         if named.shards.manifest.kind == "boxes":
             raise InputError("has boxes alone, masks cannot be evaluated", file=named.shards.path, mend="leave it out")
@@ -132,7 +141,7 @@ def _trainee(job: Job) -> Trainee:
     torch.manual_seed(job.recipe.training.seed)
     model = build_model(job.recipe.model)
     if job.recipe.model.init_from is not None:
-        init_from(model, job.recipe.model.init_from)
+        init_from(model, job.recipe.model.init_from, encoding_of(job.recipe))
     model = model.to(job.device)
     if job.recipe.training.activation_checkpointing:
         model.recompute_activations()

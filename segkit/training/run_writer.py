@@ -21,6 +21,7 @@ from segkit.training.run_manifest import (
     RunManifest,
     file_digests,
 )
+from segkit.training.start import started_from
 from segkit.vocabulary import weights
 
 
@@ -45,7 +46,10 @@ def write_model(job: Job, model: nn.Module, step: int, stage: Staging) -> None:
         name=job.recipe.name,
         command="train",
         arguments=job.arguments,
-        parents=tuple(parent_of(named.shards, stage.home) for named in job.data),
+        parents=(
+            *(parent_of(named.shards, stage.home) for named in job.data),
+            *started_from(job.recipe.model.init_from, stage.home),
+        ),
         rates={named.name: named.weight for named in job.data},
         steps=step,
         parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -1,45 +1,76 @@
 """What a model starts from, where the recipe's `model.init_from` names something."""
 
 from pathlib import Path
+from textwrap import shorten
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 
+from segkit.encoding import Encoding
 from segkit.errors import InputError
+from segkit.manifest import Parent
 from segkit.model import hf
 from segkit.model.dataseg import DataSeg
 from segkit.shards.publish import resolve
+from segkit.shards.writer import relocate
 from segkit.storage import here
-from segkit.training.recipe import load_recipe
-from segkit.training.run_manifest import RECIPE, WEIGHTS, read_run_manifest
+from segkit.training.recipe import Recipe, load_recipe
+from segkit.training.run_manifest import RECIPE, VOCABULARY, WEIGHTS, read_run_manifest
 
 _FREE = {"init_from", "backbone_weights", "freeze_norm"}
 """Keys of the model in which a training may differ from the run that it goes on from."""
 
 
-def init_from(model: DataSeg, source: str) -> None:
+def with_start(recipe: Recipe) -> Recipe:
+    """A recipe that names the version of the run it starts from, and no backbone weights beside it."""
+    source = recipe.model.init_from
+    if source is None:
+        return recipe
+    version = source if source.startswith(hf.PREFIX) else str(resolve(here(source)).resolve())
+    model = recipe.model.model_copy(update={"init_from": version, "backbone_weights": None})
+    return recipe.model_copy(update={"model": model})
+
+
+def init_from(model: DataSeg, source: str, encoding: Encoding) -> None:
     """Give a model the weights of another.
 
     Args:
         model: of the same architecture.
         source: `hf:` and a Mask2Former of Hugging Face (see `segkit.model.hf.init_from`), or a run of segkit, `DIR` or
             `DIR@v2`, whose averaged weights are taken: all of them, for nothing in a model belongs to one data set.
+        encoding: of the class names that the model will be trained with; a run's must be the same.
 
     Raises:
-        InputError: no such source, or one of another architecture; the message names what to set.
+        InputError: no such source, or one of another architecture or encoding; the message names what to set.
         SegkitError: a public model that could not be fetched.
     """
     if source.startswith(hf.PREFIX):
         hf.init_from(model, source)
     else:
-        _from_run(model, resolve(here(source)))
+        _from_run(model, resolve(here(source)), encoding)
 
 
-def _from_run(model: DataSeg, folder: Path) -> None:
+def _from_run(model: DataSeg, folder: Path, encoding: Encoding) -> None:
     read_run_manifest(folder)
-    trained = load_recipe(folder / RECIPE).model.model_dump(exclude=_FREE)
-    hf.refuse_other(model.config, trained, folder)
+    trained = load_recipe(folder / RECIPE)
+    hf.refuse_other(model.config, trained.model.model_dump(exclude=_FREE), folder)
     try:
+        with safe_open(folder / VOCABULARY, framework="pt") as vocabulary:
+            known, _ = Encoding.from_metadata(vocabulary.metadata() or {})
+        if known != encoding:
+            problem = f"its class names were encoded by {known.name}, these by {encoding.name}, or by other templates"
+            mend = f"--set text.encoder={trained.text.encoder} --set text.templates={trained.text.templates}"
+            raise InputError(problem, file=folder, mend=mend)
         load_model(model, folder / WEIGHTS)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"cannot read weights ({error})", file=folder / WEIGHTS, mend="train the run again") from error
+        problem = f"the run cannot be read ({shorten(' '.join(str(error).split()), 160)})"
+        raise InputError(problem, file=folder, mend="train it again") from error
+
+
+def started_from(source: str | None, home: Path) -> tuple[Parent, ...]:
+    """How the version that will lie at `home` names the run that it started from; nothing for other sources."""
+    if source is None or source.startswith(hf.PREFIX):
+        return ()
+    folder = resolve(here(source)).resolve()
+    path = relocate(".", folder, home)
+    return (Parent(path=path, version=int(folder.name[1:]), digest=read_run_manifest(folder).digest),)
