@@ -54,7 +54,7 @@ class Truth:
 
 def open_file(annotations: Path, images: Path) -> Objects365:
     """The benchmark file as a source with masks; InputError where it cannot be read or has the classes of v1."""
-    file = read_coco(annotations)
+    file = read_coco(annotations, "instances")
     refuse_version_1(file)
     return Objects365(file, images, boxes_only=False)
 

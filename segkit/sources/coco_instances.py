@@ -159,7 +159,7 @@ class CocoInstances(CocoSource):
 
 def open_coco_instances(annotations: Path, images: Path, *, boxes_only: bool = False) -> CocoInstances:
     """The source of a COCO instances file; InputError where it cannot be read."""
-    return CocoInstances(coco_json.read_coco(annotations), images, boxes_only)
+    return CocoInstances(coco_json.read_coco(annotations, "instances"), images, boxes_only)
 
 
 def _mask(raw: msgspec.Raw, width: int, height: int) -> bytes | None:

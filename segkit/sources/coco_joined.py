@@ -168,10 +168,10 @@ def open_coco_joined(panoptic: Path, instances: Path, images: Path, masks: Path 
         InputError: one of the files cannot be read, or they give one category id two names.
     """
     return CocoJoined(
-        coco_json.read_coco(panoptic),
+        coco_json.read_coco(panoptic, "panoptic"),
         images,
         masks or panoptic.with_suffix(""),
-        instances=coco_json.read_coco(instances),
+        instances=coco_json.read_coco(instances, "instances"),
     )
 
 

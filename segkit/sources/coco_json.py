@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -24,6 +24,12 @@ from segkit.taxonomy import Taxonomy
 
 _LISTS = ("images", "annotations", "categories")
 _HEADER = ("info", "licenses")
+Holds = Literal["instances", "panoptic"]
+_KINDS: dict[Holds, tuple[str, str]] = {
+    "instances": ("an instances file", "category_id"),
+    "panoptic": ("a panoptic file", "segments_info"),
+}
+"""What each kind is called, and the field that every annotation of it has."""
 _INT64 = 2**63
 _ID = (int, str)
 
@@ -57,16 +63,21 @@ class CocoFile:
         return (CocoFile, (self.path, self.categories, self.header))
 
 
-def read_coco(path: Path) -> CocoFile:
+def read_coco(path: Path, holds: Holds) -> CocoFile:
     """Read a COCO JSON file, once from front to back (twice where its annotations come before its images).
 
+    Args:
+        path: the file.
+        holds: what its annotations are taken for.
+
     Raises:
-        InputError: not there, not JSON (naming the place), or without lists of images, annotations and categories.
+        InputError: not there, not JSON (naming the place), without lists of images, annotations and categories, or of
+            the other kind than `holds`.
     """
     header: dict[str, Any] = {}
     categories: list[bytes] = []
     found: list[str] = []
-    contents = _Contents(path)
+    contents = _Contents(path, holds)
     for key, value, text in jsonstream.members(path, _LISTS):
         if not text:
             found.append(key)
@@ -88,6 +99,15 @@ def read_coco(path: Path) -> CocoFile:
                 contents.add_annotation(value, text)
     contents.finish()
     return CocoFile(path, _categories(categories, path), header, contents)
+
+
+def _check_kind(annotation: Any, holds: Holds, path: Path) -> None:
+    """Raise InputError where the first annotation of a file shows it to be of the other kind."""
+    other: Holds = "instances" if holds == "panoptic" else "panoptic"
+    (wanted, own), (found, field_found) = _KINDS[holds], _KINDS[other]
+    if isinstance(annotation, dict) and own not in annotation and field_found in annotation:
+        what = f"is {found}, not {wanted} (its annotations have {field_found}, not {own})"
+        raise InputError(what, file=path, mend=f"give it as `segkit convert coco --{other} FILE`")
 
 
 def _categories(records: Iterable[bytes], path: Path) -> tuple[NativeCategory, ...]:
@@ -172,13 +192,13 @@ def records(
 class _Contents:
     """Images and annotations of a file, set aside as they are read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, holds: Holds) -> None:
         self.spool = Spool()
         self.lost = Backlog()
         """Images that are unreadable or listed twice, with their place in the file's list."""
         self.orphans = Backlog()
         """Annotations that belong to no image, with their place in the file's list."""
-        self._path = path
+        self._path, self._holds = path, holds
         self._images = self._annotations = 0
         self._places: dict[str, int] = {}
         self._numbers, self._texts = array("q"), Counter[str]()
@@ -199,6 +219,8 @@ class _Contents:
 
     def add_annotation(self, value: Any, raw: bytes) -> None:
         """Set the raw record of an annotation, whose value is known, aside with its image."""
+        if not self._annotations:
+            _check_kind(value, self._holds, self._path)
         self._annotations += 1
         owner = value.get("image_id") if isinstance(value, dict) else None
         place = self._places.get(str(owner)) if isinstance(owner, _ID) else None

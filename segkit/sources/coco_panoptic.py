@@ -152,7 +152,7 @@ class CocoPanoptic(CocoSource):
 
 def open_coco_panoptic(annotations: Path, images: Path, masks: Path | None = None) -> CocoPanoptic:
     """The source of a COCO panoptic JSON; its PNGs lie beside it under the same stem unless `masks` says otherwise."""
-    return CocoPanoptic(coco_json.read_coco(annotations), images, masks or annotations.with_suffix(""))
+    return CocoPanoptic(coco_json.read_coco(annotations, "panoptic"), images, masks or annotations.with_suffix(""))
 
 
 def _counts(region: rle.Region | None) -> bytes | None:

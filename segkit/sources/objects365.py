@@ -66,7 +66,7 @@ def open_objects365(annotations: Path, images: Path) -> Objects365:
     Raises:
         InputError: the file is not readable, or has the class list of Objects365 v1.
     """
-    file = read_coco(annotations)
+    file = read_coco(annotations, "instances")
     refuse_version_1(file)
     return Objects365(file, images)
 

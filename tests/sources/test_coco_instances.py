@@ -248,7 +248,7 @@ def test_what_is_no_coco_file_is_one_clear_line(tmp_path: Path, text: str) -> No
     path = tmp_path / "bad.json"
     path.write_bytes(text.encode("latin1"))
     with pytest.raises(InputError, match=r"bad.json") as error:
-        read_coco(path)
+        read_coco(path, "instances")
     assert "\n" not in str(error.value)
 
 
@@ -256,7 +256,7 @@ def test_what_is_no_coco_file_is_one_clear_line(tmp_path: Path, text: str) -> No
 def test_bad_categories_are_named(tmp_path: Path, category: Any) -> None:
     path = coco_instances(tmp_path, [], categories=[{"id": 3, "name": "blob"}, category])
     with pytest.raises(InputError, match=r"instances.json: categories\[1\]"):
-        read_coco(path)
+        read_coco(path, "instances")
 
 
 @given(st.data())

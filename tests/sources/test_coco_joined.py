@@ -11,6 +11,7 @@ from segkit.errors import InputError
 from segkit.export.coco import export_instances, export_panoptic
 from segkit.masks import rle
 from segkit.shards.consistency import check_sample
+from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_joined import open_coco_joined
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import Options, convert
@@ -203,6 +204,23 @@ def test_files_with_other_names_for_an_id_are_refused(tmp_path: Path) -> None:
     change(tmp_path, "instances.json", lambda d: d["categories"][0].update(name="cat"))
     with pytest.raises(InputError, match=r"instances\.json: category 3: is 'cat', but 'blob' in .*panoptic\.json"):
         opened(tmp_path)
+
+
+def test_a_file_of_the_other_kind_is_told_at_once_with_its_option(tmp_path: Path) -> None:
+    scene(tmp_path, 2)
+    panoptic, instances, images = tmp_path / "panoptic.json", tmp_path / "instances.json", tmp_path / "images"
+    is_panoptic = r"panoptic\.json: is a panoptic file, not an instances file .*segments_info.*coco --panoptic FILE"
+    is_instances = r"instances\.json: is an instances file, not a panoptic file .*category_id.*coco --instances FILE"
+    with pytest.raises(InputError, match=is_panoptic):
+        open_coco_instances(panoptic, images)
+    with pytest.raises(InputError, match=is_instances):
+        open_coco_panoptic(instances, images)
+    with pytest.raises(InputError, match=is_instances):
+        open_coco_joined(instances, panoptic, images)
+    change(tmp_path, "panoptic.json", lambda data: data.update(images=data.pop("images")))
+    assert panoptic.read_text().index('"annotations"') < panoptic.read_text().index('"images"')
+    with pytest.raises(InputError, match=is_panoptic):
+        open_coco_instances(panoptic, images)
 
 
 def test_the_real_pair(real_data: Path) -> None:

@@ -68,7 +68,7 @@ class Killing(CocoPanoptic):
 
 def killing(root: Path, times: int) -> Killing:
     (root / "deaths").mkdir()
-    file = coco_json.read_coco(root / "panoptic.json")
+    file = coco_json.read_coco(root / "panoptic.json", "panoptic")
     return Killing(file, root / "images", root / "panoptic", deaths=root / "deaths", times=times)
 
 
