@@ -8,7 +8,7 @@ from rich.table import Table
 
 from segkit.storage import here
 
-from .common import JSON_OPTION, emit, progress, stderr, table
+from .common import JSON_OPTION, counted, emit, note, progress, table
 from .scoring import CHECKPOINT_HELP, PREDICTIONS_HELP, check_source, prediction_source, tables, warn
 
 if TYPE_CHECKING:
@@ -173,12 +173,11 @@ def _finish(result: dict[str, Any], rows: "Published", out: Path, as_json: bool,
 def _tell(checked: "FileCheck", annotations: Path) -> None:
     """How the file differs from the published one, and which images are missing."""
     for difference in checked.differences:
-        stderr.print(f"note: {annotations.name}: {difference}", highlight=False, soft_wrap=True)
+        note(f"{annotations.name}: {difference}")
     if missing := checked.missing_images:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        stderr.print(
-            f"note: {len(missing)} of {checked.images} images are missing and not scored: {some}", soft_wrap=True
-        )
+        of = f"{len(missing)} of {counted(checked.images, 'image')}"
+        note(f"{of} {'is' if len(missing) == 1 else 'are'} missing and not scored: {some}")
 
 
 def _rows(rows: "Published") -> dict[str, Any]:
@@ -190,7 +189,7 @@ def _rows(rows: "Published") -> dict[str, Any]:
 def _beside(result: dict[str, Any], rows: "Published") -> Table:
     """The measured figure on top of the published ones."""
     measured = result["all"]["pq"] if rows.metric == "pq" else result[rows.metric]
-    images = f"measured here, {result['images']['evaluated']} images"
+    images = f"measured here, {counted(result['images']['evaluated'], 'image')}"
     lines = [("this one", "", images, measured), *((r.model, r.backbone, r.trained_on, r.value) for r in rows.rows)]
     sources = sorted({row.source for row in rows.rows})
     return table(f"{rows.title}\npublished by {'; '.join(sources)}", ("model", "backbone", "trained on", "%"), lines)

@@ -26,14 +26,27 @@ def progress() -> Progress:
     )
 
 
+def note(text: str) -> None:
+    """Tell on stderr what the user must know of a result, or might not expect."""
+    stderr.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A short table: first column left, figures right; floats with two decimals, None as a dash."""
-    made = Table(title=title, title_justify="left")
+    """A short table: first column left, figures right; floats with two decimals, None as a dash.
+
+    `emit` prints the title as lines of their own, for rich would break it to the table's width.
+    """
+    made = Table(title=title)
     for position, column in enumerate(columns):
         made.add_column(column, justify="left" if position == 0 else "right")
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
     return made
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: `1 image`, `2 images`; `many` where the plural is no mere s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def _cell(value: object) -> str:
@@ -55,4 +68,8 @@ def emit(result: Mapping[str, Any], *, schema: str, as_json: bool, tables: Seque
         print(json.dumps({"schema": schema, "segkit_version": __version__, **result}, allow_nan=False))
         return
     for item in tables:
-        stdout.print(item, soft_wrap=isinstance(item, str))  # a path that is broken over lines cannot be copied
+        # a path that is broken over lines cannot be copied
+        if isinstance(item, Table):
+            stdout.print(item.title, style="table.title", markup=False, highlight=False, soft_wrap=True)
+            item.title = None
+        stdout.print(item, soft_wrap=isinstance(item, str))

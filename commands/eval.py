@@ -8,7 +8,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import here, location
 
-from .common import JSON_OPTION, emit, table
+from .common import JSON_OPTION, counted, emit, table
 from .scoring import (
     CHECKPOINT_HELP,
     PREDICTIONS_HELP,
@@ -52,7 +52,9 @@ def evaluate(
     evaluator: str = typer.Option("hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."),
     max_dets: int = typer.Option(100, min=1, help="Detections that count, of each class in each image."),
     boundary: bool = typer.Option(False, "--boundary", help="Also score by boundary IoU (slow)."),
-    bootstrap: int = typer.Option(0, min=0, help="Draws of the images for 95 % intervals, such as 1000."),
+    bootstrap: int = typer.Option(
+        0, min=0, help=f"Draws of the images for 95 % intervals, such as 1000; --compare draws {_SAMPLES:,} by itself."
+    ),
     unseen: Path = typer.Option(None, help="Text file of classes that training has not seen, one a line."),
     given_boxes: bool = typer.Option(
         False, "--given-boxes", help="Predictions are masks for the true boxes (pseudolabel): IoU by size and class."
@@ -131,7 +133,7 @@ def _compare(
         low, high = ("-" if edge is None else f"{edge:+.2f}" for edge in row["interval"])
         better = "-" if row["b_better"] is None else f"{100 * row['b_better']:.1f} %"
         rows.append((name, row["a"], row["b"], row["difference"], f"{low} to {high}", better))
-    title = f"a = {both[0]}\nb = {both[1]}\n{result['images']} images, {samples} draws"
+    title = f"a = {both[0]}\nb = {both[1]}\n{counted(result['images'], 'image')}, {counted(samples, 'draw')}"
     columns = ("", "a", "b", "b - a", "95 % interval", "b ahead")
     emit(result, schema="segkit.compare/1", as_json=as_json, tables=[table(title, columns, rows)])
 

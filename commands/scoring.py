@@ -1,6 +1,6 @@
 """What `eval` and `benchmark` share: where predictions come from, and tables of figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from segkit.errors import InputError
 
-from .common import progress, stderr, table
+from .common import counted, note, progress, stderr, table
 
 if TYPE_CHECKING:
     from segkit.manifest import Task
@@ -24,6 +24,7 @@ SETTINGS_OPTION: list[str] = typer.Option(
 TASKS: "tuple[Task, ...]" = ("panoptic", "semantic", "instance")
 Choice = TypeVar("Choice", bound=str)
 _CLASSES = 20
+_INTERVAL = "95 % interval"
 
 
 def one_of(value: str, choices: Sequence[Choice], option: str) -> Choice:
@@ -71,14 +72,12 @@ def warn(result: dict[str, Any]) -> None:
     from segkit.metrics.transfer import stated
 
     if missing := result["images"]["without_prediction"]:
-        count = result["images"]["evaluated"]
-        stderr.print(
-            f"note: {missing} of {count} images have no prediction; what they show counts as missed", soft_wrap=True
-        )
+        of = f"{missing} of {counted(result['images']['evaluated'], 'image')}"
+        note(f"{of} {'has' if missing == 1 else 'have'} no prediction; what they show counts as missed")
     if boxes := result.get("without_mask"):
-        stderr.print(f"note: {boxes} predictions have a box but no mask and count as nothing", soft_wrap=True)
-    for note in stated(result.get("class_map", {})):
-        stderr.print(f"note: {note}", highlight=False, soft_wrap=True)
+        note(f"{counted(boxes, 'prediction has', 'predictions have')} a box but no mask, and no share in the figures")
+    for line in stated(result.get("class_map", {})):
+        note(line)
 
 
 def tables(result: dict[str, Any]) -> list[Table | str]:
@@ -89,24 +88,40 @@ def tables(result: dict[str, Any]) -> list[Table | str]:
 
 
 def _panoptic(result: dict[str, Any]) -> Table:
-    rows = [(group, *(result[group][key] for key in ("pq", "sq", "rq", "n"))) for group in ("all", "things", "stuff")]
+    rows: list[tuple[object, ...]] = []
+    for group in ("all", "things", "stuff"):
+        rows.append((group, *(result[group][key] for key in ("pq", "sq", "rq", "n"))))
+        names = ("pq", "sq", "rq") if group == "all" else (f"pq {group}",)
+        rows += [(_INTERVAL, *(_interval(result, name) for name in names))] if "bootstrap" in result else []
     return table("Panoptic quality", ("classes", "PQ", "SQ", "RQ", "n"), rows)
 
 
 def _semantic(result: dict[str, Any]) -> Table:
-    keys = {"miou": "mIoU", "fwiou": "fwIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
-    keys |= {"classes_counted": "classes counted"}
-    title = f"Semantic segmentation\n{result['absent_classes']}"
-    return table(title, ("", "%"), [(name, result[key]) for key, name in keys.items()])
+    names = {"miou": "mIoU", "fwiou": "fwIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
+    names |= {"classes_counted": "classes counted"}
+    return _figures(f"Semantic segmentation\n{result['absent_classes']}", names, result)
 
 
 def _instance(result: dict[str, Any]) -> Table:
     keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", f"ar{result['max_dets'][-1]}")
-    row = [result[key] for key in keys]
-    return table(f"COCO AP by {result['by']} ({result['evaluator']})", ("", *keys), [("all classes", *row)])
+    return _figures(f"COCO AP by {result['by']} ({result['evaluator']})", {key: key for key in keys}, result)
 
 
-def _per_class(result: dict[str, Any]) -> Table:
+def _figures(title: str, names: Mapping[str, str], result: dict[str, Any]) -> Table:
+    """A line a figure, with its interval where intervals were asked for."""
+    if "bootstrap" not in result:
+        return table(title, ("", "%"), [(name, result[key]) for key, name in names.items()])
+    rows = [(name, result[key], _interval(result, key)) for key, name in names.items()]
+    return table(title, ("", "%", _INTERVAL), rows)
+
+
+def _interval(result: dict[str, Any], name: str) -> str | None:
+    """None where the figure has none, or is not defined in any draw."""
+    low, high = result["bootstrap"]["intervals"].get(name, (None, None))
+    return None if low is None else f"{low:.2f} to {high:.2f}"
+
+
+def _per_class(result: dict[str, Any]) -> Table | str:
     """The weakest classes first: what to look at."""
     if result["task"] == "panoptic":
         rows = [(name, *row.values()) for name, row in result["per_class"].items() if row["pq"] is not None]
@@ -114,8 +129,13 @@ def _per_class(result: dict[str, Any]) -> Table:
     else:
         rows = [(name, value) for name, value in result["per_class"].items() if value is not None]
         columns = ("class", "IoU" if result["task"] == "semantic" else "AP")
-    shown = sorted(rows, key=lambda row: row[1])[:_CLASSES]
-    return table(f"Weakest classes ({len(shown)} of {len(rows)})", columns, shown)
+    weak = sorted((row for row in rows if round(row[1], 2) < 100), key=lambda row: row[1])
+    perfect = len(rows) - len(weak)
+    if perfect and not weak:
+        return f"No weak class: {perfect} of {len(rows)} at 100"
+    shown = weak[:_CLASSES]
+    title = f"Weakest classes ({len(shown)} of {len(rows)}" + (f", {perfect} at 100 left out)" if perfect else ")")
+    return table(title, columns, shown)
 
 
 def _given_boxes(result: dict[str, Any]) -> Table:

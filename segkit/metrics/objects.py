@@ -46,7 +46,8 @@ class Batch:
     annotations: list[Record]
     results: list[Record]
     without_mask: int = 0
-    """Predictions that are only boxes where masks are compared: they can match nothing and are left out."""
+    """Predictions that are only boxes where masks are compared: they can match nothing and are left out. Crowds, for
+    which nobody makes masks, are not counted."""
 
 
 def objects_of(samples: Sequence[Sample]) -> Objects:
@@ -88,7 +89,12 @@ def records(truth: Objects, prediction: Objects, index: Index, by: By, first: in
     ]
     if federated:
         _add_what_was_looked_for(images, annotations, truth, index)
-    return Batch(images, annotations, kept, len(results) - len(kept))
+    return Batch(images, annotations, kept, _missing_masks(prediction, index) if by == "mask" else 0)
+
+
+def _missing_masks(found: Objects, index: Index) -> int:
+    columns = zip(found.class_id, found.mask, found.crowd, strict=True)
+    return sum(mask is None and not crowd and index[class_id] is not None for class_id, mask, crowd in columns)
 
 
 def _check_sizes(truth: Objects, prediction: Objects) -> None:

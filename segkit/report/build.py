@@ -118,7 +118,8 @@ def _intervals(result: dict[str, Any]) -> str:
     given = result.get("bootstrap")
     if not given:
         return ""
-    rows = [(name, f"{low:.2f} - {high:.2f}") for name, (low, high) in given["intervals"].items()]
+    edges = given["intervals"].items()
+    rows = [(name, "-" if low is None else f"{low:.2f} - {high:.2f}") for name, (low, high) in edges]
     level = f"{given['confidence']:.0%} interval, {given['samples']} draws of the images"
     return plain_table(("", level), rows)
 

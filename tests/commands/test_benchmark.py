@@ -116,7 +116,7 @@ def test_with_a_run_the_images_are_found_and_missing_ones_reported(tmp_path, mon
     options = ("objects365", "--annotations", file, "--checkpoint", "run", "--out", tmp_path / "out", "--images")
     told, notes = ask(*options, tmp_path / "photos")
     assert told["file"]["missing_images"] == ["images/v1/patch1/objects365_v1_00000001.jpg"]
-    assert "1 of 2 images are missing" in notes and told["images"]["evaluated"] == 1
+    assert "1 of 2 images is missing" in notes and told["images"]["evaluated"] == 1
     assert told["ap"] == pytest.approx(100)
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(written) == 2 and not any("bbox" in row for row in written)

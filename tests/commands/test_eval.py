@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError
+from segkit.taxonomy import Taxonomy
 from tests.metrics.files import panoptic_files, results_file, sets, shard_set
+from tests.metrics.scenes import taxonomy
 
 runner = CliRunner()
 
@@ -73,6 +75,73 @@ def test_people_get_a_table_with_the_figures(tmp_path):
         ],
     )
     assert result.exit_code == 0 and f"{pq:.2f}" in result.stdout and "report.html" in result.stdout
+
+
+def show(*arguments):
+    """What a person reads: stdout and stderr."""
+    result = runner.invoke(app, ["eval", *map(str, arguments)])
+    assert result.exit_code == 0, result.exception
+    return result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_people_see_the_interval_of_each_headline_figure(tmp_path, task):
+    truth, found = sets(tmp_path, images=8, kind=task)
+    screen, _ = show(
+        "--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path, "--bootstrap", 20
+    )  # fmt: skip
+    told = json.loads((tmp_path / "metrics.json").read_text())["bootstrap"]["intervals"]
+    assert len(told) >= 3
+    for low, high in told.values():
+        assert f"{low:.2f} to {high:.2f}" in screen
+
+
+def test_a_figure_that_no_draw_defines_has_no_interval(tmp_path):
+    truth, found = sets(tmp_path, images=3)
+    whole = taxonomy()
+    things = Taxonomy("things", tuple(replace(c, kind="thing") for c in whole.categories))
+    same = [
+        shard_set(tmp_path / f"{one.manifest.name}-things", list(one.samples()), things) for one in (truth, found)
+    ]  # fmt: skip
+    screen, _ = show(
+        "--data", same[0].path, "--predictions", same[1].path, "--task", "panoptic", "--out", tmp_path,
+        "--bootstrap", 5,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "metrics.json").read_text())["bootstrap"]["intervals"]["pq stuff"] == [None, None]
+    assert "None" not in screen
+
+
+def test_perfect_classes_are_no_weak_ones(tmp_path):
+    truth, found = sets(tmp_path)
+    options = ("--data", truth.path, "--task", "semantic", "--out", tmp_path / "out")
+    screen, _ = show(*options, "--predictions", truth.path)
+    count = json.loads((tmp_path / "out" / "metrics.json").read_text())["classes_counted"]
+    assert f"No weak class: {count} of {count} at 100" in screen and "Weakest" not in screen
+    screen, _ = show(*options, "--predictions", found.path)
+    scores = json.loads((tmp_path / "out" / "metrics.json").read_text())["per_class"].values()
+    weak = sum(score is not None and score < 100 for score in scores)
+    assert weak > 0 and f"Weakest classes ({weak} of {count}" in screen
+
+
+def test_the_note_on_missing_masks_leaves_crowds_out_and_agrees_with_its_count(tmp_path):
+    truth, _ = sets(tmp_path, kind="instance")
+    things = {category.id for category in truth.taxonomy.categories if category.kind == "thing"}
+
+    def stripped(name, *crowd):
+        """The truth as predictions, the first thing of each of the first images a box alone and crowd or none."""
+        made = list(truth.samples())
+        for number, is_crowd in enumerate(crowd):
+            segments = list(made[number].segments)
+            at = next(i for i, s in enumerate(segments) if s.class_id in things)
+            segments[at] = replace(segments[at], mask=None, mask_from=None, score=0.5, is_crowd=is_crowd)
+            made[number] = replace(made[number], segments=tuple(segments))
+        return shard_set(tmp_path / name, made, truth.taxonomy, "instance")
+
+    def noted(found):
+        return show("--data", truth.path, "--predictions", found.path, "--task", "instance", "--out", tmp_path)[1]
+
+    assert "no mask" not in noted(stripped("crowd", True))
+    assert "note: 1 prediction has a box but no mask" in noted(stripped("both", True, False))
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
