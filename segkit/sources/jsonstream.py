@@ -16,6 +16,7 @@ CHUNK = 4 << 20
 _LARGEST = 256 << 20  # characters of one element; more is a broken file
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _NEAR_END = 16  # an error this close to the end of what was read may be no error once more is read
+_TOKEN = re.compile(r"[\w+.\\-]*[ \t\n\r]*")  # what is left of a number, a word or an escape, or nothing
 _VALUES, _TEXTS = msgspec.json.Decoder(list[Any]), msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -31,7 +32,8 @@ def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, byte
         by (key, None, b"") for the list itself, and once for each other key.
 
     Raises:
-        InputError: not readable, no JSON object, a value of `lists` that is no list, or a key twice.
+        InputError: not readable, no JSON object or one that is cut short, a value of `lists` that is no list, or a key
+            twice.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -73,9 +75,7 @@ class _Reader:
             raise self._broken("something follows the object")
 
     def _list(self, key: str) -> Iterator[tuple[Any, bytes]]:
-        if self._peek() != "[":
-            raise self._broken(f"{key!r} is no list")
-        self._place += 1
+        self._expect("[", f"{key!r} is no list")
         separator = self._peek()
         if separator == "]":
             self._place += 1
@@ -119,8 +119,11 @@ class _Reader:
                     text, self._place = self._text[self._place : end], end
                     return value, text.encode()
                 failed, place = "", end  # a number may go on
-            if place < len(self._text) - _NEAR_END or (not self._read() and failed):
+            if place < len(self._text) - _NEAR_END:
                 raise self._broken(failed, place)
+            place -= self._place  # what lies before it is forgotten
+            if not self._read() and failed:
+                raise self._stopped(failed, place)
 
     def _peek(self) -> str:
         """The next character that is not blank; "" at the end of the file."""
@@ -134,15 +137,16 @@ class _Reader:
             if not self._read():
                 return ""
 
-    def _expect(self, character: str) -> None:
-        if self._peek() != character:
-            raise self._broken(f"{character!r} is wanting")
+    def _expect(self, character: str, problem: str | None = None) -> None:
+        found = self._peek()
+        if found != character:
+            raise self._broken(problem or f"{character!r} is wanting") if found else self._cut_short()
         self._place += 1
 
     def _separator(self, closing: str) -> str:
         found = self._peek()
         if found not in (",", closing) or not found:
-            raise self._broken(f"',' or {closing!r} is wanting")
+            raise self._stopped(f"',' or {closing!r} is wanting", self._place)
         self._place += 1
         return found
 
@@ -151,10 +155,25 @@ class _Reader:
         rest = self._text[self._place :]
         if len(rest) > _LARGEST:
             raise self._broken(f"an element of more than {_LARGEST} characters")
-        chunk = self._file.read(max(CHUNK, len(rest)))
+        try:
+            chunk = self._file.read(max(CHUNK, len(rest)))
+        except UnicodeDecodeError as error:
+            if error.reason == "unexpected end of data":
+                raise self._cut_short("within a character") from None
+            raise
         self._before += self._place
         self._text, self._place, self._ended = rest + chunk, 0, not chunk
         return not self._ended
+
+    def _stopped(self, problem: str, place: int) -> InputError:
+        """JSON does not go on at a place: because the file ends there, or else because of `problem`."""
+        if self._ended and _TOKEN.fullmatch(self._text, place):
+            return self._cut_short()
+        return self._broken(problem, place)
+
+    def _cut_short(self, where: str | None = None) -> InputError:
+        where = where or f"after {self._before + len(self._text)} characters"
+        return InputError(f"ends too early, {where}: its JSON is not complete", file=self._path, mend="get it again")
 
     def _broken(self, problem: str, place: int | None = None) -> InputError:
         where = self._before + (self._place if place is None else place)

@@ -76,7 +76,9 @@ def test_what_json_refuses_is_refused(tmp_path_factory: Any, data: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"many": [1, 2', "wanting, character"),
+        ('{"many": [1, 2', "ends too early, after 14 characters"),
+        ("", "ends too early, after 0 characters"),
+        ('{"a": tru}', "a value is wanting, character 6"),
         ('{"many": [1 2]}', "',' or ']' is wanting, character 12"),
         ('{"many": {"a": 1}}', "'many' is no list"),
         ('{"a": 1, "a": 2}', "'a' is there twice"),
@@ -90,6 +92,40 @@ def test_the_place_of_an_error_is_named(tmp_path: Path, text: str, says: str) ->
     path.write_text(text)
     with pytest.raises(InputError, match=f"bad.json.*({says})"):
         walk(path)
+
+
+TEXT = json.dumps(
+    {"a": -1.5e-7, "many": [{"x": [1, 2.5], "t\u00e9": True, "n": None}, "\ud83d\ude00", -3], "z": {"q": "a b\n"}}
+)
+
+
+@pytest.mark.parametrize("chunk", [1, 9, 64, 10_000])
+def test_a_file_that_is_cut_anywhere_ends_too_early_and_where_it_does(tmp_path: Path, chunk: int) -> None:
+    path = tmp_path / "cut.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonstream, "CHUNK", chunk)
+        for length in range(len(TEXT)):
+            path.write_text(TEXT[:length])
+            with pytest.raises(InputError) as error:
+                walk(path)
+            assert f"cut.json: ends too early, after {length} characters: " in str(error.value), TEXT[:length]
+
+
+def test_a_file_that_is_cut_within_a_character_ends_too_early(tmp_path: Path) -> None:
+    path = tmp_path / "cut.json"
+    path.write_bytes('{"a": "\u00e9'.encode()[:-1])
+    with pytest.raises(InputError, match="ends too early, within a character"):
+        walk(path)
+
+
+@pytest.mark.parametrize("chunk", [1, 20, 10_000])
+def test_an_error_near_the_end_of_a_file_is_named_at_its_place(tmp_path: Path, chunk: int) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text('{"many": [{"x": 1}, ' + "0, " * 30 + "tru]}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonstream, "CHUNK", chunk)
+        with pytest.raises(InputError, match="a value is wanting, character 110"):
+            walk(path)
 
 
 def test_an_error_early_in_a_large_file_is_found_without_reading_on(tmp_path: Path) -> None:
