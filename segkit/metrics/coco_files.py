@@ -122,10 +122,7 @@ class PanopticFiles:
             self._by_id = {str(row["image_id"]): row for row in rows if row["segments_info"] is not None}
             self._by_stem = {Path(row["file_name"]).stem: row for row in rows}
         except (KeyError, TypeError) as error:
-            mend = "give a list of COCO results, or a COCO panoptic JSON with its PNG folder"
-            raise InputError(
-                f"neither results nor panoptic predictions ({error!r} missing)", file=path, mend=mend
-            ) from error
+            raise _no_predictions(path, content) from error
         self._ids = [str(row["image_id"]) for row in rows]
         if not folder.is_dir():
             raise InputError(
@@ -185,3 +182,15 @@ class PanopticFiles:
         return Segment(
             class_id, kind, region.box, region.counts, float(region.area), mask_from="prediction", score=score
         )
+
+
+def _no_predictions(path: Path, content: Any) -> InputError:
+    """What to say of JSON that is neither a list of results nor a panoptic file."""
+    rows = content.get("annotations") if isinstance(content, dict) else None
+    first = rows[0] if isinstance(rows, list) and rows else None
+    what = "is neither a list of COCO results nor a COCO panoptic file"
+    if isinstance(first, dict) and "category_id" in first:
+        what = "is a file of annotations as ground truth has it, not of predictions"
+    results = "[{image_id, category_id, score, segmentation or bbox}, ...]"
+    mend = f"give a list of COCO results ({results}), a COCO panoptic file with its PNG folder, or a shard set"
+    return InputError(what, file=path, mend=mend)

@@ -91,8 +91,9 @@ def _check_kind(truth: ShardSet, task: Task, options: EvalOptions) -> None:
         mend = "make masks by `segkit pseudolabel`, or score boxes by --task instance --by box"
         raise InputError("the set has boxes but no masks", file=truth.path, mend=mend)
     if task == "panoptic" and truth.manifest.kind != "panoptic":
-        mend = f"use --task {truth.manifest.kind}"
-        raise InputError(f"a {truth.manifest.kind} set is no panoptic ground truth", file=truth.path, mend=mend)
+        kind = truth.manifest.kind
+        problem = f"{'an' if kind == 'instance' else 'a'} {kind} set is no panoptic ground truth"
+        raise InputError(problem, file=truth.path, mend=f"use --task {kind}")
     if task == "instance" and truth.manifest.kind == "semantic":
         raise InputError("a semantic set knows no instances", file=truth.path, mend="use --task semantic")
     if task == "semantic" and truth.manifest.kind == "instance":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
+from segkit.export.coco import export_instances
 from segkit.metrics.evaluate import EvalOptions, evaluate, measure
 from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample
@@ -179,6 +180,20 @@ def test_results_that_are_none_are_refused_by_number(tmp_path, row, line):
         )
 
 
+def test_files_that_are_no_predictions_are_told_apart(tmp_path):
+    truth, found = sets(tmp_path, kind="instance")
+    export_instances(found, tmp_path / "exported")
+    (exported,) = (tmp_path / "exported").rglob("*.json")
+    wanted = r"give a list of COCO results .*image_id, category_id, score.*, a COCO panoptic file"
+    with pytest.raises(InputError, match=rf"json: is a file of annotations .*not of predictions; {wanted}"):
+        open_predictions(str(exported), truth)
+    file = tmp_path / "other.json"
+    for content in ({"a": 1}, {"annotations": 5}, {"annotations": [3]}, 7):
+        file.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=rf"other\.json: is neither a list of COCO results nor.*; {wanted}"):
+            open_predictions(str(file), truth)
+
+
 def damage_area(content):
     content["annotations"][0]["segments_info"][0]["area"] = 1
 
@@ -226,6 +241,9 @@ def test_the_task_must_fit_the_labels(tmp_path):
     semantic = shard_set(tmp_path / "semantic", list(truth.samples()), truth.taxonomy, "semantic")
     with pytest.raises(InputError, match="a semantic set is no panoptic ground truth"):
         evaluate(semantic, found, "panoptic")
+    instance = shard_set(tmp_path / "instance", list(truth.samples()), truth.taxonomy, "instance")
+    with pytest.raises(InputError, match="an instance set is no panoptic ground truth; use --task instance"):
+        evaluate(instance, found, "panoptic")
     with pytest.raises(InputError, match="knows no instances"):
         evaluate(semantic, found, "instance")
 
