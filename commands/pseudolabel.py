@@ -1,13 +1,18 @@
 """`segkit pseudolabel`: boxes become masks, in a label layer over the same images."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from segkit.errors import InputError
 from segkit.storage import location
 
-from .common import JSON_OPTION, emit, progress, table
+from .common import JSON_OPTION, counted, emit, progress, table
 from .scoring import SETTINGS_OPTION, one_of
+
+if TYPE_CHECKING:
+    from segkit.shards.reader import ShardSet
 
 
 def pseudolabel(
@@ -27,12 +32,12 @@ def pseudolabel(
 
     Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
     """
+    boxes = _with_boxes(data)  # first: what follows takes seconds to import
     from segkit.inference.pseudolabel import STRATEGIES, pseudolabel_set
-    from segkit.shards.reader import ShardSet
     from segkit.training.run_reader import load_run
 
     chosen = one_of(strategy, tuple(STRATEGIES), "--strategy")
-    run, boxes = load_run(checkpoint, device, settings), ShardSet.open(data)
+    run = load_run(checkpoint, device, settings)
     with progress() as bar:
         row = bar.add_task("pseudolabel", total=len(boxes))
         made, transfer = pseudolabel_set(run, boxes, out, strategy=chosen, on_image=lambda: bar.advance(row))
@@ -45,12 +50,26 @@ def pseudolabel(
         "masked": transfer.masked,
         "kept_as_boxes": transfer.kept_as_boxes,
         "already_masked": transfer.already_masked,
+        "left_alone": transfer.left_alone,
     }
     rows = [
-        ("boxes", transfer.boxes),
-        ("given a mask", transfer.masked),
-        ("kept as boxes", transfer.kept_as_boxes),
+        ("boxes asked for", transfer.boxes),
+        ("  given a mask", transfer.masked),
+        ("  kept as boxes", transfer.kept_as_boxes),
         ("had a mask already", transfer.already_masked),
+        ("crowds and ignored, left as boxes", transfer.left_alone),
     ]
-    shown = table(f"Pseudo-labels of {data}", ("segments", "count"), rows)
+    title = f"Pseudo-labels of {data}: {counted(made.manifest.statistics.segments, 'segment')}"
+    shown = table(title, ("segments", "count"), rows)
     emit(result, schema="segkit.pseudolabel/1", as_json=as_json, tables=[shown, f"{made.path}"])
+
+
+def _with_boxes(data: str) -> "ShardSet":
+    """The set to label; InputError where nothing in it lacks a mask."""
+    from segkit.shards.reader import ShardSet
+
+    opened = ShardSet.open(data)
+    if not opened.manifest.statistics.boxes_only:
+        mend = "give a set with boxes, such as one converted with --boxes-only"
+        raise InputError("no segment lacks a mask", file=opened.path, mend=mend)
+    return opened

@@ -38,13 +38,15 @@ _AHEAD = 8
 
 @dataclass(frozen=True)
 class Transfer:
-    """What came of the boxes of a set."""
+    """What came of the segments of a set: `boxes`, `already_masked` and `left_alone` are all of them."""
 
     boxes: int
-    """Box-only segments that were asked for: no crowds, no ignored ones."""
+    """Box-only segments that were asked for, `masked` or `kept_as_boxes`: no crowds, no ignored ones."""
     masked: int
     kept_as_boxes: int
     already_masked: int
+    left_alone: int
+    """Crowds and ignored ones without a mask."""
 
 
 def pseudolabel_set(
@@ -69,14 +71,16 @@ def pseudolabel_set(
         The published version and the counts.
     """
     table = run.table(data.taxonomy)
-    counts = [0, 0, 0]
+    boxes = masked = already_masked = left_alone = 0
 
     def labelled() -> Iterator[Sample]:
+        nonlocal boxes, masked, already_masked, left_alone
         for sample, asked, found in _answered(data, lambda questions: STRATEGIES[strategy](run, table, questions)):
-            counts[0] += len(asked)
-            counts[2] += sum(s.mask is not None for s in sample.segments)
+            bare = sum(s.mask is None for s in sample.segments)
+            boxes, left_alone = boxes + len(asked), left_alone + bare - len(asked)
+            already_masked += len(sample.segments) - bare
             made = _with_masks(sample, dict(zip(asked, found, strict=True)))
-            counts[1] += sum(made.segments[i].mask is not None for i in asked)
+            masked += sum(made.segments[i].mask is not None for i in asked)
             yield made
             on_image()
 
@@ -89,7 +93,7 @@ def pseudolabel_set(
         kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
         extra_parents=(run.as_parent(out),),
     )
-    return layer, Transfer(counts[0], counts[1], counts[0] - counts[1], counts[2])
+    return layer, Transfer(boxes, masked, boxes - masked, already_masked, left_alone)
 
 
 def _answered(

@@ -1,6 +1,8 @@
 import json
+import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from segkit.manifest import Task
 from segkit.masks.rle import area, decode
 from segkit.metrics.evaluate import evaluate
 from segkit.metrics.predictions import open_predictions
+from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.training.run import train
@@ -80,6 +83,7 @@ def test_boxes_come_back_with_masks(run: Path, boxes: ShardSet, tmp_path: Path, 
     assert found["boxes"] == len(before) - 1, "a crowd is not one object"
     assert found["masked"] == sum(s.mask is not None for s, _ in after)
     assert found["masked"] + found["kept_as_boxes"] == found["boxes"]  # type: ignore[operator]
+    assert (found["already_masked"], found["left_alone"]) == (0, 1)
     for old, (new, sample) in zip(before, after, strict=True):
         assert (new.class_id, new.box, new.source_id) == (old.class_id, old.box, old.source_id)
         if new.mask is None:
@@ -108,11 +112,44 @@ def test_segment_boxes_takes_names_of_any_vocabulary(run: Path, toy: ShardSet) -
     assert segkit.segment_boxes(loaded, image, [])[0].shape == (0, *image.shape[:2])
 
 
-def test_masks_that_are_there_stay(run: Path, toy: ShardSet, tmp_path: Path) -> None:
-    found = invoke("pseudolabel", "--checkpoint", run, "--data", toy.path, "--out", tmp_path / "same", "--json")
-    assert found["boxes"] == found["masked"] == 0
-    made = ShardSet.open(tmp_path / "same")
-    assert [s.segments for s in made.samples()] == [s.segments for s in toy.samples()]
+def test_every_segment_is_accounted_for_where_some_have_masks_already(run: Path, toy: ShardSet, tmp_path: Path) -> None:
+    """Masks, boxes, a crowd box and an ignored box side by side; the table says what the JSON object says."""
+
+    def mixed() -> Iterator[tuple[Sample, bytes]]:
+        for number, sample in enumerate(toy.samples()):
+            segments = [replace(s, kind="thing") for s in sample.segments]
+            if number < 3:
+                marks = ({}, {"is_crowd": True}, {"ignore": True})[number]
+                segments[0] = replace(segments[0], mask=None, mask_from=None, **marks)
+            yield replace(sample, segments=tuple(segments)), toy.image_bytes(sample)
+
+    data = write_set(
+        tmp_path / "mixed", mixed(), taxonomy=toy.taxonomy, kind="instance", name="mixed", split=None, command="test",
+        arguments={},
+    )  # fmt: skip
+    total = data.manifest.statistics.segments
+    out = tmp_path / "out"
+    common = ("pseudolabel", "--checkpoint", run, "--data", data.path, "--out", out)
+    found = invoke(*common, "--json")
+    assert (found["boxes"], found["left_alone"], found["already_masked"]) == (1, 2, total - 3)
+    before, after = ([s for sample in one.samples() for s in sample.segments] for one in (data, ShardSet.open(out)))
+    differ = [old for old, new in zip(before, after, strict=True) if new != old]
+    assert len(differ) == found["masked"] and all(old.mask is None and not old.is_crowd for old in differ)
+    shown = CliRunner().invoke(app, [str(a) for a in common]).stdout
+    assert f"Pseudo-labels of {data.path}: {total} segments\n" in shown
+    assert [int(line.split()[-2]) for line in shown.splitlines() if line.startswith("│")] == [
+        found[key] for key in ("boxes", "masked", "kept_as_boxes", "already_masked", "left_alone")
+    ]
+
+
+def test_a_set_in_which_nothing_lacks_a_mask_is_refused_before_the_run_is_looked_at(
+    toy: ShardSet, tmp_path: Path
+) -> None:
+    given = ("pseudolabel", "--checkpoint", tmp_path / "no-run", "--data", toy.path, "--out", tmp_path / "out")
+    result = CliRunner().invoke(app, [str(a) for a in given])
+    assert isinstance(result.exception, InputError)
+    assert re.fullmatch(rf"{toy.path}: no segment lacks a mask; give a set with boxes, .*", str(result.exception))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
