@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.model.layers import MLP
-from segkit.model.sampling import Sizes, sample_scales
+from segkit.model.sampling import Scales, Sizes, sample_scales
 
 
 class DeformableAttention(nn.Module):
@@ -43,25 +43,24 @@ class DeformableAttention(nn.Module):
         start = direction[:, None, None] * steps[None, None, :, None]
         self.offsets.bias.copy_(start.expand(-1, self.levels, -1, -1).flatten())
 
-    def forward(self, queries: Tensor, memory: Tensor, reference: Tensor, sizes: Sizes) -> Tensor:
+    def forward(self, queries: Tensor, memory: Tensor, reference: Tensor, scales: Scales) -> Tensor:
         """Attend.
 
         Args:
             queries: (B, N, dim), with positions.
             memory: (B, S, dim), the cells of all scales one after the other.
             reference: (N, 2), x and y of each query in 0-1.
-            sizes: of the scales; their cells are S in all.
+            scales: their sizes; their cells are S in all.
 
         Returns:
             (B, N, dim).
         """
         shape = (self.heads, self.levels, self.points)
-        scale = queries.new_tensor([(width, height) for height, width in sizes])
-        offsets = self.offsets(queries).unflatten(-1, (*shape, 2)) / scale[:, None]
+        offsets = self.offsets(queries).unflatten(-1, (*shape, 2)) / scales.extent[:, None]
         locations = reference[:, None, None, None] + offsets
         weights = self.weights(queries).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, shape[1:])
         value = self.value(memory).unflatten(-1, (self.heads, -1))
-        attended: Tensor = self.output(sample_scales(value, sizes, locations, weights))
+        attended: Tensor = self.output(sample_scales(value, scales, locations, weights))
         return attended
 
 
@@ -74,9 +73,9 @@ class DeformableLayer(nn.Module):
         self.feedforward = MLP(dim, feedforward_dim, dim)
         self.attention_norm, self.feedforward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
 
-    def forward(self, cells: Tensor, position: Tensor, reference: Tensor, sizes: Sizes) -> Tensor:
+    def forward(self, cells: Tensor, position: Tensor, reference: Tensor, scales: Scales) -> Tensor:
         """One layer: cells (B, S, dim), position and reference (S, dim) and (S, 2) -> (B, S, dim)."""
-        cells = self.attention_norm(cells + self.attention(cells + position, cells, reference, sizes))
+        cells = self.attention_norm(cells + self.attention(cells + position, cells, reference, scales))
         updated: Tensor = self.feedforward_norm(cells + self.feedforward(cells))
         return updated
 

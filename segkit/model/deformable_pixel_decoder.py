@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from segkit.model.deformable import DeformableLayer, cell_centres
 from segkit.model.layers import Stack, detr_position_grid
+from segkit.model.sampling import Scales
 
 
 def _projection(before: int, after: int, *, kernel: int = 1, bias: bool = False) -> nn.Sequential:
@@ -68,8 +69,8 @@ class DeformablePixelDecoder(nn.Module):
                 for size, level in zip(sizes, self.level_embedding.weight, strict=True)
             ]
         )
-        reference = cell_centres(sizes, cells.device, position.dtype)
+        reference, scales = cell_centres(sizes, cells.device, position.dtype), Scales.of(sizes, cells.device)
         for number in range(len(self.layers)):
-            cells = self.layers.run(number, cells, position, reference, sizes)
+            cells = self.layers.run(number, cells, position, reference, scales)
         split = torch.split(cells, [height * width for height, width in sizes], 1)
         return [x.transpose(1, 2).reshape(len(x), -1, *size) for x, size in zip(split, sizes, strict=True)]

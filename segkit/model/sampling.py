@@ -18,14 +18,38 @@ Sizes = Sequence[tuple[int, int]]
 """Height and width of each scale."""
 CORNERS = 4
 """Cells around a location."""
+MOST_PRODUCTS = 2**26 - 1
+"""A CUDA kernel of torch counts its threads, 32 to a product, in 31 bits."""
+_SUM = 0
+"""torch's number of that mode of `embedding_bag`."""
 
 
-def sample_scales(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Scales:
+    """Maps of several sizes whose cells follow one another; made once a forward pass, for it waits for the device."""
+
+    sizes: tuple[tuple[int, int], ...]
+    """Height and width of each."""
+    extent: Tensor
+    """(L, 2) width and height."""
+    start: Tensor
+    """(L,) int32, the first cell of each."""
+
+    @classmethod
+    def of(cls, sizes: Sizes, device: torch.device) -> "Scales":
+        """Of some sizes, coarse or fine first, as the cells are."""
+        areas = [height * width for height, width in sizes]
+        starts = [sum(areas[:level]) for level in range(len(areas))]
+        extent = torch.tensor([(width, height) for height, width in sizes], device=device)
+        return cls(tuple(sizes), extent, torch.tensor(starts, dtype=torch.int32, device=device))
+
+
+def sample_scales(value: Tensor, scales: Scales, locations: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of bilinear samples; what lies beyond a map counts as zero.
 
     Args:
         value: (B, S, heads, d), the cells of all scales one after the other.
-        sizes: of the scales.
+        scales: their sizes.
         locations: (B, N, heads, levels, points, 2), x and y in 0-1 of a map's extent.
         weights: (B, N, heads, levels, points).
 
@@ -34,20 +58,18 @@ def sample_scales(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tenso
     """
     batch, cells, heads, width = value.shape
     rows = value.to(torch.promote_types(value.dtype, torch.float32)).reshape(-1, width)
-    extent = torch.tensor(sizes, device=value.device).flip(-1)[:, None]
+    extent = scales.extent[:, None]
     places = locations.to(rows.dtype) * extent - 0.5
     with torch.no_grad():
-        first = _first_rows(sizes, batch, cells, heads, value.device)
+        first = _first_rows(scales.start, batch, cells, heads)
     bags: Tensor = _Bags.apply(rows, places, weights.to(rows.dtype), extent, first)
     return bags.view(batch, -1, heads * width)
 
 
-def _first_rows(sizes: Sizes, batch: int, cells: int, heads: int, device: torch.device) -> Tensor:
+def _first_rows(start: Tensor, batch: int, cells: int, heads: int) -> Tensor:
     """Row of each image's, head's and scale's first cell among all (B * S * heads): (B, 1, heads, levels, 1) int32."""
-    area = torch.tensor([height * width for height, width in sizes], dtype=torch.int32, device=device)
-    start = area.cumsum(0, dtype=torch.int32) - area
-    image = torch.arange(batch, dtype=torch.int32, device=device) * cells
-    head = torch.arange(heads, dtype=torch.int32, device=device)
+    image = torch.arange(batch, dtype=torch.int32, device=start.device) * cells
+    head = torch.arange(heads, dtype=torch.int32, device=start.device)
     return ((start + image[:, None, None]) * heads + head[:, None])[:, None, ..., None]
 
 
@@ -88,14 +110,14 @@ class _Bags(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, places: Tensor, weights: Tensor, extent: Tensor, first: Tensor) -> Tensor:
         x, y = _axes(places, extent)
-        heads, width = rows.new_tensor(places.shape[2], dtype=torch.int32), extent[..., 0].int()
+        heads, width = places.shape[2], extent[..., 0].int()
         shape = (*weights.shape[:3], CORNERS, *weights.shape[3:])
         index, share = first.new_empty(shape), weights.new_empty(shape)
         for row in range(2):
             line, weighted = first + y.cell[row] * (width * heads), y.share[row] * weights
             for column in range(2):
-                torch.add(line, x.cell[column] * heads, out=index[:, :, :, 2 * row + column])
-                torch.mul(weighted, x.share[column], out=share[:, :, :, 2 * row + column])
+                index[:, :, :, 2 * row + column] = line + x.cell[column] * heads
+                share[:, :, :, 2 * row + column] = weighted * x.share[column]
         index, share = index.flatten(0, 2).flatten(1), share.flatten(0, 2).flatten(1)
         ctx.save_for_backward(rows, places, weights, extent, index, share)
         return F.embedding_bag(index, rows, per_sample_weights=share, mode="sum")
@@ -129,8 +151,16 @@ def _gradient_of_rows(gradient: Tensor, index: Tensor, share: Tensor, count: int
 
 def _products(gradient: Tensor, rows: Tensor, index: Tensor) -> Tensor:
     """Scalar product of each bag's gradient with each row in it: (G, d), (R, d), (G, P) -> (G, P)."""
-    with torch.enable_grad():
-        share = torch.zeros(index.shape, dtype=rows.dtype, device=rows.device, requires_grad=True)
-        bags = F.embedding_bag(index, rows.detach(), per_sample_weights=share, mode="sum")
-        (products,) = torch.autograd.grad(bags, share, gradient)
-    return products
+    together = max(1, MOST_PRODUCTS // index.shape[1])
+    parts = zip(torch.split(gradient, together), torch.split(index, together), strict=True)
+    return torch.cat([_products_of(part, rows, of) for part, of in parts])
+
+
+def _products_of(gradient: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+    bags, size = index.shape
+    number = torch.arange(bags, dtype=index.dtype, device=index.device)
+    # What `embedding_bag` calls for the gradient of its weights: torch.compile takes it, but no nested autograd.
+    products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        gradient, rows, index.flatten(), number * size, number.repeat_interleave(size), _SUM
+    )
+    return products.view(bags, size)

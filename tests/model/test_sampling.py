@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segkit.model.sampling import sample_scales
+from segkit.model import sampling
+from segkit.model.sampling import Scales, sample_scales
+
+
+def scales_of(*sizes: tuple[int, int]) -> Scales:
+    return Scales.of(sizes, torch.device("cpu"))
 
 
 def _bilinear(grid: torch.Tensor, x: float, y: float) -> torch.Tensor:
@@ -36,16 +41,18 @@ def test_samples_are_those_of_a_loop_over_points(sizes: list[tuple[int, int]]) -
                         x, y = locations[image, query, head, level, point].tolist()
                         sample = _bilinear(maps[level][:, :, head], x, y)
                         expected[image, query, head] += weights[image, query, head, level, point] * sample
-    torch.testing.assert_close(sample_scales(value, sizes, locations, weights), expected.flatten(2))
+    torch.testing.assert_close(sample_scales(value, scales_of(*sizes), locations, weights), expected.flatten(2))
 
 
-def test_gradients_of_samples_are_those_of_finite_differences() -> None:
+@pytest.mark.parametrize("together", [sampling.MOST_PRODUCTS, 20])
+def test_gradients_of_samples_are_those_of_finite_differences(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MOST_PRODUCTS", together)
     torch.manual_seed(0)
     value = torch.randn(1, 10, 2, 2, dtype=torch.float64, requires_grad=True)
     locations = (torch.rand(1, 3, 2, 2, 2, 2, dtype=torch.float64) * 0.9).requires_grad_()
     weights = torch.rand(1, 3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda v, x, w: sample_scales(v, [(2, 2), (2, 3)], x, w), (value, locations, weights)
+        lambda v, x, w: sample_scales(v, scales_of((2, 2), (2, 3)), x, w), (value, locations, weights)
     )
 
 
@@ -60,7 +67,7 @@ def test_on_a_map_of_many_cells_gradients_are_those_of_grid_sample() -> None:
     samples = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     expected = (samples * weights[:, :, :, 0].transpose(1, 2).reshape(2 * heads, 1, 50, 4)).sum(-1)
     expected = expected.view(2, heads, width, 50).permute(0, 3, 1, 2).flatten(2)
-    found = sample_scales(value, [size], locations, weights)
+    found = sample_scales(value, scales_of(size), locations, weights)
     inputs, outgoing = (value, locations, weights), torch.randn_like(expected)
     torch.testing.assert_close(found, expected)
     theirs = torch.autograd.grad(expected, inputs, outgoing)
@@ -70,7 +77,7 @@ def test_on_a_map_of_many_cells_gradients_are_those_of_grid_sample() -> None:
 def test_only_what_is_asked_for_is_differentiated() -> None:
     value = torch.randn(1, 4, 1, 2, requires_grad=True)
     locations, weights = torch.rand(1, 3, 1, 1, 2, 2), torch.rand(1, 3, 1, 1, 2)
-    sample_scales(value, [(2, 2)], locations, weights).sum().backward()
+    sample_scales(value, scales_of((2, 2)), locations, weights).sum().backward()
     assert value.grad is not None
     torch.testing.assert_close(value.grad.sum(), 2 * _inside(locations, weights))
 
