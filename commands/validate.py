@@ -4,7 +4,7 @@ from collections import Counter
 
 import typer
 
-from .common import JSON_OPTION, emit, progress, table
+from .common import JSON_OPTION, counted, emit, progress, table
 
 
 def validate(
@@ -19,11 +19,15 @@ def validate(
     """
     from segkit.shards.lineage import read_json
     from segkit.shards.publish import resolve
+    from segkit.shards.reader import is_run
     from segkit.shards.validate import validate as check
 
     version = resolve(spec)
-    counted = read_json(version).get("statistics")
-    images = counted.get("images") if isinstance(counted, dict) else None
+    manifest = read_json(version)
+    if manifest.get("type") == "run":
+        raise is_run(version)
+    statistics = manifest.get("statistics")
+    images = statistics.get("images") if isinstance(statistics, dict) else None
     with progress() as bar:
         task = bar.add_task("validate", total=images)
         found = list(check(version, advance=lambda rows: bar.advance(task, rows)))
@@ -40,7 +44,8 @@ def validate(
         for item in found:
             print(f"{item.code}: {item.where}: {item.detail}")
     rows = list(counts.items()) or [("none", 0)]
-    title = f"{version}: {images} images, {len(found)} violations"
+    told = [counted(images, "image")] if isinstance(images, int) else []
+    title = f"{version}: {', '.join([*told, counted(len(found), 'violation')])}"
     emit(result, schema="segkit.validate/1", as_json=as_json, tables=[table(title, ("violation", "count"), rows)])
     if found:
         raise typer.Exit(1)

@@ -6,6 +6,10 @@ class SegkitError(Exception):
 
     exit_code = 1
 
+    def __init__(self, problem: str, *, mend: str | None = None) -> None:
+        super().__init__(f"{problem}; {mend}" if mend else problem)
+        self.problem, self.mend = problem, mend
+
 
 class InputError(SegkitError):
     """What the user gave cannot be used (exit code 2): one line that names the file, the record and the mend."""
@@ -14,6 +18,5 @@ class InputError(SegkitError):
 
     def __init__(self, problem: str, *, file: object = None, record: object = None, mend: str | None = None) -> None:
         where = ": ".join(str(part) for part in (file, record) if part is not None)
-        line = f"{where}: {problem}" if where else problem
-        super().__init__(f"{line}; {mend}" if mend else line)
-        self.file, self.record, self.mend = file, record, mend
+        super().__init__(f"{where}: {problem}" if where else problem, mend=mend)
+        self.file, self.record = file, record

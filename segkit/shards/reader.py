@@ -21,6 +21,8 @@ from segkit.shards import arrow
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.taxonomy import Taxonomy
 
+_TELLS = "`segkit validate` tells what is damaged"
+
 
 class ShardSet:
     """A published version of a shard set; cheap to open, to pickle and to fork.
@@ -161,7 +163,7 @@ class ShardSet:
             mend = "restore it beside this version; a layer needs its parent's images"
             raise InputError(f"image tar not readable ({storage.reason(error)})", file=path, mend=mend) from error
         if len(data) != sample.image.length:
-            raise SegkitError(f"{path}: too short to hold image {sample.id}; `segkit validate` tells what is damaged")
+            raise SegkitError(f"{path}: too short to hold image {sample.id}", mend=_TELLS)
         return data
 
 
@@ -173,11 +175,18 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise InputError(f"not readable ({storage.reason(error)})", file=file, mend="check the path") from error
     except ValidationError as error:
+        if any(each["loc"] == ("type",) and each["input"] == "run" for each in error.errors()):
+            raise is_run(path) from error
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         problem, mend = f"not the manifest of a shard set ({first['msg']})", "give what segkit convert has written"
         raise InputError(problem, file=file, record=where or None, mend=mend) from error
 
 
+def is_run(path: Path) -> InputError:
+    """What to say of a version that is a run where a shard set is asked for."""
+    return InputError("is a run, not a shard set", file=path, mend="give what segkit convert has written")
+
+
 def _damaged(path: Path, error: Exception) -> SegkitError:
-    return SegkitError(f"{path}: labels not readable ({str(error).splitlines()[0]}); `segkit validate` tells more")
+    return SegkitError(f"{path}: labels not readable ({str(error).splitlines()[0]})", mend=_TELLS)

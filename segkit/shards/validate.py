@@ -153,7 +153,8 @@ def _image(opened: ShardSet, sample: Sample) -> Iterator[Violation]:
     try:
         data = opened.image_bytes(sample)
     except SegkitError as error:
-        yield Violation("image-bytes", here, str(error))
+        # of what is damaged, a reader's mend is to validate; of what is not there, it is worth repeating
+        yield Violation("image-bytes", here, str(error) if isinstance(error, InputError) else error.problem)
         return
     if ref.sha256 is not None and hashlib.sha256(data).hexdigest() != ref.sha256:
         yield Violation("image-checksum", here, "the image's bytes are not those that were converted")

@@ -5,9 +5,10 @@ import pytest
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.manifest import Count, Ledger
 from segkit.shards.publish import staging
+from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
 from tests.shards.conftest import TAXONOMY, toy_records
 
@@ -82,6 +83,42 @@ def test_validate_exits_with_the_verdict(toy):
     shown = runner.invoke(app, ["validate", str(toy / "toy")])
     assert shown.exit_code == 1
     assert "image-checksum: labels-00000.parquet: image 000:" in shown.stdout
+
+
+def test_validate_does_not_send_to_itself(toy):
+    """A tar that is cut off: the reader's own line sends to `segkit validate`, the list of that has what is wrong."""
+    tar = toy / "toy" / "v1" / "images-00000.tar"
+    tar.write_bytes(tar.read_bytes()[:600])
+    shards = ShardSet.open(toy / "toy")
+    with pytest.raises(SegkitError, match="too short to hold image 000; `segkit validate` tells what is damaged"):
+        shards.image_bytes(next(shards.samples()))
+    (line,) = [v["detail"] for v in ask("validate", toy / "toy")["violations"] if v["where"].endswith("image 000")]
+    assert line.endswith("images-00000.tar: too short to hold image 000")
+
+
+@pytest.mark.parametrize(
+    ("statistics", "told"), [(None, "v1: 1 violation\n"), ({"images": 1}, "v1: 1 image, 2 violations\n")]
+)
+def test_the_title_says_what_is_known_and_agrees_with_its_counts(toy, statistics, told):
+    file = toy / "toy" / "v1" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    if statistics is None:
+        del manifest["statistics"], manifest["digest"]
+    else:
+        manifest |= {"statistics": statistics, "digest": "d", "kind": "instance"}
+    file.write_text(json.dumps(manifest))
+    result = runner.invoke(app, ["validate", str(toy / "toy")])
+    assert result.exit_code == 1 and told in result.stdout
+
+
+def test_a_run_is_no_set(toy):
+    with staging(toy / "run", {}, resume=False) as stage:
+        (stage.path / "manifest.json").write_text(json.dumps({"type": "run", "steps": 12}))
+        stage.publish()
+    for given in (["validate", "run"], ["export", "semantic", "--out", "x", "--data", "run"]):
+        result = runner.invoke(app, [*given[:-1], str(toy / "run")])
+        assert isinstance(result.exception, InputError)
+        assert str(result.exception).startswith(f"{toy / 'run' / 'v1'}: is a run, not a shard set; ")
 
 
 @pytest.mark.parametrize("command", ["inspect", "validate"])
