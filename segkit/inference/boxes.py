@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import Window, square_window
+from segkit.errors import InputError
 from segkit.inference.config import InferenceConfig
 from segkit.inference.propose import Image, autocast, upload
 from segkit.inference.stream import ahead, by_parts, like
@@ -119,7 +120,7 @@ def _ask(
     for batch in batches:
         crops = [crop for _, crop in batch]
         images = upload([crop.pixels for crop in crops], device)
-        boxes = torch.tensor([crop.window.box(crop.box) for crop in crops], device=device)
+        boxes = torch.tensor([crop.window.box(crop.box) for crop in crops], dtype=torch.float32, device=device)
         labels = torch.tensor([crop.label for crop in crops], device=device)
         with autocast(config, device):
             given = boxes[:, None].unbind(), labels[:, None].unbind()
@@ -177,25 +178,48 @@ def conditioned(run: Run, table: ClassTable, questions: Iterable[Question]) -> I
 
 
 def segment_boxes(
-    run: Run, image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[str] | None = None
+    run: Run, image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[str | None] | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Masks of given boxes.
 
     Args:
         run: a trained model, from `segkit.load_run`.
         image: (H, W, 3) uint8 RGB.
-        boxes: x, y, width, height in pixels.
-        labels: a class name for each box, of any vocabulary that has text embeddings; None where no class is known.
+        boxes: x, y, width, height in pixels; an array (Q, 4) will do.
+        labels: a class name for each box, of any vocabulary that has text embeddings, or None where it is not known;
+            None for all where no class is known.
 
     Returns:
         (Q, H, W) bool, False outside each box, and (Q,) scores in 0-1.
 
     Raises:
-        InputError: a name has no text embedding.
+        InputError: an image of another shape or type, a box of no extent or beyond the image, labels that are not as
+            many as the boxes, or a name that has no text embedding.
     """
-    names = sorted(set(labels or ()))
+    given = [None] * len(boxes) if labels is None else list(labels)
+    _check(image, boxes, given)
+    names = sorted({label for label in given if label is not None})
     taxonomy = Taxonomy("asked", tuple(Category(i, name, "thing") for i, name in enumerate(names)))
-    rows = [-1] * len(boxes) if labels is None else [names.index(label) for label in labels]
-    found = next(conditioned(run, run.table(taxonomy), [Question(image, boxes, rows)]))
+    rows = [-1 if label is None else names.index(label) for label in given]
+    question = Question(np.ascontiguousarray(image), boxes, rows)
+    found = next(conditioned(run, run.table(taxonomy), [question]))
     masks = np.stack([item.mask for item in found]) if found else np.zeros((0, *image.shape[:2]), bool)
     return masks, np.array([item.score for item in found], np.float32)
+
+
+def _check(image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[str | None]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        problem = f"an image of shape {image.shape} and type {image.dtype}"
+        raise InputError(problem, mend="give (height, width, 3) uint8, red first")
+    if len(labels) != len(boxes):
+        problem = f"{len(labels)} labels for {len(boxes)} boxes"
+        raise InputError(problem, mend="give one a box, None where it is not known")
+    for number, box in enumerate(boxes):
+        if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
+            mend = "give x, y, width and height in pixels, the sides above 0"
+            raise InputError(f"box {number} is {[float(side) for side in box]}", mend=mend)
+        rows, columns = pixels_of_box(box, image.shape[0], image.shape[1])
+        if rows.start == rows.stop or columns.start == columns.stop:
+            height, width = image.shape[:2]
+            problem = f"box {number} lies beyond the image of {width} x {height} pixels"
+            raise InputError(problem, mend="give x, y, width and height in pixels of this image")

@@ -12,10 +12,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from segkit.errors import SegkitError
-
 FORBIDDEN = 1e6
 """Cost of a pair that must not match; far above any sum of losses."""
+HOPELESS = FORBIDDEN / 10
+"""Cost of a pair whose own cost is NaN or infinite, since the model has diverged."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,15 @@ def send_costs(costs: Sequence[Tensor], allowed: Tensor | None = None) -> SentCo
 def match(sent: SentCosts) -> Matches:
     """Assign each target at most one proposal so that the summed cost is least, image by image and layer by layer.
 
+    A cost that is not finite counts as `HOPELESS`: the pair is matched where there is nothing better, and its loss, not
+    finite either, stops all processes together.
+
     Returns:
         Pairs, fewer than T in a layer where too few proposals are allowed.
-
-    Raises:
-        SegkitError: a cost is NaN or infinite (the model has diverged).
     """
     if sent.arrived is not None:
         sent.arrived.synchronize()
-    values = sent.values.numpy()
-    if not np.isfinite(values).all():
-        raise SegkitError("matching costs are not finite: the model has diverged; lower the learning rate")
+    values = np.nan_to_num(sent.values.numpy(), nan=HOPELESS, posinf=HOPELESS, neginf=HOPELESS)
     rows: list[tuple[int, int, int, int]] = []
     ends = np.cumsum([shape.numel() for shape in sent.shapes])
     for image, (shape, part) in enumerate(zip(sent.shapes, np.split(values, ends[:-1]), strict=True)):

@@ -110,6 +110,27 @@ def test_segment_boxes_takes_names_of_any_vocabulary(run: Path, toy: ShardSet) -
     with pytest.raises(InputError, match="flurblewidget"):
         segkit.segment_boxes(loaded, image, boxes[:1], ["flurblewidget"])
     assert segkit.segment_boxes(loaded, image, [])[0].shape == (0, *image.shape[:2])
+    mixed, _ = segkit.segment_boxes(loaded, image[..., ::-1][..., ::-1], np.array(boxes), ["dog", None])
+    assert np.array_equal(mixed[0], named[0]) and np.array_equal(mixed[1], unnamed[1])
+    whole = np.array(boxes, np.int64)
+    assert np.array_equal(segkit.segment_boxes(loaded, image, whole)[0], unnamed), "numbers of any type"
+
+
+@pytest.mark.parametrize(
+    ("image", "boxes", "labels", "message"),
+    [
+        (np.zeros((40, 50, 3), np.float32), [(0, 0, 9, 9)], None, r"shape \(40, 50, 3\) and type float32"),
+        (np.zeros((40, 50), np.uint8), [(0, 0, 9, 9)], None, r"shape \(40, 50\)"),
+        (np.zeros((40, 50, 4), np.uint8), [(0, 0, 9, 9)], None, r"shape \(40, 50, 4\)"),
+        (np.zeros((40, 50, 3), np.uint8), [(0, 0, 9, 9)], ["cat", "dog"], "2 labels for 1 boxes"),
+        (np.zeros((40, 50, 3), np.uint8), [(0, 0, 9, 9), (5, 5, -3, 9)], None, "box 1 is"),
+        (np.zeros((40, 50, 3), np.uint8), [(0, 0, np.nan, 9)], None, "box 0 is"),
+        (np.zeros((40, 50, 3), np.uint8), [(60, 0, 9, 9)], None, "box 0 lies beyond the image of 50 x 40"),
+    ],
+)
+def test_segment_boxes_refuses_what_it_cannot_use(run: Path, image, boxes, labels, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=message):
+        segkit.segment_boxes(segkit.load_run(run), image, boxes, labels)
 
 
 def test_every_segment_is_accounted_for_where_some_have_masks_already(run: Path, toy: ShardSet, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from itertools import permutations
 import pytest
 import torch
 
-from segkit.errors import SegkitError
 from segkit.supervision.matching import match, send_costs
 
 
@@ -33,9 +32,12 @@ def test_an_image_without_targets_has_no_pairs() -> None:
     assert len(match(send_costs([torch.zeros(3, 5, 0)])).target) == 0
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_diverged_model_is_reported(bad: float) -> None:
-    cost = torch.zeros(1, 4, 2)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_costs_that_are_not_finite_are_taken_last(bad: float) -> None:
+    cost = torch.zeros(1, 2, 2)
     cost[0, 1, 1] = bad
-    with pytest.raises(SegkitError, match="diverged"):
-        match(send_costs([torch.zeros(1, 4, 1), cost]))
+    found = match(send_costs([torch.zeros(1, 2, 1), cost]))
+    pairs = {(int(p), int(t)) for i, p, t in zip(found.image, found.proposal, found.target, strict=True) if i}
+    assert pairs == {(0, 1), (1, 0)}
+    lost = match(send_costs([torch.full((1, 3, 2), bad)]))
+    assert sorted(lost.target.tolist()) == [0, 1], "each target keeps a pair, whose loss tells that all is lost"

@@ -1,5 +1,6 @@
 import json
 import signal
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
+from segkit.data.batch import Batch
 from segkit.errors import InputError, SegkitError
 from segkit.manifest import Parent
 from segkit.model.dataseg import DataSeg
@@ -210,9 +212,10 @@ def test_nan_in_the_model_stops_the_run_with_sample_ids_and_publishes_nothing(
 ) -> None:
     forward = Learner.forward
 
-    def poisoned(self: Learner, batch: Any, step: int) -> dict[str, torch.Tensor]:
-        losses = forward(self, batch, step)
-        return losses if step < 2 else losses | {"dice": losses["dice"] * float("nan")}
+    def poisoned(self: Learner, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        """From the third step on the model sees nothing but NaN: features, matching costs and losses are NaN."""
+        images = batch.images if step < 2 else batch.images * float("nan")
+        return forward(self, replace(batch, images=images), step)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Learner, "forward", poisoned)
