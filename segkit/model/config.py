@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class ModelConfig(BaseModel):
@@ -25,7 +25,7 @@ class ModelConfig(BaseModel):
     text_dim: int = Field(default=384, gt=0)
     """Width D_T of the text embeddings."""
     hidden_dim: int = Field(default=128, gt=0)
-    mask_dim: int = Field(default=64, gt=0)
+    mask_dim: int = Field(default=64, ge=4)
     """Width D_F of the per-pixel map and of the mask embeddings."""
     queries: int = Field(default=50, gt=0)
     """N, the number of mask proposals of an image."""
@@ -39,3 +39,11 @@ class ModelConfig(BaseModel):
     encoder_layers: int = Field(default=6, ge=0)
     """Layers of the deformable pixel decoder; the default is Mask2Former's, as is the next."""
     encoder_feedforward_dim: int = Field(default=1024, gt=0)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ModelConfig":
+        """Heads share the width evenly, and positions take sines and cosines of x and of y: a quarter of it each."""
+        for divisor, what in ((self.heads, f"model.heads ({self.heads})"), (4, "4")):
+            if self.hidden_dim % divisor:
+                raise ValueError(f"model.hidden_dim ({self.hidden_dim}) is no multiple of {what}")
+        return self

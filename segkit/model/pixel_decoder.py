@@ -1,5 +1,6 @@
 """Backbone features -> three scales for the queries to attend to, and the per-pixel map F."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 
 def _block(before: int, after: int, *, kernel: int) -> nn.Sequential:
     convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(min(32, after // 4), after), nn.ReLU())
+    return nn.Sequential(convolution, nn.GroupNorm(math.gcd(min(32, after // 4), after), after), nn.ReLU())
 
 
 class FPNPixelDecoder(nn.Module):

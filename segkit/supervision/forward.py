@@ -31,12 +31,12 @@ def training_forward(
         Weighted scalars by name; their sum is what to minimise.
     """
     cells = [CellTargets.of(targets) for targets in batch.targets]
+    whole = [cell.only(~targets.is_part) for cell, targets in zip(cells, batch.targets, strict=True)]
     given = give_boxes(batch, config, generator)
     counts = joint(count_given(given, batch.images.device))
     asked = given or _ask_nothing(batch, counts, config)
     boxes, labels = (asked.boxes, asked.labels) if asked else (None, None)
     output = model(batch.images, table.text, boxes, labels, match=config.matching)
-    whole = [cell.only(~targets.is_part) for cell, targets in zip(cells, batch.targets, strict=True)]
     made = None
     if output.matching is not None:
         made = prepare_matching(output.matching, batch, whole, table.is_thing, config, generator)

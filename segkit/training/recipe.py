@@ -116,8 +116,10 @@ def _validate(table: dict[str, Any], source: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise InputError(f"{message}, not {first['input']!r}", file=source, record=key or None) from error
+        message = first["msg"].removeprefix("Value error, ")
+        # where keys do not go together, what was given is their whole section
+        given = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+        raise InputError(f"{message[0].lower()}{message[1:]}{given}", file=source, record=key or None) from error
 
 
 def _refuse_unknown(table: dict[str, Any], source: str) -> None:

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -183,3 +185,18 @@ def test_a_class_table_follows_the_taxonomy() -> None:
     taxonomy = Taxonomy("own", (Category(9, "road", "stuff"), Category(3, "car", "thing")))
     made = ClassTable.of(taxonomy, torch.eye(2))
     assert made.is_thing.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("hidden_dim", "mask_dim", "heads"), [(20, 5, 5), (132, 130, 3), (4, 4, 1)])
+@pytest.mark.parametrize("pixel_decoder", ["fpn", "deformable"])
+def test_any_width_that_the_configuration_takes_can_be_built(
+    hidden_dim: int, mask_dim: int, heads: int, pixel_decoder: Literal["fpn", "deformable"]
+) -> None:
+    config = ModelConfig(
+        text_dim=16, hidden_dim=hidden_dim, mask_dim=mask_dim, heads=heads, queries=3, rounds=1, feedforward_dim=16,
+        pixel_decoder=pixel_decoder, encoder_layers=1, encoder_feedforward_dim=16,
+    )  # fmt: skip
+    boxes = [torch.tensor([[4.0, 4.0, 40.0, 30.0]])]
+    with torch.no_grad():
+        found = build_model(config).eval()(torch.rand(1, 3, 64, 64), table(5), boxes, every_layer=False)
+    assert found.matching.mask_logits.isfinite().all() and found.conditioned.mask_logits.isfinite().all()

@@ -76,6 +76,9 @@ def test_overrides_are_typed_by_the_recipe() -> None:
         ("optimiser.schedule=linear", "'cosine' or 'poly', not 'linear'"),
         ("data.flip=1", "data.flip"),
         ("data.image_size=100", "multiple of 32"),
+        ("model.heads=3", "dataseg-mini: model: model.hidden_dim (128) is no multiple of model.heads (3)"),
+        ("model.hidden_dim=130", "is no multiple of"),
+        ("model.mask_dim=3", "model.mask_dim"),
         ("data.mask_policy.coco=boxes", "data.mask_policy.coco"),
     ],
 )
