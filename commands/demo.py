@@ -8,7 +8,7 @@ from rich.progress import Progress, TaskID
 
 from segkit.storage import here
 
-from .common import JSON_OPTION, emit, progress, stderr, table
+from .common import JSON_OPTION, counted, emit, progress, stderr, table
 
 
 def demo(
@@ -48,7 +48,7 @@ def _pseudo(pseudo: dict[str, Any]) -> Any:
         ("filled boxes", pseudo["filled_box_iou"]),
         ("inscribed ellipses", pseudo["ellipse_iou"]),
     ]
-    title = f"Boxes to masks: {pseudo['masked']} of {pseudo['boxes']} boxes got a mask"
+    title = f"Boxes to masks: {pseudo['masked']} of {counted(pseudo['boxes'], 'box', 'boxes')} got a mask"
     return table(title, ("", "mean IoU with the hidden masks"), rows)
 
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from .common import JSON_OPTION, emit, progress, table
+from .common import JSON_OPTION, counted, emit, progress, table
 
 _SHOWN = 20
 
@@ -40,7 +40,7 @@ def leakage(
         (*list(pair.values())[:4], "same bytes" if pair["distance"] is None else pair["distance"])
         for pair in pairs[:_SHOWN]
     ]
-    title = f"{exact} pairs of the same bytes, {len(found) - exact} of the same picture ({len(rows)} shown)"
+    title = f"{counted(exact, 'pair')} of the same bytes, {len(found) - exact} of the same picture ({len(rows)} shown)"
     shown = table(title, ("set", "image", "set", "image", "differing bits"), rows)
     emit(result, schema="segkit.leakage/1", as_json=as_json, tables=[shown])
     if found:

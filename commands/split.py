@@ -6,7 +6,7 @@ import typer
 
 from segkit.storage import location
 
-from .common import JSON_OPTION, emit, table
+from .common import JSON_OPTION, counted, emit, table
 
 
 def split(
@@ -45,7 +45,8 @@ def split(
     }
     left = len(data) - len(parts)
     result = {"parts": {name: dict(zip(keys, row, strict=True)) for name, row in rows.items()}, "in_no_part": left}
-    shown = table(f"{len(data)} images, {left} in no part", ("part", *keys[:4]), [(n, *r[:4]) for n, r in rows.items()])
+    title = f"{counted(len(data), 'image')}, {left} in no part"
+    shown = table(title, ("part", *keys[:4]), [(n, *r[:4]) for n, r in rows.items()])
     emit(result, schema="segkit.split/1", as_json=as_json, tables=[shown])
 
 

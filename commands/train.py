@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ from rich.progress import Progress, TaskID
 from segkit.errors import InputError
 from segkit.storage import here
 
-from .common import JSON_OPTION, emit, progress, stderr, table
+from .common import JSON_OPTION, counted, emit, note, progress, stderr, table
 
 if TYPE_CHECKING:
     from segkit.training.loop import StepRecord
+    from segkit.training.recipe import Recipe
 
 _LINE_EVERY = 30.0
 """Seconds between lines where stderr is no terminal."""
@@ -49,21 +51,25 @@ def train(
 
     Example: segkit train --recipe dataseg-mini --data work/coco=2 --data work/camvid --out work/run --steps 2000
     """
+    started = time.monotonic()
+    if init_from is not None:
+        overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
+    sets = [parse_data(item) for item in data]
+    notes = _notes(_checked(recipe, [*(spec for spec, _ in sets), *eval_data], overrides), out, resume)
+
+    # Below what is refused at once: these take seconds to import.
     from segkit.training import distributed
     from segkit.training.evaluation import headline
     from segkit.training.run import Watchers
     from segkit.training.run import train as run_training
     from segkit.training.run_manifest import read_run_manifest
 
-    started = time.monotonic()
-    if init_from is not None:
-        overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
     with progress() as bar:
-        show = _Display(bar)
+        show = _Display(bar, notes)
         watchers = Watchers(show.start, show.step, show.evaluation)
         path = run_training(
             recipe,
-            [parse_data(item) for item in data],
+            sets,
             out,
             eval_data=eval_data,
             steps=steps,
@@ -86,7 +92,29 @@ def train(
     }
     rows = [(name, *headline(metrics)) for name, metrics in show.metrics.items()]
     tables = [table("Evaluation", ("data set", "figure", "value"), rows)] if rows else []
-    emit(result, schema="segkit.train/1", as_json=as_json, tables=[*tables, f"{path}"])
+    loss = "" if show.loss is None else f", running loss {show.loss:.3f}"
+    line = f"{counted(manifest.steps, 'step')}{loss}, {result['seconds']:.0f} s"
+    emit(result, schema="segkit.train/1", as_json=as_json, tables=[*tables, line, f"{path.resolve()}"])
+
+
+def _checked(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> "Recipe":
+    """The recipe; InputError where it, one of the sets or an override is none that training could use."""
+    from segkit.shards.reader import ShardSet
+    from segkit.training.recipe import load_recipe
+
+    chosen = load_recipe(recipe, overrides)
+    for spec in sets:
+        ShardSet.open(spec)
+    return chosen
+
+
+def _notes(recipe: "Recipe", out: Path, resume: bool) -> list[str]:
+    """What the user might not expect of a training that begins at its first step."""
+    notes = [f"nothing to resume in {out}: the training starts from its first step"] if resume else []
+    if recipe.model.backbone_weights is None and recipe.model.init_from is None:
+        mend = "--set model.backbone_weights=timm downloads trained ones, or give a safetensors file"
+        notes.append(f"the backbone starts from random weights; {mend}")
+    return notes
 
 
 def parse_data(item: str) -> tuple[str, float]:
@@ -103,8 +131,8 @@ def parse_data(item: str) -> tuple[str, float]:
 class _Display:
     """Progress on stderr: a bar on a terminal, else a line from time to time."""
 
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
+    def __init__(self, bar: Progress, notes: Sequence[str]) -> None:
+        self.bar, self.notes = bar, notes
         self.task: TaskID | None = None
         self.steps = 0
         self.loss: float | None = None
@@ -116,6 +144,9 @@ class _Display:
         self.task = self.bar.add_task("train", total=steps, completed=step)
         if step:
             stderr.print(f"resumed after step {step} of {steps}")
+            return
+        for text in self.notes:
+            note(text)
 
     def step(self, record: "StepRecord") -> None:
         # A running mean: single steps draw single data sets, whose losses differ.

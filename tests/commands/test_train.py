@@ -102,6 +102,47 @@ def test_a_killed_process_leaves_no_version_and_resumes_to_the_same_losses(
     assert losses(versions(out)[1]) == losses(Path(whole["path"]))
 
 
+def test_people_are_told_what_they_might_not_expect_and_what_came_of_it(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first training with --resume, from random weights, into a relative folder; then one from that run."""
+    monkeypatch.chdir(tmp_path)
+    given = ["train", *base, "--steps", "2", "--out", "run"]
+    first = CliRunner().invoke(app, [*given, "--resume"])
+    assert first.exit_code == 0, first.output
+    assert "note: nothing to resume in run: the training starts from its first step\n" in first.stderr
+    assert "note: the backbone starts from random weights; --set model.backbone_weights=timm" in first.stderr
+    figures, path = first.stdout.splitlines()
+    assert re.fullmatch(r"2 steps, running loss \d+\.\d{3}, \d+ s", figures)
+    assert path == str((tmp_path / "run" / "v1").resolve())
+    second = CliRunner().invoke(app, [*given, "--init-from", "run"])
+    assert second.exit_code == 0 and "note:" not in second.stderr
+
+
+def test_slips_are_refused_before_torch_is_imported(base: list[str], toy: ShardSet) -> None:
+    slips = (
+        ["--recipe", "dataseg-maxi"],
+        ["--data", "absent"],
+        ["--data", f"{toy.path}=lots"],
+        ["--eval-data", "absent"],
+        ["--set", "optimiser.lr"],
+        ["--set", "optimiser.lr=fast"],
+    )
+    code = f"""
+import sys
+from segkit.commands.app import main
+for slip in {slips!r}:
+    sys.argv = ["segkit", "train", *{base!r}, "--out", "x", *slip]
+    try:
+        main()
+    except SystemExit as stop:
+        print(stop.code, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.stdout.splitlines() == ["2 False"] * len(slips), done.stderr
+    assert len(done.stderr.splitlines()) == len(slips)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
