@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
-from rich.markup import escape
 
 from segkit.errors import InputError
 from segkit.storage import location
 
-from .common import JSON_OPTION, emit, progress, stderr, table
+from .common import JSON_OPTION, progress
+from .convert_report import fail, show
 
 if TYPE_CHECKING:
     from segkit.sources.base import Source
-    from segkit.sources.engine import Options, Report
-    from segkit.sources.ledger import Defect
+    from segkit.sources.engine import Options
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +52,6 @@ class OnError(StrEnum):
 
 Images = Annotated[Path, typer.Option(help="Folder of the images.")]
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -243,9 +241,9 @@ def _run(common: Common, arguments: dict[str, Any], open_source: Callable[[], "S
         raise InputError("no destination", mend="give --out DIR, or --dry-run")
     if common.address and common.engine is Engine.local:
         raise InputError("--address names a Ray cluster", mend="give --engine ray with it")
-    source = open_source()
+    source, option = open_source(), "--images" if "images" in arguments else "--root"
     if options.images_by != "none" and not source.images.is_dir():
-        raise InputError("no such folder of images", file=source.images, mend="check --images")
+        raise InputError("no such folder of images", file=source.images, mend=f"check {option}")
     started = time.perf_counter()
     with progress() as bar:
         task = bar.add_task("check" if dry_run else "convert", total=None)
@@ -260,9 +258,8 @@ def _run(common: Common, arguments: dict[str, Any], open_source: Callable[[], "S
                 report = engine.convert(source, out, options, arguments=_noted(arguments), on_progress=advance)
         except engine.OffendersError as error:
             bar.stop()
-            _list(error.defects, error.offenders)
-            raise
-    _show(report, source, options, time.perf_counter() - started, common.as_json)
+            fail(error.report, source, option, time.perf_counter() - started, common.as_json)
+    show(report, source, option, time.perf_counter() - started, common.as_json)
 
 
 def _options(common: Common) -> "Options":
@@ -296,60 +293,3 @@ def _noted(arguments: dict[str, Any]) -> dict[str, Any]:
     left_out = ("out", "as_json", "dry_run", "workers", "engine", "address")
     chosen = {key: value for key, value in arguments.items() if key not in left_out and value not in (None, False)}
     return {key: value if isinstance(value, str | int | list) else str(value) for key, value in chosen.items()}
-
-
-def _list(defects: "tuple[Defect, ...]", count: int) -> None:
-    if count < 2:
-        return
-    for defect in defects[:_SHOWN]:
-        line = f"{defect.file}: {defect.record}: {defect.problem} [{defect.code}]"
-        stderr.print(line, markup=False, highlight=False, soft_wrap=True)
-    if count > _SHOWN:
-        stderr.print(f"... and {count - _SHOWN} more", highlight=False)
-
-
-def _show(report: "Report", source: "Source", options: "Options", seconds: float, as_json: bool) -> None:
-    ledger, published = report.ledger, report.published
-    annotations, images = ledger.annotations.model_dump(), ledger.images.model_dump()
-    quarantine = published.path / "quarantine.jsonl" if published else None
-    result = {
-        "path": str(published.path) if published else None,
-        "version": published.version if published else None,
-        "digest": published.manifest.digest if published else None,
-        "kind": source.kind,
-        "taxonomy": source.taxonomy.name,
-        "ledger": annotations,
-        "images": images,
-        "per_class": {name: count.model_dump() for name, count in ledger.per_class.items()},
-        "defects": [defect.to_json() for defect in report.defects],
-        "quarantine": str(quarantine) if quarantine and quarantine.is_file() else None,
-        "seconds": round(seconds, 3),
-    }
-    rows = [(what, c["input"], c["kept"], sum(c["dropped"].values())) for what, c in _lines(images, annotations)]
-    codes = [
-        (f"{what} {column}: {code}", number)
-        for what, count in _lines(images, annotations)
-        for column in ("dropped", "warnings")
-        for code, number in count[column].items()
-    ]
-    tables = [
-        table(
-            f"{source.name}: {source.kind}, {len(source.taxonomy.categories)} classes",
-            ("", "input", "kept", "dropped"),
-            rows,
-        )
-    ]
-    if codes:
-        tables.append(table("Codes", ("", "count"), codes))
-    last = (
-        f"{escape(str(published.path))} ({images['kept'] / max(seconds, 1e-9):.0f} images/s)"
-        if published
-        else "dry run: nothing was written"
-    )
-    emit(result, schema="segkit.convert/1", as_json=as_json, tables=[*tables, last])
-    if not as_json and published is None:
-        _list(report.defects, report.offenders)
-
-
-def _lines(images: dict[str, Any], annotations: dict[str, Any]) -> tuple[tuple[str, dict[str, Any]], ...]:
-    return (("images", images), ("annotations", annotations))

@@ -1,6 +1,7 @@
 """Fields of COCO records, as loosely as files in the wild have them."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,8 +58,13 @@ def read_image(raw: bytes, number: int, path: Path) -> Image:
 
 
 def loose(raw: bytes | msgspec.Raw) -> Any:
-    """The values of a record whatever they are, for a quarantine line."""
-    return json.loads(bytes(raw))
+    """The values of a record whatever they are, for a quarantine line; numbers that JSON cannot write are text."""
+    return json.loads(bytes(raw), parse_constant=str, parse_float=_finite)
+
+
+def _finite(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def size_of(image: Image, picture: Picture | None, path: Path) -> tuple[int, int]:

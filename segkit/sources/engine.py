@@ -131,8 +131,17 @@ class OffendersError(InputError):
     def __init__(self, tally: Tally) -> None:
         first = tally.defects[0].error(tally.offenders - 1)
         super().__init__(str(first))
-        self.defects, self.offenders = tuple(tally.defects), tally.offenders
         self.file, self.record, self.mend = first.file, first.record, first.mend
+        self._tally = tally
+
+    @property
+    def report(self) -> Report:
+        """What the whole source came to; nothing is published.
+
+        Raises:
+            SegkitError: the ledger does not balance.
+        """
+        return Report(self._tally.ledger(), tuple(self._tally.defects), self._tally.offenders, None)
 
 
 def _fingerprint(source: Source, options: Options) -> dict[str, Any]:

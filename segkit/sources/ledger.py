@@ -74,16 +74,23 @@ class Defect:
     """Class of the annotation; None for a whole image."""
     data: Any = None
     """The source's own record, JSON values."""
+    mend: str | None = None
+    """How to mend it, where the source knows better than `DROPS` does."""
 
-    def error(self, more: int = 0) -> InputError:
-        """The defect as the one line that fails a conversion; `more` others were found beside it."""
+    def error(self, more: int = 0, mend: str | None = None) -> InputError:
+        """The defect as the one line that fails a conversion.
+
+        Args:
+            more: how many others were found beside it.
+            mend: what mends all of them; by default what mends this one, or to leave them all out.
+        """
         others = f" (and {more} more defect{'s' * (more > 1)})" if more else ""
-        mend = f"{DROPS[self.code]}, or convert with --on-error skip"
+        mend = mend or f"{self.mend or DROPS[self.code]}, or convert with --on-error skip"
         return InputError(f"{self.problem} [{self.code}]{others}", file=self.file, record=self.record, mend=mend)
 
     def to_json(self) -> dict[str, Any]:
-        """A line of `quarantine.jsonl`."""
-        return asdict(self)
+        """A line of `quarantine.jsonl`; it has a `mend` where the defect has one of its own."""
+        return {key: value for key, value in asdict(self).items() if key != "mend" or value}
 
 
 class Defective(Exception):  # noqa: N818 - it carries a defect of the data, the program is fine

@@ -100,6 +100,8 @@ class Semantic(IndexMaps):
 
     colours: Mapping[int, int] = field(default_factory=dict)
     """R + 256 G + 65536 B -> index, where masks are RGB PNGs; empty where they are index PNGs."""
+    labels_file: Path | None = None
+    """The user's list of classes; None where a data set's own list is taken."""
 
     def fingerprint(self) -> dict[str, Any]:
         """As every label map's, and the colours."""
@@ -131,11 +133,18 @@ class Semantic(IndexMaps):
         return indices[places.reshape(-1)].reshape(places.shape)
 
     def _unknown(self, index: int, area: int, record: Record) -> Defect:
-        what = f"{area} pixels of index {index}, which is not in the labels (void? then --ignore {index})"
-        if index >= _COLOUR:
-            what = f"{area} pixels of {self._class_name(index)}, which is not in the labels"
         file, name = str(self.masks / record.data), self._class_name(index)
-        return Defect("unknown-category", what, file, f"image {record.id}", name, {"index": index, "pixels": area})
+        what = f"{area} pixels of {name if index >= _COLOUR else f'index {index}'}, which is not in the labels"
+        data = {"index": index, "pixels": area}
+        return Defect("unknown-category", what, file, f"image {record.id}", name, data, self._mend(index))
+
+    def _mend(self, index: int) -> str | None:
+        """How the user gives a class to an index that has none."""
+        if self.labels_file is None:
+            return None
+        if index >= _COLOUR:
+            return f"add the colour to --labels {self.labels_file}; if it means void, --ignore the index of that line"
+        return f"add index {index} to --labels {self.labels_file}, or give --ignore {index} if it means void"
 
 
 def open_semantic(
@@ -158,7 +167,9 @@ def open_semantic(
     taxonomy = taxonomy_of(natives, default="stuff", file=labels, name=labels.stem)
     pairs, unpaired = pair(images, masks)
     header = {"ignore": sorted(void)}
-    return Semantic(images, masks, taxonomy, void, pairs, unpaired, header=header, colours=listed.colours)
+    return Semantic(
+        images, masks, taxonomy, void, pairs, unpaired, header=header, colours=listed.colours, labels_file=labels
+    )
 
 
 def pair(images: Path, masks: Path) -> tuple[tuple[tuple[str, str], ...], int]:

@@ -80,6 +80,14 @@ def test_a_defect_is_one_line_with_file_record_and_mend() -> None:
     assert "\n" not in line
 
 
+def test_a_mend_of_the_defects_own_wins_and_is_kept() -> None:
+    tally = Tally()
+    tally.drop(Defect("unknown-category", "class 9", "a.png", "image 1", "category 9", None, "give --ignore 9"))
+    (again,) = Tally.from_json(json.loads(json.dumps(tally.to_json()))).defects
+    assert "class 9 [unknown-category]; give --ignore 9, or convert with --on-error skip" in str(again.error())
+    assert str(again.error(mend="check --images")).endswith("[unknown-category]; check --images")
+
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -66,8 +66,10 @@ def test_an_index_that_is_not_in_the_labels_is_a_defect_and_its_pixels_are_void(
     report = dry_run(opened(tmp_path))
     assert codes(report) == {"unknown-category": 1}
     assert report.ledger.per_class["category 9"].dropped == {"unknown-category": 1}
-    assert "--ignore 9" in report.defects[0].problem
-    assert f"{(maps[0] == 9).sum()} pixels" in report.defects[0].problem
+    assert report.defects[0].problem == f"{(maps[0] == 9).sum()} pixels of index 9, which is not in the labels"
+    line = str(report.defects[0].error())
+    assert f"add index 9 to --labels {tmp_path / 'labels.txt'}, or give --ignore 9 if it means void" in line
+    assert "take the annotation out" not in line
     (sample,) = samples(opened(tmp_path))
     assert (rle.decode(sample.void, HEIGHT, WIDTH) == (maps[0] == 9)).all()
 
@@ -110,6 +112,7 @@ def test_rgb_masks_with_a_table_of_colours(tmp_path: Path) -> None:
     report = dry_run(source)
     assert report.ledger.per_class["colour 1 2 3"].dropped == {"unknown-category": 1}
     assert "1 pixels of colour 1 2 3, which is not in the labels" in report.defects[0].problem
+    assert "add the colour to --labels" in str(report.defects[0].error())
 
 
 def test_the_same_index_for_two_classes_names_the_file(tmp_path: Path) -> None:
