@@ -36,7 +36,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
     `emit` prints the title as lines of their own, for rich would break it to the table's width.
     """
-    made = Table(title=title)
+    made = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
         made.add_column(column, justify="left" if position == 0 else "right")
     for row in rows:
