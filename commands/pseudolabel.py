@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from segkit.errors import InputError
-from segkit.storage import location
+from segkit.storage import here, location
 
 from .common import JSON_OPTION, counted, emit, progress, table
 from .scoring import SETTINGS_OPTION, one_of
@@ -32,7 +32,12 @@ def pseudolabel(
 
     Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
     """
-    boxes = _with_boxes(data)  # first: what follows takes seconds to import
+    from segkit.shards.publish import resolve
+
+    resolve(here(checkpoint))
+    boxes = _with_boxes(data)
+
+    # Below what is refused at once: these take seconds to import.
     from segkit.inference.pseudolabel import STRATEGIES, pseudolabel_set
     from segkit.training.run_reader import load_run
 

@@ -163,10 +163,13 @@ def test_every_segment_is_accounted_for_where_some_have_masks_already(run: Path,
     ]
 
 
-def test_a_set_in_which_nothing_lacks_a_mask_is_refused_before_the_run_is_looked_at(
+def test_a_set_in_which_nothing_lacks_a_mask_is_refused_before_the_model_is_loaded(
     toy: ShardSet, tmp_path: Path
 ) -> None:
-    given = ("pseudolabel", "--checkpoint", tmp_path / "no-run", "--data", toy.path, "--out", tmp_path / "out")
+    broken = tmp_path / "run" / "v1"  # the model of this one cannot be loaded
+    broken.mkdir(parents=True)
+    (broken / "manifest.json").write_text("{}")
+    given = ("pseudolabel", "--checkpoint", broken.parent, "--data", toy.path, "--out", tmp_path / "out")
     result = CliRunner().invoke(app, [str(a) for a in given])
     assert isinstance(result.exception, InputError)
     assert re.fullmatch(rf"{toy.path}: no segment lacks a mask; give a set with boxes, .*", str(result.exception))
