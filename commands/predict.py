@@ -1,5 +1,6 @@
 """`segkit predict`: images become a prediction set, pictures, and files that other programs score."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,12 +9,15 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import here, location
 
-from .common import JSON_OPTION, emit, progress, table
+from .common import JSON_OPTION, emit, progress, stderr, table
 from .scoring import SETTINGS_OPTION, TASKS, one_of
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
+    from segkit.sources.ledger import Tally
     from segkit.taxonomy import Taxonomy
+
+_SHOWN = 5
 
 
 def predict(
@@ -38,6 +42,10 @@ def predict(
     native: bool = typer.Option(
         False, "--native", help="Also write COCO results (instance), COCO panoptic, or index PNGs (semantic)."
     ),
+    on_error: str = typer.Option(
+        "fail", "--on-error", metavar="fail|skip",
+        help="Stop before the first prediction where a file of --images is no whole image, or leave such files out.",
+    ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
@@ -52,17 +60,20 @@ def predict(
     """
     from segkit.inference.native import write_native
     from segkit.inference.overlays import write_overlays
-    from segkit.inference.predict import image_files, predict_files, predict_set
+    from segkit.inference.predict import predict_files, predict_set
     from segkit.shards.reader import ShardSet
     from segkit.training.run_reader import load_run
     from segkit.vocabulary import learn
 
-    chosen = one_of(task, TASKS, "--task")
+    chosen, skip = one_of(task, TASKS, "--task"), one_of(on_error, ("fail", "skip"), "--on-error") == "skip"
     if (images is None) == (data is None):
         raise InputError("give --images DIR or --data SET", mend="one of the two")
     shards = ShardSet.open(data) if data else None
     taxonomy = _classes(vocabulary, classes, shards)
-    root, files = image_files(images) if images else (Path(), [])
+    if chosen == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):
+        mend = "name a thing as well, or give --task semantic or --task panoptic"
+        raise InputError(f"no class is a thing: {', '.join(taxonomy.names[:5])}", record="--task instance", mend=mend)
+    root, files, tally = _files(images, skip)
     run = load_run(checkpoint, device, settings)
     learn(run.words_to_learn(taxonomy), run.encoding)
     place = out / "predictions"
@@ -71,14 +82,32 @@ def predict(
         if shards:
             made = predict_set(run, shards, chosen, place, taxonomy=taxonomy, on_image=lambda: bar.advance(row))
         else:
-            made = predict_files(run, files, root, taxonomy, chosen, place, lambda: bar.advance(row))
+            advance, ledger = lambda: bar.advance(row), tally.ledger()
+            made = predict_files(run, files, root, taxonomy, chosen, place, advance, ledger=ledger)
         more = {}
         if overlays:
             drawn = bar.add_task("draw", total=len(made))
             more["overlays"] = write_overlays(made, out / "overlays" / f"v{made.version}", lambda: bar.advance(drawn))
         if native:
             more["native"] = write_native(made, out / "native" / f"v{made.version}")
-    _show(made, {name: str(path) for name, path in more.items()}, as_json)
+    _show(made, {name: str(path) for name, path in more.items()}, tally, as_json)
+
+
+def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tally]":
+    """The images to predict with the folder of their names, and the account of those that are none."""
+    from segkit.inference.predict import check_files, image_files
+    from segkit.sources.ledger import DROPS, Tally
+
+    if images is None:
+        return Path(), [], Tally()
+    root, found = image_files(images)
+    with progress() as bar:
+        row = bar.add_task("check", total=len(found))
+        files, tally = check_files(found, root, lambda: bar.advance(row))
+    if tally.offenders and not (skip and files):
+        first = tally.defects[0]
+        raise first.error(tally.offenders - 1, DROPS[first.code] + (", or give --on-error skip" if files else ""))
+    return root, files, tally
 
 
 def _classes(vocabulary: str | None, classes: str | None, shards: "ShardSet | None") -> "Taxonomy":
@@ -96,7 +125,7 @@ def _classes(vocabulary: str | None, classes: str | None, shards: "ShardSet | No
     return shards.taxonomy
 
 
-def _show(made: "ShardSet", more: dict[str, str], as_json: bool) -> None:
+def _show(made: "ShardSet", more: dict[str, str], tally: "Tally", as_json: bool) -> None:
     found = made.manifest.statistics
     classes = {name: counts.segments for name, counts in found.classes.items() if counts.segments}
     result = {
@@ -105,9 +134,16 @@ def _show(made: "ShardSet", more: dict[str, str], as_json: bool) -> None:
         "digest": made.manifest.digest,
         **more,
         "images": found.images,
+        "left_out": tally.offenders,
+        "defects": [defect.to_json() for defect in tally.defects],
         "segments": found.segments,
         "classes": classes,
     }
     ranked = sorted(classes.items(), key=lambda item: -item[1])[:20]
     shown = table(f"{found.segments} segments in {found.images} images", ("class", "segments"), ranked)
     emit(result, schema="segkit.predict/1", as_json=as_json, tables=[shown, f"{made.path}", *more.values()])
+    for defect in tally.defects[:_SHOWN]:
+        line = f"left out: {defect.file}: {defect.problem} [{defect.code}]"
+        stderr.print(line, markup=False, highlight=False, soft_wrap=True)
+    if tally.offenders > _SHOWN:
+        stderr.print(f"... and {tally.offenders - _SHOWN} more images left out", highlight=False)

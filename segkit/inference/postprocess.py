@@ -1,14 +1,20 @@
-"""Proposals -> labelled masks of one image, by task: MERGE at inference and the config."""
+"""Proposals -> labelled masks of one image, by task: MERGE at inference and the config.
+
+At the image's size, N masks of probabilities are read a band of rows at a time, and what is kept of them is a map of
+labels or run lengths: a photograph of 12 megapixels takes no more than its own map on top of a band.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from segkit.data.augment import Window
 from segkit.inference.config import InferenceConfig
+from segkit.inference.upscale import BAND, bands, image_size
 from segkit.manifest import Task
 from segkit.masks import rle
 from segkit.sample import Segment
@@ -22,6 +28,9 @@ from segkit.supervision.merge import (
 )
 from segkit.taxonomy import Taxonomy
 
+_VOID = -1
+"""In a map of labels: a pixel that belongs to nothing."""
+
 
 @dataclass(frozen=True)
 class LabelledMask:
@@ -29,26 +38,16 @@ class LabelledMask:
 
     class_index: int
     """Row of the class table."""
-    mask: Tensor
-    """(H, W) bool, of the original image, on the model's device."""
+    region: rle.Region
+    """Run lengths over the original image."""
+    size: tuple[int, int]
+    """Height and width of the image."""
     score: float
 
-
-def to_image(mask_logits: Tensor, window: Window) -> Tensor:
-    """Mask logits of the padded canvas, back on the pixels of the original image.
-
-    Args:
-        mask_logits: (N, h, w), of the whole canvas at any stride.
-        window: how the image was laid on the canvas; it must have taken the whole image, not mirrored.
-
-    Returns:
-        (N, H, W).
-    """
-    x, y, width, height = window.patch
-    canvas = F.interpolate(mask_logits[None], size=window.canvas, mode="bilinear", align_corners=False)
-    patch = canvas[:, :, y : y + height, x : x + width]
-    size = (window.source[3], window.source[2])
-    return F.interpolate(patch, size=size, mode="bilinear", align_corners=False)[0]
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W)."""
+        return rle.decode(self.region.counts, *self.size)
 
 
 def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window, config: InferenceConfig) -> list[LabelledMask]:
@@ -57,26 +56,31 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window, config: 
     Args:
         class_logits: (N, K + 1), background last.
         mask_logits: (N, h, w) on the canvas.
-        window: as in `to_image`.
+        window: how the image was laid on the canvas; it must have taken the whole image, not mirrored.
         config: the form of MERGE.
 
     Returns:
-        One mask for each class that wins a pixel; together they cover the image. Score: mean of the class's share.
+        One mask for each class that wins a pixel; together they cover the image, but for a vocabulary without classes.
+        Score: mean of the class's share.
     """
     probability, form = class_logits.softmax(-1)[:, :-1], config.merge_semantic
     coarse = class_claims(probability, mask_logits.sigmoid(), form)
-    # A class that is not among the best two of any coarse cell does not win a pixel; dropping it bounds the memory.
+    # A class that is not among the best two of any coarse cell does not win a pixel; dropping it saves the work.
     rivals = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)
-    soft = to_image(mask_logits, window).sigmoid()
-    best, winner = class_claims(probability[:, rivals], soft, form).max(0)
-    score = best / torch.einsum("n,nhw->hw", probability.sum(1), soft).clamp(min=1e-6)
-    masks = winner == torch.arange(len(rivals), device=winner.device)[:, None, None]
-    sizes = masks.flatten(1).sum(1)
-    shares = ((masks * score).flatten(1).sum(1) / sizes.clamp(min=1)).clamp(max=1.0)
+    if not len(rivals):
+        return []
+    labels, certain = _no_labels(window, rivals), probability.sum(1)
+    shares = torch.zeros(len(rivals), dtype=torch.float64, device=rivals.device)
+    for rows, logits in bands(mask_logits, window, depth=len(rivals)):
+        soft = logits.sigmoid()
+        best, winner = class_claims(probability[:, rivals], soft, form).max(0)
+        score = best / torch.einsum("n,nhw->hw", certain, soft).clamp(min=1e-6)
+        shares += torch.bincount(winner.flatten(), score.flatten().double(), len(rivals))
+        labels[rows] = winner.to(labels.dtype)
+    classes, total = rivals.tolist(), shares.tolist()
     return [
-        LabelledMask(index, mask, share)
-        for index, mask, share, size in zip(rivals.tolist(), masks, shares.tolist(), sizes.tolist(), strict=True)
-        if size > 0
+        LabelledMask(classes[row], region, image_size(window), min(1.0, total[row] / region.area))
+        for row, region in rle.regions(labels.cpu().numpy()).items()
     ]
 
 
@@ -88,7 +92,7 @@ def panoptic(
     Args:
         class_logits: (N, K + 1), background last.
         mask_logits: (N, h, w) on the canvas.
-        window: as in `to_image`.
+        window: as in `semantic`.
         is_thing: (K,) bool.
         config: what is too weak or too covered to stay, and the forms of MERGE.
 
@@ -103,17 +107,25 @@ def panoptic(
     merged = merge_classes(class_logits, mask_logits.flatten(1), groups, config.merge_scores)
     classes = classes[kept]
     scores = merged.softmax(-1)[kept].gather(1, classes[:, None])[:, 0]
-    probability = to_image(_merged_masks(class_logits, mask_logits, groups, kept, config), window).sigmoid()
-    owner = (scores[:, None, None] * probability).argmax(0)
-    whole = probability >= 0.5
-    left = (owner == torch.arange(len(scores), device=owner.device)[:, None, None]) & whole
-    sizes, rests = whole.flatten(1).sum(1).tolist(), left.flatten(1).sum(1).tolist()
-    rows = zip(classes.tolist(), left, scores.tolist(), sizes, rests, strict=True)
+    labels, wholes = _no_labels(window, scores), torch.zeros_like(classes)
+    for rows, logits in bands(_merged_masks(class_logits, mask_logits, groups, kept, config), window):
+        probability = logits.sigmoid()
+        owner = (scores[:, None, None] * probability).argmax(0)
+        whole = probability >= 0.5
+        wholes += whole.flatten(1).sum(1)
+        labels[rows] = owner.where(whole.gather(0, owner[None])[0], _VOID).to(labels.dtype)
+    indices, certainty, sizes = classes.tolist(), scores.tolist(), wholes.tolist()
     return [
-        LabelledMask(index, mask, score)
-        for index, mask, score, size, rest in rows
-        if rest >= max(1.0, config.overlap * size)
+        LabelledMask(indices[row], region, image_size(window), certainty[row])
+        for row, region in rle.regions(labels.cpu().numpy()).items()
+        if row != _VOID and region.area >= config.overlap * sizes[row]
     ]
+
+
+def _no_labels(window: Window, names: Tensor) -> Tensor:
+    """A map (H, W) of the original image in which each pixel will have one of the places in `names`, or _VOID."""
+    kind = torch.int16 if len(names) < 2**15 else torch.int32
+    return torch.empty(image_size(window), dtype=kind, device=names.device)
 
 
 def _merged_masks(
@@ -136,19 +148,35 @@ def instances(
     """
     probability = class_logits.softmax(-1)[:, :-1].masked_fill(~is_thing, 0.0)
     count = min(config.instances, int(is_thing.sum()) * len(probability))
+    if not count:
+        return []
     scores, flat = probability.flatten().topk(count)
     queries, classes = flat // probability.shape[1], flat % probability.shape[1]
     used, rows = torch.unique(queries, return_inverse=True)
-    soft = to_image(mask_logits[used], window).sigmoid()
-    hard = soft >= 0.5
-    sizes = hard.flatten(1).sum(1)
-    quality = (soft * hard).flatten(1).sum(1) / sizes.clamp(min=1)
-    masks, size, certainty = hard.unbind(), sizes.tolist(), quality.tolist()
+    found = _separate(mask_logits[used], window)
     return [
-        LabelledMask(index, masks[row], score * certainty[row])
+        LabelledMask(index, found[row][0], image_size(window), score * found[row][1])
         for score, index, row in zip(scores.tolist(), classes.tolist(), rows.tolist(), strict=True)
-        if size[row] > 0
+        if found[row][0].area > 0
     ]
+
+
+def _separate(mask_logits: Tensor, window: Window) -> list[tuple[rle.Region, float]]:
+    """The region of each mask (N, h, w) by itself, and the mean probability within it."""
+    height, width = image_size(window)
+    found: list[tuple[rle.Region, float]] = []
+    together = max(1, BAND // (height * width))
+    for start in range(0, len(mask_logits), together):
+        some = mask_logits[start : start + together]
+        masks = torch.empty((len(some), height, width), dtype=torch.bool, device=some.device)
+        sums = some.new_zeros(len(some))
+        for rows, logits in bands(some, window):
+            probability = logits.sigmoid()
+            masks[:, rows] = probability >= 0.5
+            sums += (probability * masks[:, rows]).flatten(1).sum(1)
+        pairs = zip(encode(masks), sums.tolist(), strict=True)
+        found += [(region, total / max(1, region.area)) for region, total in pairs]
+    return found
 
 
 def answer(
@@ -162,12 +190,10 @@ def answer(
 
 
 def to_segments(found: Sequence[LabelledMask], taxonomy: Taxonomy) -> tuple[Segment, ...]:
-    """Predictions as the segments that shard sets hold; a mask that comes under several classes is coded once."""
-    masks = {id(item.mask): item.mask for item in found}
-    regions = dict(zip(masks, encode(list(masks.values())), strict=True))
+    """Predictions as the segments that shard sets hold."""
     segments = []
     for item in found:
-        category, region = taxonomy.categories[item.class_index], regions[id(item.mask)]
+        category, region = taxonomy.categories[item.class_index], item.region
         segments.append(
             Segment(
                 class_id=category.id,
@@ -182,14 +208,12 @@ def to_segments(found: Sequence[LabelledMask], taxonomy: Taxonomy) -> tuple[Segm
     return tuple(segments)
 
 
-def encode(masks: Sequence[Tensor]) -> list[rle.Region]:
-    """Run lengths of masks (H, W) of one image; the edges are found on their device, so that no mask leaves it."""
-    if not masks:
-        return []
-    height, width = masks[0].shape
-    flat = torch.stack([mask.T.reshape(-1) for mask in masks])
-    edges = flat.new_zeros(len(flat), flat.shape[1] + 1)
+def encode(masks: Tensor) -> list[rle.Region]:
+    """Run lengths of masks (N, H, W) bool; the edges are found on their device, so that no mask leaves it."""
+    count, height, width = masks.shape
+    flat = masks.transpose(1, 2).reshape(count, height * width)
+    edges = flat.new_zeros(count, flat.shape[1] + 1)
     edges[:, 1:-1] = flat[:, 1:] != flat[:, :-1]
     edges[:, 0], edges[:, -1] = flat[:, 0], flat[:, -1]
     owner, place = edges.nonzero(as_tuple=True)
-    return rle.from_edges(owner.cpu().numpy(), place.cpu().numpy(), len(masks), height, width)
+    return rle.from_edges(owner.cpu().numpy(), place.cpu().numpy(), count, height, width)

@@ -1,25 +1,27 @@
 """Images -> predictions as samples: the same rows as ground truth, with scores."""
 
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-
-import cv2
-import numpy as np
+from typing import Any
 
 from segkit.errors import InputError
 from segkit.inference.config import InferenceConfig
 from segkit.inference.postprocess import answer, to_segments
 from segkit.inference.propose import Image, Item, Proposed, propose
-from segkit.manifest import Task
+from segkit.inference.stream import THREADS, ahead
+from segkit.manifest import Ledger, Task
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
+from segkit.pixels import decode_rgb
 from segkit.sample import ImageRef, Sample
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
-from segkit.sources.images import IMAGE_EXTENSIONS
+from segkit.sources.images import IMAGE_EXTENSIONS, read_picture
+from segkit.sources.ledger import Defect, Defective, Tally
 from segkit.taxonomy import Taxonomy
 from segkit.training.run_reader import Run, load_run
 
@@ -96,7 +98,7 @@ def predict_set(
         data,
         _counted(samples, on_image),
         command="predict",
-        arguments={"checkpoint": str(loaded.path), "data": str(data.path), "task": task},
+        arguments={**_asked(loaded, task), "data": str(data.path)},
         kind=task,
         taxonomy=classes,
         extra_parents=(loaded.as_parent(out),),
@@ -111,8 +113,14 @@ def predict_files(
     task: Task,
     out: Path,
     on_image: Callable[[], None] = lambda: None,
+    *,
+    ledger: Ledger | None = None,
 ) -> ShardSet:
-    """Predict image files; the new set points at them and names them from `root`."""
+    """Predict image files; the new set points at them, names them from `root` and holds the account of `check_files`.
+
+    Raises:
+        InputError: a file is no image.
+    """
     ids = sample_ids(files, root)
     samples = predict_images(
         run.model,
@@ -131,10 +139,16 @@ def predict_files(
         name=root.name,
         split=None,
         command="predict",
-        arguments={"checkpoint": str(run.path), "images": str(root), "task": task},
+        arguments={**_asked(run, task), "images": str(root)},
         images_by="reference",
+        ledger=ledger,
         parents=(run.as_parent(out),),
     )
+
+
+def _asked(run: Run, task: Task) -> dict[str, Any]:
+    """Which run was asked, and how: settings that are in no recipe are seen here alone."""
+    return {"checkpoint": str(run.path), "task": task, "inference": run.recipe.inference.model_dump()}
 
 
 def image_files(place: Path) -> tuple[Path, Sequence[Path]]:
@@ -160,15 +174,37 @@ def sample_ids(files: Sequence[Path], root: Path) -> dict[Path, str]:
     return {file: str(bare[file] if count[bare[file]] == 1 else name) for file, name in names.items()}
 
 
+def check_files(
+    files: Sequence[Path], root: Path, on_image: Callable[[], None] = lambda: None
+) -> tuple[list[Path], Tally]:
+    """The files that are whole images, and the account of them all, by the rules of `segkit convert`."""
+    ids, whole, tally = sample_ids(files, root), [], Tally()
+
+    def look(file: Path) -> Defect | tuple[str, ...]:
+        try:
+            return read_picture(file, record=ids[file]).warnings
+        except Defective as error:
+            return error.defect
+
+    with warnings.catch_warnings():  # which the threads change under each other's feet
+        for file, found in zip(files, ahead(look, files, waiting=2 * THREADS), strict=True):
+            tally.images_in += 1
+            if isinstance(found, Defect):
+                tally.drop_image(found, ())
+            else:
+                tally.images_kept += 1
+                tally.image_warnings.update(found)
+                whole.append(file)
+            on_image()
+    return whole, tally
+
+
 def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:
     data = file.read_bytes()
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise InputError("cannot be decoded as an image", file=file, mend="remove or replace the file")
+    pixels = decode_rgb(data, file=file, mend="remove or replace the file")
     name = file.relative_to(root).as_posix()
     reference = ImageRef(path=str(file.resolve()), length=len(data), sha256=hashlib.sha256(data).hexdigest())
-    sample = Sample(sample_id, name, pixels.shape[1], pixels.shape[0], image=reference)
-    return sample, np.ascontiguousarray(pixels[:, :, ::-1])
+    return Sample(sample_id, name, pixels.shape[1], pixels.shape[0], image=reference), pixels
 
 
 def _counted(samples: Iterable[Sample], on_image: Callable[[], None]) -> Iterator[Sample]:

@@ -9,11 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
+from segkit.data.augment import Window
 from segkit.inference.boxes import BoxMask, Question, conditioned, pixels_of_box
-from segkit.inference.postprocess import to_image
 from segkit.inference.propose import Proposed, propose
 from segkit.inference.stream import ahead, by_parts
+from segkit.inference.upscale import bands, image_size, to_image
 from segkit.masks.extent import extent
 from segkit.masks.rle import encode
 from segkit.model.class_table import ClassTable
@@ -89,7 +91,12 @@ def pseudolabel_set(
         data,
         labelled(),
         command="pseudolabel",
-        arguments={"checkpoint": str(run.path), "data": str(data.path), "strategy": strategy},
+        arguments={
+            "checkpoint": str(run.path),
+            "data": str(data.path),
+            "strategy": strategy,
+            "inference": run.recipe.inference.model_dump(),
+        },
         kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
         extra_parents=(run.as_parent(out),),
     )
@@ -134,20 +141,24 @@ def proposals(run: Run, table: ClassTable, questions: Iterable[Question]) -> Ite
     def match(found: Proposed[Question]) -> Answers:
         labels = list(found.record.labels)
         probability = found.class_logits.softmax(-1)[:, labels].cpu().numpy()
-        soft = to_image(found.mask_logits, found.window).sigmoid().cpu().numpy()
-        return match_proposals(soft, probability, found.record.boxes, labels)
+        return match_proposals(found.mask_logits, found.window, probability, found.record.boxes, labels)
 
     config = run.recipe.inference
     return propose(run.model, table.text, questions, lambda question: (question, question.image), match, config)
 
 
 def match_proposals(
-    masks: NDArray[np.float32], class_probability: NDArray[np.float32], boxes: Sequence[Box], labels: Sequence[int]
+    mask_logits: Tensor,
+    window: Window,
+    class_probability: NDArray[np.float32],
+    boxes: Sequence[Box],
+    labels: Sequence[int],
 ) -> Answers:
     """Give boxes the proposals that agree with them in class and place, one to one, clipped to the box.
 
     Args:
-        masks: (N, H, W) mask probabilities of the proposals.
+        mask_logits: (N, h, w) of the proposals, of the whole canvas.
+        window: how the image lies on the canvas.
         class_probability: (N, Q), of each proposal for each box's class.
         boxes: Q of them, x, y, width, height in pixels.
         labels: (Q,) the class of each.
@@ -156,19 +167,33 @@ def match_proposals(
         For each box a mask whose score is the IoU of the two boxes times the mean probability within the mask; None
         where no proposal overlaps by LEAST_OVERLAP with at least LEAST_CLASS for the class.
     """
-    hard = masks >= 0.5
-    extents = [extent(mask) for mask in hard]
-    overlap = np.array([[_box_iou(own, box) for box in boxes] for own in extents]).reshape(len(masks), len(boxes))
+    extents, size = _extents(mask_logits, window), image_size(window)
+    overlap = np.array([[_box_iou(own, box) for box in boxes] for own in extents]).reshape(len(extents), len(boxes))
     fits = (overlap >= LEAST_OVERLAP) & (class_probability >= LEAST_CLASS)
     proposals, owners = linear_sum_assignment(-np.where(fits, overlap + class_probability, 0.0))
     found: list[BoxMask | None] = [None] * len(boxes)
     for proposal, owner in zip(proposals.tolist(), owners.tolist(), strict=True):
-        place = pixels_of_box(boxes[owner], *hard.shape[1:])
-        inside = hard[proposal][place]
-        if fits[proposal, owner] and inside.any():
-            score = float(overlap[proposal, owner] * masks[proposal][place][inside].mean())
-            found[owner] = BoxMask(hard.shape[1:], place, inside.copy(), score, labels[owner])
+        if not fits[proposal, owner]:
+            continue
+        rows, columns = place = pixels_of_box(boxes[owner], *size)
+        soft = to_image(mask_logits[proposal, None], window, rows)[0, :, columns].sigmoid().cpu().numpy()
+        inside = soft >= 0.5
+        if inside.any():
+            score = float(overlap[proposal, owner] * soft[inside].mean())
+            found[owner] = BoxMask(size, place, inside, score, labels[owner])
     return found
+
+
+def _extents(mask_logits: Tensor, window: Window) -> list[Box]:
+    """The tight box of each mask (N, h, w) in the image."""
+    height, width = image_size(window)
+    rows, columns = np.zeros((len(mask_logits), height), bool), np.zeros((len(mask_logits), width), bool)
+    for band, logits in bands(mask_logits, window):
+        masks = (logits.sigmoid() >= 0.5).cpu().numpy()
+        rows[:, band] = masks.any(2)
+        columns |= masks.any(1)
+    sides = ((extent(across[None]), extent(down[:, None])) for across, down in zip(columns, rows, strict=True))
+    return [(x, y, wide, tall) for (x, _, wide, _), (_, y, _, tall) in sides]
 
 
 STRATEGIES: dict[Strategy, Callable[[Run, ClassTable, Iterable[Question]], Iterator[Answers]]] = {

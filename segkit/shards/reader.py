@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.manifest import Manifest
+from segkit.pixels import decode_rgb
 from segkit.sample import Sample
 from segkit.shards import arrow
 from segkit.shards.publish import MANIFEST, resolve
@@ -100,19 +101,13 @@ class ShardSet:
         Raises:
             InputError: the bytes are no image, or one of another size than the labels.
         """
-        import cv2
-
-        data = np.frombuffer(self.image_bytes(sample), np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-        if pixels is None:
-            mend = "replace the image and convert again"
-            raise InputError("the image cannot be decoded", file=sample.file_name, record=sample.id, mend=mend)
+        mend = "replace the image and convert again"
+        pixels = decode_rgb(self.image_bytes(sample), file=sample.file_name, record=sample.id, mend=mend)
         if pixels.shape[:2] != (sample.height, sample.width):
             found = f"{pixels.shape[1]} x {pixels.shape[0]}"
             problem = f"the image is {found}, its labels {sample.width} x {sample.height}"
             raise InputError(problem, file=sample.file_name, record=sample.id, mend="convert again")
-        rgb: NDArray[np.uint8] = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-        return rgb
+        return pixels
 
     @cached_property
     def _ends(self) -> list[int]:

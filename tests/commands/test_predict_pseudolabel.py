@@ -222,7 +222,7 @@ def test_bad_input_is_one_clear_line(run: Path, boxes: ShardSet, tmp_path: Path)
     shutil.copy(__file__, empty / "truncated.jpg")
     calls = {
         "no good: --strategy": ("pseudolabel", "--checkpoint", run, "--data", boxes.path, "--strategy", "magic"),
-        "truncated.jpg: cannot be decoded": (
+        "truncated.jpg: truncated: not an image in any known format": (
             "predict",
             "--checkpoint",
             run,
@@ -240,6 +240,46 @@ def test_bad_input_is_one_clear_line(run: Path, boxes: ShardSet, tmp_path: Path)
         line = str(result.exception)
         assert message.removeprefix("no good: ") in line and "\n" not in line
     assert not (tmp_path / "out" / "predictions" / "v1").exists()
+
+
+def test_images_that_are_none_are_left_out_and_named(run: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "z.png"):
+        cv2.imwrite(str(photos / name), np.zeros((32, 40, 3), np.uint8))
+    (photos / "empty.jpg").write_bytes(b"")
+    (photos / "text.jpg").write_text("no picture")
+    (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:-20])
+    given = ("predict", "--checkpoint", run, "--images", photos, "--vocabulary", "voc-20", "--out", tmp_path / "out")
+    stopped = CliRunner().invoke(app, [str(a) for a in given])
+    assert isinstance(stopped.exception, InputError) and not (tmp_path / "out").exists()
+    assert "cut.png" in str(stopped.exception) and "and 2 more" in str(stopped.exception)
+    assert str(stopped.exception).endswith("or give --on-error skip")
+    went_on = CliRunner().invoke(app, [str(a) for a in (*given, "--on-error", "skip", "--json")])
+    found = json.loads(went_on.stdout)
+    made = ShardSet.open(tmp_path / "out" / "predictions")
+    assert [sample.id for sample in made.samples()] == ["a", "z"]
+    assert found["left_out"] == 3
+    assert [Path(d["file"]).name for d in found["defects"]] == ["cut.png", "empty.jpg", "text.jpg"]
+    assert all(name in went_on.stderr for name in ("cut.png", "empty.jpg", "text.jpg"))
+    account = made.manifest.ledger.images
+    assert (account.input, account.kept, account.dropped) == (5, 2, {"unreadable-image": 3})
+    for name in ("a.png", "z.png"):
+        (photos / name).unlink()
+    nothing = CliRunner().invoke(app, [str(a) for a in (*given, "--on-error", "skip")])
+    assert isinstance(nothing.exception, InputError), "no image is left"
+
+
+def test_manifests_tell_how_a_run_was_asked(run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 40, 3), np.uint8))
+    common = ("--checkpoint", run, "--set", "inference.score=0.125", "--json")
+    drawn = (*common, "--no-overlays")
+    invoke("predict", *drawn, "--images", tmp_path / "a.png", "--vocabulary", "voc-20", "--out", tmp_path / "files")
+    invoke("predict", *drawn, "--data", toy.path, "--out", tmp_path / "set")
+    invoke("pseudolabel", *common, "--data", boxes.path, "--out", tmp_path / "pseudo" / "predictions")
+    for name in ("files", "set", "pseudo"):
+        told = ShardSet.open(tmp_path / name / "predictions").manifest.arguments["inference"]
+        assert told["score"] == 0.125 and told["overlap"] == 0.6, "what was set, and what was not"
 
 
 def test_names_without_embedding_are_encoded_first(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,6 +342,8 @@ def test_what_predict_cannot_do_is_one_clear_line(run: Path, toy: ShardSet, tmp_
         "give --vocabulary or --classes": ("--data", toy.path, "--vocabulary", "voc-20", "--classes", "cat"),
         "give inference.KEY=VALUE": ("--data", toy.path, "--set", "model.queries=3"),
         "inference.scores": ("--data", toy.path, "--set", "inference.scores=3"),
+        "no class is a thing: sky, grass": ("--images", tmp_path, "--classes", "sky, grass", "--task", "instance"),
+        "one of fail, skip": ("--images", tmp_path, "--classes", "cat", "--on-error", "ignore"),
     }
     for message, arguments in calls.items():
         given = ["predict", "--checkpoint", run, *arguments, "--out", tmp_path / "out"]

@@ -18,7 +18,7 @@ from segkit.data.augment import (
     zoom_window,
 )
 from segkit.data.decode import crop_mask, tight_box
-from segkit.inference.postprocess import to_image
+from segkit.inference.upscale import to_image
 from segkit.masks import rle
 from tests.data.scenes import blobs, disc
 

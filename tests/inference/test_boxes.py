@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from segkit.inference.boxes import Question, masks_of_boxes, pixels_of_box, tightness
 from segkit.inference.config import InferenceConfig
-from segkit.inference.pseudolabel import LEAST_OVERLAP, match_proposals
 from segkit.model.class_table import ClassTable
 from segkit.model.config import ModelConfig
 from segkit.model.dataseg import DataSeg, Output, Proposals, build_model
@@ -106,35 +105,3 @@ def test_tightness_is_the_share_of_the_box_that_is_spanned() -> None:
     assert tightness(mask) == pytest.approx(5 * 10 / 200)
     mask[0, 0] = mask[9, 19] = True
     assert tightness(mask) == 1
-
-
-def test_proposals_go_to_the_boxes_that_they_fill() -> None:
-    masks = np.zeros((3, 40, 40), np.float32)
-    masks[0, 5:15, 5:15] = 0.9
-    masks[1, 20:36, 20:30] = 0.8
-    masks[2, 0:40, 0:40] = 0.99
-    boxes = [(20.0, 20.0, 10.0, 12.0), (5.0, 5.0, 10.0, 10.0), (30.0, 2.0, 5.0, 5.0)]
-    found = match_proposals(masks, np.full((3, 3), 0.3, np.float32), boxes, [5, 6, 7])
-    assert found[0] is not None and found[1] is not None
-    assert found[0].mask.sum() == 120, "clipped to the box"
-    assert found[0].score == pytest.approx(120 / 160 * 0.8) and found[0].class_index == 5
-    assert found[1].mask.sum() == 100
-    assert found[2] is None, "a box that no proposal fits stays a box"
-    assert LEAST_OVERLAP > 25 / 1600
-
-
-def test_a_proposal_of_another_class_is_no_mask() -> None:
-    masks = np.zeros((1, 20, 20), np.float32)
-    masks[:, 5:15, 5:15] = 0.9
-    box = [(5.0, 5.0, 10.0, 10.0)]
-    assert match_proposals(masks, np.array([[0.02]], np.float32), box, [0]) == [None]
-    assert match_proposals(masks, np.array([[0.5]], np.float32), box, [0])[0] is not None
-
-
-def test_among_alike_proposals_the_class_decides() -> None:
-    masks = np.zeros((2, 20, 20), np.float32)
-    masks[:, 5:15, 5:15] = 0.9
-    masks[1, 5, 5] = 0.0
-    probability = np.array([[0.1], [0.9]], np.float32)
-    found = match_proposals(masks, probability, [(5.0, 5.0, 10.0, 10.0)], [0])
-    assert found[0] is not None and found[0].mask.sum() == 99

@@ -1,12 +1,32 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.data.augment import evaluation_window
+from segkit.inference import postprocess, upscale
 from segkit.inference.config import InferenceConfig
-from segkit.inference.postprocess import answer, instances, panoptic, semantic, to_image, to_segments
+from segkit.inference.postprocess import answer, instances, panoptic, semantic, to_segments
+from segkit.inference.upscale import bands, to_image
+from segkit.manifest import Task
 from segkit.masks.rle import box, decode
 from segkit.taxonomy import Category, Taxonomy
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most elements that any tensor has."""
+
+    values = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.values = max(self.values, made.numel())
+        return made
+
 
 WINDOW = evaluation_window(32, 48, size=48, multiple=16)
 """The canvas is the image: 32 x 48 needs no padding and no resizing."""
@@ -114,3 +134,50 @@ def test_segments_carry_what_shard_sets_need() -> None:
     assert cup.box == (3.0, 4.0, 10.0, 6.0) and cup.area == 60 and cup.mask_from == "prediction"
     assert cup.mask is not None and box(cup.mask, 32, 48) == cup.box
     assert decode(cup.mask, 32, 48).sum() == 60
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(50, 83, 96), (301, 200, 96), (37, 20, 64), (40, 40, 48)])
+def test_bands_are_what_resizing_the_whole_twice_gives(
+    height: int, width: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = evaluation_window(height, width, size=size)
+    logits = torch.randn(3, window.canvas[0] // 4, window.canvas[1] // 4, generator=torch.Generator().manual_seed(2))
+    canvas = F.interpolate(logits[None], size=window.canvas, mode="bilinear")[
+        :, :, : window.patch[3], : window.patch[2]
+    ]
+    whole = F.interpolate(canvas, size=(height, width), mode="bilinear")[0]
+    assert torch.allclose(to_image(logits, window), whole, atol=1e-4)
+    monkeypatch.setattr(upscale, "BAND", 3 * width * 7)
+    found = list(bands(logits, window))
+    assert [rows.stop - rows.start for rows, _ in found[:-1]] == [7] * (len(found) - 1)
+    assert torch.allclose(torch.cat([band for _, band in found], 1), whole, atol=1e-4)
+    assert next(bands(logits, window, depth=10**6))[1].shape == (3, 1, width), "a row at least"
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_large_images_are_never_read_whole(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bands an answer is the same, and no tensor holds all masks at the image's size."""
+    generator = torch.Generator().manual_seed(3)
+    classes, masks = torch.randn(20, 6, generator=generator) * 3, torch.randn(20, 12, 16, generator=generator) * 4
+    window, is_thing = evaluation_window(180, 240, size=64), torch.tensor([True, True, True, False, False])
+    config = InferenceConfig(score=0.2, overlap=0.1)
+    whole = answer(task, classes, masks, window, is_thing, config)
+    for room in (upscale, postprocess):
+        monkeypatch.setattr(room, "BAND", 30_000)
+    with Largest() as largest:
+        found = answer(task, classes, masks, window, is_thing, config)
+    assert largest.values < 3 * 180 * 240 < 20 * 180 * 240
+    assert len(found) == len(whole) > 1
+    for ours, theirs in zip(found, whole, strict=True):
+        assert (ours.class_index, ours.score) == (theirs.class_index, pytest.approx(theirs.score, abs=1e-4))
+        assert (ours.mask != theirs.mask).sum() <= 3, "only rounding may differ"
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+@pytest.mark.parametrize("classes", [0, 2])
+def test_nothing_is_found_where_nothing_can_be(task: Task, classes: int) -> None:
+    """No class at all, or stuff alone."""
+    found = answer(
+        task, torch.randn(4, classes + 1), torch.randn(4, 8, 12), WINDOW, torch.zeros(classes, dtype=torch.bool), CONFIG
+    )
+    assert found == [] or (classes and task != "instance")

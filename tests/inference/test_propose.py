@@ -127,9 +127,9 @@ def test_masks_are_coded_as_one_by_one() -> None:
     rng = np.random.default_rng(1)
     masks = [rng.random((13, 17)) < share for share in (0.0, 0.01, 0.5, 0.99, 1.0)]
     masks += [np.zeros((13, 17), bool), np.eye(13, 17, dtype=bool)]
-    made = encode([torch.from_numpy(mask) for mask in masks])
+    made = encode(torch.from_numpy(np.stack(masks)))
     for region, mask in zip(made, masks, strict=True):
         assert region.counts == rle.encode(mask)
         assert region.area == mask.sum() and region.box == rle.box(region.counts, 13, 17)
-    assert encode([]) == []
-    assert encode([torch.zeros(3, 4, dtype=torch.bool)])[0].counts == rle.encode(np.zeros((3, 4)))
+    assert encode(torch.zeros(0, 3, 4, dtype=torch.bool)) == []
+    assert encode(torch.zeros(1, 3, 4, dtype=torch.bool))[0].counts == rle.encode(np.zeros((3, 4)))
