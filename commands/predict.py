@@ -147,3 +147,6 @@ def _show(made: "ShardSet", more: dict[str, str], tally: "Tally", as_json: bool)
         stderr.print(line, markup=False, highlight=False, soft_wrap=True)
     if tally.offenders > _SHOWN:
         stderr.print(f"... and {tally.offenders - _SHOWN} more images left out", highlight=False)
+    if turned := tally.image_warnings["exif-orientation"]:
+        problem = f"{turned} images ask viewers to turn them (EXIF); they were seen as they are stored"
+        stderr.print(f"note: {problem}", highlight=False, soft_wrap=True)

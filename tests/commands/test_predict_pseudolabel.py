@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import segkit
@@ -268,6 +269,20 @@ def test_images_that_are_none_are_left_out_and_named(run: Path, tmp_path: Path) 
         (photos / name).unlink()
     nothing = CliRunner().invoke(app, [str(a) for a in (*given, "--on-error", "skip")])
     assert isinstance(nothing.exception, InputError), "no image is left"
+
+
+def test_photos_that_lie_on_their_side_are_told_of(run: Path, tmp_path: Path) -> None:
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    Image.new("RGB", (48, 32)).save(tmp_path / "lying.jpg", exif=lying)
+    given = ("predict", "--checkpoint", run, "--images", tmp_path, "--vocabulary", "voc-20", "--out", tmp_path / "out")
+    result = CliRunner().invoke(app, [str(a) for a in given])
+    assert "1 images ask viewers to turn them" in result.stderr
+    made = ShardSet.open(tmp_path / "out" / "predictions")
+    assert made.manifest.ledger.images.warnings == {"exif-orientation": 1}
+    (sample,) = made.samples()
+    assert (sample.width, sample.height) == (48, 32) and made.image(sample).shape == (32, 48, 3)
+    assert cv2.imread(str(tmp_path / "out" / "overlays" / "v1" / "lying.jpg")).shape == (32, 48, 3)
 
 
 def test_manifests_tell_how_a_run_was_asked(run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path) -> None:
