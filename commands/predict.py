@@ -9,7 +9,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import here, location
 
-from .common import JSON_OPTION, emit, progress, stderr, table
+from .common import JSON_OPTION, counted, emit, progress, stderr, table
 from .scoring import SETTINGS_OPTION, TASKS, one_of
 
 if TYPE_CHECKING:
@@ -58,22 +58,27 @@ def predict(
 
     Example: segkit predict --checkpoint work/run --images photos --classes "cat, sofa, floor" --out seen
     """
-    from segkit.inference.native import write_native
-    from segkit.inference.overlays import write_overlays
-    from segkit.inference.predict import predict_files, predict_set
+    from segkit.shards.publish import resolve
     from segkit.shards.reader import ShardSet
-    from segkit.training.run_reader import load_run
-    from segkit.vocabulary import learn
 
     chosen, skip = one_of(task, TASKS, "--task"), one_of(on_error, ("fail", "skip"), "--on-error") == "skip"
     if (images is None) == (data is None):
         raise InputError("give --images DIR or --data SET", mend="one of the two")
+    resolve(here(checkpoint))
     shards = ShardSet.open(data) if data else None
     taxonomy = _classes(vocabulary, classes, shards)
     if chosen == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):
         mend = "name a thing as well, or give --task semantic or --task panoptic"
         raise InputError(f"no class is a thing: {', '.join(taxonomy.names[:5])}", record="--task instance", mend=mend)
     root, files, tally = _files(images, skip)
+
+    # Below what is refused at once: these take seconds to import.
+    from segkit.inference.native import write_native
+    from segkit.inference.overlays import write_overlays
+    from segkit.inference.predict import predict_files, predict_set
+    from segkit.training.run_reader import load_run
+    from segkit.vocabulary import learn
+
     run = load_run(checkpoint, device, settings)
     learn(run.words_to_learn(taxonomy), run.encoding)
     place = out / "predictions"
@@ -95,7 +100,7 @@ def predict(
 
 def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tally]":
     """The images to predict with the folder of their names, and the account of those that are none."""
-    from segkit.inference.predict import check_files, image_files
+    from segkit.inference.image_files import check_files, image_files
     from segkit.sources.ledger import DROPS, Tally
 
     if images is None:
@@ -140,7 +145,8 @@ def _show(made: "ShardSet", more: dict[str, str], tally: "Tally", as_json: bool)
         "classes": classes,
     }
     ranked = sorted(classes.items(), key=lambda item: -item[1])[:20]
-    shown = table(f"{found.segments} segments in {found.images} images", ("class", "segments"), ranked)
+    title = f"{counted(found.segments, 'segment')} in {counted(found.images, 'image')}"
+    shown = table(title, ("class", "segments"), ranked)
     emit(result, schema="segkit.predict/1", as_json=as_json, tables=[shown, f"{made.path}", *more.values()])
     for defect in tally.defects[:_SHOWN]:
         line = f"left out: {defect.file}: {defect.problem} [{defect.code}]"

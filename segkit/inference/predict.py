@@ -1,18 +1,15 @@
 """Images -> predictions as samples: the same rows as ground truth, with scores."""
 
 import hashlib
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from segkit.errors import InputError
 from segkit.inference.config import InferenceConfig
+from segkit.inference.image_files import sample_ids
 from segkit.inference.postprocess import answer, to_segments
 from segkit.inference.propose import Image, Item, Proposed, propose
-from segkit.inference.stream import THREADS, ahead
 from segkit.manifest import Ledger, Task
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
@@ -20,8 +17,6 @@ from segkit.pixels import decode_rgb
 from segkit.sample import ImageRef, Sample
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
-from segkit.sources.images import IMAGE_EXTENSIONS, read_picture
-from segkit.sources.ledger import Defect, Defective, Tally
 from segkit.taxonomy import Taxonomy
 from segkit.training.run_reader import Run, load_run
 
@@ -149,54 +144,6 @@ def predict_files(
 def _asked(run: Run, task: Task) -> dict[str, Any]:
     """Which run was asked, and how: settings that are in no recipe are seen here alone."""
     return {"checkpoint": str(run.path), "task": task, "inference": run.recipe.inference.model_dump()}
-
-
-def image_files(place: Path) -> tuple[Path, Sequence[Path]]:
-    """Image files under a folder, by path, or the one file that is given; and the folder that ids are made from.
-
-    Raises:
-        InputError: there are none.
-    """
-    if place.is_file():
-        return place.parent, [place]
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file())
-    if not files:
-        kinds = ", ".join(sorted(IMAGE_EXTENSIONS))
-        raise InputError("no images found", file=place, mend=f"give a folder with {kinds}")
-    return place, files
-
-
-def sample_ids(files: Sequence[Path], root: Path) -> dict[Path, str]:
-    """An id for each file: its path under `root`, with the extension only where two files differ in nothing else."""
-    names = {file: PurePosixPath(file.relative_to(root).as_posix()) for file in files}
-    bare = {file: name.with_suffix("") for file, name in names.items()}
-    count = Counter(bare.values())
-    return {file: str(bare[file] if count[bare[file]] == 1 else name) for file, name in names.items()}
-
-
-def check_files(
-    files: Sequence[Path], root: Path, on_image: Callable[[], None] = lambda: None
-) -> tuple[list[Path], Tally]:
-    """The files that are whole images, and the account of them all, by the rules of `segkit convert`."""
-    ids, whole, tally = sample_ids(files, root), [], Tally()
-
-    def look(file: Path) -> Defect | tuple[str, ...]:
-        try:
-            return read_picture(file, record=ids[file]).warnings
-        except Defective as error:
-            return error.defect
-
-    with warnings.catch_warnings():  # which the threads change under each other's feet
-        for file, found in zip(files, ahead(look, files, waiting=2 * THREADS), strict=True):
-            tally.images_in += 1
-            if isinstance(found, Defect):
-                tally.drop_image(found, ())
-            else:
-                tally.images_kept += 1
-                tally.image_warnings.update(found)
-                whole.append(file)
-            on_image()
-    return whole, tally
 
 
 def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:

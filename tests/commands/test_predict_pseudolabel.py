@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -382,3 +383,26 @@ def test_eval_asks_a_run_as_it_is_told(run: Path, toy: ShardSet, tmp_path: Path)
         invoke("eval", *common, "--set", f"inference.score={score}", "--json")
         counts.append(ShardSet.open(tmp_path / "predictions").manifest.statistics.segments)
     assert counts[0] > counts[1] == 0, "no class is more than certain"
+
+
+def test_slips_of_predict_are_refused_before_torch_is_imported(run: Path, tmp_path: Path) -> None:
+    slips = (
+        ["--checkpoint", "absent", "--images", str(tmp_path), "--classes", "cat"],
+        ["--checkpoint", str(run), "--images", str(tmp_path)],
+        ["--checkpoint", str(run), "--images", str(tmp_path), "--classes", "cat"],
+        ["--checkpoint", str(run), "--data", "absent"],
+        ["--checkpoint", str(run), "--images", str(tmp_path), "--classes", "cat", "--task", "semantics"],
+    )
+    code = f"""
+import sys
+from segkit.commands.app import main
+for slip in {slips!r}:
+    sys.argv = ["segkit", "predict", "--out", "x", *slip]
+    try:
+        main()
+    except SystemExit as stop:
+        print(stop.code, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.stdout.splitlines() == ["2 False"] * len(slips), done.stderr
+    assert len(done.stderr.splitlines()) == len(slips)

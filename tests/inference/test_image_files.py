@@ -1,5 +1,5 @@
 from segkit import storage
-from segkit.inference.predict import image_files, sample_ids
+from segkit.inference.image_files import image_files, sample_ids
 from tests.shards.conftest import picture
 
 NAMES = ("a/1.png", "a/2.png", "b.jpg", "b.png", "notes.txt")
