@@ -72,4 +72,4 @@ def emit(result: Mapping[str, Any], *, schema: str, as_json: bool, tables: Seque
         if isinstance(item, Table):
             stdout.print(item.title, style="table.title", markup=False, highlight=False, soft_wrap=True)
             item.title = None
-        stdout.print(item, soft_wrap=isinstance(item, str))
+        stdout.print(item, markup=False, soft_wrap=isinstance(item, str))  # a name in brackets is no style

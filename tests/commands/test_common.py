@@ -21,3 +21,12 @@ def test_a_title_is_never_broken(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_counts_agree_with_their_nouns(count: int, words: tuple[str, ...], said: str) -> None:
     assert common.counted(count, *words) == said
+
+
+def test_names_in_brackets_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(common, "stdout", Console(file=screen, width=80))
+    shown = common.table("set [red]", ("class [/]", "%"), [("car[red]", 1.5), ("[/]", None)])
+    common.emit({}, schema="s/1", as_json=False, tables=[shown, "work/[bold]/v1"])
+    for name in ("set [red]", "class [/]", "car[red]", "│ [/]", "work/[bold]/v1"):
+        assert name in screen.getvalue()
