@@ -66,7 +66,8 @@ class BoxMask:
 
 @dataclass(frozen=True)
 class _Crop:
-    image: Image
+    size: tuple[int, int]
+    """Height and width of the image, which itself is not held."""
     box: Box
     label: int
     window: Window
@@ -96,7 +97,7 @@ def masks_of_boxes(
     def cut(part: tuple[Image, Box, int]) -> _Crop:
         image, box, label = part
         window = _window(image.shape[0], image.shape[1], box, crop)
-        return _Crop(image, box, label, window, window.image(image))
+        return _Crop((image.shape[0], image.shape[1]), box, label, window, window.image(image))
 
     def answers(parts: Iterable[tuple[Image, Box, int]]) -> Iterator[BoxMask]:
         crops = ahead(cut, parts, waiting=2 * config.batch_size)
@@ -148,12 +149,11 @@ def pixels_of_box(box: Box, height: int, width: int) -> tuple[slice, slice]:
 def _paste(asked: tuple[_Crop, Tensor, Tensor]) -> BoxMask:
     """Read the logits of a crop at the pixels of its box."""
     crop, index, logits = asked
-    size = crop.image.shape[0], crop.image.shape[1]
-    place = pixels_of_box(crop.box, *size)
+    place = pixels_of_box(crop.box, *crop.size)
     probability = _read(logits, crop.window, *place).sigmoid().cpu().numpy()
     inside = probability >= 0.5
     score = float(probability[inside].mean()) * tightness(inside) if inside.any() else 0.0
-    return BoxMask(size, place, inside, score, int(index))
+    return BoxMask(crop.size, place, inside, score, int(index))
 
 
 def _read(logits: Tensor, window: Window, rows: slice, columns: slice) -> Tensor:
