@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.markup import escape
-
 from .common import emit, stderr, table
 
 if TYPE_CHECKING:
@@ -105,5 +103,5 @@ def _tables(report: "Report", source: "Source", seconds: float) -> "list[Table |
         tables.append(table("Codes", ("", "count"), codes))
     speed = report.ledger.images.kept / max(seconds, 1e-9)
     published = report.published
-    last = f"{escape(str(published.path))} ({speed:.0f} images/s)" if published else "dry run: nothing was written"
+    last = f"{published.path} ({speed:.0f} images/s)" if published else "dry run: nothing was written"
     return [*tables, last]

@@ -9,7 +9,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import here, location
 
-from .common import JSON_OPTION, counted, emit, progress, stderr, table
+from .common import JSON_OPTION, counted, emit, note, progress, stderr, table
 from .scoring import SETTINGS_OPTION, TASKS, one_of
 
 if TYPE_CHECKING:
@@ -154,5 +154,4 @@ def _show(made: "ShardSet", more: dict[str, str], tally: "Tally", as_json: bool)
     if tally.offenders > _SHOWN:
         stderr.print(f"... and {tally.offenders - _SHOWN} more images left out", highlight=False)
     if turned := tally.image_warnings["exif-orientation"]:
-        problem = f"{turned} images ask viewers to turn them (EXIF); they were seen as they are stored"
-        stderr.print(f"note: {problem}", highlight=False, soft_wrap=True)
+        note(f"{turned} images ask viewers to turn them (EXIF); they were seen as they are stored")
