@@ -138,7 +138,7 @@ class QueryDecoder(nn.Module):
         told = [self._describe(queries, mask_bias)]
         for number in range(len(self.layers)):
             level = number % LEVELS
-            visible = self._visible(told[-1], small[level], scales[level].shape[-2:], region)
+            visible = self._visible(told[-1], small[level], region)
             alone = region is not None
             queries = self.layers.run(number, queries, position, memories[level], grids[level], visible, alone)
             told.append(self._describe(queries, mask_bias))
@@ -157,14 +157,12 @@ class QueryDecoder(nn.Module):
         return normalised, self.mask_head(normalised), None if mask_bias is None else mask_bias(normalised)
 
     @torch.no_grad()
-    def _visible(
-        self, told: tuple[Tensor, Tensor, Tensor | None], pixels: Tensor, size: torch.Size, region: Tensor | None
-    ) -> Tensor:
+    def _visible(self, told: tuple[Tensor, Tensor, Tensor | None], pixels: Tensor, region: Tensor | None) -> Tensor:
         """The cells of a scale that queries may attend to, given F at that scale's size: (B, N, h * w) bool."""
         _, embeddings, bias = told
         mask_logits = torch.einsum("bnd,bdhw->bnhw", embeddings, pixels)
         if bias is not None:
-            mask_logits = mask_logits + _resized(bias, size)
+            mask_logits = mask_logits + _resized(bias, pixels.shape[-2:])
         return visible_cells(mask_logits, region)
 
 

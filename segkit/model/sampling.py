@@ -28,8 +28,6 @@ _SUM = 0
 class Scales:
     """Maps of several sizes whose cells follow one another; made once a forward pass, for it waits for the device."""
 
-    sizes: tuple[tuple[int, int], ...]
-    """Height and width of each."""
     extent: Tensor
     """(L, 2) width and height."""
     start: Tensor
@@ -41,7 +39,7 @@ class Scales:
         areas = [height * width for height, width in sizes]
         starts = [sum(areas[:level]) for level in range(len(areas))]
         extent = torch.tensor([(width, height) for height, width in sizes], device=device)
-        return cls(tuple(sizes), extent, torch.tensor(starts, dtype=torch.int32, device=device))
+        return cls(extent, torch.tensor(starts, dtype=torch.int32, device=device))
 
 
 def sample_scales(value: Tensor, scales: Scales, locations: Tensor, weights: Tensor) -> Tensor:

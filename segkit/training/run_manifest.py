@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segkit.errors import InputError
 from segkit.manifest import SCHEMA_VERSION, Parent
 from segkit.shards.publish import MANIFEST, resolve
+from segkit.shards.writer import relocate
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
 VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"
@@ -62,6 +63,11 @@ def file_digests(folder: Path) -> dict[str, str]:
         with (folder / name).open("rb") as file:
             digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
+
+
+def run_parent(folder: Path, manifest: RunManifest, home: Path) -> Parent:
+    """How the version that will lie at `home` names the run whose version lies at `folder`."""
+    return Parent(path=relocate(".", folder, home), version=int(folder.name[1:]), digest=manifest.digest)
 
 
 def read_run_manifest(spec: str | Path) -> RunManifest:

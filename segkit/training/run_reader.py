@@ -17,12 +17,19 @@ from segkit.manifest import Parent
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg, build_model
 from segkit.shards.publish import resolve
-from segkit.shards.writer import relocate
 from segkit.storage import here
 from segkit.taxonomy import Taxonomy
 from segkit.training.device import choose_device
 from segkit.training.recipe import Recipe, load_recipe
-from segkit.training.run_manifest import RECIPE, TAXONOMIES, VOCABULARY, WEIGHTS, RunManifest, read_run_manifest
+from segkit.training.run_manifest import (
+    RECIPE,
+    TAXONOMIES,
+    VOCABULARY,
+    WEIGHTS,
+    RunManifest,
+    read_run_manifest,
+    run_parent,
+)
 from segkit.vocabulary import embed, refuse_other_weights, words_to_learn
 
 
@@ -78,8 +85,7 @@ class Run:
 
     def as_parent(self, destination: Path) -> Parent:
         """How a version under the directory `destination` names this run."""
-        path = relocate(".", self.path, destination.resolve() / "v1")  # every version lies at the same depth
-        return Parent(path=path, version=int(self.path.name[1:]), digest=self.manifest.digest)
+        return run_parent(self.path, self.manifest, destination.resolve() / "v1")  # every version is at the same depth
 
 
 def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -> Run:

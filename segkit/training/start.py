@@ -1,10 +1,6 @@
 """What a model starts from, where the recipe's `model.init_from` names something."""
 
 from pathlib import Path
-from textwrap import shorten
-
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model
 
 from segkit.encoding import Encoding
 from segkit.errors import InputError
@@ -12,10 +8,10 @@ from segkit.manifest import Parent
 from segkit.model import hf
 from segkit.model.dataseg import DataSeg
 from segkit.shards.publish import resolve
-from segkit.shards.writer import relocate
 from segkit.storage import here
-from segkit.training.recipe import Recipe, load_recipe
-from segkit.training.run_manifest import RECIPE, VOCABULARY, WEIGHTS, read_run_manifest
+from segkit.training.recipe import Recipe
+from segkit.training.run_manifest import read_run_manifest, run_parent
+from segkit.training.run_reader import load_run
 
 _FREE = {"init_from", "backbone_weights", "freeze_norm"}
 """Keys of the model in which a training may differ from the run that it goes on from."""
@@ -47,24 +43,19 @@ def init_from(model: DataSeg, source: str, encoding: Encoding) -> None:
     if source.startswith(hf.PREFIX):
         hf.init_from(model, source)
     else:
-        _from_run(model, resolve(here(source)), encoding)
+        _from_run(model, source, encoding)
 
 
-def _from_run(model: DataSeg, folder: Path, encoding: Encoding) -> None:
-    read_run_manifest(folder)
-    trained = load_recipe(folder / RECIPE)
-    hf.refuse_other(model.config, trained.model.model_dump(exclude=_FREE), folder)
-    try:
-        with safe_open(folder / VOCABULARY, framework="pt") as vocabulary:
-            known, _ = Encoding.from_metadata(vocabulary.metadata() or {})
-        if known != encoding:
-            problem = f"its class names were encoded by {known.name}, these by {encoding.name}, or by other templates"
-            mend = f"--set text.encoder={trained.text.encoder} --set text.templates={trained.text.templates}"
-            raise InputError(problem, file=folder, mend=mend)
-        load_model(model, folder / WEIGHTS)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        problem = f"the run cannot be read ({shorten(' '.join(str(error).split()), 160)})"
-        raise InputError(problem, file=folder, mend="train it again") from error
+def _from_run(model: DataSeg, source: str, encoding: Encoding) -> None:
+    run = load_run(source)
+    hf.refuse_other(model.config, run.recipe.model.model_dump(exclude=_FREE), run.path)
+    if run.encoding != encoding:
+        problem = (
+            f"its class names were encoded by {run.encoding.name}, these by {encoding.name}, or by other templates"
+        )
+        mend = f"--set text.encoder={run.recipe.text.encoder} --set text.templates={run.recipe.text.templates}"
+        raise InputError(problem, file=run.path, mend=mend)
+    model.load_state_dict(run.model.state_dict())
 
 
 def started_from(source: str | None, home: Path) -> tuple[Parent, ...]:
@@ -72,5 +63,4 @@ def started_from(source: str | None, home: Path) -> tuple[Parent, ...]:
     if source is None or source.startswith(hf.PREFIX):
         return ()
     folder = resolve(here(source)).resolve()
-    path = relocate(".", folder, home)
-    return (Parent(path=path, version=int(folder.name[1:]), digest=read_run_manifest(folder).digest),)
+    return (run_parent(folder, read_run_manifest(folder), home),)

@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +24,7 @@ from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.training.run import train
+from tests.commands.slips import assert_refused_before_torch
 from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
 
 
@@ -393,16 +393,4 @@ def test_slips_of_predict_are_refused_before_torch_is_imported(run: Path, tmp_pa
         ["--checkpoint", str(run), "--data", "absent"],
         ["--checkpoint", str(run), "--images", str(tmp_path), "--classes", "cat", "--task", "semantics"],
     )
-    code = f"""
-import sys
-from segkit.commands.app import main
-for slip in {slips!r}:
-    sys.argv = ["segkit", "predict", "--out", "x", *slip]
-    try:
-        main()
-    except SystemExit as stop:
-        print(stop.code, "torch" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
-    assert done.stdout.splitlines() == ["2 False"] * len(slips), done.stderr
-    assert len(done.stderr.splitlines()) == len(slips)
+    assert_refused_before_torch(["predict", "--out", "x"], slips)

@@ -15,6 +15,7 @@ from segkit.commands import app as program
 from segkit.commands.app import app
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
+from tests.commands.slips import assert_refused_before_torch
 from tests.training.toy import write_recipe, write_toy_set
 
 STEPS = 50
@@ -128,19 +129,7 @@ def test_slips_are_refused_before_torch_is_imported(base: list[str], toy: ShardS
         ["--set", "optimiser.lr"],
         ["--set", "optimiser.lr=fast"],
     )
-    code = f"""
-import sys
-from segkit.commands.app import main
-for slip in {slips!r}:
-    sys.argv = ["segkit", "train", *{base!r}, "--out", "x", *slip]
-    try:
-        main()
-    except SystemExit as stop:
-        print(stop.code, "torch" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
-    assert done.stdout.splitlines() == ["2 False"] * len(slips), done.stderr
-    assert len(done.stderr.splitlines()) == len(slips)
+    assert_refused_before_torch(["train", *base, "--out", "x"], slips)
 
 
 @pytest.mark.parametrize(
