@@ -6,6 +6,7 @@ from typing import Any
 
 from segkit.errors import InputError
 from segkit.manifest import Task
+from segkit.memory import keep_freed_memory
 from segkit.metrics import boundary, errors, instance, panoptic, semantic
 from segkit.metrics.columns import object_batches, read_columns, region_batches
 from segkit.metrics.detections import DetectionRows, match
@@ -22,8 +23,8 @@ from segkit.taxonomy import Category, Taxonomy
 
 BATCH = 4
 """Images compared at once: enough to hide Python's cost per call, few enough for the processor's caches."""
-OBJECTS_BATCH = 64
-"""Images whose instances are matched at once."""
+OBJECTS_BATCH = 16
+"""Images whose instances are matched at once: their masks, too, stay in the caches until they are compared."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def measure(
     Raises:
         InputError: what `segkit eval` refuses: unknown images or classes, overlapping maps, missing masks, NaN scores.
     """
+    keep_freed_memory()
     _check_kind(truth, task, options)
     source = as_predictions(predictions, truth)
     missing = check_images(source, truth)

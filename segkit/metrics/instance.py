@@ -152,7 +152,8 @@ def summarize(curves: Curves, names: Sequence[str], max_dets: Sequence[int] = MA
     for a, size in enumerate(AREAS):
         if a:
             result[f"ar_{size}"] = _mean(curves.recall[:, :, a, -1])
-    result["per_class"] = {name: _mean(curves.precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
+    classes = np.ascontiguousarray(np.moveaxis(curves.precision[:, :, :, 0, -1], 2, 0))
+    result["per_class"] = {name: _mean(own) for name, own in zip(names, classes, strict=True)}
     return result
 
 
