@@ -73,52 +73,29 @@ def objects365(
     _finish(result, rows, out, as_json, [_sizes(result)])
 
 
-@app.command("ade-semantic")
-def ade_semantic(
-    data: str = _DATA,
-    out: Path = _OUT,
-    checkpoint: str = _CHECKPOINT,
-    predictions: str = _PREDICTIONS,
-    device: str = _DEVICE,
-    as_json: bool = JSON_OPTION,
-) -> None:
-    """ADE20K semantic segmentation (mIoU over 150 classes).
+def _add(name: str, what: str, data_set: str) -> None:
+    """The command of a benchmark whose data is one set."""
+    example = f"segkit benchmark {name} --data {data_set} --checkpoint work/run --out work/bench"
 
-    Example: segkit benchmark ade-semantic --data work/ade-val --checkpoint work/run --out work/bench
-    """
-    _compare("ade-semantic", data, checkpoint, predictions, out, device, as_json)
-
-
-@app.command("ade-panoptic")
-def ade_panoptic(
-    data: str = _DATA,
-    out: Path = _OUT,
-    checkpoint: str = _CHECKPOINT,
-    predictions: str = _PREDICTIONS,
-    device: str = _DEVICE,
-    as_json: bool = JSON_OPTION,
-) -> None:
-    """ADE20K panoptic segmentation (PQ) of a model that saw semantic ADE labels only.
-
-    Example: segkit benchmark ade-panoptic --data work/ade-panoptic-val --checkpoint work/run --out work/bench
-    """
-    _compare("ade-panoptic", data, checkpoint, predictions, out, device, as_json)
+    @app.command(name, help=f"{what}\n\nExample: {example}")
+    def command(
+        data: str = _DATA,
+        out: Path = _OUT,
+        checkpoint: str = _CHECKPOINT,
+        predictions: str = _PREDICTIONS,
+        device: str = _DEVICE,
+        as_json: bool = JSON_OPTION,
+    ) -> None:
+        _compare(name, data, checkpoint, predictions, out, device, as_json)
 
 
-@app.command("coco-panoptic")
-def coco_panoptic(
-    data: str = _DATA,
-    out: Path = _OUT,
-    checkpoint: str = _CHECKPOINT,
-    predictions: str = _PREDICTIONS,
-    device: str = _DEVICE,
-    as_json: bool = JSON_OPTION,
-) -> None:
-    """COCO panoptic segmentation (PQ over 133 classes).
-
-    Example: segkit benchmark coco-panoptic --data work/coco-val --checkpoint work/run --out work/bench
-    """
-    _compare("coco-panoptic", data, checkpoint, predictions, out, device, as_json)
+_add("ade-semantic", "ADE20K semantic segmentation (mIoU over 150 classes).", "work/ade-val")
+_add(
+    "ade-panoptic",
+    "ADE20K panoptic segmentation (PQ) of a model that saw semantic ADE labels only.",
+    "work/ade-panoptic-val",
+)
+_add("coco-panoptic", "COCO panoptic segmentation (PQ over 133 classes).", "work/coco-val")
 
 
 @app.command("open-vocabulary")
