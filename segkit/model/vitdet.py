@@ -54,6 +54,13 @@ class ViTDet(nn.Module):
         """Parameters that are never decayed, as timm says it."""
         return {"pos_embed"}
 
+    def layer_depths(self) -> dict[str, int]:
+        """How many layers each parameter lies below the pyramid: 0 is the pyramid's own, 1 the last block's."""
+        depths = {name: len(self.blocks) + 1 for name, _ in self.named_parameters()}
+        for number, block in enumerate(self.blocks):
+            depths |= {f"blocks.{number}.{name}": len(self.blocks) - number for name, _ in block.named_parameters()}
+        return depths | {f"pyramid.{name}": 0 for name, _ in self.pyramid.named_parameters()}
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps (B, 256, H/s, W/s) for s in 4, 8, 16, 32 of normalised images (B, 3, H, W); H and W any, times 32."""
         x = self.patch_embed(images).permute(0, 2, 3, 1)

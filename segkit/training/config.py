@@ -16,6 +16,8 @@ class OptimiserConfig(_Section):
     """Peak learning rate of everything but the backbone."""
     backbone_lr_factor: float = Field(0.1, ge=0)
     """Backbone rate / `lr`; 0 leaves the backbone's parameters as they are."""
+    backbone_layer_decay: float = Field(1.0, gt=0, le=1)
+    """Rate of a backbone's layer / rate of the one above it; less than 1 for `vitdet:` backbones alone."""
     weight_decay: float = Field(0.05, ge=0)
     """Of weight matrices and kernels; norms, biases and embeddings are never decayed."""
     warmup_steps: int = Field(0, ge=0)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from segkit.errors import InputError
 from segkit.training.config import OptimiserConfig
 
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase, nn.modules.normalization.RMSNorm)
@@ -17,26 +18,39 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 def parameter_groups(model: nn.Module, config: OptimiserConfig) -> list[dict[str, object]]:
     """Every trainable parameter of `model` in exactly one AdamW group.
 
-    Four groups at most: (backbone | rest) x (decayed | not). Not decayed are norms, biases and other vectors,
-    embeddings, and what a module names in `no_weight_decay()` (timm's habit).
+    A group holds what is in the backbone or not, lies as deep there (`layer_depths()` of a backbone that has layers in
+    a row), and is decayed or not. Not decayed are norms, biases and other vectors, embeddings, and what a module names
+    in `no_weight_decay()` (timm's habit).
 
     Returns:
         Groups with `params`, `weight_decay` and `lr_factor`; the rate of a group is the schedule's times `lr_factor`.
+
+    Raises:
+        InputError: `backbone_layer_decay` for a backbone that does not tell its depths.
     """
-    spared = set(_undecayed_names(model))
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    spared, depths = set(_undecayed_names(model)), dict(_depths(model))
+    if config.backbone_layer_decay < 1 and not depths:
+        problem = "optimiser.backbone_layer_decay is for backbones whose layers stand in a row"
+        raise InputError(problem, mend="choose a vitdet: backbone, or leave it at 1")
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        in_backbone = name.startswith("backbone.")
         if parameter.requires_grad:
-            groups.setdefault((in_backbone, name not in spared), []).append(parameter)
+            key = name.startswith("backbone."), depths.get(name, 0), name not in spared
+            groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": config.weight_decay if decayed else 0.0,
-            "lr_factor": config.backbone_lr_factor if in_backbone else 1.0,
+            "lr_factor": config.backbone_lr_factor * config.backbone_layer_decay**depth if in_backbone else 1.0,
         }
-        for (in_backbone, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (in_backbone, depth, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def _depths(model: nn.Module) -> Iterator[tuple[str, int]]:
+    for prefix, module in model.named_modules():
+        told = module.layer_depths() if callable(getattr(module, "layer_depths", None)) else {}
+        yield from ((f"{prefix}.{name}" if prefix else name, depth) for name, depth in told.items())
 
 
 def _undecayed_names(model: nn.Module) -> Iterator[str]:

@@ -1,9 +1,12 @@
 import math
 
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from segkit.errors import InputError
 from segkit.model.config import ModelConfig
 from segkit.model.dataseg import build_model
 from segkit.training.config import OptimiserConfig
@@ -40,6 +43,35 @@ def test_groups_partition_the_trainable_parameters_of_the_model() -> None:
     for name in ("classifier.background", "query_content.weight", "query_position.weight"):
         assert id(named[name]) not in decayed
     assert id(named["classifier.project.weight"]) in decayed
+
+
+def test_rates_fall_down_the_blocks_of_a_vitdet_as_in_timm() -> None:
+    vit = timm.create_model("test_vit")  # its classifier is what learns at the full rate
+    theirs = {
+        id(parameter): group["lr_scale"]
+        for group in param_groups_layer_decay(vit, layer_decay=0.7)
+        for parameter in group["params"]
+    }
+    expected = {name: theirs[id(parameter)] for name, parameter in vit.named_parameters()}
+    model = build_model(ModelConfig(backbone="vitdet:test_vit", hidden_dim=16, mask_dim=8, queries=4, rounds=1))
+    config = OptimiserConfig(backbone_lr_factor=0.5, backbone_layer_decay=0.7)
+    groups = parameter_groups(model, config)
+    found = {id(parameter): group["lr_factor"] for group in groups for parameter in group["params"]}
+    network = "backbone.network."
+    for name, parameter in model.named_parameters():
+        if name.startswith(f"{network}pyramid."):
+            assert found[id(parameter)] == 0.5
+        elif name.startswith(network):
+            own = name.removeprefix(network).replace(".block.", ".").replace("patch_embed.", "patch_embed.proj.")
+            assert found[id(parameter)] == pytest.approx(0.5 * expected[own])
+        else:
+            assert found[id(parameter)] == 1.0
+    assert len({group["lr_factor"] for group in groups}) == len(vit.blocks) + 3
+
+
+def test_rates_by_layers_need_layers_in_a_row() -> None:
+    with pytest.raises(InputError, match="choose a vitdet: backbone"):
+        parameter_groups(StandIn(), OptimiserConfig(backbone_layer_decay=0.7))
 
 
 def test_a_shared_parameter_is_in_one_group_only() -> None:

@@ -22,10 +22,12 @@ def test_every_shipped_recipe_describes_a_model() -> None:
         assert model.query_content.weight.shape == (config.queries, config.hidden_dim), name
 
 
-def test_the_rows_of_the_paper_differ_in_their_backbone_alone() -> None:
+def test_the_rows_of_the_paper_differ_in_their_backbone_and_its_rates_alone() -> None:
     small, base = load_recipe("dataseg-r50").model_dump(), load_recipe("dataseg-vitdet-b").model_dump()
     assert small["model"].pop("backbone") == "resnet50.a1_in1k"
     assert base["model"].pop("backbone") == "vitdet:vit_base_patch16_224.mae"
+    rates = ("backbone_lr_factor", "backbone_layer_decay")
+    assert [[recipe["optimiser"].pop(key) for key in rates] for recipe in (small, base)] == [[0.1, 1.0], [1.0, 0.7]]
     assert small.pop("name") != base.pop("name") and small == base
 
 
