@@ -12,19 +12,18 @@ all seeds draws the whole.
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from experiments import REAL_DATA, WEIGHTS, markdown, options, pretrained, trained
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from segkit.benchmark import objects365
-from segkit.commands.common import stderr, table
+from segkit.commands.common import table
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
-from segkit.training.run import train
 from segkit.training.run_manifest import METRICS
 
 RATES = {"camvid": 1.0, "coco": 2.0, "standin": 1.0}
@@ -64,29 +63,10 @@ def evaluation_sets(sets: Path, out: Path, data: Path) -> dict[str, Path]:
 
 def run_row(row: Sequence[str], seed: int, arguments: argparse.Namespace, evaluated: dict[str, Path]) -> Path:
     """The published run of a row and seed, trained first if there is none."""
-    folder: Path = arguments.out / "runs" / f"{'-'.join(row)}-seed{seed}"
-    if not versions(folder):
-        stderr.print(f"{label(row)}, seed {seed} ...")
-        weights = (arguments.data / "weights" / "mobilenetv2_100.safetensors").resolve()
-        every = max(1, arguments.steps // arguments.points)
-        overrides = [
-            f'model.backbone_weights="{weights}"',
-            "model.freeze_norm=true",
-            f"training.seed={seed}",
-            f"training.evaluate_every={every}",
-            *arguments.set,
-        ]
-        data = [(str(resolve(arguments.sets / f"{name}-train")), RATES[name]) for name in row]
-        train(
-            arguments.recipe,
-            data,
-            folder,
-            eval_data=[str(path) for path in evaluated.values()],
-            steps=arguments.steps,
-            overrides=overrides,
-            resume=True,
-        )
-    return resolve(folder)
+    every = max(1, arguments.steps // arguments.points)
+    overrides = [*pretrained(arguments.data / WEIGHTS), f"training.evaluate_every={every}"]
+    data = [(str(resolve(arguments.sets / f"{name}-train")), RATES[name]) for name in row]
+    return trained("-".join(row), seed, data, overrides, arguments, [str(path) for path in evaluated.values()])
 
 
 def curves_of(run: Path, evaluated: dict[str, Path]) -> dict[str, Curve]:
@@ -128,16 +108,9 @@ def draw(found: dict[tuple[str, ...], list[dict[str, Curve]]], file: Path) -> No
 
 
 def main() -> None:
-    default = Path(os.environ.get("SEGKIT_REAL_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", type=Path, default=Path("real-out/sets"), help="shard sets that scripts/real.py made")
-    parser.add_argument("--data", type=Path, default=default, help="the real data, for weights and hidden masks")
-    parser.add_argument("--out", type=Path, default=Path("cotraining"))
-    parser.add_argument("--recipe", default="dataseg-mini")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = options(__doc__, out="cotraining", seeds=[0, 1, 2])
+    parser.add_argument("--data", type=Path, default=REAL_DATA, help="the real data, for weights and hidden masks")
     parser.add_argument("--points", type=int, default=3, help="evaluations along each curve")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     arguments = parser.parse_args()
     evaluated = evaluation_sets(arguments.sets, arguments.out, arguments.data)
     found: dict[tuple[str, ...], list[dict[str, Curve]]] = {row: [] for row in ROWS}
@@ -148,8 +121,7 @@ def main() -> None:
     columns = ("trained on", *(title for title, _ in FIGURES.values()))
     results = {label(row): seeds for row, seeds in found.items()}
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    lines = [f"| {' | '.join(cells)} |" for cells in (columns, ("---",) * len(columns), *rows)]
-    (arguments.out / "results.md").write_text("\n".join(lines) + "\n")
+    (arguments.out / "results.md").write_text(markdown(columns, rows))
     draw(found, arguments.out / "curves.png")
     Console().print(table(f"{arguments.steps} steps, seeds {arguments.seeds}", columns, rows))
 

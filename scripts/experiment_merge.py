@@ -10,21 +10,21 @@ Finished runs and evaluations are not done again, an interrupted run goes on.
 
 import argparse
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
+from experiments import FROZEN_NORM, REAL_DATA, WEIGHTS, markdown, options, pretrained, trained
 from rich.console import Console
 
-from segkit.commands.common import stderr, table
+from segkit.commands.common import table
 from segkit.inference.predict import predict_samples
+from segkit.manifest import Task
 from segkit.metrics.evaluate import evaluate
-from segkit.shards.publish import resolve, versions
+from segkit.shards.publish import resolve
 from segkit.shards.reader import ShardSet
 from segkit.supervision.config import MaskForm
-from segkit.training.run import train
 from segkit.training.run_reader import load_run
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -43,16 +43,9 @@ FORMS: tuple[MaskForm, ...] = get_args(MaskForm)
 
 def run_of(option: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The published run of an option and a seed, trained first if there is none."""
+    start = pretrained(arguments.weights) if arguments.weights.is_file() else [FROZEN_NORM]
     name = option.replace(",", "").replace(" ", "-")
-    folder: Path = arguments.out / "runs" / f"{name}-seed{seed}"
-    if not versions(folder):
-        stderr.print(f"{option}, seed {seed} ...")
-        overrides = ["model.freeze_norm=true", f"training.seed={seed}", *OPTIONS[option], *arguments.set]
-        if arguments.weights.is_file():
-            overrides.insert(0, f'model.backbone_weights="{arguments.weights.resolve()}"')
-        data = [(str(arguments.panoptic), 1.0), (str(arguments.semantic), 1.0)]
-        train(arguments.recipe, data, folder, steps=arguments.steps, overrides=overrides, resume=True)
-    return resolve(folder)
+    return trained(name, seed, arguments.data, [*start, *OPTIONS[option]], arguments)
 
 
 def figures(path: Path, panoptic: ShardSet, semantic: ShardSet, cache: Path) -> list[float]:
@@ -61,37 +54,25 @@ def figures(path: Path, panoptic: ShardSet, semantic: ShardSet, cache: Path) -> 
         kept: list[float] = json.loads(cache.read_text())
         return kept
     run = load_run(path)
-    found: list[float] = []
-    for form in FORMS:
-        config = run.recipe.inference.model_copy(update={"merge_masks": form})
-        samples = predict_samples(
-            run.model, run.table(panoptic.taxonomy), panoptic.taxonomy, panoptic, "panoptic", config
-        )
-        found.append(evaluate(panoptic, samples, "panoptic")["all"]["pq"])
-    for form in FORMS:
-        config = run.recipe.inference.model_copy(update={"merge_semantic": form})
-        samples = predict_samples(
-            run.model, run.table(semantic.taxonomy), semantic.taxonomy, semantic, "semantic", config
-        )
-        found.append(evaluate(semantic, samples, "semantic")["miou"])
+
+    def scored(data: ShardSet, task: Task, setting: str, form: MaskForm) -> dict[str, Any]:
+        config = run.recipe.inference.model_copy(update={setting: form})
+        samples = predict_samples(run.model, run.table(data.taxonomy), data.taxonomy, data, task, config)
+        return evaluate(data, samples, task)
+
+    found = [scored(panoptic, "panoptic", "merge_masks", form)["all"]["pq"] for form in FORMS]
+    found += [scored(semantic, "semantic", "merge_semantic", form)["miou"] for form in FORMS]
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.write_text(json.dumps(found))
     return found
 
 
 def main() -> None:
-    default = Path(os.environ.get("SEGKIT_REAL_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", type=Path, default=Path("real-out/sets"), help="shard sets that scripts/real.py made")
-    parser.add_argument("--weights", type=Path, default=default / "weights" / "mobilenetv2_100.safetensors")
-    parser.add_argument("--out", type=Path, default=Path("merge"))
-    parser.add_argument("--recipe", default="dataseg-mini")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = options(__doc__, out="merge", seeds=[0])
+    parser.add_argument("--weights", type=Path, default=REAL_DATA / WEIGHTS)
     parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="OPTION")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     arguments = parser.parse_args()
-    arguments.panoptic, arguments.semantic = (resolve(arguments.sets / f"{name}-train") for name in ("coco", "camvid"))
+    arguments.data = [(str(resolve(arguments.sets / f"{name}-train")), 1.0) for name in ("coco", "camvid")]
     panoptic, semantic = (ShardSet.open(arguments.sets / f"{name}-val") for name in ("coco", "camvid"))
     rows = []
     for option in arguments.options:
@@ -103,8 +84,7 @@ def main() -> None:
         spread = [""] * len(mean) if deviation is None else [f" ± {value:.2f}" for value in deviation]
         rows.append((option, *(f"{value:.2f}{extra}" for value, extra in zip(mean, spread, strict=True))))
     columns = ("trained by", *(f"COCO PQ, {form}" for form in FORMS), *(f"CamVid mIoU, {form}" for form in FORMS))
-    lines = [f"| {' | '.join(cells)} |" for cells in (columns, ("---",) * len(columns), *rows)]
-    (arguments.out / "results.md").write_text("\n".join(lines) + "\n")
+    (arguments.out / "results.md").write_text(markdown(columns, rows))
     Console(width=140).print(table(f"MERGE: {arguments.steps} steps, seeds {arguments.seeds}", columns, rows))
 
 

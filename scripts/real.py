@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiments import REAL_DATA, WEIGHTS, markdown, pretrained
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -116,8 +117,7 @@ class Stages:
 
 def train_model(arguments: argparse.Namespace, sets: dict[str, ShardSet], out: Path) -> None:
     """Train on the three training sets, or go on with a training that was interrupted."""
-    weights = (arguments.data / "weights" / "mobilenetv2_100.safetensors").resolve()
-    overrides = [f'model.backbone_weights="{weights}"', "model.freeze_norm=true", *arguments.set]
+    overrides = [*pretrained(arguments.data / WEIGHTS), *arguments.set]
     data = [(str(sets[f"{name}-train"].path), rate) for name, rate in RATES.items()]
     with progress() as bar:
         task = bar.add_task("train", total=arguments.steps)
@@ -225,31 +225,23 @@ def hardware() -> str:
     return f"{cores} cores, {model}"
 
 
-def markdown(arguments: argparse.Namespace, result: dict[str, Any], seconds: dict[str, float]) -> str:
+def recorded(arguments: argparse.Namespace, result: dict[str, Any], seconds: dict[str, float]) -> str:
     """The table, the command and the hardware, ready for docs/results.md."""
     import torch
 
     settings = "".join(f" --set {item}" for item in arguments.set) + " --grabcut" * arguments.grabcut
-    body = [f"| {name} | {shown} |" for name, shown in rows(result)]
     times = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items() if value >= 30)
-    return "\n".join(
-        [
-            f"Command: `python scripts/real.py --steps {arguments.steps}{settings}`. "
-            f"Hardware: {hardware()}, no GPU; torch {torch.__version__}. Minutes: {times}.",
-            "",
-            "| figure | value |",
-            "| --- | --- |",
-            *body,
-            "",
-        ]
+    return (
+        f"Command: `python scripts/real.py --steps {arguments.steps}{settings}`. "
+        f"Hardware: {hardware()}, no GPU; torch {torch.__version__}. Minutes: {times}.\n\n"
+        f"{markdown(('figure', 'value'), rows(result))}"
     )
 
 
 def main() -> None:
-    default = Path(__file__).parents[1] / ".." / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("real-out"), help="folder for everything")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SEGKIT_REAL_DATA", default)))
+    parser.add_argument("--data", type=Path, default=REAL_DATA)
     parser.add_argument("--steps", type=int, default=STEPS, help="of the training")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     parser.add_argument("--grabcut", action="store_true", help="score GrabCut on the same boxes, which takes minutes")
@@ -275,7 +267,7 @@ def main() -> None:
     )
     result = measure(arguments, sets, run, stages)
     (arguments.out / "results.json").write_text(json.dumps({**result, "seconds": stages.seconds}, indent=1) + "\n")
-    (arguments.out / "results.md").write_text(markdown(arguments, result, stages.seconds))
+    (arguments.out / "results.md").write_text(recorded(arguments, result, stages.seconds))
     Console().print(table("Real data", ("figure", "value"), rows(result)))
     print(f"{arguments.out / 'results.md'}\n{arguments.out / 'contact-sheet.png'}")
 
