@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.metrics.runs import boxes, decode_runs, join
+from segkit.metrics.runs import boxes, decode_runs, join, with_negative_runs
 from segkit.sample import Box, MaskSource, Sample, Segment
 from segkit.sources.labelmaps import read_ids
 from segkit.sources.ledger import Defective
 from segkit.taxonomy import Taxonomy
 
 _PREDICTION: MaskSource = "prediction"
+_COUNTS = re.compile("[0-o]*[0-O]")
+"""COCO's compressed counts: 64 characters from `0` on, of which the first 32 end a number."""
 
 
 def load(path: Path) -> Any:
@@ -55,12 +59,14 @@ class ResultList:
             return None
         masks = [self._mask(number, result, truth) for number, result in found]
         runs = decode_runs(*join([mask or b"" for mask in masks]))
-        tight, areas = boxes(runs, truth.height), runs.area.tolist()
+        pixels = truth.height * truth.width
+        tight, areas, negative = boxes(runs, truth.height), runs.area.tolist(), set(with_negative_runs(runs, pixels))
         segments = []
         for k, ((number, result), mask) in enumerate(zip(found, masks, strict=True)):
-            if mask is not None and runs.total[k] != truth.height * truth.width:
-                problem = f"a mask of {runs.total[k]} pixels, image {truth.id} has {truth.height * truth.width}"
-                raise self._wrong(number, problem)
+            if mask is not None and runs.total[k] != pixels:
+                raise self._wrong(number, f"a mask of {runs.total[k]} pixels, image {truth.id} has {pixels}")
+            if k in negative:
+                raise self._wrong(number, f"a mask with run lengths below 0 (image {truth.id})")
             box = self._box(number, result) or tight[k]
             class_id, score = int(result["category_id"]), float(result["score"])
             area, source = (box[2] * box[3], None) if mask is None else (float(areas[k]), _PREDICTION)
@@ -74,19 +80,20 @@ class ResultList:
         if not ("segmentation" in result or "bbox" in result):
             raise self._wrong(number, "neither segmentation nor bbox")
         score = result["score"]
-        if not isinstance(score, int | float) or not math.isfinite(score):
+        if not _is_number(score):
             raise self._wrong(number, f"score {score} of image {result['image_id']} is not a number")
-        if result["category_id"] not in self._taxonomy.by_id:
-            problem = f"category {result['category_id']} is not in {self._taxonomy.name}"
+        category = result["category_id"]
+        if not isinstance(category, int | float) or category not in self._taxonomy.by_id:
+            problem = f"category {category} is not in {self._taxonomy.name}"
             raise self._wrong(number, f"{problem} (image {result['image_id']})")
 
     def _box(self, number: int, result: dict[str, Any]) -> Box | None:
-        if "bbox" not in result:
+        if "bbox" not in result or (result.get("segmentation") and result["bbox"] == []):
             return None
-        try:
-            x, y, width, height = (float(side) for side in result["bbox"])
-        except (TypeError, ValueError) as error:
-            raise self._wrong(number, f"bbox {result['bbox']} is not four numbers") from error
+        box = result["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            raise self._wrong(number, f"bbox {box} is not four numbers")
+        x, y, width, height = map(float, box)
         return x, y, width, height
 
     def _mask(self, number: int, result: dict[str, Any], image: Sample) -> bytes | None:
@@ -104,7 +111,9 @@ class ResultList:
                 )
             if isinstance(counts, list):
                 return rle.from_uncompressed(counts, image.height, image.width)
-            return str(counts).encode("ascii")
+            if not _COUNTS.fullmatch(counts):
+                raise ValueError("counts that are no run lengths")
+            return bytes(counts, "ascii")
         except (KeyError, TypeError, ValueError) as error:
             raise self._wrong(number, f"not a COCO segmentation ({error})") from error
 
@@ -112,30 +121,38 @@ class ResultList:
         return InputError(problem, file=self._path, record=f"result {number}", mend="see COCO's results format")
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a number can be reckoned with: not NaN, not infinite, not beyond a float."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 class PanopticFiles:
     """A COCO panoptic JSON and its folder of PNGs, read when an image is asked for."""
 
-    def __init__(self, path: Path, content: Any, folder: Path, taxonomy: Taxonomy) -> None:
+    def __init__(self, path: Path, content: Any, folder: Path, taxonomy: Taxonomy, by_name: Mapping[str, str]) -> None:
+        """Args: the file and what it holds, its PNGs, its classes, and image ids by what may stand for them."""
         self._path, self._folder, self._taxonomy = path, folder, taxonomy
         try:
-            rows = content["annotations"]
-            self._by_id = {str(row["image_id"]): row for row in rows if row["segments_info"] is not None}
-            self._by_stem = {Path(row["file_name"]).stem: row for row in rows}
+            rows = [(_image_of(row, by_name), row) for row in content["annotations"] if iter(row["segments_info"])]
         except (KeyError, TypeError) as error:
             raise _no_predictions(path, content) from error
-        self._ids = [str(row["image_id"]) for row in rows]
+        self._rows = dict(rows)
+        self._ids = [image for image, _ in rows]
         if not folder.is_dir():
             raise InputError(
                 f"the PNG folder {folder} is not there", file=path, mend="pass it by --prediction-masks DIR"
             )
 
     def ids(self) -> list[str]:
-        """Image ids, as the file lists them."""
+        """Ids of the images, in the order of the file."""
         return self._ids
 
     def of(self, truth: Sample) -> Sample | None:
-        """The prediction of an image by its id, or else by its file's stem."""
-        row = self._by_id.get(truth.id) or self._by_stem.get(Path(truth.file_name).stem)
+        """The prediction of an image."""
+        row = self._rows.get(truth.id)
         if row is None:
             return None
         found = rle.regions(self._id_map(row, truth))
@@ -182,6 +199,12 @@ class PanopticFiles:
         return Segment(
             class_id, kind, region.box, region.counts, float(region.area), mask_from="prediction", score=score
         )
+
+
+def _image_of(row: dict[str, Any], by_name: Mapping[str, str]) -> str:
+    """The image that a row is for: the one of its id, else that of its PNG's stem."""
+    image = str(row["image_id"])
+    return image if by_name.get(image) == image else by_name.get(Path(row["file_name"]).stem, by_name.get(image, image))
 
 
 def _no_predictions(path: Path, content: Any) -> InputError:

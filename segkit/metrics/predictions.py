@@ -19,7 +19,7 @@ class Predictions(Protocol):
     """What the evaluation asks of predictions."""
 
     def ids(self) -> list[str]:
-        """Image ids (or file stems) of all images that have a prediction."""
+        """Ids of all images that have a prediction."""
         ...
 
     def of(self, truth: Sample) -> Sample | None:
@@ -94,40 +94,39 @@ def open_predictions(spec: str, truth: ShardSet, masks: Path | None = None) -> P
         content = coco_files.load(path)
         if isinstance(content, list):
             return coco_files.ResultList(path, content, truth.taxonomy)
-        return coco_files.PanopticFiles(path, content, masks or path.with_suffix(""), truth.taxonomy)
+        return coco_files.PanopticFiles(path, content, masks or path.with_suffix(""), truth.taxonomy, _by_name(truth))
     if path.suffix == ".json":
         raise InputError("no such file", file=path, mend="check the path")
     return SetPredictions(ShardSet.open(spec), truth.taxonomy)
 
 
-def check_images(predictions: Predictions, truth: ShardSet | Iterable[Sample], what: str = "predictions") -> int:
+def check_images(predictions: Predictions, truth: ShardSet) -> int:
     """Count the images of the ground truth that have no prediction.
 
     Raises:
         InputError: predictions of images that the ground truth lacks, or two of the same image; the line names them.
     """
-    known, stems = _names(truth)
-    ids = predictions.ids()
-    unknown = [image for image in ids if image not in known and image not in stems]
+    known, ids = image_ids(truth), predictions.ids()
+    unknown = sorted(set(ids) - set(known))
     if unknown:
-        mend = "evaluate against the set that the predictions were made for"
-        raise InputError(f"{len(unknown)} images are not in the ground truth: {_some(unknown)}", file=what, mend=mend)
+        problem = f"{len(unknown)} images are not in the ground truth: {_some(unknown)}"
+        mend = f"evaluate against the set that the predictions were made for (its ids: {_some(known[:3])})"
+        raise InputError(problem, file="predictions", mend=mend)
     twice = [image for image, times in Counter(ids).items() if times > 1]
     if twice:
-        raise InputError(f"images with two predictions: {_some(twice)}", file=what, mend="keep one of each")
+        raise InputError(f"images with two predictions: {_some(twice)}", file="predictions", mend="keep one of each")
     return len(known) - len(ids)
 
 
-def _names(truth: ShardSet | Iterable[Sample]) -> tuple[set[str], set[str]]:
-    """Ids and file stems of all images."""
-    if not isinstance(truth, ShardSet):
-        samples = list(truth)
-        return {sample.id for sample in samples}, {Path(sample.file_name).stem for sample in samples}
-    ids, stems = set[str](), set[str]()
-    for table in read_columns(truth, ["id", "file_name"]):
-        ids.update(table.column("id").to_pylist())
-        stems.update(Path(name).stem for name in table.column("file_name").to_pylist())
-    return ids, stems
+def _by_name(truth: ShardSet) -> dict[str, str]:
+    """Id of each image, by its id and, where that is no other one's id or stem, by the stem of its file."""
+    names = [
+        (image, Path(file).stem)
+        for table in read_columns(truth, ["id", "file_name"])
+        for image, file in zip(table.column("id").to_pylist(), table.column("file_name").to_pylist(), strict=True)
+    ]
+    times = Counter(stem for _, stem in names)
+    return {stem: image for image, stem in names if times[stem] == 1} | {image: image for image, _ in names}
 
 
 def _some(names: list[str]) -> str:

@@ -114,6 +114,13 @@ def _gaps_and_runs(numbers: Ints, each: Ints, begin: Ints, first: Ints) -> tuple
     return gap, run, tail
 
 
+def with_negative_runs(runs: Runs, pixels: int) -> list[int]:
+    """Indices of masks of `pixels` pixels whose counts add up, but only with some below 0."""
+    wrong = (runs.start < 0) | (runs.end <= runs.start) | (runs.end > pixels)
+    wrong[1:] |= (runs.start[1:] < runs.end[:-1]) & (runs.mask[1:] == runs.mask[:-1])
+    return [int(mask) for mask in runs.mask[wrong]]
+
+
 def boxes(runs: Runs, height: int) -> list[tuple[float, float, float, float]]:
     """Tight boxes (x, y, width, height) of S masks of images `height` pixels tall; zeros where a mask is empty."""
     made = np.zeros((len(runs.total), 4))

@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -10,13 +9,11 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.export.coco import export_instances
 from segkit.metrics.evaluate import EvalOptions, evaluate, measure
 from segkit.metrics.predictions import open_predictions
-from segkit.sample import Sample
 from segkit.taxonomy import Category, Taxonomy
 
-from .files import panoptic_files, results_file, sets, shard_set
+from .files import results_file, sets, shard_set
 from .scenes import dense_confusion, panopticapi, random_map, sample, taxonomy
 from .test_instance import KEYS, reference
 
@@ -28,21 +25,6 @@ def test_panoptic_figures_of_sets_are_the_references(tmp_path):
     for group in ("all", "things", "stuff"):
         assert [metrics[group][key] / 100 for key in ("pq", "sq", "rq")] == pytest.approx(expected[group], rel=1e-12)
     assert metrics["images"] == {"evaluated": 70, "without_prediction": 0} and "class_map" not in metrics
-
-
-def test_panoptic_files_give_the_same_figures_as_the_set(tmp_path):
-    truth, found = sets(tmp_path)
-    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
-    assert evaluate(truth, open_predictions(str(file), truth), "panoptic") == evaluate(truth, found, "panoptic")
-
-
-def test_panoptic_files_are_found_by_file_stem_where_ids_are_other_ones(tmp_path):
-    truth, found = sets(tmp_path)
-    named = [replace(s, file_name=f"val/{s.id}.jpg", id=f"other {s.id}") for s in truth.samples()]
-    renamed = shard_set(tmp_path / "renamed", named, truth.taxonomy)
-    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
-    by_stem = evaluate(renamed, open_predictions(str(file), renamed), "panoptic")
-    assert by_stem == evaluate(truth, found, "panoptic")
 
 
 def test_results_give_the_same_figures_as_the_set_and_as_pycocotools(tmp_path):
@@ -146,97 +128,6 @@ def test_resident_memory_is_bounded_with_all_that_evaluators_keep(tmp_path, task
     segments = (640 - 384) * len(one.segments)
     assert sum(len(s.mask) for s in one.segments) > 800 * len(one.segments)
     assert many - few < 800 * segments
-
-
-def test_predictions_of_unknown_images_are_refused_with_their_ids(tmp_path):
-    truth, found = sets(tmp_path)
-    stranger = [*found.samples(), Sample("777", "777.jpg", 5, 5)]
-    with pytest.raises(InputError, match=r"1 images are not in the ground truth: 777"):
-        evaluate(truth, stranger, "panoptic")
-    with pytest.raises(InputError, match=r"images with two predictions: 100"):
-        evaluate(truth, [*found.samples(), next(found.samples())], "panoptic")
-
-
-def test_predictions_of_unknown_categories_are_refused(tmp_path):
-    truth, found = sets(tmp_path)
-    one = next(found.samples())
-    odd = replace(one, segments=(replace(one.segments[0], class_id=999), *one.segments[1:]))
-    with pytest.raises(InputError, match=r"predictions: image 100: category 999 is not in the vocabulary"):
-        evaluate(truth, [odd], "panoptic")
-    file = tmp_path / "odd.json"
-    file.write_text(json.dumps([{"image_id": 100, "category_id": 999, "score": 1, "bbox": [0, 0, 1, 1]}]))
-    with pytest.raises(InputError, match=r"odd.json: result 0: category 999 is not in test \(image 100\)"):
-        open_predictions(str(file), truth)
-
-
-@pytest.mark.parametrize(
-    ("row", "line"),
-    [
-        ({"score": float("nan"), "bbox": [0, 0, 1, 1]}, r"result 0: score nan of image 100 is not a number"),
-        ({"score": 0.5}, r"result 0: neither segmentation nor bbox"),
-        ({"bbox": [0, 0, 1, 1]}, r"result 0: a result needs image_id, category_id and score"),
-        ({"score": 0.5, "segmentation": {"size": [4, 4], "counts": "o0"}}, r"mask of 4 x 4, image 100 is 50 x 40"),
-        ({"score": 0.5, "segmentation": {"size": [40, 50]}}, r"not a COCO segmentation"),
-        ({"score": 0.5, "bbox": [1, 2]}, r"bbox \[1, 2\] is not four numbers"),
-    ],
-)
-def test_results_that_are_none_are_refused_by_number(tmp_path, row, line):
-    truth, _ = sets(tmp_path, kind="instance")
-    file = tmp_path / "r.json"
-    file.write_text(json.dumps([{"image_id": 100, "category_id": 2, **row}]))
-    with pytest.raises(InputError, match=line):
-        measure(
-            truth, open_predictions(str(file), truth), "instance", EvalOptions(by="box" if "bbox" in row else "mask")
-        )
-
-
-def test_files_that_are_no_predictions_are_told_apart(tmp_path):
-    truth, found = sets(tmp_path, kind="instance")
-    export_instances(found, tmp_path / "exported")
-    (exported,) = (tmp_path / "exported").rglob("*.json")
-    wanted = r"give a list of COCO results .*image_id, category_id, score.*, a COCO panoptic file"
-    with pytest.raises(InputError, match=rf"json: is a file of annotations .*not of predictions; {wanted}"):
-        open_predictions(str(exported), truth)
-    file = tmp_path / "other.json"
-    for content in ({"a": 1}, {"annotations": 5}, {"annotations": [3]}, 7):
-        file.write_text(json.dumps(content))
-        with pytest.raises(InputError, match=rf"other\.json: is neither a list of COCO results nor.*; {wanted}"):
-            open_predictions(str(file), truth)
-
-
-def damage_area(content):
-    content["annotations"][0]["segments_info"][0]["area"] = 1
-
-
-def damage_listed(content):
-    content["annotations"][0]["segments_info"].append({"id": 99, "category_id": 2})
-
-
-def damage_painted(content):
-    content["annotations"][0]["segments_info"].pop(0)
-
-
-def damage_twice(content):
-    content["annotations"][0]["segments_info"].append(content["annotations"][0]["segments_info"][0])
-
-
-@pytest.mark.parametrize(
-    ("damage", "line"),
-    [
-        (damage_area, r"image 100, segment 1: area 1, but the PNG shows \d+ pixels"),
-        (damage_listed, r"image 100: segments without a pixel: \[99\]"),
-        (damage_painted, r"image 100: ids in the PNG that segments_info lacks: \[1\]"),
-        (damage_twice, r"image 100: a segment id occurs twice"),
-    ],
-)
-def test_panoptic_files_that_contradict_themselves_are_refused(tmp_path, damage, line):
-    truth, found = sets(tmp_path)
-    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
-    content = json.loads(file.read_text())
-    damage(content)
-    file.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=line):
-        evaluate(truth, open_predictions(str(file), truth), "panoptic")
 
 
 def test_the_task_must_fit_the_labels(tmp_path):
