@@ -121,9 +121,14 @@ def joined(batches: Iterable[Batch], by: By) -> tuple[list[Record], list[Record]
 
 def _dataset(coco: Any, images: list[Record], annotations: list[Record], classes: int) -> Any:
     made = coco()
-    made.dataset = {"images": images, "annotations": annotations, "categories": categories(classes)}
+    made.dataset = {"images": images, "annotations": _copies(annotations), "categories": categories(classes)}
     made.createIndex()
     return made
+
+
+def _copies(annotations: list[Record]) -> list[Record]:
+    """The records with masks of their own: evaluators write into what they are given, and others read it after them."""
+    return [{key: dict(value) if key == "segmentation" else value for key, value in r.items()} for r in annotations]
 
 
 def categories(classes: int) -> list[Record]:

@@ -57,6 +57,17 @@ def test_reads_coco_files(tmp_path):
     assert told["by"] == "box" and told["ap"] > 0
 
 
+def test_every_evaluator_leaves_the_records_as_they_are_for_what_follows(tmp_path):
+    truth, found = sets(tmp_path, kind="instance")
+    options = ("--data", truth.path, "--predictions", found.path, "--task", "instance", "--boundary", "--out", tmp_path)
+    expected = ask(*options)
+    for evaluator in ("faster-coco-eval", "pycocotools"):
+        told = ask(*options, "--evaluator", evaluator)
+        assert told["ap"] == pytest.approx(expected["ap"], abs=1e-9)
+        for key in ("errors", "confusion", "boundary"):
+            assert told[key] == expected[key]
+
+
 def test_people_get_a_table_with_the_figures(tmp_path):
     truth, found = sets(tmp_path)
     pq = ask("--data", truth.path, "--predictions", found.path, "--task", "panoptic", "--out", tmp_path)["all"]["pq"]
