@@ -2,6 +2,7 @@
 
 import os
 import sys
+from textwrap import shorten
 
 import typer
 
@@ -92,5 +93,6 @@ def _line(error: Exception) -> str:
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
-        text = f"{type(error).__name__}: {error} (a fault of segkit; SEGKIT_DEBUG=1 shows where)"
+        told = shorten(str(error), 500, placeholder=" ...")  # a compiler's may be a hundred thousand characters
+        text = f"{type(error).__name__}: {told} (a fault of segkit; SEGKIT_DEBUG=1 shows where)"
     return " ".join(text.splitlines())

@@ -13,6 +13,11 @@ from segkit.errors import InputError, SegkitError
         (SegkitError("two\nlines"), 1, "error: two lines"),
         (OSError(errno.ENOSPC, "No space left on device", "out/x"), 1, "error: out/x: No space left on device"),
         (KeyError("k"), 1, "error: KeyError: 'k' (a fault of segkit; SEGKIT_DEBUG=1 shows where)"),
+        (
+            RuntimeError("in a\n file"),
+            1,
+            "error: RuntimeError: in a file (a fault of segkit; SEGKIT_DEBUG=1 shows where)",
+        ),
     ],
 )
 def test_every_failure_is_one_line_and_an_exit_code(
@@ -29,6 +34,18 @@ def test_every_failure_is_one_line_and_an_exit_code(
     monkeypatch.setenv("SEGKIT_DEBUG", "1")
     with pytest.raises(type(error)):
         program.main()
+
+
+def test_a_fault_is_told_in_brief(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise RuntimeError("g++ says: " + "of many words " * 9999)
+
+    monkeypatch.setattr(program, "app", fail)
+    monkeypatch.delenv("SEGKIT_DEBUG", raising=False)
+    with pytest.raises(SystemExit):
+        program.main()
+    told = capsys.readouterr().err
+    assert told.startswith("error: RuntimeError: g++ says: of many words") and len(told) < 600
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["convert", "--nonsense"], 2), (["nonsense"], 2)])
