@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from segkit.sources.base import Source
-    from segkit.sources.engine import Report
+    from segkit.sources.engine import ConversionReport
     from segkit.sources.ledger import Defect
 
 _SHOWN = 20
@@ -16,7 +16,7 @@ _UNKNOWN = "unknown-category"
 _SCHEMA = "segkit.convert/1"
 
 
-def show(report: "Report", source: "Source", option: str, seconds: float, as_json: bool) -> None:
+def show(report: "ConversionReport", source: "Source", option: str, seconds: float, as_json: bool) -> None:
     """Print what became of the data.
 
     Args:
@@ -33,7 +33,7 @@ def show(report: "Report", source: "Source", option: str, seconds: float, as_jso
         stderr.print(wrong, markup=False, highlight=False, soft_wrap=True)
 
 
-def fail(report: "Report", source: "Source", option: str, seconds: float, as_json: bool) -> NoReturn:
+def fail(report: "ConversionReport", source: "Source", option: str, seconds: float, as_json: bool) -> NoReturn:
     """List the defects that fail a conversion, and raise the InputError that names the first; arguments as `show`."""
     error = report.defects[0].error(report.offenders - 1, _wrong_folder(report, source, option))
     _list(report)
@@ -42,7 +42,7 @@ def fail(report: "Report", source: "Source", option: str, seconds: float, as_jso
     raise error
 
 
-def _wrong_folder(report: "Report", source: "Source", option: str) -> str | None:
+def _wrong_folder(report: "ConversionReport", source: "Source", option: str) -> str | None:
     """What to say where not one of several images was found; None elsewhere."""
     images = report.ledger.images
     if images.input < 2 or images.dropped.get("missing-image") != images.input:
@@ -50,7 +50,7 @@ def _wrong_folder(report: "Report", source: "Source", option: str) -> str | None
     return f"none of the {images.input} images is under {source.images}: {option} is probably wrong"
 
 
-def _list(report: "Report") -> None:
+def _list(report: "ConversionReport") -> None:
     """The first offenders, where there are several; of a class that the source does not list the first alone."""
     if report.offenders < 2:
         return
@@ -68,7 +68,7 @@ def _list(report: "Report") -> None:
         stderr.print(f"... and {report.offenders - told} more", highlight=False)
 
 
-def _result(report: "Report", source: "Source", seconds: float, error: str | None = None) -> dict[str, Any]:
+def _result(report: "ConversionReport", source: "Source", seconds: float, error: str | None = None) -> dict[str, Any]:
     ledger, published = report.ledger, report.published
     quarantine = published.path / "quarantine.jsonl" if published else None
     return {
@@ -88,7 +88,7 @@ def _result(report: "Report", source: "Source", seconds: float, error: str | Non
     }
 
 
-def _tables(report: "Report", source: "Source", seconds: float) -> "list[Table | str]":
+def _tables(report: "ConversionReport", source: "Source", seconds: float) -> "list[Table | str]":
     counts = {"images": report.ledger.images, "annotations": report.ledger.annotations}
     title = f"{source.name}: {source.kind}, {len(source.taxonomy.categories)} classes"
     rows = [(what, count.input, count.kept, sum(count.dropped.values())) for what, count in counts.items()]

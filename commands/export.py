@@ -10,7 +10,7 @@ from segkit.storage import here
 from .common import JSON_OPTION, emit, table
 
 if TYPE_CHECKING:
-    from segkit.export.target import Report
+    from segkit.export.target import ExportReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -91,7 +91,7 @@ def semantic(
     _show(data, out, export_semantic(ShardSet.open(data), out, images=images, void=void), as_json)
 
 
-def _show(data: str, out: Path, report: "Report", as_json: bool) -> None:
+def _show(data: str, out: Path, report: "ExportReport", as_json: bool) -> None:
     told = report.to_json()
     dropped, altered = (
         ", ".join(f"{code} {count}" for code, count in told[key].items()) or "none" for key in ("dropped", "altered")

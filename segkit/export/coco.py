@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import SegkitError
-from segkit.export.target import Names, Report, need, output, split_name, write_images
+from segkit.export.target import ExportReport, Names, need, output, split_name, write_images
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -20,7 +20,7 @@ Rows = Iterable[dict[str, Any]]
 _IDS = 2**24  # a panoptic PNG codes an id in three bytes
 
 
-def export_instances(data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False) -> Report:
+def export_instances(data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False) -> ExportReport:
     """Write `instances_<split>.json`: polygons verbatim where the source had them, RLE otherwise, boxes alone as boxes.
 
     Crowds are uncompressed RLE as in COCO's own files. Stuff is left out and counted. A joined set (panoptic and
@@ -34,7 +34,7 @@ def export_instances(data: ShardSet, out: Path, *, images: bool = False, datumar
             mask is RLE, since Datumaro rounds the coordinates of polygons, which changes one mask in four.
     """
     need(data, ("instance", "boxes", "panoptic"), "COCO instances", "its regions are not instances")
-    report = Report(images=len(data))
+    report = ExportReport(images=len(data))
     ids = _image_ids(data)
     numbers = _numbers(data)
 
@@ -57,7 +57,7 @@ def export_instances(data: ShardSet, out: Path, *, images: bool = False, datumar
     return report
 
 
-def export_panoptic(data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False) -> Report:
+def export_panoptic(data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False) -> ExportReport:
     """Write `panoptic_<split>.json` and, beside it, the folder of PNGs of that name.
 
     Segments keep their ids where those fit in a PNG; pixels of no segment are 0. Segments without a mask are left out
@@ -73,7 +73,7 @@ def export_panoptic(data: ShardSet, out: Path, *, images: bool = False, datumaro
         SegkitError: two masks of an image share pixels.
     """
     need(data, ("panoptic",), "COCO panoptic", "its masks need not be one disjoint cover of the image")
-    report = Report(images=len(data))
+    report = ExportReport(images=len(data))
     ids = _image_ids(data)
     stem = f"panoptic_{split_name(data)}"
 
@@ -110,7 +110,7 @@ class _Places:
         self.annotations.mkdir(exist_ok=True)
 
 
-def _finish(data: ShardSet, places: _Places, report: Report, files: list[str], images: bool) -> None:
+def _finish(data: ShardSet, places: _Places, report: ExportReport, files: list[str], images: bool) -> None:
     report.files.extend(places.before + name for name in files)
     if images:
         write_images(data, places.folder / places.images)

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from segkit.errors import InputError, SegkitError
-from segkit.export.target import Names, Report, need, output, write_images
+from segkit.export.target import ExportReport, Names, need, output, write_images
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
 
-def export_semantic(data: ShardSet, out: Path, *, images: bool = False, void: int | None = None) -> Report:
+def export_semantic(data: ShardSet, out: Path, *, images: bool = False, void: int | None = None) -> ExportReport:
     """Write `masks/` (8-bit index PNGs, 16-bit where ids need it), `labels.txt` (index and name) and `taxonomy.json`.
 
     Instances of a class become one region. Segments without a mask are left out and counted.
@@ -30,7 +30,7 @@ def export_semantic(data: ShardSet, out: Path, *, images: bool = False, void: in
     need(data, ("semantic", "panoptic"), "semantic PNGs", "its masks may overlap")
     index = void_index(data) if void is None else void
     _check(data, index)
-    report = Report(images=len(data), files=["masks/", "labels.txt", "taxonomy.json"])
+    report = ExportReport(images=len(data), files=["masks/", "labels.txt", "taxonomy.json"])
     wide = max((index, *data.taxonomy.by_id)) > 255
     with output(out) as folder:
         names = Names(folder / "masks")
@@ -60,7 +60,7 @@ def _check(data: ShardSet, void: int) -> None:
             raise InputError(f"index {number} does not fit in a PNG", file=data.path, mend="relabel the set first")
 
 
-def _write(path: Path, sample: Sample, void: int, wide: bool, report: Report) -> None:
+def _write(path: Path, sample: Sample, void: int, wide: bool, report: ExportReport) -> None:
     import cv2
 
     masks = [(segment.class_id + 1, segment.mask) for segment in sample.segments if segment.mask is not None]

@@ -14,7 +14,7 @@ from segkit.shards.reader import ShardSet
 
 
 @dataclass
-class Report:
+class ExportReport:
     """What an export wrote, and what its format could not hold."""
 
     images: int = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.export.target import Names, Report, need, output, split_name, write_images
+from segkit.export.target import ExportReport, Names, need, output, split_name, write_images
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -21,7 +21,7 @@ Points = NDArray[np.int32]
 _DIGITS = 7  # of a coordinate: a thousandth of a pixel at 10,000 pixels
 
 
-def export_yolo_seg(data: ShardSet, out: Path, *, images: bool = False) -> Report:
+def export_yolo_seg(data: ShardSet, out: Path, *, images: bool = False) -> ExportReport:
     """Write `labels/<split>/`, `data.yaml` and `taxonomy.json` (YOLO numbers the things from 0 on).
 
     Left out and counted, since the format has no place for them: crowds, ignored objects, bare boxes, stuff. Counted as
@@ -36,7 +36,7 @@ def export_yolo_seg(data: ShardSet, out: Path, *, images: bool = False) -> Repor
     split = split_name(data)
     things = [category for category in data.taxonomy.categories if category.kind == "thing"]
     numbers = {category.id: number for number, category in enumerate(things)}
-    report = Report(images=len(data), files=[f"labels/{split}/", "data.yaml", "taxonomy.json"])
+    report = ExportReport(images=len(data), files=[f"labels/{split}/", "data.yaml", "taxonomy.json"])
     with output(out) as folder:
         names = Names(folder / "labels" / split)
         for sample in data.samples():
@@ -77,7 +77,7 @@ def _bridge(polygon: Points, ring: Points) -> Points:
     return np.concatenate([polygon[: here + 1], around, polygon[here:]])
 
 
-def _line(segment: Segment, sample: Sample, numbers: dict[int, int], report: Report) -> str | None:
+def _line(segment: Segment, sample: Sample, numbers: dict[int, int], report: ExportReport) -> str | None:
     left_out = {
         "stuff": segment.kind == "stuff",
         "crowd": segment.is_crowd,

@@ -31,7 +31,7 @@ _BLOCK, _RECORD = 512, 10240
 
 
 @dataclass(frozen=True)
-class Tally:
+class ShardCounts:
     """What a shard holds, summed into the manifest's statistics; classes by id."""
 
     images: int = 0
@@ -41,11 +41,11 @@ class Tally:
     class_images: Mapping[int, int] = field(default_factory=dict)
     class_pixels: Mapping[int, int] = field(default_factory=dict)
 
-    def __add__(self, other: "Tally") -> "Tally":
+    def __add__(self, other: "ShardCounts") -> "ShardCounts":
         own, others = self._counters(), other._counters()
         classes = [dict(mine + theirs) for mine, theirs in zip(own, others, strict=True)]
         numbers = (self.images + other.images, self.segments + other.segments, self.masked + other.masked)
-        return Tally(*numbers, *classes)
+        return ShardCounts(*numbers, *classes)
 
     def _counters(self) -> list["Counter[int]"]:
         return [Counter(counts) for counts in (self.class_segments, self.class_images, self.class_pixels)]
@@ -56,7 +56,7 @@ class Shard:
     """A finished shard in a staging directory."""
 
     part: Part
-    tally: Tally
+    counts: ShardCounts
     notes: Any
     """What the writer was given beside the records (JSON values), such as this shard's share of the ledger."""
 
@@ -114,21 +114,21 @@ def read_shard(directory: Path, index: int) -> Shard | None:
     data = json.loads(sidecar.read_text("utf-8"))
     counts: dict[str, Any] = {
         name: {int(class_id): count for class_id, count in value.items()} if isinstance(value, dict) else value
-        for name, value in data["tally"].items()
+        for name, value in data["counts"].items()
     }
-    return Shard(Part(**data["part"]), Tally(**counts), data["notes"])
+    return Shard(Part(**data["part"]), ShardCounts(**counts), data["notes"])
 
 
-def write_labels(path: Path, samples: Iterable[Sample]) -> Tally:
+def write_labels(path: Path, samples: Iterable[Sample]) -> ShardCounts:
     """Write one Parquet file of labels: zstd, page checksums, `ROW_GROUP` images a row group and in memory."""
-    stream, counted = iter(samples), Tally()
+    stream, counted = iter(samples), ShardCounts()
     dictionary = ["segments.list.element.kind", "segments.list.element.mask_from", "tar"]
     with pq.ParquetWriter(
         path, arrow.SCHEMA, compression="zstd", use_dictionary=dictionary, write_page_checksum=True
     ) as file:
         while rows := list(islice(stream, ROW_GROUP)):
             file.write_table(arrow.to_table(rows))
-            counted += tally(rows)
+            counted += count(rows)
     return counted
 
 
@@ -138,7 +138,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tally(samples: Iterable[Sample]) -> Tally:
+def count(samples: Iterable[Sample]) -> ShardCounts:
     """Count images, segments, masks, and per class segments, images and mask pixels."""
     images = 0
     segments: Counter[int] = Counter()
@@ -155,7 +155,7 @@ def tally(samples: Iterable[Sample]) -> Tally:
         chunk = masks[start : start + 1024]
         for (class_id, _), area in zip(chunk, rle.areas([mask for _, mask in chunk]).tolist(), strict=True):
             pixels[class_id] += area
-    return Tally(images, segments.total(), len(masks), dict(segments), dict(in_images), dict(pixels))
+    return ShardCounts(images, segments.total(), len(masks), dict(segments), dict(in_images), dict(pixels))
 
 
 def member_name(sample_id: str, file_name: str) -> str:
@@ -219,7 +219,7 @@ def _sidecar_name(index: int) -> str:
 
 
 def _write_sidecar(directory: Path, index: int, shard: Shard) -> None:
-    data = {"part": shard.part.model_dump(), "tally": asdict(shard.tally), "notes": shard.notes}
+    data = {"part": shard.part.model_dump(), "counts": asdict(shard.counts), "notes": shard.notes}
     draft = directory / f"{_sidecar_name(index)}.partial"
     draft.write_text(json.dumps(data), "utf-8")
     sync(draft)

@@ -36,21 +36,21 @@ def validate(version: Path, *, advance: Callable[[int], None] = lambda rows: Non
     yield from _manifest(opened)
     yield from _tars(opened)
     seen: set[str] = set()
-    tallies: list[shards.Tally | None] = []
+    counts: list[shards.ShardCounts | None] = []
     for part in opened.manifest.parts:
         broken = list(_labels_file(opened.path, part))
         yield from broken
         for rows in _row_groups(opened.path / part.labels):
             if isinstance(rows, Violation):
-                tallies.append(None)
+                counts.append(None)
                 if not broken:
                     yield rows
                 continue
-            tallies.append(_tally(rows))
+            counts.append(_count(rows))
             yield from _rows(opened, part, rows, seen)
             advance(len(rows))
-    counted = [tally for tally in tallies if tally is not None]
-    if len(counted) == len(tallies) and statistics(opened.taxonomy, counted) != opened.manifest.statistics:
+    counted = [count for count in counts if count is not None]
+    if len(counted) == len(counts) and statistics(opened.taxonomy, counted) != opened.manifest.statistics:
         yield Violation("statistics", MANIFEST, "the statistics are not those of the labels")
 
 
@@ -174,8 +174,8 @@ def _size(data: bytes) -> tuple[int, int] | None:
     return size
 
 
-def _tally(samples: list[Sample]) -> shards.Tally | None:
+def _count(samples: list[Sample]) -> shards.ShardCounts | None:
     try:
-        return shards.tally(samples)
+        return shards.count(samples)
     except ValueError:  # a malformed mask, which is reported with its segment
         return None

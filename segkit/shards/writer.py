@@ -57,12 +57,14 @@ def finish(stage: Staging, count: int, header: Header, ledger: Ledger) -> ShardS
     if missing:
         raise SegkitError(f"{stage.path}: shard {missing[0]} was not written ({len(missing)} of {count} are missing)")
     whole = [item for item in done if item is not None]
-    manifest = build_manifest(header, [item.part for item in whole], [item.tally for item in whole], ledger)
+    manifest = build_manifest(header, [item.part for item in whole], [item.counts for item in whole], ledger)
     (stage.path / MANIFEST).write_text(manifest.model_dump_json(indent=1, by_alias=True) + "\n", "utf-8")
     return ShardSet.open(stage.publish(scratch=shards.SCRATCH))
 
 
-def build_manifest(header: Header, parts: Sequence[Part], tallies: Iterable[shards.Tally], ledger: Ledger) -> Manifest:
+def build_manifest(
+    header: Header, parts: Sequence[Part], counts: Iterable[shards.ShardCounts], ledger: Ledger
+) -> Manifest:
     """The manifest of a version that consists of these parts."""
     taxonomy = header.taxonomy.to_json()
     return Manifest(
@@ -79,30 +81,28 @@ def build_manifest(header: Header, parts: Sequence[Part], tallies: Iterable[shar
         taxonomy=taxonomy,
         source_header=header.source_header,
         ledger=ledger,
-        statistics=statistics(header.taxonomy, tallies),
+        statistics=statistics(header.taxonomy, counts),
         digest=Manifest.content_digest(header.kind, taxonomy, tuple(parts), header.image_roots),
     )
 
 
-def statistics(taxonomy: Taxonomy, tallies: Iterable[shards.Tally]) -> Statistics:
-    """Sum tallies into a manifest's statistics; a class id that the taxonomy lacks counts under its number."""
-    labels = class_labels(taxonomy)
-    images = segments = masked = 0
-    classes: dict[int, list[int]] = {category.id: [0, 0, 0] for category in taxonomy.categories}
-    for tally in tallies:
-        images, segments, masked = images + tally.images, segments + tally.segments, masked + tally.masked
-        for column, counts in enumerate((tally.class_segments, tally.class_images, tally.class_pixels)):
-            for class_id, count in counts.items():
-                classes.setdefault(class_id, [0, 0, 0])[column] += count
+def statistics(taxonomy: Taxonomy, counts: Iterable[shards.ShardCounts]) -> Statistics:
+    """The manifest's statistics of all shards; a class id that the taxonomy lacks counts under its number."""
+    labels, total = class_labels(taxonomy), sum(counts, shards.ShardCounts())
+    classes = {
+        labels.get(class_id, str(class_id)): ClassStatistics(
+            segments=total.class_segments.get(class_id, 0),
+            images=total.class_images.get(class_id, 0),
+            pixels=total.class_pixels.get(class_id, 0),
+        )
+        for class_id in (*labels, *sorted(total.class_segments.keys() - labels.keys()))
+    }
     return Statistics(
-        images=images,
-        segments=segments,
-        masked=masked,
-        boxes_only=segments - masked,
-        classes={
-            labels.get(class_id, str(class_id)): ClassStatistics(segments=a, images=b, pixels=c)
-            for class_id, (a, b, c) in classes.items()
-        },
+        images=total.images,
+        segments=total.segments,
+        masked=total.masked,
+        boxes_only=total.segments - total.masked,
+        classes=classes,
     )
 
 

@@ -51,7 +51,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Report:
+class ConversionReport:
     """What a conversion, or a dry run, came to."""
 
     ledger: Ledger
@@ -77,7 +77,7 @@ def convert(
     *,
     arguments: dict[str, Any],
     on_progress: Callable[[int], None] = lambda images: None,
-) -> Report:
+) -> ConversionReport:
     """Convert a source and publish the next version of `destination`.
 
     Args:
@@ -108,7 +108,7 @@ def convert(
         )
         ledger = tally.ledger()
         write_quarantine(stage.path, count)
-        return Report(ledger, tuple(tally.defects), tally.offenders, finish(stage, count, header, ledger))
+        return ConversionReport(ledger, tuple(tally.defects), tally.offenders, finish(stage, count, header, ledger))
 
 
 def _write(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
@@ -119,10 +119,12 @@ def _write(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
         raise SegkitError(f"{job.directory}: {what}") from error
 
 
-def check(source: Source, options: Options, *, on_progress: Callable[[int], None] = lambda images: None) -> Report:
+def check(
+    source: Source, options: Options, *, on_progress: Callable[[int], None] = lambda images: None
+) -> ConversionReport:
     """A dry run: read and convert everything, write nothing."""
     tally, _ = _run(_Job(source, options, None), on_progress)
-    return Report(tally.ledger(), tuple(tally.defects), tally.offenders, None)
+    return _unpublished(tally)
 
 
 class OffendersError(InputError):
@@ -135,13 +137,17 @@ class OffendersError(InputError):
         self._tally = tally
 
     @property
-    def report(self) -> Report:
+    def report(self) -> ConversionReport:
         """What the whole source came to; nothing is published.
 
         Raises:
             SegkitError: the ledger does not balance.
         """
-        return Report(self._tally.ledger(), tuple(self._tally.defects), self._tally.offenders, None)
+        return _unpublished(self._tally)
+
+
+def _unpublished(tally: Tally) -> ConversionReport:
+    return ConversionReport(tally.ledger(), tuple(tally.defects), tally.offenders, None)
 
 
 def _fingerprint(source: Source, options: Options) -> dict[str, Any]:

@@ -77,17 +77,17 @@ def train_step(
 
     scaler.unscale_(optimiser)
     norm = float(whole(clip_grad_norm_(trainee.model.parameters(), recipe.optimiser.clip_norm)))
-    reports = distributed.gather([_report(*given, norm) for given in zip(batches, shares, terms, strict=True)])
-    require_finite(reports, trainee.step, scaler)
+    records = distributed.gather([_batch_record(*given, norm) for given in zip(batches, shares, terms, strict=True)])
+    require_finite(records, trainee.step, scaler)
     scaler.step(optimiser)
     scaler.update()
     trainee.average.update_parameters(trainee.model)
     trainee.step += 1
-    return _record(trainee, reports, rate, time.perf_counter() - started)
+    return _step_record(trainee, records, rate, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
-class Report:
+class BatchRecord:
     """What one batch of a step gave."""
 
     dataset: str
@@ -104,40 +104,40 @@ def _shares(batches: Sequence[Batch], rates: Mapping[str, float] | None) -> list
     return [weight / sum(weights) for weight in weights]
 
 
-def _report(batch: Batch, share: float, losses: dict[str, Tensor], norm: float) -> Report:
+def _batch_record(batch: Batch, share: float, losses: dict[str, Tensor], norm: float) -> BatchRecord:
     values = torch.stack(list(losses.values())).tolist()  # one transfer for all terms
-    return Report(batch.dataset, batch.sample_ids, share, dict(zip(losses, values, strict=True)), norm)
+    return BatchRecord(batch.dataset, batch.sample_ids, share, dict(zip(losses, values, strict=True)), norm)
 
 
-def require_finite(reports: Sequence[Report], step: int, scaler: torch.amp.GradScaler) -> None:
+def require_finite(records: Sequence[BatchRecord], step: int, scaler: torch.amp.GradScaler) -> None:
     """Stop where a loss, or else a gradient, is NaN or infinite, with the sample ids of the batches concerned.
 
     In fp16 an infinite gradient is the scaler's business (it leaves the step out and lowers its scale) until the scale
     is at 1 and can fall no further.
     """
-    bad = [report for report in reports if not all(map(math.isfinite, report.losses.values()))]
+    bad = [record for record in records if not all(map(math.isfinite, record.losses.values()))]
     what = "a loss"
     if not bad and (not scaler.is_enabled() or scaler.get_scale() <= 1):
-        bad, what = [report for report in reports if not math.isfinite(report.gradient_norm)], "a gradient"
+        bad, what = [record for record in records if not math.isfinite(record.gradient_norm)], "a gradient"
     if bad:
-        where = "; ".join(f"{report.dataset}: {', '.join(report.sample_ids)}" for report in bad)
+        where = "; ".join(f"{record.dataset}: {', '.join(record.sample_ids)}" for record in bad)
         losses = ", ".join(f"{name} {value:.3g}" for name, value in bad[0].losses.items())
         raise SegkitError(f"{what} is not finite at step {step + 1} ({losses}); samples of the batch: {where}")
 
 
-def _record(trainee: Trainee, reports: Sequence[Report], rate: float, seconds: float) -> StepRecord:
-    names = sorted({name for report in reports for name in report.losses})
+def _step_record(trainee: Trainee, records: Sequence[BatchRecord], rate: float, seconds: float) -> StepRecord:
+    names = sorted({name for record in records for name in record.losses})
     # A term that a batch does not have counts as 0 there, so that the terms add up to the loss that was minimised.
-    total = sum(report.share for report in reports)
-    losses = {name: sum(report.share * report.losses.get(name, 0.0) for report in reports) / total for name in names}
+    total = sum(record.share for record in records)
+    losses = {name: sum(record.share * record.losses.get(name, 0.0) for record in records) / total for name in names}
     return StepRecord(
         step=trainee.step,
-        dataset="+".join(sorted({report.dataset for report in reports})),
+        dataset="+".join(sorted({record.dataset for record in records})),
         loss=sum(losses.values()),
         losses=losses,
-        gradient_norm=reports[0].gradient_norm,
+        gradient_norm=records[0].gradient_norm,
         lr=rate,
-        samples_per_second=sum(len(report.sample_ids) for report in reports) / seconds,
+        samples_per_second=sum(len(record.sample_ids) for record in records) / seconds,
         memory_mib=_memory_mib(trainee.device),
     )
 

@@ -60,8 +60,8 @@ def test_a_killed_conversion_shows_nothing_and_finishes_at_the_next_shard(tmp_pa
 
 
 def test_a_shard_without_its_parquet_is_written_again(tmp_path):
-    tally = shard.write_shard(tmp_path, 3, [(toy_sample(1), picture(1))], notes=["kept"])
-    assert shard.read_shard(tmp_path, 3) == tally
+    written = shard.write_shard(tmp_path, 3, [(toy_sample(1), picture(1))], notes=["kept"])
+    assert shard.read_shard(tmp_path, 3) == written
     (tmp_path / shard.labels_name(3)).unlink()
     assert shard.read_shard(tmp_path, 3) is None
 
@@ -113,13 +113,13 @@ def test_member_names_are_webdataset_keys_and_distinct(ids, file_name):
         assert key and extension
 
 
-def test_tallies_count_mask_pixels_per_class():
+def test_shards_count_mask_pixels_per_class():
     samples = [toy_sample(seed) for seed in range(4)]
-    tally = shard.tally(samples)
-    assert (tally.images, tally.segments, tally.masked) == (4, 12, 8)
-    assert tally.class_segments == {3: 8, 7: 4}
-    assert tally.class_images == {3: 4, 7: 4}
-    assert tally.class_pixels[7] == sum(sample.segments[1].area for sample in samples)
+    counts = shard.count(samples)
+    assert (counts.images, counts.segments, counts.masked) == (4, 12, 8)
+    assert counts.class_segments == {3: 8, 7: 4}
+    assert counts.class_images == {3: 4, 7: 4}
+    assert counts.class_pixels[7] == sum(sample.segments[1].area for sample in samples)
 
 
 def test_a_set_written_by_workers_reads_in_order(tmp_path):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segkit.sources.base import Source
-from segkit.sources.engine import Options, Report, check
+from segkit.sources.engine import ConversionReport, Options, check
 from segkit.sources.ledger import Tally
 
 WIDTH, HEIGHT = 32, 24
@@ -93,7 +93,7 @@ def coco_instances(
     return write_json(root / "instances.json", data)
 
 
-def dry_run(source: Source, **options: Any) -> Report:
+def dry_run(source: Source, **options: Any) -> ConversionReport:
     return check(source, Options(workers=1, **options))
 
 
@@ -106,5 +106,5 @@ def samples(source: Source) -> list[Any]:
     return made
 
 
-def codes(report: Report) -> dict[str, int]:
+def codes(report: ConversionReport) -> dict[str, int]:
     return {**report.ledger.images.dropped, **report.ledger.annotations.dropped}

@@ -8,7 +8,7 @@ import torch
 
 from segkit.data.batch import Batch
 from segkit.errors import SegkitError
-from segkit.training.loop import Report, StepRecord, require_finite, train_steps
+from segkit.training.loop import BatchRecord, StepRecord, require_finite, train_steps
 from segkit.training.trainee import Trainee
 from tests.training.standin import Learner, StandIn, batches, recipe
 
@@ -120,8 +120,8 @@ def test_nan_stops_with_the_sample_ids_and_leaves_the_weights() -> None:
 
 
 def test_only_the_batch_with_the_infinite_loss_is_blamed() -> None:
-    good = Report("toy", ("a",), 1.0, {"square": 1.0}, float("nan"))
-    bad = Report("toy", ("b",), 1.0, {"square": float("inf")}, float("nan"))
+    good = BatchRecord("toy", ("a",), 1.0, {"square": 1.0}, float("nan"))
+    bad = BatchRecord("toy", ("b",), 1.0, {"square": float("inf")}, float("nan"))
     off = torch.amp.GradScaler("cpu", enabled=False)
     with pytest.raises(SegkitError) as caught:
         require_finite([good, bad], 0, off)
