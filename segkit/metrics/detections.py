@@ -23,7 +23,7 @@ class DetectionRows:
     """Every detection that counts, and every object that is not a crowd."""
 
     image: Ints
-    """(D,) number of the image, from 0."""
+    """(D,) index of the image."""
     label: Ints
     """(D,) class index."""
     score: Floats
@@ -39,10 +39,19 @@ class DetectionRows:
     """(G,) IoU with the best detection of the same class; 0 where there is none."""
 
     @classmethod
-    def concatenate(cls, parts: Sequence["DetectionRows"]) -> "DetectionRows":
-        """Rows of several batches; images are numbered through already."""
+    def concatenate(cls, parts: Sequence["DetectionRows"], numbers: Sequence[int]) -> "DetectionRows":
+        """Rows of several batches as one, image after image by number: so evaluators go through equal scores.
+
+        Args:
+            parts: whose images are the records' numbers - 1.
+            numbers: (I,) number of each image, 1 to I; the result has the images' indices in this list.
+        """
         parts = parts or [match(Batch([], [], []), "mask", 100)]
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+        rows = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)}
+        place = np.argsort(np.array(numbers, np.int64))
+        order = np.argsort(rows["image"], kind="stable")
+        rows |= {name: rows[name][order] for name in ("image", "label", "score", "matched", "ignored")}
+        return cls(**rows | {name: place[rows[name]] for name in ("image", "object_image")})
 
 
 def match(batch: Batch, by: By, detections: int, limit: Overlaps | None = None) -> DetectionRows:

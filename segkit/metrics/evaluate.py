@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from segkit.errors import InputError
 from segkit.manifest import Task
 from segkit.memory import keep_freed_memory
 from segkit.metrics import boundary, errors, instance, panoptic, semantic
-from segkit.metrics.columns import object_batches, read_columns, region_batches
+from segkit.metrics.columns import image_ids, object_batches, read_columns, region_batches
 from segkit.metrics.detections import DetectionRows, match
-from segkit.metrics.objects import Batch, By, Objects, objects_of, records, searched
+from segkit.metrics.objects import Batch, By, Objects, image_numbers, objects_of, records, searched
 from segkit.metrics.overlap import overlap
 from segkit.metrics.panoptic import PanopticRows
 from segkit.metrics.predictions import Predictions, Samples, SetPredictions, check_images
@@ -79,7 +80,7 @@ def measure(
         InputError: what `segkit eval` refuses: unknown images or classes, overlapping maps, missing masks, NaN scores.
     """
     keep_freed_memory()
-    _check_kind(truth, task, options)
+    check_kind(truth, task, options)
     source = as_predictions(predictions, truth)
     missing = check_images(source, truth)
     measured = _TASKS[task](truth, source, options)
@@ -87,7 +88,8 @@ def measure(
     return replace(measured, metrics={"task": task} | info | measured.metrics)
 
 
-def _check_kind(truth: ShardSet, task: Task, options: EvalOptions) -> None:
+def check_kind(truth: ShardSet, task: Task, options: EvalOptions) -> None:
+    """Refuse ground truth of a kind that the task cannot be scored on."""
     boxes = task == "instance" and options.by == "box"
     if truth.manifest.kind == "boxes" and not boxes:
         mend = "make masks by `segkit pseudolabel`, or score boxes by --task instance --by box"
@@ -212,8 +214,9 @@ def _instance(truth: ShardSet, source: Predictions, options: EvalOptions) -> Mea
     if kept.outlines:
         curves = boundary.curves(kept.batches, len(things), tuple(metrics["max_dets"]))
         metrics["boundary"] = instance.summarize(curves, shown, metrics["max_dets"])
-    rows = DetectionRows.concatenate(kept.details) if options.details else None
-    by_outlines = DetectionRows.concatenate(kept.outlined) if options.details and kept.outlines else None
+    numbers = image_numbers(kept.ids)
+    rows = DetectionRows.concatenate(kept.details, numbers) if options.details else None
+    by_outlines = DetectionRows.concatenate(kept.outlined, numbers) if options.details and kept.outlines else None
     return Measured(metrics, tuple(kept.ids), detections=rows, outlined_detections=by_outlines)
 
 
@@ -222,10 +225,10 @@ def _batches(
 ) -> Iterator[tuple[Sequence[str], Batch]]:
     """Image ids and records, batch after batch."""
     index = {c.id: None for c in truth.taxonomy.categories} | {c.id: k for k, c in enumerate(things)}
-    first = 1
+    given = iter(image_numbers(image_ids(truth)))
     for labelled, predicted in _objects(truth, source, by):
-        yield labelled.ids, records(labelled, predicted, index, by, first, federated)
-        first += len(labelled.ids)
+        own = list(islice(given, len(labelled.ids)))
+        yield labelled.ids, records(labelled, predicted, index, by, own, federated)
 
 
 class _Kept:
@@ -290,6 +293,14 @@ def thing_classes(taxonomy: Taxonomy) -> list[Category]:
 
 
 _TASKS = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
+
+
+def scored_names(taxonomy: Taxonomy, task: Task) -> list[str]:
+    """Names of the classes that a task is scored on, in index order."""
+    if task != "instance":
+        return names(taxonomy)
+    labels = class_labels(taxonomy)
+    return [labels[category.id] for category in thing_classes(taxonomy)]
 
 
 def names(taxonomy: Taxonomy) -> list[str]:

@@ -69,23 +69,38 @@ def objects_of(samples: Sequence[Sample]) -> Objects:
     )
 
 
-def records(truth: Objects, prediction: Objects, index: Index, by: By, first: int, federated: bool = False) -> Batch:
+def image_numbers(ids: Sequence[str]) -> list[int]:
+    """A number from 1 for each image, rising with its id (as integers, where all are).
+
+    Evaluators go through images in that order, and of equal scores the one that comes first counts first.
+    """
+    key = int if all(image.isdecimal() for image in ids) else str
+    ranked = sorted(range(len(ids)), key=lambda place: key(ids[place]))
+    number = [0] * len(ids)
+    for rank, place in enumerate(ranked, 1):
+        number[place] = rank
+    return number
+
+
+def records(
+    truth: Objects, prediction: Objects, index: Index, by: By, numbers: Sequence[int], federated: bool = False
+) -> Batch:
     """COCO records of the same images' ground truth and predictions.
 
-    Images are numbered from `first`, annotations from 1 (id 0 is lost by pycocotools), categories are class index + 1.
-    `federated` images say what was looked for in them, as those of LVIS do.
+    Images carry `numbers`, annotations are numbered from 1 (id 0 is lost by pycocotools), categories are class
+    index + 1. `federated` images say what was looked for in them, as those of LVIS do.
 
     Raises:
         InputError: a class is not in `index`, an object of the ground truth has no mask (by masks), a score is not a
             finite number, or a prediction has another size than its image.
     """
     _check_sizes(truth, prediction)
-    annotations = _annotations(truth, index, by, first)
-    results = _results(prediction, index, by, first)
+    annotations = _annotations(truth, index, by, numbers)
+    results = _results(prediction, index, by, numbers)
     kept = results if by == "box" else [result for result in results if result["segmentation"]["counts"] is not None]
     images = [
         {"id": number, "width": width, "height": height}
-        for number, (width, height) in enumerate(zip(truth.width, truth.height, strict=True), first)
+        for number, width, height in zip(numbers, truth.width, truth.height, strict=True)
     ]
     if federated:
         _add_what_was_looked_for(images, annotations, truth, index)
@@ -104,7 +119,7 @@ def _check_sizes(truth: Objects, prediction: Objects) -> None:
             raise size_differs(image, *(f"{width} x {height}" for width, height in (found, wanted)))
 
 
-def _annotations(truth: Objects, index: Index, by: By, first: int) -> list[Record]:
+def _annotations(truth: Objects, index: Index, by: By, numbers: Sequence[int]) -> list[Record]:
     rows: list[Record] = []
     columns = (truth.image, truth.class_id, _shapes(truth, by), truth.area, truth.crowd)
     for image, class_id, shape, area, crowd in zip(*columns, strict=True):
@@ -112,12 +127,12 @@ def _annotations(truth: Objects, index: Index, by: By, first: int) -> list[Recor
         if label is not None:
             if by == "mask" and shape["segmentation"]["counts"] is None:
                 raise boxes_only("ground truth", truth.ids[image])
-            named = {"id": len(rows) + 1, "image_id": first + image, "category_id": label + 1}
+            named = {"id": len(rows) + 1, "image_id": numbers[image], "category_id": label + 1}
             rows.append({**named, **shape, "area": float(area), "iscrowd": int(crowd)})
     return rows
 
 
-def _results(found: Objects, index: Index, by: By, first: int) -> list[Record]:
+def _results(found: Objects, index: Index, by: By, numbers: Sequence[int]) -> list[Record]:
     rows: list[Record] = []
     for image, class_id, shape, given in zip(found.image, found.class_id, _shapes(found, by), found.score, strict=True):
         label = _label(index, class_id, "predictions", found.ids[image])
@@ -126,7 +141,7 @@ def _results(found: Objects, index: Index, by: By, first: int) -> list[Record]:
             if not math.isfinite(score):
                 where = f"image {found.ids[image]}"
                 raise InputError(f"score {score}", file="predictions", record=where, mend="scores are numbers")
-            rows.append({"image_id": first + image, "category_id": label + 1, "score": score, **shape})
+            rows.append({"image_id": numbers[image], "category_id": label + 1, "score": score, **shape})
     return rows
 
 

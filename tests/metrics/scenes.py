@@ -153,5 +153,6 @@ def dense_confusion(pairs: list[tuple[Sample, Sample]], names: Taxonomy) -> np.n
 
 
 def records(truths, found, index, by, first):
-    """Records of samples in memory."""
-    return objects.records(objects.objects_of(truths), objects.objects_of(found), index, by, first)
+    """Records of samples in memory; images are numbered from `first`."""
+    numbers = range(first, first + len(truths))
+    return objects.records(objects.objects_of(truths), objects.objects_of(found), index, by, numbers)

@@ -38,10 +38,12 @@ def test_batches_join_and_nothing_is_something():
     pairs, names = some_pairs(6, 4, 30, 40)
     first = records([t for t, _ in pairs[:1]], [p for _, p in pairs[:1]], names.index, "mask", 1)
     rest = records([t for t, _ in pairs[1:]], [p for _, p in pairs[1:]], names.index, "mask", 2)
-    joined = detections.DetectionRows.concatenate([detections.match(b, "mask", 100) for b in (first, rest)])
+    joined = detections.DetectionRows.concatenate(
+        [detections.match(b, "mask", 100) for b in (first, rest)], [1, 2, 3, 4]
+    )
     whole = rows_of(pairs, names)
     np.testing.assert_array_equal(detections.average_precision(joined, 5), detections.average_precision(whole, 5))
-    assert np.isnan(detections.average_precision(detections.DetectionRows.concatenate([]), 2)).all()
+    assert np.isnan(detections.average_precision(detections.DetectionRows.concatenate([], []), 2)).all()
 
 
 def test_best_iou_of_each_object():

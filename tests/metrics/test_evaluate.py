@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
+from segkit.metrics.bootstrap import figures_of
 from segkit.metrics.evaluate import EvalOptions, evaluate, measure
 from segkit.metrics.predictions import open_predictions
 from segkit.taxonomy import Category, Taxonomy
@@ -39,6 +40,32 @@ def test_results_give_the_same_figures_as_the_set_and_as_pycocotools(tmp_path):
         metrics = measure(truth, open_predictions(str(file), truth), "instance", EvalOptions(by=by)).metrics
         assert [metrics[key] for key in KEYS] == reference(of_things, truth.taxonomy, by)
         assert metrics["per_class"].keys() == {"class 0", "class 1", "class 2"}
+
+
+@pytest.mark.parametrize(("evaluator", "boundary"), [("hotcoco", True), ("pycocotools", False)])
+def test_of_equal_scores_the_image_of_the_lower_id_counts_first_in_whatever_order_a_set_is(
+    tmp_path, evaluator, boundary
+):
+    """COCO's files are in no order, and pycocotools goes through images by id: 9 before 10."""
+    truth, found = sets(tmp_path, images=12, kind="instance")
+    things = {c.id for c in truth.taxonomy.categories if c.kind == "thing"}
+    pairs = []
+    for number, both in enumerate(zip(truth.samples(), found.samples(), strict=True), 5):
+        t, p = (replace(s, id=str(number), segments=tuple(x for x in s.segments if x.class_id in things)) for s in both)
+        pairs.append((t, replace(p, segments=tuple(replace(x, score=round(2 * x.score) / 2) for x in p.segments))))
+    shuffled = np.random.default_rng(1).permutation(12)
+    ground = shard_set(tmp_path / "shuffled", [pairs[i][0] for i in shuffled], truth.taxonomy, "instance")
+    options = EvalOptions(evaluator, details=True, boundary=boundary)
+    measured = measure(ground, [p for _, p in pairs], "instance", options)
+    assert [measured.metrics[key] for key in KEYS] == reference(pairs, truth.taxonomy)
+    figures = figures_of(measured, truth.taxonomy)
+    assert figures(None)["ap"] == pytest.approx(measured.metrics["ap"], abs=1e-9)
+    if boundary:
+        assert figures(None)["boundary ap"] == pytest.approx(measured.metrics["boundary"]["ap"], abs=1e-9)
+    alone = [measure(ground, [p for _, p in pairs if p.id == i], "instance", options) for i in measured.image_ids]
+    for place, one in enumerate(alone):  # the rows of an image are under its place in the set
+        assert set(one.detections.image) <= {place}
+        assert (measured.detections.image == place).sum() == len(one.detections.image)
 
 
 def test_semantic_figures_of_sets(tmp_path):
