@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from segkit.inference.config import InferenceConfig
 from segkit.inference.image_files import sample_ids
@@ -93,7 +92,7 @@ def predict_set(
         data,
         _counted(samples, on_image),
         command="predict",
-        arguments={**_asked(loaded, task), "data": str(data.path)},
+        arguments={**loaded.as_arguments(), "task": task, "data": str(data.path)},
         kind=task,
         taxonomy=classes,
         extra_parents=(loaded.as_parent(out),),
@@ -134,16 +133,11 @@ def predict_files(
         name=root.name,
         split=None,
         command="predict",
-        arguments={**_asked(run, task), "images": str(root)},
+        arguments={**run.as_arguments(), "task": task, "images": str(root)},
         images_by="reference",
         ledger=ledger,
         parents=(run.as_parent(out),),
     )
-
-
-def _asked(run: Run, task: Task) -> dict[str, Any]:
-    """Which run was asked, and how: settings that are in no recipe are seen here alone."""
-    return {"checkpoint": str(run.path), "task": task, "inference": run.recipe.inference.model_dump()}
 
 
 def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:

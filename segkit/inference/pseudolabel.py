@@ -91,12 +91,7 @@ def pseudolabel_set(
         data,
         labelled(),
         command="pseudolabel",
-        arguments={
-            "checkpoint": str(run.path),
-            "data": str(data.path),
-            "strategy": strategy,
-            "inference": run.recipe.inference.model_dump(),
-        },
+        arguments={**run.as_arguments(), "data": str(data.path), "strategy": strategy},
         kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
         extra_parents=(run.as_parent(out),),
     )

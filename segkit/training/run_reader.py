@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -86,6 +87,10 @@ class Run:
     def as_parent(self, destination: Path) -> Parent:
         """How a version under the directory `destination` names this run."""
         return run_parent(self.path, self.manifest, destination.resolve() / "v1")  # every version is at the same depth
+
+    def as_arguments(self) -> dict[str, Any]:
+        """Which run was asked, and how, for a manifest: settings that are in no recipe are seen there alone."""
+        return {"checkpoint": str(self.path), "inference": self.recipe.inference.model_dump()}
 
 
 def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -> Run:
