@@ -9,7 +9,7 @@ from rich.table import Table
 from segkit.storage import here
 
 from .common import JSON_OPTION, counted, emit, note, progress, table
-from .scoring import CHECKPOINT_HELP, PREDICTIONS_HELP, check_source, prediction_source, tables, warn
+from .scoring import CHECKPOINT_HELP, PREDICTIONS_HELP, check_source, one_of, prediction_source, tables, warn
 
 if TYPE_CHECKING:
     from segkit.benchmark.objects365 import FileCheck
@@ -50,10 +50,12 @@ def objects365(
     from segkit.benchmark import objects365 as benchmark
     from segkit.benchmark.published import published
     from segkit.benchmark.results import write_results
+    from segkit.metrics.instance import EVALUATORS
     from segkit.metrics.record import described
     from segkit.shards.reader import ShardSet
 
     check_source(checkpoint, predictions)
+    one_of(evaluator, tuple(EVALUATORS), "--evaluator")
     training = None if training_set is None else ShardSet.open(training_set)
     source = benchmark.open_file(annotations, images)
     checked = benchmark.check(source, look_for_images=checkpoint is not None)
@@ -125,13 +127,14 @@ def _compare(
 ) -> None:
     """Score a set for the task that a benchmark's metric belongs to."""
     from segkit.benchmark.published import published
-    from segkit.metrics.evaluate import measure
+    from segkit.metrics.evaluate import EvalOptions, check_kind, measure
     from segkit.metrics.record import described
     from segkit.shards.reader import ShardSet
 
     check_source(checkpoint, predictions)
     truth, rows = ShardSet.open(data), published(name)
     task: Task = "panoptic" if rows.metric == "pq" else "semantic"
+    check_kind(truth, task, EvalOptions())
     found, spec = prediction_source(truth, task, checkpoint, predictions, None, out, device)
     metrics = measure(truth, found, task).metrics
     result = {"benchmark": name, "data": described(truth), "predictions": described(spec), **metrics, **_rows(rows)}

@@ -24,10 +24,12 @@ from .scoring import (
 if TYPE_CHECKING:
     from segkit.manifest import Task
     from segkit.metrics.evaluate import EvalOptions
+    from segkit.metrics.objects import By
     from segkit.shards.reader import ShardSet
 
 _ANALYSED = 5_000
 """Images up to which instances are also matched one by one, which takes memory."""
+_MAX_DETS = 100
 _SAMPLES = 1_000
 """Draws of a comparison where --bootstrap says nothing."""
 
@@ -50,7 +52,7 @@ def evaluate(
     ),
     by: str = typer.Option("mask", help="What makes an instance match: mask or box."),
     evaluator: str = typer.Option("hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."),
-    max_dets: int = typer.Option(100, min=1, help="Detections that count, of each class in each image."),
+    max_dets: int = typer.Option(_MAX_DETS, min=1, help="Detections that count, of each class in each image."),
     boundary: bool = typer.Option(False, "--boundary", help="Also score by boundary IoU (slow)."),
     bootstrap: int = typer.Option(
         0, min=0, help=f"Draws of the images for 95 % intervals, such as 1000; --compare draws {_SAMPLES:,} by itself."
@@ -67,24 +69,50 @@ def evaluate(
 
     Example: segkit eval --data work/coco-val --checkpoint work/run --task panoptic --out work/eval
     """
-    from segkit.metrics.evaluate import EvalOptions
+    from segkit.metrics.evaluate import EvalOptions, check_kind, scored_names
+    from segkit.metrics.instance import EVALUATORS
+    from segkit.metrics.splits import check_unseen
     from segkit.shards.reader import ShardSet
 
     chosen = one_of(task, TASKS, "--task")
-    truth = ShardSet.open(data)
+    matched: By = one_of(by, ("mask", "box"), "--by")
+    instances, outlined = chosen == "instance", chosen != "semantic" and matched == "mask"
+    _refuse_idle(
+        ("--by", matched != "mask" and not instances, "--task instance"),
+        ("--evaluator", one_of(evaluator, tuple(EVALUATORS), "--evaluator") != "hotcoco" and not instances,
+         "--task instance"),
+        ("--max-dets", max_dets != _MAX_DETS and not instances, "--task instance"),
+        ("--boundary", boundary and not outlined, "--task panoptic or instance, by masks"),
+        ("--given-boxes", given_boxes and not (instances and predictions), "--task instance --predictions SET"),
+        ("--unseen", bool(unseen and compare), "--checkpoint or --predictions"),
+        ("--prediction-masks", bool(prediction_masks) and not predictions, "--predictions FILE"),
+        ("--set", bool(settings) and not checkpoint, "--checkpoint"),
+        ("--device", device != "auto" and not checkpoint, "--checkpoint"),
+    )  # fmt: skip
+    if not compare:
+        check_source(checkpoint, predictions)
+    elif checkpoint or predictions:
+        raise InputError("--compare takes both predictions itself", mend="leave --checkpoint and --predictions out")
+    truth, new = ShardSet.open(data), _names(unseen)
     limits = tuple(sorted({limit for limit in (1, 10) if limit < max_dets} | {max_dets}))
     few = len(truth) <= _ANALYSED
     details = few or bool(compare) or bootstrap > 0
-    options = EvalOptions(evaluator, one_of(by, ("mask", "box"), "--by"), limits, details, boundary, few)
+    options = EvalOptions(evaluator, matched, limits, details, boundary, few)
+    check_kind(truth, chosen, options)
+    check_unseen(scored_names(truth.taxonomy, chosen), new)
     if compare:
-        if checkpoint or predictions:
-            raise InputError("--compare takes both predictions itself", mend="leave --checkpoint and --predictions out")
         _compare(truth, compare, chosen, options, bootstrap or _SAMPLES, out, as_json)
         return
-    check_source(checkpoint, predictions)
     source, spec = prediction_source(truth, chosen, checkpoint, predictions, prediction_masks, out, device, settings)
-    extras = {"samples": bootstrap, "unseen": _names(unseen), "given_boxes": given_boxes}
+    extras = {"samples": bootstrap, "unseen": new, "given_boxes": given_boxes}
     _score(truth, source, spec, chosen, options, extras, out, as_json)
+
+
+def _refuse_idle(*options: tuple[str, bool, str]) -> None:
+    """Refuse the first option that would do nothing: its name, whether it is one, and what it goes with."""
+    for option, idle, partner in options:
+        if idle:
+            raise InputError(f"{option} does nothing here: it goes with {partner}", mend="leave it out")
 
 
 def _score(
@@ -143,4 +171,7 @@ def _names(file: Path | None) -> list[str]:
         return []
     if not file.is_file():
         raise InputError("no such file", file=file, mend="give a text file with one class name a line")
-    return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    if not names:
+        raise InputError("names no class", file=file, mend="write one class name a line")
+    return names

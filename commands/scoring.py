@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from segkit.errors import InputError
+from segkit.storage import here
 
 from .common import counted, note, progress, stderr, table
 
@@ -36,9 +37,13 @@ def one_of(value: str, choices: Sequence[Choice], option: str) -> Choice:
 
 
 def check_source(checkpoint: str | None, predictions: str | None) -> None:
-    """Exactly one of the two must be given."""
+    """Exactly one of the two must be given; a run must be there, which is asked before torch is imported."""
+    from segkit.shards.publish import resolve
+
     if (checkpoint is None) == (predictions is None):
         raise InputError("give --checkpoint RUN or --predictions SET|FILE", mend="one of the two")
+    if checkpoint is not None:
+        resolve(here(checkpoint))
 
 
 def prediction_source(
@@ -83,16 +88,19 @@ def warn(result: dict[str, Any]) -> None:
 def tables(result: dict[str, Any]) -> list[Table | str]:
     """The headline and the weakest classes."""
     heads = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
-    made = [_given_boxes(result["given_boxes"])] if "given_boxes" in result else []
+    asked = {"zero_shot": _zero_shot, "given_boxes": _given_boxes}
+    made = [show(result[key]) for key, show in asked.items() if key in result]
     return [heads[result["task"]](result), _per_class(result), *made]
 
 
 def _panoptic(result: dict[str, Any]) -> Table:
     rows: list[tuple[object, ...]] = []
-    for group in ("all", "things", "stuff"):
-        rows.append((group, *(result[group][key] for key in ("pq", "sq", "rq", "n"))))
-        names = ("pq", "sq", "rq") if group == "all" else (f"pq {group}",)
-        rows += [(_INTERVAL, *(_interval(result, name) for name in names))] if "bootstrap" in result else []
+    for kind, figures in (("", result), ("boundary ", result.get("boundary", {}))):
+        for group in ("all", "things", "stuff") if figures else ():
+            rows.append((kind + group, *(figures[group][key] for key in ("pq", "sq", "rq", "n"))))
+            names = ("pq", "sq", "rq") if group == "all" else (f"pq {group}",)
+            if "bootstrap" in result:
+                rows.append((_INTERVAL, *(_interval(result, kind + name) for name in names)))
     return table("Panoptic quality", ("classes", "PQ", "SQ", "RQ", "n"), rows)
 
 
@@ -103,8 +111,10 @@ def _semantic(result: dict[str, Any]) -> Table:
 
 
 def _instance(result: dict[str, Any]) -> Table:
-    keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", f"ar{result['max_dets'][-1]}")
-    return _figures(f"COCO AP by {result['by']} ({result['evaluator']})", {key: key for key in keys}, result)
+    keys = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", f"ar{result['max_dets'][-1]}"]
+    outlined = {f"boundary {key}": result["boundary"][key] for key in keys} if "boundary" in result else {}
+    shown = {key: key for key in (*keys, *outlined)}
+    return _figures(f"COCO AP by {result['by']} ({result['evaluator']})", shown, result | outlined)
 
 
 def _figures(title: str, names: Mapping[str, str], result: dict[str, Any]) -> Table:
@@ -136,6 +146,12 @@ def _per_class(result: dict[str, Any]) -> Table | str:
     shown = weak[:_CLASSES]
     title = f"Weakest classes ({len(shown)} of {len(rows)}" + (f", {perfect} at 100 left out)" if perfect else ")")
     return table(title, columns, shown)
+
+
+def _zero_shot(found: dict[str, Any]) -> Table:
+    figure = {"pq": "PQ", "iou": "IoU", "ap": "AP"}[found["figure"]]
+    rows = [(group, found.get(f"{group}_classes"), found[group]) for group in ("seen", "unseen", "harmonic")]
+    return table(f"Zero-shot: mean {figure} of classes with a figure", ("", "classes", "%"), rows)
 
 
 def _given_boxes(result: dict[str, Any]) -> Table:

@@ -1,9 +1,16 @@
 """Figures of seen and unseen classes, as zero-shot segmentation reports them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from segkit.errors import InputError
+
+
+def check_unseen(known: Collection[str], unseen: Sequence[str]) -> None:
+    """Refuse unseen classes that are none of the classes that are scored."""
+    if unknown := [name for name in unseen if name not in known]:
+        problem = f"unseen classes that the data does not have: {', '.join(unknown[:5])}"
+        raise InputError(problem, mend="see segkit inspect")
 
 
 def zero_shot(per_class: Mapping[str, Any], unseen: Sequence[str], task: str) -> dict[str, Any]:
@@ -17,11 +24,7 @@ def zero_shot(per_class: Mapping[str, Any], unseen: Sequence[str], task: str) ->
     Raises:
         InputError: an unseen class is not in the vocabulary.
     """
-    unknown = [name for name in unseen if name not in per_class]
-    if unknown:
-        raise InputError(
-            f"unseen classes that the data does not have: {', '.join(unknown[:5])}", mend="see segkit inspect"
-        )
+    check_unseen(per_class, unseen)
     values = {name: row["pq"] if task == "panoptic" else row for name, row in per_class.items()}
     groups = {
         "seen": [value for name, value in values.items() if name not in set(unseen) and value is not None],

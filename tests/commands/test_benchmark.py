@@ -113,7 +113,10 @@ def test_with_a_run_the_images_are_found_and_missing_ones_reported(tmp_path, mon
         return shard_set(out, list(data.samples()), data.taxonomy, "instance")
 
     monkeypatch.setattr("segkit.inference.predict.predict_set", predict_set)
-    options = ("objects365", "--annotations", file, "--checkpoint", "run", "--out", tmp_path / "out", "--images")
+    run = tmp_path / "run"
+    (run / "v1").mkdir(parents=True)
+    (run / "v1" / "manifest.json").touch()  # it is there; nothing reads it
+    options = ("objects365", "--annotations", file, "--checkpoint", run, "--out", tmp_path / "out", "--images")
     told, notes = ask(*options, tmp_path / "photos")
     assert told["file"]["missing_images"] == ["images/v1/patch1/objects365_v1_00000001.jpg"]
     assert "1 of 2 images is missing" in notes and told["images"]["evaluated"] == 1

@@ -12,6 +12,8 @@ from segkit.taxonomy import Taxonomy
 from tests.metrics.files import panoptic_files, results_file, sets, shard_set
 from tests.metrics.scenes import taxonomy
 
+from .slips import assert_refused_before_torch
+
 runner = CliRunner()
 
 
@@ -122,6 +124,73 @@ def test_a_figure_that_no_draw_defines_has_no_interval(tmp_path):
     assert "None" not in screen
 
 
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_people_see_boundaries_and_unseen_classes_where_they_asked_for_them(tmp_path, task):
+    truth, found = sets(tmp_path, images=8, kind=task)
+    unseen = tmp_path / "unseen.txt"
+    unseen.write_text("class 1\n")
+    options = ("--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path)
+    screen, _ = show(*options, "--bootstrap", 20, "--boundary", "--unseen", unseen)
+    told = json.loads((tmp_path / "metrics.json").read_text())
+    shown = {line.split("│")[1].strip(): line for line in screen.splitlines() if line.startswith("│")}
+    first = (
+        ("boundary all", told["boundary"]["all"]["pq"])
+        if task == "panoptic"
+        else ("boundary ap", told["boundary"]["ap"])
+    )
+    for row, value in (first, ("seen", told["zero_shot"]["seen"]), ("harmonic", told["zero_shot"]["harmonic"])):
+        assert f"{value:.2f}" in shown[row]
+    low, high = told["bootstrap"]["intervals"]["boundary pq" if task == "panoptic" else "boundary ap"]
+    assert f"{low:.2f} to {high:.2f}" in screen
+
+
+@pytest.mark.parametrize(
+    ("task", "idle"),
+    [
+        ("panoptic", ("--by", "box")),
+        ("semantic", ("--evaluator", "pycocotools")),
+        ("panoptic", ("--max-dets", 10)),
+        ("semantic", ("--boundary",)),
+        ("instance", ("--boundary", "--by", "box")),
+        ("panoptic", ("--given-boxes",)),
+        ("panoptic", ("--set", "inference.score=0.1")),
+        ("panoptic", ("--device", "cpu")),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(tmp_path, task, idle):
+    truth, found = sets(tmp_path, images=1, kind=task)
+    with pytest.raises(InputError, match=f"{idle[0]} does nothing here: it goes with"):
+        ask("--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path, *idle)
+
+
+def test_refuses_slips_before_torch_is_imported(tmp_path):
+    truth, _ = sets(tmp_path, images=1)
+    (tmp_path / "wrong.txt").write_text("class 1\nclass 77\n")
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "run" / "v1").mkdir(parents=True)
+    (tmp_path / "run" / "v1" / "manifest.json").write_text("{}")
+    options = ["--data", str(truth.path), "--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    slips = [
+        [*options, "--task", "panoptic", "--checkpoint", str(tmp_path / "none")],
+        [*options, "--task", "panoptic", "--unseen", str(tmp_path / "wrong.txt")],
+        [*options, "--task", "panoptic", "--unseen", str(tmp_path / "empty.txt")],
+        [*options, "--task", "panoptic", "--unseen", str(tmp_path / "none.txt")],
+        [*options, "--task", "instance", "--evaluator", "mine"],
+        [*options, "--task", "instance", "--given-boxes"],
+    ]
+    boxes = shard_set(tmp_path / "boxes", _without_masks(truth), truth.taxonomy, "boxes")
+    slips.append([*options, "--task", "instance", "--data", str(boxes.path)])
+    assert_refused_before_torch(["eval"], slips)
+    assert not (tmp_path / "out").exists()
+
+
+def _without_masks(truth):
+    return [
+        replace(s, void=None, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments))
+        for s in truth.samples()
+    ]
+
+
 def test_perfect_classes_are_no_weak_ones(tmp_path):
     truth, found = sets(tmp_path)
     options = ("--data", truth.path, "--task", "semantic", "--out", tmp_path / "out")
@@ -161,7 +230,8 @@ def test_intervals_boundaries_and_unseen_classes_fit_the_schema_and_the_report(t
     unseen = tmp_path / "unseen.txt"
     unseen.write_text("class 1\n\n")
     options = ("--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path / "out")
-    told = ask(*options, "--bootstrap", 50, "--unseen", unseen, "--boundary", "--max-dets", 5)
+    more = {"panoptic": ("--boundary",), "semantic": (), "instance": ("--boundary", "--max-dets", 5)}[task]
+    told = ask(*options, "--bootstrap", 50, "--unseen", unseen, *more)
     jsonschema.Draft202012Validator(metrics_schema()).validate(told)
     name, value = {"panoptic": "pq", "semantic": "miou", "instance": "ap"}[task], headline(told)
     low, high = told["bootstrap"]["intervals"][name]
@@ -208,7 +278,7 @@ def test_compares_two_predictions(tmp_path):
     [
         ({"--task": "detection"}, r"--task detection; one of panoptic, semantic, instance"),
         ({"--by": "shape"}, r"--by shape; one of mask, box"),
-        ({"--evaluator": "mine", "--task": "instance"}, r"unknown evaluator 'mine'; one of hotcoco"),
+        ({"--evaluator": "mine"}, r"--evaluator mine; one of hotcoco, faster-coco-eval, pycocotools"),
         ({"--checkpoint": "run"}, r"give --checkpoint RUN or --predictions SET"),
         ({"--predictions": "nowhere.json"}, r"nowhere.json: no such file"),
     ],
