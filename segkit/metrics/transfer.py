@@ -1,11 +1,12 @@
 """Classes of one vocabulary scored in another: the map from names to names, and what it leaves out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segkit.errors import InputError
-from segkit.sample import Sample
+from segkit.masks import rle
+from segkit.sample import Sample, Segment
 from segkit.taxonomy import Category, Taxonomy
 
 
@@ -66,10 +67,29 @@ def stated(given: Mapping[str, Any]) -> list[str]:
 
 
 def apply(mapping: ClassMap, sample: Sample, target: Taxonomy) -> Sample:
-    """The sample in the target's classes, without the segments of unmapped ones."""
-    kept = (segment for segment in sample.segments if segment.class_id in mapping.ids)
-    moved = ((segment, mapping.ids[segment.class_id]) for segment in kept)
-    return replace(sample, segments=tuple(replace(s, class_id=i, kind=target.by_id[i].kind) for s, i in moved))
+    """The sample in the target's classes, without the segments of unmapped ones.
+
+    A class of stuff is one region of an image: what several classes of the source were mapped to it becomes one.
+    """
+    groups: dict[tuple[int, int], list[Segment]] = {}
+    for place, segment in enumerate(s for s in sample.segments if s.class_id in mapping.ids):
+        category = target.by_id[mapping.ids[segment.class_id]]
+        own = -1 if category.kind == "stuff" and segment.mask is not None else place
+        moved = replace(segment, class_id=category.id, kind=category.kind)
+        groups.setdefault((category.id, own), []).append(moved)
+    segments = (parts[0] if len(parts) == 1 else _union(parts, sample) for parts in groups.values())
+    return replace(sample, segments=tuple(segments))
+
+
+def _union(parts: Sequence[Segment], image: Sample) -> Segment:
+    """All pixels of the parts, with the highest score."""
+    from pycocotools import mask as coco
+
+    size = [image.height, image.width]
+    counts = bytes(coco.merge([{"size": size, "counts": part.mask} for part in parts])["counts"])
+    scores = [part.score for part in parts if part.score is not None]
+    box, area = rle.box(counts, *size), float(rle.area(counts, *size))
+    return replace(parts[0], mask=counts, box=box, area=area, score=max(scores, default=None))
 
 
 def _fitting(category: Category, target: Taxonomy) -> list[Category]:

@@ -12,7 +12,6 @@ from segkit.errors import InputError
 from segkit.metrics.bootstrap import figures_of
 from segkit.metrics.evaluate import EvalOptions, evaluate, measure
 from segkit.metrics.predictions import open_predictions
-from segkit.taxonomy import Category, Taxonomy
 
 from .files import results_file, sets, shard_set
 from .scenes import dense_confusion, panopticapi, random_map, sample, taxonomy
@@ -230,42 +229,3 @@ def test_columns_refuse_what_samples_refuse(tmp_path):
         for predictions in (broken, shard_set(tmp_path / line[:9].replace(":", ""), broken, truth.taxonomy)):
             with pytest.raises(InputError, match=line):
                 evaluate(truth, predictions, "panoptic")
-
-
-def test_predictions_of_another_vocabulary_are_mapped_by_name_and_what_is_lost_is_stated(tmp_path):
-    names = taxonomy()
-    ids = np.repeat([[1, 1, 2, 2, 3, 3]], 4, axis=0)
-    truth = shard_set(tmp_path / "truth", [sample(ids, {1: 2, 2: 9, 3: 30}, names)], names)
-    other = Taxonomy(
-        "other",
-        (
-            Category(1, "Class-0", "thing"),
-            Category(2, "thing one", "thing", ("thing one", "class 1")),
-            Category(3, "class 4", "stuff"),
-            Category(4, "unheard of", "stuff"),
-        ),
-    )
-    found = shard_set(tmp_path / "found", [sample(ids, {1: 1, 2: 2, 3: 4}, other)], other)
-    metrics = evaluate(truth, found, "panoptic")
-    assert metrics["class_map"] == {
-        "unmapped": ("unheard of",), "unreachable": ("class 2", "class 3"), "ambiguous": {}, "merged": {},
-    }  # fmt: skip
-    assert metrics["per_class"]["class 0"]["pq"] == 100 and metrics["per_class"]["class 1"]["pq"] == 100
-    assert metrics["per_class"]["class 4"]["fn"] == 1
-    stranger = Taxonomy("stranger", (Category(1, "nothing of it", "thing"),))
-    with pytest.raises(InputError, match="no class of stranger is a class of test"):
-        evaluate(truth, shard_set(tmp_path / "s", [], stranger), "panoptic")
-
-
-def test_one_word_for_several_classes_takes_the_first_and_says_so(tmp_path):
-    target = Taxonomy(
-        "t", tuple(Category(i, n, "stuff", (n, "wall")) for i, n in enumerate(["wall-brick", "wall-tile"]))
-    )
-    source = Taxonomy("s", (Category(5, "wall", "stuff"), Category(6, "Wall brick", "stuff")))
-    ids = np.array([[1, 1, 2, 2]])
-    truth = shard_set(tmp_path / "truth", [sample(ids, {1: 0, 2: 1}, target)], target, "semantic")
-    found = shard_set(tmp_path / "found", [sample(ids, {1: 6, 2: 5}, source)], source, "semantic")
-    metrics = evaluate(truth, found, "semantic")
-    assert metrics["class_map"]["ambiguous"] == {"wall": ("wall-brick", "wall-tile")}
-    assert metrics["class_map"]["merged"] == {"wall-brick": ("wall", "Wall brick")}
-    assert metrics["per_class"] == {"wall-brick": 50, "wall-tile": 0}
