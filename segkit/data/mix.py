@@ -1,5 +1,6 @@
 """Several data sets as one sequence of batches, each batch from one data set."""
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -173,6 +174,8 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
+    for stop in (signal.SIGTERM, signal.SIGINT):  # torchrun and terminals send them to workers as well: the training
+        signal.signal(stop, signal.SIG_IGN)  # process decides when to stop, and needs its batches until then
     cv2.setNumThreads(0)  # the workers are the parallelism; threads of each would fight for the same cores
 
 

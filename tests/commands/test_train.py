@@ -26,7 +26,9 @@ def start(arguments: list[str]) -> "subprocess.Popen[str]":
     code = "from segkit.commands.app import main; main()"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"}
     command = [sys.executable, "-c", code, "train", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def run(arguments: list[str]) -> tuple[int, str, str]:
@@ -103,6 +105,20 @@ def test_a_killed_process_leaves_no_version_and_resumes_to_the_same_losses(
     assert losses(versions(out)[1]) == losses(Path(whole["path"]))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_leaves_the_data_workers_at_work(
+    base: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """As torchrun passes it on, and a terminal's Ctrl-C."""
+    out = tmp_path / "run"
+    process = start([*base, "--out", str(out), "--set", "data.workers=1"])
+    wait_for_steps(out / ".v1.partial" / "metrics.jsonl", 3)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number and f"stopped by {number.name} after step" in err
+    assert "Traceback" not in err and any(out.glob(".v1.partial/checkpoints/step-*"))
+
+
 def test_people_are_told_what_they_might_not_expect_and_what_came_of_it(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +144,9 @@ def test_slips_are_refused_before_torch_is_imported(base: list[str], toy: ShardS
         ["--eval-data", "absent"],
         ["--set", "optimiser.lr"],
         ["--set", "optimiser.lr=fast"],
+        ["--init-from", "absent"],
+        ["--init-from", "hf:absent"],
+        ["--set", "model.init_from=absent"],
     )
     assert_refused_before_torch(["train", *base, "--out", "x"], slips)
 
