@@ -1,7 +1,7 @@
 """`segkit pseudolabel`: boxes become masks, in a label layer over the same images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import typer
 
@@ -32,16 +32,17 @@ def pseudolabel(
 
     Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
     """
+    from segkit.inference.config import Strategy
     from segkit.shards.publish import resolve
 
+    chosen = one_of(strategy, get_args(Strategy), "--strategy")
     resolve(here(checkpoint))
     boxes = _with_boxes(data)
 
     # Below what is refused at once: these take seconds to import.
-    from segkit.inference.pseudolabel import STRATEGIES, pseudolabel_set
+    from segkit.inference.pseudolabel import pseudolabel_set
     from segkit.training.run_reader import load_run
 
-    chosen = one_of(strategy, tuple(STRATEGIES), "--strategy")
     run = load_run(checkpoint, device, settings)
     with progress() as bar:
         row = bar.add_task("pseudolabel", total=len(boxes))

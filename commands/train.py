@@ -98,11 +98,12 @@ def train(
 
 
 def _checked(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> "Recipe":
-    """The recipe; InputError where it, one of the sets or an override is none that training could use."""
+    """The recipe; InputError where it, one of the sets, an override or what to start from is of no use to training."""
     from segkit.shards.reader import ShardSet
     from segkit.training.recipe import load_recipe
+    from segkit.training.start import with_start
 
-    chosen = load_recipe(recipe, overrides)
+    chosen = with_start(load_recipe(recipe, overrides))
     for spec in sets:
         ShardSet.open(spec)
     return chosen

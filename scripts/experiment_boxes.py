@@ -16,7 +16,8 @@ from rich.console import Console
 
 from segkit.commands.common import table
 from segkit.inference.boxes import Question, pixels_of_box
-from segkit.inference.pseudolabel import STRATEGIES, Strategy
+from segkit.inference.config import Strategy
+from segkit.inference.pseudolabel import STRATEGIES
 from segkit.masks import rle
 from segkit.metrics.box_to_mask import filled_box, inscribed_ellipse, iou
 from segkit.sample import Box, Sample, Segment

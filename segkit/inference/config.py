@@ -1,10 +1,13 @@
-"""The `inference` part of a recipe: how a trained model of that recipe is asked."""
+"""How a trained model is asked: the `inference` part of a recipe, and the strategies of pseudo-labels."""
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from segkit.supervision.config import MaskForm, ScoreForm
+
+Strategy = Literal["conditioned", "proposals"]
+"""How boxes become masks: the model is asked for the mask of each, or its own proposals are matched to them."""
 
 
 class InferenceConfig(BaseModel):

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from segkit.data.augment import Window
 from segkit.inference.boxes import BoxMask, Question, conditioned, pixels_of_box
+from segkit.inference.config import Strategy
 from segkit.inference.propose import Proposed, propose
 from segkit.inference.stream import ahead, by_parts
 from segkit.inference.upscale import bands, image_size, to_image
@@ -24,7 +24,6 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.training.run_reader import Run
 
-Strategy = Literal["conditioned", "proposals"]
 Answers = Sequence[BoxMask | None]
 LEAST_SCORE = 0.3
 """Masks below it are not good: the box stays a box. Half a mask's certainty on a box that it fills to two thirds."""

@@ -1,7 +1,6 @@
 """Weights of a Hugging Face Mask2Former, under the names of a `DataSeg` model."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
@@ -11,13 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError
 from segkit.model.config import ModelConfig
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf_names import translate
-
-PREFIX = "hf:"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+from segkit.model.hf_source import CONFIG, WEIGHTS, folder_of
 
 _RESNETS = {
     ("basic", (2, 2, 2, 2)): "resnet18",
@@ -53,7 +50,7 @@ def init_from(model: DataSeg, source: str) -> None:
             than the model's; the message names what to set.
         SegkitError: a public model that could not be fetched.
     """
-    folder = _folder(source)
+    folder = folder_of(source)
     wanted = read_config(folder)
     refuse_other(model.config, wanted, folder)
     try:
@@ -146,23 +143,3 @@ def _spelled(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """A backbone's name without the tag of its pretrained weights (resnet50.a1_in1k is a resnet50)."""
     return value.partition(".")[0] if isinstance(value, str) else value
-
-
-def _folder(source: str) -> Path:
-    """The local folder of `hf:FOLDER`, or of the public model `hf:OWNER/NAME` once it is fetched."""
-    name = source.removeprefix(PREFIX)
-    if name == source or not name:
-        raise InputError(f"unknown source {source!r}", record="model.init_from", mend="write hf:FOLDER or hf:NAME")
-    if Path(name).is_dir():
-        return Path(name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise InputError("no such folder", file=name, record="model.init_from", mend="give a folder or a public NAME")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0]
-        problem = f"{name} is no local folder and could not be fetched ({reason})"
-        raise SegkitError(problem) from error

@@ -394,3 +394,13 @@ def test_slips_of_predict_are_refused_before_torch_is_imported(run: Path, tmp_pa
         ["--checkpoint", str(run), "--images", str(tmp_path), "--classes", "cat", "--task", "semantics"],
     )
     assert_refused_before_torch(["predict", "--out", "x"], slips)
+
+
+def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(run: Path, toy: ShardSet, boxes: ShardSet) -> None:
+    slips = (
+        ["--checkpoint", str(run), "--data", str(boxes.path), "--strategy", "magic"],
+        ["--checkpoint", "absent", "--data", str(boxes.path)],
+        ["--checkpoint", str(run), "--data", "absent"],
+        ["--checkpoint", str(run), "--data", str(toy.path)],
+    )
+    assert_refused_before_torch(["pseudolabel", "--out", "x"], slips)
