@@ -32,10 +32,7 @@ from segkit.supervision.merge import (
     mergeable_classes,
 )
 from segkit.supervision.partial import fold_unannotated, hide_unannotated, mostly_void
-from segkit.supervision.points import logits_at, on_device, random_points, uncertain_points
-
-MATCHING_CELLS = 1024
-"""Cells that a matching cost looks at: the sampling noise is far below the differences between proposals."""
+from segkit.supervision.points import logits_at, on_device, random_points, some_cells, uncertain_points
 
 
 @dataclass(frozen=True)
@@ -203,18 +200,13 @@ def _cost(
 def _sampled_for_matching(
     masks: Tensor, target: CellTargets, points: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (L, N, P), targets (T, P) and weights (P,) at uniform points, or at every so-manieth cell."""
+    """Logits (L, N, P), targets (T, P) and weights (P,) at uniform points, or at some cells."""
     if points:
         size = (target.labelled.shape[0], target.labelled.shape[1])
         at = random_points(1, points, size, generator)
         logits = logits_at(masks.flatten(0, 1)[None], at, size).reshape(*masks.shape[:2], points)
         return logits, target.pixels.flatten(1)[:, at[0]].float(), target.labelled.flatten()[at[0]].float()
-    stride = max(1, target.weight.numel() // MATCHING_CELLS)
-    return (
-        masks.flatten(2)[..., ::stride].float(),
-        target.masks.flatten(1)[:, ::stride],
-        target.weight.flatten()[::stride],
-    )
+    return some_cells(masks).float(), some_cells(target.masks), some_cells(target.weight)
 
 
 def _class_loss(
@@ -231,10 +223,8 @@ def _class_loss(
     if any(looked_for is not None for looked_for in annotated):
         alone, taken = fold_unannotated(logits, annotated), hide_unannotated(logits, annotated)
         logits = torch.where(matched[..., None], taken, alone)
-    labelled, unknown = (torch.stack([getattr(c, name) for c in cells]).flatten(1) for name in ("weight", "unknown"))
-    stride = max(1, labelled.shape[1] // MATCHING_CELLS)
-    sampled = made.mask_logits.flatten(3)[..., ::stride]
-    on_void = mostly_void(sampled, labelled[:, ::stride], unknown[:, ::stride])
+    labelled, unknown = (some_cells(torch.stack([getattr(c, name) for c in cells])) for name in ("weight", "unknown"))
+    on_void = mostly_void(some_cells(made.mask_logits), labelled, unknown)
     asked = made.alive & (matched | ~on_void)
     weight = logits.new_ones(logits.shape[-1])
     weight[-1] = background_weight

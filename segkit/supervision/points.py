@@ -4,6 +4,8 @@ A point is a pixel of the crop, so its target is read off, not interpolated; log
 mean over uniformly drawn points is the mean over all pixels in expectation.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,6 +14,17 @@ OVERSAMPLING = 3
 """Candidates per point, of which the most uncertain are taken (PointRend's k)."""
 IMPORTANCE = 0.75
 """Share of the points that is taken by uncertainty; the others are uniform (PointRend's beta)."""
+ENOUGH = 1024
+"""About so many cells tell which proposal fits which target: the noise is far below the differences between them."""
+_COLUMNS = 4
+"""Rows are left out only where columns would lie further apart."""
+
+
+def some_cells(maps: Tensor) -> Tensor:
+    """Every so-manieth row and column of maps, about ENOUGH cells of each: (..., h, w) -> (..., P)."""
+    step = max(1, maps.shape[-2] * maps.shape[-1] // ENOUGH)
+    across = min(step, max(_COLUMNS, math.isqrt(step)))
+    return maps[..., :: step // across, ::across].flatten(-2)
 
 
 def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:

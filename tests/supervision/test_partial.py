@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.autograd import gradcheck
+from torch.nn import functional as F
 
 from segkit.model.dataseg import Proposals
 from segkit.supervision.partial import fold_unannotated, hide_unannotated, mostly_void
@@ -106,3 +107,16 @@ def test_void_is_weighed_against_labels() -> None:
     labelled, unknown = torch.zeros(1, 8), torch.zeros(1, 8)
     unknown[0, :4], labelled[0, 4:6] = 1.0, 1.0  # the last two cells are padding
     assert mostly_void(masks, labelled, unknown).tolist() == [[[False, True, False, False]] * 2]
+
+
+@pytest.mark.parametrize("side", [256, 1024])
+def test_a_crowd_is_seen_wherever_it_lies_in_a_large_crop(side: int) -> None:
+    crowd = slice(side // 32, side // 4 - side // 32)
+    void = torch.zeros(side, side, dtype=torch.bool)
+    void[crowd, crowd] = True
+    nothing = targets()
+    image = replace(nothing, void=void, masks=torch.zeros(0, side, side, dtype=torch.bool))
+    given = replace(batch(image), images=torch.zeros(1, 3, side, side))
+    logits = torch.zeros(1, 1, 4, requires_grad=True)
+    masks = F.avg_pool2d(void[None, None].float(), 4) * 20 - 10
+    assert losses(Proposals(logits, masks), given)["class"].item() == 0, "the proposal on the crowd is not asked"

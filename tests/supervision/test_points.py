@@ -11,7 +11,15 @@ from segkit.model.dataseg import Proposals
 from segkit.supervision.config import LossConfig
 from segkit.supervision.criterion import CellTargets, matching_losses, prepare_matching
 from segkit.supervision.losses import cross_entropy_loss, dice_loss, focal_loss
-from segkit.supervision.points import IMPORTANCE, logits_at, on_device, random_points, uncertain_points
+from segkit.supervision.points import (
+    ENOUGH,
+    IMPORTANCE,
+    logits_at,
+    on_device,
+    random_points,
+    some_cells,
+    uncertain_points,
+)
 from tests.supervision.test_criterion import IS_THING, SIZE, batch, one_layer, proposals, targets
 
 CELLS = SIZE // 4
@@ -85,6 +93,16 @@ def test_points_gather_where_a_map_is_unsure(generator: torch.Generator) -> None
     half[..., 24:] = False
     points = uncertain_points(columns, half, image, 400, generator)
     assert (points[:, : int(IMPORTANCE * 400)] % 64 < 24).all(), "void is left alone where there is enough else"
+
+
+@pytest.mark.parametrize("side", [16, 32, 56, 64, 96, 128, 256, 320])
+def test_some_cells_lie_close_together_in_rows_and_columns(side: int) -> None:
+    """A region of a sixteenth of the side, anywhere, is seen: on maps of 256 cells, squares of 64 pixels."""
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    rows, columns = some_cells(torch.stack((y, x))).unique(dim=1)
+    for places in (rows.unique(), columns.unique()):
+        assert places.diff().max() <= max(4, side // 16) and places[0] == 0
+    assert min(ENOUGH, side * side) <= rows.numel() <= 1.6 * ENOUGH
 
 
 def test_a_generator_on_a_device_follows_from_the_one_given(generator: torch.Generator) -> None:
