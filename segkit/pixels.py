@@ -1,5 +1,7 @@
 """The pixels of an image file, as they are stored."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,10 +9,20 @@ from segkit.errors import InputError
 
 
 def decode_rgb(data: bytes, *, file: object, record: str | None = None, mend: str) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB; EXIF orientation is ignored, as labels ignore it.
+    """(H, W, 3) uint8 RGB; arguments and errors as `decode`."""
+    import cv2
+
+    bgr = decode(data, cv2.IMREAD_COLOR, file=file, record=record, mend=mend)
+    rgb: NDArray[np.uint8] = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return rgb
+
+
+def decode(data: bytes, flags: int, *, file: object, record: str | None = None, mend: str) -> NDArray[Any]:
+    """What OpenCV makes of an image file; EXIF orientation is ignored, as labels ignore it.
 
     Args:
         data: the file's bytes.
+        flags: OpenCV's, for channels (colours are BGR) and size.
         file: its name, for the error.
         record: the sample that shows it, for the error.
         mend: what the user can do where it cannot be decoded.
@@ -21,10 +33,10 @@ def decode_rgb(data: bytes, *, file: object, record: str | None = None, mend: st
     import cv2
 
     try:
-        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:  # of no bytes at all, and of sizes beyond all measure
         found = None
     if found is None:
         raise InputError("the image cannot be decoded", file=file, record=record, mend=mend)
-    rgb: NDArray[np.uint8] = cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
-    return rgb
+    pixels: NDArray[Any] = found
+    return pixels

@@ -9,7 +9,7 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import InputError
+from segkit.pixels import decode
 from segkit.shards.reader import ShardSet
 
 SIDE = 16
@@ -17,6 +17,7 @@ BITS = SIDE * SIDE
 NEAR = 24
 """Bits of 256 in which two pictures may differ and count as one; `docs/shards.md` has the measurement behind it."""
 _CHUNK = 4096
+_MEND = "replace the image and convert again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +62,27 @@ def leaks(sets: Sequence[ShardSet], *, near: int = NEAR, advance: Callable[[], N
                 yield Leak(a, prints[a].ids[i], b, prints[b].ids[j], distance)
 
 
-def perceptual_hash(data: bytes) -> NDArray[np.bool_]:
-    """256 bits of an image file: whether each cell of a 16 x 17 thumbnail is brighter than its left neighbour.
+def perceptual_hash(grey: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """256 bits of a picture (H, W): whether each cell of a 16 x 17 thumbnail is brighter than its left neighbour.
 
-    The difference hash of N. Krawetz ("Kind of Like That", 2013) at twice its side. Raises ValueError where the bytes
-    are no image.
+    The difference hash of N. Krawetz ("Kind of Like That", 2013) at twice its side.
     """
     import cv2
 
-    raw = np.frombuffer(data, np.uint8)
-    flags = cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_IGNORE_ORIENTATION
-    grey = cv2.imdecode(raw, flags) if raw.size else None
-    if grey is None:
-        raise ValueError("the image cannot be decoded")
     small = cv2.resize(grey.astype(np.float32), (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)
     bits: NDArray[np.bool_] = (small[:, 1:] > small[:, :-1]).reshape(-1)
     return bits
 
 
 def _fingerprints(one: ShardSet, advance: Callable[[], None]) -> _Prints:
+    import cv2
+
     ids, digests = [], []
     signs = np.empty((len(one), BITS), np.float32)
     for row, sample in enumerate(one.samples()):
-        data = one.image_bytes(sample)
-        try:
-            signs[row] = np.where(perceptual_hash(data), 1, -1)
-        except ValueError as error:
-            raise InputError(str(error), file=sample.file_name, record=f"image {sample.id} of {one.path}") from error
+        data, record = one.image_bytes(sample), f"image {sample.id} of {one.path}"
+        half = decode(data, cv2.IMREAD_REDUCED_GRAYSCALE_2, file=sample.file_name, record=record, mend=_MEND)
+        signs[row] = np.where(perceptual_hash(half), 1, -1)
         ids.append(sample.id)
         digests.append(sample.image.sha256 or hashlib.sha256(data).hexdigest())
         advance()
