@@ -15,8 +15,10 @@ from .scoring import (
     SETTINGS_OPTION,
     TASKS,
     check_source,
+    for_runs,
     one_of,
     prediction_source,
+    refuse_idle,
     tables,
     warn,
 )
@@ -77,7 +79,7 @@ def evaluate(
     chosen = one_of(task, TASKS, "--task")
     matched: By = one_of(by, ("mask", "box"), "--by")
     instances, outlined = chosen == "instance", chosen != "semantic" and matched == "mask"
-    _refuse_idle(
+    refuse_idle(
         ("--by", matched != "mask" and not instances, "--task instance"),
         ("--evaluator", one_of(evaluator, tuple(EVALUATORS), "--evaluator") != "hotcoco" and not instances,
          "--task instance"),
@@ -86,8 +88,7 @@ def evaluate(
         ("--given-boxes", given_boxes and not (instances and predictions), "--task instance --predictions SET"),
         ("--unseen", bool(unseen and compare), "--checkpoint or --predictions"),
         ("--prediction-masks", bool(prediction_masks) and not predictions, "--predictions FILE"),
-        ("--set", bool(settings) and not checkpoint, "--checkpoint"),
-        ("--device", device != "auto" and not checkpoint, "--checkpoint"),
+        *for_runs(checkpoint, settings, device),
     )  # fmt: skip
     if not compare:
         check_source(checkpoint, predictions)
@@ -106,13 +107,6 @@ def evaluate(
     source, spec = prediction_source(truth, chosen, checkpoint, predictions, prediction_masks, out, device, settings)
     extras = {"samples": bootstrap, "unseen": new, "given_boxes": given_boxes}
     _score(truth, source, spec, chosen, options, extras, out, as_json)
-
-
-def _refuse_idle(*options: tuple[str, bool, str]) -> None:
-    """Refuse the first option that would do nothing: its name, whether it is one, and what it goes with."""
-    for option, idle, partner in options:
-        if idle:
-            raise InputError(f"{option} does nothing here: it goes with {partner}", mend="leave it out")
 
 
 def _score(

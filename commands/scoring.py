@@ -46,6 +46,19 @@ def check_source(checkpoint: str | None, predictions: str | None) -> None:
         resolve(here(checkpoint))
 
 
+def refuse_idle(*options: tuple[str, bool, str]) -> None:
+    """Refuse the first option that would do nothing: its name, whether it is one, and what it goes with."""
+    for option, idle, partner in options:
+        if idle:
+            raise InputError(f"{option} does nothing here: it goes with {partner}", mend="leave it out")
+
+
+def for_runs(checkpoint: str | None, settings: Sequence[str], device: str) -> tuple[tuple[str, bool, str], ...]:
+    """The options that do nothing without a run, as `refuse_idle` takes them."""
+    given = {"--set": bool(settings), "--device": device != "auto"}
+    return tuple((option, idle and checkpoint is None, "--checkpoint") for option, idle in given.items())
+
+
 def prediction_source(
     truth: "ShardSet",
     task: "Task",
