@@ -21,8 +21,11 @@ LEAST_SCORE = 0.3
 CONFUSED = 20
 
 
-def breakdown(batches: Sequence[Batch], names: Sequence[str], by: By) -> dict[str, Any]:
+def breakdown(batches: Sequence[Batch], names: Sequence[str], by: By, max_dets: Sequence[int]) -> dict[str, Any]:
     """Errors and confusion of matched detections, by hotcoco.
+
+    What the AP leaves out is no error: detections beyond `max_dets`, and what matches nothing where labels are not
+    exhaustive.
 
     Returns:
         `errors`: for each kind its `count` and `gain`, what the AP at IoU 0.5 (in percent) would gain without it;
@@ -35,7 +38,9 @@ def breakdown(batches: Sequence[Batch], names: Sequence[str], by: By) -> dict[st
     plain = [
         {key: value for key, value in result.items() if key not in ("area", "id", "iscrowd")} for result in results
     ]
-    evaluator = COCOeval(truth, truth.load_res(plain), "segm" if by == "mask" else "bbox")
+    federated = any("neg_category_ids" in image for image in images)
+    evaluator = COCOeval(truth, truth.load_res(plain), "segm" if by == "mask" else "bbox", lvis_style=federated)
+    evaluator.params.max_dets = list(max_dets)
     evaluator.evaluate()
     found = evaluator.tide_errors(MATCHED, BACKGROUND)
     errors = {

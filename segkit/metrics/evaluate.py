@@ -210,7 +210,7 @@ def _instance(truth: ShardSet, source: Predictions, options: EvalOptions) -> Mea
         raise InputError("the predictions are boxes without masks", mend="score boxes by --by box, or give masks")
     metrics["without_mask"] = kept.without_mask
     if options.errors:
-        metrics |= errors.breakdown(kept.batches, shown, options.by)
+        metrics |= errors.breakdown(kept.batches, shown, options.by, metrics["max_dets"])
     if kept.outlines:
         curves = boundary.curves(kept.batches, len(things), tuple(metrics["max_dets"]))
         metrics["boundary"] = instance.summarize(curves, shown, metrics["max_dets"])

@@ -1,8 +1,11 @@
 import numpy as np
+import pytest
 
 from segkit.metrics import errors
+from segkit.metrics.evaluate import EvalOptions, measure
 from segkit.sample import Sample
 
+from .files import shard_set
 from .scenes import records, segment, taxonomy
 
 FRAME = (40, 100)
@@ -14,12 +17,12 @@ def box(x, width, class_id=2, score=None):
     return segment(mask, class_id, score=score)
 
 
-def breakdown(truths, found):
+def breakdown(truths, found, max_dets=(1, 10, 100)):
     names = taxonomy()
     batch = records(
         [Sample("1", "1", 100, 40, tuple(truths))], [Sample("1", "1", 100, 40, tuple(found))], names.index, "mask", 1
     )
-    return errors.breakdown([batch], names.names, "mask")
+    return errors.breakdown([batch], names.names, "mask", max_dets)
 
 
 def counts(truths, found):
@@ -50,3 +53,20 @@ def test_confusion_lists_pairs_of_classes_by_number():
         {"true": "class 0", "predicted": "class 1", "count": 2},
         {"true": "class 2", "predicted": "class 0", "count": 1},
     ]
+
+
+def test_detections_that_do_not_count_are_no_errors():
+    truths, found = [box(0, 20)], [box(0, 20, score=0.9), box(60, 20, score=0.8), box(80, 20, score=0.7)]
+    assert breakdown(truths, found)["errors"]["background"]["count"] == 2
+    assert breakdown(truths, found, (1, 2))["errors"]["background"]["count"] == 1
+    assert breakdown(truths, found, (1,))["errors"]["background"]["count"] == 0
+
+
+@pytest.mark.parametrize(("exhaustive", "count", "ap50"), [(True, 1, 50), (False, 0, 100)])
+def test_where_labels_are_not_exhaustive_nothing_lies_on_background(tmp_path, exhaustive, count, ap50):
+    truth = Sample("1", "1.jpg", 100, 40, (box(0, 20),), annotated=(2,), exhaustive=exhaustive)
+    found = Sample("1", "1.jpg", 100, 40, (box(0, 20, score=0.5), box(60, 20, score=0.9)))
+    ground = shard_set(tmp_path / "truth", [truth], taxonomy(), "instance")
+    metrics = measure(ground, [found], "instance", EvalOptions(errors=True)).metrics
+    assert metrics["ap50"] == pytest.approx(ap50)
+    assert metrics["errors"]["background"] == {"count": count, "gain": pytest.approx(100 - ap50)}
