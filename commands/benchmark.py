@@ -1,5 +1,6 @@
 """`segkit benchmark`: figures on published benchmarks, beside the rows that others have published."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,18 @@ from rich.table import Table
 from segkit.storage import here
 
 from .common import JSON_OPTION, counted, emit, note, progress, table
-from .scoring import CHECKPOINT_HELP, PREDICTIONS_HELP, check_source, one_of, prediction_source, tables, warn
+from .scoring import (
+    CHECKPOINT_HELP,
+    PREDICTIONS_HELP,
+    SETTINGS_OPTION,
+    check_source,
+    for_runs,
+    one_of,
+    prediction_source,
+    refuse_idle,
+    tables,
+    warn,
+)
 
 if TYPE_CHECKING:
     from segkit.benchmark.objects365 import FileCheck
@@ -22,7 +34,7 @@ _DATA = typer.Option(metavar="SET", help="The benchmark's data, converted.")
 _CHECKPOINT = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP)
 _PREDICTIONS = typer.Option(None, metavar="SET|FILE", help=PREDICTIONS_HELP)
 _OUT = typer.Option(
-    metavar="DIR", parser=here, help="Directory for metrics.json, results.json and, with --checkpoint, the predictions."
+    metavar="DIR", parser=here, help="Directory for metrics.json and, with --checkpoint, the predictions."
 )
 _DEVICE = typer.Option("auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N.")
 _SCHEMA = "segkit.benchmark/1"
@@ -32,13 +44,18 @@ _SCHEMA = "segkit.benchmark/1"
 def objects365(
     annotations: Path = typer.Option(help="o365_instance_seg_val.json, or a file in its format."),
     images: Path = typer.Option(help="Folder of the images, in any layout of the archives."),
-    out: Path = _OUT,
+    out: Path = typer.Option(
+        metavar="DIR",
+        parser=here,
+        help="Directory for metrics.json and, with --checkpoint, the predictions and results.json.",
+    ),
     checkpoint: str = _CHECKPOINT,
     predictions: str = _PREDICTIONS,
     evaluator: str = typer.Option("hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."),
     training_set: str = typer.Option(
         None, metavar="SET", help="Objects365's training images, converted: what counts as rare (else the file's own)."
     ),
+    settings: list[str] = SETTINGS_OPTION,
     device: str = _DEVICE,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -55,6 +72,7 @@ def objects365(
     from segkit.shards.reader import ShardSet
 
     check_source(checkpoint, predictions)
+    refuse_idle(*for_runs(checkpoint, settings, device))
     one_of(evaluator, tuple(EVALUATORS), "--evaluator")
     training = None if training_set is None else ShardSet.open(training_set)
     source = benchmark.open_file(annotations, images)
@@ -66,13 +84,13 @@ def objects365(
             source, checked, out / "ground-truth", with_images=checkpoint is not None,
             on_progress=lambda count: bar.advance(row, count),
         )  # fmt: skip
-    found, spec = prediction_source(truth.shards, "instance", checkpoint, predictions, None, out, device)
+    found, spec = prediction_source(truth.shards, "instance", checkpoint, predictions, None, out, device, settings)
     rows = published("objects365")
     origin = {"data": described(truth.shards), "predictions": described(spec)}
     result = {"benchmark": rows.name, **origin, **benchmark.score(truth, found, evaluator, training), **_rows(rows)}
     if isinstance(found, ShardSet):
         write_results(out / "results.json", found.samples())
-    _finish(result, rows, out, as_json, [_sizes(result)])
+    _finish(result, rows, out, as_json, [_sizes(result, training_set)])
 
 
 def _add(name: str, what: str, data_set: str) -> None:
@@ -85,10 +103,11 @@ def _add(name: str, what: str, data_set: str) -> None:
         out: Path = _OUT,
         checkpoint: str = _CHECKPOINT,
         predictions: str = _PREDICTIONS,
+        settings: list[str] = SETTINGS_OPTION,
         device: str = _DEVICE,
         as_json: bool = JSON_OPTION,
     ) -> None:
-        _compare(name, data, checkpoint, predictions, out, device, as_json)
+        _compare(name, data, checkpoint, predictions, out, settings, device, as_json)
 
 
 _add("ade-semantic", "ADE20K semantic segmentation (mIoU over 150 classes).", "work/ade-val")
@@ -106,37 +125,48 @@ def open_vocabulary(
     out: Path = _OUT,
     checkpoint: str = _CHECKPOINT,
     predictions: str = _PREDICTIONS,
+    settings: list[str] = SETTINGS_OPTION,
     device: str = _DEVICE,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Direct transfer: a data set that the model was not trained on, with only its class names given.
 
-    Pascal Context 59 and 459, COCO (semantic) and Cityscapes (panoptic) have published rows; the set's class list and
-    kind decide which.
+    Pascal Context 59 and 459, COCO (semantic), Cityscapes and ADE20K (panoptic) have published rows; the set's class
+    list and kind decide which.
 
     Example: segkit benchmark open-vocabulary --data work/context-59 --checkpoint work/run --out work/bench
     """
     from segkit.benchmark.published import transfer_benchmark
     from segkit.shards.reader import ShardSet
 
-    _compare(transfer_benchmark(ShardSet.open(data)), data, checkpoint, predictions, out, device, as_json)
+    _compare(transfer_benchmark(ShardSet.open(data)), data, checkpoint, predictions, out, settings, device, as_json)
 
 
 def _compare(
-    name: str, data: str, checkpoint: str | None, predictions: str | None, out: Path, device: str, as_json: bool
+    name: str,
+    data: str,
+    checkpoint: str | None,
+    predictions: str | None,
+    out: Path,
+    settings: Sequence[str],
+    device: str,
+    as_json: bool,
 ) -> None:
     """Score a set for the task that a benchmark's metric belongs to."""
-    from segkit.benchmark.published import published
+    from segkit.benchmark.published import other_classes, published
     from segkit.metrics.evaluate import EvalOptions, check_kind, measure
     from segkit.metrics.record import described
     from segkit.shards.reader import ShardSet
 
     check_source(checkpoint, predictions)
+    refuse_idle(*for_runs(checkpoint, settings, device))
     truth, rows = ShardSet.open(data), published(name)
     task: Task = "panoptic" if rows.metric == "pq" else "semantic"
     check_kind(truth, task, EvalOptions())
-    found, spec = prediction_source(truth, task, checkpoint, predictions, None, out, device)
-    metrics = measure(truth, found, task).metrics
+    for difference in (differences := other_classes(rows, truth)):
+        note(f"{data}: {difference}")
+    found, spec = prediction_source(truth, task, checkpoint, predictions, None, out, device, settings)
+    metrics = measure(truth, found, task).metrics | {"differences": differences}
     result = {"benchmark": name, "data": described(truth), "predictions": described(spec), **metrics, **_rows(rows)}
     _finish(result, rows, out, as_json, [])
 
@@ -175,8 +205,9 @@ def _beside(result: dict[str, Any], rows: "Published") -> Table:
     return table(f"{rows.title}\npublished by {'; '.join(sources)}", ("model", "backbone", "trained on", "%"), lines)
 
 
-def _sizes(result: dict[str, Any]) -> Table:
+def _sizes(result: dict[str, Any], training_set: str | None) -> Table:
     keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     groups = ("ap_rare", "ap_common", "ap_frequent")
     rows = [(key, result[key], result["box"][key]) for key in (*keys, *groups)]
-    return table("By mask and by box", ("", "masks", "boxes"), rows)
+    counted_in = training_set or "this file's own images, for want of --training-set"
+    return table(f"By mask and by box\nrare, common and frequent in {counted_in}", ("", "masks", "boxes"), rows)

@@ -8,6 +8,8 @@ from typing import Any
 
 from segkit.errors import InputError
 from segkit.shards.reader import ShardSet
+from segkit.sources.vocabularies import plain_name
+from segkit.taxonomy import Taxonomy, known_taxonomies, load_taxonomy
 
 _TRANSFER = {
     ("pascal-context-59", "semantic"): "pascal-context-59",
@@ -15,6 +17,7 @@ _TRANSFER = {
     ("coco-panoptic-133", "semantic"): "coco-semantic",
     ("coco-panoptic-133", "panoptic"): "coco-semantic",
     ("cityscapes-19", "panoptic"): "cityscapes-panoptic",
+    ("ade20k-150", "panoptic"): "ade-panoptic-zero-shot",
 }
 """Class list and kind of a set -> the rows of direct transfer."""
 
@@ -39,6 +42,8 @@ class Published:
     name: str
     title: str
     metric: str
+    classes: str
+    """The known vocabulary that the rows were measured in."""
     rows: tuple[Row, ...]
 
 
@@ -61,14 +66,30 @@ def published(name: str) -> Published:
         raise InputError(f"unknown benchmark {name!r}", mend=f"one of {', '.join(benchmarks())}")
     found = content["benchmarks"][name]
     rows = tuple(Row(**row | {"source": content["sources"][row["source"]]}) for row in found["rows"])
-    return Published(name, found["title"], found["metric"], rows)
+    return Published(name, found["title"], found["metric"], found["classes"], rows)
+
+
+def other_classes(rows: Published, truth: ShardSet) -> tuple[str, ...]:
+    """In words, that a set has other classes than the published rows; empty where it has the same, under any ids."""
+    if (found := class_list(truth.taxonomy)) == rows.classes:
+        return ()
+    count = len(truth.taxonomy.categories)
+    return (f"the published rows are of {rows.classes}, the set has {count} classes of {found!r}: not comparable",)
+
+
+def class_list(taxonomy: Taxonomy) -> str:
+    """The known vocabulary that has exactly these names, whatever their ids and order; else the taxonomy's own name."""
+    own = {plain_name(name) for name in taxonomy.names}
+    same = (name for name in known_taxonomies() if {plain_name(n) for n in load_taxonomy(name).names} == own)
+    return next(same, taxonomy.name)
 
 
 def transfer_benchmark(truth: ShardSet) -> str:
     """Name of the direct-transfer benchmark that a set is; InputError where no rows were published for it."""
-    name = _TRANSFER.get((truth.taxonomy.name, truth.manifest.kind))
+    classes = class_list(truth.taxonomy)
+    name = _TRANSFER.get((classes, truth.manifest.kind))
     if name is None:
         known = ", ".join(f"{kind} {taxonomy}" for taxonomy, kind in _TRANSFER)
-        problem = f"no published rows for {truth.manifest.kind} {truth.taxonomy.name}"
+        problem = f"no published rows for {truth.manifest.kind} {classes}"
         raise InputError(problem, file=truth.path, mend=f"use `segkit eval`, or a set of {known}")
     return name

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from segkit.benchmark.published import benchmarks, published
+from segkit.benchmark.published import benchmarks, published, transfer_benchmark
 from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.taxonomy import Taxonomy, load_taxonomy
@@ -109,6 +109,7 @@ def test_with_a_run_the_images_are_found_and_missing_ones_reported(tmp_path, mon
 
     def predict_set(run, data, task, out, device="cpu", on_image=lambda: None, *, settings=()):
         """A perfect model: answers the ground truth of the set."""
+        assert settings == ["inference.batch_size=2"]
         assert [data.image(s).shape for s in data.samples()] == [(40, 50, 3)]
         return shard_set(out, list(data.samples()), data.taxonomy, "instance")
 
@@ -116,7 +117,8 @@ def test_with_a_run_the_images_are_found_and_missing_ones_reported(tmp_path, mon
     run = tmp_path / "run"
     (run / "v1").mkdir(parents=True)
     (run / "v1" / "manifest.json").touch()  # it is there; nothing reads it
-    options = ("objects365", "--annotations", file, "--checkpoint", run, "--out", tmp_path / "out", "--images")
+    options = ("objects365", "--annotations", file, "--checkpoint", run, "--out", tmp_path / "out",
+               "--set", "inference.batch_size=2", "--images")  # fmt: skip
     told, notes = ask(*options, tmp_path / "photos")
     assert told["file"]["missing_images"] == ["images/v1/patch1/objects365_v1_00000001.jpg"]
     assert "1 of 2 images is missing" in notes and told["images"]["evaluated"] == 1
@@ -165,6 +167,52 @@ def test_standin_scores_are_those_of_pycocotools_on_the_file_itself(tmp_path, re
     assert told["file"]["categories"] == 365 and len(told["file"]["differences"]) == 2
 
 
+def test_a_class_under_another_name_is_told(tmp_path):
+    file, annotations = benchmark_file(tmp_path, classes=365)
+    results = results_of(annotations, tmp_path / "results.json")
+    options = ["objects365", "--images", tmp_path, "--predictions", results, "--out", tmp_path / "out"]
+    told, _ = ask(*options, "--annotations", file)
+    assert not any("categories" in line for line in told["file"]["differences"])
+    content = json.loads(file.read_text())
+    content["categories"][200]["name"] = "something else"
+    file.write_text(json.dumps(content))
+    told, notes = ask(*options, "--annotations", file)
+    assert told["file"]["differences"][-1] == "365 categories that are not the 365 of Objects365 v2"
+    assert "not the 365 of Objects365 v2" in notes
+
+
+def test_the_screen_tells_by_which_images_classes_are_rare(tmp_path):
+    file, annotations = benchmark_file(tmp_path)
+    results = results_of(annotations, tmp_path / "results.json")
+    options = [
+        "objects365",
+        "--annotations",
+        file,
+        "--images",
+        tmp_path,
+        "--predictions",
+        results,
+        "--out",
+        tmp_path / "o",
+    ]
+    training = shard_set(tmp_path / "training", [], load_taxonomy("objects365-v2"), "instance")
+    for more, told in (([], "this file's own images"), (["--training-set", training.path], str(training.path))):
+        screen = runner.invoke(app, ["benchmark", *map(str, [*options, *more])]).stdout
+        assert f"rare, common and frequent in {told}" in screen
+    with pytest.raises(InputError, match="--set does nothing here: it goes with --checkpoint"):
+        ask(*options, "--set", "inference.score=0.1")
+
+
+def test_a_class_list_is_known_by_its_names_under_any_ids(tmp_path):
+    names = load_taxonomy("pascal-context-59")
+    turned = tuple(replace(c, id=n) for n, c in enumerate(reversed(names.categories)))
+    own = shard_set(tmp_path / "own", [], Taxonomy("labels", turned), "semantic")
+    assert transfer_benchmark(own) == "pascal-context-59"
+    fewer = shard_set(tmp_path / "fewer", [], Taxonomy("labels", turned[1:]), "semantic")
+    with pytest.raises(InputError, match="no published rows for semantic labels"):
+        transfer_benchmark(fewer)
+
+
 def test_published_rows_are_complete():
     assert {"objects365", "ade-panoptic", "ade-semantic", "coco-panoptic", "pascal-context-59"} <= set(benchmarks())
     for name in benchmarks():
@@ -176,8 +224,10 @@ def test_published_rows_are_complete():
 
 def test_other_benchmarks_score_a_set_and_show_their_rows(tmp_path):
     truth, found = sets(tmp_path)
-    told, _ = ask("coco-panoptic", "--data", truth.path, "--predictions", found.path, "--out", tmp_path / "out")
+    told, notes = ask("coco-panoptic", "--data", truth.path, "--predictions", found.path, "--out", tmp_path / "out")
     assert told["benchmark"] == "coco-panoptic" and told["all"]["pq"] > 0
+    line = "the published rows are of coco-panoptic-133, the set has 5 classes of 'test': not comparable"
+    assert line in notes and told["differences"] == [line]
     assert {row["value"] for row in told["published"]} >= {49.0, 52.8, 53.5}
     with pytest.raises(InputError, match="no published rows for panoptic test"):
         ask("open-vocabulary", "--data", truth.path, "--predictions", found.path, "--out", tmp_path / "out")
@@ -191,3 +241,4 @@ def test_other_benchmarks_score_a_set_and_show_their_rows(tmp_path):
     )
     told, _ = ask("open-vocabulary", "--data", one.path, "--predictions", one.path, "--out", tmp_path / "out")
     assert told["miou"] == 100 and {row["value"] for row in told["published"]} == {50.9, 51.1, 51.4}
+    assert told["differences"] == []
