@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from segkit.commands.common import table
-from segkit.inference.boxes import Question, pixels_of_box
+from segkit.inference.boxes import Question
 from segkit.inference.config import Strategy
 from segkit.inference.pseudolabel import STRATEGIES
 from segkit.masks import rle
+from segkit.masks.extent import pixels_of_box
 from segkit.metrics.box_to_mask import filled_box, inscribed_ellipse, iou
 from segkit.sample import Box, Sample, Segment
 from segkit.shards.reader import ShardSet

@@ -14,7 +14,7 @@ from segkit.errors import InputError
 from segkit.inference.config import InferenceConfig
 from segkit.inference.propose import Image, autocast, upload
 from segkit.inference.stream import ahead, by_parts, like
-from segkit.masks.extent import extent
+from segkit.masks.extent import extent, pixels_of_box
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
 from segkit.sample import Box
@@ -137,13 +137,6 @@ def _window(height: int, width: int, box: Box, crop: int) -> Window:
     side = max(2, round(min(max(longest * FACTOR, crop / ENLARGE), max(height, width, longest))))
     x, y = (round(start + extent / 2 - side / 2) for start, extent in ((box[0], box[2]), (box[1], box[3])))
     return square_window(height, width, x, y, side, crop)
-
-
-def pixels_of_box(box: Box, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of the pixels that a box touches, within the image."""
-    x0, y0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
-    x1, y1 = min(width, int(np.ceil(box[0] + box[2]))), min(height, int(np.ceil(box[1] + box[3])))
-    return slice(y0, max(y0, y1)), slice(x0, max(x0, x1))
 
 
 def _paste(asked: tuple[_Crop, Tensor, Tensor]) -> BoxMask:

@@ -11,12 +11,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from segkit.data.augment import Window
-from segkit.inference.boxes import BoxMask, Question, conditioned, pixels_of_box
+from segkit.inference.boxes import BoxMask, Question, conditioned
 from segkit.inference.config import Strategy
 from segkit.inference.propose import Proposed, propose
 from segkit.inference.stream import ahead, by_parts
 from segkit.inference.upscale import bands, image_size, to_image
-from segkit.masks.extent import extent
+from segkit.masks.extent import extent, pixels_of_box
 from segkit.masks.rle import encode
 from segkit.model.class_table import ClassTable
 from segkit.sample import Box, Sample, Segment

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks import rle
+from segkit.masks.extent import pixels_of_box
 from segkit.sample import Box, Sample, Segment
 
 Mask = NDArray[np.bool_]
@@ -87,10 +88,8 @@ def iou(first: Mask, second: Mask) -> float:
 
 def filled_box(box: Box, height: int, width: int) -> Mask:
     """Every pixel that the box (x, y, width, height) touches."""
-    left, top = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
-    right, bottom = int(np.ceil(box[0] + box[2])), int(np.ceil(box[1] + box[3]))
     mask = np.zeros((height, width), bool)
-    mask[top : max(bottom, 0), left : max(right, 0)] = True
+    mask[pixels_of_box(box, height, width)] = True
     return mask
 
 

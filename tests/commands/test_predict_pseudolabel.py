@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 import segkit
 from segkit.commands.app import app
 from segkit.errors import InputError
-from segkit.inference.boxes import pixels_of_box
 from segkit.manifest import Task
+from segkit.masks.extent import pixels_of_box
 from segkit.masks.rle import area, decode
 from segkit.metrics.evaluate import evaluate
 from segkit.metrics.predictions import open_predictions

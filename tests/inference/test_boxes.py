@@ -4,8 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from segkit.inference.boxes import Question, masks_of_boxes, pixels_of_box, tightness
+from segkit.inference.boxes import Question, masks_of_boxes, tightness
 from segkit.inference.config import InferenceConfig
+from segkit.masks.extent import pixels_of_box
 from segkit.model.class_table import ClassTable
 from segkit.model.config import ModelConfig
 from segkit.model.dataseg import DataSeg, Output, Proposals, build_model
