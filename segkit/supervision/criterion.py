@@ -77,7 +77,8 @@ class CellTargets:
 
 def affinity_of_cells(images: Tensor) -> Tensor:
     """Which neighbouring cells of images (B, 3, H, W) look alike, at the stride of mask logits: (B, 8, h, w)."""
-    return colour_affinity(rgb_to_lab(F.avg_pool2d(images, MASK_STRIDE)))
+    with torch.autocast(images.device.type, enabled=False):  # half precision would see contrasts that are not there
+        return colour_affinity(rgb_to_lab(F.avg_pool2d(images, MASK_STRIDE)))
 
 
 def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:

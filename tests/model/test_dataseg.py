@@ -101,6 +101,15 @@ def test_class_logits_are_scaled_cosines(model: DataSeg) -> None:
     torch.testing.assert_close(logits, cosine * model.classifier.log_scale.exp())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_class_logits_are_never_rounded(model: DataSeg, dtype: torch.dtype) -> None:
+    queries, text = torch.randn(1, 4, 32), table(200)
+    with torch.autocast("cpu", dtype=dtype):
+        found = model.classifier(queries, text)
+    assert torch.equal(found, model.classifier(queries, text))
+
+
 def test_attention_is_torchs() -> None:
     torch.manual_seed(0)
     own, peer = Attention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)

@@ -8,6 +8,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from segkit.supervision.colour import rgb_to_lab
+from segkit.supervision.criterion import affinity_of_cells
 from segkit.supervision.losses import (
     colour_affinity,
     cross_entropy_loss,
@@ -132,6 +133,15 @@ def test_affinity_ends_at_the_image_and_at_edges_of_colour() -> None:
     right = affinity[0, 4]  # neighbour two cells to the right
     assert right[:, :2].all() and not right[:, 2:4].any() and right[:, 4:6].all()
     assert not right[:, 6:].any(), "no pair reaches beyond the image"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_colours_are_compared_in_full_precision(dtype: torch.dtype, generator: torch.Generator) -> None:
+    coarse = torch.rand(1, 3, 8, 8, generator=generator) * 0.2 + 0.4
+    images = F.interpolate(coarse, size=(256, 256), mode="bilinear")
+    with torch.autocast("cpu", dtype=dtype):
+        found = affinity_of_cells(images)
+    assert torch.equal(found, affinity_of_cells(images)) and 0.1 < found.mean() < 0.9
 
 
 def test_lab_is_opencvs() -> None:
