@@ -9,18 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from segkit.errors import InputError
 from segkit.metrics.evaluate import EvalOptions, Measured, measure
 from segkit.metrics.predictions import Predictions
 from segkit.metrics.record import described
+from segkit.sample import Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources import engine
 from segkit.sources.base import Record
+from segkit.sources.coco_instances import Annotation
 from segkit.sources.coco_json import read_coco
 from segkit.sources.images import find
-from segkit.sources.ledger import Defective, Tally
+from segkit.sources.ledger import Defective, Refused, Tally
 from segkit.sources.objects365 import Objects365, refuse_version_1
 
 IMAGES, MASKS = 1_000, 12_836
@@ -51,24 +54,47 @@ class Truth:
     """Annotations left out by the conversion, by reason."""
 
 
+@dataclass(frozen=True)
+class _Masked(Objects365):
+    """The benchmark's file: what has no mask, such as the crowds that its raters skipped, is left out."""
+
+    boxes_only: bool = False
+
+    def segment(self, raw: bytes, width: int, height: int, name: str, tally: Tally) -> Segment:
+        """As for any instances file; Refused where there is no mask."""
+        if not _has_mask(raw):
+            raise Refused("missing-mask", "a box without a mask")
+        return super().segment(raw, width, height, name, tally)
+
+
+def _has_mask(raw: bytes) -> bool:
+    """Whether an annotation has a segmentation, and not an empty one; one that cannot be read has none."""
+    try:
+        return bool(msgspec.json.decode(msgspec.json.decode(raw, type=Annotation).segmentation))
+    except msgspec.DecodeError:
+        return False
+
+
 def open_file(annotations: Path, images: Path) -> Objects365:
     """The benchmark file as a source with masks; InputError where it cannot be read or has the classes of v1."""
     file = read_coco(annotations, "instances")
     refuse_version_1(file)
-    return Objects365(file, images, boxes_only=False)
+    return _Masked(file, images)
 
 
 def check(source: Objects365, *, look_for_images: bool) -> FileCheck:
     """Compare a file with the published one: images, masks, categories; find its images."""
     records = list(source.records(Tally()))
-    annotations = [source.load(record)[0] for record in records]
-    masks = sum(b'"segmentation"' in raw for content in annotations for raw, *_ in content)
+    annotations = [raw for record in records for raw, *_ in source.load(record)[0]]
+    masks = sum(map(_has_mask, annotations))
     missing = tuple(r.file_name for r in records if look_for_images and not _is_there(source, r))
     differences = []
     for count, expected, what in ((len(records), IMAGES, "images"), (masks, MASKS, "masks")):
         if count != expected:
             less = "a subset" if count < expected else "more than the benchmark"
             differences.append(f"{count:,} {what} where the published file has {expected:,}: {less}")
+    if masks < len(annotations):
+        differences.append(f"{len(annotations) - masks:,} annotations have no mask: left out")
     if source.taxonomy.name != "objects365-v2":  # which a list is called that has all its ids and names
         differences.append(f"{len(source.taxonomy.categories)} categories that are not the 365 of Objects365 v2")
     return FileCheck(len(records), masks, len(source.taxonomy.categories), tuple(differences), missing)

@@ -213,6 +213,20 @@ def test_a_class_list_is_known_by_its_names_under_any_ids(tmp_path):
         transfer_benchmark(fewer)
 
 
+@pytest.mark.parametrize("nothing", [{}, {"segmentation": []}, {"segmentation": None}, {"iscrowd": 1}])
+def test_annotations_without_a_mask_are_left_out_and_told(tmp_path, nothing):
+    file, annotations = benchmark_file(tmp_path)
+    results = results_of(annotations[1:], tmp_path / "results.json")
+    content = json.loads(file.read_text())
+    del content["annotations"][0]["segmentation"]
+    content["annotations"][0] |= nothing
+    file.write_text(json.dumps(content))
+    options = ["objects365", "--annotations", file, "--images", tmp_path, "--predictions", results]
+    told, notes = ask(*options, "--out", tmp_path / "out")
+    assert told["file"]["masks"] == 3 and told["dropped_annotations"] == {"missing-mask": 1}
+    assert "1 annotations have no mask: left out" in notes and told["ap"] == pytest.approx(100)
+
+
 def test_published_rows_are_complete():
     assert {"objects365", "ade-panoptic", "ade-semantic", "coco-panoptic", "pascal-context-59"} <= set(benchmarks())
     for name in benchmarks():
