@@ -11,7 +11,8 @@ import msgspec
 
 from segkit.sample import Box
 from segkit.sources.images import PIXEL_LIMIT, Picture
-from segkit.sources.ledger import Defective
+from segkit.sources.ledger import Defect, Defective, Refused
+from segkit.taxonomy import Category, Taxonomy
 
 Id = int | str
 _DIGITS = re.compile(r"-?\d+")
@@ -67,6 +68,13 @@ def _finite(text: str) -> float | str:
     return number if math.isfinite(number) else text
 
 
+def defect(refusal: Refused, raw: bytes | msgspec.Raw, file: Path, what: str, image: Id, name: str) -> Defect:
+    """Why a raw record of an image is dropped: `what` it is (annotation, segment), and the `name` of its class."""
+    data = loose(raw)
+    own = data.get("id") if isinstance(data, dict) else None
+    return Defect(refusal.code, str(refusal), str(file), f"{what} {own} of image {image}", name, data)
+
+
 def size_of(image: Image, picture: Picture | None, path: Path) -> tuple[int, int]:
     """(width, height) of an image record, checked against the picture; from the picture where the record has none.
 
@@ -93,11 +101,20 @@ def beyond(box: Box, width: int, height: int) -> bool:
     return x < -0.01 or y < -0.01 or x + w > width + 0.01 or y + h > height + 0.01
 
 
-def class_id(value: Any) -> int | None:
+def _class_id(value: Any) -> int | None:
     """The integer that a category id is, given as a number or as digits; None where it is neither."""
     if isinstance(value, int):
         return value
     return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else None
+
+
+def category(value: Any, taxonomy: Taxonomy) -> Category:
+    """The class that a category id means; Refused where it is none of the file's."""
+    number = _class_id(value)
+    found = None if number is None else taxonomy.by_id.get(number)
+    if found is None:
+        raise Refused("unknown-category", f"category {value} is not in the file's list")
+    return found
 
 
 def class_name(raw: bytes | msgspec.Raw, labels: Mapping[int, str]) -> str:
@@ -106,5 +123,5 @@ def class_name(raw: bytes | msgspec.Raw, labels: Mapping[int, str]) -> str:
         value = _CLASS.decode(raw).category_id
     except msgspec.DecodeError:
         return "(unreadable)"
-    number = class_id(value)
+    number = _class_id(value)
     return labels.get(number, f"category {number}") if number is not None else f"category {value}"

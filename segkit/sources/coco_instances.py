@@ -113,10 +113,7 @@ class CocoInstances(CocoSource):
             annotation = _ANNOTATION.decode(raw)
         except msgspec.DecodeError as error:
             raise Refused("malformed-annotation", str(error)) from None
-        number = coco_fields.class_id(annotation.category_id)
-        category = None if number is None else self.taxonomy.by_id.get(number)
-        if category is None:
-            raise Refused("unknown-category", f"category {annotation.category_id} is not in the file's list")
+        category = coco_fields.category(annotation.category_id, self.taxonomy)
         mask = None if self.boxes_only else _mask(annotation.segmentation, width, height)
         if mask is None and not self.boxes_only:
             tally.warn("no-mask", name)
@@ -148,10 +145,7 @@ class CocoInstances(CocoSource):
 
     def defect(self, refusal: Refused, raw: bytes, image: str, name: str) -> Defect:
         """Why a raw annotation of the image with this id is dropped; `name` is its class."""
-        data = coco_fields.loose(raw)
-        own = data.get("id") if isinstance(data, dict) else None
-        record = f"annotation {own} of image {image}"
-        return Defect(refusal.code, str(refusal), str(self.file.path), record, name, data)
+        return coco_fields.defect(refusal, raw, self.file.path, "annotation", image, name)
 
     def _classes(self, raw: bytes) -> list[str]:
         return [coco_fields.class_name(raw, self.labels)]

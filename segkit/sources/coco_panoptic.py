@@ -93,10 +93,7 @@ class CocoPanoptic(CocoSource):
                 made = self._segment(raw, name, regions, segments, tally)
                 segments[int(str(made.source_id))] = made
             except Refused as refusal:
-                data = coco_fields.loose(raw)
-                own = data.get("id") if isinstance(data, dict) else None
-                where = f"segment {own} of image {record.id}"
-                tally.drop(Defect(refusal.code, str(refusal), str(self.file.path), where, name, data))
+                tally.drop(coco_fields.defect(refusal, raw, self.file.path, "segment", record.id, name))
         lost = regions.keys() - segments.keys() - {_VOID}
         self._unlisted(lost - {_id(raw) for raw in content.segments_info}, regions, path, record, tally)
         void = rle.encode(np.isin(ids, [_VOID, *lost])) if lost else _counts(regions.get(_VOID))
@@ -117,10 +114,7 @@ class CocoPanoptic(CocoSource):
             info = _INFO.decode(raw)
         except msgspec.DecodeError as error:
             raise Refused("malformed-annotation", str(error)) from None
-        number = coco_fields.class_id(info.category_id)
-        category = None if number is None else self.taxonomy.by_id.get(number)
-        if category is None:
-            raise Refused("unknown-category", f"category {info.category_id} is not in the file's list")
+        category = coco_fields.category(info.category_id, self.taxonomy)
         if info.id in made:
             raise Refused("duplicate-id", "another segment of the image has the same id")
         region = regions.get(info.id)
