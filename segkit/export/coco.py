@@ -10,8 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import SegkitError
-from segkit.export.target import ExportReport, Names, need, output, split_name, write_images
+from segkit.export.target import ExportReport, Names, need, output, painted, split_name, write_images
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -85,7 +84,8 @@ def export_panoptic(data: ShardSet, out: Path, *, images: bool = False, datumaro
             report.annotations += len(masked)
             numbered = _number_segments(masked)
             path = names.path(sample, ".png")
-            _write_png(path, _paint(numbered, sample))
+            masks = [(number, segment.mask or b"") for number, segment in numbered]
+            _write_png(path, painted(masks, sample, "a panoptic PNG"))
             yield {
                 "image_id": ids(index, sample),
                 "file_name": path.relative_to(folder / stem).as_posix(),
@@ -251,14 +251,6 @@ def _number_segments(segments: list[Segment]) -> list[tuple[int, Segment]]:
     free = (number for number in range(1, _IDS) if number not in taken)
     given = {id(segment): number for number, segment in [*taken.items(), *zip(free, rest, strict=False)]}
     return [(given[id(segment)], segment) for segment in segments]
-
-
-def _paint(numbered: list[tuple[int, Segment]], sample: Sample) -> NDArray[np.int32]:
-    masks = [(number, segment.mask or b"") for number, segment in numbered]
-    ids = rle.paint(masks, sample.height, sample.width)
-    if int(rle.areas([mask for _, mask in masks]).sum()) != np.count_nonzero(ids):
-        raise SegkitError(f"image {sample.id}: masks share pixels, which a panoptic PNG cannot hold")
-    return ids
 
 
 def _write_png(path: Path, ids: NDArray[np.int32]) -> None:

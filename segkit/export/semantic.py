@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segkit.errors import InputError, SegkitError
-from segkit.export.target import ExportReport, Names, need, output, write_images
-from segkit.masks import rle
+from segkit.errors import InputError
+from segkit.export.target import ExportReport, Names, need, output, painted, write_images
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
@@ -66,8 +65,6 @@ def _write(path: Path, sample: Sample, void: int, wide: bool, report: ExportRepo
     masks = [(segment.class_id + 1, segment.mask) for segment in sample.segments if segment.mask is not None]
     report.leave_out("box-only", len(sample.segments) - len(masks))
     report.annotations += len(masks)
-    painted = rle.paint(masks, sample.height, sample.width)
-    if int(rle.areas([mask for _, mask in masks]).sum()) != np.count_nonzero(painted):
-        raise SegkitError(f"image {sample.id}: masks share pixels, which an index PNG cannot hold")
-    indices = np.where(painted > 0, painted - 1, void).astype(np.uint16 if wide else np.uint8)
+    numbers = painted(masks, sample, "an index PNG")
+    indices = np.where(numbers > 0, numbers - 1, void).astype(np.uint16 if wide else np.uint8)
     path.write_bytes(cv2.imencode(".png", indices)[1].tobytes())

@@ -2,13 +2,17 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from segkit.errors import InputError
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import InputError, SegkitError
+from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
@@ -91,6 +95,18 @@ class Names:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def painted(masks: Sequence[tuple[int, bytes]], sample: Sample, where: str) -> NDArray[np.int32]:
+    """The (H, W) map of a sample's masks, each by its number, 0 elsewhere.
+
+    Raises:
+        SegkitError: two masks share a pixel, which `where` it goes cannot hold.
+    """
+    numbers = rle.paint(masks, sample.height, sample.width)
+    if int(rle.areas([mask for _, mask in masks]).sum()) != np.count_nonzero(numbers):
+        raise SegkitError(f"image {sample.id}: masks share pixels, which {where} cannot hold")
+    return numbers
 
 
 def write_images(data: ShardSet, folder: Path) -> None:
