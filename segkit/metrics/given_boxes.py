@@ -10,6 +10,7 @@ from segkit.errors import InputError
 from segkit.metrics.instance import AREAS
 from segkit.metrics.runs import Ints, Runs, decode_runs, join
 from segkit.sample import Sample, Segment
+from segkit.shards.writer import class_labels
 from segkit.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
@@ -92,6 +93,7 @@ def _summary(iou: Floats, objects: list[Segment], filled: list[bool], taxonomy: 
     area = np.array([segment.area for segment in objects])
     label = np.array([taxonomy.index[segment.class_id] for segment in objects], np.int64)
     sizes = {size: (area >= low) & (area < high) for size, (low, high) in AREAS.items() if size != "all"}
+    classes = {name: label == k for k, name in enumerate(class_labels(taxonomy).values())}
     return {
         "boxes": len(iou),
         "masked": int(np.count_nonzero(~np.isnan(iou))),
@@ -99,7 +101,11 @@ def _summary(iou: Floats, objects: list[Segment], filled: list[bool], taxonomy: 
         "mean_iou_masked": _mean(iou[~np.isnan(iou)]),
         "filled": _mean(np.array(filled, np.float64)),
         "per_size": {size: _mean(whole[at]) for size, at in sizes.items()},
-        "per_class": {name: _mean(whole[label == k]) for k, name in enumerate(taxonomy.names) if (label == k).any()},
+        "per_class": {
+            name: _mean(whole[label == k])
+            for k, name in enumerate(class_labels(taxonomy).values())
+            if (label == k).any()
+        },
     }
 
 

@@ -104,7 +104,8 @@ def check_images(predictions: Predictions, truth: ShardSet) -> int:
     """Count the images of the ground truth that have no prediction.
 
     Raises:
-        InputError: predictions of images that the ground truth lacks, or two of the same image; the line names them.
+        InputError: predictions of images that the ground truth lacks, or two of the same image on either side; the
+            line names them.
     """
     known, ids = image_ids(truth), predictions.ids()
     unknown = sorted(set(ids) - set(known))
@@ -112,9 +113,12 @@ def check_images(predictions: Predictions, truth: ShardSet) -> int:
         problem = f"{len(unknown)} images are not in the ground truth: {_some(unknown)}"
         mend = f"evaluate against the set that the predictions were made for (its ids: {_some(known[:3])})"
         raise InputError(problem, file="predictions", mend=mend)
-    twice = [image for image, times in Counter(ids).items() if times > 1]
-    if twice:
+    if twice := _repeated(ids):
         raise InputError(f"images with two predictions: {_some(twice)}", file="predictions", mend="keep one of each")
+    if twice := _repeated(known):
+        raise InputError(
+            f"two images of the same id: {_some(twice)}", file=truth.path, mend="give images ids of their own"
+        )
     return len(known) - len(ids)
 
 
@@ -127,6 +131,10 @@ def _by_name(truth: ShardSet) -> dict[str, str]:
     ]
     times = Counter(stem for _, stem in names)
     return {stem: image for image, stem in names if times[stem] == 1} | {image: image for image, _ in names}
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return [name for name, times in Counter(names).items() if times > 1]
 
 
 def _some(names: list[str]) -> str:

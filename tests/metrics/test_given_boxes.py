@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from segkit.errors import InputError
 from segkit.metrics.box_to_mask import score_masks_of_boxes
 from segkit.metrics.given_boxes import mask_quality
+from segkit.sample import Sample
+from segkit.taxonomy import Category, Taxonomy
 
-from .scenes import decode, random_sample, rle, taxonomy
+from .scenes import decode, random_sample, rle, segment, taxonomy
 
 
 def numbered(sample):
@@ -67,3 +69,14 @@ def test_a_mask_that_is_its_box_is_counted_and_ids_are_needed():
     small = replace(made, segments=(replace(made.segments[0], mask=rle(np.ones((2, 2)))),))
     with pytest.raises(InputError, match="a mask of 4 pixels for an image of 900"):
         mask_quality([(truth, small)], names)
+
+
+def test_classes_of_one_name_are_kept_apart():
+    names = Taxonomy("zoo", (Category(3, "bat", "thing"), Category(5, "bat", "thing")))
+    square = np.zeros((20, 20), bool)
+    square[:8, :8] = True
+    truth = Sample(
+        "1", "1.jpg", 20, 20, (segment(square, 3, source_id="a"), segment(square[::-1], 5, source_id="b"))
+    )  # fmt: skip
+    made = replace(truth, segments=truth.segments[:1])
+    assert mask_quality([(truth, made)], names)["per_class"] == {"bat [3]": 1, "bat [5]": 0}

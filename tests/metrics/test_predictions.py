@@ -39,6 +39,9 @@ def test_predictions_of_unknown_images_are_refused_with_their_ids(tmp_path):
         evaluate(truth, stranger, "panoptic")
     with pytest.raises(InputError, match=r"images with two predictions: 100"):
         evaluate(truth, [*found.samples(), next(found.samples())], "panoptic")
+    doubled = shard_set(tmp_path / "doubled", [*truth.samples(), next(truth.samples())], truth.taxonomy)
+    with pytest.raises(InputError, match=r"doubled.*: two images of the same id: 100;"):
+        evaluate(doubled, found, "panoptic")
 
 
 def test_predictions_of_unknown_categories_are_refused(tmp_path):
