@@ -9,7 +9,7 @@ from rich.table import Table
 
 from segkit.storage import here
 
-from .common import JSON_OPTION, counted, emit, note, progress, table
+from .common import JSON_OPTION, counted, counting, emit, note, table
 from .scoring import (
     CHECKPOINT_HELP,
     PREDICTIONS_HELP,
@@ -78,12 +78,9 @@ def objects365(
     source = benchmark.open_file(annotations, images)
     checked = benchmark.check(source, look_for_images=checkpoint is not None)
     _tell(checked, annotations)
-    with progress() as bar:
-        row = bar.add_task("read", total=checked.images)
-        truth = benchmark.ground_truth(
-            source, checked, out / "ground-truth", with_images=checkpoint is not None,
-            on_progress=lambda count: bar.advance(row, count),
-        )  # fmt: skip
+    with counting("read", checked.images) as advance:
+        place, with_images = out / "ground-truth", checkpoint is not None
+        truth = benchmark.ground_truth(source, checked, place, with_images=with_images, on_progress=advance)
     found, spec = prediction_source(truth.shards, "instance", checkpoint, predictions, None, out, device, settings)
     rows = published("objects365")
     origin = {"data": described(truth.shards), "predictions": described(spec)}

@@ -2,7 +2,7 @@
 
 import typer
 
-from .common import JSON_OPTION, emit, progress, stderr, table
+from .common import JSON_OPTION, counting, emit, stderr, table
 
 
 def browse(
@@ -24,9 +24,8 @@ def browse(
 
     shards = ShardSet.open(data)
     guesses = ShardSet.open(predictions) if predictions else None
-    with progress() as bar:
-        task = bar.add_task("load", total=len(shards))
-        loaded = dataset.load(shards, guesses, name=name, advance=lambda: bar.advance(task))
+    with counting("load", len(shards)) as advance:
+        loaded = dataset.load(shards, guesses, name=name, advance=advance)
     rows = [(key.replace("_", " "), value) for key, value in dataset.as_json(loaded).items()]
     emit(dataset.as_json(loaded), schema="segkit.browse/1", as_json=as_json, tables=[table("Loaded", ("", ""), rows)])
     if app:

@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import typer
@@ -24,6 +26,13 @@ def progress() -> Progress:
     return Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal
     )
+
+
+@contextmanager
+def counting(what: str, total: int | None) -> "Iterator[partial[None]]":
+    """A progress bar of one line; it moves on by what it gives is called with, or by one."""
+    with progress() as bar:
+        yield partial(bar.advance, bar.add_task(what, total=total))
 
 
 def note(text: str) -> None:

@@ -14,7 +14,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import location
 
-from .common import JSON_OPTION, progress
+from .common import JSON_OPTION, counting
 from .convert_report import fail, show
 
 if TYPE_CHECKING:
@@ -245,20 +245,14 @@ def _run(common: Common, arguments: dict[str, Any], open_source: Callable[[], "S
     if options.images_by != "none" and not source.images.is_dir():
         raise InputError("no such folder of images", file=source.images, mend=f"check {option}")
     started = time.perf_counter()
-    with progress() as bar:
-        task = bar.add_task("check" if dry_run else "convert", total=None)
-
-        def advance(images: int) -> None:
-            bar.advance(task, images)
-
-        try:
+    try:
+        with counting("check" if dry_run else "convert", None) as advance:
             if out is None or dry_run:
                 report = engine.check(source, options, on_progress=advance)
             else:
                 report = engine.convert(source, out, options, arguments=_noted(arguments), on_progress=advance)
-        except engine.OffendersError as error:
-            bar.stop()
-            fail(error.report, source, option, time.perf_counter() - started, common.as_json)
+    except engine.OffendersError as error:
+        fail(error.report, source, option, time.perf_counter() - started, common.as_json)
     show(report, source, option, time.perf_counter() - started, common.as_json)
 
 

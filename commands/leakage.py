@@ -2,7 +2,7 @@
 
 import typer
 
-from .common import JSON_OPTION, counted, emit, progress, table
+from .common import JSON_OPTION, counted, counting, emit, table
 
 _SHOWN = 20
 
@@ -27,9 +27,8 @@ def leakage(
     if len(sets) < 2:
         raise InputError("one set is nothing to compare", mend="give two or more")
     opened = [ShardSet.open(spec) for spec in sets]
-    with progress() as bar:
-        task = bar.add_task("hash images", total=sum(map(len, opened)))
-        found = list(leaks(opened, near=near, advance=lambda: bar.advance(task)))
+    with counting("hash images", sum(map(len, opened))) as advance:
+        found = list(leaks(opened, near=near, advance=advance))
     pairs = [
         {"a": sets[leak.a], "id_a": leak.id_a, "b": sets[leak.b], "id_b": leak.id_b, "distance": leak.distance}
         for leak in found

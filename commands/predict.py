@@ -9,7 +9,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import here, location
 
-from .common import JSON_OPTION, counted, emit, note, progress, stderr, table
+from .common import JSON_OPTION, counted, counting, emit, note, stderr, table
 from .scoring import SETTINGS_OPTION, TASKS, one_of
 
 if TYPE_CHECKING:
@@ -82,19 +82,17 @@ def predict(
     run = load_run(checkpoint, device, settings)
     learn(run.words_to_learn(taxonomy), run.encoding)
     place = out / "predictions"
-    with progress() as bar:
-        row = bar.add_task("predict", total=len(files) if shards is None else len(shards))
+    with counting("predict", len(files) if shards is None else len(shards)) as advance:
         if shards:
-            made = predict_set(run, shards, chosen, place, taxonomy=taxonomy, on_image=lambda: bar.advance(row))
+            made = predict_set(run, shards, chosen, place, taxonomy=taxonomy, on_image=advance)
         else:
-            advance, ledger = lambda: bar.advance(row), tally.ledger()
-            made = predict_files(run, files, root, taxonomy, chosen, place, advance, ledger=ledger)
-        more = {}
-        if overlays:
-            drawn = bar.add_task("draw", total=len(made))
-            more["overlays"] = write_overlays(made, out / "overlays" / f"v{made.version}", lambda: bar.advance(drawn))
-        if native:
-            more["native"] = write_native(made, out / "native" / f"v{made.version}")
+            made = predict_files(run, files, root, taxonomy, chosen, place, advance, ledger=tally.ledger())
+    more = {}
+    if overlays:
+        with counting("draw", len(made)) as advance:
+            more["overlays"] = write_overlays(made, out / "overlays" / f"v{made.version}", advance)
+    if native:
+        more["native"] = write_native(made, out / "native" / f"v{made.version}")
     _show(made, {name: str(path) for name, path in more.items()}, tally, as_json)
 
 
@@ -106,9 +104,8 @@ def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tall
     if images is None:
         return Path(), [], Tally()
     root, found = image_files(images)
-    with progress() as bar:
-        row = bar.add_task("check", total=len(found))
-        files, tally = check_files(found, root, lambda: bar.advance(row))
+    with counting("check", len(found)) as advance:
+        files, tally = check_files(found, root, advance)
     if tally.offenders and not (skip and files):
         first = tally.defects[0]
         raise first.error(tally.offenders - 1, DROPS[first.code] + (", or give --on-error skip" if files else ""))

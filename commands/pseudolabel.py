@@ -8,7 +8,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import here, location
 
-from .common import JSON_OPTION, counted, emit, progress, table
+from .common import JSON_OPTION, counted, counting, emit, table
 from .scoring import SETTINGS_OPTION, one_of
 
 if TYPE_CHECKING:
@@ -44,9 +44,8 @@ def pseudolabel(
     from segkit.training.run_reader import load_run
 
     run = load_run(checkpoint, device, settings)
-    with progress() as bar:
-        row = bar.add_task("pseudolabel", total=len(boxes))
-        made, transfer = pseudolabel_set(run, boxes, out, strategy=chosen, on_image=lambda: bar.advance(row))
+    with counting("pseudolabel", len(boxes)) as advance:
+        made, transfer = pseudolabel_set(run, boxes, out, strategy=chosen, on_image=advance)
     result = {
         "path": str(made.path),
         "version": made.version,

@@ -10,7 +10,7 @@ from rich.table import Table
 from segkit.errors import InputError
 from segkit.storage import here
 
-from .common import counted, note, progress, stderr, table
+from .common import counted, counting, note, stderr, table
 
 if TYPE_CHECKING:
     from segkit.manifest import Task
@@ -77,10 +77,8 @@ def prediction_source(
         return opened, opened.shards if isinstance(opened, SetPredictions) else predictions
     from segkit.inference.predict import predict_set
 
-    with progress() as bar:
-        row = bar.add_task("predict", total=len(truth))
-        place, advance = out / "predictions", lambda: bar.advance(row)
-        made = predict_set(str(checkpoint), truth, task, place, device, advance, settings=settings)
+    with counting("predict", len(truth)) as advance:
+        made = predict_set(str(checkpoint), truth, task, out / "predictions", device, advance, settings=settings)
     stderr.print(f"predictions: {made.path}", highlight=False, soft_wrap=True)
     return made, made
 

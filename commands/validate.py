@@ -4,7 +4,7 @@ from collections import Counter
 
 import typer
 
-from .common import JSON_OPTION, counted, emit, progress, table
+from .common import JSON_OPTION, counted, counting, emit, table
 
 
 def validate(
@@ -28,9 +28,8 @@ def validate(
         raise is_run(version)
     statistics = manifest.get("statistics")
     images = statistics.get("images") if isinstance(statistics, dict) else None
-    with progress() as bar:
-        task = bar.add_task("validate", total=images)
-        found = list(check(version, advance=lambda rows: bar.advance(task, rows)))
+    with counting("validate", images) as advance:
+        found = list(check(version, advance=advance))
     counts = dict(sorted(Counter(item.code for item in found).items()))
     result = {
         "path": str(version.resolve()),

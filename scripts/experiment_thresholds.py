@@ -12,7 +12,7 @@ from itertools import product
 
 from rich.console import Console
 
-from segkit.commands.common import progress, table
+from segkit.commands.common import counting, table
 from segkit.inference.config import InferenceConfig
 from segkit.inference.postprocess import answer, to_segments
 from segkit.inference.propose import Proposed, propose
@@ -35,13 +35,12 @@ def predictions(run: Run, data: ShardSet, configs: list[InferenceConfig]) -> lis
         return [replace(found.record, segments=to_segments(masks, data.taxonomy)) for masks in answers]
 
     made: list[list[Sample]] = [[] for _ in configs]
-    with progress() as bar:
-        row = bar.add_task("predict", total=len(data))
+    with counting("predict", len(data)) as advance:
         read = lambda sample: (sample, data.image(sample))  # noqa: E731
         for each in propose(run.model, classes.text, data.samples(), read, finish, run.recipe.inference):
             for column, sample in zip(made, each, strict=True):
                 column.append(sample)
-            bar.advance(row)
+            advance()
     return made
 
 
