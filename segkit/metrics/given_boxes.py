@@ -32,16 +32,21 @@ def mask_quality(pairs: Iterable[tuple[Sample, Sample]], taxonomy: Taxonomy) -> 
         (null, or left out, where there is no object).
 
     Raises:
-        InputError: an object has no id or no true mask.
+        InputError: an object has no id or no true mask; or none of the masks has the id of an object.
     """
     ious, objects, filled = [np.zeros(0)], list[Segment](), list[bool]()
+    masks = 0
     for truth, made in pairs:
         wanted = [segment for segment in truth.segments if not (segment.is_crowd or segment.ignore)]
         given = {segment.source_id: segment for segment in made.segments if segment.mask is not None}
+        masks += len(given)
         found = [given.get(_id_of(segment, truth)) for segment in wanted]
         ious.append(_ious(wanted, found))
         objects += wanted
         filled += [one.area > FILLED * one.box[2] * one.box[3] for one in found if one is not None]
+    if masks and objects and not filled:
+        mend = "give the set that `segkit pseudolabel` made of the true boxes"
+        raise InputError("no mask has the id of an object of the ground truth", file="predictions", mend=mend)
     return _summary(np.concatenate(ious), objects, filled, taxonomy)
 
 
@@ -101,11 +106,7 @@ def _summary(iou: Floats, objects: list[Segment], filled: list[bool], taxonomy: 
         "mean_iou_masked": _mean(iou[~np.isnan(iou)]),
         "filled": _mean(np.array(filled, np.float64)),
         "per_size": {size: _mean(whole[at]) for size, at in sizes.items()},
-        "per_class": {
-            name: _mean(whole[label == k])
-            for k, name in enumerate(class_labels(taxonomy).values())
-            if (label == k).any()
-        },
+        "per_class": {name: _mean(whole[at]) for name, at in classes.items() if at.any()},
     }
 
 

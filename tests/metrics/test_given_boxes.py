@@ -67,6 +67,10 @@ def test_a_mask_that_is_its_box_is_counted_and_ids_are_needed():
     with pytest.raises(InputError, match="image im4: an object has no id"):
         mask_quality([(bare, made)], names)
     small = replace(made, segments=(replace(made.segments[0], mask=rle(np.ones((2, 2)))),))
+    strange = replace(made, segments=(replace(made.segments[0], source_id=None),))
+    with pytest.raises(InputError, match="predictions: no mask has the id of an object of the ground truth; give the"):
+        mask_quality([(truth, strange)], names)
+    assert mask_quality([(truth, replace(made, segments=()))], names)["mean_iou"] == 0
     with pytest.raises(InputError, match="a mask of 4 pixels for an image of 900"):
         mask_quality([(truth, small)], names)
 
