@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from segkit.data.augment import Window, square_window
 from segkit.errors import InputError
 from segkit.inference.config import InferenceConfig
-from segkit.inference.propose import Image, autocast, upload
+from segkit.inference.propose import Image, upload
 from segkit.inference.stream import ahead, by_parts, like
 from segkit.masks.extent import extent, pixels_of_box
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
+from segkit.model.precision import autocast
 from segkit.sample import Box
 from segkit.taxonomy import Category, Taxonomy
 from segkit.training.run_reader import Run
@@ -123,7 +124,7 @@ def _ask(
         images = upload([crop.pixels for crop in crops], device)
         boxes = torch.tensor([crop.window.box(crop.box) for crop in crops], dtype=torch.float32, device=device)
         labels = torch.tensor([crop.label for crop in crops], device=device)
-        with autocast(config, device):
+        with autocast(config.precision, device):
             given = boxes[:, None].unbind(), labels[:, None].unbind()
             answer = model(images, table.text, *given, match=False, every_layer=False).conditioned
         named = answer.class_logits[:, -1, 0, :-1].argmax(-1) if len(table.text) else torch.full_like(labels, -1)

@@ -17,6 +17,7 @@ from segkit.data.augment import Window, evaluation_window
 from segkit.inference.config import InferenceConfig
 from segkit.inference.stream import ahead, in_order, like
 from segkit.model.dataseg import DataSeg
+from segkit.model.precision import autocast
 
 Image = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -25,7 +26,6 @@ Result = TypeVar("Result")
 
 PATIENCE = 8
 """Batches' worth of other images after which an image of a rare shape is no longer kept waiting."""
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _forward(
 ) -> Iterator[tuple[int, Proposed[Record]]]:
     for batch in batches:
         images = upload([laid.pixels for _, laid in batch], text.device)
-        with autocast(config, text.device):
+        with autocast(config.precision, text.device):
             found = model(images, text, every_layer=False).matching
         for row, (place, laid) in enumerate(batch):
             class_logits, mask_logits = found.class_logits[row, -1].float(), found.mask_logits[row, -1].float()
@@ -103,9 +103,3 @@ def upload(images: Sequence[Image], device: torch.device) -> Tensor:
     if device.type == "cuda":
         stacked = stacked.pin_memory().to(device, non_blocking=True)
     return stacked.permute(0, 3, 1, 2).float() / 255
-
-
-def autocast(config: InferenceConfig, device: torch.device) -> torch.autocast:
-    """The precision of a forward pass as a context."""
-    dtype = _AUTOCAST[config.precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

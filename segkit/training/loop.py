@@ -17,12 +17,11 @@ from torch.nn.utils import clip_grad_norm_
 
 from segkit.data.batch import Batch
 from segkit.errors import SegkitError
+from segkit.model.precision import autocast
 from segkit.training import distributed
 from segkit.training.optimiser import rate_factor, set_rate
 from segkit.training.sharding import whole
 from segkit.training.trainee import Trainee
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def train_step(
     shares = _shares(batches, rates)
     for batch, share in zip(batches, shares, strict=True):
         with _synchronised(trainee.learner, batch is batches[-1]):
-            with _autocast(trainee):
+            with autocast(recipe.training.precision, trainee.device):
                 losses = trainee.learner(batch.to(trainee.device, non_blocking=True), trainee.step)
             loss = torch.stack(list(losses.values())).sum() * share
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -157,11 +156,6 @@ def _synchronised(learner: nn.Module, last: bool) -> AbstractContextManager[None
     if isinstance(learner, DistributedDataParallel) and not last:
         return learner.no_sync()
     return nullcontext()
-
-
-def _autocast(trainee: Trainee) -> AbstractContextManager[None]:
-    dtype = _AUTOCAST.get(trainee.recipe.training.precision)
-    return torch.autocast(trainee.device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def _memory_mib(device: torch.device) -> float:
