@@ -37,8 +37,6 @@ from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
 from segkit.text_encoders import MINILM, MINILM_MODEL, Vectors, load_encoder
 
-DIM = 384
-
 
 def normalise(word: str) -> str:
     """The key of a word: lower case (the encoder reads no capitals), underscores and runs of blanks as one blank."""

@@ -13,7 +13,10 @@ from segkit.demo.scenes import names as demo_names
 from segkit.encoding import TEMPLATE
 from segkit.errors import InputError
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
-from segkit.vocabulary import DIM, cache_file, embed, learn, mean, stored
+from segkit.vocabulary import cache_file, embed, learn, mean, stored
+
+DIM = 384
+"""Of all-MiniLM-L6-v2."""
 
 
 @pytest.fixture(autouse=True)

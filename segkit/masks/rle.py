@@ -46,12 +46,12 @@ def decode(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
     return _flat(counts, height, width).reshape(width, height).T
 
 
-def decode_many(masks: Sequence[bytes], height: int, width: int) -> NDArray[np.bool_]:
-    """The (N, H, W) masks of N compressed counts (a transposed view: column-major in memory)."""
-    stack = np.empty((len(masks), height * width), bool)
-    for row, counts in zip(stack, masks, strict=True):
-        row[:] = _flat(counts, height, width)
-    return stack.reshape(len(masks), width, height).transpose(0, 2, 1)
+def union(masks: Iterable[bytes], height: int, width: int) -> bytes:
+    """Compressed counts of all pixels of the masks; ValueError where one does not fill height x width exactly."""
+    covered = np.zeros((height, width), bool)
+    for counts in masks:
+        covered |= decode(counts, height, width)
+    return encode(covered)
 
 
 def area(counts: bytes, height: int, width: int) -> int:
@@ -81,11 +81,6 @@ def box(counts: bytes, height: int, width: int) -> Box:
         return (0.0, 0.0, 0.0, 0.0)
     left, right, top, bottom = _extent(starts, ends, np.zeros(1, np.intp), height)
     return (float(left[0]), float(top[0]), float(right[0] - left[0] + 1), float(bottom[0] - top[0] + 1))
-
-
-def encode_label_map(ids: NDArray[Any]) -> dict[int, bytes]:
-    """Compressed counts of every id in a (H, W) integer map, ids ascending, in one pass of run lengths."""
-    return {value: region.counts for value, region in regions(ids).items()}
 
 
 def regions(ids: NDArray[Any]) -> dict[int, Region]:

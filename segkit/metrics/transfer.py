@@ -83,10 +83,8 @@ def apply(mapping: ClassMap, sample: Sample, target: Taxonomy) -> Sample:
 
 def _union(parts: Sequence[Segment], image: Sample) -> Segment:
     """All pixels of the parts, with the highest score."""
-    from pycocotools import mask as coco
-
-    size = [image.height, image.width]
-    counts = bytes(coco.merge([{"size": size, "counts": part.mask} for part in parts])["counts"])
+    size = (image.height, image.width)
+    counts = rle.union([part.mask for part in parts if part.mask is not None], *size)
     scores = [part.score for part in parts if part.score is not None]
     box, area = rle.box(counts, *size), float(rle.area(counts, *size))
     return replace(parts[0], mask=counts, box=box, area=area, score=max(scores, default=None))

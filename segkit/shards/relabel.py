@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from segkit.errors import InputError
 from segkit.manifest import Count, Ledger
 from segkit.masks import rle
@@ -113,8 +111,9 @@ def relabel_sample(sample: Sample, kind: str, taxonomy: Taxonomy, table: Mapping
     made = replace(sample, segments=tuple(segments), **_looked_for(sample, taxonomy, table))
     if kind not in ("panoptic", "semantic"):
         return made
-    masks = [segment.mask for segment in dropped if segment.mask is not None]
-    void = _union([*masks, *([sample.void] if sample.void is not None else [])], sample) if masks else sample.void
+    void, masks = sample.void, [segment.mask for segment in dropped if segment.mask is not None]
+    if masks:
+        void = rle.union(masks if void is None else [*masks, void], sample.height, sample.width)
     return replace(made, segments=tuple(_join(segments, kind, sample)), void=void)
 
 
@@ -136,8 +135,8 @@ def _join(segments: Sequence[Segment], kind: str, sample: Sample) -> list[Segmen
 
 
 def _joined(group: Sequence[Segment], sample: Sample) -> Segment:
-    mask = _union([segment.mask for segment in group if segment.mask is not None], sample)
     size = (sample.height, sample.width)
+    mask = rle.union([segment.mask for segment in group if segment.mask is not None], *size)
     scores = [segment.score for segment in group if segment.score is not None]
     return replace(
         group[0],
@@ -149,13 +148,6 @@ def _joined(group: Sequence[Segment], sample: Sample) -> Segment:
         score=min(scores, default=None),
         source_polygon=None,
     )
-
-
-def _union(masks: Sequence[bytes], sample: Sample) -> bytes:
-    covered = np.zeros((sample.height, sample.width), bool)
-    for mask in masks:
-        covered |= rle.decode(mask, sample.height, sample.width)
-    return rle.encode(covered)
 
 
 def _count(kept: int, dropped: int) -> Count:

@@ -92,7 +92,7 @@ def _publish(
     def ledger() -> Ledger:
         whole = (len(data), data.manifest.statistics.segments)
         images, segments = (
-            Count(input=n, kept=k, dropped={"other-part": n - k} if n > k else {})
+            Count(input=n, kept=k, dropped={OTHER_PART: n - k} if n > k else {})
             for n, k in zip(whole, kept, strict=True)
         )
         return Ledger(images=images, annotations=segments)
