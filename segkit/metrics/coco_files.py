@@ -94,6 +94,8 @@ class ResultList:
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             raise self._wrong(number, f"bbox {box} is not four numbers")
         x, y, width, height = map(float, box)
+        if width < 0 or height < 0:
+            raise self._wrong(number, f"bbox {box} is of negative size (x, y, width, height are wanted)")
         return x, y, width, height
 
     def _mask(self, number: int, result: dict[str, Any], image: Sample) -> bytes | None:
