@@ -25,14 +25,14 @@ def launched() -> bool:
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that torchrun started: tensors on GPUs by NCCL, those on CPUs and objects by gloo.
 
-    Nothing to do for a single process, or where the caller has joined them already.
+    A single process, or one that the caller has joined to others already, is only told which GPU is its own.
     """
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)  # else events, pinned memory and NCCL would use the first one
     if not launched() or dist.is_initialized():
         yield
         return
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(device)
     # gloo beside NCCL: objects are exchanged in every step, by NCCL each would wait for the GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
+from segkit.training.distributed import process_group
 from segkit.training.loop import train_steps
 from segkit.training.run import train
 from segkit.training.run_reader import load_run
@@ -18,6 +19,15 @@ from tests.training.standin import batches
 from tests.training.two_processes import BEST, PARALLEL, QUIET, SAVED, STEPS, quiet_trainee, told
 
 pytestmark = pytest.mark.timeout(900)  # half a minute of two cores, which a busy machine may not have
+
+
+def test_a_single_process_is_told_which_gpu_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", told.append)
+    for device in (torch.device("cpu"), torch.device("cuda", 1)):
+        with process_group(device):
+            assert not torch.distributed.is_initialized()
+    assert told == [torch.device("cuda", 1)]
 
 
 def one_process(folder: Path, **training: object) -> dict[str, Any]:
