@@ -4,7 +4,7 @@
 
 SET is a converted shard set; without any, generated scenes of 128 x 128 pixels are measured. Decode is one
 process that reads an image's bytes from its tar and decodes them, nothing else: the limit, which N workers could reach
-N times over. Loader is whole batches as the training loop gets them (jitter, zoom, flip, colours, masks, floats), and
+N times over. Loader is whole batches as the training loop gets them (jitter, zoom, flip, colours, masks), and
 the last column how much of that limit it reaches.
 """
 

@@ -155,7 +155,7 @@ def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Contestant:
 def hugging_face(model: nn.Module, batch: Batch, precision: torch.dtype) -> Contestant:
     """transformers' Mask2FormerForUniversalSegmentation."""
     masks = [target.masks.float() for target in batch.targets]
-    classes = [target.labels for target in batch.targets]
+    classes = [target.labels.to(batch.images.device) for target in batch.targets]
 
     def loss() -> Tensor:
         found: Tensor = model(batch.images, mask_labels=masks, class_labels=classes).loss

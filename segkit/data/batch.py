@@ -36,11 +36,13 @@ class Targets:
         return int(self.labels.shape[0])
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
-        """The same targets on another device."""
-        moved = {
-            name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items() if value is not None
-        }
-        return Targets(**moved)
+        """The same targets with their maps on another device.
+
+        The rest stays on the CPU: it decides what is computed, which would have to wait for the device to tell it.
+        """
+        maps = {name: getattr(self, name) for name in ("masks", "void", "padding")}
+        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in maps.items() if value is not None}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Batch:
     """B crops of equal size, all from one data set."""
 
     images: Tensor
-    """(B, 3, H, W) float32 RGB, 0..1."""
+    """(B, 3, H, W) RGB, uint8 as loaders give them; float32 in 0..1 once `to` has moved them."""
     targets: tuple[Targets, ...]
     dataset: str
     """Name of the data set in the mix."""
@@ -59,6 +61,9 @@ class Batch:
         return len(self.targets)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """The same batch on another device."""
+        """The same batch with its maps on a device (see `Targets.to`), and its images as floats there."""
         targets = tuple(target.to(device, non_blocking=non_blocking) for target in self.targets)
-        return replace(self, images=self.images.to(device, non_blocking=non_blocking), targets=targets)
+        images = self.images.to(device, non_blocking=non_blocking)
+        if images.dtype == torch.uint8:
+            images = images.float().div_(255)
+        return replace(self, images=images, targets=targets)

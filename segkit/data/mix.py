@@ -2,14 +2,14 @@
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.augment import Image, Window, colour_jitter, jitter_window, zoom_window
 from segkit.data.batch import Batch, Targets
@@ -83,29 +83,34 @@ class DataMix:
     def __getitem__(self, name: str) -> MixedSet:
         return next(mixed for mixed in self.sets if mixed.name == name)
 
-    def batches(self, start_step: int, stop_step: int) -> Iterator[tuple[int, Batch]]:
+    def batches(self, start_step: int, stop_step: int, *, pinned: bool = False) -> Iterator[tuple[int, Batch]]:
         """(step, batch) for every step from `start_step` up to but not including `stop_step`.
+
+        Images are bytes (uint8), a quarter of what floats would take; `Batch.to` makes floats of them.
+
+        Args:
+            start_step, stop_step: 0-based.
+            pinned: put batches into memory that a GPU copies from by itself.
 
         Raises:
             SegkitError: an image or its labels cannot be read; names the sample.
         """
         workers = min(self.config.workers, stop_step - start_step)
-        steps: DataLoader[Batch | Packed | SegkitError] = DataLoader(
+        steps: DataLoader[Packed | SegkitError] = DataLoader(
             _Steps(self),
             batch_size=None,  # an item is a batch already
             sampler=range(start_step, stop_step),
             collate_fn=_as_it_is,
             num_workers=workers,
             worker_init_fn=_start_worker if workers else None,
+            pin_memory=pinned,
         )
         for step, item in zip(range(start_step, stop_step), steps, strict=True):
             if isinstance(item, SegkitError):
                 raise item
-            batch = unpack(item) if isinstance(item, Packed) else item
-            yield step, replace(batch, images=batch.images.float().div_(255))
+            yield step, unpack(item)
 
-    def _bytes(self, step: int) -> Batch:
-        """The batch of a step with its images as bytes (uint8, 0..255), a quarter of what floats would take."""
+    def _batch(self, step: int) -> Batch:
         dataset, turn = self._schedule.draw(step)
         places = positions(turn, batch_size=self.config.batch_size, rank=self.rank, world_size=self.world_size)
         images, targets, ids = zip(*(self._crop(dataset, place) for place in places), strict=True)
@@ -154,17 +159,15 @@ def choose_window(
     return jitter_window(sample.height, sample.width, size=size, scale=scale, rng=rng, flip=config.flip)
 
 
-class _Steps(Dataset["Batch | Packed | SegkitError"]):
-    """Batches by step. A worker sends a failure as a value, for torch would wrap it in the worker's traceback."""
+class _Steps(Dataset["Packed | SegkitError"]):
+    """Batches by step. A failure is a value as well, for torch would wrap it in a worker's traceback."""
 
     def __init__(self, mix: DataMix) -> None:
         self.mix = mix
 
-    def __getitem__(self, step: int) -> "Batch | Packed | SegkitError":
-        if get_worker_info() is None:
-            return self.mix._bytes(step)
+    def __getitem__(self, step: int) -> "Packed | SegkitError":
         try:
-            return pack(self.mix._bytes(step))
+            return pack(self.mix._batch(step))
         except SegkitError as error:
             return error
 

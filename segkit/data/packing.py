@@ -1,7 +1,7 @@
-"""Batches between processes: in few tensors, for each one that a worker sends costs a file descriptor."""
+"""Batches on their way: in few tensors, for each one that a worker sends costs a file descriptor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,16 @@ class Packed:
     dataset: str
     task: Task
     sample_ids: tuple[str, ...]
+
+    def pin_memory(self) -> "Packed":
+        """The same in memory that a GPU copies from by itself; torch's loader calls it, in a thread."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            joined={name: tensor.pin_memory() for name, tensor in self.joined.items()},
+            void=self.void.pin_memory(),
+            padding=None if self.padding is None else self.padding.pin_memory(),
+        )
 
 
 def pack(batch: Batch) -> Packed:

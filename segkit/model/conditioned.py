@@ -66,7 +66,8 @@ class BoxConditioner(nn.Module):
         padded = pad_sequence(list(boxes), batch_first=True)
         label = pad_sequence(list(labels), batch_first=True, padding_value=-1)
         centre_size = torch.cat(((padded[..., :2] + padded[..., 2:]) / 2, padded[..., 2:] - padded[..., :2]), -1)
-        relative = centre_size / centre_size.new_tensor([width, height, width, height])
+        extent = torch.tensor([width, height, width, height]).to(padded.device, non_blocking=True)
+        relative = centre_size / extent
         encoded = self.box_encoder(sine_features(relative, self.hidden_dim // 2).flatten(-2))
         rows = torch.cat((text, self.no_label[None]))  # -1 picks the last row
         content = self.content + self.label_encoder(rows[label])

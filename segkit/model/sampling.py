@@ -26,7 +26,7 @@ _SUM = 0
 
 @dataclass(frozen=True)
 class Scales:
-    """Maps of several sizes whose cells follow one another; made once a forward pass, for it waits for the device."""
+    """Maps of several sizes whose cells follow one another; made once a forward pass."""
 
     extent: Tensor
     """(L, 2) width and height."""
@@ -38,8 +38,9 @@ class Scales:
         """Of some sizes, coarse or fine first, as the cells are."""
         areas = [height * width for height, width in sizes]
         starts = [sum(areas[:level]) for level in range(len(areas))]
-        extent = torch.tensor([(width, height) for height, width in sizes], device=device)
-        return cls(extent, torch.tensor(starts, dtype=torch.int32, device=device))
+        extent, start = torch.tensor([(width, height) for height, width in sizes]), torch.tensor(starts).int()
+        # made on the device they would wait for it
+        return cls(extent.to(device, non_blocking=True), start.to(device, non_blocking=True))
 
 
 def sample_scales(value: Tensor, scales: Scales, locations: Tensor, weights: Tensor) -> Tensor:

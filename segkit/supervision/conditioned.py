@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from segkit.data.batch import Batch
 from segkit.model.conditioned import CONTEXT, enlarged
 from segkit.model.dataseg import MASK_STRIDE, Proposals
+from segkit.supervision.colour import affinity_of_cells
 from segkit.supervision.config import LossConfig
-from segkit.supervision.criterion import CellTargets, affinity_of_cells, box_cover
+from segkit.supervision.criterion import CellTargets, box_cover, places
 from segkit.supervision.losses import (
     cross_entropy_loss,
     dice_loss,
@@ -29,7 +30,7 @@ LEAST_SIDE = 0.2
 
 @dataclass(frozen=True)
 class GivenBoxes:
-    """What conditioned queries are asked in a training step; one entry an image."""
+    """What conditioned queries are asked in a training step, on the CPU; one entry an image."""
 
     boxes: list[Tensor]
     """(Q_b, 4) x0, y0, x1, y1 in pixels, noise added."""
@@ -61,21 +62,18 @@ def give_boxes(batch: Batch, config: LossConfig, generator: torch.Generator) -> 
 def _jitter(boxes: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """Shift each side by up to `noise` of the box's width or height."""
     size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    shift = (torch.rand(boxes.shape, generator=generator) * 2 - 1).to(boxes.device)
+    shift = torch.rand(boxes.shape, generator=generator) * 2 - 1
     return boxes + noise * shift * size
 
 
 def _withhold(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    hidden = (torch.rand(labels.shape, generator=generator) < share).to(labels.device)
-    return labels.masked_fill(hidden, -1)
+    return labels.masked_fill(torch.rand(labels.shape, generator=generator) < share, -1)
 
 
 def count_given(given: GivenBoxes | None, device: torch.device) -> Tensor:
     """(2,) float: how many boxes are given, and for how many of them the label is withheld."""
-    if given is None:
-        return torch.zeros(2, device=device)
-    labels = torch.cat(given.labels)
-    return torch.stack((torch.ones_like(labels).sum(), (labels < 0).sum())).float()
+    labels = torch.cat(given.labels) if given else torch.zeros(0)
+    return torch.tensor([len(labels), int((labels < 0).sum())]).float().to(device, non_blocking=True)
 
 
 def conditioned_losses(
@@ -103,34 +101,39 @@ def conditioned_losses(
         Weighted scalars `conditioned_mask` and `conditioned_dice` where masks are known, `conditioned_projection` and
         `conditioned_pairwise` where only boxes are, `conditioned_class` where labels were withheld.
     """
+    device = made.mask_logits.device
     images = torch.cat([torch.full_like(rows, i) for i, rows in enumerate(given.targets)])
-    slots = torch.cat([torch.arange(len(rows), device=images.device) for rows in given.targets])
+    slots = torch.cat([torch.arange(len(rows)) for rows in given.targets])
+    images, slots = (each.to(device, non_blocking=True) for each in (images, slots))
     masks = made.mask_logits.transpose(0, 1)[:, images, slots]
     layers = len(masks)
     asked = [cell.only(rows) for cell, rows in zip(cells, given.targets, strict=True)]
-    region = torch.cat([_region(boxes, c.weight.shape) for boxes, c in zip(given.boxes, asked, strict=True)])
+    region = _region(torch.cat(given.boxes).to(device, non_blocking=True), cells[0].weight.shape)
     boxes, withheld = counts.unbind()
     share = masks.new_full((layers, 1), 1 / max(1, layers - 1))
     share[-1] = 1.0
     known = torch.cat([c.has_mask for c in asked])
     losses: dict[str, Tensor] = {}
     if bool(known.any()):
-        target = torch.cat([c.masks for c in asked])[known].flatten(1)
-        weight = (region * torch.stack([c.weight for c in cells])[images])[known].flatten(1)
-        logits = masks[:, known].flatten(2)
+        some = places(known, device)
+        target = torch.cat([c.masks for c in asked])[some].flatten(1)
+        weight = (region * torch.stack([c.weight for c in cells])[images])[some].flatten(1)
+        logits = masks[:, some].flatten(2)
         of = target.expand_as(logits), weight.expand_as(logits)
         by_cell, by_overlap = ((share * loss(logits, *of)).sum() / boxes for loss in (cross_entropy_loss, dice_loss))
         losses["conditioned_mask"] = CROSS_ENTROPY * config.conditioned * by_cell
         losses["conditioned_dice"] = config.dice * config.conditioned * by_overlap
     if not bool(known.all()):
-        cover = torch.cat([c.boxes for c in asked])[~known]
-        logits = torch.where(region[~known] > 0, masks[:, ~known], OUTSIDE).flatten(0, 1)
+        some = places(~known, device)
+        cover = torch.cat([c.boxes for c in asked])[some]
+        logits = torch.where(region[some] > 0, masks[:, some], OUTSIDE).flatten(0, 1)
         weight = share.expand(-1, len(cover)).flatten() / boxes
-        losses |= _box_losses(logits, cover.repeat(layers, 1, 1), batch, images[~known], config, weight)
+        losses |= _box_losses(logits, cover.repeat(layers, 1, 1), batch, images[some], config, weight)
     hidden = torch.cat(given.labels) < 0
     if bool(hidden.any()):
-        logits = made.class_logits.transpose(0, 1)[:, images[hidden], slots[hidden]]
-        labels = torch.cat([c.labels for c in asked])[hidden]
+        some = places(hidden, device)
+        logits = made.class_logits.transpose(0, 1)[:, images[some], slots[some]]
+        labels = torch.cat([c.labels for c in asked])[some]
         loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(layers), reduction="sum")
         losses["conditioned_class"] = config.conditioned * loss / (withheld * layers)
     return losses

@@ -9,11 +9,10 @@ from torch.nn import functional as F
 
 from segkit.data.batch import Batch, Targets
 from segkit.model.dataseg import MASK_STRIDE, Proposals
-from segkit.supervision.colour import rgb_to_lab
+from segkit.supervision.colour import affinity_of_cells
 from segkit.supervision.config import LossConfig
 from segkit.supervision.counts import joint
 from segkit.supervision.losses import (
-    colour_affinity,
     dice_cost,
     dice_loss,
     focal_cost,
@@ -22,7 +21,7 @@ from segkit.supervision.losses import (
     projection_cost,
     projection_loss,
 )
-from segkit.supervision.matching import SentCosts, match, send_costs
+from segkit.supervision.matching import Matches, SentCosts, match, send_costs
 from segkit.supervision.merge import (
     group_proposals,
     mask_weights,
@@ -42,7 +41,7 @@ class CellTargets:
     labels: Tensor
     """(T,) int64."""
     has_mask: Tensor
-    """(T,) bool."""
+    """(T,) bool, on the CPU."""
     masks: Tensor
     """(T, h, w): share of each cell that is mask, void pixels left out of the account."""
     boxes: Tensor
@@ -64,21 +63,23 @@ class CellTargets:
         masks = targets.masks.float()
         pooled = F.avg_pool2d(masks, MASK_STRIDE) if len(masks) else masks.new_zeros((0, *weight.shape))
         share = (pooled / weight.clamp(min=1e-6)).clamp(max=1.0)
-        boxes = box_cover(targets.boxes, (weight.shape[0], weight.shape[1]), MASK_STRIDE)
+        boxes = targets.boxes.to(weight.device, non_blocking=True)
+        boxes = box_cover(boxes, (weight.shape[0], weight.shape[1]), MASK_STRIDE)
         unknown = targets.void if targets.padding is None else targets.void & ~targets.padding
         unknown = F.avg_pool2d(unknown[None].float(), MASK_STRIDE)[0]
-        return cls(targets.labels, targets.has_mask, share, boxes, weight, unknown, targets.masks, labelled)
+        labels = targets.labels.to(weight.device, non_blocking=True)
+        return cls(labels, targets.has_mask, share, boxes, weight, unknown, targets.masks, labelled)
 
     def only(self, rows: Tensor) -> "CellTargets":
-        """Some of the targets, chosen by a (T,) bool or int64 tensor."""
-        names = ("labels", "has_mask", "masks", "boxes", "pixels")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        """Some of the targets, by their rows (R,) int64 on the CPU."""
+        there = rows.to(self.labels.device, non_blocking=True)
+        kept = {name: getattr(self, name)[there] for name in ("labels", "masks", "boxes", "pixels")}
+        return replace(self, has_mask=self.has_mask[rows], **kept)
 
 
-def affinity_of_cells(images: Tensor) -> Tensor:
-    """Which neighbouring cells of images (B, 3, H, W) look alike, at the stride of mask logits: (B, 8, h, w)."""
-    with torch.autocast(images.device.type, enabled=False):  # half precision would see contrasts that are not there
-        return colour_affinity(rgb_to_lab(F.avg_pool2d(images, MASK_STRIDE)))
+def places(flags: Tensor, device: torch.device) -> Tensor:
+    """Where flags on the CPU are True, for indexing on a device: (N,) bool -> (n,) int64."""
+    return torch.nonzero(flags)[:, 0].to(device, non_blocking=True)
 
 
 def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
@@ -155,23 +156,24 @@ def matching_losses(
         there are only boxes.
     """
     found = match(made.costs)
-    index = torch.stack((found.image, found.layer, found.proposal, found.target), dim=1)
-    pair = _row_of_target(cells, index)
+    row = _row_of_target(cells, found)
+    with_mask = torch.cat([c.has_mask for c in cells])[row]
+    found, pair = found.to(made.alive.device), row.to(made.alive.device, non_blocking=True)
     background = made.class_logits.shape[-1] - 1
-    classes = torch.full(made.alive.shape, background, device=index.device)
+    classes = torch.full(made.alive.shape, background, device=made.alive.device)
     classes[found.image, found.layer, found.proposal] = torch.cat([c.labels for c in cells])[pair]
     losses = {"class": config.classification * _class_loss(made, classes, batch, cells, config.background)}
     layers, size = made.alive.shape[1], made.mask_logits.shape[-2:]
     rows = torch.stack((found.image * layers + found.layer, found.proposal), dim=1)
     maps, parts = made.mask_logits.flatten(0, 1).flatten(2), made.parts.flatten(0, 1)
     masks = merge_masks(maps, parts, rows, config.merge_masks).reshape(-1, *size)
-    return losses | _mask_losses(masks, found.image, pair, batch, cells, config, step, layers, made.noise)
+    return losses | _mask_losses(masks, found.image, pair, with_mask, batch, cells, config, step, layers, made.noise)
 
 
-def _row_of_target(cells: Sequence[CellTargets], index: Tensor) -> Tensor:
+def _row_of_target(cells: Sequence[CellTargets], found: Matches) -> Tensor:
     """(M,): the row of each pair's target when the targets of all images follow each other."""
-    offset = torch.tensor([0, *(len(c.labels) for c in cells)], device=index.device).cumsum(0)
-    return offset[index[:, 0]] + index[:, 3]
+    offset = torch.tensor([0, *(len(c.labels) for c in cells)]).cumsum(0)
+    return offset[found.image] + found.target
 
 
 @torch.no_grad()
@@ -184,17 +186,17 @@ def _cost(
     generator: torch.Generator,
 ) -> Tensor:
     """Matching cost (L, N, T) of one image, the losses of each pair; masks are (L, N, h, w), not yet merged."""
-    form = config.merge_masks
+    form, known = config.merge_masks, target.has_mask.to(masks.device, non_blocking=True)
     cost = -config.classification * class_logits.softmax(-1)[..., target.labels]
     if bool(target.has_mask.any()):
         sampled, wanted, weight = _sampled_for_matching(masks, target, config.points, generator)
         sampled = merge_all_masks(sampled, parts, form)
         by_mask = config.focal * focal_cost(sampled, wanted, weight) + config.dice * dice_cost(sampled, wanted, weight)
-        cost = cost + torch.where(target.has_mask, by_mask, 0.0)
+        cost = cost + torch.where(known, by_mask, 0.0)
     if not bool(target.has_mask.all()):
         whole = merge_all_masks(masks.flatten(2).float(), parts, form).reshape(masks.shape)
         by_box = config.projection * projection_cost(whole, target.boxes)
-        cost = cost + torch.where(target.has_mask, 0.0, by_box)
+        cost = cost + torch.where(known, 0.0, by_box)
     return cost
 
 
@@ -237,6 +239,7 @@ def _mask_losses(
     masks: Tensor,
     image: Tensor,
     pair: Tensor,
+    with_mask: Tensor,
     batch: Batch,
     cells: Sequence[CellTargets],
     config: LossConfig,
@@ -244,22 +247,26 @@ def _mask_losses(
     layers: int,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Mask terms of the matched pairs: masks (M, h, w), image (M,), and pair (M,) from `_row_of_target`."""
-    has_mask = torch.cat([c.has_mask for c in cells])
-    pairs = joint(masks.new_tensor(len(has_mask), dtype=torch.float32)) * layers
-    with_mask = has_mask[pair]
+    """Mask terms of the matched pairs: masks (M, h, w), image (M,), and pair (M,) from `_row_of_target`.
+
+    with_mask (M,) bool, on the CPU.
+    """
+    count = sum(len(c.labels) for c in cells)
+    pairs = joint(torch.full((), count, dtype=torch.float32, device=masks.device)) * layers
     losses: dict[str, Tensor] = {}
     if bool(with_mask.any()):
-        of = masks[with_mask], pair[with_mask], image[with_mask], cells
+        some = places(with_mask, masks.device)
+        of = masks[some], pair[some], image[some], cells
         logits, wanted, weight = _at_points(*of, config.points, generator) if config.points else _at_cells(*of)
         losses["focal"] = config.focal * focal_loss(logits, wanted, weight).sum() / pairs
         losses["dice"] = config.dice * dice_loss(logits, wanted, weight).sum() / pairs
     if not bool(with_mask.all()):
-        logits, boxes = masks[~with_mask], torch.cat([c.boxes for c in cells])[pair[~with_mask]]
+        some = places(~with_mask, masks.device)
+        logits, boxes = masks[some], torch.cat([c.boxes for c in cells])[pair[some]]
         losses["projection"] = config.projection * projection_loss(logits, boxes).sum() / pairs
         if config.pairwise > 0:
             warmup = min(1.0, (step + 1) / max(1, config.pairwise_warmup_steps))
-            affinity = affinity_of_cells(batch.images)[image[~with_mask]]
+            affinity = affinity_of_cells(batch.images)[image[some]]
             losses["pairwise"] = config.pairwise * warmup * pairwise_loss(logits, affinity, boxes).sum() / pairs
     return losses
 

@@ -20,7 +20,8 @@ def training_forward(
 
     Args:
         model: in training mode.
-        batch: images of one data set, on the model's device.
+        batch: images of one data set, moved to the model's device by `Batch.to`. Nothing waits for the device between
+            its first layer and the matching.
         table: that data set's vocabulary, on the same device.
         config: weights.
         step: number of the training step, for warm-ups.
@@ -31,12 +32,11 @@ def training_forward(
         Weighted scalars by name; their sum is what to minimise.
     """
     cells = [CellTargets.of(targets) for targets in batch.targets]
-    whole = [cell.only(~targets.is_part) for cell, targets in zip(cells, batch.targets, strict=True)]
+    whole = [cell.only(torch.nonzero(~t.is_part)[:, 0]) for cell, t in zip(cells, batch.targets, strict=True)]
     given = give_boxes(batch, config, generator)
     counts = joint(count_given(given, batch.images.device))
     asked = given or _ask_nothing(batch, counts, config)
-    boxes, labels = (asked.boxes, asked.labels) if asked else (None, None)
-    output = model(batch.images, table.text, boxes, labels, match=config.matching)
+    output = model(batch.images, table.text, *_sent(asked, batch.images.device), match=config.matching)
     made = None
     if output.matching is not None:
         made = prepare_matching(output.matching, batch, whole, table.is_thing, config, generator)
@@ -60,9 +60,17 @@ def _ask_nothing(batch: Batch, counts: Tensor, config: LossConfig) -> GivenBoxes
         return None
     height, width = batch.images.shape[-2:]
     rows = [1] + [0] * (len(batch.images) - 1)
-    boxes = [batch.images.new_tensor([[0, 0, width, height]])[:row] for row in rows]
-    nothing = [torch.full((row,), -1, device=batch.images.device) for row in rows]
+    boxes = [torch.tensor([[0.0, 0.0, width, height]])[:row] for row in rows]
+    nothing = [torch.full((row,), -1) for row in rows]
     return GivenBoxes(boxes, nothing, nothing)
+
+
+def _sent(asked: GivenBoxes | None, device: torch.device) -> tuple[list[Tensor] | None, list[Tensor] | None]:
+    """Boxes and labels on a device; None where nothing is asked."""
+    if asked is None:
+        return None, None
+    boxes, labels = ([part.to(device, non_blocking=True) for part in parts] for parts in (asked.boxes, asked.labels))
+    return boxes, labels
 
 
 def _zero(output: Output) -> Tensor:

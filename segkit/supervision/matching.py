@@ -31,6 +31,11 @@ class Matches:
     target: Tensor
     """(M,) int64: row among the targets of the image."""
 
+    def to(self, device: torch.device) -> "Matches":
+        """The same pairs on another device, in one transfer."""
+        moved = torch.stack((self.image, self.layer, self.proposal, self.target)).to(device, non_blocking=True)
+        return Matches(*moved.unbind())
+
 
 @dataclass(frozen=True)
 class SentCosts:
@@ -40,7 +45,6 @@ class SentCosts:
     values: Tensor
     """All costs in one tensor on the CPU, complete once `arrived` is."""
     arrived: torch.cuda.Event | None
-    device: torch.device
 
 
 @torch.no_grad()
@@ -58,12 +62,12 @@ def send_costs(costs: Sequence[Tensor], allowed: Tensor | None = None) -> SentCo
     flat = torch.cat([cost.flatten() for cost in precise])
     shapes = tuple(cost.shape for cost in costs)
     if not flat.is_cuda:
-        return SentCosts(shapes, flat, None, flat.device)
+        return SentCosts(shapes, flat, None)
     values = torch.empty(flat.shape, pin_memory=True)
     values.copy_(flat, non_blocking=True)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    arrived.record()
-    return SentCosts(shapes, values, arrived, flat.device)
+    arrived.record(torch.cuda.current_stream(flat.device))
+    return SentCosts(shapes, values, arrived)
 
 
 def match(sent: SentCosts) -> Matches:
@@ -73,7 +77,7 @@ def match(sent: SentCosts) -> Matches:
     finite either, stops all processes together.
 
     Returns:
-        Pairs, fewer than T in a layer where too few proposals are allowed.
+        Pairs, on the CPU; fewer than T in a layer where too few proposals are allowed.
     """
     if sent.arrived is not None:
         sent.arrived.synchronize()
@@ -85,4 +89,4 @@ def match(sent: SentCosts) -> Matches:
             proposals, targets = linear_sum_assignment(cost)
             kept = cost[proposals, targets] < FORBIDDEN
             rows += [(image, layer, int(p), int(t)) for p, t in zip(proposals[kept], targets[kept], strict=True)]
-    return Matches(*torch.tensor(rows, dtype=torch.int64, device=sent.device).reshape(-1, 4).unbind(1))
+    return Matches(*torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).unbind(1))

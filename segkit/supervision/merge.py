@@ -167,6 +167,11 @@ def _noisy_or(masks: Tensor, weight: Tensor, owner: Tensor, count: int) -> Tenso
 def merge_all_masks(mask_logits: Tensor, weights: Tensor, form: MaskForm) -> Tensor:
     """`merge_masks` of every row that stands: (..., N, P) and (..., N, N) -> (..., N, P), zero in all other rows."""
     flat, parts = mask_logits.flatten(0, -3), weights.flatten(0, -3)
+    if form == "max":  # by heads: a list of rows would have to wait for the device
+        first = torch.arange(len(flat), device=flat.device)[:, None] * flat.shape[1]
+        heads, masks = (parts.argmax(-2) + first).flatten(), flat.flatten(0, 1)
+        index, union = heads[:, None].expand_as(masks), torch.zeros_like(masks)
+        return union.scatter_reduce(0, index, masks, "amax", include_self=False).view_as(mask_logits)
     rows = torch.nonzero((parts > 0).any(-1))
     merged = torch.zeros_like(flat).index_put(tuple(rows.unbind(1)), merge_masks(flat, parts, rows, form))
     return merged.view_as(mask_logits)

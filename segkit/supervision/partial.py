@@ -41,8 +41,8 @@ def fold_unannotated(class_logits: Tensor, annotated: Sequence[Tensor | None]) -
 def _unannotated(class_logits: Tensor, annotated: Sequence[Tensor | None]) -> Tensor:
     """(B, 1, ..., K + 1) bool: classes that were not looked for; background always was."""
     count = class_logits.shape[-1] - 1
-    shown = [torch.ones(count, dtype=torch.bool, device=class_logits.device) if c is None else c for c in annotated]
-    hidden = F.pad(~torch.stack(shown), (0, 1))
+    shown = [torch.ones(count, dtype=torch.bool) if c is None else c.cpu() for c in annotated]
+    hidden = F.pad(~torch.stack(shown), (0, 1)).to(class_logits.device, non_blocking=True)
     return hidden.reshape(len(annotated), *[1] * (class_logits.dim() - 2), count + 1)
 
 

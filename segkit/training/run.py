@@ -14,7 +14,6 @@ from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg, build_model
 from segkit.shards.publish import MANIFEST, Staging, interrupted, staging
 from segkit.training import checkpoint, distributed
-from segkit.training.config import TrainingConfig
 from segkit.training.device import choose_device
 from segkit.training.evaluation import evaluate_set
 from segkit.training.job import (
@@ -160,17 +159,18 @@ def _mix(job: Job) -> DataMix:
     )
 
 
-def _batches(mix: DataMix, training: TrainingConfig, step: int) -> Generator[Batch]:
+def _batches(job: Job, mix: DataMix, step: int) -> Generator[Batch]:
     """The batches of steps from `step` on, for this process."""
+    training = job.recipe.training
     each = training.accumulate * (len(mix.sets) if mix.config.mixing == "all" else 1)
-    for _, batch in mix.batches(step * each, training.steps * each):
+    for _, batch in mix.batches(step * each, training.steps * each, pinned=job.device.type == "cuda"):
         yield batch
 
 
 def _steps(job: Job, mix: DataMix, trainee: Trainee, folder: Path, watchers: Watchers) -> int | None:
     """All steps that are left, with their logs, checkpoints and evaluations; returns the step of the best of these."""
     training = job.recipe.training
-    todo = _batches(mix, training, trainee.step)
+    todo = _batches(job, mix, trainee.step)
     rates = {named.name: named.weight for named in job.data} if job.recipe.data.mixing == "all" else None
     names = [named.name for named in job.evaluation]
     with _log(job.recipe, folder, trainee.step) as log, stop_on_signal() as wish, closing(todo) as batches:

@@ -9,6 +9,7 @@ import torch
 from segkit.data.batch import Batch
 from segkit.data.config import DataConfig
 from segkit.data.mix import DataMix, choose_window
+from segkit.data.packing import pack, unpack
 from segkit.errors import InputError, SegkitError
 from segkit.manifest import SetKind
 from segkit.sample import Sample
@@ -75,8 +76,10 @@ def test_a_batch_is_of_one_set_and_fits_its_task(sets: Sets) -> None:
         seen.add(batch.dataset)
         assert batch.task == tasks[batch.dataset] == mix[batch.dataset].task and len(batch) == 3
         assert mix[batch.dataset].taxonomy == TAXONOMY
-        assert batch.images.shape == (3, 3, 64, 64) and batch.images.dtype == torch.float32
-        assert batch.images.min() >= 0 and batch.images.max() <= 1 and batch.images.max() > 0.5
+        assert batch.images.shape == (3, 3, 64, 64) and batch.images.dtype == torch.uint8
+        images = batch.to("cpu").images
+        assert images.dtype == torch.float32 and torch.equal(images * 255, batch.images.float())
+        assert images.max() > 0.5
         assert {identity[0] for identity in batch.sample_ids} == {"p" if batch.dataset == "sem" else batch.dataset[0]}
         for targets in batch.targets:
             assert targets.masks.shape[1:] == (64, 64)
@@ -89,6 +92,23 @@ def test_batches_are_the_same_whatever_prepares_them(sets: Sets) -> None:
     shared = run(DataMix(sets, with_workers(2), seed=5), 0, 7)
     assert all(same(one, other) for one, other in zip(alone, shared, strict=True))
     assert not same(alone[0], run(DataMix(sets, with_workers(0), seed=6), 0, 1)[0])
+
+
+def test_every_map_of_a_batch_is_pinned_where_a_gpu_waits_for_it(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a machine with a GPU can pin; here tensors are marked instead."""
+    pinned: set[int] = set()
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()
+        pinned.add(copy.untyped_storage().data_ptr())
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    batch = DataMix(sets, CONFIG, seed=5)._batch(0)
+    found = unpack(pack(batch).pin_memory())
+    maps = [found.images, *(getattr(t, name) for t in found.targets for name in ("masks", "void", "padding"))]
+    assert all(each.untyped_storage().data_ptr() in pinned for each in maps)
+    assert same(found, batch)
 
 
 def test_a_resumed_run_sees_the_same_batches(sets: Sets) -> None:

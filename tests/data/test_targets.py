@@ -208,7 +208,7 @@ def test_padding_is_what_lies_beyond_the_image() -> None:
     assert not (targets.padding & ~targets.void).any() and targets.void[:80, :100].any()
 
 
-def test_targets_move_together() -> None:
+def test_maps_move_and_what_decides_stays() -> None:
     targets = build(Sample("a", "a", 100, 80, annotated=(9,)), WHOLE, "instance")
-    moved = targets.to("meta")
-    assert {value.device.type for value in vars(moved).values()} == {"meta"}
+    moved = vars(targets.to("meta"))
+    assert {name for name, value in moved.items() if value.is_meta} == {"masks", "void", "padding"}

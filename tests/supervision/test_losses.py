@@ -7,8 +7,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from segkit.supervision.colour import rgb_to_lab
-from segkit.supervision.criterion import affinity_of_cells
+from segkit.supervision.colour import affinity_of_cells, rgb_to_lab
 from segkit.supervision.losses import (
     colour_affinity,
     cross_entropy_loss,
