@@ -1,6 +1,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,7 +12,7 @@ from segkit.metrics.record import described
 from segkit.report.build import image_scores, report
 from segkit.report.gallery import ends
 from segkit.shards.writer import write_layer, write_set
-from tests.metrics.files import sets
+from tests.metrics.files import sets, shard_set
 from tests.metrics.scenes import panopticapi, taxonomy
 
 VOID = {"meta", "link", "img", "rect", "line", "polyline", "circle", "br"}
@@ -34,10 +35,16 @@ class Balance(HTMLParser):
             assert self.open.pop() == tag
 
 
-def page_of(folder, task, kind=None):
-    truth, found = sets(folder, images=6, kind=kind or task)
+def page_of(folder, task, label=str):
+    """The page of a task with `label` of each class's name as its name, what it was made of, and the evaluation."""
+    truth, found = sets(folder, images=6, kind=task)
+    names = replace(taxonomy(), categories=tuple(replace(c, name=label(c.name)) for c in taxonomy().categories))
+    truth, found = (
+        shard_set(folder / f"{s.manifest.name}-named", list(s.samples()), names, task) for s in (truth, found)
+    )
     source = as_predictions(found, truth)
-    measured = measure(truth, source, task, EvalOptions(details=True))
+    options = EvalOptions(details=True, boundary=task != "semantic", errors=True)
+    measured = measure(truth, source, task, options)
     result = {"task": task, "data": described(truth), "predictions": described(found), **measured.metrics}
     return report(result, measured, truth, source), result, measured
 
@@ -60,8 +67,6 @@ def test_one_file_that_asks_for_nothing(tmp_path, task):
 
 
 def test_names_are_escaped(tmp_path):
-    from dataclasses import replace
-
     names = taxonomy()
     odd = replace(names, categories=tuple(replace(c, name=f"<b>{c.name}&</b>") for c in names.categories))
     truth, found = sets(tmp_path)
@@ -103,9 +108,11 @@ def test_worst_and_best_do_not_meet():
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
-@pytest.mark.parametrize("width", [390, 1200])
-def test_a_browser_shows_it_without_errors_or_overflow(tmp_path, width):
-    page, _, _ = page_of(tmp_path, "panoptic")
+@pytest.mark.parametrize(
+    ("task", "width"), [("panoptic", 390), ("panoptic", 1200), ("semantic", 390), ("instance", 390)]
+)
+def test_a_browser_shows_it_without_errors_or_overflow(tmp_path, task, width):
+    page, _, _ = page_of(tmp_path, task, lambda name: f"{name}: Fußgängerüberwege, <em>猫</em> & {60 * 'a'}")
     probe = """<script>addEventListener('load', () => { const root = document.documentElement;
     document.title = [root.scrollWidth, innerWidth, document.images.length,
     [...document.images].filter(image => image.complete && !image.naturalWidth).length].join(' ') })</script>"""
