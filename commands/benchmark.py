@@ -71,7 +71,7 @@ def objects365(
     from segkit.metrics.record import described
     from segkit.shards.reader import ShardSet
 
-    check_source(checkpoint, predictions)
+    check_source(checkpoint, predictions, settings)
     refuse_idle(*for_runs(checkpoint, settings, device))
     one_of(evaluator, tuple(EVALUATORS), "--evaluator")
     training = None if training_set is None else ShardSet.open(training_set)
@@ -155,7 +155,7 @@ def _compare(
     from segkit.metrics.record import described
     from segkit.shards.reader import ShardSet
 
-    check_source(checkpoint, predictions)
+    check_source(checkpoint, predictions, settings)
     refuse_idle(*for_runs(checkpoint, settings, device))
     truth, rows = ShardSet.open(data), published(name)
     task: Task = "panoptic" if rows.metric == "pq" else "semantic"

@@ -91,7 +91,7 @@ def evaluate(
         *for_runs(checkpoint, settings, device),
     )  # fmt: skip
     if not compare:
-        check_source(checkpoint, predictions)
+        check_source(checkpoint, predictions, settings)
     elif checkpoint or predictions:
         raise InputError("--compare takes both predictions itself", mend="leave --checkpoint and --predictions out")
     truth, new = ShardSet.open(data), _names(unseen)

@@ -58,13 +58,13 @@ def predict(
 
     Example: segkit predict --checkpoint work/run --images photos --classes "cat, sofa, floor" --out seen
     """
-    from segkit.shards.publish import resolve
     from segkit.shards.reader import ShardSet
+    from segkit.training.run_manifest import open_run
 
     chosen, skip = one_of(task, TASKS, "--task"), one_of(on_error, ("fail", "skip"), "--on-error") == "skip"
     if (images is None) == (data is None):
         raise InputError("give --images DIR or --data SET", mend="one of the two")
-    resolve(here(checkpoint))
+    open_run(checkpoint, settings)
     shards = ShardSet.open(data) if data else None
     taxonomy = _classes(vocabulary, classes, shards)
     if chosen == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):

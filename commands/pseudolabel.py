@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 import typer
 
 from segkit.errors import InputError
-from segkit.storage import here, location
+from segkit.storage import location
 
 from .common import JSON_OPTION, counted, counting, emit, table
 from .scoring import SETTINGS_OPTION, one_of
@@ -33,10 +33,10 @@ def pseudolabel(
     Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
     """
     from segkit.inference.config import Strategy
-    from segkit.shards.publish import resolve
+    from segkit.training.run_manifest import open_run
 
     chosen = one_of(strategy, get_args(Strategy), "--strategy")
-    resolve(here(checkpoint))
+    open_run(checkpoint, settings)
     boxes = _with_boxes(data)
 
     # Below what is refused at once: these take seconds to import.

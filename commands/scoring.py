@@ -8,7 +8,6 @@ import typer
 from rich.table import Table
 
 from segkit.errors import InputError
-from segkit.storage import here
 
 from .common import counted, counting, note, stderr, table
 
@@ -36,14 +35,14 @@ def one_of(value: str, choices: Sequence[Choice], option: str) -> Choice:
     raise InputError(f"{option} {value}", mend=f"one of {', '.join(choices)}")
 
 
-def check_source(checkpoint: str | None, predictions: str | None) -> None:
-    """Exactly one of the two must be given; a run must be there, which is asked before torch is imported."""
-    from segkit.shards.publish import resolve
+def check_source(checkpoint: str | None, predictions: str | None, settings: Sequence[str]) -> None:
+    """Exactly one of the two must be given; a run must be there and take the settings, before torch is imported."""
+    from segkit.training.run_manifest import open_run
 
     if (checkpoint is None) == (predictions is None):
         raise InputError("give --checkpoint RUN or --predictions SET|FILE", mend="one of the two")
     if checkpoint is not None:
-        resolve(here(checkpoint))
+        open_run(checkpoint, settings)
 
 
 def refuse_idle(*options: tuple[str, bool, str]) -> None:

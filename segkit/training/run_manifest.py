@@ -1,7 +1,8 @@
-"""manifest.json of a run: what was trained on what, and the digest of what came out."""
+"""manifest.json of a run: what was trained on what, and the digest of what came out; reading it needs no torch."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ from segkit.errors import InputError
 from segkit.manifest import SCHEMA_VERSION, Parent
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.shards.writer import relocate
+from segkit.storage import here
+from segkit.training.recipe import Recipe, load_recipe
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
 VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"
@@ -80,3 +83,21 @@ def read_run_manifest(spec: str | Path) -> RunManifest:
         where = ".".join(str(part) for part in first["loc"])
         problem, mend = f"not the manifest of a run ({first['msg']})", "give what segkit train has written"
         raise InputError(problem, file=file, record=where or None, mend=mend) from error
+
+
+def open_run(spec: str | Path, overrides: Sequence[str] = ()) -> tuple[Path, RunManifest, Recipe]:
+    """The version's directory, the manifest and the recipe of a run, `DIR` or `DIR@v2`; its model is not read.
+
+    Args:
+        spec: where it lies.
+        overrides: `inference.key=value`, in the place of what the run's recipe says.
+
+    Raises:
+        InputError: no run there (or behind a URL, where none is read), or an override of another section.
+    """
+    for override in overrides:
+        if not override.startswith("inference."):
+            mend = "a trained run can only be asked otherwise: give inference.KEY=VALUE"
+            raise InputError(f"cannot set {override!r}", record="--set", mend=mend)
+    folder = resolve(here(spec)).resolve()
+    return folder, read_run_manifest(folder), load_recipe(folder / RECIPE, overrides)

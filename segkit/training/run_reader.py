@@ -17,20 +17,10 @@ from segkit.errors import InputError
 from segkit.manifest import Parent
 from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg, build_model
-from segkit.shards.publish import resolve
-from segkit.storage import here
 from segkit.taxonomy import Taxonomy
 from segkit.training.device import choose_device
-from segkit.training.recipe import Recipe, load_recipe
-from segkit.training.run_manifest import (
-    RECIPE,
-    TAXONOMIES,
-    VOCABULARY,
-    WEIGHTS,
-    RunManifest,
-    read_run_manifest,
-    run_parent,
-)
+from segkit.training.recipe import Recipe
+from segkit.training.run_manifest import TAXONOMIES, VOCABULARY, WEIGHTS, RunManifest, open_run, run_parent
 from segkit.vocabulary import embed, refuse_other_weights, words_to_learn
 
 
@@ -99,19 +89,12 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
     Args:
         spec: where it lies.
         device: auto, cpu, cuda or cuda:N.
-        overrides: `inference.key=value`, in the place of what the run's recipe says.
+        overrides: as of `open_run`.
 
     Raises:
-        InputError: no run there (or behind a URL, where none is read), one of its files cannot be read, no such device,
-            or an override of another section.
+        InputError: as `open_run`; one of its files cannot be read, or no such device.
     """
-    for override in overrides:
-        if not override.startswith("inference."):
-            mend = "a trained run can only be asked otherwise: give inference.KEY=VALUE"
-            raise InputError(f"cannot set {override!r}", record="--set", mend=mend)
-    folder = resolve(here(spec)).resolve()
-    manifest = read_run_manifest(folder)
-    recipe = load_recipe(folder / RECIPE, overrides)
+    folder, manifest, recipe = open_run(spec, overrides)
     try:
         # The run's own weights hold the backbone's: nothing is fetched or looked for elsewhere.
         model = build_model(recipe.model.model_copy(update={"backbone_weights": None}))

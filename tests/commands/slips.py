@@ -3,6 +3,23 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from segkit.training.recipe import load_recipe, to_toml
+from segkit.training.run_manifest import RECIPE, RunManifest
+
+
+def hollow_run(folder: Path) -> str:
+    """A run as far as it is read before torch is imported: a manifest and a recipe, no model."""
+    version = folder / "v1"
+    version.mkdir(parents=True)
+    manifest = RunManifest(
+        segkit_version="0", name="hollow", command="train", parents=(), rates={}, steps=1, parameters=1,
+        encoder="minilm", files={}, digest="0",
+    )  # fmt: skip
+    (version / "manifest.json").write_text(manifest.model_dump_json(by_alias=True))
+    (version / RECIPE).write_text(to_toml(load_recipe("dataseg-mini")))
+    return str(folder)
 
 
 def assert_refused_before_torch(command: Sequence[str], slips: Sequence[Sequence[str]]) -> None:

@@ -12,6 +12,7 @@ from segkit.benchmark.published import benchmarks, published, transfer_benchmark
 from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.taxonomy import Taxonomy, load_taxonomy
+from tests.commands.slips import hollow_run
 from tests.metrics.files import sets, shard_set
 from tests.metrics.scenes import sample
 
@@ -114,9 +115,7 @@ def test_with_a_run_the_images_are_found_and_missing_ones_reported(tmp_path, mon
         return shard_set(out, list(data.samples()), data.taxonomy, "instance")
 
     monkeypatch.setattr("segkit.inference.predict.predict_set", predict_set)
-    run = tmp_path / "run"
-    (run / "v1").mkdir(parents=True)
-    (run / "v1" / "manifest.json").touch()  # it is there; nothing reads it
+    run = hollow_run(tmp_path / "run")
     options = ("objects365", "--annotations", file, "--checkpoint", run, "--out", tmp_path / "out",
                "--set", "inference.batch_size=2", "--images")  # fmt: skip
     told, notes = ask(*options, tmp_path / "photos")

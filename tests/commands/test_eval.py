@@ -12,7 +12,7 @@ from segkit.taxonomy import Taxonomy
 from tests.metrics.files import panoptic_files, results_file, sets, shard_set
 from tests.metrics.scenes import taxonomy
 
-from .slips import assert_refused_before_torch
+from .slips import assert_refused_before_torch, hollow_run
 
 runner = CliRunner()
 
@@ -167,11 +167,12 @@ def test_refuses_slips_before_torch_is_imported(tmp_path):
     truth, _ = sets(tmp_path, images=1)
     (tmp_path / "wrong.txt").write_text("class 1\nclass 77\n")
     (tmp_path / "empty.txt").write_text("\n")
-    (tmp_path / "run" / "v1").mkdir(parents=True)
-    (tmp_path / "run" / "v1" / "manifest.json").write_text("{}")
-    options = ["--data", str(truth.path), "--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    options = ["--data", str(truth.path), "--checkpoint", hollow_run(tmp_path / "run"), "--out", str(tmp_path / "out")]
     slips = [
         [*options, "--task", "panoptic", "--checkpoint", str(tmp_path / "none")],
+        [*options, "--task", "panoptic", "--checkpoint", str(truth.path)],
+        [*options, "--task", "panoptic", "--set", "inference.scores=3"],
+        [*options, "--task", "panoptic", "--set", "training.steps=3"],
         [*options, "--task", "panoptic", "--unseen", str(tmp_path / "wrong.txt")],
         [*options, "--task", "panoptic", "--unseen", str(tmp_path / "empty.txt")],
         [*options, "--task", "panoptic", "--unseen", str(tmp_path / "none.txt")],

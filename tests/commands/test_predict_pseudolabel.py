@@ -24,7 +24,7 @@ from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.training.run import train
-from tests.commands.slips import assert_refused_before_torch
+from tests.commands.slips import assert_refused_before_torch, hollow_run
 from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
 
 
@@ -168,10 +168,7 @@ def test_every_segment_is_accounted_for_where_some_have_masks_already(run: Path,
 def test_a_set_in_which_nothing_lacks_a_mask_is_refused_before_the_model_is_loaded(
     toy: ShardSet, tmp_path: Path
 ) -> None:
-    broken = tmp_path / "run" / "v1"  # the model of this one cannot be loaded
-    broken.mkdir(parents=True)
-    (broken / "manifest.json").write_text("{}")
-    given = ("pseudolabel", "--checkpoint", broken.parent, "--data", toy.path, "--out", tmp_path / "out")
+    given = ("pseudolabel", "--checkpoint", hollow_run(tmp_path / "run"), "--data", toy.path, "--out", tmp_path / "out")
     result = CliRunner().invoke(app, [str(a) for a in given])
     assert isinstance(result.exception, InputError)
     assert re.fullmatch(rf"{toy.path}: no segment lacks a mask; give a set with boxes, .*", str(result.exception))
@@ -385,13 +382,14 @@ def test_eval_asks_a_run_as_it_is_told(run: Path, toy: ShardSet, tmp_path: Path)
     assert counts[0] > counts[1] == 0, "no class is more than certain"
 
 
-def test_slips_of_predict_are_refused_before_torch_is_imported(run: Path, tmp_path: Path) -> None:
+def test_slips_of_predict_are_refused_before_torch_is_imported(run: Path, toy: ShardSet, tmp_path: Path) -> None:
     slips = (
         ["--checkpoint", "absent", "--images", str(tmp_path), "--classes", "cat"],
         ["--checkpoint", str(run), "--images", str(tmp_path)],
         ["--checkpoint", str(run), "--images", str(tmp_path), "--classes", "cat"],
         ["--checkpoint", str(run), "--data", "absent"],
         ["--checkpoint", str(run), "--images", str(tmp_path), "--classes", "cat", "--task", "semantics"],
+        ["--checkpoint", str(run), "--data", str(toy.path), "--set", "inference.scores=3"],
     )
     assert_refused_before_torch(["predict", "--out", "x"], slips)
 
@@ -402,5 +400,6 @@ def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(run: Path, to
         ["--checkpoint", "absent", "--data", str(boxes.path)],
         ["--checkpoint", str(run), "--data", "absent"],
         ["--checkpoint", str(run), "--data", str(toy.path)],
+        ["--checkpoint", str(run), "--data", str(boxes.path), "--set", "inference.scores=3"],
     )
     assert_refused_before_torch(["pseudolabel", "--out", "x"], slips)
