@@ -106,10 +106,9 @@ def train(
 @contextmanager
 def _staged(out: Path, job: Job, resume: bool) -> Iterator[Staging]:
     """The run's staging directory, held by the first process and shared with the others."""
-    fingerprint = job.fingerprint()
-    if resume:
-        refuse_other(interrupted(out), fingerprint, out)
-    holding = distributed.rank() == 0
+    fingerprint, holding = job.fingerprint(), distributed.rank() == 0
+    if resume:  # the first process looks for all: another might read what that one has begun to write
+        refuse_other(distributed.from_first(interrupted(out) if holding else None), fingerprint, out)
     with staging(out, fingerprint, resume=resume) if holding else nullcontext() as stage:
         shared: Staging | None = distributed.from_first(stage)
         assert shared is not None

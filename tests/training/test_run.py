@@ -3,6 +3,7 @@ import signal
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +17,11 @@ from segkit.model.dataseg import DataSeg
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Category, Taxonomy
-from segkit.training import checkpoint
+from segkit.training import checkpoint, distributed
 from segkit.training.learner import Learner
 from segkit.training.loop import StepRecord
 from segkit.training.recipe import load_recipe
-from segkit.training.run import Watchers, choose_device, train
+from segkit.training.run import Watchers, _staged, choose_device, train
 from segkit.training.run_manifest import RunManifest, read_run_manifest
 from segkit.training.run_reader import load_run
 from segkit.training.stop import StoppedError
@@ -180,6 +181,20 @@ def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
         train(tiny, [(str(box_set.path), 1.0)], out, device="cpu", resume=True)
     newest = checkpoint.newest(out / ".v1.partial" / "checkpoints")
     assert newest is not None and checkpoint.load(newest, {})["step"] == 2
+
+
+def test_only_the_first_process_looks_for_what_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another might find a file that the first has begun to write."""
+    job = SimpleNamespace(fingerprint=lambda: {"seed": 1})
+    (tmp_path / ".v1.partial").mkdir()
+    (tmp_path / ".v1.partial" / "fingerprint.json").write_text("")
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    told = iter(({"seed": 1}, "the first one's directory", {"seed": 2}))
+    monkeypatch.setattr(distributed, "from_first", lambda value: next(told))
+    with _staged(tmp_path, job, resume=True) as stage:  # type: ignore[arg-type]
+        assert stage == "the first one's directory"
+    with pytest.raises(InputError, match="another seed"), _staged(tmp_path, job, resume=True):  # type: ignore[arg-type]
+        pass
 
 
 def test_a_run_killed_while_publishing_is_published_by_resume(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
