@@ -65,7 +65,7 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window, config: 
     """
     probability, form = class_logits.softmax(-1)[:, :-1], config.merge_semantic
     coarse = class_claims(probability, mask_logits.sigmoid(), form)
-    # A class that is not among the best two of any coarse cell does not win a pixel; dropping it saves the work.
+    # A class that is not among the best two of any coarse cell wins one pixel of 100,000; dropping it saves the work.
     rivals = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)
     if not len(rivals):
         return []
