@@ -124,7 +124,8 @@ def _instance(result: dict[str, Any]) -> Table:
     keys = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", f"ar{result['max_dets'][-1]}"]
     outlined = {f"boundary {key}": result["boundary"][key] for key in keys} if "boundary" in result else {}
     shown = {key: key for key in (*keys, *outlined)}
-    return _figures(f"COCO AP by {result['by']} ({result['evaluator']})", shown, result | outlined)
+    title = f"{result['protocol'].upper()} AP by {result['by']} ({result['evaluator']})"
+    return _figures(title, shown, result | outlined)
 
 
 def _figures(title: str, names: Mapping[str, str], result: dict[str, Any]) -> Table:

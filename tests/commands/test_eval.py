@@ -109,6 +109,16 @@ def test_people_see_the_interval_of_each_headline_figure(tmp_path, task):
         assert f"{low:.2f} to {high:.2f}" in screen
 
 
+@pytest.mark.parametrize(("exhaustive", "protocol"), [(True, "COCO"), (False, "LVIS")])
+def test_people_see_whose_rules_an_ap_follows(tmp_path, exhaustive, protocol):
+    truth, found = sets(tmp_path, kind="instance")
+    images = [replace(sample, exhaustive=exhaustive) for sample in truth.samples()]
+    data = shard_set(tmp_path / "data", images, truth.taxonomy, "instance")
+    options = ("--data", data.path, "--predictions", found.path, "--task", "instance", "--out", tmp_path / "out")
+    assert f"{protocol} AP by mask (hotcoco)" in show(*options)[0]
+    jsonschema.Draft202012Validator(metrics_schema()).validate(ask(*options))
+
+
 def test_a_figure_that_no_draw_defines_has_no_interval(tmp_path):
     truth, found = sets(tmp_path, images=3)
     whole = taxonomy()
