@@ -28,7 +28,8 @@ def write_results(path: Path, samples: Iterable[Sample]) -> int:
 
 def _rows(samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
     for sample in samples:
-        image = int(sample.id) if sample.id.isdecimal() else sample.id
+        number = int(sample.id) if sample.id.isdecimal() else None
+        image = number if str(number) == sample.id else sample.id
         for segment in sample.segments:
             row: dict[str, Any] = {"image_id": image, "category_id": segment.class_id, "score": segment.score}
             if segment.mask is None:
