@@ -13,6 +13,7 @@ from timm.models import get_pretrained_cfg, is_model
 from segkit.encoding import Encoding
 from segkit.errors import InputError
 from segkit.model.class_table import ClassTable
+from segkit.model.hf_source import PREFIX
 from segkit.model.vitdet import plain
 from segkit.shards.reader import ShardSet
 from segkit.training import distributed
@@ -68,13 +69,15 @@ def refuse_twins(evaluation: Sequence[NamedSet]) -> None:
 
 
 def with_pixel_statistics(recipe: Recipe) -> Recipe:
-    """With timm's pretrained weights, images are normalised as they were when these were trained.
+    """With timm's pretrained weights or those of a public Mask2Former, images are normalised as these are used to.
 
+    A Mask2Former has the statistics of the weights that it started from, which timm has as well.
     A recipe that sets `model.pixel_mean` or `model.pixel_std` itself is left as it is, and so is an unknown backbone,
     which the model refuses.
     """
     model = recipe.model
-    if model.backbone_weights != "timm" or model.model_fields_set & {"pixel_mean", "pixel_std"}:
+    pretrained = model.backbone_weights == "timm" or (model.init_from or "").startswith(PREFIX)
+    if not pretrained or model.model_fields_set & {"pixel_mean", "pixel_std"}:
         return recipe
     name = plain(model.backbone)
     trained = get_pretrained_cfg(name) if is_model(name) else None
