@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +188,7 @@ def measure(arguments: argparse.Namespace, sets: dict[str, ShardSet], run: Path,
         "panoptic": {group: panoptic[group] for group in ("all", "things", "stuff")},
         "semantic": {key: semantic[key] for key in ("miou", "pixel_accuracy")},
         "instance": {key: instance[key] for key in ("ap", "ap50", "ap75")},
-        "pseudo": asdict(score_masks_of_boxes(truth.shards.samples(), pseudo.samples())),
+        "pseudo": score_masks_of_boxes(truth.shards.samples(), pseudo.samples()).to_json(),
     }
     if arguments.grabcut:
         result["pseudo"]["grabcut_iou"] = grabcut_iou(truth.shards, sets["standin-val"])
