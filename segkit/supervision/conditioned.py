@@ -16,7 +16,7 @@ from segkit.supervision.criterion import CellTargets, box_cover, places
 from segkit.supervision.losses import (
     cross_entropy_loss,
     dice_loss,
-    pairwise_loss,
+    pairwise_losses,
     projection_loss,
 )
 
@@ -145,8 +145,8 @@ def _box_losses(
     """Projection and pairwise terms of boxes alone: logits and cover (L Q, h, w), images (Q,), weight (L Q,)."""
     losses = {"conditioned_projection": config.conditioned * (weight * projection_loss(logits, cover)).sum()}
     if config.pairwise > 0:
-        affinity = affinity_of_cells(batch.images)[images]
-        alike = pairwise_loss(logits, affinity.repeat(len(logits) // len(images), 1, 1, 1), cover)
+        of = images.repeat(len(logits) // len(images))
+        alike = pairwise_losses(logits, affinity_of_cells(batch.images), of, cover)
         losses["conditioned_pairwise"] = config.pairwise * config.conditioned * (weight * alike).sum()
     return losses
 

@@ -17,7 +17,7 @@ from segkit.supervision.losses import (
     dice_loss,
     focal_cost,
     focal_loss,
-    pairwise_loss,
+    pairwise_losses,
     projection_cost,
     projection_loss,
 )
@@ -266,8 +266,8 @@ def _mask_losses(
         losses["projection"] = config.projection * projection_loss(logits, boxes).sum() / pairs
         if config.pairwise > 0:
             warmup = min(1.0, (step + 1) / max(1, config.pairwise_warmup_steps))
-            affinity = affinity_of_cells(batch.images)[image[some]]
-            losses["pairwise"] = config.pairwise * warmup * pairwise_loss(logits, affinity, boxes).sum() / pairs
+            alike = pairwise_losses(logits, affinity_of_cells(batch.images), image[some], boxes)
+            losses["pairwise"] = config.pairwise * warmup * alike.sum() / pairs
     return losses
 
 

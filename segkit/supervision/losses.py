@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 DICE_SMOOTH = 1.0
@@ -142,3 +143,30 @@ def pairwise_loss(logits: Tensor, affinity: Tensor, boxes: Tensor) -> Tensor:
     same = torch.logaddexp(inside + neighbours(inside)[:, 0], outside + neighbours(outside)[:, 0])
     weight = affinity * (boxes > 0.5).to(logits.dtype)[:, None]
     return -(same * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1.0)
+
+
+MOST_NEIGHBOURS = 2**27
+"""Pairs of neighbours that are looked at together: half a GiB in float32, of which several copies live at a time."""
+
+
+def pairwise_losses(logits: Tensor, affinity: Tensor, image: Tensor, boxes: Tensor) -> Tensor:
+    """`pairwise_loss` of any number of masks; many are taken in parts, which run again in the backward pass.
+
+    Args:
+        logits: (T, h, w).
+        affinity: (B, 8, h, w), of the images.
+        image: (T,) int64, each mask's image.
+        boxes: (T, h, w).
+
+    Returns:
+        (T,).
+    """
+
+    def some(logits: Tensor, image: Tensor, boxes: Tensor) -> Tensor:
+        return pairwise_loss(logits, affinity[image], boxes)
+
+    together = max(1, MOST_NEIGHBOURS // affinity[0].numel())
+    if len(logits) <= together:
+        return some(logits, image, boxes)
+    parts = zip(*(each.split(together) for each in (logits, image, boxes)), strict=True)
+    return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])

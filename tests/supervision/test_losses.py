@@ -7,6 +7,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
+from segkit.supervision import losses
 from segkit.supervision.colour import affinity_of_cells, rgb_to_lab
 from segkit.supervision.losses import (
     colour_affinity,
@@ -17,6 +18,7 @@ from segkit.supervision.losses import (
     focal_loss,
     neighbours,
     pairwise_loss,
+    pairwise_losses,
     projection_cost,
     projection_loss,
 )
@@ -123,6 +125,28 @@ def test_pairwise_loss_is_the_brute_force(generator: torch.Generator) -> None:
                     count += 1
     assert count > 20
     assert pairwise_loss(logits, affinity, boxes).item() == pytest.approx(total / count, rel=1e-4)
+
+
+def test_many_masks_keep_no_neighbours_for_the_backward_pass(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = torch.randn(11, 12, 9, generator=generator, requires_grad=True)
+    boxes = (torch.rand(11, 12, 9, generator=generator) > 0.3).float()
+    affinity, image = colour_affinity(torch.rand(2, 3, 12, 9, generator=generator) * 9), torch.arange(11) % 2
+
+    def measured() -> tuple[torch.Tensor, torch.Tensor, int]:
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.numel()), x)[1], lambda x: x):
+            found = pairwise_losses(logits, affinity, image, boxes)
+        return found, torch.autograd.grad(found.square().sum(), logits)[0], max(kept)
+
+    whole, gradient, most = measured()
+    monkeypatch.setattr(losses, "MOST_NEIGHBOURS", 3 * 8 * 12 * 9)
+    parts, same, least = measured()
+    torch.testing.assert_close(whole, pairwise_loss(logits, affinity[image], boxes))
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(same, gradient)
+    assert most == 11 * 8 * 12 * 9 and least <= affinity.numel()
 
 
 def test_affinity_ends_at_the_image_and_at_edges_of_colour() -> None:
