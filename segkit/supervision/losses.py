@@ -168,5 +168,5 @@ def pairwise_losses(logits: Tensor, affinity: Tensor, image: Tensor, boxes: Tens
     together = max(1, MOST_NEIGHBOURS // affinity[0].numel())
     if len(logits) <= together:
         return some(logits, image, boxes)
-    parts = zip(*(each.split(together) for each in (logits, image, boxes)), strict=True)
+    parts = zip(*(torch.split(each, together) for each in (logits, image, boxes)), strict=True)
     return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
