@@ -72,10 +72,13 @@ def _semantic(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tu
     }
     cards = [(name, result[key]) for key, name in shown_names.items()]
     bars = [(name, value, "") for name, value in result["per_class"].items() if value is not None]
+    scores = image_scores(measured, len(truth.taxonomy.categories))[0] / 100
+    images = figures.histogram(scores[~np.isnan(scores)], 0.0, 1.0, 25, "mIoU of each image by itself")
     return [
         Section("Intervals", _intervals(result) + _zero_shot(result)),
         Section("Classes", figures.bars(_best_first(bars), unit="IoU")),
         _confusion(measured, truth),
+        Section("IoU of the images", images),
     ], _cards(cards)
 
 

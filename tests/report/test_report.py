@@ -51,7 +51,7 @@ def page_of(folder, task, label=str):
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_one_file_that_asks_for_nothing(tmp_path, task):
-    page, result, _ = page_of(tmp_path, task)
+    page, result, measured = page_of(tmp_path, task)
     parser = Balance()
     parser.feed(page)
     assert not parser.open
@@ -63,6 +63,13 @@ def test_one_file_that_asks_for_nothing(tmp_path, task):
         "instance": lambda: result["ap"],
     }
     assert f"<b>{headline[task]():.1f}</b>" in page
+    columns = [int(n) for n in re.findall(r"<title>\d\.\d\d-\d\.\d\d: (\d+)</title>", page)]
+    counted = {
+        "panoptic": lambda: sum(row["tp"] for row in result["per_class"].values()),
+        "semantic": lambda: np.count_nonzero(~np.isnan(image_scores(measured, 5)[0])),
+        "instance": lambda: len(measured.detections.object_iou),
+    }
+    assert len(columns) == 25 and sum(columns) == counted[task](), "the histogram shows every IoU"
     assert all(f">{name}<" in page for name, value in result["per_class"].items() if value not in (None, {}))
 
 
