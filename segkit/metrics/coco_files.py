@@ -17,6 +17,7 @@ from segkit.metrics.runs import boxes, decode_runs, join, with_negative_runs
 from segkit.sample import Box, MaskSource, Sample, Segment
 from segkit.sources.labelmaps import read_ids
 from segkit.sources.ledger import Defective
+from segkit.sources.vocabularies import plain_name
 from segkit.taxonomy import Taxonomy
 
 _PREDICTION: MaskSource = "prediction"
@@ -141,6 +142,7 @@ class PanopticFiles:
             rows = [(_image_of(row, by_name), row) for row in content["annotations"] if iter(row["segments_info"])]
         except (KeyError, TypeError) as error:
             raise _no_predictions(path, content) from error
+        _check_categories(path, content.get("categories"), taxonomy)
         self._rows = dict(rows)
         self._ids = [image for image, _ in rows]
         if not folder.is_dir():
@@ -207,6 +209,22 @@ def _image_of(row: dict[str, Any], by_name: Mapping[str, str]) -> str:
     """The image that a row is for: the one of its id, else that of its PNG's stem."""
     image = str(row["image_id"])
     return image if by_name.get(image) == image else by_name.get(Path(row["file_name"]).stem, by_name.get(image, image))
+
+
+def _check_categories(path: Path, listed: Any, taxonomy: Taxonomy) -> None:
+    """Refuse a file whose own list gives an id to what is another class in the ground truth."""
+    ids: dict[str, set[int]] = {}
+    for category in taxonomy.categories:
+        for name in (category.name, category.source_name or category.name):
+            ids.setdefault(plain_name(name), set()).add(category.id)
+    rows = (row for row in listed if isinstance(row, dict)) if isinstance(listed, list) else ()
+    for row in rows:
+        meant = ids.get(plain_name(str(row.get("name"))))
+        if meant and row.get("id") not in list(meant):
+            problem = (
+                f"category {row.get('id')} is {row['name']!r} in its list, in {taxonomy.name} that is {min(meant)}"
+            )
+            raise InputError(problem, file=path, mend="give segments the category ids of the ground truth")
 
 
 def _no_predictions(path: Path, content: Any) -> InputError:

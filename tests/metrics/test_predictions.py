@@ -175,6 +175,20 @@ def test_stems_of_several_images_stand_for_none(tmp_path):
         evaluate(renamed, open_predictions(str(file), renamed), "panoptic")
 
 
+def test_panoptic_files_whose_ids_mean_other_classes_are_refused(tmp_path):
+    truth, found = sets(tmp_path)
+    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
+    content = json.loads(file.read_text())
+    right = [{"id": c.id, "name": c.name.upper()} for c in truth.taxonomy.categories]
+    for listed in (right, [{"id": 9, "name": "a name of one's own"}], [{"id": [], "name": None}, 3], 7):
+        file.write_text(json.dumps(content | {"categories": listed}))
+        assert evaluate(truth, open_predictions(str(file), truth), "panoptic") == evaluate(truth, found, "panoptic")
+    counted = [{"id": k, "name": c.name} for k, c in enumerate(truth.taxonomy.categories)]
+    file.write_text(json.dumps(content | {"categories": counted}))
+    with pytest.raises(InputError, match=r"pred.json: category 0 is 'class 0' in its list, in test that is 2; give"):
+        open_predictions(str(file), truth)
+
+
 def test_results_of_masks_may_hold_an_empty_box(tmp_path):
     truth, found = sets(tmp_path, kind="instance")
     file = results_file(tmp_path / "r.json", list(found.samples()))
