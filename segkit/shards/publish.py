@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segkit import storage
 from segkit.cache import cache_root
@@ -109,7 +109,9 @@ def interrupted(destination: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def staging(destination: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> Iterator[Staging]:
+def staging(
+    destination: Path, fingerprint: Mapping[str, Any], *, resume: bool, content: Literal["shards", "run"] = "shards"
+) -> Iterator[Staging]:
     """Hold the lock of `destination` and a directory in which to write its next version.
 
     What is written but not published stays there (`.vN.partial`), so that a later call can resume. For a remote
@@ -120,11 +122,13 @@ def staging(destination: Path, fingerprint: Mapping[str, Any], *, resume: bool) 
         fingerprint: JSON values that decide the content (inputs and their sizes, options, taxonomy, tool version); what
             a run with another fingerprint left behind is thrown away.
         resume: whether what a run with the same fingerprint left behind is kept.
+        content: the `type` of the version's manifest.
 
     Raises:
         SegkitError: another live process is writing there.
-        InputError: the destination is not a directory that can be written to.
+        InputError: the destination is not a directory that can be written to, or its versions are of the other type.
     """
+    _refuse_other(destination, content)
     room = _room(destination)
     try:
         room.mkdir(parents=True, exist_ok=True)
@@ -134,6 +138,19 @@ def staging(destination: Path, fingerprint: Mapping[str, Any], *, resume: bool) 
     with lock:
         _take(lock.fileno(), destination)
         yield _prepare(room, destination, dict(fingerprint), resume)
+
+
+def _refuse_other(destination: Path, content: str) -> None:
+    """A directory holds sets or runs: the newest version of one must not hide those of the other."""
+    published = versions(destination)
+    if not published:
+        return
+    manifest = json.loads((published[max(published)] / MANIFEST).read_text("utf-8"))
+    if manifest.get("type", content) != content:
+        problem = (
+            f"holds a {'run' if content == 'shards' else 'shard set'}: no place for anything else"
+        )
+        raise InputError(problem, file=destination, mend="choose another directory")
 
 
 def sync(path: Path) -> None:

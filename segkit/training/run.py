@@ -109,7 +109,7 @@ def _staged(out: Path, job: Job, resume: bool) -> Iterator[Staging]:
     fingerprint, holding = job.fingerprint(), distributed.rank() == 0
     if resume:  # the first process looks for all: another might read what that one has begun to write
         refuse_other(distributed.from_first(interrupted(out) if holding else None), fingerprint, out)
-    with staging(out, fingerprint, resume=resume) if holding else nullcontext() as stage:
+    with staging(out, fingerprint, resume=resume, content="run") if holding else nullcontext() as stage:
         shared: Staging | None = distributed.from_first(stage)
         assert shared is not None
         yield shared

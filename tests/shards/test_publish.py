@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -75,3 +76,17 @@ def test_a_destination_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), staging(tmp_path / "file", {}, resume=False):
         pass
+
+
+def test_a_set_and_a_run_do_not_hide_each_other(tmp_path):
+    for content, other in (("run", "shards"), ("shards", "run")):
+        place = tmp_path / content
+        with staging(place, {}, resume=False, content=content) as stage:
+            (stage.path / "manifest.json").write_text(json.dumps({"type": content}))
+            stage.publish()
+        wrong = staging(place, {}, resume=False, content=other)
+        with pytest.raises(InputError, match=r"holds a .*; choose another directory"), wrong:
+            pass
+        assert sorted(entry.name for entry in place.iterdir()) == [".lock", "v1"]
+        with staging(place, {}, resume=False, content=content) as stage:
+            assert stage.version == 2
