@@ -60,6 +60,7 @@ def train(
     # Below what is refused at once: these take seconds to import.
     from segkit.training import distributed
     from segkit.training.evaluation import headline
+    from segkit.training.log import evaluations
     from segkit.training.run import Watchers
     from segkit.training.run import train as run_training
     from segkit.training.run_manifest import read_run_manifest
@@ -81,6 +82,7 @@ def train(
     if distributed.launched_rank() != 0:
         return
     manifest = read_run_manifest(path)
+    evaluated = evaluations(path, manifest.steps)  # of the weights that are published, which need not be the last
     result = {
         "path": str(path.resolve()),
         "version": int(path.name[1:]),
@@ -88,9 +90,9 @@ def train(
         "steps": manifest.steps,
         "loss": show.loss,
         "seconds": round(time.monotonic() - started, 1),
-        "evaluation": show.metrics,
+        "evaluation": evaluated,
     }
-    rows = [(name, *headline(metrics)) for name, metrics in show.metrics.items()]
+    rows = [(name, *headline(metrics)) for name, metrics in evaluated.items()]
     tables = [table("Evaluation", ("data set", "figure", "value"), rows)] if rows else []
     loss = "" if show.loss is None else f", running loss {show.loss:.3f}"
     line = f"{counted(manifest.steps, 'step')}{loss}, {result['seconds']:.0f} s"
@@ -137,7 +139,6 @@ class _Display:
         self.task: TaskID | None = None
         self.steps = 0
         self.loss: float | None = None
-        self.metrics: dict[str, dict[str, Any]] = {}
         self._last = time.monotonic()
 
     def start(self, step: int, steps: int) -> None:
@@ -162,12 +163,11 @@ class _Display:
             self._last = time.monotonic()
             left = self.bar.tasks[0].time_remaining
             eta = "" if left is None else f"  ETA {left / 60:.0f} min"
-            stderr.print(f"step {record.step}/{self.steps}  {what}{eta}", highlight=False)
+            stderr.print(f"step {record.step}/{self.steps}  {what}{eta}", highlight=False, soft_wrap=True)
 
     def evaluation(self, step: int, name: str, metrics: dict[str, Any]) -> None:
         from segkit.training.evaluation import headline
 
-        self.metrics[name] = metrics
         figure, value = headline(metrics)
         shown = "-" if value is None else f"{value:.2f}"
         stderr.print(f"step {step}  {name}: {figure} {shown}", highlight=False)

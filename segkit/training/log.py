@@ -83,6 +83,12 @@ class RunLog:
         self._file.flush()
 
 
+def evaluations(folder: Path, step: int) -> dict[str, dict[str, Any]]:
+    """The metrics of each evaluation set after a step, as a run's folder has them."""
+    rows = map(json.loads, _lines_up_to(folder / METRICS, step))
+    return {row["evaluation"]: row["metrics"] for row in rows if "evaluation" in row and row["step"] == step}
+
+
 def _lines_up_to(file: Path, step: int) -> list[str]:
     """Lines of steps up to `step`; the last line of a killed run may be half a line."""
     if not file.is_file():

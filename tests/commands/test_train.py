@@ -136,6 +136,20 @@ def test_people_are_told_what_they_might_not_expect_and_what_came_of_it(
     assert second.exit_code == 0 and "note:" not in second.stderr
 
 
+def test_the_evaluation_told_is_that_of_the_weights_that_are_published(
+    base: list[str], toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segkit.training.log.RunLog.best", lambda log, datasets: 2)
+    rhythm = ["--steps", "8", "--set", "training.evaluate_every=2", "--set", "training.publish=best"]
+    rates = ["--set", "optimiser.lr=0.01", "--set", "optimiser.ema_decay=0"]
+    command = ["train", *base, *rhythm, *rates, "--out", str(tmp_path / "run"), "--eval-data", str(toy.path), "--json"]
+    told = json.loads(CliRunner().invoke(app, command).stdout)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "v1" / "metrics.jsonl").read_text().splitlines()]
+    found = {row["step"]: row["metrics"] for row in rows if "evaluation" in row}
+    assert found[2] != found[8]  # else this would show nothing
+    assert told["steps"] == 2 and told["evaluation"] == {"toy": found[2]}
+
+
 def test_slips_are_refused_before_torch_is_imported(base: list[str], toy: ShardSet) -> None:
     slips = (
         ["--recipe", "dataseg-maxi"],
