@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from segkit.metrics.instance import categories, joined
+from segkit.metrics.instance import categories
 from segkit.metrics.objects import Batch, By
 
 KINDS = {
@@ -33,13 +33,14 @@ def breakdown(batches: Sequence[Batch], names: Sequence[str], by: By, max_dets: 
     """
     from hotcoco import COCO, COCOeval
 
-    images, annotations, results = joined(batches, by)
+    images = [image for batch in batches for image in batch.images]
+    annotations = [annotation for batch in batches for annotation in batch.annotations]
+    results = [result for batch in batches for result in batch.results]
+    for number, annotation in enumerate(annotations, 1):
+        annotation["id"] = number  # so far those of its batch
     truth = COCO({"images": images, "annotations": annotations, "categories": categories(len(names))})
-    plain = [
-        {key: value for key, value in result.items() if key not in ("area", "id", "iscrowd")} for result in results
-    ]
     federated = any("neg_category_ids" in image for image in images)
-    evaluator = COCOeval(truth, truth.load_res(plain), "segm" if by == "mask" else "bbox", lvis_style=federated)
+    evaluator = COCOeval(truth, truth.load_res(results), "segm" if by == "mask" else "bbox", lvis_style=federated)
     evaluator.params.max_dets = list(max_dets)
     evaluator.evaluate()
     found = evaluator.tide_errors(MATCHED, BACKGROUND)
