@@ -147,9 +147,7 @@ def _refuse_other(destination: Path, content: str) -> None:
         return
     manifest = json.loads((published[max(published)] / MANIFEST).read_text("utf-8"))
     if manifest.get("type", content) != content:
-        problem = (
-            f"holds a {'run' if content == 'shards' else 'shard set'}: no place for anything else"
-        )
+        problem = f"holds a {'run' if content == 'shards' else 'shard set'}: no place for anything else"
         raise InputError(problem, file=destination, mend="choose another directory")
 
 
