@@ -121,7 +121,8 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise InputError(f"backbone {name} gives no feature maps ({error})") from error
-        raise SegkitError(f"the pretrained weights of {name} could not be fetched ({error})") from error
+        mend = "without a network, give a safetensors file as model.backbone_weights"
+        raise SegkitError(f"the pretrained weights of {name} could not be fetched ({error}); {mend}") from error
     pad_before_shift(network)
     return network
 

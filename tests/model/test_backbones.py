@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.model.backbone import STRIDES, Backbone
 from segkit.model.vitdet import MapBlock, ViTDet
 
@@ -118,3 +118,14 @@ def test_vit_weights_load_by_timms_names(tmp_path: pytest.TempPathFactory) -> No
 def test_what_is_no_plain_vit_is_refused(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Backbone(name)
+
+
+def test_weights_that_cannot_be_fetched_are_told_with_what_to_give_instead(monkeypatch):
+    def offline(name, pretrained, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(
+        SegkitError, match=r"could not be fetched \(no network\); without a network, give a safetensors"
+    ):
+        Backbone("mobilenetv2_100", weights="timm")
