@@ -51,7 +51,8 @@ class RunManifest(BaseModel):
     files: dict[str, str]
     """File -> SHA-256 of its bytes, for the files that make the model."""
     digest: str
-    """SHA-256 over `files`: the same data, recipe and seed give the same digest on the same machine."""
+    """SHA-256 over `files`: the same data, recipe and seed give the same digest on the same CPU. On a
+    GPU they do not: its sums come in no fixed order."""
 
     @staticmethod
     def content_digest(files: dict[str, str]) -> str:
