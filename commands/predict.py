@@ -10,7 +10,7 @@ from segkit.errors import InputError
 from segkit.storage import here, location
 
 from .common import JSON_OPTION, counted, counting, emit, note, stderr, table
-from .scoring import SETTINGS_OPTION, TASKS, one_of
+from .scoring import SETTINGS_OPTION, TASKS, one_of, run_for
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
@@ -76,11 +76,8 @@ def predict(
     from segkit.inference.native import write_native
     from segkit.inference.overlays import write_overlays
     from segkit.inference.predict import predict_files, predict_set
-    from segkit.training.run_reader import load_run
-    from segkit.vocabulary import learn
 
-    run = load_run(checkpoint, device, settings)
-    learn(run.words_to_learn(taxonomy), run.encoding)
+    run = run_for(taxonomy, checkpoint, device, settings)
     place = out / "predictions"
     with counting("predict", len(files) if shards is None else len(shards)) as advance:
         if shards:

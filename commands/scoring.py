@@ -1,4 +1,4 @@
-"""What `eval` and `benchmark` share: where predictions come from, and tables of figures."""
+"""What `eval`, `benchmark` and `predict` share: where predictions come from, and tables of figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from segkit.manifest import Task
     from segkit.metrics.predictions import Predictions
     from segkit.shards.reader import ShardSet
+    from segkit.taxonomy import Taxonomy
+    from segkit.training.run_reader import Run
 
 CHECKPOINT_HELP = "Score this run: its predictions are made first."
 PREDICTIONS_HELP = "Score these: a shard set, COCO results (JSON) or COCO panoptic (JSON + PNGs)."
@@ -58,6 +60,16 @@ def for_runs(checkpoint: str | None, settings: Sequence[str], device: str) -> tu
     return tuple((option, idle and checkpoint is None, "--checkpoint") for option, idle in given.items())
 
 
+def run_for(taxonomy: "Taxonomy", checkpoint: str, device: str, settings: Sequence[str]) -> "Run":
+    """The run, loaded; names of the taxonomy that its text encoder has not read yet are encoded."""
+    from segkit.training.run_reader import load_run
+    from segkit.vocabulary import learn
+
+    run = load_run(checkpoint, device, settings)
+    learn(run.words_to_learn(taxonomy), run.encoding)
+    return run
+
+
 def prediction_source(
     truth: "ShardSet",
     task: "Task",
@@ -76,8 +88,9 @@ def prediction_source(
         return opened, opened.shards if isinstance(opened, SetPredictions) else predictions
     from segkit.inference.predict import predict_set
 
+    run = run_for(truth.taxonomy, str(checkpoint), device, settings)
     with counting("predict", len(truth)) as advance:
-        made = predict_set(str(checkpoint), truth, task, out / "predictions", device, advance, settings=settings)
+        made = predict_set(run, truth, task, out / "predictions", on_image=advance)
     stderr.print(f"predictions: {made.path}", highlight=False, soft_wrap=True)
     return made, made
 

@@ -47,7 +47,7 @@ def predict_images(
     def finish(found: Proposed[Sample]) -> Sample:
         masks = answer(task, found.class_logits, found.mask_logits, found.window, table.is_thing, config)
         segments = to_segments(masks, taxonomy)
-        return replace(found.record, segments=segments, annotated=None, exhaustive=True, void=None)
+        return replace(found.record, segments=segments, annotated=None, exhaustive=True, not_exhaustive=(), void=None)
 
     return propose(model, table.text, items, read, finish, config)
 
@@ -70,7 +70,6 @@ def predict_set(
     on_image: Callable[[], None] = lambda: None,
     *,
     taxonomy: Taxonomy | None = None,
-    settings: Sequence[str] = (),
 ) -> ShardSet:
     """Predict every image of a set; a label layer over the same images.
 
@@ -82,9 +81,8 @@ def predict_set(
         device: where a run that is yet to be loaded runs.
         on_image: called after each image.
         taxonomy: the classes to look for; by default the set's own.
-        settings: `inference.key=value`, for a run that is yet to be loaded.
     """
-    loaded = run if isinstance(run, Run) else load_run(run, device, settings)
+    loaded = run if isinstance(run, Run) else load_run(run, device)
     classes = taxonomy or data.taxonomy
     samples = predict_samples(loaded.model, loaded.table(classes), classes, data, task, loaded.recipe.inference)
     return write_layer(

@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from segkit.benchmark.published import benchmarks, published, transfer_benchmark
 from segkit.commands.app import app
+from segkit.encoding import SHIPPED
 from segkit.errors import InputError
 from segkit.taxonomy import Taxonomy, load_taxonomy
 from tests.commands.slips import hollow_run
@@ -108,12 +110,16 @@ def test_with_a_run_the_images_are_found_and_missing_ones_reported(tmp_path, mon
     photo.parent.mkdir(parents=True)
     cv2.imwrite(str(photo), np.zeros((40, 50, 3), np.uint8))
 
-    def predict_set(run, data, task, out, device="cpu", on_image=lambda: None, *, settings=()):
+    def load_run(checkpoint, device, settings):
+        assert (checkpoint, settings) == (run, ["inference.batch_size=2"])
+        return SimpleNamespace(words_to_learn=lambda taxonomy: [], encoding=SHIPPED)
+
+    def predict_set(run, data, task, out, *, on_image):
         """A perfect model: answers the ground truth of the set."""
-        assert settings == ["inference.batch_size=2"]
         assert [data.image(s).shape for s in data.samples()] == [(40, 50, 3)]
         return shard_set(out, list(data.samples()), data.taxonomy, "instance")
 
+    monkeypatch.setattr("segkit.training.run_reader.load_run", load_run)
     monkeypatch.setattr("segkit.inference.predict.predict_set", predict_set)
     run = hollow_run(tmp_path / "run")
     options = ("objects365", "--annotations", file, "--checkpoint", run, "--out", tmp_path / "out",

@@ -2,7 +2,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import segkit
 from segkit.commands.app import app
+from segkit.encoding import SHIPPED
 from segkit.errors import InputError
 from segkit.manifest import Task
 from segkit.masks.extent import pixels_of_box
@@ -23,6 +24,8 @@ from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
+from segkit.taxonomy import Taxonomy
+from segkit.text_encoders import TextEncoder, Vectors
 from segkit.training.run import train
 from tests.commands.slips import assert_refused_before_torch, hollow_run
 from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
@@ -314,6 +317,33 @@ def test_names_without_embedding_are_encoded_first(run: Path, tmp_path: Path, mo
     for given, names in ways.items():
         invoke(*common, *given, "--json")
         assert ShardSet.open(tmp_path / "o" / "predictions").taxonomy.names == names
+
+
+@pytest.mark.parametrize(
+    "command", [("eval", "--task", "panoptic"), ("benchmark", "coco-panoptic"), ("predict", "--no-overlays")]
+)
+def test_a_set_of_new_names_needs_nothing_but_its_names(
+    command: tuple[str, ...], run: Path, toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    new = Taxonomy("own", tuple(replace(c, name=f"flurble{c.id}", text=()) for c in toy.taxonomy.categories))
+    records = ((sample, toy.image_bytes(sample)) for sample in toy.samples())
+    data = write_set(
+        tmp_path / "data", records, taxonomy=new, kind="panoptic", name="own", split=None, command="test", arguments={}
+    )
+    encoded: list[str] = []
+
+    def load_encoder(spec: str) -> TextEncoder:
+        def encode(texts: Sequence[str]) -> Vectors:
+            encoded.extend(texts)
+            return np.eye(384, dtype=np.float32)[: len(texts)]
+
+        return TextEncoder(encode, "made up")
+
+    monkeypatch.setattr("segkit.vocabulary.load_encoder", load_encoder)
+    invoke(*command, "--data", data.path, "--checkpoint", run, "--out", tmp_path / "out", "--json")
+    assert encoded == [template.replace("{}", name) for template in SHIPPED.templates for name in new.names]
+    assert ShardSet.open(tmp_path / "out" / "predictions").taxonomy == new
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
