@@ -187,6 +187,9 @@ def _check(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> N
     if not names:
         raise InputError("no data set", mend="give at least one with --data")
     for name, shards, weight in sets:
+        if [other.path for _, other, _ in sets].count(shards.path) > 1:
+            mend = "give it once, with its weight behind it: SET=WEIGHT"
+            raise InputError("the same set is given more than once", file=shards.path, mend=mend)
         if names.count(name) > 1:
             raise InputError(f"two data sets are called {name!r}", file=shards.path, mend="give each its own name")
         if not 0 < weight < float("inf"):

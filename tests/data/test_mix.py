@@ -197,7 +197,8 @@ def test_what_cannot_be_mixed_is_refused(sets: Sets, tmp_path: Path) -> None:
     name, shards, _ = sets[0]
     wrong: list[tuple[Sets, DataConfig, str]] = [
         ([], CONFIG, "no data set"),
-        ([sets[0], sets[0]], CONFIG, "two data sets"),
+        ([sets[0], sets[0]], CONFIG, r"given more than once; give it once.*SET=WEIGHT"),
+        ([sets[0], (name, sets[1][1], 1.0)], CONFIG, "two data sets are called .*; give each its own name"),
         ([(name, shards, 0.0)], CONFIG, "rate is 0"),
         ([("empty", empty, 1.0)], CONFIG, "no images"),
         (sets, DataConfig(mask_policy={"elsewhere": "box"}), "elsewhere"),
