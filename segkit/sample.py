@@ -67,6 +67,8 @@ class Sample:
     """Class ids that were looked for in this image; None means all of the taxonomy."""
     exhaustive: bool = True
     """Whether every instance of the annotated classes is labelled (False: an unlabelled region is no negative)."""
+    not_exhaustive: tuple[int, ...] = ()
+    """Where not, the class ids of which some are unlabelled, as LVIS lists them; none if that is not known."""
     void: bytes | None = None
     """RLE counts of the pixels that carry no label at all (panoptic 0, semantic ignore); None where not known."""
     source: str | None = None

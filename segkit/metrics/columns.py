@@ -41,7 +41,7 @@ def object_batches(shards: ShardSet, batch: int, by: By) -> Iterator[Objects]:
     Raises:
         SegkitError: a part cannot be read.
     """
-    columns = [*_IMAGE, "annotated", "exhaustive", *_of_segments((*_OBJECT, by))]
+    columns = [*_IMAGE, "annotated", "exhaustive", "not_exhaustive", *_of_segments((*_OBJECT, by))]
     for table in _tables(shards, columns, batch):
         for at in range(0, len(table), batch):
             yield _objects(table.slice(at, batch), by)
@@ -50,6 +50,8 @@ def object_batches(shards: ShardSet, batch: int, by: By) -> Iterator[Objects]:
 def _objects(table: Any, by: By) -> Objects:
     names = ("id", "width", "height", "annotated", "exhaustive")
     ids, width, height, annotated, exhaustive = (table.column(name).to_pylist() for name in names)
+    later = "not_exhaustive" in table.column_names
+    not_exhaustive = [row or () for row in table.column("not_exhaustive").to_pylist()] if later else [()] * len(table)
     segments, bounds = elements(table.column("segments").combine_chunks())
     none = [None] * len(segments)
     crowd = flags(segments.field("is_crowd")) | flags(segments.field("ignore"))
@@ -59,6 +61,7 @@ def _objects(table: Any, by: By) -> Objects:
         height,
         annotated,
         exhaustive,
+        not_exhaustive,
         np.repeat(np.arange(len(table)), np.diff(bounds)).tolist(),
         numbers(segments.field("class_id")).tolist(),
         texts(segments.field("mask")) if by == "mask" else none,

@@ -25,6 +25,7 @@ class Objects:
     """(I,) id and size of each image."""
     annotated: Sequence[Sequence[int] | None]
     exhaustive: Sequence[bool]
+    not_exhaustive: Sequence[Sequence[int]]
     """(I,) what was looked for, as in `Sample`."""
     image: Sequence[int]
     """(S,) index of the image, non-decreasing."""
@@ -59,6 +60,7 @@ def objects_of(samples: Sequence[Sample]) -> Objects:
         [sample.height for sample in samples],
         [sample.annotated for sample in samples],
         [sample.exhaustive for sample in samples],
+        [sample.not_exhaustive for sample in samples],
         [i for i, _ in rows],
         [s.class_id for _, s in rows],
         [s.mask for _, s in rows],
@@ -164,11 +166,13 @@ def _shapes(side: Objects, by: By) -> Iterable[Record]:
 def _add_what_was_looked_for(images: list[Record], annotations: list[Record], truth: Objects, index: Index) -> None:
     present = _present(annotations)
     scored = {class_id: label + 1 for class_id, label in index.items() if label is not None}
-    for image, annotated, exhaustive in zip(images, truth.annotated, truth.exhaustive, strict=True):
+    columns = (truth.annotated, truth.exhaustive, truth.not_exhaustive)
+    for image, annotated, exhaustive, left_open in zip(images, *columns, strict=True):
         there = present.get(image["id"], set())
         looked_for = scored.values() if annotated is None else {scored[c] for c in annotated if c in scored}
         image["neg_category_ids"] = sorted(set(looked_for) - there)
-        image["not_exhaustive_category_ids"] = [] if exhaustive else sorted(there)
+        which = {scored[c] for c in left_open if c in scored} if left_open else there
+        image["not_exhaustive_category_ids"] = [] if exhaustive else sorted(which)
 
 
 def _present(annotations: Sequence[Record]) -> dict[int, set[int]]:

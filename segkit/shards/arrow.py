@@ -39,11 +39,14 @@ SCHEMA = pa.schema(
         pa.field("path", pa.string()),
         pa.field("annotated", pa.list_(pa.field("element", pa.int64(), nullable=False))),
         pa.field("exhaustive", pa.bool_(), nullable=False),
+        pa.field("not_exhaustive", pa.list_(pa.field("element", pa.int64(), nullable=False))),
         pa.field("void", pa.string()),
         pa.field("source", pa.string()),
         pa.field("segments", pa.list_(pa.field("element", SEGMENT, nullable=False)), nullable=False),
     ]
 )
+LATER = frozenset({"not_exhaustive"})
+"""Columns that the sets of older versions lack."""
 _IMAGE_FIELDS = ("tar", "offset", "length", "sha256", "path")
 _ASCII = frozenset({"mask", "void"})
 
@@ -65,20 +68,22 @@ def to_table(samples: Sequence[Sample]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> Iterator[Sample]:
-    """Inverse of `to_table`."""
-    values = {field.name: _values(table.column(field.name), field) for field in SCHEMA if field.name != "segments"}
+    """Inverse of `to_table`; columns that are missing of `LATER` are at their defaults."""
+    fields = [field for field in SCHEMA if field.name in table.column_names or field.name not in LATER]
+    values = {field.name: _values(table.column(field.name), field) for field in fields if field.name != "segments"}
     structs, bounds = elements(table.column("segments").combine_chunks())
     segments, ends = _segments(structs), bounds[1:].tolist()
     start = 0
     for row, end in enumerate(ends):
         field = {name: column[row] for name, column in values.items()}
         image = ImageRef(*(field.pop(name) for name in _IMAGE_FIELDS))
-        annotated = field.pop("annotated")
+        annotated, not_exhaustive = field.pop("annotated"), field.pop("not_exhaustive", None)
         yield Sample(
             **field,
             segments=tuple(segments[start:end]),
             image=image,
             annotated=None if annotated is None else tuple(annotated),
+            not_exhaustive=tuple(not_exhaustive or ()),
         )
         start = end
 

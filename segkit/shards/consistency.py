@@ -35,7 +35,7 @@ def check_sample(sample: Sample, taxonomy: Taxonomy, kind: SetKind) -> Iterator[
     if sample.width < 1 or sample.height < 1 or sample.width * sample.height > _PIXELS:
         yield Violation("image-size", here, f"{sample.width} x {sample.height} pixels")
         return
-    for class_id in sample.annotated or ():
+    for class_id in (*(sample.annotated or ()), *sample.not_exhaustive):
         if class_id not in taxonomy.by_id:
             yield Violation("unknown-class", here, f"annotated class {class_id} is not in the taxonomy")
     if sample.source is not None and not _is_json(sample.source):

@@ -77,7 +77,9 @@ def _labels(sample: Sample, names: dict[int, str]) -> tuple[Any, ...]:
     """Everything about the labels, with classes by name and without where the image lies."""
     segments = [(names.get(segment.class_id), replace(segment, class_id=0)) for segment in sample.segments]
     looked_for = None if sample.annotated is None else sorted(str(names.get(key)) for key in sample.annotated)
-    return (segments, looked_for, replace(sample, segments=(), image=ImageRef(), annotated=None, source=None))
+    left_open = sorted(str(names.get(key)) for key in sample.not_exhaustive)
+    rest = replace(sample, segments=(), image=ImageRef(), annotated=None, not_exhaustive=(), source=None)
+    return (segments, looked_for, left_open, rest)
 
 
 def _count(

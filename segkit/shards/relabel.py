@@ -55,7 +55,7 @@ def relabel(
 
     Where labels are void-complete (panoptic, semantic), pixels of a dropped class become void, and regions that are one
     region in the new classes (semantic classes, stuff) are joined. An image was searched for a new class where it was
-    searched for any class that maps to it, and exhaustively where for all.
+    searched for any class that maps to it, and exhaustively where for all and in each.
 
     Args:
         data: the set.
@@ -120,9 +120,14 @@ def relabel_sample(sample: Sample, kind: str, taxonomy: Taxonomy, table: Mapping
 def _looked_for(sample: Sample, taxonomy: Taxonomy, table: Mapping[int, int | None]) -> dict[str, Any]:
     before = set(table) if sample.annotated is None else set(sample.annotated)
     any_of = {target for source, target in table.items() if source in before and target is not None}
-    partly = any(source not in before and target in any_of for source, target in table.items())
-    whole = any_of == set(taxonomy.by_id)
-    return {"annotated": None if whole else tuple(sorted(any_of)), "exhaustive": sample.exhaustive and not partly}
+    open_before = set(table) - before | set(sample.not_exhaustive)
+    left_open = any_of & {target for source, target in table.items() if source in open_before}
+    unknown = not sample.exhaustive and not sample.not_exhaustive
+    return {
+        "annotated": None if any_of == set(taxonomy.by_id) else tuple(sorted(any_of)),
+        "exhaustive": not unknown and not left_open,
+        "not_exhaustive": () if unknown else tuple(sorted(left_open)),
+    }
 
 
 def _join(segments: Sequence[Segment], kind: str, sample: Sample) -> list[Segment]:

@@ -1,7 +1,7 @@
 """COCO instances: polygons, run lengths, or boxes alone, with any category list."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -100,6 +100,7 @@ class CocoInstances(CocoSource):
             tuple(segments),
             annotated=self._annotated(image, segments),
             exhaustive=not image.not_exhaustive_category_ids,
+            not_exhaustive=self._known(image.not_exhaustive_category_ids or ()),
             source=record.data[0].decode(),
         )
 
@@ -140,8 +141,10 @@ class CocoInstances(CocoSource):
         """The classes that were looked for: all of them, or those that LVIS lists and those that are there."""
         if image.neg_category_ids is None:
             return None
-        present = {segment.class_id for segment in segments}
-        return tuple(sorted(present | (set(image.neg_category_ids) & self.taxonomy.by_id.keys())))
+        return self._known((*(segment.class_id for segment in segments), *image.neg_category_ids))
+
+    def _known(self, class_ids: Iterable[int]) -> tuple[int, ...]:
+        return tuple(sorted(self.taxonomy.by_id.keys() & set(class_ids)))
 
     def defect(self, refusal: Refused, raw: bytes, image: str, name: str) -> Defect:
         """Why a raw annotation of the image with this id is dropped; `name` is its class."""

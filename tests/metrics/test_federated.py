@@ -22,9 +22,9 @@ def reference(pairs, names):
     truths, found = [t for t, _ in pairs], [p for _, p in pairs]
     rows = detections.match(records(truths, found, names.index, "mask", 1), "mask", 300)
     for d, image in enumerate(rows.image):
-        if not truths[image].exhaustive and names.names[rows.label[d]] in {
-            names.by_id[s.class_id].name for s in truths[image].segments
-        }:
+        truth = truths[image]
+        left_open = truth.not_exhaustive or [s.class_id for s in truth.segments]
+        if not truth.exhaustive and names.names[rows.label[d]] in {names.by_id[c].name for c in left_open}:
             rows.ignored[d] |= ~rows.matched[d]
     return 100 * np.nanmean(detections.average_precision(rows, len(names.categories)))
 
@@ -40,7 +40,9 @@ def federated_pairs(seed):
         truth = replace(truth, segments=segments)
         if number < 5:
             annotated = {s.class_id for s in segments} | {int(rng.choice([c.id for c in names.categories]))}
-            truth = replace(truth, annotated=tuple(sorted(annotated)), exhaustive=bool(rng.random() < 0.5))
+            truth = replace(truth, annotated=tuple(sorted(annotated)), exhaustive=bool(rng.random() < 0.4))
+            if not truth.exhaustive and rng.random() < 0.6:  # LVIS lists classes; another source may not
+                truth = replace(truth, not_exhaustive=tuple(c for c in truth.annotated if rng.random() < 0.5))
         limited.append((truth, found))
     return limited, names
 
@@ -55,7 +57,10 @@ def test_equals_brute_force(tmp_path, seed):
     with pytest.raises(InputError, match="pycocotools has no rules for images"):
         measure(truth, [p for _, p in limited], "instance", EvalOptions("pycocotools"))
     plain = shard_set(
-        tmp_path / "plain", [replace(t, annotated=None, exhaustive=True) for t, _ in limited], names, "instance"
+        tmp_path / "plain",
+        [replace(t, annotated=None, exhaustive=True, not_exhaustive=()) for t, _ in limited],
+        names,
+        "instance",
     )
     assert measure(plain, [p for _, p in limited], "instance").metrics["protocol"] == "coco"
 

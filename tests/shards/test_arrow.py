@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 from hypothesis import given
@@ -36,6 +37,7 @@ samples = st.builds(
     image=st.builds(ImageRef, tar=st.one_of(st.none(), text), offset=st.integers(0, 2**40), path=text),
     annotated=st.one_of(st.none(), st.lists(st.integers(0, 400), max_size=3).map(tuple)),
     exhaustive=st.booleans(),
+    not_exhaustive=st.lists(st.integers(0, 400), max_size=3).map(tuple),
     void=counts,
     source=st.one_of(st.none(), text),
 )
@@ -55,6 +57,12 @@ def test_every_field_survives_the_file_over_several_row_groups(tmp_path):
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
 
 
+def test_sets_of_before_a_column_was_added_are_read_with_its_default():
+    rows = [toy_sample(seed) for seed in range(4)]
+    older = arrow.to_table([replace(row, not_exhaustive=(3,)) for row in rows]).drop_columns(sorted(arrow.LATER))
+    assert list(arrow.from_table(older)) == rows
+
+
 def test_slices_of_a_table_keep_their_own_segments():
     rows = [toy_sample(seed) for seed in range(4)]
     assert list(arrow.from_table(arrow.to_table(rows).slice(1, 2))) == rows[1:3]
@@ -70,5 +78,6 @@ def test_rows_are_those_of_the_published_schema():
     broken = arrow.to_row(toy_sample(0))
     broken["segments"][0]["kind"] = "ghost"
     assert not validator.is_valid(broken)
-    assert set(schema["required"]) == set(arrow.SCHEMA.names)
+    assert set(schema["required"]) == set(arrow.SCHEMA.names) - arrow.LATER
+    assert set(schema["properties"]) == set(arrow.SCHEMA.names)
     assert set(schema["$defs"]["segment"]["required"]) == {field.name for field in arrow.SEGMENT}

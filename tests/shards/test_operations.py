@@ -144,8 +144,20 @@ def test_things_that_become_stuff_are_one_region(tmp_path):
 def test_a_class_that_was_looked_for_in_part_is_not_exhaustive():
     sample = replace(toy_sample(1), annotated=(3,), exhaustive=True, segments=toy_sample(1).segments[:1])
     made = relabel_sample(sample, "panoptic", NEW, {3: 1, 7: 1})
-    assert (made.annotated, made.exhaustive) == ((1,), False)
+    assert (made.annotated, made.exhaustive, made.not_exhaustive) == ((1,), False, (1,))
     assert relabel_sample(sample, "panoptic", NEW, {3: 1, 7: 2}).exhaustive
+
+
+def test_classes_that_were_left_open_stay_so_in_another_taxonomy():
+    sample = replace(toy_sample(1), annotated=None, exhaustive=False, not_exhaustive=(7,))
+
+    def looked_for(table, sample=sample):
+        made = relabel_sample(sample, "panoptic", NEW, table)
+        return made.exhaustive, made.not_exhaustive
+
+    assert looked_for({3: 2, 7: 1}) == looked_for({3: 1, 7: 1}) == (False, (1,))
+    assert looked_for({3: 1, 7: None}) == (True, ())
+    assert looked_for({3: 2, 7: 1}, replace(sample, not_exhaustive=())) == (False, ())
 
 
 def test_tables_by_name_and_by_id(tmp_path):

@@ -133,11 +133,11 @@ def test_lvis_says_which_classes_were_looked_for(tmp_path: Path) -> None:
         name = image.pop("file_name")
         image["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
         image["neg_category_ids"] = [1, 77]
-        image["not_exhaustive_category_ids"] = [2] if number == 0 else []
+        image["not_exhaustive_category_ids"] = [2, 88] if number == 0 else []
     source = open_coco_instances(write_json(tmp_path / "lvis.json", data), tmp_path / "images")
     first, second = samples(source)
-    assert (first.annotated, first.exhaustive) == ((1, 2), False)
-    assert (second.annotated, second.exhaustive) == ((1,), True)
+    assert (first.annotated, first.exhaustive, first.not_exhaustive) == ((1, 2), False, (2,))
+    assert (second.annotated, second.exhaustive, second.not_exhaustive) == ((1,), True, ())
     assert first.file_name == "train2017/i0.jpg"
     assert source.taxonomy.by_id[1].words == ("aerosol can", "spray can")
     assert dry_run(source).ledger.images.kept == 2
