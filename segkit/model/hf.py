@@ -132,7 +132,8 @@ def refuse_other(config: ModelConfig, wanted: Mapping[str, Any], folder: Path) -
     differing = {key: value for key, value in wanted.items() if _plain(getattr(config, key)) != _plain(value)}
     if differing:
         mend = " ".join(f"--set {quote(f'model.{key}={_spelled(value)}')}" for key, value in differing.items())
-        raise InputError(f"the checkpoint has another {', '.join(differing)} than the recipe", file=folder, mend=mend)
+        keys = ", ".join(f"model.{key}" for key in differing)
+        raise InputError(f"the checkpoint and the recipe differ in {keys}", file=folder, mend=mend)
 
 
 def _spelled(value: Any) -> str:

@@ -115,7 +115,7 @@ def refuse_other(left: dict[str, Any] | None, fingerprint: dict[str, Any], out: 
     if left is None or left == fingerprint:
         return
     other = next((key for key, value in fingerprint.items() if left.get(key) != value), "command")
-    problem = f"the interrupted run has another {other}"
+    problem = f"the interrupted run and this one differ in their {other}"
     if other == "recipe":
         differing = sorted(_differences(left["recipe"], fingerprint["recipe"]))
         problem += f" ({', '.join(differing)})"

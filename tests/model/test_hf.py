@@ -142,7 +142,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
     norm = "model.transformer_module.decoder.layernorm.bias"
     cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"without": norm}, r"lacks query_decoder.norm.bias \(1 such\)"),
-        ({"config": {"num_queries": 9}}, "another queries .*--set model.queries=9"),
+        ({"config": {"num_queries": 9}}, "and the recipe differ in model.queries; --set model.queries=9"),
         ({"config": {"pre_norm": True}}, "pre_norm is True, only False is supported"),
         ({"config": {"decoder_layers": 6}}, "6 decoder layers"),
         ({"config": {"backbone_config": {"model_type": "resnet"}}}, "an unknown resnet backbone"),

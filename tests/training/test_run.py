@@ -175,9 +175,9 @@ def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
     out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
     with pytest.raises(StoppedError):
         train(tiny, toy, out, device="cpu", watchers=stop_after(2))
-    with pytest.raises(InputError, match=r"another recipe \(optimiser.lr\)"):
+    with pytest.raises(InputError, match=r"differ in their recipe \(optimiser.lr\)"):
         train(tiny, toy, out, device="cpu", resume=True, overrides=["optimiser.lr=0.1"])
-    with pytest.raises(InputError, match="another data"):
+    with pytest.raises(InputError, match="differ in their data"):
         train(tiny, [(str(box_set.path), 1.0)], out, device="cpu", resume=True)
     newest = checkpoint.newest(out / ".v1.partial" / "checkpoints")
     assert newest is not None and checkpoint.load(newest, {})["step"] == 2
@@ -193,7 +193,7 @@ def test_only_the_first_process_looks_for_what_was_left(tmp_path: Path, monkeypa
     monkeypatch.setattr(distributed, "from_first", lambda value: next(told))
     with _staged(tmp_path, job, resume=True) as stage:  # type: ignore[arg-type]
         assert stage == "the first one's directory"
-    with pytest.raises(InputError, match="another seed"), _staged(tmp_path, job, resume=True):  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="differ in their seed"), _staged(tmp_path, job, resume=True):  # type: ignore[arg-type]
         pass
 
 
