@@ -3,8 +3,10 @@
 import os
 import sys
 from textwrap import shorten
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from segkit import __version__
 from segkit.errors import SegkitError
@@ -30,8 +32,23 @@ from . import (
 from . import eval as eval_
 from .common import stderr
 
+_ORDER = (
+    *("convert", "validate", "inspect", "merge", "split", "relabel", "diff", "leakage", "vocabulary"),
+    *("train", "predict", "pseudolabel", "eval", "benchmark", "browse", "export", "demo"),
+)
+"""The commands as a user comes to need them: data, models, what comes of both."""
+
+
+class _Workflow(TyperGroup):
+    """Lists the commands in this order; typer would put those with commands of their own last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
 app = typer.Typer(
     name="segkit",
+    cls=_Workflow,
     help="One segmentation model from every kind of annotation: convert, train, pseudolabel, eval, browse.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

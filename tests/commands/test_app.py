@@ -1,6 +1,8 @@
 import errno
+import re
 
 import pytest
+from typer.testing import CliRunner
 
 from segkit.commands import app as program
 from segkit.errors import InputError, SegkitError
@@ -54,6 +56,14 @@ def test_wrong_usage_is_2(arguments: list[str], code: int, monkeypatch: pytest.M
     with pytest.raises(SystemExit) as stop:
         program.main()
     assert stop.value.code == code
+
+
+def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
+    told = CliRunner().invoke(program.app, ["--help"], env={"COLUMNS": "300"}).stdout
+    listed = re.findall(r"^\W*([a-z]+) ", told.partition("Commands")[2], re.MULTILINE)
+    steps = ["convert", "validate", "inspect", "train", "predict", "pseudolabel", "eval", "benchmark", "browse"]
+    assert [name for name in listed if name in steps] == steps and listed[0] == "convert"
+    assert len(listed) == len(program.app.registered_commands) + len(program.app.registered_groups)
 
 
 def test_ctrl_c_ends_with_the_shells_code(monkeypatch: pytest.MonkeyPatch) -> None:
