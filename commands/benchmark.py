@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
-from segkit.storage import here
+from segkit.storage import writable_here
 
 from .common import JSON_OPTION, counted, counting, emit, note, table
 from .scoring import (
@@ -34,7 +34,7 @@ _DATA = typer.Option(metavar="SET", help="The benchmark's data, converted.")
 _CHECKPOINT = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP)
 _PREDICTIONS = typer.Option(None, metavar="SET|FILE", help=PREDICTIONS_HELP)
 _OUT = typer.Option(
-    metavar="DIR", parser=here, help="Directory for metrics.json and, with --checkpoint, the predictions."
+    metavar="DIR", parser=writable_here, help="Directory for metrics.json and, with --checkpoint, the predictions."
 )
 _DEVICE = typer.Option("auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N.")
 _SCHEMA = "segkit.benchmark/1"
@@ -46,7 +46,7 @@ def objects365(
     images: Path = typer.Option(help="Folder of the images, in any layout of the archives."),
     out: Path = typer.Option(
         metavar="DIR",
-        parser=here,
+        parser=writable_here,
         help="Directory for metrics.json and, with --checkpoint, the predictions and results.json.",
     ),
     checkpoint: str = _CHECKPOINT,

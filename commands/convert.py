@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 
 from segkit.errors import InputError
-from segkit.storage import location
+from segkit.storage import location, writable
 
 from .common import JSON_OPTION, counting
 from .convert_report import fail, show
@@ -239,6 +239,8 @@ def _run(common: Common, arguments: dict[str, Any], open_source: Callable[[], "S
     out, dry_run = common.out, common.dry_run
     if out is None and not dry_run:
         raise InputError("no destination", mend="give --out DIR, or --dry-run")
+    if out is not None and not dry_run:
+        writable(out)
     if common.address and common.engine is Engine.local:
         raise InputError("--address names a Ray cluster", mend="give --engine ray with it")
     source, option = open_source(), "--images" if "images" in arguments else "--root"

@@ -6,14 +6,14 @@ from typing import Any
 import typer
 from rich.progress import Progress, TaskID
 
-from segkit.storage import here
+from segkit.storage import writable_here
 
 from .common import JSON_OPTION, counted, emit, progress, stderr, table
 
 
 def demo(
     out: Path = typer.Option(
-        ..., "--out", metavar="DIR", parser=here, help="Folder for everything that the demo makes."
+        ..., "--out", metavar="DIR", parser=writable_here, help="Folder for everything that the demo makes."
     ),
     steps: int = typer.Option(None, "--steps", min=1, help="Steps of the training; by default about 6 minutes of it."),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the scenes and of the training."),

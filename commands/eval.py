@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from segkit.errors import InputError
-from segkit.storage import here, location
+from segkit.storage import location, writable_here
 
 from .common import JSON_OPTION, counted, emit, table
 from .scoring import (
@@ -41,7 +41,7 @@ def evaluate(
     task: str = typer.Option(metavar="panoptic|semantic|instance", help="What to score."),
     out: Path = typer.Option(
         metavar="DIR",
-        parser=here,
+        parser=writable_here,
         help="Directory for metrics.json, report.html and, with --checkpoint, the predictions.",
     ),
     checkpoint: str = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from segkit.storage import here
+from segkit.storage import writable_here
 
 from .common import JSON_OPTION, emit, table
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     "Example: segkit export coco-panoptic --data work/coco-val --out exported",
 )
 _DATA = typer.Option(..., "--data", metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1.")
-_OUT = typer.Option(..., "--out", metavar="DIR", parser=here, help="Directory to make.")
+_OUT = typer.Option(..., "--out", metavar="DIR", parser=writable_here, help="Directory to make.")
 _IMAGES = typer.Option(False, "--images", help="Also write the image files, under images/.")
 _DATUMARO = typer.Option(False, "--datumaro", help="As Datumaro imports COCO exactly: its folders, every mask as RLE.")
 

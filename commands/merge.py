@@ -4,14 +4,14 @@ from pathlib import Path
 
 import typer
 
-from segkit.storage import location
+from segkit.storage import writable
 
 from .common import JSON_OPTION, emit, table
 
 
 def merge(
     sets: list[str] = typer.Argument(metavar="SET SET...", help="Shard sets of one kind: DIR or DIR@v1."),
-    out: Path = typer.Option(..., "--out", metavar="SET", parser=location, help="Shard set to write a version of."),
+    out: Path = typer.Option(..., "--out", metavar="SET", parser=writable, help="Shard set to write a version of."),
     name: str = typer.Option(None, help="Name of the new set; by default the directory's."),
     rename: bool = typer.Option(False, "--rename", help="Put the set's number before every image id: 1-000139."),
     as_json: bool = JSON_OPTION,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from segkit.errors import InputError
-from segkit.storage import here, location
+from segkit.storage import location, writable_here
 
 from .common import JSON_OPTION, counted, counting, emit, note, stderr, table
 from .scoring import SETTINGS_OPTION, TASKS, one_of, run_for
@@ -36,7 +36,7 @@ def predict(
     ),
     task: str = typer.Option("panoptic", "--task", help="panoptic, semantic or instance."),
     out: Path = typer.Option(
-        ..., "--out", metavar="DIR", parser=here, help="Folder for `predictions`, `overlays` and `native`."
+        ..., "--out", metavar="DIR", parser=writable_here, help="Folder for `predictions`, `overlays` and `native`."
     ),
     overlays: bool = typer.Option(True, "--overlays/--no-overlays", help="Also draw a picture of each image."),
     native: bool = typer.Option(

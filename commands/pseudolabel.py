@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 import typer
 
 from segkit.errors import InputError
-from segkit.storage import location
+from segkit.storage import writable
 
 from .common import JSON_OPTION, counted, counting, emit, table
 from .scoring import SETTINGS_OPTION, one_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def pseudolabel(
     checkpoint: str = typer.Option(..., "--checkpoint", metavar="RUN", help="The run whose model makes the masks."),
     data: str = typer.Option(..., "--data", metavar="SET", help="A set with boxes that have no mask."),
-    out: Path = typer.Option(..., "--out", metavar="SET", parser=location, help="Directory of the new set's versions."),
+    out: Path = typer.Option(..., "--out", metavar="SET", parser=writable, help="Directory of the new set's versions."),
     strategy: str = typer.Option(
         "conditioned",
         "--strategy",

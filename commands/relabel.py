@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from segkit.storage import location
+from segkit.storage import writable
 
 from .common import JSON_OPTION, emit, table
 
@@ -15,7 +15,7 @@ def relabel(
     mapping: Path = typer.Option(
         ..., "--map", metavar="FILE", help="CSV with columns from and to (names or ids); a blank to drops the class."
     ),
-    out: Path = typer.Option(..., "--out", metavar="SET", parser=location, help="Shard set to write a version of."),
+    out: Path = typer.Option(..., "--out", metavar="SET", parser=writable, help="Shard set to write a version of."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Map a shard set's classes to those of another taxonomy by a table; no image is copied.

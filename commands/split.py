@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from segkit.storage import location
+from segkit.storage import writable
 
 from .common import JSON_OPTION, counted, emit, table
 
@@ -12,7 +12,7 @@ from .common import JSON_OPTION, counted, emit, table
 def split(
     spec: str = typer.Argument(metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."),
     out: Path = typer.Option(
-        ..., "--out", metavar="DIR", parser=location, help="Directory that gets a shard set for each part."
+        ..., "--out", metavar="DIR", parser=writable, help="Directory that gets a shard set for each part."
     ),
     part: list[str] = typer.Option([], "--part", metavar="NAME=SHARE", help="A part and its share of the images."),
     listed: list[str] = typer.Option([], "--list", metavar="NAME=FILE", help="A part and a file of image ids."),

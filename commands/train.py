@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress, TaskID
 
 from segkit.errors import InputError
-from segkit.storage import here
+from segkit.storage import writable_here
 
 from .common import JSON_OPTION, counted, emit, note, progress, stderr, table
 
@@ -27,7 +27,9 @@ def train(
     data: list[str] = typer.Option(
         ..., "--data", metavar="SET[=WEIGHT]", help="A shard set and the rate at which steps draw it; repeatable."
     ),
-    out: Path = typer.Option(..., "--out", metavar="RUN", parser=here, help="Directory of the run's versions."),
+    out: Path = typer.Option(
+        ..., "--out", metavar="RUN", parser=writable_here, help="Directory of the run's versions."
+    ),
     eval_data: list[str] = typer.Option(
         [], "--eval-data", metavar="SET", help="A shard set to evaluate on, from time to time and at the end."
     ),

@@ -66,6 +66,28 @@ def here(place: str | Path) -> Path:
     return Path(text)
 
 
+def writable(place: str | Path) -> Path:
+    """The location, for what is to be written there.
+
+    Raises:
+        InputError: neither the path, nor the folder above it that exists, is a folder that can be written to. What a
+            store allows shows only in writing.
+    """
+    path = location(place)
+    if is_remote(path):
+        return path
+    above = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.access(folder, os.F_OK))
+    code = errno.EACCES if above.is_dir() else errno.ENOTDIR
+    if code == errno.ENOTDIR or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"cannot be written to ({os.strerror(code)})", file=above, mend="choose another")
+    return path
+
+
+def writable_here(place: str | Path) -> Path:
+    """The path on this machine, for what is to be written there; InputError as of `here` and `writable`."""
+    return writable(here(place))
+
+
 def is_remote(path: Path) -> bool:
     """Whether a location lies in a store behind fsspec."""
     return not isinstance(path, PurePath)

@@ -6,7 +6,7 @@ import pytest
 
 from segkit import storage
 from segkit.errors import InputError
-from segkit.storage import here, is_remote, join, location, relative
+from segkit.storage import here, is_remote, join, location, relative, writable, writable_here
 
 
 @pytest.mark.parametrize("text", ["a/b", "/a/b", "set@v2", "c:/x", "a//b", "s3:/b/x"])
@@ -33,6 +33,26 @@ def test_a_url_that_cannot_be_used_is_one_clear_line(s3):
         location("nothing://a/b")
     with pytest.raises(InputError, match=r"^s3://absent: no such bucket; check the URL and the credentials$"):
         location("s3://absent/set")
+
+
+def test_what_cannot_be_written_to_is_told_by_the_folder_that_stands_in_the_way(tmp_path, monkeypatch):
+    assert writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert not (tmp_path / "a").exists(), "asking makes nothing"
+    assert str(writable_here(f"file://{tmp_path}")) == str(tmp_path)
+    assert writable("relative/a") == Path("relative/a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file: cannot be written to \(Not a directory\); choose another$"):
+        writable(tmp_path / "file" / "a")
+    with pytest.raises(InputError, match="is a URL"):
+        writable_here("s3://bucket/x")
+    allowed = storage.os.access  # of root, for whom permissions do not count
+    monkeypatch.setattr(storage.os, "access", lambda path, mode: allowed(path, mode) and (path, mode) != (tmp_path, 3))
+    with pytest.raises(InputError, match=rf"^{tmp_path}: cannot be written to \(Permission denied\)"):
+        writable(tmp_path / "a" / "b")
+
+
+def test_a_store_is_asked_in_writing(s3):
+    assert str(writable(f"{s3}a")) == f"{s3}a"
 
 
 def refused(url: str, before: str = "") -> str:

@@ -1,5 +1,6 @@
 import errno
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -64,6 +65,30 @@ def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
     steps = ["convert", "validate", "inspect", "train", "predict", "pseudolabel", "eval", "benchmark", "browse"]
     assert [name for name in listed if name in steps] == steps and listed[0] == "convert"
     assert len(listed) == len(program.app.registered_commands) + len(program.app.registered_groups)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval --data absent --task panoptic --predictions absent",
+        "benchmark coco-panoptic --data absent --predictions absent",
+        "benchmark objects365 --annotations absent --images absent --predictions absent",
+        "predict --checkpoint absent --images absent --classes cat",
+        "pseudolabel --checkpoint absent --data absent",
+        "train --recipe absent --data absent",
+        "convert coco --images absent --instances absent",
+        "merge absent absent",
+        "split absent",
+        "relabel absent --taxonomy voc-20 --map absent",
+        "export semantic --data absent",
+        "demo",
+    ],
+)
+def test_a_destination_that_cannot_be_written_to_is_refused_before_any_work(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(program.app, [*command.split(), "--out", str(tmp_path / "file" / "out")])
+    assert isinstance(result.exception, InputError), result.output
+    assert "file: cannot be written to (Not a directory); choose another" in str(result.exception)
 
 
 def test_ctrl_c_ends_with_the_shells_code(monkeypatch: pytest.MonkeyPatch) -> None:
