@@ -203,8 +203,10 @@ def _beside(result: dict[str, Any], rows: "Published") -> Table:
 
 
 def _sizes(result: dict[str, Any], training_set: str | None) -> Table:
+    from segkit.metrics.labels import label
+
     keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     groups = ("ap_rare", "ap_common", "ap_frequent")
-    rows = [(key, result[key], result["box"][key]) for key in (*keys, *groups)]
+    rows = [(label(key), result[key], result["box"][key]) for key in (*keys, *groups)]
     counted_in = training_set or "this file's own images, for want of --training-set"
     return table(f"By mask and by box\nrare, common and frequent in {counted_in}", ("", "masks", "boxes"), rows)

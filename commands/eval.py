@@ -142,6 +142,7 @@ def _compare(
     out: Path,
     as_json: bool,
 ) -> None:
+    from segkit.metrics.labels import label
     from segkit.metrics.predictions import open_predictions
     from segkit.metrics.record import described, write_json
     from segkit.metrics.run import compare_sets
@@ -154,7 +155,7 @@ def _compare(
     for name, row in result["figures"].items():
         low, high = ("-" if edge is None else f"{edge:+.2f}" for edge in row["interval"])
         better = "-" if row["b_better"] is None else f"{100 * row['b_better']:.1f} %"
-        rows.append((name, row["a"], row["b"], row["difference"], f"{low} to {high}", better))
+        rows.append((label(name), row["a"], row["b"], row["difference"], f"{low} to {high}", better))
     title = f"a = {both[0]}\nb = {both[1]}\n{counted(result['images'], 'image')}, {counted(samples, 'draw')}"
     columns = ("", "a", "b", "b - a", "95 % interval", "b ahead")
     emit(result, schema="segkit.compare/1", as_json=as_json, tables=[table(title, columns, rows)])

@@ -1,6 +1,6 @@
 """What `eval`, `benchmark` and `predict` share: where predictions come from, and tables of figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -128,24 +128,24 @@ def _panoptic(result: dict[str, Any]) -> Table:
 
 
 def _semantic(result: dict[str, Any]) -> Table:
-    names = {"miou": "mIoU", "fwiou": "fwIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
-    names |= {"classes_counted": "classes counted"}
-    return _figures(f"Semantic segmentation\n{result['absent_classes']}", names, result)
+    keys = ("miou", "fwiou", "pixel_accuracy", "mean_accuracy", "classes_counted")
+    return _figures(f"Semantic segmentation\n{result['absent_classes']}", keys, result)
 
 
 def _instance(result: dict[str, Any]) -> Table:
     keys = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", f"ar{result['max_dets'][-1]}"]
     outlined = {f"boundary {key}": result["boundary"][key] for key in keys} if "boundary" in result else {}
-    shown = {key: key for key in (*keys, *outlined)}
     title = f"{result['protocol'].upper()} AP by {result['by']} ({result['evaluator']})"
-    return _figures(title, shown, result | outlined)
+    return _figures(title, (*keys, *outlined), result | outlined)
 
 
-def _figures(title: str, names: Mapping[str, str], result: dict[str, Any]) -> Table:
+def _figures(title: str, keys: Sequence[str], result: dict[str, Any]) -> Table:
     """A line a figure, with its interval where intervals were asked for."""
+    from segkit.metrics.labels import label
+
     if "bootstrap" not in result:
-        return table(title, ("", "%"), [(name, result[key]) for key, name in names.items()])
-    rows = [(name, result[key], _interval(result, key)) for key, name in names.items()]
+        return table(title, ("", "%"), [(label(key), result[key]) for key in keys])
+    rows = [(label(key), result[key], _interval(result, key)) for key in keys]
     return table(title, ("", "%", _INTERVAL), rows)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segkit import __version__
 from segkit.metrics import detections, panoptic, semantic
 from segkit.metrics.evaluate import Measured, names, thing_classes
+from segkit.metrics.labels import label
 from segkit.metrics.predictions import Predictions
 from segkit.metrics.transfer import stated
 from segkit.report import figures
@@ -22,6 +23,7 @@ IMAGES = 6
 """Images at each end of the gallery."""
 CONFUSED = 14
 """Classes in the confusion matrix: the most a phone can show."""
+_APS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 LEAST_SCORE = 0.3
 """Instances of lower score are not drawn: the pictures would be full of them."""
 
@@ -64,13 +66,7 @@ def _panoptic(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tu
 
 
 def _semantic(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tuple[list[Section], list[Any]]:
-    shown_names = {
-        "miou": "mIoU",
-        "fwiou": "fwIoU",
-        "pixel_accuracy": "pixel accuracy",
-        "mean_accuracy": "mean accuracy",
-    }
-    cards = [(name, result[key]) for key, name in shown_names.items()]
+    cards = [(label(key), result[key]) for key in ("miou", "fwiou", "pixel_accuracy", "mean_accuracy")]
     bars = [(name, value, "") for name, value in result["per_class"].items() if value is not None]
     scores = image_scores(measured, len(truth.taxonomy.categories))[0] / 100
     images = figures.histogram(scores[~np.isnan(scores)], 0.0, 1.0, 25, "mIoU of each image by itself")
@@ -83,18 +79,14 @@ def _semantic(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tu
 
 
 def _instance(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tuple[list[Section], list[Any]]:
-    keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    cards = [
-        (f"{result['by']} AP", result["ap"]),
-        *((key.replace("ap", "AP").replace("_", " "), result[key]) for key in keys[1:]),
-    ]
+    cards = [(f"{result['by']} AP", result["ap"]), *((label(key), result[key]) for key in _APS[1:])]
     bars = [(name, value, "") for name, value in result["per_class"].items() if value is not None]
     iou = measured.detections.object_iou if measured.detections is not None else np.zeros(0)
-    label = "IoU of each object with the best prediction of its class"
+    overlap = "IoU of each object with the best prediction of its class"
     return [
         Section("Intervals", _intervals(result) + _zero_shot(result)),
         Section("Classes", figures.bars(_best_first(bars), unit="AP")),
-        Section("Overlap", figures.histogram(iou, 0.0, 1.0, 25, label) if len(iou) else ""),
+        Section("Overlap", figures.histogram(iou, 0.0, 1.0, 25, overlap) if len(iou) else ""),
         Section("Masks for true boxes", _given_boxes(result), "Mean IoU, 0-1; an object without a mask counts 0."),
         Section("Errors", _errors(result), "What the AP at IoU 0.5 would gain if an error were mended (TIDE)."),
         Section("Confusion", _confused(result), "Objects most often found as another class (score 0.3 and more)."),
@@ -122,7 +114,7 @@ def _intervals(result: dict[str, Any]) -> str:
     if not given:
         return ""
     edges = given["intervals"].items()
-    rows = [(name, "-" if low is None else f"{low:.2f} - {high:.2f}") for name, (low, high) in edges]
+    rows = [(label(name), "-" if low is None else f"{low:.2f} - {high:.2f}") for name, (low, high) in edges]
     level = f"{given['confidence']:.0%} interval, {given['samples']} draws of the images"
     return plain_table(("", level), rows)
 
@@ -147,8 +139,7 @@ def _boundary_quality(result: dict[str, Any]) -> str:
 def _boundary_ap(result: dict[str, Any]) -> str:
     if "boundary" not in result:
         return ""
-    keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    return plain_table(("", *keys), [("boundary", *(result["boundary"][key] for key in keys))])
+    return plain_table(("", *map(label, _APS)), [("boundary", *(result["boundary"][key] for key in _APS))])
 
 
 def _given_boxes(result: dict[str, Any]) -> str:

@@ -204,6 +204,7 @@ def test_the_screen_tells_by_which_images_classes_are_rare(tmp_path):
     for more, told in (([], "this file's own images"), (["--training-set", training.path], str(training.path))):
         screen = runner.invoke(app, ["benchmark", *map(str, [*options, *more])]).stdout
         assert f"rare, common and frequent in {told}" in screen
+        assert "AP small" in screen and "AP rare" in screen and "ap_" not in screen
     with pytest.raises(InputError, match="--set does nothing here: it goes with --checkpoint"):
         ask(*options, "--set", "inference.score=0.1")
 

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from importlib import resources
 
@@ -109,6 +110,21 @@ def test_people_see_the_interval_of_each_headline_figure(tmp_path, task):
         assert f"{low:.2f} to {high:.2f}" in screen
 
 
+def test_people_read_names_in_the_place_of_keys(tmp_path):
+    truth, found = sets(tmp_path, images=4, kind="instance")
+    options = ("--data", truth.path, "--task", "instance", "--out", tmp_path / "out", "--bootstrap", 5)
+    screen, _ = show(*options, "--predictions", found.path, "--boundary")
+    page = (tmp_path / "out" / "report.html").read_text()
+    compared, _ = show(*options, "--compare", found.path, truth.path)
+    for text, names in (
+        (screen, ("AP", "AP50", "AP small", "AR100", "boundary AP large", "boundary AR100")),
+        (page, ("AP", "AP75", "AP small", "boundary AP50")),
+        (compared, ("AP", "AP50", "AP75")),
+    ):
+        assert all(re.search(rf"(│ |>){name}( +│|<)", text) for name in names)
+        assert not re.search(r"\b(ap|ar)(\d+|_\w+)?\b", text.replace(str(tmp_path), ""))
+
+
 @pytest.mark.parametrize(("exhaustive", "protocol"), [(True, "COCO"), (False, "LVIS")])
 def test_people_see_whose_rules_an_ap_follows(tmp_path, exhaustive, protocol):
     truth, found = sets(tmp_path, kind="instance")
@@ -146,7 +162,7 @@ def test_people_see_boundaries_and_unseen_classes_where_they_asked_for_them(tmp_
     first = (
         ("boundary all", told["boundary"]["all"]["pq"])
         if task == "panoptic"
-        else ("boundary ap", told["boundary"]["ap"])
+        else ("boundary AP", told["boundary"]["ap"])
     )
     for row, value in (first, ("seen", told["zero_shot"]["seen"]), ("harmonic", told["zero_shot"]["harmonic"])):
         assert f"{value:.2f}" in shown[row]
