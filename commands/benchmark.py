@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from segkit.benchmark.objects365 import FileCheck
     from segkit.benchmark.published import Published
     from segkit.manifest import Task
+    from segkit.shards.reader import ShardSet
 
 app = typer.Typer(no_args_is_help=True, help="Score a run or predictions on a benchmark, beside its published rows.")
 
@@ -87,7 +88,7 @@ def objects365(
     result = {"benchmark": rows.name, **origin, **benchmark.score(truth, found, evaluator, training), **_rows(rows)}
     if isinstance(found, ShardSet):
         write_results(out / "results.json", found.samples())
-    _finish(result, rows, out, as_json, [_sizes(result, training_set)])
+    _finish(result, truth.shards, rows, out, as_json, [_sizes(result, training_set)])
 
 
 def _add(name: str, what: str, data_set: str) -> None:
@@ -165,16 +166,24 @@ def _compare(
     found, spec = prediction_source(truth, task, checkpoint, predictions, None, out, device, settings)
     metrics = measure(truth, found, task).metrics | {"differences": differences}
     result = {"benchmark": name, "data": described(truth), "predictions": described(spec), **metrics, **_rows(rows)}
-    _finish(result, rows, out, as_json, [])
+    _finish(result, truth, rows, out, as_json, [])
 
 
-def _finish(result: dict[str, Any], rows: "Published", out: Path, as_json: bool, more: list[Table | str]) -> None:
+def _finish(
+    result: dict[str, Any],
+    truth: "ShardSet",
+    rows: "Published",
+    out: Path,
+    as_json: bool,
+    more: list[Table | str],
+) -> None:
     from segkit.metrics.record import write_json
 
     write_json(out / "metrics.json", result, _SCHEMA)
     warn(result)
     written = f"{out / 'metrics.json'}"
-    emit(result, schema=_SCHEMA, as_json=as_json, tables=[*tables(result), *more, _beside(result, rows), written])
+    shown = [*tables(result, truth), *more, _beside(result, rows), written]
+    emit(result, schema=_SCHEMA, as_json=as_json, tables=shown)
 
 
 def _tell(checked: "FileCheck", annotations: Path) -> None:

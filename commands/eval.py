@@ -130,7 +130,7 @@ def _score(
     write_json(out / "metrics.json", result)
     write_text(out / "report.html", report(result, measured, truth, predicted))
     warn(result)
-    emit(result, schema="segkit.metrics/1", as_json=as_json, tables=[*tables(result), f"{out / 'report.html'}"])
+    emit(result, schema="segkit.metrics/1", as_json=as_json, tables=[*tables(result, truth), f"{out / 'report.html'}"])
 
 
 def _compare(

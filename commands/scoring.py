@@ -1,6 +1,6 @@
 """What `eval`, `benchmark` and `predict` share: where predictions come from, and tables of figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -108,12 +108,13 @@ def warn(result: dict[str, Any]) -> None:
         note(line)
 
 
-def tables(result: dict[str, Any]) -> list[Table | str]:
-    """The headline and the weakest classes."""
+def tables(result: dict[str, Any], truth: "ShardSet") -> list[Table | str]:
+    """The headline and the weakest classes; of equally weak ones those of most segments come first."""
     heads = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
     asked = {"zero_shot": _zero_shot, "given_boxes": _given_boxes}
     made = [show(result[key]) for key, show in asked.items() if key in result]
-    return [heads[result["task"]](result), _per_class(result), *made]
+    segments = {name: counts.segments for name, counts in truth.manifest.statistics.classes.items()}
+    return [heads[result["task"]](result), _per_class(result, segments), *made]
 
 
 def _panoptic(result: dict[str, Any]) -> Table:
@@ -155,7 +156,7 @@ def _interval(result: dict[str, Any], name: str) -> str | None:
     return None if low is None else f"{low:.2f} to {high:.2f}"
 
 
-def _per_class(result: dict[str, Any]) -> Table | str:
+def _per_class(result: dict[str, Any], segments: Mapping[str, int]) -> Table | str:
     """The weakest classes first: what to look at."""
     if result["task"] == "panoptic":
         rows = [(name, *row.values()) for name, row in result["per_class"].items() if row["pq"] is not None]
@@ -163,7 +164,7 @@ def _per_class(result: dict[str, Any]) -> Table | str:
     else:
         rows = [(name, value) for name, value in result["per_class"].items() if value is not None]
         columns = ("class", "IoU" if result["task"] == "semantic" else "AP")
-    weak = sorted((row for row in rows if round(row[1], 2) < 100), key=lambda row: row[1])
+    weak = sorted((row for row in rows if round(row[1], 2) < 100), key=lambda row: (row[1], -segments[row[0]]))
     perfect = len(rows) - len(weak)
     if perfect and not weak:
         return f"No weak class: {perfect} of {len(rows)} at 100"
