@@ -145,7 +145,10 @@ def _refuse_other(destination: Path, content: str) -> None:
     published = versions(destination)
     if not published:
         return
-    manifest = json.loads((published[max(published)] / MANIFEST).read_text("utf-8"))
+    try:
+        manifest = json.loads(storage.read_bytes(published[max(published)] / MANIFEST))
+    except (OSError, ValueError):
+        return  # damaged, which a new version mends
     if manifest.get("type", content) != content:
         problem = f"holds a {'run' if content == 'shards' else 'shard set'}: no place for anything else"
         raise InputError(problem, file=destination, mend="choose another directory")

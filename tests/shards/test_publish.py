@@ -78,6 +78,14 @@ def test_a_destination_that_is_a_file_is_refused(tmp_path):
         pass
 
 
+def test_a_damaged_version_does_not_bar_the_next(tmp_path):
+    with staging(tmp_path, {}, resume=False) as stage:
+        (stage.path / "manifest.json").write_text('{"type"')
+        stage.publish()
+    with staging(tmp_path, {}, resume=False) as stage:
+        assert stage.version == 2
+
+
 def test_a_set_and_a_run_do_not_hide_each_other(tmp_path):
     for content, other in (("run", "shards"), ("shards", "run")):
         place = tmp_path / content
