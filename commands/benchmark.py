@@ -91,6 +91,10 @@ def objects365(
     _finish(result, truth.shards, rows, out, as_json, [_sizes(result, training_set)])
 
 
+_TRANSFER = "open-vocabulary"
+"""The set's class list and kind decide which benchmark it is."""
+
+
 def _add(name: str, what: str, data_set: str) -> None:
     """The command of a benchmark whose data is one set."""
     example = f"segkit benchmark {name} --data {data_set} --checkpoint work/run --out work/bench"
@@ -117,27 +121,13 @@ _add(
 _add("coco-panoptic", "COCO panoptic segmentation (PQ over 133 classes).", "work/coco-val")
 
 
-@app.command("open-vocabulary")
-def open_vocabulary(
-    data: str = _DATA,
-    out: Path = _OUT,
-    checkpoint: str = _CHECKPOINT,
-    predictions: str = _PREDICTIONS,
-    settings: list[str] = SETTINGS_OPTION,
-    device: str = _DEVICE,
-    as_json: bool = JSON_OPTION,
-) -> None:
-    """Direct transfer: a data set that the model was not trained on, with only its class names given.
-
-    Pascal Context 59 and 459, COCO (semantic), Cityscapes and ADE20K (panoptic) have published rows; the set's class
-    list and kind decide which.
-
-    Example: segkit benchmark open-vocabulary --data work/context-59 --checkpoint work/run --out work/bench
-    """
-    from segkit.benchmark.published import transfer_benchmark
-    from segkit.shards.reader import ShardSet
-
-    _compare(transfer_benchmark(ShardSet.open(data)), data, checkpoint, predictions, out, settings, device, as_json)
+_add(
+    _TRANSFER,
+    "Direct transfer: a data set that the model was not trained on, with only its class names given.\n\n"
+    "Pascal Context 59 and 459, COCO (semantic), Cityscapes and ADE20K (panoptic) have published rows; the set's class "
+    "list and kind decide which.",
+    "work/context-59",
+)
 
 
 def _compare(
@@ -151,21 +141,23 @@ def _compare(
     as_json: bool,
 ) -> None:
     """Score a set for the task that a benchmark's metric belongs to."""
-    from segkit.benchmark.published import other_classes, published
+    from segkit.benchmark.published import other_classes, published, transfer_benchmark
     from segkit.metrics.evaluate import EvalOptions, check_kind, measure
     from segkit.metrics.record import described
     from segkit.shards.reader import ShardSet
 
     check_source(checkpoint, predictions, settings)
     refuse_idle(*for_runs(checkpoint, settings, device))
-    truth, rows = ShardSet.open(data), published(name)
+    truth = ShardSet.open(data)
+    rows = published(transfer_benchmark(truth) if name == _TRANSFER else name)
     task: Task = "panoptic" if rows.metric == "pq" else "semantic"
     check_kind(truth, task, EvalOptions())
     for difference in (differences := other_classes(rows, truth)):
         note(f"{data}: {difference}")
     found, spec = prediction_source(truth, task, checkpoint, predictions, None, out, device, settings)
     metrics = measure(truth, found, task).metrics | {"differences": differences}
-    result = {"benchmark": name, "data": described(truth), "predictions": described(spec), **metrics, **_rows(rows)}
+    origin = {"data": described(truth), "predictions": described(spec)}
+    result = {"benchmark": rows.name, **origin, **metrics, **_rows(rows)}
     _finish(result, truth, rows, out, as_json, [])
 
 
