@@ -33,7 +33,17 @@ from . import eval as eval_
 from .common import stderr
 
 _ORDER = (
-    *("convert", "validate", "inspect", "merge", "split", "relabel", "diff", "leakage", "vocabulary"),
+    *(
+        "convert",
+        "validate",
+        "inspect",
+        "merge",
+        "split",
+        "relabel",
+        "diff",
+        "leakage",
+        "vocabulary",
+    ),
     *("train", "predict", "pseudolabel", "eval", "benchmark", "browse", "export", "demo"),
 )
 """The commands as a user comes to need them: data, models, what comes of both."""
@@ -83,23 +93,28 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version."
+    ),
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command line; every failure is one line on stderr, a traceback only with SEGKIT_DEBUG=1.
+    """Run the command line; every failure is one line on stderr, a traceback only with
+    SEGKIT_DEBUG=1.
 
-    A SegkitError has its own exit code; what the system refuses (a full disk, a folder without permission) and faults
-    of segkit itself end with 1. Ctrl-C ends with 130, which typer sees to.
+    A SegkitError has its own exit code; what the system refuses (a full disk, a folder without
+    permission) and faults of segkit itself end with 1. Ctrl-C ends with 130, which typer sees to.
     """
     try:
         app()
     except Exception as error:
         if os.environ.get("SEGKIT_DEBUG") == "1":
             raise
-        stderr.print(f"error: {_line(error)}", style="red", markup=False, highlight=False, soft_wrap=True)
+        stderr.print(
+            f"error: {_line(error)}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(error.exit_code if isinstance(error, SegkitError) else 1)
 
 
@@ -110,6 +125,8 @@ def _line(error: Exception) -> str:
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
-        told = shorten(str(error), 500, placeholder=" ...")  # a compiler's may be a hundred thousand characters
+        told = shorten(
+            str(error), 500, placeholder=" ..."
+        )  # a compiler's may be a hundred thousand characters
         text = f"{type(error).__name__}: {told} (a fault of segkit; SEGKIT_DEBUG=1 shows where)"
     return " ".join(text.splitlines())

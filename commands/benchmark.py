@@ -1,4 +1,5 @@
-"""`segkit benchmark`: figures on published benchmarks, beside the rows that others have published."""
+"""`segkit benchmark`: figures on published benchmarks, beside the rows that others have
+published."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
-from segkit.storage import writable_here
+from segkit.storage import writable_local
 
 from .common import JSON_OPTION, counted, counting, emit, note, table
 from .scoring import (
@@ -26,18 +27,25 @@ from .scoring import (
 if TYPE_CHECKING:
     from segkit.benchmark.objects365 import FileCheck
     from segkit.benchmark.published import Published
-    from segkit.manifest import Task
+    from segkit.shards.manifest import Task
     from segkit.shards.reader import ShardSet
 
-app = typer.Typer(no_args_is_help=True, help="Score a run or predictions on a benchmark, beside its published rows.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Score a run or predictions on a benchmark, beside its published rows.",
+)
 
 _DATA = typer.Option(metavar="SET", help="The benchmark's data, converted.")
 _CHECKPOINT = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP)
 _PREDICTIONS = typer.Option(None, metavar="SET|FILE", help=PREDICTIONS_HELP)
 _OUT = typer.Option(
-    metavar="DIR", parser=writable_here, help="Directory for metrics.json and, with --checkpoint, the predictions."
+    metavar="DIR",
+    parser=writable_local,
+    help="Directory for metrics.json and, with --checkpoint, the predictions.",
 )
-_DEVICE = typer.Option("auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N.")
+_DEVICE = typer.Option(
+    "auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N."
+)
 _SCHEMA = "segkit.benchmark/1"
 
 
@@ -47,29 +55,34 @@ def objects365(
     images: Path = typer.Option(help="Folder of the images, in any layout of the archives."),
     out: Path = typer.Option(
         metavar="DIR",
-        parser=writable_here,
+        parser=writable_local,
         help="Directory for metrics.json and, with --checkpoint, the predictions and results.json.",
     ),
     checkpoint: str = _CHECKPOINT,
     predictions: str = _PREDICTIONS,
-    evaluator: str = typer.Option("hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."),
+    evaluator: str = typer.Option(
+        "hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."
+    ),
     training_set: str = typer.Option(
-        None, metavar="SET", help="Objects365's training images, converted: what counts as rare (else the file's own)."
+        None,
+        metavar="SET",
+        help="Objects365's training images, converted: what counts as rare (else the file's own).",
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = _DEVICE,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Mask AP on the 1,000 Objects365 images with masks: what box-only training data teaches of shapes.
+    """Mask AP on the 1,000 Objects365 images with masks: what box-only training data teaches of
+    shapes.
 
-    Example: segkit benchmark objects365 --annotations o365_instance_seg_val.json --images val --checkpoint work/run
-    --out work/bench
+    Example: segkit benchmark objects365 --annotations o365_instance_seg_val.json --images val
+    --checkpoint work/run --out work/bench
     """
     from segkit.benchmark import objects365 as benchmark
     from segkit.benchmark.published import published
     from segkit.benchmark.results import write_results
     from segkit.metrics.instance import EVALUATORS
-    from segkit.metrics.record import described
+    from segkit.metrics.output import described
     from segkit.shards.reader import ShardSet
 
     check_source(checkpoint, predictions, settings)
@@ -81,11 +94,20 @@ def objects365(
     _tell(checked, annotations)
     with counting("read", checked.images) as advance:
         place, with_images = out / "ground-truth", checkpoint is not None
-        truth = benchmark.ground_truth(source, checked, place, with_images=with_images, on_progress=advance)
-    found, spec = prediction_source(truth.shards, "instance", checkpoint, predictions, None, out, device, settings)
+        truth = benchmark.ground_truth(
+            source, checked, place, with_images=with_images, on_progress=advance
+        )
+    found, spec = prediction_source(
+        truth.shards, "instance", checkpoint, predictions, None, out, device, settings
+    )
     rows = published("objects365")
     origin = {"data": described(truth.shards), "predictions": described(spec)}
-    result = {"benchmark": rows.name, **origin, **benchmark.score(truth, found, evaluator, training), **_rows(rows)}
+    result = {
+        "benchmark": rows.name,
+        **origin,
+        **benchmark.score(truth, found, evaluator, training),
+        **_rows(rows),
+    }
     if isinstance(found, ShardSet):
         write_results(out / "results.json", found.samples())
     _finish(result, truth.shards, rows, out, as_json, [_sizes(result, training_set)])
@@ -143,7 +165,7 @@ def _compare(
     """Score a set for the task that a benchmark's metric belongs to."""
     from segkit.benchmark.published import other_classes, published, transfer_benchmark
     from segkit.metrics.evaluate import EvalOptions, check_kind, measure
-    from segkit.metrics.record import described
+    from segkit.metrics.output import described
     from segkit.shards.reader import ShardSet
 
     check_source(checkpoint, predictions, settings)
@@ -154,7 +176,9 @@ def _compare(
     check_kind(truth, task, EvalOptions())
     for difference in (differences := other_classes(rows, truth)):
         note(f"{data}: {difference}")
-    found, spec = prediction_source(truth, task, checkpoint, predictions, None, out, device, settings)
+    found, spec = prediction_source(
+        truth, task, checkpoint, predictions, None, out, device, settings
+    )
     metrics = measure(truth, found, task).metrics | {"differences": differences}
     origin = {"data": described(truth), "predictions": described(spec)}
     result = {"benchmark": rows.name, **origin, **metrics, **_rows(rows)}
@@ -169,7 +193,7 @@ def _finish(
     as_json: bool,
     more: list[Table | str],
 ) -> None:
-    from segkit.metrics.record import write_json
+    from segkit.metrics.output import write_json
 
     write_json(out / "metrics.json", result, _SCHEMA)
     warn(result)
@@ -198,9 +222,16 @@ def _beside(result: dict[str, Any], rows: "Published") -> Table:
     """The measured figure on top of the published ones."""
     measured = result["all"]["pq"] if rows.metric == "pq" else result[rows.metric]
     images = f"measured here, {counted(result['images']['evaluated'], 'image')}"
-    lines = [("this one", "", images, measured), *((r.model, r.backbone, r.trained_on, r.value) for r in rows.rows)]
+    lines = [
+        ("this one", "", images, measured),
+        *((r.model, r.backbone, r.trained_on, r.value) for r in rows.rows),
+    ]
     sources = sorted({row.source for row in rows.rows})
-    return table(f"{rows.title}\npublished by {'; '.join(sources)}", ("model", "backbone", "trained on", "%"), lines)
+    return table(
+        f"{rows.title}\npublished by {'; '.join(sources)}",
+        ("model", "backbone", "trained on", "%"),
+        lines,
+    )
 
 
 def _sizes(result: dict[str, Any], training_set: str | None) -> Table:
@@ -210,4 +241,8 @@ def _sizes(result: dict[str, Any], training_set: str | None) -> Table:
     groups = ("ap_rare", "ap_common", "ap_frequent")
     rows = [(label(key), result[key], result["box"][key]) for key in (*keys, *groups)]
     counted_in = training_set or "this file's own images, for want of --training-set"
-    return table(f"By mask and by box\nrare, common and frequent in {counted_in}", ("", "masks", "boxes"), rows)
+    return table(
+        f"By mask and by box\nrare, common and frequent in {counted_in}",
+        ("", "masks", "boxes"),
+        rows,
+    )

@@ -9,7 +9,14 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from segkit import __version__
@@ -17,14 +24,20 @@ from segkit import __version__
 stdout = Console()
 stderr = Console(stderr=True)
 
-JSON_OPTION = typer.Option(False, "--json", help="Print one JSON object on stdout and nothing else there.")
+JSON_OPTION = typer.Option(
+    False, "--json", help="Print one JSON object on stdout and nothing else there."
+)
 
 
 def progress() -> Progress:
     """A progress bar on stderr, shown only where stderr is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, disable=not stderr.is_terminal
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
     )
 
 
@@ -64,7 +77,9 @@ def _cell(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def emit(result: Mapping[str, Any], *, schema: str, as_json: bool, tables: Sequence[Table | str]) -> None:
+def emit(
+    result: Mapping[str, Any], *, schema: str, as_json: bool, tables: Sequence[Table | str]
+) -> None:
     """Print `result` as one JSON object, or else the tables.
 
     Args:
@@ -74,11 +89,17 @@ def emit(result: Mapping[str, Any], *, schema: str, as_json: bool, tables: Seque
         tables: what a person reads instead.
     """
     if as_json:
-        print(json.dumps({"schema": schema, "segkit_version": __version__, **result}, allow_nan=False))
+        print(
+            json.dumps({"schema": schema, "segkit_version": __version__, **result}, allow_nan=False)
+        )
         return
     for item in tables:
         # a path that is broken over lines cannot be copied
         if isinstance(item, Table):
-            stdout.print(item.title, style="table.title", markup=False, highlight=False, soft_wrap=True)
+            stdout.print(
+                item.title, style="table.title", markup=False, highlight=False, soft_wrap=True
+            )
             item.title = None
-        stdout.print(item, markup=False, soft_wrap=isinstance(item, str))  # a name in brackets is no style
+        stdout.print(
+            item, markup=False, soft_wrap=isinstance(item, str)
+        )  # a name in brackets is no style

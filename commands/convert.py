@@ -59,28 +59,46 @@ class Common:
     """The options of every source."""
 
     out: Annotated[
-        Path | None, typer.Option(help="Directory of the shard set; a new version v1, v2, ... is published.")
+        Path | None,
+        typer.Option(help="Directory of the shard set; a new version v1, v2, ... is published."),
     ] = None
-    name: Annotated[str | None, typer.Option(help="Name of the set in tables; by default that of the source.")] = None
-    split: Annotated[str | None, typer.Option(help="train, val, ...; noted in the manifest.")] = None
-    limit: Annotated[int | None, typer.Option(min=1, help="Convert the first N images only.")] = None
+    name: Annotated[
+        str | None, typer.Option(help="Name of the set in tables; by default that of the source.")
+    ] = None
+    split: Annotated[str | None, typer.Option(help="train, val, ...; noted in the manifest.")] = (
+        None
+    )
+    limit: Annotated[int | None, typer.Option(min=1, help="Convert the first N images only.")] = (
+        None
+    )
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes or Ray tasks at a time; by default one for each core.")
+        int | None,
+        typer.Option(min=1, help="Processes or Ray tasks at a time; by default one for each core."),
     ] = None
     images_by: Annotated[
-        ImagesBy, typer.Option(help="Copy images into tars, point at the files, or labels only (no image is opened).")
+        ImagesBy,
+        typer.Option(
+            help="Copy images into tars, point at the files, or labels only (no image is opened)."
+        ),
     ] = ImagesBy.embed
     on_error: Annotated[
         OnError,
-        typer.Option(help="Stop where a defect would lose data, or set it aside in quarantine.jsonl and go on."),
+        typer.Option(
+            help="Stop where a defect would lose data, or set it aside in quarantine.jsonl and go on."
+        ),
     ] = OnError.fail
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Read and check everything, report, write nothing."),
     ] = False
-    shard_size: Annotated[str, typer.Option(help="Image bytes at which a shard is closed, such as 96MiB.")] = "96MiB"
+    shard_size: Annotated[
+        str, typer.Option(help="Image bytes at which a shard is closed, such as 96MiB.")
+    ] = "96MiB"
     engine: Annotated[
-        Engine, typer.Option(help="Processes of this machine, or tasks of a Ray cluster whose nodes share the folders.")
+        Engine,
+        typer.Option(
+            help="Processes of this machine, or tasks of a Ray cluster whose nodes share the folders."
+        ),
     ] = Engine.local
     address: Annotated[
         str | None,
@@ -92,11 +110,22 @@ class Common:
 
 
 def _command(open_source: Callable[..., "Source"]) -> Callable[..., "Source"]:
-    """Make the function that opens a source a subcommand: its parameters, then those of `Common`, are the options."""
+    """Make the function that opens a source a subcommand: its parameters, then those of `Common`,
+    are the options."""
     own, shared = signature(open_source).parameters, signature(Common).parameters
-    options = [shared["out"], *own.values(), *(shared[name] for name in shared if name not in ("out", *own))]
-    options.sort(key=lambda option: option.default is not Parameter.empty)  # what must be given comes first
-    for kind, info in (get_args(option.annotation) for option in options if get_origin(option.annotation) is Annotated):
+    options = [
+        shared["out"],
+        *own.values(),
+        *(shared[name] for name in shared if name not in ("out", *own)),
+    ]
+    options.sort(
+        key=lambda option: option.default is not Parameter.empty
+    )  # what must be given comes first
+    for kind, info in (
+        get_args(option.annotation)
+        for option in options
+        if get_origin(option.annotation) is Annotated
+    ):
         if Path in (kind, *get_args(kind)):
             info.parser, info.metavar = location, "PATH|URL"
 
@@ -116,16 +145,23 @@ def coco(
     images: Images,
     panoptic: Annotated[Path | None, typer.Option(help="Panoptic JSON.")] = None,
     panoptic_masks: Annotated[
-        Path | None, typer.Option(help="Folder of its PNGs; by default beside the JSON under the same stem.")
+        Path | None,
+        typer.Option(help="Folder of its PNGs; by default beside the JSON under the same stem."),
     ] = None,
-    instances: Annotated[Path | None, typer.Option(help="Instances JSON, with any category list.")] = None,
-    boxes_only: Annotated[bool, typer.Option("--boxes-only", help="Leave the masks of the instances out.")] = False,
+    instances: Annotated[
+        Path | None, typer.Option(help="Instances JSON, with any category list.")
+    ] = None,
+    boxes_only: Annotated[
+        bool, typer.Option("--boxes-only", help="Leave the masks of the instances out.")
+    ] = False,
 ) -> "Source":
-    """COCO panoptic (JSON and PNG folder), COCO instances (polygons, run lengths, boxes), or both joined.
+    """COCO panoptic (JSON and PNG folder), COCO instances (polygons, run lengths, boxes), or both
+    joined.
 
     With both, panoptic segments take id, polygon and crowd flag of their instances.
 
-    Example: segkit convert coco --images val2017 --panoptic annotations/panoptic_val2017.json --out work/coco-val
+    Example: segkit convert coco --images val2017 --panoptic annotations/panoptic_val2017.json --out
+    work/coco-val
     """
     from segkit.sources.coco_instances import open_coco_instances
     from segkit.sources.coco_joined import open_coco_joined
@@ -133,10 +169,14 @@ def coco(
 
     if panoptic is None:
         if instances is None:
-            raise InputError("needs an annotation file", mend="give --panoptic FILE or --instances FILE, or both")
+            raise InputError(
+                "needs an annotation file", hint="give --panoptic FILE or --instances FILE, or both"
+            )
         return open_coco_instances(instances, images, boxes_only=boxes_only)
     if boxes_only:
-        raise InputError("--boxes-only goes with --instances alone", mend="leave it or --panoptic out")
+        raise InputError(
+            "--boxes-only goes with --instances alone", hint="leave it or --panoptic out"
+        )
     if instances is None:
         return open_coco_panoptic(panoptic, images, panoptic_masks)
     return open_coco_joined(panoptic, instances, images, panoptic_masks)
@@ -150,10 +190,12 @@ def ade(
         bool, typer.Option("--instances", help="Join annotations_instance into panoptic labels.")
     ] = False,
     classes: Annotated[
-        Path | None, typer.Option(help="Own classes instead of the 150: a table like objectInfo150.csv.")
+        Path | None,
+        typer.Option(help="Own classes instead of the 150: a table like objectInfo150.csv."),
     ] = None,
 ) -> "Source":
-    """ADE20K SceneParsing: 150 classes in index PNGs (0 = void), and 100 thing classes with --instances.
+    """ADE20K SceneParsing: 150 classes in index PNGs (0 = void), and 100 thing classes with
+    --instances.
 
     Thing pixels that no instance covers keep their class as a crowd segment.
 
@@ -166,12 +208,15 @@ def ade(
 
 @_command
 def objects365(
-    annotations: Annotated[Path, typer.Option(help="zhiyuan_objv2_train.json, zhiyuan_objv2_val.json or alike.")],
+    annotations: Annotated[
+        Path, typer.Option(help="zhiyuan_objv2_train.json, zhiyuan_objv2_val.json or alike.")
+    ],
     images: Images,
 ) -> "Source":
     """Objects365 v2: boxes of 365 classes; images are found in every known layout of the archives.
 
-    Example: segkit convert objects365 --annotations zhiyuan_objv2_val.json --images val --out work/o365-val
+    Example: segkit convert objects365 --annotations zhiyuan_objv2_val.json --images val --out
+    work/o365-val
     """
     from segkit.sources.objects365 import open_objects365
 
@@ -182,19 +227,29 @@ def objects365(
 def semantic(
     images: Images,
     masks: Annotated[
-        Path, typer.Option(help="Folder of PNGs with the images' names: indices (grey, palette) or colours.")
+        Path,
+        typer.Option(
+            help="Folder of PNGs with the images' names: indices (grey, palette) or colours."
+        ),
     ],
     labels: Annotated[
-        Path, typer.Option(help="One class a line: `name`, or `index name`, or `R G B name`, the same on every line.")
+        Path,
+        typer.Option(
+            help="One class a line: `name`, or `index name`, or `R G B name`, the same on every line."
+        ),
     ],
-    ignore: Annotated[list[int] | None, typer.Option(help="Index that means void; may be given several times.")] = None,
+    ignore: Annotated[
+        list[int] | None, typer.Option(help="Index that means void; may be given several times.")
+    ] = None,
     first_label: Annotated[
-        int | None, typer.Option(help="Index of the first line of a list of plain names [default: 0].")
+        int | None,
+        typer.Option(help="Index of the first line of a list of plain names [default: 0]."),
     ] = None,
 ) -> "Source":
     """Any semantic data set of index PNGs: CamVid, VOC, Cityscapes ids, your own.
 
-    Example: segkit convert semantic --images train --masks train-labels --labels labels.txt --ignore 11 --out work/own
+    Example: segkit convert semantic --images train --masks train-labels --labels labels.txt
+    --ignore 11 --out work/own
     """
     from segkit.sources.semantic import open_semantic
 
@@ -205,11 +260,14 @@ def semantic(
 def cityscapes(
     root: Annotated[Path, typer.Option(help="Folder that holds leftImg8bit and gtFine.")],
     split: Annotated[str, typer.Option(help="train or val.")],
-    instances: Annotated[bool, typer.Option("--instances", help="Panoptic labels from *_instanceIds.png.")] = False,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Panoptic labels from *_instanceIds.png.")
+    ] = False,
 ) -> "Source":
     """Cityscapes gtFine: the 19 classes of its benchmarks; the other classes are void.
 
-    Example: segkit convert cityscapes --root cityscapes --split val --instances --out work/cityscapes-val
+    Example: segkit convert cityscapes --root cityscapes --split val --instances --out
+    work/cityscapes-val
     """
     from segkit.sources.cityscapes import open_cityscapes
 
@@ -219,10 +277,15 @@ def cityscapes(
 @_command
 def voc(
     root: Annotated[Path, typer.Option(help="Folder VOC2012.")],
-    split: Annotated[str, typer.Option(help="train, val or trainval: a list of ImageSets/Segmentation.")],
-    instances: Annotated[bool, typer.Option("--instances", help="Objects from SegmentationObject.")] = False,
+    split: Annotated[
+        str, typer.Option(help="train, val or trainval: a list of ImageSets/Segmentation.")
+    ],
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Objects from SegmentationObject.")
+    ] = False,
 ) -> "Source":
-    """Pascal VOC segmentation: 20 classes; index 255 is void, index 0 is background without a segment.
+    """Pascal VOC segmentation: 20 classes; index 255 is void, index 0 is background without a
+    segment.
 
     Example: segkit convert voc --root VOCdevkit/VOC2012 --split train --out work/voc-train
     """
@@ -232,27 +295,30 @@ def voc(
 
 
 def _run(common: Common, arguments: dict[str, Any], open_source: Callable[[], "Source"]) -> None:
-    """What every source has in common: open it, convert or check it, print what became of its data."""
+    """What every source has in common: open it, convert or check it, print what became of its
+    data."""
     from segkit.sources import engine
 
     options = _options(common)
     out, dry_run = common.out, common.dry_run
     if out is None and not dry_run:
-        raise InputError("no destination", mend="give --out DIR, or --dry-run")
+        raise InputError("no destination", hint="give --out DIR, or --dry-run")
     if out is not None and not dry_run:
         writable(out)
     if common.address and common.engine is Engine.local:
-        raise InputError("--address names a Ray cluster", mend="give --engine ray with it")
+        raise InputError("--address names a Ray cluster", hint="give --engine ray with it")
     source, option = open_source(), "--images" if "images" in arguments else "--root"
     if options.images_by != "none" and not source.images.is_dir():
-        raise InputError("no such folder of images", file=source.images, mend=f"check {option}")
+        raise InputError("no such folder of images", file=source.images, hint=f"check {option}")
     started = time.perf_counter()
     try:
         with counting("check" if dry_run else "convert", None) as advance:
             if out is None or dry_run:
                 report = engine.check(source, options, on_progress=advance)
             else:
-                report = engine.convert(source, out, options, arguments=_noted(arguments), on_progress=advance)
+                report = engine.convert(
+                    source, out, options, arguments=_noted(arguments), on_progress=advance
+                )
     except engine.OffendersError as error:
         fail(error.report, source, option, time.perf_counter() - started, common.as_json)
     show(report, source, option, time.perf_counter() - started, common.as_json)
@@ -278,14 +344,25 @@ def _bytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     size = 0.0
     if match:
-        size = float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " ")
+        size = float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(
+            match[2].lower() or " "
+        )
     if size < 1:
-        raise InputError(f"--shard-size {text!r} is no size", mend="give bytes, or a size such as 96MiB or 100MB")
+        raise InputError(
+            f"--shard-size {text!r} is no size", hint="give bytes, or a size such as 96MiB or 100MB"
+        )
     return int(size)
 
 
 def _noted(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments that decide what was written, as JSON values."""
     left_out = ("out", "as_json", "dry_run", "workers", "engine", "address")
-    chosen = {key: value for key, value in arguments.items() if key not in left_out and value not in (None, False)}
-    return {key: value if isinstance(value, str | int | list) else str(value) for key, value in chosen.items()}
+    chosen = {
+        key: value
+        for key, value in arguments.items()
+        if key not in left_out and value not in (None, False)
+    }
+    return {
+        key: value if isinstance(value, str | int | list) else str(value)
+        for key, value in chosen.items()
+    }

@@ -1,4 +1,5 @@
-"""What a conversion came to, as `segkit convert` prints it: tables or one JSON object, and what would be lost."""
+"""What a conversion came to, as `segkit convert` prints it: tables or one JSON object, and what
+would be lost."""
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,7 +17,9 @@ _UNKNOWN = "unknown-category"
 _SCHEMA = "segkit.convert/1"
 
 
-def show(report: "ConversionReport", source: "Source", option: str, seconds: float, as_json: bool) -> None:
+def show(
+    report: "ConversionReport", source: "Source", option: str, seconds: float, as_json: bool
+) -> None:
     """Print what became of the data.
 
     Args:
@@ -26,15 +29,23 @@ def show(report: "ConversionReport", source: "Source", option: str, seconds: flo
         seconds: how long it took.
         as_json: print one JSON object instead of tables.
     """
-    emit(_result(report, source, seconds), schema=_SCHEMA, as_json=as_json, tables=_tables(report, source, seconds))
+    emit(
+        _result(report, source, seconds),
+        schema=_SCHEMA,
+        as_json=as_json,
+        tables=_tables(report, source, seconds),
+    )
     if not as_json and report.published is None:
         _list(report)
     if wrong := _wrong_folder(report, source, option):
         stderr.print(wrong, markup=False, highlight=False, soft_wrap=True)
 
 
-def fail(report: "ConversionReport", source: "Source", option: str, seconds: float, as_json: bool) -> NoReturn:
-    """List the defects that fail a conversion, and raise the InputError that names the first; arguments as `show`."""
+def fail(
+    report: "ConversionReport", source: "Source", option: str, seconds: float, as_json: bool
+) -> NoReturn:
+    """List the defects that fail a conversion, and raise the InputError that names the first;
+    arguments as `show`."""
     error = report.defects[0].error(report.offenders - 1, _wrong_folder(report, source, option))
     _list(report)
     if as_json:
@@ -51,7 +62,8 @@ def _wrong_folder(report: "ConversionReport", source: "Source", option: str) -> 
 
 
 def _list(report: "ConversionReport") -> None:
-    """The first offenders, where there are several; of a class that the source does not list the first alone."""
+    """The first offenders, where there are several; of a class that the source does not list the
+    first alone."""
     if report.offenders < 2:
         return
     first: dict[Any, Defect] = {}
@@ -59,16 +71,22 @@ def _list(report: "ConversionReport") -> None:
         first.setdefault(defect.class_name if defect.code == _UNKNOWN else number, defect)
     told = 0
     for defect in list(first.values())[:_SHOWN]:
-        times = report.ledger.per_class[str(defect.class_name)].dropped[_UNKNOWN] if defect.code == _UNKNOWN else 1
+        times = (
+            report.ledger.per_class[str(defect.class_name)].dropped[_UNKNOWN]
+            if defect.code == _UNKNOWN
+            else 1
+        )
         more = f" (and {times - 1} more of {defect.class_name})" if times > 1 else ""
-        line = f"{defect.file}: {defect.record}: {defect.problem} [{defect.code}]{more}"
+        line = f"{defect.file}: {defect.record}: {defect.message} [{defect.code}]{more}"
         stderr.print(line, markup=False, highlight=False, soft_wrap=True)
         told += times
     if report.offenders > told:
         stderr.print(f"... and {report.offenders - told} more", highlight=False)
 
 
-def _result(report: "ConversionReport", source: "Source", seconds: float, error: str | None = None) -> dict[str, Any]:
+def _result(
+    report: "ConversionReport", source: "Source", seconds: float, error: str | None = None
+) -> dict[str, Any]:
     ledger, published = report.ledger, report.published
     quarantine = published.path / "quarantine.jsonl" if published else None
     return {
@@ -91,7 +109,10 @@ def _result(report: "ConversionReport", source: "Source", seconds: float, error:
 def _tables(report: "ConversionReport", source: "Source", seconds: float) -> "list[Table | str]":
     counts = {"images": report.ledger.images, "annotations": report.ledger.annotations}
     title = f"{source.name}: {source.kind}, {len(source.taxonomy.categories)} classes"
-    rows = [(what, count.input, count.kept, sum(count.dropped.values())) for what, count in counts.items()]
+    rows = [
+        (what, count.input, count.kept, sum(count.dropped.values()))
+        for what, count in counts.items()
+    ]
     tables: list[Table | str] = [table(title, ("", "input", "kept", "dropped"), rows)]
     codes = [
         (f"{what} {column}: {code}", number)
@@ -103,5 +124,7 @@ def _tables(report: "ConversionReport", source: "Source", seconds: float) -> "li
         tables.append(table("Codes", ("", "count"), codes))
     speed = report.ledger.images.kept / max(seconds, 1e-9)
     published = report.published
-    last = f"{published.path} ({speed:.0f} images/s)" if published else "dry run: nothing was written"
+    last = (
+        f"{published.path} ({speed:.0f} images/s)" if published else "dry run: nothing was written"
+    )
     return [*tables, last]

@@ -6,28 +6,37 @@ from typing import Any
 import typer
 from rich.progress import Progress, TaskID
 
-from segkit.storage import writable_here
+from segkit.storage import writable_local
 
 from .common import JSON_OPTION, counted, emit, progress, stderr, table
 
 
 def demo(
     out: Path = typer.Option(
-        ..., "--out", metavar="DIR", parser=writable_here, help="Folder for everything that the demo makes."
+        ...,
+        "--out",
+        metavar="DIR",
+        parser=writable_local,
+        help="Folder for everything that the demo makes.",
     ),
-    steps: int = typer.Option(None, "--steps", min=1, help="Steps of the training; by default about 6 minutes of it."),
+    steps: int = typer.Option(
+        None, "--steps", min=1, help="Steps of the training; by default about 6 minutes of it."
+    ),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the scenes and of the training."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Generate scenes in three native layouts, convert, train, pseudolabel, evaluate: about 10 minutes on two cores.
+    """Generate scenes in three native layouts, convert, train, pseudolabel, evaluate: about 10
+    minutes on two cores.
 
     Example: segkit demo --out demo-out
     """
     from segkit.demo.run import STEPS, run_demo
 
     with progress() as bar:
-        result = run_demo(out, steps=steps or STEPS, seed=seed, device=device, progress=_Display(bar).show)
+        result = run_demo(
+            out, steps=steps or STEPS, seed=seed, device=device, progress=_Display(bar).show
+        )
     files = {"run": str(result.run), "contact_sheet": str(result.sheet)}
     tables = [_figures(result.metrics), _pseudo(result.metrics["pseudo"]), f"{result.sheet}"]
     emit({**result.metrics, **files}, schema="segkit.demo/1", as_json=as_json, tables=tables)
@@ -39,7 +48,11 @@ def _figures(metrics: dict[str, Any]) -> Any:
         ("ADE20K layout (semantic)", "mIoU", metrics["semantic"]["miou"]),
         ("Objects365 layout (boxes alone)", "mask AP", metrics["instance"]["ap"]),
     ]
-    return table(f"Validation sets, after {metrics['seconds']['total']:.0f} s", ("data set", "figure", "0-100"), rows)
+    return table(
+        f"Validation sets, after {metrics['seconds']['total']:.0f} s",
+        ("data set", "figure", "0-100"),
+        rows,
+    )
 
 
 def _pseudo(pseudo: dict[str, Any]) -> Any:

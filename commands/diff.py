@@ -12,7 +12,8 @@ def diff(
     b: str = typer.Argument(metavar="B", help="Another shard set, or another version of the same."),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Compare two shard sets: images by id, labels by class and by pixels. The exit code is 0 whatever differs.
+    """Compare two shard sets: images by id, labels by class and by pixels. The exit code is 0
+    whatever differs.
 
     Example: segkit diff work/o365@v1 work/o365-pseudo
     """
@@ -29,10 +30,17 @@ def diff(
         "changed_images": found.changed_images,
     }
     result = {"a": a, "b": b, "identical": found.identical, "images": images, "classes": classes}
-    counts = [(key, len(value) if isinstance(value, list) else value) for key, value in images.items()]
+    counts = [
+        (key, len(value) if isinstance(value, list) else value) for key, value in images.items()
+    ]
     verdict = "identical" if found.identical else "different"
-    order = sorted(classes, key=lambda name: (classes[name]["iou"] is None, classes[name]["iou"], name))[:_SHOWN]
-    rows = [(name, *classes[name]["segments"], *classes[name]["pixels"], classes[name]["iou"]) for name in order]
+    order = sorted(
+        classes, key=lambda name: (classes[name]["iou"] is None, classes[name]["iou"], name)
+    )[:_SHOWN]
+    rows = [
+        (name, *classes[name]["segments"], *classes[name]["pixels"], classes[name]["iou"])
+        for name in order
+    ]
     columns = ("class", "segments A", "segments B", "pixels A", "pixels B", "IoU")
     title = f"Classes of common images, least agreement first ({len(order)} of {len(classes)})"
     tables = [table(f"{a} and {b}: {verdict}", ("images", ""), counts), table(title, columns, rows)]

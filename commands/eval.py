@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from segkit.errors import InputError
-from segkit.storage import location, writable_here
+from segkit.storage import location, writable_local
 
 from .common import JSON_OPTION, counted, emit, table
 from .scoring import (
@@ -24,9 +24,9 @@ from .scoring import (
 )
 
 if TYPE_CHECKING:
-    from segkit.manifest import Task
     from segkit.metrics.evaluate import EvalOptions
     from segkit.metrics.objects import By
+    from segkit.shards.manifest import Task
     from segkit.shards.reader import ShardSet
 
 _ANALYSED = 5_000
@@ -41,30 +41,47 @@ def evaluate(
     task: str = typer.Option(metavar="panoptic|semantic|instance", help="What to score."),
     out: Path = typer.Option(
         metavar="DIR",
-        parser=writable_here,
+        parser=writable_local,
         help="Directory for metrics.json, report.html and, with --checkpoint, the predictions.",
     ),
     checkpoint: str = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP),
     predictions: str = typer.Option(None, metavar="SET|FILE", help=PREDICTIONS_HELP),
     compare: tuple[str, str] = typer.Option(
-        None, metavar="A B", help="Compare two predictions (as --predictions takes them) for the same images."
+        None,
+        metavar="A B",
+        help="Compare two predictions (as --predictions takes them) for the same images.",
     ),
     prediction_masks: Path = typer.Option(
-        None, metavar="DIR", parser=location, help="PNG folder of a COCO panoptic JSON, if not beside it."
+        None,
+        metavar="DIR",
+        parser=location,
+        help="PNG folder of a COCO panoptic JSON, if not beside it.",
     ),
     by: str = typer.Option("mask", help="What makes an instance match: mask or box."),
-    evaluator: str = typer.Option("hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."),
-    max_dets: int = typer.Option(_MAX_DETS, min=1, help="Detections that count, of each class in each image."),
+    evaluator: str = typer.Option(
+        "hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."
+    ),
+    max_dets: int = typer.Option(
+        _MAX_DETS, min=1, help="Detections that count, of each class in each image."
+    ),
     boundary: bool = typer.Option(False, "--boundary", help="Also score by boundary IoU (slow)."),
     bootstrap: int = typer.Option(
-        0, min=0, help=f"Draws of the images for 95 % intervals, such as 1000; --compare draws {_SAMPLES:,} by itself."
+        0,
+        min=0,
+        help=f"Draws of the images for 95 % intervals, such as 1000; --compare draws {_SAMPLES:,} by itself.",
     ),
-    unseen: Path = typer.Option(None, help="Text file of classes that training has not seen, one a line."),
+    unseen: Path = typer.Option(
+        None, help="Text file of classes that training has not seen, one a line."
+    ),
     given_boxes: bool = typer.Option(
-        False, "--given-boxes", help="Predictions are masks for the true boxes (pseudolabel): IoU by size and class."
+        False,
+        "--given-boxes",
+        help="Predictions are masks for the true boxes (pseudolabel): IoU by size and class.",
     ),
     settings: list[str] = SETTINGS_OPTION,
-    device: str = typer.Option("auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N."),
+    device: str = typer.Option(
+        "auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Score predictions against ground truth: PQ, mIoU or COCO AP.
@@ -73,7 +90,7 @@ def evaluate(
     """
     from segkit.metrics.evaluate import EvalOptions, check_kind, scored_names
     from segkit.metrics.instance import EVALUATORS
-    from segkit.metrics.splits import check_unseen
+    from segkit.metrics.zero_shot import check_unseen
     from segkit.shards.reader import ShardSet
 
     chosen = one_of(task, TASKS, "--task")
@@ -93,7 +110,10 @@ def evaluate(
     if not compare:
         check_source(checkpoint, predictions, settings)
     elif checkpoint or predictions:
-        raise InputError("--compare takes both predictions itself", mend="leave --checkpoint and --predictions out")
+        raise InputError(
+            "--compare takes both predictions itself",
+            hint="leave --checkpoint and --predictions out",
+        )
     truth, new = ShardSet.open(data), _names(unseen)
     limits = tuple(sorted({limit for limit in (1, 10) if limit < max_dets} | {max_dets}))
     few = len(truth) <= _ANALYSED
@@ -104,7 +124,9 @@ def evaluate(
     if compare:
         _compare(truth, compare, chosen, options, bootstrap or _SAMPLES, out, as_json)
         return
-    source, spec = prediction_source(truth, chosen, checkpoint, predictions, prediction_masks, out, device, settings)
+    source, spec = prediction_source(
+        truth, chosen, checkpoint, predictions, prediction_masks, out, device, settings
+    )
     extras = {"samples": bootstrap, "unseen": new, "given_boxes": given_boxes}
     _score(truth, source, spec, chosen, options, extras, out, as_json)
 
@@ -120,17 +142,27 @@ def _score(
     as_json: bool,
 ) -> None:
     from segkit.metrics.evaluate import as_predictions
-    from segkit.metrics.record import described, write_json, write_text
-    from segkit.metrics.run import score_set
+    from segkit.metrics.output import described, write_json, write_text
+    from segkit.metrics.score_sets import score_set
     from segkit.report.build import report
 
     predicted = as_predictions(source, truth)
     measured = score_set(truth, predicted, task, options, **extras)
-    result = {"task": task, "data": described(truth), "predictions": described(spec), **measured.metrics}
+    result = {
+        "task": task,
+        "data": described(truth),
+        "predictions": described(spec),
+        **measured.metrics,
+    }
     write_json(out / "metrics.json", result)
     write_text(out / "report.html", report(result, measured, truth, predicted))
     warn(result)
-    emit(result, schema="segkit.metrics/1", as_json=as_json, tables=[*tables(result, truth), f"{out / 'report.html'}"])
+    emit(
+        result,
+        schema="segkit.metrics/1",
+        as_json=as_json,
+        tables=[*tables(result, truth), f"{out / 'report.html'}"],
+    )
 
 
 def _compare(
@@ -143,9 +175,9 @@ def _compare(
     as_json: bool,
 ) -> None:
     from segkit.metrics.labels import label
+    from segkit.metrics.output import described, write_json
     from segkit.metrics.predictions import open_predictions
-    from segkit.metrics.record import described, write_json
-    from segkit.metrics.run import compare_sets
+    from segkit.metrics.score_sets import compare_sets
 
     a, b = (open_predictions(spec, truth) for spec in both)
     found = compare_sets(truth, a, b, task, options, samples=samples)
@@ -155,7 +187,9 @@ def _compare(
     for name, row in result["figures"].items():
         low, high = ("-" if edge is None else f"{edge:+.2f}" for edge in row["interval"])
         better = "-" if row["b_better"] is None else f"{100 * row['b_better']:.1f} %"
-        rows.append((label(name), row["a"], row["b"], row["difference"], f"{low} to {high}", better))
+        rows.append(
+            (label(name), row["a"], row["b"], row["difference"], f"{low} to {high}", better)
+        )
     title = f"a = {both[0]}\nb = {both[1]}\n{counted(result['images'], 'image')}, {counted(samples, 'draw')}"
     columns = ("", "a", "b", "b - a", "95 % interval", "b ahead")
     emit(result, schema="segkit.compare/1", as_json=as_json, tables=[table(title, columns, rows)])
@@ -165,8 +199,10 @@ def _names(file: Path | None) -> list[str]:
     if file is None:
         return []
     if not file.is_file():
-        raise InputError("no such file", file=file, mend="give a text file with one class name a line")
+        raise InputError(
+            "no such file", file=file, hint="give a text file with one class name a line"
+        )
     names = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
     if not names:
-        raise InputError("names no class", file=file, mend="write one class name a line")
+        raise InputError("names no class", file=file, hint="write one class name a line")
     return names

@@ -12,11 +12,16 @@ _CLASSES = 40
 
 
 def inspect(
-    spec: str = typer.Argument(metavar="SET|RUN", help="A shard set or a run: DIR (its newest version) or DIR@v1."),
-    all_classes: bool = typer.Option(False, "--all", help=f"Show every class, not only the {_CLASSES} largest."),
+    spec: str = typer.Argument(
+        metavar="SET|RUN", help="A shard set or a run: DIR (its newest version) or DIR@v1."
+    ),
+    all_classes: bool = typer.Option(
+        False, "--all", help=f"Show every class, not only the {_CLASSES} largest."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Show what a shard set or a run holds: kind, counts, a table per class, and lineage back to the sources.
+    """Show what a shard set or a run holds: kind, counts, a table per class, and lineage back to
+    the sources.
 
     Example: segkit inspect work/coco-train@v1
     """
@@ -32,10 +37,26 @@ def inspect(
 
 
 def _set_tables(result: dict[str, Any], all_classes: bool) -> list[Any]:
-    keys = ("name", "split", "kind", "taxonomy", "images", "segments", "masked", "boxes_only", "images_by", "digest")
+    keys = (
+        "name",
+        "split",
+        "kind",
+        "taxonomy",
+        "images",
+        "segments",
+        "masked",
+        "boxes_only",
+        "images_by",
+        "digest",
+    )
     head = table(result["path"], ("", ""), [(key, result[key]) for key in keys])
     ledger = [
-        (what, count["input"], count["kept"], ", ".join(f"{code} {n}" for code, n in count["dropped"].items()) or "-")
+        (
+            what,
+            count["input"],
+            count["kept"],
+            ", ".join(f"{code} {n}" for code, n in count["dropped"].items()) or "-",
+        )
         for what, count in ((what, result["ledger"][what]) for what in ("images", "annotations"))
         if count["input"]
     ]
@@ -43,7 +64,9 @@ def _set_tables(result: dict[str, Any], all_classes: bool) -> list[Any]:
     present = {name: row for name, row in result["classes"].items() if row["segments"]}
     order = sorted(present, key=lambda name: (-present[name]["segments"], name))
     shown = order if all_classes else order[:_CLASSES]
-    rows = [(name, *(present[name][key] for key in ("segments", "images", "pixels"))) for name in shown]
+    rows = [
+        (name, *(present[name][key] for key in ("segments", "images", "pixels"))) for name in shown
+    ]
     title = f"Classes ({len(shown)} shown of {len(present)} present, {len(result['classes'])} in the taxonomy)"
     return [head, *kept, table(title, ("class", "segments", "images", "pixels"), rows)]
 
@@ -79,5 +102,7 @@ def _branches(tree: Tree, parents: list[dict[str, Any]]) -> None:
 def _node(version: dict[str, Any]) -> str:
     from rich.markup import escape
 
-    arguments = " ".join(f"{key}={value}" for key, value in (version.get("arguments") or {}).items() if value)
+    arguments = " ".join(
+        f"{key}={value}" for key, value in (version.get("arguments") or {}).items() if value
+    )
     return escape(f"{version['path']} [{version.get('command', '?')} {arguments}]")

@@ -8,15 +8,19 @@ _SHOWN = 20
 
 
 def leakage(
-    sets: list[str] = typer.Argument(metavar="SET SET...", help="Shard sets: DIR (its newest version) or DIR@v1."),
+    sets: list[str] = typer.Argument(
+        metavar="SET SET...", help="Shard sets: DIR (its newest version) or DIR@v1."
+    ),
     near: int = typer.Option(
         24, min=0, max=64, help="Bits of 256 in which perceptual hashes of one picture may differ."
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Look for images that two sets share: the same bytes, or the same picture scaled or encoded anew.
+    """Look for images that two sets share: the same bytes, or the same picture scaled or encoded
+    anew.
 
-    The exit code is 1 where there is one, so that the making of an evaluation set can be stopped by it.
+    The exit code is 1 where there is one, so that the making of an evaluation set can be stopped by
+    it.
 
     Example: segkit leakage work/train work/val
     """
@@ -25,12 +29,18 @@ def leakage(
     from segkit.shards.reader import ShardSet
 
     if len(sets) < 2:
-        raise InputError("one set is nothing to compare", mend="give two or more")
+        raise InputError("one set is nothing to compare", hint="give two or more")
     opened = [ShardSet.open(spec) for spec in sets]
     with counting("hash images", sum(map(len, opened))) as advance:
         found = list(leaks(opened, near=near, advance=advance))
     pairs = [
-        {"a": sets[leak.a], "id_a": leak.id_a, "b": sets[leak.b], "id_b": leak.id_b, "distance": leak.distance}
+        {
+            "a": sets[leak.a],
+            "id_a": leak.id_a,
+            "b": sets[leak.b],
+            "id_b": leak.id_b,
+            "distance": leak.distance,
+        }
         for leak in found
     ]
     exact = sum(leak.distance is None for leak in found)

@@ -1,4 +1,5 @@
-"""`segkit predict`: images become a prediction set, pictures, and files that other programs score."""
+"""`segkit predict`: images become a prediction set, pictures, and files that other programs
+score."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from segkit.errors import InputError
-from segkit.storage import location, writable_here
+from segkit.storage import location, writable_local
 
 from .common import JSON_OPTION, counted, counting, emit, note, stderr, table
 from .scoring import SETTINGS_OPTION, TASKS, one_of, run_for
@@ -36,7 +37,7 @@ def predict(
     ),
     task: str = typer.Option("panoptic", "--task", help="panoptic, semantic or instance."),
     out: Path = typer.Option(
-        ..., "--out", metavar="DIR", parser=writable_here, help="Folder for `predictions`, `overlays` and `native`."
+        ..., "--out", metavar="DIR", parser=writable_local, help="Folder for `predictions`, `overlays` and `native`."
     ),
     overlays: bool = typer.Option(True, "--overlays/--no-overlays", help="Also draw a picture of each image."),
     native: bool = typer.Option(
@@ -52,24 +53,34 @@ def predict(
 ) -> None:  # fmt: skip
     """Segment images in any vocabulary.
 
-    Names that the run's text encoder has not read yet are encoded first, as by `segkit vocabulary encode`.
+    Names that the run's text encoder has not read yet are encoded first, as by `segkit vocabulary
+    encode`.
 
-    Example: segkit predict --checkpoint work/run --images photos --vocabulary coco-panoptic-133 --out seen
+    Example: segkit predict --checkpoint work/run --images photos --vocabulary coco-panoptic-133
+    --out seen
 
-    Example: segkit predict --checkpoint work/run --images photos --classes "cat, sofa, floor" --out seen
+    Example: segkit predict --checkpoint work/run --images photos --classes "cat, sofa, floor" --out
+    seen
     """
+    from segkit.runs.run_manifest import open_run
     from segkit.shards.reader import ShardSet
-    from segkit.training.run_manifest import open_run
 
-    chosen, skip = one_of(task, TASKS, "--task"), one_of(on_error, ("fail", "skip"), "--on-error") == "skip"
+    chosen, skip = (
+        one_of(task, TASKS, "--task"),
+        one_of(on_error, ("fail", "skip"), "--on-error") == "skip",
+    )
     if (images is None) == (data is None):
-        raise InputError("give --images DIR or --data SET", mend="one of the two")
+        raise InputError("give --images DIR or --data SET", hint="one of the two")
     open_run(checkpoint, settings)
     shards = ShardSet.open(data) if data else None
     taxonomy = _classes(vocabulary, classes, shards)
     if chosen == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):
-        mend = "name a thing as well, or give --task semantic or --task panoptic"
-        raise InputError(f"no class is a thing: {', '.join(taxonomy.names[:5])}", record="--task instance", mend=mend)
+        hint = "name a thing as well, or give --task semantic or --task panoptic"
+        raise InputError(
+            f"no class is a thing: {', '.join(taxonomy.names[:5])}",
+            record="--task instance",
+            hint=hint,
+        )
     root, files, tally = _files(images, skip)
 
     # Below what is refused at once: these take seconds to import.
@@ -83,7 +94,9 @@ def predict(
         if shards:
             made = predict_set(run, shards, chosen, place, taxonomy=taxonomy, on_image=advance)
         else:
-            made = predict_files(run, files, root, taxonomy, chosen, place, advance, ledger=tally.ledger())
+            made = predict_files(
+                run, files, root, taxonomy, chosen, place, advance, ledger=tally.ledger()
+            )
     more = {}
     if overlays:
         with counting("draw", len(made)) as advance:
@@ -94,8 +107,9 @@ def predict(
 
 
 def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tally]":
-    """The images to predict with the folder of their names, and the account of those that are none."""
-    from segkit.inference.image_files import check_files, image_files
+    """The images to predict with the folder of their names, and the account of those that are
+    none."""
+    from segkit.inference.input_files import check_files, image_files
     from segkit.sources.ledger import DROPS, Tally
 
     if images is None:
@@ -105,22 +119,24 @@ def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tall
         files, tally = check_files(found, root, advance)
     if tally.offenders and not (skip and files):
         first = tally.defects[0]
-        raise first.error(tally.offenders - 1, DROPS[first.code] + (", or give --on-error skip" if files else ""))
+        raise first.error(
+            tally.offenders - 1, DROPS[first.code] + (", or give --on-error skip" if files else "")
+        )
     return root, files, tally
 
 
 def _classes(vocabulary: str | None, classes: str | None, shards: "ShardSet | None") -> "Taxonomy":
     """The classes to look for, in whichever way they are given."""
-    from segkit.vocabulary import named_taxonomy, open_vocabulary
+    from segkit.text.vocabulary import named_taxonomy, open_vocabulary
 
     if vocabulary and classes:
-        raise InputError("give --vocabulary or --classes", mend="one of the two")
+        raise InputError("give --vocabulary or --classes", hint="one of the two")
     if vocabulary:
         return open_vocabulary(vocabulary)
     if classes:
         return named_taxonomy([name for name in classes.split(",") if name.strip()])
     if shards is None:
-        raise InputError("no classes to look for", mend="give --vocabulary or --classes")
+        raise InputError("no classes to look for", hint="give --vocabulary or --classes")
     return shards.taxonomy
 
 
@@ -141,9 +157,14 @@ def _show(made: "ShardSet", more: dict[str, str], tally: "Tally", as_json: bool)
     ranked = sorted(classes.items(), key=lambda item: -item[1])[:20]
     title = f"{counted(found.segments, 'segment')} in {counted(found.images, 'image')}"
     shown = table(title, ("class", "segments"), ranked)
-    emit(result, schema="segkit.predict/1", as_json=as_json, tables=[shown, f"{made.path}", *more.values()])
+    emit(
+        result,
+        schema="segkit.predict/1",
+        as_json=as_json,
+        tables=[shown, f"{made.path}", *more.values()],
+    )
     for defect in tally.defects[:_SHOWN]:
-        line = f"left out: {defect.file}: {defect.problem} [{defect.code}]"
+        line = f"left out: {defect.file}: {defect.message} [{defect.code}]"
         stderr.print(line, markup=False, highlight=False, soft_wrap=True)
     if tally.offenders > _SHOWN:
         stderr.print(f"... and {tally.offenders - _SHOWN} more images left out", highlight=False)

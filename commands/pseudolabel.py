@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 
 
 def pseudolabel(
-    checkpoint: str = typer.Option(..., "--checkpoint", metavar="RUN", help="The run whose model makes the masks."),
-    data: str = typer.Option(..., "--data", metavar="SET", help="A set with boxes that have no mask."),
-    out: Path = typer.Option(..., "--out", metavar="SET", parser=writable, help="Directory of the new set's versions."),
+    checkpoint: str = typer.Option(
+        ..., "--checkpoint", metavar="RUN", help="The run whose model makes the masks."
+    ),
+    data: str = typer.Option(
+        ..., "--data", metavar="SET", help="A set with boxes that have no mask."
+    ),
+    out: Path = typer.Option(
+        ..., "--out", metavar="SET", parser=writable, help="Directory of the new set's versions."
+    ),
     strategy: str = typer.Option(
         "conditioned",
         "--strategy",
@@ -32,8 +38,8 @@ def pseudolabel(
 
     Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
     """
-    from segkit.inference.config import Strategy
-    from segkit.training.run_manifest import open_run
+    from segkit.recipes.schema import Strategy
+    from segkit.runs.run_manifest import open_run
 
     chosen = one_of(strategy, get_args(Strategy), "--strategy")
     open_run(checkpoint, settings)
@@ -41,7 +47,7 @@ def pseudolabel(
 
     # Below what is refused at once: these take seconds to import.
     from segkit.inference.pseudolabel import pseudolabel_set
-    from segkit.training.run_reader import load_run
+    from segkit.runs.run import load_run
 
     run = load_run(checkpoint, device, settings)
     with counting("pseudolabel", len(boxes)) as advance:
@@ -75,6 +81,6 @@ def _with_boxes(data: str) -> "ShardSet":
 
     opened = ShardSet.open(data)
     if not opened.manifest.statistics.boxes_only:
-        mend = "give a set with boxes, such as one converted with --boxes-only"
-        raise InputError("no segment lacks a mask", file=opened.path, mend=mend)
+        hint = "give a set with boxes, such as one converted with --boxes-only"
+        raise InputError("no segment lacks a mask", file=opened.path, hint=hint)
     return opened

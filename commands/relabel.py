@@ -10,20 +10,30 @@ from .common import JSON_OPTION, emit, table
 
 
 def relabel(
-    spec: str = typer.Argument(metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."),
-    taxonomy: str = typer.Option(..., help="The new classes: a known vocabulary or a taxonomy JSON file."),
-    mapping: Path = typer.Option(
-        ..., "--map", metavar="FILE", help="CSV with columns from and to (names or ids); a blank to drops the class."
+    spec: str = typer.Argument(
+        metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."
     ),
-    out: Path = typer.Option(..., "--out", metavar="SET", parser=writable, help="Shard set to write a version of."),
+    taxonomy: str = typer.Option(
+        ..., help="The new classes: a known vocabulary or a taxonomy JSON file."
+    ),
+    mapping: Path = typer.Option(
+        ...,
+        "--map",
+        metavar="FILE",
+        help="CSV with columns from and to (names or ids); a blank to drops the class.",
+    ),
+    out: Path = typer.Option(
+        ..., "--out", metavar="SET", parser=writable, help="Shard set to write a version of."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Map a shard set's classes to those of another taxonomy by a table; no image is copied.
 
-    Every class of the set needs a line in the table. Pixels of dropped classes become void where labels cover the
-    whole image.
+    Every class of the set needs a line in the table. Pixels of dropped classes become void where
+    labels cover the whole image.
 
-    Example: segkit relabel work/ade --taxonomy coco-panoptic-133 --map ade-to-coco.csv --out work/ade-in-coco
+    Example: segkit relabel work/ade --taxonomy coco-panoptic-133 --map ade-to-coco.csv --out
+    work/ade-in-coco
     """
     from segkit.shards.reader import ShardSet
     from segkit.shards.relabel import read_table
@@ -43,6 +53,9 @@ def relabel(
         "images": ledger.images.model_dump(),
         "digest": made.manifest.digest,
     }
-    rows = [(name, count.input, count.kept, count.input - count.kept) for name, count in ledger.per_class.items()]
+    rows = [
+        (name, count.input, count.kept, count.input - count.kept)
+        for name, count in ledger.per_class.items()
+    ]
     shown = table(str(made.path), ("class before", "segments", "kept", "dropped"), rows)
     emit(result, schema="segkit.relabel/1", as_json=as_json, tables=[shown])

@@ -1,4 +1,5 @@
-"""What `eval`, `benchmark` and `predict` share: where predictions come from, and tables of figures."""
+"""What `eval`, `benchmark` and `predict` share: where predictions come from, and tables of
+figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,16 +13,19 @@ from segkit.errors import InputError
 from .common import counted, counting, note, stderr, table
 
 if TYPE_CHECKING:
-    from segkit.manifest import Task
     from segkit.metrics.predictions import Predictions
+    from segkit.runs.run import Run
+    from segkit.shards.manifest import Task
     from segkit.shards.reader import ShardSet
     from segkit.taxonomy import Taxonomy
-    from segkit.training.run_reader import Run
 
 CHECKPOINT_HELP = "Score this run: its predictions are made first."
 PREDICTIONS_HELP = "Score these: a shard set, COCO results (JSON) or COCO panoptic (JSON + PNGs)."
 SETTINGS_OPTION: list[str] = typer.Option(
-    [], "--set", metavar="KEY=VALUE", help="Change how the run is asked, such as inference.score=0.3."
+    [],
+    "--set",
+    metavar="KEY=VALUE",
+    help="Change how the run is asked, such as inference.score=0.3.",
 )
 TASKS: "tuple[Task, ...]" = ("panoptic", "semantic", "instance")
 Choice = TypeVar("Choice", bound=str)
@@ -34,36 +38,44 @@ def one_of(value: str, choices: Sequence[Choice], option: str) -> Choice:
     for choice in choices:
         if value == choice:
             return choice
-    raise InputError(f"{option} {value}", mend=f"one of {', '.join(choices)}")
+    raise InputError(f"{option} {value}", hint=f"one of {', '.join(choices)}")
 
 
 def check_source(checkpoint: str | None, predictions: str | None, settings: Sequence[str]) -> None:
-    """Exactly one of the two must be given; a run must be there and take the settings, before torch is imported."""
-    from segkit.training.run_manifest import open_run
+    """Exactly one of the two must be given; a run must be there and take the settings, before torch
+    is imported."""
+    from segkit.runs.run_manifest import open_run
 
     if (checkpoint is None) == (predictions is None):
-        raise InputError("give --checkpoint RUN or --predictions SET|FILE", mend="one of the two")
+        raise InputError("give --checkpoint RUN or --predictions SET|FILE", hint="one of the two")
     if checkpoint is not None:
         open_run(checkpoint, settings)
 
 
 def refuse_idle(*options: tuple[str, bool, str]) -> None:
-    """Refuse the first option that would do nothing: its name, whether it is one, and what it goes with."""
+    """Refuse the first option that would do nothing: its name, whether it is one, and what it goes
+    with."""
     for option, idle, partner in options:
         if idle:
-            raise InputError(f"{option} does nothing here: it goes with {partner}", mend="leave it out")
+            raise InputError(
+                f"{option} does nothing here: it goes with {partner}", hint="leave it out"
+            )
 
 
-def for_runs(checkpoint: str | None, settings: Sequence[str], device: str) -> tuple[tuple[str, bool, str], ...]:
+def for_runs(
+    checkpoint: str | None, settings: Sequence[str], device: str
+) -> tuple[tuple[str, bool, str], ...]:
     """The options that do nothing without a run, as `refuse_idle` takes them."""
     given = {"--set": bool(settings), "--device": device != "auto"}
-    return tuple((option, idle and checkpoint is None, "--checkpoint") for option, idle in given.items())
+    return tuple(
+        (option, idle and checkpoint is None, "--checkpoint") for option, idle in given.items()
+    )
 
 
 def run_for(taxonomy: "Taxonomy", checkpoint: str, device: str, settings: Sequence[str]) -> "Run":
     """The run, loaded; names of the taxonomy that its text encoder has not read yet are encoded."""
-    from segkit.training.run_reader import load_run
-    from segkit.vocabulary import learn
+    from segkit.runs.run import load_run
+    from segkit.text.vocabulary import learn
 
     run = load_run(checkpoint, device, settings)
     learn(run.words_to_learn(taxonomy), run.encoding)
@@ -97,19 +109,24 @@ def prediction_source(
 
 def warn(result: dict[str, Any]) -> None:
     """Notes on stderr about what a reader of the figures must know."""
-    from segkit.metrics.transfer import stated
+    from segkit.metrics.class_mapping import stated
 
     if missing := result["images"]["without_prediction"]:
         of = f"{missing} of {counted(result['images']['evaluated'], 'image')}"
-        note(f"{of} {'has' if missing == 1 else 'have'} no prediction; what they show counts as missed")
+        note(
+            f"{of} {'has' if missing == 1 else 'have'} no prediction; what they show counts as missed"
+        )
     if boxes := result.get("without_mask"):
-        note(f"{counted(boxes, 'prediction has', 'predictions have')} a box but no mask, and no share in the figures")
+        note(
+            f"{counted(boxes, 'prediction has', 'predictions have')} a box but no mask, and no share in the figures"
+        )
     for line in stated(result.get("class_map", {})):
         note(line)
 
 
 def tables(result: dict[str, Any], truth: "ShardSet") -> list[Table | str]:
-    """The headline and the weakest classes; of equally weak ones those of most segments come first."""
+    """The headline and the weakest classes; of equally weak ones those of most segments come
+    first."""
     heads = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
     asked = {"zero_shot": _zero_shot, "given_boxes": _given_boxes}
     made = [show(result[key]) for key, show in asked.items() if key in result]
@@ -134,8 +151,18 @@ def _semantic(result: dict[str, Any]) -> Table:
 
 
 def _instance(result: dict[str, Any]) -> Table:
-    keys = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", f"ar{result['max_dets'][-1]}"]
-    outlined = {f"boundary {key}": result["boundary"][key] for key in keys} if "boundary" in result else {}
+    keys = [
+        "ap",
+        "ap50",
+        "ap75",
+        "ap_small",
+        "ap_medium",
+        "ap_large",
+        f"ar{result['max_dets'][-1]}",
+    ]
+    outlined = (
+        {f"boundary {key}": result["boundary"][key] for key in keys} if "boundary" in result else {}
+    )
     title = f"{result['protocol'].upper()} AP by {result['by']} ({result['evaluator']})"
     return _figures(title, (*keys, *outlined), result | outlined)
 
@@ -159,28 +186,43 @@ def _interval(result: dict[str, Any], name: str) -> str | None:
 def _per_class(result: dict[str, Any], segments: Mapping[str, int]) -> Table | str:
     """The weakest classes first: what to look at."""
     if result["task"] == "panoptic":
-        rows = [(name, *row.values()) for name, row in result["per_class"].items() if row["pq"] is not None]
+        rows = [
+            (name, *row.values())
+            for name, row in result["per_class"].items()
+            if row["pq"] is not None
+        ]
         columns: tuple[str, ...] = ("class", "PQ", "SQ", "RQ", "tp", "fp", "fn")
     else:
         rows = [(name, value) for name, value in result["per_class"].items() if value is not None]
         columns = ("class", "IoU" if result["task"] == "semantic" else "AP")
-    weak = sorted((row for row in rows if round(row[1], 2) < 100), key=lambda row: (row[1], -segments[row[0]]))
+    weak = sorted(
+        (row for row in rows if round(row[1], 2) < 100), key=lambda row: (row[1], -segments[row[0]])
+    )
     perfect = len(rows) - len(weak)
     if perfect and not weak:
         return f"No weak class: {perfect} of {len(rows)} at 100"
     shown = weak[:_CLASSES]
-    title = f"Weakest classes ({len(shown)} of {len(rows)}" + (f", {perfect} at 100 left out)" if perfect else ")")
+    title = f"Weakest classes ({len(shown)} of {len(rows)}" + (
+        f", {perfect} at 100 left out)" if perfect else ")"
+    )
     return table(title, columns, shown)
 
 
 def _zero_shot(found: dict[str, Any]) -> Table:
     figure = {"pq": "PQ", "iou": "IoU", "ap": "AP"}[found["figure"]]
-    rows = [(group, found.get(f"{group}_classes"), found[group]) for group in ("seen", "unseen", "harmonic")]
+    rows = [
+        (group, found.get(f"{group}_classes"), found[group])
+        for group in ("seen", "unseen", "harmonic")
+    ]
     return table(f"Zero-shot: mean {figure} of classes with a figure", ("", "classes", "%"), rows)
 
 
 def _given_boxes(result: dict[str, Any]) -> Table:
-    rows = [("all", result["mean_iou"]), *result["per_size"].items(), ("fill their box", result["filled"])]
+    rows = [
+        ("all", result["mean_iou"]),
+        *result["per_size"].items(),
+        ("fill their box", result["filled"]),
+    ]
     title = f"Masks for true boxes, mean IoU\n{result['masked']} of {result['boxes']} have one"
     shown = [(name, "-" if value is None else f"{value:.3f}") for name, value in rows]
     return table(title, ("objects", "0-1"), shown)

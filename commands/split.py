@@ -10,12 +10,22 @@ from .common import JSON_OPTION, counted, emit, table
 
 
 def split(
-    spec: str = typer.Argument(metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."),
-    out: Path = typer.Option(
-        ..., "--out", metavar="DIR", parser=writable, help="Directory that gets a shard set for each part."
+    spec: str = typer.Argument(
+        metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."
     ),
-    part: list[str] = typer.Option([], "--part", metavar="NAME=SHARE", help="A part and its share of the images."),
-    listed: list[str] = typer.Option([], "--list", metavar="NAME=FILE", help="A part and a file of image ids."),
+    out: Path = typer.Option(
+        ...,
+        "--out",
+        metavar="DIR",
+        parser=writable,
+        help="Directory that gets a shard set for each part.",
+    ),
+    part: list[str] = typer.Option(
+        [], "--part", metavar="NAME=SHARE", help="A part and its share of the images."
+    ),
+    listed: list[str] = typer.Option(
+        [], "--list", metavar="NAME=FILE", help="A part and a file of image ids."
+    ),
     seed: int = typer.Option(0, help="Which images go where; only with --part."),
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -29,7 +39,9 @@ def split(
     from segkit.shards.split import split as cut
 
     if bool(part) == bool(listed):
-        raise InputError("parts are given by shares or by lists", mend="use either --part or --list")
+        raise InputError(
+            "parts are given by shares or by lists", hint="use either --part or --list"
+        )
     data = ShardSet.open(spec)
     pairs = _pairs(part or listed)
     if part:
@@ -40,11 +52,20 @@ def split(
     made = cut(data, out, parts, arguments)
     keys = ("path", "version", "images", "segments", "digest")
     rows = {
-        name: (str(one.path), one.version, len(one), one.manifest.statistics.segments, one.manifest.digest)
+        name: (
+            str(one.path),
+            one.version,
+            len(one),
+            one.manifest.statistics.segments,
+            one.manifest.digest,
+        )
         for name, one in made.items()
     }
     left = len(data) - len(parts)
-    result = {"parts": {name: dict(zip(keys, row, strict=True)) for name, row in rows.items()}, "in_no_part": left}
+    result = {
+        "parts": {name: dict(zip(keys, row, strict=True)) for name, row in rows.items()},
+        "in_no_part": left,
+    }
     title = f"{counted(len(data), 'image')}, {left} in no part"
     shown = table(title, ("part", *keys[:4]), [(n, *r[:4]) for n, r in rows.items()])
     emit(result, schema="segkit.split/1", as_json=as_json, tables=[shown])
@@ -56,8 +77,14 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not (equals and value) or name in pairs or not name.replace("-", "").replace("_", "").isalnum():
-            raise InputError(f"{text!r} is no part", mend="give each part once, as NAME=SHARE or NAME=FILE")
+        if (
+            not (equals and value)
+            or name in pairs
+            or not name.replace("-", "").replace("_", "").isalnum()
+        ):
+            raise InputError(
+                f"{text!r} is no part", hint="give each part once, as NAME=SHARE or NAME=FILE"
+            )
         pairs[name] = value
     return pairs
 
@@ -68,4 +95,6 @@ def _share(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{text!r} is no share", record=f"part {name}", mend="give a number such as 0.9") from None
+        raise InputError(
+            f"{text!r} is no share", record=f"part {name}", hint="give a number such as 0.9"
+        ) from None

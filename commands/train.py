@@ -10,33 +10,46 @@ import typer
 from rich.progress import Progress, TaskID
 
 from segkit.errors import InputError
-from segkit.storage import writable_here
+from segkit.storage import writable_local
 
 from .common import JSON_OPTION, counted, emit, note, progress, stderr, table
 
 if TYPE_CHECKING:
+    from segkit.recipes.schema import Recipe
     from segkit.training.loop import StepRecord
-    from segkit.training.recipe import Recipe
 
 _LINE_EVERY = 30.0
 """Seconds between lines where stderr is no terminal."""
 
 
 def train(
-    recipe: str = typer.Option(..., "--recipe", metavar="NAME|FILE", help="A shipped recipe, or a TOML file."),
+    recipe: str = typer.Option(
+        ..., "--recipe", metavar="NAME|FILE", help="A shipped recipe, or a TOML file."
+    ),
     data: list[str] = typer.Option(
-        ..., "--data", metavar="SET[=WEIGHT]", help="A shard set and the rate at which steps draw it; repeatable."
+        ...,
+        "--data",
+        metavar="SET[=WEIGHT]",
+        help="A shard set and the rate at which steps draw it; repeatable.",
     ),
     out: Path = typer.Option(
-        ..., "--out", metavar="RUN", parser=writable_here, help="Directory of the run's versions."
+        ..., "--out", metavar="RUN", parser=writable_local, help="Directory of the run's versions."
     ),
     eval_data: list[str] = typer.Option(
-        [], "--eval-data", metavar="SET", help="A shard set to evaluate on, from time to time and at the end."
+        [],
+        "--eval-data",
+        metavar="SET",
+        help="A shard set to evaluate on, from time to time and at the end.",
     ),
-    steps: int = typer.Option(None, "--steps", min=1, help="Optimiser steps, in the place of the recipe's."),
+    steps: int = typer.Option(
+        None, "--steps", min=1, help="Optimiser steps, in the place of the recipe's."
+    ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     overrides: list[str] = typer.Option(
-        [], "--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as optimiser.lr=3e-4; repeatable."
+        [],
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, such as optimizer.lr=3e-4; repeatable.",
     ),
     init_from: str = typer.Option(
         None,
@@ -44,32 +57,37 @@ def train(
         metavar="RUN|hf:NAME",
         help="Start from a trained run, or from a Mask2Former of Hugging Face or in a folder (model.init_from).",
     ),
-    resume: bool = typer.Option(False, "--resume", help="Go on where a run that was killed had its last checkpoint."),
+    resume: bool = typer.Option(
+        False, "--resume", help="Go on where a run that was killed had its last checkpoint."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Train a model on one or several shard sets; a step draws one of them.
 
     Several processes: torchrun --nproc-per-node 8 --no-python segkit train ...
 
-    Example: segkit train --recipe dataseg-mini --data work/coco=2 --data work/camvid --out work/run --steps 2000
+    Example: segkit train --recipe dataseg-mini --data work/coco=2 --data work/camvid --out work/run
+    --steps 2000
     """
     started = time.monotonic()
     if init_from is not None:
         overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
     sets = [parse_data(item) for item in data]
-    notes = _notes(_checked(recipe, [*(spec for spec, _ in sets), *eval_data], overrides), out, resume)
+    notes = _notes(
+        _checked(recipe, [*(spec for spec, _ in sets), *eval_data], overrides), out, resume
+    )
 
     # Below what is refused at once: these take seconds to import.
-    from segkit.training import distributed
+    from segkit import distributed
+    from segkit.runs.run_manifest import read_run_manifest
     from segkit.training.evaluation import headline
-    from segkit.training.log import evaluations
-    from segkit.training.run import Watchers
+    from segkit.training.logging import evaluations
+    from segkit.training.run import Callbacks
     from segkit.training.run import train as run_training
-    from segkit.training.run_manifest import read_run_manifest
 
     with progress() as bar:
         show = _Display(bar, notes)
-        watchers = Watchers(show.start, show.step, show.evaluation)
+        callbacks = Callbacks(show.start, show.step, show.evaluation)
         path = run_training(
             recipe,
             sets,
@@ -79,12 +97,14 @@ def train(
             device=device,
             overrides=overrides,
             resume=resume,
-            watchers=watchers,
+            callbacks=callbacks,
         )
     if distributed.launched_rank() != 0:
         return
     manifest = read_run_manifest(path)
-    evaluated = evaluations(path, manifest.steps)  # of the weights that are published, which need not be the last
+    evaluated = evaluations(
+        path, manifest.steps
+    )  # of the weights that are published, which need not be the last
     result = {
         "path": str(path.resolve()),
         "version": int(path.name[1:]),
@@ -98,14 +118,20 @@ def train(
     tables = [table("Evaluation", ("data set", "figure", "value"), rows)] if rows else []
     loss = "" if show.loss is None else f", running loss {show.loss:.3f}"
     line = f"{counted(manifest.steps, 'step')}{loss}, {result['seconds']:.0f} s"
-    emit(result, schema="segkit.train/1", as_json=as_json, tables=[*tables, line, f"{path.resolve()}"])
+    emit(
+        result,
+        schema="segkit.train/1",
+        as_json=as_json,
+        tables=[*tables, line, f"{path.resolve()}"],
+    )
 
 
 def _checked(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> "Recipe":
-    """The recipe; InputError where it, one of the sets, an override or what to start from is of no use to training."""
+    """The recipe; InputError where it, one of the sets, an override or what to start from is of no
+    use to training."""
+    from segkit.recipes.load import load_recipe
+    from segkit.runs.init_from import with_start
     from segkit.shards.reader import ShardSet
-    from segkit.training.recipe import load_recipe
-    from segkit.training.start import with_start
 
     chosen = with_start(load_recipe(recipe, overrides))
     for spec in sets:
@@ -115,10 +141,14 @@ def _checked(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> "Rec
 
 def _notes(recipe: "Recipe", out: Path, resume: bool) -> list[str]:
     """What the user might not expect of a training that begins at its first step."""
-    notes = [f"nothing to resume in {out}: the training starts from its first step"] if resume else []
+    notes = (
+        [f"nothing to resume in {out}: the training starts from its first step"] if resume else []
+    )
     if recipe.model.backbone_weights is None and recipe.model.init_from is None:
-        mend = "--set model.backbone_weights=timm downloads trained ones, or give a safetensors file"
-        notes.append(f"the backbone starts from random weights; {mend}")
+        hint = (
+            "--set model.backbone_weights=timm downloads trained ones, or give a safetensors file"
+        )
+        notes.append(f"the backbone starts from random weights; {hint}")
     return notes
 
 
@@ -130,7 +160,9 @@ def parse_data(item: str) -> tuple[str, float]:
     try:
         return spec, float(weight)
     except ValueError:
-        raise InputError(f"no number after = in {item!r}", record="--data", mend="write SET or SET=WEIGHT") from None
+        raise InputError(
+            f"no number after = in {item!r}", record="--data", hint="write SET or SET=WEIGHT"
+        ) from None
 
 
 class _Display:
@@ -161,11 +193,15 @@ class _Display:
         )
         assert self.task is not None
         self.bar.update(self.task, completed=record.step, description=what)
-        if self.bar.disable and (time.monotonic() - self._last > _LINE_EVERY or record.step == self.steps):
+        if self.bar.disable and (
+            time.monotonic() - self._last > _LINE_EVERY or record.step == self.steps
+        ):
             self._last = time.monotonic()
             left = self.bar.tasks[0].time_remaining
             eta = "" if left is None else f"  ETA {left / 60:.0f} min"
-            stderr.print(f"step {record.step}/{self.steps}  {what}{eta}", highlight=False, soft_wrap=True)
+            stderr.print(
+                f"step {record.step}/{self.steps}  {what}{eta}", highlight=False, soft_wrap=True
+            )
 
     def evaluation(self, step: int, name: str, metrics: dict[str, Any]) -> None:
         from segkit.training.evaluation import headline

@@ -8,10 +8,13 @@ from .common import JSON_OPTION, counted, counting, emit, table
 
 
 def validate(
-    spec: str = typer.Argument(metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."),
+    spec: str = typer.Argument(
+        metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Check every file of a shard set against its checksum and every row against the schema and itself.
+    """Check every file of a shard set against its checksum and every row against the schema and
+    itself.
 
     Lists every violation with a stable code; the exit code is 1 where there is one.
 
@@ -37,7 +40,9 @@ def validate(
         "images": images,
         "valid": not found,
         "counts": counts,
-        "violations": [{"code": item.code, "where": item.where, "detail": item.detail} for item in found],
+        "violations": [
+            {"code": item.code, "where": item.where, "detail": item.detail} for item in found
+        ],
     }
     if found and not as_json:
         for item in found:
@@ -45,6 +50,11 @@ def validate(
     rows = list(counts.items()) or [("none", 0)]
     told = [counted(images, "image")] if isinstance(images, int) else []
     title = f"{version}: {', '.join([*told, counted(len(found), 'violation')])}"
-    emit(result, schema="segkit.validate/1", as_json=as_json, tables=[table(title, ("violation", "count"), rows)])
+    emit(
+        result,
+        schema="segkit.validate/1",
+        as_json=as_json,
+        tables=[table(title, ("violation", "count"), rows)],
+    )
     if found:
         raise typer.Exit(1)

@@ -11,10 +11,14 @@ from segkit.taxonomy import known_taxonomies, load_taxonomy
 
 from .common import JSON_OPTION, counted, emit, note, table
 
-app = typer.Typer(no_args_is_help=True, help="Class lists that ship, and text embeddings for your own class names.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Class lists that ship, and text embeddings for your own class names.",
+)
 
 _CLOSE = 0.8
-"""Likeness (difflib, 0-1) from which a word is taken for a misspelt vocabulary: one wrong sign in six."""
+"""Likeness (difflib, 0-1) from which a word is taken for a misspelt vocabulary: one wrong sign in
+six."""
 
 
 @app.command("list")
@@ -24,11 +28,19 @@ def list_(as_json: bool = JSON_OPTION) -> None:
     Example: segkit vocabulary list
     """
     taxonomies = [load_taxonomy(name) for name in known_taxonomies()]
-    rows = [(t.name, len(t.categories), sum(c.kind == "thing" for c in t.categories)) for t in taxonomies]
+    rows = [
+        (t.name, len(t.categories), sum(c.kind == "thing" for c in t.categories))
+        for t in taxonomies
+    ]
     keys = ("name", "classes", "things", "stuff")
     full = [(*row, row[1] - row[2]) for row in rows]
     result = {"vocabularies": [dict(zip(keys, row, strict=True)) for row in full]}
-    emit(result, schema="segkit.vocabularies/1", as_json=as_json, tables=[table("Vocabularies", keys, full)])
+    emit(
+        result,
+        schema="segkit.vocabularies/1",
+        as_json=as_json,
+        tables=[table("Vocabularies", keys, full)],
+    )
 
 
 @app.command()
@@ -36,11 +48,12 @@ def show(
     name: str = typer.Argument(help="A vocabulary that ships, or a taxonomy JSON file."),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Show the classes of a vocabulary: id, name, kind, the words of its embedding, and whether it has one.
+    """Show the classes of a vocabulary: id, name, kind, the words of its embedding, and whether it
+    has one.
 
     Example: segkit vocabulary show coco-panoptic-133
     """
-    from segkit.vocabulary import has_embedding
+    from segkit.text.vocabulary import has_embedding
 
     taxonomy = load_taxonomy(name)
     embedded = has_embedding(taxonomy)
@@ -56,34 +69,46 @@ def show(
 @app.command()
 def encode(
     names: list[str] = typer.Argument(None, help="Class names, or vocabularies that ship."),
-    file: Path = typer.Option(None, "--file", help="A text file with one name a line, or a taxonomy JSON file."),
-    encoder: str = typer.Option("minilm", "--encoder", help="minilm, clip:ARCH/WEIGHTS or hf:FOLDER_OR_NAME."),
+    file: Path = typer.Option(
+        None, "--file", help="A text file with one name a line, or a taxonomy JSON file."
+    ),
+    encoder: str = typer.Option(
+        "minilm", "--encoder", help="minilm, clip:ARCH/WEIGHTS or hf:FOLDER_OR_NAME."
+    ),
     templates: str = typer.Option(
-        "photo", "--templates", help="Texts around a name: photo, none, imagenet (CLIP's 80), or a file of them."
+        "photo",
+        "--templates",
+        help="Texts around a name: photo, none, imagenet (CLIP's 80), or a file of them.",
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Encode class names by a text encoder (extras minilm, clip, hf) and keep the result for all later runs.
+    """Encode class names by a text encoder (extras minilm, clip, hf) and keep the result for all
+    later runs.
 
-    The vectors go to $SEGKIT_CACHE (~/.cache/segkit); names that already have one are left as they are. A run is
-    trained in the space of one encoder (--set text.encoder=..., text.templates=...) and keeps to it.
+    The vectors go to $SEGKIT_CACHE (~/.cache/segkit); names that already have one are left as they
+    are. A run is trained in the space of one encoder (--set text.encoder=..., text.templates=...)
+    and keeps to it.
 
     Example: segkit vocabulary encode "fish bone" 'solder joint'
 
-    Example: segkit vocabulary encode coco-panoptic-133 --encoder clip:ViT-L-14/openai --templates imagenet
+    Example: segkit vocabulary encode coco-panoptic-133 --encoder clip:ViT-L-14/openai --templates
+    imagenet
     """
-    from segkit.encoding import Encoding
-    from segkit.vocabulary import cache_file, dimension, learn, open_vocabulary
+    from segkit.text.encoding import Encoding
+    from segkit.text.vocabulary import cache_file, dimension, learn, open_vocabulary
 
     known = known_taxonomies()
     words = [name for name in names or () if name not in known]
     _note_misspelt(words, known)
     opened = [
-        open_vocabulary(name) for name in [*(n for n in names or () if n in known), *([str(file)] if file else [])]
+        open_vocabulary(name)
+        for name in [*(n for n in names or () if n in known), *([str(file)] if file else [])]
     ]
-    words += [word for taxonomy in opened for category in taxonomy.categories for word in category.words]
+    words += [
+        word for taxonomy in opened for category in taxonomy.categories for word in category.words
+    ]
     if not words:
-        raise InputError("no names to encode", mend="give names, or --file FILE")
+        raise InputError("no names to encode", hint="give names, or --file FILE")
     encoding = Encoding.of(encoder, templates)
     new = learn(words, encoding)
     result = {
@@ -101,7 +126,8 @@ def encode(
 
 
 def _note_misspelt(words: Sequence[str], known: Sequence[str]) -> None:
-    """A vocabulary's name with a typo in it would be encoded as one class, and the vocabulary missed much later."""
+    """A vocabulary's name with a typo in it would be encoded as one class, and the vocabulary
+    missed much later."""
     for word in words:
         for close in get_close_matches(word.lower(), known, n=1, cutoff=_CLOSE):
             note(f"{word}: no such vocabulary; did you mean {close}? taken as a class name")

@@ -1,12 +1,15 @@
-"""Conversion, segkit against what people use: images per CPU-second, wall time, peak memory, share of masks exact.
+"""Conversion, segkit against what people use: images per CPU-second, wall time, peak memory, share
+of masks exact.
 
     python scripts/bench_convert.py --images 2000 --peer-python PYTHON
-    python scripts/bench_convert.py --real ../shared/data/coco/annotations/panoptic_train2017.json --peer-python PYTHON
+    python scripts/bench_convert.py --real ../shared/data/coco/annotations/panoptic_train2017.json
+    --peer-python PYTHON
 
-Every tool converts the same masks in a process of its own: a COCO panoptic set, or, for tools that read instances
-alone, the same segments as run lengths in an instances file. The plain recipes compare the id map once for every
-segment. PYTHON is that of an environment with datumaro and supervision, whose requirements need not fit segkit's; a
-tool that is not there is left out, with the reason on stderr.
+Every tool converts the same masks in a process of its own: a COCO panoptic set, or, for tools that
+read instances alone, the same segments as run lengths in an instances file. The plain recipes
+compare the id map once for every segment. PYTHON is that of an environment with datumaro and
+supervision, whose requirements need not fit segkit's; a tool that is not there is left out, with
+the reason on stderr.
 """
 
 import argparse
@@ -48,16 +51,24 @@ def generate(folder: Path, images: int) -> Path:
         (folder / name).mkdir(parents=True)
     for number in range(images):
         coarse = rng.random((SEGMENTS + 1, 10, 12)).astype(np.float32)
-        fine = np.stack([cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in coarse])
-        ids = np.concatenate(([0], rng.choice(2**24 - 1, SEGMENTS, replace=False) + 1))[fine.argmax(0)]
+        fine = np.stack(
+            [cv2.resize(plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for plane in coarse]
+        )
+        ids = np.concatenate(([0], rng.choice(2**24 - 1, SEGMENTS, replace=False) + 1))[
+            fine.argmax(0)
+        ]
         rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
         photo = cv2.resize(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8), (WIDTH, HEIGHT))
         photo = cv2.add(photo, rng.integers(0, 24, photo.shape, dtype=np.uint8))
         cv2.imwrite(str(folder / "images" / f"{number}.jpg"), photo, [cv2.IMWRITE_JPEG_QUALITY, 80])
         cv2.imwrite(str(folder / "panoptic" / f"{number}.png"), rgb[..., ::-1])
         infos = [segment(int(i), ids == i, rng) for i in np.unique(ids) if i]
-        data["images"].append({"id": number, "file_name": f"{number}.jpg", "width": WIDTH, "height": HEIGHT})
-        data["annotations"].append({"image_id": number, "file_name": f"{number}.png", "segments_info": infos})
+        data["images"].append(
+            {"id": number, "file_name": f"{number}.jpg", "width": WIDTH, "height": HEIGHT}
+        )
+        data["annotations"].append(
+            {"image_id": number, "file_name": f"{number}.png", "segments_info": infos}
+        )
     (folder / "panoptic.json").write_text(json.dumps(data))
     return folder / "panoptic.json"
 
@@ -65,11 +76,18 @@ def generate(folder: Path, images: int) -> Path:
 def segment(number: int, mask: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
     x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
     category = int(rng.integers(1, 41))
-    return {"id": number, "category_id": category, "area": int(mask.sum()), "bbox": [x, y, w, h], "iscrowd": 0}
+    return {
+        "id": number,
+        "category_id": category,
+        "area": int(mask.sum()),
+        "bbox": [x, y, w, h],
+        "iscrowd": 0,
+    }
 
 
 def instances_of(panoptic: Path, path: Path) -> None:
-    """The segments of a panoptic set as an instances file with run lengths, which says what is right as well."""
+    """The segments of a panoptic set as an instances file with run lengths, which says what is
+    right as well."""
     from pycocotools import mask as coco
 
     data = json.loads(panoptic.read_text())
@@ -81,7 +99,15 @@ def instances_of(panoptic: Path, path: Path) -> None:
             shape = {"size": rle["size"], "counts": rle["counts"].decode()}
             kept = {name: info[name] for name in ("category_id", "bbox", "area")}
             owner = annotation["image_id"]
-            rows.append({"id": len(rows) + 1, "image_id": owner, "iscrowd": 0, **kept, "segmentation": shape})
+            rows.append(
+                {
+                    "id": len(rows) + 1,
+                    "image_id": owner,
+                    "iscrowd": 0,
+                    **kept,
+                    "segmentation": shape,
+                }
+            )
     path.write_text(json.dumps({**data, "annotations": rows}))
 
 
@@ -103,11 +129,14 @@ def segkit_masks(out: Path) -> Iterator[tuple[str, str]]:
     from segkit.shards.reader import ShardSet
 
     for sample in ShardSet.open(out).samples():
-        yield from ((Path(sample.file_name).stem, segment.mask.decode()) for segment in sample.segments)
+        yield from (
+            (Path(sample.file_name).stem, segment.mask.decode()) for segment in sample.segments
+        )
 
 
 def compare_and_encode(given: Inputs, out: Path) -> None:
-    """As panopticapi's converter to detection format: one mask a segment, encoded by pycocotools."""
+    """As panopticapi's converter to detection format: one mask a segment, encoded by
+    pycocotools."""
     from pycocotools import mask as coco
 
     data = json.loads(given.panoptic.read_text())
@@ -123,7 +152,8 @@ def compare_and_encode(given: Inputs, out: Path) -> None:
 
 
 def compare_and_repaint(given: Inputs, out: Path) -> None:
-    """As Mask2Former's preparation scripts: open the image for its size, paint a class map segment by segment."""
+    """As Mask2Former's preparation scripts: open the image for its size, paint a class map segment
+    by segment."""
     from PIL import Image
 
     data = json.loads(given.panoptic.read_text())
@@ -139,7 +169,8 @@ def compare_and_repaint(given: Inputs, out: Path) -> None:
 
 
 def pycocotools(given: Inputs, out: Path) -> None:
-    """Load an instances file and give every mask to be looked at, and encoded again; no image is read."""
+    """Load an instances file and give every mask to be looked at, and encoded again; no image is
+    read."""
     from pycocotools import mask as coco
     from pycocotools.coco import COCO
 
@@ -159,7 +190,9 @@ def datumaro(given: Inputs, out: Path) -> None:
     (root / "images").symlink_to(given.images.resolve())
     (root / "annotations" / "panoptic_all.json").symlink_to(given.panoptic.resolve())
     (root / "annotations" / "panoptic_all").symlink_to(given.panoptic.with_suffix("").resolve())
-    Dataset.import_from(str(root), "coco_panoptic").export(str(out / "out"), "coco_panoptic", save_media=True)
+    Dataset.import_from(str(root), "coco_panoptic").export(
+        str(out / "out"), "coco_panoptic", save_media=True
+    )
 
 
 def datumaro_masks(out: Path) -> Iterator[tuple[str, str]]:
@@ -186,7 +219,8 @@ def write_coco(out: Path, data: dict[str, Any]) -> None:
 
 
 def coco_masks(path: Path) -> Iterator[tuple[str, str]]:
-    """The masks of an instances file, in whatever form it has them; one written without a polygon is none."""
+    """The masks of an instances file, in whatever form it has them; one written without a polygon
+    is none."""
     from pycocotools import mask as coco
 
     data = json.loads(path.read_text())
@@ -247,10 +281,18 @@ def run_tool(tool: str, given: Inputs, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=2000, help="size of the generated set")
-    parser.add_argument("--real", type=Path, help="a COCO panoptic JSON instead; images in ../<split> as COCO has them")
-    parser.add_argument("--peer-python", default=sys.executable, help="Python that has datumaro and supervision")
+    parser.add_argument(
+        "--real",
+        type=Path,
+        help="a COCO panoptic JSON instead; images in ../<split> as COCO has them",
+    )
+    parser.add_argument(
+        "--peer-python", default=sys.executable, help="Python that has datumaro and supervision"
+    )
     parser.add_argument("--tool", help=argparse.SUPPRESS)
     parser.add_argument("--inputs", type=Path, nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -272,14 +314,18 @@ def compare(given: Inputs, peer_python: str) -> None:
     truth = Counter(coco_masks(given.instances))
     count = len(json.loads(given.panoptic.read_text())["images"])
     print(f"{count} images, {truth.total()} masks\n")
-    print("| tool | images per CPU-second | wall s | peak RSS MiB | masks exact % |\n| --- | --- | --- | --- | --- |")
+    print(
+        "| tool | images per CPU-second | wall s | peak RSS MiB | masks exact % |\n| --- | --- | --- | --- | --- |"
+    )
     for tool in TOOLS:
         found = measure(tool, given, truth, peer_python)
         if isinstance(found, str):
             print(f"left out: {tool}: {found}", file=sys.stderr)
             continue
         share = "-" if found["exact"] is None else f"{found['exact']:.1f}"
-        print(f"| {tool} | {count / found['cpu']:.0f} | {found['wall']:.1f} | {found['peak']:.0f} | {share} |")
+        print(
+            f"| {tool} | {count / found['cpu']:.0f} | {found['wall']:.1f} | {found['peak']:.0f} | {share} |"
+        )
 
 
 if __name__ == "__main__":

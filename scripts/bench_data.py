@@ -2,10 +2,10 @@
 
     python scripts/bench_data.py [SET ...] [--size 256 --size 512] [--workers 0 --workers 2]
 
-SET is a converted shard set; without any, generated scenes of 128 x 128 pixels are measured. Decode is one
-process that reads an image's bytes from its tar and decodes them, nothing else: the limit, which N workers could reach
-N times over. Loader is whole batches as the training loop gets them (jitter, zoom, flip, colours, masks), and
-the last column how much of that limit it reaches.
+SET is a converted shard set; without any, generated scenes of 128 x 128 pixels are measured. Decode
+is one process that reads an image's bytes from its tar and decodes them, nothing else: the limit,
+which N workers could reach N times over. Loader is whole batches as the training loop gets them
+(jitter, zoom, flip, colors, masks), and the last column how much of that limit it reaches.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from segkit.data.batch import Batch
-from segkit.data.config import DataConfig
 from segkit.data.mix import DataMix
 from segkit.demo.native import write_native
+from segkit.recipes.schema import DataConfig
 from segkit.shards.reader import ShardSet
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import Options, convert
@@ -33,10 +33,16 @@ BATCH = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sets", nargs="*", metavar="SET")
-    parser.add_argument("--size", type=int, action="append", help="side of the crop (default 256, 512, 1024)")
-    parser.add_argument("--workers", type=int, action="append", help="worker processes (default 0 and 2)")
+    parser.add_argument(
+        "--size", type=int, action="append", help="side of the crop (default 256, 512, 1024)"
+    )
+    parser.add_argument(
+        "--workers", type=int, action="append", help="worker processes (default 0 and 2)"
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -58,14 +64,26 @@ def measure(sets: list[str], options: argparse.Namespace) -> None:
     table = Table(
         title=f"{os.cpu_count()} cores, batches of {BATCH}; ms are CPU time, which a busy machine hardly changes"
     )
-    for title in ("set", "targets", "crop", "workers", "decode ms", "loader ms", "decode/s", "loader/s", "of limit"):
+    for title in (
+        "set",
+        "targets",
+        "crop",
+        "workers",
+        "decode ms",
+        "loader ms",
+        "decode/s",
+        "loader/s",
+        "of limit",
+    ):
         table.add_column(title, justify="left" if title == "set" else "right", no_wrap=True)
     for spec in sets:
         shards = ShardSet.open(spec)
         decode = decode_rate(shards, options.seconds)
         for size in options.size or (256, 512, 1024):
             for workers in options.workers or (0, 2):
-                config = DataConfig(image_size=size, batch_size=BATCH, zoom_probability=0.3, workers=workers)
+                config = DataConfig(
+                    image_size=size, batch_size=BATCH, zoom_probability=0.3, workers=workers
+                )
                 loader, targets = loader_rate(shards, config, options.seconds)
                 table.add_row(
                     Path(spec).name, f"{targets:.1f}", str(size), str(workers), f"{decode.milliseconds:.1f}",

@@ -4,7 +4,8 @@
 
 Every contestant runs in a process of its own, on one core, from files: shard sets for segkit, PNG
 and JSON for the others.
-Time starts after the imports and includes reading. The generated set is written first, once a class list.
+Time starts after the imports and includes reading. The generated set is written first, once a class
+list.
 """
 
 import argparse
@@ -28,37 +29,59 @@ from segkit.taxonomy import Category, Taxonomy
 HEIGHT, WIDTH = 480, 640
 
 
-# --- the generated set --------------------------------------------------------------------------------------------
+# --- the generated set
+# --------------------------------------------------------------------------------------------
 
 
 def id_map(rng: np.random.Generator, segments: int) -> tuple[np.ndarray, np.ndarray]:
-    """Patches with the winding borders of real masks (the largest of smooth random fields), and where void lies."""
+    """Patches with the winding borders of real masks (the largest of smooth random fields), and
+    where void lies."""
     low = rng.normal(size=(segments, 4, 4)) + 0.5 * rng.normal(size=(segments, 1, 1))
     fine = rng.normal(scale=0.04, size=(segments, 60, 80))
     best, ids = np.full((HEIGHT, WIDTH), -np.inf, np.float32), np.zeros((HEIGHT, WIDTH), np.int32)
     for number in range(segments):
-        field = cv2.resize(low[number].astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-        field += cv2.resize(fine[number].astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+        field = cv2.resize(
+            low[number].astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC
+        )
+        field += cv2.resize(
+            fine[number].astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR
+        )
         above = field > best
         best[above], ids[above] = field[above], number + 1
     return ids, best < -0.2
 
 
-def to_sample(ids: np.ndarray, classes: dict[int, int], names: Taxonomy, image: str, rng: Any = None) -> Sample:
+def to_sample(
+    ids: np.ndarray, classes: dict[int, int], names: Taxonomy, image: str, rng: Any = None
+) -> Sample:
     segments = []
     for number, region in rle.regions(ids).items():
         if number:
-            kind, score = names.by_id[classes[number]].kind, None if rng is None else float(rng.random())
+            kind, score = (
+                names.by_id[classes[number]].kind,
+                None if rng is None else float(rng.random()),
+            )
             mask_from = "human" if rng is None else "prediction"
             segments.append(
-                Segment(classes[number], kind, region.box, region.counts, region.area, mask_from=mask_from, score=score)
+                Segment(
+                    classes[number],
+                    kind,
+                    region.box,
+                    region.counts,
+                    region.area,
+                    mask_from=mask_from,
+                    score=score,
+                )
             )
     return Sample(image, f"{image}.jpg", WIDTH, HEIGHT, tuple(segments))
 
 
 def generated(images: int, classes: int) -> tuple[Taxonomy, Iterator[tuple[Sample, Sample]]]:
     kinds = ["thing" if k < classes * 3 // 5 else "stuff" for k in range(classes)]
-    names = Taxonomy(f"generated-{classes}", tuple(Category(k + 1, f"class {k + 1}", kinds[k]) for k in range(classes)))
+    names = Taxonomy(
+        f"generated-{classes}",
+        tuple(Category(k + 1, f"class {k + 1}", kinds[k]) for k in range(classes)),
+    )
 
     def pairs() -> Iterator[tuple[Sample, Sample]]:
         rng = np.random.default_rng(0)
@@ -66,7 +89,10 @@ def generated(images: int, classes: int) -> tuple[Taxonomy, Iterator[tuple[Sampl
             ids, void = id_map(rng, int(rng.integers(8, 15)))
             of = {int(i): int(rng.zipf(1.3)) % classes + 1 for i in np.unique(ids)}
             moved = np.roll(ids, rng.integers(-6, 7, 2), (0, 1))
-            other = {i: c if rng.random() < 0.8 else int(rng.integers(classes)) + 1 for i, c in of.items()}
+            other = {
+                i: c if rng.random() < 0.8 else int(rng.integers(classes)) + 1
+                for i, c in of.items()
+            }
             truth = to_sample(np.where(void, 0, ids), of, names, str(number))
             yield truth, to_sample(moved, other, names, str(number), rng)
 
@@ -74,7 +100,8 @@ def generated(images: int, classes: int) -> tuple[Taxonomy, Iterator[tuple[Sampl
 
 
 def write_inputs(folder: Path, names: Taxonomy, pairs: Iterator[tuple[Sample, Sample]]) -> None:
-    """Shard sets, panoptic PNG + JSON, class PNGs, instances and results JSON: the same data for everybody."""
+    """Shard sets, panoptic PNG + JSON, class PNGs, instances and results JSON: the same data for
+    everybody."""
     from segkit.shards.writer import write_set
 
     both = list(pairs)
@@ -90,28 +117,45 @@ def write_inputs(folder: Path, names: Taxonomy, pairs: Iterator[tuple[Sample, Sa
 def write_coco(folder: Path, kind: str, samples: list[Sample], names: Taxonomy) -> None:
     for name in (f"panoptic_{kind}", f"semantic_{kind}"):
         (folder / name).mkdir()
-    categories = [{"id": c.id, "name": c.name, "isthing": int(c.kind == "thing")} for c in names.categories]
-    images = [{"id": int(s.id), "file_name": s.file_name, "width": s.width, "height": s.height} for s in samples]
+    categories = [
+        {"id": c.id, "name": c.name, "isthing": int(c.kind == "thing")} for c in names.categories
+    ]
+    images = [
+        {"id": int(s.id), "file_name": s.file_name, "width": s.width, "height": s.height}
+        for s in samples
+    ]
     panoptic, objects = [], []
     for sample in samples:
-        ids = rle.paint([(n, s.mask) for n, s in enumerate(sample.segments, 1)], sample.height, sample.width)
+        ids = rle.paint(
+            [(n, s.mask) for n, s in enumerate(sample.segments, 1)], sample.height, sample.width
+        )
         png = np.stack([ids // 65536, ids // 256 % 256, ids % 256], -1).astype(np.uint8)  # B, G, R
         cv2.imwrite(str(folder / f"panoptic_{kind}" / f"{sample.id}.png"), png)
         # classes 0-based; 65535 is void (16 bits, as 365 classes do not fit into 8)
         of = np.array([65535] + [names.index[s.class_id] for s in sample.segments])
-        cv2.imwrite(str(folder / f"semantic_{kind}" / f"{sample.id}.png"), of[ids].astype(np.uint16))
+        cv2.imwrite(
+            str(folder / f"semantic_{kind}" / f"{sample.id}.png"), of[ids].astype(np.uint16)
+        )
         infos = []
         for number, s in enumerate(sample.segments, 1):
             crowd = int(s.is_crowd)
             infos.append(
-                {"id": number, "category_id": s.class_id, "area": int(s.area), "iscrowd": crowd, "bbox": s.box}
+                {
+                    "id": number,
+                    "category_id": s.class_id,
+                    "area": int(s.area),
+                    "iscrowd": crowd,
+                    "bbox": s.box,
+                }
             )
             if s.kind == "thing":
                 mask = {"size": [sample.height, sample.width], "counts": s.mask.decode()}
                 row = {"image_id": int(sample.id), "category_id": s.class_id, "segmentation": mask}
                 extra = {"id": len(objects) + 1, "area": s.area, "iscrowd": crowd, "bbox": s.box}
                 objects.append(row | (extra if kind == "truth" else {"score": s.score}))
-        panoptic.append({"image_id": int(sample.id), "file_name": f"{sample.id}.png", "segments_info": infos})
+        panoptic.append(
+            {"image_id": int(sample.id), "file_name": f"{sample.id}.png", "segments_info": infos}
+        )
     head = {"images": images, "categories": categories}
     things = [c for c in categories if c["isthing"]]
     dump(folder / f"panoptic_{kind}.json", head | {"annotations": panoptic})
@@ -125,18 +169,23 @@ def dump(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-# --- contestants: each returns {figure: value in percent} ----------------------------------------------------------
+# --- contestants: each returns {figure: value in percent}
+# ----------------------------------------------------------
 
 
 def pq_numpy(folder: Path) -> dict[str, float]:
     """The reference's way: dense maps, one `unique` over pairs of ids, dictionaries."""
-    truth, found = (json.loads((folder / f"panoptic_{kind}.json").read_text()) for kind in ("truth", "found"))
+    truth, found = (
+        json.loads((folder / f"panoptic_{kind}.json").read_text()) for kind in ("truth", "found")
+    )
     kinds = {c["id"]: c["isthing"] for c in truth["categories"]}
     total = {c: [0.0, 0, 0, 0] for c in kinds}
     other = {row["image_id"]: row for row in found["annotations"]}
 
     def ids_of(kind: str, row: dict[str, Any]) -> np.ndarray:
-        png = cv2.imread(str(folder / f"panoptic_{kind}" / row["file_name"])).astype(np.uint32)  # B, G, R
+        png = cv2.imread(str(folder / f"panoptic_{kind}" / row["file_name"])).astype(
+            np.uint32
+        )  # B, G, R
         return (png[..., 2] + 256 * png[..., 1] + 65536 * png[..., 0]).astype(np.uint64)
 
     for row in truth["annotations"]:
@@ -148,7 +197,9 @@ def pq_numpy(folder: Path) -> dict[str, float]:
             if int(label) in predicted:
                 predicted[int(label)]["area"] = int(n)
         labels, counts = np.unique(a * 2**24 + b, return_counts=True)
-        common = {(int(p) // 2**24, int(p) % 2**24): int(n) for p, n in zip(labels, counts, strict=True)}
+        common = {
+            (int(p) // 2**24, int(p) % 2**24): int(n) for p, n in zip(labels, counts, strict=True)
+        }
         hits, used = set(), set()
         for (t, p), n in common.items():
             if t not in true or p not in predicted or true[t]["iscrowd"]:
@@ -171,8 +222,13 @@ def pq_numpy(folder: Path) -> dict[str, float]:
             void = common.get((0, p), 0) + common.get((crowd.get(s["category_id"], -1), p), 0)
             if p not in used and void / s["area"] <= 0.5:
                 total[s["category_id"]][2] += 1
-    quality = {c: iou / (tp + (fp + fn) / 2) for c, (iou, tp, fp, fn) in total.items() if tp + fp + fn}
-    groups = {"pq": list(quality.values()), "pq things": [q for c, q in quality.items() if kinds[c]]}
+    quality = {
+        c: iou / (tp + (fp + fn) / 2) for c, (iou, tp, fp, fn) in total.items() if tp + fp + fn
+    }
+    groups = {
+        "pq": list(quality.values()),
+        "pq things": [q for c, q in quality.items() if kinds[c]],
+    }
     return {name: 100 * float(np.mean(values)) for name, values in groups.items()}
 
 
@@ -180,7 +236,10 @@ def pq_hotcoco(folder: Path) -> dict[str, float]:
     from hotcoco.panoptic import METRIC_NAMES, PanopticEval
 
     files = [str(folder / f"panoptic_{kind}.json") for kind in ("truth", "found")]
-    folders = {"gt_folder": str(folder / "panoptic_truth"), "pred_folder": str(folder / "panoptic_found")}
+    folders = {
+        "gt_folder": str(folder / "panoptic_truth"),
+        "pred_folder": str(folder / "panoptic_found"),
+    }
     evaluation = PanopticEval(*files, **folders)
     evaluation.run()
     found = dict(zip(METRIC_NAMES, evaluation.stats, strict=False))
@@ -193,7 +252,11 @@ def segkit(folder: Path, task: str, files: str | None = None) -> dict[str, Any]:
     from segkit.shards.reader import ShardSet
 
     truth = ShardSet.open(folder / "truth")
-    found = ShardSet.open(folder / "found") if files is None else open_predictions(str(folder / files), truth)
+    found = (
+        ShardSet.open(folder / "found")
+        if files is None
+        else open_predictions(str(folder / files), truth)
+    )
     return evaluate(truth, found, task)
 
 
@@ -255,16 +318,17 @@ def miou_bincount(folder: Path) -> dict[str, float]:
     matrix = np.zeros((classes, classes + 1), np.int64)
     for file in sorted((folder / "semantic_truth").iterdir()):
         maps = [
-            cv2.imread(str(folder / f"semantic_{kind}" / file.name), -1).astype(np.int64) for kind in ("truth", "found")
+            cv2.imread(str(folder / f"semantic_{kind}" / file.name), -1).astype(np.int64)
+            for kind in ("truth", "found")
         ]
         keep = maps[0] != 65535
         cells = maps[0][keep] * (classes + 1) + np.minimum(maps[1][keep], classes)
         matrix += np.bincount(cells, minlength=classes * (classes + 1)).reshape(matrix.shape)
-    correct, labelled = np.diagonal(matrix), matrix.sum(1)
+    correct, labeled = np.diagonal(matrix), matrix.sum(1)
     with np.errstate(invalid="ignore"):
-        iou, accuracy = correct / (labelled + matrix[:, :-1].sum(0) - correct), correct / labelled
-    weighted = np.nansum(labelled * np.nan_to_num(iou)) / labelled.sum()
-    values = (np.nanmean(iou), weighted, np.nanmean(accuracy), correct.sum() / labelled.sum())
+        iou, accuracy = correct / (labeled + matrix[:, :-1].sum(0) - correct), correct / labeled
+    weighted = np.nansum(labeled * np.nan_to_num(iou)) / labeled.sum()
+    values = (np.nanmean(iou), weighted, np.nanmean(accuracy), correct.sum() / labeled.sum())
     return {key: 100 * float(value) for key, value in zip(MIOU, values, strict=True)}
 
 
@@ -275,10 +339,16 @@ def miou_hotcoco(folder: Path) -> dict[str, float]:
     evaluation = SemanticEval(classes, ignore_index=65535)
     for file in sorted((folder / "semantic_truth").iterdir()):
         evaluation.update(
-            *(cv2.imread(str(folder / f"semantic_{kind}" / file.name), -1) for kind in ("truth", "found"))
+            *(
+                cv2.imread(str(folder / f"semantic_{kind}" / file.name), -1)
+                for kind in ("truth", "found")
+            )
         )
     found = evaluation.results()
-    return {key: 100 * found[name] for key, name in zip(MIOU, ("mIoU", "fwIoU", "mAcc", "aAcc"), strict=True)}
+    return {
+        key: 100 * found[name]
+        for key, name in zip(MIOU, ("mIoU", "fwIoU", "mAcc", "aAcc"), strict=True)
+    }
 
 
 def miou_torchmetrics(folder: Path) -> dict[str, float]:
@@ -290,7 +360,9 @@ def miou_torchmetrics(folder: Path) -> dict[str, float]:
     metric = MulticlassJaccardIndex(classes, ignore_index=65535, validate_args=False)
     for file in sorted((folder / "semantic_truth").iterdir()):
         truth, found = (
-            torch.from_numpy(cv2.imread(str(folder / f"semantic_{kind}" / file.name), -1).astype(np.int64))
+            torch.from_numpy(
+                cv2.imread(str(folder / f"semantic_{kind}" / file.name), -1).astype(np.int64)
+            )
             for kind in ("truth", "found")
         )
         metric.update(found, truth)
@@ -318,11 +390,13 @@ CONTESTANTS: dict[str, dict[str, Callable[[Path], dict[str, float]]]] = {
 }  # fmt: skip
 
 
-# --- running --------------------------------------------------------------------------------------------------------
+# --- running
+# --------------------------------------------------------------------------------------------------------
 
 
 def one(metric: str, name: str, folder: Path) -> None:
-    """Run one contestant in this process and print what it took without imports; its own prints go to stderr."""
+    """Run one contestant in this process and print what it took without imports; its own prints go
+    to stderr."""
     modules = ["segkit.metrics.evaluate", "hotcoco", "pycocotools.cocoeval", "faster_coco_eval"]
     for module in [*modules, "torchmetrics.classification"] if name == "torchmetrics" else modules:
         __import__(module)
@@ -335,18 +409,30 @@ def one(metric: str, name: str, folder: Path) -> None:
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     sys.stdout.flush()
     os.dup2(stdout, 1)
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "mib": (peak() - before) / 1024, "figures": figures}))
+    print(
+        json.dumps(
+            {"seconds": seconds, "cpu": cpu, "mib": (peak() - before) / 1024, "figures": figures}
+        )
+    )
 
 
 def peak() -> int:
     """Largest resident memory of this process so far, in KiB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return int(line.split()[1])
 
 
 def run(metric: str, name: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", __file__, "--one", metric, name, str(folder)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "RAYON_NUM_THREADS": "1",
+        "OPENCV_FOR_THREADS_NUM": "1",
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         raise SystemExit(f"{metric}, {name}: {done.stderr[-2000:]}")
@@ -358,11 +444,14 @@ def compare(title: str, folder: Path) -> list[str]:
     lines = []
     for metric, contestants in CONTESTANTS.items():
         found = {
-            name: min((run(metric, name, folder) for _ in range(2)), key=lambda r: r["cpu"]) for name in contestants
+            name: min((run(metric, name, folder) for _ in range(2)), key=lambda r: r["cpu"])
+            for name in contestants
         }
         first = next(iter(found.values()))
         for name, row in found.items():
-            difference = max(abs(value - first["figures"][key]) for key, value in row["figures"].items())
+            difference = max(
+                abs(value - first["figures"][key]) for key, value in row["figures"].items()
+            )
             figure = next(iter(row["figures"].values()))
             cost = f"{row['seconds']:.2f} | {row['cpu']:.2f} | {row['mib']:.0f}"
             line = f"| {title} | {metric} | {name} | {cost} | {figure:.3f} | {difference:.1e} |"
@@ -372,21 +461,30 @@ def compare(title: str, folder: Path) -> list[str]:
 
 
 def real_set(data: Path) -> tuple[Taxonomy, Iterator[tuple[Sample, Sample]]]:
-    """COCO panoptic val of the real data, and predictions made by moving and relabelling its segments."""
+    """COCO panoptic val of the real data, and predictions made by moving and relabelling its
+    segments."""
     from segkit.sources.coco_panoptic import open_coco_panoptic
     from segkit.sources.engine import Options, convert
 
-    source = open_coco_panoptic(data / "coco/annotations/panoptic_val2017.json", data / "coco/val2017", None)
+    source = open_coco_panoptic(
+        data / "coco/annotations/panoptic_val2017.json", data / "coco/val2017", None
+    )
     with tempfile.TemporaryDirectory() as folder:
-        made = convert(source, Path(folder) / "set", Options(images_by="none", workers=1), arguments={}).published
+        made = convert(
+            source, Path(folder) / "set", Options(images_by="none", workers=1), arguments={}
+        ).published
         truths = list(made.samples())
 
     def pairs() -> Iterator[tuple[Sample, Sample]]:
         rng = np.random.default_rng(0)
         choices = [c.id for c in source.taxonomy.categories]
         for truth in truths:
-            painted = rle.paint([(n, s.mask) for n, s in enumerate(truth.segments, 1)], truth.height, truth.width)
-            moved = np.maximum(np.roll(painted, rng.integers(-6, 7, 2), (0, 1)), 1)  # class maps have no holes
+            painted = rle.paint(
+                [(n, s.mask) for n, s in enumerate(truth.segments, 1)], truth.height, truth.width
+            )
+            moved = np.maximum(
+                np.roll(painted, rng.integers(-6, 7, 2), (0, 1)), 1
+            )  # class maps have no holes
             segments = []
             for number, region in rle.regions(moved).items():
                 if number:
@@ -395,7 +493,10 @@ def real_set(data: Path) -> tuple[Taxonomy, Iterator[tuple[Sample, Sample]]]:
                     kind, score = source.taxonomy.by_id[c].kind, float(rng.random())
                     made_of = (region.box, region.counts, region.area)
                     segments.append(Segment(c, kind, *made_of, mask_from="prediction", score=score))
-            yield truth, Sample(truth.id, truth.file_name, truth.width, truth.height, tuple(segments))
+            yield (
+                truth,
+                Sample(truth.id, truth.file_name, truth.width, truth.height, tuple(segments)),
+            )
 
     return source.taxonomy, pairs()
 
@@ -404,7 +505,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--classes", type=int, nargs="*", default=[80, 365])
-    parser.add_argument("--real", type=Path, default=Path(os.environ.get("SEGKIT_REAL_DATA", "../shared/data")))
+    parser.add_argument(
+        "--real", type=Path, default=Path(os.environ.get("SEGKIT_REAL_DATA", "../shared/data"))
+    )
     parser.add_argument("--markdown", type=Path, help="also write the table there")
     parser.add_argument("--one", nargs=3, metavar=("METRIC", "NAME", "DIR"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -414,7 +517,10 @@ def main() -> None:
     head = ("data", "figure", "by", "s", "CPU s", "MiB", "value", "largest difference")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     print("\n".join(lines))
-    sets = [(f"{given.images:,} generated, {k} classes", generated(given.images, k)) for k in given.classes]
+    sets = [
+        (f"{given.images:,} generated, {k} classes", generated(given.images, k))
+        for k in given.classes
+    ]
     if given.real.is_dir():
         sets.append(("COCO panoptic val, 100 images", real_set(given.real)))
     for title, (names, pairs) in sets:

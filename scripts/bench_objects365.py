@@ -1,11 +1,13 @@
-"""Conversion at the size of Objects365: rate and peak memory of labels alone, at a share of its 1.74 million images.
+"""Conversion at the size of Objects365: rate and peak memory of labels alone, at a share of its
+1.74 million images.
 
     python scripts/bench_objects365.py --scale 0.05
     python scripts/bench_objects365.py --scale 1 --work /tmp/objects365
 
-The annotation file is generated as a stream: as many images and boxes as the train split has, times the scale, in its
-own record form. No image is opened (`--images-by none`). With --work the file and the set stay, and a run that was
-killed goes on: the file is not generated again, finished shards are not written again.
+The annotation file is generated as a stream: as many images and boxes as the train split has, times
+the scale, in its own record form. No image is opened (`--images-by none`). With --work the file and
+the set stay, and a run that was killed goes on: the file is not generated again, finished shards
+are not written again.
 """
 
 import argparse
@@ -34,7 +36,9 @@ def generate(path: Path, scale: float) -> None:
     with draft.open("w") as file:
         file.write(f'{{"categories": {json.dumps(names)},\n"images": [')
         for first in range(0, images, BATCH):
-            write(file, first, [image(number) for number in range(first, min(first + BATCH, images))])
+            write(
+                file, first, [image(number) for number in range(first, min(first + BATCH, images))]
+            )
         file.write('],\n"annotations": [')
         for first in range(0, boxes, BATCH):
             count = min(BATCH, boxes - first)
@@ -56,7 +60,14 @@ def write(file: IO[str], first: int, rows: list[dict[str, Any]]) -> None:
 
 def image(number: int) -> dict[str, Any]:
     name = f"images/v1/patch{number // PATCH}/objects365_v1_{number:08d}.jpg"
-    return {"height": HEIGHT, "id": number, "license": 5, "width": WIDTH, "file_name": name, "url": ""}
+    return {
+        "height": HEIGHT,
+        "id": number,
+        "license": 5,
+        "width": WIDTH,
+        "file_name": name,
+        "url": "",
+    }
 
 
 def annotation(number: int, owner: int, category: int, box: list[float]) -> dict[str, Any]:
@@ -73,9 +84,25 @@ def annotation(number: int, owner: int, category: int, box: list[float]) -> dict
 
 
 def convert(annotations: Path, out: Path, workers: int) -> dict[str, Any]:
-    """Run the command as a user does; its answer, with seconds and the peak memory of it and its workers (bytes)."""
-    command = [sys.executable, "-c", "from segkit.commands.app import main; main()", "convert", "objects365"]
-    options = ["--annotations", annotations, "--images", annotations.parent, "--images-by", "none", "--out", out]
+    """Run the command as a user does; its answer, with seconds and the peak memory of it and its
+    workers (bytes)."""
+    command = [
+        sys.executable,
+        "-c",
+        "from segkit.commands.app import main; main()",
+        "convert",
+        "objects365",
+    ]
+    options = [
+        "--annotations",
+        annotations,
+        "--images",
+        annotations.parent,
+        "--images-by",
+        "none",
+        "--out",
+        out,
+    ]
     started, peak = time.perf_counter(), 0
     arguments = [*command, *map(str, options), "--workers", str(workers), "--json"]
     with tempfile.TemporaryFile("w+") as answer:
@@ -91,7 +118,8 @@ def convert(annotations: Path, out: Path, workers: int) -> dict[str, Any]:
 
 
 def resident(process: int) -> int:
-    """Bytes in memory of a process and all below it, from Linux's /proc; what they share counts more than once."""
+    """Bytes in memory of a process and all below it, from Linux's /proc; what they share counts
+    more than once."""
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
         tasks = list(Path(f"/proc/{process}/task").iterdir())
@@ -102,10 +130,14 @@ def resident(process: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", type=float, default=0.05, help="share of the train split")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--work", type=Path, help="folder that keeps file and set, so that a killed run can go on")
+    parser.add_argument(
+        "--work", type=Path, help="folder that keeps file and set, so that a killed run can go on"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)

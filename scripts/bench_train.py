@@ -1,11 +1,14 @@
-"""Training side by side: segkit's model and Hugging Face's Mask2Former, with the same weights and images.
+"""Training side by side: segkit's model and Hugging Face's Mask2Former, with the same weights and
+images.
 
-    python scripts/bench_train.py [--backbone resnet50] [--size 512 --size 1024] [--batch 2] [--device cpu]
+    python scripts/bench_train.py [--backbone resnet50] [--size 512 --size 1024] [--batch 2]
+    [--device cpu]
 
-A Mask2Former of random weights is made, and loaded into segkit's model by `segkit.model.hf`, so both compute the same
-proposals; their largest difference is printed. Each is trained on panoptic targets by its own losses (segkit's without
-the box-conditioned queries, which the other lacks) and the same fused AdamW. The two take turns, in one process; a
-figure is the median of `--repeats`. Memory is what a phase needs at its peak beyond weights and optimiser states.
+A Mask2Former of random weights is made, and loaded into segkit's model by `segkit.model.hf`, so
+both compute the same proposals; their largest difference is printed. Each is trained on panoptic
+targets by its own losses (segkit's without the box-conditioned queries, which the other lacks) and
+the same fused AdamW. The two take turns, in one process; a figure is the median of `--repeats`.
+Memory is what a phase needs at its peak beyond weights and optimizer states.
 """
 
 import argparse
@@ -27,11 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.data.batch import Batch, Targets
-from segkit.model.class_table import ClassTable
-from segkit.model.config import ModelConfig
 from segkit.model.dataseg import DataSeg, build_model
 from segkit.model.hf import init_from, read_config
-from segkit.supervision.config import LossConfig
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import LossConfig, ModelConfig
 from segkit.training.learner import Learner
 
 CLASSES, TARGETS = 133, 12
@@ -41,15 +43,23 @@ PHASES = ("inference", "forward + loss", "backward", "AdamW", "full step")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backbone", default="resnet50", choices=["resnet50", "swin_tiny"])
-    parser.add_argument("--size", type=int, action="append", help="side of the images (512; on CUDA 512 and 1024)")
-    parser.add_argument("--precision", choices=list(PRECISIONS), help="fp32, or bf16 autocast (default on CUDA)")
+    parser.add_argument(
+        "--size", type=int, action="append", help="side of the images (512; on CUDA 512 and 1024)"
+    )
+    parser.add_argument(
+        "--precision", choices=list(PRECISIONS), help="fp32, or bf16 autocast (default on CUDA)"
+    )
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch on a CPU (default: all cores)")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here as well")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the table here as well"
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -71,11 +81,19 @@ def bench(options: argparse.Namespace, size: int, precision: torch.dtype) -> lis
     own = loaded(peer)
     difference = largest_difference(own, peer, batch.images.cpu())
     print(f"{size} px: mask logits differ by {difference:.1e} at most (fp32, CPU)")
-    both = [segkit(own.to(device), batch, precision), hugging_face(peer.to(device), batch, precision)]
-    for _ in range(options.repeats + 1):  # the first turn is warm-up: allocations, choice of kernels, AdamW's states
+    both = [
+        segkit(own.to(device), batch, precision),
+        hugging_face(peer.to(device), batch, precision),
+    ]
+    for _ in range(
+        options.repeats + 1
+    ):  # the first turn is warm-up: allocations, choice of kernels, AdamW's states
         for contestant in both:
             contestant.turn()
-    return [[str(size), phase, *(f"{value:.3g}" for value in compare(both, phase, options.batch))] for phase in PHASES]
+    return [
+        [str(size), phase, *(f"{value:.3g}" for value in compare(both, phase, options.batch))]
+        for phase in PHASES
+    ]
 
 
 def compare(both: "list[Contestant]", phase: str, images: int) -> tuple[float, ...]:
@@ -85,7 +103,8 @@ def compare(both: "list[Contestant]", phase: str, images: int) -> tuple[float, .
     return (*rates, rates[0] / rates[1], *peaks, peaks[1] / peaks[0] if peaks[0] else math.nan)
 
 
-# --- what is compared ---------------------------------------------------------------------------------------------
+# --- what is compared
+# ---------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -100,11 +119,13 @@ class Contestant:
     device: torch.device
     precision: torch.dtype
     seconds: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
-    mebibytes: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
+    mebibytes: dict[str, list[float]] = field(
+        default_factory=lambda: {phase: [] for phase in PHASES}
+    )
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.device)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
 
     def turn(self) -> None:
         """Measure one inference and one training step."""
@@ -112,24 +133,27 @@ class Contestant:
         with torch.inference_mode(), self._phase("inference"), self._autocast():
             self.infer()
         self.model.train()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         with self._phase("forward + loss"), self._autocast():
             loss = self.loss()
         with self._phase("backward"):
             loss.backward()
         with self._phase("AdamW"):
-            self.optimiser.step()
+            self.optimizer.step()
         parts = PHASES[1:-1]
         self.seconds["full step"].append(sum(self.seconds[part][-1] for part in parts))
         self.mebibytes["full step"].append(max(self.mebibytes[part][-1] for part in parts))
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        return torch.autocast(
+            self.device.type, self.precision, enabled=self.precision != torch.float32
+        )
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        # Only the forward pass starts from nothing: what it leaves for the backward pass counts there as well.
+        # Only the forward pass starts from nothing: what it leaves for the backward pass counts
+        # there as well.
         self.meter.start(afresh=name in ("inference", "forward + loss"))
         start = time.perf_counter()
         yield
@@ -141,14 +165,18 @@ class Contestant:
 def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Contestant:
     """segkit's model and losses."""
     text = F.normalize(torch.randn(CLASSES, model.config.text_dim), dim=1)
-    table = ClassTable(text, torch.arange(CLASSES) < 80).to(batch.images.device)
+    table = ClassEmbeddings(text, torch.arange(CLASSES) < 80).to(batch.images.device)
     learner = Learner(model, {batch.dataset: table}, LossConfig(conditioned=0))
 
     def loss() -> Tensor:
         return torch.stack(list(learner(batch, 0).values())).sum()
 
     return Contestant(
-        model, lambda: model(batch.images, table.text, every_layer=False), loss, batch.images.device, precision
+        model,
+        lambda: model(batch.images, table.text, aux_outputs=False),
+        loss,
+        batch.images.device,
+        precision,
     )
 
 
@@ -183,7 +211,7 @@ def loaded(peer: Any) -> DataSeg:
     """The same weights in segkit's model."""
     with tempfile.TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
-        # Images as they are: in the other model a processor of its own normalises them.
+        # Images as they are: in the other model a processor of its own normalizes them.
         plain = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
         model = build_model(ModelConfig(**read_config(Path(folder)), **plain))
         init_from(model, f"hf:{folder}")
@@ -194,7 +222,7 @@ def loaded(peer: Any) -> DataSeg:
 def largest_difference(own: DataSeg, peer: nn.Module, images: Tensor) -> float:
     """Of the mask logits."""
     text = torch.eye(CLASSES, own.config.text_dim)
-    ours = own.eval()(images, text).matching.mask_logits[:, -1]
+    ours = own.eval()(images, text).queries.mask_logits[:, -1]
     return float((ours - peer.eval()(images).masks_queries_logits).abs().max())
 
 
@@ -204,18 +232,25 @@ def scene(images: int, size: int) -> Batch:
     made = []
     for _ in range(images):
         corner = torch.rand(TARGETS, 2, generator=generator) * size * 0.6
-        boxes = torch.cat((corner, corner + size * (0.1 + 0.3 * torch.rand(TARGETS, 2, generator=generator))), 1)
+        boxes = torch.cat(
+            (corner, corner + size * (0.1 + 0.3 * torch.rand(TARGETS, 2, generator=generator))), 1
+        )
         labels = torch.randint(0, CLASSES, (TARGETS,), generator=generator)
         cells = torch.arange(size)
         across = (cells >= boxes[:, :1]) & (cells < boxes[:, 2:3])
         down = (cells >= boxes[:, 1:2]) & (cells < boxes[:, 3:])
         masks, known = down[:, :, None] & across[:, None], torch.ones(TARGETS, dtype=torch.bool)
-        made.append(Targets(labels, labels < 80, known, masks, boxes, ~known, torch.zeros(size, size).bool()))
+        made.append(
+            Targets(
+                labels, labels < 80, known, masks, boxes, ~known, torch.zeros(size, size).bool()
+            )
+        )
     pixels = torch.rand(images, 3, size, size, generator=generator)
     return Batch(pixels, tuple(made), "scenes", "panoptic", tuple(map(str, range(images))))
 
 
-# --- measuring ----------------------------------------------------------------------------------------------------
+# --- measuring
+# ----------------------------------------------------------------------------------------------------
 
 
 class Meter:
@@ -231,7 +266,9 @@ class Meter:
             torch.cuda.reset_peak_memory_stats()
             now = torch.cuda.memory_allocated() / 2**20
         else:
-            ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back, or the next peak would hide in it
+            ctypes.CDLL(None).malloc_trim(
+                0
+            )  # what was freed is given back, or the next peak would hide in it
             Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak
             now = _resident("VmRSS")
         self.before = now if afresh else self.before
@@ -256,8 +293,14 @@ def _resident(key: str) -> float:
 def hardware(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{torch.get_num_threads()} threads on {names[0].partition(': ')[2] if names else 'a CPU'}"
+    names = [
+        line
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return (
+        f"{torch.get_num_threads()} threads on {names[0].partition(': ')[2] if names else 'a CPU'}"
+    )
 
 
 def report(title: str, rows: list[list[str]], markdown: Path | None) -> None:

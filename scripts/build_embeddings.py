@@ -1,8 +1,10 @@
-"""Write schemas/embeddings/: the vectors of every word of the shipped taxonomies, of the demo and of everyday names.
+"""Write schemas/embeddings/: the vectors of every word of the shipped taxonomies, of the demo and
+of everyday names.
 
     python scripts/build_embeddings.py [--new-mean]
 
-The mean of a present file is kept: new words then change no known vector, and old checkpoints stay comparable.
+The mean of a present file is kept: new words then change no known vector, and old checkpoints stay
+comparable.
 """
 
 import argparse
@@ -13,11 +15,11 @@ import numpy as np
 from build_taxonomies import HERE, LISTS, WORDS, lines
 
 from segkit.demo.scenes import names as demo_names
-from segkit.embedding_table import read_table, unit, write_table
-from segkit.encoding import SHIPPED
 from segkit.taxonomy import known_taxonomies, load_taxonomy
-from segkit.text_encoders import MINILM_MODEL
-from segkit.vocabulary import encode_raw, normalise
+from segkit.text.encoders import MINILM_MODEL
+from segkit.text.encoding import SHIPPED
+from segkit.text.table import read_table, unit, write_table
+from segkit.text.vocabulary import encode_raw, normalize
 
 OUT = HERE.parent / "schemas" / "embeddings" / f"{MINILM_MODEL.lower()}.safetensors"
 OTHER_LISTS = ("mapillary-public65", "sunrgbd-37", "scannet-20", "coco-panoptic-201")
@@ -26,7 +28,7 @@ OTHER_LISTS = ("mapillary-public65", "sunrgbd-37", "scannet-20", "coco-panoptic-
 def taxonomy_words() -> set[str]:
     """Every word of the shipped taxonomies."""
     return {
-        normalise(word)
+        normalize(word)
         for name in known_taxonomies()
         for category in load_taxonomy(name).categories
         for word in category.words
@@ -34,26 +36,36 @@ def taxonomy_words() -> set[str]:
 
 
 def other_words(lists: Path) -> set[str]:
-    """Words that no shipped taxonomy has: the demo's, the everyday ones, and the names of four more lists."""
+    """Words that no shipped taxonomy has: the demo's, the everyday ones, and the names of four more
+    lists."""
     written = [word for row in WORDS["words"].values() for word in row.split(",")]
     listed = [name for list_ in OTHER_LISTS for name in lines(lists / f"{list_}_names.txt")]
     plain = [name for name in listed if not re.search(r"-(merged|other|stuff)\b", name)]
-    return {normalise(word) for word in (*written, *plain, *demo_names())}
+    return {normalize(word) for word in (*written, *plain, *demo_names())}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--lists", type=Path, default=LISTS)
-    parser.add_argument("--new-mean", action="store_true", help="change every vector: old checkpoints no longer match")
+    parser.add_argument(
+        "--new-mean",
+        action="store_true",
+        help="change every vector: old checkpoints no longer match",
+    )
     options = parser.parse_args()
     known = taxonomy_words()
     words = sorted(known | other_words(options.lists))
-    # Names that a source misspells keep their own key and get the vector of the word that was meant.
+    # Names that a source misspells keep their own key and get the vector of the word that was
+    # meant.
     raw = encode_raw([WORDS["meant"].get(word, word) for word in words])
     if OUT.is_file() and not options.new_mean:
         mean = read_table(OUT).mean
     else:
-        mean = raw[[word in known for word in words]].mean(axis=0, dtype=np.float64).astype(np.float32)
+        mean = (
+            raw[[word in known for word in words]].mean(axis=0, dtype=np.float64).astype(np.float32)
+        )
     write_table(OUT, dict(zip(words, unit(raw - mean), strict=True)), mean, SHIPPED)
     print(f"{len(words)} words, {OUT.stat().st_size} bytes")
 

@@ -2,9 +2,10 @@
 
     python scripts/build_taxonomies.py [--lists ../shared/data/class_lists]
 
-Ids are each source's own: ADE SceneParsing 1-150, COCO category ids, Objects365 v2 1-365, Cityscapes label ids,
-VOC 1-20, CamVid 0-10. Pascal Context 459 has the ids of the released label maps (alphabetical, 0 unlabelled); its
-59-class form has 1-59 in the alphabetical order that `detail` and MMSegmentation write (0 background).
+Ids are each source's own: ADE SceneParsing 1-150, COCO category ids, Objects365 v2 1-365,
+Cityscapes label ids, VOC 1-20, CamVid 0-10. Pascal Context 459 has the ids of the released label
+maps (alphabetical, 0 unlabeled); its 59-class form has 1-59 in the alphabetical order that `detail`
+and MMSegmentation write (0 background).
 """
 
 import argparse
@@ -19,14 +20,17 @@ from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy
 
 HERE = Path(__file__).parent
-LISTS = Path(os.environ.get("SEGKIT_REAL_DATA", HERE.parents[1] / "shared" / "data")) / "class_lists"
+LISTS = (
+    Path(os.environ.get("SEGKIT_REAL_DATA", HERE.parents[1] / "shared" / "data")) / "class_lists"
+)
 WORDS: dict[str, dict[str, str]] = tomllib.loads((HERE / "class_words.toml").read_text("utf-8"))
 
 # Label ids of cityscapesScripts; sorted by id they are in the order of the train ids 0-18.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_STUFF = 11
-# Name of each index 0-10 in the index PNGs that everybody uses (SegNet's), and CamVid's own spelling. A list in another
-# order is in circulation with them; in the pictures 0 is what is bright and on top, and 3 what lies at the bottom.
+# Name of each index 0-10 in the index PNGs that everybody uses (SegNet's), and CamVid's own
+# spelling. A list in another order is in circulation with them; in the pictures 0 is what is bright
+# and on top, and 3 what lies at the bottom.
 CAMVID_NAMES = {
     "sky": "Sky",
     "building": "Building",
@@ -41,25 +45,32 @@ CAMVID_NAMES = {
     "bicyclist": "Bicyclist",
 }
 CAMVID_THINGS = {"car", "pedestrian", "bicyclist"}
-# Pascal Context flags no things. A name among ADE's 100 instance categories is one, and so is what can be counted.
+# Pascal Context flags no things. A name among ADE's 100 instance categories is one, and so is what
+# can be counted.
 CONTEXT_STUFF = set(
     """atrium;bamboo weaving;bedclothes;beer;brick;bridge;building;ceiling;cloth;coffee;concrete;control booth;coral
     court;dais;dock;escalator;exhibition booth;flame;floor;foam;food;footbridge;fruit;grandstand;grass;ground;guardrail
     handrail;hay;ice;leaves;line;metal;mountain;paper;parterre;patio;pelage;plastic;platform;playground;plume;rail;ramp
     road;rock;rug;runway;sand;sewer;shelves;sidewalk;sky;smoke;snow;speed bump;stage;stair;stone;straw;swimming pool
-    tableware;tarp;track;tree;unknown;wall;water;wharf;wire;wood;wool""".replace("\n    ", ";").split(";")
+    tableware;tarp;track;tree;unknown;wall;water;wharf;wire;wood;wool""".replace(
+        "\n    ", ";"
+    ).split(";")
 )
 
 
 def words(taxonomy: str, name: str) -> tuple[str, ...]:
-    """What the text encoder reads for `name`: the hand-written words, or the name in lower case, split at slashes."""
+    """What the text encoder reads for `name`: the hand-written words, or the name in lower case,
+    split at slashes."""
     written = WORDS[taxonomy].get(name)
     parts = written.split(",") if written else name.lower().split("/")
     return tuple(dict.fromkeys(part.strip() for part in parts))
 
 
-def category(taxonomy: str, id_: int, name: str, kind: Kind, source_name: str | None = None) -> Category:
-    """One category; `source_name` is kept where it differs from the name, or where the text does not spell the name."""
+def category(
+    taxonomy: str, id_: int, name: str, kind: Kind, source_name: str | None = None
+) -> Category:
+    """One category; `source_name` is kept where it differs from the name, or where the text does
+    not spell the name."""
     name = name.strip()
     text = words(taxonomy, name)
     return Category(id_, name, kind, text, source_name if source_name != name else None)
@@ -71,10 +82,12 @@ def lines(path: Path) -> list[str]:
 
 
 def ade(lists: Path) -> Taxonomy:
-    """ADE20K SceneParsing; the CSV's names lost their spaces to semicolons, so full names come from the plain list."""
+    """ADE20K SceneParsing; the CSV's names lost their spaces to semicolons, so full names come from
+    the plain list."""
     full = {tuple(name.split()): name for name in lines(lists / "ade20k-150_names.txt")}
     flags = {
-        row["id"]: row["isthing"] for row in json.loads((lists / "ade150_categories_with_things.json").read_text())
+        row["id"]: row["isthing"]
+        for row in json.loads((lists / "ade150_categories_with_things.json").read_text())
     }
     made = []
     with (lists.parent / "ade" / "objectInfo150.csv").open(encoding="utf-8") as file:
@@ -83,7 +96,9 @@ def ade(lists: Path) -> Taxonomy:
             candidates = [parts[:3], parts[:2], parts[:1], parts[1:3]]
             name = next(full[candidate] for candidate in candidates if candidate in full)
             id_ = int(row["Idx"])
-            made.append(category("ade20k-150", id_, name, "thing" if flags[id_] else "stuff", row["Name"]))
+            made.append(
+                category("ade20k-150", id_, name, "thing" if flags[id_] else "stuff", row["Name"])
+            )
     return Taxonomy("ade20k-150", tuple(made))
 
 
@@ -92,7 +107,10 @@ def coco(lists: Path, name: str, *, things_only: bool) -> Taxonomy:
     rows: list[dict[str, Any]] = json.loads((lists / "panoptic_coco_categories.json").read_text())
     kept = [row for row in rows if row["isthing"] or not things_only]
     made = [
-        category("coco-panoptic-133", row["id"], row["name"], "thing" if row["isthing"] else "stuff") for row in kept
+        category(
+            "coco-panoptic-133", row["id"], row["name"], "thing" if row["isthing"] else "stuff"
+        )
+        for row in kept
     ]
     return Taxonomy(name, tuple(made))
 
@@ -127,16 +145,24 @@ def camvid(lists: Path) -> Taxonomy:
 def voc(lists: Path) -> Taxonomy:
     """Pascal VOC 2012: 20 things; index 0 of its masks is the background, which is no class."""
     names = lines(lists / "voc2012_names.txt")
-    return Taxonomy("voc-20", tuple(category("voc-20", i, name, "thing") for i, name in enumerate(names) if i))
+    return Taxonomy(
+        "voc-20", tuple(category("voc-20", i, name, "thing") for i, name in enumerate(names) if i)
+    )
 
 
 def context(lists: Path, name: str) -> Taxonomy:
     """Pascal Context in 459 classes, or in the 59 frequent ones."""
-    instances = {row["name"] for row in json.loads((lists / "ade20k_instance_100_categories.json").read_text())}
+    instances = {
+        row["name"]
+        for row in json.loads((lists / "ade20k_instance_100_categories.json").read_text())
+    }
     if name == "pascal-context-459":
         names = lines(lists / "pascal-context-460_names.txt")
     else:
-        names = ["background", *(n for n in lines(lists / "pascal-context-60_names.txt") if n != "background")]
+        names = [
+            "background",
+            *(n for n in lines(lists / "pascal-context-60_names.txt") if n != "background"),
+        ]
     made = [
         category("pascal-context-459", i, n, "stuff" if n in CONTEXT_STUFF - instances else "thing")
         for i, n in enumerate(names)
@@ -161,7 +187,9 @@ def all_taxonomies(lists: Path) -> tuple[Taxonomy, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--lists", type=Path, default=LISTS)
     parser.add_argument("--out", type=Path, default=HERE.parent / "schemas" / "taxonomies")
     options = parser.parse_args()

@@ -3,8 +3,8 @@
     python scripts/experiment_boxes.py --checkpoint real-out/run \\
         --data real-out/sets/standin-val --truth real-out/sets/standin-truth
 
-Every box of --data that is no crowd is asked for, with its label and without; no score threshold is applied, an empty
-mask counts 0. The true masks are those of the same annotation ids in --truth.
+Every box of --data that is no crowd is asked for, with its label and without; no score threshold is
+applied, an empty mask counts 0. The true masks are those of the same annotation ids in --truth.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from rich.console import Console
 
 from segkit.commands.common import table
 from segkit.inference.boxes import Question
-from segkit.inference.config import Strategy
 from segkit.inference.pseudolabel import STRATEGIES
 from segkit.masks import rle
-from segkit.masks.extent import pixels_of_box
+from segkit.masks.boxes import pixels_of_box
 from segkit.metrics.box_to_mask import filled_box, inscribed_ellipse, iou
+from segkit.recipes.schema import Strategy
+from segkit.runs.run import Run, load_run
 from segkit.sample import Box, Sample, Segment
 from segkit.shards.reader import ShardSet
-from segkit.training.run_reader import Run, load_run
 
 Image = NDArray[np.uint8]
 Answer = Callable[[Image, Sequence[Box], Sequence[int]], Sequence[NDArray[np.bool_] | None]]
@@ -35,20 +35,26 @@ def answers(run: Run, data: ShardSet) -> dict[str, Answer]:
     """Name -> masks of the boxes of an image."""
     table_of = run.table(data.taxonomy)
 
-    def strategy(name: Strategy, *, labelled: bool = True) -> Answer:
-        def masks(image: Image, boxes: Sequence[Box], labels: Sequence[int]) -> Sequence[NDArray[np.bool_] | None]:
-            asked = Question(image, boxes, labels if labelled else [-1] * len(labels))
+    def strategy(name: Strategy, *, labeled: bool = True) -> Answer:
+        def masks(
+            image: Image, boxes: Sequence[Box], labels: Sequence[int]
+        ) -> Sequence[NDArray[np.bool_] | None]:
+            asked = Question(image, boxes, labels if labeled else [-1] * len(labels))
             (found,) = STRATEGIES[name](run, table_of, [asked])
             return [None if answer is None else answer.mask for answer in found]
 
         return masks
 
     return {
-        "filled box": lambda image, boxes, labels: [filled_box(box, *image.shape[:2]) for box in boxes],
-        "inscribed ellipse": lambda image, boxes, labels: [inscribed_ellipse(box, *image.shape[:2]) for box in boxes],
+        "filled box": lambda image, boxes, labels: [
+            filled_box(box, *image.shape[:2]) for box in boxes
+        ],
+        "inscribed ellipse": lambda image, boxes, labels: [
+            inscribed_ellipse(box, *image.shape[:2]) for box in boxes
+        ],
         "proposals": strategy("proposals"),
         "conditioned": strategy("conditioned"),
-        "conditioned, no label": strategy("conditioned", labelled=False),
+        "conditioned, no label": strategy("conditioned", labeled=False),
     }
 
 
@@ -66,14 +72,19 @@ def objects(sample: Sample) -> list[Segment]:
     return [segment for segment in sample.segments if not (segment.is_crowd or segment.ignore)]
 
 
-def measure(data: ShardSet, hidden: dict[tuple[str, str | None], NDArray[np.bool_]], answer: Answer) -> list[float]:
-    """Mean IoU of all, small, medium and large boxes; median of area over true area; share of boxes over 95 % full."""
+def measure(
+    data: ShardSet, hidden: dict[tuple[str, str | None], NDArray[np.bool_]], answer: Answer
+) -> list[float]:
+    """Mean IoU of all, small, medium and large boxes; median of area over true area; share of boxes
+    over 95 % full."""
     rows: list[tuple[float, float, float, float]] = []
     for sample in data.samples():
         wanted = objects(sample)
         boxes = [segment.box for segment in wanted]
         labels = [data.taxonomy.index[segment.class_id] for segment in wanted]
-        for segment, mask in zip(wanted, answer(data.image(sample), boxes, labels) if wanted else [], strict=True):
+        for segment, mask in zip(
+            wanted, answer(data.image(sample), boxes, labels) if wanted else [], strict=True
+        ):
             truth = hidden[sample.id, segment.source_id]
             made = np.zeros_like(truth) if mask is None else mask
             pixels = made[pixels_of_box(segment.box, *truth.shape)]
@@ -82,18 +93,27 @@ def measure(data: ShardSet, hidden: dict[tuple[str, str | None], NDArray[np.bool
             rows.append((iou(made, truth), side, made.sum() / max(1, truth.sum()), full))
     score, side, ratio, full = np.array(rows).T
     groups = (side >= 0, side < SIDES[0], (side >= SIDES[0]) & (side < SIDES[1]), side >= SIDES[1])
-    return [*(float(score[group].mean()) for group in groups), float(np.median(ratio)), float(full.mean())]
+    return [
+        *(float(score[group].mean()) for group in groups),
+        float(np.median(ratio)),
+        float(full.mean()),
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("checkpoint", "data", "truth"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     data, hidden = ShardSet.open(arguments.data), true_masks(ShardSet.open(arguments.truth))
     methods = answers(load_run(arguments.checkpoint, arguments.device), data)
-    rows = [(name, *(f"{value:.3f}" for value in measure(data, hidden, answer))) for name, answer in methods.items()]
+    rows = [
+        (name, *(f"{value:.3f}" for value in measure(data, hidden, answer)))
+        for name, answer in methods.items()
+    ]
     columns = ("masks", "IoU", "small", "medium", "large", "area / true", "over 95 % full")
     Console().print(table("Masks for boxes", columns, rows))
 

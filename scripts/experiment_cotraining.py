@@ -1,13 +1,15 @@
-"""Co-training on real data: each data set alone, in pairs, and all three (DaTaSeg's scaling study, on a small scale).
+"""Co-training on real data: each data set alone, in pairs, and all three (DaTaSeg's scaling study,
+on a small scale).
 
     python scripts/real.py                               # makes the shard sets
     python scripts/experiment_cotraining.py --sets real-out/sets --out cotraining
 
-Seven rows of training sets, the same steps for all, several seeds each; every run is evaluated on CamVid (mIoU), COCO
-(PQ) and the hidden masks of the Objects365 stand-in (mask AP), also where it has never seen the data set: its names are
-all it gets. Prints the table, writes results.json, results.md and curves.png. Finished runs are not done again and an
-interrupted one goes on, so seeds may be shared out among processes (`--seeds 0`, `--seeds 1`, ...); a last call with
-all seeds draws the whole.
+Seven rows of training sets, the same steps for all, several seeds each; every run is evaluated on
+CamVid (mIoU), COCO (PQ) and the hidden masks of the Objects365 stand-in (mask AP), also where it
+has never seen the data set: its names are all it gets. Prints the table, writes results.json,
+results.md and curves.png. Finished runs are not done again and an interrupted one goes on, so seeds
+may be shared out among processes (`--seeds 0`, `--seeds 1`, ...); a last call with all seeds draws
+the whole.
 """
 
 import argparse
@@ -22,9 +24,9 @@ from rich.console import Console
 
 from segkit.benchmark import objects365
 from segkit.commands.common import table
+from segkit.runs.run_manifest import METRICS
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
-from segkit.training.run_manifest import METRICS
 
 RATES = {"camvid": 1.0, "coco": 2.0, "standin": 1.0}
 """How often a step draws each data set, where it takes part."""
@@ -51,22 +53,33 @@ def label(row: Sequence[str]) -> str:
 
 
 def evaluation_sets(sets: Path, out: Path, data: Path) -> dict[str, Path]:
-    """Validation sets by data set; the stand-in's with its hidden masks, which nothing but the scoring sees."""
+    """Validation sets by data set; the stand-in's with its hidden masks, which nothing but the
+    scoring sees."""
     hidden = out / "standin-masks"
     if not versions(hidden):
         file = data / "objects365_standin" / "annotations" / "o365_instance_seg_val.json"
         source = objects365.open_file(file, data / "coco")
         checked = objects365.check(source, look_for_images=False)
-        objects365.ground_truth(source, checked, hidden, with_images=True, on_progress=lambda images: None)
-    return {"camvid": resolve(sets / "camvid-val"), "coco": resolve(sets / "coco-val"), "standin": resolve(hidden)}
+        objects365.ground_truth(
+            source, checked, hidden, with_images=True, on_progress=lambda images: None
+        )
+    return {
+        "camvid": resolve(sets / "camvid-val"),
+        "coco": resolve(sets / "coco-val"),
+        "standin": resolve(hidden),
+    }
 
 
-def run_row(row: Sequence[str], seed: int, arguments: argparse.Namespace, evaluated: dict[str, Path]) -> Path:
+def run_row(
+    row: Sequence[str], seed: int, arguments: argparse.Namespace, evaluated: dict[str, Path]
+) -> Path:
     """The published run of a row and seed, trained first if there is none."""
     every = max(1, arguments.steps // arguments.points)
     overrides = [*pretrained(arguments.data / WEIGHTS), f"training.evaluate_every={every}"]
     data = [(str(resolve(arguments.sets / f"{name}-train")), RATES[name]) for name in row]
-    return trained("-".join(row), seed, data, overrides, arguments, [str(path) for path in evaluated.values()])
+    return trained(
+        "-".join(row), seed, data, overrides, arguments, [str(path) for path in evaluated.values()]
+    )
 
 
 def curves_of(run: Path, evaluated: dict[str, Path]) -> dict[str, Curve]:
@@ -88,28 +101,42 @@ def table_rows(found: dict[tuple[str, ...], list[dict[str, Curve]]]) -> Iterator
     """Mean and standard deviation over the seeds of each row's last figures."""
     for row, seeds in found.items():
         last = {name: [curves[name][-1][1] for curves in seeds] for name in FIGURES}
-        yield label(row), *(f"{np.mean(v):.2f} ± {np.std(v, ddof=1) if len(v) > 1 else 0:.2f}" for v in last.values())
+        yield (
+            label(row),
+            *(
+                f"{np.mean(v):.2f} ± {np.std(v, ddof=1) if len(v) > 1 else 0:.2f}"
+                for v in last.values()
+            ),
+        )
 
 
 def draw(found: dict[tuple[str, ...], list[dict[str, Curve]]], file: Path) -> None:
     """Mean over the seeds by step, a panel a data set, with the range of the seeds."""
     figure = Figure(figsize=(13, 4.2), layout="constrained")
-    for panel, (name, (title, _)) in zip(figure.subplots(1, len(FIGURES)), FIGURES.items(), strict=True):
+    for panel, (name, (title, _)) in zip(
+        figure.subplots(1, len(FIGURES)), FIGURES.items(), strict=True
+    ):
         for row, seeds in found.items():
             steps = [step for step, _ in seeds[0][name]]
             values = np.array([[value for _, value in curves[name]] for curves in seeds])
             (line,) = panel.plot(steps, values.mean(0), marker="o", markersize=3, label=label(row))
-            panel.fill_between(steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
+            panel.fill_between(
+                steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, linewidth=0
+            )
         panel.set(title=title, xlabel="step", ylim=(0, None))
         panel.grid(alpha=0.3)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, title="trained on", frameon=False)
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=4, title="trained on", frameon=False
+    )
     figure.savefig(file, dpi=110)
 
 
 def main() -> None:
     parser = options(__doc__, out="cotraining", seeds=[0, 1, 2])
-    parser.add_argument("--data", type=Path, default=REAL_DATA, help="the real data, for weights and hidden masks")
+    parser.add_argument(
+        "--data", type=Path, default=REAL_DATA, help="the real data, for weights and hidden masks"
+    )
     parser.add_argument("--points", type=int, default=3, help="evaluations along each curve")
     arguments = parser.parse_args()
     evaluated = evaluation_sets(arguments.sets, arguments.out, arguments.data)

@@ -1,11 +1,13 @@
-"""The open choices of MERGE: train with each form, then decide the output by each form, on real data.
+"""The open choices of MERGE: train with each form, then decide the output by each form, on real
+data.
 
     python scripts/real.py                               # makes the shard sets
     python scripts/experiment_merge.py --sets real-out/sets --out merge --steps 500
 
-Trains on the panoptic and the semantic set together, one run an option and a seed, and asks every run in three ways;
-prints one table of COCO PQ and CamVid mIoU (mean and standard deviation over the seeds) and writes it to results.md.
-Finished runs and evaluations are not done again, an interrupted run goes on.
+Trains on the panoptic and the semantic set together, one run an option and a seed, and asks every
+run in three ways; prints one table of COCO PQ and CamVid mIoU (mean and standard deviation over the
+seeds) and writes it to results.md. Finished runs and evaluations are not done again, an interrupted
+run goes on.
 """
 
 import argparse
@@ -20,12 +22,12 @@ from rich.console import Console
 
 from segkit.commands.common import table
 from segkit.inference.predict import predict_samples
-from segkit.manifest import Task
 from segkit.metrics.evaluate import evaluate
+from segkit.recipes.schema import MaskForm
+from segkit.runs.run import load_run
+from segkit.shards.manifest import Task
 from segkit.shards.publish import resolve
 from segkit.shards.reader import ShardSet
-from segkit.supervision.config import MaskForm
-from segkit.training.run_reader import load_run
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "max": (),
@@ -33,8 +35,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "max, score by mass": ('loss.merge_scores="mass"',),
     "sum": ('loss.merge_masks="sum"',),
     "noisy-or": ('loss.merge_masks="noisy-or"',),
-    "max, by arg-max alone": ("loss.merge_sure=0.0",),
-    "nothing merged": ("loss.merge_sure=1.0",),
+    "max, by arg-max alone": ("loss.merge_threshold=0.0",),
+    "nothing merged": ("loss.merge_threshold=1.0",),
 }
 """How a run is trained, as overrides of the recipe."""
 FORMS: tuple[MaskForm, ...] = get_args(MaskForm)
@@ -57,7 +59,9 @@ def figures(path: Path, panoptic: ShardSet, semantic: ShardSet, cache: Path) -> 
 
     def scored(data: ShardSet, task: Task, setting: str, form: MaskForm) -> dict[str, Any]:
         config = run.recipe.inference.model_copy(update={setting: form})
-        samples = predict_samples(run.model, run.table(data.taxonomy), data.taxonomy, data, task, config)
+        samples = predict_samples(
+            run.model, run.table(data.taxonomy), data.taxonomy, data, task, config
+        )
         return evaluate(data, samples, task)
 
     found = [scored(panoptic, "panoptic", "merge_masks", form)["all"]["pq"] for form in FORMS]
@@ -70,22 +74,41 @@ def figures(path: Path, panoptic: ShardSet, semantic: ShardSet, cache: Path) -> 
 def main() -> None:
     parser = options(__doc__, out="merge", seeds=[0])
     parser.add_argument("--weights", type=Path, default=REAL_DATA / WEIGHTS)
-    parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="OPTION")
+    parser.add_argument(
+        "--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="OPTION"
+    )
     arguments = parser.parse_args()
-    arguments.data = [(str(resolve(arguments.sets / f"{name}-train")), 1.0) for name in ("coco", "camvid")]
-    panoptic, semantic = (ShardSet.open(arguments.sets / f"{name}-val") for name in ("coco", "camvid"))
+    arguments.data = [
+        (str(resolve(arguments.sets / f"{name}-train")), 1.0) for name in ("coco", "camvid")
+    ]
+    panoptic, semantic = (
+        ShardSet.open(arguments.sets / f"{name}-val") for name in ("coco", "camvid")
+    )
     rows = []
     for option in arguments.options:
         seeds = [
             figures(run, panoptic, semantic, arguments.out / "figures" / f"{run.parent.name}.json")
             for run in (run_of(option, seed, arguments) for seed in arguments.seeds)
         ]
-        mean, deviation = np.mean(seeds, axis=0), np.std(seeds, axis=0, ddof=1) if len(seeds) > 1 else None
-        spread = [""] * len(mean) if deviation is None else [f" ± {value:.2f}" for value in deviation]
-        rows.append((option, *(f"{value:.2f}{extra}" for value, extra in zip(mean, spread, strict=True))))
-    columns = ("trained by", *(f"COCO PQ, {form}" for form in FORMS), *(f"CamVid mIoU, {form}" for form in FORMS))
+        mean, deviation = (
+            np.mean(seeds, axis=0),
+            np.std(seeds, axis=0, ddof=1) if len(seeds) > 1 else None,
+        )
+        spread = (
+            [""] * len(mean) if deviation is None else [f" ± {value:.2f}" for value in deviation]
+        )
+        rows.append(
+            (option, *(f"{value:.2f}{extra}" for value, extra in zip(mean, spread, strict=True)))
+        )
+    columns = (
+        "trained by",
+        *(f"COCO PQ, {form}" for form in FORMS),
+        *(f"CamVid mIoU, {form}" for form in FORMS),
+    )
     (arguments.out / "results.md").write_text(markdown(columns, rows))
-    Console(width=140).print(table(f"MERGE: {arguments.steps} steps, seeds {arguments.seeds}", columns, rows))
+    Console(width=140).print(
+        table(f"MERGE: {arguments.steps} steps, seeds {arguments.seeds}", columns, rows)
+    )
 
 
 if __name__ == "__main__":

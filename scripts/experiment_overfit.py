@@ -3,8 +3,9 @@
     python scripts/real.py                               # makes the shard sets
     python scripts/experiment_overfit.py --data real-out/sets/coco-train --out overfit
 
-Takes the images whose smallest segment is largest (a mask of 64 x 64 cells shows no small ones), trains on them without
-augmentation and evaluates on them along the way. Anything wrong between annotation and metric keeps PQ below.
+Takes the images whose smallest segment is largest (a mask of 64 x 64 cells shows no small ones),
+trains on them without augmentation and evaluates on them along the way. Anything wrong between
+annotation and metric keeps PQ below.
 """
 
 import argparse
@@ -17,21 +18,21 @@ from segkit.sample import Sample
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.split import split
-from segkit.training.run import Watchers, train
+from segkit.training.run import Callbacks, train
 
 PLAIN = (
     "data.scale_min=1.0",
     "data.scale_max=1.0",
     "data.zoom_probability=0.0",
     "data.flip=false",
-    "data.colour_jitter=0.0",
+    "data.color_jitter=0.0",
     "loss.conditioned=0.0",
     "model.freeze_norm=true",
-    "optimiser.lr=1e-3",
-    "optimiser.backbone_lr_factor=1.0",
-    "optimiser.weight_decay=0.0",
-    "optimiser.warmup_steps=20",
-    "optimiser.ema_decay=0.9",
+    "optimizer.lr=1e-3",
+    "optimizer.backbone_lr_factor=1.0",
+    "optimizer.weight_decay=0.0",
+    "optimizer.warmup_steps=20",
+    "optimizer.ema_decay=0.9",
 )
 """No augmentation, no regularisation."""
 
@@ -44,11 +45,20 @@ def smallest_share(sample: Sample) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("real-out/sets/coco-train"), help="a panoptic shard set")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("real-out/sets/coco-train"), help="a panoptic shard set"
+    )
     parser.add_argument("--out", type=Path, default=Path("overfit"))
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--least", type=int, default=4, help="segments of an image, so that there is something to tell")
+    parser.add_argument(
+        "--least",
+        type=int,
+        default=4,
+        help="segments of an image, so that there is something to tell",
+    )
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--weights", type=Path, help="of the backbone; random without")
@@ -57,7 +67,12 @@ def main() -> None:
     rich = [sample for sample in data.samples() if len(sample.segments) >= arguments.least]
     chosen = sorted(rich, key=smallest_share, reverse=True)[: arguments.images]
     if not versions(arguments.out / "sets" / "few"):
-        split(data, arguments.out / "sets", {sample.id: "few" for sample in chosen}, {"images": arguments.images})
+        split(
+            data,
+            arguments.out / "sets",
+            {sample.id: "few" for sample in chosen},
+            {"images": arguments.images},
+        )
     few = str(resolve(arguments.out / "sets" / "few"))
     overrides = [
         *PLAIN,
@@ -81,10 +96,12 @@ def main() -> None:
         eval_data=[few],
         steps=arguments.steps,
         overrides=overrides,
-        watchers=Watchers(on_evaluation=note),
+        callbacks=Callbacks(on_evaluation=note),
     )
     segments = sum(len(sample.segments) for sample in chosen)
-    Console().print(table(f"{len(chosen)} images, {segments} segments", ("step", "PQ", "SQ", "RQ"), rows))
+    Console().print(
+        table(f"{len(chosen)} images, {segments} segments", ("step", "PQ", "SQ", "RQ"), rows)
+    )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""Which prompt template, and centred or not: the table in segkit/vocabulary.py.
+"""Which prompt template, and centerd or not: the table in segkit/vocabulary.py.
 
     python scripts/experiment_templates.py
 
-Pairs of synonyms from different vocabularies should be near each other, other words apart. Columns: mean cosine of all
-pairs of words, mean cosine of the synonyms, their distance from all pairs in standard deviations (z), the chance that a
-synonym pair is closer than a random pair (AUC), and how often the partner is the nearest or second nearest word.
+Pairs of synonyms from different vocabularies should be near each other, other words apart. Columns:
+mean cosine of all pairs of words, mean cosine of the synonyms, their distance from all pairs in
+standard deviations (z), the chance that a synonym pair is closer than a random pair (AUC), and how
+often the partner is the nearest or second nearest word.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit import vocabulary
-from segkit.embedding_table import unit
-from segkit.encoding import Encoding
+from segkit.text import vocabulary
+from segkit.text.encoding import Encoding
+from segkit.text.table import unit
 
 PAIRS = [
     tuple(pair.split("/"))
@@ -46,7 +47,9 @@ def measure(rows: NDArray[np.float32], index: dict[str, int]) -> tuple[float, ..
     synonyms = np.array([similarity[a, b] for a, b in pairs])
     closer = np.searchsorted(ordered, synonyms) / len(ordered)
     # the word itself is one of those at least as near, hence 3 for the second nearest
-    ranks = [(similarity[a] >= similarity[a, b]).sum() for pair in pairs for a, b in (pair, pair[::-1])]
+    ranks = [
+        (similarity[a] >= similarity[a, b]).sum() for pair in pairs for a, b in (pair, pair[::-1])
+    ]
     z = (synonyms.mean() - others.mean()) / others.std()
     return others.mean(), synonyms.mean(), z, closer.mean(), 100 * np.mean(np.array(ranks) <= 3)
 
@@ -58,7 +61,11 @@ def main() -> None:
     for name, templates in TEMPLATES.items():
         raw = vocabulary.encode_raw(words, Encoding(templates=tuple(templates)))
         for label, rows in ((name, raw), (f"{name}, centred", unit(raw - raw.mean(axis=0)))):
-            print("{:40s} {:6.2f} {:7.2f} {:4.1f} {:6.3f} {:7.0f}".format(label, *measure(rows, index)))
+            print(
+                "{:40s} {:6.2f} {:7.2f} {:4.1f} {:6.3f} {:7.0f}".format(
+                    label, *measure(rows, index)
+                )
+            )
 
 
 if __name__ == "__main__":

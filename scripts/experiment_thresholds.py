@@ -1,9 +1,11 @@
 """Panoptic quality by the two thresholds of panoptic output, from one pass of the model.
 
-    python scripts/experiment_thresholds.py --checkpoint real-out/run --data real-out/sets/coco-train
+    python scripts/experiment_thresholds.py --checkpoint real-out/run --data
+    real-out/sets/coco-train
 
-`inference.score` is the least class probability of a segment, `inference.overlap` the least share of its mask that
-better segments leave to it. Choose them on images that no reported figure is measured on, such as training images.
+`inference.score` is the least class probability of a segment, `inference.overlap` the least share
+of its mask that better segments leave to it. Choose them on images that no reported figure is
+measured on, such as training images.
 """
 
 import argparse
@@ -13,13 +15,13 @@ from itertools import product
 from rich.console import Console
 
 from segkit.commands.common import counting, table
-from segkit.inference.config import InferenceConfig
+from segkit.inference.forward_pass import Proposed, propose
 from segkit.inference.postprocess import answer, to_segments
-from segkit.inference.propose import Proposed, propose
 from segkit.metrics.evaluate import evaluate
+from segkit.recipes.schema import InferenceConfig
+from segkit.runs.run import Run, load_run
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
-from segkit.training.run_reader import Run, load_run
 
 SCORES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 OVERLAPS = (0.0, 0.3, 0.6, 0.8)
@@ -32,12 +34,16 @@ def predictions(run: Run, data: ShardSet, configs: list[InferenceConfig]) -> lis
     def finish(found: Proposed[Sample]) -> list[Sample]:
         given = (found.class_logits, found.mask_logits, found.window, classes.is_thing)
         answers = [answer("panoptic", *given, config) for config in configs]
-        return [replace(found.record, segments=to_segments(masks, data.taxonomy)) for masks in answers]
+        return [
+            replace(found.record, segments=to_segments(masks, data.taxonomy)) for masks in answers
+        ]
 
     made: list[list[Sample]] = [[] for _ in configs]
     with counting("predict", len(data)) as advance:
         read = lambda sample: (sample, data.image(sample))  # noqa: E731
-        for each in propose(run.model, classes.text, data.samples(), read, finish, run.recipe.inference):
+        for each in propose(
+            run.model, classes.text, data.samples(), read, finish, run.recipe.inference
+        ):
             for column, sample in zip(made, each, strict=True):
                 column.append(sample)
             advance()
@@ -45,7 +51,9 @@ def predictions(run: Run, data: ShardSet, configs: list[InferenceConfig]) -> lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data", required=True, help="a panoptic set")
     parser.add_argument("--device", default="auto")
@@ -59,8 +67,12 @@ def main() -> None:
     for (score, overlap), found in zip(grid, predictions(run, data, configs), strict=True):
         pq = evaluate(data, found, "panoptic")
         shown = [pq[group]["pq"] for group in ("all", "things", "stuff")]
-        rows.append((f"{score:g}", f"{overlap:g}", *shown, sum(len(sample.segments) for sample in found)))
-    Console().print(table("Panoptic quality", ("score", "overlap", "PQ", "things", "stuff", "segments"), rows))
+        rows.append(
+            (f"{score:g}", f"{overlap:g}", *shown, sum(len(sample.segments) for sample in found))
+        )
+    Console().print(
+        table("Panoptic quality", ("score", "overlap", "PQ", "things", "stuff", "segments"), rows)
+    )
 
 
 if __name__ == "__main__":

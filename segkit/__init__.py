@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segkit.inference.boxes import segment_boxes
-    from segkit.training.run_reader import load_run
+    from segkit.runs.run import load_run
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_run", "segment_boxes"]
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return segment_boxes
     if name == "load_run":
-        from segkit.training.run_reader import load_run
+        from segkit.runs.run import load_run
 
         return load_run
     raise AttributeError(f"module 'segkit' has no attribute {name!r}")

@@ -6,17 +6,20 @@ class SegkitError(Exception):
 
     exit_code = 1
 
-    def __init__(self, problem: str, *, mend: str | None = None) -> None:
-        super().__init__(f"{problem}; {mend}" if mend else problem)
-        self.problem, self.mend = problem, mend
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.message, self.hint = message, hint
 
 
 class InputError(SegkitError):
-    """What the user gave cannot be used (exit code 2): one line that names the file, the record and the mend."""
+    """What the user gave cannot be used (exit code 2): one line that names the file, the record and
+    the mend."""
 
     exit_code = 2
 
-    def __init__(self, problem: str, *, file: object = None, record: object = None, mend: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, file: object = None, record: object = None, hint: str | None = None
+    ) -> None:
         where = ": ".join(str(part) for part in (file, record) if part is not None)
-        super().__init__(f"{where}: {problem}" if where else problem, mend=mend)
+        super().__init__(f"{where}: {message}" if where else message, hint=hint)
         self.file, self.record = file, record

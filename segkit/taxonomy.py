@@ -1,4 +1,5 @@
-"""Class lists: ids, names, thing or stuff, and the words by which a text encoder knows each class."""
+"""Class lists: ids, names, thing or stuff, and the words by which a text encoder knows each
+class."""
 
 import json
 from collections.abc import Iterable
@@ -22,9 +23,11 @@ class Category:
     """The name shown in tables: the source's, trimmed of blanks."""
     kind: Kind
     text: tuple[str, ...] = ()
-    """What a text encoder reads for this class (clean name first, then synonyms); empty means the name itself."""
+    """What a text encoder reads for this class (clean name first, then synonyms); empty means the
+    name itself."""
     source_name: str | None = None
-    """The source's spelling where it differs from `name` (typos and blanks kept for loss-free export)."""
+    """The source's spelling where it differs from `name` (typos and blanks kept for loss-free
+    export)."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -34,7 +37,8 @@ class Category:
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """An ordered class list; the order is that of ids, so a class index never depends on the order in a file."""
+    """An ordered class list; the order is that of ids, so a class index never depends on the order
+    in a file."""
 
     name: str
     categories: tuple[Category, ...]
@@ -43,8 +47,12 @@ class Taxonomy:
         ids = [category.id for category in self.categories]
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
-            raise InputError(f"category id {twice} occurs twice", record=self.name, mend="make ids unique")
-        object.__setattr__(self, "categories", tuple(sorted(self.categories, key=lambda category: category.id)))
+            raise InputError(
+                f"category id {twice} occurs twice", record=self.name, hint="make ids unique"
+            )
+        object.__setattr__(
+            self, "categories", tuple(sorted(self.categories, key=lambda category: category.id))
+        )
 
     @cached_property
     def by_id(self) -> dict[int, Category]:
@@ -72,31 +80,45 @@ class Taxonomy:
             rows: Iterable[dict[str, Any]] = data["categories"]
             categories = tuple(
                 Category(
-                    int(row["id"]), str(row["name"]), row["kind"], tuple(row.get("text", ())), row.get("source_name")
+                    int(row["id"]),
+                    str(row["name"]),
+                    row["kind"],
+                    tuple(row.get("text", ())),
+                    row.get("source_name"),
                 )
                 for row in rows
             )
             return cls(str(data["name"]), categories)
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"not a taxonomy ({error!r})", mend="see schemas/taxonomy.schema.json") from error
+            raise InputError(
+                f"not a taxonomy ({error!r})", hint="see schemas/taxonomy.schema.json"
+            ) from error
 
 
 def known_taxonomies() -> tuple[str, ...]:
     """Names of the taxonomies that ship with the package."""
     folder = resources.files("segkit.schemas") / "taxonomies"
-    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".json")))
+    return tuple(
+        sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".json"))
+    )
 
 
 def load_taxonomy(name_or_file: str) -> Taxonomy:
     """A shipped taxonomy by name (`coco-panoptic-133`), or one from a JSON file."""
     if name_or_file in known_taxonomies():
-        text = (resources.files("segkit.schemas") / "taxonomies" / f"{name_or_file}.json").read_text("utf-8")
+        text = (
+            resources.files("segkit.schemas") / "taxonomies" / f"{name_or_file}.json"
+        ).read_text("utf-8")
     elif Path(name_or_file).is_file():
         text = Path(name_or_file).read_text("utf-8")
     else:
         known = ", ".join(known_taxonomies())
-        raise InputError(f"unknown vocabulary {name_or_file!r}", mend=f"give a JSON file or one of: {known}")
+        raise InputError(
+            f"unknown vocabulary {name_or_file!r}", hint=f"give a JSON file or one of: {known}"
+        )
     try:
         return Taxonomy.from_json(json.loads(text))
     except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error})", file=name_or_file, mend="see schemas/taxonomy.schema.json") from error
+        raise InputError(
+            f"not JSON ({error})", file=name_or_file, hint="see schemas/taxonomy.schema.json"
+        ) from error

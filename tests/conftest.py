@@ -9,13 +9,13 @@ from hypothesis import settings
 
 from segkit.storage import location
 
-settings.register_profile("shared-cores", deadline=None)  # a busy neighbour is no failure
+settings.register_profile("shared-cores", deadline=None)  # a busy neighbor is no failure
 settings.load_profile("shared-cores")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def single_threaded_torch() -> None:
-    """Two threads beside a busy neighbour can be 50x slower than one."""
+    """Two threads beside a busy neighbor can be 50x slower than one."""
     import torch
 
     torch.set_num_threads(1)
@@ -34,7 +34,9 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def _s3_server() -> Iterator[str]:
     """A local S3 server; its address."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(
+        ip_address="127.0.0.1", port=0, verbose=False
+    )
     pytest.importorskip("s3fs")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request otherwise
     server.start()
@@ -45,11 +47,20 @@ def _s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3(_s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty bucket on a local S3 server, s3://name; in the environment of child processes too."""
+    """An empty bucket on a local S3 server, s3://name; in the environment of child processes
+    too."""
     import fsspec
 
-    keys = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in {**keys, "AWS_ENDPOINT_URL": _s3_server, "SEGKIT_CACHE": str(tmp_path / "cache")}.items():
+    keys = {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in {
+        **keys,
+        "AWS_ENDPOINT_URL": _s3_server,
+        "SEGKIT_CACHE": str(tmp_path / "cache"),
+    }.items():
         monkeypatch.setenv(name, value)
     bucket = f"bucket-{uuid.uuid4().hex}"
     fsspec.filesystem("s3", use_listings_cache=False).mkdir(bucket)

@@ -6,7 +6,7 @@ import pytest
 
 from segkit import storage
 from segkit.errors import InputError
-from segkit.storage import here, is_remote, join, location, relative, writable, writable_here
+from segkit.storage import here, is_remote, join, location, relative, writable, writable_local
 
 
 @pytest.mark.parametrize("text", ["a/b", "/a/b", "set@v2", "c:/x", "a//b", "s3:/b/x"])
@@ -31,23 +31,35 @@ def test_a_url_keeps_its_form(s3):
 def test_a_url_that_cannot_be_used_is_one_clear_line(s3):
     with pytest.raises(InputError, match="no such kind of URL"):
         location("nothing://a/b")
-    with pytest.raises(InputError, match=r"^s3://absent: no such bucket; check the URL and the credentials$"):
+    with pytest.raises(
+        InputError, match=r"^s3://absent: no such bucket; check the URL and the credentials$"
+    ):
         location("s3://absent/set")
 
 
-def test_what_cannot_be_written_to_is_told_by_the_folder_that_stands_in_the_way(tmp_path, monkeypatch):
+def test_what_cannot_be_written_to_is_told_by_the_folder_that_stands_in_the_way(
+    tmp_path, monkeypatch
+):
     assert writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert not (tmp_path / "a").exists(), "asking makes nothing"
-    assert str(writable_here(f"file://{tmp_path}")) == str(tmp_path)
+    assert str(writable_local(f"file://{tmp_path}")) == str(tmp_path)
     assert writable("relative/a") == Path("relative/a")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file: cannot be written to \(Not a directory\); choose another$"):
+    with pytest.raises(
+        InputError, match=r"file: cannot be written to \(Not a directory\); choose another$"
+    ):
         writable(tmp_path / "file" / "a")
     with pytest.raises(InputError, match="is a URL"):
-        writable_here("s3://bucket/x")
+        writable_local("s3://bucket/x")
     allowed = storage.os.access  # of root, for whom permissions do not count
-    monkeypatch.setattr(storage.os, "access", lambda path, mode: allowed(path, mode) and (path, mode) != (tmp_path, 3))
-    with pytest.raises(InputError, match=rf"^{tmp_path}: cannot be written to \(Permission denied\)"):
+    monkeypatch.setattr(
+        storage.os,
+        "access",
+        lambda path, mode: allowed(path, mode) and (path, mode) != (tmp_path, 3),
+    )
+    with pytest.raises(
+        InputError, match=rf"^{tmp_path}: cannot be written to \(Permission denied\)"
+    ):
         writable(tmp_path / "a" / "b")
 
 
@@ -58,7 +70,9 @@ def test_a_store_is_asked_in_writing(s3):
 def refused(url: str, before: str = "") -> str:
     """What `location` says in a process of its own."""
     script = f"{before}\nfrom segkit.storage import location\nlocation({url!r})"
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     return ended.stderr.splitlines()[-1]
 
 
@@ -72,7 +86,9 @@ def test_missing_credentials_are_named(s3, monkeypatch):
     assert said.endswith("check the URL and the credentials")
 
 
-@pytest.mark.parametrize(("url", "package", "extra"), [("s3://b/x", "s3fs", "s3"), ("gs://b/x", "gcsfs", "gcs")])
+@pytest.mark.parametrize(
+    ("url", "package", "extra"), [("s3://b/x", "s3fs", "s3"), ("gs://b/x", "gcsfs", "gcs")]
+)
 def test_a_missing_package_is_named_with_its_extra(url, package, extra):
     said = refused(url, before=f"import sys; sys.modules[{package!r}] = None")
     assert f"{url}: a package for such URLs is not installed" in said
@@ -116,4 +132,10 @@ def test_sizes_of_files(store, tmp_path):
     (tmp_path / "in" / "x").write_bytes(b"12345")
     for root in (store, tmp_path):
         size = storage.sizer(root)
-        assert [size(name) for name in ("in/x", "in/y", "out/x", "x", "memory://z/x")] == [5, None, None, None, None]
+        assert [size(name) for name in ("in/x", "in/y", "out/x", "x", "memory://z/x")] == [
+            5,
+            None,
+            None,
+            None,
+            None,
+        ]

@@ -51,16 +51,22 @@ def test_no_word_names_two_classes(name: str) -> None:
 
 
 def test_coco_is_what_the_annotation_files_say(real_data: Path) -> None:
-    rows = json.loads((real_data / "coco/annotations/panoptic_val2017.json").read_text())["categories"]
+    rows = json.loads((real_data / "coco/annotations/panoptic_val2017.json").read_text())[
+        "categories"
+    ]
     assert spellings("coco-panoptic-133") == {row["id"]: row["name"] for row in rows}
     kinds = {c.id: c.kind == "thing" for c in load_taxonomy("coco-panoptic-133").categories}
     assert kinds == {row["id"]: bool(row["isthing"]) for row in rows}
-    instances = json.loads((real_data / "coco/annotations/instances_val2017.json").read_text())["categories"]
+    instances = json.loads((real_data / "coco/annotations/instances_val2017.json").read_text())[
+        "categories"
+    ]
     assert spellings("coco-80") == {row["id"]: row["name"] for row in instances}
 
 
 def test_objects365_keeps_typos_and_blanks_of_the_annotation_file(real_data: Path) -> None:
-    rows = json.loads((real_data / "objects365_standin/annotations/zhiyuan_objv2_val.json").read_text())["categories"]
+    rows = json.loads(
+        (real_data / "objects365_standin/annotations/zhiyuan_objv2_val.json").read_text()
+    )["categories"]
     assert spellings("objects365-v2") == {row["id"]: row["name"] for row in rows}
     by_name = {c.name: c for c in load_taxonomy("objects365-v2").categories}
     assert by_name["Formula 1"].source_name == "Formula 1 "
@@ -70,17 +76,28 @@ def test_objects365_keeps_typos_and_blanks_of_the_annotation_file(real_data: Pat
 def test_ade_has_the_ids_names_and_instance_classes_of_the_benchmark(real_data: Path) -> None:
     taxonomy = load_taxonomy("ade20k-150")
     with (real_data / "ade/objectInfo150.csv").open() as file:
-        assert spellings("ade20k-150") == {int(row["Idx"]): row["Name"] for row in csv.DictReader(file)}
+        assert spellings("ade20k-150") == {
+            int(row["Idx"]): row["Name"] for row in csv.DictReader(file)
+        }
     assert sorted(taxonomy.names) == sorted(lines(real_data / "class_lists/ade20k-150_names.txt"))
-    instances = json.loads((real_data / "class_lists/ade20k_instance_100_categories.json").read_text())
-    assert {c.name for c in taxonomy.categories if c.kind == "thing"} == {row["name"] for row in instances}
+    instances = json.loads(
+        (real_data / "class_lists/ade20k_instance_100_categories.json").read_text()
+    )
+    assert {c.name for c in taxonomy.categories if c.kind == "thing"} == {
+        row["name"] for row in instances
+    }
     assert {c.id: c.name for c in taxonomy.categories}[45] == "chest of drawers"
 
 
 def test_cityscapes_label_ids_are_in_train_id_order(real_data: Path) -> None:
     taxonomy = load_taxonomy("cityscapes-19")
     assert list(taxonomy.names) == lines(real_data / "class_lists/cityscapes-19_names.txt")
-    assert {taxonomy.by_id[i].name for i in (7, 8, 26, 33)} == {"road", "sidewalk", "car", "bicycle"}
+    assert {taxonomy.by_id[i].name for i in (7, 8, 26, 33)} == {
+        "road",
+        "sidewalk",
+        "car",
+        "bicycle",
+    }
     assert [c.name for c in taxonomy.categories if c.kind == "thing"][:2] == ["person", "rider"]
     assert sum(c.kind == "stuff" for c in taxonomy.categories) == 11
 
@@ -90,14 +107,18 @@ def test_camvid_names_what_the_pictures_show(real_data: Path) -> None:
     height: dict[int, list[float]] = {}
     for file in sorted((real_data / "camvid/annotations/train").glob("*.png"))[::6]:
         labels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-        image = cv2.imread(str(real_data / "camvid/images/train" / f"{file.stem}.jpg"), cv2.IMREAD_GRAYSCALE)
+        image = cv2.imread(
+            str(real_data / "camvid/images/train" / f"{file.stem}.jpg"), cv2.IMREAD_GRAYSCALE
+        )
         for index in np.unique(labels):
             here = labels == index
             brightness.setdefault(int(index), []).append(float(image[here].mean()))
             height.setdefault(int(index), []).append(float(np.nonzero(here)[0].mean()))
     names = {c.id: c.name for c in load_taxonomy("camvid-11").categories}
     brightest = max(brightness, key=lambda index: float(np.mean(brightness[index])))
-    highest, lowest = (pick(names, key=lambda index: float(np.mean(height[index]))) for pick in (min, max))
+    highest, lowest = (
+        pick(names, key=lambda index: float(np.mean(height[index]))) for pick in (min, max)
+    )
     assert (names[brightest], names[highest], names[lowest]) == ("sky", "sky", "road")
     shipped = {c.source_name or c.name for c in load_taxonomy("camvid-11").categories}
     assert shipped == set(lines(real_data / "class_lists/camvid-11_names.txt"))
@@ -118,10 +139,15 @@ def test_the_script_writes_what_ships(real_data: Path, tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     script = [sys.executable, root / "scripts/build_taxonomies.py", "--out", tmp_path]
     subprocess.run(
-        script, check=True, env={**os.environ, "SEGKIT_REAL_DATA": str(real_data)}, stdout=subprocess.DEVNULL
+        script,
+        check=True,
+        env={**os.environ, "SEGKIT_REAL_DATA": str(real_data)},
+        stdout=subprocess.DEVNULL,
     )
     for name in SHIPPED:
-        assert (tmp_path / f"{name}.json").read_text() == (root / f"schemas/taxonomies/{name}.json").read_text()
+        assert (tmp_path / f"{name}.json").read_text() == (
+            root / f"schemas/taxonomies/{name}.json"
+        ).read_text()
 
 
 categories = st.lists(
@@ -147,7 +173,9 @@ def test_json_round_trip_is_loss_free_and_in_id_order(made: list[Category], name
 
 def test_an_own_file_loads_and_bad_ones_are_named(tmp_path: Path) -> None:
     file = tmp_path / "own.json"
-    file.write_text('{"name": "own", "categories": [{"id": 3, "name": "scratch", "kind": "thing"}]}')
+    file.write_text(
+        '{"name": "own", "categories": [{"id": 3, "name": "scratch", "kind": "thing"}]}'
+    )
     assert load_taxonomy(str(file)).names == ("scratch",)
     file.write_text("{")
     with pytest.raises(InputError, match=r"own\.json: not JSON"):

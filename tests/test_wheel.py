@@ -16,7 +16,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel, built offline from a copy of the tree, so that no build folder is left in it."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for folder in ("segkit", "commands", "schemas"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source]
@@ -37,7 +39,11 @@ def test_segkit_is_the_only_top_level_package(wheel: zipfile.ZipFile) -> None:
 def test_every_module_and_data_file_is_inside(wheel: zipfile.ZipFile) -> None:
     inside = set(wheel.namelist())
     expected = set()
-    for folder, package in (("segkit", "segkit"), ("commands", "segkit/commands"), ("schemas", "segkit/schemas")):
+    for folder, package in (
+        ("segkit", "segkit"),
+        ("commands", "segkit/commands"),
+        ("schemas", "segkit/schemas"),
+    ):
         for file in (ROOT / folder).rglob("*"):
             if file.suffix in (".py", ".typed", ".json", ".safetensors", ".toml", ".html"):
                 expected.add(f"{package}/{file.relative_to(ROOT / folder).as_posix()}")
@@ -47,25 +53,32 @@ def test_every_module_and_data_file_is_inside(wheel: zipfile.ZipFile) -> None:
     assert "segkit/commands/app.py" in inside
 
 
-def test_the_installed_wheel_finds_its_taxonomies_and_embeddings(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
-    """With the tree out of sight (-I and an own path), so that nothing comes from the editable install."""
+def test_the_installed_wheel_finds_its_taxonomies_and_embeddings(
+    wheel: zipfile.ZipFile, tmp_path: Path
+) -> None:
+    """With the tree out of sight (-I and an own path), so that nothing comes from the editable
+    install."""
     wheel.extractall(tmp_path)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.meta_path = "
         "[f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
         "import segkit, segkit.commands.app\n"
-        "from segkit.taxonomy import load_taxonomy; from segkit.vocabulary import embed\n"
+        "from segkit.taxonomy import load_taxonomy; from segkit.text.vocabulary import embed\n"
         "print(segkit.__file__, embed(load_taxonomy('voc-20')).shape)"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.split() == [str(tmp_path / "segkit/__init__.py"), "(20,", "384)"], done.stderr
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == [str(tmp_path / "segkit/__init__.py"), "(20,", "384)"], (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize(
     "code",
     [
         "import segkit",
-        "import segkit.taxonomy, segkit.sample, segkit.manifest, segkit.errors",
+        "import segkit.taxonomy, segkit.sample, segkit.shards.manifest, segkit.errors",
         "from segkit.commands.app import main; sys.argv = ['segkit', '--help']; main()",
         "from segkit.commands.app import main; sys.argv = ['segkit', 'vocabulary', 'list']; main()",
     ],
@@ -76,7 +89,9 @@ def test_heavy_libraries_load_only_where_used(code: str) -> None:
         f"with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n    {code}\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert "segkit" in loaded
     assert loaded.isdisjoint(HEAVY), loaded & set(HEAVY)

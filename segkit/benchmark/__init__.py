@@ -1,1 +1,2 @@
-"""Published benchmarks: their files checked, their metric computed, their published rows beside it."""
+"""Published benchmarks: their files checked, their metric computed, their published rows beside
+it."""

@@ -63,33 +63,44 @@ def published(name: str) -> Published:
     """The rows of a benchmark; InputError where there is no such one."""
     content = _content()
     if name not in content["benchmarks"]:
-        raise InputError(f"unknown benchmark {name!r}", mend=f"one of {', '.join(benchmarks())}")
+        raise InputError(f"unknown benchmark {name!r}", hint=f"one of {', '.join(benchmarks())}")
     found = content["benchmarks"][name]
-    rows = tuple(Row(**row | {"source": content["sources"][row["source"]]}) for row in found["rows"])
+    rows = tuple(
+        Row(**row | {"source": content["sources"][row["source"]]}) for row in found["rows"]
+    )
     return Published(name, found["title"], found["metric"], found["classes"], rows)
 
 
 def other_classes(rows: Published, truth: ShardSet) -> tuple[str, ...]:
-    """In words, that a set has other classes than the published rows; empty where it has the same, under any ids."""
+    """In words, that a set has other classes than the published rows; empty where it has the same,
+    under any ids."""
     if (found := class_list(truth.taxonomy)) == rows.classes:
         return ()
     count = len(truth.taxonomy.categories)
-    return (f"the published rows are of {rows.classes}, the set has {count} classes of {found!r}: not comparable",)
+    return (
+        f"the published rows are of {rows.classes}, the set has {count} classes of {found!r}: not comparable",
+    )
 
 
 def class_list(taxonomy: Taxonomy) -> str:
-    """The known vocabulary that has exactly these names, whatever their ids and order; else the taxonomy's own name."""
+    """The known vocabulary that has exactly these names, whatever their ids and order; else the
+    taxonomy's own name."""
     own = {plain_name(name) for name in taxonomy.names}
-    same = (name for name in known_taxonomies() if {plain_name(n) for n in load_taxonomy(name).names} == own)
+    same = (
+        name
+        for name in known_taxonomies()
+        if {plain_name(n) for n in load_taxonomy(name).names} == own
+    )
     return next(same, taxonomy.name)
 
 
 def transfer_benchmark(truth: ShardSet) -> str:
-    """Name of the direct-transfer benchmark that a set is; InputError where no rows were published for it."""
+    """Name of the direct-transfer benchmark that a set is; InputError where no rows were published
+    for it."""
     classes = class_list(truth.taxonomy)
     name = _TRANSFER.get((classes, truth.manifest.kind))
     if name is None:
         known = ", ".join(f"{kind} {taxonomy}" for taxonomy, kind in _TRANSFER)
-        problem = f"no published rows for {truth.manifest.kind} {classes}"
-        raise InputError(problem, file=truth.path, mend=f"use `segkit eval`, or a set of {known}")
+        message = f"no published rows for {truth.manifest.kind} {classes}"
+        raise InputError(message, file=truth.path, hint=f"use `segkit eval`, or a set of {known}")
     return name

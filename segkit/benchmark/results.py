@@ -9,10 +9,11 @@ from segkit.sample import Sample
 
 
 def write_results(path: Path, samples: Iterable[Sample]) -> int:
-    """Write `[{image_id, category_id, score, segmentation}]`, image after image; returns the number of results.
+    """Write `[{image_id, category_id, score, segmentation}]`, image after image; returns the number
+    of results.
 
-    Segments without a mask become results with a `bbox`; with a mask they have none, because evaluators would take
-    the box's area for the size classes.
+    Segments without a mask become results with a `bbox`; with a mask they have none, because
+    evaluators would take the box's area for the size classes.
     """
     count = 0
     partial = path.with_name(f".{path.name}.partial")
@@ -31,9 +32,15 @@ def _rows(samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
         number = int(sample.id) if sample.id.isdecimal() else None
         image = number if str(number) == sample.id else sample.id
         for segment in sample.segments:
-            row: dict[str, Any] = {"image_id": image, "category_id": segment.class_id, "score": segment.score}
+            row: dict[str, Any] = {
+                "image_id": image,
+                "category_id": segment.class_id,
+                "score": segment.score,
+            }
             if segment.mask is None:
                 yield row | {"bbox": list(segment.box)}
             else:
                 counts = segment.mask.decode("ascii")
-                yield row | {"segmentation": {"size": [sample.height, sample.width], "counts": counts}}
+                yield row | {
+                    "segmentation": {"size": [sample.height, sample.width], "counts": counts}
+                }

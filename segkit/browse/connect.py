@@ -1,4 +1,5 @@
-"""Importing FiftyOne: quietly, without reports to its makers, and with one line where it cannot run."""
+"""Importing FiftyOne: quietly, without reports to its makers, and with one line where it cannot
+run."""
 
 import os
 from types import ModuleType
@@ -15,7 +16,8 @@ SETTINGS = {
 def fiftyone() -> ModuleType:
     """The module `fiftyone`, connected to its database (the import starts MongoDB).
 
-    Settings that the user's environment gives are left as they are, except that nothing is ever reported home.
+    Settings that the user's environment gives are left as they are, except that nothing is ever
+    reported home.
 
     Raises:
         InputError: FiftyOne is not installed.
@@ -27,7 +29,9 @@ def fiftyone() -> ModuleType:
     try:
         import fiftyone as fo
     except ImportError as error:
-        raise InputError(f"FiftyOne is not installed ({error})", mend="run: pip install 'segkit[browse]'") from error
+        raise InputError(
+            f"FiftyOne is not installed ({error})", hint="run: pip install 'segkit[browse]'"
+        ) from error
     except Exception as error:  # FiftyOne raises its own, MongoDB's and plain RuntimeErrors when no database starts
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SegkitError(

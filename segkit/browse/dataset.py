@@ -41,23 +41,31 @@ def load(
     name: str | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Loaded:
-    """Load a version into FiftyOne's database; a dataset of that name that segkit made before is replaced.
+    """Load a version into FiftyOne's database; a dataset of that name that segkit made before is
+    replaced.
 
     Args:
-        shards: the set; panoptic and semantic labels become class maps, things and boxes detections.
-        predictions: a prediction set whose sample ids are those of `shards`; its labels get fields of their own.
+        shards: the set; panoptic and semantic labels become class maps, things and boxes
+            detections.
+        predictions: a prediction set whose sample ids are those of `shards`; its labels get fields
+            of their own.
         name: the dataset's name; by default that of the set with split and version.
         advance: called after every image.
 
     Raises:
-        InputError: the set has no images, no prediction fits, or the name belongs to a dataset of the user's.
+        InputError: the set has no images, no prediction fits, or the name belongs to a dataset of
+            the user's.
     """
-    predicted = {sample.id: i for i, sample in enumerate(predictions.samples())} if predictions else {}
+    predicted = (
+        {sample.id: i for i, sample in enumerate(predictions.samples())} if predictions else {}
+    )
     ids = [sample.id for sample in shards.samples()]
     matched = len(predicted.keys() & set(ids))
     if predictions and not matched:
-        mend = f"give predictions of {shards.manifest.name}"
-        raise InputError("no sample id of the predictions is in the set", file=predictions.path, mend=mend)
+        hint = f"give predictions of {shards.manifest.name}"
+        raise InputError(
+            "no sample id of the predictions is in the set", file=predictions.path, hint=hint
+        )
     counts = {"segments": 0, "masked": 0, "predicted_segments": 0}
 
     def build() -> Iterator[Any]:
@@ -72,7 +80,9 @@ def load(
 
     name = _fill(name or default_name(shards), shards, predictions, build())
     unmatched = len(predicted) - matched
-    return Loaded(name, len(ids), predicted=matched, unmatched=unmatched, media=str(media_root()), **counts)
+    return Loaded(
+        name, len(ids), predicted=matched, unmatched=unmatched, media=str(media_root()), **counts
+    )
 
 
 def default_name(shards: ShardSet) -> str:
@@ -82,7 +92,8 @@ def default_name(shards: ShardSet) -> str:
 
 
 def open_app(name: str, announce: Callable[[str], None]) -> None:
-    """Open the FiftyOne App on a loaded dataset, announce its address, and return when its last tab is closed."""
+    """Open the FiftyOne App on a loaded dataset, announce its address, and return when its last tab
+    is closed."""
     fo = fiftyone()
     session = fo.launch_app(fo.load_dataset(name))
     announce(session.url)
@@ -95,12 +106,13 @@ def as_json(loaded: Loaded) -> dict[str, Any]:
 
 
 def _fill(name: str, shards: ShardSet, predictions: ShardSet | None, samples: Iterator[Any]) -> str:
-    """Fill a dataset under another name, then put it in the place of the old one: a failed load changes nothing."""
+    """Fill a dataset under another name, then put it in the place of the old one: a failed load
+    changes nothing."""
     fo = fiftyone()
     replaces = fo.dataset_exists(name)
     if replaces and "segkit" not in fo.load_dataset(name).info:
-        mend = "give another name with --name"
-        raise InputError(f"FiftyOne has a dataset {name!r} that segkit did not make", mend=mend)
+        hint = "give another name with --name"
+        raise InputError(f"FiftyOne has a dataset {name!r} that segkit did not make", hint=hint)
     dataset = fo.Dataset(f"{name}-loading", overwrite=True)
     try:
         _describe(dataset, shards, predictions)
@@ -119,9 +131,11 @@ def _fill(name: str, shards: ShardSet, predictions: ShardSet | None, samples: It
 def _describe(dataset: Any, shards: ShardSet, predictions: ShardSet | None) -> None:
     sets = {TRUTH: shards, **({PREDICTIONS: predictions} if predictions else {})}
     maps = {prefix: item for prefix, item in sets.items() if item.manifest.kind in MAPS}
-    dataset.mask_targets = {f"{prefix}_classes": mask_targets(item) for prefix, item in maps.items()}
+    dataset.mask_targets = {
+        f"{prefix}_classes": mask_targets(item) for prefix, item in maps.items()
+    }
     dataset.default_classes = list(class_labels(shards.taxonomy).values())
-    # by field, the App's default, every class of a map has one colour
+    # by field, the App's default, every class of a map has one color
     dataset.app_config.color_scheme = fiftyone().ColorScheme(color_by="value")
     dataset.info = {"segkit": {prefix: _lineage(item) for prefix, item in sets.items()}}
     dataset.save()
@@ -138,7 +152,9 @@ def _lineage(shards: ShardSet) -> dict[str, Any]:
     }
 
 
-def _sample(shards: ShardSet, sample: Sample, predictions: ShardSet | None, guess: Sample | None) -> Any:
+def _sample(
+    shards: ShardSet, sample: Sample, predictions: ShardSet | None, guess: Sample | None
+) -> Any:
     fo = fiftyone()
     split = shards.manifest.split
     fields = labels_of(shards, sample, TRUTH)
@@ -150,10 +166,14 @@ def _sample(shards: ShardSet, sample: Sample, predictions: ShardSet | None, gues
     return fo.Sample(
         filepath=str(file),
         tags=[split] if split else [],
-        metadata=fo.ImageMetadata(width=sample.width, height=sample.height, size_bytes=size, mime_type=mime),
+        metadata=fo.ImageMetadata(
+            width=sample.width, height=sample.height, size_bytes=size, mime_type=mime
+        ),
         image_id=sample.id,
         file_name=sample.file_name,
-        annotated=None if sample.annotated is None else [names[class_id] for class_id in sample.annotated],
+        annotated=None
+        if sample.annotated is None
+        else [names[class_id] for class_id in sample.annotated],
         exhaustive=sample.exhaustive,
         **fields,
     )

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from segkit.browse.connect import fiftyone
 from segkit.browse.media import class_map_file, media_root
-from segkit.manifest import SetKind
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import class_labels
 
@@ -29,7 +29,8 @@ def labels_of(shards: ShardSet, sample: Sample, prefix: str) -> dict[str, Any]:
         prefix: `ground_truth` or `predictions`.
 
     Returns:
-        `<prefix>_classes` (fo.Segmentation) and `<prefix>_things` (fo.Detections), as the set's kind has them.
+        `<prefix>_classes` (fo.Segmentation) and `<prefix>_things` (fo.Detections), as the set's
+        kind has them.
     """
     fo = fiftyone()
     fields: dict[str, Any] = {}
@@ -39,7 +40,9 @@ def labels_of(shards: ShardSet, sample: Sample, prefix: str) -> dict[str, Any]:
         fields[f"{prefix}_classes"] = fo.Segmentation(mask_path=str(file), mask_from=sources)
     if shards.manifest.kind in DETECTIONS:
         names = class_labels(shards.taxonomy)
-        shown = [s for s in sample.segments if s.kind == "thing" or shards.manifest.kind != "panoptic"]
+        shown = [
+            s for s in sample.segments if s.kind == "thing" or shards.manifest.kind != "panoptic"
+        ]
         detections = [_detection(fo, segment, names[segment.class_id], sample) for segment in shown]
         fields[f"{prefix}_things"] = fo.Detections(detections=detections)
     return fields
@@ -48,7 +51,9 @@ def labels_of(shards: ShardSet, sample: Sample, prefix: str) -> dict[str, Any]:
 def mask_targets(shards: ShardSet) -> dict[int, str]:
     """Name of every value of the set's class maps."""
     names = class_labels(shards.taxonomy)
-    return {index + 1: names[category.id] for index, category in enumerate(shards.taxonomy.categories)}
+    return {
+        index + 1: names[category.id] for index, category in enumerate(shards.taxonomy.categories)
+    }
 
 
 def crop(
@@ -56,8 +61,8 @@ def crop(
 ) -> tuple[tuple[float, float, float, float], NDArray[np.bool_] | None]:
     """The box to draw (x, y, width, height in pixels) and the mask inside of it.
 
-    With a mask the box has whole pixels and holds both the source's box (so far as it lies in the image) and the
-    mask, so that the mask is shown pixel by pixel; without one it is the source's.
+    With a mask the box has whole pixels and holds both the source's box (so far as it lies in the
+    image) and the mask, so that the mask is shown pixel by pixel; without one it is the source's.
     """
     x, y, w, h = segment.box
     if segment.mask is None:

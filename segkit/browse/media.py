@@ -1,4 +1,5 @@
-"""Files for FiftyOne, which reads neither tars nor Parquet: images and class maps in a folder of the cache."""
+"""Files for FiftyOne, which reads neither tars nor Parquet: images and class maps in a folder of
+the cache."""
 
 import hashlib
 import os
@@ -11,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit import storage
-from segkit.cache import cache_root
 from segkit.errors import SegkitError
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
+from segkit.storage import cache_root
 from segkit.taxonomy import Taxonomy
 
 
@@ -25,7 +26,8 @@ def media_root() -> Path:
 
 
 def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
-    """A file with the sample's image: the user's own where the set names one on this machine, else a copy under `root`.
+    """A file with the sample's image: the user's own where the set names one on this machine, else
+    a copy under `root`.
 
     Copies lie under the digest of their bytes, so versions and layers of a set share them.
     """
@@ -41,7 +43,9 @@ def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
             return file
     data = shards.image_bytes(sample)
     digest = ref.sha256 or hashlib.sha256(data).hexdigest()
-    return _write(root / "images" / digest[:16] / name, lambda partial: bool(partial.write_bytes(data)))
+    return _write(
+        root / "images" / digest[:16] / name, lambda partial: bool(partial.write_bytes(data))
+    )
 
 
 def class_map_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
@@ -55,11 +59,14 @@ def class_map_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
 
 
 def class_map(sample: Sample, taxonomy: Taxonomy) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """(H, W) map of taxonomy index + 1, 0 where no segment has a mask; 16 bit only beyond 255 classes.
+    """(H, W) map of taxonomy index + 1, 0 where no segment has a mask; 16 bit only beyond 255
+    classes.
 
     Class ids would not do: FiftyOne hides 0, and 0 is a class of CamVid.
     """
-    layers = [(taxonomy.index[s.class_id] + 1, s.mask) for s in sample.segments if s.mask is not None]
+    layers = [
+        (taxonomy.index[s.class_id] + 1, s.mask) for s in sample.segments if s.mask is not None
+    ]
     painted = rle.paint(layers, sample.height, sample.width)
     return painted.astype(np.uint8) if len(taxonomy.categories) < 256 else painted.astype(np.uint16)
 

@@ -1,9 +1,10 @@
-"""Where a crop lies and how its colours vary: pure functions of explicit parameters and a generator.
+"""Where a crop lies and how its colors vary: pure functions of explicit parameters and a generator.
 
-Scaling, cropping, padding and mirroring of one crop are one `Window`, so image, masks and boxes cannot disagree. Images
-and colours are changed by torchvision's transforms (v2). Masks are not: those would need every mask dense at the size
-of the source, where `segkit.data.decode` unrolls what the crop shows of it. Nor are boxes, of which they keep only what
-is inside. Tests hold both against torchvision's.
+Scaling, cropping, padding and mirroring of one crop are one `Window`, so image, masks and boxes
+cannot disagree. Images and colors are changed by torchvision's transforms (v2). Masks are not:
+those would need every mask dense at the size of the source, where `segkit.data.crop_masks` unrolls
+what the crop shows of it. Nor are boxes, of which they keep only what is inside. Tests hold both
+against torchvision's.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ Image = NDArray[np.uint8]
 Rectangle = tuple[float, float, float, float]
 
 PAD_VALUE = 128
-"""Grey of the padding: close to the mean of ImageNet, so that normalised padding is close to zero."""
+"""Grey of the padding: close to the mean of ImageNet, so that normalized padding is close to
+zero."""
 ZOOM_FACTORS = (1.2, 2.5)
 """Side of a zoomed window over the longer side of its segment's box."""
 ZOOM_LARGEST = 8.0
@@ -30,7 +32,8 @@ ZOOM_LARGEST = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A whole-pixel rectangle of the source, resized to a patch, mirrored or not, on a canvas of padding."""
+    """A whole-pixel rectangle of the source, resized to a patch, mirrored or not, on a canvas of
+    padding."""
 
     source: tuple[int, int, int, int]
     """x, y, width, height in the source image, wholly inside of it."""
@@ -41,12 +44,13 @@ class Window:
     mirrored: bool = False
 
     def rows(self) -> NDArray[np.intp]:
-        """Source row under the centre of each row of the patch (patch height,)."""
-        return _centres(self.source[1], self.source[3], self.patch[3])
+        """Source row under the center of each row of the patch (patch height,)."""
+        return _centers(self.source[1], self.source[3], self.patch[3])
 
     def columns(self) -> NDArray[np.intp]:
-        """Source column under the centre of each column of the patch, right to left where mirrored (patch width,)."""
-        columns = _centres(self.source[0], self.source[2], self.patch[2])
+        """Source column under the center of each column of the patch, right to left where mirrored
+        (patch width,)."""
+        columns = _centers(self.source[0], self.source[2], self.patch[2])
         return columns[::-1] if self.mirrored else columns
 
     def inside(self) -> tuple[slice, slice]:
@@ -58,7 +62,9 @@ class Window:
         """The crop of an (H, W, 3) image, resized bilinearly with antialiasing."""
         (x, y, width, height), (left, top, patch_w, patch_h) = self.source, self.patch
         pixels = torch.from_numpy(image).permute(2, 0, 1)
-        pixels = functional.resized_crop(pixels, y, x, height, width, [patch_h, patch_w], antialias=True)
+        pixels = functional.resized_crop(
+            pixels, y, x, height, width, [patch_h, patch_w], antialias=True
+        )
         if self.mirrored:
             pixels = functional.horizontal_flip(pixels)
         rest = [left, top, self.canvas[1] - left - patch_w, self.canvas[0] - top - patch_h]
@@ -68,11 +74,22 @@ class Window:
     def box(self, box: Box) -> Rectangle:
         """x, y, width, height in the source -> x0, y0, x1, y1 on the canvas, not clipped."""
         scale_x, scale_y = self.patch[2] / self.source[2], self.patch[3] / self.source[3]
-        left, right = (box[0] - self.source[0]) * scale_x, (box[0] + box[2] - self.source[0]) * scale_x
-        top, bottom = (box[1] - self.source[1]) * scale_y, (box[1] + box[3] - self.source[1]) * scale_y
+        left, right = (
+            (box[0] - self.source[0]) * scale_x,
+            (box[0] + box[2] - self.source[0]) * scale_x,
+        )
+        top, bottom = (
+            (box[1] - self.source[1]) * scale_y,
+            (box[1] + box[3] - self.source[1]) * scale_y,
+        )
         if self.mirrored:
             left, right = self.patch[2] - right, self.patch[2] - left
-        return left + self.patch[0], top + self.patch[1], right + self.patch[0], bottom + self.patch[1]
+        return (
+            left + self.patch[0],
+            top + self.patch[1],
+            right + self.patch[0],
+            bottom + self.patch[1],
+        )
 
     def clip(self, rectangle: Rectangle) -> Rectangle:
         """What of x0, y0, x1, y1 lies on the patch; of no extent where nothing does."""
@@ -82,17 +99,24 @@ class Window:
         return float(x0), float(y0), float(x1), float(y1)
 
 
-def _centres(start: int, length: int, count: int) -> NDArray[np.intp]:
+def _centers(start: int, length: int, count: int) -> NDArray[np.intp]:
     return start + ((np.arange(count) * 2 + 1) * length) // (2 * count)
 
 
 def jitter_window(
-    height: int, width: int, *, size: int, scale: float, rng: np.random.Generator, flip: bool = False
+    height: int,
+    width: int,
+    *,
+    size: int,
+    scale: float,
+    rng: np.random.Generator,
+    flip: bool = False,
 ) -> Window:
-    """Large-scale jitter: the longer side becomes size x scale, then a random crop, or padding right and below.
+    """Large-scale jitter: the longer side becomes size x scale, then a random crop, or padding
+    right and below.
 
-    As in "Simple Copy-Paste" (arXiv 2012.07177) and Mask2Former; the cut is made in the source, before resizing, so
-    that a strong enlargement costs no more than its crop.
+    As in "Simple Copy-Paste" (arXiv 2012.07177) and Mask2Former; the cut is made in the source,
+    before resizing, so that a strong enlargement costs no more than its crop.
     """
     side = max(1, round(max(height, width) / scale))
     taken_w, taken_h = min(side, width), min(side, height)
@@ -105,10 +129,11 @@ def jitter_window(
 def zoom_window(
     height: int, width: int, box: Box, *, size: int, rng: np.random.Generator, flip: bool = False
 ) -> Window:
-    """A square around `box` with 1.2 to 2.5 times its longer side, resized to the crop: small objects are seen large.
+    """A square around `box` with 1.2 to 2.5 times its longer side, resized to the crop: small
+    objects are seen large.
 
-    The square is no larger than the image's longer side, and moves by up to half of the room around the box, so that
-    the centre says nothing; what of it lies beyond the image is padding.
+    The square is no larger than the image's longer side, and moves by up to half of the room around
+    the box, so that the center says nothing; what of it lies beyond the image is padding.
     """
     longest = max(box[2], box[3])
     factor = float(np.exp(rng.uniform(*np.log(ZOOM_FACTORS))))
@@ -134,24 +159,32 @@ def square_window(height: int, width: int, x: int, y: int, side: int, size: int)
 
 
 def evaluation_window(height: int, width: int, *, size: int, multiple: int = 32) -> Window:
-    """The whole image with its longer side at `size`, padded right and below to a multiple of `multiple`."""
+    """The whole image with its longer side at `size`, padded right and below to a multiple of
+    `multiple`."""
     scale = size / max(height, width)
     patch_h, patch_w = max(1, round(height * scale)), max(1, round(width * scale))
     canvas = (-(-patch_h // multiple) * multiple, -(-patch_w // multiple) * multiple)
     return Window((0, 0, width, height), (0, 0, patch_w, patch_h), canvas)
 
 
-def colour_jitter(image: Image, *, strength: float, rng: np.random.Generator) -> Image:
-    """Random brightness, contrast, saturation (each within 1 +- strength) and hue (+- strength / 5 of the circle)."""
+def color_jitter(image: Image, *, strength: float, rng: np.random.Generator) -> Image:
+    """Random brightness, contrast, saturation (each within 1 +- strength) and hue (+- strength / 5
+    of the circle)."""
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     hue = rng.uniform(-strength, strength) / 5
-    return adjust_colours(image, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+    return adjust_colors(
+        image, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue
+    )
 
 
-def adjust_colours(image: Image, *, brightness: float, contrast: float, saturation: float, hue: float) -> Image:
-    """Change an (H, W, 3) RGB image in this order; factors 1, 1, 1 and hue 0 (-0.5..0.5 of the circle) keep it.
+def adjust_colors(
+    image: Image, *, brightness: float, contrast: float, saturation: float, hue: float
+) -> Image:
+    """Change an (H, W, 3) RGB image in this order; factors 1, 1, 1 and hue 0 (-0.5..0.5 of the
+    circle) keep it.
 
-    Definitions are torchvision's, on pictures of PIL: its tensors' mean grey depends on the number of threads.
+    Definitions are torchvision's, on pictures of PIL: its tensors' mean grey depends on the number
+    of threads.
     """
     picture = Picture.fromarray(image)
     picture = functional.adjust_brightness(picture, brightness)
@@ -160,7 +193,8 @@ def adjust_colours(image: Image, *, brightness: float, contrast: float, saturati
 
 
 def _turn_hue(image: Image, hue: float) -> Image:
-    """As torchvision's `adjust_hue` of pictures, which takes 15 times as long: twice the decoding of a JPEG."""
+    """As torchvision's `adjust_hue` of pictures, which takes 15 times as long: twice the decoding
+    of a JPEG."""
     turn = round(hue * 256)
     if turn == 0:
         return image

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from segkit.manifest import Task
+from segkit.shards.manifest import Task
 
 
 @dataclass(frozen=True)
@@ -17,20 +17,23 @@ class Targets:
     is_thing: Tensor
     """(T,) bool."""
     has_mask: Tensor
-    """(T,) bool: False where only the box is known; `masks` then holds the filled box, clipped to the crop."""
+    """(T,) bool: False where only the box is known; `masks` then holds the filled box, clipped to
+    the crop."""
     masks: Tensor
     """(T, H, W) bool; masks of instances may overlap."""
     boxes: Tensor
     """(T, 4) float32: x0, y0, x1, y1 in pixels of the crop, clipped to it."""
     is_part: Tensor
-    """(T,) bool: a connected part of another target, whose box says more than that of the union; for box-conditioned
-    queries alone, proposals are not matched to it."""
+    """(T,) bool: a connected part of another target, whose box says more than that of the union;
+    for box-conditioned queries alone, proposals are not matched to it."""
     void: Tensor
-    """(H, W) bool: pixels without a usable label (padding, void, crowd, ignore); never inside a mask."""
+    """(H, W) bool: pixels without a usable label (padding, void, crowd, ignore); never inside a
+    mask."""
     annotated: Tensor | None = None
     """(K,) bool: the classes that were looked for in this image; None means all of the taxonomy."""
     padding: Tensor | None = None
-    """(H, W) bool: pixels of the crop beyond the image, all of them void; None means there are none."""
+    """(H, W) bool: pixels of the crop beyond the image, all of them void; None means there are
+    none."""
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
@@ -38,10 +41,15 @@ class Targets:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
         """The same targets with their maps on another device.
 
-        The rest stays on the CPU: it decides what is computed, which would have to wait for the device to tell it.
+        The rest stays on the CPU: it decides what is computed, which would have to wait for the
+        device to tell it.
         """
         maps = {name: getattr(self, name) for name in ("masks", "void", "padding")}
-        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in maps.items() if value is not None}
+        moved = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in maps.items()
+            if value is not None
+        }
         return replace(self, **moved)
 
 
@@ -61,7 +69,8 @@ class Batch:
         return len(self.targets)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """The same batch with its maps on a device (see `Targets.to`), and its images as floats there."""
+        """The same batch with its maps on a device (see `Targets.to`), and its images as floats
+        there."""
         targets = tuple(target.to(device, non_blocking=non_blocking) for target in self.targets)
         images = self.images.to(device, non_blocking=non_blocking)
         if images.dtype == torch.uint8:

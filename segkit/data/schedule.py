@@ -1,8 +1,9 @@
-"""Which samples a step sees: a pure function of (seed, step), so that a resumed run needs no recorded position.
+"""Which samples a step sees: a pure function of (seed, step), so that a resumed run needs no
+recorded position.
 
-One data set is drawn a step, or they take turns; each set has its own endless stream of epochs, every one a new
-shuffle, and a step takes the next samples of its set's stream. Ranks share the draw and take consecutive pieces of one
-global batch.
+One data set is drawn a step, or they take turns; each set has its own endless stream of epochs,
+every one a new shuffle, and a step takes the next samples of its set's stream. Ranks share the draw
+and take consecutive pieces of one global batch.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FULL_SHUFFLE = 100_000
-"""Up to so many images an epoch is one permutation; beyond it, reads should stay near each other on the disk."""
+"""Up to so many images an epoch is one permutation; beyond it, reads should stay near each other on
+the disk."""
 BUFFER = 20_000
 """Images that are shuffled together in an epoch of a larger set: those of some tens of shards."""
 _DRAW, _ORDER, _SAMPLE = 1, 2, 3  # what a generator is for; one seed never serves two purposes
@@ -28,7 +30,12 @@ class Schedule:
     """
 
     def __init__(
-        self, weights: Sequence[float], shard_rows: Sequence[Sequence[int]], *, seed: int, in_turn: bool = False
+        self,
+        weights: Sequence[float],
+        shard_rows: Sequence[Sequence[int]],
+        *,
+        seed: int,
+        in_turn: bool = False,
     ) -> None:
         self.seed, self.in_turn = seed, in_turn
         self._shard_rows = [tuple(rows) for rows in shard_rows]
@@ -50,7 +57,9 @@ class Schedule:
         """Index of the sample at a place of the stream of a data set."""
         epoch, place = divmod(position, sum(self._shard_rows[dataset]))
         if self._orders.get(dataset, (-1,))[0] != epoch:  # the current epoch's order is kept
-            order = epoch_order(self._shard_rows[dataset], rng=_rng(self.seed, _ORDER, dataset, epoch))
+            order = epoch_order(
+                self._shard_rows[dataset], rng=_rng(self.seed, _ORDER, dataset, epoch)
+            )
             self._orders[dataset] = (epoch, order)
         return int(self._orders[dataset][1][place])
 
@@ -61,7 +70,9 @@ class Schedule:
     def _extend(self, steps: int) -> None:
         """Draw the first `steps` steps; the first draws stay the same however many follow."""
         draws = _rng(self.seed, _DRAW).random(steps)
-        self._sets = np.minimum(np.searchsorted(self._bounds, draws, side="right"), len(self._bounds) - 1)
+        self._sets = np.minimum(
+            np.searchsorted(self._bounds, draws, side="right"), len(self._bounds) - 1
+        )
         self._turns = np.zeros(steps, np.int64)
         for dataset in range(len(self._bounds)):
             steps_of_set = np.flatnonzero(self._sets == dataset)
@@ -69,15 +80,21 @@ class Schedule:
 
 
 def positions(turn: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> range:
-    """The places in a data set's stream that a rank takes when the set is drawn for the `turn`-th time (0-based)."""
+    """The places in a data set's stream that a rank takes when the set is drawn for the `turn`-th
+    time (0-based)."""
     start = (turn * world_size + rank) * batch_size
     return range(start, start + batch_size)
 
 
 def epoch_order(
-    shard_rows: Sequence[int], *, rng: np.random.Generator, full: int = FULL_SHUFFLE, buffer: int = BUFFER
+    shard_rows: Sequence[int],
+    *,
+    rng: np.random.Generator,
+    full: int = FULL_SHUFFLE,
+    buffer: int = BUFFER,
 ) -> NDArray[np.int64]:
-    """A permutation of all samples: uniform up to `full` of them, else shards shuffled, then buffers of their samples.
+    """A permutation of all samples: uniform up to `full` of them, else shards shuffled, then
+    buffers of their samples.
 
     The buffers do not slide but follow each other, so the order needs no state.
     """

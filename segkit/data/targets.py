@@ -1,4 +1,5 @@
-"""From the segments of a sample to the targets of a crop: what is one target, what is void, what the policy hides."""
+"""From the segments of a sample to the targets of a crop: what is one target, what is void, what
+the policy hides."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,21 +10,23 @@ import torch
 
 from segkit.data.augment import Rectangle, Window
 from segkit.data.batch import Targets
-from segkit.data.config import MaskPolicy
-from segkit.data.decode import Mask, crop_mask, fill_box, tight_box
-from segkit.manifest import Task
+from segkit.data.crop_masks import Mask, crop_mask, fill_box, tight_box
 from segkit.masks.rle import Counts, decompress_many
+from segkit.recipes.schema import MaskPolicy
 from segkit.sample import Sample, Segment
+from segkit.shards.manifest import Task
 from segkit.taxonomy import Taxonomy
 
 MIN_PIXELS = 4
-"""A target with fewer pixels in the crop is void: too little to learn from, but no background either."""
+"""A target with fewer pixels in the crop is void: too little to learn from, but no background
+either."""
 MIN_VISIBLE = 0.1
-"""A box of which less than this share is in the crop is void: the object itself may lie wholly outside."""
+"""A box of which less than this share is in the crop is void: the object itself may lie wholly
+outside."""
 
 
 MIN_PART_PIXELS = 64
-MOST_PARTS = 16
+MAX_PARTS = 16
 """Of an image; the largest count."""
 
 
@@ -35,18 +38,22 @@ class _Scene:
     window: Window
     policies: Mapping[int, MaskPolicy]
     runs: Mapping[int, Counts]
-    """Run lengths of the masks that may be looked at, by the segment's place in the sample; -1 is the sample's void."""
+    """Run lengths of the masks that may be looked at, by the segment's place in the sample; -1 is
+    the sample's void."""
 
     def usable(self, segment: Segment) -> bool:
         """Whether it can be a target."""
-        return not (segment.is_crowd or segment.ignore or self.policies.get(segment.class_id) == "none")
+        return not (
+            segment.is_crowd or segment.ignore or self.policies.get(segment.class_id) == "none"
+        )
 
     def mask(self, place: int) -> Mask:
         """The crop of a mask."""
         return crop_mask(self.runs[place], self.sample.height, self.sample.width, self.window)
 
     def region(self, place: int) -> tuple[Mask, Rectangle | None]:
-        """The segment's pixels in the crop; with its clipped box where that is all that may be known of it."""
+        """The segment's pixels in the crop; with its clipped box where that is all that may be
+        known of it."""
         if place in self.runs:
             return self.mask(place), None
         rectangle = self.window.box(self.sample.segments[place].box)
@@ -63,14 +70,20 @@ class _Target:
 
 
 def build_targets(
-    sample: Sample, window: Window, *, taxonomy: Taxonomy, task: Task, policies: Mapping[int, MaskPolicy]
+    sample: Sample,
+    window: Window,
+    *,
+    taxonomy: Taxonomy,
+    task: Task,
+    policies: Mapping[int, MaskPolicy],
 ) -> Targets:
     """The targets of one crop.
 
-    Panoptic: one per thing, one per stuff class. Semantic: one per class, and the connected parts of its things (of all
-    classes where the taxonomy has no things): what a class map knows of objects. Instance: one per thing. Where the
-    task wants every pixel labelled, or the sample is not exhaustive, what no target covers is void; in an exhaustive
-    instance set it is background. Boxes of masks are taken from the cropped mask, boxes without a mask are clipped.
+    Panoptic: one per thing, one per stuff class. Semantic: one per class, and the connected parts
+    of its things (of all classes where the taxonomy has no things): what a class map knows of
+    objects. Instance: one per thing. Where the task wants every pixel labeled, or the sample is not
+    exhaustive, what no target covers is void; in an exhaustive instance set it is background. Boxes
+    of masks are taken from the cropped mask, boxes without a mask are clipped.
 
     Args:
         policies: mask policy by class id; classes that are not named use their masks.
@@ -127,7 +140,8 @@ def _groups(scene: _Scene, task: Task) -> Iterator[list[int]]:
 
 
 def _hidden(scene: _Scene) -> Iterator[Mask]:
-    """Void regions of an instance sample: the source's own, crowds, ignored things, things of the policy none."""
+    """Void regions of an instance sample: the source's own, crowds, ignored things, things of the
+    policy none."""
     if scene.sample.void is not None:
         yield scene.mask(-1)
     for place, segment in enumerate(scene.sample.segments):
@@ -138,9 +152,13 @@ def _hidden(scene: _Scene) -> Iterator[Mask]:
 def _target(places: Sequence[int], scene: _Scene) -> _Target:
     """One target of one or several segments of a class; it has a mask only if all of them have."""
     regions = [scene.region(place) for place in places]
-    mask = regions[0][0] if len(regions) == 1 else np.logical_or.reduce([part for part, _ in regions])
+    mask = (
+        regions[0][0] if len(regions) == 1 else np.logical_or.reduce([part for part, _ in regions])
+    )
     boxes = [box if box is not None else tight_box(part) for part, box in regions if part.any()]
-    return _Target(scene.sample.segments[places[0]], all(box is None for _, box in regions), mask, _hull(boxes))
+    return _Target(
+        scene.sample.segments[places[0]], all(box is None for _, box in regions), mask, _hull(boxes)
+    )
 
 
 def _parts(targets: Sequence[_Target], taxonomy: Taxonomy) -> Iterator[_Target]:
@@ -158,10 +176,15 @@ def _parts(targets: Sequence[_Target], taxonomy: Taxonomy) -> Iterator[_Target]:
             if area >= MIN_PART_PIXELS:
                 mask = np.zeros_like(target.mask)
                 mask[top:bottom, left:right] = labels == number
-                box = float(left + x), float(top + y), float(left + x + width), float(top + y + height)
+                box = (
+                    float(left + x),
+                    float(top + y),
+                    float(left + x + width),
+                    float(top + y + height),
+                )
                 found.append((area, _Target(target.segment, True, mask, box, is_part=True)))
     found.sort(key=lambda item: -item[0])
-    yield from (target for _, target in found[:MOST_PARTS])
+    yield from (target for _, target in found[:MAX_PARTS])
 
 
 def _large_enough(target: _Target, places: Sequence[int], scene: _Scene) -> bool:
@@ -196,7 +219,9 @@ def _stack(kept: list[_Target], void: Mask, taxonomy: Taxonomy) -> Targets:
     labels = [taxonomy.index[target.segment.class_id] for target in kept]
     return Targets(
         labels=torch.tensor(labels, dtype=torch.int64),
-        is_thing=torch.tensor([target.segment.kind == "thing" for target in kept], dtype=torch.bool),
+        is_thing=torch.tensor(
+            [target.segment.kind == "thing" for target in kept], dtype=torch.bool
+        ),
         has_mask=torch.tensor([target.has_mask for target in kept], dtype=torch.bool),
         masks=torch.from_numpy(masks),
         boxes=torch.tensor([target.box for target in kept], dtype=torch.float32).reshape(-1, 4),

@@ -1,4 +1,5 @@
-"""Writes scenes as three data sets, each laid out as its namesake: COCO panoptic, ADE20K SceneParsing, Objects365."""
+"""Writes scenes as three data sets, each laid out as its namesake: COCO panoptic, ADE20K
+SceneParsing, Objects365."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from segkit.demo.scenes import CLASSES, THINGS, Scene, SceneClass, make_scene
 from segkit.masks import rle
-from segkit.masks.extent import extent
+from segkit.masks.boxes import extent
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -57,7 +58,8 @@ class NativeSets:
 
     @property
     def objects365_masks(self) -> Path:
-        """JSON of the validation boxes with their hidden masks, in the form of the 1k-image benchmark."""
+        """JSON of the validation boxes with their hidden masks, in the form of the 1k-image
+        benchmark."""
         return self.root / "objects365" / "annotations" / "o365_instance_seg_val.json"
 
 
@@ -96,12 +98,21 @@ def _write_panoptic(sets: NativeSets, split: Split, scenes: Iterable[tuple[int, 
     for number, scene in scenes:
         stem = f"{number:012d}"
         _write_image(sets.coco_images(split) / f"{stem}.jpg", scene.image)
-        _write_image(target.with_suffix("") / f"{stem}.png", _id_colours(scene.ids))
+        _write_image(target.with_suffix("") / f"{stem}.png", _id_colors(scene.ids))
         images.append(_image_record(number, f"{stem}.jpg", scene))
-        segments = [_segment_record(segment, entry, scene.ids) for segment, entry in scene.classes.items()]
-        annotations.append({"image_id": number, "file_name": f"{stem}.png", "segments_info": segments})
+        segments = [
+            _segment_record(segment, entry, scene.ids) for segment, entry in scene.classes.items()
+        ]
+        annotations.append(
+            {"image_id": number, "file_name": f"{stem}.png", "segments_info": segments}
+        )
     categories = [
-        {"id": entry.id, "name": entry.panoptic, "supercategory": entry.kind, "isthing": int(entry.kind == "thing")}
+        {
+            "id": entry.id,
+            "name": entry.panoptic,
+            "supercategory": entry.kind,
+            "isthing": int(entry.kind == "thing"),
+        }
         for entry in CLASSES
     ]
     _write_json(target, images=images, annotations=annotations, categories=categories)
@@ -117,18 +128,25 @@ def _write_boxes(sets: NativeSets, split: Split, scenes: Iterable[tuple[int, Sce
         images.append(_image_record(number, name, scene))
         for segment, entry in scene.classes.items():
             if entry.kind == "thing":
-                box = {"id": len(boxes) + 1, "image_id": number, **_object_record(entry, scene.ids == segment)}
+                box = {
+                    "id": len(boxes) + 1,
+                    "image_id": number,
+                    **_object_record(entry, scene.ids == segment),
+                }
                 boxes.append({**box, "isfake": 0, "isreflected": 0})
                 masks.append({**box, **_mask_record(scene.ids == segment)})
-    # As in the real files, the order of the categories differs between the splits; only the ids count.
+    # As in the real files, the order of the categories differs between the splits; only the ids
+    # count.
     order = THINGS if split == "train" else THINGS[::-1]
     categories = [{"id": entry.id, "name": entry.boxes} for entry in order]
-    _write_json(sets.objects365_boxes(split), images=images, annotations=boxes, categories=categories)
+    _write_json(
+        sets.objects365_boxes(split), images=images, annotations=boxes, categories=categories
+    )
     if split == "val":
         _write_json(sets.objects365_masks, images=images, annotations=masks, categories=categories)
 
 
-def _id_colours(ids: NDArray[np.int32]) -> NDArray[np.uint8]:
+def _id_colors(ids: NDArray[np.int32]) -> NDArray[np.uint8]:
     """Segment ids as COCO panoptic writes them: R + 256 G + 65536 B."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
 
@@ -151,7 +169,12 @@ def _segment_record(segment: int, entry: SceneClass, ids: NDArray[np.int32]) -> 
 
 def _object_record(entry: SceneClass, mask: NDArray[np.bool_]) -> dict[str, Any]:
     x, y, width, height = (int(value) for value in extent(mask))
-    return {"category_id": entry.id, "bbox": [x, y, width, height], "area": width * height, "iscrowd": 0}
+    return {
+        "category_id": entry.id,
+        "bbox": [x, y, width, height],
+        "area": width * height,
+        "iscrowd": 0,
+    }
 
 
 def _mask_record(mask: NDArray[np.bool_]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The whole path on generated scenes: convert, train, pseudolabel, predict, evaluate, and a picture of it all."""
+"""The whole path on generated scenes: convert, train, pseudolabel, predict, evaluate, and a picture
+of it all."""
 
 import shutil
 import time
@@ -30,13 +31,13 @@ SETTINGS = (
     "inference.image_size=128",
     "model.backbone=resnet10t",
     "model.queries=25",
-    "optimiser.lr=1e-3",
-    "optimiser.backbone_lr_factor=1.0",
-    "optimiser.warmup_steps=30",
-    "optimiser.ema_decay=0.99",
+    "optimizer.lr=1e-3",
+    "optimizer.backbone_lr_factor=1.0",
+    "optimizer.warmup_steps=30",
+    "optimizer.ema_decay=0.99",
 )
-"""What differs from the recipe: the scenes are small and show few things, and the backbone starts from nothing, from
-where a short residual network learns faster than MobileNetV2."""
+"""What differs from the recipe: the scenes are small and show few things, and the backbone starts
+from nothing, from where a short residual network learns faster than MobileNetV2."""
 RATES = {"panoptic": 2.0, "semantic": 1.0, "boxes": 1.0}
 """How often a step draws each data set: the panoptic one is the one with masks of single things."""
 MARK = ".segkit-demo"
@@ -51,7 +52,8 @@ class Demo:
     """What came of the demo."""
 
     metrics: dict[str, Any]
-    """As `segkit demo --json` prints it: PQ, mIoU and AP in 0-100, IoU in 0-1, seconds of each stage."""
+    """As `segkit demo --json` prints it: PQ, mIoU and AP in 0-100, IoU in 0-1, seconds of each
+    stage."""
     run: Path
     sheet: Path
     """Contact sheet, PNG."""
@@ -81,9 +83,15 @@ class _Found:
 
 
 def run_demo(
-    out: Path, *, steps: int = STEPS, seed: int = 0, device: str = "cpu", progress: Progress = lambda *_: None
+    out: Path,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = lambda *_: None,
 ) -> Demo:
-    """Go the whole path; a second run in the same folder generates the scenes anew and publishes new versions.
+    """Go the whole path; a second run in the same folder generates the scenes anew and publishes
+    new versions.
 
     Args:
         out: folder for everything.
@@ -101,7 +109,14 @@ def run_demo(
     with clock.stage("convert"):
         train_sets, val = _convert(native, out / "sets", lambda done: progress("convert", done, 7))
     with clock.stage("train"):
-        run = _train(train_sets, out / "run", steps, seed, device, lambda done: progress("train", done, steps))
+        run = _train(
+            train_sets,
+            out / "run",
+            steps,
+            seed,
+            device,
+            lambda done: progress("train", done, steps),
+        )
     with clock.stage("pseudolabel"):
         pseudo = _pseudolabel(run, val.boxes, out / "pseudo", device)
     with clock.stage("eval"):
@@ -125,20 +140,28 @@ class _Clock:
         started = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - started, 1)
-        self.seconds["total"] = round(sum(value for key, value in self.seconds.items() if key != "total"), 1)
+        self.seconds["total"] = round(
+            sum(value for key, value in self.seconds.items() if key != "total"), 1
+        )
         self._progress(name, 1, 1)
 
 
 def _generate(root: Path, seed: int) -> NativeSets:
     if root.exists() and not (root / MARK).is_file():
-        raise InputError("the folder is not the demo's, and would be emptied", file=root, mend="give another --out")
+        raise InputError(
+            "the folder is not the demo's, and would be emptied",
+            file=root,
+            hint="give another --out",
+        )
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     (root / MARK).touch()
     return write_native(root, train=TRAIN_SCENES, val=VAL_SCENES, seed=seed)
 
 
-def _convert(native: NativeSets, out: Path, on_set: Callable[[int], None]) -> tuple[list[ShardSet], _Validation]:
+def _convert(
+    native: NativeSets, out: Path, on_set: Callable[[int], None]
+) -> tuple[list[ShardSet], _Validation]:
     """Convert all sets: those to train on, and those to validate on."""
     made: dict[str, ShardSet] = {}
     for split in SPLITS:
@@ -182,25 +205,33 @@ def _convert_one(source: "Source", out: Path, split: Split) -> ShardSet:
 
 
 def _train(
-    sets: Sequence[ShardSet], out: Path, steps: int, seed: int, device: str, on_step: Callable[[int], None]
+    sets: Sequence[ShardSet],
+    out: Path,
+    steps: int,
+    seed: int,
+    device: str,
+    on_step: Callable[[int], None],
 ) -> Path:
-    from segkit.training.run import Watchers, train
+    from segkit.training.run import Callbacks, train
 
-    watchers = Watchers(on_step=lambda record: on_step(record.step))
+    callbacks = Callbacks(on_step=lambda record: on_step(record.step))
     overrides = (*SETTINGS, f"training.seed={seed}")
     data = [(str(shards.path), rate) for shards, rate in zip(sets, RATES.values(), strict=True)]
-    return train(RECIPE, data, out, steps=steps, device=device, overrides=overrides, watchers=watchers)
+    return train(
+        RECIPE, data, out, steps=steps, device=device, overrides=overrides, callbacks=callbacks
+    )
 
 
 def _pseudolabel(run: Path, boxes: ShardSet, out: Path, device: str) -> ShardSet:
     from segkit.inference.pseudolabel import pseudolabel_set
-    from segkit.training.run_reader import load_run
+    from segkit.runs.run import load_run
 
     return pseudolabel_set(load_run(run, device), boxes, out)[0]
 
 
 def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: str) -> _Found:
-    """Predictions for each validation set, by the task that its labels allow; for the boxes, instances."""
+    """Predictions for each validation set, by the task that its labels allow; for the boxes,
+    instances."""
     from segkit.inference.predict import predict_set
 
     panoptic = predict_set(run, val.panoptic, "panoptic", out / "panoptic", device)
@@ -227,12 +258,19 @@ def _evaluate(val: _Validation, found: _Found) -> dict[str, Any]:
 
 
 def _draw(val: _Validation, found: _Found, metrics: dict[str, Any], path: Path) -> None:
-    from segkit.pictures import save_png
+    from segkit.images.draw import save_png
 
     groups = (
         Group("COCO layout: panoptic", 2, val.panoptic, found.panoptic),
         Group("ADE20K layout: semantic", 2, val.semantic, found.semantic),
-        Group("Objects365 layout: boxes alone", 3, val.hidden.shards, found.instances, val.boxes, found.pseudo),
+        Group(
+            "Objects365 layout: boxes alone",
+            3,
+            val.hidden.shards,
+            found.instances,
+            val.boxes,
+            found.pseudo,
+        ),
     )
     save_png(draw_sheet(groups, note_of(metrics)), path)
 
@@ -245,5 +283,8 @@ def note_of(metrics: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         ("Semantic mIoU", f"{metrics['semantic']['miou']:.1f}"),
         ("Mask AP, trained on boxes", f"{metrics['instance']['ap']:.1f}"),
         ("Mean IoU of pseudo-masks", f"{pseudo['mean_iou']:.2f}"),
-        ("of filled boxes, ellipses", f"{pseudo['filled_box_iou']:.2f}, {pseudo['ellipse_iou']:.2f}"),
+        (
+            "of filled boxes, ellipses",
+            f"{pseudo['filled_box_iou']:.2f}, {pseudo['ellipse_iou']:.2f}",
+        ),
     )

@@ -1,4 +1,5 @@
-"""Generated scenes: textured ground and sky (stuff) under overlapping shapes (things), the same for the same seed."""
+"""Generated scenes: textured ground and sky (stuff) under overlapping shapes (things), the same for
+the same seed."""
 
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ from segkit.demo import shapes, textures
 from segkit.sample import Kind
 
 SIZE = 128
-"""Pixels a side: the smallest at which a shape still spans enough cells of a stride-4 mask to be told from others."""
-MOST_THINGS = 5
-LEAST_VISIBLE = 0.45
+"""Pixels a side: the smallest at which a shape still spans enough cells of a stride-4 mask to be
+told from others."""
+MAX_THINGS = 5
+MIN_VISIBLE = 0.45
 """Share of a thing that must stay visible under the things in front of it."""
 
 
@@ -43,14 +45,20 @@ CLASSES = (
     SceneClass(11, "stuff", "sand", "sand;beach", None),
     SceneClass(12, "stuff", "brick wall", "brickwork;brick wall", None),
 )
-"""The one table of names; whatever stands in it has a text embedding that ships with the package."""
+"""The one table of names; whatever stands in it has a text embedding that ships with the
+package."""
 THINGS = tuple(entry for entry in CLASSES if entry.kind == "thing")
 STUFF = tuple(entry for entry in CLASSES if entry.kind == "stuff")
 
 
 def names() -> tuple[str, ...]:
     """Every name and synonym in use, lower case, each once."""
-    words = {word for entry in CLASSES for word in (entry.panoptic, *entry.semantic.split(";"), entry.boxes) if word}
+    words = {
+        word
+        for entry in CLASSES
+        for word in (entry.panoptic, *entry.semantic.split(";"), entry.boxes)
+        if word
+    }
     return tuple(sorted({word.lower() for word in words}))
 
 
@@ -67,11 +75,12 @@ class Scene:
 
 
 def make_scene(seed: int | tuple[int, ...], size: int = SIZE) -> Scene:
-    """Paint the scene of `seed`: two or three bands of stuff and, over them, three to `MOST_THINGS` shapes."""
+    """Paint the scene of `seed`: two or three bands of stuff and, over them, three to `MAX_THINGS`
+    shapes."""
     rng = np.random.default_rng(seed)
     canvas, ids, classes = _paint_ground(rng, size)
     whole: dict[int, int] = {}
-    for _ in range(int(rng.integers(3, MOST_THINGS + 1))):
+    for _ in range(int(rng.integers(3, MAX_THINGS + 1))):
         entry = THINGS[int(rng.integers(len(THINGS)))]
         alpha, radius = _place(rng, entry.panoptic, ids, whole)
         if alpha is None:
@@ -82,7 +91,9 @@ def make_scene(seed: int | tuple[int, ...], size: int = SIZE) -> Scene:
         ids[covered], whole[number], classes[number] = number, int(covered.sum()), entry
     image = np.asarray(np.clip(canvas, 0, 1) * 255 + 0.5, np.uint8)
     present = set(np.unique(ids).tolist())
-    return Scene(image, ids, {number: entry for number, entry in classes.items() if number in present})
+    return Scene(
+        image, ids, {number: entry for number, entry in classes.items() if number in present}
+    )
 
 
 def _paint_ground(
@@ -110,37 +121,46 @@ def _paint_ground(
 def _place(
     rng: np.random.Generator, shape: str, ids: NDArray[np.int32], whole: dict[int, int]
 ) -> tuple[NDArray[np.float32] | None, float]:
-    """Find a place for a shape where it hides no earlier thing too much: (alpha (H, W) or None, radius in pixels)."""
+    """Find a place for a shape where it hides no earlier thing too much: (alpha (H, W) or None,
+    radius in pixels)."""
     size = ids.shape[0]
     for _ in range(12):
         radius = size * rng.uniform(0.13, 0.25)
-        centre = rng.uniform(0.12, 0.88, 2) * size
-        alpha = shapes.coverage(shape, centre, radius, rng.uniform(0, 360), rng.uniform(0.8, 1.0), size)
+        center = rng.uniform(0.12, 0.88, 2) * size
+        alpha = shapes.coverage(
+            shape, center, radius, rng.uniform(0, 360), rng.uniform(0.8, 1.0), size
+        )
         left = ids[alpha < 0.5]
-        if all(int((left == number).sum()) >= LEAST_VISIBLE * area for number, area in whole.items()):
+        if all(int((left == number).sum()) >= MIN_VISIBLE * area for number, area in whole.items()):
             return alpha, radius
     return None, 0.0
 
 
 def hue(entry: SceneClass) -> float:
-    """The colour that most things of a class have, in degrees: spread evenly over the circle."""
+    """The color that most things of a class have, in degrees: spread evenly over the circle."""
     return 360 * THINGS.index(entry) / len(THINGS)
 
 
 def _paint_thing(
-    rng: np.random.Generator, canvas: textures.Picture, alpha: NDArray[np.float32], radius: float, colour: float
+    rng: np.random.Generator,
+    canvas: textures.Picture,
+    alpha: NDArray[np.float32],
+    radius: float,
+    color: float,
 ) -> None:
     """Blend a lit, patterned surface into the canvas, with a soft shadow on what lies behind."""
     import cv2
 
     size = canvas.shape[0]
     shadow = cv2.GaussianBlur(
-        cv2.warpAffine(alpha, np.array([[1, 0, 2], [0, 1, 3]], np.float32), (size, size)), (0, 0), 2.5
+        cv2.warpAffine(alpha, np.array([[1, 0, 2], [0, 1, 3]], np.float32), (size, size)),
+        (0, 0),
+        2.5,
     )
     canvas *= 1 - 0.4 * shadow[..., None]
     depth = cv2.distanceTransform((alpha >= 0.5).astype(np.uint8), cv2.DIST_L2, 3)
     bevel = np.clip(depth / 3, 0, 1) * 0.3 + 0.75
     y, x = np.mgrid[:size, :size] / size
     light = 1 + 0.3 * (0.5 - (x + y) / 2) * size / (4 * radius)
-    surface = textures.thing_surface(rng, size, size, colour) * (bevel * light)[..., None]
+    surface = textures.thing_surface(rng, size, size, color) * (bevel * light)[..., None]
     canvas += alpha[..., None] * (surface - canvas)

@@ -18,7 +18,8 @@ def _arc(radius: float, first: float, last: float, points: int = 48) -> Outline:
 
 
 def _star() -> Outline:
-    """Five points; 0.42 is a little plumper than the pentagram's 0.382, so that arms survive at small sizes."""
+    """Five points; 0.42 is a little plumper than the pentagram's 0.382, so that arms survive at
+    small sizes."""
     radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
     return radii[:, None] * _arc(1, 0, 324, 10)
 
@@ -35,7 +36,7 @@ def _cross() -> Outline:
 
 
 def _crescent() -> Outline:
-    """The unit disc less a disc of radius 0.8 whose centre lies 0.5 to the right."""
+    """The unit disc less a disc of radius 0.8 whose center lies 0.5 to the right."""
     x = (1 + 0.5**2 - 0.8**2) / (2 * 0.5)  # where the two circles meet
     outer, inner = np.degrees(np.arccos(x)), np.degrees(np.arctan2(np.sqrt(1 - x * x), x - 0.5))
     bite = _arc(0.8, 360 - inner, inner) + np.array([0.5, 0])
@@ -55,13 +56,18 @@ SHAPES: dict[str, Callable[[], tuple[Outline, ...]]] = {
 
 
 def coverage(
-    shape: str, centre: NDArray[np.float64], radius: float, degrees: float, squeeze: float, size: int
+    shape: str,
+    center: NDArray[np.float64],
+    radius: float,
+    degrees: float,
+    squeeze: float,
+    size: int,
 ) -> NDArray[np.float32]:
     """Share of every pixel that a shape covers: (size, size) float32, 0-1.
 
     Args:
         shape: a key of `SHAPES`.
-        centre: (2,) x, y in pixels.
+        center: (2,) x, y in pixels.
         radius: of the circle around the shape, in pixels.
         degrees: rotation.
         squeeze: height over width before the rotation.
@@ -71,7 +77,9 @@ def coverage(
 
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     turn = np.array([[cos, -sin], [sin, cos]])
-    outlines = [(outline * (1, squeeze)) @ turn.T * radius + centre for outline in SHAPES[shape]()]
+    outlines = [(outline * (1, squeeze)) @ turn.T * radius + center for outline in SHAPES[shape]()]
     fine = np.zeros((size * FINER, size * FINER), np.uint8)
     cv2.fillPoly(fine, [np.rint(outline * FINER - 0.5).astype(np.int32) for outline in outlines], 1)
-    return np.asarray(cv2.resize(fine.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA), np.float32)
+    return np.asarray(
+        cv2.resize(fine.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA), np.float32
+    )

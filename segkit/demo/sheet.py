@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segkit.pictures import Column, Picture, contact_sheet, overlay
+from segkit.images.draw import Column, Picture, contact_sheet, overlay
 from segkit.shards.reader import ShardSet
 
 ROWS = ("image", "ground truth", "prediction", "pseudo-mask")
-LEAST_SIDE = 384
+MIN_SIDE = 384
 """Smaller images are enlarged to about this many pixels, for smooth contours and room for names."""
-LEAST_SCORE = 0.5
-"""Predictions below it are not drawn: instances come with doubtful ones, as average precision wants them."""
+MIN_SCORE = 0.5
+"""Predictions below it are not drawn: instances come with doubtful ones, as average precision wants
+them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,13 @@ class Group:
 
 
 def draw_sheet(groups: Sequence[Group], note: Sequence[tuple[str, str]]) -> Picture:
-    """Rows of `ROWS` for some images of each group; `note` fills the places without pseudo-masks."""
-    columns = [_column(group, index) for group in groups for index in _spread(len(group.truth), group.images)]
+    """Rows of `ROWS` for some images of each group; `note` fills the places without
+    pseudo-masks."""
+    columns = [
+        _column(group, index)
+        for group in groups
+        for index in _spread(len(group.truth), group.images)
+    ]
     return contact_sheet(ROWS, columns, note=note)
 
 
@@ -47,5 +53,11 @@ def _column(group: Group, index: int) -> Column:
 
 def _painted(image: Picture, shards: ShardSet, index: int) -> Picture:
     segments = shards.sample(index).segments
-    shown = [s for s in segments if s.mask_from != "prediction" or s.score is None or s.score >= LEAST_SCORE]
-    return overlay(image, shown, shards.taxonomy, scale=max(1, round(LEAST_SIDE / min(image.shape[:2]))))
+    shown = [
+        s
+        for s in segments
+        if s.mask_from != "prediction" or s.score is None or s.score >= MIN_SCORE
+    ]
+    return overlay(
+        image, shown, shards.taxonomy, scale=max(1, round(MIN_SIDE / min(image.shape[:2])))
+    )

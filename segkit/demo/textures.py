@@ -1,4 +1,4 @@
-"""Procedural surfaces of the demo scenes; each differs by its structure, not only by its colour."""
+"""Procedural surfaces of the demo scenes; each differs by its structure, not only by its color."""
 
 from collections.abc import Callable
 
@@ -13,15 +13,18 @@ Field = NDArray[np.float32]
 
 
 def noise(rng: Rng, height: int, width: int, cells: tuple[int, int]) -> Field:
-    """Smooth noise, about -1..1, with `cells` (rows, columns) of independent values across the picture."""
+    """Smooth noise, about -1..1, with `cells` (rows, columns) of independent values across the
+    picture."""
     import cv2
 
     grid = rng.uniform(-1, 1, (cells[0] + 2, cells[1] + 2)).astype(np.float32)
     return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def tint(rng: Rng, red: float, green: float, blue: float, spread: float = 0.06) -> NDArray[np.float32]:
-    """A colour near the given one: (3,) float32."""
+def tint(
+    rng: Rng, red: float, green: float, blue: float, spread: float = 0.06
+) -> NDArray[np.float32]:
+    """A color near the given one: (3,) float32."""
     return np.asarray(np.array([red, green, blue]) + rng.normal(0, spread / 2, 3), np.float32)
 
 
@@ -47,9 +50,14 @@ def water(rng: Rng, height: int, width: int) -> Picture:
     """Teal with long level ripples and glints."""
     rows = np.arange(height, dtype=np.float32)[:, None]
     bend = noise(rng, height, width, (8, 3))
-    ripples = np.sin(rows * rng.uniform(0.55, 0.8) + 2.6 * bend) + 0.5 * noise(rng, height, width, (height // 3, 5))
+    ripples = np.sin(rows * rng.uniform(0.55, 0.8) + 2.6 * bend) + 0.5 * noise(
+        rng, height, width, (height // 3, 5)
+    )
     glints = np.clip(ripples - 0.75, 0, 1)
-    return np.asarray(tint(rng, 0.1, 0.42, 0.52) * (1 + 0.2 * ripples[..., None]) + 0.5 * glints[..., None], np.float32)
+    return np.asarray(
+        tint(rng, 0.1, 0.42, 0.52) * (1 + 0.2 * ripples[..., None]) + 0.5 * glints[..., None],
+        np.float32,
+    )
 
 
 def sand(rng: Rng, height: int, width: int) -> Picture:
@@ -71,7 +79,9 @@ def brick_wall(rng: Rng, height: int, width: int) -> Picture:
     shades = rng.uniform(0.76, 1.2, (height // tall + 1, width // wide + 3)).astype(np.float32)
     bricks = tint(rng, 0.63, 0.28, 0.2) * shades[course, shifted // wide][..., None]
     grain = 1 + 0.05 * rng.normal(0, 1, (height, width, 1)).astype(np.float32)
-    return np.asarray(np.where(mortar[..., None], tint(rng, 0.78, 0.74, 0.68), bricks) * grain, np.float32)
+    return np.asarray(
+        np.where(mortar[..., None], tint(rng, 0.78, 0.74, 0.68), bricks) * grain, np.float32
+    )
 
 
 STUFF: dict[str, Callable[[Rng, int, int], Picture]] = {
@@ -113,19 +123,21 @@ _PATTERNS = (_plain, _stripes, _checks, _marble, _speckle)
 HUE_SPREAD = 10.0
 """Standard deviation of a thing's hue around its kind's, degrees."""
 ODD_HUE = 0.1
-"""Share of things in any colour whatever."""
+"""Share of things in any color whatever."""
 
 
 def thing_surface(rng: Rng, height: int, width: int, hue: float) -> Picture:
-    """A random pattern in two tones of a colour near `hue` (degrees); now and then of any colour.
+    """A random pattern in two tones of a color near `hue` (degrees); now and then of any color.
 
-    As with fruit or traffic signs the colour is a hint and the shape decides: a few minutes of training on a CPU, from
-    random weights, do not suffice to learn shapes alone.
+    As with fruit or traffic signs the color is a hint and the shape decides: a few minutes of
+    training on a CPU, from random weights, do not suffice to learn shapes alone.
     """
     import cv2
 
     own = rng.uniform(0, 360) if rng.random() < ODD_HUE else rng.normal(hue, HUE_SPREAD) % 360
     saturation, value = rng.uniform(0.55, 0.95), rng.uniform(0.6, 1.0)
-    colour = cv2.cvtColor(np.asarray([[[own, saturation, value]]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
+    color = cv2.cvtColor(np.asarray([[[own, saturation, value]]], np.float32), cv2.COLOR_HSV2RGB)[
+        0, 0
+    ]
     pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng, height, width)
-    return np.asarray(colour * (1 + rng.uniform(0.12, 0.3) * pattern[..., None]), np.float32)
+    return np.asarray(color * (1 + rng.uniform(0.12, 0.3) * pattern[..., None]), np.float32)

@@ -10,7 +10,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.export.target import ExportReport, Names, need, output, painted, split_name, write_images
+from segkit.export.target import (
+    ExportReport,
+    Names,
+    need,
+    output,
+    painted,
+    split_name,
+    write_images,
+)
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -19,18 +27,23 @@ Rows = Iterable[dict[str, Any]]
 _IDS = 2**24  # a panoptic PNG codes an id in three bytes
 
 
-def export_instances(data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False) -> ExportReport:
-    """Write `instances_<split>.json`: polygons verbatim where the source had them, RLE otherwise, boxes alone as boxes.
+def export_instances(
+    data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False
+) -> ExportReport:
+    """Write `instances_<split>.json`: polygons verbatim where the source had them, RLE otherwise,
+    boxes alone as boxes.
 
-    Crowds are uncompressed RLE as in COCO's own files. Stuff is left out and counted. A joined set (panoptic and
-    instances) gives the instances' own `segmentation` back, with area and box as drawn.
+    Crowds are uncompressed RLE as in COCO's own files. Stuff is left out and counted. A joined set
+    (panoptic and instances) gives the instances' own `segmentation` back, with area and box as
+    drawn.
 
     Args:
         data: a set of kind instance, boxes or panoptic.
         out: directory to make.
         images: also write the image files, under `images/`.
-        datumaro: the folders that Datumaro's COCO importer looks into: `annotations/` and `images/<split>/`; every
-            mask is RLE, since Datumaro rounds the coordinates of polygons, which changes one mask in four.
+        datumaro: the folders that Datumaro's COCO importer looks into: `annotations/` and
+            `images/<split>/`; every mask is RLE, since Datumaro rounds the coordinates of polygons,
+            which changes one mask in four.
     """
     need(data, ("instance", "boxes", "panoptic"), "COCO instances", "its regions are not instances")
     report = ExportReport(images=len(data))
@@ -56,22 +69,30 @@ def export_instances(data: ShardSet, out: Path, *, images: bool = False, datumar
     return report
 
 
-def export_panoptic(data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False) -> ExportReport:
+def export_panoptic(
+    data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False
+) -> ExportReport:
     """Write `panoptic_<split>.json` and, beside it, the folder of PNGs of that name.
 
-    Segments keep their ids where those fit in a PNG; pixels of no segment are 0. Segments without a mask are left out
-    and counted.
+    Segments keep their ids where those fit in a PNG; pixels of no segment are 0. Segments without a
+    mask are left out and counted.
 
     Args:
         data: a set of kind panoptic.
         out: directory to make.
         images: also write the image files, under `images/`.
-        datumaro: the folders that Datumaro's COCO importer looks into: `annotations/` and `images/<split>/`.
+        datumaro: the folders that Datumaro's COCO importer looks into: `annotations/` and
+            `images/<split>/`.
 
     Raises:
         SegkitError: two masks of an image share pixels.
     """
-    need(data, ("panoptic",), "COCO panoptic", "its masks need not be one disjoint cover of the image")
+    need(
+        data,
+        ("panoptic",),
+        "COCO panoptic",
+        "its masks need not be one disjoint cover of the image",
+    )
     report = ExportReport(images=len(data))
     ids = _image_ids(data)
     stem = f"panoptic_{split_name(data)}"
@@ -110,23 +131,32 @@ class _Places:
         self.annotations.mkdir(exist_ok=True)
 
 
-def _finish(data: ShardSet, places: _Places, report: ExportReport, files: list[str], images: bool) -> None:
+def _finish(
+    data: ShardSet, places: _Places, report: ExportReport, files: list[str], images: bool
+) -> None:
     report.files.extend(places.before + name for name in files)
     if images:
         write_images(data, places.folder / places.images)
         report.files.append(places.images)
 
 
-def _write(path: Path, data: ShardSet, ids: Callable[[int, Sample], int | str], annotations: Rows) -> None:
+def _write(
+    path: Path, data: ShardSet, ids: Callable[[int, Sample], int | str], annotations: Rows
+) -> None:
     header = data.manifest.source_header
     with path.open("wb") as file:
         file.write(b"{")
         for name in ("info", "licenses"):
             if name in header:
-                file.write(msgspec.json.encode(name) + b":" + msgspec.json.encode(header[name]) + b",\n")
+                file.write(
+                    msgspec.json.encode(name) + b":" + msgspec.json.encode(header[name]) + b",\n"
+                )
         file.write(b'"categories":' + msgspec.json.encode(_categories(data)) + b",\n")
         images = (_image(index, sample, ids) for index, sample in enumerate(data.samples()))
-        for key, rows, end in ((b'"images"', images, b",\n"), (b'"annotations"', annotations, b"}\n")):
+        for key, rows, end in (
+            (b'"images"', images, b",\n"),
+            (b'"annotations"', annotations, b"}\n"),
+        ):
             file.write(key + b":[")
             for number, row in enumerate(rows):
                 file.write((b",\n" if number else b"\n") + msgspec.json.encode(row))
@@ -134,7 +164,8 @@ def _write(path: Path, data: ShardSet, ids: Callable[[int, Sample], int | str], 
 
 
 def _categories(data: ShardSet) -> list[dict[str, Any]]:
-    """The source's own category records, in its order, where they are those of the taxonomy; all say `isthing`."""
+    """The source's own category records, in its order, where they are those of the taxonomy; all
+    say `isthing`."""
     rest = dict(data.taxonomy.by_id)
     rows = []
     for native in data.manifest.source_header.get("categories") or ():
@@ -142,12 +173,20 @@ def _categories(data: ShardSet) -> list[dict[str, Any]]:
         if category is not None and native.get("name") in (category.name, category.source_name):
             rows.append({**native, "isthing": int(category.kind == "thing")})
             del rest[category.id]
-    fresh = [{"id": c.id, "name": c.source_name or c.name, "isthing": int(c.kind == "thing")} for c in rest.values()]
+    fresh = [
+        {"id": c.id, "name": c.source_name or c.name, "isthing": int(c.kind == "thing")}
+        for c in rest.values()
+    ]
     return rows + fresh
 
 
 def _image(index: int, sample: Sample, ids: Callable[[int, Sample], int | str]) -> dict[str, Any]:
-    own = {"id": ids(index, sample), "file_name": sample.file_name, "width": sample.width, "height": sample.height}
+    own = {
+        "id": ids(index, sample),
+        "file_name": sample.file_name,
+        "width": sample.width,
+        "height": sample.height,
+    }
     source = _source(sample) or {}
     return {**source, **{key: value for key, value in own.items() if source.get(key) is None}}
 
@@ -158,7 +197,8 @@ def _source(sample: Sample) -> dict[str, Any] | None:
 
 
 def _image_ids(data: ShardSet) -> Callable[[int, Sample], int | str]:
-    """The source's image id of a sample, or its own as a number; 1, 2, ... where those are no distinct numbers."""
+    """The source's image id of a sample, or its own as a number; 1, 2, ... where those are no
+    distinct numbers."""
     numbers = [_integer(s.id) for s in data.samples() if _source_id(s) is None]
     plain = None not in numbers and len(set(numbers)) == len(numbers)
 
@@ -201,10 +241,16 @@ def _numbers(data: ShardSet) -> Callable[[Segment], int | str]:
 
 
 def _integer(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.removeprefix("-").isdigit() else None
+    return (
+        int(text)
+        if text is not None and text.isascii() and text.removeprefix("-").isdigit()
+        else None
+    )
 
 
-def _annotation(segment: Segment, sample: Sample, image_id: int | str, number: int | str) -> dict[str, Any]:
+def _annotation(
+    segment: Segment, sample: Sample, image_id: int | str, number: int | str
+) -> dict[str, Any]:
     row: dict[str, Any] = {"id": number, "image_id": image_id, "category_id": segment.class_id}
     if segment.mask is not None:
         row["segmentation"] = _segmentation(segment, segment.mask, sample)
@@ -218,7 +264,8 @@ def _annotation(segment: Segment, sample: Sample, image_id: int | str, number: i
 
 
 def _whole(segment: Segment, sample: Sample) -> Segment:
-    """A panoptic segment as its instance has it: with what lies under other segments, where the source draws that."""
+    """A panoptic segment as its instance has it: with what lies under other segments, where the
+    source draws that."""
     if segment.source_polygon is None or segment.mask_from != "human":
         return segment
     drawn = json.loads(segment.source_polygon)
@@ -239,7 +286,8 @@ def _segmentation(segment: Segment, mask: bytes, sample: Sample) -> msgspec.Raw 
 
 
 def _number_segments(segments: list[Segment]) -> list[tuple[int, Segment]]:
-    """Segments with ids that a PNG can hold: their own where it is one, the lowest free one otherwise."""
+    """Segments with ids that a PNG can hold: their own where it is one, the lowest free one
+    otherwise."""
     taken: dict[int, Segment] = {}
     rest = []
     for segment in segments:
@@ -249,7 +297,9 @@ def _number_segments(segments: list[Segment]) -> list[tuple[int, Segment]]:
         else:
             rest.append(segment)
     free = (number for number in range(1, _IDS) if number not in taken)
-    given = {id(segment): number for number, segment in [*taken.items(), *zip(free, rest, strict=False)]}
+    given = {
+        id(segment): number for number, segment in [*taken.items(), *zip(free, rest, strict=False)]
+    }
     return [(given[id(segment)], segment) for segment in segments]
 
 

@@ -11,8 +11,11 @@ from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
 
-def export_semantic(data: ShardSet, out: Path, *, images: bool = False, void: int | None = None) -> ExportReport:
-    """Write `masks/` (8-bit index PNGs, 16-bit where ids need it), `labels.txt` (index and name) and `taxonomy.json`.
+def export_semantic(
+    data: ShardSet, out: Path, *, images: bool = False, void: int | None = None
+) -> ExportReport:
+    """Write `masks/` (8-bit index PNGs, 16-bit where ids need it), `labels.txt` (index and name)
+    and `taxonomy.json`.
 
     Instances of a class become one region. Segments without a mask are left out and counted.
 
@@ -35,9 +38,14 @@ def export_semantic(data: ShardSet, out: Path, *, images: bool = False, void: in
         names = Names(folder / "masks")
         for sample in data.samples():
             _write(names.path(sample, ".png"), sample, index, wide, report)
-        lines = [f"{category.id} {category.source_name or category.name}\n" for category in data.taxonomy.categories]
+        lines = [
+            f"{category.id} {category.source_name or category.name}\n"
+            for category in data.taxonomy.categories
+        ]
         (folder / "labels.txt").write_text("".join(lines), "utf-8")
-        (folder / "taxonomy.json").write_text(json.dumps(data.taxonomy.to_json(), indent=1) + "\n", "utf-8")
+        (folder / "taxonomy.json").write_text(
+            json.dumps(data.taxonomy.to_json(), indent=1) + "\n", "utf-8"
+        )
         if images:
             write_images(data, folder / "images")
             report.files.append("images/")
@@ -45,24 +53,35 @@ def export_semantic(data: ShardSet, out: Path, *, images: bool = False, void: in
 
 
 def void_index(data: ShardSet) -> int:
-    """The index that the source gives to pixels without a label (`ignore` in its header), or 255."""
+    """The index that the source gives to pixels without a label (`ignore` in its header), or
+    255."""
     known = data.manifest.source_header.get("ignore")
     return int(known[0]) if known else 255
 
 
 def _check(data: ShardSet, void: int) -> None:
     if void in data.taxonomy.by_id:
-        problem = f"index {void} of pixels without a label is also class {data.taxonomy.by_id[void].name}"
-        raise InputError(problem, file=data.path, mend="give another with --void")
+        message = (
+            f"index {void} of pixels without a label is also class {data.taxonomy.by_id[void].name}"
+        )
+        raise InputError(message, file=data.path, hint="give another with --void")
     for number in (void, *data.taxonomy.by_id):
         if not 0 <= number < 2**16:
-            raise InputError(f"index {number} does not fit in a PNG", file=data.path, mend="relabel the set first")
+            raise InputError(
+                f"index {number} does not fit in a PNG",
+                file=data.path,
+                hint="relabel the set first",
+            )
 
 
 def _write(path: Path, sample: Sample, void: int, wide: bool, report: ExportReport) -> None:
     import cv2
 
-    masks = [(segment.class_id + 1, segment.mask) for segment in sample.segments if segment.mask is not None]
+    masks = [
+        (segment.class_id + 1, segment.mask)
+        for segment in sample.segments
+        if segment.mask is not None
+    ]
     report.leave_out("box-only", len(sample.segments) - len(masks))
     report.annotations += len(masks)
     numbers = painted(masks, sample, "an index PNG")

@@ -1,4 +1,5 @@
-"""Where an export goes: a directory that appears whole or not at all, safe names in it, and what was left out."""
+"""Where an export goes: a directory that appears whole or not at all, safe names in it, and what
+was left out."""
 
 import shutil
 from collections import Counter
@@ -54,13 +55,15 @@ def output(out: Path) -> Iterator[Path]:
         InputError: `out` is there and not empty, or cannot be made.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("is there already and not empty", file=out, mend="give a new directory")
+        raise InputError("is there already and not empty", file=out, hint="give a new directory")
     draft = out.parent / f".{out.name}.partial"
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"cannot be written to ({error.strerror})", file=out, mend="choose another") from error
+        raise InputError(
+            f"cannot be written to ({error.strerror})", file=out, hint="choose another"
+        ) from error
     yield draft
     draft.replace(out)
 
@@ -68,8 +71,8 @@ def output(out: Path) -> Iterator[Path]:
 def need(data: ShardSet, kinds: tuple[str, ...], format_name: str, why: str) -> None:
     """Raise InputError where the set's kind does not fit the format."""
     if data.manifest.kind not in kinds:
-        problem = f"a set of kind {data.manifest.kind} cannot be exported as {format_name}: {why}"
-        raise InputError(problem, file=data.path, mend=f"give a set of kind {' or '.join(kinds)}")
+        message = f"a set of kind {data.manifest.kind} cannot be exported as {format_name}: {why}"
+        raise InputError(message, file=data.path, hint=f"give a set of kind {' or '.join(kinds)}")
 
 
 class Names:
@@ -86,12 +89,16 @@ class Names:
         """
         name = PurePosixPath(sample.file_name)
         if name.is_absolute() or ".." in name.parts or not name.name or "\0" in sample.file_name:
-            problem = f"the file name {sample.file_name!r} leads out of the export"
-            raise InputError(problem, record=f"image {sample.id}", mend="convert from a source with plain names")
+            message = f"the file name {sample.file_name!r} leads out of the export"
+            raise InputError(
+                message, record=f"image {sample.id}", hint="convert from a source with plain names"
+            )
         name = name.with_suffix(suffix) if suffix else name
         if (other := self._taken.setdefault(name, sample.id)) != sample.id:
-            problem = f"images {other} and {sample.id} would both be written to {name}"
-            raise InputError(problem, file=self._folder, mend="export them apart, see `segkit split`")
+            message = f"images {other} and {sample.id} would both be written to {name}"
+            raise InputError(
+                message, file=self._folder, hint="export them apart, see `segkit split`"
+            )
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -117,6 +124,9 @@ def write_images(data: ShardSet, folder: Path) -> None:
 
 
 def split_name(data: ShardSet) -> str:
-    """What stands behind `instances_` and `panoptic_` in file names: the split, or the set's name."""
+    """What stands behind `instances_` and `panoptic_` in file names: the split, or the set's
+    name."""
     name = data.manifest.split or data.manifest.name
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name) or "set"
+    return (
+        "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name) or "set"
+    )

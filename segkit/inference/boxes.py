@@ -10,20 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import Window, square_window
+from segkit.distributed import autocast
 from segkit.errors import InputError
-from segkit.inference.config import InferenceConfig
-from segkit.inference.propose import Image, upload
-from segkit.inference.stream import ahead, by_parts, like
-from segkit.masks.extent import extent, pixels_of_box
-from segkit.model.class_table import ClassTable
+from segkit.inference.forward_pass import Image, upload
+from segkit.inference.streams import ahead, by_parts, like
+from segkit.masks.boxes import extent, pixels_of_box
+from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg
-from segkit.model.precision import autocast
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import InferenceConfig
+from segkit.runs.run import Run
 from segkit.sample import Box
 from segkit.taxonomy import Category, Taxonomy
-from segkit.training.run_reader import Run
 
 FACTOR = 1.6
-"""Side of a crop over the longer side of its box, in the middle of what training zooms show (1.2 to 2.5)."""
+"""Side of a crop over the longer side of its box, in the middle of what training zooms show (1.2 to
+2.5)."""
 ENLARGE = 8.0
 """No crop enlarges pixels more than this."""
 
@@ -44,7 +46,8 @@ class Question:
 
 @dataclass(frozen=True)
 class BoxMask:
-    """The answer for one box; what lies outside of the box is not kept, so that thousands fit in memory."""
+    """The answer for one box; what lies outside of the box is not kept, so that thousands fit in
+    memory."""
 
     size: tuple[int, int]
     """Height and width of the image."""
@@ -55,7 +58,8 @@ class BoxMask:
     score: float
     """0-1."""
     class_index: int
-    """Row of the class table: the given one, or the model's where none was given (-1 if the table has no rows)."""
+    """Row of the class table: the given one, or the model's where none was given (-1 if the table
+    has no rows)."""
 
     @property
     def mask(self) -> Mask:
@@ -76,23 +80,31 @@ class _Crop:
 
 
 def masks_of_boxes(
-    model: DataSeg, table: ClassTable, questions: Iterable[Question], config: InferenceConfig, *, crop: int
+    model: DataSeg,
+    table: ClassEmbeddings,
+    questions: Iterable[Question],
+    config: InferenceConfig,
+    *,
+    crop: int,
 ) -> Iterator[list[BoxMask]]:
-    """The mask of each box of each image, in order; the mask of one box does not depend on the other boxes.
+    """The mask of each box of each image, in order; the mask of one box does not depend on the
+    other boxes.
 
-    Crops of all images fill batches together, so that many images with few boxes are as fast as few with many.
+    Crops of all images fill batches together, so that many images with few boxes are as fast as few
+    with many.
 
     Args:
         model: in evaluation mode.
         table: vocabulary of the labels, on the model's device.
         questions: images with their boxes; read a little ahead of what is given back.
         config: batch size and precision.
-        crop: side of the crops in pixels, a multiple of 32: that of the training crops, in which the model has seen
-            objects at this scale.
+        crop: side of the crops in pixels, a multiple of 32: that of the training crops, in which
+            the model has seen objects at this scale.
 
     Yields:
-        A list for each question. Score: mean probability within the mask, times the IoU of the mask's own box with the
-        given one (a mask that does not touch the sides of its box is doubtful).
+        A list for each question. Score: mean probability within the mask, times the IoU of the
+        mask's own box with the given one (a mask that does not touch the sides of its box is
+        doubtful).
     """
 
     def cut(part: tuple[Image, Box, int]) -> _Crop:
@@ -115,28 +127,43 @@ def masks_of_boxes(
 
 @torch.no_grad()
 def _ask(
-    model: DataSeg, table: ClassTable, batches: Iterable[list[tuple[int, _Crop]]], config: InferenceConfig
+    model: DataSeg,
+    table: ClassEmbeddings,
+    batches: Iterable[list[tuple[int, _Crop]]],
+    config: InferenceConfig,
 ) -> Iterator[tuple[_Crop, Tensor, Tensor]]:
-    """Each crop with the class of its box () and its mask logits (h, w), both still on the device."""
+    """Each crop with the class of its box () and its mask logits (h, w), both still on the
+    device."""
     device = table.text.device
     for batch in batches:
         crops = [crop for _, crop in batch]
         images = upload([crop.pixels for crop in crops], device)
-        boxes = torch.tensor([crop.window.box(crop.box) for crop in crops], dtype=torch.float32, device=device)
+        boxes = torch.tensor(
+            [crop.window.box(crop.box) for crop in crops], dtype=torch.float32, device=device
+        )
         labels = torch.tensor([crop.label for crop in crops], device=device)
         with autocast(config.precision, device):
-            given = boxes[:, None].unbind(), labels[:, None].unbind()
-            answer = model(images, table.text, *given, match=False, every_layer=False).conditioned
-        named = answer.class_logits[:, -1, 0, :-1].argmax(-1) if len(table.text) else torch.full_like(labels, -1)
+            prompts = BoxPrompts(list(boxes[:, None]), list(labels[:, None]))
+            outputs = model(images, table.text, prompts, learned_queries=False, aux_outputs=False)
+            answer = outputs.box_prompts
+        named = (
+            answer.class_logits[:, -1, 0, :-1].argmax(-1)
+            if len(table.text)
+            else torch.full_like(labels, -1)
+        )
         classes = torch.where(labels >= 0, labels, named)
         yield from zip(crops, classes, answer.mask_logits[:, -1, 0].float(), strict=True)
 
 
 def _window(height: int, width: int, box: Box, crop: int) -> Window:
-    """The crop in which a box is segmented: FACTOR times its longer side, no larger than the image's."""
+    """The crop in which a box is segmented: FACTOR times its longer side, no larger than the
+    image's."""
     longest = max(box[2], box[3])
     side = max(2, round(min(max(longest * FACTOR, crop / ENLARGE), max(height, width, longest))))
-    x, y = (round(start + extent / 2 - side / 2) for start, extent in ((box[0], box[2]), (box[1], box[3])))
+    x, y = (
+        round(start + extent / 2 - side / 2)
+        for start, extent in ((box[0], box[2]), (box[1], box[3]))
+    )
     return square_window(height, width, x, y, side, crop)
 
 
@@ -151,28 +178,40 @@ def _paste(asked: tuple[_Crop, Tensor, Tensor]) -> BoxMask:
 
 
 def _read(logits: Tensor, window: Window, rows: slice, columns: slice) -> Tensor:
-    """Bilinear values of a crop's logits (h, w) at the centres of image pixels: (rows, columns)."""
+    """Bilinear values of a crop's logits (h, w) at the centers of image pixels: (rows, columns)."""
     (x, y, width, height), (left, top, patch_w, patch_h) = window.source, window.patch
-    across = (torch.arange(columns.start, columns.stop, device=logits.device) + 0.5 - x) * patch_w / width + left
-    down = (torch.arange(rows.start, rows.stop, device=logits.device) + 0.5 - y) * patch_h / height + top
+    across = (
+        torch.arange(columns.start, columns.stop, device=logits.device) + 0.5 - x
+    ) * patch_w / width + left
+    down = (
+        torch.arange(rows.start, rows.stop, device=logits.device) + 0.5 - y
+    ) * patch_h / height + top
     u, v = across / window.canvas[1] * 2 - 1, down / window.canvas[0] * 2 - 1
     grid = torch.stack(torch.meshgrid(v, u, indexing="ij")[::-1], dim=-1)[None].to(logits.dtype)
     return F.grid_sample(logits[None, None], grid, align_corners=False, padding_mode="border")[0, 0]
 
 
 def tightness(mask: Mask) -> float:
-    """IoU of the box around a mask with the whole array (h, w): 1 where the mask touches all four sides."""
+    """IoU of the box around a mask with the whole array (h, w): 1 where the mask touches all four
+    sides."""
     _, _, width, height = extent(mask)
     return width * height / mask.size
 
 
-def conditioned(run: Run, table: ClassTable, questions: Iterable[Question]) -> Iterator[list[BoxMask]]:
+def conditioned(
+    run: Run, table: ClassEmbeddings, questions: Iterable[Question]
+) -> Iterator[list[BoxMask]]:
     """`masks_of_boxes` by a run, as its recipe says."""
-    return masks_of_boxes(run.model, table, questions, run.recipe.inference, crop=run.recipe.data.image_size)
+    return masks_of_boxes(
+        run.model, table, questions, run.recipe.inference, crop=run.recipe.data.image_size
+    )
 
 
 def segment_boxes(
-    run: Run, image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[str | None] | None = None
+    run: Run,
+    image: NDArray[np.uint8],
+    boxes: Sequence[Box],
+    labels: Sequence[str | None] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Masks of given boxes.
 
@@ -180,15 +219,15 @@ def segment_boxes(
         run: a trained model, from `segkit.load_run`.
         image: (H, W, 3) uint8 RGB.
         boxes: x, y, width, height in pixels; an array (Q, 4) will do.
-        labels: a class name for each box, of any vocabulary that has text embeddings, or None where it is not known;
-            None for all where no class is known.
+        labels: a class name for each box, of any vocabulary that has text embeddings, or None where
+            it is not known; None for all where no class is known.
 
     Returns:
         (Q, H, W) bool, False outside each box, and (Q,) scores in 0-1.
 
     Raises:
-        InputError: an image of another shape or type, a box of no extent or beyond the image, labels that are not as
-            many as the boxes, or a name that has no text embedding.
+        InputError: an image of another shape or type, a box of no extent or beyond the image,
+            labels that are not as many as the boxes, or a name that has no text embedding.
     """
     given = [None] * len(boxes) if labels is None else list(labels)
     _check(image, boxes, given)
@@ -197,23 +236,25 @@ def segment_boxes(
     rows = [-1 if label is None else names.index(label) for label in given]
     question = Question(np.ascontiguousarray(image), boxes, rows)
     found = next(conditioned(run, run.table(taxonomy), [question]))
-    masks = np.stack([item.mask for item in found]) if found else np.zeros((0, *image.shape[:2]), bool)
+    masks = (
+        np.stack([item.mask for item in found]) if found else np.zeros((0, *image.shape[:2]), bool)
+    )
     return masks, np.array([item.score for item in found], np.float32)
 
 
 def _check(image: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[str | None]) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        problem = f"an image of shape {image.shape} and type {image.dtype}"
-        raise InputError(problem, mend="give (height, width, 3) uint8, red first")
+        message = f"an image of shape {image.shape} and type {image.dtype}"
+        raise InputError(message, hint="give (height, width, 3) uint8, red first")
     if len(labels) != len(boxes):
-        problem = f"{len(labels)} labels for {len(boxes)} boxes"
-        raise InputError(problem, mend="give one a box, None where it is not known")
+        message = f"{len(labels)} labels for {len(boxes)} boxes"
+        raise InputError(message, hint="give one a box, None where it is not known")
     for number, box in enumerate(boxes):
         if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
-            mend = "give x, y, width and height in pixels, the sides above 0"
-            raise InputError(f"box {number} is {[float(side) for side in box]}", mend=mend)
+            hint = "give x, y, width and height in pixels, the sides above 0"
+            raise InputError(f"box {number} is {[float(side) for side in box]}", hint=hint)
         rows, columns = pixels_of_box(box, image.shape[0], image.shape[1])
         if rows.start == rows.stop or columns.start == columns.stop:
             height, width = image.shape[:2]
-            problem = f"box {number} lies beyond the image of {width} x {height} pixels"
-            raise InputError(problem, mend="give x, y, width and height in pixels of this image")
+            message = f"box {number} lies beyond the image of {width} x {height} pixels"
+            raise InputError(message, hint="give x, y, width and height in pixels of this image")

@@ -16,8 +16,9 @@ _VOIDS = (255, 0, 65535)
 def write_native(predictions: ShardSet, folder: Path) -> Path:
     """Write a prediction set in the format of its kind; returns the folder.
 
-    instance: `results.json`, COCO results; panoptic: `panoptic_<name>.json` and its folder of PNGs; semantic: `masks/`,
-    `labels.txt` and `taxonomy.json`. Image ids are the set's own, read as numbers where they are numbers.
+    instance: `results.json`, COCO results; panoptic: `panoptic_<name>.json` and its folder of PNGs;
+    semantic: `masks/`, `labels.txt` and `taxonomy.json`. Image ids are the set's own, read as
+    numbers where they are numbers.
 
     Raises:
         InputError: the folder is not empty, or a class id does not fit in a PNG.

@@ -6,16 +6,18 @@ from pathlib import Path
 import cv2
 
 from segkit.errors import SegkitError
-from segkit.inference.stream import THREADS, ahead
-from segkit.pictures import overlay
+from segkit.images.draw import overlay
+from segkit.inference.streams import THREADS, ahead
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
-LEAST_SCORE = 0.3
+MIN_SCORE = 0.3
 """Instances below it are not drawn: average precision wants them, a person does not."""
 
 
-def write_overlays(predictions: ShardSet, folder: Path, on_image: Callable[[], None] = lambda: None) -> Path:
+def write_overlays(
+    predictions: ShardSet, folder: Path, on_image: Callable[[], None] = lambda: None
+) -> Path:
     """Write `folder`/<sample id>.jpg for every image of a prediction set; returns the folder.
 
     Raises:
@@ -24,7 +26,7 @@ def write_overlays(predictions: ShardSet, folder: Path, on_image: Callable[[], N
     instances = predictions.manifest.kind == "instance"
 
     def draw(sample: Sample) -> None:
-        shown = [s for s in sample.segments if not instances or (s.score or 0.0) >= LEAST_SCORE]
+        shown = [s for s in sample.segments if not instances or (s.score or 0.0) >= MIN_SCORE]
         picture = overlay(predictions.image(sample), shown, predictions.taxonomy)
         file = folder / f"{sample.id}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)

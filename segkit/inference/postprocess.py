@@ -1,7 +1,8 @@
-"""Proposals -> labelled masks of one image, by task: MERGE at inference and the config.
+"""Proposals -> labeled masks of one image, by task: MERGE at inference and the config.
 
-At the image's size, N masks of probabilities are read a band of rows at a time, and what is kept of them is a map of
-labels or run lengths: a photograph of 12 megapixels takes no more than its own map on top of a band.
+At the image's size, N masks of probabilities are read a band of rows at a time, and what is kept of
+them is a map of labels or run lengths: a photograph of 12 megapixels takes no more than its own map
+on top of a band.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.data.augment import Window
-from segkit.inference.config import InferenceConfig
-from segkit.inference.upscale import BAND, bands, image_size
-from segkit.manifest import Task
-from segkit.masks import rle
-from segkit.sample import Segment
-from segkit.supervision.merge import (
+from segkit.criterion.merge import (
     Groups,
     class_claims,
     group_proposals,
@@ -26,6 +21,12 @@ from segkit.supervision.merge import (
     merge_classes,
     merge_masks,
 )
+from segkit.data.augment import Window
+from segkit.inference.upscale import BAND, bands, image_size
+from segkit.masks import rle
+from segkit.recipes.schema import InferenceConfig
+from segkit.sample import Segment
+from segkit.shards.manifest import Task
 from segkit.taxonomy import Taxonomy
 
 _VOID = -1
@@ -33,7 +34,7 @@ _VOID = -1
 
 
 @dataclass(frozen=True)
-class LabelledMask:
+class LabeledMask:
     """One region of the answer."""
 
     class_index: int
@@ -50,22 +51,28 @@ class LabelledMask:
         return rle.decode(self.region.counts, *self.size)
 
 
-def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window, config: InferenceConfig) -> list[LabelledMask]:
-    """MERGE of all proposals per class; by default the largest sum of p(class) * sigmoid(mask) wins (MaskFormer, 3.4).
+def semantic(
+    class_logits: Tensor, mask_logits: Tensor, window: Window, config: InferenceConfig
+) -> list[LabeledMask]:
+    """MERGE of all proposals per class; by default the largest sum of p(class) * sigmoid(mask) wins
+    (MaskFormer, 3.4).
 
     Args:
         class_logits: (N, K + 1), background last.
         mask_logits: (N, h, w) on the canvas.
-        window: how the image was laid on the canvas; it must have taken the whole image, not mirrored.
+        window: how the image was laid on the canvas; it must have taken the whole image, not
+            mirrored.
         config: the form of MERGE.
 
     Returns:
-        One mask for each class that wins a pixel; together they cover the image, but for a vocabulary without classes.
+        One mask for each class that wins a pixel; together they cover the image, but for a
+        vocabulary without classes.
         Score: mean of the class's share.
     """
     probability, form = class_logits.softmax(-1)[:, :-1], config.merge_semantic
     coarse = class_claims(probability, mask_logits.sigmoid(), form)
-    # A class that is not among the best two of any coarse cell wins one pixel of 100,000; dropping it saves the work.
+    # A class that is not among the best two of any coarse cell wins one pixel of 100,000; dropping
+    # it saves the work.
     rivals = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)
     if not len(rivals):
         return []
@@ -79,15 +86,20 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window, config: 
         labels[rows] = winner.to(labels.dtype)
     classes, total = rivals.tolist(), shares.tolist()
     return [
-        LabelledMask(classes[row], region, image_size(window), min(1.0, total[row] / region.area))
+        LabeledMask(classes[row], region, image_size(window), min(1.0, total[row] / region.area))
         for row, region in rle.regions(labels.cpu().numpy()).items()
     ]
 
 
 def panoptic(
-    class_logits: Tensor, mask_logits: Tensor, window: Window, is_thing: Tensor, config: InferenceConfig
-) -> list[LabelledMask]:
-    """MERGE of stuff, then each pixel goes to the proposal with the largest p(class) * sigmoid(mask).
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    window: Window,
+    is_thing: Tensor,
+    config: InferenceConfig,
+) -> list[LabeledMask]:
+    """MERGE of stuff, then each pixel goes to the proposal with the largest p(class) *
+    sigmoid(mask).
 
     Args:
         class_logits: (N, K + 1), background last.
@@ -108,7 +120,9 @@ def panoptic(
     classes = classes[kept]
     scores = merged.softmax(-1)[kept].gather(1, classes[:, None])[:, 0]
     labels, wholes = _no_labels(window, scores), torch.zeros_like(classes)
-    for rows, logits in bands(_merged_masks(class_logits, mask_logits, groups, kept, config), window):
+    for rows, logits in bands(
+        _merged_masks(class_logits, mask_logits, groups, kept, config), window
+    ):
         probability = logits.sigmoid()
         owner = (scores[:, None, None] * probability).argmax(0)
         whole = probability >= 0.5
@@ -116,14 +130,15 @@ def panoptic(
         labels[rows] = owner.where(whole.gather(0, owner[None])[0], _VOID).to(labels.dtype)
     indices, certainty, sizes = classes.tolist(), scores.tolist(), wholes.tolist()
     return [
-        LabelledMask(indices[row], region, image_size(window), certainty[row])
+        LabeledMask(indices[row], region, image_size(window), certainty[row])
         for row, region in rle.regions(labels.cpu().numpy()).items()
         if row != _VOID and region.area >= config.overlap * sizes[row]
     ]
 
 
 def _no_labels(window: Window, names: Tensor) -> Tensor:
-    """A map (H, W) of the original image in which each pixel will have one of the places in `names`, or _VOID."""
+    """A map (H, W) of the original image in which each pixel will have one of the places in
+    `names`, or _VOID."""
     kind = torch.int16 if len(names) < 2**15 else torch.int32
     return torch.empty(image_size(window), dtype=kind, device=names.device)
 
@@ -140,11 +155,17 @@ def _merged_masks(
 
 
 def instances(
-    class_logits: Tensor, mask_logits: Tensor, window: Window, is_thing: Tensor, config: InferenceConfig
-) -> list[LabelledMask]:
-    """The strongest (proposal, thing class) pairs, not merged; score p(class) * mean sigmoid within the mask.
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    window: Window,
+    is_thing: Tensor,
+    config: InferenceConfig,
+) -> list[LabeledMask]:
+    """The strongest (proposal, thing class) pairs, not merged; score p(class) * mean sigmoid within
+    the mask.
 
-    Arguments as in `panoptic`. Masks may overlap, and one mask may return under several classes, as mask AP rewards.
+    Arguments as in `panoptic`. Masks may overlap, and one mask may return under several classes, as
+    mask AP rewards.
     """
     probability = class_logits.softmax(-1)[:, :-1].masked_fill(~is_thing, 0.0)
     count = min(config.instances, int(is_thing.sum()) * len(probability))
@@ -155,7 +176,7 @@ def instances(
     used, rows = torch.unique(queries, return_inverse=True)
     found = _separate(mask_logits[used], window)
     return [
-        LabelledMask(index, found[row][0], image_size(window), score * found[row][1])
+        LabeledMask(index, found[row][0], image_size(window), score * found[row][1])
         for score, index, row in zip(scores.tolist(), classes.tolist(), rows.tolist(), strict=True)
         if found[row][0].area > 0
     ]
@@ -180,8 +201,13 @@ def _separate(mask_logits: Tensor, window: Window) -> list[tuple[rle.Region, flo
 
 
 def answer(
-    task: Task, class_logits: Tensor, mask_logits: Tensor, window: Window, is_thing: Tensor, config: InferenceConfig
-) -> list[LabelledMask]:
+    task: Task,
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    window: Window,
+    is_thing: Tensor,
+    config: InferenceConfig,
+) -> list[LabeledMask]:
     """The masks of an image for a task; arguments as in `panoptic`."""
     if task == "semantic":
         return semantic(class_logits, mask_logits, window, config)
@@ -189,7 +215,7 @@ def answer(
     return by_instance(class_logits, mask_logits, window, is_thing, config)
 
 
-def to_segments(found: Sequence[LabelledMask], taxonomy: Taxonomy) -> tuple[Segment, ...]:
+def to_segments(found: Sequence[LabeledMask], taxonomy: Taxonomy) -> tuple[Segment, ...]:
     """Predictions as the segments that shard sets hold."""
     segments = []
     for item in found:
@@ -209,7 +235,8 @@ def to_segments(found: Sequence[LabelledMask], taxonomy: Taxonomy) -> tuple[Segm
 
 
 def encode(masks: Tensor) -> list[rle.Region]:
-    """Run lengths of masks (N, H, W) bool; the edges are found on their device, so that no mask leaves it."""
+    """Run lengths of masks (N, H, W) bool; the edges are found on their device, so that no mask
+    leaves it."""
     count, height, width = masks.shape
     flat = masks.transpose(1, 2).reshape(count, height * width)
     edges = flat.new_zeros(count, flat.shape[1] + 1)

@@ -5,24 +5,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from segkit.inference.config import InferenceConfig
-from segkit.inference.image_files import sample_ids
+from segkit.images.decode import decode_rgb
+from segkit.inference.forward_pass import Image, Item, Proposed, propose
+from segkit.inference.input_files import sample_ids
 from segkit.inference.postprocess import answer, to_segments
-from segkit.inference.propose import Image, Item, Proposed, propose
-from segkit.manifest import Ledger, Task
-from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
-from segkit.pixels import decode_rgb
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import InferenceConfig
+from segkit.runs.run import Run, load_run
 from segkit.sample import ImageRef, Sample
+from segkit.shards.manifest import Ledger, Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
 from segkit.taxonomy import Taxonomy
-from segkit.training.run_reader import Run, load_run
 
 
 def predict_images(
     model: DataSeg,
-    table: ClassTable,
+    table: ClassEmbeddings,
     taxonomy: Taxonomy,
     items: Iterable[Item],
     read: Callable[[Item], tuple[Sample, Image]],
@@ -45,19 +45,40 @@ def predict_images(
     """
 
     def finish(found: Proposed[Sample]) -> Sample:
-        masks = answer(task, found.class_logits, found.mask_logits, found.window, table.is_thing, config)
+        masks = answer(
+            task, found.class_logits, found.mask_logits, found.window, table.is_thing, config
+        )
         segments = to_segments(masks, taxonomy)
-        return replace(found.record, segments=segments, annotated=None, exhaustive=True, not_exhaustive=(), void=None)
+        return replace(
+            found.record,
+            segments=segments,
+            annotated=None,
+            exhaustive=True,
+            not_exhaustive=(),
+            void=None,
+        )
 
     return propose(model, table.text, items, read, finish, config)
 
 
 def predict_samples(
-    model: DataSeg, table: ClassTable, taxonomy: Taxonomy, data: ShardSet, task: Task, config: InferenceConfig
+    model: DataSeg,
+    table: ClassEmbeddings,
+    taxonomy: Taxonomy,
+    data: ShardSet,
+    task: Task,
+    config: InferenceConfig,
 ) -> Iterator[Sample]:
-    """The samples of a set with predictions in the place of their labels; the taxonomy need not be the set's."""
+    """The samples of a set with predictions in the place of their labels; the taxonomy need not be
+    the set's."""
     return predict_images(
-        model, table, taxonomy, data.samples(), lambda sample: (sample, data.image(sample)), task, config
+        model,
+        table,
+        taxonomy,
+        data.samples(),
+        lambda sample: (sample, data.image(sample)),
+        task,
+        config,
     )
 
 
@@ -84,7 +105,9 @@ def predict_set(
     """
     loaded = run if isinstance(run, Run) else load_run(run, device)
     classes = taxonomy or data.taxonomy
-    samples = predict_samples(loaded.model, loaded.table(classes), classes, data, task, loaded.recipe.inference)
+    samples = predict_samples(
+        loaded.model, loaded.table(classes), classes, data, task, loaded.recipe.inference
+    )
     return write_layer(
         out,
         data,
@@ -108,7 +131,8 @@ def predict_files(
     *,
     ledger: Ledger | None = None,
 ) -> ShardSet:
-    """Predict image files; the new set points at them, names them from `root` and holds the account of `check_files`.
+    """Predict image files; the new set points at them, names them from `root` and holds the account
+    of `check_files`.
 
     Raises:
         InputError: a file is no image.
@@ -140,9 +164,11 @@ def predict_files(
 
 def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:
     data = file.read_bytes()
-    pixels = decode_rgb(data, file=file, mend="remove or replace the file")
+    pixels = decode_rgb(data, file=file, hint="remove or replace the file")
     name = file.relative_to(root).as_posix()
-    reference = ImageRef(path=str(file.resolve()), length=len(data), sha256=hashlib.sha256(data).hexdigest())
+    reference = ImageRef(
+        path=str(file.resolve()), length=len(data), sha256=hashlib.sha256(data).hexdigest()
+    )
     return Sample(sample_id, name, pixels.shape[1], pixels.shape[0], image=reference), pixels
 
 

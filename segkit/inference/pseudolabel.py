@@ -1,4 +1,5 @@
-"""Transfer: a box-only set comes back with a mask for each box, or with the box where no good mask was found."""
+"""Transfer: a box-only set comes back with a mask for each box, or with the box where no good mask
+was found."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,24 +13,25 @@ from torch import Tensor
 
 from segkit.data.augment import Window
 from segkit.inference.boxes import BoxMask, Question, conditioned
-from segkit.inference.config import Strategy
-from segkit.inference.propose import Proposed, propose
-from segkit.inference.stream import ahead, by_parts
+from segkit.inference.forward_pass import Proposed, propose
+from segkit.inference.streams import ahead, by_parts
 from segkit.inference.upscale import bands, image_size, to_image
-from segkit.masks.extent import extent, pixels_of_box
+from segkit.masks.boxes import extent, pixels_of_box
 from segkit.masks.rle import encode
-from segkit.model.class_table import ClassTable
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import Strategy
+from segkit.runs.run import Run
 from segkit.sample import Box, Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
-from segkit.training.run_reader import Run
 
 Answers = Sequence[BoxMask | None]
-LEAST_SCORE = 0.3
-"""Masks below it are not good: the box stays a box. Half a mask's certainty on a box that it fills to two thirds."""
-LEAST_OVERLAP = 0.5
+MIN_SCORE = 0.3
+"""Masks below it are not good: the box stays a box. Half a mask's certainty on a box that it fills
+to two thirds."""
+MIN_OVERLAP = 0.5
 """Least IoU of a proposal's own box with the given box."""
-LEAST_CLASS = 0.1
+MIN_CLASS = 0.1
 """Least probability that a proposal gives to the box's class."""
 _TOGETHER = 256
 """Images whose boxes share batches; images without boxes are held back that long at most."""
@@ -39,10 +41,12 @@ _AHEAD = 8
 
 @dataclass(frozen=True)
 class Transfer:
-    """What came of the segments of a set: `boxes`, `already_masked` and `left_alone` are all of them."""
+    """What came of the segments of a set: `boxes`, `already_masked` and `left_alone` are all of
+    them."""
 
     boxes: int
-    """Box-only segments that were asked for, `masked` or `kept_as_boxes`: no crowds, no ignored ones."""
+    """Box-only segments that were asked for, `masked` or `kept_as_boxes`: no crowds, no ignored
+    ones."""
     masked: int
     kept_as_boxes: int
     already_masked: int
@@ -64,8 +68,8 @@ def pseudolabel_set(
         run: a trained model; its class table covers the set's taxonomy by text.
         data: any set; segments that have a mask, crowds and ignored ones stay as they are.
         out: shard set to publish the new version in.
-        strategy: `conditioned`: box-conditioned queries, each box by itself; `proposals`: the model's own proposals
-            matched to the boxes by class and overlap.
+        strategy: `conditioned`: box-conditioned queries, each box by itself; `proposals`: the
+            model's own proposals matched to the boxes by class and overlap.
         on_image: called after each image.
 
     Returns:
@@ -74,9 +78,11 @@ def pseudolabel_set(
     table = run.table(data.taxonomy)
     boxes = masked = already_masked = left_alone = 0
 
-    def labelled() -> Iterator[Sample]:
+    def labeled() -> Iterator[Sample]:
         nonlocal boxes, masked, already_masked, left_alone
-        for sample, asked, found in _answered(data, lambda questions: STRATEGIES[strategy](run, table, questions)):
+        for sample, asked, found in _answered(
+            data, lambda questions: STRATEGIES[strategy](run, table, questions)
+        ):
             bare = sum(s.mask is None for s in sample.segments)
             boxes, left_alone = boxes + len(asked), left_alone + bare - len(asked)
             already_masked += len(sample.segments) - bare
@@ -88,7 +94,7 @@ def pseudolabel_set(
     layer = write_layer(
         out,
         data,
-        labelled(),
+        labeled(),
         command="pseudolabel",
         arguments={**run.as_arguments(), "data": str(data.path), "strategy": strategy},
         kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
@@ -103,7 +109,11 @@ def _answered(
     """Each sample with the places of the segments that want a mask, and the answers for these."""
 
     def question(sample: Sample) -> tuple[Sample, list[int], list[Question]]:
-        asked = [i for i, s in enumerate(sample.segments) if s.mask is None and not (s.is_crowd or s.ignore)]
+        asked = [
+            i
+            for i, s in enumerate(sample.segments)
+            if s.mask is None and not (s.is_crowd or s.ignore)
+        ]
         boxes = [sample.segments[i].box for i in asked]
         labels = [data.taxonomy.index[sample.segments[i].class_id] for i in asked]
         return sample, asked, [Question(data.image(sample), boxes, labels)] if asked else []
@@ -118,7 +128,7 @@ def _answered(
 def _with_masks(sample: Sample, found: dict[int, BoxMask | None]) -> Sample:
     segments = list(sample.segments)
     for i, item in found.items():
-        if item is not None and item.score >= LEAST_SCORE:
+        if item is not None and item.score >= MIN_SCORE:
             segments[i] = _masked(segments[i], item)
     return replace(sample, segments=tuple(segments))
 
@@ -126,19 +136,25 @@ def _with_masks(sample: Sample, found: dict[int, BoxMask | None]) -> Sample:
 def _masked(segment: Segment, found: BoxMask) -> Segment:
     """The segment with its pseudo-mask: class, box and provenance of the box stay."""
     area = float(found.inside.sum())
-    return replace(segment, mask=encode(found.mask), area=area, mask_from="pseudo", score=min(1.0, found.score))
+    return replace(
+        segment, mask=encode(found.mask), area=area, mask_from="pseudo", score=min(1.0, found.score)
+    )
 
 
-def proposals(run: Run, table: ClassTable, questions: Iterable[Question]) -> Iterator[Answers]:
+def proposals(run: Run, table: ClassEmbeddings, questions: Iterable[Question]) -> Iterator[Answers]:
     """The model's own proposals, given to the boxes of each image by `match_proposals`."""
 
     def match(found: Proposed[Question]) -> Answers:
         labels = list(found.record.labels)
         probability = found.class_logits.softmax(-1)[:, labels].cpu().numpy()
-        return match_proposals(found.mask_logits, found.window, probability, found.record.boxes, labels)
+        return match_proposals(
+            found.mask_logits, found.window, probability, found.record.boxes, labels
+        )
 
     config = run.recipe.inference
-    return propose(run.model, table.text, questions, lambda question: (question, question.image), match, config)
+    return propose(
+        run.model, table.text, questions, lambda question: (question, question.image), match, config
+    )
 
 
 def match_proposals(
@@ -148,7 +164,8 @@ def match_proposals(
     boxes: Sequence[Box],
     labels: Sequence[int],
 ) -> Answers:
-    """Give boxes the proposals that agree with them in class and place, one to one, clipped to the box.
+    """Give boxes the proposals that agree with them in class and place, one to one, clipped to the
+    box.
 
     Args:
         mask_logits: (N, h, w) of the proposals, of the whole canvas.
@@ -158,19 +175,27 @@ def match_proposals(
         labels: (Q,) the class of each.
 
     Returns:
-        For each box a mask whose score is the IoU of the two boxes times the mean probability within the mask; None
-        where no proposal overlaps by LEAST_OVERLAP with at least LEAST_CLASS for the class.
+        For each box a mask whose score is the IoU of the two boxes times the mean probability
+        within the mask; None where no proposal overlaps by LEAST_OVERLAP with at least LEAST_CLASS
+        for the class.
     """
     extents, size = _extents(mask_logits, window), image_size(window)
-    overlap = np.array([[_box_iou(own, box) for box in boxes] for own in extents]).reshape(len(extents), len(boxes))
-    fits = (overlap >= LEAST_OVERLAP) & (class_probability >= LEAST_CLASS)
+    overlap = np.array([[_box_iou(own, box) for box in boxes] for own in extents]).reshape(
+        len(extents), len(boxes)
+    )
+    fits = (overlap >= MIN_OVERLAP) & (class_probability >= MIN_CLASS)
     proposals, owners = linear_sum_assignment(-np.where(fits, overlap + class_probability, 0.0))
     found: list[BoxMask | None] = [None] * len(boxes)
     for proposal, owner in zip(proposals.tolist(), owners.tolist(), strict=True):
         if not fits[proposal, owner]:
             continue
         rows, columns = place = pixels_of_box(boxes[owner], *size)
-        soft = to_image(mask_logits[proposal, None], window, rows)[0, :, columns].sigmoid().cpu().numpy()
+        soft = (
+            to_image(mask_logits[proposal, None], window, rows)[0, :, columns]
+            .sigmoid()
+            .cpu()
+            .numpy()
+        )
         inside = soft >= 0.5
         if inside.any():
             score = float(overlap[proposal, owner] * soft[inside].mean())
@@ -181,16 +206,24 @@ def match_proposals(
 def _extents(mask_logits: Tensor, window: Window) -> list[Box]:
     """The tight box of each mask (N, h, w) in the image."""
     height, width = image_size(window)
-    rows, columns = np.zeros((len(mask_logits), height), bool), np.zeros((len(mask_logits), width), bool)
+    rows, columns = (
+        np.zeros((len(mask_logits), height), bool),
+        np.zeros((len(mask_logits), width), bool),
+    )
     for band, logits in bands(mask_logits, window):
         masks = (logits.sigmoid() >= 0.5).cpu().numpy()
         rows[:, band] = masks.any(2)
         columns |= masks.any(1)
-    sides = ((extent(across[None]), extent(down[:, None])) for across, down in zip(columns, rows, strict=True))
+    sides = (
+        (extent(across[None]), extent(down[:, None]))
+        for across, down in zip(columns, rows, strict=True)
+    )
     return [(x, y, wide, tall) for (x, _, wide, _), (_, y, _, tall) in sides]
 
 
-STRATEGIES: dict[Strategy, Callable[[Run, ClassTable, Iterable[Question]], Iterator[Answers]]] = {
+STRATEGIES: dict[
+    Strategy, Callable[[Run, ClassEmbeddings, Iterable[Question]], Iterator[Answers]]
+] = {
     "conditioned": conditioned,
     "proposals": proposals,
 }

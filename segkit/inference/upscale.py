@@ -1,4 +1,5 @@
-"""Mask logits of the padded canvas, read at the pixels of the original image: whole, or a band of rows at a time."""
+"""Mask logits of the padded canvas, read at the pixels of the original image: whole, or a band of
+rows at a time."""
 
 from collections.abc import Iterator
 
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 from segkit.data.augment import Window
 
 BAND = 2**22
-"""Values of a band: 16 MiB, of which a few copies live at a time, in each thread that finishes an image."""
+"""Values of a band: 16 MiB, of which a few copies live at a time, in each thread that finishes an
+image."""
 
 
 def image_size(window: Window) -> tuple[int, int]:
@@ -26,7 +28,8 @@ def bands(mask_logits: Tensor, window: Window, depth: int = 0) -> Iterator[tuple
         depth: maps that the caller makes of a band, where these are more than N.
 
     Yields:
-        The rows of a band, and its logits (N, rows, W): no more than BAND values, but a row at least.
+        The rows of a band, and its logits (N, rows, W): no more than BAND values, but a row at
+        least.
     """
     height, width = image_size(window)
     step = max(1, BAND // (width * max(1, depth, len(mask_logits))))
@@ -42,7 +45,8 @@ def to_image(mask_logits: Tensor, window: Window, rows: slice | None = None) -> 
 
     Args:
         mask_logits: (N, h, w), of the whole canvas at any stride.
-        window: how the image was laid on the canvas; it must have taken the whole image, not mirrored.
+        window: how the image was laid on the canvas; it must have taken the whole image, not
+            mirrored.
         rows: of the image, all by default.
 
     Returns:
@@ -50,18 +54,21 @@ def to_image(mask_logits: Tensor, window: Window, rows: slice | None = None) -> 
     """
     (left, top, patch_w, patch_h), (height, width) = window.patch, image_size(window)
     start, stop, _ = (rows or slice(None)).indices(height)
-    above, below, share = _neighbours(start, stop, patch_h, height)
+    above, below, share = _neighbors(start, stop, patch_h, height)
     shown = int(above[0]) + top, int(below[-1]) + top + 1  # rows of the canvas that are looked at
-    strip = _between(mask_logits, *_neighbours(*shown, mask_logits.shape[1], window.canvas[0]))
+    strip = _between(mask_logits, *_neighbors(*shown, mask_logits.shape[1], window.canvas[0]))
     patch = _stretch(strip, window.canvas[1])[:, :, left : left + patch_w]
     return _stretch(_between(patch, above - above[0], below - above[0], share), width)
 
 
-def _neighbours(start: int, stop: int, source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `source` rows resized to `target`: those around each of the rows start..stop, and the share of the second."""
-    centre = ((torch.arange(start, stop, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(min=0)
-    above = centre.long()
-    return above, (above + 1).clamp(max=source - 1), (centre - above).float()
+def _neighbors(start: int, stop: int, source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `source` rows resized to `target`: those around each of the rows start..stop, and the
+    share of the second."""
+    center = ((torch.arange(start, stop, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp(
+        min=0
+    )
+    above = center.long()
+    return above, (above + 1).clamp(max=source - 1), (center - above).float()
 
 
 def _between(values: Tensor, above: Tensor, below: Tensor, share: Tensor) -> Tensor:
@@ -72,4 +79,6 @@ def _between(values: Tensor, above: Tensor, below: Tensor, share: Tensor) -> Ten
 
 def _stretch(values: Tensor, width: int) -> Tensor:
     """Rows (N, rows, w), each resized bilinearly to (N, rows, width)."""
-    return F.interpolate(values[None], size=(values.shape[1], width), mode="bilinear", align_corners=False)[0]
+    return F.interpolate(
+        values[None], size=(values.shape[1], width), mode="bilinear", align_corners=False
+    )[0]

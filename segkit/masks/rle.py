@@ -1,7 +1,8 @@
-"""Run-length masks in COCO's compressed form: column-major runs, zeros first, delta-coded in 5-bit characters.
+"""Run-length masks in COCO's compressed form: column-major runs, zeros first, delta-coded in 5-bit
+characters.
 
-The strings are those of pycocotools (`rleToString` in cocoapi's maskApi.c); here a whole label map, or a whole list of
-masks, is coded in one vectorised pass.
+The strings are those of pycocotools (`rleToString` in cocoapi's maskApi.c); here a whole label map,
+or a whole list of masks, is coded in one vectorised pass.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,12 +19,15 @@ Counts = NDArray[np.int64]
 _BASE, _MORE, _SIGN, _BITS = 48, 32, 16, 5
 _LONGEST = 13  # characters of a 64-bit count; more than that is no count
 _BATCH = 200
-_POLYGON_LIMIT = 2.0**20  # pixels; pycocotools walks every edge point by point and overflows far beyond this
+_POLYGON_LIMIT = (
+    2.0**20
+)  # pixels; pycocotools walks every edge point by point and overflows far beyond this
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The pixels of one id of a label map: their RLE counts, number and tight box (x, y, width, height)."""
+    """The pixels of one id of a label map: their RLE counts, number and tight box (x, y, width,
+    height)."""
 
     counts: bytes
     area: int
@@ -42,12 +46,14 @@ def encode(mask: NDArray[Any]) -> bytes:
 
 
 def decode(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
-    """The (H, W) mask of compressed counts; ValueError where they do not fill height x width exactly."""
+    """The (H, W) mask of compressed counts; ValueError where they do not fill height x width
+    exactly."""
     return _flat(counts, height, width).reshape(width, height).T
 
 
 def union(masks: Iterable[bytes], height: int, width: int) -> bytes:
-    """Compressed counts of all pixels of the masks; ValueError where one does not fill height x width exactly."""
+    """Compressed counts of all pixels of the masks; ValueError where one does not fill height x
+    width exactly."""
     covered = np.zeros((height, width), bool)
     for counts in masks:
         covered |= decode(counts, height, width)
@@ -60,14 +66,18 @@ def area(counts: bytes, height: int, width: int) -> int:
 
 
 def areas(masks: Sequence[bytes]) -> NDArray[np.int64]:
-    """Pixels of each of N masks; the image sizes are not checked. ValueError for a string that breaks off."""
+    """Pixels of each of N masks; the image sizes are not checked. ValueError for a string that
+    breaks off."""
     from pycocotools import mask as coco
 
     if any(counts and (counts[-1] - _BASE) & _MORE for counts in masks):
         raise ValueError("a malformed RLE")  # pycocotools would read beyond its end
-    # ten times faster than NumPy can be here; more than 255 masks at once overflow a byte in pycocotools
+    # ten times faster than NumPy can be here; more than 255 masks at once overflow a byte in
+    # pycocotools
     batches = (masks[start : start + _BATCH] for start in range(0, len(masks), _BATCH))
-    sizes = [coco.area([{"size": [1, 1], "counts": counts} for counts in batch]) for batch in batches]
+    sizes = [
+        coco.area([{"size": [1, 1], "counts": counts} for counts in batch]) for batch in batches
+    ]
     return np.concatenate(sizes).astype(np.int64) if sizes else np.zeros(0, np.int64)
 
 
@@ -80,11 +90,17 @@ def box(counts: bytes, height: int, width: int) -> Box:
     if not starts.size:
         return (0.0, 0.0, 0.0, 0.0)
     left, right, top, bottom = _extent(starts, ends, np.zeros(1, np.intp), height)
-    return (float(left[0]), float(top[0]), float(right[0] - left[0] + 1), float(bottom[0] - top[0] + 1))
+    return (
+        float(left[0]),
+        float(top[0]),
+        float(right[0] - left[0] + 1),
+        float(bottom[0] - top[0] + 1),
+    )
 
 
 def regions(ids: NDArray[Any]) -> dict[int, Region]:
-    """Counts, area and tight box of every id in a (H, W) integer map, ids ascending, in one pass of run lengths."""
+    """Counts, area and tight box of every id in a (H, W) integer map, ids ascending, in one pass of
+    run lengths."""
     if not ids.size:
         return {}
     height = ids.shape[0]
@@ -93,7 +109,8 @@ def regions(ids: NDArray[Any]) -> dict[int, Region]:
     values = flat[starts]
     ends = np.append(starts[1:], flat.size)
     distinct, rank = np.unique(values, return_inverse=True)
-    # NumPy sorts 16-bit integers by radix; with the ranks found first it is still twice as fast as to sort the ids
+    # NumPy sorts 16-bit integers by radix; with the ranks found first it is still twice as fast as
+    # to sort the ids
     order = np.argsort(rank.astype(np.uint16) if len(distinct) < 2**16 else rank, kind="stable")
     return _group_runs(values[order], starts[order], ends[order], height, flat.size)
 
@@ -103,17 +120,24 @@ def from_edges(masks: Counts, pixels: Counts, count: int, height: int, width: in
 
     Args:
         masks: (E,) index of the mask that each edge belongs to, ascending.
-        pixels: (E,) column-major pixel at which the mask begins or, every second time, has ended; ascending in a mask.
+        pixels: (E,) column-major pixel at which the mask begins or, every second time, has ended;
+            ascending in a mask.
         count: masks in all; one without an edge is empty.
         height: of the image, pixels.
         width: of the image, pixels.
     """
-    found = _group_runs(masks[::2], pixels[::2], pixels[1::2], height, height * width) if len(masks) else {}
+    found = (
+        _group_runs(masks[::2], pixels[::2], pixels[1::2], height, height * width)
+        if len(masks)
+        else {}
+    )
     empty = Region(compress(np.array([height * width])), 0, (0.0, 0.0, 0.0, 0.0))
     return [found.get(mask, empty) for mask in range(count)]
 
 
-def _group_runs(values: NDArray[Any], starts: Counts, ends: Counts, height: int, size: int) -> dict[int, Region]:
+def _group_runs(
+    values: NDArray[Any], starts: Counts, ends: Counts, height: int, size: int
+) -> dict[int, Region]:
     """Region of each value, from runs (at least one) sorted by value and place."""
     first = np.concatenate(([0], np.flatnonzero(values[1:] != values[:-1]) + 1))
     number = np.diff(np.append(first, len(values)))
@@ -133,8 +157,8 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
     """Union of polygons [x1, y1, x2, y2, ...] (pixels) as pycocotools rasterises them.
 
     Raises:
-        ValueError: no polygon, fewer than three points, an odd count of numbers, or a number that is not finite or
-            beyond a million pixels.
+        ValueError: no polygon, fewer than three points, an odd count of numbers, or a number that
+            is not finite or beyond a million pixels.
     """
     from pycocotools import mask as coco
 
@@ -150,15 +174,19 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
 
 
 def from_uncompressed(counts: Sequence[int], height: int, width: int) -> bytes:
-    """Compressed counts of a COCO uncompressed RLE; ValueError where it does not fill height x width."""
+    """Compressed counts of a COCO uncompressed RLE; ValueError where it does not fill height x
+    width."""
     runs = np.asarray(counts, np.int64)
     if runs.ndim != 1 or (runs < 0).any() or int(runs.sum()) != height * width:
         raise ValueError(f"run lengths do not fill {width} x {height} pixels")
     return compress(runs)
 
 
-def paint(label: Mapping[int, bytes] | Iterable[tuple[int, bytes]], height: int, width: int) -> NDArray[np.int32]:
-    """A (H, W) map in which each mask's pixels carry its id; 0 elsewhere; later masks paint over earlier ones."""
+def paint(
+    label: Mapping[int, bytes] | Iterable[tuple[int, bytes]], height: int, width: int
+) -> NDArray[np.int32]:
+    """A (H, W) map in which each mask's pixels carry its id; 0 elsewhere; later masks paint over
+    earlier ones."""
     flat = np.zeros(height * width, np.int32)
     for value, counts in label.items() if isinstance(label, Mapping) else label:
         flat[_flat(counts, height, width)] = value
@@ -178,7 +206,8 @@ def decompress(counts: bytes) -> Counts:
 
 
 def decompress_many(masks: Sequence[bytes]) -> list[Counts]:
-    """Run lengths of each of N strings, decoded in one pass: several times faster than one by one."""
+    """Run lengths of each of N strings, decoded in one pass: several times faster than one by
+    one."""
     if not masks:
         return []
     values, per_mask = _values(masks)
@@ -203,8 +232,11 @@ def _flat(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
 
 
-def _label_strings(starts: Counts, ends: Counts, first: Counts, number: Counts, size: int) -> list[bytes]:
-    """Strings of all groups of sorted runs: each becomes gap, run, gap, run, ..., and the rest if there is one."""
+def _label_strings(
+    starts: Counts, ends: Counts, first: Counts, number: Counts, size: int
+) -> list[bytes]:
+    """Strings of all groups of sorted runs: each becomes gap, run, gap, run, ..., and the rest if
+    there is one."""
     before = np.concatenate(([0], ends[:-1]))
     before[first] = 0
     rest = size - ends[np.append(first[1:], len(ends)) - 1]
@@ -227,7 +259,8 @@ def _label_strings(starts: Counts, ends: Counts, first: Counts, number: Counts, 
 
 
 def _characters(values: Counts) -> tuple[NDArray[np.uint8], Counts]:
-    """COCO's characters of signed values, and how many each takes: 5 bits each, low first, the last one's sign bit."""
+    """COCO's characters of signed values, and how many each takes: 5 bits each, low first, the last
+    one's sign bit."""
     magnitude = values ^ (values >> 63)
     lengths = np.ones(len(values), np.int64)
     reach, largest = _SIGN, int(magnitude.max(initial=0))
@@ -246,11 +279,14 @@ def _characters(values: Counts) -> tuple[NDArray[np.uint8], Counts]:
 
 
 def _values(masks: Sequence[bytes]) -> tuple[Counts, Counts]:
-    """The signed values that the strings of N masks code, one after the other, and how many each mask has."""
+    """The signed values that the strings of N masks code, one after the other, and how many each
+    mask has."""
     codes = np.frombuffer(b"".join(masks), np.uint8).astype(np.int64) - _BASE
     last = (codes & _MORE) == 0
     closing = np.cumsum([len(counts) for counts in masks]) - 1
-    if codes.size and (codes.min() < 0 or codes.max() >= 2 * _MORE or not last[closing[closing >= 0]].all()):
+    if codes.size and (
+        codes.min() < 0 or codes.max() >= 2 * _MORE or not last[closing[closing >= 0]].all()
+    ):
         raise ValueError("a malformed RLE")
     stops = np.flatnonzero(last)
     begins = np.concatenate(([0], stops[:-1] + 1)) if stops.size else np.zeros(0, np.int64)
@@ -270,7 +306,9 @@ def _extent(
     """First and last column and row of each group of runs; `ends` is each run's last pixel."""
     left, right = starts // height, ends // height
     top, bottom = starts - left * height, ends - right * height  # % takes longer
-    wraps = left < right  # a run over a column's end holds its bottom pixel and the next one's top pixel
+    wraps = (
+        left < right
+    )  # a run over a column's end holds its bottom pixel and the next one's top pixel
     return (
         np.minimum.reduceat(left, first),
         np.maximum.reduceat(right, first),

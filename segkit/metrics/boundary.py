@@ -1,7 +1,9 @@
-"""Boundary IoU (Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021).
+"""Boundary IoU (Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation
+Evaluation", CVPR 2021).
 
-Large masks reach a high IoU with sloppy outlines; here a pair counts as good only as its outlines agree: wherever a
-metric takes the IoU of two masks, it takes the smaller one of that IoU and the IoU of their boundaries.
+Large masks reach a high IoU with sloppy outlines; here a pair counts as good only as its outlines
+agree: wherever a metric takes the IoU of two masks, it takes the smaller one of that IoU and the
+IoU of their boundaries.
 """
 
 from collections.abc import Sequence
@@ -17,14 +19,15 @@ from segkit.metrics.instance import Curves
 from segkit.metrics.objects import Batch, Record, not_exhaustive
 from segkit.metrics.overlap import Overlap, overlap
 from segkit.metrics.regions import Regions
-from segkit.metrics.runs import Ints, join
+from segkit.metrics.run_lengths import Ints, join
 
 RATIO = 0.02
 """Width of the boundary, as a share of the image's diagonal."""
 
 
 def boundary(counts: bytes, height: int, width: int, ratio: float = RATIO) -> bytes:
-    """Pixels of a mask that lie within `ratio` x diagonal of its outline (the image's edge is outline as well)."""
+    """Pixels of a mask that lie within `ratio` x diagonal of its outline (the image's edge is
+    outline as well)."""
     import cv2
 
     mask = rle.decode(counts, height, width)
@@ -39,15 +42,23 @@ def boundary(counts: bytes, height: int, width: int, ratio: float = RATIO) -> by
 
 def of_regions(regions: Regions) -> Regions:
     """The boundaries of all segments."""
-    counts = [regions.buffer[a:b].tobytes() for a, b in zip(regions.offsets[:-1], regions.offsets[1:], strict=True)]
-    sizes = zip(regions.height[regions.image].tolist(), regions.width[regions.image].tolist(), strict=True)
-    outlines = [boundary(one, height, width) for one, (height, width) in zip(counts, sizes, strict=True)]
+    counts = [
+        regions.buffer[a:b].tobytes()
+        for a, b in zip(regions.offsets[:-1], regions.offsets[1:], strict=True)
+    ]
+    sizes = zip(
+        regions.height[regions.image].tolist(), regions.width[regions.image].tolist(), strict=True
+    )
+    outlines = [
+        boundary(one, height, width) for one, (height, width) in zip(counts, sizes, strict=True)
+    ]
     buffer, offsets = join(outlines)
     return replace(regions, buffer=buffer, offsets=offsets)
 
 
 def iou_of_pairs(shared: Overlap, truth: Regions, prediction: Regions) -> NDArray[np.float64]:
-    """(P,) boundary IoU of the pairs of `shared`; what a predicted boundary has in void does not count.
+    """(P,) boundary IoU of the pairs of `shared`; what a predicted boundary has in void does not
+    count.
 
     Args:
         shared: common pixels of the masks.
@@ -56,8 +67,8 @@ def iou_of_pairs(shared: Overlap, truth: Regions, prediction: Regions) -> NDArra
     """
     drawn = of_regions(prediction)
     outlines = overlap(of_regions(truth), drawn)
-    labelled = overlap(truth, drawn)
-    inside = np.bincount(labelled.prediction, weights=labelled.pixels, minlength=len(prediction))
+    labeled = overlap(truth, drawn)
+    inside = np.bincount(labeled.prediction, weights=labeled.pixels, minlength=len(prediction))
     common = _looked_up(outlines, shared, len(prediction))
     union = outlines.truth_area[shared.truth] + inside[shared.prediction] - common
     return np.asarray(common / np.maximum(union, 1), np.float64)
@@ -65,7 +76,9 @@ def iou_of_pairs(shared: Overlap, truth: Regions, prediction: Regions) -> NDArra
 
 def _looked_up(outlines: Overlap, shared: Overlap, predictions: int) -> Ints:
     """(P,) pixels of `outlines` for the pairs of `shared`, 0 where the boundaries do not meet."""
-    number = outlines.truth * predictions + outlines.prediction  # ascending: `overlap` orders its pairs so
+    number = (
+        outlines.truth * predictions + outlines.prediction
+    )  # ascending: `overlap` orders its pairs so
     if not len(number):
         return np.zeros(len(shared.truth), np.int64)
     wanted = shared.truth * predictions + shared.prediction
@@ -74,16 +87,22 @@ def _looked_up(outlines: Overlap, shared: Overlap, predictions: int) -> Ints:
 
 
 def overlaps(found: Sequence[Record], there: Sequence[Record]) -> NDArray[np.float64]:
-    """(D, G) boundary IoU of detections and objects; with a crowd, the share of the detection's boundary in it."""
+    """(D, G) boundary IoU of detections and objects; with a crowd, the share of the detection's
+    boundary in it."""
     from pycocotools import mask as coco
 
     crowd = [int(annotation["iscrowd"]) for annotation in there]
-    iou = coco.iou([_outline(result) for result in found], [_outline(annotation) for annotation in there], crowd)
+    iou = coco.iou(
+        [_outline(result) for result in found],
+        [_outline(annotation) for annotation in there],
+        crowd,
+    )
     return np.asarray(iou, np.float64)
 
 
 def curves(batches: Sequence[Batch], classes: int, max_dets: tuple[int, ...]) -> Curves:
-    """COCO curves with the smaller of mask IoU and boundary IoU, by pycocotools (all records in memory).
+    """COCO curves with the smaller of mask IoU and boundary IoU, by pycocotools (all records in
+    memory).
 
     Where labels are not exhaustive, what matches nothing does not count, as in LVIS.
     """
@@ -98,7 +117,9 @@ def curves(batches: Sequence[Batch], classes: int, max_dets: tuple[int, ...]) ->
             if not len(masks):
                 return masks
             found = sorted(self._dts[image, category], key=lambda result: -result["score"])
-            return np.minimum(masks, overlaps(found[: self.params.maxDets[-1]], self._gts[image, category]))
+            return np.minimum(
+                masks, overlaps(found[: self.params.maxDets[-1]], self._gts[image, category])
+            )
 
         def evaluateImg(self, image: int, category: int, area: Any, most: int) -> Any:  # noqa: N802 - as above
             row = super().evaluateImg(image, category, area, most)
@@ -112,4 +133,7 @@ def curves(batches: Sequence[Batch], classes: int, max_dets: tuple[int, ...]) ->
 def _outline(record: Record) -> Record:
     """RLE of the boundary of a record's mask."""
     height, width = record["segmentation"]["size"]
-    return {"size": [height, width], "counts": boundary(record["segmentation"]["counts"], height, width)}
+    return {
+        "size": [height, width],
+        "counts": boundary(record["segmentation"]["counts"], height, width),
+    }

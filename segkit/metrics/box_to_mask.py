@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.masks.extent import pixels_of_box
+from segkit.masks.boxes import pixels_of_box
 from segkit.sample import Box, Sample, Segment
 
 Mask = NDArray[np.bool_]
@@ -37,10 +37,10 @@ def score_masks_of_boxes(truth: Iterable[Sample], answers: Iterable[Sample]) -> 
     """Compare the masks given to boxes with the true ones.
 
     Args:
-        truth: samples with the true masks; segments are known by `source_id`. Crowds, ignored segments and segments
-            without a mask are left out.
-        answers: samples in which the segments of the same `source_id` may have a mask; further images and segments
-            are passed over.
+        truth: samples with the true masks; segments are known by `source_id`. Crowds, ignored
+            segments and segments without a mask are left out.
+        answers: samples in which the segments of the same `source_id` may have a mask; further
+            images and segments are passed over.
 
     Raises:
         InputError: there is no true mask, or an image of the truth is not among the answers.
@@ -53,9 +53,14 @@ def score_masks_of_boxes(truth: Iterable[Sample], answers: Iterable[Sample]) -> 
             rows += _score_image(image, answer)
     if wanted:
         missing = ", ".join(sorted(wanted)[:5])
-        raise InputError(f"no answers for {len(wanted)} images ({missing})", mend="give the set of the same images")
+        raise InputError(
+            f"no answers for {len(wanted)} images ({missing})",
+            hint="give the set of the same images",
+        )
     if not rows:
-        raise InputError("no object has a true mask", mend="give the file that holds the hidden masks")
+        raise InputError(
+            "no object has a true mask", hint="give the file that holds the hidden masks"
+        )
     columns = np.array(rows, np.float64)
     mean = columns.mean(axis=0).tolist()
     return BoxToMask(mean[0], mean[1], mean[2], len(rows), int(columns[:, 3].sum()))
@@ -70,13 +75,18 @@ def _score_image(truth: Sample, answer: Sample) -> Iterable[tuple[float, float, 
         true = rle.decode(segment.mask, *size)
         counts = given.get(_id_of(segment, truth))
         found = 0.0 if counts is None else iou(true, rle.decode(counts, *size))
-        plain = iou(true, filled_box(segment.box, *size)), iou(true, inscribed_ellipse(segment.box, *size))
+        plain = (
+            iou(true, filled_box(segment.box, *size)),
+            iou(true, inscribed_ellipse(segment.box, *size)),
+        )
         yield found, *plain, counts is not None
 
 
 def _id_of(segment: Segment, image: Sample) -> str:
     if segment.source_id is None:
-        raise InputError("an annotation has no id", record=f"image {image.id}", mend="give every annotation one")
+        raise InputError(
+            "an annotation has no id", record=f"image {image.id}", hint="give every annotation one"
+        )
     return segment.source_id
 
 
@@ -94,10 +104,13 @@ def filled_box(box: Box, height: int, width: int) -> Mask:
 
 
 def inscribed_ellipse(box: Box, height: int, width: int) -> Mask:
-    """The ellipse that touches the four sides of the box, as OpenCV draws it from whole centres and axes."""
+    """The ellipse that touches the four sides of the box, as OpenCV draws it from whole centers and
+    axes."""
     import cv2
 
     x, y, w, h = box
     canvas = np.zeros((height, width), np.uint8)
-    cv2.ellipse(canvas, (int(x + w / 2), int(y + h / 2)), (int(w / 2), int(h / 2)), 0, 0, 360, 1, -1)
+    cv2.ellipse(
+        canvas, (int(x + w / 2), int(y + h / 2)), (int(w / 2), int(h / 2)), 0, 0, 360, 1, -1
+    )
     return canvas.astype(bool)

@@ -1,4 +1,5 @@
-"""Predictions in COCO's own files: a list of results (masks or boxes), or a panoptic JSON with its PNGs."""
+"""Predictions in COCO's own files: a list of results (masks or boxes), or a panoptic JSON with its
+PNGs."""
 
 import json
 import math
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.metrics.runs import boxes, decode_runs, join, with_negative_runs
+from segkit.metrics.run_lengths import boxes, decode_runs, join, with_negative_runs
 from segkit.sample import Box, MaskSource, Sample, Segment
 from segkit.sources.labelmaps import read_ids
-from segkit.sources.ledger import Defective
+from segkit.sources.ledger import ImageError
 from segkit.sources.vocabularies import plain_name
 from segkit.taxonomy import Taxonomy
 
@@ -33,9 +34,11 @@ def load(path: Path) -> Any:
     except msgspec.DecodeError:
         pass
     try:
-        return json.loads(data)  # accepts the NaN and Infinity that Python writes, so that the record can be named
+        return json.loads(
+            data
+        )  # accepts the NaN and Infinity that Python writes, so that the record can be named
     except ValueError as error:
-        raise InputError(f"not JSON ({error})", file=path, mend="write the file again") from error
+        raise InputError(f"not JSON ({error})", file=path, hint="write the file again") from error
 
 
 class ResultList:
@@ -61,32 +64,45 @@ class ResultList:
         masks = [self._mask(number, result, truth) for number, result in found]
         runs = decode_runs(*join([mask or b"" for mask in masks]))
         pixels = truth.height * truth.width
-        tight, areas, negative = boxes(runs, truth.height), runs.area.tolist(), set(with_negative_runs(runs, pixels))
+        tight, areas, negative = (
+            boxes(runs, truth.height),
+            runs.area.tolist(),
+            set(with_negative_runs(runs, pixels)),
+        )
         segments = []
         for k, ((number, result), mask) in enumerate(zip(found, masks, strict=True)):
             if mask is not None and runs.total[k] != pixels:
-                raise self._wrong(number, f"a mask of {runs.total[k]} pixels, image {truth.id} has {pixels}")
+                raise self._wrong(
+                    number, f"a mask of {runs.total[k]} pixels, image {truth.id} has {pixels}"
+                )
             if k in negative:
                 raise self._wrong(number, f"a mask with run lengths below 0 (image {truth.id})")
             box = self._box(number, result) or tight[k]
             class_id, score = int(result["category_id"]), float(result["score"])
-            area, source = (box[2] * box[3], None) if mask is None else (float(areas[k]), _PREDICTION)
+            area, source = (
+                (box[2] * box[3], None) if mask is None else (float(areas[k]), _PREDICTION)
+            )
             kind = self._taxonomy.by_id[class_id].kind
             segments.append(Segment(class_id, kind, box, mask, area, mask_from=source, score=score))
         return Sample(truth.id, truth.file_name, truth.width, truth.height, tuple(segments))
 
     def _check(self, number: int, result: Any) -> None:
-        if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= result.keys():
+        if (
+            not isinstance(result, dict)
+            or not {"image_id", "category_id", "score"} <= result.keys()
+        ):
             raise self._wrong(number, "a result needs image_id, category_id and score")
         if not ("segmentation" in result or "bbox" in result):
             raise self._wrong(number, "neither segmentation nor bbox")
         score = result["score"]
         if not _is_number(score):
-            raise self._wrong(number, f"score {score} of image {result['image_id']} is not a number")
+            raise self._wrong(
+                number, f"score {score} of image {result['image_id']} is not a number"
+            )
         category = result["category_id"]
         if not isinstance(category, int | float) or category not in self._taxonomy.by_id:
-            problem = f"category {category} is not in {self._taxonomy.name}"
-            raise self._wrong(number, f"{problem} (image {result['image_id']})")
+            message = f"category {category} is not in {self._taxonomy.name}"
+            raise self._wrong(number, f"{message} (image {result['image_id']})")
 
     def _box(self, number: int, result: dict[str, Any]) -> Box | None:
         if "bbox" not in result or (result.get("segmentation") and result["bbox"] == []):
@@ -96,7 +112,9 @@ class ResultList:
             raise self._wrong(number, f"bbox {box} is not four numbers")
         x, y, width, height = map(float, box)
         if width < 0 or height < 0:
-            raise self._wrong(number, f"bbox {box} is of negative size (x, y, width, height are wanted)")
+            raise self._wrong(
+                number, f"bbox {box} is of negative size (x, y, width, height are wanted)"
+            )
         return x, y, width, height
 
     def _mask(self, number: int, result: dict[str, Any], image: Sample) -> bytes | None:
@@ -110,7 +128,8 @@ class ResultList:
             counts = segmentation["counts"]
             if (height, width) != (image.height, image.width):
                 raise self._wrong(
-                    number, f"mask of {width} x {height}, image {image.id} is {image.width} x {image.height}"
+                    number,
+                    f"mask of {width} x {height}, image {image.id} is {image.width} x {image.height}",
                 )
             if isinstance(counts, list):
                 return rle.from_uncompressed(counts, image.height, image.width)
@@ -120,8 +139,10 @@ class ResultList:
         except (KeyError, TypeError, ValueError) as error:
             raise self._wrong(number, f"not a COCO segmentation ({error})") from error
 
-    def _wrong(self, number: int, problem: str) -> InputError:
-        return InputError(problem, file=self._path, record=f"result {number}", mend="see COCO's results format")
+    def _wrong(self, number: int, message: str) -> InputError:
+        return InputError(
+            message, file=self._path, record=f"result {number}", hint="see COCO's results format"
+        )
 
 
 def _is_number(value: Any) -> bool:
@@ -135,11 +156,18 @@ def _is_number(value: Any) -> bool:
 class PanopticFiles:
     """A COCO panoptic JSON and its folder of PNGs, read when an image is asked for."""
 
-    def __init__(self, path: Path, content: Any, folder: Path, taxonomy: Taxonomy, by_name: Mapping[str, str]) -> None:
-        """Args: the file and what it holds, its PNGs, its classes, and image ids by what may stand for them."""
+    def __init__(
+        self, path: Path, content: Any, folder: Path, taxonomy: Taxonomy, by_name: Mapping[str, str]
+    ) -> None:
+        """Args: the file and what it holds, its PNGs, its classes, and image ids by what may stand
+        for them."""
         self._path, self._folder, self._taxonomy = path, folder, taxonomy
         try:
-            rows = [(_image_of(row, by_name), row) for row in content["annotations"] if iter(row["segments_info"])]
+            rows = [
+                (_image_of(row, by_name), row)
+                for row in content["annotations"]
+                if iter(row["segments_info"])
+            ]
         except (KeyError, TypeError) as error:
             raise _no_predictions(path, content) from error
         _check_categories(path, content.get("categories"), taxonomy)
@@ -147,7 +175,9 @@ class PanopticFiles:
         self._ids = [image for image, _ in rows]
         if not folder.is_dir():
             raise InputError(
-                f"the PNG folder {folder} is not there", file=path, mend="pass it by --prediction-masks DIR"
+                f"the PNG folder {folder} is not there",
+                file=path,
+                hint="pass it by --prediction-masks DIR",
             )
 
     def ids(self) -> list[str]:
@@ -169,11 +199,17 @@ class PanopticFiles:
     def _id_map(self, row: dict[str, Any], image: Sample) -> NDArray[np.uint32]:
         """(H, W) segment ids of a PNG."""
         try:
-            return read_ids(self._folder / row["file_name"], (image.width, image.height), record=f"image {image.id}")
-        except Defective as error:
+            return read_ids(
+                self._folder / row["file_name"],
+                (image.width, image.height),
+                record=f"image {image.id}",
+            )
+        except ImageError as error:
             found = error.defect
-            mend = "write one PNG of segment ids for each image, at its size"
-            raise InputError(found.problem, file=found.file, record=found.record, mend=mend) from error
+            hint = "write one PNG of segment ids for each image, at its size"
+            raise InputError(
+                found.message, file=found.file, record=found.record, hint=hint
+            ) from error
 
     def _check_ids(self, row: dict[str, Any], painted: set[int], listed: dict[int, Any]) -> None:
         where = f"image {row['image_id']}"
@@ -186,29 +222,46 @@ class PanopticFiles:
             empty = sorted(listed.keys() - painted)[:5]
             raise self._contradiction(f"segments without a pixel: {empty}", where)
 
-    def _contradiction(self, problem: str, record: str) -> InputError:
-        return InputError(problem, file=self._path, record=record, mend="list exactly the ids that the PNG shows")
+    def _contradiction(self, message: str, record: str) -> InputError:
+        return InputError(
+            message, file=self._path, record=record, hint="list exactly the ids that the PNG shows"
+        )
 
     def _segment(self, row: dict[str, Any], info: dict[str, Any], region: rle.Region) -> Segment:
         class_id = int(info["category_id"])
         where = f"image {row['image_id']}, segment {info['id']}"
         if class_id not in self._taxonomy.by_id:
-            problem = f"category {class_id} is not in {self._taxonomy.name}"
-            mend = "predict in the vocabulary of the ground truth"
-            raise InputError(problem, file=self._path, record=where, mend=mend)
+            message = f"category {class_id} is not in {self._taxonomy.name}"
+            hint = "predict in the vocabulary of the ground truth"
+            raise InputError(message, file=self._path, record=where, hint=hint)
         if "area" in info and info["area"] != region.area:
-            problem = f"area {info['area']}, but the PNG shows {region.area} pixels"
-            raise InputError(problem, file=self._path, record=where, mend="count areas from the PNG, or leave them out")
+            message = f"area {info['area']}, but the PNG shows {region.area} pixels"
+            raise InputError(
+                message,
+                file=self._path,
+                record=where,
+                hint="count areas from the PNG, or leave them out",
+            )
         kind, score = self._taxonomy.by_id[class_id].kind, info.get("score")
         return Segment(
-            class_id, kind, region.box, region.counts, float(region.area), mask_from="prediction", score=score
+            class_id,
+            kind,
+            region.box,
+            region.counts,
+            float(region.area),
+            mask_from="prediction",
+            score=score,
         )
 
 
 def _image_of(row: dict[str, Any], by_name: Mapping[str, str]) -> str:
     """The image that a row is for: the one of its id, else that of its PNG's stem."""
     image = str(row["image_id"])
-    return image if by_name.get(image) == image else by_name.get(Path(row["file_name"]).stem, by_name.get(image, image))
+    return (
+        image
+        if by_name.get(image) == image
+        else by_name.get(Path(row["file_name"]).stem, by_name.get(image, image))
+    )
 
 
 def _check_categories(path: Path, listed: Any, taxonomy: Taxonomy) -> None:
@@ -221,10 +274,10 @@ def _check_categories(path: Path, listed: Any, taxonomy: Taxonomy) -> None:
     for row in rows:
         meant = ids.get(plain_name(str(row.get("name"))))
         if meant and row.get("id") not in list(meant):
-            problem = (
-                f"category {row.get('id')} is {row['name']!r} in its list, in {taxonomy.name} that is {min(meant)}"
+            message = f"category {row.get('id')} is {row['name']!r} in its list, in {taxonomy.name} that is {min(meant)}"
+            raise InputError(
+                message, file=path, hint="give segments the category ids of the ground truth"
             )
-            raise InputError(problem, file=path, mend="give segments the category ids of the ground truth")
 
 
 def _no_predictions(path: Path, content: Any) -> InputError:
@@ -235,5 +288,5 @@ def _no_predictions(path: Path, content: Any) -> InputError:
     if isinstance(first, dict) and "category_id" in first:
         what = "is a file of annotations as ground truth has it, not of predictions"
     results = "[{image_id, category_id, score, segmentation or bbox}, ...]"
-    mend = f"give a list of COCO results ({results}), a COCO panoptic file with its PNG folder, or a shard set"
-    return InputError(what, file=path, mend=mend)
+    hint = f"give a list of COCO results ({results}), a COCO panoptic file with its PNG folder, or a shard set"
+    return InputError(what, file=path, hint=hint)

@@ -1,4 +1,5 @@
-"""Segments straight from the Parquet columns of a shard set: no sample is made, no other column is read."""
+"""Segments straight from the Parquet columns of a shard set: no sample is made, no other column is
+read."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from segkit import storage
 from segkit.errors import SegkitError
 from segkit.metrics.objects import By, Objects
 from segkit.metrics.regions import Regions, boxes_only, unknown_class
-from segkit.metrics.runs import Ints
+from segkit.metrics.run_lengths import Ints
 from segkit.shards.arrow import boxes, elements, flags, numbers, reals, texts
 from segkit.shards.reader import ShardSet
 
@@ -36,7 +37,8 @@ def region_batches(shards: ShardSet, batch: int, what: str) -> Iterator[Regions]
 
 
 def object_batches(shards: ShardSet, batch: int, by: By) -> Iterator[Objects]:
-    """Batches of at most `batch` images with what they are compared by, masks or boxes; they end at the set's end only.
+    """Batches of at most `batch` images with what they are compared by, masks or boxes; they end at
+    the set's end only.
 
     Raises:
         SegkitError: a part cannot be read.
@@ -51,7 +53,11 @@ def _objects(table: Any, by: By) -> Objects:
     names = ("id", "width", "height", "annotated", "exhaustive")
     ids, width, height, annotated, exhaustive = (table.column(name).to_pylist() for name in names)
     later = "not_exhaustive" in table.column_names
-    not_exhaustive = [row or () for row in table.column("not_exhaustive").to_pylist()] if later else [()] * len(table)
+    not_exhaustive = (
+        [row or () for row in table.column("not_exhaustive").to_pylist()]
+        if later
+        else [()] * len(table)
+    )
     segments, bounds = elements(table.column("segments").combine_chunks())
     none = [None] * len(segments)
     crowd = flags(segments.field("is_crowd")) | flags(segments.field("ignore"))
@@ -77,7 +83,8 @@ def _of_segments(fields: Iterable[str]) -> list[str]:
 
 
 def _tables(shards: ShardSet, columns: list[str], batch: int) -> Iterator[Any]:
-    """Tables of whole batches, whatever the row groups are; only the last one may hold a part of a batch."""
+    """Tables of whole batches, whatever the row groups are; only the last one may hold a part of a
+    batch."""
     import pyarrow as pa
 
     rest: Any = None
@@ -108,13 +115,17 @@ def read_columns(shards: ShardSet, columns: list[str]) -> Iterator[Any]:
                 for group in range(file.num_row_groups):
                     yield file.read_row_group(group, columns=columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            problem = str(error).splitlines()[0]
-            raise SegkitError(f"{path}: labels not readable ({problem}); `segkit validate` tells more") from error
+            message = str(error).splitlines()[0]
+            raise SegkitError(
+                f"{path}: labels not readable ({message}); `segkit validate` tells more"
+            ) from error
 
 
 def image_ids(shards: ShardSet) -> list[str]:
     """All image ids of a set, in order, without reading anything else."""
-    return [image for table in read_columns(shards, ["id"]) for image in table.column("id").to_pylist()]
+    return [
+        image for table in read_columns(shards, ["id"]) for image in table.column("id").to_pylist()
+    ]
 
 
 def _cut(table: Any, batch: int, shards: ShardSet, what: str) -> Iterator[Regions]:

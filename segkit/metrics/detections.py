@@ -1,4 +1,5 @@
-"""COCO matching kept detection by detection, so that any weighting of images can be scored (bootstrap, one image)."""
+"""COCO matching kept detection by detection, so that any weighting of images can be scored
+(bootstrap, one image)."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.metrics.objects import Batch, By, Record, not_exhaustive
-from segkit.metrics.runs import Ints
+from segkit.metrics.run_lengths import Ints
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -30,7 +31,8 @@ class DetectionRows:
     matched: Flags
     """(D, T) whether the detection is matched at each threshold."""
     ignored: Flags
-    """(D, T) whether it does not count: it matched a crowd, or nothing where labels are not exhaustive."""
+    """(D, T) whether it does not count: it matched a crowd, or nothing where labels are not
+    exhaustive."""
     object_image: Ints
     """(G,)."""
     object_label: Ints
@@ -39,18 +41,27 @@ class DetectionRows:
     """(G,) IoU with the best detection of the same class; 0 where there is none."""
 
     @classmethod
-    def concatenate(cls, parts: Sequence["DetectionRows"], numbers: Sequence[int]) -> "DetectionRows":
-        """Rows of several batches as one, image after image by number: so evaluators go through equal scores.
+    def concatenate(
+        cls, parts: Sequence["DetectionRows"], numbers: Sequence[int]
+    ) -> "DetectionRows":
+        """Rows of several batches as one, image after image by number: so evaluators go through
+        equal scores.
 
         Args:
             parts: whose images are the records' numbers - 1.
-            numbers: (I,) number of each image, 1 to I; the result has the images' indices in this list.
+            numbers: (I,) number of each image, 1 to I; the result has the images' indices in this
+                list.
         """
         parts = parts or [match(Batch([], [], []), "mask", 100)]
-        rows = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)}
+        rows = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)
+        }
         place = np.argsort(np.array(numbers, np.int64))
         order = np.argsort(rows["image"], kind="stable")
-        rows |= {name: rows[name][order] for name in ("image", "label", "score", "matched", "ignored")}
+        rows |= {
+            name: rows[name][order] for name in ("image", "label", "score", "matched", "ignored")
+        }
         return cls(**rows | {name: place[rows[name]] for name in ("image", "object_image")})
 
 
@@ -58,8 +69,8 @@ def match(batch: Batch, by: By, detections: int, limit: Overlaps | None = None) 
     """Match the detections of some images as pycocotools does, without limits of area.
 
     Args:
-        batch: records; image ids are numbers from 1. Where an image's labels are not exhaustive, what matches nothing
-            does not count.
+        batch: records; image ids are numbers from 1. Where an image's labels are not exhaustive,
+            what matches nothing does not count.
         by: what overlaps are measured by.
         detections: how many of each class in each image count, the best first.
         limit: largest overlaps that pairs may have, such as those of their boundaries.
@@ -79,7 +90,9 @@ def match(batch: Batch, by: By, detections: int, limit: Overlaps | None = None) 
             ignored |= ~matched
         rows += [(*key, r["score"], m, i) for r, m, i in zip(found, matched, ignored, strict=True)]
         best[key] = iou.max(axis=0, initial=0)
-    counted = [(key, k, a) for key, group in objects.items() for k, a in enumerate(_crowds_last(group))]
+    counted = [
+        (key, k, a) for key, group in objects.items() for k, a in enumerate(_crowds_last(group))
+    ]
     counted = [(key, k, a) for key, k, a in counted if not a["iscrowd"]]
     return DetectionRows(
         np.array([row[0] - 1 for row in rows], np.int64),
@@ -112,14 +125,18 @@ def overlaps(found: Sequence[Record], there: Sequence[Record], by: By) -> Floats
         return np.zeros((len(found), len(there)))
     key = "segmentation" if by == "mask" else "bbox"
     crowd = [int(annotation["iscrowd"]) for annotation in there]
-    iou = coco.iou([result[key] for result in found], [annotation[key] for annotation in there], crowd)
+    iou = coco.iou(
+        [result[key] for result in found], [annotation[key] for annotation in there], crowd
+    )
     return np.asarray(iou, np.float64)
 
 
 def _assign(iou: Floats, crowd: Flags) -> tuple[Flags, Flags]:
-    """Greedy assignment, (D, T) matched and ignored: the best detection first, each to its best free object.
+    """Greedy assignment, (D, T) matched and ignored: the best detection first, each to its best
+    free object.
 
-    An object is better than a crowd; a crowd takes any number; of equal overlaps the later one is taken.
+    An object is better than a crowd; a crowd takes any number; of equal overlaps the later one is
+    taken.
     """
     shape = (len(iou), len(THRESHOLDS))
     matched, ignored = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
@@ -147,10 +164,15 @@ def average_precision(rows: DetectionRows, classes: int, weights: Floats | None 
     """
     weight = np.ones(len(rows.label)) if weights is None else weights[rows.image]
     of_object = np.ones(len(rows.object_label)) if weights is None else weights[rows.object_image]
-    objects = np.asarray(np.bincount(rows.object_label, weights=of_object, minlength=classes), np.float64)
+    objects = np.asarray(
+        np.bincount(rows.object_label, weights=of_object, minlength=classes), np.float64
+    )
     order = np.lexsort((-rows.score, rows.label))
     order = order[weight[order] > 0]
-    label, end = rows.label[order], np.searchsorted(rows.label[order], np.arange(classes), side="right")
+    label, end = (
+        rows.label[order],
+        np.searchsorted(rows.label[order], np.arange(classes), side="right"),
+    )
     result = np.empty((len(THRESHOLDS), classes))
     for t in range(len(THRESHOLDS)):
         counts = weight[order] * ~rows.ignored[order, t]
@@ -178,9 +200,11 @@ def _area(label: Ints, end: Ints, hits: Floats, counts: Floats, objects: Floats)
 
 
 def _hits_for(recalls: Floats, objects: Floats) -> Floats:
-    """(K, R) fewest hits whose share of the objects reaches a recall, in the rounding of the reference.
+    """(K, R) fewest hits whose share of the objects reaches a recall, in the rounding of the
+    reference.
 
-    pycocotools compares hits / objects with `linspace`: 7 of 10 is less than its 0.7000000000000001.
+    pycocotools compares hits / objects with `linspace`: 7 of 10 is less than its
+    0.7000000000000001.
     """
     number = np.maximum(objects, 1)[:, None]
     hits = np.ceil(recalls * number)
@@ -196,9 +220,11 @@ def _cumulative(values: Floats, label: Ints) -> Floats:
 
 
 def image_scores(rows: DetectionRows, images: int) -> Floats:
-    """(I,) mean over an image's objects of the IoU with the best detection of their class; NaN without objects."""
+    """(I,) mean over an image's objects of the IoU with the best detection of their class; NaN
+    without objects."""
     objects = np.bincount(rows.object_image, minlength=images)
     with np.errstate(invalid="ignore"):
         return np.asarray(
-            np.bincount(rows.object_image, weights=rows.object_iou, minlength=images) / objects, np.float64
+            np.bincount(rows.object_image, weights=rows.object_iou, minlength=images) / objects,
+            np.float64,
         )

@@ -1,4 +1,5 @@
-"""Evaluation of a whole set: pairs of samples stream by, batch after batch, and leave only counts behind."""
+"""Evaluation of a whole set: pairs of samples stream by, batch after batch, and leave only counts
+behind."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,11 +7,11 @@ from itertools import islice
 from typing import Any
 
 from segkit.errors import InputError
-from segkit.manifest import Task
-from segkit.memory import keep_freed_memory
-from segkit.metrics import boundary, errors, instance, panoptic, semantic
+from segkit.metrics import boundary, instance, panoptic, semantic
+from segkit.metrics import tide as errors
 from segkit.metrics.columns import image_ids, object_batches, read_columns, region_batches
 from segkit.metrics.detections import DetectionRows, match
+from segkit.metrics.memory import raise_malloc_threshold
 from segkit.metrics.objects import Batch, By, Objects, image_numbers, objects_of, records, searched
 from segkit.metrics.overlap import overlap
 from segkit.metrics.panoptic import PanopticRows
@@ -18,14 +19,17 @@ from segkit.metrics.predictions import Predictions, Samples, SetPredictions, che
 from segkit.metrics.regions import Regions, regions_of
 from segkit.metrics.semantic import SemanticRows
 from segkit.sample import Sample
+from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import class_labels
 from segkit.taxonomy import Category, Taxonomy
 
 BATCH = 4
-"""Images compared at once: enough to hide Python's cost per call, few enough for the processor's caches."""
+"""Images compared at once: enough to hide Python's cost per call, few enough for the processor's
+caches."""
 OBJECTS_BATCH = 16
-"""Images whose instances are matched at once: their masks, too, stay in the caches until they are compared."""
+"""Images whose instances are matched at once: their masks, too, stay in the caches until they are
+compared."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class EvalOptions:
     by: By = "mask"
     max_dets: tuple[int, ...] = instance.MAX_DETS
     details: bool = False
-    """Also match instances one by one, for bootstrap intervals and the report (the evaluators keep no masks)."""
+    """Also match instances one by one, for bootstrap intervals and the report (the evaluators keep
+    no masks)."""
     boundary: bool = False
     """Also score by the smaller of mask IoU and boundary IoU (slow: masks are decoded)."""
     errors: bool = False
@@ -58,10 +63,13 @@ class Measured:
     """Only where `EvalOptions.details` asks for them."""
     outlined: PanopticRows | None = None
     outlined_detections: DetectionRows | None = None
-    """The same by the smaller of mask IoU and boundary IoU, where `EvalOptions.boundary` asks for it."""
+    """The same by the smaller of mask IoU and boundary IoU, where `EvalOptions.boundary` asks for
+    it."""
 
 
-def evaluate(truth: ShardSet, predictions: Iterable[Sample] | ShardSet | Predictions, task: Task) -> dict[str, Any]:
+def evaluate(
+    truth: ShardSet, predictions: Iterable[Sample] | ShardSet | Predictions, task: Task
+) -> dict[str, Any]:
     """The figures of a task as metrics.json has them, with default options."""
     return measure(truth, predictions, task).metrics
 
@@ -74,12 +82,14 @@ def measure(
 ) -> Measured:
     """Compare predictions with the ground truth.
 
-    An image without a prediction counts as one in which nothing was found; `images.without_prediction` tells how many.
+    An image without a prediction counts as one in which nothing was found;
+    `images.without_prediction` tells how many.
 
     Raises:
-        InputError: what `segkit eval` refuses: unknown images or classes, overlapping maps, missing masks, NaN scores.
+        InputError: what `segkit eval` refuses: unknown images or classes, overlapping maps, missing
+            masks, NaN scores.
     """
-    keep_freed_memory()
+    raise_malloc_threshold()
     check_kind(truth, task, options)
     source = as_predictions(predictions, truth)
     missing = check_images(source, truth)
@@ -92,20 +102,24 @@ def check_kind(truth: ShardSet, task: Task, options: EvalOptions) -> None:
     """Refuse ground truth of a kind that the task cannot be scored on."""
     boxes = task == "instance" and options.by == "box"
     if truth.manifest.kind == "boxes" and not boxes:
-        mend = "make masks by `segkit pseudolabel`, or score boxes by --task instance --by box"
-        raise InputError("the set has boxes but no masks", file=truth.path, mend=mend)
+        hint = "make masks by `segkit pseudolabel`, or score boxes by --task instance --by box"
+        raise InputError("the set has boxes but no masks", file=truth.path, hint=hint)
     if task == "panoptic" and truth.manifest.kind != "panoptic":
         kind = truth.manifest.kind
-        problem = f"{'an' if kind == 'instance' else 'a'} {kind} set is no panoptic ground truth"
-        raise InputError(problem, file=truth.path, mend=f"use --task {kind}")
+        message = f"{'an' if kind == 'instance' else 'a'} {kind} set is no panoptic ground truth"
+        raise InputError(message, file=truth.path, hint=f"use --task {kind}")
     if task == "instance" and truth.manifest.kind == "semantic":
-        raise InputError("a semantic set knows no instances", file=truth.path, mend="use --task semantic")
+        raise InputError(
+            "a semantic set knows no instances", file=truth.path, hint="use --task semantic"
+        )
     if task == "semantic" and truth.manifest.kind == "instance":
-        problem = "instances may overlap and leave pixels open: no class map"
-        raise InputError(problem, file=truth.path, mend="use --task instance")
+        message = "instances may overlap and leave pixels open: no class map"
+        raise InputError(message, file=truth.path, hint="use --task instance")
 
 
-def as_predictions(predictions: Iterable[Sample] | ShardSet | Predictions, truth: ShardSet) -> Predictions:
+def as_predictions(
+    predictions: Iterable[Sample] | ShardSet | Predictions, truth: ShardSet
+) -> Predictions:
     """Predictions of any form in the classes of the ground truth."""
     if isinstance(predictions, ShardSet):
         return SetPredictions(predictions, truth.taxonomy)
@@ -115,19 +129,25 @@ def as_predictions(predictions: Iterable[Sample] | ShardSet | Predictions, truth
 def _transfer(source: Predictions) -> dict[str, Any]:
     """How classes were mapped, where the predictions have another vocabulary."""
     mapping = getattr(source, "map", None)
-    if mapping is None or not (mapping.unmapped or mapping.unreachable or mapping.merged or mapping.ambiguous):
+    if mapping is None or not (
+        mapping.unmapped or mapping.unreachable or mapping.merged or mapping.ambiguous
+    ):
         return {}
     stated = {"unmapped": mapping.unmapped, "unreachable": mapping.unreachable}
     return {"class_map": stated | {"ambiguous": mapping.ambiguous, "merged": mapping.merged}}
 
 
-def pairs(truth: ShardSet, source: Predictions, batch: int) -> Iterator[tuple[list[Sample], list[Sample]]]:
+def pairs(
+    truth: ShardSet, source: Predictions, batch: int
+) -> Iterator[tuple[list[Sample], list[Sample]]]:
     """Batches of at most `batch` images: ground truth and predictions of the same images."""
     truths: list[Sample] = []
     found: list[Sample] = []
     for sample in truth.samples():
         truths.append(sample)
-        found.append(source.of(sample) or Sample(sample.id, sample.file_name, sample.width, sample.height))
+        found.append(
+            source.of(sample) or Sample(sample.id, sample.file_name, sample.width, sample.height)
+        )
         if len(truths) == batch:
             yield truths, found
             truths, found = [], []
@@ -138,18 +158,21 @@ def pairs(truth: ShardSet, source: Predictions, batch: int) -> Iterator[tuple[li
 def _regions(truth: ShardSet, source: Predictions) -> Iterator[tuple[Regions, Regions]]:
     """Batches of both sides as columns, ignored ground truth left out (it becomes void).
 
-    Where the predictions are a set of the same images in the same order and vocabulary, nothing but the columns needed
-    is read; the result is the same.
+    Where the predictions are a set of the same images in the same order and vocabulary, nothing but
+    the columns needed is read; the result is the same.
     """
     if isinstance(source, SetPredictions) and source.follows(truth):
-        sides = (region_batches(truth, BATCH, "ground truth"), region_batches(source.shards, BATCH, "predictions"))
-        for labelled, predicted in zip(*sides, strict=True):
-            yield labelled.without_ignored(), predicted
+        sides = (
+            region_batches(truth, BATCH, "ground truth"),
+            region_batches(source.shards, BATCH, "predictions"),
+        )
+        for labeled, predicted in zip(*sides, strict=True):
+            yield labeled.without_ignored(), predicted
         return
     index = truth.taxonomy.index
     for truths, found in pairs(truth, source, BATCH):
-        labelled = regions_of(truths, index, what="ground truth").without_ignored()
-        yield labelled, regions_of(found, index, what="predictions")
+        labeled = regions_of(truths, index, what="ground truth").without_ignored()
+        yield labeled, regions_of(found, index, what="predictions")
 
 
 def _objects(truth: ShardSet, source: Predictions, by: By) -> Iterator[tuple[Objects, Objects]]:
@@ -166,14 +189,14 @@ def _panoptic(truth: ShardSet, source: Predictions, options: EvalOptions) -> Mea
     taxonomy, ids = truth.taxonomy, list[tuple[str, ...]]()
     parts, pixels, outlined = list[PanopticRows](), list[SemanticRows](), list[PanopticRows]()
     classes = len(taxonomy.categories)
-    for labelled, predicted in _regions(truth, source):
-        shared = overlap(labelled, predicted)
-        parts.append(panoptic.match_overlap(shared, labelled, predicted))
+    for labeled, predicted in _regions(truth, source):
+        shared = overlap(labeled, predicted)
+        parts.append(panoptic.match_overlap(shared, labeled, predicted))
         if options.boundary:
-            limit = boundary.iou_of_pairs(shared, labelled, predicted)
-            outlined.append(panoptic.match_overlap(shared, labelled, predicted, limit))
-        pixels.append(semantic.compare_overlap(shared, labelled, predicted, classes))
-        ids.append(labelled.ids)
+            limit = boundary.iou_of_pairs(shared, labeled, predicted)
+            outlined.append(panoptic.match_overlap(shared, labeled, predicted, limit))
+        pixels.append(semantic.compare_overlap(shared, labeled, predicted, classes))
+        ids.append(labeled.ids)
     sizes = [len(batch) for batch in ids]
     rows = PanopticRows.concatenate(parts, sizes)
     is_thing = [category.kind == "thing" for category in taxonomy.categories]
@@ -181,18 +204,22 @@ def _panoptic(truth: ShardSet, source: Predictions, options: EvalOptions) -> Mea
     metrics |= {"several_crowds": rows.several_crowds}
     by_outlines = PanopticRows.concatenate(outlined, sizes) if options.boundary else None
     if by_outlines is not None:
-        metrics["boundary"] = panoptic.summarize(panoptic.count(by_outlines, classes), names(taxonomy), is_thing)
+        metrics["boundary"] = panoptic.summarize(
+            panoptic.count(by_outlines, classes), names(taxonomy), is_thing
+        )
     made_of = SemanticRows.concatenate(pixels, sizes)
-    metrics["confused_pixels"] = semantic.confused(semantic.confusion(made_of, classes), names(taxonomy))
+    metrics["confused_pixels"] = semantic.confused(
+        semantic.confusion(made_of, classes), names(taxonomy)
+    )
     return Measured(metrics, _flat(ids), panoptic=rows, semantic=made_of, outlined=by_outlines)
 
 
 def _semantic(truth: ShardSet, source: Predictions, options: EvalOptions) -> Measured:
     taxonomy, ids, parts = truth.taxonomy, list[tuple[str, ...]](), list[SemanticRows]()
     classes = len(taxonomy.categories)
-    for labelled, predicted in _regions(truth, source):
-        parts.append(semantic.compare(labelled, predicted, classes))
-        ids.append(labelled.ids)
+    for labeled, predicted in _regions(truth, source):
+        parts.append(semantic.compare(labeled, predicted, classes))
+        ids.append(labeled.ids)
     rows = SemanticRows.concatenate(parts, [len(batch) for batch in ids])
     metrics = semantic.summarize(semantic.confusion(rows, classes), names(taxonomy))
     return Measured(metrics, _flat(ids), semantic=rows)
@@ -200,14 +227,23 @@ def _semantic(truth: ShardSet, source: Predictions, options: EvalOptions) -> Mea
 
 def _instance(truth: ShardSet, source: Predictions, options: EvalOptions) -> Measured:
     if options.evaluator not in instance.EVALUATORS:
-        raise InputError(f"unknown evaluator {options.evaluator!r}", mend=f"one of {', '.join(instance.EVALUATORS)}")
-    things, labels, federated = thing_classes(truth.taxonomy), class_labels(truth.taxonomy), is_federated(truth)
+        raise InputError(
+            f"unknown evaluator {options.evaluator!r}",
+            hint=f"one of {', '.join(instance.EVALUATORS)}",
+        )
+    things, labels, federated = (
+        thing_classes(truth.taxonomy),
+        class_labels(truth.taxonomy),
+        is_federated(truth),
+    )
     shown = [labels[category.id] for category in things]
     kept = _Kept(options, instance.LVIS_DETECTIONS if federated else options.max_dets[-1])
     batches = kept.passing(_batches(truth, source, things, options.by, federated))
     metrics = _average_precision(truth, batches, shown, options, federated)
     if kept.without_mask and not kept.with_mask:
-        raise InputError("the predictions are boxes without masks", mend="score boxes by --by box, or give masks")
+        raise InputError(
+            "the predictions are boxes without masks", hint="score boxes by --by box, or give masks"
+        )
     metrics["without_mask"] = kept.without_mask
     if options.errors:
         metrics |= errors.breakdown(kept.batches, shown, options.by, metrics["max_dets"])
@@ -216,7 +252,11 @@ def _instance(truth: ShardSet, source: Predictions, options: EvalOptions) -> Mea
         metrics["boundary"] = instance.summarize(curves, shown, metrics["max_dets"])
     numbers = image_numbers(kept.ids)
     rows = DetectionRows.concatenate(kept.details, numbers) if options.details else None
-    by_outlines = DetectionRows.concatenate(kept.outlined, numbers) if options.details and kept.outlines else None
+    by_outlines = (
+        DetectionRows.concatenate(kept.outlined, numbers)
+        if options.details and kept.outlines
+        else None
+    )
     return Measured(metrics, tuple(kept.ids), detections=rows, outlined_detections=by_outlines)
 
 
@@ -224,11 +264,13 @@ def _batches(
     truth: ShardSet, source: Predictions, things: Sequence[Category], by: By, federated: bool
 ) -> Iterator[tuple[Sequence[str], Batch]]:
     """Image ids and records, batch after batch."""
-    index = {c.id: None for c in truth.taxonomy.categories} | {c.id: k for k, c in enumerate(things)}
+    index = {c.id: None for c in truth.taxonomy.categories} | {
+        c.id: k for k, c in enumerate(things)
+    }
     given = iter(image_numbers(image_ids(truth)))
-    for labelled, predicted in _objects(truth, source, by):
-        own = list(islice(given, len(labelled.ids)))
-        yield labelled.ids, records(labelled, predicted, index, by, own, federated)
+    for labeled, predicted in _objects(truth, source, by):
+        own = list(islice(given, len(labeled.ids)))
+        yield labeled.ids, records(labeled, predicted, index, by, own, federated)
 
 
 class _Kept:
@@ -263,18 +305,25 @@ class _Kept:
 
 
 def _average_precision(
-    truth: ShardSet, batches: Iterator[Batch], shown: Sequence[str], options: EvalOptions, federated: bool
+    truth: ShardSet,
+    batches: Iterator[Batch],
+    shown: Sequence[str],
+    options: EvalOptions,
+    federated: bool,
 ) -> dict[str, Any]:
-    """AP by the rules of LVIS where images of the ground truth were not searched for everything, else by COCO's."""
+    """AP by the rules of LVIS where images of the ground truth were not searched for everything,
+    else by COCO's."""
     how: dict[str, Any] = {"by": options.by, "evaluator": options.evaluator}
     if federated:
         if options.evaluator != "hotcoco":
-            problem = f"{options.evaluator} has no rules for images that were not searched for every class"
-            raise InputError(problem, file=truth.path, mend="use --evaluator hotcoco")
+            message = f"{options.evaluator} has no rules for images that were not searched for every class"
+            raise InputError(message, file=truth.path, hint="use --evaluator hotcoco")
         curves = instance.federated(batches, len(shown), options.by)
         how |= {"protocol": "lvis", "max_dets": [instance.LVIS_DETECTIONS]}
     else:
-        curves = instance.EVALUATORS[options.evaluator](batches, len(shown), options.by, options.max_dets)
+        curves = instance.EVALUATORS[options.evaluator](
+            batches, len(shown), options.by, options.max_dets
+        )
         how |= {"protocol": "coco", "max_dets": list(options.max_dets)}
     return how | instance.summarize(curves, shown, how["max_dets"])
 
@@ -282,7 +331,9 @@ def _average_precision(
 def is_federated(truth: ShardSet) -> bool:
     """Whether some image was searched for some classes only, or not for every instance of them."""
     for table in read_columns(truth, ["annotated", "exhaustive"]):
-        if table.column("annotated").null_count < len(table) or not all(table.column("exhaustive").to_pylist()):
+        if table.column("annotated").null_count < len(table) or not all(
+            table.column("exhaustive").to_pylist()
+        ):
             return True
     return False
 

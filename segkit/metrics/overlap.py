@@ -6,7 +6,7 @@ import numpy as np
 
 from segkit.errors import InputError
 from segkit.metrics.regions import Regions, checked_runs, size_differs
-from segkit.metrics.runs import Ints, Runs
+from segkit.metrics.run_lengths import Ints, Runs
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ def overlap(truth: Regions, prediction: Regions) -> Overlap:
     """Common pixels of all pairs of segments of the same images.
 
     Raises:
-        InputError: segments of one image overlap each other, on either side; or the sides differ in an image's size.
+        InputError: segments of one image overlap each other, on either side; or the sides differ in
+            an image's size.
     """
     _check_sizes(truth, prediction)
     first = _in_pixel_order(checked_runs(truth, "ground truth"), truth, "ground truth")
@@ -54,7 +55,8 @@ def _check_sizes(truth: Regions, prediction: Regions) -> None:
 def _in_pixel_order(runs: Runs, regions: Regions, what: str) -> Runs:
     """The runs of all segments of an image sorted by pixel; segments must not overlap."""
     bits = max(len(runs.start).bit_length(), 1)
-    # Sorting packed keys is several times faster than argsort, which cannot use vector instructions.
+    # Sorting packed keys is several times faster than argsort, which cannot use vector
+    # instructions.
     key = np.sort((runs.start << bits) | np.arange(len(runs.start)))
     order = key & ((1 << bits) - 1)
     start, end, mask = key >> bits, runs.end[order], runs.mask[order]
@@ -69,8 +71,8 @@ def _overlapping(regions: Regions, mask: Ints, clash: Ints, what: str) -> InputE
     place = clash[0]
     pair = f"{regions.name(int(mask[place]))} and {regions.name(int(mask[place + 1]))} overlap"
     more = f" (images: {', '.join(images[:5])}{', ...' if len(images) > 5 else ''})"
-    mend = "panoptic and semantic maps give each pixel to one segment; evaluate overlapping masks as instances"
-    return InputError(pair + more, file=what, mend=mend)
+    hint = "panoptic and semantic maps give each pixel to one segment; evaluate overlapping masks as instances"
+    return InputError(pair + more, file=what, hint=hint)
 
 
 def _pieces(first: Runs, second: Runs) -> tuple[Ints, Ints, Ints]:
@@ -81,15 +83,17 @@ def _pieces(first: Runs, second: Runs) -> tuple[Ints, Ints, Ints]:
         second: runs in pixel order.
 
     Returns:
-        For each stretch the run of `first` and that of `second` that began last, and the pixels in which both are; 0
-        where one of them has ended before.
+        For each stretch the run of `first` and that of `second` that began last, and the pixels in
+        which both are; 0 where one of them has ended before.
     """
     if not len(first.start) or not len(second.start):
         return (np.zeros(0, np.int64),) * 3
     keys = first.start << 1, second.start << 1 | 1
     starts = np.concatenate(keys)
     starts.sort(kind="stable")  # merges the two sorted halves
-    lead = max(int(np.searchsorted(starts, key[0])) for key in keys)  # before, only one side has begun
+    lead = max(
+        int(np.searchsorted(starts, key[0])) for key in keys
+    )  # before, only one side has begun
     other = np.cumsum(starts & 1)[lead:]
     other -= 1
     own = np.arange(lead - 1, len(starts) - 1) - other  # of i + 1 runs, other + 1 are of `second`
@@ -102,7 +106,8 @@ def _pieces(first: Runs, second: Runs) -> tuple[Ints, Ints, Ints]:
 
 
 def _numbering(truth: Regions, prediction: Regions) -> tuple[Ints, Ints]:
-    """Rows (T + 1,) and columns (P,) whose sum is a dense number for each pair of segments of the same image."""
+    """Rows (T + 1,) and columns (P,) whose sum is a dense number for each pair of segments of the
+    same image."""
     width = np.bincount(prediction.image, minlength=len(truth.ids))
     row = np.concatenate(([0], np.cumsum(width[truth.image])))
     return row, np.arange(len(prediction)) - _first_of_image(prediction)[prediction.image]

@@ -1,4 +1,5 @@
-"""Panoptic quality with the rules of panopticapi (Kirillov et al., "Panoptic Segmentation", CVPR 2019)."""
+"""Panoptic quality with the rules of panopticapi (Kirillov et al., "Panoptic Segmentation", CVPR
+2019)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +10,15 @@ from numpy.typing import NDArray
 
 from segkit.metrics.overlap import Overlap, overlap
 from segkit.metrics.regions import Regions
-from segkit.metrics.runs import Ints
+from segkit.metrics.run_lengths import Ints
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class PanopticRows:
-    """What became of every counted segment: one row each, so that any subset of images can be summed."""
+    """What became of every counted segment: one row each, so that any subset of images can be
+    summed."""
 
     image: Ints
     """(N,) index of the image."""
@@ -27,14 +29,17 @@ class PanopticRows:
     outcome: Ints
     """(N,) 0 match (true positive), 1 false positive, 2 false negative."""
     several_crowds: int = 0
-    """False positives that more than half lie in void and *all* crowds of their class, but not in the last one."""
+    """False positives that more than half lie in void and *all* crowds of their class, but not in
+    the last one."""
 
     @classmethod
     def concatenate(cls, parts: Sequence["PanopticRows"], images: Sequence[int]) -> "PanopticRows":
         """Rows of consecutive batches of `images` images each."""
         base = np.concatenate(([0], np.cumsum(images)))
         return cls(
-            np.concatenate([part.image + base[i] for i, part in enumerate(parts)] or [np.zeros(0, np.int64)]),
+            np.concatenate(
+                [part.image + base[i] for i, part in enumerate(parts)] or [np.zeros(0, np.int64)]
+            ),
             np.concatenate([part.label for part in parts] or [np.zeros(0, np.int64)]),
             np.concatenate([part.iou for part in parts] or [np.zeros(0)]),
             np.concatenate([part.outcome for part in parts] or [np.zeros(0, np.int64)]),
@@ -57,7 +62,8 @@ class PanopticCounts:
         return self.tp + self.fp + self.fn > 0
 
     def quality(self) -> tuple[Floats, Floats, Floats]:
-        """PQ, SQ and RQ of each class, 0-1; 0 where a class has no match (and where it is not present)."""
+        """PQ, SQ and RQ of each class, 0-1; 0 where a class has no match (and where it is not
+        present)."""
         weight = np.maximum(self.tp + 0.5 * self.fp + 0.5 * self.fn, 0.5)
         return self.iou / weight, self.iou / np.maximum(self.tp, 1), self.tp / weight
 
@@ -65,15 +71,18 @@ class PanopticCounts:
 def match(truth: Regions, prediction: Regions) -> PanopticRows:
     """Match the segments of a batch of images.
 
-    panopticapi's rules: a pair of the same class matches when its IoU is over 0.5, the union leaving out what the
-    prediction has in void; crowds neither match nor count as missed; an unmatched prediction is forgiven when more
-    than half of it lies in void and in the *last listed* crowd of its class. Ground truth marked `ignore` is void.
+    panopticapi's rules: a pair of the same class matches when its IoU is over 0.5, the union
+    leaving out what the prediction has in void; crowds neither match nor count as missed; an
+    unmatched prediction is forgiven when more than half of it lies in void and in the *last listed*
+    crowd of its class. Ground truth marked `ignore` is void.
     """
-    labelled = truth.without_ignored()
-    return match_overlap(overlap(labelled, prediction), labelled, prediction)
+    labeled = truth.without_ignored()
+    return match_overlap(overlap(labeled, prediction), labeled, prediction)
 
 
-def match_overlap(shared: Overlap, truth: Regions, prediction: Regions, limit: Floats | None = None) -> PanopticRows:
+def match_overlap(
+    shared: Overlap, truth: Regions, prediction: Regions, limit: Floats | None = None
+) -> PanopticRows:
     """`match` where the common pixels are known already.
 
     Args:
@@ -98,7 +107,13 @@ def match_overlap(shared: Overlap, truth: Regions, prediction: Regions, limit: F
 
 
 def _rows(
-    truth: Regions, prediction: Regions, hit: Ints, iou: Floats, alarm: Ints, missed: Ints, several: int
+    truth: Regions,
+    prediction: Regions,
+    hit: Ints,
+    iou: Floats,
+    alarm: Ints,
+    missed: Ints,
+    several: int,
 ) -> PanopticRows:
     return PanopticRows(
         np.concatenate((truth.image[hit], prediction.image[alarm], truth.image[missed])),
@@ -143,13 +158,20 @@ def count(rows: PanopticRows, classes: int, weights: Floats | None = None) -> Pa
 
     def total(outcome: int, values: Floats) -> Floats:
         at = rows.outcome == outcome
-        return np.asarray(np.bincount(rows.label[at], weights=values[at], minlength=classes), np.float64)
+        return np.asarray(
+            np.bincount(rows.label[at], weights=values[at], minlength=classes), np.float64
+        )
 
-    return PanopticCounts(total(0, weight * rows.iou), total(0, weight), total(1, weight), total(2, weight))
+    return PanopticCounts(
+        total(0, weight * rows.iou), total(0, weight), total(1, weight), total(2, weight)
+    )
 
 
-def mean_quality(counts: PanopticCounts, chosen: NDArray[np.bool_]) -> dict[str, float | int | None]:
-    """PQ, SQ and RQ in percent, averaged over the chosen classes that are present; None where none is."""
+def mean_quality(
+    counts: PanopticCounts, chosen: NDArray[np.bool_]
+) -> dict[str, float | int | None]:
+    """PQ, SQ and RQ in percent, averaged over the chosen classes that are present; None where none
+    is."""
     at = np.flatnonzero(chosen & counts.present)
     if not len(at):
         return {"pq": None, "sq": None, "rq": None, "n": 0}
@@ -157,7 +179,9 @@ def mean_quality(counts: PanopticCounts, chosen: NDArray[np.bool_]) -> dict[str,
     return {"pq": pq, "sq": sq, "rq": rq, "n": len(at)}
 
 
-def summarize(counts: PanopticCounts, names: Sequence[str], is_thing: Sequence[bool]) -> dict[str, Any]:
+def summarize(
+    counts: PanopticCounts, names: Sequence[str], is_thing: Sequence[bool]
+) -> dict[str, Any]:
     """The panoptic part of metrics.json: `all`, `things`, `stuff`, `per_class`; percentages."""
     things = np.array(is_thing, np.bool_)
     groups = {"all": np.ones(len(names), np.bool_), "things": things, "stuff": ~things}
@@ -167,15 +191,22 @@ def summarize(counts: PanopticCounts, names: Sequence[str], is_thing: Sequence[b
         scores = {"pq": 100 * float(pq[k]), "sq": 100 * float(sq[k]), "rq": 100 * float(rq[k])}
         counted = {"tp": int(counts.tp[k]), "fp": int(counts.fp[k]), "fn": int(counts.fn[k])}
         per_class[name] = (scores if counts.present[k] else dict.fromkeys(scores)) | counted
-    return {group: mean_quality(counts, chosen) for group, chosen in groups.items()} | {"per_class": per_class}
+    return {group: mean_quality(counts, chosen) for group, chosen in groups.items()} | {
+        "per_class": per_class
+    }
 
 
 def image_quality(rows: PanopticRows, images: int, classes: int) -> Floats:
-    """(I,) PQ of each image by itself, 0-1: the mean over the classes that it has; NaN where it has none."""
+    """(I,) PQ of each image by itself, 0-1: the mean over the classes that it has; NaN where it has
+    none."""
     key = rows.image * classes + rows.label
     weight = np.where(rows.outcome == 0, 1.0, 0.5)
     cells, cell = np.unique(key, return_inverse=True)
-    quality = np.bincount(cell, weights=rows.iou) / np.bincount(cell, weights=weight) if len(key) else np.zeros(0)
+    quality = (
+        np.bincount(cell, weights=rows.iou) / np.bincount(cell, weights=weight)
+        if len(key)
+        else np.zeros(0)
+    )
     return _mean_by(cells // classes, quality, images)
 
 

@@ -1,4 +1,5 @@
-"""Predictions from wherever they lie, image by image: shard sets, COCO result lists, COCO panoptic files."""
+"""Predictions from wherever they lie, image by image: shard sets, COCO result lists, COCO panoptic
+files."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -7,8 +8,8 @@ from typing import Protocol
 
 from segkit.errors import InputError
 from segkit.metrics import coco_files
+from segkit.metrics.class_mapping import ClassMap, apply, class_map
 from segkit.metrics.columns import image_ids, read_columns
-from segkit.metrics.transfer import ClassMap, apply, class_map
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.storage import location
@@ -23,7 +24,8 @@ class Predictions(Protocol):
         ...
 
     def of(self, truth: Sample) -> Sample | None:
-        """The prediction for an image of the ground truth, in its classes; None where there is none."""
+        """The prediction for an image of the ground truth, in its classes; None where there is
+        none."""
         ...
 
 
@@ -44,14 +46,17 @@ class Samples:
 
 
 class SetPredictions:
-    """A prediction shard set; streams where its images come in the order of the ground truth, looks up otherwise."""
+    """A prediction shard set; streams where its images come in the order of the ground truth, looks
+    up otherwise."""
 
     def __init__(self, shards: ShardSet, target: Taxonomy) -> None:
         self.shards = shards
         self.map: ClassMap = class_map(shards.taxonomy, target)
         self._target = target
         self._same_classes = shards.taxonomy.categories == target.categories
-        self._identity = all(key == value for key, value in self.map.ids.items()) and not self.map.unmapped
+        self._identity = (
+            all(key == value for key, value in self.map.ids.items()) and not self.map.unmapped
+        )
         self._ids = image_ids(shards)
         self._index = {image: place for place, image in enumerate(self._ids)}
         self._stream: Iterator[Sample] = shards.samples()
@@ -62,7 +67,8 @@ class SetPredictions:
         return self._ids
 
     def follows(self, truth: ShardSet) -> bool:
-        """Whether this set has the images of the ground truth in the same order, and its classes."""
+        """Whether this set has the images of the ground truth in the same order, and its
+        classes."""
         return self._same_classes and self._ids == image_ids(truth)
 
     def of(self, truth: Sample) -> Sample | None:
@@ -84,19 +90,23 @@ def open_predictions(spec: str, truth: ShardSet, masks: Path | None = None) -> P
     Args:
         spec: a shard set (`DIR`, `DIR@v2`) or a JSON file.
         truth: the ground truth; its taxonomy gives the meaning of category ids in files.
-        masks: folder of the PNGs of a COCO panoptic JSON; by default the folder of the JSON's stem beside it.
+        masks: folder of the PNGs of a COCO panoptic JSON; by default the folder of the JSON's stem
+            beside it.
 
     Raises:
-        InputError: the file is neither a list of results nor a panoptic JSON, or holds an impossible record.
+        InputError: the file is neither a list of results nor a panoptic JSON, or holds an
+            impossible record.
     """
     path = location(spec)
     if path.is_file():
         content = coco_files.load(path)
         if isinstance(content, list):
             return coco_files.ResultList(path, content, truth.taxonomy)
-        return coco_files.PanopticFiles(path, content, masks or path.with_suffix(""), truth.taxonomy, _by_name(truth))
+        return coco_files.PanopticFiles(
+            path, content, masks or path.with_suffix(""), truth.taxonomy, _by_name(truth)
+        )
     if path.suffix == ".json":
-        raise InputError("no such file", file=path, mend="check the path")
+        raise InputError("no such file", file=path, hint="check the path")
     return SetPredictions(ShardSet.open(spec), truth.taxonomy)
 
 
@@ -104,33 +114,44 @@ def check_images(predictions: Predictions, truth: ShardSet) -> int:
     """Count the images of the ground truth that have no prediction.
 
     Raises:
-        InputError: predictions of images that the ground truth lacks, or two of the same image on either side; the
-            line names them.
+        InputError: predictions of images that the ground truth lacks, or two of the same image on
+            either side; the line names them.
     """
     known, ids = image_ids(truth), predictions.ids()
     unknown = sorted(set(ids) - set(known))
     if unknown:
-        problem = f"{len(unknown)} images are not in the ground truth: {_some(unknown)}"
-        mend = f"evaluate against the set that the predictions were made for (its ids: {_some(known[:3])})"
-        raise InputError(problem, file="predictions", mend=mend)
+        message = f"{len(unknown)} images are not in the ground truth: {_some(unknown)}"
+        hint = f"evaluate against the set that the predictions were made for (its ids: {_some(known[:3])})"
+        raise InputError(message, file="predictions", hint=hint)
     if twice := _repeated(ids):
-        raise InputError(f"images with two predictions: {_some(twice)}", file="predictions", mend="keep one of each")
+        raise InputError(
+            f"images with two predictions: {_some(twice)}",
+            file="predictions",
+            hint="keep one of each",
+        )
     if twice := _repeated(known):
         raise InputError(
-            f"two images of the same id: {_some(twice)}", file=truth.path, mend="give images ids of their own"
+            f"two images of the same id: {_some(twice)}",
+            file=truth.path,
+            hint="give images ids of their own",
         )
     return len(known) - len(ids)
 
 
 def _by_name(truth: ShardSet) -> dict[str, str]:
-    """Id of each image, by its id and, where that is no other one's id or stem, by the stem of its file."""
+    """Id of each image, by its id and, where that is no other one's id or stem, by the stem of its
+    file."""
     names = [
         (image, Path(file).stem)
         for table in read_columns(truth, ["id", "file_name"])
-        for image, file in zip(table.column("id").to_pylist(), table.column("file_name").to_pylist(), strict=True)
+        for image, file in zip(
+            table.column("id").to_pylist(), table.column("file_name").to_pylist(), strict=True
+        )
     ]
     times = Counter(stem for _, stem in names)
-    return {stem: image for image, stem in names if times[stem] == 1} | {image: image for image, _ in names}
+    return {stem: image for image, stem in names if times[stem] == 1} | {
+        image: image for image, _ in names
+    }
 
 
 def _repeated(names: list[str]) -> list[str]:

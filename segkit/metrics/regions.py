@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.metrics.runs import Bytes, Ints, Runs, decode_runs, join
+from segkit.metrics.run_lengths import Bytes, Ints, Runs, decode_runs, join
 from segkit.sample import Sample
 
 Flags = NDArray[np.bool_]
@@ -46,7 +46,9 @@ class Regions:
         if not self.ignore.any():
             return self
         keep = np.flatnonzero(~self.ignore)
-        buffer, offsets = join([self.buffer[self.offsets[i] : self.offsets[i + 1]].tobytes() for i in keep])
+        buffer, offsets = join(
+            [self.buffer[self.offsets[i] : self.offsets[i + 1]].tobytes() for i in keep]
+        )
         columns = (self.image[keep], self.label[keep], self.crowd[keep], self.ignore[keep])
         return Regions(self.ids, self.height, self.width, buffer, offsets, *columns)
 
@@ -91,20 +93,32 @@ def regions_of(samples: Sequence[Sample], index: dict[int, int], *, what: str) -
 
 def unknown_class(class_id: int, what: str, image: str) -> InputError:
     """The error of a segment of a class that the vocabulary does not list."""
-    mend = "predict in the vocabulary of the ground truth"
-    return InputError(f"category {class_id} is not in the vocabulary", file=what, record=f"image {image}", mend=mend)
+    hint = "predict in the vocabulary of the ground truth"
+    return InputError(
+        f"category {class_id} is not in the vocabulary",
+        file=what,
+        record=f"image {image}",
+        hint=hint,
+    )
 
 
 def boxes_only(what: str, image: str) -> InputError:
     """The error of a segment that is only a box where masks are compared."""
-    mend = "give masks: `segkit pseudolabel` makes them from boxes, `--by box` compares boxes"
-    return InputError("a segment has a box but no mask", file=what, record=f"image {image}", mend=mend)
+    hint = "give masks: `segkit pseudolabel` makes them from boxes, `--by box` compares boxes"
+    return InputError(
+        "a segment has a box but no mask", file=what, record=f"image {image}", hint=hint
+    )
 
 
 def size_differs(image: str, found: str, wanted: str) -> InputError:
     """The error of a prediction of another size than its image."""
-    problem = f"the prediction is {found}, the image {wanted}"
-    return InputError(problem, file="predictions", record=f"image {image}", mend="predict at the size of the image")
+    message = f"the prediction is {found}, the image {wanted}"
+    return InputError(
+        message,
+        file="predictions",
+        record=f"image {image}",
+        hint="predict at the size of the image",
+    )
 
 
 def checked_runs(regions: Regions, what: str) -> Runs:
@@ -118,6 +132,13 @@ def checked_runs(regions: Regions, what: str) -> Runs:
     wrong = np.flatnonzero(runs.total != regions.pixels[regions.image])
     if len(wrong):
         segment = int(wrong[0])
-        size = f"{runs.total[segment]} pixels, the image has {regions.pixels[regions.image[segment]]}"
-        raise InputError(f"mask of {size}", file=what, record=regions.name(segment), mend="write masks at image size")
+        size = (
+            f"{runs.total[segment]} pixels, the image has {regions.pixels[regions.image[segment]]}"
+        )
+        raise InputError(
+            f"mask of {size}",
+            file=what,
+            record=regions.name(segment),
+            hint="write masks at image size",
+        )
     return runs

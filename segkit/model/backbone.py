@@ -20,12 +20,13 @@ STRIDES = (4, 8, 16, 32)
 class Backbone(nn.Module):
     """A timm network cut into its feature stages.
 
-    Networks that work channels last (Swin) leave their sums of residual branches unnormalised: each of their stages
-    gets a LayerNorm, as in the models that they were published with.
+    Networks that work channels last (Swin) leave their sums of residual branches unnormalized: each
+    of their stages gets a LayerNorm, as in the models that they were published with.
 
     Args:
         name: timm model name; `vitdet:` before a plain ViT's makes it a ViTDet.
-        weights: None for random weights, `timm` for timm's pretrained ones, else a safetensors file with timm's names.
+        weights: None for random weights, `timm` for timm's pretrained ones, else a safetensors file
+            with timm's names.
         freeze_norm: keep BatchNorm statistics and affine parameters as they were loaded.
         pixel_mean: RGB, of images in 0-1, as the weights were trained.
         pixel_std: likewise.
@@ -51,7 +52,9 @@ class Backbone(nn.Module):
             self.network = ViTDet(self.network)
         self.stages, self.channels = _stages(self.network, name)
         channels_last = str(getattr(self.network, "output_fmt", "")).endswith("NHWC")
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels) if channels_last else None
+        self.norms = (
+            nn.ModuleList(nn.LayerNorm(width) for width in self.channels) if channels_last else None
+        )
         self.freeze_norm = freeze_norm
         if freeze_norm:
             for norm in self._batch_norms():
@@ -62,10 +65,15 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
 
     def _batch_norms(self) -> list[nn.Module]:
-        return [module for module in self.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        return [
+            module
+            for module in self.network.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
 
     def recompute_activations(self) -> None:
-        """Keep less for the backward pass, as far as timm's network offers it and has no batch norm that learns."""
+        """Keep less for the backward pass, as far as timm's network offers it and has no batch norm
+        that learns."""
         offered = getattr(self.network, "set_grad_checkpointing", None)
         if offered is not None and (self.freeze_norm or not self._batch_norms()):
             offered(True)
@@ -87,8 +95,10 @@ class Backbone(nn.Module):
         Returns:
             Four maps (B, channels[i], H / STRIDES[i], W / STRIDES[i]).
         """
-        normalised = (images - self.mean) / self.std
-        features = self.network(normalised.contiguous(memory_format=torch.channels_last))  # convolutions run faster so
+        normalized = (images - self.mean) / self.std
+        features = self.network(
+            normalized.contiguous(memory_format=torch.channels_last)
+        )  # convolutions run faster so
         chosen = [features[stage] for stage in self.stages]
         if self.norms is None:
             return chosen
@@ -103,14 +113,14 @@ def _stages(network: Any, name: str) -> tuple[list[int], list[int]]:
     try:
         stages = [reductions.index(stride) for stride in STRIDES]
     except ValueError:
-        mend = f"choose one with 4, 8, 16, 32; for a plain ViT write {PREFIX}NAME"
-        raise InputError(f"backbone {name} has strides {reductions}", mend=mend) from None
+        hint = f"choose one with 4, 8, 16, 32; for a plain ViT write {PREFIX}NAME"
+        raise InputError(f"backbone {name} has strides {reductions}", hint=hint) from None
     return stages, [channels[stage] for stage in stages]
 
 
 def _create(name: str, *, pretrained: bool) -> nn.Module:
     if not timm.is_model(plain(name)):
-        raise InputError(f"unknown backbone {name!r}", mend="see timm.list_models()")
+        raise InputError(f"unknown backbone {name!r}", hint="see timm.list_models()")
     arguments: dict[str, Any] = {"features_only": True}
     if name.startswith(PREFIX):
         arguments = {"num_classes": 0}
@@ -121,27 +131,36 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise InputError(f"backbone {name} gives no feature maps ({error})") from error
-        mend = "without a network, give a safetensors file as model.backbone_weights"
-        raise SegkitError(f"the pretrained weights of {name} could not be fetched ({error}); {mend}") from error
+        hint = "without a network, give a safetensors file as model.backbone_weights"
+        raise SegkitError(
+            f"the pretrained weights of {name} could not be fetched ({error}); {hint}"
+        ) from error
     pad_before_shift(network)
     return network
 
 
 def _load(network: nn.Module, file: Path) -> None:
-    """Load a classifier's weights: what the feature stages lack (its head) is left out, nothing may be missing."""
+    """Load a classifier's weights: what the feature stages lack (its head) is left out, nothing may
+    be missing."""
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"cannot read backbone weights ({error})", file=file, mend="give a safetensors file"
+            f"cannot read backbone weights ({error})", file=file, hint="give a safetensors file"
         ) from error
     known = network.state_dict()
     # timm flattens stages when it cuts a network into features: stages.0 becomes stages_0.
-    state = {name if name in known else name.replace(".", "_", 1): value for name, value in state.items()}
+    state = {
+        name if name in known else name.replace(".", "_", 1): value for name, value in state.items()
+    }
     try:
         missing = network.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
-        raise InputError("weights of another architecture", file=file, mend="set model.backbone to match") from error
+        raise InputError(
+            "weights of another architecture", file=file, hint="set model.backbone to match"
+        ) from error
     if missing:
-        mend = "give weights with timm's parameter names"
-        raise InputError(f"{len(missing)} weights missing, first {missing[0]}", file=file, mend=mend)
+        hint = "give weights with timm's parameter names"
+        raise InputError(
+            f"{len(missing)} weights missing, first {missing[0]}", file=file, hint=hint
+        )

@@ -1,4 +1,5 @@
-"""DaTaSeg: one model whose output, for every task and data set, is N pairs of mask proposal and class prediction."""
+"""DaTaSeg: one model whose output, for every task and data set, is N pairs of mask proposal and
+class prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from segkit.model.backbone import STRIDES, Backbone
-from segkit.model.classifier import TextClassifier
-from segkit.model.conditioned import BoxConditioner
-from segkit.model.config import ModelConfig
+from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPrompts
 from segkit.model.deformable_pixel_decoder import DeformablePixelDecoder
 from segkit.model.layers import Stack, detr_position_grid, position_grid
 from segkit.model.pixel_decoder import FPNPixelDecoder
-from segkit.model.query_decoder import QueryDecoder
+from segkit.model.text_classifier import TextClassifier
+from segkit.model.transformer_decoder import TransformerDecoder
+from segkit.recipes.schema import ModelConfig
 
 MASK_STRIDE = STRIDES[0]
 """Pixels a cell of mask logits."""
@@ -21,7 +22,8 @@ MASK_STRIDE = STRIDES[0]
 
 @dataclass(frozen=True)
 class Proposals:
-    """Mask proposals with their class predictions, of L layers of the decoder; the last are the answer."""
+    """Mask proposals with their class predictions, of L layers of the decoder; the last are the
+    answer."""
 
     class_logits: Tensor
     """(B, L, N, K + 1); the last column is background."""
@@ -30,20 +32,21 @@ class Proposals:
 
 
 @dataclass(frozen=True)
-class Output:
-    """What a forward pass gives: proposals at the start and after each layer, or the answer alone."""
+class Outputs:
+    """Proposals of a forward pass: of every decoder layer, or of the last only."""
 
-    matching: Proposals | None
-    """Of the N learned queries; None where they were not asked for."""
-    conditioned: Proposals | None
-    """Of the given boxes, in their order, padded to the longest; the last are those of the last layer with their masks
-    corrected in each box's frame. None where no box was given."""
+    queries: Proposals | None
+    """Of the N learned queries; None where they did not run."""
+    box_prompts: Proposals | None
+    """Of the box prompts, in their order, padded to the most prompts of an image; the last are
+    those of the last layer with their masks refined in each box's frame. None without prompts."""
 
 
 class DataSeg(nn.Module):
     """The universal segmentation model.
 
-    Nothing in it belongs to one data set: the vocabulary comes with the call as a table of text embeddings.
+    Nothing in it belongs to one data set: the vocabulary comes with the call as a table of text
+    embeddings.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -57,7 +60,7 @@ class DataSeg(nn.Module):
             pixel_std=config.pixel_std,
         )
         self.pixel_decoder = _pixel_decoder(config, self.backbone.channels)
-        self.query_decoder = QueryDecoder(
+        self.transformer_decoder = TransformerDecoder(
             hidden_dim=config.hidden_dim,
             mask_dim=config.mask_dim,
             rounds=config.rounds,
@@ -65,12 +68,13 @@ class DataSeg(nn.Module):
             feedforward_dim=config.feedforward_dim,
             positions=detr_position_grid if config.pixel_decoder == "deformable" else position_grid,
         )
-        self.classifier = TextClassifier(config.hidden_dim, config.text_dim)
+        self.text_classifier = TextClassifier(config.hidden_dim, config.text_dim)
         self.query_content = nn.Embedding(config.queries, config.hidden_dim)
         self.query_position = nn.Embedding(config.queries, config.hidden_dim)
-        # Small content: what a query attends to then outweighs what it started as from the first layer on.
+        # Small content: what a query attends to then outweighs what it started as from the first
+        # layer on.
         nn.init.normal_(self.query_content.weight, std=0.02)
-        self.conditioner = BoxConditioner(
+        self.box_prompt_encoder = BoxPromptEncoder(
             hidden_dim=config.hidden_dim, mask_dim=config.mask_dim, text_dim=config.text_dim
         )
 
@@ -78,35 +82,36 @@ class DataSeg(nn.Module):
         self,
         images: Tensor,
         text: Tensor,
-        boxes: Sequence[Tensor] | None = None,
-        labels: Sequence[Tensor] | None = None,
+        prompts: BoxPrompts | None = None,
         *,
-        match: bool = True,
-        every_layer: bool = True,
-    ) -> Output:
+        learned_queries: bool = True,
+        aux_outputs: bool = True,
+    ) -> Outputs:
         """Propose masks.
 
         Args:
             images: (B, 3, H, W), RGB in 0-1; H and W multiples of 32.
             text: (K, D_T), unit rows, one a class.
-            boxes: an image each, (Q_b, 4) x0, y0, x1, y1 in pixels, to be segmented by conditioned queries.
-            labels: an image each, (Q_b,) int64 row of `text`; -1, or None for all, where the class is not known.
-            match: whether to run the learned queries. They never see the conditioned ones: with and without boxes their
-                proposals are the same to the bit.
-            every_layer: whether to tell the proposals of all layers, for deep supervision, or those of the last alone.
+            prompts: boxes to segment, on the images' device.
+            learned_queries: whether to run the learned queries. They never see the box prompts:
+                with and without prompts their proposals are bit-identical.
+            aux_outputs: whether to return the proposals of all layers, for deep supervision, or
+                those of the last only.
         """
         scales, pixels = self.pixel_decoder(self.backbone(images))
-        matching = self._match(scales, pixels, text, every_layer) if match else None
-        conditioned = None
-        if boxes is not None and any(len(box) for box in boxes):
-            known = labels if labels is not None else [torch.full_like(box[:, 0], -1).long() for box in boxes]
-            conditioned = self._condition(scales, pixels, text, boxes, known, images.shape[-2:], every_layer)
-        return Output(matching, conditioned)
+        queries = self._run_queries(scales, pixels, text, aux_outputs) if learned_queries else None
+        prompted = None
+        if prompts is not None and len(prompts) > 0:
+            size = images.shape[-2:]
+            prompted = self._run_box_prompts(scales, pixels, text, prompts, size, aux_outputs)
+        return Outputs(queries, prompted)
 
     def recompute_activations(self) -> None:
-        """Keep only the inputs of layers for the backward pass, and run these again there: memory for time.
+        """Keep only the inputs of layers for the backward pass, and run these again there: memory
+        for time.
 
-        A backbone with batch norms that learn is left as it is: running it twice would count each batch twice.
+        A backbone with batch norms that learn is left as it is: running it twice would count each
+        batch twice.
         """
         self.backbone.recompute_activations()
         for module in self.modules():
@@ -114,44 +119,54 @@ class DataSeg(nn.Module):
                 module.recompute = True
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Have `torch.compile` make kernels for the parts whose shapes stay the same: backbone and pixel decoder."""
+        """Have `torch.compile` make kernels for the parts whose shapes stay the same: backbone and
+        pixel decoder."""
         self.backbone.compile(backend=backend)
         self.pixel_decoder.compile(backend=backend)
 
-    def _match(self, scales: list[Tensor], pixels: Tensor, text: Tensor, every_layer: bool) -> Proposals:
-        content = self.query_content.weight.expand(len(pixels), -1, -1)
+    def _run_queries(
+        self, scales: list[Tensor], pixels: Tensor, text: Tensor, aux_outputs: bool
+    ) -> Proposals:
+        content = self.query_content.weight.expand(len(pixels), -1, -1)  # (B, N, hidden_dim)
         position = self.query_position.weight.expand(len(pixels), -1, -1)
-        queries, masks = self.query_decoder(content, position, scales, pixels, every_layer=every_layer)
-        return Proposals(self.classifier(queries, text), masks)
+        queries, masks = self.transformer_decoder(
+            content, position, scales, pixels, aux_outputs=aux_outputs
+        )
+        return Proposals(self.text_classifier(queries, text), masks)
 
-    def _condition(
+    def _run_box_prompts(
         self,
         scales: list[Tensor],
         pixels: Tensor,
         text: Tensor,
-        boxes: Sequence[Tensor],
-        labels: Sequence[Tensor],
+        prompts: BoxPrompts,
         image_size: Sequence[int],
-        every_layer: bool,
+        aux_outputs: bool,
     ) -> Proposals:
-        given = self.conditioner.queries(boxes, labels, text, image_size, MASK_STRIDE)
-        queries, masks = self.query_decoder(
-            given.content,
-            given.position,
+        encoder = self.box_prompt_encoder
+        encoded = encoder.queries(prompts, text, image_size, MASK_STRIDE)
+        queries, masks = self.transformer_decoder(
+            encoded.content,
+            encoded.position,
             scales,
             pixels,
-            mask_bias=lambda queries: self.conditioner.mask_bias(queries, given.basis),
-            region=given.region,
-            every_layer=every_layer,
+            mask_bias=lambda queries: encoder.mask_bias(queries, encoded.basis),
+            region=encoded.region,
+            aux_outputs=aux_outputs,
         )
-        classes = self.classifier(queries, text)
-        corrected = self.conditioner.correct(queries[:, -1], masks[:, -1], pixels, given, MASK_STRIDE)[:, None]
-        if not every_layer:
-            return Proposals(classes, corrected)
-        return Proposals(torch.cat((classes, classes[:, -1:]), dim=1), torch.cat((masks, corrected), dim=1))
+        classes = self.text_classifier(queries, text)  # (B, L, Q, K + 1)
+        refined = encoder.refine(queries[:, -1], masks[:, -1], pixels, encoded, MASK_STRIDE)
+        refined = refined[:, None]  # (B, 1, Q, h, w)
+        if not aux_outputs:
+            return Proposals(classes, refined)
+        # The refined masks are one more layer, with the classes of the last.
+        classes = torch.cat((classes, classes[:, -1:]), dim=1)
+        return Proposals(classes, torch.cat((masks, refined), dim=1))
 
 
-def _pixel_decoder(config: ModelConfig, channels: Sequence[int]) -> FPNPixelDecoder | DeformablePixelDecoder:
+def _pixel_decoder(
+    config: ModelConfig, channels: Sequence[int]
+) -> FPNPixelDecoder | DeformablePixelDecoder:
     if config.pixel_decoder == "fpn":
         return FPNPixelDecoder(channels, hidden_dim=config.hidden_dim, mask_dim=config.mask_dim)
     return DeformablePixelDecoder(

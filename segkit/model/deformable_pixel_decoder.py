@@ -1,4 +1,5 @@
-"""Mask2Former's pixel decoder: deformable attention over strides 32-8, one pyramid step to stride 4."""
+"""Mask2Former's pixel decoder: deformable attention over strides 32-8, one pyramid step to stride
+4."""
 
 import math
 from collections.abc import Sequence
@@ -7,19 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkit.model.deformable import DeformableLayer, cell_centres
+from segkit.model.deformable import DeformableLayer, cell_centers
 from segkit.model.layers import Stack, detr_position_grid
 from segkit.model.sampling import Scales
 
 
 def _projection(before: int, after: int, *, kernel: int = 1, bias: bool = False) -> nn.Sequential:
-    """Convolution and the 32 groups that Mask2Former normalises (fewer where 32 do not divide the width)."""
+    """Convolution and the 32 groups that Mask2Former normalizes (fewer where 32 do not divide the
+    width)."""
     convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=bias)
     return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, after), after))
 
 
 class DeformablePixelDecoder(nn.Module):
-    """Backbone features -> three scales and the per-pixel map F (Cheng et al. 2022, section 3.2 and appendix).
+    """Backbone features -> three scales and the per-pixel map F (Cheng et al. 2022, section 3.2 and
+    appendix).
 
     Args:
         channels: of the four backbone maps, finest (stride 4) first.
@@ -31,14 +34,25 @@ class DeformablePixelDecoder(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], *, hidden_dim: int, mask_dim: int, layers: int, heads: int, feedforward_dim: int
+        self,
+        channels: Sequence[int],
+        *,
+        hidden_dim: int,
+        mask_dim: int,
+        layers: int,
+        heads: int,
+        feedforward_dim: int,
     ) -> None:
         super().__init__()
         coarse_to_fine = channels[:0:-1]
-        self.projections = nn.ModuleList(_projection(width, hidden_dim, bias=True) for width in coarse_to_fine)
+        self.projections = nn.ModuleList(
+            _projection(width, hidden_dim, bias=True) for width in coarse_to_fine
+        )
         self.level_embedding = nn.Embedding(len(coarse_to_fine), hidden_dim)
         self.layers = Stack(
-            DeformableLayer(hidden_dim, heads=heads, levels=len(coarse_to_fine), feedforward_dim=feedforward_dim)
+            DeformableLayer(
+                hidden_dim, heads=heads, levels=len(coarse_to_fine), feedforward_dim=feedforward_dim
+            )
             for _ in range(layers)
         )
         self.fine_lateral = _projection(channels[0], hidden_dim)
@@ -55,9 +69,16 @@ class DeformablePixelDecoder(nn.Module):
             Scales for cross-attention, coarse to fine (strides 32, 16, 8; hidden_dim wide), and F
             (B, mask_dim, H/4, W/4).
         """
-        scales = self._encode([project(x) for project, x in zip(self.projections, reversed(features[1:]), strict=True)])
+        scales = self._encode(
+            [
+                project(x)
+                for project, x in zip(self.projections, reversed(features[1:]), strict=True)
+            ]
+        )
         fine = self.fine_lateral(features[0])
-        fine = fine + F.interpolate(scales[-1], size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        fine = fine + F.interpolate(
+            scales[-1], size=fine.shape[-2:], mode="bilinear", align_corners=False
+        )
         return scales, self.mask_features(self.fine_output(fine))
 
     def _encode(self, maps: list[Tensor]) -> list[Tensor]:
@@ -69,8 +90,14 @@ class DeformablePixelDecoder(nn.Module):
                 for size, level in zip(sizes, self.level_embedding.weight, strict=True)
             ]
         )
-        reference, scales = cell_centres(sizes, cells.device, position.dtype), Scales.of(sizes, cells.device)
+        reference, scales = (
+            cell_centers(sizes, cells.device, position.dtype),
+            Scales.of(sizes, cells.device),
+        )
         for number in range(len(self.layers)):
             cells = self.layers.run(number, cells, position, reference, scales)
         split = torch.split(cells, [height * width for height, width in sizes], 1)
-        return [x.transpose(1, 2).reshape(len(x), -1, *size) for x, size in zip(split, sizes, strict=True)]
+        return [
+            x.transpose(1, 2).reshape(len(x), -1, *size)
+            for x, size in zip(split, sizes, strict=True)
+        ]

@@ -1,4 +1,5 @@
-"""Names of a Hugging Face Mask2Former's tensors -> names in a `DataSeg` model with timm's backbone."""
+"""Names of a Hugging Face Mask2Former's tensors -> names in a `DataSeg` model with timm's
+backbone."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,7 +10,8 @@ from torch import Tensor
 _DROPPED = re.compile(
     r"^class_predictor\.|^criterion\.|num_batches_tracked$|relative_position_index$|swin\.layernorm\."
 )
-"""The class head fits one vocabulary; a Swin's last norm serves its own classifier; the others are no weights."""
+"""The class head fits one vocabulary; a Swin's last norm serves its own classifier; the others are
+no weights."""
 
 
 def _next_stage(match: re.Match[str]) -> str:
@@ -17,7 +19,7 @@ def _next_stage(match: re.Match[str]) -> str:
 
 
 def _head_layer(match: re.Match[str]) -> str:
-    return f"query_decoder.mask_head.{2 * int(match[1])}."
+    return f"transformer_decoder.mask_head.{2 * int(match[1])}."
 
 
 _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
@@ -26,18 +28,24 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^model\.pixel_level_module\.decoder\.", "pixel_decoder."),
     (r"^model\.transformer_module\.queries_features\.", "query_content."),
     (r"^model\.transformer_module\.queries_embedder\.", "query_position."),
-    (r"^model\.transformer_module\.level_embed\.", "query_decoder.level_embedding."),
-    (r"^model\.transformer_module\.decoder\.", "query_decoder."),
+    (r"^model\.transformer_module\.level_embed\.", "transformer_decoder.level_embedding."),
+    (r"^model\.transformer_module\.decoder\.", "transformer_decoder."),
     # ResNet.
     (r"^backbone\.embedder\.embedder\.convolution\.", "backbone.network.conv1."),
     (r"^backbone\.embedder\.embedder\.normalization\.", "backbone.network.bn1."),
     (r"\.shortcut\.convolution\.", ".downsample.0."),
     (r"\.shortcut\.normalization\.", ".downsample.1."),
-    (r"^backbone\.encoder\.stages\.(\d+)\.layers\.", lambda m: f"backbone.network.layer{int(m[1]) + 1}."),
+    (
+        r"^backbone\.encoder\.stages\.(\d+)\.layers\.",
+        lambda m: f"backbone.network.layer{int(m[1]) + 1}.",
+    ),
     (r"\.layer\.(\d+)\.convolution\.", lambda m: f".conv{int(m[1]) + 1}."),
     (r"\.layer\.(\d+)\.normalization\.", lambda m: f".bn{int(m[1]) + 1}."),
     # Swin; timm merges patches at the start of a stage, not at the end of the one before.
-    (r"^backbone\.embeddings\.patch_embeddings\.projection\.", "backbone.network.patch_embed.proj."),
+    (
+        r"^backbone\.embeddings\.patch_embeddings\.projection\.",
+        "backbone.network.patch_embed.proj.",
+    ),
     (r"^backbone\.embeddings\.norm\.", "backbone.network.patch_embed.norm."),
     (r"^backbone\.encoder\.layers\.(\d+)\.downsample\.", _next_stage),
     (r"^backbone\.encoder\.layers\.(\d+)\.", r"backbone.network.layers_\1."),
@@ -60,26 +68,28 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^(pixel_decoder.*)\.self_attn\.(value|output)_proj\.", r"\1.attention.\2."),
     (r"^(pixel_decoder.*)\.self_attn_layer_norm\.", r"\1.attention_norm."),
     # Query decoder.
-    (r"^query_decoder\.layernorm\.", "query_decoder.norm."),
-    (r"^query_decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.", _head_layer),
+    (r"^transformer_decoder\.layernorm\.", "transformer_decoder.norm."),
+    (r"^transformer_decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.", _head_layer),
     (r"\.(self|cross)_attn_layer_norm\.", r".\1_norm."),
     (r"\.(self|cross)_attn\.out_proj\.", r".\1_attention.output."),
     (r"\.self_attn\.q_proj\.", ".self_attention.query."),
     (r"\.self_attn\.k_proj\.", ".self_attention.key."),
     (r"\.self_attn\.v_proj\.", ".self_attention.value."),
     # Layers of both decoders.
-    (r"^(pixel_decoder|query_decoder)(.*)\.fc1\.", r"\1\2.feedforward.0."),
-    (r"^(pixel_decoder|query_decoder)(.*)\.fc2\.", r"\1\2.feedforward.2."),
+    (r"^(pixel_decoder|transformer_decoder)(.*)\.fc1\.", r"\1\2.feedforward.0."),
+    (r"^(pixel_decoder|transformer_decoder)(.*)\.fc2\.", r"\1\2.feedforward.2."),
     (r"\.final_layer_norm\.", ".feedforward_norm."),
 )
-"""Regular expressions and what takes their place, applied in this order, each to the outcome of those before."""
+"""Regular expressions and what takes their place, applied in this order, each to the outcome of
+those before."""
 
 _PACKED = re.compile(r"(.*)\.cross_attn\.in_proj_(weight|bias)$")
 _APART = re.compile(r"(.*\.attn)\.(query|key|value)\.(weight|bias)$")
 
 
 def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that a `DataSeg` model shares with a Mask2Former, under its names; a name without a rule stays."""
+    """The tensors that a `DataSeg` model shares with a Mask2Former, under its names; a name without
+    a rule stays."""
     named = {_rename(name): value for name, value in state.items() if not _DROPPED.search(name)}
     return _pack(_unpack(named))
 
@@ -91,7 +101,8 @@ def _rename(name: str) -> str:
 
 
 def _unpack(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Torch's multi-head attention holds query, key and value as one matrix; the query decoder has three."""
+    """Torch's multi-head attention holds query, key and value as one matrix; the query decoder has
+    three."""
     apart: dict[str, Tensor] = {}
     for name, value in named.items():
         packed = _PACKED.fullmatch(name)

@@ -1,4 +1,5 @@
-"""Where a Mask2Former of Hugging Face lies: a folder, or a public name; nothing here needs torch."""
+"""Where a Mask2Former of Hugging Face lies: a folder, or a public name; nothing here needs
+torch."""
 
 import re
 from pathlib import Path
@@ -17,9 +18,18 @@ def name_of(source: str) -> str:
     """
     name = source.removeprefix(PREFIX)
     if name == source or not name:
-        raise InputError(f"unknown source {source!r}", record="model.init_from", mend="write hf:FOLDER or hf:NAME")
+        raise InputError(
+            f"unknown source {source!r}",
+            record="model.init_from",
+            hint="write hf:FOLDER or hf:NAME",
+        )
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise InputError("no such folder", file=name, record="model.init_from", mend="give a folder or a public NAME")
+        raise InputError(
+            "no such folder",
+            file=name,
+            record="model.init_from",
+            hint="give a folder or a public NAME",
+        )
     return name
 
 
@@ -40,5 +50,5 @@ def folder_of(source: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
-        problem = f"{name} is no local folder and could not be fetched ({reason})"
-        raise SegkitError(problem) from error
+        message = f"{name} is no local folder and could not be fetched ({reason})"
+        raise SegkitError(message) from error

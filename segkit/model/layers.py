@@ -22,7 +22,8 @@ class MLP(nn.Sequential):
 class Stack(nn.ModuleList):
     """Layers that are run one by one, and whose insides need not be kept for the backward pass.
 
-    With `recompute` each keeps its inputs alone and runs again when gradients ask for it: memory for time.
+    With `recompute` each keeps its inputs alone and runs again when gradients ask for it: memory
+    for time.
     """
 
     recompute = False
@@ -60,11 +61,14 @@ def position_grid(
     return torch.cat((rows, columns), dim=-1).reshape(height * width, dim).to(dtype)
 
 
-def detr_position_grid(height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """DETR's and Mask2Former's own encoding of a feature map's cells: (height * width, dim), rows first.
+def detr_position_grid(
+    height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """DETR's and Mask2Former's own encoding of a feature map's cells: (height * width, dim), rows
+    first.
 
-    Cells count from 1 to n, over n, and the sine and cosine of a frequency stand side by side. Weights trained with one
-    encoding cannot be used with another.
+    Cells count from 1 to n, over n, and the sine and cosine of a frequency stand side by side.
+    Weights trained with one encoding cannot be used with another.
     """
     rows, columns = (_detr_sines(size, dim // 2, device).to(dtype) for size in (height, width))
     both = (rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1))

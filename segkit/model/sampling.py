@@ -1,8 +1,8 @@
 """Weighted bilinear samples of several maps at once, the inner loop of deformable attention.
 
-All samples of a query and head are one bag of rows of the maps, so `embedding_bag` sums them without ever holding a
-sample in memory. Its own gradient for the rows is many times slower than the sum; here that gradient is a sum of bags
-as well, of what each row has been sampled by.
+All samples of a query and head are one bag of rows of the maps, so `embedding_bag` sums them
+without ever holding a sample in memory. Its own gradient for the rows is many times slower than the
+sum; here that gradient is a sum of bags as well, of what each row has been sampled by.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Sizes = Sequence[tuple[int, int]]
 """Height and width of each scale."""
 CORNERS = 4
 """Cells around a location."""
-MOST_PRODUCTS = 2**26 - 1
+MAX_PRODUCTS = 2**26 - 1
 """A CUDA kernel of torch counts its threads, 32 to a product, in 31 bits."""
 _SUM = 0
 """torch's number of that mode of `embedding_bag`."""
@@ -38,7 +38,10 @@ class Scales:
         """Of some sizes, coarse or fine first, as the cells are."""
         areas = [height * width for height, width in sizes]
         starts = [sum(areas[:level]) for level in range(len(areas))]
-        extent, start = torch.tensor([(width, height) for height, width in sizes]), torch.tensor(starts).int()
+        extent, start = (
+            torch.tensor([(width, height) for height, width in sizes]),
+            torch.tensor(starts).int(),
+        )
         # made on the device they would wait for it
         return cls(extent.to(device, non_blocking=True), start.to(device, non_blocking=True))
 
@@ -66,7 +69,8 @@ def sample_scales(value: Tensor, scales: Scales, locations: Tensor, weights: Ten
 
 
 def _first_rows(start: Tensor, batch: int, cells: int, heads: int) -> Tensor:
-    """Row of each image's, head's and scale's first cell among all (B * S * heads): (B, 1, heads, levels, 1) int32."""
+    """Row of each image's, head's and scale's first cell among all (B * S * heads): (B, 1, heads,
+    levels, 1) int32."""
     image = torch.arange(batch, dtype=torch.int32, device=start.device) * cells
     head = torch.arange(heads, dtype=torch.int32, device=start.device)
     return ((start + image[:, None, None]) * heads + head[:, None])[:, None, ..., None]
@@ -85,7 +89,7 @@ class _Axis:
 
     @classmethod
     def of(cls, place: Tensor, length: Tensor) -> "_Axis":
-        """place in cells, 0 being the centre of the first; length of the axis, broadcast to it."""
+        """place in cells, 0 being the center of the first; length of the axis, broadcast to it."""
         low = place.floor()
         beyond, before = place - low, low.int()
         after = before + 1
@@ -101,13 +105,16 @@ def _axes(places: Tensor, extent: Tensor) -> tuple[_Axis, _Axis]:
 
 
 class _Bags(torch.autograd.Function):
-    """rows (R, d), places (B, N, heads, levels, points, 2) in cells, weights (B, N, heads, levels, points) -> sums.
+    """rows (R, d), places (B, N, heads, levels, points, 2) in cells, weights (B, N, heads, levels,
+    points) -> sums.
 
     The result is (B * N * heads, d).
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, places: Tensor, weights: Tensor, extent: Tensor, first: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, places: Tensor, weights: Tensor, extent: Tensor, first: Tensor
+    ) -> Tensor:
         x, y = _axes(places, extent)
         heads, width = places.shape[2], extent[..., 0].int()
         shape = (*weights.shape[:3], CORNERS, *weights.shape[3:])
@@ -126,14 +133,24 @@ class _Bags(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, places, weights, extent, index, share = ctx.saved_tensors
         gradient = gradient.contiguous()
-        of_rows = _gradient_of_rows(gradient, index, share, len(rows)) if ctx.needs_input_grad[0] else None
+        of_rows = (
+            _gradient_of_rows(gradient, index, share, len(rows))
+            if ctx.needs_input_grad[0]
+            else None
+        )
         if not any(ctx.needs_input_grad[1:3]):
             return of_rows, None, None, None, None
-        sampled = _products(gradient, rows, index).view(*weights.shape[:3], 2, 2, *weights.shape[3:])
+        sampled = _products(gradient, rows, index).view(
+            *weights.shape[:3], 2, 2, *weights.shape[3:]
+        )
         x, y = _axes(places, extent)
         left, right = sampled[:, :, :, :, 0], sampled[:, :, :, :, 1]
-        above, below = (x.share[0][:, :, :, None] * left + x.share[1][:, :, :, None] * right).unbind(3)
-        by_x_above, by_x_below = (x.slope[0][:, :, :, None] * left + x.slope[1][:, :, :, None] * right).unbind(3)
+        above, below = (
+            x.share[0][:, :, :, None] * left + x.share[1][:, :, :, None] * right
+        ).unbind(3)
+        by_x_above, by_x_below = (
+            x.slope[0][:, :, :, None] * left + x.slope[1][:, :, :, None] * right
+        ).unbind(3)
         by_x = y.share[0] * by_x_above + y.share[1] * by_x_below
         by_y = y.slope[0] * above + y.slope[1] * below
         of_places = torch.stack((weights * by_x, weights * by_y), -1)
@@ -141,16 +158,22 @@ class _Bags(torch.autograd.Function):
 
 
 def _gradient_of_rows(gradient: Tensor, index: Tensor, share: Tensor, count: int) -> Tensor:
-    """Each row's sum of the bags' gradients (G, d), by its share in them: index and share (G, P) -> (count, d)."""
+    """Each row's sum of the bags' gradients (G, d), by its share in them: index and share (G, P) ->
+    (count, d)."""
     found, order = index.flatten().sort(stable=True)
-    ends = torch.searchsorted(found, torch.arange(count + 1, dtype=found.dtype, device=found.device))
+    ends = torch.searchsorted(
+        found, torch.arange(count + 1, dtype=found.dtype, device=found.device)
+    )
     bag, weight = order // index.shape[1], share.flatten().index_select(0, order)
-    return F.embedding_bag(bag, gradient, ends, per_sample_weights=weight, mode="sum", include_last_offset=True)
+    return F.embedding_bag(
+        bag, gradient, ends, per_sample_weights=weight, mode="sum", include_last_offset=True
+    )
 
 
 def _products(gradient: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-    """Scalar product of each bag's gradient with each row in it: (G, d), (R, d), (G, P) -> (G, P)."""
-    together = max(1, MOST_PRODUCTS // index.shape[1])
+    """Scalar product of each bag's gradient with each row in it: (G, d), (R, d), (G, P) -> (G,
+    P)."""
+    together = max(1, MAX_PRODUCTS // index.shape[1])
     parts = zip(torch.split(gradient, together), torch.split(index, together), strict=True)
     return torch.cat([_products_of(part, rows, of) for part, of in parts])
 
@@ -158,7 +181,8 @@ def _products(gradient: Tensor, rows: Tensor, index: Tensor) -> Tensor:
 def _products_of(gradient: Tensor, rows: Tensor, index: Tensor) -> Tensor:
     bags, size = index.shape
     number = torch.arange(bags, dtype=index.dtype, device=index.device)
-    # What `embedding_bag` calls for the gradient of its weights: torch.compile takes it, but no nested autograd.
+    # What `embedding_bag` calls for the gradient of its weights: torch.compile takes it, but no
+    # nested autograd.
     products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         gradient, rows, index.flatten(), number * size, number.repeat_interleave(size), _SUM
     )

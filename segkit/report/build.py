@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from segkit import __version__
 from segkit.metrics import detections, panoptic, semantic
+from segkit.metrics.class_mapping import stated
 from segkit.metrics.evaluate import Measured, names, thing_classes
 from segkit.metrics.labels import label
 from segkit.metrics.predictions import Predictions
-from segkit.metrics.transfer import stated
 from segkit.report import figures
 from segkit.report.gallery import ends, gallery, shown
 from segkit.report.page import Page, Section, html, plain_table
@@ -24,7 +24,7 @@ IMAGES = 6
 CONFUSED = 14
 """Classes in the confusion matrix: the most a phone can show."""
 _APS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-LEAST_SCORE = 0.3
+MIN_SCORE = 0.3
 """Instances of lower score are not drawn: the pictures would be full of them."""
 
 
@@ -42,18 +42,38 @@ def report(result: dict[str, Any], measured: Measured, truth: ShardSet, source: 
     title = f"{cards[0][0]} {cards[0][1]}: {truth.manifest.name}"
     count = result["images"]["evaluated"]
     lead = f"{result['task']} segmentation, {count:,} images, {len(truth.taxonomy.categories)} classes; figures in %"
-    return html(Page(title, lead, cards, [s for s in sections if s.body], _notes(result), _facts(result, truth)))
+    return html(
+        Page(
+            title,
+            lead,
+            cards,
+            [s for s in sections if s.body],
+            _notes(result),
+            _facts(result, truth),
+        )
+    )
 
 
-def _panoptic(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tuple[list[Section], list[Any]]:
+def _panoptic(
+    result: dict[str, Any], measured: Measured, truth: ShardSet
+) -> tuple[list[Section], list[Any]]:
     keys, groups = ("pq", "sq", "rq", "n"), ("all", "things", "stuff")
     cards = [("PQ", result["all"]["pq"]), ("SQ", result["all"]["sq"]), ("RQ", result["all"]["rq"])]
     cards += [("PQ things", result["things"]["pq"]), ("PQ stuff", result["stuff"]["pq"])]
     found = {name: row for name, row in result["per_class"].items() if row["pq"] is not None}
     points = [(name, row["sq"], row["rq"], row["tp"] + row["fn"]) for name, row in found.items()]
-    table = plain_table(("", "PQ", "SQ", "RQ", "classes"), [(g, *(result[g][k] for k in keys)) for g in groups])
-    bars = [(n, row["pq"], f"{row['tp']} found, {row['fp']} too many, {row['fn']} missed") for n, row in found.items()]
-    matched = measured.panoptic.iou[measured.panoptic.outcome == 0] if measured.panoptic is not None else np.zeros(0)
+    table = plain_table(
+        ("", "PQ", "SQ", "RQ", "classes"), [(g, *(result[g][k] for k in keys)) for g in groups]
+    )
+    bars = [
+        (n, row["pq"], f"{row['tp']} found, {row['fp']} too many, {row['fn']} missed")
+        for n, row in found.items()
+    ]
+    matched = (
+        measured.panoptic.iou[measured.panoptic.outcome == 0]
+        if measured.panoptic is not None
+        else np.zeros(0)
+    )
     return [
         Section("Panoptic quality", table + _intervals(result) + _zero_shot(result)),
         Section("Boundaries", _boundary_quality(result), "The same, with the smaller of mask IoU and boundary IoU."),
@@ -65,11 +85,17 @@ def _panoptic(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tu
     ], _cards(cards)  # fmt: skip
 
 
-def _semantic(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tuple[list[Section], list[Any]]:
-    cards = [(label(key), result[key]) for key in ("miou", "fwiou", "pixel_accuracy", "mean_accuracy")]
+def _semantic(
+    result: dict[str, Any], measured: Measured, truth: ShardSet
+) -> tuple[list[Section], list[Any]]:
+    cards = [
+        (label(key), result[key]) for key in ("miou", "fwiou", "pixel_accuracy", "mean_accuracy")
+    ]
     bars = [(name, value, "") for name, value in result["per_class"].items() if value is not None]
     scores = image_scores(measured, len(truth.taxonomy.categories))[0] / 100
-    images = figures.histogram(scores[~np.isnan(scores)], 0.0, 1.0, 25, "mIoU of each image by itself")
+    images = figures.histogram(
+        scores[~np.isnan(scores)], 0.0, 1.0, 25, "mIoU of each image by itself"
+    )
     return [
         Section("Intervals", _intervals(result) + _zero_shot(result)),
         Section("Classes", figures.bars(_best_first(bars), unit="IoU")),
@@ -78,7 +104,9 @@ def _semantic(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tu
     ], _cards(cards)
 
 
-def _instance(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tuple[list[Section], list[Any]]:
+def _instance(
+    result: dict[str, Any], measured: Measured, truth: ShardSet
+) -> tuple[list[Section], list[Any]]:
     cards = [(f"{result['by']} AP", result["ap"]), *((label(key), result[key]) for key in _APS[1:])]
     bars = [(name, value, "") for name, value in result["per_class"].items() if value is not None]
     iou = measured.detections.object_iou if measured.detections is not None else np.zeros(0)
@@ -87,14 +115,32 @@ def _instance(result: dict[str, Any], measured: Measured, truth: ShardSet) -> tu
         Section("Intervals", _intervals(result) + _zero_shot(result)),
         Section("Classes", figures.bars(_best_first(bars), unit="AP")),
         Section("Overlap", figures.histogram(iou, 0.0, 1.0, 25, overlap) if len(iou) else ""),
-        Section("Masks for true boxes", _given_boxes(result), "Mean IoU, 0-1; an object without a mask counts 0."),
-        Section("Errors", _errors(result), "What the AP at IoU 0.5 would gain if an error were mended (TIDE)."),
-        Section("Confusion", _confused(result), "Objects most often found as another class (score 0.3 and more)."),
-        Section("Boundaries", _boundary_ap(result), "The same, with the smaller of mask IoU and boundary IoU."),
+        Section(
+            "Masks for true boxes",
+            _given_boxes(result),
+            "Mean IoU, 0-1; an object without a mask counts 0.",
+        ),
+        Section(
+            "Errors",
+            _errors(result),
+            "What the AP at IoU 0.5 would gain if an error were mended (TIDE).",
+        ),
+        Section(
+            "Confusion",
+            _confused(result),
+            "Objects most often found as another class (score 0.3 and more).",
+        ),
+        Section(
+            "Boundaries",
+            _boundary_ap(result),
+            "The same, with the smaller of mask IoU and boundary IoU.",
+        ),
     ], _cards(cards)
 
 
-_TASKS: dict[str, Callable[[dict[str, Any], Measured, ShardSet], tuple[list[Section], list[Any]]]] = {
+_TASKS: dict[
+    str, Callable[[dict[str, Any], Measured, ShardSet], tuple[list[Section], list[Any]]]
+] = {
     "panoptic": _panoptic,
     "semantic": _semantic,
     "instance": _instance,
@@ -114,7 +160,10 @@ def _intervals(result: dict[str, Any]) -> str:
     if not given:
         return ""
     edges = given["intervals"].items()
-    rows = [(label(name), "-" if low is None else f"{low:.2f} - {high:.2f}") for name, (low, high) in edges]
+    rows = [
+        (label(name), "-" if low is None else f"{low:.2f} - {high:.2f}")
+        for name, (low, high) in edges
+    ]
     level = f"{given['confidence']:.0%} interval, {given['samples']} draws of the images"
     return plain_table(("", level), rows)
 
@@ -132,14 +181,19 @@ def _zero_shot(result: dict[str, Any]) -> str:
 def _boundary_quality(result: dict[str, Any]) -> str:
     if "boundary" not in result:
         return ""
-    rows = [(g, *(result["boundary"][g][k] for k in ("pq", "sq", "rq"))) for g in ("all", "things", "stuff")]
+    rows = [
+        (g, *(result["boundary"][g][k] for k in ("pq", "sq", "rq")))
+        for g in ("all", "things", "stuff")
+    ]
     return plain_table(("", "PQ", "SQ", "RQ"), rows)
 
 
 def _boundary_ap(result: dict[str, Any]) -> str:
     if "boundary" not in result:
         return ""
-    return plain_table(("", *map(label, _APS)), [("boundary", *(result["boundary"][key] for key in _APS))])
+    return plain_table(
+        ("", *map(label, _APS)), [("boundary", *(result["boundary"][key] for key in _APS))]
+    )
 
 
 def _given_boxes(result: dict[str, Any]) -> str:
@@ -149,7 +203,9 @@ def _given_boxes(result: dict[str, Any]) -> str:
     rows = [("all", given["mean_iou"]), *given["per_size"].items(), *given["per_class"].items()]
     filled = "-" if given["filled"] is None else f"{given['filled']:.1%}"
     note = f"<p>{given['masked']} of {given['boxes']} objects have a mask; {filled} of the masks fill their box.</p>"
-    return note + plain_table(("objects", "IoU"), [(n, None if v is None else f"{v:.3f}") for n, v in rows])
+    return note + plain_table(
+        ("objects", "IoU"), [(n, None if v is None else f"{v:.3f}") for n, v in rows]
+    )
 
 
 def _confused(result: dict[str, Any]) -> str:
@@ -175,7 +231,9 @@ def _confusion(measured: Measured, truth: ShardSet) -> Section:
         return Section("Confusion", "")
     pixels = semantic.confusion(rows, len(labels))
     lost = pixels.sum(1) - np.diagonal(pixels)
-    chosen = np.sort(np.argsort(-lost, kind="stable")[: min(CONFUSED, int(np.count_nonzero(pixels.sum(1))))])
+    chosen = np.sort(
+        np.argsort(-lost, kind="stable")[: min(CONFUSED, int(np.count_nonzero(pixels.sum(1))))]
+    )
     if not len(chosen):
         return Section("Confusion", "")
     columns = np.append(chosen, len(labels))
@@ -188,12 +246,17 @@ def _images(measured: Measured, truth: ShardSet, source: Predictions, task: str)
     scores, what = image_scores(measured, len(truth.taxonomy.categories))
     worst, best = ends(scores, IMAGES)
     classes = truth.taxonomy.categories if task != "instance" else thing_classes(truth.taxonomy)
-    chosen, least = frozenset(c.id for c in classes), LEAST_SCORE if task == "instance" else 0.0
+    chosen, least = frozenset(c.id for c in classes), MIN_SCORE if task == "instance" else 0.0
     parts = []
     for heading, indices in (("Worst", worst), ("Best", best)):
         pictures = [
             shown(
-                truth, source, i, f"{measured.image_ids[i]}: {what} {scores[i]:.1f}", chosen=chosen, least_score=least
+                truth,
+                source,
+                i,
+                f"{measured.image_ids[i]}: {what} {scores[i]:.1f}",
+                chosen=chosen,
+                least_score=least,
             )
             for i in indices
         ]
@@ -217,7 +280,9 @@ def _notes(result: dict[str, Any]) -> list[str]:
     """What a reader must know about the figures."""
     notes = []
     if missing := result["images"]["without_prediction"]:
-        notes.append(f"{missing} of {result['images']['evaluated']} images have no prediction; they count as missed.")
+        notes.append(
+            f"{missing} of {result['images']['evaluated']} images have no prediction; they count as missed."
+        )
     if result.get("several_crowds"):
         notes.append(f"{result['several_crowds']} false positives lie in several crowds of their class: panopticapi, "
                      "and so this figure, looks at the last crowd only.")  # fmt: skip
@@ -227,10 +292,18 @@ def _notes(result: dict[str, Any]) -> list[str]:
 def _facts(result: dict[str, Any], truth: ShardSet) -> list[tuple[str, str]]:
     facts = [("data", _version(result["data"])), ("predictions", _version(result["predictions"]))]
     if "absent_classes" in result:
-        facts.append(("absent classes", f"{result['absent_classes']}: {result['classes_counted']} classes"))
+        facts.append(
+            ("absent classes", f"{result['absent_classes']}: {result['classes_counted']} classes")
+        )
     if "evaluator" in result:
-        counted = "of an image, by the rules of LVIS" if result["protocol"] == "lvis" else "of a class in an image"
-        facts.append(("evaluator", f"{result['evaluator']}, at most {result['max_dets'][-1]} {counted}"))
+        counted = (
+            "of an image, by the rules of LVIS"
+            if result["protocol"] == "lvis"
+            else "of a class in an image"
+        )
+        facts.append(
+            ("evaluator", f"{result['evaluator']}, at most {result['max_dets'][-1]} {counted}")
+        )
     return [*facts, ("taxonomy", truth.taxonomy.name), ("segkit", __version__)]
 
 

@@ -1,4 +1,5 @@
-"""The worst and the best images of an evaluation, labels beside predictions, as pictures inside the page."""
+"""The worst and the best images of an evaluation, labels beside predictions, as pictures inside the
+page."""
 
 import base64
 from collections.abc import Sequence
@@ -9,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import SegkitError
+from segkit.images.draw import Picture, overlay
 from segkit.metrics.predictions import Predictions
-from segkit.pictures import Picture, overlay
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
@@ -29,7 +30,8 @@ class Shown:
 
 
 def ends(scores: NDArray[np.float64], count: int) -> tuple[list[int], list[int]]:
-    """Indices of the `count` worst (worst first) and best (best first) images; images without a score do not count."""
+    """Indices of the `count` worst (worst first) and best (best first) images; images without a
+    score do not count."""
     order = np.argsort(scores, kind="stable")
     order = order[~np.isnan(scores[order])]
     half = min(count, (len(order) + 1) // 2)
@@ -38,7 +40,13 @@ def ends(scores: NDArray[np.float64], count: int) -> tuple[list[int], list[int]]
 
 
 def shown(
-    truth: ShardSet, source: Predictions, index: int, caption: str, *, chosen: frozenset[int], least_score: float
+    truth: ShardSet,
+    source: Predictions,
+    index: int,
+    caption: str,
+    *,
+    chosen: frozenset[int],
+    least_score: float,
 ) -> Shown:
     """The picture of one image.
 
@@ -52,7 +60,11 @@ def shown(
     """
     sample = truth.sample(index)
     answer = source.of(sample)
-    found = [] if answer is None else [s for s in answer.segments if (s.score is None or s.score >= least_score)]
+    found = (
+        []
+        if answer is None
+        else [s for s in answer.segments if (s.score is None or s.score >= least_score)]
+    )
     ground = _ground(truth, sample)
     pictures = (
         overlay(ground, [s for s in segments if s.class_id in chosen], truth.taxonomy)
@@ -76,7 +88,9 @@ def data_uri(picture: Picture) -> str:
     if picture.shape[1] > WIDTH:
         size = (WIDTH, max(1, round(picture.shape[0] * WIDTH / picture.shape[1])))
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
+    _, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82]
+    )
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
 
 
@@ -89,5 +103,7 @@ def gallery(images: Sequence[Shown]) -> str:
             f'<img src="{uri}" alt="{what} of {name}" loading="lazy">'
             for what, uri in (("ground truth", image.truth), ("prediction", image.prediction))
         )
-        figures.append(f'<figure><div class="pair">{pair}</div><figcaption>{name}</figcaption></figure>')
+        figures.append(
+            f'<figure><div class="pair">{pair}</div><figcaption>{name}</figcaption></figure>'
+        )
     return f'<div class="gallery">{"".join(figures)}</div>'

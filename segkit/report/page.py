@@ -39,7 +39,9 @@ def html(page: Page) -> str:
     )
     body = "".join(_section(section) for section in page.sections)
     notes = "".join(f"<li>{escape(note)}</li>" for note in page.notes)
-    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in page.facts)
+    facts = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in page.facts
+    )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -68,8 +70,11 @@ def _section(section: Section) -> str:
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | int | None]]) -> str:
-    """A table with a name in the first column and figures in the others; floats with two decimals, None as a dash."""
-    head = "".join(f'<th class="{"figure" if i else ""}">{escape(name)}</th>' for i, name in enumerate(columns))
+    """A table with a name in the first column and figures in the others; floats with two decimals,
+    None as a dash."""
+    head = "".join(
+        f'<th class="{"figure" if i else ""}">{escape(name)}</th>' for i, name in enumerate(columns)
+    )
     lines = []
     for name, *values in rows:
         cells = "".join(f'<td class="figure">{escape(_cell(value))}</td>' for value in values)

@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 
 from segkit.sample import Box, ImageRef, Sample, Segment
 
-_BOX = pa.struct([pa.field(side, pa.float64(), nullable=False) for side in ("x", "y", "width", "height")])
+_BOX = pa.struct(
+    [pa.field(side, pa.float64(), nullable=False) for side in ("x", "y", "width", "height")]
+)
 SEGMENT = pa.struct(
     [
         pa.field("class_id", pa.int64(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
         pa.field("box", _BOX, nullable=False),
-        pa.field("mask", pa.string()),  # COCO's counts are ASCII: text in DuckDB and JSON, bytes here
+        pa.field(
+            "mask", pa.string()
+        ),  # COCO's counts are ASCII: text in DuckDB and JSON, bytes here
         pa.field("area", pa.float64(), nullable=False),
         pa.field("is_crowd", pa.bool_(), nullable=False),
         pa.field("ignore", pa.bool_(), nullable=False),
@@ -42,7 +46,9 @@ SCHEMA = pa.schema(
         pa.field("not_exhaustive", pa.list_(pa.field("element", pa.int64(), nullable=False))),
         pa.field("void", pa.string()),
         pa.field("source", pa.string()),
-        pa.field("segments", pa.list_(pa.field("element", SEGMENT, nullable=False)), nullable=False),
+        pa.field(
+            "segments", pa.list_(pa.field("element", SEGMENT, nullable=False)), nullable=False
+        ),
     ]
 )
 LATER = frozenset({"not_exhaustive"})
@@ -54,14 +60,20 @@ _ASCII = frozenset({"mask", "void"})
 def to_table(samples: Sequence[Sample]) -> pa.Table:
     """Rows of samples, in `SCHEMA`."""
     segments = [segment for sample in samples for segment in sample.segments]
-    offsets = np.concatenate(([0], np.cumsum([len(sample.segments) for sample in samples]))).astype(np.int32)
+    offsets = np.concatenate(([0], np.cumsum([len(sample.segments) for sample in samples]))).astype(
+        np.int32
+    )
     columns = []
     for field in SCHEMA:
         if field.name == "segments":
-            structs = pa.StructArray.from_arrays([_segment_column(f, segments) for f in SEGMENT], fields=list(SEGMENT))
+            structs = pa.StructArray.from_arrays(
+                [_segment_column(f, segments) for f in SEGMENT], fields=list(SEGMENT)
+            )
             columns.append(pa.ListArray.from_arrays(pa.array(offsets), structs, type=field.type))
         elif field.name in _IMAGE_FIELDS:
-            columns.append(pa.array([getattr(sample.image, field.name) for sample in samples], field.type))
+            columns.append(
+                pa.array([getattr(sample.image, field.name) for sample in samples], field.type)
+            )
         else:
             columns.append(_column([getattr(sample, field.name) for sample in samples], field))
     return pa.Table.from_arrays(columns, schema=SCHEMA)
@@ -69,8 +81,14 @@ def to_table(samples: Sequence[Sample]) -> pa.Table:
 
 def from_table(table: pa.Table) -> Iterator[Sample]:
     """Inverse of `to_table`; columns that are missing of `LATER` are at their defaults."""
-    fields = [field for field in SCHEMA if field.name in table.column_names or field.name not in LATER]
-    values = {field.name: _values(table.column(field.name), field) for field in fields if field.name != "segments"}
+    fields = [
+        field for field in SCHEMA if field.name in table.column_names or field.name not in LATER
+    ]
+    values = {
+        field.name: _values(table.column(field.name), field)
+        for field in fields
+        if field.name != "segments"
+    }
     structs, bounds = elements(table.column("segments").combine_chunks())
     segments, ends = _segments(structs), bounds[1:].tolist()
     start = 0
@@ -105,16 +123,21 @@ def _segment_column(field: pa.Field, segments: list[Segment]) -> pa.Array:
     if field.name != "box":
         return _column(values, field)
     sides = np.asarray(values, np.float64).reshape(-1, 4)
-    return pa.StructArray.from_arrays([pa.array(sides[:, side]) for side in range(4)], fields=list(_BOX))
+    return pa.StructArray.from_arrays(
+        [pa.array(sides[:, side]) for side in range(4)], fields=list(_BOX)
+    )
 
 
-# Arrow's own `flatten`, `cast`, `value_lengths` and `to_numpy` import pyarrow.compute and, where it is installed,
-# pandas: a quarter of a second, more than reading a thousand images takes.
+# Arrow's own `flatten`, `cast`, `value_lengths` and `to_numpy` import pyarrow.compute and, where it
+# is installed, pandas: a quarter of a second, more than reading a thousand images takes.
 
 
 def elements(lists: Any) -> tuple[Any, NDArray[np.int64]]:
-    """The elements of a list array without nulls, and the (N + 1,) bounds of each list among them, from 0."""
-    given = np.frombuffer(lists.buffers()[1] or bytes(4), np.int32)[lists.offset : lists.offset + len(lists) + 1]
+    """The elements of a list array without nulls, and the (N + 1,) bounds of each list among them,
+    from 0."""
+    given = np.frombuffer(lists.buffers()[1] or bytes(4), np.int32)[
+        lists.offset : lists.offset + len(lists) + 1
+    ]
     bounds = given.astype(np.int64)
     return lists.values.slice(int(bounds[0]), int(bounds[-1] - bounds[0])), bounds - bounds[0]
 
@@ -128,7 +151,9 @@ def numbers(array: Any) -> NDArray[Any]:
 def flags(array: Any) -> NDArray[np.bool_]:
     """The values of a boolean array without nulls."""
     bits = np.frombuffer(array.buffers()[1] or b"", np.uint8)
-    return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].astype(np.bool_)
+    return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].astype(
+        np.bool_
+    )
 
 
 def texts(array: Any) -> list[bytes | None]:
@@ -138,7 +163,9 @@ def texts(array: Any) -> list[bytes | None]:
         return values
     _, offsets, data = array.buffers()
     bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1].tolist()
-    text = bytes(memoryview(data or b"")[bounds[0] : bounds[-1]])  # cut here: Arrow makes an object of each in between
+    text = bytes(
+        memoryview(data or b"")[bounds[0] : bounds[-1]]
+    )  # cut here: Arrow makes an object of each in between
     return [text[a - bounds[0] : b - bounds[0]] for a, b in pairwise(bounds)]
 
 
@@ -154,7 +181,9 @@ def boxes(array: Any) -> list[Box]:
 
 
 def _values(column: Any, field: pa.Field) -> list[Any]:
-    values: list[Any] = texts(column.combine_chunks()) if field.name in _ASCII else column.to_pylist()
+    values: list[Any] = (
+        texts(column.combine_chunks()) if field.name in _ASCII else column.to_pylist()
+    )
     return values
 
 

@@ -1,4 +1,5 @@
-"""What must hold inside one sample, whatever wrote it: masks, boxes, areas, classes and void agree with each other."""
+"""What must hold inside one sample, whatever wrote it: masks, boxes, areas, classes and void agree
+with each other."""
 
 import json
 import math
@@ -8,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.manifest import SetKind
 from segkit.masks import rle
 from segkit.sample import Box, Sample, Segment
+from segkit.shards.manifest import SetKind
 from segkit.taxonomy import Taxonomy
 
 BOX_SLACK = 2.0
-"""Pixels by which a mask may reach beyond a box that did not come from it: rasterising rounds to whole pixels."""
+"""Pixels by which a mask may reach beyond a box that did not come from it: rasterising rounds to
+whole pixels."""
 _PIXELS = 2**31
 _EXACT = ("derived", "pseudo", "prediction")
 
@@ -37,7 +39,9 @@ def check_sample(sample: Sample, taxonomy: Taxonomy, kind: SetKind) -> Iterator[
         return
     for class_id in (*(sample.annotated or ()), *sample.not_exhaustive):
         if class_id not in taxonomy.by_id:
-            yield Violation("unknown-class", here, f"annotated class {class_id} is not in the taxonomy")
+            yield Violation(
+                "unknown-class", here, f"annotated class {class_id} is not in the taxonomy"
+            )
     if sample.source is not None and not _is_json(sample.source):
         yield Violation("source-json", here, "the source record is not JSON")
     for number, segment in enumerate(sample.segments):
@@ -50,18 +54,28 @@ def check_sample(sample: Sample, taxonomy: Taxonomy, kind: SetKind) -> Iterator[
         yield Violation("void-invalid", here, void)
 
 
-def _segment(segment: Segment, sample: Sample, taxonomy: Taxonomy, kind: SetKind) -> Iterator[tuple[str, str]]:
+def _segment(
+    segment: Segment, sample: Sample, taxonomy: Taxonomy, kind: SetKind
+) -> Iterator[tuple[str, str]]:
     category = taxonomy.by_id.get(segment.class_id)
     if category is None:
         yield "unknown-class", f"class {segment.class_id} is not in the taxonomy"
     elif category.kind != segment.kind:
         yield "kind", f"a {segment.kind} segment of the {category.kind} class {category.name}"
     if sample.annotated is not None and segment.class_id not in sample.annotated:
-        yield "not-annotated", f"class {segment.class_id} is not among those looked for in this image"
+        yield (
+            "not-annotated",
+            f"class {segment.class_id} is not among those looked for in this image",
+        )
     if segment.score is not None and not 0 <= segment.score <= 1:
         yield "score", f"score {segment.score} is not within 0-1"
     if (segment.mask is None) != (segment.mask_from is None):
-        yield "mask-from", "a mask and its provenance go together" if segment.mask else "provenance without a mask"
+        yield (
+            "mask-from",
+            "a mask and its provenance go together"
+            if segment.mask
+            else "provenance without a mask",
+        )
     if segment.source_polygon is not None and not _is_json(segment.source_polygon):
         yield "source-json", "the source polygon is not JSON"
     if not all(map(math.isfinite, segment.box)) or segment.box[2] < 0 or segment.box[3] < 0:
@@ -106,7 +120,8 @@ def _polygon(text: str, counts: bytes, sample: Sample, kind: SetKind) -> Iterato
 
 
 def _disjoint(sample: Sample, here: str) -> Iterator[Violation]:
-    """Masks (crowds too) and void share no pixel; a mask that does not decode was reported with its segment."""
+    """Masks (crowds too) and void share no pixel; a mask that does not decode was reported with its
+    segment."""
     cover = np.zeros((sample.height, sample.width), np.uint16)
     for segment in sample.segments:
         if segment.mask is not None and not isinstance(mask := _decoded(segment.mask, sample), str):

@@ -1,4 +1,5 @@
-"""Two sets side by side: images that only one has, and the labels of the others, by class and by pixels."""
+"""Two sets side by side: images that only one has, and the labels of the others, by class and by
+pixels."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,17 +18,24 @@ from segkit.shards.writer import class_labels
 
 @dataclass
 class ClassDifference:
-    """A class in the common images of two sets; pixels of several segments of it are counted once."""
+    """A class in the common images of two sets; pixels of several segments of it are counted
+    once."""
 
     segments: list[int] = field(default_factory=lambda: [0, 0])
     pixels: list[int] = field(default_factory=lambda: [0, 0])
     common_pixels: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As `segkit diff --json` prints it; `iou` is None where no set has a pixel of the class."""
+        """As `segkit diff --json` prints it; `iou` is None where no set has a pixel of the
+        class."""
         either = sum(self.pixels) - self.common_pixels
         iou = self.common_pixels / either if either else None
-        return {"segments": self.segments, "pixels": self.pixels, "common_pixels": self.common_pixels, "iou": iou}
+        return {
+            "segments": self.segments,
+            "pixels": self.pixels,
+            "common_pixels": self.common_pixels,
+            "iou": iou,
+        }
 
 
 @dataclass
@@ -75,15 +83,25 @@ def diff(a: ShardSet, b: ShardSet) -> Difference:
 
 def _labels(sample: Sample, names: dict[int, str]) -> tuple[Any, ...]:
     """Everything about the labels, with classes by name and without where the image lies."""
-    segments = [(names.get(segment.class_id), replace(segment, class_id=0)) for segment in sample.segments]
-    looked_for = None if sample.annotated is None else sorted(str(names.get(key)) for key in sample.annotated)
+    segments = [
+        (names.get(segment.class_id), replace(segment, class_id=0)) for segment in sample.segments
+    ]
+    looked_for = (
+        None
+        if sample.annotated is None
+        else sorted(str(names.get(key)) for key in sample.annotated)
+    )
     left_open = sorted(str(names.get(key)) for key in sample.not_exhaustive)
-    rest = replace(sample, segments=(), image=ImageRef(), annotated=None, not_exhaustive=(), source=None)
+    rest = replace(
+        sample, segments=(), image=ImageRef(), annotated=None, not_exhaustive=(), source=None
+    )
     return (segments, looked_for, left_open, rest)
 
 
 def _count(
-    pair: tuple[Sample, Sample], names: Sequence[dict[int, str]], classes: defaultdict[str, ClassDifference]
+    pair: tuple[Sample, Sample],
+    names: Sequence[dict[int, str]],
+    classes: defaultdict[str, ClassDifference],
 ) -> None:
     if (pair[0].height, pair[0].width) != (pair[1].height, pair[1].width):
         raise SegkitError(f"image {pair[0].id} has different sizes in the two sets")

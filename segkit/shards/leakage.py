@@ -9,13 +9,14 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.pixels import decode
+from segkit.images.decode import decode
 from segkit.shards.reader import ShardSet
 
 SIDE = 16
 BITS = SIDE * SIDE
 NEAR = 24
-"""Bits of 256 in which two pictures may differ and count as one; `docs/shards.md` has the measurement behind it."""
+"""Bits of 256 in which two pictures may differ and count as one; `docs/shards.md` has the
+measurement behind it."""
 _CHUNK = 4096
 _MEND = "replace the image and convert again"
 
@@ -41,7 +42,9 @@ class _Prints:
     """(N, 256) of -1 and 1: the bits of the perceptual hashes."""
 
 
-def leaks(sets: Sequence[ShardSet], *, near: int = NEAR, advance: Callable[[], None] = lambda: None) -> Iterator[Leak]:
+def leaks(
+    sets: Sequence[ShardSet], *, near: int = NEAR, advance: Callable[[], None] = lambda: None
+) -> Iterator[Leak]:
     """Every pair of images of two different sets that are the same; each image is decoded once.
 
     Args:
@@ -63,7 +66,8 @@ def leaks(sets: Sequence[ShardSet], *, near: int = NEAR, advance: Callable[[], N
 
 
 def perceptual_hash(grey: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """256 bits of a picture (H, W): whether each cell of a 16 x 17 thumbnail is brighter than its left neighbour.
+    """256 bits of a picture (H, W): whether each cell of a 16 x 17 thumbnail is brighter than its
+    left neighbor.
 
     The difference hash of N. Krawetz ("Kind of Like That", 2013) at twice its side.
     """
@@ -81,7 +85,9 @@ def _fingerprints(one: ShardSet, advance: Callable[[], None]) -> _Prints:
     signs = np.empty((len(one), BITS), np.float32)
     for row, sample in enumerate(one.samples()):
         data, record = one.image_bytes(sample), f"image {sample.id} of {one.path}"
-        half = decode(data, cv2.IMREAD_REDUCED_GRAYSCALE_2, file=sample.file_name, record=record, mend=_MEND)
+        half = decode(
+            data, cv2.IMREAD_REDUCED_GRAYSCALE_2, file=sample.file_name, record=record, hint=_MEND
+        )
         signs[row] = np.where(perceptual_hash(half), 1, -1)
         ids.append(sample.id)
         digests.append(sample.image.sha256 or hashlib.sha256(data).hexdigest())

@@ -1,4 +1,5 @@
-"""What a version is and where it came from, told by manifests alone: shard sets and training runs alike."""
+"""What a version is and where it came from, told by manifests alone: shard sets and training runs
+alike."""
 
 import json
 from pathlib import Path
@@ -13,19 +14,25 @@ from segkit.taxonomy import Taxonomy
 
 
 def describe(spec: str | Path) -> dict[str, Any]:
-    """The JSON object of `segkit inspect` for a shard set or a run; InputError where it is neither."""
+    """The JSON object of `segkit inspect` for a shard set or a run; InputError where it is
+    neither."""
     path = resolve(spec).resolve()
     manifest = read_json(path)
     if manifest.get("type") == "run":
-        return {"path": str(path), "version": int(path.name[1:]), **manifest, "parents": lineage(path, manifest)}
+        return {
+            "path": str(path),
+            "version": int(path.name[1:]),
+            **manifest,
+            "parents": lineage(path, manifest),
+        }
     return _describe_set(path)
 
 
 def lineage(path: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The parents of a version, each with its own, back to the sources.
 
-    A parent says its path, version and digest as the child recorded them, `found` whether that very version is still
-    there, and if so its name, kind or type, command and arguments.
+    A parent says its path, version and digest as the child recorded them, `found` whether that very
+    version is still there, and if so its name, kind or type, command and arguments.
     """
     return [_ancestor(path, parent) for parent in manifest.get("parents") or ()]
 
@@ -36,9 +43,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"not readable ({error})", file=file, mend="check the path") from error
+        raise InputError(f"not readable ({error})", file=file, hint="check the path") from error
     if not isinstance(manifest, dict):
-        raise InputError("not a manifest", file=file, mend="give what segkit has written")
+        raise InputError("not a manifest", file=file, hint="give what segkit has written")
     return manifest
 
 

@@ -6,25 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from segkit.errors import InputError
-from segkit.manifest import Count, Ledger
 from segkit.sample import Sample
+from segkit.shards.manifest import Count, Ledger
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
 from segkit.taxonomy import Category, Taxonomy
 
 
 def merge(
-    sets: Sequence[ShardSet], destination: Path, *, name: str, rename: bool, arguments: dict[str, Any]
+    sets: Sequence[ShardSet],
+    destination: Path,
+    *,
+    name: str,
+    rename: bool,
+    arguments: dict[str, Any],
 ) -> ShardSet:
     """Publish the samples of all sets as one set that copies no image.
 
-    What was looked for in an image stays what it was: a sample of a set with fewer classes says so in `annotated`.
+    What was looked for in an image stays what it was: a sample of a set with fewer classes says so
+    in `annotated`.
 
     Args:
         sets: at least two sets of one kind.
         destination: directory of the new set's versions.
         name: its name.
-        rename: put `<number of the set>-` before every id, so that equal ids of different sets do not clash.
+        rename: put `<number of the set>-` before every id, so that equal ids of different sets do
+            not clash.
         arguments: the command's arguments.
 
     Raises:
@@ -32,8 +39,8 @@ def merge(
     """
     kinds = {one.manifest.kind for one in sets}
     if len(kinds) > 1:
-        problem = f"sets of kinds {' and '.join(sorted(kinds))} do not merge"
-        raise InputError(problem, file=destination, mend="give sets of one kind")
+        message = f"sets of kinds {' and '.join(sorted(kinds))} do not merge"
+        raise InputError(message, file=destination, hint="give sets of one kind")
     taxonomy = union([one.taxonomy for one in sets], name)
     segments = sum(one.manifest.statistics.segments for one in sets)
     images = sum(map(len, sets))
@@ -48,38 +55,58 @@ def merge(
         taxonomy=taxonomy,
         name=name,
         split=splits.pop() if len(splits) == 1 else None,
-        ledger=Ledger(annotations=Count(input=segments, kept=segments), images=Count(input=images, kept=images)),
+        ledger=Ledger(
+            annotations=Count(input=segments, kept=segments),
+            images=Count(input=images, kept=images),
+        ),
     )
 
 
 def union(taxonomies: Sequence[Taxonomy], name: str) -> Taxonomy:
-    """All classes of all taxonomies; InputError where an id or a name does not mean the same class everywhere."""
+    """All classes of all taxonomies; InputError where an id or a name does not mean the same class
+    everywhere."""
     by_id: dict[int, Category] = {}
     by_name: dict[str, int] = {}
     for taxonomy in taxonomies:
         for category in taxonomy.categories:
             known = by_id.setdefault(category.id, category)
             where = f"taxonomy {taxonomy.name}, class {category.id} {category.name!r}"
-            mend = "bring the sets to one taxonomy with segkit relabel"
+            hint = "bring the sets to one taxonomy with segkit relabel"
             if (known.name, known.kind) != (category.name, category.kind):
-                raise InputError(f"elsewhere it is {known.name!r} ({known.kind})", record=where, mend=mend)
-            if len(taxonomies) > 1 and by_name.setdefault(category.name, category.id) != category.id:
-                raise InputError(f"elsewhere it has id {by_name[category.name]}", record=where, mend=mend)
+                raise InputError(
+                    f"elsewhere it is {known.name!r} ({known.kind})", record=where, hint=hint
+                )
+            if (
+                len(taxonomies) > 1
+                and by_name.setdefault(category.name, category.id) != category.id
+            ):
+                raise InputError(
+                    f"elsewhere it has id {by_name[category.name]}", record=where, hint=hint
+                )
     same = {taxonomy.name for taxonomy in taxonomies if len(taxonomy.categories) == len(by_id)}
     return Taxonomy(same.pop() if len(same) == 1 else name, tuple(by_id.values()))
 
 
-def _rows(sets: Sequence[ShardSet], taxonomy: Taxonomy, rename: bool) -> Iterator[tuple[Sample, ShardSet]]:
+def _rows(
+    sets: Sequence[ShardSet], taxonomy: Taxonomy, rename: bool
+) -> Iterator[tuple[Sample, ShardSet]]:
     seen: dict[str, ShardSet] = {}
     for number, one in enumerate(sets, start=1):
         whole = len(one.taxonomy.categories) == len(taxonomy.categories)
         looked_for = None if whole else tuple(one.taxonomy.by_id)
         for sample in one.samples():
-            made = replace(sample, annotated=looked_for if sample.annotated is None else sample.annotated)
+            made = replace(
+                sample, annotated=looked_for if sample.annotated is None else sample.annotated
+            )
             if rename:
                 made = replace(made, id=f"{number}-{sample.id}")
             if made.id in seen:
                 where = f"{seen[made.id].path} and {one.path}"
-                raise InputError("occurs in both", file=where, record=f"image {made.id}", mend="merge with --rename")
+                raise InputError(
+                    "occurs in both",
+                    file=where,
+                    record=f"image {made.id}",
+                    hint="merge with --rename",
+                )
             seen[made.id] = one
             yield made, one

@@ -1,4 +1,5 @@
-"""Versions v1, v2, ... of a directory: written aside, visible by one atomic rename, never changed afterwards.
+"""Versions v1, v2, ... of a directory: written aside, visible by one atomic rename, never changed
+afterwards.
 
 In a store behind a URL there is no rename: see `segkit.shards.upload`.
 """
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segkit import storage
-from segkit.cache import cache_root
 from segkit.errors import InputError, SegkitError
 from segkit.shards.upload import CLAIM, abandon, upload
+from segkit.storage import cache_root
 
 MANIFEST = "manifest.json"
 _FINGERPRINT = "fingerprint.json"
@@ -37,8 +38,14 @@ def versions(directory: Path) -> dict[int, Path]:
     """The published versions under a directory, ascending."""
     if not directory.is_dir():
         return {}
-    found = {int(match[1]): entry for entry in directory.iterdir() if (match := _VERSION.fullmatch(entry.name))}
-    return {number: found[number] for number in sorted(found) if (found[number] / MANIFEST).is_file()}
+    found = {
+        int(match[1]): entry
+        for entry in directory.iterdir()
+        if (match := _VERSION.fullmatch(entry.name))
+    }
+    return {
+        number: found[number] for number in sorted(found) if (found[number] / MANIFEST).is_file()
+    }
 
 
 def resolve(spec: str | Path) -> Path:
@@ -52,11 +59,11 @@ def resolve(spec: str | Path) -> Path:
         return directory
     published = versions(directory)
     if not published:
-        mend = "check the path" if directory.exists() else "no such directory"
-        raise InputError("holds no published version", file=directory, mend=mend)
+        hint = "check the path" if directory.exists() else "no such directory"
+        raise InputError("holds no published version", file=directory, hint=hint)
     if wanted is not None and wanted not in published:
         known = ", ".join(f"v{number}" for number in published)
-        raise InputError(f"has no version v{wanted}", file=directory, mend=f"published are {known}")
+        raise InputError(f"has no version v{wanted}", file=directory, hint=f"published are {known}")
     return published[wanted or max(published)]
 
 
@@ -73,22 +80,31 @@ class Staging:
 
     @property
     def home(self) -> Path:
-        """Where names in the version count from: it will lie here, or under another number at the same depth."""
+        """Where names in the version count from: it will lie here, or under another number at the
+        same depth."""
         return self.destination / f"v{self.version}"
 
     def publish(self, *, scratch: Sequence[str] = ()) -> Path:
         """Make the version visible, whole and on the disk, and return its path.
 
         Args:
-            scratch: patterns of files that are not part of it; in a remote one's folder they stay until it is there,
-                so that a killed upload can be taken up.
+            scratch: patterns of files that are not part of it; in a remote one's folder they stay
+                until it is there, so that a killed upload can be taken up.
 
         Raises:
             SegkitError: a store refused the upload, or went away.
         """
-        left_out = [path for pattern in (*scratch, _FINGERPRINT, CLAIM) for path in self.path.glob(pattern)]
+        left_out = [
+            path for pattern in (*scratch, _FINGERPRINT, CLAIM) for path in self.path.glob(pattern)
+        ]
         if storage.is_remote(self.destination):
-            published = upload(self.path, self.destination, first=self.version, manifest=MANIFEST, leave_out=left_out)
+            published = upload(
+                self.path,
+                self.destination,
+                first=self.version,
+                manifest=MANIFEST,
+                leave_out=left_out,
+            )
             shutil.rmtree(self.path)
             return published
         for path in left_out:
@@ -103,30 +119,37 @@ class Staging:
 
 
 def interrupted(destination: Path) -> dict[str, Any] | None:
-    """The fingerprint of what a killed run left behind for the next version; None where there is nothing."""
+    """The fingerprint of what a killed run left behind for the next version; None where there is
+    nothing."""
     mark = _partial(_room(destination))[0] / _FINGERPRINT
     return json.loads(mark.read_text("utf-8")) if mark.is_file() else None
 
 
 @contextmanager
 def staging(
-    destination: Path, fingerprint: Mapping[str, Any], *, resume: bool, content: Literal["shards", "run"] = "shards"
+    destination: Path,
+    fingerprint: Mapping[str, Any],
+    *,
+    resume: bool,
+    content: Literal["shards", "run"] = "shards",
 ) -> Iterator[Staging]:
     """Hold the lock of `destination` and a directory in which to write its next version.
 
-    What is written but not published stays there (`.vN.partial`), so that a later call can resume. For a remote
-    destination lock and directory are on this machine, under `segkit.cache.cache_root`.
+    What is written but not published stays there (`.vN.partial`), so that a later call can resume.
+    For a remote destination lock and directory are on this machine, under
+    `segkit.storage.cache_root`.
 
     Args:
         destination: directory of the versions; made if missing.
-        fingerprint: JSON values that decide the content (inputs and their sizes, options, taxonomy, tool version); what
-            a run with another fingerprint left behind is thrown away.
+        fingerprint: JSON values that decide the content (inputs and their sizes, options, taxonomy,
+            tool version); what a run with another fingerprint left behind is thrown away.
         resume: whether what a run with the same fingerprint left behind is kept.
         content: the `type` of the version's manifest.
 
     Raises:
         SegkitError: another live process is writing there.
-        InputError: the destination is not a directory that can be written to, or its versions are of the other type.
+        InputError: the destination is not a directory that can be written to, or its versions are
+            of the other type.
     """
     _refuse_other(destination, content)
     room = _room(destination)
@@ -134,14 +157,17 @@ def staging(
         room.mkdir(parents=True, exist_ok=True)
         lock = (room / _LOCK).open("w")
     except OSError as error:
-        raise InputError(f"cannot be written to ({error.strerror})", file=room, mend="choose another") from error
+        raise InputError(
+            f"cannot be written to ({error.strerror})", file=room, hint="choose another"
+        ) from error
     with lock:
         _take(lock.fileno(), destination)
         yield _prepare(room, destination, dict(fingerprint), resume)
 
 
 def _refuse_other(destination: Path, content: str) -> None:
-    """A directory holds sets or runs: the newest version of one must not hide those of the other."""
+    """A directory holds sets or runs: the newest version of one must not hide those of the
+    other."""
     published = versions(destination)
     if not published:
         return
@@ -150,8 +176,10 @@ def _refuse_other(destination: Path, content: str) -> None:
     except (OSError, ValueError):
         return  # damaged, which a new version mends
     if manifest.get("type", content) != content:
-        problem = f"holds a {'run' if content == 'shards' else 'shard set'}: no place for anything else"
-        raise InputError(problem, file=destination, mend="choose another directory")
+        message = (
+            f"holds a {'run' if content == 'shards' else 'shard set'}: no place for anything else"
+        )
+        raise InputError(message, file=destination, hint="choose another directory")
 
 
 def sync(path: Path) -> None:
@@ -175,7 +203,9 @@ def _take(descriptor: int, destination: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise SegkitError(f"{destination}: another process is writing here; wait for it to end") from None
+        raise SegkitError(
+            f"{destination}: another process is writing here; wait for it to end"
+        ) from None
 
 
 def _partial(destination: Path) -> tuple[Path, int]:

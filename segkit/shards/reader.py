@@ -1,4 +1,5 @@
-"""Reading a version of a shard set: samples in order or by index, and exactly the bytes of an image."""
+"""Reading a version of a shard set: samples in order or by index, and exactly the bytes of an
+image."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -15,10 +16,10 @@ from pydantic import ValidationError
 
 from segkit import storage
 from segkit.errors import InputError, SegkitError
-from segkit.manifest import Manifest
-from segkit.pixels import decode_rgb
+from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
 from segkit.shards import arrow
+from segkit.shards.manifest import Manifest
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.taxonomy import Taxonomy
 
@@ -43,7 +44,8 @@ class ShardSet:
 
     @classmethod
     def open(cls, spec: str | Path) -> "ShardSet":
-        """Open `DIR` (the newest version), `DIR@v2`, or a version's own directory; InputError where it is no set."""
+        """Open `DIR` (the newest version), `DIR@v2`, or a version's own directory; InputError where
+        it is no set."""
         path = resolve(spec).resolve()
         return cls(path, read_manifest(path))
 
@@ -88,12 +90,19 @@ class ShardSet:
         if ref.tar is not None:
             return self._from_tar(sample)
         if ref.path is None:
-            raise InputError("the set holds labels only", file=self.path, record=sample.id, mend="convert with images")
+            raise InputError(
+                "the set holds labels only",
+                file=self.path,
+                record=sample.id,
+                hint="convert with images",
+            )
         try:
             return storage.read_bytes(storage.join(self.path, ref.path))
         except OSError as error:
-            mend = "restore the file or convert again"
-            raise InputError(f"image not readable ({storage.reason(error)})", file=ref.path, mend=mend) from error
+            hint = "restore the file or convert again"
+            raise InputError(
+                f"image not readable ({storage.reason(error)})", file=ref.path, hint=hint
+            ) from error
 
     def image(self, sample: Sample) -> NDArray[np.uint8]:
         """The image as (H, W, 3) uint8 RGB; EXIF orientation is ignored, as the labels ignore it.
@@ -101,12 +110,14 @@ class ShardSet:
         Raises:
             InputError: the bytes are no image, or one of another size than the labels.
         """
-        mend = "replace the image and convert again"
-        pixels = decode_rgb(self.image_bytes(sample), file=sample.file_name, record=sample.id, mend=mend)
+        hint = "replace the image and convert again"
+        pixels = decode_rgb(
+            self.image_bytes(sample), file=sample.file_name, record=sample.id, hint=hint
+        )
         if pixels.shape[:2] != (sample.height, sample.width):
             found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            problem = f"the image is {found}, its labels {sample.width} x {sample.height}"
-            raise InputError(problem, file=sample.file_name, record=sample.id, mend="convert again")
+            message = f"the image is {found}, its labels {sample.width} x {sample.height}"
+            raise InputError(message, file=sample.file_name, record=sample.id, hint="convert again")
         return pixels
 
     @cached_property
@@ -124,13 +135,16 @@ class ShardSet:
         def ends(number: int) -> list[int]:
             with self._labels(self.manifest.parts[number].labels) as file:
                 meta = file.metadata
-                return list(accumulate(meta.row_group(i).num_rows for i in range(meta.num_row_groups)))
+                return list(
+                    accumulate(meta.row_group(i).num_rows for i in range(meta.num_row_groups))
+                )
 
         def row(number: int, index: int) -> Sample:
             bounds = ends(number)
             place = bisect_right(bounds, index)
             start = bounds[place - 1] if place else 0
-            # a table is read in a millisecond; it is turning all its rows into objects that would take fifty
+            # a table is read in a millisecond; it is turning all its rows into objects that would
+            # take fifty
             return next(arrow.from_table(group(number, place).slice(index - start, 1)))
 
         return row
@@ -155,10 +169,12 @@ class ShardSet:
         try:
             data = storage.read_range(path, sample.image.offset, sample.image.length)
         except OSError as error:
-            mend = "restore it beside this version; a layer needs its parent's images"
-            raise InputError(f"image tar not readable ({storage.reason(error)})", file=path, mend=mend) from error
+            hint = "restore it beside this version; a layer needs its parent's images"
+            raise InputError(
+                f"image tar not readable ({storage.reason(error)})", file=path, hint=hint
+            ) from error
         if len(data) != sample.image.length:
-            raise SegkitError(f"{path}: too short to hold image {sample.id}", mend=_TELLS)
+            raise SegkitError(f"{path}: too short to hold image {sample.id}", hint=_TELLS)
         return data
 
 
@@ -168,20 +184,27 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(storage.read_bytes(file))
     except OSError as error:
-        raise InputError(f"not readable ({storage.reason(error)})", file=file, mend="check the path") from error
+        raise InputError(
+            f"not readable ({storage.reason(error)})", file=file, hint="check the path"
+        ) from error
     except ValidationError as error:
         if any(each["loc"] == ("type",) and each["input"] == "run" for each in error.errors()):
             raise is_run(path) from error
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        problem, mend = f"not the manifest of a shard set ({first['msg']})", "give what segkit convert has written"
-        raise InputError(problem, file=file, record=where or None, mend=mend) from error
+        message, hint = (
+            f"not the manifest of a shard set ({first['msg']})",
+            "give what segkit convert has written",
+        )
+        raise InputError(message, file=file, record=where or None, hint=hint) from error
 
 
 def is_run(path: Path) -> InputError:
     """What to say of a version that is a run where a shard set is asked for."""
-    return InputError("is a run, not a shard set", file=path, mend="give what segkit convert has written")
+    return InputError(
+        "is a run, not a shard set", file=path, hint="give what segkit convert has written"
+    )
 
 
 def _damaged(path: Path, error: Exception) -> SegkitError:
-    return SegkitError(f"{path}: labels not readable ({str(error).splitlines()[0]})", mend=_TELLS)
+    return SegkitError(f"{path}: labels not readable ({str(error).splitlines()[0]})", hint=_TELLS)

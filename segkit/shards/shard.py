@@ -1,7 +1,8 @@
 """One shard: a deterministic tar of untouched image bytes and the Parquet file of its labels.
 
-A shard is done when its Parquet file is there: tar, then sidecar, are on the disk before the Parquet is renamed into
-place, so a killed run leaves only whole shards and files that the next run overwrites.
+A shard is done when its Parquet file is there: tar, then sidecar, are on the disk before the
+Parquet is renamed into place, so a killed run leaves only whole shards and files that the next run
+overwrites.
 """
 
 import hashlib
@@ -17,10 +18,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from segkit.manifest import Part
 from segkit.masks import rle
 from segkit.sample import ImageRef, Sample
 from segkit.shards import arrow
+from segkit.shards.manifest import Part
 from segkit.shards.publish import sync
 
 ROW_GROUP = 128
@@ -44,11 +45,18 @@ class ShardCounts:
     def __add__(self, other: "ShardCounts") -> "ShardCounts":
         own, others = self._counters(), other._counters()
         classes = [dict(mine + theirs) for mine, theirs in zip(own, others, strict=True)]
-        numbers = (self.images + other.images, self.segments + other.segments, self.masked + other.masked)
+        numbers = (
+            self.images + other.images,
+            self.segments + other.segments,
+            self.masked + other.masked,
+        )
         return ShardCounts(*numbers, *classes)
 
     def _counters(self) -> list["Counter[int]"]:
-        return [Counter(counts) for counts in (self.class_segments, self.class_images, self.class_pixels)]
+        return [
+            Counter(counts)
+            for counts in (self.class_segments, self.class_images, self.class_pixels)
+        ]
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,8 @@ class Shard:
     part: Part
     counts: ShardCounts
     notes: Any
-    """What the writer was given beside the records (JSON values), such as this shard's share of the ledger."""
+    """What the writer was given beside the records (JSON values), such as this shard's share of the
+    ledger."""
 
 
 def labels_name(index: int) -> str:
@@ -72,7 +81,11 @@ def images_name(index: int) -> str:
 
 
 def write_shard(
-    directory: Path, index: int, records: Iterable[tuple[Sample, bytes | None]], *, notes: Any = None
+    directory: Path,
+    index: int,
+    records: Iterable[tuple[Sample, bytes | None]],
+    *,
+    notes: Any = None,
 ) -> Shard:
     """Write shard `index` of a version into its staging directory; safe in a worker process.
 
@@ -81,10 +94,12 @@ def write_shard(
     Args:
         directory: `Staging.path`.
         index: 0-based number of the shard.
-        records: samples in order, each with the image bytes to embed (the row then names tar, offset, length and
-            SHA-256), or None: the row keeps the sample's own `image` (a path, a tar of another version, or nothing).
-        notes: JSON values kept beside the shard until the version is finished and read back by `read_shard`; may be
-            filled in (a dict, a list) while the records are consumed. They are not part of the version or its digest.
+        records: samples in order, each with the image bytes to embed (the row then names tar,
+            offset, length and SHA-256), or None: the row keeps the sample's own `image` (a path, a
+            tar of another version, or nothing).
+        notes: JSON values kept beside the shard until the version is finished and read back by
+            `read_shard`; may be filled in (a dict, a list) while the records are consumed. They are
+            not part of the version or its digest.
     """
     labels, images = directory / labels_name(index), directory / images_name(index)
     draft = labels.with_suffix(".partial")
@@ -113,14 +128,17 @@ def read_shard(directory: Path, index: int) -> Shard | None:
         return None
     data = json.loads(sidecar.read_text("utf-8"))
     counts: dict[str, Any] = {
-        name: {int(class_id): count for class_id, count in value.items()} if isinstance(value, dict) else value
+        name: {int(class_id): count for class_id, count in value.items()}
+        if isinstance(value, dict)
+        else value
         for name, value in data["counts"].items()
     }
     return Shard(Part(**data["part"]), ShardCounts(**counts), data["notes"])
 
 
 def write_labels(path: Path, samples: Iterable[Sample]) -> ShardCounts:
-    """Write one Parquet file of labels: zstd, page checksums, `ROW_GROUP` images a row group and in memory."""
+    """Write one Parquet file of labels: zstd, page checksums, `ROW_GROUP` images a row group and in
+    memory."""
     stream, counted = iter(samples), ShardCounts()
     dictionary = ["segments.list.element.kind", "segments.list.element.mask_from", "tar"]
     with pq.ParquetWriter(
@@ -149,17 +167,26 @@ def count(samples: Iterable[Sample]) -> ShardCounts:
         classes = [segment.class_id for segment in sample.segments]
         segments.update(classes)
         in_images.update(set(classes))
-        masks.extend((segment.class_id, segment.mask) for segment in sample.segments if segment.mask is not None)
+        masks.extend(
+            (segment.class_id, segment.mask)
+            for segment in sample.segments
+            if segment.mask is not None
+        )
     pixels: Counter[int] = Counter()
     for start in range(0, len(masks), 1024):  # chunks bound the memory of the vectorised count
         chunk = masks[start : start + 1024]
-        for (class_id, _), area in zip(chunk, rle.areas([mask for _, mask in chunk]).tolist(), strict=True):
+        for (class_id, _), area in zip(
+            chunk, rle.areas([mask for _, mask in chunk]).tolist(), strict=True
+        ):
             pixels[class_id] += area
-    return ShardCounts(images, segments.total(), len(masks), dict(segments), dict(in_images), dict(pixels))
+    return ShardCounts(
+        images, segments.total(), len(masks), dict(segments), dict(in_images), dict(pixels)
+    )
 
 
 def member_name(sample_id: str, file_name: str) -> str:
-    """Tar member of a sample: WebDataset's key (no dot, no folder, plain ASCII) and the image's own extension."""
+    """Tar member of a sample: WebDataset's key (no dot, no folder, plain ASCII) and the image's own
+    extension."""
     key = re.sub(r"[^A-Za-z0-9_-]", "_", sample_id)[:64]
     if not key or key != sample_id:
         key += "-" + hashlib.sha256(sample_id.encode()).hexdigest()[:12]
@@ -168,7 +195,8 @@ def member_name(sample_id: str, file_name: str) -> str:
 
 
 class _Tar:
-    """A USTAR file whose bytes are a function of its members' names and contents alone; no members, no file."""
+    """A USTAR file whose bytes are a function of its members' names and contents alone; no members,
+    no file."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.size, self._hash = path, 0, hashlib.sha256()
@@ -210,7 +238,9 @@ def _embed(tar: _Tar, sample: Sample, data: bytes | None) -> Sample:
     if data is None:
         return sample
     offset = tar.add(member_name(sample.id, sample.file_name), data)
-    image = ImageRef(tar.path.name, offset, len(data), hashlib.sha256(data).hexdigest(), sample.image.path)
+    image = ImageRef(
+        tar.path.name, offset, len(data), hashlib.sha256(data).hexdigest(), sample.image.path
+    )
     return replace(sample, image=image)
 
 

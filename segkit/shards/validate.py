@@ -1,4 +1,5 @@
-"""Checking a whole version: every file against its checksum, every row against the schema and itself."""
+"""Checking a whole version: every file against its checksum, every row against the schema and
+itself."""
 
 import hashlib
 import io
@@ -11,17 +12,19 @@ import pyarrow.parquet as pq
 
 from segkit import storage
 from segkit.errors import InputError, SegkitError
-from segkit.manifest import Manifest, Part
 from segkit.sample import Sample
 from segkit.shards import arrow
 from segkit.shards import shard as shards
 from segkit.shards.consistency import Violation, check_sample
+from segkit.shards.manifest import Manifest, Part
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest
 from segkit.shards.writer import statistics
 
 
-def validate(version: Path, *, advance: Callable[[int], None] = lambda rows: None) -> Iterator[Violation]:
+def validate(
+    version: Path, *, advance: Callable[[int], None] = lambda rows: None
+) -> Iterator[Violation]:
     """Every violation of a version of a shard set, file by file, image by image.
 
     Args:
@@ -50,15 +53,22 @@ def validate(version: Path, *, advance: Callable[[int], None] = lambda rows: Non
             yield from _rows(opened, part, rows, seen)
             advance(len(rows))
     counted = [count for count in counts if count is not None]
-    if len(counted) == len(counts) and statistics(opened.taxonomy, counted) != opened.manifest.statistics:
+    if (
+        len(counted) == len(counts)
+        and statistics(opened.taxonomy, counted) != opened.manifest.statistics
+    ):
         yield Violation("statistics", MANIFEST, "the statistics are not those of the labels")
 
 
 def _manifest(opened: ShardSet) -> Iterator[Violation]:
     manifest = opened.manifest
-    digest = Manifest.content_digest(manifest.kind, manifest.taxonomy, manifest.parts, manifest.image_roots)
+    digest = Manifest.content_digest(
+        manifest.kind, manifest.taxonomy, manifest.parts, manifest.image_roots
+    )
     if digest != manifest.digest:
-        yield Violation("digest", MANIFEST, f"the digest is {manifest.digest}, that of the content {digest}")
+        yield Violation(
+            "digest", MANIFEST, f"the digest is {manifest.digest}, that of the content {digest}"
+        )
     try:
         manifest.ledger.check()
     except SegkitError as error:
@@ -78,7 +88,9 @@ def _parent(path: Path, digest: str) -> Iterator[Violation]:
     except (OSError, ValueError, AttributeError):
         return
     if found != digest:
-        yield Violation("parent", str(path), f"the parent's digest is {found}, not {digest} as it was")
+        yield Violation(
+            "parent", str(path), f"the parent's digest is {found}, not {digest} as it was"
+        )
 
 
 def _tars(opened: ShardSet) -> Iterator[Violation]:
@@ -109,7 +121,9 @@ def _labels_file(version: Path, part: Part) -> Iterator[Violation]:
         return
     older = pa.schema([field for field in arrow.SCHEMA if field.name not in arrow.LATER])
     if not (schema.equals(arrow.SCHEMA) or schema.equals(older)):
-        yield Violation("schema", part.labels, "the columns are not those of schemas/sample.schema.json")
+        yield Violation(
+            "schema", part.labels, "the columns are not those of schemas/sample.schema.json"
+        )
     if rows != part.rows:
         yield Violation("row-count", part.labels, f"{rows} rows, the manifest says {part.rows}")
 
@@ -127,14 +141,22 @@ def _row_group(file: pq.ParquetFile, index: int, name: str) -> list[Sample] | Vi
     try:
         return list(arrow.from_table(file.read_row_group(index, use_threads=False)))
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        return Violation("labels-unreadable", f"{name}: row group {index}", str(error).splitlines()[0])
+        return Violation(
+            "labels-unreadable", f"{name}: row group {index}", str(error).splitlines()[0]
+        )
 
 
-def _rows(opened: ShardSet, part: Part, samples: list[Sample], seen: set[str]) -> Iterator[Violation]:
+def _rows(
+    opened: ShardSet, part: Part, samples: list[Sample], seen: set[str]
+) -> Iterator[Violation]:
     for sample in samples:
         found = list(check_sample(sample, opened.taxonomy, opened.manifest.kind))
         if sample.id in seen:
-            found.append(Violation("duplicate-id", f"image {sample.id}", "another image of the set has this id"))
+            found.append(
+                Violation(
+                    "duplicate-id", f"image {sample.id}", "another image of the set has this id"
+                )
+            )
         seen.add(sample.id)
         found.extend(_image(opened, sample))
         for item in found:
@@ -142,7 +164,8 @@ def _rows(opened: ShardSet, part: Part, samples: list[Sample], seen: set[str]) -
 
 
 def _image(opened: ShardSet, sample: Sample) -> Iterator[Violation]:
-    """The image's bytes are there, are those that were read when the set was made, and have the labels' size."""
+    """The image's bytes are there, are those that were read when the set was made, and have the
+    labels' size."""
     here, ref = f"image {sample.id}", sample.image
     if ref.tar is None and ref.path is None:
         if opened.manifest.images_by != "none":
@@ -154,15 +177,22 @@ def _image(opened: ShardSet, sample: Sample) -> Iterator[Violation]:
     try:
         data = opened.image_bytes(sample)
     except SegkitError as error:
-        # of what is damaged, a reader's mend is to validate; of what is not there, it is worth repeating
-        yield Violation("image-bytes", here, str(error) if isinstance(error, InputError) else error.problem)
+        # of what is damaged, a reader's mend is to validate; of what is not there, it is worth
+        # repeating
+        yield Violation(
+            "image-bytes", here, str(error) if isinstance(error, InputError) else error.message
+        )
         return
     if ref.sha256 is not None and hashlib.sha256(data).hexdigest() != ref.sha256:
-        yield Violation("image-checksum", here, "the image's bytes are not those that were converted")
+        yield Violation(
+            "image-checksum", here, "the image's bytes are not those that were converted"
+        )
     size = _size(data)
     if size != (sample.width, sample.height):
         found = "cannot be read" if size is None else f"is {size[0]} x {size[1]}"
-        yield Violation("image-size", here, f"the image {found}, its labels {sample.width} x {sample.height}")
+        yield Violation(
+            "image-size", here, f"the image {found}, its labels {sample.width} x {sample.height}"
+        )
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

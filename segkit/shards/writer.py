@@ -1,7 +1,9 @@
-"""Versions of shard sets: one call for small sets and layers, three steps for resumable, parallel conversion.
+"""Versions of shard sets: one call for small sets and layers, three steps for resumable, parallel
+conversion.
 
-The three steps are `publish.staging(destination, fingerprint, resume=True)`, then `shard.write_shard` for every index
-that `shard.read_shard` does not find done (in any order, in any process), then `finish`.
+The three steps are `publish.staging(destination, fingerprint, resume=True)`, then
+`shard.write_shard` for every index that `shard.read_shard` does not find done (in any order, in any
+process), then `finish`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,15 +15,24 @@ from typing import Any, Literal
 
 from segkit import __version__, storage
 from segkit.errors import InputError, SegkitError
-from segkit.manifest import ClassStatistics, Ledger, Manifest, Parent, Part, SetKind, Statistics
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
+from segkit.shards.manifest import (
+    ClassStatistics,
+    Ledger,
+    Manifest,
+    Parent,
+    Part,
+    SetKind,
+    Statistics,
+)
 from segkit.shards.publish import MANIFEST, Staging, staging
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Taxonomy
 
 SHARD_BYTES = 96 * 2**20
-"""Image bytes at which a shard is closed: within the 64-128 MiB that loaders and object stores like."""
+"""Image bytes at which a shard is closed: within the 64-128 MiB that loaders and object stores
+like."""
 SHARD_ROWS = 4096
 """Images at which a shard is closed however small they are; bounds the memory of one writer."""
 ImagesBy = Literal["embed", "reference", "none"]
@@ -42,7 +53,8 @@ class Header:
     source_header: dict[str, Any] = field(default_factory=dict)
     parents: tuple[Parent, ...] = ()
     image_roots: dict[str, str] = field(default_factory=dict)
-    """Tars of other versions that rows name (paths relative to the version's directory) and their SHA-256."""
+    """Tars of other versions that rows name (paths relative to the version's directory) and their
+    SHA-256."""
 
 
 def finish(stage: Staging, count: int, header: Header, ledger: Ledger) -> ShardSet:
@@ -55,10 +67,16 @@ def finish(stage: Staging, count: int, header: Header, ledger: Ledger) -> ShardS
     done = [shards.read_shard(stage.path, index) for index in range(count)]
     missing = [index for index, item in enumerate(done) if item is None]
     if missing:
-        raise SegkitError(f"{stage.path}: shard {missing[0]} was not written ({len(missing)} of {count} are missing)")
+        raise SegkitError(
+            f"{stage.path}: shard {missing[0]} was not written ({len(missing)} of {count} are missing)"
+        )
     whole = [item for item in done if item is not None]
-    manifest = build_manifest(header, [item.part for item in whole], [item.counts for item in whole], ledger)
-    (stage.path / MANIFEST).write_text(manifest.model_dump_json(indent=1, by_alias=True) + "\n", "utf-8")
+    manifest = build_manifest(
+        header, [item.part for item in whole], [item.counts for item in whole], ledger
+    )
+    (stage.path / MANIFEST).write_text(
+        manifest.model_dump_json(indent=1, by_alias=True) + "\n", "utf-8"
+    )
     return ShardSet.open(stage.publish(scratch=shards.SCRATCH))
 
 
@@ -87,7 +105,8 @@ def build_manifest(
 
 
 def statistics(taxonomy: Taxonomy, counts: Iterable[shards.ShardCounts]) -> Statistics:
-    """The manifest's statistics of all shards; a class id that the taxonomy lacks counts under its number."""
+    """The manifest's statistics of all shards; a class id that the taxonomy lacks counts under its
+    number."""
     labels, total = class_labels(taxonomy), sum(counts, shards.ShardCounts())
     classes = {
         labels.get(class_id, str(class_id)): ClassStatistics(
@@ -107,9 +126,13 @@ def statistics(taxonomy: Taxonomy, counts: Iterable[shards.ShardCounts]) -> Stat
 
 
 def class_labels(taxonomy: Taxonomy) -> dict[int, str]:
-    """A distinct label for every class id: its name, with the id added where two classes share a name."""
+    """A distinct label for every class id: its name, with the id added where two classes share a
+    name."""
     names = taxonomy.names
-    return {c.id: c.name if names.count(c.name) == 1 else f"{c.name} [{c.id}]" for c in taxonomy.categories}
+    return {
+        c.id: c.name if names.count(c.name) == 1 else f"{c.name} [{c.id}]"
+        for c in taxonomy.categories
+    }
 
 
 def write_set(
@@ -132,7 +155,8 @@ def write_set(
 
     Args:
         destination: directory of the set's versions.
-        records: samples in order; with the image's bytes where `images_by` is "embed", else with None.
+        records: samples in order; with the image's bytes where `images_by` is "embed", else with
+            None.
         taxonomy: classes that the segments name.
         kind: what the labels are.
         name: the set's name in tables.
@@ -145,7 +169,9 @@ def write_set(
         parents: versions that this one was made from.
         shard_size: image bytes at which a shard is closed.
     """
-    header = Header(taxonomy, kind, name, command, split, arguments, images_by, source_header or {}, parents)
+    header = Header(
+        taxonomy, kind, name, command, split, arguments, images_by, source_header or {}, parents
+    )
     with staging(destination, {"command": command}, resume=False) as stage:
         count = 0
         for count, chunk in enumerate(_chunks(records, shard_size), start=1):
@@ -229,16 +255,25 @@ def write_view(
     """
     ways = {parent.manifest.images_by for parent in parents}
     if len(ways) != 1:
-        problem = f"sets with images by {' and '.join(sorted(ways))} do not go together"
-        raise InputError(problem, file=destination, mend="convert them with one --images-by")
+        message = f"sets with images by {' and '.join(sorted(ways))} do not go together"
+        raise InputError(message, file=destination, hint="convert them with one --images-by")
     for parent in parents:
-        if storage.is_remote(destination) and not storage.is_remote(parent.path) and ways != {"none"}:
-            problem, mend = f"would use images of this machine ({parent.path})", "put that set into the store first"
-            raise InputError(problem, file=destination, mend=mend)
+        if (
+            storage.is_remote(destination)
+            and not storage.is_remote(parent.path)
+            and ways != {"none"}
+        ):
+            message, hint = (
+                f"would use images of this machine ({parent.path})",
+                "put that set into the store first",
+            )
+            raise InputError(message, file=destination, hint=hint)
     with staging(destination, {"command": command}, resume=False) as stage:
         roots: dict[str, str] = {}
         count = 0
-        for count, chunk in enumerate(_chunks(_moved(rows, stage.home, roots), SHARD_BYTES), start=1):
+        for count, chunk in enumerate(
+            _chunks(_moved(rows, stage.home, roots), SHARD_BYTES), start=1
+        ):
             shards.write_shard(stage.path, count - 1, chunk)
         header = Header(
             taxonomy=taxonomy,
@@ -257,32 +292,42 @@ def write_view(
 
 def parent_of(parent: ShardSet, directory: Path) -> Parent:
     """How a version in `directory` names a parent."""
-    return Parent(path=relocate(".", parent.path, directory), version=parent.version, digest=parent.manifest.digest)
+    return Parent(
+        path=relocate(".", parent.path, directory),
+        version=parent.version,
+        digest=parent.manifest.digest,
+    )
 
 
 @lru_cache(maxsize=1024)
 def relocate(path: str, old: Path, new: Path) -> str:
-    """A path relative to directory `old`, made relative to directory `new`; absolute paths and URLs stay."""
+    """A path relative to directory `old`, made relative to directory `new`; absolute paths and URLs
+    stay."""
     return path if storage.is_absolute(path) else storage.relative(storage.join(old, path), new)
 
 
 def _moved(
     rows: Iterable[tuple[Sample, ShardSet]], directory: Path, roots: dict[str, str]
 ) -> Iterator[tuple[Sample, None]]:
-    """Samples whose images are named from `directory`; their tars and digests are added to `roots`."""
+    """Samples whose images are named from `directory`; their tars and digests are added to
+    `roots`."""
     for sample, parent in rows:
         image = sample.image
         tar = image.tar and relocate(image.tar, parent.path, directory)
         if tar and image.tar:
             roots[tar] = parent.tars.get(image.tar, "")
         path = image.path and relocate(image.path, parent.path, directory)
-        yield replace(sample, image=ImageRef(tar, image.offset, image.length, image.sha256, path)), None
+        yield (
+            replace(sample, image=ImageRef(tar, image.offset, image.length, image.sha256, path)),
+            None,
+        )
 
 
 def _chunks(
     records: Iterable[tuple[Sample, bytes | None]], size: int
 ) -> Iterator[Iterator[tuple[Sample, bytes | None]]]:
-    """Cut a stream into shards, each closed once it holds `size` bytes or `SHARD_ROWS` rows; each must be used up."""
+    """Cut a stream into shards, each closed once it holds `size` bytes or `SHARD_ROWS` rows; each
+    must be used up."""
     stream = iter(records)
 
     def chunk(first: tuple[Sample, bytes | None]) -> Iterator[tuple[Sample, bytes | None]]:

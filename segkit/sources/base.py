@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from segkit.manifest import SetKind
 from segkit.sample import Sample
-from segkit.sources.images import Picture
+from segkit.shards.manifest import SetKind
+from segkit.sources.image_files import Picture
 from segkit.sources.ledger import Tally
 from segkit.taxonomy import Taxonomy
 
@@ -22,15 +22,18 @@ class Record:
     candidates: tuple[str, ...]
     """Where the image may lie under the source's image folder; the first that exists is taken."""
     data: Any = None
-    """What the source needs to make the sample (raw JSON of the annotations, the path of the mask)."""
+    """What the source needs to make the sample (raw JSON of the annotations, the path of the
+    mask)."""
     known_missing: bool = False
     """No archive of the data set has the image."""
     listed: bool = False
-    """The name was found by listing the folder, not taken from an annotation file: links in it are the user's own."""
+    """The name was found by listing the folder, not taken from an annotation file: links in it are
+    the user's own."""
 
 
 class Source(Protocol):
-    """A native dataset. Sources are picklable: a worker process gets a copy and converts records by itself."""
+    """A native dataset. Sources are picklable: a worker process gets a copy and converts records by
+    itself."""
 
     @property
     def name(self) -> str:
@@ -69,7 +72,8 @@ class Source(Protocol):
     def records(self, tally: Tally) -> Iterator[Record]:
         """Every image once, in the source's order.
 
-        `tally` takes what never becomes a record: annotations of unknown images, images listed twice.
+        `tally` takes what never becomes a record: annotations of unknown images, images listed
+        twice.
         """
         ...
 

@@ -1,4 +1,5 @@
-"""Class tables in the form of ADE20K's objectInfo150.csv: index, thing or stuff, name and synonyms."""
+"""Class tables in the form of ADE20K's objectInfo150.csv: index, thing or stuff, name and
+synonyms."""
 
 import csv
 from pathlib import Path
@@ -11,9 +12,11 @@ _COLUMNS = ("Idx", "Stuff", "Name")
 
 
 def read_class_info(path: Path) -> Taxonomy:
-    """The classes of a CSV file with the columns Idx (from 1), Stuff (0 or 1) and Name (`lawn;grass`), and any others.
+    """The classes of a CSV file with the columns Idx (from 1), Stuff (0 or 1) and Name
+    (`lawn;grass`), and any others.
 
-    The first name is the one shown; the words after semicolons count as synonyms for the text encoder.
+    The first name is the one shown; the words after semicolons count as synonyms for the text
+    encoder.
 
     Raises:
         InputError: the file cannot be read, lacks one of the columns, or a row is not as above.
@@ -22,10 +25,12 @@ def read_class_info(path: Path) -> Taxonomy:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot be read ({error})", file=path, mend="give a CSV file") from error
+        raise InputError(f"cannot be read ({error})", file=path, hint="give a CSV file") from error
     if not rows or any(column not in rows[0] for column in _COLUMNS):
         raise InputError(
-            f"lacks one of the columns {', '.join(_COLUMNS)}", file=path, mend="name them in the first line"
+            f"lacks one of the columns {', '.join(_COLUMNS)}",
+            file=path,
+            hint="name them in the first line",
         )
     categories = tuple(_category(row, path, number) for number, row in enumerate(rows, start=2))
     return Taxonomy(path.stem, categories)
@@ -35,9 +40,18 @@ def _category(row: dict[str, str | None], path: Path, line: int) -> Category:
     index, stuff, name = ((row[column] or "").strip() for column in _COLUMNS)
     words = tuple(word.strip() for word in name.split(";") if word.strip())
     if not index.isdecimal() or int(index) == 0 or stuff not in ("0", "1") or not words:
-        mend = "give an index from 1, 0 or 1 for stuff, and a name"
+        hint = "give an index from 1, 0 or 1 for stuff, and a name"
         raise InputError(
-            f"cannot be a class: {index!r}, {stuff!r}, {name!r}", file=path, record=f"line {line}", mend=mend
+            f"cannot be a class: {index!r}, {stuff!r}, {name!r}",
+            file=path,
+            record=f"line {line}",
+            hint=hint,
         )
     kind: Kind = "stuff" if stuff == "1" else "thing"
-    return Category(int(index), words[0], kind, words if len(words) > 1 else (), name if name != words[0] else None)
+    return Category(
+        int(index),
+        words[0],
+        kind,
+        words if len(words) > 1 else (),
+        name if name != words[0] else None,
+    )

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from segkit.sample import Box
-from segkit.sources.images import PIXEL_LIMIT, Picture
-from segkit.sources.ledger import Defect, Defective, Refused
+from segkit.sources.image_files import PIXEL_LIMIT, Picture
+from segkit.sources.ledger import AnnotationError, Defect, ImageError
 from segkit.taxonomy import Category, Taxonomy
 
 Id = int | str
@@ -26,11 +26,12 @@ class Image(msgspec.Struct, frozen=True):
     width: int | None = None
     height: int | None = None
     coco_url: str | None = None
-    """Where LVIS says which image of COCO it means; the last two parts of its path are a file name."""
+    """Where LVIS says which image of COCO it means; the last two parts of its path are a file
+    name."""
     neg_category_ids: tuple[int, ...] | None = None
     """LVIS: classes that were looked for and are not in the image."""
     not_exhaustive_category_ids: tuple[int, ...] | None = None
-    """LVIS: classes of which not every instance is labelled."""
+    """LVIS: classes of which not every instance is labeled."""
 
     @property
     def name(self) -> str:
@@ -52,14 +53,19 @@ def read_image(raw: bytes, number: int, path: Path) -> Image:
     try:
         image = IMAGE.decode(raw)
     except msgspec.DecodeError as error:
-        raise Defective("malformed-image", str(error), file=path, record=record, data=loose(raw)) from error
+        raise ImageError(
+            "malformed-image", str(error), file=path, record=record, data=loose(raw)
+        ) from error
     if not image.name:
-        raise Defective("malformed-image", "it has no file_name", file=path, record=record, data=loose(raw))
+        raise ImageError(
+            "malformed-image", "it has no file_name", file=path, record=record, data=loose(raw)
+        )
     return image
 
 
 def loose(raw: bytes | msgspec.Raw) -> Any:
-    """The values of a record whatever they are, for a quarantine line; numbers that JSON cannot write are text."""
+    """The values of a record whatever they are, for a quarantine line; numbers that JSON cannot
+    write are text."""
     return json.loads(bytes(raw), parse_constant=str, parse_float=_finite)
 
 
@@ -68,15 +74,21 @@ def _finite(text: str) -> float | str:
     return number if math.isfinite(number) else text
 
 
-def defect(refusal: Refused, raw: bytes | msgspec.Raw, file: Path, what: str, image: Id, name: str) -> Defect:
-    """Why a raw record of an image is dropped: `what` it is (annotation, segment), and the `name` of its class."""
+def defect(
+    refusal: AnnotationError, raw: bytes | msgspec.Raw, file: Path, what: str, image: Id, name: str
+) -> Defect:
+    """Why a raw record of an image is dropped: `what` it is (annotation, segment), and the `name`
+    of its class."""
     data = loose(raw)
     own = data.get("id") if isinstance(data, dict) else None
-    return Defect(refusal.code, str(refusal), str(file), f"{what} {own} of image {image}", name, data)
+    return Defect(
+        refusal.code, str(refusal), str(file), f"{what} {own} of image {image}", name, data
+    )
 
 
 def size_of(image: Image, picture: Picture | None, path: Path) -> tuple[int, int]:
-    """(width, height) of an image record, checked against the picture; from the picture where the record has none.
+    """(width, height) of an image record, checked against the picture; from the picture where the
+    record has none.
 
     Raises:
         Defective: `bad-size` or `size-mismatch`.
@@ -86,12 +98,17 @@ def size_of(image: Image, picture: Picture | None, path: Path) -> tuple[int, int
     if picture is not None and (width is None or height is None):
         return picture.width, picture.height
     if width is None or height is None or min(width, height) < 1 or width * height > PIXEL_LIMIT:
-        raise Defective("bad-size", f"a size of {width} x {height} pixels", file=path, record=record)
+        raise ImageError(
+            "bad-size", f"a size of {width} x {height} pixels", file=path, record=record
+        )
     if picture is not None and (picture.width, picture.height) != (width, height):
         what = f"the file has {picture.width} x {picture.height} pixels, the annotation file says {width} x {height}"
-        if (picture.height, picture.width) == (width, height) and "exif-orientation" in picture.warnings:
+        if (picture.height, picture.width) == (
+            width,
+            height,
+        ) and "exif-orientation" in picture.warnings:
             what += " (the EXIF tag turns the image: annotated as displayed, stored unturned)"
-        raise Defective("size-mismatch", what, file=picture.path, record=record)
+        raise ImageError("size-mismatch", what, file=picture.path, record=record)
     return width, height
 
 
@@ -102,7 +119,8 @@ def beyond(box: Box, width: int, height: int) -> bool:
 
 
 def _class_id(value: Any) -> int | None:
-    """The integer that a category id is, given as a number or as digits; None where it is neither."""
+    """The integer that a category id is, given as a number or as digits; None where it is
+    neither."""
     if isinstance(value, int):
         return value
     return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else None
@@ -113,7 +131,7 @@ def category(value: Any, taxonomy: Taxonomy) -> Category:
     number = _class_id(value)
     found = None if number is None else taxonomy.by_id.get(number)
     if found is None:
-        raise Refused("unknown-category", f"category {value} is not in the file's list")
+        raise AnnotationError("unknown-category", f"category {value} is not in the file's list")
     return found
 
 

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from segkit.manifest import SetKind
 from segkit.masks import rle
 from segkit.sample import Box, Kind, Sample, Segment
+from segkit.shards.manifest import SetKind
 from segkit.sources import coco_fields, coco_json
 from segkit.sources.base import Record
 from segkit.sources.coco_fields import Id
 from segkit.sources.coco_json import CocoSource
-from segkit.sources.images import Picture
-from segkit.sources.ledger import Defect, Refused, Tally
+from segkit.sources.image_files import Picture
+from segkit.sources.ledger import AnnotationError, Defect, Tally
 
 _NOTHING = (b"null", b"[]", b"{}", b'""')
 _FAR = 1e9  # pixels; a box beyond that is a wrong number
@@ -46,7 +46,8 @@ _ANNOTATION = msgspec.json.Decoder(Annotation)
 
 @dataclass(frozen=True)
 class CocoInstances(CocoSource):
-    """A COCO instances file and its images; LVIS's lists of negative and of not exhaustive classes are understood."""
+    """A COCO instances file and its images; LVIS's lists of negative and of not exhaustive classes
+    are understood."""
 
     boxes_only: bool = False
     name: str = "coco-instances"
@@ -59,32 +60,43 @@ class CocoInstances(CocoSource):
 
     def fingerprint(self) -> dict[str, Any]:
         """The file's path, size and time, and the options."""
-        return {"source": self.name, "boxes_only": self.boxes_only, **coco_json.identity(self.file.path)}
+        return {
+            "source": self.name,
+            "boxes_only": self.boxes_only,
+            **coco_json.identity(self.file.path),
+        }
 
     def records(self, tally: Tally) -> Iterator[Record]:
         """Images in the file's order, each with the raw records of its annotations."""
         return coco_json.records(self.file, tally, self.candidates, self._classes)
 
     def candidates(self, file_name: str) -> tuple[str, ...]:
-        """Where an image may lie under the image folder: as named, or in it without the folders of its name."""
+        """Where an image may lie under the image folder: as named, or in it without the folders of
+        its name."""
         return tuple(dict.fromkeys((file_name, file_name.rsplit("/", 1)[-1])))
 
     def load(self, record: Record) -> tuple[_Content, Sequence[str]]:
         """The raw annotations, and the class of each."""
-        content = [(raw, repeated, coco_fields.class_name(raw, self.labels)) for raw, repeated in record.data[1]]
+        content = [
+            (raw, repeated, coco_fields.class_name(raw, self.labels))
+            for raw, repeated in record.data[1]
+        ]
         return content, [name for _, _, name in content]
 
-    def sample(self, record: Record, content: _Content, picture: Picture | None, tally: Tally) -> Sample:
-        """Masks as pycocotools rasterises them; ids, boxes, areas and polygons as the source has them."""
+    def sample(
+        self, record: Record, content: _Content, picture: Picture | None, tally: Tally
+    ) -> Sample:
+        """Masks as pycocotools rasterises them; ids, boxes, areas and polygons as the source has
+        them."""
         image = coco_fields.IMAGE.decode(record.data[0])
         width, height = coco_fields.size_of(image, picture, self.file.path)
         segments, seen = [], set()
         for raw, repeated, name in content:
             try:
                 if repeated:
-                    raise Refused("duplicate-id", "another annotation has the same id")
+                    raise AnnotationError("duplicate-id", "another annotation has the same id")
                 segment = self.segment(raw, width, height, name, tally)
-            except Refused as refusal:
+            except AnnotationError as refusal:
                 tally.drop(self.defect(refusal, raw, record.id, name))
                 continue
             key = (segment.class_id, segment.box, segment.mask)
@@ -113,7 +125,7 @@ class CocoInstances(CocoSource):
         try:
             annotation = _ANNOTATION.decode(raw)
         except msgspec.DecodeError as error:
-            raise Refused("malformed-annotation", str(error)) from None
+            raise AnnotationError("malformed-annotation", str(error)) from None
         category = coco_fields.category(annotation.category_id, self.taxonomy)
         mask = None if self.boxes_only else _mask(annotation.segmentation, width, height)
         if mask is None and not self.boxes_only:
@@ -137,8 +149,11 @@ class CocoInstances(CocoSource):
             source_polygon=_polygon_text(annotation.segmentation) if mask is not None else None,
         )
 
-    def _annotated(self, image: coco_fields.Image, segments: list[Segment]) -> tuple[int, ...] | None:
-        """The classes that were looked for: all of them, or those that LVIS lists and those that are there."""
+    def _annotated(
+        self, image: coco_fields.Image, segments: list[Segment]
+    ) -> tuple[int, ...] | None:
+        """The classes that were looked for: all of them, or those that LVIS lists and those that
+        are there."""
         if image.neg_category_ids is None:
             return None
         return self._known((*(segment.class_id for segment in segments), *image.neg_category_ids))
@@ -146,7 +161,7 @@ class CocoInstances(CocoSource):
     def _known(self, class_ids: Iterable[int]) -> tuple[int, ...]:
         return tuple(sorted(self.taxonomy.by_id.keys() & set(class_ids)))
 
-    def defect(self, refusal: Refused, raw: bytes, image: str, name: str) -> Defect:
+    def defect(self, refusal: AnnotationError, raw: bytes, image: str, name: str) -> Defect:
         """Why a raw annotation of the image with this id is dropped; `name` is its class."""
         return coco_fields.defect(refusal, raw, self.file.path, "annotation", image, name)
 
@@ -154,7 +169,9 @@ class CocoInstances(CocoSource):
         return [coco_fields.class_name(raw, self.labels)]
 
 
-def open_coco_instances(annotations: Path, images: Path, *, boxes_only: bool = False) -> CocoInstances:
+def open_coco_instances(
+    annotations: Path, images: Path, *, boxes_only: bool = False
+) -> CocoInstances:
     """The source of a COCO instances file; InputError where it cannot be read."""
     return CocoInstances(coco_json.read_coco(annotations, "instances"), images, boxes_only)
 
@@ -165,11 +182,13 @@ def _mask(raw: msgspec.Raw, width: int, height: int) -> bytes | None:
     if text in _NOTHING:
         return None
     try:
-        counts = _polygons(text, width, height) if text.startswith(b"[") else _runs(text, width, height)
+        counts = (
+            _polygons(text, width, height) if text.startswith(b"[") else _runs(text, width, height)
+        )
     except msgspec.DecodeError as error:
-        raise Refused("malformed-annotation", f"segmentation: {error}") from None
+        raise AnnotationError("malformed-annotation", f"segmentation: {error}") from None
     if not rle.area(counts, height, width):
-        raise Refused("empty-mask", "the mask covers no pixel")
+        raise AnnotationError("empty-mask", "the mask covers no pixel")
     return counts
 
 
@@ -179,21 +198,21 @@ def _polygons(text: bytes, width: int, height: int) -> bytes:
     except ValueError as error:
         if isinstance(error, msgspec.DecodeError):
             raise
-        raise Refused("degenerate-polygon", str(error)) from None
+        raise AnnotationError("degenerate-polygon", str(error)) from None
 
 
 def _runs(text: bytes, width: int, height: int) -> bytes:
     run_lengths = msgspec.json.decode(text, type=_Rle)
     if run_lengths.size != (height, width):
         wanted = f"the mask is {run_lengths.size[1]} x {run_lengths.size[0]}, its image {width} x {height}"
-        raise Refused("mask-size-mismatch", wanted)
+        raise AnnotationError("mask-size-mismatch", wanted)
     try:
         if isinstance(run_lengths.counts, list):
             return rle.from_uncompressed(run_lengths.counts, height, width)
         counts = run_lengths.counts.encode()
         rle.area(counts, height, width)
     except (ValueError, OverflowError) as error:
-        raise Refused("malformed-annotation", f"segmentation: {error}") from None
+        raise AnnotationError("malformed-annotation", f"segmentation: {error}") from None
     return counts
 
 
@@ -202,13 +221,15 @@ def _box(annotation: Annotation, mask: bytes | None, width: int, height: int) ->
     given = annotation.bbox
     if given is not None:
         if len(given) != 4 or max(map(abs, given)) >= _FAR:  # JSON as msgspec reads it has no NaN
-            raise Refused("malformed-annotation", f"bbox {given} is not four finite numbers")
+            raise AnnotationError(
+                "malformed-annotation", f"bbox {given} is not four finite numbers"
+            )
         if min(given[2:]) > 0:
             return (given[0], given[1], given[2], given[3])
     mask = mask or _mask(annotation.segmentation, width, height)
     if mask is None:
         what = f"bbox {given} has no extent" if given else "the annotation has neither box nor mask"
-        raise Refused("degenerate-box", what)
+        raise AnnotationError("degenerate-box", what)
     return rle.box(mask, height, width)
 
 

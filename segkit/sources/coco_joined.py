@@ -1,12 +1,15 @@
-"""COCO panoptic and COCO instances of the same images, joined: panoptic segments that know their instances.
+"""COCO panoptic and COCO instances of the same images, joined: panoptic segments that know their
+instances.
 
-The result is a panoptic set: its masks are those of the PNGs, one disjoint cover of the image, so panoptic evaluation
-is the same as without the instances. A segment whose object the instances file has as well takes over that
-annotation's id, its crowd flag and, verbatim, its `segmentation` (which may reach under other segments).
+The result is a panoptic set: its masks are those of the PNGs, one disjoint cover of the image, so
+panoptic evaluation is the same as without the instances. A segment whose object the instances file
+has as well takes over that annotation's id, its crowd flag and, verbatim, its `segmentation` (which
+may reach under other segments).
 
 An instance and a segment are partners where they are of one class and
-1. have the same id and share pixels (ids of a PNG are colours: equal numbers alone may be chance), or else
-2. half of the segment lies within the instance: the segment is what is visible of it. Of several such pairs that with
+1. have the same id and share pixels (ids of a PNG are colors: equal numbers alone may be chance),
+or else 2. half of the segment lies within the instance: the segment is what is visible of it. Of
+several such pairs that with
    the highest IoU comes first, and each side has one partner.
 """
 
@@ -25,9 +28,9 @@ from segkit.sources.base import Record
 from segkit.sources.coco_instances import CocoInstances, segmentation_text
 from segkit.sources.coco_json import CocoFile
 from segkit.sources.coco_panoptic import CocoPanoptic
-from segkit.sources.images import Picture
-from segkit.sources.ledger import Defect, Refused, Tally
-from segkit.sources.spool import Spool
+from segkit.sources.image_files import Picture
+from segkit.sources.ledger import AnnotationError, Defect, Tally
+from segkit.sources.spill_file import SpillFile
 
 NO_PARTNER = "no-panoptic-segment"
 _VISIBLE = 0.5
@@ -39,7 +42,8 @@ _Flagged = list[tuple[bytes, bool]]
 class _Content:
     panoptic: Any
     instances: _Flagged | None
-    """Raw annotations, each with whether its id repeats; None where the instances file does not list the image."""
+    """Raw annotations, each with whether its id repeats; None where the instances file does not
+    list the image."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class _Instance:
 
 @dataclass(frozen=True, kw_only=True)
 class CocoJoined(CocoPanoptic):
-    """A COCO panoptic set whose segments take ids, polygons and crowd flags from an instances file."""
+    """A COCO panoptic set whose segments take ids, polygons and crowd flags from an instances
+    file."""
 
     instances: CocoFile
 
@@ -60,9 +65,13 @@ class CocoJoined(CocoPanoptic):
         for native in self.instances.categories:
             own = self.taxonomy.by_id.get(native.id)
             if own is not None and native.name.strip() not in (own.name, own.source_name):
-                what = f"is {native.name!r}, but {own.source_name or own.name!r} in {self.file.path}"
-                mend = "give two files with one list of classes"
-                raise InputError(what, file=self.instances.path, record=f"category {native.id}", mend=mend)
+                what = (
+                    f"is {native.name!r}, but {own.source_name or own.name!r} in {self.file.path}"
+                )
+                hint = "give two files with one list of classes"
+                raise InputError(
+                    what, file=self.instances.path, record=f"category {native.id}", hint=hint
+                )
 
     def fingerprint(self) -> dict[str, Any]:
         """As the panoptic source's, and the instances file's path, size and time."""
@@ -75,9 +84,12 @@ class CocoJoined(CocoPanoptic):
         """
         contents = self.file.contents
         assert contents is not None  # workers are sent records
-        places = {str(coco_fields.IMAGE.decode(raw).id): place for place, (raw, _) in enumerate(contents.spool)}
+        places = {
+            str(coco_fields.IMAGE.decode(raw).id): place
+            for place, (raw, _) in enumerate(contents.spool)
+        }
         listed: set[int] = set()
-        spool = Spool()
+        spool = SpillFile()
         for _ in places:
             spool.add_image(b"")
         for record in coco_json.records(self.instances, tally, lambda name: (name,), self._class):
@@ -88,8 +100,12 @@ class CocoJoined(CocoPanoptic):
             listed.add(place)
             for raw, repeated in record.data[1]:
                 spool.add_annotation(place, bytes([repeated]) + raw)
-        for place, (record, (_, found)) in enumerate(zip(super().records(tally), spool, strict=True)):
-            instances = [(entry[1:], bool(entry[0])) for entry in found] if place in listed else None
+        for place, (record, (_, found)) in enumerate(
+            zip(super().records(tally), spool, strict=True)
+        ):
+            instances = (
+                [(entry[1:], bool(entry[0])) for entry in found] if place in listed else None
+            )
             yield replace(record, data=(*record.data, instances))
 
     def load(self, record: Record) -> tuple[Any, Sequence[str]]:
@@ -112,7 +128,11 @@ class CocoJoined(CocoPanoptic):
             place = partners.get(index)
             if place is None:
                 what = "no panoptic segment of its class shows it"
-                tally.drop(self._reader.defect(Refused(NO_PARTNER, what), instance.raw, sample.id, instance.name))
+                tally.drop(
+                    self._reader.defect(
+                        AnnotationError(NO_PARTNER, what), instance.raw, sample.id, instance.name
+                    )
+                )
             else:
                 segments[place] = self._joined(segments[place], instance, tally)
         for place in set(range(len(segments))) - set(partners.values()):
@@ -126,11 +146,14 @@ class CocoJoined(CocoPanoptic):
             name = coco_fields.class_name(raw, self.labels)
             try:
                 if repeated:
-                    raise Refused("duplicate-id", "another annotation has the same id")
+                    raise AnnotationError("duplicate-id", "another annotation has the same id")
                 segment = self._reader.segment(raw, sample.width, sample.height, name, Tally())
                 if segment.class_id not in self.taxonomy.by_id:
-                    raise Refused("unknown-category", f"category {segment.class_id} is not in the panoptic file's list")
-            except Refused as refusal:
+                    raise AnnotationError(
+                        "unknown-category",
+                        f"category {segment.class_id} is not in the panoptic file's list",
+                    )
+            except AnnotationError as refusal:
                 tally.drop(self._reader.defect(refusal, raw, sample.id, name))
             else:
                 yield _Instance(segment, name, raw)
@@ -142,7 +165,10 @@ class CocoJoined(CocoPanoptic):
             tally.warn("crowd-differs", instance.name)
         text = segmentation_text(instance.raw)
         return replace(
-            segment, is_crowd=own.is_crowd, source_id=own.source_id or segment.source_id, source_polygon=text
+            segment,
+            is_crowd=own.is_crowd,
+            source_id=own.source_id or segment.source_id,
+            source_polygon=text,
         )
 
     def _lose(self, record: Record, tally: Tally) -> None:
@@ -151,7 +177,9 @@ class CocoJoined(CocoPanoptic):
         tally.seen.update(names)
         what, where = f"{self.file.path} does not list this image", f"image {record.id}"
         data = [coco_fields.loose(raw) for raw, _ in record.data[1]]
-        tally.drop_image(Defect("missing-mask", what, str(self.instances.path), where, None, data), names)
+        tally.drop_image(
+            Defect("missing-mask", what, str(self.instances.path), where, None, data), names
+        )
 
     def _class(self, raw: bytes) -> list[str]:
         return [coco_fields.class_name(raw, self.labels)]
@@ -161,7 +189,9 @@ class CocoJoined(CocoPanoptic):
         return CocoInstances(self.instances, self.images)
 
 
-def open_coco_joined(panoptic: Path, instances: Path, images: Path, masks: Path | None = None) -> CocoJoined:
+def open_coco_joined(
+    panoptic: Path, instances: Path, images: Path, masks: Path | None = None
+) -> CocoJoined:
     """The source of a panoptic JSON and an instances JSON; PNGs as for `open_coco_panoptic`.
 
     Raises:
@@ -175,8 +205,11 @@ def open_coco_joined(panoptic: Path, instances: Path, images: Path, masks: Path 
     )
 
 
-def match(segments: Sequence[Segment], instances: Sequence[Segment], sample: Sample) -> dict[int, int]:
-    """Place of the partner among the segments, by the place of the instance; see the head of this file."""
+def match(
+    segments: Sequence[Segment], instances: Sequence[Segment], sample: Sample
+) -> dict[int, int]:
+    """Place of the partner among the segments, by the place of the instance; see the head of this
+    file."""
     from pycocotools import mask as coco
 
     masked = [index for index, instance in enumerate(instances) if instance.mask is not None]
@@ -186,10 +219,18 @@ def match(segments: Sequence[Segment], instances: Sequence[Segment], sample: Sam
     theirs = [{"size": size, "counts": instances[index].mask} for index in masked]
     ours = [{"size": size, "counts": segment.mask} for segment in segments]
     iou = np.asarray(coco.iou(theirs, ours, [0] * len(ours)))
-    inside = np.asarray(coco.iou(ours, theirs, [1] * len(theirs))).T  # share of the segment within the instance
-    kinds = [np.array([item.class_id for item in side]) for side in ([instances[i] for i in masked], segments)]
+    inside = np.asarray(
+        coco.iou(ours, theirs, [1] * len(theirs))
+    ).T  # share of the segment within the instance
+    kinds = [
+        np.array([item.class_id for item in side])
+        for side in ([instances[i] for i in masked], segments)
+    ]
     same_class = kinds[0][:, None] == kinds[1][None, :]
-    ids = [np.array([item.source_id or "" for item in side]) for side in ([instances[i] for i in masked], segments)]
+    ids = [
+        np.array([item.source_id or "" for item in side])
+        for side in ([instances[i] for i in masked], segments)
+    ]
     same_id = (ids[0][:, None] == ids[1][None, :]) & (iou > 0) & same_class
     rank = np.where(same_id, 1.0 + iou, np.where(same_class & (inside >= _VISIBLE), iou, 0.0))
     partners: dict[int, int] = {}

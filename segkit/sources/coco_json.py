@@ -1,4 +1,5 @@
-"""COCO's JSON container, of any size: read once, each record kept as the text it was, annotations sorted to images."""
+"""COCO's JSON container, of any size: read once, each record kept as the text it was, annotations
+sorted to images."""
 
 from array import array
 from collections import Counter
@@ -17,8 +18,8 @@ from segkit.shards.writer import class_labels
 from segkit.sources import jsonstream
 from segkit.sources.base import Record
 from segkit.sources.coco_fields import IMAGE, Id, loose, read_image
-from segkit.sources.ledger import Defect, Defective, Tally
-from segkit.sources.spool import Backlog, Spool
+from segkit.sources.ledger import Defect, ImageError, Tally
+from segkit.sources.spill_file import ExternalSort, SpillFile
 from segkit.sources.vocabularies import NativeCategory, taxonomy_of
 from segkit.taxonomy import Taxonomy
 
@@ -50,7 +51,8 @@ _OWNED = msgspec.json.Decoder(_Owned)
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A COCO JSON file: what it says of itself, and its images and annotations in temporary files."""
+    """A COCO JSON file: what it says of itself, and its images and annotations in temporary
+    files."""
 
     path: Path
     categories: tuple[NativeCategory, ...]
@@ -64,15 +66,16 @@ class CocoFile:
 
 
 def read_coco(path: Path, holds: Holds) -> CocoFile:
-    """Read a COCO JSON file, once from front to back (twice where its annotations come before its images).
+    """Read a COCO JSON file, once from front to back (twice where its annotations come before its
+    images).
 
     Args:
         path: the file.
         holds: what its annotations are taken for.
 
     Raises:
-        InputError: not there, not JSON (naming the place), without lists of images, annotations and categories, or of
-            the other kind than `holds`.
+        InputError: not there, not JSON (naming the place), without lists of images, annotations and
+            categories, or of the other kind than `holds`.
     """
     header: dict[str, Any] = {}
     categories: list[bytes] = []
@@ -92,7 +95,7 @@ def read_coco(path: Path, holds: Holds) -> CocoFile:
             header[key] = value
     for key in _LISTS:
         if key not in found:
-            raise InputError(f"has no list {key!r}", file=path, mend="give a file in COCO format")
+            raise InputError(f"has no list {key!r}", file=path, hint="give a file in COCO format")
     if found.index("annotations") < found.index("images"):
         for key, value, text in jsonstream.members(path, _LISTS):
             if key == "annotations" and text:
@@ -107,20 +110,26 @@ def _check_kind(annotation: Any, holds: Holds, path: Path) -> None:
     (wanted, own), (found, field_found) = _KINDS[holds], _KINDS[other]
     if isinstance(annotation, dict) and own not in annotation and field_found in annotation:
         what = f"is {found}, not {wanted} (its annotations have {field_found}, not {own})"
-        raise InputError(what, file=path, mend=f"give it as `segkit convert coco --{other} FILE`")
+        raise InputError(what, file=path, hint=f"give it as `segkit convert coco --{other} FILE`")
 
 
 def _categories(records: Iterable[bytes], path: Path) -> tuple[NativeCategory, ...]:
     found = []
-    mend = "give it an integer id, a name and isthing 0 or 1"
+    hint = "give it an integer id, a name and isthing 0 or 1"
     for number, raw in enumerate(records):
         try:
             category = msgspec.json.decode(raw, type=_Category)
             kinds: dict[Any, Kind | None] = {0: "stuff", 1: "thing", None: None}
-            found.append(NativeCategory(int(category.id), category.name, kinds[category.isthing], category.synonyms))
+            found.append(
+                NativeCategory(
+                    int(category.id), category.name, kinds[category.isthing], category.synonyms
+                )
+            )
         except (msgspec.ValidationError, ValueError, KeyError) as error:
             where = f"categories[{number}]"
-            raise InputError(f"not a category ({error})", file=path, record=where, mend=mend) from error
+            raise InputError(
+                f"not a category ({error})", file=path, record=where, hint=hint
+            ) from error
     return tuple(found)
 
 
@@ -133,7 +142,8 @@ class CocoSource:
     labels: dict[int, str] = field(init=False)
     """Class id -> the name under which the ledger counts it."""
     default_kind: ClassVar[Kind | None] = None
-    """Of classes of which neither the file nor a known vocabulary says whether they are things; None refuses them."""
+    """Of classes of which neither the file nor a known vocabulary says whether they are things;
+    None refuses them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", class_labels(self.taxonomy))
@@ -142,7 +152,9 @@ class CocoSource:
     def taxonomy(self) -> Taxonomy:
         """The file's own classes."""
         path = self.file.path
-        return taxonomy_of(self.file.categories, default=self.default_kind, file=path, name=path.stem)
+        return taxonomy_of(
+            self.file.categories, default=self.default_kind, file=path, name=path.stem
+        )
 
     @property
     def header(self) -> dict[str, Any]:
@@ -167,11 +179,13 @@ def records(
     candidates: Callable[[str], tuple[str, ...]],
     classes: Callable[[bytes], Sequence[str]],
 ) -> Iterator[Record]:
-    """Every image in the file's order; `data` is its raw record and its annotations, each with whether its id repeats.
+    """Every image in the file's order; `data` is its raw record and its annotations, each with
+    whether its id repeats.
 
     Args:
         file: the file.
-        tally: takes images that are unreadable or listed twice, and annotations that belong to no image.
+        tally: takes images that are unreadable or listed twice, and annotations that belong to no
+            image.
         candidates: file name -> where the image may lie.
         classes: raw annotation -> the class name of everything that it labels.
     """
@@ -193,10 +207,10 @@ class _Contents:
     """Images and annotations of a file, set aside as they are read."""
 
     def __init__(self, path: Path, holds: Holds) -> None:
-        self.spool = Spool()
-        self.lost = Backlog()
+        self.spool = SpillFile()
+        self.lost = ExternalSort()
         """Images that are unreadable or listed twice, with their place in the file's list."""
-        self.orphans = Backlog()
+        self.orphans = ExternalSort()
         """Annotations that belong to no image, with their place in the file's list."""
         self._path, self._holds = path, holds
         self._images = self._annotations = 0
@@ -209,7 +223,7 @@ class _Contents:
         self._images += 1
         try:
             own = str(read_image(raw, self._images - 1, self._path).id)
-        except Defective:
+        except ImageError:
             own = None
         if own is None or own in self._places:
             self.lost.add(self._images - 1, raw)
@@ -237,13 +251,20 @@ class _Contents:
     def finish(self) -> None:
         """Find the ids that several annotations have; nothing can be added afterwards."""
         self._places.clear()
-        ordered = np.sort(np.frombuffer(self._numbers, np.int64)) if self._numbers else np.zeros(0, np.int64)
+        ordered = (
+            np.sort(np.frombuffer(self._numbers, np.int64))
+            if self._numbers
+            else np.zeros(0, np.int64)
+        )
         numbers = map(str, np.unique(ordered[1:][ordered[1:] == ordered[:-1]]).tolist())
-        self._repeated = frozenset(numbers) | {text for text, count in self._texts.items() if count > 1}
+        self._repeated = frozenset(numbers) | {
+            text for text, count in self._texts.items() if count > 1
+        }
         self._numbers, self._texts = array("q"), Counter()
 
     def repeats(self, annotation: bytes, seen: set[str]) -> bool:
-        """Whether an earlier annotation has the same id; `seen` collects the ids that do occur again."""
+        """Whether an earlier annotation has the same id; `seen` collects the ids that do occur
+        again."""
         if not self._repeated:
             return False
         try:
@@ -260,9 +281,16 @@ def _lost(raw: bytes, number: int, path: Path) -> Defect:
     """Why an image record was set aside."""
     try:
         image = read_image(raw, number, path)
-    except Defective as defective:
+    except ImageError as defective:
         return defective.defect
-    return Defect("duplicate-id", "another image has the same id", str(path), f"image {image.id}", None, loose(raw))
+    return Defect(
+        "duplicate-id",
+        "another image has the same id",
+        str(path),
+        f"image {image.id}",
+        None,
+        loose(raw),
+    )
 
 
 def _orphan(raw: bytes, number: int, path: Path) -> Defect:

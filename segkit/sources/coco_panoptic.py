@@ -1,4 +1,5 @@
-"""COCO panoptic: a JSON of segments and a folder of PNGs whose colours are segment ids, checked against each other."""
+"""COCO panoptic: a JSON of segments and a folder of PNGs whose colors are segment ids, checked
+against each other."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,15 +10,15 @@ import msgspec
 import numpy as np
 
 from segkit.errors import InputError
-from segkit.manifest import SetKind
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.manifest import SetKind
 from segkit.sources import coco_fields, coco_json
 from segkit.sources.base import Record
 from segkit.sources.coco_json import CocoSource
-from segkit.sources.images import Picture, inside
+from segkit.sources.image_files import Picture, inside
 from segkit.sources.labelmaps import read_ids
-from segkit.sources.ledger import Defect, Defective, Refused, Tally
+from segkit.sources.ledger import AnnotationError, Defect, ImageError, Tally
 
 UNLISTED = "(unlisted)"
 """Under which the ledger counts pixels of a PNG that the JSON does not know."""
@@ -45,7 +46,8 @@ _VOID = 0
 class CocoPanoptic(CocoSource):
     """A COCO panoptic JSON, its PNG folder and its image folder.
 
-    A segment's area and box are counted from the PNG; where the JSON says otherwise that is a warning.
+    A segment's area and box are counted from the PNG; where the JSON says otherwise that is a
+    warning.
     """
 
     masks: Path
@@ -54,13 +56,17 @@ class CocoPanoptic(CocoSource):
 
     def __post_init__(self) -> None:
         if not self.masks.is_dir():
-            mend = "give the folder of PNGs with --panoptic-masks"
-            raise InputError("no such folder of masks", file=self.masks, mend=mend)
+            hint = "give the folder of PNGs with --panoptic-masks"
+            raise InputError("no such folder of masks", file=self.masks, hint=hint)
         super().__post_init__()
 
     def fingerprint(self) -> dict[str, Any]:
         """The JSON's path, size and time, and the folder of masks."""
-        return {"source": self.name, "masks": str(self.masks.resolve()), **coco_json.identity(self.file.path)}
+        return {
+            "source": self.name,
+            "masks": str(self.masks.resolve()),
+            **coco_json.identity(self.file.path),
+        }
 
     def records(self, tally: Tally) -> Iterator[Record]:
         """Images in the file's order, each with the raw record of its annotation."""
@@ -71,18 +77,30 @@ class CocoPanoptic(CocoSource):
         found: list[tuple[bytes, bool]] = record.data[1]
         where = f"image {record.id}"
         if len(found) != 1:
-            code, what = ("duplicate-id", f"{len(found)} annotations") if found else ("missing-mask", "no annotation")
-            raise Defective(code, f"{what} for the image", file=self.file.path, record=where)
+            code, what = (
+                ("duplicate-id", f"{len(found)} annotations")
+                if found
+                else ("missing-mask", "no annotation")
+            )
+            raise ImageError(code, f"{what} for the image", file=self.file.path, record=where)
         try:
             annotation = _ANNOTATION.decode(found[0][0])
         except msgspec.DecodeError as error:
             data = coco_fields.loose(found[0][0])
-            raise Defective("malformed-annotation", str(error), file=self.file.path, record=where, data=data) from None
-        return annotation, [coco_fields.class_name(info, self.labels) for info in annotation.segments_info]
+            raise ImageError(
+                "malformed-annotation", str(error), file=self.file.path, record=where, data=data
+            ) from None
+        return annotation, [
+            coco_fields.class_name(info, self.labels) for info in annotation.segments_info
+        ]
 
-    def sample(self, record: Record, content: _Annotation, picture: Picture | None, tally: Tally) -> Sample:
+    def sample(
+        self, record: Record, content: _Annotation, picture: Picture | None, tally: Tally
+    ) -> Sample:
         """Every segment with exactly its pixels of the PNG; pixels of dropped segments are void."""
-        width, height = coco_fields.size_of(coco_fields.IMAGE.decode(record.data[0]), picture, self.file.path)
+        width, height = coco_fields.size_of(
+            coco_fields.IMAGE.decode(record.data[0]), picture, self.file.path
+        )
         path = inside(self.masks, content.file_name, record=f"image {record.id}")
         ids = read_ids(path, (width, height), record=f"image {record.id}")
         regions = rle.regions(ids)
@@ -92,13 +110,25 @@ class CocoPanoptic(CocoSource):
             try:
                 made = self._segment(raw, name, regions, segments, tally)
                 segments[int(str(made.source_id))] = made
-            except Refused as refusal:
-                tally.drop(coco_fields.defect(refusal, raw, self.file.path, "segment", record.id, name))
+            except AnnotationError as refusal:
+                tally.drop(
+                    coco_fields.defect(refusal, raw, self.file.path, "segment", record.id, name)
+                )
         lost = regions.keys() - segments.keys() - {_VOID}
-        self._unlisted(lost - {_id(raw) for raw in content.segments_info}, regions, path, record, tally)
+        self._unlisted(
+            lost - {_id(raw) for raw in content.segments_info}, regions, path, record, tally
+        )
         void = rle.encode(np.isin(ids, [_VOID, *lost])) if lost else _counts(regions.get(_VOID))
         source = record.data[0].decode()
-        return Sample(record.id, record.file_name, width, height, tuple(segments.values()), void=void, source=source)
+        return Sample(
+            record.id,
+            record.file_name,
+            width,
+            height,
+            tuple(segments.values()),
+            void=void,
+            source=source,
+        )
 
     def _classes(self, raw: bytes) -> list[str]:
         try:
@@ -108,18 +138,26 @@ class CocoPanoptic(CocoSource):
         return [coco_fields.class_name(info, self.labels) for info in infos]
 
     def _segment(
-        self, raw: msgspec.Raw, name: str, regions: dict[int, rle.Region], made: dict[int, Segment], tally: Tally
+        self,
+        raw: msgspec.Raw,
+        name: str,
+        regions: dict[int, rle.Region],
+        made: dict[int, Segment],
+        tally: Tally,
     ) -> Segment:
         try:
             info = _INFO.decode(raw)
         except msgspec.DecodeError as error:
-            raise Refused("malformed-annotation", str(error)) from None
+            raise AnnotationError("malformed-annotation", str(error)) from None
         category = coco_fields.category(info.category_id, self.taxonomy)
         if info.id in made:
-            raise Refused("duplicate-id", "another segment of the image has the same id")
+            raise AnnotationError("duplicate-id", "another segment of the image has the same id")
         region = regions.get(info.id)
         if region is None or info.id == _VOID:
-            raise Refused("empty-mask", "the PNG has no pixel of this id" if info.id else "id 0 is void in the PNG")
+            raise AnnotationError(
+                "empty-mask",
+                "the PNG has no pixel of this id" if info.id else "id 0 is void in the PNG",
+            )
         if info.area is not None and info.area != region.area:
             tally.warn("area-mismatch", name)
         if info.bbox is not None and info.bbox != region.box:
@@ -136,17 +174,27 @@ class CocoPanoptic(CocoSource):
         )
 
     def _unlisted(
-        self, ids: set[int], regions: dict[int, rle.Region], path: Path, record: Record, tally: Tally
+        self,
+        ids: set[int],
+        regions: dict[int, rle.Region],
+        path: Path,
+        record: Record,
+        tally: Tally,
     ) -> None:
         for number in sorted(ids):
             what = f"{regions[number].area} pixels of id {number} that the JSON does not list"
-            defect = Defect("unlisted-segment", what, str(path), f"image {record.id}", UNLISTED, {"id": number})
+            defect = Defect(
+                "unlisted-segment", what, str(path), f"image {record.id}", UNLISTED, {"id": number}
+            )
             tally.orphan(defect, [UNLISTED])
 
 
 def open_coco_panoptic(annotations: Path, images: Path, masks: Path | None = None) -> CocoPanoptic:
-    """The source of a COCO panoptic JSON; its PNGs lie beside it under the same stem unless `masks` says otherwise."""
-    return CocoPanoptic(coco_json.read_coco(annotations, "panoptic"), images, masks or annotations.with_suffix(""))
+    """The source of a COCO panoptic JSON; its PNGs lie beside it under the same stem unless `masks`
+    says otherwise."""
+    return CocoPanoptic(
+        coco_json.read_coco(annotations, "panoptic"), images, masks or annotations.with_suffix("")
+    )
 
 
 def _counts(region: rle.Region | None) -> bytes | None:

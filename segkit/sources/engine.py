@@ -1,7 +1,9 @@
-"""Conversion: plan a source into shards, write them in any number of processes or tasks, publish them as one version.
+"""Conversion: plan a source into shards, write them in any number of processes or tasks, publish
+them as one version.
 
-Which record goes to which shard depends on the source and the options alone, so the bytes of a version do not depend
-on the number of workers; a shard that an earlier, killed run has finished is not written again.
+Which record goes to which shard depends on the source and the options alone, so the bytes of a
+version do not depend on the number of workers; a shard that an earlier, killed run has finished is
+not written again.
 """
 
 import os
@@ -15,15 +17,15 @@ from typing import Any, Literal
 
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
-from segkit.manifest import Ledger
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
+from segkit.shards.manifest import Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, Header, ImagesBy, class_labels, finish
 from segkit.sources.base import Record, Source
-from segkit.sources.images import Picture, find, is_unsafe, measure, read_picture
-from segkit.sources.ledger import Defect, Defective, Tally
+from segkit.sources.image_files import Picture, find, is_unsafe, measure, read_picture
+from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.processes import processes
 from segkit.sources.quarantine import flush, logged, write_quarantine
 
@@ -43,7 +45,8 @@ class Options:
     on_error: OnError = "fail"
     shard_bytes: int = SHARD_BYTES
     workers: int | None = None
-    """Shards at a time; None for one on each core that this process may use, or on each CPU of the cluster."""
+    """Shards at a time; None for one on each core that this process may use, or on each CPU of the
+    cluster."""
     engine: Engine = "local"
     """Where shards are made: in processes of this machine, or on a Ray cluster."""
     address: str | None = None
@@ -88,8 +91,8 @@ def convert(
         on_progress: called with the number of images that were just finished.
 
     Raises:
-        InputError: a defect would lose data and `on_error` is "fail"; nothing is published, finished shards are kept
-            for the next run.
+        InputError: a defect would lose data and `on_error` is "fail"; nothing is published,
+            finished shards are kept for the next run.
         SegkitError: the ledger does not balance, or another process writes to `destination`.
     """
     with staging(destination, _fingerprint(source, options), resume=True) as stage:
@@ -108,14 +111,18 @@ def convert(
         )
         ledger = tally.ledger()
         write_quarantine(stage.path, count)
-        return ConversionReport(ledger, tuple(tally.defects), tally.offenders, finish(stage, count, header, ledger))
+        return ConversionReport(
+            ledger, tuple(tally.defects), tally.offenders, finish(stage, count, header, ledger)
+        )
 
 
 def _write(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
     try:
         return _run(job, on_progress)
     except OSError as error:
-        what = f"cannot be written ({error.strerror or error}); run it again: finished shards are kept"
+        what = (
+            f"cannot be written ({error.strerror or error}); run it again: finished shards are kept"
+        )
         raise SegkitError(f"{job.directory}: {what}") from error
 
 
@@ -133,7 +140,7 @@ class OffendersError(InputError):
     def __init__(self, tally: Tally) -> None:
         first = tally.defects[0].error(tally.offenders - 1)
         super().__init__(str(first))
-        self.file, self.record, self.mend = first.file, first.record, first.mend
+        self.file, self.record, self.hint = first.file, first.record, first.hint
         self._tally = tally
 
     @property
@@ -151,8 +158,15 @@ def _unpublished(tally: Tally) -> ConversionReport:
 
 
 def _fingerprint(source: Source, options: Options) -> dict[str, Any]:
-    chosen = {name: getattr(options, name) for name in ("limit", "images_by", "on_error", "shard_bytes")}
-    return {"segkit": __version__, **source.fingerprint(), "taxonomy": source.taxonomy.to_json(), **chosen}
+    chosen = {
+        name: getattr(options, name) for name in ("limit", "images_by", "on_error", "shard_bytes")
+    }
+    return {
+        "segkit": __version__,
+        **source.fingerprint(),
+        "taxonomy": source.taxonomy.to_json(),
+        **chosen,
+    }
 
 
 def plan(records: Iterable[Record], images: Path, options: Options) -> Iterator[list[Record]]:
@@ -171,7 +185,8 @@ def plan(records: Iterable[Record], images: Path, options: Options) -> Iterator[
 
 
 def _run(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
-    """Convert every shard; the total tally (defects in the source's order) and the number of shards."""
+    """Convert every shard; the total tally (defects in the source's order) and the number of
+    shards."""
     parts: dict[int, Tally] = {}
     with logged(job.directory, "source") as total:
         records = islice(job.source.records(total), job.options.limit)
@@ -184,8 +199,11 @@ def _run(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
     return total, len(parts)
 
 
-def _results(job: _Job, numbered: Iterator[tuple[int, list[Record]]]) -> Iterator[tuple[int, Tally]]:
-    """Tallies of shards as they get done; one process where there is but one worker or one shard."""
+def _results(
+    job: _Job, numbered: Iterator[tuple[int, list[Record]]]
+) -> Iterator[tuple[int, Tally]]:
+    """Tallies of shards as they get done; one process where there is but one worker or one
+    shard."""
     options = job.options
     workers = options.workers or len(os.sched_getaffinity(0))
     head = list(islice(numbered, 2))
@@ -203,7 +221,9 @@ def _results(job: _Job, numbered: Iterator[tuple[int, list[Record]]]) -> Iterato
             yield from _done(submit, numbered, workers)
 
 
-def _done(submit: _Submit, numbered: Iterable[tuple[int, list[Record]]], workers: int) -> Iterator[tuple[int, Tally]]:
+def _done(
+    submit: _Submit, numbered: Iterable[tuple[int, list[Record]]], workers: int
+) -> Iterator[tuple[int, Tally]]:
     pending: set[Future[tuple[int, Tally]]] = set()
     for index, records in numbered:
         pending.add(submit(index, records))
@@ -226,7 +246,8 @@ def _numbered(job: _Job, index: int, records: Sequence[Record]) -> tuple[int, Ta
 
 
 def convert_shard(job: _Job, index: int, records: Sequence[Record]) -> Tally:
-    """Write one shard, or find it done; its tally. A shard with defects is left unwritten where they are to fail."""
+    """Write one shard, or find it done; its tally. A shard with defects is left unwritten where
+    they are to fail."""
     if job.directory is None:
         tally = Tally()
         for _ in _convert(job, records, tally):
@@ -252,7 +273,9 @@ def convert_shard(job: _Job, index: int, records: Sequence[Record]) -> Tally:
     return tally
 
 
-def _convert(job: _Job, records: Iterable[Record], tally: Tally) -> Iterator[tuple[Sample, bytes | None]]:
+def _convert(
+    job: _Job, records: Iterable[Record], tally: Tally
+) -> Iterator[tuple[Sample, bytes | None]]:
     labels = class_labels(job.source.taxonomy)
     for record in records:
         tally.images_in += 1
@@ -262,7 +285,7 @@ def _convert(job: _Job, records: Iterable[Record], tally: Tally) -> Iterator[tup
             tally.seen.update(names)
             picture = _picture(job, record)
             sample = job.source.sample(record, content, picture, tally)
-        except Defective as defective:
+        except ImageError as defective:
             tally.drop_image(defective.defect, names)
             continue
         tally.images_kept += 1
@@ -278,7 +301,9 @@ def _placed(job: _Job, sample: Sample, picture: Picture | None) -> tuple[Sample,
         return sample, None
     if job.options.images_by == "embed":
         return sample, picture.data
-    place = ImageRef(path=picture.path.resolve().as_posix(), length=len(picture.data), sha256=picture.sha256)
+    place = ImageRef(
+        path=picture.path.resolve().as_posix(), length=len(picture.data), sha256=picture.sha256
+    )
     return replace(sample, image=place), None
 
 
@@ -290,15 +315,17 @@ def _picture(job: _Job, record: Record) -> Picture | None:
         return read_picture(path, record=where)
     if is_unsafe(record.file_name):
         what = f"the path {record.file_name!r} leads out of the image folder"
-        raise Defective("unsafe-path", what, file=job.source.annotations, record=where)
+        raise ImageError("unsafe-path", what, file=job.source.annotations, record=where)
     return None
 
 
 def _found(root: Path, record: Record, where: str) -> Path:
     try:
         return find(root, record.candidates, record=where)
-    except Defective as defective:
+    except ImageError as defective:
         if record.known_missing and defective.defect.code == "missing-image":
             what = "the image is known to be in no archive of the data set"
-            raise Defective("known-missing-image", what, file=defective.defect.file, record=where) from None
+            raise ImageError(
+                "known-missing-image", what, file=defective.defect.file, record=where
+            ) from None
         raise

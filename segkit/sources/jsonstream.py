@@ -1,4 +1,5 @@
-"""JSON files of any size, read from front to back: the elements of long lists one at a time, each with its text."""
+"""JSON files of any size, read from front to back: the elements of long lists one at a time, each
+with its text."""
 
 import json
 import re
@@ -12,11 +13,14 @@ from segkit import storage
 from segkit.errors import InputError
 
 CHUNK = 4 << 20
-"""Characters read at a time; the memory needed is a few times this, or a few times the largest element."""
+"""Characters read at a time; the memory needed is a few times this, or a few times the largest
+element."""
 _LARGEST = 256 << 20  # characters of one element; more is a broken file
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _NEAR_END = 16  # an error this close to the end of what was read may be no error once more is read
-_TOKEN = re.compile(r"[\w+.\\-]*[ \t\n\r]*")  # what is left of a number, a word or an escape, or nothing
+_TOKEN = re.compile(
+    r"[\w+.\\-]*[ \t\n\r]*"
+)  # what is left of a number, a word or an escape, or nothing
 _VALUES, _TEXTS = msgspec.json.Decoder(list[Any]), msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -28,19 +32,19 @@ def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, byte
         lists: keys whose values are lists to be taken apart.
 
     Yields:
-        (key, value, text as it stands in the file, UTF-8): once for each element of a list named in `lists`, preceded
-        by (key, None, b"") for the list itself, and once for each other key.
+        (key, value, text as it stands in the file, UTF-8): once for each element of a list named in
+        `lists`, preceded by (key, None, b"") for the list itself, and once for each other key.
 
     Raises:
-        InputError: not readable, no JSON object or one that is cut short, a value of `lists` that is no list, or a key
-            twice.
+        InputError: not readable, no JSON object or one that is cut short, a value of `lists` that
+            is no list, or a key twice.
     """
     try:
         with path.open(encoding="utf-8") as file:
             yield from _Reader(file, path).object(lists)
     except (OSError, UnicodeDecodeError, RecursionError) as error:
-        problem = f"cannot be read ({storage.reason(error)})"
-        raise InputError(problem, file=path, mend="check the path and the file") from error
+        message = f"cannot be read ({storage.reason(error)})"
+        raise InputError(message, file=path, hint="check the path and the file") from error
 
 
 class _Reader:
@@ -85,14 +89,17 @@ class _Reader:
             separator = self._separator("]")
 
     def _several(self) -> Iterator[tuple[Any, bytes]]:
-        """The next elements, as far as they are objects that were read whole and another element follows: decoded at
-        once, three times faster than one by one.
+        """The next elements, as far as they are objects that were read whole and another element
+        follows: decoded at once, three times faster than one by one.
 
-        The text up to some `},` being a list by itself, it is the list's beginning: JSON is read left to right.
+        The text up to some `},` being a list by itself, it is the list's beginning: JSON is read
+        left to right.
         """
         if self._before + self._place < self._single:
             return
-        self._single = self._before + len(self._text)  # should it not work, not tried again on the same text
+        self._single = self._before + len(
+            self._text
+        )  # should it not work, not tried again on the same text
         end = self._text.rfind("},", self._place) + 1
         if not end:
             return
@@ -113,9 +120,16 @@ class _Reader:
                 failed, place = "a value is wanting", int(stop.value)
             except json.JSONDecodeError as error:
                 # the start of a string that does not end yet may lie far back
-                failed, place = error.msg, len(self._text) if error.msg.startswith("Untermin") else error.pos
+                failed, place = (
+                    error.msg,
+                    len(self._text) if error.msg.startswith("Untermin") else error.pos,
+                )
             else:
-                if self._ended or not isinstance(value, int | float) or end < len(self._text) - _NEAR_END:
+                if (
+                    self._ended
+                    or not isinstance(value, int | float)
+                    or end < len(self._text) - _NEAR_END
+                ):
                     text, self._place = self._text[self._place : end], end
                     return value, text.encode()
                 failed, place = "", end  # a number may go on
@@ -137,10 +151,12 @@ class _Reader:
             if not self._read():
                 return ""
 
-    def _expect(self, character: str, problem: str | None = None) -> None:
+    def _expect(self, character: str, message: str | None = None) -> None:
         found = self._peek()
         if found != character:
-            raise self._broken(problem or f"{character!r} is wanting") if found else self._cut_short()
+            raise (
+                self._broken(message or f"{character!r} is wanting") if found else self._cut_short()
+            )
         self._place += 1
 
     def _separator(self, closing: str) -> str:
@@ -165,16 +181,25 @@ class _Reader:
         self._text, self._place, self._ended = rest + chunk, 0, not chunk
         return not self._ended
 
-    def _stopped(self, problem: str, place: int) -> InputError:
-        """JSON does not go on at a place: because the file ends there, or else because of `problem`."""
+    def _stopped(self, message: str, place: int) -> InputError:
+        """JSON does not go on at a place: because the file ends there, or else because of
+        `message`."""
         if self._ended and _TOKEN.fullmatch(self._text, place):
             return self._cut_short()
-        return self._broken(problem, place)
+        return self._broken(message, place)
 
     def _cut_short(self, where: str | None = None) -> InputError:
         where = where or f"after {self._before + len(self._text)} characters"
-        return InputError(f"ends too early, {where}: its JSON is not complete", file=self._path, mend="get it again")
+        return InputError(
+            f"ends too early, {where}: its JSON is not complete",
+            file=self._path,
+            hint="get it again",
+        )
 
-    def _broken(self, problem: str, place: int | None = None) -> InputError:
+    def _broken(self, message: str, place: int | None = None) -> InputError:
         where = self._before + (self._place if place is None else place)
-        return InputError(f"is no JSON object ({problem}, character {where})", file=self._path, mend="get it again")
+        return InputError(
+            f"is no JSON object ({message}, character {where})",
+            file=self._path,
+            hint="get it again",
+        )

@@ -1,7 +1,9 @@
-"""Tallies: what became of every image and annotation of a source, added up into the manifest's ledger.
+"""Tallies: what became of every image and annotation of a source, added up into the manifest's
+ledger.
 
-Inputs are counted where a source is read, what is kept is counted from the finished samples, what is dropped where it
-is refused: three independent counts, so that `input == kept + sum(dropped)` can fail and is a check.
+Inputs are counted where a source is read, what is kept is counted from the finished samples, what
+is dropped where it is refused: three independent counts, so that `input == kept + sum(dropped)` can
+fail and is a check.
 """
 
 import json
@@ -11,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from segkit.errors import InputError
-from segkit.manifest import Count, Ledger
+from segkit.shards.manifest import Count, Ledger
 
 DROPS: dict[str, str] = {
     "bad-size": "give the image a positive width and height in the annotation file",
@@ -38,7 +40,8 @@ DROPS: dict[str, str] = {
 """Codes under which an image or annotation is dropped, each with the way to mend the source."""
 
 BY_DESIGN = frozenset({"covered-by-instance", "known-missing-image", "no-panoptic-segment"})
-"""Drops that nobody can mend: they are counted, written to the quarantine, and never fail a conversion."""
+"""Drops that nobody can mend: they are counted, written to the quarantine, and never fail a
+conversion."""
 
 LISTED = 100
 """Offenders that a tally names; of the others, which may be millions, it keeps the number."""
@@ -67,45 +70,49 @@ class Defect:
     """Something in the source that loses data: named so that a person finds it."""
 
     code: str
-    problem: str
+    message: str
     file: str
     record: str
     class_name: str | None = None
     """Class of the annotation; None for a whole image."""
     data: Any = None
     """The source's own record, JSON values."""
-    mend: str | None = None
+    hint: str | None = None
     """How to mend it, where the source knows better than `DROPS` does."""
 
-    def error(self, more: int = 0, mend: str | None = None) -> InputError:
+    def error(self, more: int = 0, hint: str | None = None) -> InputError:
         """The defect as the one line that fails a conversion.
 
         Args:
             more: how many others were found beside it.
-            mend: what mends all of them; by default what mends this one, or to leave them all out.
+            hint: what mends all of them; by default what mends this one, or to leave them all out.
         """
         others = f" (and {more} more defect{'s' * (more > 1)})" if more else ""
-        mend = mend or f"{self.mend or DROPS[self.code]}, or convert with --on-error skip"
-        return InputError(f"{self.problem} [{self.code}]{others}", file=self.file, record=self.record, mend=mend)
+        hint = hint or f"{self.hint or DROPS[self.code]}, or convert with --on-error skip"
+        return InputError(
+            f"{self.message} [{self.code}]{others}", file=self.file, record=self.record, hint=hint
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """A line of `quarantine.jsonl`; it has a `mend` where the defect has one of its own."""
-        return {key: value for key, value in asdict(self).items() if key != "mend" or value}
+        """A line of `quarantine.jsonl`; it has a `hint` where the defect has one of its own."""
+        return {key: value for key, value in asdict(self).items() if key != "hint" or value}
 
 
-class Defective(Exception):  # noqa: N818 - it carries a defect of the data, the program is fine
+class ImageError(Exception):
     """Raised where an image cannot be used at all."""
 
-    def __init__(self, code: str, problem: str, *, file: object, record: str, data: Any = None) -> None:
-        super().__init__(problem)
-        self.defect = Defect(code, problem, str(file), record, None, data)
+    def __init__(
+        self, code: str, message: str, *, file: object, record: str, data: Any = None
+    ) -> None:
+        super().__init__(message)
+        self.defect = Defect(code, message, str(file), record, None, data)
 
 
-class Refused(Exception):  # noqa: N818 - as above
+class AnnotationError(Exception):
     """Raised where one annotation of an image cannot be kept."""
 
-    def __init__(self, code: str, problem: str) -> None:
-        super().__init__(problem)
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
         self.code = code
 
 
@@ -140,7 +147,8 @@ class Tally:
         self._note(defect)
 
     def orphan(self, defect: Defect, classes: Iterable[str]) -> None:
-        """A record that belongs to no image comes in and is lost, with the annotations of these classes."""
+        """A record that belongs to no image comes in and is lost, with the annotations of these
+        classes."""
         names = list(classes)
         self.seen.update(names)
         self.dropped.update((name, defect.code) for name in names)
@@ -206,8 +214,12 @@ class Tally:
         return Count(
             input=self.seen[name],
             kept=self.kept[name],
-            dropped=_sorted({code: n for (owner, code), n in self.dropped.items() if owner == name}),
-            warnings=_sorted({code: n for (owner, code), n in self.warnings.items() if owner == name}),
+            dropped=_sorted(
+                {code: n for (owner, code), n in self.dropped.items() if owner == name}
+            ),
+            warnings=_sorted(
+                {code: n for (owner, code), n in self.warnings.items() if owner == name}
+            ),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -224,7 +236,10 @@ class Tally:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Tally":
         """Inverse of `to_json`."""
-        pairs = {name: Counter({(owner, code): n for owner, code, n in data[name]}) for name in ("dropped", "warnings")}
+        pairs = {
+            name: Counter({(owner, code): n for owner, code, n in data[name]})
+            for name in ("dropped", "warnings")
+        }
         return cls(
             images_in=int(data["images_in"]),
             images_kept=int(data["images_kept"]),

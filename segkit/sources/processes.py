@@ -18,7 +18,9 @@ _work: Callable[..., Any] | None = None
 
 
 @contextmanager
-def processes(work: Callable[..., _Result], count: int) -> Iterator[Callable[..., "Future[_Result]"]]:
+def processes(
+    work: Callable[..., _Result], count: int
+) -> Iterator[Callable[..., "Future[_Result]"]]:
     """A function that runs `work(*arguments)` in one of `count` processes and gives its future.
 
     Raises:

@@ -1,4 +1,5 @@
-"""Losses of a conversion as lines of JSON: one file a shard while it goes on, one for the version in the end."""
+"""Losses of a conversion as lines of JSON: one file a shard while it goes on, one for the version
+in the end."""
 
 import os
 import shutil
@@ -13,7 +14,8 @@ QUARANTINE = "quarantine.jsonl"
 
 @contextmanager
 def logged(directory: Path | None, part: int | str) -> Iterator[Tally]:
-    """A tally whose losses go to a file of their own until the version is finished; to none in a dry run."""
+    """A tally whose losses go to a file of their own until the version is finished; to none in a
+    dry run."""
     if directory is None:
         yield Tally()
         return
@@ -36,7 +38,11 @@ def _path(directory: Path, part: int | str) -> Path:
 
 def write_quarantine(directory: Path, count: int) -> None:
     """Losses of the source as a whole, then those of each shard."""
-    logs = [path for part in ("source", *range(count)) if (path := _path(directory, part)).stat().st_size]
+    logs = [
+        path
+        for part in ("source", *range(count))
+        if (path := _path(directory, part)).stat().st_size
+    ]
     if logs:
         with (directory / QUARANTINE).open("wb") as file:
             for log in logs:

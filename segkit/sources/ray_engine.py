@@ -1,7 +1,9 @@
-"""Shards on a Ray cluster: the tasks of the local engine, one CPU each, run again where a worker or its node dies.
+"""Shards on a Ray cluster: the tasks of the local engine, one CPU each, run again where a worker or
+its node dies.
 
-Every node works on the same folders (the source's, and the directory in which the version is written), by a file
-system that all of them share; a task on a node that lacks one fails instead of finding everything missing.
+Every node works on the same folders (the source's, and the directory in which the version is
+written), by a file system that all of them share; a task on a node that lacks one fails instead of
+finding everything missing.
 """
 
 import os
@@ -20,7 +22,8 @@ from segkit import __version__
 from segkit.errors import InputError, SegkitError
 
 OBJECT_STORE = 256 << 20
-"""Bytes of shared memory of a cluster that is started here; tasks carry annotations and counts, no images."""
+"""Bytes of shared memory of a cluster that is started here; tasks carry annotations and counts, no
+images."""
 _RETRIES = 3  # of a task whose worker died; more deaths are no accident
 _PATIENCE = 10  # seconds for a connection; Ray itself waits for minutes and then ends the process
 _Result = TypeVar("_Result")
@@ -30,14 +33,16 @@ _Result = TypeVar("_Result")
 def cluster(
     work: Callable[..., _Result], address: str | None, workers: int | None, folders: Sequence[Path]
 ) -> Iterator[tuple[Callable[..., "Future[_Result]"], int]]:
-    """A function that runs `work(*arguments)` on the cluster and gives its future, and how many run at a time.
+    """A function that runs `work(*arguments)` on the cluster and gives its future, and how many run
+    at a time.
 
     Standard output goes to standard error meanwhile: Ray prints there that a worker was lost.
 
     Args:
         work: what a task does; picklable. It may be run more than once.
-        address: HOST:PORT of the cluster's head, or "auto" for the one that runs on this machine; None for that of
-            RAY_ADDRESS, else one of this machine alone is started, and ended afterwards.
+        address: HOST:PORT of the cluster's head, or "auto" for the one that runs on this machine;
+            None for that of RAY_ADDRESS, else one of this machine alone is started, and ended
+            afterwards.
         workers: tasks at a time; None for one on each CPU of the cluster.
         folders: what every node must see.
 
@@ -45,7 +50,10 @@ def cluster(
         InputError: Ray is not installed, or the cluster cannot be reached.
         SegkitError: a worker died again and again, or a node cannot do the work.
     """
-    with redirect_stdout(sys.stderr), _connected(address or os.environ.get("RAY_ADDRESS"), workers) as ray:
+    with (
+        redirect_stdout(sys.stderr),
+        _connected(address or os.environ.get("RAY_ADDRESS"), workers) as ray,
+    ):
         shared = ray.put(_Shared(work, tuple(folders)))
         task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_task)
         pending: set[Any] = set()
@@ -71,7 +79,8 @@ def cluster(
 
 @contextmanager
 def _connected(address: str | None, workers: int | None) -> Iterator[ModuleType]:
-    """The module `ray`, connected; a connection that this process has already is used and left as it is."""
+    """The module `ray`, connected; a connection that this process has already is used and left as
+    it is."""
     ray = _ray()
     try:
         if address not in (None, "auto"):
@@ -80,8 +89,10 @@ def _connected(address: str | None, workers: int | None) -> Iterator[ModuleType]
         if not connected:
             _connect(ray, address, workers or len(os.sched_getaffinity(0)))
     except Exception as error:  # Ray raises plain ones too, where a node takes too long to start
-        mend = "check --address: HOST:PORT of the head (port 6379 unless told otherwise), or auto; it must run there"
-        raise InputError(f"no Ray cluster at {address or 'local'} ({_line(error)})", mend=mend) from error
+        hint = "check --address: HOST:PORT of the head (port 6379 unless told otherwise), or auto; it must run there"
+        raise InputError(
+            f"no Ray cluster at {address or 'local'} ({_line(error)})", hint=hint
+        ) from error
     try:
         yield ray
     finally:
@@ -94,14 +105,22 @@ def _ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise InputError(f"Ray is not installed ({error})", mend="run: pip install 'segkit[ray]'") from error
+        raise InputError(
+            f"Ray is not installed ({error})", hint="run: pip install 'segkit[ray]'"
+        ) from error
     return ray  # type: ignore[no-any-return]
 
 
 def _connect(ray: ModuleType, address: str | None, cpus: int) -> None:
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
-        ray.init("local", num_cpus=cpus, object_store_memory=OBJECT_STORE, include_dashboard=False, **quiet)
+        ray.init(
+            "local",
+            num_cpus=cpus,
+            object_store_memory=OBJECT_STORE,
+            include_dashboard=False,
+            **quiet,
+        )
     else:
         ray.init(address, **quiet)
 
@@ -133,7 +152,9 @@ def _task(shared: _Shared, *arguments: Any) -> Any:
         os.chdir(shared.directory)  # paths may be relative
     for folder in shared.folders:
         if not folder.exists():
-            raise SegkitError(f"{folder}: is not there on node {node}; --engine ray needs folders that all nodes share")
+            raise SegkitError(
+                f"{folder}: is not there on node {node}; --engine ray needs folders that all nodes share"
+            )
     return shared.work(*arguments)
 
 

@@ -1,7 +1,7 @@
 """Pascal VOC segmentation: SegmentationClass as index maps, or SegmentationObject as instances.
 
-Index 255 (the border of objects) is void. Index 0 is background: no segment and not void, since all 20 classes were
-looked for there.
+Index 255 (the border of objects) is void. Index 0 is background: no segment and not void, since all
+20 classes were looked for there.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.sources.base import Record
-from segkit.sources.images import Picture, is_unsafe
+from segkit.sources.image_files import Picture, is_unsafe
 from segkit.sources.labelmaps import read_indices
 from segkit.sources.ledger import Defect, Tally
 from segkit.sources.semantic import IndexMaps, Semantic
@@ -28,7 +28,9 @@ _BACKGROUND, _BORDER = 0, 255
 class VocSemantic(Semantic):
     """One region per class and image."""
 
-    def sample(self, record: Record, content: NDArray[Any], picture: Picture | None, tally: Tally) -> Sample:
+    def sample(
+        self, record: Record, content: NDArray[Any], picture: Picture | None, tally: Tally
+    ) -> Sample:
         """A segment for each class; only the border is void."""
         sample = super().sample(record, content, picture, tally)
         return _with_border_as_void(sample, content)
@@ -69,9 +71,21 @@ class VocInstances(IndexMaps):
             if index is not None and index in self.taxonomy.by_id:
                 segments.append(replace(self._segment(index, region), source_id=str(number)))
             elif index is not None:
-                what, name = f"object {number} lies on pixels of index {index}", self._class_name(index)
+                what, name = (
+                    f"object {number} lies on pixels of index {index}",
+                    self._class_name(index),
+                )
                 file = str(self.objects / record.data)
-                tally.drop(Defect("unknown-category", what, file, f"image {record.id}", name, {"object": number}))
+                tally.drop(
+                    Defect(
+                        "unknown-category",
+                        what,
+                        file,
+                        f"image {record.id}",
+                        name,
+                        {"object": number},
+                    )
+                )
         sample = Sample(record.id, record.file_name, width, height, tuple(segments))
         return _with_border_as_void(sample, objects)
 
@@ -88,23 +102,39 @@ def open_voc(root: Path, split: str, *, instances: bool = False) -> VocSemantic 
         InputError: a folder or the list of images is not there.
     """
     listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    images, masks, objects = root / "JPEGImages", root / "SegmentationClass", root / "SegmentationObject"
+    images, masks, objects = (
+        root / "JPEGImages",
+        root / "SegmentationClass",
+        root / "SegmentationObject",
+    )
     try:
         stems = sorted(set(listed.read_text("utf-8").split()))
     except (OSError, UnicodeDecodeError) as error:
-        mend = "give the folder VOC2012 and --split train, val or trainval"
-        raise InputError(f"cannot be read ({error})", file=listed, mend=mend) from error
+        hint = "give the folder VOC2012 and --split train, val or trainval"
+        raise InputError(f"cannot be read ({error})", file=listed, hint=hint) from error
     for stem in stems:
         if is_unsafe(stem) or "/" in stem:
-            raise InputError(f"{stem!r} is no image of the set", file=listed, mend="get the list again")
+            raise InputError(
+                f"{stem!r} is no image of the set", file=listed, hint="get the list again"
+            )
     for folder in (images, masks, *([objects] if instances else [])):
         if not folder.is_dir():
-            raise InputError("no such folder", file=folder, mend="give the folder VOC2012 with its segmentations")
+            raise InputError(
+                "no such folder", file=folder, hint="give the folder VOC2012 with its segmentations"
+            )
     taxonomy, ignore = load_taxonomy("voc-20"), frozenset({_BACKGROUND, _BORDER})
     pairs = tuple((f"{stem}.jpg", f"{stem}.png") for stem in stems)
     header = {"ignore": [_BORDER]}
     if instances:
         return VocInstances(
-            images, masks, taxonomy, ignore, pairs, name="voc", kind="instance", header=header, objects=objects
+            images,
+            masks,
+            taxonomy,
+            ignore,
+            pairs,
+            name="voc",
+            kind="instance",
+            header=header,
+            objects=objects,
         )
     return VocSemantic(images, masks, taxonomy, ignore, pairs, name="voc", header=header)

@@ -1,7 +1,9 @@
-"""Checkpoints from which a killed run continues exactly, written so that a half-written one is never seen.
+"""Checkpoints from which a killed run continues exactly, written so that a half-written one is
+never seen.
 
-One is a directory `step-00000500`: torch.distributed.checkpoint's files, to which every process writes its share, and
-`values.json` with what is no tensor. Its tensors do not depend on how many processes wrote them, or read them.
+One is a directory `step-00000500`: torch.distributed.checkpoint's files, to which every process
+writes its share, and `values.json` with what is no tensor. Its tensors do not depend on how many
+processes wrote them, or read them.
 """
 
 import json
@@ -21,9 +23,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from segkit import distributed
 from segkit.errors import InputError, SegkitError
 from segkit.shards.publish import sync
-from segkit.training import distributed
 
 _NAME = re.compile(r"step-(\d{8})")
 _OLD_NAME = re.compile(r"step-\d{8}\.pt")
@@ -40,26 +42,41 @@ _PLAIN = {
     *(
         ("torch.distributed.checkpoint.metadata", name)
         for name in (
-            *("ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties"),
+            *(
+                "ChunkStorageMetadata",
+                "Metadata",
+                "MetadataIndex",
+                "StorageMeta",
+                "TensorProperties",
+            ),
             *("TensorStorageMetadata", "_MEM_FORMAT_ENCODING"),
         )
     ),
 }
-"""All that the metadata of tensors is made of. What is no tensor would be unpickled by torch: its mark is left out."""
+"""All that the metadata of tensors is made of. What is no tensor would be unpickled by torch: its
+mark is left out."""
 
 
 def save(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, newest: int, best: int | None
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Any],
+    *,
+    newest: int,
+    best: int | None,
 ) -> Path:
-    """Write the checkpoint after `step` steps, then delete all but the `newest` ones and that of step `best`.
+    """Write the checkpoint after `step` steps, then delete all but the `newest` ones and that of
+    step `best`.
 
-    Every process calls it with its own share and returns when all is done; `folder` is on a disk that all of them see.
-    The files are complete on the disk before the checkpoint takes its name.
+    Every process calls it with its own share and returns when all is done; `folder` is on a disk
+    that all of them see. The files are complete on the disk before the checkpoint takes its name.
 
     Args:
         folder: of the run's checkpoints; made where it is missing.
         step: its name, and what `values` will hold as `step`.
-        tensors: by name. Those that are DTensors are written in parts, the others must be the same in every process.
+        tensors: by name. Those that are DTensors are written in parts, the others must be the same
+            in every process.
         values: what JSON can hold.
         newest: how many of the newest checkpoints to keep.
         best: the step of one more to keep.
@@ -99,8 +116,10 @@ def newest(folder: Path) -> Path | None:
     """
     found = _all(folder)
     if not found and folder.is_dir() and (old := sorted(filter(_is_old, folder.iterdir()))):
-        mend = "leave --resume out to start anew"
-        raise InputError("a checkpoint of an earlier segkit, which cannot be continued", file=old[-1], mend=mend)
+        hint = "leave --resume out to start anew"
+        raise InputError(
+            "a checkpoint of an earlier segkit, which cannot be continued", file=old[-1], hint=hint
+        )
     return found[-1] if found else None
 
 
@@ -117,14 +136,18 @@ def sizes(path: Path) -> dict[str, torch.Size]:
     """
     with _naming(path):
         entries = _Reader(path).metadata.state_dict_metadata.items()
-        return {name: entry.size for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
+        return {
+            name: entry.size for name, entry in entries if isinstance(entry, TensorStorageMetadata)
+        }
 
 
 def load(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Fill `tensors`, each process its share, from a checkpoint; returns its `values` and its `step`.
+    """Fill `tensors`, each process its share, from a checkpoint; returns its `values` and its
+    `step`.
 
-    Nothing in a checkpoint is executed: its metadata may name the few types that it is made of and no others, not even
-    that of entries that are no tensors, which torch would unpickle; tensors are read with `weights_only`.
+    Nothing in a checkpoint is executed: its metadata may name the few types that it is made of and
+    no others, not even that of entries that are no tensors, which torch would unpickle; tensors are
+    read with `weights_only`.
 
     Raises:
         InputError: it cannot be read, or lacks one of the tensors in this size.
@@ -154,7 +177,9 @@ class _Reader(FileSystemReader):
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Refuse every name that is neither a part of metadata nor a dtype."""
-        if (module, name) in _PLAIN or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+        if (module, name) in _PLAIN or (
+            module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        ):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} has no place in it")
 
@@ -165,8 +190,10 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (Exception, CheckpointException) as error:
-        mend = "delete it to go on from the one before"
-        raise InputError(f"not a checkpoint of this run ({_cause(error)})", file=path, mend=mend) from error
+        hint = "delete it to go on from the one before"
+        raise InputError(
+            f"not a checkpoint of this run ({_cause(error)})", file=path, hint=hint
+        ) from error
 
 
 def _cause(error: BaseException) -> str:
@@ -185,7 +212,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _delete_old(folder: Path, newest: int, best: int | None) -> None:
-    kept: Collection[Path] = [*_all(folder)[-newest:], *([] if best is None else [of_step(folder, best)])]
+    kept: Collection[Path] = [
+        *_all(folder)[-newest:],
+        *([] if best is None else [of_step(folder, best)]),
+    ]
     for path in _all(folder):
         if path not in kept:
             shutil.rmtree(path)
@@ -193,7 +223,11 @@ def _delete_old(folder: Path, newest: int, best: int | None) -> None:
 
 def _all(folder: Path) -> list[Path]:
     """Checkpoints of `folder`, oldest first."""
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
+    return (
+        sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+        if folder.is_dir()
+        else []
+    )
 
 
 def _is_old(path: Path) -> bool:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from segkit.data.mix import TASKS
-from segkit.inference.config import InferenceConfig
+from segkit.images.draw import Column, contact_sheet, overlay, save_png
 from segkit.inference.predict import predict_samples
 from segkit.metrics.evaluate import evaluate
-from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
-from segkit.pictures import Column, contact_sheet, overlay, save_png
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import InferenceConfig
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
@@ -19,7 +19,7 @@ ROWS = 6
 
 
 def evaluate_set(
-    model: DataSeg, table: ClassTable, data: ShardSet, config: InferenceConfig, picture: Path
+    model: DataSeg, table: ClassEmbeddings, data: ShardSet, config: InferenceConfig, picture: Path
 ) -> dict[str, Any]:
     """Metrics of `model` on all images of `data`, by the task that its labels allow.
 
@@ -48,7 +48,8 @@ def evaluate_set(
 
 
 def headline(metrics: dict[str, Any]) -> tuple[str, float | None]:
-    """Name and value (0-100, higher is better; None where nothing could be measured) of what a set is judged by."""
+    """Name and value (0-100, higher is better; None where nothing could be measured) of what a set
+    is judged by."""
     if "all" in metrics:
         return "PQ", metrics["all"]["pq"]
     return ("mIoU", metrics["miou"]) if "miou" in metrics else ("mask AP", metrics["ap"])

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from segkit.criterion.forward import training_forward
 from segkit.data.batch import Batch
-from segkit.model.class_table import ClassTable
 from segkit.model.dataseg import DataSeg
-from segkit.supervision.config import LossConfig
-from segkit.supervision.forward import training_forward
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import LossConfig
 
 
 class Learner(nn.Module):
@@ -18,7 +18,9 @@ class Learner(nn.Module):
     One module, so that DistributedDataParallel sees one forward call.
     """
 
-    def __init__(self, model: DataSeg, tables: Mapping[str, ClassTable], config: LossConfig) -> None:
+    def __init__(
+        self, model: DataSeg, tables: Mapping[str, ClassEmbeddings], config: LossConfig
+    ) -> None:
         super().__init__()
         self.model = model
         device = next(model.parameters()).device
@@ -26,7 +28,8 @@ class Learner(nn.Module):
         self.config = config
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Weighted loss terms of a batch at a training step, whose noise comes from torch's global generator."""
+        """Weighted loss terms of a batch at a training step, whose noise comes from torch's global
+        generator."""
         table = self.tables[batch.dataset]
         noise = torch.default_generator
         return training_forward(self.model, batch, table, self.config, step=step, generator=noise)

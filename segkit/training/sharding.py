@@ -1,4 +1,5 @@
-"""FSDP2: each process holds its share of every weight, and so of its gradient, moments and average."""
+"""FSDP2: each process holds its share of every weight, and so of its gradient, moments and
+average."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -9,17 +10,19 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from segkit import distributed
 from segkit.errors import InputError
-from segkit.training import distributed
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
     """Share the weights of `module`, in place, among all processes, which must hold the same ones.
 
-    Blocks (`blocks_of`) are gathered one at a time, forward and backward; what lies outside of them is gathered once a
-    step. Gradients are means over processes. Parameters become DTensors: an optimiser is to be built afterwards.
+    Blocks (`blocks_of`) are gathered one at a time, forward and backward; what lies outside of them
+    is gathered once a step. Gradients are means over processes. Parameters become DTensors: an
+    optimizer is to be built afterwards.
 
-    Every process must call the same blocks in the same order, and give the same parameters a gradient.
+    Every process must call the same blocks in the same order, and give the same parameters a
+    gradient.
 
     Raises:
         InputError: this torch cannot average gradients over CPUs.
@@ -33,19 +36,24 @@ def shard(module: nn.Module, device: torch.device) -> None:
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a network that repeat, in order: outermost members of its lists that are made of layers themselves.
+    """The parts of a network that repeat, in order: outermost members of its lists that are made of
+    layers themselves.
 
-    Blocks of backbones and layers of decoders are; a single convolution in a stem is not, nor is a list in a list.
+    Blocks of backbones and layers of decoders are; a single convolution in a stem is not, nor is a
+    list in a list.
     """
     for child in module.children():
-        if not isinstance(module, nn.Sequential | nn.ModuleList) or isinstance(child, nn.Sequential | nn.ModuleList):
+        if not isinstance(module, nn.Sequential | nn.ModuleList) or isinstance(
+            child, nn.Sequential | nn.ModuleList
+        ):
             yield from blocks_of(child)
         elif any(True for _ in child.children()) and any(True for _ in child.parameters()):
             yield child
 
 
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a sharded module in whole tensors on the CPU, in the first process; empty in the others.
+def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a sharded module in whole tensors on the CPU, in the first process; empty in the
+    others.
 
     One tensor at a time is gathered. Every process must call it.
     """
@@ -63,9 +71,11 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def _require_means() -> None:
-    """Refuse a torch whose FSDP fails on CPUs (2.6 has no streams there) or sums gradients in silence.
+    """Refuse a torch whose FSDP fails on CPUs (2.6 has no streams there) or sums gradients in
+    silence.
 
-    Gloo has no mean; releases differ in who divides (pytorch issue 162338), so one gradient is looked at.
+    Gloo has no mean; releases differ in who divides (pytorch issue 162338), so one gradient is
+    looked at.
     """
     probe = nn.Linear(1, 1, bias=False)
     fully_shard(probe, mesh=init_device_mesh("cpu", (distributed.world_size(),)))
@@ -75,5 +85,7 @@ def _require_means() -> None:
     except AttributeError:
         gradient = float("nan")
     if gradient != 1.0:
-        problem = f"torch {torch.__version__} cannot average the gradients of FSDP over CPUs"
-        raise InputError(problem, record="training.parallel", mend="set it to ddp, or install a newer torch")
+        message = f"torch {torch.__version__} cannot average the gradients of FSDP over CPUs"
+        raise InputError(
+            message, record="training.parallel", hint="set it to ddp, or install a newer torch"
+        )

@@ -1,4 +1,5 @@
-"""Where the figures of a run go besides its own files: Weights & Biases and MLflow, each behind an extra.
+"""Where the figures of a run go besides its own files: Weights & Biases and MLflow, each behind an
+extra.
 
 Where they log to, and as whom, is told by their own environment variables.
 """
@@ -17,7 +18,8 @@ Send = Callable[[Mapping[str, float], int], None]
 
 @contextmanager
 def wandb_run(name: str, settings: Mapping[str, Any], folder: Path) -> Iterator[Send]:
-    """A run of Weights & Biases: its name, its configuration, and the directory for its own files."""
+    """A run of Weights & Biases: its name, its configuration, and the directory for its own
+    files."""
     import wandb
 
     with wandb.init(name=name, config=dict(settings), dir=str(folder)) as run:
@@ -30,7 +32,13 @@ def mlflow_run(name: str, settings: Mapping[str, Any], folder: Path) -> Iterator
     import mlflow
 
     with mlflow.start_run(run_name=name):
-        mlflow.log_params({f"{part}.{key}": value for part, keys in settings.items() for key, value in keys.items()})
+        mlflow.log_params(
+            {
+                f"{part}.{key}": value
+                for part, keys in settings.items()
+                for key, value in keys.items()
+            }
+        )
         yield lambda figures, step: mlflow.log_metrics(dict(figures), step=step)
 
 
@@ -44,5 +52,5 @@ def require(names: Sequence[str]) -> None:
     """Raise InputError where one of these trackers is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            mend = f"pip install 'segkit[{name}]', or leave it out"
-            raise InputError(f"{name} is not installed", record="training.track", mend=mend)
+            hint = f"pip install 'segkit[{name}]', or leave it out"
+            raise InputError(f"{name} is not installed", record="training.track", hint=hint)

@@ -8,28 +8,30 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from segkit.training import checkpoint, distributed, sharding
+from segkit import distributed
+from segkit.recipes.schema import Recipe
+from segkit.training import checkpoint, sharding
 from segkit.training.moments import blank_moments, moments, restore_moments
-from segkit.training.optimiser import build_average, build_optimiser
-from segkit.training.recipe import Recipe
+from segkit.training.optimizer import build_ema, build_optimizer
 
 
 class Trainee:
-    """Model, averaged copy, optimiser and loss scale, and so all that a checkpoint holds.
+    """Model, averaged copy, optimizer and loss scale, and so all that a checkpoint holds.
 
     Args:
-        model: the model, on its device; its averaged copy is `average`. With `training.parallel` = fsdp and several
-            processes it is sharded in place, and so is the copy.
-        learner: a module around `model` whose forward takes (batch, step) and returns the weighted loss terms. Model
-            and losses are one module so that DistributedDataParallel and FSDP see one forward.
-        recipe: optimiser and training sections are used.
+        model: the model, on its device; its averaged copy is `average`. With `training.parallel` =
+            fsdp and several processes it is sharded in place, and so is the copy.
+        learner: a module around `model` whose forward takes (batch, step) and returns the weighted
+            loss terms. Model and losses are one module so that DistributedDataParallel and FSDP see
+            one forward.
+        recipe: optimizer and training sections are used.
     """
 
     def __init__(self, model: nn.Module, learner: nn.Module, recipe: Recipe) -> None:
         self.model = model
         self.device = next(model.parameters()).device
         self.recipe = recipe
-        self.average: AveragedModel = build_average(model, recipe.optimiser.ema_decay)
+        self.average: AveragedModel = build_ema(model, recipe.optimizer.ema_decay)
         self._sharded = recipe.training.parallel == "fsdp" and distributed.world_size() > 1
         if self._sharded:
             # What evaluation and export fill with whole weights; the first process alone has them.
@@ -39,18 +41,21 @@ class Trainee:
             self.learner = learner
         else:
             self.learner = distributed.wrap(learner, self.device)
-        self.optimiser = build_optimiser(model, recipe.optimiser)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.training.precision == "fp16")
+        self.optimizer = build_optimizer(model, recipe.optimizer)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=recipe.training.precision == "fp16"
+        )
         self.step = 0
 
     def averaged_model(self) -> nn.Module | None:
-        """The model with the averaged weights, whole and on the device, in the first process; None in the others.
+        """The model with the averaged weights, whole and on the device, in the first process; None
+        in the others.
 
         Every process must call it. It is for reading: it may share its weights with the average.
         """
         if not self._sharded:
             return self.average.module if distributed.rank() == 0 else None
-        state = sharding.whole_state(self.average.module)
+        state = sharding.full_state_dict(self.average.module)
         if self._unsharded is None:
             return None
         model = copy.deepcopy(self._unsharded)
@@ -60,12 +65,12 @@ class Trainee:
     def save(self, folder: Path, *, best: int | None) -> Path:
         """Write a checkpoint, as `checkpoint.save` does; every process must call it.
 
-        No random state is in it: the noise of a step is a function of seed and step. Batch statistics, which every
-        process has its own of, become those of the first.
+        No random state is in it: the noise of a step is a function of seed and step. Batch
+        statistics, which every process has its own of, become those of the first.
         """
         for buffer in itertools.chain(self.model.buffers(), self.average.buffers()):
-            distributed.copy_from_first(buffer)
-        state = self._weights() | _prefixed("optimiser", moments(self.model, self.optimiser))
+            distributed.broadcast_tensor(buffer)
+        state = self._weights() | _prefixed("optimizer", moments(self.model, self.optimizer))
         values = {"scaler": self.scaler.state_dict()}
         newest = self.recipe.training.keep_checkpoints
         return checkpoint.save(folder, self.step, state, values, newest=newest, best=best)
@@ -73,16 +78,22 @@ class Trainee:
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint, whichever processes wrote it; every process must call it."""
         sizes = checkpoint.sizes(path)
-        held = {key.partition("/")[2]: size for key, size in sizes.items() if key.startswith("optimiser/")}
+        held = {
+            key.partition("/")[2]: size
+            for key, size in sizes.items()
+            if key.startswith("optimizer/")
+        }
         blank = blank_moments(self.model, held)
-        values = checkpoint.load(path, self._weights() | _prefixed("optimiser", blank))
-        restore_moments(self.model, self.optimiser, blank)
+        values = checkpoint.load(path, self._weights() | _prefixed("optimizer", blank))
+        restore_moments(self.model, self.optimizer, blank)
         self.scaler.load_state_dict(values["scaler"])
         self.step = int(values["step"])
 
     def _weights(self) -> dict[str, Tensor]:
         """Weights and buffers, averaged and not: the tensors themselves."""
-        return _prefixed("model", self.model.state_dict()) | _prefixed("average", self.average.state_dict())
+        return _prefixed("model", self.model.state_dict()) | _prefixed(
+            "average", self.average.state_dict()
+        )
 
 
 def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,13 +13,17 @@ from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.taxonomy import Category, Taxonomy
 
-TAXONOMY = Taxonomy("toy", (Category(0, "grass", "stuff"), Category(7, "disc", "thing"), Category(9, "box", "thing")))
+TAXONOMY = Taxonomy(
+    "toy",
+    (Category(0, "grass", "stuff"), Category(7, "disc", "thing"), Category(9, "box", "thing")),
+)
 HEIGHT, WIDTH = 12, 17
 
 
 @pytest.fixture(scope="session")
 def fo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """FiftyOne on a MongoDB of its own in a temporary folder; without one the tests skip, or fail where CI asks."""
+    """FiftyOne on a MongoDB of its own in a temporary folder; without one the tests skip, or fail
+    where CI asks."""
     with pytest.MonkeyPatch.context() as patch:
         for key in ("FIFTYONE_DATABASE_URI", "FIFTYONE_PRIVATE_DATABASE_PORT"):
             patch.delenv(key, raising=False)

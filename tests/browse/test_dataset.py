@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from segkit.browse import dataset
 from segkit.commands.app import app
 from segkit.errors import InputError
-from segkit.manifest import SetKind
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.taxonomy import load_taxonomy
@@ -25,27 +25,44 @@ from .conftest import HEIGHT, TAXONOMY, WIDTH, masks, panoptic_sample, png
 pytestmark = [pytest.mark.mongo, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
-def made(folder: Path, kind: SetKind, samples: list[Sample], *, images: bool = True, name: str = "toy") -> ShardSet:
+def made(
+    folder: Path, kind: SetKind, samples: list[Sample], *, images: bool = True, name: str = "toy"
+) -> ShardSet:
     records = [(sample, png(i) if images else None) for i, sample in enumerate(samples)]
     images_by = "embed" if images else "none"
-    common: dict[str, Any] = {"taxonomy": TAXONOMY, "split": "val", "command": "test", "arguments": {}}
+    common: dict[str, Any] = {
+        "taxonomy": TAXONOMY,
+        "split": "val",
+        "command": "test",
+        "arguments": {},
+    }
     return write_set(folder, records, kind=kind, name=name, images_by=images_by, **common)
 
 
 def pasted(detection: Any) -> np.ndarray:
-    """The full-size mask of a detection, by the relative box and the cropped mask that FiftyOne stores."""
+    """The full-size mask of a detection, by the relative box and the cropped mask that FiftyOne
+    stores."""
     x, y, w, h = np.array(detection.bounding_box) * (WIDTH, HEIGHT, WIDTH, HEIGHT)
     full = np.zeros((HEIGHT, WIDTH), bool)
     full[round(y) : round(y + h), round(x) : round(x + w)] = detection.mask
     return full
 
 
-def test_a_panoptic_set_and_its_predictions_come_back_pixel_by_pixel(fo: ModuleType, tmp_path: Path) -> None:
+def test_a_panoptic_set_and_its_predictions_come_back_pixel_by_pixel(
+    fo: ModuleType, tmp_path: Path
+) -> None:
     truth = made(tmp_path / "truth", "panoptic", [panoptic_sample("a"), panoptic_sample("b/c")])
     other = panoptic_sample("z", score=0.5)
-    guesses = made(tmp_path / "guess", "panoptic", [panoptic_sample("b/c", score=0.75), other], images=False)
+    guesses = made(
+        tmp_path / "guess", "panoptic", [panoptic_sample("b/c", score=0.75), other], images=False
+    )
     loaded = dataset.load(truth, guesses)
-    assert (loaded.dataset, loaded.samples, loaded.segments, loaded.masked) == ("toy-val-v1", 2, 6, 6)
+    assert (loaded.dataset, loaded.samples, loaded.segments, loaded.masked) == (
+        "toy-val-v1",
+        2,
+        6,
+        6,
+    )
     assert (loaded.predicted, loaded.predicted_segments, loaded.unmatched) == (1, 3, 1)
 
     stored = fo.load_dataset("toy-val-v1")
@@ -54,7 +71,11 @@ def test_a_panoptic_set_and_its_predictions_come_back_pixel_by_pixel(fo: ModuleT
     first, second = stored.sort_by("image_id")
     assert Path(first.filepath).read_bytes() == png(0)
     assert (first.image_id, first.file_name, first.tags) == ("a", "images/a.png", ["val"])
-    assert (second.image_id, second.metadata.width, second.metadata.height) == ("b/c", WIDTH, HEIGHT)
+    assert (second.image_id, second.metadata.width, second.metadata.height) == (
+        "b/c",
+        WIDTH,
+        HEIGHT,
+    )
     assert first.predictions_things is None
 
     expected = np.select(list(masks().values()), [2, 3, 1])
@@ -64,7 +85,12 @@ def test_a_panoptic_set_and_its_predictions_come_back_pixel_by_pixel(fo: ModuleT
     assert (ring.label, block.label) == ("disc", "box")
     assert np.array_equal(pasted(ring), masks()["ring"])
     assert np.array_equal(pasted(block), masks()["block"])
-    assert (ring.confidence, ring.mask_from, ring.is_crowd, block.is_crowd) == (0.75, "prediction", False, True)
+    assert (ring.confidence, ring.mask_from, ring.is_crowd, block.is_crowd) == (
+        0.75,
+        "prediction",
+        False,
+        True,
+    )
     ring = first.ground_truth_things.detections[0]
     assert (ring.confidence, ring.mask_from, ring.source_id) == (None, "human", "32")
     # the attributes are declared, so that the App's sidebar can filter by them
@@ -86,9 +112,17 @@ def test_a_semantic_set_is_class_maps_alone(fo: ModuleType, tmp_path: Path) -> N
 def test_boxes_stay_floats_and_have_no_mask(fo: ModuleType, tmp_path: Path) -> None:
     boxed = Segment(9, "thing", (1.5, 2.25, 3.0, 4.0), None, 12.0, source_id="5")
     pseudo = Segment(
-        7, "thing", (1.0, 0.0, 10.5, 11.0), rle.encode(masks()["ring"]), 9.0, mask_from="pseudo", score=0.5
+        7,
+        "thing",
+        (1.0, 0.0, 10.5, 11.0),
+        rle.encode(masks()["ring"]),
+        9.0,
+        mask_from="pseudo",
+        score=0.5,
     )
-    sample = Sample("a", "a.png", WIDTH, HEIGHT, (boxed, pseudo), annotated=(7, 9), exhaustive=False)
+    sample = Sample(
+        "a", "a.png", WIDTH, HEIGHT, (boxed, pseudo), annotated=(7, 9), exhaustive=False
+    )
     loaded = dataset.load(made(tmp_path / "set", "boxes", [sample]), name="boxes")
     assert (loaded.segments, loaded.masked) == (2, 1)
     found = fo.load_dataset("boxes").first()
@@ -131,17 +165,25 @@ def test_the_command_prints_the_counts(fo: ModuleType, tmp_path: Path) -> None:
     outcome = CliRunner().invoke(app, arguments)
     assert outcome.exit_code == 0, outcome.output
     report = json.loads(outcome.stdout)
-    assert (report["schema"], report["dataset"], report["samples"]) == ("segkit.browse/1", "by-command", 1)
+    assert (report["schema"], report["dataset"], report["samples"]) == (
+        "segkit.browse/1",
+        "by-command",
+        1,
+    )
     assert len(fo.load_dataset("by-command")) == 1
 
 
 def test_real_panoptic_masks(fo: ModuleType, tmp_path: Path, real_data: Path) -> None:
     """COCO's own PNGs against what FiftyOne holds."""
     taxonomy = load_taxonomy("coco-panoptic-133")
-    rows = json.loads((real_data / "coco/annotations/panoptic_val2017.json").read_text())["annotations"][:3]
+    rows = json.loads((real_data / "coco/annotations/panoptic_val2017.json").read_text())[
+        "annotations"
+    ][:3]
     maps, records = {}, []
     for row in rows:
-        pixels = cv2.imread(str(real_data / "coco/annotations/panoptic_val2017" / row["file_name"])).astype(np.int64)
+        pixels = cv2.imread(
+            str(real_data / "coco/annotations/panoptic_val2017" / row["file_name"])
+        ).astype(np.int64)
         ids = pixels[..., 2] + 256 * pixels[..., 1] + 256**2 * pixels[..., 0]
         segments = []
         maps[str(row["image_id"])] = expected = np.zeros(ids.shape, int)
@@ -149,11 +191,19 @@ def test_real_panoptic_masks(fo: ModuleType, tmp_path: Path, real_data: Path) ->
             kind, mask = taxonomy.by_id[info["category_id"]].kind, ids == info["id"]
             expected[mask] = taxonomy.index[info["category_id"]] + 1
             area, box = float(info["area"]), tuple(map(float, info["bbox"]))
-            segments.append(Segment(info["category_id"], kind, box, rle.encode(mask), area, mask_from="human"))
+            segments.append(
+                Segment(info["category_id"], kind, box, rle.encode(mask), area, mask_from="human")
+            )
         name = row["file_name"].replace(".png", ".jpg")
         sample = Sample(str(row["image_id"]), name, *ids.shape[::-1], tuple(segments))
         records.append((sample, (real_data / "coco/val2017" / name).read_bytes()))
-    header: dict[str, Any] = {"kind": "panoptic", "name": "real", "split": "val", "command": "test", "arguments": {}}
+    header: dict[str, Any] = {
+        "kind": "panoptic",
+        "name": "real",
+        "split": "val",
+        "command": "test",
+        "arguments": {},
+    }
     dataset.load(write_set(tmp_path / "set", records, taxonomy=taxonomy, **header), name="real")
     stored = fo.load_dataset("real")
     assert sorted(stored.values("image_id")) == sorted(maps)
@@ -168,5 +218,7 @@ def test_replaced_labels_get_class_maps_of_their_own(fo: ModuleType, tmp_path: P
     fewer = replace(sample, segments=sample.segments[:1])
     made(tmp_path / "set", "semantic", [fewer])
     dataset.load(ShardSet.open(tmp_path / "set"), name="two")
-    one, two = (fo.load_dataset(name).first().ground_truth_classes.get_mask() for name in ("one", "two"))
+    one, two = (
+        fo.load_dataset(name).first().ground_truth_classes.get_mask() for name in ("one", "two")
+    )
     assert (one == 2).any() and not (two == 2).any()

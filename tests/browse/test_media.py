@@ -34,7 +34,7 @@ def test_images_leave_the_tar_byte_for_byte_and_only_once(tmp_path: Path) -> Non
     assert image_file(shards, shards.sample(0), tmp_path / "media").read_bytes() == png(0)
 
 
-def test_class_maps_hold_index_plus_one_and_zero_where_nothing_is_labelled() -> None:
+def test_class_maps_hold_index_plus_one_and_zero_where_nothing_is_labeled() -> None:
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     for value, name in ((1, "rest"), (2, "ring"), (3, "block")):
         expected[masks()[name]] = value
@@ -50,7 +50,8 @@ def test_many_classes_need_sixteen_bits(tmp_path: Path) -> None:
     pixels = class_map(sample, taxonomy)
     cv2.imwrite(str(tmp_path / "map.png"), pixels)
     assert np.array_equal(
-        cv2.imread(str(tmp_path / "map.png"), cv2.IMREAD_UNCHANGED), np.where(masks()["rest"], 459, 0)
+        cv2.imread(str(tmp_path / "map.png"), cv2.IMREAD_UNCHANGED),
+        np.where(masks()["rest"], 459, 0),
     )
 
 
@@ -59,7 +60,9 @@ def test_many_classes_need_sixteen_bits(tmp_path: Path) -> None:
     st.lists(st.booleans(), min_size=HEIGHT * WIDTH, max_size=HEIGHT * WIDTH),
     st.tuples(st.floats(-9, 20), st.floats(-9, 20), st.floats(0, 30), st.floats(0, 30)),
 )
-def test_a_crop_pasted_back_is_the_mask_and_holds_the_box(pixels: list[bool], box: tuple[float, ...]) -> None:
+def test_a_crop_pasted_back_is_the_mask_and_holds_the_box(
+    pixels: list[bool], box: tuple[float, ...]
+) -> None:
     mask = np.array(pixels).reshape(HEIGHT, WIDTH)
     segment = Segment(7, "thing", box, rle.encode(mask), float(mask.sum()))
     (x, y, w, h), inside = crop(segment, HEIGHT, WIDTH)

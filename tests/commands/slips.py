@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.training.recipe import load_recipe, to_toml
-from segkit.training.run_manifest import RECIPE, RunManifest
+from segkit.recipes.load import load_recipe, to_toml
+from segkit.runs.run_manifest import RECIPE, RunManifest
 
 
 def hollow_run(folder: Path) -> str:
@@ -23,7 +23,8 @@ def hollow_run(folder: Path) -> str:
 
 
 def assert_refused_before_torch(command: Sequence[str], slips: Sequence[Sequence[str]]) -> None:
-    """Each slip, given after `segkit COMMAND`, ends with exit code 2 and one line, all in one process without torch."""
+    """Each slip, given after `segkit COMMAND`, ends with exit code 2 and one line, all in one
+    process without torch."""
     calls = [["segkit", *command, *slip] for slip in slips]
     code = f"""
 import sys

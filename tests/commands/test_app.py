@@ -12,9 +12,13 @@ from segkit.errors import InputError, SegkitError
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (InputError("is no set", file="a", mend="give one"), 2, "error: a: is no set; give one"),
+        (InputError("is no set", file="a", hint="give one"), 2, "error: a: is no set; give one"),
         (SegkitError("two\nlines"), 1, "error: two lines"),
-        (OSError(errno.ENOSPC, "No space left on device", "out/x"), 1, "error: out/x: No space left on device"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/x"),
+            1,
+            "error: out/x: No space left on device",
+        ),
         (KeyError("k"), 1, "error: KeyError: 'k' (a fault of segkit; SEGKIT_DEBUG=1 shows where)"),
         (
             RuntimeError("in a\n file"),
@@ -24,7 +28,11 @@ from segkit.errors import InputError, SegkitError
     ],
 )
 def test_every_failure_is_one_line_and_an_exit_code(
-    error: Exception, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail() -> None:
         raise error
@@ -39,7 +47,9 @@ def test_every_failure_is_one_line_and_an_exit_code(
         program.main()
 
 
-def test_a_fault_is_told_in_brief(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_is_told_in_brief(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail() -> None:
         raise RuntimeError("g++ says: " + "of many words " * 9999)
 
@@ -51,7 +61,9 @@ def test_a_fault_is_told_in_brief(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert told.startswith("error: RuntimeError: g++ says: of many words") and len(told) < 600
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["convert", "--nonsense"], 2), (["nonsense"], 2)])
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--version"], 0), (["convert", "--nonsense"], 2), (["nonsense"], 2)]
+)
 def test_wrong_usage_is_2(arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["segkit", *arguments])
     with pytest.raises(SystemExit) as stop:
@@ -62,7 +74,17 @@ def test_wrong_usage_is_2(arguments: list[str], code: int, monkeypatch: pytest.M
 def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
     told = CliRunner().invoke(program.app, ["--help"], env={"COLUMNS": "300"}).stdout
     listed = re.findall(r"^\W*([a-z]+) ", told.partition("Commands")[2], re.MULTILINE)
-    steps = ["convert", "validate", "inspect", "train", "predict", "pseudolabel", "eval", "benchmark", "browse"]
+    steps = [
+        "convert",
+        "validate",
+        "inspect",
+        "train",
+        "predict",
+        "pseudolabel",
+        "eval",
+        "benchmark",
+        "browse",
+    ]
     assert [name for name in listed if name in steps] == steps and listed[0] == "convert"
     assert len(listed) == len(program.app.registered_commands) + len(program.app.registered_groups)
 
@@ -84,9 +106,13 @@ def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
         "demo",
     ],
 )
-def test_a_destination_that_cannot_be_written_to_is_refused_before_any_work(command: str, tmp_path: Path) -> None:
+def test_a_destination_that_cannot_be_written_to_is_refused_before_any_work(
+    command: str, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
-    result = CliRunner().invoke(program.app, [*command.split(), "--out", str(tmp_path / "file" / "out")])
+    result = CliRunner().invoke(
+        program.app, [*command.split(), "--out", str(tmp_path / "file" / "out")]
+    )
     assert isinstance(result.exception, InputError), result.output
     assert "file: cannot be written to (Not a directory); choose another" in str(result.exception)
 

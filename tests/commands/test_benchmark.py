@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from segkit.benchmark.published import benchmarks, published, transfer_benchmark
 from segkit.commands.app import app
-from segkit.encoding import SHIPPED
 from segkit.errors import InputError
 from segkit.taxonomy import Taxonomy, load_taxonomy
+from segkit.text.encoding import SHIPPED
 from tests.commands.slips import hollow_run
 from tests.metrics.files import sets, shard_set
 from tests.metrics.scenes import sample
@@ -30,10 +30,18 @@ def ask(*arguments):
 
 
 def benchmark_file(folder, classes=3):
-    """Two images of 40 x 50 with two polygons each; the second image lies in a folder of the archives."""
-    categories = [{"id": c.id, "name": c.name} for c in load_taxonomy("objects365-v2").categories[:classes]]
+    """Two images of 40 x 50 with two polygons each; the second image lies in a folder of the
+    archives."""
+    categories = [
+        {"id": c.id, "name": c.name} for c in load_taxonomy("objects365-v2").categories[:classes]
+    ]
     images = [
-        {"id": n, "width": 50, "height": 40, "file_name": f"images/v1/patch{n}/objects365_v1_{n:08d}.jpg"}
+        {
+            "id": n,
+            "width": 50,
+            "height": 40,
+            "file_name": f"images/v1/patch{n}/objects365_v1_{n:08d}.jpg",
+        }
         for n in (1, 2)
     ]
     annotations = [
@@ -46,13 +54,20 @@ def benchmark_file(folder, classes=3):
         for k in (0, 1)
     ]  # fmt: skip
     file = folder / "o365.json"
-    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    file.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
     return file, annotations
 
 
 def results_of(annotations, path):
     rows = [
-        {"image_id": a["image_id"], "category_id": a["category_id"], "score": 0.9, "segmentation": a["segmentation"]}
+        {
+            "image_id": a["image_id"],
+            "category_id": a["category_id"],
+            "score": 0.9,
+            "segmentation": a["segmentation"],
+        }
         for a in annotations
     ]
     path.write_text(json.dumps(rows))
@@ -63,19 +78,40 @@ def test_scores_results_and_says_how_the_file_differs_from_the_published_one(tmp
     file, annotations = benchmark_file(tmp_path)
     results = results_of(annotations[:3], tmp_path / "results.json")
     told, notes = ask(
-        "objects365", "--annotations", file, "--images", tmp_path, "--predictions", results, "--out", tmp_path / "out"
+        "objects365",
+        "--annotations",
+        file,
+        "--images",
+        tmp_path,
+        "--predictions",
+        results,
+        "--out",
+        tmp_path / "out",
     )
-    assert told["file"]["images"] == 2 and told["file"]["masks"] == 4 and told["file"]["categories"] == 3
+    assert (
+        told["file"]["images"] == 2
+        and told["file"]["masks"] == 4
+        and told["file"]["categories"] == 3
+    )
     first, second, third = told["file"]["differences"]
     assert first == "2 images where the published file has 1,000: a subset"
-    assert second == "4 masks where the published file has 12,836: a subset" and "not the 365" in third
+    assert (
+        second == "4 masks where the published file has 12,836: a subset" and "not the 365" in third
+    )
     assert first in notes
     # three of four objects found exactly: one class at AP 100, the other with half its recall
-    assert told["ap"] == pytest.approx((100 + 100 * 51 / 101) / 2) and told["box"]["ap"] == pytest.approx(told["ap"])
+    assert told["ap"] == pytest.approx((100 + 100 * 51 / 101) / 2) and told["box"][
+        "ap"
+    ] == pytest.approx(told["ap"])
     assert told["ap_rare"] == pytest.approx(told["ap"]) and told["ap_common"] is None
-    assert told["box"]["ap_rare"] == pytest.approx(told["box"]["ap"]) and told["box"]["ap_frequent"] is None
+    assert (
+        told["box"]["ap_rare"] == pytest.approx(told["box"]["ap"])
+        and told["box"]["ap_frequent"] is None
+    )
     best = max(told["published"], key=lambda row: row["value"])
-    assert (best["backbone"], best["value"]) == ("ViTDet-L", 16.4) and "2306.01736" in best["source"]
+    assert (best["backbone"], best["value"]) == ("ViTDet-L", 16.4) and "2306.01736" in best[
+        "source"
+    ]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == told
 
 
@@ -99,8 +135,19 @@ def test_classes_are_as_rare_as_in_the_training_set(tmp_path):
 def test_people_see_the_measured_row_beside_the_published_ones(tmp_path):
     file, annotations = benchmark_file(tmp_path)
     results = results_of(annotations, tmp_path / "results.json")
-    options = ["--annotations", file, "--images", tmp_path, "--predictions", results, "--out", tmp_path / "out"]
-    shown = runner.invoke(app, ["benchmark", "objects365", *map(str, options)], env={"COLUMNS": "160"}).stdout
+    options = [
+        "--annotations",
+        file,
+        "--images",
+        tmp_path,
+        "--predictions",
+        results,
+        "--out",
+        tmp_path / "out",
+    ]
+    shown = runner.invoke(
+        app, ["benchmark", "objects365", *map(str, options)], env={"COLUMNS": "160"}
+    ).stdout
     assert "100.00" in shown and "16.40" in shown and "measured here, 2 images" in shown
 
 
@@ -119,7 +166,7 @@ def test_with_a_run_the_images_are_found_and_missing_ones_reported(tmp_path, mon
         assert [data.image(s).shape for s in data.samples()] == [(40, 50, 3)]
         return shard_set(out, list(data.samples()), data.taxonomy, "instance")
 
-    monkeypatch.setattr("segkit.training.run_reader.load_run", load_run)
+    monkeypatch.setattr("segkit.runs.run.load_run", load_run)
     monkeypatch.setattr("segkit.inference.predict.predict_set", predict_set)
     run = hollow_run(tmp_path / "run")
     options = ("objects365", "--annotations", file, "--checkpoint", run, "--out", tmp_path / "out",
@@ -145,9 +192,15 @@ def test_standin_scores_are_those_of_pycocotools_on_the_file_itself(tmp_path, re
     rows = []
     for a in coco.anns.values():
         if not a["iscrowd"] and rng.random() < 0.8:
-            moved = [(np.array(polygon) + rng.normal(0, 2)).tolist() for polygon in a["segmentation"]]
+            moved = [
+                (np.array(polygon) + rng.normal(0, 2)).tolist() for polygon in a["segmentation"]
+            ]
             mask = coco.annToRLE(a | {"segmentation": moved})
-            row = {"image_id": a["image_id"], "category_id": a["category_id"], "score": round(rng.random(), 3)}
+            row = {
+                "image_id": a["image_id"],
+                "category_id": a["category_id"],
+                "score": round(rng.random(), 3),
+            }
             rows.append(row | {"segmentation": mask | {"counts": mask["counts"].decode()}})
     results = tmp_path / "results.json"
     results.write_text(json.dumps(rows))
@@ -175,7 +228,15 @@ def test_standin_scores_are_those_of_pycocotools_on_the_file_itself(tmp_path, re
 def test_a_class_under_another_name_is_told(tmp_path):
     file, annotations = benchmark_file(tmp_path, classes=365)
     results = results_of(annotations, tmp_path / "results.json")
-    options = ["objects365", "--images", tmp_path, "--predictions", results, "--out", tmp_path / "out"]
+    options = [
+        "objects365",
+        "--images",
+        tmp_path,
+        "--predictions",
+        results,
+        "--out",
+        tmp_path / "out",
+    ]
     told, _ = ask(*options, "--annotations", file)
     assert not any("categories" in line for line in told["file"]["differences"])
     content = json.loads(file.read_text())
@@ -201,7 +262,10 @@ def test_the_screen_tells_by_which_images_classes_are_rare(tmp_path):
         tmp_path / "o",
     ]
     training = shard_set(tmp_path / "training", [], load_taxonomy("objects365-v2"), "instance")
-    for more, told in (([], "this file's own images"), (["--training-set", training.path], str(training.path))):
+    for more, told in (
+        ([], "this file's own images"),
+        (["--training-set", training.path], str(training.path)),
+    ):
         screen = runner.invoke(app, ["benchmark", *map(str, [*options, *more])]).stdout
         assert f"rare, common and frequent in {told}" in screen
         assert "AP small" in screen and "AP rare" in screen and "ap_" not in screen
@@ -219,7 +283,9 @@ def test_a_class_list_is_known_by_its_names_under_any_ids(tmp_path):
         transfer_benchmark(fewer)
 
 
-@pytest.mark.parametrize("nothing", [{}, {"segmentation": []}, {"segmentation": None}, {"iscrowd": 1}])
+@pytest.mark.parametrize(
+    "nothing", [{}, {"segmentation": []}, {"segmentation": None}, {"iscrowd": 1}]
+)
 def test_annotations_without_a_mask_are_left_out_and_told(tmp_path, nothing):
     file, annotations = benchmark_file(tmp_path)
     results = results_of(annotations[1:], tmp_path / "results.json")
@@ -234,10 +300,18 @@ def test_annotations_without_a_mask_are_left_out_and_told(tmp_path, nothing):
 
 
 def test_published_rows_are_complete():
-    assert {"objects365", "ade-panoptic", "ade-semantic", "coco-panoptic", "pascal-context-59"} <= set(benchmarks())
+    assert {
+        "objects365",
+        "ade-panoptic",
+        "ade-semantic",
+        "coco-panoptic",
+        "pascal-context-59",
+    } <= set(benchmarks())
     for name in benchmarks():
         found = published(name)
-        assert found.rows and all(0 < row.value < 100 and "arXiv" in row.source for row in found.rows)
+        assert found.rows and all(
+            0 < row.value < 100 and "arXiv" in row.source for row in found.rows
+        )
     with pytest.raises(InputError, match="unknown benchmark 'x'; one of ade-semantic"):
         published("x")
 
@@ -245,13 +319,22 @@ def test_published_rows_are_complete():
 def values(name, **wanted):
     """Published values by the rows' model, backbone or training data, of DaTaSeg's paper."""
     rows = [row for row in published(name).rows if "DaTaSeg" in row.source]
-    return [row.value for row in rows if all(getattr(row, key) == value for key, value in wanted.items())]
+    return [
+        row.value
+        for row in rows
+        if all(getattr(row, key) == value for key, value in wanted.items())
+    ]
 
 
 def test_published_rows_are_those_of_the_paper():
     """Its tables: backbones, what R50 was trained on, and direct transfer."""
     columns = ("ade-semantic", "coco-panoptic", "ade-panoptic", "objects365")
-    own = {"ade-semantic": "ADE20K", "coco-panoptic": "COCO", "ade-panoptic": "ADE20K", "objects365": "Objects365"}
+    own = {
+        "ade-semantic": "ADE20K",
+        "coco-panoptic": "COCO",
+        "ade-panoptic": "ADE20K",
+        "objects365": "Objects365",
+    }
     every = "ADE20K + COCO + Objects365"
     together = {"R50": (48.1, 49.0, 29.8, 14.3), "ViTDet-B": (51.4, 52.8, 32.9, 16.1)}
     together["ViTDet-L"] = (54.0, 53.5, 33.4, 16.4)
@@ -268,24 +351,46 @@ def test_published_rows_are_those_of_the_paper():
             assert row[k] in values(name, backbone=backbone, trained_on=own[name], model="separate")
         for data, row in trained.items():
             assert row[k] in values(name, backbone="R50", trained_on=data)
-        assert len(values(name)) == 10 + (name == "ade-panoptic"), "26.9 in one table, 26.7 in the other"
+        assert len(values(name)) == 10 + (name == "ade-panoptic"), (
+            "26.9 in one table, 26.7 in the other"
+        )
     transfer = {
         "pascal-context-59": [50.9, 51.1, 51.4], "pascal-context-459": [11.1, 11.6, 11.1],
         "coco-semantic": [57.7, 62.7, 62.9], "cityscapes-panoptic": [30.0, 28.0, 29.8],
     }  # fmt: skip
     for name, row in transfer.items():
-        assert values(name) == row and {r.backbone for r in published(name).rows} >= {"R50", "ViTDet-B", "ViTDet-L"}
+        assert values(name) == row and {r.backbone for r in published(name).rows} >= {
+            "R50",
+            "ViTDet-B",
+            "ViTDet-L",
+        }
 
 
 def test_other_benchmarks_score_a_set_and_show_their_rows(tmp_path):
     truth, found = sets(tmp_path)
-    told, notes = ask("coco-panoptic", "--data", truth.path, "--predictions", found.path, "--out", tmp_path / "out")
+    told, notes = ask(
+        "coco-panoptic",
+        "--data",
+        truth.path,
+        "--predictions",
+        found.path,
+        "--out",
+        tmp_path / "out",
+    )
     assert told["benchmark"] == "coco-panoptic" and told["all"]["pq"] > 0
     line = "the published rows are of coco-panoptic-133, the set has 5 classes of 'test': not comparable"
     assert line in notes and told["differences"] == [line]
     assert {row["value"] for row in told["published"]} >= {49.0, 52.8, 53.5}
     with pytest.raises(InputError, match="no published rows for panoptic test"):
-        ask("open-vocabulary", "--data", truth.path, "--predictions", found.path, "--out", tmp_path / "out")
+        ask(
+            "open-vocabulary",
+            "--data",
+            truth.path,
+            "--predictions",
+            found.path,
+            "--out",
+            tmp_path / "out",
+        )
     names = load_taxonomy("pascal-context-59")
     ids = np.array([[1, 1, 2, 2]])
     one = shard_set(
@@ -294,6 +399,8 @@ def test_other_benchmarks_score_a_set_and_show_their_rows(tmp_path):
         names,
         "semantic",
     )
-    told, _ = ask("open-vocabulary", "--data", one.path, "--predictions", one.path, "--out", tmp_path / "out")
+    told, _ = ask(
+        "open-vocabulary", "--data", one.path, "--predictions", one.path, "--out", tmp_path / "out"
+    )
     assert told["miou"] == 100 and {row["value"] for row in told["published"]} == {50.9, 51.1, 51.4}
     assert told["differences"] == []

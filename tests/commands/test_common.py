@@ -7,17 +7,27 @@ from segkit.commands import common
 
 
 def test_a_title_is_never_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table of two narrow columns under a path longer than the screen is wide, with what rich takes for markup."""
+    """A table of two narrow columns under a path longer than the screen is wide, with what rich
+    takes for markup."""
     path = "/data/a-folder-with-a-long-name/[red]/another-one/v1: 8 images, 0 violations"
     screen = io.StringIO()
     monkeypatch.setattr(common, "stdout", Console(file=screen, width=40))
-    common.emit({}, schema="s/1", as_json=False, tables=[common.table(f"{path}\nline two", ("", "count"), [("a", 1)])])
+    common.emit(
+        {},
+        schema="s/1",
+        as_json=False,
+        tables=[common.table(f"{path}\nline two", ("", "count"), [("a", 1)])],
+    )
     assert screen.getvalue().splitlines()[:2] == [path, "line two"]
 
 
 @pytest.mark.parametrize(
     ("count", "words", "said"),
-    [(0, ("image",), "0 images"), (1, ("image",), "1 image"), (2, ("class", "classes"), "2 classes")],
+    [
+        (0, ("image",), "0 images"),
+        (1, ("image",), "1 image"),
+        (2, ("class", "classes"), "2 classes"),
+    ],
 )
 def test_counts_agree_with_their_nouns(count: int, words: tuple[str, ...], said: str) -> None:
     assert common.counted(count, *words) == said

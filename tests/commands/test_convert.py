@@ -29,7 +29,8 @@ from ..sources.test_voc import voc
 
 
 def segkit(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line in this process; it is the same as in one of its own, and a second faster."""
+    """Run the command line in this process; it is the same as in one of its own, and a second
+    faster."""
     output, errors, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
         patch.setattr(sys, "argv", ["segkit", *map(str, arguments)])
@@ -72,7 +73,11 @@ def test_json_says_what_the_contract_promises(tmp_path: Path) -> None:
     published = ShardSet.open(out)
     assert made["ledger"] == {"input": 9, "kept": 9, "dropped": {}, "warnings": {}}
     assert made["images"] == {"input": 3, "kept": 3, "dropped": {}, "warnings": {}}
-    assert (made["path"], made["version"], made["digest"]) == (str(published.path), 1, published.manifest.digest)
+    assert (made["path"], made["version"], made["digest"]) == (
+        str(published.path),
+        1,
+        published.manifest.digest,
+    )
     assert made["schema"] == "segkit.convert/1"
     assert made["segkit_version"] == published.manifest.segkit_version
     assert published.manifest.split == "val"
@@ -90,7 +95,10 @@ def test_every_source_takes_its_own_options_and_those_of_all() -> None:
         "voc": {"root", "instances"},
     }
     commands = typer.main.get_group(app).commands
-    assert {name: {option.name for option in command.params} - common for name, command in commands.items()} == own
+    assert {
+        name: {option.name for option in command.params} - common
+        for name, command in commands.items()
+    } == own
     for name, command in commands.items():
         needed = {option.name for option in command.params if option.required}
         assert needed == own[name] & {"annotations", "images", "labels", "masks", "root"} | (
@@ -105,7 +113,15 @@ def test_every_source_takes_its_own_options_and_those_of_all() -> None:
 def test_the_table_shows_counts_and_the_path(tmp_path: Path) -> None:
     path = coco_instances(tmp_path, [{"bbox": [1, 1, 5, 5]}])
     done = segkit(
-        "convert", "coco", "--images", tmp_path / "images", "--instances", path, "--boxes-only", "--out", tmp_path / "o"
+        "convert",
+        "coco",
+        "--images",
+        tmp_path / "images",
+        "--instances",
+        path,
+        "--boxes-only",
+        "--out",
+        tmp_path / "o",
     )
     assert done.returncode == 0
     assert "annotations" in done.stdout
@@ -116,8 +132,22 @@ def test_the_table_shows_counts_and_the_path(tmp_path: Path) -> None:
 def test_a_process_of_its_own_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 1)
     (tmp_path / "images" / "p0.jpg").unlink()
-    options = ["--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json", "--out", tmp_path / "out"]
-    command = [sys.executable, "-c", "from segkit.commands.app import main; main()", "convert", "coco", *options]
+    options = [
+        "--images",
+        tmp_path / "images",
+        "--panoptic",
+        tmp_path / "panoptic.json",
+        "--out",
+        tmp_path / "out",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        "from segkit.commands.app import main; main()",
+        "convert",
+        "coco",
+        *options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.strip().splitlines()) == 1
@@ -138,15 +168,28 @@ def test_bad_input_is_one_line_that_names_file_record_and_mend(tmp_path: Path) -
     write_json(tmp_path / "panoptic.json", data)
     line = refused(*panoptic)
     assert all(
-        part in line for part in ("panoptic.json", "image 1", "category 99", "unknown-category", "--on-error skip")
+        part in line
+        for part in (
+            "panoptic.json",
+            "image 1",
+            "category 99",
+            "unknown-category",
+            "--on-error skip",
+        )
     )
 
     coco_panoptic(tmp_path)
     image = tmp_path / "images" / "p2.jpg"
     image.write_bytes(image.read_bytes()[:-40])
-    assert all(part in (line := refused(*panoptic)) for part in ("p2.jpg", "image 2", "truncated", "unreadable-image"))
+    assert all(
+        part in (line := refused(*panoptic))
+        for part in ("p2.jpg", "image 2", "truncated", "unreadable-image")
+    )
     image.unlink()
-    assert all(part in (line := refused(*panoptic)) for part in ("p2.jpg", "image 2", "no such image", "missing-image"))
+    assert all(
+        part in (line := refused(*panoptic))
+        for part in ("p2.jpg", "image 2", "no such image", "missing-image")
+    )
 
     assert "--panoptic FILE or --instances FILE" in refused(*coco)
     assert "--shard-size" in refused(*panoptic, "--shard-size", "big")
@@ -158,13 +201,19 @@ def test_bad_input_is_one_line_that_names_file_record_and_mend(tmp_path: Path) -
 def test_panoptic_and_instances_together(tmp_path: Path) -> None:
     scene(tmp_path, 2)
     files = ("--panoptic", tmp_path / "panoptic.json", "--instances", tmp_path / "instances.json")
-    made = convert_json("coco", "--images", tmp_path / "images", *files, "--out", tmp_path / "out", "--workers", 1)
+    made = convert_json(
+        "coco", "--images", tmp_path / "images", *files, "--out", tmp_path / "out", "--workers", 1
+    )
     published = ShardSet.open(tmp_path / "out")
-    joined = [s for sample in published.samples() for s in sample.segments if s.source_polygon is not None]
+    joined = [
+        s for sample in published.samples() for s in sample.segments if s.source_polygon is not None
+    ]
     assert (made["kind"], made["ledger"]["warnings"]) == ("panoptic", {"joined": len(joined)})
     assert made["ledger"]["kept"] == len(joined) + 2
     assert {"panoptic", "instances"} <= published.manifest.arguments.keys()
-    assert "--boxes-only" in refused("coco", "--images", tmp_path / "images", *files, "--boxes-only", "--dry-run")
+    assert "--boxes-only" in refused(
+        "coco", "--images", tmp_path / "images", *files, "--boxes-only", "--dry-run"
+    )
 
 
 def test_many_offenders_are_listed_before_the_line(tmp_path: Path) -> None:
@@ -185,10 +234,17 @@ def test_where_no_image_is_found_the_folder_is_said_to_be_wrong(tmp_path: Path) 
     (tmp_path / "images").mkdir()
     arguments = ("coco", "--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json")
     wrong = f"none of the 3 images is under {tmp_path / 'images'}: --images is probably wrong"
-    *listed, last = segkit("convert", *arguments, "--out", tmp_path / "out").stderr.strip().splitlines()
+    *listed, last = (
+        segkit("convert", *arguments, "--out", tmp_path / "out").stderr.strip().splitlines()
+    )
     assert ["[missing-image]" in line and wrong not in line for line in listed] == [True] * 3
-    assert last.endswith(f"p0.jpg: image 0: there is no such image [missing-image] (and 2 more defects); {wrong}")
-    assert segkit("convert", *arguments, "--dry-run").stderr.strip().splitlines() == [*listed, wrong]
+    assert last.endswith(
+        f"p0.jpg: image 0: there is no such image [missing-image] (and 2 more defects); {wrong}"
+    )
+    assert segkit("convert", *arguments, "--dry-run").stderr.strip().splitlines() == [
+        *listed,
+        wrong,
+    ]
     assert convert_json(*arguments, "--dry-run")["images"]["dropped"] == {"missing-image": 3}
     (tmp_path / "elsewhere" / "p1.jpg").rename(tmp_path / "images" / "p1.jpg")
     *_, last = segkit("convert", *arguments, "--out", tmp_path / "out").stderr.strip().splitlines()
@@ -198,7 +254,9 @@ def test_where_no_image_is_found_the_folder_is_said_to_be_wrong(tmp_path: Path) 
     (masks / "2007_000002.png").write_bytes((masks / "2007_000001.png").read_bytes())
     (root / "JPEGImages" / "2007_000001.jpg").unlink()
     line = segkit("convert", "voc", "--root", root, "--split", "train", "--dry-run").stderr
-    assert line.endswith(f"none of the 2 images is under {root / 'JPEGImages'}: --root is probably wrong\n")
+    assert line.endswith(
+        f"none of the 2 images is under {root / 'JPEGImages'}: --root is probably wrong\n"
+    )
 
 
 def test_a_class_that_is_not_listed_is_shown_once_with_how_to_list_it(tmp_path: Path) -> None:
@@ -208,43 +266,86 @@ def test_a_class_that_is_not_listed_is_shown_once_with_how_to_list_it(tmp_path: 
         indices = np.tile(np.array([0, 1, 7, 9 if number == 2 else 0], np.uint8), (24, 8))
         Image.fromarray(indices).save(tmp_path / "masks" / f"a{number}.png")
     (tmp_path / "labels.txt").write_text("sky\nroad")
-    folders = ("--images", tmp_path / "images", "--masks", tmp_path / "masks", "--labels", tmp_path / "labels.txt")
+    folders = (
+        "--images",
+        tmp_path / "images",
+        "--masks",
+        tmp_path / "masks",
+        "--labels",
+        tmp_path / "labels.txt",
+    )
     done = segkit("convert", "semantic", *folders, "--out", tmp_path / "out", "--json")
     seven, nine, last = done.stderr.strip().splitlines()
     what = "192 pixels of index 7, which is not in the labels [unknown-category]"
     assert seven == f"{tmp_path / 'masks' / 'a0.png'}: image a0: {what} (and 3 more of category 7)"
     assert "a2.png: image a2: 192 pixels of index 9" in nine and "more" not in nine
-    assert "(and 4 more defects); add index 7 to --labels" in last and "or give --ignore 7 if it means void" in last
+    assert (
+        "(and 4 more defects); add index 7 to --labels" in last
+        and "or give --ignore 7 if it means void" in last
+    )
     assert json.loads(done.stdout)["ledger"]["dropped"] == {"unknown-category": 5}
-    assert convert_json("semantic", *folders, "--ignore", 7, "--ignore", 9, "--dry-run")["defects"] == []
+    assert (
+        convert_json("semantic", *folders, "--ignore", 7, "--ignore", 9, "--dry-run")["defects"]
+        == []
+    )
 
 
 def test_a_conversion_that_fails_over_defects_prints_its_json_all_the_same(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 130)
     for number in range(120):
         (tmp_path / "images" / f"p{number}.jpg").unlink()
-    arguments = ("coco", "--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json", "--workers", 1)
+    arguments = (
+        "coco",
+        "--images",
+        tmp_path / "images",
+        "--panoptic",
+        tmp_path / "panoptic.json",
+        "--workers",
+        1,
+    )
     done = segkit("convert", *arguments, "--out", tmp_path / "out", "--json")
     failed, dry = json.loads(done.stdout), convert_json(*arguments, "--dry-run")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == f"error: {failed['error']}"
-    assert "p0.jpg: image 0: there is no such image [missing-image] (and 119 more defects)" in failed["error"]
-    assert [defect["record"] for defect in failed["defects"]] == [f"image {number}" for number in range(100)]
-    assert (failed["schema"], failed["offenders"], failed["path"]) == ("segkit.convert/1", 120, None)
+    assert (
+        "p0.jpg: image 0: there is no such image [missing-image] (and 119 more defects)"
+        in failed["error"]
+    )
+    assert [defect["record"] for defect in failed["defects"]] == [
+        f"image {number}" for number in range(100)
+    ]
+    assert (failed["schema"], failed["offenders"], failed["path"]) == (
+        "segkit.convert/1",
+        120,
+        None,
+    )
     assert failed["images"]["dropped"] == {"missing-image": 120}
     assert dry["error"] is None
     assert {key for key in failed if failed[key] != dry[key]} == {"error", "seconds"}
 
 
-def test_numbers_that_json_cannot_write_are_text_in_json_and_in_the_quarantine(tmp_path: Path) -> None:
+def test_numbers_that_json_cannot_write_are_text_in_json_and_in_the_quarantine(
+    tmp_path: Path,
+) -> None:
     path = coco_instances(tmp_path, [{"bbox": [1, 1, 5, 5]}, {"bbox": [float("nan"), 1e9, 5, 5]}])
     path.write_text(path.read_text().replace("1000000000.0", "1e999"))
-    arguments = ("coco", "--images", tmp_path / "images", "--instances", path, "--boxes-only", "--out", tmp_path / "o")
+    arguments = (
+        "coco",
+        "--images",
+        tmp_path / "images",
+        "--instances",
+        path,
+        "--boxes-only",
+        "--out",
+        tmp_path / "o",
+    )
     failed = segkit("convert", *arguments, "--json")
     made = convert_json(*arguments, "--on-error", "skip")
     (line,) = Path(made["quarantine"]).read_text().splitlines()
     for defects in (json.loads(failed.stdout)["defects"], made["defects"], [json.loads(line)]):
-        assert [(d["code"], d["data"]["bbox"]) for d in defects] == [("malformed-annotation", ["NaN", "1e999", 5, 5])]
+        assert [(d["code"], d["data"]["bbox"]) for d in defects] == [
+            ("malformed-annotation", ["NaN", "1e999", 5, 5])
+        ]
 
 
 def test_skip_and_dry_run_report_what_was_set_aside(tmp_path: Path) -> None:
@@ -258,12 +359,25 @@ def test_skip_and_dry_run_report_what_was_set_aside(tmp_path: Path) -> None:
     assert (made["ledger"], made["images"]) == (dry["ledger"], dry["images"])
     assert made["ledger"]["dropped"] == {"missing-image": 3}
     assert len(Path(made["quarantine"]).read_text().splitlines()) == 1
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["images", "out", "panoptic", "panoptic.json"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "images",
+        "out",
+        "panoptic",
+        "panoptic.json",
+    ]
 
 
 def test_common_options(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 6)
-    arguments = ("coco", "--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json", "--workers", 2)
+    arguments = (
+        "coco",
+        "--images",
+        tmp_path / "images",
+        "--panoptic",
+        tmp_path / "panoptic.json",
+        "--workers",
+        2,
+    )
     made = convert_json(
         *arguments,
         "--out",
@@ -278,7 +392,11 @@ def test_common_options(tmp_path: Path) -> None:
         "reference",
     )
     manifest = ShardSet.open(tmp_path / "o").manifest
-    assert (manifest.name, manifest.images_by, manifest.statistics.images) == ("mine", "reference", 4)
+    assert (manifest.name, manifest.images_by, manifest.statistics.images) == (
+        "mine",
+        "reference",
+        4,
+    )
     assert made["images"]["input"] == 4
 
 
@@ -287,11 +405,20 @@ def test_semantic_options_and_ade(tmp_path: Path) -> None:
     for folder in ("images", "annotations"):
         (root / folder / "training").mkdir(parents=True)
     picture(root / "images" / "training" / "a.jpg")
-    Image.fromarray(np.tile(np.array([0, 1, 150, 3], np.uint8), (24, 8))).save(root / "annotations/training/a.png")
+    Image.fromarray(np.tile(np.array([0, 1, 150, 3], np.uint8), (24, 8))).save(
+        root / "annotations/training/a.png"
+    )
     made = convert_json("ade", "--root", root, "--split", "training", "--out", tmp_path / "ade")
     assert (made["ledger"]["kept"], made["taxonomy"]) == (3, "ade20k-150")
     (tmp_path / "labels.txt").write_text("a\nb\nc")
-    folders = ("--images", root / "images", "--masks", root / "annotations", "--labels", tmp_path / "labels.txt")
+    folders = (
+        "--images",
+        root / "images",
+        "--masks",
+        root / "annotations",
+        "--labels",
+        tmp_path / "labels.txt",
+    )
     options = ("--first-label", 1, "--ignore", 0, "--ignore", 150, "--out", tmp_path / "semantic")
     made = convert_json("semantic", *folders, *options)
     assert made["ledger"]["kept"] == 2
@@ -313,7 +440,9 @@ def test_cityscapes_and_voc(tmp_path: Path) -> None:
     )
     assert (made["kind"], made["ledger"]["kept"]) == ("panoptic", 4)
     voc_root = voc(tmp_path / "v", *voc_maps())
-    made = convert_json("voc", "--root", voc_root, "--split", "train", "--instances", "--out", tmp_path / "2")
+    made = convert_json(
+        "voc", "--root", voc_root, "--split", "train", "--instances", "--out", tmp_path / "2"
+    )
     assert (made["kind"], made["ledger"]["kept"]) == ("instance", 3)
     assert "--split train, val or trainval" in refused(
         "voc", "--root", voc_root, "--split", "x", "--out", tmp_path / "3"
@@ -336,9 +465,13 @@ def test_real_panoptic_is_exact_from_png_to_set(real_data: Path, tmp_path: Path)
     listed = {str(a["image_id"]): a for a in data["annotations"]}
     published = ShardSet.open(tmp_path)
     for sample in published.samples():
-        rgb = np.asarray(Image.open(coco / "annotations/panoptic_val2017" / listed[sample.id]["file_name"]), int)
+        rgb = np.asarray(
+            Image.open(coco / "annotations/panoptic_val2017" / listed[sample.id]["file_name"]), int
+        )
         ids = rgb @ [1, 256, 65536]
-        painted = rle.paint([(int(s.source_id or 0), s.mask or b"") for s in sample.segments], *ids.shape)
+        painted = rle.paint(
+            [(int(s.source_id or 0), s.mask or b"") for s in sample.segments], *ids.shape
+        )
         assert (painted == ids).all()
         assert published.image_bytes(sample) == (coco / "val2017" / sample.file_name).read_bytes()
 
@@ -346,13 +479,18 @@ def test_real_panoptic_is_exact_from_png_to_set(real_data: Path, tmp_path: Path)
 def test_real_instances_are_exact(real_data: Path, tmp_path: Path) -> None:
     coco = real_data / "coco"
     path = coco / "annotations" / "instances_val2017.json"
-    made = convert_json("coco", "--images", coco / "val2017", "--instances", path, "--out", tmp_path)
+    made = convert_json(
+        "coco", "--images", coco / "val2017", "--instances", path, "--out", tmp_path
+    )
     truth = COCO(str(path))
     assert made["ledger"]["kept"] == len(truth.anns)
     for sample in ShardSet.open(tmp_path).samples():
         for segment in sample.segments:
             annotation = truth.anns[int(segment.source_id or -1)]
-            assert (rle.decode(segment.mask or b"", sample.height, sample.width) == truth.annToMask(annotation)).all()
+            assert (
+                rle.decode(segment.mask or b"", sample.height, sample.width)
+                == truth.annToMask(annotation)
+            ).all()
             assert (list(segment.box), segment.area) == (annotation["bbox"], annotation["area"])
             assert segment.is_crowd == bool(annotation["iscrowd"])
 
@@ -361,7 +499,13 @@ def test_real_objects365_and_camvid_lose_nothing(real_data: Path, tmp_path: Path
     for split in ("train", "val"):
         path = real_data / "objects365_standin" / "annotations" / f"zhiyuan_objv2_{split}.json"
         made = convert_json(
-            "objects365", "--annotations", path, "--images", real_data / "coco", "--out", tmp_path / split
+            "objects365",
+            "--annotations",
+            path,
+            "--images",
+            real_data / "coco",
+            "--out",
+            tmp_path / split,
         )
         data = json.loads(path.read_text())
         assert made["ledger"]["kept"] == len(data["annotations"])
@@ -370,10 +514,25 @@ def test_real_objects365_and_camvid_lose_nothing(real_data: Path, tmp_path: Path
     camvid = real_data / "camvid"
     folders = ("--images", camvid / "images/train", "--masks", camvid / "annotations/train")
     made = convert_json(
-        "semantic", *folders, "--labels", camvid / "labels.txt", "--ignore", 11, "--out", tmp_path / "camvid"
+        "semantic",
+        *folders,
+        "--labels",
+        camvid / "labels.txt",
+        "--ignore",
+        11,
+        "--out",
+        tmp_path / "camvid",
     )
     assert made["images"]["kept"] == 123
     assert (
         "[unknown-category]"
-        in segkit("convert", "semantic", *folders, "--labels", camvid / "labels.txt", "--out", tmp_path / "x").stderr
+        in segkit(
+            "convert",
+            "semantic",
+            *folders,
+            "--labels",
+            camvid / "labels.txt",
+            "--out",
+            tmp_path / "x",
+        ).stderr
     )

@@ -21,7 +21,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "TRAIN_SCENES", 3)
     monkeypatch.setattr(demo, "VAL_SCENES", 3)
-    monkeypatch.setattr(demo, "SETTINGS", ("data.image_size=64", "data.batch_size=1", "inference.image_size=64"))
+    monkeypatch.setattr(
+        demo, "SETTINGS", ("data.image_size=64", "data.batch_size=1", "inference.image_size=64")
+    )
 
 
 def _run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,10 +44,21 @@ def test_the_demo_goes_the_whole_path(
     assert result["schema"].startswith("segkit.demo/")
     assert {"pq", "things", "stuff"} <= set(result["panoptic"])
     assert 0 <= result["semantic"]["miou"] <= 100
-    assert set(result["seconds"]) == {"generate", "convert", "train", "pseudolabel", "eval", "picture", "total"}
+    assert set(result["seconds"]) == {
+        "generate",
+        "convert",
+        "train",
+        "pseudolabel",
+        "eval",
+        "picture",
+        "total",
+    }
     hidden = ShardSet.open(out / "sets" / "hidden-val")
     scores = [
-        iou(rle.decode(segment.mask, sample.height, sample.width), filled_box(segment.box, sample.height, sample.width))
+        iou(
+            rle.decode(segment.mask, sample.height, sample.width),
+            filled_box(segment.box, sample.height, sample.width),
+        )
         for sample in hidden.samples()
         for segment in sample.segments
         if segment.mask is not None

@@ -28,16 +28,25 @@ def metrics_schema():
 
 
 def headline(told):
-    return {"panoptic": lambda: told["all"]["pq"], "semantic": lambda: told["miou"], "instance": lambda: told["ap"]}[
-        told["task"]
-    ]()
+    return {
+        "panoptic": lambda: told["all"]["pq"],
+        "semantic": lambda: told["miou"],
+        "instance": lambda: told["ap"],
+    }[told["task"]]()
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_prints_what_it_writes_and_both_fit_the_schema(tmp_path, task):
     truth, found = sets(tmp_path, kind=task)
     told = ask(
-        "--data", truth.path.parent, "--predictions", found.path.parent, "--task", task, "--out", tmp_path / "out"
+        "--data",
+        truth.path.parent,
+        "--predictions",
+        found.path.parent,
+        "--task",
+        task,
+        "--out",
+        tmp_path / "out",
     )
     assert told == json.loads((tmp_path / "out" / "metrics.json").read_text())
     jsonschema.Draft202012Validator(metrics_schema()).validate(told)
@@ -49,17 +58,40 @@ def test_reads_coco_files(tmp_path):
     file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
     moved = (tmp_path / "pred").rename(tmp_path / "pngs")
     options = ("--data", truth.path, "--task", "panoptic", "--out", tmp_path / "out")
-    with pytest.raises(InputError, match=r"the PNG folder .*pred is not there; pass it by --prediction-masks DIR"):
+    with pytest.raises(
+        InputError, match=r"the PNG folder .*pred is not there; pass it by --prediction-masks DIR"
+    ):
         ask(*options, "--predictions", file)
     assert ask(*options, "--predictions", file, "--prediction-masks", moved)["all"]["pq"] > 0
     boxes = results_file(tmp_path / "boxes.json", list(found.samples()), boxes=True)
-    told = ask("--data", truth.path, "--task", "instance", "--by", "box", "--out", tmp_path, "--predictions", boxes)
+    told = ask(
+        "--data",
+        truth.path,
+        "--task",
+        "instance",
+        "--by",
+        "box",
+        "--out",
+        tmp_path,
+        "--predictions",
+        boxes,
+    )
     assert told["by"] == "box" and told["ap"] > 0
 
 
 def test_every_evaluator_leaves_the_records_as_they_are_for_what_follows(tmp_path):
     truth, found = sets(tmp_path, kind="instance")
-    options = ("--data", truth.path, "--predictions", found.path, "--task", "instance", "--boundary", "--out", tmp_path)
+    options = (
+        "--data",
+        truth.path,
+        "--predictions",
+        found.path,
+        "--task",
+        "instance",
+        "--boundary",
+        "--out",
+        tmp_path,
+    )
     expected = ask(*options)
     for evaluator in ("faster-coco-eval", "pycocotools"):
         told = ask(*options, "--evaluator", evaluator)
@@ -70,7 +102,9 @@ def test_every_evaluator_leaves_the_records_as_they_are_for_what_follows(tmp_pat
 
 def test_people_get_a_table_with_the_figures(tmp_path):
     truth, found = sets(tmp_path)
-    pq = ask("--data", truth.path, "--predictions", found.path, "--task", "panoptic", "--out", tmp_path)["all"]["pq"]
+    pq = ask(
+        "--data", truth.path, "--predictions", found.path, "--task", "panoptic", "--out", tmp_path
+    )["all"]["pq"]
     result = runner.invoke(
         app,
         [
@@ -100,7 +134,16 @@ def test_people_see_whose_rules_an_ap_follows(tmp_path, exhaustive, protocol):
     truth, found = sets(tmp_path, kind="instance")
     images = [replace(sample, exhaustive=exhaustive) for sample in truth.samples()]
     data = shard_set(tmp_path / "data", images, truth.taxonomy, "instance")
-    options = ("--data", data.path, "--predictions", found.path, "--task", "instance", "--out", tmp_path / "out")
+    options = (
+        "--data",
+        data.path,
+        "--predictions",
+        found.path,
+        "--task",
+        "instance",
+        "--out",
+        tmp_path / "out",
+    )
     assert f"{protocol} AP by mask (hotcoco)" in show(*options)[0]
     jsonschema.Draft202012Validator(metrics_schema()).validate(ask(*options))
 
@@ -113,15 +156,23 @@ def test_people_see_boundaries_and_unseen_classes_where_they_asked_for_them(tmp_
     options = ("--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path)
     screen, _ = show(*options, "--bootstrap", 20, "--boundary", "--unseen", unseen)
     told = json.loads((tmp_path / "metrics.json").read_text())
-    shown = {line.split("│")[1].strip(): line for line in screen.splitlines() if line.startswith("│")}
+    shown = {
+        line.split("│")[1].strip(): line for line in screen.splitlines() if line.startswith("│")
+    }
     first = (
         ("boundary all", told["boundary"]["all"]["pq"])
         if task == "panoptic"
         else ("boundary AP", told["boundary"]["ap"])
     )
-    for row, value in (first, ("seen", told["zero_shot"]["seen"]), ("harmonic", told["zero_shot"]["harmonic"])):
+    for row, value in (
+        first,
+        ("seen", told["zero_shot"]["seen"]),
+        ("harmonic", told["zero_shot"]["harmonic"]),
+    ):
         assert f"{value:.2f}" in shown[row]
-    low, high = told["bootstrap"]["intervals"]["boundary pq" if task == "panoptic" else "boundary ap"]
+    low, high = told["bootstrap"]["intervals"][
+        "boundary pq" if task == "panoptic" else "boundary ap"
+    ]
     assert f"{low:.2f} to {high:.2f}" in screen
 
 
@@ -141,14 +192,31 @@ def test_people_see_boundaries_and_unseen_classes_where_they_asked_for_them(tmp_
 def test_an_option_that_would_do_nothing_is_refused(tmp_path, task, idle):
     truth, found = sets(tmp_path, images=1, kind=task)
     with pytest.raises(InputError, match=f"{idle[0]} does nothing here: it goes with"):
-        ask("--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path, *idle)
+        ask(
+            "--data",
+            truth.path,
+            "--predictions",
+            found.path,
+            "--task",
+            task,
+            "--out",
+            tmp_path,
+            *idle,
+        )
 
 
 def test_refuses_slips_before_torch_is_imported(tmp_path):
     truth, _ = sets(tmp_path, images=1)
     (tmp_path / "wrong.txt").write_text("class 1\nclass 77\n")
     (tmp_path / "empty.txt").write_text("\n")
-    options = ["--data", str(truth.path), "--checkpoint", hollow_run(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    options = [
+        "--data",
+        str(truth.path),
+        "--checkpoint",
+        hollow_run(tmp_path / "run"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     slips = [
         [*options, "--task", "panoptic", "--checkpoint", str(tmp_path / "none")],
         [*options, "--task", "panoptic", "--checkpoint", str(truth.path)],
@@ -168,7 +236,9 @@ def test_refuses_slips_before_torch_is_imported(tmp_path):
 
 def _without_masks(truth):
     return [
-        replace(s, void=None, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments))
+        replace(
+            s, void=None, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments)
+        )
         for s in truth.samples()
     ]
 
@@ -178,17 +248,29 @@ def test_the_note_on_missing_masks_leaves_crowds_out_and_agrees_with_its_count(t
     things = {category.id for category in truth.taxonomy.categories if category.kind == "thing"}
 
     def stripped(name, *crowd):
-        """The truth as predictions, the first thing of each of the first images a box alone and crowd or none."""
+        """The truth as predictions, the first thing of each of the first images a box alone and
+        crowd or none."""
         made = list(truth.samples())
         for number, is_crowd in enumerate(crowd):
             segments = list(made[number].segments)
             at = next(i for i, s in enumerate(segments) if s.class_id in things)
-            segments[at] = replace(segments[at], mask=None, mask_from=None, score=0.5, is_crowd=is_crowd)
+            segments[at] = replace(
+                segments[at], mask=None, mask_from=None, score=0.5, is_crowd=is_crowd
+            )
             made[number] = replace(made[number], segments=tuple(segments))
         return shard_set(tmp_path / name, made, truth.taxonomy, "instance")
 
     def noted(found):
-        return show("--data", truth.path, "--predictions", found.path, "--task", "instance", "--out", tmp_path)[1]
+        return show(
+            "--data",
+            truth.path,
+            "--predictions",
+            found.path,
+            "--task",
+            "instance",
+            "--out",
+            tmp_path,
+        )[1]
 
     assert "no mask" not in noted(stripped("crowd", True))
     assert "note: 1 prediction has a box but no mask" in noted(stripped("both", True, False))
@@ -199,8 +281,21 @@ def test_intervals_boundaries_and_unseen_classes_fit_the_schema_and_the_report(t
     truth, found = sets(tmp_path, images=8, kind=task)
     unseen = tmp_path / "unseen.txt"
     unseen.write_text("class 1\n\n")
-    options = ("--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path / "out")
-    more = {"panoptic": ("--boundary",), "semantic": (), "instance": ("--boundary", "--max-dets", 5)}[task]
+    options = (
+        "--data",
+        truth.path,
+        "--predictions",
+        found.path,
+        "--task",
+        task,
+        "--out",
+        tmp_path / "out",
+    )
+    more = {
+        "panoptic": ("--boundary",),
+        "semantic": (),
+        "instance": ("--boundary", "--max-dets", 5),
+    }[task]
     told = ask(*options, "--bootstrap", 50, "--unseen", unseen, *more)
     jsonschema.Draft202012Validator(metrics_schema()).validate(told)
     name, value = {"panoptic": "pq", "semantic": "miou", "instance": "ap"}[task], headline(told)
@@ -232,7 +327,16 @@ def test_masks_given_to_true_boxes(tmp_path):
 
 def test_compares_two_predictions(tmp_path):
     truth, found = sets(tmp_path, images=8)
-    options = ("--data", truth.path, "--task", "panoptic", "--out", tmp_path / "out", "--bootstrap", 60)
+    options = (
+        "--data",
+        truth.path,
+        "--task",
+        "panoptic",
+        "--out",
+        tmp_path / "out",
+        "--bootstrap",
+        60,
+    )
     told = ask(*options, "--compare", found.path, truth.path)
     single = ask(*options, "--predictions", found.path)
     figure = told["figures"]["pq"]
@@ -248,13 +352,21 @@ def test_compares_two_predictions(tmp_path):
     [
         ({"--task": "detection"}, r"--task detection; one of panoptic, semantic, instance"),
         ({"--by": "shape"}, r"--by shape; one of mask, box"),
-        ({"--evaluator": "mine"}, r"--evaluator mine; one of hotcoco, faster-coco-eval, pycocotools"),
+        (
+            {"--evaluator": "mine"},
+            r"--evaluator mine; one of hotcoco, faster-coco-eval, pycocotools",
+        ),
         ({"--checkpoint": "run"}, r"give --checkpoint RUN or --predictions SET"),
         ({"--predictions": "nowhere.json"}, r"nowhere.json: no such file"),
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, change, line):
     truth, found = sets(tmp_path, images=1)
-    options = {"--data": truth.path, "--predictions": found.path, "--task": "panoptic", "--out": tmp_path} | change
+    options = {
+        "--data": truth.path,
+        "--predictions": found.path,
+        "--task": "panoptic",
+        "--out": tmp_path,
+    } | change
     with pytest.raises(InputError, match=line):
         ask(*(part for pair in options.items() for part in pair))

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError, SegkitError
-from segkit.manifest import Count, Ledger
+from segkit.shards.manifest import Count, Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
@@ -17,7 +17,9 @@ runner = CliRunner()
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    ledger = Ledger(annotations=Count(input=7, kept=6, dropped={"empty-mask": 1}), images=Count(input=2, kept=2))
+    ledger = Ledger(
+        annotations=Count(input=7, kept=6, dropped={"empty-mask": 1}), images=Count(input=2, kept=2)
+    )
     parent = write_set(
         tmp_path / "toy", toy_records(2), taxonomy=TAXONOMY, kind="panoptic", name="toy", split="val",
         command="convert coco", arguments={"images": "[pictures]"}, ledger=ledger,
@@ -35,7 +37,12 @@ def ask(*arguments: str | Path) -> dict:
 def test_inspect_tells_counts_and_lineage_back_to_the_source(toy):
     told = ask("inspect", toy / "layer")
     assert told["schema"] == "segkit.inspect/1"
-    assert (told["version"], told["kind"], told["images"], told["segments"]) == (1, "panoptic", 2, 6)
+    assert (told["version"], told["kind"], told["images"], told["segments"]) == (
+        1,
+        "panoptic",
+        2,
+        6,
+    )
     assert (told["masked"], told["boxes_only"]) == (4, 2)
     assert told["classes"]["sky"] == {"segments": 2, "images": 2, "pixels": 633 + 624}
     (parent,) = told["parents"]
@@ -47,7 +54,11 @@ def test_inspect_tells_counts_and_lineage_back_to_the_source(toy):
 def test_inspect_prints_tables_for_people(toy):
     result = runner.invoke(app, ["inspect", str(toy / "layer")], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    assert "kitty" not in result.stdout and "sky" in result.stdout and "images=[pictures]" in result.stdout
+    assert (
+        "kitty" not in result.stdout
+        and "sky" in result.stdout
+        and "images=[pictures]" in result.stdout
+    )
 
 
 def test_inspect_of_a_run_shows_its_manifest_and_parents(toy):
@@ -68,7 +79,10 @@ def test_inspect_of_a_run_shows_its_manifest_and_parents(toy):
 def test_a_parent_that_is_gone_is_said_so(toy):
     (toy / "toy").rename(toy / "elsewhere")
     assert not ask("inspect", toy / "layer")["parents"][0]["found"]
-    assert "not there any more" in runner.invoke(app, ["inspect", str(toy / "layer")], env={"COLUMNS": "200"}).stdout
+    assert (
+        "not there any more"
+        in runner.invoke(app, ["inspect", str(toy / "layer")], env={"COLUMNS": "200"}).stdout
+    )
 
 
 def test_validate_exits_with_the_verdict(toy):
@@ -79,25 +93,37 @@ def test_validate_exits_with_the_verdict(toy):
     data[700] ^= 1
     tar.write_bytes(data)
     told = ask("validate", toy / "toy")
-    assert (told["exit"], told["valid"], told["counts"]) == (1, False, {"checksum": 1, "image-checksum": 1})
+    assert (told["exit"], told["valid"], told["counts"]) == (
+        1,
+        False,
+        {"checksum": 1, "image-checksum": 1},
+    )
     shown = runner.invoke(app, ["validate", str(toy / "toy")])
     assert shown.exit_code == 1
     assert "image-checksum: labels-00000.parquet: image 000:" in shown.stdout
 
 
 def test_validate_does_not_send_to_itself(toy):
-    """A tar that is cut off: the reader's own line sends to `segkit validate`, the list of that has what is wrong."""
+    """A tar that is cut off: the reader's own line sends to `segkit validate`, the list of that has
+    what is wrong."""
     tar = toy / "toy" / "v1" / "images-00000.tar"
     tar.write_bytes(tar.read_bytes()[:600])
     shards = ShardSet.open(toy / "toy")
-    with pytest.raises(SegkitError, match="too short to hold image 000; `segkit validate` tells what is damaged"):
+    with pytest.raises(
+        SegkitError, match="too short to hold image 000; `segkit validate` tells what is damaged"
+    ):
         shards.image_bytes(next(shards.samples()))
-    (line,) = [v["detail"] for v in ask("validate", toy / "toy")["violations"] if v["where"].endswith("image 000")]
+    (line,) = [
+        v["detail"]
+        for v in ask("validate", toy / "toy")["violations"]
+        if v["where"].endswith("image 000")
+    ]
     assert line.endswith("images-00000.tar: too short to hold image 000")
 
 
 @pytest.mark.parametrize(
-    ("statistics", "told"), [(None, "v1: 1 violation\n"), ({"images": 1}, "v1: 1 image, 2 violations\n")]
+    ("statistics", "told"),
+    [(None, "v1: 1 violation\n"), ({"images": 1}, "v1: 1 image, 2 violations\n")],
 )
 def test_the_title_says_what_is_known_and_agrees_with_its_counts(toy, statistics, told):
     file = toy / "toy" / "v1" / "manifest.json"
@@ -118,7 +144,9 @@ def test_a_run_is_no_set(toy):
     for given in (["validate", "run"], ["export", "semantic", "--out", "x", "--data", "run"]):
         result = runner.invoke(app, [*given[:-1], str(toy / "run")])
         assert isinstance(result.exception, InputError)
-        assert str(result.exception).startswith(f"{toy / 'run' / 'v1'}: is a run, not a shard set; ")
+        assert str(result.exception).startswith(
+            f"{toy / 'run' / 'v1'}: is a run, not a shard set; "
+        )
 
 
 @pytest.mark.parametrize("command", ["inspect", "validate"])
@@ -128,9 +156,13 @@ def test_what_is_no_set_is_bad_input(tmp_path, command):
 
 
 def test_export_writes_what_it_says(toy):
-    told = ask("export", "coco-panoptic", "--data", toy / "layer", "--out", toy / "native", "--images")
+    told = ask(
+        "export", "coco-panoptic", "--data", toy / "layer", "--out", toy / "native", "--images"
+    )
     assert (told["schema"], told["images"], told["annotations"]) == ("segkit.export/1", 2, 4)
     assert told["dropped"] == {"box-only": 2}
     assert all((toy / "native" / name).exists() for name in told["files"])
-    shown = runner.invoke(app, ["export", "semantic", "--data", str(toy / "toy"), "--out", str(toy / "maps")])
+    shown = runner.invoke(
+        app, ["export", "semantic", "--data", str(toy / "toy"), "--out", str(toy / "maps")]
+    )
     assert shown.exit_code == 0 and "box-only 2" in shown.stdout

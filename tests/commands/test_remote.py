@@ -27,7 +27,14 @@ def data(s3: Path, tmp_path: Path) -> Path:
 
 def test_the_life_of_a_set_in_a_store(s3: Path, data: Path, tmp_path: Path) -> None:
     """Everything but the local folders of exports and figures stays behind the URL."""
-    given = ("--images", data / "images", "--panoptic", data / "panoptic.json", "--shard-size", 2000)
+    given = (
+        "--images",
+        data / "images",
+        "--panoptic",
+        data / "panoptic.json",
+        "--shard-size",
+        2000,
+    )
     made = said("convert", "coco", *given, "--out", s3 / "set")
     assert made["path"] == f"{s3}set/v1"
     assert made["images"]["kept"] == 4
@@ -38,20 +45,34 @@ def test_the_life_of_a_set_in_a_store(s3: Path, data: Path, tmp_path: Path) -> N
     assert said("validate", f"{s3}set")["valid"]
     assert said("diff", f"{s3}set@v1", f"{s3}set@v2")["identical"]
 
-    parts = said("split", f"{s3}set", "--part", "a=0.5", "--part", "b=0.5", "--out", s3 / "parts")["parts"]
+    parts = said("split", f"{s3}set", "--part", "a=0.5", "--part", "b=0.5", "--out", s3 / "parts")[
+        "parts"
+    ]
     assert parts["a"]["path"] == f"{s3}parts/a/v1"
     merged = said("merge", f"{s3}parts/a", f"{s3}parts/b", "--out", s3 / "both")
     assert merged["images"] == 4
     assert said("validate", f"{s3}both")["valid"]
     lineage = said("inspect", f"{s3}both")["parents"]
-    assert [(parent["found"], parent["parents"][0]["path"]) for parent in lineage] == 2 * [(True, f"{s3}set/v2")]
+    assert [(parent["found"], parent["parents"][0]["path"]) for parent in lineage] == 2 * [
+        (True, f"{s3}set/v2")
+    ]
 
     said("export", "coco-panoptic", "--data", f"{s3}both", "--out", tmp_path / "out", "--images")
     exported = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("p*.jpg")}
-    assert exported == {path.name: path.read_bytes() for path in (tmp_path / "data" / "images").iterdir()}
+    assert exported == {
+        path.name: path.read_bytes() for path in (tmp_path / "data" / "images").iterdir()
+    }
 
     scored = said(
-        "eval", "--data", f"{s3}set", "--predictions", f"{s3}both", "--task", "panoptic", "--out", tmp_path / "eval"
+        "eval",
+        "--data",
+        f"{s3}set",
+        "--predictions",
+        f"{s3}both",
+        "--task",
+        "panoptic",
+        "--out",
+        tmp_path / "eval",
     )
     assert scored["all"]["pq"] == pytest.approx(100)
     assert scored["data"]["path"] == f"{s3}set/v2"
@@ -91,10 +112,16 @@ def test_what_cannot_be_is_one_line(s3: Path, data: Path) -> None:
     for arguments, words in (
         (("convert", "coco", *given, "--out", "s3://no-such-bucket/set"), "no such bucket"),
         (("convert", "coco", *given, "--out", "nothing://x/set"), "no such kind of URL"),
-        (("convert", "coco", *given[:3], f"{data}/absent.json", "--out", f"{s3}set"), "cannot be read"),
+        (
+            ("convert", "coco", *given[:3], f"{data}/absent.json", "--out", f"{s3}set"),
+            "cannot be read",
+        ),
         (("inspect", f"{s3}nothing"), "holds no published version"),
         (("export", "semantic", "--data", f"{s3}set", "--out", f"{s3}out"), "is a URL"),
-        (("pseudolabel", "--checkpoint", f"{s3}run", "--data", f"{s3}set", "--out", f"{s3}out"), "is a URL"),
+        (
+            ("pseudolabel", "--checkpoint", f"{s3}run", "--data", f"{s3}set", "--out", f"{s3}out"),
+            "is a URL",
+        ),
     ):
         done = segkit(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr

@@ -28,7 +28,16 @@ def test_people_see_the_interval_of_each_headline_figure(tmp_path, task):
 
 def test_people_read_names_in_the_place_of_keys(tmp_path):
     truth, found = sets(tmp_path, images=4, kind="instance")
-    options = ("--data", truth.path, "--task", "instance", "--out", tmp_path / "out", "--bootstrap", 5)
+    options = (
+        "--data",
+        truth.path,
+        "--task",
+        "instance",
+        "--out",
+        tmp_path / "out",
+        "--bootstrap",
+        5,
+    )
     screen, _ = show(*options, "--predictions", found.path, "--boundary")
     page = (tmp_path / "out" / "report.html").read_text()
     compared, _ = show(*options, "--compare", found.path, truth.path)
@@ -52,7 +61,9 @@ def test_a_figure_that_no_draw_defines_has_no_interval(tmp_path):
         "--data", same[0].path, "--predictions", same[1].path, "--task", "panoptic", "--out", tmp_path,
         "--bootstrap", 5,
     )  # fmt: skip
-    assert json.loads((tmp_path / "metrics.json").read_text())["bootstrap"]["intervals"]["pq stuff"] == [None, None]
+    assert json.loads((tmp_path / "metrics.json").read_text())["bootstrap"]["intervals"][
+        "pq stuff"
+    ] == [None, None]
     assert "None" not in screen
 
 
@@ -73,7 +84,9 @@ def test_of_equally_weak_classes_those_of_most_segments_come_first(tmp_path, tas
     truth, _ = sets(tmp_path, images=8, seed=2, kind=task)
     nothing = [replace(s, segments=()) for s in truth.samples()]
     found = shard_set(tmp_path / "nothing", nothing, truth.taxonomy, task)
-    screen, _ = show("--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path / "out")
+    screen, _ = show(
+        "--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path / "out"
+    )
     listed = re.findall(r"│ (class \d) +│ +0\.00 ", screen.partition("Weakest classes")[2])
     count = Counter(segment.class_id for sample in truth.samples() for segment in sample.segments)
     categories = [c for c in truth.taxonomy.categories if task != "instance" or c.kind == "thing"]

@@ -30,7 +30,9 @@ def ask(*arguments: str | Path) -> dict:
 
 
 def test_split_then_merge_gives_the_set_back(toy):
-    told = ask("split", toy / "toy", "--part", "train=0.75", "--part", "val=0.25", "--out", toy / "parts")
+    told = ask(
+        "split", toy / "toy", "--part", "train=0.75", "--part", "val=0.25", "--out", toy / "parts"
+    )
     assert {name: part["images"] for name, part in told["parts"].items()} == {"train": 3, "val": 1}
     merged = ask("merge", toy / "parts" / "train", toy / "parts" / "val", "--out", toy / "again")
     assert (merged["images"], merged["segments"]) == (4, 12)
@@ -41,7 +43,14 @@ def test_split_then_merge_gives_the_set_back(toy):
 def test_relabel_writes_the_new_classes(toy):
     (toy / "map.csv").write_text("from,to\ncat,cat\nsky,sky-other-merged\n")
     told = ask(
-        "relabel", toy / "toy", "--taxonomy", "coco-panoptic-133", "--map", toy / "map.csv", "--out", toy / "coco"
+        "relabel",
+        toy / "toy",
+        "--taxonomy",
+        "coco-panoptic-133",
+        "--map",
+        toy / "map.csv",
+        "--out",
+        toy / "coco",
     )
     assert told["ledger"]["input"] == told["ledger"]["kept"] == 12
     assert ShardSet.open(toy / "coco").taxonomy.name == "coco-panoptic-133"
@@ -54,7 +63,14 @@ def test_tables_for_people(toy):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--part", "a=x"], ["--part", "a"], ["--part", "a=1", "--list", "b=f"], ["--part", "../a=1"]]
+    "options",
+    [
+        [],
+        ["--part", "a=x"],
+        ["--part", "a"],
+        ["--part", "a=1", "--list", "b=f"],
+        ["--part", "../a=1"],
+    ],
 )
 def test_parts_that_are_none(toy, options):
     result = runner.invoke(app, ["split", str(toy / "toy"), "--out", str(toy / "p"), *options])

@@ -27,7 +27,12 @@ def start(arguments: list[str]) -> "subprocess.Popen[str]":
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"}
     command = [sys.executable, "-c", code, "train", *arguments]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -46,14 +51,26 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 def base(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     recipe = write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.toml")
     rhythm = ["--steps", str(STEPS), "--set", "training.checkpoint_every=10"]
-    return ["--recipe", str(recipe), "--data", f"{toy.path.parent}@v1=1.5", "--device", "cpu", *rhythm]
+    return [
+        "--recipe",
+        str(recipe),
+        "--data",
+        f"{toy.path.parent}@v1=1.5",
+        "--device",
+        "cpu",
+        *rhythm,
+    ]
 
 
 @pytest.fixture(scope="module")
-def whole(base: list[str], toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(
+    base: list[str], toy: ShardSet, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """The JSON of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    result = CliRunner().invoke(app, ["train", *base, "--out", str(out), "--eval-data", str(toy.path), "--json"])
+    result = CliRunner().invoke(
+        app, ["train", *base, "--out", str(out), "--eval-data", str(toy.path), "--json"]
+    )
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(result.stdout)
     return found
@@ -122,13 +139,19 @@ def test_a_signal_to_the_whole_group_leaves_the_data_workers_at_work(
 def test_people_are_told_what_they_might_not_expect_and_what_came_of_it(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A first training with --resume, from random weights, into a relative folder; then one from that run."""
+    """A first training with --resume, from random weights, into a relative folder; then one from
+    that run."""
     monkeypatch.chdir(tmp_path)
     given = ["train", *base, "--steps", "2", "--out", "run"]
     first = CliRunner().invoke(app, [*given, "--resume"])
     assert first.exit_code == 0, first.output
-    assert "note: nothing to resume in run: the training starts from its first step\n" in first.stderr
-    assert "note: the backbone starts from random weights; --set model.backbone_weights=timm" in first.stderr
+    assert (
+        "note: nothing to resume in run: the training starts from its first step\n" in first.stderr
+    )
+    assert (
+        "note: the backbone starts from random weights; --set model.backbone_weights=timm"
+        in first.stderr
+    )
     figures, path = first.stdout.splitlines()
     assert re.fullmatch(r"2 steps, running loss \d+\.\d{3}, \d+ s", figures)
     assert path == str((tmp_path / "run" / "v1").resolve())
@@ -139,12 +162,32 @@ def test_people_are_told_what_they_might_not_expect_and_what_came_of_it(
 def test_the_evaluation_told_is_that_of_the_weights_that_are_published(
     base: list[str], toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segkit.training.log.RunLog.best", lambda log, datasets: 2)
-    rhythm = ["--steps", "8", "--set", "training.evaluate_every=2", "--set", "training.publish=best"]
-    rates = ["--set", "optimiser.lr=0.01", "--set", "optimiser.ema_decay=0"]
-    command = ["train", *base, *rhythm, *rates, "--out", str(tmp_path / "run"), "--eval-data", str(toy.path), "--json"]
+    monkeypatch.setattr("segkit.training.logging.RunLog.best", lambda log, datasets: 2)
+    rhythm = [
+        "--steps",
+        "8",
+        "--set",
+        "training.evaluate_every=2",
+        "--set",
+        "training.publish=best",
+    ]
+    rates = ["--set", "optimizer.lr=0.01", "--set", "optimizer.ema_decay=0"]
+    command = [
+        "train",
+        *base,
+        *rhythm,
+        *rates,
+        "--out",
+        str(tmp_path / "run"),
+        "--eval-data",
+        str(toy.path),
+        "--json",
+    ]
     told = json.loads(CliRunner().invoke(app, command).stdout)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "v1" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "run" / "v1" / "metrics.jsonl").read_text().splitlines()
+    ]
     found = {row["step"]: row["metrics"] for row in rows if "evaluation" in row}
     assert found[2] != found[8]  # else this would show nothing
     assert told["steps"] == 2 and told["evaluation"] == {"toy": found[2]}
@@ -156,8 +199,8 @@ def test_slips_are_refused_before_torch_is_imported(base: list[str], toy: ShardS
         ["--data", "absent"],
         ["--data", f"{toy.path}=lots"],
         ["--eval-data", "absent"],
-        ["--set", "optimiser.lr"],
-        ["--set", "optimiser.lr=fast"],
+        ["--set", "optimizer.lr"],
+        ["--set", "optimizer.lr=fast"],
         ["--init-from", "absent"],
         ["--init-from", "hf:absent"],
         ["--set", "model.init_from=absent"],
@@ -174,14 +217,20 @@ def test_slips_are_refused_before_torch_is_imported(base: list[str], toy: ShardS
         ),
         (["--data", "absent"], "absent: holds no published version"),
         (["--data", "toy=lots"], "no number after = in 'toy=lots'"),
-        (["--set", "optimiser.rate=1"], "unknown key 'optimiser.rate'; the nearest valid key is"),
+        (["--set", "optimizer.rate=1"], "unknown key 'optimizer.rate'; the nearest valid key is"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    base: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["segkit", "train", *base, "--out", str(tmp_path / "run"), *arguments])
+        patch.setattr(
+            sys, "argv", ["segkit", "train", *base, "--out", str(tmp_path / "run"), *arguments]
+        )
         with pytest.raises(SystemExit) as caught:
             program.main()
     err = capsys.readouterr().err

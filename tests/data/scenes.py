@@ -36,7 +36,12 @@ def segment(mask: Mask, class_id: int, /, **fields: object) -> Segment:
     """A segment of a dense mask (box and area from it); `fields` replace what it would hold."""
     kind = TAXONOMY.by_id[class_id].kind
     counts = rle.encode(mask)
-    made = {"box": rle.box(counts, *mask.shape), "mask": counts, "area": float(mask.sum()), "mask_from": "human"}
+    made = {
+        "box": rle.box(counts, *mask.shape),
+        "mask": counts,
+        "area": float(mask.sum()),
+        "mask_from": "human",
+    }
     return Segment(class_id, kind, **{**made, **fields})  # type: ignore[arg-type]
 
 
@@ -47,7 +52,9 @@ def instance_sample(
     rng = np.random.default_rng(seed)
     segments = []
     for _ in range(int(rng.integers(0, 6))):
-        mask = disc(height, width, rng.uniform(0, width), rng.uniform(0, height), rng.uniform(6, 25))
+        mask = disc(
+            height, width, rng.uniform(0, width), rng.uniform(0, height), rng.uniform(6, 25)
+        )
         hidden = {"mask": None, "mask_from": None} if boxes_only else {}
         segments.append(segment(mask, int(rng.choice([5, 9])), **hidden))
     return Sample(identity, f"{identity}.png", width, height, tuple(segments))
@@ -60,11 +67,15 @@ def panoptic_sample(identity: str, seed: int, *, height: int = 80, width: int = 
     ids[: height // 2, : width // 3], ids[: height // 2, width // 3 :], ids[height // 2 :] = 1, 2, 3
     discs = int(rng.integers(1, 5))
     for number in range(discs):
-        ids[disc(height, width, rng.uniform(0, width), rng.uniform(0, height), rng.uniform(6, 25))] = 10 + number
+        ids[
+            disc(height, width, rng.uniform(0, width), rng.uniform(0, height), rng.uniform(6, 25))
+        ] = 10 + number
     ids[:, width - 7 :] = 0
     classes = {1: 2, 2: 2, 3: 30, **{10 + number: 5 + 4 * (number % 2) for number in range(discs)}}
     found = [segment(ids == value, classes[value]) for value in np.unique(ids) if value]
-    return Sample(identity, f"{identity}.png", width, height, tuple(found), void=rle.encode(ids == 0))
+    return Sample(
+        identity, f"{identity}.png", width, height, tuple(found), void=rle.encode(ids == 0)
+    )
 
 
 def picture(height: int = 80, width: int = 100, *, seed: int) -> bytes:

@@ -11,13 +11,13 @@ from segkit.data.augment import (
     PAD_VALUE,
     ZOOM_FACTORS,
     Window,
-    adjust_colours,
-    colour_jitter,
+    adjust_colors,
+    color_jitter,
     evaluation_window,
     jitter_window,
     zoom_window,
 )
-from segkit.data.decode import crop_mask, tight_box
+from segkit.data.crop_masks import crop_mask, tight_box
 from segkit.inference.upscale import to_image
 from segkit.masks import rle
 from tests.data.scenes import blobs, disc
@@ -33,7 +33,11 @@ def windows(draw: st.DrawFn) -> tuple[int, int, Window]:
     """Height, width and a window of either kind."""
     height, width, rng = draw(sides), draw(sides), np.random.default_rng(draw(seeds))
     if draw(st.booleans()):
-        return height, width, jitter_window(height, width, size=64, scale=draw(scales), rng=rng, flip=True)
+        return (
+            height,
+            width,
+            jitter_window(height, width, size=64, scale=draw(scales), rng=rng, flip=True),
+        )
     x0, y0 = draw(st.floats(-20, width)), draw(st.floats(-20, height))
     box = (x0, y0, draw(st.floats(0.5, 200)), draw(st.floats(0.5, 200)))
     return height, width, zoom_window(height, width, box, size=64, rng=rng, flip=True)
@@ -45,7 +49,12 @@ def test_windows_stay_inside_of_image_and_canvas(case: tuple[int, int, Window]) 
     x, y, w, h = window.source
     assert min(w, h) >= 1 and min(x, y) >= 0 and x + w <= width and y + h <= height
     x, y, w, h = window.patch
-    assert min(w, h) >= 1 and min(x, y) >= 0 and x + w <= window.canvas[1] and y + h <= window.canvas[0]
+    assert (
+        min(w, h) >= 1
+        and min(x, y) >= 0
+        and x + w <= window.canvas[1]
+        and y + h <= window.canvas[0]
+    )
 
 
 @given(windows(), seeds)
@@ -59,21 +68,39 @@ def test_image_mask_and_box_move_together(case: tuple[int, int, Window], seed: i
     dense[y0:y1, x0:x1] = True
     mask = crop_mask(rle.decompress(rle.encode(dense)), height, width, window)
     left, top, right, bottom = window.clip(window.box((x0, y0, x1 - x0, y1 - y0)))
-    # the box says which pixel centres are in; sampling by whole source pixels agrees with it exactly for whole boxes
+    # the box says which pixel centers are in; sampling by whole source pixels agrees with it
+    # exactly for whole boxes
     rows, columns = np.mgrid[: window.canvas[0], : window.canvas[1]] + 0.5
-    inside = (columns > left + 1e-6) & (columns < right - 1e-6) & (rows > top + 1e-6) & (rows < bottom - 1e-6)
-    near = (columns > left - 1e-6) & (columns < right + 1e-6) & (rows > top - 1e-6) & (rows < bottom + 1e-6)
+    inside = (
+        (columns > left + 1e-6)
+        & (columns < right - 1e-6)
+        & (rows > top + 1e-6)
+        & (rows < bottom - 1e-6)
+    )
+    near = (
+        (columns > left - 1e-6)
+        & (columns < right + 1e-6)
+        & (rows > top - 1e-6)
+        & (rows < bottom + 1e-6)
+    )
     assert (inside <= mask).all() and (mask <= near).all()
     picture = window.image(np.repeat(dense[..., None], 3, axis=2).astype(np.uint8) * 255)[..., 0]
     patch = picture[window.inside()].astype(int)
-    # pixels that lie one source pixel and one crop pixel or more from the box's edges must show inside or outside
+    # pixels that lie one source pixel and one crop pixel or more from the box's edges must show
+    # inside or outside
     reach = 1 + max(window.patch[2] / window.source[2], window.patch[3] / window.source[3])
-    core = (np.minimum(columns - left, right - columns) > reach) & (np.minimum(rows - top, bottom - rows) > reach)
-    beyond = (np.maximum(left - columns, columns - right) > reach) | (np.maximum(top - rows, rows - bottom) > reach)
-    assert (patch[core[window.inside()]] == 255).all() and (patch[beyond[window.inside()]] == 0).all()
+    core = (np.minimum(columns - left, right - columns) > reach) & (
+        np.minimum(rows - top, bottom - rows) > reach
+    )
+    beyond = (np.maximum(left - columns, columns - right) > reach) | (
+        np.maximum(top - rows, rows - bottom) > reach
+    )
+    assert (patch[core[window.inside()]] == 255).all() and (
+        patch[beyond[window.inside()]] == 0
+    ).all()
 
 
-def test_mask_sampling_is_that_of_opencv_at_pixel_centres() -> None:
+def test_mask_sampling_is_that_of_opencv_at_pixel_centers() -> None:
     dense = blobs(97, 131, seed=3)
     window = Window((10, 5, 90, 80), (7, 3, 50, 61), (64, 64))
     part = dense[5:85, 10:100].astype(np.uint8)
@@ -103,9 +130,13 @@ def test_a_mirrored_window_mirrors_its_patch() -> None:
 
 
 @given(st.integers(20, 400), st.integers(20, 400), scales, seeds)
-def test_jitter_gives_the_longer_side_the_scaled_size(height: int, width: int, scale: float, seed: int) -> None:
+def test_jitter_gives_the_longer_side_the_scaled_size(
+    height: int, width: int, scale: float, seed: int
+) -> None:
     window = jitter_window(height, width, size=64, scale=scale, rng=np.random.default_rng(seed))
-    side = max(height, width) / scale  # the side in the source that becomes 64 pixels, rounded to whole pixels
+    side = (
+        max(height, width) / scale
+    )  # the side in the source that becomes 64 pixels, rounded to whole pixels
     for taken, shown in zip(window.source[2:], window.patch[2:], strict=True):
         assert shown == 1 or abs(shown - taken * 64 / side) <= 0.5 + 0.51 * shown / side
     assert window.patch[:2] == (0, 0)
@@ -114,7 +145,10 @@ def test_jitter_gives_the_longer_side_the_scaled_size(height: int, width: int, s
 
 
 def test_jitter_crops_reach_every_corner_and_flip_half_of_the_time() -> None:
-    found = [jitter_window(50, 100, size=32, scale=2.0, rng=np.random.default_rng(i), flip=True) for i in range(400)]
+    found = [
+        jitter_window(50, 100, size=32, scale=2.0, rng=np.random.default_rng(i), flip=True)
+        for i in range(400)
+    ]
     assert {window.source[0] for window in found} == set(range(51))
     assert {window.source[1] for window in found} == {0}
     assert 160 < sum(window.mirrored for window in found) < 240
@@ -137,12 +171,12 @@ def test_zoom_keeps_the_box_in_sight_with_context(seed: int, w: int, h: int) -> 
 
 
 def test_the_zoomed_box_is_not_always_in_the_middle() -> None:
-    centres = []
+    centers = []
     for seed in range(100):
         window = zoom_window(200, 200, (90, 90, 20, 20), size=64, rng=np.random.default_rng(seed))
         x0, _, x1, _ = window.box((90, 90, 20, 20))
-        centres.append((x0 + x1) / 2)
-    assert np.std(centres) > 3 and abs(np.mean(centres) - 32) < 3
+        centers.append((x0 + x1) / 2)
+    assert np.std(centers) > 3 and abs(np.mean(centers) - 32) < 3
 
 
 @given(sides, sides, st.integers(32, 200))
@@ -151,26 +185,41 @@ def test_evaluation_keeps_the_whole_image(height: int, width: int, size: int) ->
     assert window.source == (0, 0, width, height)
     assert max(window.patch[2:]) == size
     assert all(side % 32 == 0 for side in window.canvas)
-    assert 0 <= window.canvas[1] - window.patch[2] < 32 and 0 <= window.canvas[0] - window.patch[3] < 32
+    assert (
+        0 <= window.canvas[1] - window.patch[2] < 32
+        and 0 <= window.canvas[0] - window.patch[3] < 32
+    )
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "size", "least"), [(96, 120, 240, 0.99), (150, 90, 150, 1.0), (301, 200, 160, 0.92)]
+    ("height", "width", "size", "least"),
+    [(96, 120, 240, 0.99), (150, 90, 150, 1.0), (301, 200, 160, 0.92)],
 )
-def test_masks_come_back_from_the_evaluation_canvas(height: int, width: int, size: int, least: float) -> None:
-    dense = np.stack((blobs(height, width, seed=height), disc(height, width, 0.6 * width, 0.4 * height, width / 3)))
+def test_masks_come_back_from_the_evaluation_canvas(
+    height: int, width: int, size: int, least: float
+) -> None:
+    dense = np.stack(
+        (
+            blobs(height, width, seed=height),
+            disc(height, width, 0.6 * width, 0.4 * height, width / 3),
+        )
+    )
     window = evaluation_window(height, width, size=size)
-    canvas = np.stack([crop_mask(rle.decompress(rle.encode(mask)), height, width, window) for mask in dense])
+    canvas = np.stack(
+        [crop_mask(rle.decompress(rle.encode(mask)), height, width, window) for mask in dense]
+    )
     back = to_image(torch.from_numpy(canvas).float(), window).numpy() > 0.5
     assert back.shape == dense.shape
     for ours, mask in zip(back, dense, strict=True):
         assert (ours & mask).sum() / (ours | mask).sum() >= least
-    assert np.argwhere(back[1]).mean(axis=0) == pytest.approx(np.argwhere(dense[1]).mean(axis=0), abs=0.2)  # no shift
+    assert np.argwhere(back[1]).mean(axis=0) == pytest.approx(
+        np.argwhere(dense[1]).mean(axis=0), abs=0.2
+    )  # no shift
 
 
 def test_low_resolution_scores_come_back_in_place() -> None:
     window = evaluation_window(60, 100, size=100)  # canvas 64 x 128
-    ramp = (torch.arange(32) + 0.5) * 4  # x of the centre of each cell at stride 4
+    ramp = (torch.arange(32) + 0.5) * 4  # x of the center of each cell at stride 4
     back = to_image(ramp.expand(1, 16, 32), window)
     expected = torch.arange(100) + 0.5
     assert torch.allclose(back[0, :, 2:98], expected[2:98].expand(60, -1), atol=1e-4)
@@ -190,9 +239,14 @@ def test_windows_are_torchvisions_transforms(case: tuple[int, int, Window], seed
         return functional.pad(functional.horizontal_flip(made) if window.mirrored else made, rest)
 
     dense = blobs(height, width, seed=seed)
-    mask = transformed(tv_tensors.Image(torch.from_numpy(dense[None].astype(np.uint8))), interpolation=NEAREST_EXACT)
+    mask = transformed(
+        tv_tensors.Image(torch.from_numpy(dense[None].astype(np.uint8))),
+        interpolation=NEAREST_EXACT,
+    )
     found = crop_mask(rle.decompress(rle.encode(dense)), height, width, window)
-    assert (found != mask[0].numpy()).mean() <= 0.02, "torch rounds where a centre lies between two pixels"
+    assert (found != mask[0].numpy()).mean() <= 0.02, (
+        "torch rounds where a centre lies between two pixels"
+    )
 
     box = (
         float(rng.integers(width)),
@@ -200,8 +254,12 @@ def test_windows_are_torchvisions_transforms(case: tuple[int, int, Window], seed
         float(rng.integers(1, 90)),
         float(rng.integers(1, 90)),
     )
-    boxes = tv_tensors.BoundingBoxes([list(box)], format="XYWH", canvas_size=(height, width), dtype=torch.float64)  # type: ignore[call-overload]
-    inside = functional.convert_bounding_box_format(transformed(boxes), new_format="XYXY")[0].tolist()
+    boxes = tv_tensors.BoundingBoxes(
+        [list(box)], format="XYWH", canvas_size=(height, width), dtype=torch.float64
+    )  # type: ignore[call-overload]
+    inside = functional.convert_bounding_box_format(transformed(boxes), new_format="XYXY")[
+        0
+    ].tolist()
     ours = window.clip(window.box(box))
     if (ours[2] - ours[0]) * (ours[3] - ours[1]) > 1e-6:
         assert ours == pytest.approx(inside, abs=1e-4)
@@ -213,12 +271,12 @@ def test_windows_are_torchvisions_transforms(case: tuple[int, int, Window], seed
     ("name", "value"), [("brightness", 0.6), ("brightness", 1.4), ("contrast", 0.5), ("contrast", 1.5),
                         ("saturation", 0.3), ("saturation", 1.7), ("hue", 0.1), ("hue", -0.3)]
 )  # fmt: skip
-def test_colours_change_as_in_torchvision(name: str, value: float) -> None:
-    # smooth colours: both round to bytes between steps, which noise at full saturation would amplify
+def test_colors_change_as_in_torchvision(name: str, value: float) -> None:
+    # smooth colors: both round to bytes between steps, which noise at full saturation would amplify
     y, x = np.mgrid[:48, :64]
     image = np.stack((x * 3 + 20, y * 4 + 30, 200 - x - y), axis=2).astype(np.uint8)
     factors = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, name: value}
-    ours = adjust_colours(image, **factors)
+    ours = adjust_colors(image, **factors)
     change = getattr(functional, f"adjust_{name}")
     theirs = change(torch.from_numpy(image).permute(2, 0, 1), value).permute(1, 2, 0).numpy()
     assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= (
@@ -227,10 +285,12 @@ def test_colours_change_as_in_torchvision(name: str, value: float) -> None:
     assert np.abs(ours.astype(int) - image.astype(int)).max() > 10
 
 
-def test_neutral_colours_change_nothing_and_jitter_follows_its_generator() -> None:
+def test_neutral_colors_change_nothing_and_jitter_follows_its_generator() -> None:
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    assert (adjust_colours(image, brightness=1, contrast=1, saturation=1, hue=0) == image).all()
-    first, again, other = (colour_jitter(image, strength=0.4, rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (adjust_colors(image, brightness=1, contrast=1, saturation=1, hue=0) == image).all()
+    first, again, other = (
+        color_jitter(image, strength=0.4, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
     assert (first == again).all() and (first != other).any()
 
 

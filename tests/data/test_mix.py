@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from segkit.data.batch import Batch
-from segkit.data.config import DataConfig
+from segkit.data.collate import pack, unpack
 from segkit.data.mix import DataMix, choose_window
-from segkit.data.packing import pack, unpack
 from segkit.errors import InputError, SegkitError
-from segkit.manifest import SetKind
+from segkit.recipes.schema import DataConfig
 from segkit.sample import Sample
+from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from tests.data.scenes import TAXONOMY, instance_sample, panoptic_sample, picture
@@ -22,7 +22,10 @@ CONFIG = DataConfig(image_size=64, batch_size=3, zoom_probability=0.3)
 
 
 def publish(
-    folder: Path, kind: SetKind, samples: Iterable[Sample], image: Callable[[int], bytes] | None = None
+    folder: Path,
+    kind: SetKind,
+    samples: Iterable[Sample],
+    image: Callable[[int], bytes] | None = None,
 ) -> ShardSet:
     make = image or (lambda seed: picture(seed=seed))
     records = [(sample, make(seed)) for seed, sample in enumerate(samples)]
@@ -53,7 +56,16 @@ def same(one: Batch, other: Batch) -> bool:
         and all(
             torch.equal(getattr(ours, name), getattr(theirs, name))
             for ours, theirs in zip(one.targets, other.targets, strict=True)
-            for name in ("labels", "is_thing", "has_mask", "masks", "boxes", "is_part", "void", "padding")
+            for name in (
+                "labels",
+                "is_thing",
+                "has_mask",
+                "masks",
+                "boxes",
+                "is_part",
+                "void",
+                "padding",
+            )
         )
     )
 
@@ -80,7 +92,9 @@ def test_a_batch_is_of_one_set_and_fits_its_task(sets: Sets) -> None:
         images = batch.to("cpu").images
         assert images.dtype == torch.float32 and torch.equal(images * 255, batch.images.float())
         assert images.max() > 0.5
-        assert {identity[0] for identity in batch.sample_ids} == {"p" if batch.dataset == "sem" else batch.dataset[0]}
+        assert {identity[0] for identity in batch.sample_ids} == {
+            "p" if batch.dataset == "sem" else batch.dataset[0]
+        }
         for targets in batch.targets:
             assert targets.masks.shape[1:] == (64, 64)
             assert bool(targets.has_mask.any()) <= (batch.dataset != "boxes")
@@ -94,7 +108,9 @@ def test_batches_are_the_same_whatever_prepares_them(sets: Sets) -> None:
     assert not same(alone[0], run(DataMix(sets, with_workers(0), seed=6), 0, 1)[0])
 
 
-def test_every_map_of_a_batch_is_pinned_where_a_gpu_waits_for_it(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_map_of_a_batch_is_pinned_where_a_gpu_waits_for_it(
+    sets: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only a machine with a GPU can pin; here tensors are marked instead."""
     pinned: set[int] = set()
 
@@ -106,7 +122,10 @@ def test_every_map_of_a_batch_is_pinned_where_a_gpu_waits_for_it(sets: Sets, mon
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     batch = DataMix(sets, CONFIG, seed=5)._batch(0)
     found = unpack(pack(batch).pin_memory())
-    maps = [found.images, *(getattr(t, name) for t in found.targets for name in ("masks", "void", "padding"))]
+    maps = [
+        found.images,
+        *(getattr(t, name) for t in found.targets for name in ("masks", "void", "padding")),
+    ]
     assert all(each.untyped_storage().data_ptr() in pinned for each in maps)
     assert same(found, batch)
 
@@ -123,13 +142,20 @@ def test_a_resumed_run_sees_the_same_batches(sets: Sets) -> None:
 def test_a_mix_can_be_sent_to_a_process_that_was_not_forked(sets: Sets) -> None:
     mix = DataMix(sets, CONFIG, seed=2)
     before = run(mix, 0, 3)
-    assert all(same(one, other) for one, other in zip(before, run(pickle.loads(pickle.dumps(mix)), 0, 3), strict=True))
+    assert all(
+        same(one, other)
+        for one, other in zip(before, run(pickle.loads(pickle.dumps(mix)), 0, 3), strict=True)
+    )
 
 
 def test_ranks_see_the_pieces_of_one_global_batch(sets: Sets) -> None:
     one = run(DataMix(sets, DataConfig(image_size=64, batch_size=4), seed=1), 0, 6)
     halves = [
-        run(DataMix(sets, DataConfig(image_size=64, batch_size=2), seed=1, rank=rank, world_size=2), 0, 6)
+        run(
+            DataMix(sets, DataConfig(image_size=64, batch_size=2), seed=1, rank=rank, world_size=2),
+            0,
+            6,
+        )
         for rank in range(2)
     ]
     for whole, left, right in zip(one, *halves, strict=True):
@@ -140,7 +166,10 @@ def test_ranks_see_the_pieces_of_one_global_batch(sets: Sets) -> None:
 
 def test_an_epoch_shows_every_image_once(sets: Sets) -> None:
     mix = DataMix(sets[:1], DataConfig(image_size=64, batch_size=2), seed=3)
-    epochs = [[identity for batch in run(mix, 4 * e, 4 * e + 4) for identity in batch.sample_ids] for e in range(2)]
+    epochs = [
+        [identity for batch in run(mix, 4 * e, 4 * e + 4) for identity in batch.sample_ids]
+        for e in range(2)
+    ]
     assert [sorted(epoch) for epoch in epochs] == [sorted(f"p{seed}" for seed in range(8))] * 2
     assert epochs[0] != epochs[1]
 
@@ -159,25 +188,37 @@ def test_zoom_shows_small_objects_large() -> None:
     shares = {}
     for probability in (0.0, 1.0):
         config = DataConfig(image_size=64, zoom_probability=probability)
-        found = [choose_window(sample, policies, config, np.random.default_rng(seed)) for seed in range(100)]  # type: ignore[arg-type]
+        found = [
+            choose_window(sample, policies, config, np.random.default_rng(seed))
+            for seed in range(100)
+        ]  # type: ignore[arg-type]
         shares[probability] = np.median([window.patch[2] / window.source[2] for window in found])
     assert shares[1.0] > 3 * shares[0.0]
 
 
 def test_mask_policy_of_the_recipe_reaches_the_targets(sets: Sets) -> None:
     instances = [entry for entry in sets if entry[0] == "inst"]
-    batch = run(DataMix(instances, DataConfig(image_size=64, mask_policy={"inst": "box"}), seed=0), 0, 1)[0]
+    batch = run(
+        DataMix(instances, DataConfig(image_size=64, mask_policy={"inst": "box"}), seed=0), 0, 1
+    )[0]
     assert not any(bool(targets.has_mask.any()) for targets in batch.targets)
     policy = {"inst": "box", "inst:cat": "mask"}
     batch = run(DataMix(instances, DataConfig(image_size=64, mask_policy=policy), seed=0), 0, 1)[0]  # type: ignore[arg-type]
     labels = torch.cat([targets.labels for targets in batch.targets])
-    assert torch.equal(torch.cat([targets.has_mask for targets in batch.targets]), labels == TAXONOMY.index[5])
+    assert torch.equal(
+        torch.cat([targets.has_mask for targets in batch.targets]), labels == TAXONOMY.index[5]
+    )
     assert 0 < (labels == TAXONOMY.index[5]).sum() < len(labels)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, workers: int) -> None:
-    broken = publish(tmp_path / "broken", "panoptic", [panoptic_sample("bad-one", 0)], image=lambda seed: b"no image")
+    broken = publish(
+        tmp_path / "broken",
+        "panoptic",
+        [panoptic_sample("bad-one", 0)],
+        image=lambda seed: b"no image",
+    )
     mix = DataMix([("broken", broken, 1.0)], with_workers(workers), seed=0)
     with pytest.raises(InputError, match="bad-one") as caught:
         next(iter(mix.batches(0, 1)))
@@ -187,7 +228,9 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, workers: int) -> 
 def test_labels_that_do_not_fit_are_named(tmp_path: Path) -> None:
     sample = panoptic_sample("wrong", 0)
     unfit = Sample("wrong", "wrong.png", 99, 80, sample.segments)
-    shards = publish(tmp_path / "unfit", "panoptic", [unfit], image=lambda seed: picture(80, 99, seed=seed))
+    shards = publish(
+        tmp_path / "unfit", "panoptic", [unfit], image=lambda seed: picture(80, 99, seed=seed)
+    )
     with pytest.raises(SegkitError, match=r"wrong.*validate"):
         next(iter(DataMix([("unfit", shards, 1.0)], CONFIG, seed=0).batches(0, 1)))
 
@@ -198,7 +241,11 @@ def test_what_cannot_be_mixed_is_refused(sets: Sets, tmp_path: Path) -> None:
     wrong: list[tuple[Sets, DataConfig, str]] = [
         ([], CONFIG, "no data set"),
         ([sets[0], sets[0]], CONFIG, r"given more than once; give it once.*SET=WEIGHT"),
-        ([sets[0], (name, sets[1][1], 1.0)], CONFIG, "two data sets are called .*; give each its own name"),
+        (
+            [sets[0], (name, sets[1][1], 1.0)],
+            CONFIG,
+            "two data sets are called .*; give each its own name",
+        ),
         ([(name, shards, 0.0)], CONFIG, "rate is 0"),
         ([("empty", empty, 1.0)], CONFIG, "no images"),
         (sets, DataConfig(mask_policy={"elsewhere": "box"}), "elsewhere"),
@@ -211,7 +258,7 @@ def test_what_cannot_be_mixed_is_refused(sets: Sets, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "field", [{"image_size": 100}, {"batch_size": 0}, {"scale_min": 0.0}, {"scale_min": 3.0}, {"zoom_probability": 1.1},
-              {"colour_jitter": -0.1}, {"workers": -1}, {"mask_policy": {"a": "polygon"}}]
+              {"color_jitter": -0.1}, {"workers": -1}, {"mask_policy": {"a": "polygon"}}]
 )  # fmt: skip
 def test_configurations_out_of_range_are_refused(field: dict[str, object]) -> None:
     with pytest.raises(InputError, match=f"data.{next(iter(field))}"):

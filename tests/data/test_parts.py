@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from segkit.data.augment import evaluation_window
-from segkit.data.targets import MIN_PART_PIXELS, MOST_PARTS, build_targets
+from segkit.data.targets import MAX_PARTS, MIN_PART_PIXELS, build_targets
 from segkit.masks.rle import area, box, encode
 from segkit.sample import Kind, Sample, Segment
 from segkit.taxonomy import Category, Taxonomy
@@ -27,7 +27,9 @@ def sample(labels: np.ndarray, classes: Taxonomy) -> Sample:
         if area(counts, SIZE, SIZE):
             extent = box(counts, SIZE, SIZE)
             pixels = float(area(counts, SIZE, SIZE))
-            segments.append(Segment(category.id, category.kind, extent, counts, pixels, mask_from="human"))
+            segments.append(
+                Segment(category.id, category.kind, extent, counts, pixels, mask_from="human")
+            )
     return Sample("one", "one.png", SIZE, SIZE, tuple(segments))
 
 
@@ -40,19 +42,25 @@ def blobs(seed: int) -> np.ndarray:
 def test_parts_are_the_connected_regions(kinds: tuple[Kind, ...]) -> None:
     labels, classes = blobs(3), taxonomy(*kinds)
     window = evaluation_window(SIZE, SIZE, size=SIZE)
-    made = build_targets(sample(labels, classes), window, taxonomy=classes, task="semantic", policies={})
+    made = build_targets(
+        sample(labels, classes), window, taxonomy=classes, task="semantic", policies={}
+    )
     expected = []
     for category in classes.categories:
         if category.kind == "stuff" and "thing" in kinds:
             continue
         regions, count = ndimage.label(labels == category.id, structure=np.ones((3, 3)))
         expected += [regions == number for number in range(1, count + 1)]
-    expected = sorted((r for r in expected if r.sum() >= MIN_PART_PIXELS), key=lambda r: -r.sum())[:MOST_PARTS]
+    expected = sorted((r for r in expected if r.sum() >= MIN_PART_PIXELS), key=lambda r: -r.sum())[
+        :MAX_PARTS
+    ]
     parts = made.masks[made.is_part].numpy()
     assert len(expected) > 2
     assert sorted(part.sum() for part in parts) == sorted(region.sum() for region in expected)
     assert all(any((part == region).all() for region in expected) for part in parts)
-    for mask, corners, label in zip(parts, made.boxes[made.is_part], made.labels[made.is_part], strict=True):
+    for mask, corners, label in zip(
+        parts, made.boxes[made.is_part], made.labels[made.is_part], strict=True
+    ):
         rows, columns = np.nonzero(mask)
         assert corners.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert (labels[mask] == int(label)).all()
@@ -63,7 +71,9 @@ def test_other_tasks_have_no_parts() -> None:
     labels, classes = blobs(3), taxonomy("stuff", "thing", "thing")
     window = evaluation_window(SIZE, SIZE, size=SIZE)
     for task in ("panoptic", "instance"):
-        made = build_targets(sample(labels, classes), window, taxonomy=classes, task=task, policies={})  # type: ignore[arg-type]
+        made = build_targets(
+            sample(labels, classes), window, taxonomy=classes, task=task, policies={}
+        )  # type: ignore[arg-type]
         assert not made.is_part.any()
 
 

@@ -29,7 +29,11 @@ def test_a_step_is_the_same_from_wherever_one_starts() -> None:
     assert drawn(one, range(5000))[4321:] == drawn(late, range(4321, 5000))
     assert [one.sample(0, place) for place in range(40)][33] == late.sample(0, 33)
     assert one.sample_rng(1, 5).random() == late.sample_rng(1, 5).random()
-    assert one.sample_rng(1, 5).random() != one.sample_rng(1, 6).random() != one.sample_rng(0, 5).random()
+    assert (
+        one.sample_rng(1, 5).random()
+        != one.sample_rng(1, 6).random()
+        != one.sample_rng(0, 5).random()
+    )
     assert drawn(Schedule([1, 2], [[3, 4], [9]], seed=2), range(50)) != drawn(one, range(50))
 
 
@@ -52,7 +56,10 @@ def test_ranks_share_a_global_batch_without_repetition() -> None:
     alone = [place for turn in range(6) for place in positions(turn, batch_size=6)]
     assert alone == list(range(36))
     shared = [
-        place for turn in range(6) for r in range(3) for place in positions(turn, batch_size=2, rank=r, world_size=3)
+        place
+        for turn in range(6)
+        for r in range(3)
+        for place in positions(turn, batch_size=2, rank=r, world_size=3)
     ]
     assert shared == alone
 
@@ -66,13 +73,17 @@ def test_order_of_large_sets_is_a_permutation_that_stays_near() -> None:
     assert max(touched) <= 4  # a buffer of two shards' size reaches into a few only
     assert not (np.diff(shard_of) == 0).mean() > 0.8  # but within it shards are mixed
     first = [
-        np.repeat(np.arange(8), shards)[epoch_order(shards, rng=np.random.default_rng(s), full=100, buffer=200)[0]]
+        np.repeat(np.arange(8), shards)[
+            epoch_order(shards, rng=np.random.default_rng(s), full=100, buffer=200)[0]
+        ]
         for s in range(60)
     ]
     assert set(np.array(first).tolist()) == set(range(8))
 
 
 def test_order_of_small_sets_is_uniform() -> None:
-    orders = np.array([epoch_order([2, 2], rng=np.random.default_rng(seed)) for seed in range(4800)])
+    orders = np.array(
+        [epoch_order([2, 2], rng=np.random.default_rng(seed)) for seed in range(4800)]
+    )
     _, counts = np.unique(orders, axis=0, return_counts=True)
     assert len(counts) == 24 and counts.min() > 130 and counts.max() < 275

@@ -6,13 +6,13 @@ import torch
 
 from segkit.data.augment import Window, jitter_window
 from segkit.data.batch import Targets
-from segkit.data.config import MaskPolicy
 from segkit.data.targets import build_targets
-from segkit.manifest import Task
 from segkit.masks import rle
+from segkit.recipes.schema import MaskPolicy
 from segkit.sample import Sample, Segment
+from segkit.shards.manifest import Task
 from tests.data.scenes import TAXONOMY, disc, instance_sample, panoptic_sample, segment
-from tests.data.test_decode import by_hand
+from tests.data.test_crop_masks import by_hand
 
 WHOLE = Window((0, 0, 100, 80), (0, 0, 100, 80), (96, 128))
 CAT, DOG, SKY, SEA = (TAXONOMY.index[class_id] for class_id in (5, 9, 2, 30))
@@ -46,7 +46,7 @@ def check_boxes_of_masks(targets: Targets) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
-def test_every_labelled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> None:
+def test_every_labeled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> None:
     sample, window = panoptic_sample("a", seed), windows(seed)
     targets = build(sample, window, task)
     check_shapes(targets, window)
@@ -63,7 +63,9 @@ def test_every_labelled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> 
     whole = ~targets.is_part  # connected parts have tests of their own
     labels, masks = targets.labels[whole], targets.masks[whole]
     assert sorted(labels.tolist()) == sorted(label for label, _ in expected)
-    found = {(int(label), mask.numpy().tobytes()) for label, mask in zip(labels, masks, strict=True)}
+    found = {
+        (int(label), mask.numpy().tobytes()) for label, mask in zip(labels, masks, strict=True)
+    }
     assert found == {(label, mask.tobytes()) for (label, _), mask in expected.items()}
     covered = np.any(list(expected.values()), axis=0) if expected else np.zeros(window.canvas, bool)
     assert (targets.void.numpy() == ~covered).all()
@@ -77,10 +79,15 @@ def test_overlapping_instances_keep_their_whole_masks(seed: int) -> None:
     targets = build(sample, window, "instance")
     check_shapes(targets, window)
     check_boxes_of_masks(targets)
-    dense = [(TAXONOMY.index[s.class_id], by_hand(rle.decode(s.mask or b"", 80, 100), window)) for s in sample.segments]
+    dense = [
+        (TAXONOMY.index[s.class_id], by_hand(rle.decode(s.mask or b"", 80, 100), window))
+        for s in sample.segments
+    ]
     kept = [(label, mask) for label, mask in dense if mask.sum() >= 4]
     assert targets.labels.tolist() == [label for label, _ in kept]
-    assert all((ours.numpy() == mask).all() for ours, (_, mask) in zip(targets.masks, kept, strict=True))
+    assert all(
+        (ours.numpy() == mask).all() for ours, (_, mask) in zip(targets.masks, kept, strict=True)
+    )
     slivers = [mask for _, mask in dense if 0 < mask.sum() < 4]
     expected = np.ones(window.canvas, bool)
     expected[window.inside()] = False
@@ -92,7 +99,10 @@ def test_overlapping_instances_keep_their_whole_masks(seed: int) -> None:
 
 
 def test_overlap_is_really_tested() -> None:
-    sums = [build(instance_sample("a", seed), windows(seed), "instance").masks.sum(0) for seed in range(12)]
+    sums = [
+        build(instance_sample("a", seed), windows(seed), "instance").masks.sum(0)
+        for seed in range(12)
+    ]
     assert any((total > 1).any() for total in sums)
 
 
@@ -104,7 +114,9 @@ def test_boxes_alone_are_clipped_and_filled(seed: int) -> None:
     assert not targets.has_mask.any()
     rows, columns = np.mgrid[: window.canvas[0], : window.canvas[1]] + 0.5
     for mask, (x0, y0, x1, y1) in zip(targets.masks, targets.boxes.tolist(), strict=True):
-        assert (mask.numpy() == ((columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1))).all()
+        assert (
+            mask.numpy() == ((columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1))
+        ).all()
         assert 0 <= x0 < x1 <= 64 and 0 <= y0 < y1 <= 64
 
 
@@ -129,7 +141,13 @@ def test_policy_box_never_looks_at_the_mask() -> None:
 
 
 def test_policy_of_one_class_leaves_the_others_alone() -> None:
-    sample = Sample("a", "a", 100, 80, (segment(disc(80, 100, 20, 40, 12), 5), segment(disc(80, 100, 70, 40, 12), 9)))
+    sample = Sample(
+        "a",
+        "a",
+        100,
+        80,
+        (segment(disc(80, 100, 20, 40, 12), 5), segment(disc(80, 100, 70, 40, 12), 9)),
+    )
     targets = build(sample, WHOLE, "instance", {5: "box", 9: "mask"})
     assert targets.has_mask.tolist() == [False, True]
     hidden = build(sample, WHOLE, "instance", {5: "none"})
@@ -139,8 +157,16 @@ def test_policy_of_one_class_leaves_the_others_alone() -> None:
 def test_a_merged_class_has_a_mask_only_if_all_its_parts_have() -> None:
     left, right = segment(disc(80, 100, 20, 40, 10), 2), segment(disc(80, 100, 70, 40, 10), 2)
     both = build(Sample("a", "a", 100, 80, (left, right)), WHOLE, "panoptic")
-    assert both.labels.tolist() == [SKY] and both.has_mask.all() and both.boxes.tolist() == [[10, 30, 80, 50]]
-    mixed = build(Sample("a", "a", 100, 80, (left, replace(right, mask=None, mask_from=None))), WHOLE, "panoptic")
+    assert (
+        both.labels.tolist() == [SKY]
+        and both.has_mask.all()
+        and both.boxes.tolist() == [[10, 30, 80, 50]]
+    )
+    mixed = build(
+        Sample("a", "a", 100, 80, (left, replace(right, mask=None, mask_from=None))),
+        WHOLE,
+        "panoptic",
+    )
     assert not mixed.has_mask.any() and mixed.boxes.tolist() == [[10, 30, 80, 50]]
     assert mixed.masks[0, 30:50, 60:80].all() and not mixed.masks[0, 30, 10]
 
@@ -149,7 +175,7 @@ def test_a_merged_class_has_a_mask_only_if_all_its_parts_have() -> None:
 @pytest.mark.parametrize("task", ["instance", "panoptic"])
 def test_crowds_and_ignored_regions_are_void(field: str, task: Task) -> None:
     crowd = segment(disc(80, 100, 50, 40, 20), 5, **{field: True})
-    cat = segment(disc(80, 100, 60, 40, 8), 9)  # inside the crowd: its own pixels are labelled
+    cat = segment(disc(80, 100, 60, 40, 8), 9)  # inside the crowd: its own pixels are labeled
     targets = build(Sample("a", "a", 100, 80, (crowd, cat)), WHOLE, task)
     assert targets.labels.tolist() == [DOG]
     region = disc(80, 100, 50, 40, 20) & ~disc(80, 100, 60, 40, 8)
@@ -158,7 +184,7 @@ def test_crowds_and_ignored_regions_are_void(field: str, task: Task) -> None:
     assert targets.void[80:].all() and targets.void[:, 100:].all()
 
 
-def test_unlabelled_pixels_are_background_of_instances_unless_the_sample_is_not_exhaustive() -> None:
+def test_unlabeled_pixels_are_background_of_instances_unless_the_sample_is_not_exhaustive() -> None:
     cat = segment(disc(80, 100, 50, 40, 20), 5)
     stripe = np.zeros((80, 100), bool)
     stripe[:, :9] = True
@@ -180,8 +206,12 @@ def test_a_box_almost_wholly_cut_off_is_void() -> None:
     cut = Segment(5, "thing", (10.0, 10.0, 42.0, 30.0), None, 1260.0)  # 2 of 42 columns are in
     half = replace(cut, box=(30.0, 10.0, 40.0, 30.0))
     targets = build(Sample("a", "a", 100, 80, (cut,)), right_half, "instance")
-    assert len(targets) == 0 and targets.void[10:40, :2].all() and targets.void[:80, :50].sum() == 60
-    assert build(Sample("a", "a", 100, 80, (half,)), right_half, "instance").boxes.tolist() == [[0, 10, 20, 40]]
+    assert (
+        len(targets) == 0 and targets.void[10:40, :2].all() and targets.void[:80, :50].sum() == 60
+    )
+    assert build(Sample("a", "a", 100, 80, (half,)), right_half, "instance").boxes.tolist() == [
+        [0, 10, 20, 40]
+    ]
 
 
 def test_images_without_segments_and_of_crowds_alone() -> None:
@@ -204,7 +234,11 @@ def test_annotated_classes_are_told() -> None:
 def test_padding_is_what_lies_beyond_the_image() -> None:
     targets = build(panoptic_sample("a", 0), WHOLE, "panoptic")
     assert targets.padding is not None
-    assert targets.padding[80:].all() and targets.padding[:, 100:].all() and not targets.padding[:80, :100].any()
+    assert (
+        targets.padding[80:].all()
+        and targets.padding[:, 100:].all()
+        and not targets.padding[:80, :100].any()
+    )
     assert not (targets.padding & ~targets.void).any() and targets.void[:80, :100].any()
 
 

@@ -19,7 +19,10 @@ def test_panoptic_pngs_and_json_agree(sets: NativeSets) -> None:
     data = json.loads(sets.coco_panoptic("train").read_text())
     assert len(data["annotations"]) == 4
     for annotation in data["annotations"]:
-        png = np.asarray(Image.open(sets.coco_panoptic("train").with_suffix("") / annotation["file_name"]), np.int64)
+        png = np.asarray(
+            Image.open(sets.coco_panoptic("train").with_suffix("") / annotation["file_name"]),
+            np.int64,
+        )
         ids = png @ (1, 256, 256**2)
         scene = make_scene((7, 0, annotation["image_id"]))
         assert np.array_equal(ids, scene.ids)
@@ -43,7 +46,9 @@ def test_the_semantic_map_holds_class_ids(sets: NativeSets) -> None:
 
 
 def test_hidden_masks_load_with_pycocotools_and_fit_the_boxes(sets: NativeSets) -> None:
-    boxes = {a["id"]: a for a in json.loads(sets.objects365_boxes("val").read_text())["annotations"]}
+    boxes = {
+        a["id"]: a for a in json.loads(sets.objects365_boxes("val").read_text())["annotations"]
+    }
     hidden = COCO(str(sets.objects365_masks))
     assert set(hidden.anns) == set(boxes)
     assert len(boxes) > 3

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from segkit.demo import shapes
-from segkit.demo.scenes import CLASSES, LEAST_VISIBLE, STUFF, THINGS, make_scene
+from segkit.demo.scenes import CLASSES, MIN_VISIBLE, STUFF, THINGS, make_scene
 from segkit.demo.textures import STUFF as SURFACES
-from segkit.masks.extent import extent
+from segkit.masks.boxes import extent
 
 
 def _lens(r: float, s: float, d: float) -> float:
-    """Area that two discs of radii r and s share, their centres d apart (the textbook formula)."""
+    """Area that two discs of radii r and s share, their centers d apart (the textbook formula)."""
     a = (d * d + r * r - s * s) / (2 * d * r)
     b = (d * d + s * s - r * r) / (2 * d * s)
     kite = math.sqrt((-d + r + s) * (d + r - s) * (d - r + s) * (d + r + s)) / 2
@@ -65,7 +65,7 @@ def test_segments_cover_the_picture_once_and_stay_visible(number: int) -> None:
     assert 0 not in scene.classes
     stuff = [entry.id for entry in scene.classes.values() if entry.kind == "stuff"]
     assert len(stuff) == len(set(stuff))
-    smallest = CLOSED_FORM["crescent"] * (0.13 * 96) ** 2 * 0.8 * LEAST_VISIBLE
+    smallest = CLOSED_FORM["crescent"] * (0.13 * 96) ** 2 * 0.8 * MIN_VISIBLE
     for segment, entry in scene.classes.items():
         if entry.kind == "thing":
             # A quarter at least of a thing at the corner lies inside the picture.
@@ -81,7 +81,9 @@ def test_boxes_and_ellipses_are_poor_masks_of_the_things() -> None:
             mask = scene.ids == segment
             left, top, width, height = extent(mask)
             filled.append(mask.sum() / (width * height))
-            ellipse = ((x - left - width / 2) * 2 / width) ** 2 + ((y - top - height / 2) * 2 / height) ** 2 <= 1
+            ellipse = ((x - left - width / 2) * 2 / width) ** 2 + (
+                (y - top - height / 2) * 2 / height
+            ) ** 2 <= 1
             inscribed.append((mask & ellipse).sum() / (mask | ellipse).sum())
     assert np.mean(filled) < 0.57
     assert np.mean(inscribed) < 0.65

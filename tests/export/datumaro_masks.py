@@ -1,4 +1,5 @@
-"""Run by the Python of an environment that has Datumaro: what its importer makes of a folder, as JSON on stdout.
+"""Run by the Python of an environment that has Datumaro: what its importer makes of a folder, as
+JSON on stdout.
 
 python datumaro_masks.py FOLDER coco_panoptic|coco_instances
 """
@@ -24,8 +25,13 @@ def rows(dataset: Any) -> Iterator[dict[str, Any]]:
             if annotation.type in (AnnotationType.mask, AnnotationType.polygon):
                 objects.setdefault(annotation.group, []).append(annotation)
         for group, parts in objects.items():
-            counts = coco.merge([run_lengths(part, height, width) for part in parts])["counts"].decode()
-            crowd, polygon = parts[0].attributes["is_crowd"], parts[0].type == AnnotationType.polygon
+            counts = coco.merge([run_lengths(part, height, width) for part in parts])[
+                "counts"
+            ].decode()
+            crowd, polygon = (
+                parts[0].attributes["is_crowd"],
+                parts[0].type == AnnotationType.polygon,
+            )
             shared = {"image": item.attributes["id"], "id": group, "class": names[parts[0].label]}
             yield {**shared, "crowd": bool(crowd), "counts": counts, "polygon": polygon}
 

@@ -1,4 +1,5 @@
-"""Exports with --datumaro, read by Datumaro itself: an environment variable names the Python that has it."""
+"""Exports with --datumaro, read by Datumaro itself: an environment variable names the Python that
+has it."""
 
 import json
 import os
@@ -30,9 +31,14 @@ def python() -> str:
 def imported(python: str, folder: Path, form: str) -> dict[tuple[str, str], tuple[str, bool, str]]:
     """(image, id) -> class, crowd and mask of every object as Datumaro reads the folder."""
     script = Path(__file__).with_name("datumaro_masks.py")
-    done = subprocess.run([python, str(script), str(folder), form], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [python, str(script), str(folder), form], stdout=subprocess.PIPE, check=True
+    )
     rows = json.loads(done.stdout)
-    found = {(str(row["image"]), str(row["id"])): (row["class"], row["crowd"], row["counts"]) for row in rows}
+    found = {
+        (str(row["image"]), str(row["id"])): (row["class"], row["crowd"], row["counts"])
+        for row in rows
+    }
     assert len(found) == len(rows)
     return found
 
@@ -40,7 +46,11 @@ def imported(python: str, folder: Path, form: str) -> dict[tuple[str, str], tupl
 def held(data: ShardSet) -> dict[tuple[str, str], tuple[str, bool, str]]:
     names = {category.id: category.name for category in data.taxonomy.categories}
     return {
-        (sample.id, str(segment.source_id)): (names[segment.class_id], segment.is_crowd, segment.mask.decode())
+        (sample.id, str(segment.source_id)): (
+            names[segment.class_id],
+            segment.is_crowd,
+            segment.mask.decode(),
+        )
         for sample in data.samples()
         for segment in sample.segments
         if segment.mask is not None
@@ -49,7 +59,10 @@ def held(data: ShardSet) -> dict[tuple[str, str], tuple[str, bool, str]]:
 
 @pytest.mark.parametrize(
     ("form", "source", "export"),
-    [("panoptic", open_coco_panoptic, export_panoptic), ("instances", open_coco_instances, export_instances)],
+    [
+        ("panoptic", open_coco_panoptic, export_panoptic),
+        ("instances", open_coco_instances, export_instances),
+    ],
 )
 def test_datumaro_reads_every_mask_of_real_data(
     real_data: Path, tmp_path: Path, python: str, form: str, source: Any, export: Any
@@ -66,6 +79,13 @@ def test_datumaro_reads_holes_and_crowds(tmp_path: Path, python: str) -> None:
     made, _ = instances(tmp_path / "set")
     export_instances(made, tmp_path / "out", images=True, datumaro=True)
     found = imported(python, tmp_path / "out", "coco_instances")
-    things = [s for sample in made.samples() for s in sample.segments if s.kind == "thing" and s.mask is not None]
-    assert sorted(mask for _, _, mask in found.values()) == sorted(s.mask.decode() for s in things if s.mask)
+    things = [
+        s
+        for sample in made.samples()
+        for s in sample.segments
+        if s.kind == "thing" and s.mask is not None
+    ]
+    assert sorted(mask for _, _, mask in found.values()) == sorted(
+        s.mask.decode() for s in things if s.mask
+    )
     assert sorted(crowd for _, crowd, _ in found.values()) == sorted(s.is_crowd for s in things)

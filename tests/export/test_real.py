@@ -51,7 +51,9 @@ def same_json(path: Path, exported: Path) -> None:
 def test_coco_panoptic(real_data, tmp_path, split):
     folder, images = real_data / "coco" / "annotations", real_data / "coco" / f"{split}2017"
     file = folder / f"panoptic_{split}2017.json"
-    made = converted(tmp_path / "set", "coco", "--images", images, "--panoptic", file, "--split", f"{split}2017")
+    made = converted(
+        tmp_path / "set", "coco", "--images", images, "--panoptic", file, "--split", f"{split}2017"
+    )
     run("export", "coco-panoptic", "--data", made, "--out", tmp_path / "out")
     same_pixels(file.with_suffix(""), tmp_path / "out" / f"panoptic_{split}2017")
     same_json(file, tmp_path / "out" / f"panoptic_{split}2017.json")
@@ -61,7 +63,9 @@ def test_coco_panoptic(real_data, tmp_path, split):
 def test_coco_instances(real_data, tmp_path, split):
     folder, images = real_data / "coco" / "annotations", real_data / "coco" / f"{split}2017"
     file = folder / f"instances_{split}2017.json"
-    made = converted(tmp_path / "set", "coco", "--images", images, "--instances", file, "--split", f"{split}2017")
+    made = converted(
+        tmp_path / "set", "coco", "--images", images, "--instances", file, "--split", f"{split}2017"
+    )
     run("export", "coco-instances", "--data", made, "--out", tmp_path / "out")
     same_json(file, tmp_path / "out" / f"instances_{split}2017.json")
 
@@ -70,12 +74,16 @@ def test_coco_instances(real_data, tmp_path, split):
 def test_camvid(real_data, tmp_path, split):
     root = real_data / "camvid"
     folders = ("--images", root / "images" / split, "--masks", root / "annotations" / split)
-    made = converted(tmp_path / "set", "semantic", *folders, "--labels", root / "labels.txt", "--ignore", 11)
+    made = converted(
+        tmp_path / "set", "semantic", *folders, "--labels", root / "labels.txt", "--ignore", 11
+    )
     run("export", "semantic", "--data", made, "--out", tmp_path / "out")
     same_pixels(root / "annotations" / split, tmp_path / "out" / "masks")
 
 
-@pytest.mark.parametrize(("split", "joined"), [("training", False), ("validation", False), ("training", True)])
+@pytest.mark.parametrize(
+    ("split", "joined"), [("training", False), ("validation", False), ("training", True)]
+)
 def test_ade(real_data, tmp_path, split, joined):
     root = real_data / "ade" / "ADEChallengeData2016"
     options = ["--instances"] if joined else []

@@ -19,7 +19,8 @@ OPTIONS = {"taxonomy": TAXONOMY, "name": "toy", "split": "val", "command": "t", 
 
 
 def instances(folder, kind="instance"):
-    """One image: a crowd with a hole, a polygon, a bare box, stuff, and an annotation without an id."""
+    """One image: a crowd with a hole, a polygon, a bare box, stuff, and an annotation without an
+    id."""
     ring = np.zeros((24, 32), bool)
     ring[2:12, 2:12], ring[5:7, 5:7] = True, False
     polygon = [[10.25, 3, 20, 3.125, 20, 15]]
@@ -40,7 +41,9 @@ def instances(folder, kind="instance"):
         "licenses": [{"id": 3}],
         "categories": [{"supercategory": "animal", "id": 3, "name": "cat"}],
     }
-    return write_set(folder, [(sample, picture(1))], kind=kind, source_header=header, **OPTIONS), sample
+    return write_set(
+        folder, [(sample, picture(1))], kind=kind, source_header=header, **OPTIONS
+    ), sample
 
 
 def test_instances_keep_polygons_ids_crowds_and_the_header(tmp_path):
@@ -62,17 +65,32 @@ def test_instances_keep_polygons_ids_crowds_and_the_header(tmp_path):
     assert native["annotations"][3]["score"] == 0.5
     coco = COCO(tmp_path / "out" / "instances_val.json")
     for row, segment in zip(native["annotations"], sample.segments[:4], strict=True):
-        assert (row["area"], tuple(row["bbox"]), row["iscrowd"]) == (segment.area, segment.box, segment.is_crowd)
+        assert (row["area"], tuple(row["bbox"]), row["iscrowd"]) == (
+            segment.area,
+            segment.box,
+            segment.is_crowd,
+        )
         if segment.mask is not None:
             assert np.array_equal(coco.annToMask(row), rle.decode(segment.mask, 24, 32))
     assert (tmp_path / "out" / "images" / "a" / "b.jpg").read_bytes() == picture(1)
 
 
 def test_images_without_numbers_get_some(tmp_path):
-    cases = {("a", "b", "7"): [1, 2, 3], ("007", "7", "8"): [1, 2, 3], ("000012", "7", "008"): [12, 7, 8]}
+    cases = {
+        ("a", "b", "7"): [1, 2, 3],
+        ("007", "7", "8"): [1, 2, 3],
+        ("000012", "7", "008"): [12, 7, 8],
+    }
     for number, (names, expected) in enumerate(cases.items()):
-        samples = [replace(toy_sample(seed), id=name, source=None) for seed, name in enumerate(names)]
-        made = write_set(tmp_path / f"{number}", [(sample, None) for sample in samples], kind="panoptic", **OPTIONS)
+        samples = [
+            replace(toy_sample(seed), id=name, source=None) for seed, name in enumerate(names)
+        ]
+        made = write_set(
+            tmp_path / f"{number}",
+            [(sample, None) for sample in samples],
+            kind="panoptic",
+            **OPTIONS,
+        )
         export_instances(made, tmp_path / f"out{number}")
         native = json.loads((tmp_path / f"out{number}" / "instances_val.json").read_text())
         assert [image["id"] for image in native["images"]] == expected
@@ -91,7 +109,10 @@ def read_ids(path):
 def test_panoptic_pngs_hold_the_segments_and_void(tmp_path):
     sample = toy_sample(1)
     first, second, box = sample.segments
-    sample = replace(sample, segments=(replace(first, source_id="16777215"), replace(second, source_id="oops"), box))
+    sample = replace(
+        sample,
+        segments=(replace(first, source_id="16777215"), replace(second, source_id="oops"), box),
+    )
     report = export_panoptic(panoptic(tmp_path / "set", [sample]), tmp_path / "out")
     assert (report.annotations, dict(report.dropped)) == (2, {"box-only": 1})
     native = json.loads((tmp_path / "out" / "panoptic_val.json").read_text())
@@ -117,14 +138,17 @@ def test_a_panoptic_set_as_semantic_pngs(tmp_path):
     sample = toy_sample(1)
     export_semantic(panoptic(tmp_path / "set", [sample]), tmp_path / "out")
     indices = cv2.imread(str(tmp_path / "out/masks/some/folder/001.png"), cv2.IMREAD_UNCHANGED)
-    expected = rle.paint({3: sample.segments[0].mask, 7: sample.segments[1].mask, 255: sample.void}, 24, 32)
+    expected = rle.paint(
+        {3: sample.segments[0].mask, 7: sample.segments[1].mask, 255: sample.void}, 24, 32
+    )
     assert indices.dtype == np.uint8 and np.array_equal(indices, expected)
     assert (tmp_path / "out" / "labels.txt").read_text() == "3 cat\n7 sky\n"
 
 
 def test_large_and_clashing_indices(tmp_path):
     taxonomy = Taxonomy(
-        "wide", (Category(0, "zero", "stuff"), Category(255, "last", "stuff"), Category(400, "x", "stuff"))
+        "wide",
+        (Category(0, "zero", "stuff"), Category(255, "last", "stuff"), Category(400, "x", "stuff")),
     )
     mask = rle.encode(np.tri(4, 5))
     segment = Segment(400, "stuff", (0.0, 0.0, 5.0, 4.0), mask, 10.0, mask_from="human")
@@ -134,7 +158,9 @@ def test_large_and_clashing_indices(tmp_path):
         export_semantic(made, tmp_path / "clash")
     export_semantic(made, tmp_path / "out", void=65535)
     indices = cv2.imread(str(tmp_path / "out" / "masks" / "s.png"), cv2.IMREAD_UNCHANGED)
-    assert indices.dtype == np.uint16 and np.array_equal(indices, np.where(np.tri(4, 5), 400, 65535))
+    assert indices.dtype == np.uint16 and np.array_equal(
+        indices, np.where(np.tri(4, 5), 400, 65535)
+    )
 
 
 @pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "a/../../evil.jpg"])
@@ -167,9 +193,15 @@ def test_the_folders_that_datumaro_imports(tmp_path):
     """Its COCO importer wants annotations/instances_<split>.json and images/<split>/."""
     made, _ = instances(tmp_path / "set")
     report = export_instances(made, tmp_path / "out", images=True, datumaro=True)
-    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
     assert files == {"annotations/instances_val.json", "images/val/a/b.jpg"}
     assert report.files == ["annotations/instances_val.json", "images/val/"]
-    export_panoptic(panoptic(tmp_path / "panoptic", [toy_sample(1)]), tmp_path / "png", datumaro=True)
+    export_panoptic(
+        panoptic(tmp_path / "panoptic", [toy_sample(1)]), tmp_path / "png", datumaro=True
+    )
     assert (tmp_path / "png/annotations/panoptic_val.json").is_file()
     assert list((tmp_path / "png/annotations/panoptic_val").rglob("*.png"))

@@ -1,4 +1,5 @@
-"""Polygons are read back as YOLO trainers do: shares times the size, cut to whole pixels, filled by cv2.fillPoly."""
+"""Polygons are read back as YOLO trainers do: shares times the size, cut to whole pixels, filled by
+cv2.fillPoly."""
 
 from dataclasses import replace
 
@@ -25,7 +26,9 @@ def filled(points, shape):
 
 def read(path, width, height):
     rows = [line.split() for line in path.read_text().splitlines()]
-    return [(int(row[0]), np.array(row[1:], float).reshape(-1, 2) * (width, height)) for row in rows]
+    return [
+        (int(row[0]), np.array(row[1:], float).reshape(-1, 2) * (width, height)) for row in rows
+    ]
 
 
 def ring():
@@ -34,7 +37,9 @@ def ring():
     return mask
 
 
-@pytest.mark.parametrize("pixels", [[(5, 7)], [(5, 7), (5, 8)], [(0, 0), (1, 1), (2, 2), (3, 2)], [(23, 31)]])
+@pytest.mark.parametrize(
+    "pixels", [[(5, 7)], [(5, 7), (5, 8)], [(0, 0), (1, 1), (2, 2), (3, 2)], [(23, 31)]]
+)
 def test_small_and_thin_masks_come_back_exactly(pixels):
     mask = np.zeros((24, 32), bool)
     mask[tuple(zip(*pixels, strict=True))] = True
@@ -51,7 +56,8 @@ def test_holes_come_back_exactly():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_only_bridges_differ(seed):
-    """Blobs of any form: no pixel is lost, and what is added is thinner than the shortest way between the rings."""
+    """Blobs of any form: no pixel is lost, and what is added is thinner than the shortest way
+    between the rings."""
     rng = np.random.default_rng(seed)
     mask = cv2.resize(rng.random((7, 9)), (72, 56), interpolation=cv2.INTER_CUBIC) > 0.6
     count, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
@@ -71,13 +77,24 @@ def test_lines_files_and_what_is_left_out(tmp_path):
 
     def thing(mask, **other):
         box = (0.0, 0.0, 32.0, 24.0)
-        return Segment(3, "thing", box, rle.encode(mask), float(mask.sum()), mask_from="human", **other)
+        return Segment(
+            3, "thing", box, rle.encode(mask), float(mask.sum()), mask_from="human", **other
+        )
 
     bare = replace(thing(two), mask=None, mask_from=None)
     stuff = replace(thing(two), class_id=7, kind="stuff")
-    segments = (thing(ring()), thing(two, is_crowd=True), thing(two), bare, thing(two, ignore=True), stuff)
+    segments = (
+        thing(ring()),
+        thing(two, is_crowd=True),
+        thing(two),
+        bare,
+        thing(two, ignore=True),
+        stuff,
+    )
     samples = [Sample("1", "a/b.jpg", 32, 24, segments), Sample("2", "c.jpg", 32, 24)]
-    made = write_set(tmp_path / "set", [(sample, picture(1)) for sample in samples], kind="instance", **OPTIONS)
+    made = write_set(
+        tmp_path / "set", [(sample, picture(1)) for sample in samples], kind="instance", **OPTIONS
+    )
     report = export_yolo_seg(ShardSet.open(tmp_path / "set"), tmp_path / "out", images=True)
     assert (report.images, report.annotations) == (2, 2)
     assert report.dropped == {"crowd": 1, "box-only": 1, "ignore": 1, "stuff": 1}
@@ -90,7 +107,9 @@ def test_lines_files_and_what_is_left_out(tmp_path):
             assert (filled(whole, (24, 32)) ^ masks[name]).sum() <= (4 if name == "two" else 0)
     assert (out / "labels" / "val" / "c.txt").read_text() == ""
     assert (out / "images" / "val" / "a" / "b.jpg").read_bytes() == picture(1)
-    assert (out / "data.yaml").read_text() == 'train: images/val\nval: images/val\nnames:\n  0: "cat"\n'
+    assert (
+        out / "data.yaml"
+    ).read_text() == 'train: images/val\nval: images/val\nnames:\n  0: "cat"\n'
     boxes = write_set(tmp_path / "boxes", [(samples[1], picture(1))], kind="boxes", **OPTIONS)
     with pytest.raises(InputError, match="kind boxes"):
         export_yolo_seg(boxes, tmp_path / "none")

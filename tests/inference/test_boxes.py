@@ -5,23 +5,30 @@ from torch import nn
 from torch.nn import functional as F
 
 from segkit.inference.boxes import Question, masks_of_boxes, tightness
-from segkit.inference.config import InferenceConfig
-from segkit.masks.extent import pixels_of_box
-from segkit.model.class_table import ClassTable
-from segkit.model.config import ModelConfig
-from segkit.model.dataseg import DataSeg, Output, Proposals, build_model
+from segkit.masks.boxes import pixels_of_box
+from segkit.model.dataseg import DataSeg, Outputs, Proposals, build_model
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import InferenceConfig, ModelConfig
 
-TABLE = ClassTable(
-    F.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=1), torch.ones(3) > 0
+TABLE = ClassEmbeddings(
+    F.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=1),
+    torch.ones(3) > 0,
 )
 CONFIG = InferenceConfig(batch_size=3)
-BOXES = [(3.0, 5.0, 20.0, 11.0), (-4.0, 30.0, 30.5, 40.0), (60.2, 0.0, 3.9, 64.0), (10.0, 10.0, 0.4, 0.3)]
+BOXES = [
+    (3.0, 5.0, 20.0, 11.0),
+    (-4.0, 30.0, 30.5, 40.0),
+    (60.2, 0.0, 3.9, 64.0),
+    (10.0, 10.0, 0.4, 0.3),
+]
 
 
 @pytest.fixture(scope="module")
 def model() -> DataSeg:
     torch.manual_seed(0)
-    config = ModelConfig(text_dim=16, hidden_dim=32, mask_dim=16, queries=4, rounds=1, heads=2, feedforward_dim=32)
+    config = ModelConfig(
+        text_dim=16, hidden_dim=32, mask_dim=16, queries=4, rounds=1, heads=2, feedforward_dim=32
+    )
     return build_model(config).eval()
 
 
@@ -61,10 +68,19 @@ def test_a_mask_does_not_depend_on_the_other_boxes(model: DataSeg, image: np.nda
 
 def test_images_of_any_number_of_boxes_share_batches(model: DataSeg, image: np.ndarray) -> None:
     other = image[::-1, :50].copy()
-    asked = [([], image), (BOXES, image), ([], image), (BOXES[:1], other), (BOXES[1:3], image), ([], other)]
+    asked = [
+        ([], image),
+        (BOXES, image),
+        ([], image),
+        (BOXES[:1], other),
+        (BOXES[1:3], image),
+        ([], other),
+    ]
     questions = [Question(pixels, boxes, [-1] * len(boxes)) for boxes, pixels in asked]
     sizes: list[int] = []
-    counting = model.backbone.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    counting = model.backbone.register_forward_hook(
+        lambda module, inputs, output: sizes.append(len(inputs[0]))
+    )
     found = list(masks_of_boxes(model, TABLE, questions, CONFIG, crop=128))
     counting.remove()
     assert sizes == [3, 3, 1], "7 boxes in batches of 3"
@@ -77,14 +93,17 @@ def test_images_of_any_number_of_boxes_share_batches(model: DataSeg, image: np.n
 
 
 class Painter(nn.Module):
-    """Answers each crop with the mask of its bright pixels: a model that is always right about white shapes."""
+    """Answers each crop with the mask of its bright pixels: a model that is always right about
+    white shapes."""
 
-    def forward(self, images: torch.Tensor, *_: object, **__: bool) -> Output:
+    def forward(self, images: torch.Tensor, *_: object, **__: bool) -> Outputs:
         logits = F.avg_pool2d(images.mean(1, keepdim=True), 4) * 40 - 20
-        return Output(None, Proposals(torch.zeros(len(images), 1, 1, 4), logits[:, None]))
+        return Outputs(None, Proposals(torch.zeros(len(images), 1, 1, 4), logits[:, None]))
 
 
-@pytest.mark.parametrize("box", [(8.0, 8.0, 24.0, 24.0), (30.0, 0.0, 50.0, 64.0), (70.0, 50.0, 12.0, 20.0)])
+@pytest.mark.parametrize(
+    "box", [(8.0, 8.0, 24.0, 24.0), (30.0, 0.0, 50.0, 64.0), (70.0, 50.0, 12.0, 20.0)]
+)
 def test_crops_come_back_to_the_right_place(box: tuple[float, float, float, float]) -> None:
     rows, columns = pixels_of_box(box, 64, 80)
     image = np.zeros((64, 80, 3), np.uint8)

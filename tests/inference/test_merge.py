@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from segkit.criterion.merge import class_claims
 from segkit.data.augment import evaluation_window
-from segkit.inference.config import InferenceConfig
 from segkit.inference.postprocess import panoptic, semantic
-from segkit.supervision.config import MaskForm, ScoreForm
-from segkit.supervision.merge import class_claims
+from segkit.recipes.schema import InferenceConfig, MaskForm, ScoreForm
 
 HEIGHT, WIDTH = 32, 48
 WINDOW = evaluation_window(HEIGHT, WIDTH, size=WIDTH, multiple=16)
@@ -21,7 +20,11 @@ FORMS: tuple[MaskForm, ...] = get_args(MaskForm)
 
 
 def joined(claims: list[float], form: MaskForm) -> float:
-    return {"max": max(claims), "sum": sum(claims), "noisy-or": 1 - math.prod(1 - claim for claim in claims)}[form]
+    return {
+        "max": max(claims),
+        "sum": sum(claims),
+        "noisy-or": 1 - math.prod(1 - claim for claim in claims),
+    }[form]
 
 
 @pytest.fixture
@@ -34,13 +37,17 @@ def proposals() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_claims_of_classes_are_the_brute_force(form: MaskForm, proposals: tuple[Tensor, Tensor]) -> None:
+def test_claims_of_classes_are_the_brute_force(
+    form: MaskForm, proposals: tuple[Tensor, Tensor]
+) -> None:
     probability, soft = proposals[0].softmax(-1)[:, :-1], proposals[1].sigmoid()[:, ::9, ::9]
     found = class_claims(probability, soft, form)
     for index in range(4):
         for y, x in np.ndindex(*soft.shape[1:]):
             claims = [float(p[index] * s[y, x]) for p, s in zip(probability, soft, strict=True)]
-            assert float(found[index, y, x]) == pytest.approx(joined(claims, form), rel=1e-5, abs=1e-6)
+            assert float(found[index, y, x]) == pytest.approx(
+                joined(claims, form), rel=1e-5, abs=1e-6
+            )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -80,7 +87,10 @@ def expected_panoptic(
         if not is_thing[index] and config.merge_masks != "max":
             weights = [(float(p[index]), r) for r, p in enumerate(probability) if p[index] >= 0.01]
         made = [
-            [min(1.0, joined([w * float(soft[r, y, x]) for w, r in weights], config.merge_masks)) for x in range(WIDTH)]
+            [
+                min(1.0, joined([w * float(soft[r, y, x]) for w, r in weights], config.merge_masks))
+                for x in range(WIDTH)
+            ]
             for y in range(HEIGHT)
         ]
         segments.append((score, made))

@@ -8,11 +8,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.data.augment import evaluation_window
 from segkit.inference import postprocess, upscale
-from segkit.inference.config import InferenceConfig
 from segkit.inference.postprocess import answer, instances, panoptic, semantic, to_segments
 from segkit.inference.upscale import bands, to_image
-from segkit.manifest import Task
 from segkit.masks.rle import box, decode
+from segkit.recipes.schema import InferenceConfig
+from segkit.shards.manifest import Task
 from segkit.taxonomy import Category, Taxonomy
 
 
@@ -21,7 +21,9 @@ class Largest(TorchDispatchMode):
 
     values = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         made = function(*args, **(kwargs or {}))
         if isinstance(made, torch.Tensor):
             self.values = max(self.values, made.numel())
@@ -51,7 +53,11 @@ def rectangles(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
 def test_things_stay_apart_and_stuff_of_a_class_is_merged() -> None:
     masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10), (0, 16, 24, 32), (24, 16, 48, 32))
     found = panoptic(one_hot(0, 0, 1, 1), masks, WINDOW, IS_THING, CONFIG)
-    assert sorted((item.class_index, int(item.mask.sum())) for item in found) == [(0, 100), (0, 100), (1, 16 * 48)]
+    assert sorted((item.class_index, int(item.mask.sum())) for item in found) == [
+        (0, 100),
+        (0, 100),
+        (1, 16 * 48),
+    ]
 
 
 def test_panoptic_masks_never_overlap_and_covered_ones_go() -> None:
@@ -67,7 +73,13 @@ def test_panoptic_masks_never_overlap_and_covered_ones_go() -> None:
     assert np.sum([item.mask for item in found], axis=0).max() == 1
     weaker = one_hot(0, 0)
     weaker[1] *= 0.1
-    covered = panoptic(weaker, rectangles((0, 0, 20, 20), (0, 0, 20, 18)), WINDOW, IS_THING, InferenceConfig(score=0.1))
+    covered = panoptic(
+        weaker,
+        rectangles((0, 0, 20, 20), (0, 0, 20, 18)),
+        WINDOW,
+        IS_THING,
+        InferenceConfig(score=0.1),
+    )
     assert [int(item.mask.sum()) for item in covered] == [400]
 
 
@@ -79,7 +91,10 @@ def test_background_and_unsure_proposals_are_void() -> None:
 
 def test_semantic_is_the_largest_sum_over_queries() -> None:
     generator = torch.Generator().manual_seed(1)
-    classes, masks = torch.randn(9, 6, generator=generator), torch.randn(9, 32, 48, generator=generator) * 3
+    classes, masks = (
+        torch.randn(9, 6, generator=generator),
+        torch.randn(9, 32, 48, generator=generator) * 3,
+    )
     share = np.zeros((5, 32, 48))
     for query in range(9):
         p = np.exp(classes[query].numpy())
@@ -128,7 +143,9 @@ def test_resizing_is_of_the_patch_alone() -> None:
 
 def test_segments_carry_what_shard_sets_need() -> None:
     taxonomy = Taxonomy("own", (Category(7, "cup", "thing"), Category(9, "floor", "stuff")))
-    found = panoptic(one_hot(0, 1), rectangles((3, 4, 13, 10), (0, 20, 48, 32)), WINDOW, IS_THING, CONFIG)
+    found = panoptic(
+        one_hot(0, 1), rectangles((3, 4, 13, 10), (0, 20, 48, 32)), WINDOW, IS_THING, CONFIG
+    )
     cup, floor = to_segments(found, taxonomy)
     assert (cup.class_id, cup.kind, floor.class_id, floor.kind) == (7, "thing", 9, "stuff")
     assert cup.box == (3.0, 4.0, 10.0, 6.0) and cup.area == 60 and cup.mask_from == "prediction"
@@ -136,12 +153,16 @@ def test_segments_carry_what_shard_sets_need() -> None:
     assert decode(cup.mask, 32, 48).sum() == 60
 
 
-@pytest.mark.parametrize(("height", "width", "size"), [(50, 83, 96), (301, 200, 96), (37, 20, 64), (40, 40, 48)])
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(50, 83, 96), (301, 200, 96), (37, 20, 64), (40, 40, 48)]
+)
 def test_bands_are_what_resizing_the_whole_twice_gives(
     height: int, width: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     window = evaluation_window(height, width, size=size)
-    logits = torch.randn(3, window.canvas[0] // 4, window.canvas[1] // 4, generator=torch.Generator().manual_seed(2))
+    logits = torch.randn(
+        3, window.canvas[0] // 4, window.canvas[1] // 4, generator=torch.Generator().manual_seed(2)
+    )
     canvas = F.interpolate(logits[None], size=window.canvas, mode="bilinear")[
         :, :, : window.patch[3], : window.patch[2]
     ]
@@ -158,8 +179,14 @@ def test_bands_are_what_resizing_the_whole_twice_gives(
 def test_large_images_are_never_read_whole(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bands an answer is the same, and no tensor holds all masks at the image's size."""
     generator = torch.Generator().manual_seed(3)
-    classes, masks = torch.randn(20, 6, generator=generator) * 3, torch.randn(20, 12, 16, generator=generator) * 4
-    window, is_thing = evaluation_window(180, 240, size=64), torch.tensor([True, True, True, False, False])
+    classes, masks = (
+        torch.randn(20, 6, generator=generator) * 3,
+        torch.randn(20, 12, 16, generator=generator) * 4,
+    )
+    window, is_thing = (
+        evaluation_window(180, 240, size=64),
+        torch.tensor([True, True, True, False, False]),
+    )
     config = InferenceConfig(score=0.2, overlap=0.1)
     whole = answer(task, classes, masks, window, is_thing, config)
     for room in (upscale, postprocess):
@@ -169,7 +196,10 @@ def test_large_images_are_never_read_whole(task: Task, monkeypatch: pytest.Monke
     assert largest.values < 3 * 180 * 240 < 20 * 180 * 240
     assert len(found) == len(whole) > 1
     for ours, theirs in zip(found, whole, strict=True):
-        assert (ours.class_index, ours.score) == (theirs.class_index, pytest.approx(theirs.score, abs=1e-4))
+        assert (ours.class_index, ours.score) == (
+            theirs.class_index,
+            pytest.approx(theirs.score, abs=1e-4),
+        )
         assert (ours.mask != theirs.mask).sum() <= 3, "only rounding may differ"
 
 
@@ -178,6 +208,11 @@ def test_large_images_are_never_read_whole(task: Task, monkeypatch: pytest.Monke
 def test_nothing_is_found_where_nothing_can_be(task: Task, classes: int) -> None:
     """No class at all, or stuff alone."""
     found = answer(
-        task, torch.randn(4, classes + 1), torch.randn(4, 8, 12), WINDOW, torch.zeros(classes, dtype=torch.bool), CONFIG
+        task,
+        torch.randn(4, classes + 1),
+        torch.randn(4, 8, 12),
+        WINDOW,
+        torch.zeros(classes, dtype=torch.bool),
+        CONFIG,
     )
     assert found == [] or (classes and task != "instance")

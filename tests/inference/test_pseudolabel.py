@@ -1,4 +1,5 @@
-"""Proposals given to boxes, against masks that are counted by hand and against whole masks at the image's size."""
+"""Proposals given to boxes, against masks that are counted by hand and against whole masks at the
+image's size."""
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ from torch import Tensor
 
 from segkit.data.augment import Window, evaluation_window
 from segkit.inference import upscale
-from segkit.inference.pseudolabel import LEAST_OVERLAP, match_proposals
+from segkit.inference.pseudolabel import MIN_OVERLAP, match_proposals
 from segkit.inference.upscale import to_image
-from segkit.masks.extent import extent
+from segkit.masks.boxes import extent
 
 
 def on_the_image(probability: np.ndarray) -> tuple[Tensor, Window]:
@@ -25,13 +26,15 @@ def test_proposals_go_to_the_boxes_that_they_fill() -> None:
     masks[1, 20:36, 20:30] = 0.8
     masks[2, 0:40, 0:40] = 0.99
     boxes = [(20.0, 20.0, 10.0, 12.0), (5.0, 5.0, 10.0, 10.0), (30.0, 2.0, 5.0, 5.0)]
-    found = match_proposals(*on_the_image(masks), np.full((3, 3), 0.3, np.float32), boxes, [5, 6, 7])
+    found = match_proposals(
+        *on_the_image(masks), np.full((3, 3), 0.3, np.float32), boxes, [5, 6, 7]
+    )
     assert found[0] is not None and found[1] is not None
     assert found[0].mask.sum() == 120, "clipped to the box"
     assert found[0].score == pytest.approx(120 / 160 * 0.8) and found[0].class_index == 5
     assert found[1].mask.sum() == 100
     assert found[2] is None, "a box that no proposal fits stays a box"
-    assert LEAST_OVERLAP > 25 / 1600
+    assert MIN_OVERLAP > 25 / 1600
 
 
 def test_a_proposal_of_another_class_is_no_mask() -> None:
@@ -39,7 +42,10 @@ def test_a_proposal_of_another_class_is_no_mask() -> None:
     masks[:, 5:15, 5:15] = 0.9
     box = [(5.0, 5.0, 10.0, 10.0)]
     assert match_proposals(*on_the_image(masks), np.array([[0.02]], np.float32), box, [0]) == [None]
-    assert match_proposals(*on_the_image(masks), np.array([[0.5]], np.float32), box, [0])[0] is not None
+    assert (
+        match_proposals(*on_the_image(masks), np.array([[0.5]], np.float32), box, [0])[0]
+        is not None
+    )
 
 
 def test_among_alike_proposals_the_class_decides() -> None:
@@ -74,7 +80,11 @@ def test_boxes_get_what_whole_masks_would_give(monkeypatch: pytest.MonkeyPatch) 
         assert max(same) > 0.999
         own = extent(soft[int(np.argmax(same))] >= 0.5)
         within = soft[int(np.argmax(same))][item.mask].mean()
-        across = min(own[0] + own[2], boxes[place][0] + boxes[place][2]) - max(own[0], boxes[place][0])
-        down = min(own[1] + own[3], boxes[place][1] + boxes[place][3]) - max(own[1], boxes[place][1])
+        across = min(own[0] + own[2], boxes[place][0] + boxes[place][2]) - max(
+            own[0], boxes[place][0]
+        )
+        down = min(own[1] + own[3], boxes[place][1] + boxes[place][3]) - max(
+            own[1], boxes[place][1]
+        )
         union = own[2] * own[3] + boxes[place][2] * boxes[place][3] - across * down
         assert item.score == pytest.approx(across * down / union * within, rel=1e-4)

@@ -8,7 +8,9 @@ from pycocotools import mask as coco
 from segkit.masks import rle
 
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40))
-maps = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=30), elements=st.integers(0, 5))
+maps = hnp.arrays(
+    np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=30), elements=st.integers(0, 5)
+)
 
 
 def coco_counts(mask):
@@ -34,7 +36,9 @@ def test_a_label_map_is_coded_as_its_ids_one_by_one(ids):
         assert region.counts == coco_counts(ids == value)
         assert region.area == (ids == value).sum()
         assert region.box == tuple(coco.toBbox({"size": list(ids.shape), "counts": region.counts}))
-    assert np.array_equal(rle.paint({value: region.counts for value, region in made.items()}, *ids.shape), ids)
+    assert np.array_equal(
+        rle.paint({value: region.counts for value, region in made.items()}, *ids.shape), ids
+    )
 
 
 def test_a_large_smooth_map_has_long_counts_and_the_same_strings():
@@ -54,11 +58,16 @@ def test_many_masks_at_once(stack):
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=30))
 def test_uncompressed_counts_are_compressed_as_pycocotools_does(runs):
     size = [sum(runs), 1]
-    assert rle.from_uncompressed(runs, *size) == coco.frPyObjects({"size": size, "counts": runs}, *size)["counts"]
+    assert (
+        rle.from_uncompressed(runs, *size)
+        == coco.frPyObjects({"size": size, "counts": runs}, *size)["counts"]
+    )
     assert rle.decompress(rle.from_uncompressed(runs, *size)).tolist() == runs
 
 
-polygon = st.lists(st.floats(-20, 60, width=32), min_size=6, max_size=16).filter(lambda p: len(p) % 2 == 0)
+polygon = st.lists(st.floats(-20, 60, width=32), min_size=6, max_size=16).filter(
+    lambda p: len(p) % 2 == 0
+)
 
 
 @settings(max_examples=50)
@@ -69,7 +78,14 @@ def test_polygons_are_rasterised_as_pycocotools_does(polygons):
 
 
 @pytest.mark.parametrize(
-    "polygons", [[], [[1, 2, 3, 4]], [[0, 0, 5, 0, 5]], [[0, 0, float("nan"), 1, 2, 3]], [[0, 0, 1e12, 1, 2, 3]]]
+    "polygons",
+    [
+        [],
+        [[1, 2, 3, 4]],
+        [[0, 0, 5, 0, 5]],
+        [[0, 0, float("nan"), 1, 2, 3]],
+        [[0, 0, 1e12, 1, 2, 3]],
+    ],
 )
 def test_polygons_that_pycocotools_would_misread_are_refused(polygons):
     with pytest.raises(ValueError, match="polygon"):

@@ -14,25 +14,35 @@ from segkit.taxonomy import Taxonomy
 from .scenes import disturbed, id_map, random_sample, taxonomy
 
 
-def shard_set(folder: Path, samples: list[Sample], names: Taxonomy, kind: str = "panoptic") -> ShardSet:
+def shard_set(
+    folder: Path, samples: list[Sample], names: Taxonomy, kind: str = "panoptic"
+) -> ShardSet:
     return write_set(
         folder, ((s, None) for s in samples), taxonomy=names, kind=kind, name=folder.name, split="val",
         command="test", arguments={}, images_by="none",
     )  # fmt: skip
 
 
-def sets(folder: Path, images: int = 5, seed: int = 0, kind: str = "panoptic") -> tuple[ShardSet, ShardSet]:
+def sets(
+    folder: Path, images: int = 5, seed: int = 0, kind: str = "panoptic"
+) -> tuple[ShardSet, ShardSet]:
     rng, names = np.random.default_rng(seed), taxonomy()
     truths = [random_sample(rng, names, str(100 + i), 40, 50) for i in range(images)]
     found = [disturbed(rng, truth, names) for truth in truths]
-    return shard_set(folder / "truth", truths, names, kind), shard_set(folder / "found", found, names, kind)
+    return shard_set(folder / "truth", truths, names, kind), shard_set(
+        folder / "found", found, names, kind
+    )
 
 
 def results_file(path: Path, samples: list[Sample], boxes: bool = False) -> Path:
     rows = []
     for sample in samples:
         for segment in sample.segments:
-            row = {"image_id": int(sample.id), "category_id": segment.class_id, "score": segment.score}
+            row = {
+                "image_id": int(sample.id),
+                "category_id": segment.class_id,
+                "score": segment.score,
+            }
             size = [sample.height, sample.width]
             mask = {"segmentation": {"size": size, "counts": (segment.mask or b"").decode()}}
             rows.append(row | ({"bbox": list(segment.box)} if boxes else mask))
@@ -48,7 +58,10 @@ def panoptic_files(path: Path, samples: list[Sample]) -> Path:
         ids = id_map(sample)
         pixels = np.stack([ids // 65536, ids // 256 % 256, ids % 256], -1).astype(np.uint8)
         cv2.imwrite(str(folder / f"{sample.id}.png"), pixels)
-        infos = [{"id": n, "category_id": s.class_id, "area": int(s.area)} for n, s in enumerate(sample.segments, 1)]
+        infos = [
+            {"id": n, "category_id": s.class_id, "area": int(s.area)}
+            for n, s in enumerate(sample.segments, 1)
+        ]
         row = {"image_id": int(sample.id), "file_name": f"{sample.id}.png", "segments_info": infos}
         annotations.append(row)
     path.write_text(json.dumps({"annotations": annotations}))

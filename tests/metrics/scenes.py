@@ -1,4 +1,5 @@
-"""Random label maps as Samples, and the plain dense restatements of the metrics that the fast ones must equal."""
+"""Random label maps as Samples, and the plain dense restatements of the metrics that the fast ones
+must equal."""
 
 from collections import defaultdict
 
@@ -13,7 +14,9 @@ from segkit.taxonomy import Category, Taxonomy
 def taxonomy(things: int = 3, stuff: int = 2) -> Taxonomy:
     kinds = ["thing"] * things + ["stuff"] * stuff
     # ids are neither contiguous nor in the order of the kinds
-    return Taxonomy("test", tuple(Category(7 * i + 2, f"class {i}", kind) for i, kind in enumerate(kinds)))
+    return Taxonomy(
+        "test", tuple(Category(7 * i + 2, f"class {i}", kind) for i, kind in enumerate(kinds))
+    )
 
 
 def rle(mask: np.ndarray) -> bytes:
@@ -30,37 +33,50 @@ def segment(mask: np.ndarray, class_id: int, kind: str = "thing", **fields) -> S
 
 
 def sample(
-    ids: np.ndarray, classes: dict[int, int], names: Taxonomy, image: str = "1", crowds=(), ignored=()
+    ids: np.ndarray,
+    classes: dict[int, int],
+    names: Taxonomy,
+    image: str = "1",
+    crowds=(),
+    ignored=(),
 ) -> Sample:
     """A sample of an id map; 0 is void. `classes` maps segment id -> class id, in listing order."""
     height, width = ids.shape
     segments = tuple(
-        segment(ids == i, c, names.by_id[c].kind, is_crowd=i in crowds, ignore=i in ignored) for i, c in classes.items()
+        segment(ids == i, c, names.by_id[c].kind, is_crowd=i in crowds, ignore=i in ignored)
+        for i, c in classes.items()
     )
     return Sample(image, f"{image}.jpg", width, height, segments)
 
 
-def random_map(rng: np.random.Generator, height: int, width: int, segments: int, void: float = 0.1) -> np.ndarray:
-    """A map of `segments` patches around random centres (some may be empty), 0 where void."""
+def random_map(
+    rng: np.random.Generator, height: int, width: int, segments: int, void: float = 0.1
+) -> np.ndarray:
+    """A map of `segments` patches around random centers (some may be empty), 0 where void."""
     rows, columns = np.mgrid[:height, :width]
-    centres = rng.random((segments + 1, 2)) * (height, width)
-    distance = (rows[..., None] - centres[:, 0]) ** 2 + (columns[..., None] - centres[:, 1]) ** 2
+    centers = rng.random((segments + 1, 2)) * (height, width)
+    distance = (rows[..., None] - centers[:, 0]) ** 2 + (columns[..., None] - centers[:, 1]) ** 2
     ids = distance.argmin(-1)
     ids[rng.random((height, width)) < void] = 0
     return ids
 
 
-def random_sample(rng: np.random.Generator, names: Taxonomy, image: str, height=23, width=31, crowd=0.15) -> Sample:
+def random_sample(
+    rng: np.random.Generator, names: Taxonomy, image: str, height=23, width=31, crowd=0.15
+) -> Sample:
     ids = random_map(rng, height, width, int(rng.integers(1, 8)))
     present = [int(i) for i in np.unique(ids) if i]
     rng.shuffle(present)
     classes = {i: int(rng.choice([c.id for c in names.categories])) for i in present}
-    crowds = [i for i in present if names.by_id[classes[i]].kind == "thing" and rng.random() < crowd]
+    crowds = [
+        i for i in present if names.by_id[classes[i]].kind == "thing" and rng.random() < crowd
+    ]
     return sample(ids, classes, names, image, crowds)
 
 
 def disturbed(rng: np.random.Generator, truth: Sample, names: Taxonomy) -> Sample:
-    """A prediction: the truth moved by a pixel, some classes changed, some segments dropped, score given."""
+    """A prediction: the truth moved by a pixel, some classes changed, some segments dropped, score
+    given."""
     segments = []
     taken = np.zeros((truth.height, truth.width), bool)
     for one in truth.segments:
@@ -69,9 +85,15 @@ def disturbed(rng: np.random.Generator, truth: Sample, names: Taxonomy) -> Sampl
             continue
         mask = np.roll(mask, rng.integers(-1, 2, 2), (0, 1)) & ~taken
         taken |= mask
-        class_id = one.class_id if rng.random() < 0.8 else int(rng.choice([c.id for c in names.categories]))
+        class_id = (
+            one.class_id
+            if rng.random() < 0.8
+            else int(rng.choice([c.id for c in names.categories]))
+        )
         if mask.any():
-            segments.append(segment(mask, class_id, names.by_id[class_id].kind, score=float(rng.random())))
+            segments.append(
+                segment(mask, class_id, names.by_id[class_id].kind, score=float(rng.random()))
+            )
     return Sample(truth.id, truth.file_name, truth.width, truth.height, tuple(segments))
 
 
@@ -94,11 +116,19 @@ def panopticapi(pairs: list[tuple[Sample, Sample]], names: Taxonomy) -> dict:
         true = dict(enumerate(truth.segments, 1))
         predicted = dict(enumerate(prediction.segments, 1))
         labels, counts = np.unique(true_map * 1000 + predicted_map, return_counts=True)
-        common = {(int(label) // 1000, int(label) % 1000): int(n) for label, n in zip(labels, counts, strict=True)}
+        common = {
+            (int(label) // 1000, int(label) % 1000): int(n)
+            for label, n in zip(labels, counts, strict=True)
+        }
         area = {i: int((predicted_map == i).sum()) for i in predicted}
         true_matched, predicted_matched = set(), set()
         for (t, p), n in common.items():
-            if t not in true or p not in predicted or true[t].is_crowd or true[t].class_id != predicted[p].class_id:
+            if (
+                t not in true
+                or p not in predicted
+                or true[t].is_crowd
+                or true[t].class_id != predicted[p].class_id
+            ):
                 continue
             union = area[p] + int((true_map == t).sum()) - n - common.get((0, p), 0)
             if n / union > 0.5:
@@ -130,12 +160,22 @@ def _averages(totals, names: Taxonomy) -> dict:
     for category in names.categories:
         iou, tp, fp, fn = totals[category.id]
         if tp + fp + fn:
-            quality = (iou / (tp + 0.5 * fp + 0.5 * fn), iou / tp if tp else 0.0, tp / (tp + 0.5 * fp + 0.5 * fn))
+            quality = (
+                iou / (tp + 0.5 * fp + 0.5 * fn),
+                iou / tp if tp else 0.0,
+                tp / (tp + 0.5 * fp + 0.5 * fn),
+            )
             result["per_class"][category.name] = (*quality, tp, fp, fn)
-    for group, kinds in {"all": ("thing", "stuff"), "things": ("thing",), "stuff": ("stuff",)}.items():
+    for group, kinds in {
+        "all": ("thing", "stuff"),
+        "things": ("thing",),
+        "stuff": ("stuff",),
+    }.items():
         rows = [result["per_class"].get(c.name) for c in names.categories if c.kind in kinds]
         rows = [row for row in rows if row is not None]
-        result[group] = tuple(sum(row[i] for row in rows) / len(rows) for i in range(3)) if rows else None
+        result[group] = (
+            tuple(sum(row[i] for row in rows) / len(rows) for i in range(3)) if rows else None
+        )
     return result
 
 
@@ -155,4 +195,6 @@ def dense_confusion(pairs: list[tuple[Sample, Sample]], names: Taxonomy) -> np.n
 def records(truths, found, index, by, first):
     """Records of samples in memory; images are numbered from `first`."""
     numbers = range(first, first + len(truths))
-    return objects.records(objects.objects_of(truths), objects.objects_of(found), index, by, numbers)
+    return objects.records(
+        objects.objects_of(truths), objects.objects_of(found), index, by, numbers
+    )

@@ -4,7 +4,7 @@ import pytest
 from segkit.errors import InputError
 from segkit.metrics import bootstrap
 from segkit.metrics.evaluate import EvalOptions, measure
-from segkit.metrics.splits import zero_shot
+from segkit.metrics.zero_shot import zero_shot
 
 from .files import sets, shard_set
 
@@ -12,7 +12,9 @@ KEYS = {"panoptic": ("all", "pq"), "semantic": ("miou",), "instance": ("ap",)}
 
 
 @pytest.mark.parametrize("task", KEYS)
-def test_figures_of_all_images_are_those_of_the_evaluation_and_of_a_draw_those_of_the_drawn_set(tmp_path, task):
+def test_figures_of_all_images_are_those_of_the_evaluation_and_of_a_draw_those_of_the_drawn_set(
+    tmp_path, task
+):
     truth, found = sets(tmp_path, images=6, kind=task)
     measured = measure(truth, found, task, EvalOptions(details=True, boundary=True))
     figures = bootstrap.figures_of(measured, truth.taxonomy)
@@ -25,7 +27,9 @@ def test_figures_of_all_images_are_those_of_the_evaluation_and_of_a_draw_those_o
 
     assert figures(None)[name] == pytest.approx(headline(measured.metrics), abs=1e-7)
     if task != "semantic":
-        assert figures(None)[f"boundary {name}"] == pytest.approx(headline(measured.metrics["boundary"]), abs=1e-7)
+        assert figures(None)[f"boundary {name}"] == pytest.approx(
+            headline(measured.metrics["boundary"]), abs=1e-7
+        )
     drawn = [1, 3, 4]
     chosen = [s for i, s in enumerate(truth.samples()) if i in drawn]
     part = shard_set(tmp_path / "part", chosen, truth.taxonomy, task)
@@ -43,7 +47,9 @@ def test_interval_of_a_mean_is_that_of_the_normal_distribution():
     error = values.std() / 20
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15)
-    assert found == bootstrap.intervals(lambda w: {"mean": float((values * w).sum() / w.sum())}, 400, 1000)
+    assert found == bootstrap.intervals(
+        lambda w: {"mean": float((values * w).sum() / w.sum())}, 400, 1000
+    )
 
 
 def test_a_paired_comparison_sees_a_small_difference_under_large_spread():
@@ -64,7 +70,9 @@ def test_a_paired_comparison_sees_a_small_difference_under_large_spread():
 def test_undefined_figures_are_null():
     found = bootstrap.intervals(lambda w: {"x": float("nan")}, 3, 5)
     assert found["intervals"]["x"] == [None, None]
-    compared = bootstrap.compare(lambda w: {"x": float("nan")}, lambda w: {"x": 1.0}, 3, 5)["figures"]["x"]
+    compared = bootstrap.compare(lambda w: {"x": float("nan")}, lambda w: {"x": 1.0}, 3, 5)[
+        "figures"
+    ]["x"]
     assert compared["a"] is None and compared["difference"] is None and compared["b_better"] is None
 
 

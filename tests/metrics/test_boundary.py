@@ -15,7 +15,8 @@ from .scenes import decode, disturbed, id_map, random_sample, records, sample, s
 
 
 def outline(mask, depth):
-    """By distance: a pixel belongs to the boundary if a pixel outside (or beyond the image) is at most `depth` away."""
+    """By distance: a pixel belongs to the boundary if a pixel outside (or beyond the image) is at
+    most `depth` away."""
     inside = distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]
     return mask & (inside <= depth)
 
@@ -29,7 +30,11 @@ def depth_of(height, width):
 def test_boundary_is_what_lies_near_the_outside(seed, height, width):
     rng = np.random.default_rng(seed)
     mask = rng.random((height, width)) < 0.02
-    mask = distance_transform_cdt(~mask, metric="chessboard") < rng.integers(2, 9) if mask.any() else mask
+    mask = (
+        distance_transform_cdt(~mask, metric="chessboard") < rng.integers(2, 9)
+        if mask.any()
+        else mask
+    )
     found = rle.decode(boundary.boundary(rle.encode(mask), height, width), height, width)
     np.testing.assert_array_equal(found, outline(mask, depth_of(height, width)))
 
@@ -43,10 +48,10 @@ def test_iou_of_pairs_by_brute_force(seed):
     sides = [regions_of([s], names.index, what="x") for s in (truth, found)]
     shared = overlap(*sides)
     ious = boundary.iou_of_pairs(shared, *sides)
-    labelled, depth = id_map(truth) > 0, depth_of(60, 90)
+    labeled, depth = id_map(truth) > 0, depth_of(60, 90)
     for t, p, iou in zip(shared.truth, shared.prediction, ious, strict=True):
         a, b = (outline(decode(s.segments[i], s), depth) for s, i in ((truth, t), (found, p)))
-        union = (a | (b & labelled)).sum()
+        union = (a | (b & labeled)).sum()
         assert iou == pytest.approx((a & b).sum() / union if union else 0)
 
 
@@ -66,7 +71,9 @@ def test_a_large_sloppy_mask_loses_and_a_perfect_one_does_not(tmp_path):
         limit = boundary.iou_of_pairs(shared, *sides)
         found[name] = panoptic.count(panoptic.match_overlap(shared, *sides, limit), 5)
         record = records([truth], [answer], names.index, "mask", 1)
-        found[name + " ap"] = instance.summarize(boundary.curves([record], 5, (1, 10, 100)), names.names)["ap50"]
+        found[name + " ap"] = instance.summarize(
+            boundary.curves([record], 5, (1, 10, 100)), names.names
+        )["ap50"]
     assert found["good"].iou[0] == 1 and found["bad"].tp[0] == 0 and found["bad"].fn[0] == 1
     assert found["good ap"] == pytest.approx(100) and found["bad ap"] == 0
 
@@ -77,4 +84,7 @@ def test_boundary_figures_stand_beside_the_others_and_are_no_larger(tmp_path):
     assert metrics["boundary"]["all"]["pq"] <= metrics["all"]["pq"]
     assert measure(truth, found, "panoptic").metrics["all"] == metrics["all"]
     masks = measure(truth, found, "instance", EvalOptions(boundary=True)).metrics
-    assert masks["boundary"]["ap"] <= masks["ap"] and masks["boundary"]["per_class"].keys() == masks["per_class"].keys()
+    assert (
+        masks["boundary"]["ap"] <= masks["ap"]
+        and masks["boundary"]["per_class"].keys() == masks["per_class"].keys()
+    )

@@ -15,7 +15,13 @@ from segkit.sample import Sample, Segment
 def _segment(mask: np.ndarray, source_id: str, **changes: object) -> Segment:
     counts = rle.encode(mask)
     made = Segment(
-        1, "thing", rle.box(counts, *mask.shape), counts, float(mask.sum()), mask_from="human", source_id=source_id
+        1,
+        "thing",
+        rle.box(counts, *mask.shape),
+        counts,
+        float(mask.sum()),
+        mask_from="human",
+        source_id=source_id,
     )
     return replace(made, **changes)
 
@@ -28,8 +34,14 @@ def test_known_shapes_give_known_figures() -> None:
     mask = _triangle()
     half = mask.copy()
     half[:, :20] = False
-    truth = Sample("7", "a.jpg", 40, 40, (_segment(mask, "1"), _segment(mask, "2"), _segment(mask, "3")))
-    answers = (_segment(half, "2"), _segment(mask, "1"), replace(_segment(mask, "3"), mask=None, mask_from=None))
+    truth = Sample(
+        "7", "a.jpg", 40, 40, (_segment(mask, "1"), _segment(mask, "2"), _segment(mask, "3"))
+    )
+    answers = (
+        _segment(half, "2"),
+        _segment(mask, "1"),
+        replace(_segment(mask, "3"), mask=None, mask_from=None),
+    )
     other = Sample("8", "b.jpg", 40, 40)
     score = score_masks_of_boxes([truth], [other, replace(truth, segments=answers)])
     assert (score.boxes, score.masked) == (3, 2)
@@ -70,16 +82,27 @@ def test_missing_images_and_missing_truth_are_refused() -> None:
 
 
 def test_published_baselines_on_the_standin(real_data: Path) -> None:
-    """The figures of the data's own README: filled box 0.571, inscribed ellipse 0.636 over 864 objects."""
+    """The figures of the data's own README: filled box 0.571, inscribed ellipse 0.636 over 864
+    objects."""
     coco = COCO(str(real_data / "objects365_standin/annotations/o365_instance_seg_val.json"))
     samples = []
     for image in coco.loadImgs(coco.getImgIds()):
         annotations = coco.loadAnns(coco.getAnnIds(image["id"]))
         segments = (
-            _segment(coco.annToMask(a), str(a["id"]), box=tuple(a["bbox"]), is_crowd=bool(a["iscrowd"]))
+            _segment(
+                coco.annToMask(a), str(a["id"]), box=tuple(a["bbox"]), is_crowd=bool(a["iscrowd"])
+            )
             for a in annotations
         )
-        samples.append(Sample(str(image["id"]), image["file_name"], image["width"], image["height"], tuple(segments)))
+        samples.append(
+            Sample(
+                str(image["id"]),
+                image["file_name"],
+                image["width"],
+                image["height"],
+                tuple(segments),
+            )
+        )
     score = score_masks_of_boxes(samples, samples)
     assert (score.boxes, score.masked, score.mean_iou) == (864, 864, 1.0)
     assert score.filled_box_iou == pytest.approx(0.571, abs=5e-4)

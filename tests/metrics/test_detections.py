@@ -42,8 +42,12 @@ def test_batches_join_and_nothing_is_something():
         [detections.match(b, "mask", 100) for b in (first, rest)], [1, 2, 3, 4]
     )
     whole = rows_of(pairs, names)
-    np.testing.assert_array_equal(detections.average_precision(joined, 5), detections.average_precision(whole, 5))
-    assert np.isnan(detections.average_precision(detections.DetectionRows.concatenate([], []), 2)).all()
+    np.testing.assert_array_equal(
+        detections.average_precision(joined, 5), detections.average_precision(whole, 5)
+    )
+    assert np.isnan(
+        detections.average_precision(detections.DetectionRows.concatenate([], []), 2)
+    ).all()
 
 
 def test_best_iou_of_each_object():
@@ -52,8 +56,15 @@ def test_best_iou_of_each_object():
     truth = sample(ids, {1: 2, 2: 2, 3: 9}, names, crowds=(2,))
     half = ids == 1
     half[:4] = False
-    found = type(truth)("1", "1", 30, 8, (segment(half, 2, score=0.5), segment(ids == 3, 2, score=0.9)))
+    found = type(truth)(
+        "1", "1", 30, 8, (segment(half, 2, score=0.5), segment(ids == 3, 2, score=0.9))
+    )
     rows = rows_of([(truth, found)], names)
     # the crowd is no object; the third has no detection of its own class
-    assert sorted(zip(rows.object_label.tolist(), rows.object_iou.tolist(), strict=True)) == [(0, 0.5), (1, 0.0)]
-    assert detections.image_scores(rows, 2)[0] == pytest.approx(0.25) and np.isnan(detections.image_scores(rows, 2)[1])
+    assert sorted(zip(rows.object_label.tolist(), rows.object_iou.tolist(), strict=True)) == [
+        (0, 0.5),
+        (1, 0.0),
+    ]
+    assert detections.image_scores(rows, 2)[0] == pytest.approx(0.25) and np.isnan(
+        detections.image_scores(rows, 2)[1]
+    )

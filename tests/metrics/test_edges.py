@@ -1,4 +1,5 @@
-"""Edge cases, each in every task against the reference: panopticapi's rules, dense confusion, pycocotools."""
+"""Edge cases, each in every task against the reference: panopticapi's rules, dense confusion,
+pycocotools."""
 
 from dataclasses import replace
 
@@ -23,7 +24,9 @@ EMPTY = Sample("1", "1.jpg", 60, 40)
 
 def found(ids, classes, names=NAMES):
     made = sample(ids, classes, names)
-    return replace(made, segments=tuple(replace(s, score=0.9 - i / 10) for i, s in enumerate(made.segments)))
+    return replace(
+        made, segments=tuple(replace(s, score=0.9 - i / 10) for i, s in enumerate(made.segments))
+    )
 
 
 def one_pixel():
@@ -58,7 +61,10 @@ CASES = {
         [(sample(HALVES, {1: 2, 2: 9}, NAMES, crowds=(1,)), found(HALVES, {1: 2, 2: 9}))],
         NAMES,
     ),
-    "half of it": lambda: ([(sample(HALVES, {1: 2, 2: 9}, NAMES), found(half(), {1: 2, 2: 9}))], NAMES),
+    "half of it": lambda: (
+        [(sample(HALVES, {1: 2, 2: 9}, NAMES), found(half(), {1: 2, 2: 9}))],
+        NAMES,
+    ),
     "one pixel": lambda: (
         [(sample(one_pixel(), {1: 2, 2: 2, 3: 9}, NAMES), found(one_pixel(), {1: 2, 2: 9, 3: 9}))],
         NAMES,
@@ -88,9 +94,12 @@ def test_instance(case, evaluator):
         expected = reference(pairs, names)
     else:  # which pycocotools cannot load: 0 where there is anything to find
         expected = [
-            0.0 if objects and key not in ("ap_large", "ar_large", "ap_small", "ar_small") else None for key in KEYS
+            0.0 if objects and key not in ("ap_large", "ar_large", "ap_small", "ar_small") else None
+            for key in KEYS
         ]
-    assert [ours[key] for key in KEYS] == [None if v is None else pytest.approx(v, abs=1e-10) for v in expected]
+    assert [ours[key] for key in KEYS] == [
+        None if v is None else pytest.approx(v, abs=1e-10) for v in expected
+    ]
     if not objects:
         assert set(expected) == {None}
 
@@ -99,19 +108,29 @@ def test_instance(case, evaluator):
 def test_unknown_classes_are_refused_in_memory_and_in_sets(tmp_path, task):
     truth, answers = sets(tmp_path, kind=task)
     samples = list(answers.samples())
-    odd = [replace(samples[0], segments=(replace(samples[0].segments[0], class_id=999),)), *samples[1:]]
+    odd = [
+        replace(samples[0], segments=(replace(samples[0].segments[0], class_id=999),)),
+        *samples[1:],
+    ]
     for predictions in (odd, shard_set(tmp_path / "odd", odd, truth.taxonomy, task)):
-        with pytest.raises(InputError, match=r"predictions: image 100: category 999 is not in the vocabulary; predict"):
+        with pytest.raises(
+            InputError,
+            match=r"predictions: image 100: category 999 is not in the vocabulary; predict",
+        ):
             evaluate(truth, predictions, task)
 
 
 def test_scores_that_are_no_numbers_are_refused_in_memory_and_in_sets(tmp_path):
     truth, answers = sets(tmp_path, kind="instance")
     samples = list(answers.samples())
-    bad = replace(samples[1], segments=tuple(replace(s, score=float("nan")) for s in samples[1].segments))
+    bad = replace(
+        samples[1], segments=tuple(replace(s, score=float("nan")) for s in samples[1].segments)
+    )
     for predictions in (
         [bad],
         shard_set(tmp_path / "bad", [samples[0], bad, *samples[2:]], truth.taxonomy, "instance"),
     ):
-        with pytest.raises(InputError, match="predictions: image 101: score nan; scores are numbers"):
+        with pytest.raises(
+            InputError, match="predictions: image 101: score nan; scores are numbers"
+        ):
             measure(truth, predictions, "instance", EvalOptions())

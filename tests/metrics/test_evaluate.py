@@ -23,8 +23,13 @@ def test_panoptic_figures_of_sets_are_the_references(tmp_path):
     expected = panopticapi(list(zip(truth.samples(), found.samples(), strict=True)), truth.taxonomy)
     metrics = evaluate(truth, found, "panoptic")
     for group in ("all", "things", "stuff"):
-        assert [metrics[group][key] / 100 for key in ("pq", "sq", "rq")] == pytest.approx(expected[group], rel=1e-12)
-    assert metrics["images"] == {"evaluated": 70, "without_prediction": 0} and "class_map" not in metrics
+        assert [metrics[group][key] / 100 for key in ("pq", "sq", "rq")] == pytest.approx(
+            expected[group], rel=1e-12
+        )
+    assert (
+        metrics["images"] == {"evaluated": 70, "without_prediction": 0}
+        and "class_map" not in metrics
+    )
 
 
 def test_results_give_the_same_figures_as_the_set_and_as_pycocotools(tmp_path):
@@ -32,11 +37,16 @@ def test_results_give_the_same_figures_as_the_set_and_as_pycocotools(tmp_path):
     pairs = list(zip(truth.samples(), found.samples(), strict=True))
     things = {c.id for c in truth.taxonomy.categories if c.kind == "thing"}
     of_things = [
-        tuple(replace(s, segments=tuple(x for x in s.segments if x.class_id in things)) for s in pair) for pair in pairs
+        tuple(
+            replace(s, segments=tuple(x for x in s.segments if x.class_id in things)) for s in pair
+        )
+        for pair in pairs
     ]
     for by in ("mask", "box"):
         file = results_file(tmp_path / f"{by}.json", [p for _, p in of_things], boxes=by == "box")
-        metrics = measure(truth, open_predictions(str(file), truth), "instance", EvalOptions(by=by)).metrics
+        metrics = measure(
+            truth, open_predictions(str(file), truth), "instance", EvalOptions(by=by)
+        ).metrics
         assert [metrics[key] for key in KEYS] == reference(of_things, truth.taxonomy, by)
         assert metrics["per_class"].keys() == {"class 0", "class 1", "class 2"}
 
@@ -50,18 +60,37 @@ def test_of_equal_scores_the_image_of_the_lower_id_counts_first_in_whatever_orde
     things = {c.id for c in truth.taxonomy.categories if c.kind == "thing"}
     pairs = []
     for number, both in enumerate(zip(truth.samples(), found.samples(), strict=True), 5):
-        t, p = (replace(s, id=str(number), segments=tuple(x for x in s.segments if x.class_id in things)) for s in both)
-        pairs.append((t, replace(p, segments=tuple(replace(x, score=round(2 * x.score) / 2) for x in p.segments))))
+        t, p = (
+            replace(
+                s, id=str(number), segments=tuple(x for x in s.segments if x.class_id in things)
+            )
+            for s in both
+        )
+        pairs.append(
+            (
+                t,
+                replace(
+                    p, segments=tuple(replace(x, score=round(2 * x.score) / 2) for x in p.segments)
+                ),
+            )
+        )
     shuffled = np.random.default_rng(1).permutation(12)
-    ground = shard_set(tmp_path / "shuffled", [pairs[i][0] for i in shuffled], truth.taxonomy, "instance")
+    ground = shard_set(
+        tmp_path / "shuffled", [pairs[i][0] for i in shuffled], truth.taxonomy, "instance"
+    )
     options = EvalOptions(evaluator, details=True, boundary=boundary)
     measured = measure(ground, [p for _, p in pairs], "instance", options)
     assert [measured.metrics[key] for key in KEYS] == reference(pairs, truth.taxonomy)
     figures = figures_of(measured, truth.taxonomy)
     assert figures(None)["ap"] == pytest.approx(measured.metrics["ap"], abs=1e-9)
     if boundary:
-        assert figures(None)["boundary ap"] == pytest.approx(measured.metrics["boundary"]["ap"], abs=1e-9)
-    alone = [measure(ground, [p for _, p in pairs if p.id == i], "instance", options) for i in measured.image_ids]
+        assert figures(None)["boundary ap"] == pytest.approx(
+            measured.metrics["boundary"]["ap"], abs=1e-9
+        )
+    alone = [
+        measure(ground, [p for _, p in pairs if p.id == i], "instance", options)
+        for i in measured.image_ids
+    ]
     for place, one in enumerate(alone):  # the rows of an image are under its place in the set
         assert set(one.detections.image) <= {place}
         assert (measured.detections.image == place).sum() == len(one.detections.image)
@@ -69,7 +98,9 @@ def test_of_equal_scores_the_image_of_the_lower_id_counts_first_in_whatever_orde
 
 def test_semantic_figures_of_sets(tmp_path):
     truth, found = sets(tmp_path, images=9, kind="semantic")
-    matrix = dense_confusion(list(zip(truth.samples(), found.samples(), strict=True)), truth.taxonomy)
+    matrix = dense_confusion(
+        list(zip(truth.samples(), found.samples(), strict=True)), truth.taxonomy
+    )
     correct = np.diagonal(matrix)
     iou = correct / (matrix.sum(1) + matrix[:, :-1].sum(0) - correct)
     metrics = evaluate(truth, found, "semantic")
@@ -91,7 +122,8 @@ def test_the_order_of_predictions_does_not_matter_and_missing_ones_are_counted(t
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path, task):
-    """Two row groups of the shards against five: what is held is a batch, not the masks of the set."""
+    """Two row groups of the shards against five: what is held is a batch, not the masks of the
+    set."""
     names = taxonomy()
     ids = random_map(np.random.default_rng(0), 150, 200, 12)
     one = sample(ids, {int(i): 2 for i in np.unique(ids) if i}, names)
@@ -133,13 +165,17 @@ RETURNED = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "0",
 }
-"""What is freed goes back at once: what allocators hoard, 30 MB at times, would drown what is looked for."""
+"""What is freed goes back at once: what allocators hoard, 30 MB at times, would drown what is
+looked for."""
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux"
+)
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
 def test_resident_memory_is_bounded_with_all_that_evaluators_keep(tmp_path, task):
-    """A hundred masks of 800 bytes an image, in both sets: whoever kept them would hold 1,600 bytes of each pair."""
+    """A hundred masks of 800 bytes an image, in both sets: whoever kept them would hold 1,600 bytes
+    of each pair."""
     names = taxonomy(things=100, stuff=0)
     ids = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((48, 64), int))
     ids[np.random.default_rng(0).random(ids.shape) < 0.1] = 0
@@ -149,7 +185,9 @@ def test_resident_memory_is_bounded_with_all_that_evaluators_keep(tmp_path, task
         copies = (replace(one, id=str(i), file_name=f"{i}.jpg") for i in range(images))
         paths.append(str(shard_set(tmp_path / f"{len(paths)}", list(copies), names, task).path))
     command = [sys.executable, "-c", PEAK, task, *paths]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | RETURNED)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | RETURNED
+    )
     few, many = (1024 * int(kib) for kib in done.stdout.split())
     segments = (640 - 384) * len(one.segments)
     assert sum(len(s.mask) for s in one.segments) > 800 * len(one.segments)
@@ -159,7 +197,8 @@ def test_resident_memory_is_bounded_with_all_that_evaluators_keep(tmp_path, task
 def test_the_task_must_fit_the_labels(tmp_path):
     truth, found = sets(tmp_path, images=1)
     boxes = [
-        replace(s, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments)) for s in truth.samples()
+        replace(s, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments))
+        for s in truth.samples()
     ]
     boxed = shard_set(tmp_path / "boxes", boxes, truth.taxonomy, "boxes")
     with pytest.raises(InputError, match=r"boxes but no masks; make masks by `segkit pseudolabel`"):
@@ -169,7 +208,9 @@ def test_the_task_must_fit_the_labels(tmp_path):
     with pytest.raises(InputError, match="a semantic set is no panoptic ground truth"):
         evaluate(semantic, found, "panoptic")
     instance = shard_set(tmp_path / "instance", list(truth.samples()), truth.taxonomy, "instance")
-    with pytest.raises(InputError, match="an instance set is no panoptic ground truth; use --task instance"):
+    with pytest.raises(
+        InputError, match="an instance set is no panoptic ground truth; use --task instance"
+    ):
         evaluate(instance, found, "panoptic")
     with pytest.raises(InputError, match="knows no instances"):
         evaluate(semantic, found, "instance")
@@ -179,7 +220,11 @@ def test_predicted_boxes_without_masks_count_as_nothing_but_not_all_may_be_so(tm
     truth, found = sets(tmp_path, kind="instance")
     half = [
         replace(
-            s, segments=tuple(replace(x, mask=None, mask_from=None) if i % 2 else x for i, x in enumerate(s.segments))
+            s,
+            segments=tuple(
+                replace(x, mask=None, mask_from=None) if i % 2 else x
+                for i, x in enumerate(s.segments)
+            ),
         )
         for s in found.samples()
     ]
@@ -187,7 +232,10 @@ def test_predicted_boxes_without_masks_count_as_nothing_but_not_all_may_be_so(tm
     some = evaluate(truth, half, "instance")
     fewer = evaluate(truth, kept, "instance")
     assert some["without_mask"] > 0 and fewer["without_mask"] == 0 and some["ap"] == fewer["ap"]
-    none = [replace(s, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments)) for s in half]
+    none = [
+        replace(s, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments))
+        for s in half
+    ]
     with pytest.raises(InputError, match="boxes without masks; score boxes by --by box"):
         evaluate(truth, none, "instance")
 
@@ -196,14 +244,19 @@ def test_predicted_boxes_without_masks_count_as_nothing_but_not_all_may_be_so(tm
 def test_predictions_of_another_size_are_refused(tmp_path, task):
     truth, found = sets(tmp_path, kind=task)
     turned = [replace(s, width=s.height, height=s.width) for s in found.samples()]
-    with pytest.raises(InputError, match=r"image 100: the prediction is 40 x 50, the image 50 x 40"):
+    with pytest.raises(
+        InputError, match=r"image 100: the prediction is 40 x 50, the image 50 x 40"
+    ):
         evaluate(truth, turned, task)
-    with pytest.raises(InputError, match=r"image 100: the prediction is 40 x 50, the image 50 x 40"):
+    with pytest.raises(
+        InputError, match=r"image 100: the prediction is 40 x 50, the image 50 x 40"
+    ):
         evaluate(truth, shard_set(tmp_path / "turned", turned, truth.taxonomy, task), task)
 
 
 def test_columns_and_samples_give_the_same_figures(tmp_path, monkeypatch):
-    """Sets in the same order are read by columns, lists of samples one by one; 300 images are several row groups."""
+    """Sets in the same order are read by columns, lists of samples one by one; 300 images are
+    several row groups."""
     truth, found = sets(tmp_path, images=300, kind="panoptic")
     few = [replace(s, segments=()) if i % 7 < 6 else s for i, s in enumerate(found.samples())]
     sparse = shard_set(tmp_path / "sparse", few, truth.taxonomy)
@@ -219,13 +272,18 @@ def test_columns_and_samples_give_the_same_figures(tmp_path, monkeypatch):
 def test_columns_refuse_what_samples_refuse(tmp_path):
     truth, found = sets(tmp_path, kind="panoptic")
     samples = list(found.samples())
-    bare = replace(samples[2], segments=(replace(samples[2].segments[0], mask=None, mask_from=None),))
+    bare = replace(
+        samples[2], segments=(replace(samples[2].segments[0], mask=None, mask_from=None),)
+    )
     odd = replace(samples[2], segments=(replace(samples[2].segments[0], class_id=999),))
     for bad, line in (
         (bare, "image 102: a segment has a box but no mask"),
         (odd, "image 102: category 999 is not in the"),
     ):
         broken = [*samples[:2], bad, *samples[3:]]
-        for predictions in (broken, shard_set(tmp_path / line[:9].replace(":", ""), broken, truth.taxonomy)):
+        for predictions in (
+            broken,
+            shard_set(tmp_path / line[:9].replace(":", ""), broken, truth.taxonomy),
+        ):
             with pytest.raises(InputError, match=line):
                 evaluate(truth, predictions, "panoptic")

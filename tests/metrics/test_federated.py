@@ -14,9 +14,18 @@ from .test_instance import some_pairs
 
 
 def reference(pairs, names):
-    """The rules of LVIS on top of COCO's matching: what was not looked for, or not labelled in full, does not count."""
+    """The rules of LVIS on top of COCO's matching: what was not looked for, or not labeled in full,
+    does not count."""
     pairs = [
-        (t, replace(p, segments=tuple(s for s in p.segments if t.annotated is None or s.class_id in t.annotated)))
+        (
+            t,
+            replace(
+                p,
+                segments=tuple(
+                    s for s in p.segments if t.annotated is None or s.class_id in t.annotated
+                ),
+            ),
+        )
         for t, p in pairs
     ]
     truths, found = [t for t, _ in pairs], [p for _, p in pairs]
@@ -24,13 +33,16 @@ def reference(pairs, names):
     for d, image in enumerate(rows.image):
         truth = truths[image]
         left_open = truth.not_exhaustive or [s.class_id for s in truth.segments]
-        if not truth.exhaustive and names.names[rows.label[d]] in {names.by_id[c].name for c in left_open}:
+        if not truth.exhaustive and names.names[rows.label[d]] in {
+            names.by_id[c].name for c in left_open
+        }:
             rows.ignored[d] |= ~rows.matched[d]
     return 100 * np.nanmean(detections.average_precision(rows, len(names.categories)))
 
 
 def federated_pairs(seed):
-    """Images searched for some classes, exhaustively or not; the last one is searched for everything."""
+    """Images searched for some classes, exhaustively or not; the last one is searched for
+    everything."""
     pairs, names = some_pairs(seed, 6, 30, 40)
     names = replace(names, categories=tuple(replace(c, kind="thing") for c in names.categories))
     rng = np.random.default_rng(seed)
@@ -39,10 +51,18 @@ def federated_pairs(seed):
         segments = tuple(replace(s, kind="thing", is_crowd=False) for s in truth.segments)
         truth = replace(truth, segments=segments)
         if number < 5:
-            annotated = {s.class_id for s in segments} | {int(rng.choice([c.id for c in names.categories]))}
-            truth = replace(truth, annotated=tuple(sorted(annotated)), exhaustive=bool(rng.random() < 0.4))
-            if not truth.exhaustive and rng.random() < 0.6:  # LVIS lists classes; another source may not
-                truth = replace(truth, not_exhaustive=tuple(c for c in truth.annotated if rng.random() < 0.5))
+            annotated = {s.class_id for s in segments} | {
+                int(rng.choice([c.id for c in names.categories]))
+            }
+            truth = replace(
+                truth, annotated=tuple(sorted(annotated)), exhaustive=bool(rng.random() < 0.4)
+            )
+            if (
+                not truth.exhaustive and rng.random() < 0.6
+            ):  # LVIS lists classes; another source may not
+                truth = replace(
+                    truth, not_exhaustive=tuple(c for c in truth.annotated if rng.random() < 0.5)
+                )
         limited.append((truth, found))
     return limited, names
 
@@ -69,11 +89,15 @@ def test_equals_brute_force(tmp_path, seed):
 def test_what_is_drawn_is_counted_by_the_same_rules(tmp_path, seed):
     limited, names = federated_pairs(seed)
     truth = shard_set(tmp_path / "truth", [t for t, _ in limited], names, "instance")
-    measured = measure(truth, [p for _, p in limited], "instance", EvalOptions(details=True, boundary=True))
+    measured = measure(
+        truth, [p for _, p in limited], "instance", EvalOptions(details=True, boundary=True)
+    )
     figures = bootstrap.figures_of(measured, names)(None)
     for key in ("ap", "ap50", "ap75"):
         assert figures[key] == pytest.approx(measured.metrics[key], abs=1e-7)  # hotcoco's
-        assert figures[f"boundary {key}"] == pytest.approx(measured.metrics["boundary"][key], abs=1e-7)
+        assert figures[f"boundary {key}"] == pytest.approx(
+            measured.metrics["boundary"][key], abs=1e-7
+        )
     assert figures["boundary ap"] <= figures["ap"]
 
 

@@ -48,12 +48,27 @@ def reference(pairs, names, by="mask"):
     for number, (t, p) in enumerate(pairs, 1):
         size = [t.height, t.width]
         for s in t.segments:
-            row = {"id": len(annotations) + 1, "image_id": number, "category_id": s.class_id, "area": s.area}
-            row |= {"iscrowd": int(s.is_crowd), "bbox": list(s.box), "segmentation": {"size": size, "counts": s.mask}}
+            row = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": s.class_id,
+                "area": s.area,
+            }
+            row |= {
+                "iscrowd": int(s.is_crowd),
+                "bbox": list(s.box),
+                "segmentation": {"size": size, "counts": s.mask},
+            }
             annotations.append(row)
         for s in p.segments:
-            shape = {"bbox": list(s.box)} if by == "box" else {"segmentation": {"size": size, "counts": s.mask}}
-            results.append({"image_id": number, "category_id": s.class_id, "score": s.score, **shape})
+            shape = (
+                {"bbox": list(s.box)}
+                if by == "box"
+                else {"segmentation": {"size": size, "counts": s.mask}}
+            )
+            results.append(
+                {"image_id": number, "category_id": s.class_id, "score": s.score, **shape}
+            )
     images = [{"id": n, "width": t.width, "height": t.height} for n, (t, _) in enumerate(pairs, 1)]
     with contextlib.redirect_stdout(io.StringIO()):
         truth.dataset = {
@@ -96,9 +111,17 @@ def test_no_predictions_give_zero_and_no_ground_truth_gives_null(evaluator):
     full = sample(np.ones((40, 50), int), {1: 2}, names)
     empty = Sample("1", "1.jpg", 50, 40)
     missed = instance.summarize(run([(full, empty)], names, evaluator), names.names)
-    assert missed["ap"] == 0 and missed["per_class"]["class 0"] == 0 and missed["per_class"]["class 1"] is None
+    assert (
+        missed["ap"] == 0
+        and missed["per_class"]["class 0"] == 0
+        and missed["per_class"]["class 1"] is None
+    )
     invented = instance.summarize(run([(empty, full)], names, evaluator), names.names)
-    assert invented["ap"] is None and invented["ar100"] is None and set(invented["per_class"].values()) == {None}
+    assert (
+        invented["ap"] is None
+        and invented["ar100"] is None
+        and set(invented["per_class"].values()) == {None}
+    )
 
 
 @pytest.mark.parametrize("evaluator", instance.EVALUATORS)
@@ -106,7 +129,9 @@ def test_the_first_annotation_counts(evaluator):
     """pycocotools takes annotation id 0 for "no match"; our records are numbered from 1."""
     names = taxonomy()
     full = sample(np.ones((40, 50), int), {1: 2}, names)
-    assert instance.summarize(run([(full, full)], names, evaluator), names.names)["ap"] == pytest.approx(100)
+    assert instance.summarize(run([(full, full)], names, evaluator), names.names)[
+        "ap"
+    ] == pytest.approx(100)
 
 
 def test_mask_records_carry_no_box_and_size_classes_are_of_mask_areas():
@@ -115,8 +140,11 @@ def test_mask_records_carry_no_box_and_size_classes_are_of_mask_areas():
     truth = Sample("1", "1.jpg", 120, 120, (segment(mask, 2),))
     made = records([truth], [truth], names.index, "mask", 1)
     assert "bbox" not in made.results[0] and instance.mask_areas(made.results) == [120]
-    # an unmatched thin detection far from the truth is small; by its box it would be large and count there
-    off = Sample("1", "1.jpg", 120, 120, (segment(mask[::-1], 2, score=0.9), segment(mask, 2, score=0.5)))
+    # an unmatched thin detection far from the truth is small; by its box it would be large and
+    # count there
+    off = Sample(
+        "1", "1.jpg", 120, 120, (segment(mask[::-1], 2, score=0.9), segment(mask, 2, score=0.5))
+    )
     for evaluator in instance.EVALUATORS:
         found = instance.summarize(run([(truth, off)], names, evaluator), names.names)
         assert found["ap_small"] == pytest.approx(50, abs=1) and found["ap_large"] is None
@@ -127,8 +155,12 @@ def test_custom_max_dets_limit_each_class_of_each_image(evaluator):
     names = taxonomy()
     halves = np.repeat([[1] * 20 + [2] * 20 + [3] * 20], 30, axis=0)
     truth = sample(halves, {1: 2, 2: 2, 3: 9}, names)
-    scored = replace(truth, segments=tuple(replace(s, score=0.5 + i / 10) for i, s in enumerate(truth.segments)))
-    found = instance.summarize(run([(truth, scored)], names, evaluator, max_dets=(1, 2)), names.names, (1, 2))
+    scored = replace(
+        truth, segments=tuple(replace(s, score=0.5 + i / 10) for i, s in enumerate(truth.segments))
+    )
+    found = instance.summarize(
+        run([(truth, scored)], names, evaluator, max_dets=(1, 2)), names.names, (1, 2)
+    )
     assert found["ar2"] == pytest.approx(100)
     assert found["ar1"] == pytest.approx(100 * (0.5 + 1) / 2)
     assert found["ap"] == pytest.approx(100)
@@ -139,7 +171,9 @@ def test_ignored_ground_truth_forgives_as_crowd_does():
     truth = sample(np.repeat([[1] * 30 + [2] * 30], 40, axis=0), {1: 2, 2: 2}, names, ignored=(2,))
     found = sample(np.repeat([[1] * 30 + [2] * 30], 40, axis=0), {2: 2, 1: 2}, names)
     for evaluator in instance.EVALUATORS:
-        assert instance.summarize(run([(truth, found)], names, evaluator), names.names)["ap"] == pytest.approx(100)
+        assert instance.summarize(run([(truth, found)], names, evaluator), names.names)[
+            "ap"
+        ] == pytest.approx(100)
 
 
 def test_a_score_that_is_no_number_is_refused():
@@ -154,9 +188,13 @@ def test_ground_truth_without_masks_is_refused_with_the_mend():
     names = taxonomy()
     truth = sample(np.ones((4, 5), int), {1: 2}, names, image="im9")
     box = replace(truth, segments=(replace(truth.segments[0], mask=None, mask_from=None),))
-    with pytest.raises(InputError, match=r"image im9: a segment has a box but no mask.*pseudolabel"):
+    with pytest.raises(
+        InputError, match=r"image im9: a segment has a box but no mask.*pseudolabel"
+    ):
         run([(box, truth)], names)
-    assert instance.summarize(run([(box, truth)], names, by="box"), names.names)["ap"] == pytest.approx(100)
+    assert instance.summarize(run([(box, truth)], names, by="box"), names.names)[
+        "ap"
+    ] == pytest.approx(100)
     made = records([truth], [box], names.index, "mask", 1)
     assert made.results == [] and made.without_mask == 1
 
@@ -164,7 +202,10 @@ def test_ground_truth_without_masks_is_refused_with_the_mend():
 def test_365_classes_with_most_absent():
     names = taxonomy(things=365, stuff=0)
     full = np.ones((40, 50), int)
-    pairs = [(sample(full, {1: 7 * k + 2}, names), sample(full, {1: 7 * k + 2}, names)) for k in (0, 100, 364)]
+    pairs = [
+        (sample(full, {1: 7 * k + 2}, names), sample(full, {1: 7 * k + 2}, names))
+        for k in (0, 100, 364)
+    ]
     pairs[1] = (pairs[1][0], sample(full, {1: 2}, names))
     found = instance.summarize(run(pairs, names), names.names)
     assert sum(value is not None for value in found["per_class"].values()) == 3
@@ -174,7 +215,9 @@ def test_365_classes_with_most_absent():
 
 def test_the_result_does_not_depend_on_the_batches():
     pairs, names = some_pairs(11, 7)
-    first, second = (instance.summarize(run(pairs, names, batch=size), names.names) for size in (1, 7))
+    first, second = (
+        instance.summarize(run(pairs, names, batch=size), names.names) for size in (1, 7)
+    )
     assert first == second
 
 

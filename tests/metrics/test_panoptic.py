@@ -26,7 +26,9 @@ def assert_equal(pairs, names):
             assert row == {"pq": None, "sq": None, "rq": None, "tp": 0, "fp": 0, "fn": 0}
             continue
         assert (row["tp"], row["fp"], row["fn"]) == expected[3:]
-        np.testing.assert_allclose([row["pq"], row["sq"], row["rq"]], np.multiply(expected[:3], 100), rtol=1e-12)
+        np.testing.assert_allclose(
+            [row["pq"], row["sq"], row["rq"]], np.multiply(expected[:3], 100), rtol=1e-12
+        )
     for group in ("all", "things", "stuff"):
         if reference[group] is None:
             assert ours[group] == {"pq": None, "sq": None, "rq": None, "n": 0}
@@ -41,7 +43,12 @@ def test_equals_the_reference_on_random_maps_with_void_and_crowds(seed, images, 
     rng, names = np.random.default_rng(seed), taxonomy()
     truths = [random_sample(rng, names, str(i), 15 + i, 22, crowd) for i in range(images)]
     pairs = [
-        (t, disturbed(rng, t, names) if rng.random() < 0.8 else random_sample(rng, names, t.id, t.height, 22))
+        (
+            t,
+            disturbed(rng, t, names)
+            if rng.random() < 0.8
+            else random_sample(rng, names, t.id, t.height, 22),
+        )
         for t in truths
     ]
     assert_equal(pairs, names)
@@ -151,7 +158,9 @@ def test_rows_of_batches_sum_to_the_whole_and_weights_draw_images():
     pairs = [(t, disturbed(rng, t, names)) for t in truths]
 
     def match(some):
-        return panoptic.match(*(regions_of([p[side] for p in some], names.index, what="x") for side in (0, 1)))
+        return panoptic.match(
+            *(regions_of([p[side] for p in some], names.index, what="x") for side in (0, 1))
+        )
 
     joined = panoptic.PanopticRows.concatenate([match(pairs[:2]), match(pairs[2:])], [2, 4])
     whole = panoptic.count(match(pairs), 5)

@@ -21,11 +21,14 @@ def truth(tmp_path_factory, real_data):
         folder / "panoptic_examples.json", folder / "input_images", folder / "panoptic_examples"
     )
     out = tmp_path_factory.mktemp("sample")
-    return convert(source, out / "set", Options(images_by="none", workers=1), arguments={}).published
+    return convert(
+        source, out / "set", Options(images_by="none", workers=1), arguments={}
+    ).published
 
 
 def shifted(truth, real_data, folder, pixels):
-    """The same files with every PNG rolled to the right; what leaves on one side comes back on the other."""
+    """The same files with every PNG rolled to the right; what leaves on one side comes back on the
+    other."""
     sample = real_data / "panopticapi_sample"
     content = json.loads((sample / "panoptic_examples.json").read_text())
     masks = folder / "moved"
@@ -48,8 +51,12 @@ def test_against_itself_every_segment_matches(truth, real_data, tmp_path):
 @pytest.mark.parametrize("pixels", [1, 5, 20, 80])
 def test_against_shifted_copies_the_figures_are_the_references(truth, real_data, tmp_path, pixels):
     found = shifted(truth, real_data, tmp_path, pixels)
-    expected = panopticapi([(sample, found.of(sample)) for sample in truth.samples()], truth.taxonomy)
+    expected = panopticapi(
+        [(sample, found.of(sample)) for sample in truth.samples()], truth.taxonomy
+    )
     metrics = evaluate(truth, found, "panoptic")
     for group in ("all", "things", "stuff"):
-        assert [metrics[group][key] / 100 for key in ("pq", "sq", "rq")] == pytest.approx(expected[group], abs=1e-12)
+        assert [metrics[group][key] / 100 for key in ("pq", "sq", "rq")] == pytest.approx(
+            expected[group], abs=1e-12
+        )
     assert metrics["all"]["pq"] < 100

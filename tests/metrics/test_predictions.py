@@ -20,7 +20,9 @@ NEGATIVE = rle.compress(np.array([1000, 500, -300, 800])).decode()
 def test_panoptic_files_give_the_same_figures_as_the_set(tmp_path):
     truth, found = sets(tmp_path)
     file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
-    assert evaluate(truth, open_predictions(str(file), truth), "panoptic") == evaluate(truth, found, "panoptic")
+    assert evaluate(truth, open_predictions(str(file), truth), "panoptic") == evaluate(
+        truth, found, "panoptic"
+    )
 
 
 def test_panoptic_files_are_found_by_file_stem_where_ids_are_other_ones(tmp_path):
@@ -39,7 +41,9 @@ def test_predictions_of_unknown_images_are_refused_with_their_ids(tmp_path):
         evaluate(truth, stranger, "panoptic")
     with pytest.raises(InputError, match=r"images with two predictions: 100"):
         evaluate(truth, [*found.samples(), next(found.samples())], "panoptic")
-    doubled = shard_set(tmp_path / "doubled", [*truth.samples(), next(truth.samples())], truth.taxonomy)
+    doubled = shard_set(
+        tmp_path / "doubled", [*truth.samples(), next(truth.samples())], truth.taxonomy
+    )
     with pytest.raises(InputError, match=r"doubled.*: two images of the same id: 100;"):
         evaluate(doubled, found, "panoptic")
 
@@ -48,29 +52,53 @@ def test_predictions_of_unknown_categories_are_refused(tmp_path):
     truth, found = sets(tmp_path)
     one = next(found.samples())
     odd = replace(one, segments=(replace(one.segments[0], class_id=999), *one.segments[1:]))
-    with pytest.raises(InputError, match=r"predictions: image 100: category 999 is not in the vocabulary"):
+    with pytest.raises(
+        InputError, match=r"predictions: image 100: category 999 is not in the vocabulary"
+    ):
         evaluate(truth, [odd], "panoptic")
     file = tmp_path / "odd.json"
-    file.write_text(json.dumps([{"image_id": 100, "category_id": 999, "score": 1, "bbox": [0, 0, 1, 1]}]))
-    with pytest.raises(InputError, match=r"odd.json: result 0: category 999 is not in test \(image 100\)"):
+    file.write_text(
+        json.dumps([{"image_id": 100, "category_id": 999, "score": 1, "bbox": [0, 0, 1, 1]}])
+    )
+    with pytest.raises(
+        InputError, match=r"odd.json: result 0: category 999 is not in test \(image 100\)"
+    ):
         open_predictions(str(file), truth)
 
 
 @pytest.mark.parametrize(
     ("row", "line"),
     [
-        ({"score": float("nan"), "bbox": [0, 0, 1, 1]}, r"result 0: score nan of image 100 is not a number"),
+        (
+            {"score": float("nan"), "bbox": [0, 0, 1, 1]},
+            r"result 0: score nan of image 100 is not a number",
+        ),
         ({"score": 0.5}, r"result 0: neither segmentation nor bbox"),
         ({"bbox": [0, 0, 1, 1]}, r"result 0: a result needs image_id, category_id and score"),
-        ({"score": 0.5, "segmentation": {"size": [4, 4], "counts": "o0"}}, r"mask of 4 x 4, image 100 is 50 x 40"),
+        (
+            {"score": 0.5, "segmentation": {"size": [4, 4], "counts": "o0"}},
+            r"mask of 4 x 4, image 100 is 50 x 40",
+        ),
         ({"score": 0.5, "segmentation": {"size": [40, 50]}}, r"not a COCO segmentation"),
         ({"score": 0.5, "bbox": [1, 2]}, r"bbox \[1, 2\] is not four numbers"),
         ({"score": 0.5, "bbox": [9, 9, 8, -1]}, r"bbox \[9, 9, 8, -1\] is of negative size"),
-        ({"score": 0.5, "bbox": [float("nan"), 2, 3, 4]}, r"bbox \[nan, 2, 3, 4\] is not four numbers"),
-        ({"score": 0.5, "bbox": [0, 0, 1, 1], "category_id": [2]}, r"result 0: category \[2\] is not in test"),
+        (
+            {"score": 0.5, "bbox": [float("nan"), 2, 3, 4]},
+            r"bbox \[nan, 2, 3, 4\] is not four numbers",
+        ),
+        (
+            {"score": 0.5, "bbox": [0, 0, 1, 1], "category_id": [2]},
+            r"result 0: category \[2\] is not in test",
+        ),
         ({"score": 10**400, "bbox": [0, 0, 1, 1]}, r"score 1000\d+ of image 100 is not a number"),
-        ({"score": 0.5, "segmentation": {"size": [40, 50], "counts": "PP"}}, r"counts that are no run lengths"),
-        ({"score": 0.5, "segmentation": {"size": [40, 50], "counts": NEGATIVE}}, r"run lengths below 0 \(image 100\)"),
+        (
+            {"score": 0.5, "segmentation": {"size": [40, 50], "counts": "PP"}},
+            r"counts that are no run lengths",
+        ),
+        (
+            {"score": 0.5, "segmentation": {"size": [40, 50], "counts": NEGATIVE}},
+            r"run lengths below 0 \(image 100\)",
+        ),
     ],
 )
 def test_results_that_are_none_are_refused_by_number(tmp_path, row, line):
@@ -79,7 +107,10 @@ def test_results_that_are_none_are_refused_by_number(tmp_path, row, line):
     file.write_text(json.dumps([{"image_id": 100, "category_id": 2, **row}]))
     with pytest.raises(InputError, match=line):
         measure(
-            truth, open_predictions(str(file), truth), "instance", EvalOptions(by="box" if "bbox" in row else "mask")
+            truth,
+            open_predictions(str(file), truth),
+            "instance",
+            EvalOptions(by="box" if "bbox" in row else "mask"),
         )
 
 
@@ -88,12 +119,16 @@ def test_files_that_are_no_predictions_are_told_apart(tmp_path):
     export_instances(found, tmp_path / "exported")
     (exported,) = (tmp_path / "exported").rglob("*.json")
     wanted = r"give a list of COCO results .*image_id, category_id, score.*, a COCO panoptic file"
-    with pytest.raises(InputError, match=rf"json: is a file of annotations .*not of predictions; {wanted}"):
+    with pytest.raises(
+        InputError, match=rf"json: is a file of annotations .*not of predictions; {wanted}"
+    ):
         open_predictions(str(exported), truth)
     file = tmp_path / "other.json"
     for content in ({"a": 1}, {"annotations": 5}, {"annotations": [3]}, 7):
         file.write_text(json.dumps(content))
-        with pytest.raises(InputError, match=rf"other\.json: is neither a list of COCO results nor.*; {wanted}"):
+        with pytest.raises(
+            InputError, match=rf"other\.json: is neither a list of COCO results nor.*; {wanted}"
+        ):
             open_predictions(str(file), truth)
 
 
@@ -144,7 +179,9 @@ def test_results_are_tied_by_ids_alone_and_names_of_files_are_refused(tmp_path):
     rows = json.loads(results_file(file, list(found.samples())).read_text())
     file.write_text(json.dumps([row | {"image_id": f"{row['image_id']:0>12}"} for row in rows]))
     for predictions in (by_stem, open_predictions(str(file), renamed)):
-        with pytest.raises(InputError, match=r"not in the ground truth: 000000000100.*ids: 100, 101"):
+        with pytest.raises(
+            InputError, match=r"not in the ground truth: 000000000100.*ids: 100, 101"
+        ):
             evaluate(renamed, predictions, "instance")
 
 
@@ -158,15 +195,24 @@ def test_panoptic_files_are_tied_by_stems_of_their_pngs_or_by_ids_that_are_stems
     for row in content["annotations"]:
         png = f"{rename(row['image_id'])}.png"
         (tmp_path / "pred" / row["file_name"]).rename(tmp_path / "pred" / png)
-        row |= {"file_name": png, "image_id": row["image_id"] if "_" in png else 5 * row["image_id"]}
+        row |= {
+            "file_name": png,
+            "image_id": row["image_id"] if "_" in png else 5 * row["image_id"],
+        }
     file.write_text(json.dumps(content))
     metrics = evaluate(renamed, open_predictions(str(file), renamed), "panoptic")
-    assert metrics == evaluate(truth, found, "panoptic") and metrics["images"]["without_prediction"] == 0
+    assert (
+        metrics == evaluate(truth, found, "panoptic")
+        and metrics["images"]["without_prediction"] == 0
+    )
 
 
 def test_stems_of_several_images_stand_for_none(tmp_path):
     truth, found = sets(tmp_path, images=2)
-    named = [replace(s, file_name=f"{i}/same.jpg", id=f"image {i}") for i, s in enumerate(truth.samples())]
+    named = [
+        replace(s, file_name=f"{i}/same.jpg", id=f"image {i}")
+        for i, s in enumerate(truth.samples())
+    ]
     renamed = shard_set(tmp_path / "renamed", named, truth.taxonomy)
     file = panoptic_files(tmp_path / "pred.json", [replace(s, id="7") for s in found.samples()][:1])
     (tmp_path / "pred" / "7.png").rename(tmp_path / "pred" / "same.png")
@@ -180,12 +226,21 @@ def test_panoptic_files_whose_ids_mean_other_classes_are_refused(tmp_path):
     file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
     content = json.loads(file.read_text())
     right = [{"id": c.id, "name": c.name.upper()} for c in truth.taxonomy.categories]
-    for listed in (right, [{"id": 9, "name": "a name of one's own"}], [{"id": [], "name": None}, 3], 7):
+    for listed in (
+        right,
+        [{"id": 9, "name": "a name of one's own"}],
+        [{"id": [], "name": None}, 3],
+        7,
+    ):
         file.write_text(json.dumps(content | {"categories": listed}))
-        assert evaluate(truth, open_predictions(str(file), truth), "panoptic") == evaluate(truth, found, "panoptic")
+        assert evaluate(truth, open_predictions(str(file), truth), "panoptic") == evaluate(
+            truth, found, "panoptic"
+        )
     counted = [{"id": k, "name": c.name} for k, c in enumerate(truth.taxonomy.categories)]
     file.write_text(json.dumps(content | {"categories": counted}))
-    with pytest.raises(InputError, match=r"pred.json: category 0 is 'class 0' in its list, in test that is 2; give"):
+    with pytest.raises(
+        InputError, match=r"pred.json: category 0 is 'class 0' in its list, in test that is 2; give"
+    ):
         open_predictions(str(file), truth)
 
 

@@ -12,7 +12,9 @@ from .scenes import dense_confusion, disturbed, random_sample, sample, taxonomy
 
 def matrix(pairs, names):
     sides = (regions_of([p[side] for p in pairs], names.index, what="x") for side in (0, 1))
-    return semantic.confusion(semantic.compare(*sides, len(names.categories)), len(names.categories))
+    return semantic.confusion(
+        semantic.compare(*sides, len(names.categories)), len(names.categories)
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -51,7 +53,12 @@ def test_equals_hotcoco_on_dense_maps():
         other.update(maps[0].astype(np.uint8), maps[1].astype(np.uint8))
         pairs.append([painted(one, names, str(i)) for one in maps])
     ours, theirs = semantic.means(matrix(pairs, names)), other.results()
-    for key, name in {"miou": "mIoU", "fwiou": "fwIoU", "mean_accuracy": "mAcc", "pixel_accuracy": "aAcc"}.items():
+    for key, name in {
+        "miou": "mIoU",
+        "fwiou": "fwIoU",
+        "mean_accuracy": "mAcc",
+        "pixel_accuracy": "aAcc",
+    }.items():
         assert ours[key] == pytest.approx(100 * theirs[name], rel=1e-12)
 
 
@@ -62,14 +69,22 @@ def test_absent_classes_do_not_count_but_invented_ones_do_and_the_rule_is_named(
     found = semantic.summarize(matrix([(truth, invented)], names), names.names)
     assert found["miou"] == pytest.approx((75 + 0) / 2)
     assert found["classes_counted"] == 2 and "union > 0" in found["absent_classes"]
-    assert found["per_class"] == {"class 0": 75, "class 1": 0, "class 2": None, "class 3": None, "class 4": None}
+    assert found["per_class"] == {
+        "class 0": 75,
+        "class 1": 0,
+        "class 2": None,
+        "class 3": None,
+        "class 4": None,
+    }
 
 
-def test_nothing_labelled_gives_null():
+def test_nothing_labeled_gives_null():
     names = taxonomy()
     void, prediction = Sample("1", "1", 4, 1), sample(np.array([[1, 1, 1, 2]]), {1: 2, 2: 9}, names)
     found = semantic.summarize(matrix([(void, prediction)], names), names.names)
-    assert found["miou"] is None and found["pixel_accuracy"] is None and found["classes_counted"] == 0
+    assert (
+        found["miou"] is None and found["pixel_accuracy"] is None and found["classes_counted"] == 0
+    )
 
 
 def test_confused_classes_are_listed_by_pixels():

@@ -8,7 +8,13 @@ from segkit.errors import InputError, SegkitError
 from segkit.model.backbone import STRIDES, Backbone
 from segkit.model.vitdet import MapBlock, ViTDet
 
-FAMILIES = ["resnet18", "resnet50", "swin_tiny_patch4_window7_224", "convnext_atto", "vitdet:test_vit"]
+FAMILIES = [
+    "resnet18",
+    "resnet50",
+    "swin_tiny_patch4_window7_224",
+    "convnext_atto",
+    "vitdet:test_vit",
+]
 
 
 @torch.no_grad()
@@ -17,7 +23,9 @@ def test_a_timm_model_by_name_gives_the_four_strides(name: str) -> None:
     backbone = Backbone(name).eval()
     for height, width in ((64, 96), (160, 32)):
         maps = backbone(torch.rand(1, 3, height, width))
-        expected = [(1, c, height // s, width // s) for c, s in zip(backbone.channels, STRIDES, strict=True)]
+        expected = [
+            (1, c, height // s, width // s) for c, s in zip(backbone.channels, STRIDES, strict=True)
+        ]
         assert [tuple(x.shape) for x in maps] == expected
 
 
@@ -39,7 +47,9 @@ def test_windowed_attention_is_attention_in_each_window_alone() -> None:
                 inside = normed[image, top : top + 3, left : left + 3]
                 attended = block.attn(inside.reshape(1, 9, 64)).reshape(3, 3, 64)
                 shown = attended[: 5 - top, : 7 - left]
-                expected[image, top : top + 3, left : left + 3] = x[image, top : top + 3, left : left + 3] + shown
+                expected[image, top : top + 3, left : left + 3] = (
+                    x[image, top : top + 3, left : left + 3] + shown
+                )
     expected = expected + block.mlp(block.norm2(expected))
     torch.testing.assert_close(MapBlock(block, 3)(x), expected)
     whole = block(x.flatten(1, 2)).view_as(x)
@@ -56,13 +66,20 @@ def test_global_blocks_see_the_whole_map_and_others_their_window() -> None:
         seen = x.grad[0].abs().sum(-1) > 0
         own = torch.zeros(6, 6, dtype=torch.bool)
         own[:3, :3] = True
-        assert torch.equal(seen, torch.ones_like(own) if number in network.global_blocks else own), number
+        assert torch.equal(
+            seen, torch.ones_like(own) if number in network.global_blocks else own
+        ), number
 
 
-@pytest.mark.parametrize(("name", "expected"), [("vit_base", (2, 5, 8, 11)), ("vit_large", (5, 11, 17, 23))])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("vit_base", (2, 5, 8, 11)), ("vit_large", (5, 11, 17, 23))]
+)
 def test_the_global_blocks_are_those_of_the_paper(name: str, expected: tuple[int, ...]) -> None:
     with torch.device("meta"):
-        assert ViTDet(timm.create_model(f"{name}_patch16_224", num_classes=0)).global_blocks == expected
+        assert (
+            ViTDet(timm.create_model(f"{name}_patch16_224", num_classes=0)).global_blocks
+            == expected
+        )
 
 
 @torch.no_grad()
@@ -74,24 +91,35 @@ def test_at_the_size_of_its_weights_the_first_block_sees_what_timms_does() -> No
     vit(image)
     network = ViTDet(vit, window=100).eval()
     found: list[Tensor] = []
-    network.blocks[0].block.norm1.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    network.blocks[0].block.norm1.register_forward_pre_hook(
+        lambda _, inputs: found.append(inputs[0])
+    )
     network(image)
-    torch.testing.assert_close(found[0].flatten(1, 2), seen[0][:, 1:])  # timm's first token is the class token
+    torch.testing.assert_close(
+        found[0].flatten(1, 2), seen[0][:, 1:]
+    )  # timm's first token is the class token
 
 
 @torch.no_grad()
 def test_positions_are_stretched_over_an_image_of_another_size() -> None:
     network = vitdet()
     found: list[Tensor] = []
-    network.blocks[0].block.norm1.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    network.blocks[0].block.norm1.register_forward_pre_hook(
+        lambda _, inputs: found.append(inputs[0])
+    )
     network.patch_embed.weight.zero_()
     network.patch_embed.bias.zero_()
-    ramp = torch.arange(10.0).repeat(10, 1)  # grows from left to right over the 10 x 10 cells of the weights
+    ramp = torch.arange(10.0).repeat(
+        10, 1
+    )  # grows from left to right over the 10 x 10 cells of the weights
     network.pos_embed.copy_(ramp.flatten()[None, :, None].expand(1, 100, 64))
     network(torch.zeros(1, 3, 64, 320))
     assert found[0].shape == (1, 4, 20, 64)
     torch.testing.assert_close(
-        found[0][0, :, 2:-2, 0], (torch.arange(20.0)[2:-2] / 2 - 0.25).expand(4, -1), atol=0.1, rtol=0
+        found[0][0, :, 2:-2, 0],
+        (torch.arange(20.0)[2:-2] / 2 - 0.25).expand(4, -1),
+        atol=0.1,
+        rtol=0,
     )
 
 
@@ -126,6 +154,7 @@ def test_weights_that_cannot_be_fetched_are_told_with_what_to_give_instead(monke
 
     monkeypatch.setattr("timm.create_model", offline)
     with pytest.raises(
-        SegkitError, match=r"could not be fetched \(no network\); without a network, give a safetensors"
+        SegkitError,
+        match=r"could not be fetched \(no network\); without a network, give a safetensors",
     ):
         Backbone("mobilenetv2_100", weights="timm")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from segkit.model.box_mask_head import SIDE, BoxMaskHead, _cut
-from segkit.model.conditioned import box_coordinates
+from segkit.model.box_prompt_encoder import box_coordinates
 
 STRIDE, SIZE = 4, (24, 32)
 REGION = (24.0, 16.0, 72.0, 64.0)
@@ -34,7 +34,9 @@ def inputs(region: tuple[float, ...] = REGION) -> dict[str, Tensor]:
 
 def test_a_fresh_head_changes_nothing() -> None:
     given = inputs()
-    assert torch.equal(BoxMaskHead(hidden_dim=8, mask_dim=6)(**given, stride=STRIDE), given["masks"])
+    assert torch.equal(
+        BoxMaskHead(hidden_dim=8, mask_dim=6)(**given, stride=STRIDE), given["masks"]
+    )
 
 
 def test_the_correction_stays_in_the_region(head: BoxMaskHead) -> None:
@@ -57,11 +59,11 @@ def test_what_moves_with_its_box_keeps_its_mask(head: BoxMaskHead) -> None:
     assert torch.allclose(moved, head(**here, stride=STRIDE)[0, 0, 4:16, 6:18], atol=1e-5)
 
 
-def test_a_ramp_is_cut_at_the_centres_of_the_cells() -> None:
+def test_a_ramp_is_cut_at_the_centers_of_the_cells() -> None:
     ramp = ((torch.arange(SIZE[1]) + 0.5) * STRIDE).expand(1, 1, *SIZE)
     cut = _cut(ramp, [torch.tensor([REGION])], STRIDE)[0, 0]
-    centres = REGION[0] + (torch.arange(SIDE) + 0.5) / SIDE * (REGION[2] - REGION[0])
-    assert torch.allclose(cut, centres.expand(SIDE, SIDE), atol=1e-4)
+    centers = REGION[0] + (torch.arange(SIDE) + 0.5) / SIDE * (REGION[2] - REGION[0])
+    assert torch.allclose(cut, centers.expand(SIDE, SIDE), atol=1e-4)
 
 
 def test_cut_and_pasted_back_a_ramp_is_itself() -> None:

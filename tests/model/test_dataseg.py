@@ -8,15 +8,17 @@ from torch.nn import functional as F
 
 from segkit.errors import InputError
 from segkit.model.backbone import Backbone
-from segkit.model.class_table import ClassTable
-from segkit.model.conditioned import CONTEXT, box_coordinates
-from segkit.model.config import ModelConfig
+from segkit.model.box_prompt_encoder import CONTEXT, BoxPrompts, box_coordinates
 from segkit.model.dataseg import DataSeg, build_model
 from segkit.model.layers import position_grid, sine_features
-from segkit.model.query_decoder import Attention, visible_cells
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.model.transformer_decoder import Attention, visible_cells
+from segkit.recipes.schema import ModelConfig
 from segkit.taxonomy import Category, Taxonomy
 
-SMALL = ModelConfig(text_dim=16, hidden_dim=32, mask_dim=16, queries=7, rounds=1, heads=2, feedforward_dim=32)
+SMALL = ModelConfig(
+    text_dim=16, hidden_dim=32, mask_dim=16, queries=7, rounds=1, heads=2, feedforward_dim=32
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,24 +28,26 @@ def model() -> DataSeg:
 
 
 def table(classes: int, seed: int = 0) -> torch.Tensor:
-    return F.normalize(torch.randn(classes, 16, generator=torch.Generator().manual_seed(seed)), dim=1)
+    return F.normalize(
+        torch.randn(classes, 16, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
 
 
 @torch.no_grad()
 def test_every_layer_gives_n_proposals_at_stride_4(model: DataSeg) -> None:
     output = model(torch.rand(2, 3, 64, 96), table(5))
     layers = 1 + 3 * SMALL.rounds
-    assert output.matching.class_logits.shape == (2, layers, 7, 6)
-    assert output.matching.mask_logits.shape == (2, layers, 7, 16, 24)
-    assert output.conditioned is None
+    assert output.queries.class_logits.shape == (2, layers, 7, 6)
+    assert output.queries.mask_logits.shape == (2, layers, 7, 16, 24)
+    assert output.box_prompts is None
 
 
 @torch.no_grad()
 def test_the_answer_alone_is_that_of_the_last_layer(model: DataSeg) -> None:
     images, boxes = torch.rand(2, 3, 64, 96), [torch.tensor([[4.0, 4.0, 40.0, 30.0]])] * 2
-    every = model(images, table(5), boxes)
-    alone = model(images, table(5), boxes, every_layer=False)
-    for whole, last in ((every.matching, alone.matching), (every.conditioned, alone.conditioned)):
+    every = model(images, table(5), BoxPrompts.without_labels(boxes))
+    alone = model(images, table(5), BoxPrompts.without_labels(boxes), aux_outputs=False)
+    for whole, last in ((every.queries, alone.queries), (every.box_prompts, alone.box_prompts)):
         assert last.mask_logits.shape[1] == last.class_logits.shape[1] == 1
         torch.testing.assert_close(last.class_logits, whole.class_logits[:, -1:])
         torch.testing.assert_close(last.mask_logits, whole.mask_logits[:, -1:])
@@ -53,10 +57,10 @@ def test_the_answer_alone_is_that_of_the_last_layer(model: DataSeg) -> None:
 def test_learned_queries_never_see_the_conditioned_ones(model: DataSeg) -> None:
     images, text = torch.rand(2, 3, 64, 64), table(5)
     boxes = [torch.tensor([[4.0, 4.0, 40.0, 30.0]]), torch.zeros(0, 4)]
-    alone, beside = model(images, text), model(images, text, boxes)
-    assert torch.equal(alone.matching.class_logits, beside.matching.class_logits)
-    assert torch.equal(alone.matching.mask_logits, beside.matching.mask_logits)
-    assert beside.conditioned.mask_logits[:, -1].shape == (2, 1, 16, 16)
+    alone, beside = model(images, text), model(images, text, BoxPrompts.without_labels(boxes))
+    assert torch.equal(alone.queries.class_logits, beside.queries.class_logits)
+    assert torch.equal(alone.queries.mask_logits, beside.queries.mask_logits)
+    assert beside.box_prompts.mask_logits[:, -1].shape == (2, 1, 16, 16)
 
 
 @torch.no_grad()
@@ -64,9 +68,13 @@ def test_a_box_is_segmented_without_regard_to_other_boxes(model: DataSeg) -> Non
     image, text = torch.rand(1, 3, 64, 64), table(5)
     boxes = torch.tensor([[4.0, 4.0, 40.0, 30.0], [10.0, 20.0, 60.0, 60.0], [0.0, 0.0, 9.0, 9.0]])
     labels = torch.tensor([1, -1, 4])
-    together = model(image, text, [boxes], [labels], match=False).conditioned.mask_logits[0, -1]
+    together = model(
+        image, text, BoxPrompts([boxes], [labels]), learned_queries=False
+    ).box_prompts.mask_logits[0, -1]
     for i in range(3):
-        one = model(image, text, [boxes[i : i + 1]], [labels[i : i + 1]], match=False).conditioned
+        one = model(
+            image, text, BoxPrompts([boxes[i : i + 1]], [labels[i : i + 1]]), learned_queries=False
+        ).box_prompts
         torch.testing.assert_close(one.mask_logits[0, -1, 0], together[i], rtol=1e-4, atol=1e-5)
 
 
@@ -74,11 +82,19 @@ def test_a_box_is_segmented_without_regard_to_other_boxes(model: DataSeg) -> Non
 def test_a_label_changes_the_query_and_no_label_is_its_own(model: DataSeg) -> None:
     image, text, box = torch.rand(1, 3, 64, 64), table(5), [torch.tensor([[4.0, 4.0, 40.0, 30.0]])]
     logits = [
-        model(image, text, box, [torch.tensor([label])], match=False).conditioned.mask_logits for label in (-1, 0, 4)
+        model(
+            image, text, BoxPrompts(box, [torch.tensor([label])]), learned_queries=False
+        ).box_prompts.mask_logits
+        for label in (-1, 0, 4)
     ]
     assert not torch.allclose(logits[0], logits[1])
     assert not torch.allclose(logits[1], logits[2])
-    assert torch.equal(logits[0], model(image, text, box, match=False).conditioned.mask_logits)
+    assert torch.equal(
+        logits[0],
+        model(
+            image, text, BoxPrompts.without_labels(box), learned_queries=False
+        ).box_prompts.mask_logits,
+    )
 
 
 @torch.no_grad()
@@ -86,19 +102,23 @@ def test_a_vocabulary_is_data(model: DataSeg) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     image = torch.rand(1, 3, 64, 64)
     small, large = model(image, table(5)), model(image, torch.cat((table(5), table(300, seed=1))))
-    assert large.matching.class_logits.shape[-1] == 306
-    torch.testing.assert_close(large.matching.class_logits[..., :5], small.matching.class_logits[..., :5])
-    torch.testing.assert_close(large.matching.class_logits[..., -1], small.matching.class_logits[..., -1])
+    assert large.queries.class_logits.shape[-1] == 306
+    torch.testing.assert_close(
+        large.queries.class_logits[..., :5], small.queries.class_logits[..., :5]
+    )
+    torch.testing.assert_close(
+        large.queries.class_logits[..., -1], small.queries.class_logits[..., -1]
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_class_logits_are_scaled_cosines(model: DataSeg) -> None:
     queries, text = torch.randn(1, 4, 32), table(3)
-    logits = model.classifier(queries, text)
-    embedded = model.classifier.project(queries)
-    rows = torch.cat((text, model.classifier.background[None]))
+    logits = model.text_classifier(queries, text)
+    embedded = model.text_classifier.project(queries)
+    rows = torch.cat((text, model.text_classifier.background[None]))
     cosine = F.cosine_similarity(embedded[:, :, None], rows[None, None], dim=-1)
-    torch.testing.assert_close(logits, cosine * model.classifier.log_scale.exp())
+    torch.testing.assert_close(logits, cosine * model.text_classifier.log_scale.exp())
 
 
 @torch.no_grad()
@@ -106,16 +126,20 @@ def test_class_logits_are_scaled_cosines(model: DataSeg) -> None:
 def test_class_logits_are_never_rounded(model: DataSeg, dtype: torch.dtype) -> None:
     queries, text = torch.randn(1, 4, 32), table(200)
     with torch.autocast("cpu", dtype=dtype):
-        found = model.classifier(queries, text)
-    assert torch.equal(found, model.classifier(queries, text))
+        found = model.text_classifier(queries, text)
+    assert torch.equal(found, model.text_classifier(queries, text))
 
 
 def test_attention_is_torchs() -> None:
     torch.manual_seed(0)
     own, peer = Attention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
     with torch.no_grad():
-        peer.in_proj_weight.copy_(torch.cat([layer.weight for layer in (own.query, own.key, own.value)]))
-        peer.in_proj_bias.copy_(torch.cat([layer.bias for layer in (own.query, own.key, own.value)]))
+        peer.in_proj_weight.copy_(
+            torch.cat([layer.weight for layer in (own.query, own.key, own.value)])
+        )
+        peer.in_proj_bias.copy_(
+            torch.cat([layer.bias for layer in (own.query, own.key, own.value)])
+        )
         peer.out_proj.load_state_dict(own.output.state_dict())
     query, key, value = torch.randn(2, 4, 12), torch.randn(2, 9, 12), torch.randn(2, 9, 12)
     visible = torch.rand(2, 4, 9) > 0.5
@@ -133,7 +157,9 @@ def test_queries_see_their_mask_else_their_region_else_everything() -> None:
     assert free[0, 0].view(4, 4)[:2].all()
     assert not free[0, 0].view(4, 4)[2:].any()
     assert free[0, 1].all(), "an empty mask would leave nothing to attend to"
-    assert bound[0, 1].nonzero().flatten().tolist() == [0], "a region smaller than a cell owns the cell it touches"
+    assert bound[0, 1].nonzero().flatten().tolist() == [0], (
+        "a region smaller than a cell owns the cell it touches"
+    )
     assert bound[0, 2].all()
 
 
@@ -147,10 +173,9 @@ def test_box_coordinates_run_from_minus_one_to_one_across_the_box() -> None:
 
 
 def test_the_mask_of_an_untrained_box_is_close_to_its_ellipse(model: DataSeg) -> None:
-    given = model.conditioner.queries(
-        [torch.tensor([[0.0, 0.0, 64.0, 64.0]])], [torch.tensor([-1])], table(2), (64, 64), 4
-    )
-    bias = model.conditioner.mask_bias(torch.zeros(1, 1, 32), given.basis)[0, 0]
+    prompts = BoxPrompts.without_labels([torch.tensor([[0.0, 0.0, 64.0, 64.0]])])
+    given = model.box_prompt_encoder.queries(prompts, table(2), (64, 64), 4)
+    bias = model.box_prompt_encoder.mask_bias(torch.zeros(1, 1, 32), given.basis)[0, 0]
     u, v = box_coordinates(torch.tensor([[[0.0, 0.0, 64.0, 64.0]]]), (16, 16), stride=4)
     assert torch.equal(bias > 0, (u**2 + v**2 < 1)[0, 0])
     assert given.region.all() and CONTEXT > 1
@@ -166,7 +191,9 @@ def test_positions_are_distinct_and_row_major() -> None:
 
 def test_frozen_norms_keep_their_statistics() -> None:
     backbone = Backbone("mobilenetv2_100", freeze_norm=True).train()
-    before = {name: value.clone() for name, value in backbone.state_dict().items() if "running" in name}
+    before = {
+        name: value.clone() for name, value in backbone.state_dict().items() if "running" in name
+    }
     backbone(torch.rand(2, 3, 64, 64))
     assert all(torch.equal(backbone.state_dict()[name], value) for name, value in before.items())
 
@@ -174,9 +201,11 @@ def test_frozen_norms_keep_their_statistics() -> None:
 def test_backbone_weights_load_or_are_refused(tmp_path: pytest.TempPathFactory) -> None:
     source = Backbone("mobilenetv2_100")
     state = {name: value.contiguous() for name, value in source.network.state_dict().items()}
-    save_file(state | {"classifier.bias": torch.zeros(3)}, tmp_path / "whole.safetensors")
+    save_file(state | {"text_classifier.bias": torch.zeros(3)}, tmp_path / "whole.safetensors")
     loaded = Backbone("mobilenetv2_100", weights=str(tmp_path / "whole.safetensors"))
-    assert all(torch.equal(loaded.network.state_dict()[name], value) for name, value in state.items())
+    assert all(
+        torch.equal(loaded.network.state_dict()[name], value) for name, value in state.items()
+    )
 
     save_file(dict(list(state.items())[5:]), tmp_path / "part.safetensors")
     with pytest.raises(InputError, match=r"part.safetensors: 5 weights missing"):
@@ -192,11 +221,13 @@ def test_backbone_weights_load_or_are_refused(tmp_path: pytest.TempPathFactory) 
 
 def test_a_class_table_follows_the_taxonomy() -> None:
     taxonomy = Taxonomy("own", (Category(9, "road", "stuff"), Category(3, "car", "thing")))
-    made = ClassTable.of(taxonomy, torch.eye(2))
+    made = ClassEmbeddings.of(taxonomy, torch.eye(2))
     assert made.is_thing.tolist() == [True, False]
 
 
-@pytest.mark.parametrize(("hidden_dim", "mask_dim", "heads"), [(20, 5, 5), (132, 130, 3), (4, 4, 1)])
+@pytest.mark.parametrize(
+    ("hidden_dim", "mask_dim", "heads"), [(20, 5, 5), (132, 130, 3), (4, 4, 1)]
+)
 @pytest.mark.parametrize("pixel_decoder", ["fpn", "deformable"])
 def test_any_width_that_the_configuration_takes_can_be_built(
     hidden_dim: int, mask_dim: int, heads: int, pixel_decoder: Literal["fpn", "deformable"]
@@ -207,5 +238,10 @@ def test_any_width_that_the_configuration_takes_can_be_built(
     )  # fmt: skip
     boxes = [torch.tensor([[4.0, 4.0, 40.0, 30.0]])]
     with torch.no_grad():
-        found = build_model(config).eval()(torch.rand(1, 3, 64, 64), table(5), boxes, every_layer=False)
-    assert found.matching.mask_logits.isfinite().all() and found.conditioned.mask_logits.isfinite().all()
+        found = build_model(config).eval()(
+            torch.rand(1, 3, 64, 64), table(5), BoxPrompts.without_labels(boxes), aux_outputs=False
+        )
+    assert (
+        found.queries.mask_logits.isfinite().all()
+        and found.box_prompts.mask_logits.isfinite().all()
+    )

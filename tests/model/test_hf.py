@@ -15,18 +15,23 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError, SegkitError
-from segkit.model.config import ModelConfig
 from segkit.model.dataseg import DataSeg, build_model
 from segkit.model.hf import init_from, read_config
-from segkit.training.run_reader import load_run
+from segkit.recipes.schema import ModelConfig
+from segkit.runs.run import load_run
 from tests.training.toy import write_recipe, write_toy_set
 
-transformers = pytest.importorskip("transformers", reason="transformers' Mask2Former is the independent truth here")
+transformers = pytest.importorskip(
+    "transformers", reason="transformers' Mask2Former is the independent truth here"
+)
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 BACKBONES: dict[str, Callable[[], Any]] = {
     "resnet18": lambda: transformers.ResNetConfig(
-        layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], out_features=STAGES
+        layer_type="basic",
+        depths=[2, 2, 2, 2],
+        hidden_sizes=[64, 128, 256, 512],
+        out_features=STAGES,
     ),
     "resnet50": lambda: transformers.ResNetConfig(out_features=STAGES),
     "swin_tiny_patch4_window7_224": lambda: transformers.SwinConfig(out_features=STAGES),
@@ -36,13 +41,16 @@ SHAPES = [(1, 64, 64), (3, 96, 64), (2, 64, 160)]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[nn.Module, Path]]:
-    """A Mask2Former of random weights and statistics, and the folder that it has saved itself to."""
+    """A Mask2Former of random weights and statistics, and the folder that it has saved itself
+    to."""
     made: dict[str, tuple[nn.Module, Path]] = {}
 
     def make(backbone: str) -> tuple[nn.Module, Path]:
         if backbone not in made:
             torch.manual_seed(0)
-            peer = _randomised(transformers.Mask2FormerForUniversalSegmentation(_config(backbone)).eval())
+            peer = _randomised(
+                transformers.Mask2FormerForUniversalSegmentation(_config(backbone)).eval()
+            )
             folder = tmp_path_factory.mktemp(backbone)
             peer.save_pretrained(folder)
             made[backbone] = peer, folder
@@ -68,7 +76,8 @@ def _config(backbone: str) -> Any:
 
 @torch.no_grad()
 def _randomised(peer: nn.Module) -> nn.Module:
-    """No tensor stays at a constant that would hide a mistake: norms, biases, offsets and statistics move."""
+    """No tensor stays at a constant that would hide a mistake: norms, biases, offsets and
+    statistics move."""
     for name, value in peer.named_parameters():
         if value.ndim == 1 or not bool(value.any()):
             value.add_(torch.randn_like(value) * 0.1)
@@ -92,16 +101,21 @@ def _compare(peer: nn.Module, own: DataSeg, images: Tensor, tolerance: float) ->
     theirs = peer.model(images, output_hidden_states=True)
     scales, pixels = own.pixel_decoder(own.backbone(images))
     content, position = (
-        embedding.weight.expand(len(images), -1, -1) for embedding in (own.query_content, own.query_position)
+        embedding.weight.expand(len(images), -1, -1)
+        for embedding in (own.query_content, own.query_position)
     )
-    queries, masks = own.query_decoder(content, position, scales, pixels)
+    queries, masks = own.transformer_decoder(content, position, scales, pixels)
     features = [state.transpose(0, 1) for state in theirs.transformer_decoder_intermediate_states]
     assert len(features) == len(theirs.masks_queries_logits) == 7
     assert all(value.std() > 0.1 for value in (*features, *theirs.masks_queries_logits))
-    torch.testing.assert_close(queries, torch.stack(features, dim=1), rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(masks, torch.stack(theirs.masks_queries_logits, dim=1), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        queries, torch.stack(features, dim=1), rtol=tolerance, atol=tolerance
+    )
+    torch.testing.assert_close(
+        masks, torch.stack(theirs.masks_queries_logits, dim=1), rtol=tolerance, atol=tolerance
+    )
     output = own(images, torch.eye(16, dtype=images.dtype)[:3])
-    assert torch.equal(output.matching.mask_logits, masks)
+    assert torch.equal(output.queries.mask_logits, masks)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -120,16 +134,22 @@ def test_in_double_precision_nothing_but_rounding_is_left(
     checkpoint: Callable[[str], tuple[nn.Module, Path]], backbone: str
 ) -> None:
     peer, folder = checkpoint(backbone)
-    images = torch.rand(1, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(
+        1, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     _compare(copy.deepcopy(peer).double(), _own(folder).double(), images, 1e-8)
 
 
-def _copy(folder: Path, to: Path, *, config: dict[str, Any] | None = None, without: str = "") -> str:
+def _copy(
+    folder: Path, to: Path, *, config: dict[str, Any] | None = None, without: str = ""
+) -> str:
     """A checkpoint with another configuration, or without a tensor."""
     own = json.loads((folder / "config.json").read_text())
     (to / "config.json").write_text(json.dumps(own | (config or {})))
     state = load_file(folder / "model.safetensors")
-    save_file({name: value for name, value in state.items() if name != without}, to / "model.safetensors")
+    save_file(
+        {name: value for name, value in state.items() if name != without}, to / "model.safetensors"
+    )
     return f"hf:{to}"
 
 
@@ -141,8 +161,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
     model = build_model(fitting)
     norm = "model.transformer_module.decoder.layernorm.bias"
     cases: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"without": norm}, r"lacks query_decoder.norm.bias \(1 such\)"),
-        ({"config": {"num_queries": 9}}, "and the recipe differ in model.queries; --set model.queries=9"),
+        ({"without": norm}, r"lacks transformer_decoder.norm.bias \(1 such\)"),
+        (
+            {"config": {"num_queries": 9}},
+            "and the recipe differ in model.queries; --set model.queries=9",
+        ),
         ({"config": {"pre_norm": True}}, "pre_norm is True, only False is supported"),
         ({"config": {"decoder_layers": 6}}, "6 decoder layers"),
         ({"config": {"backbone_config": {"model_type": "resnet"}}}, "an unknown resnet backbone"),
@@ -162,7 +185,9 @@ def test_parts_that_a_mask2former_lacks_keep_their_weights(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     init_from(model, f"hf:{folder}")
     kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
-    fresh = {name for name in before if name.startswith(("classifier.", "conditioner."))}
+    fresh = {
+        name for name in before if name.startswith(("text_classifier.", "box_prompt_encoder."))
+    }
     assert kept - fresh == {name for name in before if name.endswith("num_batches_tracked")}
     assert fresh <= kept
 
@@ -173,11 +198,17 @@ def test_a_source_that_is_none_is_refused(source: str) -> None:
         init_from(build_model(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), source)
 
 
-def test_a_public_model_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_public_model_out_of_reach_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(SegkitError, match="owner/name is no local folder and could not be fetched") as caught:
-        init_from(build_model(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), "hf:owner/name")
+    with pytest.raises(
+        SegkitError, match="owner/name is no local folder and could not be fetched"
+    ) as caught:
+        init_from(
+            build_model(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), "hf:owner/name"
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -187,16 +218,39 @@ def test_the_command_names_what_to_set_and_then_starts_from_the_checkpoint(
 ) -> None:
     folder = checkpoint(backbone)[1]
     data, recipe = write_toy_set(tmp_path / "set"), write_recipe(tmp_path / "tiny.toml")
-    still = ["--set", "optimiser.lr=1e-30", "--set", "model.freeze_norm=true", "--steps", "1", "--device", "cpu"]
-    run = ["train", "--recipe", str(recipe), "--data", str(data.path), "--out", str(tmp_path / "run"), *still]
+    still = [
+        "--set",
+        "optimizer.lr=1e-30",
+        "--set",
+        "model.freeze_norm=true",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    run = [
+        "train",
+        "--recipe",
+        str(recipe),
+        "--data",
+        str(data.path),
+        "--out",
+        str(tmp_path / "run"),
+        *still,
+    ]
     start = [*run, "--init-from", f"hf:{folder}"]
     refused = CliRunner().invoke(app, start)
     assert isinstance(refused.exception, InputError), refused.output
     named = re.findall(r"--set (\S+)", str(refused.exception))
     assert f"model.backbone={backbone}" in named and "model.pixel_decoder=deformable" in named
-    result = CliRunner().invoke(app, [*start, *(word for setting in named for word in ("--set", setting))])
+    result = CliRunner().invoke(
+        app, [*start, *(word for setting in named for word in ("--set", setting))]
+    )
     assert result.exit_code == 0, result.output
     trained = load_run(tmp_path / "run").model.state_dict()
     for name, value in _own(folder).state_dict().items():
-        if not name.startswith(("classifier.", "conditioner.")) and "num_batches" not in name:
+        if (
+            not name.startswith(("text_classifier.", "box_prompt_encoder."))
+            and "num_batches" not in name
+        ):
             torch.testing.assert_close(trained[name], value, msg=name)

@@ -7,11 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from segkit.model.config import ModelConfig
+from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg, build_model
+from segkit.recipes.schema import ModelConfig
 
-BACKBONES = {"resnet18": 0.6, "convnext_atto": 0.6, "vitdet:test_vit": 0.75, "mobilenetv2_100": 0.95}
-"""And the most that may be kept of what is kept without; batch norms that learn keep all of their network."""
+BACKBONES = {
+    "resnet18": 0.6,
+    "convnext_atto": 0.6,
+    "vitdet:test_vit": 0.75,
+    "mobilenetv2_100": 0.95,
+}
+"""And the most that may be kept of what is kept without; batch norms that learn keep all of their
+network."""
 
 
 def make(backbone: str) -> DataSeg:
@@ -38,11 +45,15 @@ def step(model: DataSeg) -> tuple[Tensor, dict[str, Tensor], int]:
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        output = model(images, text, boxes)
-        answers = (output.matching, output.conditioned)
-        loss = torch.stack([p.mask_logits.square().mean() + p.class_logits.square().mean() for p in answers]).sum()
+        output = model(images, text, BoxPrompts.without_labels(boxes))
+        answers = (output.queries, output.box_prompts)
+        loss = torch.stack(
+            [p.mask_logits.square().mean() + p.class_logits.square().mean() for p in answers]
+        ).sum()
     loss.backward()
-    gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    gradients = {
+        name: value.grad for name, value in model.named_parameters() if value.grad is not None
+    }
     return loss.detach(), gradients, sum(kept.values())
 
 
@@ -56,7 +67,9 @@ def same_step(change: Callable[[DataSeg], None], backbone: str) -> tuple[int, in
     assert others.keys() == gradients.keys()
     largest = max(value.abs().max() for value in gradients.values())
     for name, value in gradients.items():
-        torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4 * float(largest), msg=name)
+        torch.testing.assert_close(
+            others[name], value, rtol=1e-3, atol=1e-4 * float(largest), msg=name
+        )
     statistics = dict(plain.named_buffers())
     for name, value in changed.named_buffers():
         torch.testing.assert_close(value, statistics[name], msg=name)

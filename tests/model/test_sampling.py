@@ -13,7 +13,8 @@ def scales_of(*sizes: tuple[int, int]) -> Scales:
 
 
 def _bilinear(grid: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    """One sample of (h, w, d) at x, y in 0-1 by the four cells around it; cells beyond the map are zero."""
+    """One sample of (h, w, d) at x, y in 0-1 by the four cells around it; cells beyond the map are
+    zero."""
     height, width, _ = grid.shape
     column, row = x * width - 0.5, y * height - 0.5
     total = torch.zeros(grid.shape[-1], dtype=grid.dtype)
@@ -29,30 +30,42 @@ def test_samples_are_those_of_a_loop_over_points(sizes: list[tuple[int, int]]) -
     torch.manual_seed(0)
     cells = [height * width for height, width in sizes]
     value = torch.randn(2, sum(cells), 3, 4, dtype=torch.float64)
-    locations = torch.rand(2, 6, 3, 2, 5, 2, dtype=torch.float64) * 1.6 - 0.3  # some lie beyond the maps
+    locations = (
+        torch.rand(2, 6, 3, 2, 5, 2, dtype=torch.float64) * 1.6 - 0.3
+    )  # some lie beyond the maps
     weights = torch.rand(2, 6, 3, 2, 5, dtype=torch.float64)
     expected = torch.zeros(2, 6, 3, 4, dtype=torch.float64)
     for image in range(2):
-        maps = [part.unflatten(0, size) for part, size in zip(value[image].split(cells), sizes, strict=True)]
+        maps = [
+            part.unflatten(0, size)
+            for part, size in zip(value[image].split(cells), sizes, strict=True)
+        ]
         for query in range(6):
             for head in range(3):
                 for level in range(2):
                     for point in range(5):
                         x, y = locations[image, query, head, level, point].tolist()
                         sample = _bilinear(maps[level][:, :, head], x, y)
-                        expected[image, query, head] += weights[image, query, head, level, point] * sample
-    torch.testing.assert_close(sample_scales(value, scales_of(*sizes), locations, weights), expected.flatten(2))
+                        expected[image, query, head] += (
+                            weights[image, query, head, level, point] * sample
+                        )
+    torch.testing.assert_close(
+        sample_scales(value, scales_of(*sizes), locations, weights), expected.flatten(2)
+    )
 
 
-@pytest.mark.parametrize("together", [sampling.MOST_PRODUCTS, 20])
-def test_gradients_of_samples_are_those_of_finite_differences(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "MOST_PRODUCTS", together)
+@pytest.mark.parametrize("together", [sampling.MAX_PRODUCTS, 20])
+def test_gradients_of_samples_are_those_of_finite_differences(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "MAX_PRODUCTS", together)
     torch.manual_seed(0)
     value = torch.randn(1, 10, 2, 2, dtype=torch.float64, requires_grad=True)
     locations = (torch.rand(1, 3, 2, 2, 2, 2, dtype=torch.float64) * 0.9).requires_grad_()
     weights = torch.rand(1, 3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda v, x, w: sample_scales(v, scales_of((2, 2), (2, 3)), x, w), (value, locations, weights)
+        lambda v, x, w: sample_scales(v, scales_of((2, 2), (2, 3)), x, w),
+        (value, locations, weights),
     )
 
 
@@ -60,7 +73,9 @@ def test_on_a_map_of_many_cells_gradients_are_those_of_grid_sample() -> None:
     torch.manual_seed(0)
     size, heads, width = (9, 13), 2, 3
     value = torch.randn(2, 9 * 13, heads, width, dtype=torch.float64, requires_grad=True)
-    locations = (torch.rand(2, 50, heads, 1, 4, 2, dtype=torch.float64) * 1.2 - 0.1).requires_grad_()
+    locations = (
+        torch.rand(2, 50, heads, 1, 4, 2, dtype=torch.float64) * 1.2 - 0.1
+    ).requires_grad_()
     weights = torch.rand(2, 50, heads, 1, 4, dtype=torch.float64, requires_grad=True)
     maps = value.permute(0, 2, 3, 1).reshape(2 * heads, width, *size)
     grid = 2 * locations[:, :, :, 0].transpose(1, 2).flatten(0, 1) - 1

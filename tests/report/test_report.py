@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segkit.metrics.evaluate import EvalOptions, as_predictions, measure
-from segkit.metrics.record import described
+from segkit.metrics.output import described
 from segkit.report.build import image_scores, report
 from segkit.report.gallery import ends
 from segkit.shards.writer import write_layer, write_set
@@ -36,16 +36,25 @@ class Balance(HTMLParser):
 
 
 def page_of(folder, task, label=str):
-    """The page of a task with `label` of each class's name as its name, what it was made of, and the evaluation."""
+    """The page of a task with `label` of each class's name as its name, what it was made of, and
+    the evaluation."""
     truth, found = sets(folder, images=6, kind=task)
-    names = replace(taxonomy(), categories=tuple(replace(c, name=label(c.name)) for c in taxonomy().categories))
+    names = replace(
+        taxonomy(), categories=tuple(replace(c, name=label(c.name)) for c in taxonomy().categories)
+    )
     truth, found = (
-        shard_set(folder / f"{s.manifest.name}-named", list(s.samples()), names, task) for s in (truth, found)
+        shard_set(folder / f"{s.manifest.name}-named", list(s.samples()), names, task)
+        for s in (truth, found)
     )
     source = as_predictions(found, truth)
     options = EvalOptions(details=True, boundary=task != "semantic", errors=True)
     measured = measure(truth, source, task, options)
-    result = {"task": task, "data": described(truth), "predictions": described(found), **measured.metrics}
+    result = {
+        "task": task,
+        "data": described(truth),
+        "predictions": described(found),
+        **measured.metrics,
+    }
     return report(result, measured, truth, source), result, measured
 
 
@@ -70,18 +79,26 @@ def test_one_file_that_asks_for_nothing(tmp_path, task):
         "instance": lambda: len(measured.detections.object_iou),
     }
     assert len(columns) == 25 and sum(columns) == counted[task](), "the histogram shows every IoU"
-    assert all(f">{name}<" in page for name, value in result["per_class"].items() if value not in (None, {}))
+    assert all(
+        f">{name}<" in page
+        for name, value in result["per_class"].items()
+        if value not in (None, {})
+    )
 
 
 def test_names_are_escaped(tmp_path):
     names = taxonomy()
-    odd = replace(names, categories=tuple(replace(c, name=f"<b>{c.name}&</b>") for c in names.categories))
+    odd = replace(
+        names, categories=tuple(replace(c, name=f"<b>{c.name}&</b>") for c in names.categories)
+    )
     truth, found = sets(tmp_path)
     remade = write_set(
         tmp_path / "odd", ((s, None) for s in truth.samples()), taxonomy=odd, kind="panoptic", name="<script>",
         split=None, command="test", arguments={}, images_by="none",
     )  # fmt: skip
-    other = write_layer(tmp_path / "odd-found", remade, found.samples(), command="test", arguments={})
+    other = write_layer(
+        tmp_path / "odd-found", remade, found.samples(), command="test", arguments={}
+    )
     source = as_predictions(other, remade)
     measured = measure(remade, source, "panoptic")
     result = {"data": described(remade), "predictions": described(other), **measured.metrics}
@@ -119,7 +136,9 @@ def test_worst_and_best_do_not_meet():
     ("task", "width"), [("panoptic", 390), ("panoptic", 1200), ("semantic", 390), ("instance", 390)]
 )
 def test_a_browser_shows_it_without_errors_or_overflow(tmp_path, task, width):
-    page, _, _ = page_of(tmp_path, task, lambda name: f"{name}: Fußgängerüberwege, <em>猫</em> & {60 * 'a'}")
+    page, _, _ = page_of(
+        tmp_path, task, lambda name: f"{name}: Fußgängerüberwege, <em>猫</em> & {60 * 'a'}"
+    )
     probe = """<script>addEventListener('load', () => { const root = document.documentElement;
     document.title = [root.scrollWidth, innerWidth, document.images.length,
     [...document.images].filter(image => image.complete && !image.naturalWidth).length].join(' ') })</script>"""
@@ -127,7 +146,9 @@ def test_a_browser_shows_it_without_errors_or_overflow(tmp_path, task, width):
     file.write_text(page.replace("</body>", f"{probe}</body>"))
     # A headless window is at least 500 wide: a narrower page is shown in a frame.
     frame = tmp_path / "frame.html"
-    frame.write_text(f'<body style="margin:0"><iframe src="report.html" width="{width}" height="900"></iframe>')
+    frame.write_text(
+        f'<body style="margin:0"><iframe src="report.html" width="{width}" height="900"></iframe>'
+    )
     options = [
         "--headless",
         "--no-sandbox",
@@ -136,11 +157,18 @@ def test_a_browser_shows_it_without_errors_or_overflow(tmp_path, task, width):
         "--allow-file-access-from-files",
     ]
     picture = tmp_path / "shot.png"
-    run = [shutil.which("chromium"), *options, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000"]
+    run = [
+        shutil.which("chromium"),
+        *options,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=4000",
+    ]
     title = """<script>addEventListener('load', () => setTimeout(() => {
     document.title = document.querySelector('iframe').contentDocument.title }, 500))</script>"""
     frame.write_text(frame.read_text() + title)
-    shown = subprocess.run([*run, "--dump-dom", f"file://{frame}"], capture_output=True, text=True, timeout=120)
+    shown = subprocess.run(
+        [*run, "--dump-dom", f"file://{frame}"], capture_output=True, text=True, timeout=120
+    )
     found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", shown.stdout)
     assert found, shown.stdout[:300]
     scroll, inner, images, broken = map(int, found.groups())

@@ -11,7 +11,9 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Category, Taxonomy
 
-TAXONOMY = Taxonomy("toy", (Category(7, "sky", "stuff"), Category(3, "cat", "thing", ("cat", "kitty"))))
+TAXONOMY = Taxonomy(
+    "toy", (Category(7, "sky", "stuff"), Category(3, "cat", "thing", ("cat", "kitty")))
+)
 
 
 def picture(seed: int, height: int = 24, width: int = 32) -> bytes:
@@ -20,7 +22,8 @@ def picture(seed: int, height: int = 24, width: int = 32) -> bytes:
 
 
 def toy_sample(seed: int) -> Sample:
-    """A panoptic sample: a cat with a hole on a sky, a void corner, and every optional field set somewhere."""
+    """A panoptic sample: a cat with a hole on a sky, a void corner, and every optional field set
+    somewhere."""
     ids = np.full((24, 32), 7, np.int64)
     ids[4 + seed % 5 : 20, 6:15] = 3
     ids[10:12, 8:10] = 0
@@ -32,9 +35,34 @@ def toy_sample(seed: int) -> Sample:
         width=32,
         height=24,
         segments=(
-            Segment(3, "thing", cat.box, cat.counts, cat.area, mask_from="human", source_id=str(seed), score=0.25),
-            Segment(7, "stuff", sky.box, sky.counts, sky.area, mask_from="derived", source_polygon="[[1, 2.50]]"),
-            Segment(3, "thing", (-1.5, 0.1, 40.0, 8.0), None, 320.0, is_crowd=True, ignore=bool(seed % 2)),
+            Segment(
+                3,
+                "thing",
+                cat.box,
+                cat.counts,
+                cat.area,
+                mask_from="human",
+                source_id=str(seed),
+                score=0.25,
+            ),
+            Segment(
+                7,
+                "stuff",
+                sky.box,
+                sky.counts,
+                sky.area,
+                mask_from="derived",
+                source_polygon="[[1, 2.50]]",
+            ),
+            Segment(
+                3,
+                "thing",
+                (-1.5, 0.1, 40.0, 8.0),
+                None,
+                320.0,
+                is_crowd=True,
+                ignore=bool(seed % 2),
+            ),
         ),
         annotated=(3, 7) if seed % 2 else None,
         exhaustive=bool(seed % 3),

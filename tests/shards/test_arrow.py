@@ -34,7 +34,9 @@ samples = st.builds(
     width=st.integers(1, 10**6),
     height=st.integers(1, 10**6),
     segments=st.lists(segments, max_size=4).map(tuple),
-    image=st.builds(ImageRef, tar=st.one_of(st.none(), text), offset=st.integers(0, 2**40), path=text),
+    image=st.builds(
+        ImageRef, tar=st.one_of(st.none(), text), offset=st.integers(0, 2**40), path=text
+    ),
     annotated=st.one_of(st.none(), st.lists(st.integers(0, 400), max_size=3).map(tuple)),
     exhaustive=st.booleans(),
     not_exhaustive=st.lists(st.integers(0, 400), max_size=3).map(tuple),
@@ -59,7 +61,9 @@ def test_every_field_survives_the_file_over_several_row_groups(tmp_path):
 
 def test_sets_of_before_a_column_was_added_are_read_with_its_default():
     rows = [toy_sample(seed) for seed in range(4)]
-    older = arrow.to_table([replace(row, not_exhaustive=(3,)) for row in rows]).drop_columns(sorted(arrow.LATER))
+    older = arrow.to_table([replace(row, not_exhaustive=(3,)) for row in rows]).drop_columns(
+        sorted(arrow.LATER)
+    )
     assert list(arrow.from_table(older)) == rows
 
 
@@ -71,7 +75,9 @@ def test_slices_of_a_table_keep_their_own_segments():
 def test_rows_are_those_of_the_published_schema():
     from importlib import resources
 
-    schema = json.loads((resources.files("segkit.schemas") / "sample.schema.json").read_text("utf-8"))
+    schema = json.loads(
+        (resources.files("segkit.schemas") / "sample.schema.json").read_text("utf-8")
+    )
     validator = Draft202012Validator(schema)
     for seed in range(3):
         validator.validate(arrow.to_row(toy_sample(seed)))

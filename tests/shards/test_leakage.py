@@ -22,7 +22,14 @@ def encoded(pixels, extension=".png", *options):
 def dataset(folder, images):
     records = [(Sample(f"{n}", f"{n}.png", 320, 240), data) for n, data in enumerate(images)]
     return write_set(
-        folder, records, taxonomy=TAXONOMY, kind="instance", name="x", split=None, command="t", arguments={}
+        folder,
+        records,
+        taxonomy=TAXONOMY,
+        kind="instance",
+        name="x",
+        split=None,
+        command="t",
+        arguments={},
     )
 
 
@@ -31,7 +38,12 @@ def test_the_same_bytes_and_the_same_picture_are_found_and_no_other(tmp_path):
     a = dataset(tmp_path / "a", [encoded(scene(seed)) for seed in range(6)])
     b = dataset(
         tmp_path / "b",
-        [encoded(scene(9)), encoded(scene(3)), encoded(scene(1), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 30), encoded(half)],
+        [
+            encoded(scene(9)),
+            encoded(scene(3)),
+            encoded(scene(1), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 30),
+            encoded(half),
+        ],
     )
     found = {(leak.id_a, leak.id_b): leak.distance for leak in leaks([a, b])}
     assert found.keys() == {("3", "1"), ("1", "2"), ("2", "3")}
@@ -42,7 +54,8 @@ def test_the_same_bytes_and_the_same_picture_are_found_and_no_other(tmp_path):
 def test_distances_are_hamming_distances_of_the_hashes(tmp_path):
     images = [encoded(scene(seed)) for seed in range(5)]
     hashes = [
-        perceptual_hash(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2)) for data in images
+        perceptual_hash(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2))
+        for data in images
     ]
     a, b = dataset(tmp_path / "a", images[:2]), dataset(tmp_path / "b", images[2:])
     for leak in leaks([a, b], near=256):

@@ -16,7 +16,10 @@ from segkit.taxonomy import Category, Taxonomy
 from tests.shards.conftest import TAXONOMY, picture, toy_records, toy_sample
 
 OPTIONS = {"kind": "panoptic", "name": "toy", "split": "train", "command": "t", "arguments": {}}
-NEW = Taxonomy("new", (Category(1, "animal", "thing"), Category(2, "backdrop", "stuff"), Category(9, "car", "thing")))
+NEW = Taxonomy(
+    "new",
+    (Category(1, "animal", "thing"), Category(2, "backdrop", "stuff"), Category(9, "car", "thing")),
+)
 
 
 def images_of(data):
@@ -30,11 +33,16 @@ def other_set(folder, taxonomy=TAXONOMY, start=100, count=2):
 
 def test_merged_sets_hold_all_samples_and_read_both_sets_images(make_set, tmp_path):
     first, second = make_set(count=3), other_set(tmp_path / "other")
-    both = merge([first, second], tmp_path / "deep" / "both", name="both", rename=False, arguments={})
+    both = merge(
+        [first, second], tmp_path / "deep" / "both", name="both", rename=False, arguments={}
+    )
     assert images_of(both) == images_of(first) + images_of(second)
     assert [sample.id for sample in both.samples()] == ["000", "001", "002", "100", "101"]
     assert list(validate(both.path)) == []
-    assert [parent.digest for parent in both.manifest.parents] == [first.manifest.digest, second.manifest.digest]
+    assert [parent.digest for parent in both.manifest.parents] == [
+        first.manifest.digest,
+        second.manifest.digest,
+    ]
     assert both.manifest.statistics.segments == 15
 
 
@@ -60,7 +68,8 @@ def test_ids_that_clash_are_refused_or_renamed(make_set, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "category", [Category(3, "dog", "thing"), Category(3, "cat", "stuff"), Category(5, "cat", "thing")]
+    "category",
+    [Category(3, "dog", "thing"), Category(3, "cat", "stuff"), Category(5, "cat", "thing")],
 )
 def test_classes_that_contradict_each_other_do_not_merge(category):
     with pytest.raises(InputError, match="elsewhere"):
@@ -84,8 +93,13 @@ def test_a_split_by_chance_is_a_partition_of_the_stated_sizes(make_set, tmp_path
 
 def test_an_images_part_by_chance_depends_on_its_id_alone(tmp_path):
     records = list(toy_records(9))
-    made = [write_set(tmp_path / n, r, taxonomy=TAXONOMY, **OPTIONS) for n, r in (("a", records), ("b", records[::-1]))]
-    assert by_chance(made[0], {"x": 0.5, "y": 0.5}, 3) == by_chance(made[1], {"x": 0.5, "y": 0.5}, 3)
+    made = [
+        write_set(tmp_path / n, r, taxonomy=TAXONOMY, **OPTIONS)
+        for n, r in (("a", records), ("b", records[::-1]))
+    ]
+    assert by_chance(made[0], {"x": 0.5, "y": 0.5}, 3) == by_chance(
+        made[1], {"x": 0.5, "y": 0.5}, 3
+    )
 
 
 @pytest.mark.parametrize("shares", [{"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": 0.99, "b": 0.01}])
@@ -98,7 +112,11 @@ def test_a_split_by_lists(make_set, tmp_path):
     data = make_set()
     (tmp_path / "a").write_text("001\n\n003\n")
     (tmp_path / "b").write_text("000\n")
-    assert by_list(data, {"a": tmp_path / "a", "b": tmp_path / "b"}) == {"001": "a", "003": "a", "000": "b"}
+    assert by_list(data, {"a": tmp_path / "a", "b": tmp_path / "b"}) == {
+        "001": "a",
+        "003": "a",
+        "000": "b",
+    }
     (tmp_path / "b").write_text("003\n")
     with pytest.raises(InputError, match="part a too"):
         by_list(data, {"a": tmp_path / "a", "b": tmp_path / "b"})
@@ -113,7 +131,9 @@ def test_relabelling_keeps_every_pixel_and_balances(make_set, tmp_path):
     assert list(validate(made.path)) == []
     assert images_of(made) == images_of(data)
     for before, after in zip(data.samples(), made.samples(), strict=True):
-        assert [(s.mask, s.box, s.score) for s in before.segments] == [(s.mask, s.box, s.score) for s in after.segments]
+        assert [(s.mask, s.box, s.score) for s in before.segments] == [
+            (s.mask, s.box, s.score) for s in after.segments
+        ]
         assert [s.class_id for s in after.segments] == [1, 2, 1]
         assert after.annotated == (1, 2)  # nobody looked for cars
     assert made.manifest.ledger.annotations.input == made.manifest.ledger.annotations.kept == 9
@@ -136,13 +156,19 @@ def test_things_that_become_stuff_are_one_region(tmp_path):
     made = relabel_sample(sample, "panoptic", stuff, {3: 1, 7: 1})
     (region,) = made.segments
     assert np.array_equal(rle.decode(region.mask, 24, 32), ~rle.decode(sample.void, 24, 32))
-    assert (region.kind, region.box, region.mask_from) == ("stuff", (0.0, 0.0, 32.0, 24.0), "derived")
+    assert (region.kind, region.box, region.mask_from) == (
+        "stuff",
+        (0.0, 0.0, 32.0, 24.0),
+        "derived",
+    )
     assert region.area == rle.area(region.mask, 24, 32)
     assert made.annotated is None
 
 
 def test_a_class_that_was_looked_for_in_part_is_not_exhaustive():
-    sample = replace(toy_sample(1), annotated=(3,), exhaustive=True, segments=toy_sample(1).segments[:1])
+    sample = replace(
+        toy_sample(1), annotated=(3,), exhaustive=True, segments=toy_sample(1).segments[:1]
+    )
     made = relabel_sample(sample, "panoptic", NEW, {3: 1, 7: 1})
     assert (made.annotated, made.exhaustive, made.not_exhaustive) == ((1,), False, (1,))
     assert relabel_sample(sample, "panoptic", NEW, {3: 1, 7: 2}).exhaustive
@@ -175,16 +201,18 @@ def test_tables_by_name_and_by_id(tmp_path):
         ("old,new\ncat,animal\n", "lacks a column"),
     ],
 )
-def test_tables_that_do_not_map(tmp_path, text, problem):
+def test_tables_that_do_not_map(tmp_path, text, message):
     path = tmp_path / "map.csv"
     path.write_text(text)
-    with pytest.raises(InputError, match=problem):
+    with pytest.raises(InputError, match=message):
         read_table(path, TAXONOMY, NEW)
 
 
 def test_the_same_labels_do_not_differ(make_set, tmp_path):
     data = make_set()
-    layer = write_layer(tmp_path / "layer", data, list(data.samples())[::-1], command="t", arguments={})
+    layer = write_layer(
+        tmp_path / "layer", data, list(data.samples())[::-1], command="t", arguments={}
+    )
     found = diff(data, layer)
     assert found.identical and found.common == 5
     assert all(one.to_json()["iou"] == 1 for one in found.classes.values())
@@ -202,7 +230,12 @@ def test_differences_are_told_by_image_class_and_pixel(make_set, tmp_path):
     samples = [changed(s) if s.id == "001" else s for s in data.samples() if s.id != "003"]
     other = write_layer(tmp_path / "b", data, samples, command="t", arguments={})
     found = diff(data, other)
-    assert (found.only_a, found.only_b, found.changed_labels, found.changed_images) == (["003"], [], ["001"], [])
+    assert (found.only_a, found.only_b, found.changed_labels, found.changed_images) == (
+        ["003"],
+        [],
+        ["001"],
+        [],
+    )
     cat = found.classes["cat"]
     truth = [rle.decode(s.segments[0].mask, 24, 32) for s in data.samples() if s.id != "003"]
     mine = [rle.decode(s.segments[0].mask, 24, 32) for s in other.samples()]
@@ -221,14 +254,22 @@ def test_other_image_bytes_under_the_same_id_are_a_difference(make_set, tmp_path
 
 def test_sets_with_images_by_different_ways_do_not_go_together(make_set, tmp_path):
     sample = replace(toy_sample(50), image=ImageRef(path="/somewhere.png"))
-    pointing = write_set(tmp_path / "p", [(sample, None)], taxonomy=TAXONOMY, images_by="reference", **OPTIONS)
+    pointing = write_set(
+        tmp_path / "p", [(sample, None)], taxonomy=TAXONOMY, images_by="reference", **OPTIONS
+    )
     with pytest.raises(InputError, match="embed and reference"):
         merge([make_set(), pointing], tmp_path / "both", name="b", rename=False, arguments={})
 
 
 def test_boxes_and_crowds_survive_a_semantic_join():
     crowd = Segment(
-        3, "thing", (0.0, 0.0, 2.0, 2.0), rle.encode(np.eye(24, 32)), 24.0, is_crowd=True, mask_from="human"
+        3,
+        "thing",
+        (0.0, 0.0, 2.0, 2.0),
+        rle.encode(np.eye(24, 32)),
+        24.0,
+        is_crowd=True,
+        mask_from="human",
     )
     bare = Segment(3, "thing", (0.0, 0.0, 2.0, 2.0), None, 4.0)
     sample = replace(toy_sample(0), segments=(crowd, bare, bare))

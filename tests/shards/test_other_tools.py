@@ -1,4 +1,5 @@
-"""What docs/shards.md shows of other tools, run as it stands there (Ray: `tests/sources/test_ray_engine.py`)."""
+"""What docs/shards.md shows of other tools, run as it stands there (Ray:
+`tests/sources/test_ray_engine.py`)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardSet:
     return published
 
 
-def test_the_tars_are_webdataset_shards(made: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tars_are_webdataset_shards(
+    made: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names: dict[str, Any] = {}
     exec(snippet("shards.md", "python", "webdataset"), names)
     assert capsys.readouterr().out.splitlines() == [f"{number} (24, 32, 3)" for number in range(7)]
@@ -40,7 +43,14 @@ def test_ids_that_webdataset_would_cut_at_a_dot_stay_apart(tmp_path: Path) -> No
     import webdataset as wds
 
     records = [(replace(toy_sample(seed), id=f"a.b/{seed}.c"), picture(seed)) for seed in range(3)]
-    options = {"taxonomy": TAXONOMY, "kind": "panoptic", "name": "x", "split": None, "command": "t", "arguments": {}}
+    options = {
+        "taxonomy": TAXONOMY,
+        "kind": "panoptic",
+        "name": "x",
+        "split": None,
+        "command": "t",
+        "arguments": {},
+    }
     made = write_set(tmp_path / "set", records, **options)
     rows = list(wds.WebDataset([str(made.path / "images-00000.tar")], shardshuffle=False))
     assert len({row["__key__"] for row in rows}) == 3

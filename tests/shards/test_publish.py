@@ -74,7 +74,10 @@ def test_a_living_writer_excludes_others_and_a_dead_one_does_not(tmp_path):
 
 def test_a_destination_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"), staging(tmp_path / "file", {}, resume=False):
+    with (
+        pytest.raises(InputError, match="cannot be written"),
+        staging(tmp_path / "file", {}, resume=False),
+    ):
         pass
 
 

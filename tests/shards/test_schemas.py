@@ -5,7 +5,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from segkit.errors import InputError
-from segkit.manifest import Manifest
+from segkit.shards.manifest import Manifest
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
 from segkit.taxonomy import known_taxonomies, load_taxonomy
@@ -13,7 +13,9 @@ from tests.shards.conftest import TAXONOMY
 
 
 def schema(name):
-    loaded = json.loads((resources.files("segkit.schemas") / f"{name}.schema.json").read_text("utf-8"))
+    loaded = json.loads(
+        (resources.files("segkit.schemas") / f"{name}.schema.json").read_text("utf-8")
+    )
     Draft202012Validator.check_schema(loaded)
     return loaded
 
@@ -21,7 +23,9 @@ def schema(name):
 def test_the_published_manifest_schema_is_that_of_the_code():
     published = schema("manifest")
     made = Manifest.model_json_schema()
-    differing = {key for key in published.keys() | made.keys() if published.get(key) != made.get(key)}
+    differing = {
+        key for key in published.keys() | made.keys() if published.get(key) != made.get(key)
+    }
     assert differing == {"$schema", "title"}
 
 
@@ -56,4 +60,6 @@ def test_shipped_taxonomies_fit_their_schema(name):
 def test_a_taxonomy_of_the_code_fits_and_a_ghost_does_not():
     validator = Draft202012Validator(schema("taxonomy"))
     validator.validate(json.loads(json.dumps(TAXONOMY.to_json())))
-    assert not validator.is_valid({"name": "x", "categories": [{"id": 1, "name": "a", "kind": "ghost"}]})
+    assert not validator.is_valid(
+        {"name": "x", "categories": [{"id": 1, "name": "a", "kind": "ghost"}]}
+    )

@@ -23,7 +23,9 @@ def test_what_was_written_is_read_in_order_and_by_index(make_set):
     expected = [toy_sample(seed) for seed in range(7)]
     assert len(made.manifest.parts) > 2
     assert [without_image(sample) for sample in made.samples()] == expected
-    assert [without_image(made.sample(index)) for index in (6, 0, 3)] == [expected[index] for index in (6, 0, 3)]
+    assert [without_image(made.sample(index)) for index in (6, 0, 3)] == [
+        expected[index] for index in (6, 0, 3)
+    ]
     with pytest.raises(IndexError):
         made.sample(7)
     for seed, sample in enumerate(made.samples()):
@@ -56,12 +58,18 @@ def test_a_writer_that_fails_leaves_no_version(tmp_path):
 def test_a_layer_reads_its_parents_images_even_after_both_moved(make_set, tmp_path):
     parent = make_set("data/set")
     emptied = (replace(sample, segments=sample.segments[:1]) for sample in parent.samples())
-    layer = write_layer(tmp_path / "data/deep/layer", parent, emptied, command="relabel", arguments={}, name="l")
-    deeper = write_layer(tmp_path / "data/layer2", layer, layer.samples(), command="again", arguments={})
+    layer = write_layer(
+        tmp_path / "data/deep/layer", parent, emptied, command="relabel", arguments={}, name="l"
+    )
+    deeper = write_layer(
+        tmp_path / "data/layer2", layer, layer.samples(), command="again", arguments={}
+    )
     shutil.move(tmp_path / "data", tmp_path / "moved")
     for name in ("deep/layer", "layer2"):
         moved = ShardSet.open(tmp_path / "moved" / name)
-        assert [moved.image_bytes(sample) for sample in moved.samples()] == [picture(seed) for seed in range(5)]
+        assert [moved.image_bytes(sample) for sample in moved.samples()] == [
+            picture(seed) for seed in range(5)
+        ]
         assert all(len(sample.segments) == 1 for sample in moved.samples())
     assert not list((tmp_path / "moved/layer2/v1").glob("*.tar"))
     assert [parent.digest for parent in deeper.manifest.parents] == [layer.manifest.digest]
@@ -70,7 +78,14 @@ def test_a_layer_reads_its_parents_images_even_after_both_moved(make_set, tmp_pa
 
 def test_images_by_reference_and_labels_only(tmp_path):
     (tmp_path / "one.png").write_bytes(picture(1))
-    options = {"taxonomy": TAXONOMY, "kind": "panoptic", "name": "x", "split": None, "command": "t", "arguments": {}}
+    options = {
+        "taxonomy": TAXONOMY,
+        "kind": "panoptic",
+        "name": "x",
+        "split": None,
+        "command": "t",
+        "arguments": {},
+    }
     pointing = replace(toy_sample(1), image=ImageRef(path=str(tmp_path / "one.png")))
     by_path = write_set(tmp_path / "r", [(pointing, None)], images_by="reference", **options)
     assert by_path.image_bytes(by_path.sample(0)) == picture(1)
@@ -84,7 +99,14 @@ def test_images_by_reference_and_labels_only(tmp_path):
 
 def test_an_empty_set_is_a_set(tmp_path):
     made = write_set(
-        tmp_path / "e", [], taxonomy=TAXONOMY, kind="boxes", name="x", split=None, command="t", arguments={}
+        tmp_path / "e",
+        [],
+        taxonomy=TAXONOMY,
+        kind="boxes",
+        name="x",
+        split=None,
+        command="t",
+        arguments={},
     )
     assert len(made) == 0
     assert list(made.samples()) == []

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segkit.errors import SegkitError
-from segkit.manifest import Count, Ledger
 from segkit.shards import shard
+from segkit.shards.manifest import Count, Ledger
 from segkit.shards.publish import staging, versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import Header, finish
@@ -33,18 +33,23 @@ convert(Path(sys.argv[1]), slow)
 
 
 def convert(destination, rows=lambda index: range(3), shards=4):
-    """A conversion as commands make it: plan, write what is not there yet, finish. Returns the set, what it wrote."""
+    """A conversion as commands make it: plan, write what is not there yet, finish. Returns the set,
+    what it wrote."""
     with staging(destination, {"input": "same"}, resume=True) as stage:
         todo = [index for index in range(shards) if shard.read_shard(stage.path, index) is None]
         for index in todo:
-            records = ((toy_sample(10 * index + row), picture(10 * index + row)) for row in rows(index))
+            records = (
+                (toy_sample(10 * index + row), picture(10 * index + row)) for row in rows(index)
+            )
             shard.write_shard(stage.path, index, records, notes={"index": index})
         return finish(stage, shards, HEADER, Ledger()), todo
 
 
 def test_a_killed_conversion_shows_nothing_and_finishes_at_the_next_shard(tmp_path):
     root = str(Path(__file__).parents[2])
-    run = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed"), root], stdout=subprocess.PIPE)
+    run = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "killed"), root], stdout=subprocess.PIPE
+    )
     while run.stdout.readline() != b"2\n":
         assert run.poll() is None
     run.send_signal(signal.SIGKILL)
@@ -56,7 +61,9 @@ def test_a_killed_conversion_shows_nothing_and_finishes_at_the_next_shard(tmp_pa
     assert resumed.manifest.digest == whole.manifest.digest
     for name in sorted(path.name for path in whole.path.iterdir()):
         assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
-    assert sorted(path.name for path in resumed.path.iterdir()) == sorted(path.name for path in whole.path.iterdir())
+    assert sorted(path.name for path in resumed.path.iterdir()) == sorted(
+        path.name for path in whole.path.iterdir()
+    )
 
 
 def test_a_shard_without_its_parquet_is_written_again(tmp_path):
@@ -85,7 +92,12 @@ def test_a_missing_shard_or_an_unbalanced_ledger_is_never_published(tmp_path):
         with pytest.raises(SegkitError, match="shard 1"):
             finish(stage, 2, HEADER, Ledger())
         with pytest.raises(SegkitError, match="balance"):
-            finish(stage, 1, HEADER, Ledger(annotations=Count(input=3, kept=1, dropped={"empty-mask": 1})))
+            finish(
+                stage,
+                1,
+                HEADER,
+                Ledger(annotations=Count(input=3, kept=1, dropped={"empty-mask": 1})),
+            )
     assert versions(tmp_path) == {}
 
 

@@ -36,7 +36,9 @@ def test_a_version_in_a_store_has_the_bytes_of_a_local_one(store, tmp_path):
     for name in files(remote.path):
         assert storage.read_bytes(remote.path / name) == (local.path / name).read_bytes()
     assert list(remote.samples()) == list(local.samples())
-    assert [remote.image_bytes(remote.sample(index)) for index in (4, 0, 2)] == [picture(n) for n in (4, 0, 2)]
+    assert [remote.image_bytes(remote.sample(index)) for index in (4, 0, 2)] == [
+        picture(n) for n in (4, 0, 2)
+    ]
     assert list(validate(remote.path)) == []
 
 
@@ -46,9 +48,13 @@ def test_an_image_is_read_without_the_rest_of_its_tar(store, monkeypatch):
     assert 0 < sample.image.offset < sum(part.images_bytes for part in made.manifest.parts)
     asked, files_of = [], storage._store(store)
     whole = files_of.cat_file
-    monkeypatch.setattr(files_of, "cat_file", lambda path, **part: asked.append(part) or whole(path, **part))
+    monkeypatch.setattr(
+        files_of, "cat_file", lambda path, **part: asked.append(part) or whole(path, **part)
+    )
     assert made.image_bytes(sample) == picture(3)
-    assert asked == [{"start": sample.image.offset, "end": sample.image.offset + sample.image.length}]
+    assert asked == [
+        {"start": sample.image.offset, "end": sample.image.offset + sample.image.length}
+    ]
 
 
 def test_versions_count_up_and_the_newest_is_meant(store):
@@ -87,7 +93,12 @@ def test_what_an_interrupted_upload_left_is_invisible_and_taken_up(store, monkey
     def run():
         with staging(store / "set", {"same": 1}, resume=True) as stage:
             if not stage.resumed:
-                for name in ("labels-00000.parquet", "labels-00001.parquet", "manifest.json", "shard-0.json"):
+                for name in (
+                    "labels-00000.parquet",
+                    "labels-00001.parquet",
+                    "manifest.json",
+                    "shard-0.json",
+                ):
                     (stage.path / name).write_text(f"text of {name}")
             return stage.publish(scratch=("shard-*.json",))
 
@@ -96,8 +107,14 @@ def test_what_an_interrupted_upload_left_is_invisible_and_taken_up(store, monkey
     assert versions(store / "set") == {}
     assert run() == store / "set" / "v1"
     assert sorted(sent) == sorted({*sent}), "something was sent twice"
-    assert files(store / "set" / "v1") == ["labels-00000.parquet", "labels-00001.parquet", "manifest.json"]
-    assert (store / "set" / "v1" / "labels-00001.parquet").read_text() == "text of labels-00001.parquet"
+    assert files(store / "set" / "v1") == [
+        "labels-00000.parquet",
+        "labels-00001.parquet",
+        "manifest.json",
+    ]
+    assert (
+        store / "set" / "v1" / "labels-00001.parquet"
+    ).read_text() == "text of labels-00001.parquet"
 
 
 def test_what_is_not_resumed_is_removed_from_the_store(store, monkeypatch):
@@ -111,7 +128,10 @@ def test_what_is_not_resumed_is_removed_from_the_store(store, monkeypatch):
 
 
 def test_a_claimed_or_littered_number_is_left_to_its_owner(store):
-    storage.create(store / "set" / "v1" / uploads.CLAIM, json.dumps({"version": 1, "token": "another"}).encode())
+    storage.create(
+        store / "set" / "v1" / uploads.CLAIM,
+        json.dumps({"version": 1, "token": "another"}).encode(),
+    )
     storage.create(store / "set" / "v2" / "images-00000.tar", b"of whom?")
     assert write(store / "set").path.name == "v3"
     assert files(store / "set" / "v1") == [uploads.CLAIM]
@@ -119,7 +139,8 @@ def test_a_claimed_or_littered_number_is_left_to_its_owner(store):
 
 
 def test_writers_on_two_machines_get_a_version_each(store, tmp_path, monkeypatch):
-    """Both go for v1 at the same moment; what makes them two machines is that they share no cache."""
+    """Both go for v1 at the same moment; what makes them two machines is that they share no
+    cache."""
     barrier, made, create = threading.Barrier(2), [], storage.create
 
     def together(path, data):
@@ -130,7 +151,9 @@ def test_writers_on_two_machines_get_a_version_each(store, tmp_path, monkeypatch
     monkeypatch.setattr(storage, "create", together)
     rooms = iter([tmp_path / "one", tmp_path / "two"])
     monkeypatch.setattr("segkit.shards.publish._room", lambda destination: next(rooms))
-    threads = [threading.Thread(target=lambda n=n: made.append(write(store / "set", n))) for n in (2, 5)]
+    threads = [
+        threading.Thread(target=lambda n=n: made.append(write(store / "set", n))) for n in (2, 5)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -142,21 +165,30 @@ def test_writers_on_two_machines_get_a_version_each(store, tmp_path, monkeypatch
 
 
 def test_two_writers_of_one_machine_exclude_each_other(store):
-    with staging(store / "set", {}, resume=False), pytest.raises(SegkitError, match="another process"):
+    with (
+        staging(store / "set", {}, resume=False),
+        pytest.raises(SegkitError, match="another process"),
+    ):
         write(store / "set")
 
 
 def test_a_layer_reads_its_parents_images_in_the_store(store, tmp_path):
     parent = write(store / "data" / "set")
-    layer = write_layer(store / "data" / "deep" / "layer", parent, parent.samples(), command="again", arguments={})
+    layer = write_layer(
+        store / "data" / "deep" / "layer", parent, parent.samples(), command="again", arguments={}
+    )
     assert {sample.image.tar for sample in layer.samples()} == {
         f"../../../set/v1/{part.images}" for part in parent.manifest.parts
     }
-    assert [layer.image_bytes(sample) for sample in layer.samples()] == [picture(seed) for seed in range(5)]
+    assert [layer.image_bytes(sample) for sample in layer.samples()] == [
+        picture(seed) for seed in range(5)
+    ]
     assert list(validate(layer.path)) == []
     here = write_layer(tmp_path / "layer", parent, parent.samples(), command="again", arguments={})
     assert here.sample(0).image.tar == f"{parent.path}/images-00000.tar"
-    assert [here.image_bytes(sample) for sample in here.samples()] == [picture(seed) for seed in range(5)]
+    assert [here.image_bytes(sample) for sample in here.samples()] == [
+        picture(seed) for seed in range(5)
+    ]
     assert list(validate(here.path)) == []
     with pytest.raises(InputError, match="images of this machine"):
         write_layer(store / "layer", here, here.samples(), command="again", arguments={})
@@ -180,7 +212,9 @@ with staging(storage.location(sys.argv[1]), {}, resume=True) as stage:
 
 
 def test_a_killed_process_leaves_nothing_visible_and_is_taken_up(s3):
-    ended = subprocess.run([sys.executable, "-c", _KILLED, f"{s3}/set"], env=os.environ, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", _KILLED, f"{s3}/set"], env=os.environ, check=False
+    )
     assert ended.returncode == -signal.SIGKILL
     assert files(s3 / "set") == ["v1/a", "v1/upload.json"]
     assert versions(s3 / "set") == {}

@@ -52,7 +52,9 @@ def test_truncated_missing_and_foreign_files_are_found(make_set):
     assert ("checksum", labels.name) in found
     assert ("labels-unreadable", labels.name) in found
     assert ("unlisted-file", "labels-99999.parquet") in found
-    assert sum(code == "image-bytes" for code, _ in found) == 3  # one cut off, two in the tar that is gone
+    assert (
+        sum(code == "image-bytes" for code, _ in found) == 3
+    )  # one cut off, two in the tar that is gone
 
 
 def change_manifest(made, **changes):
@@ -83,13 +85,26 @@ def test_a_layer_over_another_parent_is_found(make_set, tmp_path):
 
 
 def test_images_of_another_size_and_ids_that_occur_twice_are_found(tmp_path):
-    records = [(toy_sample(1), picture(1)), (toy_sample(1), picture(1, height=25)), (toy_sample(2), b"no image")]
-    options = {"taxonomy": TAXONOMY, "kind": "panoptic", "name": "x", "split": None, "command": "t", "arguments": {}}
+    records = [
+        (toy_sample(1), picture(1)),
+        (toy_sample(1), picture(1, height=25)),
+        (toy_sample(2), b"no image"),
+    ]
+    options = {
+        "taxonomy": TAXONOMY,
+        "kind": "panoptic",
+        "name": "x",
+        "split": None,
+        "command": "t",
+        "arguments": {},
+    }
     made = write_set(tmp_path / "set", records, **options)
     assert codes(made.path) == {"duplicate-id", "image-size"}
     bare = write_set(tmp_path / "bare", [(toy_sample(1), None)], **options)
     assert codes(bare.path) == {"no-image"}
-    elsewhere = replace(toy_sample(1), image=ImageRef(tar="../../set/v1/images-00000.tar", length=1))
+    elsewhere = replace(
+        toy_sample(1), image=ImageRef(tar="../../set/v1/images-00000.tar", length=1)
+    )
     foreign = write_set(tmp_path / "foreign", [(elsewhere, None)], **options)
     assert codes(foreign.path) == {"unlisted-tar"}
 
@@ -114,7 +129,9 @@ BROKEN = {
     "mask-invalid": break_segment(mask=rle.encode(np.ones((3, 3)))),
     "mask-empty": break_segment(mask=rle.encode(np.zeros((24, 32)))),
     "polygon": break_segment(source_polygon="[[1, 1, 9]]"),
-    "overlap": break_segment(mask=rle.encode(np.ones((24, 32))), area=768, box=(0.0, 0.0, 32.0, 24.0)),
+    "overlap": break_segment(
+        mask=rle.encode(np.ones((24, 32))), area=768, box=(0.0, 0.0, 32.0, 24.0)
+    ),
     "void-overlap": replace(toy_sample(1), void=rle.encode(SQUARE)),
     "void-invalid": replace(toy_sample(1), void=b"0"),
     "image-size": replace(toy_sample(1), width=0),
@@ -127,7 +144,9 @@ def test_each_inconsistency_has_its_code(code):
     assert code in {item.code for item in check_sample(BROKEN[code], TAXONOMY, "panoptic")}
 
 
-@pytest.mark.parametrize("box", [(0.0, 0.0, -1.0, 5.0), (float("nan"), 0.0, 1.0, 1.0), (0.0, float("inf"), 1.0, 1.0)])
+@pytest.mark.parametrize(
+    "box", [(0.0, 0.0, -1.0, 5.0), (float("nan"), 0.0, 1.0, 1.0), (0.0, float("inf"), 1.0, 1.0)]
+)
 def test_boxes_that_are_no_boxes(box):
     sample = replace(toy_sample(1), segments=(Segment(3, "thing", box, None, 1.0),))
     assert [item.code for item in check_sample(sample, TAXONOMY, "boxes")] == ["box"]
@@ -149,5 +168,7 @@ def test_a_polygon_must_draw_its_mask_except_where_segments_hide_each_other():
         (square, "instance", ["polygon"]),
         (square, "panoptic", []),
     ):
-        sample = Sample("1", "a.jpg", 32, 24, (replace(segment, source_polygon=json.dumps(polygon)),))
+        sample = Sample(
+            "1", "a.jpg", 32, 24, (replace(segment, source_polygon=json.dumps(polygon)),)
+        )
         assert [violation.code for violation in check_sample(sample, TAXONOMY, kind)] == wanted

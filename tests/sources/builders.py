@@ -22,7 +22,9 @@ CATEGORIES = [
 ]
 
 
-def picture(path: Path, width: int = WIDTH, height: int = HEIGHT, seed: int = 0, **save: Any) -> Path:
+def picture(
+    path: Path, width: int = WIDTH, height: int = HEIGHT, seed: int = 0, **save: Any
+) -> Path:
     """A small noisy RGB image; its format follows the extension."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,19 +65,35 @@ def tight_box(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def coco_panoptic(root: Path, count: int = 3) -> dict[str, Any]:
-    """Images, PNGs and the JSON (returned, and written to panoptic.json) of a correct panoptic set."""
+    """Images, PNGs and the JSON (returned, and written to panoptic.json) of a correct panoptic
+    set."""
     classes = {5: 3, 300: 7, 70000: 0}
-    data: dict[str, Any] = {"info": {"year": 1}, "categories": deepcopy(CATEGORIES), "images": [], "annotations": []}
+    data: dict[str, Any] = {
+        "info": {"year": 1},
+        "categories": deepcopy(CATEGORIES),
+        "images": [],
+        "annotations": [],
+    }
     for number in range(count):
         picture(root / "images" / f"p{number}.jpg", seed=number)
         ids = label_map(number)
         id_png(root / "panoptic" / f"p{number}.png", ids)
         infos = [
-            {"id": i, "category_id": c, "area": int((ids == i).sum()), "bbox": tight_box(ids == i), "iscrowd": i == 5}
+            {
+                "id": i,
+                "category_id": c,
+                "area": int((ids == i).sum()),
+                "bbox": tight_box(ids == i),
+                "iscrowd": i == 5,
+            }
             for i, c in classes.items()
         ]
-        data["images"].append({"id": number, "file_name": f"p{number}.jpg", "width": WIDTH, "height": HEIGHT})
-        data["annotations"].append({"image_id": number, "file_name": f"p{number}.png", "segments_info": infos})
+        data["images"].append(
+            {"id": number, "file_name": f"p{number}.jpg", "width": WIDTH, "height": HEIGHT}
+        )
+        data["annotations"].append(
+            {"image_id": number, "file_name": f"p{number}.png", "segments_info": infos}
+        )
     write_json(root / "panoptic.json", data)
     return data
 
@@ -87,9 +105,18 @@ def coco_instances(
     listed = []
     for number in range(images):
         picture(root / "images" / f"i{number}.jpg", seed=number)
-        listed.append({"id": number, "file_name": f"i{number}.jpg", "width": WIDTH, "height": HEIGHT})
-    full = [{"id": n + 1, "image_id": 0, "category_id": 3, **given} for n, given in enumerate(annotations)]
-    data = {"images": listed, "annotations": full, "categories": CATEGORIES if categories is None else categories}
+        listed.append(
+            {"id": number, "file_name": f"i{number}.jpg", "width": WIDTH, "height": HEIGHT}
+        )
+    full = [
+        {"id": n + 1, "image_id": 0, "category_id": 3, **given}
+        for n, given in enumerate(annotations)
+    ]
+    data = {
+        "images": listed,
+        "annotations": full,
+        "categories": CATEGORIES if categories is None else categories,
+    }
     return write_json(root / "instances.json", data)
 
 

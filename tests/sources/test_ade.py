@@ -15,7 +15,9 @@ from .builders import HEIGHT, WIDTH, codes, dry_run, picture, samples
 WALL, BED, PERSON, RED_BED, RED_PERSON = 1, 8, 13, 1, 4
 
 
-def ade_set(root: Path, semantic: NDArray[np.uint8], red: NDArray[np.uint8], green: NDArray[np.uint8]) -> Path:
+def ade_set(
+    root: Path, semantic: NDArray[np.uint8], red: NDArray[np.uint8], green: NDArray[np.uint8]
+) -> Path:
     picture(root / "images" / "training" / "a.jpg")
     for folder, pixels in {
         "annotations": semantic,
@@ -34,7 +36,10 @@ def test_classes_are_1_to_150_and_0_is_void(tmp_path: Path) -> None:
     semantic = blank()
     semantic[:5], semantic[5:9, :7] = WALL, 150
     (sample,) = samples(open_ade(ade_set(tmp_path, semantic, blank(), blank()), "training"))
-    assert [(s.class_id, s.area, s.kind) for s in sample.segments] == [(1, 5 * WIDTH, "stuff"), (150, 28, "thing")]
+    assert [(s.class_id, s.area, s.kind) for s in sample.segments] == [
+        (1, 5 * WIDTH, "stuff"),
+        (150, 28, "thing"),
+    ]
     assert (rle.decode(sample.void, HEIGHT, WIDTH) == (semantic == 0)).all()
 
 
@@ -53,7 +58,11 @@ def test_instances_join_and_what_they_leave_of_a_thing_is_a_crowd(tmp_path: Path
     assert (made["13"].class_id, made["13"].is_crowd, made["13"].kind) == (PERSON, True, "thing")
     assert (rle.decode(made["13"].mask, HEIGHT, WIDTH) == ((semantic == PERSON) & (red == 0))).all()
     assert (rle.decode(made["4:2"].mask, HEIGHT, WIDTH) == (green == 2)).all()
-    assert (made["4:2"].class_id, made["4:2"].is_crowd, made["4:2"].box) == (PERSON, False, (5, 10, 3, 10))
+    assert (made["4:2"].class_id, made["4:2"].is_crowd, made["4:2"].box) == (
+        PERSON,
+        False,
+        (5, 10, 3, 10),
+    )
     assert (made["1:3"].class_id, made["1:3"].area) == (BED, 4)
     assert made["1"].area == 10 * WIDTH - 4  # counted after the join
     covered = sum(rle.decode(s.mask, HEIGHT, WIDTH).astype(int) for s in sample.segments)
@@ -64,7 +73,9 @@ def test_instances_join_and_what_they_leave_of_a_thing_is_a_crowd(tmp_path: Path
     assert ledger.annotations.warnings == {"instance-class-differs": 1}
 
 
-def test_a_region_under_instances_of_another_class_is_counted_and_does_not_fail(tmp_path: Path) -> None:
+def test_a_region_under_instances_of_another_class_is_counted_and_does_not_fail(
+    tmp_path: Path,
+) -> None:
     semantic, red, green = blank(), blank(), blank()
     semantic[:4, :4] = WALL
     red[:4, :4], green[:4, :4] = RED_BED, 1
@@ -89,7 +100,9 @@ def test_numbers_beyond_the_lists_are_defects(tmp_path: Path) -> None:
 def test_the_hundred_things_are_the_things_of_the_150_in_order(real_data: Path) -> None:
     import json
 
-    listed = json.loads((real_data / "class_lists" / "ade150_categories_with_things.json").read_text())
+    listed = json.loads(
+        (real_data / "class_lists" / "ade150_categories_with_things.json").read_text()
+    )
     wanted = {c["instance100_id"]: c["id"] for c in listed if c["instance100_id"]}
     things = [c.id for c in load_taxonomy("ade20k-150").categories if c.kind == "thing"]
     assert dict(enumerate(things, start=1)) == wanted
@@ -119,11 +132,18 @@ def test_missing_instances_name_what_to_get(tmp_path: Path) -> None:
 def test_real_images_keep_every_pixel_of_both_maps(real_data: Path) -> None:
     root = real_data / "ade" / "ADEChallengeData2016"
     things = {
-        k: c.id for k, c in enumerate((c for c in load_taxonomy("ade20k-150").categories if c.kind == "thing"), 1)
+        k: c.id
+        for k, c in enumerate(
+            (c for c in load_taxonomy("ade20k-150").categories if c.kind == "thing"), 1
+        )
     }
     for sample in samples(open_ade(root, "training", instances=True)):
-        semantic = np.asarray(Image.open(root / "annotations" / "training" / f"{sample.id}.png")).astype(int)
-        rgb = np.asarray(Image.open(root / "annotations_instance" / "training" / f"{sample.id}.png")).astype(int)
+        semantic = np.asarray(
+            Image.open(root / "annotations" / "training" / f"{sample.id}.png")
+        ).astype(int)
+        rgb = np.asarray(
+            Image.open(root / "annotations_instance" / "training" / f"{sample.id}.png")
+        ).astype(int)
         classes, numbers = semantic.copy(), np.zeros_like(semantic)
         for red, green in {(int(r), int(g)) for r, g in rgb[..., :2].reshape(-1, 2) if r}:
             inside = (rgb[..., 0] == red) & (rgb[..., 1] == green)
@@ -134,4 +154,6 @@ def test_real_images_keep_every_pixel_of_both_maps(real_data: Path) -> None:
         assert len(instances) == len(np.unique(numbers)) - 1
         for segment in instances:
             red, green = map(int, segment.source_id.split(":"))
-            assert (rle.decode(segment.mask, *semantic.shape) == (numbers == red * 1000 + green)).all()
+            assert (
+                rle.decode(segment.mask, *semantic.shape) == (numbers == red * 1000 + green)
+            ).all()

@@ -20,27 +20,47 @@ BOX = [2.0, 3.0, 7.5, 5.0]
 
 
 def convert_one(root: Path, *annotations: dict[str, Any], **options: Any) -> Any:
-    return samples(open_coco_instances(coco_instances(root, annotations), root / "images", **options))[0].segments
+    return samples(
+        open_coco_instances(coco_instances(root, annotations), root / "images", **options)
+    )[0].segments
 
 
 def test_polygons_are_rasterised_as_pycocotools_does_and_kept_verbatim(tmp_path: Path) -> None:
     two = [[1.5, 1.5, 12.25, 3.0, 4.0, 18.75], [20, 2, 30, 2, 30, 20.5, 18, 19]]
-    (segment,) = convert_one(tmp_path, {"segmentation": two, "bbox": BOX, "area": 12.5, "iscrowd": 0})
+    (segment,) = convert_one(
+        tmp_path, {"segmentation": two, "bbox": BOX, "area": 12.5, "iscrowd": 0}
+    )
     wanted = coco.merge(coco.frPyObjects(two, HEIGHT, WIDTH))["counts"]
     assert segment.mask == wanted
     assert json.loads(segment.source_polygon) == two
-    assert (segment.box, segment.area, segment.mask_from, segment.source_id) == (tuple(BOX), 12.5, "human", "1")
+    assert (segment.box, segment.area, segment.mask_from, segment.source_id) == (
+        tuple(BOX),
+        12.5,
+        "human",
+        "1",
+    )
     assert (segment.class_id, segment.kind, segment.is_crowd) == (3, "thing", False)
 
 
-@given(st.lists(st.lists(st.floats(-40, 80), min_size=6, max_size=12).filter(lambda p: len(p) % 2 == 0), max_size=3))
+@given(
+    st.lists(
+        st.lists(st.floats(-40, 80), min_size=6, max_size=12).filter(lambda p: len(p) % 2 == 0),
+        max_size=3,
+    )
+)
 @settings(max_examples=60, deadline=None)
-def test_any_polygons_match_pycocotools_or_are_refused(tmp_path_factory: Any, polygons: list[list[float]]) -> None:
+def test_any_polygons_match_pycocotools_or_are_refused(
+    tmp_path_factory: Any, polygons: list[list[float]]
+) -> None:
     root = tmp_path_factory.mktemp("p")
     report = dry_run(
-        open_coco_instances(coco_instances(root, [{"segmentation": polygons, "bbox": BOX}]), root / "images")
+        open_coco_instances(
+            coco_instances(root, [{"segmentation": polygons, "bbox": BOX}]), root / "images"
+        )
     )
-    area = int(coco.area(coco.merge(coco.frPyObjects(polygons, HEIGHT, WIDTH)))) if polygons else None
+    area = (
+        int(coco.area(coco.merge(coco.frPyObjects(polygons, HEIGHT, WIDTH)))) if polygons else None
+    )
     assert report.ledger.annotations.kept == (area != 0)
     assert codes(report) == ({"empty-mask": 1} if area == 0 else {})
 
@@ -61,7 +81,11 @@ def test_both_run_length_encodings_with_holes_are_unchanged(tmp_path: Path, crow
     size = [HEIGHT, WIDTH]
     made = convert_one(
         tmp_path,
-        {"segmentation": {"size": size, "counts": encoded["counts"].decode()}, "bbox": BOX, "iscrowd": crowd},
+        {
+            "segmentation": {"size": size, "counts": encoded["counts"].decode()},
+            "bbox": BOX,
+            "iscrowd": crowd,
+        },
         {"segmentation": {"size": size, "counts": counts}, "bbox": BOX, "iscrowd": crowd},
     )
     for segment in made:
@@ -84,7 +108,9 @@ def test_an_annotation_without_a_mask_is_a_box(tmp_path: Path, nothing: dict[str
 
 
 def test_boxes_only_leaves_masks_out_and_needs_none(tmp_path: Path) -> None:
-    path = coco_instances(tmp_path, [{"segmentation": SQUARE, "bbox": BOX}, {"segmentation": SQUARE}, {"bbox": BOX}])
+    path = coco_instances(
+        tmp_path, [{"segmentation": SQUARE, "bbox": BOX}, {"segmentation": SQUARE}, {"bbox": BOX}]
+    )
     source = open_coco_instances(path, tmp_path / "images", boxes_only=True)
     assert source.kind == "boxes"
     made = samples(source)[0].segments
@@ -103,7 +129,9 @@ def test_ids_may_be_text_zero_or_missing(tmp_path: Path) -> None:
         {"image_id": "img-a", "category_id": "7", "bbox": [0, 0, 3, 3]},
         {"id": 0, "image_id": "img-a", "category_id": 3, "bbox": [0, 0, 4, 4]},
     ]
-    source = open_coco_instances(write_json(tmp_path / "text.json", data), tmp_path / "images", boxes_only=True)
+    source = open_coco_instances(
+        write_json(tmp_path / "text.json", data), tmp_path / "images", boxes_only=True
+    )
     (sample,) = samples(source)
     assert sample.id == "img-a"
     assert [(s.class_id, s.source_id) for s in sample.segments] == [(0, "x"), (7, None), (3, "0")]
@@ -117,9 +145,14 @@ def test_classes_of_one_name_stay_apart(tmp_path: Path) -> None:
         {"category_id": 2, "bbox": BOX},
         {"category_id": 2, "bbox": SQUARE[0][:4]},
     ]
-    source = open_coco_instances(coco_instances(tmp_path, annotations, categories=categories), tmp_path / "images")
+    source = open_coco_instances(
+        coco_instances(tmp_path, annotations, categories=categories), tmp_path / "images"
+    )
     ledger = dry_run(source).ledger
-    assert {name: count.kept for name, count in ledger.per_class.items()} == {"twin [1]": 1, "twin [2]": 2}
+    assert {name: count.kept for name, count in ledger.per_class.items()} == {
+        "twin [1]": 1,
+        "twin [2]": 2,
+    }
 
 
 def test_lvis_says_which_classes_were_looked_for(tmp_path: Path) -> None:
@@ -128,7 +161,9 @@ def test_lvis_says_which_classes_were_looked_for(tmp_path: Path) -> None:
         {"id": 2, "name": "bow_(weapon)", "synonyms": ["bow_(weapon)"]},
         {"id": 3, "name": "cat", "synonyms": ["cat"]},
     ]
-    data = json.loads(coco_instances(tmp_path, [{"category_id": 2, "bbox": BOX}], 2, categories).read_text())
+    data = json.loads(
+        coco_instances(tmp_path, [{"category_id": 2, "bbox": BOX}], 2, categories).read_text()
+    )
     for number, image in enumerate(data["images"]):
         name = image.pop("file_name")
         image["coco_url"] = f"http://images.cocodataset.org/train2017/{name}"
@@ -162,12 +197,30 @@ DEFECTS: list[tuple[dict[str, Any], str]] = [
     ({"bbox": BOX, "segmentation": [[1e300] * 6]}, "degenerate-polygon"),
     ({"bbox": BOX, "segmentation": [[5, 5, 5, 5, 5, 5]]}, "empty-mask"),
     ({"bbox": BOX, "segmentation": [["a", 2, 3, 4, 5, 6]]}, "malformed-annotation"),
-    ({"bbox": BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": [WIDTH * HEIGHT]}}, "empty-mask"),
-    ({"bbox": BOX, "segmentation": {"size": [WIDTH, HEIGHT], "counts": [1, 2]}}, "mask-size-mismatch"),
-    ({"bbox": BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": [1, 2]}}, "malformed-annotation"),
-    ({"bbox": BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": [-1, 2**70]}}, "malformed-annotation"),
-    ({"bbox": BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": "0Q~~~"}}, "malformed-annotation"),
-    ({"bbox": BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": "\u00e9"}}, "malformed-annotation"),
+    (
+        {"bbox": BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": [WIDTH * HEIGHT]}},
+        "empty-mask",
+    ),
+    (
+        {"bbox": BOX, "segmentation": {"size": [WIDTH, HEIGHT], "counts": [1, 2]}},
+        "mask-size-mismatch",
+    ),
+    (
+        {"bbox": BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": [1, 2]}},
+        "malformed-annotation",
+    ),
+    (
+        {"bbox": BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": [-1, 2**70]}},
+        "malformed-annotation",
+    ),
+    (
+        {"bbox": BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": "0Q~~~"}},
+        "malformed-annotation",
+    ),
+    (
+        {"bbox": BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": "\u00e9"}},
+        "malformed-annotation",
+    ),
     ({"bbox": BOX, "segmentation": {}, "area": "big"}, "malformed-annotation"),
     ({"bbox": BOX, "segmentation": 7}, "malformed-annotation"),
     ({"bbox": [1, 2, 0, 5]}, "degenerate-box"),
@@ -181,7 +234,9 @@ DEFECTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("bad", "code"), DEFECTS)
-def test_every_defect_has_its_code_and_the_rest_is_kept(tmp_path: Path, bad: dict[str, Any], code: str) -> None:
+def test_every_defect_has_its_code_and_the_rest_is_kept(
+    tmp_path: Path, bad: dict[str, Any], code: str
+) -> None:
     path = coco_instances(tmp_path, [{"segmentation": SQUARE, "bbox": BOX}, bad])
     report = dry_run(open_coco_instances(path, tmp_path / "images"))
     assert codes(report) == {code: 1}
@@ -204,12 +259,18 @@ def test_every_defect_has_its_code_and_the_rest_is_kept(tmp_path: Path, bad: dic
         ({"id": 0}, "duplicate-id"),
     ],
 )
-def test_an_image_that_is_lost_takes_its_annotations_along(tmp_path: Path, change: dict[str, Any], code: str) -> None:
+def test_an_image_that_is_lost_takes_its_annotations_along(
+    tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
     path = coco_instances(tmp_path, [{"bbox": BOX}, {"bbox": BOX, "image_id": 1}], images=2)
     data = json.loads(path.read_text())
     data["images"][1].update(change)
     report = dry_run(open_coco_instances(write_json(path, data), tmp_path / "images"))
-    assert report.ledger.images.model_dump(exclude={"warnings"}) == {"input": 2, "kept": 1, "dropped": {code: 1}}
+    assert report.ledger.images.model_dump(exclude={"warnings"}) == {
+        "input": 2,
+        "kept": 1,
+        "dropped": {code: 1},
+    }
     assert (report.ledger.annotations.input, report.ledger.annotations.kept) == (2, 1)
     assert sum(report.ledger.annotations.dropped.values()) == 1
 
@@ -220,7 +281,9 @@ def test_an_image_without_size_takes_it_from_its_file(tmp_path: Path) -> None:
     del data["images"][0]["width"], data["images"][0]["height"]
     write_json(path, data)
     assert dry_run(open_coco_instances(path, tmp_path / "images")).ledger.images.kept == 1
-    assert codes(dry_run(open_coco_instances(path, tmp_path / "images"), images_by="none")) == {"bad-size": 1}
+    assert codes(dry_run(open_coco_instances(path, tmp_path / "images"), images_by="none")) == {
+        "bad-size": 1
+    }
 
 
 def test_oddities_that_lose_nothing_are_warnings(tmp_path: Path) -> None:
@@ -242,7 +305,16 @@ def test_oddities_that_lose_nothing_are_warnings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"images": []}', '{"images": 3, "annotations": [], "categories": []}', "\xff\xfe", "nul", "1e999"],
+    [
+        "",
+        "[]",
+        "{",
+        '{"images": []}',
+        '{"images": 3, "annotations": [], "categories": []}',
+        "\xff\xfe",
+        "nul",
+        "1e999",
+    ],
 )
 def test_what_is_no_coco_file_is_one_clear_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
@@ -252,7 +324,9 @@ def test_what_is_no_coco_file_is_one_clear_line(tmp_path: Path, text: str) -> No
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("category", [{"id": 1}, {"name": "a"}, {"id": "x", "name": "a"}, {"id": 1, "name": 2}, 7])
+@pytest.mark.parametrize(
+    "category", [{"id": 1}, {"name": "a"}, {"id": "x", "name": "a"}, {"id": 1, "name": 2}, 7]
+)
 def test_bad_categories_are_named(tmp_path: Path, category: Any) -> None:
     path = coco_instances(tmp_path, [], categories=[{"id": 3, "name": "blob"}, category])
     with pytest.raises(InputError, match=r"instances.json: categories\[1\]"):
@@ -261,12 +335,18 @@ def test_bad_categories_are_named(tmp_path: Path, category: Any) -> None:
 
 @given(st.data())
 @settings(max_examples=80, deadline=None)
-def test_truncated_or_mangled_files_never_end_in_a_traceback(tmp_path_factory: Any, data: Any) -> None:
+def test_truncated_or_mangled_files_never_end_in_a_traceback(
+    tmp_path_factory: Any, data: Any
+) -> None:
     root = tmp_path_factory.mktemp("f")
     path = coco_instances(root, [{"segmentation": SQUARE, "bbox": BOX}, {"bbox": BOX}])
     text = path.read_bytes()
     start = data.draw(st.integers(0, len(text)))
-    path.write_bytes(text[:start] + data.draw(st.binary(max_size=3)) + text[start + data.draw(st.integers(0, 9)) :])
+    path.write_bytes(
+        text[:start]
+        + data.draw(st.binary(max_size=3))
+        + text[start + data.draw(st.integers(0, 9)) :]
+    )
     try:
         report = dry_run(open_coco_instances(path, root / "images"))
     except InputError:

@@ -1,4 +1,5 @@
-"""Scenes of stacked rectangles: what is visible is the panoptic file, the whole rectangles are the instances file."""
+"""Scenes of stacked rectangles: what is visible is the panoptic file, the whole rectangles are the
+instances file."""
 
 import json
 from pathlib import Path
@@ -32,10 +33,15 @@ GROUND, THINGS, FIRST = 500, 5, 1000
 
 
 def scene(root: Path, images: int = 3, seed: int = 0) -> dict[str, Any]:
-    """Write both files; returns the instances JSON. The first instance of an image is hidden where it happens to be."""
+    """Write both files; returns the instances JSON. The first instance of an image is hidden where
+    it happens to be."""
     rng = np.random.default_rng(seed)
     panoptic: dict[str, Any] = {"images": [], "annotations": [], "categories": CATEGORIES}
-    instances: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 3, "name": "blob"}]}
+    instances: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 3, "name": "blob"}],
+    }
     for image in range(images):
         ids = np.full((HEIGHT, WIDTH), GROUND)
         for place in range(THINGS):
@@ -53,7 +59,12 @@ def scene(root: Path, images: int = 3, seed: int = 0) -> dict[str, Any]:
                 }
             )
         infos = [
-            {"id": int(i), "category_id": 7 if i == GROUND else 3, "area": int((ids == i).sum()), "iscrowd": 0}
+            {
+                "id": int(i),
+                "category_id": 7 if i == GROUND else 3,
+                "area": int((ids == i).sum()),
+                "iscrowd": 0,
+            }
             | {"bbox": tight_box(ids == i)}
             for i in np.unique(ids)
         ]
@@ -62,7 +73,9 @@ def scene(root: Path, images: int = 3, seed: int = 0) -> dict[str, Any]:
         id_png(root / "panoptic" / f"{image}.png", ids)
         panoptic["images"].append(record)
         instances["images"].append(record)
-        panoptic["annotations"].append({"image_id": image, "file_name": f"{image}.png", "segments_info": infos})
+        panoptic["annotations"].append(
+            {"image_id": image, "file_name": f"{image}.png", "segments_info": infos}
+        )
     write_json(root / "panoptic.json", panoptic)
     write_json(root / "instances.json", instances)
     return instances
@@ -83,11 +96,17 @@ def test_visible_parts_find_their_rectangles(tmp_path: Path, seed: int) -> None:
     found = 0
     for joined, alone in zip(samples(opened(tmp_path)), samples(plain(tmp_path)), strict=True):
         for segment, before in zip(joined.segments, alone.segments, strict=True):
-            assert (segment.mask, segment.area, segment.box) == (before.mask, before.area, before.box)
+            assert (segment.mask, segment.area, segment.box) == (
+                before.mask,
+                before.area,
+                before.box,
+            )
             if segment.kind == "stuff":
                 assert segment == before
                 continue
-            assert segment.source_id == str(FIRST + THINGS * int(joined.id) + int(before.source_id) - 1)
+            assert segment.source_id == str(
+                FIRST + THINGS * int(joined.id) + int(before.source_id) - 1
+            )
             assert json.loads(segment.source_polygon) == texts[segment.source_id]
             found += 1
     report = dry_run(opened(tmp_path))
@@ -105,7 +124,8 @@ def change(root: Path, name: str, edit: Any) -> None:
 
 
 def test_ids_that_agree_win_over_overlap_and_chance_ids_do_not(tmp_path: Path) -> None:
-    """Two squares that swap: by overlap 11 is segment 1; an id that agrees but shares no pixel is chance."""
+    """Two squares that swap: by overlap 11 is segment 1; an id that agrees but shares no pixel is
+    chance."""
     ids = np.full((HEIGHT, WIDTH), GROUND)
     ids[2:12, 2:12], ids[2:12, 8:18], ids[16:20, 2:6] = 1, 2, 3
     scene(tmp_path, 1)
@@ -114,7 +134,12 @@ def test_ids_that_agree_win_over_overlap_and_chance_ids_do_not(tmp_path: Path) -
     change(tmp_path, "panoptic.json", lambda d: d["annotations"][0].update(segments_info=infos))
     boxes = {1: (6, 2, 12, 10), 2: (2, 2, 16, 10), 3: (20, 2, 4, 4)}
     rows = [
-        {"id": i, "image_id": 0, "category_id": 3, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+        {
+            "id": i,
+            "image_id": 0,
+            "category_id": 3,
+            "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+        }
         for i, (x, y, w, h) in boxes.items()
     ]
     change(tmp_path, "instances.json", lambda d: d.update(annotations=rows))
@@ -139,16 +164,21 @@ def test_crowds_travel_with_their_run_lengths(tmp_path: Path) -> None:
     (crowd,) = (s for s in sample.segments if s.is_crowd)
     assert (crowd.source_id, json.loads(crowd.source_polygon)) == ("900100000139", runs)
     export_instances(report.published, tmp_path / "out")
-    rows = json.loads((tmp_path / "out" / "instances_coco-panoptic.json").read_text())["annotations"]
+    rows = json.loads((tmp_path / "out" / "instances_coco-panoptic.json").read_text())[
+        "annotations"
+    ]
     assert next(r for r in rows if r["iscrowd"])["segmentation"] == runs
 
 
 def test_both_exports_of_a_joined_set(tmp_path: Path) -> None:
-    """The PNGs hold the same regions of the same classes; every instance that is shown comes back verbatim."""
+    """The PNGs hold the same regions of the same classes; every instance that is shown comes back
+    verbatim."""
     data = scene(tmp_path)
     report = convert(opened(tmp_path), tmp_path / "set", Options(workers=1), arguments={})
     made = report.published
-    assert not [v for s in made.samples() for v in check_sample(s, made.taxonomy, made.manifest.kind)]
+    assert not [
+        v for s in made.samples() for v in check_sample(s, made.taxonomy, made.manifest.kind)
+    ]
     export_panoptic(made, tmp_path / "png")
     back = open_coco_panoptic(tmp_path / "png/panoptic_coco-panoptic.json", tmp_path / "images")
     for again, before in zip(samples(back), samples(plain(tmp_path)), strict=True):
@@ -156,11 +186,15 @@ def test_both_exports_of_a_joined_set(tmp_path: Path) -> None:
             (s.mask, s.class_id, s.is_crowd) for s in before.segments
         }
     export_instances(made, tmp_path / "out")
-    rows = json.loads((tmp_path / "out" / "instances_coco-panoptic.json").read_text())["annotations"]
+    rows = json.loads((tmp_path / "out" / "instances_coco-panoptic.json").read_text())[
+        "annotations"
+    ]
     native = {row["id"]: row for row in data["annotations"]}
     for row in rows:
         assert row["segmentation"] == native[row["id"]]["segmentation"]
-        assert row["area"] == rle.area(rle.from_polygons(row["segmentation"], HEIGHT, WIDTH), HEIGHT, WIDTH)
+        assert row["area"] == rle.area(
+            rle.from_polygons(row["segmentation"], HEIGHT, WIDTH), HEIGHT, WIDTH
+        )
     hidden = native.keys() - {row["id"] for row in rows}
     lines = (made.path / "quarantine.jsonl").read_text().splitlines() if hidden else []
     assert {json.loads(line)["data"]["id"] for line in lines} == hidden
@@ -185,12 +219,16 @@ DEFECTS = {
     "duplicate-id": lambda d: d["annotations"][1].update(id=FIRST),
     "unknown-category": lambda d: d["annotations"][0].update(category_id=99),
     "degenerate-polygon": lambda d: d["annotations"][0].update(segmentation=[[1, 1, 2, 2]]),
-    "mask-size-mismatch": lambda d: d["annotations"][0].update(segmentation={"size": [1, 1], "counts": [1]}),
+    "mask-size-mismatch": lambda d: d["annotations"][0].update(
+        segmentation={"size": [1, 1], "counts": [1]}
+    ),
 }
 
 
 @pytest.mark.parametrize("code", DEFECTS)
-def test_defects_of_instances_are_named_and_the_panoptic_label_stays(tmp_path: Path, code: str) -> None:
+def test_defects_of_instances_are_named_and_the_panoptic_label_stays(
+    tmp_path: Path, code: str
+) -> None:
     scene(tmp_path, 1)
     change(tmp_path, "instances.json", DEFECTS[code])
     report = dry_run(opened(tmp_path))
@@ -202,13 +240,19 @@ def test_defects_of_instances_are_named_and_the_panoptic_label_stays(tmp_path: P
 def test_files_with_other_names_for_an_id_are_refused(tmp_path: Path) -> None:
     scene(tmp_path, 1)
     change(tmp_path, "instances.json", lambda d: d["categories"][0].update(name="cat"))
-    with pytest.raises(InputError, match=r"instances\.json: category 3: is 'cat', but 'blob' in .*panoptic\.json"):
+    with pytest.raises(
+        InputError, match=r"instances\.json: category 3: is 'cat', but 'blob' in .*panoptic\.json"
+    ):
         opened(tmp_path)
 
 
 def test_a_file_of_the_other_kind_is_told_at_once_with_its_option(tmp_path: Path) -> None:
     scene(tmp_path, 2)
-    panoptic, instances, images = tmp_path / "panoptic.json", tmp_path / "instances.json", tmp_path / "images"
+    panoptic, instances, images = (
+        tmp_path / "panoptic.json",
+        tmp_path / "instances.json",
+        tmp_path / "images",
+    )
     is_panoptic = r"panoptic\.json: is a panoptic file, not an instances file .*segments_info.*coco --panoptic FILE"
     is_instances = r"instances\.json: is an instances file, not a panoptic file .*category_id.*coco --instances FILE"
     with pytest.raises(InputError, match=is_panoptic):
@@ -224,9 +268,14 @@ def test_a_file_of_the_other_kind_is_told_at_once_with_its_option(tmp_path: Path
 
 
 def test_the_real_pair(real_data: Path) -> None:
-    """Four validation images are in both files; counted with pycocotools: 41 instances, all with IoU over 0.6."""
+    """Four validation images are in both files; counted with pycocotools: 41 instances, all with
+    IoU over 0.6."""
     folder = real_data / "coco" / "annotations"
-    paths = folder / "panoptic_val2017.json", folder / "instances_val2017.json", real_data / "coco" / "val2017"
+    paths = (
+        folder / "panoptic_val2017.json",
+        folder / "instances_val2017.json",
+        real_data / "coco" / "val2017",
+    )
     report = dry_run(open_coco_joined(*paths), images_by="none", on_error="skip")
     assert report.ledger.annotations.warnings["joined"] == 41
     assert "no-panoptic-segment" not in report.ledger.annotations.dropped

@@ -12,7 +12,17 @@ from segkit.masks import rle
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.ledger import Tally
 
-from .builders import HEIGHT, WIDTH, coco_panoptic, codes, dry_run, id_png, label_map, samples, write_json
+from .builders import (
+    HEIGHT,
+    WIDTH,
+    coco_panoptic,
+    codes,
+    dry_run,
+    id_png,
+    label_map,
+    samples,
+    write_json,
+)
 
 
 def opened(root: Path) -> Any:
@@ -35,7 +45,12 @@ def test_every_pixel_and_every_field(tmp_path: Path) -> None:
         assert [s.kind for s in sample.segments] == ["thing", "stuff", "thing"]
         assert (rle.decode(sample.void, HEIGHT, WIDTH) == (ids == 0)).all()
     report = dry_run(opened(tmp_path))
-    assert report.ledger.annotations.model_dump() == {"input": 9, "kept": 9, "dropped": {}, "warnings": {}}
+    assert report.ledger.annotations.model_dump() == {
+        "input": 9,
+        "kept": 9,
+        "dropped": {},
+        "warnings": {},
+    }
 
 
 Change = Callable[[dict[str, Any], Path], Any]
@@ -54,13 +69,31 @@ DEFECTS: dict[str, tuple[Change, str]] = {
     "id as text": (lambda d, r: infos(d)[0].update(id="5"), "malformed-annotation"),
     "no annotation": (lambda d, r: d["annotations"].pop(0), "missing-mask"),
     "two annotations": (lambda d, r: d["annotations"].append(d["annotations"][0]), "duplicate-id"),
-    "annotation of no image": (lambda d, r: d["annotations"][0].update(image_id=77), "unknown-image"),
+    "annotation of no image": (
+        lambda d, r: d["annotations"][0].update(image_id=77),
+        "unknown-image",
+    ),
     "no PNG": (lambda d, r: (r / "panoptic/p0.png").unlink(), "missing-mask"),
-    "truncated PNG": (lambda d, r: (r / "panoptic/p0.png").write_bytes(b"\x89PNG\r\n\x1a\n123"), "unreadable-mask"),
-    "PNG of another size": (lambda d, r: id_png(r / "panoptic/p0.png", label_map(0)[:-1]), "size-mismatch"),
-    "grey PNG": (lambda d, r: Image.new("L", (WIDTH, HEIGHT)).save(r / "panoptic/p0.png"), "unreadable-mask"),
-    "PNG elsewhere": (lambda d, r: d["annotations"][0].update(file_name="../panoptic/p0.png"), "unsafe-path"),
-    "no list of segments": (lambda d, r: d["annotations"][0].update(segments_info=None), "malformed-annotation"),
+    "truncated PNG": (
+        lambda d, r: (r / "panoptic/p0.png").write_bytes(b"\x89PNG\r\n\x1a\n123"),
+        "unreadable-mask",
+    ),
+    "PNG of another size": (
+        lambda d, r: id_png(r / "panoptic/p0.png", label_map(0)[:-1]),
+        "size-mismatch",
+    ),
+    "grey PNG": (
+        lambda d, r: Image.new("L", (WIDTH, HEIGHT)).save(r / "panoptic/p0.png"),
+        "unreadable-mask",
+    ),
+    "PNG elsewhere": (
+        lambda d, r: d["annotations"][0].update(file_name="../panoptic/p0.png"),
+        "unsafe-path",
+    ),
+    "no list of segments": (
+        lambda d, r: d["annotations"][0].update(segments_info=None),
+        "malformed-annotation",
+    ),
 }
 
 
@@ -119,16 +152,21 @@ def test_a_missing_mask_folder_names_the_option(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_real_annotations_agree_with_a_count_id_by_id(real_data: Path, split: str) -> None:
-    """The slow way: compare the id map with every id; areas and boxes as the official JSON has them."""
+    """The slow way: compare the id map with every id; areas and boxes as the official JSON has
+    them."""
     folder = real_data / "coco" / "annotations"
-    source = open_coco_panoptic(folder / f"panoptic_{split}2017.json", real_data / "coco" / f"{split}2017")
+    source = open_coco_panoptic(
+        folder / f"panoptic_{split}2017.json", real_data / "coco" / f"{split}2017"
+    )
     data = json.loads(source.file.path.read_text())
     listed = {str(a["image_id"]): a for a in data["annotations"]}
     tally = Tally()
     for record in list(source.records(tally))[::4]:
         sample = source.sample(record, source.load(record)[0], None, tally)
         annotation = listed[sample.id]
-        ids = np.asarray(Image.open(folder / f"panoptic_{split}2017" / annotation["file_name"]), int) @ [1, 256, 65536]
+        ids = np.asarray(
+            Image.open(folder / f"panoptic_{split}2017" / annotation["file_name"]), int
+        ) @ [1, 256, 65536]
         assert len(sample.segments) == len(annotation["segments_info"])
         for segment, info in zip(sample.segments, annotation["segments_info"], strict=True):
             assert (rle.decode(segment.mask, *ids.shape) == (ids == info["id"])).all()

@@ -98,7 +98,9 @@ def test_a_defect_fails_and_publishes_nothing_then_the_mended_source_resumes(
     coco_panoptic(tmp_path, 9)
     whole = (tmp_path / "images" / "p4.jpg").read_bytes()
     (tmp_path / "images" / "p4.jpg").write_bytes(whole[:-50])
-    with pytest.raises(engine.OffendersError, match=r"p4\.jpg: image 4: .*\[unreadable-image\]") as error:
+    with pytest.raises(
+        engine.OffendersError, match=r"p4\.jpg: image 4: .*\[unreadable-image\]"
+    ) as error:
         run(tmp_path, "out")
     assert error.value.exit_code == 2
     assert not list((tmp_path / "out").glob("v*"))
@@ -130,12 +132,25 @@ def test_skip_quarantines_and_accounts_for_everything(tmp_path: Path) -> None:
     write_json(tmp_path / "panoptic.json", data)
     published = run(tmp_path, "out", replace(SMALL, on_error="skip")).published
     ledger = published.manifest.ledger
-    assert ledger.images.model_dump() == {"input": 6, "kept": 5, "dropped": {"missing-image": 1}, "warnings": {}}
+    assert ledger.images.model_dump() == {
+        "input": 6,
+        "kept": 5,
+        "dropped": {"missing-image": 1},
+        "warnings": {},
+    }
     assert ledger.annotations.input == 21
     assert ledger.annotations.kept == 14 == published.manifest.statistics.segments
-    assert ledger.annotations.dropped == {"missing-image": 3, "unknown-category": 1, "unknown-image": 3}
+    assert ledger.annotations.dropped == {
+        "missing-image": 3,
+        "unknown-category": 1,
+        "unknown-image": 3,
+    }
     lines = [json.loads(line) for line in (published.path / QUARANTINE).read_text().splitlines()]
-    assert [line["code"] for line in lines] == ["unknown-image", "missing-image", "unknown-category"]
+    assert [line["code"] for line in lines] == [
+        "unknown-image",
+        "missing-image",
+        "unknown-category",
+    ]
     assert lines[2]["data"]["category_id"] == 99
     assert lines[2]["file"].endswith("panoptic.json")
 
@@ -155,7 +170,9 @@ def test_a_dry_run_reports_the_same_and_writes_nothing(tmp_path: Path) -> None:
     assert report.ledger == run(tmp_path, "out", replace(SMALL, on_error="skip")).ledger
 
 
-@pytest.mark.parametrize("act", [lambda s, r: convert(s, r / "out", SMALL, arguments={}), lambda s, r: check(s, SMALL)])
+@pytest.mark.parametrize(
+    "act", [lambda s, r: convert(s, r / "out", SMALL, arguments={}), lambda s, r: check(s, SMALL)]
+)
 def test_a_source_that_loses_an_annotation_silently_is_caught(
     tmp_path: Path, act: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +278,9 @@ def test_a_killed_run_leaves_nothing_visible_and_is_resumed(
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    assert [entry.name for entry in (tmp_path / "out").iterdir() if not entry.name.startswith(".")] == []
+    assert [
+        entry.name for entry in (tmp_path / "out").iterdir() if not entry.name.startswith(".")
+    ] == []
     with pytest.raises(InputError, match="no published version"):
         ShardSet.open(tmp_path / "out")
     written = count_written(monkeypatch)
@@ -295,7 +314,12 @@ else:
 def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 12)
     (tmp_path / "dying.py").write_text(DYING)
-    done = subprocess.run([sys.executable, tmp_path / "dying.py", tmp_path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "dying.py", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.startswith("a worker process died")
     assert not list(tmp_path.glob("out/v*"))
 
@@ -307,7 +331,9 @@ def test_a_disk_that_is_full_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(engine.shards, "write_shard", full)
-    with pytest.raises(SegkitError, match=r"out.*No space left on device.*finished shards are kept"):
+    with pytest.raises(
+        SegkitError, match=r"out.*No space left on device.*finished shards are kept"
+    ):
         run(tmp_path, "out")
 
 
@@ -323,7 +349,9 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 12)
     script = tmp_path / "slow.py"
     script.write_text(SLOW)
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path), "2"], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path), "2"], start_new_session=True
+    )
     try:
         until(lambda: len(list(tmp_path.glob("out/.v1.partial/labels-*.parquet"))) >= 2, process)
         assert len(group(process.pid)) >= 3
@@ -350,7 +378,9 @@ def group(leader: int) -> list[int]:
     return found
 
 
-def test_shards_close_by_size_and_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_close_by_size_and_by_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(5):
         picture(tmp_path / f"{number}.jpg", WIDTH, HEIGHT, seed=number)
     sizes = [(tmp_path / f"{number}.jpg").stat().st_size for number in range(5)]
@@ -368,18 +398,25 @@ def test_shards_close_by_size_and_by_number(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_quarantine_holds_every_loss_in_order_for_any_number_of_workers(tmp_path: Path) -> None:
-    """More offenders than are listed: annotations of unknown images first, then the defects of each shard."""
-    bad = [{"image_id": number % 6, "category_id": 99, "bbox": [1, 1, 2, 2]} for number in range(60)]
+    """More offenders than are listed: annotations of unknown images first, then the defects of each
+    shard."""
+    bad = [
+        {"image_id": number % 6, "category_id": 99, "bbox": [1, 1, 2, 2]} for number in range(60)
+    ]
     stray = [{"image_id": 77, "bbox": [1, 1, 2, 2]} for _ in range(LISTED)]
     path = coco_instances(tmp_path, [*bad, *stray], images=6)
     texts = []
     for workers in (1, 2):
         options = Options(workers=workers, shard_bytes=1, on_error="skip")
-        report = convert(open_coco_instances(path, tmp_path / "images"), tmp_path / "out", options, arguments={})
+        report = convert(
+            open_coco_instances(path, tmp_path / "images"), tmp_path / "out", options, arguments={}
+        )
         assert (len(report.defects), report.offenders) == (LISTED, LISTED + 60)
         texts.append((report.published.path / "quarantine.jsonl").read_text())
         assert sorted(p.name for p in report.published.path.glob("quar*")) == ["quarantine.jsonl"]
     lines = [json.loads(line) for line in texts[0].splitlines()]
     assert [line["data"]["id"] for line in lines[:LISTED]] == list(range(61, 61 + LISTED))
-    assert [line["data"]["image_id"] for line in lines[LISTED:]] == sorted(number % 6 for number in range(60))
+    assert [line["data"]["image_id"] for line in lines[LISTED:]] == sorted(
+        number % 6 for number in range(60)
+    )
     assert texts[0] == texts[1]

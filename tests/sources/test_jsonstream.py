@@ -11,8 +11,14 @@ from segkit.errors import InputError
 from segkit.sources import jsonstream
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -41,10 +47,17 @@ def walk(path: Path) -> dict[str, Any]:
 )
 @settings(max_examples=25, deadline=None)
 def test_any_object_is_read_as_json_reads_it_in_chunks_of_any_size(
-    tmp_path_factory: Any, chunk: int, many: list[Any], rest: dict[str, Any], indent: int | None, ascii_only: bool
+    tmp_path_factory: Any,
+    chunk: int,
+    many: list[Any],
+    rest: dict[str, Any],
+    indent: int | None,
+    ascii_only: bool,
 ) -> None:
     path = tmp_path_factory.mktemp("j") / "a.json"
-    path.write_text(json.dumps({**rest, "many": many}, indent=indent, ensure_ascii=ascii_only), "utf-8")
+    path.write_text(
+        json.dumps({**rest, "many": many}, indent=indent, ensure_ascii=ascii_only), "utf-8"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsonstream, "CHUNK", chunk)
         assert walk(path) == {**rest, "many": many}
@@ -53,9 +66,15 @@ def test_any_object_is_read_as_json_reads_it_in_chunks_of_any_size(
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_what_json_refuses_is_refused(tmp_path_factory: Any, data: Any) -> None:
-    text = json.dumps({"a": 1, "many": [{"x": [1, 2.5, "t\u00e9"]}, "s", None, -3], "z": {"q": "\\u00ff"}}).encode()
+    text = json.dumps(
+        {"a": 1, "many": [{"x": [1, 2.5, "t\u00e9"]}, "s", None, -3], "z": {"q": "\\u00ff"}}
+    ).encode()
     start = data.draw(st.integers(0, len(text)))
-    mangled = text[:start] + data.draw(st.binary(max_size=2)) + text[start + data.draw(st.integers(0, 4)) :]
+    mangled = (
+        text[:start]
+        + data.draw(st.binary(max_size=2))
+        + text[start + data.draw(st.integers(0, 4)) :]
+    )
     path = tmp_path_factory.mktemp("j") / "a.json"
     path.write_bytes(mangled)
     try:
@@ -95,12 +114,18 @@ def test_the_place_of_an_error_is_named(tmp_path: Path, text: str, says: str) ->
 
 
 TEXT = json.dumps(
-    {"a": -1.5e-7, "many": [{"x": [1, 2.5], "t\u00e9": True, "n": None}, "\ud83d\ude00", -3], "z": {"q": "a b\n"}}
+    {
+        "a": -1.5e-7,
+        "many": [{"x": [1, 2.5], "t\u00e9": True, "n": None}, "\ud83d\ude00", -3],
+        "z": {"q": "a b\n"},
+    }
 )
 
 
 @pytest.mark.parametrize("chunk", [1, 9, 64, 10_000])
-def test_a_file_that_is_cut_anywhere_ends_too_early_and_where_it_does(tmp_path: Path, chunk: int) -> None:
+def test_a_file_that_is_cut_anywhere_ends_too_early_and_where_it_does(
+    tmp_path: Path, chunk: int
+) -> None:
     path = tmp_path / "cut.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsonstream, "CHUNK", chunk)
@@ -108,7 +133,9 @@ def test_a_file_that_is_cut_anywhere_ends_too_early_and_where_it_does(tmp_path: 
             path.write_text(TEXT[:length])
             with pytest.raises(InputError) as error:
                 walk(path)
-            assert f"cut.json: ends too early, after {length} characters: " in str(error.value), TEXT[:length]
+            assert f"cut.json: ends too early, after {length} characters: " in str(error.value), (
+                TEXT[:length]
+            )
 
 
 def test_a_file_that_is_cut_within_a_character_ends_too_early(tmp_path: Path) -> None:
@@ -138,7 +165,9 @@ def test_an_error_early_in_a_large_file_is_found_without_reading_on(tmp_path: Pa
 
 
 @given(
-    many=st.lists(st.dictionaries(st.sampled_from(["id", "a},{b", "s"]), VALUES, max_size=3), max_size=12),
+    many=st.lists(
+        st.dictionaries(st.sampled_from(["id", "a},{b", "s"]), VALUES, max_size=3), max_size=12
+    ),
     separators=st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " : ")]),
     chunk=st.integers(20, 200),
     odd=st.sampled_from([None, float("nan"), 1e308, 2**70, "},", "\ud800"]),
@@ -152,9 +181,15 @@ def test_objects_are_read_alike_whether_many_at_once_or_one_by_one(
     path.write_text(text.replace("1e+308", "1e+999"), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsonstream, "CHUNK", chunk)
-        found = [(repr(value), json.loads(raw)) for _, value, raw in jsonstream.members(path, ("many",)) if raw]
+        found = [
+            (repr(value), json.loads(raw))
+            for _, value, raw in jsonstream.members(path, ("many",))
+            if raw
+        ]
     values = json.loads(path.read_text("utf-8"))
-    assert [value for value, _ in found] == [repr(value) for value in [*values["many"], values["z"]]]
+    assert [value for value, _ in found] == [
+        repr(value) for value in [*values["many"], values["z"]]
+    ]
     assert all(repr(again) == value for value, again in found)
 
 
@@ -162,5 +197,8 @@ def test_a_list_without_objects_is_read_in_time_proportional_to_its_length(tmp_p
     path = tmp_path / "numbers.json"
     path.write_text(json.dumps({"many": list(range(400_000))}))
     started = time.process_time()
-    assert sum(value for _, value, text in jsonstream.members(path, ("many",)) if text) == 400_000 * 399_999 // 2
+    assert (
+        sum(value for _, value, text in jsonstream.members(path, ("many",)) if text)
+        == 400_000 * 399_999 // 2
+    )
     assert time.process_time() - started < 20

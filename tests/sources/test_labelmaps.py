@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segkit.sources.labelmaps import read_ids, read_indices
-from segkit.sources.ledger import Defective
+from segkit.sources.ledger import ImageError
 
 from .builders import id_png
 from .test_images import png
@@ -36,17 +36,28 @@ def filtered(pixels: NDArray[np.uint8], kinds: list[int]) -> bytes:
     distances = np.abs(np.stack([above - corner, left - corner, left + above - 2 * corner]))
     paeth = np.choose(distances.argmin(0), [left, above, corner])  # ties: left, then above
     predicted = [np.zeros_like(here), left, above, (left + above) // 2, paeth]
-    rows = [bytes([kind]) + (here - predicted[kind])[y].astype(np.uint8).tobytes() for y, kind in enumerate(kinds)]
+    rows = [
+        bytes([kind]) + (here - predicted[kind])[y].astype(np.uint8).tobytes()
+        for y, kind in enumerate(kinds)
+    ]
     return b"".join(rows)
 
 
-def colour_png(pixels: NDArray[np.uint8], rows: bytes, *extra: tuple[bytes, bytes], interlaced: bool = False) -> bytes:
+def color_png(
+    pixels: NDArray[np.uint8], rows: bytes, *extra: tuple[bytes, bytes], interlaced: bool = False
+) -> bytes:
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 6, 0, 0, interlaced)
     return chunked((b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 12), st.sampled_from([3, 4]), st.data())
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 9),
+    st.integers(1, 12),
+    st.sampled_from([3, 4]),
+    st.data(),
+)
 @settings(max_examples=60, deadline=None)
 def test_ids_under_every_filter_are_those_of_the_pixels(
     tmp_path_factory: Any, seed: int, height: int, width: int, channels: int, data: Any
@@ -54,17 +65,29 @@ def test_ids_under_every_filter_are_those_of_the_pixels(
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
     kinds = data.draw(st.lists(st.integers(0, 4), min_size=height, max_size=height))
     path = tmp_path_factory.mktemp("p") / "a.png"
-    path.write_bytes(colour_png(pixels, filtered(pixels, kinds)))
-    assert (read_ids(path, (width, height), record="x") == pixels[..., :3].astype(int) @ [1, 256, 65536]).all()
+    path.write_bytes(color_png(pixels, filtered(pixels, kinds)))
+    assert (
+        read_ids(path, (width, height), record="x") == pixels[..., :3].astype(int) @ [1, 256, 65536]
+    ).all()
 
 
 def test_chunks_for_display_and_interlacing_do_not_change_ids(tmp_path: Path) -> None:
     pixels = np.random.default_rng(6).integers(0, 256, (11, 13, 3), dtype=np.uint8)
-    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    passes = (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    )
     parts = [pixels[y::down, x::across] for x, y, across, down in passes]
     rows = b"".join(filtered(part, [0] * len(part)) for part in parts if part.size)
     gamma, clear = struct.pack(">I", 100000), struct.pack(">HHH", *pixels[0, 0].tolist())
-    whole = colour_png(pixels, rows, (b"gAMA", gamma), (b"sBIT", b"\5\5\5"), (b"tRNS", clear), interlaced=True)
+    whole = color_png(
+        pixels, rows, (b"gAMA", gamma), (b"sBIT", b"\5\5\5"), (b"tRNS", clear), interlaced=True
+    )
     (tmp_path / "a.png").write_bytes(whole)
     ids = read_ids(tmp_path / "a.png", None, record="x")
     assert (ids == pixels.astype(int) @ [1, 256, 65536]).all()
@@ -74,8 +97,8 @@ def test_pixels_that_break_off_within_an_intact_file_are_unreadable(tmp_path: Pa
     pixels = np.random.default_rng(7).integers(0, 256, (11, 13, 3), dtype=np.uint8)
     rows = filtered(pixels, [2] * 11)
     for broken in (rows[:-1], rows[: len(rows) // 2], b"\5" + rows[1:], b""):
-        (tmp_path / "a.png").write_bytes(colour_png(pixels, broken))
-        with pytest.raises(Defective) as error:
+        (tmp_path / "a.png").write_bytes(color_png(pixels, broken))
+        with pytest.raises(ImageError) as error:
             read_ids(tmp_path / "a.png", None, record="x")
         assert error.value.defect.code == "unreadable-mask"
 
@@ -101,7 +124,7 @@ def test_grey_indices_of_8_and_16_bits(tmp_path: Path, dtype: type, top: int) ->
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_palette_indices_are_read_and_not_their_colours(tmp_path: Path, bits: int) -> None:
+def test_palette_indices_are_read_and_not_their_colors(tmp_path: Path, bits: int) -> None:
     indices = np.random.default_rng(3).integers(0, 2**bits, (7, 10)).astype(np.uint8)
     image = Image.fromarray(indices, "P")
     image.putpalette(np.random.default_rng(4).integers(0, 256, 768).tolist())
@@ -118,14 +141,18 @@ def test_low_greys_are_indices_and_not_intensities(tmp_path: Path, bits: int) ->
     packed = (indices.reshape(6, -1, per_byte) << shifts).sum(axis=2).astype(np.uint8)
     rows = b"".join(b"\0" + row.tobytes() for row in packed)
     header = struct.pack(">IIBBBBB", 16, 6, bits, 0, 0, 0, 0)
-    (tmp_path / "a.png").write_bytes(chunked((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+    (tmp_path / "a.png").write_bytes(
+        chunked((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
     assert (read_indices(tmp_path / "a.png", None, record="x") == indices).all()
 
 
-@pytest.mark.parametrize(("mode", "reader"), [("L", read_ids), ("P", read_ids), ("RGB", read_indices)])
+@pytest.mark.parametrize(
+    ("mode", "reader"), [("L", read_ids), ("P", read_ids), ("RGB", read_indices)]
+)
 def test_a_png_of_the_other_kind_is_refused(tmp_path: Path, mode: str, reader: object) -> None:
     Image.new(mode, (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(Defective) as error:
+    with pytest.raises(ImageError) as error:
         reader(tmp_path / "a.png", None, record="x")  # type: ignore[operator]
     assert error.value.defect.code == "unreadable-mask"
 
@@ -133,7 +160,7 @@ def test_a_png_of_the_other_kind_is_refused(tmp_path: Path, mode: str, reader: o
 @pytest.mark.parametrize("reader", [read_ids, read_indices])
 def test_missing_damaged_and_wrongly_sized_masks(tmp_path: Path, reader: object) -> None:
     def code_of(path: Path, size: tuple[int, int] | None = None) -> str:
-        with pytest.raises(Defective) as error:
+        with pytest.raises(ImageError) as error:
             reader(path, size, record="image 3")  # type: ignore[operator]
         assert error.value.defect.record == "image 3"
         return error.value.defect.code

@@ -23,16 +23,18 @@ def read(path: Path, text: str, first: int | None = None) -> Any:
         ("1 2 3 a\n4 b", None, [(1, "2 3 a"), (4, "b")]),
     ],
 )
-def test_names_and_indexed_names(tmp_path: Path, text: str, first: int | None, wanted: list[Any]) -> None:
+def test_names_and_indexed_names(
+    tmp_path: Path, text: str, first: int | None, wanted: list[Any]
+) -> None:
     found = read(tmp_path, text, first)
     assert [(c.id, c.name) for c in found.categories] == wanted
-    assert not found.colours
+    assert not found.colors
 
 
-def test_colours(tmp_path: Path) -> None:
+def test_colors(tmp_path: Path) -> None:
     found = read(tmp_path, "64 128 64\tgrass\n1,0,0: old road", 5)
     assert [(c.id, c.name) for c in found.categories] == [(5, "grass"), (6, "old road")]
-    assert found.colours == {64 + 256 * 128 + 65536 * 64: 5, 1: 6}
+    assert found.colors == {64 + 256 * 128 + 65536 * 64: 5, 1: 6}
 
 
 @pytest.mark.parametrize(

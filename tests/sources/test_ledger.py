@@ -27,7 +27,12 @@ def test_ledger_adds_up_per_class_and_in_total() -> None:
         "dropped": {"empty-mask": 1, "missing-image": 2},
         "warnings": {"no-mask": 1},
     }
-    assert ledger.images.model_dump() == {"input": 3, "kept": 2, "dropped": {"missing-image": 1}, "warnings": {}}
+    assert ledger.images.model_dump() == {
+        "input": 3,
+        "kept": 2,
+        "dropped": {"missing-image": 1},
+        "warnings": {},
+    }
     assert ledger.per_class["dog"].dropped == {"missing-image": 1}
     assert ledger.per_class["cat"].kept == 2
 
@@ -76,23 +81,34 @@ def test_drops_by_design_are_counted_and_do_not_fail() -> None:
 
 def test_a_defect_is_one_line_with_file_record_and_mend() -> None:
     line = str(Defect("missing-image", "there is no such image", "x/y.jpg", "image 9").error(2))
-    assert "x/y.jpg: image 9: there is no such image [missing-image] (and 2 more defects); put the file there" in line
+    assert (
+        "x/y.jpg: image 9: there is no such image [missing-image] (and 2 more defects); put the file there"
+        in line
+    )
     assert "\n" not in line
 
 
 def test_a_mend_of_the_defects_own_wins_and_is_kept() -> None:
     tally = Tally()
-    tally.drop(Defect("unknown-category", "class 9", "a.png", "image 1", "category 9", None, "give --ignore 9"))
+    tally.drop(
+        Defect(
+            "unknown-category", "class 9", "a.png", "image 1", "category 9", None, "give --ignore 9"
+        )
+    )
     (again,) = Tally.from_json(json.loads(json.dumps(tally.to_json()))).defects
-    assert "class 9 [unknown-category]; give --ignore 9, or convert with --on-error skip" in str(again.error())
-    assert str(again.error(mend="check --images")).endswith("[unknown-category]; check --images")
+    assert "class 9 [unknown-category]; give --ignore 9, or convert with --on-error skip" in str(
+        again.error()
+    )
+    assert str(again.error(hint="check --images")).endswith("[unknown-category]; check --images")
 
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_code_has_a_mend_and_is_documented() -> None:
-    sources = "".join(path.read_text("utf-8") for path in (ROOT / "segkit" / "sources").glob("*.py"))
+    sources = "".join(
+        path.read_text("utf-8") for path in (ROOT / "segkit" / "sources").glob("*.py")
+    )
     dropped = set(re.findall(r'(?:Defect|Defective|Refused)\(\s*"([a-z-]+)"', sources))
     warned = set(re.findall(r'(?:warn\(|image_warnings\[)"([a-z-]+)"', sources))
     assert len(dropped) > 10
@@ -107,7 +123,13 @@ def test_of_many_offenders_the_first_are_kept_and_all_are_counted_and_written() 
     for _ in range(3):
         tally = Tally(log=log)
         for number in range(LISTED):
-            tally.orphan(Defect("unknown-image", "gone", "a.json", f"annotations[{number}]"), ["cat"])
+            tally.orphan(
+                Defect("unknown-image", "gone", "a.json", f"annotations[{number}]"), ["cat"]
+            )
         total.add(tally)
-    assert (len(total.defects), total.offenders, total.dropped["cat", "unknown-image"]) == (LISTED, 300, 300)
+    assert (len(total.defects), total.offenders, total.dropped["cat", "unknown-image"]) == (
+        LISTED,
+        300,
+        300,
+    )
     assert len(log.getvalue().splitlines()) == 300

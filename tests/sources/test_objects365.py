@@ -17,13 +17,32 @@ def real_names(real_data: Path) -> Any:
     return json.loads((real_data / "class_lists" / "objects365_v2_categories.json").read_text())
 
 
-def objects365_set(root: Path, categories: Any, stored: str = "patch4/objects365_v1_00000001.jpg") -> Path:
+def objects365_set(
+    root: Path, categories: Any, stored: str = "patch4/objects365_v1_00000001.jpg"
+) -> Path:
     picture(root / "images" / stored)
     data = {
-        "images": [{"id": 1, "file_name": NAME, "width": WIDTH, "height": HEIGHT, "license": 5, "url": ""}],
+        "images": [
+            {"id": 1, "file_name": NAME, "width": WIDTH, "height": HEIGHT, "license": 5, "url": ""}
+        ],
         "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0, "isfake": 0},
-            {"id": 2, "image_id": 1, "category_id": 2, "bbox": [1.5, 2, 30, 40], "area": 1200, "iscrowd": 1},
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [1, 2, 3, 4],
+                "area": 12,
+                "iscrowd": 0,
+                "isfake": 0,
+            },
+            {
+                "id": 2,
+                "image_id": 1,
+                "category_id": 2,
+                "bbox": [1.5, 2, 30, 40],
+                "area": 1200,
+                "iscrowd": 1,
+            },
         ],
         "categories": categories,
     }
@@ -50,11 +69,13 @@ def test_images_are_found_in_every_layout(tmp_path: Path, stored: str) -> None:
 
 
 def test_a_missing_image_names_every_place_that_was_tried(tmp_path: Path) -> None:
-    path = objects365_set(tmp_path, [{"id": 1, "name": "disc"}, {"id": 2, "name": "bar"}], "elsewhere/a.jpg")
+    path = objects365_set(
+        tmp_path, [{"id": 1, "name": "disc"}, {"id": 2, "name": "bar"}], "elsewhere/a.jpg"
+    )
     report = dry_run(open_objects365(path, tmp_path / "images"))
     assert report.ledger.images.dropped == {"missing-image": 1}
     assert report.ledger.annotations.dropped == {"missing-image": 2}
-    assert all(name in report.defects[0].problem for name in layouts(NAME))
+    assert all(name in report.defects[0].message for name in layouts(NAME))
 
 
 def test_samples_are_boxes_that_are_exhaustive_for_the_whole_list(tmp_path: Path) -> None:
@@ -63,7 +84,12 @@ def test_samples_are_boxes_that_are_exhaustive_for_the_whole_list(tmp_path: Path
     (sample,) = samples(source)
     assert source.kind == "boxes"
     assert [c.id for c in source.taxonomy.categories] == [1, 2]
-    assert (sample.exhaustive, sample.annotated, sample.file_name, sample.id) == (True, None, NAME, "1")
+    assert (sample.exhaustive, sample.annotated, sample.file_name, sample.id) == (
+        True,
+        None,
+        NAME,
+        "1",
+    )
     assert [(s.box, s.mask, s.is_crowd, s.area) for s in sample.segments] == [
         ((1, 2, 3, 4), None, False, 12),
         ((1.5, 2, 30, 40), None, True, 1200),
@@ -82,7 +108,9 @@ def test_the_official_list_in_any_order_keeps_its_typos(tmp_path: Path, real_dat
 
 def test_the_list_of_version_1_is_refused(tmp_path: Path, real_data: Path) -> None:
     names = [c["name"] for c in real_names(real_data)]
-    moved = [{"id": i + 1, "name": name.lower()} for i, name in enumerate([*names[40:], *names[:40]])]
+    moved = [
+        {"id": i + 1, "name": name.lower()} for i, name in enumerate([*names[40:], *names[:40]])
+    ]
     with pytest.raises(InputError, match=r"annotations\.json.*the list of v1.*--boxes-only"):
         open_objects365(objects365_set(tmp_path, moved), tmp_path / "images")
 
@@ -93,7 +121,9 @@ def test_names_cannot_leave_the_image_folder(tmp_path: Path) -> None:
     data["images"][0]["file_name"] = "images/../../secret.jpg"
     picture(tmp_path / "secret.jpg")
     report = dry_run(open_objects365(write_json(path, data), tmp_path / "images"))
-    assert codes(report) == {"unsafe-path": 1} | {"unsafe-path": report.ledger.annotations.dropped["unsafe-path"]}
+    assert codes(report) == {"unsafe-path": 1} | {
+        "unsafe-path": report.ledger.annotations.dropped["unsafe-path"]
+    }
     assert report.ledger.images.dropped == {"unsafe-path": 1}
 
 
@@ -110,14 +140,22 @@ def test_the_standin_agrees_with_its_json(real_data: Path) -> None:
         owner, segment = made[str(annotation["id"])]
         assert owner == str(annotation["image_id"])
         assert list(segment.box) == annotation["bbox"]
-        assert (segment.class_id, segment.is_crowd) == (annotation["category_id"], bool(annotation["iscrowd"]))
+        assert (segment.class_id, segment.is_crowd) == (
+            annotation["category_id"],
+            bool(annotation["iscrowd"]),
+        )
         assert segment.mask is None
 
 
 def test_images_that_no_archive_has_are_counted_and_do_not_fail(tmp_path: Path) -> None:
     path = objects365_set(tmp_path, [{"id": 1, "name": "disc"}, {"id": 2, "name": "bar"}])
     data = json.loads(path.read_text())
-    missing = {"id": 2, "file_name": "images/v2/patch16/objects365_v2_00908726.jpg", "width": WIDTH, "height": HEIGHT}
+    missing = {
+        "id": 2,
+        "file_name": "images/v2/patch16/objects365_v2_00908726.jpg",
+        "width": WIDTH,
+        "height": HEIGHT,
+    }
     data["images"].append(missing)
     data["annotations"].append({"id": 3, "image_id": 2, "category_id": 1, "bbox": [1, 2, 3, 4]})
     source = open_objects365(write_json(path, data), tmp_path / "images")

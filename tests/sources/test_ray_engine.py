@@ -1,4 +1,5 @@
-"""Ray and the local engine give the same bytes, also where a worker is killed; what goes wrong is one line."""
+"""Ray and the local engine give the same bytes, also where a worker is killed; what goes wrong is
+one line."""
 
 import json
 import os
@@ -28,17 +29,23 @@ pytestmark = pytest.mark.timeout(900)  # the processes of a cluster start slowly
 
 
 SLOW = "timed out during startup"
-"""What Ray says where its processes do not start within the 15 and 30 seconds that it gives them."""
+"""What Ray says where its processes do not start within the 15 and 30 seconds that it gives
+them."""
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster of two nodes on this machine, one worker each; this process is connected once, to save time."""
+    """A cluster of two nodes on this machine, one worker each; this process is connected once, to
+    save time."""
     import ray
     from ray.cluster_utils import Cluster
 
     size = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    bare = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}  # quicker to start
+    bare = {
+        "include_dashboard": False,
+        "include_log_monitor": False,
+        "no_monitor": True,
+    }  # quicker to start
     try:
         nodes = Cluster(initialize_head=True, head_node_args={**size, **bare})
         nodes.add_node(**size)
@@ -73,7 +80,10 @@ def killing(root: Path, times: int) -> Killing:
 
 
 def test_a_worker_killed_in_the_middle_changes_no_byte(
-    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)  # relative paths mean the same to the tasks
     here = Path()
@@ -94,7 +104,10 @@ def test_a_worker_that_dies_again_and_again_is_one_line(
     monkeypatch.setattr(ray_engine, "_RETRIES", 0)
     coco_panoptic(tmp_path, 12)
     options = replace(SMALL, engine="ray", address=address)
-    with pytest.raises(SegkitError, match=r"^a worker of the Ray cluster was lost .*; run it again: finished shards"):
+    with pytest.raises(
+        SegkitError,
+        match=r"^a worker of the Ray cluster was lost .*; run it again: finished shards",
+    ):
         convert(killing(tmp_path, 99), tmp_path / "out", options, arguments={})
     assert not list(tmp_path.glob("out/v*"))
 
@@ -117,7 +130,10 @@ def test_tasks_give_results_and_raise_what_they_raised(tmp_path: Path, address: 
         assert [future.result() for future in [submit(1), submit(2), submit(3)]] == [2, 4, 6]
     for work, error in ((full, OSError), (faulty, SegkitError)):
         with (
-            pytest.raises(error, match=r"No space left|a task failed on the Ray cluster \('first line.*second line'\)"),
+            pytest.raises(
+                error,
+                match=r"No space left|a task failed on the Ray cluster \('first line.*second line'\)",
+            ),
             ray_engine.cluster(work, address, None, []) as (submit, _),
         ):
             submit(0).result()
@@ -125,7 +141,9 @@ def test_tasks_give_results_and_raise_what_they_raised(tmp_path: Path, address: 
 
 def test_a_folder_that_nodes_do_not_share_is_one_line(tmp_path: Path, address: str) -> None:
     with (
-        pytest.raises(SegkitError, match=r"own-disk: is not there on node .*folders that all nodes share"),
+        pytest.raises(
+            SegkitError, match=r"own-disk: is not there on node .*folders that all nodes share"
+        ),
         ray_engine.cluster(double, address, None, [tmp_path, tmp_path / "own-disk"]) as (submit, _),
     ):
         submit(1).result()
@@ -148,18 +166,28 @@ def test_the_command_gives_the_same_digest_on_a_cluster_of_its_own(
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["digest"] == json.loads(local.stdout)["digest"]
     assert contents(tmp_path / "ray" / "v1") == contents(tmp_path / "local" / "v1")
-    assert "give --engine ray" in segkit("convert", *options, tmp_path / "x", "--address", "auto").stderr
+    assert (
+        "give --engine ray"
+        in segkit("convert", *options, tmp_path / "x", "--address", "auto").stderr
+    )
 
 
 def test_the_labels_open_in_ray_data_as_the_document_shows(tmp_path: Path, address: str) -> None:
     coco_panoptic(tmp_path, 5)
-    made = convert(opened(tmp_path), tmp_path / "work" / "coco-train", SMALL, arguments={}).published
+    made = convert(
+        opened(tmp_path), tmp_path / "work" / "coco-train", SMALL, arguments={}
+    ).published
     assert made and len(made.manifest.parts) > 1
     names: dict[str, Any] = {}
     exec(snippet("shards.md", "python", "ray.data").replace("/nfs", str(tmp_path)), names)
-    found = [(row["class_id"], row["mask"].encode(), row["box"]["x"]) for row in names["segments"].take_all()]
+    found = [
+        (row["class_id"], row["mask"].encode(), row["box"]["x"])
+        for row in names["segments"].take_all()
+    ]
     segments = [segment for sample in made.samples() for segment in sample.segments]
-    assert sorted(found) == sorted((segment.class_id, segment.mask, segment.box[0]) for segment in segments)
+    assert sorted(found) == sorted(
+        (segment.class_id, segment.mask, segment.box[0]) for segment in segments
+    )
 
 
 def test_no_cluster_is_one_line_at_once() -> None:
@@ -168,7 +196,9 @@ def test_no_cluster_is_one_line_at_once() -> None:
         port = closed.getsockname()[1]
     for address in (f"127.0.0.1:{port}", "ray://127.0.0.1:10001", "nonsense"):
         with (
-            pytest.raises(InputError, match=rf"^no Ray cluster at {address} \(.*\); check --address"),
+            pytest.raises(
+                InputError, match=rf"^no Ray cluster at {address} \(.*\); check --address"
+            ),
             ray_engine.cluster(double, address, None, []),
         ):
             pass

@@ -1,4 +1,5 @@
-"""Sources and sets behind URLs: the same bytes as from plain folders, the same care for paths, kills and defects."""
+"""Sources and sets behind URLs: the same bytes as from plain folders, the same care for paths,
+kills and defects."""
 
 import json
 import os
@@ -41,20 +42,28 @@ def copied(folder: Path, store: Path) -> Path:
     return store
 
 
-def test_a_conversion_from_store_to_store_has_the_bytes_of_a_local_one(store: Path, tmp_path: Path) -> None:
+def test_a_conversion_from_store_to_store_has_the_bytes_of_a_local_one(
+    store: Path, tmp_path: Path
+) -> None:
     coco_panoptic(tmp_path / "data", 7)
     data = copied(tmp_path / "data", store / "data")
-    options = replace(SMALL, workers=2 if str(store).startswith("s3") else 1)  # memory:// is of one process
+    options = replace(
+        SMALL, workers=2 if str(store).startswith("s3") else 1
+    )  # memory:// is of one process
     made = {}
-    for name, root, out in (("local", tmp_path / "data", tmp_path / "set"), ("remote", data, store / "set")):
+    for name, root, out in (
+        ("local", tmp_path / "data", tmp_path / "set"),
+        ("remote", data, store / "set"),
+    ):
         source = open_coco_panoptic(root / "panoptic.json", root / "images")
         made[name] = convert(source, out, options, arguments={}).published
     assert made["remote"] is not None and made["local"] is not None
     assert made["remote"].path == store / "set" / "v1"
     assert made["remote"].manifest == made["local"].manifest
-    assert {name: storage.read_bytes(made["remote"].path / name) for name in contents(made["local"].path)} == contents(
-        made["local"].path
-    )
+    assert {
+        name: storage.read_bytes(made["remote"].path / name)
+        for name in contents(made["local"].path)
+    } == contents(made["local"].path)
     assert list(validate(made["remote"].path)) == []
 
 
@@ -62,15 +71,24 @@ def test_reference_points_at_urls(store: Path, tmp_path: Path) -> None:
     coco_instances(tmp_path / "data", [_BOX], 2)
     data = copied(tmp_path / "data", store / "data")
     source = open_coco_instances(data / "instances.json", data / "images")
-    made = convert(source, tmp_path / "set", replace(SMALL, images_by="reference"), arguments={}).published
+    made = convert(
+        source, tmp_path / "set", replace(SMALL, images_by="reference"), arguments={}
+    ).published
     assert made is not None
     for sample in made.samples():
         assert sample.image.path == f"{data}/images/{sample.file_name}"
-        assert made.image_bytes(sample) == (tmp_path / "data" / "images" / sample.file_name).read_bytes()
+        assert (
+            made.image_bytes(sample)
+            == (tmp_path / "data" / "images" / sample.file_name).read_bytes()
+        )
 
 
-@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../secret.jpg", "memory://other/x.jpg"])
-def test_names_in_annotation_files_stay_in_their_folder(store: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../secret.jpg", "/etc/passwd", "a/../../secret.jpg", "memory://other/x.jpg"]
+)
+def test_names_in_annotation_files_stay_in_their_folder(
+    store: Path, tmp_path: Path, name: str
+) -> None:
     coco_instances(tmp_path / "data", [_BOX], 2)
     picture(tmp_path / "data" / "secret.jpg")
     content = json.loads((tmp_path / "data" / "instances.json").read_text())
@@ -104,18 +122,23 @@ def test_missing_files_are_defects_and_a_failing_store_is_a_failure(
         dry_run(source, on_error="skip")
 
 
-def test_a_long_annotation_file_is_read_in_pieces(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_annotation_file_is_read_in_pieces(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jsonstream, "CHUNK", 4096)
     path = write_json(tmp_path / "long.json", {"numbers": list(range(50_000))})
     storage.put(path, store / "long.json")
-    read = [value for _, value, text in jsonstream.members(store / "long.json", ("numbers",)) if text]
+    read = [
+        value for _, value, text in jsonstream.members(store / "long.json", ("numbers",)) if text
+    ]
     assert read == list(range(50_000))
     with pytest.raises(InputError, match="cannot be read"):
         list(jsonstream.members(store / "absent.json", ()))
 
 
 def test_folders_that_are_listed(store: Path, tmp_path: Path) -> None:
-    """Semantic folders with subfolders, VOC with its lists, Objects365 in another layout than its names."""
+    """Semantic folders with subfolders, VOC with its lists, Objects365 in another layout than its
+    names."""
     for number in range(3):
         picture(tmp_path / "data" / "images" / "town" / f"{number}.png", seed=number)
         (tmp_path / "data" / "masks" / "town").mkdir(parents=True, exist_ok=True)
@@ -177,7 +200,9 @@ def test_a_killed_run_leaves_nothing_visible_and_is_taken_up(
 ) -> None:
     coco_panoptic(tmp_path / "data", 12)
     data = copied(tmp_path / "data", s3 / "data")
-    ended = subprocess.run([sys.executable, "-c", _KILLED_IN_WORK, str(s3), when], env=os.environ, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", _KILLED_IN_WORK, str(s3), when], env=os.environ, check=False
+    )
     assert ended.returncode == -signal.SIGKILL
     assert versions(s3 / "set") == {}
     assert bool(storage.listing(s3 / "set")) == (when == "uploading")
@@ -222,6 +247,10 @@ def test_training_reads_a_remote_set_in_worker_processes(s3: Path, tmp_path: Pat
             return data.image(data.sample(index))
 
     started = time.monotonic()
-    read = list(DataLoader(Images(), batch_size=None, num_workers=2, collate_fn=lambda item: item, timeout=60))  # type: ignore[arg-type]
+    read = list(
+        DataLoader(
+            Images(), batch_size=None, num_workers=2, collate_fn=lambda item: item, timeout=60
+        )
+    )  # type: ignore[arg-type]
     assert time.monotonic() - started < 60
     assert all((one == other).all() for one, other in zip(read, expected, strict=True))

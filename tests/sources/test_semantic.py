@@ -14,7 +14,9 @@ from segkit.taxonomy import load_taxonomy
 from .builders import HEIGHT, WIDTH, codes, dry_run, label_map, picture, samples
 
 
-def semantic_set(root: Path, ids: tuple[int, ...], labels: str, *, count: int = 2, dtype: type = np.uint8) -> list[Any]:
+def semantic_set(
+    root: Path, ids: tuple[int, ...], labels: str, *, count: int = 2, dtype: type = np.uint8
+) -> list[Any]:
     maps = []
     for number in range(count):
         picture(root / "images" / f"s{number}.jpg", seed=number)
@@ -61,14 +63,22 @@ def test_without_void_there_is_no_void_mask(tmp_path: Path) -> None:
     assert [s.void for s in samples(opened(tmp_path))] == [None, None]
 
 
-def test_an_index_that_is_not_in_the_labels_is_a_defect_and_its_pixels_are_void(tmp_path: Path) -> None:
+def test_an_index_that_is_not_in_the_labels_is_a_defect_and_its_pixels_are_void(
+    tmp_path: Path,
+) -> None:
     maps = semantic_set(tmp_path, (0, 1, 9), "a\nb", count=1)
     report = dry_run(opened(tmp_path))
     assert codes(report) == {"unknown-category": 1}
     assert report.ledger.per_class["category 9"].dropped == {"unknown-category": 1}
-    assert report.defects[0].problem == f"{(maps[0] == 9).sum()} pixels of index 9, which is not in the labels"
+    assert (
+        report.defects[0].message
+        == f"{(maps[0] == 9).sum()} pixels of index 9, which is not in the labels"
+    )
     line = str(report.defects[0].error())
-    assert f"add index 9 to --labels {tmp_path / 'labels.txt'}, or give --ignore 9 if it means void" in line
+    assert (
+        f"add index 9 to --labels {tmp_path / 'labels.txt'}, or give --ignore 9 if it means void"
+        in line
+    )
     assert "take the annotation out" not in line
     (sample,) = samples(opened(tmp_path))
     assert (rle.decode(sample.void, HEIGHT, WIDTH) == (maps[0] == 9)).all()
@@ -80,7 +90,11 @@ def test_missing_and_wrongly_sized_masks(tmp_path: Path) -> None:
     Image.new("L", (WIDTH, HEIGHT - 1)).save(tmp_path / "masks" / "s1.png")
     picture(tmp_path / "images" / "s2.png")
     report = dry_run(opened(tmp_path))
-    assert report.ledger.images.dropped == {"duplicate-id": 1, "missing-mask": 1, "size-mismatch": 1}
+    assert report.ledger.images.dropped == {
+        "duplicate-id": 1,
+        "missing-mask": 1,
+        "size-mismatch": 1,
+    }
     assert report.ledger.images.kept == 1
 
 
@@ -91,14 +105,19 @@ def test_masks_are_found_by_path_and_else_by_name(tmp_path: Path) -> None:
         picture(tmp_path / "masks" / name)
     pairs, left = pair(tmp_path / "images", tmp_path / "masks")
     assert left == 0
-    assert dict(pairs) == {"a/x.jpg": "a/x.png", "b/x.jpg": "b/x.png", "c/y.jpg": "other/y.png", "z.jpg": ""}
+    assert dict(pairs) == {
+        "a/x.jpg": "a/x.png",
+        "b/x.jpg": "b/x.png",
+        "c/y.jpg": "other/y.png",
+        "z.jpg": "",
+    }
 
 
-def test_rgb_masks_with_a_table_of_colours(tmp_path: Path) -> None:
-    colours = {0: (64, 128, 64), 1: (192, 0, 128), 2: (0, 0, 0)}
+def test_rgb_masks_with_a_table_of_colors(tmp_path: Path) -> None:
+    colors = {0: (64, 128, 64), 1: (192, 0, 128), 2: (0, 0, 0)}
     maps = semantic_set(tmp_path, (0, 1, 2), "64 128 64 grass\n192,0,128: road\n0 0 0\tvoid")
     for number, indices in enumerate(maps):
-        rgb = np.array([colours[i] for i in range(3)], np.uint8)[indices]
+        rgb = np.array([colors[i] for i in range(3)], np.uint8)[indices]
         if number == 1:
             rgb[0, -1] = 1, 2, 3
         Image.fromarray(rgb).save(tmp_path / "masks" / f"s{number}.png")
@@ -111,7 +130,7 @@ def test_rgb_masks_with_a_table_of_colours(tmp_path: Path) -> None:
         assert (rle.decode(sample.void, HEIGHT, WIDTH) == (wanted < 0)).all()
     report = dry_run(source)
     assert report.ledger.per_class["colour 1 2 3"].dropped == {"unknown-category": 1}
-    assert "1 pixels of colour 1 2 3, which is not in the labels" in report.defects[0].problem
+    assert "1 pixels of colour 1 2 3, which is not in the labels" in report.defects[0].message
     assert "add the colour to --labels" in str(report.defects[0].error())
 
 
@@ -149,9 +168,13 @@ def test_missing_and_empty_folders_are_one_line(tmp_path: Path, missing: str) ->
 def test_real_camvid_is_exact(real_data: Path, split: str, tmp_path: Path) -> None:
     root, names = real_data / "camvid", tmp_path / "labels.txt"
     names.write_text("\n".join(load_taxonomy("camvid-11").names))
-    source = open_semantic(root / "images" / split, root / "annotations" / split, names, ignore=[11])
+    source = open_semantic(
+        root / "images" / split, root / "annotations" / split, names, ignore=[11]
+    )
     assert source.taxonomy.name == "camvid-11"
     for sample in samples(source):
-        wanted = np.asarray(Image.open(root / "annotations" / split / f"{sample.id}.png")).astype(int)
+        wanted = np.asarray(Image.open(root / "annotations" / split / f"{sample.id}.png")).astype(
+            int
+        )
         painted = rle.paint([(s.class_id + 1, s.mask) for s in sample.segments], *wanted.shape) - 1
         assert (painted == np.where(wanted == 11, -1, wanted)).all()

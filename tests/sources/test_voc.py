@@ -14,7 +14,12 @@ from .builders import HEIGHT, WIDTH, codes, dry_run, picture, samples
 CAT, DOG, BORDER = 8, 12, 255
 
 
-def voc(root: Path, classes: NDArray[np.uint8], objects: NDArray[np.uint8], listed: str = "2007_000001\n") -> Path:
+def voc(
+    root: Path,
+    classes: NDArray[np.uint8],
+    objects: NDArray[np.uint8],
+    listed: str = "2007_000001\n",
+) -> Path:
     picture(root / "JPEGImages" / "2007_000001.jpg")
     for folder, indices in {"SegmentationClass": classes, "SegmentationObject": objects}.items():
         image = Image.fromarray(indices, "P")
@@ -42,7 +47,11 @@ def test_regions_border_and_background(tmp_path: Path) -> None:
     painted = rle.paint([(s.class_id, s.mask) for s in sample.segments], HEIGHT, WIDTH)
     assert (painted == np.where(classes == BORDER, 0, classes)).all()
     assert (rle.decode(sample.void, HEIGHT, WIDTH) == (classes == BORDER)).all()
-    assert (sample.id, source.kind, dry_run(source).ledger.annotations.kept) == ("2007_000001", "semantic", 2)
+    assert (sample.id, source.kind, dry_run(source).ledger.annotations.kept) == (
+        "2007_000001",
+        "semantic",
+        2,
+    )
 
 
 def test_objects_have_the_class_of_their_pixels(tmp_path: Path) -> None:
@@ -55,7 +64,9 @@ def test_objects_have_the_class_of_their_pixels(tmp_path: Path) -> None:
         ("3", DOG, "thing"),
     ]
     for segment in sample.segments:
-        assert (rle.decode(segment.mask, HEIGHT, WIDTH) == (objects == int(segment.source_id))).all()
+        assert (
+            rle.decode(segment.mask, HEIGHT, WIDTH) == (objects == int(segment.source_id))
+        ).all()
     assert (rle.decode(sample.void, HEIGHT, WIDTH) == (objects == BORDER)).all()
     assert (source.kind, dry_run(source).ledger.annotations.kept) == ("instance", 3)
 
@@ -66,8 +77,13 @@ def test_what_cannot_be_kept_has_a_code(tmp_path: Path) -> None:
     root = voc(tmp_path, classes, objects, "2007_000001\n2007_000009\n")
     report = dry_run(open_voc(root, "train"))
     assert codes(report) == {"unknown-category": 1, "missing-mask": 1}
-    assert not [defect for defect in report.defects if "--ignore" in str(defect.error())]  # an option of other sources
-    assert codes(dry_run(open_voc(root, "train", instances=True))) == {"unknown-category": 1, "missing-mask": 1}
+    assert not [
+        defect for defect in report.defects if "--ignore" in str(defect.error())
+    ]  # an option of other sources
+    assert codes(dry_run(open_voc(root, "train", instances=True))) == {
+        "unknown-category": 1,
+        "missing-mask": 1,
+    }
 
 
 @pytest.mark.parametrize("listed", ["../../secret\n", "a/b\n"])

@@ -1,7 +1,7 @@
 import pytest
 
 from segkit.errors import InputError
-from segkit.sources.vocabularies import NativeCategory, recognise, taxonomy_of
+from segkit.sources.vocabularies import NativeCategory, recognize, taxonomy_of
 from segkit.taxonomy import load_taxonomy
 
 
@@ -9,8 +9,10 @@ def natives(name: str) -> list[NativeCategory]:
     return [NativeCategory(c.id, c.source_name or c.name) for c in load_taxonomy(name).categories]
 
 
-@pytest.mark.parametrize("name", ["coco-80", "coco-panoptic-133", "objects365-v2", "ade20k-150", "camvid-11", "voc-20"])
-def test_a_known_list_is_recognised_whatever_its_order(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["coco-80", "coco-panoptic-133", "objects365-v2", "ade20k-150", "camvid-11", "voc-20"]
+)
+def test_a_known_list_is_recognized_whatever_its_order(name: str) -> None:
     made = taxonomy_of(natives(name)[::-1], default=None, file="f", name="own")
     assert made.name == name
     assert made == load_taxonomy(name)
@@ -31,8 +33,10 @@ def test_own_ids_and_kinds_win_and_words_are_added() -> None:
 def test_ids_decide_between_vocabularies_of_the_same_names() -> None:
     for name in ("coco-80", "coco-panoptic-133"):
         subset = [n for n in natives(name) if n.name in ("person", "car", "toaster")]
-        assert recognise(subset) == load_taxonomy("coco-80")
-    assert recognise([*natives("coco-80"), NativeCategory(92, "banner")]) == load_taxonomy("coco-panoptic-133")
+        assert recognize(subset) == load_taxonomy("coco-80")
+    assert recognize([*natives("coco-80"), NativeCategory(92, "banner")]) == load_taxonomy(
+        "coco-panoptic-133"
+    )
 
 
 def test_typos_are_kept_beside_the_name_to_show() -> None:
@@ -46,14 +50,20 @@ def test_typos_are_kept_beside_the_name_to_show() -> None:
 
 def test_unknown_lists_take_the_default_kind_or_are_refused() -> None:
     own = [NativeCategory(0, "widget"), NativeCategory(1, "widget")]
-    assert [c.kind for c in taxonomy_of(own, default="thing", file="f", name="own").categories] == ["thing"] * 2
+    assert [c.kind for c in taxonomy_of(own, default="thing", file="f", name="own").categories] == [
+        "thing"
+    ] * 2
     with pytest.raises(InputError, match="category 0: does not say whether it is a thing"):
         taxonomy_of(own, default=None, file="f.json", name="own")
 
 
 @pytest.mark.parametrize(
     ("bad", "says"),
-    [([], "no categories"), ([NativeCategory(1, "  ")], "no name"), ([NativeCategory(1, "a")] * 2, "occurs twice")],
+    [
+        ([], "no categories"),
+        ([NativeCategory(1, "  ")], "no name"),
+        ([NativeCategory(1, "a")] * 2, "occurs twice"),
+    ],
 )
 def test_unusable_lists_are_refused_with_the_file(bad: list[NativeCategory], says: str) -> None:
     with pytest.raises(InputError, match=f"f.json.*{says}"):

@@ -1,4 +1,5 @@
-"""A network of a few weights in the place of the model and its losses, so that the engine is tested alone."""
+"""A network of a few weights in the place of the model and its losses, so that the engine is tested
+alone."""
 
 from collections.abc import Iterator
 
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.data.batch import Batch
-from segkit.training.recipe import Recipe
+from segkit.recipes.schema import Recipe
 
 NOTHING: tuple[()] = ()
 
@@ -54,4 +55,4 @@ def batches(size: int = 4, start: int = 0) -> Iterator[Batch]:
 
 
 def recipe(**sections: dict[str, object]) -> Recipe:
-    return Recipe.model_validate({"name": "toy", "optimiser": {"lr": 0.01}, **sections})
+    return Recipe.model_validate({"name": "toy", "optimizer": {"lr": 0.01}, **sections})

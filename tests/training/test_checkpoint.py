@@ -10,7 +10,11 @@ from segkit.training import checkpoint
 
 
 def save(folder: Path, step: int, newest: int = 2, best: int | None = None) -> Path:
-    tensors = {"model/w": torch.full((2, 3), float(step)), "step": torch.tensor(step), "none": torch.zeros(0, 4)}
+    tensors = {
+        "model/w": torch.full((2, 3), float(step)),
+        "step": torch.tensor(step),
+        "none": torch.zeros(0, 4),
+    }
     return checkpoint.save(folder, step, tensors, {"scaler": {}}, newest=newest, best=best)
 
 
@@ -65,7 +69,9 @@ def test_none_is_found_where_there_is_none_and_an_old_one_is_refused(tmp_path: P
 def test_what_does_not_load_is_named_in_one_line(tmp_path: Path) -> None:
     path = save(tmp_path, 10)
     for tensors in ({"model/other": torch.zeros(1)}, {"model/w": torch.zeros(3, 3)}):
-        with pytest.raises(InputError, match=r"step-00000010.*not a checkpoint of this run") as caught:
+        with pytest.raises(
+            InputError, match=r"step-00000010.*not a checkpoint of this run"
+        ) as caught:
             checkpoint.load(path, tensors)
         assert "\n" not in str(caught.value)
     for file in path.glob("*.distcp"):
@@ -82,13 +88,16 @@ class Evil:
         return Path.touch, (Path("executed"),)
 
 
-def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_in_a_checkpoint_is_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path, 10)
     (path / ".metadata").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError, match="has no place in it"):
         loaded(path)
-    # what is no tensor is pickled beside the tensors, and torch would unpickle it for whoever asks for that name
+    # what is no tensor is pickled beside the tensors, and torch would unpickle it for whoever asks
+    # for that name
     dcp.save({"model/w": Evil()}, storage_writer=dcp.FileSystemWriter(path))
     with pytest.raises(InputError, match="BytesStorageMetadata has no place in it"):
         loaded(path)

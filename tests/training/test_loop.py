@@ -75,17 +75,23 @@ def test_accumulated_halves_make_the_step_of_the_whole_batch() -> None:
 
 def test_batches_of_mixed_sets_count_by_their_rates() -> None:
     def quiet() -> Trainee:
-        trainee = make(optimiser={"clip_norm": 1e9})
+        trainee = make(optimizer={"clip_norm": 1e9})
         trainee.learner.eval()
         trainee.learner.train = lambda mode=True: trainee.learner  # type: ignore[method-assign,assignment]
         return trainee
 
     def gradients(trainee: Trainee) -> list[torch.Tensor]:
-        return [parameter.grad.clone() for parameter in trainee.model.parameters() if parameter.grad is not None]
+        return [
+            parameter.grad.clone()
+            for parameter in trainee.model.parameters()
+            if parameter.grad is not None
+        ]
 
     pair = [replace(batch, dataset=name) for batch, name in zip(batches(), "ab", strict=False)]
     alone = [quiet(), quiet()]
-    expected = [next(train_steps(trainee, [batch])) for trainee, batch in zip(alone, pair, strict=True)]
+    expected = [
+        next(train_steps(trainee, [batch])) for trainee, batch in zip(alone, pair, strict=True)
+    ]
     mixed = quiet()
     found = next(train_steps(mixed, pair, {"a": 3.0, "b": 1.0}))
     assert found.dataset == "a+b"
@@ -95,9 +101,11 @@ def test_batches_of_mixed_sets_count_by_their_rates() -> None:
 
 
 def test_the_gradient_is_clipped_to_its_norm() -> None:
-    trainee = make(optimiser={"lr": 0.01, "clip_norm": 1e-3})
+    trainee = make(optimizer={"lr": 0.01, "clip_norm": 1e-3})
     record = next(train_steps(trainee, batches()))
-    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in trainee.model.parameters() if p.grad is not None))
+    norm = math.sqrt(
+        sum(float(p.grad.square().sum()) for p in trainee.model.parameters() if p.grad is not None)
+    )
     assert record.gradient_norm > 1e-3 and norm == pytest.approx(1e-3, rel=1e-3)
 
 

@@ -7,15 +7,28 @@ from typing import Any
 import pytest
 import torch
 
+from segkit.runs.run import load_run
 from segkit.shards.reader import ShardSet
 from segkit.training.run import train
-from segkit.training.run_reader import load_run
 
-DEFORMABLE = ["model.pixel_decoder=deformable", "model.encoder_layers=1", "model.encoder_feedforward_dim=16"]
+DEFORMABLE = [
+    "model.pixel_decoder=deformable",
+    "model.encoder_layers=1",
+    "model.encoder_feedforward_dim=16",
+]
 
 
-def records(tiny: Path, data: ShardSet, out: Path, steps: int, *overrides: str) -> list[dict[str, Any]]:
-    run = train(tiny, [(str(data.path), 1.0)], out, device="cpu", steps=steps, overrides=[*DEFORMABLE, *overrides])
+def records(
+    tiny: Path, data: ShardSet, out: Path, steps: int, *overrides: str
+) -> list[dict[str, Any]]:
+    run = train(
+        tiny,
+        [(str(data.path), 1.0)],
+        out,
+        device="cpu",
+        steps=steps,
+        overrides=[*DEFORMABLE, *overrides],
+    )
     assert all(value.dtype == torch.float32 for value in load_run(run.parent).model.parameters())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "loss" in line]
@@ -25,9 +38,13 @@ def losses(found: list[dict[str, Any]]) -> list[float]:
     return [record["loss"] for record in found]
 
 
-def test_recomputed_activations_train_to_the_same_losses(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+def test_recomputed_activations_train_to_the_same_losses(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
     plain = records(tiny, toy_set, tmp_path / "plain", 4)
-    again = records(tiny, toy_set, tmp_path / "recomputed", 4, "training.activation_checkpointing=true")
+    again = records(
+        tiny, toy_set, tmp_path / "recomputed", 4, "training.activation_checkpointing=true"
+    )
     assert len(plain) == 4 and losses(again) == pytest.approx(losses(plain), rel=1e-5)
 
 

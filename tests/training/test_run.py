@@ -10,22 +10,23 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
+from segkit import distributed
 from segkit.data.batch import Batch
 from segkit.errors import InputError, SegkitError
-from segkit.manifest import Parent
 from segkit.model.dataseg import DataSeg
+from segkit.recipes.load import load_recipe
+from segkit.runs.run import load_run
+from segkit.runs.run_manifest import RunManifest, read_run_manifest
+from segkit.shards.manifest import Parent
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Category, Taxonomy
-from segkit.training import checkpoint, distributed
+from segkit.text.vocabulary import embed
+from segkit.training import checkpoint
 from segkit.training.learner import Learner
 from segkit.training.loop import StepRecord
-from segkit.training.recipe import load_recipe
-from segkit.training.run import Watchers, _staged, choose_device, train
-from segkit.training.run_manifest import RunManifest, read_run_manifest
-from segkit.training.run_reader import load_run
-from segkit.training.stop import StoppedError
-from segkit.vocabulary import embed
+from segkit.training.run import Callbacks, _staged, choose_device, train
+from segkit.training.signals import StoppedError
 
 
 def steps_of(version: Path) -> list[dict[str, Any]]:
@@ -39,12 +40,22 @@ def steps_of(version: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def trained(tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     data = [(str(toy_set.path), 2.0), (str(box_set.path), 1.0)]
-    return train(tiny, data, tmp_path_factory.mktemp("runs") / "run", eval_data=[str(toy_set.path)], device="cpu")
+    return train(
+        tiny,
+        data,
+        tmp_path_factory.mktemp("runs") / "run",
+        eval_data=[str(toy_set.path)],
+        device="cpu",
+    )
 
 
-def test_a_run_holds_all_that_belongs_to_it(trained: Path, toy_set: ShardSet, box_set: ShardSet, tiny: Path) -> None:
+def test_a_run_holds_all_that_belongs_to_it(
+    trained: Path, toy_set: ShardSet, box_set: ShardSet, tiny: Path
+) -> None:
     assert trained.name == "v1" and not (trained / "checkpoints").exists()
     assert load_recipe(trained / "recipe.toml") == load_recipe(tiny)
     steps = steps_of(trained)
@@ -55,18 +66,27 @@ def test_a_run_holds_all_that_belongs_to_it(trained: Path, toy_set: ShardSet, bo
     assert len(list((trained / "tensorboard").iterdir())) == 1
     assert (trained / "pictures" / "step-00000012-toy.png").read_bytes().startswith(b"\x89PNG")
     last = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
-    assert (last["step"], last["evaluation"]) == (12, "toy") and 0 <= last["metrics"]["all"]["pq"] <= 100
+    assert (last["step"], last["evaluation"]) == (12, "toy") and 0 <= last["metrics"]["all"][
+        "pq"
+    ] <= 100
     manifest = read_run_manifest(trained)
-    assert [parent.digest for parent in manifest.parents] == [toy_set.manifest.digest, box_set.manifest.digest]
+    assert [parent.digest for parent in manifest.parents] == [
+        toy_set.manifest.digest,
+        box_set.manifest.digest,
+    ]
     assert (trained / manifest.parents[0].path).resolve() == toy_set.path
     assert manifest.rates == {"toy": 2.0, "boxes": 1.0} and manifest.steps == 12
 
 
 def test_the_manifest_fits_the_published_schema_which_is_that_of_the_code(trained: Path) -> None:
-    published = json.loads((resources.files("segkit.schemas") / "run.schema.json").read_text("utf-8"))
+    published = json.loads(
+        (resources.files("segkit.schemas") / "run.schema.json").read_text("utf-8")
+    )
     Draft202012Validator.check_schema(published)
     made = RunManifest.model_json_schema()
-    assert {key for key in published.keys() | made.keys() if published.get(key) != made.get(key)} == {
+    assert {
+        key for key in published.keys() | made.keys() if published.get(key) != made.get(key)
+    } == {
         "$schema",
         "title",
     }
@@ -75,21 +95,30 @@ def test_the_manifest_fits_the_published_schema_which_is_that_of_the_code(traine
     assert not Draft202012Validator(published).is_valid(manifest | {"type": "shards"})
 
 
-def test_a_loaded_run_is_the_averaged_model_with_its_vocabulary(trained: Path, tmp_path: Path) -> None:
+def test_a_loaded_run_is_the_averaged_model_with_its_vocabulary(
+    trained: Path, tmp_path: Path
+) -> None:
     run = load_run(trained.parent)
     assert not run.model.training and run.path == trained.resolve()
     assert set(run.taxonomies) == {"toy", "boxes"} and run.taxonomies["toy"].names == ("sky", "cat")
-    torch.testing.assert_close(run.vocabulary["toy"], torch.from_numpy(embed(run.taxonomies["toy"])))
+    torch.testing.assert_close(
+        run.vocabulary["toy"], torch.from_numpy(embed(run.taxonomies["toy"]))
+    )
     parent = run.as_parent(tmp_path / "layer")
     assert (tmp_path / "layer" / "v3" / parent.path).resolve() == trained.resolve()
     assert parent == Parent(path=parent.path, version=1, digest=run.manifest.digest)
 
 
-def test_known_classes_take_the_runs_own_embeddings_and_new_ones_the_packages(trained: Path) -> None:
+def test_known_classes_take_the_runs_own_embeddings_and_new_ones_the_packages(
+    trained: Path,
+) -> None:
     run = load_run(trained)
     run.vocabulary["toy"][1] = 0.5  # as if the package had another embedding of cat today
     run.vocabulary["boxes"][1] = 0.5
-    other = Taxonomy("other", (Category(5, "dog", "thing"), Category(9, "cat", "thing"), Category(11, "sky", "stuff")))
+    other = Taxonomy(
+        "other",
+        (Category(5, "dog", "thing"), Category(9, "cat", "thing"), Category(11, "sky", "stuff")),
+    )
     table = run.table(other)
     assert torch.equal(table.text[1], torch.full((384,), 0.5))
     torch.testing.assert_close(table.text[0], torch.from_numpy(embed(other))[0])
@@ -103,18 +132,20 @@ def test_the_same_training_gives_the_same_digest_and_another_seed_another(
     again = train(tiny, data, tmp_path / "again", device="cpu")
     assert steps_of(again) == steps_of(trained)
     assert read_run_manifest(again).digest == read_run_manifest(trained).digest
-    other = train(tiny, data, tmp_path / "again", device="cpu", overrides=["training.seed=1"], steps=2)
+    other = train(
+        tiny, data, tmp_path / "again", device="cpu", overrides=["training.seed=1"], steps=2
+    )
     assert other.name == "v2" and steps_of(other)[0]["loss"] != steps_of(again)[0]["loss"]
 
 
-def stop_after(step: int) -> Watchers:
+def stop_after(step: int) -> Callbacks:
     """Send this process a SIGTERM in a step, as a scheduler would."""
 
     def on_step(record: StepRecord) -> None:
         if record.step == step:
             signal.raise_signal(signal.SIGTERM)
 
-    return Watchers(on_step=on_step)
+    return Callbacks(on_step=on_step)
 
 
 def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(
@@ -122,11 +153,19 @@ def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(
 ) -> None:
     data, out = [(str(toy_set.path), 2.0), (str(box_set.path), 1.0)], tmp_path / "run"
     with pytest.raises(StoppedError, match=r"SIGTERM after step 7; .*--resume") as caught:
-        train(tiny, data, out, device="cpu", watchers=stop_after(7))
+        train(tiny, data, out, device="cpu", callbacks=stop_after(7))
     assert caught.value.exit_code == 128 + signal.SIGTERM and versions(out) == {}
     started: list[int] = []
-    watchers = Watchers(on_start=lambda step, steps: started.append(step))
-    version = train(tiny, data, out, eval_data=[str(toy_set.path)], device="cpu", resume=True, watchers=watchers)
+    callbacks = Callbacks(on_start=lambda step, steps: started.append(step))
+    version = train(
+        tiny,
+        data,
+        out,
+        eval_data=[str(toy_set.path)],
+        device="cpu",
+        resume=True,
+        callbacks=callbacks,
+    )
     assert started == [7]
     assert steps_of(version) == steps_of(trained)
     assert read_run_manifest(version).digest == read_run_manifest(trained).digest
@@ -139,8 +178,18 @@ def test_mixed_sets_take_part_in_every_step_and_resume(
     whole = train(tiny, data, tmp_path / "whole", device="cpu", steps=3, overrides=mixed)
     assert [row["dataset"] for row in steps_of(whole)] == ["boxes+toy"] * 3
     with pytest.raises(StoppedError):
-        train(tiny, data, tmp_path / "run", device="cpu", steps=3, overrides=mixed, watchers=stop_after(2))
-    version = train(tiny, data, tmp_path / "run", device="cpu", steps=3, overrides=mixed, resume=True)
+        train(
+            tiny,
+            data,
+            tmp_path / "run",
+            device="cpu",
+            steps=3,
+            overrides=mixed,
+            callbacks=stop_after(2),
+        )
+    version = train(
+        tiny, data, tmp_path / "run", device="cpu", steps=3, overrides=mixed, resume=True
+    )
     assert steps_of(version) == steps_of(whole)
     assert read_run_manifest(version).digest == read_run_manifest(whole).digest
 
@@ -152,7 +201,11 @@ def test_the_best_evaluation_is_kept_and_published(
 
     def measured(model: DataSeg, *rest: Any) -> dict[str, Any]:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        kept.append(sorted(path.name for path in (tmp_path / "run" / ".v1.partial" / "checkpoints").iterdir()))
+        kept.append(
+            sorted(
+                path.name for path in (tmp_path / "run" / ".v1.partial" / "checkpoints").iterdir()
+            )
+        )
         return {"miou": next(figures)}
 
     toy = str(toy_set.path)
@@ -162,7 +215,9 @@ def test_the_best_evaluation_is_kept_and_published(
         version = train(
             tiny, [(toy, 1.0)], tmp_path / "run", eval_data=[toy], device="cpu", overrides=options, steps=5
         )  # fmt: skip
-    assert kept == [[f"step-0000000{step}" for step in steps] for steps in ([1], [1, 2], [1, 3], [3, 4], [3, 5])]
+    assert kept == [
+        [f"step-0000000{step}" for step in steps] for steps in ([1], [1, 2], [1, 3], [3, 4], [3, 5])
+    ]
     run = load_run(version)
     assert run.manifest.steps == 3
     for name, value in run.model.state_dict().items():
@@ -174,30 +229,37 @@ def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
 ) -> None:
     out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
     with pytest.raises(StoppedError):
-        train(tiny, toy, out, device="cpu", watchers=stop_after(2))
-    with pytest.raises(InputError, match=r"differ in their recipe \(optimiser.lr\)"):
-        train(tiny, toy, out, device="cpu", resume=True, overrides=["optimiser.lr=0.1"])
+        train(tiny, toy, out, device="cpu", callbacks=stop_after(2))
+    with pytest.raises(InputError, match=r"differ in their recipe \(optimizer.lr\)"):
+        train(tiny, toy, out, device="cpu", resume=True, overrides=["optimizer.lr=0.1"])
     with pytest.raises(InputError, match="differ in their data"):
         train(tiny, [(str(box_set.path), 1.0)], out, device="cpu", resume=True)
     newest = checkpoint.newest(out / ".v1.partial" / "checkpoints")
     assert newest is not None and checkpoint.load(newest, {})["step"] == 2
 
 
-def test_only_the_first_process_looks_for_what_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_process_looks_for_what_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another might find a file that the first has begun to write."""
     job = SimpleNamespace(fingerprint=lambda: {"seed": 1})
     (tmp_path / ".v1.partial").mkdir()
     (tmp_path / ".v1.partial" / "fingerprint.json").write_text("")
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     told = iter(({"seed": 1}, "the first one's directory", {"seed": 2}))
-    monkeypatch.setattr(distributed, "from_first", lambda value: next(told))
+    monkeypatch.setattr(distributed, "broadcast_object", lambda value: next(told))
     with _staged(tmp_path, job, resume=True) as stage:  # type: ignore[arg-type]
         assert stage == "the first one's directory"
-    with pytest.raises(InputError, match="differ in their seed"), _staged(tmp_path, job, resume=True):  # type: ignore[arg-type]
+    with (
+        pytest.raises(InputError, match="differ in their seed"),
+        _staged(tmp_path, job, resume=True),
+    ):  # type: ignore[arg-type]
         pass
 
 
-def test_a_run_killed_while_publishing_is_published_by_resume(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+def test_a_run_killed_while_publishing_is_published_by_resume(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
     out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("segkit.shards.publish.Staging.publish", lambda self: 1 / 0)
@@ -208,7 +270,9 @@ def test_a_run_killed_while_publishing_is_published_by_resume(tiny: Path, toy_se
     assert len(steps_of(version)) == 2 and load_run(out).path == version.resolve()
 
 
-def test_an_evaluation_that_was_cut_short_is_made_up_for(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+def test_an_evaluation_that_was_cut_short_is_made_up_for(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
     out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
 
     def evaluations(version: Path) -> list[tuple[int, str]]:
@@ -216,9 +280,19 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(tiny: Path, toy_set: Sh
         return [(row["step"], row["evaluation"]) for row in rows if "evaluation" in row]
 
     with pytest.raises(StoppedError):
-        train(tiny, toy, out, device="cpu", eval_data=[str(toy_set.path)], steps=4, watchers=stop_after(4))
+        train(
+            tiny,
+            toy,
+            out,
+            device="cpu",
+            eval_data=[str(toy_set.path)],
+            steps=4,
+            callbacks=stop_after(4),
+        )
     assert evaluations(out / ".v1.partial") == []
-    version = train(tiny, toy, out, device="cpu", eval_data=[str(toy_set.path)], steps=4, resume=True)
+    version = train(
+        tiny, toy, out, device="cpu", eval_data=[str(toy_set.path)], steps=4, resume=True
+    )
     assert evaluations(version) == [(4, "toy")]
 
 
@@ -228,13 +302,16 @@ def test_nan_in_the_model_stops_the_run_with_sample_ids_and_publishes_nothing(
     forward = Learner.forward
 
     def poisoned(self: Learner, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        """From the third step on the model sees nothing but NaN: features, matching costs and losses are NaN."""
+        """From the third step on the model sees nothing but NaN: features, matching costs and
+        losses are NaN."""
         images = batch.images if step < 2 else batch.images * float("nan")
         return forward(self, replace(batch, images=images), step)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Learner, "forward", poisoned)
-        with pytest.raises(SegkitError, match=r"not finite at step 3 .*dice nan.*toy: 00\d, 00\d") as caught:
+        with pytest.raises(
+            SegkitError, match=r"not finite at step 3 .*dice nan.*toy: 00\d, 00\d"
+        ) as caught:
             train(tiny, [(str(toy_set.path), 1.0)], tmp_path / "run", device="cpu")
     assert caught.value.exit_code == 1 and versions(tmp_path / "run") == {}
 
@@ -264,7 +341,9 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-def test_a_set_whose_name_is_taken_goes_by_its_directory(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+def test_a_set_whose_name_is_taken_goes_by_its_directory(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
     from tests.training.toy import write_toy_set
 
     twin = write_toy_set(tmp_path / "twin")
@@ -275,12 +354,19 @@ def test_a_set_whose_name_is_taken_goes_by_its_directory(tiny: Path, toy_set: Sh
 
 def test_training_on_the_toy_set_learns_it(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
     found: dict[int, float] = {}
-    watchers = Watchers(on_evaluation=lambda step, name, metrics: found.update({step: metrics["all"]["pq"]}))
-    overrides = ["optimiser.warmup_steps=10", "training.evaluate_every=500", "data.scale_min=0.9", "data.scale_max=1.1"]
+    callbacks = Callbacks(
+        on_evaluation=lambda step, name, metrics: found.update({step: metrics["all"]["pq"]})
+    )
+    overrides = [
+        "optimizer.warmup_steps=10",
+        "training.evaluate_every=500",
+        "data.scale_min=0.9",
+        "data.scale_max=1.1",
+    ]
     toy = str(toy_set.path)
     version = train(
         tiny, [(toy, 1.0)], tmp_path / "run", eval_data=[toy], device="cpu", overrides=overrides, steps=100,
-        watchers=watchers,
+        callbacks=callbacks,
     )  # fmt: skip
     losses = [row["losses"]["dice"] for row in steps_of(version)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])

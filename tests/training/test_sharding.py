@@ -2,7 +2,7 @@ import pytest
 from torch import nn
 
 from segkit.model.dataseg import build_model
-from segkit.training.recipe import load_recipe
+from segkit.recipes.load import load_recipe
 from segkit.training.sharding import blocks_of
 
 
@@ -14,7 +14,7 @@ def test_most_weights_are_in_blocks_none_in_two(backbone: str) -> None:
     assert len(weights) == len(set(weights))
     inside = sum(parameter.numel() for block in blocks for parameter in block.parameters())
     assert inside > 0.6 * sum(parameter.numel() for parameter in model.parameters())
-    layers = list(model.query_decoder.layers)
+    layers = list(model.transformer_decoder.layers)
     assert [block for block in blocks if any(block is layer for layer in layers)] == layers
 
 
@@ -22,6 +22,9 @@ def test_lists_in_lists_are_entered_and_single_layers_are_left() -> None:
     block = nn.ModuleDict({"layer": nn.Linear(2, 2)})
     empty = nn.ModuleDict({"layer": nn.ReLU()})
     network = nn.ModuleDict(
-        {"stem": nn.Sequential(nn.Linear(2, 2)), "stages": nn.ModuleList([nn.Sequential(block, empty)])}
+        {
+            "stem": nn.Sequential(nn.Linear(2, 2)),
+            "stages": nn.ModuleList([nn.Sequential(block, empty)]),
+        }
     )
     assert list(blocks_of(network)) == [block]

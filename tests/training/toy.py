@@ -1,4 +1,5 @@
-"""Six small pictures of one or two green blocks, and a model small enough to learn them in a test."""
+"""Six small pictures of one or two green blocks, and a model small enough to learn them in a
+test."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,8 +28,8 @@ feedforward_dim = 16
 [data]
 image_size = 64
 batch_size = 2
-colour_jitter = 0.0
-[optimiser]
+color_jitter = 0.0
+[optimizer]
 lr = 0.003
 backbone_lr_factor = 1.0
 [training]
@@ -45,18 +46,34 @@ def write_toy_set(folder: Path, *, boxes_only: bool = False, name: str = "toy") 
     kind = "boxes" if boxes_only else "panoptic"
     records = ((_sample(seed, boxes_only), _picture(seed)) for seed in range(6))
     return write_set(
-        folder, records, taxonomy=TAXONOMY, kind=kind, name=name, split="train", command="test", arguments={}
+        folder,
+        records,
+        taxonomy=TAXONOMY,
+        kind=kind,
+        name=name,
+        split="train",
+        command="test",
+        arguments={},
     )
 
 
 def write_sparse_set(folder: Path) -> ShardSet:
-    """Four pictures, of which one has labels: of two processes that share them, one has nothing to find."""
+    """Four pictures, of which one has labels: of two processes that share them, one has nothing to
+    find."""
     samples = (_sample(seed, boxes_only=False) for seed in range(4))
     records = (
-        (sample if not seed else replace(sample, segments=()), _picture(seed)) for seed, sample in enumerate(samples)
+        (sample if not seed else replace(sample, segments=()), _picture(seed))
+        for seed, sample in enumerate(samples)
     )
     return write_set(
-        folder, records, taxonomy=TAXONOMY, kind="panoptic", name="sparse", split="train", command="test", arguments={}
+        folder,
+        records,
+        taxonomy=TAXONOMY,
+        kind="panoptic",
+        name="sparse",
+        split="train",
+        command="test",
+        arguments={},
     )
 
 
@@ -75,8 +92,8 @@ def _ids(seed: int) -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
 
 
 def _picture(seed: int) -> bytes:
-    colours = np.where(_ids(seed)[..., None] > 1, (40, 200, 60), (220, 160, 130)).astype(np.uint8)
-    return cv2.imencode(".png", colours)[1].tobytes()
+    colors = np.where(_ids(seed)[..., None] > 1, (40, 200, 60), (220, 160, 130)).astype(np.uint8)
+    return cv2.imencode(".png", colors)[1].tobytes()
 
 
 def _sample(seed: int, boxes_only: bool) -> Sample:

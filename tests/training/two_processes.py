@@ -1,4 +1,5 @@
-"""Run under torchrun by test_distributed: trains the stand-in on halves of each batch, then a real run, both ways."""
+"""Run under torchrun by test_distributed: trains the stand-in on halves of each batch, then a real
+run, both ways."""
 
 import json
 import signal
@@ -10,13 +11,13 @@ from typing import Any
 
 import torch
 
+from segkit import distributed
 from segkit.data.batch import Batch
 from segkit.errors import SegkitError
-from segkit.training import distributed
 from segkit.training.loop import StepRecord, train_steps
-from segkit.training.run import Watchers, train
-from segkit.training.sharding import whole_state
-from segkit.training.stop import StoppedError
+from segkit.training.run import Callbacks, train
+from segkit.training.sharding import full_state_dict
+from segkit.training.signals import StoppedError
 from segkit.training.trainee import Trainee
 from tests.training.standin import Learner, StandIn, batches, recipe
 
@@ -31,10 +32,14 @@ BEST = ["training.evaluate_every=3", "training.publish=best", "training.keep_che
 
 
 def quiet_trainee(**training: object) -> Trainee:
-    """Without noise and without batch statistics, so that a batch may be split; every step is clipped."""
+    """Without noise and without batch statistics, so that a batch may be split; every step is
+    clipped."""
     torch.manual_seed(0)
     model = StandIn()
-    sections = {"training": {"steps": STEPS, "accumulate": 2} | training, "optimiser": {"lr": 0.01, "clip_norm": 0.05}}
+    sections = {
+        "training": {"steps": STEPS, "accumulate": 2} | training,
+        "optimizer": {"lr": 0.01, "clip_norm": 0.05},
+    }
     trainee = Trainee(model, Learner(model), recipe(**sections))
     trainee.learner.eval()
     trainee.learner.train = lambda mode=True: trainee.learner  # type: ignore[method-assign,assignment]
@@ -46,8 +51,10 @@ def told(trainee: Trainee, records: list[StepRecord]) -> dict[str, Any]:
     return {
         "losses": [record.losses for record in records],
         "norms": [record.gradient_norm for record in records],
-        "weights": {name: value.tolist() for name, value in whole_state(trainee.model).items()},
-        "average": {name: value.tolist() for name, value in whole_state(trainee.average.module).items()},
+        "weights": {name: value.tolist() for name, value in full_state_dict(trainee.model).items()},
+        "average": {
+            name: value.tolist() for name, value in full_state_dict(trainee.average.module).items()
+        },
     }
 
 
@@ -82,7 +89,9 @@ def stand_ins(out: Path) -> dict[str, Any]:
         found[parallel] = told(trainee, records + list(steps))
         resumed = quiet_trainee(parallel=parallel)
         resumed.restore(out / "one" / f"step-{SAVED:08d}")
-        found[f"{parallel} resumed"] = told(resumed, list(train_steps(resumed, map(half, batches(start=2 * SAVED)))))
+        found[f"{parallel} resumed"] = told(
+            resumed, list(train_steps(resumed, map(half, batches(start=2 * SAVED))))
+        )
         found[f"{parallel} nan"] = refusal(quiet_trainee(parallel=parallel))
     for precision in ("bf16", "fp16"):
         rough = quiet_trainee(parallel="fsdp", precision=precision)
@@ -90,24 +99,26 @@ def stand_ins(out: Path) -> dict[str, Any]:
     return found
 
 
-def stop_after(step: int) -> Watchers:
+def stop_after(step: int) -> Callbacks:
     """Ask the first process alone to stop: the others must hear of it."""
 
     def on_step(record: StepRecord) -> None:
         if record.step == step:
             signal.raise_signal(signal.SIGTERM)
 
-    return Watchers(on_step=on_step)
+    return Callbacks(on_step=on_step)
 
 
 def runs(out: Path, tiny: str, sets: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for parallel in PARALLEL:
         given = {"eval_data": sets[:1], "device": "cpu", "steps": STEPS}
-        options = given | {"overrides": [*QUIET, *BEST, *RECOMPUTED[parallel], f"training.parallel={parallel}"]}
+        options = given | {
+            "overrides": [*QUIET, *BEST, *RECOMPUTED[parallel], f"training.parallel={parallel}"]
+        }
         data = [(spec, 1.0) for spec in sets]
         try:
-            train(tiny, data, out / parallel / "run", watchers=stop_after(4), **options)  # type: ignore[arg-type]
+            train(tiny, data, out / parallel / "run", callbacks=stop_after(4), **options)  # type: ignore[arg-type]
         except StoppedError as error:
             found[f"{parallel} stop"] = str(error)
         version = train(tiny, data, out / parallel / "run", resume=True, **options)  # type: ignore[arg-type]

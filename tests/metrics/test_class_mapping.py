@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from segkit.errors import InputError
+from segkit.metrics.evaluate import evaluate
+from segkit.taxonomy import Category, Taxonomy
+
+from .files import shard_set
+from .scenes import sample, taxonomy
+
+
+def test_predictions_of_another_vocabulary_are_mapped_by_name_and_what_is_lost_is_stated(tmp_path):
+    names = taxonomy()
+    ids = np.repeat([[1, 1, 2, 2, 3, 3]], 4, axis=0)
+    truth = shard_set(tmp_path / "truth", [sample(ids, {1: 2, 2: 9, 3: 30}, names)], names)
+    other = Taxonomy(
+        "other",
+        (
+            Category(1, "Class-0", "thing"),
+            Category(2, "thing one", "thing", ("thing one", "class 1")),
+            Category(3, "class 4", "stuff"),
+            Category(4, "unheard of", "stuff"),
+        ),
+    )
+    found = shard_set(tmp_path / "found", [sample(ids, {1: 1, 2: 2, 3: 4}, other)], other)
+    metrics = evaluate(truth, found, "panoptic")
+    assert metrics["class_map"] == {
+        "unmapped": ("unheard of",), "unreachable": ("class 2", "class 3"), "ambiguous": {}, "merged": {},
+    }  # fmt: skip
+    assert (
+        metrics["per_class"]["class 0"]["pq"] == 100
+        and metrics["per_class"]["class 1"]["pq"] == 100
+    )
+    assert metrics["per_class"]["class 4"]["fn"] == 1
+    stranger = Taxonomy("stranger", (Category(1, "nothing of it", "thing"),))
+    with pytest.raises(InputError, match="no class of stranger is a class of test"):
+        evaluate(truth, shard_set(tmp_path / "s", [], stranger), "panoptic")
+
+
+def test_one_word_for_several_classes_takes_the_first_and_says_so(tmp_path):
+    target = Taxonomy(
+        "t",
+        tuple(
+            Category(i, n, "stuff", (n, "wall")) for i, n in enumerate(["wall-brick", "wall-tile"])
+        ),
+    )
+    source = Taxonomy("s", (Category(5, "wall", "stuff"), Category(6, "Wall brick", "stuff")))
+    ids = np.array([[1, 1, 2, 2]])
+    truth = shard_set(tmp_path / "truth", [sample(ids, {1: 0, 2: 1}, target)], target, "semantic")
+    found = shard_set(tmp_path / "found", [sample(ids, {1: 6, 2: 5}, source)], source, "semantic")
+    metrics = evaluate(truth, found, "semantic")
+    assert metrics["class_map"]["ambiguous"] == {"wall": ("wall-brick", "wall-tile")}
+    assert metrics["class_map"]["merged"] == {"wall-brick": ("wall", "Wall brick")}
+    assert metrics["per_class"] == {"wall-brick": 50, "wall-tile": 0}
+
+
+def test_stuff_that_becomes_one_class_becomes_one_segment_and_things_stay_apart(tmp_path):
+    target = Taxonomy("t", (Category(1, "wall", "stuff"), Category(2, "dog", "thing")))
+    parts = [
+        ("brick", "stuff", "wall"),
+        ("door", "thing", "wall"),
+        ("hound", "thing", "dog"),
+        ("pug", "thing", "dog"),
+    ]
+    source = Taxonomy(
+        "s", tuple(Category(k, n, kind, (n, word)) for k, (n, kind, word) in enumerate(parts))
+    )
+    true = np.array([[1, 1, 1, 1, 2, 2, 3, 3]])
+    found = np.array([[1, 1, 4, 4, 2, 2, 3, 3]])
+    truth = shard_set(tmp_path / "truth", [sample(true, {1: 1, 2: 2, 3: 2}, target)], target)
+    answers = shard_set(
+        tmp_path / "found", [sample(found, {1: 0, 4: 1, 2: 2, 3: 3}, source)], source
+    )
+    metrics = evaluate(truth, answers, "panoptic")
+    assert metrics["per_class"]["wall"] == {
+        "pq": 100,
+        "sq": 100,
+        "rq": 100,
+        "tp": 1,
+        "fp": 0,
+        "fn": 0,
+    }
+    assert metrics["per_class"]["dog"]["tp"] == 2
+    assert metrics["class_map"]["merged"] == {"wall": ("brick", "door"), "dog": ("hound", "pug")}

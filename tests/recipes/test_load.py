@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from segkit.errors import InputError
+from segkit.model.dataseg import build_model
+from segkit.recipes.load import known_recipes, load_recipe, to_toml
+from segkit.recipes.schema import Recipe
+
+
+def test_every_shipped_recipe_loads_and_is_called_by_its_name() -> None:
+    assert "dataseg-mini" in known_recipes()
+    for name in known_recipes():
+        assert load_recipe(name).name == name
+
+
+def test_every_shipped_recipe_describes_a_model() -> None:
+    for name in known_recipes():
+        config = load_recipe(name).model.model_copy(update={"backbone_weights": None})
+        with torch.device("meta"):
+            model = build_model(config)
+        assert model.query_content.weight.shape == (config.queries, config.hidden_dim), name
+
+
+def test_the_rows_of_the_paper_differ_in_their_backbone_and_its_rates_alone() -> None:
+    small, base = (
+        load_recipe("dataseg-r50").model_dump(),
+        load_recipe("dataseg-vitdet-b").model_dump(),
+    )
+    assert small["model"].pop("backbone") == "resnet50.a1_in1k"
+    assert base["model"].pop("backbone") == "vitdet:vit_base_patch16_224.mae"
+    rates = ("backbone_lr_factor", "backbone_layer_decay")
+    assert [[recipe["optimizer"].pop(key) for key in rates] for recipe in (small, base)] == [
+        [0.1, 1.0],
+        [1.0, 0.7],
+    ]
+    assert small.pop("name") != base.pop("name") and small == base
+
+
+def test_a_recipe_that_extends_another_holds_what_differs(tmp_path: Path) -> None:
+    file = tmp_path / "longer.toml"
+    file.write_text(
+        'extends = "dataseg-mini"\n[training]\nsteps = 9\n[data.mask_policy]\ncoco = "box"\n'
+    )
+    expected = ["name=longer", "training.steps=9", "data.mask_policy.coco=box"]
+    assert load_recipe(file) == load_recipe("dataseg-mini", expected)
+    (tmp_path / "again.toml").write_text(to_toml(load_recipe(file)))
+    assert load_recipe(tmp_path / "again.toml") == load_recipe(file)
+
+
+def test_a_recipe_written_out_reads_back_equal(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        "dataseg-mini",
+        ["data.mask_policy.coco:person=box", "optimizer.lr=3e-5", "training.steps=7"],
+    )
+    file = tmp_path / "recipe.toml"
+    file.write_text(to_toml(recipe))
+    assert load_recipe(file) == recipe
+    assert load_recipe(file) != Recipe(name="dataseg-mini")
+
+
+def test_a_file_without_a_name_is_called_by_its_stem(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[training]\nsteps = 3\n")
+    assert load_recipe(file) == Recipe(name="mine", training={"steps": 3})  # type: ignore[arg-type]
+
+
+def test_overrides_are_typed_by_the_recipe() -> None:
+    recipe = load_recipe(
+        "dataseg-mini",
+        [
+            "optimizer.lr = 1",
+            "data.flip=false",
+            "model.backbone=resnet18",
+            'name="my own"',
+            "training.precision=bf16",
+        ],
+    )
+    assert recipe.optimizer.lr == 1.0 and recipe.data.flip is False
+    assert (recipe.model.backbone, recipe.name, recipe.training.precision) == (
+        "resnet18",
+        "my own",
+        "bf16",
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=1", "nearest valid key is 'optimizer.lr'"),
+        ("training.lr=1", "nearest valid key is 'optimizer.lr'"),
+        ("stepps=1", "nearest valid key is 'training.steps'"),
+        ("optimizer=1", "unknown key 'optimizer'"),
+        ("optimizer.lr", "write it as section.key=value"),
+        ("training.steps=ten", "training.steps"),
+        ("training.steps=1.5", "training.steps"),
+        ("training.steps=0", "greater than or equal to 1, not 0"),
+        ("optimizer.lr='0.1'", "optimizer.lr"),
+        ("optimizer.schedule=linear", "'cosine' or 'poly', not 'linear'"),
+        ("data.flip=1", "data.flip"),
+        ("data.image_size=100", "multiple of 32"),
+        (
+            "model.heads=3",
+            "dataseg-mini: model: model.hidden_dim (128) is no multiple of model.heads (3)",
+        ),
+        ("model.hidden_dim=130", "is no multiple of"),
+        ("model.mask_dim=3", "model.mask_dim"),
+        ("data.mask_policy.coco=boxes", "data.mask_policy.coco"),
+    ],
+)
+def test_a_wrong_override_is_refused(override: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe("dataseg-mini", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[training]\nstep = 3",
+            "unknown key 'training.step'; the nearest valid key is 'training.steps'",
+        ),
+        ("[trainig]\nsteps = 3", "nearest valid key is 'training.steps'"),
+        ("training = 3", "'training' is a section"),
+        ("[model]\nqueries = [1]", "model.queries"),
+        ("[training\nsteps = 3", "not TOML"),
+        ('extends = "dataseg-maxi"', "extends the unknown recipe 'dataseg-maxi'"),
+        ('extends = "dataseg-mini"\n[training]\nstep = 3', "nearest valid key is 'training.steps'"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_recipe(file)
+    assert message in str(caught.value) and str(file) in str(caught.value)
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"unknown recipe 'dataseg-maxi'.*dataseg-mini"):
+        load_recipe("dataseg-maxi")

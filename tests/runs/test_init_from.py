@@ -1,0 +1,100 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from segkit.errors import InputError
+from segkit.model.dataseg import build_model
+from segkit.recipes.load import load_recipe
+from segkit.runs.init_from import init_from
+from segkit.runs.run_manifest import read_run_manifest
+from segkit.shards.reader import ShardSet
+from segkit.text.encoding import Encoding
+from segkit.training.run import train
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Path, toy_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(
+        tiny,
+        [(str(toy_set.path), 1.0)],
+        tmp_path_factory.mktemp("runs") / "run",
+        steps=2,
+        device="cpu",
+    )
+
+
+def test_a_training_goes_on_from_the_weights_of_a_run(
+    trained: Path, tiny: Path, box_set: ShardSet, tmp_path: Path
+) -> None:
+    still = [
+        "optimizer.lr=1e-30",
+        "optimizer.weight_decay=0.0",
+        f"model.init_from={trained.parent}@v1",
+    ]
+    still.append("model.backbone_weights=weights-that-are-not-needed.safetensors")
+    after = train(
+        tiny, [(str(box_set.path), 1.0)], tmp_path / "run", steps=1, overrides=still, device="cpu"
+    )
+    before, found = (load_file(run / "model.safetensors") for run in (trained, after))
+    learned = [name for name in before if "running_" not in name and "num_batches" not in name]
+    for name in learned:
+        torch.testing.assert_close(found[name], before[name], msg=name)
+    parents = read_run_manifest(after).parents
+    assert [parent.digest for parent in parents] == [
+        box_set.manifest.digest,
+        read_run_manifest(trained).digest,
+    ]
+    assert (after / parents[1].path).resolve() == trained.resolve()
+    assert load_recipe(after / "recipe.toml").model.init_from == str(trained.resolve())
+    other = build_model(load_recipe(tiny).model).state_dict()
+    assert any(not torch.equal(other[name], before[name]) for name in learned)
+
+
+def test_a_run_of_another_architecture_is_refused_with_what_to_set(
+    trained: Path, tiny: Path
+) -> None:
+    config = load_recipe(tiny, ["model.queries=3", "model.pixel_mean=[0.1, 0.2, 0.3]"]).model
+    with pytest.raises(InputError) as caught:
+        init_from(build_model(config), str(trained), Encoding())
+    queries = load_recipe(tiny).model.queries
+    assert f"--set model.queries={queries}" in str(caught.value)
+    assert "--set 'model.pixel_mean=[0.5, 0.5, 0.5]'" in str(caught.value)
+
+
+def test_a_name_with_the_tag_of_its_weights_is_the_same_backbone(
+    trained: Path, tiny: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run" / "v1"
+    shutil.copytree(trained, copy)
+    name = load_recipe(tiny).model.backbone
+    text = (copy / "recipe.toml").read_text()
+    (copy / "recipe.toml").write_text(
+        text.replace(f'backbone = "{name}"', f'backbone = "{name}.r160_in1k"')
+    )
+    for own in (name, f"{name}.r160_in1k"):
+        model = build_model(load_recipe(tiny, [f"model.backbone={own}"]).model)
+        init_from(model, str(copy), Encoding())
+
+
+def test_a_run_of_another_text_encoder_is_refused(trained: Path, tiny: Path) -> None:
+    with pytest.raises(InputError, match=r"text.encoder=minilm --set text.templates=photo"):
+        init_from(build_model(load_recipe(tiny).model), str(trained), Encoding(templates=("{}",)))
+
+
+def test_what_is_no_run_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        init_from(build_model(load_recipe(tiny).model), str(tmp_path / "nothing"), Encoding())
+
+
+def test_two_sets_of_one_name_cannot_be_evaluated_on(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    data, again = (
+        str(toy_set.path),
+        shutil.copytree(toy_set.path, tmp_path / toy_set.path.parent.name / "v1"),
+    )
+    with pytest.raises(InputError, match="two sets of --eval-data are called"):
+        train(tiny, [(data, 1.0)], tmp_path / "run", eval_data=[data, str(again)], device="cpu")

@@ -1,0 +1,285 @@
+"""Encoders of CLIP and transformers, with random weights in local files, against a direct second
+computation."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from segkit.commands.app import app
+from segkit.errors import InputError, SegkitError
+from segkit.runs.run import load_run
+from segkit.shards.reader import ShardSet
+from segkit.taxonomy import Category
+from segkit.text.encoders import load_encoder
+from segkit.text.encoding import Encoding, templates_of
+from segkit.text.vocabulary import (
+    cache_file,
+    dimension,
+    embed,
+    encode,
+    learn,
+    named_taxonomy,
+    stored,
+)
+from segkit.training.run import train
+from tests.training.toy import write_recipe, write_toy_set
+
+WORDS = ["sofa", "brick wall", "hair dryer"]
+TEMPLATES = ("a photo of a {}.", "{} in a scene")
+ARCH = "segkit-test-tiny"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text model of 24 dimensions."""
+    return write_bert(tmp_path_factory.mktemp("bert"), seed=0)
+
+
+def write_bert(folder: Path, seed: int) -> Path:
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz."
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{letter}" for letter in letters),
+    ]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a CLIP of 20 dimensions, whose architecture open_clip has been told."""
+    import open_clip
+
+    folder = tmp_path_factory.mktemp("clip")
+    parts = {
+        "embed_dim": 20,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 2,
+        },
+    }
+    (folder / f"{ARCH}.json").write_text(json.dumps(parts))
+    open_clip.add_model_config(folder / f"{ARCH}.json")
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model(ARCH).state_dict(), folder / "weights.pt")
+    return folder / "weights.pt"
+
+
+def normalized(rows: Any) -> np.ndarray:
+    found = np.asarray(rows, np.float64)
+    return found / np.linalg.norm(found, axis=-1, keepdims=True)
+
+
+def test_an_hf_model_is_read_as_the_mean_of_its_tokens(bert: Path) -> None:
+    from transformers import AutoTokenizer, BertModel
+
+    tokenizer, model = AutoTokenizer.from_pretrained(bert), BertModel.from_pretrained(bert).eval()
+    expected = []
+    for word in WORDS:  # one text at a time: no padding that could leak into a mean
+        rows = []
+        for template in TEMPLATES:
+            with torch.no_grad():
+                states = model(
+                    **tokenizer(template.format(word), return_tensors="pt")
+                ).last_hidden_state[0]
+            rows.append(normalized(states.mean(0)))
+        expected.append(normalized(np.mean(rows, axis=0)))
+    assert np.allclose(encode(WORDS, Encoding(f"hf:{bert}", TEMPLATES)), expected, atol=1e-5)
+
+
+def test_an_hf_clip_is_read_by_its_text_features(tmp_path: Path, bert: Path) -> None:
+    from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+
+    for file in bert.iterdir():
+        if "tokenizer" in file.name or file.name == "vocab.txt":
+            shutil.copy(file, tmp_path / file.name)
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    vision = {**text, "image_size": 32, "patch_size": 16}
+    ids = {"vocab_size": 64, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
+    torch.manual_seed(0)
+    model = CLIPModel(
+        CLIPConfig(text_config={**text, **ids}, vision_config=vision, projection_dim=12)
+    ).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    expected = []
+    for word in WORDS:
+        inputs = tokenizer(word, return_tensors="pt")
+        with torch.no_grad():
+            pooled = model.text_model(inputs["input_ids"], inputs["attention_mask"]).pooler_output
+            expected.append(normalized(model.text_projection(pooled)[0]))
+    assert np.allclose(encode(WORDS, Encoding(f"hf:{tmp_path}", ("{}",))), expected, atol=1e-5)
+
+
+def test_a_clip_model_is_read_by_its_text_tower(clip: Path) -> None:
+    import open_clip
+
+    model = open_clip.create_model(ARCH)
+    model.load_state_dict(torch.load(clip, weights_only=True))
+    tokenize, expected = open_clip.get_tokenizer(ARCH), []
+    for word in WORDS:
+        with torch.no_grad():
+            rows = [normalized(model.encode_text(tokenize(t.format(word)))[0]) for t in TEMPLATES]
+        expected.append(normalized(np.mean(rows, axis=0)))
+    assert np.allclose(
+        encode(WORDS, Encoding(f"clip:{ARCH}/{clip}", TEMPLATES)), expected, atol=1e-5
+    )
+
+
+def test_words_are_kept_by_encoder_and_templates(bert: Path, clip: Path) -> None:
+    encodings = [
+        Encoding(f"hf:{bert}"),
+        Encoding(f"hf:{bert}", ("{}",)),
+        Encoding(f"clip:{ARCH}/{clip}"),
+    ]
+    assert len({cache_file(encoding) for encoding in (*encodings, Encoding())}) == 4
+    for encoding in encodings:
+        assert dimension(encoding) is None
+        assert learn(["Zorp", "sofa"], encoding) == ("zorp", "sofa")
+        assert learn(["zorp", "lawn"], encoding) == ("lawn",)
+        assert set(stored(encoding)) == {"zorp", "sofa", "lawn"}
+        assert np.allclose(stored(encoding)["zorp"], encode(["zorp"], encoding)[0], atol=1e-3)
+    assert [dimension(encoding) for encoding in encodings] == [24, 24, 20]
+    assert "zorp" not in stored() and dimension() == 384
+
+
+def test_the_templates_of_a_name(tmp_path: Path) -> None:
+    import open_clip
+
+    assert templates_of("photo") == ("a photo of a {}.",) and templates_of("none") == ("{}",)
+    many = templates_of("imagenet")
+    assert len(many) == 80
+    assert [t.replace("{}", "cat") for t in many] == [
+        make("cat") for make in open_clip.OPENAI_IMAGENET_TEMPLATES
+    ]
+    (tmp_path / "own.txt").write_text("the {}\n\na small {}\n")
+    assert templates_of(str(tmp_path / "own.txt")) == ("the {}", "a small {}")
+    (tmp_path / "bad.txt").write_text("no place\n")
+    for spec, message in (
+        (str(tmp_path / "bad.txt"), r"no \{\} in the template"),
+        ("klingon", "no templates"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Encoding.of("minilm", spec)
+
+
+def test_what_cannot_be_loaded_is_one_line(
+    bert: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "empty").mkdir()
+    calls: dict[str, tuple[type[SegkitError], str]] = {
+        "word2vec": (InputError, "unknown text encoder 'word2vec'"),
+        "hf:": (InputError, "unknown text encoder"),
+        "hf:/no/such/folder": (InputError, "no such folder"),
+        f"hf:{tmp_path / 'empty'}": (InputError, "no text model there"),
+        "hf:segkit-tests/no-such-model": (SegkitError, "could not be fetched"),
+        "clip:ViT-Q/openai": (InputError, "no architecture 'ViT-Q'"),
+        "clip:ViT-L-14/nobody": (InputError, "one of: openai"),
+        f"clip:{ARCH}/nobody": (InputError, "give a file of weights"),
+    }
+    for spec, (kind, message) in calls.items():
+        with pytest.raises(kind) as caught:
+            load_encoder(spec)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    for module, spec in (("open_clip", f"clip:{ARCH}/{clip}"), ("transformers", f"hf:{bert}")):
+        with monkeypatch.context() as patch:
+            patch.setitem(__import__("sys").modules, module, None)
+            with pytest.raises(
+                InputError, match=rf"pip install 'segkit\[{spec[: spec.index(':')]}\]'"
+            ):
+                load_encoder(spec)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_toy_set(tmp_path_factory.mktemp("data") / "toy")
+
+
+def test_a_run_carries_its_encoding_and_refuses_another(toy: ShardSet, tmp_path: Path) -> None:
+    folder = write_bert(tmp_path, seed=0)
+    recipe, data = str(write_recipe(tmp_path / "tiny.toml")), [(str(toy.path), 1.0)]
+    settings = [f"text.encoder=hf:{folder}", "text.templates=none"]
+    with pytest.raises(InputError) as caught:
+        train(recipe, data, tmp_path / "run", steps=1, device="cpu", overrides=settings)
+    command = str(caught.value).split("run: segkit ")[1]
+    assert command == f"vocabulary encode --encoder hf:{folder} --templates none sky cat"
+    outcome = CliRunner().invoke(app, [*command.split(), "--json"])
+    assert json.loads(outcome.stdout)["dimension"] == 24
+    train(recipe, data, tmp_path / "run", steps=1, device="cpu", overrides=settings)
+
+    run, encoding = load_run(tmp_path / "run"), Encoding(f"hf:{folder}", ("{}",))
+    assert run.encoding == encoding and run.manifest.encoder == f"hf:{folder}"
+    assert run.recipe.model.text_dim == 24, "the width follows the encoder"
+    assert torch.equal(
+        run.table(toy.taxonomy).text, torch.from_numpy(embed(toy.taxonomy, encoding))
+    )
+    cache_file(encoding).unlink()
+    assert run.table(toy.taxonomy).text.shape == (2, 24), "what it was trained with needs no cache"
+
+    new = named_taxonomy(["cat", "zorp"])
+    assert run.words_to_learn(new) == ["zorp"]
+    with pytest.raises(InputError, match=f"no text embedding by hf:{folder} for class 'zorp'"):
+        run.table(new)
+    write_bert(folder, seed=1)
+    learn(["zorp"], encoding)
+    with pytest.raises(InputError, match="encoded by other weights"):
+        run.table(new)
+    write_bert(folder, seed=0)
+    with pytest.raises(InputError, match="has other weights"):
+        learn(["blib"], encoding)
+    cache_file(encoding).unlink()
+    learn(["zorp"], encoding)
+    assert run.table(new).text.shape == (2, 24)
+
+
+def test_one_class_of_a_word_with_the_kind_that_is_known() -> None:
+    made = named_taxonomy(["Cat", "sky", "zorp", "sidewalk"])
+    assert made.categories == (
+        Category(1, "Cat", "thing"),
+        Category(2, "sky", "stuff"),
+        Category(3, "zorp", "thing"),
+        Category(4, "sidewalk", "stuff"),
+    )
+    for names in ([], ["cat", "Cat "]):
+        with pytest.raises(InputError, match=r"no class names|comes twice"):
+            named_taxonomy(names)

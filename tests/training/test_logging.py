@@ -1,0 +1,75 @@
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from segkit.errors import InputError
+from segkit.recipes.load import load_recipe
+from segkit.shards.reader import ShardSet
+from segkit.training.run import train
+
+
+def told(sent: dict[int, dict[str, float]], *, steps: int) -> None:
+    """Every step's loss, and the figures of the evaluation after the last."""
+    assert list(sent) == list(range(1, steps + 1))
+    assert all(
+        figures["training/loss"] > 0 and "loss/class" in figures for figures in sent.values()
+    )
+    assert "toy/all/pq" in sent[steps] and "toy/all/pq" not in sent[1]
+
+
+def run(tiny: Path, toy: ShardSet, out: Path, *overrides: str) -> Path:
+    spec = str(toy.path)
+    return train(
+        tiny, [(spec, 1.0)], out, eval_data=[spec], device="cpu", steps=2, overrides=overrides
+    )
+
+
+def test_both_are_told_what_tensorboard_is_told(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, dict[int, dict[str, float]]] = {"wandb": {}, "mlflow": {}}
+    settings: dict[str, Any] = {}
+
+    def log(name: str, figures: dict[str, float], step: int) -> None:
+        sent[name].setdefault(step, {}).update(figures)
+
+    @contextmanager
+    def init(name: str, config: dict[str, Any], dir: str) -> Iterator[Any]:
+        settings["wandb"] = (name, config)
+        yield SimpleNamespace(log=lambda figures, step: log("wandb", figures, step))
+
+    @contextmanager
+    def start_run(run_name: str) -> Iterator[None]:
+        yield
+
+    wandb, mlflow = ModuleType("wandb"), ModuleType("mlflow")
+    vars(wandb).update(init=init, __spec__=True)
+    vars(mlflow).update(
+        start_run=start_run,
+        log_params=lambda values: settings.update(mlflow=values),
+        log_metrics=lambda figures, step: log("mlflow", figures, step),
+        __spec__=True,
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    run(tiny, toy_set, tmp_path / "run", 'training.track=["wandb", "mlflow"]')
+    told(sent["wandb"], steps=2)
+    assert sent["mlflow"] == sent["wandb"]
+    recipe = load_recipe(tiny)
+    name, config = settings["wandb"]
+    assert name == recipe.name and config["optimizer"]["lr"] == recipe.optimizer.lr
+    assert settings["mlflow"]["optimizer.lr"] == recipe.optimizer.lr
+
+
+def test_one_that_is_not_installed_is_refused_before_anything_is_written(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"wandb is not installed; pip install 'segkit\[wandb\]'"):
+        run(tiny, toy_set, tmp_path / "run", 'training.track=["wandb"]')
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,163 @@
+import math
+
+import pytest
+import timm
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+from segkit.errors import InputError
+from segkit.model.dataseg import build_model
+from segkit.recipes.schema import ModelConfig, OptimizerConfig
+from segkit.training.optimizer import (
+    build_ema,
+    build_optimizer,
+    lr_factor,
+    parameter_groups,
+    set_lr,
+)
+from tests.training.standin import StandIn
+
+CONFIG = OptimizerConfig(lr=1.0, backbone_lr_factor=0.1, weight_decay=0.05)
+
+
+def test_each_kind_of_parameter_gets_its_rate_and_decay() -> None:
+    model = StandIn()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        (group["lr_factor"], group["weight_decay"]): {
+            names[id(parameter)] for parameter in group["params"]
+        }
+        for group in parameter_groups(model, CONFIG)
+    }
+    assert found == {
+        (0.1, 0.05): {"backbone.0.weight"},
+        (0.1, 0.0): {"backbone.0.bias", "backbone.1.weight", "backbone.1.bias"},
+        (1.0, 0.05): {"head.weight"},
+        (1.0, 0.0): {
+            "query.weight",
+            "norm.weight",
+            "norm.bias",
+            "head.bias",
+            "background",
+            "table",
+        },
+    }
+
+
+def test_groups_partition_the_trainable_parameters_of_the_model() -> None:
+    model = build_model(
+        ModelConfig(
+            hidden_dim=16, mask_dim=8, queries=4, rounds=1, feedforward_dim=16, freeze_norm=True
+        )
+    )
+    grouped = [
+        id(parameter) for group in parameter_groups(model, CONFIG) for parameter in group["params"]
+    ]
+    trainable = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    assert len(grouped) == len(set(grouped)) and set(grouped) == set(trainable)
+    decayed = {
+        id(p)
+        for group in parameter_groups(model, CONFIG)
+        if group["weight_decay"]
+        for p in group["params"]
+    }
+    named = dict(model.named_parameters())
+    for name in ("text_classifier.background", "query_content.weight", "query_position.weight"):
+        assert id(named[name]) not in decayed
+    assert id(named["text_classifier.project.weight"]) in decayed
+
+
+def test_rates_fall_down_the_blocks_of_a_vitdet_as_in_timm() -> None:
+    vit = timm.create_model("test_vit")  # its classifier is what learns at the full rate
+    theirs = {
+        id(parameter): group["lr_scale"]
+        for group in param_groups_layer_decay(vit, layer_decay=0.7)
+        for parameter in group["params"]
+    }
+    expected = {name: theirs[id(parameter)] for name, parameter in vit.named_parameters()}
+    model = build_model(
+        ModelConfig(backbone="vitdet:test_vit", hidden_dim=16, mask_dim=8, queries=4, rounds=1)
+    )
+    config = OptimizerConfig(backbone_lr_factor=0.5, backbone_layer_decay=0.7)
+    groups = parameter_groups(model, config)
+    found = {id(parameter): group["lr_factor"] for group in groups for parameter in group["params"]}
+    network = "backbone.network."
+    for name, parameter in model.named_parameters():
+        if name.startswith(f"{network}pyramid."):
+            assert found[id(parameter)] == 0.5
+        elif name.startswith(network):
+            own = (
+                name.removeprefix(network)
+                .replace(".block.", ".")
+                .replace("patch_embed.", "patch_embed.proj.")
+            )
+            assert found[id(parameter)] == pytest.approx(0.5 * expected[own])
+        else:
+            assert found[id(parameter)] == 1.0
+    assert len({group["lr_factor"] for group in groups}) == len(vit.blocks) + 3
+
+
+def test_rates_by_layers_need_layers_in_a_row() -> None:
+    with pytest.raises(InputError, match="choose a vitdet: backbone"):
+        parameter_groups(StandIn(), OptimizerConfig(backbone_layer_decay=0.7))
+
+
+def test_a_shared_parameter_is_in_one_group_only() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    grouped = [
+        id(parameter) for group in parameter_groups(model, CONFIG) for parameter in group["params"]
+    ]
+    assert len(grouped) == len(set(grouped)) == 3
+
+
+def test_decay_alone_shrinks_weights_and_nothing_else() -> None:
+    model = StandIn()
+    optimizer = build_optimizer(model, CONFIG)
+    set_lr(optimizer, 0.5)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    after = dict(model.named_parameters())
+    torch.testing.assert_close(after["head.weight"], before["head.weight"] * (1 - 0.5 * 0.05))
+    torch.testing.assert_close(
+        after["backbone.0.weight"], before["backbone.0.weight"] * (1 - 0.5 * 0.1 * 0.05)
+    )
+    for name in ("head.bias", "norm.weight", "query.weight", "backbone.1.weight"):
+        assert torch.equal(after[name], before[name])
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_zero() -> None:
+    cosine = OptimizerConfig(warmup_steps=4, schedule="cosine")
+    factors = [lr_factor(step, 24, cosine) for step in range(25)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[14] == pytest.approx(0.5) and factors[9] == pytest.approx(
+        0.5 * (1 + math.cos(math.pi / 4))
+    )
+    assert factors[24] == pytest.approx(0.0)
+    poly = OptimizerConfig(schedule="poly")
+    assert [lr_factor(step, 10, poly) for step in (0, 5, 10)] == pytest.approx([1.0, 0.5**0.9, 0.0])
+
+
+def test_the_average_follows_its_recursion() -> None:
+    model = nn.Linear(1, 1)
+    average = build_ema(model, decay=0.5)
+    expected, values = 0.0, [3.0, -1.0, 4.0, 1.0, -5.0, 9.0, 2.0, 6.0, 5.0, 3.0]
+    for n, value in enumerate(values):
+        model.weight.data.fill_(value)
+        average.update_parameters(model)
+        decay = 0.0 if n == 0 else min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert expected != values[-1]
+
+
+def test_the_average_without_decay_is_the_last_weight() -> None:
+    model = nn.Linear(2, 2)
+    average = build_ema(model, decay=0.0)
+    for _ in range(3):
+        model.weight.data.normal_()
+        average.update_parameters(model)
+    assert torch.equal(average.module.weight, model.weight)
