@@ -193,7 +193,7 @@ def test_tables_by_name_and_by_id(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("text", "message"),
     [
         ("from,to\ncat,animal\n", "says nothing of sky"),
         ("from,to\ncat,animal\nsky,ghost\n", "line 3: 'ghost' is no class"),

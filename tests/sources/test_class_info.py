@@ -35,7 +35,7 @@ def test_a_set_in_the_layout_of_ade_may_have_its_own_classes(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("text", "message"),
     [
         ("Idx,Name\n1,wall\n", "lacks one of the columns"),
         ("", "lacks one of the columns"),

@@ -15,7 +15,7 @@ from segkit.sources.labelmaps import read_ids, read_indices
 from segkit.sources.ledger import ImageError
 
 from .builders import id_png
-from .test_images import png
+from .test_image_files import png
 
 
 def chunked(*chunks: tuple[bytes, bytes]) -> bytes:
