@@ -18,8 +18,8 @@ from .common import JSON_OPTION, counting
 from .convert_report import fail, show
 
 if TYPE_CHECKING:
-    from segkit.sources.base import Source
-    from segkit.sources.engine import Options
+    from segkit.sources.engine import ConvertOptions
+    from segkit.sources.source import Source
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -251,7 +251,7 @@ def semantic(
     Example: segkit convert semantic --images train --masks train-labels --labels labels.txt
     --ignore 11 --out work/own
     """
-    from segkit.sources.semantic import open_semantic
+    from segkit.sources.semantic_masks import open_semantic
 
     return open_semantic(images, masks, labels, ignore=ignore or (), first_label=first_label)
 
@@ -319,15 +319,15 @@ def _run(common: Common, arguments: dict[str, Any], open_source: Callable[[], "S
                 report = engine.convert(
                     source, out, options, arguments=_noted(arguments), on_progress=advance
                 )
-    except engine.OffendersError as error:
+    except engine.DefectsError as error:
         fail(error.report, source, option, time.perf_counter() - started, common.as_json)
     show(report, source, option, time.perf_counter() - started, common.as_json)
 
 
-def _options(common: Common) -> "Options":
-    from segkit.sources.engine import Options
+def _options(common: Common) -> "ConvertOptions":
+    from segkit.sources.engine import ConvertOptions
 
-    return Options(
+    return ConvertOptions(
         name=common.name,
         split=common.split,
         limit=common.limit,

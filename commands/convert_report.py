@@ -8,9 +8,9 @@ from .common import emit, stderr, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from segkit.sources.base import Source
     from segkit.sources.engine import ConversionReport
     from segkit.sources.ledger import Defect
+    from segkit.sources.source import Source
 
 _SHOWN = 20
 _UNKNOWN = "unknown-category"

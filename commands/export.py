@@ -10,7 +10,7 @@ from segkit.storage import writable_local
 from .common import JSON_OPTION, emit, table
 
 if TYPE_CHECKING:
-    from segkit.export.target import ExportReport
+    from segkit.export.destination import ExportReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -105,7 +105,7 @@ def semantic(
 
     Example: segkit export semantic --data work/camvid-train --out exported
     """
-    from segkit.export.semantic import export_semantic
+    from segkit.export.semantic_png import export_semantic
     from segkit.shards.reader import ShardSet
 
     _show(data, out, export_semantic(ShardSet.open(data), out, images=images, void=void), as_json)

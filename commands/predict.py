@@ -110,7 +110,7 @@ def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tall
     """The images to predict with the folder of their names, and the account of those that are
     none."""
     from segkit.inference.input_files import check_files, image_files
-    from segkit.sources.ledger import DROPS, Tally
+    from segkit.sources.ledger import DROP_HINTS, Tally
 
     if images is None:
         return Path(), [], Tally()
@@ -120,7 +120,8 @@ def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tall
     if tally.offenders and not (skip and files):
         first = tally.defects[0]
         raise first.error(
-            tally.offenders - 1, DROPS[first.code] + (", or give --on-error skip" if files else "")
+            tally.offenders - 1,
+            DROP_HINTS[first.code] + (", or give --on-error skip" if files else ""),
         )
     return root, files, tally
 

@@ -120,9 +120,14 @@ def read_ids(path: Path) -> np.ndarray:
 
 def segkit(given: Inputs, out: Path) -> None:
     from segkit.sources.coco_panoptic import open_coco_panoptic
-    from segkit.sources.engine import Options, convert
+    from segkit.sources.engine import ConvertOptions, convert
 
-    convert(open_coco_panoptic(given.panoptic, given.images), out, Options(workers=1), arguments={})
+    convert(
+        open_coco_panoptic(given.panoptic, given.images),
+        out,
+        ConvertOptions(workers=1),
+        arguments={},
+    )
 
 
 def segkit_masks(out: Path) -> Iterator[tuple[str, str]]:

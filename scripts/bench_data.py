@@ -27,7 +27,7 @@ from segkit.demo.native import write_native
 from segkit.recipes.schema import DataConfig
 from segkit.shards.reader import ShardSet
 from segkit.sources.coco_panoptic import open_coco_panoptic
-from segkit.sources.engine import Options, convert
+from segkit.sources.engine import ConvertOptions, convert
 
 BATCH = 8
 
@@ -53,7 +53,7 @@ def generate(folder: Path) -> str:
     """A set of the demo's scenes."""
     native = write_native(folder / "native", train=64, val=1, seed=0)
     source = open_coco_panoptic(native.coco_panoptic("train"), native.coco_images("train"))
-    convert(source, folder / "scenes", Options(workers=1), arguments={})
+    convert(source, folder / "scenes", ConvertOptions(workers=1), arguments={})
     return str(folder / "scenes")
 
 

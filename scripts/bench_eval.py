@@ -464,14 +464,14 @@ def real_set(data: Path) -> tuple[Taxonomy, Iterator[tuple[Sample, Sample]]]:
     """COCO panoptic val of the real data, and predictions made by moving and relabelling its
     segments."""
     from segkit.sources.coco_panoptic import open_coco_panoptic
-    from segkit.sources.engine import Options, convert
+    from segkit.sources.engine import ConvertOptions, convert
 
     source = open_coco_panoptic(
         data / "coco/annotations/panoptic_val2017.json", data / "coco/val2017", None
     )
     with tempfile.TemporaryDirectory() as folder:
         made = convert(
-            source, Path(folder) / "set", Options(images_by="none", workers=1), arguments={}
+            source, Path(folder) / "set", ConvertOptions(images_by="none", workers=1), arguments={}
         ).published
         truths = list(made.samples())
 

@@ -37,11 +37,11 @@ from segkit.runs.run_manifest import read_run_manifest
 from segkit.sample import Box
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
-from segkit.sources.base import Source
 from segkit.sources.coco_panoptic import open_coco_panoptic
-from segkit.sources.engine import Options, convert
+from segkit.sources.engine import ConvertOptions, convert
 from segkit.sources.objects365 import open_objects365
-from segkit.sources.semantic import open_semantic
+from segkit.sources.semantic_masks import open_semantic
+from segkit.sources.source import Source
 from segkit.taxonomy import load_taxonomy
 from segkit.training.run import Callbacks, train
 
@@ -334,7 +334,7 @@ def main() -> None:
             lambda name=name, source=source: convert(
                 source(),
                 arguments.out / "sets" / name,
-                Options(name=name),
+                ConvertOptions(name=name),
                 arguments={"data": str(arguments.data)},
             ),
         )

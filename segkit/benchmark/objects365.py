@@ -21,12 +21,12 @@ from segkit.metrics.predictions import Predictions
 from segkit.sample import Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources import engine
-from segkit.sources.base import Record
 from segkit.sources.coco_instances import Annotation
 from segkit.sources.coco_json import read_coco
 from segkit.sources.image_files import find
 from segkit.sources.ledger import AnnotationError, ImageError, Tally
-from segkit.sources.objects365 import Objects365, refuse_version_1
+from segkit.sources.objects365 import Objects365, reject_version_1
+from segkit.sources.source import Record
 
 IMAGES, MASKS = 1_000, 12_836
 FREQUENCIES = {"rare": (0, 10), "common": (11, 100), "frequent": (101, 10**9)}
@@ -64,7 +64,7 @@ class _Masked(Objects365):
     boxes_only: bool = False
 
     def segment(self, raw: bytes, width: int, height: int, name: str, tally: Tally) -> Segment:
-        """As for any instances file; Refused where there is no mask."""
+        """As for any instances file; AnnotationError where there is no mask."""
         if not _has_mask(raw):
             raise AnnotationError("missing-mask", "a box without a mask")
         return super().segment(raw, width, height, name, tally)
@@ -83,7 +83,7 @@ def open_file(annotations: Path, images: Path) -> Objects365:
     """The benchmark file as a source with masks; InputError where it cannot be read or has the
     classes of v1."""
     file = read_coco(annotations, "instances")
-    refuse_version_1(file)
+    reject_version_1(file)
     return _Masked(file, images)
 
 
@@ -139,7 +139,7 @@ def ground_truth(
         tried = ", ".join(source.candidates(checked.missing_images[0])[:4])
         hint = f"get the images of Objects365 v2 val from objects365.org (looked for {tried}, ...)"
         raise InputError("none of the file's images is there", file=source.images, hint=hint)
-    options = engine.Options(
+    options = engine.ConvertOptions(
         name="objects365-benchmark", split="val", images_by="reference" if with_images else "none",
         on_error="skip", workers=1,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from segkit.errors import InputError
 from segkit.shards.reader import ShardSet
-from segkit.sources.vocabularies import plain_name
+from segkit.sources.categories import plain_name
 from segkit.taxonomy import Taxonomy, known_taxonomies, load_taxonomy
 
 _TRANSFER = {

@@ -16,7 +16,7 @@ from segkit.shards.reader import ShardSet
 
 if TYPE_CHECKING:
     from segkit.benchmark.objects365 import Truth
-    from segkit.sources.base import Source
+    from segkit.sources.source import Source
 
 TRAIN_SCENES, VAL_SCENES = 500, 60
 """Of each of the three data sets."""
@@ -196,10 +196,10 @@ def _hidden(native: NativeSets, out: Path) -> "Truth":
 
 
 def _convert_one(source: "Source", out: Path, split: Split) -> ShardSet:
-    from segkit.sources.engine import Options, convert
+    from segkit.sources.engine import ConvertOptions, convert
 
     arguments = {"annotations": str(source.annotations)}
-    report = convert(source, out, Options(split=split, workers=1), arguments=arguments)
+    report = convert(source, out, ConvertOptions(split=split, workers=1), arguments=arguments)
     assert report.published is not None
     return report.published
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.export.target import (
+from segkit.export.destination import (
     ExportReport,
     Names,
     need,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.export.target import ExportReport, Names, need, output, split_name, write_images
+from segkit.export.destination import ExportReport, Names, need, output, split_name, write_images
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from segkit.benchmark.results import write_results
 from segkit.export.coco import export_panoptic
-from segkit.export.semantic import export_semantic
+from segkit.export.semantic_png import export_semantic
 from segkit.shards.reader import ShardSet
 
 RESULTS = "results.json"

@@ -16,9 +16,9 @@ from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.metrics.run_lengths import boxes, decode_runs, join, with_negative_runs
 from segkit.sample import Box, MaskSource, Sample, Segment
-from segkit.sources.labelmaps import read_ids
+from segkit.sources.categories import plain_name
+from segkit.sources.label_maps import read_ids
 from segkit.sources.ledger import ImageError
-from segkit.sources.vocabularies import plain_name
 from segkit.taxonomy import Taxonomy
 
 _PREDICTION: MaskSource = "prediction"

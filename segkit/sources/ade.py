@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
-from segkit.sources.base import Record
 from segkit.sources.class_info import read_class_info
 from segkit.sources.image_files import Picture
-from segkit.sources.labelmaps import read_ids, read_indices
+from segkit.sources.label_maps import read_ids, read_indices
 from segkit.sources.ledger import AnnotationError, Defect, ImageError, Tally
-from segkit.sources.semantic import IndexMaps, Semantic, pair
+from segkit.sources.semantic_masks import IndexMaskSource, SemanticMasks, pair
+from segkit.sources.source import Record
 from segkit.taxonomy import load_taxonomy
 
 SPLITS = ("training", "validation")
@@ -46,7 +46,7 @@ class _Joined:
 
 
 @dataclass(frozen=True)
-class AdePanoptic(IndexMaps):
+class AdePanoptic(IndexMaskSource):
     """SceneParsing with its instances: panoptic labels."""
 
     instances: Path = Path()
@@ -168,7 +168,7 @@ class AdePanoptic(IndexMaps):
 
 def open_ade(
     root: Path, split: str, *, instances: bool = False, classes: Path | None = None
-) -> Semantic | AdePanoptic:
+) -> SemanticMasks | AdePanoptic:
     """The source of one split of ADEChallengeData2016, or of a set in its layout with classes of
     its own.
 
@@ -191,7 +191,9 @@ def open_ade(
     taxonomy = load_taxonomy("ade20k-150") if classes is None else read_class_info(classes)
     pairs, unpaired = pair(images, masks)
     if not instances:
-        return Semantic(images, masks, taxonomy, _VOID, pairs, unpaired, name="ade", header=_HEADER)
+        return SemanticMasks(
+            images, masks, taxonomy, _VOID, pairs, unpaired, name="ade", header=_HEADER
+        )
     folder = root / "annotations_instance" / split
     if not folder.is_dir():
         hint = "get annotations_instance.tar of the places challenge, or leave --instances out"

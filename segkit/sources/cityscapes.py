@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample
-from segkit.sources.base import Record
 from segkit.sources.image_files import Picture
-from segkit.sources.labelmaps import read_indices
+from segkit.sources.label_maps import read_indices
 from segkit.sources.ledger import Defect, Tally
-from segkit.sources.semantic import IndexMaps, Semantic
+from segkit.sources.semantic_masks import IndexMaskSource, SemanticMasks
+from segkit.sources.source import Record
 from segkit.taxonomy import load_taxonomy
 
 _CLASSES = 34  # ids 0-33
@@ -29,14 +29,14 @@ _INSTANCES = 1000
 _IMAGE, _LABELS, _NUMBERS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
 
 
-class _Frames(IndexMaps):
+class _Frames(IndexMaskSource):
     def records(self, tally: Tally) -> Iterator[Record]:
         """Frames under the ids that Cityscapes gives them, such as `aachen_000000_000019`."""
         for record in super().records(tally):
             yield replace(record, id=Path(record.file_name).name.removesuffix(_IMAGE))
 
 
-class CityscapesSemantic(_Frames, Semantic):
+class CityscapesSemantic(_Frames, SemanticMasks):
     """Label ids: one region per class and image."""
 
 

@@ -48,7 +48,7 @@ _CLASS = msgspec.json.Decoder(_Classed)
 
 
 def read_image(raw: bytes, number: int, path: Path) -> Image:
-    """An image record; Defective where it lacks an id or a file name."""
+    """An image record; ImageError where it lacks an id or a file name."""
     record = f"images[{number}]"
     try:
         image = IMAGE.decode(raw)
@@ -91,7 +91,7 @@ def size_of(image: Image, picture: Picture | None, path: Path) -> tuple[int, int
     record has none.
 
     Raises:
-        Defective: `bad-size` or `size-mismatch`.
+        ImageError: `bad-size` or `size-mismatch`.
     """
     record = f"image {image.id}"
     width, height = image.width, image.height
@@ -127,7 +127,7 @@ def _class_id(value: Any) -> int | None:
 
 
 def category(value: Any, taxonomy: Taxonomy) -> Category:
-    """The class that a category id means; Refused where it is none of the file's."""
+    """The class that a category id means; AnnotationError where it is none of the file's."""
     number = _class_id(value)
     found = None if number is None else taxonomy.by_id.get(number)
     if found is None:

@@ -12,11 +12,11 @@ from segkit.masks import rle
 from segkit.sample import Box, Kind, Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.sources import coco_fields, coco_json
-from segkit.sources.base import Record
 from segkit.sources.coco_fields import Id
 from segkit.sources.coco_json import CocoSource
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
+from segkit.sources.source import Record
 
 _NOTHING = (b"null", b"[]", b"{}", b'""')
 _FAR = 1e9  # pixels; a box beyond that is a wrong number
@@ -120,7 +120,7 @@ class CocoInstances(CocoSource):
         """The segment of a raw annotation; `name` is the class under which `tally` takes warnings.
 
         Raises:
-            Refused: it cannot be kept.
+            AnnotationError: it cannot be kept.
         """
         try:
             annotation = _ANNOTATION.decode(raw)

@@ -24,13 +24,13 @@ import numpy as np
 from segkit.errors import InputError
 from segkit.sample import Sample, Segment
 from segkit.sources import coco_fields, coco_json
-from segkit.sources.base import Record
 from segkit.sources.coco_instances import CocoInstances, segmentation_text
 from segkit.sources.coco_json import CocoFile
 from segkit.sources.coco_panoptic import CocoPanoptic
+from segkit.sources.external_sort import ExternalSort
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
-from segkit.sources.spill_file import SpillFile
+from segkit.sources.source import Record
 
 NO_PARTNER = "no-panoptic-segment"
 _VISIBLE = 0.5
@@ -89,7 +89,7 @@ class CocoJoined(CocoPanoptic):
             for place, (raw, _) in enumerate(contents.spool)
         }
         listed: set[int] = set()
-        spool = SpillFile()
+        spool = ExternalSort()
         for _ in places:
             spool.add_image(b"")
         for record in coco_json.records(self.instances, tally, lambda name: (name,), self._class):

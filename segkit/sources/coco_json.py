@@ -15,12 +15,12 @@ import numpy as np
 from segkit.errors import InputError
 from segkit.sample import Kind
 from segkit.shards.writer import class_labels
-from segkit.sources import jsonstream
-from segkit.sources.base import Record
+from segkit.sources import json_stream
+from segkit.sources.categories import NativeCategory, build_taxonomy
 from segkit.sources.coco_fields import IMAGE, Id, loose, read_image
+from segkit.sources.external_sort import ExternalSort, SpillFile
 from segkit.sources.ledger import Defect, ImageError, Tally
-from segkit.sources.spill_file import ExternalSort, SpillFile
-from segkit.sources.vocabularies import NativeCategory, taxonomy_of
+from segkit.sources.source import Record
 from segkit.taxonomy import Taxonomy
 
 _LISTS = ("images", "annotations", "categories")
@@ -81,7 +81,7 @@ def read_coco(path: Path, holds: Holds) -> CocoFile:
     categories: list[bytes] = []
     found: list[str] = []
     contents = _Contents(path, holds)
-    for key, value, text in jsonstream.members(path, _LISTS):
+    for key, value, text in json_stream.members(path, _LISTS):
         if not text:
             found.append(key)
         elif key == "images":
@@ -97,7 +97,7 @@ def read_coco(path: Path, holds: Holds) -> CocoFile:
         if key not in found:
             raise InputError(f"has no list {key!r}", file=path, hint="give a file in COCO format")
     if found.index("annotations") < found.index("images"):
-        for key, value, text in jsonstream.members(path, _LISTS):
+        for key, value, text in json_stream.members(path, _LISTS):
             if key == "annotations" and text:
                 contents.add_annotation(value, text)
     contents.finish()
@@ -152,7 +152,7 @@ class CocoSource:
     def taxonomy(self) -> Taxonomy:
         """The file's own classes."""
         path = self.file.path
-        return taxonomy_of(
+        return build_taxonomy(
             self.file.categories, default=self.default_kind, file=path, name=path.stem
         )
 
@@ -207,10 +207,10 @@ class _Contents:
     """Images and annotations of a file, set aside as they are read."""
 
     def __init__(self, path: Path, holds: Holds) -> None:
-        self.spool = SpillFile()
-        self.lost = ExternalSort()
+        self.spool = ExternalSort()
+        self.lost = SpillFile()
         """Images that are unreadable or listed twice, with their place in the file's list."""
-        self.orphans = ExternalSort()
+        self.orphans = SpillFile()
         """Annotations that belong to no image, with their place in the file's list."""
         self._path, self._holds = path, holds
         self._images = self._annotations = 0

@@ -14,11 +14,11 @@ from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.sources import coco_fields, coco_json
-from segkit.sources.base import Record
 from segkit.sources.coco_json import CocoSource
 from segkit.sources.image_files import Picture, inside
-from segkit.sources.labelmaps import read_ids
+from segkit.sources.label_maps import read_ids
 from segkit.sources.ledger import AnnotationError, Defect, ImageError, Tally
+from segkit.sources.source import Record
 
 UNLISTED = "(unlisted)"
 """Under which the ledger counts pixels of a PNG that the JSON does not know."""

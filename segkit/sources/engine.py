@@ -23,11 +23,11 @@ from segkit.shards.manifest import Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, Header, ImagesBy, class_labels, finish
-from segkit.sources.base import Record, Source
 from segkit.sources.image_files import Picture, find, is_unsafe, measure, read_picture
 from segkit.sources.ledger import Defect, ImageError, Tally
-from segkit.sources.processes import processes
+from segkit.sources.process_pool import processes
 from segkit.sources.quarantine import flush, logged, write_quarantine
+from segkit.sources.source import Record, Source
 
 OnError = Literal["fail", "skip"]
 Engine = Literal["local", "ray"]
@@ -35,7 +35,7 @@ _Submit = Callable[[int, list[Record]], "Future[tuple[int, Tally]]"]
 
 
 @dataclass(frozen=True)
-class Options:
+class ConvertOptions:
     """How to convert; what is not said here does not change a version's bytes."""
 
     name: str | None = None
@@ -68,7 +68,7 @@ class ConversionReport:
 @dataclass(frozen=True)
 class _Job:
     source: Source
-    options: Options
+    options: ConvertOptions
     directory: Path | None
     """Staging directory; None for a dry run."""
 
@@ -76,7 +76,7 @@ class _Job:
 def convert(
     source: Source,
     destination: Path,
-    options: Options,
+    options: ConvertOptions,
     *,
     arguments: dict[str, Any],
     on_progress: Callable[[int], None] = lambda images: None,
@@ -98,7 +98,7 @@ def convert(
     with staging(destination, _fingerprint(source, options), resume=True) as stage:
         tally, count = _write(_Job(source, options, stage.path), on_progress)
         if tally.offenders and options.on_error == "fail":
-            raise OffendersError(tally)
+            raise DefectsError(tally)
         header = Header(
             taxonomy=source.taxonomy,
             kind=source.kind,
@@ -127,14 +127,17 @@ def _write(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
 
 
 def check(
-    source: Source, options: Options, *, on_progress: Callable[[int], None] = lambda images: None
+    source: Source,
+    options: ConvertOptions,
+    *,
+    on_progress: Callable[[int], None] = lambda images: None,
 ) -> ConversionReport:
     """A dry run: read and convert everything, write nothing."""
     tally, _ = _run(_Job(source, options, None), on_progress)
     return _unpublished(tally)
 
 
-class OffendersError(InputError):
+class DefectsError(InputError):
     """Defects that would lose data; its line is the first one's."""
 
     def __init__(self, tally: Tally) -> None:
@@ -157,7 +160,7 @@ def _unpublished(tally: Tally) -> ConversionReport:
     return ConversionReport(tally.ledger(), tuple(tally.defects), tally.offenders, None)
 
 
-def _fingerprint(source: Source, options: Options) -> dict[str, Any]:
+def _fingerprint(source: Source, options: ConvertOptions) -> dict[str, Any]:
     chosen = {
         name: getattr(options, name) for name in ("limit", "images_by", "on_error", "shard_bytes")
     }
@@ -169,7 +172,9 @@ def _fingerprint(source: Source, options: Options) -> dict[str, Any]:
     }
 
 
-def plan(records: Iterable[Record], images: Path, options: Options) -> Iterator[list[Record]]:
+def plan(
+    records: Iterable[Record], images: Path, options: ConvertOptions
+) -> Iterator[list[Record]]:
     """Cut records into shards by the bytes of their images; the files are measured, not opened."""
     shard: list[Record] = []
     used, size = 0, measure(images)
@@ -261,14 +266,14 @@ def convert_shard(job: _Job, index: int, records: Sequence[Record]) -> Tally:
     def stream(tally: Tally) -> Iterator[tuple[Sample, bytes | None]]:
         yield from _convert(job, records, tally)
         if tally.offenders and job.options.on_error == "fail":
-            raise OffendersError(tally)
+            raise DefectsError(tally)
         flush(tally)  # before the shard counts as done
         notes.update(tally.to_json())
 
     with logged(job.directory, index) as tally:
         try:
             shards.write_shard(job.directory, index, stream(tally), notes=notes)
-        except OffendersError:
+        except DefectsError:
             (job.directory / shards.images_name(index)).unlink(missing_ok=True)
     return tally
 

@@ -48,7 +48,7 @@ def inside(root: Path, name: str, *, record: str) -> Path:
     """The path of `name` under `root`, existing or not.
 
     Raises:
-        Defective: `name` is absolute, climbs with `..`, or a symbolic link leads out of `root`
+        ImageError: `name` is absolute, climbs with `..`, or a symbolic link leads out of `root`
             (`unsafe-path`).
     """
     if is_unsafe(name) or not _stays(root, name):
@@ -88,7 +88,7 @@ def find(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:
     """The first candidate under `root` that is a file.
 
     Raises:
-        Defective: there is none (`missing-image`), or it lies outside of `root` (`unsafe-path`).
+        ImageError: there is none (`missing-image`), or it lies outside of `root` (`unsafe-path`).
     """
     for name in candidates:
         path = inside(root, name, record=record)
@@ -121,7 +121,7 @@ def read_picture(path: Path, *, record: str) -> Picture:
     decoded in full.
 
     Raises:
-        Defective: `missing-image`, or it cannot be read or decoded (`unreadable-image`).
+        ImageError: `missing-image`, or it cannot be read or decoded (`unreadable-image`).
     """
     try:
         data = storage.read_bytes(path)

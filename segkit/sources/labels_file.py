@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit.errors import InputError
-from segkit.sources.vocabularies import NativeCategory
+from segkit.sources.categories import NativeCategory
 
 _INDEXED = re.compile(r"(\d+)[\s:,;]+(\S.*)")
 _COLORED = re.compile(r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})[\s:,;]+(\S.*)")

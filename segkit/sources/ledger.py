@@ -15,7 +15,7 @@ from typing import IO, Any
 from segkit.errors import InputError
 from segkit.shards.manifest import Count, Ledger
 
-DROPS: dict[str, str] = {
+DROP_HINTS: dict[str, str] = {
     "bad-size": "give the image a positive width and height in the annotation file",
     "covered-by-instance": "nothing to mend: instances pasted over it hide all of the region",
     "degenerate-box": "give the box a positive width and height",
@@ -39,11 +39,11 @@ DROPS: dict[str, str] = {
 }
 """Codes under which an image or annotation is dropped, each with the way to mend the source."""
 
-BY_DESIGN = frozenset({"covered-by-instance", "known-missing-image", "no-panoptic-segment"})
+UNAVOIDABLE = frozenset({"covered-by-instance", "known-missing-image", "no-panoptic-segment"})
 """Drops that nobody can mend: they are counted, written to the quarantine, and never fail a
 conversion."""
 
-LISTED = 100
+MAX_DEFECTS = 100
 """Offenders that a tally names; of the others, which may be millions, it keeps the number."""
 
 WARNINGS: dict[str, str] = {
@@ -78,7 +78,7 @@ class Defect:
     data: Any = None
     """The source's own record, JSON values."""
     hint: str | None = None
-    """How to mend it, where the source knows better than `DROPS` does."""
+    """How to mend it, where the source knows better than `DROP_HINTS` does."""
 
     def error(self, more: int = 0, hint: str | None = None) -> InputError:
         """The defect as the one line that fails a conversion.
@@ -88,7 +88,7 @@ class Defect:
             hint: what mends all of them; by default what mends this one, or to leave them all out.
         """
         others = f" (and {more} more defect{'s' * (more > 1)})" if more else ""
-        hint = hint or f"{self.hint or DROPS[self.code]}, or convert with --on-error skip"
+        hint = hint or f"{self.hint or DROP_HINTS[self.code]}, or convert with --on-error skip"
         return InputError(
             f"{self.message} [{self.code}]{others}", file=self.file, record=self.record, hint=hint
         )
@@ -134,7 +134,7 @@ class Tally:
     """(class, code) -> annotations."""
     warnings: Counter[tuple[str, str]] = field(default_factory=Counter)
     defects: list[Defect] = field(default_factory=list)
-    """The first `LISTED` that fail a conversion."""
+    """The first `MAX_DEFECTS` that fail a conversion."""
     offenders: int = 0
     """How many fail a conversion."""
     log: IO[str] | None = field(default=None, compare=False, repr=False)
@@ -174,16 +174,16 @@ class Tally:
         self.images_kept += other.images_kept
         for name in (*_PLAIN, *_PAIRED):
             getattr(self, name).update(getattr(other, name))
-        self.defects.extend(other.defects[: LISTED - len(self.defects)])
+        self.defects.extend(other.defects[: MAX_DEFECTS - len(self.defects)])
         self.offenders += other.offenders
 
     def _note(self, defect: Defect) -> None:
         if self.log is not None:
             self.log.write(json.dumps(defect.to_json()) + "\n")
-        if defect.code in BY_DESIGN:
+        if defect.code in UNAVOIDABLE:
             return
         self.offenders += 1
-        if len(self.defects) < LISTED:
+        if len(self.defects) < MAX_DEFECTS:
             self.defects.append(defect)
 
     def ledger(self) -> Ledger:

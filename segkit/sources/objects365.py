@@ -7,11 +7,11 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from segkit.errors import InputError
-from segkit.sources.base import Record
+from segkit.sources.categories import plain_name
 from segkit.sources.coco_instances import CocoInstances
 from segkit.sources.coco_json import CocoFile, read_coco
 from segkit.sources.ledger import Tally
-from segkit.sources.vocabularies import plain_name
+from segkit.sources.source import Record
 from segkit.taxonomy import load_taxonomy
 
 _CLASSES = 365
@@ -73,11 +73,11 @@ def open_objects365(annotations: Path, images: Path) -> Objects365:
         InputError: the file is not readable, or has the class list of Objects365 v1.
     """
     file = read_coco(annotations, "instances")
-    refuse_version_1(file)
+    reject_version_1(file)
     return Objects365(file, images)
 
 
-def refuse_version_1(file: CocoFile) -> None:
+def reject_version_1(file: CocoFile) -> None:
     """Raise InputError where a file has the ids of Objects365 v1, whose list is another one under
     similar names."""
     version_2 = {

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample
-from segkit.sources.base import Record
 from segkit.sources.image_files import Picture, is_unsafe
-from segkit.sources.labelmaps import read_indices
+from segkit.sources.label_maps import read_indices
 from segkit.sources.ledger import Defect, Tally
-from segkit.sources.semantic import IndexMaps, Semantic
+from segkit.sources.semantic_masks import IndexMaskSource, SemanticMasks
+from segkit.sources.source import Record
 from segkit.taxonomy import load_taxonomy
 
 _BACKGROUND, _BORDER = 0, 255
 
 
-class VocSemantic(Semantic):
+class VocSemantic(SemanticMasks):
     """One region per class and image."""
 
     def sample(
@@ -37,7 +37,7 @@ class VocSemantic(Semantic):
 
 
 @dataclass(frozen=True)
-class VocInstances(IndexMaps):
+class VocInstances(IndexMaskSource):
     """One segment per object; its class is that of its pixels in the class map."""
 
     objects: Path = Path()

@@ -13,7 +13,7 @@ from segkit.export.coco import export_instances, export_panoptic
 from segkit.shards.reader import ShardSet
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import open_coco_panoptic
-from segkit.sources.engine import Options, convert
+from segkit.sources.engine import ConvertOptions, convert
 
 from .test_toy import instances
 
@@ -69,7 +69,9 @@ def test_datumaro_reads_every_mask_of_real_data(
 ) -> None:
     root = real_data / "coco"
     opened = source(root / "annotations" / f"{form}_val2017.json", root / "val2017")
-    made = convert(opened, tmp_path / "set", Options(workers=1, limit=30), arguments={}).published
+    made = convert(
+        opened, tmp_path / "set", ConvertOptions(workers=1, limit=30), arguments={}
+    ).published
     assert made is not None
     export(made, tmp_path / "out", images=True, datumaro=True)
     assert imported(python, tmp_path / "out", f"coco_{form}") == held(made)

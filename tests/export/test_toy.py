@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 
 from segkit.errors import InputError, SegkitError
 from segkit.export.coco import export_instances, export_panoptic
-from segkit.export.semantic import export_semantic
+from segkit.export.semantic_png import export_semantic
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.writer import write_set

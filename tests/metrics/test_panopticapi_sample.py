@@ -9,7 +9,7 @@ import pytest
 from segkit.metrics.evaluate import evaluate
 from segkit.metrics.predictions import open_predictions
 from segkit.sources.coco_panoptic import open_coco_panoptic
-from segkit.sources.engine import Options, convert
+from segkit.sources.engine import ConvertOptions, convert
 
 from .scenes import panopticapi
 
@@ -22,7 +22,7 @@ def truth(tmp_path_factory, real_data):
     )
     out = tmp_path_factory.mktemp("sample")
     return convert(
-        source, out / "set", Options(images_by="none", workers=1), arguments={}
+        source, out / "set", ConvertOptions(images_by="none", workers=1), arguments={}
     ).published
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segkit.sources.base import Source
-from segkit.sources.engine import ConversionReport, Options, check
+from segkit.sources.engine import ConversionReport, ConvertOptions, check
 from segkit.sources.ledger import Tally
+from segkit.sources.source import Source
 
 WIDTH, HEIGHT = 32, 24
 CATEGORIES = [
@@ -121,7 +121,7 @@ def coco_instances(
 
 
 def dry_run(source: Source, **options: Any) -> ConversionReport:
-    return check(source, Options(workers=1, **options))
+    return check(source, ConvertOptions(workers=1, **options))
 
 
 def samples(source: Source) -> list[Any]:

@@ -15,7 +15,7 @@ from segkit.shards.consistency import check_sample
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_joined import open_coco_joined
 from segkit.sources.coco_panoptic import open_coco_panoptic
-from segkit.sources.engine import Options, convert
+from segkit.sources.engine import ConvertOptions, convert
 from tests.sources.builders import (
     CATEGORIES,
     HEIGHT,
@@ -158,7 +158,7 @@ def test_crowds_travel_with_their_run_lengths(tmp_path: Path) -> None:
     runs = {"size": [HEIGHT, WIDTH], "counts": rle.decompress(thing.mask).tolist()}
     row = {"id": 900100000139, "image_id": 0, "category_id": 3, "iscrowd": 1, "segmentation": runs}
     change(tmp_path, "instances.json", lambda d: d.update(annotations=[row]))
-    report = convert(opened(tmp_path), tmp_path / "set", Options(workers=1), arguments={})
+    report = convert(opened(tmp_path), tmp_path / "set", ConvertOptions(workers=1), arguments={})
     assert report.ledger.annotations.warnings == {"crowd-differs": 1, "joined": 1, "no-instance": 4}
     (sample,) = report.published.samples()
     (crowd,) = (s for s in sample.segments if s.is_crowd)
@@ -174,7 +174,7 @@ def test_both_exports_of_a_joined_set(tmp_path: Path) -> None:
     """The PNGs hold the same regions of the same classes; every instance that is shown comes back
     verbatim."""
     data = scene(tmp_path)
-    report = convert(opened(tmp_path), tmp_path / "set", Options(workers=1), arguments={})
+    report = convert(opened(tmp_path), tmp_path / "set", ConvertOptions(workers=1), arguments={})
     made = report.published
     assert not [
         v for s in made.samples() for v in check_sample(s, made.taxonomy, made.manifest.kind)

@@ -15,16 +15,16 @@ from segkit.errors import InputError, SegkitError
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.sources import engine
-from segkit.sources.base import Record
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import CocoPanoptic, open_coco_panoptic
-from segkit.sources.engine import Options, check, convert
-from segkit.sources.ledger import LISTED, Tally
+from segkit.sources.engine import ConvertOptions, check, convert
+from segkit.sources.ledger import MAX_DEFECTS, Tally
 from segkit.sources.quarantine import QUARANTINE
+from segkit.sources.source import Record
 
 from .builders import HEIGHT, WIDTH, coco_instances, coco_panoptic, picture, write_json
 
-SMALL = Options(workers=1, shard_bytes=2000)
+SMALL = ConvertOptions(workers=1, shard_bytes=2000)
 """About three images of the builders a shard."""
 
 
@@ -32,7 +32,7 @@ def opened(root: Path) -> Any:
     return open_coco_panoptic(root / "panoptic.json", root / "images")
 
 
-def run(root: Path, out: str, options: Options = SMALL) -> Any:
+def run(root: Path, out: str, options: ConvertOptions = SMALL) -> Any:
     return convert(opened(root), root / out, options, arguments={})
 
 
@@ -99,7 +99,7 @@ def test_a_defect_fails_and_publishes_nothing_then_the_mended_source_resumes(
     whole = (tmp_path / "images" / "p4.jpg").read_bytes()
     (tmp_path / "images" / "p4.jpg").write_bytes(whole[:-50])
     with pytest.raises(
-        engine.OffendersError, match=r"p4\.jpg: image 4: .*\[unreadable-image\]"
+        engine.DefectsError, match=r"p4\.jpg: image 4: .*\[unreadable-image\]"
     ) as error:
         run(tmp_path, "out")
     assert error.value.exit_code == 2
@@ -233,7 +233,7 @@ def test_what_differs_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A half-written version of other input or options must not leak into the next."""
     data = coco_panoptic(tmp_path, 9)
     (tmp_path / "images" / "p8.jpg").rename(tmp_path / "away.jpg")
-    with pytest.raises(engine.OffendersError):
+    with pytest.raises(engine.DefectsError):
         run(tmp_path, "out")
     (tmp_path / "away.jpg").rename(tmp_path / "images" / "p8.jpg")
     data["annotations"][0]["segments_info"][0]["iscrowd"] = 0
@@ -248,7 +248,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from segkit.sources import engine
-from segkit.sources.base import Record
+from segkit.sources.source import Record
 from segkit.sources.coco_panoptic import CocoPanoptic, open_coco_panoptic
 
 original = engine.convert_shard
@@ -260,7 +260,7 @@ engine.convert_shard = slow
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     source = open_coco_panoptic(root / "panoptic.json", root / "images")
-    options = engine.Options(workers=int(sys.argv[2]), shard_bytes=2000)
+    options = engine.ConvertOptions(workers=int(sys.argv[2]), shard_bytes=2000)
     engine.convert(source, root / "out", options, arguments={})
 """
 
@@ -296,14 +296,14 @@ DYING = """
 import os, sys
 from pathlib import Path
 from segkit.sources import engine
-from segkit.sources.base import Record
+from segkit.sources.source import Record
 from segkit.sources.coco_panoptic import CocoPanoptic, open_coco_panoptic
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     source = open_coco_panoptic(root / "panoptic.json", root / "images")
     try:
-        engine.convert(source, root / "out", engine.Options(workers=2, shard_bytes=2000), arguments={})
+        engine.convert(source, root / "out", engine.ConvertOptions(workers=2, shard_bytes=2000), arguments={})
     except engine.SegkitError as error:
         print(error)
 else:
@@ -386,15 +386,15 @@ def test_shards_close_by_size_and_by_number(
     sizes = [(tmp_path / f"{number}.jpg").stat().st_size for number in range(5)]
     records = [engine.Record(str(n), f"{n}.jpg", (f"{n}.jpg",)) for n in range(5)]
 
-    def lengths(options: Options) -> list[int]:
+    def lengths(options: ConvertOptions) -> list[int]:
         return [len(shard) for shard in engine.plan(records, tmp_path, options)]
 
     assert max(sizes) < 2 * min(sizes)
-    assert lengths(Options(shard_bytes=max(sizes) + 1)) == [2, 2, 1]
-    assert lengths(Options(shard_bytes=1)) == [1] * 5
-    assert lengths(Options(shard_bytes=1, images_by="none")) == [5]
+    assert lengths(ConvertOptions(shard_bytes=max(sizes) + 1)) == [2, 2, 1]
+    assert lengths(ConvertOptions(shard_bytes=1)) == [1] * 5
+    assert lengths(ConvertOptions(shard_bytes=1, images_by="none")) == [5]
     monkeypatch.setattr(engine, "SHARD_ROWS", 3)
-    assert lengths(Options()) == [3, 2]
+    assert lengths(ConvertOptions()) == [3, 2]
 
 
 def test_the_quarantine_holds_every_loss_in_order_for_any_number_of_workers(tmp_path: Path) -> None:
@@ -403,20 +403,20 @@ def test_the_quarantine_holds_every_loss_in_order_for_any_number_of_workers(tmp_
     bad = [
         {"image_id": number % 6, "category_id": 99, "bbox": [1, 1, 2, 2]} for number in range(60)
     ]
-    stray = [{"image_id": 77, "bbox": [1, 1, 2, 2]} for _ in range(LISTED)]
+    stray = [{"image_id": 77, "bbox": [1, 1, 2, 2]} for _ in range(MAX_DEFECTS)]
     path = coco_instances(tmp_path, [*bad, *stray], images=6)
     texts = []
     for workers in (1, 2):
-        options = Options(workers=workers, shard_bytes=1, on_error="skip")
+        options = ConvertOptions(workers=workers, shard_bytes=1, on_error="skip")
         report = convert(
             open_coco_instances(path, tmp_path / "images"), tmp_path / "out", options, arguments={}
         )
-        assert (len(report.defects), report.offenders) == (LISTED, LISTED + 60)
+        assert (len(report.defects), report.offenders) == (MAX_DEFECTS, MAX_DEFECTS + 60)
         texts.append((report.published.path / "quarantine.jsonl").read_text())
         assert sorted(p.name for p in report.published.path.glob("quar*")) == ["quarantine.jsonl"]
     lines = [json.loads(line) for line in texts[0].splitlines()]
-    assert [line["data"]["id"] for line in lines[:LISTED]] == list(range(61, 61 + LISTED))
-    assert [line["data"]["image_id"] for line in lines[LISTED:]] == sorted(
+    assert [line["data"]["id"] for line in lines[:MAX_DEFECTS]] == list(range(61, 61 + MAX_DEFECTS))
+    assert [line["data"]["image_id"] for line in lines[MAX_DEFECTS:]] == sorted(
         number % 6 for number in range(60)
     )
     assert texts[0] == texts[1]

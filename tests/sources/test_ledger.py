@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from segkit.errors import SegkitError
-from segkit.sources.ledger import BY_DESIGN, DROPS, LISTED, WARNINGS, Defect, Tally
+from segkit.sources.ledger import DROP_HINTS, MAX_DEFECTS, UNAVOIDABLE, WARNINGS, Defect, Tally
 
 
 def filled() -> Tally:
@@ -76,7 +76,7 @@ def test_drops_by_design_are_counted_and_do_not_fail() -> None:
     tally.drop(Defect("covered-by-instance", "hidden", "a.png", "image 1", "wall"))
     assert not tally.defects
     assert tally.ledger().annotations.dropped == {"covered-by-instance": 1}
-    assert set(DROPS) > BY_DESIGN
+    assert set(DROP_HINTS) > UNAVOIDABLE
 
 
 def test_a_defect_is_one_line_with_file_record_and_mend() -> None:
@@ -109,26 +109,26 @@ def test_every_code_has_a_mend_and_is_documented() -> None:
     sources = "".join(
         path.read_text("utf-8") for path in (ROOT / "segkit" / "sources").glob("*.py")
     )
-    dropped = set(re.findall(r'(?:Defect|Defective|Refused)\(\s*"([a-z-]+)"', sources))
+    dropped = set(re.findall(r'(?:Defect|ImageError|AnnotationError)\(\s*"([a-z-]+)"', sources))
     warned = set(re.findall(r'(?:warn\(|image_warnings\[)"([a-z-]+)"', sources))
     assert len(dropped) > 10
-    assert dropped <= DROPS.keys()
+    assert dropped <= DROP_HINTS.keys()
     assert warned <= WARNINGS.keys()
     manual = (ROOT / "docs" / "conversion.md").read_text("utf-8")
-    assert {code for code in (*DROPS, *WARNINGS) if f"`{code}`" not in manual} == set()
+    assert {code for code in (*DROP_HINTS, *WARNINGS) if f"`{code}`" not in manual} == set()
 
 
 def test_of_many_offenders_the_first_are_kept_and_all_are_counted_and_written() -> None:
     log, total = io.StringIO(), Tally()
     for _ in range(3):
         tally = Tally(log=log)
-        for number in range(LISTED):
+        for number in range(MAX_DEFECTS):
             tally.orphan(
                 Defect("unknown-image", "gone", "a.json", f"annotations[{number}]"), ["cat"]
             )
         total.add(tally)
     assert (len(total.defects), total.offenders, total.dropped["cat", "unknown-image"]) == (
-        LISTED,
+        MAX_DEFECTS,
         300,
         300,
     )

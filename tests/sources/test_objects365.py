@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from segkit.errors import InputError
-from segkit.sources.engine import Options, convert
+from segkit.sources.engine import ConvertOptions, convert
 from segkit.sources.objects365 import layouts, open_objects365
 
 from .builders import HEIGHT, WIDTH, codes, dry_run, picture, samples, write_json
@@ -159,10 +159,10 @@ def test_images_that_no_archive_has_are_counted_and_do_not_fail(tmp_path: Path) 
     data["images"].append(missing)
     data["annotations"].append({"id": 3, "image_id": 2, "category_id": 1, "bbox": [1, 2, 3, 4]})
     source = open_objects365(write_json(path, data), tmp_path / "images")
-    report = convert(source, tmp_path / "set", Options(workers=1), arguments={})
+    report = convert(source, tmp_path / "set", ConvertOptions(workers=1), arguments={})
     assert (report.offenders, report.ledger.images.dropped) == (0, {"known-missing-image": 1})
     assert report.ledger.annotations.dropped == {"known-missing-image": 1}
     (line,) = (report.published.path / "quarantine.jsonl").read_text().splitlines()
-    assert "no archive" in json.loads(line)["problem"]
+    assert "no archive" in json.loads(line)["message"]
     labels = dry_run(open_objects365(path, tmp_path / "images"), images_by="none")
     assert labels.ledger.images.kept == 2

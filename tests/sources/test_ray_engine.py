@@ -17,7 +17,7 @@ import pytest
 from segkit.errors import InputError, SegkitError
 from segkit.sources import coco_json, ray_engine
 from segkit.sources.coco_panoptic import CocoPanoptic
-from segkit.sources.engine import Options, convert
+from segkit.sources.engine import ConvertOptions, convert
 
 from ..commands.test_convert import segkit
 from ..snippets import snippet
@@ -89,7 +89,7 @@ def test_a_worker_killed_in_the_middle_changes_no_byte(
     here = Path()
     coco_panoptic(here, 12)
     local = convert(opened(here), here / "local", SMALL, arguments={})
-    options = Options(engine="ray", address=address, shard_bytes=SMALL.shard_bytes)
+    options = ConvertOptions(engine="ray", address=address, shard_bytes=SMALL.shard_bytes)
     report = convert(killing(here, 1), here / "ray", options, arguments={})
     assert len(list((here / "deaths").iterdir())) == 1
     assert local.published and report.published

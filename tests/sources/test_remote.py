@@ -19,12 +19,12 @@ from segkit.errors import InputError, SegkitError
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
-from segkit.sources import engine, jsonstream
+from segkit.sources import engine, json_stream
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import convert
 from segkit.sources.objects365 import open_objects365
-from segkit.sources.semantic import open_semantic
+from segkit.sources.semantic_masks import open_semantic
 from segkit.sources.voc import open_voc
 
 from .builders import coco_instances, coco_panoptic, codes, dry_run, label_map, picture, write_json
@@ -125,15 +125,15 @@ def test_missing_files_are_defects_and_a_failing_store_is_a_failure(
 def test_a_long_annotation_file_is_read_in_pieces(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonstream, "CHUNK", 4096)
+    monkeypatch.setattr(json_stream, "CHUNK", 4096)
     path = write_json(tmp_path / "long.json", {"numbers": list(range(50_000))})
     storage.put(path, store / "long.json")
     read = [
-        value for _, value, text in jsonstream.members(store / "long.json", ("numbers",)) if text
+        value for _, value, text in json_stream.members(store / "long.json", ("numbers",)) if text
     ]
     assert read == list(range(50_000))
     with pytest.raises(InputError, match="cannot be read"):
-        list(jsonstream.members(store / "absent.json", ()))
+        list(json_stream.members(store / "absent.json", ()))
 
 
 def test_folders_that_are_listed(store: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ else:
     storage.put = stopping
 root = location(sys.argv[1])
 source = open_coco_panoptic(root / "data" / "panoptic.json", root / "data" / "images")
-engine.convert(source, root / "set", engine.Options(workers=1, shard_bytes=2000), arguments={})
+engine.convert(source, root / "set", engine.ConvertOptions(workers=1, shard_bytes=2000), arguments={})
 """
 
 

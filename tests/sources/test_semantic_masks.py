@@ -8,7 +8,7 @@ from PIL import Image
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.sources.semantic import open_semantic, pair
+from segkit.sources.semantic_masks import open_semantic, pair
 from segkit.taxonomy import load_taxonomy
 
 from .builders import HEIGHT, WIDTH, codes, dry_run, label_map, picture, samples

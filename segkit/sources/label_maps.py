@@ -25,7 +25,7 @@ def read_ids(path: Path, size: Size | None, *, record: str) -> NDArray[np.uint32
         record: what errors name.
 
     Raises:
-        Defective: `missing-mask`, `unreadable-mask`, or `size-mismatch`.
+        ImageError: `missing-mask`, `unreadable-mask`, or `size-mismatch`.
     """
     import cv2
 
@@ -64,7 +64,7 @@ def read_indices(path: Path, size: Size | None, *, record: str) -> NDArray[Any]:
     as `read_ids`.
 
     Raises:
-        Defective: `missing-mask`, `unreadable-mask` (RGB files too: their colors are no indices),
+        ImageError: `missing-mask`, `unreadable-mask` (RGB files too: their colors are no indices),
             `size-mismatch`.
     """
     import cv2

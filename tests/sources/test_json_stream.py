@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.errors import InputError
-from segkit.sources import jsonstream
+from segkit.sources import json_stream
 
 VALUES = st.recursive(
     st.none()
@@ -26,7 +26,7 @@ VALUES = st.recursive(
 def walk(path: Path) -> dict[str, Any]:
     """What `members` tells of a file, put together again from values and from texts."""
     values: dict[str, Any] = {}
-    for key, value, text in jsonstream.members(path, ("many",)):
+    for key, value, text in json_stream.members(path, ("many",)):
         if key != "many":
             values[key] = value
         elif not text:
@@ -59,7 +59,7 @@ def test_any_object_is_read_as_json_reads_it_in_chunks_of_any_size(
         json.dumps({**rest, "many": many}, indent=indent, ensure_ascii=ascii_only), "utf-8"
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonstream, "CHUNK", chunk)
+        patch.setattr(json_stream, "CHUNK", chunk)
         assert walk(path) == {**rest, "many": many}
 
 
@@ -128,7 +128,7 @@ def test_a_file_that_is_cut_anywhere_ends_too_early_and_where_it_does(
 ) -> None:
     path = tmp_path / "cut.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonstream, "CHUNK", chunk)
+        patch.setattr(json_stream, "CHUNK", chunk)
         for length in range(len(TEXT)):
             path.write_text(TEXT[:length])
             with pytest.raises(InputError) as error:
@@ -150,7 +150,7 @@ def test_an_error_near_the_end_of_a_file_is_named_at_its_place(tmp_path: Path, c
     path = tmp_path / "bad.json"
     path.write_text('{"many": [{"x": 1}, ' + "0, " * 30 + "tru]}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonstream, "CHUNK", chunk)
+        patch.setattr(json_stream, "CHUNK", chunk)
         with pytest.raises(InputError, match="a value is wanting, character 110"):
             walk(path)
 
@@ -159,7 +159,7 @@ def test_an_error_early_in_a_large_file_is_found_without_reading_on(tmp_path: Pa
     path = tmp_path / "large.json"
     path.write_text('{"many": [{"a" 1}, ' + "0, " * 100_000 + "0]}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonstream, "CHUNK", 100)
+        patch.setattr(json_stream, "CHUNK", 100)
         with pytest.raises(InputError, match="character 15"):
             walk(path)
 
@@ -180,10 +180,10 @@ def test_objects_are_read_alike_whether_many_at_once_or_one_by_one(
     path = tmp_path_factory.mktemp("j") / "a.json"
     path.write_text(text.replace("1e+308", "1e+999"), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonstream, "CHUNK", chunk)
+        patch.setattr(json_stream, "CHUNK", chunk)
         found = [
             (repr(value), json.loads(raw))
-            for _, value, raw in jsonstream.members(path, ("many",))
+            for _, value, raw in json_stream.members(path, ("many",))
             if raw
         ]
     values = json.loads(path.read_text("utf-8"))
@@ -198,7 +198,7 @@ def test_a_list_without_objects_is_read_in_time_proportional_to_its_length(tmp_p
     path.write_text(json.dumps({"many": list(range(400_000))}))
     started = time.process_time()
     assert (
-        sum(value for _, value, text in jsonstream.members(path, ("many",)) if text)
+        sum(value for _, value, text in json_stream.members(path, ("many",)) if text)
         == 400_000 * 399_999 // 2
     )
     assert time.process_time() - started < 20

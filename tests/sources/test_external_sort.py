@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segkit.sources import spill_file as spool
-from segkit.sources.spill_file import SpillFile
+from segkit.sources import external_sort as spool
+from segkit.sources.external_sort import ExternalSort
 
 
 @pytest.mark.parametrize("images", [0, 1, 25, 300])
@@ -16,7 +16,7 @@ def test_annotations_come_back_with_their_images_in_order(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rng = np.random.default_rng(images)
     owners = rng.integers(0, images, 5 * images).tolist() if images else []
-    sorted_by_image = SpillFile()
+    sorted_by_image = ExternalSort()
     for number in range(images):
         sorted_by_image.add_image(f"image\n{number}".encode())
     for number, owner in enumerate(owners):

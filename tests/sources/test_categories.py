@@ -1,7 +1,7 @@
 import pytest
 
 from segkit.errors import InputError
-from segkit.sources.vocabularies import NativeCategory, recognize, taxonomy_of
+from segkit.sources.categories import NativeCategory, build_taxonomy, recognize
 from segkit.taxonomy import load_taxonomy
 
 
@@ -13,14 +13,14 @@ def natives(name: str) -> list[NativeCategory]:
     "name", ["coco-80", "coco-panoptic-133", "objects365-v2", "ade20k-150", "camvid-11", "voc-20"]
 )
 def test_a_known_list_is_recognized_whatever_its_order(name: str) -> None:
-    made = taxonomy_of(natives(name)[::-1], default=None, file="f", name="own")
+    made = build_taxonomy(natives(name)[::-1], default=None, file="f", name="own")
     assert made.name == name
     assert made == load_taxonomy(name)
 
 
 def test_own_ids_and_kinds_win_and_words_are_added() -> None:
     listed = [NativeCategory(40, "bicycle"), NativeCategory(2, " Person ", "stuff")]
-    made = taxonomy_of(listed, default="thing", file="f", name="own")
+    made = build_taxonomy(listed, default="thing", file="f", name="own")
     assert made.name == "own"
     assert [(c.id, c.name, c.source_name) for c in made.categories] == [
         (2, "Person", " Person "),
@@ -40,7 +40,7 @@ def test_ids_decide_between_vocabularies_of_the_same_names() -> None:
 
 
 def test_typos_are_kept_beside_the_name_to_show() -> None:
-    made = taxonomy_of(natives("objects365-v2"), default="thing", file="f", name="own")
+    made = build_taxonomy(natives("objects365-v2"), default="thing", file="f", name="own")
     assert [c.source_name for c in made.categories if c.source_name] == [
         "Cigar/Cigarette ",
         "Formula 1 ",
@@ -50,11 +50,11 @@ def test_typos_are_kept_beside_the_name_to_show() -> None:
 
 def test_unknown_lists_take_the_default_kind_or_are_refused() -> None:
     own = [NativeCategory(0, "widget"), NativeCategory(1, "widget")]
-    assert [c.kind for c in taxonomy_of(own, default="thing", file="f", name="own").categories] == [
-        "thing"
-    ] * 2
+    assert [
+        c.kind for c in build_taxonomy(own, default="thing", file="f", name="own").categories
+    ] == ["thing"] * 2
     with pytest.raises(InputError, match="category 0: does not say whether it is a thing"):
-        taxonomy_of(own, default=None, file="f.json", name="own")
+        build_taxonomy(own, default=None, file="f.json", name="own")
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_unknown_lists_take_the_default_kind_or_are_refused() -> None:
 )
 def test_unusable_lists_are_refused_with_the_file(bad: list[NativeCategory], says: str) -> None:
     with pytest.raises(InputError, match=f"f.json.*{says}"):
-        taxonomy_of(bad, default="thing", file="f.json", name="own")
+        build_taxonomy(bad, default="thing", file="f.json", name="own")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from segkit.errors import InputError
-from segkit.export.target import ExportReport, Names, need, output, painted, write_images
+from segkit.export.destination import ExportReport, Names, need, output, painted, write_images
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 

@@ -22,7 +22,7 @@ class NativeCategory:
     """As the source says (LVIS does)."""
 
 
-def taxonomy_of(
+def build_taxonomy(
     natives: Sequence[NativeCategory], *, default: Kind | None, file: object, name: str
 ) -> Taxonomy:
     """The taxonomy of a source's list, completed from the known vocabulary that it is, if it is

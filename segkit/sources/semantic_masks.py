@@ -17,19 +17,19 @@ from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.shards.writer import class_labels
-from segkit.sources.base import Record
+from segkit.sources.categories import build_taxonomy
 from segkit.sources.image_files import IMAGE_EXTENSIONS, Picture
-from segkit.sources.labelmaps import read_ids, read_indices
+from segkit.sources.label_maps import read_ids, read_indices
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import Defect, ImageError, Tally
-from segkit.sources.vocabularies import taxonomy_of
+from segkit.sources.source import Record
 from segkit.taxonomy import Taxonomy
 
 _COLOR = 1 << 24  # indices from here on are colors that the labels file does not know
 
 
 @dataclass(frozen=True)
-class IndexMaps:
+class IndexMaskSource:
     """Images and their index PNGs, paired; what semantic sources have in common."""
 
     images: Path
@@ -107,7 +107,7 @@ class IndexMaps:
 
 
 @dataclass(frozen=True)
-class Semantic(IndexMaps):
+class SemanticMasks(IndexMaskSource):
     """A semantic data set: one region per class and image."""
 
     colors: Mapping[int, int] = field(default_factory=dict)
@@ -186,7 +186,7 @@ def open_semantic(
     *,
     ignore: Sequence[int] = (),
     first_label: int | None = None,
-) -> Semantic:
+) -> SemanticMasks:
     """The source of two folders and a labels file.
 
     Args:
@@ -202,10 +202,10 @@ def open_semantic(
     """
     listed, void = read_labels(labels, first_label), frozenset(ignore)
     natives = [native for native in listed.categories if native.id not in void]
-    taxonomy = taxonomy_of(natives, default="stuff", file=labels, name=labels.stem)
+    taxonomy = build_taxonomy(natives, default="stuff", file=labels, name=labels.stem)
     pairs, unpaired = pair(images, masks)
     header = {"ignore": sorted(void)}
-    return Semantic(
+    return SemanticMasks(
         images,
         masks,
         taxonomy,

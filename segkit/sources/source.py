@@ -81,7 +81,7 @@ class Source(Protocol):
         """The annotations of a record, undecided, and the class name of each: the ledger's input.
 
         Raises:
-            Defective: they cannot be read at all.
+            ImageError: they cannot be read at all.
         """
         ...
 
@@ -95,6 +95,6 @@ class Source(Protocol):
             tally: takes dropped annotations and warnings, not what is kept.
 
         Raises:
-            Defective: the image as a whole cannot be used.
+            ImageError: the image as a whole cannot be used.
         """
         ...

@@ -13,7 +13,7 @@ SPAN = 16384
 _ENTRY = struct.Struct("<II")
 
 
-class SpillFile:
+class ExternalSort:
     """Image records in order, and the annotations of each.
 
     Iterating gives (image record, its annotations in the order in which they were added), as often
@@ -45,7 +45,7 @@ class SpillFile:
                 yield raw, groups.pop(place, [])
 
 
-class ExternalSort:
+class SpillFile:
     """Records in a temporary file, in the order in which they were added; read one at a time, by
     one reader."""
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segkit.sources.labelmaps import read_ids, read_indices
+from segkit.sources.label_maps import read_ids, read_indices
 from segkit.sources.ledger import ImageError
 
 from .builders import id_png
