@@ -1,20 +1,17 @@
-"""The open choices of MERGE: train with each form, then decide the output by each form, on real
-data.
+"""The threshold of MERGE: train with each on real data, and score the output.
 
     python scripts/real.py                               # makes the shard sets
     python scripts/experiment_merge.py --sets real-out/sets --out merge --steps 500
 
-Trains on the panoptic and the semantic set together, one run an option and a seed, and asks every
-run in three ways; prints one table of COCO PQ and CamVid mIoU (mean and standard deviation over the
-seeds) and writes it to results.md. Finished runs and evaluations are not done again, an interrupted
-run goes on.
+Trains on the panoptic and the semantic set together, one run per threshold and seed; prints a table
+of COCO PQ and CamVid mIoU (mean and standard deviation over the seeds) and writes it to results.md.
+Finished runs and evaluations are reused; an interrupted run resumes.
 """
 
 import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
 
 import numpy as np
 from experiments import FROZEN_NORM, REAL_DATA, WEIGHTS, markdown, options, pretrained, trained
@@ -23,59 +20,49 @@ from rich.console import Console
 from segkit.commands.common import table
 from segkit.inference.predict import predict_samples
 from segkit.metrics.evaluate import evaluate
-from segkit.recipes.schema import MaskForm
 from segkit.runs.run import load_run
-from segkit.shards.manifest import Task
 from segkit.shards.publish import resolve
 from segkit.shards.reader import ShardSet
 
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "max": (),
-    "max, score of the surest": ('loss.merge_scores="max"',),
-    "max, score by mass": ('loss.merge_scores="mass"',),
-    "sum": ('loss.merge_masks="sum"',),
-    "noisy-or": ('loss.merge_masks="noisy-or"',),
-    "max, by arg-max alone": ("loss.merge_threshold=0.0",),
-    "nothing merged": ("loss.merge_threshold=1.0",),
-}
-"""How a run is trained, as overrides of the recipe."""
-FORMS: tuple[MaskForm, ...] = get_args(MaskForm)
-"""How a trained run is asked."""
+THRESHOLDS: Mapping[str, float] = {"default": 0.5, "arg-max": 0.0, "nothing merged": 1.0}
+"""Values of `loss.merge_threshold`, by name."""
+COLUMNS = ("threshold", "COCO PQ", "CamVid mIoU")
 
 
-def run_of(option: str, seed: int, arguments: argparse.Namespace) -> Path:
-    """The published run of an option and a seed, trained first if there is none."""
-    start = pretrained(arguments.weights) if arguments.weights.is_file() else [FROZEN_NORM]
-    name = option.replace(",", "").replace(" ", "-")
-    return trained(name, seed, arguments.data, [*start, *OPTIONS[option]], arguments)
+def run_of(name: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """The published run of a threshold and a seed, trained first if there is none."""
+    backbone = pretrained(arguments.weights) if arguments.weights.is_file() else [FROZEN_NORM]
+    overrides = [*backbone, f"loss.merge_threshold={THRESHOLDS[name]}"]
+    return trained(name.replace(" ", "-"), seed, arguments.data, overrides, arguments)
 
 
-def figures(path: Path, panoptic: ShardSet, semantic: ShardSet, cache: Path) -> list[float]:
-    """PQ by each form, then mIoU by each form, of one run."""
+def scores(path: Path, panoptic: ShardSet, semantic: ShardSet, cache: Path) -> list[float]:
+    """PQ and mIoU of one run."""
     if cache.exists():
-        kept: list[float] = json.loads(cache.read_text())
-        return kept
+        cached: list[float] = json.loads(cache.read_text())
+        return cached
     run = load_run(path)
-
-    def scored(data: ShardSet, task: Task, setting: str, form: MaskForm) -> dict[str, Any]:
-        config = run.recipe.inference.model_copy(update={setting: form})
-        samples = predict_samples(
-            run.model, run.table(data.taxonomy), data.taxonomy, data, task, config
+    metrics = [
+        evaluate(
+            data,
+            predict_samples(
+                run.model, run.table(data.taxonomy), data.taxonomy, data, task, run.recipe.inference
+            ),
+            task,
         )
-        return evaluate(data, samples, task)
-
-    found = [scored(panoptic, "panoptic", "merge_masks", form)["all"]["pq"] for form in FORMS]
-    found += [scored(semantic, "semantic", "merge_semantic", form)["miou"] for form in FORMS]
+        for data, task in ((panoptic, "panoptic"), (semantic, "semantic"))
+    ]
+    values = [metrics[0]["all"]["pq"], metrics[1]["miou"]]
     cache.parent.mkdir(parents=True, exist_ok=True)
-    cache.write_text(json.dumps(found))
-    return found
+    cache.write_text(json.dumps(values))
+    return values
 
 
 def main() -> None:
     parser = options(__doc__, out="merge", seeds=[0])
     parser.add_argument("--weights", type=Path, default=REAL_DATA / WEIGHTS)
     parser.add_argument(
-        "--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="OPTION"
+        "--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS), metavar="NAME"
     )
     arguments = parser.parse_args()
     arguments.data = [
@@ -85,30 +72,26 @@ def main() -> None:
         ShardSet.open(arguments.sets / f"{name}-val") for name in ("coco", "camvid")
     )
     rows = []
-    for option in arguments.options:
-        seeds = [
-            figures(run, panoptic, semantic, arguments.out / "figures" / f"{run.parent.name}.json")
-            for run in (run_of(option, seed, arguments) for seed in arguments.seeds)
-        ]
-        mean, deviation = (
-            np.mean(seeds, axis=0),
-            np.std(seeds, axis=0, ddof=1) if len(seeds) > 1 else None,
+    for name in arguments.thresholds:
+        runs = [run_of(name, seed, arguments) for seed in arguments.seeds]
+        caches = [arguments.out / "scores" / f"{run.parent.name}.json" for run in runs]
+        values = np.array(
+            [
+                scores(run, panoptic, semantic, cache)
+                for run, cache in zip(runs, caches, strict=True)
+            ]
         )
-        spread = (
-            [""] * len(mean) if deviation is None else [f" ± {value:.2f}" for value in deviation]
-        )
-        rows.append(
-            (option, *(f"{value:.2f}{extra}" for value, extra in zip(mean, spread, strict=True)))
-        )
-    columns = (
-        "trained by",
-        *(f"COCO PQ, {form}" for form in FORMS),
-        *(f"CamVid mIoU, {form}" for form in FORMS),
+        rows.append((name, *(_spread(column) for column in values.T)))
+    (arguments.out / "results.md").write_text(markdown(COLUMNS, rows))
+    Console().print(
+        table(f"MERGE: {arguments.steps} steps, seeds {arguments.seeds}", COLUMNS, rows)
     )
-    (arguments.out / "results.md").write_text(markdown(columns, rows))
-    Console(width=140).print(
-        table(f"MERGE: {arguments.steps} steps, seeds {arguments.seeds}", columns, rows)
-    )
+
+
+def _spread(values: np.ndarray) -> str:
+    """Mean over the seeds, and their standard deviation if there are several."""
+    mean = f"{values.mean():.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {values.std(ddof=1):.2f}"
 
 
 if __name__ == "__main__":

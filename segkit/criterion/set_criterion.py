@@ -21,7 +21,7 @@ from segkit.criterion.losses import (
 from segkit.criterion.matcher import Matches, SentCosts, match, send_costs
 from segkit.criterion.merge import (
     group_proposals,
-    mask_weights,
+    kept_rows,
     merge_all_masks,
     merge_classes,
     merge_masks,
@@ -115,10 +115,10 @@ class MatchingInputs:
     """(B, L, N, K + 1), merged."""
     mask_logits: Tensor
     """(B, L, N, h, w), not yet merged."""
-    parts: Tensor
-    """(B, L, N, N): what part each proposal has in the mask of each row."""
-    alive: Tensor
-    """(B, L, N) bool: rows that stand after MERGE."""
+    heads: Tensor
+    """(B, L, N) int64: the row that each proposal is merged into."""
+    kept: Tensor
+    """(B, L, N) bool: rows that remain after MERGE."""
     costs: SentCosts
     noise: torch.Generator
     """Source of sampled points, on the logits' device."""
@@ -146,17 +146,15 @@ def prepare_matching(
     class_logits, mask_logits = made.class_logits, made.mask_logits
     annotated = [target.annotated for target in batch.targets]
     shown = mask_unannotated_logits(class_logits, annotated)
-    groups = group_proposals(shown, mergeable_classes(batch.task, is_thing), config.merge_threshold)
-    parts = mask_weights(shown, groups, config.merge_masks)
-    merged = merge_classes(class_logits, mask_logits.flatten(3), groups, config.merge_scores)
+    heads = group_proposals(shown, mergeable_classes(batch.task, is_thing), config.merge_threshold)
+    kept = kept_rows(heads)
+    merged = merge_classes(class_logits, heads)
     noise = on_device(generator, mask_logits.device) if config.points else generator
     wanted = mask_unannotated_logits(merged, annotated)
     with torch.autocast(mask_logits.device.type, enabled=False):
-        found = zip(wanted.float(), mask_logits, parts.float(), cells, strict=True)
+        found = zip(wanted.float(), mask_logits, heads, cells, strict=True)
         costs = [_cost(*image, config, noise) for image in found]
-    return MatchingInputs(
-        merged, mask_logits, parts, groups.alive, send_costs(costs, groups.alive), noise
-    )
+    return MatchingInputs(merged, mask_logits, heads, kept, send_costs(costs, kept), noise)
 
 
 def matching_losses(
@@ -180,17 +178,17 @@ def matching_losses(
     found = match(made.costs)
     row = _row_of_target(cells, found)
     with_mask = torch.cat([c.has_mask for c in cells])[row]
-    found, pair = found.to(made.alive.device), row.to(made.alive.device, non_blocking=True)
+    found, pair = found.to(made.kept.device), row.to(made.kept.device, non_blocking=True)
     background = made.class_logits.shape[-1] - 1
-    classes = torch.full(made.alive.shape, background, device=made.alive.device)
+    classes = torch.full(made.kept.shape, background, device=made.kept.device)
     classes[found.image, found.layer, found.proposal] = torch.cat([c.labels for c in cells])[pair]
     losses = {
         "class": config.classification * _class_loss(made, classes, batch, cells, config.background)
     }
-    layers, size = made.alive.shape[1], made.mask_logits.shape[-2:]
+    layers, size = made.kept.shape[1], made.mask_logits.shape[-2:]
     rows = torch.stack((found.image * layers + found.layer, found.proposal), dim=1)
-    maps, parts = made.mask_logits.flatten(0, 1).flatten(2), made.parts.flatten(0, 1)
-    masks = merge_masks(maps, parts, rows, config.merge_masks).reshape(-1, *size)
+    maps, heads = made.mask_logits.flatten(0, 1).flatten(2), made.heads.flatten(0, 1)
+    masks = merge_masks(maps, heads, rows).reshape(-1, *size)
     return losses | _mask_losses(
         masks, found.image, pair, with_mask, batch, cells, config, step, layers, made.noise
     )
@@ -206,24 +204,24 @@ def _row_of_target(cells: Sequence[PooledTargets], found: Matches) -> Tensor:
 def _cost(
     class_logits: Tensor,
     masks: Tensor,
-    parts: Tensor,
+    heads: Tensor,
     target: PooledTargets,
     config: LossConfig,
     generator: torch.Generator,
 ) -> Tensor:
     """Matching cost (L, N, T) of one image, the losses of each pair; masks are (L, N, h, w), not
     yet merged."""
-    form, known = config.merge_masks, target.has_mask.to(masks.device, non_blocking=True)
+    known = target.has_mask.to(masks.device, non_blocking=True)
     cost = -config.classification * class_logits.softmax(-1)[..., target.labels]
     if bool(target.has_mask.any()):
         sampled, wanted, weight = _sampled_for_matching(masks, target, config.points, generator)
-        sampled = merge_all_masks(sampled, parts, form)
+        sampled = merge_all_masks(sampled, heads)
         by_mask = config.focal * focal_cost(sampled, wanted, weight) + config.dice * dice_cost(
             sampled, wanted, weight
         )
         cost = cost + torch.where(known, by_mask, 0.0)
     if not bool(target.has_mask.all()):
-        whole = merge_all_masks(masks.flatten(2).float(), parts, form).reshape(masks.shape)
+        whole = merge_all_masks(masks.flatten(2).float(), heads).reshape(masks.shape)
         by_box = config.projection * projection_cost(whole, target.boxes)
         cost = cost + torch.where(known, 0.0, by_box)
     return cost
@@ -277,7 +275,7 @@ def _class_loss(
         for name in ("weight", "unknown")
     )
     on_void = mostly_void(strided_samples(made.mask_logits), labeled, unknown)
-    asked = made.alive & (matched | ~on_void)
+    asked = made.kept & (matched | ~on_void)
     weight = logits.new_ones(logits.shape[-1])
     weight[-1] = background_weight
     chosen = classes[asked]

@@ -13,14 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.criterion.merge import (
-    Groups,
-    class_claims,
-    group_proposals,
-    mask_weights,
-    merge_classes,
-    merge_masks,
-)
+from segkit.criterion.merge import group_proposals, kept_rows, merge_masks
 from segkit.data.augment import Window
 from segkit.inference.upscale import BAND, bands, image_size
 from segkit.masks import rle
@@ -51,10 +44,8 @@ class LabeledMask:
         return rle.decode(self.region.counts, *self.size)
 
 
-def semantic(
-    class_logits: Tensor, mask_logits: Tensor, window: Window, config: InferenceConfig
-) -> list[LabeledMask]:
-    """MERGE of all proposals per class; by default the largest sum of p(class) * sigmoid(mask) wins
+def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window) -> list[LabeledMask]:
+    """MERGE of all proposals per class: the largest sum of p(class) * sigmoid(mask) wins a pixel
     (MaskFormer, 3.4).
 
     Args:
@@ -62,15 +53,14 @@ def semantic(
         mask_logits: (N, h, w) on the canvas.
         window: how the image was laid on the canvas; it must have taken the whole image, not
             mirrored.
-        config: the form of MERGE.
 
     Returns:
         One mask for each class that wins a pixel; together they cover the image, but for a
         vocabulary without classes.
         Score: mean of the class's share.
     """
-    probability, form = class_logits.softmax(-1)[:, :-1], config.merge_semantic
-    coarse = class_claims(probability, mask_logits.sigmoid(), form)
+    probability = class_logits.softmax(-1)[:, :-1]  # (N, K)
+    coarse = class_scores(probability, mask_logits.sigmoid())
     # A class that is not among the best two of any coarse cell wins one pixel of 100,000; dropping
     # it saves the work.
     rivals = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)
@@ -80,7 +70,7 @@ def semantic(
     shares = torch.zeros(len(rivals), dtype=torch.float64, device=rivals.device)
     for rows, logits in bands(mask_logits, window, depth=len(rivals)):
         soft = logits.sigmoid()
-        best, winner = class_claims(probability[:, rivals], soft, form).max(0)
+        best, winner = class_scores(probability[:, rivals], soft).max(0)
         score = best / torch.einsum("n,nhw->hw", certain, soft).clamp(min=1e-6)
         shares += torch.bincount(winner.flatten(), score.flatten().double(), len(rivals))
         labels[rows] = winner.to(labels.dtype)
@@ -89,6 +79,19 @@ def semantic(
         LabeledMask(classes[row], region, image_size(window), min(1.0, total[row] / region.area))
         for row, region in rle.regions(labels.cpu().numpy()).items()
     ]
+
+
+def class_scores(probability: Tensor, soft: Tensor) -> Tensor:
+    """Sum of p(class) * mask over the proposals, at most N.
+
+    Args:
+        probability: (N, K) of the proposals' classes.
+        soft: (N, h, w), masks in 0-1.
+
+    Returns:
+        (K, h, w).
+    """
+    return torch.einsum("nk,nhw->khw", probability, soft)
 
 
 def panoptic(
@@ -106,23 +109,25 @@ def panoptic(
         mask_logits: (N, h, w) on the canvas.
         window: as in `semantic`.
         is_thing: (K,) bool.
-        config: what is too weak or too covered to stay, and the forms of MERGE.
+        config: the least score, and the least share of a mask that must stay visible.
 
     Returns:
         Masks that do not overlap; pixels in none are void.
     """
-    groups = group_proposals(class_logits, ~is_thing, config.score)
-    own, classes = class_logits.softmax(-1).max(-1)
-    kept = groups.alive & (classes < len(is_thing)) & (own > config.score)
+    heads = group_proposals(class_logits, ~is_thing, config.score)
+    confidence, classes = class_logits.softmax(-1).max(-1)
+    kept = kept_rows(heads) & (classes < len(is_thing)) & (confidence > config.score)
     if not bool(kept.any()):
         return []
-    merged = merge_classes(class_logits, mask_logits.flatten(1), groups, config.merge_scores)
-    classes = classes[kept]
-    scores = merged.softmax(-1)[kept].gather(1, classes[:, None])[:, 0]
+    # The best member's score stands for its group; the mask is the maximum of all members'.
+    best = confidence.scatter_reduce(0, heads, confidence, "amax", include_self=False)
+    scores, classes = best[kept], classes[kept]
+    rows_kept = torch.nonzero(kept)
+    rows_kept = torch.cat((torch.zeros_like(rows_kept), rows_kept), dim=1)
+    merged = merge_masks(mask_logits.flatten(1)[None], heads[None], rows_kept)
+    merged = merged.reshape(len(merged), *mask_logits.shape[1:])
     labels, wholes = _no_labels(window, scores), torch.zeros_like(classes)
-    for rows, logits in bands(
-        _merged_masks(class_logits, mask_logits, groups, kept, config), window
-    ):
+    for rows, logits in bands(merged, window):
         probability = logits.sigmoid()
         owner = (scores[:, None, None] * probability).argmax(0)
         whole = probability >= 0.5
@@ -141,17 +146,6 @@ def _no_labels(window: Window, names: Tensor) -> Tensor:
     `names`, or _VOID."""
     kind = torch.int16 if len(names) < 2**15 else torch.int32
     return torch.empty(image_size(window), dtype=kind, device=names.device)
-
-
-def _merged_masks(
-    class_logits: Tensor, mask_logits: Tensor, groups: Groups, kept: Tensor, config: InferenceConfig
-) -> Tensor:
-    """Mask logits (R, h, w) of the R rows that are kept, after MERGE."""
-    weights = mask_weights(class_logits, groups, config.merge_masks)
-    rows = torch.nonzero(kept)
-    rows = torch.cat((torch.zeros_like(rows), rows), dim=1)
-    merged = merge_masks(mask_logits.flatten(1)[None], weights[None], rows, config.merge_masks)
-    return merged.reshape(len(merged), *mask_logits.shape[1:])
 
 
 def instances(
@@ -210,7 +204,7 @@ def answer(
 ) -> list[LabeledMask]:
     """The masks of an image for a task; arguments as in `panoptic`."""
     if task == "semantic":
-        return semantic(class_logits, mask_logits, window, config)
+        return semantic(class_logits, mask_logits, window)
     by_instance = panoptic if task == "panoptic" else instances
     return by_instance(class_logits, mask_logits, window, is_thing, config)
 

@@ -16,6 +16,16 @@ from segkit.errors import InputError
 from segkit.recipes.schema import Recipe
 
 
+SETTLED = {
+    "loss.merge_masks": "max",
+    "loss.merge_scores": "mean",
+    "inference.merge_masks": "max",
+    "inference.merge_scores": "max",
+    "inference.merge_semantic": "sum",
+}
+"""Keys of earlier versions whose choice is now fixed, with the only value that still works."""
+
+
 def known_recipes() -> tuple[str, ...]:
     """Names of the recipes that ship with the package."""
     folder = resources.files("segkit.recipes")
@@ -50,6 +60,7 @@ def _table(name_or_file: str) -> tuple[dict[str, Any], str]:
         ) from error
     table.setdefault("name", Path(source).stem)
     base = table.pop("extends", None)
+    _drop_settled(table, source)
     _refuse_unknown(table, source)
     if base is None:
         return table, source
@@ -57,6 +68,17 @@ def _table(name_or_file: str) -> tuple[dict[str, Any], str]:
         message, known = f"extends the unknown recipe {base!r}", ", ".join(known_recipes())
         raise InputError(message, file=source, hint=f"give one of: {known}")
     return _over(_table(base)[0], table), source
+
+
+def _drop_settled(table: dict[str, Any], source: str) -> None:
+    """Remove the keys of `SETTLED`; InputError where one has a value that no longer works."""
+    for key, value in SETTLED.items():
+        section, name = key.split(".")
+        keys = table.get(section)
+        if isinstance(keys, dict) and name in keys and (other := keys.pop(name)) != value:
+            message = f"{other!r} is no longer supported"
+            hint = f"leave the key out: {value!r} is built in"
+            raise InputError(message, file=source, record=key, hint=hint)
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

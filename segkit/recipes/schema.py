@@ -130,13 +130,6 @@ class DataConfig:
                 )
 
 
-MaskForm = Literal["max", "sum", "noisy-or"]
-"""How the masks of proposals that are merged become one, p(c) being a proposal's probability of the
-class and s its mask's at a pixel: the largest s of the group's members, the sum of p(c) s over all
-proposals (at most 1), or 1 - prod(1 - p(c) s) over all proposals."""
-ScoreForm = Literal["mean", "max", "mass"]
-"""How their class logits become one: their mean, those of the member with the largest p(c), or
-their mean weighted by the area that each one's mask has."""
 MERGE_THRESHOLD = 0.5
 
 
@@ -178,10 +171,6 @@ class LossConfig(BaseModel):
     """Largest shift of a conditioned box's sides in training, relative to its width and height."""
     label_dropout: float = Field(default=0.5, ge=0, le=1)
     """Share of conditioned queries that are trained without their label, and asked to name it."""
-    merge_masks: MaskForm = "max"
-    """How masks of merged proposals become one before matching (see `MaskForm`)."""
-    merge_scores: ScoreForm = "mean"
-    """How class logits of merged proposals become one before matching (see `ScoreForm`)."""
     merge_threshold: float = Field(default=MERGE_THRESHOLD, ge=0, le=1)
     """A proposal is merged where its class's probability is above this. Merging by arg-max alone
     (0) starves training: a new model's proposals mostly share an arg-max, so few are left after
@@ -272,12 +261,6 @@ class InferenceConfig(BaseModel):
     thresholds in one pass of the model."""
     instances: int = Field(default=100, gt=0)
     """Most instances of an image (COCO's maxDets)."""
-    merge_masks: MaskForm = "max"
-    """How stuff proposals of a class become one in panoptic output."""
-    merge_scores: ScoreForm = "max"
-    """How their class scores become one."""
-    merge_semantic: MaskForm = "sum"
-    """How all proposals together decide the class of a pixel in semantic output."""
     batch_size: int = Field(default=8, gt=0)
     """Most images (or crops around boxes) that the model sees at once; a matter of memory and speed
     alone."""

@@ -308,10 +308,10 @@ def test_boxes_that_a_crop_shows_small_are_not_asked_for() -> None:
     assert asked.targets[0].tolist() == [1, 2], "the longer side is a fifth of the crop's, at least"
 
 
-SOFT = LossConfig(points=32, merge_masks="noisy-or", merge_scores="mass", merge_threshold=0.0)
+POINTS = LossConfig(points=32, merge_threshold=0.0)
 
 
-@pytest.mark.parametrize("losses", [LossConfig(), LossConfig(matching=False), SOFT])
+@pytest.mark.parametrize("losses", [LossConfig(), LossConfig(matching=False), POINTS])
 @pytest.mark.parametrize(
     "case", ["empty", "all void", "boxes", "masks beside nothing", "semantic", "partly looked for"]
 )

@@ -101,7 +101,7 @@ def test_semantic_is_the_largest_sum_over_queries() -> None:
         p /= p.sum()
         for index in range(5):
             share[index] += p[index] / (1 + np.exp(-masks[query].numpy()))
-    found = semantic(classes, masks, WINDOW, CONFIG)
+    found = semantic(classes, masks, WINDOW)
     labels = np.full((32, 48), -1)
     for item in found:
         assert (labels[item.mask] == -1).all()

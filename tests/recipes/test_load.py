@@ -142,3 +142,14 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"unknown recipe 'dataseg-maxi'.*dataseg-mini"):
         load_recipe("dataseg-maxi")
+
+
+def test_settled_keys_of_earlier_recipes_load_at_the_value_that_is_built_in(tmp_path: Path) -> None:
+    file = tmp_path / "old.toml"
+    file.write_text('[loss]\nmerge_masks = "max"\nmerge_scores = "mean"\nfocal = 3.0\n')
+    assert load_recipe(file).loss.focal == 3.0
+    file.write_text('[inference]\nmerge_semantic = "max"\n')
+    with pytest.raises(
+        InputError, match=r"inference\.merge_semantic.*'max' is no longer supported"
+    ):
+        load_recipe(file)
