@@ -19,7 +19,7 @@ from segkit.inference.boxes import Question
 from segkit.inference.pseudolabel import STRATEGIES
 from segkit.masks import rle
 from segkit.masks.boxes import pixels_of_box
-from segkit.metrics.box_to_mask import filled_box, inscribed_ellipse, iou
+from segkit.metrics.box_prompt_iou import filled_box, inscribed_ellipse, mask_iou
 from segkit.recipes.schema import Strategy
 from segkit.runs.run import Run, load_run
 from segkit.sample import Box, Sample, Segment
@@ -90,7 +90,7 @@ def measure(
             pixels = made[pixels_of_box(segment.box, *truth.shape)]
             side = float(np.sqrt(segment.box[2] * segment.box[3]))
             full = float(pixels.mean() > 0.95) if pixels.size else 0.0
-            rows.append((iou(made, truth), side, made.sum() / max(1, truth.sum()), full))
+            rows.append((mask_iou(made, truth), side, made.sum() / max(1, truth.sum()), full))
     score, side, ratio, full = np.array(rows).T
     groups = (side >= 0, side < SIDES[0], (side >= SIDES[0]) & (side < SIDES[1]), side >= SIDES[1])
     return [

@@ -30,7 +30,12 @@ from segkit.errors import InputError, SegkitError
 from segkit.images.draw import save_png
 from segkit.inference.predict import predict_set
 from segkit.inference.pseudolabel import pseudolabel_set
-from segkit.metrics.box_to_mask import filled_box, inscribed_ellipse, iou, score_masks_of_boxes
+from segkit.metrics.box_prompt_iou import (
+    evaluate_box_prompts,
+    filled_box,
+    inscribed_ellipse,
+    mask_iou,
+)
 from segkit.metrics.evaluate import evaluate
 from segkit.runs.run import load_run
 from segkit.runs.run_manifest import read_run_manifest
@@ -168,7 +173,7 @@ def grabcut_iou(truth: ShardSet, images: ShardSet) -> float:
             if area > GRABCUT_LEAST and not filled_box(segment.box, *image.shape[:2]).all():
                 cut = grabcut(image, segment.box)
                 found = cut if cut.sum() >= GRABCUT_LOST * area else found
-            scores.append(iou(rle.decode(segment.mask, *image.shape[:2]), found))
+            scores.append(mask_iou(rle.decode(segment.mask, *image.shape[:2]), found))
     return float(np.mean(scores))
 
 
@@ -225,7 +230,9 @@ def measure(
         "panoptic": {group: panoptic[group] for group in ("all", "things", "stuff")},
         "semantic": {key: semantic[key] for key in ("miou", "pixel_accuracy")},
         "instance": {key: instance[key] for key in ("ap", "ap50", "ap75")},
-        "pseudo": score_masks_of_boxes(truth.shards.samples(), pseudo.samples()).to_json(),
+        "pseudo": evaluate_box_prompts(
+            truth.shards.samples(), pseudo.samples(), truth.shards.taxonomy
+        ),
     }
     if arguments.grabcut:
         result["pseudo"]["grabcut_iou"] = grabcut_iou(truth.shards, sets["standin-val"])

@@ -242,18 +242,19 @@ def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: s
 
 def _evaluate(val: _Validation, found: _Found) -> dict[str, Any]:
     from segkit.benchmark.objects365 import score
-    from segkit.metrics.box_to_mask import score_masks_of_boxes
+    from segkit.metrics.box_prompt_iou import evaluate_box_prompts
     from segkit.metrics.evaluate import evaluate
 
     panoptic = evaluate(val.panoptic, found.panoptic, "panoptic")
     semantic = evaluate(val.semantic, found.semantic, "semantic")
     instance = score(val.hidden, found.instances)
-    pseudo = score_masks_of_boxes(val.hidden.shards.samples(), found.pseudo.samples())
+    hidden = val.hidden.shards
+    pseudo = evaluate_box_prompts(hidden.samples(), found.pseudo.samples(), hidden.taxonomy)
     return {
         "panoptic": panoptic["all"] | {group: panoptic[group] for group in ("things", "stuff")},
         "semantic": {key: semantic[key] for key in ("miou", "pixel_accuracy")},
         "instance": {key: instance[key] for key in ("ap", "ap50", "ap75")},
-        "pseudo": pseudo.to_json(),
+        "pseudo": pseudo,
     }
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from segkit.errors import InputError
 from segkit.metrics import bootstrap
+from segkit.metrics.box_prompt_iou import BoxPromptIoU
 from segkit.metrics.evaluate import BATCH, EvalOptions, Measured, measure, pairs
-from segkit.metrics.given_boxes import mask_quality
 from segkit.metrics.predictions import Predictions
 from segkit.metrics.zero_shot import zero_shot
 from segkit.shards.manifest import Task
@@ -45,10 +45,10 @@ def score_set(
     if unseen:
         measured.metrics["zero_shot"] = zero_shot(measured.metrics["per_class"], unseen, task)
     if given_boxes:
-        both = (
-            pair for batch in pairs(truth, predictions, BATCH) for pair in zip(*batch, strict=True)
-        )
-        measured.metrics["given_boxes"] = mask_quality(both, truth.taxonomy)
+        metric = BoxPromptIoU(truth.taxonomy)
+        for images, predicted in pairs(truth, predictions, BATCH):
+            metric.update(images, predicted)
+        measured.metrics["given_boxes"] = metric.compute()
     return measured
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from segkit.commands.app import main
 from segkit.demo import run as demo
 from segkit.masks import rle
-from segkit.metrics.box_to_mask import filled_box, iou
+from segkit.metrics.box_prompt_iou import filled_box, mask_iou
 from segkit.shards.reader import ShardSet
 
 
@@ -55,7 +55,7 @@ def test_the_demo_goes_the_whole_path(
     }
     hidden = ShardSet.open(out / "sets" / "hidden-val")
     scores = [
-        iou(
+        mask_iou(
             rle.decode(segment.mask, sample.height, sample.width),
             filled_box(segment.box, sample.height, sample.width),
         )
