@@ -1,4 +1,4 @@
-"""`segkit browse`: look at a shard set, and at predictions beside it, in the FiftyOne App."""
+"""`segkit browse`: show a shard set, with predictions beside it, in the FiftyOne App."""
 
 import typer
 
@@ -8,18 +8,18 @@ from .common import JSON_OPTION, counting, emit, stderr, table
 def browse(
     data: str = typer.Argument(metavar="SET", help="Shard set: DIR, or DIR@v1."),
     predictions: str = typer.Option(
-        None, metavar="SET", help="Prediction shard set of the same images."
+        None, metavar="SET", help="Prediction shard set over the same images."
     ),
     name: str = typer.Option(
-        None, help="Name of the FiftyOne dataset; by default the set's with split and version."
+        None, help="Name of the FiftyOne dataset; the default is the set's name, split and version."
     ),
-    app: bool = typer.Option(True, "--app/--no-app", help="Open the App, or only load."),
+    app: bool = typer.Option(True, "--app/--no-app", help="Open the App after loading."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Load a shard set into FiftyOne (extra `browse`) and open its App.
 
-    Class maps become segmentations, things and boxes detections; images are copied out of the tars
-    into $SEGKIT_CACHE (~/.cache/segkit). Loading a version again replaces its dataset.
+    Class maps become segmentations; things and boxes become detections. Images are copied from the
+    tars to $SEGKIT_CACHE (~/.cache/segkit). Loading a version again replaces its dataset.
 
     Example: segkit browse shards/coco-val --predictions runs/eval/predictions
     """
@@ -27,16 +27,16 @@ def browse(
     from segkit.shards.reader import ShardSet
 
     shards = ShardSet.open(data)
-    guesses = ShardSet.open(predictions) if predictions else None
+    prediction_set = ShardSet.open(predictions) if predictions else None
     with counting("load", len(shards)) as advance:
-        loaded = dataset.load(shards, guesses, name=name, advance=advance)
-    rows = [(key.replace("_", " "), value) for key, value in dataset.as_json(loaded).items()]
+        result = dataset.load(shards, prediction_set, name=name, advance=advance)
+    rows = [(key.replace("_", " "), value) for key, value in dataset.as_json(result).items()]
     emit(
-        dataset.as_json(loaded),
+        dataset.as_json(result),
         schema="segkit.browse/1",
         as_json=as_json,
         tables=[table("Loaded", ("", ""), rows)],
     )
     if app:
-        hint = "until its last tab is closed, or Ctrl-C"
-        dataset.open_app(loaded.dataset, lambda url: stderr.print(f"the App is at {url} {hint}"))
+        note = "until you close its last tab or press Ctrl-C"
+        dataset.open_app(result.dataset, lambda url: stderr.print(f"the App runs at {url} {note}"))

@@ -1,5 +1,4 @@
-"""Importing FiftyOne: quietly, without reports to its makers, and with one line where it cannot
-run."""
+"""Import FiftyOne without output and telemetry, and turn its failures into one-line errors."""
 
 import os
 from types import ModuleType
@@ -8,16 +7,15 @@ from segkit.errors import InputError, SegkitError
 
 SETTINGS = {
     "FIFTYONE_DO_NOT_TRACK": "1",
-    "FIFTYONE_SHOW_PROGRESS_BARS": "0",  # they would go to stdout
-    "FIFTYONE_LOGGING_LEVEL": "ERROR",  # so would the log
+    "FIFTYONE_SHOW_PROGRESS_BARS": "0",  # FiftyOne prints them on stdout
+    "FIFTYONE_LOGGING_LEVEL": "ERROR",  # its log goes to stdout too
 }
 
 
 def fiftyone() -> ModuleType:
-    """The module `fiftyone`, connected to its database (the import starts MongoDB).
+    """Return the module `fiftyone`, connected to its database; the import starts MongoDB.
 
-    Settings that the user's environment gives are left as they are, except that nothing is ever
-    reported home.
+    Settings from the user's environment win, except that telemetry is always off.
 
     Raises:
         InputError: FiftyOne is not installed.
@@ -32,10 +30,11 @@ def fiftyone() -> ModuleType:
         raise InputError(
             f"FiftyOne is not installed ({error})", hint="run: pip install 'segkit[browse]'"
         ) from error
-    except Exception as error:  # FiftyOne raises its own, MongoDB's and plain RuntimeErrors when no database starts
+    except Exception as error:
+        # Without a database FiftyOne raises its own errors, MongoDB's, and plain RuntimeErrors.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SegkitError(
-            f"FiftyOne's MongoDB does not start ({reason}); set FIFTYONE_DATABASE_URI to a running one, "
-            "or install fiftyone-db for this system"
+            f"FiftyOne's MongoDB does not start ({reason}); set FIFTYONE_DATABASE_URI to a running"
+            " one, or install fiftyone-db for this system"
         ) from error
     return fo  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""A shard set, with predictions beside it, as a FiftyOne dataset."""
+"""Load a shard set, with predictions beside it, into a FiftyOne dataset."""
 
 import mimetypes
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What was loaded."""
+class LoadResult:
+    """Counts of a load, as `segkit browse --json` prints them."""
 
     dataset: str
     samples: int
@@ -29,7 +29,7 @@ class Loaded:
     """Images with predictions."""
     predicted_segments: int
     unmatched: int
-    """Images of the prediction set that the shard set has not."""
+    """Images of the prediction set that the shard set does not have."""
     media: str
     """Folder of the extracted files."""
 
@@ -40,21 +40,20 @@ def load(
     *,
     name: str | None = None,
     advance: Callable[[], None] = lambda: None,
-) -> Loaded:
-    """Load a version into FiftyOne's database; a dataset of that name that segkit made before is
-    replaced.
+) -> LoadResult:
+    """Load a version into FiftyOne's database; replaces a dataset that segkit made by that name.
 
     Args:
-        shards: the set; panoptic and semantic labels become class maps, things and boxes
+        shards: the set; panoptic and semantic labels become class maps, things and boxes become
             detections.
-        predictions: a prediction set whose sample ids are those of `shards`; its labels get fields
-            of their own.
-        name: the dataset's name; by default that of the set with split and version.
+        predictions: a prediction set over the sample ids of `shards`; its labels get separate
+            fields.
+        name: name of the dataset; the default is `default_name`.
         advance: called after every image.
 
     Raises:
-        InputError: the set has no images, no prediction fits, or the name belongs to a dataset of
-            the user's.
+        InputError: the set has no images, no sample id of the predictions is in the set, or a
+            dataset that segkit did not make has that name.
     """
     predicted = (
         {sample.id: i for i, sample in enumerate(predictions.samples())} if predictions else {}
@@ -71,46 +70,49 @@ def load(
     def build() -> Iterator[Any]:
         for sample in shards.samples():
             row = predicted.get(sample.id)
-            guess = predictions.sample(row) if predictions is not None and row is not None else None
+            prediction = None if predictions is None or row is None else predictions.sample(row)
             counts["segments"] += len(sample.segments)
             counts["masked"] += sum(segment.mask is not None for segment in sample.segments)
-            counts["predicted_segments"] += len(guess.segments) if guess else 0
-            yield _sample(shards, sample, predictions, guess)
+            counts["predicted_segments"] += len(prediction.segments) if prediction else 0
+            yield _sample(shards, sample, predictions, prediction)
             advance()
 
     name = _fill(name or default_name(shards), shards, predictions, build())
     unmatched = len(predicted) - matched
-    return Loaded(
+    return LoadResult(
         name, len(ids), predicted=matched, unmatched=unmatched, media=str(media_root()), **counts
     )
 
 
 def default_name(shards: ShardSet) -> str:
-    """Name, split and version, such as `coco-val-v1`."""
+    """Join the set's name, split and version, such as `coco-val-v1`."""
     manifest = shards.manifest
     return "-".join(filter(None, (manifest.name, manifest.split, f"v{shards.version}")))
 
 
 def open_app(name: str, announce: Callable[[str], None]) -> None:
-    """Open the FiftyOne App on a loaded dataset, announce its address, and return when its last tab
-    is closed."""
+    """Open the FiftyOne App on a loaded dataset and return when its last tab is closed.
+
+    Args:
+        name: the dataset.
+        announce: called with the App's address.
+    """
     fo = fiftyone()
     session = fo.launch_app(fo.load_dataset(name))
     announce(session.url)
     session.wait()
 
 
-def as_json(loaded: Loaded) -> dict[str, Any]:
-    """The counts as a JSON object."""
-    return asdict(loaded)
+def as_json(result: LoadResult) -> dict[str, Any]:
+    """Return the counts as a JSON object."""
+    return asdict(result)
 
 
 def _fill(name: str, shards: ShardSet, predictions: ShardSet | None, samples: Iterator[Any]) -> str:
-    """Fill a dataset under another name, then put it in the place of the old one: a failed load
-    changes nothing."""
+    """Fill a dataset under a temporary name, then rename it: a failed load changes nothing."""
     fo = fiftyone()
-    replaces = fo.dataset_exists(name)
-    if replaces and "segkit" not in fo.load_dataset(name).info:
+    exists = fo.dataset_exists(name)
+    if exists and "segkit" not in fo.load_dataset(name).info:
         hint = "give another name with --name"
         raise InputError(f"FiftyOne has a dataset {name!r} that segkit did not make", hint=hint)
     dataset = fo.Dataset(f"{name}-loading", overwrite=True)
@@ -121,7 +123,7 @@ def _fill(name: str, shards: ShardSet, predictions: ShardSet | None, samples: It
     except BaseException:
         dataset.delete()
         raise
-    if replaces:
+    if exists:
         fo.delete_dataset(name)
     dataset.name = name
     dataset.persistent = True
@@ -130,12 +132,13 @@ def _fill(name: str, shards: ShardSet, predictions: ShardSet | None, samples: It
 
 def _describe(dataset: Any, shards: ShardSet, predictions: ShardSet | None) -> None:
     sets = {TRUTH: shards, **({PREDICTIONS: predictions} if predictions else {})}
-    maps = {prefix: item for prefix, item in sets.items() if item.manifest.kind in MAPS}
     dataset.mask_targets = {
-        f"{prefix}_classes": mask_targets(item) for prefix, item in maps.items()
+        f"{prefix}_classes": mask_targets(item)
+        for prefix, item in sets.items()
+        if item.manifest.kind in MAPS
     }
     dataset.default_classes = list(class_labels(shards.taxonomy).values())
-    # by field, the App's default, every class of a map has one color
+    # The App's default colors by field, so that all classes of a map share one color.
     dataset.app_config.color_scheme = fiftyone().ColorScheme(color_by="value")
     dataset.info = {"segkit": {prefix: _lineage(item) for prefix, item in sets.items()}}
     dataset.save()
@@ -153,13 +156,13 @@ def _lineage(shards: ShardSet) -> dict[str, Any]:
 
 
 def _sample(
-    shards: ShardSet, sample: Sample, predictions: ShardSet | None, guess: Sample | None
+    shards: ShardSet, sample: Sample, predictions: ShardSet | None, prediction: Sample | None
 ) -> Any:
     fo = fiftyone()
     split = shards.manifest.split
     fields = labels_of(shards, sample, TRUTH)
-    if predictions is not None and guess is not None:
-        fields |= labels_of(predictions, guess, PREDICTIONS)
+    if predictions is not None and prediction is not None:
+        fields |= labels_of(predictions, prediction, PREDICTIONS)
     names = class_labels(shards.taxonomy)
     file = image_file(shards, sample, media_root())
     size, mime = file.stat().st_size, mimetypes.guess_type(file.name)[0]

@@ -1,4 +1,4 @@
-"""Segments as FiftyOne's labels: a class map per image, and one detection per thing or box."""
+"""Turn segments into FiftyOne's labels: a class map per image, a detection per thing or box."""
 
 from math import ceil, floor
 from typing import Any
@@ -15,22 +15,22 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import class_labels
 
 MAPS: frozenset[SetKind] = frozenset({"panoptic", "semantic"})
-"""Kinds of sets whose labels are shown as class maps."""
+"""Kinds of sets whose labels become class maps."""
 DETECTIONS: frozenset[SetKind] = frozenset({"panoptic", "instance", "boxes"})
-"""Kinds of sets whose things are shown one by one."""
+"""Kinds of sets whose things become detections."""
 
 
 def labels_of(shards: ShardSet, sample: Sample, prefix: str) -> dict[str, Any]:
-    """FiftyOne fields of a sample's labels.
+    """Convert a sample's labels to FiftyOne fields.
 
     Args:
-        shards: the set that the sample is from.
-        sample: its labels.
+        shards: the sample's set.
+        sample: the labels of one image.
         prefix: `ground_truth` or `predictions`.
 
     Returns:
-        `<prefix>_classes` (fo.Segmentation) and `<prefix>_things` (fo.Detections), as the set's
-        kind has them.
+        `<prefix>_classes` (fo.Segmentation), `<prefix>_things` (fo.Detections), or both: the set's
+        kind decides.
     """
     fo = fiftyone()
     fields: dict[str, Any] = {}
@@ -40,16 +40,20 @@ def labels_of(shards: ShardSet, sample: Sample, prefix: str) -> dict[str, Any]:
         fields[f"{prefix}_classes"] = fo.Segmentation(mask_path=str(file), mask_from=sources)
     if shards.manifest.kind in DETECTIONS:
         names = class_labels(shards.taxonomy)
-        shown = [
-            s for s in sample.segments if s.kind == "thing" or shards.manifest.kind != "panoptic"
+        things = [
+            segment
+            for segment in sample.segments
+            if segment.kind == "thing" or shards.manifest.kind != "panoptic"
         ]
-        detections = [_detection(fo, segment, names[segment.class_id], sample) for segment in shown]
+        detections = [
+            _detection(fo, segment, names[segment.class_id], sample) for segment in things
+        ]
         fields[f"{prefix}_things"] = fo.Detections(detections=detections)
     return fields
 
 
 def mask_targets(shards: ShardSet) -> dict[int, str]:
-    """Name of every value of the set's class maps."""
+    """Name each value of the set's class maps."""
     names = class_labels(shards.taxonomy)
     return {
         index + 1: names[category.id] for index, category in enumerate(shards.taxonomy.categories)
@@ -59,10 +63,11 @@ def mask_targets(shards: ShardSet) -> dict[int, str]:
 def crop(
     segment: Segment, height: int, width: int
 ) -> tuple[tuple[float, float, float, float], NDArray[np.bool_] | None]:
-    """The box to draw (x, y, width, height in pixels) and the mask inside of it.
+    """Return the box to draw (x, y, width, height in pixels) and the mask inside it.
 
-    With a mask the box has whole pixels and holds both the source's box (so far as it lies in the
-    image) and the mask, so that the mask is shown pixel by pixel; without one it is the source's.
+    With a mask, the box has integer sides and contains both the mask and the part of the source's
+    box that is inside the image, so that FiftyOne draws the mask pixel by pixel. Without a mask, it
+    is the source's box.
     """
     x, y, w, h = segment.box
     if segment.mask is None:

@@ -1,5 +1,4 @@
-"""Files for FiftyOne, which reads neither tars nor Parquet: images and class maps in a folder of
-the cache."""
+"""Write the images and class maps of a set as files: FiftyOne reads neither tars nor Parquet."""
 
 import hashlib
 import os
@@ -21,21 +20,21 @@ from segkit.taxonomy import Taxonomy
 
 
 def media_root() -> Path:
-    """Folder of all extracted media: `browse` in $SEGKIT_CACHE (~/.cache/segkit)."""
+    """Return the folder of all extracted files: `browse` in $SEGKIT_CACHE (~/.cache/segkit)."""
     return cache_root() / "browse"
 
 
 def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
-    """A file with the sample's image: the user's own where the set names one on this machine, else
-    a copy under `root`.
+    """Return a file with the sample's image: the user's file if the set refers to one, else a copy.
 
-    Copies lie under the digest of their bytes, so versions and layers of a set share them.
+    Copies under `root` are named by the digest of their bytes, so the versions and layers of a set
+    share them. An image that the set refers to by URL is copied too.
     """
     ref = sample.image
     if ref.tar is None and ref.path is not None:
-        own = storage.join(shards.path, ref.path)
-        if not storage.is_remote(own):
-            return own.resolve()
+        source = storage.join(shards.path, ref.path)
+        if not storage.is_remote(source):
+            return source.resolve()
     name = PurePosixPath(sample.file_name).name
     if ref.sha256:
         file = root / "images" / ref.sha256[:16] / name
@@ -49,7 +48,7 @@ def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
 
 
 def class_map_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
-    """A PNG of the sample's class map under `root`; written once per version."""
+    """Return a PNG of the sample's class map under `root`, written once per version."""
     digest = shards.manifest.digest[:16]
     file = root / "class_maps" / digest / f"{quote(sample.id, safe='')}.png"
     if file.is_file():
@@ -59,10 +58,12 @@ def class_map_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
 
 
 def class_map(sample: Sample, taxonomy: Taxonomy) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """(H, W) map of taxonomy index + 1, 0 where no segment has a mask; 16 bit only beyond 255
-    classes.
+    """Paint a sample's masks as a map of taxonomy index + 1; 0 where no segment has a mask.
 
-    Class ids would not do: FiftyOne hides 0, and 0 is a class of CamVid.
+    Class ids cannot be the values, because FiftyOne hides 0 and CamVid has a class 0.
+
+    Returns:
+        (H, W) uint8, or uint16 from 256 classes on.
     """
     layers = [
         (taxonomy.index[s.class_id] + 1, s.mask) for s in sample.segments if s.mask is not None

@@ -22,8 +22,8 @@ HEIGHT, WIDTH = 12, 17
 
 @pytest.fixture(scope="session")
 def fo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """FiftyOne on a MongoDB of its own in a temporary folder; without one the tests skip, or fail
-    where CI asks."""
+    """FiftyOne on a MongoDB in a temporary folder; tests skip without it, or fail where CI
+    requires it."""
     with pytest.MonkeyPatch.context() as patch:
         for key in ("FIFTYONE_DATABASE_URI", "FIFTYONE_PRIVATE_DATABASE_PORT"):
             patch.delenv(key, raising=False)
@@ -38,7 +38,7 @@ def fo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -60,10 +60,10 @@ def masks() -> dict[str, np.ndarray]:
 def panoptic_sample(name: str = "a", *, score: float | None = None) -> Sample:
     source = "human" if score is None else "prediction"
     shapes = masks()
-    made = []
+    segments = []
     for class_id, shape, annotation in ((0, "rest", "31"), (7, "ring", "32"), (9, "block", "33")):
         counts = rle.encode(shapes[shape])
-        made.append(
+        segments.append(
             Segment(
                 class_id,
                 TAXONOMY.by_id[class_id].kind,
@@ -76,4 +76,4 @@ def panoptic_sample(name: str = "a", *, score: float | None = None) -> Sample:
                 source_id=annotation,
             )
         )
-    return Sample(name, f"images/{name}.png", WIDTH, HEIGHT, tuple(made))
+    return Sample(name, f"images/{name}.png", WIDTH, HEIGHT, tuple(segments))

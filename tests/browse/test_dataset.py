@@ -21,11 +21,11 @@ from segkit.taxonomy import load_taxonomy
 
 from .conftest import HEIGHT, TAXONOMY, WIDTH, masks, panoptic_sample, png
 
-# FiftyOne's own dependencies warn of each other
+# FiftyOne's dependencies warn about each other
 pytestmark = [pytest.mark.mongo, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
-def made(
+def write_labels(
     folder: Path, kind: SetKind, samples: list[Sample], *, images: bool = True, name: str = "toy"
 ) -> ShardSet:
     records = [(sample, png(i) if images else None) for i, sample in enumerate(samples)]
@@ -40,8 +40,7 @@ def made(
 
 
 def pasted(detection: Any) -> np.ndarray:
-    """The full-size mask of a detection, by the relative box and the cropped mask that FiftyOne
-    stores."""
+    """Paste the cropped mask that FiftyOne stores into the full image, at its relative box."""
     x, y, w, h = np.array(detection.bounding_box) * (WIDTH, HEIGHT, WIDTH, HEIGHT)
     full = np.zeros((HEIGHT, WIDTH), bool)
     full[round(y) : round(y + h), round(x) : round(x + w)] = detection.mask
@@ -51,12 +50,17 @@ def pasted(detection: Any) -> np.ndarray:
 def test_a_panoptic_set_and_its_predictions_come_back_pixel_by_pixel(
     fo: ModuleType, tmp_path: Path
 ) -> None:
-    truth = made(tmp_path / "truth", "panoptic", [panoptic_sample("a"), panoptic_sample("b/c")])
-    other = panoptic_sample("z", score=0.5)
-    guesses = made(
-        tmp_path / "guess", "panoptic", [panoptic_sample("b/c", score=0.75), other], images=False
+    truth = write_labels(
+        tmp_path / "truth", "panoptic", [panoptic_sample("a"), panoptic_sample("b/c")]
     )
-    loaded = dataset.load(truth, guesses)
+    unmatched = panoptic_sample("z", score=0.5)
+    predictions = write_labels(
+        tmp_path / "predictions",
+        "panoptic",
+        [panoptic_sample("b/c", score=0.75), unmatched],
+        images=False,
+    )
+    loaded = dataset.load(truth, predictions)
     assert (loaded.dataset, loaded.samples, loaded.segments, loaded.masked) == (
         "toy-val-v1",
         2,
@@ -93,15 +97,15 @@ def test_a_panoptic_set_and_its_predictions_come_back_pixel_by_pixel(
     )
     ring = first.ground_truth_things.detections[0]
     assert (ring.confidence, ring.mask_from, ring.source_id) == (None, "human", "32")
-    # the attributes are declared, so that the App's sidebar can filter by them
+    # declared attributes can be filtered in the App's sidebar
     assert "ground_truth_things.detections.mask_from" in stored.get_field_schema(flat=True)
-    # FiftyOne's own rasteriser puts the mask where we do
+    # FiftyOne's rasterizer puts the mask at the same pixels
     drawn = first.ground_truth_things.detections[0].to_segmentation(frame_size=(WIDTH, HEIGHT)).mask
     assert np.array_equal(drawn > 0, masks()["ring"])
 
 
-def test_a_semantic_set_is_class_maps_alone(fo: ModuleType, tmp_path: Path) -> None:
-    dataset.load(made(tmp_path / "set", "semantic", [panoptic_sample()]), name="semantic")
+def test_a_semantic_set_has_class_maps_only(fo: ModuleType, tmp_path: Path) -> None:
+    dataset.load(write_labels(tmp_path / "set", "semantic", [panoptic_sample()]), name="semantic")
     sample = fo.load_dataset("semantic").first()
     assert sample.has_field("ground_truth_classes") and not sample.has_field("ground_truth_things")
     pixels = cv2.imread(sample.ground_truth_classes.mask_path, cv2.IMREAD_UNCHANGED)
@@ -123,24 +127,26 @@ def test_boxes_stay_floats_and_have_no_mask(fo: ModuleType, tmp_path: Path) -> N
     sample = Sample(
         "a", "a.png", WIDTH, HEIGHT, (boxed, pseudo), annotated=(7, 9), exhaustive=False
     )
-    loaded = dataset.load(made(tmp_path / "set", "boxes", [sample]), name="boxes")
+    loaded = dataset.load(write_labels(tmp_path / "set", "boxes", [sample]), name="boxes")
     assert (loaded.segments, loaded.masked) == (2, 1)
-    found = fo.load_dataset("boxes").first()
-    assert (found.annotated, found.exhaustive) == (["disc", "box"], False)
-    one, two = found.ground_truth_things.detections
-    assert one.mask is None and one.mask_from is None
-    assert np.allclose(np.array(one.bounding_box) * (WIDTH, HEIGHT, WIDTH, HEIGHT), boxed.box)
-    assert np.array_equal(pasted(two), masks()["ring"]) and two.source_box == list(pseudo.box)
+    stored = fo.load_dataset("boxes").first()
+    assert (stored.annotated, stored.exhaustive) == (["disc", "box"], False)
+    box, mask = stored.ground_truth_things.detections
+    assert box.mask is None and box.mask_from is None
+    assert np.allclose(np.array(box.bounding_box) * (WIDTH, HEIGHT, WIDTH, HEIGHT), boxed.box)
+    assert np.array_equal(pasted(mask), masks()["ring"]) and mask.source_box == list(pseudo.box)
 
 
-def test_loading_again_replaces_and_a_failure_or_a_foreign_dataset_changes_nothing(
+def test_reloading_replaces_and_a_failure_or_a_foreign_dataset_changes_nothing(
     fo: ModuleType, tmp_path: Path
 ) -> None:
-    shards = made(tmp_path / "set", "panoptic", [panoptic_sample("a"), panoptic_sample("b")])
+    shards = write_labels(
+        tmp_path / "set", "panoptic", [panoptic_sample("a"), panoptic_sample("b")]
+    )
     dataset.load(shards, name="again")
     dataset.load(shards, name="again")
     assert len(fo.load_dataset("again")) == 2
-    bare = made(tmp_path / "bare", "panoptic", [panoptic_sample("a")], images=False)
+    bare = write_labels(tmp_path / "bare", "panoptic", [panoptic_sample("a")], images=False)
     with pytest.raises(InputError, match="labels only"):
         dataset.load(bare, name="again")
     assert len(fo.load_dataset("again")) == 2
@@ -152,15 +158,15 @@ def test_loading_again_replaces_and_a_failure_or_a_foreign_dataset_changes_nothi
 
 
 def test_predictions_of_another_set_are_refused(fo: ModuleType, tmp_path: Path) -> None:
-    shards = made(tmp_path / "set", "panoptic", [panoptic_sample("a")])
-    strange = made(tmp_path / "strange", "panoptic", [panoptic_sample("x")])
+    shards = write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")])
+    foreign = write_labels(tmp_path / "foreign", "panoptic", [panoptic_sample("x")])
     with pytest.raises(InputError, match="no sample id of the predictions is in the set"):
-        dataset.load(shards, strange, name="refused")
+        dataset.load(shards, foreign, name="refused")
     assert not fo.dataset_exists("refused")
 
 
 def test_the_command_prints_the_counts(fo: ModuleType, tmp_path: Path) -> None:
-    made(tmp_path / "set", "panoptic", [panoptic_sample("a")])
+    write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")])
     arguments = ["browse", str(tmp_path / "set"), "--no-app", "--name", "by-command", "--json"]
     outcome = CliRunner().invoke(app, arguments)
     assert outcome.exit_code == 0, outcome.output
@@ -211,14 +217,14 @@ def test_real_panoptic_masks(fo: ModuleType, tmp_path: Path, real_data: Path) ->
         assert np.array_equal(sample.ground_truth_classes.get_mask(), maps[sample.image_id])
 
 
-def test_replaced_labels_get_class_maps_of_their_own(fo: ModuleType, tmp_path: Path) -> None:
+def test_replaced_labels_get_new_class_maps(fo: ModuleType, tmp_path: Path) -> None:
     sample = panoptic_sample()
-    made(tmp_path / "set", "semantic", [sample])
-    dataset.load(ShardSet.open(tmp_path / "set"), name="one")
+    write_labels(tmp_path / "set", "semantic", [sample])
+    dataset.load(ShardSet.open(tmp_path / "set"), name="old")
     fewer = replace(sample, segments=sample.segments[:1])
-    made(tmp_path / "set", "semantic", [fewer])
-    dataset.load(ShardSet.open(tmp_path / "set"), name="two")
-    one, two = (
-        fo.load_dataset(name).first().ground_truth_classes.get_mask() for name in ("one", "two")
+    write_labels(tmp_path / "set", "semantic", [fewer])
+    dataset.load(ShardSet.open(tmp_path / "set"), name="new")
+    old, new = (
+        fo.load_dataset(name).first().ground_truth_classes.get_mask() for name in ("old", "new")
     )
-    assert (one == 2).any() and not (two == 2).any()
+    assert (old == 2).any() and not (new == 2).any()

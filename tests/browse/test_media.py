@@ -22,7 +22,7 @@ def one_image_set(folder: Path) -> ShardSet:
     return write_set(folder, [(panoptic_sample(), png(0))], taxonomy=TAXONOMY, **header)
 
 
-def test_images_leave_the_tar_byte_for_byte_and_only_once(tmp_path: Path) -> None:
+def test_images_are_copied_from_the_tar_byte_for_byte_and_once(tmp_path: Path) -> None:
     shards = one_image_set(tmp_path / "set")
     file = image_file(shards, shards.sample(0), tmp_path / "media")
     assert file.name == "a.png"
@@ -38,12 +38,12 @@ def test_class_maps_hold_index_plus_one_and_zero_where_nothing_is_labeled() -> N
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     for value, name in ((1, "rest"), (2, "ring"), (3, "block")):
         expected[masks()[name]] = value
-    found = class_map(panoptic_sample(), TAXONOMY)
-    assert found.dtype == np.uint8
-    assert np.array_equal(found, expected)
+    pixels = class_map(panoptic_sample(), TAXONOMY)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, expected)
 
 
-def test_many_classes_need_sixteen_bits(tmp_path: Path) -> None:
+def test_class_maps_of_many_classes_have_sixteen_bits(tmp_path: Path) -> None:
     taxonomy = Taxonomy("many", tuple(Category(i, f"class {i}", "stuff") for i in range(459)))
     sample = panoptic_sample()
     sample = replace(sample, segments=(replace(sample.segments[0], class_id=458),))
@@ -78,6 +78,6 @@ def test_a_crop_pasted_back_is_the_mask_and_holds_the_box(
         assert x + w >= min(box[0] + box[2], WIDTH) and y + h >= min(box[1] + box[3], HEIGHT)
 
 
-def test_a_box_without_mask_stays_as_it_is() -> None:
+def test_a_box_without_a_mask_is_unchanged() -> None:
     box = (1.25, -2.0, 30.5, 4.0)
     assert crop(Segment(7, "thing", box, None, 122.0), HEIGHT, WIDTH) == (box, None)
