@@ -1,7 +1,7 @@
-"""The page: sections of HTML under one heading, with the style inside."""
+"""Assemble the report: sections of HTML under one heading, with the style sheet inside."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 
 from segkit.report.style import CSS
@@ -13,34 +13,58 @@ class Section:
 
     title: str
     body: str
-    """HTML."""
+    """HTML; a section without a body is left out."""
     lead: str = ""
-    """A sentence in plain text on how to read it."""
+    """A sentence in plain text that explains how to read the section."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that a report shows."""
+    """The content of a report."""
 
     title: str
     lead: str
     cards: Sequence[tuple[str, str]] = ()
-    """Name and figure; the first is the headline."""
+    """Name and figure; the first card is the headline."""
     sections: Sequence[Section] = ()
     notes: Sequence[str] = ()
-    facts: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    facts: Sequence[tuple[str, str]] = ()
+
+
+def tag(name: str, content: str | None = None, /, **attributes: str | float) -> str:
+    """Write an HTML or SVG element.
+
+    Args:
+        name: such as `td`.
+        content: HTML inside the element; None closes it at once, as SVG shapes are.
+        attributes: floats are written with one decimal. A trailing underscore is removed (`class_`)
+            and other underscores become hyphens.
+    """
+    pairs = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{_attribute(value)}"'
+        for key, value in attributes.items()
+    )
+    return f"<{name}{pairs}/>" if content is None else f"<{name}{pairs}>{content}</{name}>"
+
+
+def _attribute(value: str | float) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else escape(str(value))
 
 
 def html(page: Page) -> str:
-    """One HTML file with everything in it: it asks for nothing from elsewhere."""
+    """Write the page as one HTML file that loads nothing from elsewhere."""
     cards = "".join(
-        f'<div class="card{" first" if number == 0 else ""}"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
+        tag(
+            "div",
+            tag("b", escape(value)) + tag("span", escape(name)),
+            class_="card" if number else "card first",
+        )
         for number, (name, value) in enumerate(page.cards)
     )
-    body = "".join(_section(section) for section in page.sections)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in page.notes)
+    sections = "".join(_section(section) for section in page.sections if section.body)
+    notes = "".join(tag("li", escape(note)) for note in page.notes)
     facts = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in page.facts
+        tag("dt", escape(name)) + tag("dd", escape(value)) for name, value in page.facts
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -55,9 +79,9 @@ def html(page: Page) -> str:
 <h1>{escape(page.title)}</h1>
 <p class="lead">{escape(page.lead)}</p>
 <div class="cards">{cards}</div>
-{f'<ul class="notes">{notes}</ul>' if notes else ""}
-{body}
-<h2>How it was measured</h2>
+{tag("ul", notes, class_="notes") if notes else ""}
+{sections}
+<h2>Provenance</h2>
 <dl class="facts">{facts}</dl>
 </body>
 </html>
@@ -65,22 +89,25 @@ def html(page: Page) -> str:
 
 
 def _section(section: Section) -> str:
-    lead = f"<p>{escape(section.lead)}</p>" if section.lead else ""
-    return f"<section><h2>{escape(section.title)}</h2>{lead}{section.body}</section>"
+    lead = tag("p", escape(section.lead)) if section.lead else ""
+    return tag("section", tag("h2", escape(section.title)) + lead + section.body)
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | int | None]]) -> str:
-    """A table with a name in the first column and figures in the others; floats with two decimals,
-    None as a dash."""
+    """Write a table with a name in the first column and figures in the others.
+
+    Floats get two decimals, None becomes a dash.
+    """
     head = "".join(
-        f'<th class="{"figure" if i else ""}">{escape(name)}</th>' for i, name in enumerate(columns)
+        tag("th", escape(name), class_="figure" if number else "")
+        for number, name in enumerate(columns)
     )
     lines = []
     for name, *values in rows:
-        cells = "".join(f'<td class="figure">{escape(_cell(value))}</td>' for value in values)
-        lines.append(f'<tr><th scope="row">{escape(str(name))}</th>{cells}</tr>')
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    return f'<div class="scroll"><table class="plain">{body}</table></div>'
+        cells = "".join(tag("td", escape(_cell(value)), class_="figure") for value in values)
+        lines.append(tag("tr", tag("th", escape(str(name)), scope="row") + cells))
+    body = tag("thead", tag("tr", head)) + tag("tbody", "".join(lines))
+    return tag("div", tag("table", body, class_="plain"), class_="scroll")
 
 
 def _cell(value: str | float | int | None) -> str:

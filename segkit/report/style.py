@@ -1,8 +1,10 @@
-"""The style sheet of the report: readable on a phone, light and dark."""
+"""The style sheet of the report, for phones and screens, light and dark."""
 
 CSS = """
-:root{--ink:#1f2733;--paper:#fff;--faint:#667085;--line:#e4e7ec;--card:#f7f8fa;--accent:#2563a8;--wrong:#b4521e}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e9ef;--paper:#14181f;--faint:#98a2b3;--line:#2c333d;--card:#1c222b;
+:root{--ink:#1f2733;--paper:#fff;--faint:#667085;--line:#e4e7ec;--card:#f7f8fa;--accent:#2563a8;
+--wrong:#b4521e}
+@media (prefers-color-scheme:dark){:root{--ink:#e6e9ef;--paper:#14181f;--faint:#98a2b3;
+--line:#2c333d;--card:#1c222b;
 --accent:#6aa7e8;--wrong:#e08a55}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:24px 16px 64px;max-width:1040px;background:var(--paper);color:var(--ink);
@@ -17,7 +19,8 @@ p{margin:4px 0 12px;max-width:70ch}
 .card span{color:var(--faint);font-size:.85rem}
 .card.first b{color:var(--accent)}
 .scroll{overflow-x:auto}
-.tall{max-height:520px;overflow-y:auto;border:1px solid var(--line);border-radius:10px;padding:4px 12px}
+.tall{max-height:520px;overflow-y:auto;border:1px solid var(--line);border-radius:10px;
+padding:4px 12px}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th{font-weight:500;text-align:left}
 thead th{color:var(--faint);font-size:.8rem;font-weight:400}
@@ -47,5 +50,6 @@ figcaption{font-size:.85rem;margin-top:6px}
 .notes li{margin:4px 0}
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;font-size:.9rem}
 .facts dd{margin:0}
-@media (max-width:520px){.facts{grid-template-columns:1fr}.facts dd{margin-bottom:6px}.bars .remark{display:none}}
+@media (max-width:520px){.facts{grid-template-columns:1fr}.facts dd{margin-bottom:6px}
+.bars .remark{display:none}}
 """

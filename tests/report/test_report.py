@@ -10,7 +10,7 @@ import pytest
 from segkit.metrics.evaluate import EvalOptions, as_predictions, measure
 from segkit.metrics.output import described
 from segkit.report.build import image_scores, report
-from segkit.report.gallery import ends
+from segkit.report.gallery import worst_and_best
 from segkit.shards.writer import write_layer, write_set
 from tests.metrics.files import sets, shard_set
 from tests.metrics.scenes import panopticapi, taxonomy
@@ -19,7 +19,7 @@ VOID = {"meta", "link", "img", "rect", "line", "polyline", "circle", "br"}
 
 
 class Balance(HTMLParser):
-    """Fails on tags that are not closed in order, and collects addresses."""
+    """Fails on tags that are not closed in order; collects addresses."""
 
     def __init__(self):
         super().__init__()
@@ -36,30 +36,29 @@ class Balance(HTMLParser):
 
 
 def page_of(folder, task, label=str):
-    """The page of a task with `label` of each class's name as its name, what it was made of, and
-    the evaluation."""
-    truth, found = sets(folder, images=6, kind=task)
+    """Build the page of a task, with class names changed by `label`: page, result, evaluation."""
+    truth, predictions = sets(folder, images=6, kind=task)
     names = replace(
         taxonomy(), categories=tuple(replace(c, name=label(c.name)) for c in taxonomy().categories)
     )
-    truth, found = (
+    truth, predictions = (
         shard_set(folder / f"{s.manifest.name}-named", list(s.samples()), names, task)
-        for s in (truth, found)
+        for s in (truth, predictions)
     )
-    source = as_predictions(found, truth)
+    source = as_predictions(predictions, truth)
     options = EvalOptions(details=True, boundary=task != "semantic", errors=True)
     measured = measure(truth, source, task, options)
     result = {
         "task": task,
         "data": described(truth),
-        "predictions": described(found),
+        "predictions": described(predictions),
         **measured.metrics,
     }
     return report(result, measured, truth, source), result, measured
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
-def test_one_file_that_asks_for_nothing(tmp_path, task):
+def test_the_report_is_one_file_that_loads_nothing(tmp_path, task):
     page, result, measured = page_of(tmp_path, task)
     parser = Balance()
     parser.feed(page)
@@ -91,28 +90,35 @@ def test_names_are_escaped(tmp_path):
     odd = replace(
         names, categories=tuple(replace(c, name=f"<b>{c.name}&</b>") for c in names.categories)
     )
-    truth, found = sets(tmp_path)
-    remade = write_set(
-        tmp_path / "odd", ((s, None) for s in truth.samples()), taxonomy=odd, kind="panoptic", name="<script>",
-        split=None, command="test", arguments={}, images_by="none",
-    )  # fmt: skip
-    other = write_layer(
-        tmp_path / "odd-found", remade, found.samples(), command="test", arguments={}
+    truth, predictions = sets(tmp_path)
+    renamed = write_set(
+        tmp_path / "odd",
+        ((s, None) for s in truth.samples()),
+        taxonomy=odd,
+        kind="panoptic",
+        name="<script>",
+        split=None,
+        command="test",
+        arguments={},
+        images_by="none",
     )
-    source = as_predictions(other, remade)
-    measured = measure(remade, source, "panoptic")
-    result = {"data": described(remade), "predictions": described(other), **measured.metrics}
-    page = report(result, measured, remade, source)
+    layer = write_layer(
+        tmp_path / "odd-predictions", renamed, predictions.samples(), command="test", arguments={}
+    )
+    source = as_predictions(layer, renamed)
+    measured = measure(renamed, source, "panoptic")
+    result = {"data": described(renamed), "predictions": described(layer), **measured.metrics}
+    page = report(result, measured, renamed, source)
     assert "<script>" not in page and "&lt;b&gt;class 0&amp;&lt;/b&gt;" in page
 
 
-def test_image_scores_are_those_of_the_image_alone(tmp_path):
-    truth, found = sets(tmp_path, images=6)
-    pairs = list(zip(truth.samples(), found.samples(), strict=True))
-    scores, what = image_scores(measure(truth, found, "panoptic"), 5)
-    alone = [panopticapi([pair], truth.taxonomy)["all"] for pair in pairs]
-    assert what == "PQ"
-    np.testing.assert_allclose(scores, [np.nan if one is None else 100 * one[0] for one in alone])
+def test_image_scores_equal_those_of_each_image_evaluated_separately(tmp_path):
+    truth, predictions = sets(tmp_path, images=6)
+    pairs = list(zip(truth.samples(), predictions.samples(), strict=True))
+    scores, figure = image_scores(measure(truth, predictions, "panoptic"), 5)
+    expected = [panopticapi([pair], truth.taxonomy)["all"] for pair in pairs]
+    assert figure == "PQ"
+    np.testing.assert_allclose(scores, [np.nan if pq is None else 100 * pq[0] for pq in expected])
     semantic = measure(*sets(tmp_path / "s", images=3, kind="semantic"), "semantic")
     for i, score in enumerate(image_scores(semantic, 5)[0]):
         rows = semantic.semantic
@@ -125,10 +131,10 @@ def test_image_scores_are_those_of_the_image_alone(tmp_path):
         assert score == pytest.approx(100 * np.mean(ious))
 
 
-def test_worst_and_best_do_not_meet():
-    assert ends(np.array([5.0, np.nan, 1.0, 9.0, 7.0]), 2) == ([2, 0], [3, 4])
-    assert ends(np.array([5.0, 1.0, 9.0]), 6) == ([1, 0], [2])
-    assert ends(np.array([np.nan]), 6) == ([], [])
+def test_no_image_is_both_worst_and_best():
+    assert worst_and_best(np.array([5.0, np.nan, 1.0, 9.0, 7.0]), 2) == ([2, 0], [3, 4])
+    assert worst_and_best(np.array([5.0, 1.0, 9.0]), 6) == ([1, 0], [2])
+    assert worst_and_best(np.array([np.nan]), 6) == ([], [])
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
@@ -141,10 +147,11 @@ def test_a_browser_shows_it_without_errors_or_overflow(tmp_path, task, width):
     )
     probe = """<script>addEventListener('load', () => { const root = document.documentElement;
     document.title = [root.scrollWidth, innerWidth, document.images.length,
-    [...document.images].filter(image => image.complete && !image.naturalWidth).length].join(' ') })</script>"""
+    [...document.images].filter(image => image.complete && !image.naturalWidth).length].join(' ')
+    })</script>"""
     file = tmp_path / "report.html"
     file.write_text(page.replace("</body>", f"{probe}</body>"))
-    # A headless window is at least 500 wide: a narrower page is shown in a frame.
+    # A headless window is at least 500 wide, so a frame shows the narrower page.
     frame = tmp_path / "frame.html"
     frame.write_text(
         f'<body style="margin:0"><iframe src="report.html" width="{width}" height="900"></iframe>'
@@ -166,14 +173,14 @@ def test_a_browser_shows_it_without_errors_or_overflow(tmp_path, task, width):
     title = """<script>addEventListener('load', () => setTimeout(() => {
     document.title = document.querySelector('iframe').contentDocument.title }, 500))</script>"""
     frame.write_text(frame.read_text() + title)
-    shown = subprocess.run(
+    dom = subprocess.run(
         [*run, "--dump-dom", f"file://{frame}"], capture_output=True, text=True, timeout=120
     )
-    found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", shown.stdout)
-    assert found, shown.stdout[:300]
-    scroll, inner, images, broken = map(int, found.groups())
+    title = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", dom.stdout)
+    assert title, dom.stdout[:300]
+    scroll, inner, images, broken = map(int, title.groups())
     assert scroll <= inner == width and images == 12 and broken == 0
-    assert "CONSOLE" not in shown.stderr
+    assert "CONSOLE" not in dom.stderr
     shot = [*run, f"--screenshot={picture}", "--window-size=1200,2000", f"file://{file}"]
     subprocess.run(shot, capture_output=True, timeout=120)
     assert picture.stat().st_size > 20_000
