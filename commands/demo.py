@@ -1,4 +1,4 @@
-"""`segkit demo`: the whole path on generated scenes."""
+"""`segkit demo`: every stage on generated scenes."""
 
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,22 @@ def demo(
         "--out",
         metavar="DIR",
         parser=writable_local,
-        help="Folder for everything that the demo makes.",
+        help="Folder for all files of the demo.",
     ),
     steps: int = typer.Option(
-        None, "--steps", min=1, help="Steps of the training; by default about 6 minutes of it."
+        None, "--steps", min=1, help="Training steps; the default takes about 6 minutes."
     ),
-    seed: int = typer.Option(0, "--seed", min=0, help="Of the scenes and of the training."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of the scenes and of training."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Generate scenes in three native layouts, convert, train, pseudolabel, evaluate: about 10
-    minutes on two cores.
+    """Generate scenes in three native layouts, convert, train, pseudolabel and evaluate.
+
+    This takes about 10 minutes on two cores.
 
     Example: segkit demo --out demo-out
     """
-    from segkit.demo.run import STEPS, run_demo
+    from segkit.demo.demo import STEPS, run_demo
 
     with progress() as bar:
         result = run_demo(
@@ -46,7 +47,7 @@ def _figures(metrics: dict[str, Any]) -> Any:
     rows = [
         ("COCO layout (panoptic)", "PQ", metrics["panoptic"]["pq"]),
         ("ADE20K layout (semantic)", "mIoU", metrics["semantic"]["miou"]),
-        ("Objects365 layout (boxes alone)", "mask AP", metrics["instance"]["ap"]),
+        ("Objects365 layout (boxes only)", "mask AP", metrics["instance"]["ap"]),
     ]
     return table(
         f"Validation sets, after {metrics['seconds']['total']:.0f} s",
@@ -61,12 +62,13 @@ def _pseudo(pseudo: dict[str, Any]) -> Any:
         ("filled boxes", pseudo["filled_box_iou"]),
         ("inscribed ellipses", pseudo["ellipse_iou"]),
     ]
-    title = f"Boxes to masks: {pseudo['masked']} of {counted(pseudo['boxes'], 'box', 'boxes')} got a mask"
+    boxes = counted(pseudo["boxes"], "box", "boxes")
+    title = f"Boxes to masks: {pseudo['masked']} of {boxes} got a mask"
     return table(title, ("", "mean IoU with the hidden masks"), rows)
 
 
 class _Display:
-    """A bar per stage on a terminal, else a line when a stage begins."""
+    """A progress bar per stage on a terminal, else a line when a stage starts."""
 
     def __init__(self, bar: Progress) -> None:
         self.bar = bar

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from segkit.data.batch import Batch
 from segkit.data.mix import DataMix
-from segkit.demo.native import write_native
+from segkit.demo.layouts import write_native_sets
 from segkit.recipes.schema import DataConfig
 from segkit.shards.reader import ShardSet
 from segkit.sources.coco_panoptic import open_coco_panoptic
@@ -51,7 +51,7 @@ def main() -> None:
 
 def generate(folder: Path) -> str:
     """A set of the demo's scenes."""
-    native = write_native(folder / "native", train=64, val=1, seed=0)
+    native = write_native_sets(folder / "native", train=64, val=1, seed=0)
     source = open_coco_panoptic(native.coco_panoptic("train"), native.coco_images("train"))
     convert(source, folder / "scenes", ConvertOptions(workers=1), arguments={})
     return str(folder / "scenes")

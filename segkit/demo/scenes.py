@@ -1,5 +1,4 @@
-"""Generated scenes: textured ground and sky (stuff) under overlapping shapes (things), the same for
-the same seed."""
+"""Paint scenes from a seed: textured ground and sky (stuff) behind overlapping shapes (things)."""
 
 from dataclasses import dataclass
 
@@ -10,16 +9,16 @@ from segkit.demo import shapes, textures
 from segkit.sample import Kind
 
 SIZE = 128
-"""Pixels a side: the smallest at which a shape still spans enough cells of a stride-4 mask to be
-told from others."""
+"""Pixels a side: the smallest size at which a stride-4 mask has enough pixels to tell the shapes
+apart."""
 MAX_THINGS = 5
 MIN_VISIBLE = 0.45
-"""Share of a thing that must stay visible under the things in front of it."""
+"""Smallest visible share of a thing behind the things in front of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneClass:
-    """One class of the scenes and what each of the three data sets calls it."""
+    """A class of the scenes, with its name in each of the three data sets."""
 
     id: int
     kind: Kind
@@ -45,14 +44,13 @@ CLASSES = (
     SceneClass(11, "stuff", "sand", "sand;beach", None),
     SceneClass(12, "stuff", "brick wall", "brickwork;brick wall", None),
 )
-"""The one table of names; whatever stands in it has a text embedding that ships with the
-package."""
+"""All classes; the package contains a text embedding of every name here."""
 THINGS = tuple(entry for entry in CLASSES if entry.kind == "thing")
 STUFF = tuple(entry for entry in CLASSES if entry.kind == "stuff")
 
 
 def names() -> tuple[str, ...]:
-    """Every name and synonym in use, lower case, each once."""
+    """List every name and synonym once, in lower case."""
     words = {
         word
         for entry in CLASSES
@@ -69,26 +67,25 @@ class Scene:
     image: NDArray[np.uint8]
     """(H, W, 3) RGB."""
     ids: NDArray[np.int32]
-    """(H, W) segment ids; every pixel belongs to a segment (no zeros)."""
+    """(H, W) segment ids; no zeros, since every pixel belongs to a segment."""
     classes: dict[int, SceneClass]
-    """Class of each segment id; a stuff class has one segment, a thing one each."""
+    """Class of each segment id; one segment per stuff class and per thing."""
 
 
 def make_scene(seed: int | tuple[int, ...], size: int = SIZE) -> Scene:
-    """Paint the scene of `seed`: two or three bands of stuff and, over them, three to `MAX_THINGS`
-    shapes."""
+    """Paint the scene of a seed: two or three bands of stuff, then three to `MAX_THINGS` shapes."""
     rng = np.random.default_rng(seed)
     canvas, ids, classes = _paint_ground(rng, size)
-    whole: dict[int, int] = {}
+    areas: dict[int, int] = {}
     for _ in range(int(rng.integers(3, MAX_THINGS + 1))):
         entry = THINGS[int(rng.integers(len(THINGS)))]
-        alpha, radius = _place(rng, entry.panoptic, ids, whole)
+        alpha, radius = _place(rng, entry.panoptic, ids, areas)
         if alpha is None:
             continue
-        number = len(STUFF) + 1 + len(whole)
+        number = len(STUFF) + 1 + len(areas)
         _paint_thing(rng, canvas, alpha, radius, hue(entry))
         covered = alpha >= 0.5
-        ids[covered], whole[number], classes[number] = number, int(covered.sum()), entry
+        ids[covered], areas[number], classes[number] = number, int(covered.sum()), entry
     image = np.asarray(np.clip(canvas, 0, 1) * 255 + 0.5, np.uint8)
     present = set(np.unique(ids).tolist())
     return Scene(
@@ -99,7 +96,11 @@ def make_scene(seed: int | tuple[int, ...], size: int = SIZE) -> Scene:
 def _paint_ground(
     rng: np.random.Generator, size: int
 ) -> tuple[textures.Picture, NDArray[np.int32], dict[int, SceneClass]]:
-    """Split the picture by wavy borders into bands of different stuff."""
+    """Split the picture by wavy borders into bands of different stuff.
+
+    Returns:
+        The canvas (H, W, 3) in 0-1, the segment ids (H, W), and the class of each id.
+    """
     bands = int(rng.integers(2, 4))
     chosen = [STUFF[int(i)] for i in rng.permutation(len(STUFF))[:bands]]
     chosen.sort(key=lambda entry: entry.panoptic != "sky")
@@ -111,18 +112,27 @@ def _paint_ground(
     canvas = np.zeros((size, size, 3), np.float32)
     ids = np.zeros((size, size), np.int32)
     for index, entry in enumerate(chosen):
-        here = band == index
-        canvas[here] = textures.STUFF[entry.panoptic](rng, size, size)[here]
-        ids[here] = 1 + index
+        region = band == index
+        canvas[region] = textures.STUFF[entry.panoptic](rng, size, size)[region]
+        ids[region] = 1 + index
     canvas *= rng.uniform(0.82, 1.12)
     return canvas, ids, {1 + index: entry for index, entry in enumerate(chosen)}
 
 
 def _place(
-    rng: np.random.Generator, shape: str, ids: NDArray[np.int32], whole: dict[int, int]
+    rng: np.random.Generator, shape: str, ids: NDArray[np.int32], areas: dict[int, int]
 ) -> tuple[NDArray[np.float32] | None, float]:
-    """Find a place for a shape where it hides no earlier thing too much: (alpha (H, W) or None,
-    radius in pixels)."""
+    """Find a place where a shape leaves enough of every earlier thing visible.
+
+    Args:
+        rng: source of positions, sizes and rotations.
+        shape: a key of `shapes.SHAPES`.
+        ids: (H, W) segment ids so far.
+        areas: full area of each earlier thing.
+
+    Returns:
+        Alpha (H, W), or None without a place, and the radius in pixels.
+    """
     size = ids.shape[0]
     for _ in range(12):
         radius = size * rng.uniform(0.13, 0.25)
@@ -131,13 +141,13 @@ def _place(
             shape, center, radius, rng.uniform(0, 360), rng.uniform(0.8, 1.0), size
         )
         left = ids[alpha < 0.5]
-        if all(int((left == number).sum()) >= MIN_VISIBLE * area for number, area in whole.items()):
+        if all(int((left == number).sum()) >= MIN_VISIBLE * area for number, area in areas.items()):
             return alpha, radius
     return None, 0.0
 
 
 def hue(entry: SceneClass) -> float:
-    """The color that most things of a class have, in degrees: spread evenly over the circle."""
+    """Return the usual hue of a class in degrees; the classes share the circle evenly."""
     return 360 * THINGS.index(entry) / len(THINGS)
 
 
@@ -148,7 +158,7 @@ def _paint_thing(
     radius: float,
     color: float,
 ) -> None:
-    """Blend a lit, patterned surface into the canvas, with a soft shadow on what lies behind."""
+    """Blend a lit, patterned surface into the canvas, with a soft shadow behind it."""
     import cv2
 
     size = canvas.shape[0]

@@ -1,4 +1,4 @@
-"""Outlines of the demo's things and the pixels they cover."""
+"""Outlines of the demo's things and the pixels that they cover."""
 
 from collections.abc import Callable
 
@@ -6,37 +6,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 Outline = NDArray[np.float64]
-"""(P, 2) x, y of a closed polygon within the unit circle."""
-FINER = 4
-"""Sub-pixels a side by which coverage is measured."""
+"""(P, 2) x, y of a closed polygon inside the unit circle."""
+SUBPIXELS = 4
+"""Sub-pixels per pixel side when measuring coverage."""
 
 
 def _arc(radius: float, first: float, last: float, points: int = 48) -> Outline:
-    """Points on a circle about the origin from angle `first` to `last`, in degrees."""
+    """Return points on a circle about the origin, from angle `first` to `last` in degrees."""
     angles = np.radians(np.linspace(first, last, points))
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _star() -> Outline:
-    """Five points; 0.42 is a little plumper than the pentagram's 0.382, so that arms survive at
-    small sizes."""
+    """Return a five-pointed star, plumper than a pentagram (0.42, not 0.382) to keep its arms when
+    small."""
     radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
     return radii[:, None] * _arc(1, 0, 324, 10)
 
 
 def _cross() -> Outline:
-    """A plus sign with arms 0.6 wide."""
+    """Return a plus sign with arms 0.6 wide."""
     a, b = 0.3, 0.95
     quarter = np.array([(b, -a), (b, a), (a, a)])
-    turns = [np.array([[0, -1], [1, 0]])] * 3
+    turn = np.array([[0, -1], [1, 0]])
     arms = [quarter]
-    for turn in turns:
+    for _ in range(3):
         arms.append(arms[-1] @ turn.T)
     return np.concatenate(arms)
 
 
 def _crescent() -> Outline:
-    """The unit disc less a disc of radius 0.8 whose center lies 0.5 to the right."""
+    """Return the unit disc without a disc of radius 0.8 whose center is 0.5 to the right."""
     x = (1 + 0.5**2 - 0.8**2) / (2 * 0.5)  # where the two circles meet
     outer, inner = np.degrees(np.arccos(x)), np.degrees(np.arctan2(np.sqrt(1 - x * x), x - 0.5))
     bite = _arc(0.8, 360 - inner, inner) + np.array([0.5, 0])
@@ -63,14 +63,14 @@ def coverage(
     squeeze: float,
     size: int,
 ) -> NDArray[np.float32]:
-    """Share of every pixel that a shape covers: (size, size) float32, 0-1.
+    """Return the share of every pixel that a shape covers: (size, size) float32 in 0-1.
 
     Args:
         shape: a key of `SHAPES`.
         center: (2,) x, y in pixels.
-        radius: of the circle around the shape, in pixels.
+        radius: radius of the circle around the shape, in pixels.
         degrees: rotation.
-        squeeze: height over width before the rotation.
+        squeeze: height divided by width before the rotation.
         size: pixels a side.
     """
     import cv2
@@ -78,8 +78,10 @@ def coverage(
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     turn = np.array([[cos, -sin], [sin, cos]])
     outlines = [(outline * (1, squeeze)) @ turn.T * radius + center for outline in SHAPES[shape]()]
-    fine = np.zeros((size * FINER, size * FINER), np.uint8)
-    cv2.fillPoly(fine, [np.rint(outline * FINER - 0.5).astype(np.int32) for outline in outlines], 1)
+    fine = np.zeros((size * SUBPIXELS, size * SUBPIXELS), np.uint8)
+    cv2.fillPoly(
+        fine, [np.rint(outline * SUBPIXELS - 0.5).astype(np.int32) for outline in outlines], 1
+    )
     return np.asarray(
         cv2.resize(fine.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA), np.float32
     )

@@ -1,4 +1,4 @@
-"""A contact sheet of several validation sets: what each gives and what the model makes of it."""
+"""Draw a contact sheet of validation sets: image, ground truth, prediction, pseudo-mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from segkit.shards.reader import ShardSet
 
 ROWS = ("image", "ground truth", "prediction", "pseudo-mask")
 MIN_SIDE = 384
-"""Smaller images are enlarged to about this many pixels, for smooth contours and room for names."""
+"""Smaller images are enlarged to about this many pixels: smooth contours, space for names."""
 MIN_SCORE = 0.5
-"""Predictions below it are not drawn: instances come with doubtful ones, as average precision wants
-them."""
+"""Lowest score of a drawn prediction; average precision needs instances of low score, a picture
+does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +20,22 @@ class Group:
 
     caption: str
     images: int
-    """How many to show, evenly spread over the set."""
+    """Number of images to draw, evenly spread over the set."""
     truth: ShardSet
     prediction: ShardSet
     boxes: ShardSet | None = None
-    """Where the data set gives no more than boxes: the boxes, shown on the image."""
+    """The boxes to draw on the image, if the data set has only boxes."""
     pseudo: ShardSet | None = None
-    """The masks made from these boxes."""
+    """The masks predicted from these boxes."""
 
 
 def draw_sheet(groups: Sequence[Group], note: Sequence[tuple[str, str]]) -> Picture:
-    """Rows of `ROWS` for some images of each group; `note` fills the places without
-    pseudo-masks."""
+    """Draw `ROWS` for some images of each group.
+
+    Args:
+        groups: a column for each of their images.
+        note: name and value of lines that fill the space where a group has no pseudo-masks.
+    """
     columns = [
         _column(group, index)
         for group in groups
@@ -40,24 +44,23 @@ def draw_sheet(groups: Sequence[Group], note: Sequence[tuple[str, str]]) -> Pict
     return contact_sheet(ROWS, columns, note=note)
 
 
-def _spread(total: int, shown: int) -> list[int]:
-    return [number * total // min(shown, total) for number in range(min(shown, total))]
+def _spread(total: int, count: int) -> list[int]:
+    count = min(count, total)
+    return [number * total // count for number in range(count)]
 
 
 def _column(group: Group, index: int) -> Column:
     image = group.prediction.image(group.prediction.sample(index))
     sets = (group.boxes, group.truth, group.prediction, group.pseudo)
-    tiles = [None if shards is None else _painted(image, shards, index) for shards in sets]
+    tiles = [None if shards is None else _paint(image, shards, index) for shards in sets]
     return Column(group.caption, (image if tiles[0] is None else tiles[0], *tiles[1:]))
 
 
-def _painted(image: Picture, shards: ShardSet, index: int) -> Picture:
-    segments = shards.sample(index).segments
-    shown = [
-        s
-        for s in segments
-        if s.mask_from != "prediction" or s.score is None or s.score >= MIN_SCORE
+def _paint(image: Picture, shards: ShardSet, index: int) -> Picture:
+    segments = [
+        segment
+        for segment in shards.sample(index).segments
+        if segment.mask_from != "prediction" or segment.score is None or segment.score >= MIN_SCORE
     ]
-    return overlay(
-        image, shown, shards.taxonomy, scale=max(1, round(MIN_SIDE / min(image.shape[:2])))
-    )
+    scale = max(1, round(MIN_SIDE / min(image.shape[:2])))
+    return overlay(image, segments, shards.taxonomy, scale=scale)

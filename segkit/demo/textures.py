@@ -1,4 +1,4 @@
-"""Procedural surfaces of the demo scenes; each differs by its structure, not only by its color."""
+"""Procedural surfaces of the demo scenes, which differ in structure as well as in color."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,11 @@ Rng = np.random.Generator
 Picture = NDArray[np.float32]
 """(H, W, 3) RGB, 0-1 (a texture may leave the range slightly; painting clips)."""
 Field = NDArray[np.float32]
-"""(H, W), one value a pixel."""
+"""(H, W), one value per pixel."""
 
 
 def noise(rng: Rng, height: int, width: int, cells: tuple[int, int]) -> Field:
-    """Smooth noise, about -1..1, with `cells` (rows, columns) of independent values across the
-    picture."""
+    """Generate smooth noise, about -1..1, from a grid of `cells` (rows, columns) random values."""
     import cv2
 
     grid = rng.uniform(-1, 1, (cells[0] + 2, cells[1] + 2)).astype(np.float32)
@@ -24,12 +23,12 @@ def noise(rng: Rng, height: int, width: int, cells: tuple[int, int]) -> Field:
 def tint(
     rng: Rng, red: float, green: float, blue: float, spread: float = 0.06
 ) -> NDArray[np.float32]:
-    """A color near the given one: (3,) float32."""
+    """Vary a color slightly: (3,) float32."""
     return np.asarray(np.array([red, green, blue]) + rng.normal(0, spread / 2, 3), np.float32)
 
 
 def sky(rng: Rng, height: int, width: int) -> Picture:
-    """A gradient from deep to pale blue with soft clouds."""
+    """Paint a gradient from deep to pale blue with soft clouds."""
     deep, pale = tint(rng, 0.33, 0.55, 0.88), tint(rng, 0.72, 0.86, 0.97)
     fall = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     clouds = noise(rng, height, width, (4, 3)) + 0.5 * noise(rng, height, width, (9, 6))
@@ -38,7 +37,7 @@ def sky(rng: Rng, height: int, width: int) -> Picture:
 
 
 def grass(rng: Rng, height: int, width: int) -> Picture:
-    """Green with fine upright blades."""
+    """Paint green with fine upright blades."""
     blades = noise(rng, height, width, (height // 8, width // 2))
     blades += 0.6 * noise(rng, height, width, (height // 4, width))
     patches = noise(rng, height, width, (4, 4))
@@ -47,7 +46,7 @@ def grass(rng: Rng, height: int, width: int) -> Picture:
 
 
 def water(rng: Rng, height: int, width: int) -> Picture:
-    """Teal with long level ripples and glints."""
+    """Paint teal with long level ripples and glints."""
     rows = np.arange(height, dtype=np.float32)[:, None]
     bend = noise(rng, height, width, (8, 3))
     ripples = np.sin(rows * rng.uniform(0.55, 0.8) + 2.6 * bend) + 0.5 * noise(
@@ -61,7 +60,7 @@ def water(rng: Rng, height: int, width: int) -> Picture:
 
 
 def sand(rng: Rng, height: int, width: int) -> Picture:
-    """Pale ochre: grain in every pixel over wide dunes."""
+    """Paint pale ochre with grain in every pixel over wide dunes."""
     grain = rng.normal(0, 1, (height, width)).astype(np.float32)
     dunes = noise(rng, height, width, (6, 3))
     shade = 1 + 0.065 * grain + 0.09 * dunes
@@ -69,7 +68,7 @@ def sand(rng: Rng, height: int, width: int) -> Picture:
 
 
 def brick_wall(rng: Rng, height: int, width: int) -> Picture:
-    """Courses of red bricks, each of its own shade, in pale mortar."""
+    """Paint courses of red bricks of different shades in pale mortar."""
     tall, joint = int(rng.integers(9, 13)), 2
     wide = 2 * tall
     y, x = np.mgrid[:height, :width]
@@ -121,23 +120,24 @@ _PATTERNS = (_plain, _stripes, _checks, _marble, _speckle)
 
 
 HUE_SPREAD = 10.0
-"""Standard deviation of a thing's hue around its kind's, degrees."""
+"""Standard deviation of a thing's hue around that of its class, in degrees."""
 ODD_HUE = 0.1
-"""Share of things in any color whatever."""
+"""Share of things whose hue is arbitrary."""
 
 
 def thing_surface(rng: Rng, height: int, width: int, hue: float) -> Picture:
-    """A random pattern in two tones of a color near `hue` (degrees); now and then of any color.
+    """Paint a random pattern in two tones of a color near `hue` (degrees), sometimes of any hue.
 
-    As with fruit or traffic signs the color is a hint and the shape decides: a few minutes of
-    training on a CPU, from random weights, do not suffice to learn shapes alone.
+    As with fruit or traffic signs, the color is a hint and the shape decides: a few minutes of
+    training on a CPU from random weights are too short to learn from shapes only.
     """
     import cv2
 
-    own = rng.uniform(0, 360) if rng.random() < ODD_HUE else rng.normal(hue, HUE_SPREAD) % 360
+    odd = rng.random() < ODD_HUE
+    degrees = rng.uniform(0, 360) if odd else rng.normal(hue, HUE_SPREAD) % 360
     saturation, value = rng.uniform(0.55, 0.95), rng.uniform(0.6, 1.0)
-    color = cv2.cvtColor(np.asarray([[[own, saturation, value]]], np.float32), cv2.COLOR_HSV2RGB)[
-        0, 0
-    ]
+    color = cv2.cvtColor(
+        np.asarray([[[degrees, saturation, value]]], np.float32), cv2.COLOR_HSV2RGB
+    )[0, 0]
     pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng, height, width)
     return np.asarray(color * (1 + rng.uniform(0.12, 0.3) * pattern[..., None]), np.float32)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from segkit.commands.app import main
-from segkit.demo import run as demo
+from segkit.demo import demo
 from segkit.masks import rle
 from segkit.metrics.box_prompt_iou import filled_box, mask_iou
 from segkit.shards.reader import ShardSet
@@ -36,7 +36,7 @@ def _run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_the_demo_goes_the_whole_path(
+def test_the_demo_runs_every_stage(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _run(["demo", "--out", str(out), "--steps", "2", "--json"], monkeypatch)
@@ -77,7 +77,7 @@ def test_a_second_demo_publishes_new_versions(out: Path) -> None:
     assert (out / "run" / "v1" / "manifest.json").read_bytes() == before
 
 
-def test_a_folder_of_the_users_is_left_alone(
+def test_a_folder_of_the_user_is_not_emptied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "native").mkdir()
@@ -85,5 +85,5 @@ def test_a_folder_of_the_users_is_left_alone(
     with pytest.raises(SystemExit) as stop:
         _run(["demo", "--out", str(tmp_path)], monkeypatch)
     assert stop.value.code == 2
-    assert "not the demo's" in capsys.readouterr().err
+    assert "the demo would empty this folder" in capsys.readouterr().err
     assert (tmp_path / "native" / "mine.txt").read_text() == "precious"

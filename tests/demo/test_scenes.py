@@ -10,7 +10,7 @@ from segkit.masks.boxes import extent
 
 
 def _lens(r: float, s: float, d: float) -> float:
-    """Area that two discs of radii r and s share, their centers d apart (the textbook formula)."""
+    """Area that two discs of radii r and s share at distance d (the textbook formula)."""
     a = (d * d + r * r - s * s) / (2 * d * r)
     b = (d * d + s * s - r * r) / (2 * d * s)
     kite = math.sqrt((-d + r + s) * (d + r - s) * (d - r + s) * (d + r + s)) / 2
@@ -37,24 +37,26 @@ def test_a_shape_covers_its_closed_form_area(shape: str, degrees: float) -> None
 
 
 def test_a_rotation_by_a_half_turn_mirrors_the_shape() -> None:
-    one = shapes.coverage("crescent", np.array([64.0, 64.0]), 30, 20, 1, 128)
-    other = shapes.coverage("crescent", np.array([64.0, 64.0]), 30, 200, 1, 128)
-    assert np.abs(one[::-1, ::-1] - other).mean() < 0.01
+    upright = shapes.coverage("crescent", np.array([64.0, 64.0]), 30, 20, 1, 128)
+    turned = shapes.coverage("crescent", np.array([64.0, 64.0]), 30, 200, 1, 128)
+    assert np.abs(upright[::-1, ::-1] - turned).mean() < 0.01
 
 
 def test_every_class_can_be_painted() -> None:
     assert {entry.panoptic for entry in THINGS} == set(shapes.SHAPES)
     assert {entry.panoptic for entry in STUFF} == set(SURFACES)
-    seen = {entry.id for number in range(30) for entry in make_scene((5, number)).classes.values()}
-    assert seen == {entry.id for entry in CLASSES}
+    painted = {
+        entry.id for number in range(30) for entry in make_scene((5, number)).classes.values()
+    }
+    assert painted == {entry.id for entry in CLASSES}
 
 
 def test_the_seed_decides_the_scene() -> None:
-    one, same, other = make_scene((1, 2)), make_scene((1, 2)), make_scene((1, 3))
-    assert np.array_equal(one.image, same.image)
-    assert np.array_equal(one.ids, same.ids)
-    assert one.classes == same.classes
-    assert not np.array_equal(one.image, other.image)
+    first, same, different = make_scene((1, 2)), make_scene((1, 2)), make_scene((1, 3))
+    assert np.array_equal(first.image, same.image)
+    assert np.array_equal(first.ids, same.ids)
+    assert first.classes == same.classes
+    assert not np.array_equal(first.image, different.image)
 
 
 @pytest.mark.parametrize("number", range(12))
@@ -68,7 +70,7 @@ def test_segments_cover_the_picture_once_and_stay_visible(number: int) -> None:
     smallest = CLOSED_FORM["crescent"] * (0.13 * 96) ** 2 * 0.8 * MIN_VISIBLE
     for segment, entry in scene.classes.items():
         if entry.kind == "thing":
-            # A quarter at least of a thing at the corner lies inside the picture.
+            # At least a quarter of a thing at the corner is inside the picture.
             assert (scene.ids == segment).sum() > smallest / 4
 
 

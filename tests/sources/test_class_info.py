@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from segkit.demo.native import write_native
+from segkit.demo.layouts import write_native_sets
 from segkit.demo.scenes import CLASSES
 from segkit.errors import InputError
 from segkit.sources.ade import open_ade
@@ -27,7 +27,7 @@ def test_the_table_of_ade_gives_its_150_classes(real_data: Path) -> None:
 
 
 def test_a_set_in_the_layout_of_ade_may_have_its_own_classes(tmp_path: Path) -> None:
-    sets = write_native(tmp_path, train=1, val=1, seed=0)
+    sets = write_native_sets(tmp_path, train=1, val=1, seed=0)
     source = open_ade(sets.ade, "training", classes=sets.ade_classes)
     assert [(c.id, c.kind, c.words) for c in source.taxonomy.categories] == [
         (entry.id, entry.kind, tuple(entry.semantic.split(";"))) for entry in CLASSES

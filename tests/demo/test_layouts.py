@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from segkit.demo.native import NativeSets, write_native
+from segkit.demo.layouts import NativeSets, write_native_sets
 from segkit.demo.scenes import CLASSES, make_scene
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> NativeSets:
-    return write_native(tmp_path_factory.mktemp("native"), train=4, val=3, seed=7)
+    return write_native_sets(tmp_path_factory.mktemp("native"), train=4, val=3, seed=7)
 
 
 def test_panoptic_pngs_and_json_agree(sets: NativeSets) -> None:
@@ -75,7 +75,7 @@ def test_images_are_the_scenes_and_no_two_are_alike(sets: NativeSets) -> None:
 
 
 def test_a_second_run_writes_the_same_bytes(sets: NativeSets, tmp_path: Path) -> None:
-    again = write_native(tmp_path, train=4, val=3, seed=7)
+    again = write_native_sets(tmp_path, train=4, val=3, seed=7)
     for path in sets.root.rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (again.root / path.relative_to(sets.root)).read_bytes()

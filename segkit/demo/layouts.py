@@ -1,5 +1,4 @@
-"""Writes scenes as three data sets, each laid out as its namesake: COCO panoptic, ADE20K
-SceneParsing, Objects365."""
+"""Write scenes in the layouts of COCO panoptic, ADE20K SceneParsing and Objects365."""
 
 import json
 from collections.abc import Iterable
@@ -17,15 +16,15 @@ from segkit.masks.boxes import extent
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 FIRST_ID = {"train": 1, "val": 100_001}
-"""Image ids, and with them file names, differ between the splits."""
+"""First image id of each split; ids and file names differ between the splits."""
 JPEG_QUALITY = 92
 _PANOPTIC, _SEMANTIC, _BOXES = range(3)
-"""Enter the seed, so that no two sets share a scene."""
+"""Parts of the seed, so that no two sets share a scene."""
 
 
 @dataclass(frozen=True, slots=True)
 class NativeSets:
-    """Where the files of the three sets lie under one root; everything follows from the root."""
+    """Paths of the three sets under one root."""
 
     root: Path
 
@@ -36,7 +35,7 @@ class NativeSets:
 
     @property
     def ade_classes(self) -> Path:
-        """Class table of the semantic set, in the form of objectInfo150.csv."""
+        """Class table of the semantic set, in the format of objectInfo150.csv."""
         return self.ade / "objectInfo.csv"
 
     def coco_images(self, split: Split) -> Path:
@@ -44,7 +43,7 @@ class NativeSets:
         return self.root / "coco" / f"{split}2017"
 
     def coco_panoptic(self, split: Split) -> Path:
-        """JSON of the panoptic set; its PNG folder stands beside it under the same stem."""
+        """JSON of the panoptic set; its PNG folder has the same stem."""
         return self.root / "coco" / "annotations" / f"panoptic_{split}2017.json"
 
     @property
@@ -58,13 +57,12 @@ class NativeSets:
 
     @property
     def objects365_masks(self) -> Path:
-        """JSON of the validation boxes with their hidden masks, in the form of the 1k-image
-        benchmark."""
+        """JSON of the validation boxes with their hidden masks, as in the instance benchmark."""
         return self.root / "objects365" / "annotations" / "o365_instance_seg_val.json"
 
 
-def write_native(root: Path, *, train: int, val: int, seed: int) -> NativeSets:
-    """Generate `train` and `val` scenes for each of the three sets and write them under `root`."""
+def write_native_sets(root: Path, *, train: int, val: int, seed: int) -> NativeSets:
+    """Generate `train` and `val` scenes for each of the three sets and write them to `root`."""
     sets = NativeSets(root)
     for split, count in zip(SPLITS, (train, val), strict=True):
         ids = range(FIRST_ID[split], FIRST_ID[split] + count)
@@ -75,7 +73,7 @@ def write_native(root: Path, *, train: int, val: int, seed: int) -> NativeSets:
 
 
 def _scenes(seed: int, kind: int, ids: range) -> Iterable[tuple[int, Scene]]:
-    """Image ids and their scenes; only one scene is held at a time."""
+    """Generate image ids with their scenes, one scene at a time."""
     return ((number, make_scene((seed, kind, number))) for number in ids)
 
 
@@ -135,8 +133,7 @@ def _write_boxes(sets: NativeSets, split: Split, scenes: Iterable[tuple[int, Sce
                 }
                 boxes.append({**box, "isfake": 0, "isreflected": 0})
                 masks.append({**box, **_mask_record(scene.ids == segment)})
-    # As in the real files, the order of the categories differs between the splits; only the ids
-    # count.
+    # As in the real files, the categories have another order in each split; only their ids count.
     order = THINGS if split == "train" else THINGS[::-1]
     categories = [{"id": entry.id, "name": entry.boxes} for entry in order]
     _write_json(
@@ -147,7 +144,7 @@ def _write_boxes(sets: NativeSets, split: Split, scenes: Iterable[tuple[int, Sce
 
 
 def _id_colors(ids: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Segment ids as COCO panoptic writes them: R + 256 G + 65536 B."""
+    """Encode segment ids as COCO panoptic does: R + 256 G + 65536 B."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
 
 
@@ -184,7 +181,7 @@ def _mask_record(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _write_image(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write an RGB picture or a map of indices; the suffix decides the format."""
+    """Write an RGB picture or a map of indices in the format of the path's suffix."""
     import cv2
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,4 @@
-"""The whole path on generated scenes: convert, train, pseudolabel, predict, evaluate, and a picture
-of it all."""
+"""Run every stage on generated scenes: convert, train, pseudolabel, predict, evaluate, draw."""
 
 import shutil
 import time
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.demo.native import SPLITS, NativeSets, Split, write_native
+from segkit.demo.layouts import SPLITS, NativeSets, Split, write_native_sets
 from segkit.demo.sheet import Group, draw_sheet
 from segkit.errors import InputError
 from segkit.shards.reader import ShardSet
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from segkit.sources.source import Source
 
 TRAIN_SCENES, VAL_SCENES = 500, 60
-"""Of each of the three data sets."""
+"""Scenes of each of the three data sets."""
 STEPS = 1400
 RECIPE = "dataseg-mini"
 SETTINGS = (
@@ -36,24 +35,24 @@ SETTINGS = (
     "optimizer.warmup_steps=30",
     "optimizer.ema_decay=0.99",
 )
-"""What differs from the recipe: the scenes are small and show few things, and the backbone starts
-from nothing, from where a short residual network learns faster than MobileNetV2."""
-RATES = {"panoptic": 2.0, "semantic": 1.0, "boxes": 1.0}
-"""How often a step draws each data set: the panoptic one is the one with masks of single things."""
+"""Changes to the recipe: scenes are small and show few things, and from random weights a short
+residual network learns faster than MobileNetV2."""
+WEIGHTS = {"panoptic": 2.0, "semantic": 1.0, "boxes": 1.0}
+"""Sampling weight of each data set. Only the panoptic set has masks of single things."""
 MARK = ".segkit-demo"
-"""File by which a folder of generated scenes is told from a user's own."""
+"""File that marks a folder of generated scenes, so that no other folder is emptied."""
 
 Progress = Callable[[str, int, int], None]
-"""Told the stage, what is done of it, and how much there is to do."""
+"""Called with the stage, the work done and the work in total."""
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What came of the demo."""
+class DemoResult:
+    """Figures and files of a demo."""
 
     metrics: dict[str, Any]
-    """As `segkit demo --json` prints it: PQ, mIoU and AP in 0-100, IoU in 0-1, seconds of each
-    stage."""
+    """PQ, mIoU and AP in 0-100, IoU in 0-1, seconds of each stage; `segkit demo --json` prints
+    them."""
     run: Path
     sheet: Path
     """Contact sheet, PNG."""
@@ -67,19 +66,19 @@ class _Validation:
     semantic: ShardSet
     boxes: ShardSet
     hidden: "Truth"
-    """True masks of the boxes, which no stage reads before the scoring."""
+    """True masks of the boxes; no stage reads them before the evaluation."""
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What the model says of them."""
+class _Predictions:
+    """Outputs of the model on the validation sets."""
 
     panoptic: ShardSet
     semantic: ShardSet
     instances: ShardSet
-    """Found without the boxes."""
+    """Predicted without the boxes."""
     pseudo: ShardSet
-    """The boxes turned into masks."""
+    """Masks predicted from the boxes."""
 
 
 def run_demo(
@@ -89,26 +88,26 @@ def run_demo(
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = lambda *_: None,
-) -> Demo:
-    """Go the whole path; a second run in the same folder generates the scenes anew and publishes
-    new versions.
+) -> DemoResult:
+    """Run all stages; a second run in the same folder regenerates the scenes and publishes new
+    versions.
 
     Args:
-        out: folder for everything.
-        steps: of the training.
-        seed: of the scenes and of the training.
+        out: folder for all files.
+        steps: training steps.
+        seed: seed of the scenes and of training.
         device: auto, cpu, cuda or cuda:N.
-        progress: told about each stage.
+        progress: called as stages advance.
 
     Raises:
-        InputError: `out` holds a folder `native` that is not the demo's.
+        InputError: `out` contains a folder `native` that the demo did not write.
     """
-    clock = _Clock(progress)
-    with clock.stage("generate"):
+    timer = _StageTimer(progress)
+    with timer.stage("generate"):
         native = _generate(out / "native", seed)
-    with clock.stage("convert"):
+    with timer.stage("convert"):
         train_sets, val = _convert(native, out / "sets", lambda done: progress("convert", done, 7))
-    with clock.stage("train"):
+    with timer.stage("train"):
         run = _train(
             train_sets,
             out / "run",
@@ -117,61 +116,60 @@ def run_demo(
             device,
             lambda done: progress("train", done, steps),
         )
-    with clock.stage("pseudolabel"):
+    with timer.stage("pseudolabel"):
         pseudo = _pseudolabel(run, val.boxes, out / "pseudo", device)
-    with clock.stage("eval"):
-        found = _predict(run, val, pseudo, out / "predictions", device)
-        metrics = _evaluate(val, found)
-    with clock.stage("picture"):
+    with timer.stage("eval"):
+        predictions = _predict(run, val, pseudo, out / "predictions", device)
+        metrics = _evaluate(val, predictions)
+    with timer.stage("picture"):
         sheet = out / "contact-sheet.png"
-        _draw(val, found, metrics, sheet)
-    return Demo({**metrics, "seconds": clock.seconds}, run, sheet)
+        _draw(val, predictions, metrics, sheet)
+    return DemoResult({**metrics, "seconds": timer.seconds}, run, sheet)
 
 
-class _Clock:
+class _StageTimer:
     def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
         self._progress = progress
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; its end is told as 1 of 1."""
+        """Time a stage and report its start as 0 of 1 and its end as 1 of 1."""
         self._progress(name, 0, 1)
         started = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - started, 1)
-        self.seconds["total"] = round(
-            sum(value for key, value in self.seconds.items() if key != "total"), 1
-        )
+        total = sum(seconds for stage, seconds in self.seconds.items() if stage != "total")
+        self.seconds["total"] = round(total, 1)
         self._progress(name, 1, 1)
 
 
 def _generate(root: Path, seed: int) -> NativeSets:
     if root.exists() and not (root / MARK).is_file():
         raise InputError(
-            "the folder is not the demo's, and would be emptied",
+            "the demo would empty this folder, but did not write it",
             file=root,
             hint="give another --out",
         )
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     (root / MARK).touch()
-    return write_native(root, train=TRAIN_SCENES, val=VAL_SCENES, seed=seed)
+    return write_native_sets(root, train=TRAIN_SCENES, val=VAL_SCENES, seed=seed)
 
 
 def _convert(
     native: NativeSets, out: Path, on_set: Callable[[int], None]
 ) -> tuple[list[ShardSet], _Validation]:
-    """Convert all sets: those to train on, and those to validate on."""
-    made: dict[str, ShardSet] = {}
+    """Convert all sets: training sets in the order of `WEIGHTS`, and validation sets."""
+    sets: dict[str, ShardSet] = {}
     for split in SPLITS:
         for name, source in _sources(native, split).items():
-            made[f"{name}-{split}"] = _convert_one(source, out / f"{name}-{split}", split)
-            on_set(len(made))
+            sets[f"{name}-{split}"] = _convert_one(source, out / f"{name}-{split}", split)
+            on_set(len(sets))
     hidden = _hidden(native, out / "hidden-val")
-    on_set(len(made) + 1)
-    train = [made[f"{name}-train"] for name in RATES]
-    return train, _Validation(made["panoptic-val"], made["semantic-val"], made["boxes-val"], hidden)
+    on_set(len(sets) + 1)
+    train = [sets[f"{name}-train"] for name in WEIGHTS]
+    return train, _Validation(sets["panoptic-val"], sets["semantic-val"], sets["boxes-val"], hidden)
 
 
 def _sources(native: NativeSets, split: Split) -> "dict[str, Source]":
@@ -216,7 +214,9 @@ def _train(
 
     callbacks = Callbacks(on_step=lambda record: on_step(record.step))
     overrides = (*SETTINGS, f"training.seed={seed}")
-    data = [(str(shards.path), rate) for shards, rate in zip(sets, RATES.values(), strict=True)]
+    data = [
+        (str(shards.path), weight) for shards, weight in zip(sets, WEIGHTS.values(), strict=True)
+    ]
     return train(
         RECIPE, data, out, steps=steps, device=device, overrides=overrides, callbacks=callbacks
     )
@@ -229,27 +229,26 @@ def _pseudolabel(run: Path, boxes: ShardSet, out: Path, device: str) -> ShardSet
     return pseudolabel_set(load_run(run, device), boxes, out)[0]
 
 
-def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: str) -> _Found:
-    """Predictions for each validation set, by the task that its labels allow; for the boxes,
-    instances."""
+def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: str) -> _Predictions:
+    """Predict each validation set by the task of its labels; instances for the boxes."""
     from segkit.inference.predict import predict_set
 
     panoptic = predict_set(run, val.panoptic, "panoptic", out / "panoptic", device)
     semantic = predict_set(run, val.semantic, "semantic", out / "semantic", device)
     instances = predict_set(run, val.boxes, "instance", out / "instances", device)
-    return _Found(panoptic, semantic, instances, pseudo)
+    return _Predictions(panoptic, semantic, instances, pseudo)
 
 
-def _evaluate(val: _Validation, found: _Found) -> dict[str, Any]:
+def _evaluate(val: _Validation, predictions: _Predictions) -> dict[str, Any]:
     from segkit.benchmark.objects365 import score
     from segkit.metrics.box_prompt_iou import evaluate_box_prompts
     from segkit.metrics.evaluate import evaluate
 
-    panoptic = evaluate(val.panoptic, found.panoptic, "panoptic")
-    semantic = evaluate(val.semantic, found.semantic, "semantic")
-    instance = score(val.hidden, found.instances)
+    panoptic = evaluate(val.panoptic, predictions.panoptic, "panoptic")
+    semantic = evaluate(val.semantic, predictions.semantic, "semantic")
+    instance = score(val.hidden, predictions.instances)
     hidden = val.hidden.shards
-    pseudo = evaluate_box_prompts(hidden.samples(), found.pseudo.samples(), hidden.taxonomy)
+    pseudo = evaluate_box_prompts(hidden.samples(), predictions.pseudo.samples(), hidden.taxonomy)
     return {
         "panoptic": panoptic["all"] | {group: panoptic[group] for group in ("things", "stuff")},
         "semantic": {key: semantic[key] for key in ("miou", "pixel_accuracy")},
@@ -258,26 +257,26 @@ def _evaluate(val: _Validation, found: _Found) -> dict[str, Any]:
     }
 
 
-def _draw(val: _Validation, found: _Found, metrics: dict[str, Any], path: Path) -> None:
+def _draw(val: _Validation, predictions: _Predictions, metrics: dict[str, Any], path: Path) -> None:
     from segkit.images.draw import save_png
 
     groups = (
-        Group("COCO layout: panoptic", 2, val.panoptic, found.panoptic),
-        Group("ADE20K layout: semantic", 2, val.semantic, found.semantic),
+        Group("COCO layout: panoptic", 2, val.panoptic, predictions.panoptic),
+        Group("ADE20K layout: semantic", 2, val.semantic, predictions.semantic),
         Group(
-            "Objects365 layout: boxes alone",
+            "Objects365 layout: boxes only",
             3,
             val.hidden.shards,
-            found.instances,
+            predictions.instances,
             val.boxes,
-            found.pseudo,
+            predictions.pseudo,
         ),
     )
-    save_png(draw_sheet(groups, note_of(metrics)), path)
+    save_png(draw_sheet(groups, figure_lines(metrics)), path)
 
 
-def note_of(metrics: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """The figures of a demo as lines of text: name and value."""
+def figure_lines(metrics: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Write the figures of a demo as lines of text: name and value."""
     pseudo = metrics["pseudo"]
     return (
         ("Panoptic quality", f"{metrics['panoptic']['pq']:.1f}"),
