@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from experiments import REAL_DATA, WEIGHTS, markdown, options, pretrained, trained
+from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown, options, train_once
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -75,9 +75,9 @@ def run_row(
 ) -> Path:
     """The published run of a row and seed, trained first if there is none."""
     every = max(1, arguments.steps // arguments.points)
-    overrides = [*pretrained(arguments.data / WEIGHTS), f"training.evaluate_every={every}"]
+    overrides = [*backbone_overrides(arguments.data / WEIGHTS), f"training.evaluate_every={every}"]
     data = [(str(resolve(arguments.sets / f"{name}-train")), RATES[name]) for name in row]
-    return trained(
+    return train_once(
         "-".join(row), seed, data, overrides, arguments, [str(path) for path in evaluated.values()]
     )
 

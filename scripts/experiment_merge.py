@@ -14,7 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from experiments import FROZEN_NORM, REAL_DATA, WEIGHTS, markdown, options, pretrained, trained
+from experiments import (
+    FROZEN_NORM,
+    REAL_DATA,
+    WEIGHTS,
+    backbone_overrides,
+    markdown,
+    options,
+    train_once,
+)
 from rich.console import Console
 
 from segkit.commands.common import table
@@ -31,9 +39,11 @@ COLUMNS = ("threshold", "COCO PQ", "CamVid mIoU")
 
 def run_of(name: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The published run of a threshold and a seed, trained first if there is none."""
-    backbone = pretrained(arguments.weights) if arguments.weights.is_file() else [FROZEN_NORM]
+    backbone = (
+        backbone_overrides(arguments.weights) if arguments.weights.is_file() else [FROZEN_NORM]
+    )
     overrides = [*backbone, f"loss.merge_threshold={THRESHOLDS[name]}"]
-    return trained(name.replace(" ", "-"), seed, arguments.data, overrides, arguments)
+    return train_once(name.replace(" ", "-"), seed, arguments.data, overrides, arguments)
 
 
 def scores(path: Path, panoptic: ShardSet, semantic: ShardSet, cache: Path) -> list[float]:

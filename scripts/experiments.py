@@ -1,5 +1,4 @@
-"""What scripts that train on real data share: where it lies, options, runs that are trained once,
-tables."""
+"""Options, training and tables that the scripts on real data share."""
 
 import argparse
 import os
@@ -10,71 +9,71 @@ from segkit.commands.common import stderr
 from segkit.shards.publish import resolve, versions
 from segkit.training.run import train
 
-REAL_DATA = Path(
-    os.environ.get("SEGKIT_REAL_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")
-)
+ROOT = Path(__file__).parents[1]
+REAL_DATA = Path(os.environ.get("SEGKIT_REAL_DATA", ROOT / ".." / "shared" / "data"))
 WEIGHTS = Path("weights", "mobilenetv2_100.safetensors")
-"""Those of the backbone, in the real data's folder."""
+"""Backbone weights, inside the folder of the real data."""
 FROZEN_NORM = "model.freeze_norm=true"
 
 
 def options(description: str | None, *, out: str, seeds: Sequence[int]) -> argparse.ArgumentParser:
-    """A parser with the options of a study of several runs."""
+    """Build a parser with the options of an experiment that trains several runs."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--sets",
-        type=Path,
-        default=Path("real-out/sets"),
-        help="shard sets that scripts/real.py made",
+        "--sets", type=Path, default=Path("real-out/sets"), help="shard sets of scripts/real.py"
     )
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--recipe", default="dataseg-mini")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"
     )
     return parser
 
 
-def pretrained(weights: Path) -> list[str]:
-    """Overrides of a recipe that start its backbone from a file of weights and keep their
-    statistics."""
+def backbone_overrides(weights: Path) -> list[str]:
+    """Return overrides that load a backbone from a file of weights and freeze its batch norms."""
     return [f'model.backbone_weights="{weights.resolve()}"', FROZEN_NORM]
 
 
-def trained(
+def train_once(
     name: str,
     seed: int,
     data: Sequence[tuple[str, float]],
     overrides: Sequence[str],
-    given: argparse.Namespace,
+    arguments: argparse.Namespace,
     eval_data: Sequence[str] = (),
 ) -> Path:
-    """The published run of a name and a seed, trained first if there is none; an interrupted
-    training goes on.
+    """Return the published run of a name and a seed; train it first, or resume it, if there is
+    none.
 
-    `given` holds what `options` asks for; its --set comes last.
+    Args:
+        name: name of the run.
+        seed: seed of training.
+        data: shard sets and their sampling weights.
+        overrides: changes to the recipe.
+        arguments: values of the parser from `options`; its --set overrides `overrides`.
+        eval_data: shard sets to evaluate on while training.
     """
-    folder: Path = given.out / "runs" / f"{name}-seed{seed}"
+    folder: Path = arguments.out / "runs" / f"{name}-seed{seed}"
     if not versions(folder):
         stderr.print(f"{folder.name} ...")
-        changed = [*overrides, f"training.seed={seed}", *given.set]
         train(
-            given.recipe,
+            arguments.recipe,
             data,
             folder,
             eval_data=eval_data,
-            steps=given.steps,
-            overrides=changed,
+            steps=arguments.steps,
+            overrides=[*overrides, f"training.seed={seed}", *arguments.set],
             resume=True,
         )
     return resolve(folder)
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table for docs/results.md."""
+    """Write a table as Markdown."""
     lines = (columns, ("---",) * len(columns), *rows)
     return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)

@@ -1,10 +1,11 @@
-"""The main job on real data (`make real`): three data sets of three kinds, one model, masks for
-boxes, one table.
+"""Run every stage on real data (`make real`): three data sets of three kinds, one model, one table.
+
+    python scripts/real.py --out real-out --grabcut
 
 Converts COCO panoptic, CamVid and the box-only stand-in for Objects365, trains `dataseg-mini` on
-the three together, pseudolabels the boxes of the stand-in's validation images and scores
-everything. What a folder already holds is not done again, so a run that was stopped continues where
-it was; give another --out to start over.
+all three, predicts masks for the boxes of the stand-in's validation images, and evaluates. An
+interrupted run continues where it stopped, since each stage keeps its result in --out; give another
+--out to start over.
 """
 
 import argparse
@@ -18,8 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from experiments import REAL_DATA, WEIGHTS, markdown, pretrained
+import torch
+from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -30,6 +33,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.images.draw import save_png
 from segkit.inference.predict import predict_set
 from segkit.inference.pseudolabel import pseudolabel_set
+from segkit.masks import rle
 from segkit.metrics.box_prompt_iou import (
     evaluate_box_prompts,
     filled_box,
@@ -52,37 +56,79 @@ from segkit.training.run import Callbacks, train
 
 RECIPE = "dataseg-mini"
 STEPS = 2200
-"""What two cores do in 40 minutes."""
-RATES = {"coco": 2.0, "camvid": 1.0, "standin": 1.0}
-"""How often a step draws each data set."""
+"""About 40 minutes on two cores."""
+SAMPLING_WEIGHTS = {"coco": 2.0, "camvid": 1.0, "standin": 1.0}
 CAMVID_VOID = 11
-GRABCUT_LEAST, GRABCUT_ROUNDS, GRABCUT_LOST = 400, 3, 0.02
-"""Boxes of no more pixels get no GrabCut; its iterations on the others; a cut that keeps less of
-its box is lost.
+GRABCUT_MIN_AREA = 400
+"""Boxes of at most this many pixels get no GrabCut."""
+GRABCUT_ITERATIONS = 3
+GRABCUT_MIN_SHARE = 0.02
+"""Share of its box below which a GrabCut mask counts as failed.
 
-What stands in for those decides the figure, for GrabCut loses many: of the 864 boxes of the
-stand-in's validation set, 163 are small, three are the whole image, and 194 of the others come back
-empty. Filled boxes for small and empty ones give 0.548, ellipses 0.587; ellipses for all cuts under
-2 % give 0.630, and that is what is done here. (The data's notes have 0.631 and do not say what
-stands in; cuts of OpenCV 4.11 and 4.14 are alike.)"""
+An ellipse replaces the masks of small boxes and failed masks, and this choice decides GrabCut's
+figure: of the 864 boxes of the stand-in's validation set, 163 are small, three are the full image,
+and 194 others come back empty. Filled boxes for small and empty ones give 0.548, ellipses 0.587;
+ellipses for all masks under 2 % give 0.630, which this script does. The notes of the data have
+0.631 and do not name their rule. OpenCV 4.11 and 4.14 give the same masks.
+"""
+
+
+class Stages:
+    """Runs each stage once and records its duration in `seconds.json`."""
+
+    def __init__(self, out: Path) -> None:
+        self.file = out / "seconds.json"
+        out.mkdir(parents=True, exist_ok=True)
+        self.seconds: dict[str, float] = {}
+        if self.file.exists():
+            self.seconds = json.loads(self.file.read_text())
+
+    def shard_set(self, name: str, folder: Path, make: Callable[[], object]) -> ShardSet:
+        """Open the newest set in `folder`; call `make` first if there is none."""
+        if not versions(folder):
+            with self._timed(name):
+                make()
+        return ShardSet.open(folder)
+
+    def run(self, folder: Path, steps: int, make: Callable[[], object]) -> Path:
+        """Return the newest run in `folder`; call `make` first if there is none.
+
+        Raises:
+            InputError: the run has another number of steps.
+        """
+        if not versions(folder):
+            with self._timed("train"):
+                make()
+        if (trained := read_run_manifest(folder).steps) != steps:
+            raise InputError(
+                f"this run has {trained} steps, not {steps}", file=folder, hint="give another --out"
+            )
+        return resolve(folder)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        stderr.print(f"{name} ...")
+        started = time.perf_counter()
+        try:
+            yield
+        finally:  # an interrupted attempt counts too
+            seconds = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            self.seconds[name] = round(seconds, 1)
+            self.file.write_text(json.dumps(self.seconds, indent=1) + "\n")
 
 
 def sources(data: Path, labels: Path) -> dict[str, Callable[[], Source]]:
-    """How each set is opened; `labels` is the file for the classes of CamVid."""
-    coco, camvid, standin = (
-        data / "coco",
-        data / "camvid",
-        data / "objects365_standin" / "annotations",
-    )
+    """Return a function that opens the source of each set; `labels` lists CamVid's classes."""
+    coco, camvid = data / "coco", data / "camvid"
+    standin = data / "objects365_standin" / "annotations"
 
     def panoptic(split: str) -> Source:
-        return open_coco_panoptic(
-            coco / "annotations" / f"panoptic_{split}2017.json", coco / f"{split}2017"
-        )
+        annotations = coco / "annotations" / f"panoptic_{split}2017.json"
+        return open_coco_panoptic(annotations, coco / f"{split}2017")
 
     def semantic(split: str) -> Source:
-        folders = camvid / "images" / split, camvid / "annotations" / split
-        return open_semantic(*folders, labels, ignore=[CAMVID_VOID])
+        images, masks = camvid / "images" / split, camvid / "annotations" / split
+        return open_semantic(images, masks, labels, ignore=[CAMVID_VOID])
 
     return {
         "coco-train": lambda: panoptic("train"),
@@ -94,220 +140,190 @@ def sources(data: Path, labels: Path) -> dict[str, Callable[[], Source]]:
     }
 
 
-class Stages:
-    """Runs each stage once, and keeps the seconds that it took beside its results."""
+def convert_sets(arguments: argparse.Namespace, stages: Stages) -> dict[str, ShardSet]:
+    """Convert all training and validation sets."""
+    labels = arguments.out / "camvid-labels.txt"
+    # CamVid's labels.txt contradicts the order of its masks; the taxonomy has the masks' order.
+    labels.write_text("\n".join(load_taxonomy("camvid-11").names) + "\n")
+    sets = {}
+    for name, open_source in sources(arguments.data, labels).items():
+        folder = arguments.out / "sets" / name
 
-    def __init__(self, out: Path) -> None:
-        self.file = out / "seconds.json"
-        out.mkdir(parents=True, exist_ok=True)
-        self.seconds: dict[str, float] = (
-            json.loads(self.file.read_text()) if self.file.exists() else {}
+        def make(name: str = name, open_source: Callable[[], Source] = open_source) -> None:
+            options, record = ConvertOptions(name=name), {"data": str(arguments.data)}
+            convert(open_source(), arguments.out / "sets" / name, options, arguments=record)
+
+        sets[name] = stages.shard_set(f"convert {name}", folder, make)
+    return sets
+
+
+def open_truth(arguments: argparse.Namespace, stages: Stages) -> objects365.Truth:
+    """Convert the hidden masks of the stand-in's validation set."""
+    file = arguments.data / "objects365_standin" / "annotations" / "o365_instance_seg_val.json"
+    source = objects365.open_file(file, arguments.data / "coco")
+    checked = objects365.check(source, look_for_images=False)
+    folder = arguments.out / "sets" / "standin-truth"
+
+    def make() -> None:
+        objects365.ground_truth(
+            source, checked, folder, with_images=False, on_progress=lambda images: None
         )
 
-    def set(self, name: str, folder: Path, make: Callable[[], object]) -> ShardSet:
-        """The newest version in `folder`, made first if there is none."""
-        if not versions(folder):
-            with self._timed(name):
-                make()
-        return ShardSet.open(folder)
-
-    def run(self, folder: Path, steps: int, make: Callable[[], object]) -> Path:
-        """The newest run in `folder`, trained first if there is none; InputError where it has
-        another length."""
-        if not versions(folder):
-            with self._timed("train"):
-                make()
-        if (trained := read_run_manifest(folder).steps) != steps:
-            raise InputError(
-                f"holds a run of {trained} steps, not {steps}",
-                file=folder,
-                hint="give another --out",
-            )
-        return resolve(folder)
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        stderr.print(f"{name} ...")
-        started = time.perf_counter()
-        try:
-            yield
-        finally:  # what was interrupted counts as well
-            self.seconds[name] = round(
-                self.seconds.get(name, 0.0) + time.perf_counter() - started, 1
-            )
-            self.file.write_text(json.dumps(self.seconds, indent=1) + "\n")
+    shards = stages.shard_set("convert standin-truth", folder, make)
+    return objects365.Truth(checked, shards, shards.manifest.ledger.annotations.dropped)
 
 
 def train_model(arguments: argparse.Namespace, sets: dict[str, ShardSet], out: Path) -> None:
-    """Train on the three training sets, or go on with a training that was interrupted."""
-    overrides = [*pretrained(arguments.data / WEIGHTS), *arguments.set]
-    data = [(str(sets[f"{name}-train"].path), rate) for name, rate in RATES.items()]
+    """Train on the three training sets, or resume an interrupted run."""
+    data = [(str(sets[f"{name}-train"].path), weight) for name, weight in SAMPLING_WEIGHTS.items()]
     with progress() as bar:
         task = bar.add_task("train", total=arguments.steps)
-        callbacks = Callbacks(on_step=lambda record: bar.update(task, completed=record.step))
         train(
             RECIPE,
             data,
             out,
             steps=arguments.steps,
-            overrides=overrides,
+            overrides=[*backbone_overrides(arguments.data / WEIGHTS), *arguments.set],
             resume=True,
-            callbacks=callbacks,
+            callbacks=Callbacks(on_step=lambda record: bar.update(task, completed=record.step)),
         )
 
 
-def grabcut_iou(truth: ShardSet, images: ShardSet) -> float:
-    """Mean IoU of OpenCV's GrabCut started from each true box, over all objects but crowds."""
-    from segkit.masks import rle
+def predict(
+    arguments: argparse.Namespace, sets: dict[str, ShardSet], run: Path, stages: Stages
+) -> dict[str, ShardSet]:
+    """Predict the validation sets, and masks for the stand-in's boxes (`pseudo`)."""
+    predictions = {}
+    for name, task in (("coco", "panoptic"), ("camvid", "semantic"), ("standin", "instance")):
+        folder = arguments.out / "predictions" / name
 
+        def make(name: str = name, task: Any = task, folder: Path = folder) -> None:
+            predict_set(run, sets[f"{name}-val"], task, folder)
+
+        predictions[name] = stages.shard_set(f"predict {name}", folder, make)
+    folder = arguments.out / "pseudo"
+    predictions["pseudo"] = stages.shard_set(
+        "pseudolabel",
+        folder,
+        lambda: pseudolabel_set(load_run(run), sets["standin-val"], folder),
+    )
+    return predictions
+
+
+def score(
+    arguments: argparse.Namespace,
+    sets: dict[str, ShardSet],
+    predictions: dict[str, ShardSet],
+    truth: objects365.Truth,
+) -> dict[str, Any]:
+    """Evaluate all predictions."""
+    panoptic = evaluate(sets["coco-val"], predictions["coco"], "panoptic")
+    semantic = evaluate(sets["camvid-val"], predictions["camvid"], "semantic")
+    instance = objects365.score(truth, predictions["standin"])
+    pseudo = evaluate_box_prompts(
+        truth.shards.samples(), predictions["pseudo"].samples(), truth.shards.taxonomy
+    )
+    if arguments.grabcut:
+        pseudo["grabcut_iou"] = grabcut_iou(truth.shards, sets["standin-val"])
+    return {
+        "panoptic": {group: panoptic[group] for group in ("all", "things", "stuff")},
+        "semantic": {key: semantic[key] for key in ("miou", "pixel_accuracy")},
+        "instance": {key: instance[key] for key in ("ap", "ap50", "ap75")},
+        "pseudo": pseudo,
+    }
+
+
+def grabcut_iou(truth: ShardSet, images: ShardSet) -> float:
+    """Return the mean IoU of OpenCV's GrabCut from each true box, over all objects but crowds."""
     scores = []
     by_id = {sample.id: sample for sample in images.samples()}
     for sample in truth.samples():
         image = np.ascontiguousarray(images.image(by_id[sample.id])[..., ::-1])
+        size = image.shape[:2]
         for segment in sample.segments:
             if segment.mask is None or segment.is_crowd:
                 continue
-            found = inscribed_ellipse(segment.box, *image.shape[:2])
+            mask = inscribed_ellipse(segment.box, *size)
             area = segment.box[2] * segment.box[3]
-            # it needs some background beside the box
-            if area > GRABCUT_LEAST and not filled_box(segment.box, *image.shape[:2]).all():
-                cut = grabcut(image, segment.box)
-                found = cut if cut.sum() >= GRABCUT_LOST * area else found
-            scores.append(mask_iou(rle.decode(segment.mask, *image.shape[:2]), found))
+            # GrabCut needs background outside the box.
+            if area > GRABCUT_MIN_AREA and not filled_box(segment.box, *size).all():
+                foreground = grabcut(image, segment.box)
+                if foreground.sum() >= GRABCUT_MIN_SHARE * area:
+                    mask = foreground
+            scores.append(mask_iou(rle.decode(segment.mask, *size), mask))
     return float(np.mean(scores))
 
 
 def grabcut(image: NDArray[np.uint8], box: Box) -> NDArray[np.bool_]:
-    """The foreground (H, W) that GrabCut finds in a box of a BGR image (H, W, 3)."""
-    import cv2
-
+    """Return the foreground (H, W) by GrabCut in a box of a BGR image (H, W, 3)."""
     labels = np.zeros(image.shape[:2], np.uint8)
     x, y, width, height = (round(value) for value in box)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
+    rectangle, models = (x, y, width, height), (np.zeros((1, 65)), np.zeros((1, 65)))
     cv2.setRNGSeed(0)
-    cv2.grabCut(
-        image, labels, (x, y, width, height), *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_RECT
-    )
+    cv2.grabCut(image, labels, rectangle, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
     return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
 
 
-def measure(
-    arguments: argparse.Namespace, sets: dict[str, ShardSet], run: Path, stages: Stages
-) -> dict[str, Any]:
-    """Predict, pseudolabel and score; draws the contact sheet too."""
-    out = arguments.out
-    found = {
-        name: stages.set(
-            f"predict {name}",
-            out / "predictions" / name,
-            lambda name=name, task=task: predict_set(
-                run, sets[f"{name}-val"], task, out / "predictions" / name
-            ),
-        )
-        for name, task in (("coco", "panoptic"), ("camvid", "semantic"), ("standin", "instance"))
-    }
-    pseudo = stages.set(
-        "pseudolabel",
-        out / "pseudo",
-        lambda: pseudolabel_set(load_run(run), sets["standin-val"], out / "pseudo"),
-    )
-    file = arguments.data / "objects365_standin" / "annotations" / "o365_instance_seg_val.json"
-    source = objects365.open_file(file, arguments.data / "coco")
-    checked = objects365.check(source, look_for_images=False)
-    place = out / "sets" / "standin-truth"
-    shards = stages.set(
-        "convert standin-truth",
-        place,
-        lambda: objects365.ground_truth(
-            source, checked, place, with_images=False, on_progress=lambda images: None
-        ),
-    )
-    truth = objects365.Truth(checked, shards, shards.manifest.ledger.annotations.dropped)
-    panoptic = evaluate(sets["coco-val"], found["coco"], "panoptic")
-    semantic = evaluate(sets["camvid-val"], found["camvid"], "semantic")
-    instance = objects365.score(truth, found["standin"])
-    result = {
-        "panoptic": {group: panoptic[group] for group in ("all", "things", "stuff")},
-        "semantic": {key: semantic[key] for key in ("miou", "pixel_accuracy")},
-        "instance": {key: instance[key] for key in ("ap", "ap50", "ap75")},
-        "pseudo": evaluate_box_prompts(
-            truth.shards.samples(), pseudo.samples(), truth.shards.taxonomy
-        ),
-    }
-    if arguments.grabcut:
-        result["pseudo"]["grabcut_iou"] = grabcut_iou(truth.shards, sets["standin-val"])
+def draw(
+    result: dict[str, Any],
+    sets: dict[str, ShardSet],
+    predictions: dict[str, ShardSet],
+    truth: objects365.Truth,
+    file: Path,
+) -> None:
+    """Draw the contact sheet."""
     groups = (
-        Group("COCO: panoptic", 3, sets["coco-val"], found["coco"]),
-        Group("CamVid: semantic", 2, sets["camvid-val"], found["camvid"]),
+        Group("COCO: panoptic", 3, sets["coco-val"], predictions["coco"]),
+        Group("CamVid: semantic", 2, sets["camvid-val"], predictions["camvid"]),
         Group(
-            "Objects365 stand-in: boxes alone",
+            "Objects365 stand-in: boxes only",
             3,
             truth.shards,
-            found["standin"],
+            predictions["standin"],
             sets["standin-val"],
-            pseudo,
+            predictions["pseudo"],
         ),
     )
-    save_png(
-        draw_sheet(groups, [(name, shown) for name, shown in rows(result)]),
-        out / "contact-sheet.png",
-    )
-    return result
+    save_png(draw_sheet(groups, figures(result)), file)
 
 
-def rows(result: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    """Names and figures of the one table."""
-    panoptic, pseudo = result["panoptic"], result["pseudo"]
-    lines = [
-        (
-            "COCO PQ (all, things, stuff)",
-            ", ".join(f"{panoptic[group]['pq']:.1f}" for group in panoptic),
-        ),
+def figures(result: dict[str, Any]) -> Sequence[tuple[str, str]]:
+    """Return the names and values of the table."""
+    panoptic, instance, pseudo = result["panoptic"], result["instance"], result["pseudo"]
+    pq = ", ".join(f"{group['pq']:.1f}" for group in panoptic.values())
+    masked = f"{pseudo['masked']} of {pseudo['boxes']} boxes masked"
+    rows = [
+        ("COCO PQ (all, things, stuff)", pq),
         ("CamVid mIoU", f"{result['semantic']['miou']:.1f}"),
-        (
-            "Stand-in mask AP, AP50",
-            f"{result['instance']['ap']:.1f}, {result['instance']['ap50']:.1f}",
-        ),
-        (
-            "Pseudo-masks, mean IoU",
-            f"{pseudo['mean_iou']:.3f} ({pseudo['masked']} of {pseudo['boxes']} boxes masked)",
-        ),
+        ("Stand-in mask AP, AP50", f"{instance['ap']:.1f}, {instance['ap50']:.1f}"),
+        ("Pseudo-masks, mean IoU", f"{pseudo['mean_iou']:.3f} ({masked})"),
         ("Filled boxes, mean IoU", f"{pseudo['filled_box_iou']:.3f}"),
         ("Inscribed ellipses, mean IoU", f"{pseudo['ellipse_iou']:.3f}"),
     ]
-    return (
-        [*lines, ("GrabCut, mean IoU", f"{pseudo['grabcut_iou']:.3f}")]
-        if "grabcut_iou" in pseudo
-        else lines
-    )
+    if "grabcut_iou" in pseudo:
+        rows.append(("GrabCut, mean IoU", f"{pseudo['grabcut_iou']:.3f}"))
+    return rows
 
 
 def hardware() -> str:
-    """Cores and processor, as the system names them."""
-    cores = len(os.sched_getaffinity(0))
+    """Return the number of cores and the processor's name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    model = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
-    return f"{cores} cores, {model}"
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(os.sched_getaffinity(0))} cores, {names[0] if names else platform.machine()}"
 
 
-def recorded(
+def results_page(
     arguments: argparse.Namespace, result: dict[str, Any], seconds: dict[str, float]
 ) -> str:
-    """The table, the command and the hardware, ready for docs/results.md."""
-    import torch
-
-    settings = (
-        "".join(f" --set {item}" for item in arguments.set) + " --grabcut" * arguments.grabcut
-    )
+    """Write command, hardware, durations and table as Markdown."""
+    changes = "".join(f" --set {item}" for item in arguments.set)
+    grabcut = " --grabcut" if arguments.grabcut else ""
     times = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items() if value >= 30)
     return (
-        f"Command: `python scripts/real.py --steps {arguments.steps}{settings}`. "
+        f"Command: `python scripts/real.py --steps {arguments.steps}{changes}{grabcut}`. "
         f"Hardware: {hardware()}, no GPU; torch {torch.__version__}. Minutes: {times}.\n\n"
-        f"{markdown(('figure', 'value'), rows(result))}"
+        f"{markdown(('figure', 'value'), figures(result))}"
     )
 
 
@@ -315,50 +331,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("real-out"), help="folder for everything")
+    parser.add_argument("--out", type=Path, default=Path("real-out"), help="folder for all files")
     parser.add_argument("--data", type=Path, default=REAL_DATA)
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the training")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"
     )
     parser.add_argument(
-        "--grabcut",
-        action="store_true",
-        help="score GrabCut on the same boxes, which takes minutes",
+        "--grabcut", action="store_true", help="evaluate GrabCut on the same boxes (takes minutes)"
     )
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         parser.error(f"no real data at {arguments.data} (set SEGKIT_REAL_DATA)")
-    stages = Stages(arguments.out)
-    labels = arguments.out / "camvid-labels.txt"
-    # The set's own labels.txt has the names in an order that its masks contradict; the taxonomy has
-    # the masks' order.
-    labels.write_text("\n".join(load_taxonomy("camvid-11").names) + "\n")
-    sets = {
-        name: stages.set(
-            f"convert {name}",
-            arguments.out / "sets" / name,
-            lambda name=name, source=source: convert(
-                source(),
-                arguments.out / "sets" / name,
-                ConvertOptions(name=name),
-                arguments={"data": str(arguments.data)},
-            ),
-        )
-        for name, source in sources(arguments.data, labels).items()
-    }
+    stages, out = Stages(arguments.out), arguments.out
+    sets = convert_sets(arguments, stages)
     run = stages.run(
-        arguments.out / "run",
-        arguments.steps,
-        lambda: train_model(arguments, sets, arguments.out / "run"),
+        out / "run", arguments.steps, lambda: train_model(arguments, sets, out / "run")
     )
-    result = measure(arguments, sets, run, stages)
-    (arguments.out / "results.json").write_text(
-        json.dumps({**result, "seconds": stages.seconds}, indent=1) + "\n"
-    )
-    (arguments.out / "results.md").write_text(recorded(arguments, result, stages.seconds))
-    Console().print(table("Real data", ("figure", "value"), rows(result)))
-    print(f"{arguments.out / 'results.md'}\n{arguments.out / 'contact-sheet.png'}")
+    predictions = predict(arguments, sets, run, stages)
+    truth = open_truth(arguments, stages)
+    result = score(arguments, sets, predictions, truth)
+    draw(result, sets, predictions, truth, out / "contact-sheet.png")
+    record = {**result, "seconds": stages.seconds}
+    (out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    (out / "results.md").write_text(results_page(arguments, result, stages.seconds))
+    Console().print(table("Real data", ("figure", "value"), figures(result)))
+    print(f"{out / 'results.md'}\n{out / 'contact-sheet.png'}")
 
 
 if __name__ == "__main__":
