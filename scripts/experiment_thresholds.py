@@ -32,7 +32,7 @@ def predictions(run: Run, data: ShardSet, configs: list[InferenceConfig]) -> lis
     classes = run.table(data.taxonomy)
 
     def finish(found: Proposed[Sample]) -> list[Sample]:
-        given = (found.class_logits, found.mask_logits, found.window, classes.is_thing)
+        given = (found.class_logits, found.mask_logits, found.crop, classes.is_thing)
         answers = [answer("panoptic", *given, config) for config in configs]
         return [
             replace(found.record, segments=to_segments(masks, data.taxonomy)) for masks in answers

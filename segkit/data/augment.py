@@ -1,6 +1,6 @@
 """Where a crop lies and how its colors vary: pure functions of explicit parameters and a generator.
 
-Scaling, cropping, padding and mirroring of one crop are one `Window`, so image, masks and boxes
+Scaling, cropping, padding and mirroring of one crop are one `Crop`, so image, masks and boxes
 cannot disagree. Images and colors are changed by torchvision's transforms (v2). Masks are not:
 those would need every mask dense at the size of the source, where `segkit.data.crop_masks` unrolls
 what the crop shows of it. Nor are boxes, of which they keep only what is inside. Tests hold both
@@ -31,49 +31,54 @@ ZOOM_LARGEST = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class Crop:
     """A whole-pixel rectangle of the source, resized to a patch, mirrored or not, on a canvas of
     padding."""
 
     source: tuple[int, int, int, int]
     """x, y, width, height in the source image, wholly inside of it."""
-    patch: tuple[int, int, int, int]
+    content: tuple[int, int, int, int]
     """x, y, width, height on the canvas, wholly inside of it."""
-    canvas: tuple[int, int]
+    padded_size: tuple[int, int]
     """Height and width of the result."""
     mirrored: bool = False
 
     def rows(self) -> NDArray[np.intp]:
         """Source row under the center of each row of the patch (patch height,)."""
-        return _centers(self.source[1], self.source[3], self.patch[3])
+        return _centers(self.source[1], self.source[3], self.content[3])
 
     def columns(self) -> NDArray[np.intp]:
         """Source column under the center of each column of the patch, right to left where mirrored
         (patch width,)."""
-        columns = _centers(self.source[0], self.source[2], self.patch[2])
+        columns = _centers(self.source[0], self.source[2], self.content[2])
         return columns[::-1] if self.mirrored else columns
 
     def inside(self) -> tuple[slice, slice]:
         """Rows and columns of the canvas that the patch fills."""
-        x, y, width, height = self.patch
+        x, y, width, height = self.content
         return slice(y, y + height), slice(x, x + width)
 
     def image(self, image: Image) -> Image:
         """The crop of an (H, W, 3) image, resized bilinearly with antialiasing."""
-        (x, y, width, height), (left, top, patch_w, patch_h) = self.source, self.patch
+        (x, y, width, height), (left, top, content_w, content_h) = self.source, self.content
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         pixels = functional.resized_crop(
-            pixels, y, x, height, width, [patch_h, patch_w], antialias=True
+            pixels, y, x, height, width, [content_h, content_w], antialias=True
         )
         if self.mirrored:
             pixels = functional.horizontal_flip(pixels)
-        rest = [left, top, self.canvas[1] - left - patch_w, self.canvas[0] - top - patch_h]
+        rest = [
+            left,
+            top,
+            self.padded_size[1] - left - content_w,
+            self.padded_size[0] - top - content_h,
+        ]
         padded: Image = functional.pad(pixels, rest, fill=PAD_VALUE).numpy()
         return np.asarray(cv2.merge(list(padded)), np.uint8)
 
     def box(self, box: Box) -> Rectangle:
         """x, y, width, height in the source -> x0, y0, x1, y1 on the canvas, not clipped."""
-        scale_x, scale_y = self.patch[2] / self.source[2], self.patch[3] / self.source[3]
+        scale_x, scale_y = self.content[2] / self.source[2], self.content[3] / self.source[3]
         left, right = (
             (box[0] - self.source[0]) * scale_x,
             (box[0] + box[2] - self.source[0]) * scale_x,
@@ -83,17 +88,17 @@ class Window:
             (box[1] + box[3] - self.source[1]) * scale_y,
         )
         if self.mirrored:
-            left, right = self.patch[2] - right, self.patch[2] - left
+            left, right = self.content[2] - right, self.content[2] - left
         return (
-            left + self.patch[0],
-            top + self.patch[1],
-            right + self.patch[0],
-            bottom + self.patch[1],
+            left + self.content[0],
+            top + self.content[1],
+            right + self.content[0],
+            bottom + self.content[1],
         )
 
     def clip(self, rectangle: Rectangle) -> Rectangle:
         """What of x0, y0, x1, y1 lies on the patch; of no extent where nothing does."""
-        x, y, width, height = self.patch
+        x, y, width, height = self.content
         x0, x1 = (min(max(value, x), x + width) for value in (rectangle[0], rectangle[2]))
         y0, y1 = (min(max(value, y), y + height) for value in (rectangle[1], rectangle[3]))
         return float(x0), float(y0), float(x1), float(y1)
@@ -103,7 +108,7 @@ def _centers(start: int, length: int, count: int) -> NDArray[np.intp]:
     return start + ((np.arange(count) * 2 + 1) * length) // (2 * count)
 
 
-def jitter_window(
+def jitter_crop(
     height: int,
     width: int,
     *,
@@ -111,7 +116,7 @@ def jitter_window(
     scale: float,
     rng: np.random.Generator,
     flip: bool = False,
-) -> Window:
+) -> Crop:
     """Large-scale jitter: the longer side becomes size x scale, then a random crop, or padding
     right and below.
 
@@ -122,13 +127,13 @@ def jitter_window(
     taken_w, taken_h = min(side, width), min(side, height)
     x, y = int(rng.integers(width - taken_w + 1)), int(rng.integers(height - taken_h + 1))
     mirrored = flip and bool(rng.random() < 0.5)
-    patch = (0, 0, max(1, round(taken_w * size / side)), max(1, round(taken_h * size / side)))
-    return Window((x, y, taken_w, taken_h), patch, (size, size), mirrored)
+    content = (0, 0, max(1, round(taken_w * size / side)), max(1, round(taken_h * size / side)))
+    return Crop((x, y, taken_w, taken_h), content, (size, size), mirrored)
 
 
-def zoom_window(
+def zoom_crop(
     height: int, width: int, box: Box, *, size: int, rng: np.random.Generator, flip: bool = False
-) -> Window:
+) -> Crop:
     """A square around `box` with 1.2 to 2.5 times its longer side, resized to the crop: small
     objects are seen large.
 
@@ -141,30 +146,32 @@ def zoom_window(
     shift = rng.uniform(-0.25, 0.25, 2) * max(side - longest, 0)
     x = round(min(max(box[0] + box[2] / 2, 0), width) + shift[0] - side / 2)
     y = round(min(max(box[1] + box[3] / 2, 0), height) + shift[1] - side / 2)
-    window = square_window(height, width, x, y, side, size)
+    crop = square_crop(height, width, x, y, side, size)
     if not (flip and rng.random() < 0.5):
-        return window
-    left, top, patch_w, patch_h = window.patch
-    return replace(window, patch=(size - left - patch_w, top, patch_w, patch_h), mirrored=True)
+        return crop
+    left, top, content_w, content_h = crop.content
+    return replace(
+        crop, content=(size - left - content_w, top, content_w, content_h), mirrored=True
+    )
 
 
-def square_window(height: int, width: int, x: int, y: int, side: int, size: int) -> Window:
+def square_crop(height: int, width: int, x: int, y: int, side: int, size: int) -> Crop:
     """The window of a square of the source that may reach beyond the image."""
     x0, y0 = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
     x1, y1 = max(min(x + side, width), x0 + 1), max(min(y + side, height), y0 + 1)
     left, top = (min(max(round(gap * size / side), 0), size - 1) for gap in (x0 - x, y0 - y))
     right, bottom = (round(gap * size / side) for gap in (x1 - x, y1 - y))
     right, bottom = min(max(right, left + 1), size), min(max(bottom, top + 1), size)
-    return Window((x0, y0, x1 - x0, y1 - y0), (left, top, right - left, bottom - top), (size, size))
+    return Crop((x0, y0, x1 - x0, y1 - y0), (left, top, right - left, bottom - top), (size, size))
 
 
-def evaluation_window(height: int, width: int, *, size: int, multiple: int = 32) -> Window:
+def full_image_crop(height: int, width: int, *, size: int, multiple: int = 32) -> Crop:
     """The whole image with its longer side at `size`, padded right and below to a multiple of
     `multiple`."""
     scale = size / max(height, width)
-    patch_h, patch_w = max(1, round(height * scale)), max(1, round(width * scale))
-    canvas = (-(-patch_h // multiple) * multiple, -(-patch_w // multiple) * multiple)
-    return Window((0, 0, width, height), (0, 0, patch_w, patch_h), canvas)
+    content_h, content_w = max(1, round(height * scale)), max(1, round(width * scale))
+    padded_size = (-(-content_h // multiple) * multiple, -(-content_w // multiple) * multiple)
+    return Crop((0, 0, width, height), (0, 0, content_w, content_h), padded_size)
 
 
 def color_jitter(image: Image, *, strength: float, rng: np.random.Generator) -> Image:

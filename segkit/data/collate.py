@@ -14,7 +14,7 @@ _JOINED = ("labels", "is_thing", "has_mask", "masks", "boxes", "is_part")
 
 
 @dataclass(frozen=True)
-class Packed:
+class CollatedBatch:
     """A batch whose targets lie one after the other."""
 
     images: Tensor
@@ -31,7 +31,7 @@ class Packed:
     task: Task
     sample_ids: tuple[str, ...]
 
-    def pin_memory(self) -> "Packed":
+    def pin_memory(self) -> "CollatedBatch":
         """The same in memory that a GPU copies from by itself; torch's loader calls it, in a
         thread."""
         return replace(
@@ -43,10 +43,10 @@ class Packed:
         )
 
 
-def pack(batch: Batch) -> Packed:
+def collate(batch: Batch) -> CollatedBatch:
     """Join the targets of all images."""
     targets = batch.targets
-    return Packed(
+    return CollatedBatch(
         images=batch.images,
         sizes=[len(target) for target in targets],
         joined={name: torch.cat([getattr(target, name) for target in targets]) for name in _JOINED},
@@ -69,8 +69,8 @@ def _padding(targets: Sequence[Targets]) -> Tensor | None:
     )
 
 
-def unpack(packed: Packed) -> Batch:
-    """Inverse of `pack`; the targets share the packed tensors' memory."""
+def uncollate(packed: CollatedBatch) -> Batch:
+    """Inverse of `collate`; the targets share the packed tensors' memory."""
     pieces = {name: torch.split(tensor, packed.sizes) for name, tensor in packed.joined.items()}
     targets = tuple(
         Targets(

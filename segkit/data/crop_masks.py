@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.augment import Rectangle, Window
+from segkit.data.augment import Crop, Rectangle
 from segkit.masks.boxes import extent
 from segkit.masks.rle import Counts
 
 Mask = NDArray[np.bool_]
 
 
-def crop_mask(runs: Counts, height: int, width: int, window: Window) -> Mask:
+def crop_mask(runs: Counts, height: int, width: int, crop: Crop) -> Mask:
     """The crop (canvas height, canvas width) of run lengths over (height, width), by nearest pixel;
     padding is False.
 
@@ -25,29 +25,29 @@ def crop_mask(runs: Counts, height: int, width: int, window: Window) -> Mask:
     Raises:
         ValueError: the run lengths do not fill height x width.
     """
-    crop = np.zeros(window.canvas, bool)
+    mask = np.zeros(crop.padded_size, bool)
     ends = np.cumsum(runs)
     if (ends[-1] if ends.size else 0) != height * width:
         raise ValueError(f"an RLE that does not fill {width} x {height} pixels")
     if len(ends) < 2:
-        return crop
-    columns = window.columns()
+        return mask
+    columns = crop.columns()
     # the columns that both the mask (from its first run of ones to its last) and the crop reach
     low, high = sorted((int(columns[0]), int(columns[-1])))
     low = max(int(ends[0]) // height, low)
     high = min((int(ends[len(ends) // 2 * 2 - 1]) - 1) // height, high)
     reached = np.flatnonzero((columns >= low) & (columns <= high))
     if not reached.size:
-        return crop
+        return mask
     strip = _unroll(ends, low * height, (high + 1) * height).reshape(-1, height)
-    patch = strip[columns[reached] - low].take(window.rows(), axis=1)
-    left = window.patch[0] + int(reached[0])
+    content = strip[columns[reached] - low].take(crop.rows(), axis=1)
+    left = crop.content[0] + int(reached[0])
     # numpy turns a mask on its side ten times slower, which would be most of what a large crop
     # costs
-    crop[window.inside()[0], left : left + reached.size] = cv2.transpose(patch.view(np.uint8)).view(
+    mask[crop.inside()[0], left : left + reached.size] = cv2.transpose(content.view(np.uint8)).view(
         np.bool_
     )
-    return crop
+    return mask
 
 
 def _unroll(ends: NDArray[np.int64], start: int, stop: int) -> Mask:
@@ -57,13 +57,13 @@ def _unroll(ends: NDArray[np.int64], start: int, stop: int) -> Mask:
     return np.repeat(np.arange(low, high + 1) % 2 == 1, np.diff(bounds))
 
 
-def fill_box(rectangle: Rectangle, window: Window) -> Mask:
+def fill_box(rectangle: Rectangle, crop: Crop) -> Mask:
     """The pixels of the canvas whose centers lie in x0, y0, x1, y1 (which is clipped to the
     patch)."""
-    crop = np.zeros(window.canvas, bool)
-    x0, y0, x1, y1 = np.ceil(np.asarray(window.clip(rectangle)) - 0.5).astype(int)
-    crop[y0:y1, x0:x1] = True
-    return crop
+    mask = np.zeros(crop.padded_size, bool)
+    x0, y0, x1, y1 = np.ceil(np.asarray(crop.clip(rectangle)) - 0.5).astype(int)
+    mask[y0:y1, x0:x1] = True
+    return mask
 
 
 def tight_box(mask: Mask) -> Rectangle:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segkit.data.augment import Image, Window, color_jitter, jitter_window, zoom_window
+from segkit.data.augment import Crop, Image, color_jitter, jitter_crop, zoom_crop
 from segkit.data.batch import Batch, Targets
-from segkit.data.collate import Packed, pack, unpack
+from segkit.data.collate import CollatedBatch, collate, uncollate
 from segkit.data.schedule import Schedule, positions
 from segkit.data.targets import build_targets
 from segkit.errors import InputError, SegkitError
@@ -53,13 +53,13 @@ class DataMix:
     and the step alone.
 
     Args:
-        sets: name, shard set and rate of each data set; rates are relative.
+        sets: name, shard set and sampling weight of each data set; weights are relative.
         config: crops, batch size (of one rank) and mask policies.
         rank, world_size: the ranks together see the samples that one process would see with their
         joint batch size.
 
     Raises:
-        InputError: no or an empty data set, a name used twice, a rate that is not positive, a
+        InputError: no or an empty data set, a name used twice, a weight that is not positive, a
             policy for what is not there.
     """
 
@@ -107,7 +107,7 @@ class DataMix:
             SegkitError: an image or its labels cannot be read; names the sample.
         """
         workers = min(self.config.workers, stop_step - start_step)
-        steps: DataLoader[Packed | SegkitError] = DataLoader(
+        steps: DataLoader[CollatedBatch | SegkitError] = DataLoader(
             _Steps(self),
             batch_size=None,  # an item is a batch already
             sampler=range(start_step, stop_step),
@@ -119,7 +119,7 @@ class DataMix:
         for step, item in zip(range(start_step, stop_step), steps, strict=True):
             if isinstance(item, SegkitError):
                 raise item
-            yield step, unpack(item)
+            yield step, uncollate(item)
 
     def _batch(self, step: int) -> Batch:
         dataset, turn = self._schedule.draw(step)
@@ -149,22 +149,22 @@ def make_crop(
     image: Image, sample: Sample, mixed: MixedSet, config: DataConfig, rng: np.random.Generator
 ) -> tuple[Tensor, Targets]:
     """One augmented crop (3, S, S) uint8 of an (H, W, 3) image, and its targets."""
-    window = choose_window(sample, mixed.policies, config, rng)
-    crop = window.image(image)
+    crop = choose_crop(sample, mixed.policies, config, rng)
+    pixels = crop.image(image)
     if config.color_jitter:
-        patch = window.inside()  # padding keeps its grey
-        crop[patch] = color_jitter(
-            np.ascontiguousarray(crop[patch]), strength=config.color_jitter, rng=rng
+        content = crop.inside()  # padding keeps its grey
+        pixels[content] = color_jitter(
+            np.ascontiguousarray(pixels[content]), strength=config.color_jitter, rng=rng
         )
     targets = build_targets(
-        sample, window, taxonomy=mixed.taxonomy, task=mixed.task, policies=mixed.policies
+        sample, crop, taxonomy=mixed.taxonomy, task=mixed.task, policies=mixed.policies
     )
-    return torch.from_numpy(np.stack(cv2.split(crop))), targets
+    return torch.from_numpy(np.stack(cv2.split(pixels))), targets
 
 
-def choose_window(
+def choose_crop(
     sample: Sample, policies: Mapping[int, MaskPolicy], config: DataConfig, rng: np.random.Generator
-) -> Window:
+) -> Crop:
     """Zoom on a random segment (a thing, where there is one) at the configured rate, else
     large-scale jitter."""
     usable = [
@@ -176,26 +176,26 @@ def choose_window(
     usable = [segment for segment in usable if segment.kind == "thing"] or usable
     if rng.random() < config.zoom_probability and usable:
         box = usable[int(rng.integers(len(usable)))].box
-        return zoom_window(
+        return zoom_crop(
             sample.height, sample.width, box, size=config.image_size, rng=rng, flip=config.flip
         )
     scale = float(rng.uniform(config.scale_min, config.scale_max))
     size = config.image_size
-    return jitter_window(
+    return jitter_crop(
         sample.height, sample.width, size=size, scale=scale, rng=rng, flip=config.flip
     )
 
 
-class _Steps(Dataset["Packed | SegkitError"]):
+class _Steps(Dataset["CollatedBatch | SegkitError"]):
     """Batches by step. A failure is a value as well, for torch would wrap it in a worker's
     traceback."""
 
     def __init__(self, mix: DataMix) -> None:
         self.mix = mix
 
-    def __getitem__(self, step: int) -> "Packed | SegkitError":
+    def __getitem__(self, step: int) -> "CollatedBatch | SegkitError":
         try:
-            return pack(self.mix._batch(step))
+            return collate(self.mix._batch(step))
         except SegkitError as error:
             return error
 
@@ -233,7 +233,9 @@ def _check(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> N
             )
         if not 0 < weight < float("inf"):
             raise InputError(
-                f"its rate is {weight}", file=shards.path, hint="give a positive number after ="
+                f"its sampling weight is {weight}",
+                file=shards.path,
+                hint="give a positive number after =",
             )
         if not len(shards):
             raise InputError("it has no images", file=shards.path, hint="leave the data set out")

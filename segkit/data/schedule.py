@@ -23,10 +23,10 @@ class Schedule:
     """The samples of every step.
 
     Args:
-        weights: rates of the data sets, positive, of any sum.
+        weights: sampling weights of the data sets, positive, of any sum.
         shard_rows: images in each shard, for each data set.
         seed: decides draws, orders and (through `sample_rng`) augmentation.
-        in_turn: the data sets follow each other, whatever their rates.
+        in_turn: the data sets take turns, whatever their weights.
     """
 
     def __init__(

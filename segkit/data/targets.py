@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from segkit.data.augment import Rectangle, Window
+from segkit.data.augment import Crop, Rectangle
 from segkit.data.batch import Targets
 from segkit.data.crop_masks import Mask, crop_mask, fill_box, tight_box
 from segkit.masks.rle import Counts, decompress_many
@@ -35,7 +35,7 @@ class _Scene:
     """A sample under its window: what of each segment may be known."""
 
     sample: Sample
-    window: Window
+    crop: Crop
     policies: Mapping[int, MaskPolicy]
     runs: Mapping[int, Counts]
     """Run lengths of the masks that may be looked at, by the segment's place in the sample; -1 is
@@ -49,15 +49,15 @@ class _Scene:
 
     def mask(self, place: int) -> Mask:
         """The crop of a mask."""
-        return crop_mask(self.runs[place], self.sample.height, self.sample.width, self.window)
+        return crop_mask(self.runs[place], self.sample.height, self.sample.width, self.crop)
 
     def region(self, place: int) -> tuple[Mask, Rectangle | None]:
         """The segment's pixels in the crop; with its clipped box where that is all that may be
         known of it."""
         if place in self.runs:
             return self.mask(place), None
-        rectangle = self.window.box(self.sample.segments[place].box)
-        return fill_box(rectangle, self.window), self.window.clip(rectangle)
+        rectangle = self.crop.box(self.sample.segments[place].box)
+        return fill_box(rectangle, self.crop), self.crop.clip(rectangle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class _Target:
 
 def build_targets(
     sample: Sample,
-    window: Window,
+    crop: Crop,
     *,
     taxonomy: Taxonomy,
     task: Task,
@@ -92,10 +92,10 @@ def build_targets(
         ValueError: an RLE that does not fit the image.
         KeyError: a class id that the taxonomy lacks.
     """
-    scene = _scene(sample, window, policies)
+    scene = _scene(sample, crop, policies)
     complete = task != "instance" or not sample.exhaustive
-    padding = np.ones(window.canvas, bool)
-    padding[window.inside()] = False
+    padding = np.ones(crop.padded_size, bool)
+    padding[crop.inside()] = False
     void = padding | complete
     kept: list[_Target] = []
     for places in _groups(scene, task):
@@ -114,7 +114,7 @@ def build_targets(
     return replace(made, annotated=_annotated(sample, taxonomy), padding=torch.from_numpy(padding))
 
 
-def _scene(sample: Sample, window: Window, policies: Mapping[int, MaskPolicy]) -> _Scene:
+def _scene(sample: Sample, crop: Crop, policies: Mapping[int, MaskPolicy]) -> _Scene:
     counts = {
         place: segment.mask
         for place, segment in enumerate(sample.segments)
@@ -123,7 +123,7 @@ def _scene(sample: Sample, window: Window, policies: Mapping[int, MaskPolicy]) -
     if sample.void is not None:
         counts[-1] = sample.void
     runs = decompress_many(list(counts.values()))
-    return _Scene(sample, window, policies, dict(zip(counts, runs, strict=True)))
+    return _Scene(sample, crop, policies, dict(zip(counts, runs, strict=True)))
 
 
 def _groups(scene: _Scene, task: Task) -> Iterator[list[int]]:
@@ -192,7 +192,7 @@ def _large_enough(target: _Target, places: Sequence[int], scene: _Scene) -> bool
         return False
     if target.has_mask or len(places) > 1:
         return True
-    x0, y0, x1, y1 = scene.window.box(target.segment.box)
+    x0, y0, x1, y1 = scene.crop.box(target.segment.box)
     left, top, right, bottom = target.box
     return (right - left) * (bottom - top) >= MIN_VISIBLE * (x1 - x0) * (y1 - y0)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkit.data.augment import Window, square_window
+from segkit.data.augment import Crop, square_crop
 from segkit.distributed import autocast
 from segkit.errors import InputError
 from segkit.inference.forward_pass import Image, upload
@@ -70,12 +70,12 @@ class BoxMask:
 
 
 @dataclass(frozen=True)
-class _Crop:
+class _BoxCrop:
     size: tuple[int, int]
     """Height and width of the image, which itself is not held."""
     box: Box
     label: int
-    window: Window
+    crop: Crop
     pixels: Image
 
 
@@ -85,7 +85,7 @@ def masks_of_boxes(
     questions: Iterable[Question],
     config: InferenceConfig,
     *,
-    crop: int,
+    crop_size: int,
 ) -> Iterator[list[BoxMask]]:
     """The mask of each box of each image, in order; the mask of one box does not depend on the
     other boxes.
@@ -98,7 +98,7 @@ def masks_of_boxes(
         table: vocabulary of the labels, on the model's device.
         questions: images with their boxes; read a little ahead of what is given back.
         config: batch size and precision.
-        crop: side of the crops in pixels, a multiple of 32: that of the training crops, in which
+        crop_size: side of the crops in pixels, a multiple of 32: that of the training crops, in which
             the model has seen objects at this scale.
 
     Yields:
@@ -107,10 +107,10 @@ def masks_of_boxes(
         doubtful).
     """
 
-    def cut(part: tuple[Image, Box, int]) -> _Crop:
+    def cut(part: tuple[Image, Box, int]) -> _BoxCrop:
         image, box, label = part
-        window = _window(image.shape[0], image.shape[1], box, crop)
-        return _Crop((image.shape[0], image.shape[1]), box, label, window, window.image(image))
+        crop = _crop_around(image.shape[0], image.shape[1], box, crop_size)
+        return _BoxCrop((image.shape[0], image.shape[1]), box, label, crop, crop.image(image))
 
     def answers(parts: Iterable[tuple[Image, Box, int]]) -> Iterator[BoxMask]:
         crops = ahead(cut, parts, waiting=2 * config.batch_size)
@@ -129,19 +129,21 @@ def masks_of_boxes(
 def _ask(
     model: DataSeg,
     table: ClassEmbeddings,
-    batches: Iterable[list[tuple[int, _Crop]]],
+    batches: Iterable[list[tuple[int, _BoxCrop]]],
     config: InferenceConfig,
-) -> Iterator[tuple[_Crop, Tensor, Tensor]]:
+) -> Iterator[tuple[_BoxCrop, Tensor, Tensor]]:
     """Each crop with the class of its box () and its mask logits (h, w), both still on the
     device."""
     device = table.text.device
     for batch in batches:
-        crops = [crop for _, crop in batch]
-        images = upload([crop.pixels for crop in crops], device)
+        crops = [box_crop for _, box_crop in batch]
+        images = upload([box_crop.pixels for box_crop in crops], device)
         boxes = torch.tensor(
-            [crop.window.box(crop.box) for crop in crops], dtype=torch.float32, device=device
+            [box_crop.crop.box(box_crop.box) for box_crop in crops],
+            dtype=torch.float32,
+            device=device,
         )
-        labels = torch.tensor([crop.label for crop in crops], device=device)
+        labels = torch.tensor([box_crop.label for box_crop in crops], device=device)
         with autocast(config.precision, device):
             prompts = BoxPrompts(list(boxes[:, None]), list(labels[:, None]))
             outputs = model(images, table.text, prompts, learned_queries=False, aux_outputs=False)
@@ -155,38 +157,40 @@ def _ask(
         yield from zip(crops, classes, answer.mask_logits[:, -1, 0].float(), strict=True)
 
 
-def _window(height: int, width: int, box: Box, crop: int) -> Window:
+def _crop_around(height: int, width: int, box: Box, crop_size: int) -> Crop:
     """The crop in which a box is segmented: FACTOR times its longer side, no larger than the
     image's."""
     longest = max(box[2], box[3])
-    side = max(2, round(min(max(longest * FACTOR, crop / ENLARGE), max(height, width, longest))))
+    side = max(
+        2, round(min(max(longest * FACTOR, crop_size / ENLARGE), max(height, width, longest)))
+    )
     x, y = (
         round(start + extent / 2 - side / 2)
         for start, extent in ((box[0], box[2]), (box[1], box[3]))
     )
-    return square_window(height, width, x, y, side, crop)
+    return square_crop(height, width, x, y, side, crop_size)
 
 
-def _paste(asked: tuple[_Crop, Tensor, Tensor]) -> BoxMask:
+def _paste(asked: tuple[_BoxCrop, Tensor, Tensor]) -> BoxMask:
     """Read the logits of a crop at the pixels of its box."""
-    crop, index, logits = asked
-    place = pixels_of_box(crop.box, *crop.size)
-    probability = _read(logits, crop.window, *place).sigmoid().cpu().numpy()
+    box_crop, index, logits = asked
+    place = pixels_of_box(box_crop.box, *box_crop.size)
+    probability = _read(logits, box_crop.crop, *place).sigmoid().cpu().numpy()
     inside = probability >= 0.5
     score = float(probability[inside].mean()) * tightness(inside) if inside.any() else 0.0
-    return BoxMask(crop.size, place, inside, score, int(index))
+    return BoxMask(box_crop.size, place, inside, score, int(index))
 
 
-def _read(logits: Tensor, window: Window, rows: slice, columns: slice) -> Tensor:
+def _read(logits: Tensor, crop: Crop, rows: slice, columns: slice) -> Tensor:
     """Bilinear values of a crop's logits (h, w) at the centers of image pixels: (rows, columns)."""
-    (x, y, width, height), (left, top, patch_w, patch_h) = window.source, window.patch
+    (x, y, width, height), (left, top, content_w, content_h) = crop.source, crop.content
     across = (
         torch.arange(columns.start, columns.stop, device=logits.device) + 0.5 - x
-    ) * patch_w / width + left
+    ) * content_w / width + left
     down = (
         torch.arange(rows.start, rows.stop, device=logits.device) + 0.5 - y
-    ) * patch_h / height + top
-    u, v = across / window.canvas[1] * 2 - 1, down / window.canvas[0] * 2 - 1
+    ) * content_h / height + top
+    u, v = across / crop.padded_size[1] * 2 - 1, down / crop.padded_size[0] * 2 - 1
     grid = torch.stack(torch.meshgrid(v, u, indexing="ij")[::-1], dim=-1)[None].to(logits.dtype)
     return F.grid_sample(logits[None, None], grid, align_corners=False, padding_mode="border")[0, 0]
 
@@ -203,7 +207,7 @@ def conditioned(
 ) -> Iterator[list[BoxMask]]:
     """`masks_of_boxes` by a run, as its recipe says."""
     return masks_of_boxes(
-        run.model, table, questions, run.recipe.inference, crop=run.recipe.data.image_size
+        run.model, table, questions, run.recipe.inference, crop_size=run.recipe.data.image_size
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.data.augment import Window, evaluation_window
+from segkit.data.augment import Crop, full_image_crop
 from segkit.distributed import autocast
 from segkit.inference.streams import ahead, in_order, like
 from segkit.model.dataseg import DataSeg
@@ -39,14 +39,14 @@ class Proposed(Generic[Record]):
     """(N, K + 1) float32, background last."""
     mask_logits: Tensor
     """(N, h, w) float32, of the whole canvas."""
-    window: Window
+    crop: Crop
     """How the image lies on the canvas."""
 
 
 @dataclass(frozen=True)
 class _Laid(Generic[Record]):
     record: Record
-    window: Window
+    crop: Crop
     pixels: Image
 
 
@@ -73,15 +73,15 @@ def propose(
 
     def lay(item: Item) -> _Laid[Record]:
         record, image = read(item)
-        window = evaluation_window(image.shape[0], image.shape[1], size=config.image_size)
-        return _Laid(record, window, window.image(image))
+        crop = full_image_crop(image.shape[0], image.shape[1], size=config.image_size)
+        return _Laid(record, crop, crop.image(image))
 
     def end(given: tuple[int, Proposed[Record]]) -> tuple[int, Result]:
         return given[0], finish(given[1])
 
     many = config.batch_size
     laid = ahead(lay, items, waiting=2 * many)
-    batches = like(laid, lambda one: one.window.canvas, size=many, patience=PATIENCE * many)
+    batches = like(laid, lambda one: one.crop.padded_size, size=many, patience=PATIENCE * many)
     return in_order(ahead(end, _forward(model, text, batches, config), waiting=2 * many))
 
 
@@ -101,7 +101,7 @@ def _forward(
                 found.class_logits[row, -1].float(),
                 found.mask_logits[row, -1].float(),
             )
-            yield place, Proposed(laid.record, class_logits, mask_logits, laid.window)
+            yield place, Proposed(laid.record, class_logits, mask_logits, laid.crop)
 
 
 def upload(images: Sequence[Image], device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.criterion.merge import group_proposals, kept_rows, merge_masks
-from segkit.data.augment import Window
+from segkit.data.augment import Crop
 from segkit.inference.upscale import BAND, bands, image_size
 from segkit.masks import rle
 from segkit.recipes.schema import InferenceConfig
@@ -44,14 +44,14 @@ class LabeledMask:
         return rle.decode(self.region.counts, *self.size)
 
 
-def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window) -> list[LabeledMask]:
+def semantic(class_logits: Tensor, mask_logits: Tensor, crop: Crop) -> list[LabeledMask]:
     """MERGE of all proposals per class: the largest sum of p(class) * sigmoid(mask) wins a pixel
     (MaskFormer, 3.4).
 
     Args:
         class_logits: (N, K + 1), background last.
         mask_logits: (N, h, w) on the canvas.
-        window: how the image was laid on the canvas; it must have taken the whole image, not
+        crop: how the image was laid on the canvas; it must have taken the whole image, not
             mirrored.
 
     Returns:
@@ -66,9 +66,9 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window) -> list[
     rivals = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)
     if not len(rivals):
         return []
-    labels, certain = _no_labels(window, rivals), probability.sum(1)
+    labels, certain = _no_labels(crop, rivals), probability.sum(1)
     shares = torch.zeros(len(rivals), dtype=torch.float64, device=rivals.device)
-    for rows, logits in bands(mask_logits, window, depth=len(rivals)):
+    for rows, logits in bands(mask_logits, crop, depth=len(rivals)):
         soft = logits.sigmoid()
         best, winner = class_scores(probability[:, rivals], soft).max(0)
         score = best / torch.einsum("n,nhw->hw", certain, soft).clamp(min=1e-6)
@@ -76,7 +76,7 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, window: Window) -> list[
         labels[rows] = winner.to(labels.dtype)
     classes, total = rivals.tolist(), shares.tolist()
     return [
-        LabeledMask(classes[row], region, image_size(window), min(1.0, total[row] / region.area))
+        LabeledMask(classes[row], region, image_size(crop), min(1.0, total[row] / region.area))
         for row, region in rle.regions(labels.cpu().numpy()).items()
     ]
 
@@ -97,7 +97,7 @@ def class_scores(probability: Tensor, soft: Tensor) -> Tensor:
 def panoptic(
     class_logits: Tensor,
     mask_logits: Tensor,
-    window: Window,
+    crop: Crop,
     is_thing: Tensor,
     config: InferenceConfig,
 ) -> list[LabeledMask]:
@@ -107,7 +107,7 @@ def panoptic(
     Args:
         class_logits: (N, K + 1), background last.
         mask_logits: (N, h, w) on the canvas.
-        window: as in `semantic`.
+        crop: as in `semantic`.
         is_thing: (K,) bool.
         config: the least score, and the least share of a mask that must stay visible.
 
@@ -126,8 +126,8 @@ def panoptic(
     rows_kept = torch.cat((torch.zeros_like(rows_kept), rows_kept), dim=1)
     merged = merge_masks(mask_logits.flatten(1)[None], heads[None], rows_kept)
     merged = merged.reshape(len(merged), *mask_logits.shape[1:])
-    labels, wholes = _no_labels(window, scores), torch.zeros_like(classes)
-    for rows, logits in bands(merged, window):
+    labels, wholes = _no_labels(crop, scores), torch.zeros_like(classes)
+    for rows, logits in bands(merged, crop):
         probability = logits.sigmoid()
         owner = (scores[:, None, None] * probability).argmax(0)
         whole = probability >= 0.5
@@ -135,23 +135,23 @@ def panoptic(
         labels[rows] = owner.where(whole.gather(0, owner[None])[0], _VOID).to(labels.dtype)
     indices, certainty, sizes = classes.tolist(), scores.tolist(), wholes.tolist()
     return [
-        LabeledMask(indices[row], region, image_size(window), certainty[row])
+        LabeledMask(indices[row], region, image_size(crop), certainty[row])
         for row, region in rle.regions(labels.cpu().numpy()).items()
         if row != _VOID and region.area >= config.overlap * sizes[row]
     ]
 
 
-def _no_labels(window: Window, names: Tensor) -> Tensor:
+def _no_labels(crop: Crop, names: Tensor) -> Tensor:
     """A map (H, W) of the original image in which each pixel will have one of the places in
     `names`, or _VOID."""
     kind = torch.int16 if len(names) < 2**15 else torch.int32
-    return torch.empty(image_size(window), dtype=kind, device=names.device)
+    return torch.empty(image_size(crop), dtype=kind, device=names.device)
 
 
 def instances(
     class_logits: Tensor,
     mask_logits: Tensor,
-    window: Window,
+    crop: Crop,
     is_thing: Tensor,
     config: InferenceConfig,
 ) -> list[LabeledMask]:
@@ -168,24 +168,24 @@ def instances(
     scores, flat = probability.flatten().topk(count)
     queries, classes = flat // probability.shape[1], flat % probability.shape[1]
     used, rows = torch.unique(queries, return_inverse=True)
-    found = _separate(mask_logits[used], window)
+    found = _separate(mask_logits[used], crop)
     return [
-        LabeledMask(index, found[row][0], image_size(window), score * found[row][1])
+        LabeledMask(index, found[row][0], image_size(crop), score * found[row][1])
         for score, index, row in zip(scores.tolist(), classes.tolist(), rows.tolist(), strict=True)
         if found[row][0].area > 0
     ]
 
 
-def _separate(mask_logits: Tensor, window: Window) -> list[tuple[rle.Region, float]]:
+def _separate(mask_logits: Tensor, crop: Crop) -> list[tuple[rle.Region, float]]:
     """The region of each mask (N, h, w) by itself, and the mean probability within it."""
-    height, width = image_size(window)
+    height, width = image_size(crop)
     found: list[tuple[rle.Region, float]] = []
     together = max(1, BAND // (height * width))
     for start in range(0, len(mask_logits), together):
         some = mask_logits[start : start + together]
         masks = torch.empty((len(some), height, width), dtype=torch.bool, device=some.device)
         sums = some.new_zeros(len(some))
-        for rows, logits in bands(some, window):
+        for rows, logits in bands(some, crop):
             probability = logits.sigmoid()
             masks[:, rows] = probability >= 0.5
             sums += (probability * masks[:, rows]).flatten(1).sum(1)
@@ -198,15 +198,15 @@ def answer(
     task: Task,
     class_logits: Tensor,
     mask_logits: Tensor,
-    window: Window,
+    crop: Crop,
     is_thing: Tensor,
     config: InferenceConfig,
 ) -> list[LabeledMask]:
     """The masks of an image for a task; arguments as in `panoptic`."""
     if task == "semantic":
-        return semantic(class_logits, mask_logits, window)
+        return semantic(class_logits, mask_logits, crop)
     by_instance = panoptic if task == "panoptic" else instances
-    return by_instance(class_logits, mask_logits, window, is_thing, config)
+    return by_instance(class_logits, mask_logits, crop, is_thing, config)
 
 
 def to_segments(found: Sequence[LabeledMask], taxonomy: Taxonomy) -> tuple[Segment, ...]:

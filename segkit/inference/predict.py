@@ -46,7 +46,7 @@ def predict_images(
 
     def finish(found: Proposed[Sample]) -> Sample:
         masks = answer(
-            task, found.class_logits, found.mask_logits, found.window, table.is_thing, config
+            task, found.class_logits, found.mask_logits, found.crop, table.is_thing, config
         )
         segments = to_segments(masks, taxonomy)
         return replace(

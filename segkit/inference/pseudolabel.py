@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from segkit.data.augment import Window
+from segkit.data.augment import Crop
 from segkit.inference.boxes import BoxMask, Question, conditioned
 from segkit.inference.forward_pass import Proposed, propose
 from segkit.inference.streams import ahead, by_parts
@@ -148,7 +148,7 @@ def proposals(run: Run, table: ClassEmbeddings, questions: Iterable[Question]) -
         labels = list(found.record.labels)
         probability = found.class_logits.softmax(-1)[:, labels].cpu().numpy()
         return match_proposals(
-            found.mask_logits, found.window, probability, found.record.boxes, labels
+            found.mask_logits, found.crop, probability, found.record.boxes, labels
         )
 
     config = run.recipe.inference
@@ -159,7 +159,7 @@ def proposals(run: Run, table: ClassEmbeddings, questions: Iterable[Question]) -
 
 def match_proposals(
     mask_logits: Tensor,
-    window: Window,
+    crop: Crop,
     class_probability: NDArray[np.float32],
     boxes: Sequence[Box],
     labels: Sequence[int],
@@ -169,7 +169,7 @@ def match_proposals(
 
     Args:
         mask_logits: (N, h, w) of the proposals, of the whole canvas.
-        window: how the image lies on the canvas.
+        crop: how the image lies on the canvas.
         class_probability: (N, Q), of each proposal for each box's class.
         boxes: Q of them, x, y, width, height in pixels.
         labels: (Q,) the class of each.
@@ -179,7 +179,7 @@ def match_proposals(
         within the mask; None where no proposal overlaps by LEAST_OVERLAP with at least LEAST_CLASS
         for the class.
     """
-    extents, size = _extents(mask_logits, window), image_size(window)
+    extents, size = _extents(mask_logits, crop), image_size(crop)
     overlap = np.array([[_box_iou(own, box) for box in boxes] for own in extents]).reshape(
         len(extents), len(boxes)
     )
@@ -191,10 +191,7 @@ def match_proposals(
             continue
         rows, columns = place = pixels_of_box(boxes[owner], *size)
         soft = (
-            to_image(mask_logits[proposal, None], window, rows)[0, :, columns]
-            .sigmoid()
-            .cpu()
-            .numpy()
+            to_image(mask_logits[proposal, None], crop, rows)[0, :, columns].sigmoid().cpu().numpy()
         )
         inside = soft >= 0.5
         if inside.any():
@@ -203,14 +200,14 @@ def match_proposals(
     return found
 
 
-def _extents(mask_logits: Tensor, window: Window) -> list[Box]:
+def _extents(mask_logits: Tensor, crop: Crop) -> list[Box]:
     """The tight box of each mask (N, h, w) in the image."""
-    height, width = image_size(window)
+    height, width = image_size(crop)
     rows, columns = (
         np.zeros((len(mask_logits), height), bool),
         np.zeros((len(mask_logits), width), bool),
     )
-    for band, logits in bands(mask_logits, window):
+    for band, logits in bands(mask_logits, crop):
         masks = (logits.sigmoid() >= 0.5).cpu().numpy()
         rows[:, band] = masks.any(2)
         columns |= masks.any(1)

@@ -113,7 +113,7 @@ class DataConfig:
             "scale_min": (0 < self.scale_min <= self.scale_max, "give 0 < scale_min <= scale_max"),
             "zoom_probability": (0 <= self.zoom_probability <= 1, "give 0 to 1"),
             "mixing": (self.mixing in ("one", "all"), "give one or all"),
-            "colour_jitter": (0 <= self.color_jitter <= 1, "give 0 to 1"),
+            "color_jitter": (0 <= self.color_jitter <= 1, "give 0 to 1"),
             "workers": (self.workers >= 0, "give 0 or more"),
         }
         for name, (good, hint) in checks.items():

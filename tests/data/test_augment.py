@@ -10,12 +10,12 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from segkit.data.augment import (
     PAD_VALUE,
     ZOOM_FACTORS,
-    Window,
+    Crop,
     adjust_colors,
     color_jitter,
-    evaluation_window,
-    jitter_window,
-    zoom_window,
+    full_image_crop,
+    jitter_crop,
+    zoom_crop,
 )
 from segkit.data.crop_masks import crop_mask, tight_box
 from segkit.inference.upscale import to_image
@@ -29,48 +29,48 @@ scales = st.floats(0.1, 4.0)
 
 
 @st.composite
-def windows(draw: st.DrawFn) -> tuple[int, int, Window]:
+def crops(draw: st.DrawFn) -> tuple[int, int, Crop]:
     """Height, width and a window of either kind."""
     height, width, rng = draw(sides), draw(sides), np.random.default_rng(draw(seeds))
     if draw(st.booleans()):
         return (
             height,
             width,
-            jitter_window(height, width, size=64, scale=draw(scales), rng=rng, flip=True),
+            jitter_crop(height, width, size=64, scale=draw(scales), rng=rng, flip=True),
         )
     x0, y0 = draw(st.floats(-20, width)), draw(st.floats(-20, height))
     box = (x0, y0, draw(st.floats(0.5, 200)), draw(st.floats(0.5, 200)))
-    return height, width, zoom_window(height, width, box, size=64, rng=rng, flip=True)
+    return height, width, zoom_crop(height, width, box, size=64, rng=rng, flip=True)
 
 
-@given(windows())
-def test_windows_stay_inside_of_image_and_canvas(case: tuple[int, int, Window]) -> None:
-    height, width, window = case
-    x, y, w, h = window.source
+@given(crops())
+def test_windows_stay_inside_of_image_and_canvas(case: tuple[int, int, Crop]) -> None:
+    height, width, crop = case
+    x, y, w, h = crop.source
     assert min(w, h) >= 1 and min(x, y) >= 0 and x + w <= width and y + h <= height
-    x, y, w, h = window.patch
+    x, y, w, h = crop.content
     assert (
         min(w, h) >= 1
         and min(x, y) >= 0
-        and x + w <= window.canvas[1]
-        and y + h <= window.canvas[0]
+        and x + w <= crop.padded_size[1]
+        and y + h <= crop.padded_size[0]
     )
 
 
-@given(windows(), seeds)
+@given(crops(), seeds)
 @settings(max_examples=50)
-def test_image_mask_and_box_move_together(case: tuple[int, int, Window], seed: int) -> None:
-    height, width, window = case
+def test_image_mask_and_box_move_together(case: tuple[int, int, Crop], seed: int) -> None:
+    height, width, crop = case
     rng = np.random.default_rng(seed)
     x0, y0 = int(rng.integers(width)), int(rng.integers(height))
     x1, y1 = int(rng.integers(x0 + 1, width + 1)), int(rng.integers(y0 + 1, height + 1))
     dense = np.zeros((height, width), bool)
     dense[y0:y1, x0:x1] = True
-    mask = crop_mask(rle.decompress(rle.encode(dense)), height, width, window)
-    left, top, right, bottom = window.clip(window.box((x0, y0, x1 - x0, y1 - y0)))
+    mask = crop_mask(rle.decompress(rle.encode(dense)), height, width, crop)
+    left, top, right, bottom = crop.clip(crop.box((x0, y0, x1 - x0, y1 - y0)))
     # the box says which pixel centers are in; sampling by whole source pixels agrees with it
     # exactly for whole boxes
-    rows, columns = np.mgrid[: window.canvas[0], : window.canvas[1]] + 0.5
+    rows, columns = np.mgrid[: crop.padded_size[0], : crop.padded_size[1]] + 0.5
     inside = (
         (columns > left + 1e-6)
         & (columns < right - 1e-6)
@@ -84,28 +84,28 @@ def test_image_mask_and_box_move_together(case: tuple[int, int, Window], seed: i
         & (rows < bottom + 1e-6)
     )
     assert (inside <= mask).all() and (mask <= near).all()
-    picture = window.image(np.repeat(dense[..., None], 3, axis=2).astype(np.uint8) * 255)[..., 0]
-    patch = picture[window.inside()].astype(int)
+    picture = crop.image(np.repeat(dense[..., None], 3, axis=2).astype(np.uint8) * 255)[..., 0]
+    content = picture[crop.inside()].astype(int)
     # pixels that lie one source pixel and one crop pixel or more from the box's edges must show
     # inside or outside
-    reach = 1 + max(window.patch[2] / window.source[2], window.patch[3] / window.source[3])
+    reach = 1 + max(crop.content[2] / crop.source[2], crop.content[3] / crop.source[3])
     core = (np.minimum(columns - left, right - columns) > reach) & (
         np.minimum(rows - top, bottom - rows) > reach
     )
     beyond = (np.maximum(left - columns, columns - right) > reach) | (
         np.maximum(top - rows, rows - bottom) > reach
     )
-    assert (patch[core[window.inside()]] == 255).all() and (
-        patch[beyond[window.inside()]] == 0
+    assert (content[core[crop.inside()]] == 255).all() and (
+        content[beyond[crop.inside()]] == 0
     ).all()
 
 
 def test_mask_sampling_is_that_of_opencv_at_pixel_centers() -> None:
     dense = blobs(97, 131, seed=3)
-    window = Window((10, 5, 90, 80), (7, 3, 50, 61), (64, 64))
+    crop = Crop((10, 5, 90, 80), (7, 3, 50, 61), (64, 64))
     part = dense[5:85, 10:100].astype(np.uint8)
     expected = cv2.resize(part, (50, 61), interpolation=cv2.INTER_NEAREST_EXACT) > 0
-    mask = crop_mask(rle.decompress(rle.encode(dense)), 97, 131, window)
+    mask = crop_mask(rle.decompress(rle.encode(dense)), 97, 131, crop)
     assert (mask[3:64, 7:57] == expected).all()
     mask[3:64, 7:57] = False
     assert not mask.any()
@@ -114,8 +114,8 @@ def test_mask_sampling_is_that_of_opencv_at_pixel_centers() -> None:
 def test_a_mirrored_window_mirrors_its_patch() -> None:
     dense = blobs(40, 60, seed=1)
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    straight = Window((0, 0, 60, 40), (0, 0, 64, 43), (64, 64))
-    mirrored = Window(straight.source, straight.patch, straight.canvas, mirrored=True)
+    straight = Crop((0, 0, 60, 40), (0, 0, 64, 43), (64, 64))
+    mirrored = Crop(straight.source, straight.content, straight.padded_size, mirrored=True)
     for before, after in (
         (straight.image(image), mirrored.image(image)),
         (
@@ -133,61 +133,61 @@ def test_a_mirrored_window_mirrors_its_patch() -> None:
 def test_jitter_gives_the_longer_side_the_scaled_size(
     height: int, width: int, scale: float, seed: int
 ) -> None:
-    window = jitter_window(height, width, size=64, scale=scale, rng=np.random.default_rng(seed))
+    crop = jitter_crop(height, width, size=64, scale=scale, rng=np.random.default_rng(seed))
     side = (
         max(height, width) / scale
     )  # the side in the source that becomes 64 pixels, rounded to whole pixels
-    for taken, shown in zip(window.source[2:], window.patch[2:], strict=True):
+    for taken, shown in zip(crop.source[2:], crop.content[2:], strict=True):
         assert shown == 1 or abs(shown - taken * 64 / side) <= 0.5 + 0.51 * shown / side
-    assert window.patch[:2] == (0, 0)
+    assert crop.content[:2] == (0, 0)
     if scale <= 1 - 1 / side:
-        assert window.source == (0, 0, width, height)
+        assert crop.source == (0, 0, width, height)
 
 
 def test_jitter_crops_reach_every_corner_and_flip_half_of_the_time() -> None:
     found = [
-        jitter_window(50, 100, size=32, scale=2.0, rng=np.random.default_rng(i), flip=True)
+        jitter_crop(50, 100, size=32, scale=2.0, rng=np.random.default_rng(i), flip=True)
         for i in range(400)
     ]
-    assert {window.source[0] for window in found} == set(range(51))
-    assert {window.source[1] for window in found} == {0}
-    assert 160 < sum(window.mirrored for window in found) < 240
+    assert {crop.source[0] for crop in found} == set(range(51))
+    assert {crop.source[1] for crop in found} == {0}
+    assert 160 < sum(crop.mirrored for crop in found) < 240
 
 
 @given(seeds, st.integers(4, 30), st.integers(4, 30))
 def test_zoom_keeps_the_box_in_sight_with_context(seed: int, w: int, h: int) -> None:
     rng = np.random.default_rng(seed)
     box = (float(rng.integers(200 - w)), float(rng.integers(150 - h)), float(w), float(h))
-    window = zoom_window(150, 200, box, size=64, rng=rng, flip=True)
-    x, y, width, height = window.source
+    crop = zoom_crop(150, 200, box, size=64, rng=rng, flip=True)
+    x, y, width, height = crop.source
     assert x <= box[0] and y <= box[1] and box[0] + w <= x + width and box[1] + h <= y + height
-    x0, y0, x1, y1 = window.box(box)
+    x0, y0, x1, y1 = crop.box(box)
     share = max(x1 - x0, y1 - y0) / 64
     nearest, farthest = ZOOM_FACTORS
     capped = max(w, h) < 64 / 8 / nearest
     assert share <= 1 / nearest + 0.1
     assert capped or share >= 1 / farthest - 0.05
-    assert window.patch[2] / width <= 8.5
+    assert crop.content[2] / width <= 8.5
 
 
 def test_the_zoomed_box_is_not_always_in_the_middle() -> None:
     centers = []
     for seed in range(100):
-        window = zoom_window(200, 200, (90, 90, 20, 20), size=64, rng=np.random.default_rng(seed))
-        x0, _, x1, _ = window.box((90, 90, 20, 20))
+        crop = zoom_crop(200, 200, (90, 90, 20, 20), size=64, rng=np.random.default_rng(seed))
+        x0, _, x1, _ = crop.box((90, 90, 20, 20))
         centers.append((x0 + x1) / 2)
     assert np.std(centers) > 3 and abs(np.mean(centers) - 32) < 3
 
 
 @given(sides, sides, st.integers(32, 200))
 def test_evaluation_keeps_the_whole_image(height: int, width: int, size: int) -> None:
-    window = evaluation_window(height, width, size=size)
-    assert window.source == (0, 0, width, height)
-    assert max(window.patch[2:]) == size
-    assert all(side % 32 == 0 for side in window.canvas)
+    crop = full_image_crop(height, width, size=size)
+    assert crop.source == (0, 0, width, height)
+    assert max(crop.content[2:]) == size
+    assert all(side % 32 == 0 for side in crop.padded_size)
     assert (
-        0 <= window.canvas[1] - window.patch[2] < 32
-        and 0 <= window.canvas[0] - window.patch[3] < 32
+        0 <= crop.padded_size[1] - crop.content[2] < 32
+        and 0 <= crop.padded_size[0] - crop.content[3] < 32
     )
 
 
@@ -204,11 +204,11 @@ def test_masks_come_back_from_the_evaluation_canvas(
             disc(height, width, 0.6 * width, 0.4 * height, width / 3),
         )
     )
-    window = evaluation_window(height, width, size=size)
-    canvas = np.stack(
-        [crop_mask(rle.decompress(rle.encode(mask)), height, width, window) for mask in dense]
+    crop = full_image_crop(height, width, size=size)
+    padded_size = np.stack(
+        [crop_mask(rle.decompress(rle.encode(mask)), height, width, crop) for mask in dense]
     )
-    back = to_image(torch.from_numpy(canvas).float(), window).numpy() > 0.5
+    back = to_image(torch.from_numpy(padded_size).float(), crop).numpy() > 0.5
     assert back.shape == dense.shape
     for ours, mask in zip(back, dense, strict=True):
         assert (ours & mask).sum() / (ours | mask).sum() >= least
@@ -218,32 +218,37 @@ def test_masks_come_back_from_the_evaluation_canvas(
 
 
 def test_low_resolution_scores_come_back_in_place() -> None:
-    window = evaluation_window(60, 100, size=100)  # canvas 64 x 128
+    crop = full_image_crop(60, 100, size=100)  # canvas 64 x 128
     ramp = (torch.arange(32) + 0.5) * 4  # x of the center of each cell at stride 4
-    back = to_image(ramp.expand(1, 16, 32), window)
+    back = to_image(ramp.expand(1, 16, 32), crop)
     expected = torch.arange(100) + 0.5
     assert torch.allclose(back[0, :, 2:98], expected[2:98].expand(60, -1), atol=1e-4)
 
 
-@given(windows(), seeds)
+@given(crops(), seeds)
 @settings(max_examples=40, deadline=None)
-def test_windows_are_torchvisions_transforms(case: tuple[int, int, Window], seed: int) -> None:
-    height, width, window = case
+def test_windows_are_torchvisions_transforms(case: tuple[int, int, Crop], seed: int) -> None:
+    height, width, crop = case
     rng = np.random.default_rng(seed)
-    x, y, w, h = window.source
-    left, top, patch_w, patch_h = window.patch
-    rest = [left, top, window.canvas[1] - left - patch_w, window.canvas[0] - top - patch_h]
+    x, y, w, h = crop.source
+    left, top, content_w, content_h = crop.content
+    rest = [
+        left,
+        top,
+        crop.padded_size[1] - left - content_w,
+        crop.padded_size[0] - top - content_h,
+    ]
 
     def transformed(given: torch.Tensor, **options: object) -> torch.Tensor:
-        made = functional.resized_crop(given, y, x, h, w, [patch_h, patch_w], **options)
-        return functional.pad(functional.horizontal_flip(made) if window.mirrored else made, rest)
+        made = functional.resized_crop(given, y, x, h, w, [content_h, content_w], **options)
+        return functional.pad(functional.horizontal_flip(made) if crop.mirrored else made, rest)
 
     dense = blobs(height, width, seed=seed)
     mask = transformed(
         tv_tensors.Image(torch.from_numpy(dense[None].astype(np.uint8))),
         interpolation=NEAREST_EXACT,
     )
-    found = crop_mask(rle.decompress(rle.encode(dense)), height, width, window)
+    found = crop_mask(rle.decompress(rle.encode(dense)), height, width, crop)
     assert (found != mask[0].numpy()).mean() <= 0.02, (
         "torch rounds where a centre lies between two pixels"
     )
@@ -260,7 +265,7 @@ def test_windows_are_torchvisions_transforms(case: tuple[int, int, Window], seed
     inside = functional.convert_bounding_box_format(transformed(boxes), new_format="XYXY")[
         0
     ].tolist()
-    ours = window.clip(window.box(box))
+    ours = crop.clip(crop.box(box))
     if (ours[2] - ours[0]) * (ours[3] - ours[1]) > 1e-6:
         assert ours == pytest.approx(inside, abs=1e-4)
     else:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
-from segkit.data.augment import Window, jitter_window
+from segkit.data.augment import Crop, jitter_crop
 from segkit.data.crop_masks import crop_mask, fill_box
 from segkit.data.targets import build_targets
 from segkit.masks import rle
@@ -16,17 +16,17 @@ from segkit.sample import Sample
 from tests.data.scenes import TAXONOMY, Mask, disc, segment
 
 
-def by_hand(dense: Mask, window: Window) -> Mask:
+def by_hand(dense: Mask, crop: Crop) -> Mask:
     """The crop of a dense mask, pixel by pixel from the centers' coordinates."""
-    crop = np.zeros(window.canvas, bool)
-    sx, sy, sw, sh = window.source
-    px, py, pw, ph = window.patch
+    expected = np.zeros(crop.padded_size, bool)
+    sx, sy, sw, sh = crop.source
+    px, py, pw, ph = crop.content
     for i in range(ph):
         for j in range(pw):
-            across = pw - 1 - j if window.mirrored else j
+            across = pw - 1 - j if crop.mirrored else j
             y, x = sy + (2 * i + 1) * sh // (2 * ph), sx + (2 * across + 1) * sw // (2 * pw)
-            crop[py + i, px + j] = dense[y, x]
-    return crop
+            expected[py + i, px + j] = dense[y, x]
+    return expected
 
 
 @given(
@@ -42,49 +42,47 @@ def test_crop_is_the_sampled_dense_mask(
 ) -> None:
     rng = np.random.default_rng(seed)
     dense = rng.random((height, width)) < share
-    window = jitter_window(height, width, size=32, scale=scale, rng=rng, flip=True)
+    crop = jitter_crop(height, width, size=32, scale=scale, rng=rng, flip=True)
     counts = coco.encode(np.asfortranarray(dense.astype(np.uint8)))["counts"]
-    assert (
-        crop_mask(rle.decompress(counts), height, width, window) == by_hand(dense, window)
-    ).all()
+    assert (crop_mask(rle.decompress(counts), height, width, crop) == by_hand(dense, crop)).all()
 
 
 def test_empty_and_full_masks() -> None:
-    window = Window((0, 0, 30, 20), (1, 2, 30, 20), (32, 32))
-    assert not crop_mask(rle.decompress(rle.encode(np.zeros((20, 30), bool))), 20, 30, window).any()
-    full = crop_mask(rle.decompress(rle.encode(np.ones((20, 30), bool))), 20, 30, window)
+    crop = Crop((0, 0, 30, 20), (1, 2, 30, 20), (32, 32))
+    assert not crop_mask(rle.decompress(rle.encode(np.zeros((20, 30), bool))), 20, 30, crop).any()
+    full = crop_mask(rle.decompress(rle.encode(np.ones((20, 30), bool))), 20, 30, crop)
     assert full[2:22, 1:31].all() and full.sum() == 600
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
-    window = Window((0, 0, 30, 20), (0, 0, 30, 20), (32, 32))
+    crop = Crop((0, 0, 30, 20), (0, 0, 30, 20), (32, 32))
     for size in ((20, 29), (21, 30)):
         with pytest.raises(ValueError, match="30 x 20"):
-            crop_mask(rle.decompress(rle.encode(np.ones(size, bool))), 20, 30, window)
+            crop_mask(rle.decompress(rle.encode(np.ones(size, bool))), 20, 30, crop)
 
 
 def test_a_box_fills_the_pixels_whose_centers_it_holds() -> None:
-    window = Window((0, 0, 64, 64), (0, 0, 64, 64), (64, 96))
+    crop = Crop((0, 0, 64, 64), (0, 0, 64, 64), (64, 96))
     rows, columns = np.mgrid[:64, :96] + 0.5
     for box in ((3.2, 5.7, 20.0, 21.4), (-4, -4, 9.5, 9.4), (50, 60, 30, 30)):
         x, y, w, h = box
         expected = (
             (columns >= x) & (columns < x + w) & (rows >= y) & (rows < y + h) & (columns < 64)
         )
-        assert (fill_box(window.box(box), window) == expected).all()
-    assert not fill_box((70, 0, 80, 20), window).any()
+        assert (fill_box(crop.box(box), crop) == expected).all()
+    assert not fill_box((70, 0, 80, 20), crop).any()
 
 
 def test_memory_does_not_grow_with_the_number_of_masks() -> None:
     """100 masks of 1.9 million pixels would be 190 MB as a stack."""
     height, width = 1200, 1600
     masks = [segment(disc(height, width, 100 + 12 * i, 600, 90), 5) for i in range(100)]
-    window = jitter_window(height, width, size=64, scale=1.0, rng=np.random.default_rng(0))
+    crop = jitter_crop(height, width, size=64, scale=1.0, rng=np.random.default_rng(0))
     peaks = []
     for number in (10, 100):
         sample = Sample("a", "a", width, height, tuple(masks[:number]))
         tracemalloc.start()
-        targets = build_targets(sample, window, taxonomy=TAXONOMY, task="instance", policies={})
+        targets = build_targets(sample, crop, taxonomy=TAXONOMY, task="instance", policies={})
         peaks.append(tracemalloc.get_traced_memory()[1] - number * 64 * 64 * 4)
         tracemalloc.stop()
         assert len(targets) == number
@@ -101,10 +99,8 @@ def test_real_overlapping_instances_crop_as_pycocotools_decodes_them(real_data: 
     rows = instances.loadAnns(instances.getAnnIds(imgIds=[busiest]))
     dense = coco.decode([instances.annToRLE(row) for row in rows]).transpose(2, 0, 1) > 0
     assert (np.sum(dense, axis=0) > 1).any()  # they do overlap
-    window = jitter_window(
-        height, width, size=128, scale=1.3, rng=np.random.default_rng(1), flip=True
-    )
-    grid = np.ix_(window.rows(), window.columns())
+    crop = jitter_crop(height, width, size=128, scale=1.3, rng=np.random.default_rng(1), flip=True)
+    grid = np.ix_(crop.rows(), crop.columns())
     for mask in dense:
-        crop = crop_mask(rle.decompress(rle.encode(mask)), height, width, window)[window.inside()]
-        assert (crop == mask[grid]).all()
+        mask_crop = crop_mask(rle.decompress(rle.encode(mask)), height, width, crop)[crop.inside()]
+        assert (mask_crop == mask[grid]).all()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from segkit.data.batch import Batch
-from segkit.data.collate import pack, unpack
-from segkit.data.mix import DataMix, choose_window
+from segkit.data.collate import collate, uncollate
+from segkit.data.mix import DataMix, choose_crop
 from segkit.errors import InputError, SegkitError
 from segkit.recipes.schema import DataConfig
 from segkit.sample import Sample
@@ -121,7 +121,7 @@ def test_every_map_of_a_batch_is_pinned_where_a_gpu_waits_for_it(
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     batch = DataMix(sets, CONFIG, seed=5)._batch(0)
-    found = unpack(pack(batch).pin_memory())
+    found = uncollate(collate(batch).pin_memory())
     maps = [
         found.images,
         *(getattr(t, name) for t in found.targets for name in ("masks", "void", "padding")),
@@ -189,10 +189,10 @@ def test_zoom_shows_small_objects_large() -> None:
     for probability in (0.0, 1.0):
         config = DataConfig(image_size=64, zoom_probability=probability)
         found = [
-            choose_window(sample, policies, config, np.random.default_rng(seed))
+            choose_crop(sample, policies, config, np.random.default_rng(seed))
             for seed in range(100)
         ]  # type: ignore[arg-type]
-        shares[probability] = np.median([window.patch[2] / window.source[2] for window in found])
+        shares[probability] = np.median([crop.content[2] / crop.source[2] for crop in found])
     assert shares[1.0] > 3 * shares[0.0]
 
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_mixed_is_refused(sets: Sets, tmp_path: Path) -> None:
             CONFIG,
             "two data sets are called .*; give each its own name",
         ),
-        ([(name, shards, 0.0)], CONFIG, "rate is 0"),
+        ([(name, shards, 0.0)], CONFIG, "its sampling weight is 0"),
         ([("empty", empty, 1.0)], CONFIG, "no images"),
         (sets, DataConfig(mask_policy={"elsewhere": "box"}), "elsewhere"),
         (sets, DataConfig(mask_policy={"pan:horse": "box"}), "horse"),

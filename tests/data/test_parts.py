@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segkit.data.augment import evaluation_window
+from segkit.data.augment import full_image_crop
 from segkit.data.targets import MAX_PARTS, MIN_PART_PIXELS, build_targets
 from segkit.masks.rle import area, box, encode
 from segkit.sample import Kind, Sample, Segment
@@ -41,9 +41,9 @@ def blobs(seed: int) -> np.ndarray:
 @pytest.mark.parametrize("kinds", [("stuff", "thing", "thing"), ("stuff", "stuff", "stuff")])
 def test_parts_are_the_connected_regions(kinds: tuple[Kind, ...]) -> None:
     labels, classes = blobs(3), taxonomy(*kinds)
-    window = evaluation_window(SIZE, SIZE, size=SIZE)
+    crop = full_image_crop(SIZE, SIZE, size=SIZE)
     made = build_targets(
-        sample(labels, classes), window, taxonomy=classes, task="semantic", policies={}
+        sample(labels, classes), crop, taxonomy=classes, task="semantic", policies={}
     )
     expected = []
     for category in classes.categories:
@@ -69,18 +69,18 @@ def test_parts_are_the_connected_regions(kinds: tuple[Kind, ...]) -> None:
 
 def test_other_tasks_have_no_parts() -> None:
     labels, classes = blobs(3), taxonomy("stuff", "thing", "thing")
-    window = evaluation_window(SIZE, SIZE, size=SIZE)
+    crop = full_image_crop(SIZE, SIZE, size=SIZE)
     for task in ("panoptic", "instance"):
         made = build_targets(
-            sample(labels, classes), window, taxonomy=classes, task=task, policies={}
+            sample(labels, classes), crop, taxonomy=classes, task=task, policies={}
         )  # type: ignore[arg-type]
         assert not made.is_part.any()
 
 
 def test_a_class_known_by_boxes_has_no_parts() -> None:
     labels, classes = blobs(3), taxonomy("stuff", "thing", "thing")
-    window = evaluation_window(SIZE, SIZE, size=SIZE)
+    crop = full_image_crop(SIZE, SIZE, size=SIZE)
     one = sample(labels, classes)
     bare = replace(one, segments=tuple(replace(s, mask=None, mask_from=None) for s in one.segments))
-    made = build_targets(bare, window, taxonomy=classes, task="semantic", policies={})
+    made = build_targets(bare, crop, taxonomy=classes, task="semantic", policies={})
     assert not made.is_part.any() and made.labels.dtype == torch.int64

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from segkit.data.augment import Window, jitter_window
+from segkit.data.augment import Crop, jitter_crop
 from segkit.data.batch import Targets
 from segkit.data.targets import build_targets
 from segkit.masks import rle
@@ -14,26 +14,26 @@ from segkit.shards.manifest import Task
 from tests.data.scenes import TAXONOMY, disc, instance_sample, panoptic_sample, segment
 from tests.data.test_crop_masks import by_hand
 
-WHOLE = Window((0, 0, 100, 80), (0, 0, 100, 80), (96, 128))
+WHOLE = Crop((0, 0, 100, 80), (0, 0, 100, 80), (96, 128))
 CAT, DOG, SKY, SEA = (TAXONOMY.index[class_id] for class_id in (5, 9, 2, 30))
 Policies = dict[int, MaskPolicy]
 
 
-def build(sample: Sample, window: Window, task: Task, policies: Policies | None = None) -> Targets:
-    return build_targets(sample, window, taxonomy=TAXONOMY, task=task, policies=policies or {})
+def build(sample: Sample, crop: Crop, task: Task, policies: Policies | None = None) -> Targets:
+    return build_targets(sample, crop, taxonomy=TAXONOMY, task=task, policies=policies or {})
 
 
-def windows(seed: int) -> Window:
+def crops(seed: int) -> Crop:
     rng = np.random.default_rng(seed)
-    return jitter_window(80, 100, size=64, scale=float(rng.uniform(0.5, 3)), rng=rng, flip=True)
+    return jitter_crop(80, 100, size=64, scale=float(rng.uniform(0.5, 3)), rng=rng, flip=True)
 
 
-def check_shapes(targets: Targets, window: Window) -> None:
+def check_shapes(targets: Targets, crop: Crop) -> None:
     number = len(targets)
     assert targets.labels.shape == targets.is_thing.shape == targets.has_mask.shape == (number,)
     assert targets.labels.dtype == torch.int64 and targets.boxes.dtype == torch.float32
-    assert targets.masks.shape == (number, *window.canvas) and targets.masks.dtype == torch.bool
-    assert targets.boxes.shape == (number, 4) and targets.void.shape == window.canvas
+    assert targets.masks.shape == (number, *crop.padded_size) and targets.masks.dtype == torch.bool
+    assert targets.boxes.shape == (number, 4) and targets.void.shape == crop.padded_size
     assert not (targets.masks & targets.void).any()
 
 
@@ -47,9 +47,9 @@ def check_boxes_of_masks(targets: Targets) -> None:
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 def test_every_labeled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> None:
-    sample, window = panoptic_sample("a", seed), windows(seed)
-    targets = build(sample, window, task)
-    check_shapes(targets, window)
+    sample, crop = panoptic_sample("a", seed), crops(seed)
+    targets = build(sample, crop, task)
+    check_shapes(targets, crop)
     check_boxes_of_masks(targets)
     # independent truth: paint a dense map of target numbers, sample it pixel by pixel
     dense: dict[tuple[int, int], np.ndarray] = {}
@@ -58,7 +58,7 @@ def test_every_labeled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> N
         key = (TAXONOMY.index[part.class_id], number if alone else -1)
         assert part.mask is not None
         dense[key] = dense.get(key, False) | rle.decode(part.mask, 80, 100)
-    expected = {key: by_hand(mask, window) for key, mask in dense.items()}
+    expected = {key: by_hand(mask, crop) for key, mask in dense.items()}
     expected = {key: mask for key, mask in expected.items() if mask.sum() >= 4}
     whole = ~targets.is_part  # connected parts have tests of their own
     labels, masks = targets.labels[whole], targets.masks[whole]
@@ -67,7 +67,9 @@ def test_every_labeled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> N
         (int(label), mask.numpy().tobytes()) for label, mask in zip(labels, masks, strict=True)
     }
     assert found == {(label, mask.tobytes()) for (label, _), mask in expected.items()}
-    covered = np.any(list(expected.values()), axis=0) if expected else np.zeros(window.canvas, bool)
+    covered = (
+        np.any(list(expected.values()), axis=0) if expected else np.zeros(crop.padded_size, bool)
+    )
     assert (targets.void.numpy() == ~covered).all()
     assert set(targets.labels[~targets.is_thing].tolist()) <= {SKY, SEA}
     assert set(targets.labels[targets.is_thing].tolist()) <= {CAT, DOG}
@@ -75,12 +77,12 @@ def test_every_labeled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> N
 
 @pytest.mark.parametrize("seed", range(12))
 def test_overlapping_instances_keep_their_whole_masks(seed: int) -> None:
-    sample, window = instance_sample("a", seed), windows(seed)
-    targets = build(sample, window, "instance")
-    check_shapes(targets, window)
+    sample, crop = instance_sample("a", seed), crops(seed)
+    targets = build(sample, crop, "instance")
+    check_shapes(targets, crop)
     check_boxes_of_masks(targets)
     dense = [
-        (TAXONOMY.index[s.class_id], by_hand(rle.decode(s.mask or b"", 80, 100), window))
+        (TAXONOMY.index[s.class_id], by_hand(rle.decode(s.mask or b"", 80, 100), crop))
         for s in sample.segments
     ]
     kept = [(label, mask) for label, mask in dense if mask.sum() >= 4]
@@ -89,8 +91,8 @@ def test_overlapping_instances_keep_their_whole_masks(seed: int) -> None:
         (ours.numpy() == mask).all() for ours, (_, mask) in zip(targets.masks, kept, strict=True)
     )
     slivers = [mask for _, mask in dense if 0 < mask.sum() < 4]
-    expected = np.ones(window.canvas, bool)
-    expected[window.inside()] = False
+    expected = np.ones(crop.padded_size, bool)
+    expected[crop.inside()] = False
     for mask in slivers:
         expected |= mask
     for _, mask in kept:
@@ -100,7 +102,7 @@ def test_overlapping_instances_keep_their_whole_masks(seed: int) -> None:
 
 def test_overlap_is_really_tested() -> None:
     sums = [
-        build(instance_sample("a", seed), windows(seed), "instance").masks.sum(0)
+        build(instance_sample("a", seed), crops(seed), "instance").masks.sum(0)
         for seed in range(12)
     ]
     assert any((total > 1).any() for total in sums)
@@ -108,11 +110,11 @@ def test_overlap_is_really_tested() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_boxes_alone_are_clipped_and_filled(seed: int) -> None:
-    sample, window = instance_sample("a", seed, boxes_only=True), windows(seed)
-    targets = build(sample, window, "instance")
-    check_shapes(targets, window)
+    sample, crop = instance_sample("a", seed, boxes_only=True), crops(seed)
+    targets = build(sample, crop, "instance")
+    check_shapes(targets, crop)
     assert not targets.has_mask.any()
-    rows, columns = np.mgrid[: window.canvas[0], : window.canvas[1]] + 0.5
+    rows, columns = np.mgrid[: crop.padded_size[0], : crop.padded_size[1]] + 0.5
     for mask, (x0, y0, x1, y1) in zip(targets.masks, targets.boxes.tolist(), strict=True):
         assert (
             mask.numpy() == ((columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1))
@@ -202,7 +204,7 @@ def test_stuff_is_no_instance() -> None:
 
 
 def test_a_box_almost_wholly_cut_off_is_void() -> None:
-    right_half = Window((50, 0, 50, 80), (0, 0, 50, 80), (96, 64))
+    right_half = Crop((50, 0, 50, 80), (0, 0, 50, 80), (96, 64))
     cut = Segment(5, "thing", (10.0, 10.0, 42.0, 30.0), None, 1260.0)  # 2 of 42 columns are in
     half = replace(cut, box=(30.0, 10.0, 40.0, 30.0))
     targets = build(Sample("a", "a", 100, 80, (cut,)), right_half, "instance")

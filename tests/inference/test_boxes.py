@@ -44,7 +44,7 @@ def masks_and_scores(
     labels: list[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     asked = Question(image, boxes, labels or [-1] * len(boxes))
-    (found,) = masks_of_boxes(model, TABLE, [asked], CONFIG, crop=128)
+    (found,) = masks_of_boxes(model, TABLE, [asked], CONFIG, crop_size=128)
     return np.stack([item.mask for item in found]), np.array([item.score for item in found])
 
 
@@ -81,7 +81,7 @@ def test_images_of_any_number_of_boxes_share_batches(model: DataSeg, image: np.n
     counting = model.backbone.register_forward_hook(
         lambda module, inputs, output: sizes.append(len(inputs[0]))
     )
-    found = list(masks_of_boxes(model, TABLE, questions, CONFIG, crop=128))
+    found = list(masks_of_boxes(model, TABLE, questions, CONFIG, crop_size=128))
     counting.remove()
     assert sizes == [3, 3, 1], "7 boxes in batches of 3"
     assert [len(answers) for answers in found] == [0, 4, 0, 1, 2, 0]
@@ -112,7 +112,7 @@ def test_crops_come_back_to_the_right_place(box: tuple[float, float, float, floa
     shape = ((x - width / 2) / (width / 2)) ** 2 + ((y - height / 2) / (height / 2)) ** 2 < 0.9
     image[rows, columns][shape] = 255
     asked = Question(image, [box], [0])
-    ((found,),) = masks_of_boxes(Painter(), TABLE, [asked], CONFIG, crop=128)  # type: ignore[arg-type]
+    ((found,),) = masks_of_boxes(Painter(), TABLE, [asked], CONFIG, crop_size=128)  # type: ignore[arg-type]
     truth = image[..., 0] > 0
     assert (found.mask & truth).sum() / (found.mask | truth).sum() > 0.9
     assert found.class_index == 0 and found.score > 0.7

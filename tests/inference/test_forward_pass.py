@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from segkit.data.augment import evaluation_window
+from segkit.data.augment import full_image_crop
 from segkit.inference.forward_pass import PATIENCE
 from segkit.inference.postprocess import LabeledMask, answer, encode, to_segments
 from segkit.inference.predict import predict_images
@@ -78,12 +78,12 @@ def images() -> list[np.ndarray]:
 def one_by_one(
     model: Decided, image: np.ndarray, task: Task, config: InferenceConfig
 ) -> list[LabeledMask]:
-    window = evaluation_window(*image.shape[:2], size=config.image_size)
-    pixels = torch.from_numpy(window.image(image)).permute(2, 0, 1)[None].float() / 255
+    crop = full_image_crop(*image.shape[:2], size=config.image_size)
+    pixels = torch.from_numpy(crop.image(image)).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
         found = model(pixels, TABLE.text, aux_outputs=True).queries
     return answer(
-        task, found.class_logits[0, -1], found.mask_logits[0, -1], window, TABLE.is_thing, config
+        task, found.class_logits[0, -1], found.mask_logits[0, -1], crop, TABLE.is_thing, config
     )
 
 

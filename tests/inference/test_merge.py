@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from segkit.data.augment import evaluation_window
+from segkit.data.augment import full_image_crop
 from segkit.inference.postprocess import class_scores, panoptic, semantic
 from segkit.recipes.schema import InferenceConfig
 
 HEIGHT, WIDTH = 32, 48
-WINDOW = evaluation_window(HEIGHT, WIDTH, size=WIDTH, multiple=16)
+CROP = full_image_crop(HEIGHT, WIDTH, size=WIDTH, multiple=16)
 """The canvas is the image."""
 
 
@@ -36,7 +36,7 @@ def test_class_maps_follow_the_scores(proposals: tuple[Tensor, Tensor]) -> None:
     classes, masks = proposals
     best = class_scores(classes.softmax(-1)[:, :-1], masks.sigmoid()).argmax(0).numpy()
     labels = np.full((HEIGHT, WIDTH), -1)
-    for item in semantic(classes, masks, WINDOW):
+    for item in semantic(classes, masks, CROP):
         labels[np.asarray(item.mask)] = item.class_index
     assert (labels == best).all()
 
@@ -81,7 +81,7 @@ def test_panoptic_output_is_the_brute_force(proposals: tuple[Tensor, Tensor]) ->
     is_thing = [True, False, False, True]
     config = InferenceConfig(score=0.4, overlap=0.05)
     expected = expected_panoptic(classes, masks, is_thing, config)
-    found = panoptic(classes, masks, WINDOW, torch.tensor(is_thing), config)
+    found = panoptic(classes, masks, CROP, torch.tensor(is_thing), config)
     assert len(found) == len(expected) > 2
     for item in found:
         near = min(expected, key=lambda score: abs(score - round(item.score * 1e6)))

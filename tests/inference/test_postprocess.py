@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segkit.data.augment import evaluation_window
+from segkit.data.augment import full_image_crop
 from segkit.inference import postprocess, upscale
 from segkit.inference.postprocess import answer, instances, panoptic, semantic, to_segments
 from segkit.inference.upscale import bands, to_image
@@ -30,7 +30,7 @@ class Largest(TorchDispatchMode):
         return made
 
 
-WINDOW = evaluation_window(32, 48, size=48, multiple=16)
+CROP = full_image_crop(32, 48, size=48, multiple=16)
 """The canvas is the image: 32 x 48 needs no padding and no resizing."""
 IS_THING = torch.tensor([True, False])
 CONFIG = InferenceConfig(score=0.5, overlap=0.6)
@@ -52,7 +52,7 @@ def rectangles(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
 
 def test_things_stay_apart_and_stuff_of_a_class_is_merged() -> None:
     masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10), (0, 16, 24, 32), (24, 16, 48, 32))
-    found = panoptic(one_hot(0, 0, 1, 1), masks, WINDOW, IS_THING, CONFIG)
+    found = panoptic(one_hot(0, 0, 1, 1), masks, CROP, IS_THING, CONFIG)
     assert sorted((item.class_index, int(item.mask.sum())) for item in found) == [
         (0, 100),
         (0, 100),
@@ -65,7 +65,7 @@ def test_panoptic_masks_never_overlap_and_covered_ones_go() -> None:
     found = panoptic(
         torch.randn(12, 3, generator=generator) * 4,
         torch.randn(12, 8, 12, generator=generator) * 4,
-        WINDOW,
+        CROP,
         IS_THING,
         InferenceConfig(score=0.2, overlap=0.0),
     )
@@ -76,7 +76,7 @@ def test_panoptic_masks_never_overlap_and_covered_ones_go() -> None:
     covered = panoptic(
         weaker,
         rectangles((0, 0, 20, 20), (0, 0, 20, 18)),
-        WINDOW,
+        CROP,
         IS_THING,
         InferenceConfig(score=0.1),
     )
@@ -85,8 +85,8 @@ def test_panoptic_masks_never_overlap_and_covered_ones_go() -> None:
 
 def test_background_and_unsure_proposals_are_void() -> None:
     masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10))
-    assert panoptic(one_hot(2, 2), masks, WINDOW, IS_THING, CONFIG) == []
-    assert panoptic(one_hot(0, 0, confidence=0.0), masks, WINDOW, IS_THING, CONFIG) == []
+    assert panoptic(one_hot(2, 2), masks, CROP, IS_THING, CONFIG) == []
+    assert panoptic(one_hot(0, 0, confidence=0.0), masks, CROP, IS_THING, CONFIG) == []
 
 
 def test_semantic_is_the_largest_sum_over_queries() -> None:
@@ -101,7 +101,7 @@ def test_semantic_is_the_largest_sum_over_queries() -> None:
         p /= p.sum()
         for index in range(5):
             share[index] += p[index] / (1 + np.exp(-masks[query].numpy()))
-    found = semantic(classes, masks, WINDOW)
+    found = semantic(classes, masks, CROP)
     labels = np.full((32, 48), -1)
     for item in found:
         assert (labels[item.mask] == -1).all()
@@ -113,38 +113,38 @@ def test_semantic_is_the_largest_sum_over_queries() -> None:
 def test_instances_are_the_best_pairs_of_proposal_and_thing() -> None:
     classes = torch.log(torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.9, 0.05, 0.05]]))
     masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10), (0, 0, 0, 0))
-    found = instances(classes, masks, WINDOW, IS_THING, CONFIG)
+    found = instances(classes, masks, CROP, IS_THING, CONFIG)
     assert [item.class_index for item in found] == [0, 0], "stuff and empty masks are no instances"
     assert [item.score for item in found] == pytest.approx([0.6, 0.2], abs=1e-4)
-    assert len(instances(classes, masks, WINDOW, IS_THING, InferenceConfig(instances=1))) <= 1
+    assert len(instances(classes, masks, CROP, IS_THING, InferenceConfig(instances=1))) <= 1
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_masks_come_back_to_the_pixels_of_the_image(task: str) -> None:
-    window = evaluation_window(50, 83, size=96)
+    crop = full_image_crop(50, 83, size=96)
     logits = torch.full((1, 24, 24), -20.0)
     logits[0, :, :12] = 20.0
-    found = answer(task, one_hot(0), logits, window, IS_THING, InferenceConfig(score=0.1))  # type: ignore[arg-type]
+    found = answer(task, one_hot(0), logits, crop, IS_THING, InferenceConfig(score=0.1))  # type: ignore[arg-type]
     mask = found[0].mask
     assert mask.shape == (50, 83)
     if task != "semantic":
-        edge = 48 * 83 / window.patch[2]
+        edge = 48 * 83 / crop.content[2]
         assert abs(int(mask[20].sum()) - edge) <= 1
 
 
 def test_resizing_is_of_the_patch_alone() -> None:
-    window = evaluation_window(40, 40, size=48, multiple=64)
-    assert window.canvas == (64, 64)
+    crop = full_image_crop(40, 40, size=48, multiple=64)
+    assert crop.padded_size == (64, 64)
     logits = torch.zeros(1, 64, 64)
     logits[:, :48, :48] = 5.0
     logits[:, 48:] = -5.0
-    assert torch.allclose(to_image(logits, window), torch.full((1, 40, 40), 5.0))
+    assert torch.allclose(to_image(logits, crop), torch.full((1, 40, 40), 5.0))
 
 
 def test_segments_carry_what_shard_sets_need() -> None:
     taxonomy = Taxonomy("own", (Category(7, "cup", "thing"), Category(9, "floor", "stuff")))
     found = panoptic(
-        one_hot(0, 1), rectangles((3, 4, 13, 10), (0, 20, 48, 32)), WINDOW, IS_THING, CONFIG
+        one_hot(0, 1), rectangles((3, 4, 13, 10), (0, 20, 48, 32)), CROP, IS_THING, CONFIG
     )
     cup, floor = to_segments(found, taxonomy)
     assert (cup.class_id, cup.kind, floor.class_id, floor.kind) == (7, "thing", 9, "stuff")
@@ -159,20 +159,23 @@ def test_segments_carry_what_shard_sets_need() -> None:
 def test_bands_are_what_resizing_the_whole_twice_gives(
     height: int, width: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    window = evaluation_window(height, width, size=size)
+    crop = full_image_crop(height, width, size=size)
     logits = torch.randn(
-        3, window.canvas[0] // 4, window.canvas[1] // 4, generator=torch.Generator().manual_seed(2)
+        3,
+        crop.padded_size[0] // 4,
+        crop.padded_size[1] // 4,
+        generator=torch.Generator().manual_seed(2),
     )
-    canvas = F.interpolate(logits[None], size=window.canvas, mode="bilinear")[
-        :, :, : window.patch[3], : window.patch[2]
+    padded_size = F.interpolate(logits[None], size=crop.padded_size, mode="bilinear")[
+        :, :, : crop.content[3], : crop.content[2]
     ]
-    whole = F.interpolate(canvas, size=(height, width), mode="bilinear")[0]
-    assert torch.allclose(to_image(logits, window), whole, atol=1e-4)
+    whole = F.interpolate(padded_size, size=(height, width), mode="bilinear")[0]
+    assert torch.allclose(to_image(logits, crop), whole, atol=1e-4)
     monkeypatch.setattr(upscale, "BAND", 3 * width * 7)
-    found = list(bands(logits, window))
+    found = list(bands(logits, crop))
     assert [rows.stop - rows.start for rows, _ in found[:-1]] == [7] * (len(found) - 1)
     assert torch.allclose(torch.cat([band for _, band in found], 1), whole, atol=1e-4)
-    assert next(bands(logits, window, depth=10**6))[1].shape == (3, 1, width), "a row at least"
+    assert next(bands(logits, crop, depth=10**6))[1].shape == (3, 1, width), "a row at least"
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
@@ -183,16 +186,16 @@ def test_large_images_are_never_read_whole(task: Task, monkeypatch: pytest.Monke
         torch.randn(20, 6, generator=generator) * 3,
         torch.randn(20, 12, 16, generator=generator) * 4,
     )
-    window, is_thing = (
-        evaluation_window(180, 240, size=64),
+    crop, is_thing = (
+        full_image_crop(180, 240, size=64),
         torch.tensor([True, True, True, False, False]),
     )
     config = InferenceConfig(score=0.2, overlap=0.1)
-    whole = answer(task, classes, masks, window, is_thing, config)
+    whole = answer(task, classes, masks, crop, is_thing, config)
     for room in (upscale, postprocess):
         monkeypatch.setattr(room, "BAND", 30_000)
     with Largest() as largest:
-        found = answer(task, classes, masks, window, is_thing, config)
+        found = answer(task, classes, masks, crop, is_thing, config)
     assert largest.values < 3 * 180 * 240 < 20 * 180 * 240
     assert len(found) == len(whole) > 1
     for ours, theirs in zip(found, whole, strict=True):
@@ -211,7 +214,7 @@ def test_nothing_is_found_where_nothing_can_be(task: Task, classes: int) -> None
         task,
         torch.randn(4, classes + 1),
         torch.randn(4, 8, 12),
-        WINDOW,
+        CROP,
         torch.zeros(classes, dtype=torch.bool),
         CONFIG,
     )

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from segkit.data.augment import Window, evaluation_window
+from segkit.data.augment import Crop, full_image_crop
 from segkit.inference import upscale
 from segkit.inference.pseudolabel import MIN_OVERLAP, match_proposals
 from segkit.inference.upscale import to_image
 from segkit.masks.boxes import extent
 
 
-def on_the_image(probability: np.ndarray) -> tuple[Tensor, Window]:
+def on_the_image(probability: np.ndarray) -> tuple[Tensor, Crop]:
     """Mask logits of a canvas that is the image."""
     height, width = probability.shape[1:]
     logits = torch.from_numpy(probability).clamp(1e-6, 1 - 1e-6).logit()
-    return logits, evaluation_window(height, width, size=max(height, width), multiple=1)
+    return logits, full_image_crop(height, width, size=max(height, width), multiple=1)
 
 
 def test_proposals_go_to_the_boxes_that_they_fill() -> None:
@@ -60,15 +60,15 @@ def test_among_alike_proposals_the_class_decides() -> None:
 def test_boxes_get_what_whole_masks_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
     """However thin the bands in which the masks are read."""
     monkeypatch.setattr(upscale, "BAND", 6 * 83 * 2)
-    window = evaluation_window(50, 83, size=96)
+    crop = full_image_crop(50, 83, size=96)
     logits = torch.full((6, 16, 24), -4.0)
     for row in range(5):  # the sixth is empty
         logits[row, 2 + row : 7 + row, 3 * row : 3 * row + 8] = 3.0 + row
-    soft = to_image(logits, window).sigmoid().numpy()
+    soft = to_image(logits, crop).sigmoid().numpy()
     boxes = [extent(mask) for mask in soft[:4] >= 0.5]
     boxes = [(x + 1, y, w - 0.5, h + 1.5) for x, y, w, h in boxes]
     probability = np.random.default_rng(0).random((6, 4)).astype(np.float32)
-    found = match_proposals(logits, window, probability, boxes, [0, 1, 2, 3])
+    found = match_proposals(logits, crop, probability, boxes, [0, 1, 2, 3])
     given = [item for item in found if item is not None]
     assert len(given) >= 3
     for place, item in enumerate(found):

@@ -328,7 +328,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
         train(tiny, toy, out, overrides=["training.publish=best"])
     with pytest.raises(InputError, match="holds no published version"):
         train(tiny, [(str(tmp_path / "absent"), 1.0)], out)
-    with pytest.raises(InputError, match="its rate is -1"):
+    with pytest.raises(InputError, match="its sampling weight is -1"):
         train(tiny, [(str(toy_set.path), -1.0)], out, device="cpu")
     for device in ("gpu", "cuda:99", "mps"):
         with pytest.raises(InputError, match=device):
