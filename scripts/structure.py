@@ -148,7 +148,7 @@ def room_graph(modules: Mapping[str, Module]) -> dict[str, set[str]]:
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     """Groups of nodes that reach each other: strongly connected components of more than one."""
-    reachable = {node: _reachable(node, graph) for node in graph}
+    reachable = {node: reachable(node, graph) for node in graph}
     groups = {
         tuple(sorted(other for other in reachable[node] if node in reachable.get(other, ())))
         for node in graph
@@ -156,7 +156,7 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     return [list(group) for group in sorted(groups) if len(group) > 1]
 
 
-def _reachable(start: str, graph: Mapping[str, set[str]]) -> set[str]:
+def reachable(start: str, graph: Mapping[str, set[str]]) -> set[str]:
     nodes, stack = set(), [start]
     while stack:
         for target in graph.get(stack.pop(), ()):

@@ -13,7 +13,7 @@ HEAVY = ("torch", "fiftyone", "pandas", "cv2", "scipy", "matplotlib", "transform
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built offline from a copy of the tree, so that no build folder is left in it."""
+    """The wheel, built offline from a copy of the tree to keep build folders out of the tree."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for folder in ("segkit", "commands", "schemas"):
         shutil.copytree(
@@ -48,6 +48,10 @@ def test_every_module_and_data_file_is_inside(wheel: zipfile.ZipFile) -> None:
             if file.suffix in (".py", ".typed", ".json", ".safetensors", ".toml", ".html"):
                 expected.add(f"{package}/{file.relative_to(ROOT / folder).as_posix()}")
     assert expected - inside == set()
+    rooms = {file.parent.name for file in (ROOT / "segkit").glob("*/__init__.py")}
+    assert rooms and all(f"segkit/{room}/__init__.py" in inside for room in rooms)
+    recipes = {file.name for file in (ROOT / "segkit" / "recipes").glob("*.toml")}
+    assert recipes and all(f"segkit/recipes/{name}" in inside for name in recipes)
     assert "segkit/schemas/taxonomies/ade20k-150.json" in inside
     assert "segkit/schemas/embeddings/all-minilm-l6-v2.safetensors" in inside
     assert "segkit/commands/app.py" in inside
@@ -56,14 +60,14 @@ def test_every_module_and_data_file_is_inside(wheel: zipfile.ZipFile) -> None:
 def test_the_installed_wheel_finds_its_taxonomies_and_embeddings(
     wheel: zipfile.ZipFile, tmp_path: Path
 ) -> None:
-    """With the tree out of sight (-I and an own path), so that nothing comes from the editable
-    install."""
+    """-I and a separate path hide the tree, so that nothing comes from the editable install."""
     wheel.extractall(tmp_path)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.meta_path = "
         "[f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
         "import segkit, segkit.commands.app\n"
         "from segkit.taxonomy import load_taxonomy; from segkit.text.vocabulary import embed\n"
+        "from segkit.recipes.load import load_recipe; load_recipe('dataseg-mini')\n"
         "print(segkit.__file__, embed(load_taxonomy('voc-20')).shape)"
     )
     done = subprocess.run(
@@ -85,8 +89,9 @@ def test_the_installed_wheel_finds_its_taxonomies_and_embeddings(
 )
 def test_heavy_libraries_load_only_where_used(code: str) -> None:
     script = (
-        f"import sys, json, contextlib, io\n"
-        f"with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n    {code}\n"
+        "import sys, json, contextlib, io\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    {code}\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )
     done = subprocess.run(
