@@ -78,7 +78,7 @@ def run_for(taxonomy: "Taxonomy", checkpoint: str, device: str, settings: Sequen
     from segkit.text.vocabulary import learn
 
     run = load_run(checkpoint, device, settings)
-    learn(run.words_to_learn(taxonomy), run.encoding)
+    learn(run.missing_words(taxonomy), run.encoding)
     return run
 
 

@@ -99,7 +99,7 @@ def train(
             resume=resume,
             callbacks=callbacks,
         )
-    if distributed.launched_rank() != 0:
+    if distributed.torchrun_rank() != 0:
         return
     manifest = read_run_manifest(path)
     evaluated = evaluations(
@@ -130,10 +130,10 @@ def _checked(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> "Rec
     """The recipe; InputError where it, one of the sets, an override or what to start from is of no
     use to training."""
     from segkit.recipes.load import load_recipe
-    from segkit.runs.init_from import with_start
+    from segkit.runs.init_from import resolve_init_from
     from segkit.shards.reader import ShardSet
 
-    chosen = with_start(load_recipe(recipe, overrides))
+    chosen = resolve_init_from(load_recipe(recipe, overrides))
     for spec in sets:
         ShardSet.open(spec)
     return chosen

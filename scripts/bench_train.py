@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.data.batch import Batch, Targets
-from segkit.model.dataseg import DataSeg, build_model
+from segkit.model.dataseg import DataSeg
 from segkit.model.hf import init_from, read_config
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import LossConfig, ModelConfig
@@ -213,7 +213,7 @@ def loaded(peer: Any) -> DataSeg:
         peer.save_pretrained(folder)
         # Images as they are: in the other model a processor of its own normalizes them.
         plain = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
-        model = build_model(ModelConfig(**read_config(Path(folder)), **plain))
+        model = DataSeg(ModelConfig(**read_config(Path(folder)), **plain))
         init_from(model, f"hf:{folder}")
     return model
 

@@ -33,7 +33,7 @@ SIDES = (32.0, 96.0)
 
 def answers(run: Run, data: ShardSet) -> dict[str, Answer]:
     """Name -> masks of the boxes of an image."""
-    table_of = run.table(data.taxonomy)
+    table_of = run.class_embeddings(data.taxonomy)
 
     def strategy(name: Strategy, *, labeled: bool = True) -> Answer:
         def masks(

@@ -56,7 +56,12 @@ def scores(path: Path, panoptic: ShardSet, semantic: ShardSet, cache: Path) -> l
         evaluate(
             data,
             predict_samples(
-                run.model, run.table(data.taxonomy), data.taxonomy, data, task, run.recipe.inference
+                run.model,
+                run.class_embeddings(data.taxonomy),
+                data.taxonomy,
+                data,
+                task,
+                run.recipe.inference,
             ),
             task,
         )

@@ -29,7 +29,7 @@ OVERLAPS = (0.0, 0.3, 0.6, 0.8)
 
 def predictions(run: Run, data: ShardSet, configs: list[InferenceConfig]) -> list[list[Sample]]:
     """For each configuration, the panoptic predictions for all images."""
-    classes = run.table(data.taxonomy)
+    classes = run.class_embeddings(data.taxonomy)
 
     def finish(found: Proposed[Sample]) -> list[Sample]:
         given = (found.class_logits, found.mask_logits, found.crop, classes.is_thing)

@@ -1,5 +1,5 @@
-"""The few collective operations that training needs; with one process each is what it would be
-anyway."""
+"""Processes, devices and precision: the collective operations of training, each a no-op in a
+single process."""
 
 import os
 from collections.abc import Iterator
@@ -15,50 +15,32 @@ from torch.nn.parallel import DistributedDataParallel
 from segkit.errors import InputError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=2)
-"""How long processes wait for each other: the first one evaluates alone."""
+TIMEOUT = timedelta(hours=2)
+"""Maximum wait of a collective operation: only rank 0 evaluates, the other processes wait for
+it."""
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def launched() -> bool:
-    """Whether this process is one of several that torchrun started."""
+# --- processes ---
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-@contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started: tensors on GPUs by NCCL, those on CPUs and objects
-    by gloo.
-
-    A single process, or one that the caller has joined to others already, is only told which GPU is
-    its own.
-    """
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(device)  # else events, pinned memory and NCCL would use the first one
-    if not launched() or dist.is_initialized():
-        yield
-        return
-    # gloo beside NCCL: objects are exchanged in every step, by NCCL each would wait for the GPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
 def local_rank() -> int:
-    """Number of this process on its machine, which is that of its GPU."""
+    """Index of this process on its machine, and of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def launched_rank() -> int:
-    """Number that torchrun gave to this process, known before and after there is a process
-    group."""
+def torchrun_rank() -> int:
+    """Rank that torchrun assigned to this process; available without a process group."""
     return int(os.environ.get("RANK", "0"))
 
 
 def rank() -> int:
-    """Number of this process; 0 is the one that writes."""
+    """Rank of this process; rank 0 writes the files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -67,98 +49,114 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def wrap(module: nn.Module, device: torch.device) -> nn.Module:
-    """`module` with gradients averaged over processes; itself where there is only one."""
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started: NCCL for tensors on GPUs, gloo for the rest.
+
+    In a single process, or in an existing process group, only select the GPU.
+    """
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        # Events, pinned memory and NCCL use the current device, GPU 0 by default.
+        torch.cuda.set_device(device)
+    if not under_torchrun() or dist.is_initialized():
+        yield
+        return
+    # Objects are exchanged in every step; NCCL would synchronize the GPU for each of them.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def wrap_ddp(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` in DistributedDataParallel; the module itself in a single process."""
     if world_size() == 1:
         return module
-    # A batch of boxes leaves mask heads without a gradient, and the reverse: unused parameters are
-    # normal here.
+    # A batch without masks gives mask heads no gradient, a batch without boxes the box terms none.
     ids = [device] if device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
 
 
-def gather(values: list[T]) -> list[T]:
-    """The lists of all processes, joined in rank order, on every process."""
+def all_gather_object(values: list[T]) -> list[T]:
+    """The lists of all processes, concatenated in rank order, on every process."""
     if world_size() == 1:
         return values
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, values)
-    return [value for of_one in found for value in of_one]
+    lists: list[Any] = [None] * world_size()
+    dist.all_gather_object(lists, values)
+    return [value for part in lists for value in part]
 
 
 def broadcast_object(value: T) -> T:
-    """The first process's value on every process."""
+    """Rank 0's value, on every process."""
     if world_size() == 1:
         return value
-    held = [value]
-    dist.broadcast_object_list(held, src=0)
-    return held[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
-def broadcast_tensor(tensor: torch.Tensor) -> None:
-    """Give `tensor` the values that it has in the first process."""
+def broadcast_tensor(tensor: Tensor) -> None:
+    """Overwrite `tensor` with rank 0's values."""
     if world_size() > 1:
         dist.broadcast(tensor, src=0)
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process arrives."""
     if world_size() > 1:
         dist.barrier()
 
 
-def is_shared() -> bool:
-    """Whether several processes share a batch."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def mean_over_processes(count: Tensor) -> Tensor:
+    """Mean of a count, or of a tensor of counts, over all processes; at least 1e-6.
 
-
-def joint(count: Tensor) -> Tensor:
-    """Mean of a count, or of several in one tensor, over the processes of a training; itself where
-    there is one.
-
-    Gradients are averaged over processes: a sum divided by this mean becomes the joint batch's sum
-    over the joint count, whereas means of means would weigh a target by how few others its process
-    has. Never 0.
+    DDP averages gradients over processes. A loss summed over this process's targets and divided by
+    the mean count becomes the joint batch's sum over the joint count; a mean of per-process means
+    would weigh each target by how few its process holds.
 
     Every process must call it, in the same order.
     """
-    if is_shared():
+    if world_size() > 1:
         count = count.clone()
         dist.all_reduce(count)
-        count = count / dist.get_world_size()
+        count = count / world_size()
     return count.clamp(min=1e-6)
 
 
+# --- device and precision ---
+
+
 def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` and `cuda` take this process's GPU, `auto` the CPU where there
-    is none."""
+    """The device of a name: auto, cpu, cuda or cuda:N.
+
+    `cuda` is this process's GPU; `auto` is that GPU, or the CPU on a machine without GPUs.
+
+    Raises:
+        InputError: an unknown name, or a GPU that this machine does not have.
+    """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    try:
-        device = (
-            torch.device("cuda", local_rank()) if name in ("auto", "cuda") else torch.device(name)
-        )
-    except RuntimeError:
+    if name in ("auto", "cuda"):
+        device = torch.device("cuda", local_rank())
+    else:
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            hint = "give auto, cpu, cuda or cuda:N"
+            raise InputError(f"unknown device {name!r}", record="--device", hint=hint) from None
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type != "cuda" or (device.index or 0) >= gpus:
         raise InputError(
-            f"unknown device {name!r}", record="--device", hint="give auto, cpu, cuda or cuda:N"
-        ) from None
-    if (
-        device.type != "cuda"
-        or not torch.cuda.is_available()
-        or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise InputError(
-            f"no device {name!r} here ({found} GPUs)", record="--device", hint="give auto or cpu"
+            f"no device {name!r} on this machine ({gpus} GPUs)",
+            record="--device",
+            hint="give auto or cpu",
         )
     return device
 
 
-_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """A context in which a forward pass computes in fp32, bf16 or fp16; weights stay as they
-    are."""
-    dtype = _TYPES[precision]
+    """A context that runs a forward pass in fp32, bf16 or fp16; weights keep their type."""
+    dtype = AUTOCAST_DTYPES[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from segkit.shards.reader import ShardSet
 from segkit.storage import location
+from tests.training.toy import write_recipe, write_sparse_set, write_toy_set
 
 settings.register_profile("shared-cores", deadline=None)  # a busy neighbor is no failure
 settings.load_profile("shared-cores")
@@ -74,3 +76,23 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
         return request.getfixturevalue("s3") / "folder"
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
     return location(f"memory://{uuid.uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+def toy_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_toy_set(tmp_path_factory.mktemp("data") / "toy")
+
+
+@pytest.fixture(scope="session")
+def box_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_toy_set(tmp_path_factory.mktemp("data") / "boxes", boxes_only=True, name="boxes")
+
+
+@pytest.fixture(scope="session")
+def sparse_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_sparse_set(tmp_path_factory.mktemp("data") / "sparse")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.toml")

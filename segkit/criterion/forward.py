@@ -1,7 +1,6 @@
 """One training forward pass: batch -> model -> weighted losses."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from segkit.criterion.box_prompts import (
@@ -11,7 +10,7 @@ from segkit.criterion.box_prompts import (
 )
 from segkit.criterion.set_criterion import PooledTargets, matching_losses, prepare_matching
 from segkit.data.batch import Batch
-from segkit.distributed import is_shared, joint
+from segkit.distributed import mean_over_processes, world_size
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg, Outputs
 from segkit.model.text_classifier import ClassEmbeddings
@@ -48,7 +47,7 @@ def training_forward(
         for cell, t in zip(cells, batch.targets, strict=True)
     ]
     given = sample_box_prompts(batch, config, generator)
-    counts = joint(count_given(given, batch.images.device))
+    counts = mean_over_processes(count_given(given, batch.images.device))
     asked = given or _ask_nothing(batch, counts, config)
     if asked is not None:
         asked = asked.to(batch.images.device, non_blocking=True)
@@ -61,7 +60,7 @@ def training_forward(
         losses = conditioned_losses(output.box_prompts, given, batch, cells, config, counts)
     if made is not None:
         losses = matching_losses(made, batch, whole, config, step) | losses
-    if is_shared() or not losses:
+    if world_size() > 1 or not losses:
         name = "class" if config.matching else "conditioned_class"
         losses[name] = losses.get(name, 0.0) + _zero(output)
     return losses
@@ -74,7 +73,7 @@ def _ask_nothing(batch: Batch, counts: Tensor, config: LossConfig) -> BoxPrompts
     The same layers must run in all processes: with FSDP they hand each other the weights, layer by
     layer.
     """
-    if config.matching and (not is_shared() or float(counts[0]) < 0.5 / dist.get_world_size()):
+    if config.matching and (world_size() == 1 or float(counts[0]) < 0.5 / world_size()):
         return None
     height, width = batch.images.shape[-2:]
     rows = [1] + [0] * (len(batch.images) - 1)

@@ -40,7 +40,7 @@ from segkit.criterion.point_sampling import (
     uncertain_points,
 )
 from segkit.data.batch import Batch, Targets
-from segkit.distributed import joint
+from segkit.distributed import mean_over_processes
 from segkit.model.dataseg import MASK_STRIDE, Proposals
 from segkit.recipes.schema import LossConfig
 
@@ -279,9 +279,9 @@ def _class_loss(
     weight = logits.new_ones(logits.shape[-1])
     weight[-1] = background_weight
     chosen = classes[asked]
-    return F.cross_entropy(logits[asked], chosen, weight=weight, reduction="sum") / joint(
-        weight[chosen].sum()
-    )
+    return F.cross_entropy(
+        logits[asked], chosen, weight=weight, reduction="sum"
+    ) / mean_over_processes(weight[chosen].sum())
 
 
 def _mask_losses(
@@ -302,7 +302,10 @@ def _mask_losses(
     with_mask (M,) bool, on the CPU.
     """
     count = sum(len(c.labels) for c in cells)
-    pairs = joint(torch.full((), count, dtype=torch.float32, device=masks.device)) * layers
+    pairs = (
+        mean_over_processes(torch.full((), count, dtype=torch.float32, device=masks.device))
+        * layers
+    )
     losses: dict[str, Tensor] = {}
     if bool(with_mask.any()):
         some = places(with_mask, masks.device)

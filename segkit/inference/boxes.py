@@ -239,7 +239,7 @@ def segment_boxes(
     taxonomy = Taxonomy("asked", tuple(Category(i, name, "thing") for i, name in enumerate(names)))
     rows = [-1 if label is None else names.index(label) for label in given]
     question = Question(np.ascontiguousarray(image), boxes, rows)
-    found = next(conditioned(run, run.table(taxonomy), [question]))
+    found = next(conditioned(run, run.class_embeddings(taxonomy), [question]))
     masks = (
         np.stack([item.mask for item in found]) if found else np.zeros((0, *image.shape[:2]), bool)
     )

@@ -106,7 +106,7 @@ def predict_set(
     loaded = run if isinstance(run, Run) else load_run(run, device)
     classes = taxonomy or data.taxonomy
     samples = predict_samples(
-        loaded.model, loaded.table(classes), classes, data, task, loaded.recipe.inference
+        loaded.model, loaded.class_embeddings(classes), classes, data, task, loaded.recipe.inference
     )
     return write_layer(
         out,
@@ -140,7 +140,7 @@ def predict_files(
     ids = sample_ids(files, root)
     samples = predict_images(
         run.model,
-        run.table(taxonomy),
+        run.class_embeddings(taxonomy),
         taxonomy,
         files,
         lambda file: _read(file, root, ids[file]),

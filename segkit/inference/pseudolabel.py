@@ -75,7 +75,7 @@ def pseudolabel_set(
     Returns:
         The published version and the counts.
     """
-    table = run.table(data.taxonomy)
+    table = run.class_embeddings(data.taxonomy)
     boxes = masked = already_masked = left_alone = 0
 
     def labeled() -> Iterator[Sample]:

@@ -177,8 +177,3 @@ def _pixel_decoder(
         heads=config.heads,
         feedforward_dim=config.encoder_feedforward_dim,
     )
-
-
-def build_model(config: ModelConfig) -> DataSeg:
-    """A model with fresh weights (backbone weights as the configuration says)."""
-    return DataSeg(config)

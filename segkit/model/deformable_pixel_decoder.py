@@ -48,7 +48,7 @@ class DeformablePixelDecoder(nn.Module):
         self.projections = nn.ModuleList(
             _projection(width, hidden_dim, bias=True) for width in coarse_to_fine
         )
-        self.level_embedding = nn.Embedding(len(coarse_to_fine), hidden_dim)
+        self.level_embed = nn.Embedding(len(coarse_to_fine), hidden_dim)
         self.layers = Stack(
             DeformableLayer(
                 hidden_dim, heads=heads, levels=len(coarse_to_fine), feedforward_dim=feedforward_dim
@@ -87,7 +87,7 @@ class DeformablePixelDecoder(nn.Module):
         position = torch.cat(
             [
                 detr_position_grid(*size, cells.shape[-1], cells.device, cells.dtype) + level
-                for size, level in zip(sizes, self.level_embedding.weight, strict=True)
+                for size, level in zip(sizes, self.level_embed.weight, strict=True)
             ]
         )
         reference, scales = (

@@ -28,7 +28,7 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^model\.pixel_level_module\.decoder\.", "pixel_decoder."),
     (r"^model\.transformer_module\.queries_features\.", "query_content."),
     (r"^model\.transformer_module\.queries_embedder\.", "query_position."),
-    (r"^model\.transformer_module\.level_embed\.", "transformer_decoder.level_embedding."),
+    (r"^model\.transformer_module\.level_embed\.", "transformer_decoder.level_embed."),
     (r"^model\.transformer_module\.decoder\.", "transformer_decoder."),
     # ResNet.
     (r"^backbone\.embedder\.embedder\.convolution\.", "backbone.network.conv1."),
@@ -58,7 +58,7 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
     # Pixel decoder.
     (r"^pixel_decoder\.input_projections\.", "pixel_decoder.projections."),
-    (r"^pixel_decoder\.level_embed$", "pixel_decoder.level_embedding.weight"),
+    (r"^pixel_decoder\.level_embed$", "pixel_decoder.level_embed.weight"),
     (r"^pixel_decoder\.mask_projection\.", "pixel_decoder.mask_features."),
     (r"^pixel_decoder\.adapter_1\.", "pixel_decoder.fine_lateral."),
     (r"^pixel_decoder\.layer_1\.", "pixel_decoder.fine_output."),

@@ -54,7 +54,7 @@ class ClassEmbeddings:
     """(K,) bool."""
 
     @classmethod
-    def of(cls, taxonomy: Taxonomy, text: Tensor) -> "ClassEmbeddings":
+    def from_taxonomy(cls, taxonomy: Taxonomy, text: Tensor) -> "ClassEmbeddings":
         """The table of a taxonomy whose embeddings (K, D_T) are given."""
         return cls(
             text.float(),

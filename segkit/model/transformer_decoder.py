@@ -113,7 +113,7 @@ class TransformerDecoder(nn.Module):
         self.layers = Stack(
             DecoderLayer(hidden_dim, heads, feedforward_dim) for _ in range(rounds * LEVELS)
         )
-        self.level_embedding = nn.Embedding(LEVELS, hidden_dim)
+        self.level_embed = nn.Embedding(LEVELS, hidden_dim)
         self.norm = nn.LayerNorm(hidden_dim)
         self.mask_head = MLP(hidden_dim, hidden_dim, hidden_dim, mask_dim)
 
@@ -147,7 +147,7 @@ class TransformerDecoder(nn.Module):
             1, or 1.
         """
         memories = [
-            scale.flatten(2).transpose(1, 2) + self.level_embedding.weight[level]
+            scale.flatten(2).transpose(1, 2) + self.level_embed.weight[level]
             for level, scale in enumerate(scales)
         ]
         grids = [

@@ -20,7 +20,7 @@ _FREE = {"init_from", "backbone_weights", "freeze_norm"}
 """Keys of the model in which a training may differ from the run that it goes on from."""
 
 
-def with_start(recipe: Recipe) -> Recipe:
+def resolve_init_from(recipe: Recipe) -> Recipe:
     """A recipe that names the version of the run it starts from, and no backbone weights beside it.
 
     Raises:
@@ -71,7 +71,7 @@ def _from_run(model: "DataSeg", source: str, encoding: Encoding) -> None:
     model.load_state_dict(run.model.state_dict())
 
 
-def started_from(source: str | None, home: Path) -> tuple[Parent, ...]:
+def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
     """How the version that will lie at `home` names the run that it started from; nothing for other
     sources."""
     if source is None or source.startswith(PREFIX):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segkit.distributed import choose_device
 from segkit.errors import InputError
-from segkit.model.dataseg import DataSeg, build_model
+from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import Recipe
 from segkit.runs.run_manifest import (
@@ -28,7 +28,7 @@ from segkit.runs.run_manifest import (
 from segkit.shards.manifest import Parent
 from segkit.taxonomy import Taxonomy
 from segkit.text.encoding import Encoding
-from segkit.text.vocabulary import embed, refuse_other_weights, words_to_learn
+from segkit.text.vocabulary import embed, missing_words, refuse_other_weights
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Run:
     recipe: Recipe
     taxonomies: dict[str, Taxonomy]
     """Of each data set that it was trained on."""
-    vocabulary: dict[str, Tensor]
+    text_embeddings: dict[str, Tensor]
     """Text embeddings (K, D) of each of these taxonomies, rows in index order, on the CPU."""
     encoding: Encoding
     """How these names were encoded, and how others must be."""
-    encoder_weights: str | None
+    encoder_digest: str | None
     """Digest of the text encoder's weights; None where the run does not tell."""
 
-    def table(self, taxonomy: Taxonomy) -> ClassEmbeddings:
+    def class_embeddings(self, taxonomy: Taxonomy) -> ClassEmbeddings:
         """The class table of any taxonomy, on the model's device.
 
         Classes that the run was trained with take the run's own embeddings, the others what is
@@ -63,7 +63,7 @@ class Run:
         known = self._rows()
         new = [category for category in taxonomy.categories if category.words not in known]
         if new:
-            refuse_other_weights(self.encoding, self.encoder_weights)
+            refuse_other_weights(self.encoding, self.encoder_digest)
             rows = embed(new, self.encoding)
             known |= {
                 category.words: torch.from_numpy(row)
@@ -71,12 +71,14 @@ class Run:
             }
         found = [known[category.words] for category in taxonomy.categories]
         text = torch.stack(found) if found else torch.zeros((0, self.recipe.model.text_dim))
-        return ClassEmbeddings.of(taxonomy, text).to(next(self.model.parameters()).device)
+        return ClassEmbeddings.from_taxonomy(taxonomy, text).to(
+            next(self.model.parameters()).device
+        )
 
-    def words_to_learn(self, taxonomy: Taxonomy) -> list[str]:
+    def missing_words(self, taxonomy: Taxonomy) -> list[str]:
         """The words that must be encoded before `table` can give the taxonomy's."""
         known = self._rows()
-        return words_to_learn(
+        return missing_words(
             [c for c in taxonomy.categories if c.words not in known], self.encoding
         )
 
@@ -85,7 +87,7 @@ class Run:
         return {
             category.words: row
             for name, trained in self.taxonomies.items()
-            for category, row in zip(trained.categories, self.vocabulary[name], strict=True)
+            for category, row in zip(trained.categories, self.text_embeddings[name], strict=True)
         }
 
     def as_parent(self, destination: Path) -> Parent:
@@ -114,7 +116,7 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
     folder, manifest, recipe = open_run(spec, overrides)
     try:
         # The run's own weights hold the backbone's: nothing is fetched or looked for elsewhere.
-        model = build_model(recipe.model.model_copy(update={"backbone_weights": None}))
+        model = DataSeg(recipe.model.model_copy(update={"backbone_weights": None}))
         load_model(model, folder / WEIGHTS)
         vocabulary, told = _tensors(folder / VOCABULARY)
         taxonomies = json.loads((folder / TAXONOMIES).read_text("utf-8"))

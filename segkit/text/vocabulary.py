@@ -115,7 +115,7 @@ def has_embedding(taxonomy: Taxonomy) -> list[bool]:
     return [all(normalize(word) in table for word in _words(c, table)) for c in taxonomy.categories]
 
 
-def words_to_learn(categories: Sequence[Category], encoding: Encoding = SHIPPED) -> list[str]:
+def missing_words(categories: Sequence[Category], encoding: Encoding = SHIPPED) -> list[str]:
     """The words without which `embed` refuses these classes."""
     table = stored(encoding)
     return [w for c in categories for w in _words(c, table) if normalize(w) not in table]

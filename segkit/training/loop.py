@@ -83,7 +83,7 @@ def train_step(
 
     scaler.unscale_(optimizer)
     norm = float(whole(clip_grad_norm_(trainee.model.parameters(), recipe.optimizer.clip_norm)))
-    records = distributed.gather(
+    records = distributed.all_gather_object(
         [_batch_record(*given, norm) for given in zip(batches, shares, terms, strict=True)]
     )
     require_finite(records, trainee.step, scaler)

@@ -9,7 +9,7 @@ from torch import nn
 
 from segkit import __version__
 from segkit.recipes.load import to_toml
-from segkit.runs.init_from import started_from
+from segkit.runs.init_from import init_from_parents
 from segkit.runs.run_manifest import (
     CHECKPOINTS,
     RECIPE,
@@ -53,7 +53,7 @@ def write_model(job: Job, model: nn.Module, step: int, stage: Staging) -> None:
         arguments=job.arguments,
         parents=(
             *(parent_of(named.shards, stage.home) for named in job.data),
-            *started_from(job.recipe.model.init_from, stage.home),
+            *init_from_parents(job.recipe.model.init_from, stage.home),
         ),
         rates={named.name: named.weight for named in job.data},
         steps=step,

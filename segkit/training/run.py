@@ -13,10 +13,10 @@ from segkit.data.batch import Batch
 from segkit.data.mix import DataMix
 from segkit.distributed import choose_device
 from segkit.errors import InputError
-from segkit.model.dataseg import DataSeg, build_model
+from segkit.model.dataseg import DataSeg
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
-from segkit.runs.init_from import init_from, with_start
+from segkit.runs.init_from import init_from, resolve_init_from
 from segkit.runs.run_manifest import CHECKPOINTS, PICTURES
 from segkit.shards.publish import MANIFEST, Staging, interrupted, staging
 from segkit.training import checkpoint
@@ -87,7 +87,9 @@ def train(
         StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
     """
     overriding = overrides if steps is None else [*overrides, f"training.steps={steps}"]
-    chosen = with_start(with_text_dim(with_pixel_statistics(load_recipe(recipe, overriding))))
+    chosen = resolve_init_from(
+        with_text_dim(with_pixel_statistics(load_recipe(recipe, overriding)))
+    )
     require(chosen.training.track)
     place = choose_device(device)
     arguments = {
@@ -164,7 +166,7 @@ def _train(job: Job, mix: DataMix, trainee: Trainee, stage: Staging, callbacks: 
 
 def _trainee(job: Job) -> Trainee:
     torch.manual_seed(job.recipe.training.seed)
-    model = build_model(job.recipe.model)
+    model = DataSeg(job.recipe.model)
     if job.recipe.model.init_from is not None:
         init_from(model, job.recipe.model.init_from, encoding_of(job.recipe))
     model = model.to(job.device)
@@ -224,7 +226,7 @@ def _steps(
             if log:
                 log.step(record)
                 callbacks.on_step(record)
-            stop = max(distributed.gather([wish.signal]))
+            stop = max(distributed.all_gather_object([wish.signal]))
             due = record.step % training.checkpoint_every == 0 or record.step == training.steps
             if (
                 stop or due or _evaluation_due(job, record.step)

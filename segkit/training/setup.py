@@ -63,7 +63,10 @@ def open_sets(data: Sequence[tuple[str, float]], recipe: Recipe) -> list[Trainin
         name = shards.manifest.name if count[shards.manifest.name] == 1 else shards.path.parent.name
         made.append(
             TrainingSet(
-                name, shards, weight, ClassEmbeddings.of(shards.taxonomy, _text(shards, recipe))
+                name,
+                shards,
+                weight,
+                ClassEmbeddings.from_taxonomy(shards.taxonomy, _text(shards, recipe)),
             )
         )
     return made

@@ -40,7 +40,7 @@ class Trainee:
             sharding.shard(self.average.module, self.device)
             self.learner = learner
         else:
-            self.learner = distributed.wrap(learner, self.device)
+            self.learner = distributed.wrap_ddp(learner, self.device)
         self.optimizer = build_optimizer(model, recipe.optimizer)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=recipe.training.precision == "fp16"

@@ -159,7 +159,7 @@ def test_with_a_run_the_images_are_found_and_missing_ones_reported(tmp_path, mon
 
     def load_run(checkpoint, device, settings):
         assert (checkpoint, settings) == (run, ["inference.batch_size=2"])
-        return SimpleNamespace(words_to_learn=lambda taxonomy: [], encoding=SHIPPED)
+        return SimpleNamespace(missing_words=lambda taxonomy: [], encoding=SHIPPED)
 
     def predict_set(run, data, task, out, *, on_image):
         """A perfect model: answers the ground truth of the set."""

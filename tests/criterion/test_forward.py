@@ -13,7 +13,7 @@ from segkit.criterion import set_criterion as criterion
 from segkit.criterion.forward import training_forward
 from segkit.criterion.matcher import SentCosts
 from segkit.data.batch import Batch
-from segkit.model.dataseg import build_model
+from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import LossConfig, ModelConfig
 from tests.criterion.test_set_criterion import IS_THING, batch, targets
@@ -49,7 +49,7 @@ def test_nothing_waits_for_the_device_before_the_matching(
         "heads": 2,
     }
     model = (
-        build_model(ModelConfig(**shape, encoder_layers=1, pixel_decoder=pixel_decoder))
+        DataSeg(ModelConfig(**shape, encoder_layers=1, pixel_decoder=pixel_decoder))
         .train()
         .to("meta")
     )  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from segkit.criterion.set_criterion import (
     prepare_matching,
 )
 from segkit.data.batch import Batch, Targets
-from segkit.model.dataseg import Proposals, build_model
+from segkit.model.dataseg import DataSeg, Proposals
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import LossConfig, ModelConfig
 from segkit.shards.manifest import Task
@@ -320,7 +320,7 @@ def test_every_batch_gives_finite_gradients(case: str, losses: LossConfig) -> No
     config = ModelConfig(
         text_dim=16, hidden_dim=32, mask_dim=16, queries=6, rounds=1, heads=2, feedforward_dim=32
     )
-    model = build_model(config).train()
+    model = DataSeg(config).train()
     table = ClassEmbeddings(F.normalize(torch.randn(3, 16), dim=1), IS_THING)
     nothing, full = targets(), targets((4, 4, 30, 30), (20, 20, 60, 60), labels=(0, 2))
     void = replace(nothing, void=torch.ones_like(nothing.void))

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from segkit.inference.boxes import Question, masks_of_boxes, tightness
 from segkit.masks.boxes import pixels_of_box
-from segkit.model.dataseg import DataSeg, Outputs, Proposals, build_model
+from segkit.model.dataseg import DataSeg, Outputs, Proposals
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig, ModelConfig
 
@@ -29,7 +29,7 @@ def model() -> DataSeg:
     config = ModelConfig(
         text_dim=16, hidden_dim=32, mask_dim=16, queries=4, rounds=1, heads=2, feedforward_dim=32
     )
-    return build_model(config).eval()
+    return DataSeg(config).eval()
 
 
 @pytest.fixture

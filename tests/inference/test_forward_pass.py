@@ -13,7 +13,7 @@ from segkit.inference.forward_pass import PATIENCE
 from segkit.inference.postprocess import LabeledMask, answer, encode, to_segments
 from segkit.inference.predict import predict_images
 from segkit.masks import rle
-from segkit.model.dataseg import DataSeg, Outputs, Proposals, build_model
+from segkit.model.dataseg import DataSeg, Outputs, Proposals
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig, ModelConfig
 from segkit.sample import Sample
@@ -38,7 +38,7 @@ NAMES = Taxonomy(
 )
 
 
-TABLE = ClassEmbeddings.of(
+TABLE = ClassEmbeddings.from_taxonomy(
     NAMES, F.normalize(torch.randn(5, 16, generator=torch.Generator().manual_seed(3)), dim=1)
 )
 
@@ -64,7 +64,7 @@ def model() -> Decided:
     config = ModelConfig(
         text_dim=16, hidden_dim=32, mask_dim=16, queries=12, rounds=1, heads=2, feedforward_dim=32
     )
-    made = build_model(config).eval()
+    made = DataSeg(config).eval()
     with torch.no_grad():
         made.query_content.weight.normal_()
     return Decided(made)
@@ -146,7 +146,7 @@ def test_only_so_many_images_are_held() -> None:
         height, width = SIZES[number % len(SIZES)]
         return Sample(f"{number}", "x", width, height), np.zeros((height, width, 3), np.uint8)
 
-    model, table = Instant(), ClassEmbeddings.of(NAMES, torch.zeros(5, 16))
+    model, table = Instant(), ClassEmbeddings.from_taxonomy(NAMES, torch.zeros(5, 16))
     for sample in predict_images(model, table, NAMES, items(), read, "semantic", config):  # type: ignore[arg-type]
         assert sample.id == f"{answered}"
         answered += 1

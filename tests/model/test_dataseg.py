@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from segkit.errors import InputError
 from segkit.model.backbone import Backbone
 from segkit.model.box_prompt_encoder import CONTEXT, BoxPrompts, box_coordinates
-from segkit.model.dataseg import DataSeg, build_model
+from segkit.model.dataseg import DataSeg
 from segkit.model.layers import position_grid, sine_features
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.model.transformer_decoder import Attention, visible_cells
@@ -24,7 +24,7 @@ SMALL = ModelConfig(
 @pytest.fixture(scope="module")
 def model() -> DataSeg:
     torch.manual_seed(0)
-    return build_model(SMALL).eval()
+    return DataSeg(SMALL).eval()
 
 
 def table(classes: int, seed: int = 0) -> torch.Tensor:
@@ -221,7 +221,7 @@ def test_backbone_weights_load_or_are_refused(tmp_path: pytest.TempPathFactory) 
 
 def test_a_class_table_follows_the_taxonomy() -> None:
     taxonomy = Taxonomy("own", (Category(9, "road", "stuff"), Category(3, "car", "thing")))
-    made = ClassEmbeddings.of(taxonomy, torch.eye(2))
+    made = ClassEmbeddings.from_taxonomy(taxonomy, torch.eye(2))
     assert made.is_thing.tolist() == [True, False]
 
 
@@ -238,7 +238,7 @@ def test_any_width_that_the_configuration_takes_can_be_built(
     )  # fmt: skip
     boxes = [torch.tensor([[4.0, 4.0, 40.0, 30.0]])]
     with torch.no_grad():
-        found = build_model(config).eval()(
+        found = DataSeg(config).eval()(
             torch.rand(1, 3, 64, 64), table(5), BoxPrompts.without_labels(boxes), aux_outputs=False
         )
     assert (

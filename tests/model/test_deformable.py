@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from segkit.model.dataseg import build_model
+from segkit.model.dataseg import DataSeg
 from segkit.model.deformable import DeformableAttention, cell_centers
 from segkit.model.deformable_pixel_decoder import DeformablePixelDecoder
 from segkit.recipes.schema import ModelConfig
@@ -50,7 +50,7 @@ def test_every_weight_of_the_matching_path_learns(backbone: str) -> None:
         backbone=backbone, text_dim=16, hidden_dim=32, mask_dim=16, queries=5, rounds=1, feedforward_dim=32,
         pixel_decoder="deformable", encoder_layers=1, encoder_feedforward_dim=32,
     )  # fmt: skip
-    model = build_model(config).eval()
+    model = DataSeg(config).eval()
     output = model(
         torch.rand(2, 3, 64, 96), torch.nn.functional.normalize(torch.randn(4, 16), dim=1)
     )

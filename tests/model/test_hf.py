@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError, SegkitError
-from segkit.model.dataseg import DataSeg, build_model
+from segkit.model.dataseg import DataSeg
 from segkit.model.hf import init_from, read_config
 from segkit.recipes.schema import ModelConfig
 from segkit.runs.run import load_run
@@ -91,7 +91,7 @@ def _randomised(peer: nn.Module) -> nn.Module:
 
 def _own(folder: Path) -> DataSeg:
     plain = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0), "text_dim": 16}
-    model = build_model(ModelConfig(**read_config(folder), **plain))
+    model = DataSeg(ModelConfig(**read_config(folder), **plain))
     init_from(model, f"hf:{folder}")
     return model.eval()
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
 ) -> None:
     folder = checkpoint("resnet18")[1]
     fitting = ModelConfig(**read_config(folder), text_dim=16)
-    model = build_model(fitting)
+    model = DataSeg(fitting)
     norm = "model.transformer_module.decoder.layernorm.bias"
     cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"without": norm}, r"lacks transformer_decoder.norm.bias \(1 such\)"),
@@ -181,7 +181,7 @@ def test_parts_that_a_mask2former_lacks_keep_their_weights(
     checkpoint: Callable[[str], tuple[nn.Module, Path]],
 ) -> None:
     folder = checkpoint("resnet18")[1]
-    model = build_model(ModelConfig(**read_config(folder), text_dim=16))
+    model = DataSeg(ModelConfig(**read_config(folder), text_dim=16))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     init_from(model, f"hf:{folder}")
     kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
@@ -195,7 +195,7 @@ def test_parts_that_a_mask2former_lacks_keep_their_weights(
 @pytest.mark.parametrize("source", ["facebook/mask2former", "hf:", "hf:no-such-folder"])
 def test_a_source_that_is_none_is_refused(source: str) -> None:
     with pytest.raises(InputError, match=r"unknown source|no such folder"):
-        init_from(build_model(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), source)
+        init_from(DataSeg(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), source)
 
 
 def test_a_public_model_out_of_reach_is_one_line(
@@ -207,7 +207,7 @@ def test_a_public_model_out_of_reach_is_one_line(
         SegkitError, match="owner/name is no local folder and could not be fetched"
     ) as caught:
         init_from(
-            build_model(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), "hf:owner/name"
+            DataSeg(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), "hf:owner/name"
         )
     assert "\n" not in str(caught.value)
 

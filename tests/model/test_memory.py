@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segkit.model.box_prompt_encoder import BoxPrompts
-from segkit.model.dataseg import DataSeg, build_model
+from segkit.model.dataseg import DataSeg
 from segkit.recipes.schema import ModelConfig
 
 BACKBONES = {
@@ -27,7 +27,7 @@ def make(backbone: str) -> DataSeg:
         backbone=backbone, text_dim=16, hidden_dim=32, mask_dim=16, queries=5, rounds=1, feedforward_dim=64,
         pixel_decoder="deformable", encoder_layers=2, encoder_feedforward_dim=64, freeze_norm=backbone == "resnet18",
     )  # fmt: skip
-    return build_model(config).train()
+    return DataSeg(config).train()
 
 
 def step(model: DataSeg) -> tuple[Tensor, dict[str, Tensor], int]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segkit.errors import InputError
-from segkit.model.dataseg import build_model
+from segkit.model.dataseg import DataSeg
 from segkit.recipes.load import known_recipes, load_recipe, to_toml
 from segkit.recipes.schema import Recipe
 
@@ -19,7 +19,7 @@ def test_every_shipped_recipe_describes_a_model() -> None:
     for name in known_recipes():
         config = load_recipe(name).model.model_copy(update={"backbone_weights": None})
         with torch.device("meta"):
-            model = build_model(config)
+            model = DataSeg(config)
         assert model.query_content.weight.shape == (config.queries, config.hidden_dim), name
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from segkit.errors import InputError
-from segkit.model.dataseg import build_model
+from segkit.model.dataseg import DataSeg
 from segkit.recipes.load import load_recipe
 from segkit.runs.init_from import init_from
 from segkit.runs.run_manifest import read_run_manifest
@@ -49,7 +49,7 @@ def test_a_training_goes_on_from_the_weights_of_a_run(
     ]
     assert (after / parents[1].path).resolve() == trained.resolve()
     assert load_recipe(after / "recipe.toml").model.init_from == str(trained.resolve())
-    other = build_model(load_recipe(tiny).model).state_dict()
+    other = DataSeg(load_recipe(tiny).model).state_dict()
     assert any(not torch.equal(other[name], before[name]) for name in learned)
 
 
@@ -58,7 +58,7 @@ def test_a_run_of_another_architecture_is_refused_with_what_to_set(
 ) -> None:
     config = load_recipe(tiny, ["model.queries=3", "model.pixel_mean=[0.1, 0.2, 0.3]"]).model
     with pytest.raises(InputError) as caught:
-        init_from(build_model(config), str(trained), Encoding())
+        init_from(DataSeg(config), str(trained), Encoding())
     queries = load_recipe(tiny).model.queries
     assert f"--set model.queries={queries}" in str(caught.value)
     assert "--set 'model.pixel_mean=[0.5, 0.5, 0.5]'" in str(caught.value)
@@ -75,18 +75,18 @@ def test_a_name_with_the_tag_of_its_weights_is_the_same_backbone(
         text.replace(f'backbone = "{name}"', f'backbone = "{name}.r160_in1k"')
     )
     for own in (name, f"{name}.r160_in1k"):
-        model = build_model(load_recipe(tiny, [f"model.backbone={own}"]).model)
+        model = DataSeg(load_recipe(tiny, [f"model.backbone={own}"]).model)
         init_from(model, str(copy), Encoding())
 
 
 def test_a_run_of_another_text_encoder_is_refused(trained: Path, tiny: Path) -> None:
     with pytest.raises(InputError, match=r"text.encoder=minilm --set text.templates=photo"):
-        init_from(build_model(load_recipe(tiny).model), str(trained), Encoding(templates=("{}",)))
+        init_from(DataSeg(load_recipe(tiny).model), str(trained), Encoding(templates=("{}",)))
 
 
 def test_what_is_no_run_is_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        init_from(build_model(load_recipe(tiny).model), str(tmp_path / "nothing"), Encoding())
+        init_from(DataSeg(load_recipe(tiny).model), str(tmp_path / "nothing"), Encoding())
 
 
 def test_two_sets_of_one_name_cannot_be_evaluated_on(

@@ -251,25 +251,27 @@ def test_a_run_carries_its_encoding_and_refuses_another(toy: ShardSet, tmp_path:
     assert run.encoding == encoding and run.manifest.encoder == f"hf:{folder}"
     assert run.recipe.model.text_dim == 24, "the width follows the encoder"
     assert torch.equal(
-        run.table(toy.taxonomy).text, torch.from_numpy(embed(toy.taxonomy, encoding))
+        run.class_embeddings(toy.taxonomy).text, torch.from_numpy(embed(toy.taxonomy, encoding))
     )
     cache_file(encoding).unlink()
-    assert run.table(toy.taxonomy).text.shape == (2, 24), "what it was trained with needs no cache"
+    assert run.class_embeddings(toy.taxonomy).text.shape == (2, 24), (
+        "what it was trained with needs no cache"
+    )
 
     new = named_taxonomy(["cat", "zorp"])
-    assert run.words_to_learn(new) == ["zorp"]
+    assert run.missing_words(new) == ["zorp"]
     with pytest.raises(InputError, match=f"no text embedding by hf:{folder} for class 'zorp'"):
-        run.table(new)
+        run.class_embeddings(new)
     write_bert(folder, seed=1)
     learn(["zorp"], encoding)
     with pytest.raises(InputError, match="encoded by other weights"):
-        run.table(new)
+        run.class_embeddings(new)
     write_bert(folder, seed=0)
     with pytest.raises(InputError, match="has other weights"):
         learn(["blib"], encoding)
     cache_file(encoding).unlink()
     learn(["zorp"], encoding)
-    assert run.table(new).text.shape == (2, 24)
+    assert run.class_embeddings(new).text.shape == (2, 24)
 
 
 def test_one_class_of_a_word_with_the_kind_that_is_known() -> None:

@@ -7,7 +7,7 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from segkit.errors import InputError
-from segkit.model.dataseg import build_model
+from segkit.model.dataseg import DataSeg
 from segkit.recipes.schema import ModelConfig, OptimizerConfig
 from segkit.training.optimizer import (
     build_ema,
@@ -46,7 +46,7 @@ def test_each_kind_of_parameter_gets_its_rate_and_decay() -> None:
 
 
 def test_groups_partition_the_trainable_parameters_of_the_model() -> None:
-    model = build_model(
+    model = DataSeg(
         ModelConfig(
             hidden_dim=16, mask_dim=8, queries=4, rounds=1, feedforward_dim=16, freeze_norm=True
         )
@@ -76,7 +76,7 @@ def test_rates_fall_down_the_blocks_of_a_vitdet_as_in_timm() -> None:
         for parameter in group["params"]
     }
     expected = {name: theirs[id(parameter)] for name, parameter in vit.named_parameters()}
-    model = build_model(
+    model = DataSeg(
         ModelConfig(backbone="vitdet:test_vit", hidden_dim=16, mask_dim=8, queries=4, rounds=1)
     )
     config = OptimizerConfig(backbone_lr_factor=0.5, backbone_layer_decay=0.7)

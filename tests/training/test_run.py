@@ -102,7 +102,7 @@ def test_a_loaded_run_is_the_averaged_model_with_its_vocabulary(
     assert not run.model.training and run.path == trained.resolve()
     assert set(run.taxonomies) == {"toy", "boxes"} and run.taxonomies["toy"].names == ("sky", "cat")
     torch.testing.assert_close(
-        run.vocabulary["toy"], torch.from_numpy(embed(run.taxonomies["toy"]))
+        run.text_embeddings["toy"], torch.from_numpy(embed(run.taxonomies["toy"]))
     )
     parent = run.as_parent(tmp_path / "layer")
     assert (tmp_path / "layer" / "v3" / parent.path).resolve() == trained.resolve()
@@ -113,13 +113,13 @@ def test_known_classes_take_the_runs_own_embeddings_and_new_ones_the_packages(
     trained: Path,
 ) -> None:
     run = load_run(trained)
-    run.vocabulary["toy"][1] = 0.5  # as if the package had another embedding of cat today
-    run.vocabulary["boxes"][1] = 0.5
+    run.text_embeddings["toy"][1] = 0.5  # as if the package had another embedding of cat today
+    run.text_embeddings["boxes"][1] = 0.5
     other = Taxonomy(
         "other",
         (Category(5, "dog", "thing"), Category(9, "cat", "thing"), Category(11, "sky", "stuff")),
     )
-    table = run.table(other)
+    table = run.class_embeddings(other)
     assert torch.equal(table.text[1], torch.full((384,), 0.5))
     torch.testing.assert_close(table.text[0], torch.from_numpy(embed(other))[0])
     assert table.is_thing.tolist() == [True, True, False]

@@ -1,14 +1,14 @@
 import pytest
 from torch import nn
 
-from segkit.model.dataseg import build_model
+from segkit.model.dataseg import DataSeg
 from segkit.recipes.load import load_recipe
 from segkit.training.sharding import blocks_of
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224", "convnext_atto"])
 def test_most_weights_are_in_blocks_none_in_two(backbone: str) -> None:
-    model = build_model(load_recipe("dataseg-mini", [f"model.backbone={backbone}"]).model)
+    model = DataSeg(load_recipe("dataseg-mini", [f"model.backbone={backbone}"]).model)
     blocks = list(blocks_of(model))
     weights = [id(parameter) for block in blocks for parameter in block.parameters()]
     assert len(weights) == len(set(weights))
