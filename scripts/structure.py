@@ -3,9 +3,10 @@
     python scripts/structure.py             # a line for each check; exit code 1 on a violation
     python scripts/structure.py --all       # list every violation
     python scripts/structure.py --words     # list every grammar word that serves as a name
+    python scripts/structure.py --trace     # also train and predict, and count the files involved
 
 A room is a folder of `segkit/`. Rooms form floors: code may import from its own room and from rooms
-on lower floors. The checks parse the source and import nothing.
+on lower floors. All checks but those of --trace parse the source and import nothing.
 """
 
 import argparse
@@ -53,6 +54,8 @@ PACKAGES = {"commands": "segkit.commands", "schemas": "segkit.schemas"}
 MIN_LINES = 40
 MAX_LINES = 400
 MAX_COLUMNS = 100
+MAX_STEP_FILES = 25
+MAX_BOX_FILES = 20
 MAX_GRAMMAR_WORDS = 0.3
 """Per cent of all names."""
 SHOWN = 12
@@ -289,6 +292,22 @@ def is_grammar_word(name: str) -> bool:
     return bool(parts) and all(GRAMMAR_WORD.fullmatch(part) for part in parts)
 
 
+def check_traces() -> list[Check]:
+    """Files of segkit/ that a newcomer has to read to follow a step, or a box to its mask."""
+    from traced_files import trace
+
+    step, box, layer = trace()
+    return [
+        _file_count("files of one training step", step, MAX_STEP_FILES),
+        _file_count("files from one box to its mask", box, MAX_BOX_FILES),
+        Check("files from a set of boxes to a layer", str(len(layer)), "-", []),
+    ]
+
+
+def _file_count(name: str, files: list[str], limit: int) -> Check:
+    return Check(name, str(len(files)), str(limit), files if len(files) > limit else [])
+
+
 def python_files(*folders: str) -> list[Path]:
     """Python files of folders of the repository, sorted."""
     return [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
@@ -325,6 +344,7 @@ def main() -> None:
     )
     parser.add_argument("--all", action="store_true", help="list every violation")
     parser.add_argument("--words", action="store_true", help="list every grammar word, with lines")
+    parser.add_argument("--trace", action="store_true", help="also count files that run")
     arguments = parser.parse_args()
     modules = read_modules(("segkit", "commands", "schemas", "scripts"))
     checks = [
@@ -334,6 +354,7 @@ def main() -> None:
         check_lengths(),
         check_columns(),
         check_names(arguments.words),
+        *(check_traces() if arguments.trace else ()),
     ]
     print_table(checks, arguments.all or arguments.words)
     sys.exit(any(check.violations for check in checks))

@@ -1,0 +1,120 @@
+"""List the files of segkit/ that run in one training step, and from one box to its mask.
+
+    python scripts/traced_files.py      # scripts/structure.py --trace checks their number
+
+A file counts if one of its functions is called, in any thread, between the ends of two consecutive
+training steps, or while a loaded model predicts the mask of a box. The third list is longer: it has
+the files that load a run, read a set of boxes and write a label layer as well. The data set and the
+recipe are those of the tests.
+"""
+
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from structure import ROOT
+
+sys.path.insert(0, str(ROOT))
+from tests.training.toy import write_recipe, write_toy_set  # noqa: E402
+
+import segkit  # noqa: E402
+from segkit.inference.pseudolabel import pseudolabel_set  # noqa: E402
+from segkit.shards.reader import ShardSet  # noqa: E402
+from segkit.training.run import Callbacks, train  # noqa: E402
+
+PACKAGE = str(ROOT / "segkit") + "/"
+TRACED_STEP = 3
+
+
+class Tracer:
+    """Records the files of segkit/ whose functions are called while it is on."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self.files: set[str] = set()
+
+    def profile(self, frame: FrameType, event: str, argument: Any) -> None:
+        """Record a call; the signature is that of sys.setprofile."""
+        if self.on and event == "call" and frame.f_code.co_name != "<module>":
+            name = frame.f_code.co_filename
+            if name.startswith(PACKAGE):
+                self.files.add(name.removeprefix(PACKAGE))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Install the tracer in this thread and in those that start meanwhile."""
+        threading.setprofile(self.profile)
+        sys.setprofile(self.profile)
+        yield
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+
+def trace_step(folder: Path) -> tuple[Path, list[str]]:
+    """Train on the toy set; return the run and the files of one step."""
+    tracer = Tracer()
+    toy = write_toy_set(folder / "toy")
+    recipe = write_recipe(folder / "tiny.toml")
+
+    def switch(record: Any) -> None:
+        tracer.on = record.step == TRACED_STEP - 1
+
+    with tracer.installed():
+        run = train(
+            recipe,
+            [(str(toy.path), 1.0)],
+            folder / "run",
+            steps=TRACED_STEP + 2,
+            device="cpu",
+            callbacks=Callbacks(on_step=switch),
+        )
+    return run, sorted(tracer.files)
+
+
+def trace_box(run: Path) -> list[str]:
+    """Return the files from a box on an image to its mask."""
+    model = segkit.load_run(run)
+    image = np.zeros((48, 64, 3), np.uint8)
+    tracer = Tracer()
+    with tracer.installed():
+        tracer.on = True
+        segkit.segment_boxes(model, image, [(8.0, 8.0, 24.0, 24.0)], ["cat"])
+        tracer.on = False
+    return sorted(tracer.files)
+
+
+def trace_layer(run: Path, folder: Path) -> list[str]:
+    """Return the files from a set of boxes and a run on disk to a label layer."""
+    boxes = write_toy_set(folder / "boxes", boxes_only=True, name="boxes").path
+    tracer = Tracer()
+    with tracer.installed():
+        tracer.on = True
+        pseudolabel_set(segkit.load_run(run), ShardSet.open(boxes), folder / "layer")
+        tracer.on = False
+    return sorted(tracer.files)
+
+
+def trace() -> tuple[list[str], list[str], list[str]]:
+    """Return the files of a training step, of a box to its mask, and of a set to a label layer."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run, step = trace_step(folder)
+        return step, trace_box(run), trace_layer(run, folder)
+
+
+def main() -> None:
+    names = ("one training step", "one box to its mask", "a set of boxes to a label layer")
+    for name, files in zip(names, trace(), strict=True):
+        print(f"{name}: {len(files)} files", *files, "", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
