@@ -151,15 +151,15 @@ def room_graph(modules: Mapping[str, Module]) -> dict[str, set[str]]:
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     """Groups of nodes that reach each other: strongly connected components of more than one."""
-    reachable = {node: reachable(node, graph) for node in graph}
+    below = {node: reachable(node, graph) for node in graph}
     groups = {
-        tuple(sorted(other for other in reachable[node] if node in reachable.get(other, ())))
-        for node in graph
+        tuple(sorted(end for end in below[node] if node in below.get(end, ()))) for node in graph
     }
     return [list(group) for group in sorted(groups) if len(group) > 1]
 
 
 def reachable(start: str, graph: Mapping[str, set[str]]) -> set[str]:
+    """Nodes that edges lead to from a node, directly or through others."""
     nodes, stack = set(), [start]
     while stack:
         for target in graph.get(stack.pop(), ()):

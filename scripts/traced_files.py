@@ -22,12 +22,11 @@ import torch
 from structure import ROOT
 
 sys.path.insert(0, str(ROOT))
-from tests.training.toy import write_recipe, write_toy_set  # noqa: E402
-
-import segkit  # noqa: E402
-from segkit.inference.pseudolabel import pseudolabel_set  # noqa: E402
-from segkit.shards.reader import ShardSet  # noqa: E402
-from segkit.training.run import Callbacks, train  # noqa: E402
+import segkit
+from segkit.inference.pseudolabel import pseudolabel_set
+from segkit.shards.reader import ShardSet
+from segkit.training.run import Callbacks, train
+from tests.training.toy import write_recipe, write_toy_set
 
 PACKAGE = str(ROOT / "segkit") + "/"
 TRACED_STEP = 3
