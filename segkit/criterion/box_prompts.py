@@ -1,5 +1,7 @@
-"""Losses of box-conditioned queries: each box knows its target, so nothing is matched (OpenSeeD,
-section 3.3)."""
+"""Train box prompts: sample boxes for a step, and score their masks (OpenSeeD, section 3.3).
+
+The target of each box is known, so nothing is matched.
+"""
 
 from collections.abc import Sequence
 
@@ -7,14 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkit.criterion.color_affinity import affinity_of_cells
+from segkit import distributed
+from segkit.criterion.color_affinity import image_affinity
 from segkit.criterion.losses import (
     cross_entropy_loss,
     dice_loss,
     pairwise_losses,
     projection_loss,
 )
-from segkit.criterion.set_criterion import PooledTargets, box_cover, places
+from segkit.criterion.pooled_targets import PooledTargets, box_cover, true_rows
 from segkit.data.batch import Batch
 from segkit.model.box_prompt_encoder import CONTEXT, BoxPrompts, enlarged
 from segkit.model.dataseg import MASK_STRIDE, Proposals
@@ -23,33 +26,62 @@ from segkit.recipes.schema import LossConfig
 CROSS_ENTROPY = 5.0
 """Weight of the mask's cross-entropy beside dice's: Mask2Former's."""
 OUTSIDE = -20.0
-"""Logit of what lies outside a box's region, where masks are cut off."""
+"""Logit outside a box's region, where masks are cut off."""
 MIN_SIDE = 0.2
-"""Longer side of a box over the crop's, at least: boxes are asked for on crops around them, where
-all are as large."""
+"""Least longer side of a box over the crop's: inference prompts with crops around the boxes, in
+which all boxes are that large."""
 
 
 def sample_box_prompts(
     batch: Batch, config: LossConfig, generator: torch.Generator
 ) -> BoxPrompts | None:
-    """Boxes of the instances that fill enough of the crop; None where there are none, or the loss
-    has no weight.
+    """Box prompts for a training step: the instances that fill enough of the crop.
 
     In semantic sets the connected parts stand for the instances: the box of a union is no object's
     box.
+
+    Every process must call it. All processes must run the same layers of the model, since FSDP
+    gathers weights layer by layer, and a model without learned queries needs a prompt to run at
+    all. So a process without boxes gets one placeholder prompt, whose target is -1, where another
+    process has boxes or the learned queries are not trained.
+
+    Args:
+        batch: images and targets; the prompts are made on the CPU.
+        config: box noise and label dropout.
+        generator: source of both, on the CPU.
+
+    Returns:
+        None without any box, or where the loss has no weight.
     """
-    if config.conditioned == 0:
+    if config.conditioned == 0 and config.matching:
         return None
-    least = MIN_SIDE * batch.images.shape[-1]
-    of_kind = [t.is_part if batch.task == "semantic" else t.is_thing for t in batch.targets]
-    large = [(t.boxes[:, 2:] - t.boxes[:, :2]).amax(-1) >= least for t in batch.targets]
-    chosen = [torch.nonzero(kind & size)[:, 0] for kind, size in zip(of_kind, large, strict=True)]
-    if not any(len(rows) for rows in chosen):
+    prompts = _instance_prompts(batch, config, generator) if config.conditioned > 0 else None
+    count = torch.tensor(float(len(prompts) if prompts else 0))
+    if distributed.world_size() > 1:
+        count = distributed.mean_over_processes(count.to(batch.images.device, non_blocking=True))
+    if prompts is not None:
+        return prompts
+    if config.matching and float(count) < 0.5 / distributed.world_size():
         return None
-    pairs = list(zip(batch.targets, chosen, strict=True))
+    return _placeholder(batch)
+
+
+def _instance_prompts(
+    batch: Batch, config: LossConfig, generator: torch.Generator
+) -> BoxPrompts | None:
+    min_side = MIN_SIDE * batch.images.shape[-1]
+    is_instance = [t.is_part if batch.task == "semantic" else t.is_thing for t in batch.targets]
+    is_large = [(t.boxes[:, 2:] - t.boxes[:, :2]).amax(-1) >= min_side for t in batch.targets]
+    targets = [
+        torch.nonzero(instance & large)[:, 0]
+        for instance, large in zip(is_instance, is_large, strict=True)
+    ]
+    if not any(len(rows) for rows in targets):
+        return None
+    pairs = list(zip(batch.targets, targets, strict=True))
     boxes = [_jitter(t.boxes[rows], config.box_noise, generator) for t, rows in pairs]
-    labels = [_withhold(t.labels[rows], config.label_dropout, generator) for t, rows in pairs]
-    return BoxPrompts(boxes, labels, chosen)
+    labels = [_drop_labels(t.labels[rows], config.label_dropout, generator) for t, rows in pairs]
+    return BoxPrompts(boxes, labels, targets)
 
 
 def _jitter(boxes: Tensor, noise: float, generator: torch.Generator) -> Tensor:
@@ -59,105 +91,118 @@ def _jitter(boxes: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     return boxes + noise * shift * size
 
 
-def _withhold(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _drop_labels(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Replace a share of the labels by -1, unknown."""
     return labels.masked_fill(torch.rand(labels.shape, generator=generator) < share, -1)
 
 
-def count_given(given: BoxPrompts | None, device: torch.device) -> Tensor:
-    """(2,) float: how many boxes are given, and for how many of them the label is withheld."""
-    labels = torch.cat(given.labels) if given else torch.zeros(0)
-    return (
-        torch.tensor([len(labels), int((labels < 0).sum())]).float().to(device, non_blocking=True)
-    )
+def _placeholder(batch: Batch) -> BoxPrompts:
+    """One prompt without a target, in the first image."""
+    height, width = batch.images.shape[-2:]
+    counts = [1] + [0] * (len(batch.images) - 1)
+    boxes = [torch.tensor([[0.0, 0.0, width, height]])[:count] for count in counts]
+    unknown = [torch.full((count,), -1) for count in counts]
+    return BoxPrompts(boxes, unknown, unknown)
 
 
-def conditioned_losses(
-    made: Proposals,
-    given: BoxPrompts,
+def box_prompt_losses(
+    outputs: Proposals,
+    prompts: BoxPrompts,
     batch: Batch,
-    cells: Sequence[PooledTargets],
+    targets: Sequence[PooledTargets],
     config: LossConfig,
-    counts: Tensor,
 ) -> dict[str, Tensor]:
-    """Mask or box losses inside each box's region, and the class of boxes whose label was withheld.
+    """Mask or box losses in each box's region, and class losses of the prompts without a label.
 
-    The corrected masks, which are the answer, count as much as those of all layers before them
-    together. Pixels outside the region never count: masks of given boxes are clipped to them, and a
-    small object weighs as much as a large one.
+    The refined masks, which are the model's output, count as much as those of all layers before
+    them together. Pixels outside the region never count: inference clips masks to it, and a small
+    object weighs as much as a large one.
 
     Args:
-        made: proposals of the conditioned queries; those of the last layer are the corrected ones.
-        given: what they were asked.
+        outputs: proposals of the box prompts; the last layer holds the refined masks.
+        prompts: from `sample_box_prompts`, on the CPU.
         batch: the images.
-        cells: the targets pooled to cells, one an image.
+        targets: one entry per image.
         config: weights.
-        counts: (2,), as `count_given` counts, over all that the losses are means of.
 
     Returns:
-        Weighted scalars `conditioned_mask` and `conditioned_dice` where masks are known,
-        `conditioned_projection` and `conditioned_pairwise` where only boxes are,
-        `conditioned_class` where labels were withheld.
+        Weighted scalars: `conditioned_mask` and `conditioned_dice` where masks are known,
+        `conditioned_projection` and `conditioned_pairwise` where only boxes are, and
+        `conditioned_class` where labels were dropped. Nothing for a placeholder.
     """
-    device = made.mask_logits.device
-    images = torch.cat([torch.full_like(rows, i) for i, rows in enumerate(given.targets)])
-    slots = torch.cat([torch.arange(len(rows)) for rows in given.targets])
-    images, slots = (each.to(device, non_blocking=True) for each in (images, slots))
-    masks = made.mask_logits.transpose(0, 1)[:, images, slots]
+    device = outputs.mask_logits.device
+    labels, rows = torch.cat(prompts.labels), torch.cat(prompts.targets)
+    has_target = rows >= 0
+    counts = torch.tensor([int(has_target.sum()), int((has_target & (labels < 0)).sum())])
+    counts = distributed.mean_over_processes(counts.float().to(device, non_blocking=True))
+    num_prompts, num_unlabeled = counts.unbind()
+    if not bool(has_target.any()):
+        return {}
+    image = torch.cat([torch.full_like(rows, i) for i, rows in enumerate(prompts.targets)])
+    query = torch.cat([torch.arange(len(rows)) for rows in prompts.targets])
+    image, query = (each.to(device, non_blocking=True) for each in (image, query))
+    masks = outputs.mask_logits.transpose(0, 1)[:, image, query]  # (L, Q, h, w)
     layers = len(masks)
-    asked = [cell.only(rows) for cell, rows in zip(cells, given.targets, strict=True)]
-    region = _region(torch.cat(given.boxes).to(device, non_blocking=True), cells[0].weight.shape)
-    boxes, withheld = counts.unbind()
-    share = masks.new_full((layers, 1), 1 / max(1, layers - 1))
-    share[-1] = 1.0
-    known = torch.cat([c.has_mask for c in asked])
+    layer_weight = masks.new_full((layers, 1), 1 / max(1, layers - 1))
+    layer_weight[-1] = 1.0
+    truth = [t.select(rows) for t, rows in zip(targets, prompts.targets, strict=True)]
+    has_mask = torch.cat([t.has_mask for t in truth])
+    boxes = torch.cat(prompts.boxes).to(device, non_blocking=True)
+    region = _region(boxes, targets[0].weight.shape)  # (Q, h, w)
     losses: dict[str, Tensor] = {}
-    if bool(known.any()):
-        some = places(known, device)
-        target = torch.cat([c.masks for c in asked])[some].flatten(1)
-        weight = (region * torch.stack([c.weight for c in cells])[images])[some].flatten(1)
-        logits = masks[:, some].flatten(2)
-        of = target.expand_as(logits), weight.expand_as(logits)
-        by_cell, by_overlap = (
-            (share * loss(logits, *of)).sum() / boxes for loss in (cross_entropy_loss, dice_loss)
+    if bool(has_mask.any()):
+        chosen = true_rows(has_mask, device)
+        target = torch.cat([t.masks for t in truth])[chosen].flatten(1)
+        weight = (region * torch.stack([t.weight for t in targets])[image])[chosen].flatten(1)
+        logits = masks[:, chosen].flatten(2)  # (L, Q, h * w)
+        target, weight = target.expand_as(logits), weight.expand_as(logits)
+        entropy = (layer_weight * cross_entropy_loss(logits, target, weight)).sum() / num_prompts
+        dice = (layer_weight * dice_loss(logits, target, weight)).sum() / num_prompts
+        losses["conditioned_mask"] = CROSS_ENTROPY * config.conditioned * entropy
+        losses["conditioned_dice"] = config.dice * config.conditioned * dice
+    if not bool(has_mask.all()):
+        chosen = true_rows(~has_mask, device)
+        cover = torch.cat([t.boxes for t in truth])[chosen]
+        logits = torch.where(region[chosen] > 0, masks[:, chosen], OUTSIDE).flatten(0, 1)
+        cover, weight = (
+            cover.repeat(layers, 1, 1),  # (L * Q, h, w)
+            layer_weight.expand(-1, len(cover)).flatten() / num_prompts,
         )
-        losses["conditioned_mask"] = CROSS_ENTROPY * config.conditioned * by_cell
-        losses["conditioned_dice"] = config.dice * config.conditioned * by_overlap
-    if not bool(known.all()):
-        some = places(~known, device)
-        cover = torch.cat([c.boxes for c in asked])[some]
-        logits = torch.where(region[some] > 0, masks[:, some], OUTSIDE).flatten(0, 1)
-        weight = share.expand(-1, len(cover)).flatten() / boxes
-        losses |= _box_losses(
-            logits, cover.repeat(layers, 1, 1), batch, images[some], config, weight
-        )
-    hidden = torch.cat(given.labels) < 0
-    if bool(hidden.any()):
-        some = places(hidden, device)
-        logits = made.class_logits.transpose(0, 1)[:, images[some], slots[some]]
-        labels = torch.cat([c.labels for c in asked])[some]
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(layers), reduction="sum")
-        losses["conditioned_class"] = config.conditioned * loss / (withheld * layers)
+        losses |= _box_losses(logits, cover, weight, batch, image[chosen].repeat(layers), config)
+    if bool((labels < 0).any()):
+        chosen = true_rows(labels < 0, device)
+        logits = outputs.class_logits.transpose(0, 1)[:, image[chosen], query[chosen]]
+        classes = torch.cat([t.labels for t in truth])[chosen].repeat(layers)
+        loss = F.cross_entropy(logits.flatten(0, 1), classes, reduction="sum")
+        losses["conditioned_class"] = config.conditioned * loss / (num_unlabeled * layers)
     return losses
 
 
 def _box_losses(
-    logits: Tensor, cover: Tensor, batch: Batch, images: Tensor, config: LossConfig, weight: Tensor
+    logits: Tensor,
+    cover: Tensor,
+    weight: Tensor,
+    batch: Batch,
+    image: Tensor,
+    config: LossConfig,
 ) -> dict[str, Tensor]:
-    """Projection and pairwise terms of boxes alone: logits and cover (L Q, h, w), images (Q,),
-    weight (L Q,)."""
-    losses = {
-        "conditioned_projection": config.conditioned
-        * (weight * projection_loss(logits, cover)).sum()
-    }
+    """Projection and pairwise terms of boxes without a mask.
+
+    Args:
+        logits, cover: (M, h, w).
+        weight, image: (M,).
+        batch: the images.
+        config: weights.
+    """
+    projection = (weight * projection_loss(logits, cover)).sum()
+    losses = {"conditioned_projection": config.conditioned * projection}
     if config.pairwise > 0:
-        of = images.repeat(len(logits) // len(images))
-        alike = pairwise_losses(logits, affinity_of_cells(batch.images), of, cover)
-        losses["conditioned_pairwise"] = (
-            config.pairwise * config.conditioned * (weight * alike).sum()
-        )
+        pairwise = pairwise_losses(logits, image_affinity(batch.images), image, cover)
+        pairwise = (weight * pairwise).sum()
+        losses["conditioned_pairwise"] = config.pairwise * config.conditioned * pairwise
     return losses
 
 
 def _region(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Cover (Q, h, w) of the boxes enlarged to the region that their queries see."""
+    """Cover (Q, h, w) of the boxes enlarged to the region that their queries attend to."""
     return box_cover(enlarged(boxes, CONTEXT), (size[0], size[1]), MASK_STRIDE)

@@ -1,5 +1,4 @@
-"""Losses of masks and boxes, one value a proposal-target pair; pure functions on flattened or
-spatial maps."""
+"""Losses and matching costs of masks and boxes: pure functions, one value per pair."""
 
 import torch
 from torch import Tensor
@@ -8,11 +7,15 @@ from torch.utils.checkpoint import checkpoint
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 DICE_SMOOTH = 1.0
+DILATION = 2
+"""Of the 3x3 window of the pairwise term (BoxInst)."""
+MAX_NEIGHBORS = 2**27
+"""Neighbor pairs per chunk of the pairwise term: half a GiB in float32, and several copies of it
+exist at a time."""
 
 
 def focal_terms(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Focal loss of each pixel (Lin et al. 2017, eq. 5; alpha 0.25, gamma 2): for target 1 and for
-    target 0."""
+    """Focal loss of each pixel for target 1 and for target 0 (Lin et al. 2017, eq. 5)."""
     probability = logits.sigmoid()
     positive = FOCAL_ALPHA * (1 - probability) ** FOCAL_GAMMA * F.softplus(-logits)
     negative = (1 - FOCAL_ALPHA) * probability**FOCAL_GAMMA * F.softplus(logits)
@@ -20,7 +23,7 @@ def focal_terms(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def focal_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean focal loss over the pixels that count.
+    """Weighted mean of the focal loss over pixels.
 
     Args:
         logits: (T, P).
@@ -36,14 +39,13 @@ def focal_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def cross_entropy_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the pixels that count; shapes as in `focal_loss`."""
+    """Weighted mean of the binary cross-entropy over pixels; shapes as in `focal_loss`."""
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (loss * weight).sum(-1) / weight.sum(-1).clamp(min=1.0)
 
 
 def dice_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """1 - (2 sum(s t) + 1) / (sum s + sum t + 1) over the pixels that count; shapes as in
-    `focal_loss`."""
+    """1 - (2 sum(s t) + 1) / (sum s + sum t + 1) over pixels; shapes as in `focal_loss`."""
     probability = logits.sigmoid() * weight
     overlap = (probability * target).sum(-1)
     total = probability.sum(-1) + (target * weight).sum(-1)
@@ -56,7 +58,7 @@ def focal_cost(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     Args:
         logits: (..., N, P).
         target: (T, P).
-        weight: (P,), shared by all targets of the image.
+        weight: (P,), the same for all targets of the image.
 
     Returns:
         (..., N, T).
@@ -75,8 +77,7 @@ def dice_cost(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Projections of masks (..., h, w) onto the axes by maximum: over rows (..., w), over columns
-    (..., h)."""
+    """Maximum of masks (..., h, w) along each axis: over rows (..., w), over columns (..., h)."""
     return masks.amax(-2), masks.amax(-1)
 
 
@@ -86,11 +87,11 @@ def squared_dice(x: Tensor, target: Tensor) -> Tensor:
 
 
 def projection_loss(logits: Tensor, boxes: Tensor) -> Tensor:
-    """How far a mask's projections are from its box's (BoxInst, Tian et al. 2021, eq. 2).
+    """Distance of a mask's projections from its box's (BoxInst, Tian et al. 2021, eq. 2).
 
     Args:
         logits: (T, h, w).
-        boxes: (T, h, w), filled boxes, 0-1 (a fraction where a box ends within a cell).
+        boxes: (T, h, w), filled boxes in 0-1 (a fraction where a box ends within a cell).
 
     Returns:
         (T,), 0 to 2.
@@ -100,8 +101,7 @@ def projection_loss(logits: Tensor, boxes: Tensor) -> Tensor:
 
 
 def projection_cost(logits: Tensor, boxes: Tensor) -> Tensor:
-    """`projection_loss` of every proposal (..., N, h, w) against every box (T, h, w): (..., N,
-    T)."""
+    """`projection_loss` of every proposal (..., N, h, w) and box (T, h, w): (..., N, T)."""
     cost = logits.new_zeros((*logits.shape[:-2], len(boxes)))
     for x, target in zip(profiles(logits.sigmoid()), profiles(boxes), strict=True):
         total = x.square().sum(-1)[..., None] + target.square().sum(-1) + 1e-5
@@ -109,44 +109,31 @@ def projection_cost(logits: Tensor, boxes: Tensor) -> Tensor:
     return cost
 
 
-def neighbors(maps: Tensor, dilation: int = 2) -> Tensor:
-    """The 8 neighbors in a dilated 3x3 window, zero beyond the border: (B, C, h, w) -> (B, C, 8, h,
-    w)."""
-    batch, channels, height, width = maps.shape
-    unfolded = F.unfold(maps, 3, dilation=dilation, padding=dilation).view(
-        batch, channels, 9, height, width
-    )
-    return torch.cat((unfolded[:, :, :4], unfolded[:, :, 5:]), dim=2)
-
-
-COLOR_THRESHOLD = 0.3
-
-
-def color_affinity(lab: Tensor) -> Tensor:
-    """Which neighbors look alike: exp(-0.5 ||Lab - Lab'||) >= 0.3 (BoxInst, eq. 5 and section 4).
+def neighbors(maps: Tensor) -> Tensor:
+    """The 8 neighbors of each cell in a dilated 3x3 window, zero beyond the border.
 
     Args:
-        lab: (B, 3, h, w), CIE Lab of the image pooled to the mask's stride.
+        maps: (B, C, h, w).
 
     Returns:
-        (B, 8, h, w) in {0, 1}; pairs that reach beyond the image are 0.
+        (B, C, 8, h, w).
     """
-    distance = (neighbors(lab) - lab[:, :, None]).square().sum(1).sqrt()
-    inside = neighbors(torch.ones_like(lab[:, :1]))[:, 0] > 0
-    return ((-0.5 * distance).exp() >= COLOR_THRESHOLD).to(lab.dtype) * inside
+    batch, channels, height, width = maps.shape
+    windows = F.unfold(maps, 3, dilation=DILATION, padding=DILATION)
+    windows = windows.view(batch, channels, 9, height, width)
+    return torch.cat((windows[:, :, :4], windows[:, :, 5:]), dim=2)
 
 
 def pairwise_loss(logits: Tensor, affinity: Tensor, boxes: Tensor) -> Tensor:
-    """Neighbours of alike color inside the box should have the same label (BoxInst, eq. 4), in log
-    space.
+    """Penalty for neighbors of similar color in the box with different labels (BoxInst, eq. 4).
 
     Args:
         logits: (T, h, w).
-        affinity: (T, 8, h, w), from `color_affinity` of each target's image.
-        boxes: (T, h, w), filled boxes, 0-1.
+        affinity: (T, 8, h, w), `color_affinity` of each target's image.
+        boxes: (T, h, w), filled boxes in 0-1.
 
     Returns:
-        (T,): mean of -log(p p' + (1 - p)(1 - p')) over alike pairs.
+        (T,): mean of -log(p p' + (1 - p)(1 - p')) over similar pairs, computed in log space.
     """
     inside, outside = F.logsigmoid(logits)[:, None], F.logsigmoid(-logits)[:, None]
     same = torch.logaddexp(inside + neighbors(inside)[:, 0], outside + neighbors(outside)[:, 0])
@@ -154,14 +141,8 @@ def pairwise_loss(logits: Tensor, affinity: Tensor, boxes: Tensor) -> Tensor:
     return -(same * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1.0)
 
 
-MAX_NEIGHBORS = 2**27
-"""Pairs of neighbors that are looked at together: half a GiB in float32, of which several copies
-live at a time."""
-
-
 def pairwise_losses(logits: Tensor, affinity: Tensor, image: Tensor, boxes: Tensor) -> Tensor:
-    """`pairwise_loss` of any number of masks; many are taken in parts, which run again in the
-    backward pass.
+    """`pairwise_loss` of any number of masks, in chunks that run again in the backward pass.
 
     Args:
         logits: (T, h, w).
@@ -173,11 +154,11 @@ def pairwise_losses(logits: Tensor, affinity: Tensor, image: Tensor, boxes: Tens
         (T,).
     """
 
-    def some(logits: Tensor, image: Tensor, boxes: Tensor) -> Tensor:
+    def chunk_loss(logits: Tensor, image: Tensor, boxes: Tensor) -> Tensor:
         return pairwise_loss(logits, affinity[image], boxes)
 
-    together = max(1, MAX_NEIGHBORS // affinity[0].numel())
-    if len(logits) <= together:
-        return some(logits, image, boxes)
-    parts = zip(*(torch.split(each, together) for each in (logits, image, boxes)), strict=True)
-    return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
+    chunk = max(1, MAX_NEIGHBORS // affinity[0].numel())
+    if len(logits) <= chunk:
+        return chunk_loss(logits, image, boxes)
+    chunks = zip(*(torch.split(each, chunk) for each in (logits, image, boxes)), strict=True)
+    return torch.cat([checkpoint(chunk_loss, *part, use_reentrant=False) for part in chunks])

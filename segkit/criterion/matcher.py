@@ -1,8 +1,7 @@
-"""Hungarian matching of proposals to targets, a batch at a time and in two steps: send the costs,
-solve on the CPU.
+"""Hungarian matching: send the matching costs to the CPU, then assign targets to proposals.
 
 scipy's solver takes 4 to 30 microseconds for 100 proposals and 10 to 60 targets; lapx 0.11, the
-fastest alternative that is kept up, takes 80 to 130, for it solves the square problem.
+fastest maintained alternative, takes 80 to 130, since it solves the square problem.
 """
 
 from collections.abc import Sequence
@@ -13,37 +12,41 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from segkit.criterion.losses import dice_cost, focal_cost, projection_cost
+from segkit.criterion.merge import MergedProposals, merge_all_masks
+from segkit.criterion.partial_labels import mask_unannotated_logits
+from segkit.criterion.point_sampling import logits_at, random_points, strided_samples
+from segkit.criterion.pooled_targets import PooledTargets
+from segkit.recipes.schema import LossConfig
+
 INVALID_COST = 1e6
 """Cost of a pair that must not match; far above any sum of losses."""
 NONFINITE_COST = INVALID_COST / 10
-"""Cost of a pair whose own cost is NaN or infinite, since the model has diverged."""
+"""Cost of a pair whose computed cost is NaN or infinite because the model has diverged."""
 
 
 @dataclass(frozen=True)
-class Matches:
+class Indices:
     """Matched pairs of a batch, over several decoder layers at once; M pairs in all."""
 
     image: Tensor
     """(M,) int64."""
     layer: Tensor
     """(M,) int64."""
-    proposal: Tensor
+    query: Tensor
     """(M,) int64."""
     target: Tensor
     """(M,) int64: row among the targets of the image."""
 
-    def to(self, device: torch.device) -> "Matches":
+    def to(self, device: torch.device) -> "Indices":
         """The same pairs on another device, in one transfer."""
-        moved = torch.stack((self.image, self.layer, self.proposal, self.target)).to(
-            device, non_blocking=True
-        )
-        return Matches(*moved.unbind())
+        stacked = torch.stack((self.image, self.layer, self.query, self.target))
+        return Indices(*stacked.to(device, non_blocking=True).unbind())
 
 
 @dataclass(frozen=True)
-class SentCosts:
-    """Costs on their way to the CPU; on a GPU other work can be queued before they are waited
-    for."""
+class PendingCosts:
+    """Costs on their way to the CPU; on a GPU, other work can be queued before they arrive."""
 
     shapes: tuple[torch.Size, ...]
     values: Tensor
@@ -51,54 +54,138 @@ class SentCosts:
     arrived: torch.cuda.Event | None
 
 
+class HungarianMatcher:
+    """Assigns each target at most one proposal, image by image and layer by layer (DETR).
+
+    Matching takes two steps, so that the GPU need not idle: `start` computes the costs and starts
+    their transfer, `finish` waits for them and solves the assignment.
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        self.config = config
+
+    @torch.no_grad()
+    def start(
+        self,
+        proposals: MergedProposals,
+        targets: Sequence[PooledTargets],
+        annotated: Sequence[Tensor | None],
+        generator: torch.Generator,
+    ) -> PendingCosts:
+        """Compute the matching costs, which are the weighted losses of each pair.
+
+        Args:
+            proposals: after MERGE; the rows that it removed are not matched.
+            targets: one entry per image.
+            annotated: (K,) bool for each image; None means all classes.
+            generator: source of sampled points, on the proposals' device; unused without points.
+        """
+        class_logits = mask_unannotated_logits(proposals.class_logits, annotated)
+        with torch.autocast(class_logits.device.type, enabled=False):
+            costs = [
+                self._cost(*image, generator)
+                for image in zip(
+                    class_logits.float(),
+                    proposals.mask_logits,
+                    proposals.heads,
+                    targets,
+                    strict=True,
+                )
+            ]
+        return send_costs(costs, proposals.kept)
+
+    @staticmethod
+    def finish(costs: PendingCosts) -> Indices:
+        """Wait for the costs, and assign the targets of each image and layer at the lowest cost.
+
+        A cost that is not finite counts as `NONFINITE_COST`: the pair matches where there is
+        nothing better, and its loss, not finite either, stops all processes together.
+
+        Returns:
+            Pairs on the CPU; fewer than T in a layer with too few allowed proposals.
+        """
+        if costs.arrived is not None:
+            costs.arrived.synchronize()
+        values = np.nan_to_num(
+            costs.values.numpy(), nan=NONFINITE_COST, posinf=NONFINITE_COST, neginf=NONFINITE_COST
+        )
+        ends = np.cumsum([shape.numel() for shape in costs.shapes])
+        pairs: list[tuple[int, int, int, int]] = []
+        images = zip(costs.shapes, np.split(values, ends[:-1]), strict=True)
+        for image, (shape, image_costs) in enumerate(images):
+            for layer, cost in enumerate(image_costs.reshape(shape)):
+                queries, targets = linear_sum_assignment(cost)
+                valid = cost[queries, targets] < INVALID_COST
+                pairs += [
+                    (image, layer, int(query), int(target))
+                    for query, target in zip(queries[valid], targets[valid], strict=True)
+                ]
+        return Indices(*torch.tensor(pairs, dtype=torch.int64).reshape(-1, 4).unbind(1))
+
+    def _cost(
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        heads: Tensor,
+        targets: PooledTargets,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Costs (L, N, T) of one image: (L, N, K + 1), unmerged (L, N, h, w), (L, N)."""
+        config = self.config
+        has_mask = targets.has_mask.to(mask_logits.device, non_blocking=True)
+        cost = -config.classification * class_logits.softmax(-1)[..., targets.labels]  # (L, N, T)
+        if bool(targets.has_mask.any()):
+            logits, masks, weight = self._sample(mask_logits, targets, generator)
+            logits = merge_all_masks(logits, heads)
+            focal = config.focal * focal_cost(logits, masks, weight)
+            dice = config.dice * dice_cost(logits, masks, weight)
+            cost = cost + torch.where(has_mask, focal + dice, 0.0)
+        if not bool(targets.has_mask.all()):
+            merged = merge_all_masks(mask_logits.flatten(2).float(), heads)
+            merged = merged.reshape(mask_logits.shape)
+            projection = config.projection * projection_cost(merged, targets.boxes)
+            cost = cost + torch.where(has_mask, 0.0, projection)
+        return cost
+
+    def _sample(
+        self, mask_logits: Tensor, targets: PooledTargets, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (L, N, P), masks (T, P), weights (P,) at uniform points or strided cells."""
+        points = self.config.points
+        if not points:
+            return (
+                strided_samples(mask_logits).float(),
+                strided_samples(targets.masks),
+                strided_samples(targets.weight),
+            )
+        size = (targets.labeled.shape[0], targets.labeled.shape[1])
+        at = random_points(1, points, size, generator)  # (1, P)
+        logits = logits_at(mask_logits.flatten(0, 1)[None], at, size)  # (1, L * N, P)
+        return (
+            logits.reshape(*mask_logits.shape[:2], points),
+            targets.full_masks.flatten(1)[:, at[0]].float(),
+            targets.labeled.flatten()[at[0]].float(),
+        )
+
+
 @torch.no_grad()
-def send_costs(costs: Sequence[Tensor], allowed: Tensor | None = None) -> SentCosts:
-    """Start the one transfer that a batch needs.
+def send_costs(costs: Sequence[Tensor], allowed: Tensor | None = None) -> PendingCosts:
+    """Start the transfer of all costs of a batch, as one tensor.
 
     Args:
-        costs: (L, N, T) of each image, T its own.
+        costs: (L, N, T) for each image, with T of its own.
         allowed: (B, L, N) bool, proposals that may be matched; None allows all.
     """
     precise = [cost.float() for cost in costs]
     if allowed is not None:
         rows = zip(precise, ~allowed[..., None], strict=True)
-        precise = [cost.masked_fill(forbidden, INVALID_COST) for cost, forbidden in rows]
+        precise = [cost.masked_fill(invalid, INVALID_COST) for cost, invalid in rows]
     flat = torch.cat([cost.flatten() for cost in precise])
     shapes = tuple(cost.shape for cost in costs)
     if not flat.is_cuda:
-        return SentCosts(shapes, flat, None)
+        return PendingCosts(shapes, flat, None)
     values = torch.empty(flat.shape, pin_memory=True)
     values.copy_(flat, non_blocking=True)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record(torch.cuda.current_stream(flat.device))
-    return SentCosts(shapes, values, arrived)
-
-
-def match(sent: SentCosts) -> Matches:
-    """Assign each target at most one proposal so that the summed cost is least, image by image and
-    layer by layer.
-
-    A cost that is not finite counts as `NONFINITE_COST`: the pair is matched where there is nothing
-    better, and its loss, not finite either, stops all processes together.
-
-    Returns:
-        Pairs, on the CPU; fewer than T in a layer where too few proposals are allowed.
-    """
-    if sent.arrived is not None:
-        sent.arrived.synchronize()
-    values = np.nan_to_num(
-        sent.values.numpy(), nan=NONFINITE_COST, posinf=NONFINITE_COST, neginf=NONFINITE_COST
-    )
-    rows: list[tuple[int, int, int, int]] = []
-    ends = np.cumsum([shape.numel() for shape in sent.shapes])
-    for image, (shape, part) in enumerate(
-        zip(sent.shapes, np.split(values, ends[:-1]), strict=True)
-    ):
-        for layer, cost in enumerate(part.reshape(shape)):
-            proposals, targets = linear_sum_assignment(cost)
-            kept = cost[proposals, targets] < INVALID_COST
-            rows += [
-                (image, layer, int(p), int(t))
-                for p, t in zip(proposals[kept], targets[kept], strict=True)
-            ]
-    return Matches(*torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).unbind(1))
+    return PendingCosts(shapes, values, arrived)

@@ -6,9 +6,14 @@ Masks are merged by their maximum and class logits by their mean: the paper leav
 so an untrained model merges nothing and trains as Mask2Former does.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from segkit.criterion.partial_labels import mask_unannotated_logits
+from segkit.model.dataseg import Proposals
 from segkit.recipes.schema import MERGE_THRESHOLD
 from segkit.shards.manifest import Task
 
@@ -117,3 +122,40 @@ def merge_all_masks(mask_logits: Tensor, heads: Tensor) -> Tensor:
     index = (heads + first).flatten()[:, None].expand_as(masks)
     merged = torch.zeros_like(masks).scatter_reduce(0, index, masks, "amax", include_self=False)
     return merged.view_as(mask_logits)
+
+
+@dataclass(frozen=True)
+class MergedProposals:
+    """Proposals of B images and L layers after MERGE."""
+
+    class_logits: Tensor
+    """(B, L, N, K + 1), merged."""
+    mask_logits: Tensor
+    """(B, L, N, h, w), not yet merged: `merge_masks` and `merge_all_masks` merge what is needed."""
+    heads: Tensor
+    """(B, L, N) int64, as `group_proposals` returns them."""
+
+    @property
+    def kept(self) -> Tensor:
+        """(B, L, N) bool: rows that remain after MERGE."""
+        return kept_rows(self.heads)
+
+
+def merge_proposals(
+    proposals: Proposals,
+    mergeable: Tensor,
+    annotated: Sequence[Tensor | None],
+    threshold: float,
+) -> MergedProposals:
+    """Group the proposals of all layers and merge their class logits.
+
+    Args:
+        proposals: of the learned queries.
+        mergeable: (K,) bool, from `mergeable_classes`.
+        annotated: (K,) bool for each image, the classes that may form groups; None means all.
+        threshold: as in `group_proposals`.
+    """
+    annotated_logits = mask_unannotated_logits(proposals.class_logits, annotated)
+    heads = group_proposals(annotated_logits, mergeable, threshold)
+    class_logits = merge_classes(proposals.class_logits, heads)
+    return MergedProposals(class_logits, proposals.mask_logits, heads)

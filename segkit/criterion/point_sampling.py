@@ -1,8 +1,7 @@
-"""Losses on sampled pixels instead of whole masks (PointRend, arXiv 1912.08193, section 3.1;
-Mask2Former, 3.3).
+"""Sample pixels at which masks are compared (PointRend, arXiv 1912.08193, 3.1; Mask2Former, 3.3).
 
-A point is a pixel of the crop, so its target is read off, not interpolated; logits are bilinear
-between cells. The mean over uniformly drawn points is the mean over all pixels in expectation.
+A point is a pixel of the crop: its target needs no interpolation, and logits are bilinear between
+cells. The mean over uniformly drawn points is, in expectation, the mean over all pixels.
 """
 
 import math
@@ -12,27 +11,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 OVERSAMPLING = 3
-"""Candidates per point, of which the most uncertain are taken (PointRend's k)."""
+"""Candidates per point, of which the most uncertain are kept (PointRend's k)."""
 IMPORTANCE = 0.75
-"""Share of the points that is taken by uncertainty; the others are uniform (PointRend's beta)."""
-ENOUGH = 1024
-"""About so many cells tell which proposal fits which target: the noise is far below the differences
-between them."""
-_COLUMNS = 4
-"""Rows are left out only where columns would lie further apart."""
+"""Share of the points that is chosen by uncertainty; the rest is uniform (PointRend's beta)."""
+MATCHING_POINTS = 1024
+"""Cells that suffice for matching: their sampling noise is far below the differences in cost."""
+_MIN_COLUMN_STRIDE = 4
+"""Rows are skipped only beyond this stride of the columns."""
 
 
 def strided_samples(maps: Tensor) -> Tensor:
-    """Every so-manieth row and column of maps, about ENOUGH cells of each: (..., h, w) -> (...,
-    P)."""
-    step = max(1, maps.shape[-2] * maps.shape[-1] // ENOUGH)
-    across = min(step, max(_COLUMNS, math.isqrt(step)))
+    """A strided subsample of each map, about MATCHING_POINTS cells: (..., h, w) -> (..., P)."""
+    step = max(1, maps.shape[-2] * maps.shape[-1] // MATCHING_POINTS)
+    across = min(step, max(_MIN_COLUMN_STRIDE, math.isqrt(step)))
     return maps[..., :: step // across, ::across].flatten(-2)
 
 
-def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
-    """A generator on `device` whose state follows from that of another, which moves on by one
-    draw."""
+def device_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """A generator on a device, seeded by one draw from another generator."""
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     return torch.Generator(device).manual_seed(seed)
 
@@ -40,50 +36,48 @@ def on_device(generator: torch.Generator, device: torch.device) -> torch.Generat
 def random_points(
     maps: int, count: int, size: tuple[int, int], generator: torch.Generator
 ) -> Tensor:
-    """Uniform pixels of images of a height and width: (maps, count) int64, counted row by row."""
-    return torch.randint(
-        size[0] * size[1], (maps, count), generator=generator, device=generator.device
-    )
+    """Uniform pixels of images of one (height, width): (maps, count) int64, in row-major order."""
+    pixels = size[0] * size[1]
+    return torch.randint(pixels, (maps, count), generator=generator, device=generator.device)
 
 
 def logits_at(logits: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
-    """What maps enlarged bilinearly to (H, W) hold at some pixels, without enlarging them.
+    """Values of maps at pixels of the full image, interpolated without enlarging the maps.
 
     Args:
-        logits: (M, h, w); or (M, C, h, w), whose C maps are looked at in the same points.
-        points: (M, P), pixels counted row by row.
+        logits: (M, h, w); or (M, C, h, w) for C maps that share their points.
+        points: (M, P), pixels in row-major order.
         size: H and W.
 
     Returns:
-        (M, P) or (M, C, P), float32 at least: half precision could not tell pixels apart.
+        (M, P) or (M, C, P), in float32 at least: half precision cannot tell pixels apart.
     """
     height, width = size
     y, x = points // width, points % width
-    maps = (logits if logits.dim() == 4 else logits[:, None]).to(
-        torch.promote_types(logits.dtype, torch.float32)
-    )
+    maps = logits if logits.dim() == 4 else logits[:, None]
+    maps = maps.to(torch.promote_types(logits.dtype, torch.float32))
     grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1).to(maps.dtype)
-    found = F.grid_sample(
+    values = F.grid_sample(
         maps, grid[:, None], mode="bilinear", padding_mode="border", align_corners=False
-    )[:, :, 0]
-    return found if logits.dim() == 4 else found[:, 0]
+    )[:, :, 0]  # (M, C, P)
+    return values if logits.dim() == 4 else values[:, 0]
 
 
 @torch.no_grad()
 def uncertain_points(
     logits: Tensor, labeled: Tensor, image: Tensor, count: int, generator: torch.Generator
 ) -> Tensor:
-    """Pixels of which each map is least sure, and some uniform ones.
+    """The most uncertain of random pixels of each map, and some uniform ones.
 
     Args:
         logits: (M, h, w).
-        labeled: (B, H, W) bool; pixels that do not count are drawn last.
+        labeled: (B, H, W) bool; void pixels are chosen last.
         image: (M,) int64, each map's image.
-        count: points of a map.
+        count: points per map.
         generator: on the device of `logits`.
 
     Returns:
-        (M, count) int64, pixels counted row by row.
+        (M, count) int64, pixels in row-major order.
     """
     height, width = labeled.shape[1:]
     by_uncertainty = int(IMPORTANCE * count)

@@ -2,7 +2,7 @@
 class prediction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,8 @@ MASK_STRIDE = STRIDES[0]
 """Pixels a cell of mask logits."""
 
 
-@dataclass(frozen=True)
-class Proposals:
-    """Mask proposals with their class predictions, of L layers of the decoder; the last are the
-    answer."""
+class Proposals(NamedTuple):
+    """Mask proposals with their class predictions, of L decoder layers; the last is the output."""
 
     class_logits: Tensor
     """(B, L, N, K + 1); the last column is background."""
@@ -31,9 +29,11 @@ class Proposals:
     """(B, L, N, H/4, W/4)."""
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Proposals of a forward pass: of every decoder layer, or of the last only."""
+class Outputs(NamedTuple):
+    """Proposals of a forward pass: of every decoder layer, or of the last only.
+
+    A tuple, since FSDP and DDP find the tensors in tuples.
+    """
 
     queries: Proposals | None
     """Of the N learned queries; None where they did not run."""
@@ -92,7 +92,7 @@ class DataSeg(nn.Module):
         Args:
             images: (B, 3, H, W), RGB in 0-1; H and W multiples of 32.
             text: (K, D_T), unit rows, one a class.
-            prompts: boxes to segment, on the images' device.
+            prompts: boxes to segment, on any device.
             learned_queries: whether to run the learned queries. They never see the box prompts:
                 with and without prompts their proposals are bit-identical.
             aux_outputs: whether to return the proposals of all layers, for deep supervision, or
@@ -144,6 +144,7 @@ class DataSeg(nn.Module):
         aux_outputs: bool,
     ) -> Proposals:
         encoder = self.box_prompt_encoder
+        prompts = prompts.to(pixels.device, non_blocking=True)
         encoded = encoder.queries(prompts, text, image_size, MASK_STRIDE)
         queries, masks = self.transformer_decoder(
             encoded.content,

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from segkit.criterion.forward import training_forward
+from segkit.criterion.box_prompts import sample_box_prompts
+from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
@@ -13,11 +14,6 @@ from segkit.recipes.schema import LossConfig
 
 
 class Learner(nn.Module):
-    """A model, the class tables of its data sets and the weights of its losses.
-
-    One module, so that DistributedDataParallel sees one forward call.
-    """
-
     def __init__(
         self, model: DataSeg, tables: Mapping[str, ClassEmbeddings], config: LossConfig
     ) -> None:
@@ -26,10 +22,12 @@ class Learner(nn.Module):
         device = next(model.parameters()).device
         self.tables = {name: table.to(device) for name, table in tables.items()}
         self.config = config
+        is_thing = {name: table.is_thing for name, table in self.tables.items()}
+        self.criterion = SetCriterion(config, is_thing)
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Weighted loss terms of a batch at a training step, whose noise comes from torch's global
-        generator."""
-        table = self.tables[batch.dataset]
-        noise = torch.default_generator
-        return training_forward(self.model, batch, table, self.config, step=step, generator=noise)
+        prompts = sample_box_prompts(batch, self.config, torch.default_generator)
+        text = self.tables[batch.dataset].text
+        outputs = self.model(batch.images, text, prompts, learned_queries=self.config.matching)
+        losses: dict[str, Tensor] = self.criterion(outputs, batch, prompts, step)
+        return losses

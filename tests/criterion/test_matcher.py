@@ -1,52 +1,79 @@
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
 import torch
 
-from segkit.criterion.matcher import match, send_costs
+from segkit.criterion.losses import dice_loss, focal_loss, projection_loss
+from segkit.criterion.matcher import HungarianMatcher, send_costs
+from segkit.criterion.merge import MergedProposals
+from segkit.criterion.pooled_targets import PooledTargets
+from tests.criterion.scenes import CONFIG, rectangles
 
 
 def test_the_assignment_is_the_cheapest_of_all() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(25):
         costs = [torch.randn(2, 5, targets, generator=generator) for targets in (3, 0, 2)]
-        found = match(send_costs(costs))
+        indices = HungarianMatcher.finish(send_costs(costs))
         for image, cost in enumerate(costs):
             for layer in range(2):
-                rows = (found.image == image) & (found.layer == layer)
-                total = cost[layer][found.proposal[rows], found.target[rows]].sum()
+                rows = (indices.image == image) & (indices.layer == layer)
+                total = cost[layer][indices.query[rows], indices.target[rows]].sum()
                 choices = permutations(range(5), cost.shape[2])
                 cheapest = min(
-                    sum(float(cost[layer, p, t]) for t, p in enumerate(choice))
+                    sum(float(cost[layer, q, t]) for t, q in enumerate(choice))
                     for choice in choices
                 )
                 assert rows.sum() == cost.shape[2]
                 assert total.item() == pytest.approx(cheapest, abs=1e-5)
 
 
-def test_forbidden_proposals_never_match_even_when_too_few_are_left() -> None:
+def test_invalid_proposals_never_match_even_when_too_few_are_left() -> None:
     allowed = torch.tensor([[[True, False, False, True, False]]])
-    found = match(send_costs([torch.randn(1, 5, 3).half()], allowed))
-    assert sorted(found.proposal.tolist()) == [0, 3]
-    assert len(found.target.unique()) == 2
+    indices = HungarianMatcher.finish(send_costs([torch.randn(1, 5, 3).half()], allowed))
+    assert sorted(indices.query.tolist()) == [0, 3]
+    assert len(indices.target.unique()) == 2
 
 
 def test_an_image_without_targets_has_no_pairs() -> None:
-    assert len(match(send_costs([torch.zeros(3, 5, 0)])).target) == 0
+    assert len(HungarianMatcher.finish(send_costs([torch.zeros(3, 5, 0)])).target) == 0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_costs_that_are_not_finite_are_taken_last(bad: float) -> None:
+def test_pairs_with_nonfinite_costs_match_last(bad: float) -> None:
     cost = torch.zeros(1, 2, 2)
     cost[0, 1, 1] = bad
-    found = match(send_costs([torch.zeros(1, 2, 1), cost]))
+    indices = HungarianMatcher.finish(send_costs([torch.zeros(1, 2, 1), cost]))
     pairs = {
-        (int(p), int(t))
-        for i, p, t in zip(found.image, found.proposal, found.target, strict=True)
-        if i
+        (int(query), int(target))
+        for image, query, target in zip(indices.image, indices.query, indices.target, strict=True)
+        if image
     }
     assert pairs == {(0, 1), (1, 0)}
-    lost = match(send_costs([torch.full((1, 3, 2), bad)]))
-    assert sorted(lost.target.tolist()) == [0, 1], (
-        "each target keeps a pair, whose loss tells that all is lost"
+    diverged = HungarianMatcher.finish(send_costs([torch.full((1, 3, 2), bad)]))
+    assert sorted(diverged.target.tolist()) == [0, 1], (
+        "each target keeps a pair, whose loss reports the divergence"
     )
+
+
+def test_a_pair_costs_the_losses_that_its_targets_annotation_allows() -> None:
+    boxes = (4, 8, 32, 40), (36, 0, 64, 20), (0, 32, 30, 64)
+    image = rectangles(*boxes, labels=(1, 0, 2))
+    targets = PooledTargets.from_targets(replace(image, has_mask=torch.tensor([True, False, True])))
+    generator = torch.Generator().manual_seed(0)
+    class_logits = torch.randn(1, 1, 5, 4, generator=generator)
+    mask_logits = torch.randn(1, 1, 5, 16, 16, generator=generator)
+    proposals = MergedProposals(class_logits, mask_logits, torch.arange(5).view(1, 1, 5))
+    costs = HungarianMatcher(CONFIG).start(proposals, [targets], [None], generator)
+    costs_of_pairs = costs.values.reshape(5, 3)
+    pairs = zip(class_logits[0, 0], mask_logits[0, 0], strict=True)
+    for row, (classes, mask) in enumerate(pairs):
+        for column, label in enumerate((1, 0, 2)):
+            flat = mask.flatten()[None], targets.masks[column].flatten()[None], torch.ones(1, 256)
+            expected = -2.0 * classes.softmax(0)[label]
+            if column == 1:
+                expected += 5.0 * projection_loss(mask[None], targets.boxes[column][None])[0]
+            else:
+                expected += 20.0 * focal_loss(*flat)[0] + 5.0 * dice_loss(*flat)[0]
+            assert costs_of_pairs[row, column].item() == pytest.approx(expected.item(), rel=1e-4)

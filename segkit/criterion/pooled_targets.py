@@ -1,0 +1,86 @@
+"""Pool the targets of an image to the stride of the mask logits."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segkit.data.batch import Targets
+from segkit.model.dataseg import MASK_STRIDE
+
+
+@dataclass(frozen=True)
+class PooledTargets:
+    """The targets of one image, pooled from H x W pixels to h x w cells of MASK_STRIDE pixels."""
+
+    labels: Tensor
+    """(T,) int64."""
+    has_mask: Tensor
+    """(T,) bool, on the CPU."""
+    masks: Tensor
+    """(T, h, w): share of each cell's labeled pixels that the mask covers."""
+    boxes: Tensor
+    """(T, h, w): share of each cell that the box covers."""
+    weight: Tensor
+    """(h, w): share of each cell that is labeled."""
+    void: Tensor
+    """(h, w): share of each cell that is void within the image; the rest is padding."""
+    full_masks: Tensor
+    """(T, H, W) bool: the masks before pooling, for losses at points."""
+    labeled: Tensor
+    """(H, W) bool: pixels that are not void."""
+
+    @classmethod
+    def from_targets(cls, targets: Targets) -> "PooledTargets":
+        """Pool the targets of an image."""
+        labeled = ~targets.void
+        weight = F.avg_pool2d(labeled[None].float(), MASK_STRIDE)[0]  # (h, w)
+        masks = targets.masks.float()
+        if len(masks):
+            masks = F.avg_pool2d(masks, MASK_STRIDE)  # (T, h, w)
+        else:
+            masks = masks.new_zeros((0, *weight.shape))
+        masks = (masks / weight.clamp(min=1e-6)).clamp(max=1.0)
+        boxes = targets.boxes.to(weight.device, non_blocking=True)
+        boxes = box_cover(boxes, (weight.shape[0], weight.shape[1]), MASK_STRIDE)
+        void = targets.void if targets.padding is None else targets.void & ~targets.padding
+        void = F.avg_pool2d(void[None].float(), MASK_STRIDE)[0]
+        labels = targets.labels.to(weight.device, non_blocking=True)
+        return cls(labels, targets.has_mask, masks, boxes, weight, void, targets.masks, labeled)
+
+    def select(self, rows: Tensor) -> "PooledTargets":
+        """The targets of some rows, (R,) int64 on the CPU."""
+        on_device = rows.to(self.labels.device, non_blocking=True)
+        return replace(
+            self,
+            labels=self.labels[on_device],
+            has_mask=self.has_mask[rows],
+            masks=self.masks[on_device],
+            boxes=self.boxes[on_device],
+            full_masks=self.full_masks[on_device],
+        )
+
+
+def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """Share of each cell that a box covers.
+
+    Args:
+        boxes: (T, 4) x0, y0, x1, y1 in pixels.
+        size: height and width of the map, in cells.
+        stride: pixels per cell.
+
+    Returns:
+        (T, height, width) in 0-1.
+    """
+    height, width = size
+    x0, y0, x1, y1 = boxes[:, :, None].unbind(1)  # (T, 1)
+    x, y = (torch.arange(n, device=boxes.device) * stride for n in (width, height))
+    across = ((x + stride).minimum(x1) - x.maximum(x0)).clamp(min=0) / stride  # (T, width)
+    down = ((y + stride).minimum(y1) - y.maximum(y0)).clamp(min=0) / stride  # (T, height)
+    return down[:, :, None] * across[:, None, :]
+
+
+def true_rows(flags: Tensor, device: torch.device) -> Tensor:
+    """Rows in which a flag on the CPU is set, as an index on a device: (N,) bool -> (n,) int64."""
+    return torch.nonzero(flags)[:, 0].to(device, non_blocking=True)

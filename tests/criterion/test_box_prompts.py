@@ -1,0 +1,120 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from segkit import distributed
+from segkit.criterion.box_prompts import box_prompt_losses, sample_box_prompts
+from segkit.criterion.pooled_targets import PooledTargets
+from segkit.data.batch import Batch
+from segkit.model.box_prompt_encoder import BoxPrompts
+from segkit.model.dataseg import Proposals
+from segkit.recipes.schema import LossConfig
+from tests.criterion.scenes import CONFIG, make_batch, perfect_proposals, rectangles
+
+EXACT = LossConfig(box_noise=0.0, label_dropout=0.0)
+
+
+def sampled(batch: Batch, config: LossConfig) -> BoxPrompts:
+    prompts = sample_box_prompts(batch, config, torch.Generator().manual_seed(0))
+    assert prompts is not None
+    return prompts
+
+
+def losses(
+    proposals: Proposals, prompts: BoxPrompts, batch: Batch, config: LossConfig
+) -> dict[str, torch.Tensor]:
+    targets = [PooledTargets.from_targets(target) for target in batch.targets]
+    return box_prompt_losses(proposals, prompts, batch, targets, config)
+
+
+def test_losses_vanish_at_the_truth_and_ignore_pixels_outside_the_box() -> None:
+    batch = make_batch(rectangles((8, 8, 40, 40), (20, 0, 64, 28), labels=(0, 1)))
+    prompts = sampled(batch, EXACT)
+    assert torch.equal(prompts.boxes[0], batch.targets[0].boxes)
+    truth = perfect_proposals(batch.targets, extra=0)
+    far = truth.mask_logits.clone()
+    far[0, 0, 0, 14:, 14:] = 30.0
+    for masks in (truth.mask_logits, far):
+        terms = losses(truth._replace(mask_logits=masks), prompts, batch, EXACT)
+        assert set(terms) == {"conditioned_mask", "conditioned_dice"}
+        assert all(value.item() < 1e-3 for value in terms.values())
+
+
+def test_prompts_without_a_label_are_classified() -> None:
+    batch = make_batch(rectangles((8, 8, 40, 40), (20, 0, 64, 28), labels=(0, 1)))
+    prompts = sampled(batch, LossConfig(label_dropout=1.0))
+    assert prompts.labels[0].tolist() == [-1, -1]
+    terms = losses(perfect_proposals(batch.targets, extra=0), prompts, batch, CONFIG)
+    assert terms["conditioned_class"] < 1e-3
+
+
+def test_boxes_without_masks_teach_their_extent() -> None:
+    batch = make_batch(rectangles((8, 8, 40, 40), masked=False), task="instance")
+    prompts = sampled(batch, EXACT)
+
+    def terms(x0: int, y0: int, x1: int, y1: int) -> dict[str, torch.Tensor]:
+        masks = torch.full((1, 1, 1, 16, 16), -30.0)
+        masks[..., y0:y1, x0:x1] = 30.0
+        return losses(Proposals(torch.zeros(1, 1, 1, 4), masks), prompts, batch, EXACT)
+
+    full, far, half = terms(2, 2, 10, 10), terms(2, 2, 16, 10), terms(2, 2, 6, 10)
+    assert set(full) == {"conditioned_projection", "conditioned_pairwise"}
+    assert full["conditioned_projection"] < 1e-3
+    assert half["conditioned_projection"].item() == pytest.approx(1 - 2 * 4 / (4 + 8), abs=1e-4)
+    beyond = terms(2, 2, 11, 10)["conditioned_projection"]
+    assert far["conditioned_projection"] == beyond, (
+        "pixels outside the region are cut off, so they cost nothing"
+    )
+
+
+def test_connected_parts_are_prompted_and_never_matched() -> None:
+    union, part = (rectangles((0, 0, 20, 20), (40, 40, 60, 60)) for _ in range(2))
+    region = replace(
+        union,
+        labels=torch.tensor([0, 0]),
+        masks=torch.stack([union.masks.any(0), union.masks[1]]),
+        boxes=torch.tensor([[0.0, 0.0, 60.0, 60.0], [40.0, 40.0, 60.0, 60.0]]),
+        is_part=torch.tensor([False, True]),
+    )
+    prompts = sampled(make_batch(region, task="semantic"), LossConfig(box_noise=0.0))
+    assert prompts.boxes[0].tolist() == [part.boxes[1].tolist()]
+    assert prompts.targets[0].tolist() == [1]
+
+
+def test_unions_and_stuff_are_not_prompted() -> None:
+    generator = torch.Generator()
+    union = make_batch(rectangles((0, 0, 9, 9)), task="semantic")
+    assert sample_box_prompts(union, CONFIG, generator) is None
+    stuff = make_batch(rectangles((0, 0, 9, 9), labels=(2,)))
+    assert sample_box_prompts(stuff, CONFIG, generator) is None
+    thing = make_batch(rectangles((0, 0, 9, 9)))
+    assert sample_box_prompts(thing, LossConfig(conditioned=0.0), generator) is None
+
+
+def test_boxes_that_are_small_in_the_crop_are_not_prompted() -> None:
+    batch = make_batch(rectangles((0, 0, 12, 12), (0, 0, 5, 14), (0, 0, 60, 9)))
+    prompts = sampled(batch, LossConfig(box_noise=0.0))
+    assert prompts.targets[0].tolist() == [1, 2], (
+        "the longer side is a fifth of the crop's at least"
+    )
+
+
+def test_a_batch_without_boxes_gets_a_placeholder_where_the_model_needs_a_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    empty = make_batch(rectangles(), rectangles())
+    assert sample_box_prompts(empty, LossConfig(), torch.Generator()) is None
+
+    def check(prompts: BoxPrompts) -> None:
+        assert [len(boxes) for boxes in prompts.boxes] == [1, 0]
+        assert prompts.boxes[0].tolist() == [[0.0, 0.0, 64.0, 64.0]]
+        assert prompts.targets[0].tolist() == prompts.labels[0].tolist() == [-1]
+        proposals = perfect_proposals(empty.targets, extra=1)
+        assert losses(proposals, prompts, empty, LossConfig()) == {}
+
+    check(sampled(empty, LossConfig(matching=False)))
+    # another of two processes has one box
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "mean_over_processes", lambda count: count.clamp(min=0.5))
+    check(sampled(empty, LossConfig()))
