@@ -85,7 +85,7 @@ def objects365(
     from segkit.metrics.output import described
     from segkit.shards.reader import ShardSet
 
-    check_source(checkpoint, predictions, settings)
+    check_source(checkpoint, predictions, settings, "instance")
     refuse_idle(*for_runs(checkpoint, settings, device))
     one_of(evaluator, tuple(EVALUATORS), "--evaluator")
     training = None if training_set is None else ShardSet.open(training_set)
@@ -168,11 +168,11 @@ def _compare(
     from segkit.metrics.output import described
     from segkit.shards.reader import ShardSet
 
-    check_source(checkpoint, predictions, settings)
     refuse_idle(*for_runs(checkpoint, settings, device))
     truth = ShardSet.open(data)
     rows = published(transfer_benchmark(truth) if name == _TRANSFER else name)
     task: Task = "panoptic" if rows.metric == "pq" else "semantic"
+    check_source(checkpoint, predictions, settings, task)
     check_kind(truth, task, EvalOptions())
     for difference in (differences := other_classes(rows, truth)):
         note(f"{data}: {difference}")

@@ -108,7 +108,7 @@ def evaluate(
         *for_runs(checkpoint, settings, device),
     )  # fmt: skip
     if not compare:
-        check_source(checkpoint, predictions, settings)
+        check_source(checkpoint, predictions, settings, chosen)
     elif checkpoint or predictions:
         raise InputError(
             "--compare takes both predictions itself",

@@ -71,7 +71,7 @@ def predict(
     )
     if (images is None) == (data is None):
         raise InputError("give --images DIR or --data SET", hint="one of the two")
-    open_run(checkpoint, settings)
+    open_run(checkpoint, settings, chosen)
     shards = ShardSet.open(data) if data else None
     taxonomy = _classes(vocabulary, classes, shards)
     if chosen == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):

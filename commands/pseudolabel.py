@@ -8,11 +8,14 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import JSON_OPTION, counted, counting, emit, table
+from .common import JSON_OPTION, counted, counting, emit, note, table
 from .scoring import SETTINGS_OPTION, one_of
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
+
+_OLD_BOX_PROMPTS = "conditioned"
+"""Name of the strategy `box-prompts` in earlier versions."""
 
 
 def pseudolabel(
@@ -26,23 +29,26 @@ def pseudolabel(
         ..., "--out", metavar="SET", parser=writable, help="Directory of the new set's versions."
     ),
     strategy: str = typer.Option(
-        "conditioned",
+        "box-prompts",
         "--strategy",
-        help="conditioned: ask the model for the mask of each box; proposals: match its own proposals to the boxes.",
+        help="box-prompts: segment each box; proposals: match the model's own proposals to the boxes.",
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Give every box of a set the model's mask for it; what gets no good mask stays a box.
+    """Replace the boxes of a set by the model's masks. Boxes without a confident mask stay boxes.
 
     Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
     """
     from segkit.recipes.schema import Strategy
     from segkit.runs.run_manifest import open_run
 
+    if strategy == _OLD_BOX_PROMPTS:
+        note(f"--strategy {strategy} is now called box-prompts")
+        strategy = "box-prompts"
     chosen = one_of(strategy, get_args(Strategy), "--strategy")
-    open_run(checkpoint, settings)
+    open_run(checkpoint, settings, chosen)
     boxes = _with_boxes(data)
 
     # Below what is refused at once: these take seconds to import.
@@ -56,7 +62,7 @@ def pseudolabel(
         "path": str(made.path),
         "version": made.version,
         "digest": made.manifest.digest,
-        "strategy": strategy,
+        "strategy": chosen,
         "boxes": transfer.boxes,
         "masked": transfer.masked,
         "kept_as_boxes": transfer.kept_as_boxes,

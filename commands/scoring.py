@@ -25,7 +25,7 @@ SETTINGS_OPTION: list[str] = typer.Option(
     [],
     "--set",
     metavar="KEY=VALUE",
-    help="Change how the run is asked, such as inference.score=0.3.",
+    help="Override an inference setting of the run, such as inference.batch_size=4.",
 )
 TASKS: "tuple[Task, ...]" = ("panoptic", "semantic", "instance")
 Choice = TypeVar("Choice", bound=str)
@@ -41,15 +41,16 @@ def one_of(value: str, choices: Sequence[Choice], option: str) -> Choice:
     raise InputError(f"{option} {value}", hint=f"one of {', '.join(choices)}")
 
 
-def check_source(checkpoint: str | None, predictions: str | None, settings: Sequence[str]) -> None:
-    """Exactly one of the two must be given; a run must be there and take the settings, before torch
-    is imported."""
+def check_source(
+    checkpoint: str | None, predictions: str | None, settings: Sequence[str], task: "Task"
+) -> None:
+    """Require exactly one of the two, and a run that takes the settings; imports no torch."""
     from segkit.runs.run_manifest import open_run
 
     if (checkpoint is None) == (predictions is None):
         raise InputError("give --checkpoint RUN or --predictions SET|FILE", hint="one of the two")
     if checkpoint is not None:
-        open_run(checkpoint, settings)
+        open_run(checkpoint, settings, task)
 
 
 def refuse_idle(*options: tuple[str, bool, str]) -> None:

@@ -53,8 +53,8 @@ def answers(run: Run, data: ShardSet) -> dict[str, Answer]:
             inscribed_ellipse(box, *image.shape[:2]) for box in boxes
         ],
         "proposals": strategy("proposals"),
-        "conditioned": strategy("conditioned"),
-        "conditioned, no label": strategy("conditioned", labeled=False),
+        "box prompts": strategy("box-prompts"),
+        "box prompts, no label": strategy("box-prompts", labeled=False),
     }
 
 

@@ -19,20 +19,13 @@ from segkit.inference.upscale import bands, image_size, to_image
 from segkit.masks.boxes import extent, pixels_of_box
 from segkit.masks.rle import encode
 from segkit.model.text_classifier import ClassEmbeddings
-from segkit.recipes.schema import Strategy
+from segkit.recipes.schema import InferenceConfig, Strategy
 from segkit.runs.run import Run
 from segkit.sample import Box, Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 
 Answers = Sequence[BoxMask | None]
-MIN_SCORE = 0.3
-"""Masks below it are not good: the box stays a box. Half a mask's certainty on a box that it fills
-to two thirds."""
-MIN_OVERLAP = 0.5
-"""Least IoU of a proposal's own box with the given box."""
-MIN_CLASS = 0.1
-"""Least probability that a proposal gives to the box's class."""
 _TOGETHER = 256
 """Images whose boxes share batches; images without boxes are held back that long at most."""
 _AHEAD = 8
@@ -59,7 +52,7 @@ def pseudolabel_set(
     data: ShardSet,
     out: Path,
     *,
-    strategy: Strategy = "conditioned",
+    strategy: Strategy = "box-prompts",
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[ShardSet, Transfer]:
     """Write a label layer over `data` in which boxes have become masks.
@@ -68,7 +61,7 @@ def pseudolabel_set(
         run: a trained model; its class table covers the set's taxonomy by text.
         data: any set; segments that have a mask, crowds and ignored ones stay as they are.
         out: shard set to publish the new version in.
-        strategy: `conditioned`: box-conditioned queries, each box by itself; `proposals`: the
+        strategy: `box-prompts`: box-conditioned queries, each box by itself; `proposals`: the
             model's own proposals matched to the boxes by class and overlap.
         on_image: called after each image.
 
@@ -76,6 +69,7 @@ def pseudolabel_set(
         The published version and the counts.
     """
     table = run.class_embeddings(data.taxonomy)
+    min_score = run.recipe.inference.pseudo_score
     boxes = masked = already_masked = left_alone = 0
 
     def labeled() -> Iterator[Sample]:
@@ -86,7 +80,7 @@ def pseudolabel_set(
             bare = sum(s.mask is None for s in sample.segments)
             boxes, left_alone = boxes + len(asked), left_alone + bare - len(asked)
             already_masked += len(sample.segments) - bare
-            made = _with_masks(sample, dict(zip(asked, found, strict=True)))
+            made = _with_masks(sample, dict(zip(asked, found, strict=True)), min_score)
             masked += sum(made.segments[i].mask is not None for i in asked)
             yield made
             on_image()
@@ -125,10 +119,10 @@ def _answered(
             yield sample, asked, answers[0] if answers else []
 
 
-def _with_masks(sample: Sample, found: dict[int, BoxMask | None]) -> Sample:
+def _with_masks(sample: Sample, found: dict[int, BoxMask | None], min_score: float) -> Sample:
     segments = list(sample.segments)
     for i, item in found.items():
-        if item is not None and item.score >= MIN_SCORE:
+        if item is not None and item.score >= min_score:
             segments[i] = _masked(segments[i], item)
     return replace(sample, segments=tuple(segments))
 
@@ -148,7 +142,7 @@ def proposals(run: Run, table: ClassEmbeddings, questions: Iterable[Question]) -
         labels = list(found.record.labels)
         probability = found.class_logits.softmax(-1)[:, labels].cpu().numpy()
         return match_proposals(
-            found.mask_logits, found.crop, probability, found.record.boxes, labels
+            found.mask_logits, found.crop, probability, found.record.boxes, labels, config
         )
 
     config = run.recipe.inference
@@ -163,6 +157,7 @@ def match_proposals(
     class_probability: NDArray[np.float32],
     boxes: Sequence[Box],
     labels: Sequence[int],
+    config: InferenceConfig,
 ) -> Answers:
     """Give boxes the proposals that agree with them in class and place, one to one, clipped to the
     box.
@@ -173,17 +168,17 @@ def match_proposals(
         class_probability: (N, Q), of each proposal for each box's class.
         boxes: Q of them, x, y, width, height in pixels.
         labels: (Q,) the class of each.
+        config: lowest overlap and class probability of a match.
 
     Returns:
         For each box a mask whose score is the IoU of the two boxes times the mean probability
-        within the mask; None where no proposal overlaps by LEAST_OVERLAP with at least LEAST_CLASS
-        for the class.
+        within the mask; None where no proposal reaches `pseudo_overlap` and `pseudo_class`.
     """
     extents, size = _extents(mask_logits, crop), image_size(crop)
     overlap = np.array([[_box_iou(own, box) for box in boxes] for own in extents]).reshape(
         len(extents), len(boxes)
     )
-    fits = (overlap >= MIN_OVERLAP) & (class_probability >= MIN_CLASS)
+    fits = (overlap >= config.pseudo_overlap) & (class_probability >= config.pseudo_class)
     proposals, owners = linear_sum_assignment(-np.where(fits, overlap + class_probability, 0.0))
     found: list[BoxMask | None] = [None] * len(boxes)
     for proposal, owner in zip(proposals.tolist(), owners.tolist(), strict=True):
@@ -221,7 +216,7 @@ def _extents(mask_logits: Tensor, crop: Crop) -> list[Box]:
 STRATEGIES: dict[
     Strategy, Callable[[Run, ClassEmbeddings, Iterable[Question]], Iterator[Answers]]
 ] = {
-    "conditioned": conditioned,
+    "box-prompts": conditioned,
     "proposals": proposals,
 }
 """Run, class table and a stream of images with boxes -> for each image a mask a box, or None."""

@@ -15,7 +15,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from segkit.errors import InputError
 from segkit.recipes.schema import Recipe
 
-
 SETTLED = {
     "loss.merge_masks": "max",
     "loss.merge_scores": "mean",

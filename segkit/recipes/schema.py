@@ -238,34 +238,53 @@ class TrainingConfig(_Section):
     """Who is sent the figures that TensorBoard gets; each is an extra of the package."""
 
 
-Strategy = Literal["conditioned", "proposals"]
-"""How boxes become masks: the model is asked for the mask of each, or its own proposals are matched
-to them."""
+Strategy = Literal["box-prompts", "proposals"]
+"""How pseudo-labels get their masks: the model segments each box as a prompt, or its own proposals
+are matched to the boxes."""
 
 
 class InferenceConfig(BaseModel):
-    """Image size, thresholds and batches; the thresholds concern panoptic and instance output
-    only."""
+    """Image size, thresholds and batches of inference; `INFERENCE_KEYS` lists which output reads
+    which key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: int = Field(default=384, ge=32)
     """Longer side of images, pixels; a model sees best near the scale of its training crops."""
     score: float = Field(default=0.5, ge=0, le=1)
-    """Least class probability of a panoptic segment. Mask2Former and MaskFormer take 0.8, DETR
-    0.85, after long trainings; a young model is hardly ever that sure, and what it leaves out
-    counts as missed."""
+    """Lowest class probability of a panoptic segment. Mask2Former and MaskFormer use 0.8, DETR
+    0.85, after long schedules; a model after a short schedule is rarely that certain, and every
+    segment it drops counts as missed."""
     overlap: float = Field(default=0.6, ge=0, le=1)
-    """Least share of a proposal's mask that must be left once better proposals have taken their
-    pixels. Mask2Former and MaskFormer: 0.8. `scripts/experiment_thresholds.py` tries both
-    thresholds in one pass of the model."""
+    """Smallest fraction of a panoptic segment's mask that must remain after better segments have
+    taken their pixels. Mask2Former and MaskFormer: 0.8. `scripts/experiment_thresholds.py`
+    compares values of both thresholds in one pass of the model."""
     instances: int = Field(default=100, gt=0)
     """Most instances of an image (COCO's maxDets)."""
+    pseudo_score: float = Field(default=0.3, ge=0, le=1)
+    """Lowest score of a pseudo-mask; a box whose mask scores less stays a box. A mask of mean
+    probability 0.5 whose own box has IoU 0.6 with the given box just passes."""
+    pseudo_overlap: float = Field(default=0.5, ge=0, le=1)
+    """Lowest IoU of a proposal's own box with the box that it is matched to (`proposals`)."""
+    pseudo_class: float = Field(default=0.1, ge=0, le=1)
+    """Lowest probability that a proposal gives to the class of the box that it is matched to
+    (`proposals`)."""
     batch_size: int = Field(default=8, gt=0)
-    """Most images (or crops around boxes) that the model sees at once; a matter of memory and speed
-    alone."""
+    """Most images, or crops around boxes, in one forward pass; affects memory and speed only."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass."""
+
+
+_FORWARD = frozenset({"image_size", "batch_size", "precision"})
+INFERENCE_KEYS: Mapping[str, frozenset[str]] = {
+    "panoptic": _FORWARD | {"score", "overlap"},
+    "semantic": _FORWARD,
+    "instance": _FORWARD | {"instances"},
+    "box-prompts": frozenset({"batch_size", "precision", "pseudo_score"}),
+    "proposals": _FORWARD | {"pseudo_score", "pseudo_overlap", "pseudo_class"},
+}
+"""The keys of `InferenceConfig` that each task (predict, eval, benchmark) and each strategy
+(pseudolabel) reads; a command refuses to set any other."""
 
 
 class Recipe(BaseModel):

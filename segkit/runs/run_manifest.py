@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segkit.errors import InputError
 from segkit.recipes.load import load_recipe
-from segkit.recipes.schema import Recipe
+from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe
 from segkit.shards.manifest import SCHEMA_VERSION, Parent
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.shards.writer import relocate
@@ -94,21 +94,39 @@ def read_run_manifest(spec: str | Path) -> RunManifest:
         raise InputError(message, file=file, record=where or None, hint=hint) from error
 
 
-def open_run(spec: str | Path, overrides: Sequence[str] = ()) -> tuple[Path, RunManifest, Recipe]:
-    """The version's directory, the manifest and the recipe of a run, `DIR` or `DIR@v2`; its model
-    is not read.
+def open_run(
+    spec: str | Path, overrides: Sequence[str] = (), output: str | None = None
+) -> tuple[Path, RunManifest, Recipe]:
+    """The version's directory, the manifest and the recipe of a run, without reading its model.
 
     Args:
-        spec: where it lies.
-        overrides: `inference.key=value`, in the place of what the run's recipe says.
+        spec: the run, `DIR` or `DIR@v2`.
+        overrides: `inference.key=value`, in place of the values in the run's recipe.
+        output: the task or pseudo-label strategy that the run is opened for, a key of
+            `INFERENCE_KEYS`; overrides that it does not read are refused. None accepts them all.
 
     Raises:
-        InputError: no run there (or behind a URL, where none is read), or an override of another
-            section.
+        InputError: no run there (or behind a URL, where none is read), an override of another
+            section, or one that `output` does not read.
     """
     for override in overrides:
         if not override.startswith("inference."):
-            hint = "a trained run can only be asked otherwise: give inference.KEY=VALUE"
+            hint = "only inference settings of a trained run can change: give inference.KEY=VALUE"
             raise InputError(f"cannot set {override!r}", record="--set", hint=hint)
     folder = resolve(here(spec)).resolve()
+    if output is not None:
+        _refuse_unread(overrides, output)
     return folder, read_run_manifest(folder), load_recipe(folder / RECIPE, overrides)
+
+
+def _refuse_unread(overrides: Sequence[str], output: str) -> None:
+    unread = InferenceConfig.model_fields.keys() - INFERENCE_KEYS[output]
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key.removeprefix("inference.") in unread:
+            keys = (f"inference.{name}" for name in sorted(INFERENCE_KEYS[output]))
+            raise InputError(
+                f"{output} does not read {key}",
+                record="--set",
+                hint=f"set one of {', '.join(keys)}",
+            )

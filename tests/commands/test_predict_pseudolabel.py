@@ -19,6 +19,7 @@ from segkit.masks.boxes import pixels_of_box
 from segkit.masks.rle import area, decode
 from segkit.metrics.evaluate import evaluate
 from segkit.metrics.predictions import open_predictions
+from segkit.recipes.schema import INFERENCE_KEYS
 from segkit.sample import Sample
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
@@ -75,7 +76,7 @@ def invoke(*arguments: object) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("strategy", ["conditioned", "proposals"])
+@pytest.mark.parametrize("strategy", ["box-prompts", "proposals"])
 def test_boxes_come_back_with_masks(
     run: Path, boxes: ShardSet, tmp_path: Path, strategy: str
 ) -> None:
@@ -399,8 +400,8 @@ def test_manifests_tell_how_a_run_was_asked(
     run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 40, 3), np.uint8))
-    common = ("--checkpoint", run, "--set", "inference.score=0.125", "--json")
-    drawn = (*common, "--no-overlays")
+    common = ("--checkpoint", run, "--json")
+    drawn = (*common, "--set", "inference.score=0.125", "--no-overlays")
     invoke(
         "predict",
         *drawn,
@@ -413,11 +414,66 @@ def test_manifests_tell_how_a_run_was_asked(
     )
     invoke("predict", *drawn, "--data", toy.path, "--out", tmp_path / "set")
     invoke(
-        "pseudolabel", *common, "--data", boxes.path, "--out", tmp_path / "pseudo" / "predictions"
+        "pseudolabel",
+        *common,
+        "--set",
+        "inference.pseudo_score=0.125",
+        "--data",
+        boxes.path,
+        "--out",
+        tmp_path / "pseudo" / "predictions",
     )
-    for name in ("files", "set", "pseudo"):
-        told = ShardSet.open(tmp_path / name / "predictions").manifest.arguments["inference"]
-        assert told["score"] == 0.125 and told["overlap"] == 0.6, "what was set, and what was not"
+    for name, key in (("files", "score"), ("set", "score"), ("pseudo", "pseudo_score")):
+        settings = ShardSet.open(tmp_path / name / "predictions").manifest.arguments["inference"]
+        assert settings[key] == 0.125 and settings["overlap"] == 0.6, "one set, one default"
+
+
+def test_pseudo_score_decides_which_boxes_get_masks(
+    run: Path, boxes: ShardSet, tmp_path: Path
+) -> None:
+    counts = []
+    for score in (0, 0.3, 1):
+        common = ("--checkpoint", run, "--data", boxes.path, "--out", tmp_path, "--json")
+        output = invoke("pseudolabel", *common, "--set", f"inference.pseudo_score={score}")
+        counts.append(output["masked"])
+    assert counts[0] > counts[2] == 0 and counts[0] >= counts[1] >= counts[2]  # type: ignore[operator]
+
+
+def test_the_old_name_of_the_box_prompts_strategy_is_accepted_with_a_note(
+    run: Path, boxes: ShardSet, tmp_path: Path
+) -> None:
+    common = ("pseudolabel", "--checkpoint", run, "--data", boxes.path, "--out", tmp_path, "--json")
+    result = CliRunner().invoke(app, [str(a) for a in (*common, "--strategy", "conditioned")])
+    assert "--strategy conditioned is now called box-prompts" in result.stderr
+    assert json.loads(result.stdout)["strategy"] == "box-prompts"
+    first, second = ShardSet.open(tmp_path), invoke(*common, "--strategy", "box-prompts")
+    assert first.manifest.digest == second["digest"]
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "key"),
+    [
+        (("predict", "--task", "panoptic"), "panoptic", "instances"),
+        (("predict", "--task", "semantic"), "semantic", "score"),
+        (("predict", "--task", "instance"), "instance", "pseudo_score"),
+        (("eval", "--task", "instance"), "instance", "overlap"),
+        (("benchmark", "coco-panoptic"), "panoptic", "instances"),
+        (("pseudolabel",), "box-prompts", "score"),
+        (("pseudolabel", "--strategy", "box-prompts"), "box-prompts", "image_size"),
+        (("pseudolabel", "--strategy", "proposals"), "proposals", "overlap"),
+    ],
+)
+def test_a_setting_that_the_command_does_not_read_is_refused(
+    command: tuple[str, ...], output: str, key: str, toy: ShardSet, tmp_path: Path
+) -> None:
+    common = ("--checkpoint", hollow_run(tmp_path / "run"), "--data", toy.path, "--out", tmp_path)
+    arguments = (*command, *common, "--set", f"inference.{key}=1")
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert isinstance(result.exception, InputError), result.output
+    keys = ", ".join(f"inference.{name}" for name in sorted(INFERENCE_KEYS[output]))
+    assert (
+        str(result.exception) == f"--set: {output} does not read inference.{key}; set one of {keys}"
+    )
 
 
 def test_names_without_embedding_are_encoded_first(
@@ -522,10 +578,9 @@ def test_a_set_is_predicted_and_written_as_others_score_it(
         task,
         "--out",
         tmp_path,
-        "--set",
-        "inference.score=0",
     )
-    found = invoke("predict", *common, "--native", "--no-overlays", "--json")
+    settings = ("--set", "inference.score=0") if task == "panoptic" else ()
+    found = invoke("predict", *common, *settings, "--native", "--no-overlays", "--json")
     assert "overlays" not in found and not (tmp_path / "overlays").exists()
     made, native = ShardSet.open(tmp_path / "predictions"), Path(str(found["native"]))
     assert made.taxonomy == TAXONOMY and len(made) == len(data)

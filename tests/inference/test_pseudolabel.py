@@ -8,9 +8,12 @@ from torch import Tensor
 
 from segkit.data.augment import Crop, full_image_crop
 from segkit.inference import upscale
-from segkit.inference.pseudolabel import MIN_OVERLAP, match_proposals
+from segkit.inference.pseudolabel import match_proposals
 from segkit.inference.upscale import to_image
 from segkit.masks.boxes import extent
+from segkit.recipes.schema import InferenceConfig
+
+CONFIG = InferenceConfig()
 
 
 def on_the_image(probability: np.ndarray) -> tuple[Tensor, Crop]:
@@ -27,23 +30,25 @@ def test_proposals_go_to_the_boxes_that_they_fill() -> None:
     masks[2, 0:40, 0:40] = 0.99
     boxes = [(20.0, 20.0, 10.0, 12.0), (5.0, 5.0, 10.0, 10.0), (30.0, 2.0, 5.0, 5.0)]
     found = match_proposals(
-        *on_the_image(masks), np.full((3, 3), 0.3, np.float32), boxes, [5, 6, 7]
+        *on_the_image(masks), np.full((3, 3), 0.3, np.float32), boxes, [5, 6, 7], CONFIG
     )
     assert found[0] is not None and found[1] is not None
     assert found[0].mask.sum() == 120, "clipped to the box"
     assert found[0].score == pytest.approx(120 / 160 * 0.8) and found[0].class_index == 5
     assert found[1].mask.sum() == 100
     assert found[2] is None, "a box that no proposal fits stays a box"
-    assert MIN_OVERLAP > 25 / 1600
+    assert CONFIG.pseudo_overlap > 25 / 1600
 
 
 def test_a_proposal_of_another_class_is_no_mask() -> None:
     masks = np.zeros((1, 20, 20), np.float32)
     masks[:, 5:15, 5:15] = 0.9
     box = [(5.0, 5.0, 10.0, 10.0)]
-    assert match_proposals(*on_the_image(masks), np.array([[0.02]], np.float32), box, [0]) == [None]
+    assert match_proposals(
+        *on_the_image(masks), np.array([[0.02]], np.float32), box, [0], CONFIG
+    ) == [None]
     assert (
-        match_proposals(*on_the_image(masks), np.array([[0.5]], np.float32), box, [0])[0]
+        match_proposals(*on_the_image(masks), np.array([[0.5]], np.float32), box, [0], CONFIG)[0]
         is not None
     )
 
@@ -53,7 +58,9 @@ def test_among_alike_proposals_the_class_decides() -> None:
     masks[:, 5:15, 5:15] = 0.9
     masks[1, 5, 5] = 0.0
     probability = np.array([[0.1], [0.9]], np.float32)
-    found = match_proposals(*on_the_image(masks), probability, [(5.0, 5.0, 10.0, 10.0)], [0])
+    found = match_proposals(
+        *on_the_image(masks), probability, [(5.0, 5.0, 10.0, 10.0)], [0], CONFIG
+    )
     assert found[0] is not None and found[0].mask.sum() == 99
 
 
@@ -68,7 +75,7 @@ def test_boxes_get_what_whole_masks_would_give(monkeypatch: pytest.MonkeyPatch) 
     boxes = [extent(mask) for mask in soft[:4] >= 0.5]
     boxes = [(x + 1, y, w - 0.5, h + 1.5) for x, y, w, h in boxes]
     probability = np.random.default_rng(0).random((6, 4)).astype(np.float32)
-    found = match_proposals(logits, crop, probability, boxes, [0, 1, 2, 3])
+    found = match_proposals(logits, crop, probability, boxes, [0, 1, 2, 3], CONFIG)
     given = [item for item in found if item is not None]
     assert len(given) >= 3
     for place, item in enumerate(found):
