@@ -18,8 +18,8 @@ from segkit.commands.common import table
 from segkit.inference.boxes import Question
 from segkit.inference.pseudolabel import STRATEGIES
 from segkit.masks import rle
-from segkit.masks.boxes import pixels_of_box
-from segkit.metrics.box_prompt_iou import filled_box, inscribed_ellipse, mask_iou
+from segkit.masks.boxes import filled_box, inscribed_ellipse, pixels_of_box
+from segkit.masks.iou import mask_iou
 from segkit.recipes.schema import Strategy
 from segkit.runs.run import Run, load_run
 from segkit.sample import Box, Sample, Segment

@@ -34,12 +34,9 @@ from segkit.images.draw import save_png
 from segkit.inference.predict import predict_set
 from segkit.inference.pseudolabel import pseudolabel_set
 from segkit.masks import rle
-from segkit.metrics.box_prompt_iou import (
-    evaluate_box_prompts,
-    filled_box,
-    inscribed_ellipse,
-    mask_iou,
-)
+from segkit.masks.boxes import filled_box, inscribed_ellipse
+from segkit.masks.iou import mask_iou
+from segkit.metrics.box_prompt_iou import evaluate_box_prompts
 from segkit.metrics.evaluate import evaluate
 from segkit.runs.run import load_run
 from segkit.runs.run_manifest import read_run_manifest

@@ -9,18 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.data.augment import Crop, Rectangle
-from segkit.masks.boxes import extent
-from segkit.masks.rle import Counts
+from segkit.masks.run_lengths import Ints
 
 Mask = NDArray[np.bool_]
 
 
-def crop_mask(runs: Counts, height: int, width: int, crop: Crop) -> Mask:
+def crop_mask(runs: Ints, height: int, width: int, crop: Crop) -> Mask:
     """The crop (canvas height, canvas width) of run lengths over (height, width), by nearest pixel;
     padding is False.
 
     Args:
-        runs: as `segkit.masks.rle.decompress_many` gives them.
+        runs: as `segkit.masks.run_lengths.decode_counts` gives them.
 
     Raises:
         ValueError: the run lengths do not fill height x width.
@@ -64,9 +63,3 @@ def fill_box(rectangle: Rectangle, crop: Crop) -> Mask:
     x0, y0, x1, y1 = np.ceil(np.asarray(crop.clip(rectangle)) - 0.5).astype(int)
     mask[y0:y1, x0:x1] = True
     return mask
-
-
-def tight_box(mask: Mask) -> Rectangle:
-    """x0, y0, x1, y1 of the pixels of a non-empty (H, W) mask, the far edges included."""
-    x, y, width, height = extent(mask)
-    return x, y, x + width, y + height

@@ -10,8 +10,9 @@ import torch
 
 from segkit.data.augment import Crop, Rectangle
 from segkit.data.batch import Targets
-from segkit.data.crop_masks import Mask, crop_mask, fill_box, tight_box
-from segkit.masks.rle import Counts, decompress_many
+from segkit.data.crop_masks import Mask, crop_mask, fill_box
+from segkit.masks.boxes import corners, tight_box
+from segkit.masks.run_lengths import Ints, decode_counts
 from segkit.recipes.schema import MaskPolicy
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import Task
@@ -37,7 +38,7 @@ class _Scene:
     sample: Sample
     crop: Crop
     policies: Mapping[int, MaskPolicy]
-    runs: Mapping[int, Counts]
+    runs: Mapping[int, Ints]
     """Run lengths of the masks that may be looked at, by the segment's place in the sample; -1 is
     the sample's void."""
 
@@ -122,7 +123,7 @@ def _scene(sample: Sample, crop: Crop, policies: Mapping[int, MaskPolicy]) -> _S
     }
     if sample.void is not None:
         counts[-1] = sample.void
-    runs = decompress_many(list(counts.values()))
+    runs = decode_counts(list(counts.values()))
     return _Scene(sample, crop, policies, dict(zip(counts, runs, strict=True)))
 
 
@@ -155,7 +156,9 @@ def _target(places: Sequence[int], scene: _Scene) -> _Target:
     mask = (
         regions[0][0] if len(regions) == 1 else np.logical_or.reduce([part for part, _ in regions])
     )
-    boxes = [box if box is not None else tight_box(part) for part, box in regions if part.any()]
+    boxes = [
+        box if box is not None else corners(tight_box(part)) for part, box in regions if part.any()
+    ]
     return _Target(
         scene.sample.segments[places[0]], all(box is None for _, box in regions), mask, _hull(boxes)
     )

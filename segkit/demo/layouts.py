@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segkit.demo.scenes import CLASSES, THINGS, Scene, SceneClass, make_scene
 from segkit.masks import rle
-from segkit.masks.boxes import extent
+from segkit.masks.boxes import tight_box
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -159,13 +159,13 @@ def _segment_record(segment: int, entry: SceneClass, ids: NDArray[np.int32]) -> 
         "id": segment,
         "category_id": entry.id,
         "area": int(mask.sum()),
-        "bbox": [int(value) for value in extent(mask)],
+        "bbox": [int(value) for value in tight_box(mask)],
         "iscrowd": 0,
     }
 
 
 def _object_record(entry: SceneClass, mask: NDArray[np.bool_]) -> dict[str, Any]:
-    x, y, width, height = (int(value) for value in extent(mask))
+    x, y, width, height = (int(value) for value in tight_box(mask))
     return {
         "category_id": entry.id,
         "bbox": [x, y, width, height],

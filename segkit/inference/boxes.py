@@ -14,7 +14,7 @@ from segkit.distributed import autocast
 from segkit.errors import InputError
 from segkit.inference.forward_pass import Image, upload
 from segkit.inference.streams import ahead, by_parts, like
-from segkit.masks.boxes import extent, pixels_of_box
+from segkit.masks.boxes import pixels_of_box, tight_box
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
@@ -198,7 +198,7 @@ def _read(logits: Tensor, crop: Crop, rows: slice, columns: slice) -> Tensor:
 def tightness(mask: Mask) -> float:
     """IoU of the box around a mask with the whole array (h, w): 1 where the mask touches all four
     sides."""
-    _, _, width, height = extent(mask)
+    _, _, width, height = tight_box(mask)
     return width * height / mask.size
 
 

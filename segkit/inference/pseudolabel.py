@@ -16,7 +16,8 @@ from segkit.inference.boxes import BoxMask, Question, conditioned
 from segkit.inference.forward_pass import Proposed, propose
 from segkit.inference.streams import ahead, by_parts
 from segkit.inference.upscale import bands, image_size, to_image
-from segkit.masks.boxes import extent, pixels_of_box
+from segkit.masks.boxes import box_of_projections, pixels_of_box
+from segkit.masks.iou import box_iou
 from segkit.masks.rle import encode
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig, Strategy
@@ -175,9 +176,7 @@ def match_proposals(
         within the mask; None where no proposal reaches `pseudo_overlap` and `pseudo_class`.
     """
     extents, size = _extents(mask_logits, crop), image_size(crop)
-    overlap = np.array([[_box_iou(own, box) for box in boxes] for own in extents]).reshape(
-        len(extents), len(boxes)
-    )
+    overlap = box_iou(extents, boxes)
     fits = (overlap >= config.pseudo_overlap) & (class_probability >= config.pseudo_class)
     proposals, owners = linear_sum_assignment(-np.where(fits, overlap + class_probability, 0.0))
     found: list[BoxMask | None] = [None] * len(boxes)
@@ -206,11 +205,7 @@ def _extents(mask_logits: Tensor, crop: Crop) -> list[Box]:
         masks = (logits.sigmoid() >= 0.5).cpu().numpy()
         rows[:, band] = masks.any(2)
         columns |= masks.any(1)
-    sides = (
-        (extent(across[None]), extent(down[:, None]))
-        for across, down in zip(columns, rows, strict=True)
-    )
-    return [(x, y, wide, tall) for (x, _, wide, _), (_, y, _, tall) in sides]
+    return [box_of_projections(down, across) for down, across in zip(rows, columns, strict=True)]
 
 
 STRATEGIES: dict[
@@ -220,11 +215,3 @@ STRATEGIES: dict[
     "proposals": proposals,
 }
 """Run, class table and a stream of images with boxes -> for each image a mask a box, or None."""
-
-
-def _box_iou(first: Box, second: Box) -> float:
-    across = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
-    down = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
-    both = max(across, 0.0) * max(down, 0.0)
-    union = first[2] * first[3] + second[2] * second[3] - both
-    return both / union if union > 0 else 0.0

@@ -1,25 +1,96 @@
-"""The box around a dense mask, and the pixels of a box."""
+"""Tight boxes of masks, and the pixels, corners and simple masks of a box."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.masks.run_lengths import Ints, Runs
 from segkit.sample import Box
 
+Mask = NDArray[np.bool_]
+Corners = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels, the far edges included."""
 
-def extent(mask: NDArray[Any]) -> Box:
-    """x, y, width and height of the tight box of a (H, W) mask, in pixels; zeros where the mask is
-    empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+
+def tight_box(mask: NDArray[Any]) -> Box:
+    """The tight box (x, y, width, height) of a (H, W) mask in pixels; zeros where it is empty."""
+    return box_of_projections(np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0)))
+
+
+def box_of_projections(rows: NDArray[Any], columns: NDArray[Any]) -> Box:
+    """The tight box of a mask that has pixels in these of its rows (H,) and columns (W,)."""
+    across, down = np.flatnonzero(columns), np.flatnonzero(rows)
+    if not len(down):
         return 0.0, 0.0, 0.0, 0.0
-    x, y = int(columns[0]), int(rows[0])
-    return float(x), float(y), float(int(columns[-1]) + 1 - x), float(int(rows[-1]) + 1 - y)
+    x, y = int(across[0]), int(down[0])
+    return float(x), float(y), float(int(across[-1]) + 1 - x), float(int(down[-1]) + 1 - y)
+
+
+def boxes_of_runs(start: Ints, end: Ints, first: NDArray[np.integer[Any]], height: int) -> Ints:
+    """Tight boxes of groups of run lengths.
+
+    Args:
+        start: (R,) first column-major pixel of each run, group after group.
+        end: (R,) one past each run's last pixel; no run is empty.
+        first: (G,) index of each group's first run; no group is empty.
+        height: of the image, pixels.
+
+    Returns:
+        (G, 4) x, y, width, height.
+    """
+    last = end - 1
+    left, right = start // height, last // height
+    top, bottom = start - left * height, last - right * height  # faster than %
+    # a run over several columns has a pixel in the bottom row and in the top row
+    wraps = left < right
+    x = np.minimum.reduceat(left, first)
+    y = np.minimum.reduceat(np.where(wraps, 0, top), first)
+    width = np.maximum.reduceat(right, first) - x + 1
+    bottom_row = np.maximum.reduceat(np.where(wraps, height - 1, bottom), first)
+    return np.stack((x, y, width, bottom_row - y + 1), axis=1)
+
+
+def tight_boxes(runs: Runs, height: int) -> list[Box]:
+    """(S,) tight boxes of masks of images of this height in pixels; zeros where a mask is empty."""
+    boxes = np.zeros((len(runs.total), 4))
+    if len(runs.mask):
+        first = np.flatnonzero(np.diff(runs.mask, prepend=-1))
+        boxes[runs.mask[first]] = boxes_of_runs(runs.start, runs.end, first, height)
+    return [(x, y, w, h) for x, y, w, h in boxes.tolist()]
+
+
+def corners(box: Box) -> Corners:
+    """x0, y0, x1, y1 of a box (x, y, width, height)."""
+    x, y, width, height = box
+    return x, y, x + width, y + height
 
 
 def pixels_of_box(box: Box, height: int, width: int) -> tuple[slice, slice]:
     """Rows and columns of the pixels that a box touches, within the image."""
-    x0, y0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
-    x1, y1 = min(width, int(np.ceil(box[0] + box[2]))), min(height, int(np.ceil(box[1] + box[3])))
-    return slice(y0, max(y0, y1)), slice(x0, max(x0, x1))
+    x0, y0, x1, y1 = corners(box)
+    left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
+    right, bottom = min(width, int(np.ceil(x1))), min(height, int(np.ceil(y1)))
+    return slice(top, max(top, bottom)), slice(left, max(left, right))
+
+
+def filled_box(box: Box, height: int, width: int) -> Mask:
+    """(H, W) mask of every pixel that the box (x, y, width, height) touches."""
+    mask = np.zeros((height, width), bool)
+    mask[pixels_of_box(box, height, width)] = True
+    return mask
+
+
+def inscribed_ellipse(box: Box, height: int, width: int) -> Mask:
+    """(H, W) mask of the ellipse that touches the four sides of the box (x, y, width, height).
+
+    OpenCV draws it, from its center and half axes rounded down to integers.
+    """
+    import cv2
+
+    x, y, w, h = box
+    canvas = np.zeros((height, width), np.uint8)
+    center = int(x + w / 2), int(y + h / 2)
+    axes = int(w / 2), int(h / 2)
+    cv2.ellipse(canvas, center, axes, 0, 0, 360, 1, -1)
+    return canvas.astype(bool)

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.masks import rle
+from segkit.masks.iou import coco_iou
+from segkit.masks.run_lengths import Ints, join
 from segkit.metrics import instance
 from segkit.metrics.instance import Curves
 from segkit.metrics.objects import Batch, Record, not_exhaustive
 from segkit.metrics.overlap import Overlap, overlap
 from segkit.metrics.regions import Regions
-from segkit.metrics.run_lengths import Ints, join
 
 RATIO = 0.02
 """Width of the boundary, as a share of the image's diagonal."""
@@ -89,15 +90,10 @@ def _looked_up(outlines: Overlap, shared: Overlap, predictions: int) -> Ints:
 def overlaps(found: Sequence[Record], there: Sequence[Record]) -> NDArray[np.float64]:
     """(D, G) boundary IoU of detections and objects; with a crowd, the share of the detection's
     boundary in it."""
-    from pycocotools import mask as coco
-
-    crowd = [int(annotation["iscrowd"]) for annotation in there]
-    iou = coco.iou(
-        [_outline(result) for result in found],
-        [_outline(annotation) for annotation in there],
-        crowd,
+    crowd = [annotation["iscrowd"] for annotation in there]
+    return coco_iou(
+        [_outline(record) for record in found], [_outline(record) for record in there], crowd
     )
-    return np.asarray(iou, np.float64)
 
 
 def curves(batches: Sequence[Batch], classes: int, max_dets: tuple[int, ...]) -> Curves:

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.masks.boxes import pixels_of_box
+from segkit.masks.boxes import filled_box, inscribed_ellipse
+from segkit.masks.iou import mask_iou, mask_iou_of_pairs
+from segkit.masks.run_lengths import decode_runs, join
 from segkit.metrics.instance import AREAS
-from segkit.metrics.run_lengths import Ints, Runs, decode_runs, join
-from segkit.sample import Box, Sample, Segment
+from segkit.sample import Sample, Segment
 from segkit.shards.writer import class_labels
 from segkit.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 MIN_FILLED = 0.95
 """Share of its box above which a mask counts as merely filling the box."""
 
@@ -188,60 +188,9 @@ def _matched_iou(objects: Sequence[Segment], matches: Sequence[Segment | None]) 
         sizes = predicted.total[wrong[0]], true.total[wrong[0]]
         message = f"a mask of {sizes[0]} pixels for an image of {sizes[1]}"
         raise InputError(message, file="predictions", hint="write masks at image size")
-    common = _common_pixels(true, predicted, int(true.total.max()))
-    iou[at] = common / np.maximum(true.area + predicted.area - common, 1)
+    iou[at] = mask_iou_of_pairs(true, predicted)
     return iou
-
-
-def _common_pixels(first: Runs, second: Runs, pixels: int) -> Ints:
-    """(S,) pixels that mask k of `first` shares with mask k of `second`.
-
-    Mask k is moved to the stretch of numbers from k x `pixels` on, so that all pairs are compared
-    at once.
-    """
-    start = first.start + first.mask * pixels
-    end = first.end + first.mask * pixels
-    starts = second.start + second.mask * pixels  # ascending
-    before = np.concatenate(([0], np.cumsum(second.end - second.start)))
-
-    def covered(pixel: Ints) -> Ints:
-        """Foreground pixels of `second` in front of each pixel."""
-        place = np.searchsorted(starts, pixel, side="right")
-        last = np.maximum(place - 1, 0)
-        inside = np.minimum(pixel, second.end[last] + second.mask[last] * pixels) - starts[last]
-        return np.where(place > 0, before[last] + inside, 0)
-
-    shared = covered(end) - covered(start) if len(starts) else np.zeros(len(start))
-    return np.bincount(first.mask, weights=shared, minlength=len(first.total)).astype(np.int64)
 
 
 def _mean(values: Floats) -> float | None:
     return float(values.mean()) if values.size else None
-
-
-def mask_iou(first: Mask, second: Mask) -> float:
-    """Intersection over union of two (H, W) masks, 0-1; 0 where both are empty."""
-    union = int((first | second).sum())
-    return int((first & second).sum()) / union if union else 0.0
-
-
-def filled_box(box: Box, height: int, width: int) -> Mask:
-    """(H, W) mask of every pixel that the box (x, y, width, height) touches."""
-    mask = np.zeros((height, width), bool)
-    mask[pixels_of_box(box, height, width)] = True
-    return mask
-
-
-def inscribed_ellipse(box: Box, height: int, width: int) -> Mask:
-    """(H, W) mask of the ellipse that touches the four sides of the box (x, y, width, height).
-
-    OpenCV draws it, from its center and half axes rounded down to integers.
-    """
-    import cv2
-
-    x, y, w, h = box
-    canvas = np.zeros((height, width), np.uint8)
-    center = int(x + w / 2), int(y + h / 2)
-    axes = int(w / 2), int(h / 2)
-    cv2.ellipse(canvas, center, axes, 0, 0, 360, 1, -1)
-    return canvas.astype(bool)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.metrics.run_lengths import boxes, decode_runs, join, with_negative_runs
+from segkit.masks.boxes import tight_boxes
+from segkit.masks.run_lengths import decode_runs, join, masks_with_negative_runs
 from segkit.sample import Box, MaskSource, Sample, Segment
 from segkit.sources.categories import plain_name
 from segkit.sources.label_maps import read_ids
@@ -64,11 +65,8 @@ class ResultList:
         masks = [self._mask(number, result, truth) for number, result in found]
         runs = decode_runs(*join([mask or b"" for mask in masks]))
         pixels = truth.height * truth.width
-        tight, areas, negative = (
-            boxes(runs, truth.height),
-            runs.area.tolist(),
-            set(with_negative_runs(runs, pixels)),
-        )
+        boxes, areas = tight_boxes(runs, truth.height), runs.area.tolist()
+        negative = set(masks_with_negative_runs(runs, pixels))
         segments = []
         for k, ((number, result), mask) in enumerate(zip(found, masks, strict=True)):
             if mask is not None and runs.total[k] != pixels:
@@ -77,7 +75,7 @@ class ResultList:
                 )
             if k in negative:
                 raise self._wrong(number, f"a mask with run lengths below 0 (image {truth.id})")
-            box = self._box(number, result) or tight[k]
+            box = self._box(number, result) or boxes[k]
             class_id, score = int(result["category_id"]), float(result["score"])
             area, source = (
                 (box[2] * box[3], None) if mask is None else (float(areas[k]), _PREDICTION)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from segkit import storage
 from segkit.errors import SegkitError
+from segkit.masks.run_lengths import Ints
 from segkit.metrics.objects import By, Objects
 from segkit.metrics.regions import Regions, boxes_only, unknown_class
-from segkit.metrics.run_lengths import Ints
 from segkit.shards.arrow import boxes, elements, flags, numbers, reals, texts
 from segkit.shards.reader import ShardSet
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.masks.iou import coco_iou
+from segkit.masks.run_lengths import Ints
 from segkit.metrics.objects import Batch, By, Record, not_exhaustive
-from segkit.metrics.run_lengths import Ints
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -119,16 +120,9 @@ def _grouped(records: Iterable[Record]) -> dict[tuple[int, int], list[Record]]:
 
 def overlaps(found: Sequence[Record], there: Sequence[Record], by: By) -> Floats:
     """(D, G) IoU; with a crowd, the share of the detection that lies in it."""
-    from pycocotools import mask as coco
-
-    if not found or not there:
-        return np.zeros((len(found), len(there)))
     key = "segmentation" if by == "mask" else "bbox"
-    crowd = [int(annotation["iscrowd"]) for annotation in there]
-    iou = coco.iou(
-        [result[key] for result in found], [annotation[key] for annotation in there], crowd
-    )
-    return np.asarray(iou, np.float64)
+    crowd = [annotation["iscrowd"] for annotation in there]
+    return coco_iou([record[key] for record in found], [record[key] for record in there], crowd)
 
 
 def _assign(iou: Floats, crowd: Flags) -> tuple[Flags, Flags]:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.masks.run_lengths import decode_runs, join
 from segkit.metrics.objects import Batch, By, Record
-from segkit.metrics.run_lengths import decode_runs, join
 
 Floats = NDArray[np.float64]
 AREAS = {

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from segkit.errors import InputError
+from segkit.masks.iou import intersect
+from segkit.masks.run_lengths import Ints, Runs
 from segkit.metrics.regions import Regions, checked_runs, size_differs
-from segkit.metrics.run_lengths import Ints, Runs
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def overlap(truth: Regions, prediction: Regions) -> Overlap:
     first = _in_pixel_order(checked_runs(truth, "ground truth"), truth, "ground truth")
     second = _in_pixel_order(checked_runs(prediction, "predictions"), prediction, "predictions")
     row, column = _numbering(truth, prediction)
-    own, other, pixels = _pieces(first, second)
+    own, other, pixels = intersect(first, second)
     pair = row[first.mask][own]
     pair += column[second.mask][other]
     shared = np.bincount(pair, weights=pixels).astype(np.int64)
@@ -73,36 +74,6 @@ def _overlapping(regions: Regions, mask: Ints, clash: Ints, what: str) -> InputE
     more = f" (images: {', '.join(images[:5])}{', ...' if len(images) > 5 else ''})"
     hint = "panoptic and semantic maps give each pixel to one segment; evaluate overlapping masks as instances"
     return InputError(pair + more, file=what, hint=hint)
-
-
-def _pieces(first: Runs, second: Runs) -> tuple[Ints, Ints, Ints]:
-    """Stretches from each start of a run, of either side, to the next one.
-
-    Args:
-        first: runs in pixel order.
-        second: runs in pixel order.
-
-    Returns:
-        For each stretch the run of `first` and that of `second` that began last, and the pixels in
-        which both are; 0 where one of them has ended before.
-    """
-    if not len(first.start) or not len(second.start):
-        return (np.zeros(0, np.int64),) * 3
-    keys = first.start << 1, second.start << 1 | 1
-    starts = np.concatenate(keys)
-    starts.sort(kind="stable")  # merges the two sorted halves
-    lead = max(
-        int(np.searchsorted(starts, key[0])) for key in keys
-    )  # before, only one side has begun
-    other = np.cumsum(starts & 1)[lead:]
-    other -= 1
-    own = np.arange(lead - 1, len(starts) - 1) - other  # of i + 1 runs, other + 1 are of `second`
-    start = starts[lead:]
-    start >>= 1
-    pixels = np.minimum(first.end[own], second.end[other])
-    np.minimum(pixels[:-1], start[1:], out=pixels[:-1])
-    pixels -= start
-    return own, other, np.maximum(pixels, 0, out=pixels)
 
 
 def _numbering(truth: Regions, prediction: Regions) -> tuple[Ints, Ints]:

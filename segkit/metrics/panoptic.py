@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.masks.run_lengths import Ints
 from segkit.metrics.overlap import Overlap, overlap
 from segkit.metrics.regions import Regions
-from segkit.metrics.run_lengths import Ints
 
 Floats = NDArray[np.float64]
 

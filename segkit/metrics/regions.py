@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.metrics.run_lengths import Bytes, Ints, Runs, decode_runs, join
+from segkit.masks.run_lengths import Bytes, Ints, Runs, decode_runs, join
 from segkit.sample import Sample
 
 Flags = NDArray[np.bool_]

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from segkit.errors import InputError
+from segkit.masks.iou import coco_iou
 from segkit.sample import Sample, Segment
 from segkit.sources import coco_fields, coco_json
 from segkit.sources.coco_instances import CocoInstances, segmentation_text
@@ -210,18 +211,14 @@ def match(
 ) -> dict[int, int]:
     """Place of the partner among the segments, by the place of the instance; see the head of this
     file."""
-    from pycocotools import mask as coco
-
     masked = [index for index, instance in enumerate(instances) if instance.mask is not None]
     if not masked or not segments:
         return {}
     size = [sample.height, sample.width]
     theirs = [{"size": size, "counts": instances[index].mask} for index in masked]
     ours = [{"size": size, "counts": segment.mask} for segment in segments]
-    iou = np.asarray(coco.iou(theirs, ours, [0] * len(ours)))
-    inside = np.asarray(
-        coco.iou(ours, theirs, [1] * len(theirs))
-    ).T  # share of the segment within the instance
+    iou = coco_iou(theirs, ours, [0] * len(ours))
+    inside = coco_iou(ours, theirs, [1] * len(theirs)).T  # share of the segment in the instance
     kinds = [
         np.array([item.class_id for item in side])
         for side in ([instances[i] for i in masked], segments)

@@ -8,7 +8,8 @@ from PIL import Image
 from segkit.commands.app import main
 from segkit.demo import demo
 from segkit.masks import rle
-from segkit.metrics.box_prompt_iou import filled_box, mask_iou
+from segkit.masks.boxes import filled_box
+from segkit.masks.iou import mask_iou
 from segkit.shards.reader import ShardSet
 
 

@@ -6,7 +6,7 @@ import pytest
 from segkit.demo import shapes
 from segkit.demo.scenes import CLASSES, MIN_VISIBLE, STUFF, THINGS, make_scene
 from segkit.demo.textures import STUFF as SURFACES
-from segkit.masks.boxes import extent
+from segkit.masks.boxes import tight_box
 
 
 def _lens(r: float, s: float, d: float) -> float:
@@ -81,7 +81,7 @@ def test_boxes_and_ellipses_are_poor_masks_of_the_things() -> None:
         y, x = np.mgrid[: scene.ids.shape[0], : scene.ids.shape[1]] + 0.5
         for segment in (s for s, entry in scene.classes.items() if entry.kind == "thing"):
             mask = scene.ids == segment
-            left, top, width, height = extent(mask)
+            left, top, width, height = tight_box(mask)
             filled.append(mask.sum() / (width * height))
             ellipse = ((x - left - width / 2) * 2 / width) ** 2 + (
                 (y - top - height / 2) * 2 / height

@@ -139,7 +139,7 @@ def test_a_panoptic_set_as_semantic_pngs(tmp_path):
     export_semantic(panoptic(tmp_path / "set", [sample]), tmp_path / "out")
     indices = cv2.imread(str(tmp_path / "out/masks/some/folder/001.png"), cv2.IMREAD_UNCHANGED)
     expected = rle.paint(
-        {3: sample.segments[0].mask, 7: sample.segments[1].mask, 255: sample.void}, 24, 32
+        [(3, sample.segments[0].mask), (7, sample.segments[1].mask), (255, sample.void)], 24, 32
     )
     assert indices.dtype == np.uint8 and np.array_equal(indices, expected)
     assert (tmp_path / "out" / "labels.txt").read_text() == "3 cat\n7 sky\n"

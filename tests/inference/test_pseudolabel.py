@@ -10,7 +10,7 @@ from segkit.data.augment import Crop, full_image_crop
 from segkit.inference import upscale
 from segkit.inference.pseudolabel import match_proposals
 from segkit.inference.upscale import to_image
-from segkit.masks.boxes import extent
+from segkit.masks.boxes import tight_box
 from segkit.recipes.schema import InferenceConfig
 
 CONFIG = InferenceConfig()
@@ -72,7 +72,7 @@ def test_boxes_get_what_whole_masks_would_give(monkeypatch: pytest.MonkeyPatch) 
     for row in range(5):  # the sixth is empty
         logits[row, 2 + row : 7 + row, 3 * row : 3 * row + 8] = 3.0 + row
     soft = to_image(logits, crop).sigmoid().numpy()
-    boxes = [extent(mask) for mask in soft[:4] >= 0.5]
+    boxes = [tight_box(mask) for mask in soft[:4] >= 0.5]
     boxes = [(x + 1, y, w - 0.5, h + 1.5) for x, y, w, h in boxes]
     probability = np.random.default_rng(0).random((6, 4)).astype(np.float32)
     found = match_proposals(logits, crop, probability, boxes, [0, 1, 2, 3], CONFIG)
@@ -85,7 +85,7 @@ def test_boxes_get_what_whole_masks_would_give(monkeypatch: pytest.MonkeyPatch) 
         whole[item.place] = True
         same = [(item.mask == (mask >= 0.5) & whole).mean() for mask in soft]
         assert max(same) > 0.999
-        own = extent(soft[int(np.argmax(same))] >= 0.5)
+        own = tight_box(soft[int(np.argmax(same))] >= 0.5)
         within = soft[int(np.argmax(same))][item.mask].mean()
         across = min(own[0] + own[2], boxes[place][0] + boxes[place][2]) - max(
             own[0], boxes[place][0]

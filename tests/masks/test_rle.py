@@ -37,7 +37,7 @@ def test_a_label_map_is_coded_as_its_ids_one_by_one(ids):
         assert region.area == (ids == value).sum()
         assert region.box == tuple(coco.toBbox({"size": list(ids.shape), "counts": region.counts}))
     assert np.array_equal(
-        rle.paint({value: region.counts for value, region in made.items()}, *ids.shape), ids
+        rle.paint([(value, region.counts) for value, region in made.items()], *ids.shape), ids
     )
 
 

@@ -10,13 +10,9 @@ from pycocotools.coco import COCO
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.metrics.box_prompt_iou import (
-    BoxPromptIoU,
-    evaluate_box_prompts,
-    filled_box,
-    inscribed_ellipse,
-    mask_iou,
-)
+from segkit.masks.boxes import filled_box, inscribed_ellipse
+from segkit.masks.iou import mask_iou
+from segkit.metrics.box_prompt_iou import BoxPromptIoU, evaluate_box_prompts
 from segkit.sample import Sample, Segment
 from segkit.taxonomy import Category, Taxonomy
 

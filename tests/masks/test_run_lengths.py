@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from segkit.masks import rle
-from segkit.metrics.run_lengths import boxes, decode_runs, join
+from segkit.masks.boxes import tight_boxes
+from segkit.masks.run_lengths import decode_runs, join
 
 
 def encode(mask):
@@ -47,5 +48,5 @@ def test_boxes_are_tight(seed, masks):
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(1, 40, 2))
     dense = [rng.random((height, width)) < rng.choice([0.0, 0.01, 0.3, 1.0]) for _ in range(masks)]
-    found = boxes(decode_runs(*join([encode(mask) for mask in dense])), height)
-    assert found == [rle.box(encode(mask), height, width) for mask in dense]
+    boxes = tight_boxes(decode_runs(*join([encode(mask) for mask in dense])), height)
+    assert boxes == [rle.box(encode(mask), height, width) for mask in dense]

@@ -1,0 +1,203 @@
+"""Decode the COCO run lengths of many masks at once, one array operation a step.
+
+COCO's string format (`rleToString` in cocoapi's maskApi.c): a mask is a list of run lengths over
+its column-major pixels, zeros first. From the fourth on, a number is stored as the difference to
+the number two before. A number is a little-endian chain of 5-bit groups, each stored as one
+character from 48 on: bit 5 says that another group follows, bit 4 of the last group is the sign.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+
+_BASE, _MORE, _SIGN, _BITS = 48, 32, 16, 5
+_MAX_GROUPS = 12
+"""A count takes 60 bits at most; a longer chain of groups is not a count."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Foreground runs of S masks, mask after mask."""
+
+    start: Ints
+    """(R,) first pixel of each run, in column-major order, counted from the `base` of its mask."""
+    end: Ints
+    """(R,) one past the last pixel; never equal to `start`."""
+    mask: Ints
+    """(R,) index of the mask, non-decreasing."""
+    area: Ints
+    """(S,) foreground pixels of each mask."""
+    total: Ints
+    """(S,) pixels that the counts of each mask add up to (foreground and background)."""
+
+
+def join(masks: Sequence[bytes]) -> tuple[Bytes, Ints]:
+    """The strings of S masks as one buffer (B,), and the S + 1 offsets between them."""
+    lengths = np.fromiter(map(len, masks), np.int64, len(masks))
+    return np.frombuffer(b"".join(masks), np.uint8), np.concatenate(([0], np.cumsum(lengths)))
+
+
+def decode_runs(buffer: Bytes, offsets: Ints, base: Ints | None = None) -> Runs:
+    """Foreground runs of S masks.
+
+    Malformed strings are not detected here. A string that breaks off or holds other characters
+    almost always shows in `total`; negative runs show in `masks_with_negative_runs`.
+
+    Args:
+        buffer: (B,) strings of all masks, one after another.
+        offsets: (S + 1,) where each string begins; the last is B.
+        base: (S,) number of each mask's first pixel; None: 0.
+    """
+    last, groups = _ends_of_numbers(buffer)
+    lengths = np.diff(np.searchsorted(last, offsets))
+    rows = lengths // 2
+    first = np.concatenate(([0], np.cumsum(rows)))
+    present = np.flatnonzero(rows)
+    begin, many = first[present], rows[present]
+    final = begin + many - 1
+    gap, run, tail = _gaps_and_runs(_numbers(buffer, last, groups), lengths)
+    area, total = np.zeros(len(lengths), np.int64), tail
+    end = np.add(gap, run, out=gap).cumsum()
+    if len(present):
+        area[present] = np.add.reduceat(run, begin)
+        before = np.concatenate(([0], end[final[:-1]]))
+        total[present] += end[final] - before
+        end -= np.repeat(before if base is None else before - base[present], many)
+    mask = np.repeat(np.arange(len(lengths)), rows)
+    if np.count_nonzero(run) < len(run):
+        filled = np.flatnonzero(run)
+        end, run, mask = end[filled], run[filled], mask[filled]
+    return Runs(end - run, end, mask, area, total)
+
+
+def decode_counts(masks: Sequence[bytes]) -> list[Ints]:
+    """Run lengths (zeros first) of each of S strings, exactly as they were encoded.
+
+    Raises:
+        ValueError: a string holds other characters, breaks off, or codes a negative run length.
+    """
+    if not masks:
+        return []
+    buffer, offsets = join(masks)
+    last, groups = _ends_of_numbers(buffer)
+    if len(buffer) and (
+        buffer.min() < _BASE
+        or buffer.max() >= _BASE + 2 * _MORE
+        or groups.max(initial=0) > _MAX_GROUPS
+        or not all(map(ends_with_number, masks))
+    ):
+        raise ValueError("a malformed RLE")
+    numbers = _numbers(buffer, last, groups)
+    counts = np.split(numbers, np.searchsorted(last, offsets[1:-1]))
+    for chain in counts:  # in place: turn the differences into run lengths
+        np.cumsum(chain[1::2], out=chain[1::2])
+        np.cumsum(chain[2::2], out=chain[2::2])
+    if numbers.size and numbers.min() < 0:
+        raise ValueError("an RLE with a negative run")
+    return counts
+
+
+def masks_with_negative_runs(runs: Runs, pixels: int) -> list[int]:
+    """Indices of masks of `pixels` pixels whose counts add up to that, but only with negative
+    ones."""
+    wrong = (runs.start < 0) | (runs.end <= runs.start) | (runs.end > pixels)
+    wrong[1:] |= (runs.start[1:] < runs.end[:-1]) & (runs.mask[1:] == runs.mask[:-1])
+    return [int(mask) for mask in runs.mask[wrong]]
+
+
+def ends_with_number(counts: bytes) -> bool:
+    """Whether a string does not break off in the middle of a number."""
+    return not (counts and (counts[-1] - _BASE) & _MORE)
+
+
+def encode_numbers(values: Ints) -> tuple[Bytes, Ints]:
+    """COCO's characters of signed numbers, and how many each takes."""
+    magnitude = values ^ (values >> 63)
+    lengths = np.ones(len(values), np.int64)
+    reach, largest = _SIGN, int(magnitude.max(initial=0))
+    while largest >= reach:
+        lengths += magnitude >= reach
+        reach <<= _BITS
+    ends = np.cumsum(lengths)
+    text = np.empty(int(lengths.sum()), np.uint8)
+    rest, left, place = values, lengths, ends - lengths
+    while len(rest):  # the first characters, then the second ones of the numbers that have any, ...
+        text[place] = (rest & (_MORE - 1)) + (_BASE + _MORE)
+        more = np.flatnonzero(left > 1)
+        rest, left, place = rest[more] >> _BITS, left[more] - 1, place[more] + 1
+    text[ends - 1] -= _MORE
+    return text, lengths
+
+
+def _ends_of_numbers(buffer: Bytes) -> tuple[Ints, Ints]:
+    """Index of the last group of each number, and how many groups each has."""
+    last = np.flatnonzero(buffer < _BASE + _MORE)
+    groups = last + 1
+    groups[1:] -= groups[:-1].copy()
+    return last, groups
+
+
+def _numbers(buffer: Bytes, last: Ints, groups: Ints) -> Ints:
+    """Signed numbers, from the ends and sizes that `_ends_of_numbers` returns."""
+    values = buffer - np.uint8(_BASE)
+    # the group before the very first one is, by wrap-around, the last one, which ends a number
+    pair = values[last - 1].astype(np.uint16)
+    pair &= 2 * _MORE - 1
+    pair <<= _BITS
+    pair |= values[last]
+    numbers = _VALUE[pair]
+    longer = np.flatnonzero(groups > 2)
+    for back in range(2, _MAX_GROUPS):
+        if not len(longer):
+            break
+        numbers[longer] = (numbers[longer] << _BITS) | (values[last[longer] - back] & (_MORE - 1))
+        longer = longer[groups[longer] > back + 1]
+    return numbers
+
+
+def _values_of_pairs() -> Ints:
+    """Value of the last two groups of a number, whose sign is in the last one; the group before it
+    may belong to another number."""
+    before, final = np.divmod(np.arange(2 * _MORE * _MORE), _MORE)
+    signed = np.where(final < _SIGN, final, final - _MORE)
+    return np.where(before < _MORE, signed, (signed << _BITS) | (before & (_MORE - 1)))
+
+
+_VALUE = _values_of_pairs()
+
+
+def _gaps_and_runs(numbers: Ints, lengths: Ints) -> tuple[Ints, Ints, Ints]:
+    """Undo the differences.
+
+    Args:
+        numbers: signed numbers of S masks.
+        lengths: (S,) numbers of each mask.
+
+    Returns:
+        (R,) background and foreground run lengths in pairs, and (S,) the background behind each
+        mask's last run.
+    """
+    rows = lengths // 2
+    first = np.concatenate(([0], np.cumsum(rows)))
+    begin = first[np.flatnonzero(rows)]
+    odd = np.flatnonzero(lengths % 2)
+    rest = np.cumsum(lengths)[odd] - 1
+    pairs = np.delete(numbers, rest)
+    gap, run = pairs[0::2].copy(), pairs[1::2].copy()
+    lead = gap[begin]
+    gap[begin] = 0  # the first number is absolute, and the second gap is no difference to it
+    for chain in (gap, run):
+        if len(begin):  # let the running sum start again at zero with each mask
+            chain[begin[1:]] -= np.add.reduceat(chain, begin)[:-1]
+            np.cumsum(chain, out=chain)
+    gap[begin] = lead
+    tail = np.zeros(len(lengths), np.int64)
+    tail[odd] = numbers[rest]
+    long = odd[lengths[odd] > 3]
+    tail[long] += gap[first[long + 1] - 1]
+    return gap, run, tail
