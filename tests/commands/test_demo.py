@@ -11,6 +11,7 @@ from segkit.masks import rle
 from segkit.masks.boxes import filled_box
 from segkit.masks.iou import mask_iou
 from segkit.shards.reader import ShardSet
+from tests.snippets import snippet
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,16 @@ def test_the_demo_runs_every_stage(
     assert result["pseudo"]["filled_box_iou"] == pytest.approx(np.mean(scores))
     assert Image.open(result["contact_sheet"]).width > 1000
     assert ShardSet.open(out / "sets" / "boxes-train").manifest.statistics.masked == 0
+
+
+def test_the_code_of_the_concepts_page_runs_on_the_demo(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = snippet("concepts.md", "python", "ShardSet.open").replace("demo-out", str(out))
+    exec(code + snippet("concepts.md", "python", "segment.mask_from"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "100001 images/v1/patch1/objects365_v1_00100001.jpg 128 128"
+    assert lines[1].startswith("7 (84.0, 48.0, 44.0, 55.0) False None None")
 
 
 @pytest.mark.usefixtures("small")
