@@ -69,7 +69,8 @@ text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:#1f27
 @media (prefers-color-scheme:dark){
 text{fill:#e6e9ef}.page{fill:#14181f}
 .lead,.purpose,.step{fill:#a5afbd}.files{fill:#8b95a3}
-.label{fill:#1b2a3b}.train{fill:#272140}.predict{fill:#18301f}.measure{fill:#35260f}.use{fill:#22272f}
+.label{fill:#1b2a3b}.train{fill:#272140}.predict{fill:#18301f}
+.measure{fill:#35260f}.use{fill:#22272f}
 .store{fill:#e6e9ef}.store-name{fill:#14181f}.store-text{fill:#39424f}
 .flow{stroke:#e6e9ef}.tip{fill:#e6e9ef}
 }

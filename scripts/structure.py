@@ -58,7 +58,7 @@ MAX_STEP_FILES = 25
 MAX_BOX_FILES = 20
 MAX_GRAMMAR_WORDS = 0.3
 """Per cent of all names."""
-SHOWN = 12
+MAX_LISTED = 12
 """Violations that are listed for each check."""
 
 LENGTH_REASONS: Mapping[str, str] = {
@@ -329,7 +329,7 @@ def print_table(checks: Iterable[Check], every_violation: bool) -> None:
         table.add_row(check.name, check.figure, check.limit, verdict)
     console.print(table)
     for check in checks:
-        lines = check.violations if every_violation else check.violations[:SHOWN]
+        lines = check.violations if every_violation else check.violations[:MAX_LISTED]
         if lines:
             console.print(f"\n[bold]{check.name}[/bold]")
         for line in lines:
