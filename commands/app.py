@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from textwrap import shorten
 from typing import Any
 
@@ -10,6 +11,7 @@ from typer.core import TyperGroup
 
 from segkit import __version__
 from segkit.errors import SegkitError
+from segkit.recipes.old_names import OldNameWarning
 
 from . import (
     benchmark,
@@ -30,7 +32,7 @@ from . import (
     vocabulary,
 )
 from . import eval as eval_
-from .common import stderr
+from .common import note, stderr
 
 _ORDER = (
     *(
@@ -107,6 +109,7 @@ def main() -> None:
     A SegkitError has its own exit code; what the system refuses (a full disk, a folder without
     permission) and faults of segkit itself end with 1. Ctrl-C ends with 130, which typer sees to.
     """
+    _print_old_names_as_notes()
     try:
         app()
     except Exception as error:
@@ -116,6 +119,20 @@ def main() -> None:
             f"error: {_line(error)}", style="red", markup=False, highlight=False, soft_wrap=True
         )
         sys.exit(error.exit_code if isinstance(error, SegkitError) else 1)
+
+
+def _print_old_names_as_notes() -> None:
+    """Print each OldNameWarning once, as a note without Python's file and line."""
+    warnings.simplefilter("once", OldNameWarning)
+    show = warnings.showwarning
+
+    def show_note(message: Warning | str, category: type[Warning], *arguments: Any) -> None:
+        if issubclass(category, OldNameWarning):
+            note(str(message))
+        else:
+            show(message, category, *arguments)
+
+    warnings.showwarning = show_note  # type: ignore[assignment]
 
 
 def _line(error: Exception) -> str:

@@ -166,7 +166,7 @@ def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Contestant:
     """segkit's model and losses."""
     text = F.normalize(torch.randn(CLASSES, model.config.text_dim), dim=1)
     table = ClassEmbeddings(text, torch.arange(CLASSES) < 80).to(batch.images.device)
-    learner = Learner(model, {batch.dataset: table}, LossConfig(conditioned=0))
+    learner = Learner(model, {batch.dataset: table}, LossConfig(box_prompts=0))
 
     def loss() -> Tensor:
         return torch.stack(list(learner(batch, 0).values())).sum()

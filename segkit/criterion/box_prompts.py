@@ -53,9 +53,9 @@ def sample_box_prompts(
     Returns:
         None without any box, or where the loss has no weight.
     """
-    if config.conditioned == 0 and config.matching:
+    if config.box_prompts == 0 and config.matching:
         return None
-    prompts = _instance_prompts(batch, config, generator) if config.conditioned > 0 else None
+    prompts = _instance_prompts(batch, config, generator) if config.box_prompts > 0 else None
     count = torch.tensor(float(len(prompts) if prompts else 0))
     if distributed.world_size() > 1:
         count = distributed.mean_over_processes(count.to(batch.images.device, non_blocking=True))
@@ -158,8 +158,8 @@ def box_prompt_losses(
         target, weight = target.expand_as(logits), weight.expand_as(logits)
         entropy = (layer_weight * cross_entropy_loss(logits, target, weight)).sum() / num_prompts
         dice = (layer_weight * dice_loss(logits, target, weight)).sum() / num_prompts
-        losses["conditioned_mask"] = CROSS_ENTROPY * config.conditioned * entropy
-        losses["conditioned_dice"] = config.dice * config.conditioned * dice
+        losses["conditioned_mask"] = CROSS_ENTROPY * config.box_prompts * entropy
+        losses["conditioned_dice"] = config.dice * config.box_prompts * dice
     if not bool(has_mask.all()):
         chosen = true_rows(~has_mask, device)
         cover = torch.cat([t.boxes for t in truth])[chosen]
@@ -174,7 +174,7 @@ def box_prompt_losses(
         logits = outputs.class_logits.transpose(0, 1)[:, image[chosen], query[chosen]]
         classes = torch.cat([t.labels for t in truth])[chosen].repeat(layers)
         loss = F.cross_entropy(logits.flatten(0, 1), classes, reduction="sum")
-        losses["conditioned_class"] = config.conditioned * loss / (num_unlabeled * layers)
+        losses["conditioned_class"] = config.box_prompts * loss / (num_unlabeled * layers)
     return losses
 
 
@@ -195,11 +195,11 @@ def _box_losses(
         config: weights.
     """
     projection = (weight * projection_loss(logits, cover)).sum()
-    losses = {"conditioned_projection": config.conditioned * projection}
+    losses = {"conditioned_projection": config.box_prompts * projection}
     if config.pairwise > 0:
         pairwise = pairwise_losses(logits, image_affinity(batch.images), image, cover)
         pairwise = (weight * pairwise).sum()
-        losses["conditioned_pairwise"] = config.pairwise * config.conditioned * pairwise
+        losses["conditioned_pairwise"] = config.pairwise * config.box_prompts * pairwise
     return losses
 
 

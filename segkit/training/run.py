@@ -90,7 +90,7 @@ def train(
     chosen = resolve_init_from(
         with_text_dim(with_pixel_statistics(load_recipe(recipe, overriding)))
     )
-    require(chosen.training.track)
+    require(chosen.training.loggers)
     place = choose_device(device)
     arguments = {
         "recipe": str(recipe),
@@ -246,7 +246,7 @@ def _log(recipe: Recipe, folder: Path, step: int) -> Iterator[RunLog | None]:
         return
     settings = recipe.model_dump(mode="json", exclude={"name"})
     with ExitStack() as stack:
-        runs = (TRACKERS[name](recipe.name, settings, folder) for name in recipe.training.track)
+        runs = (TRACKERS[name](recipe.name, settings, folder) for name in recipe.training.loggers)
         sends = [stack.enter_context(run) for run in runs]
         yield stack.enter_context(closing(RunLog(folder, step, sends)))
 

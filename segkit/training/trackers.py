@@ -53,4 +53,4 @@ def require(names: Sequence[str]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             hint = f"pip install 'segkit[{name}]', or leave it out"
-            raise InputError(f"{name} is not installed", record="training.track", hint=hint)
+            raise InputError(f"{name} is not installed", record="training.loggers", hint=hint)

@@ -89,7 +89,7 @@ def test_unions_and_stuff_are_not_prompted() -> None:
     stuff = make_batch(rectangles((0, 0, 9, 9), labels=(2,)))
     assert sample_box_prompts(stuff, CONFIG, generator) is None
     thing = make_batch(rectangles((0, 0, 9, 9)))
-    assert sample_box_prompts(thing, LossConfig(conditioned=0.0), generator) is None
+    assert sample_box_prompts(thing, LossConfig(box_prompts=0.0), generator) is None
 
 
 def test_boxes_that_are_small_in_the_crop_are_not_prompted() -> None:

@@ -57,7 +57,7 @@ def test_both_are_told_what_tensorboard_is_told(
     )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    run(tiny, toy_set, tmp_path / "run", 'training.track=["wandb", "mlflow"]')
+    run(tiny, toy_set, tmp_path / "run", 'training.loggers=["wandb", "mlflow"]')
     told(sent["wandb"], steps=2)
     assert sent["mlflow"] == sent["wandb"]
     recipe = load_recipe(tiny)
@@ -71,5 +71,5 @@ def test_one_that_is_not_installed_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"wandb is not installed; pip install 'segkit\[wandb\]'"):
-        run(tiny, toy_set, tmp_path / "run", 'training.track=["wandb"]')
+        run(tiny, toy_set, tmp_path / "run", 'training.loggers=["wandb"]')
     assert not (tmp_path / "run").exists()
