@@ -16,7 +16,6 @@ from segkit.errors import InputError
 from segkit.recipes.old_names import (
     SETTLED,
     OldNameWarning,
-    check_settled,
     current_key,
     update_keys,
 )
@@ -102,18 +101,18 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
     if not equals:
         hint = "write it as section.key=value"
         raise InputError(f"no '=' in {override!r}", record="--set", hint=hint)
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
     if key in SETTLED:
-        check_settled(key, value, "--set")
-        return
+        hint = f"{SETTLED[key]!r} is built in; leave it out"
+        raise InputError(f"{key!r} is no longer a key", record="--set", hint=hint)
     if (new := current_key(key)) != key:
         _warn_old_name(key, new, "--set")
         key = new
     if key not in _keys(Recipe) and key.rpartition(".")[0] not in _keys(Recipe, mappings_only=True):
         raise _unknown_key(key, "--set")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
     *sections, name = key.split(".")
     for section in sections:
         table = table.setdefault(section, {})

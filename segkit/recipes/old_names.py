@@ -61,7 +61,7 @@ def update_keys(table: dict[str, Any], source: str) -> list[tuple[str, str]]:
     for key in SETTLED:
         section, _, name = key.partition(".")
         if name in _section(table, section):
-            check_settled(key, table[section].pop(name), source)
+            _check_settled(key, table[section].pop(name), source)
     renamed = []
     for old, new in KEYS.items():
         *parents, name = old.split(".")
@@ -75,13 +75,6 @@ def update_keys(table: dict[str, Any], source: str) -> list[tuple[str, str]]:
         keys[new_name] = keys.pop(name)
         renamed.append((old, new))
     return renamed
-
-
-def check_settled(key: str, value: object, source: str) -> None:
-    """Raise InputError where a settled key has a choice that no longer exists."""
-    if value != SETTLED[key]:
-        hint = f"remove the key: {SETTLED[key]!r} is built in"
-        raise InputError(f"{value!r} is no longer supported", file=source, record=key, hint=hint)
 
 
 def update_weights(state: Mapping[str, T]) -> dict[str, T]:
@@ -102,3 +95,10 @@ def _section(table: dict[str, Any], *path: str) -> dict[str, Any]:
         inner = table.get(name)
         table = inner if isinstance(inner, dict) else {}
     return table
+
+
+def _check_settled(key: str, value: object, source: str) -> None:
+    """Raise InputError where a settled key has a choice that no longer exists."""
+    if value != SETTLED[key]:
+        hint = f"remove the key: {SETTLED[key]!r} is built in"
+        raise InputError(f"{value!r} is no longer supported", file=source, record=key, hint=hint)

@@ -76,7 +76,9 @@ class ModelConfig(Section):
         and cosine of x and y."""
         for divisor, name in ((self.heads, f"model.heads ({self.heads})"), (4, "4")):
             if self.hidden_dim % divisor:
-                raise ValueError(f"model.hidden_dim ({self.hidden_dim}) is not a multiple of {name}")
+                raise ValueError(
+                    f"model.hidden_dim ({self.hidden_dim}) is not a multiple of {name}"
+                )
         return self
 
 

@@ -9,7 +9,7 @@ from segkit.recipes.load import known_recipes, load_recipe, to_toml
 from segkit.recipes.schema import Recipe
 
 
-def test_every_shipped_recipe_loads_and_is_called_by_its_name() -> None:
+def test_every_shipped_recipe_loads_under_its_own_name() -> None:
     assert "dataseg-mini" in known_recipes()
     for name in known_recipes():
         assert load_recipe(name).name == name
@@ -23,7 +23,7 @@ def test_every_shipped_recipe_describes_a_model() -> None:
         assert model.query_content.weight.shape == (config.queries, config.hidden_dim), name
 
 
-def test_the_rows_of_the_paper_differ_in_their_backbone_and_its_rates_alone() -> None:
+def test_the_recipes_of_the_paper_differ_only_in_their_backbone_and_its_learning_rates() -> None:
     small, base = (
         load_recipe("dataseg-r50").model_dump(),
         load_recipe("dataseg-vitdet-b").model_dump(),
@@ -38,7 +38,7 @@ def test_the_rows_of_the_paper_differ_in_their_backbone_and_its_rates_alone() ->
     assert small.pop("name") != base.pop("name") and small == base
 
 
-def test_a_recipe_that_extends_another_holds_what_differs(tmp_path: Path) -> None:
+def test_a_recipe_that_extends_another_holds_only_the_differences(tmp_path: Path) -> None:
     file = tmp_path / "longer.toml"
     file.write_text(
         'extends = "dataseg-mini"\n[training]\nsteps = 9\n[data.mask_policy]\ncoco = "box"\n'
@@ -49,7 +49,7 @@ def test_a_recipe_that_extends_another_holds_what_differs(tmp_path: Path) -> Non
     assert load_recipe(tmp_path / "again.toml") == load_recipe(file)
 
 
-def test_a_recipe_written_out_reads_back_equal(tmp_path: Path) -> None:
+def test_a_written_recipe_loads_to_an_equal_object(tmp_path: Path) -> None:
     recipe = load_recipe(
         "dataseg-mini",
         ["data.mask_policy.coco:person=box", "optimizer.lr=3e-5", "training.steps=7"],
@@ -60,7 +60,7 @@ def test_a_recipe_written_out_reads_back_equal(tmp_path: Path) -> None:
     assert load_recipe(file) != Recipe(name="dataseg-mini")
 
 
-def test_a_file_without_a_name_is_called_by_its_stem(tmp_path: Path) -> None:
+def test_a_file_without_a_name_takes_its_stem(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[training]\nsteps = 3\n")
     assert load_recipe(file) == Recipe(name="mine", training={"steps": 3})  # type: ignore[arg-type]
@@ -102,14 +102,14 @@ def test_overrides_are_typed_by_the_recipe() -> None:
         ("data.image_size=100", "multiple of 32"),
         (
             "model.heads=3",
-            "dataseg-mini: model: model.hidden_dim (128) is no multiple of model.heads (3)",
+            "dataseg-mini: model: model.hidden_dim (128) is not a multiple of model.heads (3)",
         ),
-        ("model.hidden_dim=130", "is no multiple of"),
+        ("model.hidden_dim=130", "is not a multiple of"),
         ("model.mask_dim=3", "model.mask_dim"),
         ("data.mask_policy.coco=boxes", "data.mask_policy.coco"),
     ],
 )
-def test_a_wrong_override_is_refused(override: str, message: str) -> None:
+def test_an_invalid_override_is_refused(override: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         load_recipe("dataseg-mini", [override])
     assert message in str(caught.value)
@@ -131,7 +131,7 @@ def test_a_wrong_override_is_refused(override: str, message: str) -> None:
         ('extends = "dataseg-mini"\n[training]\nstep = 3', "nearest valid key is 'training.steps'"),
     ],
 )
-def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(InputError) as caught:
@@ -144,12 +144,19 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
         load_recipe("dataseg-maxi")
 
 
-def test_settled_keys_of_earlier_recipes_load_at_the_value_that_is_built_in(tmp_path: Path) -> None:
-    file = tmp_path / "old.toml"
-    file.write_text('[loss]\nmerge_masks = "max"\nmerge_scores = "mean"\nfocal = 3.0\n')
-    assert load_recipe(file).loss.focal == 3.0
-    file.write_text('[inference]\nmerge_semantic = "max"\n')
-    with pytest.raises(
-        InputError, match=r"inference\.merge_semantic.*'max' is no longer supported"
-    ):
-        load_recipe(file)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", "100"),
+        ("batch_size", "0"),
+        ("scale_min", "0.0"),
+        ("scale_min", "3.0"),
+        ("zoom_probability", "1.1"),
+        ("color_jitter", "-0.1"),
+        ("workers", "-1"),
+        ("mask_policy", '{a = "polygon"}'),
+    ],
+)
+def test_data_keys_out_of_range_are_refused(key: str, value: str) -> None:
+    with pytest.raises(InputError, match=f"data.{key}"):
+        load_recipe("dataseg-mini", [f"data.{key}={value}"])
