@@ -80,7 +80,7 @@ def objects365(
     """
     from segkit.benchmark import objects365 as benchmark
     from segkit.benchmark.published import published
-    from segkit.benchmark.results import write_results
+    from segkit.export.prediction_files import write_results
     from segkit.metrics.instance import EVALUATORS
     from segkit.metrics.output import described
     from segkit.shards.reader import ShardSet

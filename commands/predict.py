@@ -84,7 +84,7 @@ def predict(
     root, files, tally = _files(images, skip)
 
     # Below what is refused at once: these take seconds to import.
-    from segkit.inference.native import write_native
+    from segkit.export.prediction_files import write_native
     from segkit.inference.overlays import write_overlays
     from segkit.inference.predict import predict_files, predict_set
 

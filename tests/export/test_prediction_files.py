@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from segkit.benchmark.results import write_results
+from segkit.export.prediction_files import write_results
 from segkit.sample import Sample
 from tests.metrics.scenes import segment
 
