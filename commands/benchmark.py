@@ -82,7 +82,7 @@ def objects365(
     from segkit.benchmark.published import published
     from segkit.export.prediction_files import write_results
     from segkit.metrics.instance import EVALUATORS
-    from segkit.metrics.output import described
+    from segkit.metrics.output import origin
     from segkit.shards.reader import ShardSet
 
     check_source(checkpoint, predictions, settings, "instance")
@@ -101,11 +101,11 @@ def objects365(
         truth.shards, "instance", checkpoint, predictions, None, out, device, settings
     )
     rows = published("objects365")
-    origin = {"data": described(truth.shards), "predictions": described(spec)}
+    origins = {"data": origin(truth.shards), "predictions": origin(spec)}
     result = {
         "benchmark": rows.name,
-        **origin,
-        **benchmark.score(truth, found, evaluator, training),
+        **origins,
+        **benchmark.evaluate_objects365(truth, found, evaluator, training),
         **_rows(rows),
     }
     if isinstance(found, ShardSet):
@@ -164,8 +164,8 @@ def _compare(
 ) -> None:
     """Score a set for the task that a benchmark's metric belongs to."""
     from segkit.benchmark.published import other_classes, published, transfer_benchmark
-    from segkit.metrics.evaluate import EvalOptions, check_kind, measure
-    from segkit.metrics.output import described
+    from segkit.metrics.evaluate import EvalOptions, check_task, evaluate
+    from segkit.metrics.output import origin
     from segkit.shards.reader import ShardSet
 
     refuse_idle(*for_runs(checkpoint, settings, device))
@@ -173,15 +173,15 @@ def _compare(
     rows = published(transfer_benchmark(truth) if name == _TRANSFER else name)
     task: Task = "panoptic" if rows.metric == "pq" else "semantic"
     check_source(checkpoint, predictions, settings, task)
-    check_kind(truth, task, EvalOptions())
+    check_task(truth, task, EvalOptions())
     for difference in (differences := other_classes(rows, truth)):
         note(f"{data}: {difference}")
     found, spec = prediction_source(
         truth, task, checkpoint, predictions, None, out, device, settings
     )
-    metrics = measure(truth, found, task).metrics | {"differences": differences}
-    origin = {"data": described(truth), "predictions": described(spec)}
-    result = {"benchmark": rows.name, **origin, **metrics, **_rows(rows)}
+    metrics = evaluate(truth, found, task).metrics | {"differences": differences}
+    origins = {"data": origin(truth), "predictions": origin(spec)}
+    result = {"benchmark": rows.name, **origins, **metrics, **_rows(rows)}
     _finish(result, truth, rows, out, as_json, [])
 
 
@@ -235,11 +235,11 @@ def _beside(result: dict[str, Any], rows: "Published") -> Table:
 
 
 def _sizes(result: dict[str, Any], training_set: str | None) -> Table:
-    from segkit.metrics.labels import label
+    from segkit.metrics.output import figure_name
 
     keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     groups = ("ap_rare", "ap_common", "ap_frequent")
-    rows = [(label(key), result[key], result["box"][key]) for key in (*keys, *groups)]
+    rows = [(figure_name(key), result[key], result["box"][key]) for key in (*keys, *groups)]
     counted_in = training_set or "this file's own images, for want of --training-set"
     return table(
         f"By mask and by box\nrare, common and frequent in {counted_in}",

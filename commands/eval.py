@@ -25,12 +25,12 @@ from .scoring import (
 
 if TYPE_CHECKING:
     from segkit.metrics.evaluate import EvalOptions
-    from segkit.metrics.objects import By
+    from segkit.metrics.objects import IouType
     from segkit.shards.manifest import Task
     from segkit.shards.reader import ShardSet
 
 _ANALYSED = 5_000
-"""Images up to which instances are also matched one by one, which takes memory."""
+"""Images up to which instances are also iou_type one by one, which takes memory."""
 _MAX_DETS = 100
 _SAMPLES = 1_000
 """Draws of a comparison where --bootstrap says nothing."""
@@ -88,16 +88,17 @@ def evaluate(
 
     Example: segkit eval --data work/coco-val --checkpoint work/run --task panoptic --out work/eval
     """
-    from segkit.metrics.evaluate import EvalOptions, check_kind, scored_names
+    from segkit.metrics.class_mapping import task_class_names
+    from segkit.metrics.evaluate import EvalOptions, check_task
     from segkit.metrics.instance import EVALUATORS
     from segkit.metrics.zero_shot import check_unseen
     from segkit.shards.reader import ShardSet
 
     chosen = one_of(task, TASKS, "--task")
-    matched: By = one_of(by, ("mask", "box"), "--by")
-    instances, outlined = chosen == "instance", chosen != "semantic" and matched == "mask"
+    iou_type: IouType = one_of(by, ("mask", "box"), "--by")
+    instances, outlined = chosen == "instance", chosen != "semantic" and iou_type == "mask"
     refuse_idle(
-        ("--by", matched != "mask" and not instances, "--task instance"),
+        ("--by", iou_type != "mask" and not instances, "--task instance"),
         ("--evaluator", one_of(evaluator, tuple(EVALUATORS), "--evaluator") != "hotcoco" and not instances,
          "--task instance"),
         ("--max-dets", max_dets != _MAX_DETS and not instances, "--task instance"),
@@ -117,18 +118,26 @@ def evaluate(
     truth, new = ShardSet.open(data), _names(unseen)
     limits = tuple(sorted({limit for limit in (1, 10) if limit < max_dets} | {max_dets}))
     few = len(truth) <= _ANALYSED
-    details = few or bool(compare) or bootstrap > 0
-    options = EvalOptions(evaluator, matched, limits, details, boundary, few)
-    check_kind(truth, chosen, options)
-    check_unseen(scored_names(truth.taxonomy, chosen), new)
+    options = EvalOptions(
+        evaluator,
+        iou_type,
+        limits,
+        detections=few,
+        boundary=boundary,
+        tide=few,
+        bootstrap=bootstrap,
+        unseen=tuple(new),
+        box_prompts=given_boxes,
+    )
+    check_task(truth, chosen, options)
+    check_unseen(task_class_names(truth.taxonomy, chosen), new)
     if compare:
         _compare(truth, compare, chosen, options, bootstrap or _SAMPLES, out, as_json)
         return
     source, spec = prediction_source(
         truth, chosen, checkpoint, predictions, prediction_masks, out, device, settings
     )
-    extras = {"samples": bootstrap, "unseen": new, "given_boxes": given_boxes}
-    _score(truth, source, spec, chosen, options, extras, out, as_json)
+    _score(truth, source, spec, chosen, options, out, as_json)
 
 
 def _score(
@@ -137,25 +146,24 @@ def _score(
     spec: "str | ShardSet",
     task: "Task",
     options: "EvalOptions",
-    extras: dict[str, Any],
     out: Path,
     as_json: bool,
 ) -> None:
-    from segkit.metrics.evaluate import as_predictions
-    from segkit.metrics.output import described, write_json, write_text
-    from segkit.metrics.score_sets import score_set
+    from segkit.metrics.evaluate import evaluate
+    from segkit.metrics.output import origin, write_json, write_text
+    from segkit.metrics.predictions import as_predictions
     from segkit.report.build import report
 
     predicted = as_predictions(source, truth)
-    measured = score_set(truth, predicted, task, options, **extras)
+    evaluation = evaluate(truth, predicted, task, options)
     result = {
         "task": task,
-        "data": described(truth),
-        "predictions": described(spec),
-        **measured.metrics,
+        "data": origin(truth),
+        "predictions": origin(spec),
+        **evaluation.metrics,
     }
     write_json(out / "metrics.json", result)
-    write_text(out / "report.html", report(result, measured, truth, predicted))
+    write_text(out / "report.html", report(result, evaluation, truth, predicted))
     warn(result)
     emit(
         result,
@@ -174,21 +182,20 @@ def _compare(
     out: Path,
     as_json: bool,
 ) -> None:
-    from segkit.metrics.labels import label
-    from segkit.metrics.output import described, write_json
+    from segkit.metrics.evaluate import compare
+    from segkit.metrics.output import figure_name, origin, write_json
     from segkit.metrics.predictions import open_predictions
-    from segkit.metrics.score_sets import compare_sets
 
     a, b = (open_predictions(spec, truth) for spec in both)
-    found = compare_sets(truth, a, b, task, options, samples=samples)
-    result = {"data": described(truth), "a": both[0], "b": both[1], **found}
+    found = compare(truth, a, b, task, options, samples)
+    result = {"data": origin(truth), "a": both[0], "b": both[1], **found}
     write_json(out / "compare.json", result, "segkit.compare/1")
     rows = []
     for name, row in result["figures"].items():
         low, high = ("-" if edge is None else f"{edge:+.2f}" for edge in row["interval"])
         better = "-" if row["b_better"] is None else f"{100 * row['b_better']:.1f} %"
         rows.append(
-            (label(name), row["a"], row["b"], row["difference"], f"{low} to {high}", better)
+            (figure_name(name), row["a"], row["b"], row["difference"], f"{low} to {high}", better)
         )
     title = f"a = {both[0]}\nb = {both[1]}\n{counted(result['images'], 'image')}, {counted(samples, 'draw')}"
     columns = ("", "a", "b", "b - a", "95 % interval", "b ahead")

@@ -110,7 +110,7 @@ def prediction_source(
 
 def warn(result: dict[str, Any]) -> None:
     """Notes on stderr about what a reader of the figures must know."""
-    from segkit.metrics.class_mapping import stated
+    from segkit.metrics.class_mapping import class_map_notes
 
     if missing := result["images"]["without_prediction"]:
         of = f"{missing} of {counted(result['images']['evaluated'], 'image')}"
@@ -121,7 +121,7 @@ def warn(result: dict[str, Any]) -> None:
         note(
             f"{counted(boxes, 'prediction has', 'predictions have')} a box but no mask, and no share in the figures"
         )
-    for line in stated(result.get("class_map", {})):
+    for line in class_map_notes(result.get("class_map", {})):
         note(line)
 
 
@@ -170,11 +170,11 @@ def _instance(result: dict[str, Any]) -> Table:
 
 def _figures(title: str, keys: Sequence[str], result: dict[str, Any]) -> Table:
     """A line a figure, with its interval where intervals were asked for."""
-    from segkit.metrics.labels import label
+    from segkit.metrics.output import figure_name
 
     if "bootstrap" not in result:
-        return table(title, ("", "%"), [(label(key), result[key]) for key in keys])
-    rows = [(label(key), result[key], _interval(result, key)) for key in keys]
+        return table(title, ("", "%"), [(figure_name(key), result[key]) for key in keys])
+    rows = [(figure_name(key), result[key], _interval(result, key)) for key in keys]
     return table(title, ("", "%", _INTERVAL), rows)
 
 

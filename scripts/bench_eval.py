@@ -257,7 +257,7 @@ def segkit(folder: Path, task: str, files: str | None = None) -> dict[str, Any]:
         if files is None
         else open_predictions(str(folder / files), truth)
     )
-    return evaluate(truth, found, task)
+    return evaluate(truth, found, task).metrics
 
 
 def pq_segkit(folder: Path, files: str | None = None) -> dict[str, float]:

@@ -64,7 +64,7 @@ def scores(path: Path, panoptic: ShardSet, semantic: ShardSet, cache: Path) -> l
                 run.recipe.inference,
             ),
             task,
-        )
+        ).metrics
         for data, task in ((panoptic, "panoptic"), (semantic, "semantic"))
     ]
     values = [metrics[0]["all"]["pq"], metrics[1]["miou"]]

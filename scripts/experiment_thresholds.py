@@ -65,7 +65,7 @@ def main() -> None:
     configs = [run.recipe.inference.model_copy(update={"score": s, "overlap": o}) for s, o in grid]
     rows = []
     for (score, overlap), found in zip(grid, predictions(run, data, configs), strict=True):
-        pq = evaluate(data, found, "panoptic")
+        pq = evaluate(data, found, "panoptic").metrics
         shown = [pq[group]["pq"] for group in ("all", "things", "stuff")]
         rows.append(
             (f"{score:g}", f"{overlap:g}", *shown, sum(len(sample.segments) for sample in found))

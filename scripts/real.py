@@ -214,9 +214,9 @@ def score(
     truth: objects365.Truth,
 ) -> dict[str, Any]:
     """Evaluate all predictions."""
-    panoptic = evaluate(sets["coco-val"], predictions["coco"], "panoptic")
-    semantic = evaluate(sets["camvid-val"], predictions["camvid"], "semantic")
-    instance = objects365.score(truth, predictions["standin"])
+    panoptic = evaluate(sets["coco-val"], predictions["coco"], "panoptic").metrics
+    semantic = evaluate(sets["camvid-val"], predictions["camvid"], "semantic").metrics
+    instance = objects365.evaluate_objects365(truth, predictions["standin"])
     pseudo = evaluate_box_prompts(
         truth.shards.samples(), predictions["pseudo"].samples(), truth.shards.taxonomy
     )

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 
 from segkit.errors import InputError
-from segkit.metrics.evaluate import EvalOptions, Measured, measure
-from segkit.metrics.output import described
+from segkit.metrics.evaluate import EvalOptions, EvalResult, evaluate
+from segkit.metrics.output import origin
 from segkit.metrics.predictions import Predictions
 from segkit.sample import Segment
 from segkit.shards.reader import ShardSet
@@ -149,7 +149,7 @@ def ground_truth(
     return Truth(checked, report.published, report.ledger.annotations.dropped)
 
 
-def score(
+def evaluate_objects365(
     truth: Truth,
     predictions: ShardSet | Predictions,
     evaluator: str = "hotcoco",
@@ -167,8 +167,8 @@ def score(
         InputError: the training set lacks a class of the benchmark.
     """
     frequency = images_by_class(truth.shards, training or truth.shards)
-    by_mask = measure(truth.shards, predictions, "instance", EvalOptions(evaluator, "mask"))
-    by_box = measure(truth.shards, predictions, "instance", EvalOptions(evaluator, "box"))
+    by_mask = evaluate(truth.shards, predictions, "instance", EvalOptions(evaluator, "mask"))
+    by_box = evaluate(truth.shards, predictions, "instance", EvalOptions(evaluator, "box"))
     box = {
         key: by_box.metrics[key]
         for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -176,7 +176,7 @@ def score(
     return {
         **by_mask.metrics,
         **_by_frequency(frequency, by_mask),
-        "frequency_from": described(training or truth.shards),
+        "frequency_from": origin(training or truth.shards),
         "box": box | _by_frequency(frequency, by_box),
         "file": asdict(truth.check),
         "dropped_annotations": truth.dropped,
@@ -194,13 +194,13 @@ def images_by_class(truth: ShardSet, counted: ShardSet) -> dict[str, int]:
     return {name: classes[name].images for name in truth.manifest.statistics.classes}
 
 
-def _by_frequency(frequency: Mapping[str, int], measured: Measured) -> dict[str, float | None]:
+def _by_frequency(frequency: Mapping[str, int], evaluation: EvalResult) -> dict[str, float | None]:
     """Mean AP of the classes of each group of `FREQUENCIES`."""
     result: dict[str, float | None] = {}
     for group, (low, high) in FREQUENCIES.items():
         values = [
             ap
-            for name, ap in measured.metrics["per_class"].items()
+            for name, ap in evaluation.metrics["per_class"].items()
             if low <= frequency[name] <= high
         ]
         defined = [value for value in values if value is not None]

@@ -240,13 +240,13 @@ def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: s
 
 
 def _evaluate(val: _Validation, predictions: _Predictions) -> dict[str, Any]:
-    from segkit.benchmark.objects365 import score
+    from segkit.benchmark.objects365 import evaluate_objects365
     from segkit.metrics.box_prompt_iou import evaluate_box_prompts
     from segkit.metrics.evaluate import evaluate
 
-    panoptic = evaluate(val.panoptic, predictions.panoptic, "panoptic")
-    semantic = evaluate(val.semantic, predictions.semantic, "semantic")
-    instance = score(val.hidden, predictions.instances)
+    panoptic = evaluate(val.panoptic, predictions.panoptic, "panoptic").metrics
+    semantic = evaluate(val.semantic, predictions.semantic, "semantic").metrics
+    instance = evaluate_objects365(val.hidden, predictions.instances)
     hidden = val.hidden.shards
     pseudo = evaluate_box_prompts(hidden.samples(), predictions.pseudo.samples(), hidden.taxonomy)
     return {

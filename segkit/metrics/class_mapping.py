@@ -1,5 +1,4 @@
-"""Classes of one vocabulary scored in another: the map from names to names, and what it leaves
-out."""
+"""The classes that a task is evaluated on, and predictions in another vocabulary mapped to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +7,28 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.manifest import Task
+from segkit.shards.writer import class_labels
 from segkit.taxonomy import Category, Taxonomy
+
+
+def class_names(taxonomy: Taxonomy) -> list[str]:
+    """A distinct name of each class, in index order."""
+    labels = class_labels(taxonomy)
+    return [labels[category.id] for category in taxonomy.categories]
+
+
+def thing_classes(taxonomy: Taxonomy) -> list[Category]:
+    """The classes that instances are evaluated on, in index order."""
+    return [category for category in taxonomy.categories if category.kind == "thing"]
+
+
+def task_class_names(taxonomy: Taxonomy, task: Task) -> list[str]:
+    """Names of the classes that a task is evaluated on, in index order."""
+    if task != "instance":
+        return class_names(taxonomy)
+    labels = class_labels(taxonomy)
+    return [labels[category.id] for category in thing_classes(taxonomy)]
 
 
 @dataclass(frozen=True)
@@ -17,91 +37,104 @@ class ClassMap:
 
     ids: dict[int, int]
     unmapped: tuple[str, ...] = ()
-    """Predicted classes that the ground truth's vocabulary has no word for: their segments count as
-    nothing."""
+    """Predicted classes without a name in the ground truth's vocabulary; their segments are
+    dropped."""
     unreachable: tuple[str, ...] = ()
     """Classes of the ground truth that no prediction can have."""
     ambiguous: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Predicted classes that fit several classes of the ground truth; the first listed was
-    taken."""
+    """Predicted classes that fit several classes of the ground truth; the first listed is used."""
     merged: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Classes of the ground truth that several predicted classes were mapped to."""
+    """Classes of the ground truth that several predicted classes are mapped to."""
 
+    @classmethod
+    def from_taxonomies(cls, source: Taxonomy, target: Taxonomy) -> "ClassMap":
+        """Map classes by shared words (names and synonyms, ignoring case and punctuation).
 
-def class_map(source: Taxonomy, target: Taxonomy) -> ClassMap:
-    """Map by shared words (names and synonyms, ignoring case and punctuation); same ids and names
-    map to themselves.
+        Where ids and names are the same, every class maps to itself.
 
-    Raises:
-        InputError: no class of `source` has a word in common with `target`.
-    """
-    if {c.id: c.name for c in source.categories} == {c.id: c.name for c in target.categories}:
-        return ClassMap({category.id: category.id for category in target.categories})
-    fits = {category.id: _fitting(category, target) for category in source.categories}
-    ids = {class_id: found[0].id for class_id, found in fits.items() if found}
-    if not ids:
-        raise InputError(
-            f"no class of {source.name} is a class of {target.name}",
-            hint="predict with the data set's vocabulary",
+        Raises:
+            InputError: no class of `source` has a word in common with `target`.
+        """
+        if {c.id: c.name for c in source.categories} == {c.id: c.name for c in target.categories}:
+            return cls({category.id: category.id for category in target.categories})
+        fits = {category.id: _fitting(category, target) for category in source.categories}
+        ids = {class_id: categories[0].id for class_id, categories in fits.items() if categories}
+        if not ids:
+            message = f"no class of {source.name} is a class of {target.name}"
+            raise InputError(message, hint="predict with the data set's vocabulary")
+        sources: dict[str, list[str]] = {}
+        for category in source.categories:
+            if fits[category.id]:
+                sources.setdefault(fits[category.id][0].name, []).append(category.name)
+        return cls(
+            ids,
+            unmapped=tuple(c.name for c in source.categories if not fits[c.id]),
+            unreachable=tuple(c.name for c in target.categories if c.id not in ids.values()),
+            ambiguous={
+                source.by_id[class_id].name: tuple(c.name for c in categories)
+                for class_id, categories in fits.items()
+                if len(categories) > 1
+            },
+            merged={name: tuple(names) for name, names in sources.items() if len(names) > 1},
         )
-    onto: dict[str, list[str]] = {}
-    for category in source.categories:
-        if fits[category.id]:
-            onto.setdefault(fits[category.id][0].name, []).append(category.name)
-    return ClassMap(
-        ids,
-        unmapped=tuple(category.name for category in source.categories if not fits[category.id]),
-        unreachable=tuple(
-            category.name for category in target.categories if category.id not in ids.values()
-        ),
-        ambiguous={
-            source.by_id[i].name: tuple(c.name for c in found)
-            for i, found in fits.items()
-            if len(found) > 1
-        },
-        merged={name: tuple(names) for name, names in onto.items() if len(names) > 1},
-    )
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every class is mapped to the class of the same id."""
+        return not self.unmapped and all(key == value for key, value in self.ids.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """The `class_map` object of metrics.json; empty where nothing was lost or chosen."""
+        columns = {
+            "unmapped": self.unmapped,
+            "unreachable": self.unreachable,
+            "ambiguous": self.ambiguous,
+            "merged": self.merged,
+        }
+        return columns if any(columns.values()) else {}
+
+    def map_sample(self, sample: Sample, target: Taxonomy) -> Sample:
+        """The sample in the target's classes, without the segments of unmapped ones.
+
+        A class of stuff is one region of an image: the segments of several source classes that map
+        to it become one.
+        """
+        groups: dict[tuple[int, int], list[Segment]] = {}
+        for place, segment in enumerate(s for s in sample.segments if s.class_id in self.ids):
+            category = target.by_id[self.ids[segment.class_id]]
+            is_region = category.kind == "stuff" and segment.mask is not None
+            mapped = replace(segment, class_id=category.id, kind=category.kind)
+            groups.setdefault((category.id, -1 if is_region else place), []).append(mapped)
+        segments = tuple(_union(parts, sample) for parts in groups.values())
+        return replace(sample, segments=segments)
 
 
-def stated(given: Mapping[str, Any]) -> list[str]:
-    """`class_map` of metrics.json in sentences, for people; none where nothing was lost or
+def class_map_notes(class_map: Mapping[str, Any]) -> list[str]:
+    """The `class_map` object of metrics.json in sentences; none where nothing was lost or
     chosen."""
     notes = []
-    if unmapped := given.get("unmapped"):
+    if unmapped := class_map.get("unmapped"):
         notes.append(
-            f"{len(unmapped)} predicted classes have no name in the ground truth and count as nothing."
+            f"{len(unmapped)} predicted classes have no name in the ground truth and are dropped."
         )
-    if unreachable := given.get("unreachable"):
+    if unreachable := class_map.get("unreachable"):
         notes.append(
-            f"{len(unreachable)} classes of the ground truth have no predicted class and cannot be hit."
+            f"{len(unreachable)} classes of the ground truth have no predicted class "
+            "and cannot be matched."
         )
-    for name, fits in given.get("ambiguous", {}).items():
+    for name, fits in class_map.get("ambiguous", {}).items():
         notes.append(
-            f"Predicted {name!r} fits {len(fits)} classes ({', '.join(fits)}): taken for the first."
+            f"Predicted {name!r} fits {len(fits)} classes ({', '.join(fits)}): the first is used."
         )
-    for name, parts in given.get("merged", {}).items():
+    for name, parts in class_map.get("merged", {}).items():
         notes.append(f"Predicted {', '.join(map(repr, parts))} count as one class, {name!r}.")
     return notes
 
 
-def apply(mapping: ClassMap, sample: Sample, target: Taxonomy) -> Sample:
-    """The sample in the target's classes, without the segments of unmapped ones.
-
-    A class of stuff is one region of an image: what several classes of the source were mapped to it
-    becomes one.
-    """
-    groups: dict[tuple[int, int], list[Segment]] = {}
-    for place, segment in enumerate(s for s in sample.segments if s.class_id in mapping.ids):
-        category = target.by_id[mapping.ids[segment.class_id]]
-        own = -1 if category.kind == "stuff" and segment.mask is not None else place
-        moved = replace(segment, class_id=category.id, kind=category.kind)
-        groups.setdefault((category.id, own), []).append(moved)
-    segments = (parts[0] if len(parts) == 1 else _union(parts, sample) for parts in groups.values())
-    return replace(sample, segments=tuple(segments))
-
-
 def _union(parts: Sequence[Segment], image: Sample) -> Segment:
     """All pixels of the parts, with the highest score."""
+    if len(parts) == 1:
+        return parts[0]
     size = (image.height, image.width)
     counts = rle.union([part.mask for part in parts if part.mask is not None], *size)
     scores = [part.score for part in parts if part.score is not None]
@@ -112,10 +145,9 @@ def _union(parts: Sequence[Segment], image: Sample) -> Segment:
 def _fitting(category: Category, target: Taxonomy) -> list[Category]:
     """Target classes of the same name, or else those that share a word."""
     name = _plain([category.name])
-    same = [other for other in target.categories if _plain([other.name]) & name]
-    return same or [
-        other for other in target.categories if _plain(other.words) & _plain(category.words)
-    ]
+    same_name = [c for c in target.categories if _plain([c.name]) & name]
+    words = _plain(category.words)
+    return same_name or [c for c in target.categories if _plain(c.words) & words]
 
 
 def _plain(words: Iterable[str]) -> set[str]:

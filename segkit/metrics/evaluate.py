@@ -1,364 +1,300 @@
-"""Evaluation of a whole set: pairs of samples stream by, batch after batch, and leave only counts
-behind."""
+"""Evaluate predictions against ground truth: batches of both update metrics, which then compute."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.metrics import boundary, instance, panoptic, semantic
-from segkit.metrics import tide as errors
-from segkit.metrics.columns import image_ids, object_batches, read_columns, region_batches
-from segkit.metrics.detections import DetectionRows, match
-from segkit.metrics.memory import raise_malloc_threshold
-from segkit.metrics.objects import Batch, By, Objects, image_numbers, objects_of, records, searched
-from segkit.metrics.overlap import overlap
-from segkit.metrics.panoptic import PanopticRows
-from segkit.metrics.predictions import Predictions, Samples, SetPredictions, check_images
-from segkit.metrics.regions import Regions, regions_of
-from segkit.metrics.semantic import SemanticRows
+from segkit.metrics import bootstrap
+from segkit.metrics.batches import BATCH, record_batches, region_batches, sample_batches
+from segkit.metrics.boundary import BoundaryAP, BoundaryDetectionMatches, BoundaryPanopticQuality
+from segkit.metrics.box_prompt_iou import BoxPromptIoU
+from segkit.metrics.class_mapping import task_class_names
+from segkit.metrics.detections import DetectionMatches
+from segkit.metrics.instance import EVALUATORS, MAX_DETS, InstanceAP, LvisAP, MissingMasks
+from segkit.metrics.objects import IouType, PredictedRecords, TrueRecords
+from segkit.metrics.panoptic import PanopticQuality
+from segkit.metrics.predictions import Predictions, SetPredictions, as_predictions, count_missing
+from segkit.metrics.regions import Regions
+from segkit.metrics.semantic import SemanticIoU, most_confused
+from segkit.metrics.shard_columns import is_federated
+from segkit.metrics.tide import TideErrors
+from segkit.metrics.zero_shot import compute_zero_shot
 from segkit.sample import Sample
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import class_labels
-from segkit.taxonomy import Category, Taxonomy
 
-BATCH = 4
-"""Images compared at once: enough to hide Python's cost per call, few enough for the processor's
-caches."""
-OBJECTS_BATCH = 16
-"""Images whose instances are matched at once: their masks, too, stay in the caches until they are
-compared."""
+Floats = NDArray[np.float64]
+Truth = TypeVar("Truth", contravariant=True)
+Prediction = TypeVar("Prediction", contravariant=True)
+_MALLOC_THRESHOLD = 31 << 20
+"""Bytes; just under 32 MiB, from which on glibc always returns freed memory."""
+
+
+class Metric(Protocol[Truth, Prediction]):
+    """A metric: batches of truth and predictions update it, `compute` returns its figures."""
+
+    def update(self, truth: Truth, prediction: Prediction) -> None:
+        """Add a batch of images."""
+        ...
+
+    def compute(self) -> dict[str, Any]:
+        """The figures of everything added, as metrics.json holds them."""
+        ...
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How instances are scored."""
+    """What an evaluation computes beside the task's own figures, and how it matches instances."""
 
     evaluator: str = "hotcoco"
-    by: By = "mask"
-    max_dets: tuple[int, ...] = instance.MAX_DETS
-    details: bool = False
-    """Also match instances one by one, for bootstrap intervals and the report (the evaluators keep
-    no masks)."""
+    """Of COCO AP: a key of `EVALUATORS`."""
+    iou_type: IouType = "mask"
+    """Whether instances match by mask or by box."""
+    max_dets: tuple[int, ...] = MAX_DETS
+    """Detections that count, of each class in each image; ascending."""
+    detections: bool = False
+    """Keep each detection with its matches, for intervals and the report (instance)."""
     boundary: bool = False
-    """Also score by the smaller of mask IoU and boundary IoU (slow: masks are decoded)."""
-    errors: bool = False
-    """Also tell what instances are lost by (keeps all records in memory)."""
+    """Compute the figures also by the smaller of mask IoU and boundary IoU (slow)."""
+    tide: bool = False
+    """Compute the error types of TIDE; keeps all records in memory (instance)."""
+    bootstrap: int = 0
+    """Draws of the images for intervals; 0 for none."""
+    unseen: Sequence[str] = ()
+    """Classes that were not seen in training, for zero-shot figures."""
+    box_prompts: bool = False
+    """The predictions are masks for the true boxes: compute their IoU by size and class."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Figures of a task, and what they were made from."""
+class EvalResult:
+    """Figures of an evaluation, and the metrics that they were computed by."""
 
     metrics: dict[str, Any]
     """The content of metrics.json."""
     image_ids: tuple[str, ...]
-    """(I,) ids in the order of the rows' image indices."""
-    panoptic: PanopticRows | None = None
-    semantic: SemanticRows | None = None
-    """Also of a panoptic evaluation: which classes are taken for which."""
-    detections: DetectionRows | None = None
-    """Only where `EvalOptions.details` asks for them."""
-    outlined: PanopticRows | None = None
-    outlined_detections: DetectionRows | None = None
-    """The same by the smaller of mask IoU and boundary IoU, where `EvalOptions.boundary` asks for
-    it."""
+    """(I,) ids in the order in which the metrics count images."""
+    panoptic: PanopticQuality | None = None
+    semantic: SemanticIoU | None = None
+    """Also of a panoptic evaluation, for the confusion between classes."""
+    detections: DetectionMatches | None = None
+    """Only where `EvalOptions.detections` asks for it."""
+    boundary: PanopticQuality | DetectionMatches | None = None
+    """By the smaller of mask IoU and boundary IoU."""
+
+    def headline(self, weights: Floats | None = None) -> dict[str, float]:
+        """Headline figures in percent, NaN where undefined; those by boundaries beside the others.
+
+        Args:
+            weights: (I,) how often each image is drawn; None counts each once.
+
+        Raises:
+            InputError: instances were evaluated without `EvalOptions.detections`.
+        """
+        metric = self.panoptic or self.semantic or self.detections
+        if metric is None:
+            raise InputError("the evaluation kept no detections", hint="evaluate with detections")
+        figures = metric.headline(weights)
+        if self.boundary is not None:
+            by_boundary = self.boundary.headline(weights)
+            figures |= {f"boundary {name}": value for name, value in by_boundary.items()}
+        return {
+            name: float("nan") if value is None else float(value) for name, value in figures.items()
+        }
 
 
 def evaluate(
-    truth: ShardSet, predictions: Iterable[Sample] | ShardSet | Predictions, task: Task
-) -> dict[str, Any]:
-    """The figures of a task as metrics.json has them, with default options."""
-    return measure(truth, predictions, task).metrics
-
-
-def measure(
     truth: ShardSet,
     predictions: Iterable[Sample] | ShardSet | Predictions,
     task: Task,
     options: EvalOptions = EvalOptions(),
-) -> Measured:
+) -> EvalResult:
     """Compare predictions with the ground truth.
 
-    An image without a prediction counts as one in which nothing was found;
-    `images.without_prediction` tells how many.
+    An image without a prediction counts as one in which nothing was predicted; the figure
+    `images.without_prediction` is the number of such images.
+
+    Args:
+        truth: the ground truth.
+        predictions: predictions for its images.
+        task: panoptic, semantic or instance.
+        options: further figures.
 
     Raises:
-        InputError: what `segkit eval` refuses: unknown images or classes, overlapping maps, missing
-            masks, NaN scores.
+        InputError: unknown images or classes, overlapping maps, missing masks, NaN scores: what
+            `segkit eval` refuses.
     """
     raise_malloc_threshold()
-    check_kind(truth, task, options)
+    check_task(truth, task, options)
+    if options.bootstrap:
+        options = replace(options, detections=True)
     source = as_predictions(predictions, truth)
-    missing = check_images(source, truth)
-    measured = _TASKS[task](truth, source, options)
-    info = {"images": {"evaluated": len(truth), "without_prediction": missing}} | _transfer(source)
-    return replace(measured, metrics={"task": task} | info | measured.metrics)
-
-
-def check_kind(truth: ShardSet, task: Task, options: EvalOptions) -> None:
-    """Refuse ground truth of a kind that the task cannot be scored on."""
-    boxes = task == "instance" and options.by == "box"
-    if truth.manifest.kind == "boxes" and not boxes:
-        hint = "make masks by `segkit pseudolabel`, or score boxes by --task instance --by box"
-        raise InputError("the set has boxes but no masks", file=truth.path, hint=hint)
-    if task == "panoptic" and truth.manifest.kind != "panoptic":
-        kind = truth.manifest.kind
-        message = f"{'an' if kind == 'instance' else 'a'} {kind} set is no panoptic ground truth"
-        raise InputError(message, file=truth.path, hint=f"use --task {kind}")
-    if task == "instance" and truth.manifest.kind == "semantic":
-        raise InputError(
-            "a semantic set knows no instances", file=truth.path, hint="use --task semantic"
+    missing = count_missing(source, truth)
+    result = _TASKS[task](truth, source, options)
+    counts = {"evaluated": len(truth), "without_prediction": missing}
+    figures: dict[str, Any] = {"task": task, "images": counts}
+    if isinstance(source, SetPredictions) and (class_map := source.class_map.to_json()):
+        figures["class_map"] = class_map
+    figures |= result.metrics
+    if options.bootstrap and result.image_ids:
+        figures["bootstrap"] = bootstrap.compute_intervals(
+            result.headline, len(result.image_ids), options.bootstrap
         )
-    if task == "semantic" and truth.manifest.kind == "instance":
-        message = "instances may overlap and leave pixels open: no class map"
+    if options.unseen:
+        figures["zero_shot"] = compute_zero_shot(figures["per_class"], options.unseen, task)
+    if options.box_prompts:
+        metric = BoxPromptIoU(truth.taxonomy)
+        for images, predicted in sample_batches(truth, source, BATCH):
+            metric.update(images, predicted)
+        figures["given_boxes"] = metric.compute()
+    return replace(result, metrics=figures)
+
+
+def compare(
+    truth: ShardSet,
+    first: Predictions,
+    second: Predictions,
+    task: Task,
+    options: EvalOptions,
+    samples: int,
+) -> dict[str, Any]:
+    """Headline figures of two predictions for the same images, and intervals of their difference.
+
+    Args:
+        truth: the ground truth.
+        first: predictions a.
+        second: predictions b.
+        task: panoptic, semantic or instance.
+        options: of both evaluations; only those that change headline figures count.
+        samples: number of draws.
+
+    Raises:
+        InputError: the ground truth holds no image, or what `evaluate` refuses.
+    """
+    if not len(truth):
+        hint = "compare on a set with images"
+        raise InputError("the set holds no image", file=truth.path, hint=hint)
+    options = replace(options, detections=True, tide=False, bootstrap=0, unseen=())
+    a, b = (evaluate(truth, predictions, task, options) for predictions in (first, second))
+    differences = bootstrap.compute_differences(a.headline, b.headline, len(truth), samples)
+    return {"task": task, "images": len(truth), **differences}
+
+
+def check_task(truth: ShardSet, task: Task, options: EvalOptions) -> None:
+    """Refuse ground truth of a kind that the task cannot be evaluated on."""
+    kind = truth.manifest.kind
+    by_box = task == "instance" and options.iou_type == "box"
+    if kind == "boxes" and not by_box:
+        hint = "make masks by `segkit pseudolabel`, or evaluate boxes by --task instance --by box"
+        raise InputError("the set has boxes but no masks", file=truth.path, hint=hint)
+    if task == "panoptic" and kind != "panoptic":
+        message = f"{'an' if kind == 'instance' else 'a'} {kind} set is not panoptic ground truth"
+        raise InputError(message, file=truth.path, hint=f"use --task {kind}")
+    if task == "instance" and kind == "semantic":
+        message = "a semantic set does not separate instances"
+        raise InputError(message, file=truth.path, hint="use --task semantic")
+    if task == "semantic" and kind == "instance":
+        message = "instances may overlap and leave pixels unlabeled: they are not a class map"
         raise InputError(message, file=truth.path, hint="use --task instance")
 
 
-def as_predictions(
-    predictions: Iterable[Sample] | ShardSet | Predictions, truth: ShardSet
-) -> Predictions:
-    """Predictions of any form in the classes of the ground truth."""
-    if isinstance(predictions, ShardSet):
-        return SetPredictions(predictions, truth.taxonomy)
-    return Samples(predictions) if isinstance(predictions, Iterable) else predictions
-
-
-def _transfer(source: Predictions) -> dict[str, Any]:
-    """How classes were mapped, where the predictions have another vocabulary."""
-    mapping = getattr(source, "map", None)
-    if mapping is None or not (
-        mapping.unmapped or mapping.unreachable or mapping.merged or mapping.ambiguous
-    ):
-        return {}
-    stated = {"unmapped": mapping.unmapped, "unreachable": mapping.unreachable}
-    return {"class_map": stated | {"ambiguous": mapping.ambiguous, "merged": mapping.merged}}
-
-
-def pairs(
-    truth: ShardSet, source: Predictions, batch: int
-) -> Iterator[tuple[list[Sample], list[Sample]]]:
-    """Batches of at most `batch` images: ground truth and predictions of the same images."""
-    truths: list[Sample] = []
-    found: list[Sample] = []
-    for sample in truth.samples():
-        truths.append(sample)
-        found.append(
-            source.of(sample) or Sample(sample.id, sample.file_name, sample.width, sample.height)
-        )
-        if len(truths) == batch:
-            yield truths, found
-            truths, found = [], []
-    if truths:
-        yield truths, found
-
-
-def _regions(truth: ShardSet, source: Predictions) -> Iterator[tuple[Regions, Regions]]:
-    """Batches of both sides as columns, ignored ground truth left out (it becomes void).
-
-    Where the predictions are a set of the same images in the same order and vocabulary, nothing but
-    the columns needed is read; the result is the same.
-    """
-    if isinstance(source, SetPredictions) and source.follows(truth):
-        sides = (
-            region_batches(truth, BATCH, "ground truth"),
-            region_batches(source.shards, BATCH, "predictions"),
-        )
-        for labeled, predicted in zip(*sides, strict=True):
-            yield labeled.without_ignored(), predicted
-        return
-    index = truth.taxonomy.index
-    for truths, found in pairs(truth, source, BATCH):
-        labeled = regions_of(truths, index, what="ground truth").without_ignored()
-        yield labeled, regions_of(found, index, what="predictions")
-
-
-def _objects(truth: ShardSet, source: Predictions, by: By) -> Iterator[tuple[Objects, Objects]]:
-    """Batches of both sides as the instance metrics take them, read as by `_regions`."""
-    if isinstance(source, SetPredictions) and source.follows(truth):
-        sides = (object_batches(shards, OBJECTS_BATCH, by) for shards in (truth, source.shards))
-        yield from zip(*sides, strict=True)
-        return
-    for truths, found in pairs(truth, source, OBJECTS_BATCH):
-        yield objects_of(truths), objects_of(found)
-
-
-def _panoptic(truth: ShardSet, source: Predictions, options: EvalOptions) -> Measured:
-    taxonomy, ids = truth.taxonomy, list[tuple[str, ...]]()
-    parts, pixels, outlined = list[PanopticRows](), list[SemanticRows](), list[PanopticRows]()
-    classes = len(taxonomy.categories)
-    for labeled, predicted in _regions(truth, source):
-        shared = overlap(labeled, predicted)
-        parts.append(panoptic.match_overlap(shared, labeled, predicted))
-        if options.boundary:
-            limit = boundary.iou_of_pairs(shared, labeled, predicted)
-            outlined.append(panoptic.match_overlap(shared, labeled, predicted, limit))
-        pixels.append(semantic.compare_overlap(shared, labeled, predicted, classes))
-        ids.append(labeled.ids)
-    sizes = [len(batch) for batch in ids]
-    rows = PanopticRows.concatenate(parts, sizes)
-    is_thing = [category.kind == "thing" for category in taxonomy.categories]
-    metrics = panoptic.summarize(panoptic.count(rows, classes), names(taxonomy), is_thing)
-    metrics |= {"several_crowds": rows.several_crowds}
-    by_outlines = PanopticRows.concatenate(outlined, sizes) if options.boundary else None
-    if by_outlines is not None:
-        metrics["boundary"] = panoptic.summarize(
-            panoptic.count(by_outlines, classes), names(taxonomy), is_thing
-        )
-    made_of = SemanticRows.concatenate(pixels, sizes)
-    metrics["confused_pixels"] = semantic.confused(
-        semantic.confusion(made_of, classes), names(taxonomy)
+def _panoptic(truth: ShardSet, predictions: Predictions, options: EvalOptions) -> EvalResult:
+    quality = PanopticQuality(truth.taxonomy)
+    semantic = SemanticIoU(truth.taxonomy)
+    boundary = BoundaryPanopticQuality(truth.taxonomy) if options.boundary else None
+    metrics: list[Metric[Regions, Regions]] = [quality, semantic]
+    if boundary is not None:
+        metrics.append(boundary)
+    image_ids: list[str] = []
+    for regions, predicted in region_batches(truth, predictions):
+        for metric in metrics:
+            metric.update(regions, predicted)
+        image_ids += regions.ids
+    figures = quality.compute() | {"several_crowds": quality.several_crowds}
+    if boundary is not None:
+        figures["boundary"] = boundary.compute()
+    figures["confused_pixels"] = most_confused(semantic.confusion(), semantic.class_names)
+    return EvalResult(
+        figures, tuple(image_ids), panoptic=quality, semantic=semantic, boundary=boundary
     )
-    return Measured(metrics, _flat(ids), panoptic=rows, semantic=made_of, outlined=by_outlines)
 
 
-def _semantic(truth: ShardSet, source: Predictions, options: EvalOptions) -> Measured:
-    taxonomy, ids, parts = truth.taxonomy, list[tuple[str, ...]](), list[SemanticRows]()
-    classes = len(taxonomy.categories)
-    for labeled, predicted in _regions(truth, source):
-        parts.append(semantic.compare(labeled, predicted, classes))
-        ids.append(labeled.ids)
-    rows = SemanticRows.concatenate(parts, [len(batch) for batch in ids])
-    metrics = semantic.summarize(semantic.confusion(rows, classes), names(taxonomy))
-    return Measured(metrics, _flat(ids), semantic=rows)
+def _semantic(truth: ShardSet, predictions: Predictions, options: EvalOptions) -> EvalResult:
+    metric = SemanticIoU(truth.taxonomy)
+    image_ids: list[str] = []
+    for regions, predicted in region_batches(truth, predictions):
+        metric.update(regions, predicted)
+        image_ids += regions.ids
+    return EvalResult(metric.compute(), tuple(image_ids), semantic=metric)
 
 
-def _instance(truth: ShardSet, source: Predictions, options: EvalOptions) -> Measured:
-    if options.evaluator not in instance.EVALUATORS:
-        raise InputError(
-            f"unknown evaluator {options.evaluator!r}",
-            hint=f"one of {', '.join(instance.EVALUATORS)}",
-        )
-    things, labels, federated = (
-        thing_classes(truth.taxonomy),
-        class_labels(truth.taxonomy),
-        is_federated(truth),
-    )
-    shown = [labels[category.id] for category in things]
-    kept = _Kept(options, instance.LVIS_DETECTIONS if federated else options.max_dets[-1])
-    batches = kept.passing(_batches(truth, source, things, options.by, federated))
-    metrics = _average_precision(truth, batches, shown, options, federated)
-    if kept.without_mask and not kept.with_mask:
-        raise InputError(
-            "the predictions are boxes without masks", hint="score boxes by --by box, or give masks"
-        )
-    metrics["without_mask"] = kept.without_mask
-    if options.errors:
-        metrics |= errors.breakdown(kept.batches, shown, options.by, metrics["max_dets"])
-    if kept.outlines:
-        curves = boundary.curves(kept.batches, len(things), tuple(metrics["max_dets"]))
-        metrics["boundary"] = instance.summarize(curves, shown, metrics["max_dets"])
-    numbers = image_numbers(kept.ids)
-    rows = DetectionRows.concatenate(kept.details, numbers) if options.details else None
-    by_outlines = (
-        DetectionRows.concatenate(kept.outlined, numbers)
-        if options.details and kept.outlines
-        else None
-    )
-    return Measured(metrics, tuple(kept.ids), detections=rows, outlined_detections=by_outlines)
-
-
-def _batches(
-    truth: ShardSet, source: Predictions, things: Sequence[Category], by: By, federated: bool
-) -> Iterator[tuple[Sequence[str], Batch]]:
-    """Image ids and records, batch after batch."""
-    index = {c.id: None for c in truth.taxonomy.categories} | {
-        c.id: k for k, c in enumerate(things)
+def _instance(truth: ShardSet, predictions: Predictions, options: EvalOptions) -> EvalResult:
+    names, iou_type = task_class_names(truth.taxonomy, "instance"), options.iou_type
+    federated = is_federated(truth)
+    precision = _instance_ap(truth, names, options, federated)
+    masks = MissingMasks()
+    max_dets, limit = precision.max_dets, precision.max_dets[-1]
+    by_boundary = options.boundary and iou_type == "mask"
+    tide = TideErrors(names, iou_type, max_dets) if options.tide else None
+    boundary = BoundaryAP(names, max_dets) if by_boundary else None
+    matches, boundary_matches = None, None
+    if options.detections:
+        matches = DetectionMatches(len(names), iou_type, limit)
+    if options.detections and by_boundary:
+        boundary_matches = BoundaryDetectionMatches(len(names), iou_type, limit)
+    optional = (tide, boundary, matches, boundary_matches)
+    metrics: list[Metric[TrueRecords, PredictedRecords]] = [precision, masks]
+    metrics += [metric for metric in optional if metric is not None]
+    image_ids: list[str] = []
+    for records, predicted in record_batches(truth, predictions, iou_type, federated):
+        for metric in metrics:
+            metric.update(records, predicted)
+        image_ids += records.ids
+    figures = {
+        "by": iou_type,
+        "evaluator": options.evaluator,
+        "protocol": precision.protocol,
+        "max_dets": list(max_dets),
+        **precision.compute(),
+        **masks.compute(),
     }
-    given = iter(image_numbers(image_ids(truth)))
-    for labeled, predicted in _objects(truth, source, by):
-        own = list(islice(given, len(labeled.ids)))
-        yield labeled.ids, records(labeled, predicted, index, by, own, federated)
-
-
-class _Kept:
-    """What is kept of the batches that pass by on their way to the evaluator."""
-
-    def __init__(self, options: EvalOptions, detections: int) -> None:
-        self.options, self.most = options, detections
-        self.outlines = options.boundary and options.by == "mask"
-        self.ids: list[str] = []
-        self.details: list[DetectionRows] = []
-        self.outlined: list[DetectionRows] = []
-        self.batches: list[Batch] = []
-        self.without_mask = self.with_mask = 0
-
-    def passing(self, batches: Iterable[tuple[Sequence[str], Batch]]) -> Iterator[Batch]:
-        """The batches as they are, each looked at first."""
-        for ids, batch in batches:
-            self.ids += ids
-            self.without_mask += batch.without_mask
-            self.with_mask += len(batch.results)
-            self._look_at(searched(batch, self.most))
-            yield batch
-
-    def _look_at(self, batch: Batch) -> None:
-        by = self.options.by
-        if self.options.details:
-            self.details.append(match(batch, by, self.most))
-            if self.outlines:
-                self.outlined.append(match(batch, by, self.most, boundary.overlaps))
-        if self.options.errors or self.outlines:
-            self.batches.append(batch)
-
-
-def _average_precision(
-    truth: ShardSet,
-    batches: Iterator[Batch],
-    shown: Sequence[str],
-    options: EvalOptions,
-    federated: bool,
-) -> dict[str, Any]:
-    """AP by the rules of LVIS where images of the ground truth were not searched for everything,
-    else by COCO's."""
-    how: dict[str, Any] = {"by": options.by, "evaluator": options.evaluator}
-    if federated:
-        if options.evaluator != "hotcoco":
-            message = f"{options.evaluator} has no rules for images that were not searched for every class"
-            raise InputError(message, file=truth.path, hint="use --evaluator hotcoco")
-        curves = instance.federated(batches, len(shown), options.by)
-        how |= {"protocol": "lvis", "max_dets": [instance.LVIS_DETECTIONS]}
-    else:
-        curves = instance.EVALUATORS[options.evaluator](
-            batches, len(shown), options.by, options.max_dets
-        )
-        how |= {"protocol": "coco", "max_dets": list(options.max_dets)}
-    return how | instance.summarize(curves, shown, how["max_dets"])
-
-
-def is_federated(truth: ShardSet) -> bool:
-    """Whether some image was searched for some classes only, or not for every instance of them."""
-    for table in read_columns(truth, ["annotated", "exhaustive"]):
-        if table.column("annotated").null_count < len(table) or not all(
-            table.column("exhaustive").to_pylist()
-        ):
-            return True
-    return False
-
-
-def thing_classes(taxonomy: Taxonomy) -> list[Category]:
-    """The classes that instances are scored on, in index order."""
-    return [category for category in taxonomy.categories if category.kind == "thing"]
+    if tide is not None:
+        figures |= tide.compute()
+    if boundary is not None:
+        figures["boundary"] = boundary.compute()
+    return EvalResult(figures, tuple(image_ids), detections=matches, boundary=boundary_matches)
 
 
 _TASKS = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
 
 
-def scored_names(taxonomy: Taxonomy, task: Task) -> list[str]:
-    """Names of the classes that a task is scored on, in index order."""
-    if task != "instance":
-        return names(taxonomy)
-    labels = class_labels(taxonomy)
-    return [labels[category.id] for category in thing_classes(taxonomy)]
+def _instance_ap(
+    truth: ShardSet, names: Sequence[str], options: EvalOptions, federated: bool
+) -> InstanceAP:
+    """AP by the rules of LVIS where images are annotated for only some classes, else by COCO's."""
+    if options.evaluator not in EVALUATORS:
+        hint = f"one of {', '.join(EVALUATORS)}"
+        raise InputError(f"unknown evaluator {options.evaluator!r}", hint=hint)
+    if not federated:
+        return EVALUATORS[options.evaluator](names, options.iou_type, options.max_dets)
+    if options.evaluator != "hotcoco":
+        message = (
+            f"{options.evaluator} has no rules for images that are annotated for only some classes"
+        )
+        raise InputError(message, file=truth.path, hint="use --evaluator hotcoco")
+    return LvisAP(names, options.iou_type)
 
 
-def names(taxonomy: Taxonomy) -> list[str]:
-    """A distinct name of each class, in index order."""
-    labels = class_labels(taxonomy)
-    return [labels[category.id] for category in taxonomy.categories]
+def raise_malloc_threshold() -> None:
+    """Let the C library reuse freed memory instead of returning it to the system after every array.
 
-
-def _flat(batches: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    return tuple(image for batch in batches for image in batch)
+    glibc begins by returning blocks of 128 KiB and more at once, and raises that limit to the size
+    of each block that it returns. Loops over arrays of some 100 KiB then spend up to half of their
+    time on page faults. Freeing one large block that nobody touched raises the limit for good; with
+    another C library nothing happens.
+    """
+    np.empty(_MALLOC_THRESHOLD, np.uint8)

@@ -1,8 +1,9 @@
-"""COCO average precision of masks or boxes: the evaluators, and the figures of their arrays."""
+"""Average precision of masks or boxes by the rules of COCO and LVIS, and its evaluators."""
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks.run_lengths import decode_runs, join
-from segkit.metrics.objects import Batch, By, Record
+from segkit.metrics.objects import IouType, PredictedRecords, Record, TrueRecords
 
 Floats = NDArray[np.float64]
 AREAS = {
@@ -23,7 +24,7 @@ AREAS = {
 """COCO's size classes, in pixels of area (both ends belong to the class)."""
 MAX_DETS = (1, 10, 100)
 """Detections that count, of each class in each image."""
-LVIS_DETECTIONS = 300
+LVIS_MAX_DETS = 300
 """Detections of an image that count by the rules of LVIS, all classes together."""
 
 
@@ -40,175 +41,242 @@ class Curves:
     """(T,) IoU thresholds."""
 
 
-def mask_areas(results: Sequence[Record]) -> list[int]:
-    """Pixels of each result's mask."""
-    return [
-        int(a)
-        for a in decode_runs(*join([result["segmentation"]["counts"] for result in results])).area
-    ]
+class InstanceAP(ABC):
+    """AP and AR of masks or boxes; each subclass runs one evaluator."""
 
+    protocol = "coco"
+    """Whose rules apply: `coco` or `lvis`."""
 
-Evaluator = Callable[[Iterable[Batch], int, By, tuple[int, ...]], Curves]
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        iou_type: IouType = "mask",
+        max_dets: Sequence[int] = MAX_DETS,
+    ) -> None:
+        """Set up the metric.
 
+        Args:
+            class_names: (K,) names of the evaluated classes, in the order of categories 1 to K.
+            iou_type: whether masks or boxes are compared.
+            max_dets: (M,) detections that count, of each class in each image; ascending.
+        """
+        self.class_names = class_names
+        self.iou_type = iou_type
+        self.max_dets = tuple(max_dets)
 
-def hotcoco(batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...]) -> Curves:
-    """Curves by hotcoco, which matches batch after batch and keeps no mask (memory stays
-    bounded)."""
-    from hotcoco import Params, StreamingEval
+    @abstractmethod
+    def update(self, truth: TrueRecords, prediction: PredictedRecords) -> None:
+        """Add the records of a batch of images."""
 
-    kind = "segm" if by == "mask" else "bbox"
-    params = Params(kind)
-    params.max_dets = list(max_dets)
-    return _streamed(StreamingEval(categories(classes), kind, params=params), batches)
+    @abstractmethod
+    def curves(self) -> Curves:
+        """Precision and recall of everything added; call it once, at the end."""
 
+    def compute(self) -> dict[str, Any]:
+        """AP and AR in percent, None where a class or size has no ground truth; call it once."""
+        curves = self.curves()
+        precision = curves.precision[:, :, :, :, -1]  # (T, R, K, A)
+        figures: dict[str, Any] = {"ap": _mean(precision[:, :, :, 0])}
+        for name, threshold in (("ap50", 0.5), ("ap75", 0.75)):
+            at = np.flatnonzero(np.isclose(curves.thresholds, threshold))
+            figures[name] = _mean(precision[at, :, :, 0])
+        sizes = list(enumerate(AREAS))[1:]
+        for a, size in sizes:
+            figures[f"ap_{size}"] = _mean(precision[:, :, :, a])
+        for m, detections in enumerate(self.max_dets):
+            figures[f"ar{detections}"] = _mean(curves.recall[:, :, 0, m])
+        for a, size in sizes:
+            figures[f"ar_{size}"] = _mean(curves.recall[:, :, a, -1])
+        classes = np.ascontiguousarray(np.moveaxis(precision[:, :, :, 0], 2, 0))  # (K, T, R)
+        per_class = zip(self.class_names, classes, strict=True)
+        figures["per_class"] = {name: _mean(values) for name, values in per_class}
+        return figures
 
-def federated(batches: Iterable[Batch], classes: int, by: By) -> Curves:
-    """Curves with the rules of LVIS, by hotcoco, for images in which not everything was looked for.
-
-    A detection of a class that was not looked for in its image does not count; one that matches
-    nothing does not count either where the image's labels are not exhaustive; the best 300
-    detections of an image count.
-    """
-    from hotcoco import StreamingEval
-
-    return _streamed(
-        StreamingEval(categories(classes), "segm" if by == "mask" else "bbox", lvis_style=True),
-        batches,
-    )
-
-
-def _streamed(stream: Any, batches: Iterable[Batch]) -> Curves:
-    for batch in batches:
-        stream.update(batch.images, batch.annotations, batch.results)
-    evaluator = stream.finalize()
-    evaluator.accumulate()
-    found: Any = evaluator.eval
-    return Curves(found["precision"], found["recall"], np.array(evaluator.params.iou_thrs))
-
-
-def pycocotools(
-    batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...]
-) -> Curves:
-    """Curves by the reference implementation (all records in memory)."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    return in_memory(COCO, COCOeval, batches, classes, by, max_dets)
-
-
-def faster_coco_eval(
-    batches: Iterable[Batch], classes: int, by: By, max_dets: tuple[int, ...]
-) -> Curves:
-    """Curves by faster-coco-eval (all records in memory)."""
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise InputError(
-            "faster-coco-eval is not installed", hint="pip install faster-coco-eval"
-        ) from error
-    return in_memory(COCO, COCOeval_faster, batches, classes, by, max_dets)
-
-
-def in_memory(
-    coco: Any,
-    evaluate: Any,
-    batches: Iterable[Batch],
-    classes: int,
-    by: By,
-    max_dets: tuple[int, ...],
-) -> Curves:
-    """Run pycocotools' classes, or others with their interface, silently: they print progress on
-    stdout."""
-    images, annotations, results = joined(batches, by)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth, found = (_dataset(coco, images, rows, classes) for rows in (annotations, results))
-        evaluator = evaluate(truth, found, "segm" if by == "mask" else "bbox")
-        evaluator.params.maxDets = list(max_dets)
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return Curves(
-        evaluator.eval["precision"], evaluator.eval["recall"], np.asarray(evaluator.params.iouThrs)
-    )
-
-
-def joined(batches: Iterable[Batch], by: By) -> tuple[list[Record], list[Record], list[Record]]:
-    """All records as three lists; results get what `loadRes` would add, without its failure on an
-    empty list."""
-    images: list[Record] = []
-    annotations: list[Record] = []
-    results: list[Record] = []
-    for batch in batches:
-        images += batch.images
-        annotations += batch.annotations
-        areas = (
-            mask_areas(batch.results)
-            if by == "mask"
-            else [r["bbox"][2] * r["bbox"][3] for r in batch.results]
-        )
-        results += [
-            result | {"area": area, "iscrowd": 0}
-            for result, area in zip(batch.results, areas, strict=True)
-        ]
-    for rows in (annotations, results):
-        for number, row in enumerate(rows, 1):
-            row["id"] = number
-    return images, annotations, results
-
-
-def _dataset(coco: Any, images: list[Record], annotations: list[Record], classes: int) -> Any:
-    made = coco()
-    made.dataset = {
-        "images": images,
-        "annotations": _copies(annotations),
-        "categories": categories(classes),
-    }
-    made.createIndex()
-    return made
-
-
-def _copies(annotations: list[Record]) -> list[Record]:
-    """The records with masks of their own: evaluators write into what they are given, and others
-    read it after them."""
-    return [
-        {key: dict(value) if key == "segmentation" else value for key, value in r.items()}
-        for r in annotations
-    ]
-
-
-def categories(classes: int) -> list[Record]:
-    """COCO's records of the classes, numbered from 1."""
-    return [{"id": k + 1, "name": str(k + 1), "frequency": "f"} for k in range(classes)]
-
-
-EVALUATORS: dict[str, Evaluator] = {
-    "hotcoco": hotcoco,
-    "faster-coco-eval": faster_coco_eval,
-    "pycocotools": pycocotools,
-}
-
-
-def summarize(
-    curves: Curves, names: Sequence[str], max_dets: Sequence[int] = MAX_DETS
-) -> dict[str, Any]:
-    """The instance part of metrics.json: AP and AR in percent, None where a class or size has no
-    ground truth."""
-    result: dict[str, Any] = {"ap": _mean(curves.precision[:, :, :, 0, -1])}
-    for name, threshold in (("ap50", 0.5), ("ap75", 0.75)):
-        at = np.flatnonzero(np.isclose(curves.thresholds, threshold))
-        result[name] = _mean(curves.precision[at, :, :, 0, -1])
-    for a, size in enumerate(AREAS):
-        if a:
-            result[f"ap_{size}"] = _mean(curves.precision[:, :, :, a, -1])
-    for m, detections in enumerate(max_dets):
-        result[f"ar{detections}"] = _mean(curves.recall[:, :, 0, m])
-    for a, size in enumerate(AREAS):
-        if a:
-            result[f"ar_{size}"] = _mean(curves.recall[:, :, a, -1])
-    classes = np.ascontiguousarray(np.moveaxis(curves.precision[:, :, :, 0, -1], 2, 0))
-    result["per_class"] = {name: _mean(own) for name, own in zip(names, classes, strict=True)}
-    return result
+    @property
+    def coco_iou_type(self) -> str:
+        """The evaluators' name of `iou_type`."""
+        return "segm" if self.iou_type == "mask" else "bbox"
 
 
 def _mean(values: Floats) -> float | None:
     defined = values[values > -1]
     return 100 * float(np.mean(defined)) if defined.size else None
+
+
+class HotcocoAP(InstanceAP):
+    """AP by hotcoco, which matches batch after batch and keeps no mask (memory stays bounded)."""
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        iou_type: IouType = "mask",
+        max_dets: Sequence[int] = MAX_DETS,
+    ) -> None:
+        super().__init__(class_names, iou_type, max_dets)
+        self._stream = self._open_stream()
+
+    def _open_stream(self) -> Any:
+        from hotcoco import Params, StreamingEval
+
+        params = Params(self.coco_iou_type)
+        params.max_dets = list(self.max_dets)
+        categories = coco_categories(len(self.class_names))
+        return StreamingEval(categories, self.coco_iou_type, params=params)
+
+    def update(self, truth: TrueRecords, prediction: PredictedRecords) -> None:
+        """Match the records of a batch of images."""
+        self._stream.update(truth.images, truth.annotations, prediction.results)
+
+    def curves(self) -> Curves:
+        """Precision and recall of everything added; call it once, at the end."""
+        evaluator = self._stream.finalize()
+        evaluator.accumulate()
+        arrays: Any = evaluator.eval
+        thresholds = np.array(evaluator.params.iou_thrs)
+        return Curves(arrays["precision"], arrays["recall"], thresholds)
+
+
+class LvisAP(HotcocoAP):
+    """AP by the rules of LVIS, by hotcoco, for images that are annotated for only some classes.
+
+    A detection of a class that its image is not annotated for does not count; one that matches
+    nothing does not count either where the image's labels are not exhaustive; the best
+    `LVIS_MAX_DETS` detections of an image count.
+    """
+
+    protocol = "lvis"
+
+    def __init__(self, class_names: Sequence[str], iou_type: IouType = "mask") -> None:
+        super().__init__(class_names, iou_type, (LVIS_MAX_DETS,))
+
+    def _open_stream(self) -> Any:
+        from hotcoco import StreamingEval
+
+        categories = coco_categories(len(self.class_names))
+        return StreamingEval(categories, self.coco_iou_type, lvis_style=True)
+
+
+class PycocotoolsAP(InstanceAP):
+    """AP by the reference implementation; keeps all records in memory."""
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        iou_type: IouType = "mask",
+        max_dets: Sequence[int] = MAX_DETS,
+    ) -> None:
+        super().__init__(class_names, iou_type, max_dets)
+        self._coco, self._coco_eval = self._evaluator()
+        self._images: list[Record] = []
+        self._annotations: list[Record] = []
+        self._results: list[Record] = []
+
+    def _evaluator(self) -> tuple[Any, Any]:
+        """The classes `COCO` and `COCOeval`, or others with their interface."""
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        return COCO, COCOeval
+
+    def update(self, truth: TrueRecords, prediction: PredictedRecords) -> None:
+        """Keep the records of a batch; results get the keys that `loadRes` would add.
+
+        `loadRes` itself fails on an empty list.
+        """
+        self._images += truth.images
+        self._annotations += truth.annotations
+        if self.iou_type == "mask":
+            areas: list[float] = [*mask_areas(prediction.results)]
+        else:
+            areas = [r["bbox"][2] * r["bbox"][3] for r in prediction.results]
+        self._results += [
+            result | {"area": area, "iscrowd": 0}
+            for result, area in zip(prediction.results, areas, strict=True)
+        ]
+
+    def curves(self) -> Curves:
+        """Precision and recall of everything added; evaluators' prints on stdout are discarded."""
+        for records in (self._annotations, self._results):
+            for number, record in enumerate(records, 1):
+                record["id"] = number
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth, predictions = map(self._dataset, (self._annotations, self._results))
+            evaluator = self._coco_eval(truth, predictions, self.coco_iou_type)
+            evaluator.params.maxDets = list(self.max_dets)
+            evaluator.evaluate()
+            evaluator.accumulate()
+        arrays, thresholds = evaluator.eval, np.asarray(evaluator.params.iouThrs)
+        return Curves(arrays["precision"], arrays["recall"], thresholds)
+
+    def _dataset(self, records: list[Record]) -> Any:
+        dataset = self._coco()
+        dataset.dataset = {
+            "images": self._images,
+            "annotations": _copies(records),
+            "categories": coco_categories(len(self.class_names)),
+        }
+        dataset.createIndex()
+        return dataset
+
+
+class FasterCocoAP(PycocotoolsAP):
+    """AP by faster-coco-eval; keeps all records in memory."""
+
+    def _evaluator(self) -> tuple[Any, Any]:
+        try:
+            from faster_coco_eval import COCO, COCOeval_faster
+        except ImportError as error:
+            hint = "pip install faster-coco-eval"
+            raise InputError("faster-coco-eval is not installed", hint=hint) from error
+        return COCO, COCOeval_faster
+
+
+EVALUATORS: dict[str, type[InstanceAP]] = {
+    "hotcoco": HotcocoAP,
+    "faster-coco-eval": FasterCocoAP,
+    "pycocotools": PycocotoolsAP,
+}
+
+
+class MissingMasks:
+    """Number of predictions that are only boxes where masks are compared."""
+
+    def __init__(self) -> None:
+        self.without_mask = 0
+        self.with_mask = 0
+
+    def update(self, truth: TrueRecords, prediction: PredictedRecords) -> None:
+        """Count the predictions of a batch of images."""
+        self.without_mask += prediction.without_mask
+        self.with_mask += len(prediction.results)
+
+    def compute(self) -> dict[str, Any]:
+        """`without_mask`.
+
+        Raises:
+            InputError: no prediction has a mask, but there are some.
+        """
+        if self.without_mask and not self.with_mask:
+            hint = "evaluate boxes by --by box, or give masks"
+            raise InputError("the predictions are boxes without masks", hint=hint)
+        return {"without_mask": self.without_mask}
+
+
+def mask_areas(results: Sequence[Record]) -> list[int]:
+    """Pixels of each result's mask."""
+    counts = [result["segmentation"]["counts"] for result in results]
+    return [int(area) for area in decode_runs(*join(counts)).area]
+
+
+def coco_categories(classes: int) -> list[Record]:
+    """COCO's records of the classes, numbered from 1."""
+    return [{"id": k + 1, "name": str(k + 1), "frequency": "f"} for k in range(classes)]
+
+
+def _copies(records: list[Record]) -> list[Record]:
+    """The records with masks of their own: evaluators write into them, and other metrics read them
+    afterwards."""
+    return [
+        {key: dict(value) if key == "segmentation" else value for key, value in record.items()}
+        for record in records
+    ]

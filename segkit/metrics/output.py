@@ -1,6 +1,7 @@
-"""metrics.json: what an evaluation leaves on disk for other programs."""
+"""metrics.json and other files that an evaluation writes, and the display names of its figures."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,27 +10,36 @@ from segkit import __version__
 from segkit.shards.reader import ShardSet
 from segkit.storage import location
 
-SCHEMA = "segkit.metrics/1"
+METRICS_SCHEMA = "segkit.metrics/1"
+_MIXED_CASE = {"miou": "mIoU", "fwiou": "fwIoU"}
+_INITIALS = re.compile(r"(ap|ar|pq|sq|rq)\d*")
 
 
-def described(spec: str | ShardSet) -> dict[str, Any]:
+def figure_name(key: str) -> str:
+    """The display name of a figure: `ap_small` is AP small, `boundary pq` boundary PQ, `ar100`
+    AR100."""
+    words = key.replace("_", " ").split()
+    return " ".join(
+        word.upper() if _INITIALS.fullmatch(word) else _MIXED_CASE.get(word, word) for word in words
+    )
+
+
+def origin(data: str | ShardSet) -> dict[str, Any]:
     """Where data or predictions came from: a version with its digest, or a file."""
-    if isinstance(spec, ShardSet):
-        return {"path": str(spec.path), "version": spec.version, "digest": spec.manifest.digest}
-    return {"path": str(location(spec).resolve())}
+    if isinstance(data, ShardSet):
+        return {"path": str(data.path), "version": data.version, "digest": data.manifest.digest}
+    return {"path": str(location(data).resolve())}
 
 
-def write_json(path: Path, result: Mapping[str, Any], schema: str = SCHEMA) -> None:
+def write_json(path: Path, content: Mapping[str, Any], schema: str = METRICS_SCHEMA) -> None:
     """Write an object with `schema` and `segkit_version`; the file is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(
-        {"schema": schema, "segkit_version": __version__, **result}, indent=1, allow_nan=False
-    )
-    write_text(path, text + "\n")
+    document = {"schema": schema, "segkit_version": __version__, **content}
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file by one rename."""
+    """Write a text file by one rename."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, "utf-8")
     partial.replace(path)

@@ -1,13 +1,14 @@
-"""Pixels that segments of two label maps share, from run lengths alone: no map is ever painted."""
+"""Pixels that the segments of two label maps share, computed from run lengths without painting."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from segkit.errors import InputError
 from segkit.masks.iou import intersect
 from segkit.masks.run_lengths import Ints, Runs
-from segkit.metrics.regions import Regions, checked_runs, size_differs
+from segkit.metrics.regions import Regions, size_mismatch
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Overlap:
 
     truth: Ints
     prediction: Ints
-    """(P,) segment indices of each pair with at least one common pixel."""
+    """(P,) segment indices of each pair with at least one common pixel, ascending."""
     pixels: Ints
     """(P,) common pixels."""
     truth_area: Ints
@@ -24,37 +25,41 @@ class Overlap:
     """(S,) pixels of each segment."""
 
 
+@lru_cache(maxsize=1)
 def overlap(truth: Regions, prediction: Regions) -> Overlap:
     """Common pixels of all pairs of segments of the same images.
+
+    The last result is kept, because several metrics ask for that of the same batch.
 
     Raises:
         InputError: segments of one image overlap each other, on either side; or the sides differ in
             an image's size.
     """
     _check_sizes(truth, prediction)
-    first = _in_pixel_order(checked_runs(truth, "ground truth"), truth, "ground truth")
-    second = _in_pixel_order(checked_runs(prediction, "predictions"), prediction, "predictions")
-    row, column = _numbering(truth, prediction)
-    own, other, pixels = intersect(first, second)
-    pair = row[first.mask][own]
-    pair += column[second.mask][other]
+    first = _in_pixel_order(truth, "ground truth")
+    second = _in_pixel_order(prediction, "predictions")
+    row, column = _pair_numbers(truth, prediction)
+    true_run, predicted_run, pixels = intersect(first, second)
+    pair = row[first.mask][true_run]
+    pair += column[second.mask][predicted_run]
     shared = np.bincount(pair, weights=pixels).astype(np.int64)
-    met = np.flatnonzero(shared)
-    one = np.searchsorted(row, met, side="right") - 1
-    two = met - row[one] + _first_of_image(prediction)[truth.image[one]]
-    return Overlap(one, two, shared[met], first.area, second.area)
+    meeting = np.flatnonzero(shared)
+    a = np.searchsorted(row, meeting, side="right") - 1
+    b = meeting - row[a] + _first_of_image(prediction)[truth.image[a]]
+    return Overlap(a, b, shared[meeting], first.area, second.area)
 
 
 def _check_sizes(truth: Regions, prediction: Regions) -> None:
-    other = np.flatnonzero((truth.height != prediction.height) | (truth.width != prediction.width))
-    if len(other):
-        i = int(other[0])
+    wrong = np.flatnonzero((truth.height != prediction.height) | (truth.width != prediction.width))
+    if len(wrong):
+        i = int(wrong[0])
         sizes = [f"{side.width[i]} x {side.height[i]}" for side in (prediction, truth)]
-        raise size_differs(truth.ids[i], *sizes)
+        raise size_mismatch(truth.ids[i], *sizes)
 
 
-def _in_pixel_order(runs: Runs, regions: Regions, what: str) -> Runs:
-    """The runs of all segments of an image sorted by pixel; segments must not overlap."""
+def _in_pixel_order(regions: Regions, source: str) -> Runs:
+    """The runs of all segments sorted by pixel; segments of an image must not overlap."""
+    runs = regions.decode(source)
     bits = max(len(runs.start).bit_length(), 1)
     # Sorting packed keys is several times faster than argsort, which cannot use vector
     # instructions.
@@ -63,20 +68,23 @@ def _in_pixel_order(runs: Runs, regions: Regions, what: str) -> Runs:
     start, end, mask = key >> bits, runs.end[order], runs.mask[order]
     clash = np.flatnonzero(start[1:] < end[:-1])
     if len(clash):
-        raise _overlapping(regions, mask, clash, what)
+        raise _overlapping(regions, mask, clash, source)
     return Runs(start, end, mask, runs.area, runs.total)
 
 
-def _overlapping(regions: Regions, mask: Ints, clash: Ints, what: str) -> InputError:
+def _overlapping(regions: Regions, mask: Ints, clash: Ints, source: str) -> InputError:
     images = sorted({regions.ids[regions.image[mask[place]]] for place in clash})
     place = clash[0]
     pair = f"{regions.name(int(mask[place]))} and {regions.name(int(mask[place + 1]))} overlap"
     more = f" (images: {', '.join(images[:5])}{', ...' if len(images) > 5 else ''})"
-    hint = "panoptic and semantic maps give each pixel to one segment; evaluate overlapping masks as instances"
-    return InputError(pair + more, file=what, hint=hint)
+    hint = (
+        "panoptic and semantic maps give each pixel to one segment; "
+        "evaluate overlapping masks as instances"
+    )
+    return InputError(pair + more, file=source, hint=hint)
 
 
-def _numbering(truth: Regions, prediction: Regions) -> tuple[Ints, Ints]:
+def _pair_numbers(truth: Regions, prediction: Regions) -> tuple[Ints, Ints]:
     """Rows (T + 1,) and columns (P,) whose sum is a dense number for each pair of segments of the
     same image."""
     width = np.bincount(prediction.image, minlength=len(truth.ids))

@@ -1,5 +1,4 @@
-"""Predictions from wherever they lie, image by image: shard sets, COCO result lists, COCO panoptic
-files."""
+"""Predictions by image, whatever holds them: samples in memory, shard sets, or COCO files."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -7,9 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from segkit.errors import InputError
-from segkit.metrics import coco_files
-from segkit.metrics.class_mapping import ClassMap, apply, class_map
-from segkit.metrics.columns import image_ids, read_columns
+from segkit.metrics import coco_predictions
+from segkit.metrics.class_mapping import ClassMap
+from segkit.metrics.shard_columns import image_ids, read_columns
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.storage import location
@@ -17,19 +16,18 @@ from segkit.taxonomy import Taxonomy
 
 
 class Predictions(Protocol):
-    """What the evaluation asks of predictions."""
+    """What an evaluation needs of predictions."""
 
     def ids(self) -> list[str]:
         """Ids of all images that have a prediction."""
         ...
 
-    def of(self, truth: Sample) -> Sample | None:
-        """The prediction for an image of the ground truth, in its classes; None where there is
-        none."""
+    def get(self, image: Sample) -> Sample | None:
+        """The prediction for an image of the ground truth, in its classes; None without one."""
         ...
 
 
-class Samples:
+class SamplePredictions:
     """Predictions in memory."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
@@ -37,28 +35,37 @@ class Samples:
         self._by_id = {sample.id: sample for sample in self._samples}
 
     def ids(self) -> list[str]:
-        """Ids, as often as they occur."""
+        """Ids in the order of the samples; an id that occurs twice is listed twice."""
         return [sample.id for sample in self._samples]
 
-    def of(self, truth: Sample) -> Sample | None:
+    def get(self, image: Sample) -> Sample | None:
         """The sample of the same id."""
-        return self._by_id.get(truth.id)
+        return self._by_id.get(image.id)
 
 
 class SetPredictions:
-    """A prediction shard set; streams where its images come in the order of the ground truth, looks
-    up otherwise."""
+    """A prediction shard set, its classes mapped to those of the ground truth.
+
+    Samples are streamed as long as images are asked for in the set's order, and looked up by their
+    place otherwise.
+    """
 
     def __init__(self, shards: ShardSet, target: Taxonomy) -> None:
+        """Open the predictions.
+
+        Args:
+            shards: the prediction set.
+            target: classes of the ground truth.
+
+        Raises:
+            InputError: the classes have no word in common.
+        """
         self.shards = shards
-        self.map: ClassMap = class_map(shards.taxonomy, target)
+        self.class_map = ClassMap.from_taxonomies(shards.taxonomy, target)
         self._target = target
-        self._same_classes = shards.taxonomy.categories == target.categories
-        self._identity = (
-            all(key == value for key, value in self.map.ids.items()) and not self.map.unmapped
-        )
+        self._is_identity = self.class_map.is_identity
         self._ids = image_ids(shards)
-        self._index = {image: place for place, image in enumerate(self._ids)}
+        self._place = {image: place for place, image in enumerate(self._ids)}
         self._stream: Iterator[Sample] = shards.samples()
         self._next = 0
 
@@ -66,26 +73,29 @@ class SetPredictions:
         """Ids in the set's order."""
         return self._ids
 
-    def follows(self, truth: ShardSet) -> bool:
+    def is_aligned(self, truth: ShardSet) -> bool:
         """Whether this set has the images of the ground truth in the same order, and its
         classes."""
-        return self._same_classes and self._ids == image_ids(truth)
+        same_classes = self.shards.taxonomy.categories == self._target.categories
+        return same_classes and self._ids == image_ids(truth)
 
-    def of(self, truth: Sample) -> Sample | None:
+    def get(self, image: Sample) -> Sample | None:
         """The sample of the same id, its classes mapped."""
-        place = self._index.get(truth.id)
+        place = self._place.get(image.id)
         if place is None:
             return None
         if place == self._next:
             self._next += 1
-            found = next(self._stream)
+            sample = next(self._stream)
         else:
-            found = self.shards.sample(place)
-        return found if self._identity else apply(self.map, found, self._target)
+            sample = self.shards.sample(place)
+        if self._is_identity:
+            return sample
+        return self.class_map.map_sample(sample, self._target)
 
 
 def open_predictions(spec: str, truth: ShardSet, masks: Path | None = None) -> Predictions:
-    """Open what `--predictions` names.
+    """Open the predictions that `--predictions` names.
 
     Args:
         spec: a shard set (`DIR`, `DIR@v2`) or a JSON file.
@@ -99,64 +109,68 @@ def open_predictions(spec: str, truth: ShardSet, masks: Path | None = None) -> P
     """
     path = location(spec)
     if path.is_file():
-        content = coco_files.load(path)
+        content = coco_predictions.load(path)
         if isinstance(content, list):
-            return coco_files.ResultList(path, content, truth.taxonomy)
-        return coco_files.PanopticFiles(
-            path, content, masks or path.with_suffix(""), truth.taxonomy, _by_name(truth)
-        )
+            return coco_predictions.CocoResults(path, content, truth.taxonomy)
+        folder = masks or path.with_suffix("")
+        ids = _ids_by_name(truth)
+        return coco_predictions.CocoPanoptic(path, content, folder, truth.taxonomy, ids)
     if path.suffix == ".json":
         raise InputError("no such file", file=path, hint="check the path")
     return SetPredictions(ShardSet.open(spec), truth.taxonomy)
 
 
-def check_images(predictions: Predictions, truth: ShardSet) -> int:
+def as_predictions(
+    predictions: Iterable[Sample] | ShardSet | Predictions, truth: ShardSet
+) -> Predictions:
+    """Predictions of any form in the classes of the ground truth."""
+    if isinstance(predictions, ShardSet):
+        return SetPredictions(predictions, truth.taxonomy)
+    return SamplePredictions(predictions) if isinstance(predictions, Iterable) else predictions
+
+
+def count_missing(predictions: Predictions, truth: ShardSet) -> int:
     """Count the images of the ground truth that have no prediction.
 
     Raises:
         InputError: predictions of images that the ground truth lacks, or two of the same image on
-            either side; the line names them.
+            either side; the message names them.
     """
     known, ids = image_ids(truth), predictions.ids()
     unknown = sorted(set(ids) - set(known))
     if unknown:
-        message = f"{len(unknown)} images are not in the ground truth: {_some(unknown)}"
-        hint = f"evaluate against the set that the predictions were made for (its ids: {_some(known[:3])})"
+        message = f"{len(unknown)} images are not in the ground truth: {_listed(unknown)}"
+        hint = (
+            "evaluate against the set that the predictions were made for "
+            f"(its ids: {_listed(known[:3])})"
+        )
         raise InputError(message, file="predictions", hint=hint)
-    if twice := _repeated(ids):
-        raise InputError(
-            f"images with two predictions: {_some(twice)}",
-            file="predictions",
-            hint="keep one of each",
-        )
-    if twice := _repeated(known):
-        raise InputError(
-            f"two images of the same id: {_some(twice)}",
-            file=truth.path,
-            hint="give images ids of their own",
-        )
+    if repeated := _repeated(ids):
+        message = f"images with two predictions: {_listed(repeated)}"
+        raise InputError(message, file="predictions", hint="keep one prediction of each image")
+    if repeated := _repeated(known):
+        message = f"two images of the same id: {_listed(repeated)}"
+        raise InputError(message, file=truth.path, hint="give every image its own id")
     return len(known) - len(ids)
 
 
-def _by_name(truth: ShardSet) -> dict[str, str]:
-    """Id of each image, by its id and, where that is no other one's id or stem, by the stem of its
-    file."""
-    names = [
+def _ids_by_name(truth: ShardSet) -> dict[str, str]:
+    """Id of each image, by its id and by the stem of its file, unless that is ambiguous."""
+    stems = [
         (image, Path(file).stem)
         for table in read_columns(truth, ["id", "file_name"])
         for image, file in zip(
             table.column("id").to_pylist(), table.column("file_name").to_pylist(), strict=True
         )
     ]
-    times = Counter(stem for _, stem in names)
-    return {stem: image for image, stem in names if times[stem] == 1} | {
-        image: image for image, _ in names
-    }
+    times = Counter(stem for _, stem in stems)
+    by_stem = {stem: image for image, stem in stems if times[stem] == 1}
+    return by_stem | {image: image for image, _ in stems}
 
 
 def _repeated(names: list[str]) -> list[str]:
     return [name for name, times in Counter(names).items() if times > 1]
 
 
-def _some(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,6 +1,6 @@
-"""The masked segments of a batch of images as columns: what the pixel metrics compute on."""
+"""The masked segments of a batch of images as columns: the input of the pixel metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from segkit.sample import Sample
 Flags = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Regions:
     """Segments of I images, image after image, in the order in which each image lists them."""
 
@@ -36,6 +36,41 @@ class Regions:
     def __len__(self) -> int:
         return len(self.image)
 
+    @classmethod
+    def from_samples(
+        cls, samples: Sequence[Sample], index: Mapping[int, int], source: str
+    ) -> "Regions":
+        """Columns of the samples' segments.
+
+        Args:
+            samples: images; every segment must have a mask.
+            index: class index of each class id.
+            source: name of the samples in messages ("ground truth", "predictions").
+
+        Raises:
+            InputError: a segment has no mask, or is of a class that `index` does not list.
+        """
+        segments = [(i, segment) for i, sample in enumerate(samples) for segment in sample.segments]
+        counts: list[bytes] = []
+        for i, segment in segments:
+            if segment.class_id not in index:
+                raise unknown_class(segment.class_id, source, samples[i].id)
+            if segment.mask is None:
+                raise missing_mask(source, samples[i].id)
+            counts.append(segment.mask)
+        buffer, offsets = join(counts)
+        return cls(
+            tuple(sample.id for sample in samples),
+            np.array([sample.height for sample in samples], np.int64),
+            np.array([sample.width for sample in samples], np.int64),
+            buffer,
+            offsets,
+            np.array([i for i, _ in segments], np.int64),
+            np.array([index[segment.class_id] for _, segment in segments], np.int64),
+            np.array([segment.is_crowd for _, segment in segments], np.bool_),
+            np.array([segment.ignore for _, segment in segments], np.bool_),
+        )
+
     @property
     def pixels(self) -> Ints:
         """(I,) height x width."""
@@ -46,99 +81,55 @@ class Regions:
         if not self.ignore.any():
             return self
         keep = np.flatnonzero(~self.ignore)
-        buffer, offsets = join(
-            [self.buffer[self.offsets[i] : self.offsets[i + 1]].tobytes() for i in keep]
-        )
+        counts = self.counts()
+        buffer, offsets = join([counts[i] for i in keep])
         columns = (self.image[keep], self.label[keep], self.crowd[keep], self.ignore[keep])
         return Regions(self.ids, self.height, self.width, buffer, offsets, *columns)
 
+    def counts(self) -> list[bytes]:
+        """Compressed counts of each segment."""
+        bounds = zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        return [self.buffer[start:end].tobytes() for start, end in bounds]
+
     def name(self, segment: int) -> str:
-        """How an error message names a segment."""
+        """The name of a segment in error messages: its image and its place there."""
         place = segment - int(np.searchsorted(self.image, self.image[segment]))
         return f"image {self.ids[self.image[segment]]}, segment {place}"
 
+    def decode(self, source: str) -> Runs:
+        """Runs of all segments on one pixel axis (image after image).
 
-def regions_of(samples: Sequence[Sample], index: dict[int, int], *, what: str) -> Regions:
-    """Columns of the samples' segments.
-
-    Args:
-        samples: images; every segment must have a mask.
-        index: class index of each class id.
-        what: what the samples are, for messages ("ground truth", "predictions").
-
-    Raises:
-        InputError: a segment has no mask, or is of a class that `index` does not list.
-    """
-    segments = [(i, segment) for i, sample in enumerate(samples) for segment in sample.segments]
-    counts: list[bytes] = []
-    for i, segment in segments:
-        if segment.class_id not in index:
-            raise unknown_class(segment.class_id, what, samples[i].id)
-        if segment.mask is None:
-            raise boxes_only(what, samples[i].id)
-        counts.append(segment.mask)
-    buffer, offsets = join(counts)
-    return Regions(
-        tuple(sample.id for sample in samples),
-        np.array([sample.height for sample in samples], np.int64),
-        np.array([sample.width for sample in samples], np.int64),
-        buffer,
-        offsets,
-        np.array([i for i, _ in segments], np.int64),
-        np.array([index[segment.class_id] for _, segment in segments], np.int64),
-        np.array([segment.is_crowd for _, segment in segments], np.bool_),
-        np.array([segment.ignore for _, segment in segments], np.bool_),
-    )
+        Raises:
+            InputError: the counts of a mask do not add up to the pixels of its image.
+        """
+        base = np.concatenate(([0], np.cumsum(self.pixels)))[self.image]
+        runs = decode_runs(self.buffer, self.offsets, base)
+        wrong = np.flatnonzero(runs.total != self.pixels[self.image])
+        if len(wrong):
+            segment = int(wrong[0])
+            pixels = self.pixels[self.image[segment]]
+            message = f"mask of {runs.total[segment]} pixels, the image has {pixels}"
+            hint = "write masks at image size"
+            raise InputError(message, file=source, record=self.name(segment), hint=hint)
+        return runs
 
 
-def unknown_class(class_id: int, what: str, image: str) -> InputError:
-    """The error of a segment of a class that the vocabulary does not list."""
+def unknown_class(class_id: int, source: str, image: str) -> InputError:
+    """The error for a segment of a class that the vocabulary does not list."""
+    message = f"category {class_id} is not in the vocabulary"
     hint = "predict in the vocabulary of the ground truth"
-    return InputError(
-        f"category {class_id} is not in the vocabulary",
-        file=what,
-        record=f"image {image}",
-        hint=hint,
-    )
+    return InputError(message, file=source, record=f"image {image}", hint=hint)
 
 
-def boxes_only(what: str, image: str) -> InputError:
-    """The error of a segment that is only a box where masks are compared."""
+def missing_mask(source: str, image: str) -> InputError:
+    """The error for a segment that is only a box where masks are compared."""
     hint = "give masks: `segkit pseudolabel` makes them from boxes, `--by box` compares boxes"
-    return InputError(
-        "a segment has a box but no mask", file=what, record=f"image {image}", hint=hint
-    )
+    message = "a segment has a box but no mask"
+    return InputError(message, file=source, record=f"image {image}", hint=hint)
 
 
-def size_differs(image: str, found: str, wanted: str) -> InputError:
-    """The error of a prediction of another size than its image."""
-    message = f"the prediction is {found}, the image {wanted}"
-    return InputError(
-        message,
-        file="predictions",
-        record=f"image {image}",
-        hint="predict at the size of the image",
-    )
-
-
-def checked_runs(regions: Regions, what: str) -> Runs:
-    """Runs of all segments on one pixel axis (image after image).
-
-    Raises:
-        InputError: the counts of a mask do not add up to the pixels of its image.
-    """
-    base = np.concatenate(([0], np.cumsum(regions.pixels)))[regions.image]
-    runs = decode_runs(regions.buffer, regions.offsets, base)
-    wrong = np.flatnonzero(runs.total != regions.pixels[regions.image])
-    if len(wrong):
-        segment = int(wrong[0])
-        size = (
-            f"{runs.total[segment]} pixels, the image has {regions.pixels[regions.image[segment]]}"
-        )
-        raise InputError(
-            f"mask of {size}",
-            file=what,
-            record=regions.name(segment),
-            hint="write masks at image size",
-        )
-    return runs
+def size_mismatch(image: str, predicted: str, true: str) -> InputError:
+    """The error for a prediction whose size differs from that of its image."""
+    message = f"the prediction is {predicted}, the image {true}"
+    hint = "predict at the size of the image"
+    return InputError(message, file="predictions", record=f"image {image}", hint=hint)

@@ -1,29 +1,29 @@
-"""Mean IoU and pixel accuracies from run lengths; unlabeled pixels of the ground truth are left
-out."""
+"""Mean IoU and pixel accuracies from run lengths; void pixels of the ground truth are left out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.masks.run_lengths import Ints
+from segkit.metrics.class_mapping import class_names
 from segkit.metrics.overlap import Overlap, overlap
 from segkit.metrics.regions import Regions
+from segkit.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
 ABSENT_CLASSES = "mean over classes with union > 0"
-"""mmsegmentation's rule: a class neither in the ground truth nor predicted does not count; its IoU
-is null."""
-CONFUSED = 20
-"""Pairs of classes that are told."""
+"""mmsegmentation's rule: a class that is neither in the ground truth nor predicted does not count;
+its IoU is null."""
+MAX_CONFUSED = 20
+"""Listed pairs of confused classes."""
 
 
 @dataclass(frozen=True)
 class SemanticRows:
-    """Pixels of every (true class, predicted class) pair of every image, as far as there are
-    any."""
+    """Pixels of every (true class, predicted class) pair that an image has."""
 
     image: Ints
     """(N,) index of the image."""
@@ -32,75 +32,131 @@ class SemanticRows:
     predicted: Ints
     """(N,) class index; K where nothing was predicted."""
     pixels: Ints
+    """(N,)"""
 
     @classmethod
-    def concatenate(cls, parts: Sequence["SemanticRows"], images: Sequence[int]) -> "SemanticRows":
-        """Rows of consecutive batches of `images` images each."""
-        base = np.concatenate(([0], np.cumsum(images)))
-        none = [np.zeros(0, np.int64)]
+    def concatenate(cls, batches: Sequence["SemanticRows"]) -> "SemanticRows":
+        """The rows of all batches."""
+        none = np.zeros(0, np.int64)
         return cls(
-            np.concatenate([part.image + base[i] for i, part in enumerate(parts)] or none),
-            np.concatenate([part.true for part in parts] or none),
-            np.concatenate([part.predicted for part in parts] or none),
-            np.concatenate([part.pixels for part in parts] or none),
+            np.concatenate([none, *(batch.image for batch in batches)]),
+            np.concatenate([none, *(batch.true for batch in batches)]),
+            np.concatenate([none, *(batch.predicted for batch in batches)]),
+            np.concatenate([none, *(batch.pixels for batch in batches)]),
         )
 
 
-def compare(truth: Regions, prediction: Regions, classes: int) -> SemanticRows:
-    """Compare the class maps of a batch of images; pixels in no (or an ignored) segment of the
-    truth are void."""
-    truth = truth.without_ignored()
-    return compare_overlap(overlap(truth, prediction), truth, prediction, classes)
+class SemanticIoU:
+    """mIoU, frequency-weighted IoU, pixel and mean accuracy, and the confusion between classes.
 
-
-def compare_overlap(
-    shared: Overlap, truth: Regions, prediction: Regions, classes: int
-) -> SemanticRows:
-    """`compare` where the common pixels are known already (and the truth is without ignored
-    segments)."""
-    seen = np.bincount(shared.truth, weights=shared.pixels, minlength=len(truth)).astype(np.int64)
-    unpredicted = shared.truth_area - seen
-    left = np.flatnonzero(unpredicted)
-    at = np.concatenate((shared.truth, left))
-    predicted = np.concatenate((prediction.label[shared.prediction], np.full(len(left), classes)))
-    return SemanticRows(
-        truth.image[at],
-        truth.label[at],
-        predicted,
-        np.concatenate((shared.pixels, unpredicted[left])),
-    )
-
-
-def confusion(rows: SemanticRows, classes: int, weights: Floats | None = None) -> Floats:
-    """(K, K + 1) pixels of each true class by predicted class; the last column is "nothing
-    predicted".
-
-    Args:
-        rows: as `compare` gives them.
-        classes: number of classes K.
-        weights: (I,) how often each image is drawn (bootstrap); None counts each once.
+    Pixels in no segment of the ground truth, or in one marked `ignore`, are void; a pixel without a
+    prediction is wrong.
     """
-    pixels = rows.pixels if weights is None else rows.pixels * weights[rows.image]
-    cell = rows.true * (classes + 1) + rows.predicted
-    cells = np.bincount(cell, weights=pixels, minlength=classes * (classes + 1))
-    return np.asarray(cells, np.float64).reshape(classes, classes + 1)
+
+    def __init__(self, taxonomy: Taxonomy) -> None:
+        self.class_names = class_names(taxonomy)
+        self.images = 0
+        self._batches: list[SemanticRows] = []
+
+    def update(self, truth: Regions, prediction: Regions) -> None:
+        """Compare the class maps of a batch of images.
+
+        Raises:
+            InputError: segments of one image overlap, or a prediction differs in size from its
+                image.
+        """
+        truth = truth.without_ignored()
+        pairs = overlap(truth, prediction)
+        rows = _class_pairs(pairs, truth, prediction, len(self.class_names))
+        self._batches.append(replace(rows, image=rows.image + self.images))
+        self.images += len(truth.ids)
+
+    @property
+    def rows(self) -> SemanticRows:
+        """Class pairs of all images so far."""
+        if len(self._batches) != 1:
+            self._batches = [SemanticRows.concatenate(self._batches)]
+        return self._batches[0]
+
+    def confusion(self, weights: Floats | None = None) -> Floats:
+        """(K, K + 1) pixels of each true class by predicted class; in the last column, of none.
+
+        Args:
+            weights: (I,) how often each image is drawn (bootstrap); None counts each once.
+        """
+        rows, classes = self.rows, len(self.class_names)
+        pixels = rows.pixels if weights is None else rows.pixels * weights[rows.image]
+        cell = rows.true * (classes + 1) + rows.predicted
+        cells = np.bincount(cell, weights=pixels, minlength=classes * (classes + 1))
+        return np.asarray(cells, np.float64).reshape(classes, classes + 1)
+
+    def compute(self) -> dict[str, Any]:
+        """The semantic part of metrics.json; percentages."""
+        confusion = self.confusion()
+        iou = class_scores(confusion)[0]
+        per_class = {
+            name: None if np.isnan(value) else 100 * float(value)
+            for name, value in zip(self.class_names, iou, strict=True)
+        }
+        return mean_scores(confusion) | {
+            "absent_classes": ABSENT_CLASSES,
+            "classes_counted": int(np.count_nonzero(~np.isnan(iou))),
+            "per_class": per_class,
+            "confused_pixels": most_confused(confusion, self.class_names),
+        }
+
+    def headline(self, weights: Floats | None = None) -> dict[str, float | None]:
+        """Headline figures in percent for `weights` of the images, as `confusion` takes them."""
+        return mean_scores(self.confusion(weights))
+
+    def per_image(self) -> Floats:
+        """(I,) mIoU of each image by itself, 0-1: the mean over the classes that are in it or
+        predicted; NaN where nothing is annotated."""
+        rows, classes = self.rows, len(self.class_names)
+        correct = self._class_pixels(rows.true, rows.true == rows.predicted)
+        true = self._class_pixels(rows.true, np.ones(len(rows.true), np.bool_))
+        predicted = self._class_pixels(rows.predicted, rows.predicted < classes)
+        with np.errstate(invalid="ignore"):
+            iou = correct / (true + predicted - correct)  # (I, K)
+            present = ~np.isnan(iou)
+            return np.asarray(np.nansum(iou, axis=1) / present.sum(1), np.float64)
+
+    def _class_pixels(self, label: Ints, at: NDArray[np.bool_]) -> Floats:
+        """(I, K) pixels of the chosen rows by image and class."""
+        classes = len(self.class_names)
+        cells = self.rows.image[at] * classes + label[at]
+        pixels = np.bincount(cells, weights=self.rows.pixels[at], minlength=self.images * classes)
+        return np.asarray(pixels, np.float64).reshape(self.images, classes)
 
 
-def class_scores(matrix: Floats) -> tuple[Floats, Floats, Floats]:
-    """IoU and accuracy (0-1, NaN where undefined) and labeled pixels of each class, from a (K, K +
-    1) confusion."""
-    correct = np.diagonal(matrix)
-    labeled, predicted = matrix.sum(1), matrix[:, :-1].sum(0)
+def _class_pairs(pairs: Overlap, truth: Regions, prediction: Regions, classes: int) -> SemanticRows:
+    """Pixels of pairs of classes in a batch; the truth is without ignored segments."""
+    covered = np.bincount(pairs.truth, weights=pairs.pixels, minlength=len(truth))
+    unpredicted = pairs.truth_area - covered.astype(np.int64)
+    left = np.flatnonzero(unpredicted)
+    at = np.concatenate((pairs.truth, left))
+    predicted = np.concatenate((prediction.label[pairs.prediction], np.full(len(left), classes)))
+    pixels = np.concatenate((pairs.pixels, unpredicted[left]))
+    return SemanticRows(truth.image[at], truth.label[at], predicted, pixels)
+
+
+def class_scores(confusion: Floats) -> tuple[Floats, Floats, Floats]:
+    """(K,) IoU and accuracy (0-1, NaN where undefined) and annotated pixels of each class, from a
+    (K, K + 1) confusion."""
+    correct = np.diagonal(confusion)
+    annotated, predicted = confusion.sum(1), confusion[:, :-1].sum(0)
     with np.errstate(invalid="ignore"):
-        return correct / (labeled + predicted - correct), correct / labeled, labeled
+        iou = correct / (annotated + predicted - correct)
+        return iou, correct / annotated, annotated
 
 
-def means(matrix: Floats) -> dict[str, float | None]:
-    """mIoU, fwIoU, pixel and mean accuracy in percent; None where there is nothing to average."""
-    iou, accuracy, labeled = class_scores(matrix)
-    pixels = labeled.sum()
-    weighted = float((labeled * np.nan_to_num(iou)).sum() / pixels) if pixels else None
-    correct = float(np.diagonal(matrix).sum() / pixels) if pixels else None
+def mean_scores(confusion: Floats) -> dict[str, float | None]:
+    """mIoU, fwIoU, pixel and mean accuracy in percent, from a (K, K + 1) confusion; None where
+    there is nothing to average."""
+    iou, accuracy, annotated = class_scores(confusion)
+    pixels = annotated.sum()
+    weighted = float((annotated * np.nan_to_num(iou)).sum() / pixels) if pixels else None
+    correct = float(np.diagonal(confusion).sum() / pixels) if pixels else None
     values = {
         "miou": _mean(iou),
         "fwiou": weighted,
@@ -115,54 +171,14 @@ def _mean(values: Floats) -> float | None:
     return float(defined.mean()) if len(defined) else None
 
 
-def summarize(matrix: Floats, names: Sequence[str]) -> dict[str, Any]:
-    """The semantic part of metrics.json; percentages."""
-    iou = class_scores(matrix)[0]
-    per_class = {
-        name: None if np.isnan(value) else 100 * float(value)
-        for name, value in zip(names, iou, strict=True)
-    }
-    counted = int(np.count_nonzero(~np.isnan(iou)))
-    rule = {"absent_classes": ABSENT_CLASSES, "classes_counted": counted}
-    return (
-        means(matrix) | rule | {"per_class": per_class, "confused_pixels": confused(matrix, names)}
-    )
-
-
-def confused(matrix: Floats, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The `CONFUSED` pairs of classes of most pixels: `true`, `predicted` (None: nothing was) and
+def most_confused(confusion: Floats, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The `MAX_CONFUSED` pairs of classes of most pixels: `true`, `predicted` (None: nothing) and
     `pixels`."""
-    wrong = np.array(matrix)
+    wrong = np.array(confusion)  # (K, K + 1)
     np.fill_diagonal(wrong, 0)
-    most = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]
-    cells = [divmod(int(cell), wrong.shape[1]) for cell in most if wrong.flat[cell]]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]
+    cells = [divmod(int(cell), wrong.shape[1]) for cell in order if wrong.flat[cell]]
     predicted = [*names, None]
     return [
         {"true": names[i], "predicted": predicted[k], "pixels": int(wrong[i, k])} for i, k in cells
     ]
-
-
-def image_iou(rows: SemanticRows, images: int, classes: int) -> Floats:
-    """(I,) mIoU of each image by itself, 0-1: the mean over the classes of its union; NaN where
-    nothing is labeled."""
-    same = rows.true == rows.predicted
-    correct, labeled, predicted = (
-        _by_image_and_class(rows, label, chosen, images, classes)
-        for label, chosen in (
-            (rows.true, same),
-            (rows.true, same | ~same),
-            (rows.predicted, rows.predicted < classes),
-        )
-    )
-    with np.errstate(invalid="ignore"):
-        iou = correct / (labeled + predicted - correct)
-        present = ~np.isnan(iou)
-        return np.asarray(np.nansum(iou, axis=1) / present.sum(1), np.float64)
-
-
-def _by_image_and_class(
-    rows: SemanticRows, label: Ints, chosen: NDArray[np.bool_], images: int, classes: int
-) -> Floats:
-    cells = rows.image[chosen] * classes + label[chosen]
-    pixels = np.bincount(cells, weights=rows.pixels[chosen], minlength=images * classes)
-    return np.asarray(pixels, np.float64).reshape(images, classes)

@@ -1,13 +1,12 @@
-"""What instances are lost by: the error types of TIDE (Bolya et al., ECCV 2020), and which classes
-are confused."""
+"""The error types of TIDE (Bolya et al., ECCV 2020) and the classes confused with each other."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from segkit.metrics.instance import categories
-from segkit.metrics.objects import Batch, By
+from segkit.metrics.instance import coco_categories
+from segkit.metrics.objects import IouType, PredictedRecords, Record, TrueRecords
 
-KINDS = {
+ERROR_TYPES = {
     "Cls": "classification",
     "Loc": "localisation",
     "Both": "classification and localisation",
@@ -15,57 +14,87 @@ KINDS = {
     "Bkg": "background",
     "Miss": "missed",
 }
-MATCHED, BACKGROUND = 0.5, 0.1
-"""IoU from which a detection fits an object, and below which it lies on nothing."""
+FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
+"""IoU from which a detection matches an object, and below which it is on background."""
 MIN_SCORE = 0.3
 """Detections of lower score do not enter the confusion between classes."""
-CONFUSED = 20
+MAX_CONFUSED = 20
+"""Listed pairs of confused classes."""
 
 
-def breakdown(
-    batches: Sequence[Batch], names: Sequence[str], by: By, max_dets: Sequence[int]
-) -> dict[str, Any]:
-    """Errors and confusion of matched detections, by hotcoco.
+class TideErrors:
+    """Errors of instance predictions and the confusion between classes, by hotcoco.
 
-    What the AP leaves out is no error: detections beyond `max_dets`, and what matches nothing where
-    labels are not exhaustive.
-
-    Returns:
-        `errors`: for each kind its `count` and `gain`, what the AP at IoU 0.5 (in percent) would
-        gain without it; `confusion`: the pairs of classes most often taken for each other, `true`,
-        `predicted` and `count`.
+    What AP does not count is not an error: detections beyond `max_dets`, and what matches nothing
+    where labels are not exhaustive. All records are kept in memory.
     """
-    from hotcoco import COCO, COCOeval
 
-    images = [image for batch in batches for image in batch.images]
-    annotations = [annotation for batch in batches for annotation in batch.annotations]
-    results = [result for batch in batches for result in batch.results]
-    for number, annotation in enumerate(annotations, 1):
-        annotation["id"] = number  # so far those of its batch
-    truth = COCO(
-        {"images": images, "annotations": annotations, "categories": categories(len(names))}
-    )
-    federated = any("neg_category_ids" in image for image in images)
-    evaluator = COCOeval(
-        truth, truth.load_res(results), "segm" if by == "mask" else "bbox", lvis_style=federated
-    )
-    evaluator.params.max_dets = list(max_dets)
-    evaluator.evaluate()
-    found = evaluator.tide_errors(MATCHED, BACKGROUND)
-    errors = {
-        name: {"count": int(found["counts"][kind]), "gain": 100 * float(found["delta_ap"][kind])}
-        for kind, name in KINDS.items()
-    }
-    return {"errors": errors, "confusion": _confused(evaluator, names)}
+    def __init__(
+        self, class_names: Sequence[str], iou_type: IouType, max_dets: Sequence[int]
+    ) -> None:
+        """Set up the metric.
 
+        Args:
+            class_names: (K,) names of the evaluated classes, in the order of categories 1 to K.
+            iou_type: whether masks or boxes are compared.
+            max_dets: detections that count in an image; the last is the limit.
+        """
+        self.class_names = class_names
+        self.iou_type = iou_type
+        self.max_dets = list(max_dets)
+        self._images: list[Record] = []
+        self._annotations: list[Record] = []
+        self._results: list[Record] = []
 
-def _confused(evaluator: Any, names: Sequence[str]) -> list[dict[str, Any]]:
-    matrix = evaluator.confusion_matrix(MATCHED, min_score=MIN_SCORE)["matrix"][
-        : len(names), : len(names)
-    ]
-    pairs = [
-        {"true": names[i], "predicted": names[k], "count": int(matrix[i, k])}
-        for i, k in zip(*matrix.nonzero(), strict=True)
-        if i != k
-    ]
-    return sorted(pairs, key=lambda pair: -pair["count"])[:CONFUSED]
+    def update(self, truth: TrueRecords, prediction: PredictedRecords) -> None:
+        """Keep the records of a batch of images."""
+        self._images += truth.images
+        self._annotations += truth.annotations
+        self._results += prediction.counted(truth, self.max_dets[-1]).results
+
+    def compute(self) -> dict[str, Any]:
+        """Errors and confusion, as metrics.json holds them.
+
+        Returns:
+            `errors`: for each type its `count` and `gain`, what the AP at IoU 0.5 (in percent)
+            would gain without it; `confusion`: the pairs of classes most often confused, `true`,
+            `predicted` and `count`.
+        """
+        evaluator = self._evaluator()
+        evaluator.evaluate()
+        tide = evaluator.tide_errors(FOREGROUND_IOU, BACKGROUND_IOU)
+        errors = {
+            name: {"count": int(tide["counts"][key]), "gain": 100 * float(tide["delta_ap"][key])}
+            for key, name in ERROR_TYPES.items()
+        }
+        return {"errors": errors, "confusion": self._confusion(evaluator)}
+
+    def _evaluator(self) -> Any:
+        from hotcoco import COCO, COCOeval
+
+        for number, annotation in enumerate(self._annotations, 1):
+            annotation["id"] = number  # unique in the set; until now, in the batch
+        truth = COCO(
+            {
+                "images": self._images,
+                "annotations": self._annotations,
+                "categories": coco_categories(len(self.class_names)),
+            }
+        )
+        federated = any("neg_category_ids" in image for image in self._images)
+        predictions = truth.load_res(self._results)
+        coco_iou_type = "segm" if self.iou_type == "mask" else "bbox"
+        evaluator = COCOeval(truth, predictions, coco_iou_type, lvis_style=federated)
+        evaluator.params.max_dets = self.max_dets
+        return evaluator
+
+    def _confusion(self, evaluator: Any) -> list[dict[str, Any]]:
+        names = self.class_names
+        matrix = evaluator.confusion_matrix(FOREGROUND_IOU, min_score=MIN_SCORE)["matrix"]
+        matrix = matrix[: len(names), : len(names)]
+        pairs = [
+            {"true": names[i], "predicted": names[k], "count": int(matrix[i, k])}
+            for i, k in zip(*matrix.nonzero(), strict=True)
+            if i != k
+        ]
+        return sorted(pairs, key=lambda pair: -pair["count"])[:MAX_CONFUSED]

@@ -1,48 +1,52 @@
-"""Figures of seen and unseen classes, as zero-shot segmentation reports them."""
+"""Mean figures over seen and unseen classes, as zero-shot segmentation reports them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from segkit.errors import InputError
+from segkit.shards.manifest import Task
+
+_FIGURES = {"panoptic": "pq", "semantic": "iou", "instance": "ap"}
 
 
-def check_unseen(known: Collection[str], unseen: Sequence[str]) -> None:
-    """Refuse unseen classes that are none of the classes that are scored."""
-    if unknown := [name for name in unseen if name not in known]:
+def check_unseen(class_names: Collection[str], unseen: Sequence[str]) -> None:
+    """Refuse unseen classes that are not among the evaluated classes."""
+    if unknown := [name for name in unseen if name not in class_names]:
         message = f"unseen classes that the data does not have: {', '.join(unknown[:5])}"
         raise InputError(message, hint="see segkit inspect")
 
 
-def zero_shot(per_class: Mapping[str, Any], unseen: Sequence[str], task: str) -> dict[str, Any]:
+def compute_zero_shot(
+    per_class: Mapping[str, Any], unseen: Sequence[str], task: Task
+) -> dict[str, Any]:
     """Mean over seen and over unseen classes, and their harmonic mean, in percent.
 
     Args:
         per_class: `per_class` of metrics.json.
-        unseen: names of classes that training has not seen; all others are seen.
-        task: the figure is PQ for panoptic, IoU for semantic, AP for instance.
+        unseen: names of the classes that were not seen in training.
+        task: decides the figure: PQ for panoptic, IoU for semantic, AP for instance.
 
     Raises:
         InputError: an unseen class is not in the vocabulary.
     """
     check_unseen(per_class, unseen)
-    values = {name: row["pq"] if task == "panoptic" else row for name, row in per_class.items()}
-    groups = {
-        "seen": [
-            value for name, value in values.items() if name not in set(unseen) and value is not None
-        ],
-        "unseen": [
-            value for name, value in values.items() if name in set(unseen) and value is not None
-        ],
+    groups: dict[str, list[float]] = {"seen": [], "unseen": []}
+    for name, row in per_class.items():
+        value = row["pq"] if task == "panoptic" else row
+        if value is not None:
+            groups["unseen" if name in unseen else "seen"].append(value)
+    means = {
+        group: sum(values) / len(values) if values else None for group, values in groups.items()
     }
-    means = {group: sum(found) / len(found) if found else None for group, found in groups.items()}
-    seen, other = means["seen"], means["unseen"]
-    harmonic = None
-    if seen is not None and other is not None:
-        harmonic = 2 * seen * other / (seen + other) if seen + other else 0.0
-    counts = {f"{group}_classes": len(found) for group, found in groups.items()}
     return {
-        "figure": {"panoptic": "pq", "semantic": "iou"}.get(task, "ap"),
+        "figure": _FIGURES[task],
         **means,
-        "harmonic": harmonic,
-        **counts,
+        "harmonic": _harmonic_mean(means["seen"], means["unseen"]),
+        **{f"{group}_classes": len(values) for group, values in groups.items()},
     }
+
+
+def _harmonic_mean(first: float | None, second: float | None) -> float | None:
+    if first is None or second is None:
+        return None
+    return 2 * first * second / (first + second) if first + second else 0.0

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit import __version__
-from segkit.metrics import detections, panoptic, semantic
-from segkit.metrics.class_mapping import stated
-from segkit.metrics.evaluate import Measured, thing_classes
+from segkit.metrics.class_mapping import class_map_notes, thing_classes
+from segkit.metrics.evaluate import EvalResult
 from segkit.metrics.predictions import Predictions
 from segkit.report.gallery import draw_image, gallery, worst_and_best
 from segkit.report.page import Page, Section, html
@@ -28,27 +27,27 @@ GALLERY_IMAGES = 6
 """Images at each end of the gallery."""
 MIN_SCORE = 0.3
 """The gallery leaves out instances of lower score, which would fill the pictures."""
-_SECTIONS: dict[
-    str, Callable[[dict[str, Any], Measured, ShardSet], tuple[list[Section], list[Card]]]
-] = {
+_SECTIONS: dict[str, Callable[[dict[str, Any], EvalResult], tuple[list[Section], list[Card]]]] = {
     "panoptic": panoptic_sections,
     "semantic": semantic_sections,
     "instance": instance_sections,
 }
 
 
-def report(result: dict[str, Any], measured: Measured, truth: ShardSet, source: Predictions) -> str:
+def report(
+    result: dict[str, Any], evaluation: EvalResult, truth: ShardSet, source: Predictions
+) -> str:
     """Write the report of an evaluation as HTML.
 
     Args:
         result: the content of metrics.json.
-        measured: the rows behind it.
+        evaluation: the evaluation behind it.
         truth: ground truth; the gallery shows its images if it has any.
         source: the predictions.
     """
     task = result["task"]
-    sections, cards = _SECTIONS[task](result, measured, truth)
-    sections.append(_gallery_section(measured, truth, source, task))
+    sections, cards = _SECTIONS[task](result, evaluation)
+    sections.append(_gallery_section(evaluation, truth, source, task))
     images, classes = result["images"]["evaluated"], len(truth.taxonomy.categories)
     page = Page(
         title=f"{cards[0][0]} {cards[0][1]}: {truth.manifest.name}",
@@ -62,9 +61,9 @@ def report(result: dict[str, Any], measured: Measured, truth: ShardSet, source: 
 
 
 def _gallery_section(
-    measured: Measured, truth: ShardSet, source: Predictions, task: Task
+    evaluation: EvalResult, truth: ShardSet, source: Predictions, task: Task
 ) -> Section:
-    scores, figure = image_scores(measured, len(truth.taxonomy.categories))
+    scores, figure = image_scores(evaluation)
     worst, best = worst_and_best(scores, GALLERY_IMAGES)
     instances = task == "instance"
     classes = thing_classes(truth.taxonomy) if instances else truth.taxonomy.categories
@@ -76,7 +75,7 @@ def _gallery_section(
                 truth,
                 source,
                 index,
-                f"{measured.image_ids[index]}: {figure} {scores[index]:.1f}",
+                f"{evaluation.image_ids[index]}: {figure} {scores[index]:.1f}",
                 class_ids=class_ids,
                 min_score=MIN_SCORE if instances else 0.0,
             )
@@ -86,24 +85,19 @@ def _gallery_section(
     return Section("Images", "".join(parts), "Ground truth left, prediction right.")
 
 
-def image_scores(measured: Measured, classes: int) -> tuple[Floats, str]:
+def image_scores(evaluation: EvalResult) -> tuple[Floats, str]:
     """Score each image by itself.
-
-    Args:
-        measured: an evaluation with details.
-        classes: number of classes of the ground truth.
 
     Returns:
         (I,) scores in percent, NaN for images without anything to score, and the figure's name.
     """
-    images = len(measured.image_ids)
-    if measured.panoptic is not None:
-        return 100 * panoptic.image_quality(measured.panoptic, images, classes), "PQ"
-    if measured.detections is not None:
-        return 100 * detections.image_scores(measured.detections, images), "mean IoU of objects"
-    if measured.semantic is not None:
-        return 100 * semantic.image_iou(measured.semantic, images, classes), "mIoU"
-    return np.full(images, np.nan), ""
+    if evaluation.panoptic is not None:
+        return 100 * evaluation.panoptic.per_image(), "PQ"
+    if evaluation.detections is not None:
+        return 100 * evaluation.detections.per_image(), "mean IoU of objects"
+    if evaluation.semantic is not None:
+        return 100 * evaluation.semantic.per_image(), "mIoU"
+    return np.full(len(evaluation.image_ids), np.nan), ""
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
@@ -119,7 +113,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
             f"{crowds} false positives lie in several crowds of their class: panopticapi,"
             " and so this figure, looks at the last crowd only."
         )
-    return notes + stated(result.get("class_map", {}))
+    return notes + class_map_notes(result.get("class_map", {}))
 
 
 def _facts(result: dict[str, Any], truth: ShardSet) -> list[tuple[str, str]]:

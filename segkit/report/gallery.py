@@ -67,7 +67,7 @@ def draw_image(
         min_score: lowest score of a prediction to draw.
     """
     sample = truth.sample(index)
-    prediction = source.of(sample)
+    prediction = source.get(sample)
     segments = () if prediction is None else prediction.segments
     background = _background(truth, sample)
 

@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from segkit.metrics import semantic
-from segkit.metrics.evaluate import Measured, names
-from segkit.metrics.labels import label
+from segkit.metrics.evaluate import EvalResult
+from segkit.metrics.output import figure_name
+from segkit.metrics.panoptic import TRUE_POSITIVE
 from segkit.report import figures
 from segkit.report.page import Section, plain_table
-from segkit.shards.reader import ShardSet
 
 Card = tuple[str, str]
 """Name and figure of a headline card."""
@@ -24,7 +23,7 @@ _AP_KEYS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
 def panoptic_sections(
-    result: dict[str, Any], measured: Measured, truth: ShardSet
+    result: dict[str, Any], evaluation: EvalResult
 ) -> tuple[list[Section], list[Card]]:
     """Write the sections and headline cards of a panoptic evaluation."""
     cards = [
@@ -41,8 +40,10 @@ def panoptic_sections(
         figures.ClassPoint(name, row["sq"], row["rq"], row["tp"] + row["fn"])
         for name, row in classes.items()
     ]
-    rows = measured.panoptic
-    matched = np.zeros(0) if rows is None else rows.iou[rows.outcome == 0]
+    matched = np.zeros(0)
+    if evaluation.panoptic is not None:
+        rows = evaluation.panoptic.rows
+        matched = rows.iou[rows.outcome == TRUE_POSITIVE]
     sections = [
         Section("Panoptic quality", _quality(result) + _intervals(result) + _zero_shot(result)),
         Section(
@@ -61,41 +62,37 @@ def panoptic_sections(
             "IoU of matches",
             figures.histogram(matched, 0.5, 1.0, BINS, "IoU of matched segments"),
         ),
-        _confusion_matrix(measured, truth),
+        _confusion_matrix(evaluation),
     ]
     return sections, _format(cards)
 
 
 def semantic_sections(
-    result: dict[str, Any], measured: Measured, truth: ShardSet
+    result: dict[str, Any], evaluation: EvalResult
 ) -> tuple[list[Section], list[Card]]:
     """Write the sections and headline cards of a semantic evaluation."""
     keys = ("miou", "fwiou", "pixel_accuracy", "mean_accuracy")
-    rows = measured.semantic
-    images = len(measured.image_ids)
-    if rows is None:
-        scores = np.full(images, np.nan)
-    else:
-        scores = semantic.image_iou(rows, images, len(truth.taxonomy.categories))
+    scores = np.zeros(0) if evaluation.semantic is None else evaluation.semantic.per_image()
     scores = scores[~np.isnan(scores)]
     sections = [
         Section("Intervals", _intervals(result) + _zero_shot(result)),
         Section("Classes", figures.bars(_class_bars(result), unit="IoU")),
-        _confusion_matrix(measured, truth),
+        _confusion_matrix(evaluation),
         Section("IoU of images", figures.histogram(scores, 0.0, 1.0, BINS, "mIoU of each image")),
     ]
-    return sections, _format([(label(key), result[key]) for key in keys])
+    return sections, _format([(figure_name(key), result[key]) for key in keys])
 
 
 def instance_sections(
-    result: dict[str, Any], measured: Measured, truth: ShardSet
+    result: dict[str, Any], evaluation: EvalResult
 ) -> tuple[list[Section], list[Card]]:
     """Write the sections and headline cards of an instance evaluation."""
     cards = [
         (f"{result['by']} AP", result["ap"]),
-        *((label(key), result[key]) for key in _AP_KEYS[1:]),
+        *((figure_name(key), result[key]) for key in _AP_KEYS[1:]),
     ]
-    iou = np.zeros(0) if measured.detections is None else measured.detections.object_iou
+    matches = evaluation.detections
+    iou = np.zeros(0) if matches is None else matches.rows.object_iou
     title = "IoU of each object with the best prediction of its class"
     sections = [
         Section("Intervals", _intervals(result) + _zero_shot(result)),
@@ -156,7 +153,7 @@ def _boundary_ap(result: dict[str, Any]) -> str:
     if "boundary" not in result:
         return ""
     row = ("boundary", *(result["boundary"][key] for key in _AP_KEYS))
-    return plain_table(("", *map(label, _AP_KEYS)), [row])
+    return plain_table(("", *map(figure_name, _AP_KEYS)), [row])
 
 
 def _intervals(result: dict[str, Any]) -> str:
@@ -164,7 +161,7 @@ def _intervals(result: dict[str, Any]) -> str:
     if not bootstrap:
         return ""
     rows = [
-        (label(name), "-" if low is None else f"{low:.2f} - {high:.2f}")
+        (figure_name(name), "-" if low is None else f"{low:.2f} - {high:.2f}")
         for name, (low, high) in bootstrap["intervals"].items()
     ]
     draws = f"{bootstrap['samples']} draws of the images"
@@ -213,12 +210,12 @@ def _tide_errors(result: dict[str, Any]) -> str:
     return plain_table(("error", "AP50 gained", "count"), rows)
 
 
-def _confusion_matrix(measured: Measured, truth: ShardSet) -> Section:
+def _confusion_matrix(evaluation: EvalResult) -> Section:
     """Show the classes with the most wrong pixels."""
-    rows, class_names = measured.semantic, names(truth.taxonomy)
-    if rows is None:
+    if evaluation.semantic is None:
         return Section("Confusion", "")
-    pixels = semantic.confusion(rows, len(class_names))  # (N, N + 1)
+    class_names = evaluation.semantic.class_names
+    pixels = evaluation.semantic.confusion()  # (N, N + 1)
     wrong = pixels.sum(1) - np.diagonal(pixels)
     count = min(MATRIX_CLASSES, int(np.count_nonzero(pixels.sum(1))))
     classes = np.sort(np.argsort(-wrong, kind="stable")[:count])

@@ -42,7 +42,7 @@ def evaluate_set(
                 shown.append(sample)
             yield sample
 
-    metrics = evaluate(data, predictions(), task)
+    metrics = evaluate(data, predictions(), task).metrics
     _draw(data, shown, picture)
     return metrics
 

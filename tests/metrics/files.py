@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from segkit.metrics.evaluate import EvalOptions, evaluate
 from segkit.sample import Sample
+from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Taxonomy
@@ -28,10 +31,16 @@ def sets(
 ) -> tuple[ShardSet, ShardSet]:
     rng, names = np.random.default_rng(seed), taxonomy()
     truths = [random_sample(rng, names, str(100 + i), 40, 50) for i in range(images)]
-    found = [disturbed(rng, truth, names) for truth in truths]
-    return shard_set(folder / "truth", truths, names, kind), shard_set(
-        folder / "found", found, names, kind
+    predictions = [disturbed(rng, truth, names) for truth in truths]
+    return (
+        shard_set(folder / "truth", truths, names, kind),
+        shard_set(folder / "predictions", predictions, names, kind),
     )
+
+
+def figures(truth: ShardSet, predictions: Any, task: Task, **options: Any) -> dict[str, Any]:
+    """What metrics.json holds."""
+    return evaluate(truth, predictions, task, EvalOptions(**options)).metrics
 
 
 def results_file(path: Path, samples: list[Sample], boxes: bool = False) -> Path:

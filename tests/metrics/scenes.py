@@ -1,5 +1,5 @@
-"""Random label maps as Samples, and the plain dense restatements of the metrics that the fast ones
-must equal."""
+"""Random label maps as samples, and plain dense versions of the metrics, which the fast ones must
+equal."""
 
 from collections import defaultdict
 
@@ -7,6 +7,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from segkit.metrics import objects
+from segkit.metrics.regions import Regions
 from segkit.sample import Sample, Segment
 from segkit.taxonomy import Category, Taxonomy
 
@@ -78,15 +79,15 @@ def disturbed(rng: np.random.Generator, truth: Sample, names: Taxonomy) -> Sampl
     """A prediction: the truth moved by a pixel, some classes changed, some segments dropped, score
     given."""
     segments = []
-    taken = np.zeros((truth.height, truth.width), bool)
-    for one in truth.segments:
-        mask = decode(one, truth)
+    covered = np.zeros((truth.height, truth.width), bool)
+    for true in truth.segments:
+        mask = decode(true, truth)
         if rng.random() < 0.15:
             continue
-        mask = np.roll(mask, rng.integers(-1, 2, 2), (0, 1)) & ~taken
-        taken |= mask
+        mask = np.roll(mask, rng.integers(-1, 2, 2), (0, 1)) & ~covered
+        covered |= mask
         class_id = (
-            one.class_id
+            true.class_id
             if rng.random() < 0.8
             else int(rng.choice([c.id for c in names.categories]))
         )
@@ -97,14 +98,15 @@ def disturbed(rng: np.random.Generator, truth: Sample, names: Taxonomy) -> Sampl
     return Sample(truth.id, truth.file_name, truth.width, truth.height, tuple(segments))
 
 
-def decode(one: Segment, image: Sample) -> np.ndarray:
-    return coco_mask.decode({"size": [image.height, image.width], "counts": one.mask}).astype(bool)
+def decode(segment: Segment, image: Sample) -> np.ndarray:
+    size = [image.height, image.width]
+    return coco_mask.decode({"size": size, "counts": segment.mask}).astype(bool)
 
 
 def id_map(image: Sample) -> np.ndarray:
     ids = np.zeros((image.height, image.width), np.int64)
-    for number, one in enumerate(image.segments, 1):
-        ids[decode(one, image)] = number
+    for number, region in enumerate(image.segments, 1):
+        ids[decode(region, image)] = number
     return ids
 
 
@@ -137,21 +139,22 @@ def panopticapi(pairs: list[tuple[Sample, Sample]], names: Taxonomy) -> dict:
                 true_matched.add(t)
                 predicted_matched.add(p)
         crowd_of = {}
-        for t, one in true.items():
+        for t, true_segment in true.items():
             if t in true_matched:
                 continue
-            if one.is_crowd:
-                crowd_of[one.class_id] = t
+            if true_segment.is_crowd:
+                crowd_of[true_segment.class_id] = t
             else:
-                totals[one.class_id][3] += 1
-        for p, one in predicted.items():
+                totals[true_segment.class_id][3] += 1
+        for p, predicted_segment in predicted.items():
             if p in predicted_matched:
                 continue
             forgiven = common.get((0, p), 0)
-            if one.class_id in crowd_of:
-                forgiven += common.get((crowd_of[one.class_id], p), 0)
+            class_id = predicted_segment.class_id
+            if class_id in crowd_of:
+                forgiven += common.get((crowd_of[class_id], p), 0)
             if forgiven / area[p] <= 0.5:
-                totals[one.class_id][2] += 1
+                totals[class_id][2] += 1
     return _averages(totals, names)
 
 
@@ -192,9 +195,26 @@ def dense_confusion(pairs: list[tuple[Sample, Sample]], names: Taxonomy) -> np.n
     return matrix[:k]
 
 
-def records(truths, found, index, by, first):
-    """Records of samples in memory; images are numbered from `first`."""
+def records(truths, predictions, index, iou_type, first=1):
+    """COCO records of samples in memory, of both sides; images are numbered from `first`."""
     numbers = range(first, first + len(truths))
-    return objects.records(
-        objects.objects_of(truths), objects.objects_of(found), index, by, numbers
+    true, predicted = (
+        objects.Objects.from_samples(truths),
+        objects.Objects.from_samples(predictions),
     )
+    return (
+        objects.true_records(true, index, iou_type, numbers),
+        objects.predicted_records(predicted, true, index, iou_type, numbers),
+    )
+
+
+def regions(pairs, names):
+    """Regions of both sides of pairs of samples."""
+    return tuple(Regions.from_samples(side, names.index, "x") for side in zip(*pairs, strict=True))
+
+
+def updated(metric, batches):
+    """The metric after an update with each batch of both sides."""
+    for truth, prediction in batches:
+        metric.update(truth, prediction)
+    return metric

@@ -2,19 +2,18 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.metrics.evaluate import evaluate
 from segkit.taxonomy import Category, Taxonomy
 
-from .files import shard_set
+from .files import figures, shard_set
 from .scenes import sample, taxonomy
 
 
-def test_predictions_of_another_vocabulary_are_mapped_by_name_and_what_is_lost_is_stated(tmp_path):
+def test_predictions_in_another_vocabulary_are_mapped_by_name_and_losses_are_listed(tmp_path):
     names = taxonomy()
     ids = np.repeat([[1, 1, 2, 2, 3, 3]], 4, axis=0)
     truth = shard_set(tmp_path / "truth", [sample(ids, {1: 2, 2: 9, 3: 30}, names)], names)
-    other = Taxonomy(
-        "other",
+    source = Taxonomy(
+        "source",
         (
             Category(1, "Class-0", "thing"),
             Category(2, "thing one", "thing", ("thing one", "class 1")),
@@ -22,8 +21,10 @@ def test_predictions_of_another_vocabulary_are_mapped_by_name_and_what_is_lost_i
             Category(4, "unheard of", "stuff"),
         ),
     )
-    found = shard_set(tmp_path / "found", [sample(ids, {1: 1, 2: 2, 3: 4}, other)], other)
-    metrics = evaluate(truth, found, "panoptic")
+    predictions = shard_set(
+        tmp_path / "predictions", [sample(ids, {1: 1, 2: 2, 3: 4}, source)], source
+    )
+    metrics = figures(truth, predictions, "panoptic")
     assert metrics["class_map"] == {
         "unmapped": ("unheard of",), "unreachable": ("class 2", "class 3"), "ambiguous": {}, "merged": {},
     }  # fmt: skip
@@ -34,10 +35,10 @@ def test_predictions_of_another_vocabulary_are_mapped_by_name_and_what_is_lost_i
     assert metrics["per_class"]["class 4"]["fn"] == 1
     stranger = Taxonomy("stranger", (Category(1, "nothing of it", "thing"),))
     with pytest.raises(InputError, match="no class of stranger is a class of test"):
-        evaluate(truth, shard_set(tmp_path / "s", [], stranger), "panoptic")
+        figures(truth, shard_set(tmp_path / "s", [], stranger), "panoptic")
 
 
-def test_one_word_for_several_classes_takes_the_first_and_says_so(tmp_path):
+def test_a_word_of_several_classes_is_mapped_to_the_first_and_listed(tmp_path):
     target = Taxonomy(
         "t",
         tuple(
@@ -47,8 +48,10 @@ def test_one_word_for_several_classes_takes_the_first_and_says_so(tmp_path):
     source = Taxonomy("s", (Category(5, "wall", "stuff"), Category(6, "Wall brick", "stuff")))
     ids = np.array([[1, 1, 2, 2]])
     truth = shard_set(tmp_path / "truth", [sample(ids, {1: 0, 2: 1}, target)], target, "semantic")
-    found = shard_set(tmp_path / "found", [sample(ids, {1: 6, 2: 5}, source)], source, "semantic")
-    metrics = evaluate(truth, found, "semantic")
+    predictions = shard_set(
+        tmp_path / "predictions", [sample(ids, {1: 6, 2: 5}, source)], source, "semantic"
+    )
+    metrics = figures(truth, predictions, "semantic")
     assert metrics["class_map"]["ambiguous"] == {"wall": ("wall-brick", "wall-tile")}
     assert metrics["class_map"]["merged"] == {"wall-brick": ("wall", "Wall brick")}
     assert metrics["per_class"] == {"wall-brick": 50, "wall-tile": 0}
@@ -66,12 +69,12 @@ def test_stuff_that_becomes_one_class_becomes_one_segment_and_things_stay_apart(
         "s", tuple(Category(k, n, kind, (n, word)) for k, (n, kind, word) in enumerate(parts))
     )
     true = np.array([[1, 1, 1, 1, 2, 2, 3, 3]])
-    found = np.array([[1, 1, 4, 4, 2, 2, 3, 3]])
+    predicted = np.array([[1, 1, 4, 4, 2, 2, 3, 3]])
     truth = shard_set(tmp_path / "truth", [sample(true, {1: 1, 2: 2, 3: 2}, target)], target)
-    answers = shard_set(
-        tmp_path / "found", [sample(found, {1: 0, 4: 1, 2: 2, 3: 3}, source)], source
+    predictions = shard_set(
+        tmp_path / "predictions", [sample(predicted, {1: 0, 4: 1, 2: 2, 3: 3}, source)], source
     )
-    metrics = evaluate(truth, answers, "panoptic")
+    metrics = figures(truth, predictions, "panoptic")
     assert metrics["per_class"]["wall"] == {
         "pq": 100,
         "sq": 100,

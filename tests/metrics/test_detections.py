@@ -3,51 +3,54 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from segkit.metrics import detections
+from segkit.metrics.detections import DetectionMatches
 
-from .scenes import records, sample, segment, taxonomy
-from .test_instance import run, some_pairs
+from .scenes import records, sample, segment, taxonomy, updated
+from .test_instance import instance_ap, random_pairs
 
 
-def rows_of(pairs, names, by="mask"):
-    truths, found = [t for t, _ in pairs], [p for _, p in pairs]
-    return detections.match(records(truths, found, names.index, by, 1), by, 100)
+def matches(pairs, names, iou_type="mask", max_dets=100):
+    """The metric after an update with all pairs, all classes taken for things."""
+    truths, predictions = zip(*pairs, strict=True)
+    batch = records(truths, predictions, names.index, iou_type)
+    return updated(DetectionMatches(len(names.categories), iou_type, max_dets), [batch])
 
 
 @settings(max_examples=30, deadline=None)
-@example(seed=5343, images=6, by="mask")  # 7 hits of 10 objects, and a recall of 0.7000000000000001
-@given(seed=st.integers(0, 10**6), images=st.integers(1, 6), by=st.sampled_from(["mask", "box"]))
-def test_average_precision_is_that_of_pycocotools(seed, images, by):
-    pairs, names = some_pairs(seed, images, 30, 40)
-    curves = run(pairs, names, "pycocotools", by)
+@example(
+    seed=5343, images=6, iou_type="mask"
+)  # 7 hits of 10 objects, and a recall of 0.7000000000000001
+@given(
+    seed=st.integers(0, 10**6), images=st.integers(1, 6), iou_type=st.sampled_from(["mask", "box"])
+)
+def test_average_precision_equals_that_of_pycocotools(seed, images, iou_type):
+    pairs, names = random_pairs(seed, images, 30, 40)
+    curves = instance_ap(pairs, names, "pycocotools", iou_type).curves()
     expected = curves.precision[:, :, :, 0, -1].mean(axis=1)
-    found = detections.average_precision(rows_of(pairs, names, by), 5)
-    np.testing.assert_allclose(np.nan_to_num(found, nan=-1), expected, atol=1e-9)
+    precision = matches(pairs, names, iou_type).average_precision()
+    np.testing.assert_allclose(np.nan_to_num(precision, nan=-1), expected, atol=1e-9)
 
 
 def test_weights_are_repetitions_of_images():
-    pairs, names = some_pairs(4, 5, 30, 40)
-    rows = rows_of(pairs, names)
+    pairs, names = random_pairs(4, 5, 30, 40)
+    metric = matches(pairs, names)
     drawn = [0, 0, 0, 2, 4, 4]
     weights = np.bincount(drawn, minlength=5).astype(float)
-    repeated = detections.average_precision(rows_of([pairs[i] for i in drawn], names), 5)
-    np.testing.assert_allclose(detections.average_precision(rows, 5, weights), repeated, atol=1e-9)
+    repeated = matches([pairs[i] for i in drawn], names).average_precision()
+    np.testing.assert_allclose(metric.average_precision(weights), repeated, atol=1e-9)
 
 
-def test_batches_join_and_nothing_is_something():
-    pairs, names = some_pairs(6, 4, 30, 40)
-    first = records([t for t, _ in pairs[:1]], [p for _, p in pairs[:1]], names.index, "mask", 1)
-    rest = records([t for t, _ in pairs[1:]], [p for _, p in pairs[1:]], names.index, "mask", 2)
-    joined = detections.DetectionRows.concatenate(
-        [detections.match(b, "mask", 100) for b in (first, rest)], [1, 2, 3, 4]
-    )
-    whole = rows_of(pairs, names)
+def test_batches_sum_up_and_no_batch_gives_undefined_figures():
+    pairs, names = random_pairs(6, 4, 30, 40)
+    first = records(*zip(*pairs[:1], strict=True), names.index, "mask", 1)
+    rest = records(*zip(*pairs[1:], strict=True), names.index, "mask", 2)
+    in_batches = updated(DetectionMatches(5, "mask", 100), [first, rest])
     np.testing.assert_array_equal(
-        detections.average_precision(joined, 5), detections.average_precision(whole, 5)
+        in_batches.average_precision(), matches(pairs, names).average_precision()
     )
-    assert np.isnan(
-        detections.average_precision(detections.DetectionRows.concatenate([], []), 2)
-    ).all()
+    empty = DetectionMatches(2, "mask", 100)
+    assert np.isnan(empty.average_precision()).all()
+    assert empty.compute() == {"ap": None, "ap50": None, "ap75": None}
 
 
 def test_best_iou_of_each_object():
@@ -56,15 +59,16 @@ def test_best_iou_of_each_object():
     truth = sample(ids, {1: 2, 2: 2, 3: 9}, names, crowds=(2,))
     half = ids == 1
     half[:4] = False
-    found = type(truth)(
+    prediction = type(truth)(
         "1", "1", 30, 8, (segment(half, 2, score=0.5), segment(ids == 3, 2, score=0.9))
     )
-    rows = rows_of([(truth, found)], names)
-    # the crowd is no object; the third has no detection of its own class
+    empty = type(truth)("2", "2", 30, 8)
+    metric = matches([(truth, prediction), (empty, empty)], names)
+    rows = metric.rows
+    # the crowd is not an object; the third has no detection of its own class
     assert sorted(zip(rows.object_label.tolist(), rows.object_iou.tolist(), strict=True)) == [
         (0, 0.5),
         (1, 0.0),
     ]
-    assert detections.image_scores(rows, 2)[0] == pytest.approx(0.25) and np.isnan(
-        detections.image_scores(rows, 2)[1]
-    )
+    scores = metric.per_image()
+    assert scores[0] == pytest.approx(0.25) and np.isnan(scores[1])

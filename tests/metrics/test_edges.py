@@ -7,26 +7,25 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.metrics import instance
-from segkit.metrics.evaluate import EvalOptions, evaluate, measure
+from segkit.metrics.evaluate import evaluate
+from segkit.metrics.instance import EVALUATORS
 from segkit.sample import Sample
 
 from .files import sets, shard_set
 from .scenes import dense_confusion, sample, taxonomy
-from .test_instance import KEYS, reference, run
+from .test_instance import KEYS, figures, reference
 from .test_panoptic import assert_equal
-from .test_semantic import matrix
+from .test_semantic import semantic_iou
 
 NAMES, MANY = taxonomy(), taxonomy(things=365, stuff=0)
 HALVES = np.repeat([[1] * 30 + [2] * 30], 40, axis=0)
 EMPTY = Sample("1", "1.jpg", 60, 40)
 
 
-def found(ids, classes, names=NAMES):
-    made = sample(ids, classes, names)
-    return replace(
-        made, segments=tuple(replace(s, score=0.9 - i / 10) for i, s in enumerate(made.segments))
-    )
+def prediction(ids, classes, names=NAMES):
+    image = sample(ids, classes, names)
+    segments = tuple(replace(s, score=0.9 - i / 10) for i, s in enumerate(image.segments))
+    return replace(image, segments=segments)
 
 
 def one_pixel():
@@ -36,37 +35,42 @@ def one_pixel():
 
 
 def half():
-    """Of the first segment, exactly half is found; of the second, all."""
+    """Of the first segment, exactly half is predicted; of the second, all."""
     ids = HALVES.copy()
     ids[:20, :30] = 0
     return ids
 
 
 def scattered():
-    """Five of 365 classes; two of them are taken for others."""
+    """Five of 365 classes; two are predicted as another."""
     ids = np.arange(2400).reshape(40, 60) // 480 + 1
     true = {1: 2, 2: 702, 3: 1402, 4: 2102, 5: 2550}
-    return [(sample(ids, true, MANY), found(ids, true | {2: 709, 5: 2}, MANY))], MANY
+    return [(sample(ids, true, MANY), prediction(ids, true | {2: 709, 5: 2}, MANY))], MANY
 
 
 CASES = {
     "no predictions": lambda: ([(sample(HALVES, {1: 2, 2: 9}, NAMES), EMPTY)], NAMES),
-    "no ground truth": lambda: ([(EMPTY, found(HALVES, {1: 2, 2: 9}))], NAMES),
+    "no ground truth": lambda: ([(EMPTY, prediction(HALVES, {1: 2, 2: 9}))], NAMES),
     "neither": lambda: ([(EMPTY, EMPTY)], NAMES),
     "all crowd": lambda: (
-        [(sample(HALVES, {1: 2, 2: 9}, NAMES, crowds=(1, 2)), found(HALVES, {1: 2, 2: 9}))],
+        [(sample(HALVES, {1: 2, 2: 9}, NAMES, crowds=(1, 2)), prediction(HALVES, {1: 2, 2: 9}))],
         NAMES,
     ),
     "one class all crowd": lambda: (
-        [(sample(HALVES, {1: 2, 2: 9}, NAMES, crowds=(1,)), found(HALVES, {1: 2, 2: 9}))],
+        [(sample(HALVES, {1: 2, 2: 9}, NAMES, crowds=(1,)), prediction(HALVES, {1: 2, 2: 9}))],
         NAMES,
     ),
     "half of it": lambda: (
-        [(sample(HALVES, {1: 2, 2: 9}, NAMES), found(half(), {1: 2, 2: 9}))],
+        [(sample(HALVES, {1: 2, 2: 9}, NAMES), prediction(half(), {1: 2, 2: 9}))],
         NAMES,
     ),
     "one pixel": lambda: (
-        [(sample(one_pixel(), {1: 2, 2: 2, 3: 9}, NAMES), found(one_pixel(), {1: 2, 2: 9, 3: 9}))],
+        [
+            (
+                sample(one_pixel(), {1: 2, 2: 2, 3: 9}, NAMES),
+                prediction(one_pixel(), {1: 2, 2: 9, 3: 9}),
+            )
+        ],
         NAMES,
     ),
     "365 classes, most absent": scattered,
@@ -81,18 +85,20 @@ def test_panoptic(case):
 @pytest.mark.parametrize("case", CASES)
 def test_semantic(case):
     pairs, names = CASES[case]()
-    np.testing.assert_array_equal(matrix(pairs, names), dense_confusion(pairs, names))
+    np.testing.assert_array_equal(
+        semantic_iou(pairs, names).confusion(), dense_confusion(pairs, names)
+    )
 
 
-@pytest.mark.parametrize("evaluator", instance.EVALUATORS)
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("case", CASES)
 def test_instance(case, evaluator):
     pairs, names = CASES[case]()
-    ours = instance.summarize(run(pairs, names, evaluator), names.names)
+    ours = figures(pairs, names, evaluator)
     objects = any(not s.is_crowd for truth, _ in pairs for s in truth.segments)
-    if any(prediction.segments for _, prediction in pairs):
+    if any(p.segments for _, p in pairs):
         expected = reference(pairs, names)
-    else:  # which pycocotools cannot load: 0 where there is anything to find
+    else:  # which pycocotools cannot load: 0 where there is an object
         expected = [
             0.0 if objects and key not in ("ap_large", "ar_large", "ap_small", "ar_small") else None
             for key in KEYS
@@ -106,8 +112,8 @@ def test_instance(case, evaluator):
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_unknown_classes_are_refused_in_memory_and_in_sets(tmp_path, task):
-    truth, answers = sets(tmp_path, kind=task)
-    samples = list(answers.samples())
+    truth, predicted = sets(tmp_path, kind=task)
+    samples = list(predicted.samples())
     odd = [
         replace(samples[0], segments=(replace(samples[0].segments[0], class_id=999),)),
         *samples[1:],
@@ -120,9 +126,9 @@ def test_unknown_classes_are_refused_in_memory_and_in_sets(tmp_path, task):
             evaluate(truth, predictions, task)
 
 
-def test_scores_that_are_no_numbers_are_refused_in_memory_and_in_sets(tmp_path):
-    truth, answers = sets(tmp_path, kind="instance")
-    samples = list(answers.samples())
+def test_scores_that_are_not_numbers_are_refused_in_memory_and_in_sets(tmp_path):
+    truth, predicted = sets(tmp_path, kind="instance")
+    samples = list(predicted.samples())
     bad = replace(
         samples[1], segments=tuple(replace(s, score=float("nan")) for s in samples[1].segments)
     )
@@ -133,4 +139,4 @@ def test_scores_that_are_no_numbers_are_refused_in_memory_and_in_sets(tmp_path):
         with pytest.raises(
             InputError, match="predictions: image 101: score nan; scores are numbers"
         ):
-            measure(truth, predictions, "instance", EvalOptions())
+            evaluate(truth, predictions, "instance")

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.metrics.bootstrap import figures_of
-from segkit.metrics.evaluate import EvalOptions, evaluate, measure
+from segkit.metrics.evaluate import EvalOptions, evaluate
 from segkit.metrics.predictions import open_predictions
 
-from .files import results_file, sets, shard_set
+from .files import figures, results_file, sets, shard_set
 from .scenes import dense_confusion, panopticapi, random_map, sample, taxonomy
 from .test_instance import KEYS, reference
 
 
-def test_panoptic_figures_of_sets_are_the_references(tmp_path):
-    truth, found = sets(tmp_path, images=70)  # more than one batch
-    expected = panopticapi(list(zip(truth.samples(), found.samples(), strict=True)), truth.taxonomy)
-    metrics = evaluate(truth, found, "panoptic")
+def test_panoptic_figures_of_sets_equal_the_reference(tmp_path):
+    truth, predictions = sets(tmp_path, images=70)  # more than one batch
+    expected = panopticapi(
+        list(zip(truth.samples(), predictions.samples(), strict=True)), truth.taxonomy
+    )
+    metrics = figures(truth, predictions, "panoptic")
     for group in ("all", "things", "stuff"):
         assert [metrics[group][key] / 100 for key in ("pq", "sq", "rq")] == pytest.approx(
             expected[group], rel=1e-12
@@ -33,113 +34,103 @@ def test_panoptic_figures_of_sets_are_the_references(tmp_path):
 
 
 def test_results_give_the_same_figures_as_the_set_and_as_pycocotools(tmp_path):
-    truth, found = sets(tmp_path, kind="instance")
-    pairs = list(zip(truth.samples(), found.samples(), strict=True))
+    truth, predictions = sets(tmp_path, kind="instance")
+    pairs = list(zip(truth.samples(), predictions.samples(), strict=True))
     things = {c.id for c in truth.taxonomy.categories if c.kind == "thing"}
-    of_things = [
+    thing_pairs = [
         tuple(
             replace(s, segments=tuple(x for x in s.segments if x.class_id in things)) for s in pair
         )
         for pair in pairs
     ]
-    for by in ("mask", "box"):
-        file = results_file(tmp_path / f"{by}.json", [p for _, p in of_things], boxes=by == "box")
-        metrics = measure(
-            truth, open_predictions(str(file), truth), "instance", EvalOptions(by=by)
-        ).metrics
-        assert [metrics[key] for key in KEYS] == reference(of_things, truth.taxonomy, by)
+    for iou_type in ("mask", "box"):
+        results = [prediction for _, prediction in thing_pairs]
+        file = results_file(tmp_path / f"{iou_type}.json", results, boxes=iou_type == "box")
+        opened = open_predictions(str(file), truth)
+        metrics = figures(truth, opened, "instance", iou_type=iou_type)
+        assert [metrics[key] for key in KEYS] == reference(thing_pairs, truth.taxonomy, iou_type)
         assert metrics["per_class"].keys() == {"class 0", "class 1", "class 2"}
 
 
 @pytest.mark.parametrize(("evaluator", "boundary"), [("hotcoco", True), ("pycocotools", False)])
-def test_of_equal_scores_the_image_of_the_lower_id_counts_first_in_whatever_order_a_set_is(
+def test_at_equal_scores_the_image_of_the_lower_id_counts_first_in_any_order_of_the_set(
     tmp_path, evaluator, boundary
 ):
     """COCO's files are in no order, and pycocotools goes through images by id: 9 before 10."""
-    truth, found = sets(tmp_path, images=12, kind="instance")
+    truth, predictions = sets(tmp_path, images=12, kind="instance")
     things = {c.id for c in truth.taxonomy.categories if c.kind == "thing"}
     pairs = []
-    for number, both in enumerate(zip(truth.samples(), found.samples(), strict=True), 5):
+    for number, pair in enumerate(zip(truth.samples(), predictions.samples(), strict=True), 5):
         t, p = (
             replace(
                 s, id=str(number), segments=tuple(x for x in s.segments if x.class_id in things)
             )
-            for s in both
+            for s in pair
         )
-        pairs.append(
-            (
-                t,
-                replace(
-                    p, segments=tuple(replace(x, score=round(2 * x.score) / 2) for x in p.segments)
-                ),
-            )
-        )
+        rounded = tuple(replace(x, score=round(2 * x.score) / 2) for x in p.segments)
+        pairs.append((t, replace(p, segments=rounded)))
     shuffled = np.random.default_rng(1).permutation(12)
     ground = shard_set(
         tmp_path / "shuffled", [pairs[i][0] for i in shuffled], truth.taxonomy, "instance"
     )
-    options = EvalOptions(evaluator, details=True, boundary=boundary)
-    measured = measure(ground, [p for _, p in pairs], "instance", options)
-    assert [measured.metrics[key] for key in KEYS] == reference(pairs, truth.taxonomy)
-    figures = figures_of(measured, truth.taxonomy)
-    assert figures(None)["ap"] == pytest.approx(measured.metrics["ap"], abs=1e-9)
+    options = EvalOptions(evaluator, detections=True, boundary=boundary)
+    result = evaluate(ground, [p for _, p in pairs], "instance", options)
+    assert [result.metrics[key] for key in KEYS] == reference(pairs, truth.taxonomy)
+    headline = result.headline()
+    assert headline["ap"] == pytest.approx(result.metrics["ap"], abs=1e-9)
     if boundary:
-        assert figures(None)["boundary ap"] == pytest.approx(
-            measured.metrics["boundary"]["ap"], abs=1e-9
-        )
-    alone = [
-        measure(ground, [p for _, p in pairs if p.id == i], "instance", options)
-        for i in measured.image_ids
-    ]
-    for place, one in enumerate(alone):  # the rows of an image are under its place in the set
-        assert set(one.detections.image) <= {place}
-        assert (measured.detections.image == place).sum() == len(one.detections.image)
+        assert headline["boundary ap"] == pytest.approx(result.metrics["boundary"]["ap"], abs=1e-9)
+    images = result.detections.rows.image
+    for place, image in enumerate(result.image_ids):
+        prediction = [p for _, p in pairs if p.id == image]
+        single = evaluate(ground, prediction, "instance", options).detections.rows.image
+        assert set(single) <= {place}, "an image's rows carry its place in the set"
+        assert (images == place).sum() == len(single)
 
 
 def test_semantic_figures_of_sets(tmp_path):
-    truth, found = sets(tmp_path, images=9, kind="semantic")
+    truth, predictions = sets(tmp_path, images=9, kind="semantic")
     matrix = dense_confusion(
-        list(zip(truth.samples(), found.samples(), strict=True)), truth.taxonomy
+        list(zip(truth.samples(), predictions.samples(), strict=True)), truth.taxonomy
     )
     correct = np.diagonal(matrix)
     iou = correct / (matrix.sum(1) + matrix[:, :-1].sum(0) - correct)
-    metrics = evaluate(truth, found, "semantic")
+    metrics = figures(truth, predictions, "semantic")
     assert metrics["miou"] == pytest.approx(100 * iou.mean())
     assert metrics["pixel_accuracy"] == pytest.approx(100 * correct.sum() / matrix.sum())
 
 
 def test_the_order_of_predictions_does_not_matter_and_missing_ones_are_counted(tmp_path):
-    truth, found = sets(tmp_path)
-    samples = list(found.samples())
+    truth, predictions = sets(tmp_path)
+    samples = list(predictions.samples())
     shuffled = shard_set(tmp_path / "shuffled", samples[::-1], truth.taxonomy)
-    assert evaluate(truth, shuffled, "panoptic") == evaluate(truth, found, "panoptic")
-    fewer = evaluate(truth, shard_set(tmp_path / "fewer", samples[1:4], truth.taxonomy), "panoptic")
+    assert figures(truth, shuffled, "panoptic") == figures(truth, predictions, "panoptic")
+    fewer = figures(truth, shard_set(tmp_path / "fewer", samples[1:4], truth.taxonomy), "panoptic")
     empty = [samples[0], samples[4]]
     emptied = [replace(s, segments=()) if s in empty else s for s in samples]
     assert fewer["images"]["without_prediction"] == 2
-    assert fewer["all"] == evaluate(truth, emptied, "panoptic")["all"]
+    assert fewer["all"] == figures(truth, emptied, "panoptic")["all"]
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path, task):
-    """Two row groups of the shards against five: what is held is a batch, not the masks of the
-    set."""
+    """Two row groups of the shards against five: memory holds a batch, not the masks of the set."""
     names = taxonomy()
     ids = random_map(np.random.default_rng(0), 150, 200, 12)
-    one = sample(ids, {int(i): 2 for i in np.unique(ids) if i}, names)
+    image = sample(ids, {int(i): 2 for i in np.unique(ids) if i}, names)
 
     def peak(images):
-        copies = [replace(one, id=str(i), file_name=f"{i}.jpg") for i in range(images)]
+        copies = [replace(image, id=str(i), file_name=f"{i}.jpg") for i in range(images)]
         truth = shard_set(tmp_path / f"{images}", copies, names, task)
         del copies
-        evaluate(truth, truth, task)
+        figures(truth, truth, task)
         tracemalloc.start()
-        evaluate(truth, truth, task)
+        figures(truth, truth, task)
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return highest
 
-    masks = sum(len(s.mask) for s in one.segments)
+    masks = sum(len(s.mask) for s in image.segments)
     assert peak(640) - peak(256) < 0.5 * (640 - 256) * masks
 
 
@@ -165,59 +156,58 @@ RETURNED = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "0",
 }
-"""What is freed goes back at once: what allocators hoard, 30 MB at times, would drown what is
-looked for."""
+"""Allocators return freed memory at once; the 30 MB that they may keep would hide the growth."""
 
 
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux"
 )
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_resident_memory_is_bounded_with_all_that_evaluators_keep(tmp_path, task):
-    """A hundred masks of 800 bytes an image, in both sets: whoever kept them would hold 1,600 bytes
-    of each pair."""
+def test_resident_memory_is_bounded_including_that_of_the_evaluators(tmp_path, task):
+    """A hundred masks of 800 bytes an image, in both sets: keeping them would take 1,600 bytes a
+    pair."""
     names = taxonomy(things=100, stuff=0)
     ids = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((48, 64), int))
     ids[np.random.default_rng(0).random(ids.shape) < 0.1] = 0
-    one = sample(ids, {k: 7 * k - 5 for k in range(1, 101)}, names)
+    image = sample(ids, {k: 7 * k - 5 for k in range(1, 101)}, names)
     paths = []
-    for images in (384, 384, 640):  # of both, several row groups
-        copies = (replace(one, id=str(i), file_name=f"{i}.jpg") for i in range(images))
+    for images in (384, 384, 640):  # several row groups
+        copies = (replace(image, id=str(i), file_name=f"{i}.jpg") for i in range(images))
         paths.append(str(shard_set(tmp_path / f"{len(paths)}", list(copies), names, task).path))
     command = [sys.executable, "-c", PEAK, task, *paths]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env=os.environ | RETURNED
     )
     few, many = (1024 * int(kib) for kib in done.stdout.split())
-    segments = (640 - 384) * len(one.segments)
-    assert sum(len(s.mask) for s in one.segments) > 800 * len(one.segments)
+    segments = (640 - 384) * len(image.segments)
+    assert sum(len(s.mask) for s in image.segments) > 800 * len(image.segments)
     assert many - few < 800 * segments
 
 
 def test_the_task_must_fit_the_labels(tmp_path):
-    truth, found = sets(tmp_path, images=1)
+    truth, predictions = sets(tmp_path, images=1)
     boxes = [
         replace(s, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments))
         for s in truth.samples()
     ]
     boxed = shard_set(tmp_path / "boxes", boxes, truth.taxonomy, "boxes")
     with pytest.raises(InputError, match=r"boxes but no masks; make masks by `segkit pseudolabel`"):
-        evaluate(boxed, found, "instance")
-    assert measure(boxed, found, "instance", EvalOptions(by="box")).metrics["ap"] is not None
+        figures(boxed, predictions, "instance")
+    assert figures(boxed, predictions, "instance", iou_type="box")["ap"] is not None
     semantic = shard_set(tmp_path / "semantic", list(truth.samples()), truth.taxonomy, "semantic")
-    with pytest.raises(InputError, match="a semantic set is no panoptic ground truth"):
-        evaluate(semantic, found, "panoptic")
+    with pytest.raises(InputError, match="a semantic set is not panoptic ground truth"):
+        figures(semantic, predictions, "panoptic")
     instance = shard_set(tmp_path / "instance", list(truth.samples()), truth.taxonomy, "instance")
     with pytest.raises(
-        InputError, match="an instance set is no panoptic ground truth; use --task instance"
+        InputError, match="an instance set is not panoptic ground truth; use --task instance"
     ):
-        evaluate(instance, found, "panoptic")
-    with pytest.raises(InputError, match="knows no instances"):
-        evaluate(semantic, found, "instance")
+        figures(instance, predictions, "panoptic")
+    with pytest.raises(InputError, match="does not separate instances"):
+        figures(semantic, predictions, "instance")
 
 
-def test_predicted_boxes_without_masks_count_as_nothing_but_not_all_may_be_so(tmp_path):
-    truth, found = sets(tmp_path, kind="instance")
+def test_predictions_without_masks_are_left_out_unless_none_has_a_mask(tmp_path):
+    truth, predictions = sets(tmp_path, kind="instance")
     half = [
         replace(
             s,
@@ -226,52 +216,53 @@ def test_predicted_boxes_without_masks_count_as_nothing_but_not_all_may_be_so(tm
                 for i, x in enumerate(s.segments)
             ),
         )
-        for s in found.samples()
+        for s in predictions.samples()
     ]
     kept = [replace(s, segments=s.segments[::2]) for s in half]
-    some = evaluate(truth, half, "instance")
-    fewer = evaluate(truth, kept, "instance")
-    assert some["without_mask"] > 0 and fewer["without_mask"] == 0 and some["ap"] == fewer["ap"]
+    partly = figures(truth, half, "instance")
+    fewer = figures(truth, kept, "instance")
+    assert partly["without_mask"] > 0 and fewer["without_mask"] == 0
+    assert partly["ap"] == fewer["ap"]
     none = [
         replace(s, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments))
         for s in half
     ]
-    with pytest.raises(InputError, match="boxes without masks; score boxes by --by box"):
-        evaluate(truth, none, "instance")
+    with pytest.raises(InputError, match="boxes without masks; evaluate boxes by --by box"):
+        figures(truth, none, "instance")
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_predictions_of_another_size_are_refused(tmp_path, task):
-    truth, found = sets(tmp_path, kind=task)
-    turned = [replace(s, width=s.height, height=s.width) for s in found.samples()]
+    truth, predictions = sets(tmp_path, kind=task)
+    turned = [replace(s, width=s.height, height=s.width) for s in predictions.samples()]
     with pytest.raises(
         InputError, match=r"image 100: the prediction is 40 x 50, the image 50 x 40"
     ):
-        evaluate(truth, turned, task)
+        figures(truth, turned, task)
     with pytest.raises(
         InputError, match=r"image 100: the prediction is 40 x 50, the image 50 x 40"
     ):
-        evaluate(truth, shard_set(tmp_path / "turned", turned, truth.taxonomy, task), task)
+        figures(truth, shard_set(tmp_path / "turned", turned, truth.taxonomy, task), task)
 
 
 def test_columns_and_samples_give_the_same_figures(tmp_path, monkeypatch):
-    """Sets in the same order are read by columns, lists of samples one by one; 300 images are
+    """Sets in the same order are read by columns, samples in memory each by itself; 300 images are
     several row groups."""
-    truth, found = sets(tmp_path, images=300, kind="panoptic")
-    few = [replace(s, segments=()) if i % 7 < 6 else s for i, s in enumerate(found.samples())]
+    truth, predictions = sets(tmp_path, images=300, kind="panoptic")
+    few = [replace(s, segments=()) if i % 7 < 6 else s for i, s in enumerate(predictions.samples())]
     sparse = shard_set(tmp_path / "sparse", few, truth.taxonomy)
     empty = shard_set(tmp_path / "empty", [replace(s, segments=()) for s in few], truth.taxonomy)
     for batch in (4, 7, 200):  # 7 leaves a rest at every row group
-        monkeypatch.setattr("segkit.metrics.evaluate.BATCH", batch)
+        monkeypatch.setattr("segkit.metrics.batches.BATCH", batch)
         for task in ("panoptic", "semantic"):
-            for predictions in (found, sparse, empty):
-                by_columns = evaluate(truth, predictions, task)
-                assert by_columns == evaluate(truth, list(predictions.samples()), task)
+            for shards in (predictions, sparse, empty):
+                by_columns = figures(truth, shards, task)
+                assert by_columns == figures(truth, list(shards.samples()), task)
 
 
 def test_columns_refuse_what_samples_refuse(tmp_path):
-    truth, found = sets(tmp_path, kind="panoptic")
-    samples = list(found.samples())
+    truth, predictions = sets(tmp_path, kind="panoptic")
+    samples = list(predictions.samples())
     bare = replace(
         samples[2], segments=(replace(samples[2].segments[0], mask=None, mask_from=None),)
     )
@@ -281,9 +272,7 @@ def test_columns_refuse_what_samples_refuse(tmp_path):
         (odd, "image 102: category 999 is not in the"),
     ):
         broken = [*samples[:2], bad, *samples[3:]]
-        for predictions in (
-            broken,
-            shard_set(tmp_path / line[:9].replace(":", ""), broken, truth.taxonomy),
-        ):
+        shards = shard_set(tmp_path / line[:9].replace(":", ""), broken, truth.taxonomy)
+        for source in (broken, shards):
             with pytest.raises(InputError, match=line):
-                evaluate(truth, predictions, "panoptic")
+                figures(truth, source, "panoptic")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.errors import InputError
-from segkit.metrics import instance
+from segkit.metrics.instance import EVALUATORS, MAX_DETS, mask_areas
 from segkit.sample import Sample
 
 from .scenes import disturbed, random_sample, records, sample, segment, taxonomy
@@ -29,16 +29,20 @@ KEYS = (
 )
 
 
-def run(pairs, names, evaluator="hotcoco", by="mask", max_dets=instance.MAX_DETS, batch=3):
-    def batches():
-        for at in range(0, len(pairs), batch):
-            some = pairs[at : at + batch]
-            yield records([t for t, _ in some], [p for _, p in some], names.index, by, at + 1)
+def instance_ap(pairs, names, evaluator="hotcoco", iou_type="mask", max_dets=MAX_DETS, batch=3):
+    """The metric after an update with all pairs, all classes taken for things."""
+    metric = EVALUATORS[evaluator](names.names, iou_type, max_dets)
+    for first in range(0, len(pairs), batch):
+        truths, predictions = zip(*pairs[first : first + batch], strict=True)
+        metric.update(*records(truths, predictions, names.index, iou_type, first + 1))
+    return metric
 
-    return instance.EVALUATORS[evaluator](batches(), len(names.categories), by, max_dets)
+
+def figures(*arguments, **options):
+    return instance_ap(*arguments, **options).compute()
 
 
-def reference(pairs, names, by="mask"):
+def reference(pairs, names, iou_type="mask"):
     """The twelve figures as a user of pycocotools gets them: dictionaries, loadRes, summarize."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -63,7 +67,7 @@ def reference(pairs, names, by="mask"):
         for s in p.segments:
             shape = (
                 {"bbox": list(s.box)}
-                if by == "box"
+                if iou_type == "box"
                 else {"segmentation": {"size": size, "counts": s.mask}}
             )
             results.append(
@@ -77,46 +81,50 @@ def reference(pairs, names, by="mask"):
             "categories": [{"id": c.id} for c in names.categories],
         }
         truth.createIndex()
-        evaluator = COCOeval(truth, truth.loadRes(results), "segm" if by == "mask" else "bbox")
+        evaluator = COCOeval(
+            truth, truth.loadRes(results), "segm" if iou_type == "mask" else "bbox"
+        )
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
     return [None if value == -1 else 100 * value for value in evaluator.stats]
 
 
-def some_pairs(seed, images, height=70, width=90):
+def random_pairs(seed, images, height=70, width=90):
     rng, names = np.random.default_rng(seed), taxonomy()
     truths = [random_sample(rng, names, str(i), height, width, crowd=0.3) for i in range(images)]
     return [(t, disturbed(rng, t, names)) for t in truths], names
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), images=st.integers(2, 7), by=st.sampled_from(["mask", "box"]))
-def test_all_twelve_figures_are_those_of_pycocotools_to_the_bit(seed, images, by):
-    pairs, names = some_pairs(seed, images)
+@given(
+    seed=st.integers(0, 10**6), images=st.integers(2, 7), iou_type=st.sampled_from(["mask", "box"])
+)
+def test_all_twelve_figures_equal_those_of_pycocotools_to_the_bit(seed, images, iou_type):
+    pairs, names = random_pairs(seed, images)
     if not any(p.segments for _, p in pairs):
         return
-    expected = reference(pairs, names, by)
+    expected = reference(pairs, names, iou_type)
     for evaluator in ("hotcoco", "pycocotools"):
-        found = instance.summarize(run(pairs, names, evaluator, by), names.names)
-        assert [found[key] for key in KEYS] == expected
-    close = instance.summarize(run(pairs, names, "faster-coco-eval", by), names.names)
+        result = figures(pairs, names, evaluator, iou_type)
+        assert [result[key] for key in KEYS] == expected
+    close = figures(pairs, names, "faster-coco-eval", iou_type)
     for key, value in zip(KEYS, expected, strict=True):
         assert close[key] == (None if value is None else pytest.approx(value, abs=1e-10))
 
 
-@pytest.mark.parametrize("evaluator", instance.EVALUATORS)
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_no_predictions_give_zero_and_no_ground_truth_gives_null(evaluator):
     names = taxonomy()
     full = sample(np.ones((40, 50), int), {1: 2}, names)
     empty = Sample("1", "1.jpg", 50, 40)
-    missed = instance.summarize(run([(full, empty)], names, evaluator), names.names)
+    missed = figures([(full, empty)], names, evaluator)
     assert (
         missed["ap"] == 0
         and missed["per_class"]["class 0"] == 0
         and missed["per_class"]["class 1"] is None
     )
-    invented = instance.summarize(run([(empty, full)], names, evaluator), names.names)
+    invented = figures([(empty, full)], names, evaluator)
     assert (
         invented["ap"] is None
         and invented["ar100"] is None
@@ -124,33 +132,31 @@ def test_no_predictions_give_zero_and_no_ground_truth_gives_null(evaluator):
     )
 
 
-@pytest.mark.parametrize("evaluator", instance.EVALUATORS)
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_the_first_annotation_counts(evaluator):
     """pycocotools takes annotation id 0 for "no match"; our records are numbered from 1."""
     names = taxonomy()
     full = sample(np.ones((40, 50), int), {1: 2}, names)
-    assert instance.summarize(run([(full, full)], names, evaluator), names.names)[
-        "ap"
-    ] == pytest.approx(100)
+    assert figures([(full, full)], names, evaluator)["ap"] == pytest.approx(100)
 
 
 def test_mask_records_carry_no_box_and_size_classes_are_of_mask_areas():
     names = taxonomy()
     mask = np.eye(120, dtype=bool)  # 120 pixels in a box of 14,400
     truth = Sample("1", "1.jpg", 120, 120, (segment(mask, 2),))
-    made = records([truth], [truth], names.index, "mask", 1)
-    assert "bbox" not in made.results[0] and instance.mask_areas(made.results) == [120]
+    predicted = records([truth], [truth], names.index, "mask")[1]
+    assert "bbox" not in predicted.results[0] and mask_areas(predicted.results) == [120]
     # an unmatched thin detection far from the truth is small; by its box it would be large and
     # count there
     off = Sample(
         "1", "1.jpg", 120, 120, (segment(mask[::-1], 2, score=0.9), segment(mask, 2, score=0.5))
     )
-    for evaluator in instance.EVALUATORS:
-        found = instance.summarize(run([(truth, off)], names, evaluator), names.names)
-        assert found["ap_small"] == pytest.approx(50, abs=1) and found["ap_large"] is None
+    for evaluator in EVALUATORS:
+        result = figures([(truth, off)], names, evaluator)
+        assert result["ap_small"] == pytest.approx(50, abs=1) and result["ap_large"] is None
 
 
-@pytest.mark.parametrize("evaluator", instance.EVALUATORS)
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_custom_max_dets_limit_each_class_of_each_image(evaluator):
     names = taxonomy()
     halves = np.repeat([[1] * 20 + [2] * 20 + [3] * 20], 30, axis=0)
@@ -158,45 +164,39 @@ def test_custom_max_dets_limit_each_class_of_each_image(evaluator):
     scored = replace(
         truth, segments=tuple(replace(s, score=0.5 + i / 10) for i, s in enumerate(truth.segments))
     )
-    found = instance.summarize(
-        run([(truth, scored)], names, evaluator, max_dets=(1, 2)), names.names, (1, 2)
-    )
-    assert found["ar2"] == pytest.approx(100)
-    assert found["ar1"] == pytest.approx(100 * (0.5 + 1) / 2)
-    assert found["ap"] == pytest.approx(100)
+    result = figures([(truth, scored)], names, evaluator, max_dets=(1, 2))
+    assert result["ar2"] == pytest.approx(100)
+    assert result["ar1"] == pytest.approx(100 * (0.5 + 1) / 2)
+    assert result["ap"] == pytest.approx(100)
 
 
 def test_ignored_ground_truth_forgives_as_crowd_does():
     names = taxonomy()
     truth = sample(np.repeat([[1] * 30 + [2] * 30], 40, axis=0), {1: 2, 2: 2}, names, ignored=(2,))
-    found = sample(np.repeat([[1] * 30 + [2] * 30], 40, axis=0), {2: 2, 1: 2}, names)
-    for evaluator in instance.EVALUATORS:
-        assert instance.summarize(run([(truth, found)], names, evaluator), names.names)[
-            "ap"
-        ] == pytest.approx(100)
+    prediction = sample(np.repeat([[1] * 30 + [2] * 30], 40, axis=0), {2: 2, 1: 2}, names)
+    for evaluator in EVALUATORS:
+        assert figures([(truth, prediction)], names, evaluator)["ap"] == pytest.approx(100)
 
 
-def test_a_score_that_is_no_number_is_refused():
+def test_a_score_that_is_not_a_number_is_refused():
     names = taxonomy()
     truth = sample(np.ones((4, 5), int), {1: 2}, names, image="im9")
     bad = replace(truth, segments=(replace(truth.segments[0], score=float("nan")),))
     with pytest.raises(InputError, match=r"image im9: score nan"):
-        run([(truth, bad)], names)
+        figures([(truth, bad)], names)
 
 
-def test_ground_truth_without_masks_is_refused_with_the_mend():
+def test_ground_truth_without_masks_is_refused_with_a_hint():
     names = taxonomy()
     truth = sample(np.ones((4, 5), int), {1: 2}, names, image="im9")
     box = replace(truth, segments=(replace(truth.segments[0], mask=None, mask_from=None),))
     with pytest.raises(
         InputError, match=r"image im9: a segment has a box but no mask.*pseudolabel"
     ):
-        run([(box, truth)], names)
-    assert instance.summarize(run([(box, truth)], names, by="box"), names.names)[
-        "ap"
-    ] == pytest.approx(100)
-    made = records([truth], [box], names.index, "mask", 1)
-    assert made.results == [] and made.without_mask == 1
+        figures([(box, truth)], names)
+    assert figures([(box, truth)], names, iou_type="box")["ap"] == pytest.approx(100)
+    predicted = records([truth], [box], names.index, "mask")[1]
+    assert predicted.results == [] and predicted.without_mask == 1
 
 
 def test_365_classes_with_most_absent():
@@ -207,30 +207,28 @@ def test_365_classes_with_most_absent():
         for k in (0, 100, 364)
     ]
     pairs[1] = (pairs[1][0], sample(full, {1: 2}, names))
-    found = instance.summarize(run(pairs, names), names.names)
-    assert sum(value is not None for value in found["per_class"].values()) == 3
-    assert found["ap"] == pytest.approx(200 / 3)
-    assert found == instance.summarize(run(pairs, names, "pycocotools"), names.names)
+    result = figures(pairs, names)
+    assert sum(value is not None for value in result["per_class"].values()) == 3
+    assert result["ap"] == pytest.approx(200 / 3)
+    assert result == figures(pairs, names, "pycocotools")
 
 
 def test_the_result_does_not_depend_on_the_batches():
-    pairs, names = some_pairs(11, 7)
-    first, second = (
-        instance.summarize(run(pairs, names, batch=size), names.names) for size in (1, 7)
-    )
+    pairs, names = random_pairs(11, 7)
+    first, second = (figures(pairs, names, batch=size) for size in (1, 7))
     assert first == second
 
 
-@pytest.mark.parametrize("evaluator", instance.EVALUATORS)
-def test_an_iou_of_exactly_one_half_matches_and_crowds_alone_are_no_ground_truth(evaluator):
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_an_iou_of_exactly_one_half_matches_and_crowds_are_not_ground_truth(evaluator):
     names = taxonomy()
     full = np.zeros((40, 60), bool)
     full[:, :40] = True
     half = full.copy()
     half[:, 20:] = False
     truth = Sample("1", "1.jpg", 60, 40, (segment(full, 2),))
-    found = Sample("1", "1.jpg", 60, 40, (segment(half, 2, score=0.9),))
-    metrics = instance.summarize(run([(truth, found)], names, evaluator), names.names)
+    prediction = Sample("1", "1.jpg", 60, 40, (segment(half, 2, score=0.9),))
+    metrics = figures([(truth, prediction)], names, evaluator)
     assert metrics["ap50"] == pytest.approx(100) and metrics["ap"] == pytest.approx(10)
     crowd = Sample("1", "1.jpg", 60, 40, (segment(full, 2, is_crowd=True),))
-    assert instance.summarize(run([(crowd, found)], names, evaluator), names.names)["ap"] is None
+    assert figures([(crowd, prediction)], names, evaluator)["ap"] is None

@@ -4,18 +4,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.errors import InputError
-from segkit.metrics import panoptic
-from segkit.metrics.regions import regions_of
+from segkit.metrics.panoptic import PanopticQuality
 from segkit.sample import Sample
 
-from .scenes import disturbed, panopticapi, random_sample, sample, segment, taxonomy
+from .scenes import (
+    disturbed,
+    panopticapi,
+    random_sample,
+    regions,
+    sample,
+    segment,
+    taxonomy,
+    updated,
+)
+
+
+def quality(pairs, names):
+    return updated(PanopticQuality(names), [regions(pairs, names)])
 
 
 def evaluate(pairs, names):
-    truth = regions_of([t for t, _ in pairs], names.index, what="ground truth")
-    prediction = regions_of([p for _, p in pairs], names.index, what="predictions")
-    counts = panoptic.count(panoptic.match(truth, prediction), len(names.categories))
-    return panoptic.summarize(counts, names.names, [c.kind == "thing" for c in names.categories])
+    return quality(pairs, names).compute()
 
 
 def assert_equal(pairs, names):
@@ -33,8 +42,8 @@ def assert_equal(pairs, names):
         if reference[group] is None:
             assert ours[group] == {"pq": None, "sq": None, "rq": None, "n": 0}
         else:
-            found = [ours[group][key] for key in ("pq", "sq", "rq")]
-            np.testing.assert_allclose(found, np.multiply(reference[group], 100), rtol=1e-12)
+            figures = [ours[group][key] for key in ("pq", "sq", "rq")]
+            np.testing.assert_allclose(figures, np.multiply(reference[group], 100), rtol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,9 +112,8 @@ def test_two_crowds_of_a_class_forgive_only_the_last_listed_as_panopticapi_does_
     assert_equal([(truth, last)], names)
     assert evaluate([(truth, first)], names)["per_class"]["class 0"]["fp"] == 1
     assert evaluate([(truth, last)], names)["per_class"]["class 0"]["fp"] == 0
-    regions = [regions_of([s], names.index, what="x") for s in (truth, first, last)]
-    assert panoptic.match(regions[0], regions[1]).several_crowds == 1
-    assert panoptic.match(regions[0], regions[2]).several_crowds == 0
+    assert quality([(truth, first)], names).several_crowds == 1
+    assert quality([(truth, last)], names).several_crowds == 0
 
 
 def test_all_crowd_and_all_void():
@@ -152,20 +160,14 @@ def test_a_mask_of_another_image_size_is_refused():
         evaluate([(good, small)], names)
 
 
-def test_rows_of_batches_sum_to_the_whole_and_weights_draw_images():
+def test_batches_sum_up_and_weights_draw_images():
     rng, names = np.random.default_rng(3), taxonomy()
     truths = [random_sample(rng, names, str(i)) for i in range(6)]
     pairs = [(t, disturbed(rng, t, names)) for t in truths]
-
-    def match(some):
-        return panoptic.match(
-            *(regions_of([p[side] for p in some], names.index, what="x") for side in (0, 1))
-        )
-
-    joined = panoptic.PanopticRows.concatenate([match(pairs[:2]), match(pairs[2:])], [2, 4])
-    whole = panoptic.count(match(pairs), 5)
-    np.testing.assert_allclose(panoptic.count(joined, 5).iou, whole.iou)
-    twice = panoptic.count(joined, 5, np.array([2.0, 0, 0, 0, 0, 1]))
-    expected = panoptic.count(match([pairs[0], pairs[0], pairs[5]]), 5)
+    batches = [regions(pairs[:2], names), regions(pairs[2:], names)]
+    in_batches = updated(PanopticQuality(names), batches)
+    np.testing.assert_allclose(in_batches.counts().iou, quality(pairs, names).counts().iou)
+    twice = in_batches.counts(np.array([2.0, 0, 0, 0, 0, 1]))
+    expected = quality([pairs[0], pairs[0], pairs[5]], names).counts()
     np.testing.assert_allclose(twice.fp, expected.fp)
     np.testing.assert_allclose(twice.iou, expected.iou)

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from segkit.metrics.evaluate import evaluate
 from segkit.metrics.predictions import open_predictions
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import ConvertOptions, convert
 
+from .files import figures
 from .scenes import panopticapi
 
 
@@ -41,7 +41,7 @@ def shifted(truth, real_data, folder, pixels):
 
 
 def test_against_itself_every_segment_matches(truth, real_data, tmp_path):
-    metrics = evaluate(truth, shifted(truth, real_data, tmp_path, 0), "panoptic")
+    metrics = figures(truth, shifted(truth, real_data, tmp_path, 0), "panoptic")
     counted = [s for sample in truth.samples() for s in sample.segments if not s.is_crowd]
     assert sum(row["tp"] for row in metrics["per_class"].values()) == len(counted)
     for group in ("all", "things", "stuff"):
@@ -49,12 +49,12 @@ def test_against_itself_every_segment_matches(truth, real_data, tmp_path):
 
 
 @pytest.mark.parametrize("pixels", [1, 5, 20, 80])
-def test_against_shifted_copies_the_figures_are_the_references(truth, real_data, tmp_path, pixels):
-    found = shifted(truth, real_data, tmp_path, pixels)
+def test_against_shifted_copies_the_figures_equal_the_reference(truth, real_data, tmp_path, pixels):
+    predictions = shifted(truth, real_data, tmp_path, pixels)
     expected = panopticapi(
-        [(sample, found.of(sample)) for sample in truth.samples()], truth.taxonomy
+        [(sample, predictions.get(sample)) for sample in truth.samples()], truth.taxonomy
     )
-    metrics = evaluate(truth, found, "panoptic")
+    metrics = figures(truth, predictions, "panoptic")
     for group in ("all", "things", "stuff"):
         assert [metrics[group][key] / 100 for key in ("pq", "sq", "rq")] == pytest.approx(
             expected[group], abs=1e-12

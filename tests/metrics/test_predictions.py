@@ -7,55 +7,54 @@ import pytest
 from segkit.errors import InputError
 from segkit.export.coco import export_instances
 from segkit.masks import rle
-from segkit.metrics.evaluate import EvalOptions, evaluate, measure
 from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample
 
-from .files import panoptic_files, results_file, sets, shard_set
+from .files import figures, panoptic_files, results_file, sets, shard_set
 
 NEGATIVE = rle.compress(np.array([1000, 500, -300, 800])).decode()
 """They add up to the 40 x 50 pixels of the images here."""
 
 
 def test_panoptic_files_give_the_same_figures_as_the_set(tmp_path):
-    truth, found = sets(tmp_path)
-    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
-    assert evaluate(truth, open_predictions(str(file), truth), "panoptic") == evaluate(
-        truth, found, "panoptic"
+    truth, predictions = sets(tmp_path)
+    file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
+    assert figures(truth, open_predictions(str(file), truth), "panoptic") == figures(
+        truth, predictions, "panoptic"
     )
 
 
-def test_panoptic_files_are_found_by_file_stem_where_ids_are_other_ones(tmp_path):
-    truth, found = sets(tmp_path)
+def test_panoptic_files_are_matched_by_file_stem_where_ids_differ(tmp_path):
+    truth, predictions = sets(tmp_path)
     named = [replace(s, file_name=f"val/{s.id}.jpg", id=f"other {s.id}") for s in truth.samples()]
     renamed = shard_set(tmp_path / "renamed", named, truth.taxonomy)
-    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
-    by_stem = evaluate(renamed, open_predictions(str(file), renamed), "panoptic")
-    assert by_stem == evaluate(truth, found, "panoptic")
+    file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
+    by_stem = figures(renamed, open_predictions(str(file), renamed), "panoptic")
+    assert by_stem == figures(truth, predictions, "panoptic")
 
 
 def test_predictions_of_unknown_images_are_refused_with_their_ids(tmp_path):
-    truth, found = sets(tmp_path)
-    stranger = [*found.samples(), Sample("777", "777.jpg", 5, 5)]
+    truth, predictions = sets(tmp_path)
+    stranger = [*predictions.samples(), Sample("777", "777.jpg", 5, 5)]
     with pytest.raises(InputError, match=r"1 images are not in the ground truth: 777"):
-        evaluate(truth, stranger, "panoptic")
+        figures(truth, stranger, "panoptic")
     with pytest.raises(InputError, match=r"images with two predictions: 100"):
-        evaluate(truth, [*found.samples(), next(found.samples())], "panoptic")
+        figures(truth, [*predictions.samples(), next(predictions.samples())], "panoptic")
     doubled = shard_set(
         tmp_path / "doubled", [*truth.samples(), next(truth.samples())], truth.taxonomy
     )
     with pytest.raises(InputError, match=r"doubled.*: two images of the same id: 100;"):
-        evaluate(doubled, found, "panoptic")
+        figures(doubled, predictions, "panoptic")
 
 
 def test_predictions_of_unknown_categories_are_refused(tmp_path):
-    truth, found = sets(tmp_path)
-    one = next(found.samples())
-    odd = replace(one, segments=(replace(one.segments[0], class_id=999), *one.segments[1:]))
+    truth, predictions = sets(tmp_path)
+    first, *rest = (image := next(predictions.samples())).segments
+    odd = replace(image, segments=(replace(first, class_id=999), *rest))
     with pytest.raises(
         InputError, match=r"predictions: image 100: category 999 is not in the vocabulary"
     ):
-        evaluate(truth, [odd], "panoptic")
+        figures(truth, [odd], "panoptic")
     file = tmp_path / "odd.json"
     file.write_text(
         json.dumps([{"image_id": 100, "category_id": 999, "score": 1, "bbox": [0, 0, 1, 1]}])
@@ -93,7 +92,7 @@ def test_predictions_of_unknown_categories_are_refused(tmp_path):
         ({"score": 10**400, "bbox": [0, 0, 1, 1]}, r"score 1000\d+ of image 100 is not a number"),
         (
             {"score": 0.5, "segmentation": {"size": [40, 50], "counts": "PP"}},
-            r"counts that are no run lengths",
+            r"counts are not run lengths",
         ),
         (
             {"score": 0.5, "segmentation": {"size": [40, 50], "counts": NEGATIVE}},
@@ -101,33 +100,29 @@ def test_predictions_of_unknown_categories_are_refused(tmp_path):
         ),
     ],
 )
-def test_results_that_are_none_are_refused_by_number(tmp_path, row, line):
+def test_invalid_results_are_refused_by_number(tmp_path, row, line):
     truth, _ = sets(tmp_path, kind="instance")
     file = tmp_path / "r.json"
     file.write_text(json.dumps([{"image_id": 100, "category_id": 2, **row}]))
     with pytest.raises(InputError, match=line):
-        measure(
-            truth,
-            open_predictions(str(file), truth),
-            "instance",
-            EvalOptions(by="box" if "bbox" in row else "mask"),
-        )
+        iou_type = "box" if "bbox" in row else "mask"
+        figures(truth, open_predictions(str(file), truth), "instance", iou_type=iou_type)
 
 
-def test_files_that_are_no_predictions_are_told_apart(tmp_path):
-    truth, found = sets(tmp_path, kind="instance")
-    export_instances(found, tmp_path / "exported")
+def test_files_that_are_not_predictions_are_refused(tmp_path):
+    truth, predictions = sets(tmp_path, kind="instance")
+    export_instances(predictions, tmp_path / "exported")
     (exported,) = (tmp_path / "exported").rglob("*.json")
-    wanted = r"give a list of COCO results .*image_id, category_id, score.*, a COCO panoptic file"
+    hint = r"give a list of COCO results .*image_id, category_id, score.*, a COCO panoptic file"
     with pytest.raises(
-        InputError, match=rf"json: is a file of annotations .*not of predictions; {wanted}"
+        InputError, match=rf"json: is a file of annotations .*not of predictions; {hint}"
     ):
         open_predictions(str(exported), truth)
-    file = tmp_path / "other.json"
+    file = tmp_path / "stranger.json"
     for content in ({"a": 1}, {"annotations": 5}, {"annotations": [3]}, 7):
         file.write_text(json.dumps(content))
         with pytest.raises(
-            InputError, match=rf"other\.json: is neither a list of COCO results nor.*; {wanted}"
+            InputError, match=rf"stranger\.json: is neither a list of COCO results nor.*; {hint}"
         ):
             open_predictions(str(file), truth)
 
@@ -158,39 +153,39 @@ def damage_twice(content):
     ],
 )
 def test_panoptic_files_that_contradict_themselves_are_refused(tmp_path, damage, line):
-    truth, found = sets(tmp_path)
-    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
+    truth, predictions = sets(tmp_path)
+    file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
     content = json.loads(file.read_text())
     damage(content)
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match=line):
-        evaluate(truth, open_predictions(str(file), truth), "panoptic")
+        figures(truth, open_predictions(str(file), truth), "panoptic")
 
 
-def test_results_are_tied_by_ids_alone_and_names_of_files_are_refused(tmp_path):
-    """Silently they would count as no prediction at all."""
-    truth, found = sets(tmp_path, kind="instance")
+def test_results_are_matched_by_ids_only_and_file_names_are_refused(tmp_path):
+    """Otherwise they would silently count as missing predictions."""
+    truth, predictions = sets(tmp_path, kind="instance")
     renamed = shard_set(
         tmp_path / "renamed", [replace(s, file_name=f"{s.id:0>12}.jpg") for s in truth.samples()], truth.taxonomy,
         "instance",
     )  # fmt: skip
-    by_stem = [replace(s, id=f"{s.id:0>12}") for s in found.samples()]
+    by_stem = [replace(s, id=f"{s.id:0>12}") for s in predictions.samples()]
     file = tmp_path / "stems.json"
-    rows = json.loads(results_file(file, list(found.samples())).read_text())
+    rows = json.loads(results_file(file, list(predictions.samples())).read_text())
     file.write_text(json.dumps([row | {"image_id": f"{row['image_id']:0>12}"} for row in rows]))
-    for predictions in (by_stem, open_predictions(str(file), renamed)):
+    for source in (by_stem, open_predictions(str(file), renamed)):
         with pytest.raises(
             InputError, match=r"not in the ground truth: 000000000100.*ids: 100, 101"
         ):
-            evaluate(renamed, predictions, "instance")
+            figures(renamed, source, "instance")
 
 
 @pytest.mark.parametrize("rename", [lambda n: n, lambda n: f"{n}_panoptic"], ids=["png", "id"])
-def test_panoptic_files_are_tied_by_stems_of_their_pngs_or_by_ids_that_are_stems(tmp_path, rename):
-    truth, found = sets(tmp_path)
+def test_panoptic_files_are_matched_by_stems_of_pngs_or_by_ids_that_are_stems(tmp_path, rename):
+    truth, predictions = sets(tmp_path)
     named = [replace(s, file_name=f"val/{s.id}.jpg", id=f"other {s.id}") for s in truth.samples()]
     renamed = shard_set(tmp_path / "renamed", named, truth.taxonomy)
-    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
+    file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
     content = json.loads(file.read_text())
     for row in content["annotations"]:
         png = f"{rename(row['image_id'])}.png"
@@ -200,30 +195,32 @@ def test_panoptic_files_are_tied_by_stems_of_their_pngs_or_by_ids_that_are_stems
             "image_id": row["image_id"] if "_" in png else 5 * row["image_id"],
         }
     file.write_text(json.dumps(content))
-    metrics = evaluate(renamed, open_predictions(str(file), renamed), "panoptic")
+    metrics = figures(renamed, open_predictions(str(file), renamed), "panoptic")
     assert (
-        metrics == evaluate(truth, found, "panoptic")
+        metrics == figures(truth, predictions, "panoptic")
         and metrics["images"]["without_prediction"] == 0
     )
 
 
-def test_stems_of_several_images_stand_for_none(tmp_path):
-    truth, found = sets(tmp_path, images=2)
+def test_a_stem_of_several_images_matches_none(tmp_path):
+    truth, predictions = sets(tmp_path, images=2)
     named = [
         replace(s, file_name=f"{i}/same.jpg", id=f"image {i}")
         for i, s in enumerate(truth.samples())
     ]
     renamed = shard_set(tmp_path / "renamed", named, truth.taxonomy)
-    file = panoptic_files(tmp_path / "pred.json", [replace(s, id="7") for s in found.samples()][:1])
+    file = panoptic_files(
+        tmp_path / "pred.json", [replace(s, id="7") for s in predictions.samples()][:1]
+    )
     (tmp_path / "pred" / "7.png").rename(tmp_path / "pred" / "same.png")
     file.write_text(file.read_text().replace("7.png", "same.png"))
     with pytest.raises(InputError, match="1 images are not in the ground truth: 7"):
-        evaluate(renamed, open_predictions(str(file), renamed), "panoptic")
+        figures(renamed, open_predictions(str(file), renamed), "panoptic")
 
 
-def test_panoptic_files_whose_ids_mean_other_classes_are_refused(tmp_path):
-    truth, found = sets(tmp_path)
-    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
+def test_panoptic_files_whose_ids_are_of_different_classes_are_refused(tmp_path):
+    truth, predictions = sets(tmp_path)
+    file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
     content = json.loads(file.read_text())
     right = [{"id": c.id, "name": c.name.upper()} for c in truth.taxonomy.categories]
     for listed in (
@@ -233,8 +230,8 @@ def test_panoptic_files_whose_ids_mean_other_classes_are_refused(tmp_path):
         7,
     ):
         file.write_text(json.dumps(content | {"categories": listed}))
-        assert evaluate(truth, open_predictions(str(file), truth), "panoptic") == evaluate(
-            truth, found, "panoptic"
+        assert figures(truth, open_predictions(str(file), truth), "panoptic") == figures(
+            truth, predictions, "panoptic"
         )
     counted = [{"id": k, "name": c.name} for k, c in enumerate(truth.taxonomy.categories)]
     file.write_text(json.dumps(content | {"categories": counted}))
@@ -245,8 +242,8 @@ def test_panoptic_files_whose_ids_mean_other_classes_are_refused(tmp_path):
 
 
 def test_results_of_masks_may_hold_an_empty_box(tmp_path):
-    truth, found = sets(tmp_path, kind="instance")
-    file = results_file(tmp_path / "r.json", list(found.samples()))
-    plain = evaluate(truth, open_predictions(str(file), truth), "instance")
+    truth, predictions = sets(tmp_path, kind="instance")
+    file = results_file(tmp_path / "r.json", list(predictions.samples()))
+    plain = figures(truth, open_predictions(str(file), truth), "instance")
     file.write_text(json.dumps([row | {"bbox": []} for row in json.loads(file.read_text())]))
-    assert evaluate(truth, open_predictions(str(file), truth), "instance") == plain
+    assert figures(truth, open_predictions(str(file), truth), "instance") == plain

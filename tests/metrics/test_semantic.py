@@ -3,18 +3,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.metrics import semantic
-from segkit.metrics.regions import regions_of
+from segkit.metrics.semantic import SemanticIoU, mean_scores, most_confused
 from segkit.sample import Sample
 
-from .scenes import dense_confusion, disturbed, random_sample, sample, taxonomy
+from .scenes import (
+    dense_confusion,
+    disturbed,
+    random_sample,
+    regions,
+    sample,
+    taxonomy,
+    updated,
+)
 
 
-def matrix(pairs, names):
-    sides = (regions_of([p[side] for p in pairs], names.index, what="x") for side in (0, 1))
-    return semantic.confusion(
-        semantic.compare(*sides, len(names.categories)), len(names.categories)
-    )
+def semantic_iou(pairs, names):
+    return updated(SemanticIoU(names), [regions(pairs, names)])
 
 
 @settings(max_examples=50, deadline=None)
@@ -23,17 +27,19 @@ def test_confusion_equals_the_dense_one(seed, images):
     rng, names = np.random.default_rng(seed), taxonomy()
     truths = [random_sample(rng, names, str(i), 12, 17 + i) for i in range(images)]
     pairs = [(t, disturbed(rng, t, names)) for t in truths]
-    np.testing.assert_array_equal(matrix(pairs, names), dense_confusion(pairs, names))
+    np.testing.assert_array_equal(
+        semantic_iou(pairs, names).confusion(), dense_confusion(pairs, names)
+    )
 
 
 def test_figures_of_a_hand_computed_confusion():
     #                  predicted: a  b  c  nothing
-    found = semantic.means(np.array([[6.0, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]))
+    figures = mean_scores(np.array([[6.0, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]))
     # a: 6/8, b: 1/4, c absent (union 0, not counted)
-    assert found["miou"] == pytest.approx(100 * (6 / 8 + 1 / 4) / 2)
-    assert found["pixel_accuracy"] == pytest.approx(70)
-    assert found["mean_accuracy"] == pytest.approx(100 * (6 / 8 + 1 / 2) / 2)
-    assert found["fwiou"] == pytest.approx(100 * (0.8 * 6 / 8 + 0.2 * 1 / 4))
+    assert figures["miou"] == pytest.approx(100 * (6 / 8 + 1 / 4) / 2)
+    assert figures["pixel_accuracy"] == pytest.approx(70)
+    assert figures["mean_accuracy"] == pytest.approx(100 * (6 / 8 + 1 / 2) / 2)
+    assert figures["fwiou"] == pytest.approx(100 * (0.8 * 6 / 8 + 0.2 * 1 / 4))
 
 
 def painted(classes, names, image):
@@ -45,14 +51,14 @@ def test_equals_hotcoco_on_dense_maps():
     from hotcoco.semantic import SemanticEval
 
     rng, names = np.random.default_rng(5), taxonomy()
-    other = SemanticEval(5, ignore_index=255)
+    reference = SemanticEval(5, ignore_index=255)
     pairs = []
     for i in range(8):
         maps = rng.integers(0, 5, (2, 20, 30)) if i else np.zeros((2, 20, 30), int)
         maps[0][rng.random((20, 30)) < 0.2] = 255
-        other.update(maps[0].astype(np.uint8), maps[1].astype(np.uint8))
-        pairs.append([painted(one, names, str(i)) for one in maps])
-    ours, theirs = semantic.means(matrix(pairs, names)), other.results()
+        reference.update(maps[0].astype(np.uint8), maps[1].astype(np.uint8))
+        pairs.append([painted(classes, names, str(i)) for classes in maps])
+    ours, theirs = semantic_iou(pairs, names).headline(), reference.results()
     for key, name in {
         "miou": "mIoU",
         "fwiou": "fwIoU",
@@ -66,10 +72,10 @@ def test_absent_classes_do_not_count_but_invented_ones_do_and_the_rule_is_named(
     names = taxonomy()
     truth = sample(np.array([[1, 1, 1, 1]]), {1: 2}, names)
     invented = sample(np.array([[1, 1, 1, 2]]), {1: 2, 2: 9}, names)
-    found = semantic.summarize(matrix([(truth, invented)], names), names.names)
-    assert found["miou"] == pytest.approx((75 + 0) / 2)
-    assert found["classes_counted"] == 2 and "union > 0" in found["absent_classes"]
-    assert found["per_class"] == {
+    figures = semantic_iou([(truth, invented)], names).compute()
+    assert figures["miou"] == pytest.approx((75 + 0) / 2)
+    assert figures["classes_counted"] == 2 and "union > 0" in figures["absent_classes"]
+    assert figures["per_class"] == {
         "class 0": 75,
         "class 1": 0,
         "class 2": None,
@@ -81,16 +87,18 @@ def test_absent_classes_do_not_count_but_invented_ones_do_and_the_rule_is_named(
 def test_nothing_labeled_gives_null():
     names = taxonomy()
     void, prediction = Sample("1", "1", 4, 1), sample(np.array([[1, 1, 1, 2]]), {1: 2, 2: 9}, names)
-    found = semantic.summarize(matrix([(void, prediction)], names), names.names)
+    figures = semantic_iou([(void, prediction)], names).compute()
     assert (
-        found["miou"] is None and found["pixel_accuracy"] is None and found["classes_counted"] == 0
+        figures["miou"] is None
+        and figures["pixel_accuracy"] is None
+        and figures["classes_counted"] == 0
     )
 
 
 def test_confused_classes_are_listed_by_pixels():
     #                 predicted: a  b  nothing
-    found = semantic.confused(np.array([[6.0, 2, 0], [3, 1, 5]]), ["a", "b"])
-    assert found == [
+    pairs = most_confused(np.array([[6.0, 2, 0], [3, 1, 5]]), ["a", "b"])
+    assert pairs == [
         {"true": "b", "predicted": None, "pixels": 5},
         {"true": "b", "predicted": "a", "pixels": 3},
         {"true": "a", "predicted": "b", "pixels": 2},

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from segkit.metrics.evaluate import EvalOptions, as_predictions, measure
-from segkit.metrics.output import described
+from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.metrics.output import origin
+from segkit.metrics.predictions import as_predictions
 from segkit.report.build import image_scores, report
 from segkit.report.gallery import worst_and_best
 from segkit.shards.writer import write_layer, write_set
@@ -46,20 +47,20 @@ def page_of(folder, task, label=str):
         for s in (truth, predictions)
     )
     source = as_predictions(predictions, truth)
-    options = EvalOptions(details=True, boundary=task != "semantic", errors=True)
-    measured = measure(truth, source, task, options)
+    options = EvalOptions(detections=True, boundary=task != "semantic", tide=True)
+    evaluation = evaluate(truth, source, task, options)
     result = {
         "task": task,
-        "data": described(truth),
-        "predictions": described(predictions),
-        **measured.metrics,
+        "data": origin(truth),
+        "predictions": origin(predictions),
+        **evaluation.metrics,
     }
-    return report(result, measured, truth, source), result, measured
+    return report(result, evaluation, truth, source), result, evaluation
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_the_report_is_one_file_that_loads_nothing(tmp_path, task):
-    page, result, measured = page_of(tmp_path, task)
+    page, result, evaluation = page_of(tmp_path, task)
     parser = Balance()
     parser.feed(page)
     assert not parser.open
@@ -74,8 +75,8 @@ def test_the_report_is_one_file_that_loads_nothing(tmp_path, task):
     columns = [int(n) for n in re.findall(r"<title>\d\.\d\d-\d\.\d\d: (\d+)</title>", page)]
     counted = {
         "panoptic": lambda: sum(row["tp"] for row in result["per_class"].values()),
-        "semantic": lambda: np.count_nonzero(~np.isnan(image_scores(measured, 5)[0])),
-        "instance": lambda: len(measured.detections.object_iou),
+        "semantic": lambda: np.count_nonzero(~np.isnan(image_scores(evaluation)[0])),
+        "instance": lambda: len(evaluation.detections.rows.object_iou),
     }
     assert len(columns) == 25 and sum(columns) == counted[task](), "the histogram shows every IoU"
     assert all(
@@ -106,22 +107,22 @@ def test_names_are_escaped(tmp_path):
         tmp_path / "odd-predictions", renamed, predictions.samples(), command="test", arguments={}
     )
     source = as_predictions(layer, renamed)
-    measured = measure(renamed, source, "panoptic")
-    result = {"data": described(renamed), "predictions": described(layer), **measured.metrics}
-    page = report(result, measured, renamed, source)
+    evaluation = evaluate(renamed, source, "panoptic")
+    result = {"data": origin(renamed), "predictions": origin(layer), **evaluation.metrics}
+    page = report(result, evaluation, renamed, source)
     assert "<script>" not in page and "&lt;b&gt;class 0&amp;&lt;/b&gt;" in page
 
 
 def test_image_scores_equal_those_of_each_image_evaluated_separately(tmp_path):
     truth, predictions = sets(tmp_path, images=6)
     pairs = list(zip(truth.samples(), predictions.samples(), strict=True))
-    scores, figure = image_scores(measure(truth, predictions, "panoptic"), 5)
+    scores, figure = image_scores(evaluate(truth, predictions, "panoptic"))
     expected = [panopticapi([pair], truth.taxonomy)["all"] for pair in pairs]
     assert figure == "PQ"
     np.testing.assert_allclose(scores, [np.nan if pq is None else 100 * pq[0] for pq in expected])
-    semantic = measure(*sets(tmp_path / "s", images=3, kind="semantic"), "semantic")
-    for i, score in enumerate(image_scores(semantic, 5)[0]):
-        rows = semantic.semantic
+    semantic = evaluate(*sets(tmp_path / "s", images=3, kind="semantic"), "semantic")
+    for i, score in enumerate(image_scores(semantic)[0]):
+        rows = semantic.semantic.rows
         ious = []
         for k in range(5):
             at = rows.image == i

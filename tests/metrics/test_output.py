@@ -1,6 +1,6 @@
 import pytest
 
-from segkit.metrics.labels import label
+from segkit.metrics.output import figure_name
 
 
 @pytest.mark.parametrize(
@@ -17,5 +17,5 @@ from segkit.metrics.labels import label
         ("pixel_accuracy", "pixel accuracy"),
     ],
 )
-def test_names_are_those_of_papers(key: str, name: str) -> None:
-    assert label(key) == name
+def test_figures_are_named_as_in_papers(key: str, name: str) -> None:
+    assert figure_name(key) == name

@@ -1,0 +1,86 @@
+"""Batches of ground truth and predictions of the same images, in the form that metrics take."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from segkit.metrics.class_mapping import thing_classes
+from segkit.metrics.objects import (
+    IouType,
+    Objects,
+    PredictedRecords,
+    TrueRecords,
+    image_numbers,
+    predicted_records,
+    true_records,
+)
+from segkit.metrics.predictions import Predictions, SetPredictions
+from segkit.metrics.regions import Regions
+from segkit.metrics.shard_columns import image_ids, read_objects, read_regions
+from segkit.sample import Sample
+from segkit.shards.reader import ShardSet
+
+BATCH = 4
+"""Images compared at once: enough to hide Python's cost per call, few enough for the processor's
+caches."""
+OBJECTS_BATCH = 16
+"""Images whose instances are matched at once: their masks, too, stay in the caches until they are
+compared."""
+
+
+def sample_batches(
+    truth: ShardSet, predictions: Predictions, batch: int
+) -> Iterator[tuple[list[Sample], list[Sample]]]:
+    """Ground truth and predictions of at most `batch` images; a missing prediction is an empty
+    sample."""
+    samples = truth.samples()
+    while images := list(islice(samples, batch)):
+        yield images, [predictions.get(image) or _empty(image) for image in images]
+
+
+def _empty(image: Sample) -> Sample:
+    return Sample(image.id, image.file_name, image.width, image.height)
+
+
+def region_batches(truth: ShardSet, predictions: Predictions) -> Iterator[tuple[Regions, Regions]]:
+    """Both sides as regions, without ignored ground truth (it becomes void).
+
+    Where the predictions are a set of the same images in the same order and vocabulary, only the
+    necessary columns are read; the result is the same.
+    """
+    if isinstance(predictions, SetPredictions) and predictions.is_aligned(truth):
+        true_regions = read_regions(truth, BATCH, "ground truth")
+        predicted_regions = read_regions(predictions.shards, BATCH, "predictions")
+        for true, predicted in zip(true_regions, predicted_regions, strict=True):
+            yield true.without_ignored(), predicted
+        return
+    index = truth.taxonomy.index
+    for images, predicted_images in sample_batches(truth, predictions, BATCH):
+        true = Regions.from_samples(images, index, "ground truth").without_ignored()
+        yield true, Regions.from_samples(predicted_images, index, "predictions")
+
+
+def record_batches(
+    truth: ShardSet, predictions: Predictions, iou_type: IouType, federated: bool
+) -> Iterator[tuple[TrueRecords, PredictedRecords]]:
+    """Both sides as COCO records of the thing classes, which are categories 1 to K."""
+    index: dict[int, int | None] = {category.id: None for category in truth.taxonomy.categories}
+    index |= {category.id: k for k, category in enumerate(thing_classes(truth.taxonomy))}
+    numbers = iter(image_numbers(image_ids(truth)))
+    for true, predicted in _object_batches(truth, predictions, iou_type):
+        batch = list(islice(numbers, len(true.ids)))
+        yield (
+            true_records(true, index, iou_type, batch, federated),
+            predicted_records(predicted, true, index, iou_type, batch),
+        )
+
+
+def _object_batches(
+    truth: ShardSet, predictions: Predictions, iou_type: IouType
+) -> Iterator[tuple[Objects, Objects]]:
+    """Both sides as objects, read as `region_batches` reads regions."""
+    if isinstance(predictions, SetPredictions) and predictions.is_aligned(truth):
+        sides = truth, predictions.shards
+        yield from zip(*(read_objects(s, OBJECTS_BATCH, iou_type) for s in sides), strict=True)
+        return
+    for images, predicted in sample_batches(truth, predictions, OBJECTS_BATCH):
+        yield Objects.from_samples(images), Objects.from_samples(predicted)

@@ -1,0 +1,309 @@
+"""Predictions in COCO files: a list of results (masks or boxes), or a panoptic JSON and its
+PNGs."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import InputError
+from segkit.masks import rle
+from segkit.masks.boxes import tight_boxes
+from segkit.masks.run_lengths import decode_runs, join, masks_with_negative_runs
+from segkit.sample import Box, MaskSource, Sample, Segment
+from segkit.sources.categories import plain_name
+from segkit.sources.label_maps import read_ids
+from segkit.sources.ledger import ImageError
+from segkit.taxonomy import Taxonomy
+
+_PREDICTION: MaskSource = "prediction"
+_COUNTS = re.compile("[0-o]*[0-O]")
+"""COCO's compressed counts: 64 characters from `0` on, of which the first 32 end a number."""
+
+
+def load(path: Path) -> Any:
+    """The content of a JSON file; InputError where it is not JSON."""
+    data = path.read_bytes()
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        pass
+    try:
+        # accepts the NaN and Infinity that Python writes, so that the record can be named
+        return json.loads(data)
+    except ValueError as error:
+        raise InputError(f"not JSON ({error})", file=path, hint="write the file again") from error
+
+
+class CocoResults:
+    """COCO results: `[{image_id, category_id, score, segmentation and / or bbox}]`."""
+
+    def __init__(self, path: Path, results: list[Any], taxonomy: Taxonomy) -> None:
+        """Check the results.
+
+        Args:
+            path: the file, for messages.
+            results: its content.
+            taxonomy: classes of the ground truth.
+
+        Raises:
+            InputError: a result lacks a key, or its score or category is invalid.
+        """
+        self._path = path
+        self._taxonomy = taxonomy
+        self._by_image: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for number, result in enumerate(results):
+            self._check(number, result)
+            self._by_image.setdefault(str(result["image_id"]), []).append((number, result))
+
+    def ids(self) -> list[str]:
+        """Ids of the images that have results."""
+        return list(self._by_image)
+
+    def get(self, image: Sample) -> Sample | None:
+        """The results of an image as segments.
+
+        Raises:
+            InputError: a mask is not a valid one of the image's size, or a box is invalid.
+        """
+        results = self._by_image.get(image.id)
+        if results is None:
+            return None
+        masks = [self._mask(number, result, image) for number, result in results]
+        runs = decode_runs(*join([mask or b"" for mask in masks]))
+        pixels = image.height * image.width
+        boxes, areas = tight_boxes(runs, image.height), runs.area.tolist()
+        negative = set(masks_with_negative_runs(runs, pixels))
+        segments = []
+        for k, ((number, result), mask) in enumerate(zip(results, masks, strict=True)):
+            if mask is not None and runs.total[k] != pixels:
+                message = f"a mask of {runs.total[k]} pixels, image {image.id} has {pixels}"
+                raise self._error(number, message)
+            if k in negative:
+                raise self._error(number, f"a mask with run lengths below 0 (image {image.id})")
+            box = self._box(number, result) or boxes[k]
+            class_id, score = int(result["category_id"]), float(result["score"])
+            area, source = box[2] * box[3], None
+            if mask is not None:
+                area, source = float(areas[k]), _PREDICTION
+            kind = self._taxonomy.by_id[class_id].kind
+            segments.append(Segment(class_id, kind, box, mask, area, mask_from=source, score=score))
+        return Sample(image.id, image.file_name, image.width, image.height, tuple(segments))
+
+    def _check(self, number: int, result: Any) -> None:
+        required = {"image_id", "category_id", "score"}
+        if not isinstance(result, dict) or not required <= result.keys():
+            raise self._error(number, "a result needs image_id, category_id and score")
+        if not ("segmentation" in result or "bbox" in result):
+            raise self._error(number, "neither segmentation nor bbox")
+        image, score = result["image_id"], result["score"]
+        if not _is_finite(score):
+            raise self._error(number, f"score {score} of image {image} is not a number")
+        category = result["category_id"]
+        if not isinstance(category, int | float) or category not in self._taxonomy.by_id:
+            message = f"category {category} is not in {self._taxonomy.name} (image {image})"
+            raise self._error(number, message)
+
+    def _box(self, number: int, result: dict[str, Any]) -> Box | None:
+        if "bbox" not in result or (result.get("segmentation") and result["bbox"] == []):
+            return None
+        box = result["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+            raise self._error(number, f"bbox {box} is not four numbers")
+        x, y, width, height = map(float, box)
+        if width < 0 or height < 0:
+            message = f"bbox {box} is of negative size (expected x, y, width, height)"
+            raise self._error(number, message)
+        return x, y, width, height
+
+    def _mask(self, number: int, result: dict[str, Any], image: Sample) -> bytes | None:
+        segmentation = result.get("segmentation")
+        if not segmentation:
+            return None
+        try:
+            if isinstance(segmentation, list):
+                return rle.from_polygons(segmentation, image.height, image.width)
+            height, width = segmentation["size"]
+            counts = segmentation["counts"]
+            if (height, width) != (image.height, image.width):
+                size = f"{image.width} x {image.height}"
+                message = f"mask of {width} x {height}, image {image.id} is {size}"
+                raise self._error(number, message)
+            if isinstance(counts, list):
+                return rle.from_uncompressed(counts, image.height, image.width)
+            if not _COUNTS.fullmatch(counts):
+                raise ValueError("counts are not run lengths")
+            return bytes(counts, "ascii")
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._error(number, f"not a COCO segmentation ({error})") from error
+
+    def _error(self, number: int, message: str) -> InputError:
+        hint = "see COCO's results format"
+        return InputError(message, file=self._path, record=f"result {number}", hint=hint)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a finite number: not NaN, not infinite, not too large for a float."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+class CocoPanoptic:
+    """A COCO panoptic JSON and its folder of PNGs, each read when its image is asked for."""
+
+    def __init__(
+        self,
+        path: Path,
+        content: Any,
+        folder: Path,
+        taxonomy: Taxonomy,
+        ids_by_name: Mapping[str, str],
+    ) -> None:
+        """Check the file.
+
+        Args:
+            path: the file, for messages.
+            content: its content.
+            folder: folder of its PNGs.
+            taxonomy: classes of the ground truth.
+            ids_by_name: image ids by the ids and file stems that the file may use.
+
+        Raises:
+            InputError: the content is not that of a panoptic file, its categories contradict the
+                taxonomy, or the folder is missing.
+        """
+        self._path, self._folder, self._taxonomy = path, folder, taxonomy
+        try:
+            rows = [
+                (_image_id(row, ids_by_name), row)
+                for row in content["annotations"]
+                if iter(row["segments_info"])
+            ]
+        except (KeyError, TypeError) as error:
+            raise _not_predictions(path, content) from error
+        _check_categories(path, content.get("categories"), taxonomy)
+        self._rows = dict(rows)
+        self._ids = [image for image, _ in rows]
+        if not folder.is_dir():
+            message = f"the PNG folder {folder} is not there"
+            raise InputError(message, file=path, hint="pass it by --prediction-masks DIR")
+
+    def ids(self) -> list[str]:
+        """Ids of the images, in the order of the file."""
+        return self._ids
+
+    def get(self, image: Sample) -> Sample | None:
+        """The segments of an image.
+
+        Raises:
+            InputError: the PNG cannot be read, or contradicts the JSON.
+        """
+        row = self._rows.get(image.id)
+        if row is None:
+            return None
+        regions = rle.regions(self._id_map(row, image))
+        regions.pop(0, None)
+        infos = {int(info["id"]): info for info in row["segments_info"]}
+        self._check_ids(row, set(regions), infos)
+        segments = tuple(
+            self._segment(row, info, regions[number]) for number, info in infos.items()
+        )
+        return Sample(image.id, image.file_name, image.width, image.height, segments)
+
+    def _id_map(self, row: dict[str, Any], image: Sample) -> NDArray[np.uint32]:
+        """(H, W) segment ids of a PNG."""
+        path, size = self._folder / row["file_name"], (image.width, image.height)
+        try:
+            return read_ids(path, size, record=f"image {image.id}")
+        except ImageError as error:
+            defect = error.defect
+            hint = "write one PNG of segment ids for each image, at its size"
+            raise InputError(
+                defect.message, file=defect.file, record=defect.record, hint=hint
+            ) from error
+
+    def _check_ids(self, row: dict[str, Any], painted: set[int], infos: dict[int, Any]) -> None:
+        record = f"image {row['image_id']}"
+        if len(infos) != len(row["segments_info"]):
+            raise self._contradiction("a segment id occurs twice in segments_info", record)
+        if painted - infos.keys():
+            ids = sorted(painted - infos.keys())[:5]
+            raise self._contradiction(f"ids in the PNG that segments_info lacks: {ids}", record)
+        if infos.keys() - painted:
+            ids = sorted(infos.keys() - painted)[:5]
+            raise self._contradiction(f"segments without a pixel: {ids}", record)
+
+    def _contradiction(self, message: str, record: str) -> InputError:
+        hint = "list exactly the ids that the PNG shows"
+        return InputError(message, file=self._path, record=record, hint=hint)
+
+    def _segment(self, row: dict[str, Any], info: dict[str, Any], region: rle.Region) -> Segment:
+        class_id = int(info["category_id"])
+        record = f"image {row['image_id']}, segment {info['id']}"
+        if class_id not in self._taxonomy.by_id:
+            message = f"category {class_id} is not in {self._taxonomy.name}"
+            hint = "predict in the vocabulary of the ground truth"
+            raise InputError(message, file=self._path, record=record, hint=hint)
+        if "area" in info and info["area"] != region.area:
+            message = f"area {info['area']}, but the PNG shows {region.area} pixels"
+            hint = "count areas from the PNG, or leave them out"
+            raise InputError(message, file=self._path, record=record, hint=hint)
+        return Segment(
+            class_id,
+            self._taxonomy.by_id[class_id].kind,
+            region.box,
+            region.counts,
+            float(region.area),
+            mask_from=_PREDICTION,
+            score=info.get("score"),
+        )
+
+
+def _image_id(row: dict[str, Any], ids_by_name: Mapping[str, str]) -> str:
+    """The image that a row is for: the one of its id, else that of its PNG's stem."""
+    image = str(row["image_id"])
+    if ids_by_name.get(image) == image:
+        return image
+    return ids_by_name.get(Path(row["file_name"]).stem, ids_by_name.get(image, image))
+
+
+def _check_categories(path: Path, categories: Any, taxonomy: Taxonomy) -> None:
+    """Refuse a file whose own category list gives a class another id than the ground truth."""
+    ids: dict[str, set[int]] = {}
+    for category in taxonomy.categories:
+        for name in (category.name, category.source_name or category.name):
+            ids.setdefault(plain_name(name), set()).add(category.id)
+    rows = categories if isinstance(categories, list) else []
+    for row in rows:
+        if not isinstance(row, dict):
+            continue
+        expected = ids.get(plain_name(str(row.get("name"))))
+        if expected and row.get("id") not in list(expected):
+            message = (
+                f"category {row.get('id')} is {row['name']!r} in its list, "
+                f"in {taxonomy.name} that is {min(expected)}"
+            )
+            hint = "give segments the category ids of the ground truth"
+            raise InputError(message, file=path, hint=hint)
+
+
+def _not_predictions(path: Path, content: Any) -> InputError:
+    """The error for JSON that is neither a list of results nor a panoptic file."""
+    rows = content.get("annotations") if isinstance(content, dict) else None
+    first = rows[0] if isinstance(rows, list) and rows else None
+    message = "is neither a list of COCO results nor a COCO panoptic file"
+    if isinstance(first, dict) and "category_id" in first:
+        message = "is a file of annotations as ground truth has it, not of predictions"
+    hint = (
+        "give a list of COCO results ([{image_id, category_id, score, segmentation or bbox}, ...])"
+        ", a COCO panoptic file with its PNG folder, or a shard set"
+    )
+    return InputError(message, file=path, hint=hint)
