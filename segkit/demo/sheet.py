@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segkit.images.draw import Column, Picture, contact_sheet, overlay
+from segkit.images.contact_sheet import Column, contact_sheet
+from segkit.images.draw import Picture, overlay
 from segkit.shards.reader import ShardSet
 
 ROWS = ("image", "ground truth", "prediction", "pseudo-mask")

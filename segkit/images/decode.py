@@ -1,5 +1,6 @@
-"""The pixels of an image file, as they are stored."""
+"""Decode the pixels of an image file as they are stored, without its EXIF orientation."""
 
+import io
 from typing import Any
 
 import numpy as np
@@ -22,25 +23,36 @@ def decode_rgb(
 def decode(
     data: bytes, flags: int, *, file: object, record: str | None = None, hint: str
 ) -> NDArray[Any]:
-    """What OpenCV makes of an image file; EXIF orientation is ignored, as labels ignore it.
+    """The pixels that OpenCV decodes; labels ignore EXIF orientation, so it is ignored here.
 
     Args:
         data: the file's bytes.
         flags: OpenCV's, for channels (colors are BGR) and size.
         file: its name, for the error.
         record: the sample that shows it, for the error.
-        hint: what the user can do where it cannot be decoded.
+        hint: what the user can do if it cannot be decoded.
 
     Raises:
-        InputError: the bytes are no image.
+        InputError: the bytes are not an image.
     """
     import cv2
 
     try:
-        found = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # of no bytes at all, and of sizes beyond all measure
-        found = None
-    if found is None:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # no bytes at all, or a size that OpenCV refuses
+        decoded = None
+    if decoded is None:
         raise InputError("the image cannot be decoded", file=file, record=record, hint=hint)
-    pixels: NDArray[Any] = found
+    pixels: NDArray[Any] = decoded
     return pixels
+
+
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height from the header of an image file; None where it is not an image."""
+    from PIL import Image
+
+    try:
+        size: tuple[int, int] = Image.open(io.BytesIO(data)).size
+    except Exception:  # decoders raise many types on damaged input
+        return None
+    return size

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from segkit.errors import InputError
+from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.inference.streams import THREADS, ahead
-from segkit.sources.image_files import IMAGE_EXTENSIONS, read_picture
+from segkit.sources.image_files import read_picture
 from segkit.sources.ledger import Defect, ImageError, Tally
 
 

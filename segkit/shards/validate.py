@@ -2,7 +2,6 @@
 itself."""
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from segkit import storage
 from segkit.errors import InputError, SegkitError
+from segkit.images.decode import image_size
 from segkit.sample import Sample
 from segkit.shards import arrow
 from segkit.shards import shard as shards
@@ -187,22 +187,12 @@ def _image(opened: ShardSet, sample: Sample) -> Iterator[Violation]:
         yield Violation(
             "image-checksum", here, "the image's bytes are not those that were converted"
         )
-    size = _size(data)
+    size = image_size(data)
     if size != (sample.width, sample.height):
         found = "cannot be read" if size is None else f"is {size[0]} x {size[1]}"
         yield Violation(
             "image-size", here, f"the image {found}, its labels {sample.width} x {sample.height}"
         )
-
-
-def _size(data: bytes) -> tuple[int, int] | None:
-    from PIL import Image
-
-    try:
-        size: tuple[int, int] = Image.open(io.BytesIO(data)).size
-    except Exception:  # decoders raise many types on damaged input
-        return None
-    return size
 
 
 def _count(samples: list[Sample]) -> shards.ShardCounts | None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from segkit.images.png import MAX_PIXELS
 from segkit.sample import Box
-from segkit.sources.image_files import PIXEL_LIMIT, Picture
+from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, ImageError
 from segkit.taxonomy import Category, Taxonomy
 
@@ -97,7 +98,7 @@ def size_of(image: Image, picture: Picture | None, path: Path) -> tuple[int, int
     width, height = image.width, image.height
     if picture is not None and (width is None or height is None):
         return picture.width, picture.height
-    if width is None or height is None or min(width, height) < 1 or width * height > PIXEL_LIMIT:
+    if width is None or height is None or min(width, height) < 1 or width * height > MAX_PIXELS:
         raise ImageError(
             "bad-size", f"a size of {width} x {height} pixels", file=path, record=record
         )

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.shards.writer import class_labels
 from segkit.sources.categories import build_taxonomy
-from segkit.sources.image_files import IMAGE_EXTENSIONS, Picture
+from segkit.sources.image_files import Picture
 from segkit.sources.label_maps import read_ids, read_indices
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import Defect, ImageError, Tally

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from segkit.data.mix import TASKS
-from segkit.images.draw import Column, contact_sheet, overlay, save_png
+from segkit.images.contact_sheet import Column, contact_sheet
+from segkit.images.draw import overlay, save_png
 from segkit.inference.predict import predict_samples
 from segkit.metrics.evaluate import evaluate
 from segkit.model.dataseg import DataSeg

@@ -1,6 +1,4 @@
 import hashlib
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -9,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segkit.sources.image_files import check_png, find, inside, is_unsafe, read_picture
+from segkit.sources.image_files import find, inside, is_unsafe, read_picture
 from segkit.sources.ledger import ImageError
+from tests.images.test_png import png
 
 from .builders import picture
 
@@ -70,34 +69,6 @@ def test_exif_orientation_is_a_warning_and_the_stored_size_counts(tmp_path: Path
 def test_a_png_named_jpg_is_read_and_noted(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png").rename(tmp_path / "a.jpg")
     assert read_picture(path, record="x").warnings == ("wrong-extension",)
-
-
-@given(st.integers(0, 10**6), st.integers(0, 7))
-def test_any_flipped_bit_of_a_png_is_found(place: int, bit: int) -> None:
-    data = bytearray(PNG)
-    data[place % len(PNG)] ^= 1 << bit
-    with pytest.raises(ValueError, match=r"PNG"):
-        check_png(bytes(data))
-
-
-def png(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size, with one pixel in it."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0\0"))
-        + chunk(b"IEND", b"")
-    )
-
-
-PNG = png(1, 1)
 
 
 @pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (0, 5), (60000, 60000)])

@@ -13,9 +13,9 @@ from PIL import Image
 
 from segkit.sources.label_maps import read_ids, read_indices
 from segkit.sources.ledger import ImageError
+from tests.images.test_png import png
 
 from .builders import id_png
-from .test_image_files import png
 
 
 def chunked(*chunks: tuple[bytes, bytes]) -> bytes:

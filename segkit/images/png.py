@@ -1,0 +1,112 @@
+"""Check PNG files, and decode those that hold labels: segment ids in RGB, class indices in gray."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_PIXELS = 178_956_970
+"""Pillow's own limit; an image whose header claims more pixels is refused before decoding."""
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GRAY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6
+
+
+@dataclass(frozen=True, slots=True)
+class PngHeader:
+    """The fields of a PNG's IHDR chunk."""
+
+    width: int = 0
+    height: int = 0
+    bit_depth: int = 0
+    color_type: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height
+
+
+def check_png(data: bytes) -> PngHeader:
+    """Check the structure and the checksums of a PNG.
+
+    Decoders differ in which damage they notice, and some print to stderr; checksums settle it
+    beforehand in microseconds.
+
+    Raises:
+        ValueError: not a PNG, truncated, a wrong checksum, or more than `MAX_PIXELS` pixels.
+    """
+    if not data.startswith(SIGNATURE):
+        raise ValueError("not a PNG file")
+    header, start, kind = PngHeader(), len(SIGNATURE), b""
+    while kind != b"IEND":
+        if start + 12 > len(data):
+            raise ValueError("the PNG file is truncated")
+        (length,), kind = struct.unpack_from(">I", data, start), data[start + 4 : start + 8]
+        end = start + 8 + length
+        if end + 4 > len(data):
+            raise ValueError("the PNG file is truncated")
+        if zlib.crc32(data[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise ValueError(f"the PNG file has a wrong checksum (chunk {kind!r})")
+        if kind == b"IHDR":
+            header = PngHeader(*struct.unpack_from(">IIBB", data, start + 8))
+        start = end + 4
+    if not 0 < header.width * header.height <= MAX_PIXELS:
+        raise ValueError(f"the PNG header claims {header.width} x {header.height} pixels")
+    return header
+
+
+def decode_ids(data: bytes, header: PngHeader) -> NDArray[np.uint32]:
+    """The (H, W) map of R + 256 G + 65536 B of an 8-bit RGB PNG; an alpha channel is ignored.
+
+    kornia decodes it: 0.3 ms of CPU for 640 x 480 pixels, where libpng (OpenCV, Pillow) takes 2.4.
+
+    Raises:
+        ValueError: another kind of PNG, or damaged pixels.
+    """
+    import cv2
+    from kornia_rs import io as kornia_io
+
+    if header.bit_depth != 8 or header.color_type not in (_RGB, _RGBA):
+        raise ValueError("not an 8-bit RGB PNG, so its pixels hold no segment ids")
+    mode = "rgb" if header.color_type == _RGB else "rgba"
+    try:
+        pixels = kornia_io.decode_image_png_u8(data, (header.height, header.width), mode)
+    except Exception as error:  # the library raises no narrower type
+        raise ValueError(f"cannot be decoded ({error})") from error
+    rgba = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA) if mode == "rgb" else pixels
+    # run lengths are column-major; transposing here takes a third of NumPy's time later
+    ids: NDArray[np.uint32] = cv2.transpose(rgba.view(np.int32)[..., 0]).view("<u4").T
+    return np.bitwise_and(ids, np.uint32(0xFFFFFF), out=ids)
+
+
+def decode_indices(data: bytes, header: PngHeader) -> NDArray[Any]:
+    """The (H, W) uint8 or uint16 indices of a gray (1, 2, 4, 8, 16 bit) or palette PNG.
+
+    Raises:
+        ValueError: an RGB PNG, whose colors are not indices, or damaged pixels.
+    """
+    if header.color_type == _PALETTE:
+        return _palette_indices(data)
+    if header.color_type != _GRAY:
+        raise ValueError("neither a gray nor a palette PNG")
+    import cv2
+
+    pixels: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError("cannot be decoded")
+    # decoders spread 1-, 2- and 4-bit grays over 0-255
+    depth = header.bit_depth
+    return pixels // np.uint8(255 // (2**depth - 1)) if depth < 8 else pixels
+
+
+def _palette_indices(data: bytes) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        return np.asarray(Image.open(io.BytesIO(data)), np.uint8)
+    except Exception as error:  # Pillow raises many types on damaged input
+        raise ValueError(f"cannot be decoded ({error})") from error
