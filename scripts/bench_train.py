@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from segkit.data.batch import Batch, Targets
 from segkit.model.dataseg import DataSeg
-from segkit.model.hf import init_from, read_config
+from segkit.model.hf import load_checkpoint, read_config
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import LossConfig, ModelConfig
 from segkit.training.learner import Learner
@@ -214,7 +214,7 @@ def loaded(peer: Any) -> DataSeg:
         # Images as they are: in the other model a processor of its own normalizes them.
         plain = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
         model = DataSeg(ModelConfig(**read_config(Path(folder)), **plain))
-        init_from(model, f"hf:{folder}")
+        load_checkpoint(model, Path(folder))
     return model
 
 

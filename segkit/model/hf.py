@@ -1,9 +1,8 @@
-"""Weights of a Hugging Face Mask2Former, under the names of a `DataSeg` model."""
+"""Hugging Face Mask2Former checkpoints: their configuration and weights for a `DataSeg` model."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from safetensors import SafetensorError
@@ -13,15 +12,15 @@ from torch import Tensor
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf_names import translate
-from segkit.model.hf_source import CONFIG, WEIGHTS, folder_of
-from segkit.recipes.schema import ModelConfig
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _RESNETS = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
     ("bottleneck", (3, 4, 6, 3)): "resnet50",
     ("bottleneck", (3, 4, 23, 3)): "resnet101",
 }
+"""Layer type and depths -> name in timm."""
 _SWINS = {
     (96, (2, 2, 6, 2), 7): "swin_tiny_patch4_window7_224",
     (96, (2, 2, 18, 2), 7): "swin_small_patch4_window7_224",
@@ -30,72 +29,72 @@ _SWINS = {
     (192, (2, 2, 18, 2), 7): "swin_large_patch4_window7_224",
     (192, (2, 2, 18, 2), 12): "swin_large_patch4_window12_384",
 }
+"""Width, depths and window -> name in timm."""
 _REQUIRED = {
     "pre_norm": False,
     "enforce_input_projection": False,
     "activation_function": "relu",
     "common_stride": 4,
 }
-"""What a `DataSeg` model has built in (all published checkpoints have it so)."""
-_FRESH = ("text_classifier.", "box_prompt_encoder.")
-"""Parts that a Mask2Former has none of: text takes the place of its class head."""
+"""Settings that `DataSeg` has built in; all published checkpoints have them."""
+_NOT_IN_CHECKPOINT = ("text_classifier.", "box_prompt_encoder.")
+"""Modules without a counterpart in Mask2Former, whose linear class head fits one vocabulary."""
 
 
-def init_from(model: DataSeg, source: str) -> None:
-    """Start a model from a Mask2Former: backbone, pixel decoder, query decoder, queries and mask
-    head.
+def load_checkpoint(model: DataSeg, folder: Path) -> None:
+    """Load backbone, pixel decoder, transformer decoder, queries and mask head of a checkpoint.
 
-    The text classifier and the box conditioner keep the weights they have: a linear class head fits
-    one vocabulary.
+    The text classifier and the box prompt encoder keep their weights.
 
     Args:
-        model: of the checkpoint's architecture.
-        source: `hf:` and a local folder with `config.json` and `model.safetensors`, or the name of
-            a public model.
+        model: of the checkpoint's architecture, see `read_config`.
+        folder: local folder with `config.json` and `model.safetensors`.
 
     Raises:
-        InputError: no such source, a checkpoint that is no Mask2Former of a known layout, or of
-            another architecture than the model's; the message names what to set.
-        SegkitError: a public model that could not be fetched.
+        InputError: unreadable weights, a missing or unknown tensor, or one of another shape.
     """
-    folder = folder_of(source)
-    wanted = read_config(folder)
-    refuse_other(model.config, wanted, folder)
+    file = folder / WEIGHTS
     try:
-        state = load_file(folder / WEIGHTS)
+        state = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read weights ({error})", file=folder / WEIGHTS) from error
-    load_mask2former(model, state, folder / WEIGHTS)
+        raise InputError(f"cannot read weights ({error})", file=file) from error
+    load_mask2former(model, state, file)
 
 
 def load_mask2former(model: DataSeg, state: Mapping[str, Tensor], file: Path | None = None) -> None:
-    """Copy a Hugging Face Mask2Former's tensors into a model; every tensor of the shared parts must
-    be there.
+    """Copy the tensors of a Hugging Face Mask2Former into a model; all shared modules must be
+    complete.
 
-    Raises InputError for a name that is missing or unknown, or a tensor of another shape.
+    Raises:
+        InputError: a missing or unknown tensor, or one of another shape; names `file`.
     """
     named = translate(state)
-    own = {name: value for name, value in model.state_dict().items() if not name.startswith(_FRESH)}
-    expected = {name for name in own if not name.endswith("num_batches_tracked")}
+    shared = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(_NOT_IN_CHECKPOINT)
+    }
+    expected = {name for name in shared if not name.endswith("num_batches_tracked")}
     for message, names in (
         ("lacks", expected - named.keys()),
         ("has the unknown", named.keys() - expected),
     ):
         if names:
-            raise InputError(
-                f"the checkpoint {message} {min(names)} ({len(names)} such)", file=file
-            )
+            message = f"the checkpoint {message} {min(names)} ({len(names)} such)"
+            raise InputError(message, file=file)
     for name, value in named.items():
-        if value.shape != own[name].shape:
-            message = f"{name} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)}"
+        if value.shape != shared[name].shape:
+            shape = tuple(shared[name].shape)
+            message = f"{name} has shape {tuple(value.shape)}, the model needs {shape}"
             raise InputError(message, file=file)
     model.load_state_dict(named, strict=False)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The keys of `ModelConfig` that a checkpoint decides, from its `config.json`.
+    """The keys of `ModelConfig` that a checkpoint's `config.json` determines.
 
-    Raises InputError for what is no Mask2Former, or one of a layout that `DataSeg` does not have.
+    Raises:
+        InputError: not a Mask2Former, or one of a layout that `DataSeg` does not have.
     """
     file = folder / CONFIG
     try:
@@ -114,9 +113,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError("feature_size and hidden_dim differ, which is not supported", file=file)
     rounds, rest = divmod(config["decoder_layers"] - 1, 3)
     if rest or not rounds:
-        raise InputError(
-            f"{config['decoder_layers']} decoder layers are not 1 + 3 for each round", file=file
-        )
+        message = f"{config['decoder_layers']} decoder layers are not 1 + 3 for each round"
+        raise InputError(message, file=file)
     return {
         "backbone": _backbone(config.get("backbone_config") or {}, file),
         "hidden_dim": config["hidden_dim"],
@@ -132,7 +130,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _backbone(config: dict[str, Any], file: Path) -> str:
-    """Name in timm of a backbone that Hugging Face describes."""
+    """The name in timm of a Hugging Face backbone."""
     kind, depths = config.get("model_type"), tuple(config.get("depths", ()))
     name = None
     if kind == "resnet" and not config.get("downsample_in_bottleneck"):
@@ -140,35 +138,7 @@ def _backbone(config: dict[str, Any], file: Path) -> str:
     if kind == "swin":
         name = _SWINS.get((config.get("embed_dim", 96), depths, config.get("window_size", 7)))
     if name is None:
-        known = ", ".join([*_RESNETS.values(), *_SWINS.values()])
-        raise InputError(
-            f"an unknown {kind} backbone of depths {list(depths)}",
-            file=file,
-            hint=f"known are {known}",
-        )
+        hint = f"known are {', '.join([*_RESNETS.values(), *_SWINS.values()])}"
+        message = f"an unknown {kind} backbone of depths {list(depths)}"
+        raise InputError(message, file=file, hint=hint)
     return name
-
-
-def refuse_other(config: ModelConfig, wanted: Mapping[str, Any], folder: Path) -> None:
-    """Raise InputError where a checkpoint's keys of `ModelConfig` are not a model's; the message
-    names what to set."""
-    differing = {
-        key: value for key, value in wanted.items() if _plain(getattr(config, key)) != _plain(value)
-    }
-    if differing:
-        hint = " ".join(
-            f"--set {quote(f'model.{key}={_spelled(value)}')}" for key, value in differing.items()
-        )
-        keys = ", ".join(f"model.{key}" for key in differing)
-        raise InputError(f"the checkpoint and the recipe differ in {keys}", file=folder, hint=hint)
-
-
-def _spelled(value: Any) -> str:
-    """A value as `--set` takes it: TOML, with names as they are."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _plain(value: Any) -> Any:
-    """A backbone's name without the tag of its pretrained weights (resnet50.a1_in1k is a
-    resnet50)."""
-    return value.partition(".")[0] if isinstance(value, str) else value

@@ -1,12 +1,17 @@
-"""What a model starts from, where the recipe's `model.init_from` names something; torch only where
-that is read."""
+"""Initial weights of a model: `model.init_from` names a run, or a Mask2Former of Hugging Face.
 
+Resolving the name imports no torch; only loading the weights does.
+"""
+
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from shlex import quote
+from typing import TYPE_CHECKING, Any
 
-from segkit.errors import InputError
-from segkit.model.hf_source import PREFIX, name_of
-from segkit.recipes.schema import Recipe
+from segkit.errors import InputError, SegkitError
+from segkit.recipes.schema import ModelConfig, Recipe
 from segkit.runs.run_manifest import read_run_manifest, run_parent
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import resolve
@@ -16,12 +21,15 @@ from segkit.text.encoding import Encoding
 if TYPE_CHECKING:
     from segkit.model.dataseg import DataSeg
 
-_FREE = {"init_from", "backbone_weights", "freeze_norm"}
-"""Keys of the model in which a training may differ from the run that it goes on from."""
+HF_PREFIX = "hf:"
+"""Prefix of a Hugging Face Mask2Former: `hf:FOLDER` or `hf:OWNER/NAME`."""
+_NOT_ARCHITECTURE = {"init_from", "backbone_weights", "freeze_norm"}
+"""Keys of `ModelConfig` that may differ from the run whose weights are loaded."""
 
 
 def resolve_init_from(recipe: Recipe) -> Recipe:
-    """A recipe that names the version of the run it starts from, and no backbone weights beside it.
+    """The recipe with `model.init_from` as the path of a run's version or a checked `hf:` name, and
+    then without `model.backbone_weights`.
 
     Raises:
         InputError: no such run or folder.
@@ -29,52 +37,123 @@ def resolve_init_from(recipe: Recipe) -> Recipe:
     source = recipe.model.init_from
     if source is None:
         return recipe
-    public = source.startswith(PREFIX)
-    version = f"{PREFIX}{name_of(source)}" if public else str(resolve(here(source)).resolve())
-    model = recipe.model.model_copy(update={"init_from": version, "backbone_weights": None})
+    if is_hugging_face(source):
+        resolved = f"{HF_PREFIX}{_hugging_face_name(source)}"
+    else:
+        resolved = str(resolve(here(source)).resolve())
+    model = recipe.model.model_copy(update={"init_from": resolved, "backbone_weights": None})
     return recipe.model_copy(update={"model": model})
 
 
 def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
-    """Give a model the weights of another.
+    """Load the weights of another model.
 
     Args:
         model: of the same architecture.
-        source: `hf:` and a Mask2Former of Hugging Face (see `segkit.model.hf.init_from`), or a run
-            of segkit, `DIR` or `DIR@v2`, whose averaged weights are taken: all of them, for nothing
-            in a model belongs to one data set.
-        encoding: of the class names that the model will be trained with; a run's must be the same.
+        source: a segkit run, `DIR` or `DIR@v2`, whose averaged weights are all loaded (no weight
+            belongs to one dataset); or `hf:` and a Mask2Former, which leaves the text classifier
+            and the box prompt encoder as they are.
+        encoding: of the class names that the model will be trained with; must be a run's own.
 
     Raises:
-        InputError: no such source, or one of another architecture or encoding; the message names
-            what to set.
+        InputError: no such source, or another architecture or encoding; the message gives the
+            `--set` options that match it.
         SegkitError: a public model that could not be fetched.
     """
-    from segkit.model import hf
+    if is_hugging_face(source):
+        from segkit.model import hf
 
-    if source.startswith(PREFIX):
-        hf.init_from(model, source)
-    else:
-        _from_run(model, source, encoding)
+        folder = fetch_hugging_face(source)
+        _check_architecture(model.config, hf.read_config(folder), folder)
+        hf.load_checkpoint(model, folder)
+        return
 
-
-def _from_run(model: "DataSeg", source: str, encoding: Encoding) -> None:
-    from segkit.model import hf
     from segkit.runs.run import load_run
 
     run = load_run(source)
-    hf.refuse_other(model.config, run.recipe.model.model_dump(exclude=_FREE), run.path)
+    architecture = run.recipe.model.model_dump(exclude=_NOT_ARCHITECTURE)
+    _check_architecture(model.config, architecture, run.path)
     if run.encoding != encoding:
-        message = f"its class names were encoded by {run.encoding.name}, these by {encoding.name}, or by other templates"
-        hint = f"--set text.encoder={run.recipe.text.encoder} --set text.templates={run.recipe.text.templates}"
+        message = (
+            f"its class names were encoded by {run.encoding.name}, these by {encoding.name}, "
+            "or with other templates"
+        )
+        text = run.recipe.text
+        hint = f"--set text.encoder={text.encoder} --set text.templates={text.templates}"
         raise InputError(message, file=run.path, hint=hint)
     model.load_state_dict(run.model.state_dict())
 
 
 def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
-    """How the version that will lie at `home` names the run that it started from; nothing for other
+    """The run in `model.init_from` as a parent of the version at `home`; empty for other
     sources."""
-    if source is None or source.startswith(PREFIX):
+    if source is None or is_hugging_face(source):
         return ()
     folder = resolve(here(source)).resolve()
     return (run_parent(folder, read_run_manifest(folder), home),)
+
+
+def is_hugging_face(source: str | None) -> bool:
+    """Whether `model.init_from` names a Mask2Former of Hugging Face."""
+    return source is not None and source.startswith(HF_PREFIX)
+
+
+def fetch_hugging_face(source: str) -> Path:
+    """The local folder of `hf:FOLDER`, or of the public model `hf:OWNER/NAME` after its download.
+
+    Raises:
+        InputError: no such source.
+        SegkitError: a public model that could not be fetched.
+    """
+    name = _hugging_face_name(source)
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from segkit.model.hf import CONFIG, WEIGHTS
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        message = f"{name} is not a local folder and could not be fetched ({reason})"
+        raise SegkitError(message) from error
+
+
+def _hugging_face_name(source: str) -> str:
+    """FOLDER or OWNER/NAME of `hf:FOLDER` or `hf:OWNER/NAME`; InputError for anything else."""
+    name = source.removeprefix(HF_PREFIX)
+    if not name:
+        hint = "write hf:FOLDER or hf:NAME"
+        raise InputError(f"unknown source {source!r}", record="model.init_from", hint=hint)
+    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        hint = "give a folder or a public NAME"
+        raise InputError("no such folder", file=name, record="model.init_from", hint=hint)
+    return name
+
+
+def _check_architecture(config: ModelConfig, expected: Mapping[str, Any], folder: Path) -> None:
+    """Raise InputError where a model's configuration differs from that of the weights in
+    `folder`."""
+    differing = {
+        key: value
+        for key, value in expected.items()
+        if _without_tag(getattr(config, key)) != _without_tag(value)
+    }
+    if differing:
+        settings = (f"model.{key}={_as_setting(value)}" for key, value in differing.items())
+        hint = " ".join(f"--set {quote(setting)}" for setting in settings)
+        keys = ", ".join(f"model.{key}" for key in differing)
+        raise InputError(f"the checkpoint and the recipe differ in {keys}", file=folder, hint=hint)
+
+
+def _as_setting(value: Any) -> str:
+    """A value as `--set` takes it: TOML, with text unquoted."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _without_tag(value: Any) -> Any:
+    """A backbone's name without the tag of its pretrained weights: resnet50.a1_in1k is a
+    resnet50."""
+    return value.partition(".")[0] if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Reading a trained run: the model with the vocabulary that travels with it."""
+"""A trained run in memory: the model, with the class embeddings that travel with it."""
 
 import json
 from collections.abc import Sequence
@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model
+from safetensors.torch import load_file
 from torch import Tensor
 
 from segkit.distributed import choose_device
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.old_names import update_weights
 from segkit.recipes.schema import Recipe
 from segkit.runs.run_manifest import (
     TAXONOMIES,
@@ -26,7 +27,7 @@ from segkit.runs.run_manifest import (
     run_parent,
 )
 from segkit.shards.manifest import Parent
-from segkit.taxonomy import Taxonomy
+from segkit.taxonomy import Category, Taxonomy
 from segkit.text.encoding import Encoding
 from segkit.text.vocabulary import embed, missing_words, refuse_other_weights
 
@@ -42,97 +43,106 @@ class Run:
     """In evaluation mode, with the averaged weights."""
     recipe: Recipe
     taxonomies: dict[str, Taxonomy]
-    """Of each data set that it was trained on."""
+    """Taxonomy of each dataset that the run was trained on."""
     text_embeddings: dict[str, Tensor]
-    """Text embeddings (K, D) of each of these taxonomies, rows in index order, on the CPU."""
+    """(K, D) text embeddings of each of these taxonomies, rows in index order, on the CPU."""
     encoding: Encoding
-    """How these names were encoded, and how others must be."""
+    """The text encoder and the templates of these embeddings, and of all new ones."""
     encoder_digest: str | None
-    """Digest of the text encoder's weights; None where the run does not tell."""
+    """Digest of the text encoder's weights; None in early runs, which do not record it."""
 
     def class_embeddings(self, taxonomy: Taxonomy) -> ClassEmbeddings:
-        """The class table of any taxonomy, on the model's device.
+        """The class embeddings of any taxonomy, on the model's device.
 
-        Classes that the run was trained with take the run's own embeddings, the others what is
-        stored on this machine.
+        Classes of the training data have the run's own embeddings, all others those stored on this
+        machine.
 
         Raises:
-            InputError: a class has no embedding, or what is stored was encoded by other weights
-                than the run's.
+            InputError: a class without an embedding, or stored embeddings whose text encoder has
+                other weights than the run's.
         """
-        known = self._rows()
-        new = [category for category in taxonomy.categories if category.words not in known]
-        if new:
+        rows = self._trained_rows()
+        if new := self._new_categories(taxonomy):
             refuse_other_weights(self.encoding, self.encoder_digest)
-            rows = embed(new, self.encoding)
-            known |= {
-                category.words: torch.from_numpy(row)
-                for category, row in zip(new, rows, strict=True)
-            }
-        found = [known[category.words] for category in taxonomy.categories]
-        text = torch.stack(found) if found else torch.zeros((0, self.recipe.model.text_dim))
-        return ClassEmbeddings.from_taxonomy(taxonomy, text).to(
-            next(self.model.parameters()).device
-        )
+            embeddings = torch.from_numpy(embed(new, self.encoding))
+            rows |= {category.words: row for category, row in zip(new, embeddings, strict=True)}
+        if taxonomy.categories:
+            text = torch.stack([rows[category.words] for category in taxonomy.categories])  # (K, D)
+        else:
+            text = torch.zeros((0, self.recipe.model.text_dim))
+        device = next(self.model.parameters()).device
+        return ClassEmbeddings.from_taxonomy(taxonomy, text).to(device)
 
     def missing_words(self, taxonomy: Taxonomy) -> list[str]:
-        """The words that must be encoded before `table` can give the taxonomy's."""
-        known = self._rows()
-        return missing_words(
-            [c for c in taxonomy.categories if c.words not in known], self.encoding
-        )
-
-    def _rows(self) -> dict[tuple[str, ...], Tensor]:
-        """Words of each class that the run was trained with -> its embedding (D,)."""
-        return {
-            category.words: row
-            for name, trained in self.taxonomies.items()
-            for category, row in zip(trained.categories, self.text_embeddings[name], strict=True)
-        }
+        """The words to encode before `class_embeddings` can embed the taxonomy."""
+        return missing_words(self._new_categories(taxonomy), self.encoding)
 
     def as_parent(self, destination: Path) -> Parent:
-        """How a version under the directory `destination` names this run."""
-        return run_parent(
-            self.path, self.manifest, destination.resolve() / "v1"
-        )  # every version is at the same depth
+        """This run as a parent of any version under the directory `destination`."""
+        version = destination.resolve() / "v1"  # all versions are at the same depth
+        return run_parent(self.path, self.manifest, version)
 
     def as_arguments(self) -> dict[str, Any]:
-        """Which run was asked, and how, for a manifest: settings that are in no recipe are seen
-        there alone."""
+        """The run and its inference settings, overrides included, for a manifest's arguments."""
         return {"checkpoint": str(self.path), "inference": self.recipe.inference.model_dump()}
+
+    def _trained_rows(self) -> dict[tuple[str, ...], Tensor]:
+        """Words of each class of the training data -> its embedding (D,)."""
+        return {
+            category.words: row
+            for name, taxonomy in self.taxonomies.items()
+            for category, row in zip(taxonomy.categories, self.text_embeddings[name], strict=True)
+        }
+
+    def _new_categories(self, taxonomy: Taxonomy) -> list[Category]:
+        """The classes of a taxonomy that no training dataset has."""
+        trained = {c.words for known in self.taxonomies.values() for c in known.categories}
+        return [category for category in taxonomy.categories if category.words not in trained]
 
 
 def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -> Run:
-    """The newest version of a run, or the given one (`DIR@v2`).
+    """Load a run: its newest version (`DIR`) or a given one (`DIR@v2`).
 
     Args:
-        spec: where it lies.
+        spec: directory of the run.
         device: auto, cpu, cuda or cuda:N.
-        overrides: as of `open_run`.
+        overrides: `inference.key=value`, in place of the values in the run's recipe.
 
     Raises:
-        InputError: as `open_run`; one of its files cannot be read, or no such device.
+        InputError: no run there, an unreadable file, an override of another section, or no such
+            device.
     """
     folder, manifest, recipe = open_run(spec, overrides)
     try:
-        # The run's own weights hold the backbone's: nothing is fetched or looked for elsewhere.
+        # The run's weights include the backbone's; nothing is downloaded.
         model = DataSeg(recipe.model.model_copy(update={"backbone_weights": None}))
-        load_model(model, folder / WEIGHTS)
-        vocabulary, told = _tensors(folder / VOCABULARY)
+        state = load_file(folder / WEIGHTS)
+        if manifest.schema_version == "1":
+            state = update_weights(state)
+        model.load_state_dict(state)
+        text_embeddings, metadata = _read_tensors(folder / VOCABULARY)
         taxonomies = json.loads((folder / TAXONOMIES).read_text("utf-8"))
     except (OSError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
-        message = shorten(
-            " ".join(str(error).split()), 160
-        )  # the first line alone may say as much as "Error(s)"
+        # The first line of torch's message may be only "Error(s) in loading state_dict".
+        message = shorten(" ".join(str(error).split()), 160)
         raise InputError(
             f"the run cannot be read ({message})", file=folder, hint="train it again"
         ) from error
-    known = {name: Taxonomy.from_json(taxonomy) for name, taxonomy in taxonomies.items()}
-    model = model.to(choose_device(device)).eval()
-    return Run(folder, manifest, model, recipe, known, vocabulary, *Encoding.from_metadata(told))
+    encoding, encoder_digest = Encoding.from_metadata(metadata)
+    return Run(
+        path=folder,
+        manifest=manifest,
+        model=model.to(choose_device(device)).eval(),
+        recipe=recipe,
+        taxonomies={name: Taxonomy.from_json(value) for name, value in taxonomies.items()},
+        text_embeddings=text_embeddings,
+        encoding=encoding,
+        encoder_digest=encoder_digest,
+    )
 
 
-def _tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file."""
     with safe_open(file, framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        names = opened.keys()
+        return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}

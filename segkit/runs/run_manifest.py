@@ -1,5 +1,4 @@
-"""manifest.json of a run: what was trained on what, and the digest of what came out; reading it
-needs no torch."""
+"""The manifest of a run: its training data, its files and their digest. Imports no torch."""
 
 import hashlib
 import json
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from segkit.errors import InputError
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe
-from segkit.shards.manifest import SCHEMA_VERSION, Parent
+from segkit.shards.manifest import Parent
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.shards.writer import relocate
 from segkit.storage import here
@@ -21,9 +20,11 @@ RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
 VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"
 METRICS, PICTURES, TENSORBOARD = "metrics.jsonl", "pictures", "tensorboard"
 CHECKPOINTS = "checkpoints"
-"""Only there while the run lasts."""
+"""Exists only until the run is published."""
 CONTENT = (WEIGHTS, RECIPE, VOCABULARY, TAXONOMIES)
-"""The files that make a model; pictures and logs are not needed to use it."""
+"""The files that `load_run` reads; pictures and logs are not needed to use a run."""
+SchemaVersion = Literal["1", "2"]
+"""Version 1 has the key and weight names in `segkit.recipes.old_names`, version 2 today's."""
 
 
 class RunManifest(BaseModel):
@@ -32,9 +33,8 @@ class RunManifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_name: Literal["segkit.run/1"] = Field("segkit.run/1", alias="schema")
-    """`schema` in the file; manifests of before it was written have none and are read all the
-    same."""
-    schema_version: str = SCHEMA_VERSION
+    """`schema` in the file; absent from the manifests of early versions, which still load."""
+    schema_version: SchemaVersion = "2"
     segkit_version: str
     type: Literal["run"] = "run"
     name: str
@@ -42,20 +42,20 @@ class RunManifest(BaseModel):
     command: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     parents: tuple[Parent, ...]
-    """The data versions that it was trained on."""
+    """The versions of the training data, and the run that the weights were initialized from."""
     rates: dict[str, float]
-    """Data set -> share of the steps (or of every step's loss) that it was given, of any sum."""
+    """Sampling weight of each dataset; only their ratios matter."""
     steps: int
-    """Steps that made the weights."""
+    """Optimizer steps after which the weights were taken."""
     parameters: int
-    """Weights of the model."""
+    """Number of parameters of the model."""
     encoder: str
-    """The text encoder whose space the classifier works in."""
+    """The text encoder of the class embeddings."""
     files: dict[str, str]
-    """File -> SHA-256 of its bytes, for the files that make the model."""
+    """SHA-256 of each file in `CONTENT`."""
     digest: str
-    """SHA-256 over `files`: the same data, recipe and seed give the same digest on the same CPU. On
-    a GPU they do not: its sums come in no fixed order."""
+    """SHA-256 over `files`. On a CPU, equal data, recipe and seed give an equal digest; on a GPU,
+    where the order of sums varies, they do not."""
 
     @staticmethod
     def content_digest(files: dict[str, str]) -> str:
@@ -64,7 +64,7 @@ class RunManifest(BaseModel):
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file that makes the model."""
+    """SHA-256 of each file in `CONTENT`."""
     digests = {}
     for name in CONTENT:
         with (folder / name).open("rb") as file:
@@ -73,31 +73,35 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def run_parent(folder: Path, manifest: RunManifest, home: Path) -> Parent:
-    """How the version that will lie at `home` names the run whose version lies at `folder`."""
+    """The run in `folder` as a parent of the version at `home`."""
     return Parent(
         path=relocate(".", folder, home), version=int(folder.name[1:]), digest=manifest.digest
     )
 
 
 def read_run_manifest(spec: str | Path) -> RunManifest:
-    """The manifest of a run, `DIR` or `DIR@v2`; InputError where it is none."""
+    """The manifest of a run, `DIR` or `DIR@v2`.
+
+    Raises:
+        InputError: no run there, or one of a newer version of segkit.
+    """
     file = resolve(spec) / MANIFEST
     try:
         return RunManifest.model_validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message, hint = (
-            f"not the manifest of a run ({first['msg']})",
-            "give what segkit train has written",
-        )
-        raise InputError(message, file=file, record=where or None, hint=hint) from error
+        key = ".".join(str(part) for part in first["loc"])
+        hint = "give a run that segkit train wrote"
+        if key == "schema_version":
+            hint = "a newer version of segkit may read it"
+        message = f"not the manifest of a run ({first['msg']})"
+        raise InputError(message, file=file, record=key or None, hint=hint) from error
 
 
 def open_run(
     spec: str | Path, overrides: Sequence[str] = (), output: str | None = None
 ) -> tuple[Path, RunManifest, Recipe]:
-    """The version's directory, the manifest and the recipe of a run, without reading its model.
+    """Directory, manifest and recipe of a run's version; does not read its weights.
 
     Args:
         spec: the run, `DIR` or `DIR@v2`.
@@ -106,8 +110,8 @@ def open_run(
             `INFERENCE_KEYS`; overrides that it does not read are refused. None accepts them all.
 
     Raises:
-        InputError: no run there (or behind a URL, where none is read), an override of another
-            section, or one that `output` does not read.
+        InputError: no run there, a run behind a URL, an override of another section, or one that
+            `output` does not read.
     """
     for override in overrides:
         if not override.startswith("inference."):
@@ -116,7 +120,9 @@ def open_run(
     folder = resolve(here(spec)).resolve()
     if output is not None:
         _refuse_unread(overrides, output)
-    return folder, read_run_manifest(folder), load_recipe(folder / RECIPE, overrides)
+    manifest = read_run_manifest(folder)
+    recipe = load_recipe(folder / RECIPE, overrides, warn=manifest.schema_version != "1")
+    return folder, manifest, recipe
 
 
 def _refuse_unread(overrides: Sequence[str], output: str) -> None:

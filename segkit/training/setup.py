@@ -12,10 +12,10 @@ from timm.models import get_pretrained_cfg, is_model
 
 from segkit import distributed
 from segkit.errors import InputError
-from segkit.model.hf_source import PREFIX
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.model.vitdet import plain
 from segkit.recipes.schema import Recipe
+from segkit.runs.init_from import is_hugging_face
 from segkit.shards.reader import ShardSet
 from segkit.text.encoding import Encoding
 from segkit.text.vocabulary import dimension, embed
@@ -95,7 +95,7 @@ def with_pixel_statistics(recipe: Recipe) -> Recipe:
     unknown backbone, which the model refuses.
     """
     model = recipe.model
-    pretrained = model.backbone_weights == "timm" or (model.init_from or "").startswith(PREFIX)
+    pretrained = model.backbone_weights == "timm" or is_hugging_face(model.init_from)
     if not pretrained or model.model_fields_set & {"pixel_mean", "pixel_std"}:
         return recipe
     name = plain(model.backbone)

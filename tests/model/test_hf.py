@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
-from segkit.model.hf import init_from, read_config
+from segkit.model.hf import load_checkpoint, read_config
 from segkit.recipes.schema import ModelConfig
+from segkit.runs.init_from import init_from
 from segkit.runs.run import load_run
+from segkit.text.encoding import Encoding
 from tests.training.toy import write_recipe, write_toy_set
 
 transformers = pytest.importorskip(
@@ -92,7 +94,7 @@ def _randomised(peer: nn.Module) -> nn.Module:
 def _own(folder: Path) -> DataSeg:
     plain = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0), "text_dim": 16}
     model = DataSeg(ModelConfig(**read_config(folder), **plain))
-    init_from(model, f"hf:{folder}")
+    load_checkpoint(model, folder)
     return model.eval()
 
 
@@ -173,7 +175,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
     )
     for change, message in cases:
         with pytest.raises(InputError, match=message) as caught:
-            init_from(model, _copy(folder, tmp_path, **change))
+            init_from(model, _copy(folder, tmp_path, **change), Encoding())
         assert "\n" not in str(caught.value)
 
 
@@ -183,33 +185,13 @@ def test_parts_that_a_mask2former_lacks_keep_their_weights(
     folder = checkpoint("resnet18")[1]
     model = DataSeg(ModelConfig(**read_config(folder), text_dim=16))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    init_from(model, f"hf:{folder}")
+    load_checkpoint(model, folder)
     kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
     fresh = {
         name for name in before if name.startswith(("text_classifier.", "box_prompt_encoder."))
     }
     assert kept - fresh == {name for name in before if name.endswith("num_batches_tracked")}
     assert fresh <= kept
-
-
-@pytest.mark.parametrize("source", ["facebook/mask2former", "hf:", "hf:no-such-folder"])
-def test_a_source_that_is_none_is_refused(source: str) -> None:
-    with pytest.raises(InputError, match=r"unknown source|no such folder"):
-        init_from(DataSeg(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), source)
-
-
-def test_a_public_model_out_of_reach_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        SegkitError, match="owner/name is no local folder and could not be fetched"
-    ) as caught:
-        init_from(
-            DataSeg(ModelConfig(backbone="test_efficientnet", hidden_dim=16)), "hf:owner/name"
-        )
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224"])

@@ -5,9 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.model.dataseg import DataSeg
 from segkit.recipes.load import load_recipe
+from segkit.recipes.schema import ModelConfig
 from segkit.runs.init_from import init_from
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.reader import ShardSet
@@ -26,7 +27,7 @@ def trained(tiny: Path, toy_set: ShardSet, tmp_path_factory: pytest.TempPathFact
     )
 
 
-def test_a_training_goes_on_from_the_weights_of_a_run(
+def test_training_starts_from_the_weights_of_a_run(
     trained: Path, tiny: Path, box_set: ShardSet, tmp_path: Path
 ) -> None:
     still = [
@@ -38,10 +39,10 @@ def test_a_training_goes_on_from_the_weights_of_a_run(
     after = train(
         tiny, [(str(box_set.path), 1.0)], tmp_path / "run", steps=1, overrides=still, device="cpu"
     )
-    before, found = (load_file(run / "model.safetensors") for run in (trained, after))
+    before, after_training = (load_file(run / "model.safetensors") for run in (trained, after))
     learned = [name for name in before if "running_" not in name and "num_batches" not in name]
     for name in learned:
-        torch.testing.assert_close(found[name], before[name], msg=name)
+        torch.testing.assert_close(after_training[name], before[name], msg=name)
     parents = read_run_manifest(after).parents
     assert [parent.digest for parent in parents] == [
         box_set.manifest.digest,
@@ -49,11 +50,11 @@ def test_a_training_goes_on_from_the_weights_of_a_run(
     ]
     assert (after / parents[1].path).resolve() == trained.resolve()
     assert load_recipe(after / "recipe.toml").model.init_from == str(trained.resolve())
-    other = DataSeg(load_recipe(tiny).model).state_dict()
-    assert any(not torch.equal(other[name], before[name]) for name in learned)
+    untrained = DataSeg(load_recipe(tiny).model).state_dict()
+    assert any(not torch.equal(untrained[name], before[name]) for name in learned)
 
 
-def test_a_run_of_another_architecture_is_refused_with_what_to_set(
+def test_a_run_of_another_architecture_is_refused_with_the_settings_to_use(
     trained: Path, tiny: Path
 ) -> None:
     config = load_recipe(tiny, ["model.queries=3", "model.pixel_mean=[0.1, 0.2, 0.3]"]).model
@@ -64,7 +65,7 @@ def test_a_run_of_another_architecture_is_refused_with_what_to_set(
     assert "--set 'model.pixel_mean=[0.5, 0.5, 0.5]'" in str(caught.value)
 
 
-def test_a_name_with_the_tag_of_its_weights_is_the_same_backbone(
+def test_a_backbone_with_the_tag_of_its_weights_is_the_same_architecture(
     trained: Path, tiny: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "run" / "v1"
@@ -74,8 +75,8 @@ def test_a_name_with_the_tag_of_its_weights_is_the_same_backbone(
     (copy / "recipe.toml").write_text(
         text.replace(f'backbone = "{name}"', f'backbone = "{name}.r160_in1k"')
     )
-    for own in (name, f"{name}.r160_in1k"):
-        model = DataSeg(load_recipe(tiny, [f"model.backbone={own}"]).model)
+    for backbone in (name, f"{name}.r160_in1k"):
+        model = DataSeg(load_recipe(tiny, [f"model.backbone={backbone}"]).model)
         init_from(model, str(copy), Encoding())
 
 
@@ -84,12 +85,12 @@ def test_a_run_of_another_text_encoder_is_refused(trained: Path, tiny: Path) -> 
         init_from(DataSeg(load_recipe(tiny).model), str(trained), Encoding(templates=("{}",)))
 
 
-def test_what_is_no_run_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_a_missing_run_is_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         init_from(DataSeg(load_recipe(tiny).model), str(tmp_path / "nothing"), Encoding())
 
 
-def test_two_sets_of_one_name_cannot_be_evaluated_on(
+def test_two_evaluation_sets_of_one_name_are_refused(
     tiny: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
     data, again = (
@@ -98,3 +99,22 @@ def test_two_sets_of_one_name_cannot_be_evaluated_on(
     )
     with pytest.raises(InputError, match="two sets of --eval-data are called"):
         train(tiny, [(data, 1.0)], tmp_path / "run", eval_data=[data, str(again)], device="cpu")
+
+
+@pytest.mark.parametrize("source", ["facebook/mask2former", "hf:", "hf:no-such-folder"])
+def test_an_unknown_source_is_refused(source: str) -> None:
+    model = DataSeg(ModelConfig(backbone="test_efficientnet", hidden_dim=16))
+    with pytest.raises(InputError, match=r"unknown source|no such folder|no such directory"):
+        init_from(model, source, Encoding())
+
+
+def test_an_unreachable_public_model_fails_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = DataSeg(ModelConfig(backbone="test_efficientnet", hidden_dim=16))
+    message = "owner/name is not a local folder and could not be fetched"
+    with pytest.raises(SegkitError, match=message) as caught:
+        init_from(model, "hf:owner/name", Encoding())
+    assert "\n" not in str(caught.value)
