@@ -23,7 +23,7 @@ from segkit.shards.reader import ShardSet
 from segkit.sources import engine
 from segkit.sources.coco_instances import Annotation
 from segkit.sources.coco_json import read_coco
-from segkit.sources.image_files import find
+from segkit.sources.image_files import find_image
 from segkit.sources.ledger import AnnotationError, ImageError, Tally
 from segkit.sources.objects365 import Objects365, reject_version_1
 from segkit.sources.source import Record
@@ -115,7 +115,7 @@ def check(source: Objects365, *, look_for_images: bool) -> FileCheck:
 
 def _is_there(source: Objects365, record: Record) -> bool:
     try:
-        find(source.images, record.candidates, record=record.id)
+        find_image(source.images, record.candidates, record=record.id)
     except ImageError:
         return False
     return True

@@ -1,0 +1,38 @@
+"""Native datasets and their conversion to shard sets.
+
+Conversion:
+
+    engine.py          plan a source into shards, write them in parallel, publish a version
+    process_pool.py    run shards in processes of this machine
+    ray_engine.py      run shards on a Ray cluster
+    ledger.py          count what becomes of every image and annotation; codes of defects
+    quarantine.py      write the losses to quarantine.jsonl
+
+The interface, and what sources share:
+
+    source.py          Record and Source: an ordered stream of records, each becomes one sample
+    categories.py      taxonomy of a source from its own list and the known vocabularies
+    image_files.py     find, read and check image files
+    label_maps.py      read ids or indices from PNG label maps
+    index_masks.py     base of the sources of index PNGs: images and masks paired by name
+    labels_file.py     read lists of labels, one class a line
+    class_info.py      read class tables in the form of ADE20K's objectInfo150.csv
+
+COCO's JSON files:
+
+    json_stream.py     read JSON of any size, one list element at a time
+    external_sort.py   sort annotations to their images in temporary files
+    coco_fields.py     read the fields of COCO records
+    coco_json.py       read a COCO file; the base of the COCO sources
+
+Sources:
+
+    coco_instances.py  COCO instances, LVIS
+    coco_panoptic.py   COCO panoptic
+    coco_joined.py     COCO panoptic with the instances of the same images
+    objects365.py      Objects365 v2
+    semantic_masks.py  any dataset of semantic masks
+    ade.py             ADE20K SceneParsing
+    cityscapes.py      Cityscapes gtFine
+    voc.py             Pascal VOC segmentation
+"""

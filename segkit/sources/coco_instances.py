@@ -1,7 +1,7 @@
-"""COCO instances: polygons, run lengths, or boxes alone, with any category list."""
+"""Converts COCO instances: polygons, run lengths, or only boxes, with any category list."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,21 +11,21 @@ import msgspec
 from segkit.masks import rle
 from segkit.sample import Box, Kind, Sample, Segment
 from segkit.shards.manifest import SetKind
-from segkit.sources import coco_fields, coco_json
+from segkit.sources import coco_fields
 from segkit.sources.coco_fields import Id
-from segkit.sources.coco_json import CocoSource
+from segkit.sources.coco_json import CocoSource, read_coco
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import Record
 
-_NOTHING = (b"null", b"[]", b"{}", b'""')
-_FAR = 1e9  # pixels; a box beyond that is a wrong number
+_EMPTY = (b"null", b"[]", b"{}", b'""')
+_MAX_COORDINATE = 1e9  # pixels; a larger one is a wrong number
 _Content = list[tuple[bytes, bool, str]]
-"""Raw annotations, each with whether its id repeats and its class name."""
+"""Raw annotations, each with whether its id is repeated and its class name."""
 
 
 class Annotation(msgspec.Struct, frozen=True):
-    """An annotation of an object; only the category is needed, the rest may be missing."""
+    """An annotation of an object; only the category is required."""
 
     category_id: Any
     id: Id | None = None
@@ -36,7 +36,7 @@ class Annotation(msgspec.Struct, frozen=True):
     ignore: int | bool | None = None
 
 
-class _Rle(msgspec.Struct, frozen=True):
+class _RunLengths(msgspec.Struct, frozen=True):
     size: tuple[int, int]
     counts: str | list[int]
 
@@ -46,63 +46,58 @@ _ANNOTATION = msgspec.json.Decoder(Annotation)
 
 @dataclass(frozen=True)
 class CocoInstances(CocoSource):
-    """A COCO instances file and its images; LVIS's lists of negative and of not exhaustive classes
-    are understood."""
+    """A COCO instances file and its images, or an LVIS file.
+
+    LVIS's lists of negative and of not exhaustive classes become `annotated` and `not_exhaustive`.
+    """
 
     boxes_only: bool = False
-    name: str = "coco-instances"
+    name: ClassVar[str] = "coco-instances"
     default_kind: ClassVar[Kind | None] = "thing"
 
     @property
     def kind(self) -> SetKind:
-        """`boxes` where masks are left out."""
+        """`boxes` where masks are left out, `instance` elsewhere."""
         return "boxes" if self.boxes_only else "instance"
 
     def fingerprint(self) -> dict[str, Any]:
-        """The file's path, size and time, and the options."""
-        return {
-            "source": self.name,
-            "boxes_only": self.boxes_only,
-            **coco_json.identity(self.file.path),
-        }
-
-    def records(self, tally: Tally) -> Iterator[Record]:
-        """Images in the file's order, each with the raw records of its annotations."""
-        return coco_json.records(self.file, tally, self.candidates, self._classes)
+        """Return the file's path, size and time, and the options."""
+        return {**super().fingerprint(), "boxes_only": self.boxes_only}
 
     def candidates(self, file_name: str) -> tuple[str, ...]:
-        """Where an image may lie under the image folder: as named, or in it without the folders of
-        its name."""
+        """Return the file name as given, and without its folders."""
         return tuple(dict.fromkeys((file_name, file_name.rsplit("/", 1)[-1])))
 
     def load(self, record: Record) -> tuple[_Content, Sequence[str]]:
-        """The raw annotations, and the class of each."""
+        """Return the raw annotations, and the class name of each."""
         content = [
             (raw, repeated, coco_fields.class_name(raw, self.labels))
             for raw, repeated in record.data[1]
         ]
-        return content, [name for _, _, name in content]
+        return content, [class_name for _, _, class_name in content]
 
     def sample(
         self, record: Record, content: _Content, picture: Picture | None, tally: Tally
     ) -> Sample:
-        """Masks as pycocotools rasterises them; ids, boxes, areas and polygons as the source has
-        them."""
+        """Build the sample, with masks as pycocotools rasterizes them.
+
+        Ids, boxes, areas and polygons are those of the source.
+        """
         image = coco_fields.IMAGE.decode(record.data[0])
-        width, height = coco_fields.size_of(image, picture, self.file.path)
-        segments, seen = [], set()
-        for raw, repeated, name in content:
+        width, height = coco_fields.image_size(image, picture, self.file.path)
+        segments, keys = [], set()
+        for raw, repeated, class_name in content:
             try:
                 if repeated:
                     raise AnnotationError("duplicate-id", "another annotation has the same id")
-                segment = self.segment(raw, width, height, name, tally)
-            except AnnotationError as refusal:
-                tally.drop(self.defect(refusal, raw, record.id, name))
+                segment = self.segment(raw, width, height, class_name, tally)
+            except AnnotationError as error:
+                tally.drop(self.annotation_defect(error, raw, record.id, class_name))
                 continue
             key = (segment.class_id, segment.box, segment.mask)
-            if key in seen:
-                tally.warn("exact-duplicate", name)
-            seen.add(key)
+            if key in keys:
+                tally.warn("exact-duplicate", class_name)
+            keys.add(key)
             segments.append(segment)
         return Sample(
             record.id,
@@ -112,15 +107,24 @@ class CocoInstances(CocoSource):
             tuple(segments),
             annotated=self._annotated(image, segments),
             exhaustive=not image.not_exhaustive_category_ids,
-            not_exhaustive=self._known(image.not_exhaustive_category_ids or ()),
+            not_exhaustive=self._known_ids(image.not_exhaustive_category_ids or ()),
             source=record.data[0].decode(),
         )
 
-    def segment(self, raw: bytes, width: int, height: int, name: str, tally: Tally) -> Segment:
-        """The segment of a raw annotation; `name` is the class under which `tally` takes warnings.
+    def segment(
+        self, raw: bytes, width: int, height: int, class_name: str, tally: Tally
+    ) -> Segment:
+        """Build the segment of a raw annotation.
+
+        Args:
+            raw: the annotation.
+            width: of its image, in pixels.
+            height: of its image, in pixels.
+            class_name: class under which `tally` counts warnings.
+            tally: receives warnings.
 
         Raises:
-            AnnotationError: it cannot be kept.
+            AnnotationError: the annotation cannot be kept.
         """
         try:
             annotation = _ANNOTATION.decode(raw)
@@ -129,10 +133,10 @@ class CocoInstances(CocoSource):
         category = coco_fields.category(annotation.category_id, self.taxonomy)
         mask = None if self.boxes_only else _mask(annotation.segmentation, width, height)
         if mask is None and not self.boxes_only:
-            tally.warn("no-mask", name)
+            tally.warn("no-mask", class_name)
         box = _box(annotation, mask, width, height)
-        if coco_fields.beyond(box, width, height):
-            tally.warn("box-beyond-image", name)
+        if coco_fields.beyond_image(box, width, height):
+            tally.warn("box-beyond-image", class_name)
         area = annotation.area
         if area is None or not math.isfinite(area):
             area = float(rle.area(mask, height, width)) if mask is not None else box[2] * box[3]
@@ -149,42 +153,57 @@ class CocoInstances(CocoSource):
             source_polygon=_polygon_text(annotation.segmentation) if mask is not None else None,
         )
 
+    def annotation_defect(
+        self, error: AnnotationError, raw: bytes, image_id: str, class_name: str
+    ) -> Defect:
+        """Build the defect of a raw annotation that is dropped."""
+        return coco_fields.annotation_defect(
+            error, raw, self.file.path, "annotation", image_id, class_name
+        )
+
     def _annotated(
         self, image: coco_fields.Image, segments: list[Segment]
     ) -> tuple[int, ...] | None:
-        """The classes that were looked for: all of them, or those that LVIS lists and those that
-        are there."""
+        """The annotated classes: all (None), or those that LVIS lists as negative or that occur."""
         if image.neg_category_ids is None:
             return None
-        return self._known((*(segment.class_id for segment in segments), *image.neg_category_ids))
+        present = (segment.class_id for segment in segments)
+        return self._known_ids((*present, *image.neg_category_ids))
 
-    def _known(self, class_ids: Iterable[int]) -> tuple[int, ...]:
+    def _known_ids(self, class_ids: Iterable[int]) -> tuple[int, ...]:
         return tuple(sorted(self.taxonomy.by_id.keys() & set(class_ids)))
-
-    def defect(self, refusal: AnnotationError, raw: bytes, image: str, name: str) -> Defect:
-        """Why a raw annotation of the image with this id is dropped; `name` is its class."""
-        return coco_fields.defect(refusal, raw, self.file.path, "annotation", image, name)
-
-    def _classes(self, raw: bytes) -> list[str]:
-        return [coco_fields.class_name(raw, self.labels)]
 
 
 def open_coco_instances(
     annotations: Path, images: Path, *, boxes_only: bool = False
 ) -> CocoInstances:
-    """The source of a COCO instances file; InputError where it cannot be read."""
-    return CocoInstances(coco_json.read_coco(annotations, "instances"), images, boxes_only)
+    """Open a COCO instances file as a source.
+
+    Args:
+        annotations: the JSON file.
+        images: folder of the images.
+        boxes_only: leave the masks out.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return CocoInstances(read_coco(annotations, "instances"), images, boxes_only)
+
+
+def segmentation_text(raw: bytes) -> str | None:
+    """Return the `segmentation` of a raw annotation as it stands in the file, or None."""
+    text = bytes(_ANNOTATION.decode(raw).segmentation).strip()
+    return None if text in _EMPTY else text.decode()
 
 
 def _mask(raw: msgspec.Raw, width: int, height: int) -> bytes | None:
-    """Compressed counts of a `segmentation`; None where there is none."""
+    """Compressed counts of a `segmentation`; None if there is none."""
     text = bytes(raw).strip()
-    if text in _NOTHING:
+    if text in _EMPTY:
         return None
+    read = _read_polygons if text.startswith(b"[") else _read_run_lengths
     try:
-        counts = (
-            _polygons(text, width, height) if text.startswith(b"[") else _runs(text, width, height)
-        )
+        counts = read(text, width, height)
     except msgspec.DecodeError as error:
         raise AnnotationError("malformed-annotation", f"segmentation: {error}") from None
     if not rle.area(counts, height, width):
@@ -192,51 +211,46 @@ def _mask(raw: msgspec.Raw, width: int, height: int) -> bytes | None:
     return counts
 
 
-def _polygons(text: bytes, width: int, height: int) -> bytes:
+def _read_polygons(text: bytes, width: int, height: int) -> bytes:
+    polygons = msgspec.json.decode(text, type=list[list[float]])
     try:
-        return rle.from_polygons(msgspec.json.decode(text, type=list[list[float]]), height, width)
+        return rle.from_polygons(polygons, height, width)
     except ValueError as error:
-        if isinstance(error, msgspec.DecodeError):
-            raise
         raise AnnotationError("degenerate-polygon", str(error)) from None
 
 
-def _runs(text: bytes, width: int, height: int) -> bytes:
-    run_lengths = msgspec.json.decode(text, type=_Rle)
+def _read_run_lengths(text: bytes, width: int, height: int) -> bytes:
+    run_lengths = msgspec.json.decode(text, type=_RunLengths)
     if run_lengths.size != (height, width):
-        wanted = f"the mask is {run_lengths.size[1]} x {run_lengths.size[0]}, its image {width} x {height}"
-        raise AnnotationError("mask-size-mismatch", wanted)
+        rows, columns = run_lengths.size
+        message = f"the mask is {columns} x {rows}, its image {width} x {height}"
+        raise AnnotationError("mask-size-mismatch", message)
     try:
         if isinstance(run_lengths.counts, list):
             return rle.from_uncompressed(run_lengths.counts, height, width)
         counts = run_lengths.counts.encode()
-        rle.area(counts, height, width)
+        rle.area(counts, height, width)  # raises ValueError on damaged counts
     except (ValueError, OverflowError) as error:
         raise AnnotationError("malformed-annotation", f"segmentation: {error}") from None
     return counts
 
 
 def _box(annotation: Annotation, mask: bytes | None, width: int, height: int) -> Box:
-    """The source's box; the mask's tight one where it gives none or one without extent."""
-    given = annotation.bbox
-    if given is not None:
-        if len(given) != 4 or max(map(abs, given)) >= _FAR:  # JSON as msgspec reads it has no NaN
-            raise AnnotationError(
-                "malformed-annotation", f"bbox {given} is not four finite numbers"
-            )
-        if min(given[2:]) > 0:
-            return (given[0], given[1], given[2], given[3])
+    """The source's box, or the mask's tight one if that is missing or has no extent."""
+    bbox = annotation.bbox
+    if bbox is not None:
+        # JSON as msgspec reads it has no NaN
+        if len(bbox) != 4 or max(map(abs, bbox)) >= _MAX_COORDINATE:
+            message = f"bbox {bbox} is not four finite numbers"
+            raise AnnotationError("malformed-annotation", message)
+        x, y, w, h = bbox
+        if min(w, h) > 0:
+            return (x, y, w, h)
     mask = mask or _mask(annotation.segmentation, width, height)
     if mask is None:
-        what = f"bbox {given} has no extent" if given else "the annotation has neither box nor mask"
-        raise AnnotationError("degenerate-box", what)
+        message = f"bbox {bbox} has no extent" if bbox else "no box and no mask"
+        raise AnnotationError("degenerate-box", message)
     return rle.box(mask, height, width)
-
-
-def segmentation_text(raw: bytes) -> str | None:
-    """The `segmentation` of a raw annotation as it stands in the file; None where there is none."""
-    text = bytes(_ANNOTATION.decode(raw).segmentation).strip()
-    return None if text in _NOTHING else text.decode()
 
 
 def _polygon_text(raw: msgspec.Raw) -> str | None:

@@ -1,16 +1,16 @@
-"""COCO panoptic and COCO instances of the same images, joined: panoptic segments that know their
-instances.
+"""Joins COCO panoptic and COCO instances of the same images: panoptic segments with instance data.
 
-The result is a panoptic set: its masks are those of the PNGs, one disjoint cover of the image, so
-panoptic evaluation is the same as without the instances. A segment whose object the instances file
-has as well takes over that annotation's id, its crowd flag and, verbatim, its `segmentation` (which
-may reach under other segments).
+The result is a panoptic set. Its masks are those of the PNGs, one disjoint cover of the image, so
+panoptic evaluation gives the same figures as without the instances. A segment that shows the same
+object as an instance takes over that annotation's id, its crowd flag and, verbatim, its
+`segmentation`, which may reach under other segments.
 
-An instance and a segment are partners where they are of one class and
-1. have the same id and share pixels (ids of a PNG are colors: equal numbers alone may be chance),
-or else 2. half of the segment lies within the instance: the segment is what is visible of it. Of
-several such pairs that with
-   the highest IoU comes first, and each side has one partner.
+An instance and a segment match if they are of one class and
+
+1. have the same id and share pixels (ids of a PNG are colors, so equal numbers may be chance), or
+2. at least half of the segment is inside the instance: the segment is its visible part.
+
+Pairs by id come first, then those with the highest IoU. Each side is matched at most once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,219 +24,228 @@ import numpy as np
 from segkit.errors import InputError
 from segkit.masks.iou import coco_iou
 from segkit.sample import Sample, Segment
-from segkit.sources import coco_fields, coco_json
+from segkit.sources import coco_fields
 from segkit.sources.coco_instances import CocoInstances, segmentation_text
-from segkit.sources.coco_json import CocoFile
+from segkit.sources.coco_json import CocoFile, FlaggedAnnotations, file_identity, read_coco
 from segkit.sources.coco_panoptic import CocoPanoptic
 from segkit.sources.external_sort import ExternalSort
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import Record
 
-NO_PARTNER = "no-panoptic-segment"
-_VISIBLE = 0.5
-"""Share of a segment that must lie within its instance."""
-_Flagged = list[tuple[bytes, bool]]
+UNMATCHED = "no-panoptic-segment"
+_MIN_VISIBLE = 0.5
+"""Share of a segment that must be inside its instance."""
 
 
 @dataclass(frozen=True)
 class _Content:
     panoptic: Any
-    instances: _Flagged | None
-    """Raw annotations, each with whether its id repeats; None where the instances file does not
-    list the image."""
+    instances: FlaggedAnnotations | None
+    """None where the instances file does not list the image."""
 
 
 @dataclass(frozen=True)
 class _Instance:
     segment: Segment
-    name: str
+    class_name: str
     raw: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoJoined(CocoPanoptic):
-    """A COCO panoptic set whose segments take ids, polygons and crowd flags from an instances
-    file."""
+    """A COCO panoptic set whose segments take ids, polygons and crowd flags from instances."""
 
     instances: CocoFile
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for native in self.instances.categories:
-            own = self.taxonomy.by_id.get(native.id)
-            if own is not None and native.name.strip() not in (own.name, own.source_name):
-                what = (
-                    f"is {native.name!r}, but {own.source_name or own.name!r} in {self.file.path}"
-                )
-                hint = "give two files with one list of classes"
-                raise InputError(
-                    what, file=self.instances.path, record=f"category {native.id}", hint=hint
-                )
+            category = self.taxonomy.by_id.get(native.id)
+            if category is None or native.name.strip() in (category.name, category.source_name):
+                continue
+            panoptic_name = category.source_name or category.name
+            raise InputError(
+                f"is {native.name!r}, but {panoptic_name!r} in {self.file.path}",
+                file=self.instances.path,
+                record=f"category {native.id}",
+                hint="give two files with one list of classes",
+            )
 
     def fingerprint(self) -> dict[str, Any]:
-        """As the panoptic source's, and the instances file's path, size and time."""
-        return {**super().fingerprint(), "instances": coco_json.identity(self.instances.path)}
+        """Return the fingerprint of the panoptic source, and the instances file's identity."""
+        return {**super().fingerprint(), "instances": file_identity(self.instances.path)}
 
     def records(self, tally: Tally) -> Iterator[Record]:
-        """Images of the panoptic file in its order, each with its raw annotations of both files.
+        """Yield images of the panoptic file in its order, with their raw annotations of both files.
 
-        An image of the instances file alone has no panoptic label: it is dropped as `missing-mask`.
+        An image that only the instances file lists is dropped as `missing-mask`.
         """
         contents = self.file.contents
-        assert contents is not None  # workers are sent records
+        assert contents is not None  # workers receive records
         places = {
             str(coco_fields.IMAGE.decode(raw).id): place
-            for place, (raw, _) in enumerate(contents.spool)
+            for place, (raw, _) in enumerate(contents.by_image)
         }
         listed: set[int] = set()
-        spool = ExternalSort()
+        by_image = ExternalSort()
         for _ in places:
-            spool.add_image(b"")
-        for record in coco_json.records(self.instances, tally, lambda name: (name,), self._class):
+            by_image.add_image(b"")
+        for record in self.instances.records(tally, self.candidates, self._instance_class):
             place = places.get(record.id)
             if place is None:
-                self._lose(record, tally)
+                self._drop_image(record, tally)
                 continue
             listed.add(place)
             for raw, repeated in record.data[1]:
-                spool.add_annotation(place, bytes([repeated]) + raw)
-        for place, (record, (_, found)) in enumerate(
-            zip(super().records(tally), spool, strict=True)
-        ):
-            instances = (
-                [(entry[1:], bool(entry[0])) for entry in found] if place in listed else None
-            )
+                by_image.add_annotation(place, bytes([repeated]) + raw)
+        records = zip(super().records(tally), by_image, strict=True)
+        for place, (record, (_, entries)) in enumerate(records):
+            flagged = [(entry[1:], bool(entry[0])) for entry in entries]
+            instances = flagged if place in listed else None
             yield replace(record, data=(*record.data, instances))
 
     def load(self, record: Record) -> tuple[Any, Sequence[str]]:
-        """The annotations of both files, and the class of each."""
+        """Return the annotations of both files, and the class name of each."""
         panoptic, names = super().load(record)
-        found: _Flagged | None = record.data[2]
-        content = _Content(panoptic, found)
-        return content, [*names, *(name for raw, _ in found or () for name in self._class(raw))]
+        instances: FlaggedAnnotations | None = record.data[2]
+        instance_names = (name for raw, _ in instances or () for name in self._instance_class(raw))
+        return _Content(panoptic, instances), [*names, *instance_names]
 
     def sample(self, record: Record, content: Any, picture: Picture | None, tally: Tally) -> Sample:
-        """The panoptic sample, its segments with what their instances know."""
+        """Build the panoptic sample, with the data of matched instances in its segments."""
         sample = super().sample(record, content.panoptic, picture, tally)
         if content.instances is None:
             tally.image_warnings["not-in-instances"] += 1
             return sample
-        instances = list(self._instances(content.instances, sample, tally))
-        partners = match(sample.segments, [instance.segment for instance in instances], sample)
+        instances = list(self._usable_instances(content.instances, sample, tally))
+        matches = match(sample.segments, [instance.segment for instance in instances], sample)
         segments = list(sample.segments)
         for index, instance in enumerate(instances):
-            place = partners.get(index)
+            place = matches.get(index)
             if place is None:
-                what = "no panoptic segment of its class shows it"
-                tally.drop(
-                    self._reader.defect(
-                        AnnotationError(NO_PARTNER, what), instance.raw, sample.id, instance.name
-                    )
-                )
+                error = AnnotationError(UNMATCHED, "no panoptic segment of its class shows it")
+                self._drop_instance(error, instance.raw, sample, instance.class_name, tally)
             else:
-                segments[place] = self._joined(segments[place], instance, tally)
-        for place in set(range(len(segments))) - set(partners.values()):
+                segments[place] = self._join(segments[place], instance, tally)
+        for place in set(range(len(segments))) - set(matches.values()):
             if segments[place].kind == "thing":
                 tally.warn("no-instance", self.labels[segments[place].class_id])
         return replace(sample, segments=tuple(segments))
 
-    def _instances(self, found: _Flagged, sample: Sample, tally: Tally) -> Iterator[_Instance]:
-        """The instances of an image that can be used; the others go to `tally`."""
-        for raw, repeated in found:
-            name = coco_fields.class_name(raw, self.labels)
+    def _usable_instances(
+        self, annotations: FlaggedAnnotations, sample: Sample, tally: Tally
+    ) -> Iterator[_Instance]:
+        """Yield the instances of an image that can be used; drop the rest."""
+        for raw, repeated in annotations:
+            class_name = coco_fields.class_name(raw, self.labels)
             try:
                 if repeated:
                     raise AnnotationError("duplicate-id", "another annotation has the same id")
-                segment = self._reader.segment(raw, sample.width, sample.height, name, Tally())
+                segment = self._instance_reader.segment(
+                    raw, sample.width, sample.height, class_name, Tally()
+                )
                 if segment.class_id not in self.taxonomy.by_id:
-                    raise AnnotationError(
-                        "unknown-category",
-                        f"category {segment.class_id} is not in the panoptic file's list",
-                    )
-            except AnnotationError as refusal:
-                tally.drop(self._reader.defect(refusal, raw, sample.id, name))
+                    message = f"category {segment.class_id} is not in the panoptic file's list"
+                    raise AnnotationError("unknown-category", message)
+            except AnnotationError as error:
+                self._drop_instance(error, raw, sample, class_name, tally)
             else:
-                yield _Instance(segment, name, raw)
+                yield _Instance(segment, class_name, raw)
 
-    def _joined(self, segment: Segment, instance: _Instance, tally: Tally) -> Segment:
-        tally.join(instance.name)
-        own = instance.segment
-        if own.is_crowd != segment.is_crowd:
-            tally.warn("crowd-differs", instance.name)
-        text = segmentation_text(instance.raw)
+    def _join(self, segment: Segment, instance: _Instance, tally: Tally) -> Segment:
+        tally.join(instance.class_name)
+        if instance.segment.is_crowd != segment.is_crowd:
+            tally.warn("crowd-differs", instance.class_name)
         return replace(
             segment,
-            is_crowd=own.is_crowd,
-            source_id=own.source_id or segment.source_id,
-            source_polygon=text,
+            is_crowd=instance.segment.is_crowd,
+            source_id=instance.segment.source_id or segment.source_id,
+            source_polygon=segmentation_text(instance.raw),
         )
 
-    def _lose(self, record: Record, tally: Tally) -> None:
-        names = [name for raw, _ in record.data[1] for name in self._class(raw)]
+    def _drop_instance(
+        self, error: AnnotationError, raw: bytes, sample: Sample, class_name: str, tally: Tally
+    ) -> None:
+        reader = self._instance_reader
+        tally.drop(reader.annotation_defect(error, raw, sample.id, class_name))
+
+    def _drop_image(self, record: Record, tally: Tally) -> None:
+        """Count an image that only the instances file lists as read and lost."""
+        annotations: FlaggedAnnotations = record.data[1]
+        names = [name for raw, _ in annotations for name in self._instance_class(raw)]
         tally.images_in += 1
-        tally.seen.update(names)
-        what, where = f"{self.file.path} does not list this image", f"image {record.id}"
-        data = [coco_fields.loose(raw) for raw, _ in record.data[1]]
-        tally.drop_image(
-            Defect("missing-mask", what, str(self.instances.path), where, None, data), names
-        )
+        tally.annotations_in.update(names)
+        message = f"{self.file.path} does not list this image"
+        data = [coco_fields.loose(raw) for raw, _ in annotations]
+        file = str(self.instances.path)
+        defect = Defect("missing-mask", message, file, f"image {record.id}", None, data)
+        tally.drop_image(defect, names)
 
-    def _class(self, raw: bytes) -> list[str]:
+    def _instance_class(self, raw: bytes) -> list[str]:
         return [coco_fields.class_name(raw, self.labels)]
 
     @cached_property
-    def _reader(self) -> CocoInstances:
+    def _instance_reader(self) -> CocoInstances:
         return CocoInstances(self.instances, self.images)
 
 
 def open_coco_joined(
     panoptic: Path, instances: Path, images: Path, masks: Path | None = None
 ) -> CocoJoined:
-    """The source of a panoptic JSON and an instances JSON; PNGs as for `open_coco_panoptic`.
+    """Open a panoptic JSON and an instances JSON as one source.
+
+    Args:
+        panoptic: the panoptic JSON.
+        instances: the instances JSON.
+        images: folder of the images.
+        masks: folder of the PNGs; by default beside the panoptic JSON, under the same stem.
 
     Raises:
         InputError: one of the files cannot be read, or they give one category id two names.
     """
     return CocoJoined(
-        coco_json.read_coco(panoptic, "panoptic"),
+        read_coco(panoptic, "panoptic"),
         images,
         masks or panoptic.with_suffix(""),
-        instances=coco_json.read_coco(instances, "instances"),
+        instances=read_coco(instances, "instances"),
     )
 
 
 def match(
     segments: Sequence[Segment], instances: Sequence[Segment], sample: Sample
 ) -> dict[int, int]:
-    """Place of the partner among the segments, by the place of the instance; see the head of this
-    file."""
+    """Match instances to panoptic segments by the rules at the head of this file.
+
+    Returns:
+        Index of an instance -> index of its segment.
+    """
     masked = [index for index, instance in enumerate(instances) if instance.mask is not None]
     if not masked or not segments:
         return {}
     size = [sample.height, sample.width]
-    theirs = [{"size": size, "counts": instances[index].mask} for index in masked]
-    ours = [{"size": size, "counts": segment.mask} for segment in segments]
-    iou = coco_iou(theirs, ours, [0] * len(ours))
-    inside = coco_iou(ours, theirs, [1] * len(theirs)).T  # share of the segment in the instance
-    kinds = [
-        np.array([item.class_id for item in side])
-        for side in ([instances[i] for i in masked], segments)
-    ]
-    same_class = kinds[0][:, None] == kinds[1][None, :]
-    ids = [
-        np.array([item.source_id or "" for item in side])
-        for side in ([instances[i] for i in masked], segments)
-    ]
-    same_id = (ids[0][:, None] == ids[1][None, :]) & (iou > 0) & same_class
-    rank = np.where(same_id, 1.0 + iou, np.where(same_class & (inside >= _VISIBLE), iou, 0.0))
-    partners: dict[int, int] = {}
-    taken: set[int] = set()
-    for flat in np.argsort(-rank, axis=None, kind="stable").tolist():
-        row, column = divmod(flat, len(segments))
-        if rank[row, column] <= 0:
+    rows = [instances[index] for index in masked]
+    row_masks = [{"size": size, "counts": row.mask} for row in rows]
+    column_masks = [{"size": size, "counts": segment.mask} for segment in segments]
+    iou = coco_iou(row_masks, column_masks, [0] * len(segments))  # (I, S)
+    inside = coco_iou(column_masks, row_masks, [1] * len(rows)).T  # share of segments
+    same_class = _equal([row.class_id for row in rows], [s.class_id for s in segments])
+    same_id = _equal([row.source_id or "" for row in rows], [s.source_id or "" for s in segments])
+    by_id = same_id & (iou > 0) & same_class
+    by_overlap = same_class & (inside >= _MIN_VISIBLE)
+    rank = np.where(by_id, 1.0 + iou, np.where(by_overlap, iou, 0.0))
+    matches: dict[int, int] = {}
+    matched_columns: set[int] = set()
+    for pair in np.argsort(-rank, axis=None, kind="stable").tolist():
+        number, column = divmod(pair, len(segments))
+        if rank[number, column] <= 0:
             break
-        if masked[row] not in partners and column not in taken:
-            partners[masked[row]] = column
-            taken.add(column)
-    return partners
+        if masked[number] not in matches and column not in matched_columns:
+            matches[masked[number]] = column
+            matched_columns.add(column)
+    return matches
+
+
+def _equal(rows: Sequence[Any], columns: Sequence[Any]) -> Any:
+    """(R, C) whether the values of a row and a column are equal."""
+    return np.array(rows)[:, None] == np.array(columns)[None, :]

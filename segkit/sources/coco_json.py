@@ -1,5 +1,7 @@
-"""COCO's JSON container, of any size: read once, each record kept as the text it was, annotations
-sorted to images."""
+"""Reads COCO's JSON container, of any size: once from front to back, annotations sorted to images.
+
+Each record is kept as the text that stands in the file.
+"""
 
 from array import array
 from collections import Counter
@@ -15,7 +17,7 @@ import numpy as np
 from segkit.errors import InputError
 from segkit.sample import Kind
 from segkit.shards.writer import class_labels
-from segkit.sources import json_stream
+from segkit.sources import coco_fields, json_stream
 from segkit.sources.categories import NativeCategory, build_taxonomy
 from segkit.sources.coco_fields import IMAGE, Id, loose, read_image
 from segkit.sources.external_sort import ExternalSort, SpillFile
@@ -23,14 +25,16 @@ from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.source import Record
 from segkit.taxonomy import Taxonomy
 
+AnnotationType = Literal["instances", "panoptic"]
+FlaggedAnnotations = list[tuple[bytes, bool]]
+"""Raw annotations of an image, each with whether an earlier annotation has the same id."""
 _LISTS = ("images", "annotations", "categories")
 _HEADER = ("info", "licenses")
-Holds = Literal["instances", "panoptic"]
-_KINDS: dict[Holds, tuple[str, str]] = {
+_TYPES: dict[AnnotationType, tuple[str, str]] = {
     "instances": ("an instances file", "category_id"),
     "panoptic": ("a panoptic file", "segments_info"),
 }
-"""What each kind is called, and the field that every annotation of it has."""
+"""Name of each type of file, and the field that all its annotations have."""
 _INT64 = 2**63
 _ID = (int, str)
 
@@ -42,51 +46,80 @@ class _Category(msgspec.Struct, frozen=True):
     synonyms: tuple[str, ...] = ()
 
 
-class _Owned(msgspec.Struct, frozen=True):
+class _Identified(msgspec.Struct, frozen=True):
     id: Id | None = None
 
 
-_OWNED = msgspec.json.Decoder(_Owned)
+_IDENTIFIED = msgspec.json.Decoder(_Identified)
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A COCO JSON file: what it says of itself, and its images and annotations in temporary
-    files."""
+    """A COCO JSON file: header and categories; images and annotations in temporary files."""
 
     path: Path
     categories: tuple[NativeCategory, ...]
     header: dict[str, Any]
-    """`info`, `licenses`, and the category list as the file has it."""
-    contents: "_Contents | None" = field(default=None, repr=False, compare=False)
-    """None in a worker process: the records that it converts are sent to it."""
+    """`info`, `licenses`, and the category list as it stands in the file."""
+    contents: "CocoContents | None" = field(default=None, repr=False, compare=False)
+    """None in a worker process, which receives the records that it converts."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (CocoFile, (self.path, self.categories, self.header))
 
+    def records(
+        self,
+        tally: Tally,
+        candidates: Callable[[str], tuple[str, ...]],
+        class_names: Callable[[bytes], Sequence[str]],
+    ) -> Iterator[Record]:
+        """Yield every image in the file's order.
 
-def read_coco(path: Path, holds: Holds) -> CocoFile:
-    """Read a COCO JSON file, once from front to back (twice where its annotations come before its
-    images).
+        The `data` of a record is the raw image record and the image's `FlaggedAnnotations`.
+
+        Args:
+            tally: receives images that are unreadable or listed twice, and annotations that belong
+                to no image.
+            candidates: file name -> possible paths of the image.
+            class_names: raw annotation -> the class name of everything that it labels.
+        """
+        contents = self.contents
+        assert contents is not None  # workers receive records
+        for number, raw in contents.bad_images:
+            tally.images_in += 1
+            tally.drop_image(_image_defect(raw, number, self.path), ())
+        for number, raw in contents.orphans:
+            tally.drop_orphan(_orphan_defect(raw, number, self.path), class_names(raw))
+        repeated: set[str] = set()
+        for raw, annotations in contents.by_image:
+            image = IMAGE.decode(raw)
+            flagged = [(entry, contents.is_repeat(entry, repeated)) for entry in annotations]
+            yield Record(str(image.id), image.name, candidates(image.name), (raw, flagged))
+
+
+def read_coco(path: Path, expected: AnnotationType) -> CocoFile:
+    """Read a COCO JSON file, once from front to back.
+
+    A file whose annotations stand before its images is read twice.
 
     Args:
         path: the file.
-        holds: what its annotations are taken for.
+        expected: type of its annotations.
 
     Raises:
-        InputError: not there, not JSON (naming the place), without lists of images, annotations and
-            categories, or of the other kind than `holds`.
+        InputError: the file does not exist, is not JSON (the message names the place), lacks the
+            lists of images, annotations and categories, or is of another type than expected.
     """
     header: dict[str, Any] = {}
     categories: list[bytes] = []
-    found: list[str] = []
-    contents = _Contents(path, holds)
+    lists: list[str] = []
+    contents = CocoContents(path, expected)
     for key, value, text in json_stream.members(path, _LISTS):
         if not text:
-            found.append(key)
+            lists.append(key)
         elif key == "images":
             contents.add_image(text)
-        elif key == "annotations" and "images" in found:
+        elif key == "annotations" and "images" in lists:
             contents.add_annotation(value, text)
         elif key == "categories":
             categories.append(text)
@@ -94,9 +127,9 @@ def read_coco(path: Path, holds: Holds) -> CocoFile:
         elif key in _HEADER:
             header[key] = value
     for key in _LISTS:
-        if key not in found:
+        if key not in lists:
             raise InputError(f"has no list {key!r}", file=path, hint="give a file in COCO format")
-    if found.index("annotations") < found.index("images"):
+    if lists.index("annotations") < lists.index("images"):
         for key, value, text in json_stream.members(path, _LISTS):
             if key == "annotations" and text:
                 contents.add_annotation(value, text)
@@ -104,46 +137,24 @@ def read_coco(path: Path, holds: Holds) -> CocoFile:
     return CocoFile(path, _categories(categories, path), header, contents)
 
 
-def _check_kind(annotation: Any, holds: Holds, path: Path) -> None:
-    """Raise InputError where the first annotation of a file shows it to be of the other kind."""
-    other: Holds = "instances" if holds == "panoptic" else "panoptic"
-    (wanted, own), (found, field_found) = _KINDS[holds], _KINDS[other]
-    if isinstance(annotation, dict) and own not in annotation and field_found in annotation:
-        what = f"is {found}, not {wanted} (its annotations have {field_found}, not {own})"
-        raise InputError(what, file=path, hint=f"give it as `segkit convert coco --{other} FILE`")
-
-
-def _categories(records: Iterable[bytes], path: Path) -> tuple[NativeCategory, ...]:
-    found = []
-    hint = "give it an integer id, a name and isthing 0 or 1"
-    for number, raw in enumerate(records):
-        try:
-            category = msgspec.json.decode(raw, type=_Category)
-            kinds: dict[Any, Kind | None] = {0: "stuff", 1: "thing", None: None}
-            found.append(
-                NativeCategory(
-                    int(category.id), category.name, kinds[category.isthing], category.synonyms
-                )
-            )
-        except (msgspec.ValidationError, ValueError, KeyError) as error:
-            where = f"categories[{number}]"
-            raise InputError(
-                f"not a category ({error})", file=path, record=where, hint=hint
-            ) from error
-    return tuple(found)
+def file_identity(path: Path) -> dict[str, Any]:
+    """Return JSON values that differ between two states of an input file."""
+    status = path.stat()
+    return {"file": str(path.resolve()), "bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
 @dataclass(frozen=True)
 class CocoSource:
-    """What all sources of a COCO file have in common."""
+    """Base of all sources of a COCO file."""
 
     file: CocoFile
     images: Path
     labels: dict[int, str] = field(init=False)
     """Class id -> the name under which the ledger counts it."""
+    name: ClassVar[str]
     default_kind: ClassVar[Kind | None] = None
-    """Of classes of which neither the file nor a known vocabulary says whether they are things;
-    None refuses them."""
+    """Kind of the classes whose kind is in neither the file nor a known vocabulary; None rejects
+    them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", class_labels(self.taxonomy))
@@ -166,138 +177,148 @@ class CocoSource:
         """The JSON file."""
         return self.file.path
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the file's path, size and time."""
+        return {"source": self.name, **file_identity(self.file.path)}
 
-def identity(path: Path) -> dict[str, Any]:
-    """What tells one state of an input file from another."""
-    status = path.stat()
-    return {"file": str(path.resolve()), "bytes": status.st_size, "modified": status.st_mtime_ns}
+    def records(self, tally: Tally) -> Iterator[Record]:
+        """Yield images in the file's order, each with the raw records of its annotations."""
+        return self.file.records(tally, self.candidates, self.class_names)
 
+    def candidates(self, file_name: str) -> tuple[str, ...]:
+        """Return the possible paths of an image under the image folder."""
+        return (file_name,)
 
-def records(
-    file: CocoFile,
-    tally: Tally,
-    candidates: Callable[[str], tuple[str, ...]],
-    classes: Callable[[bytes], Sequence[str]],
-) -> Iterator[Record]:
-    """Every image in the file's order; `data` is its raw record and its annotations, each with
-    whether its id repeats.
-
-    Args:
-        file: the file.
-        tally: takes images that are unreadable or listed twice, and annotations that belong to no
-            image.
-        candidates: file name -> where the image may lie.
-        classes: raw annotation -> the class name of everything that it labels.
-    """
-    contents = file.contents
-    assert contents is not None  # workers are sent records
-    for number, raw in contents.lost:
-        tally.images_in += 1
-        tally.drop_image(_lost(raw, number, file.path), ())
-    for number, raw in contents.orphans:
-        tally.orphan(_orphan(raw, number, file.path), classes(raw))
-    seen: set[str] = set()
-    for raw, annotations in contents.spool:
-        image = IMAGE.decode(raw)
-        flagged = [(annotation, contents.repeats(annotation, seen)) for annotation in annotations]
-        yield Record(str(image.id), image.name, candidates(image.name), (raw, flagged))
+    def class_names(self, raw: bytes) -> list[str]:
+        """Return the class name of everything that a raw annotation labels."""
+        return [coco_fields.class_name(raw, self.labels)]
 
 
-class _Contents:
-    """Images and annotations of a file, set aside as they are read."""
+class CocoContents:
+    """Images and annotations of a file, in temporary files."""
 
-    def __init__(self, path: Path, holds: Holds) -> None:
-        self.spool = ExternalSort()
-        self.lost = SpillFile()
-        """Images that are unreadable or listed twice, with their place in the file's list."""
+    def __init__(self, path: Path, expected: AnnotationType) -> None:
+        self.by_image = ExternalSort()
+        self.bad_images = SpillFile()
+        """Images that are unreadable or listed twice, with their index in the file's list."""
         self.orphans = SpillFile()
-        """Annotations that belong to no image, with their place in the file's list."""
-        self._path, self._holds = path, holds
+        """Annotations that belong to no image, with their index in the file's list."""
+        self._path, self._expected = path, expected
         self._images = self._annotations = 0
         self._places: dict[str, int] = {}
-        self._numbers, self._texts = array("q"), Counter[str]()
-        self._repeated: frozenset[str] = frozenset()
+        """Image id -> its place in `by_image`."""
+        self._integer_ids, self._text_ids = array("q"), Counter[str]()
+        self._repeated_ids: frozenset[str] = frozenset()
 
     def add_image(self, raw: bytes) -> None:
-        """Set the raw record of an image aside."""
+        """Add the raw record of an image."""
+        index = self._images
         self._images += 1
         try:
-            own = str(read_image(raw, self._images - 1, self._path).id)
+            image_id = str(read_image(raw, index, self._path).id)
         except ImageError:
-            own = None
-        if own is None or own in self._places:
-            self.lost.add(self._images - 1, raw)
+            image_id = None
+        if image_id is None or image_id in self._places:
+            self.bad_images.add(index, raw)
         else:
-            self._places[own] = len(self._places)
-            self.spool.add_image(raw)
+            self._places[image_id] = len(self._places)
+            self.by_image.add_image(raw)
 
     def add_annotation(self, value: Any, raw: bytes) -> None:
-        """Set the raw record of an annotation, whose value is known, aside with its image."""
-        if not self._annotations:
-            _check_kind(value, self._holds, self._path)
+        """Add an annotation, given both as decoded value and as raw record."""
+        index = self._annotations
         self._annotations += 1
+        if not index:
+            _check_type(value, self._expected, self._path)
         owner = value.get("image_id") if isinstance(value, dict) else None
         place = self._places.get(str(owner)) if isinstance(owner, _ID) else None
         if place is None:
-            self.orphans.add(self._annotations - 1, raw)
+            self.orphans.add(index, raw)
             return
-        self.spool.add_annotation(place, raw)
-        own = value.get("id")
-        if isinstance(own, int) and -_INT64 < own < _INT64:
-            self._numbers.append(own)  # 8 bytes each, since there may be many millions
-        elif own is not None:
-            self._texts[str(own)] += 1
+        self.by_image.add_annotation(place, raw)
+        annotation_id = value.get("id")
+        if isinstance(annotation_id, int) and -_INT64 < annotation_id < _INT64:
+            self._integer_ids.append(annotation_id)  # 8 bytes each: there may be many millions
+        elif annotation_id is not None:
+            self._text_ids[str(annotation_id)] += 1
 
     def finish(self) -> None:
-        """Find the ids that several annotations have; nothing can be added afterwards."""
+        """Find the ids that several annotations share; nothing can be added afterwards."""
         self._places.clear()
-        ordered = (
-            np.sort(np.frombuffer(self._numbers, np.int64))
-            if self._numbers
-            else np.zeros(0, np.int64)
-        )
-        numbers = map(str, np.unique(ordered[1:][ordered[1:] == ordered[:-1]]).tolist())
-        self._repeated = frozenset(numbers) | {
-            text for text, count in self._texts.items() if count > 1
-        }
-        self._numbers, self._texts = array("q"), Counter()
+        ids = np.sort(np.asarray(self._integer_ids, np.int64))
+        integers = map(str, np.unique(ids[1:][ids[1:] == ids[:-1]]).tolist())
+        texts = (text for text, count in self._text_ids.items() if count > 1)
+        self._repeated_ids = frozenset((*integers, *texts))
+        self._integer_ids, self._text_ids = array("q"), Counter()
 
-    def repeats(self, annotation: bytes, seen: set[str]) -> bool:
-        """Whether an earlier annotation has the same id; `seen` collects the ids that do occur
-        again."""
-        if not self._repeated:
+    def is_repeat(self, annotation: bytes, repeated: set[str]) -> bool:
+        """Whether an earlier annotation has the same id.
+
+        Args:
+            annotation: raw record.
+            repeated: collects the ids that occur several times, as they first appear.
+        """
+        if not self._repeated_ids:
             return False
         try:
-            own = str(_OWNED.decode(annotation).id)
+            annotation_id = str(_IDENTIFIED.decode(annotation).id)
         except msgspec.DecodeError:
             return False
-        if own not in self._repeated or own in seen:
-            return own in seen
-        seen.add(own)
+        if annotation_id not in self._repeated_ids or annotation_id in repeated:
+            return annotation_id in repeated
+        repeated.add(annotation_id)
         return False
 
 
-def _lost(raw: bytes, number: int, path: Path) -> Defect:
-    """Why an image record was set aside."""
+def _check_type(annotation: Any, expected: AnnotationType, path: Path) -> None:
+    """Raise InputError if the first annotation of a file shows that it is of the other type."""
+    actual: AnnotationType = "instances" if expected == "panoptic" else "panoptic"
+    expected_name, expected_field = _TYPES[expected]
+    actual_name, actual_field = _TYPES[actual]
+    if (
+        isinstance(annotation, dict)
+        and expected_field not in annotation
+        and actual_field in annotation
+    ):
+        message = (
+            f"is {actual_name}, not {expected_name} "
+            f"(its annotations have {actual_field}, not {expected_field})"
+        )
+        hint = f"give it as `segkit convert coco --{actual} FILE`"
+        raise InputError(message, file=path, hint=hint)
+
+
+def _categories(records: Iterable[bytes], path: Path) -> tuple[NativeCategory, ...]:
+    kinds: dict[Any, Kind | None] = {0: "stuff", 1: "thing", None: None}
+    categories = []
+    for number, raw in enumerate(records):
+        try:
+            entry = msgspec.json.decode(raw, type=_Category)
+            kind = kinds[entry.isthing]
+            categories.append(NativeCategory(int(entry.id), entry.name, kind, entry.synonyms))
+        except (msgspec.ValidationError, ValueError, KeyError) as error:
+            message = f"invalid category ({error})"
+            record = f"categories[{number}]"
+            hint = "give it an integer id, a name and isthing 0 or 1"
+            raise InputError(message, file=path, record=record, hint=hint) from error
+    return tuple(categories)
+
+
+def _image_defect(raw: bytes, number: int, path: Path) -> Defect:
+    """Build the defect of a bad image record."""
     try:
         image = read_image(raw, number, path)
-    except ImageError as defective:
-        return defective.defect
-    return Defect(
-        "duplicate-id",
-        "another image has the same id",
-        str(path),
-        f"image {image.id}",
-        None,
-        loose(raw),
-    )
+    except ImageError as error:
+        return error.defect
+    message = "another image has the same id"
+    return Defect("duplicate-id", message, str(path), f"image {image.id}", None, loose(raw))
 
 
-def _orphan(raw: bytes, number: int, path: Path) -> Defect:
-    """Why an annotation was set aside."""
+def _orphan_defect(raw: bytes, number: int, path: Path) -> Defect:
+    """Build the defect of an annotation that belongs to no image."""
     value = loose(raw)
     owner = value.get("image_id") if isinstance(value, dict) else None
-    code, what = "malformed-annotation", "no image_id"
+    code, message = "malformed-annotation", "no image_id"
     if isinstance(owner, _ID):
-        code, what = "unknown-image", f"image {owner} is not in the file's list"
-    return Defect(code, what, str(path), f"annotations[{number}]", None, value)
+        code, message = "unknown-image", f"image {owner} is not in the file's list"
+    return Defect(code, message, str(path), f"annotations[{number}]", None, value)

@@ -1,10 +1,12 @@
-"""COCO panoptic: a JSON of segments and a folder of PNGs whose colors are segment ids, checked
-against each other."""
+"""Converts COCO panoptic: a JSON of segments, and PNGs whose colors are segment ids.
 
-from collections.abc import Iterator, Sequence
+The two are checked against each other.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -13,15 +15,16 @@ from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import SetKind
-from segkit.sources import coco_fields, coco_json
-from segkit.sources.coco_json import CocoSource
-from segkit.sources.image_files import Picture, inside
+from segkit.sources import coco_fields
+from segkit.sources.coco_json import CocoSource, FlaggedAnnotations, read_coco
+from segkit.sources.image_files import Picture, resolve_inside
 from segkit.sources.label_maps import read_ids
 from segkit.sources.ledger import AnnotationError, Defect, ImageError, Tally
 from segkit.sources.source import Record
 
 UNLISTED = "(unlisted)"
-"""Under which the ledger counts pixels of a PNG that the JSON does not know."""
+"""Class under which the ledger counts regions of a PNG that the JSON does not list."""
+_VOID = 0
 
 
 class _Annotation(msgspec.Struct, frozen=True):
@@ -29,7 +32,7 @@ class _Annotation(msgspec.Struct, frozen=True):
     segments_info: list[msgspec.Raw]
 
 
-class _Info(msgspec.Struct, frozen=True):
+class _SegmentInfo(msgspec.Struct, frozen=True):
     id: int
     category_id: Any
     area: float | None = None
@@ -38,21 +41,19 @@ class _Info(msgspec.Struct, frozen=True):
 
 
 _ANNOTATION = msgspec.json.Decoder(_Annotation)
-_INFO = msgspec.json.Decoder(_Info)
-_VOID = 0
+_SEGMENT_INFO = msgspec.json.Decoder(_SegmentInfo)
 
 
 @dataclass(frozen=True)
 class CocoPanoptic(CocoSource):
     """A COCO panoptic JSON, its PNG folder and its image folder.
 
-    A segment's area and box are counted from the PNG; where the JSON says otherwise that is a
-    warning.
+    Areas and boxes of segments are counted in the PNG; a different one in the JSON is a warning.
     """
 
     masks: Path
-    name: str = "coco-panoptic"
-    kind: SetKind = "panoptic"
+    name: ClassVar[str] = "coco-panoptic"
+    kind: ClassVar[SetKind] = "panoptic"
 
     def __post_init__(self) -> None:
         if not self.masks.is_dir():
@@ -61,65 +62,72 @@ class CocoPanoptic(CocoSource):
         super().__post_init__()
 
     def fingerprint(self) -> dict[str, Any]:
-        """The JSON's path, size and time, and the folder of masks."""
-        return {
-            "source": self.name,
-            "masks": str(self.masks.resolve()),
-            **coco_json.identity(self.file.path),
-        }
+        """Return the JSON's path, size and time, and the folder of masks."""
+        return {**super().fingerprint(), "masks": str(self.masks.resolve())}
 
-    def records(self, tally: Tally) -> Iterator[Record]:
-        """Images in the file's order, each with the raw record of its annotation."""
-        return coco_json.records(self.file, tally, lambda name: (name,), self._classes)
+    def class_names(self, raw: bytes) -> list[str]:
+        """Return the class name of each segment of a raw annotation."""
+        try:
+            infos = _ANNOTATION.decode(raw).segments_info
+        except msgspec.DecodeError:
+            return []
+        return [coco_fields.class_name(info, self.labels) for info in infos]
 
     def load(self, record: Record) -> tuple[_Annotation, Sequence[str]]:
-        """The annotation of a record, and the class of each of its segments."""
-        found: list[tuple[bytes, bool]] = record.data[1]
-        where = f"image {record.id}"
-        if len(found) != 1:
-            code, what = (
-                ("duplicate-id", f"{len(found)} annotations")
-                if found
-                else ("missing-mask", "no annotation")
-            )
-            raise ImageError(code, f"{what} for the image", file=self.file.path, record=where)
+        """Return the annotation of a record, and the class name of each of its segments."""
+        annotations: FlaggedAnnotations = record.data[1]
+        file, name = self.file.path, f"image {record.id}"
+        if not annotations:
+            message = "no annotation for the image"
+            raise ImageError("missing-mask", message, file=file, record=name)
+        if len(annotations) > 1:
+            message = f"{len(annotations)} annotations for the image"
+            raise ImageError("duplicate-id", message, file=file, record=name)
+        raw, _ = annotations[0]
         try:
-            annotation = _ANNOTATION.decode(found[0][0])
+            annotation = _ANNOTATION.decode(raw)
         except msgspec.DecodeError as error:
-            data = coco_fields.loose(found[0][0])
+            data = coco_fields.loose(raw)
             raise ImageError(
-                "malformed-annotation", str(error), file=self.file.path, record=where, data=data
+                "malformed-annotation", str(error), file=file, record=name, data=data
             ) from None
-        return annotation, [
-            coco_fields.class_name(info, self.labels) for info in annotation.segments_info
-        ]
+        infos = annotation.segments_info
+        return annotation, [coco_fields.class_name(info, self.labels) for info in infos]
 
     def sample(
         self, record: Record, content: _Annotation, picture: Picture | None, tally: Tally
     ) -> Sample:
-        """Every segment with exactly its pixels of the PNG; pixels of dropped segments are void."""
-        width, height = coco_fields.size_of(
-            coco_fields.IMAGE.decode(record.data[0]), picture, self.file.path
-        )
-        path = inside(self.masks, content.file_name, record=f"image {record.id}")
-        ids = read_ids(path, (width, height), record=f"image {record.id}")
+        """Build the sample: each segment has its exact pixels of the PNG.
+
+        Pixels of dropped segments become void.
+        """
+        name = f"image {record.id}"
+        image = coco_fields.IMAGE.decode(record.data[0])
+        width, height = coco_fields.image_size(image, picture, self.file.path)
+        path = resolve_inside(self.masks, content.file_name, record=name)
+        ids = read_ids(path, (width, height), record=name)  # (H, W)
         regions = rle.regions(ids)
         segments: dict[int, Segment] = {}
         for raw in content.segments_info:
-            name = coco_fields.class_name(raw, self.labels)
+            class_name = coco_fields.class_name(raw, self.labels)
             try:
-                made = self._segment(raw, name, regions, segments, tally)
-                segments[int(str(made.source_id))] = made
-            except AnnotationError as refusal:
+                segment = self._segment(raw, class_name, regions, segments, tally)
+                segments[int(str(segment.source_id))] = segment
+            except AnnotationError as error:
                 tally.drop(
-                    coco_fields.defect(refusal, raw, self.file.path, "segment", record.id, name)
+                    coco_fields.annotation_defect(
+                        error, raw, self.file.path, "segment", record.id, class_name
+                    )
                 )
         lost = regions.keys() - segments.keys() - {_VOID}
-        self._unlisted(
-            lost - {_id(raw) for raw in content.segments_info}, regions, path, record, tally
-        )
+        unlisted = lost - {_segment_id(raw) for raw in content.segments_info}
+        for number in sorted(unlisted):
+            area = regions[number].area
+            message = f"{area} pixels of id {number}, which the JSON does not list"
+            data = {"id": number}
+            defect = Defect("unlisted-segment", message, str(path), name, UNLISTED, data)
+            tally.drop_orphan(defect, [UNLISTED])
         void = rle.encode(np.isin(ids, [_VOID, *lost])) if lost else _counts(regions.get(_VOID))
-        source = record.data[0].decode()
         return Sample(
             record.id,
             record.file_name,
@@ -127,41 +135,33 @@ class CocoPanoptic(CocoSource):
             height,
             tuple(segments.values()),
             void=void,
-            source=source,
+            source=record.data[0].decode(),
         )
-
-    def _classes(self, raw: bytes) -> list[str]:
-        try:
-            infos = _ANNOTATION.decode(raw).segments_info
-        except msgspec.DecodeError:
-            return []
-        return [coco_fields.class_name(info, self.labels) for info in infos]
 
     def _segment(
         self,
         raw: msgspec.Raw,
-        name: str,
+        class_name: str,
         regions: dict[int, rle.Region],
-        made: dict[int, Segment],
+        segments: dict[int, Segment],
         tally: Tally,
     ) -> Segment:
+        """Build the segment of a raw `segments_info` entry; `segments` are those before it."""
         try:
-            info = _INFO.decode(raw)
+            info = _SEGMENT_INFO.decode(raw)
         except msgspec.DecodeError as error:
             raise AnnotationError("malformed-annotation", str(error)) from None
         category = coco_fields.category(info.category_id, self.taxonomy)
-        if info.id in made:
+        if info.id in segments:
             raise AnnotationError("duplicate-id", "another segment of the image has the same id")
         region = regions.get(info.id)
         if region is None or info.id == _VOID:
-            raise AnnotationError(
-                "empty-mask",
-                "the PNG has no pixel of this id" if info.id else "id 0 is void in the PNG",
-            )
+            message = "the PNG has no pixel of this id" if info.id else "id 0 is void in the PNG"
+            raise AnnotationError("empty-mask", message)
         if info.area is not None and info.area != region.area:
-            tally.warn("area-mismatch", name)
+            tally.warn("area-mismatch", class_name)
         if info.bbox is not None and info.bbox != region.box:
-            tally.warn("box-mismatch", name)
+            tally.warn("box-mismatch", class_name)
         return Segment(
             class_id=category.id,
             kind=category.kind,
@@ -173,36 +173,28 @@ class CocoPanoptic(CocoSource):
             source_id=str(info.id),
         )
 
-    def _unlisted(
-        self,
-        ids: set[int],
-        regions: dict[int, rle.Region],
-        path: Path,
-        record: Record,
-        tally: Tally,
-    ) -> None:
-        for number in sorted(ids):
-            what = f"{regions[number].area} pixels of id {number} that the JSON does not list"
-            defect = Defect(
-                "unlisted-segment", what, str(path), f"image {record.id}", UNLISTED, {"id": number}
-            )
-            tally.orphan(defect, [UNLISTED])
-
 
 def open_coco_panoptic(annotations: Path, images: Path, masks: Path | None = None) -> CocoPanoptic:
-    """The source of a COCO panoptic JSON; its PNGs lie beside it under the same stem unless `masks`
-    says otherwise."""
-    return CocoPanoptic(
-        coco_json.read_coco(annotations, "panoptic"), images, masks or annotations.with_suffix("")
-    )
+    """Open a COCO panoptic JSON as a source.
+
+    Args:
+        annotations: the JSON file.
+        images: folder of the images.
+        masks: folder of the PNGs; by default beside the JSON, under the same stem.
+
+    Raises:
+        InputError: the file cannot be read, or the folder of PNGs does not exist.
+    """
+    masks = masks or annotations.with_suffix("")
+    return CocoPanoptic(read_coco(annotations, "panoptic"), images, masks)
 
 
 def _counts(region: rle.Region | None) -> bytes | None:
     return region.counts if region else None
 
 
-def _id(raw: msgspec.Raw) -> int | None:
+def _segment_id(raw: msgspec.Raw) -> int | None:
     try:
-        return _INFO.decode(raw).id
+        return _SEGMENT_INFO.decode(raw).id
     except msgspec.DecodeError:
         return None

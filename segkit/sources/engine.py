@@ -1,16 +1,14 @@
-"""Conversion: plan a source into shards, write them in any number of processes or tasks, publish
-them as one version.
+"""Converts a source: plans its records into shards, writes the shards in parallel, publishes them.
 
-Which record goes to which shard depends on the source and the options alone, so the bytes of a
-version do not depend on the number of workers; a shard that an earlier, killed run has finished is
-not written again.
+The source and the options alone decide which record goes to which shard, so the bytes of a version
+do not depend on the number of workers. Shards that an interrupted run has finished are not written
+again.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -23,122 +21,60 @@ from segkit.shards.manifest import Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, Header, ImagesBy, class_labels, finish
-from segkit.sources.image_files import Picture, find, is_unsafe, measure, read_picture
+from segkit.sources.image_files import Picture, find_image, image_sizer, is_unsafe, read_picture
 from segkit.sources.ledger import Defect, ImageError, Tally
-from segkit.sources.process_pool import processes
-from segkit.sources.quarantine import flush, logged, write_quarantine
+from segkit.sources.process_pool import process_pool
+from segkit.sources.quarantine import logged_tally, sync_log, write_quarantine
 from segkit.sources.source import Record, Source
+from segkit.storage import location
 
 OnError = Literal["fail", "skip"]
 Engine = Literal["local", "ray"]
-_Submit = Callable[[int, list[Record]], "Future[tuple[int, Tally]]"]
+Progress = Callable[[int], None]
+"""Receives the number of images that were just finished."""
+_TALLY_FORMAT = 2
+"""Version of the tallies beside finished shards; a run of another format is not resumed."""
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """How to convert; what is not said here does not change a version's bytes."""
+    """Options of a conversion."""
 
     name: str | None = None
+    """Name of the set in tables; None takes the source's."""
     split: str | None = None
+    """train, val, ...; noted in the manifest."""
     limit: int | None = None
+    """Convert only the first images of the source, at most this many."""
     images_by: ImagesBy = "embed"
+    """Copy images into tars, reference the files, or write labels only and open no image."""
     on_error: OnError = "fail"
+    """Fail on defects that would lose data, or quarantine them and continue."""
     shard_bytes: int = SHARD_BYTES
+    """Bytes of images at which a shard is closed."""
     workers: int | None = None
-    """Shards at a time; None for one on each core that this process may use, or on each CPU of the
-    cluster."""
+    """Shards at a time; None takes one per core of this process, or per CPU of the cluster."""
     engine: Engine = "local"
-    """Where shards are made: in processes of this machine, or on a Ray cluster."""
+    """Write shards in processes of this machine, or in tasks of a Ray cluster."""
     address: str | None = None
-    """Of the Ray cluster; see `ray_engine`."""
+    """Address of the Ray cluster; see `ray_engine`."""
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion, or a dry run, came to."""
+    """Result of a conversion or of a dry run."""
 
     ledger: Ledger
     defects: tuple[Defect, ...]
-    """The first of those that fail a conversion, or would have."""
+    """The first of the defects that fail a conversion."""
     offenders: int
-    """How many there are."""
+    """Number of all defects that fail a conversion."""
     published: ShardSet | None
-
-
-@dataclass(frozen=True)
-class _Job:
-    source: Source
-    options: ConvertOptions
-    directory: Path | None
-    """Staging directory; None for a dry run."""
-
-
-def convert(
-    source: Source,
-    destination: Path,
-    options: ConvertOptions,
-    *,
-    arguments: dict[str, Any],
-    on_progress: Callable[[int], None] = lambda images: None,
-) -> ConversionReport:
-    """Convert a source and publish the next version of `destination`.
-
-    Args:
-        source: what to convert.
-        destination: directory of the versions.
-        options: how.
-        arguments: the command's arguments, for the manifest.
-        on_progress: called with the number of images that were just finished.
-
-    Raises:
-        InputError: a defect would lose data and `on_error` is "fail"; nothing is published,
-            finished shards are kept for the next run.
-        SegkitError: the ledger does not balance, or another process writes to `destination`.
-    """
-    with staging(destination, _fingerprint(source, options), resume=True) as stage:
-        tally, count = _write(_Job(source, options, stage.path), on_progress)
-        if tally.offenders and options.on_error == "fail":
-            raise DefectsError(tally)
-        header = Header(
-            taxonomy=source.taxonomy,
-            kind=source.kind,
-            name=options.name or source.name,
-            command="convert",
-            split=options.split,
-            arguments=arguments,
-            images_by=options.images_by,
-            source_header=source.header,
-        )
-        ledger = tally.ledger()
-        write_quarantine(stage.path, count)
-        return ConversionReport(
-            ledger, tuple(tally.defects), tally.offenders, finish(stage, count, header, ledger)
-        )
-
-
-def _write(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
-    try:
-        return _run(job, on_progress)
-    except OSError as error:
-        what = (
-            f"cannot be written ({error.strerror or error}); run it again: finished shards are kept"
-        )
-        raise SegkitError(f"{job.directory}: {what}") from error
-
-
-def check(
-    source: Source,
-    options: ConvertOptions,
-    *,
-    on_progress: Callable[[int], None] = lambda images: None,
-) -> ConversionReport:
-    """A dry run: read and convert everything, write nothing."""
-    tally, _ = _run(_Job(source, options, None), on_progress)
-    return _unpublished(tally)
+    """The new version; None for a dry run."""
 
 
 class DefectsError(InputError):
-    """Defects that would lose data; its line is the first one's."""
+    """The source has defects that would lose data; the message names the first one."""
 
     def __init__(self, tally: Tally) -> None:
         first = tally.defects[0].error(tally.offenders - 1)
@@ -148,91 +84,263 @@ class DefectsError(InputError):
 
     @property
     def report(self) -> ConversionReport:
-        """What the whole source came to; nothing is published.
+        """The report of the entire source; nothing is published.
 
         Raises:
             SegkitError: the ledger does not balance.
         """
-        return _unpublished(self._tally)
+        return _report(self._tally, None)
 
 
-def _unpublished(tally: Tally) -> ConversionReport:
-    return ConversionReport(tally.ledger(), tuple(tally.defects), tally.offenders, None)
+def convert(
+    source: Source,
+    destination: str | Path,
+    options: ConvertOptions = ConvertOptions(),
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    on_progress: Progress = lambda images: None,
+) -> ConversionReport:
+    """Convert a native dataset and publish it as the next version of a shard set.
+
+    Each source module has a function that opens its kind of dataset:
+
+        from segkit.sources.coco_panoptic import open_coco_panoptic
+        from segkit.sources.engine import ConvertOptions, convert
+
+        source = open_coco_panoptic(Path("panoptic_val2017.json"), Path("val2017"))
+        report = convert(source, "work/coco-val", ConvertOptions(split="val"))
+        print(report.published.path, report.ledger.annotations.kept)
+
+    Every annotation of the source is either kept or counted in the ledger under the reason why it
+    was dropped. If the process is killed, the next call with the same source and options continues
+    with the first unfinished shard.
+
+    Args:
+        source: the dataset.
+        destination: directory of the shard set, a path or a URL.
+        options: defaults are those of `ConvertOptions`.
+        arguments: JSON values to note in the manifest, such as the arguments of a command.
+        on_progress: called with the number of images that were just finished.
+
+    Returns:
+        The ledger, the defects, and the published version.
+
+    Raises:
+        DefectsError: defects would lose data and `on_error` is "fail". Nothing is published; the
+            finished shards are kept for the next run.
+        SegkitError: the ledger does not balance, the destination cannot be written to, or another
+            process writes to it.
+    """
+    fingerprint = _fingerprint(source, options)
+    with staging(location(destination), fingerprint, resume=True) as stage:
+        tally, count = _write_shards(Conversion(source, options, stage.path), on_progress)
+        if tally.offenders and options.on_error == "fail":
+            raise DefectsError(tally)
+        header = Header(
+            taxonomy=source.taxonomy,
+            kind=source.kind,
+            name=options.name or source.name,
+            command="convert",
+            split=options.split,
+            arguments=dict(arguments or {}),
+            images_by=options.images_by,
+            source_header=source.header,
+        )
+        ledger = tally.ledger()
+        write_quarantine(stage.path, count)
+        return _report(tally, finish(stage, count, header, ledger))
 
 
-def _fingerprint(source: Source, options: ConvertOptions) -> dict[str, Any]:
-    chosen = {
-        name: getattr(options, name) for name in ("limit", "images_by", "on_error", "shard_bytes")
-    }
-    return {
-        "segkit": __version__,
-        **source.fingerprint(),
-        "taxonomy": source.taxonomy.to_json(),
-        **chosen,
-    }
+def check(
+    source: Source, options: ConvertOptions, *, on_progress: Progress = lambda images: None
+) -> ConversionReport:
+    """Dry run: read and convert everything, write nothing."""
+    tally, _ = Conversion(source, options, None).run(on_progress)
+    return _report(tally, None)
 
 
 def plan(
     records: Iterable[Record], images: Path, options: ConvertOptions
 ) -> Iterator[list[Record]]:
-    """Cut records into shards by the bytes of their images; the files are measured, not opened."""
+    """Group records into shards by the bytes of their images; image files are not opened."""
     shard: list[Record] = []
-    used, size = 0, measure(images)
+    used, image_bytes = 0, image_sizer(images)
     for record in records:
         if len(shard) >= SHARD_ROWS or used >= options.shard_bytes:
             yield shard
             shard, used = [], 0
         shard.append(record)
         if options.images_by == "embed":
-            used += size(record.candidates)
+            used += image_bytes(record.candidates)
     if shard:
         yield shard
 
 
-def _run(job: _Job, on_progress: Callable[[int], None]) -> tuple[Tally, int]:
-    """Convert every shard; the total tally (defects in the source's order) and the number of
-    shards."""
-    parts: dict[int, Tally] = {}
-    with logged(job.directory, "source") as total:
-        records = islice(job.source.records(total), job.options.limit)
-        shards_of = enumerate(plan(records, job.source.images, job.options))
-        for index, part in _results(job, shards_of):
-            parts[index] = part
-            on_progress(part.images_in)
-    for index in sorted(parts):
-        total.add(parts[index])
-    return total, len(parts)
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion as every worker sees it: source, options, and where shards are written."""
+
+    source: Source
+    options: ConvertOptions
+    directory: Path | None
+    """Staging directory; None for a dry run."""
+
+    def run(self, on_progress: Progress) -> tuple[Tally, int]:
+        """Convert all shards; returns the total tally and the number of shards.
+
+        Defects are in the source's order, whichever shard was finished first.
+        """
+        tallies: dict[int, Tally] = {}
+        with logged_tally(self.directory, "source") as total:
+            records = islice(self.source.records(total), self.options.limit)
+            numbered = enumerate(plan(records, self.source.images, self.options))
+            for index, tally in self._run_workers(numbered):
+                tallies[index] = tally
+                on_progress(tally.images_in)
+        for index in sorted(tallies):
+            total.add(tallies[index])
+        return total, len(tallies)
+
+    def convert_shard(self, index: int, records: Sequence[Record]) -> Tally:
+        """Write one shard, unless it is finished already, and return its tally.
+
+        A shard with defects is not written where defects fail the conversion.
+        """
+        if self.directory is None:
+            tally = Tally()
+            for _ in self._samples(records, tally):
+                pass
+            return tally
+        finished = shards.read_shard(self.directory, index)
+        if finished is not None:
+            return Tally.from_json(finished.notes)
+        notes: dict[str, Any] = {}
+
+        def stream(tally: Tally) -> Iterator[tuple[Sample, bytes | None]]:
+            yield from self._samples(records, tally)
+            if tally.offenders and self.options.on_error == "fail":
+                raise DefectsError(tally)
+            sync_log(tally)  # before the shard counts as finished
+            notes.update(tally.to_json())
+
+        with logged_tally(self.directory, index) as tally:
+            try:
+                shards.write_shard(self.directory, index, stream(tally), notes=notes)
+            except DefectsError:
+                (self.directory / shards.images_name(index)).unlink(missing_ok=True)
+        return tally
+
+    def _run_workers(
+        self, numbered: Iterator[tuple[int, list[Record]]]
+    ) -> Iterator[tuple[int, Tally]]:
+        """Yield the tally of each shard as it is finished.
+
+        A single worker, or a single shard, is converted in this process.
+        """
+        options = self.options
+        workers = options.workers or len(os.sched_getaffinity(0))
+        first_two = list(islice(numbered, 2))
+        numbered = chain(first_two, numbered)
+        if options.engine == "ray":
+            from segkit.sources.ray_engine import ray_cluster
+
+            paths = self._shared_paths()
+            with ray_cluster(self._numbered_tally, options.address, options.workers, paths) as (
+                submit,
+                size,
+            ):
+                yield from _as_completed(submit, numbered, size)
+        elif workers < 2 or len(first_two) < 2:
+            yield from (self._numbered_tally(index, records) for index, records in numbered)
+        else:
+            with process_pool(self._numbered_tally, workers) as submit:
+                yield from _as_completed(submit, numbered, workers)
+
+    def _numbered_tally(self, index: int, records: Sequence[Record]) -> tuple[int, Tally]:
+        return index, self.convert_shard(index, records)
+
+    def _shared_paths(self) -> list[Path]:
+        """The paths that every node of a cluster must see: the inputs and the staging directory."""
+        images = None if self.options.images_by == "none" else self.source.images
+        paths = (self.source.annotations, images, self.directory)
+        return [path for path in paths if path is not None]
+
+    def _samples(
+        self, records: Iterable[Record], tally: Tally
+    ) -> Iterator[tuple[Sample, bytes | None]]:
+        """Convert records to samples, each with the image bytes to embed."""
+        labels = class_labels(self.source.taxonomy)
+        for record in records:
+            tally.images_in += 1
+            names: Sequence[str] = ()
+            try:
+                content, names = self.source.load(record)
+                tally.annotations_in.update(names)
+                picture = self._read_picture(record)
+                sample = self.source.sample(record, content, picture, tally)
+            except ImageError as error:
+                tally.drop_image(error.defect, names)
+                continue
+            tally.images_kept += 1
+            tally.kept.update(labels[segment.class_id] for segment in sample.segments)
+            tally.image_warnings.update(picture.warnings if picture else ())
+            if not sample.segments:
+                tally.image_warnings["unlabelled-image"] += 1
+            yield self._with_image(sample, picture)
+
+    def _with_image(self, sample: Sample, picture: Picture | None) -> tuple[Sample, bytes | None]:
+        if picture is None:
+            return sample, None
+        if self.options.images_by == "embed":
+            return sample, picture.data
+        path = picture.path.resolve().as_posix()
+        image = ImageRef(path=path, length=len(picture.data), sha256=picture.sha256)
+        return replace(sample, image=image), None
+
+    def _read_picture(self, record: Record) -> Picture | None:
+        name = f"image {record.id}"
+        if self.options.images_by != "none":
+            return read_picture(self._image_path(record, name), record=name)
+        if is_unsafe(record.file_name):
+            message = f"the path {record.file_name!r} leads out of the image folder"
+            raise ImageError("unsafe-path", message, file=self.source.annotations, record=name)
+        return None
+
+    def _image_path(self, record: Record, name: str) -> Path:
+        root = self.source.images
+        if record.listed:
+            return root / record.file_name
+        try:
+            return find_image(root, record.candidates, record=name)
+        except ImageError as error:
+            if record.known_missing and error.defect.code == "missing-image":
+                message = "no archive of the dataset contains this image"
+                file = error.defect.file
+                raise ImageError("known-missing-image", message, file=file, record=name) from None
+            raise
 
 
-def _results(
-    job: _Job, numbered: Iterator[tuple[int, list[Record]]]
+def _write_shards(conversion: Conversion, on_progress: Progress) -> tuple[Tally, int]:
+    try:
+        return conversion.run(on_progress)
+    except OSError as error:
+        reason = error.strerror or error
+        hint = "run it again: finished shards are kept"
+        raise SegkitError(
+            f"{conversion.directory}: cannot be written ({reason})", hint=hint
+        ) from error
+
+
+def _as_completed(
+    submit: Callable[[int, list[Record]], "Future[tuple[int, Tally]]"],
+    numbered: Iterable[tuple[int, list[Record]]],
+    workers: int,
 ) -> Iterator[tuple[int, Tally]]:
-    """Tallies of shards as they get done; one process where there is but one worker or one
-    shard."""
-    options = job.options
-    workers = options.workers or len(os.sched_getaffinity(0))
-    head = list(islice(numbered, 2))
-    numbered = chain(head, numbered)
-    work = partial(_numbered, job)
-    if options.engine == "ray":
-        from segkit.sources.ray_engine import cluster
-
-        with cluster(work, options.address, options.workers, _inputs(job)) as (submit, size):
-            yield from _done(submit, numbered, size)
-    elif workers < 2 or len(head) < 2:
-        yield from (work(index, records) for index, records in numbered)
-    else:
-        with processes(work, workers) as submit:
-            yield from _done(submit, numbered, workers)
-
-
-def _done(
-    submit: _Submit, numbered: Iterable[tuple[int, list[Record]]], workers: int
-) -> Iterator[tuple[int, Tally]]:
+    """Submit shards to workers and yield each result once it is there."""
     pending: set[Future[tuple[int, Tally]]] = set()
     for index, records in numbered:
         pending.add(submit(index, records))
-        if len(pending) > workers + 1:  # bounds what waits in memory
+        if len(pending) > workers + 1:  # bounds the records that wait in memory
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
     while pending:
@@ -240,97 +348,17 @@ def _done(
         yield from (future.result() for future in done)
 
 
-def _inputs(job: _Job) -> list[Path]:
-    """What a shard is made from, and the directory that it is written to."""
-    images = None if job.options.images_by == "none" else job.source.images
-    return [path for path in (job.source.annotations, images, job.directory) if path is not None]
+def _report(tally: Tally, published: ShardSet | None) -> ConversionReport:
+    return ConversionReport(tally.ledger(), tuple(tally.defects), tally.offenders, published)
 
 
-def _numbered(job: _Job, index: int, records: Sequence[Record]) -> tuple[int, Tally]:
-    return index, convert_shard(job, index, records)
-
-
-def convert_shard(job: _Job, index: int, records: Sequence[Record]) -> Tally:
-    """Write one shard, or find it done; its tally. A shard with defects is left unwritten where
-    they are to fail."""
-    if job.directory is None:
-        tally = Tally()
-        for _ in _convert(job, records, tally):
-            pass
-        return tally
-    done = shards.read_shard(job.directory, index)
-    if done is not None:
-        return Tally.from_json(done.notes)
-    notes: dict[str, Any] = {}
-
-    def stream(tally: Tally) -> Iterator[tuple[Sample, bytes | None]]:
-        yield from _convert(job, records, tally)
-        if tally.offenders and job.options.on_error == "fail":
-            raise DefectsError(tally)
-        flush(tally)  # before the shard counts as done
-        notes.update(tally.to_json())
-
-    with logged(job.directory, index) as tally:
-        try:
-            shards.write_shard(job.directory, index, stream(tally), notes=notes)
-        except DefectsError:
-            (job.directory / shards.images_name(index)).unlink(missing_ok=True)
-    return tally
-
-
-def _convert(
-    job: _Job, records: Iterable[Record], tally: Tally
-) -> Iterator[tuple[Sample, bytes | None]]:
-    labels = class_labels(job.source.taxonomy)
-    for record in records:
-        tally.images_in += 1
-        names: Sequence[str] = ()
-        try:
-            content, names = job.source.load(record)
-            tally.seen.update(names)
-            picture = _picture(job, record)
-            sample = job.source.sample(record, content, picture, tally)
-        except ImageError as defective:
-            tally.drop_image(defective.defect, names)
-            continue
-        tally.images_kept += 1
-        tally.kept.update(labels[segment.class_id] for segment in sample.segments)
-        tally.image_warnings.update(picture.warnings if picture else ())
-        if not sample.segments:
-            tally.image_warnings["unlabelled-image"] += 1
-        yield _placed(job, sample, picture)
-
-
-def _placed(job: _Job, sample: Sample, picture: Picture | None) -> tuple[Sample, bytes | None]:
-    if picture is None:
-        return sample, None
-    if job.options.images_by == "embed":
-        return sample, picture.data
-    place = ImageRef(
-        path=picture.path.resolve().as_posix(), length=len(picture.data), sha256=picture.sha256
-    )
-    return replace(sample, image=place), None
-
-
-def _picture(job: _Job, record: Record) -> Picture | None:
-    where = f"image {record.id}"
-    if job.options.images_by != "none":
-        root = job.source.images
-        path = root / record.file_name if record.listed else _found(root, record, where)
-        return read_picture(path, record=where)
-    if is_unsafe(record.file_name):
-        what = f"the path {record.file_name!r} leads out of the image folder"
-        raise ImageError("unsafe-path", what, file=job.source.annotations, record=where)
-    return None
-
-
-def _found(root: Path, record: Record, where: str) -> Path:
-    try:
-        return find(root, record.candidates, record=where)
-    except ImageError as defective:
-        if record.known_missing and defective.defect.code == "missing-image":
-            what = "the image is known to be in no archive of the data set"
-            raise ImageError(
-                "known-missing-image", what, file=defective.defect.file, record=where
-            ) from None
-        raise
+def _fingerprint(source: Source, options: ConvertOptions) -> dict[str, Any]:
+    """JSON values that tell whether an interrupted run can be resumed."""
+    names = ("limit", "images_by", "on_error", "shard_bytes")
+    return {
+        "segkit": __version__,
+        "tally": _TALLY_FORMAT,
+        **source.fingerprint(),
+        "taxonomy": source.taxonomy.to_json(),
+        **{name: getattr(options, name) for name in names},
+    }

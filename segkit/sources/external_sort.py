@@ -1,5 +1,4 @@
-"""Temporary files that sort more annotations than the memory holds to the images that they belong
-to."""
+"""Sorts annotations to their images in temporary files, for more of them than the memory holds."""
 
 import os
 import struct
@@ -9,16 +8,16 @@ from collections.abc import Iterator
 from typing import IO
 
 SPAN = 16384
-"""Images whose records share a file, and are in memory together."""
-_ENTRY = struct.Struct("<II")
+"""Images whose records share a file and are in memory together."""
+_ENTRY = struct.Struct("<II")  # number of the record, bytes that follow
 
 
 class ExternalSort:
-    """Image records in order, and the annotations of each.
+    """Image records in order, each with its annotations.
 
-    Iterating gives (image record, its annotations in the order in which they were added), as often
-    as it is asked for. The files are in the system's temporary folder (TMPDIR) and have no names:
-    nothing is left of a killed process.
+    Iterating yields (image record, its annotations in the order in which they were added), any
+    number of times. The files are in the system's temporary folder (TMPDIR) and have no names, so
+    a killed process leaves nothing behind.
     """
 
     def __init__(self) -> None:
@@ -28,33 +27,35 @@ class ExternalSort:
         weakref.finalize(self, _close, self._images, self._annotations)
 
     def add_image(self, raw: bytes) -> None:
-        """Append an image; its place is the number of those before it."""
-        _write(self._images, self._count, raw)
+        """Append an image; its place is the number of images before it."""
+        _append(self._images, self._count, raw)
         self._count += 1
 
     def add_annotation(self, place: int, raw: bytes) -> None:
         """Append an annotation of the image at `place`."""
-        _write(self._annotations, place, raw)
+        _append(self._annotations, place, raw)
 
     def __iter__(self) -> Iterator[tuple[bytes, list[bytes]]]:
         for number, images in self._images.items():
-            groups: dict[int, list[bytes]] = {}
+            annotations: dict[int, list[bytes]] = {}
             for place, raw in _entries(self._annotations.get(number)):
-                groups.setdefault(place, []).append(raw)
+                annotations.setdefault(place, []).append(raw)
             for place, raw in _entries(images):
-                yield raw, groups.pop(place, [])
+                yield raw, annotations.pop(place, [])
 
 
 class SpillFile:
-    """Records in a temporary file, in the order in which they were added; read one at a time, by
-    one reader."""
+    """Numbered records in a temporary file, in the order in which they were added.
+
+    Only one reader may iterate at a time.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
         weakref.finalize(self, self._file.close)
 
     def add(self, number: int, raw: bytes) -> None:
-        """Append a record with a number of the caller's."""
+        """Append a record with a number of the caller's choice."""
         self._file.write(_ENTRY.pack(number, len(raw)) + raw)
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
@@ -64,10 +65,11 @@ class SpillFile:
             yield number, self._file.read(length)
 
 
-def _write(files: dict[int, IO[bytes]], place: int, raw: bytes) -> None:
+def _append(files: dict[int, IO[bytes]], place: int, raw: bytes) -> None:
     file = files.get(place // SPAN)
     if file is None:
-        file = files[place // SPAN] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the spool
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the sort
+        files[place // SPAN] = file
     file.write(_ENTRY.pack(place % SPAN, len(raw)) + raw)
 
 
@@ -78,6 +80,7 @@ def _close(*groups: dict[int, IO[bytes]]) -> None:
 
 
 def _entries(file: IO[bytes] | None) -> Iterator[tuple[int, bytes]]:
+    """Yield (place within the file, record) without moving the file's position."""
     if file is None:
         return
     file.flush()

@@ -1,5 +1,4 @@
-"""Images as they are: found without leaving their folder, read once, decoded far enough to know
-that they are whole."""
+"""Finds image files without leaving their folder, and checks that they are whole."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,13 +13,14 @@ from segkit.sources.ledger import ImageError
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image file that was read and found whole."""
+    """An image file that was read and is whole."""
 
     path: Path
     data: bytes
     width: int
     height: int
     warnings: tuple[str, ...] = ()
+    """Codes of `ledger.WARNINGS`."""
 
     @property
     def sha256(self) -> str:
@@ -28,31 +28,30 @@ class Picture:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def inside(root: Path, name: str, *, record: str) -> Path:
-    """The path of `name` under `root`, existing or not.
+def resolve_inside(root: Path, name: str, *, record: str) -> Path:
+    """Return the path of `name` under `root`; the file need not exist.
 
     Raises:
         ImageError: `name` is absolute, climbs with `..`, or a symbolic link leads out of `root`
             (`unsafe-path`).
     """
-    if is_unsafe(name) or not _stays(root, name):
-        raise ImageError(
-            "unsafe-path", f"the path {name!r} leads out of {root}", file=root, record=record
-        )
+    if is_unsafe(name) or not _stays_inside(root, name):
+        message = f"the path {name!r} leads out of {root}"
+        raise ImageError("unsafe-path", message, file=root, record=record)
     return root / name
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether a file name, read as text alone, may leave the folder it belongs to."""
+    """Whether the text of a file name can lead out of its folder; links are not followed."""
     foreign = "\\" in name or name[1:2] == ":" or "://" in name
     return not name or "\0" in name or name.startswith("/") or ".." in name.split("/") or foreign
 
 
-def _stays(root: Path, name: str) -> bool:
+def _stays_inside(root: Path, name: str) -> bool:
     """Whether no symbolic link on the way from `root` to `name` leads out of `root`."""
     folder = name.rpartition("/")[0]
     try:
-        return _folder_stays(root, folder) and (
+        return _folder_stays_inside(root, folder) and (
             not (root / name).is_symlink() or _resolves_inside(root, name)
         )
     except (OSError, RuntimeError):  # a name too long for the file system, a loop of links
@@ -60,7 +59,7 @@ def _stays(root: Path, name: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _folder_stays(root: Path, name: str) -> bool:
+def _folder_stays_inside(root: Path, name: str) -> bool:
     return not name or _resolves_inside(root, name)
 
 
@@ -68,49 +67,63 @@ def _resolves_inside(root: Path, name: str) -> bool:
     return (root / name).resolve().is_relative_to(root.resolve())
 
 
-def find(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:
-    """The first candidate under `root` that is a file.
+def find_image(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:
+    """Return the first candidate under `root` that is a file.
+
+    A single candidate in a store is returned unchecked: reading it will tell.
 
     Raises:
-        ImageError: there is none (`missing-image`), or it lies outside of `root` (`unsafe-path`).
+        ImageError: none exists (`missing-image`), or one is outside of `root` (`unsafe-path`).
     """
+    unchecked = len(candidates) == 1 and storage.is_remote(root)
     for name in candidates:
-        path = inside(root, name, record=record)
-        if (
-            len(candidates) == 1 and storage.is_remote(root)
-        ) or path.is_file():  # reading it tells as well
+        path = resolve_inside(root, name, record=record)
+        if unchecked or path.is_file():
             return path
     tried = f" (tried {', '.join(candidates)})" if len(candidates) > 1 else ""
-    raise ImageError(
-        "missing-image", f"there is no such image{tried}", file=root / candidates[0], record=record
-    )
+    message = f"no such image{tried}"
+    raise ImageError("missing-image", message, file=root / candidates[0], record=record)
 
 
-def measure(root: Path) -> Callable[[tuple[str, ...]], int]:
-    """A function from candidates to the bytes of the first one that is there, 0 where none is; for
-    planning shards."""
+def image_sizer(root: Path) -> Callable[[tuple[str, ...]], int]:
+    """Return a function from candidates to the bytes of the first one that exists, or 0."""
     size = storage.sizer(root)
-    return lambda candidates: next(
-        (found for name in candidates if (found := size(name)) is not None), 0
-    )
+
+    def image_bytes(candidates: tuple[str, ...]) -> int:
+        sizes = (size(name) for name in candidates)
+        return next((count for count in sizes if count is not None), 0)
+
+    return image_bytes
+
+
+def read_source_file(path: Path, noun: str, *, record: str) -> bytes:
+    """Read an image or a mask of a source.
+
+    Args:
+        path: the file.
+        noun: "image" or "mask", as in the codes `missing-image` and `unreadable-mask`.
+        record: the record that errors name.
+
+    Raises:
+        ImageError: `missing-<noun>` or `unreadable-<noun>`.
+    """
+    try:
+        return storage.read_bytes(path)
+    except FileNotFoundError:
+        message = f"no such {noun}"
+        raise ImageError(f"missing-{noun}", message, file=path, record=record) from None
+    except OSError as error:
+        message = f"cannot be read ({error.strerror})"
+        raise ImageError(f"unreadable-{noun}", message, file=path, record=record) from error
 
 
 def read_picture(path: Path, *, record: str) -> Picture:
-    """Read an image file and check that it is complete: bytes, size as stored, and warnings.
+    """Read an image file once and check that it is whole: its bytes, stored size and warnings.
 
     Raises:
         ImageError: `missing-image`, or it cannot be read or decoded (`unreadable-image`).
     """
-    try:
-        data = storage.read_bytes(path)
-    except FileNotFoundError:
-        raise ImageError(
-            "missing-image", "there is no such image", file=path, record=record
-        ) from None
-    except OSError as error:
-        raise ImageError(
-            "unreadable-image", f"cannot be read ({error.strerror})", file=path, record=record
-        ) from error
+    data = read_source_file(path, "image", record=record)
     try:
         info = check_image(data, path.suffix.lower())
     except ValueError as error:

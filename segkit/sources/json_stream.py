@@ -1,5 +1,7 @@
-"""JSON files of any size, read from front to back: the elements of long lists one at a time, each
-with its text."""
+"""Reads JSON files of any size from front to back, long lists one element at a time.
+
+Each element comes with its text as it stands in the file.
+"""
 
 import json
 import re
@@ -13,31 +15,31 @@ from segkit import storage
 from segkit.errors import InputError
 
 CHUNK = 4 << 20
-"""Characters read at a time; the memory needed is a few times this, or a few times the largest
-element."""
-_LARGEST = 256 << 20  # characters of one element; more is a broken file
+"""Characters read at a time; memory is a few times this, or a few times the largest element."""
+_MAX_ELEMENT = 256 << 20  # characters; a larger element means a broken file
 _BLANKS = re.compile(r"[ \t\n\r]*")
-_NEAR_END = 16  # an error this close to the end of what was read may be no error once more is read
-_TOKEN = re.compile(
-    r"[\w+.\\-]*[ \t\n\r]*"
-)  # what is left of a number, a word or an escape, or nothing
+_NEAR_END = 16
+"""An error within this many characters of the end may vanish when more of the file is read."""
+_TOKEN = re.compile(r"[\w+.\\-]*[ \t\n\r]*")
+"""The rest of a number, a word or an escape, or nothing."""
 _VALUES, _TEXTS = msgspec.json.Decoder(list[Any]), msgspec.json.Decoder(list[msgspec.Raw])
+_HINT = "download it again"
 
 
 def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, bytes]]:
-    """Walk through the object that a JSON file holds.
+    """Walk through the object in a JSON file.
 
     Args:
         path: the file, UTF-8.
-        lists: keys whose values are lists to be taken apart.
+        lists: keys whose values are lists to iterate over.
 
     Yields:
         (key, value, text as it stands in the file, UTF-8): once for each element of a list named in
         `lists`, preceded by (key, None, b"") for the list itself, and once for each other key.
 
     Raises:
-        InputError: not readable, no JSON object or one that is cut short, a value of `lists` that
-            is no list, or a key twice.
+        InputError: the file cannot be read, is truncated or is not a JSON object, a value of
+            `lists` is not a list, or a key occurs twice.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -48,26 +50,30 @@ def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, byte
 
 
 class _Reader:
+    """A JSON parser over a window of the file that moves forward."""
+
     def __init__(self, file: Any, path: Path) -> None:
         self._file, self._path = file, path
-        self._text, self._place, self._before, self._ended = "", 0, 0, False
-        self._single = 0
+        self._text, self._position, self._ended = "", 0, False
+        self._before = 0
+        """Characters of the file before `_text`."""
+        self._one_by_one_until = 0
         """Characters of the file up to which elements are read one by one."""
-        self._scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # the C scanner
+        self._scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # C scanner
 
     def object(self, lists: Collection[str]) -> Iterator[tuple[str, Any, bytes]]:
         self._expect("{")
-        seen: set[str] = set()
+        keys: set[str] = set()
         separator = self._peek()
         if separator == "}":
-            self._place += 1
+            self._position += 1
         while separator != "}":
             key, _ = self._value()
             if not isinstance(key, str):
-                raise self._broken("a key is no text")
-            if key in seen:
-                raise self._broken(f"key {key!r} is there twice")
-            seen.add(key)
+                raise self._invalid("a key is not text")
+            if key in keys:
+                raise self._invalid(f"key {key!r} occurs twice")
+            keys.add(key)
             self._expect(":")
             if key in lists:
                 yield key, None, b""
@@ -76,130 +82,118 @@ class _Reader:
                 yield (key, *self._value())
             separator = self._separator("}")
         if self._peek():
-            raise self._broken("something follows the object")
+            raise self._invalid("text after the object")
 
     def _list(self, key: str) -> Iterator[tuple[Any, bytes]]:
-        self._expect("[", f"{key!r} is no list")
+        self._expect("[", f"{key!r} is not a list")
         separator = self._peek()
         if separator == "]":
-            self._place += 1
+            self._position += 1
         while separator != "]":
-            yield from self._several()
+            yield from self._complete_elements()
             yield self._value()
             separator = self._separator("]")
 
-    def _several(self) -> Iterator[tuple[Any, bytes]]:
-        """The next elements, as far as they are objects that were read whole and another element
-        follows: decoded at once, three times faster than one by one.
+    def _complete_elements(self) -> Iterator[tuple[Any, bytes]]:
+        """Yield the next elements that are objects, complete, and followed by another element.
 
-        The text up to some `},` being a list by itself, it is the list's beginning: JSON is read
-        left to right.
+        They are decoded at once, three times faster than one by one. If the text up to some `},`
+        is a list by itself, it is the beginning of the list, because JSON is read left to right.
         """
-        if self._before + self._place < self._single:
+        if self._before + self._position < self._one_by_one_until:
             return
-        self._single = self._before + len(
-            self._text
-        )  # should it not work, not tried again on the same text
-        end = self._text.rfind("},", self._place) + 1
+        # if decoding fails, the same text is not tried again
+        self._one_by_one_until = self._before + len(self._text)
+        end = self._text.rfind("},", self._position) + 1
         if not end:
             return
-        text = f"[{self._text[self._place : end]}]"
+        text = f"[{self._text[self._position : end]}]"
         try:
             pairs = zip(_VALUES.decode(text), _TEXTS.decode(text), strict=True)
-        except msgspec.DecodeError:  # the brace is within an element, or this is no JSON
+        except msgspec.DecodeError:  # the brace is inside an element, or the text is not JSON
             return
-        self._place = end + 1
+        self._position = end + 1
         yield from ((value, bytes(raw)) for value, raw in pairs)
 
     def _value(self) -> tuple[Any, bytes]:
+        """Read one value, and more of the file as long as the value may be incomplete."""
         self._peek()
         while True:
             try:
-                value, end = self._scan(self._text, self._place)
+                value, end = self._scan(self._text, self._position)
             except StopIteration as stop:
-                failed, place = "a value is wanting", int(stop.value)
+                message, position = "a value is missing", int(stop.value)
             except json.JSONDecodeError as error:
-                # the start of a string that does not end yet may lie far back
-                failed, place = (
-                    error.msg,
-                    len(self._text) if error.msg.startswith("Untermin") else error.pos,
-                )
+                message, position = error.msg, error.pos
+                if message.startswith("Untermin"):  # the string may have begun long before
+                    position = len(self._text)
             else:
-                if (
-                    self._ended
-                    or not isinstance(value, int | float)
-                    or end < len(self._text) - _NEAR_END
-                ):
-                    text, self._place = self._text[self._place : end], end
+                may_continue = isinstance(value, int | float)
+                if self._ended or not may_continue or end < len(self._text) - _NEAR_END:
+                    text, self._position = self._text[self._position : end], end
                     return value, text.encode()
-                failed, place = "", end  # a number may go on
-            if place < len(self._text) - _NEAR_END:
-                raise self._broken(failed, place)
-            place -= self._place  # what lies before it is forgotten
-            if not self._read() and failed:
-                raise self._stopped(failed, place)
+                message, position = "", end
+            if position < len(self._text) - _NEAR_END:
+                raise self._invalid(message, position)
+            position -= self._position  # reading more discards the text before it
+            if not self._read_more() and message:
+                raise self._truncated_or_invalid(message, position)
 
     def _peek(self) -> str:
         """The next character that is not blank; "" at the end of the file."""
-        if self._place < len(self._text) and self._text[self._place] not in " \t\n\r":
-            return self._text[self._place]
+        if self._position < len(self._text) and self._text[self._position] not in " \t\n\r":
+            return self._text[self._position]
         while True:
-            match = _BLANKS.match(self._text, self._place)
-            self._place = match.end() if match else self._place
-            if self._place < len(self._text):
-                return self._text[self._place]
-            if not self._read():
+            match = _BLANKS.match(self._text, self._position)
+            self._position = match.end() if match else self._position
+            if self._position < len(self._text):
+                return self._text[self._position]
+            if not self._read_more():
                 return ""
 
     def _expect(self, character: str, message: str | None = None) -> None:
-        found = self._peek()
-        if found != character:
-            raise (
-                self._broken(message or f"{character!r} is wanting") if found else self._cut_short()
-            )
-        self._place += 1
+        next_character = self._peek()
+        if not next_character:
+            raise self._truncated()
+        if next_character != character:
+            raise self._invalid(message or f"{character!r} is missing")
+        self._position += 1
 
     def _separator(self, closing: str) -> str:
-        found = self._peek()
-        if found not in (",", closing) or not found:
-            raise self._stopped(f"',' or {closing!r} is wanting", self._place)
-        self._place += 1
-        return found
+        character = self._peek()
+        if character not in (",", closing) or not character:
+            message = f"',' or {closing!r} is missing"
+            raise self._truncated_or_invalid(message, self._position)
+        self._position += 1
+        return character
 
-    def _read(self) -> bool:
-        """Read on, and forget what was used; False at the end of the file."""
-        rest = self._text[self._place :]
-        if len(rest) > _LARGEST:
-            raise self._broken(f"an element of more than {_LARGEST} characters")
+    def _read_more(self) -> bool:
+        """Extend the window and discard what was read; False at the end of the file."""
+        rest = self._text[self._position :]
+        if len(rest) > _MAX_ELEMENT:
+            raise self._invalid(f"an element of more than {_MAX_ELEMENT} characters")
         try:
             chunk = self._file.read(max(CHUNK, len(rest)))
         except UnicodeDecodeError as error:
             if error.reason == "unexpected end of data":
-                raise self._cut_short("within a character") from None
+                raise self._truncated("within a character") from None
             raise
-        self._before += self._place
-        self._text, self._place, self._ended = rest + chunk, 0, not chunk
+        self._before += self._position
+        self._text, self._position, self._ended = rest + chunk, 0, not chunk
         return not self._ended
 
-    def _stopped(self, message: str, place: int) -> InputError:
-        """JSON does not go on at a place: because the file ends there, or else because of
-        `message`."""
-        if self._ended and _TOKEN.fullmatch(self._text, place):
-            return self._cut_short()
-        return self._broken(message, place)
+    def _truncated_or_invalid(self, message: str, position: int) -> InputError:
+        """The error where JSON stops: the file ends there, or else it is invalid."""
+        if self._ended and _TOKEN.fullmatch(self._text, position):
+            return self._truncated()
+        return self._invalid(message, position)
 
-    def _cut_short(self, where: str | None = None) -> InputError:
-        where = where or f"after {self._before + len(self._text)} characters"
-        return InputError(
-            f"ends too early, {where}: its JSON is not complete",
-            file=self._path,
-            hint="get it again",
-        )
+    def _truncated(self, place: str | None = None) -> InputError:
+        place = place or f"after {self._before + len(self._text)} characters"
+        message = f"ends too early, {place}: its JSON is incomplete"
+        return InputError(message, file=self._path, hint=_HINT)
 
-    def _broken(self, message: str, place: int | None = None) -> InputError:
-        where = self._before + (self._place if place is None else place)
-        return InputError(
-            f"is no JSON object ({message}, character {where})",
-            file=self._path,
-            hint="get it again",
-        )
+    def _invalid(self, message: str, position: int | None = None) -> InputError:
+        position = self._before + (self._position if position is None else position)
+        message = f"is not a JSON object ({message}, character {position})"
+        return InputError(message, file=self._path, hint=_HINT)

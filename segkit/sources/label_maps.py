@@ -1,4 +1,7 @@
-"""Read PNG label maps: ids in RGB (COCO panoptic, ADE instances), indices in gray or palette."""
+"""Reads PNG label maps: ids coded in RGB, or class indices in gray or palette PNGs.
+
+COCO panoptic and ADE instances code ids in RGB; semantic maps hold indices.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,20 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit import storage
 from segkit.images import png
+from segkit.sources.image_files import read_source_file
 from segkit.sources.ledger import ImageError
 
 Size = tuple[int, int]
+"""(width, height)."""
 
 
 def read_ids(path: Path, size: Size | None, *, record: str) -> NDArray[np.uint32]:
-    """The (H, W) map of R + 256 G + 65536 B of an 8-bit RGB PNG; an alpha channel is ignored.
+    """Read the ids R + 256 G + 65536 B of an 8-bit RGB PNG; an alpha channel is ignored.
 
     Args:
         path: the PNG.
         size: (width, height) that it must have, or None for any.
         record: the record that errors name.
+
+    Returns:
+        (H, W) map of ids.
 
     Raises:
         ImageError: `missing-mask`, `unreadable-mask`, or `size-mismatch`.
@@ -29,12 +36,16 @@ def read_ids(path: Path, size: Size | None, *, record: str) -> NDArray[np.uint32
 
 
 def read_indices(path: Path, size: Size | None, *, record: str) -> NDArray[Any]:
-    """The (H, W) uint8 or uint16 indices of a gray (1, 2, 4, 8, 16 bit) or palette PNG; arguments
-    as `read_ids`.
+    """Read the indices of a gray (1, 2, 4, 8 or 16 bit) or palette PNG.
+
+    Arguments are those of `read_ids`.
+
+    Returns:
+        (H, W) map of uint8 or uint16.
 
     Raises:
-        ImageError: `missing-mask`, `unreadable-mask` (RGB files too: their colors are not indices),
-            `size-mismatch`.
+        ImageError: `missing-mask`, `size-mismatch`, or `unreadable-mask`, also for RGB files, whose
+            colors are not indices.
     """
     return _read(path, size, record, png.decode_indices)
 
@@ -45,20 +56,15 @@ def _read(
     record: str,
     decode: Callable[[bytes, png.PngHeader], NDArray[Any]],
 ) -> NDArray[Any]:
-    def error(code: str, message: str) -> ImageError:
-        return ImageError(code, message, file=path, record=record)
-
-    try:
-        data = storage.read_bytes(path)
-    except FileNotFoundError:
-        raise error("missing-mask", "there is no such mask") from None
-    except OSError as failure:
-        raise error("unreadable-mask", f"cannot be read ({failure.strerror})") from failure
+    data = read_source_file(path, "mask", record=record)
     try:
         header = png.check_png(data)
         if size is not None and header.size != size:
-            sizes = f"{header.width} x {header.height} pixels, its image {size[0]} x {size[1]}"
-            raise error("size-mismatch", f"the mask has {sizes}")
+            message = (
+                f"the mask has {header.width} x {header.height} pixels, "
+                f"its image {size[0]} x {size[1]}"
+            )
+            raise ImageError("size-mismatch", message, file=path, record=record)
         return decode(data, header)
-    except ValueError as failure:
-        raise error("unreadable-mask", str(failure)) from failure
+    except ValueError as error:
+        raise ImageError("unreadable-mask", str(error), file=path, record=record) from error

@@ -1,9 +1,8 @@
-"""Tallies: what became of every image and annotation of a source, added up into the manifest's
-ledger.
+"""Counts what becomes of every image and annotation of a source, for the manifest's ledger.
 
-Inputs are counted where a source is read, what is kept is counted from the finished samples, what
-is dropped where it is refused: three independent counts, so that `input == kept + sum(dropped)` can
-fail and is a check.
+Inputs are counted where the source is read, kept annotations in the finished samples, and dropped
+ones where they are rejected. The three counts are independent, so `input == kept + sum(dropped)`
+is a real check: it can fail.
 """
 
 import json
@@ -17,89 +16,99 @@ from segkit.shards.manifest import Count, Ledger
 
 DROP_HINTS: dict[str, str] = {
     "bad-size": "give the image a positive width and height in the annotation file",
-    "covered-by-instance": "nothing to mend: instances pasted over it hide all of the region",
+    "covered-by-instance": "nothing to fix: instances pasted over the region hide all of it",
     "degenerate-box": "give the box a positive width and height",
     "degenerate-polygon": "give every polygon at least three points",
     "duplicate-id": "make the ids unique",
     "empty-mask": "remove the annotation or give it pixels",
-    "known-missing-image": "nothing to mend: no archive of the data set has this image",
-    "malformed-annotation": "mend the fields of the record",
-    "malformed-image": "mend the fields of the record",
+    "known-missing-image": "nothing to fix: no archive of the dataset contains this image",
+    "malformed-annotation": "fix the fields of the record",
+    "malformed-image": "fix the fields of the record",
     "mask-size-mismatch": "give the mask the size of its image",
-    "missing-image": "put the file there or take the image out of the annotation file",
-    "missing-mask": "put the mask there or take the image out",
-    "no-panoptic-segment": "nothing to mend: the object is hidden, or the panoptic file does not show it",
-    "size-mismatch": "use the image that was annotated, or mend its size in the annotation file",
-    "unknown-category": "add the category to the source's list or take the annotation out",
-    "unknown-image": "add the image to the annotation file or take the annotation out",
+    "missing-image": "put the file there or remove the image from the annotation file",
+    "missing-mask": "put the mask there or remove the image",
+    "no-panoptic-segment": (
+        "nothing to fix: the object is hidden, or the panoptic file does not show it"
+    ),
+    "size-mismatch": "use the image that was annotated, or fix its size in the annotation file",
+    "unknown-category": "add the category to the source's list or remove the annotation",
+    "unknown-image": "add the image to the annotation file or remove the annotation",
     "unlisted-segment": "list the segment in the JSON or set its pixels to 0",
-    "unreadable-image": "replace the file by an undamaged copy",
-    "unreadable-mask": "replace the file by an undamaged copy",
-    "unsafe-path": "name a file inside of the data folder",
+    "unreadable-image": "replace the file with an undamaged copy",
+    "unreadable-mask": "replace the file with an undamaged copy",
+    "unsafe-path": "use a file name inside the data folder",
 }
-"""Codes under which an image or annotation is dropped, each with the way to mend the source."""
+"""Codes under which an image or annotation is dropped, each with the way to fix the source."""
 
 UNAVOIDABLE = frozenset({"covered-by-instance", "known-missing-image", "no-panoptic-segment"})
-"""Drops that nobody can mend: they are counted, written to the quarantine, and never fail a
-conversion."""
+"""Drops that nobody can fix: they are counted and quarantined, but never fail a conversion."""
 
 MAX_DEFECTS = 100
-"""Offenders that a tally names; of the others, which may be millions, it keeps the number."""
+"""Defects that a tally lists in full; it only counts the rest, of which there may be millions."""
 
 WARNINGS: dict[str, str] = {
     "area-mismatch": "the area in the JSON is not the number of pixels; the pixels are right",
     "box-beyond-image": "the box reaches beyond the image; kept as it is",
-    "box-mismatch": "the box in the JSON is not that of the pixels; the pixels are right",
-    "crowd-differs": "the panoptic file and the instances file disagree on `iscrowd`; the instances file's is kept",
+    "box-mismatch": "the box in the JSON does not fit the pixels; the pixels are right",
+    "crowd-differs": (
+        "the panoptic file and the instances file disagree on `iscrowd`; "
+        "the value of the instances file is kept"
+    ),
     "exact-duplicate": "the same class, box and mask twice in an image; both kept",
-    "exif-orientation": "the file asks viewers to turn it; its pixels are used as they are stored",
-    "instance-class-differs": "an instance lies on pixels of another class in the semantic map; the instance is kept",
-    "joined": "an instance that a panoptic segment shows as well; one segment holds both and counts once",
-    "mask-without-image": "a mask to which there is no image",
-    "no-instance": "a thing of the panoptic file that the instances file does not have; kept",
+    "exif-orientation": "the file asks viewers to rotate it; its pixels are used as stored",
+    "instance-class-differs": (
+        "an instance covers pixels of another class in the semantic map; the instance is kept"
+    ),
+    "joined": (
+        "a panoptic segment shows the same object as an instance; one segment holds both and "
+        "counts once"
+    ),
+    "mask-without-image": "a mask that has no image",
+    "no-instance": "a thing that only the panoptic file has; kept",
     "no-mask": "an annotation without a mask; kept as a box",
     "not-in-instances": "an image of the panoptic file that the instances file does not list; kept",
     "unlabelled-image": "an image without any annotation; kept as an image without segments",
-    "wrong-extension": "the file's contents are of another format than its name says",
+    "wrong-extension": "the format of the file is not the one that its extension names",
 }
-"""Codes of what is worth knowing and loses nothing."""
+"""Codes of oddities that lose nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """Something in the source that loses data: named so that a person finds it."""
+    """A defect of the source that loses data, with what a person needs to find and fix it."""
 
     code: str
+    """A key of `DROP_HINTS`."""
     message: str
     file: str
     record: str
     class_name: str | None = None
-    """Class of the annotation; None for a whole image."""
+    """Class of the annotation; None for an entire image."""
     data: Any = None
-    """The source's own record, JSON values."""
+    """The source's own record, as JSON values."""
     hint: str | None = None
-    """How to mend it, where the source knows better than `DROP_HINTS` does."""
+    """How to fix it, where the source can say more than `DROP_HINTS`."""
 
     def error(self, more: int = 0, hint: str | None = None) -> InputError:
-        """The defect as the one line that fails a conversion.
+        """Return the error of one line that fails a conversion.
 
         Args:
-            more: how many others were found beside it.
-            hint: what mends all of them; by default what mends this one, or to leave them all out.
+            more: number of further defects.
+            hint: how to fix all of them; by default the hint of this defect.
         """
-        others = f" (and {more} more defect{'s' * (more > 1)})" if more else ""
+        rest = f" (and {more} more defect{'s' * (more > 1)})" if more else ""
         hint = hint or f"{self.hint or DROP_HINTS[self.code]}, or convert with --on-error skip"
         return InputError(
-            f"{self.message} [{self.code}]{others}", file=self.file, record=self.record, hint=hint
+            f"{self.message} [{self.code}]{rest}", file=self.file, record=self.record, hint=hint
         )
 
     def to_json(self) -> dict[str, Any]:
-        """A line of `quarantine.jsonl`; it has a `hint` where the defect has one of its own."""
+        """Return a line of `quarantine.jsonl`; `hint` only appears where the defect has its own."""
         return {key: value for key, value in asdict(self).items() if key != "hint" or value}
 
 
 class ImageError(Exception):
-    """Raised where an image cannot be used at all."""
+    """An image that cannot be used at all; raised with its defect."""
 
     def __init__(
         self, code: str, message: str, *, file: object, record: str, data: Any = None
@@ -109,75 +118,79 @@ class ImageError(Exception):
 
 
 class AnnotationError(Exception):
-    """Raised where one annotation of an image cannot be kept."""
+    """An annotation that cannot be kept; its image can."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-_PLAIN = ("images_dropped", "image_warnings", "seen", "kept")
-_PAIRED = ("dropped", "warnings")
+_BY_CLASS = ("images_dropped", "image_warnings", "annotations_in", "kept")
+_BY_CLASS_AND_CODE = ("dropped", "warnings")
 
 
 @dataclass
 class Tally:
-    """Counts of a shard or of a whole run; classes by name."""
+    """Counts over a shard or an entire run; annotations are counted by class name."""
 
     images_in: int = 0
     images_kept: int = 0
     images_dropped: Counter[str] = field(default_factory=Counter)
+    """Code -> images."""
     image_warnings: Counter[str] = field(default_factory=Counter)
-    seen: Counter[str] = field(default_factory=Counter)
+    """Code -> images."""
+    annotations_in: Counter[str] = field(default_factory=Counter)
+    """Class -> annotations read."""
     kept: Counter[str] = field(default_factory=Counter)
+    """Class -> annotations kept."""
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(class, code) -> annotations."""
     warnings: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(class, code) -> annotations."""
     defects: list[Defect] = field(default_factory=list)
-    """The first `MAX_DEFECTS` that fail a conversion."""
+    """The first `MAX_DEFECTS` defects that fail a conversion."""
     offenders: int = 0
-    """How many fail a conversion."""
+    """Number of all defects that fail a conversion."""
     log: IO[str] | None = field(default=None, compare=False, repr=False)
-    """Takes every loss as a line of JSON."""
+    """Receives every loss as a line of JSON."""
 
     def drop_image(self, defect: Defect, classes: Iterable[str]) -> None:
-        """An image is lost, and with it the annotations of these classes."""
+        """Count an image as lost, together with its annotations of these classes."""
         self.images_dropped[defect.code] += 1
         self.dropped.update((name, defect.code) for name in classes)
-        self._note(defect)
+        self._record(defect)
 
-    def orphan(self, defect: Defect, classes: Iterable[str]) -> None:
-        """A record that belongs to no image comes in and is lost, with the annotations of these
-        classes."""
+    def drop_orphan(self, defect: Defect, classes: Iterable[str]) -> None:
+        """Count a record that belongs to no image as read and lost, with its annotations."""
         names = list(classes)
-        self.seen.update(names)
+        self.annotations_in.update(names)
         self.dropped.update((name, defect.code) for name in names)
-        self._note(defect)
+        self._record(defect)
 
     def drop(self, defect: Defect) -> None:
-        """One annotation is lost."""
+        """Count one annotation as lost."""
         self.dropped[str(defect.class_name), defect.code] += 1
-        self._note(defect)
+        self._record(defect)
 
     def warn(self, code: str, class_name: str) -> None:
-        """One annotation is kept although something about it is odd."""
+        """Count an oddity of an annotation that is kept."""
         self.warnings[class_name, code] += 1
 
     def join(self, class_name: str) -> None:
-        """Two annotations that came in describe one object: they count once."""
-        self.seen[class_name] -= 1
+        """Count two annotations of one object, both read, as a single input."""
+        self.annotations_in[class_name] -= 1
         self.warn("joined", class_name)
 
-    def add(self, other: "Tally") -> None:
-        """Add another tally's counts and defects to this one."""
-        self.images_in += other.images_in
-        self.images_kept += other.images_kept
-        for name in (*_PLAIN, *_PAIRED):
-            getattr(self, name).update(getattr(other, name))
-        self.defects.extend(other.defects[: MAX_DEFECTS - len(self.defects)])
-        self.offenders += other.offenders
+    def add(self, tally: "Tally") -> None:
+        """Add the counts and defects of another tally to this one."""
+        self.images_in += tally.images_in
+        self.images_kept += tally.images_kept
+        for name in (*_BY_CLASS, *_BY_CLASS_AND_CODE):
+            getattr(self, name).update(getattr(tally, name))
+        self.defects.extend(tally.defects[: MAX_DEFECTS - len(self.defects)])
+        self.offenders += tally.offenders
 
-    def _note(self, defect: Defect) -> None:
+    def _record(self, defect: Defect) -> None:
         if self.log is not None:
             self.log.write(json.dumps(defect.to_json()) + "\n")
         if defect.code in UNAVOIDABLE:
@@ -187,79 +200,83 @@ class Tally:
             self.defects.append(defect)
 
     def ledger(self) -> Ledger:
-        """The ledger, checked.
+        """Return the ledger.
 
         Raises:
-            SegkitError: it does not balance.
+            SegkitError: the ledger does not balance.
         """
-        classes = sorted({*self.seen, *self.kept, *(name for name, _ in self.dropped)})
-        per_class = {name: self._class(name) for name in classes}
+        classes = sorted({*self.annotations_in, *self.kept, *(name for name, _ in self.dropped)})
         images = Count(
             input=self.images_in,
             kept=self.images_kept,
-            dropped=_sorted(self.images_dropped),
-            warnings=_sorted(self.image_warnings),
+            dropped=_nonzero(self.images_dropped),
+            warnings=_nonzero(self.image_warnings),
         )
         annotations = Count(
-            input=self.seen.total(),
+            input=self.annotations_in.total(),
             kept=self.kept.total(),
-            dropped=_by_code(self.dropped),
-            warnings=_by_code(self.warnings),
+            dropped=_sum_by_code(self.dropped),
+            warnings=_sum_by_code(self.warnings),
         )
+        per_class = {name: self._class_count(name) for name in classes}
         ledger = Ledger(annotations=annotations, images=images, per_class=per_class)
         ledger.check()
         return ledger
 
-    def _class(self, name: str) -> Count:
+    def _class_count(self, name: str) -> Count:
         return Count(
-            input=self.seen[name],
+            input=self.annotations_in[name],
             kept=self.kept[name],
-            dropped=_sorted(
-                {code: n for (owner, code), n in self.dropped.items() if owner == name}
-            ),
-            warnings=_sorted(
-                {code: n for (owner, code), n in self.warnings.items() if owner == name}
-            ),
+            dropped=_codes_of_class(self.dropped, name),
+            warnings=_codes_of_class(self.warnings, name),
         )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; `from_json` is the inverse."""
+        """Return the tally as JSON values; `from_json` is the inverse."""
         return {
             "images_in": self.images_in,
             "images_kept": self.images_kept,
-            **{name: dict(getattr(self, name)) for name in _PLAIN},
-            **{name: [[*pair, n] for pair, n in getattr(self, name).items()] for name in _PAIRED},
+            **{name: dict(getattr(self, name)) for name in _BY_CLASS},
+            **{
+                name: [[*key, count] for key, count in getattr(self, name).items()]
+                for name in _BY_CLASS_AND_CODE
+            },
             "defects": [defect.to_json() for defect in self.defects],
             "offenders": self.offenders,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Tally":
-        """Inverse of `to_json`."""
-        pairs = {
-            name: Counter({(owner, code): n for owner, code, n in data[name]})
-            for name in ("dropped", "warnings")
-        }
+        """Read a tally back from the values of `to_json`."""
+
+        def by_code(name: str) -> Counter[tuple[str, str]]:
+            return Counter({(class_name, code): count for class_name, code, count in data[name]})
+
         return cls(
             images_in=int(data["images_in"]),
             images_kept=int(data["images_kept"]),
             images_dropped=Counter(data["images_dropped"]),
             image_warnings=Counter(data["image_warnings"]),
-            seen=Counter(data["seen"]),
+            annotations_in=Counter(data["annotations_in"]),
             kept=Counter(data["kept"]),
-            dropped=pairs["dropped"],
-            warnings=pairs["warnings"],
+            dropped=by_code("dropped"),
+            warnings=by_code("warnings"),
             defects=[Defect(**defect) for defect in data["defects"]],
             offenders=int(data["offenders"]),
         )
 
 
-def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
+def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts that are not 0, sorted by code."""
     return {code: counts[code] for code in sorted(counts) if counts[code]}
 
 
-def _by_code(pairs: Mapping[tuple[str, str], int]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for (_, code), number in pairs.items():
-        total[code] += number
-    return _sorted(total)
+def _codes_of_class(counts: Mapping[tuple[str, str], int], name: str) -> dict[str, int]:
+    return _nonzero({code: count for (owner, code), count in counts.items() if owner == name})
+
+
+def _sum_by_code(counts: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for (_, code), count in counts.items():
+        totals[code] += count
+    return _nonzero(totals)

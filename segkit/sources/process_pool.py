@@ -1,4 +1,4 @@
-"""Shards in processes of this machine."""
+"""Runs the shards of a conversion in processes of this machine."""
 
 import multiprocessing
 import os
@@ -15,44 +15,47 @@ from segkit.errors import SegkitError
 
 _Result = TypeVar("_Result")
 _work: Callable[..., Any] | None = None
+"""The function of this worker process."""
 
 
 @contextmanager
-def processes(
+def process_pool(
     work: Callable[..., _Result], count: int
 ) -> Iterator[Callable[..., "Future[_Result]"]]:
-    """A function that runs `work(*arguments)` in one of `count` processes and gives its future.
+    """Yield a function that runs `work(*arguments)` in one of `count` processes.
+
+    It returns the future of the result.
 
     Raises:
         SegkitError: a process died.
     """
     # spawn, not fork: a forked child would hold the destination's lock after its parent was killed
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, initializer=_start, initargs=(work,))
+    pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(work,))
     try:
-        yield lambda *arguments: pool.submit(_run, *arguments)
+        yield lambda *arguments: pool.submit(_run_work, *arguments)
     except BrokenProcessPool:
-        what = "a worker process died, perhaps for want of memory; run it again: finished shards are kept"
-        raise SegkitError(what) from None
+        message = "a worker process died, perhaps because memory ran out"
+        raise SegkitError(message, hint="run it again: finished shards are kept") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start(work: Callable[..., Any]) -> None:
+def _start_worker(work: Callable[..., Any]) -> None:
     global _work
     _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone answers to Ctrl-C
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent answers Ctrl-C
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _die_with_parent() -> None:
-    """A worker whose parent was killed must not write into what the next run takes over."""
+def _exit_with_parent() -> None:
+    """Keep a worker whose parent was killed from writing into what the next run resumes."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
 
 
-def _run(*arguments: Any) -> Any:
+def _run_work(*arguments: Any) -> Any:
     assert _work is not None
     return _work(*arguments)

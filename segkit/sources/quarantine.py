@@ -1,5 +1,4 @@
-"""Losses of a conversion as lines of JSON: one file a shard while it goes on, one for the version
-in the end."""
+"""Writes the losses of a conversion as lines of JSON: a log for each shard, then one file."""
 
 import os
 import shutil
@@ -13,38 +12,40 @@ QUARANTINE = "quarantine.jsonl"
 
 
 @contextmanager
-def logged(directory: Path | None, part: int | str) -> Iterator[Tally]:
-    """A tally whose losses go to a file of their own until the version is finished; to none in a
-    dry run."""
+def logged_tally(directory: Path | None, part: int | str) -> Iterator[Tally]:
+    """Yield a tally that logs its losses to a file of its own until the version is finished.
+
+    Args:
+        directory: staging directory; None (a dry run) writes no log.
+        part: index of a shard, or "source" for losses that belong to no shard.
+    """
     if directory is None:
         yield Tally()
         return
-    with _path(directory, part).open("w", encoding="utf-8") as file:
+    with _log_path(directory, part).open("w", encoding="utf-8") as file:
         tally = Tally(log=file)
         yield tally
-        tally.log = None  # a worker sends its tally to the parent
+        tally.log = None  # a worker sends its tally to the parent, and files cannot be sent
 
 
-def flush(tally: Tally) -> None:
-    """Put what was written so far on the disk."""
+def sync_log(tally: Tally) -> None:
+    """Write the log of a tally through to the disk."""
     if tally.log is not None:
         tally.log.flush()
         os.fsync(tally.log.fileno())
 
 
-def _path(directory: Path, part: int | str) -> Path:
-    return directory / f"quarantine-{part}.partial"
-
-
 def write_quarantine(directory: Path, count: int) -> None:
-    """Losses of the source as a whole, then those of each shard."""
-    logs = [
-        path
-        for part in ("source", *range(count))
-        if (path := _path(directory, part)).stat().st_size
-    ]
-    if logs:
-        with (directory / QUARANTINE).open("wb") as file:
-            for log in logs:
-                with log.open("rb") as lines:
-                    shutil.copyfileobj(lines, file)
+    """Join the logs of the source and of shards 0..count-1, unless all of them are empty."""
+    paths = [_log_path(directory, part) for part in ("source", *range(count))]
+    logs = [path for path in paths if path.stat().st_size]
+    if not logs:
+        return
+    with (directory / QUARANTINE).open("wb") as file:
+        for log in logs:
+            with log.open("rb") as lines:
+                shutil.copyfileobj(lines, file)
+
+
+def _log_path(directory: Path, part: int | str) -> Path:
+    return directory / f"quarantine-{part}.partial"

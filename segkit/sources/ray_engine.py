@@ -1,9 +1,8 @@
-"""Shards on a Ray cluster: the tasks of the local engine, one CPU each, run again where a worker or
-its node dies.
+"""Runs the shards of a conversion on a Ray cluster, one task of one CPU for each shard.
 
-Every node works on the same folders (the source's, and the directory in which the version is
-written), by a file system that all of them share; a task on a node that lacks one fails instead of
-finding everything missing.
+A task is run again if its worker or node dies. All nodes work on the same folders (those of the
+source, and the one in which the version is written), so they need a shared file system; a task on a
+node that lacks one of the folders fails instead of reporting every file as missing.
 """
 
 import os
@@ -22,29 +21,28 @@ from segkit import __version__
 from segkit.errors import InputError, SegkitError
 
 OBJECT_STORE = 256 << 20
-"""Bytes of shared memory of a cluster that is started here; tasks carry annotations and counts, no
-images."""
-_RETRIES = 3  # of a task whose worker died; more deaths are no accident
-_PATIENCE = 10  # seconds for a connection; Ray itself waits for minutes and then ends the process
+"""Bytes of shared memory of a cluster that is started here: tasks carry annotations and counts, but
+no images."""
+_RETRIES = 3  # of a task whose worker died; more deaths have a cause
+_CONNECT_SECONDS = 10  # Ray itself waits for minutes and then ends the process
 _Result = TypeVar("_Result")
 
 
 @contextmanager
-def cluster(
+def ray_cluster(
     work: Callable[..., _Result], address: str | None, workers: int | None, folders: Sequence[Path]
 ) -> Iterator[tuple[Callable[..., "Future[_Result]"], int]]:
-    """A function that runs `work(*arguments)` on the cluster and gives its future, and how many run
-    at a time.
+    """Yield a function that runs `work(*arguments)` on the cluster, and the number of workers.
 
-    Standard output goes to standard error meanwhile: Ray prints there that a worker was lost.
+    The function returns the future of the result. Meanwhile, standard output goes to standard
+    error, because Ray prints lost workers there.
 
     Args:
-        work: what a task does; picklable. It may be run more than once.
-        address: HOST:PORT of the cluster's head, or "auto" for the one that runs on this machine;
-            None for that of RAY_ADDRESS, else one of this machine alone is started, and ended
-            afterwards.
+        work: function of a task; picklable. A task may run more than once.
+        address: HOST:PORT of the cluster's head, or "auto" for the one that runs on this machine.
+            None takes RAY_ADDRESS; without it, a cluster of this machine is started for the run.
         workers: tasks at a time; None for one on each CPU of the cluster.
-        folders: what every node must see.
+        folders: paths that every node must see.
 
     Raises:
         InputError: Ray is not installed, or the cluster cannot be reached.
@@ -52,14 +50,14 @@ def cluster(
     """
     with (
         redirect_stdout(sys.stderr),
-        _connected(address or os.environ.get("RAY_ADDRESS"), workers) as ray,
+        _connection(address or os.environ.get("RAY_ADDRESS"), workers) as ray,
     ):
-        shared = ray.put(_Shared(work, tuple(folders)))
-        task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_task)
+        setup = ray.put(_TaskSetup(work, tuple(folders)))
+        task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_run_task)
         pending: set[Any] = set()
 
         def submit(*arguments: Any) -> "Future[_Result]":
-            ref = task.remote(shared, *arguments)
+            ref = task.remote(setup, *arguments)
             pending.add(ref)
             future: Future[_Result] = ref.future()
             future.add_done_callback(lambda _: pending.discard(ref))
@@ -68,31 +66,36 @@ def cluster(
         try:
             yield submit, workers or int(ray.cluster_resources().get("CPU", 1))
         except ray.exceptions.RayTaskError as error:
-            raise _cause(error) from error
+            raise _task_error(error) from error
         except ray.exceptions.RayError as error:
-            what = f"a worker of the Ray cluster was lost ({_line(error)}); run it again: finished shards are kept"
-            raise SegkitError(what) from error
+            message = f"a worker of the Ray cluster was lost ({_first_line(error)})"
+            hint = "run it again: finished shards are kept"
+            raise SegkitError(message, hint=hint) from error
         finally:
             for ref in tuple(pending):
                 ray.cancel(ref, force=True)
 
 
 @contextmanager
-def _connected(address: str | None, workers: int | None) -> Iterator[ModuleType]:
-    """The module `ray`, connected; a connection that this process has already is used and left as
-    it is."""
-    ray = _ray()
+def _connection(address: str | None, workers: int | None) -> Iterator[ModuleType]:
+    """Yield the module `ray`, connected.
+
+    A connection that this process already has is used and left open.
+    """
+    ray = _import_ray()
     try:
         if address not in (None, "auto"):
-            _reach(str(address))
+            _check_reachable(str(address))
         connected = ray.is_initialized()
         if not connected:
             _connect(ray, address, workers or len(os.sched_getaffinity(0)))
     except Exception as error:  # Ray raises plain ones too, where a node takes too long to start
-        hint = "check --address: HOST:PORT of the head (port 6379 unless told otherwise), or auto; it must run there"
-        raise InputError(
-            f"no Ray cluster at {address or 'local'} ({_line(error)})", hint=hint
-        ) from error
+        message = f"no Ray cluster at {address or 'local'} ({_first_line(error)})"
+        hint = (
+            "check --address: give HOST:PORT of the head (the port is 6379 by default), "
+            "or auto on a machine of the cluster"
+        )
+        raise InputError(message, hint=hint) from error
     try:
         yield ray
     finally:
@@ -100,8 +103,8 @@ def _connected(address: str | None, workers: int | None) -> Iterator[ModuleType]
             ray.shutdown()
 
 
-def _ray() -> ModuleType:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to its makers
+def _import_ray() -> ModuleType:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage reports to Ray's makers
     try:
         import ray
     except ImportError as error:
@@ -125,47 +128,47 @@ def _connect(ray: ModuleType, address: str | None, cpus: int) -> None:
         ray.init(address, **quiet)
 
 
-def _reach(address: str) -> None:
-    """Raise OSError or ValueError where nothing listens."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError or ValueError if nothing listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError("not of the form HOST:PORT")
-    socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 @dataclass(frozen=True)
-class _Shared:
-    """What all tasks have in common."""
+class _TaskSetup:
+    """What all tasks share."""
 
     work: Callable[..., Any]
     folders: tuple[Path, ...]
     directory: Path = field(default_factory=Path.cwd)
+    """Working directory, to which paths may be relative."""
     version: str = __version__
 
 
-def _task(shared: _Shared, *arguments: Any) -> Any:
+def _run_task(setup: _TaskSetup, *arguments: Any) -> Any:
     node = platform.node()
-    if shared.version != __version__:
-        what = f"node {node} has segkit {__version__}, this machine {shared.version}: install one on all of them"
-        raise SegkitError(what)
-    if shared.directory.is_dir():
-        os.chdir(shared.directory)  # paths may be relative
-    for folder in shared.folders:
+    if setup.version != __version__:
+        message = f"node {node} has segkit {__version__}, this machine {setup.version}"
+        raise SegkitError(message, hint="install the same version on all of them")
+    if setup.directory.is_dir():
+        os.chdir(setup.directory)
+    for folder in setup.folders:
         if not folder.exists():
-            raise SegkitError(
-                f"{folder}: is not there on node {node}; --engine ray needs folders that all nodes share"
-            )
-    return shared.work(*arguments)
+            message = f"{folder}: does not exist on node {node}"
+            raise SegkitError(message, hint="--engine ray needs folders that all nodes share")
+    return setup.work(*arguments)
 
 
-def _cause(error: Any) -> Exception:
-    """What a task raised, as the local engine would have; of anything unforeseen one line."""
+def _task_error(error: Any) -> Exception:
+    """The exception that a task raised, as the local engine would raise it; else one line."""
     cause = error.cause
     if isinstance(cause, SegkitError | OSError):
         return cause
-    return SegkitError(f"a task failed on the Ray cluster ({_line(cause)})")
+    return SegkitError(f"a task failed on the Ray cluster ({_first_line(cause)})")
 
 
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

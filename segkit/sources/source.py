@@ -1,4 +1,4 @@
-"""What every source is: an ordered stream of records, each turned into one sample by itself."""
+"""The interface of all sources: an ordered stream of records, each of which becomes one sample."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,35 +14,35 @@ from segkit.taxonomy import Taxonomy
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image of a source as planned: small and picklable; nothing about it was checked yet."""
+    """One image of a source before it is read: small, picklable, and not yet checked."""
 
     id: str
     file_name: str
     """As the source names it."""
     candidates: tuple[str, ...]
-    """Where the image may lie under the source's image folder; the first that exists is taken."""
+    """Possible paths under the source's image folder; the first that exists is used."""
     data: Any = None
-    """What the source needs to make the sample (raw JSON of the annotations, the path of the
-    mask)."""
+    """What the source needs to build the sample, such as raw JSON or the path of the mask."""
     known_missing: bool = False
-    """No archive of the data set has the image."""
+    """Whether no archive of the dataset contains the image."""
     listed: bool = False
-    """The name was found by listing the folder, not taken from an annotation file: links in it are
-    the user's own."""
+    """Whether the name comes from listing the folder, so that its links are the user's own."""
 
 
 class Source(Protocol):
-    """A native dataset. Sources are picklable: a worker process gets a copy and converts records by
-    itself."""
+    """A native dataset.
+
+    Sources are picklable: a worker process receives a copy and converts its records with it.
+    """
 
     @property
     def name(self) -> str:
-        """Name of the set where the user gives none."""
+        """Default name of the set."""
         ...
 
     @property
     def kind(self) -> SetKind:
-        """What the labels are."""
+        """Kind of the labels."""
         ...
 
     @property
@@ -52,7 +52,7 @@ class Source(Protocol):
 
     @property
     def header(self) -> dict[str, Any]:
-        """What the source says of itself, for the manifest."""
+        """The source's description of itself, for the manifest."""
         ...
 
     @property
@@ -62,39 +62,40 @@ class Source(Protocol):
 
     @property
     def annotations(self) -> Path:
-        """The file, or folder, that errors name."""
+        """The file or folder that errors name."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """JSON values that change whenever this source's input or settings do."""
+        """Return JSON values that change whenever the source's input or settings change."""
         ...
 
     def records(self, tally: Tally) -> Iterator[Record]:
-        """Every image once, in the source's order.
+        """Yield every image once, in the source's order.
 
-        `tally` takes what never becomes a record: annotations of unknown images, images listed
-        twice.
+        Args:
+            tally: receives what never becomes a record: annotations of unknown images, images
+                that are listed twice.
         """
         ...
 
     def load(self, record: Record) -> tuple[Any, Sequence[str]]:
-        """The annotations of a record, undecided, and the class name of each: the ledger's input.
+        """Read the annotations of a record, and the class name of each: the ledger's input.
 
         Raises:
-            ImageError: they cannot be read at all.
+            ImageError: none of the annotations can be read.
         """
         ...
 
     def sample(self, record: Record, content: Any, picture: Picture | None, tally: Tally) -> Sample:
-        """The sample of a record; an annotation that cannot be kept goes to `tally`.
+        """Build the sample of a record.
 
         Args:
             record: one of `records`.
-            content: what `load` gave.
-            picture: the image as read, or None where no image is opened.
-            tally: takes dropped annotations and warnings, not what is kept.
+            content: the annotations that `load` returned.
+            picture: the image, or None where images are not opened.
+            tally: receives dropped annotations and warnings, but not what is kept.
 
         Raises:
-            ImageError: the image as a whole cannot be used.
+            ImageError: the image cannot be used at all.
         """
         ...

@@ -152,7 +152,7 @@ def test_a_process_of_its_own_ends_with_code_2_and_one_line(tmp_path: Path) -> N
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("error: ")
-    assert "p0.jpg: image 0: there is no such image [missing-image]" in done.stderr
+    assert "p0.jpg: image 0: no such image [missing-image]" in done.stderr
 
 
 def test_bad_input_is_one_line_that_names_file_record_and_mend(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_where_no_image_is_found_the_folder_is_said_to_be_wrong(tmp_path: Path) 
     )
     assert ["[missing-image]" in line and wrong not in line for line in listed] == [True] * 3
     assert last.endswith(
-        f"p0.jpg: image 0: there is no such image [missing-image] (and 2 more defects); {wrong}"
+        f"p0.jpg: image 0: no such image [missing-image] (and 2 more defects); {wrong}"
     )
     assert segkit("convert", *arguments, "--dry-run").stderr.strip().splitlines() == [
         *listed,
@@ -308,8 +308,7 @@ def test_a_conversion_that_fails_over_defects_prints_its_json_all_the_same(tmp_p
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == f"error: {failed['error']}"
     assert (
-        "p0.jpg: image 0: there is no such image [missing-image] (and 119 more defects)"
-        in failed["error"]
+        "p0.jpg: image 0: no such image [missing-image] (and 119 more defects)" in failed["error"]
     )
     assert [defect["record"] for defect in failed["defects"]] == [
         f"image {number}" for number in range(100)

@@ -116,7 +116,7 @@ def test_the_full_release_and_other_folders_are_told_apart(tmp_path: Path) -> No
         with pytest.raises(InputError, match=r"full ADE20K release.*ADEChallengeData2016.zip"):
             open_ade(root, "training")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no folders images/ and annotations/"):
+    with pytest.raises(InputError, match="not contain the folders images/ and annotations/"):
         open_ade(tmp_path / "empty", "training")
     with pytest.raises(InputError, match="--split training or validation"):
         open_ade(full, "train")

@@ -1,7 +1,7 @@
 import pytest
 
 from segkit.errors import InputError
-from segkit.sources.categories import NativeCategory, build_taxonomy, recognize
+from segkit.sources.categories import NativeCategory, build_taxonomy, recognize_vocabulary
 from segkit.taxonomy import load_taxonomy
 
 
@@ -33,10 +33,10 @@ def test_own_ids_and_kinds_win_and_words_are_added() -> None:
 def test_ids_decide_between_vocabularies_of_the_same_names() -> None:
     for name in ("coco-80", "coco-panoptic-133"):
         subset = [n for n in natives(name) if n.name in ("person", "car", "toaster")]
-        assert recognize(subset) == load_taxonomy("coco-80")
-    assert recognize([*natives("coco-80"), NativeCategory(92, "banner")]) == load_taxonomy(
-        "coco-panoptic-133"
-    )
+        assert recognize_vocabulary(subset) == load_taxonomy("coco-80")
+    assert recognize_vocabulary(
+        [*natives("coco-80"), NativeCategory(92, "banner")]
+    ) == load_taxonomy("coco-panoptic-133")
 
 
 def test_typos_are_kept_beside_the_name_to_show() -> None:

@@ -39,9 +39,9 @@ def test_a_set_in_the_layout_of_ade_may_have_its_own_classes(tmp_path: Path) -> 
     [
         ("Idx,Name\n1,wall\n", "lacks one of the columns"),
         ("", "lacks one of the columns"),
-        ("Idx,Stuff,Name\n0,1,wall\n", "line 2: cannot be a class"),
-        ("Idx,Stuff,Name\n1,1,wall\n2,2,sky\n", "line 3: cannot be a class"),
-        ("Idx,Stuff,Name\n1,1,;\n", "cannot be a class"),
+        ("Idx,Stuff,Name\n0,1,wall\n", "line 2: invalid class"),
+        ("Idx,Stuff,Name\n1,1,wall\n2,2,sky\n", "line 3: invalid class"),
+        ("Idx,Stuff,Name\n1,1,;\n", "invalid class"),
         ("Idx,Stuff,Name\n1,1,wall\n1,1,sky\n", "occurs twice"),
     ],
 )

@@ -251,12 +251,12 @@ from segkit.sources import engine
 from segkit.sources.source import Record
 from segkit.sources.coco_panoptic import CocoPanoptic, open_coco_panoptic
 
-original = engine.convert_shard
-def slow(job, index, records):
+original = engine.Conversion.convert_shard
+def slow(conversion, index, records):
     if index >= 2:
         time.sleep(60)
-    return original(job, index, records)
-engine.convert_shard = slow
+    return original(conversion, index, records)
+engine.Conversion.convert_shard = slow
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     source = open_coco_panoptic(root / "panoptic.json", root / "images")
@@ -307,7 +307,7 @@ if __name__ == "__main__":
     except engine.SegkitError as error:
         print(error)
 else:
-    engine.convert_shard = lambda *_: os._exit(9)  # what a worker process imports
+    engine.Conversion.convert_shard = lambda *_: os._exit(9)  # what a worker process imports
 """
 
 

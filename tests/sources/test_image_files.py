@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segkit.sources.image_files import find, inside, is_unsafe, read_picture
+from segkit.sources.image_files import (
+    find_image,
+    is_unsafe,
+    read_picture,
+    resolve_inside,
+)
 from segkit.sources.ledger import ImageError
 from tests.images.test_png import png
 
@@ -87,7 +92,7 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding(
 def test_names_that_leave_their_folder_are_refused(tmp_path: Path, name: str) -> None:
     assert is_unsafe(name)
     with pytest.raises(ImageError) as error:
-        inside(tmp_path, name, record="image 1")
+        resolve_inside(tmp_path, name, record="image 1")
     assert code(error) == "unsafe-path"
 
 
@@ -111,31 +116,31 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_is_not(tmp_path: Pat
     (root / "loop").symlink_to(root / "loop")
     for name in ("file.jpg", "folder/a.jpg", "loop", "loop/a.jpg"):
         with pytest.raises(ImageError) as error:
-            find(root, (name,), record="image 1")
+            find_image(root, (name,), record="image 1")
         assert code(error) == "unsafe-path"
-    assert find(root, ("good.jpg",), record="x") == root / "good.jpg"
+    assert find_image(root, ("good.jpg",), record="x") == root / "good.jpg"
 
 
 def test_a_root_that_is_a_link_itself_is_fine(tmp_path: Path) -> None:
     picture(tmp_path / "real" / "a.jpg")
     (tmp_path / "root").symlink_to(tmp_path / "real")
-    assert find(tmp_path / "root", ("a.jpg",), record="x").is_file()
+    assert find_image(tmp_path / "root", ("a.jpg",), record="x").is_file()
 
 
 def test_a_name_too_long_for_the_file_system_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ImageError):
-        find(tmp_path, ("x" * 5000,), record="x")
+        find_image(tmp_path, ("x" * 5000,), record="x")
 
 
 def test_the_first_candidate_that_exists_is_taken(tmp_path: Path) -> None:
     picture(tmp_path / "patch1" / "a.jpg")
     picture(tmp_path / "a.jpg")
     assert (
-        find(tmp_path, ("v1/patch1/a.jpg", "patch1/a.jpg", "a.jpg"), record="x").parent.name
+        find_image(tmp_path, ("v1/patch1/a.jpg", "patch1/a.jpg", "a.jpg"), record="x").parent.name
         == "patch1"
     )
     with pytest.raises(ImageError, match=r"tried x/b\.jpg, b\.jpg"):
-        find(tmp_path, ("x/b.jpg", "b.jpg"), record="x")
+        find_image(tmp_path, ("x/b.jpg", "b.jpg"), record="x")
 
 
 @pytest.mark.parametrize("progressive", [False, True])

@@ -97,13 +97,13 @@ def test_what_json_refuses_is_refused(tmp_path_factory: Any, data: Any) -> None:
     [
         ('{"many": [1, 2', "ends too early, after 14 characters"),
         ("", "ends too early, after 0 characters"),
-        ('{"a": tru}', "a value is wanting, character 6"),
-        ('{"many": [1 2]}', "',' or ']' is wanting, character 12"),
-        ('{"many": {"a": 1}}', "'many' is no list"),
-        ('{"a": 1, "a": 2}', "'a' is there twice"),
-        ('{"a": 1} x', "follows the object"),
-        ("[1]", "'{' is wanting, character 0"),
-        ('{"many": [' + "[" * 100_000, "cannot be read|is no JSON"),
+        ('{"a": tru}', "a value is missing, character 6"),
+        ('{"many": [1 2]}', "',' or ']' is missing, character 12"),
+        ('{"many": {"a": 1}}', "'many' is not a list"),
+        ('{"a": 1, "a": 2}', "'a' occurs twice"),
+        ('{"a": 1} x', "text after the object"),
+        ("[1]", "'{' is missing, character 0"),
+        ('{"many": [' + "[" * 100_000, "cannot be read|is not a JSON"),
     ],
 )
 def test_the_place_of_an_error_is_named(tmp_path: Path, text: str, says: str) -> None:
@@ -151,7 +151,7 @@ def test_an_error_near_the_end_of_a_file_is_named_at_its_place(tmp_path: Path, c
     path.write_text('{"many": [{"x": 1}, ' + "0, " * 30 + "tru]}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "CHUNK", chunk)
-        with pytest.raises(InputError, match="a value is wanting, character 110"):
+        with pytest.raises(InputError, match="a value is missing, character 110"):
             walk(path)
 
 

@@ -40,9 +40,9 @@ def test_colors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "first", "says"),
     [
-        ("3 a\n5 b", 1, "leave --first-label out"),
-        ("1 2 3 a\n1 2 3 b", None, "a colour of two classes"),
-        ("1 2 300 a", None, "a colour beyond 255"),
+        ("3 a\n5 b", 1, "omit --first-label"),
+        ("1 2 3 a\n1 2 3 b", None, "the color of two classes"),
+        ("1 2 300 a", None, "a color beyond 255"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, first: int | None, says: str) -> None:

@@ -11,7 +11,7 @@ from segkit.sources.ledger import DROP_HINTS, MAX_DEFECTS, UNAVOIDABLE, WARNINGS
 
 def filled() -> Tally:
     tally = Tally(images_in=3, images_kept=2)
-    tally.seen.update({"cat": 4, "dog": 1})
+    tally.annotations_in.update({"cat": 4, "dog": 1})
     tally.kept.update({"cat": 2})
     tally.drop(Defect("empty-mask", "no pixel", "a.json", "annotation 1", "cat", {"id": 1}))
     tally.drop_image(Defect("missing-image", "gone", "b.jpg", "image 7"), ["cat", "dog"])
@@ -37,7 +37,7 @@ def test_ledger_adds_up_per_class_and_in_total() -> None:
     assert ledger.per_class["cat"].kept == 2
 
 
-@pytest.mark.parametrize("field", ["seen", "kept"])
+@pytest.mark.parametrize("field", ["annotations_in", "kept"])
 def test_an_annotation_that_is_not_accounted_for_fails(field: str) -> None:
     tally = filled()
     getattr(tally, field)["cat"] += 1
@@ -72,7 +72,7 @@ def test_tally_survives_json_and_adds() -> None:
 
 def test_drops_by_design_are_counted_and_do_not_fail() -> None:
     tally = Tally()
-    tally.seen["wall"] = 1
+    tally.annotations_in["wall"] = 1
     tally.drop(Defect("covered-by-instance", "hidden", "a.png", "image 1", "wall"))
     assert not tally.defects
     assert tally.ledger().annotations.dropped == {"covered-by-instance": 1}
@@ -123,7 +123,7 @@ def test_of_many_offenders_the_first_are_kept_and_all_are_counted_and_written() 
     for _ in range(3):
         tally = Tally(log=log)
         for number in range(MAX_DEFECTS):
-            tally.orphan(
+            tally.drop_orphan(
                 Defect("unknown-image", "gone", "a.json", f"annotations[{number}]"), ["cat"]
             )
         total.add(tally)

@@ -125,7 +125,7 @@ def double(number: int) -> int:
 
 
 def test_tasks_give_results_and_raise_what_they_raised(tmp_path: Path, address: str) -> None:
-    with ray_engine.cluster(double, address, None, [tmp_path]) as (submit, size):
+    with ray_engine.ray_cluster(double, address, None, [tmp_path]) as (submit, size):
         assert size == 2
         assert [future.result() for future in [submit(1), submit(2), submit(3)]] == [2, 4, 6]
     for work, error in ((full, OSError), (faulty, SegkitError)):
@@ -134,7 +134,7 @@ def test_tasks_give_results_and_raise_what_they_raised(tmp_path: Path, address: 
                 error,
                 match=r"No space left|a task failed on the Ray cluster \('first line.*second line'\)",
             ),
-            ray_engine.cluster(work, address, None, []) as (submit, _),
+            ray_engine.ray_cluster(work, address, None, []) as (submit, _),
         ):
             submit(0).result()
 
@@ -142,9 +142,12 @@ def test_tasks_give_results_and_raise_what_they_raised(tmp_path: Path, address: 
 def test_a_folder_that_nodes_do_not_share_is_one_line(tmp_path: Path, address: str) -> None:
     with (
         pytest.raises(
-            SegkitError, match=r"own-disk: is not there on node .*folders that all nodes share"
+            SegkitError, match=r"own-disk: does not exist on node .*folders that all nodes share"
         ),
-        ray_engine.cluster(double, address, None, [tmp_path, tmp_path / "own-disk"]) as (submit, _),
+        ray_engine.ray_cluster(double, address, None, [tmp_path, tmp_path / "own-disk"]) as (
+            submit,
+            _,
+        ),
     ):
         submit(1).result()
 
@@ -199,7 +202,7 @@ def test_no_cluster_is_one_line_at_once() -> None:
             pytest.raises(
                 InputError, match=rf"^no Ray cluster at {address} \(.*\); check --address"
             ),
-            ray_engine.cluster(double, address, None, []),
+            ray_engine.ray_cluster(double, address, None, []),
         ):
             pass
 
@@ -208,6 +211,6 @@ def test_without_ray_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(InputError, match=r"Ray is not installed.*pip install 'segkit\[ray\]'"),
-        ray_engine.cluster(double, None, None, []),
+        ray_engine.ray_cluster(double, None, None, []),
     ):
         pass

@@ -8,7 +8,8 @@ from PIL import Image
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.sources.semantic_masks import open_semantic, pair
+from segkit.sources.index_masks import pair_masks
+from segkit.sources.semantic_masks import open_semantic
 from segkit.taxonomy import load_taxonomy
 
 from .builders import HEIGHT, WIDTH, codes, dry_run, label_map, picture, samples
@@ -103,7 +104,7 @@ def test_masks_are_found_by_path_and_else_by_name(tmp_path: Path) -> None:
         picture(tmp_path / "images" / name)
     for name in ("a/x.png", "b/x.png", "other/y.png"):
         picture(tmp_path / "masks" / name)
-    pairs, left = pair(tmp_path / "images", tmp_path / "masks")
+    pairs, left = pair_masks(tmp_path / "images", tmp_path / "masks")
     assert left == 0
     assert dict(pairs) == {
         "a/x.jpg": "a/x.png",
@@ -130,8 +131,8 @@ def test_rgb_masks_with_a_table_of_colors(tmp_path: Path) -> None:
         assert (rle.decode(sample.void, HEIGHT, WIDTH) == (wanted < 0)).all()
     report = dry_run(source)
     assert report.ledger.per_class["colour 1 2 3"].dropped == {"unknown-category": 1}
-    assert "1 pixels of colour 1 2 3, which is not in the labels" in report.defects[0].message
-    assert "add the colour to --labels" in str(report.defects[0].error())
+    assert "1 pixels of color 1 2 3, which is not in the labels" in report.defects[0].message
+    assert "add the color to --labels" in str(report.defects[0].error())
 
 
 def test_the_same_index_for_two_classes_names_the_file(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_missing_and_empty_folders_are_one_line(tmp_path: Path, missing: str) ->
     with pytest.raises(InputError, match=f"{missing}: no such folder"):
         opened(tmp_path)
     (tmp_path / missing).mkdir()
-    with pytest.raises(InputError, match="holds no file"):
+    with pytest.raises(InputError, match="contains no file"):
         opened(tmp_path)
 
 

@@ -1,0 +1,182 @@
+"""The base of all sources of index PNGs: images and their masks, paired by name."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import InputError
+from segkit.images.check import IMAGE_EXTENSIONS
+from segkit.masks import rle
+from segkit.sample import Segment
+from segkit.shards.manifest import SetKind
+from segkit.shards.writer import class_labels
+from segkit.sources.image_files import Picture
+from segkit.sources.ledger import Defect, ImageError, Tally
+from segkit.sources.source import Record
+from segkit.taxonomy import Taxonomy
+
+UNKNOWN_COLOR = 1 << 24
+"""Indices from here on are colors that no class has: this plus R + 256 G + 65536 B."""
+
+
+@dataclass(frozen=True)
+class IndexMaskSource:
+    """Images and their index PNGs; the base of all semantic sources."""
+
+    images: Path
+    masks: Path
+    taxonomy: Taxonomy
+    ignore: frozenset[int] = frozenset()
+    """Indices that mean "no label": their pixels are void."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """(image, mask) as paths relative to their folders, in order; "" for a missing mask."""
+    unpaired: int = 0
+    """Number of masks without an image."""
+    name: str = "semantic"
+    kind: SetKind = "semantic"
+    header: dict[str, Any] = field(default_factory=dict)
+    labels: dict[int, str] = field(init=False)
+    """Class id -> the name under which the ledger counts it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", class_labels(self.taxonomy))
+
+    @property
+    def annotations(self) -> Path:
+        """The folder of masks."""
+        return self.masks
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the folders, file names, and ignored indices."""
+        return {
+            "source": self.name,
+            "folders": [str(self.images.resolve()), str(self.masks.resolve())],
+            "ignore": sorted(self.ignore),
+            "pairs": self.pairs,
+        }
+
+    def records(self, tally: Tally) -> Iterator[Record]:
+        """Yield images in the order of `pairs`, under the ids that are their paths' stems."""
+        tally.image_warnings["mask-without-image"] += self.unpaired
+        keys: set[str] = set()
+        for image, mask in self.pairs:
+            key = image.rsplit(".", 1)[0]
+            if key in keys:
+                message = "the name of another image differs only in its extension"
+                file = str(self.images / image)
+                tally.images_in += 1
+                tally.drop_image(Defect("duplicate-id", message, file, f"image {key}"), ())
+                continue
+            keys.add(key)
+            yield Record(key, image, (image,), mask, listed=True)
+
+    def _mask_path(self, record: Record) -> Path:
+        if not record.data:
+            message = "no mask has the name of the image"
+            raise ImageError("missing-mask", message, file=self.masks, record=f"image {record.id}")
+        return self.masks / str(record.data)
+
+    def _check_size(self, record: Record, picture: Picture | None, width: int, height: int) -> None:
+        if picture is None or (picture.width, picture.height) == (width, height):
+            return
+        message = (
+            f"the mask has {width} x {height} pixels, its image {picture.width} x {picture.height}"
+        )
+        file = self.masks / record.data
+        raise ImageError("size-mismatch", message, file=file, record=f"image {record.id}")
+
+    def _segment(self, index: int, region: rle.Region) -> Segment:
+        return Segment(
+            class_id=index,
+            kind=self.taxonomy.by_id[index].kind,
+            box=region.box,
+            mask=region.counts,
+            area=float(region.area),
+            mask_from="human",
+            source_id=str(index),
+        )
+
+    def _defect(
+        self,
+        record: Record,
+        code: str,
+        message: str,
+        class_name: str,
+        data: Any = None,
+        *,
+        folder: Path | None = None,
+        hint: str | None = None,
+    ) -> Defect:
+        """Build the defect of a region; `folder` holds the mask, by default the folder of masks."""
+        file = str((folder or self.masks) / record.data)
+        return Defect(code, message, file, f"image {record.id}", class_name, data, hint)
+
+    def _class_name(self, index: int) -> str:
+        """The name under which the ledger counts an index."""
+        if index >= UNKNOWN_COLOR:
+            return f"colour {color_text(index)}"  # a name in ledgers: its spelling is kept
+        return self.labels.get(index, f"category {index}")
+
+
+def color_text(index: int) -> str:
+    """Return a color that no class has as "R G B"."""
+    red, green, blue = index & 0xFF, index >> 8 & 0xFF, index >> 16 & 0xFF
+    return f"{red} {green} {blue}"
+
+
+def void_mask(
+    indices: NDArray[Any], void: list[int], regions: dict[int, rle.Region]
+) -> bytes | None:
+    """Return the counts of the pixels that carry no label, or None if there are none.
+
+    Args:
+        indices: (H, W) map.
+        void: indices in the map that mean no label.
+        regions: the map's regions by index.
+    """
+    if not void:
+        return None
+    if len(void) == 1:
+        return regions[void[0]].counts
+    return rle.encode(np.isin(indices, void))
+
+
+def pair_masks(images: Path, masks: Path) -> tuple[tuple[tuple[str, str], ...], int]:
+    """Pair the images of a folder with their masks.
+
+    A mask has the relative path of its image, except for the extension; otherwise it is the only
+    mask with the file name of the image.
+
+    Returns:
+        Pairs of relative paths, sorted by image ("" for a missing mask), and the number of masks
+        without an image.
+
+    Raises:
+        InputError: a folder does not exist or contains no image or mask.
+    """
+    image_names = _list_files(images, IMAGE_EXTENSIONS)
+    mask_names = _list_files(masks, frozenset({".png"}))
+    by_path = {path.rsplit(".", 1)[0]: path for path in mask_names}
+    by_name: dict[str, str] = {}
+    for path in mask_names:
+        by_name[Path(path).stem] = "" if Path(path).stem in by_name else path
+    pairs = tuple(
+        (image, by_path.get(image.rsplit(".", 1)[0]) or by_name.get(Path(image).stem, ""))
+        for image in image_names
+    )
+    return pairs, len(set(mask_names) - {mask for _, mask in pairs})
+
+
+def _list_files(folder: Path, extensions: frozenset[str]) -> list[str]:
+    if not folder.is_dir():
+        raise InputError("no such folder", file=folder, hint="check the path")
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in extensions)
+    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    if not names:
+        message = f"contains no file of {', '.join(sorted(extensions))}"
+        raise InputError(message, file=folder, hint="check the path")
+    return names
