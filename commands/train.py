@@ -16,7 +16,7 @@ from .common import JSON_OPTION, counted, emit, note, progress, stderr, table
 
 if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe
-    from segkit.training.loop import StepRecord
+    from segkit.training.logging import StepRecord
 
 _LINE_EVERY = 30.0
 """Seconds between lines where stderr is no terminal."""
@@ -82,8 +82,8 @@ def train(
     from segkit.runs.run_manifest import read_run_manifest
     from segkit.training.evaluation import headline
     from segkit.training.logging import evaluations
-    from segkit.training.run import Callbacks
-    from segkit.training.run import train as run_training
+    from segkit.training.train import train as run_training
+    from segkit.training.trainer import Callbacks
 
     with progress() as bar:
         show = _Display(bar, notes)

@@ -29,12 +29,12 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch, Targets
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_config
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import LossConfig, ModelConfig
-from segkit.training.learner import Learner
 
 CLASSES, TARGETS = 133, 12
 """COCO panoptic's classes, and about its targets an image."""
@@ -166,10 +166,11 @@ def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Contestant:
     """segkit's model and losses."""
     text = F.normalize(torch.randn(CLASSES, model.config.text_dim), dim=1)
     table = ClassEmbeddings(text, torch.arange(CLASSES) < 80).to(batch.images.device)
-    learner = Learner(model, {batch.dataset: table}, LossConfig(box_prompts=0))
+    criterion = SetCriterion(LossConfig(box_prompts=0), {batch.dataset: table.is_thing})
 
     def loss() -> Tensor:
-        return torch.stack(list(learner(batch, 0).values())).sum()
+        losses = criterion(model(batch.images, table.text), batch, None, step=0)
+        return torch.stack(list(losses.values())).sum()
 
     return Contestant(
         model,

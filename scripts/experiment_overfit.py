@@ -18,7 +18,8 @@ from segkit.sample import Sample
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.split import split
-from segkit.training.run import Callbacks, train
+from segkit.training.train import train
+from segkit.training.trainer import Callbacks
 
 PLAIN = (
     "data.scale_min=1.0",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segkit.commands.common import stderr
 from segkit.shards.publish import resolve, versions
-from segkit.training.run import train
+from segkit.training.train import train
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = Path(os.environ.get("SEGKIT_REAL_DATA", ROOT / ".." / "shared" / "data"))

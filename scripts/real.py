@@ -49,7 +49,8 @@ from segkit.sources.objects365 import open_objects365
 from segkit.sources.semantic_masks import open_semantic
 from segkit.sources.source import Source
 from segkit.taxonomy import load_taxonomy
-from segkit.training.run import Callbacks, train
+from segkit.training.train import train
+from segkit.training.trainer import Callbacks
 
 RECIPE = "dataseg-mini"
 STEPS = 2200

@@ -25,7 +25,8 @@ sys.path.insert(0, str(ROOT))
 import segkit
 from segkit.inference.pseudolabel import pseudolabel_set
 from segkit.shards.reader import ShardSet
-from segkit.training.run import Callbacks, train
+from segkit.training.train import train
+from segkit.training.trainer import Callbacks
 from tests.training.toy import write_recipe, write_toy_set
 
 PACKAGE = str(ROOT / "segkit") + "/"

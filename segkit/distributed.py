@@ -3,7 +3,7 @@ single process."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -77,6 +77,28 @@ def wrap_ddp(module: nn.Module, device: torch.device) -> nn.Module:
     # A batch without masks gives mask heads no gradient, a batch without boxes the box terms none.
     ids = [device] if device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
+
+
+def gradient_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
+    """Make DDP or FSDP2 average gradients over processes, or only accumulate them."""
+    if world_size() == 1:
+        return nullcontext()
+    from torch.distributed.fsdp import FSDPModule  # a third of a second
+
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(enabled)
+    if isinstance(model, DistributedDataParallel) and not enabled:
+        return model.no_sync()
+    return nullcontext()
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor, or one of pending sums (a norm), in one piece; any other unchanged."""
+    if world_size() == 1:
+        return tensor
+    from torch.distributed.tensor import DTensor  # a third of a second
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def all_gather_object(values: list[T]) -> list[T]:

@@ -210,7 +210,8 @@ def _train(
     device: str,
     on_step: Callable[[int], None],
 ) -> Path:
-    from segkit.training.run import Callbacks, train
+    from segkit.training.train import train
+    from segkit.training.trainer import Callbacks
 
     callbacks = Callbacks(on_step=lambda record: on_step(record.step))
     overrides = (*SETTINGS, f"training.seed={seed}")

@@ -1,0 +1,13 @@
+"""Training: from a recipe and shard sets to a published run.
+
+train.py          train(): resolve the recipe, open the data, train, publish a version
+trainer.py        Trainer: model, EMA, optimizer, loss scale and step; the training step
+setup.py          TrainingSetup and Dataset; opens data sets, resolves what a recipe leaves open
+optimizer.py      AdamW's parameter groups, learning rate schedule, EMA, optimizer state by name
+sharding.py       FSDP2: shard a model, gather its full state
+checkpoint.py     write and read checkpoints, from which --resume continues
+evaluation.py     metrics and pictures of the evaluation sets
+logging.py        StepRecord, RunLog (metrics.jsonl, TensorBoard), loggers (wandb, MLflow)
+signals.py        SIGTERM and Ctrl-C as a flag that the loop checks
+publish_run.py    write the files of a run
+"""

@@ -1,19 +1,107 @@
-"""What a run writes down as it goes: metrics.jsonl and TensorBoard events, and what trackers are
-sent."""
+"""Log a run: metrics.jsonl, TensorBoard events, Weights & Biases and MLflow."""
 
+import importlib.util
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+import resource
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from segkit import distributed
+from segkit.data.batch import Batch
+from segkit.errors import InputError
+from segkit.recipes.schema import Recipe
 from segkit.runs.run_manifest import METRICS, TENSORBOARD
 from segkit.training.evaluation import headline
-from segkit.training.loop import StepRecord
-from segkit.training.trackers import Send
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """Losses and gradient norm of one batch of a step, in one process."""
+
+    dataset: str
+    sample_ids: tuple[str, ...]
+    share: float
+    """Share of the batch in the step's loss in its process."""
+    losses: dict[str, float]
+    gradient_norm: float
+    """Of the whole step, before clipping."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The log of one step: a line of `metrics.jsonl`."""
+
+    step: int
+    """Steps taken, including this one: the first is 1."""
+    dataset: str
+    """Data sets of the step's batches, joined by + where accumulation mixed several."""
+    loss: float
+    """Sum of the weighted terms; mean over batches (by sampling weight, where data sets are mixed)
+    and processes."""
+    losses: dict[str, float]
+    gradient_norm: float
+    """Before clipping."""
+    lr: float
+    samples_per_second: float
+    memory_mib: float
+    """Largest allocation on the GPU so far; on a CPU the largest resident size of the process."""
+
+    @classmethod
+    def from_batches(
+        cls,
+        records: Sequence[BatchRecord],
+        step: int,
+        lr: float,
+        seconds: float,
+        device: torch.device,
+    ) -> "StepRecord":
+        """Combine the records of all batches of all processes."""
+        names = sorted({name for record in records for name in record.losses})
+        # A term that a batch lacks counts as 0, so that the terms add up to the minimized loss.
+        total = sum(record.share for record in records)
+        losses = {
+            name: sum(record.share * record.losses.get(name, 0.0) for record in records) / total
+            for name in names
+        }
+        return cls(
+            step=step,
+            dataset="+".join(sorted({record.dataset for record in records})),
+            loss=sum(losses.values()),
+            losses=losses,
+            gradient_norm=records[0].gradient_norm,
+            lr=lr,
+            samples_per_second=sum(len(record.sample_ids) for record in records) / seconds,
+            memory_mib=_memory_mib(device),
+        )
+
+
+def collect_records(
+    batches: Sequence[Batch],
+    shares: Sequence[float],
+    terms: Sequence[Mapping[str, Tensor]],
+    gradient_norm: float,
+) -> list[BatchRecord]:
+    """Records of a step's batches in all processes, by rank; every process must call it."""
+    records = []
+    for batch, share, losses in zip(batches, shares, terms, strict=True):
+        values = torch.stack(list(losses.values())).tolist()  # one transfer for all terms
+        named = dict(zip(losses, values, strict=True))
+        records.append(BatchRecord(batch.dataset, batch.sample_ids, share, named, gradient_norm))
+    return distributed.all_gather_object(records)
+
+
+def _memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 class RunLog:
@@ -21,16 +109,15 @@ class RunLog:
 
     Args:
         folder: of the run.
-        step: the step from which the run goes on; what an interrupted run logged of later steps is
-            dropped.
-        trackers: are sent what TensorBoard gets.
+        step: the step from which the run continues; later lines of an interrupted run are dropped.
+        loggers: receive the figures that TensorBoard gets.
     """
 
-    def __init__(self, folder: Path, step: int, trackers: Sequence[Send] = ()) -> None:
+    def __init__(self, folder: Path, step: int, loggers: "Sequence[LogFigures]" = ()) -> None:
         file = folder / METRICS
-        kept = _lines_up_to(file, step)
-        file.write_text("".join(kept), "utf-8")
-        rows = [json.loads(line) for line in kept]
+        lines = _lines_up_to(file, step)
+        file.write_text("".join(lines), "utf-8")
+        rows = [json.loads(line) for line in lines]
         self._headlines = {
             (row["step"], row["evaluation"]): headline(row["metrics"])[1]
             for row in rows
@@ -38,59 +125,71 @@ class RunLog:
         }
         self._file = file.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
-        self._trackers = trackers
+        self._loggers = loggers
 
     def step(self, record: StepRecord) -> None:
         """Log a step."""
         row = asdict(record)
         self._write(row)
-        kept = ("loss", "gradient_norm", "lr", "samples_per_second", "memory_mib")
-        terms = {f"loss/{name}": value for name, value in record.losses.items()}
-        self._send(terms | {f"training/{name}": row[name] for name in kept}, record.step)
+        names = ("loss", "gradient_norm", "lr", "samples_per_second", "memory_mib")
+        figures = {f"loss/{name}": value for name, value in record.losses.items()}
+        self._log_figures(figures | {f"training/{name}": row[name] for name in names}, record.step)
 
     def evaluation(self, step: int, dataset: str, metrics: dict[str, Any]) -> None:
-        """Log the metrics of an evaluation set; TensorBoard and trackers get the plain figures
-        among them."""
+        """Log the metrics of an evaluation set; TensorBoard and loggers get its plain figures."""
         self._headlines[step, dataset] = headline(metrics)[1]
         self._write({"step": step, "evaluation": dataset, "metrics": metrics})
-        self._send({f"{dataset}/{name}": value for name, value in _figures(metrics)}, step)
+        figures = {f"{dataset}/{name}": value for name, value in _figures(metrics)}
+        self._log_figures(figures, step)
 
-    def evaluated(self, step: int, dataset: str) -> bool:
-        """Whether the evaluation of a data set after a step is in the log."""
+    def has_evaluation(self, step: int, dataset: str) -> bool:
+        """Whether the log holds the evaluation of a data set after a step."""
         return (step, dataset) in self._headlines
 
     def best(self, datasets: Collection[str]) -> int | None:
-        """The step with the highest mean headline over these data sets (the first of equals); None
-        where none has all.
+        """The step with the highest mean headline over these data sets, the first of equals.
 
-        Evaluations in which a headline could not be measured do not count.
+        Steps without a measured headline for each of them do not count; None where no step does.
         """
         means: dict[int, float] = {}
         for step in sorted({step for step, _ in self._headlines}):
-            values = [self._headlines.get((step, dataset)) for dataset in datasets]
-            known = [value for value in values if value is not None]
-            if values and len(known) == len(values):
-                means[step] = sum(known) / len(known)
+            headlines = [self._headlines.get((step, dataset)) for dataset in datasets]
+            values = [value for value in headlines if value is not None]
+            if values and len(values) == len(headlines):
+                means[step] = sum(values) / len(values)
         return max(means, key=means.__getitem__) if means else None
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close the files."""
         self._file.close()
         self._events.close()
 
-    def _send(self, figures: Mapping[str, float], step: int) -> None:
+    def _log_figures(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
             self._events.add_scalar(name, value, step)
-        for send in self._trackers:
-            send(figures, step)
+        for log_figures in self._loggers:
+            log_figures(figures, step)
 
     def _write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
         self._file.flush()
 
 
+@contextmanager
+def open_log(recipe: Recipe, folder: Path, step: int) -> Iterator[RunLog | None]:
+    """The run's log, with the recipe's loggers, in the first process; None in the others."""
+    if distributed.rank() != 0:
+        yield None
+        return
+    settings = recipe.model_dump(mode="json", exclude={"name"})
+    with ExitStack() as stack:
+        runs = (LOGGERS[name](recipe.name, settings, folder) for name in recipe.training.loggers)
+        loggers = [stack.enter_context(run) for run in runs]
+        yield stack.enter_context(closing(RunLog(folder, step, loggers)))
+
+
 def evaluations(folder: Path, step: int) -> dict[str, dict[str, Any]]:
-    """The metrics of each evaluation set after a step, as a run's folder has them."""
+    """The metrics of each evaluation set after a step, from the log of a run."""
     rows = map(json.loads, _lines_up_to(folder / METRICS, step))
     return {
         row["evaluation"]: row["metrics"]
@@ -100,28 +199,72 @@ def evaluations(folder: Path, step: int) -> dict[str, dict[str, Any]]:
 
 
 def _lines_up_to(file: Path, step: int) -> list[str]:
-    """Lines of steps up to `step`; the last line of a killed run may be half a line."""
+    """Lines of steps up to `step`; without the half line that a killed run may end with."""
     if not file.is_file():
         return []
-    whole = [
-        line for line in file.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
-    return [line for line in whole if json.loads(line)["step"] <= step]
+    lines = file.read_text("utf-8").splitlines(keepends=True)
+    complete = [line for line in lines if line.endswith("\n")]
+    return [line for line in complete if json.loads(line)["step"] <= step]
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: they become null."""
+    """Replace NaN and infinity, which JSON lacks, by null."""
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _figures(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """Numbers of a metrics object by path, tables of classes left out."""
-    found: list[tuple[str, float]] = []
+    """Numbers of a metrics object by path, without tables of classes."""
+    figures: list[tuple[str, float]] = []
     for name, value in metrics.items():
         if isinstance(value, Mapping) and name != "per_class":
-            found += _figures(value, f"{prefix}{name}/")
+            figures += _figures(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            found.append((prefix + name, float(value)))
-    return found
+            figures.append((prefix + name, float(value)))
+    return figures
+
+
+# --- loggers: each behind an extra, configured by its own environment variables ---
+
+LogFigures = Callable[[Mapping[str, float], int], None]
+"""Takes figures by name, and their step."""
+
+
+@contextmanager
+def wandb_run(name: str, settings: Mapping[str, Any], folder: Path) -> Iterator[LogFigures]:
+    """Log to a run of Weights & Biases: name, configuration, directory of its own files."""
+    import wandb
+
+    with wandb.init(name=name, config=dict(settings), dir=str(folder)) as run:
+        yield lambda figures, step: run.log(dict(figures), step=step)
+
+
+@contextmanager
+def mlflow_run(name: str, settings: Mapping[str, Any], folder: Path) -> Iterator[LogFigures]:
+    """Log to a run of MLflow; its parameters are the recipe's keys, with their section."""
+    import mlflow
+
+    with mlflow.start_run(run_name=name):
+        mlflow.log_params(
+            {
+                f"{part}.{key}": value
+                for part, keys in settings.items()
+                for key, value in keys.items()
+            }
+        )
+        yield lambda figures, step: mlflow.log_metrics(dict(figures), step=step)
+
+
+LOGGERS: dict[str, Callable[[str, Mapping[str, Any], Path], AbstractContextManager[LogFigures]]] = {
+    "wandb": wandb_run,
+    "mlflow": mlflow_run,
+}
+
+
+def require_loggers(names: Sequence[str]) -> None:
+    """Raise InputError where one of these loggers is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            hint = f"pip install 'segkit[{name}]', or leave it out"
+            raise InputError(f"{name} is not installed", record="training.loggers", hint=hint)

@@ -1,8 +1,7 @@
-"""AdamW with a rate and a decay for each kind of parameter, its schedule, and the averaged
-weights."""
+"""AdamW with its parameter groups and schedule, its state by parameter name, and the EMA."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,27 +21,28 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, object]]:
-    """Every trainable parameter of `model` in exactly one AdamW group.
+    """Put every trainable parameter of `model` into exactly one AdamW group.
 
-    A group holds what is in the backbone or not, lies as deep there (`layer_depths()` of a backbone
-    that has layers in a row), and is decayed or not. Not decayed are norms, biases and other
-    vectors, embeddings, and what a module names in `no_weight_decay()` (timm's habit).
+    Groups differ in three respects: inside the backbone or outside, the depth there (by
+    `layer_depths()` of a backbone whose layers form a sequence), and with or without weight decay.
+    Norms, biases and other vectors, embeddings, and the names of a module's `no_weight_decay()`
+    (timm's convention) have none.
 
     Returns:
-        Groups with `params`, `weight_decay` and `lr_factor`; the rate of a group is the schedule's
-        times `lr_factor`.
+        Groups with `params`, `weight_decay` and `lr_factor`; the learning rate of a group is the
+        schedule's times `lr_factor`.
 
     Raises:
-        InputError: `backbone_layer_decay` for a backbone that does not tell its depths.
+        InputError: `backbone_layer_decay` for a backbone without `layer_depths()`.
     """
-    spared, depths = set(_undecayed_names(model)), dict(_depths(model))
+    undecayed, depths = set(_undecayed_names(model)), dict(_depths(model))
     if config.backbone_layer_decay < 1 and not depths:
-        message = "optimizer.backbone_layer_decay is for backbones whose layers stand in a row"
+        message = "optimizer.backbone_layer_decay needs a backbone whose layers form a sequence"
         raise InputError(message, hint="choose a vitdet: backbone, or leave it at 1")
     groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = name.startswith("backbone."), depths.get(name, 0), name not in spared
+            key = name.startswith("backbone."), depths.get(name, 0), name not in undecayed
             groups.setdefault(key, []).append(parameter)
     return [
         {
@@ -59,9 +59,11 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
 
 def _depths(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """Name and depth of each parameter of modules with `layer_depths()`."""
     for prefix, module in model.named_modules():
-        told = module.layer_depths() if callable(getattr(module, "layer_depths", None)) else {}
-        yield from ((f"{prefix}.{name}" if prefix else name, depth) for name, depth in told.items())
+        if callable(getattr(module, "layer_depths", None)):
+            for name, depth in module.layer_depths().items():
+                yield f"{prefix}.{name}" if prefix else name, depth
 
 
 def _undecayed_names(model: nn.Module) -> Iterator[str]:
@@ -76,15 +78,15 @@ def _undecayed_names(model: nn.Module) -> Iterator[str]:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; fused where the parameters lie on a GPU."""
+    """AdamW over `parameter_groups`; fused where all parameters are on a GPU."""
     on_gpu = all(parameter.is_cuda for parameter in model.parameters())
     return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=on_gpu or None)
 
 
 def lr_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Learning rate of step `step` (0-based) over the peak rate, 0-1.
+    """Learning rate of step `step` (0-based) over the peak learning rate, 0-1.
 
-    Rises linearly over the warm-up (its first step is not at 0), then falls towards 0 at `steps`.
+    It rises linearly over the warm-up (from above 0), then falls towards 0 at `steps`.
     """
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
@@ -94,18 +96,17 @@ def lr_factor(step: int, steps: int, config: OptimizerConfig) -> float:
     return float((1.0 - progress) ** POLY_POWER)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group `rate` times its own factor; the rate is a function of the step alone, so
-    nothing is resumed."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group to `lr` times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_factor"]
+        group["lr"] = lr * group["lr_factor"]
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of the weights; buffers (batch statistics) are copied.
 
-    The decay rises as (1 + n) / (10 + n) to `decay`, so that a short run is not held back by its
-    random start.
+    The decay rises as (1 + n) / (10 + n) to `decay`, so that a short run soon forgets its random
+    initial weights.
     """
 
     def update(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
@@ -113,3 +114,49 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel:
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, updates)  # type: ignore[no-untyped-call]
 
     return AveragedModel(model, multi_avg_fn=update)
+
+
+# torch numbers the parameters of an optimizer's state by their place in its groups: such a state
+# would not survive a change of the groups. Checkpoints hold it by parameter name instead.
+
+
+def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer state by parameter name and entry, such as `head.weight/exp_avg`.
+
+    Parameters that never had a gradient have none.
+    """
+    return {
+        f"{name}/{entry}": value
+        for name, parameter in model.named_parameters()
+        for entry, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def empty_state(model: nn.Module, sizes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Tensors into which a state of these sizes can be read, sharded as their parameters are.
+
+    Names that are not parameters of `model` are left out.
+    """
+    parameters = dict(model.named_parameters())
+    state = {}
+    for key, size in sizes.items():
+        name = key.rpartition("/")[0]
+        if name in parameters:
+            parameter = parameters[name].detach()
+            state[key] = torch.zeros_like(parameter) if size else torch.zeros(())
+    return state
+
+
+def load_named_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]
+) -> None:
+    """Make `state`, as `named_state` returns it, the state of `optimizer`."""
+    groups = optimizer.state_dict()["param_groups"]
+    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = {id(parameter): number for number, parameter in enumerate(ordered)}
+    parameters = dict(model.named_parameters())
+    numbered: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        name, _, entry = key.rpartition("/")
+        numbered.setdefault(numbers[id(parameters[name])], {})[entry] = value
+    optimizer.load_state_dict({"state": numbered, "param_groups": groups})

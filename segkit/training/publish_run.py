@@ -1,4 +1,4 @@
-"""Writing the files of a run."""
+"""Write and publish the files of a run."""
 
 import json
 import shutil
@@ -22,43 +22,41 @@ from segkit.runs.run_manifest import (
 from segkit.shards.publish import MANIFEST, Staging
 from segkit.shards.writer import parent_of
 from segkit.text.vocabulary import weights
-from segkit.training.setup import Job, encoding_of
+from segkit.training.setup import TrainingSetup, recipe_encoding
 
 
-def write_inputs(job: Job, folder: Path) -> None:
-    """What decides the run and travels with it: recipe, taxonomies, text embeddings."""
-    (folder / RECIPE).write_text(to_toml(job.recipe), "utf-8")
-    taxonomies = {named.name: named.shards.taxonomy.to_json() for named in job.data}
+def write_inputs(setup: TrainingSetup, folder: Path) -> None:
+    """Write the inputs that a run keeps: recipe, taxonomies and text embeddings."""
+    (folder / RECIPE).write_text(to_toml(setup.recipe), "utf-8")
+    taxonomies = {data.name: data.shards.taxonomy.to_json() for data in setup.datasets}
     (folder / TAXONOMIES).write_text(
         json.dumps(taxonomies, indent=1, ensure_ascii=False) + "\n", "utf-8"
     )
-    text = {named.name: named.table.text.contiguous() for named in job.data}
-    encoding = encoding_of(job.recipe)
+    text = {data.name: data.embeddings.text.contiguous() for data in setup.datasets}
+    encoding = recipe_encoding(setup.recipe)
     save_file(text, folder / VOCABULARY, encoding.to_metadata(weights(encoding)))
-    (folder / VOCABULARY).chmod(
-        0o644
-    )  # safetensors writes 0600: nobody else on a shared disk could use the run
+    # safetensors writes 0600: nobody else on a shared disk could use the run.
+    (folder / VOCABULARY).chmod(0o644)
 
 
-def write_model(job: Job, model: nn.Module, step: int, stage: Staging) -> None:
-    """The averaged weights as they were after a step, then the manifest, whose presence says that
-    all is there."""
+def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Staging) -> None:
+    """Write the EMA weights after a step, then the manifest, which marks the run as complete."""
     save_model(model, str(stage.path / WEIGHTS), {"format": "pt"})
     (stage.path / WEIGHTS).chmod(0o644)
     digests = file_digests(stage.path)
     manifest = RunManifest(
         segkit_version=__version__,
-        name=job.recipe.name,
+        name=setup.recipe.name,
         command="train",
-        arguments=job.arguments,
+        arguments=setup.arguments,
         parents=(
-            *(parent_of(named.shards, stage.home) for named in job.data),
-            *init_from_parents(job.recipe.model.init_from, stage.home),
+            *(parent_of(data.shards, stage.home) for data in setup.datasets),
+            *init_from_parents(setup.recipe.model.init_from, stage.home),
         ),
-        rates={named.name: named.weight for named in job.data},
+        rates={data.name: data.weight for data in setup.datasets},
         steps=step,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        encoder=encoding_of(job.recipe).name,
+        encoder=recipe_encoding(setup.recipe).name,
         files=digests,
         digest=RunManifest.content_digest(digests),
     )
@@ -68,6 +66,6 @@ def write_model(job: Job, model: nn.Module, step: int, stage: Staging) -> None:
 
 
 def publish(stage: Staging) -> Path:
-    """Drop the checkpoints and make the version visible; returns its path."""
+    """Delete the checkpoints and make the version visible; returns its path."""
     shutil.rmtree(stage.path / CHECKPOINTS, ignore_errors=True)
     return stage.publish()

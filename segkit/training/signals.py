@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish that the loop grants at the end of a step."""
+"""Graceful shutdown: SIGTERM and Ctrl-C set a flag that the loop checks after each step."""
 
 import signal
 import threading
@@ -10,24 +10,23 @@ from segkit.errors import SegkitError
 
 
 class StoppedError(SegkitError):
-    """The run was asked to stop and has saved a checkpoint; the exit code is the shell's for that
-    signal."""
+    """A signal has stopped the run after a checkpoint; the exit code is the shell's for it."""
 
     def __init__(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         super().__init__(
-            f"stopped by {name} after step {step}; the same command with --resume goes on from there"
+            f"stopped by {name} after step {step}; the same command with --resume continues"
         )
         self.exit_code = 128 + number
 
 
 class StopSignal:
-    """The signal that asks to stop, once one has come."""
+    """The number of the stop signal that has arrived, or 0."""
 
     signal: int = 0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal; a second one acts at once."""
+        """Record the signal; a second one interrupts at once."""
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
@@ -35,17 +34,16 @@ class StopSignal:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopSignal]:
-    """Catch SIGTERM and SIGINT; outside of the main thread, which alone can, the wish never
-    comes."""
-    wish = StopSignal()
+    """Catch SIGTERM and SIGINT; only the main thread can, others never receive one."""
+    stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield stop
         return
-    before = {
-        number: signal.signal(number, wish.receive) for number in (signal.SIGTERM, signal.SIGINT)
+    previous = {
+        number: signal.signal(number, stop.receive) for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        yield wish
+        yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -27,7 +27,7 @@ from segkit.shards.writer import write_set
 from segkit.taxonomy import Taxonomy
 from segkit.text.encoders import TextEncoder, Vectors
 from segkit.text.encoding import SHIPPED
-from segkit.training.run import train
+from segkit.training.train import train
 from tests.commands.slips import assert_refused_before_torch, hollow_run
 from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
 

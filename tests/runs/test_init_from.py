@@ -13,7 +13,7 @@ from segkit.runs.init_from import init_from
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.reader import ShardSet
 from segkit.text.encoding import Encoding
-from segkit.training.run import train
+from segkit.training.train import train
 
 
 @pytest.fixture(scope="module")

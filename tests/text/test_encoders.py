@@ -27,7 +27,7 @@ from segkit.text.vocabulary import (
     named_taxonomy,
     stored,
 )
-from segkit.training.run import train
+from segkit.training.train import train
 from tests.training.toy import write_recipe, write_toy_set
 
 WORDS = ["sofa", "brick wall", "hair dryer"]

@@ -13,32 +13,38 @@ from segkit.distributed import process_group
 from segkit.runs.run import load_run
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
-from segkit.training.loop import train_steps
-from segkit.training.run import train
-from tests.training.standin import batches
-from tests.training.two_processes import BEST, PARALLEL, QUIET, SAVED, STEPS, quiet_trainee, told
+from segkit.training.train import train
+from tests.training.stand_in import batches, take_steps
+from tests.training.two_processes import (
+    BEST,
+    PARALLEL,
+    QUIET,
+    SAVED,
+    STEPS,
+    quiet_trainer,
+    summary,
+)
 
-pytestmark = pytest.mark.timeout(
-    900
-)  # half a minute of two cores, which a busy machine may not have
+# Half a minute of two cores, which a busy machine may not have.
+pytestmark = pytest.mark.timeout(900)
 
 
-def test_a_single_process_is_told_which_gpu_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "set_device", told.append)
+def test_a_single_process_uses_the_gpu_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
     for device in (torch.device("cpu"), torch.device("cuda", 1)):
         with process_group(device):
             assert not torch.distributed.is_initialized()
-    assert told == [torch.device("cuda", 1)]
+    assert devices == [torch.device("cuda", 1)]
 
 
 def one_process(folder: Path, **training: object) -> dict[str, Any]:
-    """The same steps on the whole batches, with a checkpoint on the way."""
-    trainee = quiet_trainee(**training)
-    steps = train_steps(trainee, batches())
+    """The same steps on the full batches, with a checkpoint on the way."""
+    trainer = quiet_trainer(**training)
+    steps = take_steps(trainer, batches())
     records = [next(steps) for _ in range(SAVED)]
-    trainee.save(folder, best=None)
-    return told(trainee, records + list(steps))
+    trainer.save(folder, best=None)
+    return summary(trainer, records + list(steps))
 
 
 @pytest.fixture(scope="module")
@@ -49,94 +55,90 @@ def pair(
     tiny: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """What two gloo processes left behind."""
+    """The output folder of two gloo processes."""
     out = tmp_path_factory.mktemp("pair")
     one_process(out / "one")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     sets = [str(data.path) for data in (toy_set, box_set, sparse_set)]
     worker = ["-m", "tests.training.two_processes", str(out), str(tiny), *sets]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*command, *worker], cwd=root, env=environment, stderr=subprocess.PIPE, text=True
+        [*launcher, "--nproc-per-node", "2", *worker],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         _, errors = process.communicate(timeout=800)
     finally:
-        process.terminate()  # where it hangs, torchrun ends its workers
+        process.terminate()  # if it hangs, torchrun ends its workers
     assert process.returncode == 0, errors[-3000:]
     return out
 
 
 @pytest.fixture(scope="module")
-def found(pair: Path) -> list[dict[str, Any]]:
-    """What each process saw."""
-    return [json.loads((pair / f"found-{rank}.json").read_text()) for rank in (0, 1)]
+def results(pair: Path) -> list[dict[str, Any]]:
+    """The results of each process."""
+    return [json.loads((pair / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def agree(
-    found: dict[str, Any], expected: dict[str, Any], start: int = 0, tolerance: float = 1e-5
+def assert_agree(
+    result: dict[str, Any], expected: dict[str, Any], start: int = 0, tolerance: float = 1e-5
 ) -> None:
-    for one, other in zip(found["losses"], expected["losses"][start:], strict=True):
-        assert one == pytest.approx(other, rel=tolerance)
-    assert found["norms"] == pytest.approx(expected["norms"][start:], rel=10 * tolerance)
-    for kind in ("weights", "average"):
-        assert found[kind].keys() == expected[kind].keys()
+    for losses, expected_losses in zip(result["losses"], expected["losses"][start:], strict=True):
+        assert losses == pytest.approx(expected_losses, rel=tolerance)
+    assert result["norms"] == pytest.approx(expected["norms"][start:], rel=10 * tolerance)
+    for kind in ("weights", "ema"):
+        assert result[kind].keys() == expected[kind].keys()
         for name, value in expected[kind].items():
             near = {"rtol": 10 * tolerance, "atol": tolerance}
             torch.testing.assert_close(
-                torch.tensor(found[kind][name]), torch.tensor(value), **near, msg=name
+                torch.tensor(result[kind][name]), torch.tensor(value), **near, msg=name
             )
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)
 def test_two_processes_do_what_one_does_on_the_joint_batch(
-    parallel: str, found: list[dict[str, Any]], tmp_path: Path
+    parallel: str, results: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     expected = one_process(tmp_path)
     assert all(norm > 0.05 for norm in expected["norms"]), "every step is to be a clipped one"
-    agree(found[0][parallel], expected)
-    assert found[1][parallel]["losses"] == found[0][parallel]["losses"]
+    assert_agree(results[0][parallel], expected)
+    assert results[1][parallel]["losses"] == results[0][parallel]["losses"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_shares_in_reduced_precision_do_what_one_process_does(
-    precision: str, found: list[dict[str, Any]], tmp_path: Path
+def test_shards_in_reduced_precision_do_what_one_process_does(
+    precision: str, results: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    agree(found[0][precision], one_process(tmp_path, precision=precision), tolerance=0.02)
+    expected = one_process(tmp_path, precision=precision)
+    assert_agree(results[0][precision], expected, tolerance=0.02)
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)
-def test_one_process_goes_on_from_what_two_have_saved_and_the_reverse(
-    parallel: str, pair: Path, found: list[dict[str, Any]], tmp_path: Path
+def test_one_process_continues_from_the_checkpoint_of_two_and_the_reverse(
+    parallel: str, pair: Path, results: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     expected = one_process(tmp_path)
-    alone = quiet_trainee()
+    trainer = quiet_trainer()
     saved = pair / parallel / f"step-{SAVED:08d}"
     assert {path.name.split("_")[2] for path in saved.glob("*.distcp")} == {"0", "1"}, (
         "each process writes its share"
     )
-    alone.restore(saved)
-    agree(told(alone, list(train_steps(alone, batches(start=2 * SAVED)))), expected, start=SAVED)
-    agree(found[0][f"{parallel} resumed"], expected, start=SAVED)
+    trainer.load(saved)
+    records = list(take_steps(trainer, batches(start=2 * SAVED)))
+    assert_agree(summary(trainer, records), expected, start=SAVED)
+    assert_agree(results[0][f"{parallel} resumed"], expected, start=SAVED)
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)
 def test_nan_in_one_process_stops_both_with_its_sample_ids(
-    parallel: str, found: list[dict[str, Any]]
+    parallel: str, results: list[dict[str, Any]]
 ) -> None:
-    for told_by in found:
-        message = told_by[f"{parallel} nan"]
-        assert "a loss is not finite at step 1 " in message and message.endswith(
-            "toy: image-1-2, image-1-3"
-        )
+    for result in results:
+        message = result[f"{parallel} nan"]
+        assert "a loss is not finite at step 1 " in message
+        assert message.endswith("toy: image-1-2, image-1-3")
 
 
 def losses(version: Path) -> list[dict[str, Any]]:
@@ -145,7 +147,7 @@ def losses(version: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def alone(
+def single_run(
     tiny: Path,
     toy_set: ShardSet,
     box_set: ShardSet,
@@ -154,7 +156,7 @@ def alone(
 ) -> Path:
     """The run of one process on batches of twice the size."""
     data = [(str(data.path), 1.0) for data in (toy_set, box_set, sparse_set)]
-    out = tmp_path_factory.mktemp("alone") / "run"
+    out = tmp_path_factory.mktemp("single") / "run"
     overrides = [*QUIET, *BEST, "data.batch_size=4"]
     return train(
         tiny, data, out, eval_data=[data[0][0]], device="cpu", steps=STEPS, overrides=overrides
@@ -162,26 +164,23 @@ def alone(
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)
-def test_two_processes_stop_resume_and_publish_one_run_that_loses_what_one_loses(
-    parallel: str, pair: Path, found: list[dict[str, Any]], alone: Path
+def test_two_processes_stop_resume_and_publish_the_run_of_one(
+    parallel: str, pair: Path, results: list[dict[str, Any]], single_run: Path
 ) -> None:
     published = versions(pair / parallel / "run")
     assert list(published) == [1]
-    assert {told_by[f"{parallel} version"] for told_by in found} == {str(published[1])}
-    for told_by in found:
-        assert told_by[f"{parallel} stop"].startswith("stopped by SIGTERM after step 4")
+    assert {result[f"{parallel} version"] for result in results} == {str(published[1])}
+    for result in results:
+        assert result[f"{parallel} stop"].startswith("stopped by SIGTERM after step 4")
     version = published[1]
-    assert load_run(version).manifest.steps == load_run(alone).manifest.steps
-    ours, expected = losses(version), losses(alone)
-    assert [row["dataset"] for row in ours] == [row["dataset"] for row in expected]
-    assert {row["dataset"] for row in ours} == {"toy", "boxes", "sparse"}
-    for one, other in zip(ours, expected, strict=True):
-        assert one["losses"] == pytest.approx(other["losses"], rel=1e-3)
-    assert ours[0]["losses"] == pytest.approx(expected[0]["losses"], rel=1e-5)
-    assert ours[0]["gradient_norm"] == pytest.approx(expected[0]["gradient_norm"], rel=1e-4)
-    weights, of_one = (
-        load_file(version / "model.safetensors"),
-        load_file(alone / "model.safetensors"),
-    )
-    for name, value in of_one.items():
+    assert load_run(version).manifest.steps == load_run(single_run).manifest.steps
+    rows, expected = losses(version), losses(single_run)
+    assert [row["dataset"] for row in rows] == [row["dataset"] for row in expected]
+    assert {row["dataset"] for row in rows} == {"toy", "boxes", "sparse"}
+    for row, expected_row in zip(rows, expected, strict=True):
+        assert row["losses"] == pytest.approx(expected_row["losses"], rel=1e-3)
+    assert rows[0]["losses"] == pytest.approx(expected[0]["losses"], rel=1e-5)
+    assert rows[0]["gradient_norm"] == pytest.approx(expected[0]["gradient_norm"], rel=1e-4)
+    weights = load_file(version / "model.safetensors")
+    for name, value in load_file(single_run / "model.safetensors").items():
         torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-3, msg=name)

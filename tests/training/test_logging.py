@@ -10,7 +10,7 @@ import pytest
 from segkit.errors import InputError
 from segkit.recipes.load import load_recipe
 from segkit.shards.reader import ShardSet
-from segkit.training.run import train
+from segkit.training.train import train
 
 
 def told(sent: dict[int, dict[str, float]], *, steps: int) -> None:

@@ -16,7 +16,7 @@ from segkit.training.optimizer import (
     parameter_groups,
     set_lr,
 )
-from tests.training.standin import StandIn
+from tests.training.stand_in import StandIn
 
 CONFIG = OptimizerConfig(lr=1.0, backbone_lr_factor=0.1, weight_decay=0.05)
 

@@ -9,7 +9,7 @@ import torch
 
 from segkit.runs.run import load_run
 from segkit.shards.reader import ShardSet
-from segkit.training.run import train
+from segkit.training.train import train
 
 DEFORMABLE = [
     "model.pixel_decoder=deformable",

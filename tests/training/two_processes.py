@@ -1,5 +1,4 @@
-"""Run under torchrun by test_distributed: trains the stand-in on halves of each batch, then a real
-run, both ways."""
+"""Run under torchrun by test_distributed: train the stand-in on half batches, then a run."""
 
 import json
 import signal
@@ -14,93 +13,89 @@ import torch
 from segkit import distributed
 from segkit.data.batch import Batch
 from segkit.errors import SegkitError
-from segkit.training.loop import StepRecord, train_steps
-from segkit.training.run import Callbacks, train
+from segkit.training.logging import StepRecord
 from segkit.training.sharding import full_state_dict
 from segkit.training.signals import StoppedError
-from segkit.training.trainee import Trainee
-from tests.training.standin import Learner, StandIn, batches, recipe
+from segkit.training.train import train
+from segkit.training.trainer import Callbacks, Trainer
+from tests.training.stand_in import batches, freeze_mode, make_trainer, take_steps
 
 PARALLEL = ("ddp", "fsdp")
 RECOMPUTED: dict[str, list[str]] = {"ddp": [], "fsdp": ["training.activation_checkpointing=true"]}
 STEPS = 6
 SAVED = 2
-"""Steps before the checkpoint from which others go on."""
-# Batch statistics and the noise of a process are its own; without them a batch may be split.
+"""Steps before the checkpoint from which other trainers continue."""
+# Batch statistics and noise differ between processes; without them a batch may be split.
 QUIET = ["model.freeze_norm=true", "loss.box_noise=0.0", "loss.label_dropout=1.0"]
 BEST = ["training.evaluate_every=3", "training.publish=best", "training.keep_checkpoints=1"]
 
 
-def quiet_trainee(**training: object) -> Trainee:
-    """Without noise and without batch statistics, so that a batch may be split; every step is
-    clipped."""
-    torch.manual_seed(0)
-    model = StandIn()
-    sections = {
+def quiet_trainer(**training: object) -> Trainer:
+    """A trainer whose batches may be split; every step is clipped."""
+    sections: dict[str, dict[str, object]] = {
         "training": {"steps": STEPS, "accumulate": 2} | training,
         "optimizer": {"lr": 0.01, "clip_norm": 0.05},
     }
-    trainee = Trainee(model, Learner(model), recipe(**sections))
-    trainee.learner.eval()
-    trainee.learner.train = lambda mode=True: trainee.learner  # type: ignore[method-assign,assignment]
-    return trainee
+    return freeze_mode(make_trainer(**sections))
 
 
-def told(trainee: Trainee, records: list[StepRecord]) -> dict[str, Any]:
-    """What must be the same however many processes there are."""
+def summary(trainer: Trainer, records: list[StepRecord]) -> dict[str, Any]:
+    """Results that must not depend on the number of processes."""
     return {
         "losses": [record.losses for record in records],
         "norms": [record.gradient_norm for record in records],
-        "weights": {name: value.tolist() for name, value in full_state_dict(trainee.model).items()},
-        "average": {
-            name: value.tolist() for name, value in full_state_dict(trainee.average.module).items()
+        "weights": {name: value.tolist() for name, value in full_state_dict(trainer.model).items()},
+        "ema": {
+            name: value.tolist() for name, value in full_state_dict(trainer.ema.module).items()
         },
     }
 
 
 def half(batch: Batch) -> Batch:
+    """This process's half of a batch."""
     part = slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
     return replace(batch, images=batch.images[part], sample_ids=batch.sample_ids[part])
 
 
 def poisoned() -> Iterator[Batch]:
-    """A NaN in the second batch, in the part of the last process alone."""
+    """A NaN in the second batch, only in the half of the last process."""
     for number, batch in enumerate(batches()):
         if number == 1:
             batch.images[3] = float("nan")
         yield half(batch)
 
 
-def refusal(trainee: Trainee) -> str:
+def refusal(trainer: Trainer) -> str:
+    """The error that poisoned batches raise."""
     try:
-        list(train_steps(trainee, poisoned()))
+        list(take_steps(trainer, poisoned()))
     except SegkitError as error:
         return str(error)
     return ""
 
 
-def stand_ins(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def train_stand_ins(out: Path) -> dict[str, Any]:
+    results: dict[str, Any] = {}
     for parallel in PARALLEL:
-        trainee = quiet_trainee(parallel=parallel)
-        steps = train_steps(trainee, map(half, batches()))
+        trainer = quiet_trainer(parallel=parallel)
+        steps = take_steps(trainer, map(half, batches()))
         records = [next(steps) for _ in range(SAVED)]
-        trainee.save(out / parallel, best=None)
-        found[parallel] = told(trainee, records + list(steps))
-        resumed = quiet_trainee(parallel=parallel)
-        resumed.restore(out / "one" / f"step-{SAVED:08d}")
-        found[f"{parallel} resumed"] = told(
-            resumed, list(train_steps(resumed, map(half, batches(start=2 * SAVED))))
+        trainer.save(out / parallel, best=None)
+        results[parallel] = summary(trainer, records + list(steps))
+        resumed = quiet_trainer(parallel=parallel)
+        resumed.load(out / "one" / f"step-{SAVED:08d}")
+        results[f"{parallel} resumed"] = summary(
+            resumed, list(take_steps(resumed, map(half, batches(start=2 * SAVED))))
         )
-        found[f"{parallel} nan"] = refusal(quiet_trainee(parallel=parallel))
+        results[f"{parallel} nan"] = refusal(quiet_trainer(parallel=parallel))
     for precision in ("bf16", "fp16"):
-        rough = quiet_trainee(parallel="fsdp", precision=precision)
-        found[precision] = told(rough, list(train_steps(rough, map(half, batches()))))
-    return found
+        rough = quiet_trainer(parallel="fsdp", precision=precision)
+        results[precision] = summary(rough, list(take_steps(rough, map(half, batches()))))
+    return results
 
 
 def stop_after(step: int) -> Callbacks:
-    """Ask the first process alone to stop: the others must hear of it."""
+    """Send a stop signal only to the first process: the other must learn of it."""
 
     def on_step(record: StepRecord) -> None:
         if record.step == step:
@@ -109,27 +104,29 @@ def stop_after(step: int) -> Callbacks:
     return Callbacks(on_step=on_step)
 
 
-def runs(out: Path, tiny: str, sets: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def train_runs(out: Path, tiny: str, sets: list[str]) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    data = [(spec, 1.0) for spec in sets]
     for parallel in PARALLEL:
-        given = {"eval_data": sets[:1], "device": "cpu", "steps": STEPS}
-        options = given | {
-            "overrides": [*QUIET, *BEST, *RECOMPUTED[parallel], f"training.parallel={parallel}"]
+        folder = out / parallel / "run"
+        options: dict[str, Any] = {
+            "eval_data": sets[:1],
+            "device": "cpu",
+            "steps": STEPS,
+            "overrides": [*QUIET, *BEST, *RECOMPUTED[parallel], f"training.parallel={parallel}"],
         }
-        data = [(spec, 1.0) for spec in sets]
         try:
-            train(tiny, data, out / parallel / "run", callbacks=stop_after(4), **options)  # type: ignore[arg-type]
+            train(tiny, data, folder, callbacks=stop_after(4), **options)
         except StoppedError as error:
-            found[f"{parallel} stop"] = str(error)
-        version = train(tiny, data, out / parallel / "run", resume=True, **options)  # type: ignore[arg-type]
-        found[f"{parallel} version"] = str(version)
-    return found
+            results[f"{parallel} stop"] = str(error)
+        results[f"{parallel} version"] = str(train(tiny, data, folder, resume=True, **options))
+    return results
 
 
 def main(out: Path, tiny: str, *sets: str) -> None:
     with distributed.process_group(torch.device("cpu")):
-        found = stand_ins(out) | runs(out, tiny, list(sets))
-        (out / f"found-{distributed.rank()}.json").write_text(json.dumps(found))
+        results = train_stand_ins(out) | train_runs(out, tiny, list(sets))
+        (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

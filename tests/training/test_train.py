@@ -1,6 +1,5 @@
 import json
 import signal
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +10,9 @@ import torch
 from jsonschema import Draft202012Validator
 
 from segkit import distributed
-from segkit.data.batch import Batch
+from segkit.distributed import choose_device
 from segkit.errors import InputError, SegkitError
-from segkit.model.dataseg import DataSeg
+from segkit.model.dataseg import DataSeg, Outputs
 from segkit.recipes.load import load_recipe
 from segkit.runs.run import load_run
 from segkit.runs.run_manifest import RunManifest, read_run_manifest
@@ -23,10 +22,10 @@ from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Category, Taxonomy
 from segkit.text.vocabulary import embed
 from segkit.training import checkpoint
-from segkit.training.learner import Learner
-from segkit.training.loop import StepRecord
-from segkit.training.run import Callbacks, _staged, choose_device, train
+from segkit.training.logging import StepRecord
 from segkit.training.signals import StoppedError
+from segkit.training.train import _open_stage, train
+from segkit.training.trainer import Callbacks
 
 
 def steps_of(version: Path) -> list[dict[str, Any]]:
@@ -53,9 +52,7 @@ def trained(
     )
 
 
-def test_a_run_holds_all_that_belongs_to_it(
-    trained: Path, toy_set: ShardSet, box_set: ShardSet, tiny: Path
-) -> None:
+def test_a_run_is_complete(trained: Path, toy_set: ShardSet, box_set: ShardSet, tiny: Path) -> None:
     assert trained.name == "v1" and not (trained / "checkpoints").exists()
     assert load_recipe(trained / "recipe.toml") == load_recipe(tiny)
     steps = steps_of(trained)
@@ -78,14 +75,14 @@ def test_a_run_holds_all_that_belongs_to_it(
     assert manifest.rates == {"toy": 2.0, "boxes": 1.0} and manifest.steps == 12
 
 
-def test_the_manifest_fits_the_published_schema_which_is_that_of_the_code(trained: Path) -> None:
+def test_the_manifest_fits_the_published_schema_and_so_does_its_class(trained: Path) -> None:
     published = json.loads(
         (resources.files("segkit.schemas") / "run.schema.json").read_text("utf-8")
     )
     Draft202012Validator.check_schema(published)
-    made = RunManifest.model_json_schema()
+    schema = RunManifest.model_json_schema()
     assert {
-        key for key in published.keys() | made.keys() if published.get(key) != made.get(key)
+        key for key in published.keys() | schema.keys() if published.get(key) != schema.get(key)
     } == {
         "$schema",
         "title",
@@ -109,33 +106,33 @@ def test_a_loaded_run_is_the_averaged_model_with_its_vocabulary(
     assert parent == Parent(path=parent.path, version=1, digest=run.manifest.digest)
 
 
-def test_known_classes_take_the_runs_own_embeddings_and_new_ones_the_packages(
+def test_classes_of_the_run_take_its_embeddings_and_new_ones_the_packages(
     trained: Path,
 ) -> None:
     run = load_run(trained)
     run.text_embeddings["toy"][1] = 0.5  # as if the package had another embedding of cat today
     run.text_embeddings["boxes"][1] = 0.5
-    other = Taxonomy(
-        "other",
+    taxonomy = Taxonomy(
+        "pets",
         (Category(5, "dog", "thing"), Category(9, "cat", "thing"), Category(11, "sky", "stuff")),
     )
-    table = run.class_embeddings(other)
+    table = run.class_embeddings(taxonomy)
     assert torch.equal(table.text[1], torch.full((384,), 0.5))
-    torch.testing.assert_close(table.text[0], torch.from_numpy(embed(other))[0])
+    torch.testing.assert_close(table.text[0], torch.from_numpy(embed(taxonomy))[0])
     assert table.is_thing.tolist() == [True, True, False]
 
 
-def test_the_same_training_gives_the_same_digest_and_another_seed_another(
+def test_equal_runs_have_equal_digests_and_seeds_change_them(
     trained: Path, tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
 ) -> None:
     data = [(str(toy_set.path), 2.0), (str(box_set.path), 1.0)]
     again = train(tiny, data, tmp_path / "again", device="cpu")
     assert steps_of(again) == steps_of(trained)
     assert read_run_manifest(again).digest == read_run_manifest(trained).digest
-    other = train(
+    reseeded = train(
         tiny, data, tmp_path / "again", device="cpu", overrides=["training.seed=1"], steps=2
     )
-    assert other.name == "v2" and steps_of(other)[0]["loss"] != steps_of(again)[0]["loss"]
+    assert reseeded.name == "v2" and steps_of(reseeded)[0]["loss"] != steps_of(again)[0]["loss"]
 
 
 def stop_after(step: int) -> Callbacks:
@@ -148,7 +145,7 @@ def stop_after(step: int) -> Callbacks:
     return Callbacks(on_step=on_step)
 
 
-def test_a_stopped_run_goes_on_to_the_same_losses_and_weights(
+def test_a_stopped_run_resumes_to_the_same_losses_and_weights(
     trained: Path, tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
 ) -> None:
     data, out = [(str(toy_set.path), 2.0), (str(box_set.path), 1.0)], tmp_path / "run"
@@ -175,8 +172,10 @@ def test_mixed_sets_take_part_in_every_step_and_resume(
     tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
 ) -> None:
     data, mixed = [(str(toy_set.path), 2.0), (str(box_set.path), 1.0)], ["data.mixing=all"]
-    whole = train(tiny, data, tmp_path / "whole", device="cpu", steps=3, overrides=mixed)
-    assert [row["dataset"] for row in steps_of(whole)] == ["boxes+toy"] * 3
+    uninterrupted = train(
+        tiny, data, tmp_path / "uninterrupted", device="cpu", steps=3, overrides=mixed
+    )
+    assert [row["dataset"] for row in steps_of(uninterrupted)] == ["boxes+toy"] * 3
     with pytest.raises(StoppedError):
         train(
             tiny,
@@ -190,38 +189,43 @@ def test_mixed_sets_take_part_in_every_step_and_resume(
     version = train(
         tiny, data, tmp_path / "run", device="cpu", steps=3, overrides=mixed, resume=True
     )
-    assert steps_of(version) == steps_of(whole)
-    assert read_run_manifest(version).digest == read_run_manifest(whole).digest
+    assert steps_of(version) == steps_of(uninterrupted)
+    assert read_run_manifest(version).digest == read_run_manifest(uninterrupted).digest
 
 
 def test_the_best_evaluation_is_kept_and_published(
     tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
 ) -> None:
-    figures, seen, kept = iter((30.0, None, 90.0, 70.0, 90.0)), [], []
+    figures = iter((30.0, None, 90.0, 70.0, 90.0))
+    weights: list[dict[str, torch.Tensor]] = []
+    kept: list[list[str]] = []
+    checkpoints = tmp_path / "run" / ".v1.partial" / "checkpoints"
 
-    def measured(model: DataSeg, *rest: Any) -> dict[str, Any]:
-        seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        kept.append(
-            sorted(
-                path.name for path in (tmp_path / "run" / ".v1.partial" / "checkpoints").iterdir()
-            )
-        )
+    def evaluate_set(model: DataSeg, *arguments: Any) -> dict[str, Any]:
+        weights.append({name: value.clone() for name, value in model.state_dict().items()})
+        kept.append(sorted(path.name for path in checkpoints.iterdir()))
         return {"miou": next(figures)}
 
     toy = str(toy_set.path)
     options = ["training.publish=best", "training.evaluate_every=1", "training.keep_checkpoints=1"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segkit.training.run.evaluate_set", measured)
+        patch.setattr("segkit.training.trainer.evaluate_set", evaluate_set)
         version = train(
-            tiny, [(toy, 1.0)], tmp_path / "run", eval_data=[toy], device="cpu", overrides=options, steps=5
-        )  # fmt: skip
+            tiny,
+            [(toy, 1.0)],
+            tmp_path / "run",
+            eval_data=[toy],
+            device="cpu",
+            overrides=options,
+            steps=5,
+        )
     assert kept == [
         [f"step-0000000{step}" for step in steps] for steps in ([1], [1, 2], [1, 3], [3, 4], [3, 5])
     ]
     run = load_run(version)
     assert run.manifest.steps == 3
     for name, value in run.model.state_dict().items():
-        assert torch.equal(value, seen[2][name]), name
+        assert torch.equal(value, weights[2][name]), name
 
 
 def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
@@ -238,22 +242,22 @@ def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
     assert newest is not None and checkpoint.load(newest, {})["step"] == 2
 
 
-def test_only_the_first_process_looks_for_what_was_left(
+def test_only_the_first_process_reads_what_an_interrupted_run_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another might find a file that the first has begun to write."""
-    job = SimpleNamespace(fingerprint=lambda: {"seed": 1})
+    """Another could read a file that the first has begun to write."""
+    setup: Any = SimpleNamespace(fingerprint=lambda: {"seed": 1})
     (tmp_path / ".v1.partial").mkdir()
     (tmp_path / ".v1.partial" / "fingerprint.json").write_text("")
     monkeypatch.setattr(distributed, "rank", lambda: 1)
-    told = iter(({"seed": 1}, "the first one's directory", {"seed": 2}))
-    monkeypatch.setattr(distributed, "broadcast_object", lambda value: next(told))
-    with _staged(tmp_path, job, resume=True) as stage:  # type: ignore[arg-type]
+    broadcasts = iter(({"seed": 1}, "the first one's directory", {"seed": 2}))
+    monkeypatch.setattr(distributed, "broadcast_object", lambda value: next(broadcasts))
+    with _open_stage(tmp_path, setup, resume=True) as stage:
         assert stage == "the first one's directory"
     with (
         pytest.raises(InputError, match="differ in their seed"),
-        _staged(tmp_path, job, resume=True),
-    ):  # type: ignore[arg-type]
+        _open_stage(tmp_path, setup, resume=True),
+    ):
         pass
 
 
@@ -270,7 +274,7 @@ def test_a_run_killed_while_publishing_is_published_by_resume(
     assert len(steps_of(version)) == 2 and load_run(out).path == version.resolve()
 
 
-def test_an_evaluation_that_was_cut_short_is_made_up_for(
+def test_an_evaluation_that_was_cut_short_is_repeated(
     tiny: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
     out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
@@ -299,16 +303,16 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(
 def test_nan_in_the_model_stops_the_run_with_sample_ids_and_publishes_nothing(
     tiny: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
-    forward = Learner.forward
+    forward = DataSeg.forward
+    calls = iter(range(100))
 
-    def poisoned(self: Learner, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        """From the third step on the model sees nothing but NaN: features, matching costs and
-        losses are NaN."""
-        images = batch.images if step < 2 else batch.images * float("nan")
-        return forward(self, replace(batch, images=images), step)
+    def poisoned(self: DataSeg, images: torch.Tensor, *arguments: Any, **options: Any) -> Outputs:
+        """From the third step on the images are NaN, and so are features, costs and losses."""
+        nan = images if next(calls) < 2 else images * float("nan")
+        return forward(self, nan, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "forward", poisoned)
+        patch.setattr(DataSeg, "forward", poisoned)
         with pytest.raises(
             SegkitError, match=r"not finite at step 3 .*dice nan.*toy: 00\d, 00\d"
         ) as caught:
@@ -316,11 +320,11 @@ def test_nan_in_the_model_stops_the_run_with_sample_ids_and_publishes_nothing(
     assert caught.value.exit_code == 1 and versions(tmp_path / "run") == {}
 
 
-def test_what_cannot_be_used_is_refused_before_anything_is_written(
+def test_unusable_input_is_refused_before_anything_is_written(
     tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
 ) -> None:
     toy, out = [(str(toy_set.path), 1.0)], tmp_path / "run"
-    with pytest.raises(InputError, match="boxes alone"):
+    with pytest.raises(InputError, match="only boxes"):
         train(tiny, toy, out, eval_data=[str(box_set.path)])
     with pytest.raises(InputError, match=r"model\.text_dim=384"):
         train(tiny, toy, out, overrides=["model.text_dim=512"])
@@ -341,7 +345,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-def test_a_set_whose_name_is_taken_goes_by_its_directory(
+def test_sets_of_one_name_go_by_their_directories(
     tiny: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
     from tests.training.toy import write_toy_set
@@ -353,9 +357,9 @@ def test_a_set_whose_name_is_taken_goes_by_its_directory(
 
 
 def test_training_on_the_toy_set_learns_it(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
-    found: dict[int, float] = {}
+    pq: dict[int, float] = {}
     callbacks = Callbacks(
-        on_evaluation=lambda step, name, metrics: found.update({step: metrics["all"]["pq"]})
+        on_evaluation=lambda step, name, metrics: pq.update({step: metrics["all"]["pq"]})
     )
     overrides = [
         "optimizer.warmup_steps=10",
@@ -365,9 +369,15 @@ def test_training_on_the_toy_set_learns_it(tiny: Path, toy_set: ShardSet, tmp_pa
     ]
     toy = str(toy_set.path)
     version = train(
-        tiny, [(toy, 1.0)], tmp_path / "run", eval_data=[toy], device="cpu", overrides=overrides, steps=100,
+        tiny,
+        [(toy, 1.0)],
+        tmp_path / "run",
+        eval_data=[toy],
+        device="cpu",
+        overrides=overrides,
+        steps=100,
         callbacks=callbacks,
-    )  # fmt: skip
+    )
     losses = [row["losses"]["dice"] for row in steps_of(version)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
-    assert found[100] > 80
+    assert pq[100] > 80

@@ -1,0 +1,128 @@
+"""Train a model on shard sets and publish it as a run: the library behind `segkit train`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+
+from segkit import distributed
+from segkit.criterion.set_criterion import SetCriterion
+from segkit.data.mix import DataMix
+from segkit.model.dataseg import DataSeg
+from segkit.runs.init_from import init_from
+from segkit.runs.run_manifest import CHECKPOINTS
+from segkit.shards.publish import MANIFEST, Staging, interrupted, staging
+from segkit.training import checkpoint
+from segkit.training.publish_run import publish, write_inputs, write_model
+from segkit.training.setup import TrainingSetup, check_resumable, recipe_encoding
+from segkit.training.trainer import Callbacks, Trainer
+
+
+def train(
+    recipe: str | Path,
+    data: Sequence[tuple[str, float]],
+    out: Path,
+    *,
+    eval_data: Sequence[str] = (),
+    steps: int | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    callbacks: Callbacks | None = None,
+) -> Path:
+    """Train a model and publish it as a new version of the run `out`.
+
+    Args:
+        recipe: a shipped recipe's name or a TOML file.
+        data: shard sets (`DIR` or `DIR@v2`) and their sampling weights.
+        out: directory of the run's versions.
+        eval_data: shard sets on which the EMA weights are evaluated at intervals and at the end.
+        steps: replaces the recipe's.
+        device: auto, cpu, cuda or cuda:N.
+        overrides: `section.key=value`, applied to the recipe.
+        resume: continue from the last checkpoint of an interrupted run with the same recipe and
+            data; start anew where there is none.
+        callbacks: called as the training proceeds.
+
+    Returns:
+        The path of the published version.
+
+    Raises:
+        InputError: a recipe, data set or device that cannot be used, or another recipe than that of
+            the run to resume.
+        SegkitError: a loss is not finite, or another process is writing to `out`.
+        StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
+    """
+    setup = TrainingSetup.open(
+        recipe, data, eval_data=eval_data, steps=steps, device=device, overrides=overrides
+    )
+    with distributed.process_group(setup.device):
+        # Before staging: what is refused here must not remove an interrupted run.
+        mix, trainer = _build_mix(setup), _build_trainer(setup)
+        with _open_stage(out, setup, resume) as stage:
+            return _train(trainer, mix, stage, callbacks or Callbacks())
+
+
+def _build_mix(setup: TrainingSetup) -> DataMix:
+    """The batches of this process."""
+    return DataMix(
+        [(data.name, data.shards, data.weight) for data in setup.datasets],
+        setup.recipe.data,
+        seed=setup.recipe.training.seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+
+
+def _build_trainer(setup: TrainingSetup) -> Trainer:
+    """A trainer with the model as the recipe initializes it."""
+    recipe = setup.recipe
+    torch.manual_seed(recipe.training.seed)
+    model = DataSeg(recipe.model)
+    if recipe.model.init_from is not None:
+        init_from(model, recipe.model.init_from, recipe_encoding(recipe))
+    model = model.to(setup.device)
+    if recipe.training.activation_checkpointing:
+        model.recompute_activations()
+    if recipe.training.compile:
+        model.compile_parts()
+    is_thing = {data.name: data.embeddings.is_thing.to(setup.device) for data in setup.datasets}
+    return Trainer(model, SetCriterion(recipe.loss, is_thing), setup)
+
+
+@contextmanager
+def _open_stage(out: Path, setup: TrainingSetup, resume: bool) -> Iterator[Staging]:
+    """The run's staging directory: the first process holds it, the others share its path."""
+    fingerprint, is_first = setup.fingerprint(), distributed.rank() == 0
+    if resume:
+        # Only the first process reads: another could read what the first has begun to write.
+        left = distributed.broadcast_object(interrupted(out) if is_first else None)
+        check_resumable(left, fingerprint, out)
+    with (
+        staging(out, fingerprint, resume=resume, content="run") if is_first else nullcontext()
+    ) as stage:
+        shared: Staging | None = distributed.broadcast_object(stage)
+        assert shared is not None
+        yield shared
+
+
+def _train(trainer: Trainer, mix: DataMix, stage: Staging, callbacks: Callbacks) -> Path:
+    """Train from the newest checkpoint of the staging directory, and publish."""
+    setup, training = trainer.setup, trainer.recipe.training
+    is_first, checkpoints = distributed.rank() == 0, stage.path / CHECKPOINTS
+    if not (stage.path / MANIFEST).is_file():  # else it was interrupted while publishing
+        newest = checkpoint.newest(checkpoints)
+        if newest:
+            trainer.load(newest)
+        if is_first:
+            write_inputs(setup, stage.path)
+            callbacks.on_start(trainer.step, training.steps)
+        best = trainer.train(mix, stage.path, callbacks)
+        if training.publish == "best" and best is not None and best != trainer.step:
+            trainer.load(checkpoint.of_step(checkpoints, best))
+        model = trainer.ema_model()
+        if model:
+            write_model(setup, model, trainer.step, stage)
+    distributed.barrier()
+    return distributed.broadcast_object(publish(stage) if is_first else stage.path)
