@@ -14,12 +14,16 @@ def browse(
         None, help="Name of the FiftyOne dataset; the default is the set's name, split and version."
     ),
     app: bool = typer.Option(True, "--app/--no-app", help="Open the App after loading."),
+    host: str = typer.Option(
+        "localhost", help="Address that the App listens on; 0.0.0.0 lets other machines connect."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Load a shard set into FiftyOne (extra `browse`) and open its App.
 
     Class maps become segmentations; things and boxes become detections. Images are copied from the
-    tars to $SEGKIT_CACHE (~/.cache/segkit). Loading a version again replaces its dataset.
+    tars to $SEGKIT_CACHE (~/.cache/segkit). Loading a version again replaces its dataset;
+    a dataset of another set is never replaced.
 
     Example: segkit browse shards/coco-val --predictions runs/eval/predictions
     """
@@ -38,5 +42,9 @@ def browse(
         tables=[table("Loaded", ("", ""), rows)],
     )
     if app:
-        note = "until you close its last tab or press Ctrl-C"
-        dataset.open_app(result.dataset, lambda url: stderr.print(f"the App runs at {url} {note}"))
+
+        def announce(url: str) -> None:
+            note = "until you close its last tab or press Ctrl-C"
+            stderr.print(f"the App runs at {url} {note}")
+
+        dataset.open_app(result.dataset, announce, host=host)

@@ -1,8 +1,13 @@
 """Load a shard set, with predictions beside it, into a FiftyOne dataset."""
 
+import fcntl
+import hashlib
 import mimetypes
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from segkit.browse.connect import fiftyone
@@ -41,7 +46,7 @@ def load(
     name: str | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> LoadResult:
-    """Load a version into FiftyOne's database; replaces a dataset that segkit made by that name.
+    """Load a version into FiftyOne's database; replaces the dataset of an earlier load of the set.
 
     Args:
         shards: the set; panoptic and semantic labels become class maps, things and boxes become
@@ -52,8 +57,8 @@ def load(
         advance: called after every image.
 
     Raises:
-        InputError: the set has no images, no sample id of the predictions is in the set, or a
-            dataset that segkit did not make has that name.
+        InputError: the set has no images, no sample id of the predictions is in the set, or the
+            name belongs to a dataset of another source or is one that FiftyOne does not accept.
     """
     predicted = (
         {sample.id: i for i, sample in enumerate(predictions.samples())} if predictions else {}
@@ -85,22 +90,39 @@ def load(
 
 
 def default_name(shards: ShardSet) -> str:
-    """Join the set's name, split and version, such as `coco-val-v1`."""
+    """Join the set's name, split and version, such as `coco-val-v1`.
+
+    A name that FiftyOne does not accept, such as one without a letter or digit of ASCII, is
+    replaced by the set's digest.
+    """
     manifest = shards.manifest
-    return "-".join(filter(None, (manifest.name, manifest.split, f"v{shards.version}")))
+    name = "-".join(filter(None, (manifest.name, manifest.split, f"v{shards.version}")))
+    try:
+        fiftyone().core.utils.to_slug("-".join(filter(None, (manifest.name, manifest.split))))
+    except ValueError:
+        return f"set-{manifest.digest[:12]}-v{shards.version}"
+    return name
 
 
-def open_app(name: str, announce: Callable[[str], None]) -> None:
+def open_app(name: str, announce: Callable[[str], None], *, host: str = "localhost") -> None:
     """Open the FiftyOne App on a loaded dataset and return when its last tab is closed.
+
+    Whoever reaches the App can read every file that this user can read, so by default it accepts
+    connections from this machine only.
 
     Args:
         name: the dataset.
         announce: called with the App's address.
+        host: address that the App listens on.
     """
     fo = fiftyone()
-    session = fo.launch_app(fo.load_dataset(name))
+    # FiftyOne listens on 0.0.0.0 in a container, whatever its settings say, unless it is told.
+    session = fo.launch_app(fo.load_dataset(name), address=host)
     announce(session.url)
-    session.wait()
+    try:
+        session.wait()
+    finally:
+        session.close()
 
 
 def as_json(result: LoadResult) -> dict[str, Any]:
@@ -109,25 +131,62 @@ def as_json(result: LoadResult) -> dict[str, Any]:
 
 
 def _fill(name: str, shards: ShardSet, predictions: ShardSet | None, samples: Iterator[Any]) -> str:
-    """Fill a dataset under a temporary name, then rename it: a failed load changes nothing."""
+    """Fill a dataset under a temporary name, then rename it: a failed load changes nothing.
+
+    FiftyOne deletes a dataset that is not persistent, such as the one of a killed load.
+    """
     fo = fiftyone()
-    exists = fo.dataset_exists(name)
-    if exists and "segkit" not in fo.load_dataset(name).info:
-        hint = "give another name with --name"
-        raise InputError(f"FiftyOne has a dataset {name!r} that segkit did not make", hint=hint)
-    dataset = fo.Dataset(f"{name}-loading", overwrite=True)
+    _check_name(name, shards)
+    with _lock(name):
+        dataset = fo.Dataset(f"segkit-loading-{uuid.uuid4()}")
+        try:
+            _describe(dataset, shards, predictions)
+            dataset.add_samples(samples, progress=False)
+            dataset.add_dynamic_sample_fields()
+            _check_name(name, shards)
+            if fo.dataset_exists(name):
+                fo.delete_dataset(name)
+            dataset.name = name
+        except BaseException:
+            dataset.delete()
+            raise
+        dataset.persistent = True
+        return str(dataset.name)
+
+
+def _check_name(name: str, shards: ShardSet) -> None:
+    """Raise InputError for a name that FiftyOne refuses, or that another source's dataset has."""
+    fo = fiftyone()
+    hint = "give another name with --name"
     try:
-        _describe(dataset, shards, predictions)
-        dataset.add_samples(samples, progress=False)
-        dataset.add_dynamic_sample_fields()
-    except BaseException:
-        dataset.delete()
-        raise
-    if exists:
-        fo.delete_dataset(name)
-    dataset.name = name
-    dataset.persistent = True
-    return str(dataset.name)
+        slug = fo.core.utils.to_slug(name)
+    except ValueError as error:
+        raise InputError(
+            f"FiftyOne does not accept the name {name!r} ({error})", hint=hint
+        ) from error
+    owner = next(
+        (other for other in fo.list_datasets() if fo.core.utils.to_slug(other) == slug), None
+    )
+    if owner is None:
+        return
+    message = f"FiftyOne has a dataset {owner!r} that segkit did not make"
+    lineage = fo.load_dataset(owner).info.get("segkit", {}).get(TRUTH)
+    if lineage is not None:
+        is_same_set = Path(lineage["path"]).parent == shards.path.parent
+        if owner == name and (is_same_set or lineage["digest"] == shards.manifest.digest):
+            return
+        message = f"FiftyOne has a dataset {owner!r} of another set, {lineage['path']}"
+    raise InputError(message, file=shards.path, hint=hint)
+
+
+@contextmanager
+def _lock(name: str) -> Iterator[None]:
+    """Let one process at a time load a dataset of this name; another one waits."""
+    folder = media_root() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / hashlib.sha256(name.encode()).hexdigest()[:16]).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _describe(dataset: Any, shards: ShardSet, predictions: ShardSet | None) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
@@ -18,6 +19,10 @@ from segkit.shards.reader import ShardSet
 from segkit.storage import cache_root
 from segkit.taxonomy import Taxonomy
 
+_DIGEST = re.compile("[0-9a-f]{64}")
+_MAX_NAME = 200
+"""Bytes of a file name; file systems allow 255, and a file being written has a longer name."""
+
 
 def media_root() -> Path:
     """Return the folder of all extracted files: `browse` in $SEGKIT_CACHE (~/.cache/segkit)."""
@@ -30,30 +35,41 @@ def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
     Copies under `root` are named by the digest of their bytes, so the versions and layers of a set
     share them. An image that the set refers to by URL is copied too.
     """
-    ref = sample.image
+    ref, digest = sample.image, sample.image.sha256
     if ref.tar is None and ref.path is not None:
         source = storage.join(shards.path, ref.path)
         if not storage.is_remote(source):
             return source.resolve()
-    name = PurePosixPath(sample.file_name).name
-    if ref.sha256:
-        file = root / "images" / ref.sha256[:16] / name
-        if file.is_file() and file.stat().st_size == ref.length:
+    name = _file_name(sample)
+    if digest and _DIGEST.fullmatch(digest):
+        file = root / "images" / digest[:16] / name
+        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == digest:
             return file
     data = shards.image_bytes(sample)
-    digest = ref.sha256 or hashlib.sha256(data).hexdigest()
-    return _write(
-        root / "images" / digest[:16] / name, lambda partial: bool(partial.write_bytes(data))
-    )
+    folder = root / "images" / hashlib.sha256(data).hexdigest()[:16]
+    return _write(folder / name, lambda partial: bool(partial.write_bytes(data)))
+
+
+def _file_name(sample: Sample) -> str:
+    """Return the last part of the image's name, or a made-up one if it cannot name a file."""
+    name = PurePosixPath(sample.file_name).name
+    if name in ("", ".", "..") or "\0" in name or len(os.fsencode(name)) > _MAX_NAME:
+        suffix = PurePosixPath(name).suffix[:8].replace("\0", "")
+        return f"{hashlib.sha256(sample.file_name.encode()).hexdigest()[:16]}{suffix}"
+    return name
 
 
 def class_map_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
-    """Return a PNG of the sample's class map under `root`, written once per version."""
-    digest = shards.manifest.digest[:16]
-    file = root / "class_maps" / digest / f"{quote(sample.id, safe='')}.png"
-    if file.is_file():
-        return file
+    """Return a PNG of the sample's class map under `root`.
+
+    It is written at every load: to check that the file of an earlier one is intact takes as long.
+    """
+    version = hashlib.sha256(shards.manifest.digest.encode()).hexdigest()[:16]
+    name = quote(sample.id, safe="")
+    if len(name) > _MAX_NAME:
+        name = hashlib.sha256(sample.id.encode()).hexdigest()
     pixels = class_map(sample, shards.taxonomy)
+    file = root / "class_maps" / version / f"{name}.png"
     return _write(file, lambda partial: bool(cv2.imwrite(str(partial), pixels)))
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -146,7 +147,7 @@ def test_reloading_replaces_and_a_failure_or_a_foreign_dataset_changes_nothing(
     dataset.load(shards, name="again")
     dataset.load(shards, name="again")
     assert len(fo.load_dataset("again")) == 2
-    bare = write_labels(tmp_path / "bare", "panoptic", [panoptic_sample("a")], images=False)
+    bare = write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")], images=False)
     with pytest.raises(InputError, match="labels only"):
         dataset.load(bare, name="again")
     assert len(fo.load_dataset("again")) == 2
@@ -155,6 +156,53 @@ def test_reloading_replaces_and_a_failure_or_a_foreign_dataset_changes_nothing(
     with pytest.raises(InputError, match="'mine' that segkit did not make; give another name"):
         dataset.load(shards, name="mine")
     assert len(fo.load_dataset("mine")) == 0
+
+
+def test_a_dataset_of_another_set_is_never_replaced(fo: ModuleType, tmp_path: Path) -> None:
+    first = write_labels(tmp_path / "first", "panoptic", [panoptic_sample("a")])
+    second = write_labels(tmp_path / "second", "panoptic", [panoptic_sample("b")])
+    dataset.load(first, name="shared")
+    tagged = fo.load_dataset("shared").first()
+    tagged.tags.append("look again")
+    tagged.save()
+    with pytest.raises(InputError, match=r"'shared' of another set, .*first/v1; give another name"):
+        dataset.load(second, name="shared")
+    # names that FiftyOne takes for one ("Shared" and "shared" have one slug) are refused as well
+    with pytest.raises(InputError, match="'shared' of another set"):
+        dataset.load(second, name="Shared")
+    assert "look again" in fo.load_dataset("shared").first().tags
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "first", moved)
+    assert dataset.load(ShardSet.open(moved), name="shared").samples == 1
+
+
+def test_a_users_dataset_is_not_mistaken_for_a_killed_load(fo: ModuleType, tmp_path: Path) -> None:
+    fo.Dataset("busy-loading", persistent=True)
+    dataset.load(write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")]), name="busy")
+    assert fo.dataset_exists("busy-loading")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("...", None), ("数据", None), ("a b", "a b-v1"), ("x", "x-v1")]
+)
+def test_every_set_has_a_default_name_that_fiftyone_accepts(
+    fo: ModuleType, tmp_path: Path, name: str, expected: str | None
+) -> None:
+    header: dict[str, Any] = {"kind": "panoptic", "split": None, "command": "test", "arguments": {}}
+    records = [(panoptic_sample("a"), png(0))]
+    shards = write_set(tmp_path / "set", records, taxonomy=TAXONOMY, name=name, **header)
+    loaded = dataset.load(shards).dataset
+    assert loaded == (expected or f"set-{shards.manifest.digest[:12]}-v1")
+    assert len(fo.load_dataset(loaded)) == 1
+
+
+@pytest.mark.parametrize("name", ["", "...", "x" * 2000])
+def test_a_name_that_fiftyone_does_not_accept_is_refused(
+    fo: ModuleType, tmp_path: Path, name: str
+) -> None:
+    shards = write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")])
+    with pytest.raises(InputError, match="give another name with --name"):
+        dataset._check_name(name, shards)
 
 
 def test_predictions_of_another_set_are_refused(fo: ModuleType, tmp_path: Path) -> None:

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.browse.labels import crop
-from segkit.browse.media import class_map, image_file
+from segkit.browse.media import class_map, class_map_file, image_file
 from segkit.masks import rle
 from segkit.sample import Segment
 from segkit.shards.reader import ShardSet
@@ -32,6 +33,39 @@ def test_images_are_copied_from_the_tar_byte_for_byte_and_once(tmp_path: Path) -
     assert file.stat().st_mtime_ns == before
     file.write_bytes(b"cut")
     assert image_file(shards, shards.sample(0), tmp_path / "media").read_bytes() == png(0)
+
+
+def test_a_damaged_or_deleted_file_of_the_cache_is_written_again(tmp_path: Path) -> None:
+    shards = one_image_set(tmp_path / "set")
+    sample, media = shards.sample(0), tmp_path / "media"
+    image, labels = image_file(shards, sample, media), class_map_file(shards, sample, media)
+    expected = labels.read_bytes()
+    flipped = bytearray(png(0))
+    flipped[40] ^= 1
+    image.write_bytes(flipped)
+    labels.write_bytes(expected[:-20])
+    assert image_file(shards, sample, media).read_bytes() == png(0)
+    assert class_map_file(shards, sample, media).read_bytes() == expected
+    image.unlink()
+    labels.unlink()
+    assert image_file(shards, sample, media).read_bytes() == png(0)
+    assert class_map_file(shards, sample, media).read_bytes() == expected
+
+
+@pytest.mark.parametrize("name", ["..", "a/..", "", "x" * 300 + ".png", "a\0b.png"])
+def test_no_name_of_an_image_leaves_the_cache(tmp_path: Path, name: str) -> None:
+    shards, media = one_image_set(tmp_path / "set"), tmp_path / "media"
+    file = image_file(shards, replace(shards.sample(0), file_name=name), media)
+    assert media.resolve() in file.resolve().parents and file.read_bytes() == png(0)
+
+
+@pytest.mark.parametrize("digest", ["../../../escaped", "/absolute", ""])
+def test_a_digest_of_a_crafted_set_leads_nowhere_else(tmp_path: Path, digest: str) -> None:
+    shards, media = one_image_set(tmp_path / "set"), tmp_path / "media"
+    sample = shards.sample(0)
+    crafted = replace(sample, image=replace(sample.image, sha256=digest))
+    file = image_file(shards, crafted, media)
+    assert media.resolve() in file.resolve().parents and file.read_bytes() == png(0)
 
 
 def test_class_maps_hold_index_plus_one_and_zero_where_nothing_is_labeled() -> None:
