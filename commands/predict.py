@@ -85,8 +85,7 @@ def predict(
 
     # Below what is refused at once: these take seconds to import.
     from segkit.export.prediction_files import write_native
-    from segkit.inference.overlays import write_overlays
-    from segkit.inference.predict import predict_files, predict_set
+    from segkit.inference.outputs import predict_files, predict_set, write_overlays
 
     run = run_for(taxonomy, checkpoint, device, settings)
     place = out / "predictions"
@@ -95,7 +94,7 @@ def predict(
             made = predict_set(run, shards, chosen, place, taxonomy=taxonomy, on_image=advance)
         else:
             made = predict_files(
-                run, files, root, taxonomy, chosen, place, advance, ledger=tally.ledger()
+                run, files, root, taxonomy, chosen, place, ledger=tally.ledger(), on_image=advance
             )
     more = {}
     if overlays:

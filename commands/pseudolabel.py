@@ -52,12 +52,12 @@ def pseudolabel(
     boxes = _with_boxes(data)
 
     # Below what is refused at once: these take seconds to import.
-    from segkit.inference.pseudolabel import pseudolabel_set
+    from segkit.inference.pseudolabel import pseudolabel as label_boxes
     from segkit.runs.run import load_run
 
     run = load_run(checkpoint, device, settings)
     with counting("pseudolabel", len(boxes)) as advance:
-        made, transfer = pseudolabel_set(run, boxes, out, strategy=chosen, on_image=advance)
+        made, transfer = label_boxes(run, boxes, out, strategy=chosen, on_image=advance)
     result = {
         "path": str(made.path),
         "version": made.version,

@@ -99,7 +99,7 @@ def prediction_source(
     if predictions is not None:
         opened = open_predictions(predictions, truth, masks)
         return opened, opened.shards if isinstance(opened, SetPredictions) else predictions
-    from segkit.inference.predict import predict_set
+    from segkit.inference.outputs import predict_set
 
     run = run_for(truth.taxonomy, str(checkpoint), device, settings)
     with counting("predict", len(truth)) as advance:

@@ -26,7 +26,7 @@ from experiments import (
 from rich.console import Console
 
 from segkit.commands.common import table
-from segkit.inference.predict import predict_samples
+from segkit.inference.outputs import predict_samples
 from segkit.metrics.evaluate import evaluate
 from segkit.runs.run import load_run
 from segkit.shards.publish import resolve

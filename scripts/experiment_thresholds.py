@@ -3,20 +3,20 @@
     python scripts/experiment_thresholds.py --checkpoint real-out/run --data
     real-out/sets/coco-train
 
-`inference.score` is the least class probability of a segment, `inference.overlap` the least share
-of its mask that better segments leave to it. Choose them on images that no reported figure is
-measured on, such as training images.
+`inference.score` is the lowest class probability of a segment, `inference.overlap` the smallest
+fraction of its mask that better segments leave it. Choose both on images that no reported figure
+uses, such as training images.
 """
 
 import argparse
-from dataclasses import replace
 from itertools import product
 
 from rich.console import Console
 
 from segkit.commands.common import counting, table
-from segkit.inference.forward_pass import Proposed, propose
-from segkit.inference.postprocess import answer, to_segments
+from segkit.inference.outputs import predicted_sample
+from segkit.inference.pipeline import Image, ModelOutput, infer
+from segkit.inference.postprocess import panoptic
 from segkit.metrics.evaluate import evaluate
 from segkit.recipes.schema import InferenceConfig
 from segkit.runs.run import Run, load_run
@@ -28,26 +28,27 @@ OVERLAPS = (0.0, 0.3, 0.6, 0.8)
 
 
 def predictions(run: Run, data: ShardSet, configs: list[InferenceConfig]) -> list[list[Sample]]:
-    """For each configuration, the panoptic predictions for all images."""
+    """The panoptic predictions for all images, for each configuration."""
     classes = run.class_embeddings(data.taxonomy)
 
-    def finish(found: Proposed[Sample]) -> list[Sample]:
-        given = (found.class_logits, found.mask_logits, found.crop, classes.is_thing)
-        answers = [answer("panoptic", *given, config) for config in configs]
-        return [
-            replace(found.record, segments=to_segments(masks, data.taxonomy)) for masks in answers
-        ]
+    def read(sample: Sample) -> tuple[Sample, Image]:
+        return sample, data.image(sample)
 
-    made: list[list[Sample]] = [[] for _ in configs]
+    def postprocess(output: ModelOutput[Sample]) -> list[Sample]:
+        logits = (output.class_logits, output.mask_logits)
+        masks = [panoptic(*logits, output.crop, classes.is_thing, config) for config in configs]
+        return [predicted_sample(output.record, each, data.taxonomy) for each in masks]
+
+    predictions: list[list[Sample]] = [[] for _ in configs]
+    outputs = infer(
+        run.model, classes.text, data.samples(), read, postprocess, run.recipe.inference
+    )
     with counting("predict", len(data)) as advance:
-        read = lambda sample: (sample, data.image(sample))  # noqa: E731
-        for each in propose(
-            run.model, classes.text, data.samples(), read, finish, run.recipe.inference
-        ):
-            for column, sample in zip(made, each, strict=True):
+        for samples in outputs:
+            for column, sample in zip(predictions, samples, strict=True):
                 column.append(sample)
             advance()
-    return made
+    return predictions
 
 
 def main() -> None:
@@ -64,12 +65,11 @@ def main() -> None:
     grid = list(product(arguments.scores, arguments.overlaps))
     configs = [run.recipe.inference.model_copy(update={"score": s, "overlap": o}) for s, o in grid]
     rows = []
-    for (score, overlap), found in zip(grid, predictions(run, data, configs), strict=True):
-        pq = evaluate(data, found, "panoptic").metrics
-        shown = [pq[group]["pq"] for group in ("all", "things", "stuff")]
-        rows.append(
-            (f"{score:g}", f"{overlap:g}", *shown, sum(len(sample.segments) for sample in found))
-        )
+    for (score, overlap), samples in zip(grid, predictions(run, data, configs), strict=True):
+        metrics = evaluate(data, samples, "panoptic").metrics
+        figures = [metrics[group]["pq"] for group in ("all", "things", "stuff")]
+        segments = sum(len(sample.segments) for sample in samples)
+        rows.append((f"{score:g}", f"{overlap:g}", *figures, segments))
     Console().print(
         table("Panoptic quality", ("score", "overlap", "PQ", "things", "stuff", "segments"), rows)
     )

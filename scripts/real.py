@@ -31,8 +31,8 @@ from segkit.commands.common import progress, stderr, table
 from segkit.demo.sheet import Group, draw_sheet
 from segkit.errors import InputError, SegkitError
 from segkit.images.draw import save_png
-from segkit.inference.predict import predict_set
-from segkit.inference.pseudolabel import pseudolabel_set
+from segkit.inference.outputs import predict_set
+from segkit.inference.pseudolabel import pseudolabel
 from segkit.masks import rle
 from segkit.masks.boxes import filled_box, inscribed_ellipse
 from segkit.masks.iou import mask_iou
@@ -196,14 +196,14 @@ def predict(
         folder = arguments.out / "predictions" / name
 
         def make(name: str = name, task: Any = task, folder: Path = folder) -> None:
-            predict_set(run, sets[f"{name}-val"], task, folder)
+            predict_set(load_run(run), sets[f"{name}-val"], task, folder)
 
         predictions[name] = stages.shard_set(f"predict {name}", folder, make)
     folder = arguments.out / "pseudo"
     predictions["pseudo"] = stages.shard_set(
         "pseudolabel",
         folder,
-        lambda: pseudolabel_set(load_run(run), sets["standin-val"], folder),
+        lambda: pseudolabel(load_run(run), sets["standin-val"], folder),
     )
     return predictions
 

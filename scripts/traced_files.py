@@ -23,7 +23,7 @@ from structure import ROOT
 
 sys.path.insert(0, str(ROOT))
 import segkit
-from segkit.inference.pseudolabel import pseudolabel_set
+from segkit.inference.pseudolabel import pseudolabel
 from segkit.shards.reader import ShardSet
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks
@@ -96,7 +96,7 @@ def trace_layer(run: Path, folder: Path) -> list[str]:
     tracer = Tracer()
     with tracer.installed():
         tracer.on = True
-        pseudolabel_set(segkit.load_run(run), ShardSet.open(boxes), folder / "layer")
+        pseudolabel(segkit.load_run(run), ShardSet.open(boxes), folder / "layer")
         tracer.on = False
     return sorted(tracer.files)
 

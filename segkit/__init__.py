@@ -1,23 +1,58 @@
-"""segkit: one segmentation model from every kind of annotation."""
+"""segkit: one segmentation model from every kind of annotation.
 
+The package exports what users need, and imports each on first use: `import segkit` is fast and
+imports neither torch nor OpenCV.
+"""
+
+from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segkit.inference.boxes import segment_boxes
+    from segkit.inference.predictor import Predictor, segment_boxes
+    from segkit.inference.pseudolabel import pseudolabel
+    from segkit.metrics.evaluate import evaluate
     from segkit.runs.run import load_run
+    from segkit.shards.reader import ShardSet
+    from segkit.sources.engine import convert
+    from segkit.training.run import train
+
+    open = ShardSet.open
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_run", "segment_boxes"]
+__all__ = [
+    "Predictor",
+    "ShardSet",
+    "__version__",
+    "convert",
+    "evaluate",
+    "load_run",
+    "open",
+    "pseudolabel",
+    "segment_boxes",
+    "train",
+]
+
+_EXPORTS = {
+    "Predictor": ("segkit.inference.predictor", "Predictor"),
+    "ShardSet": ("segkit.shards.reader", "ShardSet"),
+    "convert": ("segkit.sources.engine", "convert"),
+    "evaluate": ("segkit.metrics.evaluate", "evaluate"),
+    "load_run": ("segkit.runs.run", "load_run"),
+    "open": ("segkit.shards.reader", "ShardSet.open"),
+    "pseudolabel": ("segkit.inference.pseudolabel", "pseudolabel"),
+    "segment_boxes": ("segkit.inference.predictor", "segment_boxes"),
+    "train": ("segkit.training.run", "train"),
+}
+"""Exported name -> module and attribute."""
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: importing segkit must not import torch.
-    if name == "segment_boxes":
-        from segkit.inference.boxes import segment_boxes
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'segkit' has no attribute {name!r}")
+    module, attribute = _EXPORTS[name]
+    return attrgetter(attribute)(import_module(module))
 
-        return segment_boxes
-    if name == "load_run":
-        from segkit.runs.run import load_run
 
-        return load_run
-    raise AttributeError(f"module 'segkit' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

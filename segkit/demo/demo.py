@@ -224,19 +224,21 @@ def _train(
 
 
 def _pseudolabel(run: Path, boxes: ShardSet, out: Path, device: str) -> ShardSet:
-    from segkit.inference.pseudolabel import pseudolabel_set
+    from segkit.inference.pseudolabel import pseudolabel
     from segkit.runs.run import load_run
 
-    return pseudolabel_set(load_run(run, device), boxes, out)[0]
+    return pseudolabel(load_run(run, device), boxes, out)[0]
 
 
 def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: str) -> _Predictions:
     """Predict each validation set by the task of its labels; instances for the boxes."""
-    from segkit.inference.predict import predict_set
+    from segkit.inference.outputs import predict_set
+    from segkit.runs.run import load_run
 
-    panoptic = predict_set(run, val.panoptic, "panoptic", out / "panoptic", device)
-    semantic = predict_set(run, val.semantic, "semantic", out / "semantic", device)
-    instances = predict_set(run, val.boxes, "instance", out / "instances", device)
+    loaded = load_run(run, device)
+    panoptic = predict_set(loaded, val.panoptic, "panoptic", out / "panoptic")
+    semantic = predict_set(loaded, val.semantic, "semantic", out / "semantic")
+    instances = predict_set(loaded, val.boxes, "instance", out / "instances")
     return _Predictions(panoptic, semantic, instances, pseudo)
 
 

@@ -1,11 +1,9 @@
-"""Proposals -> labeled masks of one image, by task: MERGE at inference and the config.
+"""Turn the proposals for one image into labeled masks, by task.
 
-At the image's size, N masks of probabilities are read a band of rows at a time, and what is kept of
-them is a map of labels or run lengths: a photograph of 12 megapixels takes no more than its own map
-on top of a band.
+Masks are read at the image's size a band of rows at a time, and kept as one map of labels or as run
+lengths: a photograph of 12 megapixels needs its own map and one band.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,61 +20,90 @@ from segkit.sample import Segment
 from segkit.shards.manifest import Task
 from segkit.taxonomy import Taxonomy
 
-_VOID = -1
-"""In a map of labels: a pixel that belongs to nothing."""
+VOID = -1
+"""In a label map: a pixel without a label."""
 
 
 @dataclass(frozen=True)
 class LabeledMask:
-    """One region of the answer."""
+    """One labeled region of a prediction."""
 
     class_index: int
-    """Row of the class table."""
+    """Row of the class embeddings."""
     region: rle.Region
-    """Run lengths over the original image."""
+    """Run lengths, area and box in the original image."""
     size: tuple[int, int]
     """Height and width of the image."""
     score: float
+    """0-1."""
 
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(H, W)."""
         return rle.decode(self.region.counts, *self.size)
 
+    def to_segment(self, taxonomy: Taxonomy) -> Segment:
+        """The segment that a shard set holds, in the taxonomy of the class embeddings."""
+        category = taxonomy.categories[self.class_index]
+        return Segment(
+            class_id=category.id,
+            kind=category.kind,
+            box=self.region.box,
+            mask=self.region.counts,
+            area=float(self.region.area),
+            mask_from="prediction",
+            score=self.score,
+        )
+
+
+def postprocess(
+    task: Task,
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    crop: Crop,
+    is_thing: Tensor,
+    config: InferenceConfig,
+) -> list[LabeledMask]:
+    """The masks of one image for a task; arguments as of `panoptic`."""
+    if task == "semantic":
+        return semantic(class_logits, mask_logits, crop)
+    if task == "panoptic":
+        return panoptic(class_logits, mask_logits, crop, is_thing, config)
+    return instances(class_logits, mask_logits, crop, is_thing, config)
+
 
 def semantic(class_logits: Tensor, mask_logits: Tensor, crop: Crop) -> list[LabeledMask]:
-    """MERGE of all proposals per class: the largest sum of p(class) * sigmoid(mask) wins a pixel
-    (MaskFormer, 3.4).
+    """Give each pixel the class with the largest sum of p(class) * sigmoid(mask) over all
+    proposals (MaskFormer, section 3.4).
 
     Args:
         class_logits: (N, K + 1), background last.
-        mask_logits: (N, h, w) on the canvas.
-        crop: how the image was laid on the canvas; it must have taken the whole image, not
-            mirrored.
+        mask_logits: (N, h, w) at any stride, padding included.
+        crop: how the image was resized and padded; it must hold the full image, not mirrored.
 
     Returns:
-        One mask for each class that wins a pixel; together they cover the image, but for a
-        vocabulary without classes.
-        Score: mean of the class's share.
+        One mask for each class that wins a pixel; together they cover the image, unless there are
+        no classes. Score: mean fraction of the class in its pixels' sum over all classes.
     """
     probability = class_logits.softmax(-1)[:, :-1]  # (N, K)
-    coarse = class_scores(probability, mask_logits.sigmoid())
-    # A class that is not among the best two of any coarse cell wins one pixel of 100,000; dropping
-    # it saves the work.
-    rivals = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)
-    if not len(rivals):
+    coarse = class_scores(probability, mask_logits.sigmoid())  # (K, h, w)
+    # A class that is not among the two best of any coarse pixel wins 1 of 100,000 full-size pixels:
+    # leaving it out saves most of the work.
+    candidates = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)  # (C,)
+    if not len(candidates):
         return []
-    labels, certain = _no_labels(crop, rivals), probability.sum(1)
-    shares = torch.zeros(len(rivals), dtype=torch.float64, device=rivals.device)
-    for rows, logits in bands(mask_logits, crop, depth=len(rivals)):
-        soft = logits.sigmoid()
-        best, winner = class_scores(probability[:, rivals], soft).max(0)
-        score = best / torch.einsum("n,nhw->hw", certain, soft).clamp(min=1e-6)
-        shares += torch.bincount(winner.flatten(), score.flatten().double(), len(rivals))
+    labels = _empty_label_map(crop, candidates)  # (H, W)
+    total = probability.sum(1)  # (N,)
+    score_sums = torch.zeros(len(candidates), dtype=torch.float64, device=candidates.device)
+    for rows, logits in bands(mask_logits, crop, depth=len(candidates)):
+        soft = logits.sigmoid()  # (N, rows, W)
+        best, winner = class_scores(probability[:, candidates], soft).max(0)  # (rows, W)
+        score = best / torch.einsum("n,nhw->hw", total, soft).clamp(min=1e-6)
+        score_sums += torch.bincount(winner.flatten(), score.flatten().double(), len(candidates))
         labels[rows] = winner.to(labels.dtype)
-    classes, total = rivals.tolist(), shares.tolist()
+    classes, sums = candidates.tolist(), score_sums.tolist()
     return [
-        LabeledMask(classes[row], region, image_size(crop), min(1.0, total[row] / region.area))
+        LabeledMask(classes[row], region, image_size(crop), min(1.0, sums[row] / region.area))
         for row, region in rle.regions(labels.cpu().numpy()).items()
     ]
 
@@ -85,8 +112,8 @@ def class_scores(probability: Tensor, soft: Tensor) -> Tensor:
     """Sum of p(class) * mask over the proposals, at most N.
 
     Args:
-        probability: (N, K) of the proposals' classes.
-        soft: (N, h, w), masks in 0-1.
+        probability: (N, K) class probabilities of the proposals.
+        soft: (N, h, w) masks in 0-1.
 
     Returns:
         (K, h, w).
@@ -101,51 +128,52 @@ def panoptic(
     is_thing: Tensor,
     config: InferenceConfig,
 ) -> list[LabeledMask]:
-    """MERGE of stuff, then each pixel goes to the proposal with the largest p(class) *
-    sigmoid(mask).
+    """MERGE stuff proposals of a class, then give each pixel to the proposal with the largest
+    p(class) * sigmoid(mask).
 
     Args:
         class_logits: (N, K + 1), background last.
-        mask_logits: (N, h, w) on the canvas.
-        crop: as in `semantic`.
+        mask_logits: (N, h, w) at any stride, padding included.
+        crop: as of `semantic`.
         is_thing: (K,) bool.
-        config: the least score, and the least share of a mask that must stay visible.
+        config: the lowest score of a segment, and the smallest visible fraction of its mask.
 
     Returns:
-        Masks that do not overlap; pixels in none are void.
+        Masks that do not overlap; pixels in none of them are void.
     """
-    heads = group_proposals(class_logits, ~is_thing, config.score)
-    confidence, classes = class_logits.softmax(-1).max(-1)
+    heads = group_proposals(class_logits, ~is_thing, config.score)  # (N,)
+    confidence, classes = class_logits.softmax(-1).max(-1)  # (N,)
     kept = kept_rows(heads) & (classes < len(is_thing)) & (confidence > config.score)
     if not bool(kept.any()):
         return []
-    # The best member's score stands for its group; the mask is the maximum of all members'.
+    # The score of a group is its best member's; its mask is the maximum of all members' masks.
     best = confidence.scatter_reduce(0, heads, confidence, "amax", include_self=False)
-    scores, classes = best[kept], classes[kept]
-    rows_kept = torch.nonzero(kept)
-    rows_kept = torch.cat((torch.zeros_like(rows_kept), rows_kept), dim=1)
-    merged = merge_masks(mask_logits.flatten(1)[None], heads[None], rows_kept)
-    merged = merged.reshape(len(merged), *mask_logits.shape[1:])
-    labels, wholes = _no_labels(crop, scores), torch.zeros_like(classes)
+    scores, classes = best[kept], classes[kept]  # (R,)
+    kept_indices = torch.nonzero(kept)
+    kept_indices = torch.cat((torch.zeros_like(kept_indices), kept_indices), dim=1)
+    merged = merge_masks(mask_logits.flatten(1)[None], heads[None], kept_indices)
+    merged = merged.reshape(len(merged), *mask_logits.shape[1:])  # (R, h, w)
+    labels = _empty_label_map(crop, scores)  # (H, W)
+    full_areas = torch.zeros_like(classes)
     for rows, logits in bands(merged, crop):
-        probability = logits.sigmoid()
-        owner = (scores[:, None, None] * probability).argmax(0)
-        whole = probability >= 0.5
-        wholes += whole.flatten(1).sum(1)
-        labels[rows] = owner.where(whole.gather(0, owner[None])[0], _VOID).to(labels.dtype)
-    indices, certainty, sizes = classes.tolist(), scores.tolist(), wholes.tolist()
+        probability = logits.sigmoid()  # (R, rows, W)
+        owner = (scores[:, None, None] * probability).argmax(0)  # (rows, W)
+        full_masks = probability >= 0.5
+        full_areas += full_masks.flatten(1).sum(1)
+        inside = full_masks.gather(0, owner[None])[0]  # (rows, W)
+        labels[rows] = owner.where(inside, VOID).to(labels.dtype)
+    class_rows, certainty, areas = classes.tolist(), scores.tolist(), full_areas.tolist()
     return [
-        LabeledMask(indices[row], region, image_size(crop), certainty[row])
+        LabeledMask(class_rows[row], region, image_size(crop), certainty[row])
         for row, region in rle.regions(labels.cpu().numpy()).items()
-        if row != _VOID and region.area >= config.overlap * sizes[row]
+        if row != VOID and region.area >= config.overlap * areas[row]
     ]
 
 
-def _no_labels(crop: Crop, names: Tensor) -> Tensor:
-    """A map (H, W) of the original image in which each pixel will have one of the places in
-    `names`, or _VOID."""
-    kind = torch.int16 if len(names) < 2**15 else torch.int32
-    return torch.empty(image_size(crop), dtype=kind, device=names.device)
+def _empty_label_map(crop: Crop, labels: Tensor) -> Tensor:
+    """An uninitialized (H, W) map for indices into `labels`, or VOID."""
+    dtype = torch.int16 if len(labels) < 2**15 else torch.int32
+    return torch.empty(image_size(crop), dtype=dtype, device=labels.device)
 
 
 def instances(
@@ -155,86 +183,53 @@ def instances(
     is_thing: Tensor,
     config: InferenceConfig,
 ) -> list[LabeledMask]:
-    """The strongest (proposal, thing class) pairs, not merged; score p(class) * mean sigmoid within
-    the mask.
+    """The strongest pairs of proposal and thing class, without MERGE.
 
-    Arguments as in `panoptic`. Masks may overlap, and one mask may return under several classes, as
-    mask AP rewards.
+    Arguments as of `panoptic`. Masks may overlap, and one mask may occur with several classes,
+    which mask AP rewards. Score: p(class) * mean of sigmoid(mask) within the mask.
     """
-    probability = class_logits.softmax(-1)[:, :-1].masked_fill(~is_thing, 0.0)
+    probability = class_logits.softmax(-1)[:, :-1].masked_fill(~is_thing, 0.0)  # (N, K)
     count = min(config.instances, int(is_thing.sum()) * len(probability))
     if not count:
         return []
-    scores, flat = probability.flatten().topk(count)
-    queries, classes = flat // probability.shape[1], flat % probability.shape[1]
+    scores, pairs = probability.flatten().topk(count)
+    queries, classes = pairs // probability.shape[1], pairs % probability.shape[1]
     used, rows = torch.unique(queries, return_inverse=True)
-    found = _separate(mask_logits[used], crop)
+    regions = _regions(mask_logits[used], crop)
+    labeled = zip(scores.tolist(), classes.tolist(), rows.tolist(), strict=True)
     return [
-        LabeledMask(index, found[row][0], image_size(crop), score * found[row][1])
-        for score, index, row in zip(scores.tolist(), classes.tolist(), rows.tolist(), strict=True)
-        if found[row][0].area > 0
+        LabeledMask(class_index, regions[row][0], image_size(crop), score * regions[row][1])
+        for score, class_index, row in labeled
+        if regions[row][0].area > 0
     ]
 
 
-def _separate(mask_logits: Tensor, crop: Crop) -> list[tuple[rle.Region, float]]:
-    """The region of each mask (N, h, w) by itself, and the mean probability within it."""
+def _regions(mask_logits: Tensor, crop: Crop) -> list[tuple[rle.Region, float]]:
+    """The region of each mask (N, h, w) in the image, and the mean probability within it."""
     height, width = image_size(crop)
-    found: list[tuple[rle.Region, float]] = []
-    together = max(1, BAND // (height * width))
-    for start in range(0, len(mask_logits), together):
-        some = mask_logits[start : start + together]
-        masks = torch.empty((len(some), height, width), dtype=torch.bool, device=some.device)
-        sums = some.new_zeros(len(some))
-        for rows, logits in bands(some, crop):
+    regions: list[tuple[rle.Region, float]] = []
+    chunk = max(1, BAND // (height * width))
+    for start in range(0, len(mask_logits), chunk):
+        chunk_logits = mask_logits[start : start + chunk]
+        shape = (len(chunk_logits), height, width)
+        masks = torch.empty(shape, dtype=torch.bool, device=chunk_logits.device)
+        sums = chunk_logits.new_zeros(len(chunk_logits))
+        for rows, logits in bands(chunk_logits, crop):
             probability = logits.sigmoid()
             masks[:, rows] = probability >= 0.5
             sums += (probability * masks[:, rows]).flatten(1).sum(1)
         pairs = zip(encode(masks), sums.tolist(), strict=True)
-        found += [(region, total / max(1, region.area)) for region, total in pairs]
-    return found
-
-
-def answer(
-    task: Task,
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    crop: Crop,
-    is_thing: Tensor,
-    config: InferenceConfig,
-) -> list[LabeledMask]:
-    """The masks of an image for a task; arguments as in `panoptic`."""
-    if task == "semantic":
-        return semantic(class_logits, mask_logits, crop)
-    by_instance = panoptic if task == "panoptic" else instances
-    return by_instance(class_logits, mask_logits, crop, is_thing, config)
-
-
-def to_segments(found: Sequence[LabeledMask], taxonomy: Taxonomy) -> tuple[Segment, ...]:
-    """Predictions as the segments that shard sets hold."""
-    segments = []
-    for item in found:
-        category, region = taxonomy.categories[item.class_index], item.region
-        segments.append(
-            Segment(
-                class_id=category.id,
-                kind=category.kind,
-                box=region.box,
-                mask=region.counts,
-                area=float(region.area),
-                mask_from="prediction",
-                score=item.score,
-            )
-        )
-    return tuple(segments)
+        regions += [(region, total / max(1, region.area)) for region, total in pairs]
+    return regions
 
 
 def encode(masks: Tensor) -> list[rle.Region]:
-    """Run lengths of masks (N, H, W) bool; the edges are found on their device, so that no mask
-    leaves it."""
+    """Encode masks (N, H, W) bool; their edges are computed on their device, so only those are
+    copied."""
     count, height, width = masks.shape
-    flat = masks.transpose(1, 2).reshape(count, height * width)
+    flat = masks.transpose(1, 2).reshape(count, height * width)  # column-major, as COCO has it
     edges = flat.new_zeros(count, flat.shape[1] + 1)
     edges[:, 1:-1] = flat[:, 1:] != flat[:, :-1]
     edges[:, 0], edges[:, -1] = flat[:, 0], flat[:, -1]
-    owner, place = edges.nonzero(as_tuple=True)
-    return rle.from_edges(owner.cpu().numpy(), place.cpu().numpy(), count, height, width)
+    mask, pixel = edges.nonzero(as_tuple=True)
+    return rle.from_edges(mask.cpu().numpy(), pixel.cpu().numpy(), count, height, width)

@@ -1,5 +1,4 @@
-"""Transfer: a box-only set comes back with a mask for each box, or with the box where no good mask
-was found."""
+"""Replace the boxes of a set by masks of a trained model, as a label layer."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from segkit.data.augment import Crop
-from segkit.inference.boxes import BoxMask, Question, conditioned
-from segkit.inference.forward_pass import Proposed, propose
-from segkit.inference.streams import ahead, by_parts
+from segkit.inference.pipeline import Image, ModelOutput, infer
+from segkit.inference.predict_boxes import BoxMask, ImagePrompts, predict_box_masks
+from segkit.inference.streams import prefetch, unbatch
 from segkit.inference.upscale import bands, image_size, to_image
 from segkit.masks.boxes import box_of_projections, pixels_of_box
 from segkit.masks.iou import box_iou
@@ -26,29 +25,35 @@ from segkit.sample import Box, Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 
-Answers = Sequence[BoxMask | None]
-_TOGETHER = 256
-"""Images whose boxes share batches; images without boxes are held back that long at most."""
-_AHEAD = 8
-"""Images decoded ahead."""
+_CHUNK = 256
+"""Images whose boxes share batches; an image without boxes waits for at most this many others."""
+_DECODED_AHEAD = 8
+"""Images decoded ahead of the model."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What came of the segments of a set: `boxes`, `already_masked` and `left_alone` are all of
-    them."""
+    """Counts of a set's segments: `boxes`, `already_masked` and `left_alone` are all of them."""
 
     boxes: int
-    """Box-only segments that were asked for, `masked` or `kept_as_boxes`: no crowds, no ignored
-    ones."""
+    """Segments that the model was prompted with, `masked` or `kept_as_boxes`."""
     masked: int
     kept_as_boxes: int
     already_masked: int
     left_alone: int
-    """Crowds and ignored ones without a mask."""
+    """Crowds and ignored segments without a mask."""
 
 
-def pseudolabel_set(
+@dataclass(frozen=True)
+class _PromptedSample:
+    sample: Sample
+    indices: list[int]
+    """The segments that need a mask."""
+    prompts: list[ImagePrompts]
+    """Their boxes: one entry, or none where no segment needs a mask."""
+
+
+def pseudolabel(
     run: Run,
     data: ShardSet,
     out: Path,
@@ -56,40 +61,49 @@ def pseudolabel_set(
     strategy: Strategy = "box-prompts",
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[ShardSet, Transfer]:
-    """Write a label layer over `data` in which boxes have become masks.
+    """Write a label layer over a set in which boxes have become masks.
+
+    Boxes without a confident mask stay boxes. Segments that have a mask, crowds and ignored ones
+    stay as they are.
 
     Args:
-        run: a trained model; its class table covers the set's taxonomy by text.
-        data: any set; segments that have a mask, crowds and ignored ones stay as they are.
+        run: a trained model; its text classifier takes the set's taxonomy.
+        data: any set.
         out: shard set to publish the new version in.
-        strategy: `box-prompts`: box-conditioned queries, each box by itself; `proposals`: the
-            model's own proposals matched to the boxes by class and overlap.
+        strategy: `box-prompts`: the model segments each box by itself; `proposals`: the model's own
+            proposals are matched to the boxes by class and overlap.
         on_image: called after each image.
 
     Returns:
-        The published version and the counts.
+        The published version, and the counts.
     """
-    table = run.class_embeddings(data.taxonomy)
+    class_embeddings = run.class_embeddings(data.taxonomy)
+    predict = STRATEGIES[strategy]
     min_score = run.recipe.inference.pseudo_score
     boxes = masked = already_masked = left_alone = 0
 
-    def labeled() -> Iterator[Sample]:
+    def labeled_samples() -> Iterator[Sample]:
         nonlocal boxes, masked, already_masked, left_alone
-        for sample, asked, found in _answered(
-            data, lambda questions: STRATEGIES[strategy](run, table, questions)
+        for prompted, masks in _predict_samples(
+            data, lambda prompts: predict(run, class_embeddings, prompts)
         ):
-            bare = sum(s.mask is None for s in sample.segments)
-            boxes, left_alone = boxes + len(asked), left_alone + bare - len(asked)
-            already_masked += len(sample.segments) - bare
-            made = _with_masks(sample, dict(zip(asked, found, strict=True)), min_score)
-            masked += sum(made.segments[i].mask is not None for i in asked)
-            yield made
+            sample, indices = prompted.sample, prompted.indices
+            segments = list(sample.segments)
+            for index, mask in zip(indices, masks, strict=True):
+                if mask is not None and mask.score >= min_score:
+                    segments[index] = _with_mask(segments[index], mask)
+            without_mask = sum(segment.mask is None for segment in sample.segments)
+            boxes += len(indices)
+            masked += sum(segments[index].mask is not None for index in indices)
+            already_masked += len(segments) - without_mask
+            left_alone += without_mask - len(indices)
+            yield replace(sample, segments=tuple(segments))
             on_image()
 
     layer = write_layer(
         out,
         data,
-        labeled(),
+        labeled_samples(),
         command="pseudolabel",
         arguments={**run.as_arguments(), "data": str(data.path), "strategy": strategy},
         kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
@@ -98,58 +112,73 @@ def pseudolabel_set(
     return layer, Transfer(boxes, masked, boxes - masked, already_masked, left_alone)
 
 
-def _answered(
-    data: ShardSet, ask: Callable[[Iterable[Question]], Iterator[Answers]]
-) -> Iterator[tuple[Sample, list[int], Answers]]:
-    """Each sample with the places of the segments that want a mask, and the answers for these."""
+def _predict_samples(
+    data: ShardSet,
+    predict: Callable[[Iterable[ImagePrompts]], Iterator[Sequence[BoxMask | None]]],
+) -> Iterator[tuple[_PromptedSample, Sequence[BoxMask | None]]]:
+    """Yield each sample with the predictions for its prompted segments."""
 
-    def question(sample: Sample) -> tuple[Sample, list[int], list[Question]]:
-        asked = [
-            i
-            for i, s in enumerate(sample.segments)
-            if s.mask is None and not (s.is_crowd or s.ignore)
+    def prompt(sample: Sample) -> _PromptedSample:
+        indices = [
+            index
+            for index, segment in enumerate(sample.segments)
+            if segment.mask is None and not (segment.is_crowd or segment.ignore)
         ]
-        boxes = [sample.segments[i].box for i in asked]
-        labels = [data.taxonomy.index[sample.segments[i].class_id] for i in asked]
-        return sample, asked, [Question(data.image(sample), boxes, labels)] if asked else []
+        if not indices:
+            return _PromptedSample(sample, [], [])
+        segments = [sample.segments[index] for index in indices]
+        boxes = [segment.box for segment in segments]
+        labels = [data.taxonomy.index[segment.class_id] for segment in segments]
+        return _PromptedSample(sample, indices, [ImagePrompts(data.image(sample), boxes, labels)])
 
     samples = data.samples()
-    while chunk := list(islice(samples, _TOGETHER)):
-        opened = ahead(question, chunk, waiting=_AHEAD)
-        for (sample, asked, _), answers in by_parts(opened, lambda item: item[2], ask):
-            yield sample, asked, answers[0] if answers else []
+    while chunk := list(islice(samples, _CHUNK)):
+        prompted = prefetch(prompt, chunk, ahead=_DECODED_AHEAD)
+        for item, masks in unbatch(prompted, lambda item: item.prompts, predict):
+            yield item, masks[0] if masks else []
 
 
-def _with_masks(sample: Sample, found: dict[int, BoxMask | None], min_score: float) -> Sample:
-    segments = list(sample.segments)
-    for i, item in found.items():
-        if item is not None and item.score >= min_score:
-            segments[i] = _masked(segments[i], item)
-    return replace(sample, segments=tuple(segments))
-
-
-def _masked(segment: Segment, found: BoxMask) -> Segment:
-    """The segment with its pseudo-mask: class, box and provenance of the box stay."""
-    area = float(found.inside.sum())
+def _with_mask(segment: Segment, mask: BoxMask) -> Segment:
+    """The segment with a pseudo-mask; its class, box and source stay."""
     return replace(
-        segment, mask=encode(found.mask), area=area, mask_from="pseudo", score=min(1.0, found.score)
+        segment,
+        mask=encode(mask.mask),
+        area=float(mask.inside.sum()),
+        mask_from="pseudo",
+        score=min(1.0, mask.score),
     )
 
 
-def proposals(run: Run, table: ClassEmbeddings, questions: Iterable[Question]) -> Iterator[Answers]:
-    """The model's own proposals, given to the boxes of each image by `match_proposals`."""
+def segment_prompts(
+    run: Run, class_embeddings: ClassEmbeddings, prompts: Iterable[ImagePrompts]
+) -> Iterator[Sequence[BoxMask]]:
+    """Strategy `box-prompts`: `predict_box_masks` with the settings of the run."""
+    config, crop_size = run.recipe.inference, run.recipe.data.image_size
+    return predict_box_masks(run.model, class_embeddings, prompts, config, crop_size=crop_size)
 
-    def match(found: Proposed[Question]) -> Answers:
-        labels = list(found.record.labels)
-        probability = found.class_logits.softmax(-1)[:, labels].cpu().numpy()
-        return match_proposals(
-            found.mask_logits, found.crop, probability, found.record.boxes, labels, config
-        )
 
+def assign_proposals(
+    run: Run, class_embeddings: ClassEmbeddings, prompts: Iterable[ImagePrompts]
+) -> Iterator[Sequence[BoxMask | None]]:
+    """Strategy `proposals`: `match_proposals` of the run's proposals to the boxes of each image."""
     config = run.recipe.inference
-    return propose(
-        run.model, table.text, questions, lambda question: (question, question.image), match, config
-    )
+
+    def read(image: ImagePrompts) -> tuple[ImagePrompts, Image]:
+        return image, image.image
+
+    def match(output: ModelOutput[ImagePrompts]) -> Sequence[BoxMask | None]:
+        boxes, labels = output.record.boxes, list(output.record.labels)
+        probability = output.class_logits.softmax(-1)[:, labels].cpu().numpy()  # (N, Q)
+        return match_proposals(output.mask_logits, output.crop, probability, boxes, labels, config)
+
+    return infer(run.model, class_embeddings.text, prompts, read, match, config)
+
+
+STRATEGIES: dict[
+    Strategy,
+    Callable[[Run, ClassEmbeddings, Iterable[ImagePrompts]], Iterator[Sequence[BoxMask | None]]],
+] = {"box-prompts": segment_prompts, "proposals": assign_proposals}
+"""How each strategy predicts the masks of a stream of images with boxes: one per box, or None."""
 
 
 def match_proposals(
@@ -159,59 +188,48 @@ def match_proposals(
     boxes: Sequence[Box],
     labels: Sequence[int],
     config: InferenceConfig,
-) -> Answers:
-    """Give boxes the proposals that agree with them in class and place, one to one, clipped to the
-    box.
+) -> list[BoxMask | None]:
+    """Assign proposals to the boxes that they agree with in class and place, one to one.
 
     Args:
-        mask_logits: (N, h, w) of the proposals, of the whole canvas.
-        crop: how the image lies on the canvas.
-        class_probability: (N, Q), of each proposal for each box's class.
-        boxes: Q of them, x, y, width, height in pixels.
-        labels: (Q,) the class of each.
+        mask_logits: (N, h, w) of the proposals, padding included.
+        crop: how the image was resized and padded.
+        class_probability: (N, Q), of each proposal for the class of each box.
+        boxes: (Q,) x, y, width, height in pixels.
+        labels: (Q,) row of the class embeddings.
         config: lowest overlap and class probability of a match.
 
     Returns:
-        For each box a mask whose score is the IoU of the two boxes times the mean probability
-        within the mask; None where no proposal reaches `pseudo_overlap` and `pseudo_class`.
+        (Q,) masks, clipped to their boxes; None where no proposal matches. Score: IoU of the
+        proposal's tight box with the box, times the mean probability within the mask.
     """
-    extents, size = _extents(mask_logits, crop), image_size(crop)
-    overlap = box_iou(extents, boxes)
-    fits = (overlap >= config.pseudo_overlap) & (class_probability >= config.pseudo_class)
-    proposals, owners = linear_sum_assignment(-np.where(fits, overlap + class_probability, 0.0))
-    found: list[BoxMask | None] = [None] * len(boxes)
-    for proposal, owner in zip(proposals.tolist(), owners.tolist(), strict=True):
-        if not fits[proposal, owner]:
+    size = image_size(crop)
+    overlap = box_iou(_tight_boxes(mask_logits, crop), boxes)  # (N, Q)
+    allowed = overlap >= config.pseudo_overlap
+    allowed &= class_probability >= config.pseudo_class
+    gain = np.where(allowed, overlap + class_probability, 0.0)
+    matches: list[BoxMask | None] = [None] * len(boxes)
+    pairs = np.stack(linear_sum_assignment(-gain), axis=1)
+    for proposal, index in pairs.tolist():
+        if not allowed[proposal, index]:
             continue
-        rows, columns = place = pixels_of_box(boxes[owner], *size)
-        soft = (
-            to_image(mask_logits[proposal, None], crop, rows)[0, :, columns].sigmoid().cpu().numpy()
-        )
-        inside = soft >= 0.5
+        rows, columns = place = pixels_of_box(boxes[index], *size)
+        logits = to_image(mask_logits[proposal, None], crop, rows)[0, :, columns]
+        probability = logits.sigmoid().cpu().numpy()
+        inside = probability >= 0.5
         if inside.any():
-            score = float(overlap[proposal, owner] * soft[inside].mean())
-            found[owner] = BoxMask(size, place, inside, score, labels[owner])
-    return found
+            score = float(overlap[proposal, index] * probability[inside].mean())
+            matches[index] = BoxMask(size, place, inside, score, labels[index])
+    return matches
 
 
-def _extents(mask_logits: Tensor, crop: Crop) -> list[Box]:
+def _tight_boxes(mask_logits: Tensor, crop: Crop) -> list[Box]:
     """The tight box of each mask (N, h, w) in the image."""
     height, width = image_size(crop)
-    rows, columns = (
-        np.zeros((len(mask_logits), height), bool),
-        np.zeros((len(mask_logits), width), bool),
-    )
+    rows = np.zeros((len(mask_logits), height), bool)
+    columns = np.zeros((len(mask_logits), width), bool)
     for band, logits in bands(mask_logits, crop):
-        masks = (logits.sigmoid() >= 0.5).cpu().numpy()
+        masks = (logits.sigmoid() >= 0.5).cpu().numpy()  # (N, band, W)
         rows[:, band] = masks.any(2)
         columns |= masks.any(1)
-    return [box_of_projections(down, across) for down, across in zip(rows, columns, strict=True)]
-
-
-STRATEGIES: dict[
-    Strategy, Callable[[Run, ClassEmbeddings, Iterable[Question]], Iterator[Answers]]
-] = {
-    "box-prompts": conditioned,
-    "proposals": proposals,
-}
-"""Run, class table and a stream of images with boxes -> for each image a mask a box, or None."""
+    return [box_of_projections(*sides) for sides in zip(rows, columns, strict=True)]

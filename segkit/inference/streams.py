@@ -1,5 +1,4 @@
-"""Streams that keep a device busy: work ahead in threads, batches of like items, answers in their
-old order."""
+"""Generators that keep a device busy: prefetch in threads, batch by shape, restore the order."""
 
 import os
 from collections import deque
@@ -13,94 +12,93 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 THREADS = min(8, os.cpu_count() or 1)
-"""Of each stage that reads or finishes images; decoding, resizing and tensor work leave Python's
-lock alone."""
+"""Threads of each stage that reads or post-processes images; decoding, resizing and tensor
+operations release Python's lock."""
 
 
-def ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, waiting: int
+def prefetch(
+    function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
 ) -> Iterator[Result]:
-    """`function` of each item, in order, worked out by threads while the caller is busy.
+    """Apply a function to each item in threads, and yield the results in the order of the items.
 
     Args:
-        function: called in another thread; what it raises is raised here, at its item's turn.
-        items: read by the caller's own thread, at most `waiting` ahead of what was given back.
-        waiting: items under way or done and not yet given back.
+        function: called in another thread; an exception is raised here, in its item's turn.
+        items: read in the caller's thread, at most `ahead` items before their results are yielded.
+        ahead: most items that are in progress, or done and not yet yielded.
     """
     pool = ThreadPoolExecutor(THREADS)
-    under_way: deque[Future[Result]] = deque()
+    pending: deque[Future[Result]] = deque()
     try:
         for item in items:
-            under_way.append(pool.submit(function, item))
-            if len(under_way) > waiting:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def like(
-    items: Iterable[Item], key: Callable[[Item], Hashable], *, size: int, patience: int
+def batch_by_shape(
+    items: Iterable[Item], shape: Callable[[Item], Hashable], *, size: int, patience: int
 ) -> Iterator[list[tuple[int, Item]]]:
-    """Batches of items with equal keys, each with its place in the stream.
+    """Group items of equal shape into batches of (index in the stream, item).
 
     Args:
-        items: any number.
-        key: what the items of a batch have in common.
-        size: most items of a batch.
-        patience: an item whose batch is not full goes once so many later ones have come.
+        items: a stream of any length.
+        shape: the shape of an item.
+        size: most items in a batch.
+        patience: an incomplete batch is yielded once this many items have followed its first.
     """
-    groups: dict[
-        Hashable, list[tuple[int, Item]]
-    ] = {}  # the group whose first item is the oldest comes first
-    for place, item in enumerate(items):
-        own = key(item)
-        groups.setdefault(own, []).append((place, item))
-        if len(groups[own]) == size:
-            yield groups.pop(own)
-        oldest = next(iter(groups), None)
-        if oldest is not None and place - groups[oldest][0][0] >= patience:
-            yield groups.pop(oldest)
-    yield from groups.values()
+    batches: dict[Hashable, list[tuple[int, Item]]] = {}  # the one with the oldest item comes first
+    for index, item in enumerate(items):
+        key = shape(item)
+        batches.setdefault(key, []).append((index, item))
+        if len(batches[key]) == size:
+            yield batches.pop(key)
+        oldest = next(iter(batches), None)
+        if oldest is not None and index - batches[oldest][0][0] >= patience:
+            yield batches.pop(oldest)
+    yield from batches.values()
 
 
-def in_order(answers: Iterable[tuple[int, Result]]) -> Iterator[Result]:
-    """Answers by the places 0, 1, 2, ... that they come with, each place once."""
+def reorder(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
+    """Yield results in the order of their indices, which are 0, 1, 2, ..., each of them once."""
     early: dict[int, Result] = {}
     following = 0
-    for place, answer in answers:
-        early[place] = answer
+    for index, result in results:
+        early[index] = result
         while following in early:
             yield early.pop(following)
             following += 1
 
 
-def by_parts(
+def unbatch(
     items: Iterable[Item],
     parts: Callable[[Item], Sequence[Part]],
     work: Callable[[Iterator[Part]], Iterator[Result]],
 ) -> Iterator[tuple[Item, list[Result]]]:
-    """Each item with the answers for its parts, where the parts of all items run through `work` as
-    one stream.
+    """Run the parts of all items through `work` as one stream; yield each item with its results.
+
+    So the parts of several items can share a batch.
 
     Args:
-        items: read only as far ahead as `work` reads its parts.
-        parts: any number of an item's, none included.
-        work: gives one answer a part, in order.
+        items: read only as far ahead as `work` reads their parts.
+        parts: the parts of an item; may be empty.
+        work: yields one result for each part, in order.
     """
-    opened: deque[tuple[Item, int]] = deque()
+    waiting: deque[tuple[Item, int]] = deque()  # each item with its number of parts
 
     def stream() -> Iterator[Part]:
         for item in items:
-            own = parts(item)
-            opened.append((item, len(own)))
-            yield from own
+            pieces = parts(item)
+            waiting.append((item, len(pieces)))
+            yield from pieces
 
-    answers = work(stream())
-    for first in answers:
-        while not opened[0][1]:
-            yield opened.popleft()[0], []
-        item, count = opened.popleft()
-        yield item, [first, *islice(answers, count - 1)]
-    yield from ((item, []) for item, _ in opened)
+    results = work(stream())
+    for first in results:
+        while waiting[0][1] == 0:
+            yield waiting.popleft()[0], []
+        item, count = waiting.popleft()
+        yield item, [first, *islice(results, count - 1)]
+    yield from ((item, []) for item, _ in waiting)

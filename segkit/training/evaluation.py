@@ -7,7 +7,7 @@ from typing import Any
 from segkit.data.mix import TASKS
 from segkit.images.contact_sheet import Column, contact_sheet
 from segkit.images.draw import overlay, save_png
-from segkit.inference.predict import predict_samples
+from segkit.inference.outputs import predict_samples
 from segkit.metrics.evaluate import evaluate
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings

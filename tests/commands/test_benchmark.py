@@ -167,7 +167,7 @@ def test_with_a_run_the_images_are_found_and_missing_ones_reported(tmp_path, mon
         return shard_set(out, list(data.samples()), data.taxonomy, "instance")
 
     monkeypatch.setattr("segkit.runs.run.load_run", load_run)
-    monkeypatch.setattr("segkit.inference.predict.predict_set", predict_set)
+    monkeypatch.setattr("segkit.inference.outputs.predict_set", predict_set)
     run = hollow_run(tmp_path / "run")
     options = ("objects365", "--annotations", file, "--checkpoint", run, "--out", tmp_path / "out",
                "--set", "inference.batch_size=2", "--images")  # fmt: skip

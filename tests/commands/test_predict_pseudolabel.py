@@ -155,7 +155,7 @@ def test_segment_boxes_takes_names_of_any_vocabulary(run: Path, toy: ShardSet) -
             np.zeros((40, 50, 3), np.uint8),
             [(60, 0, 9, 9)],
             None,
-            "box 0 lies beyond the image of 50 x 40",
+            "box 0 is outside the image of 50 x 40",
         ),
     ],
 )

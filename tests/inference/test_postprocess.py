@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.data.augment import full_image_crop
-from segkit.inference import postprocess, upscale
-from segkit.inference.postprocess import answer, instances, panoptic, semantic, to_segments
+from segkit.inference import upscale
+from segkit.inference.postprocess import instances, panoptic, postprocess, semantic
 from segkit.inference.upscale import bands, to_image
 from segkit.masks.rle import box, decode
 from segkit.recipes.schema import InferenceConfig
@@ -17,21 +17,21 @@ from segkit.taxonomy import Category, Taxonomy
 
 
 class Largest(TorchDispatchMode):
-    """Notes the most elements that any tensor has."""
+    """Records the number of elements of the largest tensor."""
 
     values = 0
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        made = function(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor):
-            self.values = max(self.values, made.numel())
-        return made
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.values = max(self.values, result.numel())
+        return result
 
 
 CROP = full_image_crop(32, 48, size=48, multiple=16)
-"""The canvas is the image: 32 x 48 needs no padding and no resizing."""
+"""The full image of 32 x 48 pixels, without padding or resizing."""
 IS_THING = torch.tensor([True, False])
 CONFIG = InferenceConfig(score=0.5, overlap=0.6)
 
@@ -50,27 +50,27 @@ def rectangles(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
     return masks
 
 
-def test_things_stay_apart_and_stuff_of_a_class_is_merged() -> None:
+def test_things_stay_separate_and_stuff_of_a_class_is_merged() -> None:
     masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10), (0, 16, 24, 32), (24, 16, 48, 32))
-    found = panoptic(one_hot(0, 0, 1, 1), masks, CROP, IS_THING, CONFIG)
-    assert sorted((item.class_index, int(item.mask.sum())) for item in found) == [
+    predictions = panoptic(one_hot(0, 0, 1, 1), masks, CROP, IS_THING, CONFIG)
+    assert sorted((item.class_index, int(item.mask.sum())) for item in predictions) == [
         (0, 100),
         (0, 100),
         (1, 16 * 48),
     ]
 
 
-def test_panoptic_masks_never_overlap_and_covered_ones_go() -> None:
+def test_panoptic_masks_never_overlap_and_covered_ones_are_dropped() -> None:
     generator = torch.Generator().manual_seed(0)
-    found = panoptic(
+    predictions = panoptic(
         torch.randn(12, 3, generator=generator) * 4,
         torch.randn(12, 8, 12, generator=generator) * 4,
         CROP,
         IS_THING,
         InferenceConfig(score=0.2, overlap=0.0),
     )
-    assert len(found) > 2
-    assert np.sum([item.mask for item in found], axis=0).max() == 1
+    assert len(predictions) > 2
+    assert np.sum([item.mask for item in predictions], axis=0).max() == 1
     weaker = one_hot(0, 0)
     weaker[1] *= 0.1
     covered = panoptic(
@@ -83,7 +83,7 @@ def test_panoptic_masks_never_overlap_and_covered_ones_go() -> None:
     assert [int(item.mask.sum()) for item in covered] == [400]
 
 
-def test_background_and_unsure_proposals_are_void() -> None:
+def test_background_and_low_scores_are_void() -> None:
     masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10))
     assert panoptic(one_hot(2, 2), masks, CROP, IS_THING, CONFIG) == []
     assert panoptic(one_hot(0, 0, confidence=0.0), masks, CROP, IS_THING, CONFIG) == []
@@ -95,44 +95,46 @@ def test_semantic_is_the_largest_sum_over_queries() -> None:
         torch.randn(9, 6, generator=generator),
         torch.randn(9, 32, 48, generator=generator) * 3,
     )
-    share = np.zeros((5, 32, 48))
+    scores = np.zeros((5, 32, 48))
     for query in range(9):
         p = np.exp(classes[query].numpy())
         p /= p.sum()
         for index in range(5):
-            share[index] += p[index] / (1 + np.exp(-masks[query].numpy()))
-    found = semantic(classes, masks, CROP)
+            scores[index] += p[index] / (1 + np.exp(-masks[query].numpy()))
+    predictions = semantic(classes, masks, CROP)
     labels = np.full((32, 48), -1)
-    for item in found:
+    for item in predictions:
         assert (labels[item.mask] == -1).all()
         labels[item.mask] = item.class_index
         assert 0 < item.score <= 1
-    assert (labels == share.argmax(0)).all()
+    assert (labels == scores.argmax(0)).all()
 
 
 def test_instances_are_the_best_pairs_of_proposal_and_thing() -> None:
     classes = torch.log(torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.9, 0.05, 0.05]]))
     masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10), (0, 0, 0, 0))
-    found = instances(classes, masks, CROP, IS_THING, CONFIG)
-    assert [item.class_index for item in found] == [0, 0], "stuff and empty masks are no instances"
-    assert [item.score for item in found] == pytest.approx([0.6, 0.2], abs=1e-4)
+    predictions = instances(classes, masks, CROP, IS_THING, CONFIG)
+    assert [item.class_index for item in predictions] == [0, 0], (
+        "stuff and empty masks are not instances"
+    )
+    assert [item.score for item in predictions] == pytest.approx([0.6, 0.2], abs=1e-4)
     assert len(instances(classes, masks, CROP, IS_THING, InferenceConfig(instances=1))) <= 1
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
-def test_masks_come_back_to_the_pixels_of_the_image(task: str) -> None:
+def test_masks_are_resized_to_the_image(task: str) -> None:
     crop = full_image_crop(50, 83, size=96)
     logits = torch.full((1, 24, 24), -20.0)
     logits[0, :, :12] = 20.0
-    found = answer(task, one_hot(0), logits, crop, IS_THING, InferenceConfig(score=0.1))  # type: ignore[arg-type]
-    mask = found[0].mask
+    predictions = postprocess(task, one_hot(0), logits, crop, IS_THING, InferenceConfig(score=0.1))  # type: ignore[arg-type]
+    mask = predictions[0].mask
     assert mask.shape == (50, 83)
     if task != "semantic":
         edge = 48 * 83 / crop.content[2]
         assert abs(int(mask[20].sum()) - edge) <= 1
 
 
-def test_resizing_is_of_the_patch_alone() -> None:
+def test_padding_does_not_reach_the_image() -> None:
     crop = full_image_crop(40, 40, size=48, multiple=64)
     assert crop.padded_size == (64, 64)
     logits = torch.zeros(1, 64, 64)
@@ -141,12 +143,12 @@ def test_resizing_is_of_the_patch_alone() -> None:
     assert torch.allclose(to_image(logits, crop), torch.full((1, 40, 40), 5.0))
 
 
-def test_segments_carry_what_shard_sets_need() -> None:
+def test_masks_convert_to_segments() -> None:
     taxonomy = Taxonomy("own", (Category(7, "cup", "thing"), Category(9, "floor", "stuff")))
-    found = panoptic(
+    masks = panoptic(
         one_hot(0, 1), rectangles((3, 4, 13, 10), (0, 20, 48, 32)), CROP, IS_THING, CONFIG
     )
-    cup, floor = to_segments(found, taxonomy)
+    cup, floor = (mask.to_segment(taxonomy) for mask in masks)
     assert (cup.class_id, cup.kind, floor.class_id, floor.kind) == (7, "thing", 9, "stuff")
     assert cup.box == (3.0, 4.0, 10.0, 6.0) and cup.area == 60 and cup.mask_from == "prediction"
     assert cup.mask is not None and box(cup.mask, 32, 48) == cup.box
@@ -156,7 +158,7 @@ def test_segments_carry_what_shard_sets_need() -> None:
 @pytest.mark.parametrize(
     ("height", "width", "size"), [(50, 83, 96), (301, 200, 96), (37, 20, 64), (40, 40, 48)]
 )
-def test_bands_are_what_resizing_the_whole_twice_gives(
+def test_bands_equal_resizing_all_rows_twice(
     height: int, width: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crop = full_image_crop(height, width, size=size)
@@ -166,21 +168,20 @@ def test_bands_are_what_resizing_the_whole_twice_gives(
         crop.padded_size[1] // 4,
         generator=torch.Generator().manual_seed(2),
     )
-    padded_size = F.interpolate(logits[None], size=crop.padded_size, mode="bilinear")[
-        :, :, : crop.content[3], : crop.content[2]
-    ]
-    whole = F.interpolate(padded_size, size=(height, width), mode="bilinear")[0]
-    assert torch.allclose(to_image(logits, crop), whole, atol=1e-4)
+    padded = F.interpolate(logits[None], size=crop.padded_size, mode="bilinear")
+    content = padded[:, :, : crop.content[3], : crop.content[2]]
+    full = F.interpolate(content, size=(height, width), mode="bilinear")[0]
+    assert torch.allclose(to_image(logits, crop), full, atol=1e-4)
     monkeypatch.setattr(upscale, "BAND", 3 * width * 7)
-    found = list(bands(logits, crop))
-    assert [rows.stop - rows.start for rows, _ in found[:-1]] == [7] * (len(found) - 1)
-    assert torch.allclose(torch.cat([band for _, band in found], 1), whole, atol=1e-4)
-    assert next(bands(logits, crop, depth=10**6))[1].shape == (3, 1, width), "a row at least"
+    strips = list(bands(logits, crop))
+    assert [rows.stop - rows.start for rows, _ in strips[:-1]] == [7] * (len(strips) - 1)
+    assert torch.allclose(torch.cat([band for _, band in strips], 1), full, atol=1e-4)
+    assert next(bands(logits, crop, depth=10**6))[1].shape == (3, 1, width), "at least one row"
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
-def test_large_images_are_never_read_whole(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bands an answer is the same, and no tensor holds all masks at the image's size."""
+def test_large_images_are_read_in_bands(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands do not change the masks, and no tensor holds all of them at the image's size."""
     generator = torch.Generator().manual_seed(3)
     classes, masks = (
         torch.randn(20, 6, generator=generator) * 3,
@@ -191,14 +192,14 @@ def test_large_images_are_never_read_whole(task: Task, monkeypatch: pytest.Monke
         torch.tensor([True, True, True, False, False]),
     )
     config = InferenceConfig(score=0.2, overlap=0.1)
-    whole = answer(task, classes, masks, crop, is_thing, config)
-    for room in (upscale, postprocess):
-        monkeypatch.setattr(room, "BAND", 30_000)
+    full = postprocess(task, classes, masks, crop, is_thing, config)
+    for module in ("upscale", "postprocess"):
+        monkeypatch.setattr(f"segkit.inference.{module}.BAND", 30_000)
     with Largest() as largest:
-        found = answer(task, classes, masks, crop, is_thing, config)
+        predictions = postprocess(task, classes, masks, crop, is_thing, config)
     assert largest.values < 3 * 180 * 240 < 20 * 180 * 240
-    assert len(found) == len(whole) > 1
-    for ours, theirs in zip(found, whole, strict=True):
+    assert len(predictions) == len(full) > 1
+    for ours, theirs in zip(predictions, full, strict=True):
         assert (ours.class_index, ours.score) == (
             theirs.class_index,
             pytest.approx(theirs.score, abs=1e-4),
@@ -208,9 +209,9 @@ def test_large_images_are_never_read_whole(task: Task, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 @pytest.mark.parametrize("classes", [0, 2])
-def test_nothing_is_found_where_nothing_can_be(task: Task, classes: int) -> None:
-    """No class at all, or stuff alone."""
-    found = answer(
+def test_without_classes_or_things_there_may_be_no_masks(task: Task, classes: int) -> None:
+    """No class at all, or only stuff."""
+    predictions = postprocess(
         task,
         torch.randn(4, classes + 1),
         torch.randn(4, 8, 12),
@@ -218,4 +219,4 @@ def test_nothing_is_found_where_nothing_can_be(task: Task, classes: int) -> None
         torch.zeros(classes, dtype=torch.bool),
         CONFIG,
     )
-    assert found == [] or (classes and task != "instance")
+    assert predictions == [] or (classes and task != "instance")

@@ -1,0 +1,197 @@
+"""Write predictions: as samples, as shard sets, and as pictures."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+
+from segkit.errors import SegkitError
+from segkit.images.decode import decode_rgb
+from segkit.images.draw import overlay
+from segkit.inference.input_files import sample_ids
+from segkit.inference.pipeline import Image, predict_images
+from segkit.inference.postprocess import LabeledMask
+from segkit.inference.streams import THREADS, prefetch
+from segkit.model.dataseg import DataSeg
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import InferenceConfig
+from segkit.runs.run import Run
+from segkit.sample import ImageRef, Sample
+from segkit.shards.manifest import Ledger, Task
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_layer, write_set
+from segkit.taxonomy import Taxonomy
+
+MIN_DRAWN_SCORE = 0.3
+"""Instances with a lower score are not drawn: average precision needs them, a viewer does not."""
+
+
+def predict_samples(
+    model: DataSeg,
+    class_embeddings: ClassEmbeddings,
+    taxonomy: Taxonomy,
+    data: ShardSet,
+    task: Task,
+    config: InferenceConfig,
+) -> Iterator[Sample]:
+    """Yield the samples of a set, in order, with predictions in place of their labels.
+
+    Args:
+        model: in evaluation mode.
+        class_embeddings: of the taxonomy, on the model's device.
+        taxonomy: the classes to predict; any, not only the set's own.
+        data: any set with images.
+        task: what to predict.
+        config: image size, thresholds, batch size and precision.
+    """
+
+    def read(sample: Sample) -> tuple[Sample, Image]:
+        return sample, data.image(sample)
+
+    predictions = predict_images(model, class_embeddings, data.samples(), read, task, config)
+    for sample, masks in predictions:
+        yield predicted_sample(sample, masks, taxonomy)
+
+
+def predicted_sample(sample: Sample, masks: Sequence[LabeledMask], taxonomy: Taxonomy) -> Sample:
+    """The sample with these masks in place of its labels."""
+    return replace(
+        sample,
+        segments=tuple(mask.to_segment(taxonomy) for mask in masks),
+        annotated=None,
+        exhaustive=True,
+        not_exhaustive=(),
+        void=None,
+    )
+
+
+def predict_set(
+    run: Run,
+    data: ShardSet,
+    task: Task,
+    out: Path,
+    *,
+    taxonomy: Taxonomy | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> ShardSet:
+    """Predict every image of a set, and publish a label layer over the same images.
+
+    Args:
+        run: a trained model.
+        data: any set with images; its labels are not read.
+        task: what to predict.
+        out: shard set to publish the new version in.
+        taxonomy: the classes to predict; by default the set's own.
+        on_image: called after each image.
+    """
+    classes = taxonomy or data.taxonomy
+    samples = predict_samples(
+        run.model, run.class_embeddings(classes), classes, data, task, run.recipe.inference
+    )
+    return write_layer(
+        out,
+        data,
+        _counted(samples, on_image),
+        command="predict",
+        arguments={**run.as_arguments(), "task": task, "data": str(data.path)},
+        kind=task,
+        taxonomy=classes,
+        extra_parents=(run.as_parent(out),),
+    )
+
+
+def predict_files(
+    run: Run,
+    files: Sequence[Path],
+    root: Path,
+    taxonomy: Taxonomy,
+    task: Task,
+    out: Path,
+    *,
+    ledger: Ledger | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> ShardSet:
+    """Predict image files, and publish a set that references them.
+
+    Args:
+        run: a trained model.
+        files: images.
+        root: the folder from which sample ids are made.
+        taxonomy: the classes to predict.
+        task: what to predict.
+        out: shard set to publish the new version in.
+        ledger: the account of all files, from `check_files`.
+        on_image: called after each image.
+
+    Raises:
+        InputError: a file is not an image.
+    """
+    ids = sample_ids(files, root)
+
+    def read(file: Path) -> tuple[Sample, Image]:
+        return _read(file, root, ids[file])
+
+    embeddings = run.class_embeddings(taxonomy)
+    predictions = predict_images(run.model, embeddings, files, read, task, run.recipe.inference)
+    samples = (predicted_sample(sample, masks, taxonomy) for sample, masks in predictions)
+    return write_set(
+        out,
+        ((sample, None) for sample in _counted(samples, on_image)),
+        taxonomy=taxonomy,
+        kind=task,
+        name=root.name,
+        split=None,
+        command="predict",
+        arguments={**run.as_arguments(), "task": task, "images": str(root)},
+        images_by="reference",
+        ledger=ledger,
+        parents=(run.as_parent(out),),
+    )
+
+
+def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:
+    content = file.read_bytes()
+    pixels = decode_rgb(content, file=file, hint="remove or replace the file")
+    digest = hashlib.sha256(content).hexdigest()
+    image = ImageRef(path=str(file.resolve()), length=len(content), sha256=digest)
+    height, width = pixels.shape[:2]
+    name = file.relative_to(root).as_posix()
+    return Sample(sample_id, name, width, height, image=image), pixels
+
+
+def _counted(samples: Iterable[Sample], on_image: Callable[[], None]) -> Iterator[Sample]:
+    for sample in samples:
+        yield sample
+        on_image()
+
+
+def write_overlays(
+    predictions: ShardSet, folder: Path, on_image: Callable[[], None] = lambda: None
+) -> Path:
+    """Draw the segments of a prediction set over its images, as `folder`/<sample id>.jpg.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SegkitError: a picture cannot be written.
+    """
+    instances = predictions.manifest.kind == "instance"
+
+    def draw(sample: Sample) -> None:
+        segments = [
+            segment
+            for segment in sample.segments
+            if not instances or (segment.score or 0.0) >= MIN_DRAWN_SCORE
+        ]
+        picture = overlay(predictions.image(sample), segments, predictions.taxonomy)
+        file = folder / f"{sample.id}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not cv2.imwrite(str(file), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
+            raise SegkitError(f"{file}: could not be written")
+
+    for _ in prefetch(draw, predictions.samples(), ahead=2 * THREADS):
+        on_image()
+    return folder

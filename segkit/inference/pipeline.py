@@ -1,0 +1,162 @@
+"""The inference loop: load images, batch them by shape, run the model and post-process, in order."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segkit.data.augment import Crop, full_image_crop
+from segkit.distributed import autocast
+from segkit.inference.postprocess import LabeledMask, postprocess
+from segkit.inference.streams import batch_by_shape, prefetch, reorder
+from segkit.model.dataseg import DataSeg
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import InferenceConfig
+from segkit.shards.manifest import Task
+
+Image = NDArray[np.uint8]
+Item = TypeVar("Item")
+Record = TypeVar("Record")
+Result = TypeVar("Result")
+
+PATIENCE = 8
+"""An image of a rare shape waits for a full batch until this many batches' worth of other images
+have been loaded."""
+
+
+@dataclass(frozen=True)
+class ModelInput(Generic[Record]):
+    """One image, resized and padded."""
+
+    record: Record
+    """What the caller knows of the image, such as its sample."""
+    crop: Crop
+    """How the image was resized and padded."""
+    pixels: Image
+    """(h, w, 3) RGB."""
+
+
+@dataclass(frozen=True)
+class ModelOutput(Generic[Record]):
+    """The proposals for one image."""
+
+    record: Record
+    crop: Crop
+    class_logits: Tensor
+    """(N, K + 1) float32, background last."""
+    mask_logits: Tensor
+    """(N, h / 4, w / 4) float32, padding included."""
+
+
+Batch = list[tuple[int, ModelInput[Record]]]
+"""Images of equal padded size, each with its index in the stream."""
+
+
+def predict_images(
+    model: DataSeg,
+    class_embeddings: ClassEmbeddings,
+    images: Iterable[Item],
+    read: Callable[[Item], tuple[Record, Image]],
+    task: Task,
+    config: InferenceConfig,
+) -> Iterator[tuple[Record, list[LabeledMask]]]:
+    """Predict a stream of images: yield the record of each with its masks, in order.
+
+    Args:
+        model: in evaluation mode.
+        class_embeddings: K classes, on the model's device.
+        images: what `read` takes; the stream is read slightly ahead of the results.
+        read: the record of an image and its pixels (H, W, 3) RGB; called in threads.
+        task: what to predict.
+        config: image size, thresholds, batch size and precision.
+    """
+
+    def label(output: ModelOutput[Record]) -> tuple[Record, list[LabeledMask]]:
+        masks = postprocess(
+            task,
+            output.class_logits,
+            output.mask_logits,
+            output.crop,
+            class_embeddings.is_thing,
+            config,
+        )
+        return output.record, masks
+
+    return infer(model, class_embeddings.text, images, read, label, config)
+
+
+def infer(
+    model: DataSeg,
+    text: Tensor,
+    images: Iterable[Item],
+    read: Callable[[Item], tuple[Record, Image]],
+    finish: Callable[[ModelOutput[Record]], Result],
+    config: InferenceConfig,
+) -> Iterator[Result]:
+    """Run the model on a stream of images; yield what `finish` makes of each output, in order.
+
+    Three stages overlap: threads load the next images, the device runs a batch, threads finish the
+    outputs of earlier ones. The batch size bounds the memory, not the number of images.
+
+    Args:
+        model: in evaluation mode.
+        text: (K, D_T) class embeddings, on the model's device.
+        images: what `read` takes; iterated in the caller's thread.
+        read: the record of an image and its pixels (H, W, 3) RGB; called in threads.
+        finish: called in threads, without gradients.
+        config: image size, batch size and precision.
+    """
+
+    def finish_indexed(output: tuple[int, ModelOutput[Record]]) -> tuple[int, Result]:
+        return output[0], finish(output[1])
+
+    loader = load_batches(images, read, config)
+    outputs = (output for batch in loader for output in run_model(model, text, batch, config))
+    yield from reorder(prefetch(finish_indexed, outputs, ahead=2 * config.batch_size))
+
+
+def load_batches(
+    images: Iterable[Item], read: Callable[[Item], tuple[Record, Image]], config: InferenceConfig
+) -> Iterator[Batch[Record]]:
+    """Read and resize images in threads, and batch those of equal padded size.
+
+    So an image is padded as it would be by itself, whatever else is in its batch.
+    """
+
+    def load(item: Item) -> ModelInput[Record]:
+        record, image = read(item)
+        crop = full_image_crop(image.shape[0], image.shape[1], size=config.image_size)
+        return ModelInput(record, crop, crop.image(image))
+
+    size = config.batch_size
+    inputs = prefetch(load, images, ahead=2 * size)
+    return batch_by_shape(
+        inputs, lambda loaded: loaded.crop.padded_size, size=size, patience=PATIENCE * size
+    )
+
+
+@torch.no_grad()
+def run_model(
+    model: DataSeg, text: Tensor, batch: Batch[Record], config: InferenceConfig
+) -> Iterator[tuple[int, ModelOutput[Record]]]:
+    """Run one batch through the model; yield the index and the output of each image."""
+    images = upload([loaded.pixels for _, loaded in batch], text.device)  # (B, 3, h, w)
+    with autocast(config.precision, text.device):
+        proposals = model(images, text, aux_outputs=False).queries
+    for row, (index, loaded) in enumerate(batch):
+        class_logits = proposals.class_logits[row, -1].float()  # (N, K + 1)
+        mask_logits = proposals.mask_logits[row, -1].float()  # (N, h / 4, w / 4)
+        yield index, ModelOutput(loaded.record, loaded.crop, class_logits, mask_logits)
+
+
+def upload(images: Sequence[Image], device: torch.device) -> Tensor:
+    """Stack images (H, W, 3) of one size as (B, 3, H, W) float32 in 0-1 on a device, without
+    blocking."""
+    stacked = torch.from_numpy(np.stack(images))
+    if device.type == "cuda":
+        stacked = stacked.pin_memory().to(device, non_blocking=True)
+    return stacked.permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,212 @@
+"""Segment box prompts: each box on an enlarged crop of its own, in batches across images."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from segkit.data.augment import Crop, square_crop
+from segkit.distributed import autocast
+from segkit.inference.pipeline import Image, upload
+from segkit.inference.streams import batch_by_shape, prefetch, unbatch
+from segkit.masks.boxes import pixels_of_box, tight_box
+from segkit.model.box_prompt_encoder import BoxPrompts
+from segkit.model.dataseg import DataSeg
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import InferenceConfig
+from segkit.sample import Box
+
+CROP_FACTOR = 1.6
+"""Side of a crop over the longer side of its box: the middle of the range of training zooms, 1.2 to
+2.5."""
+MAX_ENLARGEMENT = 8.0
+"""Crop pixels for one image pixel, at most."""
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ImagePrompts:
+    """The box prompts of one image."""
+
+    image: Image
+    """(H, W, 3) RGB."""
+    boxes: Sequence[Box]
+    """(Q,) x, y, width, height in pixels."""
+    labels: Sequence[int]
+    """(Q,) row of the class embeddings, or -1 where the class of a box is not known."""
+
+
+@dataclass(frozen=True)
+class BoxMask:
+    """The mask for one box; only the pixels inside the box are stored, so that thousands fit in
+    memory."""
+
+    size: tuple[int, int]
+    """Height and width of the image."""
+    place: tuple[slice, slice]
+    """Rows and columns of the image's pixels that the box touches."""
+    inside: Mask
+    """The mask at these pixels; may be empty."""
+    score: float
+    """0-1."""
+    class_index: int
+    """Row of the class embeddings: that of the prompt or, without one, the model's own (-1 where
+    there are no classes)."""
+
+    @property
+    def mask(self) -> Mask:
+        """(H, W), False outside the box."""
+        full_mask = np.zeros(self.size, bool)
+        full_mask[self.place] = self.inside
+        return full_mask
+
+
+@dataclass(frozen=True)
+class _BoxCrop:
+    """The crop around one box; the image itself is not held."""
+
+    size: tuple[int, int]
+    """Height and width of the image."""
+    box: Box
+    label: int
+    crop: Crop
+    pixels: Image
+    """(crop_size, crop_size, 3)."""
+
+
+@dataclass(frozen=True)
+class _BoxOutput:
+    """The model's output for one crop, on its device."""
+
+    box_crop: _BoxCrop
+    class_index: Tensor
+    """() int64."""
+    mask_logits: Tensor
+    """(h, w) float32, of the full crop."""
+
+
+def predict_box_masks(
+    model: DataSeg,
+    class_embeddings: ClassEmbeddings,
+    prompts: Iterable[ImagePrompts],
+    config: InferenceConfig,
+    *,
+    crop_size: int,
+) -> Iterator[list[BoxMask]]:
+    """Segment the boxes of a stream of images; the mask of a box does not depend on other boxes.
+
+    Crops of all images share batches, so many images with few boxes are as fast as few with many.
+
+    Args:
+        model: in evaluation mode.
+        class_embeddings: the classes of the labels, on the model's device.
+        prompts: images with their boxes; read slightly ahead of the results.
+        config: batch size and precision.
+        crop_size: side of the crops in pixels, a multiple of 32: that of the training crops, in
+            which the model has seen objects at this scale.
+
+    Yields:
+        The masks of each image, in order. Score: mean probability within the mask, times its
+        `tightness` in the box.
+    """
+
+    def boxes_of(image: ImagePrompts) -> Sequence[tuple[Image, Box, int]]:
+        boxes = zip(image.boxes, image.labels, strict=True)
+        return [(image.image, box, label) for box, label in boxes]
+
+    def load(prompt: tuple[Image, Box, int]) -> _BoxCrop:
+        image, box, label = prompt
+        height, width = image.shape[:2]
+        crop = _crop_around(box, height, width, crop_size)
+        return _BoxCrop((height, width), box, label, crop, crop.image(image))
+
+    def predict(boxes: Iterable[tuple[Image, Box, int]]) -> Iterator[BoxMask]:
+        size = config.batch_size
+        crops = prefetch(load, boxes, ahead=2 * size)
+        batches = batch_by_shape(crops, lambda crop: crop.pixels.shape, size=size, patience=size)
+        outputs = (
+            output
+            for batch in batches
+            for output in _run_model(model, class_embeddings, [crop for _, crop in batch], config)
+        )
+        return prefetch(_paste_mask, outputs, ahead=2 * size)
+
+    for _, masks in unbatch(prompts, boxes_of, predict):
+        yield masks
+
+
+@torch.no_grad()
+def _run_model(
+    model: DataSeg,
+    class_embeddings: ClassEmbeddings,
+    box_crops: list[_BoxCrop],
+    config: InferenceConfig,
+) -> Iterator[_BoxOutput]:
+    text, device = class_embeddings.text, class_embeddings.text.device
+    images = upload([box_crop.pixels for box_crop in box_crops], device)  # (B, 3, S, S)
+    corners = [box_crop.crop.box(box_crop.box) for box_crop in box_crops]
+    boxes = torch.tensor(corners, dtype=torch.float32, device=device)  # (B, 4)
+    labels = torch.tensor([box_crop.label for box_crop in box_crops], device=device)  # (B,)
+    with autocast(config.precision, device):
+        prompts = BoxPrompts(list(boxes[:, None]), list(labels[:, None]))
+        outputs = model(images, text, prompts, learned_queries=False, aux_outputs=False)
+        proposals = outputs.box_prompts
+    if len(text):
+        predicted = proposals.class_logits[:, -1, 0, :-1].argmax(-1)  # (B,)
+    else:
+        predicted = torch.full_like(labels, -1)
+    classes = torch.where(labels >= 0, labels, predicted)
+    mask_logits = proposals.mask_logits[:, -1, 0].float()  # (B, h, w)
+    for box_crop, class_index, logits in zip(box_crops, classes, mask_logits, strict=True):
+        yield _BoxOutput(box_crop, class_index, logits)
+
+
+def _crop_around(box: Box, height: int, width: int, crop_size: int) -> Crop:
+    """The square crop of a box: CROP_FACTOR times its longer side, at most the image's longer
+    side."""
+    longest = max(box[2], box[3])
+    side = min(max(longest * CROP_FACTOR, crop_size / MAX_ENLARGEMENT), max(height, width, longest))
+    side = max(2, round(side))
+    x = round(box[0] + box[2] / 2 - side / 2)
+    y = round(box[1] + box[3] / 2 - side / 2)
+    return square_crop(height, width, x, y, side, crop_size)
+
+
+def _paste_mask(output: _BoxOutput) -> BoxMask:
+    """Sample the logits of a crop at the image's pixels inside the box."""
+    box_crop = output.box_crop
+    rows, columns = place = pixels_of_box(box_crop.box, *box_crop.size)
+    logits = _sample_logits(output.mask_logits, box_crop.crop, rows, columns)
+    probability = logits.sigmoid().cpu().numpy()  # (rows, columns)
+    inside = probability >= 0.5
+    score = float(probability[inside].mean()) * tightness(inside) if inside.any() else 0.0
+    return BoxMask(box_crop.size, place, inside, score, int(output.class_index))
+
+
+def _sample_logits(logits: Tensor, crop: Crop, rows: slice, columns: slice) -> Tensor:
+    """Sample a crop's logits (h, w) bilinearly at the centers of image pixels: (rows, columns)."""
+    x, y, width, height = crop.source
+    left, top, content_w, content_h = crop.content
+    image_x = torch.arange(columns.start, columns.stop, device=logits.device) + 0.5
+    image_y = torch.arange(rows.start, rows.stop, device=logits.device) + 0.5
+    crop_x = (image_x - x) * content_w / width + left
+    crop_y = (image_y - y) * content_h / height + top
+    u = crop_x / crop.padded_size[1] * 2 - 1  # -1 to 1 from edge to edge
+    v = crop_y / crop.padded_size[0] * 2 - 1
+    grid = torch.stack(torch.meshgrid(v, u, indexing="ij")[::-1], dim=-1)[None]  # (1, r, c, 2)
+    sampled = F.grid_sample(
+        logits[None, None], grid.to(logits.dtype), align_corners=False, padding_mode="border"
+    )
+    return sampled[0, 0]
+
+
+def tightness(mask: Mask) -> float:
+    """IoU of the tight box of a mask (h, w) with the full array: 1 where it touches all four
+    sides."""
+    _, _, width, height = tight_box(mask)
+    return width * height / mask.size

@@ -1,0 +1,220 @@
+"""Segment images with a trained run, from Python: one image, a stream of images, or boxes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import InputError
+from segkit.inference.pipeline import Image, predict_images
+from segkit.inference.postprocess import LabeledMask
+from segkit.inference.predict_boxes import ImagePrompts, predict_box_masks
+from segkit.masks import rle
+from segkit.masks.boxes import pixels_of_box
+from segkit.runs.run import Run, load_run
+from segkit.sample import Box, Kind
+from segkit.shards.manifest import Task
+from segkit.taxonomy import Category, Taxonomy
+from segkit.text.vocabulary import named_taxonomy
+
+Classes = Taxonomy | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class PredictedMask:
+    """One labeled region of an image."""
+
+    name: str
+    """Name of the class."""
+    class_id: int
+    """Id of the class in the taxonomy."""
+    kind: Kind
+    score: float
+    """0-1."""
+    box: Box
+    """Tight box: x, y, width, height in pixels."""
+    counts: bytes
+    """COCO compressed RLE over (height, width) of the image."""
+    size: tuple[int, int]
+    """Height and width of the image."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W)."""
+        return rle.decode(self.counts, *self.size)
+
+    @classmethod
+    def from_labeled(cls, mask: LabeledMask, taxonomy: Taxonomy) -> "PredictedMask":
+        """A mask of post-processing, in the taxonomy of the class embeddings."""
+        category, region = taxonomy.categories[mask.class_index], mask.region
+        return cls(
+            name=category.name,
+            class_id=category.id,
+            kind=category.kind,
+            score=mask.score,
+            box=region.box,
+            counts=region.counts,
+            size=mask.size,
+        )
+
+
+class Predictor:
+    """A trained run that segments images.
+
+    Classes are any that have text embeddings: a taxonomy, a list of names, or None for those that
+    the run was trained with. `segkit vocabulary encode` computes the embeddings of new names.
+
+    Args:
+        run: a run, or its directory (`DIR` or `DIR@v2`).
+        device: auto, cpu, cuda or cuda:N; only for a directory.
+
+    Raises:
+        InputError: no run there, or no such device.
+    """
+
+    def __init__(self, run: Run | str | Path, device: str = "auto") -> None:
+        self.run = run if isinstance(run, Run) else load_run(run, device)
+
+    def predict(
+        self, image: Image, classes: Classes = None, task: Task = "panoptic"
+    ) -> list[PredictedMask]:
+        """Segment one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            classes: what to segment; None for the classes of the run.
+            task: panoptic (masks do not overlap), semantic (one mask per class, together they cover
+                the image) or instance (things; masks may overlap).
+
+        Raises:
+            InputError: an image of another shape or type, a name without a text embedding, or no
+                thing among the classes of an instance task.
+        """
+        return next(self.predict_many([image], classes, task))
+
+    def predict_many(
+        self, images: Iterable[Image], classes: Classes = None, task: Task = "panoptic"
+    ) -> Iterator[list[PredictedMask]]:
+        """Segment a stream of images, in order; images of equal shape share batches.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each; read slightly ahead of the results.
+            classes: as of `predict`.
+            task: as of `predict`.
+
+        Raises:
+            InputError: as of `predict`.
+        """
+        taxonomy = self.taxonomy(classes)
+        if task == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):
+            hint = "add a thing, or use the task semantic or panoptic"
+            raise InputError(f"no class is a thing: {', '.join(taxonomy.names[:5])}", hint=hint)
+        predictions = predict_images(
+            self.run.model,
+            self.run.class_embeddings(taxonomy),
+            images,
+            _read,
+            task,
+            self.run.recipe.inference,
+        )
+        return (
+            [PredictedMask.from_labeled(mask, taxonomy) for mask in masks]
+            for _, masks in predictions
+        )
+
+    def predict_boxes(
+        self, image: Image, boxes: Sequence[Box], labels: Sequence[str | None] | None = None
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Segment the object in each box.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            boxes: x, y, width, height in pixels; an array (Q, 4) also works.
+            labels: the class name of each box, or None where it is not known; None for all if no
+                class is known.
+
+        Returns:
+            (Q, H, W) bool, False outside each box, and (Q,) scores in 0-1.
+
+        Raises:
+            InputError: an image of another shape or type, a box without extent or beyond the image,
+                unequal numbers of labels and boxes, or a name without a text embedding.
+        """
+        names = [None] * len(boxes) if labels is None else list(labels)
+        _check_image(image)
+        _check_boxes(image, boxes, names)
+        known = sorted({name for name in names if name is not None})
+        taxonomy = Taxonomy(
+            "box labels", tuple(Category(row, name, "thing") for row, name in enumerate(known))
+        )
+        rows = [-1 if name is None else known.index(name) for name in names]
+        prompts = ImagePrompts(np.ascontiguousarray(image), boxes, rows)
+        config, crop_size = self.run.recipe.inference, self.run.recipe.data.image_size
+        (predictions,) = predict_box_masks(
+            self.run.model,
+            self.run.class_embeddings(taxonomy),
+            [prompts],
+            config,
+            crop_size=crop_size,
+        )
+        masks = np.zeros((len(boxes), *image.shape[:2]), bool)
+        for mask, prediction in zip(masks, predictions, strict=True):
+            mask[prediction.place] = prediction.inside
+        return masks, np.array([prediction.score for prediction in predictions], np.float32)
+
+    def taxonomy(self, classes: Classes = None) -> Taxonomy:
+        """The classes as a taxonomy; None: all that the run was trained with, each once.
+
+        Raises:
+            InputError: no name, or one that occurs twice.
+        """
+        if isinstance(classes, Taxonomy):
+            return classes
+        if classes is not None:
+            return named_taxonomy(classes)
+        trained = list(self.run.taxonomies.values())
+        if len(trained) == 1:
+            return trained[0]
+        unique: dict[tuple[str, ...], Category] = {}
+        for taxonomy in trained:
+            for category in taxonomy.categories:
+                unique.setdefault(category.words, category)
+        categories = (
+            replace(category, id=number) for number, category in enumerate(unique.values(), 1)
+        )
+        return Taxonomy("run", tuple(categories))
+
+
+def segment_boxes(
+    run: Run, image: Image, boxes: Sequence[Box], labels: Sequence[str | None] | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Segment the object in each box: `Predictor(run).predict_boxes(image, boxes, labels)`."""
+    return Predictor(run).predict_boxes(image, boxes, labels)
+
+
+def _read(image: Image) -> tuple[None, Image]:
+    _check_image(image)
+    return None, np.ascontiguousarray(image)
+
+
+def _check_image(image: Image) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        message = f"an image of shape {image.shape} and type {image.dtype}"
+        raise InputError(message, hint="give (height, width, 3) uint8 in RGB order")
+
+
+def _check_boxes(image: Image, boxes: Sequence[Box], names: Sequence[str | None]) -> None:
+    if len(names) != len(boxes):
+        message = f"{len(names)} labels for {len(boxes)} boxes"
+        raise InputError(message, hint="give one per box, None where it is not known")
+    height, width = image.shape[:2]
+    for number, box in enumerate(boxes):
+        if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
+            hint = "give x, y, width and height in pixels, with a width and height above 0"
+            raise InputError(f"box {number} is {[float(side) for side in box]}", hint=hint)
+        rows, columns = pixels_of_box(box, height, width)
+        if rows.start == rows.stop or columns.start == columns.stop:
+            message = f"box {number} is outside the image of {width} x {height} pixels"
+            raise InputError(message, hint="give x, y, width and height in pixels of this image")

@@ -1,0 +1,102 @@
+"""The public Predictor against the prediction sets of the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import segkit
+from segkit.errors import InputError
+from segkit.inference.outputs import predict_set
+from segkit.inference.predictor import PredictedMask
+from segkit.masks.rle import decode
+from segkit.sample import Segment
+from segkit.shards.manifest import Task
+from segkit.shards.reader import ShardSet
+from segkit.taxonomy import Category, Taxonomy
+from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_toy_set(tmp_path_factory.mktemp("data") / "toy")
+
+
+@pytest.fixture(scope="module")
+def run(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    settings = ["inference.score=0.1", "inference.overlap=0", "inference.batch_size=2"]
+    recipe = write_recipe(folder / "tiny.toml")
+    data = [(str(toy.path), 1.0)]
+    return segkit.train(
+        str(recipe), data, folder / "run", steps=1, device="cpu", overrides=settings
+    )
+
+
+def assert_equal(masks: list[PredictedMask], segments: tuple[Segment, ...], size: object) -> None:
+    assert len(masks) == len(segments)
+    for mask, segment in zip(masks, segments, strict=True):
+        assert (mask.class_id, mask.kind) == (segment.class_id, segment.kind)
+        assert mask.score == pytest.approx(segment.score, abs=1e-4)
+        assert mask.size == size == mask.mask.shape
+        expected = decode(segment.mask or b"", *mask.size)
+        assert (mask.mask != expected).mean() < 2e-3, "only rounding may differ"
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_masks_equal_the_segments_of_a_prediction_set(
+    run: Path, toy: ShardSet, tmp_path: Path, task: Task
+) -> None:
+    predictor = segkit.Predictor(run, "cpu")
+    images = [toy.image(sample) for sample in toy.samples()]
+    predictions = list(predict_set(predictor.run, toy, task, tmp_path / "set").samples())
+    many = list(predictor.predict_many(images, task=task))
+    assert len(many) == len(images) and sum(map(len, many)) > 0
+    for image, masks, sample in zip(images, many, predictions, strict=True):
+        assert_equal(masks, sample.segments, image.shape[:2])
+    assert_equal(
+        predictor.predict(images[0], task=task), predictions[0].segments, images[0].shape[:2]
+    )
+
+
+def test_classes_are_names_a_taxonomy_or_those_of_the_run(run: Path, toy: ShardSet) -> None:
+    predictor = segkit.Predictor(segkit.load_run(run))
+    image = toy.image(next(toy.samples()))
+    masks = predictor.predict(image, ["sky", "dog"], "semantic")
+    assert {mask.name for mask in masks} <= {"sky", "dog"} and len(masks) > 0
+    assert np.sum([mask.mask for mask in masks], axis=0).min() == 1, "they cover the image"
+    named = Taxonomy("animals", (Category(7, "dog", "thing"), Category(9, "cat", "thing")))
+    assert {mask.class_id for mask in predictor.predict(image, named, "semantic")} <= {7, 9}
+    assert predictor.taxonomy() == TAXONOMY
+    with pytest.raises(InputError, match="comes twice"):
+        predictor.predict(image, ["dog", "Dog"])
+
+
+def test_the_classes_of_several_data_sets_are_joined(run: Path) -> None:
+    predictor = segkit.Predictor(run, "cpu")
+    more = Taxonomy("more", (TAXONOMY.categories[0], Category(99, "zebra", "thing")))
+    predictor.run.taxonomies["more"] = more
+    joined = predictor.taxonomy()
+    assert joined.names == (*TAXONOMY.names, "zebra")
+    assert [category.id for category in joined.categories] == list(range(1, len(joined.names) + 1))
+
+
+def test_boxes_are_segmented_as_by_segment_boxes(run: Path, toy: ShardSet) -> None:
+    predictor = segkit.Predictor(run, "cpu")
+    image, boxes = toy.image(next(toy.samples())), [(4.0, 4.0, 30.0, 20.0), (0.0, 10.0, 12.0, 30.0)]
+    masks, scores = predictor.predict_boxes(image, boxes, ["dog", None])
+    expected = segkit.segment_boxes(predictor.run, image, boxes, ["dog", None])
+    assert np.array_equal(masks, expected[0]) and np.array_equal(scores, expected[1])
+
+
+def test_invalid_input_is_refused_at_the_call(run: Path) -> None:
+    predictor = segkit.Predictor(run, "cpu")
+    image = np.zeros((40, 50, 3), np.uint8)
+    with pytest.raises(InputError, match="no class is a thing: sky"):
+        predictor.predict_many([image], ["sky"], "instance")
+    with pytest.raises(InputError, match="flurblewidget"):
+        predictor.predict_many([image], ["flurblewidget"])
+    for invalid in (image.astype(np.float32), image[..., 0], image[..., [0, 0, 0, 0]]):
+        with pytest.raises(InputError, match="an image of shape"):
+            predictor.predict(invalid)  # type: ignore[arg-type]
+    assert predictor.predict(image[:, ::-1]) is not None, "an array of any strides"
