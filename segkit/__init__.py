@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from segkit.runs.run import load_run
     from segkit.shards.reader import ShardSet
     from segkit.sources.engine import convert
-    from segkit.training.run import train
+    from segkit.training.train import train
 
     open = ShardSet.open
 
@@ -42,7 +42,7 @@ _EXPORTS = {
     "open": ("segkit.shards.reader", "ShardSet.open"),
     "pseudolabel": ("segkit.inference.pseudolabel", "pseudolabel"),
     "segment_boxes": ("segkit.inference.predictor", "segment_boxes"),
-    "train": ("segkit.training.run", "train"),
+    "train": ("segkit.training.train", "train"),
 }
 """Exported name -> module and attribute."""
 
