@@ -1,4 +1,4 @@
-"""`segkit convert`: native datasets to shard sets, every annotation accounted for."""
+"""`segkit convert`: convert native datasets to shard sets."""
 
 import re
 import time
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Convert a dataset to a shard set; input = kept + dropped is counted, checked and printed.",
+    help="Convert a dataset to a shard set, and check that input = kept + dropped.\n\n"
+    "Example: segkit convert coco --images val2017 --panoptic annotations/panoptic_val2017.json "
+    "--out work/coco-val",
 )
 
 
 class ImagesBy(StrEnum):
-    """How a set leads to its images."""
+    """How a set refers to its images."""
 
     embed = "embed"
     reference = "reference"
@@ -37,14 +39,14 @@ class ImagesBy(StrEnum):
 
 
 class Engine(StrEnum):
-    """What converts the shards."""
+    """Where shards are converted."""
 
     local = "local"
     ray = "ray"
 
 
 class OnError(StrEnum):
-    """What happens where a defect of the source would lose data."""
+    """What to do about defects that would lose data."""
 
     fail = "fail"
     skip = "skip"
@@ -52,10 +54,12 @@ class OnError(StrEnum):
 
 Images = Annotated[Path, typer.Option(help="Folder of the images.")]
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_NOT_NOTED = ("out", "as_json", "dry_run", "workers", "engine", "address")
+"""Options that do not affect the content of a version."""
 
 
 @dataclass(frozen=True)
-class Common:
+class CommonOptions:
     """The options of every source."""
 
     out: Annotated[
@@ -63,78 +67,85 @@ class Common:
         typer.Option(help="Directory of the shard set; a new version v1, v2, ... is published."),
     ] = None
     name: Annotated[
-        str | None, typer.Option(help="Name of the set in tables; by default that of the source.")
+        str | None, typer.Option(help="Name of the set in tables; by default the source's.")
     ] = None
     split: Annotated[str | None, typer.Option(help="train, val, ...; noted in the manifest.")] = (
         None
     )
-    limit: Annotated[int | None, typer.Option(min=1, help="Convert the first N images only.")] = (
+    limit: Annotated[int | None, typer.Option(min=1, help="Convert only the first N images.")] = (
         None
     )
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes or Ray tasks at a time; by default one for each core."),
+        typer.Option(min=1, help="Processes or Ray tasks at a time; by default one per core."),
     ] = None
     images_by: Annotated[
         ImagesBy,
         typer.Option(
-            help="Copy images into tars, point at the files, or labels only (no image is opened)."
+            help="Copy images into tars, reference the files, or write only labels without opening "
+            "images."
         ),
     ] = ImagesBy.embed
     on_error: Annotated[
         OnError,
         typer.Option(
-            help="Stop where a defect would lose data, or set it aside in quarantine.jsonl and go on."
+            help="Fail on defects that would lose data, or write them to quarantine.jsonl and "
+            "continue."
         ),
     ] = OnError.fail
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read and check everything, report, write nothing."),
+        typer.Option("--dry-run", help="Read and check everything, report, and write nothing."),
     ] = False
     shard_size: Annotated[
-        str, typer.Option(help="Image bytes at which a shard is closed, such as 96MiB.")
+        str, typer.Option(help="Bytes of images at which a shard is closed, such as 96MiB.")
     ] = "96MiB"
     engine: Annotated[
         Engine,
         typer.Option(
-            help="Processes of this machine, or tasks of a Ray cluster whose nodes share the folders."
+            help="Processes of this machine, or tasks of a Ray cluster whose nodes share folders."
         ),
     ] = Engine.local
     address: Annotated[
         str | None,
         typer.Option(
-            help="HOST:PORT of the Ray cluster's head, or auto; by default $RAY_ADDRESS, else one of its own."
+            help="HOST:PORT of the Ray cluster's head, or auto; by default $RAY_ADDRESS, or else a "
+            "new cluster on this machine."
         ),
     ] = None
     as_json: bool = JSON_OPTION
 
 
 def _command(open_source: Callable[..., "Source"]) -> Callable[..., "Source"]:
-    """Make the function that opens a source a subcommand: its parameters, then those of `Common`,
-    are the options."""
-    own, shared = signature(open_source).parameters, signature(Common).parameters
-    options = [
-        shared["out"],
-        *own.values(),
-        *(shared[name] for name in shared if name not in ("out", *own)),
-    ]
-    options.sort(
-        key=lambda option: option.default is not Parameter.empty
-    )  # what must be given comes first
-    for kind, info in (
-        get_args(option.annotation)
-        for option in options
-        if get_origin(option.annotation) is Annotated
-    ):
-        if Path in (kind, *get_args(kind)):
-            info.parser, info.metavar = location, "PATH|URL"
+    """Register a function that opens a source as a subcommand.
 
-    def command(**given: Any) -> None:
-        common = Common(**{name: given[name] for name in shared})
-        _run(common, given, lambda: open_source(**{name: given[name] for name in own}))
+    The options of the command are the function's parameters and the fields of `CommonOptions`.
+    """
+    source_options = signature(open_source).parameters
+    common_options = signature(CommonOptions).parameters
+    parameters = [
+        common_options["out"],
+        *source_options.values(),
+        *(
+            option
+            for name, option in common_options.items()
+            if name not in ("out", *source_options)
+        ),
+    ]
+    parameters.sort(key=lambda option: option.default is not Parameter.empty)  # required ones first
+    for parameter in parameters:
+        if get_origin(parameter.annotation) is Annotated:
+            type_, info = get_args(parameter.annotation)
+            if Path in (type_, *get_args(type_)):
+                info.parser, info.metavar = location, "PATH|URL"
+
+    def command(**arguments: Any) -> None:
+        common = CommonOptions(**{name: arguments[name] for name in common_options})
+        chosen = {name: arguments[name] for name in source_options}
+        _run(common, arguments, lambda: open_source(**chosen))
 
     command.__doc__ = open_source.__doc__
-    command.__signature__ = Signature(options)  # type: ignore[attr-defined]  # what typer reads
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     command.__annotations__ = {}
     app.command(open_source.__name__)(command)
     return open_source
@@ -146,22 +157,24 @@ def coco(
     panoptic: Annotated[Path | None, typer.Option(help="Panoptic JSON.")] = None,
     panoptic_masks: Annotated[
         Path | None,
-        typer.Option(help="Folder of its PNGs; by default beside the JSON under the same stem."),
+        typer.Option(help="Folder of its PNGs; by default beside the JSON, under the same stem."),
     ] = None,
     instances: Annotated[
         Path | None, typer.Option(help="Instances JSON, with any category list.")
     ] = None,
     boxes_only: Annotated[
-        bool, typer.Option("--boxes-only", help="Leave the masks of the instances out.")
+        bool, typer.Option("--boxes-only", help="Omit the masks of the instances.")
     ] = False,
 ) -> "Source":
-    """COCO panoptic (JSON and PNG folder), COCO instances (polygons, run lengths, boxes), or both
-    joined.
+    """COCO panoptic (JSON and PNG folder), COCO instances (polygons, RLE or boxes), or both joined.
 
-    With both, panoptic segments take id, polygon and crowd flag of their instances.
+    With both, panoptic segments take id, polygon and crowd flag from their instances.
 
-    Example: segkit convert coco --images val2017 --panoptic annotations/panoptic_val2017.json --out
-    work/coco-val
+    Example: segkit convert coco --images val2017 --panoptic annotations/panoptic_val2017.json
+    --out work/coco-val
+
+    Example: segkit convert coco --images train2017 --instances annotations/instances_train2017.json
+    --boxes-only --out work/coco-boxes
     """
     from segkit.sources.coco_instances import open_coco_instances
     from segkit.sources.coco_joined import open_coco_joined
@@ -169,13 +182,12 @@ def coco(
 
     if panoptic is None:
         if instances is None:
-            raise InputError(
-                "needs an annotation file", hint="give --panoptic FILE or --instances FILE, or both"
-            )
+            hint = "give --panoptic FILE or --instances FILE, or both"
+            raise InputError("no annotation file", hint=hint)
         return open_coco_instances(instances, images, boxes_only=boxes_only)
     if boxes_only:
         raise InputError(
-            "--boxes-only goes with --instances alone", hint="leave it or --panoptic out"
+            "--boxes-only cannot be combined with --panoptic", hint="omit one of the two"
         )
     if instances is None:
         return open_coco_panoptic(panoptic, images, panoptic_masks)
@@ -191,13 +203,12 @@ def ade(
     ] = False,
     classes: Annotated[
         Path | None,
-        typer.Option(help="Own classes instead of the 150: a table like objectInfo150.csv."),
+        typer.Option(help="Table of other classes than the 150, in the form of objectInfo150.csv."),
     ] = None,
 ) -> "Source":
-    """ADE20K SceneParsing: 150 classes in index PNGs (0 = void), and 100 thing classes with
-    --instances.
+    """ADE20K SceneParsing: 150 classes in index PNGs; 100 thing classes with --instances.
 
-    Thing pixels that no instance covers keep their class as a crowd segment.
+    Index 0 is void. Thing pixels that no instance covers keep their class as a crowd segment.
 
     Example: segkit convert ade --root ADEChallengeData2016 --split training --out work/ade-train
     """
@@ -209,14 +220,17 @@ def ade(
 @_command
 def objects365(
     annotations: Annotated[
-        Path, typer.Option(help="zhiyuan_objv2_train.json, zhiyuan_objv2_val.json or alike.")
+        Path,
+        typer.Option(
+            help="zhiyuan_objv2_train.json, zhiyuan_objv2_val.json, or a file of the same format."
+        ),
     ],
     images: Images,
 ) -> "Source":
-    """Objects365 v2: boxes of 365 classes; images are found in every known layout of the archives.
+    """Objects365 v2: boxes of 365 classes, with images in any known layout of the archives.
 
-    Example: segkit convert objects365 --annotations zhiyuan_objv2_val.json --images val --out
-    work/o365-val
+    Example: segkit convert objects365 --annotations zhiyuan_objv2_val.json --images val
+    --out work/o365-val
     """
     from segkit.sources.objects365 import open_objects365
 
@@ -229,13 +243,13 @@ def semantic(
     masks: Annotated[
         Path,
         typer.Option(
-            help="Folder of PNGs with the images' names: indices (grey, palette) or colours."
+            help="Folder of PNGs with the names of the images: indices (gray, palette) or colors."
         ),
     ],
     labels: Annotated[
         Path,
         typer.Option(
-            help="One class a line: `name`, or `index name`, or `R G B name`, the same on every line."
+            help="One class a line: all lines `name`, all `index name`, or all `R G B name`."
         ),
     ],
     ignore: Annotated[
@@ -246,7 +260,7 @@ def semantic(
         typer.Option(help="Index of the first line of a list of plain names [default: 0]."),
     ] = None,
 ) -> "Source":
-    """Any semantic data set of index PNGs: CamVid, VOC, Cityscapes ids, your own.
+    """Any semantic dataset of index or color PNGs, such as CamVid or your own.
 
     Example: segkit convert semantic --images train --masks train-labels --labels labels.txt
     --ignore 11 --out work/own
@@ -258,16 +272,16 @@ def semantic(
 
 @_command
 def cityscapes(
-    root: Annotated[Path, typer.Option(help="Folder that holds leftImg8bit and gtFine.")],
+    root: Annotated[Path, typer.Option(help="Folder that contains leftImg8bit and gtFine.")],
     split: Annotated[str, typer.Option(help="train or val.")],
     instances: Annotated[
-        bool, typer.Option("--instances", help="Panoptic labels from *_instanceIds.png.")
+        bool, typer.Option("--instances", help="Read *_instanceIds.png for panoptic labels.")
     ] = False,
 ) -> "Source":
-    """Cityscapes gtFine: the 19 classes of its benchmarks; the other classes are void.
+    """Cityscapes gtFine: the 19 classes of its benchmarks; other classes are void.
 
-    Example: segkit convert cityscapes --root cityscapes --split val --instances --out
-    work/cityscapes-val
+    Example: segkit convert cityscapes --root cityscapes --split val --instances
+    --out work/cityscapes-val
     """
     from segkit.sources.cityscapes import open_cityscapes
 
@@ -281,11 +295,12 @@ def voc(
         str, typer.Option(help="train, val or trainval: a list of ImageSets/Segmentation.")
     ],
     instances: Annotated[
-        bool, typer.Option("--instances", help="Objects from SegmentationObject.")
+        bool, typer.Option("--instances", help="Take the objects of SegmentationObject.")
     ] = False,
 ) -> "Source":
-    """Pascal VOC segmentation: 20 classes; index 255 is void, index 0 is background without a
-    segment.
+    """Pascal VOC segmentation: 20 classes; index 255 is void, index 0 is background.
+
+    Background is annotated as none of the classes, and has no segment.
 
     Example: segkit convert voc --root VOCdevkit/VOC2012 --split train --out work/voc-train
     """
@@ -294,19 +309,22 @@ def voc(
     return open_voc(root, split, instances=instances)
 
 
-def _run(common: Common, arguments: dict[str, Any], open_source: Callable[[], "Source"]) -> None:
-    """What every source has in common: open it, convert or check it, print what became of its
-    data."""
+def _run(
+    common: CommonOptions, arguments: dict[str, Any], open_source: Callable[[], "Source"]
+) -> None:
+    """Open a source, convert or check it, and print the result."""
     from segkit.sources import engine
 
-    options = _options(common)
+    options = _convert_options(common)
     out, dry_run = common.out, common.dry_run
     if out is None and not dry_run:
         raise InputError("no destination", hint="give --out DIR, or --dry-run")
     if out is not None and not dry_run:
         writable(out)
     if common.address and common.engine is Engine.local:
-        raise InputError("--address names a Ray cluster", hint="give --engine ray with it")
+        raise InputError(
+            "--address is the address of a Ray cluster", hint="give --engine ray with it"
+        )
     source, option = open_source(), "--images" if "images" in arguments else "--root"
     if options.images_by != "none" and not source.images.is_dir():
         raise InputError("no such folder of images", file=source.images, hint=f"check {option}")
@@ -316,15 +334,14 @@ def _run(common: Common, arguments: dict[str, Any], open_source: Callable[[], "S
             if out is None or dry_run:
                 report = engine.check(source, options, on_progress=advance)
             else:
-                report = engine.convert(
-                    source, out, options, arguments=_noted(arguments), on_progress=advance
-                )
+                noted = _noted_arguments(arguments)
+                report = engine.convert(source, out, options, arguments=noted, on_progress=advance)
     except engine.DefectsError as error:
         fail(error.report, source, option, time.perf_counter() - started, common.as_json)
     show(report, source, option, time.perf_counter() - started, common.as_json)
 
 
-def _options(common: Common) -> "ConvertOptions":
+def _convert_options(common: CommonOptions) -> "ConvertOptions":
     from segkit.sources.engine import ConvertOptions
 
     return ConvertOptions(
@@ -333,36 +350,31 @@ def _options(common: Common) -> "ConvertOptions":
         limit=common.limit,
         images_by=common.images_by.value,
         on_error=common.on_error.value,
-        shard_bytes=_bytes(common.shard_size),
+        shard_bytes=_parse_size(common.shard_size),
         workers=common.workers,
         engine=common.engine.value,
         address=common.address,
     )
 
 
-def _bytes(text: str) -> int:
+def _parse_size(text: str) -> int:
+    """Return the bytes of a size such as 96MiB or 100MB."""
     match = _SIZE.fullmatch(text.strip())
     size = 0.0
     if match:
-        size = float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(
-            match[2].lower() or " "
-        )
+        number, unit, binary = match.groups()
+        exponent = " kmgt".index(unit.lower() or " ")
+        size = float(number) * (1024 if binary else 1000) ** exponent
     if size < 1:
-        raise InputError(
-            f"--shard-size {text!r} is no size", hint="give bytes, or a size such as 96MiB or 100MB"
-        )
+        hint = "give bytes, or a size such as 96MiB or 100MB"
+        raise InputError(f"invalid --shard-size {text!r}", hint=hint)
     return int(size)
 
 
-def _noted(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that decide what was written, as JSON values."""
-    left_out = ("out", "as_json", "dry_run", "workers", "engine", "address")
-    chosen = {
-        key: value
-        for key, value in arguments.items()
-        if key not in left_out and value not in (None, False)
-    }
+def _noted_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that affect the content of a version, as JSON values."""
     return {
-        key: value if isinstance(value, str | int | list) else str(value)
-        for key, value in chosen.items()
+        name: value if isinstance(value, str | int | list) else str(value)
+        for name, value in arguments.items()
+        if name not in _NOT_NOTED and value not in (None, False)
     }

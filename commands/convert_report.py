@@ -1,6 +1,6 @@
-"""What a conversion came to, as `segkit convert` prints it: tables or one JSON object, and what
-would be lost."""
+"""Prints the result of `segkit convert`: tables or one JSON object, and the defects."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .common import emit, stderr, table
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from segkit.sources.ledger import Defect
     from segkit.sources.source import Source
 
-_SHOWN = 20
+_MAX_LINES = 20
 _UNKNOWN = "unknown-category"
 _SCHEMA = "segkit.convert/1"
 
@@ -20,13 +20,13 @@ _SCHEMA = "segkit.convert/1"
 def show(
     report: "ConversionReport", source: "Source", option: str, seconds: float, as_json: bool
 ) -> None:
-    """Print what became of the data.
+    """Print the result of a conversion or a dry run.
 
     Args:
-        report: of a conversion or a dry run.
-        source: what was converted.
-        option: by which the user gave the folder of images.
-        seconds: how long it took.
+        report: the result.
+        source: the source.
+        option: option by which the user gave the folder of images.
+        seconds: duration.
         as_json: print one JSON object instead of tables.
     """
     emit(
@@ -36,52 +36,62 @@ def show(
         tables=_tables(report, source, seconds),
     )
     if not as_json and report.published is None:
-        _list(report)
-    if wrong := _wrong_folder(report, source, option):
-        stderr.print(wrong, markup=False, highlight=False, soft_wrap=True)
+        _print_defects(report)
+    if message := _wrong_folder(report, source, option):
+        _print_line(message)
 
 
 def fail(
     report: "ConversionReport", source: "Source", option: str, seconds: float, as_json: bool
 ) -> NoReturn:
-    """List the defects that fail a conversion, and raise the InputError that names the first;
-    arguments as `show`."""
+    """List the defects that fail a conversion, and raise the InputError that names the first.
+
+    Arguments are those of `show`.
+    """
     error = report.defects[0].error(report.offenders - 1, _wrong_folder(report, source, option))
-    _list(report)
+    _print_defects(report)
     if as_json:
         emit(_result(report, source, seconds, str(error)), schema=_SCHEMA, as_json=True, tables=())
     raise error
 
 
 def _wrong_folder(report: "ConversionReport", source: "Source", option: str) -> str | None:
-    """What to say where not one of several images was found; None elsewhere."""
+    """Return the hint for a source of several images of which none exists; otherwise None."""
     images = report.ledger.images
     if images.input < 2 or images.dropped.get("missing-image") != images.input:
         return None
     return f"none of the {images.input} images is under {source.images}: {option} is probably wrong"
 
 
-def _list(report: "ConversionReport") -> None:
-    """The first offenders, where there are several; of a class that the source does not list the
-    first alone."""
+def _print_defects(report: "ConversionReport") -> None:
+    """Print the first defects, if there are several.
+
+    Of the defects of one unknown class, only the first is printed, with their number.
+    """
     if report.offenders < 2:
         return
-    first: dict[Any, Defect] = {}
-    for number, defect in enumerate(report.defects):
-        first.setdefault(defect.class_name if defect.code == _UNKNOWN else number, defect)
-    told = 0
-    for defect in list(first.values())[:_SHOWN]:
-        times = (
-            report.ledger.per_class[str(defect.class_name)].dropped[_UNKNOWN]
-            if defect.code == _UNKNOWN
-            else 1
-        )
-        more = f" (and {times - 1} more of {defect.class_name})" if times > 1 else ""
-        line = f"{defect.file}: {defect.record}: {defect.message} [{defect.code}]{more}"
-        stderr.print(line, markup=False, highlight=False, soft_wrap=True)
-        told += times
-    if report.offenders > told:
-        stderr.print(f"... and {report.offenders - told} more", highlight=False)
+    counted = 0
+    for defect, count in list(_group_defects(report))[:_MAX_LINES]:
+        more = f" (and {count - 1} more of {defect.class_name})" if count > 1 else ""
+        _print_line(f"{defect.file}: {defect.record}: {defect.message} [{defect.code}]{more}")
+        counted += count
+    if report.offenders > counted:
+        _print_line(f"... and {report.offenders - counted} more")
+
+
+def _group_defects(report: "ConversionReport") -> "Iterator[tuple[Defect, int]]":
+    """Yield the defects to print, each with the number of defects that it stands for."""
+    classes: set[str | None] = set()
+    for defect in report.defects:
+        if defect.code != _UNKNOWN:
+            yield defect, 1
+        elif defect.class_name not in classes:
+            classes.add(defect.class_name)
+            yield defect, report.ledger.per_class[str(defect.class_name)].dropped[_UNKNOWN]
+
+
+def _print_line(text: str) -> None:
+    stderr.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _result(
@@ -110,21 +120,21 @@ def _tables(report: "ConversionReport", source: "Source", seconds: float) -> "li
     counts = {"images": report.ledger.images, "annotations": report.ledger.annotations}
     title = f"{source.name}: {source.kind}, {len(source.taxonomy.categories)} classes"
     rows = [
-        (what, count.input, count.kept, sum(count.dropped.values()))
-        for what, count in counts.items()
+        (noun, count.input, count.kept, sum(count.dropped.values()))
+        for noun, count in counts.items()
     ]
     tables: list[Table | str] = [table(title, ("", "input", "kept", "dropped"), rows)]
     codes = [
-        (f"{what} {column}: {code}", number)
-        for what, count in counts.items()
+        (f"{noun} {column}: {code}", number)
+        for noun, count in counts.items()
         for column, numbers in (("dropped", count.dropped), ("warnings", count.warnings))
         for code, number in numbers.items()
     ]
     if codes:
         tables.append(table("Codes", ("", "count"), codes))
     speed = report.ledger.images.kept / max(seconds, 1e-9)
-    published = report.published
-    last = (
-        f"{published.path} ({speed:.0f} images/s)" if published else "dry run: nothing was written"
-    )
-    return [*tables, last]
+    if report.published:
+        tables.append(f"{report.published.path} ({speed:.0f} images/s)")
+    else:
+        tables.append("dry run: nothing was written")
+    return tables

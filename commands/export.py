@@ -1,4 +1,4 @@
-"""`segkit export`: native formats back from a shard set."""
+"""`segkit export`: write a shard set in a native format."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Write a shard set in a native format, loss-free where that can hold it.\n\n"
+    help="Write a shard set in a native format, without loss where the format allows.\n\n"
     "Example: segkit export coco-panoptic --data work/coco-val --out exported",
 )
 _DATA = typer.Option(
-    ..., "--data", metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."
+    ..., "--data", metavar="SET", help="Shard set: DIR (its newest version) or DIR@v1."
 )
-_OUT = typer.Option(..., "--out", metavar="DIR", parser=writable_local, help="Directory to make.")
+_OUT = typer.Option(..., "--out", metavar="DIR", parser=writable_local, help="New directory.")
 _IMAGES = typer.Option(False, "--images", help="Also write the image files, under images/.")
 _DATUMARO = typer.Option(
-    False, "--datumaro", help="As Datumaro imports COCO exactly: its folders, every mask as RLE."
+    False,
+    "--datumaro",
+    help="Use the folders that Datumaro's COCO importer expects, and write every mask as RLE.",
 )
 
 
@@ -35,20 +37,18 @@ def coco_instances(
     datumaro: bool = _DATUMARO,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Write COCO instances: source polygons verbatim, RLE otherwise, original ids, crowds,
-    categories and licences.
+    """Write COCO instances.
+
+    Polygons are verbatim those of the source, other masks are RLE. Original ids, crowds, categories
+    and licenses are kept.
 
     Example: segkit export coco-instances --data work/coco-train --out exported
     """
     from segkit.export.coco import export_instances
     from segkit.shards.reader import ShardSet
 
-    _show(
-        data,
-        out,
-        export_instances(ShardSet.open(data), out, images=images, datumaro=datumaro),
-        as_json,
-    )
+    report = export_instances(ShardSet.open(data), out, images=images, datumaro=datumaro)
+    _show(data, out, report, as_json)
 
 
 @app.command("coco-panoptic")
@@ -59,29 +59,25 @@ def coco_panoptic(
     datumaro: bool = _DATUMARO,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Write COCO panoptic: a JSON and a folder of PNGs, pixel for pixel what the source had.
+    """Write COCO panoptic: a JSON and a folder of PNGs with the exact pixels of the source.
 
     Example: segkit export coco-panoptic --data work/coco-panoptic-val --out exported
     """
     from segkit.export.coco import export_panoptic
     from segkit.shards.reader import ShardSet
 
-    _show(
-        data,
-        out,
-        export_panoptic(ShardSet.open(data), out, images=images, datumaro=datumaro),
-        as_json,
-    )
+    report = export_panoptic(ShardSet.open(data), out, images=images, datumaro=datumaro)
+    _show(data, out, report, as_json)
 
 
 @app.command("yolo-seg")
 def yolo_seg(
     data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION
 ) -> None:
-    """Write YOLO-seg: one polygon an object in labels/SPLIT/*.txt, and data.yaml.
+    """Write YOLO-seg: one polygon per object in labels/SPLIT/*.txt, and data.yaml.
 
-    Parts and holes are tied to one polygon by bridges; crowds, bare boxes and stuff are left out;
-    all are counted.
+    Parts and holes are joined to one polygon by bridges. Crowds, boxes without a mask, and stuff
+    are left out. All of these are counted.
 
     Example: segkit export yolo-seg --data work/coco-train --out exported --images
     """
@@ -112,19 +108,18 @@ def semantic(
 
 
 def _show(data: str, out: Path, report: "ExportReport", as_json: bool) -> None:
-    told = report.to_json()
+    fields = report.to_json()
     dropped, altered = (
-        ", ".join(f"{code} {count}" for code, count in told[key].items()) or "none"
+        ", ".join(f"{code} {count}" for code, count in fields[key].items()) or "none"
         for key in ("dropped", "altered")
     )
     rows = [
-        ("images", told["images"]),
-        ("annotations", told["annotations"]),
+        ("images", fields["images"]),
+        ("annotations", fields["annotations"]),
         ("left out", dropped),
         ("altered", altered),
-        ("files", ", ".join(told["files"])),
+        ("files", ", ".join(fields["files"])),
     ]
-    result = {"data": data, "path": str(out.resolve()), **told}
-    emit(
-        result, schema="segkit.export/1", as_json=as_json, tables=[table(str(out), ("", ""), rows)]
-    )
+    result = {"data": data, "path": str(out.resolve()), **fields}
+    tables = [table(str(out), ("", ""), rows)]
+    emit(result, schema="segkit.export/1", as_json=as_json, tables=tables)

@@ -1,4 +1,4 @@
-"""Native COCO JSON from shard sets: instances, and panoptic with its PNGs; written as a stream."""
+"""Exports COCO JSON: instances, and panoptic with its PNGs; written as a stream."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from segkit.export.destination import (
     ExportReport,
-    Names,
-    need,
-    output,
-    painted,
+    FileNames,
+    new_directory,
+    paint_masks,
+    require_kind,
     split_name,
     write_images,
 )
@@ -24,31 +24,36 @@ from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
 Rows = Iterable[dict[str, Any]]
-_IDS = 2**24  # a panoptic PNG codes an id in three bytes
+ImageId = Callable[[int, Sample], int | str]
+"""Index of a sample and the sample -> its image id."""
+_MAX_IDS = 2**24  # a panoptic PNG codes an id in three bytes
 
 
 def export_instances(
     data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False
 ) -> ExportReport:
-    """Write `instances_<split>.json`: polygons verbatim where the source had them, RLE otherwise,
-    boxes alone as boxes.
+    """Write `instances_<split>.json`.
 
-    Crowds are uncompressed RLE as in COCO's own files. Stuff is left out and counted. A joined set
-    (panoptic and instances) gives the instances' own `segmentation` back, with area and box as
-    drawn.
+    Masks are the source's polygons verbatim where it had them, otherwise RLE; crowds are
+    uncompressed RLE as in COCO's own files. Stuff is left out and counted. A joined set (panoptic
+    and instances) returns the `segmentation` of its instances, with area and box as drawn.
 
     Args:
         data: a set of kind instance, boxes or panoptic.
-        out: directory to make.
+        out: directory to create.
         images: also write the image files, under `images/`.
-        datumaro: the folders that Datumaro's COCO importer looks into: `annotations/` and
-            `images/<split>/`; every mask is RLE, since Datumaro rounds the coordinates of polygons,
-            which changes one mask in four.
+        datumaro: use the folders that Datumaro's COCO importer expects, `annotations/` and
+            `images/<split>/`, and write every mask as RLE. (Datumaro rounds the coordinates of
+            polygons, which changes one mask in four.)
+
+    Raises:
+        InputError: the set is of another kind, or `out` is not empty.
     """
-    need(data, ("instance", "boxes", "panoptic"), "COCO instances", "its regions are not instances")
+    kinds = ("instance", "boxes", "panoptic")
+    require_kind(data, kinds, "COCO instances", "its regions are not instances")
     report = ExportReport(images=len(data))
-    ids = _image_ids(data)
-    numbers = _numbers(data)
+    image_id = _image_ids(data)
+    annotation_id = _annotation_ids(data)
 
     def annotations() -> Iterator[dict[str, Any]]:
         for index, sample in enumerate(data.samples()):
@@ -57,15 +62,17 @@ def export_instances(
                     report.leave_out("stuff", 1)
                     continue
                 report.annotations += 1
-                whole = _whole(segment, sample) if data.manifest.kind == "panoptic" else segment
-                whole = replace(whole, source_polygon=None) if datumaro else whole
-                yield _annotation(whole, sample, ids(index, sample), numbers(segment))
+                if data.manifest.kind == "panoptic":
+                    segment = _full_instance(segment, sample)
+                if datumaro:
+                    segment = replace(segment, source_polygon=None)
+                yield _annotation(segment, sample, image_id(index, sample), annotation_id(segment))
 
-    with output(out) as folder:
-        places = _Places(folder, split_name(data), datumaro)
+    with new_directory(out) as folder:
+        paths = _Paths(folder, split_name(data), datumaro)
         name = f"instances_{split_name(data)}.json"
-        _write(places.annotations / name, data, ids, annotations())
-        _finish(data, places, report, [name], images)
+        _write_json(paths.annotations / name, data, image_id, annotations())
+        _finish(data, paths, report, [name], images)
     return report
 
 
@@ -74,31 +81,28 @@ def export_panoptic(
 ) -> ExportReport:
     """Write `panoptic_<split>.json` and, beside it, the folder of PNGs of that name.
 
-    Segments keep their ids where those fit in a PNG; pixels of no segment are 0. Segments without a
+    Segments keep their ids if those fit in a PNG; pixels of no segment are 0. Segments without a
     mask are left out and counted.
 
     Args:
         data: a set of kind panoptic.
-        out: directory to make.
+        out: directory to create.
         images: also write the image files, under `images/`.
-        datumaro: the folders that Datumaro's COCO importer looks into: `annotations/` and
+        datumaro: use the folders that Datumaro's COCO importer expects, `annotations/` and
             `images/<split>/`.
 
     Raises:
+        InputError: the set is of another kind, or `out` is not empty.
         SegkitError: two masks of an image share pixels.
     """
-    need(
-        data,
-        ("panoptic",),
-        "COCO panoptic",
-        "its masks need not be one disjoint cover of the image",
-    )
+    reason = "its masks need not be a disjoint cover of the image"
+    require_kind(data, ("panoptic",), "COCO panoptic", reason)
     report = ExportReport(images=len(data))
-    ids = _image_ids(data)
+    image_id = _image_ids(data)
     stem = f"panoptic_{split_name(data)}"
 
     def annotations(folder: Path) -> Iterator[dict[str, Any]]:
-        names = Names(folder / stem)
+        names = FileNames(folder / stem)
         for index, sample in enumerate(data.samples()):
             masked = [segment for segment in sample.segments if segment.mask is not None]
             report.leave_out("box-only", len(sample.segments) - len(masked))
@@ -106,57 +110,59 @@ def export_panoptic(
             numbered = _number_segments(masked)
             path = names.path(sample, ".png")
             masks = [(number, segment.mask or b"") for number, segment in numbered]
-            _write_png(path, painted(masks, sample, "a panoptic PNG"))
+            _write_png(path, paint_masks(masks, sample, "a panoptic PNG"))
             yield {
-                "image_id": ids(index, sample),
+                "image_id": image_id(index, sample),
                 "file_name": path.relative_to(folder / stem).as_posix(),
-                "segments_info": [_info(number, segment) for number, segment in numbered],
+                "segments_info": [_segment_info(number, segment) for number, segment in numbered],
             }
 
-    with output(out) as folder:
-        places = _Places(folder, split_name(data), datumaro)
-        (places.annotations / stem).mkdir()
-        _write(places.annotations / f"{stem}.json", data, ids, annotations(places.annotations))
-        _finish(data, places, report, [f"{stem}.json", f"{stem}/"], images)
+    with new_directory(out) as folder:
+        paths = _Paths(folder, split_name(data), datumaro)
+        (paths.annotations / stem).mkdir()
+        rows = annotations(paths.annotations)
+        _write_json(paths.annotations / f"{stem}.json", data, image_id, rows)
+        _finish(data, paths, report, [f"{stem}.json", f"{stem}/"], images)
     return report
 
 
-class _Places:
-    """Where the files of an export go; the folder of annotations is made."""
+class _Paths:
+    """The folders of an export; creates the one of annotations."""
 
     def __init__(self, folder: Path, split: str, datumaro: bool) -> None:
-        self.before = "annotations/" if datumaro else ""
+        self.prefix = "annotations/" if datumaro else ""
         self.images = f"images/{split}/" if datumaro else "images/"
-        self.folder, self.annotations = folder, folder / self.before
+        self.folder, self.annotations = folder, folder / self.prefix
         self.annotations.mkdir(exist_ok=True)
 
 
 def _finish(
-    data: ShardSet, places: _Places, report: ExportReport, files: list[str], images: bool
+    data: ShardSet, paths: _Paths, report: ExportReport, files: list[str], images: bool
 ) -> None:
-    report.files.extend(places.before + name for name in files)
+    report.files.extend(paths.prefix + name for name in files)
     if images:
-        write_images(data, places.folder / places.images)
-        report.files.append(places.images)
+        write_images(data, paths.folder / paths.images)
+        report.files.append(paths.images)
 
 
-def _write(
-    path: Path, data: ShardSet, ids: Callable[[int, Sample], int | str], annotations: Rows
-) -> None:
+def _write_json(path: Path, data: ShardSet, image_id: ImageId, annotations: Rows) -> None:
+    """Write the JSON row by row; annotations may be a generator."""
     header = data.manifest.source_header
+    images = (
+        _image(sample, image_id(index, sample)) for index, sample in enumerate(data.samples())
+    )
+    lists: tuple[tuple[bytes, Rows, bytes], ...] = (
+        (b'"images"', images, b",\n"),
+        (b'"annotations"', annotations, b"}\n"),
+    )
     with path.open("wb") as file:
         file.write(b"{")
         for name in ("info", "licenses"):
             if name in header:
-                file.write(
-                    msgspec.json.encode(name) + b":" + msgspec.json.encode(header[name]) + b",\n"
-                )
+                file.write(msgspec.json.encode(name) + b":")
+                file.write(msgspec.json.encode(header[name]) + b",\n")
         file.write(b'"categories":' + msgspec.json.encode(_categories(data)) + b",\n")
-        images = (_image(index, sample, ids) for index, sample in enumerate(data.samples()))
-        for key, rows, end in (
-            (b'"images"', images, b",\n"),
-            (b'"annotations"', annotations, b"}\n"),
-        ):
+        for key, rows, end in lists:
             file.write(key + b":[")
             for number, row in enumerate(rows):
                 file.write((b",\n" if number else b"\n") + msgspec.json.encode(row))
@@ -164,116 +170,125 @@ def _write(
 
 
 def _categories(data: ShardSet) -> list[dict[str, Any]]:
-    """The source's own category records, in its order, where they are those of the taxonomy; all
-    say `isthing`."""
-    rest = dict(data.taxonomy.by_id)
+    """The source's own category records, in its order, and new ones for the rest of the taxonomy.
+
+    A record is used if it has id and name of a class. All records say `isthing`.
+    """
+    remaining = dict(data.taxonomy.by_id)
     rows = []
     for native in data.manifest.source_header.get("categories") or ():
-        category = rest.get(_integer(str(native.get("id"))) or 0)
+        category = remaining.get(_integer(str(native.get("id"))) or 0)
         if category is not None and native.get("name") in (category.name, category.source_name):
             rows.append({**native, "isthing": int(category.kind == "thing")})
-            del rest[category.id]
-    fresh = [
-        {"id": c.id, "name": c.source_name or c.name, "isthing": int(c.kind == "thing")}
-        for c in rest.values()
-    ]
-    return rows + fresh
+            del remaining[category.id]
+    for category in remaining.values():
+        name = category.source_name or category.name
+        rows.append({"id": category.id, "name": name, "isthing": int(category.kind == "thing")})
+    return rows
 
 
-def _image(index: int, sample: Sample, ids: Callable[[int, Sample], int | str]) -> dict[str, Any]:
-    own = {
-        "id": ids(index, sample),
+def _image(sample: Sample, image_id: int | str) -> dict[str, Any]:
+    """The source's image record, completed where it lacks a field."""
+    fields = {
+        "id": image_id,
         "file_name": sample.file_name,
         "width": sample.width,
         "height": sample.height,
     }
-    source = _source(sample) or {}
-    return {**source, **{key: value for key, value in own.items() if source.get(key) is None}}
+    source = _source_record(sample) or {}
+    missing = {key: value for key, value in fields.items() if source.get(key) is None}
+    return {**source, **missing}
 
 
-def _source(sample: Sample) -> dict[str, Any] | None:
+def _source_record(sample: Sample) -> dict[str, Any] | None:
     record = json.loads(sample.source) if sample.source else None
     return record if isinstance(record, dict) else None
 
 
-def _image_ids(data: ShardSet) -> Callable[[int, Sample], int | str]:
-    """The source's image id of a sample, or its own as a number; 1, 2, ... where those are no
-    distinct numbers."""
-    numbers = [_integer(s.id) for s in data.samples() if _source_id(s) is None]
-    plain = None not in numbers and len(set(numbers)) == len(numbers)
+def _source_image_id(sample: Sample) -> int | str | None:
+    image_id: int | str | None = (_source_record(sample) or {}).get("id")
+    return image_id
+
+
+def _image_ids(data: ShardSet) -> ImageId:
+    """Return a function that gives each sample its image id.
+
+    The id is that of the source's image record, or the sample's id as a number; if those are not
+    distinct numbers, samples are numbered 1, 2, ...
+    """
+    numbers = [_integer(s.id) for s in data.samples() if _source_image_id(s) is None]
+    distinct = None not in numbers and len(set(numbers)) == len(numbers)
 
     def image_id(index: int, sample: Sample) -> int | str:
-        own = _source_id(sample)
-        if own is not None:
-            return own
+        source_id = _source_image_id(sample)
+        if source_id is not None:
+            return source_id
         number = _integer(sample.id)
-        return number if plain and number is not None else index + 1
+        return number if distinct and number is not None else index + 1
 
     return image_id
 
 
-def _source_id(sample: Sample) -> int | str | None:
-    own: int | str | None = (_source(sample) or {}).get("id")
-    return own
+def _annotation_ids(data: ShardSet) -> Callable[[Segment], int | str]:
+    """Return a function that gives each segment its id in the source, or the next free number.
 
-
-def _numbers(data: ShardSet) -> Callable[[Segment], int | str]:
-    """The source's annotation id, or the next number beyond all of them.
-
-    Ids of panoptic segments are unique in their image alone: where one comes again, it is replaced.
+    Ids of panoptic segments are unique only within their image: a repeated one is replaced.
     """
-    given: set[int | str] | None = set() if data.manifest.kind == "panoptic" else None
+    used: set[int | str] | None = set() if data.manifest.kind == "panoptic" else None
     ids = (_integer(segment.source_id) for sample in data.samples() for segment in sample.segments)
-    fresh = max((number for number in ids if number is not None), default=0)
+    last = max((number for number in ids if number is not None), default=0)
 
-    def number(segment: Segment) -> int | str:
-        nonlocal fresh
+    def annotation_id(segment: Segment) -> int | str:
+        nonlocal last
         number = _integer(segment.source_id)
-        own = segment.source_id if number is None else number
-        if own and (given is None or own not in given):
-            if given is not None:
-                given.add(own)
-            return own
-        fresh += 1
-        return fresh
+        source_id = segment.source_id if number is None else number
+        if source_id and (used is None or source_id not in used):
+            if used is not None:
+                used.add(source_id)
+            return source_id
+        last += 1
+        return last
 
-    return number
+    return annotation_id
 
 
 def _integer(text: str | None) -> int | None:
-    return (
-        int(text)
-        if text is not None and text.isascii() and text.removeprefix("-").isdigit()
-        else None
-    )
+    if text is None or not text.isascii() or not text.removeprefix("-").isdigit():
+        return None
+    return int(text)
 
 
 def _annotation(
-    segment: Segment, sample: Sample, image_id: int | str, number: int | str
+    segment: Segment, sample: Sample, image_id: int | str, annotation_id: int | str
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": number, "image_id": image_id, "category_id": segment.class_id}
+    row: dict[str, Any] = {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": segment.class_id,
+    }
     if segment.mask is not None:
         row["segmentation"] = _segmentation(segment, segment.mask, sample)
-    row["area"] = _plain(segment.area)
-    row["bbox"] = [_plain(side) for side in segment.box]
+    row["area"] = _shortest(segment.area)
+    row["bbox"] = [_shortest(side) for side in segment.box]
     row["iscrowd"] = int(segment.is_crowd)
-    extra = {"ignore": int(segment.ignore), "score": segment.score, "mask_from": segment.mask_from}
-    if segment.mask_from == "human":
-        del extra["mask_from"]
+    mask_from = None if segment.mask_from == "human" else segment.mask_from
+    extra = {"ignore": int(segment.ignore), "score": segment.score, "mask_from": mask_from}
     return row | {key: value for key, value in extra.items() if value}
 
 
-def _whole(segment: Segment, sample: Sample) -> Segment:
-    """A panoptic segment as its instance has it: with what lies under other segments, where the
-    source draws that."""
+def _full_instance(segment: Segment, sample: Sample) -> Segment:
+    """A panoptic segment with the full mask of its instance, also where other segments cover it.
+
+    Segments for which the source has no instance are returned as they are.
+    """
     if segment.source_polygon is None or segment.mask_from != "human":
         return segment
-    drawn = json.loads(segment.source_polygon)
+    segmentation = json.loads(segment.source_polygon)
     size = (sample.height, sample.width)
-    if isinstance(drawn, list):
-        mask = rle.from_polygons(drawn, *size)
+    if isinstance(segmentation, list):
+        mask = rle.from_polygons(segmentation, *size)
     else:
-        counts = drawn["counts"]
+        counts = segmentation["counts"]
         mask = rle.from_uncompressed(counts, *size) if isinstance(counts, list) else counts.encode()
     return replace(segment, mask=mask, area=float(rle.area(mask, *size)), box=rle.box(mask, *size))
 
@@ -286,40 +301,39 @@ def _segmentation(segment: Segment, mask: bytes, sample: Sample) -> msgspec.Raw 
 
 
 def _number_segments(segments: list[Segment]) -> list[tuple[int, Segment]]:
-    """Segments with ids that a PNG can hold: their own where it is one, the lowest free one
-    otherwise."""
-    taken: dict[int, Segment] = {}
-    rest = []
+    """Give segments ids that a PNG can hold: their own where it can, else the lowest free one."""
+    by_number: dict[int, Segment] = {}
+    remaining = []
     for segment in segments:
-        own = _integer(segment.source_id)
-        if own is not None and 0 < own < _IDS and own not in taken:
-            taken[own] = segment
+        number = _integer(segment.source_id)
+        if number is not None and 0 < number < _MAX_IDS and number not in by_number:
+            by_number[number] = segment
         else:
-            rest.append(segment)
-    free = (number for number in range(1, _IDS) if number not in taken)
-    given = {
-        id(segment): number for number, segment in [*taken.items(), *zip(free, rest, strict=False)]
-    }
-    return [(given[id(segment)], segment) for segment in segments]
+            remaining.append(segment)
+    free = (number for number in range(1, _MAX_IDS) if number not in by_number)
+    pairs = [*by_number.items(), *zip(free, remaining, strict=False)]
+    numbers = {id(segment): number for number, segment in pairs}
+    return [(numbers[id(segment)], segment) for segment in segments]
 
 
 def _write_png(path: Path, ids: NDArray[np.int32]) -> None:
     import cv2
 
-    bgr = np.stack((ids >> 16, (ids >> 8) & 255, ids & 255), axis=-1).astype(np.uint8)
-    path.write_bytes(cv2.imencode(".png", bgr)[1].tobytes())
+    bgr = np.stack((ids >> 16, (ids >> 8) & 255, ids & 255), axis=-1)  # (H, W, 3)
+    path.write_bytes(cv2.imencode(".png", bgr.astype(np.uint8))[1].tobytes())
 
 
-def _info(number: int, segment: Segment) -> dict[str, Any]:
+def _segment_info(number: int, segment: Segment) -> dict[str, Any]:
     row = {
         "id": number,
         "category_id": segment.class_id,
         "iscrowd": int(segment.is_crowd),
-        "bbox": [_plain(side) for side in segment.box],
-        "area": _plain(segment.area),
+        "bbox": [_shortest(side) for side in segment.box],
+        "area": _shortest(segment.area),
     }
     return row if segment.score is None else {**row, "score": segment.score}
 
 
-def _plain(value: float) -> int | float:
+def _shortest(value: float) -> int | float:
+    """Whole numbers as integers, which JSON writes without a fraction."""
     return int(value) if value.is_integer() else value

@@ -1,6 +1,6 @@
-"""Where an export goes: a directory that appears whole or not at all, safe names in it, and what
-was left out."""
+"""The destination of an export: a directory that appears complete, safe file names, a report."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,28 +16,29 @@ from segkit.errors import InputError, SegkitError
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
+from segkit.taxonomy import Taxonomy
 
 
 @dataclass
 class ExportReport:
-    """What an export wrote, and what its format could not hold."""
+    """What an export wrote, and what its format could not represent."""
 
     images: int = 0
     annotations: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """Segments left out, by reason."""
     altered: Counter[str] = field(default_factory=Counter)
-    """Segments that were written in a form that is not quite theirs, by what was done to them."""
+    """Segments whose written form differs from their mask, by what was done to them."""
     files: list[str] = field(default_factory=list)
-    """The files that tell the rest, relative to the directory."""
+    """Files and folders that were written, relative to the directory."""
 
     def leave_out(self, reason: str, count: int) -> None:
-        """Count segments that the format cannot hold."""
+        """Count segments that the format cannot represent."""
         if count:
             self.dropped[reason] += count
 
     def to_json(self) -> dict[str, Any]:
-        """As `segkit export --json` prints it."""
+        """Return the JSON values that `segkit export --json` prints."""
         return {
             "images": self.images,
             "annotations": self.annotations,
@@ -48,41 +49,45 @@ class ExportReport:
 
 
 @contextmanager
-def output(out: Path) -> Iterator[Path]:
-    """A directory to write into that becomes `out` when the block ends well.
+def new_directory(out: Path) -> Iterator[Path]:
+    """Yield a directory to write to; it becomes `out` when the block ends without an exception.
 
     Raises:
-        InputError: `out` is there and not empty, or cannot be made.
+        InputError: `out` exists and is not empty, or cannot be created.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("is there already and not empty", file=out, hint="give a new directory")
+        raise InputError("exists and is not empty", file=out, hint="give a new directory")
     draft = out.parent / f".{out.name}.partial"
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
     except OSError as error:
-        raise InputError(
-            f"cannot be written to ({error.strerror})", file=out, hint="choose another"
-        ) from error
+        message = f"cannot be written to ({error.strerror})"
+        raise InputError(message, file=out, hint="give another directory") from error
     yield draft
     draft.replace(out)
 
 
-def need(data: ShardSet, kinds: tuple[str, ...], format_name: str, why: str) -> None:
-    """Raise InputError where the set's kind does not fit the format."""
-    if data.manifest.kind not in kinds:
-        message = f"a set of kind {data.manifest.kind} cannot be exported as {format_name}: {why}"
-        raise InputError(message, file=data.path, hint=f"give a set of kind {' or '.join(kinds)}")
+def require_kind(data: ShardSet, kinds: tuple[str, ...], format_name: str, reason: str) -> None:
+    """Raise InputError if the format does not fit the set's kind; `reason` says why not."""
+    if data.manifest.kind in kinds:
+        return
+    message = f"cannot export a set of kind {data.manifest.kind} as {format_name}: {reason}"
+    raise InputError(message, file=data.path, hint=f"give a set of kind {' or '.join(kinds)}")
 
 
-class Names:
-    """File names inside one folder of an export: each leads nowhere else and occurs once."""
+class FileNames:
+    """Unique file names inside one folder of an export."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._taken = folder, dict[PurePosixPath, str]()
+        self._folder, self._sample_ids = folder, dict[PurePosixPath, str]()
 
     def path(self, sample: Sample, suffix: str | None = None) -> Path:
-        """The path for a sample's file, its folder made; `suffix` replaces the image's own.
+        """Return the path of a sample's file, and create its folder.
+
+        Args:
+            sample: its file name is used.
+            suffix: replaces the extension of the image.
 
         Raises:
             InputError: the name leads out of the folder, or another sample has it.
@@ -90,43 +95,48 @@ class Names:
         name = PurePosixPath(sample.file_name)
         if name.is_absolute() or ".." in name.parts or not name.name or "\0" in sample.file_name:
             message = f"the file name {sample.file_name!r} leads out of the export"
-            raise InputError(
-                message, record=f"image {sample.id}", hint="convert from a source with plain names"
-            )
+            hint = "convert from a source with plain names"
+            raise InputError(message, record=f"image {sample.id}", hint=hint)
         name = name.with_suffix(suffix) if suffix else name
-        if (other := self._taken.setdefault(name, sample.id)) != sample.id:
-            message = f"images {other} and {sample.id} would both be written to {name}"
-            raise InputError(
-                message, file=self._folder, hint="export them apart, see `segkit split`"
-            )
+        sample_id = self._sample_ids.setdefault(name, sample.id)
+        if sample_id != sample.id:
+            message = f"images {sample_id} and {sample.id} would both be written to {name}"
+            hint = "export them separately, see `segkit split`"
+            raise InputError(message, file=self._folder, hint=hint)
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
 
-def painted(masks: Sequence[tuple[int, bytes]], sample: Sample, where: str) -> NDArray[np.int32]:
-    """The (H, W) map of a sample's masks, each by its number, 0 elsewhere.
+def paint_masks(
+    masks: Sequence[tuple[int, bytes]], sample: Sample, format_name: str
+) -> NDArray[np.int32]:
+    """Paint numbered masks of a sample into one (H, W) map; 0 elsewhere.
 
     Raises:
-        SegkitError: two masks share a pixel, which `where` it goes cannot hold.
+        SegkitError: two masks share a pixel, which the format cannot represent.
     """
     numbers = rle.paint(masks, sample.height, sample.width)
     if int(rle.areas([mask for _, mask in masks]).sum()) != np.count_nonzero(numbers):
-        raise SegkitError(f"image {sample.id}: masks share pixels, which {where} cannot hold")
+        message = f"image {sample.id}: masks share pixels, which {format_name} cannot represent"
+        raise SegkitError(message)
     return numbers
 
 
 def write_images(data: ShardSet, folder: Path) -> None:
-    """Write every image file as the source had it."""
-    names = Names(folder)
+    """Write every image file with the bytes of the source."""
+    names = FileNames(folder)
     for sample in data.samples():
         names.path(sample).write_bytes(data.image_bytes(sample))
 
 
+def write_taxonomy(path: Path, taxonomy: Taxonomy) -> None:
+    """Write a taxonomy as JSON."""
+    path.write_text(json.dumps(taxonomy.to_json(), indent=1) + "\n", "utf-8")
+
+
 def split_name(data: ShardSet) -> str:
-    """What stands behind `instances_` and `panoptic_` in file names: the split, or the set's
-    name."""
+    """Return the split, or else the set's name, in a form that fits file names."""
     name = data.manifest.split or data.manifest.name
-    return (
-        "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name) or "set"
-    )
+    letters = (letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    return "".join(letters) or "set"

@@ -15,7 +15,7 @@ from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import ConvertOptions, convert
 
-from .test_toy import instances
+from .test_coco import instances
 
 VARIABLE = "SEGKIT_DATUMARO_PYTHON"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.export.yolo import export_yolo_seg, polygon_of
+from segkit.export.yolo import export_yolo_seg, mask_polygon
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -43,13 +43,13 @@ def ring():
 def test_small_and_thin_masks_come_back_exactly(pixels):
     mask = np.zeros((24, 32), bool)
     mask[tuple(zip(*pixels, strict=True))] = True
-    points, parts, holes = polygon_of(mask)
+    points, parts, holes = mask_polygon(mask)
     assert len(points) >= 3 and (parts, holes) == (1, 0)
     assert np.array_equal(filled(points, mask.shape), mask)
 
 
 def test_holes_come_back_exactly():
-    points, parts, holes = polygon_of(ring())
+    points, parts, holes = mask_polygon(ring())
     assert (parts, holes) == (1, 2)
     assert np.array_equal(filled(points, (24, 32)), ring())
 
@@ -61,7 +61,7 @@ def test_only_bridges_differ(seed):
     rng = np.random.default_rng(seed)
     mask = cv2.resize(rng.random((7, 9)), (72, 56), interpolation=cv2.INTER_CUBIC) > 0.6
     count, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    points, parts, _ = polygon_of(mask)
+    points, parts, _ = mask_polygon(mask)
     assert parts == count - 1
     drawn = filled(points, mask.shape)
     assert not (mask & ~drawn).any()

@@ -1,0 +1,42 @@
+import cv2
+import numpy as np
+import pytest
+
+from segkit.errors import InputError
+from segkit.export.semantic_png import export_semantic
+from segkit.masks import rle
+from segkit.sample import Sample, Segment
+from segkit.shards.writer import write_set
+from segkit.taxonomy import Category, Taxonomy
+from tests.shards.conftest import toy_sample
+
+from .test_coco import OPTIONS, panoptic
+
+
+def test_a_panoptic_set_as_semantic_pngs(tmp_path):
+    sample = toy_sample(1)
+    export_semantic(panoptic(tmp_path / "set", [sample]), tmp_path / "out")
+    indices = cv2.imread(str(tmp_path / "out/masks/some/folder/001.png"), cv2.IMREAD_UNCHANGED)
+    expected = rle.paint(
+        [(3, sample.segments[0].mask), (7, sample.segments[1].mask), (255, sample.void)], 24, 32
+    )
+    assert indices.dtype == np.uint8 and np.array_equal(indices, expected)
+    assert (tmp_path / "out" / "labels.txt").read_text() == "3 cat\n7 sky\n"
+
+
+def test_large_and_clashing_indices(tmp_path):
+    taxonomy = Taxonomy(
+        "wide",
+        (Category(0, "zero", "stuff"), Category(255, "last", "stuff"), Category(400, "x", "stuff")),
+    )
+    mask = rle.encode(np.tri(4, 5))
+    segment = Segment(400, "stuff", (0.0, 0.0, 5.0, 4.0), mask, 10.0, mask_from="human")
+    options = {**OPTIONS, "taxonomy": taxonomy, "kind": "semantic"}
+    made = write_set(tmp_path / "set", [(Sample("s", "s.jpg", 5, 4, (segment,)), None)], **options)
+    with pytest.raises(InputError, match="also class last"):
+        export_semantic(made, tmp_path / "clash")
+    export_semantic(made, tmp_path / "out", void=65535)
+    indices = cv2.imread(str(tmp_path / "out" / "masks" / "s.png"), cv2.IMREAD_UNCHANGED)
+    assert indices.dtype == np.uint16 and np.array_equal(
+        indices, np.where(np.tri(4, 5), 400, 65535)
+    )
