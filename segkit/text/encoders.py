@@ -1,8 +1,8 @@
-"""Text encoders by name: sentences in, one vector each out.
+"""Text encoders by name: one vector per text.
 
-`minilm` reads the weights of a package; `clip:ARCH/WEIGHTS` is a model of open_clip,
-`hf:FOLDER_OR_NAME` one of transformers. Weights that are not on this machine come from the Hugging
-Face hub, once.
+`minilm` reads the weights of an installed package, `clip:ARCH/WEIGHTS` is a model of open_clip,
+`hf:FOLDER_OR_NAME` one of transformers. Missing weights are downloaded from the Hugging Face hub
+once.
 """
 
 import hashlib
@@ -29,16 +29,16 @@ class TextEncoder:
     """A loaded encoder."""
 
     encode: Callable[[Sequence[str]], Vectors]
-    """(N, D) vectors of N texts, of any length."""
-    weights: str
-    """Digest of the weights: two encoders of one name may differ."""
+    """N texts -> (N, D) vectors, not scaled to unit length."""
+    digest: str
+    """Digest of the weights, which may differ between two encoders of one name."""
 
 
 def load_encoder(spec: str) -> TextEncoder:
-    """The encoder of a name.
+    """Load an encoder by name.
 
     Raises:
-        InputError: an unknown name, an extra that is not installed, or a folder that holds no text
+        InputError: an unknown name, an extra that is not installed, or a folder without a text
             model.
         SegkitError: weights that could not be fetched.
     """
@@ -50,7 +50,7 @@ def load_encoder(spec: str) -> TextEncoder:
 
 
 def imagenet_templates() -> tuple[str, ...]:
-    """The 80 templates by which CLIP's authors ensembled the classes of ImageNet, from
+    """The 80 templates that CLIP's authors ensembled for the classes of ImageNet, from
     open_clip."""
     with _extra("clip"):
         from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -72,16 +72,15 @@ def _minilm(_: str) -> TextEncoder:
 
 
 def _clip(name: str) -> TextEncoder:
-    """A model of open_clip, `ARCH/TAG` or `ARCH/FILE`: the projected text features, as CLIP
-    compares them."""
+    """An open_clip model, `ARCH/TAG` or `ARCH/FILE`; its vectors are the projected text
+    features."""
     with _extra("clip"):
         import open_clip
     arch, _, weights = name.partition("/")
     if arch not in open_clip.list_models():
         hint = "give one of open_clip.list_models(), such as ViT-L-14"
-        raise InputError(
-            f"open_clip has no architecture {arch!r}", record=f"clip:{name}", hint=hint
-        )
+        message = f"open_clip has no architecture {arch!r}"
+        raise InputError(message, record=f"clip:{name}", hint=hint)
     known = open_clip.list_pretrained_tags_by_model(arch)
     if weights not in known and not Path(weights).is_file():
         hint = f"give a file of weights or one of: {', '.join(known) or 'none is published'}"
@@ -92,23 +91,20 @@ def _clip(name: str) -> TextEncoder:
 
 
 def _hf(name: str) -> TextEncoder:
-    """A model of transformers: the text features of a CLIP-like one, else the mean over the tokens'
-    last states."""
+    """A transformers model; its vectors are the text features of a CLIP-like model, else the mean
+    over the last hidden states of the tokens."""
     with _extra("hf"):
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
     logging.disable_progress_bar()
     local = Path(name).is_dir()
     if not local and name.startswith((".", "/", "~")):
-        raise InputError(
-            "no such folder",
-            file=name,
-            hint="give the folder of a text model, or its name on the hub",
-        )
+        hint = "give the folder of a text model, or its name on the hub"
+        raise InputError("no such folder", file=name, hint=hint)
     with _fetched(f"hf:{name}", local=local):
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
         model = AutoModel.from_pretrained(name, local_files_only=local).to(_device()).eval()
-    # SigLIP was trained on texts of full length and reads the last token
+    # SigLIP was trained on texts padded to full length, and reads the last token.
     padding = "max_length" if model.config.model_type.startswith("siglip") else True
 
     def tokens(texts: Sequence[str]) -> Any:
@@ -116,11 +112,11 @@ def _hf(name: str) -> TextEncoder:
 
     def features(inputs: Any) -> Any:
         if hasattr(model, "get_text_features"):
-            found = model.get_text_features(**inputs)
-            return getattr(found, "pooler_output", found)
-        states = model(**inputs).last_hidden_state
-        read = inputs["attention_mask"][..., None].to(states.dtype)
-        return (states * read).sum(1) / read.sum(1)
+            output = model.get_text_features(**inputs)
+            return getattr(output, "pooler_output", output)
+        states = model(**inputs).last_hidden_state  # (N, L, D)
+        mask = inputs["attention_mask"][..., None].to(states.dtype)  # (N, L, 1)
+        return (states * mask).sum(1) / mask.sum(1)
 
     return _encoder(model, tokens, features)
 
@@ -128,22 +124,21 @@ def _hf(name: str) -> TextEncoder:
 def _encoder(
     model: Any, tokenize: Callable[[Sequence[str]], Any], features: Callable[[Any], Any]
 ) -> TextEncoder:
-    """Batches of texts through a PyTorch model."""
+    """An encoder that runs a PyTorch model on batches of texts."""
     import torch
 
     def encode(texts: Sequence[str]) -> Vectors:
         with torch.inference_mode():
-            parts = (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
-            rows = [
-                features(tokenize(list(part)).to(_device())).float().cpu().numpy() for part in parts
-            ]
+            batches = (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
+            inputs = (tokenize(list(batch)).to(_device()) for batch in batches)
+            rows = [features(tokens).float().cpu().numpy() for tokens in inputs]
         return np.concatenate(rows)
 
     return TextEncoder(encode, _digest(model.state_dict()))
 
 
 def _digest(state: dict[str, Any]) -> str:
-    """The first 16 hex digits of the SHA-256 over names and bytes of all weights."""
+    """First 16 hex digits of the SHA-256 over the names and bytes of all weights."""
     import torch
 
     total = hashlib.sha256()
@@ -161,31 +156,28 @@ def _device() -> str:
 
 @contextmanager
 def _extra(name: str) -> Iterator[None]:
-    """Imports of an extra; where one is missing, the error names the extra."""
+    """Import an extra; a missing package raises InputError with the extra to install."""
     try:
         yield
     except ImportError as error:
         hint = f"run: pip install 'segkit[{name}]'"
-        raise InputError(
-            f"the text encoder {name} is not installed ({error})", hint=hint
-        ) from error
+        message = f"the text encoder {name} is not installed ({error})"
+        raise InputError(message, hint=hint) from error
 
 
 @contextmanager
 def _fetched(spec: str, *, local: bool = False) -> Iterator[None]:
-    """Loading of weights that may have to be fetched first."""
+    """Load weights, downloading them if necessary; turns any failure into an error of segkit."""
     try:
         yield
-    except Exception as error:  # the hub's and the loaders' errors have no common type
+    except Exception as error:  # errors of the hub and of the loaders have no common type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if local:
-            raise InputError(
-                f"no text model there ({reason})", file=spec, hint="give another folder"
-            ) from error
-        raise SegkitError(
-            f"{spec}: could not be fetched ({reason}); give a local copy of the weights"
-        ) from error
+            message = f"not a text model ({reason})"
+            raise InputError(message, file=spec, hint="give another folder") from error
+        hint = "give a local copy of the weights"
+        raise SegkitError(f"{spec}: could not be fetched ({reason})", hint=hint) from error
 
 
 LOADERS: dict[str, Callable[[str], TextEncoder]] = {MINILM: _minilm, "clip": _clip, "hf": _hf}
-"""What stands before the colon -> how an encoder of what stands behind it is loaded."""
+"""Prefix of an encoder's name -> loader that takes the rest of the name."""

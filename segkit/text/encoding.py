@@ -1,4 +1,4 @@
-"""How class names become vectors: the text encoder, and the texts that a name is read in."""
+"""How class names become vectors: a text encoder, and templates for its input."""
 
 import json
 from collections.abc import Mapping
@@ -13,76 +13,83 @@ TEMPLATE = "a photo of a {}."
 
 @dataclass(frozen=True)
 class Encoding:
-    """How words become vectors; vectors of different encodings cannot be compared."""
+    """A text encoder with its templates; vectors of different encodings are not comparable."""
 
     encoder: str = MINILM
-    """As `segkit.text.encoders` names it."""
+    """Name of the encoder, see `segkit.text.encoders`."""
     templates: tuple[str, ...] = (TEMPLATE,)
-    """Texts in which `{}` stands for the word; the vector of a word is the mean over them."""
+    """Texts in which `{}` stands for the word; a word's vector is the mean over them."""
 
     def __post_init__(self) -> None:
         for template in self.templates or ("",):
             if "{}" not in template:
-                raise InputError(
-                    f"no {{}} in the template {template!r}", hint="write {} where the name belongs"
-                )
+                hint = "write {} where the name belongs"
+                raise InputError(f"no {{}} in the template {template!r}", hint=hint)
+
+    @classmethod
+    def from_names(cls, encoder: str, templates: str) -> "Encoding":
+        """The encoding of an encoder's name and of a name or file of templates."""
+        return cls(encoder, load_templates(templates))
 
     @property
     def name(self) -> str:
-        """How manifests and messages name the encoder."""
+        """The encoder's name in manifests and messages."""
         return MINILM_MODEL if self.encoder == MINILM else self.encoder
 
-    @classmethod
-    def of(cls, encoder: str, templates: str) -> "Encoding":
-        """The encoding of an encoder's name and `templates_of` a name or file."""
-        return cls(encoder, templates_of(templates))
+    def to_metadata(self, encoder_digest: str | None) -> dict[str, str]:
+        """Metadata for a run's safetensors file, with the digest of the encoder's weights.
 
-    def to_metadata(self, weights: str | None) -> dict[str, str]:
-        """What a run tells of it in a safetensors file, with the digest of the encoder's weights.
-
-        One entry: safetensors writes several in no fixed order, and the file has a digest.
+        One entry holds it all: safetensors writes several in random order, which would change the
+        file's SHA-256.
         """
-        told = {"encoder": self.encoder, "templates": self.templates, "weights": weights}
-        return {"encoding": json.dumps(told)}
+        values = {
+            "encoder": self.encoder,
+            "templates": self.templates,
+            "weights": encoder_digest,
+        }
+        return {"encoding": json.dumps(values)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "tuple[Encoding, str | None]":
-        """Inverse of `to_metadata`: encoding and digest of the weights; runs of old tell neither,
-        being as shipped."""
-        told = json.loads(metadata.get("encoding", "{}"))
-        return cls(told.get("encoder", MINILM), tuple(told.get("templates", [TEMPLATE]))), told.get(
-            "weights"
-        )
+        """Inverse of `to_metadata`: encoding and digest. Early runs record neither and have the
+        shipped encoding."""
+        values = json.loads(metadata.get("encoding", "{}"))
+        templates = tuple(values.get("templates", [TEMPLATE]))
+        return cls(values.get("encoder", MINILM), templates), values.get("weights")
+
+    def command_options(self) -> list[str]:
+        """The options of `segkit vocabulary encode` for this encoding; `--templates FILE` for
+        templates without a name."""
+        options = [] if self.encoder == MINILM else ["--encoder", self.encoder]
+        if self.templates == (TEMPLATE,):
+            return options
+        if self.templates == ("{}",):
+            return [*options, "--templates", "none"]
+        return [*options, "--templates", "imagenet" if len(self.templates) == 80 else "FILE"]
 
 
 SHIPPED = Encoding()
-"""The encoding of the vectors that ship."""
+"""The encoding of the vectors that ship with the package."""
 
 
-def templates_of(spec: str) -> tuple[str, ...]:
-    """The templates of a name, or those of a text file with one a line.
+def load_templates(name_or_file: str) -> tuple[str, ...]:
+    """The templates of a name, or of a text file with one template per line.
 
-    photo: `a photo of a {}.`; none: the plain name; imagenet: the 80 of CLIP, from open_clip.
+    Args:
+        name_or_file: photo (`a photo of a {}.`), none (the plain name), imagenet (CLIP's 80, from
+            open_clip) or a file.
 
     Raises:
         InputError: neither a known name nor a file, or open_clip is not installed.
     """
-    if spec in ("photo", "none"):
-        return (TEMPLATE,) if spec == "photo" else ("{}",)
-    if spec == "imagenet":
+    if name_or_file == "photo":
+        return (TEMPLATE,)
+    if name_or_file == "none":
+        return ("{}",)
+    if name_or_file == "imagenet":
         return imagenet_templates()
-    if not Path(spec).is_file():
+    if not Path(name_or_file).is_file():
         hint = "give photo, none, imagenet or a text file with one template a line"
-        raise InputError(f"no templates {spec!r}", hint=hint)
-    lines = Path(spec).read_text("utf-8").splitlines()
+        raise InputError(f"no templates {name_or_file!r}", hint=hint)
+    lines = Path(name_or_file).read_text("utf-8").splitlines()
     return tuple(line for line in lines if line.strip())
-
-
-def command_options(encoding: Encoding) -> list[str]:
-    """The options of `segkit vocabulary encode` for an encoding; FILE where its templates have no
-    name."""
-    options = [] if encoding.encoder == MINILM else ["--encoder", encoding.encoder]
-    if encoding.templates == (TEMPLATE,):
-        return options
-    many = "imagenet" if len(encoding.templates) == 80 else "FILE"
-    return [*options, "--templates", "none" if encoding.templates == ("{}",) else many]

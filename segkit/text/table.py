@@ -1,13 +1,11 @@
-"""Tables of word embeddings as safetensors files."""
+"""Word embeddings in a safetensors file."""
 
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.text.encoders import Vectors
@@ -15,60 +13,51 @@ from segkit.text.encoding import Encoding
 
 
 @dataclass(frozen=True)
-class Table:
-    """The content of a table of embeddings."""
+class EmbeddingTable:
+    """The content of one file."""
 
     rows: dict[str, Vectors]
     """Word -> (D,) unit vector."""
     mean: Vectors
-    """(D,) mean that was subtracted; zeros where there was none."""
-    weights: str | None
-    """Digest of the encoder's weights, where the table knows it."""
+    """(D,) mean that was subtracted before scaling to unit length; zeros if none was."""
+    encoder_digest: str | None
+    """Digest of the text encoder's weights; None where the file does not record it."""
 
 
-def read_table(path: Path) -> Table:
-    """The table of a file that `write_table` wrote."""
+def read_table(file: Path) -> EmbeddingTable:
+    """Read a file of `write_table`; InputError if it is not one."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as file:
-            told = file.metadata()
-            rows = unit(file.get_tensor("embeddings").astype(np.float32))
-            words = json.loads(told["words"])
-            return Table(
-                dict(zip(words, rows, strict=True)), file.get_tensor("mean"), told.get("weights")
-            )
+        with safe_open(file, framework="numpy") as opened:
+            metadata = opened.metadata()
+            words = json.loads(metadata["words"])
+            vectors = unit(opened.get_tensor("embeddings").astype(np.float32))  # (N, D)
+            rows = dict(zip(words, vectors, strict=True))
+            return EmbeddingTable(rows, opened.get_tensor("mean"), metadata.get("weights"))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         hint = "delete it and run `segkit vocabulary encode` again"
-        raise InputError(f"not a table of embeddings ({error})", file=path, hint=hint) from error
+        raise InputError(f"not a table of embeddings ({error})", file=file, hint=hint) from error
 
 
-def write_table(
-    path: Path,
-    rows: dict[str, Vectors],
-    mean: Vectors | None,
-    encoding: Encoding,
-    weights: str | None = None,
-) -> None:
-    """Write words and vectors (float16) as one safetensors file, by rename, so that no reader sees
-    half of it."""
+def write_table(file: Path, table: EmbeddingTable, encoding: Encoding) -> None:
+    """Write a table with float16 vectors, visible to readers only when complete."""
     from safetensors.numpy import save_file
 
-    words = sorted(rows)
-    stack = np.stack([rows[word] for word in words])
-    tensors: dict[str, NDArray[Any]] = {
-        "embeddings": stack.astype(np.float16),
-        "mean": np.zeros(stack.shape[1], np.float32) if mean is None else mean,
+    words = sorted(table.rows)
+    vectors = np.stack([table.rows[word] for word in words])  # (N, D)
+    metadata = {
+        "encoder": encoding.name,
+        "template": "\n".join(encoding.templates),
+        "words": json.dumps(words, ensure_ascii=False),
     }
-    metadata = {"encoder": encoding.name, "template": "\n".join(encoding.templates)}
-    metadata |= {"words": json.dumps(words, ensure_ascii=False)} | (
-        {"weights": weights} if weights else {}
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(tensors, partial, metadata)
-    partial.chmod(0o644)  # safetensors writes 0600, which a wheel would carry along
-    partial.replace(path)
+    if table.encoder_digest:
+        metadata["weights"] = table.encoder_digest
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    save_file({"embeddings": vectors.astype(np.float16), "mean": table.mean}, partial, metadata)
+    partial.chmod(0o644)  # safetensors writes 0600, which a wheel would keep
+    partial.replace(file)
 
 
 def unit(rows: Vectors) -> Vectors:
