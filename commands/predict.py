@@ -127,14 +127,14 @@ def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tall
 
 def _classes(vocabulary: str | None, classes: str | None, shards: "ShardSet | None") -> "Taxonomy":
     """The classes to look for, in whichever way they are given."""
-    from segkit.text.vocabulary import named_taxonomy, open_vocabulary
+    from segkit.text.vocabulary import open_vocabulary, taxonomy_from_names
 
     if vocabulary and classes:
         raise InputError("give --vocabulary or --classes", hint="one of the two")
     if vocabulary:
         return open_vocabulary(vocabulary)
     if classes:
-        return named_taxonomy([name for name in classes.split(",") if name.strip()])
+        return taxonomy_from_names([name for name in classes.split(",") if name.strip()])
     if shards is None:
         raise InputError("no classes to look for", hint="give --vocabulary or --classes")
     return shards.taxonomy

@@ -76,10 +76,10 @@ def for_runs(
 def run_for(taxonomy: "Taxonomy", checkpoint: str, device: str, settings: Sequence[str]) -> "Run":
     """The run, loaded; names of the taxonomy that its text encoder has not read yet are encoded."""
     from segkit.runs.run import load_run
-    from segkit.text.vocabulary import learn
+    from segkit.text.embeddings import EmbeddingStore
 
     run = load_run(checkpoint, device, settings)
-    learn(run.missing_words(taxonomy), run.encoding)
+    EmbeddingStore(run.encoding).add(run.missing_words(taxonomy))
     return run
 
 

@@ -1,10 +1,9 @@
-"""Write schemas/embeddings/: the vectors of every word of the shipped taxonomies, of the demo and
-of everyday names.
+"""Write schemas/embeddings/: vectors for all words of the shipped taxonomies, the demo and everyday
+names.
 
     python scripts/build_embeddings.py [--new-mean]
 
-The mean of a present file is kept: new words then change no known vector, and old checkpoints stay
-comparable.
+The mean of an existing file stays, so that new words change no known vector and old runs still fit.
 """
 
 import argparse
@@ -16,10 +15,11 @@ from build_taxonomies import HERE, LISTS, WORDS, lines
 
 from segkit.demo.scenes import names as demo_names
 from segkit.taxonomy import known_taxonomies, load_taxonomy
+from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoders import MINILM_MODEL
 from segkit.text.encoding import SHIPPED
-from segkit.text.table import read_table, unit, write_table
-from segkit.text.vocabulary import encode_raw, normalize
+from segkit.text.table import EmbeddingTable, read_table, unit, write_table
+from segkit.text.vocabulary import normalize
 
 OUT = HERE.parent / "schemas" / "embeddings" / f"{MINILM_MODEL.lower()}.safetensors"
 OTHER_LISTS = ("mapillary-public65", "sunrgbd-37", "scannet-20", "coco-panoptic-201")
@@ -36,8 +36,8 @@ def taxonomy_words() -> set[str]:
 
 
 def other_words(lists: Path) -> set[str]:
-    """Words that no shipped taxonomy has: the demo's, the everyday ones, and the names of four more
-    lists."""
+    """Words beyond the shipped taxonomies: the demo's, everyday ones, and the names of four more
+    class lists."""
     written = [word for row in WORDS["words"].values() for word in row.split(",")]
     listed = [name for list_ in OTHER_LISTS for name in lines(lists / f"{list_}_names.txt")]
     plain = [name for name in listed if not re.search(r"-(merged|other|stuff)\b", name)]
@@ -52,21 +52,21 @@ def main() -> None:
     parser.add_argument(
         "--new-mean",
         action="store_true",
-        help="change every vector: old checkpoints no longer match",
+        help="recompute the mean, which changes every vector: old runs no longer fit",
     )
     options = parser.parse_args()
     known = taxonomy_words()
     words = sorted(known | other_words(options.lists))
-    # Names that a source misspells keep their own key and get the vector of the word that was
-    # meant.
-    raw = encode_raw([WORDS["meant"].get(word, word) for word in words])
+    # A source's misspelt name keeps its key and gets the vector of the correct word.
+    raw = EmbeddingStore().encode_raw([WORDS["meant"].get(word, word) for word in words])
     if OUT.is_file() and not options.new_mean:
         mean = read_table(OUT).mean
     else:
         mean = (
             raw[[word in known for word in words]].mean(axis=0, dtype=np.float64).astype(np.float32)
         )
-    write_table(OUT, dict(zip(words, unit(raw - mean), strict=True)), mean, SHIPPED)
+    rows = dict(zip(words, unit(raw - mean), strict=True))
+    write_table(OUT, EmbeddingTable(rows, mean, None), SHIPPED)
     print(f"{len(words)} words, {OUT.stat().st_size} bytes")
 
 

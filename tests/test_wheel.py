@@ -66,9 +66,9 @@ def test_the_installed_wheel_finds_its_taxonomies_and_embeddings(
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.meta_path = "
         "[f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
         "import segkit, segkit.commands.app\n"
-        "from segkit.taxonomy import load_taxonomy; from segkit.text.vocabulary import embed\n"
+        "from segkit.taxonomy import load_taxonomy; from segkit.text.embeddings import EmbeddingStore\n"
         "from segkit.recipes.load import load_recipe; load_recipe('dataseg-mini')\n"
-        "print(segkit.__file__, embed(load_taxonomy('voc-20')).shape)"
+        "print(segkit.__file__, EmbeddingStore().embed(load_taxonomy('voc-20')).shape)"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path

@@ -28,8 +28,8 @@ from segkit.runs.run_manifest import (
 )
 from segkit.shards.manifest import Parent
 from segkit.taxonomy import Category, Taxonomy
+from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding
-from segkit.text.vocabulary import embed, missing_words, refuse_other_weights
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ class Run:
         """
         rows = self._trained_rows()
         if new := self._new_categories(taxonomy):
-            refuse_other_weights(self.encoding, self.encoder_digest)
-            embeddings = torch.from_numpy(embed(new, self.encoding))
+            store = EmbeddingStore(self.encoding)
+            store.check_encoder(self.encoder_digest)
+            embeddings = torch.from_numpy(store.embed(new))  # (N, D)
             rows |= {category.words: row for category, row in zip(new, embeddings, strict=True)}
         if taxonomy.categories:
             text = torch.stack([rows[category.words] for category in taxonomy.categories])  # (K, D)
@@ -75,7 +76,7 @@ class Run:
 
     def missing_words(self, taxonomy: Taxonomy) -> list[str]:
         """The words to encode before `class_embeddings` can embed the taxonomy."""
-        return missing_words(self._new_categories(taxonomy), self.encoding)
+        return EmbeddingStore(self.encoding).missing_words(self._new_categories(taxonomy))
 
     def as_parent(self, destination: Path) -> Parent:
         """This run as a parent of any version under the directory `destination`."""

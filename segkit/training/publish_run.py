@@ -21,7 +21,7 @@ from segkit.runs.run_manifest import (
 )
 from segkit.shards.publish import MANIFEST, Staging
 from segkit.shards.writer import parent_of
-from segkit.text.vocabulary import weights
+from segkit.text.embeddings import EmbeddingStore
 from segkit.training.setup import TrainingSetup, recipe_encoding
 
 
@@ -34,7 +34,8 @@ def write_inputs(setup: TrainingSetup, folder: Path) -> None:
     )
     text = {data.name: data.embeddings.text.contiguous() for data in setup.datasets}
     encoding = recipe_encoding(setup.recipe)
-    save_file(text, folder / VOCABULARY, encoding.to_metadata(weights(encoding)))
+    metadata = encoding.to_metadata(EmbeddingStore(encoding).encoder_digest())
+    save_file(text, folder / VOCABULARY, metadata)
     # safetensors writes 0600: nobody else on a shared disk could use the run.
     (folder / VOCABULARY).chmod(0o644)
 

@@ -19,8 +19,8 @@ from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import is_hugging_face, resolve_init_from
 from segkit.shards.reader import ShardSet
+from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding
-from segkit.text.vocabulary import dimension, embed
 from segkit.training.logging import require_loggers
 
 
@@ -109,7 +109,7 @@ def open_datasets(data: Sequence[tuple[str, float]], recipe: Recipe) -> list[Dat
 def _text(shards: ShardSet, recipe: Recipe) -> torch.Tensor:
     """Text embeddings (K, D) of the classes."""
     encoding, text_dim = recipe_encoding(recipe), recipe.model.text_dim
-    rows = embed(shards.taxonomy, encoding)
+    rows = EmbeddingStore(encoding).embed(shards.taxonomy)
     width = rows.shape[1]
     if text_dim != width:
         message = f"model.text_dim is {text_dim}, the embeddings of {encoding.name} have {width}"
@@ -158,7 +158,7 @@ def resolve_pixel_statistics(recipe: Recipe) -> Recipe:
 
 def resolve_text_dim(recipe: Recipe) -> Recipe:
     """Give the classifier the width of the embeddings, unless the recipe sets `model.text_dim`."""
-    width = dimension(recipe_encoding(recipe))
+    width = EmbeddingStore(recipe_encoding(recipe)).dimension()
     if width is None or "text_dim" in recipe.model.model_fields_set:
         return recipe
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"text_dim": width})})
@@ -166,7 +166,7 @@ def resolve_text_dim(recipe: Recipe) -> Recipe:
 
 def recipe_encoding(recipe: Recipe) -> Encoding:
     """The encoding of class names that a recipe asks for."""
-    return Encoding.of(recipe.text.encoder, recipe.text.templates)
+    return Encoding.from_names(recipe.text.encoder, recipe.text.templates)
 
 
 def check_resumable(

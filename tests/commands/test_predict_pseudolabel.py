@@ -547,7 +547,7 @@ def test_a_set_of_new_names_needs_nothing_but_its_names(
 
         return TextEncoder(encode, "made up")
 
-    monkeypatch.setattr("segkit.text.vocabulary.load_encoder", load_encoder)
+    monkeypatch.setattr("segkit.text.embeddings.load_encoder", load_encoder)
     invoke(*command, "--data", data.path, "--checkpoint", run, "--out", tmp_path / "out", "--json")
     assert encoded == [
         template.replace("{}", name) for template in SHIPPED.templates for name in new.names

@@ -16,7 +16,7 @@ from segkit.runs.init_from import init_from
 from segkit.runs.run import Run, load_run
 from segkit.runs.run_manifest import MANIFEST, RECIPE, read_run_manifest
 from segkit.shards.reader import ShardSet
-from segkit.training.run import train
+from segkit.training.train import train
 
 FILES = Path(__file__).parent / "old_run"
 """Manifest, recipe and weight names of a run that the earlier version trained on the toy set."""

@@ -1,5 +1,5 @@
-"""Encoders of CLIP and transformers, with random weights in local files, against a direct second
-computation."""
+"""Encoders of open_clip and transformers with random local weights, against a second
+implementation."""
 
 import json
 import shutil
@@ -15,18 +15,10 @@ from segkit.commands.app import app
 from segkit.errors import InputError, SegkitError
 from segkit.runs.run import load_run
 from segkit.shards.reader import ShardSet
-from segkit.taxonomy import Category
+from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoders import load_encoder
-from segkit.text.encoding import Encoding, templates_of
-from segkit.text.vocabulary import (
-    cache_file,
-    dimension,
-    embed,
-    encode,
-    learn,
-    named_taxonomy,
-    stored,
-)
+from segkit.text.encoding import Encoding, load_templates
+from segkit.text.vocabulary import taxonomy_from_names
 from segkit.training.train import train
 from tests.training.toy import write_recipe, write_toy_set
 
@@ -36,7 +28,7 @@ ARCH = "segkit-test-tiny"
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -76,7 +68,7 @@ def write_bert(folder: Path, seed: int) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a CLIP of 20 dimensions, whose architecture open_clip has been told."""
+    """Weights of a CLIP of 20 dimensions, whose architecture is registered in open_clip."""
     import open_clip
 
     folder = tmp_path_factory.mktemp("clip")
@@ -99,11 +91,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def normalized(rows: Any) -> np.ndarray:
-    found = np.asarray(rows, np.float64)
-    return found / np.linalg.norm(found, axis=-1, keepdims=True)
+    vectors = np.asarray(rows, np.float64)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def test_an_hf_model_is_read_as_the_mean_of_its_tokens(bert: Path) -> None:
+def test_a_transformers_model_gives_the_mean_of_its_tokens(bert: Path) -> None:
     from transformers import AutoTokenizer, BertModel
 
     tokenizer, model = AutoTokenizer.from_pretrained(bert), BertModel.from_pretrained(bert).eval()
@@ -117,10 +109,12 @@ def test_an_hf_model_is_read_as_the_mean_of_its_tokens(bert: Path) -> None:
                 ).last_hidden_state[0]
             rows.append(normalized(states.mean(0)))
         expected.append(normalized(np.mean(rows, axis=0)))
-    assert np.allclose(encode(WORDS, Encoding(f"hf:{bert}", TEMPLATES)), expected, atol=1e-5)
+    assert np.allclose(
+        EmbeddingStore(Encoding(f"hf:{bert}", TEMPLATES)).encode(WORDS), expected, atol=1e-5
+    )
 
 
-def test_an_hf_clip_is_read_by_its_text_features(tmp_path: Path, bert: Path) -> None:
+def test_a_transformers_clip_gives_its_text_features(tmp_path: Path, bert: Path) -> None:
     from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
     for file in bert.iterdir():
@@ -146,10 +140,12 @@ def test_an_hf_clip_is_read_by_its_text_features(tmp_path: Path, bert: Path) -> 
         with torch.no_grad():
             pooled = model.text_model(inputs["input_ids"], inputs["attention_mask"]).pooler_output
             expected.append(normalized(model.text_projection(pooled)[0]))
-    assert np.allclose(encode(WORDS, Encoding(f"hf:{tmp_path}", ("{}",))), expected, atol=1e-5)
+    assert np.allclose(
+        EmbeddingStore(Encoding(f"hf:{tmp_path}", ("{}",))).encode(WORDS), expected, atol=1e-5
+    )
 
 
-def test_a_clip_model_is_read_by_its_text_tower(clip: Path) -> None:
+def test_an_open_clip_model_gives_its_text_features(clip: Path) -> None:
     import open_clip
 
     model = open_clip.create_model(ARCH)
@@ -160,48 +156,51 @@ def test_a_clip_model_is_read_by_its_text_tower(clip: Path) -> None:
             rows = [normalized(model.encode_text(tokenize(t.format(word)))[0]) for t in TEMPLATES]
         expected.append(normalized(np.mean(rows, axis=0)))
     assert np.allclose(
-        encode(WORDS, Encoding(f"clip:{ARCH}/{clip}", TEMPLATES)), expected, atol=1e-5
+        EmbeddingStore(Encoding(f"clip:{ARCH}/{clip}", TEMPLATES)).encode(WORDS),
+        expected,
+        atol=1e-5,
     )
 
 
-def test_words_are_kept_by_encoder_and_templates(bert: Path, clip: Path) -> None:
+def test_the_cache_separates_encoders_and_templates(bert: Path, clip: Path) -> None:
     encodings = [
         Encoding(f"hf:{bert}"),
         Encoding(f"hf:{bert}", ("{}",)),
         Encoding(f"clip:{ARCH}/{clip}"),
     ]
-    assert len({cache_file(encoding) for encoding in (*encodings, Encoding())}) == 4
-    for encoding in encodings:
-        assert dimension(encoding) is None
-        assert learn(["Zorp", "sofa"], encoding) == ("zorp", "sofa")
-        assert learn(["zorp", "lawn"], encoding) == ("lawn",)
-        assert set(stored(encoding)) == {"zorp", "sofa", "lawn"}
-        assert np.allclose(stored(encoding)["zorp"], encode(["zorp"], encoding)[0], atol=1e-3)
-    assert [dimension(encoding) for encoding in encodings] == [24, 24, 20]
-    assert "zorp" not in stored() and dimension() == 384
+    stores, shipped = [EmbeddingStore(encoding) for encoding in encodings], EmbeddingStore()
+    assert len({store.cache_file for store in (*stores, shipped)}) == 4
+    for store in stores:
+        assert store.dimension() is None
+        assert store.add(["Zorp", "sofa"]) == ("zorp", "sofa")
+        assert store.add(["zorp", "lawn"]) == ("lawn",)
+        assert set(store.vectors()) == {"zorp", "sofa", "lawn"}
+        assert np.allclose(store.vectors()["zorp"], store.encode(["zorp"])[0], atol=1e-3)
+    assert [store.dimension() for store in stores] == [24, 24, 20]
+    assert "zorp" not in shipped.vectors() and shipped.dimension() == 384
 
 
-def test_the_templates_of_a_name(tmp_path: Path) -> None:
+def test_templates_load_by_name_and_from_files(tmp_path: Path) -> None:
     import open_clip
 
-    assert templates_of("photo") == ("a photo of a {}.",) and templates_of("none") == ("{}",)
-    many = templates_of("imagenet")
+    assert load_templates("photo") == ("a photo of a {}.",) and load_templates("none") == ("{}",)
+    many = load_templates("imagenet")
     assert len(many) == 80
     assert [t.replace("{}", "cat") for t in many] == [
         make("cat") for make in open_clip.OPENAI_IMAGENET_TEMPLATES
     ]
-    (tmp_path / "own.txt").write_text("the {}\n\na small {}\n")
-    assert templates_of(str(tmp_path / "own.txt")) == ("the {}", "a small {}")
+    (tmp_path / "mine.txt").write_text("the {}\n\na small {}\n")
+    assert load_templates(str(tmp_path / "mine.txt")) == ("the {}", "a small {}")
     (tmp_path / "bad.txt").write_text("no place\n")
     for spec, message in (
         (str(tmp_path / "bad.txt"), r"no \{\} in the template"),
         ("klingon", "no templates"),
     ):
         with pytest.raises(InputError, match=message):
-            Encoding.of("minilm", spec)
+            Encoding.from_names("minilm", spec)
 
 
-def test_what_cannot_be_loaded_is_one_line(
+def test_an_encoder_that_cannot_load_fails_with_one_line(
     bert: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -211,7 +210,7 @@ def test_what_cannot_be_loaded_is_one_line(
         "word2vec": (InputError, "unknown text encoder 'word2vec'"),
         "hf:": (InputError, "unknown text encoder"),
         "hf:/no/such/folder": (InputError, "no such folder"),
-        f"hf:{tmp_path / 'empty'}": (InputError, "no text model there"),
+        f"hf:{tmp_path / 'empty'}": (InputError, "not a text model"),
         "hf:segkit-tests/no-such-model": (SegkitError, "could not be fetched"),
         "clip:ViT-Q/openai": (InputError, "no architecture 'ViT-Q'"),
         "clip:ViT-L-14/nobody": (InputError, "one of: openai"),
@@ -235,7 +234,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return write_toy_set(tmp_path_factory.mktemp("data") / "toy")
 
 
-def test_a_run_carries_its_encoding_and_refuses_another(toy: ShardSet, tmp_path: Path) -> None:
+def test_a_run_carries_its_encoding_and_refuses_other_weights(
+    toy: ShardSet, tmp_path: Path
+) -> None:
     folder = write_bert(tmp_path, seed=0)
     recipe, data = str(write_recipe(tmp_path / "tiny.toml")), [(str(toy.path), 1.0)]
     settings = [f"text.encoder=hf:{folder}", "text.templates=none"]
@@ -248,40 +249,29 @@ def test_a_run_carries_its_encoding_and_refuses_another(toy: ShardSet, tmp_path:
     train(recipe, data, tmp_path / "run", steps=1, device="cpu", overrides=settings)
 
     run, encoding = load_run(tmp_path / "run"), Encoding(f"hf:{folder}", ("{}",))
+    store = EmbeddingStore(encoding)
     assert run.encoding == encoding and run.manifest.encoder == f"hf:{folder}"
     assert run.recipe.model.text_dim == 24, "the width follows the encoder"
     assert torch.equal(
-        run.class_embeddings(toy.taxonomy).text, torch.from_numpy(embed(toy.taxonomy, encoding))
+        run.class_embeddings(toy.taxonomy).text,
+        torch.from_numpy(store.embed(toy.taxonomy)),
     )
-    cache_file(encoding).unlink()
+    store.cache_file.unlink()
     assert run.class_embeddings(toy.taxonomy).text.shape == (2, 24), (
-        "what it was trained with needs no cache"
+        "classes of the training data need no cache"
     )
 
-    new = named_taxonomy(["cat", "zorp"])
+    new = taxonomy_from_names(["cat", "zorp"])
     assert run.missing_words(new) == ["zorp"]
     with pytest.raises(InputError, match=f"no text embedding by hf:{folder} for class 'zorp'"):
         run.class_embeddings(new)
     write_bert(folder, seed=1)
-    learn(["zorp"], encoding)
+    store.add(["zorp"])
     with pytest.raises(InputError, match="encoded by other weights"):
         run.class_embeddings(new)
     write_bert(folder, seed=0)
     with pytest.raises(InputError, match="has other weights"):
-        learn(["blib"], encoding)
-    cache_file(encoding).unlink()
-    learn(["zorp"], encoding)
+        store.add(["blib"])
+    store.cache_file.unlink()
+    store.add(["zorp"])
     assert run.class_embeddings(new).text.shape == (2, 24)
-
-
-def test_one_class_of_a_word_with_the_kind_that_is_known() -> None:
-    made = named_taxonomy(["Cat", "sky", "zorp", "sidewalk"])
-    assert made.categories == (
-        Category(1, "Cat", "thing"),
-        Category(2, "sky", "stuff"),
-        Category(3, "zorp", "thing"),
-        Category(4, "sidewalk", "stuff"),
-    )
-    for names in ([], ["cat", "Cat "]):
-        with pytest.raises(InputError, match=r"no class names|comes twice"):
-            named_taxonomy(names)

@@ -20,7 +20,7 @@ from segkit.shards.manifest import Parent
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Category, Taxonomy
-from segkit.text.vocabulary import embed
+from segkit.text.embeddings import EmbeddingStore
 from segkit.training import checkpoint
 from segkit.training.logging import StepRecord
 from segkit.training.signals import StoppedError
@@ -99,7 +99,7 @@ def test_a_loaded_run_is_the_averaged_model_with_its_vocabulary(
     assert not run.model.training and run.path == trained.resolve()
     assert set(run.taxonomies) == {"toy", "boxes"} and run.taxonomies["toy"].names == ("sky", "cat")
     torch.testing.assert_close(
-        run.text_embeddings["toy"], torch.from_numpy(embed(run.taxonomies["toy"]))
+        run.text_embeddings["toy"], torch.from_numpy(EmbeddingStore().embed(run.taxonomies["toy"]))
     )
     parent = run.as_parent(tmp_path / "layer")
     assert (tmp_path / "layer" / "v3" / parent.path).resolve() == trained.resolve()
@@ -118,7 +118,7 @@ def test_classes_of_the_run_take_its_embeddings_and_new_ones_the_packages(
     )
     table = run.class_embeddings(taxonomy)
     assert torch.equal(table.text[1], torch.full((384,), 0.5))
-    torch.testing.assert_close(table.text[0], torch.from_numpy(embed(taxonomy))[0])
+    torch.testing.assert_close(table.text[0], torch.from_numpy(EmbeddingStore().embed(taxonomy))[0])
     assert table.is_thing.tolist() == [True, True, False]
 
 

@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from segkit.commands.app import app
+from segkit.taxonomy import Taxonomy, known_taxonomies, load_taxonomy
+from segkit.text.embeddings import EmbeddingStore
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_encode_reads_names_from_files(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("sofa\n\nlawn\n")
+    (tmp_path / "own.json").write_text(
+        json.dumps(
+            {
+                "name": "own",
+                "categories": [{"id": 1, "name": "x", "kind": "thing", "text": ["disc", "circle"]}],
+            }
+        )
+    )
+    for file in ("names.txt", "own.json"):
+        outcome = CliRunner().invoke(
+            app, ["vocabulary", "encode", "--file", str(tmp_path / file), "--json"]
+        )
+        assert json.loads(outcome.stdout)["words"] == 2
+
+
+def test_encode_notes_a_misspelt_vocabulary_but_no_class_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(EmbeddingStore, "add", lambda self, words: tuple(words))
+    names = ["coco-panoptic-13", "Voc20", "solder joint"]
+    outcome = CliRunner().invoke(app, ["vocabulary", "encode", *names, "--json"])
+    assert outcome.exit_code == 0 and json.loads(outcome.stdout)["encoded"] == names
+    tail = "taken as a class name"
+    assert outcome.stderr.splitlines() == [
+        f"note: coco-panoptic-13: no such vocabulary; did you mean coco-panoptic-133? {tail}",
+        f"note: Voc20: no such vocabulary; did you mean voc-20? {tail}",
+    ]
+    shipped_words = {
+        word
+        for name in known_taxonomies()
+        for c in load_taxonomy(name).categories
+        for word in (c.name, *c.words)
+    }
+    assert CliRunner().invoke(app, ["vocabulary", "encode", *sorted(shipped_words)]).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("new", "line"),
+    [
+        (("zorp", "blib"), "2 words encoded by all-MiniLM-L6-v2: "),
+        (("zorp",), "1 word encoded by all-MiniLM-L6-v2, 1 had an embedding: "),
+        ((), "0 words encoded by all-MiniLM-L6-v2, 2 had an embedding: "),
+    ],
+)
+def test_encode_counts_new_and_existing_words(
+    new: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EmbeddingStore, "add", lambda self, words: new)
+    shown = CliRunner().invoke(app, ["vocabulary", "encode", "zorp", "blib"]).stdout
+    assert shown.startswith(line) and shown.count("\n") == 1
+
+
+def test_list_and_show_print_the_shipped_vocabularies() -> None:
+    listed = json.loads(CliRunner().invoke(app, ["vocabulary", "list", "--json"]).stdout)[
+        "vocabularies"
+    ]
+    assert {"name": "coco-panoptic-133", "classes": 133, "things": 80, "stuff": 53} in listed
+    shown = json.loads(CliRunner().invoke(app, ["vocabulary", "show", "voc-20", "--json"]).stdout)
+    assert shown["embedded"] == [True] * 20
+    assert Taxonomy.from_json(shown) == load_taxonomy("voc-20")

