@@ -17,7 +17,7 @@ from segkit.runs.run import Run, load_run
 from segkit.sample import Box, Kind
 from segkit.shards.manifest import Task
 from segkit.taxonomy import Category, Taxonomy
-from segkit.text.vocabulary import named_taxonomy
+from segkit.text.vocabulary import taxonomy_from_names
 
 Classes = Taxonomy | Sequence[str] | None
 
@@ -173,7 +173,7 @@ class Predictor:
         if isinstance(classes, Taxonomy):
             return classes
         if classes is not None:
-            return named_taxonomy(classes)
+            return taxonomy_from_names(classes)
         trained = list(self.run.taxonomies.values())
         if len(trained) == 1:
             return trained[0]
