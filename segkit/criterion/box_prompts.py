@@ -19,7 +19,7 @@ from segkit.criterion.losses import (
 )
 from segkit.criterion.pooled_targets import PooledTargets, box_cover, true_rows
 from segkit.data.batch import Batch
-from segkit.model.box_prompt_encoder import CONTEXT, BoxPrompts, enlarged
+from segkit.model.box_prompt_encoder import CONTEXT, BoxPrompts, enlarge
 from segkit.model.dataseg import MASK_STRIDE, Proposals
 from segkit.recipes.schema import LossConfig
 
@@ -205,4 +205,4 @@ def _box_losses(
 
 def _region(boxes: Tensor, size: Sequence[int]) -> Tensor:
     """Cover (Q, h, w) of the boxes enlarged to the region that their queries attend to."""
-    return box_cover(enlarged(boxes, CONTEXT), (size[0], size[1]), MASK_STRIDE)
+    return box_cover(enlarge(boxes, CONTEXT), (size[0], size[1]), MASK_STRIDE)

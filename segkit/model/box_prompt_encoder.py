@@ -1,5 +1,7 @@
-"""Box-conditioned queries: a box and a label in, the mask of that object out (OpenSeeD, section
-3.3)."""
+"""Box prompt encoder: boxes and labels become queries for the masks in the boxes.
+
+Such conditioned queries are those of OpenSeeD (Zhang et al. 2023, section 3.3).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,24 +14,25 @@ from segkit.model.box_mask_head import BoxMaskHead
 from segkit.model.layers import MLP, sine_features
 
 CONTEXT = 1.2
-"""Side of the region that a conditioned query attends to, relative to its box: the outline needs
-its surroundings."""
+"""Side of the region that a box prompt's query attends to, relative to its box: telling an object's
+outline takes its surroundings."""
 
 
 @dataclass(frozen=True)
 class BoxPrompts:
-    """Boxes to segment, with what is known of their class; one entry an image."""
+    """Boxes to segment, with their classes where they are known; one entry per image."""
 
     boxes: list[Tensor]
     """(Q_b, 4) x0, y0, x1, y1 in pixels."""
     labels: list[Tensor]
-    """(Q_b,) int64: row of the class embeddings, or -1 where the class is not known."""
+    """(Q_b,) int64: row of the class embeddings, or -1 where the class is unknown."""
     targets: list[Tensor] = field(default_factory=list)
-    """(Q_b,) int64, on the CPU: the target of each box in training; empty in inference."""
+    """(Q_b,) int64, on the CPU: the target of each box in training, -1 for none; empty at
+    inference."""
 
     @classmethod
     def without_labels(cls, boxes: list[Tensor]) -> "BoxPrompts":
-        """Prompts whose classes are not known."""
+        """Prompts of unknown classes."""
         return cls(boxes, [torch.full_like(each[:, 0], -1).long() for each in boxes])
 
     def __len__(self) -> int:
@@ -44,7 +47,7 @@ class BoxPrompts:
 
 @dataclass(frozen=True)
 class BoxPromptQueries:
-    """Inputs of the query decoder for given boxes (Q = most boxes of an image in the batch)."""
+    """Inputs of the transformer decoder for box prompts (Q = most boxes of an image)."""
 
     boxes: Tensor
     """(B, Q, 4) x0, y0, x1, y1 in pixels."""
@@ -53,18 +56,17 @@ class BoxPromptQueries:
     position: Tensor
     """(B, Q, hidden_dim)."""
     region: Tensor
-    """(B, Q, h, w) bool: box enlarged by CONTEXT."""
+    """(B, Q, h, w) bool: the box, enlarged by CONTEXT."""
     basis: Tensor
-    """(B, Q, 6, h, w): 1, u, v, u^2, v^2, uv, with u and v -1..1 across the box."""
+    """(B, Q, 6, h, w): 1, u, v, u^2, v^2, uv, with u and v in -1..1 across the box."""
 
 
 class BoxPromptEncoder(nn.Module):
-    """Encodes boxes and labels as queries, and gives their masks a prior in the box's own
-    coordinates.
+    """Encodes boxes and labels as queries, and adds a prior in box coordinates to their masks.
 
-    Mask logits are <mask embedding, F> plus a quadratic form in box-relative coordinates whose six
-    coefficients each query predicts: a dot product alone would have to find the object's place in
-    F. It starts as the inscribed ellipse.
+    Mask logits are <mask embedding, F> plus a quadratic form in box-relative coordinates, whose six
+    coefficients each query predicts: a dot product could place the object only by what F encodes of
+    positions. The initial form is the inscribed ellipse.
     """
 
     def __init__(self, *, hidden_dim: int, mask_dim: int, text_dim: int) -> None:
@@ -80,14 +82,14 @@ class BoxPromptEncoder(nn.Module):
             self.coefficients.weight.mul_(0.1)
             self.coefficients.bias.copy_(torch.tensor([2.0, 0.0, 0.0, -2.0, -2.0, 0.0]))
 
-    def queries(
+    def forward(
         self,
         prompts: BoxPrompts,
         text: Tensor,
         image_size: Sequence[int],
         stride: int,
     ) -> BoxPromptQueries:
-        """Queries of given boxes.
+        """Encode prompts.
 
         Args:
             prompts: boxes and labels, on the device of `text`.
@@ -96,42 +98,45 @@ class BoxPromptEncoder(nn.Module):
             stride: of the mask logits.
         """
         height, width = image_size
-        padded = pad_sequence(prompts.boxes, batch_first=True)
-        label = pad_sequence(prompts.labels, batch_first=True, padding_value=-1)
-        center_size = torch.cat(
-            ((padded[..., :2] + padded[..., 2:]) / 2, padded[..., 2:] - padded[..., :2]), -1
-        )
-        extent = torch.tensor([width, height, width, height]).to(padded.device, non_blocking=True)
-        relative = center_size / extent
-        encoded = self.box_encoder(sine_features(relative, self.hidden_dim // 2).flatten(-2))
-        rows = torch.cat((text, self.no_label[None]))  # -1 picks the last row
-        content = self.content + self.label_encoder(rows[label])
-        u, v = box_coordinates(padded, (height // stride, width // stride), stride)
+        boxes = pad_sequence(prompts.boxes, batch_first=True)  # (B, Q, 4)
+        labels = pad_sequence(prompts.labels, batch_first=True, padding_value=-1)  # (B, Q)
+        center, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+        extent = torch.tensor([width, height, width, height]).to(boxes.device, non_blocking=True)
+        relative = torch.cat((center, size), -1) / extent
+        position = self.box_encoder(sine_features(relative, self.hidden_dim // 2).flatten(-2))
+        rows = torch.cat((text, self.no_label[None]))  # label -1 selects the last row
+        content = self.content + self.label_encoder(rows[labels])
+        u, v = box_coordinates(boxes, (height // stride, width // stride), stride)
         region = (u.abs() <= CONTEXT) & (v.abs() <= CONTEXT)
         basis = torch.stack((torch.ones_like(u), u, v, u * u, v * v, u * v), dim=2)
-        return BoxPromptQueries(padded, content, encoded, region, basis.clamp(-4, 4))
+        return BoxPromptQueries(boxes, content, position, region, basis.clamp(-4, 4))
 
     def mask_bias(self, queries: Tensor, basis: Tensor) -> Tensor:
-        """The quadratic form: normalized queries (B, Q, hidden_dim), basis (B, Q, 6, h, w) -> (B,
-        Q, h, w)."""
+        """Evaluate the quadratic forms of queries.
+
+        Args:
+            queries: (B, Q, hidden_dim), normalized.
+            basis: (B, Q, 6, h, w), as in `BoxPromptQueries`.
+
+        Returns:
+            (B, Q, h, w).
+        """
         return torch.einsum("bqk,bqkhw->bqhw", self.coefficients(queries), basis)
 
     def refine(
         self, queries: Tensor, masks: Tensor, pixels: Tensor, encoded: BoxPromptQueries, stride: int
     ) -> Tensor:
-        """The decoder's last masks (B, Q, h, w), refined in each box's frame (`BoxMaskHead`)."""
+        """Refine the decoder's last masks (B, Q, h, w) in each box's frame, by `BoxMaskHead`."""
         coordinates = encoded.basis[:, :, 1:3].movedim(2, -1) / CONTEXT
-        regions = enlarged(encoded.boxes, CONTEXT)
+        regions = enlarge(encoded.boxes, CONTEXT)
         refined: Tensor = self.mask_head(queries, masks, pixels, regions, coordinates, stride)
         return refined
 
 
-def enlarged(boxes: Tensor, factor: float) -> Tensor:
-    """Boxes (..., 4) x0, y0, x1, y1 with sides `factor` times as long, about the same centers."""
-    center, half = (
-        (boxes[..., :2] + boxes[..., 2:]) / 2,
-        (boxes[..., 2:] - boxes[..., :2]) / 2 * factor,
-    )
+def enlarge(boxes: Tensor, factor: float) -> Tensor:
+    """Scale the sides of boxes (..., 4) x0, y0, x1, y1 about their centers."""
+    center = (boxes[..., :2] + boxes[..., 2:]) / 2
+    half = (boxes[..., 2:] - boxes[..., :2]) / 2 * factor
     return torch.cat((center - half, center + half), dim=-1)
 
 
@@ -141,10 +146,10 @@ def box_coordinates(boxes: Tensor, size: tuple[int, int], stride: int) -> tuple[
     Args:
         boxes: (B, Q, 4) x0, y0, x1, y1 in pixels.
         size: height and width of the map.
-        stride: pixels a cell.
+        stride: pixels per cell.
 
     Returns:
-        u and v, each (B, Q, height, width). A side counts as one pixel at least.
+        u and v, each (B, Q, height, width). Box sides shorter than a pixel count as one pixel.
     """
     height, width = size
     x = (torch.arange(width, device=boxes.device) + 0.5) * stride

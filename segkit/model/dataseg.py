@@ -1,5 +1,8 @@
-"""DaTaSeg: one model whose output, for every task and data set, is N pairs of mask proposal and
-class prediction."""
+"""DataSeg: the model of DaTaSeg, whose output is N pairs of mask proposal and class prediction.
+
+The image passes through the backbone and the pixel decoder; the transformer decoder turns queries,
+learned ones or box prompts, into masks; the text classifier names them.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +20,7 @@ from segkit.model.transformer_decoder import TransformerDecoder
 from segkit.recipes.schema import ModelConfig
 
 MASK_STRIDE = STRIDES[0]
-"""Pixels a cell of mask logits."""
+"""Pixels per cell of the mask logits."""
 
 
 class Proposals(NamedTuple):
@@ -36,17 +39,17 @@ class Outputs(NamedTuple):
     """
 
     queries: Proposals | None
-    """Of the N learned queries; None where they did not run."""
+    """Of the N learned queries; None if they were not run."""
     box_prompts: Proposals | None
-    """Of the box prompts, in their order, padded to the most prompts of an image; the last are
-    those of the last layer with their masks refined in each box's frame. None without prompts."""
+    """Of the box prompts in their order, padded to the most prompts of an image. One more layer
+    than the decoder's: the last holds the masks refined in each box's frame. None without
+    prompts."""
 
 
 class DataSeg(nn.Module):
     """The universal segmentation model.
 
-    Nothing in it belongs to one data set: the vocabulary comes with the call as a table of text
-    embeddings.
+    No part belongs to one data set: each call brings the vocabulary as text embeddings.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -71,8 +74,7 @@ class DataSeg(nn.Module):
         self.text_classifier = TextClassifier(config.hidden_dim, config.text_dim)
         self.query_content = nn.Embedding(config.queries, config.hidden_dim)
         self.query_position = nn.Embedding(config.queries, config.hidden_dim)
-        # Small content: what a query attends to then outweighs what it started as from the first
-        # layer on.
+        # Small, so that from the first layer on the attended features outweigh the initial content.
         nn.init.normal_(self.query_content.weight, std=0.02)
         self.box_prompt_encoder = BoxPromptEncoder(
             hidden_dim=config.hidden_dim, mask_dim=config.mask_dim, text_dim=config.text_dim
@@ -91,12 +93,11 @@ class DataSeg(nn.Module):
 
         Args:
             images: (B, 3, H, W), RGB in 0-1; H and W multiples of 32.
-            text: (K, D_T), unit rows, one a class.
+            text: (K, D_T), unit rows, one per class.
             prompts: boxes to segment, on any device.
-            learned_queries: whether to run the learned queries. They never see the box prompts:
-                with and without prompts their proposals are bit-identical.
-            aux_outputs: whether to return the proposals of all layers, for deep supervision, or
-                those of the last only.
+            learned_queries: run the learned queries. They do not attend to the box prompts: with
+                and without prompts their proposals are bit-identical.
+            aux_outputs: return the proposals of all layers, for deep supervision, or only the last.
         """
         scales, pixels = self.pixel_decoder(self.backbone(images))
         queries = self._run_queries(scales, pixels, text, aux_outputs) if learned_queries else None
@@ -107,11 +108,10 @@ class DataSeg(nn.Module):
         return Outputs(queries, prompted)
 
     def recompute_activations(self) -> None:
-        """Keep only the inputs of layers for the backward pass, and run these again there: memory
-        for time.
+        """Keep only the inputs of layers for the backward pass, and run the layers again there.
 
-        A backbone with batch norms that learn is left as it is: running it twice would count each
-        batch twice.
+        This trades time for memory. A backbone with trainable batch norms is left out: running it
+        twice would count each batch twice.
         """
         self.backbone.recompute_activations()
         for module in self.modules():
@@ -119,8 +119,7 @@ class DataSeg(nn.Module):
                 module.recompute = True
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Have `torch.compile` make kernels for the parts whose shapes stay the same: backbone and
-        pixel decoder."""
+        """Compile the parts whose shapes stay the same: backbone and pixel decoder."""
         self.backbone.compile(backend=backend)
         self.pixel_decoder.compile(backend=backend)
 
@@ -145,7 +144,7 @@ class DataSeg(nn.Module):
     ) -> Proposals:
         encoder = self.box_prompt_encoder
         prompts = prompts.to(pixels.device, non_blocking=True)
-        encoded = encoder.queries(prompts, text, image_size, MASK_STRIDE)
+        encoded = encoder(prompts, text, image_size, MASK_STRIDE)
         queries, masks = self.transformer_decoder(
             encoded.content,
             encoded.position,

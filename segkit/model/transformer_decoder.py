@@ -1,7 +1,10 @@
-"""Queries -> mask proposals, by masked attention to the scales (Mask2Former, Cheng et al. 2022,
-section 3.2)."""
+"""Transformer decoder: queries attend to image features within their current masks.
+
+Masked attention is that of Mask2Former (Cheng et al. 2022, section 3.2).
+"""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +15,11 @@ from segkit.model.layers import MLP, Stack, position_grid
 LEVELS = 3
 """Scales that the layers attend to in turn: strides 32, 16, 8."""
 PositionGrid = Callable[[int, int, int, torch.device, torch.dtype], Tensor]
+MaskBias = Callable[[Tensor], Tensor]
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries to keys, with a boolean mask of what each query may see."""
+    """Multi-head attention with a boolean mask."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -26,7 +30,7 @@ class Attention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
     ) -> Tensor:
         """Attend.
 
@@ -34,17 +38,18 @@ class Attention(nn.Module):
             query: (B, N, dim).
             key: (B, L, dim), with positions.
             value: (B, L, dim), without.
-            visible: (B, N, L) bool, every row with at least one True; None lets all be seen.
+            attn_mask: (B, N, L) bool, True where attention is allowed, at least once in every row;
+                None allows all.
 
         Returns:
             (B, N, dim).
         """
-        split = [
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads = [
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N or L, dim/head)
             for layer, x in ((self.query, query), (self.key, key), (self.value, value))
         ]
-        mask = None if visible is None else visible[:, None]
-        attended = F.scaled_dot_product_attention(split[0], split[1], split[2], attn_mask=mask)
+        mask = None if attn_mask is None else attn_mask[:, None]
+        attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
         merged: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return merged
 
@@ -66,19 +71,26 @@ class DecoderLayer(nn.Module):
         position: Tensor,
         memory: Tensor,
         memory_position: Tensor,
-        visible: Tensor,
-        alone: bool,
+        attn_mask: Tensor,
+        independent: bool,
     ) -> Tensor:
-        """One layer: queries and position (B, N, dim), memory (B, L, dim), visible (B, N, L) bool
-        -> (B, N, dim).
+        """Run one layer.
 
-        With `alone`, a query sees no other query in self-attention.
+        Args:
+            queries, position: (B, N, dim).
+            memory: (B, L, dim).
+            memory_position: (L, dim).
+            attn_mask: (B, N, L) bool, as in `Attention`.
+            independent: let each query attend to no other query in self-attention.
+
+        Returns:
+            (B, N, dim).
         """
         attended = self.cross_attention(
-            queries + position, memory + memory_position, memory, visible
+            queries + position, memory + memory_position, memory, attn_mask
         )
         queries = self.cross_norm(queries + attended)
-        if alone:  # softmax over one key is 1: self-attention is its value path
+        if independent:  # softmax over one key is 1: self-attention is its value path
             attended = self.self_attention.output(self.self_attention.value(queries))
         else:
             attended = self.self_attention(queries + position, queries + position, queries)
@@ -87,15 +99,26 @@ class DecoderLayer(nn.Module):
         return updated
 
 
+class QueryState(NamedTuple):
+    """Queries before the first layer or after one, and what makes their masks."""
+
+    normalized: Tensor
+    """(B, N, hidden_dim)."""
+    mask_embedding: Tensor
+    """(B, N, mask_dim)."""
+    mask_bias: Tensor | None
+    """(B, N, H/4, W/4), added to the mask logits."""
+
+
 class TransformerDecoder(nn.Module):
-    """3 R decoder layers; a mask embedding of every query after each, and before the first.
+    """3 R decoder layers; a mask embedding of every query before the first and after each.
 
     Args:
         hidden_dim: width of queries and scales.
-        mask_dim: width D_F of mask embeddings.
+        mask_dim: width of mask embeddings and of the per-pixel map F.
         rounds: R; each round visits the three scales, coarse to fine.
-        positions: height, width, hidden_dim, device, dtype -> encoding (height * width, hidden_dim)
-            of a scale's cells.
+        positions: height, width, hidden_dim, device, dtype -> position encoding of a scale's cells,
+            (height * width, hidden_dim).
     """
 
     def __init__(
@@ -124,7 +147,7 @@ class TransformerDecoder(nn.Module):
         scales: Sequence[Tensor],
         pixels: Tensor,
         *,
-        mask_bias: Callable[[Tensor], Tensor] | None = None,
+        mask_bias: MaskBias | None = None,
         region: Tensor | None = None,
         aux_outputs: bool = True,
     ) -> tuple[Tensor, Tensor]:
@@ -132,22 +155,21 @@ class TransformerDecoder(nn.Module):
 
         Args:
             queries: (B, N, hidden_dim), content.
-            position: (B, N, hidden_dim), added wherever attention compares queries.
+            position: (B, N, hidden_dim), added to queries in attention.
             scales: three maps (B, hidden_dim, h, w), coarse to fine.
             pixels: F, (B, mask_dim, H/4, W/4).
-            mask_bias: for box-conditioned queries: normalized queries (B, N, hidden_dim) -> what is
-                added to their mask logits, (B, N, H/4, W/4).
-            region: (B, N, H/4, W/4) bool; with it, queries attend inside their region only and see
-                no other query.
-            aux_outputs: whether to tell what stands at the start and after each layer, or at the
-                end alone.
+            mask_bias: for box prompts: normalized queries (B, N, hidden_dim) -> addition to their
+                mask logits, (B, N, H/4, W/4).
+            region: (B, N, H/4, W/4) bool, for box prompts: queries attend only inside their region,
+                and to no other query.
+            aux_outputs: return the outputs before the first layer and after each, or only the last.
 
         Returns:
             Normalized queries (B, L, N, hidden_dim) and mask logits (B, L, N, H/4, W/4); L is 3 R +
             1, or 1.
         """
         memories = [
-            scale.flatten(2).transpose(1, 2) + self.level_embed.weight[level]
+            scale.flatten(2).transpose(1, 2) + self.level_embed.weight[level]  # (B, h * w, dim)
             for level, scale in enumerate(scales)
         ]
         grids = [
@@ -156,57 +178,50 @@ class TransformerDecoder(nn.Module):
             )
             for scale in scales
         ]
-        # Resizing and the product with F commute: what a layer may see needs no mask of full size.
-        small = [_resized(pixels.detach(), scale.shape[-2:]) for scale in scales]
-        told = [self._describe(queries, mask_bias)]
+        # Resizing and the product with F commute, so attention masks need no mask of full size.
+        small_pixels = [_resize(pixels.detach(), scale.shape[-2:]) for scale in scales]
+        states = [self._state(queries, mask_bias)]
         for number in range(len(self.layers)):
             level = number % LEVELS
-            visible = self._visible(told[-1], small[level], region)
-            alone = region is not None
+            attn_mask = self._attn_mask(states[-1], small_pixels[level], region)
+            independent = region is not None
             queries = self.layers.run(
-                number, queries, position, memories[level], grids[level], visible, alone
+                number, queries, position, memories[level], grids[level], attn_mask, independent
             )
-            told.append(self._describe(queries, mask_bias))
-        kept = told if aux_outputs else told[-1:]
-        normalized = torch.stack([queries for queries, _, _ in kept], dim=1)
-        embeddings = torch.stack([embedding for _, embedding, _ in kept], dim=1)
+            states.append(self._state(queries, mask_bias))
+        if not aux_outputs:
+            states = states[-1:]
+        normalized = torch.stack([state.normalized for state in states], dim=1)
+        embeddings = torch.stack([state.mask_embedding for state in states], dim=1)
         mask_logits = torch.einsum("blnd,bdhw->blnhw", embeddings, pixels)
-        biases = [bias for _, _, bias in kept if bias is not None]
+        biases = [state.mask_bias for state in states if state.mask_bias is not None]
         return normalized, mask_logits + torch.stack(biases, dim=1) if biases else mask_logits
 
-    def _describe(
-        self, queries: Tensor, mask_bias: Callable[[Tensor], Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Normalized queries, their mask embeddings (B, N, mask_dim), and what is added to their
-        mask logits."""
+    def _state(self, queries: Tensor, mask_bias: MaskBias | None) -> QueryState:
+        """Normalize queries (B, N, hidden_dim) and predict their masks."""
         normalized = self.norm(queries)
-        return (
-            normalized,
-            self.mask_head(normalized),
-            None if mask_bias is None else mask_bias(normalized),
-        )
+        embedding = self.mask_head(normalized)
+        bias = None if mask_bias is None else mask_bias(normalized)
+        return QueryState(normalized, embedding, bias)
 
     @torch.no_grad()
-    def _visible(
-        self, told: tuple[Tensor, Tensor, Tensor | None], pixels: Tensor, region: Tensor | None
-    ) -> Tensor:
-        """The cells of a scale that queries may attend to, given F at that scale's size: (B, N, h *
-        w) bool."""
-        _, embeddings, bias = told
-        mask_logits = torch.einsum("bnd,bdhw->bnhw", embeddings, pixels)
-        if bias is not None:
-            mask_logits = mask_logits + _resized(bias, pixels.shape[-2:])
-        return visible_cells(mask_logits, region)
+    def _attn_mask(self, state: QueryState, pixels: Tensor, region: Tensor | None) -> Tensor:
+        """`attention_mask` of the queries' current masks, given F at the scale's size."""
+        mask_logits = torch.einsum("bnd,bdhw->bnhw", state.mask_embedding, pixels)
+        if state.mask_bias is not None:
+            mask_logits = mask_logits + _resize(state.mask_bias, pixels.shape[-2:])
+        return attention_mask(mask_logits, region)
 
 
-def _resized(maps: Tensor, size: torch.Size) -> Tensor:
+def _resize(maps: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(maps, size=(size[0], size[1]), mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()
-def visible_cells(mask_logits: Tensor, region: Tensor | None) -> Tensor:
-    """The cells of a scale that lie in each query's current mask; a query with none sees its
-    region, or everything.
+def attention_mask(mask_logits: Tensor, region: Tensor | None) -> Tensor:
+    """Cells of a scale that queries may attend to: their current mask.
+
+    A query with an empty mask attends to its region, or to everything.
 
     Args:
         mask_logits: (B, N, height, width), at the size of the scale.
@@ -215,12 +230,11 @@ def visible_cells(mask_logits: Tensor, region: Tensor | None) -> Tensor:
     Returns:
         (B, N, height * width) bool, at least one True in a row.
     """
-    visible = mask_logits.flatten(2) >= 0
+    allowed = mask_logits.flatten(2) >= 0
     if region is not None:
-        # Max pooling: a region smaller than a cell of this scale still owns the cells that it
-        # touches.
+        # Max pooling: a region smaller than a cell of this scale includes the cells it touches.
         size = (mask_logits.shape[2], mask_logits.shape[3])
         inside = F.adaptive_max_pool2d(region.to(mask_logits.dtype), size).flatten(2) > 0
-        visible = visible & inside
-        visible = torch.where(visible.any(-1, keepdim=True), visible, inside)
-    return visible | ~visible.any(-1, keepdim=True)
+        allowed = allowed & inside
+        allowed = torch.where(allowed.any(-1, keepdim=True), allowed, inside)
+    return allowed | ~allowed.any(-1, keepdim=True)

@@ -12,7 +12,7 @@ from segkit.model.box_prompt_encoder import CONTEXT, BoxPrompts, box_coordinates
 from segkit.model.dataseg import DataSeg
 from segkit.model.layers import position_grid, sine_features
 from segkit.model.text_classifier import ClassEmbeddings
-from segkit.model.transformer_decoder import Attention, visible_cells
+from segkit.model.transformer_decoder import Attention, attention_mask
 from segkit.recipes.schema import ModelConfig
 from segkit.taxonomy import Category, Taxonomy
 
@@ -153,7 +153,7 @@ def test_queries_see_their_mask_else_their_region_else_everything() -> None:
     logits[0, 0, :2] = 1.0
     region = torch.zeros(1, 3, 8, 8, dtype=torch.bool)
     region[0, 1, 0, 0] = True
-    free, bound = visible_cells(logits, None), visible_cells(logits, region)
+    free, bound = attention_mask(logits, None), attention_mask(logits, region)
     assert free[0, 0].view(4, 4)[:2].all()
     assert not free[0, 0].view(4, 4)[2:].any()
     assert free[0, 1].all(), "an empty mask would leave nothing to attend to"
@@ -174,7 +174,7 @@ def test_box_coordinates_run_from_minus_one_to_one_across_the_box() -> None:
 
 def test_the_mask_of_an_untrained_box_is_close_to_its_ellipse(model: DataSeg) -> None:
     prompts = BoxPrompts.without_labels([torch.tensor([[0.0, 0.0, 64.0, 64.0]])])
-    given = model.box_prompt_encoder.queries(prompts, table(2), (64, 64), 4)
+    given = model.box_prompt_encoder(prompts, table(2), (64, 64), 4)
     bias = model.box_prompt_encoder.mask_bias(torch.zeros(1, 1, 32), given.basis)[0, 0]
     u, v = box_coordinates(torch.tensor([[[0.0, 0.0, 64.0, 64.0]]]), (16, 16), stride=4)
     assert torch.equal(bias > 0, (u**2 + v**2 < 1)[0, 0])
