@@ -69,6 +69,15 @@ class Taxonomy:
         """Display names in index order."""
         return tuple(category.name for category in self.categories)
 
+    @cached_property
+    def unique_names(self) -> dict[int, str]:
+        """A distinct name of each id: the id is added where several classes share a name."""
+        names = self.names
+        return {
+            c.id: c.name if names.count(c.name) == 1 else f"{c.name} [{c.id}]"
+            for c in self.categories
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The taxonomy as the JSON object that manifests and `schemas/taxonomies` hold."""
         return {"name": self.name, "categories": [asdict(category) for category in self.categories]}

@@ -16,7 +16,6 @@ from segkit.browse.media import image_file, media_root
 from segkit.errors import InputError
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import class_labels
 
 TRUTH = "ground_truth"
 PREDICTIONS = "predictions"
@@ -196,7 +195,7 @@ def _describe(dataset: Any, shards: ShardSet, predictions: ShardSet | None) -> N
         for prefix, item in sets.items()
         if item.manifest.kind in MAPS
     }
-    dataset.default_classes = list(class_labels(shards.taxonomy).values())
+    dataset.default_classes = list(shards.taxonomy.unique_names.values())
     # The App's default colors by field, so that all classes of a map share one color.
     dataset.app_config.color_scheme = fiftyone().ColorScheme(color_by="value")
     dataset.info = {"segkit": {prefix: _lineage(item) for prefix, item in sets.items()}}
@@ -222,7 +221,7 @@ def _sample(
     fields = labels_of(shards, sample, TRUTH)
     if predictions is not None and prediction is not None:
         fields |= labels_of(predictions, prediction, PREDICTIONS)
-    names = class_labels(shards.taxonomy)
+    names = shards.taxonomy.unique_names
     file = image_file(shards, sample, media_root())
     size, mime = file.stat().st_size, mimetypes.guess_type(file.name)[0]
     return fo.Sample(

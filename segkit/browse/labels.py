@@ -12,7 +12,6 @@ from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import class_labels
 
 MAPS: frozenset[SetKind] = frozenset({"panoptic", "semantic"})
 """Kinds of sets whose labels become class maps."""
@@ -39,7 +38,7 @@ def labels_of(shards: ShardSet, sample: Sample, prefix: str) -> dict[str, Any]:
         file = class_map_file(shards, sample, media_root())
         fields[f"{prefix}_classes"] = fo.Segmentation(mask_path=str(file), mask_from=sources)
     if shards.manifest.kind in DETECTIONS:
-        names = class_labels(shards.taxonomy)
+        names = shards.taxonomy.unique_names
         things = [
             segment
             for segment in sample.segments
@@ -54,7 +53,7 @@ def labels_of(shards: ShardSet, sample: Sample, prefix: str) -> dict[str, Any]:
 
 def mask_targets(shards: ShardSet) -> dict[int, str]:
     """Name each value of the set's class maps."""
-    names = class_labels(shards.taxonomy)
+    names = shards.taxonomy.unique_names
     return {
         index + 1: names[category.id] for index, category in enumerate(shards.taxonomy.categories)
     }

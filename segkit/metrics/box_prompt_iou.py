@@ -13,7 +13,6 @@ from segkit.masks.iou import mask_iou, mask_iou_of_pairs
 from segkit.masks.run_lengths import decode_runs, join
 from segkit.metrics.instance import AREAS
 from segkit.sample import Sample, Segment
-from segkit.shards.writer import class_labels
 from segkit.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
@@ -78,7 +77,7 @@ class BoxPromptIoU:
         in_class = np.array(label, np.int64)
         sizes = {name: (area >= low) & (area < high) for name, (low, high) in AREAS.items()}
         del sizes["all"]
-        names = class_labels(self.taxonomy).values()
+        names = self.taxonomy.unique_names.values()
         classes = {name: in_class == k for k, name in enumerate(names)}
         return {
             "boxes": len(iou),

@@ -8,13 +8,12 @@ from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import Task
-from segkit.shards.writer import class_labels
 from segkit.taxonomy import Category, Taxonomy
 
 
 def class_names(taxonomy: Taxonomy) -> list[str]:
     """A distinct name of each class, in index order."""
-    labels = class_labels(taxonomy)
+    labels = taxonomy.unique_names
     return [labels[category.id] for category in taxonomy.categories]
 
 
@@ -27,7 +26,7 @@ def task_class_names(taxonomy: Taxonomy, task: Task) -> list[str]:
     """Names of the classes that a task is evaluated on, in index order."""
     if task != "instance":
         return class_names(taxonomy)
-    labels = class_labels(taxonomy)
+    labels = taxonomy.unique_names
     return [labels[category.id] for category in thing_classes(taxonomy)]
 
 

@@ -13,7 +13,6 @@ from segkit.errors import SegkitError
 from segkit.masks import rle
 from segkit.sample import ImageRef, Sample
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import class_labels
 
 
 @dataclass
@@ -60,7 +59,7 @@ class Difference:
 def diff(a: ShardSet, b: ShardSet) -> Difference:
     """Compare two sets; memory holds the ids of one and a row group of each."""
     places = {sample.id: index for index, sample in enumerate(b.samples())}
-    names = (class_labels(a.taxonomy), class_labels(b.taxonomy))
+    names = (a.taxonomy.unique_names, b.taxonomy.unique_names)
     found = Difference()
     classes: defaultdict[str, ClassDifference] = defaultdict(ClassDifference)
     seen: set[str] = set()

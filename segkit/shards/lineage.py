@@ -9,7 +9,6 @@ from segkit import storage
 from segkit.errors import InputError
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.shards.reader import read_manifest
-from segkit.shards.writer import class_labels
 from segkit.taxonomy import Taxonomy
 
 
@@ -52,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _describe_set(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     taxonomy = Taxonomy.from_json(manifest.taxonomy)
-    counts, labels = manifest.statistics.model_dump(), class_labels(taxonomy)
+    counts, labels = manifest.statistics.model_dump(), taxonomy.unique_names
     return {
         "path": str(path),
         "version": int(path.name[1:]),

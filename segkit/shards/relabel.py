@@ -12,7 +12,7 @@ from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import Count, Ledger
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import class_labels, write_view
+from segkit.shards.writer import write_view
 from segkit.taxonomy import Category, Taxonomy
 
 UNMAPPED = "unmapped-class"
@@ -84,7 +84,7 @@ def relabel(
     """
     tally: Counter[tuple[str, bool]] = Counter()
     joined: Counter[str] = Counter()
-    labels = class_labels(data.taxonomy)
+    labels = data.taxonomy.unique_names
 
     def rows() -> Iterator[tuple[Sample, ShardSet]]:
         for sample in data.samples():

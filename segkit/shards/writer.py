@@ -107,7 +107,7 @@ def build_manifest(
 def statistics(taxonomy: Taxonomy, counts: Iterable[shards.ShardCounts]) -> Statistics:
     """The manifest's statistics of all shards; a class id that the taxonomy lacks counts under its
     number."""
-    labels, total = class_labels(taxonomy), sum(counts, shards.ShardCounts())
+    labels, total = taxonomy.unique_names, sum(counts, shards.ShardCounts())
     classes = {
         labels.get(class_id, str(class_id)): ClassStatistics(
             segments=total.class_segments.get(class_id, 0),
@@ -123,16 +123,6 @@ def statistics(taxonomy: Taxonomy, counts: Iterable[shards.ShardCounts]) -> Stat
         boxes_only=total.segments - total.masked,
         classes=classes,
     )
-
-
-def class_labels(taxonomy: Taxonomy) -> dict[int, str]:
-    """A distinct label for every class id: its name, with the id added where two classes share a
-    name."""
-    names = taxonomy.names
-    return {
-        c.id: c.name if names.count(c.name) == 1 else f"{c.name} [{c.id}]"
-        for c in taxonomy.categories
-    }
 
 
 def write_set(

@@ -16,7 +16,6 @@ import numpy as np
 
 from segkit.errors import InputError
 from segkit.sample import Kind
-from segkit.shards.writer import class_labels
 from segkit.sources import coco_fields, json_stream
 from segkit.sources.categories import NativeCategory, build_taxonomy
 from segkit.sources.coco_fields import IMAGE, Id, loose, read_image
@@ -157,7 +156,7 @@ class CocoSource:
     them."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", class_labels(self.taxonomy))
+        object.__setattr__(self, "labels", self.taxonomy.unique_names)
 
     @cached_property
     def taxonomy(self) -> Taxonomy:

@@ -20,7 +20,7 @@ from segkit.shards import shard as shards
 from segkit.shards.manifest import Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, Header, ImagesBy, class_labels, finish
+from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, Header, ImagesBy, finish
 from segkit.sources.image_files import Picture, find_image, image_sizer, is_unsafe, read_picture
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.process_pool import process_pool
@@ -269,7 +269,7 @@ class Conversion:
         self, records: Iterable[Record], tally: Tally
     ) -> Iterator[tuple[Sample, bytes | None]]:
         """Convert records to samples, each with the image bytes to embed."""
-        labels = class_labels(self.source.taxonomy)
+        labels = self.source.taxonomy.unique_names
         for record in records:
             tally.images_in += 1
             names: Sequence[str] = ()

@@ -13,7 +13,6 @@ from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.masks import rle
 from segkit.sample import Segment
 from segkit.shards.manifest import SetKind
-from segkit.shards.writer import class_labels
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.source import Record
@@ -43,7 +42,7 @@ class IndexMaskSource:
     """Class id -> the name under which the ledger counts it."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", class_labels(self.taxonomy))
+        object.__setattr__(self, "labels", self.taxonomy.unique_names)
 
     @property
     def annotations(self) -> Path:
