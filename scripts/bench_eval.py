@@ -102,15 +102,24 @@ def generated(images: int, classes: int) -> tuple[Taxonomy, Iterator[tuple[Sampl
 def write_inputs(folder: Path, names: Taxonomy, pairs: Iterator[tuple[Sample, Sample]]) -> None:
     """Shard sets, panoptic PNG + JSON, class PNGs, instances and results JSON: the same data for
     everybody."""
+    from segkit.shards.header import Header
     from segkit.shards.writer import write_set
 
     both = list(pairs)
     for side, kind in ((0, "truth"), (1, "found")):
         samples = [pair[side] for pair in both]
         write_set(
-            folder / kind, ((s, None) for s in samples), taxonomy=names, kind="panoptic", name=kind, split="val",
-            command="bench", arguments={}, images_by="none",
-        )  # fmt: skip
+            folder / kind,
+            ((s, None) for s in samples),
+            Header(
+                taxonomy=names,
+                kind="panoptic",
+                name=kind,
+                split="val",
+                command="bench",
+                images_by="none",
+            ),
+        )
         write_coco(folder, kind, samples, names)
 
 

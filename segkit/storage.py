@@ -152,6 +152,12 @@ def relative(path: Path, folder: Path) -> str:
     return posixpath.relpath(one.path, other.path)
 
 
+@lru_cache(maxsize=1024)
+def relocate(name: str, old: Path, new: Path) -> str:
+    """A name relative to folder `old`, made relative to folder `new`; absolute ones stay."""
+    return name if is_absolute(name) else relative(join(old, name), new)
+
+
 def read_bytes(path: Path) -> bytes:
     """A whole file, in one request where it is remote.
 

@@ -19,6 +19,7 @@ from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig
 from segkit.runs.run import Run
 from segkit.sample import ImageRef, Sample
+from segkit.shards.header import Header
 from segkit.shards.manifest import Ledger, Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
@@ -90,16 +91,14 @@ def predict_set(
     samples = predict_samples(
         run.model, run.class_embeddings(classes), classes, data, task, run.recipe.inference
     )
-    return write_layer(
-        out,
-        data,
-        _counted(samples, on_image),
-        command="predict",
-        arguments={**run.as_arguments(), "task": task, "data": str(data.path)},
+    arguments = {**run.as_arguments(), "task": task, "data": str(data.path)}
+    header = replace(
+        Header.from_set(data, "predict", arguments),
         kind=task,
         taxonomy=classes,
-        extra_parents=(run.as_parent(out),),
+        parents=(run.as_parent(out),),
     )
+    return write_layer(out, data, _counted(samples, on_image), header)
 
 
 def predict_files(
@@ -136,19 +135,17 @@ def predict_files(
     embeddings = run.class_embeddings(taxonomy)
     predictions = predict_images(run.model, embeddings, files, read, task, run.recipe.inference)
     samples = (predicted_sample(sample, masks, taxonomy) for sample, masks in predictions)
-    return write_set(
-        out,
-        ((sample, None) for sample in _counted(samples, on_image)),
-        taxonomy=taxonomy,
-        kind=task,
+    header = Header(
         name=root.name,
-        split=None,
+        kind=task,
+        taxonomy=taxonomy,
         command="predict",
         arguments={**run.as_arguments(), "task": task, "images": str(root)},
         images_by="reference",
-        ledger=ledger,
         parents=(run.as_parent(out),),
     )
+    records = ((sample, None) for sample in _counted(samples, on_image))
+    return write_set(out, records, header, ledger=ledger)
 
 
 def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:

@@ -22,6 +22,7 @@ from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig, Strategy
 from segkit.runs.run import Run
 from segkit.sample import Box, Sample, Segment
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 
@@ -100,15 +101,13 @@ def pseudolabel(
             yield replace(sample, segments=tuple(segments))
             on_image()
 
-    layer = write_layer(
-        out,
-        data,
-        labeled_samples(),
-        command="pseudolabel",
-        arguments={**run.as_arguments(), "data": str(data.path), "strategy": strategy},
+    arguments = {**run.as_arguments(), "data": str(data.path), "strategy": strategy}
+    header = replace(
+        Header.from_set(data, "pseudolabel", arguments),
         kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
-        extra_parents=(run.as_parent(out),),
+        parents=(run.as_parent(out),),
     )
+    layer = write_layer(out, data, labeled_samples(), header)
     return layer, Transfer(boxes, masked, boxes - masked, already_masked, left_alone)
 
 

@@ -13,8 +13,7 @@ from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import MANIFEST, resolve
-from segkit.shards.writer import relocate
-from segkit.storage import here
+from segkit.storage import here, relocate
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
 VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"

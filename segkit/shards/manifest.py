@@ -15,6 +15,10 @@ boxes alone."""
 Task = Literal["panoptic", "semantic", "instance"]
 
 
+ImagesBy = Literal["embed", "reference", "none"]
+"""How rows lead to their images: in tars of the set, by path, or not at all."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,8 +32,7 @@ class Parent(_Strict):
 
 
 class Part(_Strict):
-    """One shard: a Parquet file of labels and the tar of its images (None for layers and label-only
-    sets)."""
+    """One shard: a Parquet file of labels, and the tar of its images where the set has its own."""
 
     labels: str
     labels_sha256: str
@@ -105,7 +108,7 @@ class Manifest(_Strict):
     parents: tuple[Parent, ...] = ()
     image_roots: dict[str, str] = Field(default_factory=dict)
     """For layers: tar path as the rows name it -> SHA-256 of that tar of the parent."""
-    images_by: Literal["embed", "reference", "none"] = "embed"
+    images_by: ImagesBy = "embed"
     parts: tuple[Part, ...]
     taxonomy: dict[str, Any]
     source_header: dict[str, Any] = Field(default_factory=dict)

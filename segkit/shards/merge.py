@@ -7,6 +7,7 @@ from typing import Any
 
 from segkit.errors import InputError
 from segkit.sample import Sample
+from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
@@ -45,21 +46,19 @@ def merge(
     segments = sum(one.manifest.statistics.segments for one in sets)
     images = sum(map(len, sets))
     splits = {one.manifest.split for one in sets}
-    return write_view(
-        destination,
-        _rows(sets, taxonomy, rename),
-        sets,
-        command="merge",
-        arguments=arguments,
+    header = Header(
+        name=name,
         kind=kinds.pop(),
         taxonomy=taxonomy,
-        name=name,
+        command="merge",
+        arguments=arguments,
         split=splits.pop() if len(splits) == 1 else None,
-        ledger=Ledger(
-            annotations=Count(input=segments, kept=segments),
-            images=Count(input=images, kept=images),
-        ),
     )
+    ledger = Ledger(
+        annotations=Count(input=segments, kept=segments), images=Count(input=images, kept=images)
+    )
+    rows = _rows(sets, taxonomy, rename)
+    return write_view(destination, rows, sets, header, ledger=lambda: ledger)
 
 
 def union(taxonomies: Sequence[Taxonomy], name: str) -> Taxonomy:

@@ -19,7 +19,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
 from segkit.shards import arrow
-from segkit.shards.manifest import Manifest
+from segkit.shards.manifest import Manifest, Parent
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.taxonomy import Taxonomy
 
@@ -57,6 +57,11 @@ class ShardSet:
 
     def __repr__(self) -> str:
         return f"ShardSet({str(self.path)!r}, {self.manifest.kind}, {len(self)} images)"
+
+    def as_parent(self, directory: Path) -> Parent:
+        """How the manifest of a version in `directory` names this one as its parent."""
+        path = storage.relocate(".", self.path, directory)
+        return Parent(path=path, version=self.version, digest=self.manifest.digest)
 
     def samples(self) -> Iterator[Sample]:
         """All samples in order, one row group in memory at a time."""

@@ -10,6 +10,7 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
@@ -110,21 +111,12 @@ def relabel(
             annotations=warned, images=Count(input=len(data), kept=len(data)), per_class=per_class
         )
 
-    return write_view(
-        destination,
-        rows(),
-        (data,),
-        command="relabel",
-        arguments=arguments,
-        kind=data.manifest.kind,
-        taxonomy=taxonomy,
-        name=data.manifest.name,
-        split=data.manifest.split,
-        source_header={
-            key: value for key, value in data.manifest.source_header.items() if key != "categories"
-        },
-        ledger=ledger,
-    )
+    header = Header.from_set(data, "relabel", arguments)
+    source_header = {
+        key: value for key, value in header.source_header.items() if key != "categories"
+    }
+    header = replace(header, taxonomy=taxonomy, source_header=source_header)
+    return write_view(destination, rows(), (data,), header, ledger=ledger)
 
 
 def relabel_sample(

@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from segkit.errors import InputError
 from segkit.sample import Sample
+from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
@@ -126,13 +128,7 @@ def _publish(
         destination,
         ((sample, data) for sample in data.samples() if mine(sample)),
         (data,),
-        command="split",
-        arguments=arguments,
-        kind=data.manifest.kind,
-        taxonomy=data.taxonomy,
-        name=data.manifest.name,
-        split=part,
-        source_header=data.manifest.source_header,
+        replace(Header.from_set(data, "split", arguments), split=part),
         ledger=ledger,
     )
 

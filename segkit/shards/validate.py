@@ -16,10 +16,10 @@ from segkit.sample import Sample
 from segkit.shards import arrow
 from segkit.shards import shard as shards
 from segkit.shards.consistency import Violation, check_sample
+from segkit.shards.header import build_statistics
 from segkit.shards.manifest import Manifest, Part
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest
-from segkit.shards.writer import statistics
 
 
 def validate(
@@ -55,7 +55,7 @@ def validate(
     counted = [count for count in counts if count is not None]
     if (
         len(counted) == len(counts)
-        and statistics(opened.taxonomy, counted) != opened.manifest.statistics
+        and build_statistics(opened.taxonomy, counted) != opened.manifest.statistics
     ):
         yield Violation("statistics", MANIFEST, "the statistics are not those of the labels")
 

@@ -17,10 +17,11 @@ from segkit import __version__
 from segkit.errors import InputError, SegkitError
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
-from segkit.shards.manifest import Ledger
+from segkit.shards.header import Header
+from segkit.shards.manifest import ImagesBy, Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, Header, ImagesBy, finish
+from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, finish
 from segkit.sources.image_files import Picture, find_image, image_sizer, is_unsafe, read_picture
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.process_pool import process_pool

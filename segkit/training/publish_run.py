@@ -20,7 +20,6 @@ from segkit.runs.run_manifest import (
     file_digests,
 )
 from segkit.shards.publish import MANIFEST, Staging
-from segkit.shards.writer import parent_of
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.setup import TrainingSetup, recipe_encoding
 
@@ -51,7 +50,7 @@ def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Stagin
         command="train",
         arguments=setup.arguments,
         parents=(
-            *(parent_of(data.shards, stage.home) for data in setup.datasets),
+            *(data.shards.as_parent(stage.home) for data in setup.datasets),
             *init_from_parents(setup.recipe.model.init_from, stage.home),
         ),
         rates={data.name: data.weight for data in setup.datasets},

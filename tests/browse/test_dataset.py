@@ -15,6 +15,7 @@ from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.header import Header
 from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
@@ -37,7 +38,7 @@ def write_labels(
         "command": "test",
         "arguments": {},
     }
-    return write_set(folder, records, kind=kind, name=name, images_by=images_by, **common)
+    return write_set(folder, records, Header(kind=kind, name=name, images_by=images_by, **common))
 
 
 def pasted(detection: Any) -> np.ndarray:
@@ -258,7 +259,9 @@ def test_real_panoptic_masks(fo: ModuleType, tmp_path: Path, real_data: Path) ->
         "command": "test",
         "arguments": {},
     }
-    dataset.load(write_set(tmp_path / "set", records, taxonomy=taxonomy, **header), name="real")
+    dataset.load(
+        write_set(tmp_path / "set", records, Header(taxonomy=taxonomy, **header)), name="real"
+    )
     stored = fo.load_dataset("real")
     assert sorted(stored.values("image_id")) == sorted(maps)
     for sample in stored:

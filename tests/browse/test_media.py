@@ -11,6 +11,7 @@ from segkit.browse.labels import crop
 from segkit.browse.media import class_map, class_map_file, image_file
 from segkit.masks import rle
 from segkit.sample import Segment
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Category, Taxonomy
@@ -20,7 +21,7 @@ from .conftest import HEIGHT, TAXONOMY, WIDTH, masks, panoptic_sample, png
 
 def one_image_set(folder: Path) -> ShardSet:
     header = {"kind": "panoptic", "name": "toy", "split": "val", "command": "test", "arguments": {}}
-    return write_set(folder, [(panoptic_sample(), png(0))], taxonomy=TAXONOMY, **header)
+    return write_set(folder, [(panoptic_sample(), png(0))], Header(taxonomy=TAXONOMY, **header))
 
 
 def test_images_are_copied_from_the_tar_byte_for_byte_and_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError, SegkitError
+from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
@@ -21,10 +22,21 @@ def toy(tmp_path: Path) -> Path:
         annotations=Count(input=7, kept=6, dropped={"empty-mask": 1}), images=Count(input=2, kept=2)
     )
     parent = write_set(
-        tmp_path / "toy", toy_records(2), taxonomy=TAXONOMY, kind="panoptic", name="toy", split="val",
-        command="convert coco", arguments={"images": "[pictures]"}, ledger=ledger,
-    )  # fmt: skip
-    write_layer(tmp_path / "layer", parent, parent.samples(), command="pseudolabel", arguments={})
+        tmp_path / "toy",
+        toy_records(2),
+        Header(
+            taxonomy=TAXONOMY,
+            kind="panoptic",
+            name="toy",
+            split="val",
+            command="convert coco",
+            arguments={"images": "[pictures]"},
+        ),
+        ledger=ledger,
+    )
+    write_layer(
+        tmp_path / "layer", parent, parent.samples(), Header.from_set(parent, "pseudolabel")
+    )
     return tmp_path
 
 

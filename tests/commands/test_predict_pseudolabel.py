@@ -21,6 +21,7 @@ from segkit.metrics.evaluate import evaluate
 from segkit.metrics.predictions import open_predictions
 from segkit.recipes.schema import INFERENCE_KEYS
 from segkit.sample import Sample
+from segkit.shards.header import Header
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
@@ -59,13 +60,8 @@ def boxes(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
     return write_set(
         tmp_path_factory.mktemp("boxes") / "boxes",
-        stripped(),  # type: ignore[arg-type]
-        taxonomy=toy.taxonomy,
-        kind="boxes",
-        name="boxes",
-        split=None,
-        command="test",
-        arguments={},
+        stripped(),
+        Header(taxonomy=toy.taxonomy, kind="boxes", name="boxes", command="test"),
     )
 
 
@@ -179,9 +175,10 @@ def test_every_segment_is_accounted_for_where_some_have_masks_already(
             yield replace(sample, segments=tuple(segments)), toy.image_bytes(sample)
 
     data = write_set(
-        tmp_path / "mixed", mixed(), taxonomy=toy.taxonomy, kind="instance", name="mixed", split=None, command="test",
-        arguments={},
-    )  # fmt: skip
+        tmp_path / "mixed",
+        mixed(),
+        Header(taxonomy=toy.taxonomy, kind="instance", name="mixed", command="test"),
+    )
     total = data.manifest.statistics.segments
     out = tmp_path / "out"
     common = ("pseudolabel", "--checkpoint", run, "--data", data.path, "--out", out)
@@ -531,12 +528,7 @@ def test_a_set_of_new_names_needs_nothing_but_its_names(
     data = write_set(
         tmp_path / "data",
         records,
-        taxonomy=new,
-        kind="panoptic",
-        name="own",
-        split=None,
-        command="test",
-        arguments={},
+        Header(taxonomy=new, kind="panoptic", name="own", command="test"),
     )
     encoded: list[str] = []
 
@@ -566,9 +558,10 @@ def test_a_set_is_predicted_and_written_as_others_score_it(
         for n, s in enumerate(toy.samples())
     )
     data = write_set(
-        tmp_path / "data", numbered, taxonomy=TAXONOMY, kind="panoptic", name="numbered", split="val", command="test",
-        arguments={},
-    )  # fmt: skip
+        tmp_path / "data",
+        numbered,
+        Header(taxonomy=TAXONOMY, kind="panoptic", name="numbered", split="val", command="test"),
+    )
     common = (
         "--checkpoint",
         run,

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from tests.shards.conftest import TAXONOMY, toy_records
@@ -16,9 +17,10 @@ runner = CliRunner()
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     write_set(
-        tmp_path / "toy", toy_records(4), taxonomy=TAXONOMY, kind="panoptic", name="toy", split=None, command="t",
-        arguments={},
-    )  # fmt: skip
+        tmp_path / "toy",
+        toy_records(4),
+        Header(taxonomy=TAXONOMY, kind="panoptic", name="toy", command="t"),
+    )
     return tmp_path
 
 

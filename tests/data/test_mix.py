@@ -12,6 +12,7 @@ from segkit.data.mix import DataMix, choose_crop
 from segkit.errors import InputError, SegkitError
 from segkit.recipes.schema import DataConfig
 from segkit.sample import Sample
+from segkit.shards.header import Header
 from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
@@ -30,9 +31,11 @@ def publish(
     make = image or (lambda seed: picture(seed=seed))
     records = [(sample, make(seed)) for seed, sample in enumerate(samples)]
     return write_set(
-        folder, records, taxonomy=TAXONOMY, kind=kind, name=folder.name, split="train", command="test",
-        arguments={}, shard_size=20_000,
-    )  # fmt: skip
+        folder,
+        records,
+        Header(taxonomy=TAXONOMY, kind=kind, name=folder.name, split="train", command="test"),
+        shard_size=20_000,
+    )
 
 
 @pytest.fixture(scope="module")

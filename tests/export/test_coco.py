@@ -11,6 +11,7 @@ from segkit.export.coco import export_instances, export_panoptic
 from segkit.export.semantic_png import export_semantic
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.header import Header
 from segkit.shards.writer import write_set
 from tests.shards.conftest import TAXONOMY, picture, toy_sample
 
@@ -41,7 +42,7 @@ def instances(folder, kind="instance"):
         "categories": [{"supercategory": "animal", "id": 3, "name": "cat"}],
     }
     return write_set(
-        folder, [(sample, picture(1))], kind=kind, source_header=header, **OPTIONS
+        folder, [(sample, picture(1))], Header(kind=kind, source_header=header, **OPTIONS)
     ), sample
 
 
@@ -87,8 +88,7 @@ def test_images_without_numbers_get_some(tmp_path):
         made = write_set(
             tmp_path / f"{number}",
             [(sample, None) for sample in samples],
-            kind="panoptic",
-            **OPTIONS,
+            Header(kind="panoptic", **OPTIONS),
         )
         export_instances(made, tmp_path / f"out{number}")
         native = json.loads((tmp_path / f"out{number}" / "instances_val.json").read_text())
@@ -97,7 +97,9 @@ def test_images_without_numbers_get_some(tmp_path):
 
 
 def panoptic(folder, samples):
-    return write_set(folder, [(sample, None) for sample in samples], kind="panoptic", **OPTIONS)
+    return write_set(
+        folder, [(sample, None) for sample in samples], Header(kind="panoptic", **OPTIONS)
+    )
 
 
 def read_ids(path):

@@ -6,6 +6,7 @@ from segkit.errors import InputError
 from segkit.export.semantic_png import export_semantic
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.header import Header
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Category, Taxonomy
 from tests.shards.conftest import toy_sample
@@ -32,7 +33,9 @@ def test_large_and_clashing_indices(tmp_path):
     mask = rle.encode(np.tri(4, 5))
     segment = Segment(400, "stuff", (0.0, 0.0, 5.0, 4.0), mask, 10.0, mask_from="human")
     options = {**OPTIONS, "taxonomy": taxonomy, "kind": "semantic"}
-    made = write_set(tmp_path / "set", [(Sample("s", "s.jpg", 5, 4, (segment,)), None)], **options)
+    made = write_set(
+        tmp_path / "set", [(Sample("s", "s.jpg", 5, 4, (segment,)), None)], Header(**options)
+    )
     with pytest.raises(InputError, match="also class last"):
         export_semantic(made, tmp_path / "clash")
     export_semantic(made, tmp_path / "out", void=65535)

@@ -11,6 +11,7 @@ from segkit.errors import InputError
 from segkit.export.yolo import export_yolo_seg, mask_polygon
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from tests.shards.conftest import TAXONOMY, picture
@@ -93,7 +94,9 @@ def test_lines_files_and_what_is_left_out(tmp_path):
     )
     samples = [Sample("1", "a/b.jpg", 32, 24, segments), Sample("2", "c.jpg", 32, 24)]
     made = write_set(
-        tmp_path / "set", [(sample, picture(1)) for sample in samples], kind="instance", **OPTIONS
+        tmp_path / "set",
+        [(sample, picture(1)) for sample in samples],
+        Header(kind="instance", **OPTIONS),
     )
     report = export_yolo_seg(ShardSet.open(tmp_path / "set"), tmp_path / "out", images=True)
     assert (report.images, report.annotations) == (2, 2)
@@ -110,7 +113,9 @@ def test_lines_files_and_what_is_left_out(tmp_path):
     assert (
         out / "data.yaml"
     ).read_text() == 'train: images/val\nval: images/val\nnames:\n  0: "cat"\n'
-    boxes = write_set(tmp_path / "boxes", [(samples[1], picture(1))], kind="boxes", **OPTIONS)
+    boxes = write_set(
+        tmp_path / "boxes", [(samples[1], picture(1))], Header(kind="boxes", **OPTIONS)
+    )
     with pytest.raises(InputError, match="kind boxes"):
         export_yolo_seg(boxes, tmp_path / "none")
     assert made.manifest.kind == "instance"

@@ -9,6 +9,7 @@ import numpy as np
 
 from segkit.metrics.evaluate import EvalOptions, evaluate
 from segkit.sample import Sample
+from segkit.shards.header import Header
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
@@ -21,9 +22,17 @@ def shard_set(
     folder: Path, samples: list[Sample], names: Taxonomy, kind: str = "panoptic"
 ) -> ShardSet:
     return write_set(
-        folder, ((s, None) for s in samples), taxonomy=names, kind=kind, name=folder.name, split="val",
-        command="test", arguments={}, images_by="none",
-    )  # fmt: skip
+        folder,
+        ((s, None) for s in samples),
+        Header(
+            taxonomy=names,
+            kind=kind,
+            name=folder.name,
+            split="val",
+            command="test",
+            images_by="none",
+        ),
+    )
 
 
 def sets(

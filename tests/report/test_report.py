@@ -12,6 +12,7 @@ from segkit.metrics.output import origin
 from segkit.metrics.predictions import as_predictions
 from segkit.report.build import image_scores, report
 from segkit.report.gallery import worst_and_best
+from segkit.shards.header import Header
 from segkit.shards.writer import write_layer, write_set
 from tests.metrics.files import sets, shard_set
 from tests.metrics.scenes import panopticapi, taxonomy
@@ -95,16 +96,13 @@ def test_names_are_escaped(tmp_path):
     renamed = write_set(
         tmp_path / "odd",
         ((s, None) for s in truth.samples()),
-        taxonomy=odd,
-        kind="panoptic",
-        name="<script>",
-        split=None,
-        command="test",
-        arguments={},
-        images_by="none",
+        Header(taxonomy=odd, kind="panoptic", name="<script>", command="test", images_by="none"),
     )
     layer = write_layer(
-        tmp_path / "odd-predictions", renamed, predictions.samples(), command="test", arguments={}
+        tmp_path / "odd-predictions",
+        renamed,
+        predictions.samples(),
+        Header.from_set(renamed, "test"),
     )
     source = as_predictions(layer, renamed)
     evaluation = evaluate(renamed, source, "panoptic")

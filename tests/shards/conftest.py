@@ -7,6 +7,7 @@ import pytest
 
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Category, Taxonomy
@@ -79,8 +80,17 @@ def toy_records(count: int) -> Iterator[tuple[Sample, bytes | None]]:
 def make_set(tmp_path: Path) -> Callable[..., ShardSet]:
     def make(name: str = "toy", count: int = 5, shard_size: int = 4000) -> ShardSet:
         return write_set(
-            tmp_path / name, toy_records(count), taxonomy=TAXONOMY, kind="panoptic", name="toy", split="train",
-            command="test", arguments={"out": name}, shard_size=shard_size,
-        )  # fmt: skip
+            tmp_path / name,
+            toy_records(count),
+            Header(
+                taxonomy=TAXONOMY,
+                kind="panoptic",
+                name="toy",
+                split="train",
+                command="test",
+                arguments={"out": name},
+            ),
+            shard_size=shard_size,
+        )
 
     return make

@@ -4,6 +4,7 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.sample import Sample
+from segkit.shards.header import Header
 from segkit.shards.leakage import leaks, perceptual_hash
 from segkit.shards.writer import write_set
 from tests.shards.conftest import TAXONOMY
@@ -22,14 +23,7 @@ def encoded(pixels, extension=".png", *options):
 def dataset(folder, images):
     records = [(Sample(f"{n}", f"{n}.png", 320, 240), data) for n, data in enumerate(images)]
     return write_set(
-        folder,
-        records,
-        taxonomy=TAXONOMY,
-        kind="instance",
-        name="x",
-        split=None,
-        command="t",
-        arguments={},
+        folder, records, Header(taxonomy=TAXONOMY, kind="instance", name="x", command="t")
     )
 
 
@@ -71,9 +65,10 @@ def test_every_pair_of_three_sets_is_compared_and_no_set_with_itself(tmp_path):
 def test_sets_without_images_cannot_be_compared(tmp_path):
     record = (Sample("1", "1.png", 4, 4), None)
     bare = write_set(
-        tmp_path / "n", [record], taxonomy=TAXONOMY, kind="boxes", name="x", split=None, command="t", arguments={},
-        images_by="none",
-    )  # fmt: skip
+        tmp_path / "n",
+        [record],
+        Header(taxonomy=TAXONOMY, kind="boxes", name="x", command="t", images_by="none"),
+    )
     with pytest.raises(InputError, match="labels only"):
         list(leaks([bare, bare]))
     broken = dataset(tmp_path / "b", [b"no image"])

@@ -7,6 +7,7 @@ from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import ImageRef, Segment
 from segkit.shards.diff import diff
+from segkit.shards.header import Header
 from segkit.shards.merge import merge, union
 from segkit.shards.relabel import read_table, relabel, relabel_sample
 from segkit.shards.split import by_chance, by_list, split
@@ -28,7 +29,7 @@ def images_of(data):
 
 def other_set(folder, taxonomy=TAXONOMY, start=100, count=2):
     records = ((toy_sample(seed), picture(seed)) for seed in range(start, start + count))
-    return write_set(folder, records, taxonomy=taxonomy, **OPTIONS)
+    return write_set(folder, records, Header(taxonomy=taxonomy, **OPTIONS))
 
 
 def test_merged_sets_hold_all_samples_and_read_both_sets_images(make_set, tmp_path):
@@ -94,7 +95,7 @@ def test_a_split_by_chance_is_a_partition_of_the_stated_sizes(make_set, tmp_path
 def test_an_images_part_by_chance_depends_on_its_id_alone(tmp_path):
     records = list(toy_records(9))
     made = [
-        write_set(tmp_path / n, r, taxonomy=TAXONOMY, **OPTIONS)
+        write_set(tmp_path / n, r, Header(taxonomy=TAXONOMY, **OPTIONS))
         for n, r in (("a", records), ("b", records[::-1]))
     ]
     assert by_chance(made[0], {"x": 0.5, "y": 0.5}, 3) == by_chance(
@@ -211,7 +212,7 @@ def test_tables_that_do_not_map(tmp_path, text, message):
 def test_the_same_labels_do_not_differ(make_set, tmp_path):
     data = make_set()
     layer = write_layer(
-        tmp_path / "layer", data, list(data.samples())[::-1], command="t", arguments={}
+        tmp_path / "layer", data, list(data.samples())[::-1], Header.from_set(data, "t")
     )
     found = diff(data, layer)
     assert found.identical and found.common == 5
@@ -228,7 +229,7 @@ def test_differences_are_told_by_image_class_and_pixel(make_set, tmp_path):
         return replace(sample, segments=(replace(cat, mask=rle.encode(square)), sky, box))
 
     samples = [changed(s) if s.id == "001" else s for s in data.samples() if s.id != "003"]
-    other = write_layer(tmp_path / "b", data, samples, command="t", arguments={})
+    other = write_layer(tmp_path / "b", data, samples, Header.from_set(data, "t"))
     found = diff(data, other)
     assert (found.only_a, found.only_b, found.changed_labels, found.changed_images) == (
         ["003"],
@@ -247,7 +248,7 @@ def test_differences_are_told_by_image_class_and_pixel(make_set, tmp_path):
 
 def test_other_image_bytes_under_the_same_id_are_a_difference(make_set, tmp_path):
     records = [(toy_sample(0), picture(99))]
-    other = write_set(tmp_path / "other", records, taxonomy=TAXONOMY, **OPTIONS)
+    other = write_set(tmp_path / "other", records, Header(taxonomy=TAXONOMY, **OPTIONS))
     found = diff(make_set(count=1), other)
     assert found.changed_images == ["000"] and not found.changed_labels and not found.identical
 
@@ -255,7 +256,9 @@ def test_other_image_bytes_under_the_same_id_are_a_difference(make_set, tmp_path
 def test_sets_with_images_by_different_ways_do_not_go_together(make_set, tmp_path):
     sample = replace(toy_sample(50), image=ImageRef(path="/somewhere.png"))
     pointing = write_set(
-        tmp_path / "p", [(sample, None)], taxonomy=TAXONOMY, images_by="reference", **OPTIONS
+        tmp_path / "p",
+        [(sample, None)],
+        Header(taxonomy=TAXONOMY, images_by="reference", **OPTIONS),
     )
     with pytest.raises(InputError, match="embed and reference"):
         merge([make_set(), pointing], tmp_path / "both", name="b", rename=False, arguments={})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from tests.shards.conftest import TAXONOMY, picture, toy_sample
@@ -51,7 +52,7 @@ def test_ids_that_webdataset_would_cut_at_a_dot_stay_apart(tmp_path: Path) -> No
         "command": "t",
         "arguments": {},
     }
-    made = write_set(tmp_path / "set", records, **options)
+    made = write_set(tmp_path / "set", records, Header(**options))
     rows = list(wds.WebDataset([str(made.path / "images-00000.tar")], shardshuffle=False))
     assert len({row["__key__"] for row in rows}) == 3
     assert [row["png"] for row in rows] == [data for _, data in records]

@@ -9,6 +9,7 @@ import pytest
 
 from segkit.errors import InputError, SegkitError
 from segkit.sample import ImageRef
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
 from tests.shards.conftest import TAXONOMY, picture, toy_records, toy_sample
@@ -48,9 +49,10 @@ def test_a_writer_that_fails_leaves_no_version(tmp_path):
 
     with pytest.raises(OSError, match="fire"):
         write_set(
-            tmp_path / "set", records(), taxonomy=TAXONOMY, kind="panoptic", name="x", split=None, command="t",
-            arguments={},
-        )  # fmt: skip
+            tmp_path / "set",
+            records(),
+            Header(taxonomy=TAXONOMY, kind="panoptic", name="x", command="t"),
+        )
     with pytest.raises(InputError):
         ShardSet.open(tmp_path / "set")
 
@@ -59,10 +61,13 @@ def test_a_layer_reads_its_parents_images_even_after_both_moved(make_set, tmp_pa
     parent = make_set("data/set")
     emptied = (replace(sample, segments=sample.segments[:1]) for sample in parent.samples())
     layer = write_layer(
-        tmp_path / "data/deep/layer", parent, emptied, command="relabel", arguments={}, name="l"
+        tmp_path / "data/deep/layer",
+        parent,
+        emptied,
+        replace(Header.from_set(parent, "relabel"), name="l"),
     )
     deeper = write_layer(
-        tmp_path / "data/layer2", layer, layer.samples(), command="again", arguments={}
+        tmp_path / "data/layer2", layer, layer.samples(), Header.from_set(layer, "again")
     )
     shutil.move(tmp_path / "data", tmp_path / "moved")
     for name in ("deep/layer", "layer2"):
@@ -87,9 +92,11 @@ def test_images_by_reference_and_labels_only(tmp_path):
         "arguments": {},
     }
     pointing = replace(toy_sample(1), image=ImageRef(path=str(tmp_path / "one.png")))
-    by_path = write_set(tmp_path / "r", [(pointing, None)], images_by="reference", **options)
+    by_path = write_set(
+        tmp_path / "r", [(pointing, None)], Header(images_by="reference", **options)
+    )
     assert by_path.image_bytes(by_path.sample(0)) == picture(1)
-    bare = write_set(tmp_path / "n", [(toy_sample(1), None)], images_by="none", **options)
+    bare = write_set(tmp_path / "n", [(toy_sample(1), None)], Header(images_by="none", **options))
     with pytest.raises(InputError, match="labels only"):
         bare.image_bytes(bare.sample(0))
     (tmp_path / "one.png").unlink()
@@ -99,14 +106,7 @@ def test_images_by_reference_and_labels_only(tmp_path):
 
 def test_an_empty_set_is_a_set(tmp_path):
     made = write_set(
-        tmp_path / "e",
-        [],
-        taxonomy=TAXONOMY,
-        kind="boxes",
-        name="x",
-        split=None,
-        command="t",
-        arguments={},
+        tmp_path / "e", [], Header(taxonomy=TAXONOMY, kind="boxes", name="x", command="t")
     )
     assert len(made) == 0
     assert list(made.samples()) == []

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from segkit.errors import SegkitError
 from segkit.shards import shard
+from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
 from segkit.shards.publish import staging, versions
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import Header, finish
+from segkit.shards.writer import finish
 from tests.shards.conftest import TAXONOMY, picture, toy_sample
 
-HEADER = Header(TAXONOMY, "panoptic", "toy", "test")
+HEADER = Header(taxonomy=TAXONOMY, kind="panoptic", name="toy", command="test")
 SCRIPT = """
 import sys, time
 from pathlib import Path

@@ -10,6 +10,7 @@ import pytest
 from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.shards import upload as uploads
+from segkit.shards.header import Header
 from segkit.shards.publish import resolve, staging, versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
@@ -19,9 +20,13 @@ from tests.shards.conftest import TAXONOMY, picture, toy_records
 
 def write(destination, count=5, **options):
     return write_set(
-        destination, toy_records(count), taxonomy=TAXONOMY, kind="panoptic", name="toy", split="train",
-        command="test", arguments={}, shard_size=4000, **options,
-    )  # fmt: skip
+        destination,
+        toy_records(count),
+        Header(
+            taxonomy=TAXONOMY, kind="panoptic", name="toy", split="train", command="test", **options
+        ),
+        shard_size=4000,
+    )
 
 
 def files(store):
@@ -175,7 +180,10 @@ def test_two_writers_of_one_machine_exclude_each_other(store):
 def test_a_layer_reads_its_parents_images_in_the_store(store, tmp_path):
     parent = write(store / "data" / "set")
     layer = write_layer(
-        store / "data" / "deep" / "layer", parent, parent.samples(), command="again", arguments={}
+        store / "data" / "deep" / "layer",
+        parent,
+        parent.samples(),
+        Header.from_set(parent, "again"),
     )
     assert {sample.image.tar for sample in layer.samples()} == {
         f"../../../set/v1/{part.images}" for part in parent.manifest.parts
@@ -184,14 +192,16 @@ def test_a_layer_reads_its_parents_images_in_the_store(store, tmp_path):
         picture(seed) for seed in range(5)
     ]
     assert list(validate(layer.path)) == []
-    here = write_layer(tmp_path / "layer", parent, parent.samples(), command="again", arguments={})
+    here = write_layer(
+        tmp_path / "layer", parent, parent.samples(), Header.from_set(parent, "again")
+    )
     assert here.sample(0).image.tar == f"{parent.path}/images-00000.tar"
     assert [here.image_bytes(sample) for sample in here.samples()] == [
         picture(seed) for seed in range(5)
     ]
     assert list(validate(here.path)) == []
-    with pytest.raises(InputError, match="images of this machine"):
-        write_layer(store / "layer", here, here.samples(), command="again", arguments={})
+    with pytest.raises(InputError, match="images on this machine"):
+        write_layer(store / "layer", here, here.samples(), Header.from_set(here, "again"))
 
 
 _KILLED = """

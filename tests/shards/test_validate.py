@@ -8,6 +8,7 @@ import pytest
 from segkit.masks import rle
 from segkit.sample import ImageRef, Sample, Segment
 from segkit.shards.consistency import check_sample
+from segkit.shards.header import Header
 from segkit.shards.validate import validate
 from segkit.shards.writer import write_layer, write_set
 from tests.shards.conftest import TAXONOMY, picture, toy_sample
@@ -20,7 +21,7 @@ def codes(version):
 def test_a_fresh_set_and_a_layer_over_it_are_clean(make_set, tmp_path):
     made = make_set()
     assert list(validate(made.path)) == []
-    layer = write_layer(tmp_path / "layer", made, made.samples(), command="t", arguments={})
+    layer = write_layer(tmp_path / "layer", made, made.samples(), Header.from_set(made, "t"))
     assert list(validate(layer.path)) == []
 
 
@@ -76,7 +77,7 @@ def test_a_changed_manifest_is_found(make_set):
 
 def test_a_layer_over_another_parent_is_found(make_set, tmp_path):
     made = make_set()
-    layer = write_layer(tmp_path / "layer", made, made.samples(), command="t", arguments={})
+    layer = write_layer(tmp_path / "layer", made, made.samples(), Header.from_set(made, "t"))
     change_manifest(made, digest="0" * 64)
     assert codes(layer.path) == {"parent"}
     tar = made.path / "images-00000.tar"
@@ -98,14 +99,14 @@ def test_images_of_another_size_and_ids_that_occur_twice_are_found(tmp_path):
         "command": "t",
         "arguments": {},
     }
-    made = write_set(tmp_path / "set", records, **options)
+    made = write_set(tmp_path / "set", records, Header(**options))
     assert codes(made.path) == {"duplicate-id", "image-size"}
-    bare = write_set(tmp_path / "bare", [(toy_sample(1), None)], **options)
+    bare = write_set(tmp_path / "bare", [(toy_sample(1), None)], Header(**options))
     assert codes(bare.path) == {"no-image"}
     elsewhere = replace(
         toy_sample(1), image=ImageRef(tar="../../set/v1/images-00000.tar", length=1)
     )
-    foreign = write_set(tmp_path / "foreign", [(elsewhere, None)], **options)
+    foreign = write_set(tmp_path / "foreign", [(elsewhere, None)], Header(**options))
     assert codes(foreign.path) == {"unlisted-tar"}
 
 

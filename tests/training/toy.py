@@ -10,6 +10,7 @@ import numpy as np
 
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Category, Taxonomy
@@ -48,12 +49,7 @@ def write_toy_set(folder: Path, *, boxes_only: bool = False, name: str = "toy") 
     return write_set(
         folder,
         records,
-        taxonomy=TAXONOMY,
-        kind=kind,
-        name=name,
-        split="train",
-        command="test",
-        arguments={},
+        Header(taxonomy=TAXONOMY, kind=kind, name=name, split="train", command="test"),
     )
 
 
@@ -68,12 +64,7 @@ def write_sparse_set(folder: Path) -> ShardSet:
     return write_set(
         folder,
         records,
-        taxonomy=TAXONOMY,
-        kind="panoptic",
-        name="sparse",
-        split="train",
-        command="test",
-        arguments={},
+        Header(taxonomy=TAXONOMY, kind="panoptic", name="sparse", split="train", command="test"),
     )
 
 
