@@ -1,7 +1,6 @@
-"""`segkit benchmark`: figures on published benchmarks, beside the rows that others have
-published."""
+"""`segkit benchmark`: evaluate on a published benchmark, beside the published figures."""
 
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,41 +11,48 @@ from segkit.storage import writable_local
 
 from .common import JSON_OPTION, counted, counting, emit, note, table
 from .scoring import (
-    CHECKPOINT_HELP,
-    PREDICTIONS_HELP,
+    CHECKPOINT_OPTION,
+    DEVICE_OPTION,
+    EVALUATOR_OPTION,
+    PREDICTIONS_OPTION,
     SETTINGS_OPTION,
-    check_source,
-    for_runs,
-    one_of,
-    prediction_source,
-    refuse_idle,
+    PredictionSource,
+    parse_choice,
+    reject_unused,
     tables,
     warn,
 )
 
 if TYPE_CHECKING:
-    from segkit.benchmark.objects365 import FileCheck
-    from segkit.benchmark.published import Published
+    from segkit.benchmark.objects365_instances import FileCheck
+    from segkit.benchmark.published import Benchmark
     from segkit.shards.manifest import Task
     from segkit.shards.reader import ShardSet
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Score a run or predictions on a benchmark, beside its published rows.",
+    help="Evaluate a run or predictions on a benchmark, beside its published figures.",
 )
 
-_DATA = typer.Option(metavar="SET", help="The benchmark's data, converted.")
-_CHECKPOINT = typer.Option(None, metavar="RUN", help=CHECKPOINT_HELP)
-_PREDICTIONS = typer.Option(None, metavar="SET|FILE", help=PREDICTIONS_HELP)
-_OUT = typer.Option(
-    metavar="DIR",
-    parser=writable_local,
-    help="Directory for metrics.json and, with --checkpoint, the predictions.",
-)
-_DEVICE = typer.Option(
-    "auto", "--device", help="Where --checkpoint runs: auto, cpu, cuda or cuda:N."
-)
 _SCHEMA = "segkit.benchmark/1"
+_TRANSFER = "open-vocabulary"
+"""The benchmark whose published figures the set's class list and kind decide."""
+_SET_BENCHMARKS = {
+    "ade-semantic": ("ADE20K semantic segmentation (mIoU over 150 classes).", "work/ade-val"),
+    "ade-panoptic": (
+        "ADE20K panoptic segmentation (PQ) of a model that saw only semantic ADE labels.",
+        "work/ade-panoptic-val",
+    ),
+    "coco-panoptic": ("COCO panoptic segmentation (PQ over 133 classes).", "work/coco-val"),
+    _TRANSFER: (
+        "Direct transfer: a data set that the model was not trained on, of which it gets only the"
+        " class names.\n\n"
+        "Figures are published for Pascal Context 59 and 459, COCO (semantic), Cityscapes and"
+        " ADE20K (panoptic); the set's class list and kind decide which apply.",
+        "work/context-59",
+    ),
+}
+"""Benchmarks whose data is one set: name -> description and the set of the example."""
 
 
 @app.command()
@@ -58,191 +64,156 @@ def objects365(
         parser=writable_local,
         help="Directory for metrics.json and, with --checkpoint, the predictions and results.json.",
     ),
-    checkpoint: str = _CHECKPOINT,
-    predictions: str = _PREDICTIONS,
-    evaluator: str = typer.Option(
-        "hotcoco", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."
-    ),
+    checkpoint: str = CHECKPOINT_OPTION,
+    predictions: str = PREDICTIONS_OPTION,
+    evaluator: str = EVALUATOR_OPTION,
     training_set: str = typer.Option(
         None,
         metavar="SET",
-        help="Objects365's training images, converted: what counts as rare (else the file's own).",
+        help="Objects365's training images, converted, to tell rare from frequent classes;"
+        " by default the file's own images.",
     ),
     settings: list[str] = SETTINGS_OPTION,
-    device: str = _DEVICE,
+    device: str = DEVICE_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Mask AP on the 1,000 Objects365 images with masks: what box-only training data teaches of
-    shapes.
+    """Mask AP on the 1,000 Objects365 images with masks, of models trained on its boxes.
 
     Example: segkit benchmark objects365 --annotations o365_instance_seg_val.json --images val
     --checkpoint work/run --out work/bench
     """
-    from segkit.benchmark import objects365 as benchmark
-    from segkit.benchmark.published import published
+    from segkit.benchmark import objects365_instances as benchmark
+    from segkit.benchmark.published import load_benchmark
     from segkit.export.prediction_files import write_results
     from segkit.metrics.instance import EVALUATORS
-    from segkit.metrics.output import origin
     from segkit.shards.reader import ShardSet
 
-    check_source(checkpoint, predictions, settings, "instance")
-    refuse_idle(*for_runs(checkpoint, settings, device))
-    one_of(evaluator, tuple(EVALUATORS), "--evaluator")
+    options = PredictionSource(checkpoint, predictions, settings, device)
+    options.check("instance")
+    reject_unused(*options.unused_options())
+    parse_choice(evaluator, tuple(EVALUATORS), "--evaluator")
     training = None if training_set is None else ShardSet.open(training_set)
-    source = benchmark.open_file(annotations, images)
-    checked = benchmark.check(source, look_for_images=checkpoint is not None)
-    _tell(checked, annotations)
-    with counting("read", checked.images) as advance:
-        place, with_images = out / "ground-truth", checkpoint is not None
-        truth = benchmark.ground_truth(
-            source, checked, place, with_images=with_images, on_progress=advance
+    with_images = checkpoint is not None
+    source = benchmark.open_annotations(annotations, images)
+    check = benchmark.check_file(source, find_images=with_images)
+    _note_differences(check, annotations)
+    with counting("read", check.images) as advance:
+        truth = benchmark.convert_ground_truth(
+            source, check, out / "ground-truth", with_images=with_images, on_progress=advance
         )
-    found, spec = prediction_source(
-        truth.shards, "instance", checkpoint, predictions, None, out, device, settings
-    )
-    rows = published("objects365")
-    origins = {"data": origin(truth.shards), "predictions": origin(spec)}
-    result = {
-        "benchmark": rows.name,
-        **origins,
-        **benchmark.evaluate_objects365(truth, found, evaluator, training),
-        **_rows(rows),
-    }
-    if isinstance(found, ShardSet):
-        write_results(out / "results.json", found.samples())
-    _finish(result, truth.shards, rows, out, as_json, [_sizes(result, training_set)])
+    opened, spec = options.open(truth.shards, "instance", out)
+    figures = benchmark.evaluate_objects365(truth, opened, evaluator, training)
+    if isinstance(opened, ShardSet):
+        write_results(out / "results.json", opened.samples())
+    published = load_benchmark("objects365")
+    more = [_mask_and_box_table(figures, training_set)]
+    _finish(published, figures, truth.shards, spec, out, as_json, more)
 
 
-_TRANSFER = "open-vocabulary"
-"""The set's class list and kind decide which benchmark it is."""
-
-
-def _add(name: str, what: str, data_set: str) -> None:
-    """The command of a benchmark whose data is one set."""
+def _add_command(name: str, description: str, data_set: str) -> None:
+    """Add the command of a benchmark whose data is one set."""
     example = f"segkit benchmark {name} --data {data_set} --checkpoint work/run --out work/bench"
 
-    @app.command(name, help=f"{what}\n\nExample: {example}")
+    @app.command(name, help=f"{description}\n\nExample: {example}")
     def command(
-        data: str = _DATA,
-        out: Path = _OUT,
-        checkpoint: str = _CHECKPOINT,
-        predictions: str = _PREDICTIONS,
+        data: str = typer.Option(metavar="SET", help="The benchmark's data, converted."),
+        out: Path = typer.Option(
+            metavar="DIR",
+            parser=writable_local,
+            help="Directory for metrics.json and, with --checkpoint, the predictions.",
+        ),
+        checkpoint: str = CHECKPOINT_OPTION,
+        predictions: str = PREDICTIONS_OPTION,
         settings: list[str] = SETTINGS_OPTION,
-        device: str = _DEVICE,
+        device: str = DEVICE_OPTION,
         as_json: bool = JSON_OPTION,
     ) -> None:
-        _compare(name, data, checkpoint, predictions, out, settings, device, as_json)
+        options = PredictionSource(checkpoint, predictions, settings, device)
+        _evaluate_set(name, data, options, out, as_json)
 
 
-_add("ade-semantic", "ADE20K semantic segmentation (mIoU over 150 classes).", "work/ade-val")
-_add(
-    "ade-panoptic",
-    "ADE20K panoptic segmentation (PQ) of a model that saw semantic ADE labels only.",
-    "work/ade-panoptic-val",
-)
-_add("coco-panoptic", "COCO panoptic segmentation (PQ over 133 classes).", "work/coco-val")
+for _name, _texts in _SET_BENCHMARKS.items():
+    _add_command(_name, *_texts)
 
 
-_add(
-    _TRANSFER,
-    "Direct transfer: a data set that the model was not trained on, with only its class names given.\n\n"
-    "Pascal Context 59 and 459, COCO (semantic), Cityscapes and ADE20K (panoptic) have published rows; the set's class "
-    "list and kind decide which.",
-    "work/context-59",
-)
-
-
-def _compare(
-    name: str,
-    data: str,
-    checkpoint: str | None,
-    predictions: str | None,
-    out: Path,
-    settings: Sequence[str],
-    device: str,
-    as_json: bool,
+def _evaluate_set(
+    name: str, data: str, options: PredictionSource, out: Path, as_json: bool
 ) -> None:
-    """Score a set for the task that a benchmark's metric belongs to."""
-    from segkit.benchmark.published import other_classes, published, transfer_benchmark
+    """Evaluate a set for the task of the benchmark's metric."""
+    from segkit.benchmark.published import class_differences, load_benchmark, transfer_benchmark
     from segkit.metrics.evaluate import EvalOptions, check_task, evaluate
-    from segkit.metrics.output import origin
     from segkit.shards.reader import ShardSet
 
-    refuse_idle(*for_runs(checkpoint, settings, device))
+    reject_unused(*options.unused_options())
     truth = ShardSet.open(data)
-    rows = published(transfer_benchmark(truth) if name == _TRANSFER else name)
-    task: Task = "panoptic" if rows.metric == "pq" else "semantic"
-    check_source(checkpoint, predictions, settings, task)
+    published = load_benchmark(transfer_benchmark(truth) if name == _TRANSFER else name)
+    task: Task = "panoptic" if published.metric == "pq" else "semantic"
+    options.check(task)
     check_task(truth, task, EvalOptions())
-    for difference in (differences := other_classes(rows, truth)):
+    differences = class_differences(published, truth)
+    for difference in differences:
         note(f"{data}: {difference}")
-    found, spec = prediction_source(
-        truth, task, checkpoint, predictions, None, out, device, settings
-    )
-    metrics = evaluate(truth, found, task).metrics | {"differences": differences}
-    origins = {"data": origin(truth), "predictions": origin(spec)}
-    result = {"benchmark": rows.name, **origins, **metrics, **_rows(rows)}
-    _finish(result, truth, rows, out, as_json, [])
+    opened, spec = options.open(truth, task, out)
+    figures = evaluate(truth, opened, task).metrics | {"differences": differences}
+    _finish(published, figures, truth, spec, out, as_json, [])
 
 
 def _finish(
-    result: dict[str, Any],
+    published: "Benchmark",
+    figures: dict[str, Any],
     truth: "ShardSet",
-    rows: "Published",
+    spec: "str | ShardSet",
     out: Path,
     as_json: bool,
-    more: list[Table | str],
+    more: list[Table],
 ) -> None:
-    from segkit.metrics.output import write_json
+    """Write metrics.json and print the figures."""
+    from segkit.metrics.output import origin, write_json
 
-    write_json(out / "metrics.json", result, _SCHEMA)
+    result = {
+        "benchmark": published.name,
+        "data": origin(truth),
+        "predictions": origin(spec),
+        **figures,
+        "published": [asdict(row) for row in published.rows],
+    }
+    file = out / "metrics.json"
+    write_json(file, result, _SCHEMA)
     warn(result)
-    written = f"{out / 'metrics.json'}"
-    shown = [*tables(result, truth), *more, _beside(result, rows), written]
-    emit(result, schema=_SCHEMA, as_json=as_json, tables=shown)
+    printed = [*tables(result, truth), *more, _published_table(result, published), str(file)]
+    emit(result, schema=_SCHEMA, as_json=as_json, tables=printed)
 
 
-def _tell(checked: "FileCheck", annotations: Path) -> None:
-    """How the file differs from the published one, and which images are missing."""
-    for difference in checked.differences:
+def _note_differences(check: "FileCheck", annotations: Path) -> None:
+    """Note how the file differs from the published one, and which images are missing."""
+    for difference in check.differences:
         note(f"{annotations.name}: {difference}")
-    if missing := checked.missing_images:
-        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        of = f"{len(missing)} of {counted(checked.images, 'image')}"
-        note(f"{of} {'is' if len(missing) == 1 else 'are'} missing and not scored: {some}")
+    if missing := check.missing_images:
+        names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        count = f"{len(missing)} of {counted(check.images, 'image')}"
+        verb = "is" if len(missing) == 1 else "are"
+        note(f"{count} {verb} missing and not evaluated: {names}")
 
 
-def _rows(rows: "Published") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {"published": [asdict(row) for row in rows.rows]}
-
-
-def _beside(result: dict[str, Any], rows: "Published") -> Table:
-    """The measured figure on top of the published ones."""
-    measured = result["all"]["pq"] if rows.metric == "pq" else result[rows.metric]
+def _published_table(result: dict[str, Any], published: "Benchmark") -> Table:
+    """The evaluated figure above the published ones."""
+    value = result["all"]["pq"] if published.metric == "pq" else result[published.metric]
     images = f"measured here, {counted(result['images']['evaluated'], 'image')}"
-    lines = [
-        ("this one", "", images, measured),
-        *((r.model, r.backbone, r.trained_on, r.value) for r in rows.rows),
+    rows = [
+        ("this run", "", images, value),
+        *((row.model, row.backbone, row.trained_on, row.value) for row in published.rows),
     ]
-    sources = sorted({row.source for row in rows.rows})
-    return table(
-        f"{rows.title}\npublished by {'; '.join(sources)}",
-        ("model", "backbone", "trained on", "%"),
-        lines,
-    )
+    sources = sorted({row.source for row in published.rows})
+    title = f"{published.title}\npublished by {'; '.join(sources)}"
+    return table(title, ("model", "backbone", "trained on", "%"), rows)
 
 
-def _sizes(result: dict[str, Any], training_set: str | None) -> Table:
+def _mask_and_box_table(figures: dict[str, Any], training_set: str | None) -> Table:
     from segkit.metrics.output import figure_name
 
     keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     groups = ("ap_rare", "ap_common", "ap_frequent")
-    rows = [(figure_name(key), result[key], result["box"][key]) for key in (*keys, *groups)]
-    counted_in = training_set or "this file's own images, for want of --training-set"
-    return table(
-        f"By mask and by box\nrare, common and frequent in {counted_in}",
-        ("", "masks", "boxes"),
-        rows,
-    )
+    rows = [(figure_name(key), figures[key], figures["box"][key]) for key in (*keys, *groups)]
+    counted_in = training_set or "the file's own images (no --training-set)"
+    title = f"By mask and by box\nrare, common and frequent in {counted_in}"
+    return table(title, ("", "masks", "boxes"), rows)

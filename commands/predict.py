@@ -11,7 +11,7 @@ from segkit.errors import InputError
 from segkit.storage import location, writable_local
 
 from .common import JSON_OPTION, counted, counting, emit, note, stderr, table
-from .scoring import SETTINGS_OPTION, TASKS, one_of, run_for
+from .scoring import SETTINGS_OPTION, TASKS, load_run_for, parse_choice
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
@@ -66,8 +66,8 @@ def predict(
     from segkit.shards.reader import ShardSet
 
     chosen, skip = (
-        one_of(task, TASKS, "--task"),
-        one_of(on_error, ("fail", "skip"), "--on-error") == "skip",
+        parse_choice(task, TASKS, "--task"),
+        parse_choice(on_error, ("fail", "skip"), "--on-error") == "skip",
     )
     if (images is None) == (data is None):
         raise InputError("give --images DIR or --data SET", hint="one of the two")
@@ -87,7 +87,7 @@ def predict(
     from segkit.export.prediction_files import write_native
     from segkit.inference.outputs import predict_files, predict_set, write_overlays
 
-    run = run_for(taxonomy, checkpoint, device, settings)
+    run = load_run_for(taxonomy, checkpoint, device, settings)
     place = out / "predictions"
     with counting("predict", len(files) if shards is None else len(shards)) as advance:
         if shards:

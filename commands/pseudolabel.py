@@ -9,7 +9,7 @@ from segkit.errors import InputError
 from segkit.storage import writable
 
 from .common import JSON_OPTION, counted, counting, emit, note, table
-from .scoring import SETTINGS_OPTION, one_of
+from .scoring import SETTINGS_OPTION, parse_choice
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
@@ -47,7 +47,7 @@ def pseudolabel(
     if strategy == _OLD_BOX_PROMPTS:
         note(f"--strategy {strategy} is now called box-prompts")
         strategy = "box-prompts"
-    chosen = one_of(strategy, get_args(Strategy), "--strategy")
+    chosen = parse_choice(strategy, get_args(Strategy), "--strategy")
     open_run(checkpoint, settings, chosen)
     boxes = _with_boxes(data)
 

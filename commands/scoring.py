@@ -1,7 +1,8 @@
-"""What `eval`, `benchmark` and `predict` share: where predictions come from, and tables of
+"""Shared by `eval`, `benchmark` and `predict`: the predictions to evaluate, and tables of
 figures."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,62 +20,109 @@ if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
     from segkit.taxonomy import Taxonomy
 
-CHECKPOINT_HELP = "Score this run: its predictions are made first."
-PREDICTIONS_HELP = "Score these: a shard set, COCO results (JSON) or COCO panoptic (JSON + PNGs)."
+CHECKPOINT_OPTION: str = typer.Option(
+    None, "--checkpoint", metavar="RUN", help="Predict with this run and evaluate its predictions."
+)
+PREDICTIONS_OPTION: str = typer.Option(
+    None,
+    "--predictions",
+    metavar="SET|FILE",
+    help="Evaluate these: a shard set, COCO results (JSON) or COCO panoptic (JSON and PNGs).",
+)
 SETTINGS_OPTION: list[str] = typer.Option(
     [],
     "--set",
     metavar="KEY=VALUE",
     help="Override an inference setting of the run, such as inference.batch_size=4.",
 )
+DEVICE_OPTION: str = typer.Option(
+    "auto", "--device", help="Device of --checkpoint: auto, cpu, cuda or cuda:N."
+)
+EVALUATOR_OPTION: str = typer.Option(
+    "hotcoco", "--evaluator", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."
+)
 TASKS: "tuple[Task, ...]" = ("panoptic", "semantic", "instance")
 Choice = TypeVar("Choice", bound=str)
-_CLASSES = 20
+Unused = tuple[str, bool, str]
+"""An option, whether it was set but does nothing, and the option or value that it needs."""
+_MAX_CLASSES = 20
+"""Classes in the table of the weakest."""
 _INTERVAL = "95 % interval"
 
 
-def one_of(value: str, choices: Sequence[Choice], option: str) -> Choice:
-    """The choice that the user gave; InputError where it is none."""
+def parse_choice(value: str, choices: Sequence[Choice], option: str) -> Choice:
+    """The choice that equals the value of an option; InputError where none does."""
     for choice in choices:
         if value == choice:
             return choice
     raise InputError(f"{option} {value}", hint=f"one of {', '.join(choices)}")
 
 
-def check_source(
-    checkpoint: str | None, predictions: str | None, settings: Sequence[str], task: "Task"
-) -> None:
-    """Require exactly one of the two, and a run that takes the settings; imports no torch."""
-    from segkit.runs.run_manifest import open_run
-
-    if (checkpoint is None) == (predictions is None):
-        raise InputError("give --checkpoint RUN or --predictions SET|FILE", hint="one of the two")
-    if checkpoint is not None:
-        open_run(checkpoint, settings, task)
+def reject_unused(*options: Unused) -> None:
+    """Raise InputError for the first option that would do nothing."""
+    for option, unused, partner in options:
+        if unused:
+            message = f"{option} does nothing here: it goes with {partner}"
+            raise InputError(message, hint="leave it out")
 
 
-def refuse_idle(*options: tuple[str, bool, str]) -> None:
-    """Refuse the first option that would do nothing: its name, whether it is one, and what it goes
-    with."""
-    for option, idle, partner in options:
-        if idle:
-            raise InputError(
-                f"{option} does nothing here: it goes with {partner}", hint="leave it out"
-            )
+@dataclass(frozen=True)
+class PredictionSource:
+    """The options that say which predictions a command evaluates."""
+
+    checkpoint: str | None
+    predictions: str | None
+    settings: Sequence[str]
+    device: str
+    masks: Path | None = None
+    """Folder of the PNGs of a COCO panoptic JSON."""
+
+    def unused_options(self) -> tuple[Unused, ...]:
+        """The options that do nothing without a run."""
+        without_run = self.checkpoint is None
+        return (
+            ("--set", bool(self.settings) and without_run, "--checkpoint"),
+            ("--device", self.device != "auto" and without_run, "--checkpoint"),
+        )
+
+    def check(self, task: "Task") -> None:
+        """Require a run or predictions, and a run that takes the settings; imports no torch."""
+        from segkit.runs.run_manifest import open_run
+
+        if (self.checkpoint is None) == (self.predictions is None):
+            message = "give --checkpoint RUN or --predictions SET|FILE"
+            raise InputError(message, hint="one of the two")
+        if self.checkpoint is not None:
+            open_run(self.checkpoint, self.settings, task)
+
+    def open(
+        self, truth: "ShardSet", task: "Task", out: Path
+    ) -> "tuple[ShardSet | Predictions, str | ShardSet]":
+        """Open the predictions, or predict with the run into a set under `out`.
+
+        Returns:
+            The predictions, and their origin: a file or a set.
+        """
+        from segkit.metrics.predictions import SetPredictions, open_predictions
+
+        if self.predictions is not None:
+            opened = open_predictions(self.predictions, truth, self.masks)
+            if isinstance(opened, SetPredictions):
+                return opened, opened.shards
+            return opened, self.predictions
+        from segkit.inference.outputs import predict_set
+
+        run = load_run_for(truth.taxonomy, str(self.checkpoint), self.device, self.settings)
+        with counting("predict", len(truth)) as advance:
+            shards = predict_set(run, truth, task, out / "predictions", on_image=advance)
+        stderr.print(f"predictions: {shards.path}", highlight=False, soft_wrap=True)
+        return shards, shards
 
 
-def for_runs(
-    checkpoint: str | None, settings: Sequence[str], device: str
-) -> tuple[tuple[str, bool, str], ...]:
-    """The options that do nothing without a run, as `refuse_idle` takes them."""
-    given = {"--set": bool(settings), "--device": device != "auto"}
-    return tuple(
-        (option, idle and checkpoint is None, "--checkpoint") for option, idle in given.items()
-    )
-
-
-def run_for(taxonomy: "Taxonomy", checkpoint: str, device: str, settings: Sequence[str]) -> "Run":
-    """The run, loaded; names of the taxonomy that its text encoder has not read yet are encoded."""
+def load_run_for(
+    taxonomy: "Taxonomy", checkpoint: str, device: str, settings: Sequence[str]
+) -> "Run":
+    """Load a run and encode the names of a taxonomy that its text encoder has not read yet."""
     from segkit.runs.run import load_run
     from segkit.text.embeddings import EmbeddingStore
 
@@ -83,66 +131,39 @@ def run_for(taxonomy: "Taxonomy", checkpoint: str, device: str, settings: Sequen
     return run
 
 
-def prediction_source(
-    truth: "ShardSet",
-    task: "Task",
-    checkpoint: str | None,
-    predictions: str | None,
-    masks: Path | None,
-    out: Path,
-    device: str,
-    settings: Sequence[str] = (),
-) -> "tuple[ShardSet | Predictions, str | ShardSet]":
-    """The predictions to score, made first where a checkpoint is given, and how to name them."""
-    from segkit.metrics.predictions import SetPredictions, open_predictions
-
-    if predictions is not None:
-        opened = open_predictions(predictions, truth, masks)
-        return opened, opened.shards if isinstance(opened, SetPredictions) else predictions
-    from segkit.inference.outputs import predict_set
-
-    run = run_for(truth.taxonomy, str(checkpoint), device, settings)
-    with counting("predict", len(truth)) as advance:
-        made = predict_set(run, truth, task, out / "predictions", on_image=advance)
-    stderr.print(f"predictions: {made.path}", highlight=False, soft_wrap=True)
-    return made, made
-
-
 def warn(result: dict[str, Any]) -> None:
-    """Notes on stderr about what a reader of the figures must know."""
+    """Print notes on stderr that a reader of the figures must know."""
     from segkit.metrics.class_mapping import class_map_notes
 
     if missing := result["images"]["without_prediction"]:
-        of = f"{missing} of {counted(result['images']['evaluated'], 'image')}"
-        note(
-            f"{of} {'has' if missing == 1 else 'have'} no prediction; what they show counts as missed"
-        )
+        images = f"{missing} of {counted(result['images']['evaluated'], 'image')}"
+        verb = "has" if missing == 1 else "have"
+        note(f"{images} {verb} no prediction; their segments count as missed")
     if boxes := result.get("without_mask"):
-        note(
-            f"{counted(boxes, 'prediction has', 'predictions have')} a box but no mask, and no share in the figures"
-        )
-    for line in class_map_notes(result.get("class_map", {})):
-        note(line)
+        predictions = counted(boxes, "prediction has", "predictions have")
+        note(f"{predictions} a box but no mask and {'is' if boxes == 1 else 'are'} left out")
+    for text in class_map_notes(result.get("class_map", {})):
+        note(text)
 
 
 def tables(result: dict[str, Any], truth: "ShardSet") -> list[Table | str]:
-    """The headline and the weakest classes; of equally weak ones those of most segments come
-    first."""
-    heads = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
-    asked = {"zero_shot": _zero_shot, "given_boxes": _given_boxes}
-    made = [show(result[key]) for key, show in asked.items() if key in result]
+    """The headline figures and the weakest classes; of equally weak ones, those of most segments
+    come first."""
+    headlines = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
+    optional = {"zero_shot": _zero_shot, "given_boxes": _box_prompts}
+    more = [show(result[key]) for key, show in optional.items() if key in result]
     segments = {name: counts.segments for name, counts in truth.manifest.statistics.classes.items()}
-    return [heads[result["task"]](result), _per_class(result, segments), *made]
+    return [headlines[result["task"]](result), _weakest_classes(result, segments), *more]
 
 
 def _panoptic(result: dict[str, Any]) -> Table:
     rows: list[tuple[object, ...]] = []
-    for kind, figures in (("", result), ("boundary ", result.get("boundary", {}))):
+    for prefix, figures in (("", result), ("boundary ", result.get("boundary", {}))):
         for group in ("all", "things", "stuff") if figures else ():
-            rows.append((kind + group, *(figures[group][key] for key in ("pq", "sq", "rq", "n"))))
+            rows.append((prefix + group, *(figures[group][key] for key in ("pq", "sq", "rq", "n"))))
             names = ("pq", "sq", "rq") if group == "all" else (f"pq {group}",)
             if "bootstrap" in result:
-                rows.append((_INTERVAL, *(_interval(result, kind + name) for name in names)))
+                rows.append((_INTERVAL, *(_interval(result, prefix + name) for name in names)))
     return table("Panoptic quality", ("classes", "PQ", "SQ", "RQ", "n"), rows)
 
 
@@ -152,24 +173,17 @@ def _semantic(result: dict[str, Any]) -> Table:
 
 
 def _instance(result: dict[str, Any]) -> Table:
-    keys = [
-        "ap",
-        "ap50",
-        "ap75",
-        "ap_small",
-        "ap_medium",
-        "ap_large",
-        f"ar{result['max_dets'][-1]}",
-    ]
-    outlined = (
-        {f"boundary {key}": result["boundary"][key] for key in keys} if "boundary" in result else {}
-    )
+    recall = f"ar{result['max_dets'][-1]}"
+    keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", recall)
+    boundary = {}
+    if "boundary" in result:
+        boundary = {f"boundary {key}": result["boundary"][key] for key in keys}
     title = f"{result['protocol'].upper()} AP by {result['by']} ({result['evaluator']})"
-    return _figures(title, (*keys, *outlined), result | outlined)
+    return _figures(title, (*keys, *boundary), result | boundary)
 
 
 def _figures(title: str, keys: Sequence[str], result: dict[str, Any]) -> Table:
-    """A line a figure, with its interval where intervals were asked for."""
+    """A row for each figure, with its interval where intervals were computed."""
     from segkit.metrics.output import figure_name
 
     if "bootstrap" not in result:
@@ -179,51 +193,42 @@ def _figures(title: str, keys: Sequence[str], result: dict[str, Any]) -> Table:
 
 
 def _interval(result: dict[str, Any], name: str) -> str | None:
-    """None where the figure has none, or is not defined in any draw."""
+    """None where the figure has no interval, or is not defined in any draw."""
     low, high = result["bootstrap"]["intervals"].get(name, (None, None))
     return None if low is None else f"{low:.2f} to {high:.2f}"
 
 
-def _per_class(result: dict[str, Any], segments: Mapping[str, int]) -> Table | str:
-    """The weakest classes first: what to look at."""
+def _weakest_classes(result: dict[str, Any], segments: Mapping[str, int]) -> Table | str:
+    per_class = result["per_class"].items()
     if result["task"] == "panoptic":
-        rows = [
-            (name, *row.values())
-            for name, row in result["per_class"].items()
-            if row["pq"] is not None
-        ]
+        rows = [(name, *row.values()) for name, row in per_class if row["pq"] is not None]
         columns: tuple[str, ...] = ("class", "PQ", "SQ", "RQ", "tp", "fp", "fn")
     else:
-        rows = [(name, value) for name, value in result["per_class"].items() if value is not None]
+        rows = [(name, value) for name, value in per_class if value is not None]
         columns = ("class", "IoU" if result["task"] == "semantic" else "AP")
-    weak = sorted(
-        (row for row in rows if round(row[1], 2) < 100), key=lambda row: (row[1], -segments[row[0]])
-    )
+    weak = [row for row in rows if round(row[1], 2) < 100]
+    weak.sort(key=lambda row: (row[1], -segments[row[0]]))
     perfect = len(rows) - len(weak)
     if perfect and not weak:
         return f"No weak class: {perfect} of {len(rows)} at 100"
-    shown = weak[:_CLASSES]
-    title = f"Weakest classes ({len(shown)} of {len(rows)}" + (
-        f", {perfect} at 100 left out)" if perfect else ")"
-    )
-    return table(title, columns, shown)
+    listed = weak[:_MAX_CLASSES]
+    left_out = f", {perfect} at 100 left out" if perfect else ""
+    title = f"Weakest classes ({len(listed)} of {len(rows)}{left_out})"
+    return table(title, columns, listed)
 
 
-def _zero_shot(found: dict[str, Any]) -> Table:
-    figure = {"pq": "PQ", "iou": "IoU", "ap": "AP"}[found["figure"]]
-    rows = [
-        (group, found.get(f"{group}_classes"), found[group])
-        for group in ("seen", "unseen", "harmonic")
-    ]
+def _zero_shot(means: dict[str, Any]) -> Table:
+    figure = {"pq": "PQ", "iou": "IoU", "ap": "AP"}[means["figure"]]
+    groups = ("seen", "unseen", "harmonic")
+    rows = [(group, means.get(f"{group}_classes"), means[group]) for group in groups]
     return table(f"Zero-shot: mean {figure} of classes with a figure", ("", "classes", "%"), rows)
 
 
-def _given_boxes(result: dict[str, Any]) -> Table:
-    rows = [
-        ("all", result["mean_iou"]),
-        *result["per_size"].items(),
-        ("fill their box", result["filled"]),
-    ]
-    title = f"Masks for true boxes, mean IoU\n{result['masked']} of {result['boxes']} have one"
-    shown = [(name, "-" if value is None else f"{value:.3f}") for name, value in rows]
-    return table(title, ("objects", "0-1"), shown)
+def _box_prompts(figures: dict[str, Any]) -> Table:
+    title = (
+        "Masks for true boxes, mean IoU\n"
+        f"{figures['masked']} of {figures['boxes']} objects have a mask"
+    )
+    rows = {"all": figures["mean_iou"], **figures["per_size"], "fill their box": figures["filled"]}
+    cells = [(name, "-" if value is None else f"{value:.3f}") for name, value in rows.items()]
+    return table(title, ("objects", "0-1"), cells)

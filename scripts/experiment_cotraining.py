@@ -22,7 +22,7 @@ from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown, option
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from segkit.benchmark import objects365
+from segkit.benchmark import objects365_instances
 from segkit.commands.common import table
 from segkit.runs.run_manifest import METRICS
 from segkit.shards.publish import resolve, versions
@@ -58,9 +58,9 @@ def evaluation_sets(sets: Path, out: Path, data: Path) -> dict[str, Path]:
     hidden = out / "standin-masks"
     if not versions(hidden):
         file = data / "objects365_standin" / "annotations" / "o365_instance_seg_val.json"
-        source = objects365.open_file(file, data / "coco")
-        checked = objects365.check(source, look_for_images=False)
-        objects365.ground_truth(
+        source = objects365_instances.open_annotations(file, data / "coco")
+        checked = objects365_instances.check_file(source, find_images=False)
+        objects365_instances.convert_ground_truth(
             source, checked, hidden, with_images=True, on_progress=lambda images: None
         )
     return {

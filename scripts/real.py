@@ -26,7 +26,7 @@ from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown
 from numpy.typing import NDArray
 from rich.console import Console
 
-from segkit.benchmark import objects365
+from segkit.benchmark import objects365_instances
 from segkit.commands.common import progress, stderr, table
 from segkit.demo.sheet import Group, draw_sheet
 from segkit.errors import InputError, SegkitError
@@ -155,20 +155,22 @@ def convert_sets(arguments: argparse.Namespace, stages: Stages) -> dict[str, Sha
     return sets
 
 
-def open_truth(arguments: argparse.Namespace, stages: Stages) -> objects365.Truth:
+def open_truth(arguments: argparse.Namespace, stages: Stages) -> objects365_instances.GroundTruth:
     """Convert the hidden masks of the stand-in's validation set."""
     file = arguments.data / "objects365_standin" / "annotations" / "o365_instance_seg_val.json"
-    source = objects365.open_file(file, arguments.data / "coco")
-    checked = objects365.check(source, look_for_images=False)
+    source = objects365_instances.open_annotations(file, arguments.data / "coco")
+    checked = objects365_instances.check_file(source, find_images=False)
     folder = arguments.out / "sets" / "standin-truth"
 
     def make() -> None:
-        objects365.ground_truth(
+        objects365_instances.convert_ground_truth(
             source, checked, folder, with_images=False, on_progress=lambda images: None
         )
 
     shards = stages.shard_set("convert standin-truth", folder, make)
-    return objects365.Truth(checked, shards, shards.manifest.ledger.annotations.dropped)
+    return objects365_instances.GroundTruth(
+        checked, shards, shards.manifest.ledger.annotations.dropped
+    )
 
 
 def train_model(arguments: argparse.Namespace, sets: dict[str, ShardSet], out: Path) -> None:
@@ -212,12 +214,12 @@ def score(
     arguments: argparse.Namespace,
     sets: dict[str, ShardSet],
     predictions: dict[str, ShardSet],
-    truth: objects365.Truth,
+    truth: objects365_instances.GroundTruth,
 ) -> dict[str, Any]:
     """Evaluate all predictions."""
     panoptic = evaluate(sets["coco-val"], predictions["coco"], "panoptic").metrics
     semantic = evaluate(sets["camvid-val"], predictions["camvid"], "semantic").metrics
-    instance = objects365.evaluate_objects365(truth, predictions["standin"])
+    instance = objects365_instances.evaluate_objects365(truth, predictions["standin"])
     pseudo = evaluate_box_prompts(
         truth.shards.samples(), predictions["pseudo"].samples(), truth.shards.taxonomy
     )
@@ -266,7 +268,7 @@ def draw(
     result: dict[str, Any],
     sets: dict[str, ShardSet],
     predictions: dict[str, ShardSet],
-    truth: objects365.Truth,
+    truth: objects365_instances.GroundTruth,
     file: Path,
 ) -> None:
     """Draw the contact sheet."""

@@ -1,4 +1,5 @@
-"""Figures that others have published, each with its source."""
+"""Published figures of each benchmark, with their sources, and the benchmark that a set belongs
+to."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ _TRANSFER = {
     ("cityscapes-19", "panoptic"): "cityscapes-panoptic",
     ("ade20k-150", "panoptic"): "ade-panoptic-zero-shot",
 }
-"""Class list and kind of a set -> the rows of direct transfer."""
+"""Class list and kind of a set -> its direct-transfer benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,15 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A benchmark's rows, and the key of metrics.json that they are to be compared with."""
+class Benchmark:
+    """A benchmark and the figures published for it."""
 
     name: str
     title: str
     metric: str
+    """The key of metrics.json that the rows report."""
     classes: str
-    """The known vocabulary that the rows were measured in."""
+    """The known vocabulary that the rows were evaluated in."""
     rows: tuple[Row, ...]
 
 
@@ -54,49 +56,47 @@ def _content() -> dict[str, Any]:
     return content
 
 
-def benchmarks() -> tuple[str, ...]:
+def benchmark_names() -> tuple[str, ...]:
     """Names of all benchmarks with published rows."""
     return tuple(_content()["benchmarks"])
 
 
-def published(name: str) -> Published:
-    """The rows of a benchmark; InputError where there is no such one."""
+def load_benchmark(name: str) -> Benchmark:
+    """The benchmark of a name; InputError for an unknown one."""
     content = _content()
     if name not in content["benchmarks"]:
-        raise InputError(f"unknown benchmark {name!r}", hint=f"one of {', '.join(benchmarks())}")
-    found = content["benchmarks"][name]
+        hint = f"one of {', '.join(benchmark_names())}"
+        raise InputError(f"unknown benchmark {name!r}", hint=hint)
+    benchmark = content["benchmarks"][name]
     rows = tuple(
-        Row(**row | {"source": content["sources"][row["source"]]}) for row in found["rows"]
+        Row(**row | {"source": content["sources"][row["source"]]}) for row in benchmark["rows"]
     )
-    return Published(name, found["title"], found["metric"], found["classes"], rows)
+    return Benchmark(name, benchmark["title"], benchmark["metric"], benchmark["classes"], rows)
 
 
-def other_classes(rows: Published, truth: ShardSet) -> tuple[str, ...]:
+def class_differences(benchmark: Benchmark, truth: ShardSet) -> tuple[str, ...]:
     """In words, that a set has other classes than the published rows; empty where it has the same,
     under any ids."""
-    if (found := class_list(truth.taxonomy)) == rows.classes:
+    classes, count = class_list(truth.taxonomy), len(truth.taxonomy.categories)
+    if classes == benchmark.classes:
         return ()
-    count = len(truth.taxonomy.categories)
-    return (
-        f"the published rows are of {rows.classes}, the set has {count} classes of {found!r}: not comparable",
-    )
+    published = f"the published rows are of {benchmark.classes}"
+    return (f"{published}, the set has {count} classes of {classes!r}: not comparable",)
 
 
 def class_list(taxonomy: Taxonomy) -> str:
     """The known vocabulary that has exactly these names, whatever their ids and order; else the
     taxonomy's own name."""
-    own = {plain_name(name) for name in taxonomy.names}
-    same = (
-        name
-        for name in known_taxonomies()
-        if {plain_name(n) for n in load_taxonomy(name).names} == own
-    )
-    return next(same, taxonomy.name)
+    names = {plain_name(name) for name in taxonomy.names}
+    for known in known_taxonomies():
+        if {plain_name(name) for name in load_taxonomy(known).names} == names:
+            return known
+    return taxonomy.name
 
 
 def transfer_benchmark(truth: ShardSet) -> str:
-    """Name of the direct-transfer benchmark that a set is; InputError where no rows were published
-    for it."""
+    """Name of the direct-transfer benchmark that a set belongs to; InputError where no rows were
+    published for it."""
     classes = class_list(truth.taxonomy)
     name = _TRANSFER.get((classes, truth.manifest.kind))
     if name is None:

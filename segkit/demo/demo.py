@@ -14,7 +14,7 @@ from segkit.errors import InputError
 from segkit.shards.reader import ShardSet
 
 if TYPE_CHECKING:
-    from segkit.benchmark.objects365 import Truth
+    from segkit.benchmark.objects365_instances import GroundTruth
     from segkit.sources.source import Source
 
 TRAIN_SCENES, VAL_SCENES = 500, 60
@@ -65,7 +65,7 @@ class _Validation:
     panoptic: ShardSet
     semantic: ShardSet
     boxes: ShardSet
-    hidden: "Truth"
+    hidden: "GroundTruth"
     """True masks of the boxes; no stage reads them before the evaluation."""
 
 
@@ -185,12 +185,18 @@ def _sources(native: NativeSets, split: Split) -> "dict[str, Source]":
     }
 
 
-def _hidden(native: NativeSets, out: Path) -> "Truth":
-    from segkit.benchmark.objects365 import check, ground_truth, open_file
+def _hidden(native: NativeSets, out: Path) -> "GroundTruth":
+    from segkit.benchmark.objects365_instances import (
+        check_file,
+        convert_ground_truth,
+        open_annotations,
+    )
 
-    source = open_file(native.objects365_masks, native.objects365_images)
-    checked = check(source, look_for_images=False)
-    return ground_truth(source, checked, out, with_images=False, on_progress=lambda images: None)
+    source = open_annotations(native.objects365_masks, native.objects365_images)
+    check = check_file(source, find_images=False)
+    return convert_ground_truth(
+        source, check, out, with_images=False, on_progress=lambda images: None
+    )
 
 
 def _convert_one(source: "Source", out: Path, split: Split) -> ShardSet:
@@ -243,7 +249,7 @@ def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: s
 
 
 def _evaluate(val: _Validation, predictions: _Predictions) -> dict[str, Any]:
-    from segkit.benchmark.objects365 import evaluate_objects365
+    from segkit.benchmark.objects365_instances import evaluate_objects365
     from segkit.metrics.box_prompt_iou import evaluate_box_prompts
     from segkit.metrics.evaluate import evaluate
 

@@ -160,7 +160,6 @@ def compare(
     second: Predictions,
     task: Task,
     options: EvalOptions,
-    samples: int,
 ) -> dict[str, Any]:
     """Headline figures of two predictions for the same images, and intervals of their difference.
 
@@ -169,8 +168,7 @@ def compare(
         first: predictions a.
         second: predictions b.
         task: panoptic, semantic or instance.
-        options: of both evaluations; only those that change headline figures count.
-        samples: number of draws.
+        options: of both evaluations; `bootstrap` is the number of draws.
 
     Raises:
         InputError: the ground truth holds no image, or what `evaluate` refuses.
@@ -178,6 +176,7 @@ def compare(
     if not len(truth):
         hint = "compare on a set with images"
         raise InputError("the set holds no image", file=truth.path, hint=hint)
+    samples = options.bootstrap
     options = replace(options, detections=True, tide=False, bootstrap=0, unseen=())
     a, b = (evaluate(truth, predictions, task, options) for predictions in (first, second))
     differences = bootstrap.compute_differences(a.headline, b.headline, len(truth), samples)

@@ -15,7 +15,8 @@ from .slips import assert_refused_before_torch, hollow_run
 runner = CliRunner()
 
 
-def ask(*arguments):
+def run_json(*arguments):
+    """The JSON object on stdout."""
     result = runner.invoke(app, ["eval", *map(str, arguments), "--json"], catch_exceptions=True)
     if isinstance(result.exception, InputError):
         raise result.exception
@@ -27,157 +28,115 @@ def metrics_schema():
     return json.loads((resources.files("segkit.schemas") / "metrics.schema.json").read_text())
 
 
-def headline(told):
+def options(truth, task, out, predictions=None):
+    """Command-line options of an evaluation of sets."""
+    source = () if predictions is None else ("--predictions", predictions.path)
+    return ("--data", truth.path, "--task", task, "--out", out, *source)
+
+
+def headline(result):
     return {
-        "panoptic": lambda: told["all"]["pq"],
-        "semantic": lambda: told["miou"],
-        "instance": lambda: told["ap"],
-    }[told["task"]]()
+        "panoptic": lambda: result["all"]["pq"],
+        "semantic": lambda: result["miou"],
+        "instance": lambda: result["ap"],
+    }[result["task"]]()
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_prints_what_it_writes_and_both_fit_the_schema(tmp_path, task):
-    truth, found = sets(tmp_path, kind=task)
-    told = ask(
-        "--data",
-        truth.path.parent,
-        "--predictions",
-        found.path.parent,
-        "--task",
-        task,
-        "--out",
-        tmp_path / "out",
+    truth, predictions = sets(tmp_path, kind=task)
+    newest = ("--data", truth.path.parent, "--predictions", predictions.path.parent)
+    result = run_json(*newest, "--task", task, "--out", tmp_path / "out")
+    assert result == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    jsonschema.Draft202012Validator(metrics_schema()).validate(result)
+    assert (
+        result["data"]["digest"] == truth.manifest.digest and result["predictions"]["version"] == 1
     )
-    assert told == json.loads((tmp_path / "out" / "metrics.json").read_text())
-    jsonschema.Draft202012Validator(metrics_schema()).validate(told)
-    assert told["data"]["digest"] == truth.manifest.digest and told["predictions"]["version"] == 1
 
 
 def test_reads_coco_files(tmp_path):
-    truth, found = sets(tmp_path)
-    file = panoptic_files(tmp_path / "pred.json", list(found.samples()))
+    truth, predictions = sets(tmp_path)
+    file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
     moved = (tmp_path / "pred").rename(tmp_path / "pngs")
-    options = ("--data", truth.path, "--task", "panoptic", "--out", tmp_path / "out")
+    arguments = options(truth, "panoptic", tmp_path / "out")
     with pytest.raises(
         InputError, match=r"the PNG folder .*pred is not there; pass it by --prediction-masks DIR"
     ):
-        ask(*options, "--predictions", file)
-    assert ask(*options, "--predictions", file, "--prediction-masks", moved)["all"]["pq"] > 0
-    boxes = results_file(tmp_path / "boxes.json", list(found.samples()), boxes=True)
-    told = ask(
-        "--data",
-        truth.path,
-        "--task",
-        "instance",
-        "--by",
-        "box",
-        "--out",
-        tmp_path,
-        "--predictions",
-        boxes,
-    )
-    assert told["by"] == "box" and told["ap"] > 0
+        run_json(*arguments, "--predictions", file)
+    arguments += ("--predictions", file, "--prediction-masks", moved)
+    assert run_json(*arguments)["all"]["pq"] > 0
+    boxes = results_file(tmp_path / "boxes.json", list(predictions.samples()), boxes=True)
+    arguments = options(truth, "instance", tmp_path)
+    result = run_json(*arguments, "--predictions", boxes, "--by", "box")
+    assert result["by"] == "box" and result["ap"] > 0
 
 
 def test_every_evaluator_leaves_the_records_as_they_are_for_what_follows(tmp_path):
-    truth, found = sets(tmp_path, kind="instance")
-    options = (
-        "--data",
-        truth.path,
-        "--predictions",
-        found.path,
-        "--task",
-        "instance",
-        "--boundary",
-        "--out",
-        tmp_path,
-    )
-    expected = ask(*options)
+    truth, predictions = sets(tmp_path, kind="instance")
+    arguments = (*options(truth, "instance", tmp_path, predictions), "--boundary")
+    expected = run_json(*arguments)
     for evaluator in ("faster-coco-eval", "pycocotools"):
-        told = ask(*options, "--evaluator", evaluator)
-        assert told["ap"] == pytest.approx(expected["ap"], abs=1e-9)
+        result = run_json(*arguments, "--evaluator", evaluator)
+        assert result["ap"] == pytest.approx(expected["ap"], abs=1e-9)
         for key in ("errors", "confusion", "boundary"):
-            assert told[key] == expected[key]
+            assert result[key] == expected[key]
 
 
-def test_people_get_a_table_with_the_figures(tmp_path):
-    truth, found = sets(tmp_path)
-    pq = ask(
-        "--data", truth.path, "--predictions", found.path, "--task", "panoptic", "--out", tmp_path
-    )["all"]["pq"]
-    result = runner.invoke(
-        app,
-        [
-            "eval",
-            "--data",
-            str(truth.path),
-            "--predictions",
-            str(found.path),
-            "--task",
-            "panoptic",
-            "--out",
-            str(tmp_path),
-        ],
-    )
-    assert result.exit_code == 0 and f"{pq:.2f}" in result.stdout and "report.html" in result.stdout
+def test_the_table_shows_the_figures(tmp_path):
+    truth, predictions = sets(tmp_path)
+    arguments = options(truth, "panoptic", tmp_path, predictions)
+    pq = run_json(*arguments)["all"]["pq"]
+    screen, _ = show(*arguments)
+    assert f"{pq:.2f}" in screen and "report.html" in screen
 
 
 def show(*arguments):
-    """What a person reads: stdout and stderr."""
+    """Stdout and stderr without --json."""
     result = runner.invoke(app, ["eval", *map(str, arguments)])
     assert result.exit_code == 0, result.exception
     return result.stdout, result.stderr
 
 
 @pytest.mark.parametrize(("exhaustive", "protocol"), [(True, "COCO"), (False, "LVIS")])
-def test_people_see_whose_rules_an_ap_follows(tmp_path, exhaustive, protocol):
-    truth, found = sets(tmp_path, kind="instance")
+def test_the_table_names_the_protocol_of_an_ap(tmp_path, exhaustive, protocol):
+    truth, predictions = sets(tmp_path, kind="instance")
     images = [replace(sample, exhaustive=exhaustive) for sample in truth.samples()]
     data = shard_set(tmp_path / "data", images, truth.taxonomy, "instance")
-    options = (
-        "--data",
-        data.path,
-        "--predictions",
-        found.path,
-        "--task",
-        "instance",
-        "--out",
-        tmp_path / "out",
-    )
-    assert f"{protocol} AP by mask (hotcoco)" in show(*options)[0]
-    jsonschema.Draft202012Validator(metrics_schema()).validate(ask(*options))
+    arguments = options(data, "instance", tmp_path / "out", predictions)
+    assert f"{protocol} AP by mask (hotcoco)" in show(*arguments)[0]
+    jsonschema.Draft202012Validator(metrics_schema()).validate(run_json(*arguments))
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_people_see_boundaries_and_unseen_classes_where_they_asked_for_them(tmp_path, task):
-    truth, found = sets(tmp_path, images=8, kind=task)
+def test_the_tables_show_boundary_and_zero_shot_figures(tmp_path, task):
+    truth, predictions = sets(tmp_path, images=8, kind=task)
     unseen = tmp_path / "unseen.txt"
     unseen.write_text("class 1\n")
-    options = ("--data", truth.path, "--predictions", found.path, "--task", task, "--out", tmp_path)
-    screen, _ = show(*options, "--bootstrap", 20, "--boundary", "--unseen", unseen)
-    told = json.loads((tmp_path / "metrics.json").read_text())
-    shown = {
+    arguments = options(truth, task, tmp_path, predictions)
+    screen, _ = show(*arguments, "--bootstrap", 20, "--boundary", "--unseen", unseen)
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    rows = {
         line.split("│")[1].strip(): line for line in screen.splitlines() if line.startswith("│")
     }
     first = (
-        ("boundary all", told["boundary"]["all"]["pq"])
+        ("boundary all", result["boundary"]["all"]["pq"])
         if task == "panoptic"
-        else ("boundary AP", told["boundary"]["ap"])
+        else ("boundary AP", result["boundary"]["ap"])
     )
     for row, value in (
         first,
-        ("seen", told["zero_shot"]["seen"]),
-        ("harmonic", told["zero_shot"]["harmonic"]),
+        ("seen", result["zero_shot"]["seen"]),
+        ("harmonic", result["zero_shot"]["harmonic"]),
     ):
-        assert f"{value:.2f}" in shown[row]
-    low, high = told["bootstrap"]["intervals"][
+        assert f"{value:.2f}" in rows[row]
+    low, high = result["bootstrap"]["intervals"][
         "boundary pq" if task == "panoptic" else "boundary ap"
     ]
     assert f"{low:.2f} to {high:.2f}" in screen
 
 
 @pytest.mark.parametrize(
-    ("task", "idle"),
+    ("task", "unused"),
     [
         ("panoptic", ("--by", "box")),
         ("semantic", ("--evaluator", "pycocotools")),
@@ -189,47 +148,31 @@ def test_people_see_boundaries_and_unseen_classes_where_they_asked_for_them(tmp_
         ("panoptic", ("--device", "cpu")),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(tmp_path, task, idle):
-    truth, found = sets(tmp_path, images=1, kind=task)
-    with pytest.raises(InputError, match=f"{idle[0]} does nothing here: it goes with"):
-        ask(
-            "--data",
-            truth.path,
-            "--predictions",
-            found.path,
-            "--task",
-            task,
-            "--out",
-            tmp_path,
-            *idle,
-        )
+def test_an_option_that_would_do_nothing_is_refused(tmp_path, task, unused):
+    truth, predictions = sets(tmp_path, images=1, kind=task)
+    with pytest.raises(InputError, match=f"{unused[0]} does nothing here: it goes with"):
+        run_json(*options(truth, task, tmp_path, predictions), *unused)
 
 
-def test_refuses_slips_before_torch_is_imported(tmp_path):
+def test_refuses_wrong_options_before_torch_is_imported(tmp_path):
     truth, _ = sets(tmp_path, images=1)
     (tmp_path / "wrong.txt").write_text("class 1\nclass 77\n")
     (tmp_path / "empty.txt").write_text("\n")
-    options = [
-        "--data",
-        str(truth.path),
-        "--checkpoint",
-        hollow_run(tmp_path / "run"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    arguments = ["--data", str(truth.path), "--checkpoint", hollow_run(tmp_path / "run")]
+    arguments += ["--out", str(tmp_path / "out")]
     slips = [
-        [*options, "--task", "panoptic", "--checkpoint", str(tmp_path / "none")],
-        [*options, "--task", "panoptic", "--checkpoint", str(truth.path)],
-        [*options, "--task", "panoptic", "--set", "inference.scores=3"],
-        [*options, "--task", "panoptic", "--set", "training.steps=3"],
-        [*options, "--task", "panoptic", "--unseen", str(tmp_path / "wrong.txt")],
-        [*options, "--task", "panoptic", "--unseen", str(tmp_path / "empty.txt")],
-        [*options, "--task", "panoptic", "--unseen", str(tmp_path / "none.txt")],
-        [*options, "--task", "instance", "--evaluator", "mine"],
-        [*options, "--task", "instance", "--given-boxes"],
+        [*arguments, "--task", "panoptic", "--checkpoint", str(tmp_path / "none")],
+        [*arguments, "--task", "panoptic", "--checkpoint", str(truth.path)],
+        [*arguments, "--task", "panoptic", "--set", "inference.scores=3"],
+        [*arguments, "--task", "panoptic", "--set", "training.steps=3"],
+        [*arguments, "--task", "panoptic", "--unseen", str(tmp_path / "wrong.txt")],
+        [*arguments, "--task", "panoptic", "--unseen", str(tmp_path / "empty.txt")],
+        [*arguments, "--task", "panoptic", "--unseen", str(tmp_path / "none.txt")],
+        [*arguments, "--task", "instance", "--evaluator", "mine"],
+        [*arguments, "--task", "instance", "--given-boxes"],
     ]
     boxes = shard_set(tmp_path / "boxes", _without_masks(truth), truth.taxonomy, "boxes")
-    slips.append([*options, "--task", "instance", "--data", str(boxes.path)])
+    slips.append([*arguments, "--task", "instance", "--data", str(boxes.path)])
     assert_refused_before_torch(["eval"], slips)
     assert not (tmp_path / "out").exists()
 
@@ -248,103 +191,79 @@ def test_the_note_on_missing_masks_leaves_crowds_out_and_agrees_with_its_count(t
     things = {category.id for category in truth.taxonomy.categories if category.kind == "thing"}
 
     def stripped(name, *crowd):
-        """The truth as predictions, the first thing of each of the first images a box alone and
-        crowd or none."""
-        made = list(truth.samples())
+        """The truth as predictions; in the first images, the first thing has no mask and may be a
+        crowd."""
+        samples = list(truth.samples())
         for number, is_crowd in enumerate(crowd):
-            segments = list(made[number].segments)
+            segments = list(samples[number].segments)
             at = next(i for i, s in enumerate(segments) if s.class_id in things)
             segments[at] = replace(
                 segments[at], mask=None, mask_from=None, score=0.5, is_crowd=is_crowd
             )
-            made[number] = replace(made[number], segments=tuple(segments))
-        return shard_set(tmp_path / name, made, truth.taxonomy, "instance")
+            samples[number] = replace(samples[number], segments=tuple(segments))
+        return shard_set(tmp_path / name, samples, truth.taxonomy, "instance")
 
-    def noted(found):
-        return show(
-            "--data",
-            truth.path,
-            "--predictions",
-            found.path,
-            "--task",
-            "instance",
-            "--out",
-            tmp_path,
-        )[1]
+    def notes(predictions):
+        return show(*options(truth, "instance", tmp_path, predictions))[1]
 
-    assert "no mask" not in noted(stripped("crowd", True))
-    assert "note: 1 prediction has a box but no mask" in noted(stripped("both", True, False))
+    assert "no mask" not in notes(stripped("crowd", True))
+    assert "note: 1 prediction has a box but no mask" in notes(stripped("both", True, False))
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_intervals_boundaries_and_unseen_classes_fit_the_schema_and_the_report(tmp_path, task):
-    truth, found = sets(tmp_path, images=8, kind=task)
+    truth, predictions = sets(tmp_path, images=8, kind=task)
     unseen = tmp_path / "unseen.txt"
     unseen.write_text("class 1\n\n")
-    options = (
-        "--data",
-        truth.path,
-        "--predictions",
-        found.path,
-        "--task",
-        task,
-        "--out",
-        tmp_path / "out",
-    )
+    arguments = options(truth, task, tmp_path / "out", predictions)
     more = {
         "panoptic": ("--boundary",),
         "semantic": (),
         "instance": ("--boundary", "--max-dets", 5),
     }[task]
-    told = ask(*options, "--bootstrap", 50, "--unseen", unseen, *more)
-    jsonschema.Draft202012Validator(metrics_schema()).validate(told)
-    name, value = {"panoptic": "pq", "semantic": "miou", "instance": "ap"}[task], headline(told)
-    low, high = told["bootstrap"]["intervals"][name]
+    result = run_json(*arguments, "--bootstrap", 50, "--unseen", unseen, *more)
+    jsonschema.Draft202012Validator(metrics_schema()).validate(result)
+    name, value = {"panoptic": "pq", "semantic": "miou", "instance": "ap"}[task], headline(result)
+    low, high = result["bootstrap"]["intervals"][name]
     assert 0 <= low < high <= 100 and low - 15 < value < high + 15
-    row = told["per_class"]["class 1"]
-    assert told["zero_shot"]["unseen"] == (row["pq"] if task == "panoptic" else row)
+    row = result["per_class"]["class 1"]
+    assert result["zero_shot"]["unseen"] == (row["pq"] if task == "panoptic" else row)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "zero-shot" in page and f"{low:.2f} - {high:.2f}" in page
-    assert ("Boundaries" in page) == ("boundary" in told) == (task != "semantic")
+    assert ("Boundaries" in page) == ("boundary" in result) == (task != "semantic")
     if task == "instance":
-        assert told["max_dets"] == [1, 5] and "ar5" in told and "missed" in page
+        assert result["max_dets"] == [1, 5] and "ar5" in result and "missed" in page
 
 
-def test_masks_given_to_true_boxes(tmp_path):
+def test_masks_for_true_boxes(tmp_path):
     truth, _ = sets(tmp_path, kind="instance")
     numbered = [
         replace(s, segments=tuple(replace(x, source_id=str(i)) for i, x in enumerate(s.segments)))
         for s in truth.samples()
     ]
-    remade = shard_set(tmp_path / "numbered", numbered, truth.taxonomy, "instance")
-    told = ask(
-        "--data", remade.path, "--predictions", remade.path, "--task", "instance", "--out", tmp_path, "--given-boxes"
-    )  # fmt: skip
-    jsonschema.Draft202012Validator(metrics_schema()).validate(told)
+    numbered_set = shard_set(tmp_path / "numbered", numbered, truth.taxonomy, "instance")
+    result = run_json(*options(numbered_set, "instance", tmp_path, numbered_set), "--given-boxes")
+    jsonschema.Draft202012Validator(metrics_schema()).validate(result)
     assert "objects have a mask" in (tmp_path / "report.html").read_text()
-    assert told["given_boxes"]["mean_iou"] == 1 and told["given_boxes"]["per_size"]["large"] is None
+    assert (
+        result["given_boxes"]["mean_iou"] == 1
+        and result["given_boxes"]["per_size"]["large"] is None
+    )
 
 
 def test_compares_two_predictions(tmp_path):
-    truth, found = sets(tmp_path, images=8)
-    options = (
-        "--data",
-        truth.path,
-        "--task",
-        "panoptic",
-        "--out",
-        tmp_path / "out",
-        "--bootstrap",
-        60,
-    )
-    told = ask(*options, "--compare", found.path, truth.path)
-    single = ask(*options, "--predictions", found.path)
-    figure = told["figures"]["pq"]
+    truth, predictions = sets(tmp_path, images=8)
+    arguments = (*options(truth, "panoptic", tmp_path / "out"), "--bootstrap", 60)
+    result = run_json(*arguments, "--compare", predictions.path, truth.path)
+    single = run_json(*arguments, "--predictions", predictions.path)
+    figure = result["figures"]["pq"]
     assert figure["a"] == pytest.approx(single["all"]["pq"]) and figure["b_better"] == 1
     assert figure["difference"] == pytest.approx(figure["b"] - single["all"]["pq"])
-    assert told == json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert result == json.loads((tmp_path / "out" / "compare.json").read_text())
     with pytest.raises(InputError, match="--compare takes both predictions itself"):
-        ask(*options, "--compare", found.path, truth.path, "--predictions", found.path)
+        run_json(
+            *arguments, "--compare", predictions.path, truth.path, "--predictions", predictions.path
+        )
 
 
 @pytest.mark.parametrize(
@@ -361,12 +280,8 @@ def test_compares_two_predictions(tmp_path):
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, change, line):
-    truth, found = sets(tmp_path, images=1)
-    options = {
-        "--data": truth.path,
-        "--predictions": found.path,
-        "--task": "panoptic",
-        "--out": tmp_path,
-    } | change
+    truth, predictions = sets(tmp_path, images=1)
+    arguments = options(truth, "panoptic", tmp_path, predictions)
+    values = dict(zip(arguments[::2], arguments[1::2], strict=True)) | change
     with pytest.raises(InputError, match=line):
-        ask(*(part for pair in options.items() for part in pair))
+        run_json(*(part for pair in values.items() for part in pair))
