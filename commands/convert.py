@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, cleandoc, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -144,7 +144,9 @@ def _command(open_source: Callable[..., "Source"]) -> Callable[..., "Source"]:
         chosen = {name: arguments[name] for name in source_options}
         _run(common, arguments, lambda: open_source(**chosen))
 
-    command.__doc__ = open_source.__doc__
+    # typer keeps line breaks, so that wrapped lines of a docstring would stay apart
+    paragraphs = cleandoc(str(open_source.__doc__)).split("\n\n")
+    command.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     command.__annotations__ = {}
     app.command(open_source.__name__)(command)

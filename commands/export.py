@@ -37,10 +37,9 @@ def coco_instances(
     datumaro: bool = _DATUMARO,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Write COCO instances.
+    """Write COCO instances with the original polygons, ids, crowds, categories and licenses.
 
-    Polygons are verbatim those of the source, other masks are RLE. Original ids, crowds, categories
-    and licenses are kept.
+    Masks that were not drawn as polygons are written as RLE.
 
     Example: segkit export coco-instances --data work/coco-train --out exported
     """
@@ -76,8 +75,9 @@ def yolo_seg(
 ) -> None:
     """Write YOLO-seg: one polygon per object in labels/SPLIT/*.txt, and data.yaml.
 
-    Parts and holes are joined to one polygon by bridges. Crowds, boxes without a mask, and stuff
-    are left out. All of these are counted.
+    Parts and holes are joined to one polygon by bridges; such objects are counted.
+
+    Crowds, boxes without a mask, and stuff are left out and counted.
 
     Example: segkit export yolo-seg --data work/coco-train --out exported --images
     """

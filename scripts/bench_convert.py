@@ -1,15 +1,14 @@
-"""Conversion, segkit against what people use: images per CPU-second, wall time, peak memory, share
-of masks exact.
+"""Benchmark conversion beside other tools: images per CPU-second, wall time, memory, exact masks.
 
     python scripts/bench_convert.py --images 2000 --peer-python PYTHON
-    python scripts/bench_convert.py --real ../shared/data/coco/annotations/panoptic_train2017.json
-    --peer-python PYTHON
+    python scripts/bench_convert.py --real coco/annotations/panoptic_val2017.json \\
+        --peer-python PYTHON
 
-Every tool converts the same masks in a process of its own: a COCO panoptic set, or, for tools that
-read instances alone, the same segments as run lengths in an instances file. The plain recipes
-compare the id map once for every segment. PYTHON is that of an environment with datumaro and
-supervision, whose requirements need not fit segkit's; a tool that is not there is left out, with
-the reason on stderr.
+Every tool converts the same masks in its own process: a COCO panoptic set, or, for tools that only
+read instances, the same segments as run lengths in an instances file. The plain recipes compare the
+id map once per segment. PYTHON is the interpreter of an environment that has datumaro and
+supervision, whose requirements may conflict with segkit's. A tool that is not installed is left
+out, with the reason on stderr.
 """
 
 import argparse
@@ -30,12 +29,12 @@ import numpy as np
 
 WIDTH, HEIGHT, SEGMENTS = 640, 480, 10
 Masks = Counter[tuple[str, str]]
-"""(stem of the image's file, COCO's compressed counts)."""
+"""(stem of the image file, COCO's compressed counts)."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The same masks in two forms, and the folder of their images."""
+    """The same masks in two formats, and the folder of their images."""
 
     panoptic: Path
     images: Path
@@ -43,7 +42,7 @@ class Inputs:
 
 
 def generate(folder: Path, images: int) -> Path:
-    """A COCO panoptic set of smooth regions with wavy borders; returns the JSON."""
+    """Generate a COCO panoptic set of smooth regions with wavy borders; returns the JSON."""
     rng = np.random.default_rng(0)
     data: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     data["categories"] = [{"id": i, "name": f"class {i}", "isthing": i % 2} for i in range(1, 41)]
@@ -85,9 +84,8 @@ def segment(number: int, mask: np.ndarray, rng: np.random.Generator) -> dict[str
     }
 
 
-def instances_of(panoptic: Path, path: Path) -> None:
-    """The segments of a panoptic set as an instances file with run lengths, which says what is
-    right as well."""
+def write_instances(panoptic: Path, path: Path) -> None:
+    """Write the segments of a panoptic set as an instances file with run lengths."""
     from pycocotools import mask as coco
 
     data = json.loads(panoptic.read_text())
@@ -118,15 +116,14 @@ def read_ids(path: Path) -> np.ndarray:
     return pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
 
 
-def segkit(given: Inputs, out: Path) -> None:
+def segkit(inputs: Inputs, out: Path) -> None:
     from segkit.sources.coco_panoptic import open_coco_panoptic
     from segkit.sources.engine import ConvertOptions, convert
 
     convert(
-        open_coco_panoptic(given.panoptic, given.images),
+        open_coco_panoptic(inputs.panoptic, inputs.images),
         out,
         ConvertOptions(workers=1),
-        arguments={},
     )
 
 
@@ -139,62 +136,62 @@ def segkit_masks(out: Path) -> Iterator[tuple[str, str]]:
         )
 
 
-def compare_and_encode(given: Inputs, out: Path) -> None:
-    """As panopticapi's converter to detection format: one mask a segment, encoded by
-    pycocotools."""
+def compare_and_encode(inputs: Inputs, out: Path) -> None:
+    """As panopticapi's converter to detection format: pycocotools encodes one mask per segment."""
     from pycocotools import mask as coco
 
-    data = json.loads(given.panoptic.read_text())
-    made = []
+    data = json.loads(inputs.panoptic.read_text())
+    rows: list[dict[str, Any]] = []
     for annotation in data["annotations"]:
-        ids = read_ids(given.panoptic.with_suffix("") / annotation["file_name"])
+        ids = read_ids(inputs.panoptic.with_suffix("") / annotation["file_name"])
         for info in annotation["segments_info"]:
             rle = coco.encode(np.asfortranarray((ids == info["id"]).astype(np.uint8)))
             shape = {"size": rle["size"], "counts": rle["counts"].decode()}
             kept = {"image_id": annotation["image_id"], "category_id": info["category_id"]}
-            made.append({"id": len(made) + 1, **kept, "segmentation": shape})
-    write_coco(out, {**data, "annotations": made})
+            rows.append({"id": len(rows) + 1, **kept, "segmentation": shape})
+    write_coco(out, {**data, "annotations": rows})
 
 
-def compare_and_repaint(given: Inputs, out: Path) -> None:
-    """As Mask2Former's preparation scripts: open the image for its size, paint a class map segment
-    by segment."""
+def compare_and_repaint(inputs: Inputs, out: Path) -> None:
+    """As Mask2Former's preparation scripts: paint a class map segment by segment.
+
+    The image is opened for its size.
+    """
     from PIL import Image
 
-    data = json.loads(given.panoptic.read_text())
+    data = json.loads(inputs.panoptic.read_text())
     out.mkdir()
     names = {image["id"]: image["file_name"] for image in data["images"]}
     for annotation in data["annotations"]:
-        picture = np.asarray(Image.open(given.images / names[annotation["image_id"]]))
-        ids = read_ids(given.panoptic.with_suffix("") / annotation["file_name"])
+        picture = np.asarray(Image.open(inputs.images / names[annotation["image_id"]]))
+        ids = read_ids(inputs.panoptic.with_suffix("") / annotation["file_name"])
         semantic = np.full(picture.shape[:2], 255, np.uint8)
         for info in annotation["segments_info"]:
             semantic[ids == info["id"]] = info["category_id"]
         Image.fromarray(semantic).save(out / annotation["file_name"])
 
 
-def pycocotools(given: Inputs, out: Path) -> None:
-    """Load an instances file and give every mask to be looked at, and encoded again; no image is
-    read."""
+def pycocotools(inputs: Inputs, out: Path) -> None:
+    """Load an instances file, decode every mask and encode it again; no image is read."""
     from pycocotools import mask as coco
     from pycocotools.coco import COCO
 
-    loaded = COCO(str(given.instances))
-    made = []
+    loaded = COCO(str(inputs.instances))
+    rows: list[dict[str, Any]] = []
     for annotation in loaded.dataset["annotations"]:
         rle = coco.encode(np.asfortranarray(loaded.annToMask(annotation)))
-        made.append({**annotation, "segmentation": {**rle, "counts": rle["counts"].decode()}})
-    write_coco(out, {**loaded.dataset, "annotations": made})
+        rows.append({**annotation, "segmentation": {**rle, "counts": rle["counts"].decode()}})
+    write_coco(out, {**loaded.dataset, "annotations": rows})
 
 
-def datumaro(given: Inputs, out: Path) -> None:
+def datumaro(inputs: Inputs, out: Path) -> None:
     from datumaro.components.dataset import Dataset
 
     root = out / "in"
     (root / "annotations").mkdir(parents=True)
-    (root / "images").symlink_to(given.images.resolve())
-    (root / "annotations" / "panoptic_all.json").symlink_to(given.panoptic.resolve())
-    (root / "annotations" / "panoptic_all").symlink_to(given.panoptic.with_suffix("").resolve())
+    (root / "images").symlink_to(inputs.images.resolve())
+    (root / "annotations" / "panoptic_all.json").symlink_to(inputs.panoptic.resolve())
+    (root / "annotations" / "panoptic_all").symlink_to(inputs.panoptic.with_suffix("").resolve())
     Dataset.import_from(str(root), "coco_panoptic").export(
         str(out / "out"), "coco_panoptic", save_media=True
     )
@@ -211,10 +208,10 @@ def datumaro_masks(out: Path) -> Iterator[tuple[str, str]]:
             yield Path(annotation["file_name"]).stem, coco.encode(mask)["counts"].decode()
 
 
-def supervision(given: Inputs, out: Path) -> None:
+def supervision(inputs: Inputs, out: Path) -> None:
     from supervision import DetectionDataset
 
-    loaded = DetectionDataset.from_coco(str(given.images), str(given.instances), force_masks=True)
+    loaded = DetectionDataset.from_coco(str(inputs.images), str(inputs.instances), force_masks=True)
     loaded.as_coco(str(out / "images"), str(out / "coco.json"))
 
 
@@ -224,8 +221,7 @@ def write_coco(out: Path, data: dict[str, Any]) -> None:
 
 
 def coco_masks(path: Path) -> Iterator[tuple[str, str]]:
-    """The masks of an instances file, in whatever form it has them; one written without a polygon
-    is none."""
+    """Yield the masks of an instances file in any form; an empty `segmentation` is skipped."""
     from pycocotools import mask as coco
 
     data = json.loads(path.read_text())
@@ -256,30 +252,32 @@ TOOLS: dict[str, tuple[Run, Read | None]] = {
     "datumaro: panoptic to panoptic, images included": (datumaro, datumaro_masks),
     "supervision: instances to instances, images included": (supervision, written_masks),
 }
-"""Each with what gives the masks back; None where the output keeps no segments."""
+"""Name -> (conversion, reader of the written masks); None where the output has no segments."""
 PEERS = (datumaro, supervision)
 
 
-def measure(tool: str, given: Inputs, truth: Masks, peer_python: str) -> dict[str, Any] | str:
-    """What a tool came to, or why it could not run."""
+def measure(tool: str, inputs: Inputs, truth: Masks, peer_python: str) -> dict[str, Any] | str:
+    """Return the figures of a tool, or the reason why it could not run."""
     run, read = TOOLS[tool]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         python = peer_python if run in PEERS else sys.executable
-        inputs = [given.panoptic, given.images, given.instances]
-        command = [python, __file__, "--tool", tool, "--inputs", *inputs, "--out", out]
+        paths = [inputs.panoptic, inputs.images, inputs.instances]
+        command = [python, __file__, "--tool", tool, "--inputs", *paths, "--out", out]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
         if done.returncode:
             return (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
-        found = Counter(read(out)) if read else None
-        exact = None if found is None else 100 * (found & truth).total() / max(truth.total(), 1)
+        exact = None
+        if read is not None:
+            masks = Counter(read(out))
+            exact = 100 * (masks & truth).total() / max(truth.total(), 1)
         return {**json.loads(done.stdout.splitlines()[-1]), "exact": exact}
 
 
-def run_tool(tool: str, given: Inputs, out: Path) -> None:
-    """What the process of its own does; the clock starts after the imports of this file."""
+def run_tool(tool: str, inputs: Inputs, out: Path) -> None:
+    """Run a tool in its own process; the clock starts after the imports of this file."""
     started, before = time.perf_counter(), time.process_time()
-    TOOLS[tool][0](given, out)
+    TOOLS[tool][0](inputs, out)
     wall, cpu = time.perf_counter() - started, time.process_time() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"wall": wall, "cpu": cpu, "peak": peak}))
@@ -293,7 +291,7 @@ def main() -> None:
     parser.add_argument(
         "--real",
         type=Path,
-        help="a COCO panoptic JSON instead; images in ../<split> as COCO has them",
+        help="a COCO panoptic JSON instead; images are in ../<split> as in COCO",
     )
     parser.add_argument(
         "--peer-python", default=sys.executable, help="Python that has datumaro and supervision"
@@ -301,36 +299,35 @@ def main() -> None:
     parser.add_argument("--tool", help=argparse.SUPPRESS)
     parser.add_argument("--inputs", type=Path, nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    options = parser.parse_args()
     cv2.setNumThreads(1)
-    if given.tool:
-        run_tool(given.tool, Inputs(*given.inputs), given.out)
+    if options.tool:
+        run_tool(options.tool, Inputs(*options.inputs), options.out)
         return
     with tempfile.TemporaryDirectory() as folder:
-        panoptic = given.real or generate(Path(folder) / "set", given.images)
+        panoptic = options.real or generate(Path(folder) / "set", options.images)
         split = panoptic.stem.removeprefix("panoptic_")
-        images = panoptic.parents[1] / split if given.real else panoptic.parent / "images"
+        images = panoptic.parents[1] / split if options.real else panoptic.parent / "images"
         inputs = Inputs(panoptic, images, Path(folder) / "instances.json")
-        instances_of(panoptic, inputs.instances)
-        compare(inputs, given.peer_python)
+        write_instances(panoptic, inputs.instances)
+        compare(inputs, options.peer_python)
 
 
-def compare(given: Inputs, peer_python: str) -> None:
-    truth = Counter(coco_masks(given.instances))
-    count = len(json.loads(given.panoptic.read_text())["images"])
+def compare(inputs: Inputs, peer_python: str) -> None:
+    """Print the table of all tools."""
+    truth = Counter(coco_masks(inputs.instances))
+    count = len(json.loads(inputs.panoptic.read_text())["images"])
     print(f"{count} images, {truth.total()} masks\n")
-    print(
-        "| tool | images per CPU-second | wall s | peak RSS MiB | masks exact % |\n| --- | --- | --- | --- | --- |"
-    )
+    print("| tool | images per CPU-second | wall s | peak RSS MiB | masks exact % |")
+    print("| --- | --- | --- | --- | --- |")
     for tool in TOOLS:
-        found = measure(tool, given, truth, peer_python)
-        if isinstance(found, str):
-            print(f"left out: {tool}: {found}", file=sys.stderr)
+        figures = measure(tool, inputs, truth, peer_python)
+        if isinstance(figures, str):
+            print(f"left out: {tool}: {figures}", file=sys.stderr)
             continue
-        share = "-" if found["exact"] is None else f"{found['exact']:.1f}"
-        print(
-            f"| {tool} | {count / found['cpu']:.0f} | {found['wall']:.1f} | {found['peak']:.0f} | {share} |"
-        )
+        exact = "-" if figures["exact"] is None else f"{figures['exact']:.1f}"
+        rate, wall, peak = count / figures["cpu"], figures["wall"], figures["peak"]
+        print(f"| {tool} | {rate:.0f} | {wall:.1f} | {peak:.0f} | {exact} |")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Conversion at the size of Objects365: rate and peak memory of labels alone, at a share of its
-1.74 million images.
+"""Benchmark conversion at the size of Objects365: speed and peak memory for labels without images.
 
     python scripts/bench_objects365.py --scale 0.05
-    python scripts/bench_objects365.py --scale 1 --work /tmp/objects365
+    python scripts/bench_objects365.py --scale 1 --work objects365
 
 The annotation file is generated as a stream: as many images and boxes as the train split has, times
-the scale, in its own record form. No image is opened (`--images-by none`). With --work the file and
-the set stay, and a run that was killed goes on: the file is not generated again, finished shards
-are not written again.
+the scale, in records of the same form. No image is opened (`--images-by none`). With --work the
+file and the set are kept, and a killed run resumes: neither the file nor finished shards are
+written again.
 """
 
 import argparse
@@ -23,12 +22,12 @@ from typing import IO, Any
 import numpy as np
 
 IMAGES, BOXES, CLASSES = 1_742_289, 25_407_598, 365
-"""Of the train split."""
+"""Size of the train split."""
 WIDTH, HEIGHT, PATCH, BATCH = 640, 480, 35_000, 10_000
 
 
 def generate(path: Path, scale: float) -> None:
-    """Write the JSON; it gets its name when it is whole."""
+    """Write the annotation file; it gets its name when it is complete."""
     draft = path.with_suffix(".partial")
     rng = np.random.default_rng(0)
     images, boxes = round(IMAGES * scale), round(BOXES * scale)
@@ -84,8 +83,12 @@ def annotation(number: int, owner: int, category: int, box: list[float]) -> dict
 
 
 def convert(annotations: Path, out: Path, workers: int) -> dict[str, Any]:
-    """Run the command as a user does; its answer, with seconds and the peak memory of it and its
-    workers (bytes)."""
+    """Run `segkit convert` as a user does.
+
+    Returns:
+        Its JSON object, with the wall and CPU seconds, and the peak memory of the command and its
+        workers in bytes.
+    """
     command = [
         sys.executable,
         "-c",
@@ -111,20 +114,22 @@ def convert(annotations: Path, out: Path, workers: int) -> dict[str, Any]:
             peak = max(peak, resident(process.pid))
             time.sleep(0.1)
         answer.seek(0)
-        told = json.load(answer) if process.returncode == 0 else sys.exit(process.returncode)
+        result = json.load(answer) if process.returncode == 0 else sys.exit(process.returncode)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu, peak = usage.ru_utime + usage.ru_stime, max(peak, usage.ru_maxrss * 1024)
-    return {**told, "wall": time.perf_counter() - started, "cpu": cpu, "peak": peak}
+    return {**result, "wall": time.perf_counter() - started, "cpu": cpu, "peak": peak}
 
 
 def resident(process: int) -> int:
-    """Bytes in memory of a process and all below it, from Linux's /proc; what they share counts
-    more than once."""
+    """Bytes in memory of a process and its descendants, from Linux's /proc.
+
+    Memory that they share is counted several times.
+    """
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
         tasks = list(Path(f"/proc/{process}/task").iterdir())
         children = [child for task in tasks for child in (task / "children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):  # it just ended
+    except (FileNotFoundError, ProcessLookupError):  # the process has just ended
         return 0
     return pages * resource.getpagesize() + sum(resident(int(child)) for child in children)
 
@@ -136,33 +141,39 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=0.05, help="share of the train split")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument(
-        "--work", type=Path, help="folder that keeps file and set, so that a killed run can go on"
+        "--work",
+        type=Path,
+        help="folder that keeps the file and the set, so that a killed run can resume",
     )
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        work = given.work or Path(temporary)
+        work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        annotations = work / f"objects365-{given.scale:g}.json"
+        annotations = work / f"objects365-{options.scale:g}.json"
         if not annotations.is_file():
-            generate(annotations, given.scale)
-        show(annotations, convert(annotations, work / f"set-{given.scale:g}", given.workers), given)
+            generate(annotations, options.scale)
+        show(
+            annotations,
+            convert(annotations, work / f"set-{options.scale:g}", options.workers),
+            options,
+        )
 
 
-def show(annotations: Path, told: dict[str, Any], given: argparse.Namespace) -> None:
-    images, boxes = told["images"]["kept"], told["ledger"]["kept"]
-    set_bytes = sum(path.stat().st_size for path in Path(told["path"]).iterdir())
+def show(annotations: Path, result: dict[str, Any], options: argparse.Namespace) -> None:
+    images, boxes = result["images"]["kept"], result["ledger"]["kept"]
+    set_bytes = sum(path.stat().st_size for path in Path(result["path"]).iterdir())
     row = {
-        "scale": f"{100 * given.scale:g} %",
+        "scale": f"{100 * options.scale:g} %",
         "images": f"{images:,}",
         "boxes": f"{boxes:,}",
         "JSON MiB": round(annotations.stat().st_size / 2**20),
         "set MiB": round(set_bytes / 2**20),
-        "workers": given.workers,
-        "wall s": round(told["wall"]),
-        "CPU s": round(told["cpu"]),
-        "images/CPU-s": round(images / told["cpu"]),
-        "boxes/CPU-s": round(boxes / told["cpu"]),
-        "peak MiB": round(told["peak"] / 2**20),
+        "workers": options.workers,
+        "wall s": round(result["wall"]),
+        "CPU s": round(result["cpu"]),
+        "images/CPU-s": round(images / result["cpu"]),
+        "boxes/CPU-s": round(boxes / result["cpu"]),
+        "peak MiB": round(result["peak"] / 2**20),
     }
     for line in (row, ["---"] * len(row), row.values()):
         print("|", " | ".join(map(str, line)), "|")

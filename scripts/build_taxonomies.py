@@ -1,11 +1,11 @@
-"""Write schemas/taxonomies/*.json from the class lists of the real-data folder.
+"""Write schemas/taxonomies/*.json from the class lists in the folder of real data.
 
     python scripts/build_taxonomies.py [--lists ../shared/data/class_lists]
 
-Ids are each source's own: ADE SceneParsing 1-150, COCO category ids, Objects365 v2 1-365,
+Ids are those of each source: ADE SceneParsing 1-150, COCO category ids, Objects365 v2 1-365,
 Cityscapes label ids, VOC 1-20, CamVid 0-10. Pascal Context 459 has the ids of the released label
-maps (alphabetical, 0 unlabeled); its 59-class form has 1-59 in the alphabetical order that `detail`
-and MMSegmentation write (0 background).
+maps (alphabetical, 0 is unlabeled); its 59-class form has 1-59 in the alphabetical order that
+`detail` and MMSegmentation write (0 is background).
 """
 
 import argparse
@@ -25,12 +25,12 @@ LISTS = (
 )
 WORDS: dict[str, dict[str, str]] = tomllib.loads((HERE / "class_words.toml").read_text("utf-8"))
 
-# Label ids of cityscapesScripts; sorted by id they are in the order of the train ids 0-18.
+# Label ids of cityscapesScripts; their order is that of the train ids 0-18.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_STUFF = 11
-# Name of each index 0-10 in the index PNGs that everybody uses (SegNet's), and CamVid's own
-# spelling. A list in another order is in circulation with them; in the pictures 0 is what is bright
-# and on top, and 3 what lies at the bottom.
+# Name of each index 0-10 in SegNet's index PNGs, which are in common use, and CamVid's own
+# spelling. Some copies of the PNGs come with a list in another order; the images show that index 0
+# is sky (bright, at the top) and 3 road (at the bottom).
 CAMVID_NAMES = {
     "sky": "Sky",
     "building": "Building",
@@ -45,22 +45,27 @@ CAMVID_NAMES = {
     "bicyclist": "Bicyclist",
 }
 CAMVID_THINGS = {"car", "pedestrian", "bicyclist"}
-# Pascal Context flags no things. A name among ADE's 100 instance categories is one, and so is what
-# can be counted.
+# Pascal Context does not mark things: a class is a thing if it is among ADE's 100 instance
+# categories or can be counted. These are the rest.
 CONTEXT_STUFF = set(
-    """atrium;bamboo weaving;bedclothes;beer;brick;bridge;building;ceiling;cloth;coffee;concrete;control booth;coral
-    court;dais;dock;escalator;exhibition booth;flame;floor;foam;food;footbridge;fruit;grandstand;grass;ground;guardrail
-    handrail;hay;ice;leaves;line;metal;mountain;paper;parterre;patio;pelage;plastic;platform;playground;plume;rail;ramp
-    road;rock;rug;runway;sand;sewer;shelves;sidewalk;sky;smoke;snow;speed bump;stage;stair;stone;straw;swimming pool
-    tableware;tarp;track;tree;unknown;wall;water;wharf;wire;wood;wool""".replace(
-        "\n    ", ";"
-    ).split(";")
+    """
+    atrium;bamboo weaving;bedclothes;beer;brick;bridge;building;ceiling;cloth;coffee;concrete
+    control booth;coral;court;dais;dock;escalator;exhibition booth;flame;floor;foam;food
+    footbridge;fruit;grandstand;grass;ground;guardrail;handrail;hay;ice;leaves;line;metal;mountain
+    paper;parterre;patio;pelage;plastic;platform;playground;plume;rail;ramp;road;rock;rug;runway
+    sand;sewer;shelves;sidewalk;sky;smoke;snow;speed bump;stage;stair;stone;straw;swimming pool
+    tableware;tarp;track;tree;unknown;wall;water;wharf;wire;wood;wool
+    """.strip()
+    .replace("\n    ", ";")
+    .split(";")
 )
 
 
 def words(taxonomy: str, name: str) -> tuple[str, ...]:
-    """What the text encoder reads for `name`: the hand-written words, or the name in lower case,
-    split at slashes."""
+    """Return the words that a text encoder reads for a class.
+
+    They are the hand-written words, or else the name in lower case, split at slashes.
+    """
     written = WORDS[taxonomy].get(name)
     parts = written.split(",") if written else name.lower().split("/")
     return tuple(dict.fromkeys(part.strip() for part in parts))
@@ -69,81 +74,84 @@ def words(taxonomy: str, name: str) -> tuple[str, ...]:
 def category(
     taxonomy: str, id_: int, name: str, kind: Kind, source_name: str | None = None
 ) -> Category:
-    """One category; `source_name` is kept where it differs from the name, or where the text does
-    not spell the name."""
+    """Build a category; `source_name` is only kept if it differs from the name."""
     name = name.strip()
     text = words(taxonomy, name)
     return Category(id_, name, kind, text, source_name if source_name != name else None)
 
 
 def lines(path: Path) -> list[str]:
-    """Names of a list, one a line, blanks at the end of a line kept."""
+    """Return the lines of a list of names; blanks at the end of a line are kept."""
     return [line for line in path.read_text("utf-8").split("\n") if line.strip()]
 
 
 def ade(lists: Path) -> Taxonomy:
-    """ADE20K SceneParsing; the CSV's names lost their spaces to semicolons, so full names come from
-    the plain list."""
+    """ADE20K SceneParsing.
+
+    In names of the CSV, semicolons have replaced spaces, so full names come from the plain list.
+    """
     full = {tuple(name.split()): name for name in lines(lists / "ade20k-150_names.txt")}
     flags = {
         row["id"]: row["isthing"]
         for row in json.loads((lists / "ade150_categories_with_things.json").read_text())
     }
-    made = []
+    categories = []
     with (lists.parent / "ade" / "objectInfo150.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             parts = tuple(row["Name"].split(";"))
             candidates = [parts[:3], parts[:2], parts[:1], parts[1:3]]
             name = next(full[candidate] for candidate in candidates if candidate in full)
             id_ = int(row["Idx"])
-            made.append(
+            categories.append(
                 category("ade20k-150", id_, name, "thing" if flags[id_] else "stuff", row["Name"])
             )
-    return Taxonomy("ade20k-150", tuple(made))
+    return Taxonomy("ade20k-150", tuple(categories))
 
 
 def coco(lists: Path, name: str, *, things_only: bool) -> Taxonomy:
     """COCO panoptic, or its 80 things."""
     rows: list[dict[str, Any]] = json.loads((lists / "panoptic_coco_categories.json").read_text())
     kept = [row for row in rows if row["isthing"] or not things_only]
-    made = [
+    categories = [
         category(
             "coco-panoptic-133", row["id"], row["name"], "thing" if row["isthing"] else "stuff"
         )
         for row in kept
     ]
-    return Taxonomy(name, tuple(made))
+    return Taxonomy(name, tuple(categories))
 
 
 def objects365(lists: Path) -> Taxonomy:
-    """Objects365 v2; names keep the source's typos, `source_name` its trailing blanks too."""
+    """Objects365 v2; names keep the source's typos, `source_name` also its trailing blanks."""
     rows = json.loads((lists / "objects365_v2_categories.json").read_text())
-    made = [category("objects365-v2", row["id"], row["name"], "thing", row["name"]) for row in rows]
-    return Taxonomy("objects365-v2", tuple(made))
+    categories = [
+        category("objects365-v2", row["id"], row["name"], "thing", row["name"]) for row in rows
+    ]
+    return Taxonomy("objects365-v2", tuple(categories))
 
 
 def cityscapes(lists: Path) -> Taxonomy:
-    """Cityscapes' 19 evaluated classes under their label ids (7 = road)."""
+    """Cityscapes' 19 evaluated classes with their label ids (7 is road)."""
     names = lines(lists / "cityscapes-19_names.txt")
-    made = [
+    categories = [
         category("cityscapes-19", id_, name, "stuff" if i < CITYSCAPES_STUFF else "thing")
         for i, (id_, name) in enumerate(zip(CITYSCAPES_IDS, names, strict=True))
     ]
-    return Taxonomy("cityscapes-19", tuple(made))
+    return Taxonomy("cityscapes-19", tuple(categories))
 
 
 def camvid(lists: Path) -> Taxonomy:
-    """CamVid's 11 classes; the data set's own spelling (`Column_Pole`) is the source name."""
+    """CamVid's 11 classes; its own spelling (`Column_Pole`) is the source name."""
     assert set(CAMVID_NAMES.values()) == set(lines(lists / "camvid-11_names.txt"))
-    made = (
+    categories = (
         category("camvid-11", id_, name, "thing" if name in CAMVID_THINGS else "stuff", source)
         for id_, (name, source) in enumerate(CAMVID_NAMES.items())
     )
-    return Taxonomy("camvid-11", tuple(made))
+    return Taxonomy("camvid-11", tuple(categories))
 
 
 def voc(lists: Path) -> Taxonomy:
-    """Pascal VOC 2012: 20 things; index 0 of its masks is the background, which is no class."""
+    """Pascal VOC 2012: 20 things; index 0 of its masks is background, which is not a class."""
     names = lines(lists / "voc2012_names.txt")
     return Taxonomy(
         "voc-20", tuple(category("voc-20", i, name, "thing") for i, name in enumerate(names) if i)
@@ -163,16 +171,16 @@ def context(lists: Path, name: str) -> Taxonomy:
             "background",
             *(n for n in lines(lists / "pascal-context-60_names.txt") if n != "background"),
         ]
-    made = [
+    categories = [
         category("pascal-context-459", i, n, "stuff" if n in CONTEXT_STUFF - instances else "thing")
         for i, n in enumerate(names)
         if i
     ]
-    return Taxonomy(name, tuple(made))
+    return Taxonomy(name, tuple(categories))
 
 
 def all_taxonomies(lists: Path) -> tuple[Taxonomy, ...]:
-    """Every taxonomy that ships."""
+    """Return all taxonomies that ship with segkit."""
     return (
         ade(lists),
         coco(lists, "coco-panoptic-133", things_only=False),
