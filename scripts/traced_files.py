@@ -80,12 +80,12 @@ def trace_step(folder: Path) -> tuple[Path, list[str]]:
 
 def trace_box(run: Path) -> list[str]:
     """Return the files from a box on an image to its mask."""
-    model = segkit.load_run(run)
+    predictor = segkit.Predictor(run, "cpu")
     image = np.zeros((48, 64, 3), np.uint8)
     tracer = Tracer()
     with tracer.installed():
         tracer.on = True
-        segkit.segment_boxes(model, image, [(8.0, 8.0, 24.0, 24.0)], ["cat"])
+        predictor.predict_boxes(image, [(8.0, 8.0, 24.0, 24.0)], ["cat"])
         tracer.on = False
     return sorted(tracer.files)
 

@@ -74,7 +74,7 @@ def test_the_demo_runs_every_stage(
 def test_the_code_of_the_concepts_page_runs_on_the_demo(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = snippet("concepts.md", "python", "ShardSet.open").replace("demo-out", str(out))
+    code = snippet("concepts.md", "python", "segkit.open").replace("demo-out", str(out))
     exec(code + snippet("concepts.md", "python", "segment.mask_from"), {})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "100001 images/v1/patch1/objects365_v1_00100001.jpg 128 128"
