@@ -66,7 +66,8 @@ def test_the_installed_wheel_finds_its_taxonomies_and_embeddings(
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.meta_path = "
         "[f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
         "import segkit, segkit.commands.app\n"
-        "from segkit.taxonomy import load_taxonomy; from segkit.text.embeddings import EmbeddingStore\n"
+        "from segkit.taxonomy import load_taxonomy\n"
+        "from segkit.text.embeddings import EmbeddingStore\n"
         "from segkit.recipes.load import load_recipe; load_recipe('dataseg-mini')\n"
         "print(segkit.__file__, EmbeddingStore().embed(load_taxonomy('voc-20')).shape)"
     )
