@@ -1,4 +1,4 @@
-"""The two ways in which a command fails, each with its exit code."""
+"""The two kinds of failure of a command, each with its exit code."""
 
 
 class SegkitError(Exception):
@@ -12,14 +12,13 @@ class SegkitError(Exception):
 
 
 class InputError(SegkitError):
-    """What the user gave cannot be used (exit code 2): one line that names the file, the record and
-    the mend."""
+    """The user's input cannot be used (exit code 2): one line with file, record, message, hint."""
 
     exit_code = 2
 
     def __init__(
         self, message: str, *, file: object = None, record: object = None, hint: str | None = None
     ) -> None:
-        where = ": ".join(str(part) for part in (file, record) if part is not None)
-        super().__init__(f"{where}: {message}" if where else message, hint=hint)
+        place = ": ".join(str(part) for part in (file, record) if part is not None)
+        super().__init__(f"{place}: {message}" if place else message, hint=hint)
         self.file, self.record = file, record

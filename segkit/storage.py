@@ -1,10 +1,9 @@
-"""Where data lies: plain paths, and URLs of stores that fsspec knows (s3://, gs://, ...) behind the
-same interface.
+"""Read and write files by path or by URL (s3://, gs://, ...), through one interface.
 
-`location` is the only place that tells one from the other. A plain path, and a file:// URL, is a
-`pathlib.Path` and is read as ever. Any other URL is a `upath.UPath`, which has pathlib's methods
-over fsspec; it is typed as a `Path` so that one code reads both. What needs more than pathlib has
-(a range of bytes, Parquet, a name that crosses stores) is here.
+`location` alone decides what a user's argument is. A plain path or a file:// URL becomes a
+`pathlib.Path`. Any other URL becomes a `upath.UPath`, which has pathlib's methods over fsspec; it
+is typed as a `Path`, so that one code serves both. This module adds what pathlib lacks: a range of
+bytes, Parquet, names that lead from one store to another.
 """
 
 import errno
@@ -30,7 +29,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 def location(text: str | Path) -> Path:
-    """The path that a user's argument means: a plain one, or one in a store where it is a URL.
+    """The path that a user's argument names: local, or in a store if it is a URL.
 
     Raises:
         InputError: fsspec does not know such URLs, its package for them is not installed, or the
@@ -44,222 +43,198 @@ def location(text: str | Path) -> Path:
         return Path(text)
     from upath import UPath
 
-    text = _SLASHES.sub("/", text)  # as a plain path does
+    text = _SLASHES.sub("/", text)  # as pathlib does for a local path
     try:
-        # listings are not cached: another process may have published meanwhile
+        # listings are not cached: another process may publish meanwhile
         path = UPath(text, use_listings_cache=False)
-        _reach(path.protocol, path.drive)
+        _check_bucket(path.protocol, path.drive)
     except ImportError as error:
         extra = _EXTRAS.get(text.partition("://")[0].lower())
-        hint = (
-            f"pip install 'segkit[{extra}]'" if extra else "install the package that fsspec names"
-        )
-        raise InputError(
-            f"a package for such URLs is not installed ({error})", file=text, hint=hint
-        ) from None
+        install = f"pip install 'segkit[{extra}]'" if extra else "install what fsspec names"
+        message = f"the package for such URLs is not installed ({error})"
+        raise InputError(message, file=text, hint=install) from None
     except ValueError as error:
-        raise InputError(
-            f"no such kind of URL ({error})", file=text, hint="give a path, s3://... or gs://..."
-        ) from None
+        hint = "give a path, s3://... or gs://..."
+        raise InputError(f"unknown kind of URL ({error})", file=text, hint=hint) from None
     return cast(Path, path)
 
 
-def here(place: str | Path) -> Path:
-    """The path on this machine, for what is not read or written anywhere else; InputError where it
-    is a URL."""
-    text = str(place).removeprefix("file://")
-    if _URL.match(text):
-        raise InputError(
-            "is a URL",
-            file=text,
-            hint="give a path on this machine (shard sets alone may lie elsewhere)",
-        )
-    return Path(text)
+def local_path(text: str | Path) -> Path:
+    """The path of a file or folder that must be on this machine; InputError for a URL."""
+    name = str(text).removeprefix("file://")
+    if _URL.match(name):
+        hint = "give a path on this machine (only shard sets may be in a store)"
+        raise InputError("is a URL", file=name, hint=hint)
+    return Path(name)
 
 
-def writable(place: str | Path) -> Path:
-    """The location, for what is to be written there.
+def writable(text: str | Path) -> Path:
+    """The location of something that is to be written.
 
     Raises:
-        InputError: neither the path, nor the folder above it that exists, is a folder that can be
-            written to. What a store allows shows only in writing.
+        InputError: the path, or else its closest existing parent, is not a folder that can be
+            written to. In a store, only writing shows what is allowed.
     """
-    path = location(place)
+    path = location(text)
     if is_remote(path):
         return path
-    above = next(
-        folder
-        for folder in (path.absolute(), *path.absolute().parents)
-        if os.access(folder, os.F_OK)
-    )
-    code = errno.EACCES if above.is_dir() else errno.ENOTDIR
-    if code == errno.ENOTDIR or not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(
-            f"cannot be written to ({os.strerror(code)})", file=above, hint="choose another"
-        )
+    candidates = (path.absolute(), *path.absolute().parents)
+    existing = next(folder for folder in candidates if os.access(folder, os.F_OK))
+    code = errno.EACCES if existing.is_dir() else errno.ENOTDIR
+    if code == errno.ENOTDIR or not os.access(existing, os.W_OK | os.X_OK):
+        message = f"cannot be written to ({os.strerror(code)})"
+        raise InputError(message, file=existing, hint="choose another directory")
     return path
 
 
-def writable_local(place: str | Path) -> Path:
-    """The path on this machine, for what is to be written there; InputError as of `here` and
-    `writable`."""
-    return writable(here(place))
+def writable_local(text: str | Path) -> Path:
+    """The local path of something to be written; InputError as of `local_path` and `writable`."""
+    return writable(local_path(text))
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a location lies in a store behind fsspec."""
+    """Whether a location is in a store behind fsspec."""
     return not isinstance(path, PurePath)
 
 
 def reason(error: BaseException) -> str:
-    """What an error of a file system says, in one line; errors of stores have a text where the
-    system has a number."""
-    text = (
-        (error.strerror if isinstance(error, OSError) else None)
-        or str(error)
-        or type(error).__name__
-    )
-    return text.splitlines()[0]
+    """The message of an error of a file system or a store, in one line."""
+    system_text = error.strerror if isinstance(error, OSError) else None
+    return (system_text or str(error) or type(error).__name__).splitlines()[0]
 
 
 def join(folder: Path, name: str) -> Path:
-    """The location that a name in a file of `folder` means: relative to it, absolute, or a URL."""
+    """The location that `name` means in a file of `folder`: relative, absolute, or a URL."""
     if is_absolute(name):
         return location(name)
     return (folder / name).resolve() if is_remote(folder) else folder / name
 
 
 def is_absolute(name: str) -> bool:
-    """Whether a name means the same from every folder."""
+    """Whether a name means the same in every folder."""
     return name.startswith("/") or bool(_URL.match(name))
 
 
 def relative(path: Path, folder: Path) -> str:
-    """The name by which a file of `folder` leads to `path`; inverse of `join`.
+    """The name of `path` in a file of `folder`; inverse of `join`.
 
-    Relative where both lie in one store (and bucket), so that they can be moved together; otherwise
-    absolute.
+    It is relative if both are on this machine, or in one bucket of one store, so that they can be
+    moved together; otherwise it is absolute.
     """
     path, folder = path.resolve(), folder.resolve()
-    if not is_remote(path) and not is_remote(folder):
-        return Path(os.path.relpath(path, folder)).as_posix()
-    one, other = _remote(path), _remote(folder)
-    if is_remote(path) != is_remote(folder) or (one.protocol, one.drive) != (
-        other.protocol,
-        other.drive,
-    ):
+    if is_remote(path) != is_remote(folder):
         return path.as_posix()
-    return posixpath.relpath(one.path, other.path)
+    if not is_remote(path):
+        return Path(os.path.relpath(path, folder)).as_posix()
+    target, start = _remote(path), _remote(folder)
+    if (target.protocol, target.drive) != (start.protocol, start.drive):
+        return path.as_posix()
+    return posixpath.relpath(target.path, start.path)
 
 
 @lru_cache(maxsize=1024)
 def relocate(name: str, old: Path, new: Path) -> str:
-    """A name relative to folder `old`, made relative to folder `new`; absolute ones stay."""
+    """A name relative to folder `old`, made relative to folder `new`; an absolute one stays."""
     return name if is_absolute(name) else relative(join(old, name), new)
 
 
 def read_bytes(path: Path) -> bytes:
-    """A whole file, in one request where it is remote.
+    """A file's content, in one request if it is remote.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         OSError: a local file cannot be read.
-        SegkitError: a store failed, which says nothing of the file.
+        SegkitError: a store failed, whatever the state of the file.
     """
     return _cat(path) if is_remote(path) else path.read_bytes()
 
 
 def read_range(path: Path, offset: int, length: int) -> bytes:
-    """Bytes `offset` to `offset + length` of a file, fewer where it ends before; errors are those
-    of `read_bytes`."""
+    """Up to `length` bytes from `offset` on, fewer at the end of the file; errors of
+    `read_bytes`."""
     if is_remote(path):
         return _cat(path, start=offset, end=offset + length)
     with path.open("rb", buffering=0) as file:
         return os.pread(file.fileno(), length, offset)
 
 
-def _cat(path: Path, **part: int) -> bytes:
+def _cat(path: Path, **byte_range: int) -> bytes:
     try:
-        return cast(bytes, _store(path).cat_file(_remote(path).path, **part))
+        return cast(bytes, _store(path).cat_file(_remote(path).path, **byte_range))
     except FileNotFoundError:
         raise
     except Exception as error:  # each package has its own types for a failed connection
-        if (
-            isinstance(error, OSError) and error.errno == errno.EINVAL
-        ):  # of S3: a range that begins behind the end
-            return b""
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:
+            return b""  # S3 refuses a range that begins behind the end
         raise SegkitError(f"{path}: the store failed ({reason(error)}); run it again") from error
 
 
 def parquet_file(path: Path) -> "pq.ParquetFile":
-    """A Parquet file whose page checksums are verified; of a remote one a row group is one
-    request."""
+    """Open a Parquet file and verify its page checksums; a remote row group is one request."""
     import pyarrow.parquet as pq
 
     if not is_remote(path):
         return pq.ParquetFile(path, page_checksum_verification=True)
-    file: Any = _store(path).open(
-        _remote(path).path, "rb", cache_type="none"
-    )  # pyarrow asks for what it needs
+    # no cache of fsspec's: pyarrow requests exactly what it needs
+    file: Any = _store(path).open(_remote(path).path, "rb", cache_type="none")
     return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True)
 
 
-def sizer(root: Path) -> Callable[[str], int | None]:
-    """A function that tells the bytes of a file by its name under `root`, or None where there is
-    none.
+def size_lookup(root: Path) -> Callable[[str], int | None]:
+    """A function from a file's name under `root` to its bytes, or None if there is no such file.
 
-    A remote folder is listed once, since a question for each of its files would take far longer.
+    A remote folder is listed once, since one request per file would take far longer.
     """
     if not is_remote(root):
-        return lambda name: _size(root / name)
+        return lambda name: _local_size(root / name)
 
     @lru_cache(maxsize=64)
-    def listed(folder: Path) -> dict[str, int]:
+    def sizes(folder: Path) -> dict[str, int]:
         try:
             entries = _store(folder).ls(_remote(folder).path, detail=True)
         except OSError:
             return {}
-        return {
-            posixpath.basename(entry["name"]): entry["size"]
-            for entry in entries
-            if entry["type"] == "file"
-        }
+        files = [entry for entry in entries if entry["type"] == "file"]
+        return {posixpath.basename(file["name"]): file["size"] for file in files}
 
     def size(name: str) -> int | None:
         try:
-            return listed((root / name).parent).get(posixpath.basename(name))
-        except ValueError:  # a name that no URL can have
+            return sizes((root / name).parent).get(posixpath.basename(name))
+        except ValueError:  # a name that is impossible in a URL
             return None
 
     return size
 
 
-def listing(folder: Path) -> dict[str, int]:
-    """The files under a remote folder by their names relative to it, and their bytes."""
+def list_files(folder: Path) -> dict[str, int]:
+    """Bytes of all files under a remote folder, by their names relative to it."""
     root = _remote(folder).path
-    found = _store(folder).find(root, detail=True)
-    return {posixpath.relpath(name, root): entry["size"] for name, entry in found.items()}
+    entries = _store(folder).find(root, detail=True)
+    return {posixpath.relpath(name, root): entry["size"] for name, entry in entries.items()}
 
 
 def create(path: Path, data: bytes) -> None:
-    """Write a remote file that is not there yet; FileExistsError where it is, however close the
-    race."""
+    """Write a new remote file; FileExistsError if it exists, even if another process races."""
     _store(path).pipe_file(_remote(path).path, data, mode="create")
 
 
 def put(source: Path, path: Path) -> None:
-    """Copy a local file to a remote one; in an object store it is there as a whole or not at
-    all."""
+    """Copy a local file to a remote one; an object store never shows a part of it."""
     _store(path).put_file(str(source), _remote(path).path)
 
 
 def delete(path: Path) -> None:
-    """Remove a remote file if it is there."""
+    """Remove a remote file if it exists."""
     with suppress(FileNotFoundError):
         _store(path).rm_file(_remote(path).path)
 
 
-def _size(path: Path) -> int | None:
+def cache_root() -> Path:
+    """$SEGKIT_CACHE, by default ~/.cache/segkit; it need not exist."""
+    return Path(os.environ.get("SEGKIT_CACHE", Path.home() / ".cache" / "segkit"))
+
+
+def _local_size(path: Path) -> int | None:
     try:
         return path.stat().st_size
     except (OSError, ValueError):
@@ -271,17 +246,16 @@ def _remote(path: Path) -> "UPath":
 
 
 def _store(path: Path) -> "AbstractFileSystem":
-    """The store of a remote path; not `UPath.fs`, which a forked process (a loader's worker) cannot
-    use."""
+    """The store of a remote path; `UPath.fs` does not work in a forked process, such as a loader's
+    worker."""
     import fsspec
 
     return fsspec.filesystem(_remote(path).protocol, **_remote(path).storage_options)
 
 
 @lru_cache(maxsize=64)
-def _reach(protocol: str, bucket: str) -> None:
-    """Ask for the bucket once, so that a wrong name or missing credentials show at once and as what
-    they are."""
+def _check_bucket(protocol: str, bucket: str) -> None:
+    """Request the bucket once, so that a wrong name or missing credentials are reported as such."""
     import fsspec
 
     store = fsspec.filesystem(protocol, use_listings_cache=False)
@@ -289,17 +263,11 @@ def _reach(protocol: str, bucket: str) -> None:
         if bucket:
             store.info(bucket)
     except PermissionError:
-        return  # a bucket may be closed as a whole and open in part
+        return  # the bucket itself may be closed while some of its objects are open
     except Exception as error:  # each package has its own types for a failed connection or login
         missing = isinstance(error, FileNotFoundError)
         if missing and store.exists(bucket):
-            return  # older s3fs finds nothing in an empty bucket
-        what = "no such bucket" if missing else f"cannot be reached ({reason(error)})"
-        raise InputError(
-            what, file=f"{protocol}://{bucket}", hint="check the URL and the credentials"
-        ) from error
-
-
-def cache_root() -> Path:
-    """$SEGKIT_CACHE, by default ~/.cache/segkit; it need not exist."""
-    return Path(os.environ.get("SEGKIT_CACHE", Path.home() / ".cache" / "segkit"))
+            return  # older versions of s3fs raise for an empty bucket
+        message = "no such bucket" if missing else f"cannot be reached ({reason(error)})"
+        hint = "check the URL and the credentials"
+        raise InputError(message, file=f"{protocol}://{bucket}", hint=hint) from error

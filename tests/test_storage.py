@@ -6,7 +6,7 @@ import pytest
 
 from segkit import storage
 from segkit.errors import InputError
-from segkit.storage import here, is_remote, join, location, relative, writable, writable_local
+from segkit.storage import is_remote, join, local_path, location, relative, writable, writable_local
 
 
 @pytest.mark.parametrize("text", ["a/b", "/a/b", "set@v2", "c:/x", "a//b", "s3:/b/x"])
@@ -16,7 +16,7 @@ def test_a_plain_path_is_a_plain_path(text):
 
 
 def test_a_file_url_is_a_plain_path_too(tmp_path):
-    assert location(f"file://{tmp_path}") == tmp_path == here(f"file://{tmp_path}")
+    assert location(f"file://{tmp_path}") == tmp_path == local_path(f"file://{tmp_path}")
     assert type(location(f"file://{tmp_path}")) is type(tmp_path)
 
 
@@ -25,11 +25,11 @@ def test_a_url_keeps_its_form(s3):
     assert is_remote(location(f"{s3}a"))
     assert str(location("memory://a/b")) == "memory://a/b"
     with pytest.raises(InputError, match="is a URL"):
-        here("s3://bucket/x")
+        local_path("s3://bucket/x")
 
 
 def test_a_url_that_cannot_be_used_is_one_clear_line(s3):
-    with pytest.raises(InputError, match="no such kind of URL"):
+    with pytest.raises(InputError, match="unknown kind of URL"):
         location("nothing://a/b")
     with pytest.raises(
         InputError, match=r"^s3://absent: no such bucket; check the URL and the credentials$"
@@ -46,7 +46,8 @@ def test_what_cannot_be_written_to_is_told_by_the_folder_that_stands_in_the_way(
     assert writable("relative/a") == Path("relative/a")
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        InputError, match=r"file: cannot be written to \(Not a directory\); choose another$"
+        InputError,
+        match=r"file: cannot be written to \(Not a directory\); choose another directory$",
     ):
         writable(tmp_path / "file" / "a")
     with pytest.raises(InputError, match="is a URL"):
@@ -91,7 +92,7 @@ def test_missing_credentials_are_named(s3, monkeypatch):
 )
 def test_a_missing_package_is_named_with_its_extra(url, package, extra):
     said = refused(url, before=f"import sys; sys.modules[{package!r}] = None")
-    assert f"{url}: a package for such URLs is not installed" in said
+    assert f"{url}: the package for such URLs is not installed" in said
     assert said.endswith(f"pip install 'segkit[{extra}]'")
 
 
@@ -119,11 +120,11 @@ def test_bytes_are_read_where_they_are_asked_for(store):
         storage.read_range(store / "y", 0, 5)
     with pytest.raises(FileExistsError):
         storage.create(store / "x", b"")
-    assert storage.listing(store) == {"x": 100}
-    assert storage.listing(store / "nowhere") == {}
+    assert storage.list_files(store) == {"x": 100}
+    assert storage.list_files(store / "nowhere") == {}
     storage.delete(store / "x")
     storage.delete(store / "x")
-    assert storage.listing(store) == {}
+    assert storage.list_files(store) == {}
 
 
 def test_sizes_of_files(store, tmp_path):
@@ -131,7 +132,7 @@ def test_sizes_of_files(store, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x").write_bytes(b"12345")
     for root in (store, tmp_path):
-        size = storage.sizer(root)
+        size = storage.size_lookup(root)
         assert [size(name) for name in ("in/x", "in/y", "out/x", "x", "memory://z/x")] == [
             5,
             None,

@@ -15,7 +15,7 @@ from segkit.recipes.schema import ModelConfig, Recipe
 from segkit.runs.run_manifest import read_run_manifest, run_parent
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import resolve
-from segkit.storage import here
+from segkit.storage import local_path
 from segkit.text.encoding import Encoding
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def resolve_init_from(recipe: Recipe) -> Recipe:
     if is_hugging_face(source):
         resolved = f"{HF_PREFIX}{_hugging_face_name(source)}"
     else:
-        resolved = str(resolve(here(source)).resolve())
+        resolved = str(resolve(local_path(source)).resolve())
     model = recipe.model.model_copy(update={"init_from": resolved, "backbone_weights": None})
     return recipe.model_copy(update={"model": model})
 
@@ -89,7 +89,7 @@ def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
     sources."""
     if source is None or is_hugging_face(source):
         return ()
-    folder = resolve(here(source)).resolve()
+    folder = resolve(local_path(source)).resolve()
     return (run_parent(folder, read_run_manifest(folder), home),)
 
 

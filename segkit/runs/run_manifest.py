@@ -13,7 +13,7 @@ from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import MANIFEST, resolve
-from segkit.storage import here, relocate
+from segkit.storage import local_path, relocate
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
 VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"
@@ -116,7 +116,7 @@ def open_run(
         if not override.startswith("inference."):
             hint = "only inference settings of a trained run can change: give inference.KEY=VALUE"
             raise InputError(f"cannot set {override!r}", record="--set", hint=hint)
-    folder = resolve(here(spec)).resolve()
+    folder = resolve(local_path(spec)).resolve()
     if output is not None:
         _refuse_unread(overrides, output)
     manifest = read_run_manifest(folder)

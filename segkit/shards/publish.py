@@ -158,7 +158,7 @@ def staging(
         lock = (room / _LOCK).open("w")
     except OSError as error:
         raise InputError(
-            f"cannot be written to ({error.strerror})", file=room, hint="choose another"
+            f"cannot be written to ({error.strerror})", file=room, hint="choose another directory"
         ) from error
     with lock:
         _take(lock.fileno(), destination)

@@ -45,7 +45,7 @@ def upload(
     ]
     try:
         version = _claim(folder, destination, first, manifest)
-        there = storage.listing(version)
+        there = storage.list_files(version)
         for path in files:
             name = path.relative_to(folder).as_posix()
             if (
@@ -71,7 +71,7 @@ def abandon(folder: Path, destination: Path, manifest: str) -> None:
     if claim is None:
         return
     version = destination / f"v{claim['version']}"
-    there = storage.listing(version)
+    there = storage.list_files(version)
     if manifest not in there and CLAIM in there and _owner(version) == claim["token"]:
         for name in sorted(
             there, key=lambda name: name == CLAIM
@@ -96,7 +96,7 @@ def _claim(folder: Path, destination: Path, first: int, manifest: str) -> Path:
             _create(version / CLAIM, data.encode())
         except FileExistsError:
             continue
-        if storage.listing(version).keys() == {CLAIM}:
+        if storage.list_files(version).keys() == {CLAIM}:
             return version
         storage.delete(
             version / CLAIM

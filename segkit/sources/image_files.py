@@ -87,7 +87,7 @@ def find_image(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:
 
 def image_sizer(root: Path) -> Callable[[tuple[str, ...]], int]:
     """Return a function from candidates to the bytes of the first one that exists, or 0."""
-    size = storage.sizer(root)
+    size = storage.size_lookup(root)
 
     def image_bytes(candidates: tuple[str, ...]) -> int:
         sizes = (size(name) for name in candidates)

@@ -111,7 +111,7 @@ def test_what_cannot_be_is_one_line(s3: Path, data: Path) -> None:
     given = ("--images", data / "images", "--panoptic", data / "panoptic.json")
     for arguments, words in (
         (("convert", "coco", *given, "--out", "s3://no-such-bucket/set"), "no such bucket"),
-        (("convert", "coco", *given, "--out", "nothing://x/set"), "no such kind of URL"),
+        (("convert", "coco", *given, "--out", "nothing://x/set"), "unknown kind of URL"),
         (
             ("convert", "coco", *given[:3], f"{data}/absent.json", "--out", f"{s3}set"),
             "cannot be read",

@@ -30,7 +30,7 @@ def write(destination, count=5, **options):
 
 
 def files(store):
-    return sorted(storage.listing(store))
+    return sorted(storage.list_files(store))
 
 
 def test_a_version_in_a_store_has_the_bytes_of_a_local_one(store, tmp_path):

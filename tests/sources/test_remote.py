@@ -205,7 +205,7 @@ def test_a_killed_run_leaves_nothing_visible_and_is_taken_up(
     )
     assert ended.returncode == -signal.SIGKILL
     assert versions(s3 / "set") == {}
-    assert bool(storage.listing(s3 / "set")) == (when == "uploading")
+    assert bool(storage.list_files(s3 / "set")) == (when == "uploading")
     written: list[int] = []
     write = engine.shards.write_shard
 
@@ -225,7 +225,7 @@ def test_a_killed_run_leaves_nothing_visible_and_is_taken_up(
     assert written == (list(range(2, len(local.manifest.parts))) if when == "converting" else [])
     assert made.path == s3 / "set" / "v1"
     assert made.manifest == local.manifest
-    assert sorted(storage.listing(s3 / "set" / "v1")) == sorted(contents(local.path))
+    assert sorted(storage.list_files(s3 / "set" / "v1")) == sorted(contents(local.path))
     assert list(validate(made.path)) == []
 
 
