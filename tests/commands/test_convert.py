@@ -27,8 +27,7 @@ from ..sources.test_voc import voc
 
 
 def segkit(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line in this process; it is the same as in one of its own, and a second
-    faster."""
+    """Run the command line in this process, which saves a second of start-up."""
     output, errors, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
         patch.setattr(sys, "argv", ["segkit", *map(str, arguments)])
@@ -54,10 +53,10 @@ def refused(*arguments: object) -> str:
     return line
 
 
-def test_json_says_what_the_contract_promises(tmp_path: Path) -> None:
+def test_json_has_the_documented_keys(tmp_path: Path) -> None:
     coco_panoptic(tmp_path)
     out = tmp_path / "out"
-    made = convert_json(
+    result = convert_json(
         "coco",
         "--images",
         tmp_path / "images",
@@ -69,22 +68,22 @@ def test_json_says_what_the_contract_promises(tmp_path: Path) -> None:
         "val",
     )
     published = ShardSet.open(out)
-    assert made["ledger"] == {"input": 9, "kept": 9, "dropped": {}, "warnings": {}}
-    assert made["images"] == {"input": 3, "kept": 3, "dropped": {}, "warnings": {}}
-    assert (made["path"], made["version"], made["digest"]) == (
+    assert result["ledger"] == {"input": 9, "kept": 9, "dropped": {}, "warnings": {}}
+    assert result["images"] == {"input": 3, "kept": 3, "dropped": {}, "warnings": {}}
+    assert (result["path"], result["version"], result["digest"]) == (
         str(published.path),
         1,
         published.manifest.digest,
     )
-    assert made["schema"] == "segkit.convert/1"
-    assert made["segkit_version"] == published.manifest.segkit_version
+    assert result["schema"] == "segkit.convert/1"
+    assert result["segkit_version"] == published.manifest.segkit_version
     assert published.manifest.split == "val"
     assert published.manifest.arguments["panoptic"] == str(tmp_path / "panoptic.json")
 
 
-def test_every_source_takes_its_own_options_and_those_of_all() -> None:
+def test_every_source_takes_its_own_and_the_common_options() -> None:
     common = {field.name for field in fields(CommonOptions)}
-    own = {
+    source_options = {
         "ade": {"root", "instances", "classes"},
         "cityscapes": {"root", "instances"},
         "coco": {"images", "panoptic", "panoptic_masks", "instances", "boxes_only"},
@@ -96,12 +95,16 @@ def test_every_source_takes_its_own_options_and_those_of_all() -> None:
     assert {
         name: {option.name for option in command.params} - common
         for name, command in commands.items()
-    } == own
+    } == source_options
     for name, command in commands.items():
         needed = {option.name for option in command.params if option.required}
-        assert needed == own[name] & {"annotations", "images", "labels", "masks", "root"} | (
-            {"split"} if "root" in own[name] else set()
-        )
+        assert needed == source_options[name] & {
+            "annotations",
+            "images",
+            "labels",
+            "masks",
+            "root",
+        } | ({"split"} if "root" in source_options[name] else set())
         assert common <= {option.name for option in command.params}
         help_text = segkit("convert", name, "--help").stdout
         assert f"Example: segkit convert {name} --" in " ".join(help_text.split())
@@ -130,15 +133,15 @@ def test_the_table_shows_counts_and_the_path(tmp_path: Path) -> None:
 def test_panoptic_and_instances_together(tmp_path: Path) -> None:
     scene(tmp_path, 2)
     files = ("--panoptic", tmp_path / "panoptic.json", "--instances", tmp_path / "instances.json")
-    made = convert_json(
+    result = convert_json(
         "coco", "--images", tmp_path / "images", *files, "--out", tmp_path / "out", "--workers", 1
     )
     published = ShardSet.open(tmp_path / "out")
     joined = [
         s for sample in published.samples() for s in sample.segments if s.source_polygon is not None
     ]
-    assert (made["kind"], made["ledger"]["warnings"]) == ("panoptic", {"joined": len(joined)})
-    assert made["ledger"]["kept"] == len(joined) + 2
+    assert (result["kind"], result["ledger"]["warnings"]) == ("panoptic", {"joined": len(joined)})
+    assert result["ledger"]["kept"] == len(joined) + 2
     assert {"panoptic", "instances"} <= published.manifest.arguments.keys()
     assert "--boxes-only" in refused(
         "coco", "--images", tmp_path / "images", *files, "--boxes-only", "--dry-run"
@@ -156,7 +159,7 @@ def test_common_options(tmp_path: Path) -> None:
         "--workers",
         2,
     )
-    made = convert_json(
+    result = convert_json(
         *arguments,
         "--out",
         tmp_path / "o",
@@ -175,7 +178,7 @@ def test_common_options(tmp_path: Path) -> None:
         "reference",
         4,
     )
-    assert made["images"]["input"] == 4
+    assert result["images"]["input"] == 4
 
 
 def test_semantic_options_and_ade(tmp_path: Path) -> None:
@@ -186,8 +189,8 @@ def test_semantic_options_and_ade(tmp_path: Path) -> None:
     Image.fromarray(np.tile(np.array([0, 1, 150, 3], np.uint8), (24, 8))).save(
         root / "annotations/training/a.png"
     )
-    made = convert_json("ade", "--root", root, "--split", "training", "--out", tmp_path / "ade")
-    assert (made["ledger"]["kept"], made["taxonomy"]) == (3, "ade20k-150")
+    result = convert_json("ade", "--root", root, "--split", "training", "--out", tmp_path / "ade")
+    assert (result["ledger"]["kept"], result["taxonomy"]) == (3, "ade20k-150")
     (tmp_path / "labels.txt").write_text("a\nb\nc")
     folders = (
         "--images",
@@ -198,15 +201,15 @@ def test_semantic_options_and_ade(tmp_path: Path) -> None:
         tmp_path / "labels.txt",
     )
     options = ("--first-label", 1, "--ignore", 0, "--ignore", 150, "--out", tmp_path / "semantic")
-    made = convert_json("semantic", *folders, *options)
-    assert made["ledger"]["kept"] == 2
+    result = convert_json("semantic", *folders, *options)
+    assert result["ledger"]["kept"] == 2
     assert ShardSet.open(tmp_path / "semantic").manifest.split is None
     assert ShardSet.open(tmp_path / "ade").manifest.split == "training"
 
 
 def test_cityscapes_and_voc(tmp_path: Path) -> None:
     labels, numbers = cityscapes_maps()
-    made = convert_json(
+    result = convert_json(
         "cityscapes",
         "--root",
         frame(tmp_path / "c", labels, numbers),
@@ -216,12 +219,12 @@ def test_cityscapes_and_voc(tmp_path: Path) -> None:
         "--out",
         tmp_path / "1",
     )
-    assert (made["kind"], made["ledger"]["kept"]) == ("panoptic", 4)
+    assert (result["kind"], result["ledger"]["kept"]) == ("panoptic", 4)
     voc_root = voc(tmp_path / "v", *voc_maps())
-    made = convert_json(
+    result = convert_json(
         "voc", "--root", voc_root, "--split", "train", "--instances", "--out", tmp_path / "2"
     )
-    assert (made["kind"], made["ledger"]["kept"]) == ("instance", 3)
+    assert (result["kind"], result["ledger"]["kept"]) == ("instance", 3)
     assert "--split train, val or trainval" in refused(
         "voc", "--root", voc_root, "--split", "x", "--out", tmp_path / "3"
     )

@@ -14,7 +14,7 @@ from ..sources.test_voc import voc
 from .test_convert import convert_json, refused, segkit
 
 
-def test_a_process_of_its_own_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
+def test_a_separate_process_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 1)
     (tmp_path / "images" / "p0.jpg").unlink()
     options = [
@@ -40,7 +40,7 @@ def test_a_process_of_its_own_ends_with_code_2_and_one_line(tmp_path: Path) -> N
     assert "p0.jpg: image 0: no such image [missing-image]" in done.stderr
 
 
-def test_bad_input_is_one_line_that_names_file_record_and_mend(tmp_path: Path) -> None:
+def test_bad_input_is_reported_in_one_line_with_file_record_and_hint(tmp_path: Path) -> None:
     coco = ("coco", "--images", tmp_path / "images", "--out", tmp_path / "out")
     data = coco_panoptic(tmp_path)
     panoptic = (*coco, "--panoptic", tmp_path / "panoptic.json")
@@ -95,7 +95,7 @@ def test_many_offenders_are_listed_before_the_line(tmp_path: Path) -> None:
     assert "(and 1 more defect)" in last
 
 
-def test_where_no_image_is_found_the_folder_is_said_to_be_wrong(tmp_path: Path) -> None:
+def test_if_no_image_exists_the_folder_is_reported_as_wrong(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 3)
     (tmp_path / "images").rename(tmp_path / "elsewhere")
     (tmp_path / "images").mkdir()
@@ -143,8 +143,10 @@ def test_a_class_that_is_not_listed_is_shown_once_with_how_to_list_it(tmp_path: 
     )
     done = segkit("convert", "semantic", *folders, "--out", tmp_path / "out", "--json")
     seven, nine, last = done.stderr.strip().splitlines()
-    what = "192 pixels of index 7, which is not in the labels [unknown-category]"
-    assert seven == f"{tmp_path / 'masks' / 'a0.png'}: image a0: {what} (and 3 more of category 7)"
+    message = "192 pixels of index 7, which is not in the labels [unknown-category]"
+    assert (
+        seven == f"{tmp_path / 'masks' / 'a0.png'}: image a0: {message} (and 3 more of category 7)"
+    )
     assert "a2.png: image a2: 192 pixels of index 9" in nine and "more" not in nine
     assert (
         "(and 4 more defects); add index 7 to --labels" in last
@@ -157,7 +159,7 @@ def test_a_class_that_is_not_listed_is_shown_once_with_how_to_list_it(tmp_path: 
     )
 
 
-def test_a_conversion_that_fails_over_defects_prints_its_json_all_the_same(tmp_path: Path) -> None:
+def test_a_conversion_that_fails_over_defects_still_prints_its_json(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 130)
     for number in range(120):
         (tmp_path / "images" / f"p{number}.jpg").unlink()
@@ -206,25 +208,25 @@ def test_numbers_that_json_cannot_write_are_text_in_json_and_in_the_quarantine(
         tmp_path / "o",
     )
     failed = segkit("convert", *arguments, "--json")
-    made = convert_json(*arguments, "--on-error", "skip")
-    (line,) = Path(made["quarantine"]).read_text().splitlines()
-    for defects in (json.loads(failed.stdout)["defects"], made["defects"], [json.loads(line)]):
+    result = convert_json(*arguments, "--on-error", "skip")
+    (line,) = Path(result["quarantine"]).read_text().splitlines()
+    for defects in (json.loads(failed.stdout)["defects"], result["defects"], [json.loads(line)]):
         assert [(d["code"], d["data"]["bbox"]) for d in defects] == [
             ("malformed-annotation", ["NaN", "1e999", 5, 5])
         ]
 
 
-def test_skip_and_dry_run_report_what_was_set_aside(tmp_path: Path) -> None:
+def test_skip_and_dry_run_report_the_quarantined_records(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 3)
     (tmp_path / "images" / "p1.jpg").unlink()
     arguments = ("coco", "--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json")
     dry = convert_json(*arguments, "--dry-run")
     assert dry["path"] is None
     assert [defect["code"] for defect in dry["defects"]] == ["missing-image"]
-    made = convert_json(*arguments, "--out", tmp_path / "out", "--on-error", "skip")
-    assert (made["ledger"], made["images"]) == (dry["ledger"], dry["images"])
-    assert made["ledger"]["dropped"] == {"missing-image": 3}
-    assert len(Path(made["quarantine"]).read_text().splitlines()) == 1
+    result = convert_json(*arguments, "--out", tmp_path / "out", "--on-error", "skip")
+    assert (result["ledger"], result["images"]) == (dry["ledger"], dry["images"])
+    assert result["ledger"]["dropped"] == {"missing-image": 3}
+    assert len(Path(result["quarantine"]).read_text().splitlines()) == 1
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [
         "images",
         "out",

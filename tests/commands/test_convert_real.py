@@ -15,7 +15,7 @@ from .test_convert import convert_json, segkit
 
 def test_real_panoptic_is_exact_from_png_to_set(real_data: Path, tmp_path: Path) -> None:
     coco = real_data / "coco"
-    made = convert_json(
+    result = convert_json(
         "coco",
         "--images",
         coco / "val2017",
@@ -25,7 +25,7 @@ def test_real_panoptic_is_exact_from_png_to_set(real_data: Path, tmp_path: Path)
         tmp_path,
     )
     data = json.loads((coco / "annotations" / "panoptic_val2017.json").read_text())
-    assert made["ledger"]["kept"] == sum(len(a["segments_info"]) for a in data["annotations"])
+    assert result["ledger"]["kept"] == sum(len(a["segments_info"]) for a in data["annotations"])
     listed = {str(a["image_id"]): a for a in data["annotations"]}
     published = ShardSet.open(tmp_path)
     for sample in published.samples():
@@ -43,11 +43,11 @@ def test_real_panoptic_is_exact_from_png_to_set(real_data: Path, tmp_path: Path)
 def test_real_instances_are_exact(real_data: Path, tmp_path: Path) -> None:
     coco = real_data / "coco"
     path = coco / "annotations" / "instances_val2017.json"
-    made = convert_json(
+    result = convert_json(
         "coco", "--images", coco / "val2017", "--instances", path, "--out", tmp_path
     )
     truth = COCO(str(path))
-    assert made["ledger"]["kept"] == len(truth.anns)
+    assert result["ledger"]["kept"] == len(truth.anns)
     for sample in ShardSet.open(tmp_path).samples():
         for segment in sample.segments:
             annotation = truth.anns[int(segment.source_id or -1)]
@@ -62,7 +62,7 @@ def test_real_instances_are_exact(real_data: Path, tmp_path: Path) -> None:
 def test_real_objects365_and_camvid_lose_nothing(real_data: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         path = real_data / "objects365_standin" / "annotations" / f"zhiyuan_objv2_{split}.json"
-        made = convert_json(
+        result = convert_json(
             "objects365",
             "--annotations",
             path,
@@ -72,12 +72,12 @@ def test_real_objects365_and_camvid_lose_nothing(real_data: Path, tmp_path: Path
             tmp_path / split,
         )
         data = json.loads(path.read_text())
-        assert made["ledger"]["kept"] == len(data["annotations"])
-        assert made["images"]["kept"] == len(data["images"])
-        assert made["taxonomy"] == "objects365-v2"
+        assert result["ledger"]["kept"] == len(data["annotations"])
+        assert result["images"]["kept"] == len(data["images"])
+        assert result["taxonomy"] == "objects365-v2"
     camvid = real_data / "camvid"
     folders = ("--images", camvid / "images/train", "--masks", camvid / "annotations/train")
-    made = convert_json(
+    result = convert_json(
         "semantic",
         *folders,
         "--labels",
@@ -87,7 +87,7 @@ def test_real_objects365_and_camvid_lose_nothing(real_data: Path, tmp_path: Path
         "--out",
         tmp_path / "camvid",
     )
-    assert made["images"]["kept"] == 123
+    assert result["images"]["kept"] == 123
     assert (
         "[unknown-category]"
         in segkit(

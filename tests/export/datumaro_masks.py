@@ -1,5 +1,4 @@
-"""Run by the Python of an environment that has Datumaro: what its importer makes of a folder, as
-JSON on stdout.
+"""Print the masks that Datumaro imports from a folder, as JSON; runs where Datumaro is installed.
 
 python datumaro_masks.py FOLDER coco_panoptic|coco_instances
 """

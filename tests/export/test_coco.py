@@ -19,21 +19,27 @@ OPTIONS = {"taxonomy": TAXONOMY, "name": "toy", "split": "val", "command": "t", 
 
 
 def instances(folder, kind="instance"):
-    """One image: a crowd with a hole, a polygon, a bare box, stuff, and an annotation without an
-    id."""
+    """One image: a crowd with a hole, a polygon, a box without a mask, a pseudo-mask, and stuff."""
     ring = np.zeros((24, 32), bool)
     ring[2:12, 2:12], ring[5:7, 5:7] = True, False
     polygon = [[10.25, 3, 20, 3.125, 20, 15]]
     drawn = rle.from_polygons(polygon, 24, 32)
     crowd, square = rle.encode(ring), rle.encode(~ring)
     segments = (
-        Segment(3, "thing", (2.0, 2.0, 10.0, 10.0), crowd, 96.0, is_crowd=True, mask_from="human", source_id="900"),
-        Segment(3, "thing", (10.25, 3.0, 9.75, 12.0), drawn, 58.5, mask_from="human", source_id="17",
-                source_polygon="[[10.25, 3, 20, 3.125, 20, 15]]"),
+        replace(
+            Segment(3, "thing", (2.0, 2.0, 10.0, 10.0), crowd, 96.0, mask_from="human"),
+            is_crowd=True,
+            source_id="900",
+        ),
+        replace(
+            Segment(3, "thing", (10.25, 3.0, 9.75, 12.0), drawn, 58.5, mask_from="human"),
+            source_id="17",
+            source_polygon="[[10.25, 3, 20, 3.125, 20, 15]]",
+        ),
         Segment(3, "thing", (1.5, 1.0, 4.0, 4.0), None, 16.0),
         Segment(3, "thing", (0.0, 0.0, 32.0, 24.0), square, 672.0, mask_from="pseudo", score=0.5),
         Segment(7, "stuff", (0.0, 0.0, 32.0, 24.0), square, 672.0, mask_from="human"),
-    )  # fmt: skip
+    )
     record = '{"id": 391895, "license": 3, "file_name": "a/b.jpg", "flickr_url": "http://x"}'
     sample = Sample("391895", "a/b.jpg", 32, 24, segments, source=record)
     header = {
@@ -47,8 +53,8 @@ def instances(folder, kind="instance"):
 
 
 def test_instances_keep_polygons_ids_crowds_and_the_header(tmp_path):
-    made, sample = instances(tmp_path / "set")
-    report = export_instances(made, tmp_path / "out", images=True)
+    data, sample = instances(tmp_path / "set")
+    report = export_instances(data, tmp_path / "out", images=True)
     assert (report.images, report.annotations, dict(report.dropped)) == (1, 4, {"stuff": 1})
     text = (tmp_path / "out" / "instances_val.json").read_text()
     assert '"segmentation":[[10.25, 3, 20, 3.125, 20, 15]]' in text
@@ -75,7 +81,7 @@ def test_instances_keep_polygons_ids_crowds_and_the_header(tmp_path):
     assert (tmp_path / "out" / "images" / "a" / "b.jpg").read_bytes() == picture(1)
 
 
-def test_images_without_numbers_get_some(tmp_path):
+def test_images_without_numeric_ids_are_numbered(tmp_path):
     cases = {
         ("a", "b", "7"): [1, 2, 3],
         ("007", "7", "8"): [1, 2, 3],
@@ -85,12 +91,12 @@ def test_images_without_numbers_get_some(tmp_path):
         samples = [
             replace(toy_sample(seed), id=name, source=None) for seed, name in enumerate(names)
         ]
-        made = write_set(
+        data = write_set(
             tmp_path / f"{number}",
             [(sample, None) for sample in samples],
             Header(kind="panoptic", **OPTIONS),
         )
-        export_instances(made, tmp_path / f"out{number}")
+        export_instances(data, tmp_path / f"out{number}")
         native = json.loads((tmp_path / f"out{number}" / "instances_val.json").read_text())
         assert [image["id"] for image in native["images"]] == expected
         assert {row["image_id"] for row in native["annotations"]} == set(expected)
@@ -128,18 +134,18 @@ def test_panoptic_pngs_hold_the_segments_and_void(tmp_path):
 
 def test_masks_that_share_pixels_do_not_fit_a_png(tmp_path):
     sample = toy_sample(1)
-    made = panoptic(tmp_path / "set", [replace(sample, segments=sample.segments[:1] * 2)])
+    data = panoptic(tmp_path / "set", [replace(sample, segments=sample.segments[:1] * 2)])
     for export in (export_panoptic, export_semantic):
         with pytest.raises(SegkitError, match="share pixels"):
-            export(made, tmp_path / export.__name__)
+            export(data, tmp_path / export.__name__)
         assert not (tmp_path / export.__name__).exists()
 
 
 @pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "a/../../evil.jpg"])
 def test_names_that_lead_out_of_the_export_are_refused(tmp_path, name):
-    made = panoptic(tmp_path / "set", [replace(toy_sample(1), file_name=name)])
+    data = panoptic(tmp_path / "set", [replace(toy_sample(1), file_name=name)])
     with pytest.raises(InputError, match="leads out"):
-        export_panoptic(made, tmp_path / "deep" / "out")
+        export_panoptic(data, tmp_path / "deep" / "out")
     assert not (tmp_path / "deep" / "out").exists() and not list(tmp_path.rglob("evil*"))
 
 
@@ -150,21 +156,21 @@ def test_images_that_would_share_a_file_are_refused(tmp_path):
 
 
 def test_kinds_that_do_not_fit_and_used_directories_are_refused(tmp_path):
-    made, _ = instances(tmp_path / "set")
+    data, _ = instances(tmp_path / "set")
     for export in (export_panoptic, export_semantic):
         with pytest.raises(InputError, match="kind instance"):
-            export(made, tmp_path / "out")
+            export(data, tmp_path / "out")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
-        export_instances(made, tmp_path / "used")
+        export_instances(data, tmp_path / "used")
     assert (tmp_path / "used" / "file").read_text() == "mine"
 
 
 def test_the_folders_that_datumaro_imports(tmp_path):
     """Its COCO importer wants annotations/instances_<split>.json and images/<split>/."""
-    made, _ = instances(tmp_path / "set")
-    report = export_instances(made, tmp_path / "out", images=True, datumaro=True)
+    data, _ = instances(tmp_path / "set")
+    report = export_instances(data, tmp_path / "out", images=True, datumaro=True)
     files = {
         path.relative_to(tmp_path / "out").as_posix()
         for path in (tmp_path / "out").rglob("*")

@@ -1,5 +1,7 @@
-"""Exports with --datumaro, read by Datumaro itself: an environment variable names the Python that
-has it."""
+"""Exports with --datumaro, read by Datumaro itself.
+
+An environment variable names the interpreter of an environment that has Datumaro.
+"""
 
 import json
 import os
@@ -22,10 +24,10 @@ VARIABLE = "SEGKIT_DATUMARO_PYTHON"
 
 @pytest.fixture
 def python() -> str:
-    found = os.environ.get(VARIABLE)
-    if not found:
+    path = os.environ.get(VARIABLE)
+    if not path:
         pytest.skip(f"{VARIABLE} does not name the Python of an environment that has Datumaro")
-    return found
+    return path
 
 
 def imported(python: str, folder: Path, form: str) -> dict[tuple[str, str], tuple[str, bool, str]]:
@@ -35,15 +37,15 @@ def imported(python: str, folder: Path, form: str) -> dict[tuple[str, str], tupl
         [python, str(script), str(folder), form], stdout=subprocess.PIPE, check=True
     )
     rows = json.loads(done.stdout)
-    found = {
+    objects = {
         (str(row["image"]), str(row["id"])): (row["class"], row["crowd"], row["counts"])
         for row in rows
     }
-    assert len(found) == len(rows)
-    return found
+    assert len(objects) == len(rows)
+    return objects
 
 
-def held(data: ShardSet) -> dict[tuple[str, str], tuple[str, bool, str]]:
+def set_masks(data: ShardSet) -> dict[tuple[str, str], tuple[str, bool, str]]:
     names = {category.id: category.name for category in data.taxonomy.categories}
     return {
         (sample.id, str(segment.source_id)): (
@@ -69,25 +71,25 @@ def test_datumaro_reads_every_mask_of_real_data(
 ) -> None:
     root = real_data / "coco"
     opened = source(root / "annotations" / f"{form}_val2017.json", root / "val2017")
-    made = convert(
+    data = convert(
         opened, tmp_path / "set", ConvertOptions(workers=1, limit=30), arguments={}
     ).published
-    assert made is not None
-    export(made, tmp_path / "out", images=True, datumaro=True)
-    assert imported(python, tmp_path / "out", f"coco_{form}") == held(made)
+    assert data is not None
+    export(data, tmp_path / "out", images=True, datumaro=True)
+    assert imported(python, tmp_path / "out", f"coco_{form}") == set_masks(data)
 
 
 def test_datumaro_reads_holes_and_crowds(tmp_path: Path, python: str) -> None:
-    made, _ = instances(tmp_path / "set")
-    export_instances(made, tmp_path / "out", images=True, datumaro=True)
-    found = imported(python, tmp_path / "out", "coco_instances")
+    data, _ = instances(tmp_path / "set")
+    export_instances(data, tmp_path / "out", images=True, datumaro=True)
+    objects = imported(python, tmp_path / "out", "coco_instances")
     things = [
         s
-        for sample in made.samples()
+        for sample in data.samples()
         for s in sample.segments
         if s.kind == "thing" and s.mask is not None
     ]
-    assert sorted(mask for _, _, mask in found.values()) == sorted(
+    assert sorted(mask for _, _, mask in objects.values()) == sorted(
         s.mask.decode() for s in things if s.mask
     )
-    assert sorted(crowd for _, crowd, _ in found.values()) == sorted(s.is_crowd for s in things)
+    assert sorted(crowd for _, crowd, _ in objects.values()) == sorted(s.is_crowd for s in things)

@@ -15,8 +15,8 @@ def run(*arguments: object) -> dict:
     result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
     if result.exit_code:
         raise AssertionError(f"{result.stdout} {result.exception!r}")
-    told: dict = json.loads(result.stdout)
-    return told
+    answer: dict = json.loads(result.stdout)
+    return answer
 
 
 def converted(out: Path, *source: object) -> Path:
@@ -51,10 +51,10 @@ def same_json(path: Path, exported: Path) -> None:
 def test_coco_panoptic(real_data, tmp_path, split):
     folder, images = real_data / "coco" / "annotations", real_data / "coco" / f"{split}2017"
     file = folder / f"panoptic_{split}2017.json"
-    made = converted(
+    data = converted(
         tmp_path / "set", "coco", "--images", images, "--panoptic", file, "--split", f"{split}2017"
     )
-    run("export", "coco-panoptic", "--data", made, "--out", tmp_path / "out")
+    run("export", "coco-panoptic", "--data", data, "--out", tmp_path / "out")
     same_pixels(file.with_suffix(""), tmp_path / "out" / f"panoptic_{split}2017")
     same_json(file, tmp_path / "out" / f"panoptic_{split}2017.json")
 
@@ -63,10 +63,10 @@ def test_coco_panoptic(real_data, tmp_path, split):
 def test_coco_instances(real_data, tmp_path, split):
     folder, images = real_data / "coco" / "annotations", real_data / "coco" / f"{split}2017"
     file = folder / f"instances_{split}2017.json"
-    made = converted(
+    data = converted(
         tmp_path / "set", "coco", "--images", images, "--instances", file, "--split", f"{split}2017"
     )
-    run("export", "coco-instances", "--data", made, "--out", tmp_path / "out")
+    run("export", "coco-instances", "--data", data, "--out", tmp_path / "out")
     same_json(file, tmp_path / "out" / f"instances_{split}2017.json")
 
 
@@ -74,10 +74,10 @@ def test_coco_instances(real_data, tmp_path, split):
 def test_camvid(real_data, tmp_path, split):
     root = real_data / "camvid"
     folders = ("--images", root / "images" / split, "--masks", root / "annotations" / split)
-    made = converted(
+    data = converted(
         tmp_path / "set", "semantic", *folders, "--labels", root / "labels.txt", "--ignore", 11
     )
-    run("export", "semantic", "--data", made, "--out", tmp_path / "out")
+    run("export", "semantic", "--data", data, "--out", tmp_path / "out")
     same_pixels(root / "annotations" / split, tmp_path / "out" / "masks")
 
 
@@ -87,6 +87,6 @@ def test_camvid(real_data, tmp_path, split):
 def test_ade(real_data, tmp_path, split, joined):
     root = real_data / "ade" / "ADEChallengeData2016"
     options = ["--instances"] if joined else []
-    made = converted(tmp_path / "set", "ade", "--root", root, "--split", split, *options)
-    run("export", "semantic", "--data", made, "--out", tmp_path / "out")
+    data = converted(tmp_path / "set", "ade", "--root", root, "--split", split, *options)
+    run("export", "semantic", "--data", data, "--out", tmp_path / "out")
     same_pixels(root / "annotations" / split, tmp_path / "out" / "masks")

@@ -33,12 +33,12 @@ def test_large_and_clashing_indices(tmp_path):
     mask = rle.encode(np.tri(4, 5))
     segment = Segment(400, "stuff", (0.0, 0.0, 5.0, 4.0), mask, 10.0, mask_from="human")
     options = {**OPTIONS, "taxonomy": taxonomy, "kind": "semantic"}
-    made = write_set(
+    data = write_set(
         tmp_path / "set", [(Sample("s", "s.jpg", 5, 4, (segment,)), None)], Header(**options)
     )
     with pytest.raises(InputError, match="also class last"):
-        export_semantic(made, tmp_path / "clash")
-    export_semantic(made, tmp_path / "out", void=65535)
+        export_semantic(data, tmp_path / "clash")
+    export_semantic(data, tmp_path / "out", void=65535)
     indices = cv2.imread(str(tmp_path / "out" / "masks" / "s.png"), cv2.IMREAD_UNCHANGED)
     assert indices.dtype == np.uint16 and np.array_equal(
         indices, np.where(np.tri(4, 5), 400, 65535)

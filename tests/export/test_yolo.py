@@ -1,5 +1,7 @@
-"""Polygons are read back as YOLO trainers do: shares times the size, cut to whole pixels, filled by
-cv2.fillPoly."""
+"""YOLO-seg polygons, read back as trainers do.
+
+Fractions times the size are truncated to whole pixels and filled by cv2.fillPoly.
+"""
 
 from dataclasses import replace
 
@@ -57,8 +59,7 @@ def test_holes_come_back_exactly():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_only_bridges_differ(seed):
-    """Blobs of any form: no pixel is lost, and what is added is thinner than the shortest way
-    between the rings."""
+    """Blobs of any shape lose no pixel, and the bridges add only thin lines."""
     rng = np.random.default_rng(seed)
     mask = cv2.resize(rng.random((7, 9)), (72, 56), interpolation=cv2.INTER_CUBIC) > 0.6
     count, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
@@ -76,10 +77,10 @@ def test_lines_files_and_what_is_left_out(tmp_path):
     two[1:5, 1:5], two[1:5, 9:12] = True, True
     masks = {"ring": ring(), "two": two}
 
-    def thing(mask, **other):
+    def thing(mask, **flags):
         box = (0.0, 0.0, 32.0, 24.0)
         return Segment(
-            3, "thing", box, rle.encode(mask), float(mask.sum()), mask_from="human", **other
+            3, "thing", box, rle.encode(mask), float(mask.sum()), mask_from="human", **flags
         )
 
     bare = replace(thing(two), mask=None, mask_from=None)
@@ -93,7 +94,7 @@ def test_lines_files_and_what_is_left_out(tmp_path):
         stuff,
     )
     samples = [Sample("1", "a/b.jpg", 32, 24, segments), Sample("2", "c.jpg", 32, 24)]
-    made = write_set(
+    data = write_set(
         tmp_path / "set",
         [(sample, picture(1)) for sample in samples],
         Header(kind="instance", **OPTIONS),
@@ -106,8 +107,8 @@ def test_lines_files_and_what_is_left_out(tmp_path):
     (first, hollow), (second, double) = read(out / "labels" / "val" / "a" / "b.txt", 32, 24)
     assert (first, second) == (0, 0)
     for points, name in ((hollow, "ring"), (double, "two")):
-        for whole in (np.floor(points), np.floor(points + 1e-4), np.floor(points - 1e-4)):
-            assert (filled(whole, (24, 32)) ^ masks[name]).sum() <= (4 if name == "two" else 0)
+        for truncated in (np.floor(points), np.floor(points + 1e-4), np.floor(points - 1e-4)):
+            assert (filled(truncated, (24, 32)) ^ masks[name]).sum() <= (4 if name == "two" else 0)
     assert (out / "labels" / "val" / "c.txt").read_text() == ""
     assert (out / "images" / "val" / "a" / "b.jpg").read_bytes() == picture(1)
     assert (
@@ -118,4 +119,4 @@ def test_lines_files_and_what_is_left_out(tmp_path):
     )
     with pytest.raises(InputError, match="kind boxes"):
         export_yolo_seg(boxes, tmp_path / "none")
-    assert made.manifest.kind == "instance"
+    assert data.manifest.kind == "instance"

@@ -49,14 +49,14 @@ def id_png(path: Path, ids: NDArray[Any]) -> Path:
 def label_map(seed: int, ids: Sequence[int] = (0, 5, 300, 70000)) -> NDArray[np.int64]:
     """A (HEIGHT, WIDTH) map of rectangles and noise in which every id has pixels."""
     rng = np.random.default_rng(seed)
-    made = np.full((HEIGHT, WIDTH), ids[0])
+    labels = np.full((HEIGHT, WIDTH), ids[0])
     for value in ids[1:]:
         y, x = rng.integers(0, HEIGHT - 8), rng.integers(0, WIDTH - 8)
-        made[y : y + 8, x : x + 8] = value
-    noisy = rng.random(made.shape) < 0.1
-    made[noisy] = rng.choice(ids, int(noisy.sum()))
-    made[0, : len(ids)] = ids
-    return made
+        labels[y : y + 8, x : x + 8] = value
+    noisy = rng.random(labels.shape) < 0.1
+    labels[noisy] = rng.choice(ids, int(noisy.sum()))
+    labels[0, : len(ids)] = ids
+    return labels
 
 
 def tight_box(mask: NDArray[np.bool_]) -> list[int]:
@@ -65,8 +65,7 @@ def tight_box(mask: NDArray[np.bool_]) -> list[int]:
 
 
 def coco_panoptic(root: Path, count: int = 3) -> dict[str, Any]:
-    """Images, PNGs and the JSON (returned, and written to panoptic.json) of a correct panoptic
-    set."""
+    """Write images, PNGs and panoptic.json of a correct panoptic set; returns the JSON."""
     classes = {5: 3, 300: 7, 70000: 0}
     data: dict[str, Any] = {
         "info": {"year": 1},
@@ -109,8 +108,8 @@ def coco_instances(
             {"id": number, "file_name": f"i{number}.jpg", "width": WIDTH, "height": HEIGHT}
         )
     full = [
-        {"id": n + 1, "image_id": 0, "category_id": 3, **given}
-        for n, given in enumerate(annotations)
+        {"id": n + 1, "image_id": 0, "category_id": 3, **fields}
+        for n, fields in enumerate(annotations)
     ]
     data = {
         "images": listed,
@@ -126,11 +125,11 @@ def dry_run(source: Source, **options: Any) -> ConversionReport:
 
 def samples(source: Source) -> list[Any]:
     """Samples of a source, without images."""
-    made = []
+    converted = []
     for record in source.records(Tally()):
         content, _ = source.load(record)
-        made.append(source.sample(record, content, None, Tally()))
-    return made
+        converted.append(source.sample(record, content, None, Tally()))
+    return converted
 
 
 def codes(report: ConversionReport) -> dict[str, int]:

@@ -52,19 +52,25 @@ def test_instances_join_and_what_they_leave_of_a_thing_is_a_crowd(tmp_path: Path
     root = ade_set(tmp_path, semantic, red, green)
     source = open_ade(root, "training", instances=True)
     (sample,) = samples(source)
-    made = {s.source_id: s for s in sample.segments}
+    segments = {s.source_id: s for s in sample.segments}
     assert source.kind == "panoptic"
-    assert made.keys() == {"1", "13", "4:1", "4:2", "1:3"}
-    assert (made["13"].class_id, made["13"].is_crowd, made["13"].kind) == (PERSON, True, "thing")
-    assert (rle.decode(made["13"].mask, HEIGHT, WIDTH) == ((semantic == PERSON) & (red == 0))).all()
-    assert (rle.decode(made["4:2"].mask, HEIGHT, WIDTH) == (green == 2)).all()
-    assert (made["4:2"].class_id, made["4:2"].is_crowd, made["4:2"].box) == (
+    assert segments.keys() == {"1", "13", "4:1", "4:2", "1:3"}
+    assert (segments["13"].class_id, segments["13"].is_crowd, segments["13"].kind) == (
+        PERSON,
+        True,
+        "thing",
+    )
+    assert (
+        rle.decode(segments["13"].mask, HEIGHT, WIDTH) == ((semantic == PERSON) & (red == 0))
+    ).all()
+    assert (rle.decode(segments["4:2"].mask, HEIGHT, WIDTH) == (green == 2)).all()
+    assert (segments["4:2"].class_id, segments["4:2"].is_crowd, segments["4:2"].box) == (
         PERSON,
         False,
         (5, 10, 3, 10),
     )
-    assert (made["1:3"].class_id, made["1:3"].area) == (BED, 4)
-    assert made["1"].area == 10 * WIDTH - 4  # counted after the join
+    assert (segments["1:3"].class_id, segments["1:3"].area) == (BED, 4)
+    assert segments["1"].area == 10 * WIDTH - 4  # counted after the join
     covered = sum(rle.decode(s.mask, HEIGHT, WIDTH).astype(int) for s in sample.segments)
     covered += rle.decode(sample.void, HEIGHT, WIDTH)
     assert (covered == 1).all()
@@ -103,12 +109,12 @@ def test_the_hundred_things_are_the_things_of_the_150_in_order(real_data: Path) 
     listed = json.loads(
         (real_data / "class_lists" / "ade150_categories_with_things.json").read_text()
     )
-    wanted = {c["instance100_id"]: c["id"] for c in listed if c["instance100_id"]}
+    class_by_number = {c["instance100_id"]: c["id"] for c in listed if c["instance100_id"]}
     things = [c.id for c in load_taxonomy("ade20k-150").categories if c.kind == "thing"]
-    assert dict(enumerate(things, start=1)) == wanted
+    assert dict(enumerate(things, start=1)) == class_by_number
 
 
-def test_the_full_release_and_other_folders_are_told_apart(tmp_path: Path) -> None:
+def test_the_full_release_and_other_folders_are_distinguished(tmp_path: Path) -> None:
     full = tmp_path / "ADE20K_2021_17_01"
     (full / "images" / "ADE" / "training").mkdir(parents=True)
     (full / "index_ade20k.pkl").touch()

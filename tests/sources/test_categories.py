@@ -13,21 +13,21 @@ def natives(name: str) -> list[NativeCategory]:
     "name", ["coco-80", "coco-panoptic-133", "objects365-v2", "ade20k-150", "camvid-11", "voc-20"]
 )
 def test_a_known_list_is_recognized_whatever_its_order(name: str) -> None:
-    made = build_taxonomy(natives(name)[::-1], default=None, file="f", name="own")
-    assert made.name == name
-    assert made == load_taxonomy(name)
+    taxonomy = build_taxonomy(natives(name)[::-1], default=None, file="f", name="own")
+    assert taxonomy.name == name
+    assert taxonomy == load_taxonomy(name)
 
 
 def test_own_ids_and_kinds_win_and_words_are_added() -> None:
     listed = [NativeCategory(40, "bicycle"), NativeCategory(2, " Person ", "stuff")]
-    made = build_taxonomy(listed, default="thing", file="f", name="own")
-    assert made.name == "own"
-    assert [(c.id, c.name, c.source_name) for c in made.categories] == [
+    taxonomy = build_taxonomy(listed, default="thing", file="f", name="own")
+    assert taxonomy.name == "own"
+    assert [(c.id, c.name, c.source_name) for c in taxonomy.categories] == [
         (2, "Person", " Person "),
         (40, "bicycle", None),
     ]
-    assert made.by_id[2].kind == "stuff"
-    assert "bike" in made.by_id[40].text
+    assert taxonomy.by_id[2].kind == "stuff"
+    assert "bike" in taxonomy.by_id[40].text
 
 
 def test_ids_decide_between_vocabularies_of_the_same_names() -> None:
@@ -39,9 +39,9 @@ def test_ids_decide_between_vocabularies_of_the_same_names() -> None:
     ) == load_taxonomy("coco-panoptic-133")
 
 
-def test_typos_are_kept_beside_the_name_to_show() -> None:
-    made = build_taxonomy(natives("objects365-v2"), default="thing", file="f", name="own")
-    assert [c.source_name for c in made.categories if c.source_name] == [
+def test_typos_are_kept_beside_the_display_name() -> None:
+    taxonomy = build_taxonomy(natives("objects365-v2"), default="thing", file="f", name="own")
+    assert [c.source_name for c in taxonomy.categories if c.source_name] == [
         "Cigar/Cigarette ",
         "Formula 1 ",
         "Table Tennis ",
@@ -49,12 +49,12 @@ def test_typos_are_kept_beside_the_name_to_show() -> None:
 
 
 def test_unknown_lists_take_the_default_kind_or_are_refused() -> None:
-    own = [NativeCategory(0, "widget"), NativeCategory(1, "widget")]
+    natives = [NativeCategory(0, "widget"), NativeCategory(1, "widget")]
     assert [
-        c.kind for c in build_taxonomy(own, default="thing", file="f", name="own").categories
+        c.kind for c in build_taxonomy(natives, default="thing", file="f", name="own").categories
     ] == ["thing"] * 2
     with pytest.raises(InputError, match="category 0: does not say whether it is a thing"):
-        build_taxonomy(own, default=None, file="f.json", name="own")
+        build_taxonomy(natives, default=None, file="f.json", name="own")
 
 
 @pytest.mark.parametrize(

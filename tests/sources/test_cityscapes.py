@@ -48,14 +48,14 @@ def test_instance_ids_are_things_and_groups_are_crowds(tmp_path: Path) -> None:
     labels, numbers = maps()
     source = open_cityscapes(frame(tmp_path, labels, numbers), "train", instances=True)
     (sample,) = samples(source)
-    made = {s.source_id: s for s in sample.segments}
-    assert {key: (s.class_id, s.kind, s.is_crowd) for key, s in made.items()} == {
+    segments = {s.source_id: s for s in sample.segments}
+    assert {key: (s.class_id, s.kind, s.is_crowd) for key, s in segments.items()} == {
         "7": (ROAD, "stuff", False),
         "26": (CAR, "thing", True),
         "26000": (CAR, "thing", False),
         "26001": (CAR, "thing", False),
     }
-    for key, segment in made.items():
+    for key, segment in segments.items():
         assert (rle.decode(segment.mask, HEIGHT, WIDTH) == (numbers == int(key))).all()
     ledger = dry_run(source).ledger
     assert (source.kind, ledger.annotations.input, ledger.annotations.kept) == ("panoptic", 4, 4)

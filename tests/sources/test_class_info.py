@@ -11,15 +11,14 @@ from segkit.taxonomy import load_taxonomy
 
 
 def test_the_table_of_ade_gives_its_150_classes(real_data: Path) -> None:
-    """In 15 rows of that file blanks have become semicolons (`screen;door`); the others agree with
-    the shipped list."""
+    """The names agree, except for 15 rows in which semicolons replaced blanks (`screen;door`)."""
     table = read_class_info(real_data / "ade" / "objectInfo150.csv")
     shipped = load_taxonomy("ade20k-150")
     assert [c.id for c in table.categories] == [c.id for c in shipped.categories]
     assert (
         sum(
-            own.name == other.name
-            for own, other in zip(table.categories, shipped.categories, strict=True)
+            row.name == category.name
+            for row, category in zip(table.categories, shipped.categories, strict=True)
         )
         == 135
     )
@@ -45,7 +44,7 @@ def test_a_set_in_the_layout_of_ade_may_have_its_own_classes(tmp_path: Path) -> 
         ("Idx,Stuff,Name\n1,1,wall\n1,1,sky\n", "occurs twice"),
     ],
 )
-def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "classes.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=message):

@@ -25,13 +25,13 @@ def convert_one(root: Path, *annotations: dict[str, Any], **options: Any) -> Any
     )[0].segments
 
 
-def test_polygons_are_rasterised_as_pycocotools_does_and_kept_verbatim(tmp_path: Path) -> None:
+def test_polygons_are_rasterized_as_pycocotools_does_and_kept_verbatim(tmp_path: Path) -> None:
     two = [[1.5, 1.5, 12.25, 3.0, 4.0, 18.75], [20, 2, 30, 2, 30, 20.5, 18, 19]]
     (segment,) = convert_one(
         tmp_path, {"segmentation": two, "bbox": BOX, "area": 12.5, "iscrowd": 0}
     )
-    wanted = coco.merge(coco.frPyObjects(two, HEIGHT, WIDTH))["counts"]
-    assert segment.mask == wanted
+    expected = coco.merge(coco.frPyObjects(two, HEIGHT, WIDTH))["counts"]
+    assert segment.mask == expected
     assert json.loads(segment.source_polygon) == two
     assert (segment.box, segment.area, segment.mask_from, segment.source_id) == (
         tuple(BOX),
@@ -79,7 +79,7 @@ def test_both_run_length_encodings_with_holes_are_unchanged(tmp_path: Path, crow
         run += 1
     counts.append(run)
     size = [HEIGHT, WIDTH]
-    made = convert_one(
+    segments = convert_one(
         tmp_path,
         {
             "segmentation": {"size": size, "counts": encoded["counts"].decode()},
@@ -88,7 +88,7 @@ def test_both_run_length_encodings_with_holes_are_unchanged(tmp_path: Path, crow
         },
         {"segmentation": {"size": size, "counts": counts}, "bbox": BOX, "iscrowd": crowd},
     )
-    for segment in made:
+    for segment in segments:
         assert segment.mask == encoded["counts"]
         assert (rle.decode(segment.mask, HEIGHT, WIDTH) == mask).all()
         assert segment.is_crowd == bool(crowd)
@@ -113,11 +113,11 @@ def test_boxes_only_leaves_masks_out_and_needs_none(tmp_path: Path) -> None:
     )
     source = open_coco_instances(path, tmp_path / "images", boxes_only=True)
     assert source.kind == "boxes"
-    made = samples(source)[0].segments
-    assert [s.mask for s in made] == [None] * 3
-    assert made[0].box == tuple(BOX)
+    segments = samples(source)[0].segments
+    assert [s.mask for s in segments] == [None] * 3
+    assert segments[0].box == tuple(BOX)
     merged = coco.merge(coco.frPyObjects(SQUARE, HEIGHT, WIDTH))
-    assert made[1].box == tuple(coco.toBbox(merged))
+    assert segments[1].box == tuple(coco.toBbox(merged))
     assert dry_run(source).ledger.annotations.warnings == {"exact-duplicate": 1}
 
 
@@ -155,7 +155,7 @@ def test_classes_of_one_name_stay_apart(tmp_path: Path) -> None:
     }
 
 
-def test_lvis_says_which_classes_were_looked_for(tmp_path: Path) -> None:
+def test_lvis_lists_the_annotated_classes(tmp_path: Path) -> None:
     categories = [
         {"id": 1, "name": "aerosol_can", "synonyms": ["aerosol_can", "spray_can"]},
         {"id": 2, "name": "bow_(weapon)", "synonyms": ["bow_(weapon)"]},
@@ -181,10 +181,10 @@ def test_lvis_says_which_classes_were_looked_for(tmp_path: Path) -> None:
 def test_annotations_may_come_before_images_in_the_file(tmp_path: Path) -> None:
     path = coco_instances(tmp_path, [{"bbox": BOX}, {"bbox": BOX, "image_id": 1}], images=2)
     data = json.loads(path.read_text())
-    wanted = samples(open_coco_instances(path, tmp_path / "images"))
+    expected = samples(open_coco_instances(path, tmp_path / "images"))
     turned = write_json(tmp_path / "turned.json", dict(reversed(data.items())))
-    assert samples(open_coco_instances(turned, tmp_path / "images")) == wanted
-    assert len(wanted[1].segments) == 1
+    assert samples(open_coco_instances(turned, tmp_path / "images")) == expected
+    assert len(expected[1].segments) == 1
 
 
 DEFECTS: list[tuple[dict[str, Any], str]] = [
@@ -259,7 +259,7 @@ def test_every_defect_has_its_code_and_the_rest_is_kept(
         ({"id": 0}, "duplicate-id"),
     ],
 )
-def test_an_image_that_is_lost_takes_its_annotations_along(
+def test_a_lost_image_loses_its_annotations_too(
     tmp_path: Path, change: dict[str, Any], code: str
 ) -> None:
     path = coco_instances(tmp_path, [{"bbox": BOX}, {"bbox": BOX, "image_id": 1}], images=2)
@@ -316,7 +316,7 @@ def test_oddities_that_lose_nothing_are_warnings(tmp_path: Path) -> None:
         "1e999",
     ],
 )
-def test_what_is_no_coco_file_is_one_clear_line(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_coco_is_reported_in_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(text.encode("latin1"))
     with pytest.raises(InputError, match=r"bad.json") as error:

@@ -1,5 +1,7 @@
-"""Scenes of stacked rectangles: what is visible is the panoptic file, the whole rectangles are the
-instances file."""
+"""Joins of scenes of stacked rectangles.
+
+Their visible parts are the panoptic file, the full rectangles the instances file.
+"""
 
 import json
 from pathlib import Path
@@ -33,8 +35,7 @@ GROUND, THINGS, FIRST = 500, 5, 1000
 
 
 def scene(root: Path, images: int = 3, seed: int = 0) -> dict[str, Any]:
-    """Write both files; returns the instances JSON. The first instance of an image is hidden where
-    it happens to be."""
+    """Write both files; returns the instances JSON. Later rectangles may hide earlier ones."""
     rng = np.random.default_rng(seed)
     panoptic: dict[str, Any] = {"images": [], "annotations": [], "categories": CATEGORIES}
     instances: dict[str, Any] = {
@@ -93,9 +94,11 @@ def plain(root: Path) -> Any:
 def test_visible_parts_find_their_rectangles(tmp_path: Path, seed: int) -> None:
     data = scene(tmp_path, seed=seed)
     texts = {str(a["id"]): a["segmentation"] for a in data["annotations"]}
-    found = 0
-    for joined, alone in zip(samples(opened(tmp_path)), samples(plain(tmp_path)), strict=True):
-        for segment, before in zip(joined.segments, alone.segments, strict=True):
+    joined_count = 0
+    for joined, panoptic_sample in zip(
+        samples(opened(tmp_path)), samples(plain(tmp_path)), strict=True
+    ):
+        for segment, before in zip(joined.segments, panoptic_sample.segments, strict=True):
             assert (segment.mask, segment.area, segment.box) == (
                 before.mask,
                 before.area,
@@ -108,12 +111,12 @@ def test_visible_parts_find_their_rectangles(tmp_path: Path, seed: int) -> None:
                 FIRST + THINGS * int(joined.id) + int(before.source_id) - 1
             )
             assert json.loads(segment.source_polygon) == texts[segment.source_id]
-            found += 1
+            joined_count += 1
     report = dry_run(opened(tmp_path))
-    hidden = len(texts) - found
-    assert report.ledger.annotations.warnings == {"joined": found}
+    hidden = len(texts) - joined_count
+    assert report.ledger.annotations.warnings == {"joined": joined_count}
     assert codes(report) == ({"no-panoptic-segment": hidden} if hidden else {})
-    assert report.ledger.annotations.kept == found + 3
+    assert report.ledger.annotations.kept == joined_count + 3
     assert not report.offenders
 
 
@@ -124,8 +127,7 @@ def change(root: Path, name: str, edit: Any) -> None:
 
 
 def test_ids_that_agree_win_over_overlap_and_chance_ids_do_not(tmp_path: Path) -> None:
-    """Two squares that swap: by overlap 11 is segment 1; an id that agrees but shares no pixel is
-    chance."""
+    """Two squares that swap: ids decide against overlap, but not for masks that share no pixel."""
     ids = np.full((HEIGHT, WIDTH), GROUND)
     ids[2:12, 2:12], ids[2:12, 8:18], ids[16:20, 2:6] = 1, 2, 3
     scene(tmp_path, 1)
@@ -171,21 +173,22 @@ def test_crowds_travel_with_their_run_lengths(tmp_path: Path) -> None:
 
 
 def test_both_exports_of_a_joined_set(tmp_path: Path) -> None:
-    """The PNGs hold the same regions of the same classes; every instance that is shown comes back
-    verbatim."""
+    """PNGs have the same regions and classes; every visible instance comes back verbatim."""
     data = scene(tmp_path)
     report = convert(opened(tmp_path), tmp_path / "set", ConvertOptions(workers=1), arguments={})
-    made = report.published
+    published = report.published
     assert not [
-        v for s in made.samples() for v in check_sample(s, made.taxonomy, made.manifest.kind)
+        v
+        for s in published.samples()
+        for v in check_sample(s, published.taxonomy, published.manifest.kind)
     ]
-    export_panoptic(made, tmp_path / "png")
+    export_panoptic(published, tmp_path / "png")
     back = open_coco_panoptic(tmp_path / "png/panoptic_coco-panoptic.json", tmp_path / "images")
     for again, before in zip(samples(back), samples(plain(tmp_path)), strict=True):
         assert {(s.mask, s.class_id, s.is_crowd) for s in again.segments} == {
             (s.mask, s.class_id, s.is_crowd) for s in before.segments
         }
-    export_instances(made, tmp_path / "out")
+    export_instances(published, tmp_path / "out")
     rows = json.loads((tmp_path / "out" / "instances_coco-panoptic.json").read_text())[
         "annotations"
     ]
@@ -196,11 +199,11 @@ def test_both_exports_of_a_joined_set(tmp_path: Path) -> None:
             rle.from_polygons(row["segmentation"], HEIGHT, WIDTH), HEIGHT, WIDTH
         )
     hidden = native.keys() - {row["id"] for row in rows}
-    lines = (made.path / "quarantine.jsonl").read_text().splitlines() if hidden else []
+    lines = (published.path / "quarantine.jsonl").read_text().splitlines() if hidden else []
     assert {json.loads(line)["data"]["id"] for line in lines} == hidden
 
 
-def test_images_of_one_file_alone(tmp_path: Path) -> None:
+def test_images_that_only_one_file_lists(tmp_path: Path) -> None:
     scene(tmp_path, 3)
     change(tmp_path, "panoptic.json", lambda d: (d["images"].pop(0), d["annotations"].pop(0)))
     change(tmp_path, "instances.json", lambda d: d["images"].pop(2))
@@ -237,7 +240,7 @@ def test_defects_of_instances_are_named_and_the_panoptic_label_stays(
     assert report.ledger.annotations.kept == len(samples(plain(tmp_path))[0].segments)
 
 
-def test_files_with_other_names_for_an_id_are_refused(tmp_path: Path) -> None:
+def test_files_with_different_names_for_an_id_are_refused(tmp_path: Path) -> None:
     scene(tmp_path, 1)
     change(tmp_path, "instances.json", lambda d: d["categories"][0].update(name="cat"))
     with pytest.raises(
@@ -246,15 +249,21 @@ def test_files_with_other_names_for_an_id_are_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-def test_a_file_of_the_other_kind_is_told_at_once_with_its_option(tmp_path: Path) -> None:
+def test_a_file_of_the_other_type_is_reported_with_its_option(tmp_path: Path) -> None:
     scene(tmp_path, 2)
     panoptic, instances, images = (
         tmp_path / "panoptic.json",
         tmp_path / "instances.json",
         tmp_path / "images",
     )
-    is_panoptic = r"panoptic\.json: is a panoptic file, not an instances file .*segments_info.*coco --panoptic FILE"
-    is_instances = r"instances\.json: is an instances file, not a panoptic file .*category_id.*coco --instances FILE"
+    is_panoptic = (
+        r"panoptic\.json: is a panoptic file, not an instances file "
+        r".*segments_info.*coco --panoptic FILE"
+    )
+    is_instances = (
+        r"instances\.json: is an instances file, not a panoptic file "
+        r".*category_id.*coco --instances FILE"
+    )
     with pytest.raises(InputError, match=is_panoptic):
         open_coco_instances(panoptic, images)
     with pytest.raises(InputError, match=is_instances):
@@ -268,8 +277,10 @@ def test_a_file_of_the_other_kind_is_told_at_once_with_its_option(tmp_path: Path
 
 
 def test_the_real_pair(real_data: Path) -> None:
-    """Four validation images are in both files; counted with pycocotools: 41 instances, all with
-    IoU over 0.6."""
+    """Four validation images are in both files: 41 instances, all with an IoU over 0.6.
+
+    They were counted with pycocotools.
+    """
     folder = real_data / "coco" / "annotations"
     paths = (
         folder / "panoptic_val2017.json",

@@ -152,8 +152,7 @@ def test_a_missing_mask_folder_names_the_option(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_real_annotations_agree_with_a_count_id_by_id(real_data: Path, split: str) -> None:
-    """The slow way: compare the id map with every id; areas and boxes as the official JSON has
-    them."""
+    """The slow way: compare the id map with every id; areas and boxes are those of the JSON."""
     folder = real_data / "coco" / "annotations"
     source = open_coco_panoptic(
         folder / f"panoptic_{split}2017.json", real_data / "coco" / f"{split}2017"

@@ -37,25 +37,27 @@ def contents(path: Path) -> dict[str, bytes]:
     return {entry.name: entry.read_bytes() for entry in sorted(path.iterdir())}
 
 
-def test_what_was_read_is_what_is_in_the_set(tmp_path: Path) -> None:
+def test_the_set_contains_what_was_read(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 7)
     report = run(tmp_path, "out")
-    made = ShardSet.open(tmp_path / "out")
-    assert len(made.manifest.parts) > 1
-    assert made.manifest.ledger == report.ledger
-    assert [sample.id for sample in made.samples()] == [str(n) for n in range(7)]
-    for number, sample in enumerate(made.samples()):
-        assert made.image_bytes(sample) == (tmp_path / "images" / f"p{number}.jpg").read_bytes()
+    published = ShardSet.open(tmp_path / "out")
+    assert len(published.manifest.parts) > 1
+    assert published.manifest.ledger == report.ledger
+    assert [sample.id for sample in published.samples()] == [str(n) for n in range(7)]
+    for number, sample in enumerate(published.samples()):
+        assert (
+            published.image_bytes(sample) == (tmp_path / "images" / f"p{number}.jpg").read_bytes()
+        )
         assert sample.image.tar is not None
-    assert made.manifest.source_header["info"] == {"year": 1}
+    assert published.manifest.source_header["info"] == {"year": 1}
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 12)
-    one = run(tmp_path, "one").published
+    single = run(tmp_path, "one").published
     three = run(tmp_path, "three", replace(SMALL, workers=3)).published
-    assert contents(one.path) == contents(three.path)
-    assert one.manifest.digest == three.manifest.digest
+    assert contents(single.path) == contents(three.path)
+    assert single.manifest.digest == three.manifest.digest
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -89,19 +91,19 @@ def test_a_second_run_gives_the_next_version_with_the_same_digest(tmp_path: Path
     assert first.manifest.digest == second.manifest.digest
 
 
-def test_a_defect_fails_and_publishes_nothing_then_the_mended_source_resumes(
+def test_a_defect_fails_and_publishes_nothing_then_the_fixed_source_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coco_panoptic(tmp_path, 9)
-    whole = (tmp_path / "images" / "p4.jpg").read_bytes()
-    (tmp_path / "images" / "p4.jpg").write_bytes(whole[:-50])
+    data = (tmp_path / "images" / "p4.jpg").read_bytes()
+    (tmp_path / "images" / "p4.jpg").write_bytes(data[:-50])
     with pytest.raises(
         engine.DefectsError, match=r"p4\.jpg: image 4: .*\[unreadable-image\]"
     ) as error:
         run(tmp_path, "out")
     assert error.value.exit_code == 2
     assert not list((tmp_path / "out").glob("v*"))
-    (tmp_path / "images" / "p4.jpg").write_bytes(whole)
+    (tmp_path / "images" / "p4.jpg").write_bytes(data)
     written = count_written(monkeypatch)
     resumed = run(tmp_path, "out").published
     assert 0 < len(written) < len(resumed.manifest.parts)
@@ -226,7 +228,9 @@ def test_two_runs_into_one_destination_exclude_each_other(tmp_path: Path) -> Non
         run(tmp_path, "out")
 
 
-def test_what_differs_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_other_input_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A half-written version of other input or options must not leak into the next."""
     data = coco_panoptic(tmp_path, 9)
     (tmp_path / "images" / "p8.jpg").rename(tmp_path / "away.jpg")
@@ -261,8 +265,7 @@ def test_shards_close_by_size_and_by_number(
 
 
 def test_the_quarantine_holds_every_loss_in_order_for_any_number_of_workers(tmp_path: Path) -> None:
-    """More offenders than are listed: annotations of unknown images first, then the defects of each
-    shard."""
+    """Annotations of unknown images come first, then the defects of each shard."""
     bad = [
         {"image_id": number % 6, "category_id": 99, "bbox": [1, 1, 2, 2]} for number in range(60)
     ]

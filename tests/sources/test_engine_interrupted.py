@@ -76,7 +76,7 @@ if __name__ == "__main__":
     root = Path(sys.argv[1])
     source = open_coco_panoptic(root / "panoptic.json", root / "images")
     try:
-        engine.convert(source, root / "out", engine.ConvertOptions(workers=2, shard_bytes=2000), arguments={})
+        engine.convert(source, root / "out", engine.ConvertOptions(workers=2, shard_bytes=2000))
     except engine.SegkitError as error:
         print(error)
 else:
@@ -84,7 +84,7 @@ else:
 """
 
 
-def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
+def test_a_dying_worker_is_reported_in_one_line(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 12)
     (tmp_path / "dying.py").write_text(DYING)
     done = subprocess.run(
@@ -97,7 +97,9 @@ def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out/v*"))
 
 
-def test_a_disk_that_is_full_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     coco_panoptic(tmp_path, 1)
 
     def full(*_: Any, **__: Any) -> Any:
@@ -139,7 +141,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
 
 def group(leader: int) -> list[int]:
     """Live processes of a session."""
-    found = []
+    processes = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -147,5 +149,5 @@ def group(leader: int) -> list[int]:
             except OSError:
                 continue
             if int(fields[3]) == leader and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
+                processes.append(int(entry.name))
+    return processes

@@ -22,13 +22,13 @@ def test_annotations_come_back_with_their_images_in_order(
     for number, owner in enumerate(owners):
         sorted_by_image.add_annotation(owner, b"x" * (number % 7) + str(number).encode())
     twice = list(zip(sorted_by_image, sorted_by_image, strict=True))  # two readers at a time
-    wanted = [
+    expected = [
         (
             f"image\n{place}".encode(),
             [b"x" * (n % 7) + str(n).encode() for n, owner in enumerate(owners) if owner == place],
         )
         for place in range(images)
     ]
-    assert twice == [(entry, entry) for entry in wanted]
+    assert twice == [(entry, entry) for entry in expected]
     del sorted_by_image
     assert not list(tmp_path.iterdir())

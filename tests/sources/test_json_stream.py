@@ -65,7 +65,7 @@ def test_any_object_is_read_as_json_reads_it_in_chunks_of_any_size(
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_what_json_refuses_is_refused(tmp_path_factory: Any, data: Any) -> None:
+def test_text_that_json_refuses_is_refused(tmp_path_factory: Any, data: Any) -> None:
     text = json.dumps(
         {"a": 1, "many": [{"x": [1, 2.5, "t\u00e9"]}, "s", None, -3], "z": {"q": "\\u00ff"}}
     ).encode()
@@ -78,18 +78,22 @@ def test_what_json_refuses_is_refused(tmp_path_factory: Any, data: Any) -> None:
     path = tmp_path_factory.mktemp("j") / "a.json"
     path.write_bytes(mangled)
     try:
-        wanted = json.loads(mangled.decode("utf-8"))
+        expected = json.loads(mangled.decode("utf-8"))
     except ValueError:
-        wanted = None
+        expected = None
     try:
-        found = walk(path)
+        actual = walk(path)
     except InputError as error:
         assert "\n" not in str(error)
-        found = None
-    if isinstance(wanted, dict) and isinstance(wanted.get("many", []), list) and len(wanted) == 3:
-        assert found == wanted
+        actual = None
+    if (
+        isinstance(expected, dict)
+        and isinstance(expected.get("many", []), list)
+        and len(expected) == 3
+    ):
+        assert actual == expected
     else:
-        assert wanted is None or found is None or len(wanted) < 3
+        assert expected is None or actual is None or len(expected) < 3
 
 
 @pytest.mark.parametrize(
@@ -123,9 +127,7 @@ TEXT = json.dumps(
 
 
 @pytest.mark.parametrize("chunk", [1, 9, 64, 10_000])
-def test_a_file_that_is_cut_anywhere_ends_too_early_and_where_it_does(
-    tmp_path: Path, chunk: int
-) -> None:
+def test_a_truncated_file_is_reported_with_its_length(tmp_path: Path, chunk: int) -> None:
     path = tmp_path / "cut.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "CHUNK", chunk)
@@ -138,7 +140,7 @@ def test_a_file_that_is_cut_anywhere_ends_too_early_and_where_it_does(
             )
 
 
-def test_a_file_that_is_cut_within_a_character_ends_too_early(tmp_path: Path) -> None:
+def test_a_file_truncated_within_a_character_ends_too_early(tmp_path: Path) -> None:
     path = tmp_path / "cut.json"
     path.write_bytes('{"a": "\u00e9'.encode()[:-1])
     with pytest.raises(InputError, match="ends too early, within a character"):
@@ -181,16 +183,16 @@ def test_objects_are_read_alike_whether_many_at_once_or_one_by_one(
     path.write_text(text.replace("1e+308", "1e+999"), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "CHUNK", chunk)
-        found = [
+        elements = [
             (repr(value), json.loads(raw))
             for _, value, raw in json_stream.members(path, ("many",))
             if raw
         ]
     values = json.loads(path.read_text("utf-8"))
-    assert [value for value, _ in found] == [
+    assert [value for value, _ in elements] == [
         repr(value) for value in [*values["many"], values["z"]]
     ]
-    assert all(repr(again) == value for value, again in found)
+    assert all(repr(again) == value for value, again in elements)
 
 
 def test_a_list_without_objects_is_read_in_time_proportional_to_its_length(tmp_path: Path) -> None:

@@ -32,12 +32,12 @@ def filtered(pixels: NDArray[np.uint8], kinds: list[int]) -> bytes:
     height, width, channels = pixels.shape
     padded = np.zeros((height + 1, width + 1, channels), int)
     padded[1:, 1:] = pixels
-    here, left, above, corner = padded[1:, 1:], padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
+    pixel, left, above, corner = padded[1:, 1:], padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
     distances = np.abs(np.stack([above - corner, left - corner, left + above - 2 * corner]))
     paeth = np.choose(distances.argmin(0), [left, above, corner])  # ties: left, then above
-    predicted = [np.zeros_like(here), left, above, (left + above) // 2, paeth]
+    predicted = [np.zeros_like(pixel), left, above, (left + above) // 2, paeth]
     rows = [
-        bytes([kind]) + (here - predicted[kind])[y].astype(np.uint8).tobytes()
+        bytes([kind]) + (pixel - predicted[kind])[y].astype(np.uint8).tobytes()
         for y, kind in enumerate(kinds)
     ]
     return b"".join(rows)
@@ -85,10 +85,10 @@ def test_chunks_for_display_and_interlacing_do_not_change_ids(tmp_path: Path) ->
     parts = [pixels[y::down, x::across] for x, y, across, down in passes]
     rows = b"".join(filtered(part, [0] * len(part)) for part in parts if part.size)
     gamma, clear = struct.pack(">I", 100000), struct.pack(">HHH", *pixels[0, 0].tolist())
-    whole = color_png(
+    data = color_png(
         pixels, rows, (b"gAMA", gamma), (b"sBIT", b"\5\5\5"), (b"tRNS", clear), interlaced=True
     )
-    (tmp_path / "a.png").write_bytes(whole)
+    (tmp_path / "a.png").write_bytes(data)
     ids = read_ids(tmp_path / "a.png", None, record="x")
     assert (ids == pixels.astype(int) @ [1, 256, 65536]).all()
 
@@ -112,8 +112,8 @@ def test_ids_of_24_bits_are_read_exactly(tmp_path: Path) -> None:
 def test_alpha_does_not_change_ids(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (5, 6, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    wanted = pixels[..., :3].astype(int) @ [1, 256, 65536]
-    assert (read_ids(tmp_path / "a.png", None, record="x") == wanted).all()
+    expected = pixels[..., :3].astype(int) @ [1, 256, 65536]
+    assert (read_ids(tmp_path / "a.png", None, record="x") == expected).all()
 
 
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 256), (np.uint16, 65536)])
@@ -167,11 +167,11 @@ def test_missing_damaged_and_wrongly_sized_masks(tmp_path: Path, reader: object)
 
     assert code_of(tmp_path / "none.png") == "missing-mask"
     assert code_of(tmp_path) == "unreadable-mask"
-    whole = id_png(tmp_path / "a.png", np.ones((30, 40), int))
-    assert code_of(whole, (40, 31)) == "size-mismatch"
-    whole.write_bytes(whole.read_bytes()[:-30])
-    assert code_of(whole) == "unreadable-mask"
-    whole.write_bytes(b"not a png")
-    assert code_of(whole) == "unreadable-mask"
-    whole.write_bytes(png(50000, 50000))
-    assert code_of(whole) == "unreadable-mask"
+    path = id_png(tmp_path / "a.png", np.ones((30, 40), int))
+    assert code_of(path, (40, 31)) == "size-mismatch"
+    path.write_bytes(path.read_bytes()[:-30])
+    assert code_of(path) == "unreadable-mask"
+    path.write_bytes(b"not a png")
+    assert code_of(path) == "unreadable-mask"
+    path.write_bytes(png(50000, 50000))
+    assert code_of(path) == "unreadable-mask"

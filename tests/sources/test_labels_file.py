@@ -13,7 +13,7 @@ def read(path: Path, text: str, first: int | None = None) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("text", "first", "wanted"),
+    ("text", "first", "expected"),
     [
         ("a\nb c\n", None, [(0, "a"), (1, "b c")]),
         ("a\nb", 4, [(4, "a"), (5, "b")]),
@@ -24,17 +24,17 @@ def read(path: Path, text: str, first: int | None = None) -> Any:
     ],
 )
 def test_names_and_indexed_names(
-    tmp_path: Path, text: str, first: int | None, wanted: list[Any]
+    tmp_path: Path, text: str, first: int | None, expected: list[Any]
 ) -> None:
-    found = read(tmp_path, text, first)
-    assert [(c.id, c.name) for c in found.categories] == wanted
-    assert not found.colors
+    labels = read(tmp_path, text, first)
+    assert [(c.id, c.name) for c in labels.categories] == expected
+    assert not labels.colors
 
 
 def test_colors(tmp_path: Path) -> None:
-    found = read(tmp_path, "64 128 64\tgrass\n1,0,0: old road", 5)
-    assert [(c.id, c.name) for c in found.categories] == [(5, "grass"), (6, "old road")]
-    assert found.colors == {64 + 256 * 128 + 65536 * 64: 5, 1: 6}
+    labels = read(tmp_path, "64 128 64\tgrass\n1,0,0: old road", 5)
+    assert [(c.id, c.name) for c in labels.categories] == [(5, "grass"), (6, "old road")]
+    assert labels.colors == {64 + 256 * 128 + 65536 * 64: 5, 1: 6}
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_colors(tmp_path: Path) -> None:
         ("1 2 300 a", None, "a color beyond 255"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, text: str, first: int | None, says: str) -> None:
+def test_invalid_lists_are_refused(tmp_path: Path, text: str, first: int | None, says: str) -> None:
     with pytest.raises(InputError, match=rf"l\.txt.*{says}"):
         read(tmp_path, text, first)
 
 
-def test_unreadable_files_are_one_line(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     for name in ("none.txt", "latin.txt"):
         with pytest.raises(InputError, match=f"{name}: cannot be read") as error:

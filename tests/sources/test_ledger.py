@@ -79,16 +79,16 @@ def test_drops_by_design_are_counted_and_do_not_fail() -> None:
     assert set(DROP_HINTS) > UNAVOIDABLE
 
 
-def test_a_defect_is_one_line_with_file_record_and_mend() -> None:
+def test_a_defect_is_one_line_with_file_record_and_hint() -> None:
     line = str(Defect("missing-image", "there is no such image", "x/y.jpg", "image 9").error(2))
     assert (
-        "x/y.jpg: image 9: there is no such image [missing-image] (and 2 more defects); put the file there"
-        in line
+        "x/y.jpg: image 9: there is no such image [missing-image] (and 2 more defects); "
+        "put the file there" in line
     )
     assert "\n" not in line
 
 
-def test_a_mend_of_the_defects_own_wins_and_is_kept() -> None:
+def test_a_hint_of_the_defect_itself_wins_and_is_kept() -> None:
     tally = Tally()
     tally.drop(
         Defect(
@@ -105,7 +105,7 @@ def test_a_mend_of_the_defects_own_wins_and_is_kept() -> None:
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_code_has_a_mend_and_is_documented() -> None:
+def test_every_code_has_a_hint_and_is_documented() -> None:
     sources = "".join(
         path.read_text("utf-8") for path in (ROOT / "segkit" / "sources").glob("*.py")
     )

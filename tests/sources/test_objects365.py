@@ -130,14 +130,14 @@ def test_names_cannot_leave_the_image_folder(tmp_path: Path) -> None:
 def test_the_standin_agrees_with_its_json(real_data: Path) -> None:
     path = real_data / "objects365_standin" / "annotations" / "zhiyuan_objv2_val.json"
     data = json.loads(path.read_text())
-    made = {
+    segments = {
         s.source_id: (sample.id, s)
         for sample in samples(open_objects365(path, real_data / "coco"))
         for s in sample.segments
     }
-    assert len(made) == len(data["annotations"])
+    assert len(segments) == len(data["annotations"])
     for annotation in data["annotations"]:
-        owner, segment = made[str(annotation["id"])]
+        owner, segment = segments[str(annotation["id"])]
         assert owner == str(annotation["image_id"])
         assert list(segment.box) == annotation["bbox"]
         assert (segment.class_id, segment.is_crowd) == (

@@ -1,5 +1,4 @@
-"""Ray and the local engine give the same bytes, also where a worker is killed; what goes wrong is
-one line."""
+"""The Ray engine writes the same bytes as the local one, even if a worker is killed."""
 
 import json
 import os
@@ -29,14 +28,12 @@ pytestmark = pytest.mark.timeout(900)  # the processes of a cluster start slowly
 
 
 SLOW = "timed out during startup"
-"""What Ray says where its processes do not start within the 15 and 30 seconds that it gives
-them."""
+"""Ray's message if its processes do not start within its limits of 15 and 30 seconds."""
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster of two nodes on this machine, one worker each; this process is connected once, to
-    save time."""
+    """A cluster of two nodes on this machine, one worker each; this process connects only once."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -61,7 +58,7 @@ def address() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Killing(CocoPanoptic):
-    """A source in whose middle the worker is killed, once or again and again."""
+    """A source that kills its worker in the middle, a number of times."""
 
     deaths: Path = Path()
     times: int = 1
@@ -86,19 +83,19 @@ def test_a_worker_killed_in_the_middle_changes_no_byte(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)  # relative paths mean the same to the tasks
-    here = Path()
-    coco_panoptic(here, 12)
-    local = convert(opened(here), here / "local", SMALL, arguments={})
+    root = Path()
+    coco_panoptic(root, 12)
+    local = convert(opened(root), root / "local", SMALL, arguments={})
     options = ConvertOptions(engine="ray", address=address, shard_bytes=SMALL.shard_bytes)
-    report = convert(killing(here, 1), here / "ray", options, arguments={})
-    assert len(list((here / "deaths").iterdir())) == 1
+    report = convert(killing(root, 1), root / "ray", options, arguments={})
+    assert len(list((root / "deaths").iterdir())) == 1
     assert local.published and report.published
     assert len(report.published.manifest.parts) > 3
     assert contents(report.published.path) == contents(local.published.path)
     assert capsys.readouterr().out == ""
 
 
-def test_a_worker_that_dies_again_and_again_is_one_line(
+def test_a_worker_that_dies_again_and_again_is_reported_in_one_line(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_engine, "_RETRIES", 0)
@@ -132,14 +129,17 @@ def test_tasks_give_results_and_raise_what_they_raised(tmp_path: Path, address: 
         with (
             pytest.raises(
                 error,
-                match=r"No space left|a task failed on the Ray cluster \('first line.*second line'\)",
+                match=r"No space left|"
+                r"a task failed on the Ray cluster \('first line.*second line'\)",
             ),
             ray_engine.ray_cluster(work, address, None, []) as (submit, _),
         ):
             submit(0).result()
 
 
-def test_a_folder_that_nodes_do_not_share_is_one_line(tmp_path: Path, address: str) -> None:
+def test_a_folder_that_nodes_do_not_share_is_reported_in_one_line(
+    tmp_path: Path, address: str
+) -> None:
     with (
         pytest.raises(
             SegkitError, match=r"own-disk: does not exist on node .*folders that all nodes share"
@@ -152,7 +152,7 @@ def test_a_folder_that_nodes_do_not_share_is_one_line(tmp_path: Path, address: s
         submit(1).result()
 
 
-def test_the_command_gives_the_same_digest_on_a_cluster_of_its_own(
+def test_the_command_gives_the_same_digest_on_a_new_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -177,23 +177,23 @@ def test_the_command_gives_the_same_digest_on_a_cluster_of_its_own(
 
 def test_the_labels_open_in_ray_data_as_the_document_shows(tmp_path: Path, address: str) -> None:
     coco_panoptic(tmp_path, 5)
-    made = convert(
+    published = convert(
         opened(tmp_path), tmp_path / "work" / "coco-train", SMALL, arguments={}
     ).published
-    assert made and len(made.manifest.parts) > 1
+    assert published and len(published.manifest.parts) > 1
     names: dict[str, Any] = {}
     exec(snippet("shards.md", "python", "ray.data").replace("/nfs", str(tmp_path)), names)
-    found = [
+    rows = [
         (row["class_id"], row["mask"].encode(), row["box"]["x"])
         for row in names["segments"].take_all()
     ]
-    segments = [segment for sample in made.samples() for segment in sample.segments]
-    assert sorted(found) == sorted(
+    segments = [segment for sample in published.samples() for segment in sample.segments]
+    assert sorted(rows) == sorted(
         (segment.class_id, segment.mask, segment.box[0]) for segment in segments
     )
 
 
-def test_no_cluster_is_one_line_at_once() -> None:
+def test_a_missing_cluster_is_reported_at_once_in_one_line() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]

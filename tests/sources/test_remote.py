@@ -1,5 +1,4 @@
-"""Sources and sets behind URLs: the same bytes as from plain folders, the same care for paths,
-kills and defects."""
+"""Sources and sets behind URLs: the same bytes, path checks, resumption and defects as locally."""
 
 import json
 import os
@@ -50,35 +49,35 @@ def test_a_conversion_from_store_to_store_has_the_bytes_of_a_local_one(
     options = replace(
         SMALL, workers=2 if str(store).startswith("s3") else 1
     )  # memory:// is of one process
-    made = {}
+    sets = {}
     for name, root, out in (
         ("local", tmp_path / "data", tmp_path / "set"),
         ("remote", data, store / "set"),
     ):
         source = open_coco_panoptic(root / "panoptic.json", root / "images")
-        made[name] = convert(source, out, options, arguments={}).published
-    assert made["remote"] is not None and made["local"] is not None
-    assert made["remote"].path == store / "set" / "v1"
-    assert made["remote"].manifest == made["local"].manifest
+        sets[name] = convert(source, out, options, arguments={}).published
+    assert sets["remote"] is not None and sets["local"] is not None
+    assert sets["remote"].path == store / "set" / "v1"
+    assert sets["remote"].manifest == sets["local"].manifest
     assert {
-        name: storage.read_bytes(made["remote"].path / name)
-        for name in contents(made["local"].path)
-    } == contents(made["local"].path)
-    assert list(validate(made["remote"].path)) == []
+        name: storage.read_bytes(sets["remote"].path / name)
+        for name in contents(sets["local"].path)
+    } == contents(sets["local"].path)
+    assert list(validate(sets["remote"].path)) == []
 
 
 def test_reference_points_at_urls(store: Path, tmp_path: Path) -> None:
     coco_instances(tmp_path / "data", [_BOX], 2)
     data = copied(tmp_path / "data", store / "data")
     source = open_coco_instances(data / "instances.json", data / "images")
-    made = convert(
+    published = convert(
         source, tmp_path / "set", replace(SMALL, images_by="reference"), arguments={}
     ).published
-    assert made is not None
-    for sample in made.samples():
+    assert published is not None
+    for sample in published.samples():
         assert sample.image.path == f"{data}/images/{sample.file_name}"
         assert (
-            made.image_bytes(sample)
+            published.image_bytes(sample)
             == (tmp_path / "data" / "images" / sample.file_name).read_bytes()
         )
 
@@ -137,8 +136,7 @@ def test_a_long_annotation_file_is_read_in_pieces(
 
 
 def test_folders_that_are_listed(store: Path, tmp_path: Path) -> None:
-    """Semantic folders with subfolders, VOC with its lists, Objects365 in another layout than its
-    names."""
+    """Semantic folders with subfolders, VOC with its lists, Objects365 in another layout."""
     for number in range(3):
         picture(tmp_path / "data" / "images" / "town" / f"{number}.png", seed=number)
         (tmp_path / "data" / "masks" / "town").mkdir(parents=True, exist_ok=True)
@@ -151,7 +149,7 @@ def test_folders_that_are_listed(store: Path, tmp_path: Path) -> None:
     for image in content["images"]:
         image["file_name"] = f"images/v1/patch4/{image['file_name']}"
     write_json(tmp_path / "data" / "o365" / "instances.json", content)
-    here, there = tmp_path / "data", copied(tmp_path / "data", store / "data")
+    local_root, remote_root = tmp_path / "data", copied(tmp_path / "data", store / "data")
 
     def sources(root: Path) -> list[Any]:
         return [
@@ -160,11 +158,11 @@ def test_folders_that_are_listed(store: Path, tmp_path: Path) -> None:
             open_objects365(root / "o365" / "instances.json", root / "o365" / "images"),
         ]
 
-    for local, remote in zip(sources(here), sources(there), strict=True):
-        expected, found = dry_run(local, on_error="skip"), dry_run(remote, on_error="skip")
-        assert found.ledger == expected.ledger
-        assert found.ledger.images.kept >= 1
-        assert codes(found) == codes(expected)
+    for local, remote in zip(sources(local_root), sources(remote_root), strict=True):
+        expected, actual = dry_run(local, on_error="skip"), dry_run(remote, on_error="skip")
+        assert actual.ledger == expected.ledger
+        assert actual.ledger.images.kept >= 1
+        assert codes(actual) == codes(expected)
 
 
 _KILLED_IN_WORK = """
@@ -176,10 +174,10 @@ from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.storage import location
 if sys.argv[2] == "converting":
     write = shard.write_shard
-    def stopping(directory, index, *given, **options):
+    def stopping(directory, index, *arguments, **options):
         if index == 2:
             os.kill(os.getpid(), 9)
-        return write(directory, index, *given, **options)
+        return write(directory, index, *arguments, **options)
     shard.write_shard = stopping
 else:
     put = storage.put
@@ -190,12 +188,12 @@ else:
     storage.put = stopping
 root = location(sys.argv[1])
 source = open_coco_panoptic(root / "data" / "panoptic.json", root / "data" / "images")
-engine.convert(source, root / "set", engine.ConvertOptions(workers=1, shard_bytes=2000), arguments={})
+engine.convert(source, root / "set", engine.ConvertOptions(workers=1, shard_bytes=2000))
 """
 
 
 @pytest.mark.parametrize("when", ["converting", "uploading"])
-def test_a_killed_run_leaves_nothing_visible_and_is_taken_up(
+def test_a_killed_run_leaves_nothing_visible_and_is_resumed(
     s3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     coco_panoptic(tmp_path / "data", 12)
@@ -209,24 +207,23 @@ def test_a_killed_run_leaves_nothing_visible_and_is_taken_up(
     written: list[int] = []
     write = engine.shards.write_shard
 
-    def noted(directory: Path, index: int, *given: Any, **options: Any) -> Any:
+    def noted(directory: Path, index: int, *arguments: Any, **options: Any) -> Any:
         written.append(index)
-        return write(directory, index, *given, **options)
+        return write(directory, index, *arguments, **options)
 
     source = open_coco_panoptic(data / "panoptic.json", data / "images")
     with monkeypatch.context() as patched:
         patched.setattr(engine.shards, "write_shard", noted)
-        made = convert(source, s3 / "set", SMALL, arguments={}).published
-    local = convert(
-        open_coco_panoptic(tmp_path / "data" / "panoptic.json", tmp_path / "data" / "images"),
-        tmp_path / "set", SMALL, arguments={},
-    ).published  # fmt: skip
-    assert made is not None and local is not None
+        published = convert(source, s3 / "set", SMALL, arguments={}).published
+    local_data = tmp_path / "data"
+    source = open_coco_panoptic(local_data / "panoptic.json", local_data / "images")
+    local = convert(source, tmp_path / "set", SMALL, arguments={}).published
+    assert published is not None and local is not None
     assert written == (list(range(2, len(local.manifest.parts))) if when == "converting" else [])
-    assert made.path == s3 / "set" / "v1"
-    assert made.manifest == local.manifest
+    assert published.path == s3 / "set" / "v1"
+    assert published.manifest == local.manifest
     assert sorted(storage.list_files(s3 / "set" / "v1")) == sorted(contents(local.path))
-    assert list(validate(made.path)) == []
+    assert list(validate(published.path)) == []
 
 
 def test_training_reads_a_remote_set_in_worker_processes(s3: Path, tmp_path: Path) -> None:
@@ -253,4 +250,4 @@ def test_training_reads_a_remote_set_in_worker_processes(s3: Path, tmp_path: Pat
         )
     )  # type: ignore[arg-type]
     assert time.monotonic() - started < 60
-    assert all((one == other).all() for one, other in zip(read, expected, strict=True))
+    assert all((first == second).all() for first, second in zip(read, expected, strict=True))

@@ -48,13 +48,13 @@ def test_maps_are_kept_exactly_with_either_kind_of_labels(
     assert [(c.id, c.name) for c in source.taxonomy.categories] == list(
         zip(ids[1:], ["sky", "road", "old car"], strict=True)
     )
-    for sample, wanted in zip(samples(source), maps, strict=True):
+    for sample, expected in zip(samples(source), maps, strict=True):
         assert sorted(s.class_id for s in sample.segments) == sorted(ids[1:])
         painted = rle.paint([(s.class_id + 1, s.mask) for s in sample.segments], HEIGHT, WIDTH) - 1
-        assert (painted == np.where(wanted == ids[0], -1, wanted.astype(int))).all()
-        assert (rle.decode(sample.void, HEIGHT, WIDTH) == (wanted == ids[0])).all()
+        assert (painted == np.where(expected == ids[0], -1, expected.astype(int))).all()
+        assert (rle.decode(sample.void, HEIGHT, WIDTH) == (expected == ids[0])).all()
         for segment in sample.segments:
-            assert segment.area == (wanted == segment.class_id).sum()
+            assert segment.area == (expected == segment.class_id).sum()
     ledger = dry_run(source).ledger
     assert ledger.annotations.model_dump() == {"input": 6, "kept": 6, "dropped": {}, "warnings": {}}
 
@@ -125,10 +125,10 @@ def test_rgb_masks_with_a_table_of_colors(tmp_path: Path) -> None:
     source = opened(tmp_path, ignore=[2])
     for number, (sample, indices) in enumerate(zip(samples(source), maps, strict=True)):
         painted = rle.paint([(s.class_id + 1, s.mask) for s in sample.segments], HEIGHT, WIDTH) - 1
-        wanted = np.where(indices == 2, -1, indices.astype(int))
-        wanted[0, -1] = -1 if number else wanted[0, -1]
-        assert (painted == wanted).all()
-        assert (rle.decode(sample.void, HEIGHT, WIDTH) == (wanted < 0)).all()
+        expected = np.where(indices == 2, -1, indices.astype(int))
+        expected[0, -1] = -1 if number else expected[0, -1]
+        assert (painted == expected).all()
+        assert (rle.decode(sample.void, HEIGHT, WIDTH) == (expected < 0)).all()
     report = dry_run(source)
     assert report.ledger.per_class["colour 1 2 3"].dropped == {"unknown-category": 1}
     assert "1 pixels of color 1 2 3, which is not in the labels" in report.defects[0].message
@@ -155,7 +155,7 @@ def test_a_folder_of_links_is_the_users_own_choice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["images", "masks"])
-def test_missing_and_empty_folders_are_one_line(tmp_path: Path, missing: str) -> None:
+def test_missing_and_empty_folders_are_reported_in_one_line(tmp_path: Path, missing: str) -> None:
     semantic_set(tmp_path, (0, 1), "a\nb")
     (tmp_path / missing).rename(tmp_path / "away")
     with pytest.raises(InputError, match=f"{missing}: no such folder"):
@@ -174,8 +174,10 @@ def test_real_camvid_is_exact(real_data: Path, split: str, tmp_path: Path) -> No
     )
     assert source.taxonomy.name == "camvid-11"
     for sample in samples(source):
-        wanted = np.asarray(Image.open(root / "annotations" / split / f"{sample.id}.png")).astype(
+        expected = np.asarray(Image.open(root / "annotations" / split / f"{sample.id}.png")).astype(
             int
         )
-        painted = rle.paint([(s.class_id + 1, s.mask) for s in sample.segments], *wanted.shape) - 1
-        assert (painted == np.where(wanted == 11, -1, wanted)).all()
+        painted = (
+            rle.paint([(s.class_id + 1, s.mask) for s in sample.segments], *expected.shape) - 1
+        )
+        assert (painted == np.where(expected == 11, -1, expected)).all()

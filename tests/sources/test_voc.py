@@ -71,7 +71,7 @@ def test_objects_have_the_class_of_their_pixels(tmp_path: Path) -> None:
     assert (source.kind, dry_run(source).ledger.annotations.kept) == ("instance", 3)
 
 
-def test_what_cannot_be_kept_has_a_code(tmp_path: Path) -> None:
+def test_defects_have_codes(tmp_path: Path) -> None:
     classes, objects = maps()
     classes[10:15, 10:15] = 77
     root = voc(tmp_path, classes, objects, "2007_000001\n2007_000009\n")
