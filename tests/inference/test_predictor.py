@@ -1,18 +1,24 @@
 """The public Predictor against the prediction sets of the command line."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import PrivateAttr
 
 import segkit
 from segkit.errors import InputError
 from segkit.inference.outputs import predict_set
 from segkit.inference.predictor import PredictedMask
 from segkit.masks.rle import decode
+from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig
 from segkit.sample import Segment
+from segkit.shards.header import Header
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_layer
 from segkit.taxonomy import Category, Taxonomy
 from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
 
@@ -41,6 +47,48 @@ def assert_equal(masks: list[PredictedMask], segments: tuple[Segment, ...], size
         assert mask.size == size == mask.mask.shape
         expected = decode(segment.mask or b"", *mask.size)
         assert (mask.mask != expected).mean() < 2e-3, "only rounding may differ"
+
+
+class RecordingConfig(InferenceConfig):
+    """Inference settings that record which of them are read."""
+
+    _read: set[str] = PrivateAttr(default_factory=set)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in InferenceConfig.model_fields:
+            self._read.add(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("output", sorted(INFERENCE_KEYS))
+def test_each_output_reads_the_settings_that_its_command_accepts(
+    run: Path, toy: ShardSet, tmp_path: Path, output: Any
+) -> None:
+    loaded = segkit.load_run(run)
+    config = RecordingConfig(score=0.1, overlap=0.0, pseudo_overlap=0.0, pseudo_class=0.0)
+    recipe = loaded.recipe.model_copy(update={"inference": config})
+    loaded = replace(loaded, recipe=recipe)
+    if output in ("panoptic", "semantic", "instance"):
+        predict_set(loaded, toy, output, tmp_path / "set")
+    else:
+        segkit.pseudolabel(loaded, boxes_of(toy, tmp_path / "boxes"), tmp_path, strategy=output)
+    assert config._read == INFERENCE_KEYS[output]
+
+
+def boxes_of(data: ShardSet, out: Path) -> ShardSet:
+    """The set with its masks removed."""
+    samples = (
+        replace(
+            sample,
+            segments=tuple(
+                replace(segment, kind="thing", mask=None, mask_from=None)
+                for segment in sample.segments
+            ),
+        )
+        for sample in data.samples()
+    )
+    header = replace(Header.from_set(data, "test", {}), kind="boxes")
+    return write_layer(out, data, samples, header)
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
