@@ -1,4 +1,4 @@
-"""`segkit pseudolabel`: boxes become masks, in a label layer over the same images."""
+"""`segkit pseudolabel`: replace boxes by masks, in a label layer over the same images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -20,10 +20,10 @@ _OLD_BOX_PROMPTS = "conditioned"
 
 def pseudolabel(
     checkpoint: str = typer.Option(
-        ..., "--checkpoint", metavar="RUN", help="The run whose model makes the masks."
+        ..., "--checkpoint", metavar="RUN", help="The run whose model predicts the masks."
     ),
     data: str = typer.Option(
-        ..., "--data", metavar="SET", help="A set with boxes that have no mask."
+        ..., "--data", metavar="SET", help="A set in which some boxes have no mask."
     ),
     out: Path = typer.Option(
         ..., "--out", metavar="SET", parser=writable, help="Directory of the new set's versions."
@@ -31,7 +31,8 @@ def pseudolabel(
     strategy: str = typer.Option(
         "box-prompts",
         "--strategy",
-        help="box-prompts: segment each box; proposals: match the model's own proposals to the boxes.",
+        help="box-prompts: segment each box; proposals: match the model's own proposals to the "
+        "boxes.",
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
@@ -40,6 +41,9 @@ def pseudolabel(
     """Replace the boxes of a set by the model's masks. Boxes without a confident mask stay boxes.
 
     Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
+
+    Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
+    --set inference.pseudo_score=0.5
     """
     from segkit.recipes.schema import Strategy
     from segkit.runs.run_manifest import open_run
@@ -47,22 +51,22 @@ def pseudolabel(
     if strategy == _OLD_BOX_PROMPTS:
         note(f"--strategy {strategy} is now called box-prompts")
         strategy = "box-prompts"
-    chosen = parse_choice(strategy, get_args(Strategy), "--strategy")
-    open_run(checkpoint, settings, chosen)
-    boxes = _with_boxes(data)
+    chosen_strategy = parse_choice(strategy, get_args(Strategy), "--strategy")
+    open_run(checkpoint, settings, chosen_strategy)
+    boxes = _open_boxes(data)
 
-    # Below what is refused at once: these take seconds to import.
-    from segkit.inference.pseudolabel import pseudolabel as label_boxes
-    from segkit.runs.run import load_run
+    # Everything that can be refused has been: these imports take seconds.
+    from segkit import load_run
+    from segkit import pseudolabel as label_boxes
 
     run = load_run(checkpoint, device, settings)
     with counting("pseudolabel", len(boxes)) as advance:
-        made, transfer = label_boxes(run, boxes, out, strategy=chosen, on_image=advance)
+        layer, transfer = label_boxes(run, boxes, out, strategy=chosen_strategy, on_image=advance)
     result = {
-        "path": str(made.path),
-        "version": made.version,
-        "digest": made.manifest.digest,
-        "strategy": chosen,
+        "path": str(layer.path),
+        "version": layer.version,
+        "digest": layer.manifest.digest,
+        "strategy": chosen_strategy,
         "boxes": transfer.boxes,
         "masked": transfer.masked,
         "kept_as_boxes": transfer.kept_as_boxes,
@@ -70,19 +74,24 @@ def pseudolabel(
         "left_alone": transfer.left_alone,
     }
     rows = [
-        ("boxes asked for", transfer.boxes),
-        ("  given a mask", transfer.masked),
+        ("prompted boxes", transfer.boxes),
+        ("  replaced by a mask", transfer.masked),
         ("  kept as boxes", transfer.kept_as_boxes),
-        ("had a mask already", transfer.already_masked),
-        ("crowds and ignored, left as boxes", transfer.left_alone),
+        ("segments with a mask before", transfer.already_masked),
+        ("crowds and ignored, not prompted", transfer.left_alone),
     ]
-    title = f"Pseudo-labels of {data}: {counted(made.manifest.statistics.segments, 'segment')}"
-    shown = table(title, ("segments", "count"), rows)
-    emit(result, schema="segkit.pseudolabel/1", as_json=as_json, tables=[shown, f"{made.path}"])
+    segments = counted(layer.manifest.statistics.segments, "segment")
+    counts = table(f"Pseudo-labels of {data}: {segments}", ("segments", "count"), rows)
+    emit(
+        result,
+        schema="segkit.pseudolabel/1",
+        as_json=as_json,
+        tables=[counts, str(layer.path)],
+    )
 
 
-def _with_boxes(data: str) -> "ShardSet":
-    """The set to label; InputError where nothing in it lacks a mask."""
+def _open_boxes(data: str) -> "ShardSet":
+    """The set to label; InputError where every segment has a mask."""
     from segkit.shards.reader import ShardSet
 
     opened = ShardSet.open(data)

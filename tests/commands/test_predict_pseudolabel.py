@@ -385,7 +385,7 @@ def test_photos_that_lie_on_their_side_are_told_of(run: Path, tmp_path: Path) ->
         tmp_path / "out",
     )
     result = CliRunner().invoke(app, [str(a) for a in given])
-    assert "1 images ask viewers to turn them" in result.stderr
+    assert "1 image has an EXIF orientation, which is ignored" in result.stderr
     made = ShardSet.open(tmp_path / "out" / "predictions")
     assert made.manifest.ledger.images.warnings == {"exif-orientation": 1}
     (sample,) = made.samples()
@@ -597,7 +597,7 @@ def test_what_predict_cannot_do_is_one_clear_line(run: Path, toy: ShardSet, tmp_
     calls = {
         "give --images DIR or --data SET": (),
         "one of the two": ("--images", tmp_path, "--data", toy.path),
-        "no classes to look for": ("--images", tmp_path),
+        "no classes to predict": ("--images", tmp_path),
         "give --vocabulary or --classes": (
             "--data",
             toy.path,
