@@ -38,7 +38,7 @@ TABLE: dict[str, dict[str, Any]] = tomllib.loads(
 )
 PARTS = ("sets", "exports", "losses", "eval", "demo")
 STEPS = 200
-"""Of the run that `eval` asks; one old enough serves both recordings."""
+"""Steps of the run that the part `eval` uses; both recordings use one run."""
 SILENT = ("inspect", "validate", "diff", "leakage")
 """Commands that write nothing."""
 LEFT_OUT = {
@@ -66,18 +66,18 @@ class Stage:
 
 def stages() -> Iterator[Stage]:
     """All stages, in the order in which they need each other."""
-    for name, given in TABLE["sets"].items():
-        yield Stage(f"sets/{name}", f"convert {given} --workers 1")
+    for name, options in TABLE["sets"].items():
+        yield Stage(f"sets/{name}", f"convert {options} --workers 1")
         yield Stage(f"sets/{name}/inspect", f"inspect sets/{name}", writes=False)
         yield Stage(f"sets/{name}/validate", f"validate sets/{name}", writes=False)
-    for name, given in TABLE["defects"].items():
-        yield Stage(f"sets/{name}", f"convert {given} --workers 1")
+    for name, options in TABLE["defects"].items():
+        yield Stage(f"sets/{name}", f"convert {options} --workers 1")
     for kind, sets in TABLE["exports"].items():
-        for given in sets:
-            name = f"exports/{kind}/{given.replace(' --', '-').replace(' ', '-')}"
-            yield Stage(name, f"export {kind} --data sets/{given}")
-    for name, given in TABLE["losses"].items():
-        yield Stage(f"losses/{name}", f"train --recipe {given} --device cpu")
+        for arguments in sets:
+            name = f"exports/{kind}/{arguments.replace(' --', '-').replace(' ', '-')}"
+            yield Stage(name, f"export {kind} --data sets/{arguments}")
+    for name, options in TABLE["losses"].items():
+        yield Stage(f"losses/{name}", f"train --recipe {options} --device cpu")
     for name, command in TABLE["eval"].items():
         yield Stage(f"eval/{name}", command, writes=not command.startswith(SILENT))
     for name, command in TABLE["demo"].items():
@@ -85,15 +85,15 @@ def stages() -> Iterator[Stage]:
 
 
 class Recorder:
-    """Runs stages in one folder and keeps what each printed."""
+    """Runs stages in one folder and keeps what each one printed."""
 
-    def __init__(self, given: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace) -> None:
         """Take the places that the user gave."""
-        self.out: Path = given.out.resolve()
-        self.data: Path = given.data.resolve()
-        self.segkit: Path = given.segkit.absolute()
-        self.sets: Path | None = given.sets
-        self.run: Path | None = given.run
+        self.out: Path = arguments.out.resolve()
+        self.data: Path = arguments.data.resolve()
+        self.segkit: Path = arguments.segkit.absolute()
+        self.sets: Path | None = arguments.sets
+        self.run: Path | None = arguments.run
 
     def call(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the folder."""
@@ -101,16 +101,20 @@ class Recorder:
         while "$" in command:
             command = Template(command).substitute(words)
         line = [str(self.segkit), *(self._matched(word) for word in shlex.split(command))]
-        own = {"OMP_NUM_THREADS": "1", "SEGKIT_CACHE": str(self.out / "cache"), "COLUMNS": "200"}
-        place, environment = self.out, {**os.environ, **own}
+        settings = {
+            "OMP_NUM_THREADS": "1",
+            "SEGKIT_CACHE": str(self.out / "cache"),
+            "COLUMNS": "200",
+        }
+        place, environment = self.out, {**os.environ, **settings}
         return subprocess.run(
             line, cwd=place, env=environment, text=True, capture_output=True, check=False
         )
 
     def _matched(self, word: str) -> str:
         """The file that a word with a * matches; any other word as it is."""
-        found = sorted(self.out.glob(word)) if "*" in word else []
-        return str(found[0].relative_to(self.out)) if found else word
+        matches = sorted(self.out.glob(word)) if "*" in word else []
+        return str(matches[0].relative_to(self.out)) if matches else word
 
     def printed(self, stage: Stage) -> Path:
         """Where the output of a stage is kept."""
@@ -127,11 +131,11 @@ class Recorder:
             command += f" --out {stage.name}"
         started = time.monotonic()
         done = self.call(command)
-        told(f"{stage.name}: exit {done.returncode}, {time.monotonic() - started:.0f} s")
+        log(f"{stage.name}: exit {done.returncode}, {time.monotonic() - started:.0f} s")
         try:
             kept = {"exit": done.returncode, "result": json.loads(done.stdout)}
         except ValueError:
-            told(done.stderr[-2000:])
+            log(done.stderr[-2000:])
             return
         self.printed(stage).parent.mkdir(exist_ok=True)
         self.printed(stage).write_text(json.dumps(kept), "utf-8")
@@ -157,15 +161,15 @@ class Recorder:
     def prepare_sets(self) -> None:
         """The small inputs: class names, tables and lists of ids."""
         self.out.mkdir(parents=True, exist_ok=True)
-        shown = json.loads(self.call("vocabulary show camvid-11 --json").stdout)
-        names = [category["name"] for category in shown["categories"]]
+        vocabulary = json.loads(self.call("vocabulary show camvid-11 --json").stdout)
+        names = [category["name"] for category in vocabulary["categories"]]
         same = ("sky", "building", "pole", "road", "sidewalk", "fence", "car")
         to = {name: name for name in same} | {"tree": "vegetation", "sign": "traffic sign"}
         to["pedestrian"] = "person"  # and bicyclists are dropped
         file = self.data / "coco" / "annotations" / "instances_val2017.json"
         ids = sorted(image["id"] for image in json.loads(file.read_text("utf-8"))["images"])
         files: dict[str, Iterable[object]] = {
-            "labels.txt": names,  # CamVid's own has them in an order that its masks contradict
+            "labels.txt": names,  # the order in CamVid's file contradicts its masks
             "classes.csv": ["from,to", *(f"{name},{to.get(name, '')}" for name in names)],
             "ids.txt": ids[:40],
             "unseen.txt": ("fence", "bicyclist"),
@@ -197,10 +201,10 @@ class Recorder:
             data = TABLE["words"]["mini"].replace("$mixed", TABLE["words"]["mixed"])
             command = f"train --recipe {data.replace('sets/', 'given/')} --steps {STEPS} --resume"
             done = self.call(f"{command} --device cpu --out run --json")
-            told(f"run: exit {done.returncode} {done.stderr[-500:]}")
+            log(f"run: exit {done.returncode} {done.stderr[-500:]}")
 
 
-def told(text: str) -> None:
+def log(text: str) -> None:
     """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
 
@@ -294,19 +298,19 @@ def tensors(file: Path) -> str:
     return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
-def record(given: argparse.Namespace) -> int:
+def record(arguments: argparse.Namespace) -> int:
     """Run the stages of the chosen parts, and write the keys of all that the folder holds."""
-    recorder, everything = Recorder(given), list(stages())
+    recorder, everything = Recorder(arguments), list(stages())
     recorder.prepare_sets()
     keys: dict[str, Leaf] = {}
     for part in PARTS:
-        own = [stage for stage in everything if stage.name.startswith(f"{part}/")]
-        if chosen := part in (given.part or PARTS):
+        stages_of_part = [stage for stage in everything if stage.name.startswith(f"{part}/")]
+        if chosen := part in (arguments.part or PARTS):
             getattr(recorder, f"prepare_{part}", lambda: None)()
-            for stage in own:
+            for stage in stages_of_part:
                 recorder.do(stage)
-        if chosen or any(recorder.printed(stage).exists() for stage in own):
-            keys |= dict(pair for stage in own for pair in recorder.keys(stage))
+        if chosen or any(recorder.printed(stage).exists() for stage in stages_of_part):
+            keys |= dict(pair for stage in stages_of_part for pair in recorder.keys(stage))
     file = recorder.out / "fingerprint.json"
     file.write_text(json.dumps(keys, indent=0, sort_keys=True) + "\n", "utf-8")
     failed = [key.removesuffix(":failed") for key in keys if key.endswith(":failed")]
@@ -314,19 +318,19 @@ def record(given: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def compare(given: argparse.Namespace) -> int:
-    """Print each key that differs or is in one file alone; then how many agree in each part."""
-    a, b = (json.loads(path.read_text("utf-8")) for path in (given.a, given.b))
+def compare(arguments: argparse.Namespace) -> int:
+    """Print each key that differs or is in first file alone; then how many agree in each part."""
+    a, b = (json.loads(path.read_text("utf-8")) for path in (arguments.a, arguments.b))
     agreeing, differing = Counter[str](), 0
     for key in sorted(a.keys() | b.keys()):
-        if (part := key.split("/")[0]) not in (given.part or PARTS):
+        if (part := key.split("/")[0]) not in (arguments.part or PARTS):
             continue
-        one, other = (json.dumps(side[key]) if key in side else "(absent)" for side in (a, b))
-        agreeing[part] += one == other
-        if one != other:
+        first, second = (json.dumps(side[key]) if key in side else "(absent)" for side in (a, b))
+        agreeing[part] += first == second
+        if first != second:
             differing += 1
-            print(f"{key}\n  {one}\n  {other}")
-    counts = ", ".join(f"{part} {agreeing[part]}" for part in given.part or PARTS)
+            print(f"{key}\n  {first}\n  {second}")
+    counts = ", ".join(f"{part} {agreeing[part]}" for part in arguments.part or PARTS)
     print(f"{counts} keys agree; {differing} differ")
     return 1 if differing else 0
 
@@ -340,7 +344,9 @@ def main() -> int:
     make.add_argument("--out", type=Path, required=True, help="folder for everything")
     make.add_argument("--data", type=Path, default=os.environ.get("SEGKIT_REAL_DATA", DATA))
     make.add_argument("--segkit", type=Path, default=Path(sys.executable).with_name("segkit"))
-    make.add_argument("--sets", type=Path, help="sets for eval, in place of the own ones")
+    make.add_argument(
+        "--sets", type=Path, help="sets for the part eval; by default those of the part sets"
+    )
     make.add_argument("--run", type=Path, help="run for eval; by default one is trained")
     make.set_defaults(act=record)
     look = commands.add_parser("compare", help="list the keys that differ")
@@ -349,8 +355,8 @@ def main() -> int:
     look.set_defaults(act=compare)
     for command in (make, look):
         command.add_argument("--part", choices=PARTS, nargs="+", help="these parts alone")
-    given = parser.parse_args()
-    return int(given.act(given))
+    arguments = parser.parse_args()
+    return int(arguments.act(arguments))
 
 
 if __name__ == "__main__":
