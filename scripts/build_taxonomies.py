@@ -19,11 +19,11 @@ from typing import Any
 from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy
 
-HERE = Path(__file__).parent
+SCRIPTS = Path(__file__).parent
 LISTS = (
-    Path(os.environ.get("SEGKIT_REAL_DATA", HERE.parents[1] / "shared" / "data")) / "class_lists"
+    Path(os.environ.get("SEGKIT_REAL_DATA", SCRIPTS.parents[1] / "shared" / "data")) / "class_lists"
 )
-WORDS: dict[str, dict[str, str]] = tomllib.loads((HERE / "class_words.toml").read_text("utf-8"))
+WORDS: dict[str, dict[str, str]] = tomllib.loads((SCRIPTS / "class_words.toml").read_text("utf-8"))
 
 # Label ids of cityscapesScripts; their order is that of the train ids 0-18.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -199,7 +199,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lists", type=Path, default=LISTS)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "schemas" / "taxonomies")
+    parser.add_argument("--out", type=Path, default=SCRIPTS.parent / "schemas" / "taxonomies")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for taxonomy in all_taxonomies(options.lists):

@@ -1,6 +1,6 @@
 """Converts a source: plans its records into shards, writes the shards in parallel, publishes them.
 
-The source and the options alone decide which record goes to which shard, so the bytes of a version
+Only the source and the options decide which record goes to which shard, so the bytes of a version
 do not depend on the number of workers. Shards that an interrupted run has finished are not written
 again.
 """

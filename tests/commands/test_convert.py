@@ -53,20 +53,20 @@ def refused(*arguments: object) -> str:
     return line
 
 
+def panoptic_set(root: Path) -> tuple[object, ...]:
+    """The arguments for the set of `builders.coco_panoptic`."""
+    return ("coco", "--images", root / "images", "--panoptic", root / "panoptic.json")
+
+
+def boxes_set(root: Path, path: Path) -> tuple[object, ...]:
+    """The arguments for the boxes of a set of `builders.coco_instances`."""
+    return ("coco", "--images", root / "images", "--instances", path, "--boxes-only")
+
+
 def test_json_has_the_documented_keys(tmp_path: Path) -> None:
     coco_panoptic(tmp_path)
     out = tmp_path / "out"
-    result = convert_json(
-        "coco",
-        "--images",
-        tmp_path / "images",
-        "--panoptic",
-        tmp_path / "panoptic.json",
-        "--out",
-        out,
-        "--split",
-        "val",
-    )
+    result = convert_json(*panoptic_set(tmp_path), "--out", out, "--split", "val")
     published = ShardSet.open(out)
     assert result["ledger"] == {"input": 9, "kept": 9, "dropped": {}, "warnings": {}}
     assert result["images"] == {"input": 3, "kept": 3, "dropped": {}, "warnings": {}}
@@ -113,17 +113,7 @@ def test_every_source_takes_its_own_and_the_common_options() -> None:
 
 def test_the_table_shows_counts_and_the_path(tmp_path: Path) -> None:
     path = coco_instances(tmp_path, [{"bbox": [1, 1, 5, 5]}])
-    done = segkit(
-        "convert",
-        "coco",
-        "--images",
-        tmp_path / "images",
-        "--instances",
-        path,
-        "--boxes-only",
-        "--out",
-        tmp_path / "o",
-    )
+    done = segkit("convert", *boxes_set(tmp_path, path), "--out", tmp_path / "o")
     assert done.returncode == 0
     assert "annotations" in done.stdout
     assert str(tmp_path / "o" / "v1") in done.stdout
@@ -150,15 +140,7 @@ def test_panoptic_and_instances_together(tmp_path: Path) -> None:
 
 def test_common_options(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 6)
-    arguments = (
-        "coco",
-        "--images",
-        tmp_path / "images",
-        "--panoptic",
-        tmp_path / "panoptic.json",
-        "--workers",
-        2,
-    )
+    arguments = (*panoptic_set(tmp_path), "--workers", 2)
     result = convert_json(
         *arguments,
         "--out",

@@ -11,26 +11,18 @@ from PIL import Image
 from ..sources.builders import coco_instances, coco_panoptic, picture, write_json
 from ..sources.test_voc import maps as voc_maps
 from ..sources.test_voc import voc
-from .test_convert import convert_json, refused, segkit
+from .test_convert import boxes_set, convert_json, panoptic_set, refused, segkit
 
 
 def test_a_separate_process_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 1)
     (tmp_path / "images" / "p0.jpg").unlink()
-    options = [
-        "--images",
-        tmp_path / "images",
-        "--panoptic",
-        tmp_path / "panoptic.json",
-        "--out",
-        tmp_path / "out",
-    ]
+    options = [*panoptic_set(tmp_path), "--out", tmp_path / "out"]
     command = [
         sys.executable,
         "-c",
         "from segkit.commands.app import main; main()",
         "convert",
-        "coco",
         *options,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -87,7 +79,7 @@ def test_many_offenders_are_listed_before_the_line(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 5)
     for number in (1, 3):
         (tmp_path / "images" / f"p{number}.jpg").unlink()
-    arguments = ("coco", "--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json")
+    arguments = panoptic_set(tmp_path)
     done = segkit("convert", *arguments, "--out", tmp_path / "out")
     assert done.returncode == 2
     *listed, last = done.stderr.strip().splitlines()
@@ -99,7 +91,7 @@ def test_if_no_image_exists_the_folder_is_reported_as_wrong(tmp_path: Path) -> N
     coco_panoptic(tmp_path, 3)
     (tmp_path / "images").rename(tmp_path / "elsewhere")
     (tmp_path / "images").mkdir()
-    arguments = ("coco", "--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json")
+    arguments = panoptic_set(tmp_path)
     wrong = f"none of the 3 images is under {tmp_path / 'images'}: --images is probably wrong"
     *listed, last = (
         segkit("convert", *arguments, "--out", tmp_path / "out").stderr.strip().splitlines()
@@ -163,15 +155,7 @@ def test_a_conversion_that_fails_over_defects_still_prints_its_json(tmp_path: Pa
     coco_panoptic(tmp_path, 130)
     for number in range(120):
         (tmp_path / "images" / f"p{number}.jpg").unlink()
-    arguments = (
-        "coco",
-        "--images",
-        tmp_path / "images",
-        "--panoptic",
-        tmp_path / "panoptic.json",
-        "--workers",
-        1,
-    )
+    arguments = (*panoptic_set(tmp_path), "--workers", 1)
     done = segkit("convert", *arguments, "--out", tmp_path / "out", "--json")
     failed, dry = json.loads(done.stdout), convert_json(*arguments, "--dry-run")
     assert done.returncode == 2
@@ -197,16 +181,7 @@ def test_numbers_that_json_cannot_write_are_text_in_json_and_in_the_quarantine(
 ) -> None:
     path = coco_instances(tmp_path, [{"bbox": [1, 1, 5, 5]}, {"bbox": [float("nan"), 1e9, 5, 5]}])
     path.write_text(path.read_text().replace("1000000000.0", "1e999"))
-    arguments = (
-        "coco",
-        "--images",
-        tmp_path / "images",
-        "--instances",
-        path,
-        "--boxes-only",
-        "--out",
-        tmp_path / "o",
-    )
+    arguments = (*boxes_set(tmp_path, path), "--out", tmp_path / "o")
     failed = segkit("convert", *arguments, "--json")
     result = convert_json(*arguments, "--on-error", "skip")
     (line,) = Path(result["quarantine"]).read_text().splitlines()
@@ -219,7 +194,7 @@ def test_numbers_that_json_cannot_write_are_text_in_json_and_in_the_quarantine(
 def test_skip_and_dry_run_report_the_quarantined_records(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 3)
     (tmp_path / "images" / "p1.jpg").unlink()
-    arguments = ("coco", "--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json")
+    arguments = panoptic_set(tmp_path)
     dry = convert_json(*arguments, "--dry-run")
     assert dry["path"] is None
     assert [defect["code"] for defect in dry["defects"]] == ["missing-image"]

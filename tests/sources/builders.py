@@ -1,4 +1,4 @@
-"""Small native datasets, written with Pillow and json alone."""
+"""Small native datasets, written with nothing but Pillow and json."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -82,7 +82,7 @@ DEFECTS: dict[str, tuple[Change, str]] = {
         lambda d, r: id_png(r / "panoptic/p0.png", label_map(0)[:-1]),
         "size-mismatch",
     ),
-    "grey PNG": (
+    "gray PNG": (
         lambda d, r: Image.new("L", (WIDTH, HEIGHT)).save(r / "panoptic/p0.png"),
         "unreadable-mask",
     ),

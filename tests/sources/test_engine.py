@@ -150,6 +150,7 @@ def test_skip_quarantines_and_accounts_for_everything(tmp_path: Path) -> None:
         "missing-image",
         "unknown-category",
     ]
+    assert lines[2].keys() == {"code", "message", "file", "record", "class_name", "data"}
     assert lines[2]["data"]["category_id"] == 99
     assert lines[2]["file"].endswith("panoptic.json")
 

@@ -117,7 +117,7 @@ def test_alpha_does_not_change_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 256), (np.uint16, 65536)])
-def test_grey_indices_of_8_and_16_bits(tmp_path: Path, dtype: type, top: int) -> None:
+def test_gray_indices_of_8_and_16_bits(tmp_path: Path, dtype: type, top: int) -> None:
     indices = np.random.default_rng(2).integers(0, top, (11, 9)).astype(dtype)
     cv2.imwrite(str(tmp_path / "a.png"), indices)
     assert (read_indices(tmp_path / "a.png", (9, 11), record="x") == indices).all()
@@ -133,8 +133,8 @@ def test_palette_indices_are_read_and_not_their_colors(tmp_path: Path, bits: int
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_low_greys_are_indices_and_not_intensities(tmp_path: Path, bits: int) -> None:
-    """Written by hand: packed rows of 1-, 2- or 4-bit greys."""
+def test_low_grays_are_indices_and_not_intensities(tmp_path: Path, bits: int) -> None:
+    """Written by hand: packed rows of 1-, 2- or 4-bit grays."""
     indices = np.random.default_rng(5).integers(0, 2**bits, (6, 16)).astype(np.uint8)
     per_byte = 8 // bits
     shifts = np.arange(per_byte)[::-1] * bits
