@@ -1,0 +1,17 @@
+"""The DaTaSeg model: images, class embeddings and box prompts in, masks with class logits out.
+
+dataseg.py              DataSeg, the whole model, and its Outputs
+backbone.py             image -> features, from any timm model
+vitdet.py               a plain ViT as a backbone
+swin.py                 Swin on images of any size
+pixel_decoder.py        features -> three scales and F: feature pyramid or deformable attention
+deformable.py           multi-scale deformable attention
+sampling.py             its inner loop: weighted bilinear samples
+transformer_decoder.py  queries -> masks, by masked attention to the scales
+text_classifier.py      queries -> class logits, by class embeddings
+box_prompt_encoder.py   boxes and labels -> queries
+box_mask_head.py        mask refinement in the frame of a box
+layers.py               MLP, checkpointed layers, position encodings
+hf.py                   Hugging Face Mask2Former checkpoints
+hf_names.py             their weight names
+"""

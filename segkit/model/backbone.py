@@ -1,4 +1,4 @@
-"""Image -> features at strides 4, 8, 16 and 32, from any timm model that offers them."""
+"""Backbones: images -> features at strides 4, 8, 16 and 32, from any timm model that has them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,24 +12,24 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError, SegkitError
 from segkit.model.swin import ANY_SIZE, SWIN_MODULES, pad_before_shift
-from segkit.model.vitdet import PREFIX, ViTDet, plain
+from segkit.model.vitdet import PREFIX, ViTDet, timm_name
 
 STRIDES = (4, 8, 16, 32)
 
 
 class Backbone(nn.Module):
-    """A timm network cut into its feature stages.
+    """The feature stages of a timm network.
 
-    Networks that work channels last (Swin) leave their sums of residual branches unnormalized: each
-    of their stages gets a LayerNorm, as in the models that they were published with.
+    Channels-last networks (Swin) do not normalize the output of a stage; each of their stages gets
+    a LayerNorm, as in the published detection and segmentation models.
 
     Args:
-        name: timm model name; `vitdet:` before a plain ViT's makes it a ViTDet.
-        weights: None for random weights, `timm` for timm's pretrained ones, else a safetensors file
-            with timm's names.
-        freeze_norm: keep BatchNorm statistics and affine parameters as they were loaded.
-        pixel_mean: RGB, of images in 0-1, as the weights were trained.
-        pixel_std: likewise.
+        name: timm model name; `vitdet:` and the name of a plain ViT give a ViTDet.
+        weights: None (random), `timm` (timm's pretrained weights) or a safetensors file with timm's
+            parameter names.
+        freeze_norm: keep BatchNorm statistics and affine parameters as loaded.
+        pixel_mean: RGB mean of images in 0-1, as the weights were trained.
+        pixel_std: RGB standard deviation, likewise.
 
     Raises:
         InputError: unknown model, a model without strides 4-32, or an unusable weight file.
@@ -72,14 +72,17 @@ class Backbone(nn.Module):
         ]
 
     def recompute_activations(self) -> None:
-        """Keep less for the backward pass, as far as timm's network offers it and has no batch norm
-        that learns."""
-        offered = getattr(self.network, "set_grad_checkpointing", None)
-        if offered is not None and (self.freeze_norm or not self._batch_norms()):
-            offered(True)
+        """Turn on activation checkpointing where the network has it.
+
+        A network with trainable batch norms is left as it is: a second forward pass would count
+        each batch twice in their statistics.
+        """
+        enable = getattr(self.network, "set_grad_checkpointing", None)
+        if enable is not None and (self.freeze_norm or not self._batch_norms()):
+            enable(True)
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Training mode, in which frozen norms stay in evaluation mode."""
+        """Set training mode; frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_norm:
             for norm in self._batch_norms():
@@ -87,7 +90,7 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features of images.
+        """Compute the features of images.
 
         Args:
             images: (B, 3, H, W), RGB in 0-1, H and W multiples of 32.
@@ -95,18 +98,17 @@ class Backbone(nn.Module):
         Returns:
             Four maps (B, channels[i], H / STRIDES[i], W / STRIDES[i]).
         """
-        normalized = (images - self.mean) / self.std
-        features = self.network(
-            normalized.contiguous(memory_format=torch.channels_last)
-        )  # convolutions run faster so
-        chosen = [features[stage] for stage in self.stages]
+        x = (images - self.mean) / self.std
+        x = x.contiguous(memory_format=torch.channels_last)  # for faster convolutions
+        maps = self.network(x)
+        features = [maps[stage] for stage in self.stages]
         if self.norms is None:
-            return chosen
-        return [norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, chosen, strict=True)]
+            return features
+        return [norm(x).permute(0, 3, 1, 2) for norm, x in zip(self.norms, features, strict=True)]
 
 
 def _stages(network: Any, name: str) -> tuple[list[int], list[int]]:
-    """Where among a network's maps those of `STRIDES` are, and their channels."""
+    """Indices of the maps of `STRIDES` among a network's maps, and their channels."""
     if isinstance(network, ViTDet):
         return list(range(len(STRIDES))), network.channels
     reductions, channels = network.feature_info.reduction(), network.feature_info.channels()
@@ -119,7 +121,8 @@ def _stages(network: Any, name: str) -> tuple[list[int], list[int]]:
 
 
 def _create(name: str, *, pretrained: bool) -> nn.Module:
-    if not timm.is_model(plain(name)):
+    """The timm network of a backbone, not yet wrapped in a ViTDet."""
+    if not timm.is_model(timm_name(name)):
         raise InputError(f"unknown backbone {name!r}", hint="see timm.list_models()")
     arguments: dict[str, Any] = {"features_only": True}
     if name.startswith(PREFIX):
@@ -127,40 +130,36 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
     elif timm.models.is_model_in_modules(name, SWIN_MODULES):
         arguments |= ANY_SIZE
     try:
-        network: nn.Module = timm.create_model(plain(name), pretrained=pretrained, **arguments)
+        network: nn.Module = timm.create_model(timm_name(name), pretrained=pretrained, **arguments)
     except (OSError, RuntimeError) as error:
         if not pretrained:
-            raise InputError(f"backbone {name} gives no feature maps ({error})") from error
-        hint = "without a network, give a safetensors file as model.backbone_weights"
-        raise SegkitError(
-            f"the pretrained weights of {name} could not be fetched ({error}); {hint}"
-        ) from error
+            raise InputError(f"backbone {name} has no feature maps ({error})") from error
+        message = f"the pretrained weights of {name} could not be fetched ({error})"
+        hint = "offline, give a safetensors file as model.backbone_weights"
+        raise SegkitError(message, hint=hint) from error
     pad_before_shift(network)
     return network
 
 
 def _load(network: nn.Module, file: Path) -> None:
-    """Load a classifier's weights: what the feature stages lack (its head) is left out, nothing may
-    be missing."""
+    """Load the weights of a timm classifier, without its head; all feature stages must be
+    complete."""
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"cannot read backbone weights ({error})", file=file, hint="give a safetensors file"
-        ) from error
+        message = f"cannot read backbone weights ({error})"
+        raise InputError(message, file=file, hint="give a safetensors file") from error
     known = network.state_dict()
-    # timm flattens stages when it cuts a network into features: stages.0 becomes stages_0.
+    # timm flattens the stages of a feature network: stages.0 becomes stages_0.
     state = {
         name if name in known else name.replace(".", "_", 1): value for name, value in state.items()
     }
     try:
         missing = network.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
-        raise InputError(
-            "weights of another architecture", file=file, hint="set model.backbone to match"
-        ) from error
+        hint = "set model.backbone to match"
+        raise InputError("weights of another architecture", file=file, hint=hint) from error
     if missing:
         hint = "give weights with timm's parameter names"
-        raise InputError(
-            f"{len(missing)} weights missing, first {missing[0]}", file=file, hint=hint
-        )
+        message = f"{len(missing)} weights missing, first {missing[0]}"
+        raise InputError(message, file=file, hint=hint)

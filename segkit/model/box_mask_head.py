@@ -1,5 +1,4 @@
-"""The mask of a given box at its own resolution: convolutions in the box's frame, which learn fast
-from few masks."""
+"""Mask refinement in the frame of a box prompt: convolutions that learn fast from few masks."""
 
 from collections.abc import Sequence
 
@@ -10,18 +9,18 @@ from torchvision.ops import roi_align
 
 WIDTH = 32
 SIDE = 28
-"""Cells across a region, as in Mask R-CNN's masks."""
-CONFIDENT = 6.0
-"""Coarse logits are cut off here: beyond, they say no more about where the outline is."""
+"""Side of a cropped region, as in Mask R-CNN's mask head."""
+MAX_LOGIT = 6.0
+"""Coarse logits are clamped to +- this: larger ones say no more about the outline."""
 
 
 class BoxMaskHead(nn.Module):
     """Corrects a coarse mask within the region of its box.
 
-    F and the coarse mask are cut out at the region (RoIAlign, He et al. 2017, section 3), F being
-    scaled and shifted by the query; two resolutions of convolutions with learned maps of the
-    region's cells tell the object from what else its box holds. The last layer starts at zero: the
-    head starts as the identity.
+    RoIAlign (He et al. 2017, section 3) crops F and the coarse mask to the region; the query scales
+    and shifts F. Convolutions at two resolutions, with learned position maps, separate the object
+    from the rest of its box. The last layer starts at zero, so that the head starts as the
+    identity.
     """
 
     def __init__(self, *, hidden_dim: int, mask_dim: int) -> None:
@@ -52,51 +51,46 @@ class BoxMaskHead(nn.Module):
         coordinates: Tensor,
         stride: int,
     ) -> Tensor:
-        """Corrected mask logits.
+        """Correct mask logits.
 
         Args:
             queries: (B, Q, hidden_dim), normalized.
-            masks: (B, Q, h, w), coarse logits; no gradient reaches them through the head's own
-                input.
+            masks: (B, Q, h, w), coarse logits; the head's input is detached from them.
             pixels: F, (B, mask_dim, h, w).
-            regions: (B, Q, 4) x0, y0, x1, y1 in pixels.
-            coordinates: (B, Q, h, w, 2), x and y of the map's cells, -1..1 across each region.
-            stride: pixels a cell.
+            regions: (B, Q, 4) x0, y0, x1, y1 in image pixels.
+            coordinates: (B, Q, h, w, 2), x and y of the map's pixels, -1..1 across each region.
+            stride: of the map, in image pixels.
 
         Returns:
             (B, Q, h, w): `masks` plus a correction that is 0 outside the regions.
         """
         count = regions.shape[1]
-        shapes = _cut(self.reduce(pixels), regions.unbind(), stride)
-        shapes = shapes.reshape(-1, count, *shapes.shape[1:])
+        features = _crop(self.reduce(pixels), regions.unbind(), stride)
+        features = features.reshape(-1, count, *features.shape[1:])  # (B, Q, WIDTH, SIDE, SIDE)
         scale, shift = self.modulation(queries)[..., None, None].chunk(2, dim=2)
-        images_of_one = regions.flatten(0, 1)[:, None].unbind()
-        coarse = _cut(masks.detach().flatten(0, 1)[:, None], images_of_one, stride).clamp(
-            -CONFIDENT, CONFIDENT
-        )
-        entered = torch.cat(
-            ((shapes * (1 + scale) + shift).flatten(0, 1), coarse / CONFIDENT), dim=1
-        )
-        correction = self._convolve(entered).to(masks.dtype)
-        pasted = F.grid_sample(
-            correction, coordinates.flatten(0, 1).to(masks.dtype), align_corners=False
-        )
+        features = (features * (1 + scale) + shift).flatten(0, 1)  # (B * Q, WIDTH, SIDE, SIDE)
+        single_regions = regions.flatten(0, 1)[:, None].unbind()  # B * Q tensors (1, 4)
+        coarse = _crop(masks.detach().flatten(0, 1)[:, None], single_regions, stride)
+        coarse = coarse.clamp(-MAX_LOGIT, MAX_LOGIT)  # (B * Q, 1, SIDE, SIDE)
+        correction = self._convolve(torch.cat((features, coarse / MAX_LOGIT), dim=1))
+        correction = correction.to(masks.dtype)
+        grid = coordinates.flatten(0, 1).to(masks.dtype)  # (B * Q, h, w, 2)
+        pasted = F.grid_sample(correction, grid, align_corners=False)
         return masks + pasted.reshape(masks.shape)
 
-    def _convolve(self, entered: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Tensor:
         """(R, WIDTH + 1, SIDE, SIDE) -> (R, 1, SIDE, SIDE)."""
-        high = F.relu(self.enter(entered) + self.place)
+        high = F.relu(self.enter(x) + self.place)
         low = F.relu(self.down(high) + self.low_place)
         low = self.up(low + F.relu(self.low(low)))
         high = high + F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
-        corrected: Tensor = self.output(F.relu(self.leave(high)))
-        return corrected
+        correction: Tensor = self.output(F.relu(self.leave(high)))
+        return correction
 
 
-def _cut(maps: Tensor, regions: Sequence[Tensor], stride: int) -> Tensor:
-    """RoIAlign: maps (B, C, h, w), regions an image each (R_b, 4) in pixels -> (R, C, SIDE,
-    SIDE)."""
-    cut: Tensor = roi_align(
+def _crop(maps: Tensor, regions: Sequence[Tensor], stride: int) -> Tensor:
+    """RoIAlign: maps (B, C, h, w) and regions (R_b, 4) of each -> (R, C, SIDE, SIDE)."""
+    crops: Tensor = roi_align(
         maps, list(regions), (SIDE, SIDE), spatial_scale=1 / stride, aligned=True
     )
-    return cut
+    return crops

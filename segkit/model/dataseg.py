@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from segkit.model.backbone import STRIDES, Backbone
 from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPrompts
-from segkit.model.deformable_pixel_decoder import DeformablePixelDecoder
 from segkit.model.layers import Stack, detr_position_grid, position_grid
-from segkit.model.pixel_decoder import FPNPixelDecoder
+from segkit.model.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
 from segkit.model.text_classifier import TextClassifier
 from segkit.model.transformer_decoder import TransformerDecoder
 from segkit.recipes.schema import ModelConfig

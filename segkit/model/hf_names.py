@@ -1,5 +1,4 @@
-"""Names of a Hugging Face Mask2Former's tensors -> names in a `DataSeg` model with timm's
-backbone."""
+"""Weight names of a Hugging Face Mask2Former -> names in a `DataSeg` model with a timm backbone."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,8 +9,8 @@ from torch import Tensor
 _DROPPED = re.compile(
     r"^class_predictor\.|^criterion\.|num_batches_tracked$|relative_position_index$|swin\.layernorm\."
 )
-"""The class head fits one vocabulary; a Swin's last norm serves its own classifier; the others are
-no weights."""
+"""Tensors that `DataSeg` lacks: the class head for one vocabulary, the norm before Swin's own
+classifier, and constants."""
 
 
 def _next_stage(match: re.Match[str]) -> str:
@@ -23,7 +22,7 @@ def _head_layer(match: re.Match[str]) -> str:
 
 
 _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
-    # Parts.
+    # Modules.
     (r"^model\.pixel_level_module\.encoder\.(swin\.)?", "backbone."),
     (r"^model\.pixel_level_module\.decoder\.", "pixel_decoder."),
     (r"^model\.transformer_module\.queries_features\.", "query_content."),
@@ -41,7 +40,7 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     ),
     (r"\.layer\.(\d+)\.convolution\.", lambda m: f".conv{int(m[1]) + 1}."),
     (r"\.layer\.(\d+)\.normalization\.", lambda m: f".bn{int(m[1]) + 1}."),
-    # Swin; timm merges patches at the start of a stage, not at the end of the one before.
+    # Swin: timm merges patches at the start of a stage, Hugging Face at the end of the one before.
     (
         r"^backbone\.embeddings\.patch_embeddings\.projection\.",
         "backbone.network.patch_embed.proj.",
@@ -67,7 +66,7 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^(pixel_decoder.*)\.self_attn\.attention_weights\.", r"\1.attention.weights."),
     (r"^(pixel_decoder.*)\.self_attn\.(value|output)_proj\.", r"\1.attention.\2."),
     (r"^(pixel_decoder.*)\.self_attn_layer_norm\.", r"\1.attention_norm."),
-    # Query decoder.
+    # Transformer decoder.
     (r"^transformer_decoder\.layernorm\.", "transformer_decoder.norm."),
     (r"^transformer_decoder\.mask_predictor\.mask_embedder\.(\d)\.0\.", _head_layer),
     (r"\.(self|cross)_attn_layer_norm\.", r".\1_norm."),
@@ -80,18 +79,17 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^(pixel_decoder|transformer_decoder)(.*)\.fc2\.", r"\1\2.feedforward.2."),
     (r"\.final_layer_norm\.", ".feedforward_norm."),
 )
-"""Regular expressions and what takes their place, applied in this order, each to the outcome of
-those before."""
+"""Regular expressions and their replacements, applied one after the other."""
 
-_PACKED = re.compile(r"(.*)\.cross_attn\.in_proj_(weight|bias)$")
-_APART = re.compile(r"(.*\.attn)\.(query|key|value)\.(weight|bias)$")
+_IN_PROJ = re.compile(r"(.*)\.cross_attn\.in_proj_(weight|bias)$")
+_QUERY_KEY_VALUE = re.compile(r"(.*\.attn)\.(query|key|value)\.(weight|bias)$")
 
 
 def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that a `DataSeg` model shares with a Mask2Former, under its names; a name without
-    a rule stays."""
-    named = {_rename(name): value for name, value in state.items() if not _DROPPED.search(name)}
-    return _pack(_unpack(named))
+    """The tensors that `DataSeg` shares with a Mask2Former, under its names; names that no rule
+    matches stay."""
+    renamed = {_rename(name): value for name, value in state.items() if not _DROPPED.search(name)}
+    return _merge_query_key_value(_split_in_proj(renamed))
 
 
 def _rename(name: str) -> str:
@@ -100,28 +98,27 @@ def _rename(name: str) -> str:
     return name
 
 
-def _unpack(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Torch's multi-head attention holds query, key and value as one matrix; the query decoder has
-    three."""
-    apart: dict[str, Tensor] = {}
-    for name, value in named.items():
-        packed = _PACKED.fullmatch(name)
-        if packed is None:
-            apart[name] = value
+def _split_in_proj(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Split torch's joint projection of query, key and value, which `DataSeg` keeps separate."""
+    result: dict[str, Tensor] = {}
+    for name, value in state.items():
+        match = _IN_PROJ.fullmatch(name)
+        if match is None:
+            result[name] = value
             continue
         for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
-            apart[f"{packed[1]}.cross_attention.{part}.{packed[2]}"] = rows
-    return apart
+            result[f"{match[1]}.cross_attention.{part}.{match[2]}"] = rows
+    return result
 
 
-def _pack(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face's Swin holds query, key and value apart; timm's has one matrix."""
-    whole: dict[str, Tensor] = {}
-    for name, value in named.items():
-        apart = _APART.fullmatch(name)
-        if apart is None:
-            whole[name] = value
-        elif apart[2] == "query":
-            rows = [named[f"{apart[1]}.{part}.{apart[3]}"] for part in ("query", "key", "value")]
-            whole[f"{apart[1]}.qkv.{apart[3]}"] = torch.cat(rows)
-    return whole
+def _merge_query_key_value(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Merge the projections of query, key and value in Swin, which timm keeps as one matrix."""
+    result: dict[str, Tensor] = {}
+    for name, value in state.items():
+        match = _QUERY_KEY_VALUE.fullmatch(name)
+        if match is None:
+            result[name] = value
+        elif match[2] == "query":
+            rows = [state[f"{match[1]}.{part}.{match[3]}"] for part in ("query", "key", "value")]
+            result[f"{match[1]}.qkv.{match[3]}"] = torch.cat(rows)
+    return result

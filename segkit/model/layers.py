@@ -1,4 +1,4 @@
-"""Small parts that several rooms of the model share."""
+"""Layers and position encodings that several modules of the model share."""
 
 import math
 from itertools import pairwise
@@ -20,27 +20,27 @@ class MLP(nn.Sequential):
 
 
 class Stack(nn.ModuleList):
-    """Layers that are run one by one, and whose insides need not be kept for the backward pass.
+    """A list of layers with optional activation checkpointing.
 
-    With `recompute` each keeps its inputs alone and runs again when gradients ask for it: memory
-    for time.
+    With `recompute`, each layer keeps only its inputs and runs again in the backward pass, which
+    trades time for memory.
     """
 
     recompute = False
 
     def run(self, number: int, *inputs: Any) -> Any:
-        """What layer `number` makes of its inputs."""
+        """Run layer `number` on its inputs."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self[number], *inputs, use_reentrant=False)
         return self[number](*inputs)
 
 
 def sine_features(values: Tensor, dim: int, temperature: float = 10_000.0) -> Tensor:
-    """Sines and cosines of positions (Vaswani et al. 2017, as used by DETR for images).
+    """Sines and cosines of positions (Vaswani et al. 2017, as DETR uses them for images).
 
     Args:
         values: any shape, positions in 0-1.
-        dim: even number of features a value.
+        dim: even number of features per value.
 
     Returns:
         values.shape + (dim,).
@@ -53,10 +53,10 @@ def sine_features(values: Tensor, dim: int, temperature: float = 10_000.0) -> Te
 def position_grid(
     height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Position encoding of a feature map's cells: (height * width, dim), rows first."""
+    """Position encoding of a feature map's pixels, row by row: (height * width, dim)."""
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5) / width
-    rows = sine_features(y, dim // 2)[:, None].expand(-1, width, -1)
+    rows = sine_features(y, dim // 2)[:, None].expand(-1, width, -1)  # (h, w, dim / 2)
     columns = sine_features(x, dim // 2)[None].expand(height, -1, -1)
     return torch.cat((rows, columns), dim=-1).reshape(height * width, dim).to(dtype)
 
@@ -64,11 +64,10 @@ def position_grid(
 def detr_position_grid(
     height: int, width: int, dim: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """DETR's and Mask2Former's own encoding of a feature map's cells: (height * width, dim), rows
-    first.
+    """DETR's and Mask2Former's position encoding of a feature map: (height * width, dim).
 
-    Cells count from 1 to n, over n, and the sine and cosine of a frequency stand side by side.
-    Weights trained with one encoding cannot be used with another.
+    It differs from `position_grid`: pixels count from 1 to n, divided by n, and the sine and cosine
+    of a frequency are adjacent. Weights trained with one encoding do not fit the other.
     """
     rows, columns = (_detr_sines(size, dim // 2, device).to(dtype) for size in (height, width))
     both = (rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1))
@@ -76,8 +75,8 @@ def detr_position_grid(
 
 
 def _detr_sines(size: int, dim: int, device: torch.device) -> Tensor:
-    """(size, dim) float64; so few numbers that their precision costs nothing."""
-    places = torch.arange(1, size + 1, device=device, dtype=torch.float64) / (size + 1e-6)
+    """(size, dim) float64, whose cost is negligible for so few numbers."""
+    positions = torch.arange(1, size + 1, device=device, dtype=torch.float64) / (size + 1e-6)
     exponent = torch.arange(dim // 2, device=device, dtype=torch.float64) / (dim // 2)
-    angles = places[:, None] * 2 * math.pi / 10_000.0**exponent
+    angles = positions[:, None] * 2 * math.pi / 10_000.0**exponent
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)

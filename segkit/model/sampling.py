@@ -1,8 +1,8 @@
-"""Weighted bilinear samples of several maps at once, the inner loop of deformable attention.
+"""Weighted bilinear samples of several maps at once: the inner loop of deformable attention.
 
-All samples of a query and head are one bag of rows of the maps, so `embedding_bag` sums them
-without ever holding a sample in memory. Its own gradient for the rows is many times slower than the
-sum; here that gradient is a sum of bags as well, of what each row has been sampled by.
+All samples of a query and a head are one bag of map rows, so `embedding_bag` sums them without
+storing a single sample. Its built-in gradient for the rows is many times slower than the sum;
+`_Bags` computes that gradient as a sum of bags too, over the samples that each row contributed to.
 """
 
 from collections.abc import Sequence
@@ -17,172 +17,179 @@ from torch.nn import functional as F
 Sizes = Sequence[tuple[int, int]]
 """Height and width of each scale."""
 CORNERS = 4
-"""Cells around a location."""
+"""Map pixels around a sample."""
 MAX_PRODUCTS = 2**26 - 1
-"""A CUDA kernel of torch counts its threads, 32 to a product, in 31 bits."""
+"""torch's CUDA kernel counts its threads, 32 per product, in 31 bits."""
 _SUM = 0
-"""torch's number of that mode of `embedding_bag`."""
+"""torch's number of the mode "sum" of `embedding_bag`."""
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Maps of several sizes whose cells follow one another; made once a forward pass."""
+    """Sizes of L maps whose pixels are concatenated; built once per forward pass."""
 
     extent: Tensor
     """(L, 2) width and height."""
     start: Tensor
-    """(L,) int32, the first cell of each."""
+    """(L,) int32, index of each map's first pixel."""
 
     @classmethod
-    def of(cls, sizes: Sizes, device: torch.device) -> "Scales":
-        """Of some sizes, coarse or fine first, as the cells are."""
+    def from_sizes(cls, sizes: Sizes, device: torch.device) -> "Scales":
+        """The scales of some map sizes, in the order of their pixels."""
         areas = [height * width for height, width in sizes]
         starts = [sum(areas[:level]) for level in range(len(areas))]
-        extent, start = (
-            torch.tensor([(width, height) for height, width in sizes]),
-            torch.tensor(starts).int(),
-        )
-        # made on the device they would wait for it
+        extent = torch.tensor([(width, height) for height, width in sizes])
+        start = torch.tensor(starts).int()
+        # Building them on the device would synchronize with it.
         return cls(extent.to(device, non_blocking=True), start.to(device, non_blocking=True))
 
 
 def sample_scales(value: Tensor, scales: Scales, locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of bilinear samples; what lies beyond a map counts as zero.
+    """Weighted sums of bilinear samples; samples beyond a map count as zero.
 
     Args:
-        value: (B, S, heads, d), the cells of all scales one after the other.
+        value: (B, S, heads, d), the concatenated pixels of all scales.
         scales: their sizes.
-        locations: (B, N, heads, levels, points, 2), x and y in 0-1 of a map's extent.
-        weights: (B, N, heads, levels, points).
+        locations: (B, N, heads, L, points, 2), x and y in 0-1 across a map.
+        weights: (B, N, heads, L, points).
 
     Returns:
         (B, N, heads * d).
     """
-    batch, cells, heads, width = value.shape
+    batch, pixels, heads, width = value.shape
     rows = value.to(torch.promote_types(value.dtype, torch.float32)).reshape(-1, width)
-    extent = scales.extent[:, None]
-    places = locations.to(rows.dtype) * extent - 0.5
+    extent = scales.extent[:, None]  # (L, 1, 2)
+    positions = locations.to(rows.dtype) * extent - 0.5  # in pixels, 0 at the first one's center
     with torch.no_grad():
-        first = _first_rows(scales.start, batch, cells, heads)
-    bags: Tensor = _Bags.apply(rows, places, weights.to(rows.dtype), extent, first)
+        first = _first_rows(scales.start, batch, pixels, heads)
+    bags: Tensor = _Bags.apply(rows, positions, weights.to(rows.dtype), extent, first)
     return bags.view(batch, -1, heads * width)
 
 
-def _first_rows(start: Tensor, batch: int, cells: int, heads: int) -> Tensor:
-    """Row of each image's, head's and scale's first cell among all (B * S * heads): (B, 1, heads,
-    levels, 1) int32."""
-    image = torch.arange(batch, dtype=torch.int32, device=start.device) * cells
+def _first_rows(start: Tensor, batch: int, pixels: int, heads: int) -> Tensor:
+    """Index, among the B * S * heads rows, of the first pixel of each image, head and scale:
+    (B, 1, heads, L, 1) int32."""
+    image = torch.arange(batch, dtype=torch.int32, device=start.device) * pixels
     head = torch.arange(heads, dtype=torch.int32, device=start.device)
     return ((start + image[:, None, None]) * heads + head[:, None])[:, None, ..., None]
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """The cells before and after each place along an axis."""
+    """The pixels before and after each position along one axis."""
 
-    cell: tuple[Tensor, Tensor]
-    """int32, brought inside the map."""
-    share: tuple[Tensor, Tensor]
-    """Of the bilinear sample; 0 where the cell lies beyond the map."""
+    pixel: tuple[Tensor, Tensor]
+    """int32 indices, clamped to the map."""
+    weight: tuple[Tensor, Tensor]
+    """Bilinear weights; 0 for a pixel beyond the map."""
     slope: tuple[Tensor, Tensor]
-    """How the share changes with the place: -1 and 1, or 0 beyond the map."""
+    """Derivative of the weights by the position: -1 and 1, or 0 beyond the map."""
 
     @classmethod
-    def of(cls, place: Tensor, length: Tensor) -> "_Axis":
-        """place in cells, 0 being the center of the first; length of the axis, broadcast to it."""
-        low = place.floor()
-        beyond, before = place - low, low.int()
+    def from_positions(cls, position: Tensor, length: Tensor) -> "_Axis":
+        """Neighbors of positions in pixels (0 at the first one's center) on an axis of `length`
+        pixels, broadcast to them."""
+        low = position.floor()
+        fraction, before = position - low, low.int()
         after = before + 1
         last = (length - 1).int()
-        cell = before.clamp(min=0).minimum(last), after.clamp(min=0).minimum(last)
-        inside = cell[0] == before, cell[1] == after
-        slope = -inside[0].to(place.dtype), inside[1].to(place.dtype)
-        return cls(cell, (slope[0] * (beyond - 1), slope[1] * beyond), slope)
+        pixel = before.clamp(min=0).minimum(last), after.clamp(min=0).minimum(last)
+        inside = pixel[0] == before, pixel[1] == after
+        slope = -inside[0].to(position.dtype), inside[1].to(position.dtype)
+        return cls(pixel, (slope[0] * (fraction - 1), slope[1] * fraction), slope)
 
 
-def _axes(places: Tensor, extent: Tensor) -> tuple[_Axis, _Axis]:
-    return _Axis.of(places[..., 0], extent[..., 0]), _Axis.of(places[..., 1], extent[..., 1])
+def _axes(positions: Tensor, extent: Tensor) -> tuple[_Axis, _Axis]:
+    x = _Axis.from_positions(positions[..., 0], extent[..., 0])
+    return x, _Axis.from_positions(positions[..., 1], extent[..., 1])
 
 
 class _Bags(torch.autograd.Function):
-    """rows (R, d), places (B, N, heads, levels, points, 2) in cells, weights (B, N, heads, levels,
-    points) -> sums.
+    """The weighted sums, with a fast gradient.
 
-    The result is (B * N * heads, d).
+    Takes rows (R, d), positions (B, N, heads, L, points, 2), weights (B, N, heads, L, points),
+    extent (L, 1, 2) and first (B, 1, heads, L, 1); gives (B * N * heads, d).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, places: Tensor, weights: Tensor, extent: Tensor, first: Tensor
+        ctx: Any, rows: Tensor, positions: Tensor, weights: Tensor, extent: Tensor, first: Tensor
     ) -> Tensor:
-        x, y = _axes(places, extent)
-        heads, width = places.shape[2], extent[..., 0].int()
+        x, y = _axes(positions, extent)
+        heads, width = positions.shape[2], extent[..., 0].int()
         shape = (*weights.shape[:3], CORNERS, *weights.shape[3:])
-        index, share = first.new_empty(shape), weights.new_empty(shape)
+        index, factor = first.new_empty(shape), weights.new_empty(shape)
         for row in range(2):
-            line, weighted = first + y.cell[row] * (width * heads), y.share[row] * weights
+            line, weighted = first + y.pixel[row] * (width * heads), y.weight[row] * weights
             for column in range(2):
-                index[:, :, :, 2 * row + column] = line + x.cell[column] * heads
-                share[:, :, :, 2 * row + column] = weighted * x.share[column]
-        index, share = index.flatten(0, 2).flatten(1), share.flatten(0, 2).flatten(1)
-        ctx.save_for_backward(rows, places, weights, extent, index, share)
-        return F.embedding_bag(index, rows, per_sample_weights=share, mode="sum")
+                index[:, :, :, 2 * row + column] = line + x.pixel[column] * heads
+                factor[:, :, :, 2 * row + column] = weighted * x.weight[column]
+        index = index.flatten(0, 2).flatten(1)  # (B * N * heads, 4 * L * points)
+        factor = factor.flatten(0, 2).flatten(1)
+        ctx.save_for_backward(rows, positions, weights, extent, index, factor)
+        return F.embedding_bag(index, rows, per_sample_weights=factor, mode="sum")
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, places, weights, extent, index, share = ctx.saved_tensors
+        rows, positions, weights, extent, index, factor = ctx.saved_tensors
         gradient = gradient.contiguous()
-        of_rows = (
-            _gradient_of_rows(gradient, index, share, len(rows))
-            if ctx.needs_input_grad[0]
-            else None
-        )
+        rows_gradient = None
+        if ctx.needs_input_grad[0]:
+            rows_gradient = _rows_gradient(gradient, index, factor, len(rows))
         if not any(ctx.needs_input_grad[1:3]):
-            return of_rows, None, None, None, None
-        sampled = _products(gradient, rows, index).view(
-            *weights.shape[:3], 2, 2, *weights.shape[3:]
-        )
-        x, y = _axes(places, extent)
-        left, right = sampled[:, :, :, :, 0], sampled[:, :, :, :, 1]
+            return rows_gradient, None, None, None, None
+        corners = (*weights.shape[:3], 2, 2, *weights.shape[3:])  # B, N, heads, y, x, L, points
+        products = _products(gradient, rows, index).view(corners)
+        x, y = _axes(positions, extent)
+        left, right = products[:, :, :, :, 0], products[:, :, :, :, 1]
         above, below = (
-            x.share[0][:, :, :, None] * left + x.share[1][:, :, :, None] * right
+            x.weight[0][:, :, :, None] * left + x.weight[1][:, :, :, None] * right
         ).unbind(3)
-        by_x_above, by_x_below = (
+        x_slope_above, x_slope_below = (
             x.slope[0][:, :, :, None] * left + x.slope[1][:, :, :, None] * right
         ).unbind(3)
-        by_x = y.share[0] * by_x_above + y.share[1] * by_x_below
-        by_y = y.slope[0] * above + y.slope[1] * below
-        of_places = torch.stack((weights * by_x, weights * by_y), -1)
-        return of_rows, of_places, y.share[0] * above + y.share[1] * below, None, None
+        x_slope = y.weight[0] * x_slope_above + y.weight[1] * x_slope_below
+        y_slope = y.slope[0] * above + y.slope[1] * below
+        positions_gradient = torch.stack((weights * x_slope, weights * y_slope), -1)
+        weights_gradient = y.weight[0] * above + y.weight[1] * below
+        return rows_gradient, positions_gradient, weights_gradient, None, None
 
 
-def _gradient_of_rows(gradient: Tensor, index: Tensor, share: Tensor, count: int) -> Tensor:
-    """Each row's sum of the bags' gradients (G, d), by its share in them: index and share (G, P) ->
-    (count, d)."""
-    found, order = index.flatten().sort(stable=True)
-    ends = torch.searchsorted(
-        found, torch.arange(count + 1, dtype=found.dtype, device=found.device)
-    )
-    bag, weight = order // index.shape[1], share.flatten().index_select(0, order)
+def _rows_gradient(gradient: Tensor, index: Tensor, factor: Tensor, count: int) -> Tensor:
+    """Each row's sum of the bags' gradients (G, d), weighted by its factors in them.
+
+    Args:
+        gradient: (G, d).
+        index: (G, P), rows of each bag.
+        factor: (G, P), their factors.
+        count: number of rows.
+
+    Returns:
+        (count, d).
+    """
+    ordered, order = index.flatten().sort(stable=True)
+    bounds = torch.arange(count + 1, dtype=ordered.dtype, device=ordered.device)
+    ends = torch.searchsorted(ordered, bounds)
+    bag, weight = order // index.shape[1], factor.flatten().index_select(0, order)
     return F.embedding_bag(
         bag, gradient, ends, per_sample_weights=weight, mode="sum", include_last_offset=True
     )
 
 
 def _products(gradient: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-    """Scalar product of each bag's gradient with each row in it: (G, d), (R, d), (G, P) -> (G,
-    P)."""
-    together = max(1, MAX_PRODUCTS // index.shape[1])
-    parts = zip(torch.split(gradient, together), torch.split(index, together), strict=True)
-    return torch.cat([_products_of(part, rows, of) for part, of in parts])
+    """Scalar product of each bag's gradient (G, d) with each of its rows (R, d), by index (G, P):
+    (G, P)."""
+    size = max(1, MAX_PRODUCTS // index.shape[1])
+    chunks = zip(torch.split(gradient, size), torch.split(index, size), strict=True)
+    return torch.cat([_chunk_products(part, rows, indices) for part, indices in chunks])
 
 
-def _products_of(gradient: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+def _chunk_products(gradient: Tensor, rows: Tensor, index: Tensor) -> Tensor:
     bags, size = index.shape
     number = torch.arange(bags, dtype=index.dtype, device=index.device)
-    # What `embedding_bag` calls for the gradient of its weights: torch.compile takes it, but no
-    # nested autograd.
+    # The operator behind the gradient of `embedding_bag`'s weights: torch.compile accepts it, a
+    # nested autograd call it would not.
     products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         gradient, rows, index.flatten(), number * size, number.repeat_interleave(size), _SUM
     )

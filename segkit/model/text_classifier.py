@@ -1,5 +1,4 @@
-"""The text classifier: a class is its frozen text embedding; one learned row stands for
-background."""
+"""The text classifier: frozen text embeddings as class weights, and one learned background row."""
 
 import math
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ from segkit.taxonomy import Taxonomy
 class TextClassifier(nn.Module):
     """Query features -> class logits over any vocabulary (DaTaSeg, "Text classifier").
 
-    Cosine similarities between the projected query and the rows of the table, times one learned
-    temperature; the table comes with the call, so a change of vocabulary touches no weight. The
-    background row is shared by all data sets. Always in the precision of the weights: half
-    precision makes ties of alike classes, and costs here are small.
+    The logits are cosine similarities of projected query and class embeddings, times one learned
+    scale. The class embeddings are an argument of the call, so that no weight depends on the
+    vocabulary; all datasets share the background row. Runs in the precision of the weights at small
+    cost: half precision would give similar classes equal logits.
     """
 
-    MAX_SCALE = 100.0  # CLIP's bound: beyond it the softmax saturates and gradients vanish
+    MAX_SCALE = 100.0  # CLIP's limit; beyond it the softmax saturates and gradients vanish
 
     def __init__(self, hidden_dim: int, text_dim: int) -> None:
         super().__init__()
@@ -29,24 +28,24 @@ class TextClassifier(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([math.log(10.0)]))  # FSDP shards no scalars
 
     def forward(self, queries: Tensor, text: Tensor) -> Tensor:
-        """Class logits.
+        """Compute class logits.
 
         Args:
             queries: (..., N, hidden_dim).
-            text: (K, text_dim) unit rows, one a class.
+            text: (K, text_dim), one unit row per class.
 
         Returns:
             (..., N, K + 1); the last column is background.
         """
         with torch.autocast(queries.device.type, enabled=False):
-            rows = torch.cat((text, F.normalize(self.background, dim=0)[None]))
+            rows = torch.cat((text, F.normalize(self.background, dim=0)[None]))  # (K + 1, D_T)
             scale = self.log_scale.exp().clamp(max=self.MAX_SCALE)
             return scale * F.normalize(self.project(queries.to(text.dtype)), dim=-1) @ rows.T
 
 
 @dataclass(frozen=True)
 class ClassEmbeddings:
-    """Rows of the frozen text classifier, in the index order of a taxonomy."""
+    """Class weights of the text classifier, in the index order of a taxonomy."""
 
     text: Tensor
     """(K, D_T) float32, unit rows."""
@@ -55,12 +54,10 @@ class ClassEmbeddings:
 
     @classmethod
     def from_taxonomy(cls, taxonomy: Taxonomy, text: Tensor) -> "ClassEmbeddings":
-        """The table of a taxonomy whose embeddings (K, D_T) are given."""
-        return cls(
-            text.float(),
-            torch.tensor([category.kind == "thing" for category in taxonomy.categories]),
-        )
+        """The class embeddings of a taxonomy with text embeddings (K, D_T) in index order."""
+        is_thing = [category.kind == "thing" for category in taxonomy.categories]
+        return cls(text.float(), torch.tensor(is_thing))
 
     def to(self, device: torch.device | str) -> "ClassEmbeddings":
-        """The same table on another device."""
+        """The same class embeddings on another device."""
         return ClassEmbeddings(self.text.to(device), self.is_thing.to(device))

@@ -1,9 +1,8 @@
-"""A plain vision transformer as a backbone: windowed attention, and a pyramid made of its last map
-(ViTDet).
+"""ViTDet: a plain vision transformer as a backbone, with window attention and a pyramid.
 
 Li et al. 2022, "Exploring Plain Vision Transformer Backbones for Object Detection", arXiv
-2203.16527. Left out are the relative positions that the paper adds to attention: they start at
-zero, and no timm weights have them.
+2203.16527. The relative positions that the paper adds to attention are left out: they start at
+zero, and no timm weights include them.
 """
 
 from timm.layers import LayerNorm2d, resample_abs_pos_embed
@@ -16,22 +15,21 @@ from segkit.errors import InputError
 from segkit.model.layers import Stack
 
 PREFIX = "vitdet:"
-"""Before the name of a timm ViT: that network, as this backbone."""
+"""Prefix of a timm ViT's name in `model.backbone`."""
 WINDOW = 14
-"""Side of a window, cells of stride 16 (the paper's)."""
+"""Side of a window, in pixels of stride 16 (the paper's)."""
 GLOBAL_BLOCKS = 4
-"""Blocks in which everything attends to everything, spread evenly, the last block being one
-(section 3)."""
+"""Blocks with global attention, evenly spaced, the last block among them (section 3)."""
 PYRAMID_DIM = 256
 """Width of the pyramid's maps (the paper's)."""
 
 
 class ViTDet(nn.Module):
-    """Image -> features at strides 4, 8, 16 and 32 of one width.
+    """Images -> features at strides 4, 8, 16 and 32, all of one width.
 
     Args:
-        vit: timm's plain ViT of patch size 16, with its weights; its class token and head are not
-            used.
+        vit: a plain timm ViT of patch size 16, with its weights; class token and head are unused.
+        window: side of the attention windows, in pixels of stride 16.
 
     Raises:
         InputError: another kind of network, or another patch size.
@@ -42,12 +40,11 @@ class ViTDet(nn.Module):
         if not isinstance(vit, VisionTransformer) or not all(
             isinstance(block, Block) for block in vit.blocks
         ):
-            raise InputError(f"{PREFIX} takes a plain ViT", hint="choose a vit_*_patch16_* of timm")
+            hint = "choose a vit_*_patch16_* of timm"
+            raise InputError(f"{PREFIX} takes a plain ViT", hint=hint)
         if vit.patch_embed.patch_size != (16, 16):
-            raise InputError(
-                f"patches of {vit.patch_embed.patch_size[0]} pixels",
-                hint="choose a ViT of patch 16",
-            )
+            message = f"patches of {vit.patch_embed.patch_size[0]} pixels"
+            raise InputError(message, hint="choose a ViT of patch size 16")
         prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
         self.patch_embed, self.norm_pre = vit.patch_embed.proj, vit.norm_pre
         self.grid = vit.patch_embed.grid_size
@@ -64,12 +61,11 @@ class ViTDet(nn.Module):
         self.channels = [PYRAMID_DIM] * 4
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that are never decayed, as timm says it."""
+        """Parameters without weight decay, in timm's convention."""
         return {"pos_embed"}
 
     def layer_depths(self) -> dict[str, int]:
-        """How many layers each parameter lies below the pyramid: 0 is the pyramid's own, 1 the last
-        block's."""
+        """Depth of each parameter below the pyramid: 0 in the pyramid, 1 in the last block."""
         depths = {name: len(self.blocks) + 1 for name, _ in self.named_parameters()}
         for number, block in enumerate(self.blocks):
             depths |= {
@@ -79,9 +75,15 @@ class ViTDet(nn.Module):
         return depths | {f"pyramid.{name}": 0 for name, _ in self.pyramid.named_parameters()}
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Maps (B, 256, H/s, W/s) for s in 4, 8, 16, 32 of normalized images (B, 3, H, W); H and W
-        any, times 32."""
-        x = self.patch_embed(images).permute(0, 2, 3, 1)
+        """Compute the features of images.
+
+        Args:
+            images: (B, 3, H, W), normalized; H and W multiples of 32.
+
+        Returns:
+            Four maps (B, 256, H/s, W/s) for s in 4, 8, 16, 32.
+        """
+        x = self.patch_embed(images).permute(0, 2, 3, 1)  # (B, H/16, W/16, C)
         size = [x.shape[1], x.shape[2]]
         x = x + resample_abs_pos_embed(self.pos_embed, size, list(self.grid), 0).unflatten(1, size)
         x = self.norm_pre(x)
@@ -92,11 +94,10 @@ class ViTDet(nn.Module):
 
 
 class MapBlock(nn.Module):
-    """A transformer block on a map (B, h, w, C), whose attention stays within windows where a side
-    is given.
+    """A transformer block on a map, with window attention if `window` is given.
 
-    Maps that are no multiple of the window are padded with zeros, which are attended to (as
-    published).
+    A map whose sides are not multiples of the window is padded with zeros, which take part in
+    attention (as published).
     """
 
     def __init__(self, block: Block, window: int | None) -> None:
@@ -112,34 +113,33 @@ class MapBlock(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         if self.window is None:
-            whole: Tensor = self.block.attn(x.flatten(1, 2))
-            return whole.view_as(x)
+            attended: Tensor = self.block.attn(x.flatten(1, 2))
+            return attended.view_as(x)
         height, width = x.shape[1:3]
-        side = (self.window, self.window)
+        size = (self.window, self.window)
         padded = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
-        windows = window_partition(padded, side)
-        within = self.block.attn(windows.flatten(1, 2)).view_as(windows)
-        attended: Tensor = window_reverse(within, side, padded.shape[1], padded.shape[2])
+        windows = window_partition(padded, size)  # (B * windows, window, window, C)
+        windows = self.block.attn(windows.flatten(1, 2)).view_as(windows)
+        attended = window_reverse(windows, size, padded.shape[1], padded.shape[2])
         return attended[:, :height, :width]
 
 
 class SimplePyramid(nn.Module):
-    """Four maps out of one of stride 16, each by a few layers of its own (the paper's "simple
-    feature pyramid").
+    """Four maps computed independently from one map of stride 16 (the "simple feature pyramid").
 
     Args:
         before: channels of the map.
-        after: of each map of the pyramid.
+        after: channels of each map of the pyramid.
     """
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
         half, quarter = before // 2, before // 4
         to_stride_4 = [
-            _enlarge(before, half),
+            _upsample(before, half),
             LayerNorm2d(half),
             nn.GELU(),
-            _enlarge(half, quarter),
+            _upsample(half, quarter),
         ]
         self.levels = nn.ModuleList(
             nn.Sequential(
@@ -151,21 +151,21 @@ class SimplePyramid(nn.Module):
             )
             for scale, width in (
                 (to_stride_4, quarter),
-                ([_enlarge(before, half)], half),
+                ([_upsample(before, half)], half),
                 ([], before),
                 ([nn.MaxPool2d(2)], before),
             )
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, before, h, w) -> maps of 4h, 2h, h and h / 2 rows, finest first."""
+        """(B, before, h, w) -> maps of height 4h, 2h, h and h / 2."""
         return [level(x) for level in self.levels]
 
 
-def _enlarge(before: int, after: int) -> nn.Module:
+def _upsample(before: int, after: int) -> nn.Module:
     return nn.ConvTranspose2d(before, after, 2, stride=2)
 
 
-def plain(name: str) -> str:
-    """The name in timm of a backbone's network."""
+def timm_name(name: str) -> str:
+    """The timm name of a backbone, without `vitdet:`."""
     return name.removeprefix(PREFIX)

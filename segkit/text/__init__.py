@@ -1,0 +1,8 @@
+"""Class names as text embeddings.
+
+vocabulary.py  class names -> taxonomies
+encoders.py    text encoders by name: MiniLM, open_clip, transformers
+encoding.py    Encoding: a text encoder with its templates
+embeddings.py  EmbeddingStore: the embeddings of words that ship and of those in the cache
+table.py       their safetensors files
+"""

@@ -14,7 +14,7 @@ from segkit import distributed
 from segkit.distributed import choose_device
 from segkit.errors import InputError
 from segkit.model.text_classifier import ClassEmbeddings
-from segkit.model.vitdet import plain
+from segkit.model.vitdet import timm_name
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import is_hugging_face, resolve_init_from
@@ -148,7 +148,7 @@ def resolve_pixel_statistics(recipe: Recipe) -> Recipe:
     pretrained = model.backbone_weights == "timm" or is_hugging_face(model.init_from)
     if not pretrained or model.model_fields_set & {"pixel_mean", "pixel_std"}:
         return recipe
-    name = plain(model.backbone)
+    name = timm_name(model.backbone)
     weights = get_pretrained_cfg(name) if is_model(name) else None
     if weights is None:
         return recipe

@@ -19,7 +19,7 @@ FAMILIES = [
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_timm_model_by_name_gives_the_four_strides(name: str) -> None:
+def test_a_timm_model_has_maps_at_four_strides(name: str) -> None:
     backbone = Backbone(name).eval()
     for height, width in ((64, 96), (160, 32)):
         maps = backbone(torch.rand(1, 3, height, width))
@@ -35,46 +35,46 @@ def vitdet(window: int = 3) -> ViTDet:
 
 
 @torch.no_grad()
-def test_windowed_attention_is_attention_in_each_window_alone() -> None:
+def test_window_attention_is_attention_within_each_window() -> None:
     block = vitdet().blocks[0].block
     x = torch.randn(2, 5, 7, 64)
     expected = torch.empty_like(x)
-    normed = torch.zeros(2, 6, 9, 64)  # zeros beyond the map, as published
-    normed[:, :5, :7] = block.norm1(x)
+    normalized = torch.zeros(2, 6, 9, 64)  # zeros beyond the map, as published
+    normalized[:, :5, :7] = block.norm1(x)
     for image in range(2):
         for top in (0, 3):
             for left in (0, 3, 6):
-                inside = normed[image, top : top + 3, left : left + 3]
+                inside = normalized[image, top : top + 3, left : left + 3]
                 attended = block.attn(inside.reshape(1, 9, 64)).reshape(3, 3, 64)
-                shown = attended[: 5 - top, : 7 - left]
+                visible = attended[: 5 - top, : 7 - left]
                 expected[image, top : top + 3, left : left + 3] = (
-                    x[image, top : top + 3, left : left + 3] + shown
+                    x[image, top : top + 3, left : left + 3] + visible
                 )
     expected = expected + block.mlp(block.norm2(expected))
     torch.testing.assert_close(MapBlock(block, 3)(x), expected)
-    whole = block(x.flatten(1, 2)).view_as(x)
-    torch.testing.assert_close(MapBlock(block, None)(x), whole)
+    full = block(x.flatten(1, 2)).view_as(x)
+    torch.testing.assert_close(MapBlock(block, None)(x), full)
 
 
-def test_global_blocks_see_the_whole_map_and_others_their_window() -> None:
+def test_global_blocks_attend_to_the_full_map_and_others_to_their_window() -> None:
     network = vitdet()
     assert network.global_blocks == (0, 2, 3, 5)
     for number, block in enumerate(network.blocks):
         x = torch.randn(1, 6, 6, 64, requires_grad=True)
         block(x)[0, 0, 0].sum().backward()
         assert x.grad is not None
-        seen = x.grad[0].abs().sum(-1) > 0
-        own = torch.zeros(6, 6, dtype=torch.bool)
-        own[:3, :3] = True
+        reached = x.grad[0].abs().sum(-1) > 0
+        window = torch.zeros(6, 6, dtype=torch.bool)
+        window[:3, :3] = True
         assert torch.equal(
-            seen, torch.ones_like(own) if number in network.global_blocks else own
+            reached, torch.ones_like(window) if number in network.global_blocks else window
         ), number
 
 
 @pytest.mark.parametrize(
     ("name", "expected"), [("vit_base", (2, 5, 8, 11)), ("vit_large", (5, 11, 17, 23))]
 )
-def test_the_global_blocks_are_those_of_the_paper(name: str, expected: tuple[int, ...]) -> None:
+def test_the_global_blocks_match_the_paper(name: str, expected: tuple[int, ...]) -> None:
     with torch.device("meta"):
         assert (
             ViTDet(timm.create_model(f"{name}_patch16_224", num_classes=0)).global_blocks
@@ -83,48 +83,46 @@ def test_the_global_blocks_are_those_of_the_paper(name: str, expected: tuple[int
 
 
 @torch.no_grad()
-def test_at_the_size_of_its_weights_the_first_block_sees_what_timms_does() -> None:
+def test_at_the_size_of_its_weights_the_first_block_has_timms_input() -> None:
     vit = timm.create_model("test_vit", num_classes=0).eval()
-    seen: list[Tensor] = []
-    vit.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    reached: list[Tensor] = []
+    vit.blocks[0].register_forward_pre_hook(lambda _, arguments: reached.append(arguments[0]))
     image = torch.rand(1, 3, 160, 160)
     vit(image)
     network = ViTDet(vit, window=100).eval()
-    found: list[Tensor] = []
+    inputs: list[Tensor] = []
     network.blocks[0].block.norm1.register_forward_pre_hook(
-        lambda _, inputs: found.append(inputs[0])
+        lambda _, arguments: inputs.append(arguments[0])
     )
     network(image)
-    torch.testing.assert_close(
-        found[0].flatten(1, 2), seen[0][:, 1:]
-    )  # timm's first token is the class token
+    # timm's first token is the class token.
+    torch.testing.assert_close(inputs[0].flatten(1, 2), reached[0][:, 1:])
 
 
 @torch.no_grad()
-def test_positions_are_stretched_over_an_image_of_another_size() -> None:
+def test_positions_are_resized_to_the_image() -> None:
     network = vitdet()
-    found: list[Tensor] = []
+    inputs: list[Tensor] = []
     network.blocks[0].block.norm1.register_forward_pre_hook(
-        lambda _, inputs: found.append(inputs[0])
+        lambda _, arguments: inputs.append(arguments[0])
     )
     network.patch_embed.weight.zero_()
     network.patch_embed.bias.zero_()
-    ramp = torch.arange(10.0).repeat(
-        10, 1
-    )  # grows from left to right over the 10 x 10 cells of the weights
+    # Rises from left to right over the 10 x 10 positions of the weights.
+    ramp = torch.arange(10.0).repeat(10, 1)
     network.pos_embed.copy_(ramp.flatten()[None, :, None].expand(1, 100, 64))
     network(torch.zeros(1, 3, 64, 320))
-    assert found[0].shape == (1, 4, 20, 64)
+    assert inputs[0].shape == (1, 4, 20, 64)
     torch.testing.assert_close(
-        found[0][0, :, 2:-2, 0],
+        inputs[0][0, :, 2:-2, 0],
         (torch.arange(20.0)[2:-2] / 2 - 0.25).expand(4, -1),
         atol=0.1,
         rtol=0,
     )
 
 
-def test_vit_weights_load_by_timms_names(tmp_path: pytest.TempPathFactory) -> None:
-    source = timm.create_model("test_vit")  # with its classifier, which is left out
+def test_vit_weights_load_under_timms_names(tmp_path: pytest.TempPathFactory) -> None:
+    source = timm.create_model("test_vit")  # its classifier is ignored
     save_file(source.state_dict(), tmp_path / "vit.safetensors")
     network = Backbone("vitdet:test_vit", weights=str(tmp_path / "vit.safetensors")).network
     assert torch.equal(network.pos_embed, source.pos_embed[:, 1:])
@@ -143,18 +141,18 @@ def test_vit_weights_load_by_timms_names(tmp_path: pytest.TempPathFactory) -> No
         ("vitdet:nothing", "unknown backbone 'vitdet:nothing'"),
     ],
 )
-def test_what_is_no_plain_vit_is_refused(name: str, message: str) -> None:
+def test_other_networks_than_plain_vits_are_refused(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Backbone(name)
 
 
-def test_weights_that_cannot_be_fetched_are_told_with_what_to_give_instead(monkeypatch):
+def test_unreachable_weights_fail_with_the_alternative(monkeypatch):
     def offline(name, pretrained, **_):
         raise OSError("no network")
 
     monkeypatch.setattr("timm.create_model", offline)
     with pytest.raises(
         SegkitError,
-        match=r"could not be fetched \(no network\); without a network, give a safetensors",
+        match=r"could not be fetched \(no network\); offline, give a safetensors",
     ):
         Backbone("mobilenetv2_100", weights="timm")

@@ -1,10 +1,10 @@
-"""The mask head of given boxes: cut out, convolve, paste back."""
+"""Refinement of box prompt masks: crop, convolve, paste."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from segkit.model.box_mask_head import SIDE, BoxMaskHead, _cut
+from segkit.model.box_mask_head import SIDE, BoxMaskHead, _crop
 from segkit.model.box_prompt_encoder import box_coordinates
 
 STRIDE, SIZE = 4, (24, 32)
@@ -14,9 +14,9 @@ REGION = (24.0, 16.0, 72.0, 64.0)
 @pytest.fixture
 def head() -> BoxMaskHead:
     torch.manual_seed(0)
-    made = BoxMaskHead(hidden_dim=8, mask_dim=6)
-    torch.nn.init.normal_(made.output.weight)
-    return made
+    head = BoxMaskHead(hidden_dim=8, mask_dim=6)
+    torch.nn.init.normal_(head.output.weight)
+    return head
 
 
 def inputs(region: tuple[float, ...] = REGION) -> dict[str, Tensor]:
@@ -33,49 +33,51 @@ def inputs(region: tuple[float, ...] = REGION) -> dict[str, Tensor]:
 
 
 def test_a_fresh_head_changes_nothing() -> None:
-    given = inputs()
+    arguments = inputs()
     assert torch.equal(
-        BoxMaskHead(hidden_dim=8, mask_dim=6)(**given, stride=STRIDE), given["masks"]
+        BoxMaskHead(hidden_dim=8, mask_dim=6)(**arguments, stride=STRIDE), arguments["masks"]
     )
 
 
 def test_the_correction_stays_in_the_region(head: BoxMaskHead) -> None:
-    given = inputs()
-    changed = (head(**given, stride=STRIDE) - given["masks"])[0, 0].abs() > 1e-6
+    arguments = inputs()
+    changed = (head(**arguments, stride=STRIDE) - arguments["masks"])[0, 0].abs() > 1e-6
     inside = torch.zeros(SIZE, dtype=torch.bool)
     inside[4:16, 6:18] = True
     assert changed[inside].all()
-    beyond = torch.ones(SIZE, dtype=torch.bool)
-    beyond[3:17, 5:19] = False
-    assert not changed[beyond].any()
+    outside = torch.ones(SIZE, dtype=torch.bool)
+    outside[3:17, 5:19] = False
+    assert not changed[outside].any()
 
 
-def test_what_moves_with_its_box_keeps_its_mask(head: BoxMaskHead) -> None:
-    here = inputs()
-    there = inputs((REGION[0] + 8, REGION[1] + 12, REGION[2] + 8, REGION[3] + 12))
+def test_a_shifted_object_and_box_shift_the_mask(head: BoxMaskHead) -> None:
+    original = inputs()
+    shifted = inputs((REGION[0] + 8, REGION[1] + 12, REGION[2] + 8, REGION[3] + 12))
     for name in ("masks", "pixels"):
-        there[name] = here[name].roll((3, 2), dims=(-2, -1))
-    moved = head(**there, stride=STRIDE)[0, 0, 7:19, 8:20]
-    assert torch.allclose(moved, head(**here, stride=STRIDE)[0, 0, 4:16, 6:18], atol=1e-5)
+        shifted[name] = original[name].roll((3, 2), dims=(-2, -1))
+    moved = head(**shifted, stride=STRIDE)[0, 0, 7:19, 8:20]
+    assert torch.allclose(moved, head(**original, stride=STRIDE)[0, 0, 4:16, 6:18], atol=1e-5)
 
 
-def test_a_ramp_is_cut_at_the_centers_of_the_cells() -> None:
+def test_a_ramp_is_cropped_at_pixel_centers() -> None:
     ramp = ((torch.arange(SIZE[1]) + 0.5) * STRIDE).expand(1, 1, *SIZE)
-    cut = _cut(ramp, [torch.tensor([REGION])], STRIDE)[0, 0]
+    crop = _crop(ramp, [torch.tensor([REGION])], STRIDE)[0, 0]
     centers = REGION[0] + (torch.arange(SIDE) + 0.5) / SIDE * (REGION[2] - REGION[0])
-    assert torch.allclose(cut, centers.expand(SIDE, SIDE), atol=1e-4)
+    assert torch.allclose(crop, centers.expand(SIDE, SIDE), atol=1e-4)
 
 
-def test_cut_and_pasted_back_a_ramp_is_itself() -> None:
-    given = inputs()
+def test_a_cropped_and_pasted_ramp_is_unchanged() -> None:
+    arguments = inputs()
     ramp = ((torch.arange(SIZE[1]) + 0.5) * STRIDE).expand(1, 1, *SIZE)
-    cut = _cut(ramp, [given["regions"][0]], STRIDE)
-    back = torch.nn.functional.grid_sample(cut, given["coordinates"][0], align_corners=False)[0, 0]
+    crop = _crop(ramp, [arguments["regions"][0]], STRIDE)
+    back = torch.nn.functional.grid_sample(crop, arguments["coordinates"][0], align_corners=False)[
+        0, 0
+    ]
     assert torch.allclose(back[5:15, 7:17], ramp[0, 0, 5:15, 7:17], atol=1e-3)
 
 
-def test_the_coarse_mask_learns_from_its_own_loss_alone(head: BoxMaskHead) -> None:
-    given = inputs()
-    given["masks"].requires_grad_()
-    head(**given, stride=STRIDE).sum().backward()
-    assert torch.equal(given["masks"].grad, torch.ones(1, 1, *SIZE))
+def test_the_coarse_mask_learns_only_from_its_own_loss(head: BoxMaskHead) -> None:
+    arguments = inputs()
+    arguments["masks"].requires_grad_()
+    head(**arguments, stride=STRIDE).sum().backward()
+    assert torch.equal(arguments["masks"].grad, torch.ones(1, 1, *SIZE))

@@ -27,15 +27,15 @@ def model() -> DataSeg:
     return DataSeg(SMALL).eval()
 
 
-def table(classes: int, seed: int = 0) -> torch.Tensor:
+def embeddings(classes: int, seed: int = 0) -> torch.Tensor:
     return F.normalize(
         torch.randn(classes, 16, generator=torch.Generator().manual_seed(seed)), dim=1
     )
 
 
 @torch.no_grad()
-def test_every_layer_gives_n_proposals_at_stride_4(model: DataSeg) -> None:
-    output = model(torch.rand(2, 3, 64, 96), table(5))
+def test_every_layer_has_n_proposals_at_stride_4(model: DataSeg) -> None:
+    output = model(torch.rand(2, 3, 64, 96), embeddings(5))
     layers = 1 + 3 * SMALL.rounds
     assert output.queries.class_logits.shape == (2, layers, 7, 6)
     assert output.queries.mask_logits.shape == (2, layers, 7, 16, 24)
@@ -43,44 +43,48 @@ def test_every_layer_gives_n_proposals_at_stride_4(model: DataSeg) -> None:
 
 
 @torch.no_grad()
-def test_the_answer_alone_is_that_of_the_last_layer(model: DataSeg) -> None:
+def test_without_aux_outputs_only_the_last_layer_remains(model: DataSeg) -> None:
     images, boxes = torch.rand(2, 3, 64, 96), [torch.tensor([[4.0, 4.0, 40.0, 30.0]])] * 2
-    every = model(images, table(5), BoxPrompts.without_labels(boxes))
-    alone = model(images, table(5), BoxPrompts.without_labels(boxes), aux_outputs=False)
-    for whole, last in ((every.queries, alone.queries), (every.box_prompts, alone.box_prompts)):
+    full = model(images, embeddings(5), BoxPrompts.without_labels(boxes))
+    short = model(images, embeddings(5), BoxPrompts.without_labels(boxes), aux_outputs=False)
+    for layers, last in ((full.queries, short.queries), (full.box_prompts, short.box_prompts)):
         assert last.mask_logits.shape[1] == last.class_logits.shape[1] == 1
-        torch.testing.assert_close(last.class_logits, whole.class_logits[:, -1:])
-        torch.testing.assert_close(last.mask_logits, whole.mask_logits[:, -1:])
+        torch.testing.assert_close(last.class_logits, layers.class_logits[:, -1:])
+        torch.testing.assert_close(last.mask_logits, layers.mask_logits[:, -1:])
 
 
 @torch.no_grad()
-def test_learned_queries_never_see_the_conditioned_ones(model: DataSeg) -> None:
-    images, text = torch.rand(2, 3, 64, 64), table(5)
+def test_box_prompts_do_not_affect_the_learned_queries(model: DataSeg) -> None:
+    images, text = torch.rand(2, 3, 64, 64), embeddings(5)
     boxes = [torch.tensor([[4.0, 4.0, 40.0, 30.0]]), torch.zeros(0, 4)]
-    alone, beside = model(images, text), model(images, text, BoxPrompts.without_labels(boxes))
-    assert torch.equal(alone.queries.class_logits, beside.queries.class_logits)
-    assert torch.equal(alone.queries.mask_logits, beside.queries.mask_logits)
-    assert beside.box_prompts.mask_logits[:, -1].shape == (2, 1, 16, 16)
+    without, prompted = model(images, text), model(images, text, BoxPrompts.without_labels(boxes))
+    assert torch.equal(without.queries.class_logits, prompted.queries.class_logits)
+    assert torch.equal(without.queries.mask_logits, prompted.queries.mask_logits)
+    assert prompted.box_prompts.mask_logits[:, -1].shape == (2, 1, 16, 16)
 
 
 @torch.no_grad()
-def test_a_box_is_segmented_without_regard_to_other_boxes(model: DataSeg) -> None:
-    image, text = torch.rand(1, 3, 64, 64), table(5)
+def test_a_box_prompt_does_not_affect_the_masks_of_the_rest(model: DataSeg) -> None:
+    image, text = torch.rand(1, 3, 64, 64), embeddings(5)
     boxes = torch.tensor([[4.0, 4.0, 40.0, 30.0], [10.0, 20.0, 60.0, 60.0], [0.0, 0.0, 9.0, 9.0]])
     labels = torch.tensor([1, -1, 4])
     together = model(
         image, text, BoxPrompts([boxes], [labels]), learned_queries=False
     ).box_prompts.mask_logits[0, -1]
     for i in range(3):
-        one = model(
+        single = model(
             image, text, BoxPrompts([boxes[i : i + 1]], [labels[i : i + 1]]), learned_queries=False
         ).box_prompts
-        torch.testing.assert_close(one.mask_logits[0, -1, 0], together[i], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(single.mask_logits[0, -1, 0], together[i], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_label_changes_the_query_and_no_label_is_its_own(model: DataSeg) -> None:
-    image, text, box = torch.rand(1, 3, 64, 64), table(5), [torch.tensor([[4.0, 4.0, 40.0, 30.0]])]
+def test_a_label_changes_the_mask_and_so_does_no_label(model: DataSeg) -> None:
+    image, text, box = (
+        torch.rand(1, 3, 64, 64),
+        embeddings(5),
+        [torch.tensor([[4.0, 4.0, 40.0, 30.0]])],
+    )
     logits = [
         model(
             image, text, BoxPrompts(box, [torch.tensor([label])]), learned_queries=False
@@ -98,10 +102,13 @@ def test_a_label_changes_the_query_and_no_label_is_its_own(model: DataSeg) -> No
 
 
 @torch.no_grad()
-def test_a_vocabulary_is_data(model: DataSeg) -> None:
+def test_a_vocabulary_changes_no_weight(model: DataSeg) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     image = torch.rand(1, 3, 64, 64)
-    small, large = model(image, table(5)), model(image, torch.cat((table(5), table(300, seed=1))))
+    small, large = (
+        model(image, embeddings(5)),
+        model(image, torch.cat((embeddings(5), embeddings(300, seed=1)))),
+    )
     assert large.queries.class_logits.shape[-1] == 306
     torch.testing.assert_close(
         large.queries.class_logits[..., :5], small.queries.class_logits[..., :5]
@@ -113,7 +120,7 @@ def test_a_vocabulary_is_data(model: DataSeg) -> None:
 
 
 def test_class_logits_are_scaled_cosines(model: DataSeg) -> None:
-    queries, text = torch.randn(1, 4, 32), table(3)
+    queries, text = torch.randn(1, 4, 32), embeddings(3)
     logits = model.text_classifier(queries, text)
     embedded = model.text_classifier.project(queries)
     rows = torch.cat((text, model.text_classifier.background[None]))
@@ -124,31 +131,31 @@ def test_class_logits_are_scaled_cosines(model: DataSeg) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_class_logits_are_never_rounded(model: DataSeg, dtype: torch.dtype) -> None:
-    queries, text = torch.randn(1, 4, 32), table(200)
+    queries, text = torch.randn(1, 4, 32), embeddings(200)
     with torch.autocast("cpu", dtype=dtype):
-        found = model.text_classifier(queries, text)
-    assert torch.equal(found, model.text_classifier(queries, text))
+        output = model.text_classifier(queries, text)
+    assert torch.equal(output, model.text_classifier(queries, text))
 
 
-def test_attention_is_torchs() -> None:
+def test_attention_matches_torch() -> None:
     torch.manual_seed(0)
-    own, peer = Attention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
+    ours, peer = Attention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
     with torch.no_grad():
         peer.in_proj_weight.copy_(
-            torch.cat([layer.weight for layer in (own.query, own.key, own.value)])
+            torch.cat([layer.weight for layer in (ours.query, ours.key, ours.value)])
         )
         peer.in_proj_bias.copy_(
-            torch.cat([layer.bias for layer in (own.query, own.key, own.value)])
+            torch.cat([layer.bias for layer in (ours.query, ours.key, ours.value)])
         )
-        peer.out_proj.load_state_dict(own.output.state_dict())
+        peer.out_proj.load_state_dict(ours.output.state_dict())
     query, key, value = torch.randn(2, 4, 12), torch.randn(2, 9, 12), torch.randn(2, 9, 12)
     visible = torch.rand(2, 4, 9) > 0.5
     visible[..., 0] = True
     expected, _ = peer(query, key, value, attn_mask=~visible.repeat_interleave(3, dim=0))
-    torch.testing.assert_close(own(query, key, value, visible), expected)
+    torch.testing.assert_close(ours(query, key, value, visible), expected)
 
 
-def test_queries_see_their_mask_else_their_region_else_everything() -> None:
+def test_queries_attend_to_their_mask_or_region_or_everything() -> None:
     logits = torch.full((1, 3, 4, 4), -1.0)
     logits[0, 0, :2] = 1.0
     region = torch.zeros(1, 3, 8, 8, dtype=torch.bool)
@@ -172,13 +179,13 @@ def test_box_coordinates_run_from_minus_one_to_one_across_the_box() -> None:
     assert int(inside.sum()) == (16 // 4) * (32 // 4)
 
 
-def test_the_mask_of_an_untrained_box_is_close_to_its_ellipse(model: DataSeg) -> None:
+def test_the_mask_of_an_untrained_box_prompt_is_nearly_its_ellipse(model: DataSeg) -> None:
     prompts = BoxPrompts.without_labels([torch.tensor([[0.0, 0.0, 64.0, 64.0]])])
-    given = model.box_prompt_encoder(prompts, table(2), (64, 64), 4)
-    bias = model.box_prompt_encoder.mask_bias(torch.zeros(1, 1, 32), given.basis)[0, 0]
+    encoded = model.box_prompt_encoder(prompts, embeddings(2), (64, 64), 4)
+    bias = model.box_prompt_encoder.mask_bias(torch.zeros(1, 1, 32), encoded.basis)[0, 0]
     u, v = box_coordinates(torch.tensor([[[0.0, 0.0, 64.0, 64.0]]]), (16, 16), stride=4)
     assert torch.equal(bias > 0, (u**2 + v**2 < 1)[0, 0])
-    assert given.region.all() and CONTEXT > 1
+    assert encoded.region.all() and CONTEXT > 1
 
 
 def test_positions_are_distinct_and_row_major() -> None:
@@ -201,8 +208,8 @@ def test_frozen_norms_keep_their_statistics() -> None:
 def test_backbone_weights_load_or_are_refused(tmp_path: pytest.TempPathFactory) -> None:
     source = Backbone("mobilenetv2_100")
     state = {name: value.contiguous() for name, value in source.network.state_dict().items()}
-    save_file(state | {"text_classifier.bias": torch.zeros(3)}, tmp_path / "whole.safetensors")
-    loaded = Backbone("mobilenetv2_100", weights=str(tmp_path / "whole.safetensors"))
+    save_file(state | {"text_classifier.bias": torch.zeros(3)}, tmp_path / "full.safetensors")
+    loaded = Backbone("mobilenetv2_100", weights=str(tmp_path / "full.safetensors"))
     assert all(
         torch.equal(loaded.network.state_dict()[name], value) for name, value in state.items()
     )
@@ -219,29 +226,40 @@ def test_backbone_weights_load_or_are_refused(tmp_path: pytest.TempPathFactory) 
         Backbone("mobilenetv9")
 
 
-def test_a_class_table_follows_the_taxonomy() -> None:
-    taxonomy = Taxonomy("own", (Category(9, "road", "stuff"), Category(3, "car", "thing")))
-    made = ClassEmbeddings.from_taxonomy(taxonomy, torch.eye(2))
-    assert made.is_thing.tolist() == [True, False]
+def test_class_embeddings_follow_the_taxonomy() -> None:
+    taxonomy = Taxonomy("roads", (Category(9, "road", "stuff"), Category(3, "car", "thing")))
+    embeddings = ClassEmbeddings.from_taxonomy(taxonomy, torch.eye(2))
+    assert embeddings.is_thing.tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
     ("hidden_dim", "mask_dim", "heads"), [(20, 5, 5), (132, 130, 3), (4, 4, 1)]
 )
 @pytest.mark.parametrize("pixel_decoder", ["fpn", "deformable"])
-def test_any_width_that_the_configuration_takes_can_be_built(
+def test_any_width_that_the_schema_accepts_can_be_built(
     hidden_dim: int, mask_dim: int, heads: int, pixel_decoder: Literal["fpn", "deformable"]
 ) -> None:
     config = ModelConfig(
-        text_dim=16, hidden_dim=hidden_dim, mask_dim=mask_dim, heads=heads, queries=3, rounds=1, feedforward_dim=16,
-        pixel_decoder=pixel_decoder, encoder_layers=1, encoder_feedforward_dim=16,
-    )  # fmt: skip
+        text_dim=16,
+        hidden_dim=hidden_dim,
+        mask_dim=mask_dim,
+        heads=heads,
+        queries=3,
+        rounds=1,
+        feedforward_dim=16,
+        pixel_decoder=pixel_decoder,
+        encoder_layers=1,
+        encoder_feedforward_dim=16,
+    )
     boxes = [torch.tensor([[4.0, 4.0, 40.0, 30.0]])]
     with torch.no_grad():
-        found = DataSeg(config).eval()(
-            torch.rand(1, 3, 64, 64), table(5), BoxPrompts.without_labels(boxes), aux_outputs=False
+        output = DataSeg(config).eval()(
+            torch.rand(1, 3, 64, 64),
+            embeddings(5),
+            BoxPrompts.without_labels(boxes),
+            aux_outputs=False,
         )
     assert (
-        found.queries.mask_logits.isfinite().all()
-        and found.box_prompts.mask_logits.isfinite().all()
+        output.queries.mask_logits.isfinite().all()
+        and output.box_prompts.mask_logits.isfinite().all()
     )

@@ -45,20 +45,20 @@ SHAPES = [(1, 64, 64), (3, 96, 64), (2, 64, 160)]
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[nn.Module, Path]]:
     """A Mask2Former of random weights and statistics, and the folder that it has saved itself
     to."""
-    made: dict[str, tuple[nn.Module, Path]] = {}
+    saved: dict[str, tuple[nn.Module, Path]] = {}
 
-    def make(backbone: str) -> tuple[nn.Module, Path]:
-        if backbone not in made:
+    def build(backbone: str) -> tuple[nn.Module, Path]:
+        if backbone not in saved:
             torch.manual_seed(0)
-            peer = _randomised(
+            reference = _randomize(
                 transformers.Mask2FormerForUniversalSegmentation(_config(backbone)).eval()
             )
             folder = tmp_path_factory.mktemp(backbone)
-            peer.save_pretrained(folder)
-            made[backbone] = peer, folder
-        return made[backbone]
+            reference.save_pretrained(folder)
+            saved[backbone] = reference, folder
+        return saved[backbone]
 
-    return make
+    return build
 
 
 def _config(backbone: str) -> Any:
@@ -77,21 +77,21 @@ def _config(backbone: str) -> Any:
 
 
 @torch.no_grad()
-def _randomised(peer: nn.Module) -> nn.Module:
+def _randomize(reference: nn.Module) -> nn.Module:
     """No tensor stays at a constant that would hide a mistake: norms, biases, offsets and
     statistics move."""
-    for name, value in peer.named_parameters():
+    for name, value in reference.named_parameters():
         if value.ndim == 1 or not bool(value.any()):
             value.add_(torch.randn_like(value) * 0.1)
         if "mask_projection" in name:
             value.mul_(10)  # mask logits of about 1
-    for name, value in peer.named_buffers():
+    for name, value in reference.named_buffers():
         if "running" in name:
             value.add_(torch.rand_like(value) * 0.2)
-    return peer
+    return reference
 
 
-def _own(folder: Path) -> DataSeg:
+def _load(folder: Path) -> DataSeg:
     plain = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0), "text_dim": 16}
     model = DataSeg(ModelConfig(**read_config(folder), **plain))
     load_checkpoint(model, folder)
@@ -99,55 +99,55 @@ def _own(folder: Path) -> DataSeg:
 
 
 @torch.no_grad()
-def _compare(peer: nn.Module, own: DataSeg, images: Tensor, tolerance: float) -> None:
-    theirs = peer.model(images, output_hidden_states=True)
-    scales, pixels = own.pixel_decoder(own.backbone(images))
+def _compare(reference: nn.Module, model: DataSeg, images: Tensor, tolerance: float) -> None:
+    expected = reference.model(images, output_hidden_states=True)
+    scales, pixels = model.pixel_decoder(model.backbone(images))
     content, position = (
         embedding.weight.expand(len(images), -1, -1)
-        for embedding in (own.query_content, own.query_position)
+        for embedding in (model.query_content, model.query_position)
     )
-    queries, masks = own.transformer_decoder(content, position, scales, pixels)
-    features = [state.transpose(0, 1) for state in theirs.transformer_decoder_intermediate_states]
-    assert len(features) == len(theirs.masks_queries_logits) == 7
-    assert all(value.std() > 0.1 for value in (*features, *theirs.masks_queries_logits))
+    queries, masks = model.transformer_decoder(content, position, scales, pixels)
+    features = [state.transpose(0, 1) for state in expected.transformer_decoder_intermediate_states]
+    assert len(features) == len(expected.masks_queries_logits) == 7
+    assert all(value.std() > 0.1 for value in (*features, *expected.masks_queries_logits))
     torch.testing.assert_close(
         queries, torch.stack(features, dim=1), rtol=tolerance, atol=tolerance
     )
     torch.testing.assert_close(
-        masks, torch.stack(theirs.masks_queries_logits, dim=1), rtol=tolerance, atol=tolerance
+        masks, torch.stack(expected.masks_queries_logits, dim=1), rtol=tolerance, atol=tolerance
     )
-    output = own(images, torch.eye(16, dtype=images.dtype)[:3])
+    output = model(images, torch.eye(16, dtype=images.dtype)[:3])
     assert torch.equal(output.queries.mask_logits, masks)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224"])
-def test_masks_and_query_features_are_theirs(
+def test_masks_and_query_features_match_transformers(
     checkpoint: Callable[[str], tuple[nn.Module, Path]], backbone: str, shape: tuple[int, int, int]
 ) -> None:
-    peer, folder = checkpoint(backbone)
+    reference, folder = checkpoint(backbone)
     batch, height, width = shape
     images = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(height))
-    _compare(peer, _own(folder), images, 1e-4)
+    _compare(reference, _load(folder), images, 1e-4)
 
 
 @pytest.mark.parametrize("backbone", list(BACKBONES))
-def test_in_double_precision_nothing_but_rounding_is_left(
+def test_in_double_precision_only_rounding_differs(
     checkpoint: Callable[[str], tuple[nn.Module, Path]], backbone: str
 ) -> None:
-    peer, folder = checkpoint(backbone)
+    reference, folder = checkpoint(backbone)
     images = torch.rand(
         1, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
-    _compare(copy.deepcopy(peer).double(), _own(folder).double(), images, 1e-8)
+    _compare(copy.deepcopy(reference).double(), _load(folder).double(), images, 1e-8)
 
 
 def _copy(
     folder: Path, to: Path, *, config: dict[str, Any] | None = None, without: str = ""
 ) -> str:
     """A checkpoint with another configuration, or without a tensor."""
-    own = json.loads((folder / "config.json").read_text())
-    (to / "config.json").write_text(json.dumps(own | (config or {})))
+    original = json.loads((folder / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps(original | (config or {})))
     state = load_file(folder / "model.safetensors")
     save_file(
         {name: value for name, value in state.items() if name != without}, to / "model.safetensors"
@@ -155,7 +155,7 @@ def _copy(
     return f"hf:{to}"
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
+def test_a_checkpoint_that_does_not_fit_is_refused_with_one_line(
     checkpoint: Callable[[str], tuple[nn.Module, Path]], tmp_path: Path
 ) -> None:
     folder = checkpoint("resnet18")[1]
@@ -179,7 +179,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
         assert "\n" not in str(caught.value)
 
 
-def test_parts_that_a_mask2former_lacks_keep_their_weights(
+def test_modules_that_a_mask2former_lacks_keep_their_weights(
     checkpoint: Callable[[str], tuple[nn.Module, Path]],
 ) -> None:
     folder = checkpoint("resnet18")[1]
@@ -195,12 +195,12 @@ def test_parts_that_a_mask2former_lacks_keep_their_weights(
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224"])
-def test_the_command_names_what_to_set_and_then_starts_from_the_checkpoint(
+def test_the_command_names_the_settings_and_starts_from_the_checkpoint(
     checkpoint: Callable[[str], tuple[nn.Module, Path]], backbone: str, tmp_path: Path
 ) -> None:
     folder = checkpoint(backbone)[1]
     data, recipe = write_toy_set(tmp_path / "set"), write_recipe(tmp_path / "tiny.toml")
-    still = [
+    fixed = [
         "--set",
         "optimizer.lr=1e-30",
         "--set",
@@ -218,19 +218,19 @@ def test_the_command_names_what_to_set_and_then_starts_from_the_checkpoint(
         str(data.path),
         "--out",
         str(tmp_path / "run"),
-        *still,
+        *fixed,
     ]
-    start = [*run, "--init-from", f"hf:{folder}"]
-    refused = CliRunner().invoke(app, start)
+    command = [*run, "--init-from", f"hf:{folder}"]
+    refused = CliRunner().invoke(app, command)
     assert isinstance(refused.exception, InputError), refused.output
     named = re.findall(r"--set (\S+)", str(refused.exception))
     assert f"model.backbone={backbone}" in named and "model.pixel_decoder=deformable" in named
     result = CliRunner().invoke(
-        app, [*start, *(word for setting in named for word in ("--set", setting))]
+        app, [*command, *(word for setting in named for word in ("--set", setting))]
     )
     assert result.exit_code == 0, result.output
     trained = load_run(tmp_path / "run").model.state_dict()
-    for name, value in _own(folder).state_dict().items():
+    for name, value in _load(folder).state_dict().items():
         if (
             not name.startswith(("text_classifier.", "box_prompt_encoder."))
             and "num_batches" not in name

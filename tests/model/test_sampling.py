@@ -9,12 +9,11 @@ from segkit.model.sampling import Scales, sample_scales
 
 
 def scales_of(*sizes: tuple[int, int]) -> Scales:
-    return Scales.of(sizes, torch.device("cpu"))
+    return Scales.from_sizes(sizes, torch.device("cpu"))
 
 
 def _bilinear(grid: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    """One sample of (h, w, d) at x, y in 0-1 by the four cells around it; cells beyond the map are
-    zero."""
+    """One sample of (h, w, d) at x, y in 0-1, with zeros beyond the map."""
     height, width, _ = grid.shape
     column, row = x * width - 0.5, y * height - 0.5
     total = torch.zeros(grid.shape[-1], dtype=grid.dtype)
@@ -26,19 +25,18 @@ def _bilinear(grid: torch.Tensor, x: float, y: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("sizes", [[(2, 3), (5, 4)], [(1, 1), (1, 2)]])
-def test_samples_are_those_of_a_loop_over_points(sizes: list[tuple[int, int]]) -> None:
+def test_samples_match_a_loop_over_points(sizes: list[tuple[int, int]]) -> None:
     torch.manual_seed(0)
-    cells = [height * width for height, width in sizes]
-    value = torch.randn(2, sum(cells), 3, 4, dtype=torch.float64)
-    locations = (
-        torch.rand(2, 6, 3, 2, 5, 2, dtype=torch.float64) * 1.6 - 0.3
-    )  # some lie beyond the maps
+    pixels = [height * width for height, width in sizes]
+    value = torch.randn(2, sum(pixels), 3, 4, dtype=torch.float64)
+    # Some locations are beyond the maps.
+    locations = torch.rand(2, 6, 3, 2, 5, 2, dtype=torch.float64) * 1.6 - 0.3
     weights = torch.rand(2, 6, 3, 2, 5, dtype=torch.float64)
     expected = torch.zeros(2, 6, 3, 4, dtype=torch.float64)
     for image in range(2):
         maps = [
             part.unflatten(0, size)
-            for part, size in zip(value[image].split(cells), sizes, strict=True)
+            for part, size in zip(value[image].split(pixels), sizes, strict=True)
         ]
         for query in range(6):
             for head in range(3):
@@ -54,11 +52,9 @@ def test_samples_are_those_of_a_loop_over_points(sizes: list[tuple[int, int]]) -
     )
 
 
-@pytest.mark.parametrize("together", [sampling.MAX_PRODUCTS, 20])
-def test_gradients_of_samples_are_those_of_finite_differences(
-    together: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sampling, "MAX_PRODUCTS", together)
+@pytest.mark.parametrize("chunk", [sampling.MAX_PRODUCTS, 20])
+def test_gradients_match_finite_differences(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MAX_PRODUCTS", chunk)
     torch.manual_seed(0)
     value = torch.randn(1, 10, 2, 2, dtype=torch.float64, requires_grad=True)
     locations = (torch.rand(1, 3, 2, 2, 2, 2, dtype=torch.float64) * 0.9).requires_grad_()
@@ -69,7 +65,7 @@ def test_gradients_of_samples_are_those_of_finite_differences(
     )
 
 
-def test_on_a_map_of_many_cells_gradients_are_those_of_grid_sample() -> None:
+def test_gradients_on_a_large_map_match_grid_sample() -> None:
     torch.manual_seed(0)
     size, heads, width = (9, 13), 2, 3
     value = torch.randn(2, 9 * 13, heads, width, dtype=torch.float64, requires_grad=True)
@@ -82,14 +78,14 @@ def test_on_a_map_of_many_cells_gradients_are_those_of_grid_sample() -> None:
     samples = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     expected = (samples * weights[:, :, :, 0].transpose(1, 2).reshape(2 * heads, 1, 50, 4)).sum(-1)
     expected = expected.view(2, heads, width, 50).permute(0, 3, 1, 2).flatten(2)
-    found = sample_scales(value, scales_of(size), locations, weights)
+    output = sample_scales(value, scales_of(size), locations, weights)
     inputs, outgoing = (value, locations, weights), torch.randn_like(expected)
-    torch.testing.assert_close(found, expected)
-    theirs = torch.autograd.grad(expected, inputs, outgoing)
-    torch.testing.assert_close(torch.autograd.grad(found, inputs, outgoing), theirs)
+    torch.testing.assert_close(output, expected)
+    expected_gradients = torch.autograd.grad(expected, inputs, outgoing)
+    torch.testing.assert_close(torch.autograd.grad(output, inputs, outgoing), expected_gradients)
 
 
-def test_only_what_is_asked_for_is_differentiated() -> None:
+def test_inputs_without_gradient_are_not_differentiated() -> None:
     value = torch.randn(1, 4, 1, 2, requires_grad=True)
     locations, weights = torch.rand(1, 3, 1, 1, 2, 2), torch.rand(1, 3, 1, 1, 2)
     sample_scales(value, scales_of((2, 2)), locations, weights).sum().backward()
@@ -98,6 +94,6 @@ def test_only_what_is_asked_for_is_differentiated() -> None:
 
 
 def _inside(locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sum of the weights, each as far as its sample lies on a map of 2 x 2 cells."""
+    """Sum of the weights, each times the share of its sample on a map of 2 x 2 pixels."""
     overhang = (0.25 - locations).clamp(min=0) + (locations - 0.75).clamp(min=0)
     return (weights * (1 - 2 * overhang).prod(-1)).sum()
