@@ -1,4 +1,4 @@
-"""`segkit train`: a recipe and shard sets become a run."""
+"""`segkit train`: train a model on shard sets and publish it as a run."""
 
 import json
 import time
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe
     from segkit.training.logging import StepRecord
 
-_LINE_EVERY = 30.0
-"""Seconds between lines where stderr is no terminal."""
+_LINE_INTERVAL = 30.0
+"""Seconds between progress lines where stderr is not a terminal."""
 
 
 def train(
@@ -30,7 +30,7 @@ def train(
         ...,
         "--data",
         metavar="SET[=WEIGHT]",
-        help="A shard set and the rate at which steps draw it; repeatable.",
+        help="A shard set and its sampling weight; repeatable.",
     ),
     out: Path = typer.Option(
         ..., "--out", metavar="RUN", parser=writable_local, help="Directory of the run's versions."
@@ -39,10 +39,10 @@ def train(
         [],
         "--eval-data",
         metavar="SET",
-        help="A shard set to evaluate on, from time to time and at the end.",
+        help="A shard set to evaluate on, at intervals and at the end; repeatable.",
     ),
     steps: int = typer.Option(
-        None, "--steps", min=1, help="Optimiser steps, in the place of the recipe's."
+        None, "--steps", min=1, help="Number of optimizer steps, instead of the recipe's."
     ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     overrides: list[str] = typer.Option(
@@ -55,16 +55,16 @@ def train(
         None,
         "--init-from",
         metavar="RUN|hf:NAME",
-        help="Start from a trained run, or from a Mask2Former of Hugging Face or in a folder (model.init_from).",
+        help="Start from the weights of a run, or of a Hugging Face Mask2Former or its folder.",
     ),
     resume: bool = typer.Option(
-        False, "--resume", help="Go on where a run that was killed had its last checkpoint."
+        False, "--resume", help="Resume an interrupted run from its last checkpoint."
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Train a model on one or several shard sets; a step draws one of them.
+    """Train a model on one or several shard sets; each step draws one of them.
 
-    Several processes: torchrun --nproc-per-node 8 --no-python segkit train ...
+    On several GPUs: torchrun --nproc-per-node 8 --no-python segkit train ...
 
     Example: segkit train --recipe dataseg-mini --data work/coco=2 --data work/camvid --out work/run
     --steps 2000
@@ -72,23 +72,20 @@ def train(
     started = time.monotonic()
     if init_from is not None:
         overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
-    sets = [parse_data(item) for item in data]
-    notes = _notes(
-        _checked(recipe, [*(spec for spec, _ in sets), *eval_data], overrides), out, resume
-    )
+    sets = [_parse_data(item) for item in data]
+    resolved = _check(recipe, [*(spec for spec, _ in sets), *eval_data], overrides)
 
-    # Below what is refused at once: these take seconds to import.
+    # These take seconds to import, so wrong usage is refused above.
     from segkit import distributed
     from segkit.runs.run_manifest import read_run_manifest
     from segkit.training.evaluation import headline
     from segkit.training.logging import evaluations
-    from segkit.training.train import train as run_training
+    from segkit.training.train import train as train_run
     from segkit.training.trainer import Callbacks
 
     with progress() as bar:
-        show = _Display(bar, notes)
-        callbacks = Callbacks(show.start, show.step, show.evaluation)
-        path = run_training(
+        display = _Display(bar, _notes(resolved, out, resume))
+        path = train_run(
             recipe,
             sets,
             out,
@@ -97,83 +94,76 @@ def train(
             device=device,
             overrides=overrides,
             resume=resume,
-            callbacks=callbacks,
+            callbacks=Callbacks(display.start, display.step, display.evaluation),
         )
     if distributed.torchrun_rank() != 0:
         return
     manifest = read_run_manifest(path)
-    evaluated = evaluations(
-        path, manifest.steps
-    )  # of the weights that are published, which need not be the last
+    # The evaluation of the published weights, which are not always those of the last step.
+    evaluation = evaluations(path, manifest.steps)
     result = {
         "path": str(path.resolve()),
         "version": int(path.name[1:]),
         "digest": manifest.digest,
         "steps": manifest.steps,
-        "loss": show.loss,
+        "loss": display.loss,
         "seconds": round(time.monotonic() - started, 1),
-        "evaluation": evaluated,
+        "evaluation": evaluation,
     }
-    rows = [(name, *headline(metrics)) for name, metrics in evaluated.items()]
+    rows = [(name, *headline(metrics)) for name, metrics in evaluation.items()]
     tables = [table("Evaluation", ("data set", "figure", "value"), rows)] if rows else []
-    loss = "" if show.loss is None else f", running loss {show.loss:.3f}"
+    loss = "" if display.loss is None else f", running loss {display.loss:.3f}"
     line = f"{counted(manifest.steps, 'step')}{loss}, {result['seconds']:.0f} s"
-    emit(
-        result,
-        schema="segkit.train/1",
-        as_json=as_json,
-        tables=[*tables, line, f"{path.resolve()}"],
-    )
+    lines = [*tables, line, f"{path.resolve()}"]
+    emit(result, schema="segkit.train/1", as_json=as_json, tables=lines)
 
 
-def _checked(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> "Recipe":
-    """The recipe; InputError where it, one of the sets, an override or what to start from is of no
-    use to training."""
+def _check(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> "Recipe":
+    """The recipe; InputError where it, a set, an override or `model.init_from` is invalid."""
     from segkit.recipes.load import load_recipe
     from segkit.runs.init_from import resolve_init_from
     from segkit.shards.reader import ShardSet
 
-    chosen = resolve_init_from(load_recipe(recipe, overrides))
+    resolved = resolve_init_from(load_recipe(recipe, overrides))
     for spec in sets:
         ShardSet.open(spec)
-    return chosen
+    return resolved
 
 
 def _notes(recipe: "Recipe", out: Path, resume: bool) -> list[str]:
-    """What the user might not expect of a training that begins at its first step."""
-    notes = (
-        [f"nothing to resume in {out}: the training starts from its first step"] if resume else []
-    )
+    """Notes for the start of a run at step 0: what the user might not expect."""
+    notes = []
+    if resume:
+        notes.append(f"nothing to resume in {out}: training starts from its first step")
     if recipe.model.backbone_weights is None and recipe.model.init_from is None:
-        hint = (
-            "--set model.backbone_weights=timm downloads trained ones, or give a safetensors file"
+        notes.append(
+            "the backbone starts from random weights; --set model.backbone_weights=timm downloads "
+            "pretrained ones, or set it to a safetensors file"
         )
-        notes.append(f"the backbone starts from random weights; {hint}")
     return notes
 
 
-def parse_data(item: str) -> tuple[str, float]:
-    """`SET` or `SET=WEIGHT`; the weight is 1 where none is given."""
+def _parse_data(item: str) -> tuple[str, float]:
+    """Parse `SET` or `SET=WEIGHT`; the default weight is 1."""
     spec, equals, weight = item.rpartition("=")
     if not equals:
         return item, 1.0
     try:
         return spec, float(weight)
     except ValueError:
-        raise InputError(
-            f"no number after = in {item!r}", record="--data", hint="write SET or SET=WEIGHT"
-        ) from None
+        message = f"no number after = in {item!r}"
+        raise InputError(message, record="--data", hint="write SET or SET=WEIGHT") from None
 
 
 class _Display:
-    """Progress on stderr: a bar on a terminal, else a line from time to time."""
+    """Progress on stderr: a bar on a terminal, otherwise a line at intervals."""
 
     def __init__(self, bar: Progress, notes: Sequence[str]) -> None:
         self.bar, self.notes = bar, notes
         self.task: TaskID | None = None
         self.steps = 0
         self.loss: float | None = None
-        self._last = time.monotonic()
+        self._last_line = time.monotonic()
 
     def start(self, step: int, steps: int) -> None:
         self.steps = steps
@@ -185,27 +175,25 @@ class _Display:
             note(text)
 
     def step(self, record: "StepRecord") -> None:
-        # A running mean: single steps draw single data sets, whose losses differ.
+        # A running mean, since the losses of different data sets differ.
         self.loss = record.loss if self.loss is None else 0.95 * self.loss + 0.05 * record.loss
-        what = (
+        figures = (
             f"loss {self.loss:.3f}  {record.dataset} {record.loss:.3f}  lr {record.lr:.1e}  "
             f"{record.samples_per_second:.1f} img/s  {record.memory_mib / 1024:.1f} GiB"
         )
         assert self.task is not None
-        self.bar.update(self.task, completed=record.step, description=what)
-        if self.bar.disable and (
-            time.monotonic() - self._last > _LINE_EVERY or record.step == self.steps
-        ):
-            self._last = time.monotonic()
-            left = self.bar.tasks[0].time_remaining
-            eta = "" if left is None else f"  ETA {left / 60:.0f} min"
-            stderr.print(
-                f"step {record.step}/{self.steps}  {what}{eta}", highlight=False, soft_wrap=True
-            )
+        self.bar.update(self.task, completed=record.step, description=figures)
+        due = time.monotonic() - self._last_line > _LINE_INTERVAL or record.step == self.steps
+        if self.bar.disable and due:
+            self._last_line = time.monotonic()
+            seconds = self.bar.tasks[0].time_remaining
+            eta = "" if seconds is None else f"  ETA {seconds / 60:.0f} min"
+            line = f"step {record.step}/{self.steps}  {figures}{eta}"
+            stderr.print(line, highlight=False, soft_wrap=True)
 
     def evaluation(self, step: int, name: str, metrics: dict[str, Any]) -> None:
         from segkit.training.evaluation import headline
 
         figure, value = headline(metrics)
-        shown = "-" if value is None else f"{value:.2f}"
-        stderr.print(f"step {step}  {name}: {figure} {shown}", highlight=False)
+        text = "-" if value is None else f"{value:.2f}"
+        stderr.print(f"step {step}  {name}: {figure} {text}", highlight=False)

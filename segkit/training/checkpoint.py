@@ -1,9 +1,8 @@
-"""Checkpoints from which a killed run continues exactly, written so that a half-written one is
-never seen.
+"""Write and read checkpoints, from which an interrupted run resumes exactly.
 
-One is a directory `step-00000500`: torch.distributed.checkpoint's files, to which every process
-writes its share, and `values.json` with what is no tensor. Its tensors do not depend on how many
-processes wrote them, or read them.
+A checkpoint is a directory `step-00000500`: torch.distributed.checkpoint's files, to which every
+process writes its share, and `values.json` with the values that are not tensors. It takes its name
+when it is complete. Its tensors do not depend on the number of processes that write or read them.
 """
 
 import json
@@ -11,7 +10,7 @@ import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ _NAME = re.compile(r"step-(\d{8})")
 _OLD_NAME = re.compile(r"step-\d{8}\.pt")
 _VALUES = "values.json"
 _METADATA = ".metadata"  # torch's name
-_PLAIN = {
+_METADATA_TYPES = {
     ("pathlib", "PosixPath"),
     ("pathlib", "WindowsPath"),
     ("pathlib._local", "PosixPath"),
@@ -39,22 +38,16 @@ _PLAIN = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    *(
-        ("torch.distributed.checkpoint.metadata", name)
-        for name in (
-            *(
-                "ChunkStorageMetadata",
-                "Metadata",
-                "MetadataIndex",
-                "StorageMeta",
-                "TensorProperties",
-            ),
-            *("TensorStorageMetadata", "_MEM_FORMAT_ENCODING"),
-        )
-    ),
+    ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
+    ("torch.distributed.checkpoint.metadata", "Metadata"),
+    ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
+    ("torch.distributed.checkpoint.metadata", "StorageMeta"),
+    ("torch.distributed.checkpoint.metadata", "TensorProperties"),
+    ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
+    ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
 }
-"""All that the metadata of tensors is made of. What is no tensor would be unpickled by torch: its
-mark is left out."""
+"""Modules and names of the types in the metadata of tensors. BytesStorageMetadata is missing, since
+torch would unpickle such entries."""
 
 
 def save(
@@ -66,38 +59,37 @@ def save(
     newest: int,
     best: int | None,
 ) -> Path:
-    """Write the checkpoint after `step` steps, then delete all but the `newest` ones and that of
-    step `best`.
+    """Write the checkpoint after `step` steps, then delete the old ones.
 
-    Every process calls it with its own share and returns when all is done; `folder` is on a disk
-    that all of them see. The files are complete on the disk before the checkpoint takes its name.
+    Every process must call it with its own share, on a disk that all processes share; it returns
+    when all are done. The files are flushed to the disk before the checkpoint takes its name.
 
     Args:
-        folder: of the run's checkpoints; made where it is missing.
-        step: its name, and what `values` will hold as `step`.
-        tensors: by name. Those that are DTensors are written in parts, the others must be the same
-            in every process.
-        values: what JSON can hold.
-        newest: how many of the newest checkpoints to keep.
-        best: the step of one more to keep.
+        folder: of the run's checkpoints; created if missing.
+        step: names the checkpoint, and is added to `values`.
+        tensors: by name. DTensors are written in shards; other tensors must be equal in all
+            processes.
+        values: JSON values.
+        newest: number of the newest checkpoints to keep.
+        best: the step of one more checkpoint to keep.
 
     Raises:
-        SegkitError: it cannot be written.
+        SegkitError: the checkpoint cannot be written.
     """
     path = folder / f"step-{step:08d}"
     partial = path.with_suffix(".partial")
-    first = distributed.rank() == 0
-    if first:
+    is_first = distributed.rank() == 0
+    if is_first:
         folder.mkdir(parents=True, exist_ok=True)
-        for left_over in (path, *folder.glob("*.partial")):
-            shutil.rmtree(left_over, ignore_errors=True)
+        for leftover in (path, *folder.glob("*.partial")):
+            shutil.rmtree(leftover, ignore_errors=True)
     distributed.barrier()
     try:
         with _quiet():
             state_dict_saver.save(dict(tensors), storage_writer=FileSystemWriter(partial))
     except (OSError, CheckpointException) as error:
         raise SegkitError(f"{path}: the checkpoint cannot be written ({_cause(error)})") from error
-    if first:
+    if is_first:
         (partial / _VALUES).write_text(json.dumps({"step": step, **values}), "utf-8")
         sync(partial / _VALUES)
         sync(partial)
@@ -109,32 +101,32 @@ def save(
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint of `folder`; None where there is none yet.
+    """The newest checkpoint of `folder`; None if there is none yet.
 
     Raises:
-        InputError: there is none but those of a segkit that wrote one file each.
+        InputError: all are files of an earlier segkit.
     """
-    found = _all(folder)
-    if not found and folder.is_dir() and (old := sorted(filter(_is_old, folder.iterdir()))):
-        hint = "leave --resume out to start anew"
-        raise InputError(
-            "a checkpoint of an earlier segkit, which cannot be continued", file=old[-1], hint=hint
-        )
-    return found[-1] if found else None
+    checkpoints = _all(folder)
+    if not checkpoints and folder.is_dir():
+        old = sorted(path for path in folder.iterdir() if _OLD_NAME.fullmatch(path.name))
+        if old:
+            message = "a checkpoint of an earlier segkit, which cannot be resumed"
+            raise InputError(message, file=old[-1], hint="leave --resume out to start anew")
+    return checkpoints[-1] if checkpoints else None
 
 
 def of_step(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps is."""
+    """The path of the checkpoint after `step` steps."""
     return folder / f"step-{step:08d}"
 
 
 def sizes(path: Path) -> dict[str, torch.Size]:
-    """The tensors of a checkpoint.
+    """Names and sizes of the tensors of a checkpoint.
 
     Raises:
-        InputError: it cannot be read, or holds anything but tensors.
+        InputError: it cannot be read, or holds entries that are not tensors.
     """
-    with _naming(path):
+    with _name_in_errors(path):
         entries = _Reader(path).metadata.state_dict_metadata.items()
         return {
             name: entry.size for name, entry in entries if isinstance(entry, TensorStorageMetadata)
@@ -142,24 +134,22 @@ def sizes(path: Path) -> dict[str, torch.Size]:
 
 
 def load(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Fill `tensors`, each process its share, from a checkpoint; returns its `values` and its
-    `step`.
+    """Fill `tensors`, in each process its shards, from a checkpoint; return its values and step.
 
-    Nothing in a checkpoint is executed: its metadata may name the few types that it is made of and
-    no others, not even that of entries that are no tensors, which torch would unpickle; tensors are
-    read with `weights_only`.
+    Nothing in a checkpoint is executed: its metadata may only name the types of `_METADATA_TYPES`,
+    and tensors are read with `weights_only`.
 
     Raises:
         InputError: it cannot be read, or lacks one of the tensors in this size.
     """
-    with _naming(path), _quiet():
+    with _name_in_errors(path), _quiet():
         state_dict_loader.load(dict(tensors), storage_reader=_Reader(path))
         values: dict[str, Any] = json.loads((path / _VALUES).read_text("utf-8"))
     return values
 
 
 class _Reader(FileSystemReader):
-    """Reads tensors, by way of metadata that had no power to execute anything."""
+    """Reads tensors through metadata that cannot execute anything."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -167,37 +157,35 @@ class _Reader(FileSystemReader):
             self.metadata: Metadata = _Unpickler(file).load()
         for place in self.metadata.storage_data.values():
             if Path(place.relative_path).name != place.relative_path:
-                raise pickle.UnpicklingError(f"{place.relative_path} leads out of it")
+                raise pickle.UnpicklingError(f"{place.relative_path} is outside the checkpoint")
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """What the constructor has read: torch's own way is to unpickle whatever is there."""
+        """Return the constructor's metadata, since torch's own method unpickles anything."""
         return self.metadata
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Refuse every name that is neither a part of metadata nor a dtype."""
-        if (module, name) in _PLAIN or (
-            module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        ):
+        """Refuse every name that is neither a type of metadata nor a dtype."""
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_dtype or (module, name) in _METADATA_TYPES:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in it")
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong in a checkpoint")
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong in reading `path` into one line that names it."""
+def _name_in_errors(path: Path) -> Iterator[None]:
+    """Turn any error in reading `path` into one line that names it."""
     try:
         yield
     except (Exception, CheckpointException) as error:
-        hint = "delete it to go on from the one before"
-        raise InputError(
-            f"not a checkpoint of this run ({_cause(error)})", file=path, hint=hint
-        ) from error
+        message = f"not a checkpoint of this run ({_cause(error)})"
+        hint = "delete it to resume from the one before"
+        raise InputError(message, file=path, hint=hint) from error
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what went wrong, in whichever process."""
+    """The first line of an error, of any process."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     return (str(error) or type(error).__name__).splitlines()[0]
@@ -205,17 +193,16 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's remarks on a single process and on its own old interfaces."""
+    """Suppress torch's warnings about a single process and its own deprecated interfaces."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _delete_old(folder: Path, newest: int, best: int | None) -> None:
-    kept: Collection[Path] = [
-        *_all(folder)[-newest:],
-        *([] if best is None else [of_step(folder, best)]),
-    ]
+    kept = _all(folder)[-newest:]
+    if best is not None:
+        kept.append(of_step(folder, best))
     for path in _all(folder):
         if path not in kept:
             shutil.rmtree(path)
@@ -223,12 +210,6 @@ def _delete_old(folder: Path, newest: int, best: int | None) -> None:
 
 def _all(folder: Path) -> list[Path]:
     """Checkpoints of `folder`, oldest first."""
-    return (
-        sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
-        if folder.is_dir()
-        else []
-    )
-
-
-def _is_old(path: Path) -> bool:
-    return _OLD_NAME.fullmatch(path.name) is not None
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))

@@ -1,4 +1,4 @@
-"""Evaluation while training: metrics of a data set, and a picture of what the model sees in it."""
+"""Evaluate during training: metrics of a data set, and a picture of the first predictions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,41 +16,44 @@ from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
 ROWS = 6
-"""Images in the picture: the first of the set, so that the pictures of a run can be compared."""
+"""Images in a picture: always the first of the set, so that pictures can be compared."""
 
 
 def evaluate_set(
-    model: DataSeg, table: ClassEmbeddings, data: ShardSet, config: InferenceConfig, picture: Path
+    model: DataSeg,
+    embeddings: ClassEmbeddings,
+    data: ShardSet,
+    config: InferenceConfig,
+    picture: Path,
 ) -> dict[str, Any]:
-    """Metrics of `model` on all images of `data`, by the task that its labels allow.
+    """Evaluate a model on all images of a set, in the task of the set's labels.
 
     Args:
         model: in evaluation mode.
-        table: the set's classes, on the model's device.
-        data: any set whose segments have masks.
+        embeddings: of the set's classes, on the model's device.
+        data: a set whose segments have masks.
         config: image size and thresholds.
         picture: PNG to write: image, ground truth and prediction of the first images.
 
     Returns:
-        The object that `metrics.json` holds.
+        The object of `metrics.json`.
     """
     task = TASKS[data.manifest.kind]
-    shown: list[Sample] = []
+    first: list[Sample] = []
 
     def predictions() -> Iterator[Sample]:
-        for sample in predict_samples(model, table, data.taxonomy, data, task, config):
-            if len(shown) < ROWS:
-                shown.append(sample)
+        for sample in predict_samples(model, embeddings, data.taxonomy, data, task, config):
+            if len(first) < ROWS:
+                first.append(sample)
             yield sample
 
     metrics = evaluate(data, predictions(), task).metrics
-    _draw(data, shown, picture)
+    _draw(data, first, picture)
     return metrics
 
 
 def headline(metrics: dict[str, Any]) -> tuple[str, float | None]:
-    """Name and value (0-100, higher is better; None where nothing could be measured) of what a set
-    is judged by."""
+    """The figure that a set is judged by: its name, and its value in 0-100 or None if undefined."""
     if "all" in metrics:
         return "PQ", metrics["all"]["pq"]
     return ("mIoU", metrics["miou"]) if "miou" in metrics else ("mask AP", metrics["ap"])

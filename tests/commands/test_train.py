@@ -63,17 +63,17 @@ def base(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(
+def uninterrupted(
     base: list[str], toy: ShardSet, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """The JSON of an uninterrupted run."""
-    out = tmp_path_factory.mktemp("whole") / "run"
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
     result = CliRunner().invoke(
         app, ["train", *base, "--out", str(out), "--eval-data", str(toy.path), "--json"]
     )
     assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    output: dict[str, Any] = json.loads(result.stdout)
+    return output
 
 
 def losses(version: Path) -> list[tuple[int, str, dict[str, float]]]:
@@ -88,14 +88,18 @@ def wait_for_steps(log: Path, steps: int) -> None:
         time.sleep(0.01)
 
 
-def test_json_is_one_object_with_path_and_figures(whole: dict[str, Any]) -> None:
-    assert whole["schema"] == "segkit.train/1" and whole["steps"] == STEPS and whole["version"] == 1
-    assert Path(whole["path"]).name == "v1" and set(whole["evaluation"]) == {"toy"}
-    assert [step for step, _, _ in losses(Path(whole["path"]))] == list(range(1, STEPS + 1))
+def test_json_is_one_object_with_path_and_figures(uninterrupted: dict[str, Any]) -> None:
+    assert (
+        uninterrupted["schema"] == "segkit.train/1"
+        and uninterrupted["steps"] == STEPS
+        and uninterrupted["version"] == 1
+    )
+    assert Path(uninterrupted["path"]).name == "v1" and set(uninterrupted["evaluation"]) == {"toy"}
+    assert [step for step, _, _ in losses(Path(uninterrupted["path"]))] == list(range(1, STEPS + 1))
 
 
 def test_a_killed_process_leaves_no_version_and_resumes_to_the_same_losses(
-    base: list[str], whole: dict[str, Any], tmp_path: Path
+    base: list[str], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     log = out / ".v1.partial" / "metrics.jsonl"
@@ -119,11 +123,11 @@ def test_a_killed_process_leaves_no_version_and_resumes_to_the_same_losses(
     assert code == 0 and "resumed after step" in err
     figures = r"loss \d+\.\d+  toy \d+\.\d+  lr \d\.\de-\d\d  \d+\.\d img/s  \d+\.\d GiB  ETA 0 min"
     assert re.search(rf"step {STEPS}/{STEPS}  {figures}", err), err
-    assert losses(versions(out)[1]) == losses(Path(whole["path"]))
+    assert losses(versions(out)[1]) == losses(Path(uninterrupted["path"]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_leaves_the_data_workers_at_work(
+def test_a_signal_to_the_process_group_does_not_stop_the_data_workers(
     base: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
     """As torchrun passes it on, and a terminal's Ctrl-C."""
@@ -136,18 +140,16 @@ def test_a_signal_to_the_whole_group_leaves_the_data_workers_at_work(
     assert "Traceback" not in err and any(out.glob(".v1.partial/checkpoints/step-*"))
 
 
-def test_people_are_told_what_they_might_not_expect_and_what_came_of_it(
+def test_notes_and_result_are_printed(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A first training with --resume, from random weights, into a relative folder; then one from
-    that run."""
+    """First with --resume, from random weights, into a relative folder; then from that run."""
     monkeypatch.chdir(tmp_path)
-    given = ["train", *base, "--steps", "2", "--out", "run"]
-    first = CliRunner().invoke(app, [*given, "--resume"])
+    command = ["train", *base, "--steps", "2", "--out", "run"]
+    first = CliRunner().invoke(app, [*command, "--resume"])
     assert first.exit_code == 0, first.output
-    assert (
-        "note: nothing to resume in run: the training starts from its first step\n" in first.stderr
-    )
+    note = "note: nothing to resume in run: training starts from its first step\n"
+    assert note in first.stderr
     assert (
         "note: the backbone starts from random weights; --set model.backbone_weights=timm"
         in first.stderr
@@ -155,11 +157,11 @@ def test_people_are_told_what_they_might_not_expect_and_what_came_of_it(
     figures, path = first.stdout.splitlines()
     assert re.fullmatch(r"2 steps, running loss \d+\.\d{3}, \d+ s", figures)
     assert path == str((tmp_path / "run" / "v1").resolve())
-    second = CliRunner().invoke(app, [*given, "--init-from", "run"])
+    second = CliRunner().invoke(app, [*command, "--init-from", "run"])
     assert second.exit_code == 0 and "note:" not in second.stderr
 
 
-def test_the_evaluation_told_is_that_of_the_weights_that_are_published(
+def test_the_printed_evaluation_is_that_of_the_published_weights(
     base: list[str], toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("segkit.training.logging.RunLog.best", lambda log, datasets: 2)
@@ -183,14 +185,14 @@ def test_the_evaluation_told_is_that_of_the_weights_that_are_published(
         str(toy.path),
         "--json",
     ]
-    told = json.loads(CliRunner().invoke(app, command).stdout)
+    output = json.loads(CliRunner().invoke(app, command).stdout)
     rows = [
         json.loads(line)
         for line in (tmp_path / "run" / "v1" / "metrics.jsonl").read_text().splitlines()
     ]
-    found = {row["step"]: row["metrics"] for row in rows if "evaluation" in row}
-    assert found[2] != found[8]  # else this would show nothing
-    assert told["steps"] == 2 and told["evaluation"] == {"toy": found[2]}
+    metrics = {row["step"]: row["metrics"] for row in rows if "evaluation" in row}
+    assert metrics[2] != metrics[8]  # else this would show nothing
+    assert output["steps"] == 2 and output["evaluation"] == {"toy": metrics[2]}
 
 
 def test_slips_are_refused_before_torch_is_imported(base: list[str], toy: ShardSet) -> None:

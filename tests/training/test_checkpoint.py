@@ -22,51 +22,51 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def loaded(path: Path) -> torch.Tensor:
+def load(path: Path) -> torch.Tensor:
     tensor = torch.zeros(2, 3)
     checkpoint.load(path, {"model/w": tensor})
     return tensor
 
 
-def test_the_newest_of_the_last_k_is_found_with_its_tensors_and_values(tmp_path: Path) -> None:
+def test_the_newest_of_the_last_k_loads_with_its_tensors_and_values(tmp_path: Path) -> None:
     for step in (5, 10, 100):
         save(tmp_path, step)
     assert names(tmp_path) == ["step-00000010", "step-00000100"]
-    found = checkpoint.newest(tmp_path)
-    assert found == checkpoint.of_step(tmp_path, 100)
-    assert checkpoint.sizes(found) == {"model/w": (2, 3), "step": (), "none": (0, 4)}
+    newest = checkpoint.newest(tmp_path)
+    assert newest == checkpoint.of_step(tmp_path, 100)
+    assert checkpoint.sizes(newest) == {"model/w": (2, 3), "step": (), "none": (0, 4)}
     tensors = {"model/w": torch.zeros(2, 3), "step": torch.tensor(0)}
-    assert checkpoint.load(found, tensors) == {"step": 100, "scaler": {}}
+    assert checkpoint.load(newest, tensors) == {"step": 100, "scaler": {}}
     assert torch.equal(tensors["model/w"], torch.full((2, 3), 100.0)) and tensors["step"] == 100
 
 
-def test_the_best_is_kept_beside_the_newest_until_another_is_better(tmp_path: Path) -> None:
+def test_the_best_is_kept_beside_the_newest_until_a_better_one(tmp_path: Path) -> None:
     for step, best in ((1, None), (2, 1), (3, 1), (4, 3)):
         save(tmp_path, step, newest=1, best=best)
         assert names(tmp_path) == [f"step-{kept:08d}" for kept in sorted({step} | {best or step})]
 
 
-def test_a_half_written_checkpoint_is_not_seen_and_is_cleared_away(tmp_path: Path) -> None:
+def test_a_half_written_checkpoint_is_ignored_and_then_deleted(tmp_path: Path) -> None:
     save(tmp_path, 5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint.FileSystemWriter, "finish", lambda *_: 1 / 0)
         with pytest.raises(SegkitError, match="step-00000010: the checkpoint cannot be written"):
             save(tmp_path, 10)
     assert names(tmp_path) == ["step-00000005", "step-00000010.partial"]
-    found = checkpoint.newest(tmp_path)
-    assert found is not None and loaded(found)[0, 0] == 5
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None and load(newest)[0, 0] == 5
     save(tmp_path, 15)
     assert names(tmp_path) == ["step-00000005", "step-00000015"]
 
 
-def test_none_is_found_where_there_is_none_and_an_old_one_is_refused(tmp_path: Path) -> None:
+def test_an_empty_folder_has_no_checkpoint_and_an_old_one_is_refused(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "absent") is None and checkpoint.newest(tmp_path) is None
     (tmp_path / "step-00000010.pt").write_bytes(b"old")
     with pytest.raises(InputError, match=r"step-00000010\.pt.*earlier segkit.*leave --resume out"):
         checkpoint.newest(tmp_path)
 
 
-def test_what_does_not_load_is_named_in_one_line(tmp_path: Path) -> None:
+def test_errors_name_the_checkpoint_in_one_line(tmp_path: Path) -> None:
     path = save(tmp_path, 10)
     for tensors in ({"model/other": torch.zeros(1)}, {"model/w": torch.zeros(3, 3)}):
         with pytest.raises(
@@ -77,7 +77,7 @@ def test_what_does_not_load_is_named_in_one_line(tmp_path: Path) -> None:
     for file in path.glob("*.distcp"):
         file.write_bytes(b"broken")
     with pytest.raises(InputError, match="step-00000010"):
-        loaded(path)
+        load(path)
     (path / ".metadata").write_bytes(b"broken")
     with pytest.raises(InputError, match="step-00000010"):
         checkpoint.sizes(path)
@@ -94,27 +94,27 @@ def test_nothing_in_a_checkpoint_is_executed(
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path, 10)
     (path / ".metadata").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(InputError, match="has no place in it"):
-        loaded(path)
-    # what is no tensor is pickled beside the tensors, and torch would unpickle it for whoever asks
-    # for that name
+    with pytest.raises(InputError, match="does not belong in a checkpoint"):
+        load(path)
+    # an object that is not a tensor is pickled beside the tensors, and torch would unpickle it for
+    # any request of that name
     dcp.save({"model/w": Evil()}, storage_writer=dcp.FileSystemWriter(path))
-    with pytest.raises(InputError, match="BytesStorageMetadata has no place in it"):
-        loaded(path)
+    with pytest.raises(InputError, match="BytesStorageMetadata does not belong in a checkpoint"):
+        load(path)
     # the tensors' own files
     save(tmp_path, 10)
     for file in path.glob("*.distcp"):
         file.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError):
-        loaded(path)
+        load(path)
     assert not Path("executed").exists()
 
 
-def test_no_file_beside_the_checkpoint_is_read(tmp_path: Path) -> None:
-    path, other = save(tmp_path, 10), save(tmp_path, 20)
+def test_no_file_outside_the_checkpoint_is_read(tmp_path: Path) -> None:
+    path, outside = save(tmp_path, 10), save(tmp_path, 20)
     metadata = pickle.loads((path / ".metadata").read_bytes())
     for place in metadata.storage_data.values():
-        place.relative_path = f"../{other.name}/{place.relative_path}"
+        place.relative_path = f"../{outside.name}/{place.relative_path}"
     (path / ".metadata").write_bytes(pickle.dumps(metadata))
-    with pytest.raises(InputError, match="leads out of it"):
-        loaded(path)
+    with pytest.raises(InputError, match="is outside the checkpoint"):
+        load(path)
