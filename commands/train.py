@@ -114,8 +114,8 @@ def train(
     tables = [table("Evaluation", ("data set", "figure", "value"), rows)] if rows else []
     loss = "" if display.loss is None else f", running loss {display.loss:.3f}"
     line = f"{counted(manifest.steps, 'step')}{loss}, {result['seconds']:.0f} s"
-    lines = [*tables, line, f"{path.resolve()}"]
-    emit(result, schema="segkit.train/1", as_json=as_json, tables=lines)
+    lines = line, f"{path.resolve()}"
+    emit(result, schema="segkit.train/1", as_json=as_json, tables=[*tables, *lines])
 
 
 def _check(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> "Recipe":

@@ -1,14 +1,13 @@
-"""Training side by side: segkit's model and Hugging Face's Mask2Former, with the same weights and
-images.
+"""Benchmark a training step against Hugging Face's Mask2Former, with the same weights and images.
 
     python scripts/bench_train.py [--backbone resnet50] [--size 512 --size 1024] [--batch 2]
     [--device cpu]
 
-A Mask2Former of random weights is made, and loaded into segkit's model by `segkit.model.hf`, so
-both compute the same proposals; their largest difference is printed. Each is trained on panoptic
-targets by its own losses (segkit's without the box-conditioned queries, which the other lacks) and
-the same fused AdamW. The two take turns, in one process; a figure is the median of `--repeats`.
-Memory is what a phase needs at its peak beyond weights and optimizer states.
+A Mask2Former of random weights is loaded into segkit's model by `segkit.model.hf`, so both compute
+the same proposals; their largest difference is printed. Each trains on panoptic targets with its
+own losses (segkit's without box prompts, which Mask2Former lacks) and the same fused AdamW. The two
+take turns in one process; a figure is the median of `--repeats`. Memory is the peak of a phase
+beyond weights and optimizer state.
 """
 
 import argparse
@@ -37,7 +36,7 @@ from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import LossConfig, ModelConfig
 
 CLASSES, TARGETS = 133, 12
-"""COCO panoptic's classes, and about its targets an image."""
+"""COCO panoptic's classes, and roughly its targets per image."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PHASES = ("inference", "forward + loss", "backward", "AdamW", "full step")
 
@@ -48,7 +47,10 @@ def main() -> None:
     )
     parser.add_argument("--backbone", default="resnet50", choices=["resnet50", "swin_tiny"])
     parser.add_argument(
-        "--size", type=int, action="append", help="side of the images (512; on CUDA 512 and 1024)"
+        "--size",
+        type=int,
+        action="append",
+        help="side of the images (default: 512; on CUDA 512 and 1024)",
     )
     parser.add_argument(
         "--precision", choices=list(PRECISIONS), help="fp32, or bf16 autocast (default on CUDA)"
@@ -58,7 +60,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch on a CPU (default: all cores)")
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the table here as well"
+        "--markdown", type=Path, metavar="FILE", help="also write the table to FILE"
     )
     options = parser.parse_args()
     if options.threads:
@@ -78,42 +80,40 @@ def bench(options: argparse.Namespace, size: int, precision: torch.dtype) -> lis
     device = torch.device(options.device)
     batch = scene(options.batch, size).to(device)
     peer = mask2former(options.backbone)
-    own = loaded(peer)
-    difference = largest_difference(own, peer, batch.images.cpu())
+    model = load_weights(peer)
+    difference = largest_difference(model, peer, batch.images.cpu())
     print(f"{size} px: mask logits differ by {difference:.1e} at most (fp32, CPU)")
-    both = [
-        segkit(own.to(device), batch, precision),
+    candidates = [
+        segkit(model.to(device), batch, precision),
         hugging_face(peer.to(device), batch, precision),
     ]
-    for _ in range(
-        options.repeats + 1
-    ):  # the first turn is warm-up: allocations, choice of kernels, AdamW's states
-        for contestant in both:
-            contestant.turn()
+    # The first turn is a warm-up: allocations, choice of kernels, AdamW's state.
+    for _ in range(options.repeats + 1):
+        for candidate in candidates:
+            candidate.turn()
     return [
-        [str(size), phase, *(f"{value:.3g}" for value in compare(both, phase, options.batch))]
+        [str(size), phase, *(f"{value:.3g}" for value in compare(candidates, phase, options.batch))]
         for phase in PHASES
     ]
 
 
-def compare(both: "list[Contestant]", phase: str, images: int) -> tuple[float, ...]:
-    """Images a second of both, their ratio; peak memory of both in MiB, their ratio."""
-    rates = [images / statistics.median(contestant.seconds[phase][1:]) for contestant in both]
-    peaks = [max(contestant.mebibytes[phase][1:]) for contestant in both]
+def compare(candidates: "list[Candidate]", phase: str, images: int) -> tuple[float, ...]:
+    """Images per second of both and their ratio; peak memory of both in MiB and its ratio."""
+    rates = [images / statistics.median(candidate.seconds[phase][1:]) for candidate in candidates]
+    peaks = [max(candidate.mebibytes[phase][1:]) for candidate in candidates]
     return (*rates, rates[0] / rates[1], *peaks, peaks[1] / peaks[0] if peaks[0] else math.nan)
 
 
-# --- what is compared
-# ---------------------------------------------------------------------------------------------
+# --- candidates ---
 
 
 @dataclass
-class Contestant:
-    """A model with its losses and its measurements."""
+class Candidate:
+    """A model with its losses and measurements."""
 
     model: nn.Module
     infer: Callable[[], object]
-    """The answer to the images."""
+    """Inference on the images."""
     loss: Callable[[], Tensor]
     """Forward pass and loss of the batch."""
     device: torch.device
@@ -152,9 +152,8 @@ class Contestant:
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        # Only the forward pass starts from nothing: what it leaves for the backward pass counts
-        # there as well.
-        self.meter.start(afresh=name in ("inference", "forward + loss"))
+        # The memory that the forward pass leaves for the backward pass counts there as well.
+        self.meter.start(reset=name in ("inference", "forward + loss"))
         start = time.perf_counter()
         yield
         self.meter.wait()
@@ -162,7 +161,7 @@ class Contestant:
         self.mebibytes[name].append(self.meter.peak())
 
 
-def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Contestant:
+def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Candidate:
     """segkit's model and losses."""
     text = F.normalize(torch.randn(CLASSES, model.config.text_dim), dim=1)
     table = ClassEmbeddings(text, torch.arange(CLASSES) < 80).to(batch.images.device)
@@ -172,7 +171,7 @@ def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Contestant:
         losses = criterion(model(batch.images, table.text), batch, None, step=0)
         return torch.stack(list(losses.values())).sum()
 
-    return Contestant(
+    return Candidate(
         model,
         lambda: model(batch.images, table.text, aux_outputs=False),
         loss,
@@ -181,16 +180,16 @@ def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Contestant:
     )
 
 
-def hugging_face(model: nn.Module, batch: Batch, precision: torch.dtype) -> Contestant:
+def hugging_face(model: nn.Module, batch: Batch, precision: torch.dtype) -> Candidate:
     """transformers' Mask2FormerForUniversalSegmentation."""
     masks = [target.masks.float() for target in batch.targets]
     classes = [target.labels.to(batch.images.device) for target in batch.targets]
 
     def loss() -> Tensor:
-        found: Tensor = model(batch.images, mask_labels=masks, class_labels=classes).loss
-        return found
+        value: Tensor = model(batch.images, mask_labels=masks, class_labels=classes).loss
+        return value
 
-    return Contestant(model, lambda: model(batch.images), loss, batch.images.device, precision)
+    return Candidate(model, lambda: model(batch.images), loss, batch.images.device, precision)
 
 
 def mask2former(backbone: str) -> nn.Module:
@@ -208,11 +207,11 @@ def mask2former(backbone: str) -> nn.Module:
     return transformers.Mask2FormerForUniversalSegmentation(config)
 
 
-def loaded(peer: Any) -> DataSeg:
-    """The same weights in segkit's model."""
+def load_weights(peer: Any) -> DataSeg:
+    """Return segkit's model with the weights of a Hugging Face model."""
     with tempfile.TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
-        # Images as they are: in the other model a processor of its own normalizes them.
+        # No normalization: Hugging Face leaves it to the image processor.
         plain = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
         model = DataSeg(ModelConfig(**read_config(Path(folder)), **plain))
         load_checkpoint(model, Path(folder))
@@ -220,17 +219,18 @@ def loaded(peer: Any) -> DataSeg:
 
 
 @torch.inference_mode()
-def largest_difference(own: DataSeg, peer: nn.Module, images: Tensor) -> float:
-    """Of the mask logits."""
-    text = torch.eye(CLASSES, own.config.text_dim)
-    ours = own.eval()(images, text).queries.mask_logits[:, -1]
-    return float((ours - peer.eval()(images).masks_queries_logits).abs().max())
+def largest_difference(model: DataSeg, peer: nn.Module, images: Tensor) -> float:
+    """Largest difference of the mask logits of the two models."""
+    text = torch.eye(CLASSES, model.config.text_dim)
+    ours = model.eval()(images, text).queries.mask_logits[:, -1]
+    theirs = peer.eval()(images).masks_queries_logits
+    return float((ours - theirs).abs().max())
 
 
 def scene(images: int, size: int) -> Batch:
-    """Noise, and rectangles on it as masks."""
+    """A batch of noise, with rectangles as masks."""
     generator = torch.Generator().manual_seed(0)
-    made = []
+    targets = []
     for _ in range(images):
         corner = torch.rand(TARGETS, 2, generator=generator) * size * 0.6
         boxes = torch.cat(
@@ -241,41 +241,39 @@ def scene(images: int, size: int) -> Batch:
         across = (cells >= boxes[:, :1]) & (cells < boxes[:, 2:3])
         down = (cells >= boxes[:, 1:2]) & (cells < boxes[:, 3:])
         masks, known = down[:, :, None] & across[:, None], torch.ones(TARGETS, dtype=torch.bool)
-        made.append(
+        targets.append(
             Targets(
                 labels, labels < 80, known, masks, boxes, ~known, torch.zeros(size, size).bool()
             )
         )
     pixels = torch.rand(images, 3, size, size, generator=generator)
-    return Batch(pixels, tuple(made), "scenes", "panoptic", tuple(map(str, range(images))))
+    return Batch(pixels, tuple(targets), "scenes", "panoptic", tuple(map(str, range(images))))
 
 
-# --- measuring
-# ----------------------------------------------------------------------------------------------------
+# --- measurement ---
 
 
 class Meter:
-    """Peak memory of a device, and its end of work."""
+    """Peak memory of a device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.before = device, 0.0
 
-    def start(self, *, afresh: bool) -> None:
-        """From here on; `afresh` makes what is in use now the zero."""
+    def start(self, *, reset: bool) -> None:
+        """Start a measurement; `reset` makes the memory in use now the zero."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             now = torch.cuda.memory_allocated() / 2**20
         else:
-            ctypes.CDLL(None).malloc_trim(
-                0
-            )  # what was freed is given back, or the next peak would hide in it
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak
+            # Return freed memory to the system, or the next peak would hide in it.
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: reset the peak
             now = _resident("VmRSS")
-        self.before = now if afresh else self.before
+        self.before = now if reset else self.before
 
     def wait(self) -> None:
-        """Until the device has done all its work."""
+        """Wait until the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -1,15 +1,15 @@
-"""Co-training on real data: each data set alone, in pairs, and all three (DaTaSeg's scaling study,
-on a small scale).
+"""Compare co-training on real data with training on single sets and on pairs (DaTaSeg's study).
 
     python scripts/real.py                               # makes the shard sets
     python scripts/experiment_cotraining.py --sets real-out/sets --out cotraining
 
-Seven rows of training sets, the same steps for all, several seeds each; every run is evaluated on
-CamVid (mIoU), COCO (PQ) and the hidden masks of the Objects365 stand-in (mask AP), also where it
-has never seen the data set: its names are all it gets. Prints the table, writes results.json,
-results.md and curves.png. Finished runs are not done again and an interrupted one goes on, so seeds
-may be shared out among processes (`--seeds 0`, `--seeds 1`, ...); a last call with all seeds draws
-the whole.
+Seven combinations of training sets are trained for the same number of steps, with several seeds.
+Every run is evaluated on CamVid (mIoU), COCO (PQ) and the hidden masks of the Objects365 stand-in
+(mask AP); on a set that it was not trained on, it gets only the class names. The script prints the
+table and writes results.json, results.md and curves.png.
+
+Finished runs are reused and an interrupted one resumes, so processes may train different seeds
+(`--seeds 0`, `--seeds 1`, ...); a last call with all seeds writes the table of all.
 """
 
 import argparse
@@ -28,8 +28,7 @@ from segkit.runs.run_manifest import METRICS
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 
-RATES = {"camvid": 1.0, "coco": 2.0, "standin": 1.0}
-"""How often a step draws each data set, where it takes part."""
+SAMPLING_WEIGHTS = {"camvid": 1.0, "coco": 2.0, "standin": 1.0}
 ROWS: tuple[tuple[str, ...], ...] = (
     ("camvid",),
     ("coco",),
@@ -44,8 +43,11 @@ FIGURES = {
     "coco": ("COCO PQ", ("all", "pq")),
     "standin": ("Stand-in AP", ("ap",)),
 }
-"""Data set -> name of its figure, and where its metrics hold it."""
+"""Data set -> name of its figure, and the path of its value in the metrics."""
 Curve = list[tuple[int, float]]
+"""Step and figure of each evaluation."""
+Results = dict[tuple[str, ...], list[dict[str, Curve]]]
+"""Training sets -> for each seed, the curve on each data set."""
 
 
 def label(row: Sequence[str]) -> str:
@@ -53,8 +55,7 @@ def label(row: Sequence[str]) -> str:
 
 
 def evaluation_sets(sets: Path, out: Path, data: Path) -> dict[str, Path]:
-    """Validation sets by data set; the stand-in's with its hidden masks, which nothing but the
-    scoring sees."""
+    """Return the validation sets; the stand-in's has the masks that training does not see."""
     hidden = out / "standin-masks"
     if not versions(hidden):
         file = data / "objects365_standin" / "annotations" / "o365_instance_seg_val.json"
@@ -70,22 +71,24 @@ def evaluation_sets(sets: Path, out: Path, data: Path) -> dict[str, Path]:
     }
 
 
-def run_row(
-    row: Sequence[str], seed: int, arguments: argparse.Namespace, evaluated: dict[str, Path]
+def train_row(
+    row: Sequence[str], seed: int, arguments: argparse.Namespace, eval_sets: dict[str, Path]
 ) -> Path:
-    """The published run of a row and seed, trained first if there is none."""
+    """Return the published run of a row and a seed; train it first if there is none."""
     every = max(1, arguments.steps // arguments.points)
     overrides = [*backbone_overrides(arguments.data / WEIGHTS), f"training.evaluate_every={every}"]
-    data = [(str(resolve(arguments.sets / f"{name}-train")), RATES[name]) for name in row]
+    data = [
+        (str(resolve(arguments.sets / f"{name}-train")), SAMPLING_WEIGHTS[name]) for name in row
+    ]
     return train_once(
-        "-".join(row), seed, data, overrides, arguments, [str(path) for path in evaluated.values()]
+        "-".join(row), seed, data, overrides, arguments, [str(path) for path in eval_sets.values()]
     )
 
 
-def curves_of(run: Path, evaluated: dict[str, Path]) -> dict[str, Curve]:
-    """Figure by step on each data set, from the run's log."""
-    names = {ShardSet.open(path).manifest.name: name for name, path in evaluated.items()}
-    curves: dict[str, Curve] = {name: [] for name in evaluated}
+def curves_of(run: Path, eval_sets: dict[str, Path]) -> dict[str, Curve]:
+    """Read the figure by step on each data set from the run's log."""
+    names = {ShardSet.open(path).manifest.name: name for name, path in eval_sets.items()}
+    curves: dict[str, Curve] = {name: [] for name in eval_sets}
     for line in (run / METRICS).read_text("utf-8").splitlines():
         record = json.loads(line)
         if "evaluation" in record:
@@ -97,9 +100,9 @@ def curves_of(run: Path, evaluated: dict[str, Path]) -> dict[str, Curve]:
     return curves
 
 
-def table_rows(found: dict[tuple[str, ...], list[dict[str, Curve]]]) -> Iterator[tuple[str, ...]]:
+def table_rows(results: Results) -> Iterator[tuple[str, ...]]:
     """Mean and standard deviation over the seeds of each row's last figures."""
-    for row, seeds in found.items():
+    for row, seeds in results.items():
         last = {name: [curves[name][-1][1] for curves in seeds] for name in FIGURES}
         yield (
             label(row),
@@ -110,13 +113,13 @@ def table_rows(found: dict[tuple[str, ...], list[dict[str, Curve]]]) -> Iterator
         )
 
 
-def draw(found: dict[tuple[str, ...], list[dict[str, Curve]]], file: Path) -> None:
-    """Mean over the seeds by step, a panel a data set, with the range of the seeds."""
+def draw(results: Results, file: Path) -> None:
+    """Plot the mean over the seeds by step, with their range, in a panel per data set."""
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     for panel, (name, (title, _)) in zip(
         figure.subplots(1, len(FIGURES)), FIGURES.items(), strict=True
     ):
-        for row, seeds in found.items():
+        for row, seeds in results.items():
             steps = [step for step, _ in seeds[0][name]]
             values = np.array([[value for _, value in curves[name]] for curves in seeds])
             (line,) = panel.plot(steps, values.mean(0), marker="o", markersize=3, label=label(row))
@@ -135,21 +138,22 @@ def draw(found: dict[tuple[str, ...], list[dict[str, Curve]]], file: Path) -> No
 def main() -> None:
     parser = options(__doc__, out="cotraining", seeds=[0, 1, 2])
     parser.add_argument(
-        "--data", type=Path, default=REAL_DATA, help="the real data, for weights and hidden masks"
+        "--data", type=Path, default=REAL_DATA, help="the real data, with weights and hidden masks"
     )
     parser.add_argument("--points", type=int, default=3, help="evaluations along each curve")
     arguments = parser.parse_args()
-    evaluated = evaluation_sets(arguments.sets, arguments.out, arguments.data)
-    found: dict[tuple[str, ...], list[dict[str, Curve]]] = {row: [] for row in ROWS}
+    eval_sets = evaluation_sets(arguments.sets, arguments.out, arguments.data)
+    results: Results = {row: [] for row in ROWS}
     for seed in arguments.seeds:
         for row in ROWS:
-            found[row].append(curves_of(run_row(row, seed, arguments, evaluated), evaluated))
-    rows = list(table_rows(found))
+            run = train_row(row, seed, arguments, eval_sets)
+            results[row].append(curves_of(run, eval_sets))
+    rows = list(table_rows(results))
     columns = ("trained on", *(title for title, _ in FIGURES.values()))
-    results = {label(row): seeds for row, seeds in found.items()}
-    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    by_label = {label(row): seeds for row, seeds in results.items()}
+    (arguments.out / "results.json").write_text(json.dumps(by_label, indent=1) + "\n")
     (arguments.out / "results.md").write_text(markdown(columns, rows))
-    draw(found, arguments.out / "curves.png")
+    draw(results, arguments.out / "curves.png")
     Console().print(table(f"{arguments.steps} steps, seeds {arguments.seeds}", columns, rows))
 
 

@@ -1,11 +1,11 @@
-"""Overfit check: on 8 COCO panoptic images the whole machinery reaches PQ 90 on those same images.
+"""Overfit check: train on 8 COCO panoptic images and evaluate on them; PQ must exceed 90.
 
     python scripts/real.py                               # makes the shard sets
     python scripts/experiment_overfit.py --data real-out/sets/coco-train --out overfit
 
-Takes the images whose smallest segment is largest (a mask of 64 x 64 cells shows no small ones),
-trains on them without augmentation and evaluates on them along the way. Anything wrong between
-annotation and metric keeps PQ below.
+The script selects the images whose smallest segment is largest (masks of 64 x 64 cells resolve no
+small ones) and trains without augmentation. A bug anywhere between annotation and metric keeps PQ
+below 90.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from segkit.shards.split import split
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks
 
-PLAIN = (
+NO_AUGMENTATION = (
     "data.scale_min=1.0",
     "data.scale_max=1.0",
     "data.zoom_probability=0.0",
@@ -35,11 +35,11 @@ PLAIN = (
     "optimizer.warmup_steps=20",
     "optimizer.ema_decay=0.9",
 )
-"""No augmentation, no regularisation."""
+"""Overrides that also turn regularization off."""
 
 
 def smallest_share(sample: Sample) -> float:
-    """Area of the smallest segment over that of the image; 0 without segments, or with a crowd."""
+    """Area of the smallest segment over the image's; 0 without segments, or with a crowd."""
     if not sample.segments or any(segment.is_crowd for segment in sample.segments):
         return 0.0
     return min(segment.area for segment in sample.segments) / (sample.width * sample.height)
@@ -55,28 +55,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("overfit"))
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument(
-        "--least",
-        type=int,
-        default=4,
-        help="segments of an image, so that there is something to tell",
+        "--min-segments", type=int, default=4, help="fewest segments of a selected image"
     )
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--weights", type=Path, help="of the backbone; random without")
+    parser.add_argument("--weights", type=Path, help="backbone weights (default: random)")
     arguments = parser.parse_args()
     data = ShardSet.open(arguments.data)
-    rich = [sample for sample in data.samples() if len(sample.segments) >= arguments.least]
-    chosen = sorted(rich, key=smallest_share, reverse=True)[: arguments.images]
+    samples = [s for s in data.samples() if len(s.segments) >= arguments.min_segments]
+    selected = sorted(samples, key=smallest_share, reverse=True)[: arguments.images]
     if not versions(arguments.out / "sets" / "few"):
         split(
             data,
             arguments.out / "sets",
-            {sample.id: "few" for sample in chosen},
+            {sample.id: "few" for sample in selected},
             {"images": arguments.images},
         )
     few = str(resolve(arguments.out / "sets" / "few"))
     overrides = [
-        *PLAIN,
+        *NO_AUGMENTATION,
         f"data.image_size={arguments.size}",
         f"data.batch_size={arguments.images}",
         f"inference.image_size={arguments.size}",
@@ -99,9 +96,9 @@ def main() -> None:
         overrides=overrides,
         callbacks=Callbacks(on_evaluation=note),
     )
-    segments = sum(len(sample.segments) for sample in chosen)
+    segments = sum(len(sample.segments) for sample in selected)
     Console().print(
-        table(f"{len(chosen)} images, {segments} segments", ("step", "PQ", "SQ", "RQ"), rows)
+        table(f"{len(selected)} images, {segments} segments", ("step", "PQ", "SQ", "RQ"), rows)
     )
 
 
