@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from segkit.criterion.losses import dice_cost, focal_cost, projection_cost
-from segkit.criterion.merge import MergedProposals, merge_all_masks
+from segkit.criterion.merge_proposals import MergedProposals, merge_all_masks
 from segkit.criterion.partial_labels import mask_unannotated_logits
 from segkit.criterion.point_sampling import logits_at, random_points, strided_samples
 from segkit.criterion.pooled_targets import PooledTargets

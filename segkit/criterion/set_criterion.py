@@ -12,7 +12,7 @@ from segkit.criterion.box_prompts import box_prompt_losses
 from segkit.criterion.color_affinity import image_affinity
 from segkit.criterion.losses import dice_loss, focal_loss, pairwise_losses, projection_loss
 from segkit.criterion.matcher import HungarianMatcher, Indices, PendingCosts
-from segkit.criterion.merge import (
+from segkit.criterion.merge_proposals import (
     MergedProposals,
     merge_masks,
     merge_proposals,

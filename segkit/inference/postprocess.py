@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.criterion.merge import group_proposals, kept_rows, merge_masks
+from segkit.criterion.merge_proposals import group_proposals, kept_rows, merge_masks
 from segkit.data.augment import Crop
 from segkit.inference.upscale import BAND, bands, image_size
 from segkit.masks import rle

@@ -6,7 +6,7 @@ import torch
 
 from segkit.criterion.losses import dice_loss, focal_loss, projection_loss
 from segkit.criterion.matcher import HungarianMatcher, send_costs
-from segkit.criterion.merge import MergedProposals
+from segkit.criterion.merge_proposals import MergedProposals
 from segkit.criterion.pooled_targets import PooledTargets
 from tests.criterion.scenes import CONFIG, rectangles
 

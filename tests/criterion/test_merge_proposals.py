@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from segkit.criterion.merge import (
+from segkit.criterion.merge_proposals import (
     group_proposals,
     kept_rows,
     merge_all_masks,
