@@ -123,14 +123,15 @@ def main() -> None:
 
 def _print_old_names_as_notes() -> None:
     """Print each OldNameWarning once, as a note without Python's file and line."""
-    warnings.simplefilter("once", OldNameWarning)
-    show = warnings.showwarning
+    warnings.simplefilter("always", OldNameWarning)
+    show, printed = warnings.showwarning, set[str]()
 
     def show_note(message: Warning | str, category: type[Warning], *arguments: Any) -> None:
-        if issubclass(category, OldNameWarning):
-            note(str(message))
-        else:
+        if not issubclass(category, OldNameWarning):
             show(message, category, *arguments)
+        elif str(message) not in printed:
+            printed.add(str(message))
+            note(str(message))
 
     warnings.showwarning = show_note  # type: ignore[assignment]
 

@@ -20,8 +20,7 @@ def inspect(
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Show what a shard set or a run holds: kind, counts, a table per class, and lineage back to
-    the sources.
+    """Show the content and the lineage of a shard set or a run: kind, counts, a row per class.
 
     Example: segkit inspect work/coco-train@v1
     """

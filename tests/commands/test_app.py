@@ -1,5 +1,7 @@
 import errno
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,18 @@ def test_ctrl_c_ends_with_the_shells_code(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(SystemExit) as stop:
         program.main()
     assert stop.value.code == 130
+
+
+def test_an_old_key_prints_one_note(tmp_path: Path) -> None:
+    recipe = tmp_path / "old.toml"
+    recipe.write_text("[optimiser]\nlr = 0.1\n")
+    code = f"""
+import sys
+from segkit.commands import app
+from segkit.recipes.load import load_recipe
+app.app = lambda: [load_recipe({str(recipe)!r}) for _ in range(2)]
+app.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    note = f"note: {recipe}: optimiser is now called optimizer; the old name still works"
+    assert done.stderr.splitlines() == [note]
