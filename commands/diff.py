@@ -12,8 +12,9 @@ def diff(
     b: str = typer.Argument(metavar="B", help="Another shard set, or another version of the same."),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Compare two shard sets: images by id, labels by class and by pixels. The exit code is 0
-    whatever differs.
+    """Compare two shard sets: images by id, labels by class and by pixels.
+
+    The exit code is 0 also if they differ.
 
     Example: segkit diff work/o365@v1 work/o365-pseudo
     """

@@ -16,11 +16,9 @@ def leakage(
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Look for images that two sets share: the same bytes, or the same picture scaled or encoded
-    anew.
+    """Find images that two sets share: equal bytes, or one picture resized or re-encoded.
 
-    The exit code is 1 where there is one, so that the making of an evaluation set can be stopped by
-    it.
+    The exit code is 1 if there are any, so that a script can reject an evaluation set.
 
     Example: segkit leakage work/train work/val
     """

@@ -13,10 +13,9 @@ def validate(
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Check every file of a shard set against its checksum and every row against the schema and
-    itself.
+    """Check every file of a shard set against its checksum, and every row against the schema.
 
-    Lists every violation with a stable code; the exit code is 1 where there is one.
+    Lists each violation, also of a row against itself, with a stable code; the exit code is then 1.
 
     Example: segkit validate work/coco-train
     """
