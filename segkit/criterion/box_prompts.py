@@ -140,7 +140,7 @@ def box_prompt_losses(
         return {}
     image = torch.cat([torch.full_like(rows, i) for i, rows in enumerate(prompts.targets)])
     query = torch.cat([torch.arange(len(rows)) for rows in prompts.targets])
-    image, query = (each.to(device, non_blocking=True) for each in (image, query))
+    image, query = (index.to(device, non_blocking=True) for index in (image, query))
     masks = outputs.mask_logits.transpose(0, 1)[:, image, query]  # (L, Q, h, w)
     layers = len(masks)
     layer_weight = masks.new_full((layers, 1), 1 / max(1, layers - 1))

@@ -160,5 +160,5 @@ def pairwise_losses(logits: Tensor, affinity: Tensor, image: Tensor, boxes: Tens
     chunk = max(1, MAX_NEIGHBORS // affinity[0].numel())
     if len(logits) <= chunk:
         return chunk_loss(logits, image, boxes)
-    chunks = zip(*(torch.split(each, chunk) for each in (logits, image, boxes)), strict=True)
+    chunks = zip(*(torch.split(x, chunk) for x in (logits, image, boxes)), strict=True)
     return torch.cat([checkpoint(chunk_loss, *part, use_reentrant=False) for part in chunks])

@@ -256,7 +256,6 @@ def _zero(outputs: Outputs) -> Tensor:
     Processes exchange gradients weight by weight: one that lacks a term (no masks, no matches) must
     still contribute.
     """
-    proposals = [each for each in (outputs.queries, outputs.box_prompts) if each is not None]
-    return torch.stack(
-        [logits[:0].sum() for each in proposals for logits in (each.class_logits, each.mask_logits)]
-    ).sum()
+    proposals = [p for p in (outputs.queries, outputs.box_prompts) if p is not None]
+    zeros = [logits[:0].sum() for p in proposals for logits in (p.class_logits, p.mask_logits)]
+    return torch.stack(zeros).sum()

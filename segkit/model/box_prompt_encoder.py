@@ -33,15 +33,15 @@ class BoxPrompts:
     @classmethod
     def without_labels(cls, boxes: list[Tensor]) -> "BoxPrompts":
         """Prompts of unknown classes."""
-        return cls(boxes, [torch.full_like(each[:, 0], -1).long() for each in boxes])
+        return cls(boxes, [torch.full_like(b[:, 0], -1).long() for b in boxes])
 
     def __len__(self) -> int:
-        return sum(len(each) for each in self.boxes)
+        return sum(len(b) for b in self.boxes)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "BoxPrompts":
         """The same prompts with boxes and labels on another device."""
-        boxes = [each.to(device, non_blocking=non_blocking) for each in self.boxes]
-        labels = [each.to(device, non_blocking=non_blocking) for each in self.labels]
+        boxes = [b.to(device, non_blocking=non_blocking) for b in self.boxes]
+        labels = [label.to(device, non_blocking=non_blocking) for label in self.labels]
         return replace(self, boxes=boxes, labels=labels)
 
 

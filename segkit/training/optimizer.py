@@ -111,7 +111,8 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel:
 
     def update(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
         n = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, updates)  # type: ignore[no-untyped-call]
+        update_average = get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))
+        update_average(averaged, current, updates)  # type: ignore[no-untyped-call]
 
     return AveragedModel(model, multi_avg_fn=update)
 

@@ -185,11 +185,11 @@ def check_resumable(
     raise InputError(message, file=out, hint="give the same, or leave --resume out to start anew")
 
 
-def _differences(one: dict[str, Any], two: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Keys in which two nested tables differ, dotted."""
-    for key in one.keys() | two.keys():
-        a, b = one.get(key), two.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
+    for key in a.keys() | b.keys():
+        x, y = a.get(key), b.get(key)
+        if isinstance(x, dict) and isinstance(y, dict):
+            yield from _differences(x, y, f"{prefix}{key}.")
+        elif x != y:
             yield prefix + key

@@ -1,7 +1,9 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
@@ -19,6 +21,8 @@ from segkit.criterion.losses import (
     projection_cost,
     projection_loss,
 )
+
+LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def test_dice_of_hard_masks_is_two_overlaps_over_the_sum() -> None:
 
 
 @pytest.mark.parametrize("loss", [focal_loss, dice_loss, cross_entropy_loss])
-def test_void_pixels_count_for_nothing(loss, generator: torch.Generator) -> None:  # type: ignore[no-untyped-def]
+def test_void_pixels_count_for_nothing(loss: LossFunction, generator: torch.Generator) -> None:
     logits, target = torch.randn(3, 20, generator=generator), torch.rand(3, 20, generator=generator)
     weight = torch.ones(3, 20)
     weight[:, 12:] = 0
@@ -58,7 +62,9 @@ def test_void_pixels_count_for_nothing(loss, generator: torch.Generator) -> None
 
 
 @pytest.mark.parametrize("loss", [focal_loss, dice_loss, cross_entropy_loss])
-def test_gradients_of_mask_losses_are_finite_differences(loss, generator: torch.Generator) -> None:  # type: ignore[no-untyped-def]
+def test_gradients_of_mask_losses_are_finite_differences(
+    loss: LossFunction, generator: torch.Generator
+) -> None:
     logits = torch.randn(2, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     target, weight = (
         torch.rand(2, 6, generator=generator).double(),

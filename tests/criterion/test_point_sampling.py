@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,8 @@ from tests.criterion.scenes import (
     rectangles,
 )
 
+LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 @pytest.fixture
 def generator() -> torch.Generator:
@@ -54,7 +57,7 @@ def test_logits_at_points_are_those_of_the_enlarged_map(
 
 
 @pytest.mark.parametrize("loss", [focal_loss, dice_loss, cross_entropy_loss])
-def test_all_points_give_the_dense_loss(loss, generator: torch.Generator) -> None:  # type: ignore[no-untyped-def]
+def test_all_points_give_the_dense_loss(loss: LossFunction, generator: torch.Generator) -> None:
     logits = torch.randn(2, 8, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     target, weight = (torch.rand(2, 32 * 32, generator=generator) > 0.4 for _ in range(2))
     shuffled = torch.stack([torch.randperm(32 * 32, generator=generator) for _ in range(2)])
@@ -72,20 +75,20 @@ def test_all_points_give_the_dense_loss(loss, generator: torch.Generator) -> Non
 
 @pytest.mark.parametrize("loss", [focal_loss, cross_entropy_loss])
 def test_uniform_points_give_the_dense_loss_in_expectation(
-    loss, generator: torch.Generator
-) -> None:  # type: ignore[no-untyped-def]
+    loss: LossFunction, generator: torch.Generator
+) -> None:
     logits = torch.randn(1, 8, 8, generator=generator) * 2
     target = (torch.rand(1, 32 * 32, generator=generator) > 0.6).float()
-    every = enlarged(logits, 32, 32).flatten(1)
-    dense = loss(every, target, torch.ones_like(target))
+    full = enlarged(logits, 32, 32).flatten(1)
+    dense = loss(full, target, torch.ones_like(target))
     points = random_points(1, 200_000, (32, 32), generator)
     sampled = loss(
         logits_at(logits, points, (32, 32)), target.gather(1, points), torch.ones(points.shape)
     )
-    each = torch.stack(
-        [loss(every[:, i : i + 1], target[:, i : i + 1], torch.ones(1, 1)) for i in range(32 * 32)]
+    of_pixels = torch.stack(
+        [loss(full[:, i : i + 1], target[:, i : i + 1], torch.ones(1, 1)) for i in range(32 * 32)]
     )
-    assert (sampled - dense).abs().item() < 5 * each.std().item() / len(points[0]) ** 0.5
+    assert (sampled - dense).abs().item() < 5 * of_pixels.std().item() / len(points[0]) ** 0.5
 
 
 def test_random_points_are_uniform(generator: torch.Generator) -> None:
@@ -157,7 +160,7 @@ def test_void_pixels_do_not_matter_at_points() -> None:
     masks = perfect.mask_logits.clone()
     masks[..., 11:, :] = 30.0
     spoilt = perfect._replace(mask_logits=masks)
-    good, bad = (losses(each, dirty, points=512)["dice"] for each in (perfect, spoilt))
+    good, bad = (losses(p, dirty, points=512)["dice"] for p in (perfect, spoilt))
     assert bad < good + 0.2
     assert losses(spoilt, clean, points=512)["dice"] > good + 1.0
 

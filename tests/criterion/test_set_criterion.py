@@ -1,5 +1,6 @@
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -175,11 +176,22 @@ class MatchingReached(Exception):  # noqa: N818
 @pytest.mark.parametrize("batch", ASYNCHRONOUS.values(), ids=ASYNCHRONOUS)
 @pytest.mark.parametrize("pixel_decoder", ["fpn", "deformable"])
 def test_nothing_waits_for_the_device_before_the_matching(
-    batch: Batch, points: int, pixel_decoder: str, monkeypatch: pytest.MonkeyPatch
+    batch: Batch,
+    points: int,
+    pixel_decoder: Literal["fpn", "deformable"],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The meta device holds no values: code that runs on it cannot wait for a device."""
-    shape = {"text_dim": 16, "hidden_dim": 32, "mask_dim": 16, "queries": 6, "rounds": 1}
-    config = ModelConfig(**shape, heads=2, encoder_layers=1, pixel_decoder=pixel_decoder)  # type: ignore[arg-type]
+    config = ModelConfig(
+        text_dim=16,
+        hidden_dim=32,
+        mask_dim=16,
+        queries=6,
+        rounds=1,
+        heads=2,
+        encoder_layers=1,
+        pixel_decoder=pixel_decoder,
+    )
     model = DataSeg(config).train().to("meta")
     text = F.normalize(torch.randn(3, 16), dim=1).to("meta")
 

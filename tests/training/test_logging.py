@@ -13,8 +13,8 @@ from segkit.shards.reader import ShardSet
 from segkit.training.train import train
 
 
-def told(sent: dict[int, dict[str, float]], *, steps: int) -> None:
-    """Every step's loss, and the figures of the evaluation after the last."""
+def assert_complete(sent: dict[int, dict[str, float]], *, steps: int) -> None:
+    """Every step has its loss, and the last one the figures of its evaluation."""
     assert list(sent) == list(range(1, steps + 1))
     assert all(
         figures["training/loss"] > 0 and "loss/class" in figures for figures in sent.values()
@@ -29,7 +29,7 @@ def run(tiny: Path, toy: ShardSet, out: Path, *overrides: str) -> Path:
     )
 
 
-def test_both_are_told_what_tensorboard_is_told(
+def test_loggers_get_the_figures_of_tensorboard(
     tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: dict[str, dict[int, dict[str, float]]] = {"wandb": {}, "mlflow": {}}
@@ -58,7 +58,7 @@ def test_both_are_told_what_tensorboard_is_told(
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     run(tiny, toy_set, tmp_path / "run", 'training.loggers=["wandb", "mlflow"]')
-    told(sent["wandb"], steps=2)
+    assert_complete(sent["wandb"], steps=2)
     assert sent["mlflow"] == sent["wandb"]
     recipe = load_recipe(tiny)
     name, config = settings["wandb"]
@@ -66,7 +66,7 @@ def test_both_are_told_what_tensorboard_is_told(
     assert settings["mlflow"]["optimizer.lr"] == recipe.optimizer.lr
 
 
-def test_one_that_is_not_installed_is_refused_before_anything_is_written(
+def test_a_missing_logger_is_refused_before_anything_is_written(
     tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -21,16 +21,16 @@ from tests.training.stand_in import StandIn
 CONFIG = OptimizerConfig(lr=1.0, backbone_lr_factor=0.1, weight_decay=0.05)
 
 
-def test_each_kind_of_parameter_gets_its_rate_and_decay() -> None:
+def test_each_kind_of_parameter_gets_its_learning_rate_and_decay() -> None:
     model = StandIn()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {
+    groups = {
         (group["lr_factor"], group["weight_decay"]): {
             names[id(parameter)] for parameter in group["params"]
         }
         for group in parameter_groups(model, CONFIG)
     }
-    assert found == {
+    assert groups == {
         (0.1, 0.05): {"backbone.0.weight"},
         (0.1, 0.0): {"backbone.0.bias", "backbone.1.weight", "backbone.1.bias"},
         (1.0, 0.05): {"head.weight"},
@@ -68,8 +68,8 @@ def test_groups_partition_the_trainable_parameters_of_the_model() -> None:
     assert id(named["text_classifier.project.weight"]) in decayed
 
 
-def test_rates_fall_down_the_blocks_of_a_vitdet_as_in_timm() -> None:
-    vit = timm.create_model("test_vit")  # its classifier is what learns at the full rate
+def test_learning_rates_decay_down_the_blocks_of_a_vitdet_as_in_timm() -> None:
+    vit = timm.create_model("test_vit")  # its classifier learns at the full rate
     theirs = {
         id(parameter): group["lr_scale"]
         for group in param_groups_layer_decay(vit, layer_decay=0.7)
@@ -81,24 +81,26 @@ def test_rates_fall_down_the_blocks_of_a_vitdet_as_in_timm() -> None:
     )
     config = OptimizerConfig(backbone_lr_factor=0.5, backbone_layer_decay=0.7)
     groups = parameter_groups(model, config)
-    found = {id(parameter): group["lr_factor"] for group in groups for parameter in group["params"]}
+    factors = {
+        id(parameter): group["lr_factor"] for group in groups for parameter in group["params"]
+    }
     network = "backbone.network."
     for name, parameter in model.named_parameters():
         if name.startswith(f"{network}pyramid."):
-            assert found[id(parameter)] == 0.5
+            assert factors[id(parameter)] == 0.5
         elif name.startswith(network):
-            own = (
+            timm_name = (
                 name.removeprefix(network)
                 .replace(".block.", ".")
                 .replace("patch_embed.", "patch_embed.proj.")
             )
-            assert found[id(parameter)] == pytest.approx(0.5 * expected[own])
+            assert factors[id(parameter)] == pytest.approx(0.5 * expected[timm_name])
         else:
-            assert found[id(parameter)] == 1.0
+            assert factors[id(parameter)] == 1.0
     assert len({group["lr_factor"] for group in groups}) == len(vit.blocks) + 3
 
 
-def test_rates_by_layers_need_layers_in_a_row() -> None:
+def test_layer_decay_needs_layers_in_sequence() -> None:
     with pytest.raises(InputError, match="choose a vitdet: backbone"):
         parameter_groups(StandIn(), OptimizerConfig(backbone_layer_decay=0.7))
 
@@ -112,7 +114,7 @@ def test_a_shared_parameter_is_in_one_group_only() -> None:
     assert len(grouped) == len(set(grouped)) == 3
 
 
-def test_decay_alone_shrinks_weights_and_nothing_else() -> None:
+def test_weight_decay_shrinks_only_weights() -> None:
     model = StandIn()
     optimizer = build_optimizer(model, CONFIG)
     set_lr(optimizer, 0.5)
@@ -129,7 +131,7 @@ def test_decay_alone_shrinks_weights_and_nothing_else() -> None:
         assert torch.equal(after[name], before[name])
 
 
-def test_the_rate_rises_to_its_peak_and_falls_to_zero() -> None:
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
     cosine = OptimizerConfig(warmup_steps=4, schedule="cosine")
     factors = [lr_factor(step, 24, cosine) for step in range(25)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])

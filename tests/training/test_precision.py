@@ -1,4 +1,4 @@
-"""The whole model in the loop: half precision, recomputed activations."""
+"""The full model in training: half precision and recomputed activations."""
 
 import json
 from pathlib import Path
@@ -34,8 +34,8 @@ def records(
     return [line for line in lines if "loss" in line]
 
 
-def losses(found: list[dict[str, Any]]) -> list[float]:
-    return [record["loss"] for record in found]
+def losses(steps: list[dict[str, Any]]) -> list[float]:
+    return [step["loss"] for step in steps]
 
 
 def test_recomputed_activations_train_to_the_same_losses(
@@ -55,12 +55,12 @@ def test_bf16_follows_full_precision(tiny: Path, toy_set: ShardSet, tmp_path: Pa
     assert half[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.01)
 
 
-def test_fp16_leaves_steps_out_until_its_scale_fits_and_then_learns(
+def test_fp16_skips_steps_until_its_scale_fits_and_then_learns(
     tiny: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
     plain = records(tiny, toy_set, tmp_path / "plain", 1)
     half = records(tiny, toy_set, tmp_path / "half", 10, "training.precision=fp16")
     assert half[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.01)
-    left_out = [record["gradient_norm"] is None for record in half]
-    assert left_out == sorted(left_out, reverse=True), "once the scale fits, every step counts"
-    assert not left_out[-4] and half[-1]["loss"] < half[0]["loss"]
+    skipped = [record["gradient_norm"] is None for record in half]
+    assert skipped == sorted(skipped, reverse=True), "once the scale fits, every step counts"
+    assert not skipped[-4] and half[-1]["loss"] < half[0]["loss"]

@@ -71,8 +71,7 @@ def test_batches_of_mixed_sets_count_by_their_sampling_weights() -> None:
         return freeze_mode(make_trainer({"a": 3.0, "b": 1.0}, **sections))
 
     def gradients(trainer: Trainer) -> list[torch.Tensor]:
-        parameters = trainer.model.parameters()
-        return [each.grad.clone() for each in parameters if each.grad is not None]
+        return [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]
 
     pair = [replace(batch, dataset=name) for batch, name in zip(batches(), "ab", strict=False)]
     separate = [quiet(), quiet()]
