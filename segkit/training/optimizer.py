@@ -111,8 +111,10 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel:
 
     def update(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
         n = int(updates)
-        update_average = get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))
-        update_average(averaged, current, updates)  # type: ignore[no-untyped-call]
+        update_ema = get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
+            min(decay, (1 + n) / (10 + n))
+        )
+        update_ema(averaged, current, updates)
 
     return AveragedModel(model, multi_avg_fn=update)
 
