@@ -119,7 +119,9 @@ class BoundaryAP(PycocotoolsAP):
                 detections = detections[: self.params.maxDets[-1]]
                 return np.minimum(iou, boundary_iou(detections, self._gts[image, category]))
 
-            def evaluateImg(self, image: int, category: int, area: Any, limit: int) -> Any:  # noqa: N802
+            def evaluateImg(  # noqa: N802
+                self, image: int, category: int, area: Any, limit: int
+            ) -> Any:
                 row = super().evaluateImg(image, category, area, limit)
                 if row is not None and (image, category) in metric._not_exhaustive:
                     row["dtIgnore"] = np.logical_or(row["dtIgnore"], row["dtMatches"] == 0)

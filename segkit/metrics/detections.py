@@ -1,7 +1,7 @@
 """COCO matching that keeps each detection, so that any weighting of the images can be evaluated."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from segkit.masks.iou import coco_iou
 from segkit.masks.run_lengths import Ints
 from segkit.metrics.objects import IouType, PredictedRecords, Record, TrueRecords
+from segkit.metrics.regions import concatenate
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -40,31 +41,6 @@ class DetectionRows:
     """(G,)."""
     object_iou: Floats
     """(G,) IoU with the best detection of the same class; 0 where there is none."""
-
-    @classmethod
-    def concatenate(
-        cls, batches: Sequence["DetectionRows"], numbers: Sequence[int]
-    ) -> "DetectionRows":
-        """Rows of several batches as one, in the order of image numbers.
-
-        Evaluators go through detections of equal scores in this order.
-
-        Args:
-            batches: rows whose image indices are the images' numbers - 1.
-            numbers: (I,) number of each image, 1 to I; in the result, an image's index is its place
-                in this list.
-        """
-        rows = {
-            field.name: np.concatenate([getattr(batch, field.name) for batch in batches])
-            for field in fields(cls)
-        }
-        order = np.argsort(rows["image"], kind="stable")
-        for name in ("image", "label", "score", "matched", "ignored"):
-            rows[name] = rows[name][order]
-        place = np.argsort(np.array(numbers, np.int64))
-        for name in ("image", "object_image"):
-            rows[name] = place[rows[name]]
-        return cls(**rows)
 
 
 class DetectionMatches:
@@ -130,7 +106,7 @@ class DetectionMatches:
     def rows(self) -> DetectionRows:
         """Detections and objects of all images so far."""
         if self._rows is None:
-            self._rows = DetectionRows.concatenate(self._batches, self._numbers)
+            self._rows = _in_image_order(concatenate(self._batches), self._numbers)
         return self._rows
 
     def average_precision(self, weights: Floats | None = None) -> Floats:
@@ -207,6 +183,28 @@ def _rows(
         np.array([key[0] - 1 for key, _ in objects], np.int64),
         np.array([key[1] - 1 for key, _ in objects], np.int64),
         np.array([best[key][k] if key in best else 0.0 for key, k in objects], np.float64),
+    )
+
+
+def _in_image_order(rows: DetectionRows, numbers: Sequence[int]) -> DetectionRows:
+    """The rows with detections in the order of image numbers, as evaluators go through them.
+
+    Args:
+        rows: their image indices are the images' numbers - 1.
+        numbers: (I,) number of each image, 1 to I; in the result, an image's index is its place in
+            this list.
+    """
+    order = np.argsort(rows.image, kind="stable")
+    place = np.argsort(np.array(numbers, np.int64))
+    return DetectionRows(
+        place[rows.image[order]],
+        rows.label[order],
+        rows.score[order],
+        rows.matched[order],
+        rows.ignored[order],
+        place[rows.object_image],
+        rows.object_label,
+        rows.object_iou,
     )
 
 

@@ -63,6 +63,11 @@ class InstanceAP(ABC):
         self.class_names = class_names
         self.iou_type = iou_type
         self.max_dets = tuple(max_dets)
+        self._start()
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Set up the evaluator."""
 
     @abstractmethod
     def update(self, truth: TrueRecords, prediction: PredictedRecords) -> None:
@@ -106,22 +111,13 @@ def _mean(values: Floats) -> float | None:
 class HotcocoAP(InstanceAP):
     """AP by hotcoco, which matches batch after batch and keeps no mask (memory stays bounded)."""
 
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        iou_type: IouType = "mask",
-        max_dets: Sequence[int] = MAX_DETS,
-    ) -> None:
-        super().__init__(class_names, iou_type, max_dets)
-        self._stream = self._open_stream()
-
-    def _open_stream(self) -> Any:
+    def _start(self) -> None:
         from hotcoco import Params, StreamingEval
 
         params = Params(self.coco_iou_type)
         params.max_dets = list(self.max_dets)
         categories = coco_categories(len(self.class_names))
-        return StreamingEval(categories, self.coco_iou_type, params=params)
+        self._stream = StreamingEval(categories, self.coco_iou_type, params=params)
 
     def update(self, truth: TrueRecords, prediction: PredictedRecords) -> None:
         """Match the records of a batch of images."""
@@ -149,23 +145,17 @@ class LvisAP(HotcocoAP):
     def __init__(self, class_names: Sequence[str], iou_type: IouType = "mask") -> None:
         super().__init__(class_names, iou_type, (LVIS_MAX_DETS,))
 
-    def _open_stream(self) -> Any:
+    def _start(self) -> None:
         from hotcoco import StreamingEval
 
         categories = coco_categories(len(self.class_names))
-        return StreamingEval(categories, self.coco_iou_type, lvis_style=True)
+        self._stream = StreamingEval(categories, self.coco_iou_type, lvis_style=True)
 
 
 class PycocotoolsAP(InstanceAP):
     """AP by the reference implementation; keeps all records in memory."""
 
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        iou_type: IouType = "mask",
-        max_dets: Sequence[int] = MAX_DETS,
-    ) -> None:
-        super().__init__(class_names, iou_type, max_dets)
+    def _start(self) -> None:
         self._coco, self._coco_eval = self._evaluator()
         self._images: list[Record] = []
         self._annotations: list[Record] = []

@@ -1,7 +1,6 @@
 """Panoptic quality by the rules of panopticapi (Kirillov et al., "Panoptic Segmentation", CVPR
 2019)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from segkit.masks.run_lengths import Ints
 from segkit.metrics.class_mapping import class_names
 from segkit.metrics.overlap import Overlap, overlap
-from segkit.metrics.regions import Regions
+from segkit.metrics.regions import Regions, concatenate
 from segkit.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
@@ -31,17 +30,6 @@ class PanopticRows:
     """(N,) IoU of a match; 0 for a false positive or false negative."""
     outcome: Ints
     """(N,) 0 true positive, 1 false positive, 2 false negative."""
-
-    @classmethod
-    def concatenate(cls, batches: Sequence["PanopticRows"]) -> "PanopticRows":
-        """The rows of all batches."""
-        none = np.zeros(0, np.int64)
-        return cls(
-            np.concatenate([none, *(batch.image for batch in batches)]),
-            np.concatenate([none, *(batch.label for batch in batches)]),
-            np.concatenate([np.zeros(0), *(batch.iou for batch in batches)]),
-            np.concatenate([none, *(batch.outcome for batch in batches)]),
-        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,8 @@ class PanopticQuality:
         self.several_crowds = 0
         """False positives that are more than half in void and *all* crowds of their class, but not
         in void and the last of these crowds."""
-        self._batches: list[PanopticRows] = []
+        none = np.zeros(0, np.int64)
+        self._batches = [PanopticRows(none, none, np.zeros(0), none)]
 
     def update(self, truth: Regions, prediction: Regions) -> None:
         """Match the segments of a batch of images.
@@ -115,8 +104,8 @@ class PanopticQuality:
     @property
     def rows(self) -> PanopticRows:
         """Outcomes of all images so far."""
-        if len(self._batches) != 1:
-            self._batches = [PanopticRows.concatenate(self._batches)]
+        if len(self._batches) > 1:
+            self._batches = [concatenate(self._batches)]
         return self._batches[0]
 
     def counts(self, weights: Floats | None = None) -> PanopticCounts:

@@ -1,7 +1,8 @@
 """The masked segments of a batch of images as columns: the input of the pixel metrics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from segkit.masks.run_lengths import Bytes, Ints, Runs, decode_runs, join
 from segkit.sample import Sample
 
 Flags = NDArray[np.bool_]
+Rows = TypeVar("Rows", bound=Any)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,16 @@ class Regions:
             hint = "write masks at image size"
             raise InputError(message, file=source, record=self.name(segment), hint=hint)
         return runs
+
+
+def concatenate(batches: Sequence[Rows]) -> Rows:
+    """The rows of all batches (at least one), each a dataclass of arrays."""
+    columns = (
+        np.concatenate([getattr(batch, field.name) for batch in batches])
+        for field in fields(batches[0])
+    )
+    rows: Rows = type(batches[0])(*columns)
+    return rows
 
 
 def unknown_class(class_id: int, source: str, image: str) -> InputError:

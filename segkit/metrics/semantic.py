@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from segkit.masks.run_lengths import Ints
 from segkit.metrics.class_mapping import class_names
 from segkit.metrics.overlap import Overlap, overlap
-from segkit.metrics.regions import Regions
+from segkit.metrics.regions import Regions, concatenate
 from segkit.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
@@ -34,17 +34,6 @@ class SemanticRows:
     pixels: Ints
     """(N,)"""
 
-    @classmethod
-    def concatenate(cls, batches: Sequence["SemanticRows"]) -> "SemanticRows":
-        """The rows of all batches."""
-        none = np.zeros(0, np.int64)
-        return cls(
-            np.concatenate([none, *(batch.image for batch in batches)]),
-            np.concatenate([none, *(batch.true for batch in batches)]),
-            np.concatenate([none, *(batch.predicted for batch in batches)]),
-            np.concatenate([none, *(batch.pixels for batch in batches)]),
-        )
-
 
 class SemanticIoU:
     """mIoU, frequency-weighted IoU, pixel and mean accuracy, and the confusion between classes.
@@ -56,7 +45,8 @@ class SemanticIoU:
     def __init__(self, taxonomy: Taxonomy) -> None:
         self.class_names = class_names(taxonomy)
         self.images = 0
-        self._batches: list[SemanticRows] = []
+        none = np.zeros(0, np.int64)
+        self._batches = [SemanticRows(none, none, none, none)]
 
     def update(self, truth: Regions, prediction: Regions) -> None:
         """Compare the class maps of a batch of images.
@@ -74,8 +64,8 @@ class SemanticIoU:
     @property
     def rows(self) -> SemanticRows:
         """Class pairs of all images so far."""
-        if len(self._batches) != 1:
-            self._batches = [SemanticRows.concatenate(self._batches)]
+        if len(self._batches) > 1:
+            self._batches = [concatenate(self._batches)]
         return self._batches[0]
 
     def confusion(self, weights: Floats | None = None) -> Floats:

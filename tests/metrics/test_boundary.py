@@ -24,8 +24,7 @@ from .scenes import (
 
 
 def outline(mask, depth):
-    """By distance: the pixels of the mask at most `depth` away from a pixel outside it or beyond the
-    image."""
+    """By distance: the pixels of the mask at most `depth` away from a pixel outside it."""
     inside = distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]
     return mask & (inside <= depth)
 

@@ -26,8 +26,11 @@ def test_predictions_in_another_vocabulary_are_mapped_by_name_and_losses_are_lis
     )
     metrics = figures(truth, predictions, "panoptic")
     assert metrics["class_map"] == {
-        "unmapped": ("unheard of",), "unreachable": ("class 2", "class 3"), "ambiguous": {}, "merged": {},
-    }  # fmt: skip
+        "unmapped": ("unheard of",),
+        "unreachable": ("class 2", "class 3"),
+        "ambiguous": {},
+        "merged": {},
+    }
     assert (
         metrics["per_class"]["class 0"]["pq"] == 100
         and metrics["per_class"]["class 1"]["pq"] == 100

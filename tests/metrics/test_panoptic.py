@@ -72,10 +72,10 @@ def test_truth_against_itself_is_perfect():
 def test_no_stuff_classes_no_predictions_and_no_ground_truth():
     names = taxonomy(things=2, stuff=0)
     full, empty = np.ones((4, 5), int), Sample("1", "1.jpg", 5, 4)
-    one = sample(full, {1: 2}, names)
+    labeled = sample(full, {1: 2}, names)
     missed, invented, nothing = (
-        evaluate([(one, empty)], names),
-        evaluate([(empty, one)], names),
+        evaluate([(labeled, empty)], names),
+        evaluate([(empty, labeled)], names),
         evaluate([(empty, empty)], names),
     )
     assert missed["stuff"] == {"pq": None, "sq": None, "rq": None, "n": 0}
@@ -102,7 +102,7 @@ def test_one_pixel_segments():
     assert evaluate([(truth, truth)], names)["per_class"]["class 0"]["tp"] == 2
 
 
-def test_two_crowds_of_a_class_forgive_only_the_last_listed_as_panopticapi_does_and_the_difference_is_counted():
+def test_only_the_last_listed_crowd_forgives_and_what_all_would_forgive_is_counted():
     names = taxonomy()
     ids = np.array([[1, 1, 1, 2, 2, 2, 3, 3]])
     truth = sample(ids, {1: 2, 2: 2, 3: 9}, names, crowds=(1, 2))

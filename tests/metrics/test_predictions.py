@@ -165,10 +165,8 @@ def test_panoptic_files_that_contradict_themselves_are_refused(tmp_path, damage,
 def test_results_are_matched_by_ids_only_and_file_names_are_refused(tmp_path):
     """Otherwise they would silently count as missing predictions."""
     truth, predictions = sets(tmp_path, kind="instance")
-    renamed = shard_set(
-        tmp_path / "renamed", [replace(s, file_name=f"{s.id:0>12}.jpg") for s in truth.samples()], truth.taxonomy,
-        "instance",
-    )  # fmt: skip
+    images = [replace(s, file_name=f"{s.id:0>12}.jpg") for s in truth.samples()]
+    renamed = shard_set(tmp_path / "renamed", images, truth.taxonomy, "instance")
     by_stem = [replace(s, id=f"{s.id:0>12}") for s in predictions.samples()]
     file = tmp_path / "stems.json"
     rows = json.loads(results_file(file, list(predictions.samples())).read_text())
