@@ -1,4 +1,4 @@
-"""What a training step sees: images of one data set and their targets."""
+"""Batches and targets: the images of one data set that a training step sees, and their labels."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from segkit.shards.manifest import Task
 
 @dataclass(frozen=True)
 class Targets:
-    """The (mask, class) pairs of one image crop of H x W pixels; T of them, 0 allowed."""
+    """The (mask, class) pairs of one image crop of H x W pixels; T of them, possibly 0."""
 
     labels: Tensor
     """(T,) int64: index of the class in the data set's taxonomy."""
@@ -24,13 +24,12 @@ class Targets:
     boxes: Tensor
     """(T, 4) float32: x0, y0, x1, y1 in pixels of the crop, clipped to it."""
     is_part: Tensor
-    """(T,) bool: a connected part of another target, whose box says more than that of the union;
-    for box-conditioned queries alone, proposals are not matched to it."""
+    """(T,) bool: a connected part of another target, with a tighter box; only for box prompts,
+    never matched to proposals."""
     void: Tensor
-    """(H, W) bool: pixels without a usable label (padding, void, crowd, ignore); never inside a
-    mask."""
+    """(H, W) bool: pixels without a usable label (padding, void, crowd, ignore), in no mask."""
     annotated: Tensor | None = None
-    """(K,) bool: the classes that were looked for in this image; None means all of the taxonomy."""
+    """(K,) bool: the classes that were annotated in this image; None means all of the taxonomy."""
     padding: Tensor | None = None
     """(H, W) bool: pixels of the crop beyond the image, all of them void; None means there are
     none."""
@@ -41,8 +40,8 @@ class Targets:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
         """The same targets with their maps on another device.
 
-        The rest stays on the CPU: it decides what is computed, which would have to wait for the
-        device to tell it.
+        The other fields stay on the CPU: they decide what is computed, and reading them must not
+        wait for the device.
         """
         maps = {name: getattr(self, name) for name in ("masks", "void", "padding")}
         moved = {
@@ -58,7 +57,7 @@ class Batch:
     """B crops of equal size, all from one data set."""
 
     images: Tensor
-    """(B, 3, H, W) RGB, uint8 as loaders give them; float32 in 0..1 once `to` has moved them."""
+    """(B, 3, H, W) RGB: uint8 from the loader, float32 in 0-1 after `to`."""
     targets: tuple[Targets, ...]
     dataset: str
     """Name of the data set in the mix."""
@@ -69,8 +68,8 @@ class Batch:
         return len(self.targets)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """The same batch with its maps on a device (see `Targets.to`), and its images as floats
-        there."""
+        """The same batch with its maps on a device (see `Targets.to`), and its images there as
+        float32."""
         targets = tuple(target.to(device, non_blocking=non_blocking) for target in self.targets)
         images = self.images.to(device, non_blocking=non_blocking)
         if images.dtype == torch.uint8:

@@ -1,5 +1,4 @@
-"""Batches on their way: in few tensors, for each one that a worker sends costs a file
-descriptor."""
+"""Collate the targets of a batch: a worker sends few tensors, as each costs a file descriptor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,48 +9,52 @@ from torch import Tensor
 from segkit.data.batch import Batch, Targets
 from segkit.shards.manifest import Task
 
-_JOINED = ("labels", "is_thing", "has_mask", "masks", "boxes", "is_part")
+_PER_TARGET = ("labels", "is_thing", "has_mask", "masks", "boxes", "is_part")
+"""The fields of `Targets` with one entry per target."""
 
 
 @dataclass(frozen=True)
 class CollatedBatch:
-    """A batch whose targets lie one after the other."""
+    """A batch whose images' targets are concatenated."""
 
     images: Tensor
-    sizes: list[int]
-    """Targets of each image."""
-    joined: dict[str, Tensor]
-    """The fields of all targets that have an entry for each of them."""
+    """(B, 3, H, W)."""
+    counts: list[int]
+    """(B,) targets of each image."""
+    targets: dict[str, Tensor]
+    """Each field with one entry per target, (sum of counts, ...)."""
     void: Tensor
     """(B, H, W)."""
     padding: Tensor | None
     """(B, H, W); None where no image has any."""
     annotated: list[list[bool] | None]
+    """(B,) lists of K; None where all classes were annotated."""
     dataset: str
     task: Task
     sample_ids: tuple[str, ...]
 
     def pin_memory(self) -> "CollatedBatch":
-        """The same in memory that a GPU copies from by itself; torch's loader calls it, in a
-        thread."""
+        """The same batch in pinned memory; torch's loader calls it, in a thread."""
         return replace(
             self,
             images=self.images.pin_memory(),
-            joined={name: tensor.pin_memory() for name, tensor in self.joined.items()},
+            targets={name: tensor.pin_memory() for name, tensor in self.targets.items()},
             void=self.void.pin_memory(),
             padding=None if self.padding is None else self.padding.pin_memory(),
         )
 
 
 def collate(batch: Batch) -> CollatedBatch:
-    """Join the targets of all images."""
+    """Concatenate the targets of all images."""
     targets = batch.targets
     return CollatedBatch(
         images=batch.images,
-        sizes=[len(target) for target in targets],
-        joined={name: torch.cat([getattr(target, name) for target in targets]) for name in _JOINED},
+        counts=[len(target) for target in targets],
+        targets={
+            name: torch.cat([getattr(target, name) for target in targets]) for name in _PER_TARGET
+        },
         void=torch.stack([target.void for target in targets]),
-        padding=_padding(targets),
+        padding=_stack_padding(targets),
         annotated=[
             None if target.annotated is None else target.annotated.tolist() for target in targets
         ],
@@ -61,24 +64,29 @@ def collate(batch: Batch) -> CollatedBatch:
     )
 
 
-def _padding(targets: Sequence[Targets]) -> Tensor | None:
+def _stack_padding(targets: Sequence[Targets]) -> Tensor | None:
     if all(target.padding is None for target in targets):
         return None
     return torch.stack(
-        [torch.zeros_like(t.void) if t.padding is None else t.padding for t in targets]
+        [
+            torch.zeros_like(target.void) if target.padding is None else target.padding
+            for target in targets
+        ]
     )
 
 
-def uncollate(packed: CollatedBatch) -> Batch:
-    """Inverse of `collate`; the targets share the packed tensors' memory."""
-    pieces = {name: torch.split(tensor, packed.sizes) for name, tensor in packed.joined.items()}
+def uncollate(collated: CollatedBatch) -> Batch:
+    """Inverse of `collate`; the targets share the memory of the collated tensors."""
+    fields = {
+        name: torch.split(tensor, collated.counts) for name, tensor in collated.targets.items()
+    }
     targets = tuple(
         Targets(
-            **{name: piece[image] for name, piece in pieces.items()},
-            void=packed.void[image],
+            **{name: pieces[image] for name, pieces in fields.items()},
+            void=collated.void[image],
             annotated=None if annotated is None else torch.tensor(annotated),
-            padding=None if packed.padding is None else packed.padding[image],
+            padding=None if collated.padding is None else collated.padding[image],
         )
-        for image, annotated in enumerate(packed.annotated)
+        for image, annotated in enumerate(collated.annotated)
     )
-    return Batch(packed.images, targets, packed.dataset, packed.task, packed.sample_ids)
+    return Batch(collated.images, targets, collated.dataset, collated.task, collated.sample_ids)

@@ -1,4 +1,4 @@
-"""Several data sets as one sequence of batches, each batch from one data set."""
+"""Mix several data sets into one sequence of batches, each of one data set."""
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +38,7 @@ class MixedSet:
     name: str
     shards: ShardSet
     weight: float
+    """Sampling weight, relative to those of the other sets."""
     task: Task
     policies: Mapping[int, MaskPolicy]
     """Mask policy of every class id."""
@@ -49,18 +50,18 @@ class MixedSet:
 
 
 class DataMix:
-    """The batches of a training: which they are depends on the sets, the configuration, the seed
-    and the step alone.
+    """The batches of a run, a function of the sets, the configuration, the seed and the step.
 
     Args:
         sets: name, shard set and sampling weight of each data set; weights are relative.
         config: crops, batch size (of one rank) and mask policies.
+        seed: of draws, orders and augmentation.
         rank, world_size: the ranks together see the samples that one process would see with their
-        joint batch size.
+            joint batch size.
 
     Raises:
-        InputError: no or an empty data set, a name used twice, a weight that is not positive, a
-            policy for what is not there.
+        InputError: no data set, an empty one, a name used twice, a weight that is not positive, or
+            a policy for a set or class that does not exist.
     """
 
     def __init__(
@@ -76,17 +77,17 @@ class DataMix:
         self.config, self.rank, self.world_size = config, rank, world_size
         self.sets = tuple(
             MixedSet(
-                name,
-                shards,
-                weight,
-                TASKS[shards.manifest.kind],
-                _policies(name, shards.taxonomy, config),
+                name=name,
+                shards=shards,
+                weight=weight,
+                task=TASKS[shards.manifest.kind],
+                policies=_policies(name, shards.taxonomy, config),
             )
             for name, shards, weight in sets
         )
         rows = [[part.rows for part in mixed.shards.manifest.parts] for mixed in self.sets]
         weights = [mixed.weight for mixed in self.sets]
-        self._schedule = Schedule(weights, rows, seed=seed, in_turn=config.mixing == "all")
+        self._schedule = Schedule(weights, rows, seed=seed, round_robin=config.mixing == "all")
 
     def __getitem__(self, name: str) -> MixedSet:
         return next(mixed for mixed in self.sets if mixed.name == name)
@@ -94,48 +95,49 @@ class DataMix:
     def batches(
         self, start_step: int, stop_step: int, *, pinned: bool = False
     ) -> Iterator[tuple[int, Batch]]:
-        """(step, batch) for every step from `start_step` up to but not including `stop_step`.
+        """Yield (step, batch) for every step from `start_step` up to but not including `stop_step`.
 
-        Images are bytes (uint8), a quarter of what floats would take; `Batch.to` makes floats of
-        them.
+        Images are uint8, a quarter of the size of floats; `Batch.to` converts them.
 
         Args:
             start_step, stop_step: 0-based.
-            pinned: put batches into memory that a GPU copies from by itself.
+            pinned: put batches into pinned memory, which a GPU can copy from by itself.
 
         Raises:
             SegkitError: an image or its labels cannot be read; names the sample.
         """
         workers = min(self.config.workers, stop_step - start_step)
-        steps: DataLoader[CollatedBatch | SegkitError] = DataLoader(
+        loader: DataLoader[CollatedBatch | SegkitError] = DataLoader(
             _Steps(self),
             batch_size=None,  # an item is a batch already
             sampler=range(start_step, stop_step),
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=workers,
-            worker_init_fn=_start_worker if workers else None,
+            worker_init_fn=_init_worker if workers else None,
             pin_memory=pinned,
         )
-        for step, item in zip(range(start_step, stop_step), steps, strict=True):
+        for step, item in zip(range(start_step, stop_step), loader, strict=True):
             if isinstance(item, SegkitError):
                 raise item
             yield step, uncollate(item)
 
-    def _batch(self, step: int) -> Batch:
-        dataset, turn = self._schedule.draw(step)
-        places = positions(
+    def batch(self, step: int) -> Batch:
+        """The batch of a step on this rank; raises as `batches` does."""
+        index, turn = self._schedule.draw(step)
+        stream = positions(
             turn, batch_size=self.config.batch_size, rank=self.rank, world_size=self.world_size
         )
-        images, targets, ids = zip(*(self._crop(dataset, place) for place in places), strict=True)
-        return Batch(
-            torch.stack(images), targets, self.sets[dataset].name, self.sets[dataset].task, ids
-        )
+        crops = [self._load_crop(index, position) for position in stream]
+        images, targets, ids = zip(*crops, strict=True)
+        mixed = self.sets[index]
+        return Batch(torch.stack(images), targets, mixed.name, mixed.task, ids)
 
-    def _crop(self, dataset: int, position: int) -> tuple[Tensor, Targets, str]:
-        mixed = self.sets[dataset]
-        sample = mixed.shards.sample(self._schedule.sample(dataset, position))
+    def _load_crop(self, index: int, position: int) -> tuple[Tensor, Targets, str]:
+        """Image, targets and sample id at a position in the stream of a data set."""
+        mixed = self.sets[index]
+        sample = mixed.shards.sample(self._schedule.sample(index, position))
         image = mixed.shards.image(sample)
-        rng = self._schedule.sample_rng(dataset, position)
+        rng = self._schedule.sample_rng(index, position)
         try:
             return *make_crop(image, sample, mixed, self.config, rng), sample.id
         except (ValueError, KeyError) as error:
@@ -148,11 +150,11 @@ class DataMix:
 def make_crop(
     image: Image, sample: Sample, mixed: MixedSet, config: DataConfig, rng: np.random.Generator
 ) -> tuple[Tensor, Targets]:
-    """One augmented crop (3, S, S) uint8 of an (H, W, 3) image, and its targets."""
+    """One augmented crop (3, S, S) uint8 of an image (H, W, 3), and its targets."""
     crop = choose_crop(sample, mixed.policies, config, rng)
-    pixels = crop.image(image)
+    pixels = crop.image(image)  # (S, S, 3)
     if config.color_jitter:
-        content = crop.inside()  # padding keeps its grey
+        content = crop.content_slices()  # the padding stays gray
         pixels[content] = color_jitter(
             np.ascontiguousarray(pixels[content]), strength=config.color_jitter, rng=rng
         )
@@ -165,78 +167,63 @@ def make_crop(
 def choose_crop(
     sample: Sample, policies: Mapping[int, MaskPolicy], config: DataConfig, rng: np.random.Generator
 ) -> Crop:
-    """Zoom on a random segment (a thing, where there is one) at the configured rate, else
-    large-scale jitter."""
-    usable = [
+    """Zoom on a random segment (a thing, if there is one) with `zoom_probability`, else large-scale
+    jitter."""
+    height, width, size = sample.height, sample.width, config.image_size
+    candidates = [
         segment
         for segment in sample.segments
         if not (segment.is_crowd or segment.ignore or policies[segment.class_id] == "none")
         and min(segment.box[2:]) > 0
     ]
-    usable = [segment for segment in usable if segment.kind == "thing"] or usable
-    if rng.random() < config.zoom_probability and usable:
-        box = usable[int(rng.integers(len(usable)))].box
-        return zoom_crop(
-            sample.height, sample.width, box, size=config.image_size, rng=rng, flip=config.flip
-        )
+    candidates = [segment for segment in candidates if segment.kind == "thing"] or candidates
+    if rng.random() < config.zoom_probability and candidates:
+        box = candidates[int(rng.integers(len(candidates)))].box
+        return zoom_crop(height, width, box, size=size, rng=rng, flip=config.flip)
     scale = float(rng.uniform(config.scale_min, config.scale_max))
-    size = config.image_size
-    return jitter_crop(
-        sample.height, sample.width, size=size, scale=scale, rng=rng, flip=config.flip
-    )
+    return jitter_crop(height, width, size=size, scale=scale, rng=rng, flip=config.flip)
 
 
 class _Steps(Dataset["CollatedBatch | SegkitError"]):
-    """Batches by step. A failure is a value as well, for torch would wrap it in a worker's
-    traceback."""
+    """The batches by step; an error is returned, as torch would wrap it in a worker's traceback."""
 
     def __init__(self, mix: DataMix) -> None:
         self.mix = mix
 
     def __getitem__(self, step: int) -> "CollatedBatch | SegkitError":
         try:
-            return collate(self.mix._batch(step))
+            return collate(self.mix.batch(step))
         except SegkitError as error:
             return error
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item
 
 
-def _start_worker(_: int) -> None:
-    for stop in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # torchrun and terminals send them to workers as well: the training
-        signal.signal(
-            stop, signal.SIG_IGN
-        )  # process decides when to stop, and needs its batches until then
-    cv2.setNumThreads(
-        0
-    )  # the workers are the parallelism; threads of each would fight for the same cores
+def _init_worker(_: int) -> None:
+    # torchrun and terminals send signals to workers as well. The training process decides when to
+    # stop, and needs its batches until then.
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, signal.SIG_IGN)
+    cv2.setNumThreads(0)  # the workers are the parallelism: their threads would compete for cores
 
 
 def _check(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
     names = [name for name, _, _ in sets]
     if not names:
         raise InputError("no data set", hint="give at least one with --data")
+    paths = [shards.path for _, shards, _ in sets]
     for name, shards, weight in sets:
-        if [other.path for _, other, _ in sets].count(shards.path) > 1:
-            hint = "give it once, with its weight behind it: SET=WEIGHT"
+        if paths.count(shards.path) > 1:
+            hint = "give it once, followed by its weight: SET=WEIGHT"
             raise InputError("the same set is given more than once", file=shards.path, hint=hint)
         if names.count(name) > 1:
-            raise InputError(
-                f"two data sets are called {name!r}",
-                file=shards.path,
-                hint="give each its own name",
-            )
+            message, hint = f"two data sets are named {name!r}", "give each its own name"
+            raise InputError(message, file=shards.path, hint=hint)
         if not 0 < weight < float("inf"):
-            raise InputError(
-                f"its sampling weight is {weight}",
-                file=shards.path,
-                hint="give a positive number after =",
-            )
+            message, hint = f"its sampling weight is {weight}", "give a positive number after ="
+            raise InputError(message, file=shards.path, hint=hint)
         if not len(shards):
             raise InputError("it has no images", file=shards.path, hint="leave the data set out")
     for key in config.mask_policy:
@@ -248,14 +235,13 @@ def _check(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> N
 def _policies(name: str, taxonomy: Taxonomy, config: DataConfig) -> dict[int, MaskPolicy]:
     """The policy of every class id of one data set."""
     default = config.mask_policy.get(name, "mask")
-    chosen = {
+    by_class = {
         key.partition(":")[2]: policy
         for key, policy in config.mask_policy.items()
         if key.startswith(f"{name}:")
     }
-    for unknown in chosen.keys() - set(taxonomy.names):
+    for unknown in by_class.keys() - set(taxonomy.names):
         record = f"data.mask_policy.{name}:{unknown}"
-        raise InputError(
-            "no such class", record=record, hint=f"see `segkit inspect` for the classes of {name}"
-        )
-    return {category.id: chosen.get(category.name, default) for category in taxonomy.categories}
+        hint = f"see `segkit inspect` for the classes of {name}"
+        raise InputError("no such class", record=record, hint=hint)
+    return {category.id: by_class.get(category.name, default) for category in taxonomy.categories}

@@ -1,9 +1,8 @@
-"""Which samples a step sees: a pure function of (seed, step), so that a resumed run needs no
-recorded position.
+"""Which samples a step sees: a pure function of seed and step, so resuming needs no saved position.
 
-One data set is drawn a step, or they take turns; each set has its own endless stream of epochs,
-every one a new shuffle, and a step takes the next samples of its set's stream. Ranks share the draw
-and take consecutive pieces of one global batch.
+Each step takes its batch from one data set, drawn at random or in turn. A data set is an endless
+stream of epochs, each newly shuffled, and a step takes the next samples of the stream. All ranks
+draw the same set and take consecutive slices of one global batch.
 """
 
 from collections.abc import Sequence
@@ -12,21 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 FULL_SHUFFLE = 100_000
-"""Up to so many images an epoch is one permutation; beyond it, reads should stay near each other on
-the disk."""
+"""Images up to which an epoch is one permutation; in larger sets, successive reads should be close
+on disk."""
 BUFFER = 20_000
-"""Images that are shuffled together in an epoch of a larger set: those of some tens of shards."""
-_DRAW, _ORDER, _SAMPLE = 1, 2, 3  # what a generator is for; one seed never serves two purposes
+"""Images of a larger set that are shuffled together: those of a few dozen shards."""
+_DRAW, _ORDER, _SAMPLE = 1, 2, 3  # purposes of a generator: no two share a seed
 
 
 class Schedule:
-    """The samples of every step.
+    """The data set and samples of every step.
 
     Args:
-        weights: sampling weights of the data sets, positive, of any sum.
-        shard_rows: images in each shard, for each data set.
-        seed: decides draws, orders and (through `sample_rng`) augmentation.
-        in_turn: the data sets take turns, whatever their weights.
+        weights: sampling weights of the data sets, positive; they need not sum to 1.
+        shard_rows: images in each shard of each data set.
+        seed: of draws, orders and (through `sample_rng`) augmentation.
+        round_robin: the data sets take turns, whatever their weights.
     """
 
     def __init__(
@@ -35,53 +34,50 @@ class Schedule:
         shard_rows: Sequence[Sequence[int]],
         *,
         seed: int,
-        in_turn: bool = False,
+        round_robin: bool = False,
     ) -> None:
-        self.seed, self.in_turn = seed, in_turn
+        self.seed, self.round_robin = seed, round_robin
         self._shard_rows = [tuple(rows) for rows in shard_rows]
         self._bounds = np.cumsum(weights) / np.sum(weights)
-        self._sets = np.zeros(0, np.int64)
+        self._datasets = np.zeros(0, np.int64)  # of each step drawn so far
         self._turns = np.zeros(0, np.int64)
-        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
+        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}  # set -> epoch and its order
 
     def draw(self, step: int) -> tuple[int, int]:
-        """The data set of a step (0-based), and how often it was drawn in the steps before."""
-        if self.in_turn:
+        """The data set of a step (0-based), and how many earlier steps drew it."""
+        if self.round_robin:
             turn, dataset = divmod(step, len(self._bounds))
             return dataset, turn
-        if step >= len(self._sets):
-            self._extend(max(1024, 2 * (step + 1)))
-        return int(self._sets[step]), int(self._turns[step])
+        if step >= len(self._datasets):
+            self._draw_steps(max(1024, 2 * (step + 1)))
+        return int(self._datasets[step]), int(self._turns[step])
 
     def sample(self, dataset: int, position: int) -> int:
-        """Index of the sample at a place of the stream of a data set."""
-        epoch, place = divmod(position, sum(self._shard_rows[dataset]))
-        if self._orders.get(dataset, (-1,))[0] != epoch:  # the current epoch's order is kept
-            order = epoch_order(
-                self._shard_rows[dataset], rng=_rng(self.seed, _ORDER, dataset, epoch)
-            )
-            self._orders[dataset] = (epoch, order)
-        return int(self._orders[dataset][1][place])
+        """Index of the sample at a position in the stream of a data set."""
+        epoch, index = divmod(position, sum(self._shard_rows[dataset]))
+        if self._orders.get(dataset, (-1,))[0] != epoch:  # only the current epoch's order is kept
+            rng = _rng(self.seed, _ORDER, dataset, epoch)
+            self._orders[dataset] = (epoch, epoch_order(self._shard_rows[dataset], rng=rng))
+        return int(self._orders[dataset][1][index])
 
     def sample_rng(self, dataset: int, position: int) -> np.random.Generator:
-        """The generator of all randomness of the crop at a place of a stream, whoever makes it."""
+        """The generator of all randomness in the crop at a position, on any rank or worker."""
         return _rng(self.seed, _SAMPLE, dataset, position)
 
-    def _extend(self, steps: int) -> None:
-        """Draw the first `steps` steps; the first draws stay the same however many follow."""
+    def _draw_steps(self, steps: int) -> None:
+        """Draw the first `steps` steps; a longer draw begins with the same steps."""
         draws = _rng(self.seed, _DRAW).random(steps)
-        self._sets = np.minimum(
-            np.searchsorted(self._bounds, draws, side="right"), len(self._bounds) - 1
-        )
+        datasets = np.searchsorted(self._bounds, draws, side="right")
+        self._datasets = np.minimum(datasets, len(self._bounds) - 1)
         self._turns = np.zeros(steps, np.int64)
         for dataset in range(len(self._bounds)):
-            steps_of_set = np.flatnonzero(self._sets == dataset)
-            self._turns[steps_of_set] = np.arange(len(steps_of_set))
+            dataset_steps = np.flatnonzero(self._datasets == dataset)
+            self._turns[dataset_steps] = np.arange(len(dataset_steps))
 
 
 def positions(turn: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> range:
-    """The places in a data set's stream that a rank takes when the set is drawn for the `turn`-th
-    time (0-based)."""
+    """The positions in a data set's stream that a rank takes when the set is drawn for the
+    `turn`-th time (0-based)."""
     start = (turn * world_size + rank) * batch_size
     return range(start, start + batch_size)
 
@@ -93,10 +89,10 @@ def epoch_order(
     full: int = FULL_SHUFFLE,
     buffer: int = BUFFER,
 ) -> NDArray[np.int64]:
-    """A permutation of all samples: uniform up to `full` of them, else shards shuffled, then
-    buffers of their samples.
+    """A permutation of all samples: uniform for up to `full` of them, else shards are shuffled,
+    then the samples of each buffer.
 
-    The buffers do not slide but follow each other, so the order needs no state.
+    The buffers follow each other instead of sliding, so the order needs no state.
     """
     total = sum(shard_rows)
     if total <= full:

@@ -1,73 +1,32 @@
-"""From the segments of a sample to the targets of a crop: what is one target, what is void, what
-the policy hides."""
+"""Build the targets of a crop from the segments of its sample."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 
-from segkit.data.augment import Crop, Rectangle
+from segkit.data.augment import Crop
 from segkit.data.batch import Targets
-from segkit.data.crop_masks import Mask, crop_mask, fill_box
-from segkit.masks.boxes import corners, tight_box
-from segkit.masks.run_lengths import Ints, decode_counts
+from segkit.data.crop_masks import crop_mask, fill_box
+from segkit.masks.boxes import Corners, Mask, corners, tight_box
+from segkit.masks.run_lengths import decode_counts
 from segkit.recipes.schema import MaskPolicy
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import Task
 from segkit.taxonomy import Taxonomy
 
 MIN_PIXELS = 4
-"""A target with fewer pixels in the crop is void: too little to learn from, but no background
-either."""
+"""A target with fewer pixels in the crop is void: too small to learn from, but not background."""
 MIN_VISIBLE = 0.1
-"""A box of which less than this share is in the crop is void: the object itself may lie wholly
-outside."""
-
-
+"""A box of which a smaller fraction is in the crop is void: the object itself may be outside."""
 MIN_PART_PIXELS = 64
+"""Pixels of the smallest connected part that becomes a target."""
 MAX_PARTS = 16
-"""Of an image; the largest count."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Scene:
-    """A sample under its window: what of each segment may be known."""
-
-    sample: Sample
-    crop: Crop
-    policies: Mapping[int, MaskPolicy]
-    runs: Mapping[int, Ints]
-    """Run lengths of the masks that may be looked at, by the segment's place in the sample; -1 is
-    the sample's void."""
-
-    def usable(self, segment: Segment) -> bool:
-        """Whether it can be a target."""
-        return not (
-            segment.is_crowd or segment.ignore or self.policies.get(segment.class_id) == "none"
-        )
-
-    def mask(self, place: int) -> Mask:
-        """The crop of a mask."""
-        return crop_mask(self.runs[place], self.sample.height, self.sample.width, self.crop)
-
-    def region(self, place: int) -> tuple[Mask, Rectangle | None]:
-        """The segment's pixels in the crop; with its clipped box where that is all that may be
-        known of it."""
-        if place in self.runs:
-            return self.mask(place), None
-        rectangle = self.crop.box(self.sample.segments[place].box)
-        return fill_box(rectangle, self.crop), self.crop.clip(rectangle)
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    segment: Segment
-    has_mask: bool
-    mask: Mask
-    box: Rectangle
-    is_part: bool = False
+"""Parts of an image, the largest first."""
+_VOID = -1
+"""In the place of a segment's index: the void region of the sample."""
 
 
 def build_targets(
@@ -78,156 +37,199 @@ def build_targets(
     task: Task,
     policies: Mapping[int, MaskPolicy],
 ) -> Targets:
-    """The targets of one crop.
+    """Build the targets of one crop.
 
-    Panoptic: one per thing, one per stuff class. Semantic: one per class, and the connected parts
-    of its things (of all classes where the taxonomy has no things): what a class map knows of
-    objects. Instance: one per thing. Where the task wants every pixel labeled, or the sample is not
-    exhaustive, what no target covers is void; in an exhaustive instance set it is background. Boxes
-    of masks are taken from the cropped mask, boxes without a mask are clipped.
+    - panoptic: one per thing, one per stuff class
+    - semantic: one per class, and the connected parts of its things (of all classes where the
+      taxonomy has no things), which is what a class map knows of objects
+    - instance: one per thing
+
+    Pixels without a target are void in panoptic and semantic tasks and in samples that are not
+    exhaustive, else background. The boxes of masks are those of the cropped masks; boxes without a
+    mask are clipped.
 
     Args:
-        policies: mask policy by class id; classes that are not named use their masks.
+        sample: an image and its segments.
+        crop: the crop of its image.
+        taxonomy: of the sample's data set.
+        task: of the sample's data set.
+        policies: mask policy by class id; classes without one use their masks.
 
     Raises:
-        ValueError: an RLE that does not fit the image.
-        KeyError: a class id that the taxonomy lacks.
+        ValueError: an RLE does not fill the image.
+        KeyError: the taxonomy has no such class id.
     """
-    scene = _scene(sample, crop, policies)
-    complete = task != "instance" or not sample.exhaustive
-    padding = np.ones(crop.padded_size, bool)
-    padding[crop.inside()] = False
-    void = padding | complete
-    kept: list[_Target] = []
-    for places in _groups(scene, task):
-        target = _target(places, scene)
-        if _large_enough(target, places, scene):
-            kept.append(target)
-        elif not complete:
-            void |= target.mask
-    if not complete:
-        for region in _hidden(scene):
-            void |= region
-    for target in kept:
-        void &= ~target.mask
-    parts = list(_parts(kept, taxonomy)) if task == "semantic" else []
-    made = _stack([*kept, *parts], void, taxonomy)
-    return replace(made, annotated=_annotated(sample, taxonomy), padding=torch.from_numpy(padding))
+    return _TargetBuilder(sample, crop, taxonomy, task, policies).build()
 
 
-def _scene(sample: Sample, crop: Crop, policies: Mapping[int, MaskPolicy]) -> _Scene:
-    counts = {
-        place: segment.mask
-        for place, segment in enumerate(sample.segments)
-        if segment.mask is not None and policies.get(segment.class_id, "mask") == "mask"
-    }
-    if sample.void is not None:
-        counts[-1] = sample.void
-    runs = decode_counts(list(counts.values()))
-    return _Scene(sample, crop, policies, dict(zip(counts, runs, strict=True)))
+@dataclass(frozen=True, slots=True)
+class _Target:
+    segment: Segment
+    """The first of the target's segments."""
+    has_mask: bool
+    mask: Mask
+    box: Corners
+    is_part: bool = False
 
 
-def _groups(scene: _Scene, task: Task) -> Iterator[list[int]]:
-    """Places of the segments that make one target together."""
-    merged: dict[int, list[int]] = {}
-    for place, segment in enumerate(scene.sample.segments):
-        if not scene.usable(segment) or (task == "instance" and segment.kind == "stuff"):
+class _TargetBuilder:
+    def __init__(
+        self,
+        sample: Sample,
+        crop: Crop,
+        taxonomy: Taxonomy,
+        task: Task,
+        policies: Mapping[int, MaskPolicy],
+    ) -> None:
+        self.sample, self.crop = sample, crop
+        self.taxonomy, self.task, self.policies = taxonomy, task, policies
+        counts = {
+            index: segment.mask
+            for index, segment in enumerate(sample.segments)
+            if segment.mask is not None and policies.get(segment.class_id, "mask") == "mask"
+        }
+        if sample.void is not None:
+            counts[_VOID] = sample.void
+        runs = decode_counts(list(counts.values()))
+        self.runs = dict(zip(counts, runs, strict=True))
+        """Run lengths of the masks that the policies allow, by index of the segment."""
+
+    def build(self) -> Targets:
+        unlabeled_is_void = self.task != "instance" or not self.sample.exhaustive
+        padding = np.ones(self.crop.padded_size, bool)
+        padding[self.crop.content_slices()] = False
+        void = padding | unlabeled_is_void
+        targets: list[_Target] = []
+        for indices in self._groups():
+            target = self._target(indices)
+            if self._is_large_enough(target, indices):
+                targets.append(target)
+            elif not unlabeled_is_void:
+                void |= target.mask
+        if not unlabeled_is_void:
+            for region in self._void_regions():
+                void |= region
+        for target in targets:
+            void &= ~target.mask
+        if self.task == "semantic":
+            targets += self._parts(targets)
+        return self._stack(targets, void, padding)
+
+    def _groups(self) -> Iterator[list[int]]:
+        """Indices of the segments that form one target."""
+        by_class: dict[int, list[int]] = {}
+        for index, segment in enumerate(self.sample.segments):
+            if not self._is_usable(segment):
+                continue
+            if self.task == "instance" and segment.kind == "stuff":
+                continue
+            if self.task == "semantic" or segment.kind == "stuff":
+                by_class.setdefault(segment.class_id, []).append(index)
+            else:
+                yield [index]
+        yield from by_class.values()
+
+    def _is_usable(self, segment: Segment) -> bool:
+        policy = self.policies.get(segment.class_id)
+        return not (segment.is_crowd or segment.ignore or policy == "none")
+
+    def _target(self, indices: Sequence[int]) -> _Target:
+        """One target of segments of a class; it has a mask only if all of them have one."""
+        regions = [self._region(index) for index in indices]
+        masks = [mask for mask, _ in regions]
+        mask = masks[0] if len(masks) == 1 else np.logical_or.reduce(masks)
+        has_mask = all(box is None for _, box in regions)
+        boxes = [
+            corners(tight_box(region)) if box is None else box
+            for region, box in regions
+            if region.any()
+        ]
+        return _Target(self.sample.segments[indices[0]], has_mask, mask, _hull(boxes))
+
+    def _region(self, index: int) -> tuple[Mask, Corners | None]:
+        """The mask of a segment in the crop, and None; or, where its mask is not known, its filled
+        box and the corners of that, clipped."""
+        if index in self.runs:
+            return self._crop_mask(index), None
+        box = self.crop.box(self.sample.segments[index].box)
+        return fill_box(box, self.crop), self.crop.clip(box)
+
+    def _crop_mask(self, index: int) -> Mask:
+        return crop_mask(self.runs[index], self.sample.height, self.sample.width, self.crop)
+
+    def _is_large_enough(self, target: _Target, indices: Sequence[int]) -> bool:
+        if np.count_nonzero(target.mask) < MIN_PIXELS:
+            return False
+        if target.has_mask or len(indices) > 1:
+            return True
+        x0, y0, x1, y1 = self.crop.box(target.segment.box)
+        left, top, right, bottom = target.box
+        return (right - left) * (bottom - top) >= MIN_VISIBLE * (x1 - x0) * (y1 - y0)
+
+    def _void_regions(self) -> Iterator[Mask]:
+        """Void of an instance sample: the source's own, and the things that are not usable."""
+        if self.sample.void is not None:
+            yield self._crop_mask(_VOID)
+        for index, segment in enumerate(self.sample.segments):
+            if segment.kind == "thing" and not self._is_usable(segment):
+                yield self._region(index)[0]
+
+    def _parts(self, targets: Sequence[_Target]) -> list[_Target]:
+        """The connected parts of class regions, largest first."""
+        has_things = any(category.kind == "thing" for category in self.taxonomy.categories)
+        parts: list[tuple[int, _Target]] = []  # with their areas
+        for target in targets:
+            if target.has_mask and not (has_things and target.segment.kind == "stuff"):
+                parts += _connected_parts(target)
+        parts.sort(key=lambda part: -part[0])
+        return [target for _, target in parts[:MAX_PARTS]]
+
+    def _stack(self, targets: Sequence[_Target], void: Mask, padding: Mask) -> Targets:
+        labels = [self.taxonomy.index[target.segment.class_id] for target in targets]
+        is_thing = [target.segment.kind == "thing" for target in targets]
+        masks = np.zeros((len(targets), *void.shape), bool)
+        if targets:
+            np.stack([target.mask for target in targets], out=masks)
+        boxes = torch.tensor([target.box for target in targets], dtype=torch.float32)
+        return Targets(
+            labels=torch.tensor(labels, dtype=torch.int64),
+            is_thing=torch.tensor(is_thing, dtype=torch.bool),
+            has_mask=torch.tensor([target.has_mask for target in targets], dtype=torch.bool),
+            masks=torch.from_numpy(masks),
+            boxes=boxes.reshape(-1, 4),
+            is_part=torch.tensor([target.is_part for target in targets], dtype=torch.bool),
+            void=torch.from_numpy(void),
+            annotated=self._annotated(),
+            padding=torch.from_numpy(padding),
+        )
+
+    def _annotated(self) -> torch.Tensor | None:
+        if self.sample.annotated is None:
+            return None
+        annotated = torch.zeros(len(self.taxonomy.categories), dtype=torch.bool)
+        annotated[[self.taxonomy.index[class_id] for class_id in self.sample.annotated]] = True
+        return annotated
+
+
+def _hull(boxes: Sequence[Corners]) -> Corners:
+    """The smallest box that holds all boxes; zeros without any."""
+    if not boxes:
+        return 0.0, 0.0, 0.0, 0.0
+    x0, y0, x1, y1 = zip(*boxes, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)
+
+
+def _connected_parts(target: _Target) -> Iterator[tuple[int, _Target]]:
+    """The connected parts of a target with at least MIN_PART_PIXELS, with their areas."""
+    left, top, right, bottom = (int(side) for side in target.box)
+    region = target.mask[top:bottom, left:right].astype(np.uint8)
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(region, connectivity=8)
+    for label in range(1, count):
+        x, y, width, height, area = (int(value) for value in statistics[label])
+        if area < MIN_PART_PIXELS:
             continue
-        if task == "semantic" or segment.kind == "stuff":
-            merged.setdefault(segment.class_id, []).append(place)
-        else:
-            yield [place]
-    yield from merged.values()
-
-
-def _hidden(scene: _Scene) -> Iterator[Mask]:
-    """Void regions of an instance sample: the source's own, crowds, ignored things, things of the
-    policy none."""
-    if scene.sample.void is not None:
-        yield scene.mask(-1)
-    for place, segment in enumerate(scene.sample.segments):
-        if segment.kind == "thing" and not scene.usable(segment):
-            yield scene.region(place)[0]
-
-
-def _target(places: Sequence[int], scene: _Scene) -> _Target:
-    """One target of one or several segments of a class; it has a mask only if all of them have."""
-    regions = [scene.region(place) for place in places]
-    mask = (
-        regions[0][0] if len(regions) == 1 else np.logical_or.reduce([part for part, _ in regions])
-    )
-    boxes = [
-        box if box is not None else corners(tight_box(part)) for part, box in regions if part.any()
-    ]
-    return _Target(
-        scene.sample.segments[places[0]], all(box is None for _, box in regions), mask, _hull(boxes)
-    )
-
-
-def _parts(targets: Sequence[_Target], taxonomy: Taxonomy) -> Iterator[_Target]:
-    """Connected parts of class regions, largest first."""
-    has_things = any(category.kind == "thing" for category in taxonomy.categories)
-    found: list[tuple[int, _Target]] = []
-    for target in targets:
-        if not target.has_mask or (has_things and target.segment.kind == "stuff"):
-            continue
-        left, top, right, bottom = (int(side) for side in target.box)
-        region = target.mask[top:bottom, left:right].astype(np.uint8)
-        count, labels, statistics, _ = cv2.connectedComponentsWithStats(region, connectivity=8)
-        for number in range(1, count):
-            x, y, width, height, area = (int(value) for value in statistics[number])
-            if area >= MIN_PART_PIXELS:
-                mask = np.zeros_like(target.mask)
-                mask[top:bottom, left:right] = labels == number
-                box = (
-                    float(left + x),
-                    float(top + y),
-                    float(left + x + width),
-                    float(top + y + height),
-                )
-                found.append((area, _Target(target.segment, True, mask, box, is_part=True)))
-    found.sort(key=lambda item: -item[0])
-    yield from (target for _, target in found[:MAX_PARTS])
-
-
-def _large_enough(target: _Target, places: Sequence[int], scene: _Scene) -> bool:
-    if np.count_nonzero(target.mask) < MIN_PIXELS:
-        return False
-    if target.has_mask or len(places) > 1:
-        return True
-    x0, y0, x1, y1 = scene.crop.box(target.segment.box)
-    left, top, right, bottom = target.box
-    return (right - left) * (bottom - top) >= MIN_VISIBLE * (x1 - x0) * (y1 - y0)
-
-
-def _hull(boxes: Iterable[Rectangle]) -> Rectangle:
-    corners = np.array(list(boxes)).reshape(-1, 4)
-    if not len(corners):
-        return (0.0, 0.0, 0.0, 0.0)
-    x0, y0 = corners[:, :2].min(axis=0).tolist()
-    x1, y1 = corners[:, 2:].max(axis=0).tolist()
-    return x0, y0, x1, y1
-
-
-def _annotated(sample: Sample, taxonomy: Taxonomy) -> torch.Tensor | None:
-    if sample.annotated is None:
-        return None
-    annotated = torch.zeros(len(taxonomy.categories), dtype=torch.bool)
-    annotated[[taxonomy.index[class_id] for class_id in sample.annotated]] = True
-    return annotated
-
-
-def _stack(kept: list[_Target], void: Mask, taxonomy: Taxonomy) -> Targets:
-    masks = np.stack([target.mask for target in kept]) if kept else np.zeros((0, *void.shape), bool)
-    labels = [taxonomy.index[target.segment.class_id] for target in kept]
-    return Targets(
-        labels=torch.tensor(labels, dtype=torch.int64),
-        is_thing=torch.tensor(
-            [target.segment.kind == "thing" for target in kept], dtype=torch.bool
-        ),
-        has_mask=torch.tensor([target.has_mask for target in kept], dtype=torch.bool),
-        masks=torch.from_numpy(masks),
-        boxes=torch.tensor([target.box for target in kept], dtype=torch.float32).reshape(-1, 4),
-        is_part=torch.tensor([target.is_part for target in kept], dtype=torch.bool),
-        void=torch.from_numpy(void),
-    )
+        mask = np.zeros_like(target.mask)
+        mask[top:bottom, left:right] = labels == label
+        x0, y0 = float(left + x), float(top + y)
+        box = (x0, y0, x0 + width, y0 + height)
+        yield area, _Target(target.segment, True, mask, box, is_part=True)

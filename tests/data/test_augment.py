@@ -86,7 +86,7 @@ def test_image_mask_and_box_move_together(case: tuple[int, int, Crop], seed: int
     )
     assert (inside <= mask).all() and (mask <= near).all()
     picture = crop.image(np.repeat(dense[..., None], 3, axis=2).astype(np.uint8) * 255)[..., 0]
-    content = picture[crop.inside()].astype(int)
+    content = picture[crop.content_slices()].astype(int)
     # pixels that lie one source pixel and one crop pixel or more from the box's edges must show
     # inside or outside
     reach = 1 + max(crop.content[2] / crop.source[2], crop.content[3] / crop.source[3])
@@ -96,8 +96,8 @@ def test_image_mask_and_box_move_together(case: tuple[int, int, Crop], seed: int
     beyond = (np.maximum(left - columns, columns - right) > reach) | (
         np.maximum(top - rows, rows - bottom) > reach
     )
-    assert (content[core[crop.inside()]] == 255).all() and (
-        content[beyond[crop.inside()]] == 0
+    assert (content[core[crop.content_slices()]] == 255).all() and (
+        content[beyond[crop.content_slices()]] == 0
     ).all()
 
 

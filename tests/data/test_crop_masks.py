@@ -102,5 +102,7 @@ def test_real_overlapping_instances_crop_as_pycocotools_decodes_them(real_data: 
     crop = jitter_crop(height, width, size=128, scale=1.3, rng=np.random.default_rng(1), flip=True)
     grid = np.ix_(crop.rows(), crop.columns())
     for mask in dense:
-        mask_crop = crop_mask(rle.decompress(rle.encode(mask)), height, width, crop)[crop.inside()]
+        mask_crop = crop_mask(rle.decompress(rle.encode(mask)), height, width, crop)[
+            crop.content_slices()
+        ]
         assert (mask_crop == mask[grid]).all()

@@ -123,7 +123,7 @@ def test_every_map_of_a_batch_is_pinned_where_a_gpu_waits_for_it(
         return copy
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    batch = DataMix(sets, CONFIG, seed=5)._batch(0)
+    batch = DataMix(sets, CONFIG, seed=5).batch(0)
     found = uncollate(collate(batch).pin_memory())
     maps = [
         found.images,
@@ -247,7 +247,7 @@ def test_what_cannot_be_mixed_is_refused(sets: Sets, tmp_path: Path) -> None:
         (
             [sets[0], (name, sets[1][1], 1.0)],
             CONFIG,
-            "two data sets are called .*; give each its own name",
+            "two data sets are named .*; give each its own name",
         ),
         ([(name, shards, 0.0)], CONFIG, "its sampling weight is 0"),
         ([("empty", empty, 1.0)], CONFIG, "no images"),

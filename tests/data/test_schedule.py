@@ -19,7 +19,7 @@ def test_sets_are_drawn_at_their_rates() -> None:
 
 
 def test_sets_that_take_turns_come_once_a_round() -> None:
-    schedule = Schedule([1, 3, 4], [[5], [5], [5]], seed=7, in_turn=True)
+    schedule = Schedule([1, 3, 4], [[5], [5], [5]], seed=7, round_robin=True)
     assert drawn(schedule, range(7)) == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2)]
 
 
