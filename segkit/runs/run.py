@@ -24,6 +24,7 @@ from segkit.runs.run_manifest import (
     WEIGHTS,
     RunManifest,
     open_run,
+    refuse_damage,
     run_parent,
 )
 from segkit.shards.manifest import Parent
@@ -114,6 +115,7 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
             device.
     """
     folder, manifest, recipe = open_run(spec, overrides)
+    refuse_damage(folder, manifest)
     try:
         # The run's weights include the backbone's; nothing is downloaded.
         model = DataSeg(recipe.model.model_copy(update={"backbone_weights": None}))
@@ -129,6 +131,10 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
         raise InputError(
             f"the run cannot be read ({message})", file=folder, hint="train it again"
         ) from error
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            message = f"the weights of {name} are not finite: the training diverged"
+            raise InputError(message, file=folder / WEIGHTS, hint="train it again")
     encoding, encoder_digest = Encoding.from_metadata(metadata)
     return Run(
         path=folder,

@@ -64,11 +64,36 @@ class RunManifest(BaseModel):
 
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file in `CONTENT`."""
-    digests = {}
+    return {name: _sha256(folder / name) for name in CONTENT}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def damage(folder: Path, manifest: RunManifest) -> list[str]:
+    """What differs between the files of a run and its manifest, one line each; none if intact."""
+    if RunManifest.content_digest(manifest.files) != manifest.digest:
+        return [f"{MANIFEST}: the digest is not that of the files listed there"]
+    lines = []
     for name in CONTENT:
-        with (folder / name).open("rb") as file:
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+        try:
+            digest = _sha256(folder / name)
+        except OSError as error:
+            lines.append(f"{name}: {error.strerror or error}")
+            continue
+        if digest != manifest.files.get(name):
+            lines.append(f"{name}: the SHA-256 of its bytes is not the one in the manifest")
+    return lines
+
+
+def refuse_damage(folder: Path, manifest: RunManifest) -> None:
+    """Raise InputError if a file of a run is not the one that was published."""
+    for line in damage(folder, manifest):
+        name, _, message = line.partition(": ")
+        hint = "copy the run again from where it is intact, or train it again"
+        raise InputError(message, file=folder / name, hint=hint)
 
 
 def run_parent(folder: Path, manifest: RunManifest, home: Path) -> Parent:

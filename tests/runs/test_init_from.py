@@ -15,6 +15,8 @@ from segkit.shards.reader import ShardSet
 from segkit.text.encoding import Encoding
 from segkit.training.train import train
 
+from .seal import seal
+
 
 @pytest.fixture(scope="module")
 def trained(tiny: Path, toy_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -75,6 +77,7 @@ def test_a_backbone_with_the_tag_of_its_weights_is_the_same_architecture(
     (copy / "recipe.toml").write_text(
         text.replace(f'backbone = "{name}"', f'backbone = "{name}.r160_in1k"')
     )
+    seal(copy)
     for backbone in (name, f"{name}.r160_in1k"):
         model = DataSeg(load_recipe(tiny, [f"model.backbone={backbone}"]).model)
         init_from(model, str(copy), Encoding())

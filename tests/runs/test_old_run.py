@@ -18,6 +18,8 @@ from segkit.runs.run_manifest import MANIFEST, RECIPE, read_run_manifest
 from segkit.shards.reader import ShardSet
 from segkit.training.train import train
 
+from .seal import seal
+
 FILES = Path(__file__).parent / "old_run"
 """Manifest, recipe and weight names of a run that the earlier version trained on the toy set."""
 
@@ -45,6 +47,7 @@ def old(new: Path, tmp_path: Path) -> Path:
                 break
     assert sorted(state) == (FILES / "weights.txt").read_text().split()
     save_file(state, version / "model.safetensors")
+    seal(version)
     return version
 
 
