@@ -1,4 +1,4 @@
-"""Small scenes whose masks are known as dense arrays, for brute-force comparison."""
+"""Small scenes with dense masks, for brute-force comparison."""
 
 import cv2
 import numpy as np
@@ -33,16 +33,16 @@ def disc(height: int, width: int, x: float, y: float, radius: float) -> Mask:
 
 
 def segment(mask: Mask, class_id: int, /, **fields: object) -> Segment:
-    """A segment of a dense mask (box and area from it); `fields` replace what it would hold."""
+    """A segment of a dense mask (box and area from it); `fields` replace its values."""
     kind = TAXONOMY.by_id[class_id].kind
     counts = rle.encode(mask)
-    made = {
+    values = {
         "box": rle.box(counts, *mask.shape),
         "mask": counts,
         "area": float(mask.sum()),
         "mask_from": "human",
     }
-    return Segment(class_id, kind, **{**made, **fields})  # type: ignore[arg-type]
+    return Segment(class_id, kind, **{**values, **fields})  # type: ignore[arg-type]
 
 
 def instance_sample(
@@ -61,7 +61,7 @@ def instance_sample(
 
 
 def panoptic_sample(identity: str, seed: int, *, height: int = 80, width: int = 100) -> Sample:
-    """A sky in two parts, a sea, discs upon them, and a void stripe."""
+    """A sky in two parts, a sea, discs on them, and a void stripe."""
     rng = np.random.default_rng(seed)
     ids = np.zeros((height, width), np.int64)
     ids[: height // 2, : width // 3], ids[: height // 2, width // 3 :], ids[height // 2 :] = 1, 2, 3
@@ -72,9 +72,9 @@ def panoptic_sample(identity: str, seed: int, *, height: int = 80, width: int = 
         ] = 10 + number
     ids[:, width - 7 :] = 0
     classes = {1: 2, 2: 2, 3: 30, **{10 + number: 5 + 4 * (number % 2) for number in range(discs)}}
-    found = [segment(ids == value, classes[value]) for value in np.unique(ids) if value]
+    segments = [segment(ids == value, classes[value]) for value in np.unique(ids) if value]
     return Sample(
-        identity, f"{identity}.png", width, height, tuple(found), void=rle.encode(ids == 0)
+        identity, f"{identity}.png", width, height, tuple(segments), void=rle.encode(ids == 0)
     )
 
 

@@ -31,7 +31,7 @@ scales = st.floats(0.1, 4.0)
 
 @st.composite
 def crops(draw: st.DrawFn) -> tuple[int, int, Crop]:
-    """Height, width and a window of either kind."""
+    """Height, width, and a jitter or zoom crop."""
     height, width, rng = draw(sides), draw(sides), np.random.default_rng(draw(seeds))
     if draw(st.booleans()):
         return (
@@ -45,7 +45,7 @@ def crops(draw: st.DrawFn) -> tuple[int, int, Crop]:
 
 
 @given(crops())
-def test_windows_stay_inside_of_image_and_canvas(case: tuple[int, int, Crop]) -> None:
+def test_crops_stay_inside_image_and_padded_size(case: tuple[int, int, Crop]) -> None:
     height, width, crop = case
     x, y, w, h = crop.source
     assert min(w, h) >= 1 and min(x, y) >= 0 and x + w <= width and y + h <= height
@@ -60,7 +60,7 @@ def test_windows_stay_inside_of_image_and_canvas(case: tuple[int, int, Crop]) ->
 
 @given(crops(), seeds)
 @settings(max_examples=50)
-def test_image_mask_and_box_move_together(case: tuple[int, int, Crop], seed: int) -> None:
+def test_image_mask_and_box_are_cropped_alike(case: tuple[int, int, Crop], seed: int) -> None:
     height, width, crop = case
     rng = np.random.default_rng(seed)
     x0, y0 = int(rng.integers(width)), int(rng.integers(height))
@@ -69,8 +69,8 @@ def test_image_mask_and_box_move_together(case: tuple[int, int, Crop], seed: int
     dense[y0:y1, x0:x1] = True
     mask = crop_mask(rle.decompress(rle.encode(dense)), height, width, crop)
     left, top, right, bottom = crop.clip(crop.box((x0, y0, x1 - x0, y1 - y0)))
-    # the box says which pixel centers are in; sampling by whole source pixels agrees with it
-    # exactly for whole boxes
+    # for boxes of full pixels, sampling a mask by source pixels equals testing which pixel centers
+    # are inside the box
     rows, columns = np.mgrid[: crop.padded_size[0], : crop.padded_size[1]] + 0.5
     inside = (
         (columns > left + 1e-6)
@@ -87,8 +87,7 @@ def test_image_mask_and_box_move_together(case: tuple[int, int, Crop], seed: int
     assert (inside <= mask).all() and (mask <= near).all()
     picture = crop.image(np.repeat(dense[..., None], 3, axis=2).astype(np.uint8) * 255)[..., 0]
     content = picture[crop.content_slices()].astype(int)
-    # pixels that lie one source pixel and one crop pixel or more from the box's edges must show
-    # inside or outside
+    # pixels at least one source pixel and one crop pixel from the edges are inside or outside
     reach = 1 + max(crop.content[2] / crop.source[2], crop.content[3] / crop.source[3])
     core = (np.minimum(columns - left, right - columns) > reach) & (
         np.minimum(rows - top, bottom - rows) > reach
@@ -101,7 +100,7 @@ def test_image_mask_and_box_move_together(case: tuple[int, int, Crop], seed: int
     ).all()
 
 
-def test_mask_sampling_is_that_of_opencv_at_pixel_centers() -> None:
+def test_mask_sampling_equals_opencv_at_pixel_centers() -> None:
     dense = blobs(97, 131, seed=3)
     crop = Crop((10, 5, 90, 80), (7, 3, 50, 61), (64, 64))
     part = dense[5:85, 10:100].astype(np.uint8)
@@ -112,7 +111,7 @@ def test_mask_sampling_is_that_of_opencv_at_pixel_centers() -> None:
     assert not mask.any()
 
 
-def test_a_mirrored_window_mirrors_its_patch() -> None:
+def test_a_mirrored_crop_mirrors_its_content() -> None:
     dense = blobs(40, 60, seed=1)
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     straight = Crop((0, 0, 60, 40), (0, 0, 64, 43), (64, 64))
@@ -135,28 +134,26 @@ def test_jitter_gives_the_longer_side_the_scaled_size(
     height: int, width: int, scale: float, seed: int
 ) -> None:
     crop = jitter_crop(height, width, size=64, scale=scale, rng=np.random.default_rng(seed))
-    side = (
-        max(height, width) / scale
-    )  # the side in the source that becomes 64 pixels, rounded to whole pixels
-    for taken, shown in zip(crop.source[2:], crop.content[2:], strict=True):
-        assert shown == 1 or abs(shown - taken * 64 / side) <= 0.5 + 0.51 * shown / side
+    side = max(height, width) / scale  # of the source, becomes 64 pixels; rounded to full pixels
+    for source, content in zip(crop.source[2:], crop.content[2:], strict=True):
+        assert content == 1 or abs(content - source * 64 / side) <= 0.5 + 0.51 * content / side
     assert crop.content[:2] == (0, 0)
     if scale <= 1 - 1 / side:
         assert crop.source == (0, 0, width, height)
 
 
 def test_jitter_crops_reach_every_corner_and_flip_half_of_the_time() -> None:
-    found = [
+    jittered = [
         jitter_crop(50, 100, size=32, scale=2.0, rng=np.random.default_rng(i), flip=True)
         for i in range(400)
     ]
-    assert {crop.source[0] for crop in found} == set(range(51))
-    assert {crop.source[1] for crop in found} == {0}
-    assert 160 < sum(crop.mirrored for crop in found) < 240
+    assert {crop.source[0] for crop in jittered} == set(range(51))
+    assert {crop.source[1] for crop in jittered} == {0}
+    assert 160 < sum(crop.mirrored for crop in jittered) < 240
 
 
 @given(seeds, st.integers(4, 30), st.integers(4, 30))
-def test_zoom_keeps_the_box_in_sight_with_context(seed: int, w: int, h: int) -> None:
+def test_zoom_contains_the_box_with_context(seed: int, w: int, h: int) -> None:
     rng = np.random.default_rng(seed)
     box = (float(rng.integers(200 - w)), float(rng.integers(150 - h)), float(w), float(h))
     crop = zoom_crop(150, 200, box, size=64, rng=rng, flip=True)
@@ -171,7 +168,7 @@ def test_zoom_keeps_the_box_in_sight_with_context(seed: int, w: int, h: int) -> 
     assert crop.content[2] / width <= 8.5
 
 
-def test_the_zoomed_box_is_not_always_in_the_middle() -> None:
+def test_the_zoomed_box_is_not_always_centered() -> None:
     centers = []
     for seed in range(100):
         crop = zoom_crop(200, 200, (90, 90, 20, 20), size=64, rng=np.random.default_rng(seed))
@@ -181,7 +178,7 @@ def test_the_zoomed_box_is_not_always_in_the_middle() -> None:
 
 
 @given(sides, sides, st.integers(32, 200))
-def test_evaluation_keeps_the_whole_image(height: int, width: int, size: int) -> None:
+def test_evaluation_keeps_the_full_image(height: int, width: int, size: int) -> None:
     crop = full_image_crop(height, width, size=size)
     assert crop.source == (0, 0, width, height)
     assert max(crop.content[2:]) == size
@@ -196,7 +193,7 @@ def test_evaluation_keeps_the_whole_image(height: int, width: int, size: int) ->
     ("height", "width", "size", "least"),
     [(96, 120, 240, 0.99), (150, 90, 150, 1.0), (301, 200, 160, 0.92)],
 )
-def test_masks_come_back_from_the_evaluation_canvas(
+def test_masks_survive_crop_and_resizing_back(
     height: int, width: int, size: int, least: float
 ) -> None:
     dense = np.stack(
@@ -206,10 +203,10 @@ def test_masks_come_back_from_the_evaluation_canvas(
         )
     )
     crop = full_image_crop(height, width, size=size)
-    padded_size = np.stack(
+    padded = np.stack(
         [crop_mask(rle.decompress(rle.encode(mask)), height, width, crop) for mask in dense]
     )
-    back = to_image(torch.from_numpy(padded_size).float(), crop).numpy() > 0.5
+    back = to_image(torch.from_numpy(padded).float(), crop).numpy() > 0.5
     assert back.shape == dense.shape
     for ours, mask in zip(back, dense, strict=True):
         assert (ours & mask).sum() / (ours | mask).sum() >= least
@@ -218,9 +215,9 @@ def test_masks_come_back_from_the_evaluation_canvas(
     )  # no shift
 
 
-def test_low_resolution_scores_come_back_in_place() -> None:
-    crop = full_image_crop(60, 100, size=100)  # canvas 64 x 128
-    ramp = (torch.arange(32) + 0.5) * 4  # x of the center of each cell at stride 4
+def test_low_resolution_logits_are_not_shifted() -> None:
+    crop = full_image_crop(60, 100, size=100)  # padded to 64 x 128
+    ramp = (torch.arange(32) + 0.5) * 4  # x of the center of each pixel at stride 4
     back = to_image(ramp.expand(1, 16, 32), crop)
     expected = torch.arange(100) + 0.5
     assert torch.allclose(back[0, :, 2:98], expected[2:98].expand(60, -1), atol=1e-4)
@@ -228,31 +225,30 @@ def test_low_resolution_scores_come_back_in_place() -> None:
 
 @given(crops(), seeds)
 @settings(max_examples=40, deadline=None)
-def test_windows_are_torchvisions_transforms(case: tuple[int, int, Crop], seed: int) -> None:
+def test_crops_equal_torchvisions_transforms(case: tuple[int, int, Crop], seed: int) -> None:
     height, width, crop = case
     rng = np.random.default_rng(seed)
     x, y, w, h = crop.source
     left, top, content_w, content_h = crop.content
-    rest = [
+    padding = [
         left,
         top,
         crop.padded_size[1] - left - content_w,
         crop.padded_size[0] - top - content_h,
     ]
 
-    def transformed(given: torch.Tensor, **options: object) -> torch.Tensor:
-        made = functional.resized_crop(given, y, x, h, w, [content_h, content_w], **options)
-        return functional.pad(functional.horizontal_flip(made) if crop.mirrored else made, rest)
+    def transform(tensor: torch.Tensor, **options: object) -> torch.Tensor:
+        resized = functional.resized_crop(tensor, y, x, h, w, [content_h, content_w], **options)
+        flipped = functional.horizontal_flip(resized) if crop.mirrored else resized
+        return functional.pad(flipped, padding)
 
     dense = blobs(height, width, seed=seed)
-    mask = transformed(
+    mask = transform(
         tv_tensors.Image(torch.from_numpy(dense[None].astype(np.uint8))),
         interpolation=NEAREST_EXACT,
     )
-    found = crop_mask(rle.decompress(rle.encode(dense)), height, width, crop)
-    assert (found != mask[0].numpy()).mean() <= 0.02, (
-        "torch rounds where a centre lies between two pixels"
-    )
+    sampled = crop_mask(rle.decompress(rle.encode(dense)), height, width, crop)
+    assert (sampled != mask[0].numpy()).mean() <= 0.02, "torch rounds centers between two pixels"
 
     box = (
         float(rng.integers(width)),
@@ -263,9 +259,7 @@ def test_windows_are_torchvisions_transforms(case: tuple[int, int, Crop], seed: 
     boxes = tv_tensors.BoundingBoxes(
         [list(box)], format="XYWH", canvas_size=(height, width), dtype=torch.float64
     )  # type: ignore[call-overload]
-    inside = functional.convert_bounding_box_format(transformed(boxes), new_format="XYXY")[
-        0
-    ].tolist()
+    inside = functional.convert_bounding_box_format(transform(boxes), new_format="XYXY")[0].tolist()
     ours = crop.clip(crop.box(box))
     if (ours[2] - ours[0]) * (ours[3] - ours[1]) > 1e-6:
         assert ours == pytest.approx(inside, abs=1e-4)
@@ -274,33 +268,41 @@ def test_windows_are_torchvisions_transforms(case: tuple[int, int, Crop], seed: 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("brightness", 0.6), ("brightness", 1.4), ("contrast", 0.5), ("contrast", 1.5),
-                        ("saturation", 0.3), ("saturation", 1.7), ("hue", 0.1), ("hue", -0.3)]
-)  # fmt: skip
-def test_colors_change_as_in_torchvision(name: str, value: float) -> None:
-    # smooth colors: both round to bytes between steps, which noise at full saturation would amplify
+    ("name", "value"),
+    [
+        ("brightness", 0.6),
+        ("brightness", 1.4),
+        ("contrast", 0.5),
+        ("contrast", 1.5),
+        ("saturation", 0.3),
+        ("saturation", 1.7),
+        ("hue", 0.1),
+        ("hue", -0.3),
+    ],
+)
+def test_colors_equal_torchvisions(name: str, value: float) -> None:
+    # smooth colors: both round to bytes between steps, and saturated noise amplifies the difference
     y, x = np.mgrid[:48, :64]
     image = np.stack((x * 3 + 20, y * 4 + 30, 200 - x - y), axis=2).astype(np.uint8)
     factors = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, name: value}
     ours = adjust_colors(image, **factors)
     change = getattr(functional, f"adjust_{name}")
     theirs = change(torch.from_numpy(image).permute(2, 0, 1), value).permute(1, 2, 0).numpy()
-    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= (
-        8 if name == "hue" else 2
-    )  # OpenCV keeps the hue in 8 bits
+    tolerance = 8 if name == "hue" else 2  # OpenCV stores the hue in 8 bits
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= tolerance
     assert np.abs(ours.astype(int) - image.astype(int)).max() > 10
 
 
-def test_neutral_colors_change_nothing_and_jitter_follows_its_generator() -> None:
+def test_neutral_colors_change_nothing_and_jitter_is_seeded() -> None:
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     assert (adjust_colors(image, brightness=1, contrast=1, saturation=1, hue=0) == image).all()
-    first, again, other = (
+    first, again, different = (
         color_jitter(image, strength=0.4, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
-    assert (first == again).all() and (first != other).any()
+    assert (first == again).all() and (first != different).any()
 
 
-def test_tight_box_is_that_of_pycocotools() -> None:
+def test_tight_box_equals_pycocotools() -> None:
     from pycocotools import mask as coco
 
     dense = blobs(50, 70, seed=8)

@@ -37,7 +37,7 @@ def by_hand(dense: Mask, crop: Crop) -> Mask:
     st.sampled_from([0.02, 0.5, 1.0]),
 )
 @settings(max_examples=60)
-def test_crop_is_the_sampled_dense_mask(
+def test_a_crop_samples_the_dense_mask(
     height: int, width: int, scale: float, seed: int, share: float
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -61,7 +61,7 @@ def test_a_mask_of_another_size_is_refused() -> None:
             crop_mask(rle.decompress(rle.encode(np.ones(size, bool))), 20, 30, crop)
 
 
-def test_a_box_fills_the_pixels_whose_centers_it_holds() -> None:
+def test_a_box_fills_the_pixels_whose_centers_are_inside() -> None:
     crop = Crop((0, 0, 64, 64), (0, 0, 64, 64), (64, 96))
     rows, columns = np.mgrid[:64, :96] + 0.5
     for box in ((3.2, 5.7, 20.0, 21.4), (-4, -4, 9.5, 9.4), (50, 60, 30, 30)):
@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_number_of_masks() -> None:
     assert peaks[1] < height * width
 
 
-def test_real_overlapping_instances_crop_as_pycocotools_decodes_them(real_data: Path) -> None:
+def test_real_overlapping_instances_equal_pycocotools(real_data: Path) -> None:
     instances = COCO(str(real_data / "coco/annotations/instances_val2017.json"))
     busiest = max(instances.imgs, key=lambda identity: len(instances.getAnnIds(imgIds=[identity])))
     height, width = instances.imgs[busiest]["height"], instances.imgs[busiest]["width"]

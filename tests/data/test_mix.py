@@ -52,13 +52,14 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
     ]
 
 
-def same(one: Batch, other: Batch) -> bool:
+def equal(first: Batch, second: Batch) -> bool:
     return (
-        (one.dataset, one.task, one.sample_ids) == (other.dataset, other.task, other.sample_ids)
-        and torch.equal(one.images, other.images)
+        (first.dataset, first.task) == (second.dataset, second.task)
+        and first.sample_ids == second.sample_ids
+        and torch.equal(first.images, second.images)
         and all(
             torch.equal(getattr(ours, name), getattr(theirs, name))
-            for ours, theirs in zip(one.targets, other.targets, strict=True)
+            for ours, theirs in zip(first.targets, second.targets, strict=True)
             for name in (
                 "labels",
                 "is_thing",
@@ -74,21 +75,21 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def run(mix: DataMix, start: int, stop: int) -> list[Batch]:
-    found = list(mix.batches(start, stop))
-    assert [step for step, _ in found] == list(range(start, stop))
-    return [batch for _, batch in found]
+    batches = list(mix.batches(start, stop))
+    assert [step for step, _ in batches] == list(range(start, stop))
+    return [batch for _, batch in batches]
 
 
 def with_workers(workers: int) -> DataConfig:
     return DataConfig(image_size=64, batch_size=3, zoom_probability=0.3, workers=workers)
 
 
-def test_a_batch_is_of_one_set_and_fits_its_task(sets: Sets) -> None:
+def test_a_batch_holds_one_set_and_its_task(sets: Sets) -> None:
     mix = DataMix(sets, CONFIG, seed=0)
     tasks = {"pan": "panoptic", "sem": "semantic", "boxes": "instance", "inst": "instance"}
-    seen = set()
+    drawn = set()
     for batch in run(mix, 0, 24):
-        seen.add(batch.dataset)
+        drawn.add(batch.dataset)
         assert batch.task == tasks[batch.dataset] == mix[batch.dataset].task and len(batch) == 3
         assert mix[batch.dataset].taxonomy == TAXONOMY
         assert batch.images.shape == (3, 3, 64, 64) and batch.images.dtype == torch.uint8
@@ -101,20 +102,20 @@ def test_a_batch_is_of_one_set_and_fits_its_task(sets: Sets) -> None:
         for targets in batch.targets:
             assert targets.masks.shape[1:] == (64, 64)
             assert bool(targets.has_mask.any()) <= (batch.dataset != "boxes")
-    assert seen == set(tasks)
+    assert drawn == set(tasks)
 
 
-def test_batches_are_the_same_whatever_prepares_them(sets: Sets) -> None:
-    alone = run(DataMix(sets, with_workers(0), seed=5), 0, 7)
+def test_workers_do_not_change_the_batches(sets: Sets) -> None:
+    single = run(DataMix(sets, with_workers(0), seed=5), 0, 7)
     shared = run(DataMix(sets, with_workers(2), seed=5), 0, 7)
-    assert all(same(one, other) for one, other in zip(alone, shared, strict=True))
-    assert not same(alone[0], run(DataMix(sets, with_workers(0), seed=6), 0, 1)[0])
+    assert all(equal(*pair) for pair in zip(single, shared, strict=True))
+    assert not equal(single[0], run(DataMix(sets, with_workers(0), seed=6), 0, 1)[0])
 
 
-def test_every_map_of_a_batch_is_pinned_where_a_gpu_waits_for_it(
+def test_every_map_of_a_batch_is_pinned_for_a_gpu(
     sets: Sets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only a machine with a GPU can pin; here tensors are marked instead."""
+    """Only a machine with a GPU can pin memory, so the test marks tensors instead."""
     pinned: set[int] = set()
 
     def pin(tensor: torch.Tensor) -> torch.Tensor:
@@ -124,35 +125,33 @@ def test_every_map_of_a_batch_is_pinned_where_a_gpu_waits_for_it(
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     batch = DataMix(sets, CONFIG, seed=5).batch(0)
-    found = uncollate(collate(batch).pin_memory())
+    restored = uncollate(collate(batch).pin_memory())
     maps = [
-        found.images,
-        *(getattr(t, name) for t in found.targets for name in ("masks", "void", "padding")),
+        restored.images,
+        *(getattr(t, name) for t in restored.targets for name in ("masks", "void", "padding")),
     ]
-    assert all(each.untyped_storage().data_ptr() in pinned for each in maps)
-    assert same(found, batch)
+    assert all(tensor.untyped_storage().data_ptr() in pinned for tensor in maps)
+    assert equal(restored, batch)
 
 
 def test_a_resumed_run_sees_the_same_batches(sets: Sets) -> None:
-    whole = run(DataMix(sets, CONFIG, seed=2), 0, 14)
+    full = run(DataMix(sets, CONFIG, seed=2), 0, 14)
     resumed = run(DataMix(sets, CONFIG, seed=2), 9, 14)
-    assert all(same(one, other) for one, other in zip(whole[9:], resumed, strict=True))
+    assert all(equal(*pair) for pair in zip(full[9:], resumed, strict=True))
     mix = DataMix(sets, CONFIG, seed=2)
     backwards = [run(mix, step, step + 1)[0] for step in (13, 4, 11)]
-    assert all(same(whole[step], batch) for step, batch in zip((13, 4, 11), backwards, strict=True))
+    assert all(equal(full[step], batch) for step, batch in zip((13, 4, 11), backwards, strict=True))
 
 
-def test_a_mix_can_be_sent_to_a_process_that_was_not_forked(sets: Sets) -> None:
+def test_a_mix_can_be_pickled(sets: Sets) -> None:
     mix = DataMix(sets, CONFIG, seed=2)
     before = run(mix, 0, 3)
-    assert all(
-        same(one, other)
-        for one, other in zip(before, run(pickle.loads(pickle.dumps(mix)), 0, 3), strict=True)
-    )
+    after = run(pickle.loads(pickle.dumps(mix)), 0, 3)
+    assert all(equal(*pair) for pair in zip(before, after, strict=True))
 
 
-def test_ranks_see_the_pieces_of_one_global_batch(sets: Sets) -> None:
-    one = run(DataMix(sets, DataConfig(image_size=64, batch_size=4), seed=1), 0, 6)
+def test_ranks_see_slices_of_one_global_batch(sets: Sets) -> None:
+    full = run(DataMix(sets, DataConfig(image_size=64, batch_size=4), seed=1), 0, 6)
     halves = [
         run(
             DataMix(sets, DataConfig(image_size=64, batch_size=2), seed=1, rank=rank, world_size=2),
@@ -161,10 +160,10 @@ def test_ranks_see_the_pieces_of_one_global_batch(sets: Sets) -> None:
         )
         for rank in range(2)
     ]
-    for whole, left, right in zip(one, *halves, strict=True):
-        assert whole.dataset == left.dataset == right.dataset
-        assert whole.sample_ids == left.sample_ids + right.sample_ids
-        assert torch.equal(whole.images, torch.cat([left.images, right.images]))
+    for batch, left, right in zip(full, *halves, strict=True):
+        assert batch.dataset == left.dataset == right.dataset
+        assert batch.sample_ids == left.sample_ids + right.sample_ids
+        assert torch.equal(batch.images, torch.cat([left.images, right.images]))
 
 
 def test_an_epoch_shows_every_image_once(sets: Sets) -> None:
@@ -177,7 +176,7 @@ def test_an_epoch_shows_every_image_once(sets: Sets) -> None:
     assert epochs[0] != epochs[1]
 
 
-def test_an_image_looks_different_every_time(sets: Sets) -> None:
+def test_an_image_is_augmented_anew_every_epoch(sets: Sets) -> None:
     single = [(name, shards, weight) for name, shards, weight in sets if name == "pan"]
     batches = run(DataMix(single, DataConfig(image_size=64, batch_size=8), seed=3), 0, 2)
     views = [batch.images[batch.sample_ids.index("p3")] for batch in batches]
@@ -191,15 +190,15 @@ def test_zoom_shows_small_objects_large() -> None:
     shares = {}
     for probability in (0.0, 1.0):
         config = DataConfig(image_size=64, zoom_probability=probability)
-        found = [
+        crops = [
             choose_crop(sample, policies, config, np.random.default_rng(seed))
             for seed in range(100)
         ]  # type: ignore[arg-type]
-        shares[probability] = np.median([crop.content[2] / crop.source[2] for crop in found])
+        shares[probability] = np.median([crop.content[2] / crop.source[2] for crop in crops])
     assert shares[1.0] > 3 * shares[0.0]
 
 
-def test_mask_policy_of_the_recipe_reaches_the_targets(sets: Sets) -> None:
+def test_targets_follow_the_mask_policy(sets: Sets) -> None:
     instances = [entry for entry in sets if entry[0] == "inst"]
     batch = run(
         DataMix(instances, DataConfig(image_size=64, mask_policy={"inst": "box"}), seed=0), 0, 1
@@ -220,25 +219,25 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, workers: int) -> 
         tmp_path / "broken",
         "panoptic",
         [panoptic_sample("bad-one", 0)],
-        image=lambda seed: b"no image",
+        image=lambda seed: b"not an image",
     )
     mix = DataMix([("broken", broken, 1.0)], with_workers(workers), seed=0)
-    with pytest.raises(InputError, match="bad-one") as caught:
+    with pytest.raises(InputError, match="bad-one") as error:
         next(iter(mix.batches(0, 1)))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
-def test_labels_that_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_labels_of_another_size_are_named(tmp_path: Path) -> None:
     sample = panoptic_sample("wrong", 0)
-    unfit = Sample("wrong", "wrong.png", 99, 80, sample.segments)
+    mismatched = Sample("wrong", "wrong.png", 99, 80, sample.segments)
     shards = publish(
-        tmp_path / "unfit", "panoptic", [unfit], image=lambda seed: picture(80, 99, seed=seed)
+        tmp_path / "unfit", "panoptic", [mismatched], image=lambda seed: picture(80, 99, seed=seed)
     )
     with pytest.raises(SegkitError, match=r"wrong.*validate"):
         next(iter(DataMix([("unfit", shards, 1.0)], CONFIG, seed=0).batches(0, 1)))
 
 
-def test_what_cannot_be_mixed_is_refused(sets: Sets, tmp_path: Path) -> None:
+def test_invalid_mixes_are_refused(sets: Sets, tmp_path: Path) -> None:
     empty = publish(tmp_path / "empty", "boxes", [])
     name, shards, _ = sets[0]
     wrong: list[tuple[Sets, DataConfig, str]] = [
@@ -254,6 +253,6 @@ def test_what_cannot_be_mixed_is_refused(sets: Sets, tmp_path: Path) -> None:
         (sets, DataConfig(mask_policy={"elsewhere": "box"}), "elsewhere"),
         (sets, DataConfig(mask_policy={"pan:horse": "box"}), "horse"),
     ]
-    for given, config, message in wrong:
+    for entries, config, message in wrong:
         with pytest.raises(InputError, match=message):
-            DataMix(given, config, seed=0)
+            DataMix(entries, config, seed=0)

@@ -1,4 +1,4 @@
-"""Connected parts of class maps: what a semantic set teaches about boxes."""
+"""Connected parts of class maps, from which semantic sets train box prompts."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ SIZE = 96
 
 
 def taxonomy(*kinds: Kind) -> Taxonomy:
-    return Taxonomy("own", tuple(Category(i, f"class {i}", kind) for i, kind in enumerate(kinds)))
+    return Taxonomy("parts", tuple(Category(i, f"class {i}", kind) for i, kind in enumerate(kinds)))
 
 
 def sample(labels: np.ndarray, classes: Taxonomy) -> Sample:
@@ -39,10 +39,10 @@ def blobs(seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kinds", [("stuff", "thing", "thing"), ("stuff", "stuff", "stuff")])
-def test_parts_are_the_connected_regions(kinds: tuple[Kind, ...]) -> None:
+def test_parts_are_connected_regions(kinds: tuple[Kind, ...]) -> None:
     labels, classes = blobs(3), taxonomy(*kinds)
     crop = full_image_crop(SIZE, SIZE, size=SIZE)
-    made = build_targets(
+    targets = build_targets(
         sample(labels, classes), crop, taxonomy=classes, task="semantic", policies={}
     )
     expected = []
@@ -54,33 +54,34 @@ def test_parts_are_the_connected_regions(kinds: tuple[Kind, ...]) -> None:
     expected = sorted((r for r in expected if r.sum() >= MIN_PART_PIXELS), key=lambda r: -r.sum())[
         :MAX_PARTS
     ]
-    parts = made.masks[made.is_part].numpy()
+    parts = targets.masks[targets.is_part].numpy()
     assert len(expected) > 2
     assert sorted(part.sum() for part in parts) == sorted(region.sum() for region in expected)
     assert all(any((part == region).all() for region in expected) for part in parts)
     for mask, corners, label in zip(
-        parts, made.boxes[made.is_part], made.labels[made.is_part], strict=True
+        parts, targets.boxes[targets.is_part], targets.labels[targets.is_part], strict=True
     ):
         rows, columns = np.nonzero(mask)
         assert corners.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert (labels[mask] == int(label)).all()
-    assert not made.is_part[: len(kinds)].any(), "the classes themselves come first"
+    assert not targets.is_part[: len(kinds)].any(), "the classes themselves come first"
 
 
 def test_other_tasks_have_no_parts() -> None:
     labels, classes = blobs(3), taxonomy("stuff", "thing", "thing")
     crop = full_image_crop(SIZE, SIZE, size=SIZE)
     for task in ("panoptic", "instance"):
-        made = build_targets(
+        targets = build_targets(
             sample(labels, classes), crop, taxonomy=classes, task=task, policies={}
         )  # type: ignore[arg-type]
-        assert not made.is_part.any()
+        assert not targets.is_part.any()
 
 
-def test_a_class_known_by_boxes_has_no_parts() -> None:
+def test_a_class_without_masks_has_no_parts() -> None:
     labels, classes = blobs(3), taxonomy("stuff", "thing", "thing")
     crop = full_image_crop(SIZE, SIZE, size=SIZE)
-    one = sample(labels, classes)
-    bare = replace(one, segments=tuple(replace(s, mask=None, mask_from=None) for s in one.segments))
-    made = build_targets(bare, crop, taxonomy=classes, task="semantic", policies={})
-    assert not made.is_part.any() and made.labels.dtype == torch.int64
+    masked = sample(labels, classes)
+    segments = tuple(replace(s, mask=None, mask_from=None) for s in masked.segments)
+    bare = replace(masked, segments=segments)
+    targets = build_targets(bare, crop, taxonomy=classes, task="semantic", policies={})
+    assert not targets.is_part.any() and targets.labels.dtype == torch.int64

@@ -14,7 +14,7 @@ from segkit.shards.manifest import Task
 from tests.data.scenes import TAXONOMY, disc, instance_sample, panoptic_sample, segment
 from tests.data.test_crop_masks import by_hand
 
-WHOLE = Crop((0, 0, 100, 80), (0, 0, 100, 80), (96, 128))
+FULL = Crop((0, 0, 100, 80), (0, 0, 100, 80), (96, 128))
 CAT, DOG, SKY, SEA = (TAXONOMY.index[class_id] for class_id in (5, 9, 2, 30))
 Policies = dict[int, MaskPolicy]
 
@@ -51,22 +51,22 @@ def test_every_labeled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> N
     targets = build(sample, crop, task)
     check_shapes(targets, crop)
     check_boxes_of_masks(targets)
-    # independent truth: paint a dense map of target numbers, sample it pixel by pixel
+    # independent truth: dense maps of the targets, sampled pixel by pixel
     dense: dict[tuple[int, int], np.ndarray] = {}
     for number, part in enumerate(sample.segments):
-        alone = task == "panoptic" and part.kind == "thing"
-        key = (TAXONOMY.index[part.class_id], number if alone else -1)
+        separate = task == "panoptic" and part.kind == "thing"
+        key = (TAXONOMY.index[part.class_id], number if separate else -1)
         assert part.mask is not None
         dense[key] = dense.get(key, False) | rle.decode(part.mask, 80, 100)
     expected = {key: by_hand(mask, crop) for key, mask in dense.items()}
     expected = {key: mask for key, mask in expected.items() if mask.sum() >= 4}
-    whole = ~targets.is_part  # connected parts have tests of their own
-    labels, masks = targets.labels[whole], targets.masks[whole]
+    full = ~targets.is_part  # test_parts.py tests connected parts
+    labels, masks = targets.labels[full], targets.masks[full]
     assert sorted(labels.tolist()) == sorted(label for label, _ in expected)
-    found = {
+    pairs = {
         (int(label), mask.numpy().tobytes()) for label, mask in zip(labels, masks, strict=True)
     }
-    assert found == {(label, mask.tobytes()) for (label, _), mask in expected.items()}
+    assert pairs == {(label, mask.tobytes()) for (label, _), mask in expected.items()}
     covered = (
         np.any(list(expected.values()), axis=0) if expected else np.zeros(crop.padded_size, bool)
     )
@@ -76,7 +76,7 @@ def test_every_labeled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> N
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_overlapping_instances_keep_their_whole_masks(seed: int) -> None:
+def test_overlapping_instances_keep_their_full_masks(seed: int) -> None:
     sample, crop = instance_sample("a", seed), crops(seed)
     targets = build(sample, crop, "instance")
     check_shapes(targets, crop)
@@ -100,7 +100,7 @@ def test_overlapping_instances_keep_their_whole_masks(seed: int) -> None:
     assert (targets.void.numpy() == expected).all()
 
 
-def test_overlap_is_really_tested() -> None:
+def test_the_scenes_have_overlapping_instances() -> None:
     sums = [
         build(instance_sample("a", seed), crops(seed), "instance").masks.sum(0)
         for seed in range(12)
@@ -109,7 +109,7 @@ def test_overlap_is_really_tested() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_boxes_alone_are_clipped_and_filled(seed: int) -> None:
+def test_boxes_without_masks_are_clipped_and_filled(seed: int) -> None:
     sample, crop = instance_sample("a", seed, boxes_only=True), crops(seed)
     targets = build(sample, crop, "instance")
     check_shapes(targets, crop)
@@ -122,27 +122,27 @@ def test_boxes_alone_are_clipped_and_filled(seed: int) -> None:
         assert 0 <= x0 < x1 <= 64 and 0 <= y0 < y1 <= 64
 
 
-def test_policy_box_never_looks_at_the_mask() -> None:
+def test_policy_box_never_reads_the_mask() -> None:
     good = segment(disc(80, 100, 40, 40, 15), 5)
     broken = replace(good, mask=b"no run lengths")
-    alone = replace(good, mask=None, mask_from=None)
-    found = [
+    bare = replace(good, mask=None, mask_from=None)
+    results = [
         build(
             Sample("a", "a", 100, 80, (part, replace(part, is_crowd=True, box=(70, 5, 20, 10)))),
-            WHOLE,
+            FULL,
             "instance",
             policy,
         )
-        for part, policy in ((good, {5: "box"}), (broken, {5: "box"}), (alone, {}))
+        for part, policy in ((good, {5: "box"}), (broken, {5: "box"}), (bare, {}))
     ]
-    for targets in found:
+    for targets in results:
         assert not targets.has_mask.any() and targets.boxes.tolist() == [[25, 25, 55, 55]]
         assert targets.masks[0, 25:55, 25:55].all() and targets.masks.sum() == 900
         assert targets.void[5:15, 70:90].all() and targets.void[:80, :100].sum() == 200
-    assert build(Sample("a", "a", 100, 80, (good,)), WHOLE, "instance").has_mask.all()
+    assert build(Sample("a", "a", 100, 80, (good,)), FULL, "instance").has_mask.all()
 
 
-def test_policy_of_one_class_leaves_the_others_alone() -> None:
+def test_policy_of_one_class_does_not_affect_others() -> None:
     sample = Sample(
         "a",
         "a",
@@ -150,23 +150,23 @@ def test_policy_of_one_class_leaves_the_others_alone() -> None:
         80,
         (segment(disc(80, 100, 20, 40, 12), 5), segment(disc(80, 100, 70, 40, 12), 9)),
     )
-    targets = build(sample, WHOLE, "instance", {5: "box", 9: "mask"})
+    targets = build(sample, FULL, "instance", {5: "box", 9: "mask"})
     assert targets.has_mask.tolist() == [False, True]
-    hidden = build(sample, WHOLE, "instance", {5: "none"})
+    hidden = build(sample, FULL, "instance", {5: "none"})
     assert hidden.labels.tolist() == [DOG] and hidden.void[28:52, 8:32].all()
 
 
-def test_a_merged_class_has_a_mask_only_if_all_its_parts_have() -> None:
+def test_a_merged_class_has_a_mask_only_if_all_its_segments_do() -> None:
     left, right = segment(disc(80, 100, 20, 40, 10), 2), segment(disc(80, 100, 70, 40, 10), 2)
-    both = build(Sample("a", "a", 100, 80, (left, right)), WHOLE, "panoptic")
+    masked = build(Sample("a", "a", 100, 80, (left, right)), FULL, "panoptic")
     assert (
-        both.labels.tolist() == [SKY]
-        and both.has_mask.all()
-        and both.boxes.tolist() == [[10, 30, 80, 50]]
+        masked.labels.tolist() == [SKY]
+        and masked.has_mask.all()
+        and masked.boxes.tolist() == [[10, 30, 80, 50]]
     )
     mixed = build(
         Sample("a", "a", 100, 80, (left, replace(right, mask=None, mask_from=None))),
-        WHOLE,
+        FULL,
         "panoptic",
     )
     assert not mixed.has_mask.any() and mixed.boxes.tolist() == [[10, 30, 80, 50]]
@@ -178,7 +178,7 @@ def test_a_merged_class_has_a_mask_only_if_all_its_parts_have() -> None:
 def test_crowds_and_ignored_regions_are_void(field: str, task: Task) -> None:
     crowd = segment(disc(80, 100, 50, 40, 20), 5, **{field: True})
     cat = segment(disc(80, 100, 60, 40, 8), 9)  # inside the crowd: its own pixels are labeled
-    targets = build(Sample("a", "a", 100, 80, (crowd, cat)), WHOLE, task)
+    targets = build(Sample("a", "a", 100, 80, (crowd, cat)), FULL, task)
     assert targets.labels.tolist() == [DOG]
     region = disc(80, 100, 50, 40, 20) & ~disc(80, 100, 60, 40, 8)
     inside = targets.void.numpy()[:80, :100]
@@ -186,24 +186,24 @@ def test_crowds_and_ignored_regions_are_void(field: str, task: Task) -> None:
     assert targets.void[80:].all() and targets.void[:, 100:].all()
 
 
-def test_unlabeled_pixels_are_background_of_instances_unless_the_sample_is_not_exhaustive() -> None:
+def test_unlabeled_pixels_of_instances_are_background_if_exhaustive() -> None:
     cat = segment(disc(80, 100, 50, 40, 20), 5)
     stripe = np.zeros((80, 100), bool)
     stripe[:, :9] = True
     sample = Sample("a", "a", 100, 80, (cat,), void=rle.encode(stripe))
-    inside = build(sample, WHOLE, "instance").void[:80, :100].numpy()
+    inside = build(sample, FULL, "instance").void[:80, :100].numpy()
     assert (inside == stripe).all()
-    open_world = build(replace(sample, exhaustive=False), WHOLE, "instance").void[:80, :100].numpy()
+    open_world = build(replace(sample, exhaustive=False), FULL, "instance").void[:80, :100].numpy()
     assert (open_world == ~disc(80, 100, 50, 40, 20)).all()
 
 
-def test_stuff_is_no_instance() -> None:
+def test_stuff_is_not_an_instance() -> None:
     sample = Sample("a", "a", 100, 80, (segment(disc(80, 100, 50, 40, 20), 2),))
-    targets = build(sample, WHOLE, "instance")
+    targets = build(sample, FULL, "instance")
     assert len(targets) == 0 and not targets.void[:80, :100].any()
 
 
-def test_a_box_almost_wholly_cut_off_is_void() -> None:
+def test_a_box_that_is_mostly_outside_the_crop_is_void() -> None:
     right_half = Crop((50, 0, 50, 80), (0, 0, 50, 80), (96, 64))
     cut = Segment(5, "thing", (10.0, 10.0, 42.0, 30.0), None, 1260.0)  # 2 of 42 columns are in
     half = replace(cut, box=(30.0, 10.0, 40.0, 30.0))
@@ -216,25 +216,25 @@ def test_a_box_almost_wholly_cut_off_is_void() -> None:
     ]
 
 
-def test_images_without_segments_and_of_crowds_alone() -> None:
+def test_images_without_segments_or_with_crowds_only() -> None:
     crowd = segment(disc(80, 100, 50, 40, 20), 5, is_crowd=True)
     tasks: tuple[Task, ...] = ("panoptic", "semantic", "instance")
     for segments in ((), (crowd,)):
         for task in tasks:
-            targets = build(Sample("a", "a", 100, 80, segments), WHOLE, task)
-            check_shapes(targets, WHOLE)
+            targets = build(Sample("a", "a", 100, 80, segments), FULL, task)
+            check_shapes(targets, FULL)
             assert len(targets) == 0
 
 
-def test_annotated_classes_are_told() -> None:
+def test_annotated_classes_are_kept() -> None:
     sample = Sample("a", "a", 100, 80, annotated=(9, 30))
-    annotated = build(sample, WHOLE, "instance").annotated
+    annotated = build(sample, FULL, "instance").annotated
     assert annotated is not None and annotated.nonzero().flatten().tolist() == sorted([DOG, SEA])
-    assert build(replace(sample, annotated=None), WHOLE, "instance").annotated is None
+    assert build(replace(sample, annotated=None), FULL, "instance").annotated is None
 
 
-def test_padding_is_what_lies_beyond_the_image() -> None:
-    targets = build(panoptic_sample("a", 0), WHOLE, "panoptic")
+def test_padding_is_the_area_beyond_the_image() -> None:
+    targets = build(panoptic_sample("a", 0), FULL, "panoptic")
     assert targets.padding is not None
     assert (
         targets.padding[80:].all()
@@ -244,7 +244,7 @@ def test_padding_is_what_lies_beyond_the_image() -> None:
     assert not (targets.padding & ~targets.void).any() and targets.void[:80, :100].any()
 
 
-def test_maps_move_and_what_decides_stays() -> None:
-    targets = build(Sample("a", "a", 100, 80, annotated=(9,)), WHOLE, "instance")
+def test_only_maps_move_to_the_device() -> None:
+    targets = build(Sample("a", "a", 100, 80, annotated=(9,)), FULL, "instance")
     moved = vars(targets.to("meta"))
     assert {name for name, value in moved.items() if value.is_meta} == {"masks", "void", "padding"}
