@@ -1,13 +1,11 @@
 """Hugging Face Mask2Former checkpoints: their configuration and weights for a `DataSeg` model."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
@@ -55,39 +53,28 @@ def load_checkpoint(model: DataSeg, folder: Path) -> None:
     """
     file = folder / WEIGHTS
     try:
-        state = load_file(file)
+        state = translate(load_file(file))
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read weights ({error})", file=file) from error
-    load_mask2former(model, state, file)
-
-
-def load_mask2former(model: DataSeg, state: Mapping[str, Tensor], file: Path | None = None) -> None:
-    """Copy the tensors of a Hugging Face Mask2Former into a model; all shared modules must be
-    complete.
-
-    Raises:
-        InputError: a missing or unknown tensor, or one of another shape; names `file`.
-    """
-    named = translate(state)
     shared = {
         name: value
         for name, value in model.state_dict().items()
         if not name.startswith(_NOT_IN_CHECKPOINT)
     }
     expected = {name for name in shared if not name.endswith("num_batches_tracked")}
-    for message, names in (
-        ("lacks", expected - named.keys()),
-        ("has the unknown", named.keys() - expected),
+    for problem, names in (
+        ("lacks", expected - state.keys()),
+        ("has the unknown", state.keys() - expected),
     ):
         if names:
-            message = f"the checkpoint {message} {min(names)} ({len(names)} such)"
+            message = f"the checkpoint {problem} {min(names)} ({len(names)} such)"
             raise InputError(message, file=file)
-    for name, value in named.items():
+    for name, value in state.items():
         if value.shape != shared[name].shape:
             shape = tuple(shared[name].shape)
             message = f"{name} has shape {tuple(value.shape)}, the model needs {shape}"
             raise InputError(message, file=file)
-    model.load_state_dict(named, strict=False)
+    model.load_state_dict(state, strict=False)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

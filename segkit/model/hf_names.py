@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 _DROPPED = re.compile(
-    r"^class_predictor\.|^criterion\.|num_batches_tracked$|relative_position_index$|swin\.layernorm\."
+    r"^class_predictor\.|^criterion\.|swin\.layernorm\."
+    r"|num_batches_tracked$|relative_position_index$"
 )
 """Tensors that `DataSeg` lacks: the class head for one vocabulary, the norm before Swin's own
 classifier, and constants."""

@@ -69,9 +69,9 @@ def detr_position_grid(
     It differs from `position_grid`: pixels count from 1 to n, divided by n, and the sine and cosine
     of a frequency are adjacent. Weights trained with one encoding do not fit the other.
     """
-    rows, columns = (_detr_sines(size, dim // 2, device).to(dtype) for size in (height, width))
-    both = (rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1))
-    return torch.cat(both, dim=-1).reshape(height * width, dim)
+    rows = _detr_sines(height, dim // 2, device).to(dtype)[:, None].expand(-1, width, -1)
+    columns = _detr_sines(width, dim // 2, device).to(dtype)[None].expand(height, -1, -1)
+    return torch.cat((rows, columns), dim=-1).reshape(height * width, dim)
 
 
 def _detr_sines(size: int, dim: int, device: torch.device) -> Tensor:

@@ -63,7 +63,7 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
     if is_hugging_face(source):
         from segkit.model import hf
 
-        folder = fetch_hugging_face(source)
+        folder = _fetch_hugging_face(source)
         _check_architecture(model.config, hf.read_config(folder), folder)
         hf.load_checkpoint(model, folder)
         return
@@ -98,7 +98,7 @@ def is_hugging_face(source: str | None) -> bool:
     return source is not None and source.startswith(HF_PREFIX)
 
 
-def fetch_hugging_face(source: str) -> Path:
+def _fetch_hugging_face(source: str) -> Path:
     """The local folder of `hf:FOLDER`, or of the public model `hf:OWNER/NAME` after its download.
 
     Raises:

@@ -39,7 +39,7 @@ def taxonomy_from_names(names: Sequence[str]) -> Taxonomy:
     for name, key in zip(names, keys, strict=True):
         if keys.count(key) > 1:
             raise InputError(f"the class name {name!r} comes twice", hint="give different names")
-    kinds = shipped_kinds()
+    kinds = _shipped_kinds()
     categories = [
         Category(i, name.strip(), kinds.get(key, "thing"))
         for i, (name, key) in enumerate(zip(names, keys, strict=True), 1)
@@ -48,7 +48,7 @@ def taxonomy_from_names(names: Sequence[str]) -> Taxonomy:
 
 
 @cache
-def shipped_kinds() -> dict[str, Kind]:
+def _shipped_kinds() -> dict[str, Kind]:
     """Normalized word -> thing or stuff in the first shipped taxonomy that has it."""
     kinds: dict[str, Kind] = {}
     for name in known_taxonomies():

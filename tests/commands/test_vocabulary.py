@@ -65,8 +65,8 @@ def test_encode_counts_new_and_existing_words(
     new: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EmbeddingStore, "add", lambda self, words: new)
-    shown = CliRunner().invoke(app, ["vocabulary", "encode", "zorp", "blib"]).stdout
-    assert shown.startswith(line) and shown.count("\n") == 1
+    printed = CliRunner().invoke(app, ["vocabulary", "encode", "zorp", "blib"]).stdout
+    assert printed.startswith(line) and printed.count("\n") == 1
 
 
 def test_list_and_show_print_the_shipped_vocabularies() -> None:
@@ -74,6 +74,6 @@ def test_list_and_show_print_the_shipped_vocabularies() -> None:
         "vocabularies"
     ]
     assert {"name": "coco-panoptic-133", "classes": 133, "things": 80, "stuff": 53} in listed
-    shown = json.loads(CliRunner().invoke(app, ["vocabulary", "show", "voc-20", "--json"]).stdout)
-    assert shown["embedded"] == [True] * 20
-    assert Taxonomy.from_json(shown) == load_taxonomy("voc-20")
+    printed = json.loads(CliRunner().invoke(app, ["vocabulary", "show", "voc-20", "--json"]).stdout)
+    assert printed["embedded"] == [True] * 20
+    assert Taxonomy.from_json(printed) == load_taxonomy("voc-20")
