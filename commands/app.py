@@ -35,24 +35,15 @@ from . import eval as eval_
 from .common import note, stderr
 
 _ORDER = (
-    *(
-        "convert",
-        "validate",
-        "inspect",
-        "merge",
-        "split",
-        "relabel",
-        "diff",
-        "leakage",
-        "vocabulary",
-    ),
-    *("train", "predict", "pseudolabel", "eval", "benchmark", "browse", "export", "demo"),
+    *("convert", "validate", "inspect", "merge", "split", "relabel", "diff", "leakage"),
+    *("vocabulary", "train", "predict", "pseudolabel", "eval", "benchmark", "browse", "export"),
+    "demo",
 )
-"""The commands as a user comes to need them: data, models, what comes of both."""
+"""The commands in the order of the work: data, models, results."""
 
 
 class _Workflow(TyperGroup):
-    """Lists the commands in this order; typer would put those with commands of their own last."""
+    """Lists the commands in `_ORDER`; typer lists those with subcommands last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=_ORDER.index)
@@ -61,7 +52,7 @@ class _Workflow(TyperGroup):
 app = typer.Typer(
     name="segkit",
     cls=_Workflow,
-    help="One segmentation model from every kind of annotation: convert, train, pseudolabel, eval, browse.",
+    help="One segmentation model from every kind of annotation.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -103,11 +94,11 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; every failure is one line on stderr, a traceback only with
-    SEGKIT_DEBUG=1.
+    """Run the command line; a failure is one line on stderr and an exit code.
 
-    A SegkitError has its own exit code; what the system refuses (a full disk, a folder without
-    permission) and faults of segkit itself end with 1. Ctrl-C ends with 130, which typer sees to.
+    A SegkitError has its own exit code. Errors of the system (a full disk, a folder without
+    permission) and bugs exit with 1; typer handles Ctrl-C, which exits with 130. SEGKIT_DEBUG=1
+    shows the traceback instead.
     """
     _print_old_names_as_notes()
     try:
@@ -115,9 +106,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SEGKIT_DEBUG") == "1":
             raise
-        stderr.print(
-            f"error: {_line(error)}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        text = f"error: {_one_line(error)}"
+        stderr.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code if isinstance(error, SegkitError) else 1)
 
 
@@ -136,15 +126,13 @@ def _print_old_names_as_notes() -> None:
     warnings.showwarning = show_note  # type: ignore[assignment]
 
 
-def _line(error: Exception) -> str:
-    """What a person reads of an error, on one line."""
+def _one_line(error: Exception) -> str:
     if isinstance(error, SegkitError):
         text = str(error)
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
-        told = shorten(
-            str(error), 500, placeholder=" ..."
-        )  # a compiler's may be a hundred thousand characters
-        text = f"{type(error).__name__}: {told} (a fault of segkit; SEGKIT_DEBUG=1 shows where)"
+        message = shorten(str(error), 500, placeholder=" ...")  # a compiler may print megabytes
+        bug = "this is a bug in segkit; SEGKIT_DEBUG=1 shows the traceback"
+        text = f"{type(error).__name__}: {message} ({bug})"
     return " ".join(text.splitlines())

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, counted, counting, emit, note, table
+from .common import JSON_OPTION, emit, note, plural, progress_bar, table
 from .scoring import (
     CHECKPOINT_OPTION,
     DEVICE_OPTION,
@@ -97,7 +97,7 @@ def objects365(
     source = benchmark.open_annotations(annotations, images)
     check = benchmark.check_file(source, find_images=with_images)
     _note_differences(check, annotations)
-    with counting("read", check.images) as advance:
+    with progress_bar("read", check.images) as advance:
         truth = benchmark.convert_ground_truth(
             source, check, out / "ground-truth", with_images=with_images, on_progress=advance
         )
@@ -190,7 +190,7 @@ def _note_differences(check: "FileCheck", annotations: Path) -> None:
         note(f"{annotations.name}: {difference}")
     if missing := check.missing_images:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        count = f"{len(missing)} of {counted(check.images, 'image')}"
+        count = f"{len(missing)} of {plural(check.images, 'image')}"
         verb = "is" if len(missing) == 1 else "are"
         note(f"{count} {verb} missing and not evaluated: {names}")
 
@@ -198,7 +198,7 @@ def _note_differences(check: "FileCheck", annotations: Path) -> None:
 def _published_table(result: dict[str, Any], published: "Benchmark") -> Table:
     """The evaluated figure above the published ones."""
     value = result["all"]["pq"] if published.metric == "pq" else result[published.metric]
-    images = f"measured here, {counted(result['images']['evaluated'], 'image')}"
+    images = f"measured here, {plural(result['images']['evaluated'], 'image')}"
     rows = [
         ("this run", "", images, value),
         *((row.model, row.backbone, row.trained_on, row.value) for row in published.rows),

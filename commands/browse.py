@@ -2,7 +2,7 @@
 
 import typer
 
-from .common import JSON_OPTION, counting, emit, stderr, table
+from .common import JSON_OPTION, emit, progress_bar, stderr, table
 
 
 def browse(
@@ -32,7 +32,7 @@ def browse(
 
     shards = ShardSet.open(data)
     prediction_set = ShardSet.open(predictions) if predictions else None
-    with counting("load", len(shards)) as advance:
+    with progress_bar("load", len(shards)) as advance:
         result = dataset.load(shards, prediction_set, name=name, advance=advance)
     rows = [(key.replace("_", " "), value) for key, value in dataset.as_json(result).items()]
     emit(

@@ -1,4 +1,4 @@
-"""What every command shares: stderr for progress, stdout for one table or one JSON object."""
+"""Output of every command: progress on stderr, and tables or one JSON object on stdout."""
 
 import json
 import math
@@ -18,22 +18,25 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.tree import Tree
 
 from segkit import __version__
 
 stdout = Console()
 stderr = Console(stderr=True)
 
+SET_HELP = "A shard set: DIR (its newest version) or DIR@v1."
 JSON_OPTION = typer.Option(
     False, "--json", help="Print one JSON object on stdout and nothing else there."
 )
 
 
 def progress() -> Progress:
-    """A progress bar on stderr, shown only where stderr is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    """A progress bar on stderr, shown only if stderr is a terminal."""
     return Progress(
-        *columns,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=stderr,
@@ -42,33 +45,33 @@ def progress() -> Progress:
 
 
 @contextmanager
-def counting(what: str, total: int | None) -> "Iterator[partial[None]]":
-    """A progress bar of one line; it moves on by what it gives is called with, or by one."""
+def progress_bar(label: str, total: int | None) -> "Iterator[partial[None]]":
+    """A progress bar with one line; yields a function that advances it by a number, or by one."""
     with progress() as bar:
-        yield partial(bar.advance, bar.add_task(what, total=total))
+        yield partial(bar.advance, bar.add_task(label, total=total))
 
 
 def note(text: str) -> None:
-    """Tell on stderr what the user must know of a result, or might not expect."""
+    """Print a note on stderr: what a user must know about a result or might not expect."""
     stderr.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """A short table: first column left, figures right; floats with two decimals, None as a dash.
 
-    `emit` prints the title as lines of their own, for rich would break it to the table's width.
+    `emit` prints the title on lines of its own, because rich wraps it to the table's width.
     """
-    made = Table(title=title, title_justify="left")
+    result = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
-        made.add_column(column, justify="left" if position == 0 else "right")
+        result.add_column(column, justify="left" if position == 0 else "right")
     for row in rows:
-        made.add_row(*(_cell(value) for value in row))
-    return made
+        result.add_row(*(_cell(value) for value in row))
+    return result
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """A count with its noun: `1 image`, `2 images`; `many` where the plural is no mere s."""
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
+def plural(number: int, singular: str, many: str | None = None) -> str:
+    """A count with its noun, such as `1 image` or `2 images`; `many` is an irregular plural."""
+    return f"{number} {singular if number == 1 else many or f'{singular}s'}"
 
 
 def _cell(value: object) -> str:
@@ -78,28 +81,25 @@ def _cell(value: object) -> str:
 
 
 def emit(
-    result: Mapping[str, Any], *, schema: str, as_json: bool, tables: Sequence[Table | str]
+    result: Mapping[str, Any], *, schema: str, as_json: bool, tables: Sequence[Table | Tree | str]
 ) -> None:
-    """Print `result` as one JSON object, or else the tables.
+    """Print the result of a command on stdout, as one JSON object or as tables.
+
+    Names in brackets are printed as they are, never read as rich's markup.
 
     Args:
-        result: what the command found; `schema` and `segkit_version` are added.
+        result: the command's result; `schema` and `segkit_version` are added.
         schema: name and version of the object's form, such as `segkit.inspect/1`.
-        as_json: whether the user asked for JSON.
-        tables: what a person reads instead.
+        as_json: whether to print JSON.
+        tables: the same for people.
     """
     if as_json:
-        print(
-            json.dumps({"schema": schema, "segkit_version": __version__, **result}, allow_nan=False)
-        )
+        content = {"schema": schema, "segkit_version": __version__, **result}
+        print(json.dumps(content, allow_nan=False))
         return
     for item in tables:
-        # a path that is broken over lines cannot be copied
+        # soft wrap: a path that is broken over two lines cannot be copied
         if isinstance(item, Table):
-            stdout.print(
-                item.title, style="table.title", markup=False, highlight=False, soft_wrap=True
-            )
-            item.title = None
-        stdout.print(
-            item, markup=False, soft_wrap=isinstance(item, str)
-        )  # a name in brackets is no style
+            title, item.title = item.title, None
+            stdout.print(title, style="table.title", markup=False, highlight=False, soft_wrap=True)
+        stdout.print(item, markup=False, soft_wrap=isinstance(item, str))

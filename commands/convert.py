@@ -14,7 +14,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import location, writable
 
-from .common import JSON_OPTION, counting
+from .common import JSON_OPTION, progress_bar
 from .convert_report import fail, show
 
 if TYPE_CHECKING:
@@ -332,7 +332,7 @@ def _run(
         raise InputError("no such folder of images", file=source.images, hint=f"check {option}")
     started = time.perf_counter()
     try:
-        with counting("check" if dry_run else "convert", None) as advance:
+        with progress_bar("check" if dry_run else "convert", None) as advance:
             if out is None or dry_run:
                 report = engine.check(source, options, on_progress=advance)
             else:

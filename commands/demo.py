@@ -8,7 +8,7 @@ from rich.progress import Progress, TaskID
 
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, counted, emit, progress, stderr, table
+from .common import JSON_OPTION, emit, plural, progress, stderr, table
 
 
 def demo(
@@ -62,7 +62,7 @@ def _pseudo(pseudo: dict[str, Any]) -> Any:
         ("filled boxes", pseudo["filled_box_iou"]),
         ("inscribed ellipses", pseudo["ellipse_iou"]),
     ]
-    boxes = counted(pseudo["boxes"], "box", "boxes")
+    boxes = plural(pseudo["boxes"], "box", "boxes")
     title = f"Boxes to masks: {pseudo['masked']} of {boxes} got a mask"
     return table(title, ("", "mean IoU with the hidden masks"), rows)
 

@@ -9,7 +9,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import location, writable_local
 
-from .common import JSON_OPTION, counted, emit, table
+from .common import JSON_OPTION, emit, plural, table
 from .scoring import (
     CHECKPOINT_OPTION,
     DEVICE_OPTION,
@@ -189,7 +189,7 @@ def _compare(
         ahead = "-" if row["b_better"] is None else f"{100 * row['b_better']:.1f} %"
         figures = (row["a"], row["b"], row["difference"])
         rows.append((figure_name(name), *figures, f"{low} to {high}", ahead))
-    counts = f"{counted(result['images'], 'image')}, {counted(options.bootstrap, 'draw')}"
+    counts = f"{plural(result['images'], 'image')}, {plural(options.bootstrap, 'draw')}"
     title = f"a = {specs[0]}\nb = {specs[1]}\n{counts}"
     columns = ("", "a", "b", "b - a", "95 % interval", "b ahead")
     emit(result, schema=_COMPARE_SCHEMA, as_json=as_json, tables=[table(title, columns, rows)])

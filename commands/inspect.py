@@ -1,14 +1,20 @@
-"""`segkit inspect`: what a shard set or a run holds, and its lineage."""
+"""`segkit inspect`: the content of a shard set or a run, and its lineage."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import typer
+from rich.table import Table
 from rich.tree import Tree
 
-from .common import JSON_OPTION, emit, stdout, table
+from .common import JSON_OPTION, emit, table
 
-_CLASSES = 40
+_MAX_CLASSES = 40
+_MAX_LIST = 8
+_SET_KEYS = (
+    *("name", "split", "kind", "taxonomy", "images", "segments", "masked", "boxes_only"),
+    *("images_by", "digest"),
+)
 
 
 def inspect(
@@ -16,92 +22,74 @@ def inspect(
         metavar="SET|RUN", help="A shard set or a run: DIR (its newest version) or DIR@v1."
     ),
     all_classes: bool = typer.Option(
-        False, "--all", help=f"Show every class, not only the {_CLASSES} largest."
+        False, "--all", help=f"Show every class, not only the {_MAX_CLASSES} largest."
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Show the content and the lineage of a shard set or a run: kind, counts, a row per class.
+    """Show a shard set or a run: kind, counts, a table of classes, and lineage to the sources.
 
     Example: segkit inspect work/coco-train@v1
     """
     from segkit.shards.lineage import describe
 
     result = describe(spec)
-    if as_json:
-        emit(result, schema="segkit.inspect/1", as_json=True, tables=[])
-        return
-    tables = _run_tables(result) if result["type"] == "run" else _set_tables(result, all_classes)
-    emit(result, schema="segkit.inspect/1", as_json=False, tables=tables)
-    stdout.print(_tree(result))
+    tables = [_run_table(result)] if result["type"] == "run" else _set_tables(result, all_classes)
+    tree = Tree(f"Lineage: {_version_line(result)}")
+    _add_parents(tree, result["parents"])
+    emit(result, schema="segkit.inspect/1", as_json=as_json, tables=[*tables, tree])
 
 
-def _set_tables(result: dict[str, Any], all_classes: bool) -> list[Any]:
-    keys = (
-        "name",
-        "split",
-        "kind",
-        "taxonomy",
-        "images",
-        "segments",
-        "masked",
-        "boxes_only",
-        "images_by",
-        "digest",
-    )
-    head = table(result["path"], ("", ""), [(key, result[key]) for key in keys])
+def _set_tables(result: dict[str, Any], all_classes: bool) -> list[Table]:
+    summary = table(result["path"], ("", ""), [(key, result[key]) for key in _SET_KEYS])
     ledger = [
-        (
-            what,
-            count["input"],
-            count["kept"],
-            ", ".join(f"{code} {n}" for code, n in count["dropped"].items()) or "-",
-        )
-        for what, count in ((what, result["ledger"][what]) for what in ("images", "annotations"))
+        (name, count["input"], count["kept"], _dropped(count["dropped"]))
+        for name, count in ((name, result["ledger"][name]) for name in ("images", "annotations"))
         if count["input"]
     ]
-    kept = [table("Ledger", ("", "input", "kept", "dropped"), ledger)] if ledger else []
-    present = {name: row for name, row in result["classes"].items() if row["segments"]}
-    order = sorted(present, key=lambda name: (-present[name]["segments"], name))
-    shown = order if all_classes else order[:_CLASSES]
+    ledger_table = [table("Ledger", ("", "input", "kept", "dropped"), ledger)] if ledger else []
+    return [summary, *ledger_table, _class_table(result["classes"], all_classes)]
+
+
+def _dropped(counts: dict[str, int]) -> str:
+    return ", ".join(f"{code} {number}" for code, number in counts.items()) or "-"
+
+
+def _class_table(classes: dict[str, dict[str, int]], all_classes: bool) -> Table:
+    present = {name: counts for name, counts in classes.items() if counts["segments"]}
+    names = sorted(present, key=lambda name: (-present[name]["segments"], name))
+    if not all_classes:
+        names = names[:_MAX_CLASSES]
+    columns = ("segments", "images", "pixels")
+    rows = [(name, *(present[name][key] for key in columns)) for name in names]
+    sizes = f"{len(names)} shown of {len(present)} present, {len(classes)} in the taxonomy"
+    return table(f"Classes ({sizes})", ("class", *columns), rows)
+
+
+def _run_table(result: dict[str, Any]) -> Table:
     rows = [
-        (name, *(present[name][key] for key in ("segments", "images", "pixels"))) for name in shown
+        pair for key, value in result.items() if key != "parents" for pair in _flatten(key, value)
     ]
-    title = f"Classes ({len(shown)} shown of {len(present)} present, {len(result['classes'])} in the taxonomy)"
-    return [head, *kept, table(title, ("class", "segments", "images", "pixels"), rows)]
+    return table(result["path"], ("", ""), rows)
 
 
-def _run_tables(result: dict[str, Any]) -> list[Any]:
-    rows = [pair for key, value in result.items() if key != "parents" for pair in _flat(key, value)]
-    return [table(result["path"], ("", ""), rows)]
-
-
-def _flat(key: str, value: object) -> Iterator[tuple[str, object]]:
-    """Scalars of a manifest, nested keys joined by dots; lists only where they are short."""
+def _flatten(key: str, value: object) -> Iterator[tuple[str, object]]:
+    """The scalars and short lists of a manifest, with nested keys joined by dots."""
     if isinstance(value, dict):
-        for inner, item in value.items():
-            yield from _flat(f"{key}.{inner}", item)
+        for name, item in value.items():
+            yield from _flatten(f"{key}.{name}", item)
     elif not isinstance(value, list):
         yield key, value
-    elif len(value) <= 8 and not any(isinstance(item, dict | list) for item in value):
+    elif len(value) <= _MAX_LIST and not any(isinstance(item, dict | list) for item in value):
         yield key, ", ".join(map(str, value))
 
 
-def _tree(result: dict[str, Any]) -> Tree:
-    tree = Tree(f"Lineage: {_node(result)}")
-    _branches(tree, result["parents"])
-    return tree
-
-
-def _branches(tree: Tree, parents: list[dict[str, Any]]) -> None:
+def _add_parents(tree: Tree, parents: list[dict[str, Any]]) -> None:
     for parent in parents:
-        found = "" if parent["found"] else " (not there any more, or changed)"
-        _branches(tree.add(_node(parent) + found), parent["parents"])
+        state = "" if parent["found"] else " (no longer there, or changed)"
+        _add_parents(tree.add(_version_line(parent) + state), parent["parents"])
 
 
-def _node(version: dict[str, Any]) -> str:
-    from rich.markup import escape
-
-    arguments = " ".join(
-        f"{key}={value}" for key, value in (version.get("arguments") or {}).items() if value
-    )
-    return escape(f"{version['path']} [{version.get('command', '?')} {arguments}]")
+def _version_line(version: dict[str, Any]) -> str:
+    arguments = (version.get("arguments") or {}).items()
+    text = " ".join(f"{key}={value}" for key, value in arguments if value)
+    return f"{version['path']} [{version.get('command', '?')} {text}]"

@@ -1,10 +1,12 @@
-"""`segkit leakage`: images that occur in more than one shard set."""
+"""`segkit leakage`: find images that occur in more than one shard set."""
 
 import typer
 
-from .common import JSON_OPTION, counted, counting, emit, table
+from segkit.errors import InputError
 
-_SHOWN = 20
+from .common import JSON_OPTION, emit, plural, progress_bar, table
+
+_MAX_PAIRS = 20
 
 
 def leakage(
@@ -16,21 +18,20 @@ def leakage(
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Find images that two sets share: equal bytes, or one picture resized or re-encoded.
+    """Find images that two sets share: the same bytes, or the same picture scaled or re-encoded.
 
-    The exit code is 1 if there are any, so that a script can reject an evaluation set.
+    The exit code is 1 if there is one, so that a script can stop before it uses the sets.
 
     Example: segkit leakage work/train work/val
     """
-    from segkit.errors import InputError
-    from segkit.shards.leakage import leaks
+    from segkit.shards.leakage import find_leaks
     from segkit.shards.reader import ShardSet
 
     if len(sets) < 2:
-        raise InputError("one set is nothing to compare", hint="give two or more")
-    opened = [ShardSet.open(spec) for spec in sets]
-    with counting("hash images", sum(map(len, opened))) as advance:
-        found = list(leaks(opened, near=near, advance=advance))
+        raise InputError("nothing to compare with one set", hint="give two or more")
+    shard_sets = [ShardSet.open(spec) for spec in sets]
+    with progress_bar("hash images", sum(map(len, shard_sets))) as advance:
+        leaks = list(find_leaks(shard_sets, near=near, advance=advance))
     pairs = [
         {
             "a": sets[leak.a],
@@ -39,16 +40,22 @@ def leakage(
             "id_b": leak.id_b,
             "distance": leak.distance,
         }
-        for leak in found
+        for leak in leaks
     ]
-    exact = sum(leak.distance is None for leak in found)
-    result = {"sets": sets, "exact": exact, "near": len(found) - exact, "pairs": pairs}
+    exact = sum(leak.distance is None for leak in leaks)
+    result = {"sets": sets, "exact": exact, "near": len(leaks) - exact, "pairs": pairs}
     rows = [
         (*list(pair.values())[:4], "same bytes" if pair["distance"] is None else pair["distance"])
-        for pair in pairs[:_SHOWN]
+        for pair in pairs[:_MAX_PAIRS]
     ]
-    title = f"{counted(exact, 'pair')} of the same bytes, {len(found) - exact} of the same picture ({len(rows)} shown)"
-    shown = table(title, ("set", "image", "set", "image", "differing bits"), rows)
-    emit(result, schema="segkit.leakage/1", as_json=as_json, tables=[shown])
-    if found:
+    same_picture = f"{len(leaks) - exact} of the same picture"
+    title = f"{plural(exact, 'pair')} of the same bytes, {same_picture} ({len(rows)} shown)"
+    columns = ("set", "image", "set", "image", "differing bits")
+    emit(
+        result,
+        schema="segkit.leakage/1",
+        as_json=as_json,
+        tables=[table(title, columns, rows)],
+    )
+    if leaks:
         raise typer.Exit(1)

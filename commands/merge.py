@@ -1,9 +1,10 @@
-"""`segkit merge`: several shard sets as one."""
+"""`segkit merge`: combine several shard sets into one."""
 
 from pathlib import Path
 
 import typer
 
+from segkit.errors import InputError
 from segkit.storage import writable
 
 from .common import JSON_OPTION, emit, table
@@ -22,34 +23,29 @@ def merge(
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Merge shard sets into one that uses their images where they are; no image is copied.
+    """Merge shard sets into one that refers to their images; no image is copied.
 
-    Classes must agree in id, name and kind wherever they meet; segkit relabel brings sets to one
+    Classes that sets share must agree in id, name and kind; segkit relabel brings sets to one
     taxonomy.
 
     Example: segkit merge work/coco-train work/own-train --out work/both
     """
-    from segkit.errors import InputError
-    from segkit.shards.merge import merge as join
+    from segkit.shards.merge_sets import merge_sets
     from segkit.shards.reader import ShardSet
 
     if len(sets) < 2:
-        raise InputError("one set is nothing to merge", hint="give two or more")
+        raise InputError("nothing to merge with one set", hint="give two or more")
     arguments = {"sets": sets, "out": str(out), "name": name, "rename": rename}
-    opened = [ShardSet.open(spec) for spec in sets]
-    made = join(opened, out, name=name or out.name, rename=rename, arguments=arguments)
-    counts = made.manifest.statistics
+    shard_sets = [ShardSet.open(spec) for spec in sets]
+    merged = merge_sets(shard_sets, out, name=name or out.name, rename=rename, arguments=arguments)
+    counts = merged.manifest.statistics
     result = {
-        "path": str(made.path),
-        "version": made.version,
+        "path": str(merged.path),
+        "version": merged.version,
         "images": counts.images,
         "segments": counts.segments,
-        "classes": len(made.taxonomy.categories),
-        "digest": made.manifest.digest,
+        "classes": len(merged.taxonomy.categories),
+        "digest": merged.manifest.digest,
     }
-    emit(
-        result,
-        schema="segkit.merge/1",
-        as_json=as_json,
-        tables=[table(str(made.path), ("", ""), [*result.items()])],
-    )
+    summary = table(str(merged.path), ("", ""), [*result.items()])
+    emit(result, schema="segkit.merge/1", as_json=as_json, tables=[summary])

@@ -9,7 +9,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import location, writable_local
 
-from .common import JSON_OPTION, counted, counting, emit, note, stderr, table
+from .common import JSON_OPTION, emit, note, plural, progress_bar, stderr, table
 from .scoring import SETTINGS_OPTION, TASKS, load_run_for, parse_choice
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def predict(
 
     run = load_run_for(taxonomy, checkpoint, device, settings)
     destination = out / "predictions"
-    with counting("predict", len(files) if shards is None else len(shards)) as advance:
+    with progress_bar("predict", len(files) if shards is None else len(shards)) as advance:
         if shards:
             predictions = predict_set(
                 run, shards, chosen_task, destination, taxonomy=taxonomy, on_image=advance
@@ -126,7 +126,7 @@ def predict(
     version = f"v{predictions.version}"
     folders = {}
     if overlays:
-        with counting("draw", len(predictions)) as advance:
+        with progress_bar("draw", len(predictions)) as advance:
             folder = write_overlays(predictions, out / "overlays" / version, advance)
         folders["overlays"] = str(folder)
     if native:
@@ -152,7 +152,7 @@ def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tall
     if images is None:
         return Path(), [], Tally()
     root, candidates = image_files(images)
-    with counting("check", len(candidates)) as advance:
+    with progress_bar("check", len(candidates)) as advance:
         files, tally = check_files(candidates, root, advance)
     if tally.offenders and not (skip and files):
         first = tally.defects[0]
@@ -195,7 +195,7 @@ def _report(
         "segments": statistics.segments,
         "classes": classes,
     }
-    segments, images = counted(statistics.segments, "segment"), counted(statistics.images, "image")
+    segments, images = plural(statistics.segments, "segment"), plural(statistics.images, "image")
     most_frequent = sorted(classes.items(), key=lambda item: -item[1])[:_MAX_CLASSES]
     class_table = table(f"{segments} in {images}", ("class", "segments"), most_frequent)
     emit(
@@ -208,8 +208,8 @@ def _report(
         line = f"left out: {defect.file}: {defect.message} [{defect.code}]"
         stderr.print(line, markup=False, highlight=False, soft_wrap=True)
     if tally.offenders > _MAX_DEFECTS:
-        more = counted(tally.offenders - _MAX_DEFECTS, "more image", "more images")
+        more = plural(tally.offenders - _MAX_DEFECTS, "more image", "more images")
         stderr.print(f"... and {more} left out", highlight=False)
     if rotated := tally.image_warnings["exif-orientation"]:
         verb = "has" if rotated == 1 else "have"
-        note(f"{counted(rotated, 'image')} {verb} an EXIF orientation, which is ignored")
+        note(f"{plural(rotated, 'image')} {verb} an EXIF orientation, which is ignored")

@@ -8,7 +8,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import JSON_OPTION, counted, counting, emit, note, table
+from .common import JSON_OPTION, emit, note, plural, progress_bar, table
 from .scoring import SETTINGS_OPTION, parse_choice
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def pseudolabel(
     from segkit import pseudolabel as label_boxes
 
     run = load_run(checkpoint, device, settings)
-    with counting("pseudolabel", len(boxes)) as advance:
+    with progress_bar("pseudolabel", len(boxes)) as advance:
         layer, transfer = label_boxes(run, boxes, out, strategy=chosen_strategy, on_image=advance)
     result = {
         "path": str(layer.path),
@@ -80,7 +80,7 @@ def pseudolabel(
         ("segments with a mask before", transfer.already_masked),
         ("crowds and ignored, not prompted", transfer.left_alone),
     ]
-    segments = counted(layer.manifest.statistics.segments, "segment")
+    segments = plural(layer.manifest.statistics.segments, "segment")
     counts = table(f"Pseudo-labels of {data}: {segments}", ("segments", "count"), rows)
     emit(
         result,

@@ -1,18 +1,17 @@
-"""`segkit relabel`: a shard set in another taxonomy."""
+"""`segkit relabel`: map a shard set to another taxonomy."""
 
 from pathlib import Path
 
 import typer
 
 from segkit.storage import writable
+from segkit.taxonomy import load_taxonomy
 
-from .common import JSON_OPTION, emit, table
+from .common import JSON_OPTION, SET_HELP, emit, table
 
 
 def relabel(
-    spec: str = typer.Argument(
-        metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."
-    ),
+    spec: str = typer.Argument(metavar="SET", help=SET_HELP),
     taxonomy: str = typer.Option(
         ..., help="The new classes: a known vocabulary or a taxonomy JSON file."
     ),
@@ -27,35 +26,34 @@ def relabel(
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Map a shard set's classes to those of another taxonomy by a table; no image is copied.
+    """Map the classes of a shard set to another taxonomy by a table; no image is copied.
 
-    Every class of the set needs a line in the table. Pixels of dropped classes become void where
-    labels cover the whole image.
+    The table needs a line for every class of the set. If labels cover whole images, the pixels of
+    dropped classes become void.
 
-    Example: segkit relabel work/ade --taxonomy coco-panoptic-133 --map ade-to-coco.csv --out
-    work/ade-in-coco
+    Example: segkit relabel work/ade --taxonomy coco-panoptic-133 --map map.csv --out work/ade-coco
     """
     from segkit.shards.reader import ShardSet
     from segkit.shards.relabel import read_table
-    from segkit.shards.relabel import relabel as change
-    from segkit.taxonomy import load_taxonomy
+    from segkit.shards.relabel import relabel as write_relabeled
 
     data, new = ShardSet.open(spec), load_taxonomy(taxonomy)
-    pairs = read_table(mapping, data.taxonomy, new)
+    class_map = read_table(mapping, data.taxonomy, new)
     arguments = {"set": spec, "taxonomy": taxonomy, "map": str(mapping), "out": str(out)}
-    made = change(data, out, new, pairs, arguments)
-    ledger = made.manifest.ledger
+    relabeled = write_relabeled(data, out, new, class_map, arguments)
+    ledger = relabeled.manifest.ledger
     result = {
-        "path": str(made.path),
-        "version": made.version,
+        "path": str(relabeled.path),
+        "version": relabeled.version,
         "ledger": ledger.annotations.model_dump(),
         "per_class": {name: count.model_dump() for name, count in ledger.per_class.items()},
         "images": ledger.images.model_dump(),
-        "digest": made.manifest.digest,
+        "digest": relabeled.manifest.digest,
     }
     rows = [
         (name, count.input, count.kept, count.input - count.kept)
         for name, count in ledger.per_class.items()
     ]
-    shown = table(str(made.path), ("class before", "segments", "kept", "dropped"), rows)
-    emit(result, schema="segkit.relabel/1", as_json=as_json, tables=[shown])
+    columns = ("class before", "segments", "kept", "dropped")
+    summary = table(str(relabeled.path), columns, rows)
+    emit(result, schema="segkit.relabel/1", as_json=as_json, tables=[summary])

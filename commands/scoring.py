@@ -11,7 +11,7 @@ from rich.table import Table
 
 from segkit.errors import InputError
 
-from .common import counted, counting, note, stderr, table
+from .common import note, plural, progress_bar, stderr, table
 
 if TYPE_CHECKING:
     from segkit.metrics.predictions import Predictions
@@ -113,7 +113,7 @@ class PredictionSource:
         from segkit.inference.outputs import predict_set
 
         run = load_run_for(truth.taxonomy, str(self.checkpoint), self.device, self.settings)
-        with counting("predict", len(truth)) as advance:
+        with progress_bar("predict", len(truth)) as advance:
             shards = predict_set(run, truth, task, out / "predictions", on_image=advance)
         stderr.print(f"predictions: {shards.path}", highlight=False, soft_wrap=True)
         return shards, shards
@@ -136,11 +136,11 @@ def warn(result: dict[str, Any]) -> None:
     from segkit.metrics.class_mapping import class_map_notes
 
     if missing := result["images"]["without_prediction"]:
-        images = f"{missing} of {counted(result['images']['evaluated'], 'image')}"
+        images = f"{missing} of {plural(result['images']['evaluated'], 'image')}"
         verb = "has" if missing == 1 else "have"
         note(f"{images} {verb} no prediction; their segments count as missed")
     if boxes := result.get("without_mask"):
-        predictions = counted(boxes, "prediction has", "predictions have")
+        predictions = plural(boxes, "prediction has", "predictions have")
         note(f"{predictions} a box but no mask and {'is' if boxes == 1 else 'are'} left out")
     for text in class_map_notes(result.get("class_map", {})):
         note(text)

@@ -1,42 +1,40 @@
-"""`segkit split`: parts of a shard set, by share or by list."""
+"""`segkit split`: divide a shard set into parts, by share or by list."""
 
 from pathlib import Path
 
 import typer
 
+from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import JSON_OPTION, counted, emit, table
+from .common import JSON_OPTION, SET_HELP, emit, plural, table
 
 
 def split(
-    spec: str = typer.Argument(
-        metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."
-    ),
+    spec: str = typer.Argument(metavar="SET", help=SET_HELP),
     out: Path = typer.Option(
         ...,
         "--out",
         metavar="DIR",
         parser=writable,
-        help="Directory that gets a shard set for each part.",
+        help="Directory in which to write a shard set for each part.",
     ),
     part: list[str] = typer.Option(
-        [], "--part", metavar="NAME=SHARE", help="A part and its share of the images."
+        [], "--part", metavar="NAME=SHARE", help="A part and its share of the images; repeatable."
     ),
     listed: list[str] = typer.Option(
-        [], "--list", metavar="NAME=FILE", help="A part and a file of image ids."
+        [], "--list", metavar="NAME=FILE", help="A part and a file of image ids; repeatable."
     ),
-    seed: int = typer.Option(0, help="Which images go where; only with --part."),
+    seed: int = typer.Option(0, help="Seed of the assignment of images to --part."),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Split a shard set into parts that use its images where they are; no image is copied.
+    """Split a shard set into parts that refer to its images; no image is copied.
 
     Example: segkit split work/own --part train=0.9 --part val=0.1 --out work/own-split
     """
-    from segkit.errors import InputError
     from segkit.shards.reader import ShardSet
-    from segkit.shards.split import by_chance, by_list
-    from segkit.shards.split import split as cut
+    from segkit.shards.split import assign_by_list, assign_by_share
+    from segkit.shards.split import split as write_parts
 
     if bool(part) == bool(listed):
         raise InputError(
@@ -45,56 +43,48 @@ def split(
     data = ShardSet.open(spec)
     pairs = _pairs(part or listed)
     if part:
-        parts = by_chance(data, {name: _share(name, text) for name, text in pairs.items()}, seed)
+        shares = {name: _share(name, text) for name, text in pairs.items()}
+        parts = assign_by_share(data, shares, seed)
     else:
-        parts = by_list(data, {name: Path(text) for name, text in pairs.items()})
+        parts = assign_by_list(data, {name: Path(text) for name, text in pairs.items()})
     arguments = {"set": spec, "out": str(out), "part": part, "list": listed, "seed": seed}
-    made = cut(data, out, parts, arguments)
-    keys = ("path", "version", "images", "segments", "digest")
-    rows = {
-        name: (
-            str(one.path),
-            one.version,
-            len(one),
-            one.manifest.statistics.segments,
-            one.manifest.digest,
-        )
-        for name, one in made.items()
+    results = {
+        name: {
+            "path": str(shards.path),
+            "version": shards.version,
+            "images": len(shards),
+            "segments": shards.manifest.statistics.segments,
+            "digest": shards.manifest.digest,
+        }
+        for name, shards in write_parts(data, out, parts, arguments).items()
     }
     left = len(data) - len(parts)
-    result = {
-        "parts": {name: dict(zip(keys, row, strict=True)) for name, row in rows.items()},
-        "in_no_part": left,
-    }
-    title = f"{counted(len(data), 'image')}, {left} in no part"
-    shown = table(title, ("part", *keys[:4]), [(n, *r[:4]) for n, r in rows.items()])
-    emit(result, schema="segkit.split/1", as_json=as_json, tables=[shown])
+    columns = ("path", "version", "images", "segments")
+    rows = [(name, *(result[key] for key in columns)) for name, result in results.items()]
+    title = f"{plural(len(data), 'image')}, {left} in no part"
+    emit(
+        {"parts": results, "in_no_part": left},
+        schema="segkit.split/1",
+        as_json=as_json,
+        tables=[table(title, ("part", *columns), rows)],
+    )
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:
-    from segkit.errors import InputError
-
     pairs: dict[str, str] = {}
     for text in texts:
-        name, equals, value = text.partition("=")
-        if (
-            not (equals and value)
-            or name in pairs
-            or not name.replace("-", "").replace("_", "").isalnum()
-        ):
-            raise InputError(
-                f"{text!r} is no part", hint="give each part once, as NAME=SHARE or NAME=FILE"
-            )
+        name, _, value = text.partition("=")
+        plain = name.replace("-", "").replace("_", "").isalnum()
+        if not value or not plain or name in pairs:
+            hint = "give each part once, as NAME=SHARE or NAME=FILE"
+            raise InputError(f"invalid part {text!r}", hint=hint)
         pairs[name] = value
     return pairs
 
 
 def _share(name: str, text: str) -> float:
-    from segkit.errors import InputError
-
     try:
         return float(text)
     except ValueError:
-        raise InputError(
-            f"{text!r} is no share", record=f"part {name}", hint="give a number such as 0.9"
-        ) from None
+        hint = "give a number such as 0.9"
+        raise InputError(f"invalid share {text!r}", record=f"part {name}", hint=hint) from None

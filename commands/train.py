@@ -12,7 +12,7 @@ from rich.progress import Progress, TaskID
 from segkit.errors import InputError
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, counted, emit, note, progress, stderr, table
+from .common import JSON_OPTION, emit, note, plural, progress, stderr, table
 
 if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe
@@ -113,7 +113,7 @@ def train(
     rows = [(name, *headline(metrics)) for name, metrics in evaluation.items()]
     tables = [table("Evaluation", ("data set", "figure", "value"), rows)] if rows else []
     loss = "" if display.loss is None else f", running loss {display.loss:.3f}"
-    line = f"{counted(manifest.steps, 'step')}{loss}, {result['seconds']:.0f} s"
+    line = f"{plural(manifest.steps, 'step')}{loss}, {result['seconds']:.0f} s"
     lines = line, f"{path.resolve()}"
     emit(result, schema="segkit.train/1", as_json=as_json, tables=[*tables, *lines])
 

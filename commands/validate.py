@@ -1,59 +1,55 @@
-"""`segkit validate`: every checksum, every row, every mask of a shard set."""
+"""`segkit validate`: check every checksum, row and mask of a shard set."""
 
 from collections import Counter
 
 import typer
 
-from .common import JSON_OPTION, counted, counting, emit, table
+from .common import JSON_OPTION, SET_HELP, emit, plural, progress_bar, table
 
 
 def validate(
-    spec: str = typer.Argument(
-        metavar="SET", help="A shard set: DIR (its newest version) or DIR@v1."
-    ),
-    as_json: bool = JSON_OPTION,
+    spec: str = typer.Argument(metavar="SET", help=SET_HELP), as_json: bool = JSON_OPTION
 ) -> None:
-    """Check every file of a shard set against its checksum, and every row against the schema.
+    """Check the files of a shard set by their checksums, and its rows by the schema.
 
-    Lists each violation, also of a row against itself, with a stable code; the exit code is then 1.
+    Every violation is listed with a stable code; the exit code is 1 if there is one.
 
     Example: segkit validate work/coco-train
     """
     from segkit.shards.lineage import read_json
     from segkit.shards.publish import resolve
-    from segkit.shards.reader import is_run
-    from segkit.shards.validate import validate as check
+    from segkit.shards.reader import run_error
+    from segkit.shards.validate import validate as find_violations
 
     version = resolve(spec)
     manifest = read_json(version)
     if manifest.get("type") == "run":
-        raise is_run(version)
+        raise run_error(version)
     statistics = manifest.get("statistics")
     images = statistics.get("images") if isinstance(statistics, dict) else None
-    with counting("validate", images) as advance:
-        found = list(check(version, advance=advance))
-    counts = dict(sorted(Counter(item.code for item in found).items()))
+    with progress_bar("validate", images) as advance:
+        violations = list(find_violations(version, advance=advance))
+    counts = dict(sorted(Counter(violation.code for violation in violations).items()))
     result = {
         "path": str(version.resolve()),
         "version": int(version.name[1:]),
         "images": images,
-        "valid": not found,
+        "valid": not violations,
         "counts": counts,
         "violations": [
-            {"code": item.code, "where": item.where, "detail": item.detail} for item in found
+            {"code": violation.code, "where": violation.where, "detail": violation.detail}
+            for violation in violations
         ],
     }
-    if found and not as_json:
-        for item in found:
-            print(f"{item.code}: {item.where}: {item.detail}")
+    lines = [f"{item.code}: {item.where}: {item.detail}" for item in violations]
+    images_text = [plural(images, "image")] if isinstance(images, int) else []
+    title = f"{version}: {', '.join([*images_text, plural(len(violations), 'violation')])}"
     rows = list(counts.items()) or [("none", 0)]
-    told = [counted(images, "image")] if isinstance(images, int) else []
-    title = f"{version}: {', '.join([*told, counted(len(found), 'violation')])}"
     emit(
         result,
         schema="segkit.validate/1",
         as_json=as_json,
-        tables=[table(title, ("violation", "count"), rows)],
+        tables=[*lines, table(title, ("violation", "count"), rows)],
     )
-    if found:
+    if violations:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ import typer
 from segkit.errors import InputError
 from segkit.taxonomy import known_taxonomies, load_taxonomy
 
-from .common import JSON_OPTION, counted, emit, note, table
+from .common import JSON_OPTION, emit, note, plural, table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -123,7 +123,7 @@ def encode(
         "words": len(words),
         "cache": str(store.cache_file),
     }
-    line = f"{counted(len(new), 'word')} encoded by {encoding.name}"
+    line = f"{plural(len(new), 'word')} encoded by {encoding.name}"
     if existing := len(words) - len(new):
         line += f", {existing} had an embedding"
     emit(result, schema="segkit.encode/1", as_json=as_json, tables=[f"{line}: {store.cache_file}"])

@@ -13,7 +13,7 @@ from itertools import product
 
 from rich.console import Console
 
-from segkit.commands.common import counting, table
+from segkit.commands.common import progress_bar, table
 from segkit.inference.outputs import predicted_sample
 from segkit.inference.pipeline import Image, ModelOutput, infer
 from segkit.inference.postprocess import panoptic
@@ -43,7 +43,7 @@ def predictions(run: Run, data: ShardSet, configs: list[InferenceConfig]) -> lis
     outputs = infer(
         run.model, classes.text, data.samples(), read, postprocess, run.recipe.inference
     )
-    with counting("predict", len(data)) as advance:
+    with progress_bar("predict", len(data)) as advance:
         for samples in outputs:
             for column, sample in zip(predictions, samples, strict=True):
                 column.append(sample)

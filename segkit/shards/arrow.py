@@ -1,4 +1,4 @@
-"""Samples as rows of an Arrow table: one row an image, a nested list of its segments; and back."""
+"""Convert samples to the rows of an Arrow table, with a nested list of segments, and back."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -18,9 +18,8 @@ SEGMENT = pa.struct(
         pa.field("class_id", pa.int64(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
         pa.field("box", _BOX, nullable=False),
-        pa.field(
-            "mask", pa.string()
-        ),  # COCO's counts are ASCII: text in DuckDB and JSON, bytes here
+        # COCO's counts are ASCII: text in DuckDB and JSON, bytes in Python
+        pa.field("mask", pa.string()),
         pa.field("area", pa.float64(), nullable=False),
         pa.field("is_crowd", pa.bool_(), nullable=False),
         pa.field("ignore", pa.bool_(), nullable=False),
@@ -52,17 +51,16 @@ SCHEMA = pa.schema(
     ]
 )
 LATER = frozenset({"not_exhaustive"})
-"""Columns that the sets of older versions lack."""
+"""Columns that sets of older versions of segkit lack."""
 _IMAGE_FIELDS = ("tar", "offset", "length", "sha256", "path")
 _ASCII = frozenset({"mask", "void"})
 
 
 def to_table(samples: Sequence[Sample]) -> pa.Table:
-    """Rows of samples, in `SCHEMA`."""
+    """A table of samples, in `SCHEMA`."""
     segments = [segment for sample in samples for segment in sample.segments]
-    offsets = np.concatenate(([0], np.cumsum([len(sample.segments) for sample in samples]))).astype(
-        np.int32
-    )
+    lengths = np.cumsum([len(sample.segments) for sample in samples])
+    offsets = np.concatenate(([0], lengths)).astype(np.int32)
     columns = []
     for field in SCHEMA:
         if field.name == "segments":
@@ -71,33 +69,27 @@ def to_table(samples: Sequence[Sample]) -> pa.Table:
             )
             columns.append(pa.ListArray.from_arrays(pa.array(offsets), structs, type=field.type))
         elif field.name in _IMAGE_FIELDS:
-            columns.append(
-                pa.array([getattr(sample.image, field.name) for sample in samples], field.type)
-            )
+            values = [getattr(sample.image, field.name) for sample in samples]
+            columns.append(pa.array(values, field.type))
         else:
             columns.append(_column([getattr(sample, field.name) for sample in samples], field))
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def from_table(table: pa.Table) -> Iterator[Sample]:
-    """Inverse of `to_table`; columns that are missing of `LATER` are at their defaults."""
-    fields = [
-        field for field in SCHEMA if field.name in table.column_names or field.name not in LATER
-    ]
-    values = {
-        field.name: _values(table.column(field.name), field)
-        for field in fields
-        if field.name != "segments"
-    }
-    structs, bounds = elements(table.column("segments").combine_chunks())
-    segments, ends = _segments(structs), bounds[1:].tolist()
+    """Inverse of `to_table`; missing columns of `LATER` have their defaults."""
+    names = [name for name in SCHEMA.names if name in table.column_names or name not in LATER]
+    names.remove("segments")
+    values = {name: _values(table.column(name), SCHEMA.field(name)) for name in names}
+    structs, offsets = elements(table.column("segments").combine_chunks())
+    segments, ends = _segments(structs), offsets[1:].tolist()
     start = 0
     for row, end in enumerate(ends):
-        field = {name: column[row] for name, column in values.items()}
-        image = ImageRef(*(field.pop(name) for name in _IMAGE_FIELDS))
-        annotated, not_exhaustive = field.pop("annotated"), field.pop("not_exhaustive", None)
+        fields = {name: column[row] for name, column in values.items()}
+        image = ImageRef(*(fields.pop(name) for name in _IMAGE_FIELDS))
+        annotated, not_exhaustive = fields.pop("annotated"), fields.pop("not_exhaustive", None)
         yield Sample(
-            **field,
+            **fields,
             segments=tuple(segments[start:end]),
             image=image,
             annotated=None if annotated is None else tuple(annotated),
@@ -128,32 +120,29 @@ def _segment_column(field: pa.Field, segments: list[Segment]) -> pa.Array:
     )
 
 
-# Arrow's own `flatten`, `cast`, `value_lengths` and `to_numpy` import pyarrow.compute and, where it
-# is installed, pandas: a quarter of a second, more than reading a thousand images takes.
+# Arrow's own `flatten`, `cast`, `value_lengths` and `to_numpy` import pyarrow.compute and, if
+# installed, pandas: a quarter of a second, longer than reading a thousand images.
 
 
 def elements(lists: Any) -> tuple[Any, NDArray[np.int64]]:
-    """The elements of a list array without nulls, and the (N + 1,) bounds of each list among them,
-    from 0."""
-    given = np.frombuffer(lists.buffers()[1] or bytes(4), np.int32)[
-        lists.offset : lists.offset + len(lists) + 1
-    ]
-    bounds = given.astype(np.int64)
-    return lists.values.slice(int(bounds[0]), int(bounds[-1] - bounds[0])), bounds - bounds[0]
+    """The elements of a list array without nulls, and the (N + 1,) offsets of its lists in them."""
+    buffer = np.frombuffer(lists.buffers()[1] or bytes(4), np.int32)
+    offsets = buffer[lists.offset : lists.offset + len(lists) + 1].astype(np.int64)
+    first, last = int(offsets[0]), int(offsets[-1])
+    return lists.values.slice(first, last - first), offsets - first
 
 
 def numbers(array: Any) -> NDArray[Any]:
-    """The values of an int64 or float64 array without nulls, where they lie."""
+    """The values of an int64 or float64 array without nulls, without a copy."""
     dtype = np.dtype(np.int64 if pa.types.is_int64(array.type) else np.float64)
     return np.frombuffer(array.buffers()[1] or b"", dtype)[array.offset : array.offset + len(array)]
 
 
 def flags(array: Any) -> NDArray[np.bool_]:
     """The values of a boolean array without nulls."""
-    bits = np.frombuffer(array.buffers()[1] or b"", np.uint8)
-    return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].astype(
-        np.bool_
-    )
+    packed = np.frombuffer(array.buffers()[1] or b"", np.uint8)
+    bits = np.unpackbits(packed, bitorder="little")
+    return bits[array.offset : array.offset + len(array)].astype(np.bool_)
 
 
 def texts(array: Any) -> list[bytes | None]:
@@ -161,12 +150,12 @@ def texts(array: Any) -> list[bytes | None]:
     if array.null_count or not len(array):
         values: list[bytes | None] = array.view(pa.binary()).to_pylist()
         return values
-    _, offsets, data = array.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1].tolist()
-    text = bytes(
-        memoryview(data or b"")[bounds[0] : bounds[-1]]
-    )  # cut here: Arrow makes an object of each in between
-    return [text[a - bounds[0] : b - bounds[0]] for a, b in pairwise(bounds)]
+    _, buffer, data = array.buffers()
+    offsets = np.frombuffer(buffer, np.int32)[array.offset : array.offset + len(array) + 1].tolist()
+    first = offsets[0]
+    # cut here, because Arrow makes an object of each value on the way
+    text = bytes(memoryview(data or b"")[first : offsets[-1]])
+    return [text[a - first : b - first] for a, b in pairwise(offsets)]
 
 
 def reals(array: Any) -> list[float | None]:
@@ -181,9 +170,9 @@ def boxes(array: Any) -> list[Box]:
 
 
 def _values(column: Any, field: pa.Field) -> list[Any]:
-    values: list[Any] = (
-        texts(column.combine_chunks()) if field.name in _ASCII else column.to_pylist()
-    )
+    if field.name in _ASCII:
+        return texts(column.combine_chunks())
+    values: list[Any] = column.to_pylist()
     return values
 
 

@@ -1,5 +1,4 @@
-"""Two sets side by side: images that only one has, and the labels of the others, by class and by
-pixels."""
+"""Compare two sets: images that only one has, and the labels of the others by class and pixels."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,36 +16,34 @@ from segkit.shards.reader import ShardSet
 
 @dataclass
 class ClassDifference:
-    """A class in the common images of two sets; pixels of several segments of it are counted
-    once."""
+    """A class in the common images of sets A and B; a pixel of several segments counts once."""
 
     segments: list[int] = field(default_factory=lambda: [0, 0])
+    """Of A and of B."""
     pixels: list[int] = field(default_factory=lambda: [0, 0])
     common_pixels: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As `segkit diff --json` prints it; `iou` is None where no set has a pixel of the
-        class."""
-        either = sum(self.pixels) - self.common_pixels
-        iou = self.common_pixels / either if either else None
+        """As `segkit diff --json` prints it; `iou` is None if neither set has a pixel."""
+        union = sum(self.pixels) - self.common_pixels
         return {
             "segments": self.segments,
             "pixels": self.pixels,
             "common_pixels": self.common_pixels,
-            "iou": iou,
+            "iou": self.common_pixels / union if union else None,
         }
 
 
 @dataclass
 class Difference:
-    """What differs between sets A and B; classes are matched by name, images by id."""
+    """The differences between sets A and B; classes are matched by name, images by id."""
 
     only_a: list[str] = field(default_factory=list)
     only_b: list[str] = field(default_factory=list)
     changed_labels: list[str] = field(default_factory=list)
-    """Ids of common images whose segments, void, or searched classes differ."""
+    """Ids of common images whose segments, void, or annotated classes differ."""
     changed_images: list[str] = field(default_factory=list)
-    """Ids of common images whose bytes differ (by SHA-256, where both sets have it)."""
+    """Ids of common images whose bytes differ (by SHA-256, if both sets have it)."""
     common: int = 0
     classes: dict[str, ClassDifference] = field(default_factory=dict)
 
@@ -58,43 +55,42 @@ class Difference:
 
 def diff(a: ShardSet, b: ShardSet) -> Difference:
     """Compare two sets; memory holds the ids of one and a row group of each."""
-    places = {sample.id: index for index, sample in enumerate(b.samples())}
+    index_in_b = {sample.id: index for index, sample in enumerate(b.samples())}
     names = (a.taxonomy.unique_names, b.taxonomy.unique_names)
-    found = Difference()
+    difference = Difference()
     classes: defaultdict[str, ClassDifference] = defaultdict(ClassDifference)
-    seen: set[str] = set()
-    for sample in a.samples():
-        if sample.id not in places:
-            found.only_a.append(sample.id)
+    common: set[str] = set()
+    for sample_a in a.samples():
+        if sample_a.id not in index_in_b:
+            difference.only_a.append(sample_a.id)
             continue
-        other = b.sample(places[sample.id])
-        seen.add(sample.id)
-        found.common += 1
-        if sample.image.sha256 and other.image.sha256 and sample.image.sha256 != other.image.sha256:
-            found.changed_images.append(sample.id)
-        if _labels(sample, names[0]) != _labels(other, names[1]):
-            found.changed_labels.append(sample.id)
-        _count((sample, other), names, classes)
-    found.only_b = [key for key in places if key not in seen]
-    found.classes = dict(sorted(classes.items()))
-    return found
+        sample_b = b.sample(index_in_b[sample_a.id])
+        common.add(sample_a.id)
+        difference.common += 1
+        digests = sample_a.image.sha256, sample_b.image.sha256
+        if all(digests) and digests[0] != digests[1]:
+            difference.changed_images.append(sample_a.id)
+        if _labels(sample_a, names[0]) != _labels(sample_b, names[1]):
+            difference.changed_labels.append(sample_a.id)
+        _count((sample_a, sample_b), names, classes)
+    difference.only_b = [key for key in index_in_b if key not in common]
+    difference.classes = dict(sorted(classes.items()))
+    return difference
 
 
 def _labels(sample: Sample, names: dict[int, str]) -> tuple[Any, ...]:
-    """Everything about the labels, with classes by name and without where the image lies."""
+    """All labels of a sample, with classes by name and without the location of its image."""
     segments = [
         (names.get(segment.class_id), replace(segment, class_id=0)) for segment in sample.segments
     ]
-    looked_for = (
-        None
-        if sample.annotated is None
-        else sorted(str(names.get(key)) for key in sample.annotated)
-    )
-    left_open = sorted(str(names.get(key)) for key in sample.not_exhaustive)
+    annotated = None
+    if sample.annotated is not None:
+        annotated = sorted(str(names.get(key)) for key in sample.annotated)
+    not_exhaustive = sorted(str(names.get(key)) for key in sample.not_exhaustive)
     rest = replace(
         sample, segments=(), image=ImageRef(), annotated=None, not_exhaustive=(), source=None
     )
-    return (segments, looked_for, left_open, rest)
+    return segments, annotated, not_exhaustive, rest
 
 
 def _count(
@@ -104,21 +100,22 @@ def _count(
 ) -> None:
     if (pair[0].height, pair[0].width) != (pair[1].height, pair[1].width):
         raise SegkitError(f"image {pair[0].id} has different sizes in the two sets")
-    covers = [_covers(sample, labels) for sample, labels in zip(pair, names, strict=True)]
+    masks = [_class_masks(sample, labels) for sample, labels in zip(pair, names, strict=True)]
     for side, (sample, labels) in enumerate(zip(pair, names, strict=True)):
         for segment in sample.segments:
             classes[labels.get(segment.class_id, str(segment.class_id))].segments[side] += 1
-        for name, cover in covers[side].items():
-            classes[name].pixels[side] += int(cover.sum())
-    for name in covers[0].keys() & covers[1].keys():
-        classes[name].common_pixels += int((covers[0][name] & covers[1][name]).sum())
+        for name, mask in masks[side].items():
+            classes[name].pixels[side] += int(mask.sum())
+    for name in masks[0].keys() & masks[1].keys():
+        classes[name].common_pixels += int((masks[0][name] & masks[1][name]).sum())
 
 
-def _covers(sample: Sample, names: dict[int, str]) -> dict[str, NDArray[np.bool_]]:
-    covers: dict[str, NDArray[np.bool_]] = {}
+def _class_masks(sample: Sample, names: dict[int, str]) -> dict[str, NDArray[np.bool_]]:
+    """The union of the masks of each class."""
+    masks: dict[str, NDArray[np.bool_]] = {}
     for segment in sample.segments:
         if segment.mask is not None:
             mask = rle.decode(segment.mask, sample.height, sample.width)
             name = names.get(segment.class_id, str(segment.class_id))
-            covers[name] = covers[name] | mask if name in covers else mask
-    return covers
+            masks[name] = masks[name] | mask if name in masks else mask
+    return masks

@@ -1,4 +1,4 @@
-"""Images that two sets share: the same bytes, or the same picture scaled or encoded anew."""
+"""Find images that two sets share: the same bytes, or the same picture scaled or re-encoded."""
 
 import hashlib
 from collections import defaultdict
@@ -14,11 +14,11 @@ from segkit.shards.reader import ShardSet
 
 SIDE = 16
 BITS = SIDE * SIDE
-NEAR = 24
-"""Bits of 256 in which two pictures may differ and count as one; `docs/shards.md` has the
-measurement behind it."""
-_CHUNK = 4096
-_MEND = "replace the image and convert again"
+MAX_DISTANCE = 24
+"""Bits of 256 in which the hashes of one picture may differ; `docs/shards.md` has the measurement
+behind it."""
+_BLOCK = 4096
+"""Images of each side whose distances are computed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,26 +26,29 @@ class Leak:
     """One image in two sets."""
 
     a: int
-    """Number of the set, from 0."""
+    """Index of the set."""
     id_a: str
     b: int
     id_b: str
     distance: int | None
-    """None: the same bytes; else bits in which the perceptual hashes differ."""
+    """None: the same bytes; else the bits in which the perceptual hashes differ."""
 
 
 @dataclass(frozen=True)
-class _Prints:
+class _Fingerprints:
     ids: list[str]
     sha256: list[str]
     signs: NDArray[np.float32]
-    """(N, 256) of -1 and 1: the bits of the perceptual hashes."""
+    """(N, 256) bits of the perceptual hashes as -1 and 1."""
 
 
-def leaks(
-    sets: Sequence[ShardSet], *, near: int = NEAR, advance: Callable[[], None] = lambda: None
+def find_leaks(
+    sets: Sequence[ShardSet],
+    *,
+    near: int = MAX_DISTANCE,
+    advance: Callable[[], None] = lambda: None,
 ) -> Iterator[Leak]:
-    """Every pair of images of two different sets that are the same; each image is decoded once.
+    """Every pair of identical images in two different sets; each image is decoded once.
 
     Args:
         sets: sets with images, at least two.
@@ -55,7 +58,7 @@ def leaks(
     Raises:
         InputError: a set has no images, or one of them cannot be decoded.
     """
-    prints = [_fingerprints(one, advance) for one in sets]
+    prints = [_fingerprints(data, advance) for data in sets]
     for a, b in combinations(range(len(sets)), 2):
         exact = set(_same_bytes(prints[a], prints[b]))
         for i, j in sorted(exact):
@@ -65,48 +68,52 @@ def leaks(
                 yield Leak(a, prints[a].ids[i], b, prints[b].ids[j], distance)
 
 
-def perceptual_hash(grey: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """256 bits of a picture (H, W): whether each cell of a 16 x 17 thumbnail is brighter than its
-    left neighbor.
+def perceptual_hash(gray: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """256 bits of a picture (H, W): whether each cell of a 16 x 17 thumbnail is brighter than the
+    one to its left.
 
     The difference hash of N. Krawetz ("Kind of Like That", 2013) at twice its side.
     """
     import cv2
 
-    small = cv2.resize(grey.astype(np.float32), (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(gray.astype(np.float32), (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)
     bits: NDArray[np.bool_] = (small[:, 1:] > small[:, :-1]).reshape(-1)
     return bits
 
 
-def _fingerprints(one: ShardSet, advance: Callable[[], None]) -> _Prints:
+def _fingerprints(data: ShardSet, advance: Callable[[], None]) -> _Fingerprints:
     import cv2
 
     ids, digests = [], []
-    signs = np.empty((len(one), BITS), np.float32)
-    for row, sample in enumerate(one.samples()):
-        data, record = one.image_bytes(sample), f"image {sample.id} of {one.path}"
-        half = decode(
-            data, cv2.IMREAD_REDUCED_GRAYSCALE_2, file=sample.file_name, record=record, hint=_MEND
+    signs = np.empty((len(data), BITS), np.float32)
+    for row, sample in enumerate(data.samples()):
+        content = data.image_bytes(sample)
+        half_size = decode(
+            content,
+            cv2.IMREAD_REDUCED_GRAYSCALE_2,
+            file=sample.file_name,
+            record=f"image {sample.id} of {data.path}",
+            hint="replace the image and convert again",
         )
-        signs[row] = np.where(perceptual_hash(half), 1, -1)
+        signs[row] = np.where(perceptual_hash(half_size), 1, -1)
         ids.append(sample.id)
-        digests.append(sample.image.sha256 or hashlib.sha256(data).hexdigest())
+        digests.append(sample.image.sha256 or hashlib.sha256(content).hexdigest())
         advance()
-    return _Prints(ids, digests, signs)
+    return _Fingerprints(ids, digests, signs)
 
 
-def _same_bytes(a: _Prints, b: _Prints) -> Iterator[tuple[int, int]]:
-    places: defaultdict[str, list[int]] = defaultdict(list)
+def _same_bytes(a: _Fingerprints, b: _Fingerprints) -> Iterator[tuple[int, int]]:
+    indices: defaultdict[str, list[int]] = defaultdict(list)
     for i, digest in enumerate(a.sha256):
-        places[digest].append(i)
+        indices[digest].append(i)
     for j, digest in enumerate(b.sha256):
-        for i in places.get(digest, ()):
+        for i in indices.get(digest, ()):
             yield i, j
 
 
-def _same_picture(a: _Prints, b: _Prints, near: int) -> Iterator[tuple[int, int, int]]:
-    """Pairs by Hamming distance: of sign vectors it is (256 - their product) / 2."""
-    for left, right in product(range(0, len(a.ids), _CHUNK), range(0, len(b.ids), _CHUNK)):
-        distance = (BITS - a.signs[left : left + _CHUNK] @ b.signs[right : right + _CHUNK].T) / 2
+def _same_picture(a: _Fingerprints, b: _Fingerprints, near: int) -> Iterator[tuple[int, int, int]]:
+    """Pairs within `near` bits; the Hamming distance of sign vectors is (256 - product) / 2."""
+    for left, right in product(range(0, len(a.ids), _BLOCK), range(0, len(b.ids), _BLOCK)):
+        distance = (BITS - a.signs[left : left + _BLOCK] @ b.signs[right : right + _BLOCK].T) / 2
         for i, j in zip(*np.nonzero(distance <= near), strict=True):
             yield left + int(i), right + int(j), int(distance[i, j])

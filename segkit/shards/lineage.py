@@ -1,5 +1,4 @@
-"""What a version is and where it came from, told by manifests alone: shard sets and training runs
-alike."""
+"""Describe a version, a shard set or a run, and its ancestors, from manifests only."""
 
 import json
 from pathlib import Path
@@ -13,8 +12,7 @@ from segkit.taxonomy import Taxonomy
 
 
 def describe(spec: str | Path) -> dict[str, Any]:
-    """The JSON object of `segkit inspect` for a shard set or a run; InputError where it is
-    neither."""
+    """The JSON object of `segkit inspect`; InputError unless `spec` is a shard set or a run."""
     path = resolve(spec).resolve()
     manifest = read_json(path)
     if manifest.get("type") == "run":
@@ -28,30 +26,31 @@ def describe(spec: str | Path) -> dict[str, Any]:
 
 
 def lineage(path: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parents of a version, each with its own, back to the sources.
+    """The parents of a version, each with its own parents, back to the sources.
 
-    A parent says its path, version and digest as the child recorded them, `found` whether that very
-    version is still there, and if so its name, kind or type, command and arguments.
+    Every parent has the path, version and digest that the child recorded; `found` is whether that
+    very version still exists, and if so, its name, kind or type, command and arguments follow.
     """
     return [_ancestor(path, parent) for parent in manifest.get("parents") or ()]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The manifest of any version as a JSON object; InputError where it is none."""
+    """The manifest of any version as a JSON object; InputError if there is none."""
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"not readable ({error})", file=file, hint="check the path") from error
     if not isinstance(manifest, dict):
-        raise InputError("not a manifest", file=file, hint="give what segkit has written")
+        raise InputError("not a manifest", file=file, hint="give a set or a run of segkit")
     return manifest
 
 
 def _describe_set(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     taxonomy = Taxonomy.from_json(manifest.taxonomy)
-    counts, labels = manifest.statistics.model_dump(), taxonomy.unique_names
+    statistics, names = manifest.statistics.model_dump(), taxonomy.unique_names
+    keys = ("images", "segments", "masked", "boxes_only", "classes")
     return {
         "path": str(path),
         "version": int(path.name[1:]),
@@ -59,8 +58,8 @@ def _describe_set(path: Path) -> dict[str, Any]:
         "name": manifest.name,
         "split": manifest.split,
         "kind": manifest.kind,
-        **{key: counts[key] for key in ("images", "segments", "masked", "boxes_only", "classes")},
-        "class_kinds": {labels[category.id]: category.kind for category in taxonomy.categories},
+        **{key: statistics[key] for key in keys},
+        "class_kinds": {names[category.id]: category.kind for category in taxonomy.categories},
         "taxonomy": taxonomy.name,
         "images_by": manifest.images_by,
         "layer": bool(manifest.image_roots),
@@ -76,13 +75,13 @@ def _describe_set(path: Path) -> dict[str, Any]:
 
 def _ancestor(child: Path, parent: dict[str, Any]) -> dict[str, Any]:
     path = storage.join(child, str(parent.get("path"))).resolve()
-    told = {**parent, "path": str(path), "found": False, "parents": []}
+    recorded = {**parent, "path": str(path), "found": False, "parents": []}
     try:
         manifest = read_json(path)
     except InputError:
-        return told
+        return recorded
     if manifest.get("digest") != parent.get("digest"):
-        return told
+        return recorded
     keys = ("type", "name", "split", "kind", "command", "arguments")
-    own = {key: manifest[key] for key in keys if key in manifest}
-    return {**told, **own, "found": True, "parents": lineage(path, manifest)}
+    fields = {key: manifest[key] for key in keys if key in manifest}
+    return {**recorded, **fields, "found": True, "parents": lineage(path, manifest)}

@@ -1,4 +1,4 @@
-"""manifest.json: what a version of a shard set or of a run holds, and where it came from."""
+"""The manifest of a shard-set version: its parts, classes, counts, ledger and parents."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ from segkit.errors import SegkitError
 
 SCHEMA_VERSION = "1"
 SetKind = Literal["panoptic", "semantic", "instance", "boxes"]
-"""What the labels of a set are: void-complete id maps with things, class maps, instance masks, or
-boxes alone."""
+"""The labels of a set: segments that cover the image up to void, class regions that do, instances
+with masks, or boxes only."""
 Task = Literal["panoptic", "semantic", "instance"]
 
 
 ImagesBy = Literal["embed", "reference", "none"]
-"""How rows lead to their images: in tars of the set, by path, or not at all."""
+"""The images of a set: in its tars, files that rows name, or none."""
 
 
 class _Strict(BaseModel):
@@ -52,29 +52,24 @@ class Count(_Strict):
 
 
 class Ledger(_Strict):
-    """What became of every annotation and every image of a source."""
+    """The account of every annotation and every image of a source."""
 
     annotations: Count = Count()
     images: Count = Count()
     per_class: dict[str, Count] = Field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise SegkitError where an input is neither kept nor dropped: a fault of the program that
-        counted."""
-        for name, count in {
-            "annotations": self.annotations,
-            "images": self.images,
-            **self.per_class,
-        }.items():
+        """Raise SegkitError if an input is neither kept nor dropped, which is a bug."""
+        lines = {"annotations": self.annotations, "images": self.images, **self.per_class}
+        for name, count in lines.items():
             dropped = sum(count.dropped.values())
             if count.input != count.kept + dropped:
-                raise SegkitError(
-                    f"the ledger does not balance for {name}: {count.input} in, {count.kept} kept, {dropped} dropped"
-                )
+                sums = f"{count.input} in, {count.kept} kept, {dropped} dropped"
+                raise SegkitError(f"the ledger does not balance for {name}: {sums}")
 
 
 class ClassStatistics(_Strict):
-    """What a set holds of one class."""
+    """Counts of one class of a set."""
 
     segments: int = 0
     images: int = 0
@@ -95,8 +90,7 @@ class Manifest(_Strict):
     """The manifest of a shard-set version."""
 
     schema_name: Literal["segkit.shards/1"] = Field("segkit.shards/1", alias="schema")
-    """`schema` in the file; manifests of before it was written have none and are read all the
-    same."""
+    """`schema` in the file; older manifests lack it."""
     schema_version: str = SCHEMA_VERSION
     segkit_version: str
     type: Literal["shards"] = "shards"
@@ -107,12 +101,13 @@ class Manifest(_Strict):
     arguments: dict[str, Any] = Field(default_factory=dict)
     parents: tuple[Parent, ...] = ()
     image_roots: dict[str, str] = Field(default_factory=dict)
-    """For layers: tar path as the rows name it -> SHA-256 of that tar of the parent."""
+    """Of layers: path of a parent's tar as the rows name it -> SHA-256 of that tar."""
     images_by: ImagesBy = "embed"
     parts: tuple[Part, ...]
     taxonomy: dict[str, Any]
     source_header: dict[str, Any] = Field(default_factory=dict)
-    """What a source says of itself (COCO `info` and `licenses`), kept for a loss-free export."""
+    """The source's description of itself (COCO `info` and `licenses`), kept for a loss-free
+    export."""
     ledger: Ledger = Ledger()
     statistics: Statistics = Statistics()
     digest: str
@@ -121,7 +116,7 @@ class Manifest(_Strict):
     def content_digest(
         kind: str, taxonomy: dict[str, Any], parts: tuple[Part, ...], image_roots: dict[str, str]
     ) -> str:
-        """SHA-256 over content alone: no path, time, argument or tool version enters it."""
+        """SHA-256 of the content only: no path, time, argument or tool version enters it."""
         content = {
             "schema_version": SCHEMA_VERSION,
             "kind": kind,

@@ -1,5 +1,4 @@
-"""Reading a version of a shard set: samples in order or by index, and exactly the bytes of an
-image."""
+"""Read a version of a shard set: samples in order or by index, and the bytes of their images."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -23,14 +22,15 @@ from segkit.shards.manifest import Manifest, Parent
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.taxonomy import Taxonomy
 
-_TELLS = "`segkit validate` tells what is damaged"
+_DAMAGE_HINT = "`segkit validate` lists the damage"
+_SET_HINT = "give a set that segkit convert has written"
 
 
 class ShardSet:
     """A published version of a shard set; cheap to open, to pickle and to fork.
 
     Attributes:
-        path: the version's directory; what remote ones are is told in `segkit.storage`.
+        path: the version's directory, which may be remote (see `segkit.storage`).
         version: its number.
         manifest: its manifest.
         taxonomy: its classes.
@@ -44,8 +44,11 @@ class ShardSet:
 
     @classmethod
     def open(cls, spec: str | Path) -> "ShardSet":
-        """Open `DIR` (the newest version), `DIR@v2`, or a version's own directory; InputError where
-        it is no set."""
+        """Open `DIR` (the newest version), `DIR@v2`, or a version's own directory.
+
+        Raises:
+            InputError: there is no shard set, or not that version.
+        """
         path = resolve(spec).resolve()
         return cls(path, read_manifest(path))
 
@@ -59,157 +62,147 @@ class ShardSet:
         return f"ShardSet({str(self.path)!r}, {self.manifest.kind}, {len(self)} images)"
 
     def as_parent(self, directory: Path) -> Parent:
-        """How the manifest of a version in `directory` names this one as its parent."""
+        """This version as the manifest of a version in `directory` names its parent."""
         path = storage.relocate(".", self.path, directory)
         return Parent(path=path, version=self.version, digest=self.manifest.digest)
 
     def samples(self) -> Iterator[Sample]:
-        """All samples in order, one row group in memory at a time."""
+        """All samples in order, with one row group in memory at a time."""
         for part in self.manifest.parts:
-            with self._labels(part.labels) as file:
+            with self._open_labels(part.labels) as file:
                 for group in range(file.num_row_groups):
-                    yield from self._read(file, group)
+                    yield from arrow.from_table(self._read_table(file, group))
 
     def sample(self, index: int) -> Sample:
-        """The sample at a 0-based index; reads one row group, and keeps the last few."""
+        """The sample at a 0-based index; reads its row group and caches the last few."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        number = bisect_right(self._ends, index)
-        row = index - (self._ends[number - 1] if number else 0)
-        return self._row(number, row)
+        part = bisect_right(self._ends, index)
+        row = index - (self._ends[part - 1] if part else 0)
+        return self._read_row(part, row)
 
     @cached_property
     def tars(self) -> dict[str, str]:
         """Every tar that rows may name (relative to `path`) and its SHA-256."""
-        own = {part.images: part.images_sha256 or "" for part in self.manifest.parts if part.images}
-        return {**own, **self.manifest.image_roots}
+        tars = {
+            part.images: part.images_sha256 or "" for part in self.manifest.parts if part.images
+        }
+        return {**tars, **self.manifest.image_roots}
 
     def image_bytes(self, sample: Sample) -> bytes:
-        """The image file's bytes as the source had them.
+        """The image file's bytes, as in the source.
 
         Raises:
-            InputError: the set holds labels only, or the image's file or tar is not there.
+            InputError: the set holds labels only, or the image's file or tar is missing.
             SegkitError: the tar is shorter than the row says.
         """
-        ref = sample.image
-        if ref.tar is not None:
-            return self._from_tar(sample)
-        if ref.path is None:
-            raise InputError(
-                "the set holds labels only",
-                file=self.path,
-                record=sample.id,
-                hint="convert with images",
-            )
+        image = sample.image
+        if image.tar is not None:
+            return self._read_from_tar(sample)
+        if image.path is None:
+            message, hint = "the set holds labels only", "convert with images"
+            raise InputError(message, file=self.path, record=sample.id, hint=hint)
         try:
-            return storage.read_bytes(storage.join(self.path, ref.path))
+            return storage.read_bytes(storage.join(self.path, image.path))
         except OSError as error:
+            message = f"image not readable ({storage.reason(error)})"
             hint = "restore the file or convert again"
-            raise InputError(
-                f"image not readable ({storage.reason(error)})", file=ref.path, hint=hint
-            ) from error
+            raise InputError(message, file=image.path, hint=hint) from error
 
     def image(self, sample: Sample) -> NDArray[np.uint8]:
         """The image as (H, W, 3) uint8 RGB; EXIF orientation is ignored, as the labels ignore it.
 
         Raises:
-            InputError: the bytes are no image, or one of another size than the labels.
+            InputError: the bytes are not an image, or its size is not that of the labels.
         """
         hint = "replace the image and convert again"
         pixels = decode_rgb(
             self.image_bytes(sample), file=sample.file_name, record=sample.id, hint=hint
         )
-        if pixels.shape[:2] != (sample.height, sample.width):
-            found = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            message = f"the image is {found}, its labels {sample.width} x {sample.height}"
-            raise InputError(message, file=sample.file_name, record=sample.id, hint="convert again")
+        height, width = pixels.shape[:2]
+        if (height, width) != (sample.height, sample.width):
+            sizes = f"is {width} x {height}, its labels {sample.width} x {sample.height}"
+            raise InputError(
+                f"the image {sizes}", file=sample.file_name, record=sample.id, hint="convert again"
+            )
         return pixels
 
     @cached_property
     def _ends(self) -> list[int]:
+        """Index after the last row of each part."""
         return list(accumulate(part.rows for part in self.manifest.parts))
 
     @cached_property
-    def _row(self) -> Callable[[int, int], Sample]:
+    def _read_row(self) -> Callable[[int, int], Sample]:
+        """A function from part and row to a sample; its caches are those of this set."""
+
         @lru_cache(maxsize=32)
-        def group(number: int, index: int) -> pa.Table:
-            with self._labels(self.manifest.parts[number].labels) as file:
-                return self._table(file, index)
+        def read_group(part: int, group: int) -> pa.Table:
+            with self._open_labels(self.manifest.parts[part].labels) as file:
+                return self._read_table(file, group)
 
         @lru_cache(maxsize=256)
-        def ends(number: int) -> list[int]:
-            with self._labels(self.manifest.parts[number].labels) as file:
-                meta = file.metadata
-                return list(
-                    accumulate(meta.row_group(i).num_rows for i in range(meta.num_row_groups))
-                )
+        def group_ends(part: int) -> list[int]:
+            with self._open_labels(self.manifest.parts[part].labels) as file:
+                groups = range(file.metadata.num_row_groups)
+                return list(accumulate(file.metadata.row_group(i).num_rows for i in groups))
 
-        def row(number: int, index: int) -> Sample:
-            bounds = ends(number)
-            place = bisect_right(bounds, index)
-            start = bounds[place - 1] if place else 0
-            # a table is read in a millisecond; it is turning all its rows into objects that would
-            # take fifty
-            return next(arrow.from_table(group(number, place).slice(index - start, 1)))
+        def read_row(part: int, row: int) -> Sample:
+            ends = group_ends(part)
+            group = bisect_right(ends, row)
+            start = ends[group - 1] if group else 0
+            # only this row becomes an object: a table is read in 1 ms, all its objects take 50 ms
+            return next(arrow.from_table(read_group(part, group).slice(row - start, 1)))
 
-        return row
+        return read_row
 
-    def _labels(self, name: str) -> pq.ParquetFile:
+    def _open_labels(self, name: str) -> pq.ParquetFile:
         try:
             return storage.parquet_file(self.path / name)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.path / name, error) from error
 
-    def _read(self, file: pq.ParquetFile, group: int) -> Iterator[Sample]:
-        return arrow.from_table(self._table(file, group))
-
-    def _table(self, file: pq.ParquetFile, group: int) -> pa.Table:
+    def _read_table(self, file: pq.ParquetFile, group: int) -> pa.Table:
         try:
             return file.read_row_group(group, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(self.path, error) from error
 
-    def _from_tar(self, sample: Sample) -> bytes:
+    def _read_from_tar(self, sample: Sample) -> bytes:
         path = storage.join(self.path, str(sample.image.tar))
         try:
             data = storage.read_range(path, sample.image.offset, sample.image.length)
         except OSError as error:
+            message = f"image tar not readable ({storage.reason(error)})"
             hint = "restore it beside this version; a layer needs its parent's images"
-            raise InputError(
-                f"image tar not readable ({storage.reason(error)})", file=path, hint=hint
-            ) from error
+            raise InputError(message, file=path, hint=hint) from error
         if len(data) != sample.image.length:
-            raise SegkitError(f"{path}: too short to hold image {sample.id}", hint=_TELLS)
+            raise SegkitError(f"{path}: too short to hold image {sample.id}", hint=_DAMAGE_HINT)
         return data
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a shard-set version; InputError where it is none."""
+    """The manifest of a shard-set version; InputError if there is none."""
     file = path / MANIFEST
     try:
         return Manifest.model_validate_json(storage.read_bytes(file))
     except OSError as error:
-        raise InputError(
-            f"not readable ({storage.reason(error)})", file=file, hint="check the path"
-        ) from error
+        message = f"not readable ({storage.reason(error)})"
+        raise InputError(message, file=file, hint="check the path") from error
     except ValidationError as error:
         if any(each["loc"] == ("type",) and each["input"] == "run" for each in error.errors()):
-            raise is_run(path) from error
+            raise run_error(path) from error
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message, hint = (
-            f"not the manifest of a shard set ({first['msg']})",
-            "give what segkit convert has written",
-        )
-        raise InputError(message, file=file, record=where or None, hint=hint) from error
+        field = ".".join(str(part) for part in first["loc"])
+        message = f"not the manifest of a shard set ({first['msg']})"
+        raise InputError(message, file=file, record=field or None, hint=_SET_HINT) from error
 
 
-def is_run(path: Path) -> InputError:
-    """What to say of a version that is a run where a shard set is asked for."""
-    return InputError(
-        "is a run, not a shard set", file=path, hint="give what segkit convert has written"
-    )
+def run_error(path: Path) -> InputError:
+    """The error of a run that was given instead of a shard set."""
+    return InputError("is a run, not a shard set", file=path, hint=_SET_HINT)
 
 
 def _damaged(path: Path, error: Exception) -> SegkitError:
-    return SegkitError(f"{path}: labels not readable ({str(error).splitlines()[0]})", hint=_TELLS)
+    message = f"labels not readable ({str(error).splitlines()[0]})"
+    return SegkitError(f"{path}: {message}", hint=_DAMAGE_HINT)

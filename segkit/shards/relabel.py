@@ -1,4 +1,4 @@
-"""Labels in another taxonomy: a table says which class becomes which; no image is rewritten."""
+"""Map labels to another taxonomy by a table of classes; no image is rewritten."""
 
 import csv
 from collections import Counter
@@ -11,20 +11,20 @@ from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
-from segkit.shards.manifest import Count, Ledger
+from segkit.shards.manifest import Count, Ledger, SetKind
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
 from segkit.taxonomy import Category, Taxonomy
 
 UNMAPPED = "unmapped-class"
+"""Ledger code of the segments whose class the table drops."""
+ClassMap = Mapping[int, int | None]
+"""Class id of the old taxonomy -> class id of the new one, or None to drop the class."""
 
 
 def read_table(path: Path, old: Taxonomy, new: Taxonomy) -> dict[int, int | None]:
-    """A mapping table: CSV with the columns `from` and `to`, each a class name or id; a blank `to`
+    """Read a class map: CSV with the columns `from` and `to`, each a class name or id; a blank `to`
     drops the class.
-
-    Returns:
-        Class id of `old` -> class id of `new`, or None.
 
     Raises:
         InputError: the file cannot be read, names a class that a taxonomy lacks or a class twice,
@@ -35,80 +35,72 @@ def read_table(path: Path, old: Taxonomy, new: Taxonomy) -> dict[int, int | None
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot be read ({error})", file=path, hint="give a CSV file") from error
-    table: dict[int, int | None] = {}
+    class_map: dict[int, int | None] = {}
     for number, row in enumerate(rows, start=2):
         line = f"line {number}"
         if row.get("from") is None or row.get("to") is None:
-            raise InputError(
-                "lacks a column", file=path, record=line, hint="give the columns from and to"
-            )
-        source = _find(row["from"], old, path, line).id
-        target = _find(row["to"], new, path, line).id if row["to"].strip() else None
-        if table.setdefault(source, target) != target:
-            raise InputError(
-                f"class {row['from']} has two targets",
-                file=path,
-                record=line,
-                hint="leave one of them",
-            )
-    missing = [category.name for category in old.categories if category.id not in table]
+            hint = "give the columns from and to"
+            raise InputError("lacks a column", file=path, record=line, hint=hint)
+        source = _find_class(row["from"], old, path, line).id
+        target = _find_class(row["to"], new, path, line).id if row["to"].strip() else None
+        if class_map.setdefault(source, target) != target:
+            message = f"class {row['from']} has two targets"
+            raise InputError(message, file=path, record=line, hint="keep one of them")
+    missing = [category.name for category in old.categories if category.id not in class_map]
     if missing:
+        message = f"has no line for {', '.join(missing[:8])} ({len(missing)} classes)"
         hint = "add a line for each; a blank `to` drops a class"
-        raise InputError(
-            f"says nothing of {', '.join(missing[:8])} ({len(missing)} classes)",
-            file=path,
-            hint=hint,
-        )
-    return table
+        raise InputError(message, file=path, hint=hint)
+    return class_map
 
 
 def relabel(
     data: ShardSet,
     destination: Path,
     taxonomy: Taxonomy,
-    table: Mapping[int, int | None],
+    class_map: ClassMap,
     arguments: dict[str, Any],
 ) -> ShardSet:
     """Publish the set in another taxonomy, as a layer.
 
-    Where labels are void-complete (panoptic, semantic), pixels of a dropped class become void, and
-    regions that are one region in the new classes (semantic classes, stuff) are joined. An image
-    was searched for a new class where it was searched for any class that maps to it, and
-    exhaustively where for all and in each.
+    If labels cover whole images (panoptic, semantic), pixels of a dropped class become void, and
+    regions that are one region in the new classes (semantic classes, stuff) are joined. A new class
+    is annotated in an image if any class that maps to it is, and exhaustively if all are.
 
     Args:
         data: the set.
         destination: directory of the new set's versions.
         taxonomy: the new classes.
-        table: class id of the set -> class id of `taxonomy`, or None to drop.
+        class_map: the new class of each class.
         arguments: the command's arguments.
     """
-    tally: Counter[tuple[str, bool]] = Counter()
-    joined: Counter[str] = Counter()
-    labels = data.taxonomy.unique_names
+    kept: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    joined = 0
+    names = data.taxonomy.unique_names
 
     def rows() -> Iterator[tuple[Sample, ShardSet]]:
+        nonlocal joined
         for sample in data.samples():
+            mapped = 0
             for segment in sample.segments:
-                name = labels.get(segment.class_id, str(segment.class_id))
-                tally[name, table.get(segment.class_id) is not None] += 1
-            made = relabel_sample(sample, data.manifest.kind, taxonomy, table)
-            kept = sum(table.get(segment.class_id) is not None for segment in sample.segments)
-            joined["joined"] += kept - len(made.segments)
-            yield made, data
+                is_mapped = class_map.get(segment.class_id) is not None
+                name = names.get(segment.class_id, str(segment.class_id))
+                kept[name] += is_mapped
+                dropped[name] += not is_mapped
+                mapped += is_mapped
+            relabeled = relabel_sample(sample, data.manifest.kind, taxonomy, class_map)
+            joined += mapped - len(relabeled.segments)
+            yield relabeled, data
 
     def ledger() -> Ledger:
-        per_class = {
-            name: _count(tally[name, True], tally[name, False])
-            for name in dict.fromkeys(k for k, _ in tally)
-        }
-        whole = _count(
-            sum(c.kept for c in per_class.values()),
-            sum(c.input - c.kept for c in per_class.values()),
-        )
-        warned = whole.model_copy(update={"warnings": dict(+joined)})
+        total = _count(kept.total(), dropped.total())
+        if joined:
+            total = total.model_copy(update={"warnings": {"joined": joined}})
         return Ledger(
-            annotations=warned, images=Count(input=len(data), kept=len(data)), per_class=per_class
+            annotations=total,
+            images=Count(input=len(data), kept=len(data)),
+            per_class={name: _count(kept[name], dropped[name]) for name in kept},
         )
 
     header = Header.from_set(data, "relabel", arguments)
@@ -120,49 +112,47 @@ def relabel(
 
 
 def relabel_sample(
-    sample: Sample, kind: str, taxonomy: Taxonomy, table: Mapping[int, int | None]
+    sample: Sample, kind: SetKind, taxonomy: Taxonomy, class_map: ClassMap
 ) -> Sample:
     """One sample in the new taxonomy; see `relabel`."""
     segments, dropped = [], []
     for segment in sample.segments:
-        target = table.get(segment.class_id)
+        target = class_map.get(segment.class_id)
         if target is None:
             dropped.append(segment)
         else:
             segments.append(replace(segment, class_id=target, kind=taxonomy.by_id[target].kind))
-    made = replace(sample, segments=tuple(segments), **_looked_for(sample, taxonomy, table))
+    relabeled = replace(sample, segments=tuple(segments), **_annotated(sample, taxonomy, class_map))
     if kind not in ("panoptic", "semantic"):
-        return made
+        return relabeled
     void, masks = sample.void, [segment.mask for segment in dropped if segment.mask is not None]
     if masks:
         void = rle.union(masks if void is None else [*masks, void], sample.height, sample.width)
-    return replace(made, segments=tuple(_join(segments, kind, sample)), void=void)
+    return replace(relabeled, segments=tuple(_join(segments, kind, sample)), void=void)
 
 
-def _looked_for(
-    sample: Sample, taxonomy: Taxonomy, table: Mapping[int, int | None]
-) -> dict[str, Any]:
-    before = set(table) if sample.annotated is None else set(sample.annotated)
-    any_of = {target for source, target in table.items() if source in before and target is not None}
-    open_before = set(table) - before | set(sample.not_exhaustive)
-    left_open = any_of & {target for source, target in table.items() if source in open_before}
+def _annotated(sample: Sample, taxonomy: Taxonomy, class_map: ClassMap) -> dict[str, Any]:
+    """The fields of a relabeled sample that say which classes are annotated, and how fully."""
+    before = set(class_map) if sample.annotated is None else set(sample.annotated)
+    after = {target for source, target in class_map.items() if source in before} - {None}
+    incomplete_before = set(class_map) - before | set(sample.not_exhaustive)
+    incomplete = after & {class_map[source] for source in incomplete_before if source in class_map}
     unknown = not sample.exhaustive and not sample.not_exhaustive
     return {
-        "annotated": None if any_of == set(taxonomy.by_id) else tuple(sorted(any_of)),
-        "exhaustive": not unknown and not left_open,
-        "not_exhaustive": () if unknown else tuple(sorted(left_open)),
+        "annotated": None if after == set(taxonomy.by_id) else tuple(sorted(after)),
+        "exhaustive": not unknown and not incomplete,
+        "not_exhaustive": () if unknown else tuple(sorted(incomplete)),
     }
 
 
-def _join(segments: Sequence[Segment], kind: str, sample: Sample) -> list[Segment]:
-    """One segment a class in semantic sets, one a stuff class in panoptic sets; crowds and bare
-    boxes stay apart."""
+def _join(segments: Sequence[Segment], kind: SetKind, sample: Sample) -> list[Segment]:
+    """Join segments to one of each class in semantic sets, one of each stuff class in panoptic
+    sets; crowds and boxes without a mask stay separate."""
     groups: dict[Any, list[Segment]] = {}
     for number, segment in enumerate(segments):
-        one_region = (kind == "semantic" or segment.kind == "stuff") and segment.mask is not None
-        groups.setdefault(
-            (segment.class_id, segment.is_crowd) if one_region else number, []
-        ).append(segment)
+        is_region = (kind == "semantic" or segment.kind == "stuff") and segment.mask is not None
+        key = (segment.class_id, segment.is_crowd) if is_region else number
+        groups.setdefault(key, []).append(segment)
     return [group[0] if len(group) == 1 else _joined(group, sample) for group in groups.values()]
 
 
@@ -170,15 +160,14 @@ def _joined(group: Sequence[Segment], sample: Sample) -> Segment:
     size = (sample.height, sample.width)
     mask = rle.union([segment.mask for segment in group if segment.mask is not None], *size)
     scores = [segment.score for segment in group if segment.score is not None]
+    provenance = {segment.mask_from for segment in group}
     return replace(
         group[0],
         box=rle.box(mask, *size),
         mask=mask,
         area=float(rle.area(mask, *size)),
         ignore=all(segment.ignore for segment in group),
-        mask_from=group[0].mask_from
-        if len({segment.mask_from for segment in group}) == 1
-        else "derived",
+        mask_from=group[0].mask_from if len(provenance) == 1 else "derived",
         score=min(scores, default=None),
         source_polygon=None,
     )
@@ -188,8 +177,8 @@ def _count(kept: int, dropped: int) -> Count:
     return Count(input=kept + dropped, kept=kept, dropped={UNMAPPED: dropped} if dropped else {})
 
 
-def _find(text: str, taxonomy: Taxonomy, path: Path, line: str) -> Category:
-    """The class of a name, or else of an id."""
+def _find_class(text: str, taxonomy: Taxonomy, path: Path, line: str) -> Category:
+    """The class with a name, or else with an id."""
     text = text.strip()
     named = [
         category
@@ -200,9 +189,7 @@ def _find(text: str, taxonomy: Taxonomy, path: Path, line: str) -> Category:
         return named[0]
     category = taxonomy.by_id.get(int(text)) if text.isascii() and text.isdigit() else None
     if category is None:
-        message = "is the name of several classes" if named else "is no class"
+        message = f"{text!r} is the name of several classes" if named else f"no class {text!r}"
         hint = "give its id" if named else "check the name"
-        raise InputError(
-            f"{text!r} {message} of {taxonomy.name}", file=path, record=line, hint=hint
-        )
+        raise InputError(f"{message} in {taxonomy.name}", file=path, record=line, hint=hint)
     return category

@@ -1,7 +1,7 @@
-"""One shard: a deterministic tar of untouched image bytes and the Parquet file of its labels.
+"""Write one shard: a deterministic tar of the original image bytes, and a Parquet file of labels.
 
-A shard is done when its Parquet file is there: tar, then sidecar, are on the disk before the
-Parquet is renamed into place, so a killed run leaves only whole shards and files that the next run
+A shard is done when its Parquet file exists: tar and sidecar are on the disk before the Parquet is
+renamed into place, so a killed run leaves only complete shards and files that the next run
 overwrites.
 """
 
@@ -25,15 +25,15 @@ from segkit.shards.manifest import Part
 from segkit.shards.publish import sync
 
 ROW_GROUP = 128
-"""Images a row group: about half a megabyte of labels, what a random read of one sample costs."""
+"""Images of a row group: about half a megabyte of labels, the cost of a random read."""
 SCRATCH = ("shard-*.json", "*.partial")
-"""Files that only an unfinished version needs."""
+"""Patterns of the files that only an unfinished version needs."""
 _BLOCK, _RECORD = 512, 10240
 
 
 @dataclass(frozen=True)
 class ShardCounts:
-    """What a shard holds, summed into the manifest's statistics; classes by id."""
+    """The counts of a shard, which are summed into the manifest's statistics; classes by id."""
 
     images: int = 0
     segments: int = 0
@@ -43,20 +43,18 @@ class ShardCounts:
     class_pixels: Mapping[int, int] = field(default_factory=dict)
 
     def __add__(self, other: "ShardCounts") -> "ShardCounts":
-        own, others = self._counters(), other._counters()
-        classes = [dict(mine + theirs) for mine, theirs in zip(own, others, strict=True)]
-        numbers = (
+        return ShardCounts(
             self.images + other.images,
             self.segments + other.segments,
             self.masked + other.masked,
+            _add(self.class_segments, other.class_segments),
+            _add(self.class_images, other.class_images),
+            _add(self.class_pixels, other.class_pixels),
         )
-        return ShardCounts(*numbers, *classes)
 
-    def _counters(self) -> list["Counter[int]"]:
-        return [
-            Counter(counts)
-            for counts in (self.class_segments, self.class_images, self.class_pixels)
-        ]
+
+def _add(first: Mapping[int, int], second: Mapping[int, int]) -> dict[int, int]:
+    return dict(Counter(first) + Counter(second))
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,7 @@ class Shard:
     part: Part
     counts: ShardCounts
     notes: Any
-    """What the writer was given beside the records (JSON values), such as this shard's share of the
-    ledger."""
+    """JSON values of the writer, such as this shard's part of the ledger."""
 
 
 def labels_name(index: int) -> str:
@@ -87,9 +84,9 @@ def write_shard(
     *,
     notes: Any = None,
 ) -> Shard:
-    """Write shard `index` of a version into its staging directory; safe in a worker process.
+    """Write shard `index` of a version into its staging directory.
 
-    Bytes depend on the records alone. Shards may be written in any order and by any process.
+    The bytes depend only on the records. Shards may be written in any order and by any process.
 
     Args:
         directory: `Staging.path`.
@@ -97,23 +94,23 @@ def write_shard(
         records: samples in order, each with the image bytes to embed (the row then names tar,
             offset, length and SHA-256), or None: the row keeps the sample's own `image` (a path, a
             tar of another version, or nothing).
-        notes: JSON values kept beside the shard until the version is finished and read back by
-            `read_shard`; may be filled in (a dict, a list) while the records are consumed. They are
-            not part of the version or its digest.
+        notes: JSON values that `read_shard` returns until the version is finished; a dict or list
+            may be filled while the records are consumed. They are not part of the version or its
+            digest.
     """
     labels, images = directory / labels_name(index), directory / images_name(index)
     draft = labels.with_suffix(".partial")
     with _Tar(images) as tar:
-        counted = write_labels(draft, (_embed(tar, sample, data) for sample, data in records))
+        counts = write_labels(draft, (_embed(tar, sample, data) for sample, data in records))
     part = Part(
         labels=labels.name,
         labels_sha256=file_sha256(draft),
-        rows=counted.images,
+        rows=counts.images,
         images=images.name if tar.size else None,
         images_sha256=tar.sha256 if tar.size else None,
         images_bytes=tar.size,
     )
-    shard = Shard(part, counted, notes)
+    shard = Shard(part, counts, notes)
     _write_sidecar(directory, index, shard)
     sync(draft)
     draft.rename(labels)
@@ -122,7 +119,7 @@ def write_shard(
 
 
 def read_shard(directory: Path, index: int) -> Shard | None:
-    """A finished shard of a staging directory, or None where it is still to be written."""
+    """A finished shard of a staging directory; None if it is not finished."""
     sidecar = directory / _sidecar_name(index)
     if not (directory / labels_name(index)).is_file() or not sidecar.is_file():
         return None
@@ -137,17 +134,16 @@ def read_shard(directory: Path, index: int) -> Shard | None:
 
 
 def write_labels(path: Path, samples: Iterable[Sample]) -> ShardCounts:
-    """Write one Parquet file of labels: zstd, page checksums, `ROW_GROUP` images a row group and in
-    memory."""
-    stream, counted = iter(samples), ShardCounts()
+    """Write a Parquet file of labels: zstd, page checksums, one row group in memory at a time."""
+    stream, counts = iter(samples), ShardCounts()
     dictionary = ["segments.list.element.kind", "segments.list.element.mask_from", "tar"]
     with pq.ParquetWriter(
         path, arrow.SCHEMA, compression="zstd", use_dictionary=dictionary, write_page_checksum=True
     ) as file:
         while rows := list(islice(stream, ROW_GROUP)):
             file.write_table(arrow.to_table(rows))
-            counted += count(rows)
-    return counted
+            counts += count_samples(rows)
+    return counts
 
 
 def file_sha256(path: Path) -> str:
@@ -156,36 +152,38 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def count(samples: Iterable[Sample]) -> ShardCounts:
-    """Count images, segments, masks, and per class segments, images and mask pixels."""
+def count_samples(samples: Iterable[Sample]) -> ShardCounts:
+    """Count images, segments and masks, and the segments, images and mask pixels of each class.
+
+    Raises:
+        ValueError: a mask is malformed.
+    """
     images = 0
-    segments: Counter[int] = Counter()
-    in_images: Counter[int] = Counter()
+    class_segments: Counter[int] = Counter()
+    class_images: Counter[int] = Counter()
     masks: list[tuple[int, bytes]] = []
     for sample in samples:
         images += 1
-        classes = [segment.class_id for segment in sample.segments]
-        segments.update(classes)
-        in_images.update(set(classes))
-        masks.extend(
-            (segment.class_id, segment.mask)
-            for segment in sample.segments
-            if segment.mask is not None
-        )
-    pixels: Counter[int] = Counter()
-    for start in range(0, len(masks), 1024):  # chunks bound the memory of the vectorised count
-        chunk = masks[start : start + 1024]
-        for (class_id, _), area in zip(
-            chunk, rle.areas([mask for _, mask in chunk]).tolist(), strict=True
-        ):
-            pixels[class_id] += area
+        class_ids = [segment.class_id for segment in sample.segments]
+        class_segments.update(class_ids)
+        class_images.update(set(class_ids))
+        masks += [(s.class_id, s.mask) for s in sample.segments if s.mask is not None]
+    class_pixels: Counter[int] = Counter()
+    areas = rle.areas([counts for _, counts in masks]).tolist()
+    for (class_id, _), area in zip(masks, areas, strict=True):
+        class_pixels[class_id] += area
     return ShardCounts(
-        images, segments.total(), len(masks), dict(segments), dict(in_images), dict(pixels)
+        images,
+        class_segments.total(),
+        len(masks),
+        dict(class_segments),
+        dict(class_images),
+        dict(class_pixels),
     )
 
 
 def member_name(sample_id: str, file_name: str) -> str:
-    """Tar member of a sample: WebDataset's key (no dot, no folder, plain ASCII) and the image's own
+    """The tar member of a sample: a key for WebDataset (ASCII, no dot or folder) and the image's
     extension."""
     key = re.sub(r"[^A-Za-z0-9_-]", "_", sample_id)[:64]
     if not key or key != sample_id:
@@ -195,7 +193,7 @@ def member_name(sample_id: str, file_name: str) -> str:
 
 
 class _Tar:
-    """A USTAR file whose bytes are a function of its members' names and contents alone; no members,
+    """A USTAR file whose bytes depend only on its members' names and contents; without members,
     no file."""
 
     def __init__(self, path: Path) -> None:
@@ -206,7 +204,7 @@ class _Tar:
         return self
 
     def add(self, name: str, data: bytes) -> int:
-        """Append a member; returns the offset of its first byte."""
+        """Append a member and return the offset of its first byte."""
         info = tarfile.TarInfo(name)
         info.size = len(data)
         self._write(info.tobuf(tarfile.USTAR_FORMAT))

@@ -1,4 +1,4 @@
-"""Parts of a set, by chance or by list, over the same images."""
+"""Split a set into parts, by share or by list, without copying an image."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,79 +14,71 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
 
 OTHER_PART = "other-part"
+"""Ledger code of the images and annotations that are in another part."""
 
 
-def by_chance(data: ShardSet, shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """A part for every image id, by the rank of a hash of seed and id: no order and no other
-    image's content matters.
+def assign_by_share(data: ShardSet, shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Assign every image id to a part by the rank of a hash of seed and id.
+
+    The result depends on neither the order nor the content of the images.
 
     Args:
         data: the set.
-        shares: part -> share of the images; sums to 1.
+        shares: part -> share of the images; the shares sum to 1.
         seed: another seed gives another split.
 
     Raises:
         InputError: the shares do not sum to 1, or one is too small for a single image.
     """
     if any(share <= 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
-        raise InputError(
-            f"the shares sum to {sum(shares.values()):g}", hint="give positive shares that sum to 1"
-        )
+        hint = "give positive shares that sum to 1"
+        raise InputError(f"the shares sum to {sum(shares.values()):g}", hint=hint)
     ids = sorted((sample.id for sample in data.samples()), key=lambda key: _rank(seed, key))
-    made: dict[str, str] = {}
+    parts: dict[str, str] = {}
     reached = 0.0
     for part, share in shares.items():
         start, reached = round(reached * len(ids)), reached + share
-        mine = ids[start : round(reached * len(ids))]
-        if not mine:
-            raise InputError(
-                f"{len(ids)} images are too few for part {part}",
-                file=data.path,
-                hint="give it more",
-            )
-        made.update(dict.fromkeys(mine, part))
-    return made
+        ids_of_part = ids[start : round(reached * len(ids))]
+        if not ids_of_part:
+            message = f"{len(ids)} images are too few for part {part}"
+            raise InputError(message, file=data.path, hint="give it a larger share")
+        parts.update(dict.fromkeys(ids_of_part, part))
+    return parts
 
 
-def by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
-    """A part for every image id that a list names, one id a line.
+def assign_by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
+    """Assign the image ids of text files, one id a line, to a part for each file.
 
     Raises:
         InputError: a list cannot be read, names an image that the set lacks, or one that another
             list has.
     """
     known = {sample.id for sample in data.samples()}
-    made: dict[str, str] = {}
+    parts: dict[str, str] = {}
     for part, path in lists.items():
         try:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"cannot be read ({error})", file=path, hint="give a text file of image ids"
-            ) from error
+            hint = "give a text file of image ids"
+            raise InputError(f"cannot be read ({error})", file=path, hint=hint) from error
         for number, line in enumerate(lines, start=1):
             if not (key := line.strip()):
                 continue
+            record = f"line {number}"
             if key not in known:
-                raise InputError(
-                    f"the set has no image {key}",
-                    file=path,
-                    record=f"line {number}",
-                    hint="take it out",
-                )
-            if made.setdefault(key, part) != part:
-                message = f"image {key} is in part {made[key]} too"
-                raise InputError(
-                    message, file=path, record=f"line {number}", hint="leave it in one list"
-                )
-    return made
+                message = f"the set has no image {key}"
+                raise InputError(message, file=path, record=record, hint="remove the line")
+            if parts.setdefault(key, part) != part:
+                message = f"image {key} is in part {parts[key]} too"
+                raise InputError(message, file=path, record=record, hint="keep it in one list")
+    return parts
 
 
 def split(
     data: ShardSet, destination: Path, parts: Mapping[str, str], arguments: dict[str, Any]
 ) -> dict[str, ShardSet]:
-    """Publish `destination/<part>` for every part; images of no part are counted as dropped in
-    every ledger.
+    """Publish `destination/<part>` for every part; every ledger counts the images of the other
+    parts, and of none, as dropped.
 
     Args:
         data: the set.
@@ -107,30 +99,34 @@ def _publish(
     parts: Mapping[str, str],
     arguments: dict[str, Any],
 ) -> ShardSet:
-    kept = [0, 0]
+    images, segments = 0, 0
 
-    def mine(sample: Sample) -> bool:
+    def is_in_part(sample: Sample) -> bool:
+        nonlocal images, segments
         if parts.get(sample.id) != part:
             return False
-        kept[0] += 1
-        kept[1] += len(sample.segments)
+        images += 1
+        segments += len(sample.segments)
         return True
 
     def ledger() -> Ledger:
-        whole = (len(data), data.manifest.statistics.segments)
-        images, segments = (
-            Count(input=n, kept=k, dropped={OTHER_PART: n - k} if n > k else {})
-            for n, k in zip(whole, kept, strict=True)
+        return Ledger(
+            images=_count(len(data), images),
+            annotations=_count(data.manifest.statistics.segments, segments),
         )
-        return Ledger(images=images, annotations=segments)
 
     return write_view(
         destination,
-        ((sample, data) for sample in data.samples() if mine(sample)),
+        ((sample, data) for sample in data.samples() if is_in_part(sample)),
         (data,),
         replace(Header.from_set(data, "split", arguments), split=part),
         ledger=ledger,
     )
+
+
+def _count(total: int, kept: int) -> Count:
+    dropped = {OTHER_PART: total - kept} if total > kept else {}
+    return Count(input=total, kept=kept, dropped=dropped)
 
 
 def _rank(seed: int, key: str) -> bytes:

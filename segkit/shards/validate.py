@@ -1,5 +1,4 @@
-"""Checking a whole version: every file against its checksum, every row against the schema and
-itself."""
+"""Check a whole version: files by their checksums, rows by the schema, samples by themselves."""
 
 import hashlib
 import json
@@ -14,12 +13,12 @@ from segkit.errors import InputError, SegkitError
 from segkit.images.decode import image_size
 from segkit.sample import Sample
 from segkit.shards import arrow
-from segkit.shards import shard as shards
 from segkit.shards.consistency import Violation, check_sample
 from segkit.shards.header import build_statistics
 from segkit.shards.manifest import Manifest, Part
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest
+from segkit.shards.shard import ShardCounts, count_samples, file_sha256
 
 
 def validate(
@@ -29,174 +28,168 @@ def validate(
 
     Args:
         version: the version's directory.
-        advance: called with a number of rows as they are done.
+        advance: called with the number of rows of each finished row group.
     """
     try:
-        opened = ShardSet(version.resolve(), read_manifest(version))
+        data = ShardSet(version.resolve(), read_manifest(version))
     except InputError as error:
         yield Violation("manifest", MANIFEST, str(error))
         return
-    yield from _manifest(opened)
-    yield from _tars(opened)
-    seen: set[str] = set()
-    counts: list[shards.ShardCounts | None] = []
-    for part in opened.manifest.parts:
-        broken = list(_labels_file(opened.path, part))
-        yield from broken
-        for rows in _row_groups(opened.path / part.labels):
+    yield from _check_manifest(data)
+    yield from _check_tars(data)
+    yield from _Labels(data, advance).check()
+
+
+class _Labels:
+    """Checks the label files of a set, and counts what they hold."""
+
+    def __init__(self, data: ShardSet, advance: Callable[[int], None]) -> None:
+        self.data, self.advance = data, advance
+        self.ids: set[str] = set()
+        self.counts: list[ShardCounts] = []
+        self.complete = True
+        """Whether every row group is in `counts`."""
+
+    def check(self) -> Iterator[Violation]:
+        for part in self.data.manifest.parts:
+            yield from self._check_part(part)
+        statistics = build_statistics(self.data.taxonomy, self.counts)
+        if self.complete and statistics != self.data.manifest.statistics:
+            yield Violation("statistics", MANIFEST, "the statistics are not those of the labels")
+
+    def _check_part(self, part: Part) -> Iterator[Violation]:
+        file_violations = list(_check_labels_file(self.data.path, part))
+        yield from file_violations
+        for rows in _read_row_groups(self.data.path / part.labels):
             if isinstance(rows, Violation):
-                counts.append(None)
-                if not broken:
+                self.complete = False
+                if not file_violations:
                     yield rows
                 continue
-            counts.append(_count(rows))
-            yield from _rows(opened, part, rows, seen)
-            advance(len(rows))
-    counted = [count for count in counts if count is not None]
-    if (
-        len(counted) == len(counts)
-        and build_statistics(opened.taxonomy, counted) != opened.manifest.statistics
-    ):
-        yield Violation("statistics", MANIFEST, "the statistics are not those of the labels")
+            try:
+                self.counts.append(count_samples(rows))
+            except ValueError:  # a malformed mask, which is reported with its segment
+                self.complete = False
+            for sample in rows:
+                for item in self._check_row(sample):
+                    yield Violation(item.code, f"{part.labels}: {item.where}", item.detail)
+            self.advance(len(rows))
+
+    def _check_row(self, sample: Sample) -> Iterator[Violation]:
+        yield from check_sample(sample, self.data.taxonomy, self.data.manifest.kind)
+        if sample.id in self.ids:
+            detail = "another image of the set has this id"
+            yield Violation("duplicate-id", f"image {sample.id}", detail)
+        self.ids.add(sample.id)
+        yield from _check_image(self.data, sample)
 
 
-def _manifest(opened: ShardSet) -> Iterator[Violation]:
-    manifest = opened.manifest
+def _check_manifest(data: ShardSet) -> Iterator[Violation]:
+    manifest = data.manifest
     digest = Manifest.content_digest(
         manifest.kind, manifest.taxonomy, manifest.parts, manifest.image_roots
     )
     if digest != manifest.digest:
-        yield Violation(
-            "digest", MANIFEST, f"the digest is {manifest.digest}, that of the content {digest}"
-        )
+        detail = f"the digest is {manifest.digest}, that of the content {digest}"
+        yield Violation("digest", MANIFEST, detail)
     try:
         manifest.ledger.check()
     except SegkitError as error:
         yield Violation("ledger", MANIFEST, str(error))
     for parent in manifest.parents:
-        yield from _parent(storage.join(opened.path, parent.path), parent.digest)
+        yield from _check_parent(storage.join(data.path, parent.path), parent.digest)
     listed = {name for part in manifest.parts for name in (part.labels, part.images)}
-    for path in sorted(opened.path.iterdir()):
+    for path in sorted(data.path.iterdir()):
         if path.suffix in (".tar", ".parquet") and path.name not in listed:
             yield Violation("unlisted-file", path.name, "the manifest does not list this file")
 
 
-def _parent(path: Path, digest: str) -> Iterator[Violation]:
-    """A parent may be gone (its images are checked apart), but not another one than it was."""
+def _check_parent(path: Path, recorded: str) -> Iterator[Violation]:
+    """A missing parent is allowed, since its images are checked separately; a changed one is
+    not."""
     try:
-        found = json.loads((path / MANIFEST).read_text("utf-8")).get("digest")
+        digest = json.loads((path / MANIFEST).read_text("utf-8")).get("digest")
     except (OSError, ValueError, AttributeError):
         return
-    if found != digest:
-        yield Violation(
-            "parent", str(path), f"the parent's digest is {found}, not {digest} as it was"
-        )
+    if digest != recorded:
+        detail = f"the parent's digest is {digest}, not the recorded {recorded}"
+        yield Violation("parent", str(path), detail)
 
 
-def _tars(opened: ShardSet) -> Iterator[Violation]:
-    for name, digest in opened.tars.items():
-        try:
-            found = shards.file_sha256(storage.join(opened.path, name))
-        except OSError as error:
-            yield Violation("missing-file", name, f"not readable ({storage.reason(error)})")
-            continue
-        if found != digest:
-            yield Violation("checksum", name, f"SHA-256 is {found}, not {digest}")
+def _check_tars(data: ShardSet) -> Iterator[Violation]:
+    for name, digest in data.tars.items():
+        yield from _check_file(storage.join(data.path, name), name, digest)
 
 
-def _labels_file(version: Path, part: Part) -> Iterator[Violation]:
-    path = version / part.labels
+def _check_file(path: Path, name: str, listed: str) -> Iterator[Violation]:
     try:
-        found = shards.file_sha256(path)
+        digest = file_sha256(path)
     except OSError as error:
-        yield Violation("missing-file", part.labels, f"not readable ({storage.reason(error)})")
+        yield Violation("missing-file", name, f"not readable ({storage.reason(error)})")
         return
-    if found != part.labels_sha256:
-        yield Violation("checksum", part.labels, f"SHA-256 is {found}, not {part.labels_sha256}")
+    if digest != listed:
+        yield Violation("checksum", name, f"SHA-256 is {digest}, not {listed}")
+
+
+def _check_labels_file(version: Path, part: Part) -> Iterator[Violation]:
+    path, name = version / part.labels, part.labels
+    for violation in _check_file(path, name, part.labels_sha256):
+        yield violation
+        if violation.code == "missing-file":
+            return
     try:
         with storage.parquet_file(path) as file:
             rows, schema = file.metadata.num_rows, file.schema_arrow
     except (OSError, pa.ArrowException) as error:
-        yield Violation("labels-unreadable", part.labels, str(error).splitlines()[0])
+        yield Violation("labels-unreadable", name, str(error).splitlines()[0])
         return
     older = pa.schema([field for field in arrow.SCHEMA if field.name not in arrow.LATER])
     if not (schema.equals(arrow.SCHEMA) or schema.equals(older)):
-        yield Violation(
-            "schema", part.labels, "the columns are not those of schemas/sample.schema.json"
-        )
+        detail = "the columns are not those of schemas/sample.schema.json"
+        yield Violation("schema", name, detail)
     if rows != part.rows:
-        yield Violation("row-count", part.labels, f"{rows} rows, the manifest says {part.rows}")
+        yield Violation("row-count", name, f"{rows} rows, the manifest says {part.rows}")
 
 
-def _row_groups(path: Path) -> Iterator[list[Sample] | Violation]:
+def _read_row_groups(path: Path) -> Iterator[list[Sample] | Violation]:
     try:
         with storage.parquet_file(path) as file:
             for index in range(file.num_row_groups):
-                yield _row_group(file, index, path.name)
+                yield _read_row_group(file, index, path.name)
     except (OSError, pa.ArrowException) as error:
         yield Violation("labels-unreadable", path.name, str(error).splitlines()[0])
 
 
-def _row_group(file: pq.ParquetFile, index: int, name: str) -> list[Sample] | Violation:
+def _read_row_group(file: pq.ParquetFile, index: int, name: str) -> list[Sample] | Violation:
     try:
         return list(arrow.from_table(file.read_row_group(index, use_threads=False)))
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        return Violation(
-            "labels-unreadable", f"{name}: row group {index}", str(error).splitlines()[0]
-        )
+        place = f"{name}: row group {index}"
+        return Violation("labels-unreadable", place, str(error).splitlines()[0])
 
 
-def _rows(
-    opened: ShardSet, part: Part, samples: list[Sample], seen: set[str]
-) -> Iterator[Violation]:
-    for sample in samples:
-        found = list(check_sample(sample, opened.taxonomy, opened.manifest.kind))
-        if sample.id in seen:
-            found.append(
-                Violation(
-                    "duplicate-id", f"image {sample.id}", "another image of the set has this id"
-                )
-            )
-        seen.add(sample.id)
-        found.extend(_image(opened, sample))
-        for item in found:
-            yield Violation(item.code, f"{part.labels}: {item.where}", item.detail)
-
-
-def _image(opened: ShardSet, sample: Sample) -> Iterator[Violation]:
-    """The image's bytes are there, are those that were read when the set was made, and have the
-    labels' size."""
-    here, ref = f"image {sample.id}", sample.image
-    if ref.tar is None and ref.path is None:
-        if opened.manifest.images_by != "none":
-            yield Violation("no-image", here, "the row names neither a tar nor a file")
+def _check_image(data: ShardSet, sample: Sample) -> Iterator[Violation]:
+    """The image's bytes exist, are those that were converted, and have the labels' size."""
+    place, image = f"image {sample.id}", sample.image
+    if image.tar is None and image.path is None:
+        if data.manifest.images_by != "none":
+            yield Violation("no-image", place, "the row names neither a tar nor a file")
         return
-    if ref.tar is not None and ref.tar not in opened.tars:
-        yield Violation("unlisted-tar", here, f"the manifest does not list {ref.tar}")
+    if image.tar is not None and image.tar not in data.tars:
+        yield Violation("unlisted-tar", place, f"the manifest does not list {image.tar}")
         return
     try:
-        data = opened.image_bytes(sample)
+        content = data.image_bytes(sample)
     except SegkitError as error:
-        # of what is damaged, a reader's mend is to validate; of what is not there, it is worth
-        # repeating
-        yield Violation(
-            "image-bytes", here, str(error) if isinstance(error, InputError) else error.message
-        )
+        # the hint of a SegkitError about damage is to run validate, so it is left out
+        text = str(error) if isinstance(error, InputError) else error.message
+        yield Violation("image-bytes", place, text)
         return
-    if ref.sha256 is not None and hashlib.sha256(data).hexdigest() != ref.sha256:
-        yield Violation(
-            "image-checksum", here, "the image's bytes are not those that were converted"
-        )
-    size = image_size(data)
+    if image.sha256 is not None and hashlib.sha256(content).hexdigest() != image.sha256:
+        detail = "the image's bytes are not those that were converted"
+        yield Violation("image-checksum", place, detail)
+    size = image_size(content)
     if size != (sample.width, sample.height):
-        found = "cannot be read" if size is None else f"is {size[0]} x {size[1]}"
-        yield Violation(
-            "image-size", here, f"the image {found}, its labels {sample.width} x {sample.height}"
-        )
-
-
-def _count(samples: list[Sample]) -> shards.ShardCounts | None:
-    try:
-        return shards.count(samples)
-    except ValueError:  # a malformed mask, which is reported with its segment
-        return None
+        state = "cannot be read" if size is None else f"is {size[0]} x {size[1]}"
+        detail = f"the image {state}, its labels {sample.width} x {sample.height}"
+        yield Violation("image-size", place, detail)

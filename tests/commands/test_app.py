@@ -21,11 +21,15 @@ from segkit.errors import InputError, SegkitError
             1,
             "error: out/x: No space left on device",
         ),
-        (KeyError("k"), 1, "error: KeyError: 'k' (a fault of segkit; SEGKIT_DEBUG=1 shows where)"),
+        (
+            KeyError("k"),
+            1,
+            "error: KeyError: 'k' (this is a bug in segkit; SEGKIT_DEBUG=1 shows the traceback)",
+        ),
         (
             RuntimeError("in a\n file"),
             1,
-            "error: RuntimeError: in a file (a fault of segkit; SEGKIT_DEBUG=1 shows where)",
+            "error: RuntimeError: in a file (this is a bug in segkit; SEGKIT_DEBUG=1 shows the traceback)",
         ),
     ],
 )
@@ -116,7 +120,9 @@ def test_a_destination_that_cannot_be_written_to_is_refused_before_any_work(
         program.app, [*command.split(), "--out", str(tmp_path / "file" / "out")]
     )
     assert isinstance(result.exception, InputError), result.output
-    assert "file: cannot be written to (Not a directory); choose another" in str(result.exception)
+    assert "file: cannot be written to (Not a directory); choose another directory" in str(
+        result.exception
+    )
 
 
 def test_ctrl_c_ends_with_the_shells_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def test_a_title_is_never_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_counts_agree_with_their_nouns(count: int, words: tuple[str, ...], said: str) -> None:
-    assert common.counted(count, *words) == said
+    assert common.plural(count, *words) == said
 
 
 def test_names_in_brackets_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

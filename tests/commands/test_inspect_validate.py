@@ -92,7 +92,7 @@ def test_a_parent_that_is_gone_is_said_so(toy):
     (toy / "toy").rename(toy / "elsewhere")
     assert not ask("inspect", toy / "layer")["parents"][0]["found"]
     assert (
-        "not there any more"
+        "no longer there"
         in runner.invoke(app, ["inspect", str(toy / "layer")], env={"COLUMNS": "200"}).stdout
     )
 
@@ -122,7 +122,7 @@ def test_validate_does_not_send_to_itself(toy):
     tar.write_bytes(tar.read_bytes()[:600])
     shards = ShardSet.open(toy / "toy")
     with pytest.raises(
-        SegkitError, match="too short to hold image 000; `segkit validate` tells what is damaged"
+        SegkitError, match="too short to hold image 000; `segkit validate` lists the damage"
     ):
         shards.image_bytes(next(shards.samples()))
     (line,) = [

@@ -5,7 +5,7 @@ import pytest
 from segkit.errors import InputError
 from segkit.sample import Sample
 from segkit.shards.header import Header
-from segkit.shards.leakage import leaks, perceptual_hash
+from segkit.shards.leakage import find_leaks, perceptual_hash
 from segkit.shards.writer import write_set
 from tests.shards.conftest import TAXONOMY
 
@@ -39,7 +39,7 @@ def test_the_same_bytes_and_the_same_picture_are_found_and_no_other(tmp_path):
             encoded(half),
         ],
     )
-    found = {(leak.id_a, leak.id_b): leak.distance for leak in leaks([a, b])}
+    found = {(leak.id_a, leak.id_b): leak.distance for leak in find_leaks([a, b])}
     assert found.keys() == {("3", "1"), ("1", "2"), ("2", "3")}
     assert found["3", "1"] is None
     assert all(0 <= found[pair] <= 24 for pair in (("1", "2"), ("2", "3")))
@@ -52,13 +52,13 @@ def test_distances_are_hamming_distances_of_the_hashes(tmp_path):
         for data in images
     ]
     a, b = dataset(tmp_path / "a", images[:2]), dataset(tmp_path / "b", images[2:])
-    for leak in leaks([a, b], near=256):
+    for leak in find_leaks([a, b], near=256):
         assert leak.distance == (hashes[int(leak.id_a)] != hashes[2 + int(leak.id_b)]).sum()
 
 
 def test_every_pair_of_three_sets_is_compared_and_no_set_with_itself(tmp_path):
     sets = [dataset(tmp_path / name, [encoded(scene(0)), encoded(scene(0))]) for name in "abc"]
-    found = [(leak.a, leak.b) for leak in leaks(sets)]
+    found = [(leak.a, leak.b) for leak in find_leaks(sets)]
     assert sorted(found) == [(0, 1)] * 4 + [(0, 2)] * 4 + [(1, 2)] * 4
 
 
@@ -70,7 +70,7 @@ def test_sets_without_images_cannot_be_compared(tmp_path):
         Header(taxonomy=TAXONOMY, kind="boxes", name="x", command="t", images_by="none"),
     )
     with pytest.raises(InputError, match="labels only"):
-        list(leaks([bare, bare]))
+        list(find_leaks([bare, bare]))
     broken = dataset(tmp_path / "b", [b"no image"])
     with pytest.raises(InputError, match="decoded"):
-        list(leaks([broken, broken]))
+        list(find_leaks([broken, broken]))

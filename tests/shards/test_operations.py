@@ -8,9 +8,9 @@ from segkit.masks import rle
 from segkit.sample import ImageRef, Segment
 from segkit.shards.diff import diff
 from segkit.shards.header import Header
-from segkit.shards.merge import merge, union
+from segkit.shards.merge_sets import merge_sets, merge_taxonomies
 from segkit.shards.relabel import read_table, relabel, relabel_sample
-from segkit.shards.split import by_chance, by_list, split
+from segkit.shards.split import assign_by_list, assign_by_share, split
 from segkit.shards.validate import validate
 from segkit.shards.writer import write_layer, write_set
 from segkit.taxonomy import Category, Taxonomy
@@ -34,7 +34,7 @@ def other_set(folder, taxonomy=TAXONOMY, start=100, count=2):
 
 def test_merged_sets_hold_all_samples_and_read_both_sets_images(make_set, tmp_path):
     first, second = make_set(count=3), other_set(tmp_path / "other")
-    both = merge(
+    both = merge_sets(
         [first, second], tmp_path / "deep" / "both", name="both", rename=False, arguments={}
     )
     assert images_of(both) == images_of(first) + images_of(second)
@@ -49,7 +49,7 @@ def test_merged_sets_hold_all_samples_and_read_both_sets_images(make_set, tmp_pa
 
 def test_merging_more_classes_says_what_was_looked_for(make_set, tmp_path):
     wider = Taxonomy("wider", (*TAXONOMY.categories, Category(8, "dog", "thing")))
-    both = merge(
+    both = merge_sets(
         [make_set(count=2), other_set(tmp_path / "other", wider)],
         tmp_path / "both",
         name="b",
@@ -63,8 +63,8 @@ def test_merging_more_classes_says_what_was_looked_for(make_set, tmp_path):
 def test_ids_that_clash_are_refused_or_renamed(make_set, tmp_path):
     first, second = make_set(count=2), make_set("again", count=2)
     with pytest.raises(InputError, match="occurs in both"):
-        merge([first, second], tmp_path / "both", name="b", rename=False, arguments={})
-    both = merge([first, second], tmp_path / "both", name="b", rename=True, arguments={})
+        merge_sets([first, second], tmp_path / "both", name="b", rename=False, arguments={})
+    both = merge_sets([first, second], tmp_path / "both", name="b", rename=True, arguments={})
     assert [sample.id for sample in both.samples()] == ["1-000", "1-001", "2-000", "2-001"]
 
 
@@ -74,14 +74,14 @@ def test_ids_that_clash_are_refused_or_renamed(make_set, tmp_path):
 )
 def test_classes_that_contradict_each_other_do_not_merge(category):
     with pytest.raises(InputError, match="elsewhere"):
-        union([TAXONOMY, Taxonomy("other", (category,))], "both")
+        merge_taxonomies([TAXONOMY, Taxonomy("other", (category,))], "both")
 
 
 def test_a_split_by_chance_is_a_partition_of_the_stated_sizes(make_set, tmp_path):
     data = make_set(count=10)
-    parts = by_chance(data, {"train": 0.7, "val": 0.3}, seed=1)
+    parts = assign_by_share(data, {"train": 0.7, "val": 0.3}, seed=1)
     assert sorted(parts.values()) == ["train"] * 7 + ["val"] * 3
-    assert parts != by_chance(data, {"train": 0.7, "val": 0.3}, seed=2)
+    assert parts != assign_by_share(data, {"train": 0.7, "val": 0.3}, seed=2)
     made = split(data, tmp_path / "parts", parts, {})
     assert {part: len(one) for part, one in made.items()} == {"train": 7, "val": 3}
     ids = [sample.id for one in made.values() for sample in one.samples()]
@@ -98,7 +98,7 @@ def test_an_images_part_by_chance_depends_on_its_id_alone(tmp_path):
         write_set(tmp_path / n, r, Header(taxonomy=TAXONOMY, **OPTIONS))
         for n, r in (("a", records), ("b", records[::-1]))
     ]
-    assert by_chance(made[0], {"x": 0.5, "y": 0.5}, 3) == by_chance(
+    assert assign_by_share(made[0], {"x": 0.5, "y": 0.5}, 3) == assign_by_share(
         made[1], {"x": 0.5, "y": 0.5}, 3
     )
 
@@ -106,24 +106,24 @@ def test_an_images_part_by_chance_depends_on_its_id_alone(tmp_path):
 @pytest.mark.parametrize("shares", [{"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": 0.99, "b": 0.01}])
 def test_shares_that_are_no_split(make_set, shares):
     with pytest.raises(InputError):
-        by_chance(make_set(), shares, 0)
+        assign_by_share(make_set(), shares, 0)
 
 
 def test_a_split_by_lists(make_set, tmp_path):
     data = make_set()
     (tmp_path / "a").write_text("001\n\n003\n")
     (tmp_path / "b").write_text("000\n")
-    assert by_list(data, {"a": tmp_path / "a", "b": tmp_path / "b"}) == {
+    assert assign_by_list(data, {"a": tmp_path / "a", "b": tmp_path / "b"}) == {
         "001": "a",
         "003": "a",
         "000": "b",
     }
     (tmp_path / "b").write_text("003\n")
     with pytest.raises(InputError, match="part a too"):
-        by_list(data, {"a": tmp_path / "a", "b": tmp_path / "b"})
+        assign_by_list(data, {"a": tmp_path / "a", "b": tmp_path / "b"})
     (tmp_path / "b").write_text("ghost\n")
     with pytest.raises(InputError, match="line 1: the set has no image ghost"):
-        by_list(data, {"b": tmp_path / "b"})
+        assign_by_list(data, {"b": tmp_path / "b"})
 
 
 def test_relabelling_keeps_every_pixel_and_balances(make_set, tmp_path):
@@ -196,8 +196,8 @@ def test_tables_by_name_and_by_id(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("from,to\ncat,animal\n", "says nothing of sky"),
-        ("from,to\ncat,animal\nsky,ghost\n", "line 3: 'ghost' is no class"),
+        ("from,to\ncat,animal\n", "has no line for sky"),
+        ("from,to\ncat,animal\nsky,ghost\n", "line 3: no class 'ghost'"),
         ("from,to\ncat,animal\ncat,car\nsky,\n", "two targets"),
         ("old,new\ncat,animal\n", "lacks a column"),
     ],
@@ -261,7 +261,7 @@ def test_sets_with_images_by_different_ways_do_not_go_together(make_set, tmp_pat
         Header(taxonomy=TAXONOMY, images_by="reference", **OPTIONS),
     )
     with pytest.raises(InputError, match="embed and reference"):
-        merge([make_set(), pointing], tmp_path / "both", name="b", rename=False, arguments={})
+        merge_sets([make_set(), pointing], tmp_path / "both", name="b", rename=False, arguments={})
 
 
 def test_boxes_and_crowds_survive_a_semantic_join():

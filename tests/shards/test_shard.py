@@ -128,7 +128,7 @@ def test_member_names_are_webdataset_keys_and_distinct(ids, file_name):
 
 def test_shards_count_mask_pixels_per_class():
     samples = [toy_sample(seed) for seed in range(4)]
-    counts = shard.count(samples)
+    counts = shard.count_samples(samples)
     assert (counts.images, counts.segments, counts.masked) == (4, 12, 8)
     assert counts.class_segments == {3: 8, 7: 4}
     assert counts.class_images == {3: 4, 7: 4}

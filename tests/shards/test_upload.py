@@ -155,7 +155,7 @@ def test_writers_on_two_machines_get_a_version_each(store, tmp_path, monkeypatch
 
     monkeypatch.setattr(storage, "create", together)
     rooms = iter([tmp_path / "one", tmp_path / "two"])
-    monkeypatch.setattr("segkit.shards.publish._room", lambda destination: next(rooms))
+    monkeypatch.setattr("segkit.shards.publish._local_directory", lambda destination: next(rooms))
     threads = [
         threading.Thread(target=lambda n=n: made.append(write(store / "set", n))) for n in (2, 5)
     ]

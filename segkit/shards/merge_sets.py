@@ -1,0 +1,99 @@
+"""Merge several sets into one: their samples one after the other, without copying an image."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from segkit.errors import InputError
+from segkit.sample import Sample
+from segkit.shards.header import Header
+from segkit.shards.manifest import Count, Ledger
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_view
+from segkit.taxonomy import Category, Taxonomy
+
+
+def merge_sets(
+    sets: Sequence[ShardSet],
+    destination: Path,
+    *,
+    name: str,
+    rename: bool,
+    arguments: dict[str, Any],
+) -> ShardSet:
+    """Publish the samples of all sets as one set that copies no image.
+
+    The annotated classes of an image stay the same: a sample of a set with fewer classes lists them
+    in `annotated`.
+
+    Args:
+        sets: at least two sets of one kind.
+        destination: directory of the new set's versions.
+        name: its name.
+        rename: put the set's number (from 1) and a hyphen before every id, so that equal ids of
+            different sets do not clash.
+        arguments: the command's arguments.
+
+    Raises:
+        InputError: kinds differ, classes contradict each other, or an id occurs in two sets.
+    """
+    kinds = {data.manifest.kind for data in sets}
+    if len(kinds) > 1:
+        message = f"sets of kinds {' and '.join(sorted(kinds))} cannot be merged"
+        raise InputError(message, file=destination, hint="give sets of one kind")
+    taxonomy = merge_taxonomies([data.taxonomy for data in sets], name)
+    segments = sum(data.manifest.statistics.segments for data in sets)
+    images = sum(map(len, sets))
+    splits = {data.manifest.split for data in sets}
+    header = Header(
+        name=name,
+        kind=kinds.pop(),
+        taxonomy=taxonomy,
+        command="merge",
+        arguments=arguments,
+        split=splits.pop() if len(splits) == 1 else None,
+    )
+    ledger = Ledger(
+        annotations=Count(input=segments, kept=segments), images=Count(input=images, kept=images)
+    )
+    rows = _rows(sets, taxonomy, rename)
+    return write_view(destination, rows, sets, header, ledger=lambda: ledger)
+
+
+def merge_taxonomies(taxonomies: Sequence[Taxonomy], name: str) -> Taxonomy:
+    """All classes of all taxonomies; InputError if an id or a name means different classes."""
+    by_id: dict[int, Category] = {}
+    ids: dict[str, int] = {}
+    hint = "bring the sets to one taxonomy with segkit relabel"
+    for taxonomy in taxonomies:
+        for category in taxonomy.categories:
+            known = by_id.setdefault(category.id, category)
+            record = f"taxonomy {taxonomy.name}, class {category.id} {category.name!r}"
+            if (known.name, known.kind) != (category.name, category.kind):
+                message = f"elsewhere it is {known.name!r} ({known.kind})"
+                raise InputError(message, record=record, hint=hint)
+            known_id = ids.setdefault(category.name, category.id)
+            if len(taxonomies) > 1 and known_id != category.id:
+                raise InputError(f"elsewhere it has id {known_id}", record=record, hint=hint)
+    complete = {taxonomy.name for taxonomy in taxonomies if len(taxonomy.categories) == len(by_id)}
+    return Taxonomy(complete.pop() if len(complete) == 1 else name, tuple(by_id.values()))
+
+
+def _rows(
+    sets: Sequence[ShardSet], taxonomy: Taxonomy, rename: bool
+) -> Iterator[tuple[Sample, ShardSet]]:
+    set_of_id: dict[str, ShardSet] = {}
+    for number, data in enumerate(sets, start=1):
+        complete = len(data.taxonomy.categories) == len(taxonomy.categories)
+        annotated = None if complete else tuple(data.taxonomy.by_id)
+        for sample in data.samples():
+            sample_id = f"{number}-{sample.id}" if rename else sample.id
+            if sample_id in set_of_id:
+                files = f"{set_of_id[sample_id].path} and {data.path}"
+                record = f"image {sample_id}"
+                raise InputError("occurs in both", file=files, record=record, hint="use --rename")
+            set_of_id[sample_id] = data
+            if sample.annotated is None:
+                sample = replace(sample, annotated=annotated)
+            yield replace(sample, id=sample_id), data
