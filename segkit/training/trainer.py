@@ -143,6 +143,7 @@ class Trainer:
                         batch.images, text, prompts, learned_queries=config.loss.matching
                     )
                     losses = self.criterion(outputs, batch, prompts, step=self.step)
+                del outputs  # all layers' mask logits, which the backward pass does not need
                 loss = torch.stack(list(losses.values())).sum() * share
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             terms.append({name: value.detach() for name, value in losses.items()})

@@ -12,8 +12,10 @@ from segkit.criterion.merge_proposals import (
     merge_all_masks,
     merge_classes,
     merge_masks,
+    merge_proposals,
     mergeable_classes,
 )
+from segkit.model.dataseg import Proposals
 
 
 def sigmoid(x: float) -> float:
@@ -148,3 +150,17 @@ def test_background_and_things_are_never_merged() -> None:
     logits = torch.tensor([background, background, thing, thing, stuff, stuff])
     heads = group_proposals(logits, torch.tensor([False, True]))
     assert heads.tolist() == [0, 1, 2, 3, 4, 4]
+
+
+def test_proposals_are_grouped_by_their_annotated_classes() -> None:
+    classes = torch.tensor([[5.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 9.0, 0.0]])[None, None]
+    masks = torch.randn(1, 1, 3, 4, 4)
+    mergeable, partly = torch.tensor([True, True]), torch.tensor([True, False])
+    proposals = Proposals(classes, masks)
+    merged = merge_proposals(proposals, mergeable, [None], 0.5)
+    assert merged.heads.tolist() == [[[0, 1, 0]]]
+    assert merged.kept.tolist() == [[[True, True, False]]]
+    merged = merge_proposals(proposals, mergeable, [partly], 0.5)
+    assert merged.heads.tolist() == [[[0, 0, 2]]], "without class 1, the first two show class 0"
+    torch.testing.assert_close(merged.class_logits[0, 0, 0], torch.tensor([7.0, 4.5, 0.0]))
+    assert merged.mask_logits is masks, "masks are merged where they are needed"

@@ -1,6 +1,7 @@
+import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from segkit.errors import InputError
 from segkit.recipes.load import load_recipe
 from segkit.shards.reader import ShardSet
+from segkit.training.logging import RunLog, StepRecord, evaluations
 from segkit.training.train import train
 
 
@@ -73,3 +75,38 @@ def test_a_missing_logger_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=r"wandb is not installed; pip install 'segkit\[wandb\]'"):
         run(tiny, toy_set, tmp_path / "run", 'training.loggers=["wandb"]')
     assert not (tmp_path / "run").exists()
+
+
+def record(step: int) -> StepRecord:
+    return StepRecord(step, "toy", 1.5, {"class": 1.5}, float("inf"), 0.1, 10.0, 100.0)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_log_drops_later_steps_and_half_a_line(tmp_path: Path) -> None:
+    with closing(RunLog(tmp_path, 0)) as log:
+        for step in (1, 2, 3):
+            log.step(record(step))
+        log.evaluation(3, "toy", {"miou": 50.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "dat')
+    with closing(RunLog(tmp_path, 2)) as log:
+        assert not log.has_evaluation(3, "toy")
+        log.step(record(3))
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+    assert rows(tmp_path)[0]["gradient_norm"] is None, "JSON has no infinity"
+
+
+def test_the_best_step_has_the_highest_mean_over_all_sets(tmp_path: Path) -> None:
+    with closing(RunLog(tmp_path, 0)) as log:
+        assert log.best(["a", "b"]) is None
+        for step, (a, b) in enumerate([(50.0, 30.0), (90.0, None), (45.0, 37.0), (42.0, 40.0)], 1):
+            log.evaluation(step, "a", {"miou": a})
+            log.evaluation(step, "b", {"all": {"pq": b}})
+        assert log.best(["a", "b"]) == 3, "the first of equal means"
+        assert log.best(["a"]) == 2 and log.best([]) is None
+    with closing(RunLog(tmp_path, 4)) as log:
+        assert log.best(["a", "b"]) == 3
+    assert evaluations(tmp_path, 4) == {"a": {"miou": 42.0}, "b": {"all": {"pq": 40.0}}}

@@ -12,7 +12,10 @@ from segkit.recipes.schema import ModelConfig, OptimizerConfig
 from segkit.training.optimizer import (
     build_ema,
     build_optimizer,
+    empty_state,
+    load_named_state,
     lr_factor,
+    named_state,
     parameter_groups,
     set_lr,
 )
@@ -163,3 +166,33 @@ def test_the_average_without_decay_is_the_last_weight() -> None:
         model.weight.data.normal_()
         average.update_parameters(model)
     assert torch.equal(average.module.weight, model.weight)
+
+
+def stepped(config: OptimizerConfig) -> tuple[StandIn, torch.optim.AdamW]:
+    """A stand-in with an optimizer that has taken a step, but not for `head.bias`."""
+    torch.manual_seed(0)
+    model = StandIn()
+    optimizer = build_optimizer(model, config)
+    for name, parameter in model.named_parameters():
+        parameter.grad = None if name == "head.bias" else torch.randn_like(parameter)
+    optimizer.step()
+    return model, optimizer
+
+
+def test_the_state_by_name_survives_a_change_of_the_groups() -> None:
+    model, optimizer = stepped(CONFIG)
+    state = named_state(model, optimizer)
+    assert "head.weight/exp_avg" in state and not any(key.startswith("head.bias") for key in state)
+    regrouped = torch.optim.AdamW(reversed(list(model.parameters())))
+    empty = empty_state(model, {key: value.shape for key, value in state.items()})
+    assert all((value == 0).all() for value in empty.values())
+    load_named_state(model, regrouped, state)
+    loaded = named_state(model, regrouped)
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+
+
+def test_the_state_of_unknown_parameters_is_left_out() -> None:
+    model = StandIn()
+    sizes = {"head.weight/step": torch.Size(()), "absent/exp_avg": torch.Size((2,))}
+    assert list(empty_state(model, sizes)) == ["head.weight/step"]

@@ -1,11 +1,19 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from segkit.errors import InputError
 from segkit.recipes.load import load_recipe, to_toml
 from segkit.recipes.schema import Recipe
-from segkit.training.setup import resolve_pixel_statistics
+from segkit.shards.reader import ShardSet
+from segkit.training.setup import (
+    check_eval_datasets,
+    check_resumable,
+    open_datasets,
+    resolve_pixel_statistics,
+)
 
 IMAGENET = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -54,3 +62,38 @@ def test_images_are_normalized_as_public_mask2formers_were_trained(backbone: str
 def test_a_vitdet_is_normalized_as_its_vit_was() -> None:
     recipe = resolve_pixel_statistics(load_recipe("dataseg-vitdet-b"))
     assert pixel_statistics(recipe) == IMAGENET
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"coco": ["abc", 2.0]}}, "differ in their data;"),
+        ({"processes": 8}, "differ in their processes;"),
+        (
+            {"recipe": {"optimizer": {"lr": 0.1, "schedule": "poly"}, "name": "x"}},
+            r"differ in their recipe \(name, optimizer.lr\); .*leave --resume out",
+        ),
+    ],
+)
+def test_an_interrupted_run_that_differs_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    fingerprint: dict[str, Any] = {
+        "recipe": {"optimizer": {"lr": 0.2, "schedule": "poly"}, "name": "y"},
+        "data": {"coco": ["abc", 1.0]},
+        "processes": 1,
+    }
+    check_resumable(None, fingerprint, tmp_path)
+    check_resumable(fingerprint, fingerprint, tmp_path)
+    with pytest.raises(InputError, match=message):
+        check_resumable(fingerprint | change, fingerprint, tmp_path)
+
+
+def test_evaluation_sets_of_one_name_are_refused(toy_set: ShardSet) -> None:
+    recipe = load_recipe("dataseg-mini")
+    (dataset,) = open_datasets([(str(toy_set.path), 2.0)], recipe)
+    assert (dataset.name, dataset.weight) == ("toy", 2.0)
+    assert dataset.embeddings.is_thing.tolist() == [False, True]
+    check_eval_datasets([dataset])
+    with pytest.raises(InputError, match="two sets of --eval-data are called 'toy'"):
+        check_eval_datasets([dataset, dataset])
