@@ -5,6 +5,7 @@ process writes its share, and `values.json` with the values that are not tensors
 when it is complete. Its tensors do not depend on the number of processes that write or read them.
 """
 
+import hashlib
 import json
 import pickle
 import re
@@ -13,14 +14,21 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter, _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from segkit import distributed
 from segkit.errors import InputError, SegkitError
@@ -30,6 +38,19 @@ _NAME = re.compile(r"step-(\d{8})")
 _OLD_NAME = re.compile(r"step-\d{8}\.pt")
 _VALUES = "values.json"
 _METADATA = ".metadata"  # torch's name
+_DIGESTS = "digests.json"
+"""SHA-256 of each other file; checkpoints of earlier versions have none."""
+_RECORDS = (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+    _StorageInfo,
+)
+"""The types whose fields are read from the metadata of tensors. BytesStorageMetadata is missing,
+since torch would unpickle such entries."""
 _METADATA_TYPES = {
     ("pathlib", "PosixPath"),
     ("pathlib", "WindowsPath"),
@@ -37,17 +58,10 @@ _METADATA_TYPES = {
     ("pathlib._local", "WindowsPath"),
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
-    ("torch.distributed.checkpoint.metadata", "Metadata"),
-    ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
-    ("torch.distributed.checkpoint.metadata", "StorageMeta"),
-    ("torch.distributed.checkpoint.metadata", "TensorProperties"),
-    ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
     ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
+    *((record.__module__, record.__name__) for record in _RECORDS),
 }
-"""Modules and names of the types in the metadata of tensors. BytesStorageMetadata is missing, since
-torch would unpickle such entries."""
+"""Modules and names of the types in the metadata of tensors."""
 
 
 def save(
@@ -91,7 +105,9 @@ def save(
         raise SegkitError(f"{path}: the checkpoint cannot be written ({_cause(error)})") from error
     if is_first:
         (partial / _VALUES).write_text(json.dumps({"step": step, **values}), "utf-8")
+        (partial / _DIGESTS).write_text(json.dumps(_digests(partial)), "utf-8")
         sync(partial / _VALUES)
+        sync(partial / _DIGESTS)
         sync(partial)
         partial.rename(path)
         sync(folder)
@@ -127,6 +143,7 @@ def sizes(path: Path) -> dict[str, torch.Size]:
         InputError: it cannot be read, or holds entries that are not tensors.
     """
     with _name_in_errors(path):
+        _verify(path)
         entries = _Reader(path).metadata.state_dict_metadata.items()
         return {
             name: entry.size for name, entry in entries if isinstance(entry, TensorStorageMetadata)
@@ -136,13 +153,15 @@ def sizes(path: Path) -> dict[str, torch.Size]:
 def load(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Fill `tensors`, in each process its shards, from a checkpoint; return its values and step.
 
-    Nothing in a checkpoint is executed: its metadata may only name the types of `_METADATA_TYPES`,
-    and tensors are read with `weights_only`.
+    Nothing in a checkpoint is executed: its metadata may only name the types of `_METADATA_TYPES`
+    and set fields of `_RECORDS`, and tensors are read with `weights_only`. The first process
+    verifies the digests of all files.
 
     Raises:
-        InputError: it cannot be read, or lacks one of the tensors in this size.
+        InputError: it cannot be read, is damaged, or lacks one of the tensors in this size.
     """
     with _name_in_errors(path), _quiet():
+        _verify(path)
         state_dict_loader.load(dict(tensors), storage_reader=_Reader(path))
         values: dict[str, Any] = json.loads((path / _VALUES).read_text("utf-8"))
     return values
@@ -164,13 +183,52 @@ class _Reader(FileSystemReader):
         return self.metadata
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Builds the records of metadata, and changes nothing else.
+
+    Python's own implementation is used, not the one in C, because its opcodes can be replaced.
+    """
+
+    stack: list[Any]
+
+    def load_build(self) -> None:
+        """Set the state of a record; the opcode could otherwise set attributes of a class."""
+        if not isinstance(self.stack[-2], _RECORDS):
+            message = f"{type(self.stack[-2]).__name__} has no state in a checkpoint"
+            raise pickle.UnpicklingError(message)
+        super().load_build()  # type: ignore[misc]
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+
     def find_class(self, module: str, name: str) -> Any:
         """Refuse every name that is neither a type of metadata nor a dtype."""
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or (module, name) in _METADATA_TYPES:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} does not belong in a checkpoint")
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """SHA-256 of each file of a checkpoint but the file that lists them."""
+    digests = {}
+    for file in sorted(path.iterdir()):
+        if file.name != _DIGESTS:
+            with file.open("rb") as opened:
+                digests[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return digests
+
+
+def _verify(path: Path) -> None:
+    """Raise ValueError in every process if a file differs from the one that was written."""
+    message = None
+    if distributed.rank() == 0 and (path / _DIGESTS).is_file():
+        written, digests = json.loads((path / _DIGESTS).read_text("utf-8")), _digests(path)
+        names = sorted(written.keys() | digests.keys())
+        damaged = [name for name in names if written.get(name) != digests.get(name)]
+        if damaged:
+            message = f"{damaged[0]} is missing, new or damaged: its SHA-256 is not in {_DIGESTS}"
+    if message := distributed.broadcast_object(message):
+        raise ValueError(message)
 
 
 @contextmanager

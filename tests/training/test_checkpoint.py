@@ -1,4 +1,6 @@
+import importlib
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,7 @@ def test_nothing_in_a_checkpoint_is_executed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path, 10)
+    (path / "digests.json").unlink()
     (path / ".metadata").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError, match="does not belong in a checkpoint"):
         load(path)
@@ -103,6 +106,7 @@ def test_nothing_in_a_checkpoint_is_executed(
         load(path)
     # the tensors' own files
     save(tmp_path, 10)
+    (path / "digests.json").unlink()
     for file in path.glob("*.distcp"):
         file.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError):
@@ -110,8 +114,63 @@ def test_nothing_in_a_checkpoint_is_executed(
     assert not Path("executed").exists()
 
 
+def _build_pickle(module: str, name: str, state: dict[str, object]) -> bytes:
+    """A pickle that sets attributes of a class: its name, the state, the opcode BUILD."""
+    reference = b"c" + f"{module}\n{name}\n".encode()
+    return b"\x80\x04" + reference + pickle.dumps((None, state), 2)[2:-1] + b"b."
+
+
+def test_the_crafted_pickle_changes_a_class_where_nothing_prevents_it() -> None:
+    pickle.loads(_build_pickle(__name__, "Evil", {"changed": True}))
+    assert Evil.changed
+    del Evil.changed
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("pathlib", "PosixPath"),
+        ("torch", "Size"),
+        ("torch.distributed.checkpoint.metadata", "Metadata"),
+        ("torch.distributed.checkpoint.metadata", "TensorProperties"),
+    ],
+)
+def test_the_metadata_of_a_checkpoint_cannot_change_a_class(
+    tmp_path: Path, module: str, name: str
+) -> None:
+    path = save(tmp_path, 10)
+    (path / "digests.json").unlink()
+    (path / ".metadata").write_bytes(_build_pickle(module, name, {"name": "changed"}))
+    target = getattr(importlib.import_module(module), name)
+    before = dict(vars(target))
+    with pytest.raises(InputError, match="type has no state in a checkpoint"):
+        load(path)
+    assert dict(vars(target)) == before
+
+
+def test_one_flipped_bit_in_any_file_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path, draw = save(tmp_path, 10), random.Random(0)
+    for file in sorted(path.iterdir()):
+        intact = file.read_bytes()
+        for place in [0, len(intact) - 1, *(draw.randrange(len(intact)) for _ in range(8))]:
+            flipped = bytearray(intact)
+            flipped[place] ^= 1 << draw.randrange(8)
+            file.write_bytes(flipped)
+            with pytest.raises(InputError, match="step-00000010"):
+                load(path)
+        file.write_bytes(intact)
+    load(path)
+
+
+def test_a_checkpoint_without_digests_still_loads(tmp_path: Path) -> None:
+    path = save(tmp_path, 10)
+    (path / "digests.json").unlink()
+    assert load(path)[0, 0] == 10
+
+
 def test_no_file_outside_the_checkpoint_is_read(tmp_path: Path) -> None:
     path, outside = save(tmp_path, 10), save(tmp_path, 20)
+    (path / "digests.json").unlink()
     metadata = pickle.loads((path / ".metadata").read_bytes())
     for place in metadata.storage_data.values():
         place.relative_path = f"../{outside.name}/{place.relative_path}"
