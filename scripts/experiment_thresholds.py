@@ -37,7 +37,7 @@ def predictions(run: Run, data: ShardSet, configs: list[InferenceConfig]) -> lis
     def postprocess(output: ModelOutput[Sample]) -> list[Sample]:
         logits = (output.class_logits, output.mask_logits)
         masks = [panoptic(*logits, output.crop, classes.is_thing, config) for config in configs]
-        return [predicted_sample(output.record, each, data.taxonomy) for each in masks]
+        return [predicted_sample(output.record, regions, data.taxonomy) for regions in masks]
 
     predictions: list[list[Sample]] = [[] for _ in configs]
     outputs = infer(

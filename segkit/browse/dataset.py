@@ -163,9 +163,7 @@ def _check_name(name: str, shards: ShardSet) -> None:
         raise InputError(
             f"FiftyOne does not accept the name {name!r} ({error})", hint=hint
         ) from error
-    owner = next(
-        (other for other in fo.list_datasets() if fo.core.utils.to_slug(other) == slug), None
-    )
+    owner = next((twin for twin in fo.list_datasets() if fo.core.utils.to_slug(twin) == slug), None)
     if owner is None:
         return
     message = f"FiftyOne has a dataset {owner!r} that segkit did not make"
