@@ -28,7 +28,7 @@ def test_a_url_keeps_its_form(s3):
         local_path("s3://bucket/x")
 
 
-def test_a_url_that_cannot_be_used_is_one_clear_line(s3):
+def test_an_unusable_url_is_one_clear_line(s3):
     with pytest.raises(InputError, match="unknown kind of URL"):
         location("nothing://a/b")
     with pytest.raises(
@@ -37,11 +37,9 @@ def test_a_url_that_cannot_be_used_is_one_clear_line(s3):
         location("s3://absent/set")
 
 
-def test_what_cannot_be_written_to_is_told_by_the_folder_that_stands_in_the_way(
-    tmp_path, monkeypatch
-):
+def test_an_unwritable_path_names_the_folder_in_the_way(tmp_path, monkeypatch):
     assert writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
-    assert not (tmp_path / "a").exists(), "asking makes nothing"
+    assert not (tmp_path / "a").exists(), "the check creates no folder"
     assert str(writable_local(f"file://{tmp_path}")) == str(tmp_path)
     assert writable("relative/a") == Path("relative/a")
     (tmp_path / "file").write_text("")
@@ -52,7 +50,7 @@ def test_what_cannot_be_written_to_is_told_by_the_folder_that_stands_in_the_way(
         writable(tmp_path / "file" / "a")
     with pytest.raises(InputError, match="is a URL"):
         writable_local("s3://bucket/x")
-    allowed = storage.os.access  # of root, for whom permissions do not count
+    allowed = storage.os.access  # root ignores permissions
     monkeypatch.setattr(
         storage.os,
         "access",
@@ -64,17 +62,17 @@ def test_what_cannot_be_written_to_is_told_by_the_folder_that_stands_in_the_way(
         writable(tmp_path / "a" / "b")
 
 
-def test_a_store_is_asked_in_writing(s3):
+def test_a_store_is_not_checked_before_writing(s3):
     assert str(writable(f"{s3}a")) == f"{s3}a"
 
 
-def refused(url: str, before: str = "") -> str:
-    """What `location` says in a process of its own."""
+def error_of(url: str, before: str = "") -> str:
+    """The last line of the error of `location` in a new process."""
     script = f"{before}\nfrom segkit.storage import location\nlocation({url!r})"
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
-    return ended.stderr.splitlines()[-1]
+    return process.stderr.splitlines()[-1]
 
 
 def test_missing_credentials_are_named(s3, monkeypatch):
@@ -82,18 +80,18 @@ def test_missing_credentials_are_named(s3, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-    said = refused("s3://bucket/set")
-    assert "s3://bucket: cannot be reached (" in said
-    assert said.endswith("check the URL and the credentials")
+    message = error_of("s3://bucket/set")
+    assert "s3://bucket: cannot be reached (" in message
+    assert message.endswith("check the URL and the credentials")
 
 
 @pytest.mark.parametrize(
     ("url", "package", "extra"), [("s3://b/x", "s3fs", "s3"), ("gs://b/x", "gcsfs", "gcs")]
 )
 def test_a_missing_package_is_named_with_its_extra(url, package, extra):
-    said = refused(url, before=f"import sys; sys.modules[{package!r}] = None")
-    assert f"{url}: the package for such URLs is not installed" in said
-    assert said.endswith(f"pip install 'segkit[{extra}]'")
+    message = error_of(url, before=f"import sys; sys.modules[{package!r}] = None")
+    assert f"{url}: the package for such URLs is not installed" in message
+    assert message.endswith(f"pip install 'segkit[{extra}]'")
 
 
 def test_names_lead_from_a_folder_to_a_file_and_back(s3, tmp_path):
@@ -110,7 +108,7 @@ def test_names_lead_from_a_folder_to_a_file_and_back(s3, tmp_path):
     assert join(tmp_path, f"{s3}a.tar") == s3 / "a.tar"
 
 
-def test_bytes_are_read_where_they_are_asked_for(store):
+def test_ranges_of_bytes_are_read(store):
     storage.create(store / "x", bytes(range(100)))
     assert storage.read_bytes(store / "x") == bytes(range(100))
     assert storage.read_range(store / "x", 10, 5) == bytes(range(10, 15))

@@ -21,15 +21,15 @@ SHIPPED = [
 
 
 def spellings(name: str) -> dict[int, str]:
-    """Id -> the source's own spelling, as a loss-free export would write it."""
+    """Id -> the source's spelling, which a loss-free export writes."""
     return {c.id: c.source_name or c.name for c in load_taxonomy(name).categories}
 
 
-def lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     return [line for line in path.read_text("utf-8").split("\n") if line.strip()]
 
 
-def test_the_shipped_taxonomies_are_the_promised_ones() -> None:
+def test_the_shipped_taxonomies_are_the_documented_ones() -> None:
     assert list(known_taxonomies()) == SHIPPED
 
 
@@ -50,7 +50,7 @@ def test_no_word_names_two_classes(name: str) -> None:
     assert len(words) == len(set(words))
 
 
-def test_coco_is_what_the_annotation_files_say(real_data: Path) -> None:
+def test_coco_matches_its_annotation_files(real_data: Path) -> None:
     rows = json.loads((real_data / "coco/annotations/panoptic_val2017.json").read_text())[
         "categories"
     ]
@@ -79,7 +79,9 @@ def test_ade_has_the_ids_names_and_instance_classes_of_the_benchmark(real_data: 
         assert spellings("ade20k-150") == {
             int(row["Idx"]): row["Name"] for row in csv.DictReader(file)
         }
-    assert sorted(taxonomy.names) == sorted(lines(real_data / "class_lists/ade20k-150_names.txt"))
+    assert sorted(taxonomy.names) == sorted(
+        read_lines(real_data / "class_lists/ade20k-150_names.txt")
+    )
     instances = json.loads(
         (real_data / "class_lists/ade20k_instance_100_categories.json").read_text()
     )
@@ -91,7 +93,7 @@ def test_ade_has_the_ids_names_and_instance_classes_of_the_benchmark(real_data: 
 
 def test_cityscapes_label_ids_are_in_train_id_order(real_data: Path) -> None:
     taxonomy = load_taxonomy("cityscapes-19")
-    assert list(taxonomy.names) == lines(real_data / "class_lists/cityscapes-19_names.txt")
+    assert list(taxonomy.names) == read_lines(real_data / "class_lists/cityscapes-19_names.txt")
     assert {taxonomy.by_id[i].name for i in (7, 8, 26, 33)} == {
         "road",
         "sidewalk",
@@ -102,7 +104,7 @@ def test_cityscapes_label_ids_are_in_train_id_order(real_data: Path) -> None:
     assert sum(c.kind == "stuff" for c in taxonomy.categories) == 11
 
 
-def test_camvid_names_what_the_pictures_show(real_data: Path) -> None:
+def test_camvid_names_match_the_pictures(real_data: Path) -> None:
     brightness: dict[int, list[float]] = {}
     height: dict[int, list[float]] = {}
     for file in sorted((real_data / "camvid/annotations/train").glob("*.png"))[::6]:
@@ -111,9 +113,9 @@ def test_camvid_names_what_the_pictures_show(real_data: Path) -> None:
             str(real_data / "camvid/images/train" / f"{file.stem}.jpg"), cv2.IMREAD_GRAYSCALE
         )
         for index in np.unique(labels):
-            here = labels == index
-            brightness.setdefault(int(index), []).append(float(image[here].mean()))
-            height.setdefault(int(index), []).append(float(np.nonzero(here)[0].mean()))
+            region = labels == index
+            brightness.setdefault(int(index), []).append(float(image[region].mean()))
+            height.setdefault(int(index), []).append(float(np.nonzero(region)[0].mean()))
     names = {c.id: c.name for c in load_taxonomy("camvid-11").categories}
     brightest = max(brightness, key=lambda index: float(np.mean(brightness[index])))
     highest, lowest = (
@@ -121,21 +123,23 @@ def test_camvid_names_what_the_pictures_show(real_data: Path) -> None:
     )
     assert (names[brightest], names[highest], names[lowest]) == ("sky", "sky", "road")
     shipped = {c.source_name or c.name for c in load_taxonomy("camvid-11").categories}
-    assert shipped == set(lines(real_data / "class_lists/camvid-11_names.txt"))
+    assert shipped == set(read_lines(real_data / "class_lists/camvid-11_names.txt"))
 
 
 def test_voc_and_pascal_context_follow_their_lists(real_data: Path) -> None:
     lists = real_data / "class_lists"
-    assert spellings("voc-20") == dict(list(enumerate(lines(lists / "voc2012_names.txt")))[1:])
-    context = list(enumerate(lines(lists / "pascal-context-460_names.txt")))
+    assert spellings("voc-20") == dict(list(enumerate(read_lines(lists / "voc2012_names.txt")))[1:])
+    context = list(enumerate(read_lines(lists / "pascal-context-460_names.txt")))
     assert spellings("pascal-context-459") == dict(context[1:])
-    frequent = [row.split("\t")[1] for row in lines(lists / "pascal-context-460_to_60.tsv")[1:]]
+    frequent = [
+        row.split("\t")[1] for row in read_lines(lists / "pascal-context-460_to_60.tsv")[1:]
+    ]
     in_order = [name for name in frequent if name != "background"]
     assert list(load_taxonomy("pascal-context-59").names) == in_order
     assert list(load_taxonomy("pascal-context-59").by_id) == list(range(1, 60))
 
 
-def test_the_script_writes_what_ships(real_data: Path, tmp_path: Path) -> None:
+def test_the_script_reproduces_the_shipped_files(real_data: Path, tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     script = [sys.executable, root / "scripts/build_taxonomies.py", "--out", tmp_path]
     subprocess.run(
@@ -164,14 +168,14 @@ categories = st.lists(
 
 
 @given(categories, st.text())
-def test_json_round_trip_is_loss_free_and_in_id_order(made: list[Category], name: str) -> None:
-    taxonomy = Taxonomy.from_json(json.loads(json.dumps(Taxonomy(name, tuple(made)).to_json())))
-    assert taxonomy == Taxonomy(name, tuple(reversed(made)))
-    assert [c.id for c in taxonomy.categories] == sorted(c.id for c in made)
-    assert [taxonomy.categories[taxonomy.index[c.id]] for c in made] == made
+def test_json_round_trip_is_loss_free_and_in_id_order(classes: list[Category], name: str) -> None:
+    taxonomy = Taxonomy.from_json(json.loads(json.dumps(Taxonomy(name, tuple(classes)).to_json())))
+    assert taxonomy == Taxonomy(name, tuple(reversed(classes)))
+    assert [c.id for c in taxonomy.categories] == sorted(c.id for c in classes)
+    assert [taxonomy.categories[taxonomy.index[c.id]] for c in classes] == classes
 
 
-def test_an_own_file_loads_and_bad_ones_are_named(tmp_path: Path) -> None:
+def test_a_users_file_loads_and_invalid_ones_are_named(tmp_path: Path) -> None:
     file = tmp_path / "own.json"
     file.write_text(
         '{"name": "own", "categories": [{"id": 3, "name": "scratch", "kind": "thing"}]}'

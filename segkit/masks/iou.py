@@ -40,9 +40,9 @@ def mask_iou_of_pairs(first: Runs, second: Runs) -> Floats:
     """
     # mask k moves to a stretch of pixels of its own, so that one sweep compares all pairs
     size = int(first.total.max(initial=0))
-    own, _, pixels = intersect(_spread(first, size), _spread(second, size))
+    ours, _, pixels = intersect(_spread(first, size), _spread(second, size))
     masks = len(first.total)
-    common = np.bincount(first.mask[own], weights=pixels, minlength=masks).astype(np.int64)
+    common = np.bincount(first.mask[ours], weights=pixels, minlength=masks).astype(np.int64)
     return np.asarray(common / np.maximum(first.area + second.area - common, 1), np.float64)
 
 

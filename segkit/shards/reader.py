@@ -190,7 +190,7 @@ def read_manifest(path: Path) -> Manifest:
         message = f"not readable ({storage.reason(error)})"
         raise InputError(message, file=file, hint="check the path") from error
     except ValidationError as error:
-        if any(each["loc"] == ("type",) and each["input"] == "run" for each in error.errors()):
+        if any(e["loc"] == ("type",) and e["input"] == "run" for e in error.errors()):
             raise run_error(path) from error
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

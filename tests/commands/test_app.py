@@ -10,11 +10,13 @@ from typer.testing import CliRunner
 from segkit.commands import app as program
 from segkit.errors import InputError, SegkitError
 
+BUG = "(this is a bug in segkit; SEGKIT_DEBUG=1 shows the traceback)"
+
 
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (InputError("is no set", file="a", hint="give one"), 2, "error: a: is no set; give one"),
+        (InputError("not a set", file="a", hint="give one"), 2, "error: a: not a set; give one"),
         (SegkitError("two\nlines"), 1, "error: two lines"),
         (
             OSError(errno.ENOSPC, "No space left on device", "out/x"),
@@ -24,12 +26,12 @@ from segkit.errors import InputError, SegkitError
         (
             KeyError("k"),
             1,
-            "error: KeyError: 'k' (this is a bug in segkit; SEGKIT_DEBUG=1 shows the traceback)",
+            f"error: KeyError: 'k' {BUG}",
         ),
         (
             RuntimeError("in a\n file"),
             1,
-            "error: RuntimeError: in a file (this is a bug in segkit; SEGKIT_DEBUG=1 shows the traceback)",
+            f"error: RuntimeError: in a file {BUG}",
         ),
     ],
 )
@@ -53,7 +55,7 @@ def test_every_failure_is_one_line_and_an_exit_code(
         program.main()
 
 
-def test_a_fault_is_told_in_brief(
+def test_the_message_of_a_bug_is_shortened(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> None:
@@ -63,14 +65,16 @@ def test_a_fault_is_told_in_brief(
     monkeypatch.delenv("SEGKIT_DEBUG", raising=False)
     with pytest.raises(SystemExit):
         program.main()
-    told = capsys.readouterr().err
-    assert told.startswith("error: RuntimeError: g++ says: of many words") and len(told) < 600
+    output = capsys.readouterr().err
+    assert output.startswith("error: RuntimeError: g++ says: of many words") and len(output) < 600
 
 
 @pytest.mark.parametrize(
     ("arguments", "code"), [(["--version"], 0), (["convert", "--nonsense"], 2), (["nonsense"], 2)]
 )
-def test_wrong_usage_is_2(arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_usage_exits_with_2(
+    arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.argv", ["segkit", *arguments])
     with pytest.raises(SystemExit) as stop:
         program.main()
@@ -78,8 +82,8 @@ def test_wrong_usage_is_2(arguments: list[str], code: int, monkeypatch: pytest.M
 
 
 def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
-    told = CliRunner().invoke(program.app, ["--help"], env={"COLUMNS": "300"}).stdout
-    listed = re.findall(r"^\W*([a-z]+) ", told.partition("Commands")[2], re.MULTILINE)
+    output = CliRunner().invoke(program.app, ["--help"], env={"COLUMNS": "300"}).stdout
+    listed = re.findall(r"^\W*([a-z]+) ", output.partition("Commands")[2], re.MULTILINE)
     steps = [
         "convert",
         "validate",

@@ -40,27 +40,27 @@ def toy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ask(*arguments: str | Path) -> dict:
+def run_json(*arguments: str | Path) -> dict:
     result = runner.invoke(app, [*map(str, arguments), "--json"])
     assert result.stdout.count("\n") == 1
     return {"exit": result.exit_code, **json.loads(result.stdout)}
 
 
-def test_inspect_tells_counts_and_lineage_back_to_the_source(toy):
-    told = ask("inspect", toy / "layer")
-    assert told["schema"] == "segkit.inspect/1"
-    assert (told["version"], told["kind"], told["images"], told["segments"]) == (
+def test_inspect_shows_counts_and_lineage_to_the_source(toy):
+    result = run_json("inspect", toy / "layer")
+    assert result["schema"] == "segkit.inspect/1"
+    assert (result["version"], result["kind"], result["images"], result["segments"]) == (
         1,
         "panoptic",
         2,
         6,
     )
-    assert (told["masked"], told["boxes_only"]) == (4, 2)
-    assert told["classes"]["sky"] == {"segments": 2, "images": 2, "pixels": 633 + 624}
-    (parent,) = told["parents"]
+    assert (result["masked"], result["boxes_only"]) == (4, 2)
+    assert result["classes"]["sky"] == {"segments": 2, "images": 2, "pixels": 633 + 624}
+    (parent,) = result["parents"]
     assert parent["path"] == str((toy / "toy" / "v1").resolve())
     assert parent["found"] and parent["command"] == "convert coco"
-    assert ask("inspect", toy / "toy")["ledger"]["annotations"]["dropped"] == {"empty-mask": 1}
+    assert run_json("inspect", toy / "toy")["ledger"]["annotations"]["dropped"] == {"empty-mask": 1}
 
 
 def test_inspect_prints_tables_for_people(toy):
@@ -74,23 +74,32 @@ def test_inspect_prints_tables_for_people(toy):
 
 
 def test_inspect_of_a_run_shows_its_manifest_and_parents(toy):
-    digest = ask("inspect", toy / "toy")["digest"]
+    digest = run_json("inspect", toy / "toy")["digest"]
     with staging(toy / "run", {}, resume=False) as stage:
         manifest = {
-            "type": "run", "command": "train", "recipe": {"name": "mini"}, "steps": 12, "digest": "d",
-            "metrics": {"pq": 4.25}, "parents": [{"path": "../../toy/v1", "version": 1, "digest": digest}],
-        }  # fmt: skip
+            "type": "run",
+            "command": "train",
+            "recipe": {"name": "mini"},
+            "steps": 12,
+            "digest": "d",
+            "metrics": {"pq": 4.25},
+            "parents": [{"path": "../../toy/v1", "version": 1, "digest": digest}],
+        }
         (stage.path / "manifest.json").write_text(json.dumps(manifest))
         stage.publish()
-    told = ask("inspect", toy / "run")
-    assert (told["steps"], told["metrics"]["pq"], told["parents"][0]["found"]) == (12, 4.25, True)
-    shown = runner.invoke(app, ["inspect", str(toy / "run")], env={"COLUMNS": "200"}).stdout
-    assert "recipe.name" in shown and "4.25" in shown
+    result = run_json("inspect", toy / "run")
+    assert (result["steps"], result["metrics"]["pq"], result["parents"][0]["found"]) == (
+        12,
+        4.25,
+        True,
+    )
+    text = runner.invoke(app, ["inspect", str(toy / "run")], env={"COLUMNS": "200"}).stdout
+    assert "recipe.name" in text and "4.25" in text
 
 
-def test_a_parent_that_is_gone_is_said_so(toy):
+def test_a_missing_parent_is_reported(toy):
     (toy / "toy").rename(toy / "elsewhere")
-    assert not ask("inspect", toy / "layer")["parents"][0]["found"]
+    assert not run_json("inspect", toy / "layer")["parents"][0]["found"]
     assert (
         "no longer there"
         in runner.invoke(app, ["inspect", str(toy / "layer")], env={"COLUMNS": "200"}).stdout
@@ -98,26 +107,26 @@ def test_a_parent_that_is_gone_is_said_so(toy):
 
 
 def test_validate_exits_with_the_verdict(toy):
-    told = ask("validate", toy / "toy")
-    assert (told["exit"], told["valid"], told["violations"]) == (0, True, [])
+    result = run_json("validate", toy / "toy")
+    assert (result["exit"], result["valid"], result["violations"]) == (0, True, [])
     tar = toy / "toy" / "v1" / "images-00000.tar"
     data = bytearray(tar.read_bytes())
     data[700] ^= 1
     tar.write_bytes(data)
-    told = ask("validate", toy / "toy")
-    assert (told["exit"], told["valid"], told["counts"]) == (
+    result = run_json("validate", toy / "toy")
+    assert (result["exit"], result["valid"], result["counts"]) == (
         1,
         False,
         {"checksum": 1, "image-checksum": 1},
     )
-    shown = runner.invoke(app, ["validate", str(toy / "toy")])
-    assert shown.exit_code == 1
-    assert "image-checksum: labels-00000.parquet: image 000:" in shown.stdout
+    tables = runner.invoke(app, ["validate", str(toy / "toy")])
+    assert tables.exit_code == 1
+    assert "image-checksum: labels-00000.parquet: image 000:" in tables.stdout
 
 
-def test_validate_does_not_send_to_itself(toy):
-    """A tar that is cut off: the reader's own line sends to `segkit validate`, the list of that has
-    what is wrong."""
+def test_validate_does_not_suggest_validate(toy):
+    """The reader's error about a truncated tar suggests `segkit validate`, whose own list must
+    not."""
     tar = toy / "toy" / "v1" / "images-00000.tar"
     tar.write_bytes(tar.read_bytes()[:600])
     shards = ShardSet.open(toy / "toy")
@@ -127,17 +136,17 @@ def test_validate_does_not_send_to_itself(toy):
         shards.image_bytes(next(shards.samples()))
     (line,) = [
         v["detail"]
-        for v in ask("validate", toy / "toy")["violations"]
+        for v in run_json("validate", toy / "toy")["violations"]
         if v["where"].endswith("image 000")
     ]
     assert line.endswith("images-00000.tar: too short to hold image 000")
 
 
 @pytest.mark.parametrize(
-    ("statistics", "told"),
+    ("statistics", "title"),
     [(None, "v1: 1 violation\n"), ({"images": 1}, "v1: 1 image, 2 violations\n")],
 )
-def test_the_title_says_what_is_known_and_agrees_with_its_counts(toy, statistics, told):
+def test_the_title_agrees_with_its_counts(toy, statistics, title):
     file = toy / "toy" / "v1" / "manifest.json"
     manifest = json.loads(file.read_text())
     if statistics is None:
@@ -146,15 +155,15 @@ def test_the_title_says_what_is_known_and_agrees_with_its_counts(toy, statistics
         manifest |= {"statistics": statistics, "digest": "d", "kind": "instance"}
     file.write_text(json.dumps(manifest))
     result = runner.invoke(app, ["validate", str(toy / "toy")])
-    assert result.exit_code == 1 and told in result.stdout
+    assert result.exit_code == 1 and title in result.stdout
 
 
-def test_a_run_is_no_set(toy):
+def test_a_run_is_refused_as_a_set(toy):
     with staging(toy / "run", {}, resume=False) as stage:
         (stage.path / "manifest.json").write_text(json.dumps({"type": "run", "steps": 12}))
         stage.publish()
-    for given in (["validate", "run"], ["export", "semantic", "--out", "x", "--data", "run"]):
-        result = runner.invoke(app, [*given[:-1], str(toy / "run")])
+    for command in (["validate", "run"], ["export", "semantic", "--out", "x", "--data", "run"]):
+        result = runner.invoke(app, [*command[:-1], str(toy / "run")])
         assert isinstance(result.exception, InputError)
         assert str(result.exception).startswith(
             f"{toy / 'run' / 'v1'}: is a run, not a shard set; "
@@ -162,19 +171,19 @@ def test_a_run_is_no_set(toy):
 
 
 @pytest.mark.parametrize("command", ["inspect", "validate"])
-def test_what_is_no_set_is_bad_input(tmp_path, command):
+def test_a_missing_set_is_bad_input(tmp_path, command):
     result = runner.invoke(app, [command, str(tmp_path / "nothing")])
     assert isinstance(result.exception, InputError)
 
 
-def test_export_writes_what_it_says(toy):
-    told = ask(
+def test_export_writes_the_files_it_lists(toy):
+    result = run_json(
         "export", "coco-panoptic", "--data", toy / "layer", "--out", toy / "native", "--images"
     )
-    assert (told["schema"], told["images"], told["annotations"]) == ("segkit.export/1", 2, 4)
-    assert told["dropped"] == {"box-only": 2}
-    assert all((toy / "native" / name).exists() for name in told["files"])
-    shown = runner.invoke(
+    assert (result["schema"], result["images"], result["annotations"]) == ("segkit.export/1", 2, 4)
+    assert result["dropped"] == {"box-only": 2}
+    assert all((toy / "native" / name).exists() for name in result["files"])
+    tables = runner.invoke(
         app, ["export", "semantic", "--data", str(toy / "toy"), "--out", str(toy / "maps")]
     )
-    assert shown.exit_code == 0 and "box-only 2" in shown.stdout
+    assert tables.exit_code == 0 and "box-only 2" in tables.stdout

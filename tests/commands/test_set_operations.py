@@ -24,27 +24,32 @@ def toy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ask(*arguments: str | Path) -> dict:
+def run_json(*arguments: str | Path) -> dict:
     result = runner.invoke(app, [*map(str, arguments), "--json"])
     assert result.exit_code == 0 and result.stdout.count("\n") == 1
-    told: dict = json.loads(result.stdout)
-    return told
+    output: dict = json.loads(result.stdout)
+    return output
 
 
 def test_split_then_merge_gives_the_set_back(toy):
-    told = ask(
+    result = run_json(
         "split", toy / "toy", "--part", "train=0.75", "--part", "val=0.25", "--out", toy / "parts"
     )
-    assert {name: part["images"] for name, part in told["parts"].items()} == {"train": 3, "val": 1}
-    merged = ask("merge", toy / "parts" / "train", toy / "parts" / "val", "--out", toy / "again")
+    assert {name: part["images"] for name, part in result["parts"].items()} == {
+        "train": 3,
+        "val": 1,
+    }
+    merged = run_json(
+        "merge", toy / "parts" / "train", toy / "parts" / "val", "--out", toy / "again"
+    )
     assert (merged["images"], merged["segments"]) == (4, 12)
-    assert ask("diff", toy / "toy", toy / "again")["identical"]
-    assert ask("validate", toy / "again")["valid"]
+    assert run_json("diff", toy / "toy", toy / "again")["identical"]
+    assert run_json("validate", toy / "again")["valid"]
 
 
 def test_relabel_writes_the_new_classes(toy):
     (toy / "map.csv").write_text("from,to\ncat,cat\nsky,sky-other-merged\n")
-    told = ask(
+    result = run_json(
         "relabel",
         toy / "toy",
         "--taxonomy",
@@ -54,14 +59,16 @@ def test_relabel_writes_the_new_classes(toy):
         "--out",
         toy / "coco",
     )
-    assert told["ledger"]["input"] == told["ledger"]["kept"] == 12
+    assert result["ledger"]["input"] == result["ledger"]["kept"] == 12
     assert ShardSet.open(toy / "coco").taxonomy.name == "coco-panoptic-133"
-    assert ask("diff", toy / "toy", toy / "coco")["classes"]["cat"]["iou"] == 1
+    assert run_json("diff", toy / "toy", toy / "coco")["classes"]["cat"]["iou"] == 1
 
 
 def test_tables_for_people(toy):
-    shown = runner.invoke(app, ["diff", str(toy / "toy"), str(toy / "toy")], env={"COLUMNS": "200"})
-    assert "identical" in shown.stdout and "1.00" in shown.stdout
+    result = runner.invoke(
+        app, ["diff", str(toy / "toy"), str(toy / "toy")], env={"COLUMNS": "200"}
+    )
+    assert "identical" in result.stdout and "1.00" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -74,14 +81,14 @@ def test_tables_for_people(toy):
         ["--part", "../a=1"],
     ],
 )
-def test_parts_that_are_none(toy, options):
+def test_invalid_parts_are_refused(toy, options):
     result = runner.invoke(app, ["split", str(toy / "toy"), "--out", str(toy / "p"), *options])
     assert isinstance(result.exception, InputError)
 
 
-def test_leakage_stops_with_exit_code_1(toy):
-    ask("split", toy / "toy", "--part", "a=0.5", "--part", "b=0.5", "--out", toy / "parts")
-    apart = ask("leakage", toy / "parts" / "a", toy / "parts" / "b")
-    assert (apart["exact"], apart["near"]) == (0, 0)
-    found = runner.invoke(app, ["leakage", str(toy / "toy"), str(toy / "parts" / "a"), "--json"])
-    assert found.exit_code == 1 and json.loads(found.stdout)["exact"] == 2
+def test_leakage_exits_with_1(toy):
+    run_json("split", toy / "toy", "--part", "a=0.5", "--part", "b=0.5", "--out", toy / "parts")
+    separate = run_json("leakage", toy / "parts" / "a", toy / "parts" / "b")
+    assert (separate["exact"], separate["near"]) == (0, 0)
+    result = runner.invoke(app, ["leakage", str(toy / "toy"), str(toy / "parts" / "a"), "--json"])
+    assert result.exit_code == 1 and json.loads(result.stdout)["exact"] == 2

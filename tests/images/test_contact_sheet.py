@@ -6,7 +6,7 @@ from segkit.images.contact_sheet import Column, contact_sheet
 GREY = np.full((60, 80, 3), 128, np.uint8)
 
 
-def test_the_sheet_holds_every_tile_whole_and_in_its_place() -> None:
+def test_the_sheet_shows_every_tile_complete_and_in_its_place() -> None:
     red, green, blue = (np.full((32, 32, 3), 0, np.uint8) for _ in range(3))
     red[..., 0] = green[..., 1] = blue[..., 2] = 255
     wide = np.repeat(blue, 2, axis=1)[:, :48]
@@ -16,20 +16,20 @@ def test_the_sheet_holds_every_tile_whole_and_in_its_place() -> None:
         Column("other", (wide, red)),
     ]
     sheet = contact_sheet(["image", "prediction"], columns, tile=64).astype(int)
-    where = [
+    pixels = [
         np.argwhere((sheet == color).all(axis=-1))
         for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))
     ]
-    assert [len(found) for found in where] == [64 * 64 + 64 * 64, 2 * 64 * 64, 64 * 96]
-    assert where[2][:, 1].min() > where[1][:, 1].max()
-    assert (where[2].max(axis=0) - where[2].min(axis=0) + 1).tolist() == [64, 96]
-    first = where[0][:, 1].min()
+    assert [len(places) for places in pixels] == [64 * 64 + 64 * 64, 2 * 64 * 64, 64 * 96]
+    assert pixels[2][:, 1].min() > pixels[1][:, 1].max()
+    assert (pixels[2].max(axis=0) - pixels[2].min(axis=0) + 1).tolist() == [64, 96]
+    first = pixels[0][:, 1].min()
     captions = sheet[:, : first - 1].min(axis=(1, 2)) < 100
     assert captions.any()
-    assert (sheet[: where[0][:, 0].min() - 8, first:].min(axis=-1) < 100).any()
+    assert (sheet[: pixels[0][:, 0].min() - 8, first:].min(axis=-1) < 100).any()
 
 
-def test_a_note_stands_in_the_empty_place_of_the_last_row() -> None:
+def test_a_note_fills_the_empty_tiles_of_the_last_row() -> None:
     columns = [
         Column("maps", (GREY, None)),
         Column("maps", (GREY, None)),

@@ -25,40 +25,40 @@ def _square(class_id: int, top: int, left: int, side: int, *, box_only: bool = F
     return Segment(class_id, kind, box, None if box_only else rle.encode(mask), float(side * side))
 
 
-def test_colors_of_near_classes_lie_far_apart() -> None:
+def test_colors_of_neighboring_classes_are_far_apart() -> None:
     colors = [class_color(index) for index in range(133)]
     assert colors == [class_color(index) for index in range(133)]
     assert len(set(colors)) == 133
     lab = cv2.cvtColor(np.array([colors], np.float32) / 255, cv2.COLOR_RGB2Lab)[0]
-    for near in range(1, 5):  # a distance of 10 in CIE Lab is seen at a glance
+    for near in range(1, 5):  # a distance of 10 in CIE Lab is plainly visible
         assert np.linalg.norm(lab[near:] - lab[:-near], axis=1).min() > 20
 
 
-def test_overlay_paints_inside_the_masks_only() -> None:
-    made = overlay(GREY, [_square(3, 10, 10, 20)], TAXONOMY, labels=False)
+def test_overlay_paints_only_inside_the_masks() -> None:
+    picture = overlay(GREY, [_square(3, 10, 10, 20)], TAXONOMY, labels=False)
     outside = np.ones((60, 80), bool)
     outside[7:33, 7:33] = False
-    assert (made[outside] == 128).all()
+    assert (picture[outside] == 128).all()
     expected = 0.4 * 128 + 0.6 * np.array(class_color(0))
-    assert np.abs(made[20, 20] - expected).max() <= 1
+    assert np.abs(picture[20, 20] - expected).max() <= 1
     assert not (GREY != 128).any()
 
 
 def test_small_segments_stay_visible_over_large_ones() -> None:
     large, small = _square(3, 5, 5, 50), _square(20, 20, 20, 16)
-    one = overlay(GREY, [small, large], TAXONOMY, labels=False)
-    other = overlay(GREY, [large, small], TAXONOMY, labels=False)
-    assert np.array_equal(one, other)
-    assert (one[28, 28] != one[50, 50]).any()
+    small_first = overlay(GREY, [small, large], TAXONOMY, labels=False)
+    large_first = overlay(GREY, [large, small], TAXONOMY, labels=False)
+    assert np.array_equal(small_first, large_first)
+    assert (small_first[28, 28] != small_first[50, 50]).any()
 
 
-def test_a_box_only_segment_gets_a_frame_and_no_filling() -> None:
-    made = overlay(GREY, [_square(20, 10, 10, 30, box_only=True)], TAXONOMY, labels=False)
-    assert (made[20:30, 20:30] == 128).all()
-    assert (made[10, 15:35] != 128).any(axis=-1).all()
+def test_a_box_only_segment_gets_a_frame_without_a_fill() -> None:
+    picture = overlay(GREY, [_square(20, 10, 10, 30, box_only=True)], TAXONOMY, labels=False)
+    assert (picture[20:30, 20:30] == 128).all()
+    assert (picture[10, 15:35] != 128).any(axis=-1).all()
 
 
-def test_names_are_written_where_they_fit_and_left_out_where_not() -> None:
+def test_names_are_written_only_where_they_fit() -> None:
     roomy, tiny = [_square(9, 0, 0, 60)], [_square(9, 10, 10, 4)]
     assert (
         overlay(GREY, roomy, TAXONOMY, scale=3)
@@ -70,16 +70,16 @@ def test_names_are_written_where_they_fit_and_left_out_where_not() -> None:
 
 
 def test_scale_enlarges_image_and_masks_alike() -> None:
-    made = overlay(GREY, [_square(9, 10, 20, 20)], TAXONOMY, scale=4, labels=False)
-    assert made.shape == (240, 320, 3)
-    painted = (made != 128).any(axis=-1)
+    picture = overlay(GREY, [_square(9, 10, 20, 20)], TAXONOMY, scale=4, labels=False)
+    assert picture.shape == (240, 320, 3)
+    painted = (picture != 128).any(axis=-1)
     rows, columns = np.nonzero(painted)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx(
         (40, 119, 80, 159), abs=1
     )
 
 
-def test_a_saved_picture_comes_back(tmp_path: Path) -> None:
+def test_a_saved_picture_is_read_back_unchanged(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
     save_png(picture, tmp_path / "picture.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "picture.png")), picture)

@@ -29,7 +29,7 @@ PNG = png(1, 1)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 7))
-def test_any_flipped_bit_of_a_png_is_found(place: int, bit: int) -> None:
+def test_any_flipped_bit_of_a_png_is_detected(place: int, bit: int) -> None:
     data = bytearray(PNG)
     data[place % len(PNG)] ^= 1 << bit
     with pytest.raises(ValueError, match=r"PNG"):

@@ -24,20 +24,20 @@ def test_strings_areas_and_boxes_are_those_of_pycocotools(mask):
     height, width = mask.shape
     assert np.array_equal(rle.decode(counts, height, width), mask)
     assert rle.area(counts, height, width) == mask.sum()
-    their = coco.toBbox({"size": [height, width], "counts": counts})
-    assert rle.box(counts, height, width) == tuple(their)
+    box = coco.toBbox({"size": [height, width], "counts": counts})
+    assert rle.box(counts, height, width) == tuple(box)
 
 
 @given(maps)
-def test_a_label_map_is_coded_as_its_ids_one_by_one(ids):
-    made = rle.regions(ids)
-    assert list(made) == np.unique(ids).tolist()
-    for value, region in made.items():
+def test_a_label_map_is_encoded_like_its_ids_one_by_one(ids):
+    regions = rle.regions(ids)
+    assert list(regions) == np.unique(ids).tolist()
+    for value, region in regions.items():
         assert region.counts == coco_counts(ids == value)
         assert region.area == (ids == value).sum()
         assert region.box == tuple(coco.toBbox({"size": list(ids.shape), "counts": region.counts}))
     assert np.array_equal(
-        rle.paint([(value, region.counts) for value, region in made.items()], *ids.shape), ids
+        rle.paint([(value, region.counts) for value, region in regions.items()], *ids.shape), ids
     )
 
 
@@ -56,7 +56,7 @@ def test_many_masks_at_once(stack):
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=30))
-def test_uncompressed_counts_are_compressed_as_pycocotools_does(runs):
+def test_uncompressed_counts_are_compressed_as_by_pycocotools(runs):
     size = [sum(runs), 1]
     assert (
         rle.from_uncompressed(runs, *size)
@@ -72,7 +72,7 @@ polygon = st.lists(st.floats(-20, 60, width=32), min_size=6, max_size=16).filter
 
 @settings(max_examples=50)
 @given(st.lists(polygon, min_size=1, max_size=3))
-def test_polygons_are_rasterised_as_pycocotools_does(polygons):
+def test_polygons_are_rasterized_as_by_pycocotools(polygons):
     merged = coco.merge(coco.frPyObjects(polygons, 40, 30))
     assert rle.from_polygons(polygons, 40, 30) == merged["counts"]
 
@@ -93,7 +93,7 @@ def test_polygons_that_pycocotools_would_misread_are_refused(polygons):
 
 
 @given(st.binary(max_size=30))
-def test_any_bytes_decode_to_a_mask_of_the_size_or_are_refused(data):
+def test_any_bytes_decode_to_a_mask_of_the_right_size_or_are_refused(data):
     try:
         assert rle.decode(data, 6, 5).shape == (6, 5)
     except ValueError:

@@ -34,7 +34,7 @@ def test_runs_are_those_of_the_dense_mask(seed, masks):
         assert (painted.reshape(mask.shape, order="F") == mask).all()
 
 
-def test_counts_of_more_than_32_bits_in_groups_and_empty_and_full_masks():
+def test_long_counts_and_empty_and_full_masks():
     big = np.zeros((3000, 3000), bool)
     big[2999, 2999] = True
     runs = decode_runs(*join([encode(big), encode(np.zeros((2, 2))), encode(np.ones((2, 2)))]))

@@ -23,13 +23,13 @@ def picture(seed: int, height: int = 24, width: int = 32) -> bytes:
 
 
 def toy_sample(seed: int) -> Sample:
-    """A panoptic sample: a cat with a hole on a sky, a void corner, and every optional field set
-    somewhere."""
+    """A panoptic sample: a cat with a hole, sky, void; over the seeds, every optional field is
+    set."""
     ids = np.full((24, 32), 7, np.int64)
     ids[4 + seed % 5 : 20, 6:15] = 3
     ids[10:12, 8:10] = 0
-    found = rle.regions(ids)
-    cat, sky = found[3], found[7]
+    regions = rle.regions(ids)
+    cat, sky = regions[3], regions[7]
     return Sample(
         id=f"{seed:03d}",
         file_name=f"some/folder/{seed:03d}.png",
@@ -67,7 +67,7 @@ def toy_sample(seed: int) -> Sample:
         ),
         annotated=(3, 7) if seed % 2 else None,
         exhaustive=bool(seed % 3),
-        void=found[0].counts,
+        void=regions[0].counts,
         source='{"license": 3, "name": "é"}' if seed % 2 else None,
     )
 

@@ -59,7 +59,7 @@ def test_every_field_survives_the_file_over_several_row_groups(tmp_path):
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
 
 
-def test_sets_of_before_a_column_was_added_are_read_with_its_default():
+def test_older_sets_without_a_column_get_its_default():
     rows = [toy_sample(seed) for seed in range(4)]
     older = arrow.to_table([replace(row, not_exhaustive=(3,)) for row in rows]).drop_columns(
         sorted(arrow.LATER)
@@ -72,7 +72,7 @@ def test_slices_of_a_table_keep_their_own_segments():
     assert list(arrow.from_table(arrow.to_table(rows).slice(1, 2))) == rows[1:3]
 
 
-def test_rows_are_those_of_the_published_schema():
+def test_rows_fit_the_published_schema():
     from importlib import resources
 
     schema = json.loads(

@@ -11,7 +11,7 @@ from tests.shards.conftest import TAXONOMY
 
 
 def scene(seed, height=240, width=320):
-    """A smooth random picture, as photographs are at the scale of the hash."""
+    """A smooth random picture, like a photograph at the scale of the hash."""
     coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -27,7 +27,7 @@ def dataset(folder, images):
     )
 
 
-def test_the_same_bytes_and_the_same_picture_are_found_and_no_other(tmp_path):
+def test_only_the_same_bytes_and_the_same_picture_are_leaks(tmp_path):
     half = cv2.resize(scene(2), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     a = dataset(tmp_path / "a", [encoded(scene(seed)) for seed in range(6)])
     b = dataset(
@@ -39,13 +39,13 @@ def test_the_same_bytes_and_the_same_picture_are_found_and_no_other(tmp_path):
             encoded(half),
         ],
     )
-    found = {(leak.id_a, leak.id_b): leak.distance for leak in find_leaks([a, b])}
-    assert found.keys() == {("3", "1"), ("1", "2"), ("2", "3")}
-    assert found["3", "1"] is None
-    assert all(0 <= found[pair] <= 24 for pair in (("1", "2"), ("2", "3")))
+    distances = {(leak.id_a, leak.id_b): leak.distance for leak in find_leaks([a, b])}
+    assert distances.keys() == {("3", "1"), ("1", "2"), ("2", "3")}
+    assert distances["3", "1"] is None
+    assert all(0 <= distances[pair] <= 24 for pair in (("1", "2"), ("2", "3")))
 
 
-def test_distances_are_hamming_distances_of_the_hashes(tmp_path):
+def test_distances_are_hamming_distances_of_hashes(tmp_path):
     images = [encoded(scene(seed)) for seed in range(5)]
     hashes = [
         perceptual_hash(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2))
@@ -58,8 +58,8 @@ def test_distances_are_hamming_distances_of_the_hashes(tmp_path):
 
 def test_every_pair_of_three_sets_is_compared_and_no_set_with_itself(tmp_path):
     sets = [dataset(tmp_path / name, [encoded(scene(0)), encoded(scene(0))]) for name in "abc"]
-    found = [(leak.a, leak.b) for leak in find_leaks(sets)]
-    assert sorted(found) == [(0, 1)] * 4 + [(0, 2)] * 4 + [(1, 2)] * 4
+    pairs = [(leak.a, leak.b) for leak in find_leaks(sets)]
+    assert sorted(pairs) == [(0, 1)] * 4 + [(0, 2)] * 4 + [(1, 2)] * 4
 
 
 def test_sets_without_images_cannot_be_compared(tmp_path):

@@ -27,84 +27,84 @@ def images_of(data):
     return [data.image_bytes(sample) for sample in data.samples()]
 
 
-def other_set(folder, taxonomy=TAXONOMY, start=100, count=2):
+def second_set(folder, taxonomy=TAXONOMY, start=100, count=2):
     records = ((toy_sample(seed), picture(seed)) for seed in range(start, start + count))
     return write_set(folder, records, Header(taxonomy=taxonomy, **OPTIONS))
 
 
-def test_merged_sets_hold_all_samples_and_read_both_sets_images(make_set, tmp_path):
-    first, second = make_set(count=3), other_set(tmp_path / "other")
-    both = merge_sets(
+def test_a_merged_set_holds_all_samples_and_reads_the_images_of_both(make_set, tmp_path):
+    first, second = make_set(count=3), second_set(tmp_path / "other")
+    merged = merge_sets(
         [first, second], tmp_path / "deep" / "both", name="both", rename=False, arguments={}
     )
-    assert images_of(both) == images_of(first) + images_of(second)
-    assert [sample.id for sample in both.samples()] == ["000", "001", "002", "100", "101"]
-    assert list(validate(both.path)) == []
-    assert [parent.digest for parent in both.manifest.parents] == [
+    assert images_of(merged) == images_of(first) + images_of(second)
+    assert [sample.id for sample in merged.samples()] == ["000", "001", "002", "100", "101"]
+    assert list(validate(merged.path)) == []
+    assert [parent.digest for parent in merged.manifest.parents] == [
         first.manifest.digest,
         second.manifest.digest,
     ]
-    assert both.manifest.statistics.segments == 15
+    assert merged.manifest.statistics.segments == 15
 
 
-def test_merging_more_classes_says_what_was_looked_for(make_set, tmp_path):
+def test_merging_more_classes_lists_the_annotated_ones(make_set, tmp_path):
     wider = Taxonomy("wider", (*TAXONOMY.categories, Category(8, "dog", "thing")))
-    both = merge_sets(
-        [make_set(count=2), other_set(tmp_path / "other", wider)],
+    merged = merge_sets(
+        [make_set(count=2), second_set(tmp_path / "other", wider)],
         tmp_path / "both",
         name="b",
         rename=False,
         arguments={},
     )
-    assert both.taxonomy == replace(wider, name="wider")
-    assert [sample.annotated for sample in both.samples()] == [(3, 7), (3, 7), None, (3, 7)]
+    assert merged.taxonomy == replace(wider, name="wider")
+    assert [sample.annotated for sample in merged.samples()] == [(3, 7), (3, 7), None, (3, 7)]
 
 
 def test_ids_that_clash_are_refused_or_renamed(make_set, tmp_path):
     first, second = make_set(count=2), make_set("again", count=2)
     with pytest.raises(InputError, match="occurs in both"):
         merge_sets([first, second], tmp_path / "both", name="b", rename=False, arguments={})
-    both = merge_sets([first, second], tmp_path / "both", name="b", rename=True, arguments={})
-    assert [sample.id for sample in both.samples()] == ["1-000", "1-001", "2-000", "2-001"]
+    merged = merge_sets([first, second], tmp_path / "both", name="b", rename=True, arguments={})
+    assert [sample.id for sample in merged.samples()] == ["1-000", "1-001", "2-000", "2-001"]
 
 
 @pytest.mark.parametrize(
     "category",
     [Category(3, "dog", "thing"), Category(3, "cat", "stuff"), Category(5, "cat", "thing")],
 )
-def test_classes_that_contradict_each_other_do_not_merge(category):
+def test_contradicting_classes_are_not_merged(category):
     with pytest.raises(InputError, match="elsewhere"):
         merge_taxonomies([TAXONOMY, Taxonomy("other", (category,))], "both")
 
 
-def test_a_split_by_chance_is_a_partition_of_the_stated_sizes(make_set, tmp_path):
+def test_a_split_by_share_is_a_partition_of_the_stated_sizes(make_set, tmp_path):
     data = make_set(count=10)
     parts = assign_by_share(data, {"train": 0.7, "val": 0.3}, seed=1)
     assert sorted(parts.values()) == ["train"] * 7 + ["val"] * 3
     assert parts != assign_by_share(data, {"train": 0.7, "val": 0.3}, seed=2)
-    made = split(data, tmp_path / "parts", parts, {})
-    assert {part: len(one) for part, one in made.items()} == {"train": 7, "val": 3}
-    ids = [sample.id for one in made.values() for sample in one.samples()]
+    sets = split(data, tmp_path / "parts", parts, {})
+    assert {part: len(shards) for part, shards in sets.items()} == {"train": 7, "val": 3}
+    ids = [sample.id for shards in sets.values() for sample in shards.samples()]
     assert sorted(ids) == [f"{seed:03d}" for seed in range(10)]
-    assert made["val"].manifest.ledger.annotations.dropped == {"other-part": 21}
-    for one in made.values():
-        assert list(validate(one.path)) == []
-        assert images_of(one) == [picture(int(sample.id)) for sample in one.samples()]
+    assert sets["val"].manifest.ledger.annotations.dropped == {"other-part": 21}
+    for shards in sets.values():
+        assert list(validate(shards.path)) == []
+        assert images_of(shards) == [picture(int(sample.id)) for sample in shards.samples()]
 
 
-def test_an_images_part_by_chance_depends_on_its_id_alone(tmp_path):
+def test_the_part_of_an_image_depends_only_on_its_id(tmp_path):
     records = list(toy_records(9))
-    made = [
+    sets = [
         write_set(tmp_path / n, r, Header(taxonomy=TAXONOMY, **OPTIONS))
         for n, r in (("a", records), ("b", records[::-1]))
     ]
-    assert assign_by_share(made[0], {"x": 0.5, "y": 0.5}, 3) == assign_by_share(
-        made[1], {"x": 0.5, "y": 0.5}, 3
+    assert assign_by_share(sets[0], {"x": 0.5, "y": 0.5}, 3) == assign_by_share(
+        sets[1], {"x": 0.5, "y": 0.5}, 3
     )
 
 
 @pytest.mark.parametrize("shares", [{"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": 0.99, "b": 0.01}])
-def test_shares_that_are_no_split(make_set, shares):
+def test_invalid_shares_are_refused(make_set, shares):
     with pytest.raises(InputError):
         assign_by_share(make_set(), shares, 0)
 
@@ -126,36 +126,40 @@ def test_a_split_by_lists(make_set, tmp_path):
         assign_by_list(data, {"b": tmp_path / "b"})
 
 
-def test_relabelling_keeps_every_pixel_and_balances(make_set, tmp_path):
+def test_relabeling_keeps_every_pixel_and_balances(make_set, tmp_path):
     data = make_set(count=3)
-    made = relabel(data, tmp_path / "new", NEW, {3: 1, 7: 2}, {})
-    assert list(validate(made.path)) == []
-    assert images_of(made) == images_of(data)
-    for before, after in zip(data.samples(), made.samples(), strict=True):
+    relabeled = relabel(data, tmp_path / "new", NEW, {3: 1, 7: 2}, {})
+    assert list(validate(relabeled.path)) == []
+    assert images_of(relabeled) == images_of(data)
+    for before, after in zip(data.samples(), relabeled.samples(), strict=True):
         assert [(s.mask, s.box, s.score) for s in before.segments] == [
             (s.mask, s.box, s.score) for s in after.segments
         ]
         assert [s.class_id for s in after.segments] == [1, 2, 1]
-        assert after.annotated == (1, 2)  # nobody looked for cars
-    assert made.manifest.ledger.annotations.input == made.manifest.ledger.annotations.kept == 9
+        assert after.annotated == (1, 2)  # cars are not annotated
+    assert (
+        relabeled.manifest.ledger.annotations.input
+        == relabeled.manifest.ledger.annotations.kept
+        == 9
+    )
 
 
 def test_a_dropped_class_becomes_void_and_is_counted(make_set, tmp_path):
     data = make_set(count=2)
-    made = relabel(data, tmp_path / "new", NEW, {3: None, 7: 2}, {})
-    assert list(validate(made.path)) == []
-    count = made.manifest.ledger.annotations
+    relabeled = relabel(data, tmp_path / "new", NEW, {3: None, 7: 2}, {})
+    assert list(validate(relabeled.path)) == []
+    count = relabeled.manifest.ledger.annotations
     assert (count.input, count.kept, count.dropped) == (6, 2, {"unmapped-class": 4})
-    for before, after in zip(data.samples(), made.samples(), strict=True):
-        gone = rle.decode(before.segments[0].mask, 24, 32) | rle.decode(before.void, 24, 32)
-        assert np.array_equal(rle.decode(after.void, 24, 32), gone)
+    for before, after in zip(data.samples(), relabeled.samples(), strict=True):
+        expected = rle.decode(before.segments[0].mask, 24, 32) | rle.decode(before.void, 24, 32)
+        assert np.array_equal(rle.decode(after.void, 24, 32), expected)
 
 
-def test_things_that_become_stuff_are_one_region(tmp_path):
+def test_things_that_become_stuff_are_joined(tmp_path):
     stuff = Taxonomy("stuff", (Category(1, "all", "stuff"),))
     sample = replace(toy_sample(2), segments=toy_sample(2).segments[:2])
-    made = relabel_sample(sample, "panoptic", stuff, {3: 1, 7: 1})
-    (region,) = made.segments
+    relabeled = relabel_sample(sample, "panoptic", stuff, {3: 1, 7: 1})
+    (region,) = relabeled.segments
     assert np.array_equal(rle.decode(region.mask, 24, 32), ~rle.decode(sample.void, 24, 32))
     assert (region.kind, region.box, region.mask_from) == (
         "stuff",
@@ -163,31 +167,35 @@ def test_things_that_become_stuff_are_one_region(tmp_path):
         "derived",
     )
     assert region.area == rle.area(region.mask, 24, 32)
-    assert made.annotated is None
+    assert relabeled.annotated is None
 
 
-def test_a_class_that_was_looked_for_in_part_is_not_exhaustive():
+def test_a_partly_annotated_class_is_not_exhaustive():
     sample = replace(
         toy_sample(1), annotated=(3,), exhaustive=True, segments=toy_sample(1).segments[:1]
     )
-    made = relabel_sample(sample, "panoptic", NEW, {3: 1, 7: 1})
-    assert (made.annotated, made.exhaustive, made.not_exhaustive) == ((1,), False, (1,))
+    relabeled = relabel_sample(sample, "panoptic", NEW, {3: 1, 7: 1})
+    assert (relabeled.annotated, relabeled.exhaustive, relabeled.not_exhaustive) == (
+        (1,),
+        False,
+        (1,),
+    )
     assert relabel_sample(sample, "panoptic", NEW, {3: 1, 7: 2}).exhaustive
 
 
-def test_classes_that_were_left_open_stay_so_in_another_taxonomy():
+def test_incomplete_classes_remain_incomplete_in_another_taxonomy():
     sample = replace(toy_sample(1), annotated=None, exhaustive=False, not_exhaustive=(7,))
 
-    def looked_for(table, sample=sample):
-        made = relabel_sample(sample, "panoptic", NEW, table)
-        return made.exhaustive, made.not_exhaustive
+    def exhaustiveness(class_map, sample=sample):
+        relabeled = relabel_sample(sample, "panoptic", NEW, class_map)
+        return relabeled.exhaustive, relabeled.not_exhaustive
 
-    assert looked_for({3: 2, 7: 1}) == looked_for({3: 1, 7: 1}) == (False, (1,))
-    assert looked_for({3: 1, 7: None}) == (True, ())
-    assert looked_for({3: 2, 7: 1}, replace(sample, not_exhaustive=())) == (False, ())
+    assert exhaustiveness({3: 2, 7: 1}) == exhaustiveness({3: 1, 7: 1}) == (False, (1,))
+    assert exhaustiveness({3: 1, 7: None}) == (True, ())
+    assert exhaustiveness({3: 2, 7: 1}, replace(sample, not_exhaustive=())) == (False, ())
 
 
-def test_tables_by_name_and_by_id(tmp_path):
+def test_a_class_map_has_names_or_ids(tmp_path):
     path = tmp_path / "map.csv"
     path.write_text("from,to\ncat,animal\n7,\n")
     assert read_table(path, TAXONOMY, NEW) == {3: 1, 7: None}
@@ -202,66 +210,77 @@ def test_tables_by_name_and_by_id(tmp_path):
         ("old,new\ncat,animal\n", "lacks a column"),
     ],
 )
-def test_tables_that_do_not_map(tmp_path, text, message):
+def test_invalid_class_maps_are_refused(tmp_path, text, message):
     path = tmp_path / "map.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_table(path, TAXONOMY, NEW)
 
 
-def test_the_same_labels_do_not_differ(make_set, tmp_path):
+def test_equal_labels_do_not_differ(make_set, tmp_path):
     data = make_set()
     layer = write_layer(
         tmp_path / "layer", data, list(data.samples())[::-1], Header.from_set(data, "t")
     )
-    found = diff(data, layer)
-    assert found.identical and found.common == 5
-    assert all(one.to_json()["iou"] == 1 for one in found.classes.values())
+    difference = diff(data, layer)
+    assert difference.identical and difference.common == 5
+    assert all(counts.to_json()["iou"] == 1 for counts in difference.classes.values())
 
 
-def test_differences_are_told_by_image_class_and_pixel(make_set, tmp_path):
+def test_differences_are_counted_by_image_class_and_pixel(make_set, tmp_path):
     data = make_set(count=4)
 
-    def changed(sample):
+    def with_square(sample):
         cat, sky, box = sample.segments
         square = np.zeros((24, 32), bool)
         square[:8, :8] = True
         return replace(sample, segments=(replace(cat, mask=rle.encode(square)), sky, box))
 
-    samples = [changed(s) if s.id == "001" else s for s in data.samples() if s.id != "003"]
-    other = write_layer(tmp_path / "b", data, samples, Header.from_set(data, "t"))
-    found = diff(data, other)
-    assert (found.only_a, found.only_b, found.changed_labels, found.changed_images) == (
+    samples = [with_square(s) if s.id == "001" else s for s in data.samples() if s.id != "003"]
+    altered = write_layer(tmp_path / "b", data, samples, Header.from_set(data, "t"))
+    difference = diff(data, altered)
+    assert (
+        difference.only_a,
+        difference.only_b,
+        difference.changed_labels,
+        difference.changed_images,
+    ) == (
         ["003"],
         [],
         ["001"],
         [],
     )
-    cat = found.classes["cat"]
+    cat = difference.classes["cat"]
     truth = [rle.decode(s.segments[0].mask, 24, 32) for s in data.samples() if s.id != "003"]
-    mine = [rle.decode(s.segments[0].mask, 24, 32) for s in other.samples()]
+    mine = [rle.decode(s.segments[0].mask, 24, 32) for s in altered.samples()]
     assert cat.segments == [6, 6]
     assert cat.pixels == [sum(m.sum() for m in truth), sum(m.sum() for m in mine)]
     assert cat.common_pixels == sum((a & b).sum() for a, b in zip(truth, mine, strict=True))
-    assert found.classes["sky"].to_json()["iou"] == 1
+    assert difference.classes["sky"].to_json()["iou"] == 1
 
 
-def test_other_image_bytes_under_the_same_id_are_a_difference(make_set, tmp_path):
+def test_changed_image_bytes_are_a_difference(make_set, tmp_path):
     records = [(toy_sample(0), picture(99))]
-    other = write_set(tmp_path / "other", records, Header(taxonomy=TAXONOMY, **OPTIONS))
-    found = diff(make_set(count=1), other)
-    assert found.changed_images == ["000"] and not found.changed_labels and not found.identical
+    altered = write_set(tmp_path / "other", records, Header(taxonomy=TAXONOMY, **OPTIONS))
+    difference = diff(make_set(count=1), altered)
+    assert (
+        difference.changed_images == ["000"]
+        and not difference.changed_labels
+        and not difference.identical
+    )
 
 
-def test_sets_with_images_by_different_ways_do_not_go_together(make_set, tmp_path):
+def test_sets_with_different_images_by_are_not_merged(make_set, tmp_path):
     sample = replace(toy_sample(50), image=ImageRef(path="/somewhere.png"))
-    pointing = write_set(
+    referenced = write_set(
         tmp_path / "p",
         [(sample, None)],
         Header(taxonomy=TAXONOMY, images_by="reference", **OPTIONS),
     )
     with pytest.raises(InputError, match="embed and reference"):
-        merge_sets([make_set(), pointing], tmp_path / "both", name="b", rename=False, arguments={})
+        merge_sets(
+            [make_set(), referenced], tmp_path / "both", name="b", rename=False, arguments={}
+        )
 
 
 def test_boxes_and_crowds_survive_a_semantic_join():

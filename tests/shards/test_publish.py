@@ -14,13 +14,13 @@ def publish(destination, text="{}"):
         return stage.publish()
 
 
-def test_specs_name_a_directory_and_perhaps_a_version(tmp_path):
+def test_a_spec_is_a_directory_with_an_optional_version(tmp_path):
     assert parse_spec("a/b@v12") == (tmp_path.__class__("a/b"), 12)
     assert parse_spec("a@v0") == (tmp_path.__class__("a@v0"), None)
     assert parse_spec("user@host") == (tmp_path.__class__("user@host"), None)
 
 
-def test_versions_count_up_and_the_newest_is_meant(tmp_path):
+def test_versions_count_up_and_the_newest_is_the_default(tmp_path):
     for number in range(1, 11):
         assert publish(tmp_path / "set") == tmp_path / "set" / f"v{number}"
     assert resolve(tmp_path / "set").name == "v10"
@@ -30,7 +30,7 @@ def test_versions_count_up_and_the_newest_is_meant(tmp_path):
 
 
 @pytest.mark.parametrize("spec", ["nowhere", "empty", "set@v9"])
-def test_what_is_not_published_is_one_clear_line(tmp_path, spec):
+def test_an_unpublished_version_is_one_clear_line(tmp_path, spec):
     publish(tmp_path / "set")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="version"):
@@ -57,17 +57,18 @@ def test_an_unpublished_version_is_invisible_and_resumed_only_with_the_same_fing
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "v1"]
 
 
-def test_a_living_writer_excludes_others_and_a_dead_one_does_not(tmp_path):
+def test_a_live_writer_excludes_others_but_a_dead_one_does_not(tmp_path):
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom segkit.shards.publish import staging\n"
-        f"with staging(Path({str(tmp_path)!r}), {{}}, resume=True):\n    print('in', flush=True)\n    time.sleep(60)\n"
+        f"with staging(Path({str(tmp_path)!r}), {{}}, resume=True):\n"
+        "    print('in', flush=True)\n    time.sleep(60)\n"
     )
-    other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "in\n"
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "in\n"
     with pytest.raises(SegkitError, match="another process"), staging(tmp_path, {}, resume=True):
         pass
-    other.kill()
-    other.wait()
+    writer.kill()
+    writer.wait()
     with staging(tmp_path, {}, resume=True) as stage:
         assert stage.resumed
 
@@ -81,7 +82,7 @@ def test_a_destination_that_is_a_file_is_refused(tmp_path):
         pass
 
 
-def test_a_damaged_version_does_not_bar_the_next(tmp_path):
+def test_a_damaged_version_does_not_block_the_next(tmp_path):
     with staging(tmp_path, {}, resume=False) as stage:
         (stage.path / "manifest.json").write_text('{"type"')
         stage.publish()
@@ -89,15 +90,15 @@ def test_a_damaged_version_does_not_bar_the_next(tmp_path):
         assert stage.version == 2
 
 
-def test_a_set_and_a_run_do_not_hide_each_other(tmp_path):
-    for content, other in (("run", "shards"), ("shards", "run")):
-        place = tmp_path / content
-        with staging(place, {}, resume=False, content=content) as stage:
+def test_a_set_and_a_run_cannot_share_a_directory(tmp_path):
+    for content, other_content in (("run", "shards"), ("shards", "run")):
+        folder = tmp_path / content
+        with staging(folder, {}, resume=False, content=content) as stage:
             (stage.path / "manifest.json").write_text(json.dumps({"type": content}))
             stage.publish()
-        wrong = staging(place, {}, resume=False, content=other)
+        wrong = staging(folder, {}, resume=False, content=other_content)
         with pytest.raises(InputError, match=r"holds a .*; choose another directory"), wrong:
             pass
-        assert sorted(entry.name for entry in place.iterdir()) == [".lock", "v1"]
-        with staging(place, {}, resume=False, content=content) as stage:
+        assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "v1"]
+        with staging(folder, {}, resume=False, content=content) as stage:
             assert stage.version == 2

@@ -20,16 +20,18 @@ def schema(name):
     return loaded
 
 
-def test_the_published_manifest_schema_is_that_of_the_code():
+def test_the_published_manifest_schema_matches_the_code():
     published = schema("manifest")
-    made = Manifest.model_json_schema()
+    generated = Manifest.model_json_schema()
     differing = {
-        key for key in published.keys() | made.keys() if published.get(key) != made.get(key)
+        key
+        for key in published.keys() | generated.keys()
+        if published.get(key) != generated.get(key)
     }
     assert differing == {"$schema", "title"}
 
 
-def test_a_written_manifest_fits_and_a_changed_one_does_not(make_set):
+def test_a_written_manifest_fits_the_schema_and_an_altered_one_does_not(make_set):
     manifest = json.loads((make_set().path / "manifest.json").read_text("utf-8"))
     validator = Draft202012Validator(schema("manifest"))
     validator.validate(manifest)
@@ -37,17 +39,17 @@ def test_a_written_manifest_fits_and_a_changed_one_does_not(make_set):
     assert not validator.is_valid({**manifest, "surprise": 1})
 
 
-def test_a_manifest_says_its_schema_and_one_of_before_that_still_opens(make_set):
-    made = make_set()
-    file = made.path / "manifest.json"
+def test_a_manifest_states_its_schema_and_an_older_one_still_opens(make_set):
+    shards = make_set()
+    file = shards.path / "manifest.json"
     manifest = json.loads(file.read_text("utf-8"))
     assert manifest.pop("schema") == "segkit.shards/1"
     file.write_text(json.dumps(manifest), "utf-8")
-    assert ShardSet.open(made.path).manifest == made.manifest
-    assert list(validate(made.path)) == []
+    assert ShardSet.open(shards.path).manifest == shards.manifest
+    assert list(validate(shards.path)) == []
     file.write_text(json.dumps({**manifest, "schema": "segkit.run/1"}), "utf-8")
     with pytest.raises(InputError, match="manifest"):
-        ShardSet.open(made.path)
+        ShardSet.open(shards.path)
 
 
 @pytest.mark.parametrize("name", known_taxonomies())
@@ -57,7 +59,7 @@ def test_shipped_taxonomies_fit_their_schema(name):
     assert load_taxonomy(name).to_json()["categories"]
 
 
-def test_a_taxonomy_of_the_code_fits_and_a_ghost_does_not():
+def test_a_taxonomy_fits_its_schema_and_an_invalid_kind_does_not():
     validator = Draft202012Validator(schema("taxonomy"))
     validator.validate(json.loads(json.dumps(TAXONOMY.to_json())))
     assert not validator.is_valid(

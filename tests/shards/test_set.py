@@ -19,25 +19,25 @@ def without_image(sample):
     return replace(sample, image=ImageRef())
 
 
-def test_what_was_written_is_read_in_order_and_by_index(make_set):
-    made = make_set(count=7)
+def test_samples_are_read_in_order_and_by_index(make_set):
+    shards = make_set(count=7)
     expected = [toy_sample(seed) for seed in range(7)]
-    assert len(made.manifest.parts) > 2
-    assert [without_image(sample) for sample in made.samples()] == expected
-    assert [without_image(made.sample(index)) for index in (6, 0, 3)] == [
+    assert len(shards.manifest.parts) > 2
+    assert [without_image(sample) for sample in shards.samples()] == expected
+    assert [without_image(shards.sample(index)) for index in (6, 0, 3)] == [
         expected[index] for index in (6, 0, 3)
     ]
     with pytest.raises(IndexError):
-        made.sample(7)
-    for seed, sample in enumerate(made.samples()):
-        assert made.image_bytes(sample) == picture(seed)
+        shards.sample(7)
+    for seed, sample in enumerate(shards.samples()):
+        assert shards.image_bytes(sample) == picture(seed)
         bgr = cv2.imdecode(np.frombuffer(picture(seed), np.uint8), cv2.IMREAD_COLOR)
-        assert np.array_equal(made.image(sample), bgr[..., ::-1])
+        assert np.array_equal(shards.image(sample), bgr[..., ::-1])
 
 
-def test_the_digest_is_that_of_the_content(make_set, tmp_path):
-    first, again, other = make_set("a"), make_set("b"), make_set("c", count=6)
-    assert first.manifest.digest == again.manifest.digest != other.manifest.digest
+def test_the_digest_depends_only_on_the_content(make_set, tmp_path):
+    first, again, larger = make_set("a"), make_set("b"), make_set("c", count=6)
+    assert first.manifest.digest == again.manifest.digest != larger.manifest.digest
     assert make_set("a").path == tmp_path / "a" / "v2"
     assert ShardSet.open(f"{tmp_path}/a@v1").manifest == first.manifest
 
@@ -87,9 +87,7 @@ def test_images_by_reference_and_labels_only(tmp_path):
         "taxonomy": TAXONOMY,
         "kind": "panoptic",
         "name": "x",
-        "split": None,
         "command": "t",
-        "arguments": {},
     }
     pointing = replace(toy_sample(1), image=ImageRef(path=str(tmp_path / "one.png")))
     by_path = write_set(
@@ -104,31 +102,31 @@ def test_images_by_reference_and_labels_only(tmp_path):
         by_path.image(by_path.sample(0))
 
 
-def test_an_empty_set_is_a_set(tmp_path):
-    made = write_set(
+def test_a_set_may_be_empty(tmp_path):
+    shards = write_set(
         tmp_path / "e", [], Header(taxonomy=TAXONOMY, kind="boxes", name="x", command="t")
     )
-    assert len(made) == 0
-    assert list(made.samples()) == []
+    assert len(shards) == 0
+    assert list(shards.samples()) == []
 
 
 def test_damage_is_one_clear_line(make_set):
-    made = make_set(count=2, shard_size=10**6)
-    last = made.sample(1)
-    tar = made.path / "images-00000.tar"
+    shards = make_set(count=2, shard_size=10**6)
+    last = shards.sample(1)
+    tar = shards.path / "images-00000.tar"
     tar.write_bytes(tar.read_bytes()[: last.image.offset + 5])
     with pytest.raises(SegkitError, match="too short"):
-        made.image_bytes(last)
+        shards.image_bytes(last)
     tar.unlink()
     with pytest.raises(InputError, match="tar not readable"):
-        made.image_bytes(last)
-    labels = made.path / "labels-00000.parquet"
+        shards.image_bytes(last)
+    labels = shards.path / "labels-00000.parquet"
     labels.write_bytes(labels.read_bytes()[:100])
     with pytest.raises(SegkitError, match="labels not readable"):
-        list(made.samples())
-    (made.path / "manifest.json").write_text("[]")
+        list(shards.samples())
+    (shards.path / "manifest.json").write_text("[]")
     with pytest.raises(InputError, match="manifest"):
-        ShardSet.open(made.path)
+        ShardSet.open(shards.path)
 
 
 def _first_id(opened):
@@ -136,8 +134,8 @@ def _first_id(opened):
 
 
 def test_sets_travel_to_other_processes(make_set):
-    made = make_set()
-    made.sample(2)
-    assert pickle.loads(pickle.dumps(made)).sample(3) == made.sample(3)
+    shards = make_set()
+    shards.sample(2)
+    assert pickle.loads(pickle.dumps(shards)).sample(3) == shards.sample(3)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(_first_id, (made,)) == "000"
+        assert pool.apply(_first_id, (shards,)) == "000"

@@ -34,8 +34,8 @@ convert(Path(sys.argv[1]), slow)
 
 
 def convert(destination, rows=lambda index: range(3), shards=4):
-    """A conversion as commands make it: plan, write what is not there yet, finish. Returns the set,
-    what it wrote."""
+    """Convert as commands do: plan, write the missing shards, finish. Returns the set and the
+    indices that were written."""
     with staging(destination, {"input": "same"}, resume=True) as stage:
         todo = [index for index in range(shards) if shard.read_shard(stage.path, index) is None]
         for index in todo:
@@ -46,7 +46,7 @@ def convert(destination, rows=lambda index: range(3), shards=4):
         return finish(stage, shards, HEADER, Ledger()), todo
 
 
-def test_a_killed_conversion_shows_nothing_and_finishes_at_the_next_shard(tmp_path):
+def test_a_killed_conversion_is_invisible_and_resumes_at_the_next_shard(tmp_path):
     root = str(Path(__file__).parents[2])
     run = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "killed"), root], stdout=subprocess.PIPE
@@ -58,12 +58,12 @@ def test_a_killed_conversion_shows_nothing_and_finishes_at_the_next_shard(tmp_pa
     assert versions(tmp_path / "killed") == {}
     resumed, written = convert(tmp_path / "killed")
     assert written == [2, 3]
-    whole, _ = convert(tmp_path / "whole")
-    assert resumed.manifest.digest == whole.manifest.digest
-    for name in sorted(path.name for path in whole.path.iterdir()):
-        assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
+    uninterrupted, _ = convert(tmp_path / "whole")
+    assert resumed.manifest.digest == uninterrupted.manifest.digest
+    for name in sorted(path.name for path in uninterrupted.path.iterdir()):
+        assert (resumed.path / name).read_bytes() == (uninterrupted.path / name).read_bytes()
     assert sorted(path.name for path in resumed.path.iterdir()) == sorted(
-        path.name for path in whole.path.iterdir()
+        path.name for path in uninterrupted.path.iterdir()
     )
 
 
@@ -74,7 +74,7 @@ def test_a_shard_without_its_parquet_is_written_again(tmp_path):
     assert shard.read_shard(tmp_path, 3) is None
 
 
-def test_notes_filled_in_while_records_are_read_are_kept_until_the_end(tmp_path):
+def test_notes_may_be_filled_while_records_are_read(tmp_path):
     notes = {"seen": 0}
 
     def records():
@@ -136,9 +136,9 @@ def test_shards_count_mask_pixels_per_class():
 
 
 def test_a_set_written_by_workers_reads_in_order(tmp_path):
-    made, written = convert(tmp_path / "set")
+    shards, written = convert(tmp_path / "set")
     assert written == [0, 1, 2, 3]
     assert [sample.id for sample in ShardSet.open(tmp_path / "set").samples()] == [
         f"{10 * index + row:03d}" for index in range(4) for row in range(3)
     ]
-    assert len(made) == 12
+    assert len(shards) == 12

@@ -48,21 +48,21 @@ def test_a_version_in_a_store_has_the_bytes_of_a_local_one(store, tmp_path):
 
 
 def test_an_image_is_read_without_the_rest_of_its_tar(store, monkeypatch):
-    made = ShardSet.open(write(store / "set").path)
-    sample = made.sample(3)
-    assert 0 < sample.image.offset < sum(part.images_bytes for part in made.manifest.parts)
-    asked, files_of = [], storage._store(store)
-    whole = files_of.cat_file
+    shards = ShardSet.open(write(store / "set").path)
+    sample = shards.sample(3)
+    assert 0 < sample.image.offset < sum(part.images_bytes for part in shards.manifest.parts)
+    requests, filesystem = [], storage._store(store)
+    cat_file = filesystem.cat_file
     monkeypatch.setattr(
-        files_of, "cat_file", lambda path, **part: asked.append(part) or whole(path, **part)
+        filesystem, "cat_file", lambda path, **part: requests.append(part) or cat_file(path, **part)
     )
-    assert made.image_bytes(sample) == picture(3)
-    assert asked == [
+    assert shards.image_bytes(sample) == picture(3)
+    assert requests == [
         {"start": sample.image.offset, "end": sample.image.offset + sample.image.length}
     ]
 
 
-def test_versions_count_up_and_the_newest_is_meant(store):
+def test_versions_count_up_and_the_newest_is_the_default(store):
     for number in range(1, 4):
         assert write(store / "set", number).path.name == f"v{number}"
     assert list(versions(store / "set")) == [1, 2, 3]
@@ -76,8 +76,8 @@ def test_versions_count_up_and_the_newest_is_meant(store):
 
 
 @pytest.mark.parametrize("stop_at", ["labels-00001.parquet", "manifest.json"])
-def test_what_an_interrupted_upload_left_is_invisible_and_taken_up(store, monkeypatch, stop_at):
-    """The connection breaks at a file; the second call puts what is missing and no file twice."""
+def test_an_interrupted_upload_is_invisible_and_resumes(store, monkeypatch, stop_at):
+    """The connection breaks at a file; the second call puts the missing files, and none twice."""
     put, create, sent = storage.put, storage.create, []
 
     def breaking(working):
@@ -111,7 +111,7 @@ def test_what_an_interrupted_upload_left_is_invisible_and_taken_up(store, monkey
         run()
     assert versions(store / "set") == {}
     assert run() == store / "set" / "v1"
-    assert sorted(sent) == sorted({*sent}), "something was sent twice"
+    assert sorted(sent) == sorted({*sent}), "no file is sent twice"
     assert files(store / "set" / "v1") == [
         "labels-00000.parquet",
         "labels-00001.parquet",
@@ -122,7 +122,7 @@ def test_what_an_interrupted_upload_left_is_invisible_and_taken_up(store, monkey
     ).read_text() == "text of labels-00001.parquet"
 
 
-def test_what_is_not_resumed_is_removed_from_the_store(store, monkeypatch):
+def test_an_upload_that_is_not_resumed_is_removed_from_the_store(store, monkeypatch):
     with monkeypatch.context() as broken, pytest.raises(SegkitError, match="full"):
         broken.setattr(storage, "put", lambda source, path: (_ for _ in ()).throw(OSError("full")))
         write(store / "set")
@@ -132,7 +132,7 @@ def test_what_is_not_resumed_is_removed_from_the_store(store, monkeypatch):
     assert list(validate(store / "set" / "v1")) == []
 
 
-def test_a_claimed_or_littered_number_is_left_to_its_owner(store):
+def test_a_claimed_or_occupied_number_is_skipped(store):
     storage.create(
         store / "set" / "v1" / uploads.CLAIM,
         json.dumps({"version": 1, "token": "another"}).encode(),
@@ -143,30 +143,32 @@ def test_a_claimed_or_littered_number_is_left_to_its_owner(store):
     assert files(store / "set" / "v2") == ["images-00000.tar"]
 
 
-def test_writers_on_two_machines_get_a_version_each(store, tmp_path, monkeypatch):
-    """Both go for v1 at the same moment; what makes them two machines is that they share no
-    cache."""
-    barrier, made, create = threading.Barrier(2), [], storage.create
+def test_writers_on_two_machines_get_different_versions(store, tmp_path, monkeypatch):
+    """Both try v1 at the same moment; they are two machines in that they share no cache."""
+    barrier, published, create = threading.Barrier(2), [], storage.create
 
-    def together(path, data):
+    def create_together(path, data):
         if path.name == uploads.CLAIM and path.parent.name == "v1":
             barrier.wait(20)
         create(path, data)
 
-    monkeypatch.setattr(storage, "create", together)
-    rooms = iter([tmp_path / "one", tmp_path / "two"])
-    monkeypatch.setattr("segkit.shards.publish._local_directory", lambda destination: next(rooms))
+    monkeypatch.setattr(storage, "create", create_together)
+    directories = iter([tmp_path / "one", tmp_path / "two"])
+    monkeypatch.setattr(
+        "segkit.shards.publish._local_directory", lambda destination: next(directories)
+    )
     threads = [
-        threading.Thread(target=lambda n=n: made.append(write(store / "set", n))) for n in (2, 5)
+        threading.Thread(target=lambda n=n: published.append(write(store / "set", n)))
+        for n in (2, 5)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(one.path.name for one in made) == ["v1", "v2"]
-    for one in made:
-        assert list(validate(one.path)) == []
-        assert len(list(one.samples())) in (2, 5)
+    assert sorted(shards.path.name for shards in published) == ["v1", "v2"]
+    for shards in published:
+        assert list(validate(shards.path)) == []
+        assert len(list(shards.samples())) in (2, 5)
 
 
 def test_two_writers_of_one_machine_exclude_each_other(store):
@@ -192,16 +194,16 @@ def test_a_layer_reads_its_parents_images_in_the_store(store, tmp_path):
         picture(seed) for seed in range(5)
     ]
     assert list(validate(layer.path)) == []
-    here = write_layer(
+    local = write_layer(
         tmp_path / "layer", parent, parent.samples(), Header.from_set(parent, "again")
     )
-    assert here.sample(0).image.tar == f"{parent.path}/images-00000.tar"
-    assert [here.image_bytes(sample) for sample in here.samples()] == [
+    assert local.sample(0).image.tar == f"{parent.path}/images-00000.tar"
+    assert [local.image_bytes(sample) for sample in local.samples()] == [
         picture(seed) for seed in range(5)
     ]
-    assert list(validate(here.path)) == []
+    assert list(validate(local.path)) == []
     with pytest.raises(InputError, match="images on this machine"):
-        write_layer(store / "layer", here, here.samples(), Header.from_set(here, "again"))
+        write_layer(store / "layer", local, local.samples(), Header.from_set(local, "again"))
 
 
 _KILLED = """
@@ -221,11 +223,11 @@ with staging(storage.location(sys.argv[1]), {}, resume=True) as stage:
 """
 
 
-def test_a_killed_process_leaves_nothing_visible_and_is_taken_up(s3):
-    ended = subprocess.run(
+def test_the_upload_of_a_killed_process_is_invisible_and_resumes(s3):
+    process = subprocess.run(
         [sys.executable, "-c", _KILLED, f"{s3}/set"], env=os.environ, check=False
     )
-    assert ended.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
     assert files(s3 / "set") == ["v1/a", "v1/upload.json"]
     assert versions(s3 / "set") == {}
     with staging(s3 / "set", {}, resume=True) as stage:

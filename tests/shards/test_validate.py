@@ -15,77 +15,76 @@ from tests.shards.conftest import TAXONOMY, picture, toy_sample
 
 
 def codes(version):
-    return {item.code for item in validate(version)}
+    return {violation.code for violation in validate(version)}
 
 
-def test_a_fresh_set_and_a_layer_over_it_are_clean(make_set, tmp_path):
-    made = make_set()
-    assert list(validate(made.path)) == []
-    layer = write_layer(tmp_path / "layer", made, made.samples(), Header.from_set(made, "t"))
+def test_a_new_set_and_its_layer_are_valid(make_set, tmp_path):
+    shards = make_set()
+    assert list(validate(shards.path)) == []
+    layer = write_layer(tmp_path / "layer", shards, shards.samples(), Header.from_set(shards, "t"))
     assert list(validate(layer.path)) == []
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_any_changed_byte_of_any_file_is_found(make_set, seed):
-    made = make_set(count=3)
-    files = sorted(path for path in made.path.iterdir() if path.name != "manifest.json")
+    shards = make_set(count=3)
+    files = sorted(path for path in shards.path.iterdir() if path.name != "manifest.json")
     rng = random.Random(seed)
     path = files[seed % len(files)]
     data = bytearray(path.read_bytes())
-    place = rng.randrange(len(data))
-    data[place] ^= 1 << rng.randrange(8)
+    position = rng.randrange(len(data))
+    data[position] ^= 1 << rng.randrange(8)
     path.write_bytes(data)
-    found = [item for item in validate(made.path) if item.code == "checksum"]
-    assert [item.where for item in found] == [path.name]
+    violations = [item for item in validate(shards.path) if item.code == "checksum"]
+    assert [item.where for item in violations] == [path.name]
 
 
 def test_truncated_missing_and_foreign_files_are_found(make_set):
-    made = make_set(count=6)
-    tars = sorted(made.path.glob("*.tar"))
+    shards = make_set(count=6)
+    tars = sorted(shards.path.glob("*.tar"))
     tars[0].write_bytes(tars[0].read_bytes()[:3000])
     tars[1].unlink()
-    labels = sorted(made.path.glob("*.parquet"))[2]
+    labels = sorted(shards.path.glob("*.parquet"))[2]
     labels.write_bytes(labels.read_bytes()[:-10])
-    (made.path / "labels-99999.parquet").write_bytes(b"")
-    found = [(item.code, item.where.split(":")[0]) for item in validate(made.path)]
-    assert ("checksum", tars[0].name) in found
-    assert ("missing-file", tars[1].name) in found
-    assert ("checksum", labels.name) in found
-    assert ("labels-unreadable", labels.name) in found
-    assert ("unlisted-file", "labels-99999.parquet") in found
-    assert (
-        sum(code == "image-bytes" for code, _ in found) == 3
-    )  # one cut off, two in the tar that is gone
+    (shards.path / "labels-99999.parquet").write_bytes(b"")
+    violations = [(item.code, item.where.split(":")[0]) for item in validate(shards.path)]
+    assert ("checksum", tars[0].name) in violations
+    assert ("missing-file", tars[1].name) in violations
+    assert ("checksum", labels.name) in violations
+    assert ("labels-unreadable", labels.name) in violations
+    assert ("unlisted-file", "labels-99999.parquet") in violations
+    # one truncated image, and two in the missing tar
+    assert sum(code == "image-bytes" for code, _ in violations) == 3
 
 
-def change_manifest(made, **changes):
-    path = made.path / "manifest.json"
+def change_manifest(shards, **changes):
+    path = shards.path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_a_changed_manifest_is_found(make_set):
-    made = make_set()
-    taxonomy = json.loads(made.manifest.model_dump_json())["taxonomy"]
+    shards = make_set()
+    taxonomy = json.loads(shards.manifest.model_dump_json())["taxonomy"]
     taxonomy["categories"][0]["name"] = "dog"
-    change_manifest(made, taxonomy=taxonomy)
-    assert codes(made.path) == {"digest", "statistics"}
-    change_manifest(made, ledger={"annotations": {"input": 2, "kept": 1}})
-    assert "ledger" in codes(made.path)
-    change_manifest(made, kind="video")
-    assert codes(made.path) == {"manifest"}
+    change_manifest(shards, taxonomy=taxonomy)
+    assert codes(shards.path) == {"digest", "statistics"}
+    change_manifest(shards, ledger={"annotations": {"input": 2, "kept": 1}})
+    assert "ledger" in codes(shards.path)
+    change_manifest(shards, kind="video")
+    assert codes(shards.path) == {"manifest"}
 
 
-def test_a_layer_over_another_parent_is_found(make_set, tmp_path):
-    made = make_set()
-    layer = write_layer(tmp_path / "layer", made, made.samples(), Header.from_set(made, "t"))
-    change_manifest(made, digest="0" * 64)
+def test_a_changed_parent_of_a_layer_is_found(make_set, tmp_path):
+    shards = make_set()
+    layer = write_layer(tmp_path / "layer", shards, shards.samples(), Header.from_set(shards, "t"))
+    change_manifest(shards, digest="0" * 64)
     assert codes(layer.path) == {"parent"}
-    tar = made.path / "images-00000.tar"
+    tar = shards.path / "images-00000.tar"
     tar.write_bytes(bytes(len(tar.read_bytes())))
     assert codes(layer.path) == {"parent", "checksum", "image-checksum", "image-size"}
 
 
-def test_images_of_another_size_and_ids_that_occur_twice_are_found(tmp_path):
+def test_wrong_image_sizes_and_repeated_ids_are_found(tmp_path):
     records = [
         (toy_sample(1), picture(1)),
         (toy_sample(1), picture(1, height=25)),
@@ -95,12 +94,10 @@ def test_images_of_another_size_and_ids_that_occur_twice_are_found(tmp_path):
         "taxonomy": TAXONOMY,
         "kind": "panoptic",
         "name": "x",
-        "split": None,
         "command": "t",
-        "arguments": {},
     }
-    made = write_set(tmp_path / "set", records, Header(**options))
-    assert codes(made.path) == {"duplicate-id", "image-size"}
+    shards = write_set(tmp_path / "set", records, Header(**options))
+    assert codes(shards.path) == {"duplicate-id", "image-size"}
     bare = write_set(tmp_path / "bare", [(toy_sample(1), None)], Header(**options))
     assert codes(bare.path) == {"no-image"}
     elsewhere = replace(
@@ -148,7 +145,7 @@ def test_each_inconsistency_has_its_code(code):
 @pytest.mark.parametrize(
     "box", [(0.0, 0.0, -1.0, 5.0), (float("nan"), 0.0, 1.0, 1.0), (0.0, float("inf"), 1.0, 1.0)]
 )
-def test_boxes_that_are_no_boxes(box):
+def test_boxes_with_invalid_numbers_are_found(box):
     sample = replace(toy_sample(1), segments=(Segment(3, "thing", box, None, 1.0),))
     assert [item.code for item in check_sample(sample, TAXONOMY, "boxes")] == ["box"]
 
@@ -159,12 +156,12 @@ def test_instances_may_overlap_and_keep_the_sources_area():
     assert list(check_sample(sample, TAXONOMY, "instance")) == []
 
 
-def test_a_polygon_must_draw_its_mask_except_where_segments_hide_each_other():
+def test_a_polygon_must_draw_its_mask_unless_segments_hide_each_other():
     triangle, square = [[1, 1, 9, 1, 9, 9]], [[1, 1, 9, 1, 9, 9, 1, 9]]
     counts = rle.from_polygons(triangle, 24, 32)
     area = float(rle.area(counts, 24, 32))
     segment = Segment(3, "thing", (1.0, 1.0, 8.0, 8.0), counts, area, mask_from="human")
-    for polygon, kind, wanted in (
+    for polygon, kind, expected in (
         (triangle, "instance", []),
         (square, "instance", ["polygon"]),
         (square, "panoptic", []),
@@ -172,4 +169,4 @@ def test_a_polygon_must_draw_its_mask_except_where_segments_hide_each_other():
         sample = Sample(
             "1", "a.jpg", 32, 24, (replace(segment, source_polygon=json.dumps(polygon)),)
         )
-        assert [violation.code for violation in check_sample(sample, TAXONOMY, kind)] == wanted
+        assert [violation.code for violation in check_sample(sample, TAXONOMY, kind)] == expected
