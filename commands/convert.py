@@ -251,7 +251,8 @@ def semantic(
     labels: Annotated[
         Path,
         typer.Option(
-            help="One class a line: all lines `name`, all `index name`, or all `R G B name`."
+            help="One class a line: all lines `name`, all `index name`, all `R G B name`, or "
+            "CVAT's labelmap.txt."
         ),
     ],
     ignore: Annotated[

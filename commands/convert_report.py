@@ -98,11 +98,11 @@ def _result(
     report: "ConversionReport", source: "Source", seconds: float, error: str | None = None
 ) -> dict[str, Any]:
     ledger, published = report.ledger, report.published
-    quarantine = published.path / "quarantine.jsonl" if published else None
+    quarantine = published.path / "quarantine.jsonl" if published is not None else None
     return {
-        "path": str(published.path) if published else None,
-        "version": published.version if published else None,
-        "digest": published.manifest.digest if published else None,
+        "path": str(published.path) if published is not None else None,
+        "version": published.version if published is not None else None,
+        "digest": published.manifest.digest if published is not None else None,
         "kind": source.kind,
         "taxonomy": source.taxonomy.name,
         "ledger": ledger.annotations.model_dump(),
@@ -133,7 +133,7 @@ def _tables(report: "ConversionReport", source: "Source", seconds: float) -> "li
     if codes:
         tables.append(table("Codes", ("", "count"), codes))
     speed = report.ledger.images.kept / max(seconds, 1e-9)
-    if report.published:
+    if report.published is not None:  # a set without images is falsy
         tables.append(f"{report.published.path} ({speed:.0f} images/s)")
     else:
         tables.append("dry run: nothing was written")

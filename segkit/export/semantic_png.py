@@ -16,6 +16,7 @@ from segkit.export.destination import (
 )
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
+from segkit.sources.labels_file import label_line
 
 _DEFAULT_VOID = 255
 
@@ -48,7 +49,7 @@ def export_semantic(
         for sample in data.samples():
             _write_mask(names.path(sample, ".png"), sample, index, sixteen_bits, report)
         lines = [
-            f"{category.id} {category.source_name or category.name}\n"
+            f"{label_line(category.id, category.source_name or category.name)}\n"
             for category in data.taxonomy.categories
         ]
         (folder / "labels.txt").write_text("".join(lines), "utf-8")

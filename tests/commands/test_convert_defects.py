@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..sources.builders import coco_instances, coco_panoptic, picture, write_json
+from ..sources.builders import CATEGORIES, coco_instances, coco_panoptic, picture, write_json
 from ..sources.test_voc import maps as voc_maps
 from ..sources.test_voc import voc
 from .test_convert import boxes_set, convert_json, panoptic_set, refused, segkit
@@ -208,3 +208,17 @@ def test_skip_and_dry_run_report_the_quarantined_records(tmp_path: Path) -> None
         "panoptic",
         "panoptic.json",
     ]
+
+
+def test_an_empty_set_is_published_and_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    write_json(tmp_path / "e.json", {"images": [], "annotations": [], "categories": CATEGORIES})
+    arguments = ("coco", "--images", tmp_path / "images", "--instances", tmp_path / "e.json")
+    dry = segkit("convert", *arguments, "--dry-run")
+    assert dry.returncode == 0 and "dry run: nothing was written" in dry.stdout
+    done = segkit("convert", *arguments, "--out", tmp_path / "out")
+    assert done.returncode == 0 and "nothing was written" not in done.stdout
+    assert str(tmp_path / "out" / "v1") in done.stdout
+    result = convert_json(*arguments, "--out", tmp_path / "out")
+    assert (result["path"], result["version"]) == (str(tmp_path / "out" / "v2"), 2)
+    assert len(result["digest"]) == 64 and result["images"]["input"] == 0

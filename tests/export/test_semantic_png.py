@@ -8,6 +8,7 @@ from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
 from segkit.shards.writer import write_set
+from segkit.sources.labels_file import read_labels
 from segkit.taxonomy import Category, Taxonomy
 from tests.shards.conftest import toy_sample
 
@@ -43,3 +44,14 @@ def test_large_and_clashing_indices(tmp_path):
     assert indices.dtype == np.uint16 and np.array_equal(
         indices, np.where(np.tri(4, 5), 400, 65535)
     )
+
+
+def test_labels_of_any_name_are_read_back(tmp_path):
+    names = {0: "a\nb", 1: "2 3 x", 2: "#c", 4: "cat", 5: "-1 x"}
+    taxonomy = Taxonomy("odd", tuple(Category(i, name, "stuff") for i, name in names.items()))
+    options = {**OPTIONS, "taxonomy": taxonomy, "kind": "semantic"}
+    data = write_set(tmp_path / "set", [(Sample("s", "s.jpg", 5, 4, ()), None)], Header(**options))
+    export_semantic(data, tmp_path / "out")
+    labels = tmp_path / "out" / "labels.txt"
+    assert len(labels.read_text("utf-8").splitlines()) == len(names)
+    assert {entry.id: entry.name for entry in read_labels(labels).categories} == names
