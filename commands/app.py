@@ -1,13 +1,16 @@
 """The `segkit` command: one thin module per verb; errors become one line and an exit code."""
 
+import inspect as introspection
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from textwrap import shorten
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
+from typer.models import CommandInfo
 
 from segkit import __version__
 from segkit.errors import SegkitError
@@ -52,7 +55,8 @@ class _Workflow(TyperGroup):
 app = typer.Typer(
     name="segkit",
     cls=_Workflow,
-    help="One segmentation model from every kind of annotation.",
+    help="One segmentation model from every kind of annotation.\n\n"
+    "Example: segkit demo --out demo-out",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -76,6 +80,20 @@ app.command()(split.split)
 app.add_typer(export.app, name="export")
 app.add_typer(convert.app, name="convert")
 app.add_typer(vocabulary.app, name="vocabulary")
+
+
+def _registered(group: typer.Typer) -> Iterator[CommandInfo]:
+    """The commands of a group and of its subgroups."""
+    yield from group.registered_commands
+    for subgroup in group.registered_groups:
+        if subgroup.typer_instance is not None:
+            yield from _registered(subgroup.typer_instance)
+
+
+for _command in _registered(app):
+    # typer keeps single line breaks: join the lines of each paragraph, so that it wraps anew
+    _paragraphs = (_command.help or introspection.getdoc(_command.callback) or "").split("\n\n")
+    _command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in _paragraphs)
 
 
 def _version(show: bool) -> None:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Evaluate a run or predictions on a benchmark, beside its published figures.",
+    help="Evaluate a run or predictions on a benchmark, beside its published figures.\n\n"
+    "Example: segkit benchmark coco-panoptic --data work/coco-val --checkpoint work/run "
+    "--out work/bench",
 )
 
 _SCHEMA = "segkit.benchmark/1"
@@ -70,7 +72,7 @@ def objects365(
     training_set: str = typer.Option(
         None,
         metavar="SET",
-        help="Objects365's training images, converted, to tell rare from frequent classes;"
+        help="Objects365's training images, converted, to separate rare from frequent classes;"
         " by default the file's own images.",
     ),
     settings: list[str] = SETTINGS_OPTION,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from inspect import Parameter, Signature, cleandoc, signature
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -144,9 +144,7 @@ def _command(open_source: Callable[..., "Source"]) -> Callable[..., "Source"]:
         chosen = {name: arguments[name] for name in source_options}
         _run(common, arguments, lambda: open_source(**chosen))
 
-    # typer keeps line breaks, so that wrapped lines of a docstring would stay apart
-    paragraphs = cleandoc(str(open_source.__doc__)).split("\n\n")
-    command.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    command.__doc__ = open_source.__doc__
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     command.__annotations__ = {}
     app.command(open_source.__name__)(command)
@@ -260,7 +258,7 @@ def semantic(
     ] = None,
     first_label: Annotated[
         int | None,
-        typer.Option(help="Index of the first line of a list of plain names [default: 0]."),
+        typer.Option(help="Index of the first line of a list of plain names; 0 by default."),
     ] = None,
 ) -> "Source":
     """Any semantic dataset of index or color PNGs, such as CamVid or your own.

@@ -83,10 +83,10 @@ def predict(
     vocabulary encode`.
 
     Example: segkit predict --checkpoint work/run --images photos --vocabulary coco-panoptic-133
-    --out seen
+    --out work/photos
 
-    Example: segkit predict --checkpoint work/run --images photos --classes "cat, sofa, floor" --out
-    seen
+    Example: segkit predict --checkpoint work/run --images photos --classes "cat, sofa, floor"
+    --out work/photos
     """
     from segkit.runs.run_manifest import open_run
     from segkit.shards.reader import ShardSet

@@ -39,7 +39,7 @@ DEVICE_OPTION: str = typer.Option(
     "auto", "--device", help="Device of --checkpoint: auto, cpu, cuda or cuda:N."
 )
 EVALUATOR_OPTION: str = typer.Option(
-    "hotcoco", "--evaluator", help="COCO AP by hotcoco, faster-coco-eval or pycocotools."
+    "hotcoco", "--evaluator", help="Library for COCO AP: hotcoco, faster-coco-eval or pycocotools."
 )
 TASKS: "tuple[Task, ...]" = ("panoptic", "semantic", "instance")
 Choice = TypeVar("Choice", bound=str)

@@ -13,11 +13,12 @@ from .common import JSON_OPTION, emit, note, plural, table
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Shipped class lists, and text embeddings for your own class names.",
+    help="List the shipped vocabularies, and encode your own class names as text embeddings.\n\n"
+    "Example: segkit vocabulary encode cat sofa floor",
 )
 
 _MIN_SIMILARITY = 0.8
-"""Similarity (difflib, 0-1) at which a word may be a misspelt vocabulary: one wrong character in
+"""Similarity (difflib, 0-1) at which a word may be a misspelled vocabulary: one wrong character in
 six."""
 
 
@@ -86,7 +87,7 @@ def encode(
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Encode class names by a text encoder (extras minilm, clip, hf), and keep their embeddings.
+    """Encode class names with a text encoder (extras minilm, clip, hf), and keep their embeddings.
 
     The embeddings go to $SEGKIT_CACHE (~/.cache/segkit); names that have one keep it. A run uses
     the encoder and templates that it was trained with (--set text.encoder=...,
@@ -103,7 +104,7 @@ def encode(
 
     known = known_taxonomies()
     words = [name for name in names or () if name not in known]
-    _note_misspelt(words, known)
+    _note_misspelled(words, known)
     vocabularies = [name for name in names or () if name in known]
     if file:
         vocabularies.append(str(file))
@@ -129,7 +130,7 @@ def encode(
     emit(result, schema="segkit.encode/1", as_json=as_json, tables=[f"{line}: {store.cache_file}"])
 
 
-def _note_misspelt(words: Sequence[str], known: Sequence[str]) -> None:
+def _note_misspelled(words: Sequence[str], known: Sequence[str]) -> None:
     """Print a note for each class name that is nearly the name of a vocabulary."""
     for word in words:
         for close in get_close_matches(word.lower(), known, n=1, cutoff=_MIN_SIMILARITY):
