@@ -1,11 +1,11 @@
-"""What a sample costs the training loader, beside the bare JPEG-decode limit.
+"""Benchmark the training loader per sample, against JPEG decoding as its limit.
 
     python scripts/bench_data.py [SET ...] [--size 256 --size 512] [--workers 0 --workers 2]
 
-SET is a converted shard set; without any, generated scenes of 128 x 128 pixels are measured. Decode
-is one process that reads an image's bytes from its tar and decodes them, nothing else: the limit,
-which N workers could reach N times over. Loader is whole batches as the training loop gets them
-(jitter, zoom, flip, colors, masks), and the last column how much of that limit it reaches.
+SET is a converted shard set; by default, generated scenes of 128 x 128 pixels. "decode" is one
+process that only reads images from their tar and decodes them: the limit, of which N workers can
+reach N times as much. "loader" is complete batches as the training loop gets them (jitter, zoom,
+flip, colors, masks). The last column is the loader's speed as a fraction of the limit.
 """
 
 import argparse
@@ -62,7 +62,8 @@ def measure(sets: list[str], options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     table = Table(
-        title=f"{os.cpu_count()} cores, batches of {BATCH}; ms are CPU time, which a busy machine hardly changes"
+        title=f"{os.cpu_count()} cores, batches of {BATCH}; ms are CPU time, on which other load "
+        "has little effect"
     )
     for title in (
         "set",
@@ -85,25 +86,32 @@ def measure(sets: list[str], options: argparse.Namespace) -> None:
                     image_size=size, batch_size=BATCH, zoom_probability=0.3, workers=workers
                 )
                 loader, targets = loader_rate(shards, config, options.seconds)
+                fraction = loader.samples / (decode.samples * max(1, workers))
                 table.add_row(
-                    Path(spec).name, f"{targets:.1f}", str(size), str(workers), f"{decode.milliseconds:.1f}",
-                    "" if workers else f"{loader.milliseconds:.1f}", f"{decode.samples:.0f}", f"{loader.samples:.0f}",
-                    f"{loader.samples / (decode.samples * max(1, workers)):.0%}",
-                )  # fmt: skip
+                    Path(spec).name,
+                    f"{targets:.1f}",
+                    str(size),
+                    str(workers),
+                    f"{decode.milliseconds:.1f}",
+                    "" if workers else f"{loader.milliseconds:.1f}",
+                    f"{decode.samples:.0f}",
+                    f"{loader.samples:.0f}",
+                    f"{fraction:.0%}",
+                )
     Console(width=110).print(table)
 
 
 class Rate(NamedTuple):
-    """What a measurement found."""
+    """The speed of a measurement."""
 
     samples: float
-    """A second of wall time."""
+    """Per second of wall time."""
     milliseconds: float
-    """CPU time of a sample in this process (workers not counted)."""
+    """CPU time per sample in this process, without workers."""
 
 
 def decode_rate(shards: ShardSet, seconds: float) -> Rate:
-    """Reading and decoding alone, on one core."""
+    """The rate of reading and decoding, on one core."""
     samples = [sample for _, sample in zip(range(500), shards.samples(), strict=False)]
     count, start, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
@@ -113,10 +121,10 @@ def decode_rate(shards: ShardSet, seconds: float) -> Rate:
 
 
 def loader_rate(shards: ShardSet, config: DataConfig, seconds: float) -> tuple[Rate, float]:
-    """The loader once its workers run, and targets per sample."""
+    """The rate of the loader once its workers run, and the targets per sample."""
     mix = DataMix([("set", shards, 1.0)], config, seed=0)
     batches: Iterator[tuple[int, Batch]] = mix.batches(0, 1_000_000)
-    for _ in range(3 + 2 * config.workers):  # start-up, caches and what was prefetched
+    for _ in range(3 + 2 * config.workers):  # start-up, caches and prefetched batches
         next(batches)
     count, targets, start, cpu = 0, 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
