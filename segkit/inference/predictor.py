@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from segkit.taxonomy import Category, Taxonomy
 from segkit.text.vocabulary import taxonomy_from_names
 
 Classes = Taxonomy | Sequence[str] | None
+Boxes = Sequence[Box] | NDArray[np.floating[Any] | np.integer[Any]]
+"""(Q, 4) x, y, width, height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +128,13 @@ class Predictor:
         )
 
     def predict_boxes(
-        self, image: Image, boxes: Sequence[Box], labels: Sequence[str | None] | None = None
+        self, image: Image, boxes: Boxes, labels: Sequence[str | None] | None = None
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Segment the object in each box.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            boxes: x, y, width, height in pixels; an array (Q, 4) also works.
+            boxes: (Q, 4) x, y, width, height in pixels.
             labels: the class name of each box, or None where it is not known; None for all if no
                 class is known.
 
@@ -150,7 +153,7 @@ class Predictor:
             "box labels", tuple(Category(row, name, "thing") for row, name in enumerate(known))
         )
         rows = [-1 if name is None else known.index(name) for name in names]
-        prompts = ImagePrompts(np.ascontiguousarray(image), boxes, rows)
+        prompts = ImagePrompts(np.ascontiguousarray(image), np.asarray(boxes).tolist(), rows)
         config, crop_size = self.run.recipe.inference, self.run.recipe.data.image_size
         (predictions,) = predict_box_masks(
             self.run.model,
@@ -188,7 +191,7 @@ class Predictor:
 
 
 def segment_boxes(
-    run: Run, image: Image, boxes: Sequence[Box], labels: Sequence[str | None] | None = None
+    run: Run, image: Image, boxes: Boxes, labels: Sequence[str | None] | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Segment the object in each box: `Predictor(run).predict_boxes(image, boxes, labels)`."""
     return Predictor(run).predict_boxes(image, boxes, labels)
@@ -205,7 +208,7 @@ def _check_image(image: Image) -> None:
         raise InputError(message, hint="give (height, width, 3) uint8 in RGB order")
 
 
-def _check_boxes(image: Image, boxes: Sequence[Box], names: Sequence[str | None]) -> None:
+def _check_boxes(image: Image, boxes: Boxes, names: Sequence[str | None]) -> None:
     if len(names) != len(boxes):
         message = f"{len(names)} labels for {len(boxes)} boxes"
         raise InputError(message, hint="give one per box, None where it is not known")

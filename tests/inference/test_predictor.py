@@ -137,6 +137,52 @@ def test_boxes_are_segmented_as_by_segment_boxes(run: Path, toy: ShardSet) -> No
     assert np.array_equal(masks, expected[0]) and np.array_equal(scores, expected[1])
 
 
+def test_box_labels_are_names_of_any_vocabulary(run: Path, toy: ShardSet) -> None:
+    loaded = segkit.load_run(run)
+    image, boxes = toy.image(next(toy.samples())), [(4.0, 4.0, 30.0, 20.0), (0.0, 10.0, 12.0, 30.0)]
+    named, scores = segkit.segment_boxes(loaded, image, boxes, ["dog", "tree"])
+    unnamed, _ = segkit.segment_boxes(loaded, image, boxes)
+    assert named.shape == unnamed.shape == (2, *image.shape[:2]) and scores.shape == (2,)
+    with pytest.raises(InputError, match="flurblewidget"):
+        segkit.segment_boxes(loaded, image, boxes[:1], ["flurblewidget"])
+    assert segkit.segment_boxes(loaded, image, [])[0].shape == (0, *image.shape[:2])
+    mixed, _ = segkit.segment_boxes(
+        loaded, image[..., ::-1][..., ::-1], np.array(boxes), ["dog", None]
+    )
+    assert np.array_equal(mixed[0], named[0]) and np.array_equal(mixed[1], unnamed[1])
+    integers = np.array(boxes, np.int64)
+    assert np.array_equal(segkit.segment_boxes(loaded, image, integers)[0], unnamed)
+
+
+@pytest.mark.parametrize(
+    ("image", "boxes", "labels", "message"),
+    [
+        (
+            np.zeros((40, 50, 3), np.float32),
+            [(0, 0, 9, 9)],
+            None,
+            r"shape \(40, 50, 3\) and type float32",
+        ),
+        (np.zeros((40, 50), np.uint8), [(0, 0, 9, 9)], None, r"shape \(40, 50\)"),
+        (np.zeros((40, 50, 4), np.uint8), [(0, 0, 9, 9)], None, r"shape \(40, 50, 4\)"),
+        (np.zeros((40, 50, 3), np.uint8), [(0, 0, 9, 9)], ["cat", "dog"], "2 labels for 1 boxes"),
+        (np.zeros((40, 50, 3), np.uint8), [(0, 0, 9, 9), (5, 5, -3, 9)], None, "box 1 is"),
+        (np.zeros((40, 50, 3), np.uint8), [(0, 0, np.nan, 9)], None, "box 0 is"),
+        (
+            np.zeros((40, 50, 3), np.uint8),
+            [(60, 0, 9, 9)],
+            None,
+            "box 0 is outside the image of 50 x 40",
+        ),
+    ],
+)
+def test_invalid_boxes_images_and_labels_are_refused(
+    run: Path, image, boxes, labels, message
+) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=message):
+        segkit.segment_boxes(segkit.load_run(run), image, boxes, labels)
+
+
 def test_invalid_input_is_refused_at_the_call(run: Path) -> None:
     predictor = segkit.Predictor(run, "cpu")
     image = np.zeros((40, 50, 3), np.uint8)

@@ -1,0 +1,132 @@
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from segkit.masks.boxes import pixels_of_box
+from segkit.masks.rle import area, decode
+from segkit.sample import Sample
+from segkit.shards.header import Header
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_set
+from tests.commands.slips import assert_refused_before_torch, hollow_run
+from tests.commands.test_predict import call, error, invoke
+
+
+@pytest.mark.parametrize("strategy", ["box-prompts", "proposals"])
+def test_boxes_become_masks(run: Path, boxes: ShardSet, tmp_path: Path, strategy: str) -> None:
+    out = tmp_path / "pseudo"
+    common = ("--checkpoint", run, "--data", boxes.path, "--out", out)
+    output = invoke("pseudolabel", *common, "--strategy", strategy)
+    layer = ShardSet.open(out)
+    before = [s for sample in boxes.samples() for s in sample.segments]
+    after = [(s, sample) for sample in layer.samples() for s in sample.segments]
+    assert len(before) == len(after)
+    assert output["boxes"] == len(before) - 1, "a crowd is not one object"
+    assert output["masked"] == sum(s.mask is not None for s, _ in after)
+    assert output["masked"] + output["kept_as_boxes"] == output["boxes"]  # type: ignore[operator]
+    assert (output["already_masked"], output["left_alone"]) == (0, 1)
+    for old, (new, sample) in zip(before, after, strict=True):
+        assert (new.class_id, new.box, new.source_id) == (old.class_id, old.box, old.source_id)
+        if new.mask is None:
+            assert new == old
+            continue
+        assert new.mask_from == "pseudo" and new.score is not None and 0 < new.score <= 1
+        assert new.area == area(new.mask, sample.height, sample.width) > 0
+        outside = decode(new.mask, sample.height, sample.width).copy()
+        outside[pixels_of_box(new.box, sample.height, sample.width)] = False
+        assert not outside.any()
+    assert after[0][0].mask is None and after[0][0].is_crowd
+    assert not list(layer.path.glob("*.tar")), "a layer holds labels only"
+    assert (layer.image(next(layer.samples())) == boxes.image(next(boxes.samples()))).all()
+    parents = {parent.digest for parent in layer.manifest.parents}
+    assert boxes.manifest.digest in parents and len(parents) == 2, "data and run"
+
+
+def test_every_segment_is_counted_where_some_have_masks(
+    run: Path, toy: ShardSet, tmp_path: Path
+) -> None:
+    """Masks, boxes, a crowd box and an ignored box side by side; the table equals the JSON."""
+
+    def mixed() -> Iterator[tuple[Sample, bytes]]:
+        for number, sample in enumerate(toy.samples()):
+            segments = [replace(s, kind="thing") for s in sample.segments]
+            if number < 3:
+                marks = ({}, {"is_crowd": True}, {"ignore": True})[number]
+                segments[0] = replace(segments[0], mask=None, mask_from=None, **marks)
+            yield replace(sample, segments=tuple(segments)), toy.image_bytes(sample)
+
+    header = Header(taxonomy=toy.taxonomy, kind="instance", name="mixed", command="test")
+    data = write_set(tmp_path / "mixed", mixed(), header)
+    total, out = data.manifest.statistics.segments, tmp_path / "out"
+    common = ("pseudolabel", "--checkpoint", run, "--data", data.path, "--out", out)
+    output = invoke(*common)
+    assert (output["boxes"], output["left_alone"], output["already_masked"]) == (1, 2, total - 3)
+    before, after = (
+        [s for sample in shards.samples() for s in sample.segments]
+        for shards in (data, ShardSet.open(out))
+    )
+    changed = [old for old, new in zip(before, after, strict=True) if new != old]
+    assert len(changed) == output["masked"]
+    assert all(segment.mask is None and not segment.is_crowd for segment in changed)
+    printed = call(*common).stdout
+    assert f"Pseudo-labels of {data.path}: {total} segments\n" in printed
+    keys = ("boxes", "masked", "kept_as_boxes", "already_masked", "left_alone")
+    rows = [line for line in printed.splitlines() if line.startswith("│")]
+    assert [int(line.split()[-2]) for line in rows] == [output[key] for key in keys]
+
+
+def test_a_set_without_boxes_is_refused_before_the_model_is_loaded(
+    toy: ShardSet, tmp_path: Path
+) -> None:
+    run, out = hollow_run(tmp_path / "run"), tmp_path / "out"
+    line = error("pseudolabel", "--checkpoint", run, "--data", toy.path, "--out", out)
+    assert re.fullmatch(rf"{toy.path}: no segment lacks a mask; give a set with boxes, .*", line)
+    assert not out.exists()
+
+
+def test_an_unknown_strategy_is_refused(run: Path, boxes: ShardSet, tmp_path: Path) -> None:
+    common = ("--checkpoint", run, "--data", boxes.path, "--out", tmp_path / "out")
+    line = error("pseudolabel", *common, "--strategy", "magic")
+    assert line == "--strategy magic; one of box-prompts, proposals"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_old_name_of_box_prompts_is_accepted_with_a_note(
+    run: Path, boxes: ShardSet, tmp_path: Path
+) -> None:
+    common = ("pseudolabel", "--checkpoint", run, "--data", boxes.path, "--out", tmp_path)
+    result = call(*common, "--strategy", "conditioned", "--json")
+    assert "--strategy conditioned is now called box-prompts" in result.stderr
+    assert json.loads(result.stdout)["strategy"] == "box-prompts"
+    first, second = ShardSet.open(tmp_path), invoke(*common, "--strategy", "box-prompts")
+    assert first.manifest.digest == second["digest"]
+
+
+def test_pseudo_score_decides_which_boxes_get_masks(
+    run: Path, boxes: ShardSet, tmp_path: Path
+) -> None:
+    counts = []
+    for score in (0, 0.3, 1):
+        common = ("--checkpoint", run, "--data", boxes.path, "--out", tmp_path)
+        output = invoke("pseudolabel", *common, "--set", f"inference.pseudo_score={score}")
+        counts.append(output["masked"])
+    assert counts[0] > counts[2] == 0 and counts[0] >= counts[1] >= counts[2]  # type: ignore[operator]
+
+
+def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(
+    run: Path, toy: ShardSet, boxes: ShardSet
+) -> None:
+    checkpoint, data = f"--checkpoint={run}", f"--data={boxes.path}"
+    slips = (
+        [checkpoint, data, "--strategy", "magic"],
+        ["--checkpoint", "absent", data],
+        [checkpoint, "--data", "absent"],
+        [checkpoint, "--data", str(toy.path)],
+        [checkpoint, data, "--set", "inference.scores=3"],
+        [checkpoint, data, "--set", "inference.score=0.3"],
+    )
+    assert_refused_before_torch(["pseudolabel", "--out", "x"], slips)
