@@ -1,4 +1,4 @@
-"""The inference loop: load images, batch them by shape, run the model and post-process, in order."""
+"""The inference loop: load images, batch them by shape, run the model, post-process in order."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
