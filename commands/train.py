@@ -60,6 +60,9 @@ def train(
     resume: bool = typer.Option(
         False, "--resume", help="Resume an interrupted run from its last checkpoint."
     ),
+    restart: bool = typer.Option(
+        False, "--restart", help="Delete the checkpoints of an interrupted run and start anew."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Train a model on one or several shard sets; each step draws one of them.
@@ -70,6 +73,8 @@ def train(
     --steps 2000
     """
     started = time.monotonic()
+    if resume and restart:
+        raise InputError("--resume and --restart exclude each other", hint="give one of them")
     if init_from is not None:
         overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
     sets = [_parse_data(item) for item in data]
@@ -94,6 +99,7 @@ def train(
             device=device,
             overrides=overrides,
             resume=resume,
+            restart=restart,
             callbacks=Callbacks(display.start, display.step, display.evaluation),
         )
     if distributed.torchrun_rank() != 0:

@@ -7,11 +7,12 @@ bytes, Parquet, names that lead from one store to another.
 """
 
 import errno
+import fcntl
 import os
 import posixpath
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
@@ -232,6 +233,19 @@ def delete(path: Path) -> None:
 def cache_root() -> Path:
     """$SEGKIT_CACHE, by default ~/.cache/segkit; it need not exist."""
     return Path(os.environ.get("SEGKIT_CACHE", Path.home() / ".cache" / "segkit"))
+
+
+@contextmanager
+def exclusive_lock(file: Path) -> Iterator[None]:
+    """Hold the lock of a file on this machine; other processes that ask for it wait.
+
+    Args:
+        file: made if it is missing, and left there.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def _local_size(path: Path) -> int | None:

@@ -1,11 +1,9 @@
 """Load a shard set, with predictions beside it, into a FiftyOne dataset."""
 
-import fcntl
 import hashlib
 import mimetypes
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from segkit.browse.media import image_file, media_root
 from segkit.errors import InputError
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
+from segkit.storage import exclusive_lock
 
 TRUTH = "ground_truth"
 PREDICTIONS = "predictions"
@@ -136,7 +135,8 @@ def _fill(name: str, shards: ShardSet, predictions: ShardSet | None, samples: It
     """
     fo = fiftyone()
     _check_name(name, shards)
-    with _lock(name):
+    lock = hashlib.sha256(name.encode()).hexdigest()[:16]
+    with exclusive_lock(media_root() / "locks" / lock):
         dataset = fo.Dataset(f"segkit-loading-{uuid.uuid4()}")
         try:
             _describe(dataset, shards, predictions)
@@ -174,16 +174,6 @@ def _check_name(name: str, shards: ShardSet) -> None:
             return
         message = f"FiftyOne has a dataset {owner!r} of another set, {lineage['path']}"
     raise InputError(message, file=shards.path, hint=hint)
-
-
-@contextmanager
-def _lock(name: str) -> Iterator[None]:
-    """Let one process at a time load a dataset of this name; another one waits."""
-    folder = media_root() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / hashlib.sha256(name.encode()).hexdigest()[:16]).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _describe(dataset: Any, shards: ShardSet, predictions: ShardSet | None) -> None:

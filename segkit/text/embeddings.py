@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from segkit.errors import InputError
-from segkit.storage import cache_root
+from segkit.storage import cache_root, exclusive_lock
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies
 from segkit.text.encoders import MINILM, MINILM_MODEL, Vectors, load_encoder
 from segkit.text.encoding import SHIPPED, Encoding
@@ -169,18 +169,8 @@ class EmbeddingStore:
             return new
         vectors, digest = self._encode(new)
         rows = dict(zip(new, vectors, strict=True))
-        if self.cache_file.is_file():
-            cached = read_table(self.cache_file)
-            if cached.encoder_digest not in (None, digest):
-                message = (
-                    f"{self.encoding.name} has other weights ({digest}) than when the words in the "
-                    "cache were encoded"
-                )
-                hint = "give the weights of then, or delete the file to encode anew"
-                raise InputError(message, file=self.cache_file, hint=hint)
-            rows = {**cached.rows, **rows}
-        mean = np.zeros(vectors.shape[1], np.float32) if self.mean is None else self.mean
-        write_table(self.cache_file, EmbeddingTable(rows, mean, digest), self.encoding)
+        with exclusive_lock(self.cache_file.with_suffix(".lock")):
+            self._merge_into_cache(rows, digest)
         return new
 
     def encode(self, words: Sequence[str]) -> Vectors:
@@ -195,6 +185,23 @@ class EmbeddingStore:
         """(N, D) unit rows without centering: means over the templates of unit rows, as CLIP
         ensembles them."""
         return self._encode_raw(words)[0]
+
+    def _merge_into_cache(self, rows: dict[str, Vectors], digest: str) -> None:
+        """Add rows to the cache file; the caller holds its lock."""
+        if self.cache_file.is_file():
+            cached = read_table(self.cache_file)
+            if cached.encoder_digest not in (None, digest):
+                message = (
+                    f"{self.encoding.name} has other weights ({digest}) than when the words in the "
+                    "cache were encoded"
+                )
+                hint = "give the weights of then, or delete the file to encode anew"
+                raise InputError(message, file=self.cache_file, hint=hint)
+            rows = {**cached.rows, **rows}
+        mean = (
+            np.zeros(len(next(iter(rows.values()))), np.float32) if self.mean is None else self.mean
+        )
+        write_table(self.cache_file, EmbeddingTable(rows, mean, digest), self.encoding)
 
     def _encode(self, words: Sequence[str]) -> tuple[Vectors, str]:
         """Unit rows (N, D) and the digest that their table records."""

@@ -127,7 +127,7 @@ def newest(folder: Path) -> Path | None:
         old = sorted(path for path in folder.iterdir() if _OLD_NAME.fullmatch(path.name))
         if old:
             message = "a checkpoint of an earlier segkit, which cannot be resumed"
-            raise InputError(message, file=old[-1], hint="leave --resume out to start anew")
+            raise InputError(message, file=old[-1], hint="give --restart to start anew")
     return checkpoints[-1] if checkpoints else None
 
 

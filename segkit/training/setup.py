@@ -182,7 +182,7 @@ def check_resumable(
     if part == "recipe":
         keys = sorted(_differences(interrupted["recipe"], fingerprint["recipe"]))
         message += f" ({', '.join(keys)})"
-    raise InputError(message, file=out, hint="give the same, or leave --resume out to start anew")
+    raise InputError(message, file=out, hint="give the same, or --restart to start anew")
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -9,6 +9,7 @@ import torch
 from segkit import distributed
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.mix import DataMix
+from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.runs.init_from import init_from
 from segkit.runs.run_manifest import CHECKPOINTS
@@ -29,6 +30,7 @@ def train(
     device: str = "auto",
     overrides: Sequence[str] = (),
     resume: bool = False,
+    restart: bool = False,
     callbacks: Callbacks | None = None,
 ) -> Path:
     """Train a model and publish it as a new version of the run `out`.
@@ -43,14 +45,15 @@ def train(
         overrides: `section.key=value`, applied to the recipe.
         resume: continue from the last checkpoint of an interrupted run with the same recipe and
             data; start anew where there is none.
+        restart: delete the checkpoints of an interrupted run and start anew.
         callbacks: called as the training proceeds.
 
     Returns:
         The path of the published version.
 
     Raises:
-        InputError: a recipe, data set or device that cannot be used, or another recipe than that of
-            the run to resume.
+        InputError: a recipe, data set or device that cannot be used, another recipe than that of
+            the run to resume, or an interrupted run with neither `resume` nor `restart`.
         SegkitError: a loss is not finite, or another process is writing to `out`.
         StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
     """
@@ -60,7 +63,7 @@ def train(
     with distributed.process_group(setup.device):
         # Before staging: what is refused here must not remove an interrupted run.
         mix, trainer = _build_mix(setup), _build_trainer(setup)
-        with _open_stage(out, setup, resume) as stage:
+        with _open_stage(out, setup, resume=resume, restart=restart) as stage:
             return _train(trainer, mix, stage, callbacks or Callbacks())
 
 
@@ -92,13 +95,20 @@ def _build_trainer(setup: TrainingSetup) -> Trainer:
 
 
 @contextmanager
-def _open_stage(out: Path, setup: TrainingSetup, resume: bool) -> Iterator[Staging]:
+def _open_stage(
+    out: Path, setup: TrainingSetup, *, resume: bool, restart: bool
+) -> Iterator[Staging]:
     """The run's staging directory: the first process holds it, the others share its path."""
     fingerprint, is_first = setup.fingerprint(), distributed.rank() == 0
     if resume:
         # Only the first process reads: another could read what the first has begun to write.
         left = distributed.broadcast_object(interrupted(out) if is_first else None)
         check_resumable(left, fingerprint, out)
+    elif not restart:
+        has_checkpoints = is_first and any(out.glob(f".v*.partial/{CHECKPOINTS}/step-*"))
+        if distributed.broadcast_object(has_checkpoints):
+            hint = "give --resume to continue it, or --restart to delete its checkpoints"
+            raise InputError("holds an interrupted run", file=out, hint=hint)
     with (
         staging(out, fingerprint, resume=resume, content="run") if is_first else nullcontext()
     ) as stage:

@@ -1,8 +1,12 @@
 import json
 import shlex
 import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +16,8 @@ from segkit.commands.app import app
 from segkit.demo.scenes import names as demo_names
 from segkit.errors import InputError
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
-from segkit.text.embeddings import EmbeddingStore
+from segkit.text.embeddings import EmbeddingStore, write_table
+from segkit.text.encoders import Vectors
 from segkit.text.encoding import TEMPLATE
 
 DIM = 384
@@ -147,3 +152,21 @@ def test_a_broken_cache_file_is_named() -> None:
     EmbeddingStore().cache_file.write_bytes(b"half")
     with pytest.raises(InputError, match=EmbeddingStore().cache_file.name):
         EmbeddingStore().embed(load_taxonomy("voc-20"))
+
+
+def test_words_that_are_encoded_at_the_same_time_are_all_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def encode(store: EmbeddingStore, words: Sequence[str]) -> tuple[Vectors, str]:
+        return np.ones((len(words), 384), np.float32) / 384**0.5, store.encoder_digest() or ""
+
+    def write_slowly(*arguments: Any) -> None:
+        time.sleep(0.02)
+        write_table(*arguments)
+
+    monkeypatch.setattr(EmbeddingStore, "_encode", encode)
+    monkeypatch.setattr("segkit.text.embeddings.write_table", write_slowly)
+    words = [f"word {number}" for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda word: EmbeddingStore().add([word]), words))
+    assert set(words) <= EmbeddingStore().vectors().keys()

@@ -64,7 +64,7 @@ def test_a_half_written_checkpoint_is_ignored_and_then_deleted(tmp_path: Path) -
 def test_an_empty_folder_has_no_checkpoint_and_an_old_one_is_refused(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "absent") is None and checkpoint.newest(tmp_path) is None
     (tmp_path / "step-00000010.pt").write_bytes(b"old")
-    with pytest.raises(InputError, match=r"step-00000010\.pt.*earlier segkit.*leave --resume out"):
+    with pytest.raises(InputError, match=r"step-00000010\.pt.*earlier segkit.*give --restart"):
         checkpoint.newest(tmp_path)
 
 

@@ -71,7 +71,7 @@ def test_a_vitdet_is_normalized_as_its_vit_was() -> None:
         ({"processes": 8}, "differ in their processes;"),
         (
             {"recipe": {"optimizer": {"lr": 0.1, "schedule": "poly"}, "name": "x"}},
-            r"differ in their recipe \(name, optimizer.lr\); .*leave --resume out",
+            r"differ in their recipe \(name, optimizer.lr\); .*--restart",
         ),
     ],
 )

@@ -242,6 +242,23 @@ def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
     assert newest is not None and checkpoint.load(newest, {})["step"] == 2
 
 
+def test_training_over_an_interrupted_run_is_refused_without_resume_or_restart(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, device="cpu", callbacks=stop_after(2))
+    with pytest.raises(InputError, match=r"interrupted run; give --resume .*, or --restart"):
+        train(tiny, toy, out, device="cpu", steps=3)
+    assert checkpoint.newest(out / ".v1.partial" / "checkpoints") is not None
+    started: list[int] = []
+    callbacks = Callbacks(on_start=lambda step, steps: started.append(step))
+    version = train(tiny, toy, out, device="cpu", steps=3, restart=True, callbacks=callbacks)
+    assert started == [0] and read_run_manifest(version).steps == 3
+    # a run that is published is no obstacle
+    train(tiny, toy, out, device="cpu", steps=1)
+
+
 def test_only_the_first_process_reads_what_an_interrupted_run_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,11 +269,11 @@ def test_only_the_first_process_reads_what_an_interrupted_run_left(
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     broadcasts = iter(({"seed": 1}, "the first one's directory", {"seed": 2}))
     monkeypatch.setattr(distributed, "broadcast_object", lambda value: next(broadcasts))
-    with _open_stage(tmp_path, setup, resume=True) as stage:
+    with _open_stage(tmp_path, setup, resume=True, restart=False) as stage:
         assert stage == "the first one's directory"
     with (
         pytest.raises(InputError, match="differ in their seed"),
-        _open_stage(tmp_path, setup, resume=True),
+        _open_stage(tmp_path, setup, resume=True, restart=False),
     ):
         pass
 
