@@ -191,7 +191,7 @@ def test_every_set_has_a_default_name_that_fiftyone_accepts(
 ) -> None:
     header: dict[str, Any] = {"kind": "panoptic", "split": None, "command": "test", "arguments": {}}
     records = [(panoptic_sample("a"), png(0))]
-    shards = write_set(tmp_path / "set", records, taxonomy=TAXONOMY, name=name, **header)
+    shards = write_set(tmp_path / "set", records, Header(taxonomy=TAXONOMY, name=name, **header))
     loaded = dataset.load(shards).dataset
     assert loaded == (expected or f"set-{shards.manifest.digest[:12]}-v1")
     assert len(fo.load_dataset(loaded)) == 1
