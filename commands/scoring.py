@@ -1,5 +1,4 @@
-"""Shared by `eval`, `benchmark` and `predict`: the predictions to evaluate, and tables of
-figures."""
+"""Predictions to evaluate and tables of figures, for `eval`, `benchmark` and `predict`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -147,8 +146,10 @@ def warn(result: dict[str, Any]) -> None:
 
 
 def tables(result: dict[str, Any], truth: "ShardSet") -> list[Table | str]:
-    """The headline figures and the weakest classes; of equally weak ones, those of most segments
-    come first."""
+    """The headline figures and the weakest classes.
+
+    Of equally weak classes, those with the most segments come first.
+    """
     headlines = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
     optional = {"zero_shot": _zero_shot, "given_boxes": _box_prompts}
     more = [show(result[key]) for key, show in optional.items() if key in result]

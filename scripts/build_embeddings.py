@@ -1,5 +1,4 @@
-"""Write schemas/embeddings/: vectors for all words of the shipped taxonomies, the demo and everyday
-names.
+"""Write schemas/embeddings/: vectors for the shipped taxonomies, the demo and everyday names.
 
     python scripts/build_embeddings.py [--new-mean]
 
@@ -36,8 +35,10 @@ def taxonomy_words() -> set[str]:
 
 
 def other_words(lists: Path) -> set[str]:
-    """Words beyond the shipped taxonomies: the demo's, everyday ones, and the names of four more
-    class lists."""
+    """Words beyond the shipped taxonomies.
+
+    The demo's, everyday ones, and the names of four more class lists.
+    """
     written = [word for row in WORDS["words"].values() for word in row.split(",")]
     listed = [name for list_ in OTHER_LISTS for name in lines(lists / f"{list_}_names.txt")]
     plain = [name for name in listed if not re.search(r"-(merged|other|stuff)\b", name)]

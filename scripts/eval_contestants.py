@@ -1,5 +1,4 @@
-"""The contestants of `bench_eval.py`: each evaluates a folder of inputs and returns {figure: value
-in percent}."""
+"""Evaluators that `bench_eval.py` compares; each returns {figure: value in percent}."""
 
 import json
 from collections.abc import Callable

@@ -77,8 +77,11 @@ def objects(sample: Sample) -> list[Segment]:
 def score(
     data: ShardSet, hidden: dict[tuple[str, str | None], NDArray[np.bool_]], method: Method
 ) -> list[float]:
-    """Mean IoU of all, small, medium and large boxes, median of area / true area, and the fraction
-    of boxes that are over 95 % full."""
+    """Score predicted masks for boxes.
+
+    Mean IoU of all, small, medium and large boxes, median of area / true area, and the fraction of
+    boxes that are over 95 % full.
+    """
     rows: list[tuple[float, float, float, float]] = []
     for sample in data.samples():
         segments = objects(sample)

@@ -47,8 +47,7 @@ def train_once(
     arguments: argparse.Namespace,
     eval_data: Sequence[str] = (),
 ) -> Path:
-    """Return the published run of a name and a seed; train it first, or resume it, if there is
-    none.
+    """Return the published run of a name and a seed; train or resume it if it is missing.
 
     Args:
         name: name of the run.

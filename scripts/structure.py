@@ -248,8 +248,10 @@ def check_names(every_word: bool) -> Check:
 
 
 def defined_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Names that a file defines, once per scope: functions, classes, arguments, variables,
-    attributes; each with the line of its first definition."""
+    """Names that a file defines, once per scope, each with the line of its first definition.
+
+    Functions, classes, arguments, variables and attributes.
+    """
     scopes: list[ast.AST] = [tree]
     while scopes:
         scope = scopes.pop()

@@ -1,5 +1,4 @@
-"""Processes, devices and precision: the collective operations of training, each a no-op in a
-single process."""
+"""Processes, devices, precision, and collective operations that work in a single process too."""
 
 import os
 from collections.abc import Iterator

@@ -151,8 +151,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_range(path: Path, offset: int, length: int) -> bytes:
-    """Up to `length` bytes from `offset` on, fewer at the end of the file; errors of
-    `read_bytes`."""
+    """Read up to `length` bytes from `offset` on, fewer at the end of the file.
+
+    Raises the errors of `read_bytes`.
+    """
     if is_remote(path):
         return _cat(path, start=offset, end=offset + length)
     with path.open("rb", buffering=0) as file:
@@ -260,8 +262,10 @@ def _remote(path: Path) -> "UPath":
 
 
 def _store(path: Path) -> "AbstractFileSystem":
-    """The store of a remote path; `UPath.fs` does not work in a forked process, such as a loader's
-    worker."""
+    """The store of a remote path.
+
+    `UPath.fs` does not work in a forked process, such as a loader's worker.
+    """
     import fsspec
 
     return fsspec.filesystem(_remote(path).protocol, **_remote(path).storage_options)

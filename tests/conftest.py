@@ -49,8 +49,7 @@ def _s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3(_s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty bucket on a local S3 server, s3://name; in the environment of child processes
-    too."""
+    """An empty bucket on a local S3 server, s3://name; child processes can use it too."""
     import fsspec
 
     keys = {

@@ -1,5 +1,4 @@
-"""The Objects365 instance benchmark of DaTaSeg: 1,000 validation images with masks, in COCO's
-format.
+"""DaTaSeg's Objects365 instance benchmark: 1,000 validation images with masks, in COCO format.
 
 The file is `o365_instance_seg_val.json` of
 google-research-datasets/DaTaSeg-Objects365-Instance-Segmentation (CC BY 4.0); the images are in the

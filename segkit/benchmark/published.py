@@ -1,5 +1,4 @@
-"""Published figures of each benchmark, with their sources, and the benchmark that a set belongs
-to."""
+"""Published figures of each benchmark, their sources, and the benchmark that fits a set."""
 
 import json
 from dataclasses import dataclass
@@ -75,8 +74,10 @@ def load_benchmark(name: str) -> Benchmark:
 
 
 def class_differences(benchmark: Benchmark, truth: ShardSet) -> tuple[str, ...]:
-    """In words, that a set has other classes than the published rows; empty where it has the same,
-    under any ids."""
+    """State that a set has other classes than the published rows; empty where it has the same.
+
+    The ids of the classes may differ.
+    """
     classes, count = class_list(truth.taxonomy), len(truth.taxonomy.categories)
     if classes == benchmark.classes:
         return ()
@@ -85,8 +86,10 @@ def class_differences(benchmark: Benchmark, truth: ShardSet) -> tuple[str, ...]:
 
 
 def class_list(taxonomy: Taxonomy) -> str:
-    """The known vocabulary that has exactly these names, whatever their ids and order; else the
-    taxonomy's own name."""
+    """The known vocabulary that has exactly these names, or else the taxonomy's own name.
+
+    The ids and the order of the names may differ.
+    """
     names = {plain_name(name) for name in taxonomy.names}
     for known in known_taxonomies():
         if {plain_name(name) for name in load_taxonomy(known).names} == names:
@@ -95,8 +98,10 @@ def class_list(taxonomy: Taxonomy) -> str:
 
 
 def transfer_benchmark(truth: ShardSet) -> str:
-    """Name of the direct-transfer benchmark that a set belongs to; InputError where no rows were
-    published for it."""
+    """Name of the direct-transfer benchmark that a set belongs to.
+
+    Raises InputError where no rows were published for it.
+    """
     classes = class_list(truth.taxonomy)
     name = _TRANSFER.get((classes, truth.manifest.kind))
     if name is None:

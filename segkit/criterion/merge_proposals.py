@@ -19,8 +19,7 @@ from segkit.shards.manifest import Task
 
 
 def mergeable_classes(task: Task, is_thing: Tensor) -> Tensor:
-    """Classes whose proposals are merged: stuff in panoptic, all in semantic, none in instance
-    segmentation.
+    """Classes whose proposals are merged: stuff (panoptic), all (semantic) or none (instance).
 
     Args:
         task: what the data set is annotated for.
@@ -82,8 +81,9 @@ def merge_classes(class_logits: Tensor, heads: Tensor) -> Tensor:
 
 
 def merge_masks(mask_logits: Tensor, heads: Tensor, rows: Tensor) -> Tensor:
-    """Maximum of each group's mask logits, for selected rows: no other row costs memory or gets a
-    gradient.
+    """Maximum of each group's mask logits, for selected rows.
+
+    Other rows cost no memory and get no gradient.
 
     Args:
         mask_logits: (G, N, P), G being images and layers together.

@@ -45,8 +45,10 @@ class Crop:
         return _centers(self.source[1], self.source[3], self.content[3])
 
     def columns(self) -> NDArray[np.intp]:
-        """(content width,) source column under the center of each column of the content; they
-        decrease if mirrored."""
+        """(content width,) source column under the center of each content column.
+
+        They decrease if the crop is mirrored.
+        """
         columns = _centers(self.source[0], self.source[2], self.content[2])
         return columns[::-1] if self.mirrored else columns
 
@@ -103,8 +105,9 @@ def jitter_crop(
     rng: np.random.Generator,
     flip: bool = False,
 ) -> Crop:
-    """Large-scale jitter: the longer side becomes size x scale, then a random cut, or padding on
-    the right and below.
+    """Large-scale jitter: scale the longer side to size x scale, then crop or pad.
+
+    The position of the crop is random; padding is on the right and below.
 
     As in "Simple Copy-Paste" (arXiv 2012.07177) and Mask2Former. The source is cut before it is
     resized, so that a large scale costs no more than its crop.
@@ -151,8 +154,10 @@ def square_crop(height: int, width: int, x: int, y: int, side: int, size: int) -
 
 
 def full_image_crop(height: int, width: int, *, size: int, multiple: int = 32) -> Crop:
-    """The full image with its longer side resized to `size`, padded on the right and below to a
-    multiple of `multiple`."""
+    """The full image, its longer side resized to `size`.
+
+    It is padded on the right and below to a multiple of `multiple`.
+    """
     scale = size / max(height, width)
     content_h, content_w = max(1, round(height * scale)), max(1, round(width * scale))
     padded_size = (-(-content_h // multiple) * multiple, -(-content_w // multiple) * multiple)
@@ -160,8 +165,10 @@ def full_image_crop(height: int, width: int, *, size: int, multiple: int = 32) -
 
 
 def color_jitter(image: Image, *, strength: float, rng: np.random.Generator) -> Image:
-    """Change brightness, contrast, saturation (factors within 1 +- strength) and hue (within
-    +- strength / 5 of the circle) at random."""
+    """Change brightness, contrast, saturation and hue at random.
+
+    Factors are within 1 +- strength, the hue within +- strength / 5 of the circle.
+    """
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     hue = rng.uniform(-strength, strength) / 5
     return adjust_colors(
@@ -172,8 +179,9 @@ def color_jitter(image: Image, *, strength: float, rng: np.random.Generator) -> 
 def adjust_colors(
     image: Image, *, brightness: float, contrast: float, saturation: float, hue: float
 ) -> Image:
-    """Change an (H, W, 3) RGB image in this order; factors of 1 and a hue of 0 (-0.5 to 0.5 of the
-    circle) change nothing.
+    """Change brightness, contrast, saturation and hue of an (H, W, 3) RGB image, in this order.
+
+    Factors of 1 and a hue of 0 (-0.5 to 0.5 of the circle) change nothing.
 
     Defined as torchvision's functions for PIL images: the mean gray of those for tensors depends on
     the number of threads.
@@ -186,8 +194,10 @@ def adjust_colors(
 
 
 def _shift_hue(image: Image, hue: float) -> Image:
-    """torchvision's `adjust_hue` for PIL images, which takes 15 times as long: twice the time to
-    decode a JPEG."""
+    """Shift the hue as torchvision's `adjust_hue` does for PIL images, 15 times as fast.
+
+    torchvision's takes twice as long as decoding a JPEG.
+    """
     shift = round(hue * 256)
     if shift == 0:
         return image

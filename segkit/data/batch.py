@@ -68,8 +68,7 @@ class Batch:
         return len(self.targets)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """The same batch with its maps on a device (see `Targets.to`), and its images there as
-        float32."""
+        """The batch with its maps and its float32 images on a device (see `Targets.to`)."""
         targets = tuple(target.to(device, non_blocking=non_blocking) for target in self.targets)
         images = self.images.to(device, non_blocking=non_blocking)
         if images.dtype == torch.uint8:

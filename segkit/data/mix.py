@@ -167,8 +167,10 @@ def make_crop(
 def choose_crop(
     sample: Sample, policies: Mapping[int, MaskPolicy], config: DataConfig, rng: np.random.Generator
 ) -> Crop:
-    """Zoom on a random segment (a thing, if there is one) with `zoom_probability`, else large-scale
-    jitter."""
+    """With `zoom_probability` zoom on a random segment, else apply large-scale jitter.
+
+    The segment is a thing if there is one.
+    """
     height, width, size = sample.height, sample.width, config.image_size
     candidates = [
         segment

@@ -76,8 +76,7 @@ class Schedule:
 
 
 def positions(turn: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> range:
-    """The positions in a data set's stream that a rank takes when the set is drawn for the
-    `turn`-th time (0-based)."""
+    """Positions in a data set's stream that a rank takes in the set's `turn`-th draw (0-based)."""
     start = (turn * world_size + rank) * batch_size
     return range(start, start + batch_size)
 
@@ -89,8 +88,10 @@ def epoch_order(
     full: int = FULL_SHUFFLE,
     buffer: int = BUFFER,
 ) -> NDArray[np.int64]:
-    """A permutation of all samples: uniform for up to `full` of them, else shards are shuffled,
-    then the samples of each buffer.
+    """A permutation of all samples.
+
+    It is uniform for up to `full` samples; beyond that, shards are shuffled, then the samples of
+    each buffer.
 
     The buffers follow each other instead of sliding, so the order needs no state.
     """

@@ -147,8 +147,10 @@ class _TargetBuilder:
         return _Target(self.sample.segments[indices[0]], has_mask, mask, _hull(boxes))
 
     def _region(self, index: int) -> tuple[Mask, Corners | None]:
-        """The mask of a segment in the crop, and None; or, where its mask is not known, its filled
-        box and the corners of that, clipped."""
+        """The mask of a segment in the crop, and None.
+
+        Where the mask is not known: the filled box, and the corners of the box, clipped.
+        """
         if index in self.runs:
             return self._crop_mask(index), None
         box = self.crop.box(self.sample.segments[index].box)

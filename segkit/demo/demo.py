@@ -89,8 +89,9 @@ def run_demo(
     device: str = "cpu",
     progress: Progress = lambda *_: None,
 ) -> DemoResult:
-    """Run all stages; a second run in the same folder regenerates the scenes and publishes new
-    versions.
+    """Run all stages.
+
+    A second run in the same folder regenerates the scenes and publishes new versions.
 
     Args:
         out: folder for all files.

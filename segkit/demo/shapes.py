@@ -18,8 +18,10 @@ def _arc(radius: float, first: float, last: float, points: int = 48) -> Outline:
 
 
 def _star() -> Outline:
-    """Return a five-pointed star, plumper than a pentagram (0.42, not 0.382) to keep its arms when
-    small."""
+    """Return a five-pointed star.
+
+    It is plumper than a pentagram (0.42, not 0.382) to keep its arms when small.
+    """
     radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
     return radii[:, None] * _arc(1, 0, 324, 10)
 

@@ -35,8 +35,10 @@ def image_files(place: Path) -> tuple[Path, Sequence[Path]]:
 
 
 def sample_ids(files: Sequence[Path], root: Path) -> dict[Path, str]:
-    """The sample id of each file: its path under `root`, without the extension where that is
-    unique."""
+    """The sample id of each file: its path under `root`.
+
+    The extension is left out where the path is unique without it.
+    """
     names = {file: PurePosixPath(file.relative_to(root).as_posix()) for file in files}
     stems = {file: name.with_suffix("") for file, name in names.items()}
     count = Counter(stems.values())

@@ -154,8 +154,10 @@ def run_model(
 
 
 def upload(images: Sequence[Image], device: torch.device) -> Tensor:
-    """Stack images (H, W, 3) of one size as (B, 3, H, W) float32 in 0-1 on a device, without
-    blocking."""
+    """Stack images (H, W, 3) of one size as (B, 3, H, W) float32 in 0-1 on a device.
+
+    The transfer does not block.
+    """
     stacked = torch.from_numpy(np.stack(images))
     if device.type == "cuda":
         stacked = stacked.pin_memory().to(device, non_blocking=True)

@@ -73,8 +73,9 @@ def postprocess(
 
 
 def semantic(class_logits: Tensor, mask_logits: Tensor, crop: Crop) -> list[LabeledMask]:
-    """Give each pixel the class with the largest sum of p(class) * sigmoid(mask) over all
-    proposals (MaskFormer, section 3.4).
+    """Give each pixel the class with the largest sum of p(class) * sigmoid(mask).
+
+    The sum is over all proposals (MaskFormer, section 3.4).
 
     Args:
         class_logits: (N, K + 1), background last.
@@ -128,8 +129,9 @@ def panoptic(
     is_thing: Tensor,
     config: InferenceConfig,
 ) -> list[LabeledMask]:
-    """MERGE stuff proposals of a class, then give each pixel to the proposal with the largest
-    p(class) * sigmoid(mask).
+    """MERGE the stuff proposals of a class, then assign each pixel to a proposal.
+
+    A pixel belongs to the proposal with the largest p(class) * sigmoid(mask).
 
     Args:
         class_logits: (N, K + 1), background last.
@@ -224,8 +226,10 @@ def _regions(mask_logits: Tensor, crop: Crop) -> list[tuple[rle.Region, float]]:
 
 
 def encode(masks: Tensor) -> list[rle.Region]:
-    """Encode masks (N, H, W) bool; their edges are computed on their device, so only those are
-    copied."""
+    """Encode masks (N, H, W) bool.
+
+    Their edges are computed on their device, so only those are copied.
+    """
     count, height, width = masks.shape
     flat = masks.transpose(1, 2).reshape(count, height * width)  # column-major, as COCO has it
     edges = flat.new_zeros(count, flat.shape[1] + 1)

@@ -43,8 +43,10 @@ class ImagePrompts:
 
 @dataclass(frozen=True)
 class BoxMask:
-    """The mask for one box; only the pixels inside the box are stored, so that thousands fit in
-    memory."""
+    """The mask for one box.
+
+    Only the pixels inside the box are stored, so that thousands fit in memory.
+    """
 
     size: tuple[int, int]
     """Height and width of the image."""
@@ -167,8 +169,10 @@ def _run_model(
 
 
 def _crop_around(box: Box, height: int, width: int, crop_size: int) -> Crop:
-    """The square crop of a box: CROP_FACTOR times its longer side, at most the image's longer
-    side."""
+    """The square crop around a box, CROP_FACTOR times its longer side.
+
+    It is at most as large as the image's longer side.
+    """
     longest = max(box[2], box[3])
     side = min(max(longest * CROP_FACTOR, crop_size / MAX_ENLARGEMENT), max(height, width, longest))
     side = max(2, round(side))
@@ -206,7 +210,6 @@ def _sample_logits(logits: Tensor, crop: Crop, rows: slice, columns: slice) -> T
 
 
 def tightness(mask: Mask) -> float:
-    """IoU of the tight box of a mask (h, w) with the full array: 1 where it touches all four
-    sides."""
+    """IoU of the tight box of a mask (h, w) with the full array; 1 where it touches all sides."""
     _, _, width, height = tight_box(mask)
     return width * height / mask.size

@@ -103,8 +103,7 @@ def decode_counts(masks: Sequence[bytes]) -> list[Ints]:
 
 
 def masks_with_negative_runs(runs: Runs, pixels: int) -> list[int]:
-    """Indices of masks of `pixels` pixels whose counts add up to that, but only with negative
-    ones."""
+    """Indices of masks whose counts include negative runs but sum to `pixels` nevertheless."""
     wrong = (runs.start < 0) | (runs.end <= runs.start) | (runs.end > pixels)
     wrong[1:] |= (runs.start[1:] < runs.end[:-1]) & (runs.mask[1:] == runs.mask[:-1])
     return [int(mask) for mask in runs.mask[wrong]]
@@ -161,8 +160,10 @@ def _numbers(buffer: Bytes, last: Ints, groups: Ints) -> Ints:
 
 
 def _values_of_pairs() -> Ints:
-    """Value of the last two groups of a number, whose sign is in the last one; the group before it
-    may belong to another number."""
+    """Value of the last two groups of a number; the sign is in the last one.
+
+    The group before a one-group number may belong to another number.
+    """
     before, final = np.divmod(np.arange(2 * _MORE * _MORE), _MORE)
     signed = np.where(final < _SIGN, final, final - _MORE)
     return np.where(before < _MORE, signed, (signed << _BITS) | (before & (_MORE - 1)))

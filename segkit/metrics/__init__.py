@@ -1,25 +1,24 @@
-"""Metrics of predictions against ground truth; each has `update(truth, prediction)` and
-`compute()`.
+"""Metrics against ground truth; each has `update(truth, prediction)` and `compute()`.
 
-    evaluate.py          the loop: batches of a set update metrics, which then compute; comparisons
-    batches.py           ground truth and predictions of the same images, batch by batch
+evaluate.py          the loop: batches of a set update metrics, which then compute; comparisons
+batches.py           ground truth and predictions of the same images, batch by batch
 
-    panoptic.py          PanopticQuality: PQ, SQ, RQ
-    semantic.py          SemanticIoU: mIoU, accuracies, the confusion between classes
-    instance.py          InstanceAP: COCO and LVIS AP by hotcoco, pycocotools or faster-coco-eval
-    detections.py        DetectionMatches: AP from single matches, for bootstrap and reports
-    boundary.py          the same metrics by boundary IoU
-    tide.py              TideErrors: error types of instances, confused classes
-    box_prompt_iou.py    BoxPromptIoU: masks predicted for given boxes
-    zero_shot.py         means over seen and unseen classes
-    bootstrap.py         intervals over draws of the images, paired comparison
+panoptic.py          PanopticQuality: PQ, SQ, RQ
+semantic.py          SemanticIoU: mIoU, accuracies, the confusion between classes
+instance.py          InstanceAP: COCO and LVIS AP by hotcoco, pycocotools or faster-coco-eval
+detections.py        DetectionMatches: AP from single matches, for bootstrap and reports
+boundary.py          the same metrics by boundary IoU
+tide.py              TideErrors: error types of instances, confused classes
+box_prompt_iou.py    BoxPromptIoU: masks predicted for given boxes
+zero_shot.py         means over seen and unseen classes
+bootstrap.py         intervals over draws of the images, paired comparison
 
-    regions.py           masked segments of a batch as columns, for the pixel metrics
-    overlap.py           common pixels of two batches of regions
-    objects.py           instances of a batch as columns and as COCO records
-    shard_columns.py     read both from the Parquet columns of a shard set
-    predictions.py       predictions by image, from samples, shard sets or COCO files
-    coco_predictions.py  COCO results and COCO panoptic files
-    class_mapping.py     the evaluated classes; predictions in another vocabulary mapped to them
-    output.py            metrics.json and display names of figures
+regions.py           masked segments of a batch as columns, for the pixel metrics
+overlap.py           common pixels of two batches of regions
+objects.py           instances of a batch as columns and as COCO records
+shard_columns.py     read both from the Parquet columns of a shard set
+predictions.py       predictions by image, from samples, shard sets or COCO files
+coco_predictions.py  COCO results and COCO panoptic files
+class_mapping.py     the evaluated classes; predictions in another vocabulary mapped to them
+output.py            metrics.json and display names of figures
 """

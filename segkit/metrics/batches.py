@@ -30,8 +30,10 @@ compared."""
 def sample_batches(
     truth: ShardSet, predictions: Predictions, batch: int
 ) -> Iterator[tuple[list[Sample], list[Sample]]]:
-    """Ground truth and predictions of at most `batch` images; a missing prediction is an empty
-    sample."""
+    """Ground truth and predictions of at most `batch` images.
+
+    A missing prediction is an empty sample.
+    """
     samples = truth.samples()
     while images := list(islice(samples, batch)):
         yield images, [predictions.get(image) or _empty(image) for image in images]

@@ -1,5 +1,4 @@
-"""Bootstrap over images: percentile intervals of figures, and the paired comparison of two
-predictions."""
+"""Bootstrap over images: percentile intervals, and the paired comparison of two predictions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

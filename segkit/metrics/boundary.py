@@ -1,5 +1,4 @@
-"""Boundary IoU (Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation
-Evaluation", CVPR 2021).
+"""Boundary IoU: overlap of outlines (Cheng et al., CVPR 2021).
 
 Large masks reach a high IoU with sloppy outlines. The metrics here take, wherever another metric
 takes the IoU of two masks, the smaller one of that IoU and the IoU of their boundaries.
@@ -28,8 +27,10 @@ WIDTH = 0.02
 
 
 def boundary(counts: bytes, height: int, width: int) -> bytes:
-    """Counts of a mask's pixels within `WIDTH` x diagonal of its outline; the image's edge is
-    outline as well."""
+    """Counts of a mask's pixels within `WIDTH` x diagonal of its outline.
+
+    The image's edge counts as outline.
+    """
     import cv2
 
     mask = rle.decode(counts, height, width)
@@ -131,8 +132,10 @@ class BoundaryAP(PycocotoolsAP):
 
 
 def boundary_iou(detections: Sequence[Record], targets: Sequence[Record]) -> Floats:
-    """(D, G) boundary IoU of records; with a crowd, the share of the detection's boundary in the
-    crowd's."""
+    """(D, G) boundary IoU of records.
+
+    With a crowd, the share of the detection's boundary that is in the crowd's.
+    """
     crowd = [target["iscrowd"] for target in targets]
     return coco_iou([_outline(d) for d in detections], [_outline(t) for t in targets], crowd)
 

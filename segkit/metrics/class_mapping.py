@@ -109,8 +109,7 @@ class ClassMap:
 
 
 def class_map_notes(class_map: Mapping[str, Any]) -> list[str]:
-    """The `class_map` object of metrics.json in sentences; none where nothing was lost or
-    chosen."""
+    """The `class_map` object of metrics.json in sentences; empty if no class was lost or chosen."""
     notes = []
     if unmapped := class_map.get("unmapped"):
         notes.append(

@@ -1,5 +1,4 @@
-"""Predictions in COCO files: a list of results (masks or boxes), or a panoptic JSON and its
-PNGs."""
+"""Predictions in COCO files: a list of results, or a panoptic JSON and its PNGs."""
 
 import json
 import math

@@ -138,8 +138,11 @@ class DetectionMatches:
         return self.headline()
 
     def headline(self, weights: Floats | None = None) -> dict[str, float | None]:
-        """Headline figures in percent for `weights` of the images, as `average_precision` takes
-        them."""
+        """Headline figures in percent, weighted by image.
+
+        Args:
+            weights: of the images, as `average_precision` takes them.
+        """
         precision = self.average_precision(weights)
         defined = precision[:, ~np.isnan(precision[0])]
         if not defined.size:
@@ -152,8 +155,10 @@ class DetectionMatches:
         }
 
     def per_image(self) -> Floats:
-        """(I,) mean over an image's objects of the IoU with the best detection of their class,
-        0-1; NaN without objects."""
+        """(I,) mean best IoU (0-1) of an image's objects; NaN without objects.
+
+        The best IoU of an object is that with the best detection of its class.
+        """
         rows, images = self.rows, len(self._numbers)
         objects = np.bincount(rows.object_image, minlength=images)
         sums = np.bincount(rows.object_image, weights=rows.object_iou, minlength=images)
@@ -276,8 +281,9 @@ def _mean_precision(
 
 
 def _needed_hits(recalls: Floats, objects: Floats) -> Floats:
-    """(K, R) fewest hits whose share of the objects reaches a recall, in the rounding of the
-    reference.
+    """(K, R) fewest hits whose share of the objects reaches a recall.
+
+    Rounds as the reference does.
 
     pycocotools compares hits / objects with `linspace`: 7 of 10 is less than its
     0.7000000000000001.

@@ -264,8 +264,10 @@ def coco_categories(classes: int) -> list[Record]:
 
 
 def _copies(records: list[Record]) -> list[Record]:
-    """The records with masks of their own: evaluators write into them, and other metrics read them
-    afterwards."""
+    """Copies of the records and their masks.
+
+    Evaluators write into them, and other metrics read the originals afterwards.
+    """
     return [
         {key: dict(value) if key == "segmentation" else value for key, value in record.items()}
         for record in records

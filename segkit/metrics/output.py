@@ -16,8 +16,7 @@ _INITIALS = re.compile(r"(ap|ar|pq|sq|rq)\d*")
 
 
 def figure_name(key: str) -> str:
-    """The display name of a figure: `ap_small` is AP small, `boundary pq` boundary PQ, `ar100`
-    AR100."""
+    """The display name of a figure, such as AP small for `ap_small` and AR100 for `ar100`."""
     words = key.replace("_", " ").split()
     return " ".join(
         word.upper() if _INITIALS.fullmatch(word) else _MIXED_CASE.get(word, word) for word in words

@@ -85,8 +85,10 @@ def _overlapping(regions: Regions, mask: Ints, clash: Ints, source: str) -> Inpu
 
 
 def _pair_numbers(truth: Regions, prediction: Regions) -> tuple[Ints, Ints]:
-    """Rows (T + 1,) and columns (P,) whose sum is a dense number for each pair of segments of the
-    same image."""
+    """Rows (T + 1,) and columns (P,) that number the pairs of segments of the same image.
+
+    The sum of a row and a column is a dense number.
+    """
     width = np.bincount(prediction.image, minlength=len(truth.ids))
     row = np.concatenate(([0], np.cumsum(width[truth.image])))
     return row, np.arange(len(prediction)) - _first_of_image(prediction)[prediction.image]

@@ -1,5 +1,4 @@
-"""Panoptic quality by the rules of panopticapi (Kirillov et al., "Panoptic Segmentation", CVPR
-2019)."""
+"""Panoptic quality as panopticapi computes it (Kirillov et al., CVPR 2019)."""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -74,8 +74,7 @@ class SetPredictions:
         return self._ids
 
     def is_aligned(self, truth: ShardSet) -> bool:
-        """Whether this set has the images of the ground truth in the same order, and its
-        classes."""
+        """Whether this set has the ground truth's classes and its images in the same order."""
         same_classes = self.shards.taxonomy.categories == self._target.categories
         return same_classes and self._ids == image_ids(truth)
 

@@ -100,8 +100,10 @@ class SemanticIoU:
         return mean_scores(self.confusion(weights))
 
     def per_image(self) -> Floats:
-        """(I,) mIoU of each image by itself, 0-1: the mean over the classes that are in it or
-        predicted; NaN where nothing is annotated."""
+        """(I,) mIoU (0-1) of each image; NaN where nothing is annotated.
+
+        The mean is over the classes that are in the image or predicted.
+        """
         rows, classes = self.rows, len(self.class_names)
         correct = self._class_pixels(rows.true, rows.true == rows.predicted)
         true = self._class_pixels(rows.true, np.ones(len(rows.true), np.bool_))
@@ -131,8 +133,10 @@ def _class_pairs(pairs: Overlap, truth: Regions, prediction: Regions, classes: i
 
 
 def class_scores(confusion: Floats) -> tuple[Floats, Floats, Floats]:
-    """(K,) IoU and accuracy (0-1, NaN where undefined) and annotated pixels of each class, from a
-    (K, K + 1) confusion."""
+    """(K,) IoU, accuracy and annotated pixels of each class, from a (K, K + 1) confusion.
+
+    IoU and accuracy are 0-1, NaN where undefined.
+    """
     correct = np.diagonal(confusion)
     annotated, predicted = confusion.sum(1), confusion[:, :-1].sum(0)
     with np.errstate(invalid="ignore"):
@@ -141,8 +145,10 @@ def class_scores(confusion: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def mean_scores(confusion: Floats) -> dict[str, float | None]:
-    """mIoU, fwIoU, pixel and mean accuracy in percent, from a (K, K + 1) confusion; None where
-    there is nothing to average."""
+    """mIoU, fwIoU, pixel and mean accuracy in percent, from a (K, K + 1) confusion.
+
+    None where there is nothing to average.
+    """
     iou, accuracy, annotated = class_scores(confusion)
     pixels = annotated.sum()
     weighted = float((annotated * np.nan_to_num(iou)).sum() / pixels) if pixels else None
@@ -162,8 +168,10 @@ def _mean(values: Floats) -> float | None:
 
 
 def most_confused(confusion: Floats, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The `MAX_CONFUSED` pairs of classes of most pixels: `true`, `predicted` (None: nothing) and
-    `pixels`."""
+    """The `MAX_CONFUSED` pairs of classes with the most pixels.
+
+    Each has `true`, `predicted` (None: nothing) and `pixels`.
+    """
     wrong = np.array(confusion)  # (K, K + 1)
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]

@@ -90,8 +90,7 @@ def _segment_columns(fields: Iterable[str]) -> list[str]:
 
 
 def _tables(shards: ShardSet, columns: list[str], batch: int) -> Iterator[Any]:
-    """Tables of full batches, whatever the row groups are; only the last may end in a part of
-    one."""
+    """Tables of full batches, independent of the row groups; only the last may be smaller."""
     import pyarrow as pa
 
     rest: Any = None

@@ -142,8 +142,10 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
 
 
 def _load(network: nn.Module, file: Path) -> None:
-    """Load the weights of a timm classifier, without its head; all feature stages must be
-    complete."""
+    """Load the weights of a timm classifier, without its head.
+
+    All feature stages must be complete.
+    """
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:

@@ -29,8 +29,10 @@ class DeformableAttention(nn.Module):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Each head starts with its own direction, and points 1, 2, ... pixels away, with equal
-        weights."""
+        """Let each head start in its own direction, with equal weights.
+
+        Its points start 1, 2, ... pixels away.
+        """
         for layer in (self.value, self.output):
             nn.init.xavier_uniform_(layer.weight)
         for linear in (self.offsets, self.weights, self.value, self.output):

@@ -87,8 +87,10 @@ _QUERY_KEY_VALUE = re.compile(r"(.*\.attn)\.(query|key|value)\.(weight|bias)$")
 
 
 def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that `DataSeg` shares with a Mask2Former, under its names; names that no rule
-    matches stay."""
+    """The tensors that `DataSeg` shares with a Mask2Former, under DataSeg's names.
+
+    Names that no rule matches stay.
+    """
     renamed = {_rename(name): value for name, value in state.items() if not _DROPPED.search(name)}
     return _merge_query_key_value(_split_in_proj(renamed))
 

@@ -13,8 +13,9 @@ from segkit.model.sampling import Scales
 
 
 class FPNPixelDecoder(nn.Module):
-    """Feature pyramid (Lin et al. 2017): top-down sums of lateral features, with global context at
-    the top.
+    """Feature pyramid (Lin et al. 2017), with global context at the top.
+
+    It sums lateral features from the top down.
 
     Args:
         channels: of the four backbone maps, finest (stride 4) first.
@@ -60,8 +61,9 @@ class FPNPixelDecoder(nn.Module):
 
 
 class DeformablePixelDecoder(nn.Module):
-    """Mask2Former's pixel decoder: deformable attention over strides 32 to 8, one pyramid step to
-    stride 4 (Cheng et al. 2022, section 3.2 and appendix).
+    """Mask2Former's pixel decoder (Cheng et al. 2022, section 3.2 and appendix).
+
+    Deformable attention over strides 32 to 8, then one pyramid step to stride 4.
 
     Args:
         channels: of the four backbone maps, finest (stride 4) first.
@@ -142,8 +144,10 @@ def _block(before: int, after: int, *, kernel: int) -> nn.Sequential:
 
 
 def _projection(before: int, after: int, *, kernel: int = 1, bias: bool = False) -> nn.Sequential:
-    """Convolution and Mask2Former's GroupNorm of 32 groups, or fewer if 32 does not divide the
-    width."""
+    """Convolution and Mask2Former's GroupNorm.
+
+    It has 32 groups, or fewer if 32 does not divide the width.
+    """
     convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=bias)
     return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, after), after))
 

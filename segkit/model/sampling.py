@@ -67,8 +67,10 @@ def sample_scales(value: Tensor, scales: Scales, locations: Tensor, weights: Ten
 
 
 def _first_rows(start: Tensor, batch: int, pixels: int, heads: int) -> Tensor:
-    """Index, among the B * S * heads rows, of the first pixel of each image, head and scale:
-    (B, 1, heads, L, 1) int32."""
+    """(B, 1, heads, L, 1) int32: row of the first pixel of each image, head and scale.
+
+    Rows are counted among all B * S * heads rows.
+    """
     image = torch.arange(batch, dtype=torch.int32, device=start.device) * pixels
     head = torch.arange(heads, dtype=torch.int32, device=start.device)
     return ((start + image[:, None, None]) * heads + head[:, None])[:, None, ..., None]
@@ -87,8 +89,10 @@ class _Axis:
 
     @classmethod
     def from_positions(cls, position: Tensor, length: Tensor) -> "_Axis":
-        """Neighbors of positions in pixels (0 at the first one's center) on an axis of `length`
-        pixels, broadcast to them."""
+        """Neighbors of positions on an axis of `length` pixels, broadcast to them.
+
+        Positions are in pixels, 0 at the first one's center.
+        """
         low = position.floor()
         fraction, before = position - low, low.int()
         after = before + 1
@@ -178,8 +182,10 @@ def _rows_gradient(gradient: Tensor, index: Tensor, factor: Tensor, count: int) 
 
 
 def _products(gradient: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-    """Scalar product of each bag's gradient (G, d) with each of its rows (R, d), by index (G, P):
-    (G, P)."""
+    """(G, P) scalar products of each bag's gradient (G, d) with its rows (R, d).
+
+    The index (G, P) names the rows of each bag.
+    """
     size = max(1, MAX_PRODUCTS // index.shape[1])
     chunks = zip(torch.split(gradient, size), torch.split(index, size), strict=True)
     return torch.cat([_chunk_products(part, rows, indices) for part, indices in chunks])

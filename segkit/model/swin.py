@@ -34,8 +34,10 @@ class _PadFirstBlock(SwinTransformerBlock):  # type: ignore[misc]
 
 
 def pad_before_shift(network: nn.Module) -> None:
-    """Give all blocks of a timm Swin the published order of padding and shifting, with the same
-    weights."""
+    """Give all blocks of a timm Swin the published order of padding and shifting.
+
+    The weights stay the same.
+    """
     for module in network.modules():
         if isinstance(module, SwinTransformerBlock):
             module.__class__ = _PadFirstBlock

@@ -153,8 +153,10 @@ def _check_keys(table: dict[str, Any], source: str) -> None:
 
 
 def _unknown_key(key: str, source: str) -> InputError:
-    """The error for `key`; it suggests a key of the same last name in another section, else the
-    most similar key."""
+    """The error for an unknown key, with a suggestion.
+
+    It suggests a key of the same last name in another section, else the most similar key.
+    """
     valid = list(_keys(Recipe))
     last = key.rpartition(".")[2]
     same_name = [candidate for candidate in valid if candidate.rpartition(".")[2] == last]
@@ -164,8 +166,7 @@ def _unknown_key(key: str, source: str) -> InputError:
 
 
 def _leaves(table: dict[str, Any], stop: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted key of a nested table with its value, without descending into keys in
-    `stop`."""
+    """Every dotted key of a nested table with its value; keys in `stop` are leaves."""
     for key, value in table.items():
         if isinstance(value, dict) and value and prefix + key not in stop:
             yield from _leaves(value, stop, f"{prefix}{key}.")
@@ -176,8 +177,10 @@ def _leaves(table: dict[str, Any], stop: set[str], prefix: str = "") -> Iterator
 def _keys(
     section: type[BaseModel], prefix: str = "", *, mappings_only: bool = False
 ) -> Iterator[str]:
-    """Every dotted key of a section and its subsections, or only those that hold a mapping with
-    free keys."""
+    """Every dotted key of a section and its subsections.
+
+    Or only those that hold a mapping with free keys.
+    """
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -72,8 +72,10 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _check_widths(self) -> "ModelConfig":
-        """Heads split the width evenly, and position encodings need a quarter of it for each sine
-        and cosine of x and y."""
+        """Check that heads and position encodings divide the widths evenly.
+
+        Position encodings take a quarter of the width for each sine and cosine of x and y.
+        """
         for divisor, name in ((self.heads, f"model.heads ({self.heads})"), (4, "4")):
             if self.hidden_dim % divisor:
                 raise ValueError(
@@ -132,8 +134,7 @@ class DataConfig(Section):
 
 
 class LossConfig(Section):
-    """Loss weights, which are the weights of the matching cost as well (as in DETR and
-    Mask2Former).
+    """Loss weights, which also weight the matching cost (as in DETR and Mask2Former).
 
     DaTaSeg's paper gives none of them: class 2 and dice 5 are Mask2Former's, focal 20 is
     MaskFormer's, the pairwise weight and its warm-up are BoxInst's, scaled to short runs.
@@ -231,8 +232,10 @@ class TrainingConfig(Section):
 
 
 class InferenceConfig(Section):
-    """Image size, thresholds and batches of inference; `INFERENCE_KEYS` lists which output reads
-    which key."""
+    """Image size, thresholds and batches of inference.
+
+    `INFERENCE_KEYS` lists which output reads which key.
+    """
 
     image_size: int = Field(384, ge=32)
     """Longer side of images, pixels; best near the scale of the training crops."""
@@ -274,8 +277,10 @@ INFERENCE_KEYS: Mapping[str, frozenset[str]] = {
 
 
 class Recipe(Section):
-    """The configuration of a run: its model, training and inference; datasets and their sampling
-    weights are given on the command line."""
+    """The configuration of a run: its model, training and inference.
+
+    Datasets and their sampling weights are given on the command line.
+    """
 
     name: str = "recipe"
     """Name of the run in manifests and logs; the file's stem by default."""

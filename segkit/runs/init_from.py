@@ -28,8 +28,9 @@ _NOT_ARCHITECTURE = {"init_from", "backbone_weights", "freeze_norm"}
 
 
 def resolve_init_from(recipe: Recipe) -> Recipe:
-    """The recipe with `model.init_from` as the path of a run's version or a checked `hf:` name, and
-    then without `model.backbone_weights`.
+    """The recipe with `model.init_from` resolved to a run's version or a checked `hf:` name.
+
+    It then has no `model.backbone_weights`.
 
     Raises:
         InputError: no such run or folder.
@@ -85,8 +86,10 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
 
 
 def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
-    """The run in `model.init_from` as a parent of the version at `home`; empty for other
-    sources."""
+    """The run in `model.init_from` as a parent of the version at `home`.
+
+    Empty for other sources.
+    """
     if source is None or is_hugging_face(source):
         return ()
     folder = resolve(local_path(source)).resolve()
@@ -134,8 +137,7 @@ def _hugging_face_name(source: str) -> str:
 
 
 def _check_architecture(config: ModelConfig, expected: Mapping[str, Any], folder: Path) -> None:
-    """Raise InputError where a model's configuration differs from that of the weights in
-    `folder`."""
+    """Raise InputError where a model's configuration differs from that of a folder's weights."""
     differing = {
         key: value
         for key, value in expected.items()
@@ -154,6 +156,8 @@ def _as_setting(value: Any) -> str:
 
 
 def _without_tag(value: Any) -> Any:
-    """A backbone's name without the tag of its pretrained weights: resnet50.a1_in1k is a
-    resnet50."""
+    """A backbone's name without the tag of its pretrained weights.
+
+    The name resnet50.a1_in1k becomes resnet50.
+    """
     return value.partition(".")[0] if isinstance(value, str) else value

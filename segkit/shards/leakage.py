@@ -69,8 +69,9 @@ def find_leaks(
 
 
 def perceptual_hash(gray: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """256 bits of a picture (H, W): whether each cell of a 16 x 17 thumbnail is brighter than the
-    one to its left.
+    """256 bits of a picture (H, W).
+
+    Each states whether a cell of a 16 x 17 thumbnail is brighter than its left neighbor.
 
     The difference hash of N. Krawetz ("Kind of Like That", 2013) at twice its side.
     """

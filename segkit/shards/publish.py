@@ -78,8 +78,10 @@ class Staging:
 
     @property
     def home(self) -> Path:
-        """The directory from which names in the version are relative: its final one, or one of
-        another number at the same depth."""
+        """The directory from which names in the version are relative.
+
+        It is the final directory, or one of another number at the same depth.
+        """
         return self.destination / f"v{self.version}"
 
     def publish(self, *, scratch: Sequence[str] = ()) -> Path:
@@ -161,8 +163,10 @@ def staging(
 
 
 def _check_type(destination: Path, content: str) -> None:
-    """Raise InputError if the directory holds the other type, whose newest version a new one would
-    hide."""
+    """Raise InputError if the directory holds versions of the other type.
+
+    A new version would hide the newest of those.
+    """
     published = versions(destination)
     if not published:
         return

@@ -23,8 +23,9 @@ ClassMap = Mapping[int, int | None]
 
 
 def read_table(path: Path, old: Taxonomy, new: Taxonomy) -> dict[int, int | None]:
-    """Read a class map: CSV with the columns `from` and `to`, each a class name or id; a blank `to`
-    drops the class.
+    """Read a class map: CSV with the columns `from` and `to`.
+
+    Each holds a class name or id; a blank `to` drops the class.
 
     Raises:
         InputError: the file cannot be read, names a class that a taxonomy lacks or a class twice,
@@ -146,8 +147,10 @@ def _annotated(sample: Sample, taxonomy: Taxonomy, class_map: ClassMap) -> dict[
 
 
 def _join(segments: Sequence[Segment], kind: SetKind, sample: Sample) -> list[Segment]:
-    """Join segments to one of each class in semantic sets, one of each stuff class in panoptic
-    sets; crowds and boxes without a mask stay separate."""
+    """Join segments of each class (semantic sets) or of each stuff class (panoptic sets).
+
+    Crowds and boxes without a mask stay separate.
+    """
     groups: dict[Any, list[Segment]] = {}
     for number, segment in enumerate(segments):
         is_region = (kind == "semantic" or segment.kind == "stuff") and segment.mask is not None

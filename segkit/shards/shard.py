@@ -183,8 +183,10 @@ def count_samples(samples: Iterable[Sample]) -> ShardCounts:
 
 
 def member_name(sample_id: str, file_name: str) -> str:
-    """The tar member of a sample: a key for WebDataset (ASCII, no dot or folder) and the image's
-    extension."""
+    """The tar member of a sample: a key for WebDataset and the image's extension.
+
+    The key is ASCII without dots and folders.
+    """
     key = re.sub(r"[^A-Za-z0-9_-]", "_", sample_id)[:64]
     if not key or key != sample_id:
         key += "-" + hashlib.sha256(sample_id.encode()).hexdigest()[:12]
@@ -193,8 +195,10 @@ def member_name(sample_id: str, file_name: str) -> str:
 
 
 class _Tar:
-    """A USTAR file whose bytes depend only on its members' names and contents; without members,
-    no file."""
+    """A USTAR file whose bytes depend only on its members' names and contents.
+
+    Without members no file is written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.size, self._hash = path, 0, hashlib.sha256()

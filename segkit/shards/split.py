@@ -77,8 +77,9 @@ def assign_by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
 def split(
     data: ShardSet, destination: Path, parts: Mapping[str, str], arguments: dict[str, Any]
 ) -> dict[str, ShardSet]:
-    """Publish `destination/<part>` for every part; every ledger counts the images of the other
-    parts, and of none, as dropped.
+    """Publish `destination/<part>` for every part.
+
+    Every ledger counts all images that are not in its part as dropped.
 
     Args:
         data: the set.

@@ -105,8 +105,7 @@ def _check_manifest(data: ShardSet) -> Iterator[Violation]:
 
 
 def _check_parent(path: Path, recorded: str) -> Iterator[Violation]:
-    """A missing parent is allowed, since its images are checked separately; a changed one is
-    not."""
+    """Refuse a changed parent, and allow a missing one, since its images are checked separately."""
     try:
         digest = json.loads((path / MANIFEST).read_text("utf-8")).get("digest")
     except (OSError, ValueError, AttributeError):

@@ -128,8 +128,10 @@ def write_view(
 def _relocated(
     rows: Iterable[tuple[Sample, ShardSet]], directory: Path, image_roots: dict[str, str]
 ) -> Iterator[tuple[Sample, None]]:
-    """Samples whose images are named relative to `directory`; adds their tars and digests to
-    `image_roots`."""
+    """Samples whose images are named relative to `directory`.
+
+    Adds their tars and digests to `image_roots`.
+    """
     for sample, data in rows:
         image = sample.image
         tar = image.tar and storage.relocate(image.tar, data.path, directory)

@@ -59,8 +59,10 @@ class EmbeddingStore:
 
     @property
     def cache_file(self) -> Path:
-        """The file of the words that the user encoded; its name depends on all that determines
-        their vectors."""
+        """The file of the words that the user encoded.
+
+        Its name depends on all that determines their vectors.
+        """
         slug = re.sub(r"[^a-z0-9]+", "-", self.encoding.name.lower()).strip("-")[-60:]
         if self.encoding == SHIPPED:
             key = _digest(_shipped_table().mean.tobytes())
@@ -182,8 +184,10 @@ class EmbeddingStore:
         return self._encode(words)[0]
 
     def encode_raw(self, words: Sequence[str]) -> Vectors:
-        """(N, D) unit rows without centering: means over the templates of unit rows, as CLIP
-        ensembles them."""
+        """(N, D) unit rows without centering.
+
+        Each is the mean over the templates of unit rows, as CLIP ensembles them.
+        """
         return self._encode_raw(words)[0]
 
     def _merge_into_cache(self, rows: dict[str, Vectors], digest: str) -> None:

@@ -50,8 +50,7 @@ def load_encoder(spec: str) -> TextEncoder:
 
 
 def imagenet_templates() -> tuple[str, ...]:
-    """The 80 templates that CLIP's authors ensembled for the classes of ImageNet, from
-    open_clip."""
+    """The 80 templates that CLIP's authors ensembled for ImageNet, from open_clip."""
     with _extra("clip"):
         from open_clip import OPENAI_IMAGENET_TEMPLATES
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
@@ -72,8 +71,10 @@ def _minilm(_: str) -> TextEncoder:
 
 
 def _clip(name: str) -> TextEncoder:
-    """An open_clip model, `ARCH/TAG` or `ARCH/FILE`; its vectors are the projected text
-    features."""
+    """An open_clip model, `ARCH/TAG` or `ARCH/FILE`.
+
+    Its vectors are the projected text features.
+    """
     with _extra("clip"):
         import open_clip
     arch, _, weights = name.partition("/")
@@ -91,8 +92,11 @@ def _clip(name: str) -> TextEncoder:
 
 
 def _hf(name: str) -> TextEncoder:
-    """A transformers model; its vectors are the text features of a CLIP-like model, else the mean
-    over the last hidden states of the tokens."""
+    """A transformers model.
+
+    Its vectors are the text features of a CLIP-like model, else the mean over the last hidden
+    states of the tokens.
+    """
     with _extra("hf"):
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging

@@ -51,15 +51,19 @@ class Encoding:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "tuple[Encoding, str | None]":
-        """Inverse of `to_metadata`: encoding and digest. Early runs record neither and have the
-        shipped encoding."""
+        """Read an encoding and a digest from metadata, the inverse of `to_metadata`.
+
+        Early runs record neither and have the shipped encoding.
+        """
         values = json.loads(metadata.get("encoding", "{}"))
         templates = tuple(values.get("templates", [TEMPLATE]))
         return cls(values.get("encoder", MINILM), templates), values.get("weights")
 
     def command_options(self) -> list[str]:
-        """The options of `segkit vocabulary encode` for this encoding; `--templates FILE` for
-        templates without a name."""
+        """The options of `segkit vocabulary encode` for this encoding.
+
+        They contain `--templates FILE` for templates without a name.
+        """
         options = [] if self.encoder == MINILM else ["--encoder", self.encoder]
         if self.templates == (TEMPLATE,):
             return options

@@ -11,14 +11,15 @@ from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
 
 
 def normalize(word: str) -> str:
-    """The key of a word: lower case (the encoder ignores case), with single blanks for underscores
-    and runs of blanks."""
+    """The key of a word: lower case, with single spaces.
+
+    The encoder ignores case. Underscores and runs of spaces become one space.
+    """
     return re.sub(r"[\s_]+", " ", word).strip().lower()
 
 
 def open_vocabulary(name_or_file: str) -> Taxonomy:
-    """A shipped taxonomy by name, a taxonomy from a JSON file, or class names from a text file, one
-    per line."""
+    """Open a shipped taxonomy by name, a taxonomy JSON file, or a text file of class names."""
     is_text_file = Path(name_or_file).is_file() and Path(name_or_file).suffix != ".json"
     if name_or_file in known_taxonomies() or not is_text_file:
         return load_taxonomy(name_or_file)
@@ -27,8 +28,9 @@ def open_vocabulary(name_or_file: str) -> Taxonomy:
 
 
 def taxonomy_from_names(names: Sequence[str]) -> Taxonomy:
-    """Class names as classes 1, 2, ...; stuff if a shipped taxonomy lists the name as stuff, else
-    things.
+    """Class names as classes 1, 2, ...
+
+    A class is stuff if a shipped taxonomy lists its name as stuff, else a thing.
 
     Raises:
         InputError: no name, or a repeated one.
@@ -60,8 +62,7 @@ def _shipped_kinds() -> dict[str, Kind]:
 
 @cache
 def shipped_words() -> dict[str, tuple[str, ...]]:
-    """Normalized class name -> the words of that class in the first shipped taxonomy that has
-    it."""
+    """Map each normalized class name to its words in the first shipped taxonomy that has it."""
     words: dict[str, tuple[str, ...]] = {}
     for name in known_taxonomies():
         for category in load_taxonomy(name).categories:

@@ -22,8 +22,10 @@ HEIGHT, WIDTH = 12, 17
 
 @pytest.fixture(scope="session")
 def fo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """FiftyOne on a MongoDB in a temporary folder; tests skip without it, or fail where CI
-    requires it."""
+    """FiftyOne on a MongoDB in a temporary folder.
+
+    Tests skip without it, or fail where CI requires it.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for key in ("FIFTYONE_DATABASE_URI", "FIFTYONE_PRIVATE_DATABASE_PORT"):
             patch.delenv(key, raising=False)

@@ -23,8 +23,10 @@ def hollow_run(folder: Path) -> str:
 
 
 def assert_refused_before_torch(command: Sequence[str], slips: Sequence[Sequence[str]]) -> None:
-    """Each slip, given after `segkit COMMAND`, ends with exit code 2 and one line, all in one
-    process without torch."""
+    """Each slip after `segkit COMMAND` ends with exit code 2 and one line.
+
+    All run in one process, which must not import torch.
+    """
     calls = [["segkit", *command, *slip] for slip in slips]
     code = f"""
 import sys

@@ -30,8 +30,7 @@ def run_json(*arguments):
 
 
 def benchmark_file(folder, classes=3):
-    """Two images of 40 x 50 with two polygons each; the second image is in a folder of the
-    archives."""
+    """Two images of 40 x 50 with two polygons each; the second is in a folder of the archives."""
     categories = [
         {"id": c.id, "name": c.name} for c in load_taxonomy("objects365-v2").categories[:classes]
     ]

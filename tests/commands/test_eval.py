@@ -191,8 +191,10 @@ def test_the_note_on_missing_masks_leaves_crowds_out_and_agrees_with_its_count(t
     things = {category.id for category in truth.taxonomy.categories if category.kind == "thing"}
 
     def stripped(name, *crowd):
-        """The truth as predictions; in the first images, the first thing has no mask and may be a
-        crowd."""
+        """The truth as predictions.
+
+        In the first images, the first thing has no mask and may be a crowd.
+        """
         samples = list(truth.samples())
         for number, is_crowd in enumerate(crowd):
             segments = list(samples[number].segments)

@@ -125,8 +125,7 @@ def test_validate_exits_with_the_verdict(toy):
 
 
 def test_validate_does_not_suggest_validate(toy):
-    """The reader's error about a truncated tar suggests `segkit validate`, whose own list must
-    not."""
+    """The reader suggests `segkit validate` for a truncated tar; the command itself must not."""
     tar = toy / "toy" / "v1" / "images-00000.tar"
     tar.write_bytes(tar.read_bytes()[:600])
     shards = ShardSet.open(toy / "toy")

@@ -1,5 +1,4 @@
-"""Proposals matched to boxes, against masks that are counted by hand and against whole masks at the
-image's size."""
+"""Match proposals to boxes, against counts by hand and full masks at the image's size."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,4 @@
-"""Random label maps as samples, and plain dense versions of the metrics, which the fast ones must
-equal."""
+"""Random label maps as samples, and dense reference versions of the metrics."""
 
 from collections import defaultdict
 
@@ -76,8 +75,7 @@ def random_sample(
 
 
 def disturbed(rng: np.random.Generator, truth: Sample, names: Taxonomy) -> Sample:
-    """A prediction: the truth moved by a pixel, some classes changed, some segments dropped, score
-    given."""
+    """A prediction: the truth moved by a pixel, classes changed, segments dropped, scores added."""
     segments = []
     covered = np.zeros((truth.height, truth.width), bool)
     for true in truth.segments:

@@ -88,8 +88,7 @@ def test_missing_images_and_missing_truth_are_refused() -> None:
 
 
 def test_published_baselines_on_the_standin(real_data: Path) -> None:
-    """The figures of the data's own README: filled box 0.571, inscribed ellipse 0.636 over 864
-    objects."""
+    """The data's README states: filled box 0.571, inscribed ellipse 0.636, over 864 objects."""
     coco = COCO(str(real_data / "objects365_standin/annotations/o365_instance_seg_val.json"))
     samples = []
     for image in coco.loadImgs(coco.getImgIds()):

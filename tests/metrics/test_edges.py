@@ -1,5 +1,4 @@
-"""Edge cases, each in every task against the reference: panopticapi's rules, dense confusion,
-pycocotools."""
+"""Edge cases of every task against panopticapi's rules, dense confusion and pycocotools."""
 
 from dataclasses import replace
 

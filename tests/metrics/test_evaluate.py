@@ -164,8 +164,7 @@ RETURNED = {
 )
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
 def test_resident_memory_is_bounded_including_that_of_the_evaluators(tmp_path, task):
-    """A hundred masks of 800 bytes an image, in both sets: keeping them would take 1,600 bytes a
-    pair."""
+    """A hundred masks of 800 bytes an image in both sets: 1,600 bytes a pair if kept."""
     names = taxonomy(things=100, stuff=0)
     ids = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((48, 64), int))
     ids[np.random.default_rng(0).random(ids.shape) < 0.1] = 0
@@ -246,8 +245,10 @@ def test_predictions_of_another_size_are_refused(tmp_path, task):
 
 
 def test_columns_and_samples_give_the_same_figures(tmp_path, monkeypatch):
-    """Sets in the same order are read by columns, samples in memory each by itself; 300 images are
-    several row groups."""
+    """Sets in the same order are read by columns, samples in memory one by one.
+
+    The 300 images are several row groups.
+    """
     truth, predictions = sets(tmp_path, images=300, kind="panoptic")
     few = [replace(s, segments=()) if i % 7 < 6 else s for i, s in enumerate(predictions.samples())]
     sparse = shard_set(tmp_path / "sparse", few, truth.taxonomy)

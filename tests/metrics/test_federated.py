@@ -14,8 +14,11 @@ from .test_instance import random_pairs
 
 
 def reference(pairs, names):
-    """The rules of LVIS on top of COCO's matching: classes that an image is not annotated for do
-    not count, nor do unmatched detections where labels are not exhaustive."""
+    """The rules of LVIS on top of COCO's matching.
+
+    Classes that an image is not annotated for do not count, nor do unmatched detections where
+    labels are not exhaustive.
+    """
     pairs = [
         (
             t,

@@ -27,8 +27,7 @@ def truth(tmp_path_factory, real_data):
 
 
 def shifted(truth, real_data, folder, pixels):
-    """The same files with every PNG rolled to the right; what leaves on one side comes back on the
-    other."""
+    """The same files with every PNG rolled to the right, around the edge."""
     sample = real_data / "panopticapi_sample"
     content = json.loads((sample / "panoptic_examples.json").read_text())
     masks = folder / "moved"

@@ -43,8 +43,7 @@ SHAPES = [(1, 64, 64), (3, 96, 64), (2, 64, 160)]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[nn.Module, Path]]:
-    """A Mask2Former of random weights and statistics, and the folder that it has saved itself
-    to."""
+    """A Mask2Former of random weights and statistics, and the folder that it is saved to."""
     saved: dict[str, tuple[nn.Module, Path]] = {}
 
     def build(backbone: str) -> tuple[nn.Module, Path]:
@@ -78,8 +77,7 @@ def _config(backbone: str) -> Any:
 
 @torch.no_grad()
 def _randomize(reference: nn.Module) -> nn.Module:
-    """No tensor stays at a constant that would hide a mistake: norms, biases, offsets and
-    statistics move."""
+    """Randomize norms, biases, offsets and statistics, whose constants would hide a mistake."""
     for name, value in reference.named_parameters():
         if value.ndim == 1 or not bool(value.any()):
             value.add_(torch.randn_like(value) * 0.1)

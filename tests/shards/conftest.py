@@ -23,8 +23,10 @@ def picture(seed: int, height: int = 24, width: int = 32) -> bytes:
 
 
 def toy_sample(seed: int) -> Sample:
-    """A panoptic sample: a cat with a hole, sky, void; over the seeds, every optional field is
-    set."""
+    """A panoptic sample: a cat with a hole, sky, void.
+
+    Over the seeds, every optional field is set.
+    """
     ids = np.full((24, 32), 7, np.int64)
     ids[4 + seed % 5 : 20, 6:15] = 3
     ids[10:12, 8:10] = 0

@@ -34,8 +34,10 @@ convert(Path(sys.argv[1]), slow)
 
 
 def convert(destination, rows=lambda index: range(3), shards=4):
-    """Convert as commands do: plan, write the missing shards, finish. Returns the set and the
-    indices that were written."""
+    """Convert as commands do: plan, write the missing shards, finish.
+
+    Returns the set and the indices that were written.
+    """
     with staging(destination, {"input": "same"}, resume=True) as stage:
         todo = [index for index in range(shards) if shard.read_shard(stage.path, index) is None]
         for index in todo:

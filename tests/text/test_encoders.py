@@ -1,5 +1,4 @@
-"""Encoders of open_clip and transformers with random local weights, against a second
-implementation."""
+"""Encoders of open_clip and transformers (random weights), against a second implementation."""
 
 import json
 import shutil

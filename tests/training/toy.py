@@ -1,5 +1,4 @@
-"""Six small pictures of one or two green blocks, and a model small enough to learn them in a
-test."""
+"""Six small pictures of green blocks, and a model small enough to learn them in a test."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -54,8 +53,10 @@ def write_toy_set(folder: Path, *, boxes_only: bool = False, name: str = "toy") 
 
 
 def write_sparse_set(folder: Path) -> ShardSet:
-    """Four pictures, of which one has labels: of two processes that share them, one has nothing to
-    find."""
+    """Four pictures, of which only one has labels.
+
+    One of two processes that share them gets no labels.
+    """
     samples = (_sample(seed, boxes_only=False) for seed in range(4))
     records = (
         (sample if not seed else replace(sample, segments=()), _picture(seed))
