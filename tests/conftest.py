@@ -11,13 +11,13 @@ from segkit.shards.reader import ShardSet
 from segkit.storage import location
 from tests.training.toy import write_recipe, write_sparse_set, write_toy_set
 
-settings.register_profile("shared-cores", deadline=None)  # a busy neighbor is no failure
+settings.register_profile("shared-cores", deadline=None)  # a busy neighbor must not fail a test
 settings.load_profile("shared-cores")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def single_threaded_torch() -> None:
-    """Two threads beside a busy neighbor can be 50x slower than one."""
+    """Beside a busy neighbor, two threads can be 50 times slower than one."""
     import torch
 
     torch.set_num_threads(1)
@@ -25,7 +25,7 @@ def single_threaded_torch() -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data; tests that need it are skipped where it is absent."""
+    """The folder of real data; tests that need it are skipped without it."""
     default = Path(__file__).parents[1] / ".." / "shared" / "data"
     folder = Path(os.environ.get("SEGKIT_REAL_DATA", default))
     if not folder.is_dir():
@@ -35,7 +35,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def _s3_server() -> Iterator[str]:
-    """A local S3 server; its address."""
+    """The address of a local S3 server."""
     server = pytest.importorskip("moto.server").ThreadedMotoServer(
         ip_address="127.0.0.1", port=0, verbose=False
     )
@@ -70,7 +70,7 @@ def s3(_s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path
 
 @pytest.fixture(params=["s3", "memory"])
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty folder behind a URL, of two protocols of fsspec."""
+    """An empty folder behind a URL, for two protocols of fsspec."""
     if request.param == "s3":
         return request.getfixturevalue("s3") / "folder"
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))

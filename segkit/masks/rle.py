@@ -73,12 +73,10 @@ def areas(masks: Sequence[bytes]) -> Ints:
 
     if any(not ends_with_number(counts) for counts in masks):
         raise ValueError("a malformed RLE")  # pycocotools would read beyond its end
-    batches = [
-        coco.area([{"size": [1, 1], "counts": counts} for counts in batch])
-        for start in range(0, len(masks), _PYCOCOTOOLS_BATCH)
-        if (batch := masks[start : start + _PYCOCOTOOLS_BATCH])
-    ]
-    return np.concatenate(batches).astype(np.int64) if batches else np.zeros(0, np.int64)
+    records = [{"size": [1, 1], "counts": counts} for counts in masks]
+    starts = range(0, len(masks), _PYCOCOTOOLS_BATCH)
+    sizes = [coco.area(records[start : start + _PYCOCOTOOLS_BATCH]) for start in starts]
+    return np.concatenate([np.zeros(0, np.int64), *sizes]).astype(np.int64)
 
 
 def box(counts: bytes, height: int, width: int) -> Box:

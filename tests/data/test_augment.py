@@ -20,7 +20,6 @@ from segkit.data.augment import (
 from segkit.data.crop_masks import crop_mask
 from segkit.inference.upscale import to_image
 from segkit.masks import rle
-from segkit.masks.boxes import corners, tight_box
 from tests.data.scenes import blobs, disc
 
 NEAREST_EXACT = InterpolationMode.NEAREST_EXACT
@@ -300,11 +299,3 @@ def test_neutral_colors_change_nothing_and_jitter_is_seeded() -> None:
         color_jitter(image, strength=0.4, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     assert (first == again).all() and (first != different).any()
-
-
-def test_tight_box_equals_pycocotools() -> None:
-    from pycocotools import mask as coco
-
-    dense = blobs(50, 70, seed=8)
-    x, y, w, h = coco.toBbox(coco.encode(np.asfortranarray(dense.astype(np.uint8))))
-    assert corners(tight_box(dense)) == (x, y, x + w, y + h)

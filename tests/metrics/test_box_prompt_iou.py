@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,19 +63,6 @@ def test_crowds_and_ignored_objects_do_not_count() -> None:
     truth = Sample("7", "a.jpg", 40, 40, (counted, crowd, ignored))
     figures = evaluate_box_prompts([truth], [replace(truth, segments=(counted,))], ONE_CLASS)
     assert figures["boxes"] == 1
-
-
-def test_an_ellipse_has_its_area_and_stays_in_its_box() -> None:
-    box = (10.0, 20.0, 61.0, 41.0)
-    ellipse = inscribed_ellipse(box, 100, 100)
-    assert ellipse.sum() == pytest.approx(math.pi * 30.5 * 20.5, rel=0.02)
-    assert not (ellipse & ~filled_box(box, 100, 100)).any()
-
-
-def test_a_box_beyond_the_image_is_clipped() -> None:
-    assert filled_box((-5.0, -5.0, 8.0, 8.5), 10, 10).sum() == 3 * 4
-    assert filled_box((20.0, 20.0, 5.0, 5.0), 10, 10).sum() == 0
-    assert mask_iou(np.zeros((2, 2), bool), np.zeros((2, 2), bool)) == 0
 
 
 def test_missing_images_and_missing_truth_are_refused() -> None:
