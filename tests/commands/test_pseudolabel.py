@@ -109,12 +109,12 @@ def test_the_old_name_of_box_prompts_is_accepted_with_a_note(
 def test_pseudo_score_decides_which_boxes_get_masks(
     run: Path, boxes: ShardSet, tmp_path: Path
 ) -> None:
-    counts = []
+    counts: list[int] = []
     for score in (0, 0.3, 1):
         common = ("--checkpoint", run, "--data", boxes.path, "--out", tmp_path)
         output = invoke("pseudolabel", *common, "--set", f"inference.pseudo_score={score}")
-        counts.append(output["masked"])
-    assert counts[0] > counts[2] == 0 and counts[0] >= counts[1] >= counts[2]  # type: ignore[operator]
+        counts.append(int(str(output["masked"])))
+    assert counts[0] > counts[2] == 0 and counts[0] >= counts[1] >= counts[2]
 
 
 def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(

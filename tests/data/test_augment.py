@@ -257,7 +257,7 @@ def test_crops_equal_torchvisions_transforms(case: tuple[int, int, Crop], seed: 
     )
     boxes = tv_tensors.BoundingBoxes(
         [list(box)], format="XYWH", canvas_size=(height, width), dtype=torch.float64
-    )  # type: ignore[call-overload]
+    )
     inside = functional.convert_bounding_box_format(transform(boxes), new_format="XYXY")[0].tolist()
     ours = crop.clip(crop.box(box))
     if (ours[2] - ours[0]) * (ours[3] - ours[1]) > 1e-6:

@@ -193,7 +193,7 @@ def test_zoom_shows_small_objects_large() -> None:
         crops = [
             choose_crop(sample, policies, config, np.random.default_rng(seed))
             for seed in range(100)
-        ]  # type: ignore[arg-type]
+        ]
         shares[probability] = np.median([crop.content[2] / crop.source[2] for crop in crops])
     assert shares[1.0] > 3 * shares[0.0]
 
@@ -204,8 +204,8 @@ def test_targets_follow_the_mask_policy(sets: Sets) -> None:
         DataMix(instances, DataConfig(image_size=64, mask_policy={"inst": "box"}), seed=0), 0, 1
     )[0]
     assert not any(bool(targets.has_mask.any()) for targets in batch.targets)
-    policy = {"inst": "box", "inst:cat": "mask"}
-    batch = run(DataMix(instances, DataConfig(image_size=64, mask_policy=policy), seed=0), 0, 1)[0]  # type: ignore[arg-type]
+    config = DataConfig(image_size=64, mask_policy={"inst": "box", "inst:cat": "mask"})
+    (batch,) = run(DataMix(instances, config, seed=0), 0, 1)
     labels = torch.cat([targets.labels for targets in batch.targets])
     assert torch.equal(
         torch.cat([targets.has_mask for targets in batch.targets]), labels == TAXONOMY.index[5]

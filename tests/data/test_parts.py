@@ -73,7 +73,7 @@ def test_other_tasks_have_no_parts() -> None:
     for task in ("panoptic", "instance"):
         targets = build_targets(
             sample(labels, classes), crop, taxonomy=classes, task=task, policies={}
-        )  # type: ignore[arg-type]
+        )
         assert not targets.is_part.any()
 
 

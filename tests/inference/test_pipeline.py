@@ -1,6 +1,7 @@
 """Batched inference against a loop over single images."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import pytest
@@ -98,7 +99,9 @@ def test_batches_equal_single_images(model: Confident, task: Task) -> None:
         sample = Sample(f"{index}", name, width, height, annotated=(1,), exhaustive=False)
         return sample, pixels[index]
 
-    predictions = predict_images(model, CLASSES, range(len(SIZES)), read, task, config)  # type: ignore[arg-type]
+    predictions = predict_images(
+        cast(DataSeg, model), CLASSES, range(len(SIZES)), read, task, config
+    )
     samples = [predicted_sample(sample, masks, TAXONOMY) for sample, masks in predictions]
     counting.remove()
     assert sum(sizes) == len(SIZES) and max(sizes) == 3, "images of equal shape share a batch"
@@ -143,7 +146,8 @@ def test_the_number_of_images_in_memory_is_bounded() -> None:
         return Sample(f"{number}", "x", width, height), np.zeros((height, width, 3), np.uint8)
 
     classes = ClassEmbeddings.from_taxonomy(TAXONOMY, torch.zeros(5, 16))
-    for sample, _ in predict_images(Instant(), classes, items(), read, "semantic", config):  # type: ignore[arg-type]
+    model = cast(DataSeg, Instant())
+    for sample, _ in predict_images(model, classes, items(), read, "semantic", config):
         assert sample.id == f"{predicted}"
         predicted += 1
     assert predicted == 300

@@ -122,11 +122,11 @@ def test_instances_are_the_best_pairs_of_proposal_and_thing() -> None:
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
-def test_masks_are_resized_to_the_image(task: str) -> None:
+def test_masks_are_resized_to_the_image(task: Task) -> None:
     crop = full_image_crop(50, 83, size=96)
     logits = torch.full((1, 24, 24), -20.0)
     logits[0, :, :12] = 20.0
-    predictions = postprocess(task, one_hot(0), logits, crop, IS_THING, InferenceConfig(score=0.1))  # type: ignore[arg-type]
+    predictions = postprocess(task, one_hot(0), logits, crop, IS_THING, InferenceConfig(score=0.1))
     mask = predictions[0].mask
     assert mask.shape == (50, 83)
     if task != "semantic":

@@ -1,3 +1,5 @@
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -113,7 +115,8 @@ def test_masks_of_crops_are_pasted_in_the_right_place(
     shape = ((x - width / 2) / (width / 2)) ** 2 + ((y - height / 2) / (height / 2)) ** 2 < 0.9
     image[rows, columns][shape] = 255
     prompts = ImagePrompts(image, [box], [0])
-    ((prediction,),) = predict_box_masks(Painter(), CLASSES, [prompts], CONFIG, crop_size=128)  # type: ignore[arg-type]
+    model = cast(DataSeg, Painter())
+    ((prediction,),) = predict_box_masks(model, CLASSES, [prompts], CONFIG, crop_size=128)
     truth = image[..., 0] > 0
     assert (prediction.mask & truth).sum() / (prediction.mask | truth).sum() > 0.9
     assert prediction.class_index == 0 and prediction.score > 0.7

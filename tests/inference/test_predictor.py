@@ -178,7 +178,7 @@ def test_box_labels_are_names_of_any_vocabulary(run: Path, toy: ShardSet) -> Non
 )
 def test_invalid_boxes_images_and_labels_are_refused(
     run: Path, image, boxes, labels, message
-) -> None:  # type: ignore[no-untyped-def]
+) -> None:
     with pytest.raises(InputError, match=message):
         segkit.segment_boxes(segkit.load_run(run), image, boxes, labels)
 
