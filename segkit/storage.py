@@ -1,6 +1,6 @@
 """Read and write files by path or by URL (s3://, gs://, ...), through one interface.
 
-`location` alone decides what a user's argument is. A plain path or a file:// URL becomes a
+Only `location` decides what a user's argument is. A plain path or a file:// URL becomes a
 `pathlib.Path`. Any other URL becomes a `upath.UPath`, which has pathlib's methods over fsspec; it
 is typed as a `Path`, so that one code serves both. This module adds what pathlib lacks: a range of
 bytes, Parquet, names that lead from one store to another.

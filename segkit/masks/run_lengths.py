@@ -191,7 +191,7 @@ def _gaps_and_runs(numbers: Ints, lengths: Ints) -> tuple[Ints, Ints, Ints]:
     pairs = np.delete(numbers, rest)
     gap, run = pairs[0::2].copy(), pairs[1::2].copy()
     lead = gap[begin]
-    gap[begin] = 0  # the first number is absolute, and the second gap is no difference to it
+    gap[begin] = 0  # the first number is absolute; the second gap is not relative to it
     for chain in (gap, run):
         if len(begin):  # let the running sum start again at zero with each mask
             chain[begin[1:]] -= np.add.reduceat(chain, begin)[:-1]
