@@ -165,6 +165,20 @@ def coco(
     boxes_only: Annotated[
         bool, typer.Option("--boxes-only", help="Omit the masks of the instances.")
     ] = False,
+    crowds_as_objects: Annotated[
+        bool,
+        typer.Option(
+            "--crowds-as-objects",
+            help="Take every annotation for one object, whatever its iscrowd (CVAT brush masks).",
+        ),
+    ] = False,
+    drop_unused_twins: Annotated[
+        bool,
+        typer.Option(
+            "--drop-unused-twins",
+            help="Drop classes without annotations that have the name of another (Roboflow's 0).",
+        ),
+    ] = False,
 ) -> "Source":
     """COCO panoptic (JSON and PNG folder), COCO instances (polygons, RLE or boxes), or both joined.
 
@@ -184,13 +198,32 @@ def coco(
         if instances is None:
             hint = "give --panoptic FILE or --instances FILE, or both"
             raise InputError("no annotation file", hint=hint)
-        return open_coco_instances(instances, images, boxes_only=boxes_only)
+        return open_coco_instances(
+            instances,
+            images,
+            boxes_only=boxes_only,
+            crowds_as_objects=crowds_as_objects,
+            drop_unused_twins=drop_unused_twins,
+        )
     if boxes_only:
         raise InputError(
             "--boxes-only cannot be combined with --panoptic", hint="omit one of the two"
         )
     if instances is None:
-        return open_coco_panoptic(panoptic, images, panoptic_masks)
+        return open_coco_panoptic(
+            panoptic,
+            images,
+            panoptic_masks,
+            crowds_as_objects=crowds_as_objects,
+            drop_unused_twins=drop_unused_twins,
+        )
+    for option, value in (
+        ("--crowds-as-objects", crowds_as_objects),
+        ("--drop-unused-twins", drop_unused_twins),
+    ):
+        if value:
+            message = f"{option} cannot be combined with both --panoptic and --instances"
+            raise InputError(message, hint="omit the option or one of the files")
     return open_coco_joined(panoptic, instances, images, panoptic_masks)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .common import emit, stderr, table
+from .common import emit, note, stderr, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +37,8 @@ def show(
     )
     if not as_json and report.published is None:
         _print_defects(report)
+    for line in report.notes:
+        note(line)
     if message := _wrong_folder(report, source, option):
         _print_line(message)
 
@@ -111,6 +113,7 @@ def _result(
         "offenders": report.offenders,
         "defects": [defect.to_json() for defect in report.defects],
         "quarantine": str(quarantine) if quarantine and quarantine.is_file() else None,
+        "notes": list(report.notes),
         "error": error,
         "seconds": round(seconds, 3),
     }

@@ -12,7 +12,7 @@ from .common import JSON_OPTION, emit, table
 _MAX_CLASSES = 40
 _MAX_LIST = 8
 _SET_KEYS = (
-    *("name", "split", "kind", "taxonomy", "images", "segments", "masked", "boxes_only"),
+    *("name", "split", "kind", "taxonomy", "images", "segments", "masked", "boxes_only", "crowds"),
     *("images_by", "digest"),
 )
 

@@ -1,13 +1,13 @@
-"""Describe a version, a shard set or a run, and its ancestors, from manifests only."""
+"""Describe a version, a shard set or a run, and its ancestors."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from segkit import storage
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.shards.publish import MANIFEST, resolve
-from segkit.shards.reader import read_manifest
+from segkit.shards.reader import ShardSet, read_manifest
 from segkit.taxonomy import Taxonomy
 
 
@@ -59,6 +59,7 @@ def _describe_set(path: Path) -> dict[str, Any]:
         "split": manifest.split,
         "kind": manifest.kind,
         **{key: statistics[key] for key in keys},
+        "crowds": _count_crowds(path),
         "class_kinds": {names[category.id]: category.kind for category in taxonomy.categories},
         "taxonomy": taxonomy.name,
         "images_by": manifest.images_by,
@@ -71,6 +72,14 @@ def _describe_set(path: Path) -> dict[str, Any]:
         "parents": lineage(path, manifest.model_dump()),
         "digest": manifest.digest,
     }
+
+
+def _count_crowds(path: Path) -> int | None:
+    """The number of crowds in a set, from its Parquet files; None if one cannot be read."""
+    try:
+        return ShardSet.open(path).crowds
+    except SegkitError:
+        return None
 
 
 def _ancestor(child: Path, parent: dict[str, Any]) -> dict[str, Any]:

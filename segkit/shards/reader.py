@@ -156,6 +156,19 @@ class ShardSet:
 
         return read_row
 
+    @cached_property
+    def crowds(self) -> int:
+        """Number of segments that are crowds; reads one column of the labels."""
+        total = 0
+        for part in self.manifest.parts:
+            with self._open_labels(part.labels) as file:
+                try:
+                    column = file.read(["segments.list.element.is_crowd"], use_threads=False)[0]
+                except (OSError, pa.ArrowException) as error:
+                    raise _damaged(self.path / part.labels, error) from error
+            total += sum(chunk.values.field("is_crowd").true_count for chunk in column.chunks)
+        return total
+
     def _open_labels(self, name: str) -> pq.ParquetFile:
         try:
             return storage.parquet_file(self.path / name)

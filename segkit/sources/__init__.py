@@ -6,6 +6,7 @@ Conversion:
     process_pool.py    run shards in processes of this machine
     ray_engine.py      run shards on a Ray cluster
     ledger.py          count what becomes of every image and annotation; codes of defects
+    notes.py           find classes that share one name, and annotations that nothing counts
     quarantine.py      write the losses to quarantine.jsonl
 
 The interface, and what sources share:

@@ -183,11 +183,10 @@ def open_ade(
     check_scene_parsing(root)
     images, masks = root / "images" / split, root / "annotations" / split
     taxonomy = load_taxonomy("ade20k-150") if classes is None else read_class_info(classes)
-    pairs, unpaired = pair_masks(images, masks)
+    pairing = pair_masks(images, masks)
+    listed = (pairing.pairs, pairing.unpaired, pairing.passed_over)
     if not instances:
-        return SemanticMasks(
-            images, masks, taxonomy, _VOID, pairs, unpaired, name="ade", header=_HEADER
-        )
+        return SemanticMasks(images, masks, taxonomy, _VOID, *listed, name="ade", header=_HEADER)
     folder = root / "annotations_instance" / split
     if not folder.is_dir():
         hint = "get annotations_instance.tar of the places challenge, or omit --instances"
@@ -197,8 +196,7 @@ def open_ade(
         masks,
         taxonomy,
         _VOID,
-        pairs,
-        unpaired,
+        *listed,
         name="ade",
         kind="panoptic",
         header=_HEADER,

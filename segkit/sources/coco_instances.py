@@ -52,6 +52,8 @@ class CocoInstances(CocoSource):
     """
 
     boxes_only: bool = False
+    crowds_as_objects: bool = False
+    """Take every annotation for one object, whatever its `iscrowd`."""
     name: ClassVar[str] = "coco-instances"
     default_kind: ClassVar[Kind | None] = "thing"
 
@@ -62,7 +64,8 @@ class CocoInstances(CocoSource):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the file's path, size and time, and the options."""
-        return {**super().fingerprint(), "boxes_only": self.boxes_only}
+        options = {"boxes_only": self.boxes_only, "crowds_as_objects": self.crowds_as_objects}
+        return {**super().fingerprint(), **options}
 
     def candidates(self, file_name: str) -> tuple[str, ...]:
         """Return the file name as given, and without its folders."""
@@ -146,7 +149,7 @@ class CocoInstances(CocoSource):
             box=box,
             mask=mask,
             area=area,
-            is_crowd=bool(annotation.iscrowd),
+            is_crowd=bool(annotation.iscrowd) and not self.crowds_as_objects,
             ignore=bool(annotation.ignore),
             mask_from=None if mask is None else "human",
             source_id=None if annotation.id is None else str(annotation.id),
@@ -175,7 +178,12 @@ class CocoInstances(CocoSource):
 
 
 def open_coco_instances(
-    annotations: Path, images: Path, *, boxes_only: bool = False
+    annotations: Path,
+    images: Path,
+    *,
+    boxes_only: bool = False,
+    crowds_as_objects: bool = False,
+    drop_unused_twins: bool = False,
 ) -> CocoInstances:
     """Open a COCO instances file as a source.
 
@@ -183,11 +191,14 @@ def open_coco_instances(
         annotations: the JSON file.
         images: folder of the images.
         boxes_only: leave the masks out.
+        crowds_as_objects: take every annotation for one object, whatever its `iscrowd`.
+        drop_unused_twins: drop classes without annotations that have the name of another class.
 
     Raises:
         InputError: the file cannot be read.
     """
-    return CocoInstances(read_coco(annotations, "instances"), images, boxes_only)
+    file = read_coco(annotations, "instances", drop_unused_twins=drop_unused_twins)
+    return CocoInstances(file, images, boxes_only, crowds_as_objects)
 
 
 def segmentation_text(raw: bytes) -> str | None:

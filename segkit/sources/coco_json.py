@@ -5,7 +5,7 @@ Each record is kept as the text that stands in the file.
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from segkit.sources.categories import NativeCategory, build_taxonomy
 from segkit.sources.coco_fields import IMAGE, Id, loose, read_image
 from segkit.sources.external_sort import ExternalSort, SpillFile
 from segkit.sources.ledger import Defect, ImageError, Tally
+from segkit.sources.notes import encoder_text
 from segkit.sources.source import Record
 from segkit.taxonomy import Taxonomy
 
@@ -96,7 +97,7 @@ class CocoFile:
             yield Record(str(image.id), image.name, candidates(image.name), (raw, flagged))
 
 
-def read_coco(path: Path, expected: AnnotationType) -> CocoFile:
+def read_coco(path: Path, expected: AnnotationType, *, drop_unused_twins: bool = False) -> CocoFile:
     """Read a COCO JSON file, once from front to back.
 
     A file whose annotations stand before its images is read twice.
@@ -104,6 +105,7 @@ def read_coco(path: Path, expected: AnnotationType) -> CocoFile:
     Args:
         path: the file.
         expected: type of its annotations.
+        drop_unused_twins: drop classes without annotations that have the name of another class.
 
     Raises:
         InputError: the file does not exist, is not JSON (the message names the place), lacks the
@@ -133,7 +135,10 @@ def read_coco(path: Path, expected: AnnotationType) -> CocoFile:
             if key == "annotations" and text:
                 contents.add_annotation(value, text)
     contents.finish()
-    return CocoFile(path, _categories(categories, path), header, contents)
+    natives = _categories(categories, path)
+    if drop_unused_twins:
+        natives = _drop_unused_twins(natives, contents.used_classes)
+    return CocoFile(path, natives, header, contents)
 
 
 def file_identity(path: Path) -> dict[str, Any]:
@@ -202,6 +207,8 @@ class CocoContents:
         """Images that are unreadable or listed twice, with their index in the file's list."""
         self.orphans = SpillFile()
         """Annotations that belong to no image, with their index in the file's list."""
+        self.used_classes: set[str] = set()
+        """The category ids of all annotations, as text."""
         self._path, self._expected = path, expected
         self._images = self._annotations = 0
         self._places: dict[str, int] = {}
@@ -235,11 +242,21 @@ class CocoContents:
             self.orphans.add(index, raw)
             return
         self.by_image.add_annotation(place, raw)
+        self._use_classes(value)
         annotation_id = value.get("id")
         if isinstance(annotation_id, int) and -_INT64 < annotation_id < _INT64:
             self._integer_ids.append(annotation_id)  # 8 bytes each: there may be many millions
         elif annotation_id is not None:
             self._text_ids[str(annotation_id)] += 1
+
+    def _use_classes(self, value: dict[str, Any]) -> None:
+        class_id = value.get("category_id")
+        if isinstance(class_id, _ID):
+            self.used_classes.add(str(class_id))
+        infos = value.get("segments_info")
+        for info in infos if isinstance(infos, list) else ():
+            if isinstance(info, dict):
+                self.used_classes.add(str(info.get("category_id")))
 
     def finish(self) -> None:
         """Find the ids that several annotations share; nothing can be added afterwards."""
@@ -301,6 +318,18 @@ def _categories(records: Iterable[bytes], path: Path) -> tuple[NativeCategory, .
             hint = "give it an integer id, a name and isthing 0 or 1"
             raise InputError(message, file=path, record=record, hint=hint) from error
     return tuple(categories)
+
+
+def _drop_unused_twins(
+    natives: Sequence[NativeCategory], used: Collection[str]
+) -> tuple[NativeCategory, ...]:
+    """Return the classes without those that nothing uses and that share a used class's name."""
+    used_names = {encoder_text(native.name) for native in natives if str(native.id) in used}
+    return tuple(
+        native
+        for native in natives
+        if str(native.id) in used or encoder_text(native.name) not in used_names
+    )
 
 
 def _image_defect(raw: bytes, number: int, path: Path) -> Defect:

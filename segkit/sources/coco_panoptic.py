@@ -52,6 +52,8 @@ class CocoPanoptic(CocoSource):
     """
 
     masks: Path
+    crowds_as_objects: bool = False
+    """Take every segment of a thing for one object, whatever its `iscrowd`."""
     name: ClassVar[str] = "coco-panoptic"
     kind: ClassVar[SetKind] = "panoptic"
 
@@ -63,7 +65,8 @@ class CocoPanoptic(CocoSource):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the JSON's path, size and time, and the folder of masks."""
-        return {**super().fingerprint(), "masks": str(self.masks.resolve())}
+        options = {"crowds_as_objects": self.crowds_as_objects}
+        return {**super().fingerprint(), "masks": str(self.masks.resolve()), **options}
 
     def class_names(self, raw: bytes) -> list[str]:
         """Return the class name of each segment of a raw annotation."""
@@ -168,25 +171,35 @@ class CocoPanoptic(CocoSource):
             box=region.box,
             mask=region.counts,
             area=float(region.area),
-            is_crowd=bool(info.iscrowd),
+            is_crowd=bool(info.iscrowd) and not self.crowds_as_objects,
             mask_from="human",
             source_id=str(info.id),
         )
 
 
-def open_coco_panoptic(annotations: Path, images: Path, masks: Path | None = None) -> CocoPanoptic:
+def open_coco_panoptic(
+    annotations: Path,
+    images: Path,
+    masks: Path | None = None,
+    *,
+    crowds_as_objects: bool = False,
+    drop_unused_twins: bool = False,
+) -> CocoPanoptic:
     """Open a COCO panoptic JSON as a source.
 
     Args:
         annotations: the JSON file.
         images: folder of the images.
         masks: folder of the PNGs; by default beside the JSON, under the same stem.
+        crowds_as_objects: take every segment for one object, whatever its `iscrowd`.
+        drop_unused_twins: drop classes without segments that have the name of another class.
 
     Raises:
         InputError: the file cannot be read, or the folder of PNGs does not exist.
     """
     masks = masks or annotations.with_suffix("")
-    return CocoPanoptic(read_coco(annotations, "panoptic"), images, masks)
+    file = read_coco(annotations, "panoptic", drop_unused_twins=drop_unused_twins)
+    return CocoPanoptic(file, images, masks, crowds_as_objects)
 
 
 def _counts(region: rle.Region | None) -> bytes | None:

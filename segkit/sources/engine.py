@@ -24,16 +24,18 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, finish
 from segkit.sources.image_files import Picture, find_image, image_sizer, is_unsafe, read_picture
 from segkit.sources.ledger import Defect, ImageError, Tally
+from segkit.sources.notes import conversion_notes
 from segkit.sources.process_pool import process_pool
 from segkit.sources.quarantine import logged_tally, sync_log, write_quarantine
 from segkit.sources.source import Record, Source
 from segkit.storage import location
+from segkit.taxonomy import Taxonomy
 
 OnError = Literal["fail", "skip"]
 Engine = Literal["local", "ray"]
 Progress = Callable[[int], None]
 """Receives the number of images that were just finished."""
-_TALLY_FORMAT = 2
+_TALLY_FORMAT = 3
 """Version of the tallies beside finished shards; a run of another format is not resumed."""
 
 
@@ -72,16 +74,18 @@ class ConversionReport:
     """Number of all defects that fail a conversion."""
     published: ShardSet | None
     """The new version; None for a dry run."""
+    notes: tuple[str, ...] = ()
+    """What the user should know although nothing is lost, one line each."""
 
 
 class DefectsError(InputError):
     """The source has defects that would lose data; the message names the first one."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, taxonomy: Taxonomy) -> None:
         first = tally.defects[0].error(tally.offenders - 1)
         super().__init__(str(first))
         self.file, self.record, self.hint = first.file, first.record, first.hint
-        self._tally = tally
+        self._tally, self._taxonomy = tally, taxonomy
 
     @property
     def report(self) -> ConversionReport:
@@ -90,7 +94,7 @@ class DefectsError(InputError):
         Raises:
             SegkitError: the ledger does not balance.
         """
-        return _report(self._tally, None)
+        return _report(self._tally, self._taxonomy, None)
 
 
 def convert(
@@ -136,7 +140,7 @@ def convert(
     with staging(location(destination), fingerprint, resume=True) as stage:
         tally, count = _write_shards(Conversion(source, options, stage.path), on_progress)
         if tally.offenders and options.on_error == "fail":
-            raise DefectsError(tally)
+            raise DefectsError(tally, source.taxonomy)
         header = Header(
             taxonomy=source.taxonomy,
             kind=source.kind,
@@ -149,7 +153,7 @@ def convert(
         )
         ledger = tally.ledger()
         write_quarantine(stage.path, count)
-        return _report(tally, finish(stage, count, header, ledger))
+        return _report(tally, source.taxonomy, finish(stage, count, header, ledger))
 
 
 def check(
@@ -157,7 +161,7 @@ def check(
 ) -> ConversionReport:
     """Dry run: read and convert everything, write nothing."""
     tally, _ = Conversion(source, options, None).run(on_progress)
-    return _report(tally, None)
+    return _report(tally, source.taxonomy, None)
 
 
 def plan(
@@ -220,7 +224,7 @@ class Conversion:
         def stream(tally: Tally) -> Iterator[tuple[Sample, bytes | None]]:
             yield from self._samples(records, tally)
             if tally.offenders and self.options.on_error == "fail":
-                raise DefectsError(tally)
+                raise DefectsError(tally, self.source.taxonomy)
             sync_log(tally)  # before the shard counts as finished
             notes.update(tally.to_json())
 
@@ -284,6 +288,11 @@ class Conversion:
                 continue
             tally.images_kept += 1
             tally.kept.update(labels[segment.class_id] for segment in sample.segments)
+            tally.uncounted.update(
+                labels[segment.class_id]
+                for segment in sample.segments
+                if segment.is_crowd or segment.ignore
+            )
             tally.image_warnings.update(picture.warnings if picture else ())
             if not sample.segments:
                 tally.image_warnings["unlabelled-image"] += 1
@@ -349,8 +358,9 @@ def _as_completed(
         yield from (future.result() for future in done)
 
 
-def _report(tally: Tally, published: ShardSet | None) -> ConversionReport:
-    return ConversionReport(tally.ledger(), tuple(tally.defects), tally.offenders, published)
+def _report(tally: Tally, taxonomy: Taxonomy, published: ShardSet | None) -> ConversionReport:
+    notes = conversion_notes(taxonomy, tally)
+    return ConversionReport(tally.ledger(), tuple(tally.defects), tally.offenders, published, notes)
 
 
 def _fingerprint(source: Source, options: ConvertOptions) -> dict[str, Any]:

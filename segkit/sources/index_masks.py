@@ -1,13 +1,16 @@
 """The base of all sources of index PNGs: images and their masks, paired by name."""
 
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit import storage
 from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.masks import rle
@@ -35,6 +38,8 @@ class IndexMaskSource:
     """(image, mask) as paths relative to their folders, in order; "" for a missing mask."""
     unpaired: int = 0
     """Number of masks without an image."""
+    passed_over: tuple[tuple[str, int], ...] = ()
+    """(extension, number) of the files in the folders that are not images or masks."""
     name: str = "semantic"
     kind: SetKind = "semantic"
     header: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +66,13 @@ class IndexMaskSource:
     def records(self, tally: Tally) -> Iterator[Record]:
         """Yield images in the order of `pairs`, under the ids that are their paths' stems."""
         tally.image_warnings["mask-without-image"] += self.unpaired
+        if self.passed_over:
+            tally.image_warnings["passed-over"] += sum(number for _, number in self.passed_over)
+            listed = ", ".join(f"{extension} {number}" for extension, number in self.passed_over)
+            tally.notes.append(
+                f"files in the folders that are neither images nor masks were passed over: "
+                f"{listed}; save them as JPEG or PNG if they belong to the dataset"
+            )
         keys: set[str] = set()
         for image, mask in self.pairs:
             key = image.rsplit(".", 1)[0]
@@ -144,21 +156,30 @@ def void_mask(
     return rle.encode(np.isin(indices, void))
 
 
-def pair_masks(images: Path, masks: Path) -> tuple[tuple[tuple[str, str], ...], int]:
+@dataclass(frozen=True)
+class Pairing:
+    """The images and masks of two folders."""
+
+    pairs: tuple[tuple[str, str], ...]
+    """(image, mask) as relative paths, sorted by image; "" for a missing mask."""
+    unpaired: int
+    """Number of masks without an image."""
+    passed_over: tuple[tuple[str, int], ...]
+    """(extension, number) of the other files, hidden ones not counted."""
+
+
+def pair_masks(images: Path, masks: Path) -> Pairing:
     """Pair the images of a folder with their masks.
 
     A mask has the relative path of its image, except for the extension; otherwise it is the only
     mask with the file name of the image.
 
-    Returns:
-        Pairs of relative paths, sorted by image ("" for a missing mask), and the number of masks
-        without an image.
-
     Raises:
         InputError: a folder does not exist or contains no image or mask.
     """
-    image_names = _list_files(images, IMAGE_EXTENSIONS)
-    mask_names = _list_files(masks, frozenset({".png"}))
+    passed_over: Counter[str] = Counter()
+    image_names = _list_files(images, IMAGE_EXTENSIONS, passed_over)
+    mask_names = _list_files(masks, frozenset({".png"}), passed_over)
     by_path = {path.rsplit(".", 1)[0]: path for path in mask_names}
     by_name: dict[str, str] = {}
     for path in mask_names:
@@ -167,15 +188,48 @@ def pair_masks(images: Path, masks: Path) -> tuple[tuple[tuple[str, str], ...], 
         (image, by_path.get(image.rsplit(".", 1)[0]) or by_name.get(Path(image).stem, ""))
         for image in image_names
     )
-    return pairs, len(set(mask_names) - {mask for _, mask in pairs})
+    unpaired = len(set(mask_names) - {mask for _, mask in pairs})
+    return Pairing(pairs, unpaired, tuple(sorted(passed_over.items())))
 
 
-def _list_files(folder: Path, extensions: frozenset[str]) -> list[str]:
+def _list_files(folder: Path, extensions: frozenset[str], passed_over: Counter[str]) -> list[str]:
+    """Return the sorted relative paths of the files with an extension, without hidden files.
+
+    Args:
+        folder: its subfolders are searched, but not those that are links.
+        extensions: in lower case.
+        passed_over: receives the number of other files by extension.
+    """
     if not folder.is_dir():
         raise InputError("no such folder", file=folder, hint="check the path")
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in extensions)
-    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    names: list[str] = []
+    others: Counter[str] = Counter()
+    for name in _visible_files(folder):
+        extension = PurePosixPath(name).suffix.lower()
+        if extension in extensions:
+            names.append(name)
+        else:
+            others[extension or "(no extension)"] += 1
     if not names:
         message = f"contains no file of {', '.join(sorted(extensions))}"
+        if others:
+            listed = ", ".join(f"{extension} {number}" for extension, number in others.items())
+            message += f" (but {listed})"
         raise InputError(message, file=folder, hint="check the path")
-    return names
+    passed_over.update(others)
+    return sorted(names)
+
+
+def _visible_files(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of all files whose path has no part that begins with a dot."""
+    if storage.is_remote(folder):
+        paths: Iterable[str] = storage.list_files(folder)
+    else:
+        paths = (
+            Path(place, name).relative_to(folder).as_posix()
+            for place, _, files in os.walk(folder)
+            for name in files
+        )
+    for path in paths:
+        if not any(part.startswith(".") for part in path.split("/")):
+            yield path

@@ -67,6 +67,7 @@ WARNINGS: dict[str, str] = {
     "no-instance": "a thing that only the panoptic file has; kept",
     "no-mask": "an annotation without a mask; kept as a box",
     "not-in-instances": "an image of the panoptic file that the instances file does not list; kept",
+    "passed-over": "a file of a listed folder that has no extension of an image or mask",
     "unlabelled-image": "an image without any annotation; kept as an image without segments",
     "wrong-extension": "the format of the file is not the one that its extension names",
 }
@@ -125,7 +126,7 @@ class AnnotationError(Exception):
         self.code = code
 
 
-_BY_CLASS = ("images_dropped", "image_warnings", "annotations_in", "kept")
+_BY_CLASS = ("images_dropped", "image_warnings", "annotations_in", "kept", "uncounted")
 _BY_CLASS_AND_CODE = ("dropped", "warnings")
 
 
@@ -151,6 +152,10 @@ class Tally:
     """The first `MAX_DEFECTS` defects that fail a conversion."""
     offenders: int = 0
     """Number of all defects that fail a conversion."""
+    uncounted: Counter[str] = field(default_factory=Counter)
+    """Class -> kept annotations that neither training nor scores count: crowds, ignored ones."""
+    notes: list[str] = field(default_factory=list)
+    """What the source must tell the user, one line each."""
     log: IO[str] | None = field(default=None, compare=False, repr=False)
     """Receives every loss as a line of JSON."""
 
@@ -259,6 +264,7 @@ class Tally:
             image_warnings=Counter(data["image_warnings"]),
             annotations_in=Counter(data["annotations_in"]),
             kept=Counter(data["kept"]),
+            uncounted=Counter(data["uncounted"]),
             dropped=by_code("dropped"),
             warnings=by_code("warnings"),
             defects=[Defect(**defect) for defect in data["defects"]],

@@ -134,14 +134,15 @@ def open_semantic(
     label_list, void = read_labels(labels, first_label), frozenset(ignore)
     natives = [native for native in label_list.categories if native.id not in void]
     taxonomy = build_taxonomy(natives, default="stuff", file=labels, name=labels.stem)
-    pairs, unpaired = pair_masks(images, masks)
+    pairing = pair_masks(images, masks)
     return SemanticMasks(
         images,
         masks,
         taxonomy,
         void,
-        pairs,
-        unpaired,
+        pairing.pairs,
+        pairing.unpaired,
+        pairing.passed_over,
         header={"ignore": sorted(void)},
         colors=label_list.colors,
         labels_file=labels,

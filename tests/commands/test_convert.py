@@ -86,7 +86,10 @@ def test_every_source_takes_its_own_and_the_common_options() -> None:
     source_options = {
         "ade": {"root", "instances", "classes"},
         "cityscapes": {"root", "instances"},
-        "coco": {"images", "panoptic", "panoptic_masks", "instances", "boxes_only"},
+        "coco": {
+            *("images", "panoptic", "panoptic_masks", "instances", "boxes_only"),
+            *("crowds_as_objects", "drop_unused_twins"),
+        },
         "objects365": {"annotations", "images"},
         "semantic": {"images", "masks", "labels", "ignore", "first_label"},
         "voc": {"root", "instances"},

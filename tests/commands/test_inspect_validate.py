@@ -56,6 +56,10 @@ def test_inspect_shows_counts_and_lineage_to_the_source(toy):
         6,
     )
     assert (result["masked"], result["boxes_only"]) == (4, 2)
+    crowds = sum(
+        s.is_crowd for sample in ShardSet.open(toy / "layer").samples() for s in sample.segments
+    )
+    assert result["crowds"] == crowds
     assert result["classes"]["sky"] == {"segments": 2, "images": 2, "pixels": 633 + 624}
     (parent,) = result["parents"]
     assert parent["path"] == str((toy / "toy" / "v1").resolve())

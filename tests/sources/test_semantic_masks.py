@@ -104,9 +104,9 @@ def test_masks_are_found_by_path_and_else_by_name(tmp_path: Path) -> None:
         picture(tmp_path / "images" / name)
     for name in ("a/x.png", "b/x.png", "other/y.png"):
         picture(tmp_path / "masks" / name)
-    pairs, left = pair_masks(tmp_path / "images", tmp_path / "masks")
-    assert left == 0
-    assert dict(pairs) == {
+    pairing = pair_masks(tmp_path / "images", tmp_path / "masks")
+    assert (pairing.unpaired, pairing.passed_over) == (0, ())
+    assert dict(pairing.pairs) == {
         "a/x.jpg": "a/x.png",
         "b/x.jpg": "b/x.png",
         "c/y.jpg": "other/y.png",

@@ -1,0 +1,70 @@
+"""Finds what a user should know although nothing is lost: twin classes, uncounted labels."""
+
+import unicodedata
+from collections.abc import Iterable
+
+from segkit.sources.ledger import Tally
+from segkit.taxonomy import Category, Taxonomy
+
+_MAX_NAMES = 5
+
+
+def conversion_notes(taxonomy: Taxonomy, tally: Tally) -> tuple[str, ...]:
+    """Return the notes on a conversion, each one line."""
+    return (*tally.notes, *_twin_notes(taxonomy, tally), *_uncounted_notes(tally))
+
+
+def twins(categories: Iterable[Category]) -> list[list[Category]]:
+    """Return the groups of classes that have one text for the encoder, in order of ids."""
+    groups: dict[tuple[str, ...], list[Category]] = {}
+    for category in categories:
+        groups.setdefault(tuple(map(encoder_text, category.words)), []).append(category)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def encoder_text(name: str) -> str:
+    """Return a name without what hardly changes its embedding: case, accents, blanks, - and _."""
+    letters = unicodedata.normalize("NFKD", name.casefold())
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return " ".join(plain.replace("_", " ").replace("-", " ").split()) or name
+
+
+def _twin_notes(taxonomy: Taxonomy, tally: Tally) -> list[str]:
+    labels = taxonomy.unique_names
+    notes = []
+    for group in twins(taxonomy.categories):
+        listed = _listed([f"{category.id} {category.name!r}" for category in group])
+        unused = [category for category in group if not tally.annotations_in[labels[category.id]]]
+        if unused and len(unused) < len(group):
+            ids = _listed([str(category.id) for category in unused])
+            remedy = f"{ids} without annotations: remove it, for COCO with --drop-unused-twins"
+        else:
+            remedy = "give them names that differ, or merge them with `segkit relabel`"
+        notes.append(
+            f"classes {listed} have one name for the text encoder, "
+            f"so that their scores are shared and masks come twice; {remedy}"
+        )
+    return notes
+
+
+def _uncounted_notes(tally: Tally) -> list[str]:
+    kept, uncounted = tally.kept, tally.uncounted
+    if tally.images_kept and not kept.total():
+        return ["no image has an annotation, so that there is nothing to train on or to score"]
+    classes = sorted(name for name in uncounted if uncounted[name] == kept[name])
+    if not classes:
+        return []
+    number = sum(uncounted[name] for name in classes)
+    which = "all annotations"
+    if number < kept.total():
+        which += f" of {_listed([repr(name) for name in classes])}"
+    return [
+        f"{which} ({number}) are crowds or marked to be ignored, so that neither training nor scores "
+        "count them; if each is one object (CVAT writes brush masks as crowds), convert COCO with "
+        "--crowds-as-objects"
+    ]
+
+
+def _listed(items: list[str]) -> str:
+    more = len(items) - _MAX_NAMES
+    return ", ".join(items[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
