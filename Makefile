@@ -34,6 +34,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy segkit commands
+	$(BIN)/python scripts/architecture.py --check
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/structure.py --trace
 
 real: setup
 	$(BIN)/python scripts/real.py --out real-out --grabcut

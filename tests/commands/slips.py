@@ -14,9 +14,17 @@ def hollow_run(folder: Path) -> str:
     version = folder / "v1"
     version.mkdir(parents=True)
     manifest = RunManifest(
-        segkit_version="0", name="hollow", command="train", parents=(), rates={}, steps=1, parameters=1,
-        encoder="minilm", files={}, digest="0",
-    )  # fmt: skip
+        segkit_version="0",
+        name="hollow",
+        command="train",
+        parents=(),
+        rates={},
+        steps=1,
+        parameters=1,
+        encoder="minilm",
+        files={},
+        digest="0",
+    )
     (version / "manifest.json").write_text(manifest.model_dump_json(by_alias=True))
     (version / RECIPE).write_text(to_toml(load_recipe("dataseg-mini")))
     return str(folder)
