@@ -1,10 +1,8 @@
 """Training data: shard sets in, batches of augmented crops and their targets out.
 
-mix.py         DataMix: the batches of several data sets, by step
-schedule.py    which data set and which samples a step takes
-augment.py     Crop: scale, cut, pad, mirror; color jitter
-crop_masks.py  the mask of a crop from run lengths
-targets.py     the targets of a crop from the segments of its sample
-batch.py       Batch and Targets
-collate.py     batches in few tensors, on their way from a worker process
+mix.py       DataMix: the batches of several data sets, by step
+schedule.py  which data set and which samples a step takes
+augment.py   Crop: scale, cut, pad and mirror image, masks and boxes; color jitter
+targets.py   the targets of a crop from the segments of its sample
+batch.py     Batch and Targets; collate and uncollate them
 """

@@ -2,8 +2,8 @@
 
 One `Crop` holds the scale, the cut, the padding and the mirroring, so image, masks and boxes cannot
 disagree. torchvision's transforms (v2) change images and colors. They do not change masks, which
-they would need dense at the size of the source (see `segkit.data.crop_masks`), nor boxes, which
-they clip. Tests compare both with torchvision's.
+they would need dense at the size of the source, nor boxes, which they clip. Tests compare both with
+torchvision's.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torchvision.transforms.v2 import functional
 
-from segkit.masks.boxes import Corners
+from segkit.masks.boxes import Corners, Mask
+from segkit.masks.run_lengths import Ints
 from segkit.sample import Box
 
 Image = NDArray[np.uint8]
@@ -72,6 +73,53 @@ class Crop:
         padded = functional.pad(pixels, [left, top, right, bottom], fill=PAD_VALUE).numpy()
         return np.asarray(cv2.merge(list(padded)), np.uint8)
 
+    def mask(self, runs: Ints, height: int, width: int) -> Mask:
+        """Crop a mask by nearest pixel; False in the padding.
+
+        No dense (N, H, W) stack of full-size masks ever exists: only the columns that both the crop
+        and the mask reach are decoded, and sampled at the centers of the crop's pixels.
+
+        Args:
+            runs: run lengths over (height, width), from `segkit.masks.run_lengths.decode_counts`.
+
+        Returns:
+            (padded height, padded width).
+
+        Raises:
+            ValueError: the run lengths do not fill height x width.
+        """
+        mask = np.zeros(self.padded_size, bool)
+        ends = np.cumsum(runs)
+        if (ends[-1] if ends.size else 0) != height * width:
+            raise ValueError(f"an RLE that does not fill {width} x {height} pixels")
+        if len(ends) < 2:
+            return mask
+        columns = self.columns()
+        # the columns that both the crop and the mask (first run of ones to the last) reach
+        low, high = sorted((int(columns[0]), int(columns[-1])))
+        low = max(int(ends[0]) // height, low)
+        high = min((int(ends[len(ends) // 2 * 2 - 1]) - 1) // height, high)
+        reached = np.flatnonzero((columns >= low) & (columns <= high))
+        if not reached.size:
+            return mask
+        strip = _decode_pixels(ends, low * height, (high + 1) * height)
+        strip = strip.reshape(-1, height)  # (high - low + 1, H)
+        content = strip[columns[reached] - low].take(self.rows(), axis=1)  # (reached, content h)
+        rows, _ = self.content_slices()
+        left = self.content[0] + int(reached[0])
+        # OpenCV transposes ten times faster than numpy, which would take most of the time
+        transposed = cv2.transpose(content.view(np.uint8)).view(np.bool_)
+        mask[rows, left : left + reached.size] = transposed
+        return mask
+
+    def filled_box(self, corners: Corners) -> Mask:
+        """The pixels of the result whose centers are inside a box, which is clipped to the content:
+        (padded height, padded width)."""
+        mask = np.zeros(self.padded_size, bool)
+        x0, y0, x1, y1 = np.ceil(np.asarray(self.clip(corners)) - 0.5).astype(int)
+        mask[y0:y1, x0:x1] = True
+        return mask
+
     def box(self, box: Box) -> Corners:
         """Map a box of the source image to corners in the result, without clipping."""
         x, y, width, height = self.source
@@ -94,6 +142,13 @@ class Crop:
 def _centers(start: int, length: int, count: int) -> NDArray[np.intp]:
     """The source pixels under the centers of `count` pixels that `length` pixels are resized to."""
     return start + ((np.arange(count) * 2 + 1) * length) // (2 * count)
+
+
+def _decode_pixels(ends: Ints, start: int, stop: int) -> Mask:
+    """Pixels start..stop of the runs that end at `ends`; the first run is of zeros."""
+    low, high = np.searchsorted(ends, (start, stop - 1), side="right")
+    bounds = np.clip(np.concatenate(([start], ends[low : high + 1])), start, stop)
+    return np.repeat(np.arange(low, high + 1) % 2 == 1, np.diff(bounds))
 
 
 def jitter_crop(

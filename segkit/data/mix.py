@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.augment import Crop, Image, color_jitter, jitter_crop, zoom_crop
-from segkit.data.batch import Batch, Targets
-from segkit.data.collate import CollatedBatch, collate, uncollate
+from segkit.data.batch import Batch, CollatedBatch, Targets, collate, uncollate
 from segkit.data.schedule import Schedule, positions
 from segkit.data.targets import build_targets
 from segkit.errors import InputError, SegkitError

@@ -9,7 +9,6 @@ import torch
 
 from segkit.data.augment import Crop
 from segkit.data.batch import Targets
-from segkit.data.crop_masks import crop_mask, fill_box
 from segkit.masks.boxes import Corners, Mask, corners, tight_box
 from segkit.masks.run_lengths import decode_counts
 from segkit.recipes.schema import MaskPolicy
@@ -154,10 +153,10 @@ class _TargetBuilder:
         if index in self.runs:
             return self._crop_mask(index), None
         box = self.crop.box(self.sample.segments[index].box)
-        return fill_box(box, self.crop), self.crop.clip(box)
+        return self.crop.filled_box(box), self.crop.clip(box)
 
     def _crop_mask(self, index: int) -> Mask:
-        return crop_mask(self.runs[index], self.sample.height, self.sample.width, self.crop)
+        return self.crop.mask(self.runs[index], self.sample.height, self.sample.width)
 
     def _is_large_enough(self, target: _Target, indices: Sequence[int]) -> bool:
         if np.count_nonzero(target.mask) < MIN_PIXELS:

@@ -17,7 +17,6 @@ from segkit.data.augment import (
     jitter_crop,
     zoom_crop,
 )
-from segkit.data.crop_masks import crop_mask
 from segkit.inference.upscale import to_image
 from segkit.masks import rle
 from tests.data.scenes import blobs, disc
@@ -66,7 +65,7 @@ def test_image_mask_and_box_are_cropped_alike(case: tuple[int, int, Crop], seed:
     x1, y1 = int(rng.integers(x0 + 1, width + 1)), int(rng.integers(y0 + 1, height + 1))
     dense = np.zeros((height, width), bool)
     dense[y0:y1, x0:x1] = True
-    mask = crop_mask(rle.decompress(rle.encode(dense)), height, width, crop)
+    mask = crop.mask(rle.decompress(rle.encode(dense)), height, width)
     left, top, right, bottom = crop.clip(crop.box((x0, y0, x1 - x0, y1 - y0)))
     # for boxes of full pixels, sampling a mask by source pixels equals testing which pixel centers
     # are inside the box
@@ -104,7 +103,7 @@ def test_mask_sampling_equals_opencv_at_pixel_centers() -> None:
     crop = Crop((10, 5, 90, 80), (7, 3, 50, 61), (64, 64))
     part = dense[5:85, 10:100].astype(np.uint8)
     expected = cv2.resize(part, (50, 61), interpolation=cv2.INTER_NEAREST_EXACT) > 0
-    mask = crop_mask(rle.decompress(rle.encode(dense)), 97, 131, crop)
+    mask = crop.mask(rle.decompress(rle.encode(dense)), 97, 131)
     assert (mask[3:64, 7:57] == expected).all()
     mask[3:64, 7:57] = False
     assert not mask.any()
@@ -118,8 +117,8 @@ def test_a_mirrored_crop_mirrors_its_content() -> None:
     for before, after in (
         (straight.image(image), mirrored.image(image)),
         (
-            crop_mask(rle.decompress(rle.encode(dense)), 40, 60, straight),
-            crop_mask(rle.decompress(rle.encode(dense)), 40, 60, mirrored),
+            straight.mask(rle.decompress(rle.encode(dense)), 40, 60),
+            mirrored.mask(rle.decompress(rle.encode(dense)), 40, 60),
         ),
     ):
         assert (before[:43, ::-1] == after[:43]).all() and (before[43:] == after[43:]).all()
@@ -203,7 +202,7 @@ def test_masks_survive_crop_and_resizing_back(
     )
     crop = full_image_crop(height, width, size=size)
     padded = np.stack(
-        [crop_mask(rle.decompress(rle.encode(mask)), height, width, crop) for mask in dense]
+        [crop.mask(rle.decompress(rle.encode(mask)), height, width) for mask in dense]
     )
     back = to_image(torch.from_numpy(padded).float(), crop).numpy() > 0.5
     assert back.shape == dense.shape
@@ -246,7 +245,7 @@ def test_crops_equal_torchvisions_transforms(case: tuple[int, int, Crop], seed: 
         tv_tensors.Image(torch.from_numpy(dense[None].astype(np.uint8))),
         interpolation=NEAREST_EXACT,
     )
-    sampled = crop_mask(rle.decompress(rle.encode(dense)), height, width, crop)
+    sampled = crop.mask(rle.decompress(rle.encode(dense)), height, width)
     assert (sampled != mask[0].numpy()).mean() <= 0.02, "torch rounds centers between two pixels"
 
     box = (

@@ -9,7 +9,6 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from segkit.data.augment import Crop, jitter_crop
-from segkit.data.crop_masks import crop_mask, fill_box
 from segkit.data.targets import build_targets
 from segkit.masks import rle
 from segkit.sample import Sample
@@ -44,13 +43,14 @@ def test_a_crop_samples_the_dense_mask(
     dense = rng.random((height, width)) < share
     crop = jitter_crop(height, width, size=32, scale=scale, rng=rng, flip=True)
     counts = coco.encode(np.asfortranarray(dense.astype(np.uint8)))["counts"]
-    assert (crop_mask(rle.decompress(counts), height, width, crop) == by_hand(dense, crop)).all()
+    assert (crop.mask(rle.decompress(counts), height, width) == by_hand(dense, crop)).all()
 
 
 def test_empty_and_full_masks() -> None:
     crop = Crop((0, 0, 30, 20), (1, 2, 30, 20), (32, 32))
-    assert not crop_mask(rle.decompress(rle.encode(np.zeros((20, 30), bool))), 20, 30, crop).any()
-    full = crop_mask(rle.decompress(rle.encode(np.ones((20, 30), bool))), 20, 30, crop)
+    empty = rle.decompress(rle.encode(np.zeros((20, 30), bool)))
+    assert not crop.mask(empty, 20, 30).any()
+    full = crop.mask(rle.decompress(rle.encode(np.ones((20, 30), bool))), 20, 30)
     assert full[2:22, 1:31].all() and full.sum() == 600
 
 
@@ -58,7 +58,7 @@ def test_a_mask_of_another_size_is_refused() -> None:
     crop = Crop((0, 0, 30, 20), (0, 0, 30, 20), (32, 32))
     for size in ((20, 29), (21, 30)):
         with pytest.raises(ValueError, match="30 x 20"):
-            crop_mask(rle.decompress(rle.encode(np.ones(size, bool))), 20, 30, crop)
+            crop.mask(rle.decompress(rle.encode(np.ones(size, bool))), 20, 30)
 
 
 def test_a_box_fills_the_pixels_whose_centers_are_inside() -> None:
@@ -69,8 +69,8 @@ def test_a_box_fills_the_pixels_whose_centers_are_inside() -> None:
         expected = (
             (columns >= x) & (columns < x + w) & (rows >= y) & (rows < y + h) & (columns < 64)
         )
-        assert (fill_box(crop.box(box), crop) == expected).all()
-    assert not fill_box((70, 0, 80, 20), crop).any()
+        assert (crop.filled_box(crop.box(box)) == expected).all()
+    assert not crop.filled_box((70, 0, 80, 20)).any()
 
 
 def test_memory_does_not_grow_with_the_number_of_masks() -> None:
@@ -102,7 +102,5 @@ def test_real_overlapping_instances_equal_pycocotools(real_data: Path) -> None:
     crop = jitter_crop(height, width, size=128, scale=1.3, rng=np.random.default_rng(1), flip=True)
     grid = np.ix_(crop.rows(), crop.columns())
     for mask in dense:
-        mask_crop = crop_mask(rle.decompress(rle.encode(mask)), height, width, crop)[
-            crop.content_slices()
-        ]
-        assert (mask_crop == mask[grid]).all()
+        cropped = crop.mask(rle.decompress(rle.encode(mask)), height, width)
+        assert (cropped[crop.content_slices()] == mask[grid]).all()

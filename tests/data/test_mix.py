@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from segkit.data.batch import Batch
-from segkit.data.collate import collate, uncollate
+from segkit.data.batch import Batch, collate, uncollate
 from segkit.data.mix import DataMix, choose_crop
 from segkit.errors import InputError, SegkitError
 from segkit.recipes.schema import DataConfig
