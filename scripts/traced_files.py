@@ -2,10 +2,10 @@
 
     python scripts/traced_files.py      # scripts/structure.py --trace checks their number
 
-A file counts if one of its functions is called, in any thread, between the ends of two consecutive
-training steps, or while a loaded model predicts the mask of a box. The third list is longer: it has
-the files that load a run, read a set of boxes and write a label layer as well. The data set and the
-recipe are those of the tests.
+A file counts if one of its functions is called, in any thread: in a training step from the batch
+to the updated weights; in the whole step, loading of the batch included; while a loaded model
+predicts the mask of a box; while a run is loaded, a set of boxes read and a label layer written.
+The data set and the recipe are those of the tests.
 """
 
 import sys
@@ -31,6 +31,8 @@ from tests.training.toy import write_recipe, write_toy_set
 
 PACKAGE = str(ROOT / "segkit") + "/"
 TRACED_STEP = 3
+LOADING = "_next_batches"
+"""The method of Trainer that waits for the batches of a step."""
 
 
 class Tracer:
@@ -39,13 +41,16 @@ class Tracer:
     def __init__(self) -> None:
         self.on = False
         self.files: set[str] = set()
+        self.loading: set[str] = set()
+        """Files of which functions are called only to load batches."""
 
     def profile(self, frame: FrameType, event: str, argument: Any) -> None:
         """Record a call; the signature is that of sys.setprofile."""
         if self.on and event == "call" and frame.f_code.co_name != "<module>":
             name = frame.f_code.co_filename
             if name.startswith(PACKAGE):
-                self.files.add(name.removeprefix(PACKAGE))
+                files = self.loading if _is_loading(frame) else self.files
+                files.add(name.removeprefix(PACKAGE))
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -57,8 +62,19 @@ class Tracer:
         threading.setprofile(None)
 
 
-def trace_step(folder: Path) -> tuple[Path, list[str]]:
-    """Train on the toy set; return the run and the files of one step."""
+def _is_loading(frame: FrameType | None) -> bool:
+    """Whether a call happens inside the method that waits for batches, or in another thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return True
+    while frame is not None:
+        if frame.f_code.co_name == LOADING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def trace_step(folder: Path) -> tuple[Path, list[str], list[str]]:
+    """Train on the toy set; return the run, and the files of one step without and with loading."""
     tracer = Tracer()
     toy = write_toy_set(folder / "toy")
     recipe = write_recipe(folder / "tiny.toml")
@@ -75,7 +91,7 @@ def trace_step(folder: Path) -> tuple[Path, list[str]]:
             device="cpu",
             callbacks=Callbacks(on_step=switch),
         )
-    return run, sorted(tracer.files)
+    return run, sorted(tracer.files), sorted(tracer.files | tracer.loading)
 
 
 def trace_box(run: Path) -> list[str]:
@@ -87,7 +103,7 @@ def trace_box(run: Path) -> list[str]:
         tracer.on = True
         predictor.predict_boxes(image, [(8.0, 8.0, 24.0, 24.0)], ["cat"])
         tracer.on = False
-    return sorted(tracer.files)
+    return sorted(tracer.files | tracer.loading)
 
 
 def trace_layer(run: Path, folder: Path) -> list[str]:
@@ -98,21 +114,25 @@ def trace_layer(run: Path, folder: Path) -> list[str]:
         tracer.on = True
         pseudolabel(segkit.load_run(run), ShardSet.open(boxes), folder / "layer")
         tracer.on = False
-    return sorted(tracer.files)
+    return sorted(tracer.files | tracer.loading)
 
 
-def trace() -> tuple[list[str], list[str], list[str]]:
-    """Return the files of a training step, of a box to its mask, and of a set to a label layer."""
+def trace() -> dict[str, list[str]]:
+    """Return the files of each path, by its name."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run, step = trace_step(folder)
-        return step, trace_box(run), trace_layer(run, folder)
+        run, step, loaded_step = trace_step(folder)
+        return {
+            "one training step, from the batch": step,
+            "one training step, with loading": loaded_step,
+            "one box to its mask": trace_box(run),
+            "a set of boxes to a layer": trace_layer(run, folder),
+        }
 
 
 def main() -> None:
-    names = ("one training step", "one box to its mask", "a set of boxes to a label layer")
-    for name, files in zip(names, trace(), strict=True):
+    for name, files in trace().items():
         print(f"{name}: {len(files)} files", *files, "", sep="\n")
 
 
