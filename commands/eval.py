@@ -119,7 +119,7 @@ def evaluate(
         source.check(chosen)
     elif checkpoint or predictions:
         hint = "leave --checkpoint and --predictions out"
-        raise InputError("--compare takes both predictions itself", hint=hint)
+        raise InputError("--compare A B names both predictions", hint=hint)
     truth, unseen_classes = ShardSet.open(data), _class_names(unseen)
     few_images = len(truth) <= MAX_ANALYZED_IMAGES
     options = EvalOptions(
@@ -203,5 +203,5 @@ def _class_names(file: Path | None) -> list[str]:
         raise InputError("no such file", file=file, hint=hint)
     names = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
     if not names:
-        raise InputError("names no class", file=file, hint="write one class name a line")
+        raise InputError("contains no class name", file=file, hint="write one class name a line")
     return names

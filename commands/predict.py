@@ -94,7 +94,7 @@ def predict(
     chosen_task = parse_choice(task, TASKS, "--task")
     skip = parse_choice(on_error, ("fail", "skip"), "--on-error") == "skip"
     if (images is None) == (data is None):
-        raise InputError("give --images DIR or --data SET", hint="one of the two")
+        raise InputError("give --images DIR or --data SET", hint="give one of the two")
     open_run(checkpoint, settings, chosen_task)
     shards = ShardSet.open(data) if data else None
     taxonomy = _taxonomy(vocabulary, classes, shards)
@@ -166,7 +166,7 @@ def _taxonomy(vocabulary: str | None, classes: str | None, shards: "ShardSet | N
     from segkit.text.vocabulary import open_vocabulary, taxonomy_from_names
 
     if vocabulary and classes:
-        raise InputError("give --vocabulary or --classes", hint="one of the two")
+        raise InputError("give --vocabulary or --classes", hint="give one of the two")
     if vocabulary:
         return open_vocabulary(vocabulary)
     if classes:

@@ -50,18 +50,18 @@ _INTERVAL = "95 % interval"
 
 
 def parse_choice(value: str, choices: Sequence[Choice], option: str) -> Choice:
-    """The choice that equals the value of an option; InputError where none does."""
+    """The choice that equals the value of an option; InputError if none does."""
     for choice in choices:
         if value == choice:
             return choice
-    raise InputError(f"{option} {value}", hint=f"one of {', '.join(choices)}")
+    raise InputError(f"{option} {value}", hint=f"give one of {', '.join(choices)}")
 
 
 def reject_unused(*options: Unused) -> None:
     """Raise InputError for the first option that would do nothing."""
     for option, unused, partner in options:
         if unused:
-            message = f"{option} does nothing here: it goes with {partner}"
+            message = f"{option} does nothing here; it requires {partner}"
             raise InputError(message, hint="leave it out")
 
 
@@ -90,7 +90,7 @@ class PredictionSource:
 
         if (self.checkpoint is None) == (self.predictions is None):
             message = "give --checkpoint RUN or --predictions SET|FILE"
-            raise InputError(message, hint="one of the two")
+            raise InputError(message, hint="give one of the two")
         if self.checkpoint is not None:
             open_run(self.checkpoint, self.settings, task)
 

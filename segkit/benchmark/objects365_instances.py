@@ -146,7 +146,7 @@ def convert_ground_truth(
     if with_images and len(check.missing_images) == check.images:
         paths = ", ".join(source.candidates(check.missing_images[0])[:4])
         hint = f"get the images of Objects365 v2 val from objects365.org (expected {paths}, ...)"
-        raise InputError("none of the file's images is there", file=source.images, hint=hint)
+        raise InputError("none of the file's images was found", file=source.images, hint=hint)
     options = engine.ConvertOptions(
         name="objects365-benchmark",
         split="val",

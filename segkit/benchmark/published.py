@@ -64,7 +64,7 @@ def load_benchmark(name: str) -> Benchmark:
     """The benchmark of a name; InputError for an unknown one."""
     content = _content()
     if name not in content["benchmarks"]:
-        hint = f"one of {', '.join(benchmark_names())}"
+        hint = f"give one of {', '.join(benchmark_names())}"
         raise InputError(f"unknown benchmark {name!r}", hint=hint)
     benchmark = content["benchmarks"][name]
     rows = tuple(

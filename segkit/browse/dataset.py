@@ -105,7 +105,7 @@ def default_name(shards: ShardSet) -> str:
 def open_app(name: str, announce: Callable[[str], None], *, host: str = "localhost") -> None:
     """Open the FiftyOne App on a loaded dataset and return when its last tab is closed.
 
-    Whoever reaches the App can read every file that this user can read, so by default it accepts
+    Anyone who reaches the App can read every file that this user can read, so by default it accepts
     connections from this machine only.
 
     Args:
@@ -114,7 +114,7 @@ def open_app(name: str, announce: Callable[[str], None], *, host: str = "localho
         host: address that the App listens on.
     """
     fo = fiftyone()
-    # FiftyOne listens on 0.0.0.0 in a container, whatever its settings say, unless it is told.
+    # in a container FiftyOne ignores its settings and listens on 0.0.0.0, unless given an address
     session = fo.launch_app(fo.load_dataset(name), address=host)
     announce(session.url)
     try:
@@ -166,7 +166,7 @@ def _check_name(name: str, shards: ShardSet) -> None:
     owner = next((twin for twin in fo.list_datasets() if fo.core.utils.to_slug(twin) == slug), None)
     if owner is None:
         return
-    message = f"FiftyOne has a dataset {owner!r} that segkit did not make"
+    message = f"FiftyOne has a dataset {owner!r} that segkit did not create"
     lineage = fo.load_dataset(owner).info.get("segkit", {}).get(TRUTH)
     if lineage is not None:
         is_same_set = Path(lineage["path"]).parent == shards.path.parent

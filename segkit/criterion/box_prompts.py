@@ -37,8 +37,8 @@ def sample_box_prompts(
 ) -> BoxPrompts | None:
     """Box prompts for a training step: the instances that fill enough of the crop.
 
-    In semantic sets the connected parts stand for the instances: the box of a union is no object's
-    box.
+    In semantic sets the connected parts replace the instances: the box of a union would not be
+    the box of an object.
 
     Every process must call it. All processes must run the same layers of the model, since FSDP
     gathers weights layer by layer, and a model without learned queries needs a prompt to run at

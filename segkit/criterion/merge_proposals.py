@@ -1,6 +1,6 @@
 """MERGE: fold the proposals of one region of the output into one (DaTaSeg, "MERGE operation").
 
-The class alone decides which proposals form a group; the first member's row stands for the group.
+Proposals of one class form a group; the first member's row represents the group.
 Masks are merged by their maximum and class logits by their mean: the paper leaves both open, and
 `docs/results.md` records the other forms that were measured. Only confident proposals are grouped,
 so an untrained model merges nothing and trains as Mask2Former does.

@@ -1,4 +1,4 @@
-"""Partial labels: do not teach as absent what an image was not annotated for."""
+"""Partial labels: exclude classes that an image was not annotated for from the negatives."""
 
 from collections.abc import Sequence
 

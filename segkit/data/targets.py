@@ -19,7 +19,7 @@ from segkit.taxonomy import Taxonomy
 MIN_PIXELS = 4
 """A target with fewer pixels in the crop is void: too small to learn from, but not background."""
 MIN_VISIBLE = 0.1
-"""A box of which a smaller fraction is in the crop is void: the object itself may be outside."""
+"""A box becomes void if less than this fraction of it is in the crop: the object may be outside."""
 MIN_PART_PIXELS = 64
 """Pixels of the smallest connected part that becomes a target."""
 MAX_PARTS = 16

@@ -97,7 +97,7 @@ def infer(
     finish: Callable[[ModelOutput[Record]], Result],
     config: InferenceConfig,
 ) -> Iterator[Result]:
-    """Run the model on a stream of images; yield what `finish` makes of each output, in order.
+    """Run the model on a stream of images; yield `finish(output)` for each, in order.
 
     Three stages overlap: threads load the next images, the device runs a batch, threads finish the
     outputs of earlier ones. The batch size bounds the memory, not the number of images.
@@ -124,7 +124,7 @@ def load_batches(
 ) -> Iterator[Batch[Record]]:
     """Read and resize images in threads, and batch those of equal padded size.
 
-    So an image is padded as it would be by itself, whatever else is in its batch.
+    So an image is padded as it would be by itself, independent of its batch.
     """
 
     def load(item: Item) -> ModelInput[Record]:

@@ -9,7 +9,7 @@ instance.py          InstanceAP: COCO and LVIS AP by hotcoco, pycocotools or fas
 detections.py        DetectionMatches: AP from single matches, for bootstrap and reports
 boundary.py          the same metrics by boundary IoU
 tide.py              TideErrors: error types of instances, confused classes
-box_prompt_iou.py    BoxPromptIoU: masks predicted for given boxes
+box_prompt_iou.py    BoxPromptIoU: masks predicted from box prompts
 zero_shot.py         means over seen and unseen classes
 bootstrap.py         intervals over draws of the images, paired comparison
 

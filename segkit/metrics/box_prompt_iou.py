@@ -1,4 +1,4 @@
-"""IoU of the masks that a model predicted for given boxes with the true masks of the objects."""
+"""IoU of the masks that a model predicted from box prompts with the true masks of the objects."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -175,7 +175,7 @@ def compare(
     """
     if not len(truth):
         hint = "compare on a set with images"
-        raise InputError("the set holds no image", file=truth.path, hint=hint)
+        raise InputError("the set has no images", file=truth.path, hint=hint)
     samples = options.bootstrap
     options = replace(options, detections=True, tide=False, bootstrap=0, unseen=())
     a, b = (evaluate(truth, predictions, task, options) for predictions in (first, second))
@@ -276,7 +276,7 @@ def _instance_ap(
 ) -> InstanceAP:
     """AP by the rules of LVIS where images are annotated for only some classes, else by COCO's."""
     if options.evaluator not in EVALUATORS:
-        hint = f"one of {', '.join(EVALUATORS)}"
+        hint = f"give one of {', '.join(EVALUATORS)}"
         raise InputError(f"unknown evaluator {options.evaluator!r}", hint=hint)
     if not federated:
         return EVALUATORS[options.evaluator](names, options.iou_type, options.max_dets)

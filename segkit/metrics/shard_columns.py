@@ -66,7 +66,9 @@ def read_columns(shards: ShardSet, columns: list[str]) -> Iterator[Any]:
                     yield file.read_row_group(group, columns=columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            message = f"{path}: cannot read the labels ({reason}); `segkit validate` tells more"
+            message = (
+                f"{path}: cannot read the labels ({reason}); `segkit validate` lists the damage"
+            )
             raise SegkitError(message) from error
 
 

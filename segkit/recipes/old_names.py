@@ -70,7 +70,7 @@ def update_keys(table: dict[str, Any], source: str) -> list[tuple[str, str]]:
             continue
         new_name = new.rpartition(".")[2]
         if new_name in keys:
-            message = f"{old!r} is the old name of {new!r}, which is given as well"
+            message = f"{old!r} is the old name of {new!r}, which is also given"
             raise InputError(message, file=source, hint=f"remove {old!r}")
         keys[new_name] = keys.pop(name)
         renamed.append((old, new))

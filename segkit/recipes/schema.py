@@ -251,7 +251,7 @@ class InferenceConfig(Section):
     """Maximum number of instances per image (COCO's maxDets)."""
     pseudo_score: float = Field(0.3, ge=0, le=1)
     """Minimum score of a pseudo-mask; a box whose mask scores less stays a box. A mask of mean
-    probability 0.5 whose own box has IoU 0.6 with the given box just passes."""
+    probability 0.5 whose own box has IoU 0.6 with the target box just passes."""
     pseudo_overlap: float = Field(0.5, ge=0, le=1)
     """Minimum IoU of a proposal's own box with the box that it is matched to (`proposals`)."""
     pseudo_class: float = Field(0.1, ge=0, le=1)

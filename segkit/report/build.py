@@ -101,7 +101,7 @@ def image_scores(evaluation: EvalResult) -> tuple[Floats, str]:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    """State what a reader must know to read the figures."""
+    """State the conditions that the figures depend on."""
     notes = []
     if missing := result["images"]["without_prediction"]:
         notes.append(

@@ -1,4 +1,4 @@
-"""Check one sample, whoever wrote it: masks, boxes, areas, classes and void must agree."""
+"""Check that the masks, boxes, areas, classes and void of one sample agree."""
 
 import json
 import math

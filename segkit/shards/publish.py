@@ -70,7 +70,7 @@ class Staging:
     """A version that is being written."""
 
     path: Path
-    """Its directory until `publish`, on this machine wherever the destination is."""
+    """Its directory until `publish`, always on this machine."""
     destination: Path
     version: int
     resumed: bool

@@ -199,7 +199,7 @@ class EmbeddingStore:
                     f"{self.encoding.name} has other weights ({digest}) than when the words in the "
                     "cache were encoded"
                 )
-                hint = "give the weights of then, or delete the file to encode anew"
+                hint = "give the original weights, or delete the file to encode all words again"
                 raise InputError(message, file=self.cache_file, hint=hint)
             rows = {**cached.rows, **rows}
         mean = (

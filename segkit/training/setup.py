@@ -126,7 +126,7 @@ def check_eval_datasets(datasets: Sequence[Dataset]) -> None:
             raise InputError(
                 f"two sets of --eval-data are called {data.name!r}",
                 file=data.shards.path,
-                hint="leave one of them out, or give it a name of its own",
+                hint="leave one of them out, or give it another name",
             )
     for data in datasets:
         if data.shards.manifest.kind == "boxes":
@@ -172,7 +172,7 @@ def recipe_encoding(recipe: Recipe) -> Encoding:
 def check_resumable(
     interrupted: dict[str, Any] | None, fingerprint: dict[str, Any], out: Path
 ) -> None:
-    """Raise InputError where an interrupted run differs: to start anew would throw it away."""
+    """Raise InputError where an interrupted run differs: starting anew would discard it."""
     fingerprint = json.loads(json.dumps(fingerprint))  # as the file has it: tuples as lists
     if interrupted is None or interrupted == fingerprint:
         return

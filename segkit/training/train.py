@@ -61,7 +61,7 @@ def train(
         recipe, data, eval_data=eval_data, steps=steps, device=device, overrides=overrides
     )
     with distributed.process_group(setup.device):
-        # Before staging: what is refused here must not remove an interrupted run.
+        # Before staging: an error here must not remove an interrupted run.
         mix, trainer = _build_mix(setup), _build_trainer(setup)
         with _open_stage(out, setup, resume=resume, restart=restart) as stage:
             return _train(trainer, mix, stage, callbacks or Callbacks())
@@ -101,7 +101,7 @@ def _open_stage(
     """The run's staging directory: the first process holds it, the others share its path."""
     fingerprint, is_first = setup.fingerprint(), distributed.rank() == 0
     if resume:
-        # Only the first process reads: another could read what the first has begun to write.
+        # Only the first process reads: others could read files that the first is writing.
         left = distributed.broadcast_object(interrupted(out) if is_first else None)
         check_resumable(left, fingerprint, out)
     elif not restart:

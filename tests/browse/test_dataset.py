@@ -152,9 +152,9 @@ def test_reloading_replaces_and_a_failure_or_a_foreign_dataset_changes_nothing(
     with pytest.raises(InputError, match="labels only"):
         dataset.load(bare, name="again")
     assert len(fo.load_dataset("again")) == 2
-    assert not [name for name in fo.list_datasets() if name.endswith("-loading")]
+    assert not [name for name in fo.list_datasets() if name.startswith("segkit-loading-")]
     fo.Dataset("mine", persistent=True)
-    with pytest.raises(InputError, match="'mine' that segkit did not make; give another name"):
+    with pytest.raises(InputError, match="'mine' that segkit did not create; give another name"):
         dataset.load(shards, name="mine")
     assert len(fo.load_dataset("mine")) == 0
 

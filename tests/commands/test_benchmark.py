@@ -164,7 +164,7 @@ def test_a_run_predicts_the_images_and_missing_ones_are_reported(tmp_path, monke
     assert result["ap"] == pytest.approx(100)
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(written) == 2 and not any("bbox" in row for row in written)
-    with pytest.raises(InputError, match=r"none of the file's images is there"):
+    with pytest.raises(InputError, match=r"none of the file's images was found"):
         run_json(*options, tmp_path / "out")
 
 
@@ -234,7 +234,7 @@ def test_the_table_names_the_images_that_decide_which_classes_are_rare(tmp_path)
         screen = runner.invoke(app, ["benchmark", *map(str, [*options, *more])]).stdout
         assert f"rare, common and frequent in {images}" in screen
         assert "AP small" in screen and "AP rare" in screen and "ap_" not in screen
-    with pytest.raises(InputError, match="--set does nothing here: it goes with --checkpoint"):
+    with pytest.raises(InputError, match="--set does nothing here; it requires --checkpoint"):
         run_json(*options, "--set", "inference.score=0.1")
 
 

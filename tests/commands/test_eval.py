@@ -150,7 +150,7 @@ def test_the_tables_show_boundary_and_zero_shot_figures(tmp_path, task):
 )
 def test_an_option_that_would_do_nothing_is_refused(tmp_path, task, unused):
     truth, predictions = sets(tmp_path, images=1, kind=task)
-    with pytest.raises(InputError, match=f"{unused[0]} does nothing here: it goes with"):
+    with pytest.raises(InputError, match=f"{unused[0]} does nothing here; it requires"):
         run_json(*options(truth, task, tmp_path, predictions), *unused)
 
 
@@ -262,7 +262,7 @@ def test_compares_two_predictions(tmp_path):
     assert figure["a"] == pytest.approx(single["all"]["pq"]) and figure["b_better"] == 1
     assert figure["difference"] == pytest.approx(figure["b"] - single["all"]["pq"])
     assert result == json.loads((tmp_path / "out" / "compare.json").read_text())
-    with pytest.raises(InputError, match="--compare takes both predictions itself"):
+    with pytest.raises(InputError, match="--compare A B names both predictions"):
         run_json(
             *arguments, "--compare", predictions.path, truth.path, "--predictions", predictions.path
         )
@@ -271,11 +271,11 @@ def test_compares_two_predictions(tmp_path):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"--task": "detection"}, r"--task detection; one of panoptic, semantic, instance"),
-        ({"--by": "shape"}, r"--by shape; one of mask, box"),
+        ({"--task": "detection"}, r"--task detection; give one of panoptic, semantic, instance"),
+        ({"--by": "shape"}, r"--by shape; give one of mask, box"),
         (
             {"--evaluator": "mine"},
-            r"--evaluator mine; one of hotcoco, faster-coco-eval, pycocotools",
+            r"--evaluator mine; give one of hotcoco, faster-coco-eval, pycocotools",
         ),
         ({"--checkpoint": "run"}, r"give --checkpoint RUN or --predictions SET"),
         ({"--predictions": "nowhere.json"}, r"nowhere.json: no such file"),

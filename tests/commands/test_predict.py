@@ -287,13 +287,13 @@ def test_invalid_options_of_predict_are_one_clear_line(
     stuff = (*images, "--classes", "sky, grass")
     calls: dict[str, tuple[object, ...]] = {
         "give --images DIR or --data SET": (),
-        "one of the two": (*images, *data),
+        "give one of the two": (*images, *data),
         "no classes to predict": images,
         "give --vocabulary or --classes": (*data, "--vocabulary", "voc-20", "--classes", "cat"),
         "give inference.KEY=VALUE": (*data, "--set", "model.queries=3"),
         "inference.scores": (*data, "--set", "inference.scores=3"),
         "no class is a thing: sky, grass": (*stuff, "--task", "instance"),
-        "one of fail, skip": (*images, "--classes", "cat", "--on-error", "ignore"),
+        "give one of fail, skip": (*images, "--classes", "cat", "--on-error", "ignore"),
     }
     for message, arguments in calls.items():
         common = ("predict", "--checkpoint", run, "--out", tmp_path / "out")

@@ -91,7 +91,7 @@ def test_a_set_without_boxes_is_refused_before_the_model_is_loaded(
 def test_an_unknown_strategy_is_refused(run: Path, boxes: ShardSet, tmp_path: Path) -> None:
     common = ("--checkpoint", run, "--data", boxes.path, "--out", tmp_path / "out")
     line = error("pseudolabel", *common, "--strategy", "magic")
-    assert line == "--strategy magic; one of box-prompts, proposals"
+    assert line == "--strategy magic; give one of box-prompts, proposals"
     assert not (tmp_path / "out").exists()
 
 

@@ -181,7 +181,7 @@ def _averages(totals, names: Taxonomy) -> dict:
 
 
 def dense_confusion(pairs: list[tuple[Sample, Sample]], names: Taxonomy) -> np.ndarray:
-    """(K, K + 1) by painting both maps; the last column is no prediction."""
+    """(K, K + 1) by painting both maps; the last column means no prediction."""
     k = len(names.categories)
     matrix = np.zeros((k + 1, k + 1), np.int64)
     for truth, prediction in pairs:
