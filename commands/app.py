@@ -23,6 +23,7 @@ from . import (
     demo,
     diff,
     export,
+    import_model,
     inspect,
     leakage,
     merge,
@@ -39,7 +40,17 @@ from .common import note, stderr
 
 _ORDER = (
     *("convert", "validate", "inspect", "merge", "split", "relabel", "diff", "leakage"),
-    *("vocabulary", "train", "predict", "pseudolabel", "eval", "benchmark", "browse", "export"),
+    *(
+        "vocabulary",
+        "import",
+        "train",
+        "predict",
+        "pseudolabel",
+        "eval",
+        "benchmark",
+        "browse",
+        "export",
+    ),
     "demo",
 )
 """The commands in the order of the work: data, models, results."""
@@ -66,6 +77,7 @@ app = typer.Typer(
 app.command()(browse.browse)
 app.command("eval")(eval_.evaluate)
 app.command()(demo.demo)
+app.command("import")(import_model.import_model)
 app.command()(inspect.inspect)
 app.command()(predict.predict)
 app.command()(pseudolabel.pseudolabel)

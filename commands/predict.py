@@ -88,18 +88,26 @@ def predict(
     Example: segkit predict --checkpoint work/run --images photos --classes "cat, sofa, floor"
     --out work/photos
     """
-    from segkit.runs.run_manifest import open_run
+    from segkit.model.hub import is_hugging_face
+    from segkit.runs.run_manifest import check_run
     from segkit.shards.reader import ShardSet
 
     chosen_task = parse_choice(task, TASKS, "--task")
     skip = parse_choice(on_error, ("fail", "skip"), "--on-error") == "skip"
     if (images is None) == (data is None):
         raise InputError("give --images DIR or --data SET", hint="give one of the two")
-    open_run(checkpoint, settings, chosen_task)
+    check_run(checkpoint, settings, chosen_task)
     shards = ShardSet.open(data) if data else None
     taxonomy = _taxonomy(vocabulary, classes, shards)
-    _check_task(chosen_task, taxonomy)
+    if taxonomy is None and not is_hugging_face(checkpoint):
+        taxonomy = _public_taxonomy(checkpoint)
+    if taxonomy is not None:
+        _check_task(chosen_task, taxonomy)
     root, files, tally = _files(images, skip)
+    if taxonomy is None:
+        # Only now: a public model may have to be fetched.
+        taxonomy = _public_taxonomy(checkpoint)
+        _check_task(chosen_task, taxonomy)
 
     # Everything that can be refused has been: these imports take seconds.
     from segkit.export.prediction_files import write_native
@@ -161,8 +169,10 @@ def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tall
     return root, files, tally
 
 
-def _taxonomy(vocabulary: str | None, classes: str | None, shards: "ShardSet | None") -> "Taxonomy":
-    """The classes to predict, from the option that names them."""
+def _taxonomy(
+    vocabulary: str | None, classes: str | None, shards: "ShardSet | None"
+) -> "Taxonomy | None":
+    """The classes to predict, from the option that names them; None without one."""
     from segkit.text.vocabulary import open_vocabulary, taxonomy_from_names
 
     if vocabulary and classes:
@@ -171,9 +181,17 @@ def _taxonomy(vocabulary: str | None, classes: str | None, shards: "ShardSet | N
         return open_vocabulary(vocabulary)
     if classes:
         return taxonomy_from_names([name for name in classes.split(",") if name.strip()])
-    if shards is None:
+    return None if shards is None else shards.taxonomy
+
+
+def _public_taxonomy(checkpoint: str) -> "Taxonomy":
+    """The classes of a public model."""
+    from segkit.runs.run_manifest import public_taxonomy
+
+    taxonomy = public_taxonomy(checkpoint)
+    if taxonomy is None:
         raise InputError("no classes to predict", hint="give --vocabulary or --classes")
-    return shards.taxonomy
+    return taxonomy
 
 
 def _report(

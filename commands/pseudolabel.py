@@ -46,13 +46,13 @@ def pseudolabel(
     --set inference.pseudo_score=0.5
     """
     from segkit.recipes.schema import Strategy
-    from segkit.runs.run_manifest import open_run
+    from segkit.runs.run_manifest import check_run
 
     if strategy == _OLD_BOX_PROMPTS:
         note(f"--strategy {strategy} is now called box-prompts")
         strategy = "box-prompts"
     chosen_strategy = parse_choice(strategy, get_args(Strategy), "--strategy")
-    open_run(checkpoint, settings, chosen_strategy)
+    check_run(checkpoint, settings, chosen_strategy)
     boxes = _open_boxes(data)
 
     # Everything that can be refused has been: these imports take seconds.

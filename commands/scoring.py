@@ -86,13 +86,13 @@ class PredictionSource:
 
     def check(self, task: "Task") -> None:
         """Require a run or predictions, and a run that takes the settings; imports no torch."""
-        from segkit.runs.run_manifest import open_run
+        from segkit.runs.run_manifest import check_run
 
         if (self.checkpoint is None) == (self.predictions is None):
             message = "give --checkpoint RUN or --predictions SET|FILE"
             raise InputError(message, hint="give one of the two")
         if self.checkpoint is not None:
-            open_run(self.checkpoint, self.settings, task)
+            check_run(self.checkpoint, self.settings, task)
 
     def open(
         self, truth: "ShardSet", task: "Task", out: Path

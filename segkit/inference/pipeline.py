@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.data.augment import Crop, full_image_crop
+from segkit.data.augment import Crop
 from segkit.distributed import autocast
+from segkit.inference.image_crop import image_crop
+from segkit.inference.mask2former import mask2former_masks
 from segkit.inference.postprocess import LabeledMask, postprocess
 from segkit.inference.streams import batch_by_shape, prefetch, reorder
 from segkit.model.dataseg import DataSeg
@@ -75,8 +77,10 @@ def predict_images(
         config: image size, thresholds, batch size and precision.
     """
 
+    label_masks = mask2former_masks if config.postprocess == "mask2former" else postprocess
+
     def label(output: ModelOutput[Record]) -> tuple[Record, list[LabeledMask]]:
-        masks = postprocess(
+        masks = label_masks(
             task,
             output.class_logits,
             output.mask_logits,
@@ -129,7 +133,7 @@ def load_batches(
 
     def load(item: Item) -> ModelInput[Record]:
         record, image = read(item)
-        crop = full_image_crop(image.shape[0], image.shape[1], size=config.image_size)
+        crop = image_crop(image.shape[0], image.shape[1], config)
         return ModelInput(record, crop, crop.image(image))
 
     size = config.batch_size

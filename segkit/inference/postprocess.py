@@ -202,7 +202,7 @@ def instances(
     return [
         LabeledMask(class_index, regions[row][0], image_size(crop), score * regions[row][1])
         for score, class_index, row in labeled
-        if regions[row][0].area > 0
+        if regions[row][0].area > 0 and score * regions[row][1] >= config.instance_score
     ]
 
 

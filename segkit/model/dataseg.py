@@ -14,7 +14,7 @@ from segkit.model.backbone import STRIDES, Backbone
 from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPrompts
 from segkit.model.layers import Stack, detr_position_grid, position_grid
 from segkit.model.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
-from segkit.model.text_classifier import TextClassifier
+from segkit.model.text_classifier import CLASS_HEADS
 from segkit.model.transformer_decoder import TransformerDecoder
 from segkit.recipes.schema import ModelConfig
 
@@ -70,7 +70,7 @@ class DataSeg(nn.Module):
             feedforward_dim=config.feedforward_dim,
             positions=detr_position_grid if config.pixel_decoder == "deformable" else position_grid,
         )
-        self.text_classifier = TextClassifier(config.hidden_dim, config.text_dim)
+        self.text_classifier = CLASS_HEADS[config.class_head](config.hidden_dim, config.text_dim)
         self.query_content = nn.Embedding(config.queries, config.hidden_dim)
         self.query_position = nn.Embedding(config.queries, config.hidden_dim)
         # Small, so that from the first layer on the attended features outweigh the initial content.

@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf_names import translate
+from segkit.model.hub import CONFIG, WEIGHTS
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _RESNETS = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
@@ -75,6 +76,23 @@ def load_checkpoint(model: DataSeg, folder: Path) -> None:
             message = f"{name} has shape {tuple(value.shape)}, the model needs {shape}"
             raise InputError(message, file=file)
     model.load_state_dict(state, strict=False)
+
+
+def read_class_head(folder: Path) -> tuple[Tensor, Tensor]:
+    """Weight (K + 1, H) and bias (K + 1,) of a checkpoint's linear class head, background last.
+
+    Raises:
+        InputError: unreadable weights, or none of a class head.
+    """
+    file = folder / WEIGHTS
+    try:
+        with safe_open(file, framework="pt") as opened:
+            weight, bias = (
+                opened.get_tensor(f"class_predictor.{name}") for name in ("weight", "bias")
+            )
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read the class head ({error})", file=file) from error
+    return weight.float(), bias.float()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -43,6 +43,30 @@ class TextClassifier(nn.Module):
             return scale * F.normalize(self.project(queries.to(text.dtype)), dim=-1) @ rows.T
 
 
+class LinearTextClassifier(nn.Module):
+    """Query features -> class logits as plain inner products with the class embeddings.
+
+    Neither side is normalized, so the head can hold any linear class head over known classes: see
+    `segkit.model.linear_head`. Always in float32, as `TextClassifier`.
+    """
+
+    def __init__(self, hidden_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(hidden_dim, text_dim)
+        self.background = nn.Parameter(torch.randn(text_dim) / math.sqrt(text_dim))
+
+    def forward(self, queries: Tensor, text: Tensor) -> Tensor:
+        """Class logits; arguments and result as in `TextClassifier.forward`."""
+        with torch.autocast(queries.device.type, enabled=False):
+            rows = torch.cat((text, self.background[None]))  # (K + 1, text_dim)
+            projected: Tensor = self.project(queries.to(text.dtype))
+            return projected @ rows.T
+
+
+CLASS_HEADS = {"cosine": TextClassifier, "linear": LinearTextClassifier}
+"""Class heads by their name in `model.class_head`."""
+
+
 @dataclass(frozen=True)
 class ClassEmbeddings:
     """Class weights of the text classifier, in the index order of a taxonomy."""

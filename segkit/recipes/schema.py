@@ -48,6 +48,9 @@ class ModelConfig(Section):
     follows `backbone_weights = "timm"` and `init_from = "hf:..."`."""
     pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """RGB standard deviation, by which images are divided after `pixel_mean` is subtracted."""
+    class_head: Literal["cosine", "linear"] = "cosine"
+    """cosine: scaled cosines of projected queries and class embeddings, for training from scratch.
+    linear: plain inner products, which can hold a public Mask2Former's own class head."""
     text_dim: int = Field(384, gt=0)
     """D_T, the width of the text embeddings. Unset, it follows the text encoder."""
     hidden_dim: int = Field(128, gt=0)
@@ -238,7 +241,18 @@ class InferenceConfig(Section):
     """
 
     image_size: int = Field(384, ge=32)
-    """Longer side of images, pixels; best near the scale of the training crops."""
+    """Longer side of images, pixels; best near the scale of the training crops. With other values
+    of `resize` it is another side."""
+    resize: Literal["fit", "stretch", "shorter"] = "fit"
+    """fit: the longer side becomes `image_size`, and padding fills both to a multiple of 32.
+    stretch: both sides become `image_size`. shorter: the shorter side becomes `image_size`, the
+    longer `max_size` at most, and both are stretched up to a multiple of 32. The latter two are
+    those of transformers' Mask2Former."""
+    max_size: int = Field(1333, ge=32)
+    """Maximum of the longer side, pixels, with `resize = "shorter"`."""
+    postprocess: Literal["dataseg", "mask2former"] = "dataseg"
+    """dataseg: merge stuff before each pixel takes its best mask. mask2former: the answers of
+    transformers' post-processing, which merges stuff afterwards; imported models have it."""
     score: float = Field(0.5, ge=0, le=1)
     """Minimum class probability of a panoptic segment. Mask2Former and MaskFormer take 0.8, DETR
     0.85, after long training; a briefly trained model rarely reaches that, and the segments it
@@ -249,6 +263,9 @@ class InferenceConfig(Section):
     values of both thresholds in one pass of the model."""
     instances: int = Field(100, gt=0)
     """Maximum number of instances per image (COCO's maxDets)."""
+    instance_score: float = Field(0.0, ge=0, le=1)
+    """Minimum score of an instance. Average precision wants all of them, a picture only good ones:
+    transformers takes 0.5."""
     pseudo_score: float = Field(0.3, ge=0, le=1)
     """Minimum score of a pseudo-mask; a box whose mask scores less stays a box. A mask of mean
     probability 0.5 whose own box has IoU 0.6 with the target box just passes."""
@@ -264,11 +281,11 @@ class InferenceConfig(Section):
     """Autocast type of the forward pass."""
 
 
-_FORWARD = frozenset({"image_size", "batch_size", "precision"})
+_FORWARD = frozenset({"image_size", "resize", "max_size", "batch_size", "precision"})
 INFERENCE_KEYS: Mapping[str, frozenset[str]] = {
-    "panoptic": _FORWARD | {"score", "overlap"},
-    "semantic": _FORWARD,
-    "instance": _FORWARD | {"instances"},
+    "panoptic": _FORWARD | {"postprocess", "score", "overlap"},
+    "semantic": _FORWARD | {"postprocess"},
+    "instance": _FORWARD | {"postprocess", "instances", "instance_score"},
     "box-prompts": frozenset({"batch_size", "precision", "pseudo_score"}),
     "proposals": _FORWARD | {"pseudo_score", "pseudo_overlap", "pseudo_class"},
 }

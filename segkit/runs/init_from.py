@@ -4,13 +4,13 @@ Resolving the name imports no torch; only loading the weights does.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError
+from segkit.model.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name
 from segkit.recipes.schema import ModelConfig, Recipe
 from segkit.runs.run_manifest import read_run_manifest, run_parent
 from segkit.shards.manifest import Parent
@@ -21,8 +21,6 @@ from segkit.text.encoding import Encoding
 if TYPE_CHECKING:
     from segkit.model.dataseg import DataSeg
 
-HF_PREFIX = "hf:"
-"""Prefix of a Hugging Face Mask2Former: `hf:FOLDER` or `hf:OWNER/NAME`."""
 _NOT_ARCHITECTURE = {"init_from", "backbone_weights", "freeze_norm"}
 """Keys of `ModelConfig` that may differ from the run whose weights are loaded."""
 
@@ -39,7 +37,7 @@ def resolve_init_from(recipe: Recipe) -> Recipe:
     if source is None:
         return recipe
     if is_hugging_face(source):
-        resolved = f"{HF_PREFIX}{_hugging_face_name(source)}"
+        resolved = f"{HF_PREFIX}{model_name(source)}"
     else:
         resolved = str(resolve(local_path(source)).resolve())
     model = recipe.model.model_copy(update={"init_from": resolved, "backbone_weights": None})
@@ -52,8 +50,9 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
     Args:
         model: of the same architecture.
         source: a segkit run, `DIR` or `DIR@v2`, whose averaged weights are all loaded (no weight
-            belongs to one dataset); or `hf:` and a Mask2Former, which leaves the text classifier
-            and the box prompt encoder as they are.
+            belongs to one dataset); or `hf:` and a Mask2Former. Its class head is loaded as well
+            into a linear `model.class_head`; a cosine one and the box prompt encoder stay as they
+            are.
         encoding: of the class names that the model will be trained with; must be a run's own.
 
     Raises:
@@ -61,10 +60,10 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
             `--set` options that match it.
         SegkitError: a public model that could not be fetched.
     """
-    if is_hugging_face(source):
+    if is_hugging_face(source) and model.config.class_head != "linear":
         from segkit.model import hf
 
-        folder = _fetch_hugging_face(source)
+        folder = fetch_model(source)
         _check_architecture(model.config, hf.read_config(folder), folder)
         hf.load_checkpoint(model, folder)
         return
@@ -94,46 +93,6 @@ def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
         return ()
     folder = resolve(local_path(source)).resolve()
     return (run_parent(folder, read_run_manifest(folder), home),)
-
-
-def is_hugging_face(source: str | None) -> bool:
-    """Whether `model.init_from` names a Mask2Former of Hugging Face."""
-    return source is not None and source.startswith(HF_PREFIX)
-
-
-def _fetch_hugging_face(source: str) -> Path:
-    """The local folder of `hf:FOLDER`, or of the public model `hf:OWNER/NAME` after its download.
-
-    Raises:
-        InputError: no such source.
-        SegkitError: a public model that could not be fetched.
-    """
-    name = _hugging_face_name(source)
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    from segkit.model.hf import CONFIG, WEIGHTS
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0]
-        message = f"{name} is not a local folder and could not be fetched ({reason})"
-        raise SegkitError(message) from error
-
-
-def _hugging_face_name(source: str) -> str:
-    """FOLDER or OWNER/NAME of `hf:FOLDER` or `hf:OWNER/NAME`; InputError for anything else."""
-    name = source.removeprefix(HF_PREFIX)
-    if not name:
-        hint = "write hf:FOLDER or hf:NAME"
-        raise InputError(f"unknown source {source!r}", record="model.init_from", hint=hint)
-    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        hint = "give a folder or a public NAME"
-        raise InputError("no such folder", file=name, record="model.init_from", hint=hint)
-    return name
 
 
 def _check_architecture(config: ModelConfig, expected: Mapping[str, Any], folder: Path) -> None:

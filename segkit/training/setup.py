@@ -13,11 +13,12 @@ from timm.models import get_pretrained_cfg, is_model
 from segkit import distributed
 from segkit.distributed import choose_device
 from segkit.errors import InputError
+from segkit.model.hub import is_hugging_face
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.model.vitdet import timm_name
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
-from segkit.runs.init_from import is_hugging_face, resolve_init_from
+from segkit.runs.init_from import resolve_init_from
 from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding

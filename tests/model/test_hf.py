@@ -21,23 +21,9 @@ from segkit.recipes.schema import ModelConfig
 from segkit.runs.init_from import init_from
 from segkit.runs.run import load_run
 from segkit.text.encoding import Encoding
+from tests.model.checkpoints import BACKBONES, mask2former
 from tests.training.toy import write_recipe, write_toy_set
 
-transformers = pytest.importorskip(
-    "transformers", reason="transformers' Mask2Former is the independent truth here"
-)
-
-STAGES = ["stage1", "stage2", "stage3", "stage4"]
-BACKBONES: dict[str, Callable[[], Any]] = {
-    "resnet18": lambda: transformers.ResNetConfig(
-        layer_type="basic",
-        depths=[2, 2, 2, 2],
-        hidden_sizes=[64, 128, 256, 512],
-        out_features=STAGES,
-    ),
-    "resnet50": lambda: transformers.ResNetConfig(out_features=STAGES),
-    "swin_tiny_patch4_window7_224": lambda: transformers.SwinConfig(out_features=STAGES),
-}
 SHAPES = [(1, 64, 64), (3, 96, 64), (2, 64, 160)]
 
 
@@ -48,45 +34,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tupl
 
     def build(backbone: str) -> tuple[nn.Module, Path]:
         if backbone not in saved:
-            torch.manual_seed(0)
-            reference = _randomize(
-                transformers.Mask2FormerForUniversalSegmentation(_config(backbone)).eval()
-            )
+            reference = mask2former(backbone)
             folder = tmp_path_factory.mktemp(backbone)
             reference.save_pretrained(folder)
             saved[backbone] = reference, folder
         return saved[backbone]
 
     return build
-
-
-def _config(backbone: str) -> Any:
-    return transformers.Mask2FormerConfig(
-        backbone_config=BACKBONES[backbone](),
-        feature_size=64,
-        hidden_dim=64,
-        mask_feature_size=32,
-        encoder_layers=2,
-        encoder_feedforward_dim=96,
-        decoder_layers=7,
-        dim_feedforward=128,
-        num_attention_heads=4,
-        num_queries=11,
-    )
-
-
-@torch.no_grad()
-def _randomize(reference: nn.Module) -> nn.Module:
-    """Randomize norms, biases, offsets and statistics, whose constants would hide a mistake."""
-    for name, value in reference.named_parameters():
-        if value.ndim == 1 or not bool(value.any()):
-            value.add_(torch.randn_like(value) * 0.1)
-        if "mask_projection" in name:
-            value.mul_(10)  # mask logits of about 1
-    for name, value in reference.named_buffers():
-        if "running" in name:
-            value.add_(torch.rand_like(value) * 0.2)
-    return reference
 
 
 def _load(folder: Path) -> DataSeg:

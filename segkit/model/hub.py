@@ -1,0 +1,152 @@
+"""Files of public models: a local folder, or a model of the Hugging Face hub, in its own cache.
+
+Of a model's files only those named are read, weights only as safetensors: nothing is unpickled, and
+no code of a model's runs. `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honored.
+"""
+
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segkit.errors import InputError, SegkitError
+
+HF_PREFIX = "hf:"
+"""Prefix of a Hugging Face Mask2Former: `hf:FOLDER` or `hf:OWNER/NAME`."""
+CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+PICKLE = "pytorch_model.bin"
+_PATIENCE = 8.0
+"""Seconds for the first answer of the hub; a resolver alone may take longer to give up."""
+
+
+def is_hugging_face(source: object) -> bool:
+    """Whether a source names a model of Hugging Face."""
+    return isinstance(source, str) and source.startswith(HF_PREFIX)
+
+
+def model_name(source: str) -> str:
+    """FOLDER or OWNER/NAME of `hf:FOLDER` or `hf:OWNER/NAME`; InputError for anything else."""
+    name = source.removeprefix(HF_PREFIX)
+    if not name:
+        raise InputError(f"unknown source {source!r}", hint="write hf:FOLDER or hf:NAME")
+    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        hint = "give a folder or a public NAME"
+        raise InputError("no such folder", file=name, hint=hint)
+    return name
+
+
+def fetch_model(
+    source: str,
+    required: Sequence[str] = (CONFIG, WEIGHTS),
+    optional: Sequence[str] = (PROCESSOR,),
+) -> Path:
+    """The local folder with a model's files; a public model is downloaded where it is not cached.
+
+    What the hub's cache holds is used without asking the network.
+
+    Raises:
+        InputError: no such source, or a folder without a required file.
+        SegkitError: a public model that cannot be fetched; says which files to fetch by hand.
+    """
+    name = model_name(source)
+    if Path(name).is_dir():
+        _check_files(Path(name), required)
+        return Path(name)
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = [try_to_load_from_cache(name, file) for file in required]
+    if all(isinstance(path, str) for path in cached):
+        return Path(str(cached[0])).parent
+    try:
+        _probe(name, required[0])
+        for file in (*optional, *required):
+            folder = _download(hf_hub_download, name, file, file in optional) or Path()
+        return folder
+    except InputError:
+        raise
+    except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
+        raise _unreachable(name, error, (*required, *optional)) from error
+
+
+def _check_files(folder: Path, required: Sequence[str]) -> None:
+    """Raise InputError where a folder lacks a file."""
+    for name in required:
+        if (folder / name).is_file():
+            continue
+        if name == WEIGHTS and (folder / PICKLE).is_file():
+            raise _only_pickle(str(folder), folder)
+        raise InputError(f"has no {name}", file=folder, hint=f"needed are {' and '.join(required)}")
+
+
+def _only_pickle(name: str, place: object) -> InputError:
+    message = f"has no {WEIGHTS}; {PICKLE} is never read, since unpickling can run code"
+    convert = f"Mask2FormerForUniversalSegmentation.from_pretrained({name!r}).save_pretrained(...)"
+    hint = f"write a folder with safetensors once, by transformers' {convert}, and give hf:FOLDER"
+    return InputError(message, file=place, hint=hint)
+
+
+def _probe(name: str, file: str) -> None:
+    """Ask the hub for a file once, with a limit on time that covers name resolution as well."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    outcome: list[BaseException | None] = []
+
+    def ask() -> None:
+        try:
+            get_hf_file_metadata(hf_hub_url(name, file), timeout=_PATIENCE)
+            outcome.append(None)
+        except BaseException as error:  # raised again in the caller's thread
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    if not outcome:
+        raise TimeoutError(f"no answer within {_PATIENCE:.0f} s")
+    if outcome[0] is not None:
+        raise outcome[0]
+
+
+def _download(download: Any, name: str, file: str, optional: bool) -> Path | None:
+    """The folder of a file in the hub's cache; None for an optional file that does not exist."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(download(name, file, etag_timeout=_PATIENCE)).parent
+    except EntryNotFoundError as error:
+        if optional:
+            return None
+        if file == WEIGHTS:
+            raise _only_pickle(name, name) from error
+        raise InputError(f"has no {file}", file=name, hint="give a Mask2Former") from error
+
+
+def _unreachable(name: str, error: Exception, files: Sequence[str]) -> SegkitError:
+    """The one line on a model that cannot be fetched: why, and what to do by hand."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    page = f"{constants.ENDPOINT}/{name}"
+    by_hand = f"fetch {', '.join(files)} from {page} into a folder and give hf:FOLDER"
+    if isinstance(error, GatedRepoError):
+        return SegkitError(
+            f"{name} is gated: accept its terms at {page} and set HF_TOKEN (or run `hf auth "
+            f"login`); or {by_hand}"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return SegkitError(
+            f"{name} is not a public model of {constants.ENDPOINT}: check the name, which may "
+            "have changed, or set HF_TOKEN for a private one"
+        )
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else reason
+    return SegkitError(
+        f"{name} is not a local folder and could not be fetched ({reason}); {by_hand}"
+    )
