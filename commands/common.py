@@ -1,7 +1,8 @@
-"""Output of every command: progress on stderr, and tables or one JSON object on stdout."""
+"""Shared by commands: sizes, progress on stderr, tables or one JSON object on stdout."""
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +22,9 @@ from rich.table import Table
 from rich.tree import Tree
 
 from segkit import __version__
+from segkit.errors import InputError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -72,6 +76,20 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 def plural(number: int, singular: str, many: str | None = None) -> str:
     """A count with its noun, such as `1 image` or `2 images`; `many` is an irregular plural."""
     return f"{number} {singular if number == 1 else many or f'{singular}s'}"
+
+
+def parse_size(text: str, option: str) -> int:
+    """Return the bytes of a size such as 96MiB or 100MB; InputError for another value."""
+    match = _SIZE.fullmatch(text.strip())
+    size = 0.0
+    if match:
+        number, unit, binary = match.groups()
+        exponent = " kmgt".index(unit.lower() or " ")
+        size = float(number) * (1024 if binary else 1000) ** exponent
+    if size < 1:
+        hint = "give bytes, or a size such as 96MiB or 100MB"
+        raise InputError(f"invalid {option} {text!r}", hint=hint)
+    return int(size)
 
 
 def _cell(value: object) -> str:

@@ -1,6 +1,5 @@
 """`segkit convert`: convert native datasets to shard sets."""
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import location, writable
 
-from .common import JSON_OPTION, progress_bar
+from .common import JSON_OPTION, parse_size, progress_bar
 from .convert_report import fail, show
 
 if TYPE_CHECKING:
@@ -53,7 +52,6 @@ class OnError(StrEnum):
 
 
 Images = Annotated[Path, typer.Option(help="Folder of the images.")]
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _NOT_NOTED = ("out", "as_json", "dry_run", "workers", "engine", "address")
 """Options that do not affect the content of a version."""
 
@@ -169,14 +167,14 @@ def coco(
         bool,
         typer.Option(
             "--crowds-as-objects",
-            help="Take every annotation for one object, whatever its iscrowd (CVAT brush masks).",
+            help="Treat every annotation as one object and ignore iscrowd (CVAT brush masks).",
         ),
     ] = False,
     drop_unused_twins: Annotated[
         bool,
         typer.Option(
             "--drop-unused-twins",
-            help="Drop classes without annotations that have the name of another (Roboflow's 0).",
+            help="Drop classes without annotations whose name another class has (Roboflow's 0).",
         ),
     ] = False,
 ) -> "Source":
@@ -384,25 +382,11 @@ def _convert_options(common: CommonOptions) -> "ConvertOptions":
         limit=common.limit,
         images_by=common.images_by.value,
         on_error=common.on_error.value,
-        shard_bytes=_parse_size(common.shard_size),
+        shard_bytes=parse_size(common.shard_size, "--shard-size"),
         workers=common.workers,
         engine=common.engine.value,
         address=common.address,
     )
-
-
-def _parse_size(text: str) -> int:
-    """Return the bytes of a size such as 96MiB or 100MB."""
-    match = _SIZE.fullmatch(text.strip())
-    size = 0.0
-    if match:
-        number, unit, binary = match.groups()
-        exponent = " kmgt".index(unit.lower() or " ")
-        size = float(number) * (1024 if binary else 1000) ** exponent
-    if size < 1:
-        hint = "give bytes, or a size such as 96MiB or 100MB"
-        raise InputError(f"invalid --shard-size {text!r}", hint=hint)
-    return int(size)
 
 
 def _noted_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

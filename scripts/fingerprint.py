@@ -1,6 +1,6 @@
-"""Record what segkit makes of real data, to show that a change of its code changes nothing else.
+"""Record segkit's results on real data, to show that a refactoring leaves them unchanged.
 
-`record` drives the command line alone, so one copy of this script serves any two versions of the
+`record` uses only the command line, so one copy of this script serves any two versions of the
 package. It runs the commands of fingerprint.toml and writes `fingerprint.json` into its folder: one
 flat object of figures, losses and SHA-256 sums. `compare` lists the keys in which two such files
 differ. No key holds a path, time, version number or argument. Of manifests only figures and content
@@ -226,7 +226,7 @@ def flat(value: Any, left_out: set[str], prefix: str = "") -> Iterator[tuple[str
 
 
 def written(root: Path, name: str) -> Iterator[tuple[str, Leaf]]:
-    """Digests of what lies in a folder: sets file by file, tensors and losses of runs, the rest."""
+    """Digests of a folder's content: sets file by file, tensors and losses of runs, the rest."""
     loose: dict[str, list[Path]] = {}
     for folder, inner, files in os.walk(root):
         place = Path(folder)
@@ -319,7 +319,7 @@ def record(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Print each key that differs or is in first file alone; then how many agree in each part."""
+    """Print keys that differ or are only in the first file, then the agreement of each part."""
     a, b = (json.loads(path.read_text("utf-8")) for path in (arguments.a, arguments.b))
     agreeing, differing = Counter[str](), 0
     for key in sorted(a.keys() | b.keys()):

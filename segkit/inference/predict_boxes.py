@@ -1,4 +1,4 @@
-"""Segment box prompts: each box on an enlarged crop of its own, in batches across images."""
+"""Segment box prompts: each box on its own enlarged crop, in batches across images."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

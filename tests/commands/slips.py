@@ -1,4 +1,4 @@
-"""What a command refuses at once: before torch, which takes seconds to import."""
+"""Slips that a command refuses before it imports torch, which takes seconds."""
 
 import subprocess
 import sys

@@ -80,7 +80,7 @@ def test_no_stuff_classes_no_predictions_and_no_ground_truth():
     )
     assert missed["stuff"] == {"pq": None, "sq": None, "rq": None, "n": 0}
     assert missed["things"] == {"pq": 0, "sq": 0, "rq": 0, "n": 1}
-    # everything predicted lies in void, which forgives it
+    # all predictions are in void, which forgives them
     assert invented["all"]["n"] == 0 and nothing["all"]["n"] == 0
 
 

@@ -42,7 +42,7 @@ image_size = 64
 
 
 def write_toy_set(folder: Path, *, boxes_only: bool = False, name: str = "toy") -> ShardSet:
-    """Publish the pictures as a panoptic set, or with the blocks' boxes alone."""
+    """Publish the pictures as a panoptic set, or only the blocks' boxes as a boxes set."""
     kind = "boxes" if boxes_only else "panoptic"
     records = ((_sample(seed, boxes_only), _picture(seed)) for seed in range(6))
     return write_set(
