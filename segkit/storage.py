@@ -11,6 +11,7 @@ import fcntl
 import os
 import posixpath
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -147,7 +148,19 @@ def read_bytes(path: Path) -> bytes:
         OSError: a local file cannot be read.
         SegkitError: a store failed, whatever the state of the file.
     """
-    return _cat(path) if is_remote(path) else path.read_bytes()
+    return _cat(path) if is_remote(path) else require_regular(path).read_bytes()
+
+
+def require_regular(path: Path) -> Path:
+    """Return a path; OSError if it is local and a FIFO, a device or a socket, which may never end.
+
+    A folder or a missing file is left to whoever opens it.
+    """
+    if not is_remote(path):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "is a FIFO, a device or a socket, not a file", str(path))
+    return path
 
 
 def read_range(path: Path, offset: int, length: int) -> bytes:

@@ -8,6 +8,15 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
+
+
+def open_image(data: bytes) -> Any:
+    """Open an image with Pillow, in the stated formats only: on some it runs programs (EPS)."""
+    from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # the plugins register
+
+    return Image.open(io.BytesIO(data), formats=_FORMATS)
+
 
 def decode_rgb(
     data: bytes, *, file: object, record: str | None = None, hint: str
@@ -49,10 +58,8 @@ def decode(
 
 def image_size(data: bytes) -> tuple[int, int] | None:
     """Width and height from the header of an image file; None where it is not an image."""
-    from PIL import Image
-
     try:
-        size: tuple[int, int] = Image.open(io.BytesIO(data)).size
+        size: tuple[int, int] = open_image(data).size
     except Exception:  # decoders raise many types on damaged input
         return None
     return size

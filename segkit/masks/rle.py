@@ -20,6 +20,8 @@ _PYCOCOTOOLS_BATCH = 200
 """Masks a call: more than 255 overflow a byte in pycocotools."""
 _MAX_COORDINATE = 2.0**20
 """Pixels; pycocotools walks every polygon edge point by point and overflows far beyond this."""
+_MIN_EDGE_LIMIT = 5_000_000
+"""Pixels that the edges of a mask may cross in any image; rasterizing takes 40 bytes for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +159,27 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
 
     if not polygons:
         raise ValueError("no polygon")
+    bound = 0.0  # of the length of all edges; cheap, and far above it
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon of {len(polygon)} numbers")
-        if not (np.abs(np.asarray(polygon, float)) <= _MAX_COORDINATE).all():
+        peak = float(np.abs(np.asarray(polygon, float)).max())
+        if not peak <= _MAX_COORDINATE:
             raise ValueError("a polygon coordinate is not finite or out of range")
+        bound += len(polygon) * peak
+    max_length = _MIN_EDGE_LIMIT + 2 * height * width
+    if bound > max_length and (length := sum(map(_edge_length, polygons))) > max_length:
+        message = f"its edges are {length:.0f} pixels long, too many for {width} x {height} pixels"
+        raise ValueError(message)
     merged = coco.merge(coco.frPyObjects([list(polygon) for polygon in polygons], height, width))
     return bytes(merged["counts"])
+
+
+def _edge_length(polygon: Sequence[float]) -> float:
+    """The number of pixels that the edges of a polygon cross along their longer axis."""
+    points = np.asarray(polygon, float).reshape(-1, 2)  # (N, 2)
+    steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)  # (N,)
+    return float(steps.sum())
 
 
 def from_uncompressed(counts: Sequence[int], height: int, width: int) -> bytes:

@@ -1,8 +1,10 @@
 """Reads class tables in the form of ADE20K's objectInfo150.csv: index, thing or stuff, names."""
 
 import csv
+import io
 from pathlib import Path
 
+from segkit import storage
 from segkit.errors import InputError
 from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy
@@ -20,8 +22,8 @@ def read_class_info(path: Path) -> Taxonomy:
         InputError: the file cannot be read, lacks a column, or has a malformed row.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        text = storage.read_bytes(path).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot be read ({error})", file=path, hint="give a CSV file") from error
     if not rows or any(column not in rows[0] for column in _COLUMNS):

@@ -42,7 +42,7 @@ def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, byte
             `lists` is not a list, or a key occurs twice.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with storage.require_regular(path).open(encoding="utf-8-sig") as file:
             yield from _Reader(file, path).object(lists)
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         message = f"cannot be read ({storage.reason(error)})"

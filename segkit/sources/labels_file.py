@@ -105,7 +105,7 @@ def label_line(index: int, name: str) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = storage.read_bytes(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         hint = "give a UTF-8 text file"
         message = f"cannot be read ({storage.reason(error)})"

@@ -54,6 +54,10 @@ WARNINGS: dict[str, str] = {
         "the panoptic file and the instances file disagree on `iscrowd`; "
         "the value of the instances file is kept"
     ),
+    "dark-16-bit": (
+        "a 16-bit image whose values fill less than a quarter of the range, so that it is nearly "
+        "black; multiply its values"
+    ),
     "exact-duplicate": "the same class, box and mask twice in an image; both kept",
     "exif-orientation": "the file asks viewers to rotate it; its pixels are used as stored",
     "instance-class-differs": (

@@ -59,9 +59,9 @@ def _uncounted_notes(tally: Tally) -> list[str]:
     if number < kept.total():
         which += f" of {_listed([repr(name) for name in classes])}"
     return [
-        f"{which} ({number}) are crowds or marked to be ignored, so that neither training nor scores "
-        "count them; if each is one object (CVAT writes brush masks as crowds), convert COCO with "
-        "--crowds-as-objects"
+        f"{which} ({number}) are crowds or marked to be ignored, so that neither training nor "
+        "scores count them; if each is one object (CVAT writes brush masks as crowds), "
+        "convert COCO with --crowds-as-objects"
     ]
 
 

@@ -104,3 +104,13 @@ def test_any_bytes_decode_to_a_mask_of_the_right_size_or_are_refused(data):
 def test_counts_of_another_image_size_are_refused():
     with pytest.raises(ValueError, match="20 pixels"):
         rle.decode(rle.encode(np.ones((4, 5))), 5, 5)
+
+
+def test_edges_far_longer_than_the_image_are_refused_before_rasterizing():
+    zigzag = [[float(x) for n in range(3000) for x in (1e6 * (n % 2), n)]]
+    with pytest.raises(ValueError, match=r"its edges are .* pixels long"):
+        rle.from_polygons(zigzag, 24, 32)
+    with pytest.raises(ValueError, match="its edges are"):
+        rle.from_polygons([zigzag[0][:12]] * 1000, 24, 32)
+    far = [[0.0, 0.0, 1e6, 0.0, 1e6, 1e6, 0.0, 1e6]]
+    assert rle.area(rle.from_polygons(far, 24, 32), 24, 32) == 24 * 32

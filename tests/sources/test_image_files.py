@@ -1,4 +1,5 @@
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -7,12 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from segkit.errors import InputError
+from segkit.sources.class_info import read_class_info
 from segkit.sources.image_files import (
     find_image,
     is_unsafe,
     read_picture,
     resolve_inside,
 )
+from segkit.sources.json_stream import members
+from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import ImageError
 from tests.images.test_png import png
 
@@ -165,3 +170,18 @@ def stops(decode: Callable[[], object]) -> bool:
     except (OSError, ImageError):
         return True
     return False
+
+
+def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("a.jpg", "zero.jpg", "folder.jpg"):
+        with pytest.raises(ImageError) as error:
+            read_picture(tmp_path / name, record="x")
+        assert code(error) == "unreadable-image"
+    for read in (read_labels, read_class_info, lambda path: list(members(path, ()))):
+        for name in ("a.jpg", "zero.jpg"):
+            with pytest.raises(InputError, match="not a file") as refusal:
+                read(tmp_path / name)
+            assert "\n" not in str(refusal.value)
