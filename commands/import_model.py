@@ -34,13 +34,14 @@ def import_model(
 
     Example: segkit import hf:facebook/mask2former-swin-tiny-coco-panoptic --out work/public
     """
-    from segkit.model.hub import HF_PREFIX, is_hugging_face, model_name
+    from segkit.model.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name
     from segkit.recipes.schema import TextConfig
     from segkit.text.encoding import Encoding
 
     spec = source if is_hugging_face(source) else HF_PREFIX + source
     model_name(spec)
     Encoding.from_names(encoder, templates)
+    fetch_model(spec)
 
     # Below what is refused at once: these take seconds to import.
     from segkit.runs.import_checkpoint import import_checkpoint

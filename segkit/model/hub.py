@@ -103,7 +103,7 @@ def _probe(name: str, file: str) -> None:
     thread.start()
     thread.join(_PATIENCE)
     if not outcome:
-        raise TimeoutError(f"no answer within {_PATIENCE:.0f} s")
+        raise TimeoutError(f"no answer within {_PATIENCE:g} s")
     if outcome[0] is not None:
         raise outcome[0]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from segkit.errors import InputError
-from segkit.model.hub import is_hugging_face, model_name
+from segkit.model.hub import fetch_model, is_hugging_face, model_name
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe
 from segkit.shards.manifest import Parent
@@ -111,6 +111,7 @@ def run_folder(spec: str | Path) -> Path:
     """The version's directory of a run, `DIR` or `DIR@v2`, or of the cached run of a public model,
     `hf:NAME_OR_FOLDER`, which is imported first where it is not cached."""
     if is_hugging_face(spec):
+        fetch_model(str(spec))  # fails within seconds, before torch is imported
         from segkit.runs.import_checkpoint import cached_run
 
         return cached_run(str(spec)).resolve()
