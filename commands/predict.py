@@ -89,7 +89,7 @@ def predict(
     --out work/photos
     """
     from segkit.model.hub import is_hugging_face
-    from segkit.runs.run_manifest import check_run
+    from segkit.runs.open_run import check_run
     from segkit.shards.reader import ShardSet
 
     chosen_task = parse_choice(task, TASKS, "--task")
@@ -186,7 +186,7 @@ def _taxonomy(
 
 def _public_taxonomy(checkpoint: str) -> "Taxonomy":
     """The classes of a public model."""
-    from segkit.runs.run_manifest import public_taxonomy
+    from segkit.runs.open_run import public_taxonomy
 
     taxonomy = public_taxonomy(checkpoint)
     if taxonomy is None:

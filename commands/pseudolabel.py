@@ -46,7 +46,7 @@ def pseudolabel(
     --set inference.pseudo_score=0.5
     """
     from segkit.recipes.schema import Strategy
-    from segkit.runs.run_manifest import check_run
+    from segkit.runs.open_run import check_run
 
     if strategy == _OLD_BOX_PROMPTS:
         note(f"--strategy {strategy} is now called box-prompts")

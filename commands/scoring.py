@@ -86,7 +86,7 @@ class PredictionSource:
 
     def check(self, task: "Task") -> None:
         """Require a run or predictions, and a run that takes the settings; imports no torch."""
-        from segkit.runs.run_manifest import check_run
+        from segkit.runs.open_run import check_run
 
         if (self.checkpoint is None) == (self.predictions is None):
             message = "give --checkpoint RUN or --predictions SET|FILE"

@@ -3,6 +3,7 @@
 predictor.py      Predictor: segment images or boxes from Python
 pipeline.py       the loop: load, batch by shape, run the model, post-process, in order
 postprocess.py    proposals -> labeled masks, by task
+mask2former.py    the same, equal to transformers' post-processing of Mask2Former
 predict_boxes.py  box prompts -> masks, each on an enlarged crop
 pseudolabel.py    replace the boxes of a set by masks, as a label layer
 outputs.py        write predictions as samples, shard sets and pictures

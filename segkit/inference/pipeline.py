@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.data.augment import Crop
+from segkit.data.augment import Crop, full_image_crop
 from segkit.distributed import autocast
-from segkit.inference.image_crop import image_crop
 from segkit.inference.mask2former import mask2former_masks
 from segkit.inference.postprocess import LabeledMask, postprocess
 from segkit.inference.streams import batch_by_shape, prefetch, reorder
@@ -25,6 +24,8 @@ Item = TypeVar("Item")
 Record = TypeVar("Record")
 Result = TypeVar("Result")
 
+_MULTIPLE = 32
+"""Sides of padded images are multiples of this, the coarsest stride of a model."""
 PATIENCE = 8
 """An image of a rare shape waits for a full batch until this many batches' worth of other images
 have been loaded."""
@@ -166,3 +167,28 @@ def upload(images: Sequence[Image], device: torch.device) -> Tensor:
     if device.type == "cuda":
         stacked = stacked.pin_memory().to(device, non_blocking=True)
     return stacked.permute(0, 3, 1, 2).float() / 255
+
+
+def image_crop(height: int, width: int, config: InferenceConfig) -> Crop:
+    """How an image of this size is resized and padded: `image_size`, `resize` and `max_size`."""
+    size, max_size = config.image_size, config.max_size
+    if config.resize == "fit":
+        return full_image_crop(height, width, size=size)
+    sides = size, size
+    if config.resize == "shorter":
+        sides = _shorter_side(height, width, size, max_size)
+    padded_h, padded_w = (-(-side // _MULTIPLE) * _MULTIPLE for side in sides)
+    return Crop((0, 0, width, height), (0, 0, padded_w, padded_h), (padded_h, padded_w))
+
+
+def _shorter_side(height: int, width: int, size: int, max_size: int) -> tuple[int, int]:
+    """Height and width after resizing, rounded as by transformers' get_size_with_aspect_ratio."""
+    shorter, longer = min(height, width), max(height, width)
+    exact = float(size)
+    if longer / shorter * size > max_size:
+        exact = max_size * shorter / longer
+        size = round(exact)
+    if shorter == size:
+        return height, width
+    other = int(exact * longer / shorter)
+    return (size, other) if height <= width else (other, size)

@@ -14,6 +14,7 @@ from segkit.inference.postprocess import LabeledMask
 from segkit.inference.predict_boxes import ImagePrompts, predict_box_masks
 from segkit.masks import rle
 from segkit.masks.boxes import pixels_of_box
+from segkit.runs.open_run import no_box_prompts
 from segkit.runs.run import Run, load_run
 from segkit.sample import Box, Kind
 from segkit.shards.manifest import Task
@@ -143,8 +144,11 @@ class Predictor:
 
         Raises:
             InputError: an image of another shape or type, a box without extent or beyond the image,
-                unequal numbers of labels and boxes, or a name without a text embedding.
+                unequal numbers of labels and boxes, a name without a text embedding, or a public
+                model, which has no box prompts.
         """
+        if self.run.manifest.command == "import":
+            raise no_box_prompts(self.run.path)
         names = [None] * len(boxes) if labels is None else list(labels)
         _check_image(image)
         _check_boxes(image, boxes, names)

@@ -20,6 +20,7 @@ from segkit.masks.iou import box_iou
 from segkit.masks.rle import encode
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig, Strategy
+from segkit.runs.open_run import no_box_prompts
 from segkit.runs.run import Run
 from segkit.sample import Box, Sample, Segment
 from segkit.shards.header import Header
@@ -78,6 +79,8 @@ def pseudolabel(
     Returns:
         The published version, and the counts.
     """
+    if strategy == "box-prompts" and run.manifest.command == "import":
+        raise no_box_prompts(run.path)
     class_embeddings = run.class_embeddings(data.taxonomy)
     predict = STRATEGIES[strategy]
     min_score = run.recipe.inference.pseudo_score

@@ -1,6 +1,8 @@
 """Runs, the versioned directories that training writes and inference reads.
 
-run_manifest.py  manifest.json of a run; open a run without torch
-run.py           Run: the model with its class embeddings; load_run
-init_from.py     initial weights from a run or from a Mask2Former of Hugging Face
+run_manifest.py       manifest.json of a run
+open_run.py           a run by its name, without torch; a public model is imported
+run.py                Run: the model with its class embeddings; load_run
+import_checkpoint.py  a public Mask2Former of Hugging Face as a run
+init_from.py          initial weights from a run or from a Mask2Former of Hugging Face
 """

@@ -18,12 +18,12 @@ from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.old_names import update_weights
 from segkit.recipes.schema import Recipe
+from segkit.runs.open_run import open_run
 from segkit.runs.run_manifest import (
     TAXONOMIES,
     VOCABULARY,
     WEIGHTS,
     RunManifest,
-    open_run,
     refuse_damage,
     run_parent,
 )

@@ -1,8 +1,9 @@
 """Class names as text embeddings.
 
-vocabulary.py  class names -> taxonomies
-encoders.py    text encoders by name: MiniLM, open_clip, transformers
-encoding.py    Encoding: a text encoder with its templates
-embeddings.py  EmbeddingStore: the embeddings of words that ship and of those in the cache
-table.py       their safetensors files
+vocabulary.py   class names -> taxonomies
+label_names.py  the same, for the names that a public model gives its classes
+encoders.py     text encoders by name: MiniLM, open_clip, transformers
+encoding.py     Encoding: a text encoder with its templates
+embeddings.py   EmbeddingStore: the embeddings of words that ship and of those in the cache
+table.py        their safetensors files
 """

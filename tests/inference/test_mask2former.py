@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkit.inference.image_crop import image_crop
 from segkit.inference.mask2former import mask2former_masks
+from segkit.inference.pipeline import image_crop
 from segkit.inference.postprocess import LabeledMask
 from segkit.recipes.schema import InferenceConfig
 

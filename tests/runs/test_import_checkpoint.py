@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError
+from segkit.inference.predictor import Predictor
 from segkit.masks import rle
 from segkit.runs.import_checkpoint import cached_run, import_checkpoint
+from segkit.runs.open_run import check_run, open_run
 from segkit.runs.run import load_run
-from segkit.runs.run_manifest import check_run, open_run
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import load_taxonomy
@@ -288,6 +289,8 @@ def test_box_prompts_of_a_public_model_are_refused(
     run = import_checkpoint(public("panoptic").spec, tmp_path / "run")
     with pytest.raises(InputError, match="--strategy proposals"):
         open_run(run, [], "box-prompts")
+    with pytest.raises(InputError, match="no box prompts"):
+        Predictor(run, "cpu").predict_boxes(np.zeros((9, 9, 3), np.uint8), [(1, 1, 5, 5)])
 
 
 def test_settings_are_refused_before_anything_is_fetched() -> None:

@@ -1,0 +1,109 @@
+"""Opening a run by name: a directory of versions, or a public model. Imports no torch.
+
+Only importing a public model, which is done once, needs torch.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from segkit.errors import InputError
+from segkit.model.hub import fetch_model, is_hugging_face, model_name
+from segkit.recipes.load import load_recipe
+from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe
+from segkit.runs.run_manifest import RECIPE, TAXONOMIES, RunManifest, read_run_manifest
+from segkit.shards.publish import resolve
+from segkit.storage import local_path
+from segkit.taxonomy import Taxonomy
+
+_ANY_RECIPE = "dataseg-mini"
+"""Stands for the recipe of a public model that is not fetched yet."""
+
+
+def open_run(
+    spec: str | Path, overrides: Sequence[str] = (), output: str | None = None
+) -> tuple[Path, RunManifest, Recipe]:
+    """Directory, manifest and recipe of a run's version; does not read its weights.
+
+    Args:
+        spec: the run, `DIR` or `DIR@v2`, or a public model, `hf:NAME_OR_FOLDER`.
+        overrides: `inference.key=value`, in place of the values in the run's recipe.
+        output: the task or pseudo-label strategy that the run is opened for, a key of
+            `INFERENCE_KEYS`; overrides that it does not read are refused. None accepts them all.
+
+    Raises:
+        InputError: no run there, a run behind a URL, an override of another section, or one that
+            `output` does not read.
+    """
+    _check_overrides(overrides)
+    folder = run_folder(spec)
+    _check_overrides(overrides, output)
+    manifest = read_run_manifest(folder)
+    if output == "box-prompts" and manifest.command == "import":
+        raise no_box_prompts(spec)
+    recipe = load_recipe(folder / RECIPE, overrides, warn=manifest.schema_version != "1")
+    return folder, manifest, recipe
+
+
+def check_run(spec: str | Path, overrides: Sequence[str], output: str) -> None:
+    """Refuse what can be refused without a run's weights; arguments and errors as of `open_run`.
+
+    A public model is not fetched.
+    """
+    if not is_hugging_face(spec):
+        open_run(spec, overrides, output)
+        return
+    model_name(str(spec))
+    _check_overrides(overrides, output)
+    load_recipe(_ANY_RECIPE, overrides)
+    if output == "box-prompts":
+        raise no_box_prompts(spec)
+
+
+def run_folder(spec: str | Path) -> Path:
+    """The version's directory of a run, `DIR` or `DIR@v2`, or of the cached run of a public model,
+    `hf:NAME_OR_FOLDER`, which is imported first where it is not cached."""
+    if is_hugging_face(spec):
+        fetch_model(str(spec))  # fails within seconds, before torch is imported
+        from segkit.runs.import_checkpoint import cached_run
+
+        return cached_run(str(spec)).resolve()
+    return resolve(local_path(spec)).resolve()
+
+
+def public_taxonomy(spec: str | Path) -> Taxonomy | None:
+    """The classes of a public model, `hf:NAME_OR_FOLDER` or an imported run; None for other runs,
+    which may have several taxonomies. A model that is not cached is imported."""
+    folder = run_folder(spec)
+    if read_run_manifest(folder).command != "import":
+        return None
+    (taxonomy,) = json.loads((folder / TAXONOMIES).read_text("utf-8")).values()
+    return Taxonomy.from_json(taxonomy)
+
+
+def no_box_prompts(spec: str | Path) -> InputError:
+    """The error for box prompts of a public model."""
+    return InputError(
+        "a public Mask2Former has no box prompts",
+        file=spec,
+        hint="give --strategy proposals, or a run that was trained with loss.box_prompts above 0",
+    )
+
+
+def _check_overrides(overrides: Sequence[str], output: str | None = None) -> None:
+    for override in overrides:
+        if not override.startswith("inference."):
+            hint = "only inference settings of a trained run can change: give inference.KEY=VALUE"
+            raise InputError(f"cannot set {override!r}", record="--set", hint=hint)
+    if output is None:
+        return
+    unread = InferenceConfig.model_fields.keys() - INFERENCE_KEYS[output]
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key.removeprefix("inference.") in unread:
+            keys = (f"inference.{name}" for name in sorted(INFERENCE_KEYS[output]))
+            raise InputError(
+                f"{output} does not read {key}",
+                record="--set",
+                hint=f"set one of {', '.join(keys)}",
+            )
