@@ -1,6 +1,7 @@
 """Class lists: ids, names, thing or stuff, and the words that a text encoder reads."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -69,10 +70,9 @@ class Taxonomy:
     @cached_property
     def unique_names(self) -> dict[int, str]:
         """A distinct name of each id: the id is added where several classes share a name."""
-        names = self.names
+        counts = Counter(self.names)
         return {
-            c.id: c.name if names.count(c.name) == 1 else f"{c.name} [{c.id}]"
-            for c in self.categories
+            c.id: c.name if counts[c.name] == 1 else f"{c.name} [{c.id}]" for c in self.categories
         }
 
     def to_json(self) -> dict[str, Any]:

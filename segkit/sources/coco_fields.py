@@ -16,7 +16,8 @@ from segkit.sources.ledger import AnnotationError, Defect, ImageError
 from segkit.taxonomy import Category, Taxonomy
 
 Id = int | str
-_DIGITS = re.compile(r"-?\d+")
+_DIGITS = re.compile(r"-?\d{1,18}")
+_MAX_DIGITS = 1000
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -36,7 +37,8 @@ class Image(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """File name, from the record or from LVIS's URL."""
-        return self.file_name or "/".join((self.coco_url or "").split("/")[-2:])
+        name = self.file_name or "/".join((self.coco_url or "").split("/")[-2:])
+        return name.replace("\\", "/")  # as Windows writes it
 
 
 class _Classed(msgspec.Struct, frozen=True):
@@ -62,7 +64,13 @@ def read_image(raw: bytes, number: int, path: Path) -> Image:
 
 def loose(raw: bytes | msgspec.Raw) -> Any:
     """Decode any record for a quarantine line; numbers that JSON cannot write become text."""
-    return json.loads(bytes(raw), parse_constant=str, parse_float=_finite_or_text)
+    return json.loads(
+        bytes(raw), parse_constant=str, parse_float=_finite_or_text, parse_int=_int_or_text
+    )
+
+
+def _int_or_text(text: str) -> int | str:
+    return int(text) if len(text) <= _MAX_DIGITS else text
 
 
 def _finite_or_text(text: str) -> float | str:
@@ -104,7 +112,7 @@ def image_size(image: Image, picture: Picture | None, path: Path) -> tuple[int, 
     """
     record = f"image {image.id}"
     width, height = image.width, image.height
-    if picture is not None and (width is None or height is None):
+    if picture is not None and (not width or not height):
         return picture.width, picture.height
     if width is None or height is None or min(width, height) < 1 or width * height > MAX_PIXELS:
         message = f"invalid size of {width} x {height} pixels"

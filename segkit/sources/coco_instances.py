@@ -223,7 +223,7 @@ def _mask(raw: msgspec.Raw, width: int, height: int) -> bytes | None:
 
 
 def _read_polygons(text: bytes, width: int, height: int) -> bytes:
-    polygons = msgspec.json.decode(text, type=list[list[float]])
+    polygons = msgspec.json.decode(_nested(text), type=list[list[float]])
     try:
         return rle.from_polygons(polygons, height, width)
     except ValueError as error:
@@ -266,4 +266,9 @@ def _box(annotation: Annotation, mask: bytes | None, width: int, height: int) ->
 
 def _polygon_text(raw: msgspec.Raw) -> str | None:
     text = bytes(raw).strip()
-    return text.decode() if text.startswith(b"[") else None
+    return _nested(text).decode() if text.startswith(b"[") else None
+
+
+def _nested(polygons: bytes) -> bytes:
+    """The text of a list of polygons; a flat list of numbers is taken for one polygon."""
+    return polygons if polygons[1:].lstrip().startswith((b"[", b"]")) else b"[" + polygons + b"]"

@@ -3,6 +3,7 @@
 Each record is kept as the text that stands in the file.
 """
 
+import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -36,6 +37,8 @@ _TYPES: dict[AnnotationType, tuple[str, str]] = {
 }
 """Name of each type of file, and the field that all its annotations have."""
 _INT64 = 2**63
+_INT32 = 2**31
+_INTEGERS = ("id", "image_id", "category_id", "iscrowd", "ignore", "width", "height")
 _ID = (int, str)
 
 
@@ -119,7 +122,7 @@ def read_coco(path: Path, expected: AnnotationType, *, drop_unused_twins: bool =
         if not text:
             lists.append(key)
         elif key == "images":
-            contents.add_image(text)
+            contents.add_image(_with_integers(value, text))
         elif key == "annotations" and "images" in lists:
             contents.add_annotation(value, text)
         elif key == "categories":
@@ -234,6 +237,7 @@ class CocoContents:
         """Add an annotation, given both as decoded value and as raw record."""
         index = self._annotations
         self._annotations += 1
+        raw = _with_integers(value, raw)
         if not index:
             _check_type(value, self._expected, self._path)
         owner = value.get("image_id") if isinstance(value, dict) else None
@@ -286,6 +290,21 @@ class CocoContents:
         return False
 
 
+def _with_integers(value: Any, raw: bytes) -> bytes:
+    """Return a raw record; where whole numbers are floats (`"image_id": 1.0`), as integers.
+
+    `value` is the decoded record, which is changed likewise.
+    """
+    if not isinstance(value, dict):
+        return raw
+    floats = [key for key in _INTEGERS if isinstance(value.get(key), float)]
+    whole_numbers = [key for key in floats if value[key].is_integer()]
+    if not whole_numbers:
+        return raw
+    value.update({key: int(value[key]) for key in whole_numbers})
+    return json.dumps(value).encode()
+
+
 def _check_type(annotation: Any, expected: AnnotationType, path: Path) -> None:
     """Raise InputError if the first annotation of a file shows that it is of the other type."""
     actual: AnnotationType = "instances" if expected == "panoptic" else "panoptic"
@@ -311,6 +330,8 @@ def _categories(records: Iterable[bytes], path: Path) -> tuple[NativeCategory, .
         try:
             entry = msgspec.json.decode(raw, type=_Category)
             kind = kinds[entry.isthing]
+            if not -_INT32 <= int(entry.id) < _INT32:
+                raise ValueError("its id does not fit in 32 bits")
             categories.append(NativeCategory(int(entry.id), entry.name, kind, entry.synonyms))
         except (msgspec.ValidationError, ValueError, KeyError) as error:
             message = f"invalid category ({error})"

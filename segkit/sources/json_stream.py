@@ -127,6 +127,8 @@ class _Reader:
                 message, position = error.msg, error.pos
                 if message.startswith("Untermin"):  # the string may have begun long before
                     position = len(self._text)
+            except ValueError as error:  # an integer of more digits than Python converts
+                raise self._invalid(str(error).partition(";")[0]) from None
             else:
                 may_continue = isinstance(value, int | float)
                 if self._ended or not may_continue or end < len(self._text) - _NEAR_END:

@@ -250,7 +250,7 @@ def test_every_defect_has_its_code_and_the_rest_is_kept(
     ("change", "code"),
     [
         ({"width": 31}, "size-mismatch"),
-        ({"width": 0}, "bad-size"),
+        ({"width": -1}, "bad-size"),
         ({"width": 10**7, "height": 10**7}, "bad-size"),
         ({"width": 2**80}, "bad-size"),
         ({"file_name": "gone.jpg"}, "missing-image"),

@@ -1,0 +1,99 @@
+"""COCO files as real tools write them, and numbers that no tool writes."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkit.errors import InputError
+from segkit.sources.coco_instances import open_coco_instances
+from segkit.taxonomy import Category, Taxonomy
+
+from .builders import HEIGHT, WIDTH, coco_instances, dry_run, samples
+
+SQUARE = [2, 2, 12, 2, 12, 12, 2, 12]
+
+
+def opened(root: Path, change: Any = None, **annotation: Any) -> Any:
+    path = coco_instances(root, [{"segmentation": [SQUARE], "bbox": [2, 2, 10, 10], **annotation}])
+    data = json.loads(path.read_text())
+    if change:
+        change(data)
+    path.write_text(json.dumps(data))
+    return open_coco_instances(path, root / "images")
+
+
+def test_a_flat_polygon_list_is_one_polygon(tmp_path: Path) -> None:
+    ((flat,), (nested,)) = (
+        samples(opened(tmp_path, segmentation=value))[0].segments for value in (SQUARE, [SQUARE])
+    )
+    assert flat.mask == nested.mask and flat.area == 100.0
+    assert json.loads(flat.source_polygon) == [SQUARE]
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    opened(tmp_path)
+    path = tmp_path / "instances.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert dry_run(open_coco_instances(path, tmp_path / "images")).ledger.annotations.kept == 1
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, HEIGHT), (None, None)])
+def test_a_missing_size_is_that_of_the_photo(tmp_path: Path, size: tuple[Any, Any]) -> None:
+    source = opened(tmp_path, lambda d: d["images"][0].update(width=size[0], height=size[1]))
+    report = dry_run(source)
+    assert (report.ledger.images.kept, report.ledger.annotations.kept, report.offenders) == (
+        1,
+        1,
+        0,
+    )
+    assert dry_run(source, images_by="none").ledger.images.dropped == {"bad-size": 1}
+
+
+def test_whole_numbers_may_be_floats(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["images"][0].update(id=0.0, width=float(WIDTH), height=float(HEIGHT))
+        data["annotations"][0].update(image_id=0.0, category_id=3.0, id=1.0, iscrowd=0.0)
+
+    report = dry_run(opened(tmp_path, change))
+    assert (report.ledger.annotations.kept, report.offenders) == (1, 0)
+
+
+def test_a_name_with_backslashes_is_found_and_cannot_climb(tmp_path: Path) -> None:
+    rename = "images\\i0.jpg", "..\\..\\images\\i0.jpg"
+    good, bad = (
+        dry_run(opened(tmp_path, lambda d, n=name: d["images"][0].update(file_name=n)))
+        for name in rename
+    )
+    assert good.ledger.images.kept == 1
+    assert bad.ledger.images.dropped == {"unsafe-path": 1}
+
+
+@pytest.mark.parametrize("field", ["id", "category_id", "image_id", "bbox", "area"])
+def test_integers_of_any_length_end_in_one_line(tmp_path: Path, field: str) -> None:
+    opened(tmp_path, lambda d: d["annotations"][0].update({field: "NUMBER"}))
+    path = tmp_path / "instances.json"
+    text = path.read_text()
+    for digits in (25, 5000):
+        path.write_text(text.replace('"NUMBER"', "9" * digits))
+        try:
+            report = dry_run(open_coco_instances(path, tmp_path / "images"))
+        except InputError as error:
+            assert "\n" not in str(error)
+        else:
+            assert report.ledger.annotations.input == 1
+
+
+@pytest.mark.parametrize("number", [2**31, -(2**40), 2**70])
+def test_category_ids_beyond_32_bits_are_refused(tmp_path: Path, number: int) -> None:
+    with pytest.raises(InputError, match=r"categories\[0\]: invalid category"):
+        opened(tmp_path, lambda d: d["categories"][0].update(id=number))
+
+
+def test_many_categories_take_linear_time() -> None:
+    taxonomy = Taxonomy("many", tuple(Category(i, f"c{i // 2}", "thing") for i in range(40_000)))
+    start = time.process_time()
+    assert taxonomy.unique_names[5] == "c2 [5]"
+    assert time.process_time() - start < 5
