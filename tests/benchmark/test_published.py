@@ -29,7 +29,7 @@ def test_published_rows_are_complete():
     for name in benchmark_names():
         rows = load_benchmark(name).rows
         assert rows and all(0 < row.value < 100 and "arXiv" in row.source for row in rows)
-    with pytest.raises(InputError, match="unknown benchmark 'x'; one of ade-semantic"):
+    with pytest.raises(InputError, match="unknown benchmark 'x'; give one of ade-semantic"):
         load_benchmark("x")
 
 
