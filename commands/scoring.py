@@ -112,6 +112,10 @@ class PredictionSource:
         from segkit.inference.outputs import predict_set
 
         run = load_run_for(truth.taxonomy, str(self.checkpoint), self.device, self.settings)
+        lowest = run.recipe.inference.instance_score
+        if task == "instance" and lowest > 0:
+            fix = "for AP, give --set inference.instance_score=0"
+            note(f"instances that score below {lowest:g} are left out; {fix}")
         with progress_bar("predict", len(truth)) as advance:
             shards = predict_set(run, truth, task, out / "predictions", on_image=advance)
         stderr.print(f"predictions: {shards.path}", highlight=False, soft_wrap=True)

@@ -243,6 +243,27 @@ def test_training_continues_from_an_imported_run(
         assert load_run(out).recipe.model.class_head == "linear"
 
 
+def test_a_public_model_is_evaluated_and_labels_boxes(
+    public: Callable[[str], Public], tmp_path: Path
+) -> None:
+    data, boxes = (
+        write_toy_set(tmp_path / "set"),
+        write_toy_set(tmp_path / "boxes", boxes_only=True),
+    )
+    checkpoint = ("--checkpoint", public("panoptic").spec, "--device", "cpu")
+    output = _run(
+        *("eval", "--data", str(data.path), *checkpoint, "--task", "instance"),
+        *("--out", str(tmp_path / "eval"), "--set", "inference.image_size=64"),
+    )
+    assert "give --set inference.instance_score=0" in output
+    assert (tmp_path / "eval" / "metrics.json").is_file()
+    _run(
+        *("pseudolabel", "--data", str(boxes.path), *checkpoint, "--strategy", "proposals"),
+        *("--out", str(tmp_path / "masks"), "--set", "inference.image_size=64"),
+    )
+    assert len(ShardSet.open(tmp_path / "masks")) == 6
+
+
 def test_another_vocabulary_can_be_given(
     public: Callable[[str], Public], photos: Path, tmp_path: Path
 ) -> None:
