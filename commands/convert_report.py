@@ -37,7 +37,7 @@ def show(
     )
     if not as_json and report.published is None:
         _print_defects(report)
-    for line in report.notes:
+    for line in () if as_json else report.notes:  # the JSON object holds them
         note(line)
     if message := _wrong_folder(report, source, option):
         _print_line(message)

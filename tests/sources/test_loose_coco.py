@@ -97,3 +97,21 @@ def test_many_categories_take_linear_time() -> None:
     start = time.process_time()
     assert taxonomy.unique_names[5] == "c2 [5]"
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("key", ["info", "licenses", "categories"])
+@pytest.mark.parametrize("depth", [99, 300, 3000, 100_000])
+def test_nesting_of_the_header_is_bounded(tmp_path: Path, key: str, depth: int) -> None:
+    opened(tmp_path, lambda d: d.update({key: "NEST"}) if key != "categories" else None)
+    path = tmp_path / "instances.json"
+    nest = "[" * (depth - 5) + "]" * (depth - 5)
+    text = path.read_text().replace('"NEST"', nest)
+    if key == "categories":
+        text = text.replace('"name": "blob"', f'"name": "blob", "x": {nest}')
+    path.write_text(text)
+    if depth < 100:
+        assert dry_run(open_coco_instances(path, tmp_path / "images")).offenders == 0
+        return
+    with pytest.raises(InputError, match=r"instances\.json.*(nested|recursion)") as error:
+        open_coco_instances(path, tmp_path / "images")
+    assert "\n" not in str(error.value)
