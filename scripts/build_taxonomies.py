@@ -3,9 +3,9 @@
     python scripts/build_taxonomies.py [--lists ../shared/data/class_lists]
 
 Ids are those of each source: ADE SceneParsing 1-150, COCO category ids, Objects365 v2 1-365,
-Cityscapes label ids, VOC 1-20, CamVid 0-10. Pascal Context 459 has the ids of the released label
-maps (alphabetical, 0 is unlabeled); its 59-class form has 1-59 in the alphabetical order that
-`detail` and MMSegmentation write (0 is background).
+Cityscapes label ids, Mapillary Vistas 0-64, VOC 1-20, CamVid 0-10. Pascal Context 459 has the ids
+of the released label maps (alphabetical, 0 is unlabeled); its 59-class form has 1-59 in the
+alphabetical order that `detail` and MMSegmentation write (0 is background).
 """
 
 import argparse
@@ -45,6 +45,16 @@ CAMVID_NAMES = {
     "bicyclist": "Bicyclist",
 }
 CAMVID_THINGS = {"car", "pedestrian", "bicyclist"}
+# Classes of Mapillary Vistas whose instances are not labeled.
+MAPILLARY_STUFF = set(
+    """
+    Curb;Fence;Guard Rail;Barrier;Wall;Bike Lane;Curb Cut;Parking;Pedestrian Area;Rail Track;Road
+    Service Lane;Sidewalk;Bridge;Building;Tunnel;Lane Marking - General;Mountain;Sand;Sky;Snow
+    Terrain;Vegetation;Water;Pothole;On Rails;Car Mount;Ego Vehicle
+    """.strip()
+    .replace("\n    ", ";")
+    .split(";")
+)
 # Pascal Context does not mark things: a class is a thing if it is among ADE's 100 instance
 # categories or can be counted. These are the rest.
 CONTEXT_STUFF = set(
@@ -140,6 +150,15 @@ def cityscapes(lists: Path) -> Taxonomy:
     return Taxonomy("cityscapes-19", tuple(categories))
 
 
+def mapillary(lists: Path) -> Taxonomy:
+    """The 65 evaluated classes of Mapillary Vistas 1.2, with the ids of its label images."""
+    categories = [
+        Category(id_, name, "stuff" if name in MAPILLARY_STUFF else "thing", (name.lower(),))
+        for id_, name in enumerate(lines(lists / "mapillary-public65_names.txt"))
+    ]
+    return Taxonomy("mapillary-vistas-65", tuple(categories))
+
+
 def camvid(lists: Path) -> Taxonomy:
     """CamVid's 11 classes; its own spelling (`Column_Pole`) is the source name."""
     assert set(CAMVID_NAMES.values()) == set(lines(lists / "camvid-11_names.txt"))
@@ -187,6 +206,7 @@ def all_taxonomies(lists: Path) -> tuple[Taxonomy, ...]:
         coco(lists, "coco-80", things_only=True),
         objects365(lists),
         cityscapes(lists),
+        mapillary(lists),
         context(lists, "pascal-context-59"),
         context(lists, "pascal-context-459"),
         voc(lists),

@@ -15,8 +15,8 @@ from segkit.errors import InputError
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
 
 SHIPPED = [
-    *("ade20k-150", "camvid-11", "cityscapes-19", "coco-80", "coco-panoptic-133", "objects365-v2"),
-    *("pascal-context-459", "pascal-context-59", "voc-20"),
+    *("ade20k-150", "camvid-11", "cityscapes-19", "coco-80", "coco-panoptic-133"),
+    *("mapillary-vistas-65", "objects365-v2", "pascal-context-459", "pascal-context-59", "voc-20"),
 ]
 
 
@@ -48,6 +48,13 @@ def test_names_are_unique_trimmed_and_words_are_clean(name: str) -> None:
 def test_no_word_names_two_classes(name: str) -> None:
     words = [word for c in load_taxonomy(name).categories for word in c.words]
     assert len(words) == len(set(words))
+
+
+def test_mapillary_has_the_order_of_its_list_and_37_things(real_data: Path) -> None:
+    taxonomy = load_taxonomy("mapillary-vistas-65")
+    names = read_lines(real_data / "class_lists" / "mapillary-public65_names.txt")
+    assert list(taxonomy.names) == names
+    assert sum(category.kind == "thing" for category in taxonomy.categories) == 37
 
 
 def test_coco_matches_its_annotation_files(real_data: Path) -> None:

@@ -7,7 +7,10 @@ from segkit.taxonomy import load_taxonomy
 from segkit.text.label_names import taxonomy_from_labels
 
 
-@pytest.mark.parametrize("name", ["coco-panoptic-133", "ade20k-150", "coco-80", "cityscapes-19"])
+@pytest.mark.parametrize(
+    "name",
+    ["coco-panoptic-133", "ade20k-150", "coco-80", "cityscapes-19", "mapillary-vistas-65"],
+)
 def test_the_names_of_a_shipped_taxonomy_are_that_taxonomy(name: str) -> None:
     taxonomy = load_taxonomy(name)
     assert taxonomy_from_labels(taxonomy.names, "model") == (
