@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError
+from segkit.recipes.schema import Recipe
 from segkit.taxonomy import Taxonomy, load_taxonomy
 from segkit.text.encoding import SHIPPED
 from tests.commands.slips import hollow_run
@@ -146,7 +147,7 @@ def test_a_run_predicts_the_images_and_missing_ones_are_reported(tmp_path, monke
 
     def load_run(checkpoint, device, settings):
         assert (checkpoint, settings) == (run, ["inference.batch_size=2"])
-        return SimpleNamespace(missing_words=lambda taxonomy: [], encoding=SHIPPED)
+        return SimpleNamespace(missing_words=lambda taxonomy: [], encoding=SHIPPED, recipe=Recipe())
 
     def predict_set(run, data, task, out, *, on_image):
         """A perfect model: predicts the ground truth of the set."""
