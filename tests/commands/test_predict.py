@@ -93,7 +93,7 @@ def test_invalid_images_and_vocabularies_are_one_clear_line(run: Path, tmp_path:
     folder.mkdir()
     shutil.copy(__file__, folder / "truncated.jpg")
     calls = {
-        "truncated.jpg: truncated: not an image in any known format": (folder, "voc-20"),
+        "truncated.jpg: truncated: not an image in a format that is read": (folder, "voc-20"),
         "unknown vocabulary 'klingon'": (folder, "klingon"),
         "no images found": (tmp_path / "x", "voc-20"),
     }
