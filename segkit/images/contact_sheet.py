@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segkit.images.draw import Color, Picture, load_font
+from segkit.images.draw import Picture, load_font
+from segkit.images.palette import Color
 
 _PAPER, _TILE = (255, 255, 255), (244, 245, 247)
 _INK, _FAINT = (38, 43, 51), (112, 120, 132)

@@ -1,5 +1,6 @@
 """Paint segments over an image: a color for each class, contours, frames and class names."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -7,29 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from segkit.images.label_placement import LabelPlacement
+from segkit.images.palette import Color, class_color
 from segkit.masks import rle
 from segkit.sample import Segment
 from segkit.taxonomy import Taxonomy
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
-Color = tuple[int, int, int]
 Mask = NDArray[np.bool_]
-GOLDEN_ANGLE = 137.508
-"""Degrees of hue between neighboring classes: any run of classes gets hues far apart."""
+MIN_HALO_SIDE = 240
+"""Pixels; in smaller pictures, outlines are one thin line, because a halo hides small segments."""
 _WHITE, _DARK = (255, 255, 255), (20, 22, 26)
-
-
-def class_color(index: int) -> Color:
-    """RGB, 0-255, of the class with index `index` in its taxonomy; always the same."""
-    import cv2
-
-    hue = np.radians(25 + GOLDEN_ANGLE * index)
-    lightness, chroma = (62, 76, 48)[index % 3], 50
-    lab = np.array([[[lightness, chroma * np.cos(hue), chroma * np.sin(hue)]]], np.float32)
-    rgb = np.clip(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB)[0, 0], 0, 1)
-    red, green, blue = (rgb * 255).round().astype(int).tolist()
-    return red, green, blue
 
 
 def overlay(
@@ -39,6 +29,7 @@ def overlay(
     *,
     scale: int = 1,
     labels: bool = True,
+    min_score: float = 0.0,
 ) -> Picture:
     """Paint segments over an image.
 
@@ -52,6 +43,7 @@ def overlay(
         taxonomy: the color and the name of each class.
         scale: factor by which to enlarge the image first, for smooth contours and room for names.
         labels: whether to write the class name on each segment that has room for it.
+        min_score: segments with a lower score are left out; those without a score stay.
 
     Returns:
         (scale * H, scale * W, 3) RGB uint8.
@@ -62,9 +54,11 @@ def overlay(
     size = (width * scale, height * scale)
     enlarged = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     canvas: NDArray[np.float32] = enlarged.astype(np.float32)
-    order = sorted(segments, key=lambda s: (s.kind == "thing", -s.area, s.score or 0.0))
+    drawn = [s for s in segments if s.score is None or s.score >= min_score]
+    order = sorted(drawn, key=lambda s: (s.kind == "thing", -s.area, s.score or 0.0))
     masks = [None if s.mask is None else _enlarged(s.mask, height, width, size) for s in order]
-    colors = [class_color(taxonomy.index[segment.class_id]) for segment in order]
+    names = [taxonomy.by_id[segment.class_id].name for segment in order]
+    colors = [class_color(name) for name in names]
     for segment, mask, color in zip(order, masks, colors, strict=True):
         if mask is not None:
             _tint(canvas, mask, color, contour=segment.kind == "thing")
@@ -74,7 +68,6 @@ def overlay(
     picture: Picture = np.clip(canvas, 0, 255).astype(np.uint8)
     if not labels:
         return picture
-    names = [taxonomy.by_id[segment.class_id].name for segment in order]
     return _write_names(picture, _visible(masks), order, names, scale)
 
 
@@ -98,8 +91,11 @@ def _tint(canvas: NDArray[np.float32], mask: Mask, color: Color, *, contour: boo
     if not contour:
         return
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    line = max(1, min(mask.shape) // 160)
     dark = tuple(0.35 * channel for channel in color)
+    if min(mask.shape) < MIN_HALO_SIDE:
+        cv2.drawContours(canvas, outlines, -1, dark, 1, cv2.LINE_AA)
+        return
+    line = max(1, min(mask.shape) // 320)
     cv2.drawContours(canvas, outlines, -1, dark, line + 2, cv2.LINE_AA)
     cv2.drawContours(canvas, outlines, -1, _WHITE, line, cv2.LINE_AA)
 
@@ -108,9 +104,10 @@ def _frame(canvas: NDArray[np.float32], segment: Segment, color: Color, scale: i
     import cv2
 
     x, y, width, height = (round(value * scale) for value in segment.box)
-    corners, line = ((x, y), (x + width, y + height)), max(1, min(canvas.shape[:2]) // 120)
+    corners, line = ((x, y), (x + width, y + height)), max(1, min(canvas.shape[:2]) // 240)
     dark = tuple(0.3 * channel for channel in color)
-    cv2.rectangle(canvas, *corners, dark, line + 2, cv2.LINE_AA)
+    if min(canvas.shape[:2]) >= MIN_HALO_SIDE:
+        cv2.rectangle(canvas, *corners, dark, line + 2, cv2.LINE_AA)
     cv2.rectangle(canvas, *corners, color, line, cv2.LINE_AA)
 
 
@@ -132,35 +129,25 @@ def _write_names(
     names: Sequence[str],
     scale: int,
 ) -> Picture:
-    """Write each name where its segment is widest, or at the top of its box, if there is room."""
+    """Write each name on its segment, the largest first, where no other name stands."""
     page = Image.fromarray(picture)
     draw = ImageDraw.Draw(page)
-    font = load_font(max(11, min(picture.shape[:2]) // 20))
-    for mask, segment, name in zip(visible, segments, names, strict=True):
-        _, _, wide, tall = draw.textbbox((0, 0), name, font=font)
+    font = load_font(max(11, min(picture.shape[:2]) // 24))
+    placement = LabelPlacement(picture.shape[:2])
+    order = sorted(range(len(names)), key=lambda number: -segments[number].area)
+    for number in order:
+        mask, segment, name = visible[number], segments[number], names[number]
+        left, top, right, bottom = draw.textbbox((0, 0), name, font=font)
+        size = math.ceil(right - left), math.ceil(bottom - top)
         if mask is None:
-            x, y, *_ = (value * scale for value in segment.box)
-            corner: tuple[float, float] | None = (max(x + 3, 2), max(y + 1, 0))
+            x, y, width, height = (value * scale for value in segment.box)
+            corner = placement.at_box((x, y, width, height), size)
         else:
-            corner = _widest_place(mask, wide, tall)
-        if corner is None:
-            continue
-        x = max(min(corner[0], page.width - wide - 2), 2)
-        y = max(min(corner[1], page.height - tall - 2), 2)
-        draw.text((x, y), name, font=font, fill=_WHITE, stroke_width=2, stroke_fill=_DARK)
+            corner = placement.on_mask(mask, size)
+        if corner is not None:
+            place = corner[0] - left, corner[1] - top
+            draw.text(place, name, font=font, fill=_WHITE, stroke_width=2, stroke_fill=_DARK)
     return np.asarray(page)
-
-
-def _widest_place(mask: Mask, wide: float, tall: float) -> tuple[float, float] | None:
-    """Top left corner of a text of this size around the mask's deepest pixel; None without room."""
-    import cv2
-
-    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    deepest = float(depth.max(initial=0))
-    if deepest < 0.55 * tall or mask.sum() < 0.8 * wide * tall:
-        return None
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return float(x) - wide / 2, float(y) - tall / 2
 
 
 def load_font(size: int) -> ImageFont.FreeTypeFont:

@@ -1,11 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.images.draw import class_color, overlay, save_png
+from segkit.images.draw import overlay, save_png
+from segkit.images.palette import class_color
 from segkit.masks import rle
 from segkit.sample import Segment
 from segkit.taxonomy import Category, Taxonomy
@@ -25,21 +26,12 @@ def _square(class_id: int, top: int, left: int, side: int, *, box_only: bool = F
     return Segment(class_id, kind, box, None if box_only else rle.encode(mask), float(side * side))
 
 
-def test_colors_of_neighboring_classes_are_far_apart() -> None:
-    colors = [class_color(index) for index in range(133)]
-    assert colors == [class_color(index) for index in range(133)]
-    assert len(set(colors)) == 133
-    lab = cv2.cvtColor(np.array([colors], np.float32) / 255, cv2.COLOR_RGB2Lab)[0]
-    for near in range(1, 5):  # a distance of 10 in CIE Lab is plainly visible
-        assert np.linalg.norm(lab[near:] - lab[:-near], axis=1).min() > 20
-
-
 def test_overlay_paints_only_inside_the_masks() -> None:
     picture = overlay(GREY, [_square(3, 10, 10, 20)], TAXONOMY, labels=False)
     outside = np.ones((60, 80), bool)
     outside[7:33, 7:33] = False
     assert (picture[outside] == 128).all()
-    expected = 0.4 * 128 + 0.6 * np.array(class_color(0))
+    expected = 0.4 * 128 + 0.6 * np.array(class_color("cat"))
     assert np.abs(picture[20, 20] - expected).max() <= 1
     assert not (GREY != 128).any()
 
@@ -67,6 +59,21 @@ def test_names_are_written_only_where_they_fit() -> None:
     assert np.array_equal(
         overlay(GREY, tiny, TAXONOMY, scale=3), overlay(GREY, tiny, TAXONOMY, scale=3, labels=False)
     )
+
+
+def test_segments_below_the_least_score_are_left_out() -> None:
+    doubtful = replace(_square(20, 10, 10, 30), score=0.29)
+    sure, human = replace(doubtful, score=0.3), replace(doubtful, score=None)
+    blank = overlay(GREY, [doubtful], TAXONOMY, min_score=0.3)
+    assert (blank == GREY).all()
+    for segment in (sure, human):
+        assert (overlay(GREY, [segment], TAXONOMY, min_score=0.3) != GREY).any()
+
+
+def test_outlines_are_one_pixel_wide_in_small_pictures() -> None:
+    picture = overlay(GREY, [_square(3, 10, 10, 30)], TAXONOMY, labels=False)
+    inside = picture[13:37, 13:37].reshape(-1, 3)
+    assert (inside == inside[0]).all()  # the contour leaves the third pixel from the edge alone
 
 
 def test_scale_enlarges_image_and_masks_alike() -> None:
