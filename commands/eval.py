@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from segkit.errors import InputError
+from segkit.parse import read_lines
 from segkit.storage import location, writable_local
 
 from .common import JSON_OPTION, emit, plural, table
@@ -198,10 +199,7 @@ def _compare(
 def _class_names(file: Path | None) -> list[str]:
     if file is None:
         return []
-    if not file.is_file():
-        hint = "give a text file with one class name a line"
-        raise InputError("no such file", file=file, hint=hint)
-    names = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    names = [line for _, line in read_lines(file, hint="give a text file, one class name a line")]
     if not names:
         raise InputError("contains no class name", file=file, hint="write one class name a line")
     return names

@@ -21,4 +21,8 @@ class InputError(SegkitError):
     ) -> None:
         place = ": ".join(str(part) for part in (file, record) if part is not None)
         super().__init__(f"{place}: {message}" if place else message, hint=hint)
-        self.file, self.record = file, record
+        self.message, self.file, self.record = message, file, record
+
+    def in_file(self, file: object) -> "InputError":
+        """The same error, which names a file."""
+        return InputError(self.message, file=file, record=self.record, hint=self.hint)

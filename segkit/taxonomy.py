@@ -1,17 +1,20 @@
 """Class lists: ids, names, thing or stuff, and the words that a text encoder reads."""
 
-import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.sample import Kind
+
+MAX_ID = 2**31 - 1
+"""Class ids fit in 32 bits, as in the maps that masks are painted into."""
+_HINT = "see schemas/taxonomy.schema.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,9 @@ class Category:
         return self.text or (self.name,)
 
 
+_FIELDS = {field.name for field in fields(Category)}
+
+
 @dataclass(frozen=True)
 class Taxonomy:
     """A class list in the order of ids, so that a class index never depends on a file's order."""
@@ -44,10 +50,9 @@ class Taxonomy:
     categories: tuple[Category, ...]
 
     def __post_init__(self) -> None:
-        ids = [category.id for category in self.categories]
-        if len(set(ids)) != len(ids):
-            repeated = next(i for i in ids if ids.count(i) > 1)
-            message = f"category id {repeated} occurs twice"
+        ids = Counter(category.id for category in self.categories)
+        if len(ids) != len(self.categories):
+            message = f"category id {ids.most_common(1)[0][0]} occurs twice"
             raise InputError(message, record=self.name, hint="make ids unique")
         by_id = sorted(self.categories, key=lambda category: category.id)
         object.__setattr__(self, "categories", tuple(by_id))
@@ -80,25 +85,47 @@ class Taxonomy:
         return {"name": self.name, "categories": [asdict(category) for category in self.categories]}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Taxonomy":
-        """Inverse of `to_json`; raises InputError if a category lacks a field."""
+    def from_json(cls, data: Any, *, file: object = None) -> "Taxonomy":
+        """Inverse of `to_json`.
+
+        Args:
+            data: JSON values.
+            file: the file that errors name.
+
+        Raises:
+            InputError: a field is missing or of another type, a name is blank, an id occurs twice
+                or does not fit in 32 bits.
+        """
+        content = parse.convert(data, _Content, file=file, noun="a taxonomy", hint=_HINT)
+        for place, (row, category) in enumerate(
+            zip(data["categories"], content.categories, strict=True)
+        ):
+            if message := _problem(row, category):
+                record = f"categories[{place}]"
+                raise InputError(message, file=file, record=record, hint=_HINT)
         try:
-            rows: Iterable[dict[str, Any]] = data["categories"]
-            categories = tuple(_category(row) for row in rows)
-            return cls(str(data["name"]), categories)
-        except (KeyError, TypeError, ValueError) as error:
-            hint = "see schemas/taxonomy.schema.json"
-            raise InputError(f"not a taxonomy ({error!r})", hint=hint) from error
+            return cls(content.name, content.categories)
+        except InputError as error:
+            raise error.in_file(file) from error
 
 
-def _category(row: dict[str, Any]) -> Category:
-    return Category(
-        int(row["id"]),
-        str(row["name"]),
-        row["kind"],
-        tuple(row.get("text", ())),
-        row.get("source_name"),
-    )
+@dataclass(frozen=True)
+class _Content:
+    """The fields of a taxonomy in JSON."""
+
+    name: str
+    categories: tuple[Category, ...]
+
+
+def _problem(row: dict[str, Any], category: Category) -> str | None:
+    """What the schema of taxonomies forbids in a category whose fields have the right types."""
+    if unknown := row.keys() - _FIELDS:
+        return f"has the unknown key {parse.short(repr(min(unknown)))}"
+    if not category.name.strip() or not all(word.strip() for word in category.text):
+        return "has a blank name or text"
+    if not -MAX_ID <= category.id <= MAX_ID:
+        return f"has the id {category.id}, which does not fit in 32 bits"
+    return None
 
 
 def known_taxonomies() -> tuple[str, ...]:
@@ -114,17 +141,14 @@ def load_taxonomy(name_or_file: str) -> Taxonomy:
         InputError: neither a known name nor a file, or not a taxonomy in JSON.
     """
     if name_or_file in known_taxonomies():
-        text = (_shipped() / f"{name_or_file}.json").read_text("utf-8")
-    elif Path(name_or_file).is_file():
-        text = Path(name_or_file).read_text("utf-8")
+        data = (_shipped() / f"{name_or_file}.json").read_bytes()
+    elif parse.exists(name_or_file):
+        data = parse.read_bytes(Path(name_or_file))
     else:
         hint = f"give a JSON file or one of: {', '.join(known_taxonomies())}"
         raise InputError(f"unknown vocabulary {name_or_file!r}", hint=hint)
-    try:
-        return Taxonomy.from_json(json.loads(text))
-    except json.JSONDecodeError as error:
-        hint = "see schemas/taxonomy.schema.json"
-        raise InputError(f"not JSON ({error})", file=name_or_file, hint=hint) from error
+    content = parse.parse_json(data, file=name_or_file, hint=_HINT)
+    return Taxonomy.from_json(content, file=name_or_file)
 
 
 def _shipped() -> Traversable:

@@ -161,13 +161,14 @@ def test_the_script_reproduces_the_shipped_files(real_data: Path, tmp_path: Path
         ).read_text()
 
 
+names = st.text(min_size=1).filter(str.strip)
 categories = st.lists(
     st.builds(
         Category,
         st.integers(0, 10_000),
-        st.text(min_size=1),
+        names,
         st.sampled_from(("thing", "stuff")),
-        st.lists(st.text()).map(tuple),
+        st.lists(names).map(tuple),
         st.none() | st.text(),
     ),
     unique_by=lambda c: c.id,
@@ -198,3 +199,35 @@ def test_a_users_file_loads_and_invalid_ones_are_named(tmp_path: Path) -> None:
         load_taxonomy("nowhere")
     with pytest.raises(InputError, match="category id 1 occurs twice"):
         Taxonomy("own", (Category(1, "a", "thing"), Category(1, "b", "thing")))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("kind", "Thing", "Invalid enum value 'Thing'"),
+        ("kind", None, "kind"),
+        ("id", True, "Expected `int`"),
+        ("id", "1", "Expected `int`"),
+        ("id", 2**31, "does not fit in 32 bits"),
+        ("name", 1, "Expected `str`"),
+        ("name", " ", "blank"),
+        ("text", "cat", "Expected `array`"),
+        ("text", ["cat", ""], "blank"),
+        ("texts", ["cat"], "unknown key 'texts'"),
+    ],
+)
+def test_categories_of_other_types_are_refused(
+    tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    file = tmp_path / "own.json"
+    categories = [{"id": 1, "name": "a", "kind": "thing"}, {"id": 3, "name": "b", "kind": "stuff"}]
+    categories[1][field] = value
+    file.write_text(json.dumps({"name": "own", "categories": categories}))
+    with pytest.raises(InputError, match=rf"own\.json: .*categories\[1\].*{message}"):
+        load_taxonomy(str(file))
+
+
+def test_a_hundred_thousand_classes_with_a_repeated_id_are_refused_at_once() -> None:
+    classes = [Category(i, str(i), "thing") for i in range(100_000)]
+    with pytest.raises(InputError, match="category id 99999 occurs twice"):
+        Taxonomy("own", (*classes, classes[-1]))

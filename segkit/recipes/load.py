@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.recipes.old_names import (
     SETTLED,
@@ -55,11 +56,7 @@ def load_recipe(
 def _read_table(name_or_file: str, *, warn: bool) -> tuple[dict[str, Any], str]:
     """A recipe's keys, those of the extended recipe included, and its name for messages."""
     text, source = _read_text(name_or_file)
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        hint = "see segkit/recipes for examples"
-        raise InputError(f"not TOML ({error})", file=source, hint=hint) from error
+    table = parse.parse_toml(text, file=source, hint="see segkit/recipes for examples")
     table.setdefault("name", Path(source).stem)
     base = table.pop("extends", None)
     for old, new in update_keys(table, source):
@@ -79,8 +76,8 @@ def _read_text(name_or_file: str) -> tuple[str, str]:
     if name_or_file in known_recipes():
         file = resources.files("segkit.recipes") / f"{name_or_file}.toml"
         return file.read_text("utf-8"), name_or_file
-    if Path(name_or_file).is_file():
-        return Path(name_or_file).read_text("utf-8"), name_or_file
+    if parse.exists(name_or_file):
+        return parse.read_text(Path(name_or_file)), name_or_file
     hint = f"give a TOML file or one of: {', '.join(known_recipes())}"
     raise InputError(f"unknown recipe {name_or_file!r}", hint=hint)
 
@@ -109,14 +106,20 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
         key = new
     if key not in _keys(Recipe) and key.rpartition(".")[0] not in _keys(Recipe, mappings_only=True):
         raise _unknown_key(key, "--set")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value = _override_value(text)
     *sections, name = key.split(".")
     for section in sections:
         table = table.setdefault(section, {})
     table[name] = value
+
+
+def _override_value(text: str) -> Any:
+    """The TOML value of an override; text that is not TOML stands for itself."""
+    try:
+        tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return parse.parse_toml(f"value = {text}", file="--set")["value"]
 
 
 def _warn_old_name(old: str, new: str, source: str) -> None:

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import MANIFEST, resolve
@@ -107,13 +108,13 @@ def read_run_manifest(spec: str | Path) -> RunManifest:
         InputError: no run there, or one of a newer version of segkit.
     """
     file = resolve(spec) / MANIFEST
+    hint = "give a run that segkit train wrote"
     try:
-        return RunManifest.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        hint = "give a run that segkit train wrote"
-        if key == "schema_version":
-            hint = "a newer version of segkit may read it"
-        message = f"not the manifest of a run ({first['msg']})"
-        raise InputError(message, file=file, record=key or None, hint=hint) from error
+        return parse.checked(
+            RunManifest, parse.read_bytes(file), file=file, noun="the manifest of a run", hint=hint
+        )
+    except InputError as error:
+        if error.record != "schema_version":
+            raise
+        hint = "a newer version of segkit may read it"
+        raise InputError(error.message, file=file, record=error.record, hint=hint) from error

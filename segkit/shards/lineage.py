@@ -1,10 +1,9 @@
 """Describe a version, a shard set or a run, and its ancestors."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from segkit import storage
+from segkit import parse, storage
 from segkit.errors import InputError, SegkitError
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.shards.reader import ShardSet, read_manifest
@@ -37,10 +36,7 @@ def lineage(path: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
 def read_json(path: Path) -> dict[str, Any]:
     """The manifest of any version as a JSON object; InputError if there is none."""
     file = path / MANIFEST
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"not readable ({error})", file=file, hint="check the path") from error
+    manifest = parse.read_json(file)
     if not isinstance(manifest, dict):
         raise InputError("not a manifest", file=file, hint="give a set or a run of segkit")
     return manifest

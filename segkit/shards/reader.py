@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from segkit import storage
+from segkit import parse, storage
 from segkit.errors import InputError, SegkitError
 from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
@@ -40,7 +39,7 @@ class ShardSet:
         self.path = path
         self.version = int(path.name[1:])
         self.manifest = manifest
-        self.taxonomy = Taxonomy.from_json(manifest.taxonomy)
+        self.taxonomy = Taxonomy.from_json(manifest.taxonomy, file=path / MANIFEST)
 
     @classmethod
     def open(cls, spec: str | Path) -> "ShardSet":
@@ -197,18 +196,12 @@ class ShardSet:
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a shard-set version; InputError if there is none."""
     file = path / MANIFEST
-    try:
-        return Manifest.model_validate_json(storage.read_bytes(file))
-    except OSError as error:
-        message = f"not readable ({storage.reason(error)})"
-        raise InputError(message, file=file, hint="check the path") from error
-    except ValidationError as error:
-        if any(e["loc"] == ("type",) and e["input"] == "run" for e in error.errors()):
-            raise run_error(path) from error
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = f"not the manifest of a shard set ({first['msg']})"
-        raise InputError(message, file=file, record=field or None, hint=_SET_HINT) from error
+    data = parse.read_bytes(file)
+    content = parse.parse_json(data, file=file, hint=_SET_HINT)
+    if isinstance(content, dict) and content.get("type") == "run":
+        raise run_error(path)
+    noun = "the manifest of a shard set"
+    return parse.checked(Manifest, data, file=file, noun=noun, hint=_SET_HINT)
 
 
 def run_error(path: Path) -> InputError:

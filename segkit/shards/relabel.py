@@ -1,12 +1,13 @@
 """Map labels to another taxonomy by a table of classes; no image is rewritten."""
 
-import csv
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
@@ -18,6 +19,7 @@ from segkit.taxonomy import Category, Taxonomy
 
 UNMAPPED = "unmapped-class"
 """Ledger code of the segments whose class the table drops."""
+_ID = re.compile(r"-?[0-9]{1,10}")
 ClassMap = Mapping[int, int | None]
 """Class id of the old taxonomy -> class id of the new one, or None to drop the class."""
 
@@ -31,21 +33,16 @@ def read_table(path: Path, old: Taxonomy, new: Taxonomy) -> dict[int, int | None
         InputError: the file cannot be read, names a class that a taxonomy lacks or a class twice,
             or leaves one out.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot be read ({error})", file=path, hint="give a CSV file") from error
     class_map: dict[int, int | None] = {}
-    for number, row in enumerate(rows, start=2):
+    old_names, new_names = _by_name(old), _by_name(new)
+    for number, row in parse.read_csv(path, ("from", "to")):
         line = f"line {number}"
-        if row.get("from") is None or row.get("to") is None:
-            hint = "give the columns from and to"
-            raise InputError("lacks a column", file=path, record=line, hint=hint)
-        source = _find_class(row["from"], old, path, line).id
-        target = _find_class(row["to"], new, path, line).id if row["to"].strip() else None
+        source = _find_class(row["from"], old, old_names, path, line).id
+        target = None
+        if row["to"].strip():
+            target = _find_class(row["to"], new, new_names, path, line).id
         if class_map.setdefault(source, target) != target:
-            message = f"class {row['from']} has two targets"
+            message = f"class {parse.short(row['from'])} has two targets"
             raise InputError(message, file=path, record=line, hint="keep one of them")
     missing = [category.name for category in old.categories if category.id not in class_map]
     if missing:
@@ -180,19 +177,27 @@ def _count(kept: int, dropped: int) -> Count:
     return Count(input=kept + dropped, kept=kept, dropped={UNMAPPED: dropped} if dropped else {})
 
 
-def _find_class(text: str, taxonomy: Taxonomy, path: Path, line: str) -> Category:
+def _by_name(taxonomy: Taxonomy) -> dict[str, list[Category]]:
+    """The classes of each name and of each spelling of the source."""
+    names = defaultdict(list)
+    for category in taxonomy.categories:
+        for name in {category.name, category.source_name or category.name}:
+            names[name].append(category)
+    return names
+
+
+def _find_class(
+    text: str, taxonomy: Taxonomy, names: Mapping[str, list[Category]], path: Path, line: str
+) -> Category:
     """The class with a name, or else with an id."""
     text = text.strip()
-    named = [
-        category
-        for category in taxonomy.categories
-        if text in (category.name, category.source_name)
-    ]
+    named = names.get(text, [])
     if len(named) == 1:
         return named[0]
-    category = taxonomy.by_id.get(int(text)) if text.isascii() and text.isdigit() else None
+    category = taxonomy.by_id.get(int(text)) if _ID.fullmatch(text) else None
     if category is None:
-        message = f"{text!r} is the name of several classes" if named else f"no class {text!r}"
+        quoted = parse.short(repr(text))
+        message = f"{quoted} is the name of several classes" if named else f"no class {quoted}"
         hint = "give its id" if named else "check the name"
         raise InputError(f"{message} in {taxonomy.name}", file=path, record=line, hint=hint)
     return category

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.sample import Sample
 from segkit.shards.header import Header
@@ -56,17 +57,10 @@ def assign_by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
     known = {sample.id for sample in data.samples()}
     parts: dict[str, str] = {}
     for part, path in lists.items():
-        try:
-            lines = path.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            hint = "give a text file of image ids"
-            raise InputError(f"cannot be read ({error})", file=path, hint=hint) from error
-        for number, line in enumerate(lines, start=1):
-            if not (key := line.strip()):
-                continue
+        for number, key in parse.read_lines(path, hint="give a text file of image ids"):
             record = f"line {number}"
             if key not in known:
-                message = f"the set has no image {key}"
+                message = f"the set has no image {parse.short(key)}"
                 raise InputError(message, file=path, record=record, hint="remove the line")
             if parts.setdefault(key, part) != part:
                 message = f"image {key} is in part {parts[key]} too"

@@ -111,7 +111,8 @@ def _category(
         hint = "give every category `isthing` 0 or 1"
         raise InputError(message, file=file, record=record, hint=hint)
     if known is None:
-        words = tuple(dict.fromkeys(" ".join(word.split("_")) for word in native.synonyms))
+        synonyms = (" ".join(word.split("_")) for word in native.synonyms)
+        words = tuple(dict.fromkeys(word for word in synonyms if word.strip()))
     else:
         words = known.text
         if known.source_name is not None and plain_name(known.source_name) == plain_name(

@@ -1,14 +1,14 @@
 """Reads class tables in the form of ADE20K's objectInfo150.csv: index, thing or stuff, names."""
 
-import csv
-import io
+import re
 from pathlib import Path
 
-from segkit import storage
+from segkit import parse
 from segkit.errors import InputError
 from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy
 
+_INDEX = re.compile("[1-9][0-9]{0,8}")
 _COLUMNS = ("Idx", "Stuff", "Name")
 
 
@@ -21,23 +21,21 @@ def read_class_info(path: Path) -> Taxonomy:
     Raises:
         InputError: the file cannot be read, lacks a column, or has a malformed row.
     """
+    rows = parse.read_csv(path, _COLUMNS)
+    if not rows:
+        raise InputError("lists no class", file=path, hint="write one class a line")
+    categories = tuple(_category(row, path, line) for line, row in rows)
     try:
-        text = storage.read_bytes(path).decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot be read ({error})", file=path, hint="give a CSV file") from error
-    if not rows or any(column not in rows[0] for column in _COLUMNS):
-        message = f"lacks one of the columns {', '.join(_COLUMNS)}"
-        raise InputError(message, file=path, hint="name them in the first line")
-    categories = tuple(_category(row, path, line) for line, row in enumerate(rows, start=2))
-    return Taxonomy(path.stem, categories)
+        return Taxonomy(path.stem, categories)
+    except InputError as error:
+        raise error.in_file(path) from error
 
 
-def _category(row: dict[str, str | None], path: Path, line: int) -> Category:
-    index, stuff, name = ((row[column] or "").strip() for column in _COLUMNS)
+def _category(row: dict[str, str], path: Path, line: int) -> Category:
+    index, stuff, name = (row[column].strip() for column in _COLUMNS)
     words = tuple(word.strip() for word in name.split(";") if word.strip())
-    if not index.isdecimal() or int(index) == 0 or stuff not in ("0", "1") or not words:
-        message = f"invalid class: {index!r}, {stuff!r}, {name!r}"
+    if not _INDEX.fullmatch(index) or stuff not in ("0", "1") or not words:
+        message = f"invalid class: {parse.short(f'{index!r}, {stuff!r}, {name!r}')}"
         hint = "give an index from 1, 0 or 1 for stuff, and a name"
         raise InputError(message, file=path, record=f"line {line}", hint=hint)
     kind: Kind = "stuff" if stuff == "1" else "thing"

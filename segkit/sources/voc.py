@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample
@@ -124,11 +125,8 @@ def open_voc(root: Path, split: str, *, instances: bool = False) -> VocSemantic 
 
 def _read_split(path: Path) -> list[str]:
     """The sorted stems of a list of images."""
-    try:
-        stems = sorted(set(path.read_text("utf-8").split()))
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "give the folder VOC2012 and --split train, val or trainval"
-        raise InputError(f"cannot be read ({error})", file=path, hint=hint) from error
+    hint = "give the folder VOC2012 and --split train, val or trainval"
+    stems = sorted(set(parse.read_text(path, hint=hint).split()))
     for stem in stems:
         if is_unsafe(stem) or "/" in stem:
             message = f"invalid image name {stem!r}"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.text.encoders import MINILM, MINILM_MODEL, imagenet_templates
 
@@ -92,8 +93,15 @@ def load_templates(name_or_file: str) -> tuple[str, ...]:
         return ("{}",)
     if name_or_file == "imagenet":
         return imagenet_templates()
-    if not Path(name_or_file).is_file():
+    if not parse.exists(name_or_file):
         hint = "give photo, none, imagenet or a text file with one template a line"
         raise InputError(f"no templates {name_or_file!r}", hint=hint)
-    lines = Path(name_or_file).read_text("utf-8").splitlines()
-    return tuple(line for line in lines if line.strip())
+    lines = parse.read_lines(Path(name_or_file))
+    if not lines:
+        raise InputError("has no templates", file=name_or_file, hint="write one a line")
+    for number, line in lines:
+        if "{}" not in line:
+            message = f"no {{}} in the template {parse.short(repr(line))}"
+            hint = "write {} where the name belongs"
+            raise InputError(message, file=name_or_file, record=f"line {number}", hint=hint)
+    return tuple(line for _, line in lines)

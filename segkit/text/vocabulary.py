@@ -1,10 +1,12 @@
 """Class names as taxonomies: shipped ones, JSON files, text files and lists of names."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
@@ -20,11 +22,14 @@ def normalize(word: str) -> str:
 
 def open_vocabulary(name_or_file: str) -> Taxonomy:
     """Open a shipped taxonomy by name, a taxonomy JSON file, or a text file of class names."""
-    is_text_file = Path(name_or_file).is_file() and Path(name_or_file).suffix != ".json"
+    is_text_file = parse.exists(name_or_file) and Path(name_or_file).suffix != ".json"
     if name_or_file in known_taxonomies() or not is_text_file:
         return load_taxonomy(name_or_file)
-    lines = Path(name_or_file).read_text("utf-8").splitlines()
-    return taxonomy_from_names([line for line in lines if line.strip()])
+    names = [line for _, line in parse.read_lines(Path(name_or_file))]
+    try:
+        return taxonomy_from_names(names)
+    except InputError as error:
+        raise error.in_file(name_or_file) from error
 
 
 def taxonomy_from_names(names: Sequence[str]) -> Taxonomy:
@@ -38,9 +43,11 @@ def taxonomy_from_names(names: Sequence[str]) -> Taxonomy:
     keys = [normalize(name) for name in names]
     if not keys:
         raise InputError("no class names", hint="give different names")
+    counts = Counter(keys)
     for name, key in zip(names, keys, strict=True):
-        if keys.count(key) > 1:
-            raise InputError(f"the class name {name!r} comes twice", hint="give different names")
+        if counts[key] > 1:
+            message = f"the class name {parse.short(repr(name))} comes twice"
+            raise InputError(message, hint="give different names")
     kinds = _shipped_kinds()
     categories = [
         Category(i, name.strip(), kinds.get(key, "thing"))

@@ -207,7 +207,7 @@ def test_a_class_map_has_names_or_ids(tmp_path):
         ("from,to\ncat,animal\n", "has no line for sky"),
         ("from,to\ncat,animal\nsky,ghost\n", "line 3: no class 'ghost'"),
         ("from,to\ncat,animal\ncat,car\nsky,\n", "two targets"),
-        ("old,new\ncat,animal\n", "lacks a column"),
+        ("old,new\ncat,animal\n", "lacks the column"),
     ],
 )
 def test_invalid_class_maps_are_refused(tmp_path, text, message):

@@ -36,8 +36,8 @@ def test_a_set_in_the_layout_of_ade_may_have_its_own_classes(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Idx,Name\n1,wall\n", "lacks one of the columns"),
-        ("", "lacks one of the columns"),
+        ("Idx,Name\n1,wall\n", "lacks the column"),
+        ("", "lacks the column"),
         ("Idx,Stuff,Name\n0,1,wall\n", "line 2: invalid class"),
         ("Idx,Stuff,Name\n1,1,wall\n2,2,sky\n", "line 3: invalid class"),
         ("Idx,Stuff,Name\n1,1,;\n", "invalid class"),
