@@ -30,6 +30,7 @@ from . import (
     predict,
     pseudolabel,
     relabel,
+    show,
     split,
     train,
     validate,
@@ -39,7 +40,7 @@ from . import eval as eval_
 from .common import note, stderr
 
 _ORDER = (
-    *("convert", "validate", "inspect", "merge", "split", "relabel", "diff", "leakage"),
+    *("convert", "validate", "inspect", "show", "merge", "split", "relabel", "diff", "leakage"),
     *(
         "vocabulary",
         "import",
@@ -88,6 +89,7 @@ app.command()(diff.diff)
 app.command()(leakage.leakage)
 app.command()(merge.merge)
 app.command()(relabel.relabel)
+app.command()(show.show)
 app.command()(split.split)
 app.add_typer(export.app, name="export")
 app.add_typer(convert.app, name="convert")

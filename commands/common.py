@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -22,7 +22,10 @@ from rich.table import Table
 from rich.tree import Tree
 
 from segkit import __version__
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
+
+if TYPE_CHECKING:
+    from segkit.shards.reader import ShardSet
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
@@ -30,6 +33,11 @@ stdout = Console()
 stderr = Console(stderr=True)
 
 SET_HELP = "A shard set: DIR (its newest version) or DIR@v1."
+PREVIEW_OPTION = typer.Option(
+    True,
+    "--preview/--no-preview",
+    help="Draw nine of the images into a PNG beside the version (local sets only).",
+)
 JSON_OPTION = typer.Option(
     False, "--json", help="Print one JSON object on stdout and nothing else there."
 )
@@ -58,6 +66,29 @@ def progress_bar(label: str, total: int | None) -> "Iterator[partial[None]]":
 def note(text: str) -> None:
     """Print a note on stderr: what a user must know about a result or might not expect."""
     stderr.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def write_preview(shards: "ShardSet", enabled: bool, min_score: float = 0.3) -> str | None:
+    """Write the preview of a new version and say what it shows; a failure is a note.
+
+    Returns:
+        The picture's path; None without one.
+    """
+    if not enabled:
+        return None
+    from segkit.report import preview
+
+    try:
+        written = preview.write_preview(shards, min_score=min_score)
+    except (SegkitError, OSError) as error:
+        note(f"no preview of {shards.path}: {error}")
+        return None
+    if written is None:
+        return None
+    file, drawing = written
+    if drawing.drawn < drawing.segments:
+        note(f"the preview shows {drawing}")
+    return str(file)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

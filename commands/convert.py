@@ -13,7 +13,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import location, writable
 
-from .common import JSON_OPTION, parse_size, progress_bar
+from .common import JSON_OPTION, PREVIEW_OPTION, parse_size, progress_bar
 from .convert_report import fail, show
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class OnError(StrEnum):
 
 
 Images = Annotated[Path, typer.Option(help="Folder of the images.")]
-_NOT_NOTED = ("out", "as_json", "dry_run", "workers", "engine", "address")
+_NOT_NOTED = ("out", "as_json", "dry_run", "workers", "engine", "address", "preview")
 """Options that do not affect the content of a version."""
 
 
@@ -111,6 +111,7 @@ class CommonOptions:
             "new cluster on this machine."
         ),
     ] = None
+    preview: bool = PREVIEW_OPTION
     as_json: bool = JSON_OPTION
 
 
@@ -370,7 +371,8 @@ def _run(
                 report = engine.convert(source, out, options, arguments=noted, on_progress=advance)
     except engine.DefectsError as error:
         fail(error.report, source, option, time.perf_counter() - started, common.as_json)
-    show(report, source, option, time.perf_counter() - started, common.as_json)
+    seconds = time.perf_counter() - started
+    show(report, source, option, seconds, common.preview, common.as_json)
 
 
 def _convert_options(common: CommonOptions) -> "ConvertOptions":

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .common import emit, note, stderr, table
+from .common import emit, note, stderr, table, write_preview
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,22 +18,30 @@ _SCHEMA = "segkit.convert/1"
 
 
 def show(
-    report: "ConversionReport", source: "Source", option: str, seconds: float, as_json: bool
+    report: "ConversionReport",
+    source: "Source",
+    option: str,
+    seconds: float,
+    preview: bool,
+    as_json: bool,
 ) -> None:
-    """Print the result of a conversion or a dry run.
+    """Print the result of a conversion or a dry run, and write the preview.
 
     Args:
         report: the result.
         source: the source.
         option: option by which the user gave the folder of images.
         seconds: duration.
+        preview: draw some of the images into a PNG beside the new version.
         as_json: print one JSON object instead of tables.
     """
+    published = report.published
+    picture = None if published is None else write_preview(published, preview)
     emit(
-        _result(report, source, seconds),
+        {**_result(report, source, seconds), "preview": picture},
         schema=_SCHEMA,
         as_json=as_json,
-        tables=_tables(report, source, seconds),
+        tables=[*_tables(report, source, seconds), *([picture] if picture else [])],
     )
     if not as_json and report.published is None:
         _print_defects(report)
@@ -48,7 +56,7 @@ def fail(
 ) -> NoReturn:
     """List the defects that fail a conversion, and raise the InputError that names the first.
 
-    Arguments are those of `show`.
+    Arguments are as in `show`.
     """
     error = report.defects[0].error(report.offenders - 1, _wrong_folder(report, source, option))
     _print_defects(report)

@@ -9,7 +9,17 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import location, writable_local
 
-from .common import JSON_OPTION, emit, note, plural, progress_bar, stderr, table
+from .common import (
+    JSON_OPTION,
+    PREVIEW_OPTION,
+    emit,
+    note,
+    plural,
+    progress_bar,
+    stderr,
+    table,
+    write_preview,
+)
 from .scoring import SETTINGS_OPTION, TASKS, load_run_for, parse_choice
 
 if TYPE_CHECKING:
@@ -61,6 +71,10 @@ def predict(
     overlays: bool = typer.Option(
         True, "--overlays/--no-overlays", help="Draw the predictions over each image."
     ),
+    overlay_score: float = typer.Option(
+        0.3, "--overlay-score", min=0, max=1, help="Instances with a lower score are not drawn."
+    ),
+    preview: bool = PREVIEW_OPTION,
     native: bool = typer.Option(
         False,
         "--native",
@@ -135,8 +149,14 @@ def predict(
     folders = {}
     if overlays:
         with progress_bar("draw", len(predictions)) as advance:
-            folder = write_overlays(predictions, out / "overlays" / version, advance)
+            folder = out / "overlays" / version
+            drawn = write_overlays(predictions, folder, min_score=overlay_score, on_image=advance)
         folders["overlays"] = str(folder)
+        segments = predictions.manifest.statistics.segments
+        if drawn < segments:
+            note(f"{segments} found, {drawn} of them with a score of {overlay_score:g} or more")
+    if picture := write_preview(predictions, preview, overlay_score):
+        folders["preview"] = picture
     if native:
         folders["native"] = str(write_native(predictions, out / "native" / version))
     _report(predictions, folders, tally, as_json)

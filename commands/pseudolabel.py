@@ -8,7 +8,16 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import JSON_OPTION, emit, note, plural, progress_bar, table
+from .common import (
+    JSON_OPTION,
+    PREVIEW_OPTION,
+    emit,
+    note,
+    plural,
+    progress_bar,
+    table,
+    write_preview,
+)
 from .scoring import SETTINGS_OPTION, parse_choice
 
 if TYPE_CHECKING:
@@ -36,6 +45,7 @@ def pseudolabel(
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    preview: bool = PREVIEW_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Replace the boxes of a set by the model's masks. Boxes without a confident mask stay boxes.
@@ -72,6 +82,7 @@ def pseudolabel(
         "kept_as_boxes": transfer.kept_as_boxes,
         "already_masked": transfer.already_masked,
         "left_alone": transfer.left_alone,
+        "preview": write_preview(layer, preview),
     }
     rows = [
         ("prompted boxes", transfer.boxes),
@@ -86,7 +97,7 @@ def pseudolabel(
         result,
         schema="segkit.pseudolabel/1",
         as_json=as_json,
-        tables=[counts, str(layer.path)],
+        tables=[counts, *filter(None, (str(layer.path), result["preview"]))],
     )
 
 

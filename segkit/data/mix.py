@@ -18,16 +18,9 @@ from segkit.data.targets import build_targets
 from segkit.errors import InputError, SegkitError
 from segkit.recipes.schema import DataConfig, MaskPolicy
 from segkit.sample import Sample
-from segkit.shards.manifest import SetKind, Task
+from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Taxonomy
-
-TASKS: Mapping[SetKind, Task] = {
-    "panoptic": "panoptic",
-    "semantic": "semantic",
-    "instance": "instance",
-    "boxes": "instance",
-}
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segkit.images.contact_sheet import Column, contact_sheet
-from segkit.images.draw import Picture, overlay
+from segkit.images.draw import Picture
+from segkit.report.preview import draw_segments, spread
 from segkit.shards.reader import ShardSet
 
 ROWS = ("image", "ground truth", "prediction", "pseudo-mask")
-MIN_SIDE = 384
-"""Smaller images are enlarged to about this many pixels: smooth contours, space for names."""
 MIN_SCORE = 0.5
 """Lowest score of a drawn prediction; average precision needs instances of low score, a picture
 does not."""
@@ -40,14 +39,9 @@ def draw_sheet(groups: Sequence[Group], note: Sequence[tuple[str, str]]) -> Pict
     columns = [
         _column(group, index)
         for group in groups
-        for index in _spread(len(group.truth), group.images)
+        for index in spread(len(group.truth), group.images)
     ]
     return contact_sheet(ROWS, columns, note=note)
-
-
-def _spread(total: int, count: int) -> list[int]:
-    count = min(count, total)
-    return [number * total // count for number in range(count)]
 
 
 def _column(group: Group, index: int) -> Column:
@@ -63,5 +57,4 @@ def _paint(image: Picture, shards: ShardSet, index: int) -> Picture:
         for segment in shards.sample(index).segments
         if segment.mask_from != "prediction" or segment.score is None or segment.score >= MIN_SCORE
     ]
-    scale = max(1, round(MIN_SIDE / min(image.shape[:2])))
-    return overlay(image, segments, shards.taxonomy, scale=scale)
+    return draw_segments(image, segments, shards)

@@ -1,6 +1,7 @@
 """Paint segments over an image: a color for each class, contours, frames and class names."""
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -159,5 +160,10 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def save_png(picture: Picture, path: Path) -> None:
-    """Write a picture as a PNG file."""
-    Image.fromarray(picture).save(path, optimize=True)
+    """Write a picture as a PNG file; an older one is replaced at once, never by a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        Image.fromarray(picture).save(partial, format="PNG")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

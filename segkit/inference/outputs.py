@@ -165,30 +165,39 @@ def _counted(samples: Iterable[Sample], on_image: Callable[[], None]) -> Iterato
 
 
 def write_overlays(
-    predictions: ShardSet, folder: Path, on_image: Callable[[], None] = lambda: None
-) -> Path:
+    predictions: ShardSet,
+    folder: Path,
+    *,
+    min_score: float = MIN_DRAWN_SCORE,
+    on_image: Callable[[], None] = lambda: None,
+) -> int:
     """Draw the segments of a prediction set over its images, as `folder`/<sample id>.jpg.
 
+    Args:
+        predictions: the set.
+        folder: where to write the pictures.
+        min_score: instances with a lower score are not drawn.
+        on_image: called after each picture.
+
     Returns:
-        The folder.
+        The number of segments drawn.
 
     Raises:
         SegkitError: a picture cannot be written.
     """
-    instances = predictions.manifest.kind == "instance"
+    least = min_score if predictions.manifest.kind == "instance" else 0.0
 
-    def draw(sample: Sample) -> None:
-        segments = [
-            segment
-            for segment in sample.segments
-            if not instances or (segment.score or 0.0) >= MIN_DRAWN_SCORE
-        ]
+    def draw(sample: Sample) -> int:
+        segments = [s for s in sample.segments if (s.score or 0.0) >= least]
         picture = overlay(predictions.image(sample), segments, predictions.taxonomy)
         file = folder / f"{sample.id}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(file), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
             raise SegkitError(f"{file}: could not be written")
+        return len(segments)
 
-    for _ in prefetch(draw, predictions.samples(), ahead=2 * THREADS):
+    drawn = 0
+    for number in prefetch(draw, predictions.samples(), ahead=2 * THREADS):
+        drawn += number
         on_image()
-    return folder
+    return drawn

@@ -106,6 +106,20 @@ class EvalResult:
             name: float("nan") if value is None else float(value) for name, value in figures.items()
         }
 
+    def image_scores(self) -> tuple[Floats, str]:
+        """Score each image by itself.
+
+        Returns:
+            (I,) scores in percent, NaN for images without anything to score, and the figure's name.
+        """
+        if self.panoptic is not None:
+            return 100 * self.panoptic.per_image(), "PQ"
+        if self.detections is not None:
+            return 100 * self.detections.per_image(), "mean IoU of objects"
+        if self.semantic is not None:
+            return 100 * self.semantic.per_image(), "mIoU"
+        return np.full(len(self.image_ids), np.nan), ""
+
 
 def evaluate(
     truth: ShardSet,

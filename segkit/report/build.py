@@ -4,15 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segkit import __version__
 from segkit.metrics.class_mapping import class_map_notes, thing_classes
 from segkit.metrics.evaluate import EvalResult
 from segkit.metrics.predictions import Predictions
-from segkit.report.gallery import draw_image, gallery, worst_and_best
+from segkit.report.gallery import draw_image, gallery
 from segkit.report.page import Page, Section, html
+from segkit.report.preview import MIN_SCORE
+from segkit.report.ranking import worst_and_best
 from segkit.report.sections import (
     Card,
     instance_sections,
@@ -22,11 +21,8 @@ from segkit.report.sections import (
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 
-Floats = NDArray[np.float64]
 GALLERY_IMAGES = 6
 """Images at each end of the gallery."""
-MIN_SCORE = 0.3
-"""The gallery leaves out instances of lower score, which would fill the pictures."""
 _SECTIONS: dict[str, Callable[[dict[str, Any], EvalResult], tuple[list[Section], list[Card]]]] = {
     "panoptic": panoptic_sections,
     "semantic": semantic_sections,
@@ -63,7 +59,7 @@ def report(
 def _gallery_section(
     evaluation: EvalResult, truth: ShardSet, source: Predictions, task: Task
 ) -> Section:
-    scores, figure = image_scores(evaluation)
+    scores, figure = evaluation.image_scores()
     worst, best = worst_and_best(scores, GALLERY_IMAGES)
     instances = task == "instance"
     classes = thing_classes(truth.taxonomy) if instances else truth.taxonomy.categories
@@ -83,21 +79,6 @@ def _gallery_section(
         ]
         parts.append(f"<h3>{heading}</h3>{gallery(images)}" if images else "")
     return Section("Images", "".join(parts), "Ground truth left, prediction right.")
-
-
-def image_scores(evaluation: EvalResult) -> tuple[Floats, str]:
-    """Score each image by itself.
-
-    Returns:
-        (I,) scores in percent, NaN for images without anything to score, and the figure's name.
-    """
-    if evaluation.panoptic is not None:
-        return 100 * evaluation.panoptic.per_image(), "PQ"
-    if evaluation.detections is not None:
-        return 100 * evaluation.detections.per_image(), "mean IoU of objects"
-    if evaluation.semantic is not None:
-        return 100 * evaluation.semantic.per_image(), "mIoU"
-    return np.full(len(evaluation.image_ids), np.nan), ""
 
 
 def _notes(result: dict[str, Any]) -> list[str]:

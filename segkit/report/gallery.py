@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-from numpy.typing import NDArray
 
-from segkit.errors import SegkitError
 from segkit.images.draw import Picture, overlay
 from segkit.metrics.predictions import Predictions
 from segkit.report.page import tag
-from segkit.sample import Sample, Segment
+from segkit.report.preview import background
+from segkit.sample import Segment
 from segkit.shards.reader import ShardSet
 
 WIDTH = 480
 """Pixels that a picture is scaled down to, so that 16 images take less than 2 MB."""
-GRAY = 205
-"""Background of a picture whose set has no images."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +26,6 @@ class GalleryImage:
     truth: str
     """JPEG as a data URI, as `prediction`."""
     prediction: str
-
-
-def worst_and_best(scores: NDArray[np.float64], count: int) -> tuple[list[int], list[int]]:
-    """Return the indices of the worst images, worst first, and of the best, best first.
-
-    No image is in both lists, and none has a NaN score.
-
-    Args:
-        scores: (I,) scores of the images, NaN where an image has none.
-        count: the most indices in a list.
-    """
-    order = np.argsort(scores, kind="stable")
-    order = order[~np.isnan(scores[order])]
-    half = min(count, (len(order) + 1) // 2)
-    best = order[half:][::-1][:count]
-    return order[:half].tolist(), best.tolist()
 
 
 def draw_image(
@@ -69,22 +50,14 @@ def draw_image(
     sample = truth.sample(index)
     prediction = source.get(sample)
     segments = () if prediction is None else prediction.segments
-    background = _background(truth, sample)
+    image = background(truth, sample)
 
     def picture(segments: Sequence[Segment]) -> str:
         drawn = [segment for segment in segments if segment.class_id in class_ids]
-        return data_uri(overlay(background, drawn, truth.taxonomy))
+        return data_uri(overlay(image, drawn, truth.taxonomy))
 
     confident = [s for s in segments if s.score is None or s.score >= min_score]
     return GalleryImage(caption, picture(sample.segments), picture(confident))
-
-
-def _background(truth: ShardSet, sample: Sample) -> Picture:
-    """Return the image, or plain gray if the set has none."""
-    try:
-        return truth.image(sample)
-    except SegkitError:
-        return np.full((sample.height, sample.width, 3), GRAY, np.uint8)
 
 
 def data_uri(picture: Picture) -> str:

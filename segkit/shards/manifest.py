@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,8 +14,13 @@ SetKind = Literal["panoptic", "semantic", "instance", "boxes"]
 """The labels of a set: segments that cover the image up to void, class regions that do, instances
 with masks, or boxes only."""
 Task = Literal["panoptic", "semantic", "instance"]
-
-
+TASKS: Mapping[SetKind, Task] = {
+    "panoptic": "panoptic",
+    "semantic": "semantic",
+    "instance": "instance",
+    "boxes": "instance",
+}
+"""The task that the labels of each kind of set are for."""
 ImagesBy = Literal["embed", "reference", "none"]
 """The images of a set: in its tars, files that rows name, or none."""
 

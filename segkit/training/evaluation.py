@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segkit.data.mix import TASKS
 from segkit.images.contact_sheet import Column, contact_sheet
 from segkit.images.draw import overlay, save_png
 from segkit.inference.outputs import predict_samples
@@ -13,6 +12,7 @@ from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig
 from segkit.sample import Sample
+from segkit.shards.manifest import TASKS
 from segkit.shards.reader import ShardSet
 
 ROWS = 6

@@ -10,8 +10,7 @@ import pytest
 from segkit.metrics.evaluate import EvalOptions, evaluate
 from segkit.metrics.output import origin
 from segkit.metrics.predictions import as_predictions
-from segkit.report.build import image_scores, report
-from segkit.report.gallery import worst_and_best
+from segkit.report.build import report
 from segkit.shards.header import Header
 from segkit.shards.writer import write_layer, write_set
 from tests.metrics.files import sets, shard_set
@@ -76,7 +75,7 @@ def test_the_report_is_one_file_that_loads_nothing(tmp_path, task):
     columns = [int(n) for n in re.findall(r"<title>\d\.\d\d-\d\.\d\d: (\d+)</title>", page)]
     counted = {
         "panoptic": lambda: sum(row["tp"] for row in result["per_class"].values()),
-        "semantic": lambda: np.count_nonzero(~np.isnan(image_scores(evaluation)[0])),
+        "semantic": lambda: np.count_nonzero(~np.isnan(evaluation.image_scores()[0])),
         "instance": lambda: len(evaluation.detections.rows.object_iou),
     }
     assert len(columns) == 25 and sum(columns) == counted[task](), "the histogram shows every IoU"
@@ -114,12 +113,12 @@ def test_names_are_escaped(tmp_path):
 def test_image_scores_equal_those_of_each_image_evaluated_separately(tmp_path):
     truth, predictions = sets(tmp_path, images=6)
     pairs = list(zip(truth.samples(), predictions.samples(), strict=True))
-    scores, figure = image_scores(evaluate(truth, predictions, "panoptic"))
+    scores, figure = evaluate(truth, predictions, "panoptic").image_scores()
     expected = [panopticapi([pair], truth.taxonomy)["all"] for pair in pairs]
     assert figure == "PQ"
     np.testing.assert_allclose(scores, [np.nan if pq is None else 100 * pq[0] for pq in expected])
     semantic = evaluate(*sets(tmp_path / "s", images=3, kind="semantic"), "semantic")
-    for i, score in enumerate(image_scores(semantic)[0]):
+    for i, score in enumerate(semantic.image_scores()[0]):
         rows = semantic.semantic.rows
         ious = []
         for k in range(5):
@@ -128,12 +127,6 @@ def test_image_scores_equal_those_of_each_image_evaluated_separately(tmp_path):
             union = rows.pixels[at & ((rows.true == k) | (rows.predicted == k))].sum()
             ious += [common / union] if union else []
         assert score == pytest.approx(100 * np.mean(ious))
-
-
-def test_no_image_is_both_worst_and_best():
-    assert worst_and_best(np.array([5.0, np.nan, 1.0, 9.0, 7.0]), 2) == ([2, 0], [3, 4])
-    assert worst_and_best(np.array([5.0, 1.0, 9.0]), 6) == ([1, 0], [2])
-    assert worst_and_best(np.array([np.nan]), 6) == ([], [])
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")

@@ -1,0 +1,96 @@
+"""`segkit show`: a picture of a set, in a PNG file and in the terminal."""
+
+from pathlib import Path
+
+import typer
+
+from segkit.errors import InputError
+from segkit.storage import local_path
+
+from .common import JSON_OPTION, SET_HELP, emit, stdout
+
+_GRID = 9
+
+
+def show(
+    spec: str = typer.Argument(metavar="SET", help=SET_HELP),
+    sample_id: str | None = typer.Option(
+        None, "--id", metavar="ID", help="Show this image only, in its full size."
+    ),
+    grid: int | None = typer.Option(
+        None, "--grid", min=1, metavar="N", help=f"Number of images; {_GRID} by default."
+    ),
+    worst: bool = typer.Option(
+        False,
+        "--worst",
+        help="Show the images with the lowest mean score or, with --predictions, with the lowest "
+        "PQ, mIoU or IoU; without it, images are spread evenly over the set.",
+    ),
+    predictions: str | None = typer.Option(
+        None,
+        "--predictions",
+        metavar="SET",
+        help="Draw these predictions on the right of each image.",
+    ),
+    min_score: float = typer.Option(
+        0.3, "--min-score", min=0, max=1, help="Leave out instances with a lower score."
+    ),
+    out: Path | None = typer.Option(
+        None,
+        "--out",
+        metavar="FILE",
+        parser=local_path,
+        help="PNG file to write; by default, SET-v1.png in the current folder.",
+    ),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Draw images of a set with their segments: write a PNG, and show it in a terminal.
+
+    Every class name has the same color in all pictures, reports and FiftyOne.
+
+    Example: segkit show work/coco-val --grid 16
+
+    Example: segkit show work/coco-val --predictions work/predicted/predictions --worst
+    """
+    from segkit.shards.reader import ShardSet
+
+    if sample_id is not None and (grid is not None or worst):
+        option = "--worst" if worst else "--grid"
+        raise InputError(f"give --id or {option}, not both", hint="leave one of the two out")
+    shards = ShardSet.open(spec)
+    if not len(shards):
+        raise InputError("the set has no images", file=shards.path, hint="give another set")
+    predicted = None if predictions is None else ShardSet.open(predictions)
+
+    from segkit.images.draw import save_png
+    from segkit.report.preview import draw_samples, index_of, spread
+
+    count, captions = grid or _GRID, list[str]()
+    if sample_id is not None:
+        indices = [index_of(shards, sample_id)]
+    elif worst:
+        from segkit.report.ranking import worst_images
+
+        ranked = worst_images(shards, count, predicted)
+        indices, captions = [index for index, _ in ranked], [caption for _, caption in ranked]
+    else:
+        indices = spread(len(shards), count)
+    drawing = draw_samples(
+        shards, indices, min_score=min_score, predictions=predicted, captions=captions
+    )
+    name = f"{shards.path.parent.name}-{shards.path.name}.png"
+    file = Path(name) if out is None else out
+    save_png(drawing.picture, file)
+    if stdout.is_terminal and not as_json:
+        # asks the terminal which kinds of pictures it shows: kitty's, sixels or colored blocks
+        from textual_image.renderable import Image
+
+        stdout.print(Image(file))
+    result = {
+        "path": str(file),
+        "images": [shards.sample(index).id for index in indices],
+        "segments": drawing.segments,
+        "drawn": drawing.drawn,
+        "min_score": min_score,
+    }
+    emit(result, schema="segkit.show/1", as_json=as_json, tables=[str(drawing), str(file)])

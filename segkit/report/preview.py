@@ -1,0 +1,144 @@
+"""Draw images of a set with their segments: one, a grid, or ground truth beside predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segkit import storage
+from segkit.errors import InputError, SegkitError
+from segkit.images.draw import Picture, overlay, save_png
+from segkit.images.picture_grid import Tile, picture_grid
+from segkit.sample import Sample, Segment
+from segkit.shards.reader import ShardSet
+
+MIN_SCORE = 0.3
+"""Instances with a lower score are not drawn: average precision needs them, a viewer does not."""
+MIN_SIDE = 384
+"""Smaller images are enlarged to about this many pixels: smooth contours, space for names."""
+GRAY = 205
+"""Background of a picture whose set has no images."""
+PREVIEW_IMAGES = 9
+"""Images in the preview that `convert`, `predict` and `pseudolabel` write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A picture and the numbers of its segments."""
+
+    picture: Picture
+    segments: int
+    """All segments of the images, drawn or not; those of the predictions, if there are any."""
+    drawn: int
+    """Segments with the least score or more, or without a score."""
+    min_score: float
+
+    def __str__(self) -> str:
+        """The numbers in words, such as `330 segments, 0 with a score of 0.3 or more`."""
+        words = f"{self.segments} segment{'' if self.segments == 1 else 's'}"
+        if self.drawn == self.segments:
+            return words
+        return f"{words}, {self.drawn} with a score of {self.min_score:g} or more (drawn)"
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Return at most `count` indices, evenly spread over 0 to `total` - 1."""
+    count = min(count, total)
+    return [number * total // count for number in range(count)]
+
+
+def index_of(shards: ShardSet, sample_id: str) -> int:
+    """Return the index of the sample with this id; InputError if the set has none."""
+    for index, sample in enumerate(shards.samples()):
+        if sample.id == sample_id:
+            return index
+    first = shards.sample(0).id
+    raise InputError(
+        f"no image has the id {sample_id!r}", file=shards.path, hint=f"ids are such as {first!r}"
+    )
+
+
+def background(shards: ShardSet, sample: Sample) -> Picture:
+    """Return the image, or plain gray if the set has none."""
+    try:
+        return shards.image(sample)
+    except SegkitError:
+        return np.full((sample.height, sample.width, 3), GRAY, np.uint8)
+
+
+def draw_segments(image: Picture, segments: Sequence[Segment], shards: ShardSet) -> Picture:
+    """Paint segments over an image, enlarged if it is small."""
+    scale = max(1, round(MIN_SIDE / min(image.shape[:2])))
+    return overlay(image, segments, shards.taxonomy, scale=scale)
+
+
+def draw_samples(
+    shards: ShardSet,
+    indices: Sequence[int],
+    *,
+    min_score: float = MIN_SCORE,
+    predictions: ShardSet | None = None,
+    captions: Sequence[str] = (),
+) -> Drawing:
+    """Draw images of a set; a single one without a caption keeps its size.
+
+    Args:
+        shards: the set.
+        indices: of the images, at least one.
+        min_score: instances with a lower score are left out.
+        predictions: a prediction set of the same ids, drawn on the right of each image.
+        captions: a line for each image; by default its id and its number of segments.
+    """
+    rows = {} if predictions is None else {s.id: i for i, s in enumerate(predictions.samples())}
+    segments = drawn = 0
+    tiles = []
+    for number, index in enumerate(indices):
+        sample = shards.sample(index)
+        image = background(shards, sample)
+        confident = _confident(shards, sample.segments, min_score)
+        pictures = [draw_segments(image, confident, shards)]
+        counted = sample.segments
+        if predictions is not None:
+            row = rows.get(sample.id)
+            counted = () if row is None else predictions.sample(row).segments
+            confident = _confident(predictions, counted, min_score)
+            pictures.append(draw_segments(image, confident, predictions))
+        segments += len(counted)
+        drawn += len(confident)
+        caption = captions[number] if captions else f"{sample.id}: {len(counted)}"
+        tiles.append(Tile(_side_by_side(pictures), caption))
+    width = 360 if predictions is None else 640
+    single = len(tiles) == 1 and not captions
+    picture = tiles[0].picture if single else picture_grid(tiles, width=width)
+    return Drawing(picture, segments, drawn, min_score)
+
+
+def _confident(
+    shards: ShardSet, segments: Sequence[Segment], min_score: float
+) -> Sequence[Segment]:
+    if shards.manifest.kind not in ("instance", "boxes"):
+        return segments  # they cover the image: none stands for a second guess
+    return [s for s in segments if s.score is None or s.score >= min_score]
+
+
+def write_preview(shards: ShardSet, *, min_score: float = MIN_SCORE) -> tuple[Path, Drawing] | None:
+    """Draw `PREVIEW_IMAGES` of a version, and write the picture beside it as `v1.png`.
+
+    Returns:
+        The file and what it shows; None for a set that is remote or has no images.
+    """
+    if not len(shards) or storage.is_remote(shards.path):
+        return None
+    drawing = draw_samples(shards, spread(len(shards), PREVIEW_IMAGES), min_score=min_score)
+    file = shards.path.with_name(f"{shards.path.name}.png")
+    save_png(drawing.picture, file)
+    return file, drawing
+
+
+def _side_by_side(pictures: Sequence[Picture]) -> Picture:
+    """The pictures in one row, with a white line between them."""
+    if len(pictures) == 1:
+        return pictures[0]
+    line = np.full((pictures[0].shape[0], 6, 3), 255, np.uint8)
+    return np.concatenate([pictures[0], line, *pictures[1:]], axis=1)

@@ -1,0 +1,59 @@
+"""Rank the images of a set: which to look at first."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import InputError
+from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.sample import Sample
+from segkit.shards.manifest import TASKS
+from segkit.shards.reader import ShardSet
+
+
+def worst_and_best(scores: NDArray[np.float64], count: int) -> tuple[list[int], list[int]]:
+    """Return the indices of the worst images, worst first, and of the best, best first.
+
+    No image is in both lists, and none has a NaN score.
+
+    Args:
+        scores: (I,) scores of the images, NaN where an image has none.
+        count: the most indices in a list.
+    """
+    order = np.argsort(scores, kind="stable")
+    order = order[~np.isnan(scores[order])]
+    half = min(count, (len(order) + 1) // 2)
+    best = order[half:][::-1][:count]
+    return order[:half].tolist(), best.tolist()
+
+
+def worst_images(
+    shards: ShardSet, count: int, predictions: ShardSet | None
+) -> list[tuple[int, str]]:
+    """Return the index and a caption of the worst images, worst first.
+
+    With predictions, images are ranked by how well these agree with the set, in the figure of its
+    task; without, by the mean score of their segments.
+
+    Raises:
+        InputError: nothing gives the images a score.
+    """
+    if predictions is not None:
+        task = TASKS[shards.manifest.kind]
+        options = EvalOptions(detections=task == "instance")
+        result = evaluate(shards, predictions, task, options)
+        ids = list(result.image_ids)
+        scores, figure = result.image_scores()
+    else:
+        means = {sample.id: _mean_score(sample) for sample in shards.samples()}
+        ids, scores, figure = list(means), np.array(list(means.values())), "mean score"
+    order = [i for i in np.argsort(scores, kind="stable").tolist() if not np.isnan(scores[i])]
+    if not order:
+        hint = "give --predictions SET to rank the images by their predictions"
+        raise InputError("no segment has a score", file=shards.path, hint=hint)
+    return [(index, f"{ids[index]}: {figure} {scores[index]:.1f}") for index in order[:count]]
+
+
+def _mean_score(sample: Sample) -> float:
+    """In percent; NaN if no segment has a score."""
+    known = [segment.score for segment in sample.segments if segment.score is not None]
+    return 100 * sum(known) / len(known) if known else float("nan")

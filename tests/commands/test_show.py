@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from segkit.commands.app import app
+from segkit.errors import InputError
+from tests.metrics.files import sets
+
+
+def _show(*arguments: object) -> dict[str, object]:
+    result = CliRunner().invoke(app, ["show", *map(str, arguments), "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    output: dict[str, object] = json.loads(result.stdout)
+    return output
+
+
+def _refusal(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["show", *map(str, arguments)])
+    assert isinstance(result.exception, InputError), result.output
+    return str(result.exception)
+
+
+def test_a_grid_is_written_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, _ = sets(tmp_path / "sets", images=5, kind="panoptic")
+    monkeypatch.chdir(tmp_path)
+    result = _show(truth.path.parent, "--grid", 4)
+    assert result["path"] == f"{truth.path.parent.name}-v1.png"
+    assert result["images"] == [truth.sample(index).id for index in (0, 1, 2, 3)]
+    assert Image.open(str(result["path"])).format == "PNG"
+
+
+def test_one_image_is_shown_by_its_id(tmp_path: Path) -> None:
+    truth, _ = sets(tmp_path, images=3, kind="panoptic")
+    sample = truth.sample(2)
+    out = tmp_path / "one.png"
+    result = _show(truth.path, "--id", sample.id, "--out", out)
+    assert result["images"] == [sample.id] and result["segments"] == len(sample.segments)
+    picture = Image.open(out)
+    assert picture.width * sample.height == picture.height * sample.width
+
+
+def test_the_worst_images_come_first(tmp_path: Path) -> None:
+    truth, predictions = sets(tmp_path, images=5, kind="panoptic")
+    out = tmp_path / "worst.png"
+    result = _show(
+        truth.path, "--worst", "--grid", 2, "--predictions", predictions.path, "--out", out
+    )
+    assert len(list(result["images"])) == 2  # type: ignore[call-overload]
+    assert np.asarray(Image.open(out)).shape[1] > 1200
+
+
+def test_slips_are_refused_in_one_line(tmp_path: Path) -> None:
+    truth, _ = sets(tmp_path, images=2, kind="panoptic")
+    out = ("--out", tmp_path / "x.png")
+    assert "give --id or --grid, not both" in _refusal(truth.path, "--id", "1", "--grid", 2, *out)
+    assert "give --id or --worst, not both" in _refusal(truth.path, "--id", "1", "--worst", *out)
+    assert "no segment has a score" in _refusal(truth.path, "--worst", *out)
+    assert "no image has the id" in _refusal(truth.path, "--id", "nope", *out)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_the_picture_appears_in_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from segkit.commands import show
+
+    truth, _ = sets(tmp_path, images=2, kind="panoptic")
+    console = Console(force_terminal=True, width=40, record=True, color_system="truecolor")
+    monkeypatch.setattr(show, "stdout", console)
+    result = CliRunner().invoke(app, ["show", str(truth.path), "--out", str(tmp_path / "x.png")])
+    assert result.exit_code == 0, result.exception
+    assert len(console.export_text().splitlines()) > 5
