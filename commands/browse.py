@@ -2,6 +2,8 @@
 
 import typer
 
+from segkit.extras import require_extra
+
 from .common import JSON_OPTION, emit, progress_bar, stderr, table
 
 
@@ -27,6 +29,7 @@ def browse(
 
     Example: segkit browse shards/coco-val --predictions runs/eval/predictions
     """
+    require_extra("browse", "segkit browse")
     from segkit.browse import dataset
     from segkit.shards.reader import ShardSet
 

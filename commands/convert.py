@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 
 from segkit.errors import InputError
+from segkit.extras import require_extra
 from segkit.storage import location, writable
 
 from .common import JSON_OPTION, PREVIEW_OPTION, parse_size, progress_bar
@@ -354,10 +355,11 @@ def _run(
         raise InputError("no destination", hint="give --out DIR, or --dry-run")
     if out is not None and not dry_run:
         writable(out)
-    if common.address and common.engine is Engine.local:
-        raise InputError(
-            "--address is the address of a Ray cluster", hint="give --engine ray with it"
-        )
+    if common.engine is Engine.ray:
+        require_extra("ray", "--engine ray")
+    elif common.address:
+        hint = "give --engine ray with it"
+        raise InputError("--address is the address of a Ray cluster", hint=hint)
     source, option = open_source(), "--images" if "images" in arguments else "--root"
     if options.images_by != "none" and not source.images.is_dir():
         raise InputError("no such folder of images", file=source.images, hint=f"check {option}")

@@ -6,6 +6,7 @@ from typing import Any
 import typer
 from rich.progress import Progress, TaskID
 
+from segkit.extras import require_extra
 from segkit.storage import writable_local
 
 from .common import JSON_OPTION, emit, plural, progress, stderr, table
@@ -32,6 +33,7 @@ def demo(
 
     Example: segkit demo --out demo-out
     """
+    require_extra("train", "segkit demo")
     from segkit.demo.demo import STEPS, run_demo
 
     with progress() as bar:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import typer
 
+from segkit.extras import require_extra
 from segkit.storage import writable_local
 
 from .common import JSON_OPTION, emit, stderr, table
@@ -34,10 +35,11 @@ def import_model(
 
     Example: segkit import hf:facebook/mask2former-swin-tiny-coco-panoptic --out work/public
     """
-    from segkit.model.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name
+    from segkit.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name
     from segkit.recipes.schema import TextConfig
     from segkit.text.encoding import Encoding
 
+    require_extra("train", "segkit import")
     spec = source if is_hugging_face(source) else HF_PREFIX + source
     model_name(spec)
     Encoding.from_names(encoder, templates)

@@ -102,7 +102,7 @@ def predict(
     Example: segkit predict --checkpoint work/run --images photos --classes "cat, sofa, floor"
     --out work/photos
     """
-    from segkit.model.hub import is_hugging_face
+    from segkit.hub import is_hugging_face
     from segkit.runs.open_run import check_run
     from segkit.shards.reader import ShardSet
 

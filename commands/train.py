@@ -10,6 +10,7 @@ import typer
 from rich.progress import Progress, TaskID
 
 from segkit.errors import InputError
+from segkit.extras import require_extra
 from segkit.storage import writable_local
 
 from .common import JSON_OPTION, emit, note, plural, progress, stderr, table
@@ -73,6 +74,7 @@ def train(
     --steps 2000
     """
     started = time.monotonic()
+    require_extra("train", "segkit train")
     if resume and restart:
         raise InputError("--resume and --restart exclude each other", hint="give one of them")
     if init_from is not None:

@@ -51,7 +51,14 @@ def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'segkit' has no attribute {name!r}")
     module, attribute = _EXPORTS[name]
-    return attrgetter(attribute)(import_module(module))
+    try:
+        return attrgetter(attribute)(import_module(module))
+    except ImportError as error:
+        from segkit.extras import as_missing_extra
+
+        if missing := as_missing_extra(error, f"segkit.{name}"):
+            raise missing from error
+        raise
 
 
 def __dir__() -> list[str]:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 from segkit.errors import InputError, SegkitError
+from segkit.extras import EXTRAS, missing_extra
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -52,9 +53,10 @@ def location(text: str | Path) -> Path:
         _check_bucket(path.protocol, path.drive)
     except ImportError as error:
         extra = _EXTRAS.get(text.partition("://")[0].lower())
-        install = f"pip install 'segkit[{extra}]'" if extra else "install what fsspec names"
+        if extra:
+            raise missing_extra(extra, EXTRAS[extra][0], text) from None
         message = f"the package for such URLs is not installed ({error})"
-        raise InputError(message, file=text, hint=install) from None
+        raise InputError(message, file=text, hint="install what fsspec names") from None
     except ValueError as error:
         hint = "give a path, s3://... or gs://..."
         raise InputError(f"unknown kind of URL ({error})", file=text, hint=hint) from None

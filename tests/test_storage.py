@@ -6,6 +6,7 @@ import pytest
 
 from segkit import storage
 from segkit.errors import InputError
+from segkit.extras import install_command
 from segkit.storage import is_remote, join, local_path, location, relative, writable, writable_local
 
 
@@ -90,8 +91,8 @@ def test_missing_credentials_are_named(s3, monkeypatch):
 )
 def test_a_missing_package_is_named_with_its_extra(url, package, extra):
     message = error_of(url, before=f"import sys; sys.modules[{package!r}] = None")
-    assert f"{url}: the package for such URLs is not installed" in message
-    assert message.endswith(f"pip install 'segkit[{extra}]'")
+    assert f"{url} needs the package {package}, which is not installed" in message
+    assert message.endswith(install_command(extra))
 
 
 def test_names_lead_from_a_folder_to_a_file_and_back(s3, tmp_path):

@@ -4,6 +4,7 @@ import os
 from types import ModuleType
 
 from segkit.errors import InputError, SegkitError
+from segkit.extras import install_command, require_extra
 
 SETTINGS = {
     "FIFTYONE_DO_NOT_TRACK": "1",
@@ -18,18 +19,18 @@ def fiftyone() -> ModuleType:
     Settings from the user's environment win, except that telemetry is always off.
 
     Raises:
-        InputError: FiftyOne is not installed.
+        InputError: FiftyOne is not installed or cannot be imported.
         SegkitError: its MongoDB does not start.
     """
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
     os.environ["FIFTYONE_DO_NOT_TRACK"] = "1"
+    require_extra("browse", "the App")
     try:
         import fiftyone as fo
     except ImportError as error:
-        raise InputError(
-            f"FiftyOne is not installed ({error})", hint="run: pip install 'segkit[browse]'"
-        ) from error
+        hint = f"run: {install_command('browse')}"
+        raise InputError(f"FiftyOne cannot be imported ({error})", hint=hint) from error
     except Exception as error:
         # Without a database FiftyOne raises its own errors, MongoDB's, and plain RuntimeErrors.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

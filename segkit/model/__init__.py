@@ -16,5 +16,4 @@ hf.py                   Hugging Face Mask2Former checkpoints
 hf_names.py             their weight names
 hf_processor.py         their image sizes and pixel statistics
 linear_head.py          their class heads as text heads with the same logits
-hub.py                  files of public models, from a folder or the Hugging Face hub
 """

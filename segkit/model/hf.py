@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segkit.errors import InputError
+from segkit.hub import CONFIG, WEIGHTS
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf_names import translate
-from segkit.model.hub import CONFIG, WEIGHTS
 
 _RESNETS = {
     ("basic", (2, 2, 2, 2)): "resnet18",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.errors import InputError
-from segkit.model.hub import PROCESSOR
+from segkit.hub import PROCESSOR
 
 _DEFAULTS: dict[str, Any] = {
     "image_mean": (0.485, 0.456, 0.406),

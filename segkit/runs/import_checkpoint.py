@@ -16,10 +16,10 @@ from torch import Tensor
 
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
+from segkit.hub import CONFIG, PROCESSOR, WEIGHTS, fetch_model, model_name
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_class_head, read_config
 from segkit.model.hf_processor import image_sizes, pixel_statistics
-from segkit.model.hub import CONFIG, PROCESSOR, WEIGHTS, fetch_model, model_name
 from segkit.model.linear_head import solve_text_head
 from segkit.recipes.load import to_toml
 from segkit.recipes.schema import InferenceConfig, LossConfig, ModelConfig, Recipe, TextConfig

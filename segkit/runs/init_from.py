@@ -10,7 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from segkit.errors import InputError
-from segkit.model.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name
+from segkit.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name
 from segkit.recipes.schema import ModelConfig, Recipe
 from segkit.runs.run_manifest import read_run_manifest, run_parent
 from segkit.shards.manifest import Parent

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segkit.errors import InputError
-from segkit.model.hub import fetch_model, is_hugging_face, model_name
+from segkit.extras import require_extra
+from segkit.hub import fetch_model, is_hugging_face, model_name
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe
 from segkit.runs.run_manifest import RECIPE, TAXONOMIES, RunManifest, read_run_manifest
@@ -49,7 +50,11 @@ def check_run(spec: str | Path, overrides: Sequence[str], output: str) -> None:
     """Refuse what can be refused without a run's weights; arguments and errors as of `open_run`.
 
     A public model is not fetched.
+
+    Raises:
+        MissingExtraError: the packages that run a model are not installed.
     """
+    require_extra("train", "a model")
     if not is_hugging_face(spec):
         open_run(spec, overrides, output)
         return

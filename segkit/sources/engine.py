@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
+from segkit.extras import require_extra
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
 from segkit.shards.header import Header
@@ -131,11 +132,14 @@ def convert(
         The ledger, the defects, and the published version.
 
     Raises:
+        MissingExtraError: the engine is ray, which is not installed.
         DefectsError: defects would lose data and `on_error` is "fail". Nothing is published; the
             finished shards are kept for the next run.
         SegkitError: the ledger does not balance, the destination cannot be written to, or another
             process writes to it.
     """
+    if options.engine == "ray":
+        require_extra("ray", "the engine ray")
     fingerprint = _fingerprint(source, options)
     with staging(location(destination), fingerprint, resume=True) as stage:
         tally, count = _write_shards(Conversion(source, options, stage.path), on_progress)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
+from segkit.extras import require_extra
 
 OBJECT_STORE = 256 << 20
 """Bytes of shared memory of a cluster that is started here: tasks carry annotations and counts, but
@@ -105,12 +106,9 @@ def _connection(address: str | None, workers: int | None) -> Iterator[ModuleType
 
 def _import_ray() -> ModuleType:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage reports to Ray's makers
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(
-            f"Ray is not installed ({error})", hint="run: pip install 'segkit[ray]'"
-        ) from error
+    require_extra("ray", "--engine ray")
+    import ray
+
     return ray  # type: ignore[no-any-return]
 
 

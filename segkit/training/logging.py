@@ -1,6 +1,5 @@
 """Log a run: metrics.jsonl, TensorBoard events, Weights & Biases and MLflow."""
 
-import importlib.util
 import json
 import math
 import resource
@@ -16,7 +15,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from segkit import distributed
 from segkit.data.batch import Batch
-from segkit.errors import InputError
+from segkit.extras import require_extra
 from segkit.recipes.schema import Recipe
 from segkit.runs.run_manifest import METRICS, TENSORBOARD
 from segkit.training.evaluation import headline
@@ -263,8 +262,6 @@ LOGGERS: dict[str, Callable[[str, Mapping[str, Any], Path], AbstractContextManag
 
 
 def require_loggers(names: Sequence[str]) -> None:
-    """Raise InputError where one of these loggers is not installed."""
+    """Raise MissingExtraError where one of these loggers is not installed."""
     for name in names:
-        if importlib.util.find_spec(name) is None:
-            hint = f"pip install 'segkit[{name}]', or leave it out"
-            raise InputError(f"{name} is not installed", record="training.loggers", hint=hint)
+        require_extra(name, f"training.loggers: {name}")

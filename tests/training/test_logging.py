@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from segkit.errors import InputError
+from segkit.extras import MissingExtraError, install_command
 from segkit.recipes.load import load_recipe
 from segkit.shards.reader import ShardSet
 from segkit.training.logging import RunLog, StepRecord, evaluations
@@ -72,7 +73,7 @@ def test_a_missing_logger_is_refused_before_anything_is_written(
     tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"wandb is not installed; pip install 'segkit\[wandb\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("wandb"))):
         run(tiny, toy_set, tmp_path / "run", 'training.loggers=["wandb"]')
     assert not (tmp_path / "run").exists()
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from segkit import hub
 from segkit.errors import InputError, SegkitError
-from segkit.model import hub
-from segkit.model.hub import fetch_model
+from segkit.hub import fetch_model
 
 constants = pytest.importorskip("huggingface_hub.constants")
 errors = pytest.importorskip("huggingface_hub.errors")
