@@ -24,7 +24,10 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
-    ("schemas", "errors", "extras", "storage", "hub", "parse", "sample", "taxonomy", "distributed"),
+    (
+        *("schemas", "errors", "extras", "storage", "file_names", "hub", "parse"),
+        *("sample", "taxonomy", "distributed"),
+    ),
     ("masks",),
     ("images",),
     ("text",),

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 
 from segkit.errors import SegkitError
+from segkit.file_names import safe_path
 from segkit.images.decode import decode_rgb
 from segkit.images.draw import overlay
 from segkit.inference.input_files import sample_ids
@@ -173,6 +174,8 @@ def write_overlays(
 ) -> int:
     """Draw the segments of a prediction set over its images, as `folder`/<sample id>.jpg.
 
+    An id that leads elsewhere or cannot name a file is replaced, see `segkit.file_names.safe_path`.
+
     Args:
         predictions: the set.
         folder: where to write the pictures.
@@ -190,7 +193,7 @@ def write_overlays(
     def draw(sample: Sample) -> int:
         segments = [s for s in sample.segments if (s.score or 0.0) >= least]
         picture = overlay(predictions.image(sample), segments, predictions.taxonomy)
-        file = folder / f"{sample.id}.jpg"
+        file = folder / f"{safe_path(sample.id)}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(file), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
             raise SegkitError(f"{file}: could not be written")

@@ -7,7 +7,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from segkit.errors import InputError
+from segkit.file_names import relative_name
 from segkit.sample import Kind
 from segkit.sources import coco_fields, json_stream
 from segkit.sources.categories import NativeCategory, build_taxonomy
@@ -194,7 +195,11 @@ class CocoSource:
 
     def records(self, tally: Tally) -> Iterator[Record]:
         """Yield images in the file's order, each with the raw records of its annotations."""
-        return self.file.records(tally, self.candidates, self.class_names)
+        for record in self.file.records(tally, self.candidates, self.class_names):
+            name = relative_name(self.images, record.file_name)
+            if name != record.file_name:
+                record = replace(record, file_name=name, candidates=self.candidates(name))
+            yield record
 
     def candidates(self, file_name: str) -> tuple[str, ...]:
         """Return the possible paths of an image under the image folder."""

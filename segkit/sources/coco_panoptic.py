@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from segkit.errors import InputError
+from segkit.file_names import relative_name
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import SetKind
@@ -107,7 +108,7 @@ class CocoPanoptic(CocoSource):
         name = f"image {record.id}"
         image = coco_fields.IMAGE.decode(record.data[0])
         width, height = coco_fields.image_size(image, picture, self.file.path)
-        path = resolve_inside(self.masks, content.file_name, record=name)
+        path = resolve_inside(self.masks, relative_name(self.masks, content.file_name), record=name)
         ids = read_ids(path, (width, height), record=name)  # (H, W)
         regions = rle.regions(ids)
         segments: dict[int, Segment] = {}

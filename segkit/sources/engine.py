@@ -16,6 +16,7 @@ from typing import Any, Literal
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
 from segkit.extras import require_extra
+from segkit.file_names import is_unsafe
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
 from segkit.shards.header import Header
@@ -23,7 +24,7 @@ from segkit.shards.manifest import ImagesBy, Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, finish
-from segkit.sources.image_files import Picture, find_image, image_sizer, is_unsafe, read_picture
+from segkit.sources.image_files import Picture, find_image, image_sizer, read_picture
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.notes import conversion_notes
 from segkit.sources.process_pool import process_pool

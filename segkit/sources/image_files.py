@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-from segkit import storage
+from segkit import file_names, storage
+from segkit.file_names import UnsafeNameError
 from segkit.images.check import check_image
 from segkit.sources.ledger import ImageError
 
@@ -32,39 +32,12 @@ def resolve_inside(root: Path, name: str, *, record: str) -> Path:
     """Return the path of `name` under `root`; the file need not exist.
 
     Raises:
-        ImageError: `name` is absolute, climbs with `..`, or a symbolic link leads out of `root`
-            (`unsafe-path`).
+        ImageError: `unsafe-path`, as `segkit.file_names.resolve_inside` decides.
     """
-    if is_unsafe(name) or not _stays_inside(root, name):
-        message = f"the path {name!r} leads out of {root}"
-        raise ImageError("unsafe-path", message, file=root, record=record)
-    return root / name
-
-
-def is_unsafe(name: str) -> bool:
-    """Whether the text of a file name can lead out of its folder; links are not followed."""
-    foreign = "\\" in name or name[1:2] == ":" or "://" in name
-    return not name or "\0" in name or name.startswith("/") or ".." in name.split("/") or foreign
-
-
-def _stays_inside(root: Path, name: str) -> bool:
-    """Whether no symbolic link on the way from `root` to `name` leads out of `root`."""
-    folder = name.rpartition("/")[0]
     try:
-        return _folder_stays_inside(root, folder) and (
-            not (root / name).is_symlink() or _resolves_inside(root, name)
-        )
-    except (OSError, RuntimeError):  # a name too long for the file system, a loop of links
-        return False
-
-
-@lru_cache(maxsize=4096)
-def _folder_stays_inside(root: Path, name: str) -> bool:
-    return not name or _resolves_inside(root, name)
-
-
-def _resolves_inside(root: Path, name: str) -> bool:
-    return (root / name).resolve().is_relative_to(root.resolve())
+        return file_names.resolve_inside(root, name)
+    except UnsafeNameError as error:
+        raise ImageError("unsafe-path", str(error), file=root, record=record) from None
 
 
 def find_image(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from segkit import parse
 from segkit.errors import InputError
+from segkit.file_names import is_unsafe
 from segkit.masks import rle
 from segkit.sample import Sample
-from segkit.sources.image_files import Picture, is_unsafe
+from segkit.sources.image_files import Picture
 from segkit.sources.index_masks import IndexMaskSource
 from segkit.sources.label_maps import read_indices
 from segkit.sources.ledger import Tally

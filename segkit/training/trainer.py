@@ -21,6 +21,7 @@ from segkit.data.batch import Batch
 from segkit.data.mix import DataMix
 from segkit.distributed import autocast, full_tensor, gradient_sync
 from segkit.errors import SegkitError
+from segkit.file_names import safe_name
 from segkit.model.dataseg import DataSeg
 from segkit.runs.run_manifest import CHECKPOINTS, PICTURES
 from segkit.training import checkpoint, sharding
@@ -175,7 +176,7 @@ class Trainer:
             for data in self.setup.eval_datasets:
                 if log.has_evaluation(self.step, data.name):
                     continue
-                picture = folder / PICTURES / f"step-{self.step:08d}-{data.name}.png"
+                picture = folder / PICTURES / f"step-{self.step:08d}-{safe_name(data.name)}.png"
                 embeddings = data.embeddings.to(self.device)
                 metrics = evaluate_set(
                     model.eval(), embeddings, data.shards, self.recipe.inference, picture

@@ -9,13 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segkit.errors import InputError
+from segkit.file_names import is_unsafe
 from segkit.sources.class_info import read_class_info
-from segkit.sources.image_files import (
-    find_image,
-    is_unsafe,
-    read_picture,
-    resolve_inside,
-)
+from segkit.sources.image_files import find_image, read_picture, resolve_inside
 from segkit.sources.json_stream import members
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import ImageError
@@ -92,7 +88,18 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding(
 
 
 @pytest.mark.parametrize(
-    "name", ["../a.jpg", "/etc/passwd", "b/../../a.jpg", "", "C:\\a.jpg", "C:a.jpg", "a\\b", "a\0"]
+    "name",
+    [
+        "../a.jpg",
+        "/etc/passwd",
+        "b/../../a.jpg",
+        "",
+        "C:\\a.jpg",
+        "C:a.jpg",
+        "\\a",
+        "a\\..\\..\\b",
+        "a\0",
+    ],
 )
 def test_names_that_leave_their_folder_are_refused(tmp_path: Path, name: str) -> None:
     assert is_unsafe(name)
@@ -101,15 +108,14 @@ def test_names_that_leave_their_folder_are_refused(tmp_path: Path, name: str) ->
     assert code(error) == "unsafe-path"
 
 
-@given(st.text(alphabet="./\\:aC\0", max_size=8))
+@given(st.text(alphabet="./\\:aC\0", max_size=8).filter(lambda name: "://" not in name))
 @settings(max_examples=300)
 def test_unsafe_names_are_those_of_pathlib_on_both_systems(name: str) -> None:
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     leads_out = (
         posix.is_absolute() or ".." in posix.parts or ".." in windows.parts or bool(windows.anchor)
     )
-    assert is_unsafe(name) or not leads_out
-    assert is_unsafe(name) == leads_out or not name or {"\0", "\\", ":"} & set(name)
+    assert is_unsafe(name) == (leads_out or not name or "\0" in name)
 
 
 def test_a_link_out_of_the_folder_is_refused_and_one_within_is_not(tmp_path: Path) -> None:

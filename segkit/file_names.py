@@ -1,0 +1,118 @@
+"""File names that come from data: resolved inside a folder, or made safe to write.
+
+Every name that a file holds (a JSON, a list, a manifest, a row) goes through this module before it
+is joined to a folder, so that it leads to nothing outside of it.
+"""
+
+import hashlib
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from segkit import storage
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+_MAX_BYTES = 200
+"""Bytes of a part of a file name; file systems allow 255, and a file being written has a longer
+name."""
+_MARK = "~"
+"""Stands before the hash in a changed name; names that contain it are always changed."""
+
+
+class UnsafeNameError(ValueError):
+    """A name leads out of its folder, or names no file."""
+
+
+def resolve_inside(root: Path, name: str) -> Path:
+    """The path of `name` under `root`; the file need not exist.
+
+    Raises:
+        UnsafeNameError: `name` is unsafe, or a symbolic link leads out of `root`.
+    """
+    if is_unsafe(name) or not _stays_inside(root, name):
+        raise UnsafeNameError(f"the path {name!r} leads out of {root}")
+    return root / name
+
+
+def is_unsafe(name: str) -> bool:
+    """Whether a name leads out of its folder on any system, or cannot name a file.
+
+    These are empty and absolute names, drives, URLs, `..` as a part, and characters that file
+    systems do not take. Links are not followed.
+    """
+    parts = name.replace("\\", "/").split("/")
+    has_drive = name[1:2] == ":" and name[0].isascii() and name[0].isalpha()
+    if not parts[0] or ".." in parts or has_drive or "://" in name or "\0" in name:
+        return True
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # a surrogate
+        return True
+    return False
+
+
+def relative_name(root: Path, name: str) -> str:
+    """A name as data of any system gives it, relative to `root` if it lies inside.
+
+    Backslashes become slashes. A name outside of `root` stays absolute, and thus unsafe.
+    """
+    name = name.replace("\\", "/")
+    if not name.startswith("/") or storage.is_remote(root):
+        return name
+    for folder in (root, root.absolute(), root.resolve()):
+        if name.startswith(f"{folder.as_posix().rstrip('/')}/"):
+            return name[len(folder.as_posix().rstrip("/")) :].lstrip("/")
+    return name
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether a path is in a folder (or is it), once all links and `..` are resolved."""
+    if storage.is_remote(path) != storage.is_remote(root):
+        return False
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that cannot be one
+        return False
+
+
+def safe_name(text: str) -> str:
+    """A name for one file: the text if it can be one, else its letters and a hash of it.
+
+    Different texts have different names.
+    """
+    letters = "".join(c if c.isalnum() or c in "-_. " else "_" for c in text)
+    name = letters.encode("utf-8")[:_MAX_BYTES].decode("utf-8", "ignore")
+    name = name.strip(". ") if name != text or name.startswith((".", " ")) else name
+    if name == text and name:
+        return name
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{name[:64]}{_MARK}{digest[:16]}"
+
+
+def safe_path(text: str) -> str:
+    """A relative path for a text such as a sample id: its folders stay if all parts are safe."""
+    parts = text.split("/")
+    is_plain = text and all(part and safe_name(part) == part for part in parts)
+    return text if is_plain else safe_name(text)
+
+
+def is_digest(text: object) -> bool:
+    """Whether a value is a SHA-256 in hex, which may become part of a file name."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def _stays_inside(root: Path, name: str) -> bool:
+    """Whether no symbolic link on the way from `root` to `name` leads out of `root`."""
+    folder = name.rpartition("/")[0]
+    try:
+        return _folder_stays_inside(root, folder) and (
+            not (root / name).is_symlink() or is_inside(root / name, root)
+        )
+    except (OSError, RuntimeError):  # a name too long for the file system, a loop of links
+        return False
+
+
+@lru_cache(maxsize=4096)
+def _folder_stays_inside(root: Path, name: str) -> bool:
+    return not name or is_inside(root / name, root)
