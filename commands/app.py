@@ -1,10 +1,13 @@
 """The `segkit` command: one thin module per verb; errors become one line and an exit code."""
 
 import inspect as introspection
+import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
 
@@ -16,6 +19,7 @@ from segkit import __version__
 from segkit.errors import SegkitError
 from segkit.extras import as_missing_extra
 from segkit.recipes.old_names import OldNameWarning
+from segkit.text.printable import printable
 
 from . import (
     benchmark,
@@ -38,7 +42,7 @@ from . import (
     vocabulary,
 )
 from . import eval as eval_
-from .common import note, stderr
+from .common import note, print_line
 
 _ORDER = (
     *("convert", "validate", "inspect", "show", "merge", "split", "relabel", "diff", "leakage"),
@@ -59,10 +63,34 @@ _ORDER = (
 
 
 class _Workflow(TyperGroup):
-    """Lists the commands in `_ORDER`; typer lists those with subcommands last."""
+    """Lists the commands in `_ORDER`, and escapes control characters in errors of usage.
+
+    typer lists those with subcommands last.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _printable_usage_errors():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _printable_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    """Escape the arguments that the message of a usage error quotes; typer prints it."""
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)
+        # click's errors, which later versions of typer define themselves
+        if isinstance(message, str) and hasattr(error, "format_message"):
+            error.__dict__["message"] = printable(message)
+        raise
 
 
 app = typer.Typer(
@@ -133,6 +161,7 @@ def main() -> None:
     permission) and bugs exit with 1; typer handles Ctrl-C, which exits with 130. SEGKIT_DEBUG=1
     shows the traceback instead.
     """
+    _escape_for_streams()
     _print_old_names_as_notes()
     try:
         app()
@@ -141,9 +170,21 @@ def main() -> None:
             raise
         if isinstance(error, ImportError):
             error = as_missing_extra(error, "this command") or error
-        text = f"error: {_one_line(error)}"
-        stderr.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        print_line(f"error: {_one_line(error)}", style="red")
         sys.exit(error.exit_code if isinstance(error, SegkitError) else 1)
+
+
+def _escape_for_streams() -> None:
+    """Escape what the locale cannot show, and control characters in tracebacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def show(*failure: Any) -> None:
+        for line in "".join(traceback.format_exception(*failure)).split("\n"):
+            print(printable(line), file=sys.stderr)
+
+    sys.excepthook = show
 
 
 def _print_old_names_as_notes() -> None:
@@ -153,7 +194,7 @@ def _print_old_names_as_notes() -> None:
 
     def show_note(message: Warning | str, category: type[Warning], *arguments: Any) -> None:
         if not issubclass(category, OldNameWarning):
-            show(message, category, *arguments)
+            show(category(printable(message)), category, *arguments)
         elif str(message) not in printed:
             printed.add(str(message))
             note(str(message))

@@ -206,7 +206,7 @@ def _published_table(result: dict[str, Any], published: "Benchmark") -> Table:
         *((row.model, row.backbone, row.trained_on, row.value) for row in published.rows),
     ]
     sources = sorted({row.source for row in published.rows})
-    title = f"{published.title}\npublished by {'; '.join(sources)}"
+    title = (published.title, f"published by {'; '.join(sources)}")
     return table(title, ("model", "backbone", "trained on", "%"), rows)
 
 
@@ -217,5 +217,5 @@ def _mask_and_box_table(figures: dict[str, Any], training_set: str | None) -> Ta
     groups = ("ap_rare", "ap_common", "ap_frequent")
     rows = [(figure_name(key), figures[key], figures["box"][key]) for key in (*keys, *groups)]
     counted_in = training_set or "the file's own images (no --training-set)"
-    title = f"By mask and by box\nrare, common and frequent in {counted_in}"
+    title = ("By mask and by box", f"rare, common and frequent in {counted_in}")
     return table(title, ("", "masks", "boxes"), rows)

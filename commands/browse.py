@@ -4,7 +4,7 @@ import typer
 
 from segkit.extras import require_extra
 
-from .common import JSON_OPTION, emit, progress_bar, stderr, table
+from .common import JSON_OPTION, emit, print_line, progress_bar, table
 
 
 def browse(
@@ -48,6 +48,6 @@ def browse(
 
         def announce(url: str) -> None:
             note = "until you close its last tab or press Ctrl-C"
-            stderr.print(f"the App runs at {url} {note}")
+            print_line(f"the App runs at {url} {note}")
 
         dataset.open_app(result.dataset, announce, host=host)

@@ -1,10 +1,14 @@
-"""Shared by commands: sizes, progress on stderr, tables or one JSON object on stdout."""
+"""Shared by commands: sizes, progress on stderr, tables or one JSON object on stdout.
+
+All output of all commands goes through this module, which escapes control characters in text from
+data (see `segkit.text.printable`) and takes none of it for markup.
+"""
 
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +23,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
+from segkit.text.printable import printable
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
-stdout = Console()
-stderr = Console(stderr=True)
+stdout = Console(markup=False, emoji=False)
+stderr = Console(markup=False, emoji=False, stderr=True)
 
 SET_HELP = "A shard set: DIR (its newest version) or DIR@v1."
 PREVIEW_OPTION = typer.Option(
@@ -46,7 +52,7 @@ JSON_OPTION = typer.Option(
 def progress() -> Progress:
     """A progress bar on stderr, shown only if stderr is a terminal."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -60,12 +66,12 @@ def progress() -> Progress:
 def progress_bar(label: str, total: int | None) -> "Iterator[partial[None]]":
     """A progress bar with one line; yields a function that advances it by a number, or by one."""
     with progress() as bar:
-        yield partial(bar.advance, bar.add_task(label, total=total))
+        yield partial(bar.advance, bar.add_task(printable(label), total=total))
 
 
 def note(text: str) -> None:
     """Print a note on stderr: what a user must know about a result or might not expect."""
-    stderr.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+    print_line(f"note: {text}")
 
 
 def write_preview(shards: "ShardSet", enabled: bool, min_score: float = 0.3) -> str | None:
@@ -91,16 +97,40 @@ def write_preview(shards: "ShardSet", enabled: bool, min_score: float = 0.3) -> 
     return str(file)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+def print_line(text: str, *, style: str | None = None) -> None:
+    """Print a line on stderr."""
+    line = printable(text)
+    stderr.print(line, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def plain(value: object) -> Text:
+    """Text from data for a table or a tree: control characters escaped, no markup, no emoji."""
+    return Text(printable(value))
+
+
+def status(text: str) -> AbstractContextManager[object]:
+    """A line with a spinner on stderr while the work lasts, if stderr is a terminal."""
+    return stderr.status(plain(text))
+
+
+def table(
+    title: str | Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> Table:
     """A short table: first column left, figures right; floats with two decimals, None as a dash.
 
     `emit` prints the title on lines of its own, because rich wraps it to the table's width.
+
+    Args:
+        title: one line or several.
+        columns: headings.
+        rows: cells.
     """
-    result = Table(title=title, title_justify="left")
+    lines = [title] if isinstance(title, str) else title
+    result = Table(title="\n".join(map(printable, lines)), title_justify="left")
     for position, column in enumerate(columns):
-        result.add_column(column, justify="left" if position == 0 else "right")
+        result.add_column(plain(column), justify="left" if position == 0 else "right")
     for row in rows:
-        result.add_row(*(_cell(value) for value in row))
+        result.add_row(*(plain(_cell(value)) for value in row))
     return result
 
 
@@ -134,7 +164,8 @@ def emit(
 ) -> None:
     """Print the result of a command on stdout, as one JSON object or as tables.
 
-    Names in brackets are printed as they are, never read as rich's markup.
+    Names in brackets are printed as they are, never read as rich's markup. The labels of a tree
+    must be `plain` already.
 
     Args:
         result: the command's result; `schema` and `segkit_version` are added.
@@ -144,11 +175,16 @@ def emit(
     """
     if as_json:
         content = {"schema": schema, "segkit_version": __version__, **result}
-        print(json.dumps(content, allow_nan=False))
+        text = json.dumps(content, allow_nan=False)  # ASCII, of which it does not escape DEL
+        print(text.replace("\x7f", "\\u007f"))
         return
     for item in tables:
         # soft wrap: a path that is broken over two lines cannot be copied
         if isinstance(item, Table):
             title, item.title = item.title, None
-            stdout.print(title, style="table.title", markup=False, highlight=False, soft_wrap=True)
-        stdout.print(item, markup=False, soft_wrap=isinstance(item, str))
+            style = "table.title"
+            stdout.print(
+                title, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True
+            )
+        line = printable(item) if isinstance(item, str) else item
+        stdout.print(line, markup=False, emoji=False, soft_wrap=isinstance(item, str))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .common import emit, note, stderr, table, write_preview
+from .common import emit, note, print_line, table, write_preview
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +48,7 @@ def show(
     for line in () if as_json else report.notes:  # the JSON object holds them
         note(line)
     if message := _wrong_folder(report, source, option):
-        _print_line(message)
+        print_line(message)
 
 
 def fail(
@@ -83,10 +83,10 @@ def _print_defects(report: "ConversionReport") -> None:
     counted = 0
     for defect, count in list(_group_defects(report))[:_MAX_LINES]:
         more = f" (and {count - 1} more of {defect.class_name})" if count > 1 else ""
-        _print_line(f"{defect.file}: {defect.record}: {defect.message} [{defect.code}]{more}")
+        print_line(f"{defect.file}: {defect.record}: {defect.message} [{defect.code}]{more}")
         counted += count
     if report.offenders > counted:
-        _print_line(f"... and {report.offenders - counted} more")
+        print_line(f"... and {report.offenders - counted} more")
 
 
 def _group_defects(report: "ConversionReport") -> "Iterator[tuple[Defect, int]]":
@@ -98,10 +98,6 @@ def _group_defects(report: "ConversionReport") -> "Iterator[tuple[Defect, int]]"
         elif defect.class_name not in classes:
             classes.add(defect.class_name)
             yield defect, report.ledger.per_class[str(defect.class_name)].dropped[_UNKNOWN]
-
-
-def _print_line(text: str) -> None:
-    stderr.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _result(

@@ -9,7 +9,7 @@ from rich.progress import Progress, TaskID
 from segkit.extras import require_extra
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, emit, plural, progress, stderr, table
+from .common import JSON_OPTION, emit, plural, print_line, progress, table
 
 
 def demo(
@@ -80,5 +80,5 @@ class _Display:
         if stage not in self.tasks:
             self.tasks[stage] = self.bar.add_task(stage, total=total)
             if self.bar.disable:
-                stderr.print(f"{stage} ...", highlight=False)
+                print_line(f"{stage} ...")
         self.bar.update(self.tasks[stage], completed=done, total=total)

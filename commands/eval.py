@@ -191,7 +191,7 @@ def _compare(
         figures = (row["a"], row["b"], row["difference"])
         rows.append((figure_name(name), *figures, f"{low} to {high}", ahead))
     counts = f"{plural(result['images'], 'image')}, {plural(options.bootstrap, 'draw')}"
-    title = f"a = {specs[0]}\nb = {specs[1]}\n{counts}"
+    title = (f"a = {specs[0]}", f"b = {specs[1]}", counts)
     columns = ("", "a", "b", "b - a", "95 % interval", "b ahead")
     emit(result, schema=_COMPARE_SCHEMA, as_json=as_json, tables=[table(title, columns, rows)])
 

@@ -7,7 +7,7 @@ import typer
 from segkit.extras import require_extra
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, emit, stderr, table
+from .common import JSON_OPTION, emit, status, table
 
 _SHOWN = 8
 
@@ -49,7 +49,7 @@ def import_model(
     from segkit.runs.import_checkpoint import import_checkpoint
     from segkit.runs.run import load_run
 
-    with stderr.status(f"importing {source}"):
+    with status(f"importing {source}"):
         path = import_checkpoint(spec, out, TextConfig(encoder=encoder, templates=templates))
     run = load_run(path)
     (taxonomy,) = run.taxonomies.values()

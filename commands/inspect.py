@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.tree import Tree
 
-from .common import JSON_OPTION, emit, table
+from .common import JSON_OPTION, emit, plain, table
 
 _MAX_CLASSES = 40
 _MAX_LIST = 8
@@ -34,7 +34,7 @@ def inspect(
 
     result = describe(spec)
     tables = [_run_table(result)] if result["type"] == "run" else _set_tables(result, all_classes)
-    tree = Tree(f"Lineage: {_version_line(result)}")
+    tree = Tree(plain(f"Lineage: {_version_line(result)}"))
     _add_parents(tree, result["parents"])
     emit(result, schema="segkit.inspect/1", as_json=as_json, tables=[*tables, tree])
 
@@ -86,7 +86,7 @@ def _flatten(key: str, value: object) -> Iterator[tuple[str, object]]:
 def _add_parents(tree: Tree, parents: list[dict[str, Any]]) -> None:
     for parent in parents:
         state = "" if parent["found"] else " (no longer there, or changed)"
-        _add_parents(tree.add(_version_line(parent) + state), parent["parents"])
+        _add_parents(tree.add(plain(_version_line(parent) + state)), parent["parents"])
 
 
 def _version_line(version: dict[str, Any]) -> str:

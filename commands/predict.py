@@ -15,8 +15,8 @@ from .common import (
     emit,
     note,
     plural,
+    print_line,
     progress_bar,
-    stderr,
     table,
     write_preview,
 )
@@ -243,11 +243,10 @@ def _report(
         tables=[class_table, str(predictions.path), *folders.values()],
     )
     for defect in tally.defects[:_MAX_DEFECTS]:
-        line = f"left out: {defect.file}: {defect.message} [{defect.code}]"
-        stderr.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(f"left out: {defect.file}: {defect.message} [{defect.code}]")
     if tally.offenders > _MAX_DEFECTS:
         more = plural(tally.offenders - _MAX_DEFECTS, "more image", "more images")
-        stderr.print(f"... and {more} left out", highlight=False)
+        print_line(f"... and {more} left out")
     if rotated := tally.image_warnings["exif-orientation"]:
         verb = "has" if rotated == 1 else "have"
         note(f"{plural(rotated, 'image')} {verb} an EXIF orientation, which is ignored")

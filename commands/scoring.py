@@ -10,7 +10,7 @@ from rich.table import Table
 
 from segkit.errors import InputError
 
-from .common import note, plural, progress_bar, stderr, table
+from .common import note, plural, print_line, progress_bar, table
 
 if TYPE_CHECKING:
     from segkit.metrics.predictions import Predictions
@@ -118,7 +118,7 @@ class PredictionSource:
             note(f"instances that score below {lowest:g} are left out; {fix}")
         with progress_bar("predict", len(truth)) as advance:
             shards = predict_set(run, truth, task, out / "predictions", on_image=advance)
-        stderr.print(f"predictions: {shards.path}", highlight=False, soft_wrap=True)
+        print_line(f"predictions: {shards.path}")
         return shards, shards
 
 
@@ -174,7 +174,7 @@ def _panoptic(result: dict[str, Any]) -> Table:
 
 def _semantic(result: dict[str, Any]) -> Table:
     keys = ("miou", "fwiou", "pixel_accuracy", "mean_accuracy", "classes_counted")
-    return _figures(f"Semantic segmentation\n{result['absent_classes']}", keys, result)
+    return _figures(("Semantic segmentation", result["absent_classes"]), keys, result)
 
 
 def _instance(result: dict[str, Any]) -> Table:
@@ -187,7 +187,7 @@ def _instance(result: dict[str, Any]) -> Table:
     return _figures(title, (*keys, *boundary), result | boundary)
 
 
-def _figures(title: str, keys: Sequence[str], result: dict[str, Any]) -> Table:
+def _figures(title: str | Sequence[str], keys: Sequence[str], result: dict[str, Any]) -> Table:
     """A row for each figure, with its interval where intervals were computed."""
     from segkit.metrics.output import figure_name
 
@@ -231,8 +231,8 @@ def _zero_shot(means: dict[str, Any]) -> Table:
 
 def _box_prompts(figures: dict[str, Any]) -> Table:
     title = (
-        "Masks for true boxes, mean IoU\n"
-        f"{figures['masked']} of {figures['boxes']} objects have a mask"
+        "Masks for true boxes, mean IoU",
+        f"{figures['masked']} of {figures['boxes']} objects have a mask",
     )
     rows = {"all": figures["mean_iou"], **figures["per_size"], "fill their box": figures["filled"]}
     cells = [(name, "-" if value is None else f"{value:.3f}") for name, value in rows.items()]

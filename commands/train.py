@@ -12,8 +12,9 @@ from rich.progress import Progress, TaskID
 from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.storage import writable_local
+from segkit.text.printable import printable
 
-from .common import JSON_OPTION, emit, note, plural, progress, stderr, table
+from .common import JSON_OPTION, emit, note, plural, print_line, progress, table
 
 if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe
@@ -177,7 +178,7 @@ class _Display:
         self.steps = steps
         self.task = self.bar.add_task("train", total=steps, completed=step)
         if step:
-            stderr.print(f"resumed after step {step} of {steps}")
+            print_line(f"resumed after step {step} of {steps}")
             return
         for text in self.notes:
             note(text)
@@ -190,18 +191,17 @@ class _Display:
             f"{record.samples_per_second:.1f} img/s  {record.memory_mib / 1024:.1f} GiB"
         )
         assert self.task is not None
-        self.bar.update(self.task, completed=record.step, description=figures)
+        self.bar.update(self.task, completed=record.step, description=printable(figures))
         due = time.monotonic() - self._last_line > _LINE_INTERVAL or record.step == self.steps
         if self.bar.disable and due:
             self._last_line = time.monotonic()
             seconds = self.bar.tasks[0].time_remaining
             eta = "" if seconds is None else f"  ETA {seconds / 60:.0f} min"
-            line = f"step {record.step}/{self.steps}  {figures}{eta}"
-            stderr.print(line, highlight=False, soft_wrap=True)
+            print_line(f"step {record.step}/{self.steps}  {figures}{eta}")
 
     def evaluation(self, step: int, name: str, metrics: dict[str, Any]) -> None:
         from segkit.training.evaluation import headline
 
         figure, value = headline(metrics)
         text = "-" if value is None else f"{value:.2f}"
-        stderr.print(f"step {step}  {name}: {figure} {text}", highlight=False)
+        print_line(f"step {step}  {name}: {figure} {text}")

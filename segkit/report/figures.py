@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.report.page import tag
+from segkit.report.page import escape, tag
 
 Floats = NDArray[np.float64]
 WIDTH = 640

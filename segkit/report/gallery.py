@@ -3,13 +3,12 @@
 import base64
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 
 from segkit.images.draw import Picture, overlay
 from segkit.metrics.predictions import Predictions
-from segkit.report.page import tag
+from segkit.report.page import escape, tag
 from segkit.report.preview import background
 from segkit.sample import Segment
 from segkit.shards.reader import ShardSet

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_markup
 
 from segkit.report.style import CSS
+from segkit.text.printable import printable
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Page:
     sections: Sequence[Section] = ()
     notes: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
+
+
+def escape(text: str) -> str:
+    """Text as HTML: markup and control characters are escaped."""
+    return escape_markup(printable(text))
 
 
 def tag(name: str, content: str | None = None, /, **attributes: str | float) -> str:

@@ -1,4 +1,4 @@
-"""Class names as text embeddings.
+"""Class names as text embeddings, and text from data as it may be printed.
 
 vocabulary.py   class names -> taxonomies
 label_names.py  the same, for the names that a public model gives its classes
@@ -7,4 +7,5 @@ minilm.py       all-MiniLM-L6-v2 in NumPy
 encoding.py     Encoding: a text encoder with its templates
 embeddings.py   EmbeddingStore: the embeddings of words that ship and of those in the cache
 table.py        their safetensors files
+printable.py    text from data with its control characters escaped
 """

@@ -1,4 +1,6 @@
 import errno
+import json
+import os
 import re
 import subprocess
 import sys
@@ -153,3 +155,29 @@ app.main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     note = f"note: {recipe}: optimiser is now called optimizer; the old name still works"
     assert done.stderr.splitlines() == [note]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_characters_that_the_locale_lacks_are_escaped(encoding: str, tmp_path: Path) -> None:
+    """In a class name, an error, and the ellipsis of a narrow table."""
+    names = ["划痕", "é", "x" * 200]
+    categories = [{"id": i, "name": name, "kind": "thing"} for i, name in enumerate(names)]
+    file = tmp_path / "taxonomy.json"
+    file.write_text(json.dumps({"name": "own", "categories": categories}))
+    code = f"""
+import sys
+from segkit.commands.app import main
+for name in {str(file)!r}, {str(tmp_path / "缺")!r}:
+    sys.argv = ["segkit", "vocabulary", "show", name]
+    try:
+        main()
+    except SystemExit as stop:
+        print(stop.code)
+"""
+    settings = {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": encoding, "COLUMNS": "60"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, **settings}
+    )
+    out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
+    assert r"\u5212\u75d5" in out and r"\u2026" in out and out.endswith("0\n2\n"), out + err
+    assert err.startswith("error: ") and r"\u7f3a" in err and err.count("\n") == 1

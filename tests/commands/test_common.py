@@ -15,7 +15,7 @@ def test_a_title_is_never_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
         {},
         schema="s/1",
         as_json=False,
-        tables=[common.table(f"{path}\nline two", ("", "count"), [("a", 1)])],
+        tables=[common.table((path, "line two"), ("", "count"), [("a", 1)])],
     )
     assert screen.getvalue().splitlines()[:2] == [path, "line two"]
 
