@@ -1,10 +1,8 @@
 """The `segkit` command: one thin module per verb; errors become one line and an exit code."""
 
 import inspect as introspection
-import io
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from segkit import __version__
 from segkit.errors import SegkitError
 from segkit.extras import as_missing_extra
 from segkit.recipes.old_names import OldNameWarning
-from segkit.text.printable import printable
+from segkit.text.printable import escape_streams, printable
 
 from . import (
     benchmark,
@@ -161,7 +159,7 @@ def main() -> None:
     permission) and bugs exit with 1; typer handles Ctrl-C, which exits with 130. SEGKIT_DEBUG=1
     shows the traceback instead.
     """
-    _escape_for_streams()
+    escape_streams()
     _print_old_names_as_notes()
     try:
         app()
@@ -172,19 +170,6 @@ def main() -> None:
             error = as_missing_extra(error, "this command") or error
         print_line(f"error: {_one_line(error)}", style="red")
         sys.exit(error.exit_code if isinstance(error, SegkitError) else 1)
-
-
-def _escape_for_streams() -> None:
-    """Escape what the locale cannot show, and control characters in tracebacks."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-    def show(*failure: Any) -> None:
-        for line in "".join(traceback.format_exception(*failure)).split("\n"):
-            print(printable(line), file=sys.stderr)
-
-    sys.excepthook = show
 
 
 def _print_old_names_as_notes() -> None:

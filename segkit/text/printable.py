@@ -5,7 +5,11 @@ retitle or query a terminal (ESC, CSI, OSC), forge further lines of a log (line 
 their characters in another order (bidirectional controls).
 """
 
+import io
 import re
+import sys
+import traceback
+from typing import Any
 
 _UNPRINTABLE = re.compile(
     "["
@@ -23,6 +27,19 @@ def printable(value: object) -> str:
     Line breaks are control characters too: the text is one line.
     """
     return _UNPRINTABLE.sub(_escape, str(value))
+
+
+def escape_streams() -> None:
+    """Let stdout and stderr escape what their encoding lacks, and tracebacks what is unprintable."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def show(*failure: Any) -> None:
+        for line in "".join(traceback.format_exception(*failure)).rstrip("\n").split("\n"):
+            print(printable(line), file=sys.stderr)
+
+    sys.excepthook = show
 
 
 def _escape(match: re.Match[str]) -> str:
