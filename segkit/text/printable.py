@@ -30,7 +30,7 @@ def printable(value: object) -> str:
 
 
 def escape_streams() -> None:
-    """Let stdout and stderr escape what their encoding lacks, and tracebacks what is unprintable."""
+    """Let both streams escape what their encoding lacks, and tracebacks control characters."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
