@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segkit.data.torch_dataset import TorchDataset
     from segkit.inference.predictor import Predictor, segment_boxes
     from segkit.inference.pseudolabel import pseudolabel
     from segkit.metrics.evaluate import evaluate
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Predictor",
     "ShardSet",
+    "TorchDataset",
     "__version__",
     "convert",
     "evaluate",
@@ -36,6 +38,7 @@ __all__ = [
 _EXPORTS = {
     "Predictor": ("segkit.inference.predictor", "Predictor"),
     "ShardSet": ("segkit.shards.reader", "ShardSet"),
+    "TorchDataset": ("segkit.data.torch_dataset", "TorchDataset"),
     "convert": ("segkit.sources.engine", "convert"),
     "evaluate": ("segkit.metrics.evaluate", "evaluate"),
     "load_run": ("segkit.runs.run", "load_run"),

@@ -30,7 +30,7 @@ _MAX_IDS = 2**24  # a panoptic PNG codes an id in three bytes
 
 
 def export_instances(
-    data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False
+    data: ShardSet, out: str | Path, *, images: bool = False, datumaro: bool = False
 ) -> ExportReport:
     """Write `instances_<split>.json`.
 
@@ -77,7 +77,7 @@ def export_instances(
 
 
 def export_panoptic(
-    data: ShardSet, out: Path, *, images: bool = False, datumaro: bool = False
+    data: ShardSet, out: str | Path, *, images: bool = False, datumaro: bool = False
 ) -> ExportReport:
     """Write `panoptic_<split>.json` and, beside it, the folder of PNGs of that name.
 

@@ -49,12 +49,13 @@ class ExportReport:
 
 
 @contextmanager
-def new_directory(out: Path) -> Iterator[Path]:
+def new_directory(out: str | Path) -> Iterator[Path]:
     """Yield a directory to write to; it becomes `out` when the block ends without an exception.
 
     Raises:
         InputError: `out` exists and is not empty, or cannot be created.
     """
+    out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("exists and is not empty", file=out, hint="give a new directory")
     draft = out.parent / f".{out.name}.partial"

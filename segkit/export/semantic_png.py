@@ -22,7 +22,7 @@ _DEFAULT_VOID = 255
 
 
 def export_semantic(
-    data: ShardSet, out: Path, *, images: bool = False, void: int | None = None
+    data: ShardSet, out: str | Path, *, images: bool = False, void: int | None = None
 ) -> ExportReport:
     """Write `masks/` (index PNGs), `labels.txt` (index and name) and `taxonomy.json`.
 

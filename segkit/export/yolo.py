@@ -28,7 +28,7 @@ Points = NDArray[np.int32]
 _DIGITS = 7  # of a coordinate: a thousandth of a pixel at 10,000 pixels
 
 
-def export_yolo_seg(data: ShardSet, out: Path, *, images: bool = False) -> ExportReport:
+def export_yolo_seg(data: ShardSet, out: str | Path, *, images: bool = False) -> ExportReport:
     """Write `labels/<split>/`, `data.yaml` and `taxonomy.json`; YOLO numbers the things from 0.
 
     The format has no place for crowds, ignored objects, objects without a mask, and stuff: they are

@@ -1,5 +1,6 @@
 """Paint segments over an image: a color for each class, contours, frames and class names."""
 
+import io
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,14 @@ Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 MIN_HALO_SIDE = 240
 """Pixels; in smaller pictures, outlines are one thin line, because a halo hides small segments."""
+MIN_SIDE = 384
+"""Smaller images are enlarged to about this many pixels: smooth contours, space for names."""
 _WHITE, _DARK = (255, 255, 255), (20, 22, 26)
+
+
+def overlay_scale(shape: tuple[int, int]) -> int:
+    """Return the factor that enlarges an image of (H, W) to about `MIN_SIDE` pixels, at least 1."""
+    return max(1, round(MIN_SIDE / min(shape)))
 
 
 def overlay(
@@ -159,11 +167,18 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
+def png_bytes(picture: Picture) -> bytes:
+    """The content of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def save_png(picture: Picture, path: Path) -> None:
     """Write a picture as a PNG file; an older one is replaced at once, never by a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        Image.fromarray(picture).save(partial, format="PNG")
+        partial.write_bytes(png_bytes(picture))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,24 +1,27 @@
 """Segment images with a trained run, from Python: one image, a stream of images, or boxes."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit import storage
 from segkit.errors import InputError
+from segkit.images.decode import decode_rgb
 from segkit.inference.pipeline import Image, predict_images
-from segkit.inference.postprocess import LabeledMask
 from segkit.inference.predict_boxes import ImagePrompts, predict_box_masks
-from segkit.masks import rle
+from segkit.inference.predicted_masks import PredictedMask, PredictedMasks
 from segkit.masks.boxes import pixels_of_box
+from segkit.model.text_classifier import ClassEmbeddings
 from segkit.runs.open_run import no_box_prompts
 from segkit.runs.run import Run, load_run
-from segkit.sample import Box, Kind
+from segkit.sample import Box
 from segkit.shards.manifest import Task
 from segkit.taxonomy import Category, Taxonomy
+from segkit.text.embeddings import EmbeddingStore
 from segkit.text.vocabulary import taxonomy_from_names
 
 Classes = Taxonomy | Sequence[str] | None
@@ -26,49 +29,12 @@ Boxes = Sequence[Box] | NDArray[np.floating[Any] | np.integer[Any]]
 """(Q, 4) x, y, width, height in pixels."""
 
 
-@dataclass(frozen=True)
-class PredictedMask:
-    """One labeled region of an image."""
-
-    name: str
-    """Name of the class."""
-    class_id: int
-    """Id of the class in the taxonomy."""
-    kind: Kind
-    score: float
-    """0-1."""
-    box: Box
-    """Tight box: x, y, width, height in pixels."""
-    counts: bytes
-    """COCO compressed RLE over (height, width) of the image."""
-    size: tuple[int, int]
-    """Height and width of the image."""
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """(H, W)."""
-        return rle.decode(self.counts, *self.size)
-
-    @classmethod
-    def from_labeled(cls, mask: LabeledMask, taxonomy: Taxonomy) -> "PredictedMask":
-        """A mask of post-processing, in the taxonomy of the class embeddings."""
-        category, region = taxonomy.categories[mask.class_index], mask.region
-        return cls(
-            name=category.name,
-            class_id=category.id,
-            kind=category.kind,
-            score=mask.score,
-            box=region.box,
-            counts=region.counts,
-            size=mask.size,
-        )
-
-
 class Predictor:
     """A trained run that segments images.
 
-    Classes are any that have text embeddings: a taxonomy, a list of names, or None for those that
-    the run was trained with. `segkit vocabulary encode` computes the embeddings of new names.
+    Classes are a taxonomy, a list of names, or None for those that the run was trained with. Names
+    that its text encoder has not read yet are encoded first, as `segkit vocabulary encode` does.
+    Images are arrays of (H, W, 3) uint8 RGB, or the paths of image files.
 
     Args:
         run: a run, or its directory (`DIR` or `DIR@v2`).
@@ -82,12 +48,12 @@ class Predictor:
         self.run = run if isinstance(run, Run) else load_run(run, device)
 
     def predict(
-        self, image: Image, classes: Classes = None, task: Task = "panoptic"
-    ) -> list[PredictedMask]:
+        self, image: Image | str | Path, classes: Classes = None, task: Task = "panoptic"
+    ) -> PredictedMasks:
         """Segment one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: (H, W, 3) uint8 RGB, or an image file.
             classes: what to segment; None for the classes of the run.
             task: panoptic (masks do not overlap), semantic (one mask per class, together they cover
                 the image) or instance (things; masks may overlap).
@@ -99,12 +65,15 @@ class Predictor:
         return next(self.predict_many([image], classes, task))
 
     def predict_many(
-        self, images: Iterable[Image], classes: Classes = None, task: Task = "panoptic"
-    ) -> Iterator[list[PredictedMask]]:
+        self,
+        images: Iterable[Image | str | Path],
+        classes: Classes = None,
+        task: Task = "panoptic",
+    ) -> Iterator[PredictedMasks]:
         """Segment a stream of images, in order; images of equal shape share batches.
 
         Args:
-            images: (H, W, 3) uint8 RGB each; read slightly ahead of the results.
+            images: (H, W, 3) uint8 RGB or an image file each; read slightly ahead of the results.
             classes: as of `predict`.
             task: as of `predict`.
 
@@ -117,24 +86,27 @@ class Predictor:
             raise InputError(f"no class is a thing: {', '.join(taxonomy.names[:5])}", hint=hint)
         predictions = predict_images(
             self.run.model,
-            self.run.class_embeddings(taxonomy),
+            self._class_embeddings(taxonomy),
             images,
             _read,
             task,
             self.run.recipe.inference,
         )
         return (
-            [PredictedMask.from_labeled(mask, taxonomy) for mask in masks]
-            for _, masks in predictions
+            PredictedMasks(image, (PredictedMask.from_labeled(mask, taxonomy) for mask in masks))
+            for image, masks in predictions
         )
 
     def predict_boxes(
-        self, image: Image, boxes: Boxes, labels: Sequence[str | None] | None = None
+        self,
+        image: Image | str | Path,
+        boxes: Boxes,
+        labels: Sequence[str | None] | None = None,
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Segment the object in each box.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: (H, W, 3) uint8 RGB, or an image file.
             boxes: (Q, 4) x, y, width, height in pixels.
             labels: the class name of each box, or None where it is not known; None for all if no
                 class is known.
@@ -150,18 +122,18 @@ class Predictor:
         if self.run.manifest.command == "import":
             raise no_box_prompts(self.run.path)
         names = [None] * len(boxes) if labels is None else list(labels)
-        _check_image(image)
+        image = _pixels(image)
         _check_boxes(image, boxes, names)
         known = sorted({name for name in names if name is not None})
         taxonomy = Taxonomy(
             "box labels", tuple(Category(row, name, "thing") for row, name in enumerate(known))
         )
         rows = [-1 if name is None else known.index(name) for name in names]
-        prompts = ImagePrompts(np.ascontiguousarray(image), np.asarray(boxes).tolist(), rows)
+        prompts = ImagePrompts(image, np.asarray(boxes).tolist(), rows)
         config, crop_size = self.run.recipe.inference, self.run.recipe.data.image_size
         (predictions,) = predict_box_masks(
             self.run.model,
-            self.run.class_embeddings(taxonomy),
+            self._class_embeddings(taxonomy),
             [prompts],
             config,
             crop_size=crop_size,
@@ -170,6 +142,11 @@ class Predictor:
         for mask, prediction in zip(masks, predictions, strict=True):
             mask[prediction.place] = prediction.inside
         return masks, np.array([prediction.score for prediction in predictions], np.float32)
+
+    def _class_embeddings(self, taxonomy: Taxonomy) -> ClassEmbeddings:
+        """The class embeddings, after encoding the names that are new."""
+        EmbeddingStore(self.run.encoding).add(self.run.missing_words(taxonomy))
+        return self.run.class_embeddings(taxonomy)
 
     def taxonomy(self, classes: Classes = None) -> Taxonomy:
         """The classes as a taxonomy; None: all that the run was trained with, each once.
@@ -201,15 +178,24 @@ def segment_boxes(
     return Predictor(run).predict_boxes(image, boxes, labels)
 
 
-def _read(image: Image) -> tuple[None, Image]:
-    _check_image(image)
-    return None, np.ascontiguousarray(image)
+def _read(image: Image | str | Path) -> tuple[Image, Image]:
+    pixels = _pixels(image)
+    return pixels, pixels
 
 
-def _check_image(image: Image) -> None:
+def _pixels(image: Image | str | Path) -> Image:
+    """The contiguous pixels of an array or a file, checked."""
+    if isinstance(image, str | Path):
+        try:
+            data = storage.read_bytes(storage.location(image))
+        except OSError as error:
+            message = f"not readable ({storage.reason(error)})"
+            raise InputError(message, file=image, hint="check the path") from error
+        return decode_rgb(data, file=str(image), hint="give an intact image file")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         message = f"an image of shape {image.shape} and type {image.dtype}"
         raise InputError(message, hint="give (height, width, 3) uint8 in RGB order")
+    return np.ascontiguousarray(image)
 
 
 def _check_boxes(image: Image, boxes: Boxes, names: Sequence[str | None]) -> None:

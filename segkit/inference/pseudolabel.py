@@ -58,7 +58,7 @@ class _PromptedSample:
 def pseudolabel(
     run: Run,
     data: ShardSet,
-    out: Path,
+    out: str | Path,
     *,
     strategy: Strategy = "box-prompts",
     on_image: Callable[[], None] = lambda: None,

@@ -4,4 +4,5 @@ rle.py          encode, decode and combine the run lengths of one mask or of a l
 run_lengths.py  decode the strings of many masks at once; the format itself
 boxes.py        tight boxes of masks; the pixels and simple masks of a box
 iou.py          intersection over union of boxes and masks
+supervision.py  masks for the supervision library
 """

@@ -8,15 +8,13 @@ import numpy as np
 
 from segkit import storage
 from segkit.errors import InputError, SegkitError
-from segkit.images.draw import Picture, overlay, save_png
+from segkit.images.draw import Picture, overlay, overlay_scale, save_png
 from segkit.images.picture_grid import Tile, picture_grid
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
 MIN_SCORE = 0.3
 """Instances with a lower score are not drawn: average precision needs them, a viewer does not."""
-MIN_SIDE = 384
-"""Smaller images are enlarged to about this many pixels: smooth contours, space for names."""
 GRAY = 205
 """Background of a picture whose set has no images."""
 PREVIEW_IMAGES = 9
@@ -69,7 +67,7 @@ def background(shards: ShardSet, sample: Sample) -> Picture:
 
 def draw_segments(image: Picture, segments: Sequence[Segment], shards: ShardSet) -> Picture:
     """Paint segments over an image, enlarged if it is small."""
-    scale = max(1, round(MIN_SIDE / min(image.shape[:2])))
+    scale = overlay_scale(image.shape[:2])
     return overlay(image, segments, shards.taxonomy, scale=scale)
 
 

@@ -16,7 +16,7 @@ from segkit.taxonomy import Category, Taxonomy
 
 def merge_sets(
     sets: Sequence[ShardSet],
-    destination: Path,
+    destination: str | Path,
     *,
     name: str,
     rename: bool,

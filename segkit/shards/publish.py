@@ -125,7 +125,7 @@ def interrupted(destination: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def staging(
-    destination: Path,
+    destination: str | Path,
     fingerprint: Mapping[str, Any],
     *,
     resume: bool,
@@ -149,6 +149,7 @@ def staging(
         InputError: the destination is not a directory that can be written to, or its versions are
             of the other type.
     """
+    destination = storage.location(destination)
     _check_type(destination, content)
     directory = _local_directory(destination)
     try:

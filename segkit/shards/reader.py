@@ -17,6 +17,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
 from segkit.shards import arrow
+from segkit.shards.labeled_image import LabeledImage
 from segkit.shards.manifest import Manifest, Parent
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.taxonomy import Taxonomy
@@ -60,10 +61,21 @@ class ShardSet:
     def __repr__(self) -> str:
         return f"ShardSet({str(self.path)!r}, {self.manifest.kind}, {len(self)} images)"
 
-    def as_parent(self, directory: Path) -> Parent:
+    def as_parent(self, directory: str | Path) -> Parent:
         """This version as the manifest of a version in `directory` names its parent."""
-        path = storage.relocate(".", self.path, directory)
+        path = storage.relocate(".", self.path, storage.location(directory))
         return Parent(path=path, version=self.version, digest=self.manifest.digest)
+
+    def __getitem__(self, index: int) -> LabeledImage:
+        """The image at an index, with its labels; negative indices count from the end."""
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return LabeledImage(self.sample(position), self.taxonomy, self.image)
+
+    def __iter__(self) -> Iterator[LabeledImage]:
+        """All images in order, with their labels."""
+        return (LabeledImage(sample, self.taxonomy, self.image) for sample in self.samples())
 
     def samples(self) -> Iterator[Sample]:
         """All samples in order, with one row group in memory at a time."""

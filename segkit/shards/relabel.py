@@ -54,7 +54,7 @@ def read_table(path: Path, old: Taxonomy, new: Taxonomy) -> dict[int, int | None
 
 def relabel(
     data: ShardSet,
-    destination: Path,
+    destination: str | Path,
     taxonomy: Taxonomy,
     class_map: ClassMap,
     arguments: dict[str, Any],

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segkit import parse
+from segkit import parse, storage
 from segkit.errors import InputError
 from segkit.sample import Sample
 from segkit.shards.header import Header
@@ -69,7 +69,7 @@ def assign_by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
 
 
 def split(
-    data: ShardSet, destination: Path, parts: Mapping[str, str], arguments: dict[str, Any]
+    data: ShardSet, destination: str | Path, parts: Mapping[str, str], arguments: dict[str, Any]
 ) -> dict[str, ShardSet]:
     """Publish `destination/<part>` for every part.
 
@@ -82,14 +82,14 @@ def split(
         arguments: the command's arguments.
     """
     return {
-        part: _publish(data, destination / part, part, parts, arguments)
+        part: _publish(data, storage.location(destination) / part, part, parts, arguments)
         for part in dict.fromkeys(parts.values())
     }
 
 
 def _publish(
     data: ShardSet,
-    destination: Path,
+    destination: str | Path,
     part: str,
     parts: Mapping[str, str],
     arguments: dict[str, Any],

@@ -46,7 +46,7 @@ def finish(stage: Staging, count: int, header: Header, ledger: Ledger) -> ShardS
 
 
 def write_set(
-    destination: Path,
+    destination: str | Path,
     records: Iterable[tuple[Sample, bytes | None]],
     header: Header,
     *,
@@ -69,7 +69,7 @@ def write_set(
 
 
 def write_layer(
-    destination: Path, parent: ShardSet, samples: Iterable[Sample], header: Header
+    destination: str | Path, parent: ShardSet, samples: Iterable[Sample], header: Header
 ) -> ShardSet:
     """Publish new labels for the images of one set, as `write_view` does.
 
@@ -83,7 +83,7 @@ def write_layer(
 
 
 def write_view(
-    destination: Path,
+    destination: str | Path,
     rows: Iterable[tuple[Sample, ShardSet]],
     sets: Sequence[ShardSet],
     header: Header,
@@ -103,6 +103,7 @@ def write_view(
     Raises:
         InputError: the sets differ in `images_by`, or a remote set would refer to local images.
     """
+    destination = storage.location(destination)
     images_by = {data.manifest.images_by for data in sets}
     if len(images_by) != 1:
         message = f"sets with images by {' and '.join(sorted(images_by))} cannot be combined"

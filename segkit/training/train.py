@@ -14,6 +14,7 @@ from segkit.model.dataseg import DataSeg
 from segkit.runs.init_from import init_from
 from segkit.runs.run_manifest import CHECKPOINTS
 from segkit.shards.publish import MANIFEST, Staging, interrupted, staging
+from segkit.storage import location
 from segkit.training import checkpoint
 from segkit.training.publish_run import publish, write_inputs, write_model
 from segkit.training.setup import TrainingSetup, check_resumable, recipe_encoding
@@ -23,7 +24,7 @@ from segkit.training.trainer import Callbacks, Trainer
 def train(
     recipe: str | Path,
     data: Sequence[tuple[str, float]],
-    out: Path,
+    out: str | Path,
     *,
     eval_data: Sequence[str] = (),
     steps: int | None = None,
@@ -63,7 +64,7 @@ def train(
     with distributed.process_group(setup.device):
         # Before staging: an error here must not remove an interrupted run.
         mix, trainer = _build_mix(setup), _build_trainer(setup)
-        with _open_stage(out, setup, resume=resume, restart=restart) as stage:
+        with _open_stage(location(out), setup, resume=resume, restart=restart) as stage:
             return _train(trainer, mix, stage, callbacks or Callbacks())
 
 

@@ -1,17 +1,20 @@
 """The public Predictor against the prediction sets of the command line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import PrivateAttr
 
 import segkit
 from segkit.errors import InputError
 from segkit.inference.outputs import predict_set
-from segkit.inference.predictor import PredictedMask
+from segkit.inference.predicted_masks import PredictedMask
 from segkit.masks.rle import decode
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig
 from segkit.sample import Segment
@@ -20,6 +23,7 @@ from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.taxonomy import Category, Taxonomy
+from segkit.text.embeddings import EmbeddingStore
 from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
 
 
@@ -47,6 +51,15 @@ def assert_equal(masks: list[PredictedMask], segments: tuple[Segment, ...], size
         assert mask.size == size == mask.mask.shape
         expected = decode(segment.mask or b"", *mask.size)
         assert (mask.mask != expected).mean() < 2e-3, "only rounding may differ"
+
+
+@contextmanager
+def no_encoder() -> Iterator[list[str]]:
+    """Encode nothing, and yield the list of the words that would be encoded."""
+    words: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EmbeddingStore, "add", lambda store, new: words.extend(new))
+        yield words
 
 
 class RecordingConfig(InferenceConfig):
@@ -143,7 +156,7 @@ def test_box_labels_are_names_of_any_vocabulary(run: Path, toy: ShardSet) -> Non
     named, scores = segkit.segment_boxes(loaded, image, boxes, ["dog", "tree"])
     unnamed, _ = segkit.segment_boxes(loaded, image, boxes)
     assert named.shape == unnamed.shape == (2, *image.shape[:2]) and scores.shape == (2,)
-    with pytest.raises(InputError, match="flurblewidget"):
+    with no_encoder(), pytest.raises(InputError, match="flurblewidget"):
         segkit.segment_boxes(loaded, image, boxes[:1], ["flurblewidget"])
     assert segkit.segment_boxes(loaded, image, [])[0].shape == (0, *image.shape[:2])
     mixed, _ = segkit.segment_boxes(
@@ -188,9 +201,44 @@ def test_invalid_input_is_refused_at_the_call(run: Path) -> None:
     image = np.zeros((40, 50, 3), np.uint8)
     with pytest.raises(InputError, match="no class is a thing: sky"):
         predictor.predict_many([image], ["sky"], "instance")
-    with pytest.raises(InputError, match="flurblewidget"):
+    with no_encoder(), pytest.raises(InputError, match="flurblewidget"):
         predictor.predict_many([image], ["flurblewidget"])
     for invalid in (image.astype(np.float32), image[..., 0], image[..., [0, 0, 0, 0]]):
         with pytest.raises(InputError, match="an image of shape"):
             predictor.predict(invalid)  # type: ignore[arg-type]
     assert predictor.predict(image[:, ::-1]) is not None, "an array of any strides"
+
+
+def test_an_image_file_is_predicted_like_its_pixels(
+    run: Path, toy: ShardSet, tmp_path: Path
+) -> None:
+    predictor = segkit.Predictor(str(run), device="cpu")
+    image = toy[0].image
+    file = tmp_path / "photo.png"
+    Image.fromarray(image).save(file)
+    expected = predictor.predict(image)
+    assert predictor.predict(file) == expected == predictor.predict(str(file))
+    with pytest.raises(InputError, match=r"nowhere\.png"):
+        predictor.predict(tmp_path / "nowhere.png")
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(InputError, match=r"text\.png"):
+        predictor.predict(tmp_path / "text.png")
+
+
+def test_new_names_are_encoded_by_the_predictor(run: Path, toy: ShardSet) -> None:
+    loaded = segkit.load_run(run)
+    with no_encoder() as words, pytest.raises(InputError, match="a brand-new gadget"):
+        segkit.Predictor(loaded).predict(toy[0].image, ["a brand-new gadget"])
+    assert words == ["a brand-new gadget"]
+
+
+def test_predictions_can_be_drawn_and_handed_over(run: Path, toy: ShardSet) -> None:
+    pytest.importorskip("supervision")
+    masks = segkit.Predictor(run, device="cpu").predict(toy[0].image, task="semantic")
+    detections = masks.to_supervision()
+    assert len(detections) == len(masks) > 0
+    assert all(
+        np.array_equal(row, mask.mask) for row, mask in zip(detections.mask, masks, strict=True)
+    )
+    assert (masks.draw() != masks.draw(min_score=1.1)).any()
+    assert masks._repr_png_().startswith(b"\x89PNG")

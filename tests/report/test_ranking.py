@@ -21,7 +21,9 @@ def test_no_image_is_both_worst_and_best() -> None:
 def test_the_worst_image_is_the_one_with_the_lowest_quality(tmp_path: Path) -> None:
     truth, predictions = sets(tmp_path, images=6, kind="panoptic")
     ranked = worst_images(truth, 3, predictions)
-    scores = evaluate(truth, predictions, "panoptic").panoptic.per_image()  # type: ignore[union-attr]
+    metric = evaluate(truth, predictions, "panoptic").panoptic
+    assert metric is not None
+    scores = metric.per_image()
     assert ranked[0][0] == int(np.nanargmin(scores))
     ids = [sample.id for sample in truth.samples()]
     assert [text.split(":")[0] for _, text in ranked] == [ids[index] for index, _ in ranked]
