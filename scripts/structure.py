@@ -25,7 +25,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     (
-        *("schemas", "errors", "extras", "storage", "file_names", "hub", "parse"),
+        *("schemas", "errors", "extras", "stopping", "storage", "file_names", "hub", "parse"),
         *("sample", "taxonomy", "distributed"),
     ),
     ("masks",),
@@ -70,6 +70,7 @@ MAX_LISTED = 12
 
 LENGTH_REASONS: Mapping[str, str] = {
     "segkit/errors.py": "every room imports the errors; they belong to none",
+    "commands/entry.py": "it runs before everything else is imported",
 }
 """Files that may be shorter or longer than the limits, each with its reason."""
 GRAMMAR_WORD = re.compile(

@@ -33,7 +33,7 @@ def test_segkit_is_the_only_top_level_package(wheel: zipfile.ZipFile) -> None:
     (info,) = (top for top in tops if top.endswith(".dist-info"))
     assert tops == {"segkit", info}
     entry = wheel.read(f"{info}/entry_points.txt").decode()
-    assert "segkit = segkit.commands.app:main" in entry
+    assert "segkit = segkit.commands.entry:main" in entry
 
 
 def test_every_module_and_data_file_is_inside(wheel: zipfile.ZipFile) -> None:

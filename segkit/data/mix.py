@@ -1,6 +1,5 @@
 """Mix several data sets into one sequence of batches, each of one data set."""
 
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from segkit.recipes.schema import DataConfig, MaskPolicy
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
+from segkit.stopping import SIGNALS, set_child_signals, signals_blocked
 from segkit.taxonomy import Taxonomy
 
 
@@ -108,10 +108,15 @@ class DataMix:
             worker_init_fn=_init_worker if workers else None,
             pin_memory=pinned,
         )
-        for step, item in zip(range(start_step, stop_step), loader, strict=True):
-            if isinstance(item, SegkitError):
-                raise item
-            yield step, uncollate(item)
+        with signals_blocked():  # until `_init_worker` ignores them
+            items = iter(loader)
+        try:
+            for step, item in zip(range(start_step, stop_step), items, strict=True):
+                if isinstance(item, SegkitError):
+                    raise item
+                yield step, uncollate(item)
+        finally:
+            del items  # ends its workers, even while an error's traceback refers to this frame
 
     def batch(self, step: int) -> Batch:
         """The batch of a step on this rank; raises as `batches` does."""
@@ -198,8 +203,7 @@ def _identity(item: Any) -> Any:
 def _init_worker(_: int) -> None:
     # torchrun and terminals send signals to workers as well. The training process decides when to
     # stop, and needs its batches until then.
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop, signal.SIG_IGN)
+    set_child_signals(*SIGNALS)
     cv2.setNumThreads(0)  # the workers are the parallelism: their threads would compete for cores
 
 

@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from segkit.errors import SegkitError
+from segkit.stopping import set_child_signals, signals_blocked
 
 _Result = TypeVar("_Result")
 _work: Callable[..., Any] | None = None
@@ -32,8 +33,13 @@ def process_pool(
     # spawn, not fork: a forked child would hold the destination's lock after its parent was killed
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(work,))
+
+    def submit(*arguments: Any) -> "Future[_Result]":
+        with signals_blocked():  # it may start a process
+            return pool.submit(_run_work, *arguments)
+
     try:
-        yield lambda *arguments: pool.submit(_run_work, *arguments)
+        yield submit
     except BrokenProcessPool:
         message = "a worker process died, perhaps because memory ran out"
         raise SegkitError(message, hint="run it again: finished shards are kept") from None
@@ -44,7 +50,7 @@ def process_pool(
 def _start_worker(work: Callable[..., Any]) -> None:
     global _work
     _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent answers Ctrl-C
+    set_child_signals(signal.SIGINT)  # only the parent answers Ctrl-C
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

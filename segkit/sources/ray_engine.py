@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
 from segkit.extras import require_extra
+from segkit.stopping import cleanup_on_stop, handlers_kept
 
 OBJECT_STORE = 256 << 20
 """Bytes of shared memory of a cluster that is started here: tasks carry annotations and counts, but
@@ -51,6 +52,7 @@ def ray_cluster(
     """
     with (
         redirect_stdout(sys.stderr),
+        cleanup_on_stop(),
         _connection(address or os.environ.get("RAY_ADDRESS"), workers) as ray,
     ):
         setup = ray.put(_TaskSetup(work, tuple(folders)))
@@ -89,7 +91,8 @@ def _connection(address: str | None, workers: int | None) -> Iterator[ModuleType
             _check_reachable(str(address))
         connected = ray.is_initialized()
         if not connected:
-            _connect(ray, address, workers or len(os.sched_getaffinity(0)))
+            with handlers_kept():  # Ray sets its own for SIGTERM
+                _connect(ray, address, workers or len(os.sched_getaffinity(0)))
     except Exception as error:  # Ray raises plain ones too, where a node takes too long to start
         message = f"no Ray cluster at {address or 'local'} ({_first_line(error)})"
         hint = (

@@ -8,6 +8,5 @@ sharding.py       FSDP2: shard a model, gather its full state
 checkpoint.py     write and read checkpoints, from which --resume continues
 evaluation.py     metrics and pictures of the evaluation sets
 logging.py        StepRecord, RunLog (metrics.jsonl, TensorBoard), loggers (wandb, MLflow)
-signals.py        SIGTERM and Ctrl-C as a flag that the loop checks
 publish_run.py    write the files of a run
 """

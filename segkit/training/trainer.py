@@ -24,6 +24,7 @@ from segkit.errors import SegkitError
 from segkit.file_names import safe_name
 from segkit.model.dataseg import DataSeg
 from segkit.runs.run_manifest import CHECKPOINTS, PICTURES
+from segkit.stopping import StoppedError, stop_on_signal
 from segkit.training import checkpoint, sharding
 from segkit.training.evaluation import evaluate_set
 from segkit.training.logging import BatchRecord, RunLog, StepRecord, collect_records, open_log
@@ -37,7 +38,6 @@ from segkit.training.optimizer import (
     set_lr,
 )
 from segkit.training.setup import TrainingSetup
-from segkit.training.signals import StoppedError, stop_on_signal
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from segkit.runs.run_manifest import RunManifest, read_run_manifest
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
+from segkit.stopping import StoppedError
 from segkit.taxonomy import Category, Taxonomy
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training import checkpoint
 from segkit.training.logging import StepRecord
-from segkit.training.signals import StoppedError
 from segkit.training.train import _open_stage, train
 from segkit.training.trainer import Callbacks
 

@@ -13,9 +13,9 @@ import torch
 from segkit import distributed
 from segkit.data.batch import Batch
 from segkit.errors import SegkitError
+from segkit.stopping import StoppedError
 from segkit.training.logging import StepRecord
 from segkit.training.sharding import full_state_dict
-from segkit.training.signals import StoppedError
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks, Trainer
 from tests.training.stand_in import batches, freeze_mode, make_trainer, take_steps

@@ -1,0 +1,182 @@
+"""Stop signals: Ctrl-C and SIGTERM end a command at any moment, without a traceback.
+
+A command calls `exit_on_signals` first. From then on a signal ends the process at once, with the
+shell's exit code (130 or 143) and with its child processes. Two kinds of blocks are different:
+
+- `cleanup_on_stop`: the signal raises KeyboardInterrupt, the block removes what it has begun to
+  write, and the process ends with the block.
+- `stop_on_signal`: a graceful shutdown. The signal only sets a flag that a loop checks.
+
+A library call changes no signal handlers outside of `stop_on_signal`.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from segkit.errors import SegkitError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 10.0
+"""Seconds after which a process ends even if its main thread does not react."""
+_SHOW_CURSOR = "\x1b[?25h\n"
+
+
+class StoppedError(SegkitError):
+    """A signal has stopped the run after a checkpoint; the exit code is the shell's for it."""
+
+    def __init__(self, number: int, step: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(
+            f"stopped by {name} after step {step}; the same command with --resume continues"
+        )
+        self.exit_code = 128 + number
+
+
+class StopSignal:
+    """The number of the stop signal that has arrived, or 0."""
+
+    signal: int = 0
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Record the signal; a second one interrupts at once."""
+        if self.signal:
+            _state.stop(number)
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+class _State:
+    """What a signal does to this process."""
+
+    installed = False
+    blocks = 0
+    """Blocks of `cleanup_on_stop` that are running."""
+    signal = 0
+    """The signal that has interrupted them."""
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """End the process, or interrupt the blocks that have something to remove."""
+        if self.signal or not self.blocks:
+            self.stop(number)
+        self.signal = number
+        raise KeyboardInterrupt
+
+    def stop(self, number: int) -> None:
+        """End the process, unless it is not a command's."""
+        if self.installed:
+            _exit(number)
+
+
+_state = _State()
+
+
+def exit_on_signals() -> None:
+    """Let SIGINT and SIGTERM end this process from now on; an ignored signal stays ignored."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(read_end,), daemon=True).start()
+    _state.installed = True
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _state.receive)
+
+
+@contextmanager
+def cleanup_on_stop() -> Iterator[None]:
+    """A block that a signal interrupts by KeyboardInterrupt, and after which the process ends."""
+    _state.blocks += 1
+    try:
+        yield
+    finally:
+        _state.blocks -= 1
+        if _state.signal and not _state.blocks:
+            _state.stop(_state.signal)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopSignal]:
+    """Catch SIGTERM and SIGINT; only the main thread can, others never receive one."""
+    stop = StopSignal()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.signal(number, stop.receive) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Delay stop signals while child processes start, which inherit the blocked signals.
+
+    A child calls `set_child_signals` once it is set up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Undo the signal handlers that a library sets in the block."""
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def set_child_signals(*ignored: signal.Signals) -> None:
+    """Set up a child process: ignore these stop signals, and let the others end it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _watch(descriptor: int) -> None:
+    """End the process where its main thread does not: it may be deep in a library's own code.
+
+    The first signal of a graceful shutdown is left to its loop.
+    """
+    graceful = False
+    while number := os.read(descriptor, 1):
+        if number[0] not in SIGNALS:
+            continue
+        if signal.getsignal(number[0]) == _state.receive or graceful:
+            time.sleep(GRACE)
+            _exit(number[0])
+        graceful = True
+
+
+def _exit(number: int) -> None:
+    """End this process and its children at once, without the interpreter's own shutdown."""
+    if "multiprocessing" in sys.modules:
+        import multiprocessing
+
+        children = multiprocessing.active_children()
+        for child in children:
+            child.kill()
+        for child in children:
+            child.join(1.0)
+    with suppress(Exception):  # the signal may have come while Python was writing
+        sys.stdout.flush()
+    with suppress(OSError):
+        cursor = _SHOW_CURSOR if os.isatty(2) else ""
+        os.write(2, f"{cursor}stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
