@@ -85,12 +85,7 @@ def decode_counts(masks: Sequence[bytes]) -> list[Ints]:
         return []
     buffer, offsets = join(masks)
     last, groups = _ends_of_numbers(buffer)
-    if len(buffer) and (
-        buffer.min() < _BASE
-        or buffer.max() >= _BASE + 2 * _MORE
-        or groups.max(initial=0) > _MAX_GROUPS
-        or not all(map(ends_with_number, masks))
-    ):
+    if not _is_wellformed(masks, buffer, groups):
         raise ValueError("a malformed RLE")
     numbers = _numbers(buffer, last, groups)
     counts = np.split(numbers, np.searchsorted(last, offsets[1:-1]))
@@ -102,11 +97,54 @@ def decode_counts(masks: Sequence[bytes]) -> list[Ints]:
     return counts
 
 
+def first_malformed(masks: Sequence[bytes], pixels: Ints) -> int | None:
+    """The index of the first of S masks whose counts do not fill its image; None if all do.
+
+    Args:
+        masks: (S,) strings of any characters.
+        pixels: (S,) pixels of each mask's image.
+    """
+    buffer, offsets = join(masks)
+    last, groups = _ends_of_numbers(buffer)
+    if _is_wellformed(masks, buffer, groups):
+        lengths = np.diff(np.searchsorted(last, offsets))
+        gap, run, tail = _gaps_and_runs(_numbers(buffer, last, groups), lengths)
+        pairs = lengths // 2
+        present = np.flatnonzero(pairs)
+        total, limit = tail.copy(), int(pixels.max(initial=0))
+        runs = (gap, run, tail)
+        if all(counts.min(initial=0) >= 0 and counts.max(initial=0) <= limit for counts in runs):
+            begin = np.concatenate(([0], np.cumsum(pairs)))[present]
+            if len(present):
+                total[present] += np.add.reduceat(gap + run, begin)
+            if (total == pixels).all():
+                return None
+    return next(k for k, mask in enumerate(masks) if not _fills(mask, int(pixels[k])))
+
+
+def _fills(mask: bytes, pixels: int) -> bool:
+    try:
+        (counts,) = decode_counts([mask])
+    except ValueError:
+        return False
+    return counts.max(initial=0) <= pixels and int(counts.sum()) == pixels
+
+
 def masks_with_negative_runs(runs: Runs, pixels: int) -> list[int]:
     """Indices of masks whose counts include negative runs but sum to `pixels` nevertheless."""
     wrong = (runs.start < 0) | (runs.end <= runs.start) | (runs.end > pixels)
     wrong[1:] |= (runs.start[1:] < runs.end[:-1]) & (runs.mask[1:] == runs.mask[:-1])
     return [int(mask) for mask in runs.mask[wrong]]
+
+
+def _is_wellformed(masks: Sequence[bytes], buffer: Bytes, groups: Ints) -> bool:
+    """Whether strings hold COCO's characters only, in numbers of at most `_MAX_GROUPS` groups."""
+    return not len(buffer) or bool(
+        buffer.min() >= _BASE
+        and buffer.max() < _BASE + 2 * _MORE
+        and groups.max(initial=0) <= _MAX_GROUPS
+        and all(map(ends_with_number, masks))
+    )
 
 
 def ends_with_number(counts: bytes) -> bool:

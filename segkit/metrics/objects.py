@@ -11,6 +11,8 @@ from segkit.sample import Box, Sample
 
 IouType = Literal["mask", "box"]
 Record = dict[str, Any]
+MAX_DIGITS = 1000
+"""Python converts no more than some thousand digits to an integer."""
 ClassIndex = Mapping[int, int | None]
 """Class index of each class id; None for classes that are not evaluated (stuff)."""
 
@@ -123,7 +125,7 @@ def image_numbers(ids: Sequence[str]) -> list[int]:
 
     Evaluators go through images in that order, and of equal scores the first one counts first.
     """
-    key = int if all(image.isdecimal() for image in ids) else str
+    key = int if all(image.isdecimal() and len(image) < MAX_DIGITS for image in ids) else str
     ranked = sorted(range(len(ids)), key=lambda place: key(ids[place]))
     number = [0] * len(ids)
     for rank, place in enumerate(ranked, 1):

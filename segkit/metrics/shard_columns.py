@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit import storage
-from segkit.errors import SegkitError
 from segkit.masks.run_lengths import Ints
 from segkit.metrics.objects import IouType, Objects
 from segkit.metrics.regions import Regions, missing_mask, unknown_class
 from segkit.shards.arrow import boxes, elements, flags, numbers, reals, texts
+from segkit.shards.labels import check_sizes, open_labels
 from segkit.shards.reader import ShardSet
 
 _IMAGE = ["id", "width", "height"]
@@ -28,8 +27,8 @@ def read_regions(shards: ShardSet, batch: int, source: str) -> Iterator[Regions]
         source: name of the set in messages ("ground truth", "predictions").
 
     Raises:
-        InputError: a segment has no mask, or a class that the taxonomy lacks.
-        SegkitError: a part cannot be read.
+        InputError: a part cannot be read; a segment has no mask, or a class that the taxonomy
+            lacks.
     """
     for table in _tables(shards, _IMAGE + _segment_columns(_REGION), batch):
         yield from _regions(table, batch, shards, source)
@@ -39,7 +38,7 @@ def read_objects(shards: ShardSet, batch: int, iou_type: IouType) -> Iterator[Ob
     """Batches of `batch` images with their masks or boxes; only the last may be smaller.
 
     Raises:
-        SegkitError: a part cannot be read.
+        InputError: a part cannot be read.
     """
     segment_columns = _segment_columns((*_OBJECT, iou_type))
     columns = [*_IMAGE, "annotated", "exhaustive", "not_exhaustive", *segment_columns]
@@ -54,22 +53,16 @@ def read_columns(shards: ShardSet, columns: list[str]) -> Iterator[Any]:
     `pyarrow.parquet.read_table` would do, but it imports pandas, which takes half a second.
 
     Raises:
-        SegkitError: a part cannot be read.
+        InputError: a part cannot be read.
     """
-    import pyarrow as pa
-
     for part in shards.manifest.parts:
         path = shards.path / part.labels
-        try:
-            with storage.parquet_file(path) as file:
-                for group in range(file.num_row_groups):
-                    yield file.read_row_group(group, columns=columns, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            message = (
-                f"{path}: cannot read the labels ({reason}); `segkit validate` lists the damage"
-            )
-            raise SegkitError(message) from error
+        with open_labels(path, part.rows) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=columns, use_threads=False)
+                if "width" in columns:
+                    check_sizes(table, path)
+                yield table
 
 
 def image_ids(shards: ShardSet) -> list[str]:
@@ -160,6 +153,8 @@ def _labels(segments: Any, image: Ints, ids: list[str], shards: ShardSet, source
         return np.zeros(0, np.int64)
     class_id = numbers(column)
     known = np.array([category.id for category in shards.taxonomy.categories], np.int64)
+    if not len(known):
+        raise unknown_class(int(class_id[0]), source, ids[image[0]])
     label = np.minimum(np.searchsorted(known, class_id), len(known) - 1)
     wrong = np.flatnonzero(known[label] != class_id)
     if len(wrong):

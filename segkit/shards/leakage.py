@@ -85,9 +85,8 @@ def perceptual_hash(gray: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def _fingerprints(data: ShardSet, advance: Callable[[], None]) -> _Fingerprints:
     import cv2
 
-    ids, digests = [], []
-    signs = np.empty((len(data), BITS), np.float32)
-    for row, sample in enumerate(data.samples()):
+    ids, digests, signs = [], [], []
+    for sample in data.samples():
         content = data.image_bytes(sample)
         half_size = decode(
             content,
@@ -96,11 +95,11 @@ def _fingerprints(data: ShardSet, advance: Callable[[], None]) -> _Fingerprints:
             record=f"image {sample.id} of {data.path}",
             hint="replace the image and convert again",
         )
-        signs[row] = np.where(perceptual_hash(half_size), 1, -1)
+        signs.append(np.where(perceptual_hash(half_size), np.float32(1), np.float32(-1)))
         ids.append(sample.id)
         digests.append(sample.image.sha256 or hashlib.sha256(content).hexdigest())
         advance()
-    return _Fingerprints(ids, digests, signs)
+    return _Fingerprints(ids, digests, np.reshape(signs, (len(ids), BITS)))
 
 
 def _same_bytes(a: _Fingerprints, b: _Fingerprints) -> Iterator[tuple[int, int]]:

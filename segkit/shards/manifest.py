@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,8 @@ TASKS: Mapping[SetKind, Task] = {
 """The task that the labels of each kind of set are for."""
 ImagesBy = Literal["embed", "reference", "none"]
 """The images of a set: in its tars, files that rows name, or none."""
+Natural = Annotated[int, Field(ge=0)]
+"""A count, which no arithmetic of a damaged manifest may turn negative."""
 
 
 class _Strict(BaseModel):
@@ -33,7 +35,7 @@ class Parent(_Strict):
     """A version that this one was made from."""
 
     path: str
-    version: int
+    version: int = Field(ge=1)
     digest: str
 
 
@@ -42,19 +44,19 @@ class Part(_Strict):
 
     labels: str
     labels_sha256: str
-    rows: int
+    rows: Natural
     images: str | None = None
     images_sha256: str | None = None
-    images_bytes: int = 0
+    images_bytes: Natural = 0
 
 
 class Count(_Strict):
     """One line of a ledger: input == kept + sum(dropped)."""
 
-    input: int = 0
-    kept: int = 0
-    dropped: dict[str, int] = Field(default_factory=dict)
-    warnings: dict[str, int] = Field(default_factory=dict)
+    input: Natural = 0
+    kept: Natural = 0
+    dropped: dict[str, Natural] = Field(default_factory=dict)
+    warnings: dict[str, Natural] = Field(default_factory=dict)
 
 
 class Ledger(_Strict):
@@ -77,18 +79,18 @@ class Ledger(_Strict):
 class ClassStatistics(_Strict):
     """Counts of one class of a set."""
 
-    segments: int = 0
-    images: int = 0
-    pixels: int = 0
+    segments: Natural = 0
+    images: Natural = 0
+    pixels: Natural = 0
 
 
 class Statistics(_Strict):
     """Counts over a whole version; class names are the taxonomy's."""
 
-    images: int = 0
-    segments: int = 0
-    masked: int = 0
-    boxes_only: int = 0
+    images: Natural = 0
+    segments: Natural = 0
+    masked: Natural = 0
+    boxes_only: Natural = 0
     classes: dict[str, ClassStatistics] = Field(default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -16,9 +17,9 @@ from segkit import parse, storage
 from segkit.errors import InputError, SegkitError
 from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
-from segkit.shards import arrow
+from segkit.shards import arrow, labels
 from segkit.shards.labeled_image import LabeledImage
-from segkit.shards.manifest import Manifest, Parent
+from segkit.shards.manifest import Manifest, Parent, Part
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.taxonomy import Taxonomy
 
@@ -80,9 +81,9 @@ class ShardSet:
     def samples(self) -> Iterator[Sample]:
         """All samples in order, with one row group in memory at a time."""
         for part in self.manifest.parts:
-            with self._open_labels(part.labels) as file:
+            with self._open_labels(part) as file:
                 for group in range(file.num_row_groups):
-                    yield from arrow.from_table(self._read_table(file, group))
+                    yield from self._samples(file.read_row_group(group, use_threads=False), part)
 
     def sample(self, index: int) -> Sample:
         """The sample at a 0-based index; reads its row group and caches the last few."""
@@ -149,12 +150,12 @@ class ShardSet:
 
         @lru_cache(maxsize=32)
         def read_group(part: int, group: int) -> pa.Table:
-            with self._open_labels(self.manifest.parts[part].labels) as file:
-                return self._read_table(file, group)
+            with self._open_labels(self.manifest.parts[part]) as file:
+                return file.read_row_group(group, use_threads=False)
 
         @lru_cache(maxsize=256)
         def group_ends(part: int) -> list[int]:
-            with self._open_labels(self.manifest.parts[part].labels) as file:
+            with self._open_labels(self.manifest.parts[part]) as file:
                 groups = range(file.metadata.num_row_groups)
                 return list(accumulate(file.metadata.row_group(i).num_rows for i in groups))
 
@@ -163,7 +164,8 @@ class ShardSet:
             group = bisect_right(ends, row)
             start = ends[group - 1] if group else 0
             # only this row becomes an object: a table is read in 1 ms, all its objects take 50 ms
-            return next(arrow.from_table(read_group(part, group).slice(row - start, 1)))
+            table = read_group(part, group).slice(row - start, 1)
+            return self._samples(table, self.manifest.parts[part])[0]
 
         return read_row
 
@@ -172,25 +174,21 @@ class ShardSet:
         """Number of segments that are crowds; reads one column of the labels."""
         total = 0
         for part in self.manifest.parts:
-            with self._open_labels(part.labels) as file:
-                try:
-                    column = file.read(["segments.list.element.is_crowd"], use_threads=False)[0]
-                except (OSError, pa.ArrowException) as error:
-                    raise _damaged(self.path / part.labels, error) from error
+            with self._open_labels(part) as file:
+                column = file.read(["segments.list.element.is_crowd"], use_threads=False)[0]
             total += sum(chunk.values.field("is_crowd").true_count for chunk in column.chunks)
         return total
 
-    def _open_labels(self, name: str) -> pq.ParquetFile:
-        try:
-            return storage.parquet_file(self.path / name)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.path / name, error) from error
+    def _open_labels(self, part: Part) -> AbstractContextManager[pq.ParquetFile]:
+        return labels.open_labels(self.path / part.labels, part.rows)
 
-    def _read_table(self, file: pq.ParquetFile, group: int) -> pa.Table:
-        try:
-            return file.read_row_group(group, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.path, error) from error
+    def _samples(self, table: pa.Table, part: Part) -> list[Sample]:
+        """The checked rows of a table."""
+        file = self.path / part.labels
+        labels.check_sizes(table, file)
+        samples = list(arrow.from_table(table))
+        labels.check_samples(samples, self.taxonomy, file)
+        return samples
 
     def _read_from_tar(self, sample: Sample) -> bytes:
         path = storage.join(self.path, str(sample.image.tar))
@@ -219,8 +217,3 @@ def read_manifest(path: Path) -> Manifest:
 def run_error(path: Path) -> InputError:
     """The error of a run that was given instead of a shard set."""
     return InputError("is a run, not a shard set", file=path, hint=_SET_HINT)
-
-
-def _damaged(path: Path, error: Exception) -> SegkitError:
-    message = f"labels not readable ({str(error).splitlines()[0]})"
-    return SegkitError(f"{path}: {message}", hint=_DAMAGE_HINT)

@@ -1,11 +1,12 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from segkit.masks import rle
 from segkit.masks.boxes import tight_boxes
-from segkit.masks.run_lengths import decode_runs, join
+from segkit.masks.run_lengths import decode_runs, first_malformed, join
 
 
 def encode(mask):
@@ -50,3 +51,51 @@ def test_boxes_are_tight(seed, masks):
     dense = [rng.random((height, width)) < rng.choice([0.0, 0.01, 0.3, 1.0]) for _ in range(masks)]
     boxes = tight_boxes(decode_runs(*join([encode(mask) for mask in dense])), height)
     assert boxes == [rle.box(encode(mask), height, width) for mask in dense]
+
+
+def _string(counts: list[int]) -> bytes:
+    return rle.compress(np.array(counts))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        b"",
+        b"0",
+        _string([200]),
+        _string([767]),
+        _string([10, 700, 59]),
+        _string([768, 0, 5, -5]),
+        _string([778, 0, -10]),
+        _string([10, -5, 763]),
+        _string([-10, 778]),
+        _string([768])[:-1] + b"o",
+        _string([768]) + b"p",
+        _string([768]) + b" ",
+        b"\xff" * 20,
+        b"P" * 5,
+        b"o" * 13 + b"0",
+        _string([2**58] * 16),
+    ],
+)
+def test_the_first_mask_that_does_not_fill_its_image_is_named(mask: bytes) -> None:
+    sound = [_string([768]), _string([0, 768]), _string([3, 5, 10, 750]), _string([0, 3, 765])]
+    pixels = np.full(len(sound) + 1, 768)
+    assert first_malformed(sound, pixels[1:]) is None
+    assert first_malformed([*sound, *sound], np.full(8, 768)) is None
+    for place in range(len(sound) + 1):
+        assert first_malformed([*sound[:place], mask, *sound[place:]], pixels) == place
+
+
+@given(st.lists(st.binary(max_size=12), max_size=6), st.integers(1, 60))
+def test_the_first_malformed_mask_is_the_first_that_decoding_refuses(
+    masks: list[bytes], pixels: int
+) -> None:
+    def fills(mask: bytes) -> bool:
+        try:
+            return rle.decode(mask, 1, pixels).shape == (1, pixels)
+        except ValueError:
+            return False
+
+    expected = next((k for k, mask in enumerate(masks) if not fills(mask)), None)
+    assert first_malformed(masks, np.full(len(masks), pixels)) == expected

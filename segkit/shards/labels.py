@@ -1,0 +1,133 @@
+"""Open the Parquet files of labels, and check what they hold: other tools can write them too.
+
+The checks cover what the rest of segkit computes with: columns and their types, sizes of images,
+known classes, finite boxes, masks that fill their image. `segkit validate` checks far more.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segkit import storage
+from segkit.errors import InputError
+from segkit.images.png import MAX_PIXELS
+from segkit.masks.run_lengths import first_malformed
+from segkit.parse import short
+from segkit.sample import Sample
+from segkit.shards import arrow
+from segkit.taxonomy import Taxonomy
+
+_HINT = "`segkit validate` lists the damage"
+_SIZE = ("width", "height")
+_KINDS = frozenset({"thing", "stuff"})
+_SOURCES = frozenset({None, "human", "derived", "pseudo", "prediction"})
+_SCHEMAS = (
+    arrow.SCHEMA,
+    pa.schema([field for field in arrow.SCHEMA if field.name not in arrow.LATER]),
+)
+
+
+@contextmanager
+def open_labels(path: Path, rows: int | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a file of labels; errors in reading it end the block with an InputError.
+
+    Args:
+        path: the file.
+        rows: the number of rows that it must have; None for any.
+
+    Raises:
+        InputError: it is not Parquet, its columns are not those of `arrow.SCHEMA`, it has another
+            number of rows, or one of its pages is damaged.
+    """
+    try:
+        with storage.parquet_file(path) as file:
+            if not has_schema(file.schema_arrow):
+                message = "the columns are not those of schemas/sample.schema.json"
+                raise InputError(message, file=path, hint=_HINT)
+            if rows is not None and file.metadata.num_rows != rows:
+                message = f"has {file.metadata.num_rows} rows, the manifest says {rows}"
+                raise InputError(message, file=path, hint=_HINT)
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        message = f"labels not readable ({storage.reason(error)})"
+        raise InputError(message, file=path, hint=_HINT) from error
+
+
+def has_schema(schema: pa.Schema) -> bool:
+    """Whether the columns of a file are those of labels, or those of an older segkit's."""
+    return any(schema.equals(known) for known in _SCHEMAS)
+
+
+def check_sizes(table: Any, file: Path) -> None:
+    """Raise InputError if a row of a table claims a size that no image may have."""
+    width, height = (arrow.numbers(table.column(name).combine_chunks()) for name in _SIZE)
+    # each side by itself first: their product may not fit in 64 bits
+    sides = (width >= 1) & (height >= 1) & (width <= MAX_PIXELS) & (height <= MAX_PIXELS)
+    wrong = np.flatnonzero(~sides | (np.where(sides, width * height, 0) > MAX_PIXELS))
+    if len(wrong):
+        place = int(wrong[0])
+        message = f"invalid size of {width[place]} x {height[place]} pixels"
+        record = f"image {table.column('id')[place].as_py()}"
+        raise InputError(message, file=file, record=record, hint=_HINT)
+
+
+def check_samples(samples: Sequence[Sample], taxonomy: Taxonomy, file: Path) -> None:
+    """Raise InputError if samples hold values that cannot be computed with.
+
+    Args:
+        samples: samples of one file.
+        taxonomy: the classes of their set.
+        file: the file that the error names.
+    """
+    for sample in samples:
+        message = _problem(sample, taxonomy)
+        if message:
+            raise _error(message, file, sample)
+    masks = [mask for sample in samples for mask in _masks(sample)]
+    if not masks:
+        return
+    owners = [sample for sample in samples for _ in _masks(sample)]
+    pixels = np.array([sample.width * sample.height for sample in owners], np.int64)
+    if (place := first_malformed(masks, pixels)) is not None:
+        message = "a mask whose run lengths are damaged or do not fill the image"
+        raise _error(message, file, owners[place])
+
+
+def _masks(sample: Sample) -> Iterator[bytes]:
+    for segment in sample.segments:
+        if segment.mask is not None:
+            yield segment.mask
+    if sample.void is not None:
+        yield sample.void
+
+
+def _problem(sample: Sample, taxonomy: Taxonomy) -> str | None:
+    image = sample.image
+    if image.offset < 0 or image.length < 0:
+        return f"its image is at byte {image.offset} with {image.length} bytes"
+    for class_id in (*(sample.annotated or ()), *sample.not_exhaustive):
+        if class_id not in taxonomy.by_id:
+            return f"annotated class {class_id} is not in the taxonomy"
+    for number, segment in enumerate(sample.segments):
+        message = None
+        if segment.class_id not in taxonomy.by_id:
+            message = f"class {segment.class_id} is not in the taxonomy"
+        elif segment.kind not in _KINDS:
+            message = f"kind {short(repr(segment.kind))} is neither thing nor stuff"
+        elif segment.mask_from not in _SOURCES:
+            message = f"mask_from {short(repr(segment.mask_from))} is unknown"
+        elif not math.isfinite(sum(segment.box) + segment.area + (segment.score or 0)):
+            message = "its box, area or score is not finite"
+        if message:
+            return f"segment {number}: {message}"
+    return None
+
+
+def _error(message: str, file: Path, sample: Sample) -> InputError:
+    return InputError(message, file=file, record=f"image {short(sample.id)}", hint=_HINT)
