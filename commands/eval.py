@@ -180,7 +180,7 @@ def _compare(
     from segkit.metrics.predictions import open_predictions
 
     options = replace(options, bootstrap=options.bootstrap or COMPARE_SAMPLES)
-    a, b = (open_predictions(spec, truth) for spec in specs)
+    a, b = (open_predictions(spec, truth, task=task) for spec in specs)
     differences = compare(truth, a, b, task, options)
     result = {"data": origin(truth), "a": specs[0], "b": specs[1], **differences}
     write_json(out / "compare.json", result, _COMPARE_SCHEMA)

@@ -25,8 +25,9 @@ CHECKPOINT_OPTION: str = typer.Option(
 PREDICTIONS_OPTION: str = typer.Option(
     None,
     "--predictions",
-    metavar="SET|FILE",
-    help="Evaluate these: a shard set, COCO results (JSON) or COCO panoptic (JSON and PNGs).",
+    metavar="SET|FILE|DIR",
+    help="Evaluate these: a shard set, COCO results (JSON), COCO panoptic (JSON and PNGs) or, for "
+    "semantic segmentation, a folder of index PNGs.",
 )
 SETTINGS_OPTION: list[str] = typer.Option(
     [],
@@ -105,7 +106,7 @@ class PredictionSource:
         from segkit.metrics.predictions import SetPredictions, open_predictions
 
         if self.predictions is not None:
-            opened = open_predictions(self.predictions, truth, self.masks)
+            opened = open_predictions(self.predictions, truth, self.masks, task=task)
             if isinstance(opened, SetPredictions):
                 return opened, opened.shards
             return opened, self.predictions

@@ -82,12 +82,11 @@ def safe_name(text: str) -> str:
     Different texts have different names.
     """
     letters = "".join(c if c.isalnum() or c in "-_. " else "_" for c in text)
-    name = letters.encode("utf-8")[:_MAX_BYTES].decode("utf-8", "ignore")
-    name = name.strip(". ") if name != text or name.startswith((".", " ")) else name
+    name = letters.encode("utf-8")[:_MAX_BYTES].decode("utf-8", "ignore").strip(". ")
     if name == text and name:
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{name[:64]}{_MARK}{digest[:16]}"
+    return f"{name}{_MARK}{digest[:16]}"
 
 
 def safe_path(text: str) -> str:

@@ -19,6 +19,7 @@ from segkit.export.destination import (
     split_name,
     write_images,
 )
+from segkit.file_names import is_unsafe
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -197,6 +198,9 @@ def _image(sample: Sample, image_id: int | str) -> dict[str, Any]:
     }
     source = _source_record(sample) or {}
     missing = {key: value for key, value in fields.items() if source.get(key) is None}
+    name = str(source.get("file_name"))
+    if is_unsafe(name) or "\\" in name:  # which conversion accepts where it leads inside --images
+        missing["file_name"] = sample.file_name
     return {**source, **missing}
 
 

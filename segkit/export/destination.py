@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError, SegkitError
+from segkit.file_names import is_unsafe
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
@@ -94,7 +95,7 @@ class FileNames:
             InputError: the name leads out of the folder, or another sample has it.
         """
         name = PurePosixPath(sample.file_name)
-        if name.is_absolute() or ".." in name.parts or not name.name or "\0" in sample.file_name:
+        if is_unsafe(sample.file_name) or not name.name:
             message = f"the file name {sample.file_name!r} leads out of the export"
             hint = "convert from a source with plain names"
             raise InputError(message, record=f"image {sample.id}", hint=hint)
@@ -140,4 +141,4 @@ def split_name(data: ShardSet) -> str:
     """Return the split, or else the set's name, in a form that fits file names."""
     name = data.manifest.split or data.manifest.name
     letters = (letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-    return "".join(letters) or "set"
+    return "".join(letters).lstrip(".") or "set"

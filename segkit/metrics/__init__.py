@@ -17,8 +17,9 @@ regions.py           masked segments of a batch as columns, for the pixel metric
 overlap.py           common pixels of two batches of regions
 objects.py           instances of a batch as columns and as COCO records
 shard_columns.py     read both from the Parquet columns of a shard set
-predictions.py       predictions by image, from samples, shard sets or COCO files
+predictions.py       predictions by image, from samples, shard sets or files
 coco_predictions.py  COCO results and COCO panoptic files
+png_predictions.py   a folder of index PNGs, for semantic figures
 class_mapping.py     the evaluated classes; predictions in another vocabulary mapped to them
 output.py            metrics.json and display names of figures
 """

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.file_names import relative_name
 from segkit.masks import rle
 from segkit.masks.boxes import tight_boxes
 from segkit.masks.run_lengths import decode_runs, join, masks_with_negative_runs
 from segkit.sample import Box, MaskSource, Sample, Segment
 from segkit.sources.categories import plain_name
+from segkit.sources.image_files import resolve_inside
 from segkit.sources.label_maps import read_ids
 from segkit.sources.ledger import ImageError
 from segkit.taxonomy import Taxonomy
@@ -219,9 +221,10 @@ class CocoPanoptic:
 
     def _id_map(self, row: dict[str, Any], image: Sample) -> NDArray[np.uint32]:
         """(H, W) segment ids of a PNG."""
-        path, size = self._folder / row["file_name"], (image.width, image.height)
+        name, record = relative_name(self._folder, str(row["file_name"])), f"image {image.id}"
         try:
-            return read_ids(path, size, record=f"image {image.id}")
+            path = resolve_inside(self._folder, name, record=record)
+            return read_ids(path, (image.width, image.height), record=record)
         except ImageError as error:
             defect = error.defect
             hint = "write one PNG of segment ids for each image, at its size"

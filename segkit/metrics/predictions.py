@@ -1,4 +1,4 @@
-"""Predictions by image, whatever holds them: samples in memory, shard sets, or COCO files."""
+"""Predictions by image, whatever holds them: samples in memory, shard sets, or other files."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -8,8 +8,11 @@ from typing import Protocol
 from segkit.errors import InputError
 from segkit.metrics import coco_predictions
 from segkit.metrics.class_mapping import ClassMap
+from segkit.metrics.png_predictions import PngPredictions, png_names
 from segkit.metrics.shard_columns import image_ids, read_columns
 from segkit.sample import Sample
+from segkit.shards.manifest import Task
+from segkit.shards.publish import MANIFEST, versions
 from segkit.shards.reader import ShardSet
 from segkit.storage import location
 from segkit.taxonomy import Taxonomy
@@ -93,18 +96,22 @@ class SetPredictions:
         return self.class_map.map_sample(sample, self._target)
 
 
-def open_predictions(spec: str, truth: ShardSet, masks: Path | None = None) -> Predictions:
+def open_predictions(
+    spec: str, truth: ShardSet, masks: Path | None = None, *, task: Task | None = None
+) -> Predictions:
     """Open the predictions that `--predictions` names.
 
     Args:
-        spec: a shard set (`DIR`, `DIR@v2`) or a JSON file.
+        spec: a shard set (`DIR`, `DIR@v2`), a JSON file or, for semantic figures, a folder of index
+            PNGs.
         truth: the ground truth; its taxonomy gives the meaning of category ids in files.
         masks: folder of the PNGs of a COCO panoptic JSON; by default the folder of the JSON's stem
             beside it.
+        task: what the predictions are evaluated for; None if that is not known.
 
     Raises:
         InputError: the file is neither a list of results nor a panoptic JSON, or holds an
-            impossible record.
+            impossible record; a folder of PNGs is given for another task.
     """
     path = location(spec)
     if path.is_file():
@@ -116,6 +123,12 @@ def open_predictions(spec: str, truth: ShardSet, masks: Path | None = None) -> P
         return coco_predictions.CocoPanoptic(path, content, folder, truth.taxonomy, ids)
     if path.suffix == ".json":
         raise InputError("no such file", file=path, hint="check the path")
+    if path.is_dir() and not versions(path) and not (path / MANIFEST).is_file():
+        folder = path / "masks" if (path / "masks").is_dir() else path  # of `export semantic`
+        if png_names(folder):
+            if task not in (None, "semantic"):
+                raise _png_folder_error(path, task)
+            return PngPredictions(folder, truth, _ids_by_name(truth))
     return SetPredictions(ShardSet.open(spec), truth.taxonomy)
 
 
@@ -151,6 +164,17 @@ def count_missing(predictions: Predictions, truth: ShardSet) -> int:
         message = f"two images of the same id: {_listed(repeated)}"
         raise InputError(message, file=truth.path, hint="give every image its own id")
     return len(known) - len(ids)
+
+
+def _png_folder_error(folder: Path, task: Task | None) -> InputError:
+    hint = (
+        "give the COCO panoptic JSON that lists their segments, and this folder by"
+        " --prediction-masks"
+        if task == "panoptic"
+        else "give COCO results, [{image_id, category_id, score, segmentation}, ...]"
+    )
+    message = f"a folder of PNGs has no {task} predictions (it can be given for --task semantic)"
+    return InputError(message, file=folder, hint=hint)
 
 
 def _ids_by_name(truth: ShardSet) -> dict[str, str]:

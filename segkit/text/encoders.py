@@ -101,8 +101,10 @@ def _hf(name: str) -> TextEncoder:
         hint = "give the folder of a text model, or its name on the hub"
         raise InputError("no such folder", file=name, hint=hint)
     with _fetched(f"hf:{name}", local=local):
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
-        model = AutoModel.from_pretrained(name, local_files_only=local).to(_device()).eval()
+        # transformers would ask on a terminal whether to run code that comes with a model
+        options = {"local_files_only": local, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model = AutoModel.from_pretrained(name, **options).to(_device()).eval()
     # SigLIP was trained on texts padded to full length, and reads the last token.
     padding = "max_length" if model.config.model_type.startswith("siglip") else True
 

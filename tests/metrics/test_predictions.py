@@ -245,3 +245,32 @@ def test_results_of_masks_may_hold_an_empty_box(tmp_path):
     plain = figures(truth, open_predictions(str(file), truth), "instance")
     file.write_text(json.dumps([row | {"bbox": []} for row in json.loads(file.read_text())]))
     assert figures(truth, open_predictions(str(file), truth), "instance") == plain
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "{folder}/../outside.png", "link.png"])
+def test_png_names_stay_in_their_folder(tmp_path, name):
+    """An absolute name, a climbing one and a link: the file exists and would fit."""
+    truth, predictions = sets(tmp_path, images=1)
+    file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
+    folder, content = tmp_path / "pred", json.loads(file.read_text())
+    (folder / "100.png").rename(tmp_path / "outside.png")
+    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    for file_name in (name.format(folder=folder), str(tmp_path / "outside.png")):
+        content["annotations"][0]["file_name"] = file_name
+        file.write_text(json.dumps(content))
+        with pytest.raises(InputError, match="leads out of") as error:
+            figures(truth, open_predictions(str(file), truth), "panoptic")
+        assert "image 100" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["{folder}/sub/100.png", "sub\\100.png"])
+def test_png_names_of_other_systems_are_found(tmp_path, name):
+    truth, predictions = sets(tmp_path, images=1)
+    file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
+    expected = figures(truth, open_predictions(str(file), truth), "panoptic")
+    folder, content = tmp_path / "pred", json.loads(file.read_text())
+    (folder / "sub").mkdir()
+    (folder / "100.png").rename(folder / "sub" / "100.png")
+    content["annotations"][0]["file_name"] = name.format(folder=folder)
+    file.write_text(json.dumps(content))
+    assert figures(truth, open_predictions(str(file), truth), "panoptic") == expected

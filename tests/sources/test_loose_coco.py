@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from segkit.errors import InputError
+from segkit.export.coco import export_instances
 from segkit.sources.coco_instances import open_coco_instances
+from segkit.sources.engine import convert
 from segkit.taxonomy import Category, Taxonomy
 
-from .builders import HEIGHT, WIDTH, coco_instances, dry_run, samples
+from .builders import HEIGHT, WIDTH, coco_instances, dry_run, picture, samples
 
 SQUARE = [2, 2, 12, 2, 12, 12, 2, 12]
 
@@ -69,6 +71,23 @@ def test_a_name_with_backslashes_is_found_and_cannot_climb(tmp_path: Path) -> No
     )
     assert good.ledger.images.kept == 1
     assert bad.ledger.images.dropped == {"unsafe-path": 1}
+
+
+def test_an_absolute_name_is_found_inside_the_folder_only(tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "images"
+    source = opened(tmp_path, lambda d: d["images"][0].update(file_name=f"{folder}/i0.jpg"))
+    converted = convert(source, tmp_path / "set").published
+    assert converted is not None
+    (sample,) = converted.samples()
+    assert sample.file_name == "images/i0.jpg"
+    export_instances(converted, tmp_path / "exported", images=True)
+    exported = json.loads((tmp_path / "exported" / "instances_coco-instances.json").read_text())
+    assert exported["images"][0]["file_name"] == sample.file_name
+    assert (tmp_path / "exported" / "images" / sample.file_name).is_file()
+    picture(tmp_path / "images2" / "i0.jpg")
+    for outside in (f"{tmp_path}/images2/i0.jpg", f"{folder}/../../images2/i0.jpg"):
+        bad = opened(tmp_path, lambda d, n=outside: d["images"][0].update(file_name=n))
+        assert dry_run(bad).ledger.images.dropped == {"unsafe-path": 1}
 
 
 @pytest.mark.parametrize("field", ["id", "category_id", "image_id", "bbox", "area"])

@@ -1,5 +1,6 @@
 """Encoders of open_clip and transformers (random weights), against a second implementation."""
 
+import io
 import json
 import re
 import shutil
@@ -227,6 +228,32 @@ def test_an_encoder_that_cannot_load_fails_with_one_line(
             extra = spec.partition(":")[0]
             with pytest.raises(InputError, match=re.escape(install_command(extra))):
                 load_encoder(spec)
+
+
+@pytest.mark.parametrize("part", ["config.json", "tokenizer_config.json"])
+def test_code_that_comes_with_a_model_never_runs(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a model type that transformers does not know, on a terminal where the user says yes."""
+    folder = write_bert(tmp_path, seed=0)
+    touched = tmp_path / "touched"
+    (folder / "evil.py").write_text(f"open({str(touched)!r}, 'w')\nclass Evil: ...\n")
+    config = json.loads((folder / part).read_text())
+    names = ("AutoConfig", "AutoModel") if part == "config.json" else ("AutoTokenizer",)
+    config["auto_map"] = dict.fromkeys(names, "evil.Evil")
+    if part == "config.json":
+        config["model_type"] = "evil"
+    else:
+        config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (folder / part).write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    try:
+        load_encoder(f"hf:{folder}")  # with a tokenizer of its own, if it can
+    except InputError as error:
+        assert "not a text model" in str(error) and "\n" not in str(error)
+    assert not touched.exists()
+    assert "[y/N]" not in "".join(capfd.readouterr())
 
 
 @pytest.fixture(scope="module")

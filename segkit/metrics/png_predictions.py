@@ -1,0 +1,88 @@
+"""Semantic predictions in a folder of index PNGs, whose pixels are class ids of the truth."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from segkit import storage
+from segkit.errors import InputError
+from segkit.masks import rle
+from segkit.sample import Sample, Segment
+from segkit.shards.reader import ShardSet
+from segkit.sources.label_maps import read_indices
+from segkit.sources.ledger import ImageError
+
+_VOID = 255
+"""The usual value of pixels without a class."""
+
+
+def png_names(folder: Path) -> list[str]:
+    """The sorted names of all PNGs in a folder and its subfolders, relative to it."""
+    if storage.is_remote(folder):
+        names = [*storage.list_files(folder)]
+    else:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    return sorted(name for name in names if name.lower().endswith(".png"))
+
+
+class PngPredictions:
+    """A folder of index PNGs, each read when its image is asked for."""
+
+    def __init__(self, folder: Path, truth: ShardSet, ids_by_name: Mapping[str, str]) -> None:
+        """List the folder.
+
+        Args:
+            folder: the PNGs; a name without its extension is the id of an image or, with or
+                without folders, the name of its file.
+            truth: ground truth; pixels are class ids of its taxonomy. 255 and the index that its
+                source gives to void mean "no class".
+            ids_by_name: image ids by the ids and file stems that names may be.
+        """
+        self._folder, self._taxonomy = folder, truth.taxonomy
+        ignored = truth.manifest.source_header.get("ignore") or ()
+        self._void = {_VOID, *ignored} - truth.taxonomy.by_id.keys()
+        self._names: dict[str, str] = {}
+        self._ids: list[str] = []
+        for name in png_names(folder):
+            path = name.rpartition(".")[0]
+            stem = path.rpartition("/")[2]
+            image = ids_by_name.get(path, ids_by_name.get(stem, path))
+            self._ids.append(image)
+            self._names[image] = name
+
+    def ids(self) -> list[str]:
+        """Ids of the images, in the order of the names."""
+        return self._ids
+
+    def get(self, image: Sample) -> Sample | None:
+        """The regions of an image, one for each class.
+
+        Raises:
+            InputError: the PNG cannot be read or has another size than the image, or a pixel's
+                value is neither a class nor void.
+        """
+        name = self._names.get(image.id)
+        if name is None:
+            return None
+        path, size = self._folder / name, (image.width, image.height)
+        try:
+            indices = read_indices(path, size, record=f"image {image.id}")
+        except ImageError as error:
+            defect = error.defect
+            hint = "write one PNG of class ids for each image, at its size"
+            raise InputError(
+                defect.message, file=defect.file, record=defect.record, hint=hint
+            ) from error
+        segments = []
+        for index, region in rle.regions(indices).items():
+            category = self._taxonomy.by_id.get(index)
+            if category is not None:
+                shape = (region.box, region.counts, float(region.area))
+                segments.append(Segment(index, category.kind, *shape, mask_from="prediction"))
+            elif index not in self._void:
+                message = f"{region.area} pixels of {index}, which is no class id of the data"
+                hint = (
+                    f"write the ids of {self._taxonomy.name}, or convert the PNGs with their own"
+                    " labels (`segkit convert semantic`) and give that set"
+                )
+                raise InputError(message, file=path, record=f"image {image.id}", hint=hint)
+        return Sample(image.id, image.file_name, image.width, image.height, tuple(segments))
