@@ -45,7 +45,7 @@ def test_every_module_and_data_file_is_inside(wheel: zipfile.ZipFile) -> None:
         ("schemas", "segkit/schemas"),
     ):
         for file in (ROOT / folder).rglob("*"):
-            if file.suffix in (".py", ".typed", ".json", ".safetensors", ".toml", ".html"):
+            if file.suffix in (".py", ".typed", ".json", ".safetensors", ".toml", ".html", ".css"):
                 expected.add(f"{package}/{file.relative_to(ROOT / folder).as_posix()}")
     assert expected - inside == set()
     rooms = {file.parent.name for file in (ROOT / "segkit").glob("*/__init__.py")}

@@ -2,10 +2,10 @@
 
 build.py     put the report together: headline figures, sections, images, provenance
 sections.py  write the sections of each task
-figures.py   draw bars, scatter plots, histograms and confusion matrices
+figures.py   compute bars, scatter plots, histograms and confusion matrices
 gallery.py   embed the worst and the best images
 ranking.py   rank images: the worst and the best
 preview.py   draw images of a set: one, a grid, or beside predictions
-page.py      assemble the page; HTML elements and tables
-style.py     the style sheet
+page.py      fill the templates: the page and its parts
+templates/   HTML of the page, of its parts (macros) and of their drawings; the style sheet
 """

@@ -8,8 +8,8 @@ from segkit import __version__
 from segkit.metrics.class_mapping import class_map_notes, thing_classes
 from segkit.metrics.evaluate import EvalResult
 from segkit.metrics.predictions import Predictions
-from segkit.report.gallery import draw_image, gallery
-from segkit.report.page import Page, Section, html
+from segkit.report.gallery import draw_image
+from segkit.report.page import Page, Section, fragment, html
 from segkit.report.preview import MIN_SCORE
 from segkit.report.ranking import worst_and_best
 from segkit.report.sections import (
@@ -64,7 +64,7 @@ def _gallery_section(
     instances = task == "instance"
     classes = thing_classes(truth.taxonomy) if instances else truth.taxonomy.categories
     class_ids = {category.id for category in classes}
-    parts = []
+    groups = []
     for heading, indices in (("Worst", worst), ("Best", best)):
         images = [
             draw_image(
@@ -77,8 +77,9 @@ def _gallery_section(
             )
             for index in indices
         ]
-        parts.append(f"<h3>{heading}</h3>{gallery(images)}" if images else "")
-    return Section("Images", "".join(parts), "Ground truth left, prediction right.")
+        groups.append((heading, images))
+    body = fragment("gallery", groups=groups).strip()
+    return Section("Images", body, "Ground truth left, prediction right.")
 
 
 def _notes(result: dict[str, Any]) -> list[str]:

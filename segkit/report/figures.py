@@ -1,12 +1,13 @@
-"""Draw the figures of a report as SVG or HTML text; colors are CSS variables of the page."""
+"""Compute the figures of a report: bars, scatter plots, histograms and confusion matrices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from segkit.report.page import escape, tag
+from segkit.report.page import fragment
 
 Floats = NDArray[np.float64]
 WIDTH = 640
@@ -15,6 +16,8 @@ LEFT, RIGHT, BOTTOM = 44, 16, 40
 """Margins of the plots in pixels."""
 MAX_NAMES = 14
 """Points of a scatter plot that get a name."""
+_CELL = 30
+"""Width and height of a cell of a confusion matrix in pixels."""
 
 
 @dataclass(frozen=True)
@@ -28,29 +31,30 @@ class ClassPoint:
     objects: int
 
 
-def bars(rows: Sequence[tuple[str, float, str]], *, unit: str = "%") -> str:
+@dataclass(frozen=True)
+class _Text:
+    """A text in a drawing, in pixels from the upper left corner."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str = "middle"
+    style: str = "faint"
+    turn: float = 0
+    """Degrees, clockwise."""
+
+
+def bars(rows: Sequence[tuple[str, float, str]], *, unit: str = "%") -> Markup:
     """Draw a bar for each class.
 
     Args:
         rows: name, value in 0-100, remark.
         unit: heading of the values.
     """
-    lines = []
-    for name, value, remark in rows:
-        bar = tag("span", tag("span", "", style=f"width:{value:.1f}%"), class_="bar")
-        cells = (
-            tag("th", escape(name), scope="row"),
-            tag("td", bar),
-            tag("td", f"{value:.1f}", class_="figure"),
-            tag("td", escape(remark), class_="remark"),
-        )
-        lines.append(tag("tr", "".join(cells)))
-    headings = ("<th>class</th><th></th>", tag("th", escape(unit), class_="figure"), "<th></th>")
-    body = tag("thead", tag("tr", "".join(headings))) + tag("tbody", "".join(lines))
-    return tag("div", tag("table", body, class_="bars"), class_="scroll tall")
+    return fragment("bars", unit=unit, rows=rows)
 
 
-def scatter(points: Sequence[ClassPoint]) -> str:
+def scatter(points: Sequence[ClassPoint]) -> Markup:
     """Plot classes by RQ (x) and SQ (y), with curves of equal PQ.
 
     The area of a dot grows with the number of objects.
@@ -64,29 +68,42 @@ def scatter(points: Sequence[ClassPoint]) -> str:
     def y(value: float) -> float:
         return 12 + (height - BOTTOM - 12) * (100 - value) / (100 - low)
 
-    parts = [_axis_x(x, height - BOTTOM, "RQ (recognition)"), _axis_y(y, low, "SQ (shape)")]
+    base, ticks = height - BOTTOM, np.linspace(low, 100, 6).tolist()
+    texts = [_Text(x(value), base + 16, str(value)) for value in range(0, 101, 20)]
+    texts.append(_Text(x(50), base + 34, "RQ (recognition)"))
+    texts += [_Text(LEFT - 6, y(value) + 4, f"{value:.0f}", "end") for value in ticks]
+    texts.append(_Text(LEFT + 4, 26, "SQ (shape)", "start"))
+    curves = []
     for pq in (20, 40, 60, 80):
         reach = min(100.0, 100 * pq / low) if low else 100.0
-        curve = [(rq, 100 * pq / rq) for rq in np.linspace(pq, reach, 40).tolist()]
-        path = " ".join(f"{x(rq):.1f},{y(sq):.1f}" for rq, sq in curve)
-        parts.append(tag("polyline", class_="iso", points=path))
-        parts.append(_text(x(reach) - 6, y(curve[-1][1]) - 6, f"PQ {pq}", anchor="end"))
-    most = max((point.objects for point in points), default=1)
-    for point in points:
-        if point.rq > 0:
-            radius = 3 + 9 * (point.objects / most) ** 0.5
-            quality = point.sq * point.rq / 100
-            title = f"{point.name}: SQ {point.sq:.1f}, RQ {point.rq:.1f}, PQ {quality:.1f}"
-            label = tag("title", escape(title))
-            parts.append(
-                tag("circle", label, class_="dot", cx=x(point.rq), cy=y(point.sq), r=radius)
-            )
+        rqs = np.linspace(pq, reach, 40).tolist()
+        curves.append([(x(rq), y(100 * pq / rq)) for rq in rqs])
+        texts.append(_Text(x(reach) - 6, curves[-1][-1][1] - 6, f"PQ {pq}", "end"))
     for point in _named_points(points):
         anchor, shift = ("end", -8) if point.rq > 80 else ("start", 8)
-        parts.append(
-            _text(x(point.rq) + shift, y(point.sq) + 4, point.name, style="name", anchor=anchor)
-        )
-    return _svg(WIDTH, height, "Classes by recognition and segmentation quality", parts)
+        texts.append(_Text(x(point.rq) + shift, y(point.sq) + 4, point.name, anchor, "name"))
+    most = max((point.objects for point in points), default=1)
+    dots = [
+        {
+            "x": x(point.rq),
+            "y": y(point.sq),
+            "radius": 3 + 9 * (point.objects / most) ** 0.5,
+            "title": f"{point.name}: SQ {point.sq:.1f}, RQ {point.rq:.1f}, "
+            f"PQ {point.sq * point.rq / 100:.1f}",
+        }
+        for point in points
+        if point.rq > 0
+    ]
+    return fragment(
+        "scatter",
+        width=WIDTH,
+        height=height,
+        title="Classes by recognition and segmentation quality",
+        grid={"rows": [y(value) for value in ticks], "left": LEFT, "right": WIDTH - RIGHT},
+        curves=curves,
+        dots=dots,
+        texts=texts,
+    )
 
 
 def _named_points(points: Sequence[ClassPoint]) -> list[ClassPoint]:
@@ -100,39 +117,43 @@ def _named_points(points: Sequence[ClassPoint]) -> list[ClassPoint]:
     return named
 
 
-def histogram(values: Floats, low: float, high: float, bins: int, label: str) -> str:
+def histogram(values: Floats, low: float, high: float, bins: int, label: str) -> Markup:
     """Draw how often the values of a range occur, and mark their mean."""
     height = 240
     counts, edges = np.histogram(values, bins, (low, high))
     most = max(int(counts.max(initial=0)), 1)
-    step = (WIDTH - LEFT - RIGHT) / bins
+    step, base = (WIDTH - LEFT - RIGHT) / bins, height - BOTTOM
 
     def x(value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
 
-    parts = []
+    columns = []
     for i, count in enumerate(counts.tolist()):
-        tall = (height - BOTTOM - 16) * count / most
-        title = tag("title", f"{edges[i]:.2f}-{edges[i + 1]:.2f}: {count}")
-        left, top = LEFT + i * step + 1, height - BOTTOM - tall
-        parts.append(
-            tag("rect", title, class_="column", x=left, y=top, width=step - 2, height=tall)
-        )
-    for tick in np.linspace(low, high, 6).tolist():
-        parts.append(_text(x(tick), height - BOTTOM + 16, f"{tick:.1f}", anchor="middle"))
-    parts.append(_text(LEFT - 6, 22, str(most), anchor="end"))
+        tall = (base - 16) * count / most
+        title = f"{edges[i]:.2f}-{edges[i + 1]:.2f}: {count}"
+        place = {"x": LEFT + i * step + 1, "y": base - tall, "width": step - 2, "height": tall}
+        columns.append({"title": title, **place})
+    ticks = np.linspace(low, high, 6).tolist()
+    texts = [_Text(x(tick), base + 16, f"{tick:.1f}") for tick in ticks]
+    texts += [_Text(LEFT - 6, 22, str(most), "end"), _Text(x((low + high) / 2), height - 6, label)]
+    mark = None
     if len(values):
         mean = float(values.mean())
-        at = x(mean)
-        parts.append(tag("line", class_="mark", x1=at, x2=at, y1=14, y2=height - BOTTOM))
+        mark = {"x": x(mean), "top": 14, "bottom": base}
         anchor, shift = ("end", -5) if mean > (low + high) / 2 else ("start", 5)
-        parts.append(_text(at + shift, 12, f"mean {mean:.3f}", style="name", anchor=anchor))
-    middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
-    parts.append(_text(middle, height - 6, label, anchor="middle"))
-    return _svg(WIDTH, height, label, parts)
+        texts.append(_Text(x(mean) + shift, 12, f"mean {mean:.3f}", anchor, "name"))
+    return fragment(
+        "histogram",
+        width=WIDTH,
+        height=height,
+        title=label,
+        columns=columns,
+        mean=mark,
+        texts=texts,
+    )
 
 
-def matrix(names: Sequence[str], shares: Floats) -> str:
+def matrix(names: Sequence[str], shares: Floats) -> Markup:
     """Draw a confusion matrix.
 
     Args:
@@ -140,71 +161,35 @@ def matrix(names: Sequence[str], shares: Floats) -> str:
         shares: (N, N + 1) in 0-1. Rows are true classes, columns predicted ones; the last column
             is `nothing`.
     """
-    cell, side, top = 30, 130, 104
-    columns = [*names, "nothing"]
-    width, height = side + cell * len(columns) + 60, top + cell * len(names) + 8
-    parts = []
-    for k, name in enumerate(columns):
-        x, y = side + cell * (k + 0.6), top - 8
-        turn = f"rotate(-50 {x:.0f} {y})"
-        text = escape(_short(name, 16))
-        parts.append(tag("text", text, class_="small", x=x, y=y, transform=turn))
-    for i, name in enumerate(names):
-        y = top + cell * i
-        parts.append(_text(side - 8, y + 20, _short(name, 18), style="small", anchor="end"))
-        for k, predicted in enumerate(columns):
-            share = float(shares[i, k])
-            title = f"{100 * share:.1f} % of {name} predicted as {predicted}"
-            square = tag(
-                "rect",
-                class_="right" if i == k else "wrong",
-                x=side + cell * k,
-                y=y,
-                width=cell - 2,
-                height=cell - 2,
-                style=f"opacity:{0.06 + 0.94 * share:.3f}",
-            )
-            figure = ""
-            if share >= 0.01:
-                style = "on" if share > 0.5 else "small"
-                middle = side + cell * k + cell / 2 - 1
-                figure = _text(middle, y + 19, f"{100 * share:.0f}", style=style, anchor="middle")
-            parts.append(tag("g", square + tag("title", escape(title)) + figure))
-    drawing = _svg(width, height, "Confusion between classes", parts, fixed=True)
-    return tag("div", drawing, class_="scroll")
+    side, top = 130, 104
+    predicted = [*names, "nothing"]
+    texts = [
+        _Text(side + _CELL * (k + 0.6), top - 8, _short(name, 16), "start", "small", -50)
+        for k, name in enumerate(predicted)
+    ]
+    cells = []
+    for (i, k), share in np.ndenumerate(shares):
+        x, y = side + _CELL * k, top + _CELL * i
+        title = f"{100 * share:.1f} % of {names[i]} predicted as {predicted[k]}"
+        opacity = 0.06 + 0.94 * share
+        cells.append({"x": x, "y": y, "right": i == k, "opacity": opacity, "title": title})
+        if share >= 0.01:
+            style = "on" if share > 0.5 else "small"
+            texts.append(_Text(x + _CELL / 2 - 1, y + 19, f"{100 * share:.0f}", style=style))
+    texts += [
+        _Text(side - 8, top + _CELL * i + 20, _short(name, 18), "end", "small")
+        for i, name in enumerate(names)
+    ]
+    return fragment(
+        "matrix",
+        width=side + _CELL * len(predicted) + 60,
+        height=top + _CELL * len(names) + 8,
+        title="Confusion between classes",
+        size=_CELL - 2,
+        cells=cells,
+        texts=texts,
+    )
 
 
 def _short(name: str, length: int) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
-
-
-def _text(x: float, y: float, content: str, *, style: str = "faint", anchor: str) -> str:
-    return tag("text", escape(content), class_=style, x=x, y=y, text_anchor=anchor)
-
-
-def _axis_x(place: Callable[[float], float], base: float, label: str) -> str:
-    marks = [
-        _text(place(value), base + 16, str(value), anchor="middle") for value in range(0, 101, 20)
-    ]
-    return "".join([*marks, _text(place(50), base + 34, label, anchor="middle")])
-
-
-def _axis_y(place: Callable[[float], float], low: float, label: str) -> str:
-    marks = []
-    for value in np.linspace(low, 100, 6).tolist():
-        y = place(value)
-        marks.append(tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
-        marks.append(_text(LEFT - 6, y + 4, f"{value:.0f}", anchor="end"))
-    return "".join([*marks, _text(LEFT + 4, 26, label, anchor="start")])
-
-
-def _svg(width: int, height: int, label: str, parts: Sequence[str], *, fixed: bool = False) -> str:
-    size: dict[str, str | float] = {"width": width, "height": height} if fixed else {}
-    return tag(
-        "svg",
-        "".join(parts),
-        viewBox=f"0 0 {width} {height}",
-        **size,
-        role="img",
-        aria_label=label,
-    )

@@ -8,7 +8,6 @@ import numpy as np
 
 from segkit.images.draw import Picture, overlay
 from segkit.metrics.predictions import Predictions
-from segkit.report.page import escape, tag
 from segkit.report.preview import background
 from segkit.sample import Segment
 from segkit.shards.reader import ShardSet
@@ -69,16 +68,3 @@ def data_uri(picture: Picture) -> str:
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 82])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
-
-
-def gallery(images: Sequence[GalleryImage]) -> str:
-    """Write the images as HTML: ground truth left, prediction right."""
-    figures = []
-    for image in images:
-        pair = "".join(
-            f'<img src="{uri}" alt="{title} of {escape(image.caption)}" loading="lazy">'
-            for title, uri in (("ground truth", image.truth), ("prediction", image.prediction))
-        )
-        caption = tag("figcaption", escape(image.caption))
-        figures.append(tag("figure", tag("div", pair, class_="pair") + caption))
-    return tag("div", "".join(figures), class_="gallery")

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from segkit.metrics.evaluate import EvalResult
 from segkit.metrics.output import figure_name
 from segkit.metrics.panoptic import TRUE_POSITIVE
 from segkit.report import figures
-from segkit.report.page import Section, plain_table
+from segkit.report.page import Section, fragment, plain_table
 
 Card = tuple[str, str]
 """Name and figure of a headline card."""
@@ -97,7 +98,7 @@ def instance_sections(
     sections = [
         Section("Intervals", _intervals(result) + _zero_shot(result)),
         Section("Classes", figures.bars(_class_bars(result), unit="AP")),
-        Section("Overlap", figures.histogram(iou, 0.0, 1.0, BINS, title) if len(iou) else ""),
+        Section("Overlap", figures.histogram(iou, 0.0, 1.0, BINS, title) if len(iou) else Markup()),
         Section(
             "Masks for true boxes",
             _box_masks(result),
@@ -135,31 +136,31 @@ def _best_first(rows: Sequence[tuple[str, float, str]]) -> list[tuple[str, float
     return sorted(rows, key=lambda row: -row[1])
 
 
-def _quality(result: dict[str, Any]) -> str:
+def _quality(result: dict[str, Any]) -> Markup:
     keys = (*_QUALITIES, "n")
     rows = [(group, *(result[group][key] for key in keys)) for group in _GROUPS]
     return plain_table(("", "PQ", "SQ", "RQ", "classes"), rows)
 
 
-def _boundary_quality(result: dict[str, Any]) -> str:
+def _boundary_quality(result: dict[str, Any]) -> Markup:
     if "boundary" not in result:
-        return ""
+        return Markup()
     boundary = result["boundary"]
     rows = [(group, *(boundary[group][key] for key in _QUALITIES)) for group in _GROUPS]
     return plain_table(("", "PQ", "SQ", "RQ"), rows)
 
 
-def _boundary_ap(result: dict[str, Any]) -> str:
+def _boundary_ap(result: dict[str, Any]) -> Markup:
     if "boundary" not in result:
-        return ""
+        return Markup()
     row = ("boundary", *(result["boundary"][key] for key in _AP_KEYS))
     return plain_table(("", *map(figure_name, _AP_KEYS)), [row])
 
 
-def _intervals(result: dict[str, Any]) -> str:
+def _intervals(result: dict[str, Any]) -> Markup:
     bootstrap = result.get("bootstrap")
     if not bootstrap:
-        return ""
+        return Markup()
     rows = [
         (figure_name(name), "-" if low is None else f"{low:.2f} - {high:.2f}")
         for name, (low, high) in bootstrap["intervals"].items()
@@ -168,10 +169,10 @@ def _intervals(result: dict[str, Any]) -> str:
     return plain_table(("", f"{bootstrap['confidence']:.0%} interval, {draws}"), rows)
 
 
-def _zero_shot(result: dict[str, Any]) -> str:
+def _zero_shot(result: dict[str, Any]) -> Markup:
     scores = result.get("zero_shot")
     if not scores:
-        return ""
+        return Markup()
     rows = [
         ("seen", scores["seen"], scores["seen_classes"]),
         ("unseen", scores["unseen"], scores["unseen_classes"]),
@@ -180,32 +181,29 @@ def _zero_shot(result: dict[str, Any]) -> str:
     return plain_table(("zero-shot", scores["figure"].upper(), "classes"), rows)
 
 
-def _box_masks(result: dict[str, Any]) -> str:
+def _box_masks(result: dict[str, Any]) -> Markup:
     scores = result.get("given_boxes")
     if not scores:
-        return ""
+        return Markup()
     rows = [("all", scores["mean_iou"]), *scores["per_size"].items(), *scores["per_class"].items()]
     filled = "-" if scores["filled"] is None else f"{scores['filled']:.1%}"
-    note = (
-        f"<p>{scores['masked']} of {scores['boxes']} objects have a mask;"
-        f" {filled} of the masks fill their box.</p>"
-    )
+    counts = {"masked": scores["masked"], "boxes": scores["boxes"], "filled": filled}
     cells = [(name, None if iou is None else f"{iou:.3f}") for name, iou in rows]
-    return note + plain_table(("objects", "IoU"), cells)
+    return fragment("box_masks", **counts) + plain_table(("objects", "IoU"), cells)
 
 
-def _confused_classes(result: dict[str, Any]) -> str:
+def _confused_classes(result: dict[str, Any]) -> Markup:
     pairs = result.get("confusion")
     if not pairs:
-        return ""
+        return Markup()
     rows = [(f"{pair['true']} predicted as {pair['predicted']}", pair["count"]) for pair in pairs]
     return plain_table(("", "objects"), rows)
 
 
-def _tide_errors(result: dict[str, Any]) -> str:
+def _tide_errors(result: dict[str, Any]) -> Markup:
     errors = result.get("errors")
     if not errors:
-        return ""
+        return Markup()
     rows = [(name, error["gain"], error["count"]) for name, error in errors.items()]
     return plain_table(("error", "AP50 gained", "count"), rows)
 
@@ -213,14 +211,14 @@ def _tide_errors(result: dict[str, Any]) -> str:
 def _confusion_matrix(evaluation: EvalResult) -> Section:
     """Show the classes with the most wrong pixels."""
     if evaluation.semantic is None:
-        return Section("Confusion", "")
+        return Section("Confusion", Markup())
     class_names = evaluation.semantic.class_names
     pixels = evaluation.semantic.confusion()  # (N, N + 1)
     wrong = pixels.sum(1) - np.diagonal(pixels)
     count = min(MATRIX_CLASSES, int(np.count_nonzero(pixels.sum(1))))
     classes = np.sort(np.argsort(-wrong, kind="stable")[:count])
     if not len(classes):
-        return Section("Confusion", "")
+        return Section("Confusion", Markup())
     columns = np.append(classes, len(class_names))
     totals = np.maximum(pixels[classes].sum(1, keepdims=True), 1)
     shares = pixels[np.ix_(classes, columns)] / totals

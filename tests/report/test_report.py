@@ -10,7 +10,10 @@ import pytest
 from segkit.metrics.evaluate import EvalOptions, evaluate
 from segkit.metrics.output import origin
 from segkit.metrics.predictions import as_predictions
+from segkit.report import figures
 from segkit.report.build import report
+from segkit.report.gallery import GalleryImage
+from segkit.report.page import fragment, plain_table
 from segkit.shards.header import Header
 from segkit.shards.writer import write_layer, write_set
 from tests.metrics.files import sets, shard_set
@@ -108,6 +111,26 @@ def test_names_are_escaped(tmp_path):
     result = {"data": origin(renamed), "predictions": origin(layer), **evaluation.metrics}
     page = report(result, evaluation, renamed, source)
     assert "<script>" not in page and "&lt;b&gt;class 0&amp;&lt;/b&gt;" in page
+
+
+@pytest.mark.parametrize("part", ["table", "bars", "gallery", "scatter", "histogram", "matrix"])
+def test_every_part_escapes_markup_and_control_characters(part):
+    hostile = "<script>\x1b\u202e'\""
+    image = GalleryImage(hostile, "data:,", "data:,")
+    shares = np.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]])
+    html = {
+        "table": lambda: plain_table((hostile, hostile), [(hostile, hostile)]),
+        "bars": lambda: figures.bars([(hostile, 50.0, hostile)], unit=hostile),
+        "gallery": lambda: fragment("gallery", groups=[("Worst", [image])]),
+        "scatter": lambda: figures.scatter([figures.ClassPoint(hostile, 80.0, 60.0, 3)]),
+        "histogram": lambda: figures.histogram(np.array([0.2, 0.4]), 0.0, 1.0, 5, hostile),
+        "matrix": lambda: figures.matrix([hostile, hostile], shares),
+    }[part]()
+    assert "&lt;script&gt;" in html and "&#34;" in html
+    assert not re.search("<script|\x1b|\u202e|'\"", html)
+    parser = Balance()
+    parser.feed(html)
+    assert not parser.open
 
 
 def test_image_scores_equal_those_of_each_image_evaluated_separately(tmp_path):
