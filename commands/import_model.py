@@ -35,15 +35,21 @@ def import_model(
 
     Example: segkit import hf:facebook/mask2former-swin-tiny-coco-panoptic --out work/public
     """
-    from segkit.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name
+    from segkit.hub import (
+        HF_PREFIX,
+        check_model_type,
+        check_source,
+        fetch_model,
+        is_hugging_face,
+    )
     from segkit.recipes.schema import TextConfig
     from segkit.text.encoding import Encoding
 
     require_extra("train", "segkit import")
     spec = source if is_hugging_face(source) else HF_PREFIX + source
-    model_name(spec)
+    check_source(spec)
     Encoding.from_names(encoder, templates)
-    fetch_model(spec)
+    check_model_type(spec, fetch_model(spec))
 
     # Below what is refused at once: these take seconds to import.
     from segkit.runs.import_checkpoint import import_checkpoint

@@ -28,8 +28,13 @@ _OLD_BOX_PROMPTS = "conditioned"
 
 
 def pseudolabel(
-    checkpoint: str = typer.Option(
-        ..., "--checkpoint", metavar="RUN", help="The run whose model predicts the masks."
+    teachers: list[str] = typer.Option(
+        ...,
+        "--teacher",
+        "--checkpoint",
+        metavar="RUN|hf:NAME|sam:NAME|sam2:NAME|samhq:NAME|grabcut|ellipse|box",
+        help="The source of the masks: a run; a Mask2Former, SAM, SAM 2 or SAM-HQ of Hugging Face "
+        "by its name or local folder; OpenCV's GrabCut; or the shape itself, as a baseline.",
     ),
     data: str = typer.Option(
         ..., "--data", metavar="SET", help="A set in which some boxes have no mask."
@@ -37,46 +42,60 @@ def pseudolabel(
     out: Path = typer.Option(
         ..., "--out", metavar="SET", parser=writable, help="Directory of the new set's versions."
     ),
+    min_score: float = typer.Option(
+        None,
+        "--min-score",
+        metavar="0-1",
+        help="Lowest score of a mask; a box whose mask scores less stays a box. By default the "
+        "run's inference.pseudo_score, 0.5 (predicted IoU) for SAM, 0 for GrabCut.",
+    ),
     strategy: str = typer.Option(
-        "box-prompts",
+        None,
         "--strategy",
-        help="box-prompts: segment each box; proposals: match the model's own proposals to the "
-        "boxes.",
+        help="Of a run. box-prompts: segment each box (default); proposals: match the model's own "
+        "proposals to the boxes (default of public Mask2Formers, which have no box prompts).",
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     preview: bool = PREVIEW_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Replace the boxes of a set by the model's masks. Boxes without a confident mask stay boxes.
+    """Replace the boxes of a set by a teacher's masks. Boxes without a confident mask stay boxes.
 
-    Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
+    Example: segkit pseudolabel --teacher sam:facebook/sam-vit-base --data work/boxes
+    --out work/masks
 
-    Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/pseudo
-    --set inference.pseudo_score=0.5
+    Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/masks
+    --min-score 0.5
     """
+    from segkit.inference.open_teacher import TeacherSpec
     from segkit.recipes.schema import Strategy
-    from segkit.runs.open_run import check_run
 
     if strategy == _OLD_BOX_PROMPTS:
         note(f"--strategy {strategy} is now called box-prompts")
         strategy = "box-prompts"
-    chosen_strategy = parse_choice(strategy, get_args(Strategy), "--strategy")
-    check_run(checkpoint, settings, chosen_strategy)
+    chosen_strategy = strategy and parse_choice(strategy, get_args(Strategy), "--strategy")
+    if len(teachers) > 1:
+        hint = "give it once; --checkpoint is its second name"
+        raise InputError(f"{len(teachers)} teachers: {', '.join(teachers)}", hint=hint)
+    spec = TeacherSpec(teachers[0], chosen_strategy or None, settings, device, min_score)
+    spec.check()
     boxes = _open_boxes(data)
 
-    # Everything that can be refused has been: these imports take seconds.
-    from segkit import load_run
+    # Everything that can be refused has been: models take seconds to load.
     from segkit import pseudolabel as label_boxes
 
-    run = load_run(checkpoint, device, settings)
+    teacher = spec.open()
     with progress_bar("pseudolabel", len(boxes)) as advance:
-        layer, transfer = label_boxes(run, boxes, out, strategy=chosen_strategy, on_image=advance)
+        layer, transfer = label_boxes(teacher, boxes, out, on_image=advance)
+    arguments = layer.manifest.arguments
     result = {
         "path": str(layer.path),
         "version": layer.version,
         "digest": layer.manifest.digest,
-        "strategy": chosen_strategy,
+        "teacher": teacher.name,
+        "min_score": teacher.min_score,
+        "strategy": arguments.get("strategy"),
         "boxes": transfer.boxes,
         "masked": transfer.masked,
         "kept_as_boxes": transfer.kept_as_boxes,

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from segkit.commands.common import table
-from segkit.inference.predict_boxes import ImagePrompts
-from segkit.inference.pseudolabel import STRATEGIES
+from segkit.inference.box_masks import ImagePrompts
+from segkit.inference.run_teacher import STRATEGIES
 from segkit.masks import rle
 from segkit.masks.boxes import filled_box, inscribed_ellipse, pixels_of_box
 from segkit.masks.iou import mask_iou

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segkit.data.torch_dataset import TorchDataset
+    from segkit.inference.open_teacher import open_teacher
     from segkit.inference.predictor import Predictor, segment_boxes
     from segkit.inference.pseudolabel import pseudolabel
     from segkit.metrics.evaluate import evaluate
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate",
     "load_run",
     "open",
+    "open_teacher",
     "pseudolabel",
     "segment_boxes",
     "train",
@@ -43,6 +45,7 @@ _EXPORTS = {
     "evaluate": ("segkit.metrics.evaluate", "evaluate"),
     "load_run": ("segkit.runs.run", "load_run"),
     "open": ("segkit.shards.reader", "ShardSet.open"),
+    "open_teacher": ("segkit.inference.open_teacher", "open_teacher"),
     "pseudolabel": ("segkit.inference.pseudolabel", "pseudolabel"),
     "segment_boxes": ("segkit.inference.predictor", "segment_boxes"),
     "train": ("segkit.training.train", "train"),

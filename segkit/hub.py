@@ -7,13 +7,41 @@ no code of a model's runs. `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFL
 import re
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segkit.errors import InputError, SegkitError
+from segkit.parse import read_json
+
+
+@dataclass(frozen=True)
+class PublicKind:
+    """A kind of public model; a source is its prefix and FOLDER or OWNER/NAME."""
+
+    prefix: str
+    name: str
+    """In messages."""
+    model_types: tuple[str, ...]
+    """`model_type` in its config.json."""
+    model_class: str
+    """Its class in transformers."""
+
 
 HF_PREFIX = "hf:"
 """Prefix of a Hugging Face Mask2Former: `hf:FOLDER` or `hf:OWNER/NAME`."""
+KINDS = {
+    kind.prefix: kind
+    for kind in (
+        PublicKind(
+            HF_PREFIX, "Mask2Former", ("mask2former",), "Mask2FormerForUniversalSegmentation"
+        ),
+        PublicKind("sam:", "SAM", ("sam",), "SamModel"),
+        # Meta's files of SAM 2 hold the video model, which contains the image model.
+        PublicKind("sam2:", "SAM 2", ("sam2", "sam2_video"), "Sam2Model"),
+        PublicKind("samhq:", "SAM-HQ", ("sam_hq",), "SamHQModel"),
+    )
+}
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 PICKLE = "pytorch_model.bin"
 _PATIENCE = 8.0
@@ -25,15 +53,53 @@ def is_hugging_face(source: object) -> bool:
     return isinstance(source, str) and source.startswith(HF_PREFIX)
 
 
+def model_kind(source: str) -> PublicKind:
+    """The kind of model that a source names; it has the prefix of one."""
+    return KINDS[source.partition(":")[0] + ":"]
+
+
 def model_name(source: str) -> str:
-    """FOLDER or OWNER/NAME of `hf:FOLDER` or `hf:OWNER/NAME`; InputError for anything else."""
-    name = source.removeprefix(HF_PREFIX)
+    """FOLDER or OWNER/NAME of a source such as `hf:OWNER/NAME`; InputError for anything else."""
+    prefix = model_kind(source).prefix
+    name = source.removeprefix(prefix)
     if not name:
-        raise InputError(f"unknown source {source!r}", hint="write hf:FOLDER or hf:NAME")
+        hint = f"write {prefix}FOLDER or {prefix}NAME"
+        raise InputError(f"unknown source {source!r}", hint=hint)
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         hint = "give a folder or a public NAME"
         raise InputError("no such folder", file=name, hint=hint)
     return name
+
+
+def check_source(source: str, required: Sequence[str] = (CONFIG, WEIGHTS)) -> None:
+    """Refuse what can be refused without the network: a name, the files and type of a folder.
+
+    Raises:
+        InputError: as of `fetch_model` and `check_model_type`.
+    """
+    folder = Path(model_name(source))
+    if folder.is_dir():
+        check_model_type(source, fetch_model(source, required))
+
+
+def check_model_type(source: str, folder: Path) -> None:
+    """Compare the folder of a model with the kind that its source states.
+
+    Raises:
+        InputError: config.json is not that of a model, or that of another kind.
+    """
+    kind, file = model_kind(source), folder / CONFIG
+    hint = f"give the folder of a {kind.name}"
+    config = read_json(file, hint=hint)
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type in kind.model_types:
+        return
+    if not isinstance(model_type, str):
+        raise InputError("does not say its model_type", file=file, hint=hint)
+    for other in KINDS.values():
+        if model_type in other.model_types:
+            hint = f"give {other.prefix}{model_name(source)}"
+    raise InputError(f"a {model_type} model, not a {kind.name}", file=file, hint=hint)
 
 
 def fetch_model(
@@ -49,9 +115,9 @@ def fetch_model(
         InputError: no such source, or a folder without a required file.
         SegkitError: a public model that cannot be fetched; says which files to fetch by hand.
     """
-    name = model_name(source)
+    name, kind = model_name(source), model_kind(source)
     if Path(name).is_dir():
-        _check_files(Path(name), required)
+        _check_files(Path(name), required, kind)
         return Path(name)
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
@@ -61,28 +127,31 @@ def fetch_model(
     try:
         _probe(name, required[0])
         for file in (*optional, *required):
-            folder = _download(hf_hub_download, name, file, file in optional) or Path()
+            folder = _download(hf_hub_download, name, file, kind, file in optional) or Path()
         return folder
     except InputError:
         raise
     except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
-        raise _unreachable(name, error, (*required, *optional)) from error
+        raise _unreachable(name, error, (*required, *optional), kind) from error
 
 
-def _check_files(folder: Path, required: Sequence[str]) -> None:
+def _check_files(folder: Path, required: Sequence[str], kind: PublicKind) -> None:
     """Raise InputError where a folder lacks a file."""
     for name in required:
         if (folder / name).is_file():
             continue
         if name == WEIGHTS and (folder / PICKLE).is_file():
-            raise _only_pickle(str(folder), folder)
+            raise _only_pickle(str(folder), folder, kind)
         raise InputError(f"has no {name}", file=folder, hint=f"needed are {' and '.join(required)}")
 
 
-def _only_pickle(name: str, place: object) -> InputError:
+def _only_pickle(name: str, place: object, kind: PublicKind) -> InputError:
     message = f"has no {WEIGHTS}; {PICKLE} is never read, since unpickling can run code"
-    convert = f"Mask2FormerForUniversalSegmentation.from_pretrained({name!r}).save_pretrained(...)"
-    hint = f"write a folder with safetensors once, by transformers' {convert}, and give hf:FOLDER"
+    convert = f"{kind.model_class}.from_pretrained({name!r}).save_pretrained(...)"
+    hint = (
+        f"write a folder with safetensors once, by transformers' {convert}, and give "
+        f"{kind.prefix}FOLDER"
+    )
     return InputError(message, file=place, hint=hint)
 
 
@@ -108,7 +177,7 @@ def _probe(name: str, file: str) -> None:
         raise outcome[0]
 
 
-def _download(download: Any, name: str, file: str, optional: bool) -> Path | None:
+def _download(download: Any, name: str, file: str, kind: PublicKind, optional: bool) -> Path | None:
     """The folder of a file in the hub's cache; None for an optional file that does not exist."""
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -118,11 +187,13 @@ def _download(download: Any, name: str, file: str, optional: bool) -> Path | Non
         if optional:
             return None
         if file == WEIGHTS:
-            raise _only_pickle(name, name) from error
-        raise InputError(f"has no {file}", file=name, hint="give a Mask2Former") from error
+            raise _only_pickle(name, name, kind) from error
+        raise InputError(f"has no {file}", file=name, hint=f"give a {kind.name}") from error
 
 
-def _unreachable(name: str, error: Exception, files: Sequence[str]) -> SegkitError:
+def _unreachable(
+    name: str, error: Exception, files: Sequence[str], kind: PublicKind
+) -> SegkitError:
     """The one line on a model that cannot be fetched: why, and what to do by hand."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -133,7 +204,7 @@ def _unreachable(name: str, error: Exception, files: Sequence[str]) -> SegkitErr
     )
 
     page = f"{constants.ENDPOINT}/{name}"
-    by_hand = f"fetch {', '.join(files)} from {page} into a folder and give hf:FOLDER"
+    by_hand = f"fetch {', '.join(files)} from {page} into a folder and give {kind.prefix}FOLDER"
     if isinstance(error, GatedRepoError):
         return SegkitError(
             f"{name} is gated: accept its terms at {page} and set HF_TOKEN (or run `hf auth "

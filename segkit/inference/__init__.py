@@ -6,7 +6,15 @@ pipeline.py         the loop: load, batch by shape, run the model, post-process,
 postprocess.py      proposals -> labeled masks, by task
 mask2former.py      the same, equal to transformers' post-processing of Mask2Former
 predict_boxes.py    box prompts -> masks, each on an enlarged crop
-pseudolabel.py      replace the boxes of a set by masks, as a label layer
+match_proposals.py  proposals -> masks of boxes, by class and overlap
+box_masks.py        ImagePrompts and BoxMask: the boxes of an image, and their masks
+pseudolabel.py      replace the boxes of a set by masks of a teacher, as a label layer
+teacher.py          Teacher: the interface, boxes -> masks and scores
+open_teacher.py     teachers by name: check, fetch, load
+run_teacher.py      teacher: a trained run, or a public Mask2Former
+sam.py              teacher: SAM, SAM 2 or SAM-HQ by transformers
+grabcut.py          teacher: OpenCV's GrabCut
+shape_teachers.py   teachers: the filled box and its ellipse
 outputs.py          write predictions as samples, shard sets and pictures
 upscale.py          mask logits at the pixels of the original image, in bands
 input_files.py      find, name and check image files

@@ -3,17 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import Crop, square_crop
 from segkit.distributed import autocast
+from segkit.inference.box_masks import BoxMask, ImagePrompts, tightness
 from segkit.inference.pipeline import Image, upload
 from segkit.inference.streams import batch_by_shape, prefetch, unbatch
-from segkit.masks.boxes import pixels_of_box, tight_box
+from segkit.masks.boxes import pixels_of_box
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
@@ -25,47 +24,6 @@ CROP_FACTOR = 1.6
 2.5."""
 MAX_ENLARGEMENT = 8.0
 """Crop pixels for one image pixel, at most."""
-
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class ImagePrompts:
-    """The box prompts of one image."""
-
-    image: Image
-    """(H, W, 3) RGB."""
-    boxes: Sequence[Box]
-    """(Q,) x, y, width, height in pixels."""
-    labels: Sequence[int]
-    """(Q,) row of the class embeddings, or -1 where the class of a box is not known."""
-
-
-@dataclass(frozen=True)
-class BoxMask:
-    """The mask for one box.
-
-    Only the pixels inside the box are stored, so that thousands fit in memory.
-    """
-
-    size: tuple[int, int]
-    """Height and width of the image."""
-    place: tuple[slice, slice]
-    """Rows and columns of the image's pixels that the box touches."""
-    inside: Mask
-    """The mask at these pixels; may be empty."""
-    score: float
-    """0-1."""
-    class_index: int
-    """Row of the class embeddings: that of the prompt or, without one, the model's own (-1 where
-    there are no classes)."""
-
-    @property
-    def mask(self) -> Mask:
-        """(H, W), False outside the box."""
-        full_mask = np.zeros(self.size, bool)
-        full_mask[self.place] = self.inside
-        return full_mask
 
 
 @dataclass(frozen=True)
@@ -207,9 +165,3 @@ def _sample_logits(logits: Tensor, crop: Crop, rows: slice, columns: slice) -> T
         logits[None, None], grid.to(logits.dtype), align_corners=False, padding_mode="border"
     )
     return sampled[0, 0]
-
-
-def tightness(mask: Mask) -> float:
-    """IoU of the tight box of a mask (h, w) with the full array; 1 where it touches all sides."""
-    _, _, width, height = tight_box(mask)
-    return width * height / mask.size

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from segkit import storage
 from segkit.errors import InputError
 from segkit.images.decode import decode_rgb
+from segkit.inference.box_masks import ImagePrompts
 from segkit.inference.pipeline import Image, predict_images
-from segkit.inference.predict_boxes import ImagePrompts, predict_box_masks
+from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.predicted_masks import PredictedMask, PredictedMasks
 from segkit.masks.boxes import pixels_of_box
 from segkit.model.text_classifier import ClassEmbeddings

@@ -66,6 +66,13 @@ def corners(box: Box) -> Corners:
     return x, y, x + width, y + height
 
 
+def enlarge(box: Box, share: float, minimum: float) -> Box:
+    """A box with a margin on each side: a share of its width and height, `minimum` at least."""
+    x, y, width, height = box
+    across, down = max(share * width, minimum), max(share * height, minimum)
+    return x - across, y - down, width + 2 * across, height + 2 * down
+
+
 def pixels_of_box(box: Box, height: int, width: int) -> tuple[slice, slice]:
     """Rows and columns of the pixels that a box touches, within the image."""
     x0, y0, x1, y1 = corners(box)

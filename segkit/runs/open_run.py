@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segkit.errors import InputError
 from segkit.extras import require_extra
-from segkit.hub import fetch_model, is_hugging_face, model_name
+from segkit.hub import check_model_type, check_source, fetch_model, is_hugging_face
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe
 from segkit.runs.run_manifest import RECIPE, TAXONOMIES, RunManifest, read_run_manifest
@@ -58,7 +58,7 @@ def check_run(spec: str | Path, overrides: Sequence[str], output: str) -> None:
     if not is_hugging_face(spec):
         open_run(spec, overrides, output)
         return
-    model_name(str(spec))
+    check_source(str(spec))
     _check_overrides(overrides, output)
     load_recipe(_ANY_RECIPE, overrides)
     if output == "box-prompts":
@@ -69,7 +69,8 @@ def run_folder(spec: str | Path) -> Path:
     """The version's directory of a run, `DIR` or `DIR@v2`, or of the cached run of a public model,
     `hf:NAME_OR_FOLDER`, which is imported first where it is not cached."""
     if is_hugging_face(spec):
-        fetch_model(str(spec))  # fails within seconds, before torch is imported
+        # both fail within seconds, before torch is imported
+        check_model_type(str(spec), fetch_model(str(spec)))
         from segkit.runs.import_checkpoint import cached_run
 
         return cached_run(str(spec)).resolve()

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from segkit.inference.predict_boxes import ImagePrompts, predict_box_masks, tightness
+from segkit.inference.box_masks import ImagePrompts, tightness
+from segkit.inference.predict_boxes import predict_box_masks
 from segkit.masks.boxes import pixels_of_box
 from segkit.model.dataseg import DataSeg, Outputs, Proposals
 from segkit.model.text_classifier import ClassEmbeddings

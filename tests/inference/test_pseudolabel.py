@@ -7,7 +7,7 @@ from torch import Tensor
 
 from segkit.data.augment import Crop, full_image_crop
 from segkit.inference import upscale
-from segkit.inference.pseudolabel import match_proposals
+from segkit.inference.match_proposals import match_proposals
 from segkit.inference.upscale import to_image
 from segkit.masks.boxes import tight_box
 from segkit.recipes.schema import InferenceConfig

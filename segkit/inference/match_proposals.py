@@ -1,0 +1,70 @@
+"""Match the proposals of a model to boxes, by class and overlap."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from segkit.data.augment import Crop
+from segkit.inference.box_masks import BoxMask
+from segkit.inference.upscale import bands, image_size, to_image
+from segkit.masks.boxes import box_of_projections, pixels_of_box
+from segkit.masks.iou import box_iou
+from segkit.recipes.schema import InferenceConfig
+from segkit.sample import Box
+
+
+def match_proposals(
+    mask_logits: Tensor,
+    crop: Crop,
+    class_probability: NDArray[np.float32],
+    boxes: Sequence[Box],
+    labels: Sequence[int],
+    config: InferenceConfig,
+) -> list[BoxMask | None]:
+    """Assign proposals to the boxes that they agree with in class and place, one to one.
+
+    Args:
+        mask_logits: (N, h, w) of the proposals, padding included.
+        crop: how the image was resized and padded.
+        class_probability: (N, Q), of each proposal for the class of each box.
+        boxes: (Q,) x, y, width, height in pixels.
+        labels: (Q,) row of the class embeddings.
+        config: lowest overlap and class probability of a match.
+
+    Returns:
+        (Q,) masks, clipped to their boxes; None where no proposal matches. Score: IoU of the
+        proposal's tight box with the box, times the mean probability within the mask.
+    """
+    size = image_size(crop)
+    overlap = box_iou(_tight_boxes(mask_logits, crop), boxes)  # (N, Q)
+    allowed = overlap >= config.pseudo_overlap
+    allowed &= class_probability >= config.pseudo_class
+    gain = np.where(allowed, overlap + class_probability, 0.0)
+    matches: list[BoxMask | None] = [None] * len(boxes)
+    pairs = np.stack(linear_sum_assignment(-gain), axis=1)
+    for proposal, index in pairs.tolist():
+        if not allowed[proposal, index]:
+            continue
+        rows, columns = place = pixels_of_box(boxes[index], *size)
+        logits = to_image(mask_logits[proposal, None], crop, rows)[0, :, columns]
+        probability = logits.sigmoid().cpu().numpy()
+        inside = probability >= 0.5
+        if inside.any():
+            score = float(overlap[proposal, index] * probability[inside].mean())
+            matches[index] = BoxMask(size, place, inside, score, labels[index])
+    return matches
+
+
+def _tight_boxes(mask_logits: Tensor, crop: Crop) -> list[Box]:
+    """The tight box of each mask (N, h, w) in the image."""
+    height, width = image_size(crop)
+    rows = np.zeros((len(mask_logits), height), bool)
+    columns = np.zeros((len(mask_logits), width), bool)
+    for band, logits in bands(mask_logits, crop):
+        masks = (logits.sigmoid() >= 0.5).cpu().numpy()  # (N, band, W)
+        rows[:, band] = masks.any(2)
+        columns |= masks.any(1)
+    return [box_of_projections(*sides) for sides in zip(rows, columns, strict=True)]

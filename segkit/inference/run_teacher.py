@@ -1,0 +1,91 @@
+"""Teacher: a trained run, by box prompts or by its own proposals."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from segkit.inference.box_masks import BoxMask, ImagePrompts
+from segkit.inference.match_proposals import match_proposals
+from segkit.inference.pipeline import Image, ModelOutput, infer
+from segkit.inference.predict_boxes import predict_box_masks
+from segkit.inference.teacher import Teacher
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import Strategy
+from segkit.runs.open_run import no_box_prompts
+from segkit.runs.run import Run
+from segkit.shards.manifest import Parent
+from segkit.taxonomy import Taxonomy
+
+
+class RunTeacher(Teacher):
+    """A trained run; its text classifier takes the classes of any set.
+
+    Args:
+        run: the run; `inference.pseudo_score` is the lowest score of a mask.
+        strategy: `box-prompts`: the model segments each box by itself; `proposals`: the model's own
+            proposals are matched to the boxes by class and overlap. None: box prompts, or proposals
+            for a public Mask2Former, which has no box prompts.
+
+    Raises:
+        InputError: box prompts of a public Mask2Former.
+    """
+
+    def __init__(self, run: Run, strategy: Strategy | None = None) -> None:
+        public = run.manifest.command == "import"
+        self.strategy: Strategy = strategy or ("proposals" if public else "box-prompts")
+        if public and self.strategy == "box-prompts":
+            raise no_box_prompts(run.path)
+        self.run, self.name = run, str(run.path)
+        self.min_score = run.recipe.inference.pseudo_score
+
+    def prepare(self, taxonomy: Taxonomy) -> None:
+        """Look up the class embeddings.
+
+        Raises:
+            InputError: a class without an embedding.
+        """
+        self._class_embeddings = self.run.class_embeddings(taxonomy)
+
+    def predict(self, prompts: Iterable[ImagePrompts]) -> Iterator[Sequence[BoxMask | None]]:
+        """As of `Teacher`; None where no proposal matches."""
+        return STRATEGIES[self.strategy](self.run, self._class_embeddings, prompts)
+
+    def as_arguments(self) -> dict[str, Any]:
+        """The run, its inference settings and the strategy."""
+        return {**super().as_arguments(), **self.run.as_arguments(), "strategy": self.strategy}
+
+    def parents(self, destination: Path) -> tuple[Parent, ...]:
+        """The run."""
+        return (self.run.as_parent(destination),)
+
+
+def segment_prompts(
+    run: Run, class_embeddings: ClassEmbeddings, prompts: Iterable[ImagePrompts]
+) -> Iterator[Sequence[BoxMask]]:
+    """Strategy `box-prompts`: `predict_box_masks` with the settings of the run."""
+    config, crop_size = run.recipe.inference, run.recipe.data.image_size
+    return predict_box_masks(run.model, class_embeddings, prompts, config, crop_size=crop_size)
+
+
+def assign_proposals(
+    run: Run, class_embeddings: ClassEmbeddings, prompts: Iterable[ImagePrompts]
+) -> Iterator[Sequence[BoxMask | None]]:
+    """Strategy `proposals`: `match_proposals` of the run's proposals to the boxes of each image."""
+    config = run.recipe.inference
+
+    def read(image: ImagePrompts) -> tuple[ImagePrompts, Image]:
+        return image, image.image
+
+    def match(output: ModelOutput[ImagePrompts]) -> Sequence[BoxMask | None]:
+        boxes, labels = output.record.boxes, list(output.record.labels)
+        probability = output.class_logits.softmax(-1)[:, labels].cpu().numpy()  # (N, Q)
+        return match_proposals(output.mask_logits, output.crop, probability, boxes, labels, config)
+
+    return infer(run.model, class_embeddings.text, prompts, read, match, config)
+
+
+STRATEGIES: dict[
+    Strategy,
+    Callable[[Run, ClassEmbeddings, Iterable[ImagePrompts]], Iterator[Sequence[BoxMask | None]]],
+] = {"box-prompts": segment_prompts, "proposals": assign_proposals}
+"""How each strategy predicts the masks of a stream of images with boxes: one per box, or None."""

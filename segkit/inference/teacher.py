@@ -1,0 +1,68 @@
+"""The interface of a teacher: boxes of an image in, a mask and a score for each out.
+
+Imports no torch, nor do the teachers without a model.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from segkit.inference.box_masks import BoxMask, ImagePrompts
+from segkit.masks.boxes import enlarge, pixels_of_box
+from segkit.sample import Box
+from segkit.shards.manifest import Parent
+from segkit.taxonomy import Taxonomy
+
+MARGIN = 0.05
+"""Margin around a box, as a share of its width and height, to which masks are clipped: annotated
+boxes are rarely exact, and SAM's masks may leave their boxes altogether. One pixel at least."""
+MIN_MARGIN = 1.0
+"""Pixels."""
+
+
+class Teacher(ABC):
+    """A source of masks for boxes."""
+
+    name: str
+    """As on the command line, such as `grabcut` or `sam:facebook/sam-vit-base`."""
+    min_score: float
+    """Lowest score of a mask; a box whose mask scores less stays a box."""
+
+    def prepare(self, taxonomy: Taxonomy) -> None:  # noqa: B027  # most teachers need no classes
+        """Get ready for boxes of these classes; called once, before `predict`.
+
+        Raises:
+            InputError: classes that the teacher cannot serve.
+        """
+
+    @abstractmethod
+    def predict(self, prompts: Iterable[ImagePrompts]) -> Iterator[Sequence[BoxMask | None]]:
+        """Segment the boxes of a stream of images.
+
+        Args:
+            prompts: images with their boxes, at least one each; read slightly ahead of the results.
+
+        Yields:
+            The masks of each image, in order: one for each box, or None.
+        """
+
+    def as_arguments(self) -> dict[str, Any]:
+        """The teacher and its settings, for a manifest's arguments (JSON values)."""
+        return {"teacher": self.name, "min_score": self.min_score}
+
+    def parents(self, destination: Path) -> tuple[Parent, ...]:
+        """The versions that the teacher consists of, as parents of one under `destination`."""
+        return ()
+
+
+def mask_place(box: Box, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the pixels of an image of (height, width) that a mask for the box may
+    cover: the box enlarged by the margin."""
+    return pixels_of_box(enlarge(box, MARGIN, MIN_MARGIN), *size)
+
+
+def touches_image(box: Box, size: tuple[int, int]) -> bool:
+    """Whether a box touches a pixel of an image of (height, width)."""
+    rows, columns = pixels_of_box(box, *size)
+    return bool(rows.start < rows.stop and columns.start < columns.stop)
