@@ -60,7 +60,7 @@ class TeacherSpec:
         """`sam:`, `sam2:`, `samhq:`, `grabcut`, `ellipse` or `box`, else `run`."""
         if self.name in SHAPES or self.name == GRABCUT:
             return self.name
-        prefix = self.name.partition(":")[0] + ":"
+        prefix = "".join(self.name.partition(":")[:2])
         return prefix if prefix in KINDS and prefix != HF_PREFIX else "run"
 
     def check(self) -> None:
@@ -129,9 +129,10 @@ class TeacherSpec:
         """Refuse a misspelled teacher, which would pass for the name of a run."""
         prefix, colon, _ = self.name.partition(":")
         known = {GRABCUT, *SHAPES, *(kind.rstrip(":") for kind in KINDS)}
-        misspelled = prefix.lower() in known and not is_hugging_face(self.name)
-        unknown = bool(colon) and "://" not in self.name and "/" not in prefix
-        if (misspelled or unknown) and not Path(self.name.partition("@")[0]).exists():
+        url = "://" in self.name or "/" in prefix
+        suspect = prefix.lower() in known or (bool(colon) and not url)
+        exists = is_hugging_face(self.name) or Path(self.name.partition("@")[0]).exists()
+        if suspect and not exists:
             raise InputError(f"unknown teacher {self.name!r}", hint=f"give {_TEACHERS}")
 
     def _run_settings(self) -> list[str]:
