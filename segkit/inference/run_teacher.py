@@ -54,7 +54,7 @@ class RunTeacher(Teacher):
         """The run, its inference settings and the strategy."""
         return {**super().as_arguments(), **self.run.as_arguments(), "strategy": self.strategy}
 
-    def parents(self, destination: Path) -> tuple[Parent, ...]:
+    def parents(self, destination: str | Path) -> tuple[Parent, ...]:
         """The run."""
         return (self.run.as_parent(destination),)
 

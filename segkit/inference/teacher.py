@@ -51,7 +51,7 @@ class Teacher(ABC):
         """The teacher and its settings, for a manifest's arguments (JSON values)."""
         return {"teacher": self.name, "min_score": self.min_score}
 
-    def parents(self, destination: Path) -> tuple[Parent, ...]:
+    def parents(self, destination: str | Path) -> tuple[Parent, ...]:
         """The versions that the teacher consists of, as parents of one under `destination`."""
         return ()
 

@@ -120,7 +120,8 @@ def test_the_boxes_of_an_image_share_its_embedding(
     assert len(encoded) == 1 and decoded == [MAX_BOXES, MAX_BOXES, 3]
     for index in (0, MAX_BOXES, 2 * MAX_BOXES + 2):
         mask, _ = by_hand(kind, picture(), boxes[index])
-        assert masks[index] is not None and (masks[index].mask == mask).all()  # type: ignore[union-attr]
+        answer = masks[index]
+        assert answer is not None and (answer.mask == mask).all()
 
 
 def test_no_boxes_and_boxes_outside_ask_no_model(
