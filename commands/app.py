@@ -25,6 +25,7 @@ from . import (
     convert,
     demo,
     diff,
+    doctor,
     export,
     import_model,
     inspect,
@@ -32,6 +33,7 @@ from . import (
     merge,
     predict,
     pseudolabel,
+    recipes,
     relabel,
     show,
     split,
@@ -41,11 +43,13 @@ from . import (
 )
 from . import eval as eval_
 from .common import note, print_line
+from .next_steps import FIRST_STEPS
 
 _ORDER = (
     *("convert", "validate", "inspect", "show", "merge", "split", "relabel", "diff", "leakage"),
     *(
         "vocabulary",
+        "recipes",
         "import",
         "train",
         "predict",
@@ -56,6 +60,7 @@ _ORDER = (
         "export",
     ),
     "demo",
+    "doctor",
 )
 """The commands in the order of the work: data, models, results."""
 
@@ -96,7 +101,7 @@ app = typer.Typer(
     cls=_Workflow,
     help="One segmentation model from every kind of annotation.\n\n"
     "Example: segkit demo --out demo-out",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -113,8 +118,10 @@ app.command()(train.train)
 app.command()(validate.validate)
 app.add_typer(benchmark.app, name="benchmark")
 app.command()(diff.diff)
+app.command()(doctor.doctor)
 app.command()(leakage.leakage)
 app.command()(merge.merge)
+app.command()(recipes.recipes)
 app.command()(relabel.relabel)
 app.command()(show.show)
 app.command()(split.split)
@@ -145,11 +152,13 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Show the version."
     ),
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(FIRST_STEPS)
 
 
 def main() -> None:

@@ -30,6 +30,8 @@ from segkit import __version__
 from segkit.errors import InputError, SegkitError
 from segkit.text.printable import printable
 
+from .next_steps import next_step
+
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
 
@@ -164,6 +166,8 @@ def emit(
 ) -> None:
     """Print the result of a command on stdout, as one JSON object or as tables.
 
+    The command that usually comes next is named on stderr.
+
     Names in brackets are printed as they are, never read as rich's markup. The labels of a tree
     must be `plain` already.
 
@@ -188,3 +192,7 @@ def emit(
             )
         line = printable(item) if isinstance(item, str) else item
         stdout.print(line, markup=False, emoji=False, soft_wrap=isinstance(item, str))
+    if step := next_step(schema, result):
+        stderr.print(
+            f"next: {printable(step)}", style="dim", markup=False, highlight=False, soft_wrap=True
+        )

@@ -11,6 +11,7 @@ from segkit.parse import read_lines
 from segkit.storage import location, writable_local
 
 from .common import JSON_OPTION, emit, plural, table
+from .completion import complete_task
 from .scoring import (
     CHECKPOINT_OPTION,
     DEVICE_OPTION,
@@ -42,7 +43,9 @@ _COMPARE_SCHEMA = "segkit.compare/1"
 def evaluate(
     data: str = typer.Option(metavar="SET", help="Ground truth: a shard set."),
     task: str = typer.Option(
-        metavar="panoptic|semantic|instance", help="The task to evaluate the predictions for."
+        metavar="panoptic|semantic|instance",
+        help="The task to evaluate the predictions for.",
+        autocompletion=complete_task,
     ),
     out: Path = typer.Option(
         metavar="DIR",

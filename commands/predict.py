@@ -20,6 +20,7 @@ from .common import (
     table,
     write_preview,
 )
+from .completion import complete_task, complete_vocabulary
 from .scoring import SETTINGS_OPTION, TASKS, load_run_for, parse_choice
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def predict(
         None,
         "--vocabulary",
         metavar="NAME|FILE",
+        autocompletion=complete_vocabulary,
         help="Classes to predict: a name of `segkit vocabulary list`, a taxonomy in JSON, or a "
         "text file with one class name a line.",
     ),
@@ -60,7 +62,12 @@ def predict(
         metavar="NAMES",
         help="Classes to predict, separated by commas; by default those of --data.",
     ),
-    task: str = typer.Option("panoptic", "--task", help="panoptic, semantic or instance."),
+    task: str = typer.Option(
+        "panoptic",
+        "--task",
+        help="panoptic, semantic or instance.",
+        autocompletion=complete_task,
+    ),
     out: Path = typer.Option(
         ...,
         "--out",

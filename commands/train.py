@@ -15,6 +15,7 @@ from segkit.storage import writable_local
 from segkit.text.printable import printable
 
 from .common import JSON_OPTION, emit, note, plural, print_line, progress, table
+from .completion import complete_recipe
 
 if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe
@@ -26,7 +27,11 @@ _LINE_INTERVAL = 30.0
 
 def train(
     recipe: str = typer.Option(
-        ..., "--recipe", metavar="NAME|FILE", help="A shipped recipe, or a TOML file."
+        ...,
+        "--recipe",
+        metavar="NAME|FILE",
+        help="A shipped recipe (`segkit recipes` lists them), or a TOML file.",
+        autocompletion=complete_recipe,
     ),
     data: list[str] = typer.Option(
         ...,

@@ -180,4 +180,5 @@ for name in {str(file)!r}, {str(tmp_path / "缺")!r}:
     )
     out, err = done.stdout.decode(encoding), done.stderr.decode(encoding)
     assert r"\u5212\u75d5" in out and r"\u2026" in out and out.endswith("0\n2\n"), out + err
-    assert err.startswith("error: ") and r"\u7f3a" in err and err.count("\n") == 1
+    hint, error = err.splitlines()
+    assert hint.startswith("next: ") and error.startswith("error: ") and r"\u7f3a" in error

@@ -1,0 +1,39 @@
+"""`segkit doctor`: what this machine has, and what is missing for which command."""
+
+from pathlib import Path
+
+import typer
+
+from .common import JSON_OPTION, emit
+
+_STATES = {True: "ok", False: "problem", None: "-"}
+
+
+def doctor(
+    folder: Path = typer.Option(
+        Path(), "--folder", metavar="DIR", help="Where sets and runs are to be written."
+    ),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Check extras, CUDA, MongoDB, shared memory and disk, and say what to install for what.
+
+    Exits with 0: a missing extra is no failure. `--json` lists each check with its hint.
+
+    Example: segkit doctor
+    """
+    from segkit.report.environment import check_environment
+
+    checks = check_environment(folder)
+    lines = [f"{_STATES[check.ok]:9}{check.name:15}{check.text}" for check in checks]
+    hints = [f"{check.name}: {check.hint}" for check in checks if check.hint]
+    emit(
+        {
+            "checks": [
+                {"name": check.name, "ok": check.ok, "text": check.text, "hint": check.hint}
+                for check in checks
+            ]
+        },
+        schema="segkit.doctor/1",
+        as_json=as_json,
+        tables=[*lines, *hints],
+    )

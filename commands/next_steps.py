@@ -1,0 +1,102 @@
+"""The command that usually comes next, which every command names at its end."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Result = Mapping[str, Any]
+FIRST_STEPS = """\
+segkit convert SOURCE ... --out work/set                                 your data becomes a set
+segkit train --recipe dataseg-mini --data work/set --out work/run        sets become a model
+segkit predict --checkpoint work/run --images photos --out work/photos   a model labels photos
+segkit eval --checkpoint work/run --data work/set --task panoptic --out work/eval
+segkit browse work/set                                                   look at it in FiftyOne
+`segkit demo --out demo-out` runs all of it on generated scenes; `segkit --help` lists every command
+"""
+"""What `segkit` without a command prints: the path from data to results."""
+
+
+def next_step(schema: str, result: Result) -> str | None:
+    """Return the next command after a result, or None where there is none.
+
+    Args:
+        schema: name and version of the result's form, such as `segkit.inspect/1`.
+        result: the command's result.
+    """
+    step = _STEPS.get(schema.partition("/")[0])
+    return None if step is None else step(result)
+
+
+def _convert(result: Result) -> str | None:
+    if result["path"] is None:
+        return "the same command without --dry-run"
+    if result["kind"] == "boxes":
+        return f"segkit pseudolabel --checkpoint RUN --data {_path(result)} --out work/masks"
+    return f"segkit train --recipe dataseg-mini --data {_path(result)} --out work/run"
+
+
+def _inspect(result: Result) -> str:
+    if result["type"] == "run":
+        return f"segkit predict --checkpoint {_path(result)} --images photos --out work/photos"
+    return f"segkit show {_path(result)}"
+
+
+def _validate(result: Result) -> str | None:
+    return None if result.get("violations") else f"segkit inspect {_path(result)}"
+
+
+def _split(result: Result) -> str:
+    first = next(iter(result["parts"].values()))
+    return f"segkit inspect {_path(first)}"
+
+
+def _train(result: Result) -> str:
+    return f"segkit eval --checkpoint {_path(result)} --data SET --task TASK --out work/eval"
+
+
+def _pseudolabel(result: Result) -> str:
+    return f"segkit browse {_path(result)}"
+
+
+def _predict(result: Result) -> str:
+    return f"segkit browse {_path(result)}"
+
+
+def _path(result: Result) -> str:
+    return shlex.quote(str(result["path"]))
+
+
+_STEPS: dict[str, Callable[[Result], str | None]] = {
+    "segkit.convert": _convert,
+    "segkit.validate": _validate,
+    "segkit.inspect": _inspect,
+    "segkit.show": lambda result: "segkit browse SET",
+    "segkit.merge": lambda result: f"segkit inspect {_path(result)}",
+    "segkit.relabel": lambda result: f"segkit inspect {_path(result)}",
+    "segkit.split": _split,
+    "segkit.diff": lambda result: "segkit show SET --id ID",
+    "segkit.leakage": lambda result: "segkit split SET --out DIR",
+    "segkit.vocabularies": lambda result: "segkit vocabulary show NAME",
+    "segkit.vocabulary": lambda result: (
+        f"segkit predict --checkpoint RUN --images photos --vocabulary {result['name']} --out DIR"
+    ),
+    "segkit.encode": lambda result: (
+        "segkit predict --checkpoint RUN --images photos --classes NAMES --out DIR"
+    ),
+    "segkit.recipes": lambda result: "segkit train --recipe NAME --data SET --out work/run",
+    "segkit.import": lambda result: (
+        f"segkit predict --checkpoint {_path(result)} --images photos --out work/photos"
+    ),
+    "segkit.train": _train,
+    "segkit.predict": _predict,
+    "segkit.pseudolabel": _pseudolabel,
+    "segkit.metrics": lambda result: "segkit show SET --predictions PREDICTIONS --worst",
+    "segkit.compare": lambda result: "segkit show SET --predictions PREDICTIONS --worst",
+    "segkit.benchmark": lambda result: "segkit show SET --predictions PREDICTIONS --worst",
+    "segkit.browse": lambda result: "segkit export FORMAT --data SET --out DIR",
+    "segkit.export": lambda result: "segkit convert SOURCE reads the files back",
+    "segkit.demo": lambda result: (
+        f"segkit predict --checkpoint {result['run']} --images photos --out work/photos"
+    ),
+    "segkit.doctor": lambda result: "segkit demo --out demo-out",
+}
