@@ -1,55 +1,137 @@
-"""`segkit validate`: check every checksum, row and mask of a shard set."""
+"""`segkit validate`: check every checksum, row and mask of a shard set, or every file of a run."""
 
 from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .common import JSON_OPTION, SET_HELP, emit, plural, progress_bar, table
+from segkit.errors import InputError
+
+from .common import JSON_OPTION, emit, plural, progress_bar, table
+
+if TYPE_CHECKING:
+    from segkit.shards.consistency import Violation
 
 
 def validate(
-    spec: str = typer.Argument(metavar="SET", help=SET_HELP), as_json: bool = JSON_OPTION
+    spec: str = typer.Argument(
+        metavar="SET|RUN", help="A shard set or a run: DIR (its newest version) or DIR@v1."
+    ),
+    as_json: bool = JSON_OPTION,
 ) -> None:
-    """Check the files of a shard set by their checksums, and its rows by the schema.
+    """Check the files of a shard set or a run by their checksums, and what is in them.
 
-    Every violation is listed with a stable code; the exit code is 1 if there is one.
+    Of a set, every row, mask and image is checked; of a run, its weights, embeddings and recipe;
+    of an interrupted run, its checkpoints. Every violation is listed with a stable code; the exit
+    code is 1 if there is one.
 
     Example: segkit validate work/coco-train
     """
-    from segkit.shards.lineage import read_json
-    from segkit.shards.publish import resolve
-    from segkit.shards.reader import run_error
+    from segkit.runs.check_run import check_run, interrupted_checkpoints
+    from segkit.shards.check_manifest import is_protected
+    from segkit.shards.manifest_file import read_content
+    from segkit.shards.publish import MANIFEST, parse_spec, resolve
     from segkit.shards.validate import validate as find_violations
 
-    version = resolve(spec)
-    manifest = read_json(version)
-    if manifest.get("type") == "run":
-        raise run_error(version)
-    statistics = manifest.get("statistics")
-    images = statistics.get("images") if isinstance(statistics, dict) else None
+    try:
+        version = resolve(spec)
+    except InputError:
+        directory, number = parse_spec(spec)
+        checkpoints = interrupted_checkpoints(directory) if number is None else []
+        if not checkpoints:
+            raise
+        _report_checkpoints(directory, checkpoints, as_json=as_json)
+        return
+    content = read_content(version / MANIFEST)
+    is_run = content.get("type") == "run"
+    images = _images(content)
     with progress_bar("validate", images) as advance:
-        violations = list(find_violations(version, advance=advance))
-    counts = dict(sorted(Counter(violation.code for violation in violations).items()))
-    result = {
+        violations = list(
+            check_run(version) if is_run else find_violations(version, advance=advance)
+        )
+    notes = []
+    if not is_protected(version):
+        notes.append(
+            "the manifest is unprotected: an earlier segkit wrote it without a digest of its "
+            "content, so that changes of names, arguments and the like do not show"
+        )
+    fields = {
         "path": str(version.resolve()),
         "version": int(version.name[1:]),
+        "type": "run" if is_run else "shards",
         "images": images,
+    }
+    counted = [plural(images, "image")] if images is not None else []
+    title = f"{version}: {', '.join([*counted, plural(len(violations), 'violation')])}"
+    _report(fields, violations, notes, title, as_json=as_json)
+
+
+def _report_checkpoints(directory: Path, checkpoints: list[Path], *, as_json: bool) -> None:
+    """Check and report the checkpoints of an interrupted run."""
+    from segkit.runs.check_run import check_checkpoint
+    from segkit.runs.checkpoint_digests import has_digests
+
+    violations: list[Violation] = []
+    with progress_bar("validate", len(checkpoints)) as advance:
+        for checkpoint in checkpoints:
+            violations += check_checkpoint(checkpoint)
+            advance()
+    notes = [
+        f"{checkpoint.name} is unprotected: an earlier segkit wrote it without digests"
+        for checkpoint in checkpoints
+        if not has_digests(checkpoint)
+    ]
+    fields = {
+        "path": str(directory.resolve()),
+        "version": None,
+        "type": "run",
+        "images": None,
+        "checkpoints": [checkpoint.name for checkpoint in checkpoints],
+    }
+    counts = [
+        plural(len(checkpoints), "checkpoint"),
+        plural(len(violations), "violation"),
+    ]
+    title = f"{directory}, interrupted: {', '.join(counts)}"
+    _report(fields, violations, notes, title, as_json=as_json)
+
+
+def _report(
+    fields: dict[str, Any],
+    violations: "list[Violation]",
+    notes: list[str],
+    title: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Print violations and notes; exit code 1 if there is a violation."""
+    counts = dict(sorted(Counter(violation.code for violation in violations).items()))
+    result = {
+        **fields,
         "valid": not violations,
         "counts": counts,
         "violations": [
             {"code": violation.code, "where": violation.where, "detail": violation.detail}
             for violation in violations
         ],
+        "notes": notes,
     }
     lines = [f"{item.code}: {item.where}: {item.detail}" for item in violations]
-    images_text = [plural(images, "image")] if isinstance(images, int) else []
-    title = f"{version}: {', '.join([*images_text, plural(len(violations), 'violation')])}"
     rows = list(counts.items()) or [("none", 0)]
+    summary = table(title, ("violation", "count"), rows)
     emit(
         result,
         schema="segkit.validate/1",
         as_json=as_json,
-        tables=[*lines, table(title, ("violation", "count"), rows)],
+        tables=[*lines, summary, *(f"note: {text}" for text in notes)],
     )
     if violations:
         raise typer.Exit(1)
+
+
+def _images(content: dict[str, Any]) -> int | None:
+    """The number of images that a manifest states."""
+    statistics = content.get("statistics")
+    images = statistics.get("images") if isinstance(statistics, dict) else None
+    return images if isinstance(images, int) else None

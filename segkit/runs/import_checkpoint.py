@@ -24,6 +24,7 @@ from segkit.model.linear_head import solve_text_head
 from segkit.recipes.load import to_toml
 from segkit.recipes.schema import InferenceConfig, LossConfig, ModelConfig, Recipe, TextConfig
 from segkit.runs.run_manifest import RECIPE, TAXONOMIES, VOCABULARY, RunManifest, file_digests
+from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, staging, versions
 from segkit.storage import cache_root
 from segkit.taxonomy import Taxonomy
@@ -250,5 +251,4 @@ def _write(
         files=files,
         digest=RunManifest.content_digest(files),
     )
-    text = manifest.model_dump_json(indent=1, by_alias=True) + "\n"
-    (folder / MANIFEST).write_text(text, "utf-8")
+    (folder / MANIFEST).write_text(manifest_text(manifest), "utf-8")

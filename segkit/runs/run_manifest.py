@@ -2,16 +2,18 @@
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from segkit import parse
 from segkit.errors import InputError
+from segkit.shards.consistency import Violation
 from segkit.shards.manifest import Parent
+from segkit.shards.manifest_file import verify_content
 from segkit.shards.publish import MANIFEST, resolve
-from segkit.storage import relocate
+from segkit.storage import reason, relocate
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
 VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"
@@ -53,6 +55,11 @@ class RunManifest(BaseModel):
     digest: str
     """SHA-256 over `files`. On a CPU, equal data, recipe and seed give an equal digest; on a GPU,
     where the order of sums varies, they do not."""
+    logs: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of each other file: metrics, pictures, TensorBoard's events. They are not needed to
+    use a run, and not part of `digest`."""
+    manifest_digest: str | None = None
+    """SHA-256 of everything else in the file; runs of an earlier segkit have none."""
 
     @staticmethod
     def content_digest(files: dict[str, str]) -> str:
@@ -62,36 +69,60 @@ class RunManifest(BaseModel):
 
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file in `CONTENT`."""
-    return {name: _sha256(folder / name) for name in CONTENT}
+    return {name: file_sha256(folder / name) for name in CONTENT}
 
 
-def _sha256(file: Path) -> str:
+def log_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a run that is neither in `CONTENT` nor needed only until it is
+    published, by its path in the folder."""
+    logs = (folder / METRICS, *(folder / PICTURES).rglob("*"), *(folder / TENSORBOARD).rglob("*"))
+    return {
+        file.relative_to(folder).as_posix(): file_sha256(file)
+        for file in sorted(logs)
+        if file.is_file()
+    }
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def damage(folder: Path, manifest: RunManifest) -> list[str]:
-    """What differs between the files of a run and its manifest, one line each; none if intact."""
+def damage(folder: Path, manifest: RunManifest, *, logs: bool = False) -> list[Violation]:
+    """What differs between the files of a run and its manifest; nothing if it is intact.
+
+    Args:
+        folder: the version's directory.
+        manifest: its manifest.
+        logs: check the logs too, not only the files that `load_run` reads.
+    """
+    violations = []
     if RunManifest.content_digest(manifest.files) != manifest.digest:
-        return [f"{MANIFEST}: the digest is not that of the files listed there"]
-    lines = []
-    for name in CONTENT:
-        try:
-            digest = _sha256(folder / name)
-        except OSError as error:
-            lines.append(f"{name}: {error.strerror or error}")
+        detail = "the digest is not that of the files listed there"
+        violations.append(Violation("digest", MANIFEST, detail))
+    listed = {**dict.fromkeys(CONTENT, ""), **manifest.files, **(manifest.logs if logs else {})}
+    for name, recorded in listed.items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            violations.append(Violation("manifest", name, "leads out of the run"))
             continue
-        if digest != manifest.files.get(name):
-            lines.append(f"{name}: the SHA-256 of its bytes is not the one in the manifest")
-    return lines
+        try:
+            digest = file_sha256(folder / name)
+        except OSError as error:
+            detail = f"not readable ({reason(error)})"
+            violations.append(Violation("missing-file", name, detail))
+            continue
+        if digest != recorded:
+            detail = "the SHA-256 of its bytes is not the one in the manifest"
+            violations.append(Violation("checksum", name, detail))
+    return violations
 
 
 def refuse_damage(folder: Path, manifest: RunManifest) -> None:
     """Raise InputError if a file of a run is not the one that was published."""
-    for line in damage(folder, manifest):
-        name, _, message = line.partition(": ")
+    for violation in damage(folder, manifest):
         hint = "copy the run again from where it is intact, or train it again"
-        raise InputError(message, file=folder / name, hint=hint)
+        raise InputError(violation.detail, file=folder / violation.where, hint=hint)
 
 
 def run_parent(folder: Path, manifest: RunManifest, home: Path) -> Parent:
@@ -101,20 +132,27 @@ def run_parent(folder: Path, manifest: RunManifest, home: Path) -> Parent:
     )
 
 
-def read_run_manifest(spec: str | Path) -> RunManifest:
-    """The manifest of a run, `DIR` or `DIR@v2`.
+def read_run_manifest(spec: str | Path, *, verify: bool = True) -> RunManifest:
+    """The manifest of a run.
+
+    Args:
+        spec: the run, `DIR` or `DIR@v2`.
+        verify: check the digest of the manifest, where it carries one.
 
     Raises:
-        InputError: no run there, or one of a newer version of segkit.
+        InputError: no run there, one of a newer version of segkit, or a damaged manifest.
     """
     file = resolve(spec) / MANIFEST
     hint = "give a run that segkit train wrote"
     try:
-        return parse.checked(
-            RunManifest, parse.read_bytes(file), file=file, noun="the manifest of a run", hint=hint
-        )
+        data = parse.read_bytes(file)
+        noun = "the manifest of a run"
+        manifest = parse.checked(RunManifest, data, file=file, noun=noun, hint=hint)
     except InputError as error:
         if error.record != "schema_version":
             raise
         hint = "a newer version of segkit may read it"
         raise InputError(error.message, file=file, record=error.record, hint=hint) from error
+    if verify:
+        verify_content(parse.parse_json(data, file=file, hint=hint), file)
+    return manifest

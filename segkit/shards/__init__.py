@@ -1,21 +1,23 @@
 """Shard sets on disk: versions of image tars, Parquet labels and a manifest.
 
-manifest.py       the manifest of a version
-header.py         the part of a manifest that a command gives
-publish.py        find and publish versions: staging, locks, atomic rename
-upload.py         publish to an object store
-arrow.py          samples as rows of an Arrow table
-labels.py         open files of labels, and check their rows
-shard.py          write one shard: image tar and labels
-writer.py         write sets, layers and views
-reader.py         `ShardSet`: samples and images of a version
-labeled_image.py  one image with its labels, for notebooks and scripts
-lineage.py        describe a version and its ancestors
-validate.py       check the files and rows of a version
-consistency.py    check one sample
-diff.py           compare two sets
-merge_sets.py     several sets as one
-split.py          parts of a set
-relabel.py        a set in another taxonomy
-leakage.py        images that two sets share
+manifest.py        the manifest of a version
+manifest_file.py   the file of a manifest, with the digest of its content
+header.py          the part of a manifest that a command gives
+publish.py         find and publish versions: staging, locks, atomic rename
+upload.py          publish to an object store
+arrow.py           samples as rows of an Arrow table
+labels.py          open files of labels, and check their rows
+shard.py           write one shard: image tar and labels
+writer.py          write sets, layers and views
+reader.py          `ShardSet`: samples and images of a version
+labeled_image.py   one image with its labels, for notebooks and scripts
+lineage.py         describe a version and its ancestors
+validate.py        check the files and rows of a version
+check_manifest.py  check digests, ledger, taxonomy and parents
+consistency.py     check one sample
+diff.py            compare two sets
+merge_sets.py      several sets as one
+split.py           parts of a set
+relabel.py         a set in another taxonomy
+leakage.py         images that two sets share
 """

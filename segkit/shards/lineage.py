@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from segkit import parse, storage
+from segkit import storage
 from segkit.errors import InputError, SegkitError
+from segkit.shards.manifest_file import read_content, verify_content
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.shards.reader import ShardSet, read_manifest
 from segkit.taxonomy import Taxonomy
@@ -13,7 +14,8 @@ from segkit.taxonomy import Taxonomy
 def describe(spec: str | Path) -> dict[str, Any]:
     """The JSON object of `segkit inspect`; InputError unless `spec` is a shard set or a run."""
     path = resolve(spec).resolve()
-    manifest = read_json(path)
+    manifest = read_content(path / MANIFEST)
+    verify_content(manifest, path / MANIFEST)
     if manifest.get("type") == "run":
         return {
             "path": str(path),
@@ -31,15 +33,6 @@ def lineage(path: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     very version still exists, and if so, its name, kind or type, command and arguments follow.
     """
     return [_ancestor(path, parent) for parent in manifest.get("parents") or ()]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The manifest of any version as a JSON object; InputError if there is none."""
-    file = path / MANIFEST
-    manifest = parse.read_json(file)
-    if not isinstance(manifest, dict):
-        raise InputError("not a manifest", file=file, hint="give a set or a run of segkit")
-    return manifest
 
 
 def _describe_set(path: Path) -> dict[str, Any]:
@@ -82,7 +75,7 @@ def _ancestor(child: Path, parent: dict[str, Any]) -> dict[str, Any]:
     path = storage.join(child, str(parent.get("path"))).resolve()
     recorded = {**parent, "path": str(path), "found": False, "parents": []}
     try:
-        manifest = read_json(path)
+        manifest = read_content(path / MANIFEST)
     except InputError:
         return recorded
     if manifest.get("digest") != parent.get("digest"):

@@ -119,6 +119,9 @@ class Manifest(_Strict):
     ledger: Ledger = Ledger()
     statistics: Statistics = Statistics()
     digest: str
+    """SHA-256 of the content only, see `content_digest`."""
+    manifest_digest: str | None = None
+    """SHA-256 of everything else in the file; versions of an earlier segkit have none."""
 
     @staticmethod
     def content_digest(

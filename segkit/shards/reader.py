@@ -20,6 +20,7 @@ from segkit.sample import Sample
 from segkit.shards import arrow, labels
 from segkit.shards.labeled_image import LabeledImage
 from segkit.shards.manifest import Manifest, Parent, Part
+from segkit.shards.manifest_file import verify_content
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.taxonomy import Taxonomy
 
@@ -203,15 +204,26 @@ class ShardSet:
         return data
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The manifest of a shard-set version; InputError if there is none."""
+def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
+    """The manifest of a shard-set version.
+
+    Args:
+        path: the version's directory.
+        verify: check the digest of the manifest, where it carries one.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
     file = path / MANIFEST
     data = parse.read_bytes(file)
     content = parse.parse_json(data, file=file, hint=_SET_HINT)
     if isinstance(content, dict) and content.get("type") == "run":
         raise run_error(path)
     noun = "the manifest of a shard set"
-    return parse.checked(Manifest, data, file=file, noun=noun, hint=_SET_HINT)
+    manifest = parse.checked(Manifest, data, file=file, noun=noun, hint=_SET_HINT)
+    if verify:
+        verify_content(content, file)
+    return manifest
 
 
 def run_error(path: Path) -> InputError:

@@ -14,6 +14,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.sample import ImageRef, Sample
 from segkit.shards.header import Header, build_manifest
 from segkit.shards.manifest import Ledger
+from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, Staging, staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.shard import SCRATCH, read_shard, write_shard
@@ -40,8 +41,7 @@ def finish(stage: Staging, count: int, header: Header, ledger: Ledger) -> ShardS
     parts = [shard.part for shard in shards if shard is not None]
     counts = [shard.counts for shard in shards if shard is not None]
     manifest = build_manifest(header, parts, counts, ledger)
-    text = manifest.model_dump_json(indent=1, by_alias=True) + "\n"
-    (stage.path / MANIFEST).write_text(text, "utf-8")
+    (stage.path / MANIFEST).write_text(manifest_text(manifest), "utf-8")
     return ShardSet.open(stage.publish(scratch=SCRATCH))
 
 

@@ -5,7 +5,6 @@ process writes its share, and `values.json` with the values that are not tensors
 when it is complete. Its tensors do not depend on the number of processes that write or read them.
 """
 
-import hashlib
 import json
 import pickle
 import re
@@ -32,14 +31,13 @@ from torch.distributed.checkpoint.metadata import (
 
 from segkit import distributed
 from segkit.errors import InputError, SegkitError
+from segkit.runs.checkpoint_digests import DIGESTS, damaged_files, has_digests, write_digests
 from segkit.shards.publish import sync
 
 _NAME = re.compile(r"step-(\d{8})")
 _OLD_NAME = re.compile(r"step-\d{8}\.pt")
 _VALUES = "values.json"
 _METADATA = ".metadata"  # torch's name
-_DIGESTS = "digests.json"
-"""SHA-256 of each other file; checkpoints of earlier versions have none."""
 _RECORDS = (
     ChunkStorageMetadata,
     Metadata,
@@ -105,9 +103,8 @@ def save(
         raise SegkitError(f"{path}: the checkpoint cannot be written ({_cause(error)})") from error
     if is_first:
         (partial / _VALUES).write_text(json.dumps({"step": step, **values}), "utf-8")
-        (partial / _DIGESTS).write_text(json.dumps(_digests(partial)), "utf-8")
         sync(partial / _VALUES)
-        sync(partial / _DIGESTS)
+        write_digests(partial)
         sync(partial)
         partial.rename(path)
         sync(folder)
@@ -208,25 +205,11 @@ class _Unpickler(pickle._Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} does not belong in a checkpoint")
 
 
-def _digests(path: Path) -> dict[str, str]:
-    """SHA-256 of each file of a checkpoint but the file that lists them."""
-    digests = {}
-    for file in sorted(path.iterdir()):
-        if file.name != _DIGESTS:
-            with file.open("rb") as opened:
-                digests[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
-    return digests
-
-
 def _verify(path: Path) -> None:
     """Raise ValueError in every process if a file differs from the one that was written."""
     message = None
-    if distributed.rank() == 0 and (path / _DIGESTS).is_file():
-        written, digests = json.loads((path / _DIGESTS).read_text("utf-8")), _digests(path)
-        names = sorted(written.keys() | digests.keys())
-        damaged = [name for name in names if written.get(name) != digests.get(name)]
-        if damaged:
-            message = f"{damaged[0]} is missing, new or damaged: its SHA-256 is not in {_DIGESTS}"
+    if distributed.rank() == 0 and has_digests(path) and (damaged := damaged_files(path)):
+        message = f"{damaged[0]} is missing, new or damaged: its SHA-256 is not in {DIGESTS}"
     if message := distributed.broadcast_object(message):
         raise ValueError(message)
 

@@ -18,7 +18,9 @@ from segkit.runs.run_manifest import (
     WEIGHTS,
     RunManifest,
     file_digests,
+    log_digests,
 )
+from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, Staging
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.setup import TrainingSetup, recipe_encoding
@@ -59,9 +61,10 @@ def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Stagin
         encoder=recipe_encoding(setup.recipe).name,
         files=digests,
         digest=RunManifest.content_digest(digests),
+        logs=log_digests(stage.path),
     )
     partial = stage.path / f"{MANIFEST}.partial"
-    partial.write_text(manifest.model_dump_json(indent=1, by_alias=True) + "\n", "utf-8")
+    partial.write_text(manifest_text(manifest), "utf-8")
     partial.replace(stage.path / MANIFEST)
 
 

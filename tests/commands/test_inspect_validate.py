@@ -12,6 +12,7 @@ from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
 from tests.shards.conftest import TAXONOMY, toy_records
+from tests.shards.manifests import change_manifest, unprotect
 
 runner = CliRunner()
 
@@ -147,7 +148,7 @@ def test_validate_does_not_suggest_validate(toy):
 
 @pytest.mark.parametrize(
     ("statistics", "title"),
-    [(None, "v1: 1 violation\n"), ({"images": 1}, "v1: 1 image, 2 violations\n")],
+    [(None, "v1: 1 violation\n"), ({"images": 1}, "v1: 1 image, 5 violations\n")],
 )
 def test_the_title_agrees_with_its_counts(toy, statistics, title):
     file = toy / "toy" / "v1" / "manifest.json"
@@ -165,12 +166,32 @@ def test_a_run_is_refused_as_a_set(toy):
     with staging(toy / "run", {}, resume=False) as stage:
         (stage.path / "manifest.json").write_text(json.dumps({"type": "run", "steps": 12}))
         stage.publish()
-    for command in (["validate", "run"], ["export", "semantic", "--out", "x", "--data", "run"]):
-        result = runner.invoke(app, [*command[:-1], str(toy / "run")])
-        assert isinstance(result.exception, InputError)
-        assert str(result.exception).startswith(
-            f"{toy / 'run' / 'v1'}: is a run, not a shard set; "
-        )
+    command = ["export", "semantic", "--out", "x", "--data", str(toy / "run")]
+    result = runner.invoke(app, command)
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception).startswith(f"{toy / 'run' / 'v1'}: is a run, not a shard set; ")
+    broken = run_json("validate", toy / "run")
+    assert (broken["exit"], broken["type"], broken["counts"]) == (1, "run", {"manifest": 1})
+
+
+@pytest.mark.parametrize("command", ["inspect", "export"])
+def test_a_changed_manifest_is_refused(toy, command):
+    change_manifest(toy / "toy" / "v1", reseal=False, split="train")
+    options = ["semantic", "--out", str(toy / "x"), "--data"] if command == "export" else []
+    result = runner.invoke(app, [command, *options, str(toy / "toy")])
+    assert isinstance(result.exception, InputError)
+    assert "toy/v1/manifest.json: the manifest is damaged" in str(result.exception)
+    assert run_json("validate", toy / "toy")["counts"] == {"manifest-digest": 1}
+
+
+def test_validate_says_that_an_older_manifest_is_unprotected(toy):
+    assert run_json("validate", toy / "toy")["notes"] == []
+    unprotect(toy / "toy" / "v1")
+    result = run_json("validate", toy / "toy")
+    assert (result["exit"], result["valid"]) == (0, True)
+    assert result["notes"][0].startswith("the manifest is unprotected")
+    text = runner.invoke(app, ["validate", str(toy / "toy")]).stdout
+    assert "note: the manifest is unprotected" in text
 
 
 @pytest.mark.parametrize("command", ["inspect", "validate"])

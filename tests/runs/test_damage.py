@@ -6,15 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from segkit.commands.app import app
 from segkit.errors import InputError
+from segkit.runs.check_run import check_run
 from segkit.runs.run import load_run
-from segkit.runs.run_manifest import CONTENT, RunManifest, damage, read_run_manifest
+from segkit.runs.run_manifest import CONTENT, METRICS, damage, read_run_manifest
+from segkit.shards.check_manifest import check_digest
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet
+from segkit.training import checkpoint
 from segkit.training.train import train
+from tests.shards.manifests import change_manifest, leaves, other_values, unprotect, with_leaf
 
 from .seal import seal
+
+runner = CliRunner()
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +57,109 @@ def test_one_flipped_bit_in_any_file_of_a_run_is_noticed(version: Path, name: st
 @pytest.mark.parametrize("name", CONTENT)
 def test_a_missing_file_of_a_run_is_named(version: Path, name: str) -> None:
     (version / name).unlink()
-    assert damage(version, read_run_manifest(version))[0].startswith(f"{name}: ")
+    assert [item.where for item in damage(version, read_run_manifest(version))] == [name]
     with pytest.raises(InputError, match=name):
         load_run(version)
 
 
 def test_files_that_were_exchanged_together_with_their_digests_are_noticed(version: Path) -> None:
-    manifest = json.loads((version / MANIFEST).read_text())
-    manifest["files"]["model.safetensors"] = "0" * 64
-    (version / MANIFEST).write_text(json.dumps(manifest))
+    files = read_run_manifest(version).files | {"model.safetensors": "0" * 64}
+    change_manifest(version, files=files)
     with pytest.raises(InputError, match=r"manifest\.json: the digest is not that of the files"):
         load_run(version)
-    assert RunManifest.content_digest(manifest["files"]) != manifest["digest"]
+    assert {item.code for item in check_run(version)} == {"digest", "checksum"}
+
+
+def test_every_damaged_part_of_a_run_is_reported(version: Path) -> None:
+    assert list(check_run(version)) == []
+    names = (*CONTENT, *read_run_manifest(version).logs)
+    assert METRICS in names and any(name.startswith("tensorboard/") for name in names)
+    for name in names:
+        data = bytearray((version / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (version / name).write_bytes(data)
+    checksums = [item.where for item in check_run(version) if item.code == "checksum"]
+    assert set(checksums) == set(names) and len(checksums) == len(set(names))
+
+
+def test_any_changed_leaf_of_a_runs_manifest_is_found(version: Path) -> None:
+    file = version / MANIFEST
+    content = json.loads(file.read_text())
+    for place, value in leaves(content):
+        for changed in other_values(value):
+            file.write_text(json.dumps(with_leaf(content, place, changed)))
+            codes = {item.code for item in check_digest(version)}
+            assert codes == {"manifest-digest"}, (place, changed)
+            with pytest.raises(InputError, match="manifest"):
+                read_run_manifest(version)
+
+
+def test_a_run_of_an_earlier_segkit_loads_and_is_unprotected(version: Path) -> None:
+    content = json.loads((version / MANIFEST).read_text())
+    del content["logs"]
+    (version / MANIFEST).write_text(json.dumps(content))
+    unprotect(version)
+    assert load_run(version).manifest.logs == {}
+    assert list(check_run(version)) == []
+    result = runner.invoke(app, ["validate", str(version.parent), "--json"])
+    assert result.exit_code == 0 and "unprotected" in json.loads(result.stdout)["notes"][0]
+
+
+def test_validate_recognizes_a_run(version: Path) -> None:
+    result = runner.invoke(app, ["validate", str(version.parent), "--json"])
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["type"], report["valid"], report["notes"]) == (
+        0,
+        "run",
+        True,
+        [],
+    )
+    (version / "model.safetensors").write_bytes(b"")
+    result = runner.invoke(app, ["validate", str(version.parent), "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["counts"] == {"checksum": 1, "weights": 1}
+
+
+FOREIGN = {
+    "recipe.toml": ('name = "other"\nextends = "dataseg-mini"\n', "recipe"),
+    "taxonomies.json": ("{}", "vocabulary"),
+    "vocabulary.safetensors": ("", "vocabulary"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_other_runs_are_found_even_with_digests_that_fit(version: Path, name: str) -> None:
+    text, code = FOREIGN[name]
+    (version / name).write_text(text)
+    seal(version)
+    assert {item.code for item in check_run(version)} == {code}
+
+
+def test_names_of_files_stay_inside_the_run(version: Path) -> None:
+    change_manifest(version, logs={"../../secret": "0", "/etc/hostname": "0"})
+    assert [item.where for item in check_run(version)] == ["../../secret", "/etc/hostname"]
+
+
+def test_checkpoints_of_an_interrupted_run_are_checked(version: Path) -> None:
+    run = version.parent.parent / "stopped"
+    folder = run / ".v1.partial" / "checkpoints"
+    for step in (5, 10):
+        checkpoint.save(folder, step, {"w": torch.ones(3)}, {}, newest=2, best=None)
+    result = runner.invoke(app, ["validate", str(run), "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["checkpoints"] == ["step-00000005", "step-00000010"]
+    file = folder / "step-00000010" / "values.json"
+    file.write_text(file.read_text().replace("10", "11"))
+    (folder / "step-00000005" / ".metadata").unlink()
+    result = runner.invoke(app, ["validate", str(run), "--json"])
+    places = [item["where"] for item in json.loads(result.stdout)["violations"]]
+    assert result.exit_code == 1
+    assert places == ["step-00000005/.metadata", "step-00000010/values.json"]
+    (folder / "step-00000010" / "digests.json").unlink()
+    (folder / "step-00000005" / "digests.json").write_text("[")
+    report = json.loads(runner.invoke(app, ["validate", str(run), "--json"]).stdout)
+    assert [item["where"] for item in report["violations"]] == ["step-00000005/digests.json"]
+    assert report["notes"][0].startswith("step-00000010 is unprotected")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -72,3 +171,4 @@ def test_weights_that_are_not_finite_are_refused(version: Path, value: float) ->
     seal(version)
     with pytest.raises(InputError, match=r"text_classifier\.background are not finite"):
         load_run(version)
+    assert [item.code for item in check_run(version)] == ["weights"]

@@ -1,6 +1,5 @@
 """Runs of schema version 1, trained before names changed, load and predict as before."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from segkit.runs.run import Run, load_run
 from segkit.runs.run_manifest import MANIFEST, RECIPE, read_run_manifest
 from segkit.shards.reader import ShardSet
 from segkit.training.train import train
+from tests.shards.manifests import change_manifest
 
 from .seal import seal
 
@@ -83,8 +83,7 @@ def test_training_starts_from_an_old_run(old: Path, new: Path) -> None:
 
 
 def test_old_weight_names_in_a_run_of_today_are_refused(old: Path) -> None:
-    manifest = json.loads((old / MANIFEST).read_text())
-    (old / MANIFEST).write_text(json.dumps(manifest | {"schema_version": "2"}))
+    change_manifest(old, schema_version="2")
     with (
         pytest.warns(OldNameWarning),
         pytest.raises(InputError, match="the run cannot be read"),
@@ -93,8 +92,7 @@ def test_old_weight_names_in_a_run_of_today_are_refused(old: Path) -> None:
 
 
 def test_a_run_of_a_newer_version_is_refused(old: Path) -> None:
-    manifest = json.loads((old / MANIFEST).read_text())
-    (old / MANIFEST).write_text(json.dumps(manifest | {"schema_version": "3"}))
+    change_manifest(old, schema_version="3")
     with pytest.raises(InputError, match=r"schema_version.*a newer version of segkit may read it"):
         load_run(old)
 

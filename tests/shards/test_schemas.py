@@ -44,8 +44,10 @@ def test_a_manifest_states_its_schema_and_an_older_one_still_opens(make_set):
     file = shards.path / "manifest.json"
     manifest = json.loads(file.read_text("utf-8"))
     assert manifest.pop("schema") == "segkit.shards/1"
+    del manifest["manifest_digest"]
     file.write_text(json.dumps(manifest), "utf-8")
-    assert ShardSet.open(shards.path).manifest == shards.manifest
+    expected = shards.manifest.model_copy(update={"manifest_digest": None})
+    assert ShardSet.open(shards.path).manifest == expected
     assert list(validate(shards.path)) == []
     file.write_text(json.dumps({**manifest, "schema": "segkit.run/1"}), "utf-8")
     with pytest.raises(InputError, match="manifest"):

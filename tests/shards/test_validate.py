@@ -5,13 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import ImageRef, Sample, Segment
+from segkit.shards.check_manifest import check_digest, is_protected
 from segkit.shards.consistency import check_sample
 from segkit.shards.header import Header
+from segkit.shards.manifest import Count, Ledger
+from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
 from segkit.shards.writer import write_layer, write_set
-from tests.shards.conftest import TAXONOMY, picture, toy_sample
+from tests.shards.conftest import TAXONOMY, picture, toy_records, toy_sample
+from tests.shards.manifests import change_manifest, leaves, other_values, unprotect, with_leaf
 
 
 def codes(version):
@@ -57,31 +62,155 @@ def test_truncated_missing_and_foreign_files_are_found(make_set):
     assert sum(code == "image-bytes" for code, _ in violations) == 3
 
 
-def change_manifest(shards, **changes):
-    path = shards.path / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def test_a_changed_manifest_is_found(make_set):
+def test_a_changed_manifest_is_found_even_with_a_digest_that_fits(make_set):
     shards = make_set()
     taxonomy = json.loads(shards.manifest.model_dump_json())["taxonomy"]
     taxonomy["categories"][0]["name"] = "dog"
-    change_manifest(shards, taxonomy=taxonomy)
+    change_manifest(shards.path, taxonomy=taxonomy)
     assert codes(shards.path) == {"digest", "statistics"}
-    change_manifest(shards, ledger={"annotations": {"input": 2, "kept": 1}})
+    change_manifest(shards.path, ledger={"annotations": {"input": 2, "kept": 1}})
     assert "ledger" in codes(shards.path)
-    change_manifest(shards, kind="video")
+    change_manifest(shards.path, kind="video")
     assert codes(shards.path) == {"manifest"}
+
+
+@pytest.mark.parametrize("which", ["set", "layer"])
+def test_any_changed_leaf_of_a_manifest_is_found(make_set, tmp_path, which):
+    """Also where the changed manifest cannot be a manifest any more."""
+    count = Count(input=3, kept=2, dropped={"empty-mask": 1}, warnings={"no-mask": 1})
+    ledger = Ledger(annotations=count, images=Count(input=2, kept=2), per_class={"cat": count})
+    header = Header(
+        taxonomy=TAXONOMY,
+        kind="panoptic",
+        name="toy",
+        split="train",
+        command="convert",
+        arguments={"images": "photos", "limit": None, "shard_size": 1.5, "skip": True},
+        source_header={"info": {"year": 2017}, "categories": [{"id": 3, "name": "cat"}]},
+    )
+    shards = write_set(tmp_path / "set", toy_records(2), header, ledger=ledger)
+    if which == "layer":
+        header = Header.from_set(shards, "test")
+        shards = write_layer(tmp_path / "layer", shards, shards.samples(), header)
+    file = shards.path / "manifest.json"
+    content = json.loads(file.read_text())
+    places = 0
+    for place, value in leaves(content):
+        for changed in other_values(value):
+            file.write_text(json.dumps(with_leaf(content, place, changed)))
+            found = {violation.code for violation in check_digest(shards.path)}
+            assert found == {"manifest-digest"}, (place, changed)
+            with pytest.raises(InputError, match="manifest"):
+                ShardSet.open(shards.path)
+            places += 1
+    assert places > 100
+    file.write_text(json.dumps(content))
+    assert codes(shards.path) == ({"ledger"} if which == "set" else set())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_flipped_bit_of_a_manifest_is_found(make_set, seed):
+    shards = make_set(count=2)
+    file, rng = shards.path / "manifest.json", random.Random(seed)
+    intact = file.read_bytes()
+    for _ in range(100):
+        data = bytearray(intact)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        file.write_bytes(data)
+        with pytest.raises(InputError) as error:
+            ShardSet.open(shards.path)
+        assert "\n" not in str(error.value)
+        assert codes(shards.path) & {"manifest", "manifest-digest"}
+
+
+def test_a_set_of_an_earlier_segkit_is_valid_and_unprotected(make_set):
+    shards = make_set()
+    assert is_protected(shards.path)
+    unprotect(shards.path)
+    assert ShardSet.open(shards.path).manifest.manifest_digest is None
+    assert list(validate(shards.path)) == [] and not is_protected(shards.path)
+
+
+UNFIT = {
+    "images_by": ("reference", "images-by"),
+    "digest": ("0" * 64, "digest"),
+    "statistics": ({"images": 5}, "statistics"),
+    "ledger": ({"images": {"input": 6, "kept": 6}}, "ledger"),
+}
+
+
+@pytest.mark.parametrize("field", UNFIT)
+def test_what_a_manifest_states_is_computed_anew(make_set, field):
+    value, code = UNFIT[field]
+    shards = make_set()
+    change_manifest(shards.path, **{field: value})
+    assert codes(shards.path) == {code}
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        {"images": {"input": 4, "kept": 5, "dropped": {"x": -1}}},
+        {"annotations": {"input": 14, "kept": 14}},
+        {"annotations": {"input": 15, "kept": 15}, "per_class": {"cat": {"input": 14, "kept": 14}}},
+        {"annotations": {"input": 15, "kept": 15, "warnings": {"no-mask": -1}}},
+    ],
+)
+def test_ledgers_that_do_not_add_up_are_found(make_set, ledger):
+    """The toy set has 5 images and 15 segments."""
+    shards = make_set()
+    change_manifest(shards.path, ledger=ledger)
+    assert codes(shards.path) == {"ledger"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"kind": "Thing"}, {"name": " "}, {"id": "3"}, {"text": ["kitty", 4], "id": 3.0}]
+)
+def test_categories_of_other_types_are_found(make_set, change):
+    shards = make_set()
+    content = json.loads((shards.path / "manifest.json").read_text())
+    rows = content["taxonomy"]["categories"]
+    rows[0] = rows[0] | change
+    change_manifest(shards.path, taxonomy=content["taxonomy"])
+    assert codes(shards.path) == {"manifest"}
+
+
+def test_categories_that_are_not_in_the_order_of_their_ids_are_found(make_set):
+    shards = make_set()
+    content = json.loads((shards.path / "manifest.json").read_text())
+    content["taxonomy"]["categories"].reverse()
+    change_manifest(shards.path, taxonomy=content["taxonomy"])
+    assert codes(shards.path) == {"digest", "taxonomy"}
+
+
+def test_images_bytes_are_those_of_the_tar(make_set):
+    shards = make_set()
+    parts = json.loads(shards.manifest.model_dump_json())["parts"]
+    parts[0]["images_bytes"] += 1
+    change_manifest(shards.path, parts=parts)
+    assert codes(shards.path) == {"digest", "file-size"}
 
 
 def test_a_changed_parent_of_a_layer_is_found(make_set, tmp_path):
     shards = make_set()
     layer = write_layer(tmp_path / "layer", shards, shards.samples(), Header.from_set(shards, "t"))
-    change_manifest(shards, digest="0" * 64)
+    change_manifest(shards.path, digest="0" * 64)
     assert codes(layer.path) == {"parent"}
     tar = shards.path / "images-00000.tar"
     tar.write_bytes(bytes(len(tar.read_bytes())))
     assert codes(layer.path) == {"parent", "checksum", "image-checksum", "image-size"}
+
+
+def test_a_damaged_parent_and_a_wrong_version_number_are_found(make_set, tmp_path):
+    shards = make_set()
+    layer = write_layer(tmp_path / "layer", shards, shards.samples(), Header.from_set(shards, "t"))
+    parent = json.loads(layer.manifest.model_dump_json())["parents"][0]
+    change_manifest(layer.path, parents=[parent | {"version": 2}])
+    assert codes(layer.path) == {"parent"}
+    change_manifest(layer.path, parents=[parent])
+    assert codes(layer.path) == set()
+    change_manifest(shards.path, reseal=False, name="other")
+    assert codes(layer.path) == {"parent"}
 
 
 def test_wrong_image_sizes_and_repeated_ids_are_found(tmp_path):

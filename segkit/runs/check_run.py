@@ -1,0 +1,116 @@
+"""Check a run, or the checkpoints of an interrupted one, file by file. Imports no torch."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from segkit import storage
+from segkit.errors import InputError
+from segkit.recipes.load import load_recipe
+from segkit.runs.checkpoint_digests import DIGESTS, damaged_files, has_digests
+from segkit.runs.run_manifest import (
+    CHECKPOINTS,
+    RECIPE,
+    TAXONOMIES,
+    VOCABULARY,
+    WEIGHTS,
+    RunManifest,
+    damage,
+    read_run_manifest,
+)
+from segkit.shards.check_manifest import check_digest, check_parents
+from segkit.shards.consistency import Violation
+from segkit.shards.publish import MANIFEST
+from segkit.taxonomy import Taxonomy
+
+
+def check_run(version: Path) -> Iterator[Violation]:
+    """Every violation of a version of a run: its manifest, its files, and what is in them."""
+    try:
+        manifest = read_run_manifest(version, verify=False)
+    except InputError as error:
+        yield Violation("manifest", MANIFEST, str(error))
+        return
+    yield from check_digest(version)
+    yield from damage(version, manifest, logs=True)
+    yield from check_parents(version.resolve(), manifest.parents)
+    yield from _check_recipe(version, manifest)
+    yield from _check_weights(version)
+    yield from _check_vocabulary(version)
+
+
+def interrupted_checkpoints(destination: Path) -> list[Path]:
+    """The checkpoints of a run that is not published, in the directory of its versions."""
+    return sorted(destination.glob(f".v*.partial/{CHECKPOINTS}/step-????????"))
+
+
+def check_checkpoint(checkpoint: Path) -> Iterator[Violation]:
+    """Every file of a checkpoint that is not the one that was written, if it lists digests."""
+    if not has_digests(checkpoint):
+        return
+    try:
+        names = damaged_files(checkpoint)
+    except (OSError, ValueError) as error:
+        yield Violation("checksum", f"{checkpoint.name}/{DIGESTS}", storage.reason(error))
+        return
+    for name in names:
+        detail = f"missing, new, or its SHA-256 is not the one in {DIGESTS}"
+        yield Violation("checksum", f"{checkpoint.name}/{name}", detail)
+
+
+def _check_recipe(version: Path, manifest: RunManifest) -> Iterator[Violation]:
+    """The recipe can be read and has the name that the manifest gives the run."""
+    try:
+        recipe = load_recipe(version / RECIPE, warn=False)
+    except InputError as error:
+        yield Violation("recipe", RECIPE, error.message)
+        return
+    if recipe.name != manifest.name:
+        detail = f"its name is {recipe.name!r}, the manifest says {manifest.name!r}"
+        yield Violation("recipe", RECIPE, detail)
+
+
+def _check_weights(version: Path) -> Iterator[Violation]:
+    """The weights can be read and are finite."""
+    tensors = _read_tensors(version / WEIGHTS)
+    if isinstance(tensors, str):
+        yield Violation("weights", WEIGHTS, tensors)
+        return
+    for name, values in tensors.items():
+        if not np.isfinite(values).all():
+            detail = f"{name} is not finite: the training diverged"
+            yield Violation("weights", WEIGHTS, detail)
+
+
+def _check_vocabulary(version: Path) -> Iterator[Violation]:
+    """Each taxonomy can be read and has one embedding for each class."""
+    tensors = _read_tensors(version / VOCABULARY)
+    if isinstance(tensors, str):
+        yield Violation("vocabulary", VOCABULARY, tensors)
+        return
+    try:
+        taxonomies = json.loads((version / TAXONOMIES).read_text("utf-8"))
+        classes = {
+            name: len(Taxonomy.from_json(content).categories)
+            for name, content in taxonomies.items()
+        }
+    except (OSError, ValueError, AttributeError, RecursionError, InputError) as error:
+        yield Violation("taxonomy", TAXONOMIES, storage.reason(error))
+        return
+    rows = {name: len(values) for name, values in tensors.items()}
+    if rows != classes:
+        detail = f"embeddings of {rows} classes, the taxonomies have {classes}"
+        yield Violation("vocabulary", VOCABULARY, detail)
+
+
+def _read_tensors(file: Path) -> dict[str, Any] | str:
+    """The tensors of a safetensors file as arrays, or why it cannot be read."""
+    try:
+        with safe_open(file, framework="np") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        return storage.reason(error)

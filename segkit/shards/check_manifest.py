@@ -1,0 +1,115 @@
+"""Check a manifest: its digests, ledger, taxonomy, parents, and the files that it lists."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from segkit import storage
+from segkit.errors import InputError, SegkitError
+from segkit.shards.consistency import Violation
+from segkit.shards.manifest import Count, Ledger, Manifest, Parent, Statistics
+from segkit.shards.manifest_file import DIGEST, is_intact, read_content
+from segkit.shards.publish import MANIFEST
+from segkit.shards.reader import ShardSet
+
+_JOINED = "joined"
+"""Ledger code of kept annotations that `relabel` joins into one segment."""
+
+
+def is_protected(version: Path) -> bool:
+    """Whether the manifest of a version carries a digest of its content; False if unreadable."""
+    try:
+        return DIGEST in read_content(version / MANIFEST)
+    except InputError:
+        return False
+
+
+def check_digest(version: Path) -> Iterator[Violation]:
+    """Compare the manifest of a set or a run with the digest that it carries, if it does."""
+    try:
+        intact = is_intact(read_content(version / MANIFEST))
+    except InputError as error:
+        yield Violation("manifest", MANIFEST, str(error))
+        return
+    if not intact:
+        detail = "the digest that it carries is not that of its content"
+        yield Violation("manifest-digest", MANIFEST, detail)
+
+
+def check_manifest(data: ShardSet) -> Iterator[Violation]:
+    """Every violation in the manifest of a set that shows without reading a label or an image."""
+    manifest = data.manifest
+    yield from check_digest(data.path)
+    digest = Manifest.content_digest(
+        manifest.kind, manifest.taxonomy, manifest.parts, manifest.image_roots
+    )
+    if digest != manifest.digest:
+        detail = f"the digest is {manifest.digest}, that of the content {digest}"
+        yield Violation("digest", MANIFEST, detail)
+    for detail in _ledger_errors(manifest.ledger, manifest.statistics):
+        yield Violation("ledger", MANIFEST, detail)
+    ids = [row.get("id") for row in manifest.taxonomy["categories"]]
+    if ids != [category.id for category in data.taxonomy.categories]:
+        yield Violation("taxonomy", MANIFEST, "the classes are not in the order of their ids")
+    yield from check_parents(data.path, manifest.parents)
+    listed = {name for part in manifest.parts for name in (part.labels, part.images)}
+    for path in sorted(data.path.iterdir()):
+        if path.suffix in (".tar", ".parquet") and path.name not in listed:
+            yield Violation("unlisted-file", path.name, "the manifest does not list this file")
+
+
+def check_parents(version: Path, parents: Iterable[Parent]) -> Iterator[Violation]:
+    """Compare the parents of a version that still exist with what it recorded of them.
+
+    A missing parent is allowed, since the images in it are checked by themselves.
+    """
+    for parent in parents:
+        path = storage.join(version, parent.path)
+        if PurePosixPath(parent.path).name != f"v{parent.version}":
+            detail = f"{parent.path} is not version {parent.version}"
+            yield Violation("parent", str(path), detail)
+        if not (path / MANIFEST).is_file():
+            continue
+        try:
+            content = read_content(path / MANIFEST)
+        except InputError as error:
+            yield Violation("parent", str(path), str(error))
+            continue
+        if not is_intact(content):
+            yield Violation("parent", str(path), "the parent's manifest is damaged")
+        if content.get("digest") != parent.digest:
+            detail = f"the parent's digest is {content.get('digest')}, not the recorded"
+            yield Violation("parent", str(path), f"{detail} {parent.digest}")
+
+
+def _ledger_errors(ledger: Ledger, statistics: Statistics) -> Iterator[str]:
+    """The equations of a ledger that do not hold; commands that count nothing leave it empty."""
+    try:
+        ledger.check()
+    except SegkitError as error:
+        yield str(error)
+    lines = {"annotations": ledger.annotations, "images": ledger.images, **ledger.per_class}
+    for name, count in lines.items():
+        codes = (*count.dropped.values(), *count.warnings.values())
+        if min(count.input, count.kept, *codes) < 0:
+            yield f"{name} has a negative count"
+    if ledger.per_class:
+        total = _total(ledger.per_class.values())
+        before = ledger.annotations
+        if (total.input, total.kept, total.dropped) != (before.input, before.kept, before.dropped):
+            yield "the classes do not add up to the annotations"
+    if ledger.images != Count() and ledger.images.kept != statistics.images:
+        yield f"{ledger.images.kept} images kept, {statistics.images} in the set"
+    kept = ledger.annotations.kept
+    segments = {kept, kept - ledger.annotations.warnings.get(_JOINED, 0)}
+    if ledger.annotations != Count() and statistics.segments not in segments:
+        yield f"{kept} annotations kept, {statistics.segments} segments in the set"
+
+
+def _total(counts: Iterable[Count]) -> Count:
+    dropped: Counter[str] = Counter()
+    input_, kept = 0, 0
+    for count in counts:
+        input_, kept = input_ + count.input, kept + count.kept
+        dropped.update(count.dropped)
+    return Count(input=input_, kept=kept, dropped=dict(dropped))

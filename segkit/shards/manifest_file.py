@@ -1,0 +1,56 @@
+"""The file of a manifest, of a set or a run: its text carries a digest of everything in it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from segkit import parse
+from segkit.errors import InputError
+
+DIGEST = "manifest_digest"
+"""Key of the digest in the file."""
+_HINT = "copy the version again from where it is intact; `segkit validate` lists the damage"
+
+
+def manifest_text(manifest: BaseModel) -> str:
+    """The text of a manifest's file, with the digest of its content."""
+    content = json.loads(manifest.model_dump_json(by_alias=True))
+    content[DIGEST] = manifest_digest(content)
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def manifest_digest(content: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's JSON object without the digest itself, in canonical form.
+
+    The form is that of `json.dumps` with sorted keys and no blanks, in ASCII.
+    """
+    rest = {key: value for key, value in content.items() if key != DIGEST}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_content(file: Path) -> dict[str, Any]:
+    """The JSON object in the file of any manifest, whether its digest fits or not.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else than a JSON object.
+    """
+    content = parse.read_json(file)
+    if not isinstance(content, dict):
+        raise InputError("not a manifest", file=file, hint="give a set or a run of segkit")
+    return content
+
+
+def is_intact(content: dict[str, Any]) -> bool:
+    """Whether the digest that a manifest carries is that of its content; True without one."""
+    return DIGEST not in content or content[DIGEST] == manifest_digest(content)
+
+
+def verify_content(content: dict[str, Any], file: Path) -> None:
+    """Raise InputError where a manifest carries a digest that is not that of its content."""
+    if not is_intact(content):
+        message = "the manifest is damaged: its digest is not that of its content"
+        raise InputError(message, file=file, hint=_HINT)
