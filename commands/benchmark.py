@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
+from segkit.atomic import folder_lock
 from segkit.storage import writable_local
 
 from .common import JSON_OPTION, emit, note, plural, progress_bar, table
@@ -99,17 +100,18 @@ def objects365(
     source = benchmark.open_annotations(annotations, images)
     check = benchmark.check_file(source, find_images=with_images)
     _note_differences(check, annotations)
-    with progress_bar("read", check.images) as advance:
-        truth = benchmark.convert_ground_truth(
-            source, check, out / "ground-truth", with_images=with_images, on_progress=advance
-        )
-    opened, spec = options.open(truth.shards, "instance", out)
-    figures = benchmark.evaluate_objects365(truth, opened, evaluator, training)
-    if isinstance(opened, ShardSet):
-        write_results(out / "results.json", opened.samples())
-    published = load_benchmark("objects365")
-    more = [_mask_and_box_table(figures, training_set)]
-    _finish(published, figures, truth.shards, spec, out, as_json, more)
+    with folder_lock(out):
+        with progress_bar("read", check.images) as advance:
+            truth = benchmark.convert_ground_truth(
+                source, check, out / "ground-truth", with_images=with_images, on_progress=advance
+            )
+        opened, spec = options.open(truth.shards, "instance", out)
+        figures = benchmark.evaluate_objects365(truth, opened, evaluator, training)
+        if isinstance(opened, ShardSet):
+            write_results(out / "results.json", opened.samples())
+        published = load_benchmark("objects365")
+        more = [_mask_and_box_table(figures, training_set)]
+        _finish(published, figures, truth.shards, spec, out, as_json, more)
 
 
 def _add_command(name: str, description: str, data_set: str) -> None:
@@ -155,9 +157,10 @@ def _evaluate_set(
     differences = class_differences(published, truth)
     for difference in differences:
         note(f"{data}: {difference}")
-    opened, spec = options.open(truth, task, out)
-    figures = evaluate(truth, opened, task).metrics | {"differences": differences}
-    _finish(published, figures, truth, spec, out, as_json, [])
+    with folder_lock(out):
+        opened, spec = options.open(truth, task, out)
+        figures = evaluate(truth, opened, task).metrics | {"differences": differences}
+        _finish(published, figures, truth, spec, out, as_json, [])
 
 
 def _finish(

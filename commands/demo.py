@@ -6,6 +6,7 @@ from typing import Any
 import typer
 from rich.progress import Progress, TaskID
 
+from segkit.atomic import folder_lock
 from segkit.extras import require_extra
 from segkit.storage import writable_local
 
@@ -36,7 +37,7 @@ def demo(
     require_extra("train", "segkit demo")
     from segkit.demo.demo import STEPS, run_demo
 
-    with progress() as bar:
+    with folder_lock(out), progress() as bar:
         result = run_demo(
             out, steps=steps or STEPS, seed=seed, device=device, progress=_Display(bar).show
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from segkit.atomic import folder_lock
 from segkit.errors import InputError
 from segkit.parse import read_lines
 from segkit.storage import location, writable_local
@@ -139,10 +140,11 @@ def evaluate(
     )
     check_task(truth, chosen, options)
     check_unseen(task_class_names(truth.taxonomy, chosen), unseen_classes)
-    if compare:
-        _compare(truth, compare, chosen, options, out, as_json)
-    else:
-        _evaluate(truth, source, chosen, options, out, as_json)
+    with folder_lock(out):
+        if compare:
+            _compare(truth, compare, chosen, options, out, as_json)
+        else:
+            _evaluate(truth, source, chosen, options, out, as_json)
 
 
 def _evaluate(
@@ -153,8 +155,9 @@ def _evaluate(
     out: Path,
     as_json: bool,
 ) -> None:
+    from segkit.atomic import write_text
     from segkit.metrics.evaluate import evaluate as evaluate_set
-    from segkit.metrics.output import METRICS_SCHEMA, origin, write_json, write_text
+    from segkit.metrics.output import METRICS_SCHEMA, origin, write_json
     from segkit.metrics.predictions import as_predictions
     from segkit.report.build import report
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from segkit.atomic import folder_lock
 from segkit.errors import InputError
 from segkit.storage import location, writable_local
 
@@ -134,38 +135,41 @@ def predict(
     from segkit.export.prediction_files import write_native
     from segkit.inference.outputs import predict_files, predict_set, write_overlays
 
-    run = load_run_for(taxonomy, checkpoint, device, settings)
-    destination = out / "predictions"
-    with progress_bar("predict", len(files) if shards is None else len(shards)) as advance:
-        if shards:
-            predictions = predict_set(
-                run, shards, chosen_task, destination, taxonomy=taxonomy, on_image=advance
-            )
-        else:
-            predictions = predict_files(
-                run,
-                files,
-                root,
-                taxonomy,
-                chosen_task,
-                destination,
-                ledger=tally.ledger(),
-                on_image=advance,
-            )
-    version = f"v{predictions.version}"
-    folders = {}
-    if overlays:
-        with progress_bar("draw", len(predictions)) as advance:
-            folder = out / "overlays" / version
-            drawn = write_overlays(predictions, folder, min_score=overlay_score, on_image=advance)
-        folders["overlays"] = str(folder)
-        segments = predictions.manifest.statistics.segments
-        if drawn < segments:
-            note(f"{segments} found, {drawn} of them with a score of {overlay_score:g} or more")
-    if picture := write_preview(predictions, preview, overlay_score):
-        folders["preview"] = picture
-    if native:
-        folders["native"] = str(write_native(predictions, out / "native" / version))
+    with folder_lock(out):
+        run = load_run_for(taxonomy, checkpoint, device, settings)
+        destination = out / "predictions"
+        with progress_bar("predict", len(files) if shards is None else len(shards)) as advance:
+            if shards:
+                predictions = predict_set(
+                    run, shards, chosen_task, destination, taxonomy=taxonomy, on_image=advance
+                )
+            else:
+                predictions = predict_files(
+                    run,
+                    files,
+                    root,
+                    taxonomy,
+                    chosen_task,
+                    destination,
+                    ledger=tally.ledger(),
+                    on_image=advance,
+                )
+        version = f"v{predictions.version}"
+        folders = {}
+        if overlays:
+            with progress_bar("draw", len(predictions)) as advance:
+                folder = out / "overlays" / version
+                drawn = write_overlays(
+                    predictions, folder, min_score=overlay_score, on_image=advance
+                )
+            folders["overlays"] = str(folder)
+            segments = predictions.manifest.statistics.segments
+            if drawn < segments:
+                note(f"{segments} found, {drawn} of them with a score of {overlay_score:g} or more")
+        if picture := write_preview(predictions, preview, overlay_score):
+            folders["preview"] = picture
+        if native:
+            folders["native"] = str(write_native(predictions, out / "native" / version))
     _report(predictions, folders, tally, as_json)
 
 

@@ -25,7 +25,17 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     (
-        *("schemas", "errors", "extras", "stopping", "storage", "file_names", "hub", "parse"),
+        *(
+            "schemas",
+            "errors",
+            "extras",
+            "stopping",
+            "atomic",
+            "storage",
+            "file_names",
+            "hub",
+            "parse",
+        ),
         *("sample", "taxonomy", "distributed"),
     ),
     ("masks",),

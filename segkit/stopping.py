@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import ClassVar
 
 from segkit.errors import SegkitError
 
@@ -59,6 +60,8 @@ class _State:
     """Blocks of `cleanup_on_stop` that are running."""
     signal = 0
     """The signal that has interrupted them."""
+    files: ClassVar[list[str]] = []
+    """Files that are removed when a signal ends the process."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """End the process, or interrupt the blocks that have something to remove."""
@@ -90,7 +93,13 @@ def exit_on_signals() -> None:
 
 @contextmanager
 def cleanup_on_stop() -> Iterator[None]:
-    """A block that a signal interrupts by KeyboardInterrupt, and after which the process ends."""
+    """A block that a signal interrupts by KeyboardInterrupt, and after which the process ends.
+
+    Signals reach the main thread only: in another thread, the block has no effect.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _state.blocks += 1
     try:
         yield
@@ -98,6 +107,16 @@ def cleanup_on_stop() -> Iterator[None]:
         _state.blocks -= 1
         if _state.signal and not _state.blocks:
             _state.stop(_state.signal)
+
+
+@contextmanager
+def removed_on_stop(file: str) -> Iterator[None]:
+    """A block in which a signal that ends the process removes a file, such as a lock."""
+    _state.files.append(file)
+    try:
+        yield
+    finally:
+        _state.files.remove(file)
 
 
 @contextmanager
@@ -174,6 +193,9 @@ def _exit(number: int) -> None:
             child.kill()
         for child in children:
             child.join(1.0)
+    for file in list(_state.files):
+        with suppress(OSError):
+            os.unlink(file)  # noqa: PTH108 - pathlib takes long to import
     with suppress(Exception):  # the signal may have come while Python was writing
         sys.stdout.flush()
     with suppress(OSError):

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
     FileNames,
-    new_directory,
     paint_masks,
     require_kind,
     split_name,

@@ -1,10 +1,8 @@
-"""The destination of an export: a directory that appears complete, safe file names, a report."""
+"""The destination of an export: safe file names, exclusive masks, a report."""
 
 import json
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -47,27 +45,6 @@ class ExportReport:
             "altered": dict(sorted(self.altered.items())),
             "files": self.files,
         }
-
-
-@contextmanager
-def new_directory(out: str | Path) -> Iterator[Path]:
-    """Yield a directory to write to; it becomes `out` when the block ends without an exception.
-
-    Raises:
-        InputError: `out` exists and is not empty, or cannot be created.
-    """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("exists and is not empty", file=out, hint="give a new directory")
-    draft = out.parent / f".{out.name}.partial"
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-    except OSError as error:
-        message = f"cannot be written to ({error.strerror})"
-        raise InputError(message, file=out, hint="give another directory") from error
-    yield draft
-    draft.replace(out)
 
 
 def require_kind(data: ShardSet, kinds: tuple[str, ...], format_name: str, reason: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from segkit.atomic import new_file
 from segkit.export.coco import export_panoptic
 from segkit.export.semantic_png import export_semantic
 from segkit.sample import Sample
@@ -52,14 +53,12 @@ def write_results(path: Path, samples: Iterable[Sample]) -> int:
         The number of results.
     """
     count = 0
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with new_file(path) as draft, draft.open("w", encoding="utf-8") as file:
         file.write("[")
         for count, row in enumerate(_rows(samples), 1):
             file.write(",\n" if count > 1 else "\n")
             json.dump(row, file, allow_nan=False)
         file.write("\n]\n")
-    partial.replace(path)
     return count
 
 

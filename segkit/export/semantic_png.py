@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from segkit.atomic import new_directory
 from segkit.errors import InputError
 from segkit.export.destination import (
     ExportReport,
     FileNames,
-    new_directory,
     paint_masks,
     require_kind,
     write_images,

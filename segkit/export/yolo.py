@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
     FileNames,
-    new_directory,
     require_kind,
     split_name,
     write_images,

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from segkit.atomic import new_file
 from segkit.images.label_placement import LabelPlacement
 from segkit.images.palette import Color, class_color
 from segkit.masks import rle
@@ -176,9 +176,5 @@ def png_bytes(picture: Picture) -> bytes:
 
 def save_png(picture: Picture, path: Path) -> None:
     """Write a picture as a PNG file; an older one is replaced at once, never by a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(png_bytes(picture))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(path) as draft:
+        draft.write_bytes(png_bytes(picture))

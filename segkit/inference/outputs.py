@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 
-from segkit.errors import SegkitError
+from segkit.atomic import new_directory
 from segkit.file_names import safe_path
 from segkit.images.decode import decode_rgb
 from segkit.images.draw import overlay
@@ -178,7 +178,8 @@ def write_overlays(
 
     Args:
         predictions: the set.
-        folder: where to write the pictures.
+        folder: where to write the pictures; it appears when all are drawn, and replaces an older
+            one.
         min_score: instances with a lower score are not drawn.
         on_image: called after each picture.
 
@@ -186,21 +187,22 @@ def write_overlays(
         The number of segments drawn.
 
     Raises:
-        SegkitError: a picture cannot be written.
+        SegkitError: the disk is full, or another process is writing there.
     """
     least = min_score if predictions.manifest.kind == "instance" else 0.0
 
     def draw(sample: Sample) -> int:
         segments = [s for s in sample.segments if (s.score or 0.0) >= least]
         picture = overlay(predictions.image(sample), segments, predictions.taxonomy)
-        file = folder / f"{safe_path(sample.id)}.jpg"
+        file = draft / f"{safe_path(sample.id)}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(file), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
-            raise SegkitError(f"{file}: could not be written")
+        bgr, quality = picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]
+        file.write_bytes(cv2.imencode(".jpg", bgr, quality)[1].tobytes())
         return len(segments)
 
     drawn = 0
-    for number in prefetch(draw, predictions.samples(), ahead=2 * THREADS):
-        drawn += number
-        on_image()
+    with new_directory(folder, replace=True) as draft:
+        for number in prefetch(draw, predictions.samples(), ahead=2 * THREADS):
+            drawn += number
+            on_image()
     return drawn

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import __version__
+from segkit.atomic import write_text
 from segkit.shards.reader import ShardSet
 from segkit.storage import location
 
@@ -32,13 +33,5 @@ def origin(data: str | ShardSet) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any], schema: str = METRICS_SCHEMA) -> None:
     """Write an object with `schema` and `segkit_version`; the file is complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     document = {"schema": schema, "segkit_version": __version__, **content}
     write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file by one rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segkit import storage
+from segkit.atomic import disk_errors, sync
 from segkit.errors import InputError, SegkitError
 from segkit.shards.upload import CLAIM, abandon, upload
+from segkit.stopping import cleanup_on_stop
 from segkit.storage import cache_root
 
 MANIFEST = "manifest.json"
@@ -134,8 +136,8 @@ def staging(
     """Lock `destination`, and yield a directory in which to write its next version.
 
     Files that are written but not published stay there (`.vN.partial`), so that a later call can
-    resume. For a remote destination, lock and directory are on this machine, under
-    `segkit.storage.cache_root`.
+    resume; without `resume`, a failure removes those of a local shard set. For a remote
+    destination, lock and directory are on this machine, under `segkit.storage.cache_root`.
 
     Args:
         destination: directory of the versions; created if missing.
@@ -145,7 +147,7 @@ def staging(
         content: the `type` of the version's manifest.
 
     Raises:
-        SegkitError: another live process is writing there.
+        SegkitError: another live process is writing there, or the disk is full.
         InputError: the destination is not a directory that can be written to, or its versions are
             of the other type.
     """
@@ -160,7 +162,23 @@ def staging(
         raise InputError(message, file=directory, hint="choose another directory") from error
     with lock:
         _lock(lock.fileno(), destination)
-        yield _prepare(directory, destination, dict(fingerprint), resume)
+        stage = _prepare(directory, destination, dict(fingerprint), resume)
+        with disk_errors(destination):
+            if resume or content == "run" or directory != destination:
+                yield stage
+            else:
+                with _removed_on_failure(stage.path):
+                    yield stage
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    with cleanup_on_stop():
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
 
 
 def _check_type(destination: Path, content: str) -> None:
@@ -178,15 +196,6 @@ def _check_type(destination: Path, content: str) -> None:
     if manifest.get("type", content) != content:
         message = f"holds a {'run' if content == 'shards' else 'shard set'} and nothing else"
         raise InputError(message, file=destination, hint="choose another directory")
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or a directory's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _local_directory(destination: Path) -> Path:

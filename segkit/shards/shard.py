@@ -18,11 +18,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from segkit.atomic import sync
 from segkit.masks import rle
 from segkit.sample import ImageRef, Sample
 from segkit.shards import arrow
 from segkit.shards.manifest import Part
-from segkit.shards.publish import sync
 
 ROW_GROUP = 128
 """Images of a row group: about half a megabyte of labels, the cost of a random read."""

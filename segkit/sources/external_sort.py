@@ -5,7 +5,10 @@ import struct
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO
+
+from segkit.atomic import temporary_file_error
 
 SPAN = 16384
 """Images whose records share a file and are in memory together."""
@@ -51,14 +54,15 @@ class SpillFile:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
-        weakref.finalize(self, self._file.close)
+        self._file = _temporary_file()
+        weakref.finalize(self, _close_file, self._file)
 
     def add(self, number: int, raw: bytes) -> None:
         """Append a record with a number of the caller's choice."""
-        self._file.write(_ENTRY.pack(number, len(raw)) + raw)
+        _write(self._file, _ENTRY.pack(number, len(raw)) + raw)
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        _flush(self._file)
         self._file.seek(0)
         while head := self._file.read(_ENTRY.size):
             number, length = _ENTRY.unpack(head)
@@ -68,22 +72,48 @@ class SpillFile:
 def _append(files: dict[int, IO[bytes]], place: int, raw: bytes) -> None:
     file = files.get(place // SPAN)
     if file is None:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the sort
+        file = _temporary_file()
         files[place // SPAN] = file
-    file.write(_ENTRY.pack(place % SPAN, len(raw)) + raw)
+    _write(file, _ENTRY.pack(place % SPAN, len(raw)) + raw)
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise temporary_file_error(error) from error
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    try:
+        file.write(data)
+    except OSError as error:
+        raise temporary_file_error(error) from error
+
+
+def _flush(file: IO[bytes]) -> None:
+    try:
+        file.flush()
+    except OSError as error:
+        raise temporary_file_error(error) from error
 
 
 def _close(*groups: dict[int, IO[bytes]]) -> None:
     for files in groups:
         for file in files.values():
-            file.close()
+            _close_file(file)
+
+
+def _close_file(file: IO[bytes]) -> None:
+    with suppress(OSError):  # what a full disk did not take has been reported
+        file.close()
 
 
 def _entries(file: IO[bytes] | None) -> Iterator[tuple[int, bytes]]:
     """Yield (place within the file, record) without moving the file's position."""
     if file is None:
         return
-    file.flush()
+    _flush(file)
     data = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
     start = 0
     while start < len(data):

@@ -30,9 +30,9 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from segkit import distributed
+from segkit.atomic import sync
 from segkit.errors import InputError, SegkitError
 from segkit.runs.checkpoint_digests import DIGESTS, damaged_files, has_digests, write_digests
-from segkit.shards.publish import sync
 
 _NAME = re.compile(r"step-(\d{8})")
 _OLD_NAME = re.compile(r"step-\d{8}\.pt")

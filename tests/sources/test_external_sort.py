@@ -1,9 +1,13 @@
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from segkit.errors import SegkitError
 from segkit.sources import external_sort as spool
 from segkit.sources.external_sort import ExternalSort
 
@@ -32,3 +36,46 @@ def test_annotations_come_back_with_their_images_in_order(
     assert twice == [(entry, entry) for entry in expected]
     del sorted_by_image
     assert not list(tmp_path.iterdir())
+
+
+FULL = """
+import resource, sys
+from segkit.sources.external_sort import ExternalSort, SpillFile
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as a full disk
+try:
+    if sys.argv[1] == "sort":
+        records = ExternalSort()
+        for _ in range(int(sys.argv[2])):
+            records.add_image(bytes(1000))
+    else:
+        records = SpillFile()
+        for _ in range(int(sys.argv[2])):
+            records.add(0, bytes(1000))
+    list(records)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["sort", "spill"])
+@pytest.mark.parametrize("records", [100, 1000])  # it is full at the last flush, or before
+def test_a_full_temporary_folder_is_named_in_one_line(
+    kind: str, records: int, tmp_path: Path
+) -> None:
+    program = [sys.executable, "-c", FULL, kind, str(records)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(program, capture_output=True, text=True, env=environment, check=True)
+    expected = f"SegkitError {tmp_path}: temporary files cannot be written (File too large); set "
+    assert done.stdout.startswith(expected)
+    assert done.stderr == ""
+
+
+def test_a_machine_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/gone']")
+
+    monkeypatch.setenv("TMPDIR", "/gone")
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(tempfile, "TemporaryFile", none)
+    with pytest.raises(SegkitError, match="/gone: temporary files cannot be written"):
+        ExternalSort().add_image(b"")

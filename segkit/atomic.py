@@ -1,0 +1,199 @@
+"""Write files and folders that are complete or absent, with one writer at a time.
+
+Everything that a command writes outside of a version of a shard set or run (which has its own
+staging directory, see `segkit.shards.publish`) goes through this module: a draft beside the
+destination takes its name by one rename, once it is complete.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from segkit.errors import InputError, SegkitError
+from segkit.stopping import cleanup_on_stop, removed_on_stop
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of a disk that takes no more, whatever is written to it."""
+_LOCK = ".segkit.lock"
+_DRAFT = ".draft-"
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into a folder; it is created if it is missing.
+
+    Drafts that a killed process left there are removed.
+
+    Raises:
+        InputError: the folder cannot be created or written to.
+        SegkitError: another process is writing there.
+    """
+    is_new = not folder.exists()
+    _make_folder(folder, folder)
+    try:
+        with _lock(folder / _LOCK, folder):
+            for leftover in folder.glob(f"{_DRAFT}*"):
+                leftover.unlink(missing_ok=True)
+            yield
+    finally:
+        if is_new:
+            with suppress(OSError):  # something was written
+                folder.rmdir()
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, with the same extension; it becomes `path` at the end of the block.
+
+    Where the block raises, nothing remains of it. The folder is created if it is missing.
+
+    Raises:
+        SegkitError: the disk is full.
+    """
+    draft = path.with_name(f"{_DRAFT}{os.getpid()}-{os.fsdecode(os.fsencode(path.name)[-128:])}")
+    _make_folder(path.parent, path)
+    with disk_errors(path), cleanup_on_stop():
+        try:
+            yield draft
+            sync(draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; it is complete or absent."""
+    with new_file(path) as draft:
+        draft.write_text(text, "utf-8")
+
+
+@contextmanager
+def new_directory(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a folder to write to; it becomes `path` at the end of the block.
+
+    Where the block raises, nothing remains of it.
+
+    Args:
+        path: the folder; its parents are created.
+        replace: replace an existing folder, instead of refusing one that is not empty.
+
+    Raises:
+        InputError: `path` exists and is not empty, or cannot be created.
+        SegkitError: another process is writing it, or the disk is full.
+    """
+    path = Path(path)
+    if not replace:
+        _require_new(path)
+    draft = path.with_name(f".{path.name}.partial")
+    _make_folder(path.parent, path)
+    with (
+        _lock(path.with_name(f".{path.name}.lock"), path),
+        disk_errors(path),
+        cleanup_on_stop(),
+    ):
+        try:
+            shutil.rmtree(draft, ignore_errors=True)  # of a killed process
+            draft.mkdir()
+            yield draft
+            if not replace:
+                _require_new(path)  # another process may have written it meanwhile
+            elif path.exists():
+                shutil.rmtree(path)
+            draft.replace(path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors(place: object) -> Iterator[None]:
+    """Name the place in the error of a disk that takes no more.
+
+    Raises:
+        SegkitError: instead of such an OSError, or of a library's error with the system's text.
+    """
+    try:
+        yield
+    except SegkitError:
+        raise
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        texts = {os.strerror(number): number for number in _FULL}
+        if code is None:  # of a library such as safetensors
+            code = next((texts[text] for text in texts if text in str(error)), None)
+        if code in _FULL:
+            message = f"{place}: cannot be written ({os.strerror(code)})"
+            raise SegkitError(message, hint="make room there and run it again") from error
+        raise
+
+
+def temporary_file_error(error: OSError) -> SegkitError:
+    """The error of temporary files that cannot be written; it names their folder (TMPDIR)."""
+    try:
+        folder = tempfile.gettempdir()
+    except OSError:  # no folder can be written to
+        folder = os.environ.get("TMPDIR", "/tmp")
+    message = f"{folder}: temporary files cannot be written ({error.strerror or error})"
+    return SegkitError(message, hint="set TMPDIR to a folder on a disk with more room")
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path, destination: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"cannot be written to ({error.strerror})"
+        raise InputError(message, file=destination, hint="give another directory") from error
+
+
+def _require_new(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError("exists and is not empty", file=path, hint="give a new directory")
+
+
+@contextmanager
+def _lock(file: Path, destination: Path) -> Iterator[None]:
+    """Hold a lock file, and remove it at the end; SegkitError if another process holds it."""
+    try:
+        descriptor = _open_lock(file)
+    except OSError as error:
+        message = f"cannot be written to ({error.strerror})"
+        raise InputError(message, file=destination, hint="give another directory") from error
+    if descriptor is None:
+        message = f"{destination}: another process is writing here"
+        raise SegkitError(message, hint="wait until it ends")
+    try:
+        with removed_on_stop(str(file)):
+            yield
+    finally:
+        with suppress(OSError):
+            file.unlink()
+        os.close(descriptor)
+
+
+def _open_lock(file: Path) -> int | None:
+    """A descriptor that holds the lock of a file; None if another process holds it."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
+        os.close(descriptor)  # its holder has just removed the file: take the lock of a new one

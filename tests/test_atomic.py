@@ -1,0 +1,177 @@
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from segkit.atomic import (
+    disk_errors,
+    folder_lock,
+    new_directory,
+    new_file,
+    write_text,
+)
+from segkit.errors import InputError, SegkitError
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files end at 4 KiB, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_at_once_and_a_failure_leaves_the_old_one(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "metrics.json"
+    write_text(file, "old")
+    with pytest.raises(ZeroDivisionError), new_file(file) as draft:
+        draft.write_text("half")
+        assert file.read_text() == "old"
+        raise ZeroDivisionError
+    assert (file.read_text(), names(file.parent)) == ("old", ["metrics.json"])
+    with new_file(file) as draft:
+        assert draft.suffix == file.suffix
+        draft.write_text("new")
+    assert (file.read_text(), names(file.parent)) == ("new", ["metrics.json"])
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ü" * 127, ".hidden", "a b\n.json"])
+def test_any_file_name_has_a_draft(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "text")
+    assert names(tmp_path) == [name]
+
+
+def test_writers_of_one_file_never_show_a_part(tmp_path: Path) -> None:
+    """Processes and readers at once: every read is one of the texts."""
+    texts = [letter * 200_000 for letter in "ab"]
+    program = (
+        "import sys; from pathlib import Path; from segkit.atomic import write_text\n"
+        "for _ in range(40): write_text(Path(sys.argv[1]), sys.argv[2] * 200_000)"
+    )
+    file = tmp_path / "metrics.json"
+    write_text(file, texts[0])
+    writers = [subprocess.Popen([sys.executable, "-c", program, file, t[0]]) for t in texts]
+    while any(writer.poll() is None for writer in writers):
+        assert file.read_text() in texts
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert names(tmp_path) == ["metrics.json"]
+
+
+def test_a_directory_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "exported"
+    with pytest.raises(ZeroDivisionError), new_directory(out) as draft:
+        (draft / "a").touch()
+        assert not out.exists()
+        raise ZeroDivisionError
+    assert names(out.parent) == []
+    with new_directory(out) as draft:
+        (draft / "b").touch()
+    assert (names(out), names(out.parent)) == (["b"], ["exported"])
+    with pytest.raises(InputError, match="exists and is not empty"), new_directory(out):
+        pass
+    with new_directory(out, replace=True) as draft:
+        (draft / "c").touch()
+    assert (names(out), names(out.parent)) == (["c"], ["exported"])
+
+
+def test_a_directory_that_another_process_has_written_meanwhile_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "exported"
+    with pytest.raises(InputError, match="exists and is not empty"), new_directory(out) as draft:
+        (draft / "mine").touch()
+        out.mkdir()
+        (out / "theirs").touch()
+    assert (names(out), names(tmp_path)) == (["theirs"], ["exported"])
+
+
+def test_a_destination_has_one_writer(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    busy = "another process is writing here"
+    with folder_lock(out), pytest.raises(SegkitError, match=busy), folder_lock(out):
+        pass
+    assert not out.exists()  # nothing was written there
+    with new_directory(out), pytest.raises(SegkitError, match=busy), new_directory(out):
+        pass
+    with folder_lock(out):
+        (out / ".draft-1-metrics.json").touch()
+    with folder_lock(out):
+        assert names(out) == [".segkit.lock"]  # the draft of a killed process is gone
+    assert names(out) == []
+
+
+def test_a_lock_that_is_removed_and_made_anew_has_one_holder(tmp_path: Path) -> None:
+    """Threads that wait for the removal never hold it together."""
+    holders, overlaps = [0], []
+
+    def work() -> None:
+        for _ in range(200):
+            try:
+                with folder_lock(tmp_path):
+                    holders[0] += 1
+                    overlaps.append(holders[0])
+                    holders[0] -= 1
+            except SegkitError:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(overlaps) == {1}
+
+
+def test_a_killed_writer_leaves_no_lock_and_its_draft_goes(tmp_path: Path) -> None:
+    out = tmp_path / "exported"
+    program = (
+        "import sys, time; from pathlib import Path; from segkit.atomic import new_directory\n"
+        "with new_directory(Path(sys.argv[1])) as draft:\n"
+        "    (draft / 'half').touch(); print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, out], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    assert not out.exists()
+    with new_directory(out) as draft:
+        (draft / "whole").touch()
+    assert (names(out), names(tmp_path)) == (["whole"], ["exported"])
+
+
+def test_a_full_disk_is_named(tmp_path: Path, small_disk: None) -> None:
+    with pytest.raises(SegkitError, match=r"metrics\.json: cannot be written \(File too large\)"):
+        write_text(tmp_path / "metrics.json", "x" * 10_000)
+    with (
+        pytest.raises(SegkitError, match=r"exported: cannot be written \(File too large\); make"),
+        new_directory(tmp_path / "exported") as draft,
+    ):
+        (draft / "large").write_bytes(bytes(10_000))
+    assert names(tmp_path) == []
+
+
+def test_the_text_of_a_librarys_error_tells_a_full_disk() -> None:
+    text = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(SegkitError, match="run: cannot be written"), disk_errors("run"):
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="unrelated"), disk_errors("run"):
+        raise RuntimeError("unrelated")
+    with pytest.raises(FileNotFoundError), disk_errors("run"):
+        raise FileNotFoundError
+
+
+def test_folders_that_cannot_be_written_to_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(InputError, match="file"), folder_lock(place):
+            pass
+    with pytest.raises(InputError, match="file"), new_directory(tmp_path / "file" / "out"):
+        pass
