@@ -45,7 +45,7 @@ def show(
     )
     if not as_json and report.published is None:
         _print_defects(report)
-    for line in () if as_json else report.notes:  # the JSON object holds them
+    for line in () if as_json else _notes(report):  # the JSON object holds them
         note(line)
     if message := _wrong_folder(report, source, option):
         print_line(message)
@@ -60,9 +60,15 @@ def fail(
     """
     error = report.defects[0].error(report.offenders - 1, _wrong_folder(report, source, option))
     _print_defects(report)
+    if report.resumed and not as_json:
+        note(report.resumed)
     if as_json:
         emit(_result(report, source, seconds, str(error)), schema=_SCHEMA, as_json=True, tables=())
     raise error
+
+
+def _notes(report: "ConversionReport") -> list[str]:
+    return [*filter(None, [report.resumed]), *report.notes]
 
 
 def _wrong_folder(report: "ConversionReport", source: "Source", option: str) -> str | None:
@@ -117,7 +123,7 @@ def _result(
         "offenders": report.offenders,
         "defects": [defect.to_json() for defect in report.defects],
         "quarantine": str(quarantine) if quarantine and quarantine.is_file() else None,
-        "notes": list(report.notes),
+        "notes": _notes(report),
         "error": error,
         "seconds": round(seconds, 3),
     }

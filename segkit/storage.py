@@ -8,6 +8,7 @@ bytes, Parquet, names that lead from one store to another.
 
 import errno
 import fcntl
+import hashlib
 import os
 import posixpath
 import re
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from segkit.errors import InputError, SegkitError
 from segkit.extras import EXTRAS, missing_extra
@@ -209,12 +210,7 @@ def size_lookup(root: Path) -> Callable[[str], int | None]:
 
     @lru_cache(maxsize=64)
     def sizes(folder: Path) -> dict[str, int]:
-        try:
-            entries = _store(folder).ls(_remote(folder).path, detail=True)
-        except OSError:
-            return {}
-        files = [entry for entry in entries if entry["type"] == "file"]
-        return {posixpath.basename(file["name"]): file["size"] for file in files}
+        return {name: entry["size"] for name, entry in _list_folder(folder).items()}
 
     def size(name: str) -> int | None:
         try:
@@ -223,6 +219,61 @@ def size_lookup(root: Path) -> Callable[[str], int | None]:
             return None
 
     return size
+
+
+class FileStates:
+    """The states of files: texts that differ once a file was changed, replaced or moved.
+
+    They follow from the metadata (size, times, inode, or what a store lists), not from the bytes. A
+    local file is looked up at every call. A remote folder is listed once for each instance, which
+    is older than what is read later: if a file changes in between, its state differs as well.
+    """
+
+    def __init__(self) -> None:
+        self._listed = lru_cache(maxsize=8)(_list_states)
+        self._places = lru_cache(maxsize=64)(os.path.realpath)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (FileStates, ())
+
+    def __call__(self, path: Path) -> str | None:
+        """The state of a file; None if there is none."""
+        try:
+            if is_remote(path):
+                return self._listed(path.parent).get(path.name)
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                return f"{path.readlink()} {self._describe(path.stat())}"
+            return self._describe(status)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        except OSError as error:
+            return f"error {error.errno}"
+
+    def place(self, folder: Path) -> str:
+        """The path of a folder without links."""
+        return str(folder) if is_remote(folder) else str(self._places(folder))
+
+    @staticmethod
+    def _describe(status: os.stat_result) -> str:
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
+def _list_states(folder: Path) -> dict[str, str]:
+    """The states of the files of a remote folder."""
+    return {
+        name: hashlib.sha256(repr(sorted(entry.items())).encode()).hexdigest()[:16]
+        for name, entry in _list_folder(folder).items()
+    }
+
+
+def _list_folder(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a store tells of the files of a remote folder; nothing if it cannot be listed."""
+    try:
+        entries = _store(folder).ls(_remote(folder).path, detail=True)
+    except OSError:
+        return {}
+    return {posixpath.basename(e["name"]): e for e in entries if e["type"] == "file"}
 
 
 def list_files(folder: Path) -> dict[str, int]:
@@ -261,9 +312,18 @@ def exclusive_lock(file: Path) -> Iterator[None]:
         file: made if it is missing, and left there.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as opened:
+    with open_lock(file) as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
         yield
+
+
+def open_lock(file: Path) -> IO[bytes]:
+    """Open a lock file, made if it is missing; OSError if it is a link or a folder.
+
+    Its content is left alone, and a FIFO does not block.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    return os.fdopen(os.open(file, flags, 0o666), "r+b", buffering=0)
 
 
 def _local_size(path: Path) -> int | None:

@@ -8,6 +8,7 @@ upload.py          publish to an object store
 arrow.py           samples as rows of an Arrow table
 labels.py          open files of labels, and check their rows
 shard.py           write one shard: image tar and labels
+sidecar.py         record finished shards, for resuming
 writer.py          write sets, layers and views
 reader.py          `ShardSet`: samples and images of a version
 labeled_image.py   one image with its labels, for notebooks and scripts

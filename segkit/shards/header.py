@@ -16,7 +16,7 @@ from segkit.shards.manifest import (
     Statistics,
 )
 from segkit.shards.reader import ShardSet
-from segkit.shards.shard import ShardCounts
+from segkit.shards.sidecar import ShardCounts
 from segkit.taxonomy import Taxonomy
 
 

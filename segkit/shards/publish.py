@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,8 @@ class Staging:
     version: int
     resumed: bool
     """Whether `path` holds the finished part of a killed run with the same fingerprint."""
+    inode: int
+    """Of `path`, which tells it from a directory that another process makes in its place."""
 
     @property
     def home(self) -> Path:
@@ -86,43 +88,66 @@ class Staging:
         """
         return self.destination / f"v{self.version}"
 
-    def publish(self, *, scratch: Sequence[str] = ()) -> Path:
+    def publish(self, files: Collection[str] | None = None) -> Path:
         """Make the version visible, complete and flushed to the disk, and return its path.
 
         Args:
-            scratch: patterns of files that are not part of it. For a remote destination, they stay
-                until the upload is complete, so that a killed upload can be resumed.
+            files: names of the files of the version; None for all that were written. For a remote
+                destination, the others stay until the upload is complete, so that a killed upload
+                can be resumed.
 
         Raises:
-            SegkitError: a store refused the upload, or failed.
+            SegkitError: the directory was deleted meanwhile, another file has the version's name,
+                or a store refused the upload or failed.
         """
-        patterns = (*scratch, _FINGERPRINT, CLAIM)
-        leave_out = [path for pattern in patterns for path in self.path.glob(pattern)]
+        self.require_in_place()
+        entries = {path.name: path for path in self.path.iterdir()}
+        keep = (entries.keys() if files is None else {*files}) - {_FINGERPRINT, CLAIM}
         if storage.is_remote(self.destination):
             published = upload(
                 self.path,
                 self.destination,
                 first=self.version,
                 manifest=MANIFEST,
-                leave_out=leave_out,
+                files=[entries[name] for name in keep & entries.keys() if name != MANIFEST],
             )
-            shutil.rmtree(self.path)
+            _remove_partial(self.path)
             return published
-        for path in leave_out:
-            path.unlink()
-        for folder, _, files in os.walk(self.path):
-            for name in files:
+        _require_free(self.home)
+        for folder, _, names in os.walk(self.path):
+            for name in names:
                 sync(Path(folder) / name)
             sync(Path(folder))
+        for path in (entries[name] for name in entries.keys() - keep):
+            _remove(path)
+        sync(self.path)
         self.path.rename(self.home)
         sync(self.destination)
         return self.home
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the directory is the one that was made at the start."""
+        try:
+            return self.path.stat().st_ino == self.inode
+        except OSError:
+            return False
+
+    def require_in_place(self) -> None:
+        """Raise SegkitError if the directory was deleted, or replaced by another process."""
+        if not self.in_place:
+            message = f"{self.path}: was deleted or replaced while it was written"
+            raise SegkitError(message, hint="run it again")
 
 
 def interrupted(destination: Path) -> dict[str, Any] | None:
     """The fingerprint of a killed run that was writing the next version; None without one."""
     file = _next_version(_local_directory(destination))[0] / _FINGERPRINT
-    return json.loads(file.read_text("utf-8")) if file.is_file() else None
+    try:
+        fingerprint = json.loads(storage.read_bytes(file))
+    except (OSError, ValueError):  # missing, or cut by a kill
+        return None
+    return fingerprint if isinstance(fingerprint, dict) else None
 
 
 @contextmanager
@@ -147,37 +172,55 @@ def staging(
         content: the `type` of the version's manifest.
 
     Raises:
-        SegkitError: another live process is writing there, or the disk is full.
-        InputError: the destination is not a directory that can be written to, or its versions are
-            of the other type.
+        SegkitError: another live process is writing there, the disk is full, or the directory was
+            deleted while it was written.
+        InputError: the destination is not a directory that can be written to, its versions are of
+            the other type, or a file or folder of the user has the name of the new version.
     """
     destination = storage.location(destination)
     _check_type(destination, content)
     directory = _local_directory(destination)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / _LOCK).open("w")
+        lock = storage.open_lock(directory / _LOCK)
     except OSError as error:
         message = f"cannot be written to ({error.strerror})"
         raise InputError(message, file=directory, hint="choose another directory") from error
     with lock:
         _lock(lock.fileno(), destination)
-        stage = _prepare(directory, destination, dict(fingerprint), resume)
-        with disk_errors(destination):
+        with (
+            _prepare(directory, destination, dict(fingerprint), resume) as stage,
+            disk_errors(destination),
+            _deletion_errors(stage),
+        ):
             if resume or content == "run" or directory != destination:
                 yield stage
             else:
-                with _removed_on_failure(stage.path):
+                with _removed_on_failure(stage):
                     yield stage
 
 
 @contextmanager
-def _removed_on_failure(path: Path) -> Iterator[None]:
+def _deletion_errors(stage: Staging) -> Iterator[None]:
+    """Raise the error of a directory that was deleted, instead of those that follow from it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, SegkitError):
+        if not storage.is_remote(stage.destination) and not stage.home.exists():
+            stage.require_in_place()
+        raise
+
+
+@contextmanager
+def _removed_on_failure(stage: Staging) -> Iterator[None]:
     with cleanup_on_stop():
         try:
             yield
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
+            if stage.in_place:
+                shutil.rmtree(stage.path, ignore_errors=True)
             raise
 
 
@@ -191,9 +234,9 @@ def _check_type(destination: Path, content: str) -> None:
         return
     try:
         manifest = json.loads(storage.read_bytes(published[max(published)] / MANIFEST))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return  # damaged; a new version is the repair
-    if manifest.get("type", content) != content:
+    if isinstance(manifest, dict) and manifest.get("type", content) != content:
         message = f"holds a {'run' if content == 'shards' else 'shard set'} and nothing else"
         raise InputError(message, file=destination, hint="choose another directory")
 
@@ -220,21 +263,62 @@ def _next_version(directory: Path) -> tuple[Path, int]:
     return directory / f".v{version}.partial", version
 
 
+@contextmanager
 def _prepare(
     directory: Path, destination: Path, fingerprint: dict[str, Any], resume: bool
-) -> Staging:
+) -> Iterator[Staging]:
     """Keep the files that can be resumed, and delete those of other killed runs."""
     path = _next_version(directory)[0]
     version = _next_version(destination)[1]
+    partials = [entry for entry in directory.iterdir() if _PARTIAL.fullmatch(entry.name)]
+    for entry in partials:
+        _require_partial(entry)
+    if directory == destination:
+        _require_free(destination / f"v{version}")
     text = json.dumps(fingerprint, sort_keys=True, default=str)
     file = path / _FINGERPRINT
-    resumed = resume and file.is_file() and file.read_text("utf-8") == text
-    for entry in directory.iterdir():
-        if _PARTIAL.fullmatch(entry.name) and not (resumed and entry == path):
+    resumed = resume and file.is_file() and storage.read_bytes(file) == text.encode()
+    for entry in partials:
+        if not (resumed and entry == path):
             if directory != destination:
                 abandon(entry, destination, MANIFEST)
-            shutil.rmtree(entry)
+            _remove_partial(entry)
     if not resumed:
         path.mkdir()
         file.write_text(text, "utf-8")
-    return Staging(path, destination, version, resumed)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)  # keeps its inode from being reused
+    try:
+        inode = os.fstat(descriptor).st_ino
+        yield Staging(path, destination, version, resumed, inode)
+    finally:
+        os.close(descriptor)
+
+
+def _require_partial(path: Path) -> None:
+    """Raise InputError if a file or folder is not the unfinished version that its name says."""
+    if path.is_symlink() or not path.is_dir():
+        message = "is not a folder, but has the name of an unfinished version"
+    elif not any(path.iterdir()) or any((path / n).is_file() for n in (_FINGERPRINT, MANIFEST)):
+        return  # only a process that is killed while it publishes leaves no fingerprint
+    else:
+        message = f"has the name of an unfinished version, but no {_FINGERPRINT}"
+    raise InputError(message, file=path, hint="move it away, or choose another directory")
+
+
+def _remove_partial(path: Path) -> None:
+    """Delete an unfinished version; the fingerprint last, by which a later run recognizes it."""
+    for entry in path.iterdir():
+        if entry.name != _FINGERPRINT:
+            _remove(entry)
+    shutil.rmtree(path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _require_free(path: Path) -> None:
+    """Raise InputError if a file or folder that is not a version has the name of the next one."""
+    if os.path.lexists(path):
+        message = f"has the name of the next version, but no {MANIFEST}"
+        raise InputError(message, file=path, hint="move it away, or choose another directory")

@@ -1,5 +1,6 @@
 """Read a version of a shard set: samples in order or by index, and the bytes of their images."""
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -40,7 +41,7 @@ class ShardSet:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
-        self.version = int(path.name[1:])
+        self.version = int(re.sub(r"\D", "", path.name))  # v1, or .v1.partial before it is visible
         self.manifest = manifest
         self.taxonomy = Taxonomy.from_json(manifest.taxonomy, file=path / MANIFEST)
 
@@ -93,6 +94,13 @@ class ShardSet:
         part = bisect_right(self._ends, index)
         row = index - (self._ends[part - 1] if part else 0)
         return self._read_row(part, row)
+
+    def image_ids(self, part: int) -> Iterator[str]:
+        """The image ids of a part, in order; reads one column of its labels."""
+        with self._open_labels(self.manifest.parts[part]) as file:
+            column = file.read(["id"], use_threads=False)[0]
+        for chunk in column.chunks:
+            yield from chunk.to_pylist()
 
     @cached_property
     def tars(self) -> dict[str, str]:

@@ -1,17 +1,16 @@
 """Write one shard: a deterministic tar of the original image bytes, and a Parquet file of labels.
 
-A shard is done when its Parquet file exists: tar and sidecar are on the disk before the Parquet is
-renamed into place, so a killed run leaves only complete shards and files that the next run
+A shard is finished when its Parquet file exists: tar and sidecar are on the disk before the Parquet
+is renamed into place, so a killed run leaves only complete shards and files that the next run
 overwrites.
 """
 
 import hashlib
-import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,58 +22,19 @@ from segkit.masks import rle
 from segkit.sample import ImageRef, Sample
 from segkit.shards import arrow
 from segkit.shards.manifest import Part
+from segkit.shards.sidecar import (
+    Shard,
+    ShardCounts,
+    discard_shard,
+    file_sha256,
+    images_name,
+    labels_name,
+    write_sidecar,
+)
 
 ROW_GROUP = 128
 """Images of a row group: about half a megabyte of labels, the cost of a random read."""
-SCRATCH = ("shard-*.json", "*.partial")
-"""Patterns of the files that only an unfinished version needs."""
 _BLOCK, _RECORD = 512, 10240
-
-
-@dataclass(frozen=True)
-class ShardCounts:
-    """The counts of a shard, which are summed into the manifest's statistics; classes by id."""
-
-    images: int = 0
-    segments: int = 0
-    masked: int = 0
-    class_segments: Mapping[int, int] = field(default_factory=dict)
-    class_images: Mapping[int, int] = field(default_factory=dict)
-    class_pixels: Mapping[int, int] = field(default_factory=dict)
-
-    def __add__(self, other: "ShardCounts") -> "ShardCounts":
-        return ShardCounts(
-            self.images + other.images,
-            self.segments + other.segments,
-            self.masked + other.masked,
-            _add(self.class_segments, other.class_segments),
-            _add(self.class_images, other.class_images),
-            _add(self.class_pixels, other.class_pixels),
-        )
-
-
-def _add(first: Mapping[int, int], second: Mapping[int, int]) -> dict[int, int]:
-    return dict(Counter(first) + Counter(second))
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A finished shard in a staging directory."""
-
-    part: Part
-    counts: ShardCounts
-    notes: Any
-    """JSON values of the writer, such as this shard's part of the ledger."""
-
-
-def labels_name(index: int) -> str:
-    """File name of a shard's labels."""
-    return f"labels-{index:05d}.parquet"
-
-
-def images_name(index: int) -> str:
-    """File name of a shard's images."""
-    return f"images-{index:05d}.tar"
 
 
 def write_shard(
@@ -83,6 +43,7 @@ def write_shard(
     records: Iterable[tuple[Sample, bytes | None]],
     *,
     notes: Any = None,
+    extra_files: Sequence[str] = (),
 ) -> Shard:
     """Write shard `index` of a version into its staging directory.
 
@@ -97,7 +58,10 @@ def write_shard(
         notes: JSON values that `read_shard` returns until the version is finished; a dict or list
             may be filled while the records are consumed. They are not part of the version or its
             digest.
+        extra_files: names of further files of the directory that belong to the shard; complete and
+            flushed to the disk once the records are consumed.
     """
+    discard_shard(directory, index)
     labels, images = directory / labels_name(index), directory / images_name(index)
     draft = labels.with_suffix(".partial")
     with _Tar(images) as tar:
@@ -111,26 +75,11 @@ def write_shard(
         images_bytes=tar.size,
     )
     shard = Shard(part, counts, notes)
-    _write_sidecar(directory, index, shard)
     sync(draft)
+    write_sidecar(directory, index, shard, draft, extra_files)
     draft.rename(labels)
     sync(directory)
     return shard
-
-
-def read_shard(directory: Path, index: int) -> Shard | None:
-    """A finished shard of a staging directory; None if it is not finished."""
-    sidecar = directory / _sidecar_name(index)
-    if not (directory / labels_name(index)).is_file() or not sidecar.is_file():
-        return None
-    data = json.loads(sidecar.read_text("utf-8"))
-    counts: dict[str, Any] = {
-        name: {int(class_id): count for class_id, count in value.items()}
-        if isinstance(value, dict)
-        else value
-        for name, value in data["counts"].items()
-    }
-    return Shard(Part(**data["part"]), ShardCounts(**counts), data["notes"])
 
 
 def write_labels(path: Path, samples: Iterable[Sample]) -> ShardCounts:
@@ -144,12 +93,6 @@ def write_labels(path: Path, samples: Iterable[Sample]) -> ShardCounts:
             file.write_table(arrow.to_table(rows))
             counts += count_samples(rows)
     return counts
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def count_samples(samples: Iterable[Sample]) -> ShardCounts:
@@ -244,15 +187,3 @@ def _embed(tar: _Tar, sample: Sample, data: bytes | None) -> Sample:
         tar.path.name, offset, len(data), hashlib.sha256(data).hexdigest(), sample.image.path
     )
     return replace(sample, image=image)
-
-
-def _sidecar_name(index: int) -> str:
-    return f"shard-{index:05d}.json"
-
-
-def _write_sidecar(directory: Path, index: int, shard: Shard) -> None:
-    data = {"part": shard.part.model_dump(), "counts": asdict(shard.counts), "notes": shard.notes}
-    draft = directory / f"{_sidecar_name(index)}.partial"
-    draft.write_text(json.dumps(data), "utf-8")
-    sync(draft)
-    draft.rename(directory / _sidecar_name(index))

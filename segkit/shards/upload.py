@@ -15,13 +15,14 @@ from typing import Any
 
 from segkit import storage
 from segkit.errors import SegkitError
+from segkit.storage import FileStates
 
 CLAIM = "upload.json"
 _MAX_TRIES = 20
 
 
 def upload(
-    folder: Path, destination: Path, *, first: int, manifest: str, leave_out: Collection[Path]
+    folder: Path, destination: Path, *, first: int, manifest: str, files: Collection[Path]
 ) -> Path:
     """Publish a local folder as a version of a remote destination, or resume a killed upload.
 
@@ -30,7 +31,7 @@ def upload(
         destination: directory of the versions.
         first: the number to try first.
         manifest: name of the file that makes the version visible.
-        leave_out: files of the folder that are not part of the version.
+        files: the other files of the version.
 
     Returns:
         The version's directory.
@@ -38,18 +39,17 @@ def upload(
     Raises:
         SegkitError: the store refused something or failed; the next call uses what was uploaded.
     """
-    last = folder / manifest
-    skipped = {*leave_out, last}
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in skipped]
+    last = (folder / manifest).read_bytes()
     try:
         version = _claim(folder, destination, first, manifest)
-        uploaded = storage.list_files(version)
-        for path in files:
-            name = path.relative_to(folder).as_posix()
-            # no other process writes here, and an object is never there in part
-            if uploaded.get(name) != path.stat().st_size:
-                storage.put(path, version / name)
-        _create(version / manifest, last.read_bytes())
+        if _read_optional(version / manifest) != last:
+            uploaded = _keep_unchanged(folder, files, version)
+            for path in sorted(files):
+                name = path.relative_to(folder).as_posix()
+                # no other process writes here, and an object is never there in part
+                if name not in uploaded:
+                    storage.put(path, version / name)
+            _create(version / manifest, last)
         storage.delete(version / CLAIM)
     except SegkitError:
         raise
@@ -73,20 +73,42 @@ def abandon(folder: Path, destination: Path, manifest: str) -> None:
             storage.delete(version / name)
 
 
+def _keep_unchanged(folder: Path, files: Collection[Path], version: Path) -> set[str]:
+    """Delete what a killed upload put of files that have changed; returns the names of the rest.
+
+    The local claim records the state of each file before it is put, and only after the deletions:
+    whenever a process is killed, an object that exists is of the recorded state.
+    """
+    states = FileStates()
+    claim = _read_claim(folder) or {}
+    current = {path.relative_to(folder).as_posix(): states(path) for path in files}
+    recorded = claim.get("files", {})
+    uploaded = storage.list_files(version).keys() - {CLAIM}
+    kept = {name for name in uploaded if name in current and recorded.get(name) == current[name]}
+    for name in uploaded - kept:
+        storage.delete(version / name)
+    _write_claim(folder, {**claim, "files": current})
+    return kept
+
+
 def _claim(folder: Path, destination: Path, first: int, manifest: str) -> Path:
     """The version directory that belongs to the upload of this folder."""
     if claim := _read_claim(folder):
         version = destination / f"v{claim['version']}"
-        published = _read_optional(version / manifest) == (folder / manifest).read_bytes()
-        if published or _owner(version) == claim["token"]:
+        published = _read_optional(version / manifest)
+        if published == (folder / manifest).read_bytes():
             return version
+        if _owner(version) == claim["token"]:
+            if published is None:
+                return version
+            storage.delete(version / CLAIM)  # the input has changed since it was published
     token = uuid.uuid4().hex
     for version in (destination / f"v{number}" for number in range(first, first + _MAX_TRIES)):
-        data = json.dumps({"version": int(version.name[1:]), "token": token})
+        claim = {"version": int(version.name[1:]), "token": token}
         # locally first, so that a kill leaves no claim in the store that no folder knows
-        (folder / CLAIM).write_text(data, "utf-8")
+        _write_claim(folder, claim)
         try:
-            _create(version / CLAIM, data.encode())
+            _create(version / CLAIM, json.dumps(claim).encode())
         except FileExistsError:
             continue
         if storage.list_files(version).keys() == {CLAIM}:
@@ -106,13 +128,30 @@ def _create(path: Path, data: bytes) -> None:
 
 
 def _read_claim(folder: Path) -> dict[str, Any] | None:
+    """The claim of a folder's upload; None if there is none."""
     file = folder / CLAIM
-    return json.loads(file.read_text("utf-8")) if file.is_file() else None
+    return _parse_claim(file.read_bytes()) if file.is_file() else None
+
+
+def _write_claim(folder: Path, claim: dict[str, Any]) -> None:
+    draft = folder / f"{CLAIM}.partial"
+    draft.write_text(json.dumps(claim), "utf-8")
+    draft.rename(folder / CLAIM)
+
+
+def _parse_claim(data: bytes) -> dict[str, Any] | None:
+    try:
+        claim = json.loads(data)
+    except ValueError:
+        return None
+    valid = isinstance(claim, dict) and {"version", "token"} <= claim.keys()
+    return claim if valid else None
 
 
 def _owner(version: Path) -> str | None:
     data = _read_optional(version / CLAIM)
-    return json.loads(data)["token"] if data else None
+    claim = _parse_claim(data) if data else None
+    return claim["token"] if claim else None
 
 
 def _read_optional(path: Path) -> bytes | None:

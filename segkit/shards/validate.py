@@ -19,7 +19,8 @@ from segkit.shards.labels import has_schema
 from segkit.shards.manifest import Part
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest
-from segkit.shards.shard import ShardCounts, count_samples, file_sha256
+from segkit.shards.shard import count_samples
+from segkit.shards.sidecar import ShardCounts, file_sha256
 
 
 def validate(

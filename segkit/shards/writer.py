@@ -1,7 +1,7 @@
 """Write versions of shard sets: in one call, or step by step for resumable, parallel conversion.
 
 The steps are `publish.staging(destination, fingerprint, resume=True)`, then `shard.write_shard` for
-every index that `shard.read_shard` does not return (in any order, in any process), then `finish`.
+every index that `sidecar.read_shard` does not return (in any order, in any process), then `finish`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +13,12 @@ from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.sample import ImageRef, Sample
 from segkit.shards.header import Header, build_manifest
-from segkit.shards.manifest import Ledger
+from segkit.shards.manifest import Ledger, Manifest
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, Staging, staging
-from segkit.shards.reader import ShardSet
-from segkit.shards.shard import SCRATCH, read_shard, write_shard
+from segkit.shards.reader import ShardSet, read_manifest
+from segkit.shards.shard import write_shard
+from segkit.shards.sidecar import read_shard
 
 SHARD_BYTES = 96 * 2**20
 """Image bytes at which a shard is closed: within the 64-128 MiB that suit loaders and object
@@ -26,14 +27,33 @@ SHARD_ROWS = 4096
 """Images at which a shard is closed however small they are; bounds the memory of one writer."""
 
 
-def finish(stage: Staging, count: int, header: Header, ledger: Ledger) -> ShardSet:
+def finish(
+    stage: Staging,
+    count: int,
+    header: Header,
+    ledger: Ledger,
+    *,
+    extra_files: Sequence[str] = (),
+    check: Callable[[ShardSet], None] = lambda data: None,
+) -> ShardSet:
     """Publish the finished shards 0..count-1 of a staging directory as a version.
 
+    The version is read back before it becomes visible.
+
+    Args:
+        stage: where the shards were written; anything else in it is left out.
+        count: number of shards.
+        header: the other fields of the manifest.
+        ledger: account of the source's annotations and images.
+        extra_files: names of further files of the version, if they exist.
+        check: raises if the version, as it was read back, must not be published.
+
     Raises:
-        SegkitError: a shard is missing, or the ledger does not balance.
+        SegkitError: a shard is missing or damaged, the ledger does not balance, or the version
+            cannot be read back.
     """
     ledger.check()
-    shards = [read_shard(stage.path, index) for index in range(count)]
+    shards = [read_shard(stage.path, index, verify=False) for index in range(count)]
     missing = [index for index, shard in enumerate(shards) if shard is None]
     if missing:
         message = f"shard {missing[0]} was not written ({len(missing)} of {count} are missing)"
@@ -41,8 +61,31 @@ def finish(stage: Staging, count: int, header: Header, ledger: Ledger) -> ShardS
     parts = [shard.part for shard in shards if shard is not None]
     counts = [shard.counts for shard in shards if shard is not None]
     manifest = build_manifest(header, parts, counts, ledger)
-    (stage.path / MANIFEST).write_text(manifest_text(manifest), "utf-8")
-    return ShardSet.open(stage.publish(scratch=SCRATCH))
+    try:
+        (stage.path / MANIFEST).write_text(manifest_text(manifest), "utf-8")
+    except (ValueError, RecursionError) as error:  # such as half of a character
+        message = f"the manifest cannot be written ({str(error).splitlines()[0]})"
+        raise SegkitError(f"{stage.path}: {message}", hint="nothing was published") from error
+    check(_read_back(stage.path, manifest))
+    files = {name for part in parts for name in (part.labels, part.images) if name}
+    return ShardSet.open(stage.publish({MANIFEST, *files, *extra_files}))
+
+
+def _read_back(folder: Path, manifest: Manifest) -> ShardSet:
+    """The written version through the ordinary reader; SegkitError if it differs from the plan."""
+    try:
+        data = ShardSet(folder, read_manifest(folder))
+        differs = manifest_text(data.manifest) != manifest_text(manifest)
+        rows = [sum(1 for _ in data.image_ids(index)) for index in range(len(manifest.parts))]
+    except SegkitError as error:
+        message = f"the new version cannot be read back ({error.message})"
+        raise SegkitError(f"{folder}: {message}", hint="nothing was published") from error
+    wrong = [part.labels for part, n in zip(manifest.parts, rows, strict=True) if part.rows != n]
+    if differs or wrong:
+        place = wrong[0] if wrong else MANIFEST
+        message = "differs from what was written when it is read back"
+        raise SegkitError(f"{folder / place}: {message}", hint="nothing was published")
+    return data
 
 
 def write_set(

@@ -2,7 +2,10 @@
 
 Conversion:
 
-    engine.py          plan a source into shards, write them in parallel, publish a version
+    engine.py          write the shards of a source in parallel, publish a version
+    plan.py            group records into shards; check that every planned image was converted
+    provenance.py      record what a shard is made from
+    resume.py          decide which finished shards of an interrupted run are used
     process_pool.py    run shards in processes of this machine
     ray_engine.py      run shards on a Ray cluster
     ledger.py          count what becomes of every image and annotation; codes of defects

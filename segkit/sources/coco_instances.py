@@ -63,7 +63,7 @@ class CocoInstances(CocoSource):
         return "boxes" if self.boxes_only else "instance"
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the file's path, size and time, and the options."""
+        """Return the file's path and the options."""
         options = {"boxes_only": self.boxes_only, "crowds_as_objects": self.crowds_as_objects}
         return {**super().fingerprint(), **options}
 

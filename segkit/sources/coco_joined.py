@@ -26,7 +26,7 @@ from segkit.masks.iou import coco_iou
 from segkit.sample import Sample, Segment
 from segkit.sources import coco_fields
 from segkit.sources.coco_instances import CocoInstances, segmentation_text
-from segkit.sources.coco_json import CocoFile, FlaggedAnnotations, file_identity, read_coco
+from segkit.sources.coco_json import CocoFile, FlaggedAnnotations, read_coco
 from segkit.sources.coco_panoptic import CocoPanoptic
 from segkit.sources.external_sort import ExternalSort
 from segkit.sources.image_files import Picture
@@ -73,8 +73,8 @@ class CocoJoined(CocoPanoptic):
             )
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the fingerprint of the panoptic source, and the instances file's identity."""
-        return {**super().fingerprint(), "instances": file_identity(self.instances.path)}
+        """Return the fingerprint of the panoptic source, and the path of the instances file."""
+        return {**super().fingerprint(), "instances": str(self.instances.path.resolve())}
 
     def records(self, tally: Tally) -> Iterator[Record]:
         """Yield images of the panoptic file in its order, with their raw annotations of both files.

@@ -149,12 +149,6 @@ def read_coco(path: Path, expected: AnnotationType, *, drop_unused_twins: bool =
     return CocoFile(path, natives, header, contents)
 
 
-def file_identity(path: Path) -> dict[str, Any]:
-    """Return JSON values that differ between two states of an input file."""
-    status = path.stat()
-    return {"file": str(path.resolve()), "bytes": status.st_size, "modified": status.st_mtime_ns}
-
-
 @dataclass(frozen=True)
 class CocoSource:
     """Base of all sources of a COCO file."""
@@ -190,8 +184,8 @@ class CocoSource:
         return self.file.path
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the file's path, size and time."""
-        return {"source": self.name, **file_identity(self.file.path)}
+        """Return the file's path; records hold its content."""
+        return {"source": self.name, "file": str(self.file.path.resolve())}
 
     def records(self, tally: Tally) -> Iterator[Record]:
         """Yield images in the file's order, each with the raw records of its annotations."""

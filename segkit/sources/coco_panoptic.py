@@ -65,7 +65,7 @@ class CocoPanoptic(CocoSource):
         super().__post_init__()
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the JSON's path, size and time, and the folder of masks."""
+        """Return the JSON's path, the folder of masks, and the options."""
         options = {"crowds_as_objects": self.crowds_as_objects}
         return {**super().fingerprint(), "masks": str(self.masks.resolve()), **options}
 

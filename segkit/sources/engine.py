@@ -2,13 +2,12 @@
 
 Only the source and the options decide which record goes to which shard, so the bytes of a version
 do not depend on the number of workers. Shards that an interrupted run has finished are not written
-again.
+again, unless anything that they were made from has changed since.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -23,22 +22,33 @@ from segkit.shards.header import Header
 from segkit.shards.manifest import ImagesBy, Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import SHARD_BYTES, SHARD_ROWS, finish
-from segkit.sources.image_files import Picture, find_image, image_sizer, read_picture
+from segkit.shards.sidecar import discard_shard
+from segkit.shards.writer import SHARD_BYTES, finish
+from segkit.sources.image_files import Picture, find_image, read_picture
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.notes import conversion_notes
-from segkit.sources.process_pool import process_pool
-from segkit.sources.quarantine import logged_tally, sync_log, write_quarantine
+from segkit.sources.plan import PlannedImages, plan
+from segkit.sources.process_pool import as_completed, process_pool
+from segkit.sources.provenance import Provenance, recorded_files, records_digest, settings_digest
+from segkit.sources.quarantine import (
+    QUARANTINE,
+    log_name,
+    logged_tally,
+    sync_log,
+    write_quarantine,
+)
+from segkit.sources.resume import ShardOutcome, finished_shard, resume_note
 from segkit.sources.source import Record, Source
-from segkit.storage import location
+from segkit.storage import FileStates, location
 from segkit.taxonomy import Taxonomy
 
 OnError = Literal["fail", "skip"]
 Engine = Literal["local", "ray"]
 Progress = Callable[[int], None]
 """Receives the number of images that were just finished."""
-_TALLY_FORMAT = 3
-"""Version of the tallies beside finished shards; a run of another format is not resumed."""
+_TALLY_FORMAT = 4
+"""Version of the tallies beside finished shards; shards of another one are converted again."""
+_STAGING = {"command": "convert"}
 
 
 @dataclass(frozen=True)
@@ -78,16 +88,18 @@ class ConversionReport:
     """The new version; None for a dry run."""
     notes: tuple[str, ...] = ()
     """What the user should know although nothing is lost, one line each."""
+    resumed: str | None = None
+    """Which shards of an interrupted run were made anew, in one line; None if none was."""
 
 
 class DefectsError(InputError):
     """The source has defects that would lose data; the message names the first one."""
 
-    def __init__(self, tally: Tally, taxonomy: Taxonomy) -> None:
+    def __init__(self, tally: Tally, taxonomy: Taxonomy, resumed: str | None = None) -> None:
         first = tally.defects[0].error(tally.offenders - 1)
         super().__init__(str(first))
         self.file, self.record, self.hint = first.file, first.record, first.hint
-        self._tally, self._taxonomy = tally, taxonomy
+        self._tally, self._taxonomy, self._resumed = tally, taxonomy, resumed
 
     @property
     def report(self) -> ConversionReport:
@@ -96,7 +108,7 @@ class DefectsError(InputError):
         Raises:
             SegkitError: the ledger does not balance.
         """
-        return _report(self._tally, self._taxonomy, None)
+        return _report(self._tally, self._taxonomy, None, self._resumed)
 
 
 def convert(
@@ -119,8 +131,8 @@ def convert(
         print(report.published.path, report.ledger.annotations.kept)
 
     Every annotation of the source is either kept or counted in the ledger under the reason why it
-    was dropped. If the process is killed, the next call with the same source and options continues
-    with the first unfinished shard.
+    was dropped. If the process is killed, the next call uses the finished shards whose input and
+    options have not changed.
 
     Args:
         source: the dataset.
@@ -141,11 +153,12 @@ def convert(
     """
     if options.engine == "ray":
         require_extra("ray", "the engine ray")
-    fingerprint = _fingerprint(source, options)
-    with staging(location(destination), fingerprint, resume=True) as stage:
-        tally, count = _write_shards(Conversion(source, options, stage.path), on_progress)
+    settings = settings_digest(_settings(source, options))
+    with staging(location(destination), _STAGING, resume=True) as stage:
+        conversion = Conversion(source, options, stage.path, settings)
+        tally, planned, resumed = _write_shards(conversion, on_progress)
         if tally.offenders and options.on_error == "fail":
-            raise DefectsError(tally, source.taxonomy)
+            raise DefectsError(tally, source.taxonomy, resumed)
         header = Header(
             taxonomy=source.taxonomy,
             kind=source.kind,
@@ -157,33 +170,24 @@ def convert(
             source_header=source.header,
         )
         ledger = tally.ledger()
-        write_quarantine(stage.path, count)
-        return _report(tally, source.taxonomy, finish(stage, count, header, ledger))
+        write_quarantine(stage.path, planned.shards)
+        published = finish(
+            stage,
+            planned.shards,
+            header,
+            ledger,
+            extra_files=[QUARANTINE],
+            check=lambda data: planned.check_shards(data, ledger),
+        )
+        return _report(tally, source.taxonomy, published, resumed)
 
 
 def check(
     source: Source, options: ConvertOptions, *, on_progress: Progress = lambda images: None
 ) -> ConversionReport:
     """Dry run: read and convert everything, write nothing."""
-    tally, _ = Conversion(source, options, None).run(on_progress)
+    tally, _, _ = Conversion(source, options, None).run(on_progress)
     return _report(tally, source.taxonomy, None)
-
-
-def plan(
-    records: Iterable[Record], images: Path, options: ConvertOptions
-) -> Iterator[list[Record]]:
-    """Group records into shards by the bytes of their images; image files are not opened."""
-    shard: list[Record] = []
-    used, image_bytes = 0, image_sizer(images)
-    for record in records:
-        if len(shard) >= SHARD_ROWS or used >= options.shard_bytes:
-            yield shard
-            shard, used = [], 0
-        shard.append(record)
-        if options.images_by == "embed":
-            used += image_bytes(record.candidates)
-    if shard:
-        yield shard
 
 
 @dataclass(frozen=True)
@@ -194,25 +198,36 @@ class Conversion:
     options: ConvertOptions
     directory: Path | None
     """Staging directory; None for a dry run."""
+    settings: str = ""
+    """Digest of what decides the content of a shard besides its records and files."""
+    states: FileStates = field(default_factory=FileStates, compare=False)
 
-    def run(self, on_progress: Progress) -> tuple[Tally, int]:
-        """Convert all shards; returns the total tally and the number of shards.
+    def run(self, on_progress: Progress) -> tuple[Tally, PlannedImages, str | None]:
+        """Convert all shards; returns the total tally, the plan and `ConversionReport.resumed`.
 
         Defects are in the source's order, whichever shard was finished first.
-        """
-        tallies: dict[int, Tally] = {}
-        with logged_tally(self.directory, "source") as total:
-            records = islice(self.source.records(total), self.options.limit)
-            numbered = enumerate(plan(records, self.source.images, self.options))
-            for index, tally in self._run_workers(numbered):
-                tallies[index] = tally
-                on_progress(tally.images_in)
-        for index in sorted(tallies):
-            total.add(tallies[index])
-        return total, len(tallies)
 
-    def convert_shard(self, index: int, records: Sequence[Record]) -> Tally:
-        """Write one shard, unless it is finished already, and return its tally.
+        Raises:
+            SegkitError: the planned images are not those that were converted.
+        """
+        options, planned = self.options, PlannedImages()
+        outcomes: dict[int, ShardOutcome] = {}
+        with logged_tally(self.directory, "source") as total:
+            records = islice(self.source.records(total), options.limit)
+            embed = options.images_by == "embed"
+            shard_plan = plan(records, self.source.images, options.shard_bytes, embed=embed)
+            for index, outcome in self._run_workers(enumerate(planned.watch(shard_plan))):
+                outcomes[index] = outcome
+                on_progress(outcome.tally.images_in)
+        unplanned = total.images_in
+        in_order = [outcomes[index] for index in sorted(outcomes)]
+        for outcome in in_order:
+            total.add(outcome.tally)
+        planned.check_ledger(total.ledger(), unplanned)
+        return total, planned, resume_note(in_order)
+
+    def convert_shard(self, index: int, records: Sequence[Record]) -> ShardOutcome:
+        """Write one shard, unless it is finished already and its input has not changed.
 
         A shard with defects is not written where defects fail the conversion.
         """
@@ -220,10 +235,11 @@ class Conversion:
             tally = Tally()
             for _ in self._samples(records, tally):
                 pass
-            return tally
-        finished = shards.read_shard(self.directory, index)
-        if finished is not None:
-            return Tally.from_json(finished.notes)
+            return ShardOutcome(tally)
+        provenance = Provenance(self.settings, records_digest(records))
+        outcome = finished_shard(self.directory, index, provenance, self.states)
+        if outcome.resumed:
+            return outcome
         notes: dict[str, Any] = {}
 
         def stream(tally: Tally) -> Iterator[tuple[Sample, bytes | None]]:
@@ -231,19 +247,28 @@ class Conversion:
             if tally.offenders and self.options.on_error == "fail":
                 raise DefectsError(tally, self.source.taxonomy)
             sync_log(tally)  # before the shard counts as finished
-            notes.update(tally.to_json())
+            notes.update(tally=tally.to_json(), provenance=provenance.to_json())
 
-        with logged_tally(self.directory, index) as tally:
+        with (
+            logged_tally(self.directory, index) as tally,
+            recorded_files(provenance, self.states),
+        ):
             try:
-                shards.write_shard(self.directory, index, stream(tally), notes=notes)
+                shards.write_shard(
+                    self.directory,
+                    index,
+                    stream(tally),
+                    notes=notes,
+                    extra_files=[log_name(index)],
+                )
             except DefectsError:
-                (self.directory / shards.images_name(index)).unlink(missing_ok=True)
-        return tally
+                discard_shard(self.directory, index)
+        return outcome.with_tally(tally)
 
     def _run_workers(
         self, numbered: Iterator[tuple[int, list[Record]]]
-    ) -> Iterator[tuple[int, Tally]]:
-        """Yield the tally of each shard as it is finished.
+    ) -> Iterator[tuple[int, ShardOutcome]]:
+        """Yield the outcome of each shard as it is finished.
 
         A single worker, or a single shard, is converted in this process.
         """
@@ -255,18 +280,18 @@ class Conversion:
             from segkit.sources.ray_engine import ray_cluster
 
             paths = self._shared_paths()
-            with ray_cluster(self._numbered_tally, options.address, options.workers, paths) as (
+            with ray_cluster(self._numbered_outcome, options.address, options.workers, paths) as (
                 submit,
                 size,
             ):
-                yield from _as_completed(submit, numbered, size)
+                yield from as_completed(submit, numbered, size)
         elif workers < 2 or len(first_two) < 2:
-            yield from (self._numbered_tally(index, records) for index, records in numbered)
+            yield from (self._numbered_outcome(index, records) for index, records in numbered)
         else:
-            with process_pool(self._numbered_tally, workers) as submit:
-                yield from _as_completed(submit, numbered, workers)
+            with process_pool(self._numbered_outcome, workers) as submit:
+                yield from as_completed(submit, numbered, workers)
 
-    def _numbered_tally(self, index: int, records: Sequence[Record]) -> tuple[int, Tally]:
+    def _numbered_outcome(self, index: int, records: Sequence[Record]) -> tuple[int, ShardOutcome]:
         return index, self.convert_shard(index, records)
 
     def _shared_paths(self) -> list[Path]:
@@ -335,7 +360,9 @@ class Conversion:
             raise
 
 
-def _write_shards(conversion: Conversion, on_progress: Progress) -> tuple[Tally, int]:
+def _write_shards(
+    conversion: Conversion, on_progress: Progress
+) -> tuple[Tally, PlannedImages, str | None]:
     try:
         return conversion.run(on_progress)
     except OSError as error:
@@ -346,35 +373,26 @@ def _write_shards(conversion: Conversion, on_progress: Progress) -> tuple[Tally,
         ) from error
 
 
-def _as_completed(
-    submit: Callable[[int, list[Record]], "Future[tuple[int, Tally]]"],
-    numbered: Iterable[tuple[int, list[Record]]],
-    workers: int,
-) -> Iterator[tuple[int, Tally]]:
-    """Submit shards to workers and yield each result once it is there."""
-    pending: set[Future[tuple[int, Tally]]] = set()
-    for index, records in numbered:
-        pending.add(submit(index, records))
-        if len(pending) > workers + 1:  # bounds the records that wait in memory
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-    while pending:
-        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-        yield from (future.result() for future in done)
+def _report(
+    tally: Tally, taxonomy: Taxonomy, published: ShardSet | None, resumed: str | None = None
+) -> ConversionReport:
+    return ConversionReport(
+        ledger=tally.ledger(),
+        defects=tuple(tally.defects),
+        offenders=tally.offenders,
+        published=published,
+        notes=conversion_notes(taxonomy, tally),
+        resumed=resumed,
+    )
 
 
-def _report(tally: Tally, taxonomy: Taxonomy, published: ShardSet | None) -> ConversionReport:
-    notes = conversion_notes(taxonomy, tally)
-    return ConversionReport(tally.ledger(), tuple(tally.defects), tally.offenders, published, notes)
-
-
-def _fingerprint(source: Source, options: ConvertOptions) -> dict[str, Any]:
-    """JSON values that tell whether an interrupted run can be resumed."""
-    names = ("limit", "images_by", "on_error", "shard_bytes")
+def _settings(source: Source, options: ConvertOptions) -> dict[str, Any]:
+    """JSON values that decide the content of a shard besides its records and files."""
     return {
         "segkit": __version__,
         "tally": _TALLY_FORMAT,
         **source.fingerprint(),
+        "images": str(source.images.resolve()),
+        "images_by": options.images_by,
         "taxonomy": source.taxonomy.to_json(),
-        **{name: getattr(options, name) for name in names},
     }

@@ -9,6 +9,7 @@ from segkit import file_names, storage
 from segkit.file_names import UnsafeNameError
 from segkit.images.check import check_image
 from segkit.sources.ledger import ImageError
+from segkit.sources.provenance import note_file, note_missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ def resolve_inside(root: Path, name: str, *, record: str) -> Path:
     Raises:
         ImageError: `unsafe-path`, as `segkit.file_names.resolve_inside` decides.
     """
+    if not file_names.is_unsafe(name):
+        note_file(root / name)
     try:
         return file_names.resolve_inside(root, name)
     except UnsafeNameError as error:
@@ -80,9 +83,11 @@ def read_source_file(path: Path, noun: str, *, record: str) -> bytes:
     Raises:
         ImageError: `missing-<noun>` or `unreadable-<noun>`.
     """
+    note_file(path)
     try:
         return storage.read_bytes(path)
     except FileNotFoundError:
+        note_missing(path)
         message = f"no such {noun}"
         raise ImageError(f"missing-{noun}", message, file=path, record=record) from None
     except OSError as error:

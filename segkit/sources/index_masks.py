@@ -55,12 +55,11 @@ class IndexMaskSource:
         return self.masks
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the folders, file names, and ignored indices."""
+        """Return the folders and the ignored indices; records hold the names of the files."""
         return {
             "source": self.name,
             "folders": [str(self.images.resolve()), str(self.masks.resolve())],
             "ignore": sorted(self.ignore),
-            "pairs": self.pairs,
         }
 
     def records(self, tally: Tally) -> Iterator[Record]:

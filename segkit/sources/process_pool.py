@@ -4,7 +4,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -45,6 +46,27 @@ def process_pool(
         raise SegkitError(message, hint="run it again: finished shards are kept") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def as_completed(
+    submit: Callable[..., "Future[_Result]"], tasks: Iterable[tuple[Any, ...]], workers: int
+) -> Iterator[_Result]:
+    """Submit tasks and yield each result once it is there.
+
+    Args:
+        submit: the function of a pool or a cluster.
+        tasks: arguments of each task; read only as far ahead as keeps the workers busy.
+        workers: tasks at a time.
+    """
+    pending: set[Future[_Result]] = set()
+    for arguments in tasks:
+        pending.add(submit(*arguments))
+        if len(pending) > workers + 1:  # bounds the records that wait in memory
+            done, pending = futures.wait(pending, return_when=futures.FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    while pending:
+        done, pending = futures.wait(pending, return_when=futures.FIRST_COMPLETED)
+        yield from (future.result() for future in done)
 
 
 def _start_worker(work: Callable[..., Any]) -> None:

@@ -40,6 +40,7 @@ def write_quarantine(directory: Path, count: int) -> None:
     paths = [_log_path(directory, part) for part in ("source", *range(count))]
     logs = [path for path in paths if path.stat().st_size]
     if not logs:
+        (directory / QUARANTINE).unlink(missing_ok=True)  # of a run that was killed at its end
         return
     with (directory / QUARANTINE).open("wb") as file:
         for log in logs:
@@ -47,5 +48,10 @@ def write_quarantine(directory: Path, count: int) -> None:
                 shutil.copyfileobj(lines, file)
 
 
+def log_name(part: int | str) -> str:
+    """File name of the log of a part, as `logged_tally` numbers them."""
+    return f"quarantine-{part}.partial"
+
+
 def _log_path(directory: Path, part: int | str) -> Path:
-    return directory / f"quarantine-{part}.partial"
+    return directory / log_name(part)

@@ -66,7 +66,10 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return JSON values that change whenever the source's input or settings change."""
+        """Return JSON values that decide what `load` and `sample` make of a record and its files.
+
+        They are the options, and the paths that defects name; the taxonomy need not be among them.
+        """
         ...
 
     def records(self, tally: Tally) -> Iterator[Record]:

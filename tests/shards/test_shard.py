@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segkit.errors import SegkitError
-from segkit.shards import shard
+from segkit.shards import shard, sidecar
 from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
 from segkit.shards.publish import staging, versions
@@ -39,7 +39,7 @@ def convert(destination, rows=lambda index: range(3), shards=4):
     Returns the set and the indices that were written.
     """
     with staging(destination, {"input": "same"}, resume=True) as stage:
-        todo = [index for index in range(shards) if shard.read_shard(stage.path, index) is None]
+        todo = [index for index in range(shards) if sidecar.read_shard(stage.path, index) is None]
         for index in todo:
             records = (
                 (toy_sample(10 * index + row), picture(10 * index + row)) for row in rows(index)
@@ -71,9 +71,9 @@ def test_a_killed_conversion_is_invisible_and_resumes_at_the_next_shard(tmp_path
 
 def test_a_shard_without_its_parquet_is_written_again(tmp_path):
     written = shard.write_shard(tmp_path, 3, [(toy_sample(1), picture(1))], notes=["kept"])
-    assert shard.read_shard(tmp_path, 3) == written
-    (tmp_path / shard.labels_name(3)).unlink()
-    assert shard.read_shard(tmp_path, 3) is None
+    assert sidecar.read_shard(tmp_path, 3) == written
+    (tmp_path / sidecar.labels_name(3)).unlink()
+    assert sidecar.read_shard(tmp_path, 3) is None
 
 
 def test_notes_may_be_filled_while_records_are_read(tmp_path):
@@ -85,8 +85,8 @@ def test_notes_may_be_filled_while_records_are_read(tmp_path):
             yield toy_sample(seed), None
 
     shard.write_shard(tmp_path, 0, records(), notes=notes)
-    assert shard.read_shard(tmp_path, 0).notes == {"seen": 3}
-    assert not (tmp_path / shard.images_name(0)).exists()
+    assert sidecar.read_shard(tmp_path, 0).notes == {"seen": 3}
+    assert not (tmp_path / sidecar.images_name(0)).exists()
 
 
 def test_a_missing_shard_or_an_unbalanced_ledger_is_never_published(tmp_path):
@@ -106,7 +106,7 @@ def test_a_missing_shard_or_an_unbalanced_ledger_is_never_published(tmp_path):
 
 def test_tars_are_plain_ustar_with_the_bytes_untouched(tmp_path):
     shard.write_shard(tmp_path, 0, [(toy_sample(seed), picture(seed)) for seed in range(3)])
-    path = tmp_path / shard.images_name(0)
+    path = tmp_path / sidecar.images_name(0)
     with tarfile.open(path) as tar:
         for seed, member in enumerate(tar.getmembers()):
             assert (member.mtime, member.uid, member.gid, member.uname) == (0, 0, 0, "")

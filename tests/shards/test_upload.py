@@ -91,6 +91,7 @@ def test_an_interrupted_upload_is_invisible_and_resumes(store, monkeypatch, stop
 
         return send
 
+    names = ["labels-00000.parquet", "labels-00001.parquet", "manifest.json"]
     broken: list[str] = []
     monkeypatch.setattr(storage, "put", breaking(put))
     monkeypatch.setattr(storage, "create", breaking(create))
@@ -98,25 +99,16 @@ def test_an_interrupted_upload_is_invisible_and_resumes(store, monkeypatch, stop
     def run():
         with staging(store / "set", {"same": 1}, resume=True) as stage:
             if not stage.resumed:
-                for name in (
-                    "labels-00000.parquet",
-                    "labels-00001.parquet",
-                    "manifest.json",
-                    "shard-0.json",
-                ):
+                for name in (*names, "shard-0.json"):
                     (stage.path / name).write_text(f"text of {name}")
-            return stage.publish(scratch=("shard-*.json",))
+            return stage.publish(names)
 
     with pytest.raises(SegkitError, match=r"the line is dead.*run it again"):
         run()
     assert versions(store / "set") == {}
     assert run() == store / "set" / "v1"
     assert sorted(sent) == sorted({*sent}), "no file is sent twice"
-    assert files(store / "set" / "v1") == [
-        "labels-00000.parquet",
-        "labels-00001.parquet",
-        "manifest.json",
-    ]
+    assert files(store / "set" / "v1") == names
     assert (
         store / "set" / "v1" / "labels-00001.parquet"
     ).read_text() == "text of labels-00001.parquet"

@@ -9,7 +9,7 @@ import pytest
 from segkit.errors import SegkitError
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
-from segkit.sources import engine
+from segkit.sources import engine, plan
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import CocoPanoptic, open_coco_panoptic
 from segkit.sources.engine import ConvertOptions, check, convert
@@ -17,7 +17,7 @@ from segkit.sources.ledger import MAX_DEFECTS, Tally
 from segkit.sources.quarantine import QUARANTINE
 from segkit.sources.source import Record
 
-from .builders import HEIGHT, WIDTH, coco_instances, coco_panoptic, picture, write_json
+from .builders import coco_instances, coco_panoptic, write_json
 
 SMALL = ConvertOptions(workers=1, shard_bytes=2000)
 
@@ -66,7 +66,7 @@ def test_records_are_read_only_a_few_shards_ahead(
 ) -> None:
     coco_panoptic(tmp_path, 40)
     options = replace(SMALL, images_by="none", workers=workers)
-    monkeypatch.setattr(engine, "SHARD_ROWS", 2)
+    monkeypatch.setattr(plan, "SHARD_ROWS", 2)
     source, records, read, ahead, done = opened(tmp_path), CocoPanoptic.records, [], [], [0]
 
     def counted(self: CocoPanoptic, tally: Tally) -> Iterator[Record]:
@@ -229,10 +229,10 @@ def test_two_runs_into_one_destination_exclude_each_other(tmp_path: Path) -> Non
         run(tmp_path, "out")
 
 
-def test_a_run_with_other_input_is_not_resumed(
+def test_a_changed_annotation_makes_the_shard_of_its_image_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A half-written version of other input or options must not leak into the next."""
+    """A half-written version of other input must not leak into the next."""
     data = coco_panoptic(tmp_path, 9)
     (tmp_path / "images" / "p8.jpg").rename(tmp_path / "away.jpg")
     with pytest.raises(engine.DefectsError):
@@ -241,28 +241,11 @@ def test_a_run_with_other_input_is_not_resumed(
     data["annotations"][0]["segments_info"][0]["iscrowd"] = 0
     write_json(tmp_path / "panoptic.json", data)
     written = count_written(monkeypatch)
-    published = run(tmp_path, "out").published
-    assert len(written) == len(published.manifest.parts)
-    assert not published.sample(0).segments[0].is_crowd
-
-
-def test_shards_close_by_size_and_by_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(5):
-        picture(tmp_path / f"{number}.jpg", WIDTH, HEIGHT, seed=number)
-    sizes = [(tmp_path / f"{number}.jpg").stat().st_size for number in range(5)]
-    records = [engine.Record(str(n), f"{n}.jpg", (f"{n}.jpg",)) for n in range(5)]
-
-    def lengths(options: ConvertOptions) -> list[int]:
-        return [len(shard) for shard in engine.plan(records, tmp_path, options)]
-
-    assert max(sizes) < 2 * min(sizes)
-    assert lengths(ConvertOptions(shard_bytes=max(sizes) + 1)) == [2, 2, 1]
-    assert lengths(ConvertOptions(shard_bytes=1)) == [1] * 5
-    assert lengths(ConvertOptions(shard_bytes=1, images_by="none")) == [5]
-    monkeypatch.setattr(engine, "SHARD_ROWS", 3)
-    assert lengths(ConvertOptions()) == [3, 2]
+    report = run(tmp_path, "out")
+    last = len(report.published.manifest.parts) - 1
+    assert written == [0, last] and last > 1
+    assert report.resumed.endswith(" and 1 made anew: 1 of other images or annotations")
+    assert not report.published.sample(0).segments[0].is_crowd
 
 
 def test_the_quarantine_holds_every_loss_in_order_for_any_number_of_workers(tmp_path: Path) -> None:
