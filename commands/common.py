@@ -28,6 +28,7 @@ from rich.tree import Tree
 
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
+from segkit.taxonomy import known_taxonomies
 from segkit.text.printable import printable
 
 from .next_steps import next_step
@@ -113,6 +114,23 @@ def plain(value: object) -> Text:
 def status(text: str) -> AbstractContextManager[object]:
     """A line with a spinner on stderr while the work lasts, if stderr is a terminal."""
     return stderr.status(plain(text))
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Return the shipped recipes that begin like this."""
+    from segkit.recipes.load import known_recipes
+
+    return [name for name in known_recipes() if name.startswith(incomplete)]
+
+
+def complete_vocabulary(incomplete: str) -> list[str]:
+    """Return the shipped vocabularies that begin like this."""
+    return [name for name in known_taxonomies() if name.startswith(incomplete)]
+
+
+def complete_task(incomplete: str) -> list[str]:
+    """Return the tasks that begin like this."""
+    return [name for name in ("panoptic", "semantic", "instance") if name.startswith(incomplete)]
 
 
 def table(

@@ -66,7 +66,7 @@ class CommonOptions:
         typer.Option(help="Directory of the shard set; a new version v1, v2, ... is published."),
     ] = None
     name: Annotated[
-        str | None, typer.Option(help="Name of the set in tables; by default the source's.")
+        str | None, typer.Option(help="Name of the set in tables; by default that of --out.")
     ] = None
     split: Annotated[str | None, typer.Option(help="train, val, ...; noted in the manifest.")] = (
         None

@@ -1,5 +1,6 @@
 """`segkit doctor`: what this machine has, and what is missing for which command."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -7,6 +8,9 @@ import typer
 from .common import JSON_OPTION, emit
 
 _STATES = {True: "ok", False: "problem", None: "-"}
+"""A dash: optional, and not there."""
+_STATE_WIDTH, _NAME_WIDTH = 9, 15
+"""Columns in characters."""
 
 
 def doctor(
@@ -24,15 +28,13 @@ def doctor(
     from segkit.report.environment import check_environment
 
     checks = check_environment(folder)
-    lines = [f"{_STATES[check.ok]:9}{check.name:15}{check.text}" for check in checks]
+    lines = [
+        f"{_STATES[check.ok]:{_STATE_WIDTH}}{check.name:{_NAME_WIDTH}}{check.text}"
+        for check in checks
+    ]
     hints = [f"{check.name}: {check.hint}" for check in checks if check.hint]
     emit(
-        {
-            "checks": [
-                {"name": check.name, "ok": check.ok, "text": check.text, "hint": check.hint}
-                for check in checks
-            ]
-        },
+        {"checks": [asdict(check) for check in checks]},
         schema="segkit.doctor/1",
         as_json=as_json,
         tables=[*lines, *hints],

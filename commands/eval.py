@@ -11,8 +11,7 @@ from segkit.errors import InputError
 from segkit.parse import read_lines
 from segkit.storage import location, writable_local
 
-from .common import JSON_OPTION, emit, plural, table
-from .completion import complete_task
+from .common import JSON_OPTION, complete_task, emit, plural, table
 from .scoring import (
     CHECKPOINT_OPTION,
     DEVICE_OPTION,

@@ -13,6 +13,8 @@ from segkit.storage import location, writable_local
 from .common import (
     JSON_OPTION,
     PREVIEW_OPTION,
+    complete_task,
+    complete_vocabulary,
     emit,
     note,
     plural,
@@ -21,7 +23,6 @@ from .common import (
     table,
     write_preview,
 )
-from .completion import complete_task, complete_vocabulary
 from .scoring import SETTINGS_OPTION, TASKS, load_run_for, parse_choice
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ import typer
 
 from segkit.errors import InputError
 
-from .common import JSON_OPTION, emit, table
-from .completion import complete_recipe
+from .common import JSON_OPTION, complete_recipe, emit, table
 
 
 def recipes(

@@ -14,8 +14,7 @@ from segkit.extras import require_extra
 from segkit.storage import writable_local
 from segkit.text.printable import printable
 
-from .common import JSON_OPTION, emit, note, plural, print_line, progress, table
-from .completion import complete_recipe
+from .common import JSON_OPTION, complete_recipe, emit, note, plural, print_line, progress, table
 
 if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segkit import storage
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.streams import prefetch, unbatch
 from segkit.inference.teacher import Teacher
@@ -99,6 +100,7 @@ def pseudolabel(
     arguments = {**teacher.as_arguments(), "data": str(data.path)}
     header = replace(
         Header.from_set(data, "pseudolabel", arguments),
+        name=storage.location(out).resolve().name or data.manifest.name,
         kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
         parents=teacher.parents(out),
     )

@@ -56,7 +56,7 @@ class ConvertOptions:
     """Options of a conversion."""
 
     name: str | None = None
-    """Name of the set in tables; None takes the source's."""
+    """Name of the set in tables; None takes the name of the destination."""
     split: str | None = None
     """train, val, ...; noted in the manifest."""
     limit: int | None = None
@@ -162,7 +162,7 @@ def convert(
         header = Header(
             taxonomy=source.taxonomy,
             kind=source.kind,
-            name=options.name or source.name,
+            name=options.name or location(destination).resolve().name or source.name,
             command="convert",
             split=options.split,
             arguments=dict(arguments or {}),

@@ -166,6 +166,15 @@ def test_common_options(tmp_path: Path) -> None:
     assert result["images"]["input"] == 4
 
 
+def test_a_set_is_called_after_its_folder_unless_a_name_is_given(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path)
+    arguments = panoptic_set(tmp_path)
+    convert_json(*arguments, "--out", tmp_path / "streets")
+    assert ShardSet.open(tmp_path / "streets").manifest.name == "streets"
+    convert_json(*arguments, "--out", tmp_path / "set", "--name", "roads")
+    assert ShardSet.open(tmp_path / "set").manifest.name == "roads"
+
+
 def test_semantic_options_and_ade(tmp_path: Path) -> None:
     root = tmp_path / "ADE"
     for folder in ("images", "annotations"):

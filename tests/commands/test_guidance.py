@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from segkit.commands import next_steps
 from segkit.commands.app import app
-from segkit.commands.completion import complete_recipe, complete_task, complete_vocabulary
+from segkit.commands.common import complete_recipe, complete_task, complete_vocabulary
 from segkit.errors import InputError
 from segkit.extras import EXTRAS
 from segkit.recipes.load import known_recipes

@@ -19,7 +19,7 @@ from segkit.sources.source import Record
 
 from .builders import coco_instances, coco_panoptic, write_json
 
-SMALL = ConvertOptions(workers=1, shard_bytes=2000)
+SMALL = ConvertOptions(name="toy", workers=1, shard_bytes=2000)
 
 
 """About three images of the builders a shard."""

@@ -18,7 +18,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.extras import install_command
 from segkit.sources import coco_json, ray_engine
 from segkit.sources.coco_panoptic import CocoPanoptic
-from segkit.sources.engine import ConvertOptions, convert
+from segkit.sources.engine import convert
 
 from ..commands.test_convert import segkit
 from ..snippets import snippet
@@ -88,7 +88,7 @@ def test_a_worker_killed_in_the_middle_changes_no_byte(
     root = Path()
     coco_panoptic(root, 12)
     local = convert(opened(root), root / "local", SMALL, arguments={})
-    options = ConvertOptions(engine="ray", address=address, shard_bytes=SMALL.shard_bytes)
+    options = replace(SMALL, workers=None, engine="ray", address=address)
     report = convert(killing(root, 1), root / "ray", options, arguments={})
     assert len(list((root / "deaths").iterdir())) == 1
     assert local.published and report.published
@@ -160,7 +160,8 @@ def test_the_command_gives_the_same_digest_on_a_new_cluster(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     coco_panoptic(tmp_path, 5)
     files = ("--images", tmp_path / "images", "--panoptic", tmp_path / "panoptic.json")
-    options = ("coco", *files, "--shard-size", "2KB", "--workers", 2, "--json", "--out")
+    options = ("coco", *files, "--name", "toy", "--shard-size", "2KB", "--workers", 2)
+    options = (*options, "--json", "--out")
     local = segkit("convert", *options, tmp_path / "local")
     program = [sys.executable, "-c", "from segkit.commands.app import main; main()", "convert"]
     command = [*program, *map(str, options), str(tmp_path / "ray"), "--engine", "ray"]
