@@ -196,8 +196,7 @@ def coco(
 
     if panoptic is None:
         if instances is None:
-            hint = "give --panoptic FILE or --instances FILE, or both"
-            raise InputError("no annotation file", hint=hint)
+            raise InputError("no annotation file", hint="give --panoptic or --instances, or both")
         return open_coco_instances(
             instances,
             images,
@@ -206,9 +205,8 @@ def coco(
             drop_unused_twins=drop_unused_twins,
         )
     if boxes_only:
-        raise InputError(
-            "--boxes-only cannot be combined with --panoptic", hint="omit one of the two"
-        )
+        hint = "omit one of the two"
+        raise InputError("--boxes-only cannot be combined with --panoptic", hint=hint)
     if instances is None:
         return open_coco_panoptic(
             panoptic,
@@ -351,7 +349,7 @@ def _run(
 
     options = _convert_options(common)
     out, dry_run = common.out, common.dry_run
-    if out is None and not dry_run:
+    if not dry_run and out is None:
         raise InputError("no destination", hint="give --out DIR, or --dry-run")
     if out is not None and not dry_run:
         writable(out)

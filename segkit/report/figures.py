@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import east_asian_width
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from segkit.report.page import fragment
+from segkit.text.printable import printable
 
 Floats = NDArray[np.float64]
 WIDTH = 640
@@ -16,6 +18,8 @@ LEFT, RIGHT, BOTTOM = 44, 16, 40
 """Margins of the plots in pixels."""
 MAX_NAMES = 14
 """Points of a scatter plot that get a name."""
+_CHARACTER, _LINE = 7.0, 13
+"""Width of a character and height of a line in pixels, at most."""
 _CELL = 30
 """Width and height of a cell of a confusion matrix in pixels."""
 
@@ -79,9 +83,13 @@ def scatter(points: Sequence[ClassPoint]) -> Markup:
         rqs = np.linspace(pq, reach, 40).tolist()
         curves.append([(x(rq), y(100 * pq / rq)) for rq in rqs])
         texts.append(_Text(x(reach) - 6, curves[-1][-1][1] - 6, f"PQ {pq}", "end"))
-    for point in _named_points(points):
-        anchor, shift = ("end", -8) if point.rq > 80 else ("start", 8)
-        texts.append(_Text(x(point.rq) + shift, y(point.sq) + 4, point.name, anchor, "name"))
+    names: list[_Text] = []
+    for point in sorted(points, key=lambda point: -point.objects):
+        anchor, shift = ("end", -8) if point.rq > 60 else ("start", 8)
+        name = _short(point.name, 24)
+        text = _Text(x(point.rq) + shift, y(point.sq) + 4, name, anchor, "name")
+        if point.rq > 0 and len(names) < MAX_NAMES and _fits(text, [*texts, *names]):
+            names.append(text)
     most = max((point.objects for point in points), default=1)
     dots = [
         {
@@ -102,19 +110,30 @@ def scatter(points: Sequence[ClassPoint]) -> Markup:
         grid={"rows": [y(value) for value in ticks], "left": LEFT, "right": WIDTH - RIGHT},
         curves=curves,
         dots=dots,
-        texts=texts,
+        texts=[*texts, *names],
     )
 
 
-def _named_points(points: Sequence[ClassPoint]) -> list[ClassPoint]:
-    """Choose the points that get a name: the largest first, if names do not overlap."""
-    named: list[ClassPoint] = []
-    for point in sorted((p for p in points if p.rq > 0), key=lambda p: -p.objects):
-        if all(abs(point.sq - p.sq) > 3 or abs(point.rq - p.rq) > 22 for p in named):
-            named.append(point)
-        if len(named) == MAX_NAMES:
-            break
-    return named
+def _fits(text: _Text, texts: Sequence[_Text]) -> bool:
+    """Whether a text lies inside the plot and covers no other."""
+    left, right = _extent(text)
+    return (
+        left >= LEFT
+        and right <= WIDTH
+        and all(
+            abs(text.y - other.y) >= _LINE
+            or right <= _extent(other)[0]
+            or _extent(other)[1] <= left
+            for other in texts
+        )
+    )
+
+
+def _extent(text: _Text) -> tuple[float, float]:
+    """Left and right end of a text, as wide as its characters may be."""
+    width = _CHARACTER * sum(2 if east_asian_width(c) in "WF" else 1 for c in text.text)
+    left = text.x - {"start": 0.0, "middle": width / 2, "end": width}[text.anchor]
+    return left, left + width
 
 
 def histogram(values: Floats, low: float, high: float, bins: int, label: str) -> Markup:
@@ -161,7 +180,7 @@ def matrix(names: Sequence[str], shares: Floats) -> Markup:
         shares: (N, N + 1) in 0-1. Rows are true classes, columns predicted ones; the last column
             is `nothing`.
     """
-    side, top = 130, 104
+    side, top = 150, 104
     predicted = [*names, "nothing"]
     texts = [
         _Text(side + _CELL * (k + 0.6), top - 8, _short(name, 16), "start", "small", -50)
@@ -192,4 +211,5 @@ def matrix(names: Sequence[str], shares: Floats) -> Markup:
 
 
 def _short(name: str, length: int) -> str:
+    name = printable(name)
     return name if len(name) <= length else name[: length - 1] + "…"

@@ -1,3 +1,4 @@
+import itertools
 import re
 import shutil
 import subprocess
@@ -131,6 +132,31 @@ def test_every_part_escapes_markup_and_control_characters(part):
     parser = Balance()
     parser.feed(html)
     assert not parser.open
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_names_in_the_scatter_plot_lie_inside_and_collide_with_none(seed):
+    rng = np.random.default_rng(seed)
+    points = [
+        figures.ClassPoint(
+            "iwWM猫"[number % 5] * int(rng.integers(1, 60)),
+            float(rng.uniform(55, 100)),
+            float(rng.uniform(0, 100)),
+            number,
+        )
+        for number in range(120)
+    ]
+    pattern = r'<text class="(\w+)" x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]*)<'
+    boxes, named = [], 0
+    for style, x, y, anchor, text in re.findall(pattern, figures.scatter(points)):
+        width = 6.5 * sum(2 if c == "猫" else 1 for c in text)
+        left = float(x) - {"start": 0, "middle": 0.5, "end": 1}[anchor] * width
+        boxes.append((left, float(y), left + width, float(y) + 12))
+        named += style == "name"
+        assert style != "name" or (left >= 0 and left + width <= figures.WIDTH)
+    assert named > 5
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
 
 
 def test_image_scores_equal_those_of_each_image_evaluated_separately(tmp_path):
