@@ -14,8 +14,8 @@ DISTRIBUTION = "segkit-cv"
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "train": ("torch", "torchvision", "timm", "tensorboard", "huggingface_hub", "scipy"),
     "browse": ("fiftyone",),
-    "hf": ("transformers",),
-    "clip": ("open_clip",),
+    "hf": ("transformers", "torch"),
+    "clip": ("open_clip", "torch"),
     "minilm": ("tokenizers", "scipy", "huggingface_hub"),
     "ray": ("ray",),
     "s3": ("s3fs",),

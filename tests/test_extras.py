@@ -23,7 +23,7 @@ from segkit.taxonomy import load_taxonomy
 
 from .metrics.files import shard_set
 from .metrics.scenes import disturbed, random_sample
-from .sources.builders import coco_panoptic
+from .sources.builders import coco_instances, coco_panoptic
 
 ROOT = Path(__file__).parents[1]
 BLOCKED = sorted({package for packages in EXTRAS.values() for package in packages})
@@ -69,6 +69,9 @@ def run_commands(lines: Sequence[str], folder: Path) -> list[tuple[int, str, str
     return [tuple(result) for result in json.loads(output)]
 
 
+TEACHERS = ("box", "ellipse", "grabcut")
+
+
 def write_coco_sets(folder: Path) -> None:
     """The sets `truth` and `predictions`, with the classes of COCO panoptic."""
     rng, names = np.random.default_rng(0), load_taxonomy("coco-panoptic-133")
@@ -81,6 +84,8 @@ def test_every_command_of_the_core_runs_without_any_extra(tmp_path: Path) -> Non
     coco_panoptic(tmp_path / "native")
     write_coco_sets(tmp_path)
     (tmp_path / "map.csv").write_text("from,to\nblob,cat\nground,road\nnought,\n")
+    coco_instances(tmp_path / "boxed", [{"bbox": [2, 3, 20, 15]}, {"bbox": [0, 0, 9, 9]}])
+    instances = "--images boxed/images --instances boxed/instances.json"
     source = "--images native/images --panoptic native/panoptic.json"
     figures = "--data truth --predictions predictions --out"
     lines = [
@@ -96,6 +101,11 @@ def test_every_command_of_the_core_runs_without_any_extra(tmp_path: Path) -> Non
         "diff set merged",
         "leakage set merged",
         "relabel set --taxonomy coco-panoptic-133 --map map.csv --out relabeled",
+        "show set --out picture.png",
+        "doctor",
+        "recipes dataseg-r50",
+        f"convert coco {instances} --boxes-only --out boxes",
+        *(f"pseudolabel --teacher {name} --data boxes --out masks" for name in TEACHERS),
         "export coco-panoptic --data set --out out/coco",
         "export coco-instances --data set --out out/instances",
         "export yolo-seg --data set --out out/yolo",
@@ -152,7 +162,7 @@ def test_a_command_without_its_extra_names_it_at_once(tmp_path: Path) -> None:
 def test_the_library_names_the_extra_too() -> None:
     code = """
 import segkit
-for name in ("train", "Predictor", "pseudolabel", "load_run", "segment_boxes"):
+for name in ("train", "Predictor", "load_run", "segment_boxes"):
     try:
         getattr(segkit, name)
     except ImportError as error:
@@ -160,7 +170,7 @@ for name in ("train", "Predictor", "pseudolabel", "load_run", "segment_boxes"):
 print(segkit.open.__name__, segkit.convert.__name__, segkit.evaluate.__name__)
 """
     *errors, last = without_extras(code).splitlines()
-    assert last == "open convert evaluate" and len(errors) == 5
+    assert last == "open convert evaluate" and len(errors) == 4
     assert all(install_command("train") in error for error in errors)
 
 
@@ -184,6 +194,7 @@ def test_the_extras_are_those_of_the_distribution() -> None:
         names = [re.split(r"[^\w-]", item)[0] for item in extras[extra]]
         assert core.isdisjoint(names)
         own = {imported.get(name, name) for name in names if name != DISTRIBUTION}
+        own |= {"torch"} if f"{DISTRIBUTION}[train]" in extras[extra] else set()
         assert own == set(packages), extra
     listed = extras["all"][0].partition("[")[2].rstrip("]").split(",")
     assert set(listed) == EXTRAS.keys() - {"wandb", "mlflow"}

@@ -73,6 +73,7 @@ class TeacherSpec:
         self._check_options()
         if self.kind == "run":
             self._check_name()
+            require_extra("train", "a run as teacher")
             check_run(self.name, self._run_settings(), self._run_strategy())
         elif self.kind in KINDS:
             require_extra("hf", f"a {KINDS[self.kind].name}")
