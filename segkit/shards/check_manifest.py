@@ -88,11 +88,6 @@ def _ledger_errors(ledger: Ledger, statistics: Statistics) -> Iterator[str]:
         ledger.check()
     except SegkitError as error:
         yield str(error)
-    lines = {"annotations": ledger.annotations, "images": ledger.images, **ledger.per_class}
-    for name, count in lines.items():
-        codes = (*count.dropped.values(), *count.warnings.values())
-        if min(count.input, count.kept, *codes) < 0:
-            yield f"{name} has a negative count"
     if ledger.per_class:
         total = _total(ledger.per_class.values())
         before = ledger.annotations
