@@ -51,6 +51,12 @@ JSON_OPTION = typer.Option(
     False, "--json", help="Print one JSON object on stdout and nothing else there."
 )
 
+VERIFY_OPTION = typer.Option(
+    True,
+    "--verify-images/--no-verify-images",
+    help="Read every image and compare its bytes with the SHA-256 in the set.",
+)
+
 
 def progress() -> Progress:
     """A progress bar on stderr, shown only if stderr is a terminal."""

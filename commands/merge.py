@@ -7,7 +7,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import JSON_OPTION, emit, table
+from .common import JSON_OPTION, VERIFY_OPTION, emit, table
 
 
 def merge(
@@ -21,6 +21,7 @@ def merge(
     rename: bool = typer.Option(
         False, "--rename", help="Put the set's number before every image id: 1-000139."
     ),
+    verify_images: bool = VERIFY_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Merge shard sets into one that refers to their images; no image is copied.
@@ -37,7 +38,14 @@ def merge(
         raise InputError("nothing to merge with one set", hint="give two or more")
     arguments = {"sets": sets, "out": str(out), "name": name, "rename": rename}
     shard_sets = [ShardSet.open(spec) for spec in sets]
-    merged = merge_sets(shard_sets, out, name=name or out.name, rename=rename, arguments=arguments)
+    merged = merge_sets(
+        shard_sets,
+        out,
+        name=name or out.name,
+        rename=rename,
+        arguments=arguments,
+        verify_images=verify_images,
+    )
     counts = merged.manifest.statistics
     result = {
         "path": str(merged.path),

@@ -7,7 +7,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import JSON_OPTION, SET_HELP, emit, plural, table
+from .common import JSON_OPTION, SET_HELP, VERIFY_OPTION, emit, plural, table
 
 
 def split(
@@ -26,6 +26,7 @@ def split(
         [], "--list", metavar="NAME=FILE", help="A part and a file of image ids; repeatable."
     ),
     seed: int = typer.Option(0, help="Seed of the assignment of images to --part."),
+    verify_images: bool = VERIFY_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Split a shard set into parts that refer to its images; no image is copied.
@@ -48,6 +49,7 @@ def split(
     else:
         parts = assign_by_list(data, {name: Path(text) for name, text in pairs.items()})
     arguments = {"set": spec, "out": str(out), "part": part, "list": listed, "seed": seed}
+    written = write_parts(data, out, parts, arguments, verify_images=verify_images)
     results = {
         name: {
             "path": str(shards.path),
@@ -56,7 +58,7 @@ def split(
             "segments": shards.manifest.statistics.segments,
             "digest": shards.manifest.digest,
         }
-        for name, shards in write_parts(data, out, parts, arguments).items()
+        for name, shards in written.items()
     }
     left = len(data) - len(parts)
     columns = ("path", "version", "images", "segments")

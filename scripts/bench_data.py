@@ -5,10 +5,13 @@
 SET is a converted shard set; by default, generated scenes of 128 x 128 pixels. "decode" is one
 process that only reads images from their tar and decodes them: the limit, of which N workers can
 reach N times as much. "loader" is complete batches as the training loop gets them (jitter, zoom,
-flip, colors, masks). The last column is the loader's speed as a fraction of the limit.
+flip, colors, masks). The last column is the loader's speed as a fraction of the limit. "verify ms"
+is the SHA-256 of an image's bytes, which `data.verify_images` takes at the first read of each image
+in a process, and the other columns leave out.
 """
 
 import argparse
+import hashlib
 import os
 import tempfile
 import time
@@ -72,6 +75,7 @@ def measure(sets: list[str], options: argparse.Namespace) -> None:
         "workers",
         "decode ms",
         "loader ms",
+        "verify ms",
         "decode/s",
         "loader/s",
         "of limit",
@@ -80,10 +84,15 @@ def measure(sets: list[str], options: argparse.Namespace) -> None:
     for spec in sets:
         shards = ShardSet.open(spec)
         decode = decode_rate(shards, options.seconds)
+        verify = verify_milliseconds(shards, options.seconds)
         for size in options.size or (256, 512, 1024):
             for workers in options.workers or (0, 2):
                 config = DataConfig(
-                    image_size=size, batch_size=BATCH, zoom_probability=0.3, workers=workers
+                    image_size=size,
+                    batch_size=BATCH,
+                    zoom_probability=0.3,
+                    workers=workers,
+                    verify_images=False,
                 )
                 loader, targets = loader_rate(shards, config, options.seconds)
                 fraction = loader.samples / (decode.samples * max(1, workers))
@@ -94,11 +103,12 @@ def measure(sets: list[str], options: argparse.Namespace) -> None:
                     str(workers),
                     f"{decode.milliseconds:.1f}",
                     "" if workers else f"{loader.milliseconds:.1f}",
+                    f"{verify:.2f}",
                     f"{decode.samples:.0f}",
                     f"{loader.samples:.0f}",
                     f"{fraction:.0%}",
                 )
-    Console(width=110).print(table)
+    Console(width=120).print(table)
 
 
 class Rate(NamedTuple):
@@ -115,9 +125,20 @@ def decode_rate(shards: ShardSet, seconds: float) -> Rate:
     samples = [sample for _, sample in zip(range(500), shards.samples(), strict=False)]
     count, start, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
-        shards.image(samples[count % len(samples)])
+        shards.image(samples[count % len(samples)], verify=False)
         count += 1
     return _rate(count, start, cpu)
+
+
+def verify_milliseconds(shards: ShardSet, seconds: float) -> float:
+    """CPU time per image that verification adds to reading."""
+    samples = [sample for _, sample in zip(range(500), shards.samples(), strict=False)]
+    images = [shards.image_bytes(sample, verify=False) for sample in samples]
+    count, start, cpu = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < seconds / 4:
+        hashlib.sha256(images[count % len(images)]).hexdigest()
+        count += 1
+    return _rate(count, start, cpu).milliseconds
 
 
 def loader_rate(shards: ShardSet, config: DataConfig, seconds: float) -> tuple[Rate, float]:

@@ -39,6 +39,7 @@ def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
     if ref.tar is None and ref.path is not None:
         source = storage.join(shards.path, ref.path)
         if not storage.is_remote(source):
+            shards.verify_image(sample)  # the file may have changed since the conversion
             return source.resolve()
     name = _file_name(sample)
     if digest and _DIGEST.fullmatch(digest):

@@ -80,6 +80,8 @@ class DataMix:
         rows = [[part.rows for part in mixed.shards.manifest.parts] for mixed in self.sets]
         weights = [mixed.weight for mixed in self.sets]
         self._schedule = Schedule(weights, rows, seed=seed, round_robin=config.mixing == "all")
+        self._verified = [np.full(len(s.shards), not config.verify_images) for s in self.sets]
+        """(N,) of each set: whether this process need not verify an image's bytes (again)."""
 
     def __getitem__(self, name: str) -> MixedSet:
         return next(mixed for mixed in self.sets if mixed.name == name)
@@ -132,8 +134,10 @@ class DataMix:
     def _load_crop(self, index: int, position: int) -> tuple[Tensor, Targets, str]:
         """Image, targets and sample id at a position in the stream of a data set."""
         mixed = self.sets[index]
-        sample = mixed.shards.sample(self._schedule.sample(index, position))
-        image = mixed.shards.image(sample)
+        row, verified = self._schedule.sample(index, position), self._verified[index]
+        sample = mixed.shards.sample(row)
+        image = mixed.shards.image(sample, verify=not verified[row])
+        verified[row] = True
         rng = self._schedule.sample_rng(index, position)
         try:
             return *make_crop(image, sample, mixed, self.config, rng), sample.id

@@ -124,6 +124,9 @@ class DataConfig(Section):
     workers: int = Field(0, ge=0)
     """Processes that prepare batches; 0 prepares them in the training process. The batches are
     the same for any number."""
+    verify_images: bool = True
+    """Compare each image's bytes with the SHA-256 in the set the first time a process reads it, so
+    that a damaged image ends the run instead of training it."""
     mask_policy: Mapping[str, MaskPolicy] = Field(default_factory=dict)
     """Mask policy of a dataset (`"coco" = "box"`) or of one of its classes (`"coco:person" =
     "none"`); `mask` for all others."""

@@ -21,6 +21,7 @@ def merge_sets(
     name: str,
     rename: bool,
     arguments: dict[str, Any],
+    verify_images: bool = True,
 ) -> ShardSet:
     """Publish the samples of all sets as one set that copies no image.
 
@@ -34,9 +35,11 @@ def merge_sets(
         rename: put the set's number (from 1) and a hyphen before every id, so that equal ids of
             different sets do not clash.
         arguments: the command's arguments.
+        verify_images: read each image and compare its bytes with the SHA-256 in its row.
 
     Raises:
-        InputError: kinds differ, classes contradict each other, or an id occurs in two sets.
+        InputError: an image is missing or damaged, kinds differ, classes contradict each other, or
+            an id occurs in two sets.
     """
     kinds = {data.manifest.kind for data in sets}
     if len(kinds) > 1:
@@ -58,7 +61,9 @@ def merge_sets(
         annotations=Count(input=segments, kept=segments), images=Count(input=images, kept=images)
     )
     rows = _rows(sets, taxonomy, rename)
-    return write_view(destination, rows, sets, header, ledger=lambda: ledger)
+    return write_view(
+        destination, rows, sets, header, ledger=lambda: ledger, verify_images=verify_images
+    )
 
 
 def merge_taxonomies(taxonomies: Sequence[Taxonomy], name: str) -> Taxonomy:

@@ -1,5 +1,6 @@
 """Read a version of a shard set: samples in order or by index, and the bytes of their images."""
 
+import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from segkit.shards.publish import MANIFEST, resolve
 from segkit.taxonomy import Taxonomy
 
 _DAMAGE_HINT = "`segkit validate` lists the damage"
+_COPY_HINT = "copy the set again from where it is intact, or convert again"
 _SET_HINT = "give a set that segkit convert has written"
 
 
@@ -110,13 +112,32 @@ class ShardSet:
         }
         return {**tars, **self.manifest.image_roots}
 
-    def image_bytes(self, sample: Sample) -> bytes:
+    def image_bytes(self, sample: Sample, *, verify: bool = True) -> bytes:
         """The image file's bytes, as in the source.
 
+        Args:
+            sample: of this set.
+            verify: compare the bytes with the SHA-256 in the row, where it has one.
+
         Raises:
-            InputError: the set holds labels only, or the image's file or tar is missing.
+            InputError: the set holds labels only, the image's file or tar is missing, or the bytes
+                are not those that were converted.
             SegkitError: the tar is shorter than the row says.
         """
+        data = self._read_image(sample)
+        digest = sample.image.sha256
+        if verify and digest is not None and hashlib.sha256(data).hexdigest() != digest:
+            place = f"{sample.image.tar or sample.image.path}: image {sample.id}"
+            message = "the image's bytes are not those that were converted"
+            raise InputError(message, file=self.path, record=place, hint=_COPY_HINT)
+        return data
+
+    def verify_image(self, sample: Sample) -> None:
+        """Raise as `image_bytes` does, but not for a sample of a set that holds labels only."""
+        if sample.image.tar is not None or sample.image.path is not None:
+            self.image_bytes(sample)
+
+    def _read_image(self, sample: Sample) -> bytes:
         image = sample.image
         if image.tar is not None:
             return self._read_from_tar(sample)
@@ -130,16 +151,20 @@ class ShardSet:
             hint = "restore the file or convert again"
             raise InputError(message, file=image.path, hint=hint) from error
 
-    def image(self, sample: Sample) -> NDArray[np.uint8]:
+    def image(self, sample: Sample, *, verify: bool = True) -> NDArray[np.uint8]:
         """The image as (H, W, 3) uint8 RGB; EXIF orientation is ignored, as the labels ignore it.
 
+        Args:
+            sample: of this set.
+            verify: as of `image_bytes`.
+
         Raises:
-            InputError: the bytes are not an image, or its size is not that of the labels.
+            InputError: as of `image_bytes`; the bytes are not an image, or its size is not that of
+                the labels.
         """
+        data = self.image_bytes(sample, verify=verify)
         hint = "replace the image and convert again"
-        pixels = decode_rgb(
-            self.image_bytes(sample), file=sample.file_name, record=sample.id, hint=hint
-        )
+        pixels = decode_rgb(data, file=sample.file_name, record=sample.id, hint=hint)
         height, width = pixels.shape[:2]
         if (height, width) != (sample.height, sample.width):
             sizes = f"is {width} x {height}, its labels {sample.width} x {sample.height}"

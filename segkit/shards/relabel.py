@@ -58,6 +58,8 @@ def relabel(
     taxonomy: Taxonomy,
     class_map: ClassMap,
     arguments: dict[str, Any],
+    *,
+    verify_images: bool = True,
 ) -> ShardSet:
     """Publish the set in another taxonomy, as a layer.
 
@@ -71,6 +73,10 @@ def relabel(
         taxonomy: the new classes.
         class_map: the new class of each class.
         arguments: the command's arguments.
+        verify_images: read each image and compare its bytes with the SHA-256 in its row.
+
+    Raises:
+        InputError: an image is missing or damaged.
     """
     kept: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
@@ -106,7 +112,9 @@ def relabel(
         key: value for key, value in header.source_header.items() if key != "categories"
     }
     header = replace(header, taxonomy=taxonomy, source_header=source_header)
-    return write_view(destination, rows(), (data,), header, ledger=ledger)
+    return write_view(
+        destination, rows(), (data,), header, ledger=ledger, verify_images=verify_images
+    )
 
 
 def relabel_sample(

@@ -69,7 +69,12 @@ def assign_by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
 
 
 def split(
-    data: ShardSet, destination: str | Path, parts: Mapping[str, str], arguments: dict[str, Any]
+    data: ShardSet,
+    destination: str | Path,
+    parts: Mapping[str, str],
+    arguments: dict[str, Any],
+    *,
+    verify_images: bool = True,
 ) -> dict[str, ShardSet]:
     """Publish `destination/<part>` for every part.
 
@@ -80,7 +85,15 @@ def split(
         destination: directory of the parts' directories.
         parts: image id -> part.
         arguments: the command's arguments.
+        verify_images: read each image and compare its bytes with the SHA-256 in its row.
+
+    Raises:
+        InputError: an image is missing or damaged; no part is published then.
     """
+    if verify_images:
+        for sample in data.samples():
+            if sample.id in parts:
+                data.verify_image(sample)
     return {
         part: _publish(data, storage.location(destination) / part, part, parts, arguments)
         for part in dict.fromkeys(parts.values())
@@ -116,6 +129,7 @@ def _publish(
         (data,),
         replace(Header.from_set(data, "split", arguments), split=part),
         ledger=ledger,
+        verify_images=False,
     )
 
 

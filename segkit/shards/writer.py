@@ -116,13 +116,16 @@ def write_layer(
 ) -> ShardSet:
     """Publish new labels for the images of one set, as `write_view` does.
 
+    Images are not verified: whoever predicts labels for an image reads it.
+
     Args:
         destination: directory of the new set's versions.
         parent: the set that holds the images.
         samples: samples as read from `parent` with other segments, in any number and order.
         header: usually `Header.from_set(parent, ...)`; its parents are added to `parent`.
     """
-    return write_view(destination, ((sample, parent) for sample in samples), (parent,), header)
+    rows = ((sample, parent) for sample in samples)
+    return write_view(destination, rows, (parent,), header, verify_images=False)
 
 
 def write_view(
@@ -132,6 +135,7 @@ def write_view(
     header: Header,
     *,
     ledger: Callable[[], Ledger] = Ledger,
+    verify_images: bool = True,
 ) -> ShardSet:
     """Publish labels for the images of any number of sets, without copying an image.
 
@@ -142,9 +146,11 @@ def write_view(
         header: `images_by` and `image_roots` are taken from the sets, which become parents before
             `header.parents`.
         ledger: account of every label, called once all rows are written.
+        verify_images: read each image and compare its bytes with the SHA-256 in its row.
 
     Raises:
-        InputError: the sets differ in `images_by`, or a remote set would refer to local images.
+        InputError: an image is missing or damaged, the sets differ in `images_by`, or a remote set
+            would refer to local images.
     """
     destination = storage.location(destination)
     images_by = {data.manifest.images_by for data in sets}
@@ -159,7 +165,8 @@ def write_view(
             raise InputError(message, file=destination, hint=hint)
     with staging(destination, {"command": header.command}, resume=False) as stage:
         image_roots: dict[str, str] = {}
-        count = _write_shards(stage, _relocated(rows, stage.home, image_roots), SHARD_BYTES)
+        checked = _verified(rows) if verify_images else rows
+        count = _write_shards(stage, _relocated(checked, stage.home, image_roots), SHARD_BYTES)
         header = replace(
             header,
             images_by=images_by.pop(),
@@ -167,6 +174,13 @@ def write_view(
             image_roots=dict(sorted(image_roots.items())),
         )
         return finish(stage, count, header, ledger())
+
+
+def _verified(rows: Iterable[tuple[Sample, ShardSet]]) -> Iterator[tuple[Sample, ShardSet]]:
+    """The same rows, once the bytes of their images are known to be intact."""
+    for sample, data in rows:
+        data.verify_image(sample)
+        yield sample, data
 
 
 def _relocated(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from segkit.browse.labels import crop
 from segkit.browse.media import class_map, class_map_file, image_file
+from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Segment
 from segkit.shards.header import Header
@@ -61,12 +62,13 @@ def test_no_name_of_an_image_leaves_the_cache(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("digest", ["../../../escaped", "/absolute", ""])
-def test_a_digest_of_a_crafted_set_leads_nowhere_else(tmp_path: Path, digest: str) -> None:
+def test_a_digest_of_a_crafted_set_is_refused(tmp_path: Path, digest: str) -> None:
     shards, media = one_image_set(tmp_path / "set"), tmp_path / "media"
     sample = shards.sample(0)
     crafted = replace(sample, image=replace(sample.image, sha256=digest))
-    file = image_file(shards, crafted, media)
-    assert media.resolve() in file.resolve().parents and file.read_bytes() == png(0)
+    with pytest.raises(InputError, match="not those that were converted"):
+        image_file(shards, crafted, media)
+    assert list(tmp_path.iterdir()) == [tmp_path / "set"]
 
 
 def test_class_maps_hold_index_plus_one_and_zero_where_nothing_is_labeled() -> None:
