@@ -19,11 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown
-from numpy.typing import NDArray
 from rich.console import Console
 
 from segkit.benchmark import objects365_instances
@@ -31,16 +28,13 @@ from segkit.commands.common import progress, stderr, table
 from segkit.demo.sheet import Group, draw_sheet
 from segkit.errors import InputError, SegkitError
 from segkit.images.draw import save_png
+from segkit.inference.open_teacher import open_teacher
 from segkit.inference.outputs import predict_set
 from segkit.inference.pseudolabel import pseudolabel
-from segkit.masks import rle
-from segkit.masks.boxes import filled_box, inscribed_ellipse
-from segkit.masks.iou import mask_iou
 from segkit.metrics.box_prompt_iou import evaluate_box_prompts
 from segkit.metrics.evaluate import evaluate
 from segkit.runs.run import load_run
 from segkit.runs.run_manifest import read_run_manifest
-from segkit.sample import Box
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.sources.coco_panoptic import open_coco_panoptic
@@ -57,18 +51,6 @@ STEPS = 2200
 """About 40 minutes on two cores."""
 SAMPLING_WEIGHTS = {"coco": 2.0, "camvid": 1.0, "standin": 1.0}
 CAMVID_VOID = 11
-GRABCUT_MIN_AREA = 400
-"""Boxes of at most this many pixels get no GrabCut."""
-GRABCUT_ITERATIONS = 3
-GRABCUT_MIN_SHARE = 0.02
-"""Share of its box below which a GrabCut mask counts as failed.
-
-An ellipse replaces the masks of small boxes and failed masks, and this choice decides GrabCut's
-figure: of the 864 boxes of the stand-in's validation set, 163 are small, three are the full image,
-and 194 others come back empty. Filled boxes for small and empty ones give 0.548, ellipses 0.587;
-ellipses for all masks under 2 % give 0.630, which this script does. The notes of the data have
-0.631 and do not name their rule. OpenCV 4.11 and 4.14 give the same masks.
-"""
 
 
 class Stages:
@@ -207,6 +189,11 @@ def predict(
         folder,
         lambda: pseudolabel(load_run(run), sets["standin-val"], folder),
     )
+    if arguments.grabcut:
+        out = arguments.out / "grabcut"
+        predictions["grabcut"] = stages.shard_set(
+            "grabcut", out, lambda: pseudolabel(open_teacher("grabcut"), sets["standin-val"], out)
+        )
     return predictions
 
 
@@ -220,11 +207,9 @@ def score(
     panoptic = evaluate(sets["coco-val"], predictions["coco"], "panoptic").metrics
     semantic = evaluate(sets["camvid-val"], predictions["camvid"], "semantic").metrics
     instance = objects365_instances.evaluate_objects365(truth, predictions["standin"])
-    pseudo = evaluate_box_prompts(
-        truth.shards.samples(), predictions["pseudo"].samples(), truth.shards.taxonomy
-    )
+    pseudo = score_masks(truth.shards, predictions["pseudo"])
     if arguments.grabcut:
-        pseudo["grabcut_iou"] = grabcut_iou(truth.shards, sets["standin-val"])
+        pseudo["grabcut_iou"] = score_masks(truth.shards, predictions["grabcut"])["mean_iou"]
     return {
         "panoptic": {group: panoptic[group] for group in ("all", "things", "stuff")},
         "semantic": {key: semantic[key] for key in ("miou", "pixel_accuracy")},
@@ -233,35 +218,9 @@ def score(
     }
 
 
-def grabcut_iou(truth: ShardSet, images: ShardSet) -> float:
-    """Return the mean IoU of OpenCV's GrabCut from each true box, over all objects but crowds."""
-    scores = []
-    by_id = {sample.id: sample for sample in images.samples()}
-    for sample in truth.samples():
-        image = np.ascontiguousarray(images.image(by_id[sample.id])[..., ::-1])
-        size = image.shape[:2]
-        for segment in sample.segments:
-            if segment.mask is None or segment.is_crowd:
-                continue
-            mask = inscribed_ellipse(segment.box, *size)
-            area = segment.box[2] * segment.box[3]
-            # GrabCut needs background outside the box.
-            if area > GRABCUT_MIN_AREA and not filled_box(segment.box, *size).all():
-                foreground = grabcut(image, segment.box)
-                if foreground.sum() >= GRABCUT_MIN_SHARE * area:
-                    mask = foreground
-            scores.append(mask_iou(rle.decode(segment.mask, *size), mask))
-    return float(np.mean(scores))
-
-
-def grabcut(image: NDArray[np.uint8], box: Box) -> NDArray[np.bool_]:
-    """Return the foreground (H, W) by GrabCut in a box of a BGR image (H, W, 3)."""
-    labels = np.zeros(image.shape[:2], np.uint8)
-    x, y, width, height = (round(value) for value in box)
-    rectangle, models = (x, y, width, height), (np.zeros((1, 65)), np.zeros((1, 65)))
-    cv2.setRNGSeed(0)
-    cv2.grabCut(image, labels, rectangle, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
-    return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+def score_masks(truth: ShardSet, predictions: ShardSet) -> dict[str, Any]:
+    """Return the figures of `evaluate_box_prompts` for a label layer of the boxes."""
+    return evaluate_box_prompts(truth.samples(), predictions.samples(), truth.taxonomy)
 
 
 def draw(
