@@ -66,7 +66,7 @@ def write_truth(folder: Path, vocabulary: str, kind: Any) -> ShardSet:
 
 
 def benchmark(*arguments: object) -> dict[str, Any]:
-    options = ("--device", "cpu", "--json")
+    options = ("--json",)
     result = CliRunner().invoke(app, ["benchmark", *map(str, arguments), *options])
     assert result.exit_code == 0, result.output
     figures: dict[str, Any] = json.loads(result.stdout)
