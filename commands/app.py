@@ -22,7 +22,7 @@ from segkit.text.printable import escape_streams, printable
 from . import (
     benchmark,
     browse,
-    convert,
+    convert_formats,
     demo,
     diff,
     doctor,
@@ -126,7 +126,7 @@ app.command()(relabel.relabel)
 app.command()(show.show)
 app.command()(split.split)
 app.add_typer(export.app, name="export")
-app.add_typer(convert.app, name="convert")
+app.add_typer(convert_formats.app, name="convert")
 app.add_typer(vocabulary.app, name="vocabulary")
 
 

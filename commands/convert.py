@@ -116,7 +116,7 @@ class CommonOptions:
     as_json: bool = JSON_OPTION
 
 
-def _command(open_source: Callable[..., "Source"]) -> Callable[..., "Source"]:
+def source_command(open_source: Callable[..., "Source"]) -> Callable[..., "Source"]:
     """Register a function that opens a source as a subcommand.
 
     The options of the command are the function's parameters and the fields of `CommonOptions`.
@@ -147,11 +147,11 @@ def _command(open_source: Callable[..., "Source"]) -> Callable[..., "Source"]:
     command.__doc__ = open_source.__doc__
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     command.__annotations__ = {}
-    app.command(open_source.__name__)(command)
+    app.command(open_source.__name__.replace("_", "-"))(command)
     return open_source
 
 
-@_command
+@source_command
 def coco(
     images: Images,
     panoptic: Annotated[Path | None, typer.Option(help="Panoptic JSON.")] = None,
@@ -225,7 +225,7 @@ def coco(
     return open_coco_joined(panoptic, instances, images, panoptic_masks)
 
 
-@_command
+@source_command
 def ade(
     root: Annotated[Path, typer.Option(help="Folder ADEChallengeData2016.")],
     split: Annotated[str, typer.Option(help="training or validation.")],
@@ -248,7 +248,7 @@ def ade(
     return open_ade(root, split, instances=instances, classes=classes)
 
 
-@_command
+@source_command
 def objects365(
     annotations: Annotated[
         Path,
@@ -268,7 +268,7 @@ def objects365(
     return open_objects365(annotations, images)
 
 
-@_command
+@source_command
 def semantic(
     images: Images,
     masks: Annotated[
@@ -302,7 +302,7 @@ def semantic(
     return open_semantic(images, masks, labels, ignore=ignore or (), first_label=first_label)
 
 
-@_command
+@source_command
 def cityscapes(
     root: Annotated[Path, typer.Option(help="Folder that contains leftImg8bit and gtFine.")],
     split: Annotated[str, typer.Option(help="train or val.")],
@@ -320,7 +320,7 @@ def cityscapes(
     return open_cityscapes(root, split, instances=instances)
 
 
-@_command
+@source_command
 def voc(
     root: Annotated[Path, typer.Option(help="Folder VOC2012.")],
     split: Annotated[
@@ -358,7 +358,7 @@ def _run(
     elif common.address:
         hint = "give --engine ray with it"
         raise InputError("--address is the address of a Ray cluster", hint=hint)
-    source, option = open_source(), "--images" if "images" in arguments else "--root"
+    source, option = open_source(), _images_option(arguments)
     if options.images_by != "none" and not source.images.is_dir():
         raise InputError("no such folder of images", file=source.images, hint=f"check {option}")
     started = time.perf_counter()
@@ -373,6 +373,13 @@ def _run(
         fail(error.report, source, option, time.perf_counter() - started, common.as_json)
     seconds = time.perf_counter() - started
     show(report, source, option, seconds, common.preview, common.as_json)
+
+
+def _images_option(arguments: dict[str, Any]) -> str:
+    """The option by which the user gave the folder of images, directly or with its data set."""
+    names = ("images", "root", "data", "annotations")
+    name = next((name for name in names if arguments.get(name) is not None), None)
+    return f"--{name}" if name else "the path"
 
 
 def _convert_options(common: CommonOptions) -> "ConvertOptions":

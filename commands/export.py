@@ -20,6 +20,13 @@ app = typer.Typer(
 _DATA = typer.Option(
     ..., "--data", metavar="SET", help="Shard set: DIR (its newest version) or DIR@v1."
 )
+_SETS = typer.Option(
+    ...,
+    "--data",
+    metavar="SET",
+    help="Shard set, DIR or DIR@v1. Several become the splits of data.yaml; train=SET, val=SET or "
+    "test=SET where a set does not say which split it is.",
+)
 _OUT = typer.Option(..., "--out", metavar="DIR", parser=writable_local, help="New directory.")
 _IMAGES = typer.Option(False, "--images", help="Also write the image files, under images/.")
 _DATUMARO = typer.Option(
@@ -69,9 +76,28 @@ def coco_panoptic(
     _show(data, out, report, as_json)
 
 
+@app.command("yolo")
+def yolo(
+    data: list[str] = _SETS,
+    out: Path = _OUT,
+    polygons: bool = typer.Option(
+        False, "--polygons", help="Write a polygon for each mask, as `yolo-seg` does."
+    ),
+    images: bool = _IMAGES,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Write YOLO boxes in labels/SPLIT/*.txt, and data.yaml; several sets become its splits.
+
+    Crowds, ignored objects and stuff are left out and counted.
+
+    Example: segkit export yolo --data work/train --data work/val --out exported --images
+    """
+    _export_yolo(data, out, polygons, images, as_json)
+
+
 @app.command("yolo-seg")
 def yolo_seg(
-    data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION
+    data: list[str] = _SETS, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION
 ) -> None:
     """Write YOLO-seg: one polygon per object in labels/SPLIT/*.txt, and data.yaml.
 
@@ -81,10 +107,81 @@ def yolo_seg(
 
     Example: segkit export yolo-seg --data work/coco-train --out exported --images
     """
-    from segkit.export.yolo import export_yolo_seg
+    _export_yolo(data, out, True, images, as_json)
+
+
+@app.command()
+def voc(
+    data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION
+) -> None:
+    """Write Pascal VOC boxes: an XML file for each image in Annotations/, and ImageSets/Main.
+
+    Ignored objects are `difficult`; crowds and stuff are left out and counted.
+
+    Example: segkit export voc --data work/parts --out exported --images
+    """
+    from segkit.export.voc_xml import export_voc
     from segkit.shards.reader import ShardSet
 
-    _show(data, out, export_yolo_seg(ShardSet.open(data), out, images=images), as_json)
+    _show(data, out, export_voc(ShardSet.open(data), out, images=images), as_json)
+
+
+@app.command()
+def labelstudio(
+    data: str = _DATA,
+    out: Path = _OUT,
+    images: bool = _IMAGES,
+    image_prefix: str = typer.Option(
+        None,
+        help="What precedes the name of an image in its URL; by default "
+        "/data/local-files/?d=images/.",
+    ),
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Write tasks with predictions for Label Studio: exact masks and boxes, to be corrected there.
+
+    Corrected tasks come back with `segkit convert labelstudio`, under the same ids.
+
+    Example: segkit export labelstudio --data work/parts-masks --out exported --images
+    """
+    from segkit.export.label_studio_tasks import LOCAL_FILES, export_label_studio
+    from segkit.shards.reader import ShardSet
+
+    prefix = f"{LOCAL_FILES}images/" if image_prefix is None else image_prefix
+    report = export_label_studio(ShardSet.open(data), out, images=images, image_prefix=prefix)
+    _show(data, out, report, as_json)
+
+
+@app.command()
+def cvat(
+    data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION
+) -> None:
+    """Write annotations.xml in the format CVAT for images 1.1: exact masks, and boxes.
+
+    Crowds and ignored objects are left out and counted.
+
+    Example: segkit export cvat --data work/parts-masks --out exported --images
+    """
+    from segkit.export.cvat_dump import export_cvat
+    from segkit.shards.reader import ShardSet
+
+    _show(data, out, export_cvat(ShardSet.open(data), out, images=images), as_json)
+
+
+@app.command()
+def labelme(
+    data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION
+) -> None:
+    """Write labelme's JSON files: exact masks, and boxes as rectangles.
+
+    Crowds and ignored objects are left out and counted.
+
+    Example: segkit export labelme --data work/parts-masks --out exported --images
+    """
+    from segkit.export.labelme_files import export_labelme
+    from segkit.shards.reader import ShardSet
+
+    _show(data, out, export_labelme(ShardSet.open(data), out, images=images), as_json)
 
 
 @app.command()
@@ -105,6 +202,21 @@ def semantic(
     from segkit.shards.reader import ShardSet
 
     _show(data, out, export_semantic(ShardSet.open(data), out, images=images, void=void), as_json)
+
+
+def _export_yolo(data: list[str], out: Path, polygons: bool, images: bool, as_json: bool) -> None:
+    """Write one or several sets, each given as SET or as SPLIT=SET."""
+    from segkit.export.yolo import export_yolo
+    from segkit.shards.reader import ShardSet
+
+    splits, sets = [], []
+    for text in data:
+        split, sep, name = text.partition("=")
+        is_split = bool(sep) and split in ("train", "val", "test")
+        splits.append(split if is_split else None)
+        sets.append(ShardSet.open(name if is_split else text))
+    report = export_yolo(sets, out, polygons=polygons, images=images, splits=splits)
+    _show(", ".join(data), out, report, as_json)
 
 
 def _show(data: str, out: Path, report: "ExportReport", as_json: bool) -> None:

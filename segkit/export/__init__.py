@@ -2,7 +2,11 @@
 
 coco.py              COCO instances and COCO panoptic
 semantic_png.py      index PNGs of class ids
-yolo.py              YOLO-seg
+yolo.py              YOLO: boxes or polygons, several sets as splits
+voc_xml.py           Pascal VOC boxes
+label_studio_tasks.py  tasks of Label Studio with predictions, to be corrected there
+cvat_dump.py         CVAT for images 1.1
+labelme_files.py     labelme
 prediction_files.py  prediction sets in the formats that other programs score
 destination.py       directory, file names and report of an export
 """

@@ -1,17 +1,20 @@
-"""Exports YOLO-seg: a text file for each image, a line for each object: class index and polygon.
+"""Exports YOLO: a text file for each image, a line for each object: class index, box or polygon.
 
-A line holds a single polygon. Further parts and the holes of a mask are attached to it by bridges
-of zero width, there and back. Filled by the even-odd rule (`cv2.fillPoly`, with which YOLO trainers
-draw), the mask comes back, except for the pixels under a bridge between two parts.
+A box is center and size. A line holds a single polygon: further parts and the holes of a mask are
+attached to it by bridges of zero width, there and back. Filled by the even-odd rule
+(`cv2.fillPoly`, with which YOLO trainers draw), the mask comes back, except for the pixels under a
+bridge between two parts.
 """
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.atomic import new_directory
+from segkit.errors import InputError
 from segkit.export.destination import (
     ExportReport,
     FileNames,
@@ -21,45 +24,74 @@ from segkit.export.destination import (
     write_taxonomy,
 )
 from segkit.masks import rle
-from segkit.sample import Sample, Segment
+from segkit.masks.boxes import corners
+from segkit.sample import Box, Sample, Segment
+from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 
 Points = NDArray[np.int32]
 _DIGITS = 7  # of a coordinate: a thousandth of a pixel at 10,000 pixels
+_BOX_DIGITS = 10  # a millionth of a pixel at 10,000 pixels
+_MAX_CLIP = 1e-6  # pixels: rounding, not a change
 
 
-def export_yolo_seg(data: ShardSet, out: str | Path, *, images: bool = False) -> ExportReport:
+def export_yolo(
+    sets: Sequence[ShardSet],
+    out: str | Path,
+    *,
+    polygons: bool = False,
+    images: bool = False,
+    splits: Sequence[str | None] = (),
+) -> ExportReport:
     """Write `labels/<split>/`, `data.yaml` and `taxonomy.json`; YOLO numbers the things from 0.
 
-    The format has no place for crowds, ignored objects, objects without a mask, and stuff: they are
-    left out and counted. Objects of several parts (`bridged-parts`) or with holes
+    The format has no place for crowds, ignored objects and stuff: they are left out and counted.
+    Boxes are cut at the edge of the image (`clipped`), as trainers demand. As polygons, objects
+    without a mask are left out; those of several parts (`bridged-parts`) or with holes
     (`bridged-holes`) count as altered. Scores and ids are not kept.
 
     Args:
-        data: a set of kind instance or panoptic.
+        sets: sets of one taxonomy; several become the splits of `data.yaml`.
         out: directory to create.
+        polygons: write a polygon for each mask, instead of boxes; for sets of kind instance or
+            panoptic.
         images: also write the image files, under `images/<split>/`.
+        splits: train, val or test for each set; None takes the split of its manifest.
 
     Raises:
-        InputError: the set is of another kind, or `out` is not empty.
+        InputError: a set is of another kind, taxonomies differ, it is not known which split a set
+            is, or `out` is not empty.
     """
-    require_kind(data, ("instance", "panoptic"), "YOLO-seg", "it has no masks of objects")
-    split = split_name(data)
-    things = [category for category in data.taxonomy.categories if category.kind == "thing"]
+    kinds: tuple[SetKind, ...] = ("instance", "panoptic", *(() if polygons else ("boxes",)))
+    reason = "it has no masks of objects" if polygons else "its regions are not objects"
+    for data in sets:
+        require_kind(data, kinds, "YOLO-seg" if polygons else "YOLO", reason)
+        if data.taxonomy.categories != sets[0].taxonomy.categories:
+            hint = f"give both the classes of {sets[0].path} with `segkit relabel`"
+            raise InputError("has other classes than the first set", file=data.path, hint=hint)
+    folders = _folders(sets, splits)
+    things = [category for category in sets[0].taxonomy.categories if category.kind == "thing"]
     yolo_classes = {category.id: index for index, category in enumerate(things)}
-    files = [f"labels/{split}/", "data.yaml", "taxonomy.json"]
-    report = ExportReport(images=len(data), files=files)
-    with new_directory(out) as folder:
-        names = FileNames(folder / "labels" / split)
-        for sample in data.samples():
-            lines = [_line(segment, sample, yolo_classes, report) for segment in sample.segments]
-            names.path(sample, ".txt").write_text("".join(line for line in lines if line), "utf-8")
-        yaml = _data_yaml(split, [category.name for category in things])
-        (folder / "data.yaml").write_text(yaml, "utf-8")
-        write_taxonomy(folder / "taxonomy.json", data.taxonomy)
-        if images:
-            write_images(data, folder / "images" / split)
-            report.files.append(f"images/{split}/")
+    report = ExportReport(images=sum(map(len, sets)))
+    with new_directory(out) as root:
+        for data, folder in zip(sets, folders, strict=True):
+            names = FileNames(root / "labels" / folder)
+            (root / "labels" / folder).mkdir(parents=True)
+            report.files.append(f"labels/{folder}/")
+            for sample in data.samples():
+                lines = (
+                    _line(segment, sample, yolo_classes, report, polygons)
+                    for segment in sample.segments
+                )
+                text = "".join(line for line in lines if line)
+                names.path(sample, ".txt").write_text(text, "utf-8")
+            if images:
+                write_images(data, root / "images" / folder)
+                report.files.append(f"images/{folder}/")
+        yaml = _data_yaml(sets, splits, folders, [category.name for category in things])
+        (root / "data.yaml").write_text(yaml, "utf-8")
+        write_taxonomy(root / "taxonomy.json", sets[0].taxonomy)
+        report.files += ["data.yaml", "taxonomy.json"]
     return report
 
 
@@ -100,34 +132,105 @@ def _bridge(polygon: Points, ring: Points) -> Points:
 
 
 def _line(
-    segment: Segment, sample: Sample, yolo_classes: dict[int, int], report: ExportReport
+    segment: Segment,
+    sample: Sample,
+    yolo_classes: dict[int, int],
+    report: ExportReport,
+    polygons: bool,
 ) -> str | None:
     """Return the line of a segment, or None if it is left out."""
     reasons = {
         "stuff": segment.kind == "stuff",
         "crowd": segment.is_crowd,
         "ignore": segment.ignore,
-        "box-only": segment.mask is None,
+        "box-only": polygons and segment.mask is None,
+        "outside": not polygons and _clip(segment.box, sample) is None,
     }
     reason = next((reason for reason, applies in reasons.items() if applies), None)
-    if reason is not None or segment.mask is None:
-        report.leave_out(str(reason), 1)
+    if reason is not None:
+        report.leave_out(reason, 1)
         return None
-    points, parts, holes = mask_polygon(rle.decode(segment.mask, sample.height, sample.width))
     report.annotations += 1
+    write = _polygon_numbers if polygons else _box_numbers
+    return " ".join([str(yolo_classes[segment.class_id]), *write(segment, sample, report)]) + "\n"
+
+
+def _polygon_numbers(segment: Segment, sample: Sample, report: ExportReport) -> Iterator[str]:
+    mask = rle.decode(segment.mask or b"", sample.height, sample.width)
+    points, parts, holes = mask_polygon(mask)
     report.altered.update(["bridged-parts"] * (parts > 1) + ["bridged-holes"] * (holes > 0))
     # pixel centers: readers that truncate and readers that round find the same pixel
     fractions = (points + 0.5) / (sample.width, sample.height)
-    coordinates = (f"{fraction:.{_DIGITS}g}" for fraction in fractions.ravel())
-    return " ".join([str(yolo_classes[segment.class_id]), *coordinates]) + "\n"
+    return (f"{fraction:.{_DIGITS}g}" for fraction in fractions.ravel())
 
 
-def _data_yaml(split: str, names: list[str]) -> str:
-    """Return Ultralytics' description of a dataset, with this split for training and validation.
+def _box_numbers(segment: Segment, sample: Sample, report: ExportReport) -> Iterator[str]:
+    """Center and size, as fractions of the image."""
+    clipped = _clip(segment.box, sample) or segment.box
+    if max(abs(a - b) for a, b in zip(clipped, segment.box, strict=True)) > _MAX_CLIP:
+        report.altered["clipped"] += 1
+    x, y, width, height = clipped
+    numbers = (
+        (x + width / 2) / sample.width,
+        (y + height / 2) / sample.height,
+        width / sample.width,
+        height / sample.height,
+    )
+    return (f"{fraction:.{_BOX_DIGITS}g}" for fraction in numbers)
 
-    Without a `path`, folders are relative to the file.
+
+def _clip(box: Box, sample: Sample) -> Box | None:
+    """The part of a box inside the image, or None if there is none."""
+    x0, y0, x1, y1 = corners(box)
+    x0, x1 = max(x0, 0.0), min(x1, float(sample.width))
+    y0, y1 = max(y0, 0.0), min(y1, float(sample.height))
+    return (x0, y0, x1 - x0, y1 - y0) if x0 < x1 and y0 < y1 else None
+
+
+def _folders(sets: Sequence[ShardSet], splits: Sequence[str | None]) -> list[str]:
+    """The folder of each set: its split, or with a number if several sets are of one split."""
+    if len(sets) == 1 and not any(splits):
+        return [split_name(sets[0])]
+    folders: list[str] = []
+    for index in range(len(sets)):
+        split = _split(sets, splits, index)
+        number = sum(folder.partition("-")[0] == split for folder in folders)
+        folders.append(f"{split}-{number + 1}" if number else split)
+    return folders
+
+
+def _split(sets: Sequence[ShardSet], splits: Sequence[str | None], index: int) -> str:
+    data, split = sets[index], splits[index] if splits else None
+    name = split or data.manifest.split or ""
+    for key in ("train", "val", "test"):
+        if name.lower().startswith(key):
+            return key
+    message = f"its split {name!r} is none of train, val and test" if name else "has no split"
+    raise InputError(message, file=data.path, hint=f"give --data train={data.path} or similar")
+
+
+def _data_yaml(
+    sets: Sequence[ShardSet], splits: Sequence[str | None], folders: list[str], names: list[str]
+) -> str:
+    """Return Ultralytics' description of a data set.
+
+    A missing split for training or validation is the first one. Without a `path`, folders are
+    relative to the file.
     """
-    rows = [f"train: images/{split}\nval: images/{split}\nnames:"]
+    by_split: dict[str, list[str]] = {}
+    for folder in folders:
+        by_split.setdefault(folder.partition("-")[0] if len(sets) > 1 else "", []).append(folder)
+    first = next(iter(by_split.values()))
+    if len(sets) == 1 and any(splits):
+        by_split = {folders[0]: first}
+    rows = []
+    for key in ("train", "val", "test"):
+        chosen = by_split.get(key, first if key != "test" else None)
+        if chosen is not None:
+            paths = [json.dumps(f"images/{folder}", ensure_ascii=False) for folder in chosen]
+            plain = [f"images/{folder}" for folder in chosen]
+            rows.append(f"{key}: {plain[0] if len(plain) == 1 else '[' + ', '.join(paths) + ']'}")
+    rows.append("names:")
     rows += [
         f"  {index}: {json.dumps(name, ensure_ascii=False)}" for index, name in enumerate(names)
     ]

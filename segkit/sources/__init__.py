@@ -17,10 +17,22 @@ The interface, and what sources share:
     source.py          Record and Source: an ordered stream of records, each becomes one sample
     categories.py      taxonomy of a source from its own list and the known vocabularies
     image_files.py     find, read and check image files
+    record_images.py   the image of a record: its file, or the one that annotations embed
     label_maps.py      read ids or indices from PNG label maps
     index_masks.py     base of the sources of index PNGs: images and masks paired by name
     labels_file.py     read lists of labels, one class a line
     class_info.py      read class tables in the form of ADE20K's objectInfo150.csv
+
+What people draw in labeling tools:
+
+    drawn_source.py    base of their sources: annotations become segments
+    shapes.py          boxes, polygons, ellipses and masks
+    annotation_files.py  folders with an annotation file for each image
+    xml_files.py       read XML without entities, one element at a time
+    data_yaml.py       read data.yaml of YOLO
+    label_studio_regions.py  read the regions of Label Studio
+    file_format.py     the format of an annotation file, for errors that name the right command
+    recognize.py       the format of a data set, for `convert auto`
 
 COCO's JSON files:
 
@@ -39,4 +51,9 @@ Sources:
     ade.py             ADE20K SceneParsing
     cityscapes.py      Cityscapes gtFine
     voc.py             Pascal VOC segmentation
+    yolo_labels.py     YOLO: boxes and polygons
+    voc_boxes.py       Pascal VOC detection
+    cvat_xml.py        CVAT for images 1.1
+    label_studio.py    Label Studio's JSON export
+    labelme_json.py    labelme
 """

@@ -22,6 +22,7 @@ from segkit.sources import coco_fields, json_stream
 from segkit.sources.categories import NativeCategory, build_taxonomy
 from segkit.sources.coco_fields import IMAGE, Id, loose, read_image
 from segkit.sources.external_sort import ExternalSort, SpillFile
+from segkit.sources.file_format import reject_other_formats
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.notes import encoder_text
 from segkit.sources.source import Record
@@ -116,6 +117,7 @@ def read_coco(path: Path, expected: AnnotationType, *, drop_unused_twins: bool =
         InputError: the file does not exist, is not JSON (the message names the place), lacks the
             lists of images, annotations and categories, or is of another type than expected.
     """
+    reject_other_formats(path, "coco")
     header: dict[str, Any] = {}
     categories: list[bytes] = []
     lists: list[str] = []

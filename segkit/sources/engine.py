@@ -15,7 +15,6 @@ from typing import Any, Literal
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
 from segkit.extras import require_extra
-from segkit.file_names import is_unsafe
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
 from segkit.shards.header import Header
@@ -24,7 +23,7 @@ from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.sidecar import discard_shard
 from segkit.shards.writer import SHARD_BYTES, finish
-from segkit.sources.image_files import Picture, find_image, read_picture
+from segkit.sources.image_files import Picture
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.notes import conversion_notes
 from segkit.sources.plan import PlannedImages, plan
@@ -37,6 +36,7 @@ from segkit.sources.quarantine import (
     sync_log,
     write_quarantine,
 )
+from segkit.sources.record_images import read_record_image
 from segkit.sources.resume import ShardOutcome, finished_shard, resume_note
 from segkit.sources.source import Record, Source
 from segkit.storage import FileStates, location
@@ -311,7 +311,9 @@ class Conversion:
             try:
                 content, names = self.source.load(record)
                 tally.annotations_in.update(names)
-                picture = self._read_picture(record)
+                embedded = getattr(content, "embedded", None)  # in files of some formats
+                images_by = self.options.images_by
+                picture = read_record_image(self.source, record, images_by, embedded)
                 sample = self.source.sample(record, content, picture, tally)
             except ImageError as error:
                 tally.drop_image(error.defect, names)
@@ -336,28 +338,6 @@ class Conversion:
         path = picture.path.resolve().as_posix()
         image = ImageRef(path=path, length=len(picture.data), sha256=picture.sha256)
         return replace(sample, image=image), None
-
-    def _read_picture(self, record: Record) -> Picture | None:
-        name = f"image {record.id}"
-        if self.options.images_by != "none":
-            return read_picture(self._image_path(record, name), record=name)
-        if is_unsafe(record.file_name):
-            message = f"the path {record.file_name!r} leads out of the image folder"
-            raise ImageError("unsafe-path", message, file=self.source.annotations, record=name)
-        return None
-
-    def _image_path(self, record: Record, name: str) -> Path:
-        root = self.source.images
-        if record.listed:
-            return root / record.file_name
-        try:
-            return find_image(root, record.candidates, record=name)
-        except ImageError as error:
-            if record.known_missing and error.defect.code == "missing-image":
-                message = "no archive of the dataset contains this image"
-                file = error.defect.file
-                raise ImageError("known-missing-image", message, file=file, record=name) from None
-            raise
 
 
 def _write_shards(

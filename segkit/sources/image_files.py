@@ -1,7 +1,8 @@
 """Finds image files without leaving their folder, and checks that they are whole."""
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +102,32 @@ def read_picture(path: Path, *, record: str) -> Picture:
     Raises:
         ImageError: `missing-image`, or it cannot be read or decoded (`unreadable-image`).
     """
-    data = read_source_file(path, "image", record=record)
+    return check_picture(read_source_file(path, "image", record=record), path, record=record)
+
+
+def check_picture(data: bytes, path: Path, *, record: str) -> Picture:
+    """Check that the bytes of an image are whole; `path` is the name that errors give.
+
+    Raises:
+        ImageError: they cannot be decoded (`unreadable-image`).
+    """
     try:
         info = check_image(data, path.suffix.lower())
     except ValueError as error:
         raise ImageError("unreadable-image", str(error), file=path, record=record) from error
     return Picture(path, data, info.width, info.height, info.warnings)
+
+
+def visible_files(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of all files whose path has no part that begins with a dot."""
+    if storage.is_remote(folder):
+        paths: Iterable[str] = storage.list_files(folder)
+    else:
+        paths = (
+            Path(place, name).relative_to(folder).as_posix()
+            for place, _, files in os.walk(folder)
+            for name in files
+        )
+    for path in paths:
+        if not any(part.startswith(".") for part in path.split("/")):
+            yield path

@@ -1,8 +1,7 @@
 """The base of all sources of index PNGs: images and their masks, paired by name."""
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit import storage
 from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.masks import rle
 from segkit.sample import Segment
 from segkit.shards.manifest import SetKind
-from segkit.sources.image_files import Picture
+from segkit.sources.image_files import Picture, visible_files
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.source import Record
 from segkit.taxonomy import Taxonomy
@@ -203,7 +201,7 @@ def _list_files(folder: Path, extensions: frozenset[str], passed_over: Counter[s
         raise InputError("no such folder", file=folder, hint="check the path")
     names: list[str] = []
     others: Counter[str] = Counter()
-    for name in _visible_files(folder):
+    for name in visible_files(folder):
         extension = PurePosixPath(name).suffix.lower()
         if extension in extensions:
             names.append(name)
@@ -217,18 +215,3 @@ def _list_files(folder: Path, extensions: frozenset[str], passed_over: Counter[s
         raise InputError(message, file=folder, hint="check the path")
     passed_over.update(others)
     return sorted(names)
-
-
-def _visible_files(folder: Path) -> Iterator[str]:
-    """Yield the relative paths of all files whose path has no part that begins with a dot."""
-    if storage.is_remote(folder):
-        paths: Iterable[str] = storage.list_files(folder)
-    else:
-        paths = (
-            Path(place, name).relative_to(folder).as_posix()
-            for place, _, files in os.walk(folder)
-            for name in files
-        )
-    for path in paths:
-        if not any(part.startswith(".") for part in path.split("/")):
-            yield path

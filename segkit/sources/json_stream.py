@@ -8,6 +8,7 @@ the whole file for an integer beyond 64 bits or a NaN, and take twice as long.
 import json
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,32 @@ def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, byte
         InputError: the file cannot be read, is truncated or is not a JSON object, a value of
             `lists` is not a list, or a key occurs twice.
     """
+    with _reader(path, "a JSON object") as reader:
+        yield from reader.object(lists)
+
+
+def elements(path: Path) -> Iterator[tuple[Any, bytes]]:
+    """Walk through the list in a JSON file.
+
+    Args:
+        path: the file, UTF-8.
+
+    Yields:
+        (value, text as it stands in the file, UTF-8) of each element.
+
+    Raises:
+        InputError: the file cannot be read, is truncated or is not a JSON list.
+    """
+    with _reader(path, "a JSON list") as reader:
+        yield from reader.elements()
+
+
+@contextmanager
+def _reader(path: Path, noun: str) -> Iterator["_Reader"]:
+    """Open a file; `noun` is what it must hold."""
     try:
         with storage.require_regular(path).open(encoding="utf-8-sig") as file:
-            yield from _Reader(file, path).object(lists)
+            yield _Reader(file, path, noun)
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         message = f"cannot be read ({storage.reason(error)})"
         raise InputError(message, file=path, hint="check the path and the file") from error
@@ -54,8 +78,8 @@ def members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any, byte
 class _Reader:
     """A JSON parser over a window of the file that moves forward."""
 
-    def __init__(self, file: Any, path: Path) -> None:
-        self._file, self._path = file, path
+    def __init__(self, file: Any, path: Path, noun: str) -> None:
+        self._file, self._path, self._noun = file, path, noun
         self._text, self._position, self._ended = "", 0, False
         self._before = 0
         """Characters of the file before `_text`."""
@@ -85,6 +109,11 @@ class _Reader:
             separator = self._separator("}")
         if self._peek():
             raise self._invalid("text after the object")
+
+    def elements(self) -> Iterator[tuple[Any, bytes]]:
+        yield from self._list("the file")
+        if self._peek():
+            raise self._invalid("text after the list")
 
     def _list(self, key: str) -> Iterator[tuple[Any, bytes]]:
         self._expect("[", f"{key!r} is not a list")
@@ -199,5 +228,5 @@ class _Reader:
 
     def _invalid(self, message: str, position: int | None = None) -> InputError:
         position = self._before + (self._position if position is None else position)
-        message = f"is not a JSON object ({message}, character {position})"
+        message = f"is not {self._noun} ({message}, character {position})"
         return InputError(message, file=self._path, hint=_HINT)

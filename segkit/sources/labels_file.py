@@ -17,6 +17,7 @@ from pathlib import Path
 from segkit import storage
 from segkit.errors import InputError
 from segkit.sources.categories import NativeCategory
+from segkit.sources.file_format import file_format
 
 _INDEXED = re.compile(r"(\d{1,9})[\s:,;]+(\S.*)")
 _COLORED = re.compile(r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})[\s:,;]+(\S.*)")
@@ -27,6 +28,7 @@ _NO_INDEX = re.compile(r"[-+\u2212\u2013]?\d*[.,]?\d+(?:[.,]\d*)?(?:[eE][-+]?\d+
 _TRAILING_NUMBER = re.compile(r".*[,;\t:]\s*[-+]?\d+(?:\.\d*)?")
 """A further column after the name."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_NOT_TEXT = ("cvat", "voc-boxes", "yolo", "labelstudio", "labelme")
 _QUOTE_HINT = 'put a name that holds numbers in double quotes, such as "7 eleven"'
 
 
@@ -104,6 +106,9 @@ def label_line(index: int, name: str) -> str:
 
 
 def _read_text(path: Path) -> str:
+    if (actual := file_format(path)) is not None and actual.command in _NOT_TEXT:
+        message = f"is {actual.noun}, not a list of labels"
+        raise InputError(message, file=path, hint=f"convert it with `{actual.usage}`")
     try:
         text = storage.read_bytes(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -30,17 +30,26 @@ DROP_HINTS: dict[str, str] = {
     "no-panoptic-segment": (
         "nothing to fix: the object is hidden, or the panoptic file does not show it"
     ),
+    "not-annotated": "annotate the image; nobody says that it shows no object",
+    "not-chosen": "nothing to fix: another annotation of the task was taken, or it is a prediction",
     "size-mismatch": "use the image that was annotated, or fix its size in the annotation file",
     "unknown-category": "add the category to the source's list or remove the annotation",
     "unknown-image": "add the image to the annotation file or remove the annotation",
     "unlisted-segment": "list the segment in the JSON or set its pixels to 0",
+    "unreadable-annotations": "fix the file or save it again with the labeling tool",
     "unreadable-image": "replace the file with an undamaged copy",
     "unreadable-mask": "replace the file with an undamaged copy",
     "unsafe-path": "use a file name inside the data folder",
+    "unsupported-shape": "nothing to fix: a line, a point or a tag covers no pixels",
 }
 """Codes under which an image or annotation is dropped, each with the way to fix the source."""
 
-UNAVOIDABLE = frozenset({"covered-by-instance", "known-missing-image", "no-panoptic-segment"})
+UNAVOIDABLE = frozenset(
+    {
+        *("covered-by-instance", "known-missing-image", "no-panoptic-segment"),
+        *("not-annotated", "not-chosen", "unsupported-shape"),
+    }
+)
 """Drops that nobody can fix: they are counted and quarantined, but never fail a conversion."""
 
 MAX_DEFECTS = 100
@@ -63,15 +72,25 @@ WARNINGS: dict[str, str] = {
     "instance-class-differs": (
         "an instance covers pixels of another class in the semantic map; the instance is kept"
     ),
+    "file-name-differs": (
+        "an annotation file that names another image than the one with its own name, which is used"
+    ),
     "joined": (
         "a panoptic segment shows the same object as an instance; one segment holds both and "
         "counts once"
+    ),
+    "joined-parts": (
+        "a further part of an object (same group and class); one segment holds them and counts once"
     ),
     "mask-without-image": "a mask that has no image",
     "no-instance": "a thing that only the panoptic file has; kept",
     "no-mask": "an annotation without a mask; kept as a box",
     "not-in-instances": "an image of the panoptic file that the instances file does not list; kept",
     "passed-over": "a file of a listed folder that has no extension of an image or mask",
+    "rotated-box": "a rotated box; kept as the upright box around it, with its corners",
+    "thin-polygon": (
+        "a polygon that contains the center of no pixel; its mask is the pixels on its edge"
+    ),
     "unlabelled-image": "an image without any annotation; kept as an image without segments",
     "wrong-extension": "the format of the file is not the one that its extension names",
 }
@@ -185,10 +204,10 @@ class Tally:
         """Count an oddity of an annotation that is kept."""
         self.warnings[class_name, code] += 1
 
-    def join(self, class_name: str) -> None:
+    def join(self, class_name: str, code: str = "joined") -> None:
         """Count two annotations of one object, both read, as a single input."""
         self.annotations_in[class_name] -= 1
-        self.warn("joined", class_name)
+        self.warn(code, class_name)
 
     def add(self, tally: "Tally") -> None:
         """Add the counts and defects of another tally to this one."""

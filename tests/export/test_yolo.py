@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.export.yolo import export_yolo_seg, mask_polygon
+from segkit.export.yolo import export_yolo, mask_polygon
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
@@ -99,7 +99,9 @@ def test_lines_files_and_what_is_left_out(tmp_path):
         [(sample, picture(1)) for sample in samples],
         Header(kind="instance", **OPTIONS),
     )
-    report = export_yolo_seg(ShardSet.open(tmp_path / "set"), tmp_path / "out", images=True)
+    report = export_yolo(
+        [ShardSet.open(tmp_path / "set")], tmp_path / "out", polygons=True, images=True
+    )
     assert (report.images, report.annotations) == (2, 2)
     assert report.dropped == {"crowd": 1, "box-only": 1, "ignore": 1, "stuff": 1}
     assert report.altered == {"bridged-holes": 1, "bridged-parts": 1}
@@ -118,5 +120,5 @@ def test_lines_files_and_what_is_left_out(tmp_path):
         tmp_path / "boxes", [(samples[1], picture(1))], Header(kind="boxes", **OPTIONS)
     )
     with pytest.raises(InputError, match="kind boxes"):
-        export_yolo_seg(boxes, tmp_path / "none")
+        export_yolo([boxes], tmp_path / "none", polygons=True)
     assert data.manifest.kind == "instance"

@@ -1,0 +1,121 @@
+"""Exports a dump of CVAT for images 1.1, to import into a task with the same images.
+
+Masks are written as run lengths, with the exact pixels; segments without a mask are boxes.
+"""
+
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.atomic import new_directory
+from segkit.export.destination import (
+    ExportReport,
+    write_images,
+    write_taxonomy,
+)
+from segkit.export.voc_xml import check_xml_text
+from segkit.masks import rle
+from segkit.masks.boxes import tight_box
+from segkit.sample import Sample, Segment
+from segkit.shards.reader import ShardSet
+
+
+def export_cvat(data: ShardSet, out: str | Path, *, images: bool = False) -> ExportReport:
+    """Write `annotations.xml` and `taxonomy.json`.
+
+    CVAT has no crowds and no objects to ignore: they are left out and counted. Ids and scores are
+    not kept.
+
+    Args:
+        data: a set of any kind.
+        out: directory to create.
+        images: also write the image files, under `images/`.
+
+    Raises:
+        InputError: `out` is not empty, or a name has a character that XML does not allow.
+    """
+    names = data.taxonomy.unique_names
+    for name in names.values():
+        check_xml_text(name, data)
+    report = ExportReport(images=len(data), files=["annotations.xml", "taxonomy.json"])
+    with new_directory(out) as folder:
+        with (folder / "annotations.xml").open("wb") as file:
+            file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
+            file.write(b"<version>1.1</version>\n")
+            file.write(_xml(_meta(data, list(names.values()))))
+            for number, sample in enumerate(data.samples()):
+                check_xml_text(sample.file_name, data)
+                file.write(_xml(_image(number, sample, names, report)))
+            file.write(b"</annotations>\n")
+        write_taxonomy(folder / "taxonomy.json", data.taxonomy)
+        if images:
+            write_images(data, folder / "images")
+            report.files.append("images/")
+    return report
+
+
+def _xml(element: Element) -> bytes:
+    indent(element)
+    return bytes(tostring(element, encoding="utf-8")) + b"\n"
+
+
+def _meta(data: ShardSet, names: list[str]) -> Element:
+    meta = Element("meta")
+    task = SubElement(meta, "task")
+    fields = {"name": data.manifest.name, "size": str(len(data)), "mode": "annotation"}
+    for key, value in fields.items():
+        SubElement(task, key).text = value
+    labels = SubElement(task, "labels")
+    for name in names:
+        label = SubElement(labels, "label")
+        for key, value in {"name": name, "type": "any", "attributes": ""}.items():
+            SubElement(label, key).text = value
+    return meta
+
+
+def _image(number: int, sample: Sample, names: dict[int, str], report: ExportReport) -> Element:
+    attributes = {
+        "id": str(number),
+        "name": sample.file_name,
+        "width": str(sample.width),
+        "height": str(sample.height),
+    }
+    image = Element("image", attributes)
+    for segment in sample.segments:
+        reason = "crowd" if segment.is_crowd else "ignore" if segment.ignore else None
+        if reason is not None:
+            report.leave_out(reason, 1)
+            continue
+        report.annotations += 1
+        common = {"label": names[segment.class_id], "source": "file", "occluded": "0"}
+        tag = "box" if segment.mask is None else "mask"
+        shape = _box(segment) if segment.mask is None else _mask(segment.mask, sample)
+        SubElement(image, tag, {**common, **shape, "z_order": "0"})
+    return image
+
+
+def _box(segment: Segment) -> dict[str, str]:
+    x, y, width, height = segment.box
+    corners = {"xtl": x, "ytl": y, "xbr": x + width, "ybr": y + height}
+    return {key: repr(float(value)) for key, value in corners.items()}
+
+
+def _mask(counts: bytes, sample: Sample) -> dict[str, str]:
+    """The run lengths over the rows of the mask's tight box, those of background first."""
+    mask = rle.decode(counts, sample.height, sample.width)
+    left, top, width, height = map(int, tight_box(mask))
+    runs = _runs(mask[top : top + height, left : left + width])
+    numbers = {"left": left, "top": top, "width": width, "height": height}
+    return {
+        "rle": ", ".join(map(str, runs.tolist())),
+        **{key: str(value) for key, value in numbers.items()},
+    }
+
+
+def _runs(crop: NDArray[np.bool_]) -> NDArray[np.int64]:
+    flat = crop.reshape(-1)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate(([0], edges, [flat.size])))
+    return np.concatenate(([0], runs)) if flat[0] else runs

@@ -1,0 +1,155 @@
+"""Exports tasks of Label Studio with predictions, which people correct there.
+
+Masks are brush masks with the exact pixels, segments without a mask are boxes. The ids of images
+and segments come back with `segkit convert labelstudio`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from segkit.atomic import new_directory
+from segkit.export.destination import (
+    ExportReport,
+    write_images,
+    write_taxonomy,
+)
+from segkit.export.voc_xml import check_xml_text
+from segkit.masks import brush_rle, rle
+from segkit.sample import Sample, Segment
+from segkit.shards.reader import ShardSet
+from segkit.sources.label_studio import FILE_NAME, IMAGE_ID
+from segkit.sources.label_studio_regions import CROWD, IGNORE
+from segkit.sources.labels_file import label_line
+
+LOCAL_FILES = "/data/local-files/?d="
+"""Prefix of the files under LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
+
+
+def export_label_studio(
+    data: ShardSet,
+    out: str | Path,
+    *,
+    images: bool = False,
+    image_prefix: str = LOCAL_FILES + "images/",
+) -> ExportReport:
+    """Write `tasks.json`, `label_config.xml`, `labels.txt` and `taxonomy.json`.
+
+    Import `tasks.json` into a project whose labeling interface is `label_config.xml`. Crowds and
+    objects to ignore are marked in the `meta` of their region, which Label Studio keeps.
+
+    Args:
+        data: a set of any kind.
+        out: directory to create.
+        images: also write the image files, under `images/`; Label Studio serves them if its
+            LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is `out`.
+        image_prefix: what precedes the name of an image in its URL.
+
+    Raises:
+        InputError: `out` is not empty, or a class name has a character that XML does not allow.
+    """
+    names = data.taxonomy.unique_names
+    for name in names.values():
+        check_xml_text(name, data)
+    files = ["tasks.json", "label_config.xml", "labels.txt", "taxonomy.json"]
+    report = ExportReport(images=len(data), files=files)
+    with new_directory(out) as folder:
+        with (folder / "tasks.json").open("w", encoding="utf-8") as file:
+            file.write("[")
+            for count, sample in enumerate(data.samples()):
+                task = _task(sample, names, data.manifest.name, image_prefix)
+                report.annotations += len(sample.segments)
+                file.write(",\n" if count else "\n")
+                json.dump(task, file, allow_nan=False)
+            file.write("\n]\n")
+        (folder / "label_config.xml").write_bytes(_label_config(list(names.values())))
+        lines = [f"{label_line(index, name)}\n" for index, name in names.items()]
+        (folder / "labels.txt").write_text("".join(lines), "utf-8")
+        write_taxonomy(folder / "taxonomy.json", data.taxonomy)
+        if images:
+            write_images(data, folder / "images")
+            report.files.append("images/")
+    return report
+
+
+def _task(
+    sample: Sample, names: dict[int, str], model_version: str, image_prefix: str
+) -> dict[str, Any]:
+    scores = [segment.score for segment in sample.segments if segment.score is not None]
+    prediction: dict[str, Any] = {
+        "model_version": model_version,
+        "result": list(_results(sample, names)),
+    }
+    if scores:
+        prediction["score"] = sum(scores) / len(scores)
+    image = image_prefix + quote(sample.file_name)
+    return {
+        "data": {"image": image, IMAGE_ID: sample.id, FILE_NAME: sample.file_name},
+        "predictions": [prediction],
+    }
+
+
+def _results(sample: Sample, names: dict[int, str]) -> Iterator[dict[str, Any]]:
+    used: set[str] = set()
+    for number, segment in enumerate(sample.segments, start=1):
+        region_id = _region_id(segment, number, used)
+        label = names[segment.class_id]
+        row: dict[str, Any] = {
+            "id": region_id,
+            "to_name": "image",
+            "original_width": sample.width,
+            "original_height": sample.height,
+            "image_rotation": 0,
+        }
+        if segment.mask is not None:
+            mask = rle.decode(segment.mask, sample.height, sample.width)
+            value = {"format": "rle", "rle": brush_rle.encode(mask), "brushlabels": [label]}
+            row |= {"from_name": "brush", "type": "brushlabels", "value": value}
+        else:
+            row |= {"from_name": "box", "type": "rectanglelabels"}
+            row["value"] = {**_percentages(segment, sample), "rectanglelabels": [label]}
+        if segment.score is not None:
+            row["score"] = segment.score
+        marks = [CROWD] * segment.is_crowd + [IGNORE] * segment.ignore
+        if marks:
+            row["meta"] = {"text": marks}
+        yield row
+
+
+def _percentages(segment: Segment, sample: Sample) -> dict[str, float]:
+    x, y, width, height = segment.box
+    return {
+        "x": 100 * x / sample.width,
+        "y": 100 * y / sample.height,
+        "width": 100 * width / sample.width,
+        "height": 100 * height / sample.height,
+        "rotation": 0,
+    }
+
+
+def _region_id(segment: Segment, number: int, used: set[str]) -> str:
+    """The segment's own id where it is distinct and free of `#`, which Label Studio cuts off."""
+    source_id = segment.source_id
+    if source_id and "#" not in source_id and source_id not in used:
+        used.add(source_id)
+        return source_id
+    name = f"segment-{number}"
+    while name in used:
+        name += "-"
+    used.add(name)
+    return name
+
+
+def _label_config(names: list[str]) -> bytes:
+    """The labeling interface: brush masks and boxes of the same labels."""
+    root = Element("View")
+    SubElement(root, "Image", name="image", value="$image", zoom="true")
+    for tag, name in (("BrushLabels", "brush"), ("RectangleLabels", "box")):
+        control = SubElement(root, tag, name=name, toName="image")
+        for label in names:
+            SubElement(control, "Label", value=label)
+    indent(root)
+    return bytes(tostring(root, encoding="utf-8")) + b"\n"

@@ -1,0 +1,95 @@
+"""Exports labelme: a JSON file for each image, beside the images.
+
+Masks are shapes of type mask, with the exact pixels; segments without a mask are rectangles.
+"""
+
+import base64
+import json
+import posixpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkit.atomic import new_directory
+from segkit.export.destination import (
+    ExportReport,
+    FileNames,
+    write_images,
+)
+from segkit.masks import rle
+from segkit.masks.boxes import tight_box
+from segkit.sample import Sample, Segment
+from segkit.shards.reader import ShardSet
+from segkit.sources.labels_file import label_line
+
+_VERSION = "5.5.0"  # of labelme, the first with masks is 5.3
+
+
+def export_labelme(data: ShardSet, out: str | Path, *, images: bool = False) -> ExportReport:
+    """Write a JSON file for each image, and `labels.txt`.
+
+    labelme has no crowds and no objects to ignore: they are left out and counted. Ids and scores
+    are not kept.
+
+    Args:
+        data: a set of any kind.
+        out: directory to create.
+        images: also write the image files, beside the JSON files.
+
+    Raises:
+        InputError: `out` is not empty.
+    """
+    names = data.taxonomy.unique_names
+    report = ExportReport(images=len(data), files=["*.json", "labels.txt"])
+    with new_directory(out) as folder:
+        paths = FileNames(folder)
+        for sample in data.samples():
+            content = _content(sample, names, report)
+            paths.path(sample, ".json").write_text(json.dumps(content, indent=1), "utf-8")
+        lines = [f"{label_line(index, name)}\n" for index, name in names.items()]
+        (folder / "labels.txt").write_text("".join(lines), "utf-8")
+        if images:
+            write_images(data, folder)
+            report.files.append("images beside their JSON files")
+    return report
+
+
+def _content(sample: Sample, names: dict[int, str], report: ExportReport) -> dict[str, Any]:
+    shapes = []
+    for segment in sample.segments:
+        reason = "crowd" if segment.is_crowd else "ignore" if segment.ignore else None
+        if reason is not None:
+            report.leave_out(reason, 1)
+            continue
+        report.annotations += 1
+        shapes.append(_shape(segment, sample, names[segment.class_id]))
+    return {
+        "version": _VERSION,
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": posixpath.basename(sample.file_name),
+        "imageData": None,
+        "imageHeight": sample.height,
+        "imageWidth": sample.width,
+    }
+
+
+def _shape(segment: Segment, sample: Sample, label: str) -> dict[str, Any]:
+    common: dict[str, Any] = {"label": label, "group_id": None, "description": "", "flags": {}}
+    if segment.mask is None:
+        x, y, width, height = segment.box
+        points = [[x, y], [x + width, y + height]]
+        return {**common, "shape_type": "rectangle", "points": points, "mask": None}
+    mask = rle.decode(segment.mask, sample.height, sample.width)
+    left, top, width, height = map(int, tight_box(mask))
+    crop = mask[top : top + height, left : left + width]
+    points = [[left, top], [left + width - 1, top + height - 1]]
+    return {**common, "shape_type": "mask", "points": points, "mask": _png_text(crop)}
+
+
+def _png_text(crop: Any) -> str:
+    import cv2
+
+    data = cv2.imencode(".png", crop.astype(np.uint8) * 255)[1].tobytes()
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,109 @@
+"""Exports Pascal VOC detection: an XML file of boxes for each image, and the list of images.
+
+VOC counts pixels from 1 and includes the last one. Coordinates that are not whole numbers are
+written as fractions, so that the box comes back to a millionth of a pixel.
+"""
+
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from segkit.atomic import new_directory
+from segkit.errors import InputError
+from segkit.export.destination import (
+    ExportReport,
+    FileNames,
+    require_kind,
+    split_name,
+    write_images,
+    write_taxonomy,
+)
+from segkit.sample import Sample, Segment
+from segkit.shards.reader import ShardSet
+
+_DIGITS = 6  # behind the point
+
+
+def export_voc(data: ShardSet, out: str | Path, *, images: bool = False) -> ExportReport:
+    """Write `Annotations/*.xml`, `ImageSets/Main/<split>.txt` and `taxonomy.json`.
+
+    Objects to ignore are `difficult`. Crowds and stuff are left out and counted; masks, ids and
+    scores are not kept.
+
+    Args:
+        data: a set of kind boxes, instance or panoptic.
+        out: directory to create.
+        images: also write the image files, under `JPEGImages/`.
+
+    Raises:
+        InputError: the set is of another kind, `out` is not empty, or a name has a character that
+            XML does not allow.
+    """
+    kinds = ("boxes", "instance", "panoptic")
+    require_kind(data, kinds, "Pascal VOC", "its regions are not objects")
+    names = data.taxonomy.unique_names
+    for name in names.values():
+        check_xml_text(name, data)
+    main = f"ImageSets/Main/{split_name(data)}.txt"
+    report = ExportReport(images=len(data), files=["Annotations/", main, "taxonomy.json"])
+    with new_directory(out) as folder:
+        paths = FileNames(folder / "Annotations")
+        stems = []
+        for sample in data.samples():
+            path = paths.path(sample, ".xml")
+            path.write_bytes(_annotation(sample, names, report, data))
+            stems.append(path.relative_to(folder / "Annotations").with_suffix("").as_posix())
+        (folder / main).parent.mkdir(parents=True)
+        (folder / main).write_text("".join(f"{name}\n" for name in stems), "utf-8")
+        write_taxonomy(folder / "taxonomy.json", data.taxonomy)
+        if images:
+            write_images(data, folder / "JPEGImages")
+            report.files.append("JPEGImages/")
+    return report
+
+
+def check_xml_text(text: str, data: ShardSet) -> None:
+    """Raise InputError if a text has a character that XML 1.0 does not allow."""
+    bad = next((letter for letter in text if not _is_allowed(ord(letter))), None)
+    if bad is not None:
+        message = f"the name {text!r} has a character that XML does not allow"
+        raise InputError(message, file=data.path, hint="rename it with `segkit relabel`")
+
+
+def _is_allowed(code: int) -> bool:
+    basic = 0x20 <= code < 0xD800 or 0xE000 <= code < 0xFFFE
+    return basic or code > 0xFFFF or code in (0x9, 0xA, 0xD)
+
+
+def _annotation(
+    sample: Sample, names: dict[int, str], report: ExportReport, data: ShardSet
+) -> bytes:
+    root = Element("annotation")
+    folder, _, name = sample.file_name.rpartition("/")
+    check_xml_text(sample.file_name, data)
+    SubElement(root, "folder").text = folder
+    SubElement(root, "filename").text = name
+    size = SubElement(root, "size")
+    for key, value in (("width", sample.width), ("height", sample.height), ("depth", 3)):
+        SubElement(size, key).text = str(value)
+    SubElement(root, "segmented").text = "0"
+    for segment in sample.segments:
+        reason = "stuff" if segment.kind == "stuff" else "crowd" if segment.is_crowd else None
+        if reason is not None:
+            report.leave_out(reason, 1)
+            continue
+        report.annotations += 1
+        _add_object(root, segment, names[segment.class_id])
+    indent(root)
+    return bytes(tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _add_object(root: Element, segment: Segment, name: str) -> None:
+    entry = SubElement(root, "object")
+    SubElement(entry, "name").text = name
+    for key, value in (("truncated", 0), ("difficult", int(segment.ignore))):
+        SubElement(entry, key).text = str(value)
+    x, y, width, height = segment.box
+    box = SubElement(entry, "bndbox")
+    corners = {"xmin": x + 1, "ymin": y + 1, "xmax": x + width, "ymax": y + height}
+    for key, number in corners.items():
+        SubElement(box, key).text = f"{number:.{_DIGITS}f}".rstrip("0").rstrip(".")

@@ -1,0 +1,232 @@
+"""Converts Label Studio's JSON export: polygons, brush masks, ellipses and boxes of each task.
+
+Coordinates are percentages of the image. Of several annotations of a task, one is taken: that
+marked as ground truth, or else the one that was changed last.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from segkit.errors import InputError
+from segkit.images.check import IMAGE_EXTENSIONS
+from segkit.sources import json_stream
+from segkit.sources.annotation_files import stem
+from segkit.sources.drawn_source import Annotation, DrawnSource, ImageAnnotations, classes_of
+from segkit.sources.file_format import reject_other_formats
+from segkit.sources.label_studio_regions import (
+    MASKED,
+    image_size,
+    labels_of,
+    region_kind,
+    regions,
+    results,
+)
+from segkit.sources.ledger import AnnotationError, ImageError
+from segkit.sources.source import Record
+
+IMAGE_ID, FILE_NAME = "segkit_id", "segkit_file_name"
+"""Keys of a task's `data` under which an export of segkit keeps an image's id and name."""
+_UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")
+_HINT = "export the project from Label Studio in the format JSON"
+
+
+@dataclass(frozen=True)
+class LabelStudio(DrawnSource):
+    """A JSON export and the images of its tasks."""
+
+    predictions: bool = False
+    """Whether tasks without an annotation have their last prediction."""
+    name: str = "labelstudio"
+
+    def all_records(self) -> Iterator[Record]:
+        """Yield the tasks in the file's order, each with its text."""
+        for count, (task, text) in enumerate(json_stream.elements(self.annotations), start=1):
+            data = task.get("data") if isinstance(task, dict) else None
+            data = data if isinstance(data, dict) else {}
+            name, candidates = _image_names(data, task)
+            task_id = data.get(IMAGE_ID, task.get("id") if isinstance(task, dict) else None)
+            record_id = str(task_id) if isinstance(task_id, str | int) else stem(name)
+            yield Record(record_id or f"task {count}", name, candidates, text)
+
+    def read(self, record: Record) -> ImageAnnotations:
+        """Read the regions of a task."""
+        task = json.loads(record.data)
+        name = f"image {record.id}"
+        if not record.file_name:
+            message = "the task has no image: no value of its `data` is the path of one"
+            raise ImageError("malformed-image", message, file=self.annotations, record=name)
+        entries = annotations_of(task)
+        chosen = _choose(entries)
+        predicted = _last_prediction(task) if chosen is None and self.predictions else None
+        content = predicted if chosen is None else chosen
+        if content is None:
+            message = "the task has no annotation"
+            raise ImageError("not-annotated", message, file=self.annotations, record=name)
+        annotations = list(regions(content, predicted=chosen is None))
+        for entry in entries:
+            if entry is not chosen:
+                annotations += _not_chosen(entry)
+        return ImageAnnotations(self.annotations, annotations, image_size(content))
+
+
+def open_label_studio(
+    annotations: Path,
+    images: Path,
+    *,
+    labels: Path | None = None,
+    predictions: bool = False,
+    boxes_only: bool = False,
+) -> LabelStudio:
+    """Open a JSON export of Label Studio as a source.
+
+    Args:
+        annotations: the JSON file, a list of tasks.
+        images: folder in which the images of the tasks are, under their paths or file names.
+        labels: list of classes; None takes the labels that occur, in alphabetical order from 0.
+        predictions: take the last prediction of tasks without an annotation.
+        boxes_only: keep only the boxes of polygons and masks.
+
+    Raises:
+        InputError: the file cannot be read, is not a list of tasks, or has no label.
+    """
+    reject_other_formats(annotations, "labelstudio")
+    names: set[str] = set()
+    masked, only_predicted, passed_over = False, 0, Counter[str]()
+    for count, (task, _) in enumerate(json_stream.elements(annotations)):
+        if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
+            raise InputError(_not_a_task(task), file=annotations, record=f"[{count}]", hint=_HINT)
+        chosen = _choose(annotations_of(task))
+        predicted = _last_prediction(task) if chosen is None else None
+        only_predicted += predicted is not None and not predictions
+        content = chosen if chosen is not None or not predictions else predicted
+        for result in results(content):
+            kind = region_kind(result)
+            masked |= kind in MASKED
+            if kind is None:
+                passed_over[str(result.get("type"))[:40]] += 1
+        names.update(label for label, kind in labels_of(content) if kind != "unsupported")
+    if not names and only_predicted:
+        message = f"its tasks have no annotations, but {only_predicted} have predictions"
+        raise InputError(message, file=annotations, hint="give --predictions to take those")
+    return LabelStudio(
+        images,
+        annotations,
+        classes_of(names, labels, file=annotations, name="labelstudio"),
+        "instance" if masked and not boxes_only else "boxes",
+        {"predictions": predictions},
+        boxes_only,
+        _notes(only_predicted, passed_over),
+        predictions=predictions,
+    )
+
+
+def annotations_of(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the annotations of a task; `completions` is their name before version 1.0."""
+    entries = task.get("annotations", task.get("completions"))
+    if not isinstance(entries, list):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _choose(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The ground truth, or else the annotation that was changed last; none that was canceled."""
+    valid = [entry for entry in entries if not entry.get("was_cancelled")]
+    return max(
+        enumerate(valid),
+        key=lambda pair: (
+            bool(pair[1].get("ground_truth")),
+            str(pair[1].get("updated_at") or pair[1].get("created_at") or ""),
+            pair[0],
+        ),
+        default=(0, None),
+    )[1]
+
+
+def _last_prediction(task: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The last prediction; exports may list only the ids of predictions."""
+    entries = task.get("predictions")
+    if not isinstance(entries, list):
+        return None
+    return next((entry for entry in reversed(entries) if isinstance(entry, dict)), None)
+
+
+def _not_chosen(entry: dict[str, Any]) -> Iterator[Annotation]:
+    number = entry.get("id")
+    reason = "it was canceled" if entry.get("was_cancelled") else "another one of its task is used"
+    for label, kind in labels_of(entry):
+        if kind is not None:
+            error = AnnotationError("not-chosen", f"a region of annotation {number}: {reason}")
+            yield Annotation(label, f"annotation {number}", error, {"annotation": number})
+
+
+def _image_names(data: Mapping[str, Any], task: Any) -> tuple[str, tuple[str, ...]]:
+    """The name of a task's image, "" if it has none, and its possible paths."""
+    value = _image_value(data)
+    if value is None:
+        return "", ("",)
+    path = _path(value)
+    last = path.rpartition("/")[2]
+    upload = _UPLOAD.fullmatch(last)
+    names = [data[FILE_NAME]] if isinstance(data.get(FILE_NAME), str) else []
+    parts = path.split("/")
+    names += ["/".join(parts[index:]) for index in range(len(parts))]
+    if upload:
+        names.append(upload[1])
+    if isinstance(task, dict) and isinstance(task.get("file_upload"), str):
+        names.append(task["file_upload"])
+    names = list(dict.fromkeys(name for name in names if name)) or [value]
+    return names[0], tuple(names)
+
+
+def _image_value(data: Mapping[str, Any]) -> str | None:
+    """The value under `image`, or the first one that is the path of an image."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    for key in ("image", "img", "image_url", "url"):
+        if texts.get(key):
+            return texts[key]
+    for key, value in texts.items():
+        path = _path(value).lower()
+        if key != FILE_NAME and path.endswith(tuple(IMAGE_EXTENSIONS)):
+            return value
+    return None
+
+
+def _path(value: str) -> str:
+    """The path in `/data/upload/..`, `/data/local-files/?d=..`, a URL, or a plain path."""
+    text = value.replace("\\", "/")
+    try:
+        parts = urlsplit(text)
+        local = parse_qs(parts.query).get("d", [""])[0]
+    except ValueError:
+        return text
+    if parts.path.startswith("/data/local-files") and local:
+        return local.lstrip("/")
+    if not parts.scheme and not parts.path.startswith("/data/"):
+        return text.lstrip("/")  # a plain path, in which %, ? and # are letters
+    path = unquote(parts.path)
+    return path.removeprefix("/data/upload/").lstrip("/") if not parts.scheme else path.lstrip("/")
+
+
+def _not_a_task(task: Any) -> str:
+    if isinstance(task, dict) and ({"annotator", "annotation_id", "label"} & task.keys()):
+        return "is an export in the format JSON-MIN, which lacks what the format JSON has"
+    return "is not a task of Label Studio: it has no `data`"
+
+
+def _notes(only_predicted: int, passed_over: Counter[str]) -> tuple[str, ...]:
+    notes = []
+    if only_predicted:
+        notes.append(
+            f"{only_predicted} tasks have predictions but no annotation; "
+            "--predictions takes their predictions"
+        )
+    if passed_over:
+        listed = ", ".join(f"{name} {count}" for name, count in passed_over.most_common(5))
+        notes.append(f"results that are not regions are not kept: {listed}")
+    return tuple(notes)

@@ -1,0 +1,268 @@
+"""Converts labelme: a JSON file for each image, with polygons, boxes, circles and masks.
+
+Shapes of one `group_id` and label are parts of one object. Where an image file is missing, the
+image that the JSON embeds is used.
+"""
+
+import base64
+import binascii
+import json
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segkit.sources import shapes
+from segkit.sources.annotation_files import (
+    AnnotationFiles,
+    ImageFolder,
+    list_annotations,
+    pair_files,
+    read_all,
+    stem,
+)
+from segkit.sources.drawn_source import Annotation, ImageAnnotations, classes_of
+from segkit.sources.ledger import AnnotationError, ImageError
+from segkit.sources.shapes import Draw, Point
+from segkit.sources.source import Record
+
+_HINT = "give the folder of labelme's JSON files"
+_MASKED = ("polygon", "circle", "mask", "")
+_UNSUPPORTED = ("point", "points", "line", "linestrip", "points_with_labels")
+
+
+@dataclass(frozen=True)
+class LabelmeJson(AnnotationFiles):
+    """labelme's JSON files and their images."""
+
+    name: str = "labelme"
+
+    def read(self, record: Record) -> ImageAnnotations:
+        """Read the shapes of a JSON file, and the image if it is embedded."""
+        file, name = self.annotations / str(record.data), f"image {record.id}"
+        content = _parse(self.read_file(record))
+        if content is None:
+            message = "is not a JSON file of labelme: it has no list `shapes`"
+            code = "unreadable-annotations"
+            raise ImageError(code, message, file=file, record=name)
+        annotations = _annotations(content["shapes"])
+        return ImageAnnotations(file, annotations, _size(content), _embedded(content))
+
+
+def open_labelme(
+    annotations: Path,
+    images: Path | None = None,
+    *,
+    labels: Path | None = None,
+    boxes_only: bool = False,
+) -> LabelmeJson:
+    """Open a folder of labelme's JSON files as a source.
+
+    JSON files of other programs are passed over, and noted. Images without a file are counted as
+    not annotated.
+
+    Args:
+        annotations: folder of the JSON files; its subfolders are searched.
+        images: folder of the images; by default that of the JSON files. An image has the path in
+            the JSON, or the path or name of the JSON file.
+        labels: list of classes; None takes the labels that occur, in alphabetical order from 0.
+        boxes_only: keep only the boxes of polygons and masks.
+
+    Raises:
+        InputError: a folder cannot be read, or there is no label.
+    """
+    names = list_annotations(annotations, ".json", "labelme", hint=_HINT)
+    root = annotations if images is None else images
+    contents = _Contents(same_root=images is None)
+    for name, data in read_all(annotations, names):
+        contents.add(name, data)
+    folder = ImageFolder.of(root)
+    paired, bare = pair_files(contents.names, folder)
+    used, entries = set[str](), []
+    for name, image in zip(contents.names, paired, strict=True):
+        record = _record(name, image, contents.paths[name], set(folder.names))
+        used.add(record.file_name)
+        entries.append(record)
+    entries += [
+        Record(stem(image), image, (image,), None, listed=True)
+        for image in bare
+        if image not in used
+    ]
+    entries.sort(key=lambda record: record.id)
+    return LabelmeJson(
+        root,
+        annotations,
+        classes_of(contents.labels, labels, file=annotations, name="labelme"),
+        "instance" if contents.masked and not boxes_only else "boxes",
+        {},
+        boxes_only,
+        contents.notes(),
+        entries=tuple(entries),
+    )
+
+
+class _Contents:
+    """What the JSON files of a folder contain."""
+
+    def __init__(self, same_root: bool) -> None:
+        self.names: list[str] = []
+        self.paths: dict[str, tuple[str, ...]] = {}
+        """JSON file -> possible paths of its image."""
+        self.labels: set[str] = set()
+        self.masked = False
+        self._same_root = same_root
+        self._passed_over = 0
+
+    def add(self, name: str, data: bytes | None) -> None:
+        """Add a file; one that is damaged is reported when it is converted."""
+        content = _parse(data or b"")
+        if content is None and _is_json(data):
+            self._passed_over += 1
+            return
+        self.names.append(name)
+        content = content or {"shapes": []}
+        self.paths[name] = _image_paths(name, content.get("imagePath"))
+        for shape in content["shapes"]:
+            if isinstance(shape, dict) and _type(shape) not in _UNSUPPORTED:
+                self.labels.add(str(shape.get("label") or ""))
+                self.masked |= _type(shape) in _MASKED
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what the user must know."""
+        if not self._passed_over:
+            return ()
+        return (f"JSON files that are not labelme's were passed over: {self._passed_over}",)
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return (
+        content if isinstance(content, dict) and isinstance(content.get("shapes"), list) else None
+    )
+
+
+def _is_json(data: bytes | None) -> bool:
+    try:
+        json.loads((data or b"").decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _image_paths(name: str, value: Any) -> tuple[str, ...]:
+    """The possible paths of an image, from `imagePath`, which is relative to the JSON file."""
+    if not isinstance(value, str) or not value:
+        return ()
+    text = value.replace("\\", "/")
+    last = text.rpartition("/")[2]
+    folder = posixpath.dirname(name)
+    beside = posixpath.normpath(posixpath.join(folder, text))
+    paths = [path for path in (beside, text) if not path.startswith(("/", "../")) and path != ".."]
+    paths += [posixpath.join(folder, last), last]
+    return tuple(dict.fromkeys(path for path in paths if path and ".." not in path.split("/")))
+
+
+def _record(name: str, image: str | None, paths: tuple[str, ...], images: set[str]) -> Record:
+    """The record of a JSON file: the image that it names, or else the one with its own name."""
+    match = next((path for path in paths if path in images), image)
+    if match is not None:
+        return Record(stem(name), match, (match,), name, listed=True)
+    candidates = (*paths, f"{stem(name)}.jpg")
+    return Record(stem(name), candidates[0], candidates, name)
+
+
+def _size(content: Mapping[str, Any]) -> tuple[int, int] | None:
+    width, height = content.get("imageWidth"), content.get("imageHeight")
+    if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
+        return width, height
+    return None
+
+
+def _embedded(content: Mapping[str, Any]) -> bytes | None:
+    text = content.get("imageData")
+    if not isinstance(text, str) or not text:
+        return None
+    try:
+        return base64.b64decode(text) or None
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _annotations(entries: Sequence[Any]) -> list[Annotation]:
+    return [_annotation(entry, count) for count, entry in enumerate(entries, start=1)]
+
+
+def _annotation(entry: Any, count: int) -> Annotation:
+    place = f"shape {count}"
+    if not isinstance(entry, dict):
+        error = AnnotationError("malformed-annotation", "the shape is not a JSON object")
+        return Annotation("", place, error, str(entry)[:200])
+    draw: Draw | AnnotationError
+    try:
+        draw = _draw(entry)
+    except AnnotationError as reason:
+        draw = reason
+    group = entry.get("group_id")
+    label = entry.get("label")
+    return Annotation(
+        label if isinstance(label, str) else "",
+        place,
+        draw,
+        {key: value for key, value in entry.items() if len(str(value)) < 10_000},
+        group=group if isinstance(group, int) and not isinstance(group, bool) else None,
+    )
+
+
+def _type(shape: Mapping[str, Any]) -> str:
+    """The type of a shape; "" before version 3, when all shapes were polygons."""
+    return str(shape.get("shape_type") or "")
+
+
+def _draw(shape: Mapping[str, Any]) -> Draw:
+    kind, points = _type(shape), _points(shape)
+    if kind in _UNSUPPORTED:
+        raise AnnotationError("unsupported-shape", f"a {kind} covers no pixels")
+    if kind in ("polygon", ""):
+        return shapes.polygons([[number for point in points for number in point]])
+    if kind == "oriented_rectangle":
+        return shapes.rotated_box(_exactly(points, 4))
+    if kind not in ("rectangle", "circle", "mask"):
+        message = f"a shape of type {kind[:40]!r} is not known"
+        raise AnnotationError("malformed-annotation", message)
+    (x0, y0), (x1, y1) = _exactly(points, 2)
+    if kind == "rectangle":
+        return shapes.corner_box(x0, y0, x1, y1)
+    if kind == "circle":
+        radius = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
+        return shapes.ellipse((x0, y0), radius, radius)
+    if not isinstance(shape.get("mask"), str):
+        raise AnnotationError("malformed-annotation", "the shape has no mask")
+    # the first point is that of the mask's first pixel
+    return shapes.mask_crop(shapes.png_mask(shape["mask"]), int(x0), int(y0))
+
+
+def _points(shape: Mapping[str, Any]) -> list[Point]:
+    points = shape.get("points")
+    valid = isinstance(points, list) and all(
+        isinstance(point, list)
+        and len(point) == 2
+        and all(isinstance(number, int | float) for number in point)
+        for point in points
+    )
+    if not valid or not isinstance(points, list):
+        raise AnnotationError("malformed-annotation", "points are not a list of [x, y]")
+    if not all(abs(number) < shapes.MAX_COORDINATE for point in points for number in point):
+        message = "a coordinate is not finite or out of range"
+        raise AnnotationError("malformed-annotation", message)
+    return [(float(x), float(y)) for x, y in points]
+
+
+def _exactly(points: list[Point], count: int) -> list[Point]:
+    if len(points) != count:
+        message = f"the shape has {len(points)} points, not {count}"
+        raise AnnotationError("malformed-annotation", message)
+    return points

@@ -1,0 +1,225 @@
+"""Recognizes the format of a data set, for `segkit convert auto`."""
+
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+from segkit.errors import InputError
+from segkit.sources.file_format import file_format
+from segkit.sources.image_files import find_image, visible_files
+from segkit.sources.ledger import ImageError, Tally
+from segkit.sources.source import Source
+
+_MAX_FILES = 2000  # that are listed to find the first annotation file
+_FIRST = 5  # images of which one must be found
+_LABELS = ("labels.txt", "labelmap.txt", "classes.txt")
+_HINT = (
+    "give data.yaml, an XML or JSON file, or the folder of a data set; "
+    "`segkit convert --help` lists the sources"
+)
+_Opener = Callable[[], Source]
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """A data set whose format is known."""
+
+    words: tuple[str, ...]
+    """The words after `segkit convert` that convert it."""
+    source: Source
+
+    @property
+    def command(self) -> str:
+        """The command line, without `--out`."""
+        return shlex.join(("segkit", "convert", *self.words))
+
+
+def recognize(path: Path, split: str | None = None) -> Recognition:
+    """Open a data set of any known format.
+
+    Args:
+        path: an annotation file, or the folder of a data set.
+        split: the split, where the data set has several.
+
+    Raises:
+        InputError: the format is not known, the images are not found, or the split is missing.
+    """
+    if path.is_file():
+        return _file(path, split)
+    if not path.is_dir():
+        raise InputError("no such file or folder", file=path, hint=_HINT)
+    for attempt in (_layout, _yolo_folder, _annotation_folder):
+        recognition = attempt(path, split)
+        if recognition is not None:
+            return recognition
+    raise InputError("has no known format of annotations", file=path, hint=_HINT)
+
+
+def _file(path: Path, split: str | None) -> Recognition:
+    """The data set of an annotation file."""
+    known = file_format(path)
+    if known is None:
+        raise InputError("is not an annotation file of a known format", file=path, hint=_HINT)
+    if known.command == "yolo":
+        return _yolo(path, split)
+    if split is not None:
+        message = f"has no splits, but --split is {split!r}"
+        raise InputError(message, file=path, hint="omit --split")
+    if known.command == "voc-boxes":
+        return _voc_boxes(path.parent, path.parent)
+    if known.command == "labelme":
+        return _labelme(path.parent)
+    words, open_source = _file_source(known.command, path)
+    source = _with_images(open_source(), path, words)
+    return Recognition((*words, str(path), "--images", str(source.images)), source)
+
+
+def _file_source(command: str, path: Path) -> tuple[tuple[str, ...], _Opener]:
+    """The words before an annotation file, and a function that opens it without its images."""
+    from segkit.sources.coco_instances import open_coco_instances
+    from segkit.sources.coco_panoptic import open_coco_panoptic
+    from segkit.sources.cvat_xml import open_cvat
+    from segkit.sources.label_studio import open_label_studio
+    from segkit.sources.objects365 import open_objects365
+
+    folder = path.parent
+    if command == "cvat":
+        return ("cvat", "--annotations"), lambda: open_cvat(path, folder)
+    if command == "labelstudio":
+        return ("labelstudio", "--annotations"), lambda: open_label_studio(path, folder)
+    if path.name.startswith("zhiyuan_objv2"):
+        return ("objects365", "--annotations"), lambda: open_objects365(path, folder)
+    if path.with_suffix("").is_dir():
+        return ("coco", "--panoptic"), lambda: open_coco_panoptic(path, folder)
+    return ("coco", "--instances"), lambda: open_coco_instances(path, folder)
+
+
+def _with_images(source: Source, path: Path, words: tuple[str, ...]) -> Source:
+    """The source with the folder in which one of its first images is."""
+    records = list(islice(source.records(Tally()), _FIRST))
+    split = path.stem.rpartition("_")[2]
+    parents = (path.parent, path.parent.parent)
+    folders = [parent / name for parent in parents for name in ("images", split, f"images/{split}")]
+    for folder in (*folders, *parents):
+        for record in records if folder.is_dir() else ():
+            try:
+                find_image(folder, record.candidates, record=record.id)
+            except ImageError:
+                continue
+            return cast(Source, replace(cast(Any, source), images=folder))
+    line = shlex.join(("segkit", "convert", *words, str(path)))
+    message = "its images are not in the folders around it"
+    raise InputError(message, file=path, hint=f"say where: `{line} --images FOLDER`")
+
+
+def _layout(path: Path, split: str | None) -> Recognition | None:
+    """A data set that its folders give away."""
+    from segkit.sources.ade import open_ade
+    from segkit.sources.cityscapes import open_cityscapes
+
+    def has(*names: str) -> bool:
+        return all((path / name).is_dir() for name in names)
+
+    if has("leftImg8bit", "gtFine"):
+        name = _required(split, path, "Cityscapes", path / "gtFine")
+        words = ("cityscapes", "--root", str(path), "--split", name)
+        return Recognition(words, open_cityscapes(path, name))
+    if has("images", "annotations") and (has("images/training") or has("images/validation")):
+        name = _required(split, path, "ADE20K", path / "annotations")
+        words = ("ade", "--root", str(path), "--split", name)
+        return Recognition(words, open_ade(path, name))
+    if has("Annotations", "JPEGImages"):
+        return _voc_boxes(path / "Annotations", path / "JPEGImages", path, split)
+    return None
+
+
+def _required(split: str | None, path: Path, noun: str, folder: Path) -> str:
+    if split is not None:
+        return split
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    hint = f"give --split, one of {', '.join(names)}"
+    raise InputError(f"is a folder of {noun} with several splits", file=path, hint=hint)
+
+
+def _yolo_folder(path: Path, split: str | None) -> Recognition | None:
+    """A folder with a data.yaml, or with label files and a list of names."""
+    yamls = [entry for entry in sorted(path.iterdir()) if entry.suffix in (".yaml", ".yml")]
+    described = [entry for entry in yamls if file_format(entry) is not None]
+    if described:
+        names = [entry.name for entry in described]
+        file = described[names.index("data.yaml") if "data.yaml" in names else 0]
+        return _yolo(file, split)
+    if any((path / name).is_file() for name in ("classes.txt", "obj.names", "labels/classes.txt")):
+        return _yolo(path, split)
+    return None
+
+
+def _annotation_folder(path: Path, split: str | None) -> Recognition | None:
+    """A folder in which the first XML or JSON file, or a folder of masks, gives the format away."""
+    from segkit.sources.semantic_masks import open_semantic
+
+    labels = next((path / name for name in _LABELS if (path / name).is_file()), None)
+    if labels is not None and (path / "images").is_dir() and (path / "masks").is_dir():
+        images, masks = path / "images", path / "masks"
+        words = (
+            "semantic",
+            "--images",
+            str(images),
+            "--masks",
+            str(masks),
+            "--labels",
+            str(labels),
+        )
+        return Recognition(words, open_semantic(images, masks, labels))
+    formats: dict[str, list[Path]] = {}
+    for file in _annotation_files(path):
+        known = file_format(file)
+        if known is not None:
+            formats.setdefault(known.command, []).append(file)
+        if known is not None and known.command in ("voc-boxes", "labelme"):
+            break  # there are as many files as images
+    if not formats:
+        return None
+    if len(formats) > 1 or (files := next(iter(formats.values())))[1:]:
+        listed = ", ".join(str(file) for files in formats.values() for file in files[:3])
+        message = f"has several annotation files ({listed})"
+        raise InputError(message, file=path, hint="give one of them")
+    command, (file,) = next(iter(formats.items()))
+    if command == "voc-boxes":
+        return _voc_boxes(path, path)
+    return _labelme(path) if command == "labelme" else _file(files[0], split)
+
+
+def _annotation_files(path: Path) -> Iterator[Path]:
+    names = islice(visible_files(path), _MAX_FILES)
+    yield from (path / name for name in sorted(names) if name.lower().endswith((".xml", ".json")))
+
+
+def _yolo(path: Path, split: str | None) -> Recognition:
+    from segkit.sources.yolo_labels import open_yolo
+
+    words = ("yolo", "--data", str(path), *(("--split", split) if split else ()))
+    return Recognition(words, open_yolo(path, split))
+
+
+def _labelme(path: Path) -> Recognition:
+    from segkit.sources.labelme_json import open_labelme
+
+    return Recognition(("labelme", "--annotations", str(path)), open_labelme(path))
+
+
+def _voc_boxes(
+    annotations: Path, images: Path, root: Path | None = None, split: str | None = None
+) -> Recognition:
+    from segkit.sources.voc_boxes import open_voc_boxes
+
+    words: tuple[str, ...]
+    words = ("voc-boxes", "--annotations", str(annotations), "--images", str(images))
+    listed = None
+    if root is not None and split is not None:
+        listed = root / "ImageSets" / "Main" / f"{split}.txt"
+        words += ("--list", str(listed))
+    return Recognition(words, open_voc_boxes(annotations, images, listed=listed))

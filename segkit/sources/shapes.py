@@ -1,0 +1,272 @@
+"""Draws what people draw in labeling tools: boxes, polygons, ellipses and masks become segments.
+
+A `Draw` receives the size of the image, because some formats give fractions of it.
+"""
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.images.png import check_png
+from segkit.masks import rle
+from segkit.sample import Box
+from segkit.sources.ledger import AnnotationError
+
+Point = tuple[float, float]
+"""x, y in pixels."""
+MAX_COORDINATE = 1e9
+"""Pixels; a larger coordinate is a wrong number."""
+_ELLIPSE_TOLERANCE = 0.02  # pixels between an ellipse and the polygon that stands for it
+_MAX_ELLIPSE_POINTS = 4096
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A shape in an image."""
+
+    box: Box
+    mask: bytes | None = None
+    """RLE counts over the image; None for a box."""
+    polygons: str | None = None
+    """The polygons, as JSON text of COCO's form."""
+    warning: str | None = None
+    """A key of `ledger.WARNINGS`."""
+
+
+Draw = Callable[[int, int], Drawing]
+"""Width and height of the image in pixels -> the drawing; raises AnnotationError."""
+
+
+def number(text: str | None) -> float:
+    """Return a number that is written as text.
+
+    Raises:
+        AnnotationError: it is not a finite number (`malformed-annotation`).
+    """
+    if text is None or not _NUMBER.fullmatch(text.strip()):
+        raise AnnotationError("malformed-annotation", f"{text!r} is not a number")
+    return float(text)
+
+
+def box(x: float, y: float, width: float, height: float) -> Draw:
+    """An upright box in pixels.
+
+    Raises:
+        AnnotationError: a number is not finite (`malformed-annotation`), or the box has no extent
+            (`degenerate-box`).
+    """
+    _check_numbers((x, y, width, height))
+    if min(width, height) <= 0:
+        raise AnnotationError("degenerate-box", f"a box of {width:g} x {height:g} pixels")
+    return lambda image_width, image_height: Drawing((x, y, width, height))
+
+
+def corner_box(x0: float, y0: float, x1: float, y1: float) -> Draw:
+    """An upright box from two opposite corners, in any order; raises the errors of `box`."""
+    _check_numbers((x0, y0, x1, y1))
+    return box(min(x0, x1), min(y0, y1), abs(x1 - x0), abs(y1 - y0))
+
+
+def rotated_box(corners: Sequence[Point]) -> Draw:
+    """The upright box around a rotated one, whose corners are kept as a polygon.
+
+    Raises:
+        AnnotationError: as of `box`.
+    """
+    _check_numbers([number for corner in corners for number in corner])
+    xs, ys = zip(*corners, strict=True)
+    x, y, width, height = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+    if min(width, height) <= 0:
+        raise AnnotationError("degenerate-box", f"a box of {width:g} x {height:g} pixels")
+    text = json.dumps([[number for corner in corners for number in corner]])
+    drawing = Drawing((x, y, width, height), None, text, "rotated-box")
+    return lambda image_width, image_height: drawing
+
+
+def turned_box(
+    center: Point, width: float, height: float, angle: float, *, radians: bool = False
+) -> Draw:
+    """A box that is rotated clockwise around its center; an upright one if the angle is 0.
+
+    Raises:
+        AnnotationError: as of `box`.
+    """
+    x, y = center
+    upright = box(x - width / 2, y - height / 2, width, height)
+    _check_numbers((angle,))
+    if not angle:
+        return upright
+    half_x, half_y = width / 2, height / 2
+    corners = [
+        (x - half_x, y - half_y),
+        (x + half_x, y - half_y),
+        (x + half_x, y + half_y),
+        (x - half_x, y + half_y),
+    ]
+    return rotated_box(rotate(corners, center, math.degrees(angle) if radians else angle))
+
+
+def rotate(points: Sequence[Point], center: Point, degrees: float) -> list[Point]:
+    """Rotate points around a center, clockwise on the screen, where y points down."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x, y = center
+    return [
+        (x + (px - x) * cosine - (py - y) * sine, y + (px - x) * sine + (py - y) * cosine)
+        for px, py in points
+    ]
+
+
+def polygons(rings: Sequence[Sequence[float]]) -> Draw:
+    """The union of polygons [x1, y1, x2, y2, ...], as pycocotools rasterizes them."""
+    return partial(_draw_polygons, [list(map(float, ring)) for ring in rings])
+
+
+def ellipse(center: Point, radius_x: float, radius_y: float, degrees: float = 0.0) -> Draw:
+    """A filled ellipse, rotated clockwise around its center.
+
+    It is rasterized as a polygon that differs by less than a fiftieth of a pixel.
+
+    Raises:
+        AnnotationError: a number is not finite (`malformed-annotation`), or a radius is not
+            positive (`empty-mask`).
+    """
+    _check_numbers((*center, radius_x, radius_y, degrees))
+    if min(radius_x, radius_y) <= 0:
+        raise AnnotationError("empty-mask", f"an ellipse with radii {radius_x:g} and {radius_y:g}")
+    x, y = center
+    sagitta = min(1.0, _ELLIPSE_TOLERANCE / max(radius_x, radius_y))
+    count = math.ceil(math.pi / math.acos(1 - sagitta))
+    angles = np.linspace(0, 2 * math.pi, min(max(count, 16), _MAX_ELLIPSE_POINTS), endpoint=False)
+    around = [
+        (x + radius_x * math.cos(angle), y + radius_y * math.sin(angle))
+        for angle in angles.tolist()
+    ]
+    ring = [number for point in rotate(around, center, degrees) for number in point]
+    return partial(_draw_polygons, [ring], keep=False)
+
+
+def mask_crop(crop: NDArray[Any], left: int, top: int) -> Draw:
+    """A (H, W) mask whose first pixel is at (left, top); pixels beyond the image are cut off."""
+    return partial(_draw_crop, crop, left, top)
+
+
+def full_mask(mask: NDArray[Any]) -> Draw:
+    """A (H, W) mask of the size of the image."""
+
+    def draw(width: int, height: int) -> Drawing:
+        if mask.shape != (height, width):
+            rows, columns = mask.shape
+            message = f"the mask is {columns} x {rows}, its image {width} x {height}"
+            raise AnnotationError("mask-size-mismatch", message)
+        return _with_mask(rle.encode(mask), width, height)
+
+    return draw
+
+
+def png_mask(text: str) -> NDArray[np.bool_]:
+    """Return the (H, W) mask of a PNG in base64: its pixels that are not 0 (or transparent).
+
+    Raises:
+        AnnotationError: not base64, or not a whole PNG (`malformed-annotation`).
+    """
+    import cv2
+
+    try:
+        data = base64.b64decode(text, validate=True)
+        check_png(data)
+    except (binascii.Error, ValueError) as error:
+        message = f"its mask is not a PNG in base64 ({error})"
+        raise AnnotationError("malformed-annotation", message) from None
+    pixels: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise AnnotationError("malformed-annotation", "its mask is a PNG that cannot be decoded")
+    if pixels.ndim == 3:
+        pixels = pixels[..., 3] if pixels.shape[2] == 4 else pixels.max(axis=2)
+    return np.asarray(pixels != 0)
+
+
+def union(parts: Sequence[Draw]) -> Draw:
+    """One object of several parts: the union of masks, or the box around all boxes."""
+    return parts[0] if len(parts) == 1 else partial(_draw_union, parts)
+
+
+def _rectangle(box: Box) -> list[float]:
+    """The polygon of a box."""
+    x, y, width, height = box
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def _check_numbers(numbers: Sequence[float]) -> None:
+    if not all(abs(number) < MAX_COORDINATE for number in numbers):  # NaN fails, too
+        raise AnnotationError("malformed-annotation", "a coordinate is not finite or out of range")
+
+
+def _draw_polygons(
+    rings: list[list[float]], width: int, height: int, *, keep: bool = True
+) -> Drawing:
+    try:
+        mask = rle.from_polygons(rings, height, width)
+    except ValueError as error:
+        raise AnnotationError("degenerate-polygon", str(error)) from None
+    if not rle.area(mask, height, width):
+        return replace(_draw_edges(rings, width, height), warning="thin-polygon")
+    return _with_mask(mask, width, height, json.dumps(rings) if keep else None)
+
+
+def _draw_edges(rings: list[list[float]], width: int, height: int) -> Drawing:
+    """The pixels that contain the edges of polygons."""
+    import cv2
+
+    canvas = np.zeros((height, width), np.uint8)
+    points = [np.floor(ring).astype(np.int32).reshape(-1, 2) for ring in rings]
+    cv2.fillPoly(canvas, points, 1)
+    return _with_mask(rle.encode(canvas), width, height)
+
+
+def _draw_crop(crop: NDArray[Any], left: int, top: int, width: int, height: int) -> Drawing:
+    canvas = np.zeros((height, width), bool)
+    rows, columns = crop.shape
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = min(top + rows, height), min(left + columns, width)
+    if y0 < y1 and x0 < x1:
+        canvas[y0:y1, x0:x1] = crop[y0 - top : y1 - top, x0 - left : x1 - left]
+    return _with_mask(rle.encode(canvas), width, height)
+
+
+def _draw_union(parts: Sequence[Draw], width: int, height: int) -> Drawing:
+    drawings = [draw(width, height) for draw in parts]
+    masks = [drawing.mask for drawing in drawings if drawing.mask is not None]
+    if not masks:
+        x0, y0 = (min(drawing.box[axis] for drawing in drawings) for axis in (0, 1))
+        x1, y1 = (
+            max(drawing.box[axis] + drawing.box[axis + 2] for drawing in drawings)
+            for axis in (0, 1)
+        )
+        return Drawing((x0, y0, x1 - x0, y1 - y0))
+    # among masks, a box is a part as any other: the pixels inside it
+    rings: list[list[float]] = []
+    for drawing in drawings:
+        if drawing.mask is None or drawing.polygons is not None:
+            rings += json.loads(drawing.polygons or json.dumps([_rectangle(drawing.box)]))
+    shapeless = [drawing.mask for drawing in drawings if drawing.mask and not drawing.polygons]
+    if not shapeless:
+        return _draw_polygons(rings, width, height)
+    masks = [*shapeless, *([rle.from_polygons(rings, height, width)] if rings else [])]
+    return _with_mask(rle.union(masks, height, width), width, height)
+
+
+def _with_mask(mask: bytes, width: int, height: int, text: str | None = None) -> Drawing:
+    tight_box = rle.box(mask, height, width)
+    if not tight_box[2]:
+        raise AnnotationError("empty-mask", "the mask covers no pixel of the image")
+    return Drawing(tight_box, mask, text)

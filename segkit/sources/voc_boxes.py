@@ -1,0 +1,229 @@
+"""Converts Pascal VOC detection: one XML file for each image, as labelImg and Roboflow write it.
+
+VOC counts pixels from 1 and includes the last one: xmin 1 and xmax W are a box as wide as the
+image. Objects that are `difficult` become segments to ignore, as VOC's own evaluation ignores them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from xml.etree.ElementTree import Element
+
+from segkit import storage
+from segkit.errors import InputError
+from segkit.sources import shapes
+from segkit.sources.annotation_files import (
+    AnnotationFiles,
+    ImageFolder,
+    list_annotations,
+    pair_files,
+    read_all,
+    stem,
+)
+from segkit.sources.drawn_source import Annotation, ImageAnnotations, classes_of
+from segkit.sources.ledger import AnnotationError, ImageError
+from segkit.sources.shapes import Draw, number
+from segkit.sources.source import Record
+from segkit.sources.xml_files import child_text, element_data, parse_xml
+
+_HINT = "give the folder of XML files, such as VOC2012/Annotations"
+_TRUE = ("1", "true", "yes")
+
+
+@dataclass(frozen=True)
+class VocBoxes(AnnotationFiles):
+    """VOC XML files and their images, paired by name."""
+
+    zero_based: bool = False
+    """Whether xmin and ymin count from 0, and xmax and ymax are the far edges."""
+    name: str = "voc-boxes"
+    suffixes: ClassVar[tuple[str, ...]] = (".jpg", ".png", ".jpeg")
+
+    def read(self, record: Record) -> ImageAnnotations:
+        """Read the objects of an XML file, and the parts of persons, which are dropped."""
+        file, name = self.annotations / str(record.data), f"image {record.id}"
+        data = self.read_file(record)
+        try:
+            root = _parse(data)
+        except ValueError as error:
+            code = "unreadable-annotations"
+            raise ImageError(code, str(error), file=file, record=name) from None
+        annotations = []
+        for count, entry in enumerate(root.iterfind("object"), start=1):
+            annotations.append(self._annotation(entry, f"object {count}"))
+            for part in entry.iterfind("part"):
+                label = child_text(part, "name") or ""
+                reason = AnnotationError("unsupported-shape", f"part {label!r} of an object")
+                place = f"part of object {count}"
+                annotations.append(Annotation(label, place, reason, element_data(part)))
+        named = (child_text(root, "filename") or "").replace("\\", "/").rpartition("/")[2]
+        differs = bool(named) and stem(named) != stem(record.file_name).rpartition("/")[2]
+        warnings = ("file-name-differs",) if differs else ()
+        return ImageAnnotations(file, annotations, _size(root), warnings=warnings)
+
+    def _annotation(self, entry: Element, place: str) -> Annotation:
+        draw: Draw | AnnotationError
+        try:
+            draw = self._draw(entry)
+        except AnnotationError as error:
+            draw = error
+        difficult = (child_text(entry, "difficult") or "").lower() in _TRUE
+        label = child_text(entry, "name") or ""
+        return Annotation(label, place, draw, element_data(entry), ignore=difficult)
+
+    def _draw(self, entry: Element) -> Draw:
+        if (polygon := entry.find("polygon")) is not None and len(polygon):
+            return shapes.polygons([self._points(polygon)])
+        if (rotated := entry.find("robndbox")) is not None:
+            names = ("cx", "cy", "w", "h", "angle")
+            x, y, width, height, angle = (number(child_text(rotated, key)) for key in names)
+            return shapes.turned_box((x, y), width, height, angle, radians=True)
+        box = entry.find("bndbox")
+        if box is None:
+            raise AnnotationError("malformed-annotation", "the object has no bndbox")
+        x0, y0, x1, y1 = (number(child_text(box, key)) for key in ("xmin", "ymin", "xmax", "ymax"))
+        first = 0 if self.zero_based else 1
+        return shapes.box(x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first)
+
+    def _points(self, polygon: Element) -> list[float]:
+        """Coordinates of Roboflow's polygons, <x1> <y1> <x2> ..., which count as its boxes do."""
+        first = 0 if self.zero_based else 1
+        return [number(child.text) - first for child in polygon]
+
+
+def open_voc_boxes(
+    annotations: Path,
+    images: Path,
+    *,
+    labels: Path | None = None,
+    listed: Path | None = None,
+    zero_based: bool = False,
+) -> VocBoxes:
+    """Open a folder of VOC XML files as a source.
+
+    An XML file belongs to the image with its relative path, or else with its name, except for the
+    extension. Images without a file are counted as not annotated.
+
+    Args:
+        annotations: folder of the XML files; its subfolders are searched.
+        images: folder of the images; its subfolders are searched.
+        labels: list of classes; None takes the names that occur: those of VOC with its ids, or
+            else in alphabetical order from 0.
+        listed: text file of the images to convert, one name a line, such as one of ImageSets/Main.
+        zero_based: coordinates are the edges of boxes, counted from 0.
+
+    Raises:
+        InputError: a folder or list cannot be read, or there is no class.
+    """
+    names = list_annotations(annotations, ".xml", "voc-boxes", hint=_HINT)
+    folder = ImageFolder.of(images)
+    if listed is not None:
+        chosen = _read_list(listed)
+        names = [name for name in names if _is_listed(name, chosen)]
+        kept = tuple(name for name in folder.names if _is_listed(name, chosen))
+        folder = ImageFolder(kept)
+        if not names:
+            message = f"lists no XML file of {annotations}"
+            raise InputError(message, file=listed, hint="give one name a line")
+    contents = _Contents()
+    for name, data in read_all(annotations, names):
+        contents.add(name, data)
+    paired, _ = pair_files(names, folder)
+    # an image that no XML file has as its name may be named inside one
+    paired = [
+        image or folder.match(contents.file_names.get(name) or name)
+        for name, image in zip(names, paired, strict=True)
+    ]
+    bare = sorted(set(folder.names) - set(paired))
+    entries = []
+    for name, image in zip(names, paired, strict=True):
+        entries.append(_record(name, image, contents.file_names.get(name)))
+    entries += [Record(stem(image), image, (image,), None, listed=True) for image in bare]
+    entries.sort(key=lambda record: record.id)
+    return VocBoxes(
+        images,
+        annotations,
+        classes_of(contents.names, labels, file=annotations, name="voc-boxes", vocabulary="voc-20"),
+        "instance" if contents.polygons else "boxes",
+        {"zero_based": zero_based},
+        notes=contents.notes(zero_based),
+        entries=tuple(entries),
+        zero_based=zero_based,
+    )
+
+
+class _Contents:
+    """What the XML files of a folder contain."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.polygons = False
+        self.zeros = 0
+        """Boxes that begin at 0."""
+        self.file_names: dict[str, str] = {}
+        """XML file -> the image that it names."""
+
+    def add(self, name: str, data: bytes | None) -> None:
+        """Add a file; one that cannot be parsed is reported when it is converted."""
+        try:
+            root = _parse(data or b"")
+        except ValueError:
+            return
+        self.file_names[name] = (child_text(root, "filename") or "").replace("\\", "/")
+        for entry in root.iterfind("object"):
+            self.names.add(child_text(entry, "name") or "")
+            polygon = entry.find("polygon")
+            self.polygons |= polygon is not None and len(polygon) > 0
+            corner = [child_text(entry, f"bndbox/{key}") or "" for key in ("xmin", "ymin")]
+            self.zeros += any(text.rstrip("0").rstrip(".") in ("", "-") and text for text in corner)
+
+    def notes(self, zero_based: bool) -> tuple[str, ...]:
+        """Return what the user must know."""
+        if zero_based or not self.zeros:
+            return ()
+        return (
+            f"{self.zeros} boxes begin at 0, so that their tool counts pixels from 0, not from 1 "
+            "as VOC does: convert with --zero-based, or all boxes are shifted by a pixel",
+        )
+
+
+def _parse(data: bytes) -> Element:
+    root = parse_xml(data)
+    if root.tag != "annotation":
+        raise ValueError(f"is not an annotation of VOC: its root is <{root.tag}>")
+    return root
+
+
+def _record(name: str, image: str | None, named: str | None) -> Record:
+    if image is not None:
+        return Record(stem(name), image, (image,), name, listed=True)
+    candidates = [named, named.rpartition("/")[2]] if named else []
+    candidates += [stem(name) + suffix for suffix in VocBoxes.suffixes]
+    file_name = named or candidates[0]
+    return Record(stem(name), file_name, tuple(dict.fromkeys(candidates)), name)
+
+
+def _size(root: Element) -> tuple[int, int] | None:
+    """Width and height, or None where they are missing, 0 or not numbers."""
+    texts = [child_text(root, f"size/{key}") for key in ("width", "height")]
+    try:
+        width, height = (int(number(text)) for text in texts)
+    except AnnotationError:
+        return None
+    return (width, height) if width and height else None
+
+
+def _read_list(path: Path) -> frozenset[str]:
+    """The names of a list; a second column, as in lists of one class, drops those with -1."""
+    try:
+        text = storage.read_bytes(path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot be read ({storage.reason(error)})"
+        raise InputError(message, file=path, hint="give a text file, one name a line") from error
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    return frozenset(row[0] for row in rows if row[1:] != ["-1"])
+
+
+def _is_listed(name: str, chosen: frozenset[str]) -> bool:
+    last = name.rpartition("/")[2]
+    return bool({name, stem(name), last, stem(last)} & chosen)

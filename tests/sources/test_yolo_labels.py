@@ -1,0 +1,292 @@
+"""YOLO data sets as people have them, beside Ultralytics' published rules for label files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from segkit.errors import InputError
+from segkit.masks import rle
+from segkit.sources.yolo_labels import open_yolo
+
+from .builders import HEIGHT, WIDTH, codes, dry_run, picture
+
+NAMES = "names: [cat, dog]\n"
+
+
+def dataset(
+    root: Path, labels: dict[str, str | bytes], yaml: str = f"train: images/train\n{NAMES}"
+) -> Path:
+    """Images and label files of a split, by the stem of their paths; returns data.yaml."""
+    for seed, (stem, content) in enumerate(labels.items()):
+        picture(root / "images" / "train" / f"{stem}.jpg", seed=seed)
+        path = root / "labels" / "train" / f"{stem}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (root / "data.yaml").write_text(yaml)
+    return root / "data.yaml"
+
+
+def converted(source: Any) -> list[Any]:
+    """Samples of a source with images of the builders' size."""
+    from dataclasses import replace
+
+    from segkit.sources.image_files import Picture
+    from segkit.sources.ledger import Tally
+
+    image = Picture(Path("x.jpg"), b"", WIDTH, HEIGHT)
+    done = []
+    for record in source.records(Tally()):
+        content, _ = source.load(replace(record))
+        done.append(source.sample(record, content, image, Tally()))
+    return done
+
+
+def test_boxes_and_polygons_in_one_file(tmp_path: Path) -> None:
+    ring = [0.1, 0.1, 0.6, 0.2, 0.5, 0.9]
+    rows = f"0 0.5 0.5 0.25 0.5\n1 {' '.join(map(str, ring))}\n"
+    source = open_yolo(dataset(tmp_path, {"a": rows}))
+    (sample,) = converted(source)
+    box, polygon = sample.segments
+    assert (source.kind, box.mask, box.class_id, polygon.class_id) == ("instance", None, 0, 1)
+    assert box.box == pytest.approx((0.375 * WIDTH, 0.25 * HEIGHT, 0.25 * WIDTH, 0.5 * HEIGHT))
+    pixels = [value * (WIDTH, HEIGHT)[index % 2] for index, value in enumerate(ring)]
+    truth = coco_mask.decode(coco_mask.frPyObjects([pixels], HEIGHT, WIDTH))[..., 0]
+    assert np.array_equal(rle.decode(polygon.mask, HEIGHT, WIDTH), truth)
+    report = dry_run(source)
+    assert (report.ledger.annotations.kept, report.ledger.annotations.warnings) == (
+        2,
+        {"no-mask": 1},
+    )
+
+
+def test_boxes_only(tmp_path: Path) -> None:
+    rows = "1 0.1 0.1 0.6 0.2 0.5 0.9\n"
+    source = open_yolo(dataset(tmp_path, {"a": rows}), boxes_only=True)
+    (segment,) = converted(source)[0].segments
+    assert (source.kind, segment.mask, segment.source_polygon) == ("boxes", None, None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "0 0.5 0.5 0.2 0.2\r\n1 0.5 0.5 0.4 0.4\r\n",
+        "0 0.5 0.5 0.2 0.2   \n\n\n  1\t0.5 0.5  0.4 0.4",
+        "\ufeff0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.4 0.4\n",
+        "0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.4 0.4\n".encode("utf-16"),
+        "0.0 .5 5e-1 0.2 0.2\n1.0 +0.5 0.5 0.4 0.4\r",
+    ],
+    ids=["crlf", "blanks", "bom", "utf-16", "numbers"],
+)
+def test_text_as_editors_and_windows_write_it(tmp_path: Path, content: str | bytes) -> None:
+    (sample,) = converted(open_yolo(dataset(tmp_path, {"a": content})))
+    assert [segment.class_id for segment in sample.segments] == [0, 1]
+    assert sample.segments[1].box == pytest.approx(
+        (0.3 * WIDTH, 0.3 * HEIGHT, 0.4 * WIDTH, 0.4 * HEIGHT)
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        ("2 0.5 0.5 0.2 0.2", "unknown-category"),
+        ("-1 0.5 0.5 0.2 0.2", "malformed-annotation"),
+        ("0.5 0.5 0.5 0.2 0.2", "malformed-annotation"),
+        ("cat 0.5 0.5 0.2 0.2", "malformed-annotation"),
+        ("0 0.5 0.5 0.2", "malformed-annotation"),
+        ("0", "malformed-annotation"),
+        ("0 0.5 0.5 nan 0.2", "malformed-annotation"),
+        ("0 0.5 0.5 inf 0.2", "malformed-annotation"),
+        ("0 0.5 0.5 1_0 0.2", "malformed-annotation"),
+        ("0 \u0661 0.5 0.2 0.2", "malformed-annotation"),
+        ("0 300 200 50 40", "malformed-annotation"),
+        ("0 0.5 0.5 1e400 0.2", "malformed-annotation"),
+        ("0 0.5 0.5 0.2 0", "degenerate-box"),
+        ("0 0.5 0.5 -0.001 0.2", "degenerate-box"),
+        ("0 \0 0.5 0.2 0.2", "malformed-annotation"),
+    ],
+)
+def test_rows_that_are_not_labels(tmp_path: Path, row: str, code: str) -> None:
+    source = open_yolo(dataset(tmp_path, {"a": f"0 0.5 0.5 0.2 0.2\n\n{row}\n"}))
+    report = dry_run(source)
+    assert (codes(report), report.ledger.annotations.kept) == ({code: 1}, 1)
+    assert report.defects[0].record == "line 3 of image a"
+    assert report.defects[0].file.endswith("labels/train/a.txt")
+
+
+def test_values_slightly_beyond_the_image_and_repeated_rows(tmp_path: Path) -> None:
+    """Ultralytics accepts fractions up to 1.01, and drops rows that occur twice; we keep them."""
+    rows = "0 0.5 0.5 1.009 1\n" + 2 * "1 0.2 0.2 0.1 0.1\n"
+    report = dry_run(open_yolo(dataset(tmp_path, {"a": rows})))
+    assert report.ledger.annotations.kept == 3
+    assert report.ledger.annotations.warnings == {"box-beyond-image": 1, "exact-duplicate": 1}
+
+
+def test_confidence_is_the_score(tmp_path: Path) -> None:
+    rows = "0 0.5 0.5 0.2 0.2 0.75\n1 0.1 0.1 0.6 0.2 0.5 0.9 0.25\n"
+    (sample,) = converted(open_yolo(dataset(tmp_path, {"a": rows})))
+    assert [segment.score for segment in sample.segments] == [0.75, 0.25]
+
+
+def test_images_without_labels_have_no_objects(tmp_path: Path) -> None:
+    yaml = dataset(tmp_path, {"sub/a": "0 0.5 0.5 0.2 0.2", "b": ""})
+    picture(tmp_path / "images" / "train" / "C.JPG")
+    report = dry_run(open_yolo(yaml))
+    assert (report.ledger.images.kept, report.ledger.images.warnings) == (
+        3,
+        {"unlabelled-image": 2},
+    )
+    assert [sample.id for sample in converted(open_yolo(yaml))] == ["C", "b", "sub/a"]
+
+
+def test_labels_without_an_image_are_lost_and_counted(tmp_path: Path) -> None:
+    yaml = dataset(tmp_path, {"a": "0 0.5 0.5 0.2 0.2", "b": 2 * "1 0.5 0.5 0.2 0.2\n"})
+    (tmp_path / "images" / "train" / "b.jpg").unlink()
+    (tmp_path / "labels" / "train" / "classes.txt").write_text("cat\ndog\n")
+    report = dry_run(open_yolo(yaml))
+    assert codes(report) == {"missing-image": 2}
+    assert (report.ledger.images.dropped, report.ledger.annotations.input) == (
+        {"missing-image": 1},
+        3,
+    )
+
+
+def test_no_label_at_all_is_a_wrong_folder(tmp_path: Path) -> None:
+    yaml = dataset(tmp_path, {"a": ""})
+    (tmp_path / "labels" / "train" / "a.txt").unlink()
+    with pytest.raises(InputError, match=r"no image has a label file \(expected .*a\.txt\)"):
+        open_yolo(yaml)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "split"),
+    [
+        ("train: images/train\nval: images/train\nnames:\n  0: cat\n  1: dog\n", None),
+        ("path: .\ntrain: [images/train]\nval: images/other\nnames: ['cat', \"dog\"]\n", "train"),
+        ("train: ../images/train\nnc: 2\nnames: [cat, dog]\n", None),
+        ("path: /content/data\ntrain: images/train\nnames: {'0': cat, 1: dog}\n", "train"),
+        ("\ufeffvalid: images\\train\nnames: &a [cat, dog]\nother: *a\n", "val"),
+        ("train: train.txt\ntest:\nnames: [cat, dog]\n", "train"),
+    ],
+    ids=["dict", "path", "roboflow", "elsewhere", "windows", "list"],
+)
+def test_forms_of_data_yaml(tmp_path: Path, yaml: str, split: str | None) -> None:
+    path = dataset(tmp_path, {"a": "1 0.5 0.5 0.2 0.2", "b": "0 0.5 0.5 0.2 0.2"}, yaml)
+    lines = "./images/train/a.jpg\r\n\r\n/elsewhere/images/train/b.jpg\n"
+    (tmp_path / "train.txt").write_text(lines)
+    source = open_yolo(path, split)
+    assert source.taxonomy.names == ("cat", "dog")
+    assert sorted(s.segments[0].class_id for s in converted(source)) == [0, 1]
+    assert dry_run(source).ledger.images.kept == 2
+
+
+def test_names_stay_text(tmp_path: Path) -> None:
+    names = "names: [no, yes, null, 1, 007, 2020-01-01]\n"
+    source = open_yolo(
+        dataset(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"}, f"train: images/train\n{names}")
+    )
+    assert source.taxonomy.names == ("no", "yes", "null", "1", "007", "2020-01-01")
+
+
+def test_list_files_and_folders_of_several_places(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        picture(tmp_path / name / "images" / "a.jpg")
+        (tmp_path / name / "labels").mkdir()
+        (tmp_path / name / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2")
+    yaml = tmp_path / "data.yaml"
+    yaml.write_text(f"train:\n- one/images\n- two/images\n{NAMES}")
+    assert [s.id for s in converted(open_yolo(yaml))] == ["one/images/a", "two/images/a"]
+    (tmp_path / "train.txt").write_text("one/images/a.jpg\n../secret.jpg\nmissing/images/x.jpg\n")
+    yaml.write_text(f"train: train.txt\n{NAMES}")
+    assert codes(dry_run(open_yolo(yaml))) == {"unsafe-path": 1, "missing-image": 1}
+
+
+def test_a_folder_of_labelimg(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("1 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n\n")
+    source = open_yolo(tmp_path)
+    assert (source.taxonomy.names, converted(source)[0].segments[0].class_id) == (("cat", "dog"), 1)
+    with pytest.raises(InputError, match="omit --split"):
+        open_yolo(tmp_path, "train")
+
+
+def test_key_points_are_not_polygons(tmp_path: Path) -> None:
+    row = "0 0.5 0.5 0.2 0.2 " + "0.4 0.4 2 " * 3
+    yaml = f"train: images/train\nkpt_shape: [3, 3]\n{NAMES}"
+    source = open_yolo(dataset(tmp_path, {"a": row}, yaml))
+    report = dry_run(source)
+    assert (source.kind, report.ledger.annotations.kept) == ("boxes", 1)
+    assert any("key points" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("train: images/train\n", "has no names"),
+        ("train: images/train\nnames: {a: cat}\n", "not a number"),
+        ("train: images/train\nnames: [[cat], dog]\n", "is not a name"),
+        ("train: images/train\nnames: cat\n", "has no names"),
+        ("names: [cat]\n", "has none of the splits"),
+        ("train: images/none\nnames: [cat]\n", "are not there"),
+        ("train: {a: b}\nnames: [cat]\n", "is not a path"),
+        ("- a\n- b\n", "not a mapping"),
+        ("train: [unclosed\n", "not YAML"),
+        ("names: !!python/object/apply:os.system ['true']\ntrain: x\n", "not there|has no names"),
+        ("{" * 5000, "not YAML"),
+        ("train: images/train\nval: images/val\nnames: [cat]\n", "give --split, one of train, val"),
+        (b"names: [\xff\xfe]\n", "save it as UTF-8"),
+    ],
+)
+def test_refused_data_yaml(tmp_path: Path, yaml: str | bytes, message: str) -> None:
+    path = dataset(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"})
+    path.write_bytes(yaml if isinstance(yaml, bytes) else yaml.encode())
+    with pytest.raises(InputError, match=message):
+        open_yolo(path)
+
+
+def test_aliases_do_not_explode(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x]"] + [
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)
+    ]
+    yaml = "\n".join(lines) + "\ntrain: images/train\nnames: *a29\n"
+    with pytest.raises(InputError, match="is not a name"):
+        open_yolo(dataset(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"}, yaml))
+
+
+def test_images_must_be_opened(tmp_path: Path) -> None:
+    source = open_yolo(dataset(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"}))
+    report = dry_run(source, images_by="none")
+    assert codes(report) == {"bad-size": 1}
+    assert "omit --images-by none" in report.defects[0].message
+
+
+def test_the_same_name_twice(tmp_path: Path) -> None:
+    yaml = dataset(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"})
+    picture(tmp_path / "images" / "train" / "a.png")
+    report = dry_run(open_yolo(yaml))
+    assert codes(report) == {"duplicate-id": 1}
+
+
+def test_supervision_reads_the_same_boxes(tmp_path: Path) -> None:
+    sv = pytest.importorskip("supervision")
+    rng = np.random.default_rng(0)
+    labels = {
+        f"i{n}": "".join(
+            f"{rng.integers(2)} {' '.join(f'{v:.6f}' for v in rng.uniform(0.3, 0.4, 4))}\n"
+            for _ in range(5)
+        )
+        for n in range(4)
+    }
+    yaml = dataset(tmp_path, labels)
+    theirs = sv.DetectionDataset.from_yolo(
+        str(tmp_path / "images/train"), str(tmp_path / "labels/train"), str(yaml)
+    )
+    ours = {s.id: s for s in converted(open_yolo(yaml))}
+    for path, _, detections in theirs:
+        segments = ours[Path(path).stem].segments
+        boxes = [(x, y, x + w, y + h) for x, y, w, h in (s.box for s in segments)]
+        assert np.allclose(detections.xyxy, boxes, atol=1e-3)
+        assert detections.class_id.tolist() == [s.class_id for s in segments]
