@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
@@ -14,7 +12,8 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.storage import location, writable
 
-from .common import JSON_OPTION, PREVIEW_OPTION, parse_size, progress_bar
+from .common import parse_size, progress_bar
+from .convert_options import CommonOptions, Engine
 from .convert_report import fail, show
 
 if TYPE_CHECKING:
@@ -30,90 +29,9 @@ app = typer.Typer(
 )
 
 
-class ImagesBy(StrEnum):
-    """How a set refers to its images."""
-
-    embed = "embed"
-    reference = "reference"
-    none = "none"
-
-
-class Engine(StrEnum):
-    """Where shards are converted."""
-
-    local = "local"
-    ray = "ray"
-
-
-class OnError(StrEnum):
-    """What to do about defects that would lose data."""
-
-    fail = "fail"
-    skip = "skip"
-
-
 Images = Annotated[Path, typer.Option(help="Folder of the images.")]
 _NOT_NOTED = ("out", "as_json", "dry_run", "workers", "engine", "address", "preview")
 """Options that do not affect the content of a version."""
-
-
-@dataclass(frozen=True)
-class CommonOptions:
-    """The options of every source."""
-
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Directory of the shard set; a new version v1, v2, ... is published."),
-    ] = None
-    name: Annotated[
-        str | None, typer.Option(help="Name of the set in tables; by default that of --out.")
-    ] = None
-    split: Annotated[str | None, typer.Option(help="train, val, ...; noted in the manifest.")] = (
-        None
-    )
-    limit: Annotated[int | None, typer.Option(min=1, help="Convert only the first N images.")] = (
-        None
-    )
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes or Ray tasks at a time; by default one per core."),
-    ] = None
-    images_by: Annotated[
-        ImagesBy,
-        typer.Option(
-            help="Copy images into tars, reference the files, or write only labels without opening "
-            "images."
-        ),
-    ] = ImagesBy.embed
-    on_error: Annotated[
-        OnError,
-        typer.Option(
-            help="Fail on defects that would lose data, or write them to quarantine.jsonl and "
-            "continue."
-        ),
-    ] = OnError.fail
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Read and check everything, report, and write nothing."),
-    ] = False
-    shard_size: Annotated[
-        str, typer.Option(help="Bytes of images at which a shard is closed, such as 96MiB.")
-    ] = "96MiB"
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            help="Processes of this machine, or tasks of a Ray cluster whose nodes share folders."
-        ),
-    ] = Engine.local
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="HOST:PORT of the Ray cluster's head, or auto; by default $RAY_ADDRESS, or else a "
-            "new cluster on this machine."
-        ),
-    ] = None
-    preview: bool = PREVIEW_OPTION
-    as_json: bool = JSON_OPTION
 
 
 def source_command(open_source: Callable[..., "Source"]) -> Callable[..., "Source"]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -102,11 +102,13 @@ def paint_masks(
     return numbers
 
 
-def write_images(data: ShardSet, folder: Path) -> None:
-    """Write every image file with the bytes of the source."""
+def write_images(
+    data: ShardSet, folder: Path, rename: Callable[[Sample], Sample] = lambda sample: sample
+) -> None:
+    """Write every image file with the bytes of the source; `rename` may change its name."""
     names = FileNames(folder)
     for sample in data.samples():
-        names.path(sample).write_bytes(data.image_bytes(sample))
+        names.path(rename(sample)).write_bytes(data.image_bytes(sample))
 
 
 def write_taxonomy(path: Path, taxonomy: Taxonomy) -> None:

@@ -8,6 +8,7 @@ bridge between two parts.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +85,9 @@ def export_yolo(
                     for segment in sample.segments
                 )
                 text = "".join(line for line in lines if line)
-                names.path(sample, ".txt").write_text(text, "utf-8")
+                names.path(_renamed(sample), ".txt").write_text(text, "utf-8")
             if images:
-                write_images(data, root / "images" / folder)
+                write_images(data, root / "images" / folder, _renamed)
                 report.files.append(f"images/{folder}/")
         yaml = _data_yaml(sets, splits, folders, [category.name for category in things])
         (root / "data.yaml").write_text(yaml, "utf-8")
@@ -153,6 +154,13 @@ def _line(
     report.annotations += 1
     write = _polygon_numbers if polygons else _box_numbers
     return " ".join([str(yolo_classes[segment.class_id]), *write(segment, sample, report)]) + "\n"
+
+
+def _renamed(sample: Sample) -> Sample:
+    """A sample whose file name has no folder `images`, which readers would replace by `labels`."""
+    parts = sample.file_name.split("/")
+    name = "/".join([part for part in parts[:-1] if part != "images"] + parts[-1:])
+    return replace(sample, file_name=name)
 
 
 def _polygon_numbers(segment: Segment, sample: Sample, report: ExportReport) -> Iterator[str]:
