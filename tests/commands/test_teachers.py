@@ -24,8 +24,10 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Category, Taxonomy
+from segkit.training.train import train
 from tests.commands.slips import assert_refused_before_torch, hollow_run
 from tests.commands.test_predict import error, invoke
+from tests.training.toy import write_recipe
 
 KINDS = ("sam", "sam2", "samhq")
 CLASSICS = ("grabcut", "ellipse", "box")
@@ -271,3 +273,13 @@ def test_a_box_outside_the_image_stays_a_box(
         )
         assert counts.masked == 0 and counts.kept_as_boxes == counts.boxes > 0
         assert layer.manifest.statistics.masked == 0
+
+
+def test_a_model_trains_on_the_masks_of_a_teacher(
+    sources: dict[str, str], boxes: ShardSet, tmp_path: Path
+) -> None:
+    _, layer = label(sources["sam2"], boxes, tmp_path / "masks", "--min-score", "0")
+    assert layer.manifest.statistics.masked > 0
+    recipe = write_recipe(tmp_path / "tiny.toml")
+    run = train(str(recipe), [(str(layer.path), 1.0)], tmp_path / "run", steps=2, device="cpu")
+    assert segkit.load_run(run).manifest.parents[0].digest == layer.manifest.digest
