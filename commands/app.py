@@ -14,9 +14,8 @@ from typer.core import TyperGroup
 from typer.models import CommandInfo
 
 from segkit import __version__
-from segkit.errors import SegkitError
+from segkit.errors import Notice, SegkitError
 from segkit.extras import as_missing_extra
-from segkit.recipes.old_names import OldNameWarning
 from segkit.text.printable import escape_streams, printable
 
 from . import (
@@ -32,6 +31,7 @@ from . import (
     leakage,
     merge,
     predict,
+    prune,
     pseudolabel,
     recipes,
     relabel,
@@ -42,11 +42,22 @@ from . import (
     vocabulary,
 )
 from . import eval as eval_
-from .common import note, print_line
+from .common import note, print_line, print_next_step
 from .next_steps import FIRST_STEPS
 
 _ORDER = (
-    *("convert", "validate", "inspect", "show", "merge", "split", "relabel", "diff", "leakage"),
+    *(
+        "convert",
+        "validate",
+        "inspect",
+        "show",
+        "merge",
+        "split",
+        "relabel",
+        "diff",
+        "leakage",
+        "prune",
+    ),
     *(
         "vocabulary",
         "recipes",
@@ -113,6 +124,7 @@ app.command()(demo.demo)
 app.command("import")(import_model.import_model)
 app.command()(inspect.inspect)
 app.command()(predict.predict)
+app.command()(prune.prune)
 app.command()(pseudolabel.pseudolabel)
 app.command()(train.train)
 app.command()(validate.validate)
@@ -159,6 +171,7 @@ def _root(
 ) -> None:
     if context.invoked_subcommand is None:
         print(FIRST_STEPS)
+    context.call_on_close(print_next_step)
 
 
 def main() -> None:
@@ -169,7 +182,7 @@ def main() -> None:
     shows the traceback instead.
     """
     escape_streams()
-    _print_old_names_as_notes()
+    _print_notices_as_notes()
     try:
         app()
     except Exception as error:
@@ -181,13 +194,13 @@ def main() -> None:
         sys.exit(error.exit_code if isinstance(error, SegkitError) else 1)
 
 
-def _print_old_names_as_notes() -> None:
-    """Print each OldNameWarning once, as a note without Python's file and line."""
-    warnings.simplefilter("always", OldNameWarning)
+def _print_notices_as_notes() -> None:
+    """Print each Notice once, as a note without Python's file and line."""
+    warnings.simplefilter("always", Notice)
     show, printed = warnings.showwarning, set[str]()
 
     def show_note(message: Warning | str, category: type[Warning], *arguments: Any) -> None:
-        if not issubclass(category, OldNameWarning):
+        if not issubclass(category, Notice):
             show(category(printable(message)), category, *arguments)
         elif str(message) not in printed:
             printed.add(str(message))

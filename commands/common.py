@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ from .next_steps import next_step
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
 
+_next_step: ContextVar[str | None] = ContextVar("next_step", default=None)
+"""After the result that was printed last."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 stdout = Console(markup=False, emoji=False)
@@ -46,6 +49,9 @@ PREVIEW_OPTION = typer.Option(
     True,
     "--preview/--no-preview",
     help="Draw nine of the images into a PNG beside the version (local sets only).",
+)
+FORCE_OPTION = typer.Option(
+    False, "--force", help="Publish a version even if it equals the newest one."
 )
 JSON_OPTION = typer.Option(
     False, "--json", help="Print one JSON object on stdout and nothing else there."
@@ -190,8 +196,6 @@ def emit(
 ) -> None:
     """Print the result of a command on stdout, as one JSON object or as tables.
 
-    The command that usually comes next is named on stderr.
-
     Names in brackets are printed as they are, never read as rich's markup. The labels of a tree
     must be `plain` already.
 
@@ -216,7 +220,11 @@ def emit(
             )
         line = printable(item) if isinstance(item, str) else item
         stdout.print(line, markup=False, emoji=False, soft_wrap=isinstance(item, str))
-    if step := next_step(schema, result):
-        stderr.print(
-            f"next: {printable(step)}", style="dim", markup=False, highlight=False, soft_wrap=True
-        )
+    _next_step.set(next_step(schema, result))
+
+
+def print_next_step() -> None:
+    """Name the command that usually comes next, on stderr, as the last line of a command."""
+    if step := _next_step.get():
+        print_line(f"next: {step}", style="dim")
+    _next_step.set(None)

@@ -30,7 +30,7 @@ app = typer.Typer(
 
 
 Images = Annotated[Path, typer.Option(help="Folder of the images.")]
-_NOT_NOTED = ("out", "as_json", "dry_run", "workers", "engine", "address", "preview")
+_NOT_NOTED = ("out", "as_json", "dry_run", "workers", "engine", "address", "preview", "force")
 """Options that do not affect the content of a version."""
 
 
@@ -313,6 +313,7 @@ def _convert_options(common: CommonOptions) -> "ConvertOptions":
         workers=common.workers,
         engine=common.engine.value,
         address=common.address,
+        force=common.force,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import JSON_OPTION, PREVIEW_OPTION
+from .common import FORCE_OPTION, JSON_OPTION, PREVIEW_OPTION
 
 
 class ImagesBy(StrEnum):
@@ -88,4 +88,5 @@ class CommonOptions:
         ),
     ] = None
     preview: bool = PREVIEW_OPTION
+    force: bool = FORCE_OPTION
     as_json: bool = JSON_OPTION

@@ -7,7 +7,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import JSON_OPTION, VERIFY_OPTION, emit, table
+from .common import FORCE_OPTION, JSON_OPTION, VERIFY_OPTION, emit, table
 
 
 def merge(
@@ -22,6 +22,7 @@ def merge(
         False, "--rename", help="Put the set's number before every image id: 1-000139."
     ),
     verify_images: bool = VERIFY_OPTION,
+    force: bool = FORCE_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Merge shard sets into one that refers to their images; no image is copied.
@@ -45,6 +46,7 @@ def merge(
         rename=rename,
         arguments=arguments,
         verify_images=verify_images,
+        force=force,
     )
     counts = merged.manifest.statistics
     result = {

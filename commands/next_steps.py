@@ -75,6 +75,7 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
     "segkit.relabel": lambda result: f"segkit inspect {_path(result)}",
     "segkit.split": _split,
     "segkit.diff": lambda result: "segkit show SET --id ID",
+    "segkit.prune": lambda result: f"segkit inspect {_path(result)}",
     "segkit.leakage": lambda result: "segkit split SET --out DIR",
     "segkit.vocabularies": lambda result: "segkit vocabulary show NAME",
     "segkit.vocabulary": lambda result: (

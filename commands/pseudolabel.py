@@ -9,6 +9,7 @@ from segkit.errors import InputError
 from segkit.storage import writable
 
 from .common import (
+    FORCE_OPTION,
     JSON_OPTION,
     PREVIEW_OPTION,
     emit,
@@ -58,6 +59,7 @@ def pseudolabel(
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     preview: bool = PREVIEW_OPTION,
+    force: bool = FORCE_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Replace the boxes of a set by a teacher's masks. Boxes without a confident mask stay boxes.
@@ -87,7 +89,7 @@ def pseudolabel(
 
     teacher = spec.open()
     with progress_bar("pseudolabel", len(boxes)) as advance:
-        layer, transfer = label_boxes(teacher, boxes, out, on_image=advance)
+        layer, transfer = label_boxes(teacher, boxes, out, force=force, on_image=advance)
     arguments = layer.manifest.arguments
     result = {
         "path": str(layer.path),

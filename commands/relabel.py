@@ -7,7 +7,7 @@ import typer
 from segkit.storage import writable
 from segkit.taxonomy import load_taxonomy
 
-from .common import JSON_OPTION, SET_HELP, VERIFY_OPTION, emit, table
+from .common import FORCE_OPTION, JSON_OPTION, SET_HELP, VERIFY_OPTION, emit, table
 
 
 def relabel(
@@ -25,6 +25,7 @@ def relabel(
         ..., "--out", metavar="SET", parser=writable, help="Shard set to write a version of."
     ),
     verify_images: bool = VERIFY_OPTION,
+    force: bool = FORCE_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Map the classes of a shard set to another taxonomy by a table; no image is copied.
@@ -41,7 +42,9 @@ def relabel(
     data, new = ShardSet.open(spec), load_taxonomy(taxonomy)
     class_map = read_table(mapping, data.taxonomy, new)
     arguments = {"set": spec, "taxonomy": taxonomy, "map": str(mapping), "out": str(out)}
-    relabeled = write_relabeled(data, out, new, class_map, arguments, verify_images=verify_images)
+    relabeled = write_relabeled(
+        data, out, new, class_map, arguments, verify_images=verify_images, force=force
+    )
     ledger = relabeled.manifest.ledger
     result = {
         "path": str(relabeled.path),

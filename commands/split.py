@@ -7,7 +7,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import JSON_OPTION, SET_HELP, VERIFY_OPTION, emit, plural, table
+from .common import FORCE_OPTION, JSON_OPTION, SET_HELP, VERIFY_OPTION, emit, plural, table
 
 
 def split(
@@ -27,6 +27,7 @@ def split(
     ),
     seed: int = typer.Option(0, help="Seed of the assignment of images to --part."),
     verify_images: bool = VERIFY_OPTION,
+    force: bool = FORCE_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Split a shard set into parts that refer to its images; no image is copied.
@@ -49,7 +50,7 @@ def split(
     else:
         parts = assign_by_list(data, {name: Path(text) for name, text in pairs.items()})
     arguments = {"set": spec, "out": str(out), "part": part, "list": listed, "seed": seed}
-    written = write_parts(data, out, parts, arguments, verify_images=verify_images)
+    written = write_parts(data, out, parts, arguments, verify_images=verify_images, force=force)
     results = {
         name: {
             "path": str(shards.path),

@@ -1,4 +1,4 @@
-"""The two kinds of failure of a command, each with its exit code."""
+"""The two kinds of failure of a command, each with its exit code, and warnings for users."""
 
 
 class SegkitError(Exception):
@@ -26,3 +26,11 @@ class InputError(SegkitError):
     def in_file(self, file: object) -> "InputError":
         """The same error, which names a file."""
         return InputError(self.message, file=file, record=self.record, hint=self.hint)
+
+
+class Notice(UserWarning):
+    """A warning for the user, which commands print as a note."""
+
+
+class UnchangedWarning(Notice):
+    """Equal content was published before, so no new version was."""

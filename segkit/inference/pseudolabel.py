@@ -54,6 +54,7 @@ def pseudolabel(
     out: str | Path,
     *,
     strategy: "Strategy | None" = None,
+    force: bool = True,
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[ShardSet, Transfer]:
     """Write a label layer over a set in which boxes have become masks.
@@ -66,6 +67,7 @@ def pseudolabel(
         data: any set.
         out: shard set to publish the new version in.
         strategy: of a run, see `RunTeacher`.
+        force: publish a version that equals the newest one too.
         on_image: called after each image.
 
     Returns:
@@ -104,7 +106,7 @@ def pseudolabel(
         kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
         parents=teacher.parents(out),
     )
-    layer = write_layer(out, data, labeled_samples(), header)
+    layer = write_layer(out, data, labeled_samples(), header, force=force)
     return layer, Transfer(boxes, masked, boxes - masked, already_masked, left_alone)
 
 

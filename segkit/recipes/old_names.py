@@ -7,7 +7,7 @@ recipe file or in `--set`, an old key still works and warns with OldNameWarning.
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from segkit.errors import InputError
+from segkit.errors import InputError, Notice
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ WEIGHTS = {
 """Old prefix of weight names -> its replacement; the first match counts."""
 
 
-class OldNameWarning(FutureWarning):
+class OldNameWarning(Notice):
     """A recipe file or an override uses a key's old name."""
 
 

@@ -22,6 +22,7 @@ def merge_sets(
     rename: bool,
     arguments: dict[str, Any],
     verify_images: bool = True,
+    force: bool = True,
 ) -> ShardSet:
     """Publish the samples of all sets as one set that copies no image.
 
@@ -36,6 +37,7 @@ def merge_sets(
             different sets do not clash.
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
+        force: publish a version that equals the newest one too.
 
     Raises:
         InputError: an image is missing or damaged, kinds differ, classes contradict each other, or
@@ -62,7 +64,13 @@ def merge_sets(
     )
     rows = _rows(sets, taxonomy, rename)
     return write_view(
-        destination, rows, sets, header, ledger=lambda: ledger, verify_images=verify_images
+        destination,
+        rows,
+        sets,
+        header,
+        ledger=lambda: ledger,
+        verify_images=verify_images,
+        force=force,
     )
 
 

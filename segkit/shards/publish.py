@@ -125,6 +125,11 @@ class Staging:
         sync(self.destination)
         return self.home
 
+    def discard(self) -> None:
+        """Delete the directory, because nothing is to be published."""
+        self.require_in_place()
+        _remove_partial(self.path)
+
     @property
     def in_place(self) -> bool:
         """Whether the directory is the one that was made at the start."""
@@ -198,6 +203,14 @@ def staging(
             else:
                 with _removed_on_failure(stage):
                     yield stage
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold the lock of a local directory of versions; SegkitError if another process writes."""
+    with storage.open_lock(directory / _LOCK) as lock:
+        _lock(lock.fileno(), directory)
+        yield
 
 
 @contextmanager

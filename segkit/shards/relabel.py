@@ -60,6 +60,7 @@ def relabel(
     arguments: dict[str, Any],
     *,
     verify_images: bool = True,
+    force: bool = True,
 ) -> ShardSet:
     """Publish the set in another taxonomy, as a layer.
 
@@ -77,6 +78,7 @@ def relabel(
 
     Raises:
         InputError: an image is missing or damaged.
+        force: publish a version that equals the newest one too.
     """
     kept: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
@@ -113,7 +115,13 @@ def relabel(
     }
     header = replace(header, taxonomy=taxonomy, source_header=source_header)
     return write_view(
-        destination, rows(), (data,), header, ledger=ledger, verify_images=verify_images
+        destination,
+        rows(),
+        (data,),
+        header,
+        ledger=ledger,
+        verify_images=verify_images,
+        force=force,
     )
 
 

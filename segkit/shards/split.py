@@ -75,6 +75,7 @@ def split(
     arguments: dict[str, Any],
     *,
     verify_images: bool = True,
+    force: bool = True,
 ) -> dict[str, ShardSet]:
     """Publish `destination/<part>` for every part.
 
@@ -86,6 +87,7 @@ def split(
         parts: image id -> part.
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
+        force: publish versions that equal the newest ones too.
 
     Raises:
         InputError: an image is missing or damaged; no part is published then.
@@ -95,7 +97,7 @@ def split(
             if sample.id in parts:
                 data.verify_image(sample)
     return {
-        part: _publish(data, storage.location(destination) / part, part, parts, arguments)
+        part: _publish(data, storage.location(destination) / part, part, parts, arguments, force)
         for part in dict.fromkeys(parts.values())
     }
 
@@ -106,6 +108,7 @@ def _publish(
     part: str,
     parts: Mapping[str, str],
     arguments: dict[str, Any],
+    force: bool,
 ) -> ShardSet:
     images, segments = 0, 0
 
@@ -130,6 +133,7 @@ def _publish(
         replace(Header.from_set(data, "split", arguments), split=part),
         ledger=ledger,
         verify_images=False,
+        force=force,
     )
 
 

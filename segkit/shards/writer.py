@@ -4,18 +4,20 @@ The steps are `publish.staging(destination, fingerprint, resume=True)`, then `sh
 every index that `sidecar.read_shard` does not return (in any order, in any process), then `finish`.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from segkit import storage
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, SegkitError, UnchangedWarning
 from segkit.sample import ImageRef, Sample
 from segkit.shards.header import Header, build_manifest
 from segkit.shards.manifest import Ledger, Manifest
 from segkit.shards.manifest_file import manifest_text
-from segkit.shards.publish import MANIFEST, Staging, staging
+from segkit.shards.publish import MANIFEST, Staging, staging, versions
 from segkit.shards.reader import ShardSet, read_manifest
 from segkit.shards.shard import write_shard
 from segkit.shards.sidecar import read_shard
@@ -35,6 +37,7 @@ def finish(
     *,
     extra_files: Sequence[str] = (),
     check: Callable[[ShardSet], None] = lambda data: None,
+    force: bool = True,
 ) -> ShardSet:
     """Publish the finished shards 0..count-1 of a staging directory as a version.
 
@@ -47,6 +50,8 @@ def finish(
         ledger: account of the source's annotations and images.
         extra_files: names of further files of the version, if they exist.
         check: raises if the version, as it was read back, must not be published.
+        force: publish a version that equals the newest one too; without it, that one is returned,
+            with an UnchangedWarning.
 
     Raises:
         SegkitError: a shard is missing or damaged, the ledger does not balance, or the version
@@ -61,6 +66,11 @@ def finish(
     parts = [shard.part for shard in shards if shard is not None]
     counts = [shard.counts for shard in shards if shard is not None]
     manifest = build_manifest(header, parts, counts, ledger)
+    if not force and (newest := _equal_version(stage, manifest)) is not None:
+        stage.discard()
+        text = f"nothing changed since {newest.path}, so no new version was published"
+        warnings.warn(f"{text}; --force publishes one", UnchangedWarning, stacklevel=2)
+        return newest
     try:
         (stage.path / MANIFEST).write_text(manifest_text(manifest), "utf-8")
     except (ValueError, RecursionError) as error:  # such as half of a character
@@ -69,6 +79,24 @@ def finish(
     check(_read_back(stage.path, manifest))
     files = {name for part in parts for name in (part.labels, part.images) if name}
     return ShardSet.open(stage.publish({MANIFEST, *files, *extra_files}))
+
+
+def _equal_version(stage: Staging, manifest: Manifest) -> ShardSet | None:
+    """The newest version if it differs in path, tool or arguments at most."""
+    published = versions(stage.destination)
+    if not published:
+        return None
+    try:
+        newest = ShardSet.open(published[max(published)])
+    except SegkitError:
+        return None  # damaged; a new version is the repair
+
+    def content(manifest: Manifest) -> dict[str, Any]:
+        keys = ("digest", "name", "split", "images_by", "ledger", "source_header")
+        parents = [parent.digest for parent in manifest.parents]
+        return {**{key: getattr(manifest, key) for key in keys}, "parents": parents}
+
+    return newest if content(newest.manifest) == content(manifest) else None
 
 
 def _read_back(folder: Path, manifest: Manifest) -> ShardSet:
@@ -112,7 +140,12 @@ def write_set(
 
 
 def write_layer(
-    destination: str | Path, parent: ShardSet, samples: Iterable[Sample], header: Header
+    destination: str | Path,
+    parent: ShardSet,
+    samples: Iterable[Sample],
+    header: Header,
+    *,
+    force: bool = True,
 ) -> ShardSet:
     """Publish new labels for the images of one set, as `write_view` does.
 
@@ -123,9 +156,10 @@ def write_layer(
         parent: the set that holds the images.
         samples: samples as read from `parent` with other segments, in any number and order.
         header: usually `Header.from_set(parent, ...)`; its parents are added to `parent`.
+        force: as in `finish`.
     """
     rows = ((sample, parent) for sample in samples)
-    return write_view(destination, rows, (parent,), header, verify_images=False)
+    return write_view(destination, rows, (parent,), header, verify_images=False, force=force)
 
 
 def write_view(
@@ -136,6 +170,7 @@ def write_view(
     *,
     ledger: Callable[[], Ledger] = Ledger,
     verify_images: bool = True,
+    force: bool = True,
 ) -> ShardSet:
     """Publish labels for the images of any number of sets, without copying an image.
 
@@ -147,6 +182,7 @@ def write_view(
             `header.parents`.
         ledger: account of every label, called once all rows are written.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
+        force: as in `finish`.
 
     Raises:
         InputError: an image is missing or damaged, the sets differ in `images_by`, or a remote set
@@ -173,7 +209,7 @@ def write_view(
             parents=(*(data.as_parent(stage.home) for data in sets), *header.parents),
             image_roots=dict(sorted(image_roots.items())),
         )
-        return finish(stage, count, header, ledger())
+        return finish(stage, count, header, ledger(), force=force)
 
 
 def _verified(rows: Iterable[tuple[Sample, ShardSet]]) -> Iterator[tuple[Sample, ShardSet]]:

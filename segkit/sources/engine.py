@@ -73,6 +73,8 @@ class ConvertOptions:
     """Write shards in processes of this machine, or in tasks of a Ray cluster."""
     address: str | None = None
     """Address of the Ray cluster; see `ray_engine`."""
+    force: bool = False
+    """Publish a version even if it equals the newest one."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def convert(
             ledger,
             extra_files=[QUARANTINE],
             check=lambda data: planned.check_shards(data, ledger),
+            force=options.force,
         )
         return _report(tally, source.taxonomy, published, resumed)
 

@@ -103,6 +103,7 @@ def test_if_no_image_exists_the_folder_is_reported_as_wrong(tmp_path: Path) -> N
     assert segkit("convert", *arguments, "--dry-run").stderr.strip().splitlines() == [
         *listed,
         wrong,
+        "next: the same command without --dry-run",
     ]
     assert convert_json(*arguments, "--dry-run")["images"]["dropped"] == {"missing-image": 3}
     (tmp_path / "elsewhere" / "p1.jpg").rename(tmp_path / "images" / "p1.jpg")
@@ -219,6 +220,6 @@ def test_an_empty_set_is_published_and_said_to_be(tmp_path: Path) -> None:
     done = segkit("convert", *arguments, "--out", tmp_path / "out")
     assert done.returncode == 0 and "nothing was written" not in done.stdout
     assert str(tmp_path / "out" / "v1") in done.stdout
-    result = convert_json(*arguments, "--out", tmp_path / "out")
+    result = convert_json(*arguments, "--out", tmp_path / "out", "--force")
     assert (result["path"], result["version"]) == (str(tmp_path / "out" / "v2"), 2)
     assert len(result["digest"]) == 64 and result["images"]["input"] == 0

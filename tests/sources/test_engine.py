@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from segkit.errors import SegkitError
+from segkit.errors import SegkitError, UnchangedWarning
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.sources import engine, plan
@@ -86,9 +86,19 @@ def test_records_are_read_only_a_few_shards_ahead(
 
 def test_a_second_run_gives_the_next_version_with_the_same_digest(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 2)
-    first, second = run(tmp_path, "out").published, run(tmp_path, "out").published
+    forced = replace(SMALL, force=True)
+    first, second = run(tmp_path, "out").published, run(tmp_path, "out", forced).published
     assert (first.version, second.version) == (1, 2)
     assert first.manifest.digest == second.manifest.digest
+
+
+def test_a_second_run_without_a_change_publishes_nothing(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 2)
+    run(tmp_path, "out")
+    with pytest.warns(UnchangedWarning, match="nothing changed since .*/v1, so no new version"):
+        assert run(tmp_path, "out").published.version == 1
+    renamed = replace(SMALL, name="another")
+    assert run(tmp_path, "out", renamed).published.version == 2
 
 
 def test_a_defect_fails_and_publishes_nothing_then_the_fixed_source_resumes(

@@ -1,0 +1,105 @@
+"""Delete old versions of a set or a run; the newest and those that others need stay."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segkit import parse, storage
+from segkit.errors import InputError, SegkitError
+from segkit.shards.publish import MANIFEST, exclusive, versions
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What a pruning deletes and keeps."""
+
+    delete: tuple[Path, ...]
+    """Versions to delete, oldest first."""
+    needed: dict[Path, Path]
+    """Old version that stays -> the version that refers to it."""
+    newest: tuple[Path, ...]
+    """Versions that stay because they are new enough."""
+    size: int
+    """Bytes of the files to delete."""
+
+
+def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
+    """Choose the versions to delete.
+
+    A version stays if it is one of the newest, or if a manifest under `within` names it as a parent
+    or names a tar in it.
+
+    Args:
+        directory: of the versions, on this machine.
+        keep: how many of the newest versions stay, at least 1.
+        within: folder that is searched for sets and runs which refer to the versions.
+
+    Raises:
+        InputError: there is no version.
+        SegkitError: a manifest under `within` cannot be read, so that it may refer to any version.
+    """
+    published = versions(directory)
+    if not published:
+        hint = "give the directory of a set or a run"
+        raise InputError("holds no published version", file=directory, hint=hint)
+    order = [published[number] for number in sorted(published)]
+    old, newest = order[:-keep], order[-keep:]
+    kept = {path.resolve() for path in newest}
+    references = {path.resolve(): list(_references(path)) for path in _versions_below(within)}
+    needed: dict[Path, Path] = {}
+    for path in reversed(old):  # a version that stays keeps its own parents
+        stays = [
+            child
+            for child, parents in references.items()
+            if path.resolve() in parents and (child in kept or not _is_old(child, old))
+        ]
+        if stays:
+            needed[path] = stays[0]
+            kept.add(path.resolve())
+    delete = tuple(path for path in old if path not in needed)
+    size = sum(file.stat().st_size for path in delete for file in path.rglob("*") if file.is_file())
+    return Pruning(delete, dict(reversed(needed.items())), tuple(newest), size)
+
+
+def prune(directory: Path, pruning: Pruning) -> None:
+    """Delete the versions of a plan, with their previews; each disappears at once.
+
+    Raises:
+        SegkitError: another process is writing there.
+    """
+    with exclusive(directory):
+        for path in pruning.delete:
+            hidden = path.with_name(f".{path.name}.partial")
+            path.rename(hidden)
+            path.with_name(f"{path.name}.png").unlink(missing_ok=True)
+            shutil.rmtree(hidden)
+
+
+def _is_old(path: Path, old: list[Path]) -> bool:
+    return any(path == version.resolve() for version in old)
+
+
+def _versions_below(folder: Path) -> Iterator[Path]:
+    """All versions of sets and runs in a folder and its subfolders."""
+    for manifest in sorted(folder.rglob(f"v*/{MANIFEST}")):
+        if not any(part.startswith(".") for part in manifest.relative_to(folder).parts):
+            yield manifest.parent
+
+
+def _references(path: Path) -> Iterator[Path]:
+    """The versions that a version's manifest names, as parents or for their images."""
+    content: Any = parse.read_json(path / MANIFEST)
+    if not isinstance(content, dict):
+        raise SegkitError(f"{path / MANIFEST}: not a manifest", hint="move it away first")
+    names = [
+        parent["path"]
+        for parent in content.get("parents") or []
+        if isinstance(parent, dict) and isinstance(parent.get("path"), str)
+    ]
+    tars = [str(Path(name).parent) for name in content.get("image_roots") or {}]
+    for name in (*names, *tars):
+        location = storage.join(path, name)
+        if not storage.is_remote(location):
+            yield location.resolve()

@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from segkit.commands.app import app
+from segkit.errors import InputError, SegkitError, UnchangedWarning
+from segkit.report.preview import write_preview
+from segkit.shards.header import Header
+from segkit.shards.prune import plan_pruning, prune
+from segkit.shards.publish import exclusive
+from segkit.shards.reader import ShardSet
+from segkit.shards.validate import validate
+from segkit.shards.writer import write_layer
+from tests.training.toy import write_toy_set
+
+
+def _versions(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("v[0-9]"))
+
+
+def _layer(parent: ShardSet, folder: Path) -> ShardSet:
+    return write_layer(folder, parent, parent.samples(), Header.from_set(parent, "test", {}))
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A set with four versions, and a layer over its second one."""
+    folder = tmp_path / "work"
+    for _ in range(4):
+        write_toy_set(folder / "toy")
+    _layer(ShardSet.open(f"{folder}/toy@v2"), folder / "layers" / "layer")
+    return folder
+
+
+def test_the_newest_versions_and_the_parents_of_others_stay(work: Path) -> None:
+    plan = plan_pruning(work / "toy", 1, work)
+    assert [path.name for path in plan.delete] == ["v1", "v3"]
+    assert {path.name: child.parent.name for path, child in plan.needed.items()} == {"v2": "layer"}
+    files = [file for name in ("v1", "v3") for file in (work / "toy" / name).iterdir()]
+    assert plan.size == sum(file.stat().st_size for file in files)
+    prune(work / "toy", plan)
+    assert _versions(work / "toy") == ["v2", "v4"]
+    layer = ShardSet.open(work / "layers" / "layer")
+    assert not list(validate(layer.path)) and layer.image_bytes(layer.sample(0))
+
+
+def test_an_old_version_keeps_its_parents_only_while_it_stays(tmp_path: Path) -> None:
+    first = write_toy_set(tmp_path / "toy")
+    second = _layer(first, tmp_path / "toy")
+    _layer(second, tmp_path / "toy")
+    plan = plan_pruning(tmp_path / "toy", 1, tmp_path)
+    # v3 reads the images of v1, and names v2 as its parent
+    assert plan.delete == () and sorted(path.name for path in plan.needed) == ["v1", "v2"]
+    write_toy_set(tmp_path / "toy")
+    plan = plan_pruning(tmp_path / "toy", 1, tmp_path)
+    assert [path.name for path in plan.delete] == ["v1", "v2", "v3"]
+
+
+def test_a_preview_goes_with_its_version(tmp_path: Path) -> None:
+    write_preview(write_toy_set(tmp_path / "toy"))
+    write_toy_set(tmp_path / "toy")
+    prune(tmp_path / "toy", plan_pruning(tmp_path / "toy", 1, tmp_path))
+    assert sorted(path.name for path in (tmp_path / "toy").glob("v*")) == ["v2"]
+    assert write_toy_set(tmp_path / "toy").version == 3, "numbers are not used twice"
+
+
+def test_a_set_that_is_being_written_is_not_pruned(work: Path) -> None:
+    plan = plan_pruning(work / "toy", 1, work)
+    with (
+        exclusive(work / "toy"),
+        pytest.raises(SegkitError, match="another process is writing here"),
+    ):
+        prune(work / "toy", plan)
+    assert len(_versions(work / "toy")) == 4
+
+
+def test_a_manifest_that_cannot_be_read_stops_the_pruning(work: Path) -> None:
+    (work / "layers" / "layer" / "v1" / "manifest.json").write_text('{"parents": [')
+    with pytest.raises(SegkitError, match=r"manifest\.json"):
+        plan_pruning(work / "toy", 1, work)
+    with pytest.raises(InputError, match="holds no published version"):
+        plan_pruning(work, 1, work)
+
+
+def test_the_command_lists_first_and_deletes_then(work: Path) -> None:
+    arguments = ["prune", str(work / "toy"), "--within", str(work), "--json"]
+    listed = json.loads(CliRunner().invoke(app, [*arguments, "--dry-run"]).stdout)
+    assert len(_versions(work / "toy")) == 4 and listed["dry_run"]
+    done = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert done["deleted"] == listed["deleted"] == ["v1", "v3"]
+    assert _versions(work / "toy") == ["v2", "v4"] and list(done["needed"]) == ["v2"]
+
+
+def test_equal_content_makes_no_new_version_unless_forced(tmp_path: Path) -> None:
+    toy = write_toy_set(tmp_path / "toy")
+    header = Header.from_set(toy, "test", {"argument": 1})
+    first = write_layer(tmp_path / "layer", toy, toy.samples(), header, force=False)
+    again = Header.from_set(toy, "test", {"argument": 2})
+    with pytest.warns(UnchangedWarning, match="so no new version was published; --force"):
+        second = write_layer(tmp_path / "layer", toy, toy.samples(), again, force=False)
+    assert second.path == first.path and _versions(tmp_path / "layer") == ["v1"]
+    assert not list((tmp_path / "layer").glob(".v*"))
+    forced = write_layer(tmp_path / "layer", toy, toy.samples(), again, force=True)
+    assert forced.version == 2
+    fewer = list(toy.samples())[:-1]
+    assert write_layer(tmp_path / "layer", toy, fewer, again, force=False).version == 3
