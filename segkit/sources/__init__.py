@@ -26,7 +26,7 @@ The interface, and what sources share:
 What people draw in labeling tools:
 
     drawn_source.py    base of their sources: annotations become segments
-    shapes.py          boxes, polygons, ellipses and masks
+    drawn_shapes.py    boxes, polygons, ellipses and masks
     annotation_files.py  folders with an annotation file for each image
     xml_files.py       read XML without entities, one element at a time
     data_yaml.py       read data.yaml of YOLO

@@ -1,6 +1,6 @@
 """Folders in which every image has an annotation file of its own, such as labelme's JSON."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from segkit import storage
 from segkit.errors import InputError
+from segkit.file_names import is_unsafe
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.sources.drawn_source import DrawnSource
 from segkit.sources.file_format import reject_other_formats
@@ -24,6 +25,16 @@ _REQUESTS = 32  # files of a store that are read at a time
 def stem(name: str) -> str:
     """Return a relative path without its extension."""
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
+
+
+def image_candidates(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the possible paths of an image, without absolute ones if there are others.
+
+    Absolute paths come from other machines. Names with `..` stay, so that they are refused.
+    """
+    distinct = tuple(dict.fromkeys(name for name in names if name))
+    climbing = [name for name in distinct if ".." in name.split("/")]
+    return tuple(climbing) or tuple(n for n in distinct if not is_unsafe(n)) or distinct
 
 
 @dataclass(frozen=True)

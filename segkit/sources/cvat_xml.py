@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.images.png import MAX_PIXELS
-from segkit.sources import shapes
-from segkit.sources.annotation_files import stem
+from segkit.sources import drawn_shapes
+from segkit.sources.annotation_files import image_candidates, stem
 from segkit.sources.categories import NativeCategory, build_taxonomy
+from segkit.sources.drawn_shapes import Draw, number
 from segkit.sources.drawn_source import Annotation, DrawnSource, ImageAnnotations
 from segkit.sources.file_format import reject_other_formats
 from segkit.sources.ledger import AnnotationError
-from segkit.sources.shapes import Draw, number
 from segkit.sources.source import Record
 from segkit.sources.xml_files import child_text, element_data, root_children
 
@@ -45,8 +45,9 @@ class CvatXml(DrawnSource):
                 continue
             name = (image.get("name") or "").replace("\\", "/")
             last = name.rpartition("/")[2]
-            candidates = tuple(dict.fromkeys((name, f"images/{name}", last, f"images/{last}")))
-            yield Record(stem(name), name, candidates, tostring(image))
+            paths = image_candidates((name, f"images/{name}".replace("//", "/"), last, f"images/{last}"))
+            file_name = paths[0] if paths else name
+            yield Record(stem(file_name), file_name, paths or (name,), tostring(image))
 
     def read(self, record: Record) -> ImageAnnotations:
         """Read the shapes in the element of an image."""
@@ -165,20 +166,20 @@ def _box(element: Element) -> Draw:
     center = ((x0 + x1) / 2, (y0 + y1) / 2)
     angle = number(element.get("rotation", "0"))
     if not angle:
-        return shapes.box(x0, y0, x1 - x0, y1 - y0)
-    return shapes.turned_box(center, x1 - x0, y1 - y0, angle)
+        return drawn_shapes.box(x0, y0, x1 - x0, y1 - y0)
+    return drawn_shapes.turned_box(center, x1 - x0, y1 - y0, angle)
 
 
 def _polygon(element: Element) -> Draw:
     points = [pair.split(",") for pair in (element.get("points") or "").split(";") if pair.strip()]
     if any(len(pair) != 2 for pair in points):
         raise AnnotationError("malformed-annotation", "points are not `x,y;x,y;...`")
-    return shapes.polygons([[number(text) for pair in points for text in pair]])
+    return drawn_shapes.polygons([[number(text) for pair in points for text in pair]])
 
 
 def _ellipse(element: Element) -> Draw:
     x, y, radius_x, radius_y = (number(element.get(key)) for key in ("cx", "cy", "rx", "ry"))
-    return shapes.ellipse((x, y), radius_x, radius_y, number(element.get("rotation", "0")))
+    return drawn_shapes.ellipse((x, y), radius_x, radius_y, number(element.get("rotation", "0")))
 
 
 def _mask(element: Element) -> Draw:
@@ -188,7 +189,7 @@ def _mask(element: Element) -> Draw:
     )
     if min(width, height) < 1 or width * height > MAX_PIXELS:
         raise AnnotationError("malformed-annotation", f"a mask of {width} x {height} pixels")
-    return shapes.mask_crop(_decode(element.get("rle") or "", width, height), left, top)
+    return drawn_shapes.mask_crop(_decode(element.get("rle") or "", width, height), left, top)
 
 
 def _decode(text: str, width: int, height: int) -> NDArray[np.bool_]:
@@ -206,7 +207,7 @@ def _decode(text: str, width: int, height: int) -> NDArray[np.bool_]:
 
 def _integer(text: str | None) -> int:
     value = number(text)
-    if not value.is_integer() or abs(value) >= shapes.MAX_COORDINATE:
+    if not value.is_integer() or abs(value) >= drawn_shapes.MAX_COORDINATE:
         raise AnnotationError("malformed-annotation", f"{text!r} is not a whole number of pixels")
     return int(value)
 

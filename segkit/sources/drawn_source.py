@@ -12,10 +12,10 @@ from segkit.sample import MaskSource, Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.sources import coco_fields
 from segkit.sources.categories import NativeCategory, build_taxonomy
+from segkit.sources.drawn_shapes import Draw, union
 from segkit.sources.image_files import Picture
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import AnnotationError, Defect, ImageError, Tally
-from segkit.sources.shapes import Draw, union
 from segkit.sources.source import Record
 from segkit.taxonomy import Category, Taxonomy, load_taxonomy
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.sources import json_stream
-from segkit.sources.annotation_files import stem
+from segkit.sources.annotation_files import image_candidates, stem
 from segkit.sources.drawn_source import Annotation, DrawnSource, ImageAnnotations, classes_of
 from segkit.sources.file_format import reject_other_formats
 from segkit.sources.label_studio_regions import (
@@ -180,8 +180,8 @@ def _image_names(data: Mapping[str, Any], task: Any) -> tuple[str, tuple[str, ..
         names.append(upload[1])
     if isinstance(task, dict) and isinstance(task.get("file_upload"), str):
         names.append(task["file_upload"])
-    names = list(dict.fromkeys(name for name in names if name)) or [value]
-    return names[0], tuple(names)
+    candidates = image_candidates(names) or (value,)
+    return candidates[0], candidates
 
 
 def _image_value(data: Mapping[str, Any]) -> str | None:

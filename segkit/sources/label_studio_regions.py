@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from segkit.images.png import MAX_PIXELS
 from segkit.masks import brush_rle
-from segkit.sources import shapes
+from segkit.sources import drawn_shapes
+from segkit.sources.drawn_shapes import Draw, Drawing
 from segkit.sources.drawn_source import Annotation
 from segkit.sources.ledger import AnnotationError
-from segkit.sources.shapes import Draw, Drawing
 
 RegionKind = Literal["polygon", "brush", "bitmask", "ellipse", "box", "unsupported"]
 MASKED = ("polygon", "brush", "bitmask", "ellipse")
@@ -143,7 +143,7 @@ def _draw(result: Mapping[str, Any], kind: RegionKind | None) -> Draw:
     if kind == "ellipse":
         x, y, radius_x, radius_y = _numbers(value, "x", "y", "radiusX", "radiusY")
         angle = _angle(value)
-        return lambda width, height: shapes.ellipse(
+        return lambda width, height: drawn_shapes.ellipse(
             (x * width / 100, y * height / 100),
             radius_x * width / 100,
             radius_y * height / 100,
@@ -160,12 +160,14 @@ def _box(value: Mapping[str, Any]) -> Draw:
     def draw(width: int, height: int) -> Drawing:
         left, top = x * width / 100, y * height / 100
         side_x, side_y = box_width * width / 100, box_height * height / 100
-        upright = shapes.box(left, top, side_x, side_y)
+        upright = drawn_shapes.box(left, top, side_x, side_y)
         if not angle:
             return upright(width, height)
         right, bottom = left + side_x, top + side_y
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-        return shapes.rotated_box(shapes.rotate(corners, (left, top), angle))(width, height)
+        return drawn_shapes.rotated_box(drawn_shapes.rotate(corners, (left, top), angle))(
+            width, height
+        )
 
     return draw
 
@@ -183,7 +185,7 @@ def _polygon(value: Mapping[str, Any]) -> Draw:
     def draw(width: int, height: int) -> Drawing:
         sides = (width, height)
         ring = [number * sides[index % 2] / 100 for index, number in enumerate(numbers)]
-        return shapes.polygons([ring])(width, height)
+        return drawn_shapes.polygons([ring])(width, height)
 
     return draw
 
@@ -197,7 +199,7 @@ def _brush(value: Mapping[str, Any], result: Mapping[str, Any]) -> Draw:
         message = "a brush mask without original_width and original_height of its image"
         raise AnnotationError("malformed-annotation", message)
     try:
-        return shapes.full_mask(brush_rle.decode(numbers, size[1], size[0]))
+        return drawn_shapes.full_mask(brush_rle.decode(numbers, size[1], size[0]))
     except ValueError as error:
         raise AnnotationError("malformed-annotation", f"rle: {error}") from None
 
@@ -207,7 +209,7 @@ def _bitmask(value: Mapping[str, Any]) -> Draw:
     head, _, data = text.partition(",")
     if not head.startswith("data:image/png;base64"):
         raise AnnotationError("malformed-annotation", "its imageDataURL is not a PNG in base64")
-    return shapes.full_mask(shapes.png_mask(data))
+    return drawn_shapes.full_mask(drawn_shapes.png_mask(data))
 
 
 def _numbers(value: Mapping[str, Any], *keys: str) -> list[float]:
@@ -217,7 +219,7 @@ def _numbers(value: Mapping[str, Any], *keys: str) -> list[float]:
 def _number(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise AnnotationError("malformed-annotation", f"{str(value)[:40]!r} is not a number")
-    if not abs(value) < shapes.MAX_COORDINATE:  # NaN fails, too
+    if not abs(value) < drawn_shapes.MAX_COORDINATE:  # NaN fails, too
         message = "a coordinate is not finite or out of range"
         raise AnnotationError("malformed-annotation", message)
     return float(value)

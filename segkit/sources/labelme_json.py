@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit.sources import shapes
+from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import (
     AnnotationFiles,
     ImageFolder,
@@ -22,9 +22,9 @@ from segkit.sources.annotation_files import (
     read_all,
     stem,
 )
+from segkit.sources.drawn_shapes import Draw, Point
 from segkit.sources.drawn_source import Annotation, ImageAnnotations, classes_of
 from segkit.sources.ledger import AnnotationError, ImageError
-from segkit.sources.shapes import Draw, Point
 from segkit.sources.source import Record
 
 _HINT = "give the folder of labelme's JSON files"
@@ -227,22 +227,22 @@ def _draw(shape: Mapping[str, Any]) -> Draw:
     if kind in _UNSUPPORTED:
         raise AnnotationError("unsupported-shape", f"a {kind} covers no pixels")
     if kind in ("polygon", ""):
-        return shapes.polygons([[number for point in points for number in point]])
+        return drawn_shapes.polygons([[number for point in points for number in point]])
     if kind == "oriented_rectangle":
-        return shapes.rotated_box(_exactly(points, 4))
+        return drawn_shapes.rotated_box(_exactly(points, 4))
     if kind not in ("rectangle", "circle", "mask"):
         message = f"a shape of type {kind[:40]!r} is not known"
         raise AnnotationError("malformed-annotation", message)
     (x0, y0), (x1, y1) = _exactly(points, 2)
     if kind == "rectangle":
-        return shapes.corner_box(x0, y0, x1, y1)
+        return drawn_shapes.corner_box(x0, y0, x1, y1)
     if kind == "circle":
         radius = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
-        return shapes.ellipse((x0, y0), radius, radius)
+        return drawn_shapes.ellipse((x0, y0), radius, radius)
     if not isinstance(shape.get("mask"), str):
         raise AnnotationError("malformed-annotation", "the shape has no mask")
     # the first point is that of the mask's first pixel
-    return shapes.mask_crop(shapes.png_mask(shape["mask"]), int(x0), int(y0))
+    return drawn_shapes.mask_crop(drawn_shapes.png_mask(shape["mask"]), int(x0), int(y0))
 
 
 def _points(shape: Mapping[str, Any]) -> list[Point]:
@@ -255,7 +255,7 @@ def _points(shape: Mapping[str, Any]) -> list[Point]:
     )
     if not valid or not isinstance(points, list):
         raise AnnotationError("malformed-annotation", "points are not a list of [x, y]")
-    if not all(abs(number) < shapes.MAX_COORDINATE for point in points for number in point):
+    if not all(abs(number) < drawn_shapes.MAX_COORDINATE for point in points for number in point):
         message = "a coordinate is not finite or out of range"
         raise AnnotationError("malformed-annotation", message)
     return [(float(x), float(y)) for x, y in points]

@@ -11,18 +11,19 @@ from xml.etree.ElementTree import Element
 
 from segkit import storage
 from segkit.errors import InputError
-from segkit.sources import shapes
+from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import (
     AnnotationFiles,
     ImageFolder,
+    image_candidates,
     list_annotations,
     pair_files,
     read_all,
     stem,
 )
+from segkit.sources.drawn_shapes import Draw, number
 from segkit.sources.drawn_source import Annotation, ImageAnnotations, classes_of
 from segkit.sources.ledger import AnnotationError, ImageError
-from segkit.sources.shapes import Draw, number
 from segkit.sources.source import Record
 from segkit.sources.xml_files import child_text, element_data, parse_xml
 
@@ -73,17 +74,17 @@ class VocBoxes(AnnotationFiles):
 
     def _draw(self, entry: Element) -> Draw:
         if (polygon := entry.find("polygon")) is not None and len(polygon):
-            return shapes.polygons([self._points(polygon)])
+            return drawn_shapes.polygons([self._points(polygon)])
         if (rotated := entry.find("robndbox")) is not None:
             names = ("cx", "cy", "w", "h", "angle")
             x, y, width, height, angle = (number(child_text(rotated, key)) for key in names)
-            return shapes.turned_box((x, y), width, height, angle, radians=True)
+            return drawn_shapes.turned_box((x, y), width, height, angle, radians=True)
         box = entry.find("bndbox")
         if box is None:
             raise AnnotationError("malformed-annotation", "the object has no bndbox")
         x0, y0, x1, y1 = (number(child_text(box, key)) for key in ("xmin", "ymin", "xmax", "ymax"))
         first = 0 if self.zero_based else 1
-        return shapes.box(x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first)
+        return drawn_shapes.box(x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first)
 
     def _points(self, polygon: Element) -> list[float]:
         """Coordinates of Roboflow's polygons, <x1> <y1> <x2> ..., which count as its boxes do."""
@@ -199,8 +200,8 @@ def _record(name: str, image: str | None, named: str | None) -> Record:
         return Record(stem(name), image, (image,), name, listed=True)
     candidates = [named, named.rpartition("/")[2]] if named else []
     candidates += [stem(name) + suffix for suffix in VocBoxes.suffixes]
-    file_name = named or candidates[0]
-    return Record(stem(name), file_name, tuple(dict.fromkeys(candidates)), name)
+    paths = image_candidates(candidates)
+    return Record(stem(name), paths[0], paths, name)
 
 
 def _size(root: Element) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from segkit import storage
 from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
-from segkit.sources import shapes
+from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import (
     AnnotationFiles,
     ImageFolder,
@@ -22,11 +22,11 @@ from segkit.sources.annotation_files import (
 )
 from segkit.sources.categories import NativeCategory, build_taxonomy
 from segkit.sources.data_yaml import DataYaml, read_data_yaml, read_names, split_path
+from segkit.sources.drawn_shapes import Draw, number
 from segkit.sources.drawn_source import Annotation, ImageAnnotations
 from segkit.sources.file_format import reject_other_formats
 from segkit.sources.image_files import visible_files
 from segkit.sources.ledger import AnnotationError, ImageError
-from segkit.sources.shapes import Draw, number
 from segkit.sources.source import Record
 
 _SLACK = 0.01  # fractions beyond the image that Ultralytics accepts, too
@@ -350,8 +350,8 @@ def _check_row(values: Sequence[float], score: float | None) -> None:
 
 def _draw_box(values: Sequence[float]) -> Draw:
     x, y, width, height = values
-    shapes.box(x, y, width, height)  # raises AnnotationError
-    return lambda image_width, image_height: shapes.box(
+    drawn_shapes.box(x, y, width, height)  # raises AnnotationError
+    return lambda image_width, image_height: drawn_shapes.box(
         (x - width / 2) * image_width,
         (y - height / 2) * image_height,
         width * image_width,
@@ -360,9 +360,9 @@ def _draw_box(values: Sequence[float]) -> Draw:
 
 
 def _draw_polygon(values: Sequence[float]) -> Draw:
-    def draw(image_width: int, image_height: int) -> shapes.Drawing:
+    def draw(image_width: int, image_height: int) -> drawn_shapes.Drawing:
         sides = (image_width, image_height)
         ring = [value * sides[index % 2] for index, value in enumerate(values)]
-        return shapes.polygons([ring])(image_width, image_height)
+        return drawn_shapes.polygons([ring])(image_width, image_height)
 
     return draw

@@ -14,11 +14,10 @@ from segkit.sources.cvat_xml import open_cvat
 
 from .builders import HEIGHT, WIDTH, codes, dry_run, picture, samples
 
-LABELS = ("cat", "dog", "skeleton", "nose")
 META = (
     "<meta><{owner}><id>1</id><labels>"
     "<label><name>cat</name><color>#fff</color><type>any</type><attributes/></label>"
-    "<label><name>dog</name><attributes><attribute><name>age</name></attribute></attributes></label>"
+    "<label><name>dog</name><attributes><attribute>@text=age:</attribute></attributes></label>"
     "<label><name>person</name><type>skeleton</type><svg>&lt;line /&gt;</svg></label>"
     "<label><name>nose</name><type>points</type><parent>person</parent></label>"
     "</labels></{owner}><dumped>2024</dumped></meta>"
@@ -221,6 +220,12 @@ def test_images_in_folders_and_missing_ones(tmp_path: Path) -> None:
     assert dry_run(open_cvat(path, tmp_path)).ledger.images.kept == 1
     (tmp_path / "images" / "sub" / "a b.JPG").unlink()
     assert codes(dry_run(opened(path))) == {"missing-image": 2 - 1}
+    path = dump(tmp_path, box(1, 1, 5, 5))
+    path.write_text(path.read_text().replace('name="a.jpg"', 'name="/share/2024/a.jpg"'))
+    assert [s.file_name for s in samples(opened(path))] == ["images/share/2024/a.jpg"]
+    assert dry_run(opened(path)).ledger.images.kept == 1
+    path.write_text(path.read_text().replace("/share", "../share"))
+    assert codes(dry_run(opened(path))) == {"unsafe-path": 1}
     path = dump(tmp_path, box(1, 1, 5, 5), size=(10, 10))
     assert codes(dry_run(opened(path))) == {"size-mismatch": 1}
 

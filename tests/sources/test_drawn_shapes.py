@@ -1,0 +1,95 @@
+"""Shapes beside their equations, and numbers that no person draws."""
+
+import math
+
+import numpy as np
+import pytest
+
+from segkit.masks import rle
+from segkit.sources import drawn_shapes
+from segkit.sources.ledger import AnnotationError
+
+WIDTH, HEIGHT = 60, 50
+
+
+def mask_of(draw: drawn_shapes.Draw) -> np.ndarray:
+    return rle.decode(draw(WIDTH, HEIGHT).mask or b"", HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("angle", [0, 30, 90, 137.5, -400])
+def test_rotation_keeps_lengths_and_turns_clockwise(angle: float) -> None:
+    center = (7.0, 3.0)
+    (point,) = drawn_shapes.rotate([(17.0, 3.0)], center, angle)
+    assert math.dist(point, center) == pytest.approx(10)
+    turn = math.degrees(math.atan2(point[1] - 3, point[0] - 7))
+    assert (turn - angle) % 360 == pytest.approx(0, abs=1e-9) or (
+        turn - angle
+    ) % 360 == pytest.approx(360)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ellipses_have_the_pixels_inside(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y, a, b = rng.uniform((20, 20, 3, 3), (40, 30, 25, 25))
+    angle = rng.uniform(0, 180)
+    mask = mask_of(drawn_shapes.ellipse((x, y), a, b, angle))
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    turn = math.radians(angle)
+    u = (columns - x) * math.cos(turn) + (rows - y) * math.sin(turn)
+    v = -(columns - x) * math.sin(turn) + (rows - y) * math.cos(turn)
+    level = np.hypot(u / a, v / b)
+    margin = 1 / min(a, b)  # a pixel
+    assert mask[level < 1 - margin].all() and not mask[level > 1 + margin].any()
+
+
+def test_a_rotated_box_lies_in_the_upright_one_and_touches_its_sides() -> None:
+    drawing = drawn_shapes.turned_box((30, 25), 20, 8, 33)(WIDTH, HEIGHT)
+    x, y, width, height = drawing.box
+    turn = math.radians(33)
+    assert width == pytest.approx(20 * math.cos(turn) + 8 * math.sin(turn))
+    assert height == pytest.approx(20 * math.sin(turn) + 8 * math.cos(turn))
+    assert (x + width / 2, y + height / 2) == pytest.approx((30, 25))
+    assert (drawing.mask, drawing.warning) == (None, "rotated-box")
+    assert drawn_shapes.turned_box((30, 25), 20, 8, 0)(WIDTH, HEIGHT).warning is None
+
+
+@pytest.mark.parametrize("left", [-3, 0, 55, 70])
+@pytest.mark.parametrize("top", [-3, 10, 48])
+def test_crops_are_cut_at_the_edge(left: int, top: int) -> None:
+    crop = np.random.default_rng(0).random((6, 9)) > 0.3
+    whole = np.zeros((HEIGHT + 100, WIDTH + 100), bool)
+    whole[50 + top : 56 + top, 50 + left : 59 + left] = crop
+    expected = whole[50 : 50 + HEIGHT, 50 : 50 + WIDTH]
+    draw = drawn_shapes.mask_crop(crop, left, top)
+    if expected.any():
+        assert np.array_equal(mask_of(draw), expected)
+    else:
+        with pytest.raises(AnnotationError, match="covers no pixel"):
+            draw(WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("text", ["1", "-1.5", "+.5", "2.", "1e-3", " 7 ", "1E+2"])
+def test_numbers(text: str) -> None:
+    assert drawn_shapes.number(text) == float(text)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "nan", "inf", "1_0", "0x1", "1,5", "\u0661", "1e", "--1"]
+)
+def test_texts_that_are_not_numbers(text: str | None) -> None:
+    with pytest.raises(AnnotationError, match="is not a number"):
+        drawn_shapes.number(text)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e12])
+def test_impossible_coordinates(bad: float) -> None:
+    for draw in (
+        lambda: drawn_shapes.box(bad, 0, 1, 1),
+        lambda: drawn_shapes.corner_box(0, 0, bad, 1),
+        lambda: drawn_shapes.turned_box((bad, 0), 1, 1, 5),
+        lambda: drawn_shapes.turned_box((0, 0), 1, 1, bad),
+        lambda: drawn_shapes.ellipse((0, 0), bad, 1),
+        lambda: drawn_shapes.polygons([[0, 0, bad, 1, 1, 1]])(WIDTH, HEIGHT),
+    ):
+        with pytest.raises(AnnotationError):
+            draw()

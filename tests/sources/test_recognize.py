@@ -1,0 +1,168 @@
+"""Formats are recognized by content; a file that is given to another source names its command."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkit.errors import InputError
+from segkit.sources.coco_instances import open_coco_instances
+from segkit.sources.coco_panoptic import open_coco_panoptic
+from segkit.sources.cvat_xml import open_cvat
+from segkit.sources.file_format import FORMATS, file_format
+from segkit.sources.label_studio import open_label_studio
+from segkit.sources.labelme_json import open_labelme
+from segkit.sources.ledger import Tally
+from segkit.sources.objects365 import open_objects365
+from segkit.sources.recognize import recognize
+from segkit.sources.semantic_masks import open_semantic
+from segkit.sources.voc_boxes import open_voc_boxes
+from segkit.sources.yolo_labels import open_yolo
+
+from . import test_cvat_xml as cvat
+from . import test_label_studio as labelstudio
+from . import test_labelme_json as labelme
+from . import test_voc_boxes as voc
+from . import test_yolo_labels as yolo
+from .builders import coco_instances, coco_panoptic, dry_run, picture, write_json
+
+
+def files(root: Path) -> dict[str, Path]:
+    """A file of each format, with its images, by the subcommand that converts it."""
+    picture(root / "labelstudio" / "images" / "a.jpg")
+    task = labelstudio.task(labelstudio.rectangle(1, 1, 9, 9))
+    picture(root / "labelme" / "a.jpg")
+    shape = labelme.shape("rectangle", [[1, 1], [5, 5]])
+    voc.write(root / "voc", "a", voc.entry("x", 1, 1, 5, 5))
+    return {
+        "yolo": yolo.dataset(root / "yolo", {"a": "0 0.5 0.5 0.2 0.2"}),
+        "cvat": cvat.dump(root / "cvat", cvat.box(1, 1, 5, 5)),
+        "labelstudio": write_json(root / "labelstudio" / "tasks.json", [task]),
+        "labelme": write_json(root / "labelme" / "a.json", labelme.content(shape)),
+        "voc-boxes": root / "voc" / "Annotations" / "a.xml",
+        "coco": coco_instances(root / "coco", [{"bbox": [1, 1, 5, 5]}]),
+    }
+
+
+def test_each_format_is_recognized_by_its_content(tmp_path: Path) -> None:
+    for command, path in files(tmp_path).items():
+        known = file_format(path)
+        assert known is not None and known.command == command
+    for text in ("", "plain", "<html/>", "[]", "{}", "[[1]]", '{"a": 1}', "\x00\xff"):
+        (tmp_path / "x.txt").write_text(text)
+        assert file_format(tmp_path / "x.txt") is None
+    (tmp_path / "x.xml").write_text(
+        '\ufeff<?xml version="1.0"?>\n<!-- <annotation> -->\n<annotations>'
+    )
+    assert file_format(tmp_path / "x.xml") is FORMATS["cvat"]
+    assert file_format(tmp_path) is None and file_format(tmp_path / "none") is None
+
+
+OPENERS: dict[str, Any] = {
+    "yolo": lambda path, images: open_yolo(path),
+    "cvat": open_cvat,
+    "labelstudio": open_label_studio,
+    "labelme": open_labelme,
+    "voc-boxes": open_voc_boxes,
+    "coco": open_coco_instances,
+    "coco panoptic": open_coco_panoptic,
+    "objects365": open_objects365,
+    "semantic": lambda path, images: open_semantic(images, images, path),
+}
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_file_of_another_format_names_the_right_command(tmp_path: Path, opener: str) -> None:
+    tried = 0
+    for command, path in files(tmp_path).items():
+        if opener.startswith(command) or (
+            command == "coco" and opener in ("objects365", "semantic")
+        ):
+            continue
+        with pytest.raises(
+            InputError, match=f"convert it with `segkit convert {command}"
+        ) as caught:
+            OPENERS[opener](path, tmp_path)
+        assert str(path) in str(caught.value)
+        tried += 1
+    assert tried >= 5
+
+
+@pytest.mark.parametrize("command", ["yolo", "cvat", "labelstudio", "labelme", "coco"])
+def test_auto_opens_files(tmp_path: Path, command: str) -> None:
+    path = files(tmp_path)[command]
+    recognition = recognize(path)
+    assert recognition.words[0] == command
+    assert recognition.command.startswith(f"segkit convert {command} --")
+    assert dry_run(recognition.source).ledger.annotations.kept == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [
+        ("yolo", "yolo"),
+        ("cvat", "cvat"),
+        ("labelstudio", "labelstudio"),
+        ("labelme", "labelme"),
+        ("voc-boxes", "voc"),
+        ("coco", "coco"),
+    ],
+)
+def test_auto_opens_folders(tmp_path: Path, command: str, folder: str) -> None:
+    files(tmp_path)
+    recognition = recognize(tmp_path / folder)
+    assert recognition.words[0] == command
+    assert dry_run(recognition.source).ledger.annotations.kept == 1
+
+
+def test_auto_opens_layouts(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path / "pan")
+    assert recognize(tmp_path / "pan" / "panoptic.json").words[:2] == ("coco", "--panoptic")
+    picture(tmp_path / "sem" / "images" / "a.png")
+    picture(tmp_path / "sem" / "masks" / "a.png")
+    (tmp_path / "sem" / "labels.txt").write_text("0 road\n")
+    assert recognize(tmp_path / "sem").words[0] == "semantic"
+    picture(tmp_path / "img" / "a.jpg")
+    (tmp_path / "img" / "a.txt").write_text("0 0.5 0.5 0.2 0.2")
+    (tmp_path / "img" / "classes.txt").write_text("cat\n")
+    assert recognize(tmp_path / "img").words == ("yolo", "--data", str(tmp_path / "img"))
+    (tmp_path / "ade" / "images" / "training").mkdir(parents=True)
+    (tmp_path / "ade" / "annotations" / "training").mkdir(parents=True)
+    with pytest.raises(InputError, match="give --split, one of training"):
+        recognize(tmp_path / "ade")
+
+
+def test_auto_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        recognize(tmp_path / "none")
+    with pytest.raises(InputError, match="no known format"):
+        recognize(tmp_path)
+    paths = files(tmp_path)
+    for name in ("cvat", "labelstudio"):
+        for image in (tmp_path / name).rglob("*.jpg"):
+            image.unlink()
+        with pytest.raises(InputError, match=f"segkit convert {name} .*--images FOLDER"):
+            recognize(paths[name])
+    with pytest.raises(InputError, match="omit --split"):
+        recognize(paths["coco"], "train")
+    (tmp_path / "yolo" / "data.yaml").write_text(
+        "train: images/train\nval: images/other\nnames: [cat]\n"
+    )
+    with pytest.raises(InputError, match="give --split, one of train, val"):
+        recognize(tmp_path / "yolo")
+    assert recognize(tmp_path / "yolo", "train").words[-2:] == ("--split", "train")
+    write_json(tmp_path / "coco" / "other.json", json.loads(paths["coco"].read_text()))
+    with pytest.raises(InputError, match="has several annotation files"):
+        recognize(tmp_path / "coco")
+
+
+def test_sources_and_records_reach_worker_processes(tmp_path: Path) -> None:
+    for path in files(tmp_path).values():
+        source = recognize(
+            path if path.suffix != ".xml" or "cvat" in str(path) else path.parents[1]
+        )
+        for record in source.source.records(Tally()):
+            copy, again = pickle.loads(pickle.dumps((source.source, record)))
+            assert copy.load(again)[1] == source.source.load(record)[1] != []
