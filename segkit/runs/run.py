@@ -13,17 +13,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segkit.distributed import choose_device
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.load import load_recipe
 from segkit.recipes.old_names import update_weights
 from segkit.recipes.schema import Recipe
 from segkit.runs.open_run import open_run
 from segkit.runs.run_manifest import (
+    RECIPE,
     TAXONOMIES,
     VOCABULARY,
     WEIGHTS,
     RunManifest,
+    manifest_of,
     refuse_damage,
     run_parent,
 )
@@ -115,7 +118,27 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
         InputError: no run there, an unreadable file, an override of another section, or no such
             device.
     """
-    folder, manifest, recipe = open_run(spec, overrides)
+    return _load(*open_run(spec, overrides), device)
+
+
+def check_readable(folder: Path) -> None:
+    """Load a run that is about to be published, as it will be read.
+
+    Args:
+        folder: its directory, complete but not visible yet.
+
+    Raises:
+        SegkitError: it cannot be loaded.
+    """
+    try:
+        _load(folder, manifest_of(folder), load_recipe(folder / RECIPE), "cpu")
+    except SegkitError as error:
+        message = f"{folder}: the new run cannot be read back ({error.message})"
+        raise SegkitError(message, hint="nothing was published") from error
+
+
+def _load(folder: Path, manifest: RunManifest, recipe: Recipe, device: str) -> Run:
+    """The run in a version's directory."""
     refuse_damage(folder, manifest)
     try:
         # The run's weights include the backbone's; nothing is downloaded.

@@ -142,7 +142,12 @@ def read_run_manifest(spec: str | Path, *, verify: bool = True) -> RunManifest:
     Raises:
         InputError: no run there, one of a newer version of segkit, or a damaged manifest.
     """
-    file = resolve(spec) / MANIFEST
+    return manifest_of(resolve(spec), verify=verify)
+
+
+def manifest_of(folder: Path, *, verify: bool = True) -> RunManifest:
+    """The manifest in the directory of a run's version; see `read_run_manifest`."""
+    file = folder / MANIFEST
     hint = "give a run that segkit train wrote"
     try:
         data = parse.read_bytes(file)

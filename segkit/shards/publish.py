@@ -192,7 +192,7 @@ def staging(
         message = f"cannot be written to ({error.strerror})"
         raise InputError(message, file=directory, hint="choose another directory") from error
     with lock:
-        _lock(lock.fileno(), destination)
+        _lock(lock.fileno(), directory / _LOCK, destination)
         with (
             _prepare(directory, destination, dict(fingerprint), resume) as stage,
             disk_errors(destination),
@@ -262,12 +262,16 @@ def _local_directory(destination: Path) -> Path:
     return cache_root() / "uploads" / f"{destination.name}-{key}"
 
 
-def _lock(descriptor: int, destination: Path) -> None:
+def _lock(descriptor: int, file: Path, destination: Path) -> None:
+    """Hold the lock of a file that is open; SegkitError if another process has it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        is_current = os.path.samestat(os.fstat(descriptor), file.stat())
+    except (BlockingIOError, FileNotFoundError):
+        is_current = False
+    if not is_current:  # or the directory was deleted meanwhile, and perhaps made again
         message = f"{destination}: another process is writing here"
-        raise SegkitError(message, hint="wait until it ends") from None
+        raise SegkitError(message, hint="wait until it ends")
 
 
 def _next_version(directory: Path) -> tuple[Path, int]:

@@ -10,6 +10,7 @@ from torch import nn
 from segkit import __version__
 from segkit.recipes.load import to_toml
 from segkit.runs.init_from import init_from_parents
+from segkit.runs.run import check_readable
 from segkit.runs.run_manifest import (
     CHECKPOINTS,
     RECIPE,
@@ -69,6 +70,11 @@ def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Stagin
 
 
 def publish(stage: Staging) -> Path:
-    """Delete the checkpoints and make the version visible; returns its path."""
+    """Load the run once, delete the checkpoints and make the version visible; returns its path.
+
+    Raises:
+        SegkitError: the run cannot be loaded; nothing is published, and the checkpoints remain.
+    """
+    check_readable(stage.path)
     shutil.rmtree(stage.path / CHECKPOINTS, ignore_errors=True)
     return stage.publish()
