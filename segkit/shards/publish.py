@@ -128,6 +128,8 @@ class Staging:
     def discard(self) -> None:
         """Delete the directory, because nothing is to be published."""
         self.require_in_place()
+        if storage.is_remote(self.destination):
+            abandon(self.path, self.destination, MANIFEST)
         _remove_partial(self.path)
 
     @property
@@ -209,7 +211,7 @@ def staging(
 def exclusive(directory: Path) -> Iterator[None]:
     """Hold the lock of a local directory of versions; SegkitError if another process writes."""
     with storage.open_lock(directory / _LOCK) as lock:
-        _lock(lock.fileno(), directory)
+        _lock(lock.fileno(), directory / _LOCK, directory)
         yield
 
 

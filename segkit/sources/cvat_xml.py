@@ -45,7 +45,9 @@ class CvatXml(DrawnSource):
                 continue
             name = (image.get("name") or "").replace("\\", "/")
             last = name.rpartition("/")[2]
-            paths = image_candidates((name, f"images/{name}".replace("//", "/"), last, f"images/{last}"))
+            paths = image_candidates(
+                (name, f"images/{name}".replace("//", "/"), last, f"images/{last}")
+            )
             file_name = paths[0] if paths else name
             yield Record(stem(file_name), file_name, paths or (name,), tostring(image))
 
