@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
@@ -13,13 +12,13 @@ from numpy.typing import NDArray
 
 from segkit import storage
 from segkit.errors import SegkitError
+from segkit.file_names import is_digest
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.storage import cache_root
 from segkit.taxonomy import Taxonomy
 
-_DIGEST = re.compile("[0-9a-f]{64}")
 _MAX_NAME = 200
 """Bytes of a file name; file systems allow 255, and a file being written has a longer name."""
 
@@ -37,12 +36,12 @@ def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
     """
     ref, digest = sample.image, sample.image.sha256
     if ref.tar is None and ref.path is not None:
-        source = storage.join(shards.path, ref.path)
+        source = shards.locations.image(ref.path)
         if not storage.is_remote(source):
             shards.verify_image(sample)  # the file may have changed since the conversion
-            return source.resolve()
+            return source
     name = _file_name(sample)
-    if digest and _DIGEST.fullmatch(digest):
+    if digest and is_digest(digest):
         file = root / "images" / digest[:16] / name
         if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == digest:
             return file

@@ -56,7 +56,7 @@ def read_columns(shards: ShardSet, columns: list[str]) -> Iterator[Any]:
         InputError: a part cannot be read.
     """
     for part in shards.manifest.parts:
-        path = shards.path / part.labels
+        path = shards.locations.part(part.labels)
         with open_labels(path, part.rows) as file:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=columns, use_threads=False)

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from segkit import parse
 from segkit.errors import InputError
+from segkit.file_names import UnsafeNameError, resolve_inside
 from segkit.shards.consistency import Violation
 from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import verify_content
 from segkit.shards.publish import MANIFEST, resolve
-from segkit.storage import reason, relocate
+from segkit.storage import reason, relocate, require_regular
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
 VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"
@@ -85,7 +86,7 @@ def log_digests(folder: Path) -> dict[str, str]:
 
 def file_sha256(file: Path) -> str:
     """SHA-256 of a file, in hex."""
-    with file.open("rb") as opened:
+    with require_regular(file).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
@@ -103,11 +104,11 @@ def damage(folder: Path, manifest: RunManifest, *, logs: bool = False) -> list[V
         violations.append(Violation("digest", MANIFEST, detail))
     listed = {**dict.fromkeys(CONTENT, ""), **manifest.files, **(manifest.logs if logs else {})}
     for name, recorded in listed.items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        try:
+            digest = file_sha256(resolve_inside(folder, name))
+        except UnsafeNameError:
             violations.append(Violation("manifest", name, "leads out of the run"))
             continue
-        try:
-            digest = file_sha256(folder / name)
         except OSError as error:
             detail = f"not readable ({reason(error)})"
             violations.append(Violation("missing-file", name, detail))

@@ -10,6 +10,7 @@ labels.py          open files of labels, and check their rows
 shard.py           write one shard: image tar and labels
 sidecar.py         record finished shards, for resuming
 writer.py          write sets, layers and views
+locations.py       the files that a version names: parts, tars of parents, image files
 reader.py          `ShardSet`: samples and images of a version
 labeled_image.py   one image with its labels, for notebooks and scripts
 lineage.py         describe a version and its ancestors

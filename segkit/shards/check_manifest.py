@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.shards.consistency import Violation
+from segkit.shards.locations import parent_path
 from segkit.shards.manifest import Count, Ledger, Manifest, Parent, Statistics
 from segkit.shards.manifest_file import DIGEST, is_intact, read_content
 from segkit.shards.publish import MANIFEST
@@ -64,7 +64,11 @@ def check_parents(version: Path, parents: Iterable[Parent]) -> Iterator[Violatio
     A missing parent is allowed, since the images in it are checked by themselves.
     """
     for parent in parents:
-        path = storage.join(version, parent.path)
+        try:
+            path = parent_path(version, parent.path)
+        except InputError as error:
+            yield Violation("parent", parent.path, str(error))
+            continue
         if PurePosixPath(parent.path).name != f"v{parent.version}":
             detail = f"{parent.path} is not version {parent.version}"
             yield Violation("parent", str(path), detail)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from segkit import storage
 from segkit.errors import InputError, SegkitError
+from segkit.shards.locations import parent_path
 from segkit.shards.manifest_file import read_content, verify_content
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.shards.reader import ShardSet, read_manifest
@@ -72,9 +72,10 @@ def _count_crowds(path: Path) -> int | None:
 
 
 def _ancestor(child: Path, parent: dict[str, Any]) -> dict[str, Any]:
-    path = storage.join(child, str(parent.get("path"))).resolve()
-    recorded = {**parent, "path": str(path), "found": False, "parents": []}
+    recorded = {**parent, "found": False, "parents": []}
     try:
+        path = parent_path(child, str(parent.get("path")))
+        recorded["path"] = str(path)
         manifest = read_content(path / MANIFEST)
     except InputError:
         return recorded

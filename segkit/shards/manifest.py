@@ -23,6 +23,10 @@ TASKS: Mapping[SetKind, Task] = {
 """The task that the labels of each kind of set are for."""
 ImagesBy = Literal["embed", "reference", "none"]
 """The images of a set: in its tars, files that rows name, or none."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in hex."""
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""A file in the version's directory."""
 Natural = Annotated[int, Field(ge=0)]
 """A count, which no arithmetic of a damaged manifest may turn negative."""
 
@@ -36,17 +40,17 @@ class Parent(_Strict):
 
     path: str
     version: int = Field(ge=1)
-    digest: str
+    digest: Digest
 
 
 class Part(_Strict):
     """One shard: a Parquet file of labels, and the tar of its images where the set has its own."""
 
-    labels: str
-    labels_sha256: str
+    labels: PartName
+    labels_sha256: Digest
     rows: Natural
-    images: str | None = None
-    images_sha256: str | None = None
+    images: PartName | None = None
+    images_sha256: Digest | None = None
     images_bytes: Natural = 0
 
 
@@ -108,7 +112,7 @@ class Manifest(_Strict):
     command: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     parents: tuple[Parent, ...] = ()
-    image_roots: dict[str, str] = Field(default_factory=dict)
+    image_roots: dict[str, Digest] = Field(default_factory=dict)
     """Of layers: path of a parent's tar as the rows name it -> SHA-256 of that tar."""
     images_by: ImagesBy = "embed"
     parts: tuple[Part, ...]
@@ -118,7 +122,7 @@ class Manifest(_Strict):
     export."""
     ledger: Ledger = Ledger()
     statistics: Statistics = Statistics()
-    digest: str
+    digest: Digest
     """SHA-256 of the content only, see `content_digest`."""
     manifest_digest: str | None = None
     """SHA-256 of everything else in the file; versions of an earlier segkit have none."""

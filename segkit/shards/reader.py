@@ -21,6 +21,7 @@ from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
 from segkit.shards import arrow, labels
 from segkit.shards.labeled_image import LabeledImage
+from segkit.shards.locations import Locations
 from segkit.shards.manifest import Manifest, Parent, Part
 from segkit.shards.manifest_file import verify_content
 from segkit.shards.publish import MANIFEST, resolve
@@ -105,6 +106,11 @@ class ShardSet:
             yield from chunk.to_pylist()
 
     @cached_property
+    def locations(self) -> Locations:
+        """The files that rows and manifest name."""
+        return Locations(self.path, self.manifest)
+
+    @cached_property
     def tars(self) -> dict[str, str]:
         """Every tar that rows may name (relative to `path`) and its SHA-256."""
         tars = {
@@ -120,8 +126,9 @@ class ShardSet:
             verify: compare the bytes with the SHA-256 in the row, where it has one.
 
         Raises:
-            InputError: the set holds labels only, the image's file or tar is missing, or the bytes
-                are not those that were converted.
+            InputError: the set holds labels only, the image's file or tar is missing or one that the
+                set may not name (see `segkit.shards.locations`), or the bytes are not those that
+                were converted.
             SegkitError: the tar is shorter than the row says.
         """
         data = self._read_image(sample)
@@ -144,8 +151,9 @@ class ShardSet:
         if image.path is None:
             message, hint = "the set holds labels only", "convert with images"
             raise InputError(message, file=self.path, record=sample.id, hint=hint)
+        path = self.locations.image(image.path)
         try:
-            return storage.read_bytes(storage.join(self.path, image.path))
+            return storage.read_bytes(path)
         except OSError as error:
             message = f"image not readable ({storage.reason(error)})"
             hint = "restore the file or convert again"
@@ -214,7 +222,7 @@ class ShardSet:
         return total
 
     def _open_labels(self, part: Part) -> AbstractContextManager[pq.ParquetFile]:
-        return labels.open_labels(self.path / part.labels, part.rows)
+        return labels.open_labels(self.locations.part(part.labels), part.rows)
 
     def _samples(self, table: pa.Table, part: Part) -> list[Sample]:
         """The checked rows of a table."""
@@ -225,7 +233,7 @@ class ShardSet:
         return samples
 
     def _read_from_tar(self, sample: Sample) -> bytes:
-        path = storage.join(self.path, str(sample.image.tar))
+        path = self.locations.tar(str(sample.image.tar))
         try:
             data = storage.read_range(path, sample.image.offset, sample.image.length)
         except OSError as error:

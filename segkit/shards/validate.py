@@ -60,9 +60,15 @@ class _Labels:
             yield Violation("statistics", MANIFEST, "the statistics are not those of the labels")
 
     def _check_part(self, part: Part) -> Iterator[Violation]:
-        file_violations = list(_check_labels_file(self.data.path, part))
+        try:
+            path = self.data.locations.part(part.labels)
+        except InputError as error:
+            self.complete = False
+            yield Violation("missing-file", part.labels, str(error))
+            return
+        file_violations = list(_check_labels_file(path, part))
         yield from file_violations
-        for rows in _read_row_groups(self.data.path / part.labels):
+        for rows in _read_row_groups(path):
             if isinstance(rows, Violation):
                 self.complete = False
                 if not file_violations:
@@ -88,7 +94,12 @@ class _Labels:
 
 def _check_tars(data: ShardSet) -> Iterator[Violation]:
     for name, digest in data.tars.items():
-        yield from _check_file(storage.join(data.path, name), name, digest)
+        try:
+            path = data.locations.tar(name)
+        except InputError as error:
+            yield Violation("missing-file", name, str(error))
+            continue
+        yield from _check_file(path, name, digest)
     for part in data.manifest.parts:
         size = storage.size_lookup(data.path)(part.images) if part.images else 0
         if size not in (None, part.images_bytes):
@@ -106,8 +117,8 @@ def _check_file(path: Path, name: str, listed: str) -> Iterator[Violation]:
         yield Violation("checksum", name, f"SHA-256 is {digest}, not {listed}")
 
 
-def _check_labels_file(version: Path, part: Part) -> Iterator[Violation]:
-    path, name = version / part.labels, part.labels
+def _check_labels_file(path: Path, part: Part) -> Iterator[Violation]:
+    name = part.labels
     for violation in _check_file(path, name, part.labels_sha256):
         yield violation
         if violation.code == "missing-file":

@@ -18,6 +18,7 @@ from segkit.extras import require_extra
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
 from segkit.shards.header import Header
+from segkit.shards.locations import image_names, remember_images
 from segkit.shards.manifest import ImagesBy, Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
@@ -182,6 +183,9 @@ def convert(
             check=lambda data: planned.check_shards(data, ledger),
             force=options.force,
         )
+        if options.images_by == "reference":
+            names = image_names(published.path, published.manifest)
+            remember_images(names, source.images)
         return _report(tally, source.taxonomy, published, resumed)
 
 
