@@ -21,7 +21,6 @@ from segkit.recipes.schema import InferenceConfig
 from segkit.runs.run import Run
 from segkit.sample import ImageRef, Sample
 from segkit.shards.header import Header
-from segkit.shards.locations import image_names, remember_images
 from segkit.shards.manifest import Ledger, Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
@@ -147,9 +146,7 @@ def predict_files(
         parents=(run.as_parent(out),),
     )
     records = ((sample, None) for sample in _counted(samples, on_image))
-    published = write_set(out, records, header, ledger=ledger)
-    remember_images(image_names(published.path, published.manifest), root)
-    return published
+    return write_set(out, records, header, ledger=ledger, images=root)
 
 
 def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:

@@ -124,20 +124,21 @@ def image_names(version: Path, manifest: Manifest) -> Iterator[str]:
                 yield from filter(None, batch.column(0).to_pylist())
 
 
-def remember_images(paths: Iterable[str], root: Path) -> None:
-    """Let this user read the images of a set that is made here by reference, now and later.
+def remember_folders(files: Iterable[str], root: Path | None) -> None:
+    """Let this user read image files by reference, now and later: their folders are remembered.
 
     Each folder is noted in $SEGKIT_CACHE/image-folders, under a hash of its path.
 
     Args:
-        paths: the image files that its rows name.
-        root: the folder that the user gave. Files elsewhere, to which it has links, are covered by
-            their own folders.
+        files: paths or URLs of the files.
+        root: the folder that the user gave, whose subfolders need no notes of their own. Files
+            elsewhere, to which it has links, do.
     """
-    top = root.resolve()
-    folders = {str(top)} if top != top.parent else set()
-    elsewhere = (path.rpartition("/")[0] for path in paths)
-    folders |= {folder for folder in elsewhere if not _covers(folders, folder)}
+    top = root and root.resolve()
+    folders = {str(top)} if top and top != top.parent else set()
+    for folder in sorted({file.rpartition("/")[0] or "/" for file in files}):
+        if not _covers(folders, folder):
+            folders.add(folder)
     try:
         _remember(folders)
     except OSError:  # a cache that cannot be written to: for this process only

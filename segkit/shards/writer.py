@@ -15,6 +15,7 @@ from segkit import storage
 from segkit.errors import InputError, SegkitError, UnchangedWarning
 from segkit.sample import ImageRef, Sample
 from segkit.shards.header import Header, build_manifest
+from segkit.shards.locations import image_names, remember_folders
 from segkit.shards.manifest import Ledger, Manifest
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, Staging, staging, versions
@@ -123,6 +124,7 @@ def write_set(
     *,
     ledger: Ledger | None = None,
     shard_size: int = SHARD_BYTES,
+    images: Path | None = None,
 ) -> ShardSet:
     """Publish a set from a stream of samples, in one process and without resuming.
 
@@ -133,10 +135,24 @@ def write_set(
         header: the other fields of the manifest.
         ledger: account of the source's annotations and images.
         shard_size: image bytes at which a shard is closed.
+        images: folder of the images that rows name by path, if they lie in one.
     """
     with staging(destination, {"command": header.command}, resume=False) as stage:
         count = _write_shards(stage, records, shard_size)
-        return finish(stage, count, header, ledger or Ledger())
+        published = finish(stage, count, header, ledger or Ledger())
+        if header.images_by == "reference":
+            remember_images(published, images)
+        return published
+
+
+def remember_images(shards: ShardSet, images: Path | None) -> None:
+    """Let this user read the images that a set names by path, since it was made here from them.
+
+    Args:
+        shards: a set that was not made from another set, which might name anything.
+        images: folder of the images, if they lie in one.
+    """
+    remember_folders(image_names(shards.path, shards.manifest), images)
 
 
 def write_layer(

@@ -18,12 +18,11 @@ from segkit.extras import require_extra
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
 from segkit.shards.header import Header
-from segkit.shards.locations import image_names, remember_images
 from segkit.shards.manifest import ImagesBy, Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.sidecar import discard_shard
-from segkit.shards.writer import SHARD_BYTES, finish
+from segkit.shards.writer import SHARD_BYTES, finish, remember_images
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.notes import conversion_notes
@@ -184,8 +183,7 @@ def convert(
             force=options.force,
         )
         if options.images_by == "reference":
-            names = image_names(published.path, published.manifest)
-            remember_images(names, source.images)
+            remember_images(published, source.images)
         return _report(tally, source.taxonomy, published, resumed)
 
 
