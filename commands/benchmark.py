@@ -10,7 +10,7 @@ from rich.table import Table
 from segkit.atomic import folder_lock
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, emit, note, plural, progress_bar, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, plural, progress_bar, table
 from .scoring import (
     CHECKPOINT_OPTION,
     DEVICE_OPTION,
@@ -130,6 +130,7 @@ def _add_command(name: str, description: str, data_set: str) -> None:
         predictions: str = PREDICTIONS_OPTION,
         settings: list[str] = SETTINGS_OPTION,
         device: str = DEVICE_OPTION,
+        images_root: list[str] = IMAGES_ROOT_OPTION,
         as_json: bool = JSON_OPTION,
     ) -> None:
         options = PredictionSource(checkpoint, predictions, settings, device)

@@ -4,7 +4,7 @@ import typer
 
 from segkit.extras import require_extra
 
-from .common import JSON_OPTION, emit, print_line, progress_bar, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, print_line, progress_bar, table
 
 
 def browse(
@@ -19,6 +19,7 @@ def browse(
     host: str = typer.Option(
         "localhost", help="Address that the App listens on; 0.0.0.0 lets other machines connect."
     ),
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Load a shard set into FiftyOne (extra `browse`) and open its App.

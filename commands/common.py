@@ -6,6 +6,7 @@ data (see `segkit.text.printable`) and takes none of it for markup.
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -29,6 +30,7 @@ from rich.tree import Tree
 
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
+from segkit.storage import is_remote, location
 from segkit.taxonomy import known_taxonomies
 from segkit.text.printable import printable
 
@@ -52,6 +54,31 @@ PREVIEW_OPTION = typer.Option(
 )
 FORCE_OPTION = typer.Option(
     False, "--force", help="Publish a version even if it equals the newest one."
+)
+
+
+def _allow_images(context: typer.Context, folders: list[str]) -> list[str]:
+    """Add the folders of --images-root to $SEGKIT_IMAGES_ROOT while the command runs."""
+    from segkit.shards.locations import IMAGES_ROOT, allow_images
+
+    for folder in folders:
+        path = location(folder)
+        if not is_remote(path) and not path.is_dir():
+            raise InputError("no such folder", file=folder, hint="check --images-root")
+    if folders:
+        before = os.environ.get(IMAGES_ROOT, "")
+        context.call_on_close(lambda: os.environ.update({IMAGES_ROOT: before}))
+        allow_images(folders)
+    return folders
+
+
+IMAGES_ROOT_OPTION: list[str] = typer.Option(
+    [],
+    "--images-root",
+    metavar="DIR",
+    callback=_allow_images,
+    help="Folder whose image files a set may name, for a set that another user or another machine "
+    "made with --images-by reference; repeatable ($SEGKIT_IMAGES_ROOT).",
 )
 JSON_OPTION = typer.Option(
     False, "--json", help="Print one JSON object on stdout and nothing else there."

@@ -11,7 +11,7 @@ from segkit.errors import InputError
 from segkit.parse import read_lines
 from segkit.storage import location, writable_local
 
-from .common import JSON_OPTION, complete_task, emit, plural, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, complete_task, emit, plural, table
 from .scoring import (
     CHECKPOINT_OPTION,
     DEVICE_OPTION,
@@ -90,6 +90,7 @@ def evaluate(
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = DEVICE_OPTION,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Evaluate predictions against ground truth: PQ, mIoU or COCO AP.

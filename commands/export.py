@@ -7,7 +7,7 @@ import typer
 
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, emit, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, table
 
 if TYPE_CHECKING:
     from segkit.export.destination import ExportReport
@@ -42,6 +42,7 @@ def coco_instances(
     out: Path = _OUT,
     images: bool = _IMAGES,
     datumaro: bool = _DATUMARO,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Write COCO instances with the original polygons, ids, crowds, categories and licenses.
@@ -63,6 +64,7 @@ def coco_panoptic(
     out: Path = _OUT,
     images: bool = _IMAGES,
     datumaro: bool = _DATUMARO,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Write COCO panoptic: a JSON and a folder of PNGs with the exact pixels of the source.
@@ -84,6 +86,7 @@ def yolo(
         False, "--polygons", help="Write a polygon for each mask, as `yolo-seg` does."
     ),
     images: bool = _IMAGES,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Write YOLO boxes in labels/SPLIT/*.txt, and data.yaml; several sets become its splits.
@@ -97,7 +100,11 @@ def yolo(
 
 @app.command("yolo-seg")
 def yolo_seg(
-    data: list[str] = _SETS, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION
+    data: list[str] = _SETS,
+    out: Path = _OUT,
+    images: bool = _IMAGES,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
+    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write YOLO-seg: one polygon per object in labels/SPLIT/*.txt, and data.yaml.
 
@@ -136,6 +143,7 @@ def labelstudio(
         help="What precedes the name of an image in its URL; by default "
         "/data/local-files/?d=images/.",
     ),
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Write tasks with predictions for Label Studio: exact masks and boxes, to be corrected there.
@@ -192,6 +200,7 @@ def semantic(
     void: int = typer.Option(
         None, help="Index of pixels without a label; by default the source's own, or 255."
     ),
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Write index PNGs of class ids, with labels.txt and taxonomy.json.

@@ -4,7 +4,7 @@ import typer
 
 from segkit.errors import InputError
 
-from .common import JSON_OPTION, emit, plural, progress_bar, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, plural, progress_bar, table
 
 _MAX_PAIRS = 20
 
@@ -16,6 +16,7 @@ def leakage(
     near: int = typer.Option(
         24, min=0, max=64, help="Bits of 256 in which perceptual hashes of one picture may differ."
     ),
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Find images that two sets share: the same bytes, or the same picture scaled or re-encoded.

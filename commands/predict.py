@@ -11,6 +11,7 @@ from segkit.errors import InputError
 from segkit.storage import location, writable_local
 
 from .common import (
+    IMAGES_ROOT_OPTION,
     JSON_OPTION,
     PREVIEW_OPTION,
     complete_task,
@@ -98,6 +99,7 @@ def predict(
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Segment images in any vocabulary.

@@ -10,6 +10,7 @@ from segkit.storage import writable
 
 from .common import (
     FORCE_OPTION,
+    IMAGES_ROOT_OPTION,
     JSON_OPTION,
     PREVIEW_OPTION,
     emit,
@@ -60,6 +61,7 @@ def pseudolabel(
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     preview: bool = PREVIEW_OPTION,
     force: bool = FORCE_OPTION,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Replace the boxes of a set by a teacher's masks. Boxes without a confident mask stay boxes.

@@ -7,7 +7,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import local_path
 
-from .common import JSON_OPTION, SET_HELP, emit, stdout
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, SET_HELP, emit, stdout
 
 _GRID = 9
 
@@ -42,6 +42,7 @@ def show(
         parser=local_path,
         help="PNG file to write; by default, SET-v1.png in the current folder.",
     ),
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Draw images of a set with their segments: write a PNG, and show it in a terminal.

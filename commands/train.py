@@ -14,7 +14,17 @@ from segkit.extras import require_extra
 from segkit.storage import writable_local
 from segkit.text.printable import printable
 
-from .common import JSON_OPTION, complete_recipe, emit, note, plural, print_line, progress, table
+from .common import (
+    IMAGES_ROOT_OPTION,
+    JSON_OPTION,
+    complete_recipe,
+    emit,
+    note,
+    plural,
+    print_line,
+    progress,
+    table,
+)
 
 if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe
@@ -69,6 +79,7 @@ def train(
     restart: bool = typer.Option(
         False, "--restart", help="Delete the checkpoints of an interrupted run and start anew."
     ),
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Train a model on one or several shard sets; each step draws one of them.

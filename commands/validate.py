@@ -8,7 +8,7 @@ import typer
 
 from segkit.errors import InputError
 
-from .common import JSON_OPTION, emit, plural, progress_bar, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, plural, progress_bar, table
 
 if TYPE_CHECKING:
     from segkit.shards.consistency import Violation
@@ -18,6 +18,7 @@ def validate(
     spec: str = typer.Argument(
         metavar="SET|RUN", help="A shard set or a run: DIR (its newest version) or DIR@v1."
     ),
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Check the files of a shard set or a run by their checksums, and what is in them.

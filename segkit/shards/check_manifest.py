@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from segkit import parse
 from segkit.errors import InputError, SegkitError
 from segkit.shards.consistency import Violation
 from segkit.shards.locations import parent_path
@@ -72,7 +73,7 @@ def check_parents(version: Path, parents: Iterable[Parent]) -> Iterator[Violatio
         if PurePosixPath(parent.path).name != f"v{parent.version}":
             detail = f"{parent.path} is not version {parent.version}"
             yield Violation("parent", str(path), detail)
-        if not (path / MANIFEST).is_file():
+        if not parse.exists(path / MANIFEST):
             continue
         try:
             content = read_content(path / MANIFEST)

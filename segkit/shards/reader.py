@@ -126,9 +126,9 @@ class ShardSet:
             verify: compare the bytes with the SHA-256 in the row, where it has one.
 
         Raises:
-            InputError: the set holds labels only, the image's file or tar is missing or one that the
-                set may not name (see `segkit.shards.locations`), or the bytes are not those that
-                were converted.
+            InputError: the set holds labels only, the image's file or tar is missing or one that
+                the set may not name (see `segkit.shards.locations`), or the bytes are not those
+                that were converted.
             SegkitError: the tar is shorter than the row says.
         """
         data = self._read_image(sample)
