@@ -12,7 +12,11 @@ def main() -> None:
 
     from .app import main as run
 
-    run()
+    try:
+        run()
+    except SystemExit as end:
+        end.code = stopping.exit_code(end.code)  # type: ignore[assignment]
+        raise
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from segkit.errors import SegkitError
 
@@ -60,6 +60,8 @@ class _State:
     """Blocks of `cleanup_on_stop` that are running."""
     signal = 0
     """The signal that has interrupted them."""
+    arrived = 0
+    """The signal that has arrived, whoever handles it."""
     files: ClassVar[list[str]] = []
     """Files that are removed when a signal ends the process."""
 
@@ -91,6 +93,12 @@ def exit_on_signals() -> None:
             signal.signal(number, _state.receive)
 
 
+def exit_code(code: object) -> object:
+    """The exit code of a command that ends with `code`: the shell's if a signal has arrived."""
+    failed = code not in (None, 0)
+    return 128 + _state.arrived if failed and _state.arrived else code
+
+
 @contextmanager
 def cleanup_on_stop() -> Iterator[None]:
     """A block that a signal interrupts by KeyboardInterrupt, and after which the process ends.
@@ -105,8 +113,11 @@ def cleanup_on_stop() -> Iterator[None]:
         yield
     finally:
         _state.blocks -= 1
-        if _state.signal and not _state.blocks:
-            _state.stop(_state.signal)
+        number = _state.signal
+        if sys.exc_info()[0] is not None:
+            number = number or _state.arrived  # by the handler of a library, such as Ray's
+        if number and not _state.blocks:
+            _state.stop(number)
 
 
 @contextmanager
@@ -152,13 +163,17 @@ def signals_blocked() -> Iterator[None]:
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Undo the signal handlers that a library sets in the block."""
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    """A block in which a library sets no handlers of stop signals, as Ray does of SIGTERM."""
+    set_handler = signal.signal
+
+    def keep(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number in SIGNALS else set_handler(number, handler)
+
+    signal.signal = keep  # type: ignore[assignment]
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.signal = set_handler
 
 
 def set_child_signals(*ignored: signal.Signals) -> None:
@@ -177,6 +192,7 @@ def _watch(descriptor: int) -> None:
     while number := os.read(descriptor, 1):
         if number[0] not in SIGNALS:
             continue
+        _state.arrived = number[0]
         if signal.getsignal(number[0]) == _state.receive or graceful:
             time.sleep(GRACE)
             _exit(number[0])

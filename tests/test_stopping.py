@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from segkit.stopping import SIGNALS, StoppedError, cleanup_on_stop, signals_blocked, stop_on_signal
+from segkit.stopping import (
+    SIGNALS,
+    StoppedError,
+    cleanup_on_stop,
+    handlers_kept,
+    signals_blocked,
+    stop_on_signal,
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -95,8 +102,23 @@ def stopped(body: str, number: signal.Signals, *arguments: str) -> tuple[str, st
         return line, process.stderr.read(), process.wait(30)
 
 
+HAS_A_LIBRARYS_HANDLER = """
+import signal
+with stopping.cleanup_on_stop():
+    for number in stopping.SIGNALS:
+        signal.signal(number, lambda number, frame: sys.exit(number))  # as Ray does
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.2)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("body", ["print(flush=True); time.sleep(60)", SWALLOWS])
+@pytest.mark.parametrize(
+    "body", ["print(flush=True); time.sleep(60)", SWALLOWS, HAS_A_LIBRARYS_HANDLER]
+)
 def test_a_command_ends_with_the_shells_exit_code_and_one_line(
     body: str, number: signal.Signals
 ) -> None:
@@ -128,3 +150,11 @@ def test_a_block_that_no_command_runs_changes_no_handler() -> None:
     handlers = [signal.getsignal(number) for number in SIGNALS]
     with cleanup_on_stop():
         assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+
+def test_a_library_sets_no_handler_of_a_stop_signal() -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    with handlers_kept():
+        assert signal.signal(signal.SIGTERM, signal.SIG_IGN) is handler
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.signal(signal.SIGTERM, handler) is handler

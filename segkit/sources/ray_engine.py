@@ -91,7 +91,7 @@ def _connection(address: str | None, workers: int | None) -> Iterator[ModuleType
             _check_reachable(str(address))
         connected = ray.is_initialized()
         if not connected:
-            with handlers_kept():  # Ray sets its own for SIGTERM
+            with handlers_kept():
                 _connect(ray, address, workers or len(os.sched_getaffinity(0)))
     except Exception as error:  # Ray raises plain ones too, where a node takes too long to start
         message = f"no Ray cluster at {address or 'local'} ({_first_line(error)})"
