@@ -70,12 +70,12 @@ def export_yolo(
         if data.taxonomy.categories != sets[0].taxonomy.categories:
             hint = f"give both the classes of {sets[0].path} with `segkit relabel`"
             raise InputError("has other classes than the first set", file=data.path, hint=hint)
-    folders = _folders(sets, splits)
+    placed = _folders(sets, splits)
     things = [category for category in sets[0].taxonomy.categories if category.kind == "thing"]
     yolo_classes = {category.id: index for index, category in enumerate(things)}
     report = ExportReport(images=sum(map(len, sets)))
     with new_directory(out) as root:
-        for data, folder in zip(sets, folders, strict=True):
+        for data, (_, folder) in zip(sets, placed, strict=True):
             names = FileNames(root / "labels" / folder)
             (root / "labels" / folder).mkdir(parents=True)
             report.files.append(f"labels/{folder}/")
@@ -89,7 +89,7 @@ def export_yolo(
             if images:
                 write_images(data, root / "images" / folder, _renamed)
                 report.files.append(f"images/{folder}/")
-        yaml = _data_yaml(sets, splits, folders, [category.name for category in things])
+        yaml = _data_yaml(placed, [category.name for category in things])
         (root / "data.yaml").write_text(yaml, "utf-8")
         write_taxonomy(root / "taxonomy.json", sets[0].taxonomy)
         report.files += ["data.yaml", "taxonomy.json"]
@@ -195,16 +195,19 @@ def _clip(box: Box, sample: Sample) -> Box | None:
     return (x0, y0, x1 - x0, y1 - y0) if x0 < x1 and y0 < y1 else None
 
 
-def _folders(sets: Sequence[ShardSet], splits: Sequence[str | None]) -> list[str]:
-    """The folder of each set: its split, or with a number if several sets are of one split."""
+def _folders(sets: Sequence[ShardSet], splits: Sequence[str | None]) -> list[tuple[str, str]]:
+    """The split and the folder of each set; sets of one split have numbered folders.
+
+    The split of a single set, unless given, is "": it serves for training and validation.
+    """
     if len(sets) == 1 and not any(splits):
-        return [split_name(sets[0])]
-    folders: list[str] = []
+        return [("", split_name(sets[0]))]
+    placed: list[tuple[str, str]] = []
     for index in range(len(sets)):
         split = _split(sets, splits, index)
-        number = sum(folder.partition("-")[0] == split for folder in folders)
-        folders.append(f"{split}-{number + 1}" if number else split)
-    return folders
+        number = sum(earlier == split for earlier, _ in placed)
+        placed.append((split, f"{split}-{number + 1}" if number else split))
+    return placed
 
 
 def _split(sets: Sequence[ShardSet], splits: Sequence[str | None], index: int) -> str:
@@ -217,27 +220,21 @@ def _split(sets: Sequence[ShardSet], splits: Sequence[str | None], index: int) -
     raise InputError(message, file=data.path, hint=f"give --data train={data.path} or similar")
 
 
-def _data_yaml(
-    sets: Sequence[ShardSet], splits: Sequence[str | None], folders: list[str], names: list[str]
-) -> str:
+def _data_yaml(placed: Sequence[tuple[str, str]], names: list[str]) -> str:
     """Return Ultralytics' description of a data set.
 
     A missing split for training or validation is the first one. Without a `path`, folders are
     relative to the file.
     """
     by_split: dict[str, list[str]] = {}
-    for folder in folders:
-        by_split.setdefault(folder.partition("-")[0] if len(sets) > 1 else "", []).append(folder)
+    for split, folder in placed:
+        by_split.setdefault(split, []).append(f"images/{folder}")
     first = next(iter(by_split.values()))
-    if len(sets) == 1 and any(splits):
-        by_split = {folders[0]: first}
     rows = []
-    for key in ("train", "val", "test"):
-        chosen = by_split.get(key, first if key != "test" else None)
-        if chosen is not None:
-            paths = [json.dumps(f"images/{folder}", ensure_ascii=False) for folder in chosen]
-            plain = [f"images/{folder}" for folder in chosen]
-            rows.append(f"{key}: {plain[0] if len(plain) == 1 else '[' + ', '.join(paths) + ']'}")
+    for split in ("train", "val", "test"):
+        folders = by_split.get(split, first if split != "test" else [])
+        if folders:
+            rows.append(f"{split}: {folders[0] if len(folders) == 1 else json.dumps(folders)}")
     rows.append("names:")
     rows += [
         f"  {index}: {json.dumps(name, ensure_ascii=False)}" for index, name in enumerate(names)

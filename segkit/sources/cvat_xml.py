@@ -45,9 +45,8 @@ class CvatXml(DrawnSource):
                 continue
             name = (image.get("name") or "").replace("\\", "/")
             last = name.rpartition("/")[2]
-            paths = image_candidates(
-                (name, f"images/{name}".replace("//", "/"), last, f"images/{last}")
-            )
+            below = f"images/{name.lstrip('/')}"
+            paths = image_candidates((name, below, last, f"images/{last}"))
             file_name = paths[0] if paths else name
             yield Record(stem(file_name), file_name, paths or (name,), tostring(image))
 

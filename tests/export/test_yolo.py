@@ -4,6 +4,7 @@ Fractions times the size are truncated to whole pixels and filled by cv2.fillPol
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
+from segkit.taxonomy import Category, Taxonomy
 from tests.shards.conftest import TAXONOMY, picture
 
 OPTIONS = {"taxonomy": TAXONOMY, "name": "toy", "split": "val", "command": "t", "arguments": {}}
@@ -122,3 +124,65 @@ def test_lines_files_and_what_is_left_out(tmp_path):
     with pytest.raises(InputError, match="kind boxes"):
         export_yolo([boxes], tmp_path / "none", polygons=True)
     assert data.manifest.kind == "instance"
+
+
+def boxes_set(root, file_name, boxes, split=None):
+    segments = tuple(Segment(3, "thing", box, None, box[2] * box[3]) for box in boxes)
+    header = Header(kind="boxes", **{**OPTIONS, "split": split})
+    return write_set(root, [(Sample("1", file_name, 32, 24, segments), picture(1))], header)
+
+
+def test_boxes_are_cut_at_the_edge(tmp_path):
+    """Ultralytics skips an image with a label whose fractions are not within 0-1."""
+    boxes = [(1.0, 2.0, 8.0, 6.0), (-4.0, 2.0, 8.0, 30.0), (40.0, 2.0, 8.0, 6.0)]
+    data = boxes_set(tmp_path / "set", "a.jpg", boxes, "val")
+    report = export_yolo([data], tmp_path / "out")
+    assert (report.annotations, report.altered, report.dropped) == (
+        2,
+        {"clipped": 1},
+        {"outside": 1},
+    )
+    rows = np.loadtxt(tmp_path / "out" / "labels" / "val" / "a.txt")
+    assert np.allclose(rows[:, 1:] * (32, 24, 32, 24), [(5, 5, 8, 6), (2, 13, 4, 22)])
+    assert (rows[:, 1:] >= 0).all() and (rows[:, 1:] <= 1).all()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "images/val2017/a.jpg", "x/images/y/images/a.b.jpg"])
+def test_labels_are_where_ultralytics_looks_for_them(tmp_path, name):
+    """Its rule: the last folder `images` of the path becomes `labels`, the extension .txt."""
+    data = boxes_set(tmp_path / "set", name, [(1.0, 2.0, 8.0, 6.0)], "val")
+    export_yolo([data], tmp_path / "out", images=True)
+    (image,) = (tmp_path / "out").rglob("*.jpg")
+    head, _, tail = image.as_posix().rpartition("/images/")
+    assert Path(f"{head}/labels/{tail}").with_suffix(".txt").read_text().startswith("0 ")
+
+
+def test_splits_of_data_yaml(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    box = [(1.0, 2.0, 8.0, 6.0)]
+    splits = ["train2017", "valid", None, "training"]
+    sets = [boxes_set(tmp_path / f"s{n}", "a.jpg", box, split) for n, split in enumerate(splits)]
+    report = export_yolo(sets, tmp_path / "out", splits=[None, None, "test", None], images=True)
+    data = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    assert data == {
+        "train": ["images/train", "images/train-2"],
+        "val": "images/val",
+        "test": "images/test",
+        "names": {0: "cat"},
+    }
+    assert (report.images, report.annotations) == (4, 4)
+    for folder in ("train", "train-2", "val", "test"):
+        assert (tmp_path / "out" / "images" / folder / "a.jpg").is_file()
+        assert (tmp_path / "out" / "labels" / folder / "a.txt").is_file()
+    with pytest.raises(InputError, match="has no split; give --data train="):
+        export_yolo(sets[:3], tmp_path / "none")
+    other = write_set(
+        tmp_path / "other",
+        [(Sample("1", "a.jpg", 32, 24), picture(1))],
+        Header(
+            kind="boxes", **{**OPTIONS, "taxonomy": Taxonomy("t", (Category(1, "x", "thing"),))}
+        ),
+    )
+    with pytest.raises(InputError, match="has other classes than the first set"):
+        export_yolo([sets[0], other], tmp_path / "none", splits=["train", "val"])
+    assert not (tmp_path / "none").exists()
