@@ -9,16 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from segkit.inference.box_masks import BoxMask, ImagePrompts
-from segkit.masks.boxes import enlarge, pixels_of_box
+from segkit.masks.boxes import pixels_of_box, with_margin
 from segkit.sample import Box
 from segkit.shards.manifest import Parent
 from segkit.taxonomy import Taxonomy
-
-MARGIN = 0.05
-"""Margin around a box, as a share of its width and height, to which masks are clipped: annotated
-boxes are rarely exact, and SAM's masks may leave their boxes altogether. One pixel at least."""
-MIN_MARGIN = 1.0
-"""Pixels."""
 
 
 class Teacher(ABC):
@@ -59,7 +53,7 @@ class Teacher(ABC):
 def mask_place(box: Box, size: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of the pixels of an image of (height, width) that a mask for the box may
     cover: the box enlarged by the margin."""
-    return pixels_of_box(enlarge(box, MARGIN, MIN_MARGIN), *size)
+    return pixels_of_box(with_margin(box), *size)
 
 
 def touches_image(box: Box, size: tuple[int, int]) -> bool:

@@ -9,6 +9,11 @@ from segkit.masks.run_lengths import Ints, Runs
 from segkit.sample import Box
 
 Mask = NDArray[np.bool_]
+MARGIN = 0.05
+"""Margin around a box, as a share of its width and height, to which masks for the box are clipped:
+annotated boxes are rarely exact, and SAM's masks may leave their boxes altogether."""
+MIN_MARGIN = 1.0
+"""Pixels of that margin, at least."""
 Corners = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels, the far edges included."""
 
@@ -66,10 +71,10 @@ def corners(box: Box) -> Corners:
     return x, y, x + width, y + height
 
 
-def enlarge(box: Box, share: float, minimum: float) -> Box:
-    """A box with a margin on each side: a share of its width and height, `minimum` at least."""
+def with_margin(box: Box) -> Box:
+    """A box (x, y, width, height) enlarged on each side by `MARGIN`, `MIN_MARGIN` at least."""
     x, y, width, height = box
-    across, down = max(share * width, minimum), max(share * height, minimum)
+    across, down = max(MARGIN * width, MIN_MARGIN), max(MARGIN * height, MIN_MARGIN)
     return x - across, y - down, width + 2 * across, height + 2 * down
 
 

@@ -96,7 +96,7 @@ def test_min_score_decides_and_defaults_to_half(
 def test_checkpoint_is_the_second_name_of_teacher(
     run: Path, boxes: ShardSet, tmp_path: Path
 ) -> None:
-    options = ("--data", boxes.path, "--out", tmp_path / "out")
+    options = ("--data", boxes.path, "--force", "--out", tmp_path / "out")
     first = invoke("pseudolabel", "--checkpoint", run, *options)
     second = invoke("pseudolabel", "--teacher", run, *options)
     assert first["digest"] == second["digest"] and first["strategy"] == "box-prompts"
@@ -273,6 +273,37 @@ def test_a_box_outside_the_image_stays_a_box(
         )
         assert counts.masked == 0 and counts.kept_as_boxes == counts.boxes > 0
         assert layer.manifest.statistics.masked == 0
+
+
+class Overflowing(Teacher):
+    """Masks that fill the margin around their boxes."""
+
+    name, min_score = "overflowing", 0.0
+
+    def predict(self, prompts: Any) -> Iterator[list[BoxMask | None]]:
+        for item in prompts:
+            size = item.image.shape[:2]
+            places = [mask_place(box, size) for box in item.boxes]
+            yield [BoxMask(size, place, np.ones(size, bool)[place], 1.0, 0) for place in places]
+
+
+def test_masks_may_reach_into_the_margin_but_no_further(tmp_path: Path) -> None:
+    """`segkit validate` accepts the margin of pseudo-masks, and nothing beyond its rounding."""
+    taxonomy = Taxonomy("toy", (Category(1, "cat", "thing"),))
+    box = (50.0, 60.0, 200.0, 100.0)
+    sample = Sample("0", "0.png", 400, 300, (Segment(1, "thing", box, None, 20000.0),))
+    image = _png(np.zeros((300, 400, 3), np.uint8))
+    header = Header(taxonomy=taxonomy, kind="boxes", name="large", command="test")
+    data = write_set(tmp_path / "data", [(sample, image)], header)
+    layer, _ = segkit.pseudolabel(Overflowing(), data, tmp_path / "out")
+    (segment,) = next(layer.samples()).segments
+    assert segment.box == box and segment.area == 220 * 110
+    assert violations(layer) == []
+    for change in ({"mask_from": "human"}, {"box": (56.0, 60.0, 200.0, 100.0)}):
+        changed = replace(sample, segments=(replace(segment, **change),))
+        other = replace(header, kind="instance")
+        (violation,) = violations(write_set(tmp_path / "other", [(changed, image)], other))
+        assert violation.code == "box"
 
 
 def test_a_model_trains_on_the_masks_of_a_teacher(
