@@ -63,7 +63,8 @@ def predict(
         None,
         "--classes",
         metavar="NAMES",
-        help="Classes to predict, separated by commas; by default those of --data.",
+        help="Classes to predict, separated by commas; by default those of --data or, with "
+        "--images, those that the run was trained with.",
     ),
     task: str = typer.Option(
         "panoptic",
@@ -114,7 +115,7 @@ def predict(
     --out work/photos
     """
     from segkit.hub import is_hugging_face
-    from segkit.runs.open_run import check_run
+    from segkit.runs.open_run import check_run, trained_classes
     from segkit.shards.reader import ShardSet
 
     chosen_task = parse_choice(task, TASKS, "--task")
@@ -125,13 +126,13 @@ def predict(
     shards = ShardSet.open(data) if data else None
     taxonomy = _taxonomy(vocabulary, classes, shards)
     if taxonomy is None and not is_hugging_face(checkpoint):
-        taxonomy = _public_taxonomy(checkpoint)
+        taxonomy = trained_classes(checkpoint)
     if taxonomy is not None:
         _check_task(chosen_task, taxonomy)
     root, files, tally = _files(images, skip)
     if taxonomy is None:
         # Only now: a public model may have to be fetched.
-        taxonomy = _public_taxonomy(checkpoint)
+        taxonomy = trained_classes(checkpoint)
         _check_task(chosen_task, taxonomy)
 
     # Everything that can be refused has been: these imports take seconds.
@@ -216,16 +217,6 @@ def _taxonomy(
     if classes:
         return taxonomy_from_names([name for name in classes.split(",") if name.strip()])
     return None if shards is None else shards.taxonomy
-
-
-def _public_taxonomy(checkpoint: str) -> "Taxonomy":
-    """The classes of a public model."""
-    from segkit.runs.open_run import public_taxonomy
-
-    taxonomy = public_taxonomy(checkpoint)
-    if taxonomy is None:
-        raise InputError("no classes to predict", hint="give --vocabulary or --classes")
-    return taxonomy
 
 
 def _report(

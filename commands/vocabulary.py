@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from segkit.errors import InputError
+from segkit.storage import is_remote
 from segkit.taxonomy import known_taxonomies, load_taxonomy
 
 from .common import JSON_OPTION, emit, note, plural, table
+
+if TYPE_CHECKING:
+    from segkit.shards.reader import ShardSet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,7 +78,9 @@ def show(
 
 @app.command()
 def encode(
-    names: list[str] = typer.Argument(None, help="Class names, or shipped vocabularies."),
+    names: list[str] = typer.Argument(
+        None, help="Class names, shipped vocabularies, or shard sets."
+    ),
     file: Path = typer.Option(
         None, "--file", help="A text file with one name per line, or a taxonomy JSON file."
     ),
@@ -95,6 +102,8 @@ def encode(
 
     Example: segkit vocabulary encode "fish bone" 'solder joint'
 
+    Example: segkit vocabulary encode work/parts
+
     Example: segkit vocabulary encode coco-panoptic-133 --encoder clip:ViT-L-14/openai --templates
     imagenet
     """
@@ -103,8 +112,11 @@ def encode(
     from segkit.text.vocabulary import open_vocabulary
 
     known = known_taxonomies()
-    words = [name for name in names or () if name not in known]
+    sets = {name: shards for name in names or () if (shards := _shard_set(name)) is not None}
+    words = [name for name in names or () if name not in known and name not in sets]
     _note_misspelled(words, known)
+    for shards in sets.values():
+        words += [word for category in shards.taxonomy.categories for word in category.words]
     vocabularies = [name for name in names or () if name in known]
     if file:
         vocabularies.append(str(file))
@@ -128,6 +140,20 @@ def encode(
     if existing := len(words) - len(new):
         line += f", {existing} had an embedding"
     emit(result, schema="segkit.encode/1", as_json=as_json, tables=[f"{line}: {store.cache_file}"])
+
+
+def _shard_set(name: str) -> "ShardSet | None":
+    """The shard set that the name is the path of; None for the name of a class."""
+    from segkit.shards.publish import MANIFEST, parse_spec, versions
+    from segkit.shards.reader import ShardSet
+
+    directory, _ = parse_spec(name)
+    try:
+        is_local = name.strip() and (versions(directory) or (directory / MANIFEST).is_file())
+        is_set = is_remote(directory) or bool(is_local)
+    except (OSError, ValueError):  # a name that no folder can have
+        return None
+    return ShardSet.open(name) if is_set else None
 
 
 def _note_misspelled(words: Sequence[str], known: Sequence[str]) -> None:

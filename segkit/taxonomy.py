@@ -1,7 +1,8 @@
 """Class lists: ids, names, thing or stuff, and the words that a text encoder reads."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -66,6 +67,23 @@ class Taxonomy:
     def index(self) -> dict[int, int]:
         """The class index 0..K-1 (the row of the class embeddings) of each id."""
         return {category.id: i for i, category in enumerate(self.categories)}
+
+    @classmethod
+    def union(cls, name: str, taxonomies: Sequence["Taxonomy"]) -> "Taxonomy":
+        """All classes with different words, with ids 1, 2, ...; a single taxonomy stays as it is.
+
+        Args:
+            name: of the result.
+            taxonomies: at least one.
+        """
+        if len(taxonomies) == 1:
+            return taxonomies[0]
+        unique: dict[tuple[str, ...], Category] = {}
+        for taxonomy in taxonomies:
+            for category in taxonomy.categories:
+                unique.setdefault(category.words, category)
+        numbered = enumerate(unique.values(), 1)
+        return cls(name, tuple(replace(category, id=number) for number, category in numbered))
 
     @property
     def names(self) -> tuple[str, ...]:

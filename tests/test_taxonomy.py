@@ -231,3 +231,15 @@ def test_a_hundred_thousand_classes_with_a_repeated_id_are_refused_at_once() -> 
     classes = [Category(i, str(i), "thing") for i in range(100_000)]
     with pytest.raises(InputError, match="category id 99999 occurs twice"):
         Taxonomy("own", (*classes, classes[-1]))
+
+
+def test_the_union_of_taxonomies_has_each_class_once() -> None:
+    streets = Taxonomy("streets", (Category(7, "car", "thing"), Category(9, "sky", "stuff")))
+    photos = Taxonomy("photos", (Category(1, "cat", "thing"), Category(2, "sky", "stuff")))
+    union = Taxonomy.union("both", [streets, photos])
+    assert [(c.id, c.name, c.kind) for c in union.categories] == [
+        (1, "car", "thing"),
+        (2, "sky", "stuff"),
+        (3, "cat", "thing"),
+    ]
+    assert Taxonomy.union("one", [photos]) is photos

@@ -1,7 +1,6 @@
 """Segment images with a trained run, from Python: one image, a stream of images, or boxes."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,17 +158,7 @@ class Predictor:
             return classes
         if classes is not None:
             return taxonomy_from_names(classes)
-        trained = list(self.run.taxonomies.values())
-        if len(trained) == 1:
-            return trained[0]
-        unique: dict[tuple[str, ...], Category] = {}
-        for taxonomy in trained:
-            for category in taxonomy.categories:
-                unique.setdefault(category.words, category)
-        categories = (
-            replace(category, id=number) for number, category in enumerate(unique.values(), 1)
-        )
-        return Taxonomy("run", tuple(categories))
+        return Taxonomy.union("run", list(self.run.taxonomies.values()))
 
 
 def segment_boxes(

@@ -77,14 +77,13 @@ def run_folder(spec: str | Path) -> Path:
     return resolve(local_path(spec)).resolve()
 
 
-def public_taxonomy(spec: str | Path) -> Taxonomy | None:
-    """The classes of a public model, `hf:NAME_OR_FOLDER` or an imported run; None for other runs,
-    which may have several taxonomies. A model that is not cached is imported."""
-    folder = run_folder(spec)
-    if read_run_manifest(folder).command != "import":
-        return None
-    (taxonomy,) = json.loads((folder / TAXONOMIES).read_text("utf-8")).values()
-    return Taxonomy.from_json(taxonomy)
+def trained_classes(spec: str | Path) -> Taxonomy:
+    """The classes that a run was trained with, each once; imports no torch.
+
+    A public model, `hf:NAME_OR_FOLDER`, that is not cached is imported.
+    """
+    taxonomies = json.loads((run_folder(spec) / TAXONOMIES).read_text("utf-8"))
+    return Taxonomy.union("run", [Taxonomy.from_json(value) for value in taxonomies.values()])
 
 
 def no_box_prompts(spec: str | Path) -> InputError:

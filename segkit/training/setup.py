@@ -108,9 +108,11 @@ def open_datasets(data: Sequence[tuple[str, float]], recipe: Recipe) -> list[Dat
 
 
 def _text(shards: ShardSet, recipe: Recipe) -> torch.Tensor:
-    """Text embeddings (K, D) of the classes."""
+    """Text embeddings (K, D) of the classes; new names are encoded first."""
     encoding, text_dim = recipe_encoding(recipe), recipe.model.text_dim
-    rows = EmbeddingStore(encoding).embed(shards.taxonomy)
+    store = EmbeddingStore(encoding)
+    store.add(store.missing_words(shards.taxonomy.categories))
+    rows = store.embed(shards.taxonomy)
     width = rows.shape[1]
     if text_dim != width:
         message = f"model.text_dim is {text_dim}, the embeddings of {encoding.name} have {width}"

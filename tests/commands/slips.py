@@ -23,7 +23,7 @@ def hollow_run(folder: Path) -> str:
         parameters=1,
         encoder="minilm",
         files={},
-        digest="0",
+        digest=RunManifest.content_digest({}),
     )
     (version / "manifest.json").write_text(manifest.model_dump_json(by_alias=True))
     (version / RECIPE).write_text(to_toml(load_recipe("dataseg-mini")))

@@ -116,6 +116,7 @@ def test_if_no_image_exists_the_folder_is_reported_as_wrong(tmp_path: Path) -> N
     line = segkit("convert", "voc", "--root", root, "--split", "train", "--dry-run").stderr
     assert line.endswith(
         f"none of the 2 images is under {root / 'JPEGImages'}: --root is probably wrong\n"
+        "next: the same command without --dry-run\n"
     )
 
 

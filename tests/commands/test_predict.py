@@ -281,6 +281,14 @@ def test_native_files_hold_the_same_predictions(
     assert of_set == of_file
 
 
+def test_without_names_the_classes_are_those_of_the_training(run: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(photo)
+    out = tmp_path / "out"
+    invoke("predict", "--checkpoint", run, "--images", photo, "--device", "cpu", "--out", out)
+    assert ShardSet.open(out / "predictions").taxonomy.names == TAXONOMY.names
+
+
 def test_invalid_options_of_predict_are_one_clear_line(
     run: Path, toy: ShardSet, tmp_path: Path
 ) -> None:
@@ -289,7 +297,6 @@ def test_invalid_options_of_predict_are_one_clear_line(
     calls: dict[str, tuple[object, ...]] = {
         "give --images DIR or --data SET": (),
         "give one of the two": (*images, *data),
-        "no classes to predict": images,
         "give --vocabulary or --classes": (*data, "--vocabulary", "voc-20", "--classes", "cat"),
         "give inference.KEY=VALUE": (*data, "--set", "model.queries=3"),
         "inference.scores": (*data, "--set", "inference.scores=3"),

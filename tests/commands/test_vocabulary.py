@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from segkit.commands.app import app
 from segkit.taxonomy import Taxonomy, known_taxonomies, load_taxonomy
 from segkit.text.embeddings import EmbeddingStore
+from tests.training.toy import write_toy_set
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,8 @@ def test_encode_notes_a_misspelt_vocabulary_but_no_class_name(
         for c in load_taxonomy(name).categories
         for word in (c.name, *c.words)
     }
-    assert CliRunner().invoke(app, ["vocabulary", "encode", *sorted(shipped_words)]).stderr == ""
+    outcome = CliRunner().invoke(app, ["vocabulary", "encode", *sorted(shipped_words), "--json"])
+    assert outcome.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -77,3 +79,14 @@ def test_list_and_show_print_the_shipped_vocabularies() -> None:
     printed = json.loads(CliRunner().invoke(app, ["vocabulary", "show", "voc-20", "--json"]).stdout)
     assert printed["embedded"] == [True] * 20
     assert Taxonomy.from_json(printed) == load_taxonomy("voc-20")
+
+
+def test_encode_takes_the_names_of_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EmbeddingStore, "add", lambda self, words: tuple(words))
+    toy = write_toy_set(tmp_path / "toy")
+    words = [word for category in toy.taxonomy.categories for word in category.words]
+    for spec in (tmp_path / "toy", f"{tmp_path}/toy@v1", toy.path):
+        outcome = CliRunner().invoke(app, ["vocabulary", "encode", str(spec), "--json"])
+        assert json.loads(outcome.stdout)["encoded"] == words
+    outcome = CliRunner().invoke(app, ["vocabulary", "encode", "toy", "x" * 5000, "--json"])
+    assert json.loads(outcome.stdout)["encoded"] == ["toy", "x" * 5000]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,18 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from segkit.errors import InputError
 from segkit.recipes.load import load_recipe, to_toml
 from segkit.recipes.schema import Recipe
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_layer
+from segkit.taxonomy import Category, Taxonomy
+from segkit.text.embeddings import EmbeddingStore
 from segkit.training.setup import (
     check_eval_datasets,
     check_resumable,
     open_datasets,
     resolve_pixel_statistics,
 )
+from tests.training.toy import TAXONOMY, write_toy_set
 
 IMAGENET = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -97,3 +103,21 @@ def test_evaluation_sets_of_one_name_are_refused(toy_set: ShardSet) -> None:
     check_eval_datasets([dataset])
     with pytest.raises(InputError, match="two sets of --eval-data are called 'toy'"):
         check_eval_datasets([dataset, dataset])
+
+
+def test_new_names_are_encoded_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = write_toy_set(tmp_path / "toy")
+    names = Taxonomy("new", (Category(1, "a brand-new gadget", "stuff"), *TAXONOMY.categories[1:]))
+    renamed = write_layer(
+        tmp_path / "renamed",
+        toy,
+        toy.samples(),
+        replace(Header.from_set(toy, "test", {}), taxonomy=names),
+    )
+    words: list[str] = []
+    monkeypatch.setattr(EmbeddingStore, "add", lambda store, new: words.extend(new))
+    with pytest.raises(InputError, match="a brand-new gadget"):
+        open_datasets([(str(renamed.path), 1.0)], load_recipe("dataseg-mini"))
+    assert words == ["a brand-new gadget"]
