@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segkit.recipes.load import load_recipe, to_toml
 from segkit.runs.run_manifest import RECIPE, RunManifest
+from segkit.shards.manifest_file import manifest_text
 
 
 def hollow_run(folder: Path) -> str:
@@ -25,7 +26,7 @@ def hollow_run(folder: Path) -> str:
         files={},
         digest=RunManifest.content_digest({}),
     )
-    (version / "manifest.json").write_text(manifest.model_dump_json(by_alias=True))
+    (version / "manifest.json").write_text(manifest_text(manifest))
     (version / RECIPE).write_text(to_toml(load_recipe("dataseg-mini")))
     return str(folder)
 
