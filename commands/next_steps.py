@@ -63,7 +63,12 @@ def _predict(result: Result) -> str:
 
 
 def _path(result: Result) -> str:
-    return shlex.quote(str(result["path"]))
+    return _word(result["path"])
+
+
+def _word(value: object) -> str:
+    """A value as one word of a shell: a name from data must not become a command."""
+    return shlex.quote(str(value))
 
 
 _STEPS: dict[str, Callable[[Result], str | None]] = {
@@ -79,7 +84,8 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
     "segkit.leakage": lambda result: "segkit split SET --out DIR",
     "segkit.vocabularies": lambda result: "segkit vocabulary show NAME",
     "segkit.vocabulary": lambda result: (
-        f"segkit predict --checkpoint RUN --images photos --vocabulary {result['name']} --out DIR"
+        "segkit predict --checkpoint RUN --images photos "
+        f"--vocabulary {_word(result['name'])} --out DIR"
     ),
     "segkit.encode": lambda result: (
         "segkit predict --checkpoint RUN --images photos --classes NAMES --out DIR"
@@ -97,7 +103,7 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
     "segkit.browse": lambda result: "segkit export FORMAT --data SET --out DIR",
     "segkit.export": lambda result: "segkit convert SOURCE reads the files back",
     "segkit.demo": lambda result: (
-        f"segkit predict --checkpoint {result['run']} --images photos --out work/photos"
+        f"segkit predict --checkpoint {_word(result['run'])} --images photos --out work/photos"
     ),
     "segkit.doctor": lambda result: "segkit demo --out demo-out",
 }

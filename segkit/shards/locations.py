@@ -58,7 +58,7 @@ class Locations:
         Raises:
             InputError: it lies in no folder whose images may be read.
         """
-        path = _resolved(_located(self.version, name))
+        path = resolved(locate(self.version, name))
         remote = storage.is_remote(path), storage.is_remote(self.version)
         same_bucket = all(remote) and _bucket(path) == _bucket(self.version)
         if same_bucket or any(str(folder) in self._folders for folder in path.parents):
@@ -88,9 +88,9 @@ class Locations:
         if digest is None:
             hint = "`segkit validate` lists the damage"
             raise InputError(f"the manifest lists no tar {name!r}", file=self.version, hint=hint)
-        path = _located(self.version, name)
+        path = locate(self.version, name)
         try:
-            folder = _resolved(path.parent)
+            folder = resolved(path.parent)
             listed, tar = _listed_tars(folder), resolve_inside(folder, path.name)
         except (InputError, UnsafeNameError) as error:
             message = f"image tar not readable ({error})"
@@ -108,7 +108,7 @@ def parent_path(version: Path, name: str) -> Path:
         InputError: it cannot be that of a version, or is the URL of something else than an object
             store.
     """
-    path = _resolved(_located(version, name))
+    path = resolved(locate(version, name))
     if not _VERSION.fullmatch(path.name):
         message = f"names {name!r}, which cannot be a version"
         raise InputError(message, file=version / MANIFEST, hint="make the version again")
@@ -178,8 +178,8 @@ def _memory() -> Path:
     return storage.cache_root() / "image-folders"
 
 
-def _located(version: Path, name: str) -> Path:
-    """The location of a name in a version, not resolved.
+def locate(version: Path, name: str) -> Path:
+    """The location that a name in a version's manifest or rows means, not resolved.
 
     Raises:
         InputError: no file can have the name, or it is a URL of something else than an object
@@ -192,7 +192,8 @@ def _located(version: Path, name: str) -> Path:
     return storage.join(version, name)
 
 
-def _resolved(path: Path) -> Path:
+def resolved(path: Path) -> Path:
+    """A path without links and `..`; InputError where that is not possible."""
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an impossible name

@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit import parse, storage
+from segkit import parse
 from segkit.errors import InputError, SegkitError
+from segkit.shards.locations import locate, resolved
 from segkit.shards.publish import MANIFEST, exclusive, versions
 
 
@@ -100,6 +102,6 @@ def _references(path: Path) -> Iterator[Path]:
     ]
     tars = [str(Path(name).parent) for name in content.get("image_roots") or {}]
     for name in (*names, *tars):
-        location = storage.join(path, name)
-        if not storage.is_remote(location):
-            yield location.resolve()
+        if "://" not in name:
+            with suppress(InputError):  # a name that no file can have
+                yield resolved(locate(path, name))
