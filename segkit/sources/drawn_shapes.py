@@ -234,13 +234,22 @@ def _draw_edges(rings: list[list[float]], width: int, height: int) -> Drawing:
 
 
 def _draw_crop(crop: NDArray[Any], left: int, top: int, width: int, height: int) -> Drawing:
-    canvas = np.zeros((height, width), bool)
-    rows, columns = crop.shape
     y0, x0 = max(top, 0), max(left, 0)
-    y1, x1 = min(top + rows, height), min(left + columns, width)
-    if y0 < y1 and x0 < x1:
-        canvas[y0:y1, x0:x1] = crop[y0 - top : y1 - top, x0 - left : x1 - left]
-    return _with_mask(rle.encode(canvas), width, height)
+    y1, x1 = min(top + crop.shape[0], height), min(left + crop.shape[1], width)
+    if y0 >= y1 or x0 >= x1:
+        raise AnnotationError("empty-mask", "the mask lies outside of the image")
+    # a row of background above and below keeps the runs of columns apart
+    inside = np.zeros((x1 - x0, y1 - y0 + 2), bool)
+    inside[:, 1:-1] = crop[y0 - top : y1 - top, x0 - left : x1 - left].T
+    flat = inside.reshape(-1)
+    columns, rows = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]) + 1, inside.shape[1])
+    edges = (x0 + columns) * height + y0 + rows - 1
+    joined = np.flatnonzero(edges[2::2] == edges[1:-1:2])  # runs over the whole height
+    edges = np.delete(edges, np.concatenate((2 * joined + 1, 2 * joined + 2)))
+    (region,) = rle.from_edges(np.zeros(len(edges), np.int64), edges, 1, height, width)
+    if not region.area:
+        raise AnnotationError("empty-mask", "the mask covers no pixel of the image")
+    return Drawing(region.box, region.counts)
 
 
 def _draw_union(parts: Sequence[Draw], width: int, height: int) -> Drawing:

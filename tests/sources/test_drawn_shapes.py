@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segkit.masks import rle
+from segkit.masks.boxes import tight_box
 from segkit.sources import drawn_shapes
 from segkit.sources.ledger import AnnotationError
 
@@ -62,10 +63,21 @@ def test_crops_are_cut_at_the_edge(left: int, top: int) -> None:
     expected = whole[50 : 50 + HEIGHT, 50 : 50 + WIDTH]
     draw = drawn_shapes.mask_crop(crop, left, top)
     if expected.any():
-        assert np.array_equal(mask_of(draw), expected)
+        assert draw(WIDTH, HEIGHT).mask == rle.encode(expected)
+        assert draw(WIDTH, HEIGHT).box == tight_box(expected)
     else:
-        with pytest.raises(AnnotationError, match="covers no pixel"):
+        with pytest.raises(AnnotationError, match="outside of the image"):
             draw(WIDTH, HEIGHT)
+
+
+def test_crops_of_the_whole_height_have_the_runs_of_the_mask() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.5, 0.98, 1.0):
+        crop = rng.random((HEIGHT, 7)) < share
+        crop[0, 0] = crop[:, 3] = crop[:, 4] = True
+        expected = np.zeros((HEIGHT, WIDTH), bool)
+        expected[:, 11:18] = crop
+        assert drawn_shapes.mask_crop(crop, 11, 0)(WIDTH, HEIGHT).mask == rle.encode(expected)
 
 
 @pytest.mark.parametrize("text", ["1", "-1.5", "+.5", "2.", "1e-3", " 7 ", "1E+2"])
