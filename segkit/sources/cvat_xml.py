@@ -190,10 +190,15 @@ def _mask(element: Element) -> Draw:
     )
     if min(width, height) < 1 or width * height > MAX_PIXELS:
         raise AnnotationError("malformed-annotation", f"a mask of {width} x {height} pixels")
-    return drawn_shapes.mask_crop(_decode(element.get("rle") or "", width, height), left, top)
+    runs = _runs(element.get("rle") or "", width, height)
+
+    def decode() -> NDArray[np.bool_]:
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+
+    return drawn_shapes.mask_crop(decode, (width, height), left, top)
 
 
-def _decode(text: str, width: int, height: int) -> NDArray[np.bool_]:
+def _runs(text: str, width: int, height: int) -> NDArray[np.int64]:
     try:
         runs = np.array([int(word) for word in text.split(",") if word.strip()], np.int64)
     except (ValueError, OverflowError):
@@ -203,7 +208,7 @@ def _decode(text: str, width: int, height: int) -> NDArray[np.bool_]:
     if not valid or runs.sum() != width * height:
         message = f"its rle does not fill {width} x {height} pixels"
         raise AnnotationError("malformed-annotation", message)
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    return runs
 
 
 def _integer(text: str | None) -> int:

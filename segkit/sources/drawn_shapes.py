@@ -155,38 +155,59 @@ def ellipse(center: Point, radius_x: float, radius_y: float, degrees: float = 0.
     return partial(_draw_polygons, [ring], keep=False)
 
 
-def mask_crop(crop: NDArray[Any], left: int, top: int) -> Draw:
-    """A (H, W) mask whose first pixel is at (left, top); pixels beyond the image are cut off."""
-    return partial(_draw_crop, crop, left, top)
+def mask_crop(
+    decode: Callable[[], NDArray[Any]], size: tuple[int, int], left: int, top: int
+) -> Draw:
+    """A mask whose first pixel is at (left, top); pixels beyond the image are cut off.
 
-
-def full_mask(mask: NDArray[Any]) -> Draw:
-    """A (H, W) mask of the size of the image."""
+    Args:
+        decode: returns the (H, W) mask; called only if the image is as large as the mask.
+        size: width and height of the mask.
+        left: first column.
+        top: first row.
+    """
 
     def draw(width: int, height: int) -> Drawing:
-        if mask.shape != (height, width):
-            rows, columns = mask.shape
-            message = f"the mask is {columns} x {rows}, its image {width} x {height}"
-            raise AnnotationError("mask-size-mismatch", message)
-        return _with_mask(rle.encode(mask), width, height)
+        if size[0] > width or size[1] > height:
+            raise _size_mismatch(size, width, height)
+        return _draw_crop(decode(), left, top, width, height)
 
     return draw
 
 
-def png_mask(text: str) -> NDArray[np.bool_]:
-    """Return the (H, W) mask of a PNG in base64: its pixels that are not 0 (or transparent).
+def full_mask(decode: Callable[[], NDArray[Any]], size: tuple[int, int]) -> Draw:
+    """A mask of the width and height of the image, decoded only if it has the right size."""
+
+    def draw(width: int, height: int) -> Drawing:
+        if size != (width, height):
+            raise _size_mismatch(size, width, height)
+        return _with_mask(rle.encode(decode()), width, height)
+
+    return draw
+
+
+def png_bytes(text: str) -> tuple[bytes, tuple[int, int]]:
+    """Return the bytes of a PNG in base64, and its width and height.
 
     Raises:
         AnnotationError: not base64, or not a whole PNG (`malformed-annotation`).
     """
-    import cv2
-
     try:
         data = base64.b64decode(text, validate=True)
-        check_png(data)
+        return data, check_png(data).size
     except (binascii.Error, ValueError) as error:
         message = f"its mask is not a PNG in base64 ({error})"
         raise AnnotationError("malformed-annotation", message) from None
+
+
+def png_mask(data: bytes) -> NDArray[np.bool_]:
+    """Return the (H, W) mask of a PNG: its pixels that are not 0 (or transparent).
+
+    Raises:
+        AnnotationError: it cannot be decoded (`malformed-annotation`).
+    """
+    import cv2
+
     pixels: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise AnnotationError("malformed-annotation", "its mask is a PNG that cannot be decoded")
@@ -209,6 +230,11 @@ def _rectangle(box: Box) -> list[float]:
 def _check_numbers(numbers: Sequence[float]) -> None:
     if not all(abs(number) < MAX_COORDINATE for number in numbers):  # NaN fails, too
         raise AnnotationError("malformed-annotation", "a coordinate is not finite or out of range")
+
+
+def _size_mismatch(size: tuple[int, int], width: int, height: int) -> AnnotationError:
+    message = f"the mask is {size[0]} x {size[1]}, its image {width} x {height}"
+    return AnnotationError("mask-size-mismatch", message)
 
 
 def _draw_polygons(

@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segkit.images.png import MAX_PIXELS
 from segkit.masks import brush_rle
 from segkit.sources import drawn_shapes
@@ -198,18 +201,24 @@ def _brush(value: Mapping[str, Any], result: Mapping[str, Any]) -> Draw:
     if size is None or size[0] * size[1] > MAX_PIXELS:
         message = "a brush mask without original_width and original_height of its image"
         raise AnnotationError("malformed-annotation", message)
-    try:
-        return drawn_shapes.full_mask(brush_rle.decode(numbers, size[1], size[0]))
-    except ValueError as error:
-        raise AnnotationError("malformed-annotation", f"rle: {error}") from None
+    width, height = size
+
+    def decode() -> NDArray[np.bool_]:
+        try:
+            return brush_rle.decode(numbers, height, width)
+        except ValueError as error:
+            raise AnnotationError("malformed-annotation", f"rle: {error}") from None
+
+    return drawn_shapes.full_mask(decode, size)
 
 
 def _bitmask(value: Mapping[str, Any]) -> Draw:
     text = str(value["imageDataURL"])
-    head, _, data = text.partition(",")
+    head, _, content = text.partition(",")
     if not head.startswith("data:image/png;base64"):
         raise AnnotationError("malformed-annotation", "its imageDataURL is not a PNG in base64")
-    return drawn_shapes.full_mask(drawn_shapes.png_mask(data))
+    data, size = drawn_shapes.png_bytes(content)
+    return drawn_shapes.full_mask(lambda: drawn_shapes.png_mask(data), size)
 
 
 def _numbers(value: Mapping[str, Any], *keys: str) -> list[float]:

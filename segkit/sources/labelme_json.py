@@ -242,7 +242,8 @@ def _draw(shape: Mapping[str, Any]) -> Draw:
     if not isinstance(shape.get("mask"), str):
         raise AnnotationError("malformed-annotation", "the shape has no mask")
     # the first point is that of the mask's first pixel
-    return drawn_shapes.mask_crop(drawn_shapes.png_mask(shape["mask"]), int(x0), int(y0))
+    data, size = drawn_shapes.png_bytes(shape["mask"])
+    return drawn_shapes.mask_crop(lambda: drawn_shapes.png_mask(data), size, int(x0), int(y0))
 
 
 def _points(shape: Mapping[str, Any]) -> list[Point]:

@@ -61,7 +61,7 @@ def test_crops_are_cut_at_the_edge(left: int, top: int) -> None:
     whole = np.zeros((HEIGHT + 100, WIDTH + 100), bool)
     whole[50 + top : 56 + top, 50 + left : 59 + left] = crop
     expected = whole[50 : 50 + HEIGHT, 50 : 50 + WIDTH]
-    draw = drawn_shapes.mask_crop(crop, left, top)
+    draw = drawn_shapes.mask_crop(lambda: crop, (9, 6), left, top)
     if expected.any():
         assert draw(WIDTH, HEIGHT).mask == rle.encode(expected)
         assert draw(WIDTH, HEIGHT).box == tight_box(expected)
@@ -77,7 +77,21 @@ def test_crops_of_the_whole_height_have_the_runs_of_the_mask() -> None:
         crop[0, 0] = crop[:, 3] = crop[:, 4] = True
         expected = np.zeros((HEIGHT, WIDTH), bool)
         expected[:, 11:18] = crop
-        assert drawn_shapes.mask_crop(crop, 11, 0)(WIDTH, HEIGHT).mask == rle.encode(expected)
+        draw = drawn_shapes.mask_crop(crop.copy, (7, HEIGHT), 11, 0)
+        assert draw(WIDTH, HEIGHT).mask == rle.encode(expected)
+
+
+def test_masks_larger_than_the_image_are_not_decoded() -> None:
+    def decode() -> np.ndarray:
+        raise AssertionError("decoded")
+
+    for draw in (
+        drawn_shapes.mask_crop(decode, (WIDTH + 1, 1), 0, 0),
+        drawn_shapes.mask_crop(decode, (1, 10**5), 0, 0),
+        drawn_shapes.full_mask(decode, (WIDTH, HEIGHT + 1)),
+    ):
+        with pytest.raises(AnnotationError, match="its image 60 x 50"):
+            draw(WIDTH, HEIGHT)
 
 
 @pytest.mark.parametrize("text", ["1", "-1.5", "+.5", "2.", "1e-3", " 7 ", "1E+2"])
