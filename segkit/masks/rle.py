@@ -81,6 +81,34 @@ def areas(masks: Sequence[bytes]) -> Ints:
     return np.concatenate([np.zeros(0, np.int64), *sizes]).astype(np.int64)
 
 
+def region(counts: bytes, height: int, width: int) -> Region:
+    """A mask with its pixels and tight box, by pycocotools, which is faster than `area` and `box`.
+
+    Args:
+        counts: canonical counts that fill the image; they are not checked.
+        height: of the image, pixels.
+        width: of the image, pixels.
+    """
+    from pycocotools import mask as coco
+
+    record = {"size": [height, width], "counts": counts}
+    pixels = int(coco.area(record))
+    x, y, w, h = coco.toBbox(record).tolist() if pixels else (0.0, 0.0, 0.0, 0.0)
+    return Region(counts, pixels, (x, y, w, h))
+
+
+def canonical(counts: bytes, height: int, width: int) -> bytes:
+    """The counts that pycocotools writes for a mask: no empty run but the first, each number short.
+
+    Raises:
+        ValueError: the counts do not fill height x width exactly.
+    """
+    runs = _runs(counts, height, width)
+    if (runs[1:] > 0).all():
+        return compress(runs)
+    return encode(decode(counts, height, width))
+
+
 def box(counts: bytes, height: int, width: int) -> Box:
     """Tight box (x, y, width, height) of a mask in pixels; zeros where it is empty."""
     runs = _runs(counts, height, width)

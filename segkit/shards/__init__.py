@@ -16,6 +16,7 @@ labeled_image.py   one image with its labels, for notebooks and scripts
 lineage.py         describe a version and its ancestors
 validate.py        check the files and rows of a version
 check_manifest.py  check digests, ledger, taxonomy and parents
+rules.py           the rules of labels that conversion and validation share
 consistency.py     check one sample
 diff.py            compare two sets
 merge_sets.py      several sets as one

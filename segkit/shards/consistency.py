@@ -1,7 +1,6 @@
 """Check that the masks, boxes, areas, classes and void of one sample agree."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.masks import rle
-from segkit.masks.boxes import corners, with_margin
-from segkit.sample import Box, Sample, Segment
+from segkit.masks.boxes import with_margin
+from segkit.sample import Sample, Segment
 from segkit.shards.manifest import SetKind
+from segkit.shards.rules import is_area, is_box, reaches
 from segkit.taxonomy import Taxonomy
 
-BOX_SLACK = 2.0
-"""Pixels by which a mask may reach beyond a box that was not computed from it: rasterizing rounds
-to whole pixels."""
 _MAX_PIXELS = 2**31
 _COMPUTED = ("derived", "pseudo", "prediction")
 """Provenance of masks whose area is always their number of pixels."""
@@ -27,7 +24,7 @@ class Violation:
     """One broken rule."""
 
     code: str
-    """Stable; `docs/shards.md` lists the codes."""
+    """Stable; a key of `RULES`, or a code of a file or manifest. `docs/shards.md` lists all."""
     where: str
     detail: str
 
@@ -73,9 +70,9 @@ def _check_segment(
         yield "mask-from", "provenance without a mask"
     if segment.source_polygon is not None and not _is_json(segment.source_polygon):
         yield "source-json", "the source polygon is not JSON"
-    if not all(map(math.isfinite, segment.box)) or segment.box[2] < 0 or segment.box[3] < 0:
+    if not is_box(segment.box):
         yield "box", f"box {segment.box} is not finite or has a negative side"
-    elif not math.isfinite(segment.area) or segment.area < 0:
+    elif not is_area(segment.area):
         yield "area", f"area {segment.area}"
     elif segment.mask is not None:
         yield from _check_mask(segment, segment.mask, sample, kind)
@@ -97,7 +94,7 @@ def _check_mask(
     if exact and pixels != segment.area:
         yield "area", f"area {segment.area:g}, the mask has {pixels} pixels"
     pseudo = segment.mask_from == "pseudo"  # teachers clip their masks to the box with a margin
-    if not _contains(with_margin(segment.box) if pseudo else segment.box, tight_box):
+    if not reaches(with_margin(segment.box) if pseudo else segment.box, tight_box):
         yield "box", f"the mask's tight box {tight_box} reaches beyond the box {segment.box}"
     if segment.source_polygon is not None and segment.mask_from == "human":
         yield from _check_polygon(segment.source_polygon, counts, sample, kind)
@@ -142,17 +139,6 @@ def _decode(counts: bytes, sample: Sample) -> NDArray[np.bool_] | str:
         return rle.decode(counts, sample.height, sample.width)
     except ValueError as error:
         return str(error)
-
-
-def _contains(outer: Box, inner: Box) -> bool:
-    """Whether a box contains another one, up to BOX_SLACK."""
-    (left, top, right, bottom), (x0, y0, x1, y1) = corners(outer), corners(inner)
-    return (
-        x0 >= left - BOX_SLACK
-        and y0 >= top - BOX_SLACK
-        and x1 <= right + BOX_SLACK
-        and y1 <= bottom + BOX_SLACK
-    )
 
 
 def _is_json(text: str) -> bool:

@@ -19,7 +19,7 @@ from segkit.sample import Sample
 from segkit.sources.image_files import Picture
 from segkit.sources.index_masks import IndexMaskSource, void_mask
 from segkit.sources.label_maps import read_indices
-from segkit.sources.ledger import Tally
+from segkit.sources.ledger import Defect, Tally
 from segkit.sources.semantic_masks import SemanticMasks
 from segkit.sources.source import Record
 from segkit.taxonomy import load_taxonomy
@@ -32,8 +32,17 @@ _IMAGE, _LABELS, _NUMBERS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine
 class _Frames(IndexMaskSource):
     def records(self, tally: Tally) -> Iterator[Record]:
         """Yield frames under Cityscapes' ids, such as `aachen_000000_000019`."""
+        ids: set[str] = set()
         for record in super().records(tally):
-            yield replace(record, id=Path(record.file_name).name.removesuffix(_IMAGE))
+            frame = Path(record.file_name).name.removesuffix(_IMAGE)
+            if frame in ids:
+                message = "a frame of another city has the same name"
+                file = str(self.images / record.file_name)
+                tally.images_in += 1
+                tally.drop_image(Defect("duplicate-id", message, file, f"image {frame}"), ())
+                continue
+            ids.add(frame)
+            yield replace(record, id=frame)
 
 
 class CityscapesSemantic(_Frames, SemanticMasks):

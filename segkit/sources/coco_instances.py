@@ -1,6 +1,5 @@
 """Converts COCO instances: polygons, run lengths, or only boxes, with any category list."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 from segkit.masks import rle
 from segkit.sample import Box, Kind, Sample, Segment
 from segkit.shards.manifest import SetKind
+from segkit.shards.rules import agrees, is_area, reaches
 from segkit.sources import coco_fields
 from segkit.sources.coco_fields import Id
 from segkit.sources.coco_json import CocoSource, read_coco
@@ -135,19 +135,21 @@ class CocoInstances(CocoSource):
             raise AnnotationError("malformed-annotation", str(error)) from None
         category = coco_fields.category(annotation.category_id, self.taxonomy)
         mask = None if self.boxes_only else _mask(annotation.segmentation, width, height)
+        warnings = []
         if mask is None and not self.boxes_only:
-            tally.warn("no-mask", class_name)
-        box = _box(annotation, mask, width, height)
-        if coco_fields.beyond_image(box, width, height):
-            tally.warn("box-beyond-image", class_name)
-        area = annotation.area
-        if area is None or not math.isfinite(area):
-            area = float(rle.area(mask, height, width)) if mask is not None else box[2] * box[3]
+            warnings.append("no-mask")
+        if mask is not None and not mask.is_canonical:
+            warnings.append("non-canonical-rle")
+        box, box_warning = _box(annotation, mask, width, height)
+        area, area_warning = _area(annotation.area, mask, box)
+        for code in (*warnings, box_warning, area_warning):
+            if code is not None:
+                tally.warn(code, class_name)
         return Segment(
             class_id=category.id,
             kind=category.kind,
             box=box,
-            mask=mask,
+            mask=None if mask is None else mask.region.counts,
             area=area,
             is_crowd=bool(annotation.iscrowd) and not self.crowds_as_objects,
             ignore=bool(annotation.ignore),
@@ -202,35 +204,48 @@ def open_coco_instances(
 
 
 def segmentation_text(raw: bytes) -> str | None:
-    """Return the `segmentation` of a raw annotation as it stands in the file, or None."""
+    """Return the `segmentation` of a raw annotation as text: a list of polygons, or run lengths.
+
+    It is that of the file, but that a flat list of numbers becomes a list of one polygon.
+    """
     text = bytes(_ANNOTATION.decode(raw).segmentation).strip()
-    return None if text in _EMPTY else text.decode()
+    if text in _EMPTY:
+        return None
+    return (_nested(text) if text.startswith(b"[") else text).decode()
 
 
-def _mask(raw: msgspec.Raw, width: int, height: int) -> bytes | None:
-    """Compressed counts of a `segmentation`; None if there is none."""
+@dataclass(frozen=True)
+class _Mask:
+    region: rle.Region
+    is_canonical: bool
+    """Whether the source wrote the mask as pycocotools would."""
+
+
+def _mask(raw: msgspec.Raw, width: int, height: int) -> _Mask | None:
+    """The mask of a `segmentation`; None if there is none."""
     text = bytes(raw).strip()
     if text in _EMPTY:
         return None
     read = _read_polygons if text.startswith(b"[") else _read_run_lengths
     try:
-        counts = read(text, width, height)
+        counts, is_canonical = read(text, width, height)
     except msgspec.DecodeError as error:
         raise AnnotationError("malformed-annotation", f"segmentation: {error}") from None
-    if not rle.area(counts, height, width):
+    region = rle.region(counts, height, width)
+    if not region.area:
         raise AnnotationError("empty-mask", "the mask covers no pixel")
-    return counts
+    return _Mask(region, is_canonical)
 
 
-def _read_polygons(text: bytes, width: int, height: int) -> bytes:
+def _read_polygons(text: bytes, width: int, height: int) -> tuple[bytes, bool]:
     polygons = msgspec.json.decode(_nested(text), type=list[list[float]])
     try:
-        return rle.from_polygons(polygons, height, width)
+        return rle.from_polygons(polygons, height, width), True
     except ValueError as error:
         raise AnnotationError("degenerate-polygon", str(error)) from None
 
 
-def _read_run_lengths(text: bytes, width: int, height: int) -> bytes:
+def _read_run_lengths(text: bytes, width: int, height: int) -> tuple[bytes, bool]:
     run_lengths = msgspec.json.decode(text, type=_RunLengths)
     if run_lengths.size != (height, width):
         rows, columns = run_lengths.size
@@ -238,16 +253,19 @@ def _read_run_lengths(text: bytes, width: int, height: int) -> bytes:
         raise AnnotationError("mask-size-mismatch", message)
     try:
         if isinstance(run_lengths.counts, list):
-            return rle.from_uncompressed(run_lengths.counts, height, width)
-        counts = run_lengths.counts.encode()
-        rle.area(counts, height, width)  # raises ValueError on damaged counts
+            counts = rle.from_uncompressed(run_lengths.counts, height, width)
+        else:
+            counts = run_lengths.counts.encode()
+        canonical = rle.canonical(counts, height, width)  # raises ValueError on damaged counts
     except (ValueError, OverflowError) as error:
         raise AnnotationError("malformed-annotation", f"segmentation: {error}") from None
-    return counts
+    return canonical, canonical == counts
 
 
-def _box(annotation: Annotation, mask: bytes | None, width: int, height: int) -> Box:
-    """The source's box, or the mask's tight one if that is missing or has no extent."""
+def _box(
+    annotation: Annotation, mask: _Mask | None, width: int, height: int
+) -> tuple[Box, str | None]:
+    """The source's box, or the mask's tight one if that fits better; and a warning."""
     bbox = annotation.bbox
     if bbox is not None:
         # JSON as msgspec reads it has no NaN
@@ -255,13 +273,27 @@ def _box(annotation: Annotation, mask: bytes | None, width: int, height: int) ->
             message = f"bbox {bbox} is not four finite numbers"
             raise AnnotationError("malformed-annotation", message)
         x, y, w, h = bbox
-        if min(w, h) > 0:
-            return (x, y, w, h)
+        box = (x, y, w, h)
+        if min(w, h) > 0 and (mask is None or reaches(box, mask.region.box)):
+            beyond = coco_fields.beyond_image(box, width, height)
+            return box, "box-beyond-image" if beyond else None
     mask = mask or _mask(annotation.segmentation, width, height)
     if mask is None:
         message = f"bbox {bbox} has no extent" if bbox else "no box and no mask"
         raise AnnotationError("degenerate-box", message)
-    return rle.box(mask, height, width)
+    return mask.region.box, None if bbox is None else "box-mismatch"
+
+
+def _area(area: float | None, mask: _Mask | None, box: Box) -> tuple[float, str | None]:
+    """The source's area, or that of the mask or else of the box; and a warning."""
+    region = mask.region if mask else None
+    pixels = float(region.area) if region else box[2] * box[3]
+    if area is None:
+        return pixels, None
+    if not is_area(area):
+        return pixels, "negative-area"
+    agreed = agrees(area, pixels, region.box if region else box)
+    return area, None if agreed else "area-mismatch"
 
 
 def _polygon_text(raw: msgspec.Raw) -> str | None:

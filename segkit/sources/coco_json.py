@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 import numpy as np
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.file_names import relative_name
 from segkit.sample import Kind
@@ -40,7 +41,6 @@ _TYPES: dict[AnnotationType, tuple[str, str]] = {
 """Name of each type of file, and the field that all its annotations have."""
 _INT64 = 2**63
 _INT32 = 2**31
-_MAX_DEPTH = 100
 _INTEGERS = ("id", "image_id", "category_id", "iscrowd", "ignore", "width", "height")
 _ID = (int, str)
 
@@ -123,9 +123,10 @@ def read_coco(path: Path, expected: AnnotationType, *, drop_unused_twins: bool =
     lists: list[str] = []
     contents = CocoContents(path, expected)
     for key, value, text in json_stream.members(path, _LISTS):
-        if key in ("categories", *_HEADER) and _is_deep(value):
-            hint = f"nest no more than {_MAX_DEPTH} lists and objects"
-            raise InputError("is nested too deeply", file=path, record=key, hint=hint)
+        if key in ("categories", *_HEADER):  # the manifest holds them
+            hint = "remove what a manifest cannot hold"
+            record = f"{key}[{len(categories)}]" if key == "categories" else key
+            parse.parse_json(json.dumps(value), file=path, record=record, hint=hint)
         if not text:
             lists.append(key)
         elif key == "images":
@@ -293,21 +294,6 @@ class CocoContents:
             return annotation_id in repeated
         repeated.add(annotation_id)
         return False
-
-
-def _is_deep(value: Any) -> bool:
-    """Whether JSON values are nested beyond what a manifest that holds them can be read with."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        level = [
-            item
-            for entry in level
-            if isinstance(entry, dict | list)
-            for item in (entry.values() if isinstance(entry, dict) else entry)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _with_integers(value: Any, raw: bytes) -> bytes:

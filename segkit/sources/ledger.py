@@ -56,9 +56,12 @@ MAX_DEFECTS = 100
 """Defects that a tally lists in full; it only counts the rest, of which there may be millions."""
 
 WARNINGS: dict[str, str] = {
-    "area-mismatch": "the area in the JSON is not the number of pixels; the pixels are right",
+    "area-mismatch": (
+        "the area in the JSON is not that of the pixels; panoptic sets take the pixels, "
+        "instances keep an area of 0 or more, wrong by a factor of 2"
+    ),
     "box-beyond-image": "the box reaches beyond the image; kept as it is",
-    "box-mismatch": "the box in the JSON does not fit the pixels; the pixels are right",
+    "box-mismatch": "the box in the JSON does not fit the pixels; their tight box is taken",
     "crowd-differs": (
         "the panoptic file and the instances file disagree on `iscrowd`; "
         "the value of the instances file is kept"
@@ -83,8 +86,12 @@ WARNINGS: dict[str, str] = {
         "a further part of an object (same group and class); one segment holds them and counts once"
     ),
     "mask-without-image": "a mask that has no image",
+    "negative-area": "the area in the JSON is negative; that of the pixels or of the box is taken",
     "no-instance": "a thing that only the panoptic file has; kept",
     "no-mask": "an annotation without a mask; kept as a box",
+    "non-canonical-rle": (
+        "run lengths with empty runs or long numbers; stored as pycocotools writes the same pixels"
+    ),
     "not-in-instances": "an image of the panoptic file that the instances file does not list; kept",
     "passed-over": "a file of a listed folder that has no extension of an image or mask",
     "rotated-box": "a rotated box; kept as the upright box around it, with its corners",

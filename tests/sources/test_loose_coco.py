@@ -107,7 +107,7 @@ def test_integers_of_any_length_end_in_one_line(tmp_path: Path, field: str) -> N
 
 @pytest.mark.parametrize("number", [2**31, -(2**40), 2**70])
 def test_category_ids_beyond_32_bits_are_refused(tmp_path: Path, number: int) -> None:
-    with pytest.raises(InputError, match=r"categories\[0\]: invalid category"):
+    with pytest.raises(InputError, match=r"categories\[0\]: (invalid|holds an int)"):
         opened(tmp_path, lambda d: d["categories"][0].update(id=number))
 
 
