@@ -166,9 +166,7 @@ def test_crowds_travel_with_their_run_lengths(tmp_path: Path) -> None:
     (crowd,) = (s for s in sample.segments if s.is_crowd)
     assert (crowd.source_id, json.loads(crowd.source_polygon)) == ("900100000139", runs)
     export_instances(report.published, tmp_path / "out")
-    rows = json.loads((tmp_path / "out" / "instances_coco-panoptic.json").read_text())[
-        "annotations"
-    ]
+    rows = json.loads((tmp_path / "out" / "instances_set.json").read_text())["annotations"]
     assert next(r for r in rows if r["iscrowd"])["segmentation"] == runs
 
 
@@ -183,15 +181,13 @@ def test_both_exports_of_a_joined_set(tmp_path: Path) -> None:
         for v in check_sample(s, published.taxonomy, published.manifest.kind)
     ]
     export_panoptic(published, tmp_path / "png")
-    back = open_coco_panoptic(tmp_path / "png/panoptic_coco-panoptic.json", tmp_path / "images")
+    back = open_coco_panoptic(tmp_path / "png/panoptic_set.json", tmp_path / "images")
     for again, before in zip(samples(back), samples(plain(tmp_path)), strict=True):
         assert {(s.mask, s.class_id, s.is_crowd) for s in again.segments} == {
             (s.mask, s.class_id, s.is_crowd) for s in before.segments
         }
     export_instances(published, tmp_path / "out")
-    rows = json.loads((tmp_path / "out" / "instances_coco-panoptic.json").read_text())[
-        "annotations"
-    ]
+    rows = json.loads((tmp_path / "out" / "instances_set.json").read_text())["annotations"]
     native = {row["id"]: row for row in data["annotations"]}
     for row in rows:
         assert row["segmentation"] == native[row["id"]]["segmentation"]

@@ -81,7 +81,7 @@ def test_an_absolute_name_is_found_inside_the_folder_only(tmp_path: Path) -> Non
     (sample,) = converted.samples()
     assert sample.file_name == "images/i0.jpg"
     export_instances(converted, tmp_path / "exported", images=True)
-    exported = json.loads((tmp_path / "exported" / "instances_coco-instances.json").read_text())
+    exported = json.loads((tmp_path / "exported" / "instances_set.json").read_text())
     assert exported["images"][0]["file_name"] == sample.file_name
     assert (tmp_path / "exported" / "images" / sample.file_name).is_file()
     picture(tmp_path / "images2" / "i0.jpg")
