@@ -23,6 +23,9 @@ from .common import (
 from .scoring import SETTINGS_OPTION, parse_choice
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from segkit.inference.mask_statistics import MaskStatistics
     from segkit.shards.reader import ShardSet
 
 _OLD_BOX_PROMPTS = "conditioned"
@@ -88,11 +91,13 @@ def pseudolabel(
 
     # Everything that can be refused has been: models take seconds to load.
     from segkit import pseudolabel as label_boxes
+    from segkit.inference.mask_statistics import describe_masks
 
     teacher = spec.open()
     with progress_bar("pseudolabel", len(boxes)) as advance:
         layer, transfer = label_boxes(teacher, boxes, out, force=force, on_image=advance)
     arguments = layer.manifest.arguments
+    figures = describe_masks(layer)
     result = {
         "path": str(layer.path),
         "version": layer.version,
@@ -105,6 +110,8 @@ def pseudolabel(
         "kept_as_boxes": transfer.kept_as_boxes,
         "already_masked": transfer.already_masked,
         "left_alone": transfer.left_alone,
+        "scores": {str(quantile): score for quantile, score in figures.scores.items()},
+        "box_shaped": figures.box_shaped,
         "preview": write_preview(layer, preview),
     }
     rows = [
@@ -114,14 +121,27 @@ def pseudolabel(
         ("segments with a mask before", transfer.already_masked),
         ("crowds and ignored, not prompted", transfer.left_alone),
     ]
+    if figures.box_shaped is not None:
+        rows.append(("masks that only fill their box, %", round(100 * figures.box_shaped)))
     segments = plural(layer.manifest.statistics.segments, "segment")
     counts = table(f"Pseudo-labels of {data}: {segments}", ("segments", "count"), rows)
     emit(
         result,
         schema="segkit.pseudolabel/1",
         as_json=as_json,
-        tables=[counts, *filter(None, (str(layer.path), result["preview"]))],
+        tables=[counts, *_scores(figures), *filter(None, (str(layer.path), result["preview"]))],
     )
+    if spec.kind == "run" and figures.looks_untrained:
+        share = f"{figures.box_shaped:.0%} of the masks only fill their box"
+        note(f"{share}: the model looks untrained for this; see the preview")
+
+
+def _scores(figures: "MaskStatistics") -> "list[Table]":
+    """The distribution of the scores; nothing where the teacher gives none."""
+    if not figures.scores:
+        return []
+    rows = [(f"{quantile:.0%}", score) for quantile, score in figures.scores.items()]
+    return [table("Scores of the masks (share of masks at or below)", ("share", "score"), rows)]
 
 
 def _open_boxes(data: str) -> "ShardSet":

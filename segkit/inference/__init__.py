@@ -15,6 +15,7 @@ run_teacher.py      teacher: a trained run, or a public Mask2Former
 sam.py              teacher: SAM, SAM 2 or SAM-HQ by transformers
 grabcut.py          teacher: OpenCV's GrabCut
 shape_teachers.py   teachers: the filled box and its ellipse
+mask_statistics.py  figures of the pseudo-masks of a set
 outputs.py          write predictions as samples, shard sets and pictures
 upscale.py          mask logits at the pixels of the original image, in bands
 input_files.py      find, name and check image files

@@ -76,7 +76,8 @@ def test_every_segment_is_counted_where_some_have_masks(
     assert f"Pseudo-labels of {data.path}: {total} segments\n" in printed
     keys = ("boxes", "masked", "kept_as_boxes", "already_masked", "left_alone")
     rows = [line for line in printed.splitlines() if line.startswith("│")]
-    assert [int(line.split()[-2]) for line in rows] == [output[key] for key in keys]
+    assert [int(line.split()[-2]) for line in rows[: len(keys)]] == [output[key] for key in keys]
+    assert set(output["scores"]) == {"0.0", "0.1", "0.25", "0.5", "0.75", "0.9", "1.0"}
 
 
 def test_a_set_without_boxes_is_refused_before_the_model_is_loaded(
