@@ -117,8 +117,8 @@ def test_a_defect_fails_and_publishes_nothing_then_the_fixed_source_resumes(
     written = count_written(monkeypatch)
     resumed = run(tmp_path, "out").published
     assert 0 < len(written) < len(resumed.manifest.parts)
-    assert resumed.manifest.digest == run(tmp_path, "fresh").published.manifest.digest
-    assert contents(resumed.path) == contents(ShardSet.open(tmp_path / "fresh").path)
+    assert resumed.manifest.digest == run(tmp_path, "fresh/out").published.manifest.digest
+    assert contents(resumed.path) == contents(ShardSet.open(tmp_path / "fresh" / "out").path)
 
 
 def count_written(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -60,7 +60,7 @@ def test_a_killed_run_leaves_nothing_visible_and_is_resumed(
     resumed = run(tmp_path, "out").published
     assert len(resumed.manifest.parts) > 3
     assert written == list(range(2, len(resumed.manifest.parts)))
-    fresh = run(tmp_path, "fresh").published
+    fresh = run(tmp_path, "fresh/out").published
     assert resumed.manifest.digest == fresh.manifest.digest
     assert contents(resumed.path) == contents(fresh.path)
 

@@ -23,6 +23,7 @@ from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import ConversionReport, ConvertOptions, DefectsError, convert
 from segkit.sources.semantic_masks import open_semantic
+from segkit.sources.yolo_labels import open_yolo
 
 from .builders import coco_panoptic, id_png, label_map, picture, write_json
 
@@ -66,7 +67,7 @@ def as_fresh(root: Path, report: ConversionReport, options: ConvertOptions = SMA
     """Whether a resumed run has published, byte for byte, what a fresh run does."""
     assert report.published is not None
     assert list(validate(report.published.path)) == []
-    fresh = run(root, "fresh", options).published
+    fresh = run(root, "fresh/out", options).published
     assert fresh is not None
     return contents(report.published.path) == contents(fresh.path)
 
@@ -127,7 +128,7 @@ def test_masks_that_were_replaced_are_read_again(tmp_path: Path) -> None:
     for number in (0, 11):
         id_png(tmp_path / "panoptic" / f"p{number}.png", label_map(number + 100))
     published = convert(source, tmp_path / "out", SMALL).published
-    fresh = convert(source, tmp_path / "fresh", SMALL).published
+    fresh = convert(source, tmp_path / "fresh" / "out", SMALL).published
     assert published is not None and fresh is not None
     assert contents(published.path) == contents(fresh.path)
 
@@ -352,6 +353,7 @@ class Changes:
             self.write_image(number)
             self.write_mask(number)
         (root / "labels.txt").write_text("ground\nblob\n")
+        (root / "data.yaml").write_text("train: images\nnames: [cat]\n")
         write_annotations(root, self.ids)
 
     def write_image(self, number: int) -> None:
@@ -362,18 +364,22 @@ class Changes:
         pixels = np.random.default_rng(self.rng.randrange(99)).integers(0, 3, (24, 32), np.uint8)
         (self.root / "masks").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(self.root / "masks" / f"{number}.png")  # 2 is unknown
+        (self.root / "labels").mkdir(exist_ok=True)
+        width = self.rng.choice([0.2, 0.4, 7])  # 7 is a defect
+        (self.root / "labels" / f"{number}.txt").write_text(f"0 0.5 0.5 {width} 0.5\n")
 
     def apply(self) -> None:
         """Make one change."""
         number = self.rng.choice(self.ids)
         image, mask = self.root / "images" / f"{number}.jpg", self.root / "masks" / f"{number}.png"
+        label = self.root / "labels" / f"{number}.txt"
         change = self.rng.randrange(9)
         if change == 0:
             self.write_image(number)
         elif change == 1:
             self.write_mask(number)
         elif change == 2:
-            self.rng.choice([image, mask]).unlink(missing_ok=True)
+            self.rng.choice([image, mask, label]).unlink(missing_ok=True)
         elif change == 3 and image.exists():
             truncate(image)
         elif change == 4:
@@ -395,6 +401,8 @@ class Changes:
         root = self.root
         if kind == "semantic":
             source: Any = open_semantic(root / "images", root / "masks", root / "labels.txt")
+        elif kind == "yolo":
+            source = open_yolo(root / "data.yaml")
         else:
             source = open_coco_instances(root / "instances.json", root / "images")
         return convert(source, root / out, options, arguments={})
@@ -426,8 +434,8 @@ def cut_short(rng: random.Random, act: Callable[[], Any]) -> None:
         act()
 
 
-@pytest.mark.parametrize("kind", ["semantic", "instances"])
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("kind", ["semantic", "instances", "yolo"])
+@pytest.mark.parametrize("seed", range(20))
 def test_random_changes_between_runs_give_what_a_fresh_run_gives(
     tmp_path: Path, kind: str, seed: int
 ) -> None:
@@ -442,7 +450,7 @@ def test_random_changes_between_runs_give_what_a_fresh_run_gives(
             options = random_options(rng)
     options = replace(options, on_error="skip")
     resumed = changes.convert("out", kind, options)
-    fresh = changes.convert("fresh", kind, options)
+    fresh = changes.convert("fresh/out", kind, options)
     assert resumed.published is not None and fresh.published is not None
     assert resumed.ledger == fresh.ledger
     assert contents(resumed.published.path) == contents(fresh.published.path)
