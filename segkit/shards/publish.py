@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from segkit import storage
+from segkit import parse, storage
 from segkit.atomic import disk_errors, sync
 from segkit.errors import InputError, SegkitError
 from segkit.shards.upload import CLAIM, abandon, upload
@@ -151,8 +151,8 @@ def interrupted(destination: Path) -> dict[str, Any] | None:
     """The fingerprint of a killed run that was writing the next version; None without one."""
     file = _next_version(_local_directory(destination))[0] / _FINGERPRINT
     try:
-        fingerprint = json.loads(storage.read_bytes(file))
-    except (OSError, ValueError):  # missing, or cut by a kill
+        fingerprint = parse.read_json(file)
+    except InputError:  # missing, or cut by a kill
         return None
     return fingerprint if isinstance(fingerprint, dict) else None
 
@@ -248,8 +248,8 @@ def _check_type(destination: Path, content: str) -> None:
     if not published:
         return
     try:
-        manifest = json.loads(storage.read_bytes(published[max(published)] / MANIFEST))
-    except (OSError, ValueError, RecursionError):
+        manifest = parse.read_json(published[max(published)] / MANIFEST)
+    except InputError:
         return  # damaged; a new version is the repair
     if isinstance(manifest, dict) and manifest.get("type", content) != content:
         message = f"holds a {'run' if content == 'shards' else 'shard set'} and nothing else"

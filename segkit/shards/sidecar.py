@@ -157,7 +157,7 @@ def _read_sidecar(path: Path) -> tuple[Part, ShardCounts, dict[str, Any]]:
             for name, value in record["counts"].items()
         }
         return Part(**record["part"]), ShardCounts(**counts), record
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedShardError(path, "another version of segkit wrote it") from error
 
 

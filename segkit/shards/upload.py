@@ -13,8 +13,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from segkit import storage
-from segkit.errors import SegkitError
+from segkit import parse, storage
+from segkit.errors import InputError, SegkitError
 from segkit.storage import FileStates
 
 CLAIM = "upload.json"
@@ -130,7 +130,7 @@ def _create(path: Path, data: bytes) -> None:
 def _read_claim(folder: Path) -> dict[str, Any] | None:
     """The claim of a folder's upload; None if there is none."""
     file = folder / CLAIM
-    return _parse_claim(file.read_bytes()) if file.is_file() else None
+    return _parse_claim(file.read_bytes(), file) if file.is_file() else None
 
 
 def _write_claim(folder: Path, claim: dict[str, Any]) -> None:
@@ -139,18 +139,18 @@ def _write_claim(folder: Path, claim: dict[str, Any]) -> None:
     draft.rename(folder / CLAIM)
 
 
-def _parse_claim(data: bytes) -> dict[str, Any] | None:
+def _parse_claim(data: bytes, file: Path) -> dict[str, Any] | None:
     try:
-        claim = json.loads(data)
-    except ValueError:
+        claim = parse.parse_json(data, file=file)
+    except InputError:
         return None
-    valid = isinstance(claim, dict) and {"version", "token"} <= claim.keys()
+    valid = isinstance(claim, dict) and isinstance(claim.get("version"), int) and "token" in claim
     return claim if valid else None
 
 
 def _owner(version: Path) -> str | None:
     data = _read_optional(version / CLAIM)
-    claim = _parse_claim(data) if data else None
+    claim = _parse_claim(data, version / CLAIM) if data else None
     return claim["token"] if claim else None
 
 

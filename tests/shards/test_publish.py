@@ -1,11 +1,12 @@
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from segkit.errors import InputError, SegkitError
-from segkit.shards.publish import parse_spec, resolve, staging, versions
+from segkit.shards.publish import interrupted, parse_spec, resolve, staging, versions
 
 
 def publish(destination, text="{}"):
@@ -102,3 +103,118 @@ def test_a_set_and_a_run_cannot_share_a_directory(tmp_path):
         assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "v1"]
         with staging(folder, {}, resume=False, content=content) as stage:
             assert stage.version == 2
+
+
+def make_file(path):
+    path.write_text("of the user")
+
+
+def make_folder(path):
+    path.mkdir()
+    (path / "notes.txt").write_text("of the user")
+
+
+def make_link(path):
+    (path.parent / "elsewhere").mkdir()
+    (path.parent / "elsewhere" / "notes.txt").write_text("of the user")
+    path.symlink_to("elsewhere")
+
+
+def make_dead_link(path):
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("make", [make_file, make_folder, make_link, make_dead_link])
+@pytest.mark.parametrize("name", ["v2", ".v2.partial", ".v7.partial"])
+@pytest.mark.parametrize("content", ["shards", "run"])
+def test_what_is_not_ours_is_left_alone_with_a_hint(tmp_path, name, make, content):
+    publish(tmp_path)
+    make(tmp_path / name)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with (
+        pytest.raises(InputError, match=rf"/{name}: .*has the name of .*; move it away") as error,
+        staging(tmp_path, {}, resume=True, content=content),
+    ):
+        pass
+    assert "\n" not in str(error.value)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_version_that_appears_meanwhile_is_not_overwritten(tmp_path):
+    with (
+        pytest.raises(InputError, match="v1: has the name of the next version"),
+        staging(tmp_path, {}, resume=True) as stage,
+    ):
+        (stage.path / "manifest.json").write_text("{}")
+        (tmp_path / "v1").mkdir()  # an empty folder would be replaced by a rename
+        stage.publish()
+    assert list((tmp_path / "v1").iterdir()) == []
+
+
+def test_an_empty_or_published_unfinished_version_is_ours(tmp_path):
+    """A process can be killed before it writes the fingerprint, or after it has deleted it."""
+    for files in ([], ["manifest.json", "labels-00000.parquet"]):
+        (tmp_path / ".v1.partial").mkdir()
+        for name in files:
+            (tmp_path / ".v1.partial" / name).write_text("")
+        with staging(tmp_path, {}, resume=True) as stage:
+            assert not stage.resumed
+            assert [path.name for path in stage.path.iterdir()] == ["fingerprint.json"]
+            stage.discard()
+
+
+@pytest.mark.parametrize("text", ["", '{"a": ', "\ufeff", "[" * 5000, "[1]", '{"a": 2}'])
+def test_a_damaged_fingerprint_is_that_of_another_run(tmp_path, text):
+    with pytest.raises(KeyboardInterrupt), staging(tmp_path, {"a": 1}, resume=True) as stage:
+        (stage.path / "fingerprint.json").write_text(text)
+        raise KeyboardInterrupt
+    assert interrupted(tmp_path) in (None, {"a": 2})
+    with staging(tmp_path, {"a": 1}, resume=True) as stage:
+        assert not stage.resumed
+    assert interrupted(tmp_path) == {"a": 1}
+
+
+def test_a_lock_that_is_a_link_is_refused_and_its_target_kept(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "notes.txt").write_text("of the user")
+    (tmp_path / "set" / ".lock").symlink_to(tmp_path / "notes.txt")
+    with pytest.raises(InputError, match="cannot be"), staging(tmp_path / "set", {}, resume=True):
+        pass
+    assert (tmp_path / "notes.txt").read_text() == "of the user"
+
+
+@pytest.mark.parametrize("recreate", [False, True])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_directory_that_is_deleted_meanwhile_is_refused(tmp_path, recreate, resume):
+    """A second process that makes it again has its own files, which the first must not take."""
+    with (
+        pytest.raises(SegkitError, match=r"v1\.partial: was deleted or replaced .*; run it again"),
+        staging(tmp_path / "set", {}, resume=resume) as stage,
+    ):
+        (stage.path / "manifest.json").write_text("{}")
+        shutil.rmtree(tmp_path / "set")
+        if recreate:
+            stage.path.mkdir(parents=True)
+            (stage.path / "manifest.json").write_text("of another process")
+        stage.publish()
+    assert versions(tmp_path / "set") == {}
+    assert (stage.path / "manifest.json").exists() == recreate
+
+
+def test_errors_that_follow_from_a_deletion_name_the_deletion(tmp_path):
+    with (
+        pytest.raises(SegkitError, match="was deleted or replaced"),
+        staging(tmp_path / "set", {}, resume=True) as stage,
+    ):
+        shutil.rmtree(tmp_path / "set")
+        (stage.path / "labels-00000.parquet").write_text("")
+
+
+def test_only_the_files_of_the_version_are_published(tmp_path):
+    with staging(tmp_path, {}, resume=True) as stage:
+        for name in ("manifest.json", "labels", "draft.partial"):
+            (stage.path / name).write_text("")
+        (stage.path / "folder").mkdir()
+        (stage.path / "folder" / "file").write_text("")
+        published = stage.publish({"manifest.json", "labels", "absent"})
+    assert sorted(path.name for path in published.iterdir()) == ["labels", "manifest.json"]

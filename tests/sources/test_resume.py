@@ -422,7 +422,7 @@ def cut_short(rng: random.Random, act: Callable[[], Any]) -> None:
     """Run a conversion that stops at a random step of a random shard, if it does not fail."""
     steps = [(engine.shards, "write_sidecar"), (sidecar, "sync"), (engine.shards, "sync")]
     module, name = rng.choice([*steps, (engine, "write_quarantine"), (engine, "finish")])
-    step, left = getattr(module, name), rng.randrange(6)
+    step, left = getattr(module, name), rng.randrange(14)
 
     def stopping(*arguments: Any, **named: Any) -> Any:
         nonlocal left
