@@ -25,7 +25,7 @@ from segkit.inference.grabcut import GrabCutTeacher
 from segkit.inference.shape_teachers import SHAPES, ShapeTeacher
 from segkit.inference.teacher import Teacher
 from segkit.recipes.schema import Strategy
-from segkit.runs.open_run import check_run
+from segkit.runs.open_run import check_run, run_folder
 from segkit.runs.run_manifest import read_run_manifest
 
 GRABCUT = "grabcut"
@@ -145,8 +145,11 @@ class TeacherSpec:
         """The strategy that `RunTeacher` takes; reads the manifest of a run."""
         if self.strategy is not None:
             return self.strategy
-        public = is_hugging_face(self.name) or read_run_manifest(self.name).command == "import"
+        public = is_hugging_face(self.name) or self._is_imported()
         return "proposals" if public else "box-prompts"
+
+    def _is_imported(self) -> bool:
+        return read_run_manifest(run_folder(self.name)).command == "import"
 
     def _min_score(self) -> float:
         return MIN_SCORES[self.kind] if self.min_score is None else self.min_score

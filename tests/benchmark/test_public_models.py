@@ -19,6 +19,7 @@ from segkit.shards.writer import write_set
 from segkit.taxonomy import load_taxonomy
 from tests.commands.slips import assert_refused_before_torch
 from tests.model.checkpoints import mask2former, save
+from tests.training.toy import write_toy_set
 
 SIDE, IMAGES = 64, 3
 
@@ -111,6 +112,16 @@ def test_a_public_model_takes_part_in_the_objects365_benchmark(public: str, tmp_
     )
     assert 0 <= figures["ap"] <= 100 and figures["images"]["evaluated"] == 1
     assert (tmp_path / "out" / "results.json").is_file()
+
+
+def test_a_public_model_is_a_teacher_by_its_proposals(public: str, tmp_path: Path) -> None:
+    boxes = write_toy_set(tmp_path / "boxes", boxes_only=True)
+    options = ("--teacher", public, "--data", boxes.path, "--out", tmp_path / "out", "--json")
+    result = CliRunner().invoke(app, ["pseudolabel", *map(str, options), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["strategy"] == "proposals"
+    (data, run) = ShardSet.open(tmp_path / "out").manifest.parents
+    assert data.digest == boxes.manifest.digest and run.digest != data.digest
 
 
 def test_what_is_not_a_mask2former_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
