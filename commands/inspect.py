@@ -1,13 +1,17 @@
 """`segkit inspect`: the content of a shard set or a run, and its lineage."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import typer
 from rich.table import Table
 from rich.tree import Tree
 
-from .common import JSON_OPTION, emit, plain, table
+from segkit.errors import InputError
+
+from .common import JSON_OPTION, emit, note, plain, table
 
 _MAX_CLASSES = 40
 _MAX_LIST = 8
@@ -33,10 +37,25 @@ def inspect(
     from segkit.shards.lineage import describe
 
     result = describe(spec)
+    if result["type"] == "run":
+        result["damage"] = _damage(Path(result["path"]))
     tables = [_run_table(result)] if result["type"] == "run" else _set_tables(result, all_classes)
     tree = Tree(plain(f"Lineage: {_version_line(result)}"))
     _add_parents(tree, result["parents"])
     emit(result, schema="segkit.inspect/1", as_json=as_json, tables=[*tables, tree])
+    if result.get("damage"):
+        note(f"the run is damaged, `segkit validate {quote(spec)}` lists how")
+
+
+def _damage(version: Path) -> list[str]:
+    """What differs between the files of a run and its manifest."""
+    from segkit.runs.run_manifest import damage, read_run_manifest
+
+    try:
+        manifest = read_run_manifest(version)
+    except InputError:  # such as a manifest of a newer segkit, of which the table shows what it can
+        return []
+    return [f"{item.where}: {item.detail}" for item in damage(version, manifest)]
 
 
 def _set_tables(result: dict[str, Any], all_classes: bool) -> list[Table]:

@@ -116,6 +116,8 @@ class Manifest(_Strict):
     """Of layers: path of a parent's tar as the rows name it -> SHA-256 of that tar."""
     images_by: ImagesBy = "embed"
     parts: tuple[Part, ...]
+    extra_files: dict[PartName, Digest] = Field(default_factory=dict)
+    """SHA-256 of each file of the version beside its parts, such as `quarantine.jsonl`."""
     taxonomy: dict[str, Any]
     source_header: dict[str, Any] = Field(default_factory=dict)
     """The source's description of itself (COCO `info` and `licenses`), kept for a loss-free

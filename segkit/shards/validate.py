@@ -38,7 +38,7 @@ def validate(
         yield Violation("manifest", MANIFEST, str(error))
         return
     yield from check_manifest(data)
-    yield from _check_tars(data)
+    yield from _check_files(data)
     yield from _Labels(data, advance).check()
 
 
@@ -92,16 +92,20 @@ class _Labels:
         yield from _check_image(self.data, sample)
 
 
-def _check_tars(data: ShardSet) -> Iterator[Violation]:
-    for name, digest in data.tars.items():
+def _check_files(data: ShardSet) -> Iterator[Violation]:
+    """Compare tars and extra files with the manifest."""
+    extra_files = data.manifest.extra_files
+    for name, digest in {**data.tars, **extra_files}.items():
+        find = data.locations.part if name in extra_files else data.locations.tar
         try:
-            path = data.locations.tar(name)
+            path = find(name)
         except InputError as error:
             yield Violation("missing-file", name, str(error))
             continue
         yield from _check_file(path, name, digest)
+    file_size = storage.size_lookup(data.path)
     for part in data.manifest.parts:
-        size = storage.size_lookup(data.path)(part.images) if part.images else 0
+        size = file_size(part.images) if part.images else 0
         if size not in (None, part.images_bytes):
             detail = f"{size} bytes, the manifest says {part.images_bytes}"
             yield Violation("file-size", part.images or part.labels, detail)

@@ -21,7 +21,7 @@ from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, Staging, staging, versions
 from segkit.shards.reader import ShardSet, read_manifest
 from segkit.shards.shard import write_shard
-from segkit.shards.sidecar import read_shard
+from segkit.shards.sidecar import file_sha256, read_shard
 
 SHARD_BYTES = 96 * 2**20
 """Image bytes at which a shard is closed: within the 64-128 MiB that suit loaders and object
@@ -66,7 +66,10 @@ def finish(
         raise SegkitError(f"{stage.path}: {message}")
     parts = [shard.part for shard in shards if shard is not None]
     counts = [shard.counts for shard in shards if shard is not None]
+    present = [name for name in extra_files if (stage.path / name).is_file()]
     manifest = build_manifest(header, parts, counts, ledger)
+    digests = {name: file_sha256(stage.path / name) for name in present}
+    manifest = manifest.model_copy(update={"extra_files": digests})
     if not force and (newest := _equal_version(stage, manifest)) is not None:
         stage.discard()
         text = f"nothing changed since {newest.path}, so no new version was published"
@@ -79,7 +82,7 @@ def finish(
         raise SegkitError(f"{stage.path}: {message}", hint="nothing was published") from error
     check(_read_back(stage.path, manifest))
     files = {name for part in parts for name in (part.labels, part.images) if name}
-    return ShardSet.open(stage.publish({MANIFEST, *files, *extra_files}))
+    return ShardSet.open(stage.publish({MANIFEST, *files, *present}))
 
 
 def _equal_version(stage: Staging, manifest: Manifest) -> ShardSet | None:

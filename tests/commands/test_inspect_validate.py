@@ -156,7 +156,7 @@ def test_the_title_agrees_with_its_counts(toy, statistics, title):
     if statistics is None:
         del manifest["statistics"], manifest["digest"]
     else:
-        manifest |= {"statistics": statistics, "digest": "d", "kind": "instance"}
+        manifest |= {"statistics": statistics, "digest": "0" * 64, "kind": "instance"}
     file.write_text(json.dumps(manifest))
     result = runner.invoke(app, ["validate", str(toy / "toy")])
     assert result.exit_code == 1 and title in result.stdout

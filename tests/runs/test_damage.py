@@ -120,6 +120,17 @@ def test_validate_recognizes_a_run(version: Path) -> None:
     assert json.loads(result.stdout)["counts"] == {"checksum": 1, "weights": 1}
 
 
+def test_inspect_says_that_a_run_is_damaged(version: Path) -> None:
+    command = ["inspect", str(version.parent), "--json"]
+    assert json.loads(runner.invoke(app, command).stdout)["damage"] == []
+    with (version / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    result = runner.invoke(app, command)
+    assert json.loads(result.stdout)["damage"][0].startswith("model.safetensors: ")
+    assert "the run is damaged" in result.stderr
+
+
 FOREIGN = {
     "recipe.toml": ('name = "other"\nextends = "dataseg-mini"\n', "recipe"),
     "taxonomies.json": ("{}", "vocabulary"),

@@ -12,9 +12,11 @@ from segkit.shards.check_manifest import check_digest, is_protected
 from segkit.shards.consistency import check_sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
+from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
+from segkit.shards.shard import write_shard
 from segkit.shards.validate import validate
-from segkit.shards.writer import write_layer, write_set
+from segkit.shards.writer import finish, write_layer, write_set
 from tests.shards.conftest import TAXONOMY, picture, toy_records, toy_sample
 from tests.shards.manifests import change_manifest, leaves, other_values, unprotect, with_leaf
 
@@ -299,3 +301,18 @@ def test_a_polygon_must_draw_its_mask_unless_segments_hide_each_other():
             "1", "a.jpg", 32, 24, (replace(segment, source_polygon=json.dumps(polygon)),)
         )
         assert [violation.code for violation in check_sample(sample, TAXONOMY, kind)] == expected
+
+
+def test_a_changed_or_missing_quarantine_is_found(tmp_path):
+    with staging(tmp_path / "set", {}, resume=False) as stage:
+        write_shard(stage.path, 0, toy_records(2))
+        (stage.path / "quarantine.jsonl").write_text('{"code": "empty-mask"}\n')
+        header = Header(taxonomy=TAXONOMY, kind="panoptic", name="toy", command="test")
+        names = ["quarantine.jsonl", "not-there.txt"]
+        shards = finish(stage, 1, header, Ledger(), extra_files=names)
+    assert list(shards.manifest.extra_files) == ["quarantine.jsonl"]
+    assert codes(shards.path) == set()
+    (shards.path / "quarantine.jsonl").write_text('{"code": "empty-mask!"}\n')
+    assert codes(shards.path) == {"checksum"}
+    (shards.path / "quarantine.jsonl").unlink()
+    assert codes(shards.path) == {"missing-file"}
