@@ -13,7 +13,7 @@ from segkit.extras import require_extra
 from segkit.storage import location, writable
 
 from .common import parse_size, progress_bar
-from .convert_options import CommonOptions, Engine
+from .convert_options import CommonOptions, Engine, Exif, ImagesBy
 from .convert_report import fail, show
 
 if TYPE_CHECKING:
@@ -266,6 +266,11 @@ def _run(
     from segkit.sources import engine
 
     options = _convert_options(common)
+    if common.exif is not Exif.keep and common.images_by is ImagesBy.none:
+        raise InputError(f"--exif {common.exif} needs the images", hint="drop --images-by none")
+    if common.exif is Exif.apply and common.images_by is ImagesBy.reference:
+        hint = "give --images-by embed: turned photos are stored anew"
+        raise InputError("--exif apply cannot be combined with --images-by reference", hint=hint)
     out, dry_run = common.out, common.dry_run
     if not dry_run and out is None:
         raise InputError("no destination", hint="give --out DIR, or --dry-run")
@@ -308,6 +313,7 @@ def _convert_options(common: CommonOptions) -> "ConvertOptions":
         split=common.split,
         limit=common.limit,
         images_by=common.images_by.value,
+        exif=common.exif.value,
         on_error=common.on_error.value,
         shard_bytes=parse_size(common.shard_size, "--shard-size"),
         workers=common.workers,

@@ -25,6 +25,14 @@ class Engine(StrEnum):
     ray = "ray"
 
 
+class Exif(StrEnum):
+    """What to do with photos that their EXIF orientation turns."""
+
+    keep = "keep"
+    apply = "apply"
+    refuse = "refuse"
+
+
 class OnError(StrEnum):
     """What to do about defects that would lose data."""
 
@@ -60,6 +68,13 @@ class CommonOptions:
             "images."
         ),
     ] = ImagesBy.embed
+    exif: Annotated[
+        Exif,
+        typer.Option(
+            help="Photos that viewers turn: keep takes their pixels as stored, apply turns them "
+            "(for labels that were drawn on the turned picture), refuse fails on them."
+        ),
+    ] = Exif.keep
     on_error: Annotated[
         OnError,
         typer.Option(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segkit import storage
 from segkit.errors import SegkitError
 from segkit.file_names import is_digest
+from segkit.images.orientation import orientation, without_orientation
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
@@ -31,6 +32,8 @@ def media_root() -> Path:
 def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
     """Return a file with the sample's image: the user's file if the set refers to one, else a copy.
 
+    A copy has no EXIF orientation, by which the App would turn the pixels that the labels fit.
+
     Copies under `root` are named by the digest of their bytes, so the versions and layers of a set
     share them. An image that the set refers to by URL is copied too.
     """
@@ -38,14 +41,15 @@ def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
     if ref.tar is None and ref.path is not None:
         source = shards.locations.image(ref.path)
         if not storage.is_remote(source):
-            shards.verify_image(sample)  # the file may have changed since the conversion
-            return source
+            data = shards.image_bytes(sample)  # the file may have changed since the conversion
+            if orientation(data) == 1:
+                return source
     name = _file_name(sample)
     if digest and is_digest(digest):
         file = root / "images" / digest[:16] / name
         if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == digest:
             return file
-    data = shards.image_bytes(sample)
+    data = without_orientation(shards.image_bytes(sample))
     folder = root / "images" / hashlib.sha256(data).hexdigest()[:16]
     return _write(folder / name, lambda partial: bool(partial.write_bytes(data)))
 

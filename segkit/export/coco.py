@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -199,7 +199,9 @@ def _image(sample: Sample, image_id: int | str) -> dict[str, Any]:
     source = _source_record(sample) or {}
     missing = {key: value for key, value in fields.items() if source.get(key) is None}
     name = str(source.get("file_name"))
-    if is_unsafe(name) or "\\" in name:  # which conversion accepts where it leads inside --images
+    suffixes = {PurePosixPath(name).suffix, PurePosixPath(sample.file_name).suffix}
+    # a turned photo has become a PNG; conversion accepts unsafe names that lead inside --images
+    if len(suffixes) > 1 or is_unsafe(name) or "\\" in name:
         missing["file_name"] = sample.file_name
     return {**source, **missing}
 

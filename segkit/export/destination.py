@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError, SegkitError
 from segkit.file_names import is_unsafe
+from segkit.images.orientation import without_orientation
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
@@ -105,10 +106,13 @@ def paint_masks(
 def write_images(
     data: ShardSet, folder: Path, rename: Callable[[Sample], Sample] = lambda sample: sample
 ) -> None:
-    """Write every image file with the bytes of the source; `rename` may change its name."""
+    """Write every image file with the bytes of the source; `rename` may change its name.
+
+    Only an EXIF orientation goes: other programs would turn the pixels, which the labels fit.
+    """
     names = FileNames(folder)
     for sample in data.samples():
-        names.path(rename(sample)).write_bytes(data.image_bytes(sample))
+        names.path(rename(sample)).write_bytes(without_orientation(data.image_bytes(sample)))
 
 
 def write_taxonomy(path: Path, taxonomy: Taxonomy) -> None:

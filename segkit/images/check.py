@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.images.decode import decode, decode_rgb, open_image
+from segkit.images.orientation import TAG, orientation, without_orientation
 from segkit.images.png import MAX_PIXELS, SIGNATURE, check_png, check_rows
 
 IMAGE_EXTENSIONS = frozenset(
@@ -20,7 +21,6 @@ _FORMAT_EXTENSIONS = {
     "PNG": (".png",),
     "MPO": (".jpg", ".jpeg", ".mpo"),
 }
-_ORIENTATION = 0x0112
 _END_MARKER = b"\xff\xd9"
 _MORE_DATA = b"".join(bytes([*range(250), 0xFF, 0xD0 + number]) for number in range(8))
 """Entropy-coded data, with every restart marker."""
@@ -39,6 +39,8 @@ class ImageInfo:
     """As stored, before any EXIF orientation."""
     warnings: tuple[str, ...]
     """Ledger codes: `exif-orientation`, `wrong-extension`."""
+    orientation: int = 1
+    """As of `segkit.images.orientation`."""
 
 
 def check_image(data: bytes, extension: str) -> ImageInfo:
@@ -78,8 +80,13 @@ def _check(data: bytes, extension: str) -> ImageInfo:
         check_rows(data, header)
     # Pillow decodes a PNG to find EXIF data behind its pixels
     has_exif = header is None or b"eXIf" in data or b"Raw profile type" in data
-    if has_exif and image.getexif().get(_ORIENTATION, 1) not in (0, 1):
+    turned = orientation(data) if has_exif and image.getexif().get(TAG, 1) not in (0, 1) else 1
+    if turned != 1:
         codes.append("exif-orientation")
+        if image.format == "TIFF":  # its decoders turn it: without the tag, it is as stored
+            data = without_orientation(data)
+            image = open_image(data)
+            width, height = image.size
     if extension not in _FORMAT_EXTENSIONS.get(str(image.format), (extension,)):
         codes.append("wrong-extension")
     if image.format in ("JPEG", "MPO"):
@@ -87,7 +94,7 @@ def _check(data: bytes, extension: str) -> ImageInfo:
     elif header is None or not header.is_plain:
         image.load()
         codes += _check_with_opencv(data, width, height)
-    return ImageInfo(width, height, tuple(codes))
+    return ImageInfo(width, height, tuple(codes), turned)
 
 
 def _check_jpeg(image: Any, data: bytes) -> None:

@@ -122,9 +122,6 @@ def image_size(image: Image, picture: Picture | None, path: Path) -> tuple[int, 
             f"the file has {picture.width} x {picture.height} pixels, "
             f"the annotation file says {width} x {height}"
         )
-        rotated = (picture.height, picture.width) == (width, height)
-        if rotated and "exif-orientation" in picture.warnings:
-            message += " (the EXIF tag rotates the image: annotated as displayed, stored unrotated)"
         raise ImageError("size-mismatch", message, file=picture.path, record=record)
     return width, height
 

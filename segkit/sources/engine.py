@@ -36,7 +36,7 @@ from segkit.sources.quarantine import (
     sync_log,
     write_quarantine,
 )
-from segkit.sources.record_images import read_record_image
+from segkit.sources.record_images import Exif, exif_hint, read_record_image, stored_name
 from segkit.sources.resume import ShardOutcome, finished_shard, resume_note
 from segkit.sources.source import Record, Source
 from segkit.storage import FileStates, location
@@ -63,6 +63,8 @@ class ConvertOptions:
     """Convert only the first images of the source, at most this many."""
     images_by: ImagesBy = "embed"
     """Copy images into tars, reference the files, or write labels only and open no image."""
+    exif: Exif = "keep"
+    """What to do with photos that their EXIF orientation turns; `apply` only embeds images."""
     on_error: OnError = "fail"
     """Fail on defects that would lose data, or quarantine them and continue."""
     shard_bytes: int = SHARD_BYTES
@@ -313,15 +315,18 @@ class Conversion:
         for record in records:
             tally.images_in += 1
             names: Sequence[str] = ()
+            picture = None
             try:
                 content, names = self.source.load(record)
                 tally.annotations_in.update(names)
                 embedded = getattr(content, "embedded", None)  # in files of some formats
                 images_by = self.options.images_by
-                picture = read_record_image(self.source, record, images_by, embedded)
+                picture = read_record_image(
+                    self.source, record, images_by, embedded, self.options.exif
+                )
                 sample = self.source.sample(record, content, picture, tally)
             except ImageError as error:
-                tally.drop_image(error.defect, names)
+                tally.drop_image(exif_hint(error.defect, picture), names)
                 continue
             tally.images_kept += 1
             tally.kept.update(labels[segment.class_id] for segment in sample.segments)
@@ -339,7 +344,8 @@ class Conversion:
         if picture is None:
             return sample, None
         if self.options.images_by == "embed":
-            return sample, picture.data
+            file_name = stored_name(sample.file_name, picture)
+            return replace(sample, file_name=file_name), picture.data
         path = picture.path.resolve().as_posix()
         image = ImageRef(path=path, length=len(picture.data), sha256=picture.sha256)
         return replace(sample, image=image), None
@@ -379,5 +385,6 @@ def _settings(source: Source, options: ConvertOptions) -> dict[str, Any]:
         **source.fingerprint(),
         "images": str(source.images.resolve()),
         "images_by": options.images_by,
+        "exif": options.exif,
         "taxonomy": source.taxonomy.to_json(),
     }

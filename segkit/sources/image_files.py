@@ -23,6 +23,8 @@ class Picture:
     height: int
     warnings: tuple[str, ...] = ()
     """Codes of `ledger.WARNINGS`."""
+    orientation: int = 1
+    """As of `segkit.images.orientation`; 1 also for a picture that has been turned."""
 
     @property
     def sha256(self) -> str:
@@ -115,7 +117,7 @@ def check_picture(data: bytes, path: Path, *, record: str) -> Picture:
         info = check_image(data, path.suffix.lower())
     except ValueError as error:
         raise ImageError("unreadable-image", str(error), file=path, record=record) from error
-    return Picture(path, data, info.width, info.height, info.warnings)
+    return Picture(path, data, info.width, info.height, info.warnings, info.orientation)
 
 
 def visible_files(folder: Path) -> Iterator[str]:

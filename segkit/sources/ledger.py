@@ -33,6 +33,10 @@ DROP_HINTS: dict[str, str] = {
     "not-annotated": "annotate the image; nobody says that it shows no object",
     "not-chosen": "nothing to fix: another annotation of the task was taken, or it is a prediction",
     "size-mismatch": "use the image that was annotated, or fix its size in the annotation file",
+    "turned-image": (
+        "convert with --exif apply if the labels were drawn on the picture as viewers show it, "
+        "with --exif keep if they were drawn on the stored pixels"
+    ),
     "unknown-category": "add the category to the source's list or remove the annotation",
     "unknown-image": "add the image to the annotation file or remove the annotation",
     "unlisted-segment": "list the segment in the JSON or set its pixels to 0",
@@ -71,7 +75,11 @@ WARNINGS: dict[str, str] = {
         "black; multiply its values"
     ),
     "exact-duplicate": "the same class, box and mask twice in an image; both kept",
-    "exif-orientation": "the file asks viewers to rotate it; its pixels are used as stored",
+    "exif-orientation": (
+        "the file asks viewers to turn it; its pixels are used as stored; if the labels were drawn "
+        "on the turned picture, convert with --exif apply"
+    ),
+    "exif-turned": "the file asks viewers to turn it; stored turned, as a PNG",
     "instance-class-differs": (
         "an instance covers pixels of another class in the semantic map; the instance is kept"
     ),
