@@ -52,8 +52,9 @@ def read_data_yaml(path: Path) -> DataYaml:
     splits = {}
     for split, keys in SPLITS.items():
         values = [_sources(data[key], key, path) for key in keys if data.get(key)]
-        if values:
-            splits[split] = tuple(value for value in values[0] if value)
+        named = tuple(value for value in (values[0] if values else ()) if value)
+        if named:
+            splits[split] = named
     keypoints = "kpt_shape" in data
     return DataYaml(path, categories, splits, root, keypoints, tuple(notes))
 
@@ -71,11 +72,19 @@ def split_path(data: DataYaml, value: str) -> Path:
         bases = dict.fromkeys((data.root, data.file.parent))
         candidates = [base / name for base in bases for name in dict.fromkeys((value, shorter))]
     for candidate in candidates:
-        if candidate.exists():
+        if path_exists(candidate):
             return candidate
     tried = ", ".join(str(candidate) for candidate in candidates)
     message = f"its images {value!r} are not there (tried {tried})"
     raise InputError(message, file=data.file, hint="fix `path` or the split in the file")
+
+
+def path_exists(path: Path) -> bool:
+    """Whether there is a file or folder; False for a name that no file system takes."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def read_names(path: Path) -> tuple[NativeCategory, ...]:
@@ -161,6 +170,6 @@ def _root(value: Any, path: Path) -> tuple[Path, str | None]:
     else:
         candidates = [path.parent / text, Path(text), path.parent.parent / text]
     for candidate in candidates:
-        if candidate.is_dir():
+        if path_exists(candidate) and candidate.is_dir():
             return candidate, None
     return path.parent, f"`path: {text}` of {path.name} does not exist; its own folder is used"

@@ -53,9 +53,9 @@ def number(text: str | None) -> float:
     Raises:
         AnnotationError: it is not a finite number (`malformed-annotation`).
     """
-    if text is None or not _NUMBER.fullmatch(text.strip()):
+    if text is None or not _NUMBER.fullmatch(text.strip()) or math.isinf(value := float(text)):
         raise AnnotationError("malformed-annotation", f"{text!r} is not a number")
-    return float(text)
+    return value
 
 
 def box(x: float, y: float, width: float, height: float) -> Draw:

@@ -173,7 +173,7 @@ class DrawnSource:
             ignore=any(part.ignore for part in parts),
             mask_from=None if mask is None else first.mask_from,
             score=first.score,
-            source_id=first.source_id,
+            source_id=None if first.source_id is None else plain_text(first.source_id),
             source_polygon=None if self.boxes_only else drawing.polygons,
         )
 
@@ -203,18 +203,23 @@ class DrawnSource:
     def _category(self, label: int | str) -> Category | None:
         if isinstance(label, int):
             return self.taxonomy.by_id.get(label)
-        return self._by_name.get(label.strip())
+        return self._by_name.get(plain_text(label))
 
     def _class_name(self, label: int | str) -> str:
         category = self._category(label)
         if category is not None:
             return self._labels[category.id]
-        return f"category {label}" if isinstance(label, int) else label.strip() or "(no label)"
+        return f"category {label}" if isinstance(label, int) else plain_text(label) or "(no label)"
 
     def _unknown(self, label: int | str) -> str:
         if isinstance(label, int):
             return f"class {label} has no name"
-        return f"class {label!r} is not in the list" if label.strip() else "it has no label"
+        return f"class {label!r} is not in the list" if plain_text(label) else "it has no label"
+
+
+def plain_text(text: str) -> str:
+    """Return a text without blanks around it and without halves of characters, as JSON allows."""
+    return text.encode("utf-8", "replace").decode("utf-8").strip()
 
 
 def classes_of(
@@ -236,7 +241,7 @@ def classes_of(
     if labels is not None:
         natives = read_labels(labels).categories
         return build_taxonomy(natives, default="thing", file=labels, name=labels.stem)
-    plain = sorted({text.strip() for text in names} - {""})
+    plain = sorted({plain_text(text) for text in names} - {""})
     if not plain:
         hint = "give --labels FILE, one class a line, if its images show no object"
         raise InputError("has no annotation with a label", file=file, hint=hint)

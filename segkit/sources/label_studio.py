@@ -17,7 +17,13 @@ from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.sources import json_stream
 from segkit.sources.annotation_files import image_candidates, stem
-from segkit.sources.drawn_source import Annotation, DrawnSource, ImageAnnotations, classes_of
+from segkit.sources.drawn_source import (
+    Annotation,
+    DrawnSource,
+    ImageAnnotations,
+    classes_of,
+    plain_text,
+)
 from segkit.sources.file_format import reject_other_formats
 from segkit.sources.label_studio_regions import (
     MASKED,
@@ -52,7 +58,7 @@ class LabelStudio(DrawnSource):
             name, candidates = _image_names(data, task)
             task_id = data.get(IMAGE_ID, task.get("id") if isinstance(task, dict) else None)
             record_id = str(task_id) if isinstance(task_id, str | int) else stem(name)
-            yield Record(record_id or f"task {count}", name, candidates, text)
+            yield Record(plain_text(record_id) or f"task {count}", name, candidates, text)
 
     def read(self, record: Record) -> ImageAnnotations:
         """Read the regions of a task."""

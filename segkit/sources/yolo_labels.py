@@ -21,7 +21,7 @@ from segkit.sources.annotation_files import (
     stem,
 )
 from segkit.sources.categories import NativeCategory, build_taxonomy
-from segkit.sources.data_yaml import DataYaml, read_data_yaml, read_names, split_path
+from segkit.sources.data_yaml import DataYaml, path_exists, read_data_yaml, read_names, split_path
 from segkit.sources.drawn_shapes import Draw, number
 from segkit.sources.drawn_source import Annotation, ImageAnnotations
 from segkit.sources.file_format import reject_other_formats
@@ -220,7 +220,7 @@ def _listed_files(lists: Sequence[Path], data: DataYaml) -> _Images:
     for path in lists:
         for line in _lines(path):
             candidates = _candidates(line, root, path.parent)
-            name = next((entry for entry in candidates if (root / entry).is_file()), candidates[0])
+            name = next((entry for entry in candidates if path_exists(root / entry)), candidates[0])
             images.append((name, candidates))
     if not images:
         raise InputError("lists no image", file=lists[0], hint="give one path a line")

@@ -12,6 +12,8 @@ from pycocotools import mask as coco_mask
 
 from segkit.errors import InputError
 from segkit.masks import brush_rle, rle
+from segkit.shards.reader import ShardSet
+from segkit.sources.engine import ConvertOptions, convert
 from segkit.sources.label_studio import open_label_studio
 
 from .builders import HEIGHT, WIDTH, codes, dry_run, picture, samples, write_json
@@ -269,6 +271,13 @@ def test_refused_files(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         open_label_studio(path, tmp_path)
+
+
+def test_halves_of_characters_can_be_written(tmp_path: Path) -> None:
+    half = {**task(rectangle(1, 1, 9, 9, label="a\ud800", id="\udc00")), "id": "7\ud800"}
+    convert(opened(tmp_path, half), tmp_path / "set", ConvertOptions(workers=1))
+    (sample,) = ShardSet.open(tmp_path / "set").samples()
+    assert (sample.id, sample.segments[0].source_id) == ("7?", "?")
 
 
 @pytest.mark.parametrize(

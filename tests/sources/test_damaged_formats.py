@@ -1,0 +1,106 @@
+"""Random damage to the files of labeling tools ends in counts or in one line, never in a crash."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkit.errors import InputError
+from segkit.sources.label_studio import open_label_studio
+from segkit.sources.labelme_json import open_labelme
+from segkit.sources.recognize import recognize
+from segkit.sources.yolo_labels import open_yolo
+
+from . import test_cvat_xml as cvat
+from . import test_label_studio as labelstudio
+from . import test_labelme_json as labelme
+from . import test_recognize
+from .builders import dry_run, picture, write_json
+
+DAMAGE = 60
+OPENERS: dict[str, Any] = {
+    "labelstudio": lambda file: open_label_studio(file, file.parent / "images"),
+    "labelme": lambda file: open_labelme(file.parent),
+    "yolo": open_yolo,
+}
+WORDS = (
+    *(b"null", b"-1", b"1e999", b"[]", b"{}", b'""', b"<a>", b"&lt;", b"\x00", b"\xff", b"NaN"),
+    *(b"true", b"99999999999999999999", b"\r", b"\xef\xbb\xbf", b"..", b"/", b"%2e", b"[" * 3000),
+)
+
+
+def rich_files(root: Path) -> dict[str, Path]:
+    """A file of each format, with shapes of several kinds."""
+    paths = test_recognize.files(root)
+    cvat.dump(root / "cvat", cvat.box(1, 1, 5, 5, rotation=30), cvat.mask_text("1, 2, 1"),
+              cvat.polygon([(1, 1), (9, 2), (5, 9)], group=1))  # fmt: skip
+    picture(root / "labelstudio" / "images" / "a.jpg")
+    regions = (labelstudio.rectangle(1, 1, 9, 9), labelstudio.polygon([1, 1], [50, 2], [9, 90]))
+    write_json(paths["labelstudio"], [labelstudio.task(*regions), labelstudio.task(regions[0])])
+    shapes = (
+        labelme.shape("polygon", labelme.TRIANGLE, group_id=1),
+        labelme.shape("circle", [[9, 9], [12, 12]], group_id=1),
+    )
+    write_json(paths["labelme"], labelme.content(*shapes))
+    return paths
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    start = rng.randrange(len(data))
+    end = min(len(data), start + rng.choice((0, 1, 1, 2, 8, 40)))
+    return data[:start] + rng.choice((b"", b"", *WORDS)) + data[end:]
+
+
+ODD_VALUES = (
+    *(None, True, -1, 0, 1.5, 1e308, 10**30, float("nan"), "", "x", "../x", "\x00", [], {}, [[]]),
+    *([None], {"a": 1}, [1, 2], "1e5", {"id": []}, ["", ""], "\ud800"),
+)
+
+
+def altered(value: Any, rng: random.Random) -> Any:
+    """A copy of JSON values in which one node, at any depth, is another value."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.85:
+        copy: Any = dict(value) if isinstance(value, dict) else list(value)
+        key = rng.choice(list(copy)) if isinstance(copy, dict) else rng.randrange(len(copy))
+        copy[key] = altered(copy[key], rng)
+        return copy
+    return rng.choice(ODD_VALUES)
+
+
+@pytest.mark.parametrize("command", ["labelstudio", "labelme", "yolo"])
+def test_values_of_other_types_end_in_counts_or_one_line(tmp_path: Path, command: str) -> None:
+    """JSON is YAML, so that data.yaml is altered in the same way."""
+    file = rich_files(tmp_path)[command]
+    whole = {"train": "images/train", "nc": 2, "path": ".", "names": {"0": "cat", "1": "dog"}}
+    whole = whole if command == "yolo" else json.loads(file.read_text())
+    rng = random.Random(command)
+    for _ in range(DAMAGE):
+        file.write_text(json.dumps(altered(whole, rng)))
+        try:
+            dry_run(OPENERS[command](file)).ledger.check()
+        except InputError as error:
+            assert "\n" not in str(error) and str(tmp_path) in str(error)
+
+
+@pytest.mark.parametrize(
+    "command", ["yolo", "labels", "cvat", "labelstudio", "labelme", "voc-boxes"]
+)
+def test_damage_ends_in_counts_or_one_line(tmp_path: Path, command: str) -> None:
+    paths = rich_files(tmp_path)
+    file = paths.get(command, tmp_path / "yolo" / "labels" / "train" / "a.txt")
+    place = {"labels": paths["yolo"], "voc-boxes": tmp_path / "voc"}.get(command, file)
+    whole, refused, kept = file.read_bytes(), 0, 0
+    rng = random.Random(command)
+    for _ in range(DAMAGE):
+        file.write_bytes(damaged(whole, rng))
+        try:
+            source = recognize(place.parent if command == "labelme" else place).source
+            ledger = dry_run(source).ledger  # raises if it does not balance
+        except InputError as error:
+            assert "\n" not in str(error) and str(tmp_path) in str(error)
+            refused += 1
+        else:
+            kept += ledger.annotations.kept > 0
+    assert kept > 0 and (refused > 0 or command in ("labels", "voc-boxes"))
