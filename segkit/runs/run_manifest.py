@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from segkit import parse
 from segkit.errors import InputError
-from segkit.file_names import UnsafeNameError, resolve_inside
+from segkit.file_names import is_unsafe
 from segkit.shards.consistency import Violation
 from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import verify_content
@@ -104,11 +104,11 @@ def damage(folder: Path, manifest: RunManifest, *, logs: bool = False) -> list[V
         violations.append(Violation("digest", MANIFEST, detail))
     listed = {**dict.fromkeys(CONTENT, ""), **manifest.files, **(manifest.logs if logs else {})}
     for name, recorded in listed.items():
-        try:
-            digest = file_sha256(resolve_inside(folder, name))
-        except UnsafeNameError:
+        if is_unsafe(name):
             violations.append(Violation("manifest", name, "leads out of the run"))
             continue
+        try:
+            digest = file_sha256(folder / name)
         except OSError as error:
             detail = f"not readable ({reason(error)})"
             violations.append(Violation("missing-file", name, detail))
