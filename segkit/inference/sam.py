@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.distributed import autocast, choose_device
@@ -70,7 +71,7 @@ class SamTeacher(Teacher):
         self.precision = _precision(self.device)
         self.processor = _load(_PROCESSORS[self.kind.prefix], folder)
         self.model = _load_model(self.kind.model_class, folder).to(self.device).eval()
-        self._check_size(folder)
+        self._input_size = self._find_input_size(folder)
         with (folder / WEIGHTS).open("rb") as file:
             self._digest = hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -95,9 +96,7 @@ class SamTeacher(Teacher):
         if not indices or thin:
             return _Prepared(prompts, [], None)
         boxes = [_clipped_corners(prompts.boxes[i], height, width) for i in indices]
-        # channels first: transformers would mistake an image of one or three rows for channels
-        image = torch.from_numpy(np.ascontiguousarray(prompts.image.transpose(2, 0, 1)))
-        inputs = self.processor(images=image, input_boxes=[boxes], return_tensors="pt")
+        inputs = self._process(prompts.image, boxes)
         return _Prepared(prompts, indices, inputs)
 
     @torch.no_grad()
@@ -130,18 +129,27 @@ class SamTeacher(Teacher):
             )
         return {"image_embeddings": embeddings}
 
-    def _check_size(self, folder: Path) -> None:
-        """Compare the image size of the processor with that of the model."""
-        processor, config = self.processor.image_processor, self.model.config
-        padded = getattr(processor, "pad_size", None) or processor.size
-        self._input_size = (int(padded["height"]), int(padded["width"]))
-        size = config.prompt_encoder_config.image_size
+    def _process(self, image: NDArray[np.uint8], boxes: list[list[float]]) -> Any:
+        # channels first: transformers would mistake an image of one or three rows for channels
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return self.processor(images=pixels, input_boxes=[boxes], return_tensors="pt")
+
+    def _find_input_size(self, folder: Path) -> tuple[int, int]:
+        """Height and width of the model's images; InputError where the processor gives others."""
+        hint = "give the files of one model"
+        size = self.model.config.prompt_encoder_config.image_size
         expected = (size, size) if isinstance(size, int) else tuple(size)
-        if self._input_size != expected:
-            message = (
-                f"the processor gives images of {self._input_size}, the model takes {expected}"
-            )
-            raise InputError(message, file=folder, hint="give the files of one model")
+        larger = np.zeros((expected[0], 2 * expected[1], 3), np.uint8)
+        try:
+            inputs = self._process(larger, [[1.0, 1.0, 5.0, 5.0]])
+            height, width = inputs["pixel_values"].shape[-2:]
+        except Exception as error:  # any setting of the processor may be invalid
+            message = f"the image processor fails ({_reason(error)})"
+            raise InputError(message, file=folder, hint=hint) from error
+        if (height, width) != expected:
+            message = f"the processor gives images of {height, width}, the model takes {expected}"
+            raise InputError(message, file=folder, hint=hint)
+        return height, width
 
 
 def _box_mask(prompts: ImagePrompts, index: int, mask: Tensor, score: float) -> BoxMask:
@@ -182,11 +190,14 @@ def _load(class_name: str, folder: Path, **options: Any) -> Any:
             folder, local_files_only=True, trust_remote_code=False, **options
         )
     except Exception as error:  # transformers and safetensors raise errors of any type
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"cannot be loaded as a {class_name} ({reason})"
+        message = f"cannot be loaded as a {class_name} ({_reason(error)})"
         raise InputError(message, file=folder, hint="download the model again") from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _load_model(class_name: str, folder: Path) -> Any:

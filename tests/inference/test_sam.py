@@ -270,6 +270,15 @@ def _weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[P
     return edit
 
 
+def _processor(**values: Any) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / "processor_config.json").read_text())
+        content["image_processor"] |= values
+        (folder / "processor_config.json").write_text(json.dumps(content))
+
+    return edit
+
+
 _NAME = "mask_decoder.iou_token.weight"
 _OTHER_SIZE = {"image_processor_type": "SamImageProcessor", "size": {"longest_edge": 1024}}
 
@@ -293,6 +302,10 @@ _OTHER_SIZE = {"image_processor_type": "SamImageProcessor", "size": {"longest_ed
             "gives images of .1024, 1024.",
         ),
         (lambda folder: (folder / "processor_config.json").write_text("{"), "cannot be loaded as"),
+        (_processor(do_pad=False), "gives images of .64, 128., the model takes .128, 128."),
+        (_processor(do_resize=False), "the image processor fails"),
+        (_processor(image_mean=[1, 2]), "the image processor fails"),
+        (_processor(size={"shortest_edge": 3}), "the image processor fails|cannot be loaded"),
         (_cut, "cannot be loaded as a SamModel"),
         (_weights(lambda state: state.pop(_NAME)), rf"has no weights for {_NAME}"),
         (_weights(lambda state: state[_NAME].fill_(float("nan"))), rf"weights of {_NAME} are not"),
