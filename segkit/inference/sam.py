@@ -22,7 +22,7 @@ from segkit.masks.boxes import corners
 from segkit.sample import Box
 
 MAX_BOXES = 16
-"""Boxes in a forward pass of the mask decoder, which needs about 100 MB for each of them."""
+"""Boxes in a forward pass of the mask decoder, which needs about 35 MB for each of them."""
 _AHEAD = 2
 """Images resized ahead of the model."""
 _PROCESSORS = {"sam:": "SamProcessor", "sam2:": "Sam2Processor", "samhq:": "SamHQProcessor"}
