@@ -55,7 +55,7 @@ def validate(
     if not is_protected(version):
         notes.append(
             "the manifest is unprotected: an earlier segkit wrote it without a digest of its "
-            "content, so that changes of names, arguments and the like do not show"
+            "content, so that a changed name or argument does not show; write the version again"
         )
     fields = {
         "path": str(version.resolve()),

@@ -1,6 +1,5 @@
 """Check a run, or the checkpoints of an interrupted one, file by file. Imports no torch."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from segkit import storage
+from segkit import parse, storage
 from segkit.errors import InputError
 from segkit.recipes.load import load_recipe
 from segkit.runs.checkpoint_digests import DIGESTS, damaged_files, has_digests
@@ -26,6 +25,7 @@ from segkit.shards.check_manifest import check_digest, check_parents
 from segkit.shards.consistency import Violation
 from segkit.shards.publish import MANIFEST
 from segkit.taxonomy import Taxonomy
+from segkit.text.encoding import Encoding
 
 
 def check_run(version: Path) -> Iterator[Violation]:
@@ -40,7 +40,7 @@ def check_run(version: Path) -> Iterator[Violation]:
     yield from check_parents(version.resolve(), manifest.parents)
     yield from _check_recipe(version, manifest)
     yield from _check_weights(version)
-    yield from _check_vocabulary(version)
+    yield from _check_vocabulary(version, manifest)
 
 
 def interrupted_checkpoints(destination: Path) -> list[Path]:
@@ -76,9 +76,10 @@ def _check_recipe(version: Path, manifest: RunManifest) -> Iterator[Violation]:
 
 def _check_weights(version: Path) -> Iterator[Violation]:
     """The weights can be read and are finite."""
-    tensors = _read_tensors(version / WEIGHTS)
-    if isinstance(tensors, str):
-        yield Violation("weights", WEIGHTS, tensors)
+    try:
+        tensors, _ = _read_tensors(version / WEIGHTS)
+    except ValueError as error:
+        yield Violation("weights", WEIGHTS, str(error))
         return
     for name, values in tensors.items():
         if not np.isfinite(values).all():
@@ -86,31 +87,39 @@ def _check_weights(version: Path) -> Iterator[Violation]:
             yield Violation("weights", WEIGHTS, detail)
 
 
-def _check_vocabulary(version: Path) -> Iterator[Violation]:
-    """Each taxonomy can be read and has one embedding for each class."""
-    tensors = _read_tensors(version / VOCABULARY)
-    if isinstance(tensors, str):
-        yield Violation("vocabulary", VOCABULARY, tensors)
+def _check_vocabulary(version: Path, manifest: RunManifest) -> Iterator[Violation]:
+    """Each taxonomy can be read and has one finite embedding for each class, of one encoder."""
+    try:
+        tensors, metadata = _read_tensors(version / VOCABULARY)
+        encoder = Encoding.from_metadata(metadata)[0].name
+    except (ValueError, AttributeError, TypeError, InputError) as error:
+        yield Violation("vocabulary", VOCABULARY, storage.reason(error))
         return
     try:
-        taxonomies = json.loads((version / TAXONOMIES).read_text("utf-8"))
+        taxonomies = parse.read_json(version / TAXONOMIES)
         classes = {
             name: len(Taxonomy.from_json(content).categories)
             for name, content in taxonomies.items()
         }
-    except (OSError, ValueError, AttributeError, RecursionError, InputError) as error:
+    except (AttributeError, InputError) as error:
         yield Violation("taxonomy", TAXONOMIES, storage.reason(error))
         return
     rows = {name: len(values) for name, values in tensors.items()}
     if rows != classes:
         detail = f"embeddings of {rows} classes, the taxonomies have {classes}"
         yield Violation("vocabulary", VOCABULARY, detail)
+    if not all(np.isfinite(values).all() for values in tensors.values()):
+        yield Violation("vocabulary", VOCABULARY, "an embedding is not finite")
+    if encoder != manifest.encoder:
+        detail = f"encoded by {encoder}, the manifest says {manifest.encoder}"
+        yield Violation("vocabulary", VOCABULARY, detail)
 
 
-def _read_tensors(file: Path) -> dict[str, Any] | str:
-    """The tensors of a safetensors file as arrays, or why it cannot be read."""
+def _read_tensors(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; ValueError if it cannot be read."""
     try:
         with safe_open(file, framework="np") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
-        return storage.reason(error)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return tensors, opened.metadata() or {}
+    except (OSError, SafetensorError, TypeError) as error:
+        raise ValueError(storage.reason(error)) from error

@@ -126,6 +126,14 @@ def refuse_damage(folder: Path, manifest: RunManifest) -> None:
         raise InputError(violation.detail, file=folder / violation.where, hint=hint)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a directory that is not published yet holds an intact run."""
+    try:
+        return not damage(folder, manifest_of(folder))
+    except InputError:
+        return False
+
+
 def run_parent(folder: Path, manifest: RunManifest, home: Path) -> Parent:
     """The run in `folder` as a parent of the version at `home`."""
     return Parent(

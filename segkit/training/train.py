@@ -12,8 +12,8 @@ from segkit.data.mix import DataMix
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.runs.init_from import init_from
-from segkit.runs.run_manifest import CHECKPOINTS
-from segkit.shards.publish import MANIFEST, Staging, interrupted, staging
+from segkit.runs.run_manifest import CHECKPOINTS, is_complete
+from segkit.shards.publish import Staging, interrupted, staging
 from segkit.storage import location
 from segkit.training import checkpoint
 from segkit.training.publish_run import publish, write_inputs, write_model
@@ -122,7 +122,8 @@ def _train(trainer: Trainer, mix: DataMix, stage: Staging, callbacks: Callbacks)
     """Train from the newest checkpoint of the staging directory, and publish."""
     setup, training = trainer.setup, trainer.recipe.training
     is_first, checkpoints = distributed.rank() == 0, stage.path / CHECKPOINTS
-    if not (stage.path / MANIFEST).is_file():  # else it was interrupted while publishing
+    # a run that was interrupted while publishing is complete, unless the disk lost some of it
+    if not distributed.broadcast_object(is_complete(stage.path) if is_first else None):
         newest = checkpoint.newest(checkpoints)
         if newest:
             trainer.load(newest)

@@ -12,7 +12,7 @@ from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.runs.check_run import check_run
 from segkit.runs.run import load_run
-from segkit.runs.run_manifest import CONTENT, METRICS, damage, read_run_manifest
+from segkit.runs.run_manifest import CONTENT, METRICS, damage, is_complete, read_run_manifest
 from segkit.shards.check_manifest import check_digest
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet
@@ -118,6 +118,19 @@ def test_validate_recognizes_a_run(version: Path) -> None:
     result = runner.invoke(app, ["validate", str(version.parent), "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["counts"] == {"checksum": 1, "weights": 1}
+
+
+def test_the_encoder_of_a_run_is_that_of_its_embeddings(version: Path) -> None:
+    change_manifest(version, encoder="clip")
+    assert [item.code for item in check_run(version)] == ["vocabulary"]
+
+
+def test_a_run_that_a_killed_process_left_is_published_only_if_it_is_intact(version: Path) -> None:
+    assert is_complete(version)
+    weights = version / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert not is_complete(version)
+    assert not is_complete(version / "nothing")
 
 
 def test_inspect_says_that_a_run_is_damaged(version: Path) -> None:

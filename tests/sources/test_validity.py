@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
+from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.shards.rules import RULES, agrees, reaches
 from segkit.shards.validate import validate
@@ -90,6 +91,20 @@ annotations = st.fixed_dictionaries(
 )
 
 
+class_ids = st.lists(st.sampled_from([3, 7, 0, 99, -1]), max_size=4)
+images = st.fixed_dictionaries(
+    {},
+    optional={
+        "width": st.sampled_from([WIDTH, float(WIDTH), 0, None]),
+        "height": st.sampled_from([HEIGHT, 0, None]),
+        "neg_category_ids": class_ids,
+        "not_exhaustive_category_ids": class_ids,
+        "date_captured": st.sampled_from(["\u2028", 2**70, 1e300, [[[]]], {"": None}, "\x1b[31m"]),
+    },
+)
+names = st.one_of(st.text(min_size=1, max_size=4), st.sampled_from(["cat", "cat [3]", "\x00", " "]))
+
+
 def assert_valid(source: Source, out: Path, **options: Any) -> ConversionReport:
     """Convert a source, and let `validate` find nothing in what is published."""
     shutil.rmtree(out, ignore_errors=True)
@@ -104,15 +119,29 @@ def assert_valid(source: Source, out: Path, **options: Any) -> ConversionReport:
 @REASONABLE
 @given(
     rows=st.lists(annotations, min_size=1, max_size=8),
-    boxes_only=st.booleans(),
-    crowds_as_objects=st.booleans(),
+    image=images,
+    class_names=st.lists(names, min_size=3, max_size=3),
+    options=st.fixed_dictionaries(
+        {name: st.booleans() for name in ("boxes_only", "crowds_as_objects", "drop_unused_twins")}
+    ),
 )
 def test_loose_coco_instances(
-    tmp_path: Path, rows: list[dict[str, Any]], boxes_only: bool, crowds_as_objects: bool
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    image: dict[str, Any],
+    class_names: list[str],
+    options: dict[str, bool],
 ) -> None:
-    file = coco_instances(tmp_path, rows)
-    options = {"boxes_only": boxes_only, "crowds_as_objects": crowds_as_objects}
-    source = open_coco_instances(file, tmp_path / "images", **options)
+    ids = (3, 7, 0)
+    categories = [{"id": i, "name": name} for i, name in zip(ids, class_names, strict=True)]
+    file = coco_instances(tmp_path, rows, categories=categories)
+    data = json.loads(file.read_text())
+    data["images"][0] |= image
+    file.write_text(json.dumps(data))
+    try:
+        source = open_coco_instances(file, tmp_path / "images", **options)
+    except InputError:  # a name without a letter
+        return
     assert_valid(source, tmp_path / "out")
 
 
