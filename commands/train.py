@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import Progress, TaskID
+from rich.table import Table
+from rich.tree import Tree
 
 from segkit.errors import InputError
 from segkit.extras import require_extra
@@ -79,6 +81,12 @@ def train(
     restart: bool = typer.Option(
         False, "--restart", help="Delete the checkpoints of an interrupted run and start anew."
     ),
+    plan: bool = typer.Option(
+        False,
+        "--plan",
+        help="Train nothing: print parameters, memory, samples a step and an epoch, and what is "
+        "missing.",
+    ),
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -88,15 +96,20 @@ def train(
 
     Example: segkit train --recipe dataseg-mini --data work/coco=2 --data work/camvid --out work/run
     --steps 2000
+
+    Example: segkit train --recipe dataseg-swin-t --data work/own --out work/run --plan
     """
     started = time.monotonic()
-    require_extra("train", "segkit train")
+    if not plan:
+        require_extra("train", "segkit train")
     if resume and restart:
         raise InputError("--resume and --restart exclude each other", hint="give one of them")
     if init_from is not None:
         overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
     sets = [_parse_data(item) for item in data]
     resolved = _check(recipe, [*(spec for spec, _ in sets), *eval_data], overrides)
+    if plan:
+        return _plan(recipe, sets, out, steps, device, overrides, as_json)
 
     # These take seconds to import, so wrong usage is refused above.
     from segkit import distributed
@@ -140,6 +153,48 @@ def train(
     line = f"{plural(manifest.steps, 'step')}{loss}, {result['seconds']:.0f} s"
     lines = line, f"{path.resolve()}"
     emit(result, schema="segkit.train/1", as_json=as_json, tables=[*tables, *lines])
+
+
+def _plan(
+    recipe: str,
+    sets: Sequence[tuple[str, float]],
+    out: Path,
+    steps: int | None,
+    device: str,
+    overrides: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Print the plan of a run."""
+    from segkit.recipes.load import load_recipe
+    from segkit.runs.init_from import resolve_init_from
+    from segkit.shards.reader import ShardSet
+    from segkit.training.run_plan import plan_training
+
+    changes = [*overrides, f"training.steps={steps}"] if steps else overrides
+    resolved = resolve_init_from(load_recipe(recipe, changes))
+    opened = [(ShardSet.open(spec), weight) for spec, weight in sets]
+    plan = plan_training(resolved, opened, out, device=device)
+    paces = [
+        (pace.name, pace.images, pace.samples_per_step, pace.steps_per_epoch, pace.epochs)
+        for pace in plan.sets
+    ]
+    columns = ("set", "images", "samples a step", "steps an epoch", "epochs")
+    title = f"{plural(plan.steps, 'step')} of {plural(plan.samples_per_step, 'sample')}"
+    samples = plan.steps * plan.samples_per_step
+    duration = f"{samples:,} samples: {samples / 3600:.1f} hours at one a second"
+    tables: list[Table | Tree | str] = [table(title, columns, paces), duration]
+    if plan.memory is not None:
+        parts = ("weights", "gradients", "optimizer", "average", "activations", "losses", "cuda")
+        rows = [(part, getattr(plan.memory, part) / 2**30) for part in (*parts, "total")]
+        parameters = f"{plan.memory.parameters / 1e6:.1f} M parameters"
+        tables.append(table(f"{parameters}; expected memory", ("of each process", "GiB"), rows))
+    lacks = [f"missing {item.name}: {item.text}; {item.hint}" for item in plan.missing]
+    emit(
+        plan.to_json(),
+        schema="segkit.plan/1",
+        as_json=as_json,
+        tables=[*tables, *(lacks or ["nothing is missing"])],
+    )
 
 
 def _check(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> "Recipe":

@@ -3,6 +3,8 @@
 train.py          train(): resolve the recipe, open the data, train, publish a version
 trainer.py        Trainer: model, EMA, optimizer, loss scale and step; the training step
 setup.py          TrainingSetup and Dataset; opens data sets, resolves what a recipe leaves open
+run_plan.py       --plan: pace through each set, and what is missing
+memory.py         estimate the memory of a step on tensors without content
 optimizer.py      AdamW's parameter groups, learning rate schedule, EMA, optimizer state by name
 sharding.py       FSDP2: shard a model, gather its full state
 checkpoint.py     write and read checkpoints, from which --resume continues

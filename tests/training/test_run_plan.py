@@ -1,0 +1,139 @@
+"""The plan of a run: the pace through its sets, and every kind of thing that is missing."""
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from segkit.commands.app import app
+from segkit.errors import InputError
+from segkit.extras import install_command
+from segkit.recipes.load import load_recipe
+from segkit.runs.init_from import resolve_init_from
+from segkit.shards.reader import ShardSet
+from segkit.training import run_plan as planning
+from segkit.training.run_plan import TrainingPlan, plan_training
+from tests.training.toy import write_recipe, write_toy_set
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("plan")
+    write_toy_set(root / "toy")
+    write_toy_set(root / "boxes", boxes_only=True, name="boxes")
+    write_recipe(root / "tiny.toml")
+    return root
+
+
+def plan(folder: Path, *overrides: str, weights: tuple[float, ...] = (3.0, 1.0)) -> TrainingPlan:
+    recipe = resolve_init_from(load_recipe(folder / "tiny.toml", overrides))
+    sets = [ShardSet.open(str(folder / name)) for name in ("toy", "boxes")]
+    return plan_training(recipe, list(zip(sets, weights, strict=True)), folder / "run")
+
+
+def test_the_pace_through_the_sets_is_that_of_training(folder: Path) -> None:
+    one = plan(folder, "training.accumulate=2", "training.steps=30")
+    assert (one.steps, one.samples_per_step, one.processes) == (30, 4, 1)
+    toy, boxes = one.sets
+    assert (toy.share, boxes.share) == (0.75, 0.25)
+    assert (toy.samples_per_step, boxes.samples_per_step) == (3.0, 1.0)
+    assert (toy.samples, boxes.samples) == (90, 30)
+    assert (toy.epochs, toy.steps_per_epoch) == (15.0, 2.0)
+    assert (boxes.epochs, boxes.steps_per_epoch) == (5.0, 6.0)
+    assert one.missing == ()
+
+    every = plan(folder, "data.mixing=all", "training.steps=30")
+    assert every.samples_per_step == 4
+    assert [entry.samples_per_step for entry in every.sets] == [2.0, 2.0]
+
+
+def test_several_processes_draw_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = plan(folder)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    joint = plan(folder)
+    assert (joint.processes, joint.samples_per_step) == (8, 8 * alone.samples_per_step)
+    assert joint.memory == alone.memory, "with ddp, each process holds everything"
+
+
+def missing(result: TrainingPlan) -> dict[str, tuple[str, str]]:
+    return {item.name: (item.text, item.hint) for item in result.missing}
+
+
+def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    absent = str(tmp_path / "absent.safetensors")
+    found = missing(plan(folder, f"model.backbone_weights={absent}"))
+    assert found["weights"] == (f"no file {absent}", "check model.backbone_weights")
+    found = missing(plan(folder, "model.init_from=hf:segkit-tests/none"))
+    assert "segkit-tests/none is not in the cache" in found["weights"][0]
+    assert "--init-from hf:FOLDER" in found["weights"][1]
+    recipe = "model.backbone=resnet18.a1_in1k", "model.backbone_weights=timm"
+    found = missing(plan(folder, *recipe))
+    assert "timm/resnet18.a1_in1k" in found["weights"][0]
+    (tmp_path / "config.json").write_text("{}")
+    assert "weights" not in missing(plan(folder, f"model.init_from=hf:{tmp_path}"))
+
+
+def test_missing_embeddings_name_the_command(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path))
+    found = missing(plan(folder, "text.encoder=hf:a/b"))
+    assert "no text embedding by hf:a/b" in found["embeddings"][0]
+    assert found["embeddings"][1] == "run: segkit vocabulary encode --encoder hf:a/b sky cat"
+
+
+def test_missing_memory_disk_and_extras_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_is_cached", lambda *_: True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 20, 0, 1 << 10))
+    monkeypatch.setattr("os.sysconf", lambda name: 1)
+    found = missing(plan(folder, "data.workers=2", 'training.loggers=["mlflow"]'))
+    assert "GiB expected, the device has 0.0" in found["memory"][0]
+    assert found["shared memory"][0].startswith("2 workers need about 0.0 GiB of /dev/shm")
+    assert "--shm-size 8g" in found["shared memory"][1]
+    assert f"are free in {folder}" in found["disk"][0]
+    assert found["extra"][1] == f"run: {install_command('mlflow')}"
+    assert "shared memory" not in missing(plan(folder, "data.workers=0"))
+
+
+def test_without_torch_the_plan_has_no_memory_and_names_the_extra(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(planning.require_extra.__globals__["EXTRAS"], "train", ("no_such",))
+    result = plan(folder)
+    assert result.memory is None and len(result.sets) == 2
+    assert missing(result)["extra"][1] == f"run: {install_command('train')}"
+
+
+def run(folder: Path, *arguments: str) -> Any:
+    common = ["train", "--recipe", str(folder / "tiny.toml"), "--data", str(folder / "toy")]
+    return CliRunner().invoke(app, [*common, "--out", str(folder / "run"), "--plan", *arguments])
+
+
+def test_the_command_prints_a_plan_and_writes_nothing(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    result = run(folder, "--steps", "7", "--json")
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["schema"] == "segkit.plan/1" and printed["steps"] == 7
+    memory = printed["memory"]
+    parts = ("weights", "gradients", "optimizer", "average", "activations", "losses", "cuda")
+    assert memory["total"] == sum(memory[part] for part in parts)
+    assert printed["missing"] == []
+    text = run(folder).stdout
+    assert "12 steps of 2 samples" in text and "nothing is missing" in text
+    assert "samples a step" in text and "activations" in text
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_wrong_usage_is_refused_as_in_training(folder: Path) -> None:
+    assert isinstance(run(folder, "--set", "optimizer.lrr=1").exception, InputError)
+    assert isinstance(run(folder, "--data", str(folder / "absent")).exception, InputError)
+    assert isinstance(run(folder, "--device", "cuda:7").exception, InputError)
