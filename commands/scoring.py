@@ -126,12 +126,19 @@ class PredictionSource:
 def load_run_for(
     taxonomy: "Taxonomy", checkpoint: str, device: str, settings: Sequence[str]
 ) -> "Run":
-    """Load a run and encode the names of a taxonomy that its text encoder has not read yet."""
+    """Load a run and encode the names of a taxonomy that its text encoder has not read yet.
+
+    Notes say which classes it cannot tell apart.
+    """
     from segkit.runs.run import load_run
     from segkit.text.embeddings import EmbeddingStore
+    from segkit.text.indistinct import indistinct_notes
 
     run = load_run(checkpoint, device, settings)
-    EmbeddingStore(run.encoding).add(run.missing_words(taxonomy))
+    store = EmbeddingStore(run.encoding)
+    store.add(run.missing_words(taxonomy))
+    for text in indistinct_notes(taxonomy.categories, store):
+        note(text)
     return run
 
 

@@ -9,7 +9,7 @@ import typer
 
 from segkit.errors import InputError
 from segkit.storage import is_remote
-from segkit.taxonomy import known_taxonomies, load_taxonomy
+from segkit.taxonomy import Category, known_taxonomies, load_taxonomy
 
 from .common import JSON_OPTION, emit, note, plural, table
 
@@ -109,25 +109,29 @@ def encode(
     """
     from segkit.text.embeddings import EmbeddingStore
     from segkit.text.encoding import Encoding
+    from segkit.text.indistinct import indistinct_notes
     from segkit.text.vocabulary import open_vocabulary
 
     known = known_taxonomies()
     sets = {name: shards for name in names or () if (shards := _shard_set(name)) is not None}
     words = [name for name in names or () if name not in known and name not in sets]
     _note_misspelled(words, known)
-    for shards in sets.values():
-        words += [word for category in shards.taxonomy.categories for word in category.words]
+    unique = dict.fromkeys(words)
+    named = tuple(Category(i, word, "thing", (word,)) for i, word in enumerate(unique, 1))
+    lists = [named, *(shards.taxonomy.categories for shards in sets.values())]
     vocabularies = [name for name in names or () if name in known]
     if file:
         vocabularies.append(str(file))
-    for name in vocabularies:
-        for category in open_vocabulary(name).categories:
-            words += category.words
+    lists += [open_vocabulary(name).categories for name in vocabularies]
+    words = [word for categories in lists for category in categories for word in category.words]
     if not words:
         raise InputError("no names to encode", hint="give names, or --file FILE")
     encoding = Encoding.from_names(encoder, templates)
     store = EmbeddingStore(encoding)
     new = store.add(words)
+    for categories in lists:
+        for text in indistinct_notes(categories, store):
+            note(text)
     result = {
         "encoder": encoding.name,
         "templates": list(encoding.templates),

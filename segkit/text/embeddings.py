@@ -32,7 +32,7 @@ import numpy as np
 from segkit.errors import InputError
 from segkit.storage import cache_root, exclusive_lock
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies
-from segkit.text.encoders import MINILM, MINILM_MODEL, Vectors, load_encoder
+from segkit.text.encoders import MINILM, MINILM_MODEL, TextEncoder, Vectors, load_encoder
 from segkit.text.encoding import SHIPPED, Encoding
 from segkit.text.table import EmbeddingTable, read_table, unit, write_table
 from segkit.text.vocabulary import normalize, shipped_words
@@ -169,11 +169,19 @@ class EmbeddingStore:
         new = tuple(key for key in keys if key and key not in known)
         if not new:
             return new
-        vectors, digest = self._encode(new)
+        encoder = load_encoder(self.encoding.encoder)
+        vectors, digest = self._encode(new, encoder)
         rows = dict(zip(new, vectors, strict=True))
+        unknown = [
+            word for word, is_unknown in zip(new, encoder.unknown(new), strict=True) if is_unknown
+        ]
         with exclusive_lock(self.cache_file.with_suffix(".lock")):
-            self._merge_into_cache(rows, digest)
+            self._merge_into_cache(rows, digest, frozenset(unknown))
         return new
+
+    def unknown_words(self) -> frozenset[str]:
+        """The words in the cache that mean nothing to the encoder: it knew none of their tokens."""
+        return read_table(self.cache_file).unknown if self.cache_file.is_file() else frozenset()
 
     def encode(self, words: Sequence[str]) -> Vectors:
         """(N, D) unit rows of words, computed by the text encoder like the stored ones.
@@ -181,16 +189,18 @@ class EmbeddingStore:
         Raises:
             InputError: the encoder is not installed.
         """
-        return self._encode(words)[0]
+        return self._encode(words, load_encoder(self.encoding.encoder))[0]
 
     def encode_raw(self, words: Sequence[str]) -> Vectors:
         """(N, D) unit rows without centering.
 
         Each is the mean over the templates of unit rows, as CLIP ensembles them.
         """
-        return self._encode_raw(words)[0]
+        return self._encode_raw(words, load_encoder(self.encoding.encoder))
 
-    def _merge_into_cache(self, rows: dict[str, Vectors], digest: str) -> None:
+    def _merge_into_cache(
+        self, rows: dict[str, Vectors], digest: str, unknown: frozenset[str]
+    ) -> None:
         """Add rows to the cache file; the caller holds its lock."""
         if self.cache_file.is_file():
             cached = read_table(self.cache_file)
@@ -201,28 +211,27 @@ class EmbeddingStore:
                 )
                 hint = "give the original weights, or delete the file to encode all words again"
                 raise InputError(message, file=self.cache_file, hint=hint)
-            rows = {**cached.rows, **rows}
+            rows, unknown = {**cached.rows, **rows}, cached.unknown | unknown
         mean = (
             np.zeros(len(next(iter(rows.values()))), np.float32) if self.mean is None else self.mean
         )
-        write_table(self.cache_file, EmbeddingTable(rows, mean, digest), self.encoding)
+        write_table(self.cache_file, EmbeddingTable(rows, mean, digest, unknown), self.encoding)
 
-    def _encode(self, words: Sequence[str]) -> tuple[Vectors, str]:
+    def _encode(self, words: Sequence[str], encoder: TextEncoder) -> tuple[Vectors, str]:
         """Unit rows (N, D) and the digest that their table records."""
-        raw, digest = self._encode_raw(words)
+        raw = self._encode_raw(words, encoder)
         if self.mean is None:
-            return raw, digest
+            return raw, encoder.digest
         return unit(raw - self.mean), _digest(self.mean.tobytes())
 
-    def _encode_raw(self, words: Sequence[str]) -> tuple[Vectors, str]:
-        """Raw unit rows (N, D) and the digest of the encoder's weights."""
-        encoder = load_encoder(self.encoding.encoder)
+    def _encode_raw(self, words: Sequence[str], encoder: TextEncoder) -> Vectors:
+        """Raw unit rows (N, D)."""
         keys = [normalize(word) for word in words]
         total = sum(
             unit(encoder.encode([template.replace("{}", key) for key in keys]))
             for template in self.encoding.templates
         )
-        return unit(np.asarray(total, np.float32)), encoder.digest
+        return unit(np.asarray(total, np.float32))
 
 
 @cache

@@ -8,7 +8,7 @@ once.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class TextEncoder:
     """N texts -> (N, D) vectors, not scaled to unit length."""
     digest: str
     """Digest of the weights, which may differ between two encoders of one name."""
+    unknown: Callable[[Sequence[str]], list[bool]] = lambda texts: [False] * len(texts)
+    """For each text, whether the encoder knows none of its tokens, so that it means nothing."""
 
 
 def load_encoder(spec: str) -> TextEncoder:
@@ -60,7 +62,8 @@ def imagenet_templates() -> tuple[str, ...]:
 
 
 def _minilm(_: str) -> TextEncoder:
-    return TextEncoder(minilm.load_minilm().encode, MINILM_MODEL)
+    model = minilm.load_minilm()
+    return TextEncoder(model.encode, MINILM_MODEL, model.unknown)
 
 
 def _clip(name: str) -> TextEncoder:
@@ -119,7 +122,11 @@ def _hf(name: str) -> TextEncoder:
         mask = inputs["attention_mask"][..., None].to(states.dtype)  # (N, L, 1)
         return (states * mask).sum(1) / mask.sum(1)
 
-    return _encoder(model, tokens, features)
+    def unknown(texts: Sequence[str]) -> list[bool]:
+        ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+        return [all(token == tokenizer.unk_token_id for token in row) for row in ids]
+
+    return replace(_encoder(model, tokens, features), unknown=unknown)
 
 
 def _encoder(

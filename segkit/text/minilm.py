@@ -62,6 +62,12 @@ class MiniLM:
             rows[batch] = self._means([tokens[i] for i in batch])
         return rows
 
+    def unknown(self, texts: Sequence[str]) -> list[bool]:
+        """For each text, whether the tokenizer knows none of its parts."""
+        unknown = self._tokenizer.token_to_id("[UNK]")
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [all(token == unknown for token in encoding.ids) for encoding in encodings]
+
     def _means(self, tokens: Sequence[Sequence[int]]) -> Floats:
         lengths = np.array([len(ids) for ids in tokens])
         words = np.zeros((len(tokens), lengths.max()), np.int64)  # (N, L)

@@ -1,12 +1,12 @@
 """Word embeddings in a safetensors file."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from segkit.atomic import new_file
 from segkit.errors import InputError
 from segkit.text.encoders import Vectors
 from segkit.text.encoding import Encoding
@@ -22,6 +22,8 @@ class EmbeddingTable:
     """(D,) mean that was subtracted before scaling to unit length; zeros if none was."""
     encoder_digest: str | None
     """Digest of the text encoder's weights; None where the file does not record it."""
+    unknown: frozenset[str] = frozenset()
+    """Words of which the encoder knew no token; empty in files of early versions."""
 
 
 def read_table(file: Path) -> EmbeddingTable:
@@ -34,7 +36,9 @@ def read_table(file: Path) -> EmbeddingTable:
             words = json.loads(metadata["words"])
             vectors = unit(opened.get_tensor("embeddings").astype(np.float32))  # (N, D)
             rows = dict(zip(words, vectors, strict=True))
-            return EmbeddingTable(rows, opened.get_tensor("mean"), metadata.get("weights"))
+            unknown = frozenset(json.loads(metadata.get("unknown", "[]")))
+            mean, weights = opened.get_tensor("mean"), metadata.get("weights")
+            return EmbeddingTable(rows, mean, weights, unknown)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         hint = "delete it and run `segkit vocabulary encode` again"
         raise InputError(f"not a table of embeddings ({error})", file=file, hint=hint) from error
@@ -51,13 +55,13 @@ def write_table(file: Path, table: EmbeddingTable, encoding: Encoding) -> None:
         "template": "\n".join(encoding.templates),
         "words": json.dumps(words, ensure_ascii=False),
     }
+    if table.unknown:
+        metadata["unknown"] = json.dumps(sorted(table.unknown), ensure_ascii=False)
     if table.encoder_digest:
         metadata["weights"] = table.encoder_digest
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    save_file({"embeddings": vectors.astype(np.float16), "mean": table.mean}, partial, metadata)
-    partial.chmod(0o644)  # safetensors writes 0600, which a wheel would keep
-    partial.replace(file)
+    with new_file(file) as draft:
+        save_file({"embeddings": vectors.astype(np.float16), "mean": table.mean}, draft, metadata)
+        draft.chmod(0o644)  # safetensors writes 0600, which a wheel would keep
 
 
 def unit(rows: Vectors) -> Vectors:

@@ -161,7 +161,7 @@ def test_a_broken_cache_file_is_named() -> None:
 def test_words_that_are_encoded_at_the_same_time_are_all_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def encode(store: EmbeddingStore, words: Sequence[str]) -> tuple[Vectors, str]:
+    def encode(store: EmbeddingStore, words: Sequence[str], _: Any) -> tuple[Vectors, str]:
         return np.ones((len(words), 384), np.float32) / 384**0.5, store.encoder_digest() or ""
 
     def write_slowly(*arguments: Any) -> None:
