@@ -1,5 +1,17 @@
 """The two kinds of failure of a command, each with its exit code, and warnings for users."""
 
+MAX_PART = 600
+"""Characters of a file, record or message in an error: data may hold names of any length."""
+
+
+def short(value: object, limit: int = 120) -> str:
+    """The text of a value, without its middle where it has more than `limit` characters."""
+    text = str(value)
+    if len(text) <= limit:
+        return text
+    end = limit // 4
+    return f"{text[: limit - end]} ... {text[-end:]}"
+
 
 class SegkitError(Exception):
     """The work itself failed (exit code 1)."""
@@ -7,7 +19,8 @@ class SegkitError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{message}; {hint}" if hint else message)
+        text = short(message, 4 * MAX_PART)
+        super().__init__(f"{text}; {short(hint, 4 * MAX_PART)}" if hint else text)
         self.message, self.hint = message, hint
 
 
@@ -19,8 +32,9 @@ class InputError(SegkitError):
     def __init__(
         self, message: str, *, file: object = None, record: object = None, hint: str | None = None
     ) -> None:
-        place = ": ".join(str(part) for part in (file, record) if part is not None)
-        super().__init__(f"{place}: {message}" if place else message, hint=hint)
+        parts = (file, record, message)
+        text = ": ".join(short(part, MAX_PART) for part in parts if part is not None)
+        super().__init__(text, hint=hint)
         self.message, self.file, self.record = message, file, record
 
     def in_file(self, file: object) -> "InputError":

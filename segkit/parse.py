@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from segkit import storage
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -32,8 +32,6 @@ MAX_INT = 2**63 - 1
 """Integers beyond 64 bits fit in neither NumPy nor Parquet."""
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} lists and objects deep"
 _TOO_LARGE = "holds an integer beyond 64 bits"
-_MAX_PLACE = 120
-"""Characters of a key or value in an error."""
 _LINE_END = re.compile("\r\n|\n|\r")
 """Python's `splitlines` also ends lines at characters that a name may hold, such as U+2028."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -138,7 +136,12 @@ def read_json(path: Path, *, hint: str = "write the file again") -> Any:
 
 
 def parse_json(
-    data: bytes | str, *, file: object, record: object = None, hint: str | None = None
+    data: bytes | str,
+    *,
+    file: object,
+    record: object = None,
+    hint: str | None = None,
+    finite: bool = True,
 ) -> Any:
     """Parse JSON.
 
@@ -150,6 +153,7 @@ def parse_json(
         file: the file that errors name.
         record: the record that errors name.
         hint: the hint of errors.
+        finite: refuse NaN and infinity; otherwise, the caller has to.
 
     Raises:
         InputError: it is not JSON, or holds something else than the result may.
@@ -163,7 +167,7 @@ def parse_json(
     except (ValueError, RecursionError) as error:
         message = _limit(error)
     else:
-        message = _problem(value)
+        message = _problem(value, finite=finite)
     if message:
         raise InputError(message, file=file, record=record, hint=hint)
     return value
@@ -179,7 +183,7 @@ def parse_toml(text: str, *, file: object, hint: str | None = None) -> dict[str,
     except (ValueError, RecursionError) as error:
         message = _limit(error)
     else:
-        message = _problem(table)
+        message = _problem(table, finite=True)
     if message:
         raise InputError(message, file=file, hint=hint)
     return table
@@ -239,12 +243,6 @@ def convert(
         raise InputError(message, file=file, record=": ".join(places) or None, hint=hint) from error
 
 
-def short(value: object) -> str:
-    """A value in an error: its text, cut after a line's length."""
-    text = str(value)
-    return text if len(text) <= _MAX_PLACE else f"{text[:_MAX_PLACE]} ..."
-
-
 class _KeyTwiceError(ValueError):
     """An object has a key twice; a parser would keep one of the values."""
 
@@ -266,7 +264,7 @@ def _limit(error: Exception) -> str:
     return _TOO_LARGE  # Python converts no more than some thousand digits
 
 
-def _problem(value: Any) -> str | None:
+def _problem(value: Any, *, finite: bool) -> str | None:
     """What the values of a parsed file may not hold; None if they hold nothing of the kind."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
@@ -281,7 +279,7 @@ def _problem(value: Any) -> str | None:
                 if _SURROGATE.search(entry):
                     return f"holds text that is not Unicode: {short(ascii(entry))}"
             elif isinstance(entry, float):
-                if not math.isfinite(entry):
+                if finite and not math.isfinite(entry):
                     return "holds a number that is not finite"
             elif isinstance(entry, int) and not -MAX_INT <= entry <= MAX_INT:
                 return _TOO_LARGE

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 from segkit.sample import Kind
 
 MAX_ID = 2**31 - 1
@@ -138,7 +138,7 @@ class _Content:
 def _problem(row: dict[str, Any], category: Category) -> str | None:
     """What the schema of taxonomies forbids in a category whose fields have the right types."""
     if unknown := row.keys() - _FIELDS:
-        return f"has the unknown key {parse.short(repr(min(unknown)))}"
+        return f"has the unknown key {short(repr(min(unknown)))}"
     if not category.name.strip() or not all(word.strip() for word in category.text):
         return "has a blank name or text"
     if not -MAX_ID <= category.id <= MAX_ID:

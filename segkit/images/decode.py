@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.images.png import SIGNATURE, check_png
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
 
@@ -46,10 +47,13 @@ def decode(
     """
     import cv2
 
+    decoded = None
     try:
+        if data.startswith(SIGNATURE):
+            check_png(data)  # libpng prints to stderr on a wrong checksum
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # no bytes at all, or a size that OpenCV refuses
-        decoded = None
+    except (cv2.error, ValueError):  # no bytes at all, or a size that OpenCV refuses
+        pass
     if decoded is None:
         raise InputError("the image cannot be decoded", file=file, record=record, hint=hint)
     pixels: NDArray[Any] = decoded

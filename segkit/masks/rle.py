@@ -212,10 +212,10 @@ def _edge_length(polygon: Sequence[float]) -> float:
 
 def from_uncompressed(counts: Sequence[int], height: int, width: int) -> bytes:
     """Compressed counts of uncompressed ones; ValueError unless these fill height x width."""
-    runs = np.asarray(counts, np.int64)
-    if runs.ndim != 1 or (runs < 0).any() or int(runs.sum()) != height * width:
+    pixels = height * width
+    if not all(0 <= count <= pixels for count in counts) or sum(counts) != pixels:
         raise ValueError(f"run lengths do not fill {width} x {height} pixels")
-    return compress(runs)
+    return compress(np.asarray(counts, np.int64))
 
 
 def paint(layers: Iterable[tuple[int, bytes]], height: int, width: int) -> NDArray[np.int32]:

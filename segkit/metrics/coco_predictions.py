@@ -1,16 +1,17 @@
 """Predictions in COCO files: a list of results, or a panoptic JSON and its PNGs."""
 
-import json
+import codecs
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.file_names import relative_name
 from segkit.masks import rle
@@ -24,28 +25,96 @@ from segkit.sources.ledger import ImageError
 from segkit.taxonomy import Taxonomy
 
 _PREDICTION: MaskSource = "prediction"
-_COUNTS = re.compile("[0-o]*[0-O]")
-"""COCO's compressed counts: 64 characters from `0` on, of which the first 32 end a number."""
+_COUNTS = re.compile("(?:[P-o]{0,11}[0-O])+")
+"""COCO's compressed counts: 64 characters from `0` on, of which the first 32 end a number of at
+most 12."""
+MAX_BYTES = 16 << 30
+"""Bytes of a file of predictions, which are all in memory."""
+_Record = TypeVar("_Record")
 
 
-def load(path: Path) -> Any:
-    """The content of a JSON file; InputError where it is not JSON."""
-    data = path.read_bytes()
+class RunLengths(msgspec.Struct, frozen=True):
+    """A mask as COCO's run lengths."""
+
+    size: tuple[int, int]
+    """Height and width."""
+    counts: str | list[int]
+
+
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """A record of COCO's results."""
+
+    image_id: int | float | str
+    category_id: int | float
+    score: float
+    segmentation: RunLengths | list[list[float]] | None = None
+    bbox: list[float] | None = None
+
+
+class SegmentInfo(msgspec.Struct, frozen=True):
+    """A segment in a COCO panoptic file."""
+
+    id: int
+    category_id: int
+    area: float | None = None
+    score: float | None = None
+
+
+class PanopticImage(msgspec.Struct, frozen=True):
+    """The record of an image in a COCO panoptic file."""
+
+    image_id: int | float | str
+    file_name: str
+    segments_info: list[SegmentInfo]
+
+
+class PanopticFile(msgspec.Struct, frozen=True):
+    """A COCO panoptic file."""
+
+    annotations: list[PanopticImage]
+    categories: Any = None
+
+
+_RESULTS = msgspec.json.Decoder(list[Result])
+_PANOPTIC = msgspec.json.Decoder(PanopticFile)
+
+
+def load(path: Path) -> list[Result] | PanopticFile:
+    """The records of a file of predictions.
+
+    Raises:
+        InputError: it is not JSON, or not of this form; the message names the first such record.
+    """
+    data = parse.read_bytes(path, max_bytes=MAX_BYTES).removeprefix(codecs.BOM_UTF8)
+    is_list = data.lstrip().startswith(b"[")
     try:
-        return msgspec.json.decode(data)
-    except msgspec.DecodeError:
+        return _RESULTS.decode(data) if is_list else _PANOPTIC.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    try:
-        # accepts the NaN and Infinity that Python writes, so that the record can be named
-        return json.loads(data)
-    except ValueError as error:
-        raise InputError(f"not JSON ({error})", file=path, hint="write the file again") from error
+    # slower, but names the record, also one with the NaN and Infinity that Python writes
+    content = parse.parse_json(data, file=path, hint="write the file again", finite=not is_list)
+    hint = "see COCO's results format"
+    if is_list:
+        return [_convert(row, Result, path, f"result {n}", hint) for n, row in enumerate(content)]
+    rows = content.get("annotations") if isinstance(content, dict) else None
+    first = rows[0] if isinstance(rows, list) and rows else None
+    if not isinstance(first, dict) or "segments_info" not in first:
+        raise _not_predictions(path, first)
+    images = [
+        _convert(row, PanopticImage, path, f"annotations[{n}]", "see COCO's panoptic format")
+        for n, row in enumerate(rows or ())
+    ]
+    return PanopticFile(images, content.get("categories"))
+
+
+def _convert(row: Any, kind: type[_Record], path: Path, record: str, hint: str) -> _Record:
+    return parse.convert(row, kind, file=path, noun="a prediction", record=record, hint=hint)
 
 
 class CocoResults:
     """COCO results: `[{image_id, category_id, score, segmentation and / or bbox}]`."""
 
-    def __init__(self, path: Path, results: list[Any], taxonomy: Taxonomy) -> None:
+    def __init__(self, path: Path, results: Sequence[Result], taxonomy: Taxonomy) -> None:
         """Check the results.
 
         Args:
@@ -58,10 +127,10 @@ class CocoResults:
         """
         self._path = path
         self._taxonomy = taxonomy
-        self._by_image: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        self._by_image: dict[str, list[tuple[int, Result]]] = {}
         for number, result in enumerate(results):
             self._check(number, result)
-            self._by_image.setdefault(str(result["image_id"]), []).append((number, result))
+            self._by_image.setdefault(_id(result.image_id), []).append((number, result))
 
     def ids(self) -> list[str]:
         """Ids of the images that have results."""
@@ -89,49 +158,49 @@ class CocoResults:
             if k in negative:
                 raise self._error(number, f"a mask with run lengths below 0 (image {image.id})")
             box = self._box(number, result) or boxes[k]
-            class_id, score = int(result["category_id"]), float(result["score"])
+            class_id = int(result.category_id)
             area, source = box[2] * box[3], None
             if mask is not None:
                 area, source = float(areas[k]), _PREDICTION
             kind = self._taxonomy.by_id[class_id].kind
-            segments.append(Segment(class_id, kind, box, mask, area, mask_from=source, score=score))
+            segments.append(
+                Segment(class_id, kind, box, mask, area, mask_from=source, score=result.score)
+            )
         return Sample(image.id, image.file_name, image.width, image.height, tuple(segments))
 
-    def _check(self, number: int, result: Any) -> None:
-        required = {"image_id", "category_id", "score"}
-        if not isinstance(result, dict) or not required <= result.keys():
-            raise self._error(number, "a result needs image_id, category_id and score")
-        if not ("segmentation" in result or "bbox" in result):
+    def _check(self, number: int, result: Result) -> None:
+        if result.segmentation is None and result.bbox is None:
             raise self._error(number, "neither segmentation nor bbox")
-        image, score = result["image_id"], result["score"]
-        if not _is_finite(score):
-            raise self._error(number, f"score {score} of image {image} is not a number")
-        category = result["category_id"]
-        if not isinstance(category, int | float) or category not in self._taxonomy.by_id:
-            message = f"category {category} is not in {self._taxonomy.name} (image {image})"
+        if not math.isfinite(result.score):
+            message = f"score {result.score} of image {result.image_id} is not a number"
+            raise self._error(number, message)
+        if result.category_id not in self._taxonomy.by_id:
+            message = (
+                f"category {result.category_id} is not in {self._taxonomy.name} "
+                f"(image {result.image_id})"
+            )
             raise self._error(number, message)
 
-    def _box(self, number: int, result: dict[str, Any]) -> Box | None:
-        if "bbox" not in result or (result.get("segmentation") and result["bbox"] == []):
+    def _box(self, number: int, result: Result) -> Box | None:
+        box = result.bbox
+        if box is None or (result.segmentation and not box):
             return None
-        box = result["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+        if len(box) != 4 or not all(math.isfinite(side) for side in box):
             raise self._error(number, f"bbox {box} is not four numbers")
-        x, y, width, height = map(float, box)
+        x, y, width, height = box
         if width < 0 or height < 0:
             message = f"bbox {box} is of negative size (expected x, y, width, height)"
             raise self._error(number, message)
         return x, y, width, height
 
-    def _mask(self, number: int, result: dict[str, Any], image: Sample) -> bytes | None:
-        segmentation = result.get("segmentation")
+    def _mask(self, number: int, result: Result, image: Sample) -> bytes | None:
+        segmentation = result.segmentation
         if not segmentation:
             return None
         try:
             if isinstance(segmentation, list):
                 return rle.from_polygons(segmentation, image.height, image.width)
-            height, width = segmentation["size"]
-            counts = segmentation["counts"]
+            (height, width), counts = segmentation.size, segmentation.counts
             if (height, width) != (image.height, image.width):
                 size = f"{image.width} x {image.height}"
                 message = f"mask of {width} x {height}, image {image.id} is {size}"
@@ -141,7 +210,7 @@ class CocoResults:
             if not _COUNTS.fullmatch(counts):
                 raise ValueError("counts are not run lengths")
             return bytes(counts, "ascii")
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise self._error(number, f"not a COCO segmentation ({error})") from error
 
     def _error(self, number: int, message: str) -> InputError:
@@ -149,12 +218,9 @@ class CocoResults:
         return InputError(message, file=self._path, record=f"result {number}", hint=hint)
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether a value is a finite number: not NaN, not infinite, not too large for a float."""
-    try:
-        return isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:
-        return False
+def _id(value: int | float | str) -> str:
+    """An image id as text; whole numbers that are written as floats are integers."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 class CocoPanoptic:
@@ -163,7 +229,7 @@ class CocoPanoptic:
     def __init__(
         self,
         path: Path,
-        content: Any,
+        content: PanopticFile,
         folder: Path,
         taxonomy: Taxonomy,
         ids_by_name: Mapping[str, str],
@@ -172,25 +238,17 @@ class CocoPanoptic:
 
         Args:
             path: the file, for messages.
-            content: its content.
+            content: its records.
             folder: folder of its PNGs.
             taxonomy: classes of the ground truth.
             ids_by_name: image ids by the ids and file stems that the file may use.
 
         Raises:
-            InputError: the content is not that of a panoptic file, its categories contradict the
-                taxonomy, or the folder is missing.
+            InputError: the file's categories contradict the taxonomy, or the folder is missing.
         """
         self._path, self._folder, self._taxonomy = path, folder, taxonomy
-        try:
-            rows = [
-                (_image_id(row, ids_by_name), row)
-                for row in content["annotations"]
-                if iter(row["segments_info"])
-            ]
-        except (KeyError, TypeError) as error:
-            raise _not_predictions(path, content) from error
-        _check_categories(path, content.get("categories"), taxonomy)
+        rows = [(_image_id(row, ids_by_name), row) for row in content.annotations]
+        _check_categories(path, content.categories, taxonomy)
         self._rows = dict(rows)
         self._ids = [image for image, _ in rows]
         if not folder.is_dir():
@@ -212,16 +270,16 @@ class CocoPanoptic:
             return None
         regions = rle.regions(self._id_map(row, image))
         regions.pop(0, None)
-        infos = {int(info["id"]): info for info in row["segments_info"]}
+        infos = {info.id: info for info in row.segments_info}
         self._check_ids(row, set(regions), infos)
         segments = tuple(
             self._segment(row, info, regions[number]) for number, info in infos.items()
         )
         return Sample(image.id, image.file_name, image.width, image.height, segments)
 
-    def _id_map(self, row: dict[str, Any], image: Sample) -> NDArray[np.uint32]:
+    def _id_map(self, row: PanopticImage, image: Sample) -> NDArray[np.uint32]:
         """(H, W) segment ids of a PNG."""
-        name, record = relative_name(self._folder, str(row["file_name"])), f"image {image.id}"
+        name, record = relative_name(self._folder, row.file_name), f"image {image.id}"
         try:
             path = resolve_inside(self._folder, name, record=record)
             return read_ids(path, (image.width, image.height), record=record)
@@ -232,9 +290,9 @@ class CocoPanoptic:
                 defect.message, file=defect.file, record=defect.record, hint=hint
             ) from error
 
-    def _check_ids(self, row: dict[str, Any], painted: set[int], infos: dict[int, Any]) -> None:
-        record = f"image {row['image_id']}"
-        if len(infos) != len(row["segments_info"]):
+    def _check_ids(self, row: PanopticImage, painted: set[int], infos: dict[int, Any]) -> None:
+        record = f"image {_id(row.image_id)}"
+        if len(infos) != len(row.segments_info):
             raise self._contradiction("a segment id occurs twice in segments_info", record)
         if painted - infos.keys():
             ids = sorted(painted - infos.keys())[:5]
@@ -247,15 +305,15 @@ class CocoPanoptic:
         hint = "list exactly the ids that the PNG shows"
         return InputError(message, file=self._path, record=record, hint=hint)
 
-    def _segment(self, row: dict[str, Any], info: dict[str, Any], region: rle.Region) -> Segment:
-        class_id = int(info["category_id"])
-        record = f"image {row['image_id']}, segment {info['id']}"
+    def _segment(self, row: PanopticImage, info: SegmentInfo, region: rle.Region) -> Segment:
+        class_id = info.category_id
+        record = f"image {_id(row.image_id)}, segment {info.id}"
         if class_id not in self._taxonomy.by_id:
             message = f"category {class_id} is not in {self._taxonomy.name}"
             hint = "predict in the vocabulary of the ground truth"
             raise InputError(message, file=self._path, record=record, hint=hint)
-        if "area" in info and info["area"] != region.area:
-            message = f"area {info['area']}, but the PNG shows {region.area} pixels"
+        if info.area is not None and info.area != region.area:
+            message = f"area {info.area:g}, but the PNG shows {region.area} pixels"
             hint = "count areas from the PNG, or leave them out"
             raise InputError(message, file=self._path, record=record, hint=hint)
         return Segment(
@@ -265,16 +323,16 @@ class CocoPanoptic:
             region.counts,
             float(region.area),
             mask_from=_PREDICTION,
-            score=info.get("score"),
+            score=info.score,
         )
 
 
-def _image_id(row: dict[str, Any], ids_by_name: Mapping[str, str]) -> str:
+def _image_id(row: PanopticImage, ids_by_name: Mapping[str, str]) -> str:
     """The image that a row is for: the one of its id, else that of its PNG's stem."""
-    image = str(row["image_id"])
+    image = _id(row.image_id)
     if ids_by_name.get(image) == image:
         return image
-    return ids_by_name.get(Path(row["file_name"]).stem, ids_by_name.get(image, image))
+    return ids_by_name.get(Path(row.file_name).stem, ids_by_name.get(image, image))
 
 
 def _check_categories(path: Path, categories: Any, taxonomy: Taxonomy) -> None:
@@ -297,10 +355,13 @@ def _check_categories(path: Path, categories: Any, taxonomy: Taxonomy) -> None:
             raise InputError(message, file=path, hint=hint)
 
 
-def _not_predictions(path: Path, content: Any) -> InputError:
-    """The error for JSON that is neither a list of results nor a panoptic file."""
-    rows = content.get("annotations") if isinstance(content, dict) else None
-    first = rows[0] if isinstance(rows, list) and rows else None
+def _not_predictions(path: Path, first: Any) -> InputError:
+    """The error for JSON that is neither a list of results nor a panoptic file.
+
+    Args:
+        path: the file.
+        first: its first annotation, if it has one.
+    """
     message = "is neither a list of COCO results nor a COCO panoptic file"
     if isinstance(first, dict) and "category_id" in first:
         message = "is a file of annotations as ground truth has it, not of predictions"

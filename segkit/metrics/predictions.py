@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.metrics import coco_predictions
 from segkit.metrics.class_mapping import ClassMap
@@ -114,7 +115,7 @@ def open_predictions(
             impossible record; a folder of PNGs is given for another task.
     """
     path = location(spec)
-    if path.is_file():
+    if parse.exists(path):
         content = coco_predictions.load(path)
         if isinstance(content, list):
             return coco_predictions.CocoResults(path, content, truth.taxonomy)

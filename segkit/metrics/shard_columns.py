@@ -10,7 +10,7 @@ from segkit.masks.run_lengths import Ints
 from segkit.metrics.objects import IouType, Objects
 from segkit.metrics.regions import Regions, missing_mask, unknown_class
 from segkit.shards.arrow import boxes, elements, flags, numbers, reals, texts
-from segkit.shards.labels import check_sizes, open_labels
+from segkit.shards.labels import check_sizes, open_labels, read_group
 from segkit.shards.reader import ShardSet
 
 _IMAGE = ["id", "width", "height"]
@@ -59,7 +59,7 @@ def read_columns(shards: ShardSet, columns: list[str]) -> Iterator[Any]:
         path = shards.locations.part(part.labels)
         with open_labels(path, part.rows) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=columns, use_threads=False)
+                table = read_group(file, group, columns)
                 if "width" in columns:
                     check_sizes(table, path)
                 yield table

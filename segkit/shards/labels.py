@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segkit import storage
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 from segkit.images.png import MAX_PIXELS
 from segkit.masks.run_lengths import first_malformed
-from segkit.parse import short
 from segkit.sample import Sample
 from segkit.shards import arrow
 from segkit.taxonomy import Taxonomy
@@ -54,9 +53,16 @@ def open_labels(path: Path, rows: int | None = None) -> Iterator[pq.ParquetFile]
                 message = f"has {file.metadata.num_rows} rows, the manifest says {rows}"
                 raise InputError(message, file=path, hint=_HINT)
             yield file
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: text that is not UTF-8
         message = f"labels not readable ({storage.reason(error)})"
         raise InputError(message, file=path, hint=_HINT) from error
+
+
+def read_group(file: pq.ParquetFile, group: int, columns: list[str] | None = None) -> pa.Table:
+    """Read a row group of an open file, and check that its text is UTF-8."""
+    table = file.read_row_group(group, columns=columns, use_threads=False)
+    table.validate(full=True)
+    return table
 
 
 def has_schema(schema: pa.Schema) -> bool:

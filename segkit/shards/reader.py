@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from segkit import parse, storage
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError
 from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
 from segkit.shards import arrow, labels
@@ -88,7 +88,7 @@ class ShardSet:
         for part in self.manifest.parts:
             with self._open_labels(part) as file:
                 for group in range(file.num_row_groups):
-                    yield from self._samples(file.read_row_group(group, use_threads=False), part)
+                    yield from self._samples(labels.read_group(file, group), part)
 
     def sample(self, index: int) -> Sample:
         """The sample at a 0-based index; reads its row group and caches the last few."""
@@ -193,7 +193,7 @@ class ShardSet:
         @lru_cache(maxsize=32)
         def read_group(part: int, group: int) -> pa.Table:
             with self._open_labels(self.manifest.parts[part]) as file:
-                return file.read_row_group(group, use_threads=False)
+                return labels.read_group(file, group)
 
         @lru_cache(maxsize=256)
         def group_ends(part: int) -> list[int]:
@@ -241,7 +241,8 @@ class ShardSet:
             hint = "restore it beside this version; a layer needs its parent's images"
             raise InputError(message, file=path, hint=hint) from error
         if len(data) != sample.image.length:
-            raise SegkitError(f"{path}: too short to hold image {sample.id}", hint=_DAMAGE_HINT)
+            message = f"too short to hold image {sample.id}"
+            raise InputError(message, file=path, hint=_DAMAGE_HINT)
         return data
 
 

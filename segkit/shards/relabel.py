@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
@@ -42,7 +42,7 @@ def read_table(path: Path, old: Taxonomy, new: Taxonomy) -> dict[int, int | None
         if row["to"].strip():
             target = _find_class(row["to"], new, new_names, path, line).id
         if class_map.setdefault(source, target) != target:
-            message = f"class {parse.short(row['from'])} has two targets"
+            message = f"class {short(row['from'])} has two targets"
             raise InputError(message, file=path, record=line, hint="keep one of them")
     missing = [category.name for category in old.categories if category.id not in class_map]
     if missing:
@@ -212,7 +212,7 @@ def _find_class(
         return named[0]
     category = taxonomy.by_id.get(int(text)) if _ID.fullmatch(text) else None
     if category is None:
-        quoted = parse.short(repr(text))
+        quoted = short(repr(text))
         message = f"{quoted} is the name of several classes" if named else f"no class {quoted}"
         hint = "give its id" if named else "check the name"
         raise InputError(f"{message} in {taxonomy.name}", file=path, record=line, hint=hint)

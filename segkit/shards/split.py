@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse, storage
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
@@ -60,7 +60,7 @@ def assign_by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
         for number, key in parse.read_lines(path, hint="give a text file of image ids"):
             record = f"line {number}"
             if key not in known:
-                message = f"the set has no image {parse.short(key)}"
+                message = f"the set has no image {short(key)}"
                 raise InputError(message, file=path, record=record, hint="remove the line")
             if parts.setdefault(key, part) != part:
                 message = f"image {key} is in part {parts[key]} too"
@@ -110,10 +110,11 @@ def _publish(
     arguments: dict[str, Any],
     force: bool,
 ) -> ShardSet:
-    images, segments = 0, 0
+    images, segments, all_segments = 0, 0, 0
 
     def is_in_part(sample: Sample) -> bool:
-        nonlocal images, segments
+        nonlocal images, segments, all_segments
+        all_segments += len(sample.segments)
         if parts.get(sample.id) != part:
             return False
         images += 1
@@ -123,7 +124,7 @@ def _publish(
     def ledger() -> Ledger:
         return Ledger(
             images=_count(len(data), images),
-            annotations=_count(data.manifest.statistics.segments, segments),
+            annotations=_count(all_segments, segments),
         )
 
     return write_view(

@@ -15,7 +15,7 @@ from segkit.shards import arrow
 from segkit.shards.check_manifest import check_manifest
 from segkit.shards.consistency import Violation, check_sample
 from segkit.shards.header import build_statistics
-from segkit.shards.labels import has_schema
+from segkit.shards.labels import has_schema, read_group
 from segkit.shards.manifest import Part
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest
@@ -68,6 +68,9 @@ class _Labels:
             return
         file_violations = list(_check_labels_file(path, part))
         yield from file_violations
+        if any(violation.code == "schema" for violation in file_violations):
+            self.complete = False
+            return
         for rows in _read_row_groups(path):
             if isinstance(rows, Violation):
                 self.complete = False
@@ -130,7 +133,7 @@ def _check_labels_file(path: Path, part: Part) -> Iterator[Violation]:
     try:
         with storage.parquet_file(path) as file:
             rows, schema = file.metadata.num_rows, file.schema_arrow
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         yield Violation("labels-unreadable", name, str(error).splitlines()[0])
         return
     if not has_schema(schema):
@@ -145,14 +148,14 @@ def _read_row_groups(path: Path) -> Iterator[list[Sample] | Violation]:
         with storage.parquet_file(path) as file:
             for index in range(file.num_row_groups):
                 yield _read_row_group(file, index, path.name)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         yield Violation("labels-unreadable", path.name, str(error).splitlines()[0])
 
 
 def _read_row_group(file: pq.ParquetFile, index: int, name: str) -> list[Sample] | Violation:
     try:
-        return list(arrow.from_table(file.read_row_group(index, use_threads=False)))
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        return list(arrow.from_table(read_group(file, index)))
+    except (OSError, ValueError, pa.ArrowException) as error:
         place = f"{name}: row group {index}"
         return Violation("labels-unreadable", place, str(error).splitlines()[0])
 

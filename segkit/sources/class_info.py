@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy
 
@@ -35,7 +35,7 @@ def _category(row: dict[str, str], path: Path, line: int) -> Category:
     index, stuff, name = (row[column].strip() for column in _COLUMNS)
     words = tuple(word.strip() for word in name.split(";") if word.strip())
     if not _INDEX.fullmatch(index) or stuff not in ("0", "1") or not words:
-        message = f"invalid class: {parse.short(f'{index!r}, {stuff!r}, {name!r}')}"
+        message = f"invalid class: {short(f'{index!r}, {stuff!r}, {name!r}')}"
         hint = "give an index from 1, 0 or 1 for stuff, and a name"
         raise InputError(message, file=path, record=f"line {line}", hint=hint)
     kind: Kind = "stuff" if stuff == "1" else "thing"

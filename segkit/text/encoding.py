@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 from segkit.text.encoders import MINILM, MINILM_MODEL, imagenet_templates
 
 TEMPLATE = "a photo of a {}."
@@ -101,7 +101,7 @@ def load_templates(name_or_file: str) -> tuple[str, ...]:
         raise InputError("has no templates", file=name_or_file, hint="write one a line")
     for number, line in lines:
         if "{}" not in line:
-            message = f"no {{}} in the template {parse.short(repr(line))}"
+            message = f"no {{}} in the template {short(repr(line))}"
             hint = "write {} where the name belongs"
             raise InputError(message, file=name_or_file, record=f"line {number}", hint=hint)
     return tuple(line for _, line in lines)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
 
@@ -46,7 +46,7 @@ def taxonomy_from_names(names: Sequence[str]) -> Taxonomy:
     counts = Counter(keys)
     for name, key in zip(names, keys, strict=True):
         if counts[key] > 1:
-            message = f"the class name {parse.short(repr(name))} comes twice"
+            message = f"the class name {short(repr(name))} comes twice"
             raise InputError(message, hint="give different names")
     kinds = _shipped_kinds()
     categories = [

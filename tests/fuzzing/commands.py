@@ -23,6 +23,7 @@ MAX_MEMORY = 3 << 30
 """Bytes of address space that a command may take."""
 MAX_LINE = 1000
 """Characters of an error, paths apart."""
+_PREFIXES = ("error: ", "note: ", "next: ")
 _DEFECT = re.compile(r" \[[a-z-]+\]$")
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -32,6 +33,8 @@ class Outcome:
     """How a command ended."""
 
     command: str
+    arguments: tuple[str, ...]
+    """Of a command; none of a function."""
     code: int
     output: str
     errors: str
@@ -45,7 +48,7 @@ class Outcome:
         """
         lines = self.errors.splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
-        others = [line for line in lines if not line.startswith(("error: ", "note: "))]
+        others = [line for line in lines if not line.startswith(_PREFIXES)]
         if self.code in (0, 2):  # each defect of an image or annotation has its own line
             others = [line for line in others if not _DEFECT.search(line)]
         if self.seconds > MAX_SECONDS:
@@ -54,7 +57,7 @@ class Outcome:
             return "a bug"
         if others and not (self.code == 0 and all(line.startswith("warning: ") for line in others)):
             return f"other lines on stderr: {others[0][:200]!r}"
-        if match := _CONTROL.search(self.errors + self.output):
+        if self.arguments and (match := _CONTROL.search(self.errors + self.output)):
             return f"a control character reaches the terminal: {match[0]!r}"
         if self.code == 2:
             if len(errors) != 1:
@@ -64,7 +67,7 @@ class Outcome:
             return None
         if self.code != 0:
             return f"exit code {self.code}"
-        return "an error, and exit code 0" if errors else _json_fault(self.command, self.output)
+        return "an error, and exit code 0" if errors else _json_fault(self.arguments, self.output)
 
 
 def run(*arguments: object) -> Outcome:
@@ -74,7 +77,7 @@ def run(*arguments: object) -> Outcome:
         with _argv("segkit", *arguments):
             main()
 
-    return _run(" ".join(map(str, arguments)), call)
+    return _run(" ".join(map(str, arguments)), call, tuple(map(str, arguments)))
 
 
 def call(function: Callable[[], Any]) -> Outcome:
@@ -90,7 +93,7 @@ def call(function: Callable[[], Any]) -> Outcome:
     return _run(function.__name__, call_function)
 
 
-def _run(command: str, function: Callable[[], None]) -> Outcome:
+def _run(command: str, function: Callable[[], None], arguments: tuple[str, ...] = ()) -> Outcome:
     code, started = 0, time.monotonic()
     with _captured() as (output, errors), _limits():
         try:
@@ -104,12 +107,12 @@ def _run(command: str, function: Callable[[], None]) -> Outcome:
             print(f"Traceback of {type(error).__name__}: {last}", file=sys.stderr)
             code = 1
     seconds = time.monotonic() - started
-    return Outcome(command, code, _text(output), _text(errors), seconds)
+    return Outcome(command, arguments, code, _text(output), _text(errors), seconds)
 
 
-def _json_fault(command: str, output: str) -> str | None:
+def _json_fault(arguments: tuple[str, ...], output: str) -> str | None:
     """What is wrong about the one JSON object that `--json` prints."""
-    if "--json" not in command.split(" "):
+    if "--json" not in arguments:
         return None
 
     def refuse(name: str) -> None:

@@ -198,7 +198,16 @@ def kinds() -> Sequence[FileKind]:
             text_mutants,
             lambda root: [
                 lambda: read_class_info(root / "classes.csv"),
-                *_coco(root, "ade", "--root", root, "--split", "training", "--classes", root / "classes.csv"),
+                *_coco(
+                    root,
+                    "ade",
+                    "--root",
+                    root,
+                    "--split",
+                    "training",
+                    "--classes",
+                    root / "classes.csv",
+                ),
             ],
         ),
         FileKind(

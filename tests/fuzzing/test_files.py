@@ -5,7 +5,7 @@ from random import Random, SystemRandom
 
 import pytest
 
-from . import source_files
+from . import set_files, source_files
 from .kinds import FileKind, faults
 
 SECONDS = float(os.environ.get("SEGKIT_FUZZ_SECONDS", "0"))
@@ -14,7 +14,7 @@ SEED = int(
     os.environ.get("SEGKIT_FUZZ_SEED") or (SystemRandom().randrange(10**6) if SECONDS else 1)
 )
 MUTANTS = 25
-KINDS = [*source_files.kinds()]
+KINDS = [*source_files.kinds(), *set_files.kinds()]
 
 
 @pytest.mark.timeout(SECONDS + 300)
