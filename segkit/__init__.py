@@ -4,6 +4,7 @@ The package exports what users need, and imports each on first use: `import segk
 imports neither torch nor OpenCV.
 """
 
+import os
 from importlib import import_module
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from segkit.training.train import train
 
     open = ShardSet.open
+
+# OpenCV reads its limit once; this one is `segkit.images.png.MAX_PIXELS`, a sixth of its own.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "178956970")
 
 __version__ = "0.1.0"
 __all__ = [

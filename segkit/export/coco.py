@@ -1,16 +1,17 @@
 """Exports COCO JSON: instances, and panoptic with its PNGs; written as a stream."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.atomic import new_directory
+from segkit.errors import InputError
 from segkit.export.destination import (
     ExportReport,
     FileNames,
@@ -23,10 +24,16 @@ from segkit.file_names import is_unsafe
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
+from segkit.sources.coco_instances import RunLengths
 
 Rows = Iterable[dict[str, Any]]
 ImageId = Callable[[int, Sample], int | str]
 """Index of a sample and the sample -> its image id."""
+_INTEGER = re.compile("-?[0-9]{1,18}")
+_RECORD = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_IDENTIFIER = msgspec.json.Decoder(int | str | None)
+_SEGMENTATION = msgspec.json.Decoder(RunLengths | list[list[float]])
+_Value = TypeVar("_Value")
 _MAX_IDS = 2**24  # a panoptic PNG codes an id in three bytes
 
 
@@ -177,7 +184,10 @@ def _categories(data: ShardSet) -> list[dict[str, Any]]:
     """
     remaining = dict(data.taxonomy.by_id)
     rows = []
-    for native in data.manifest.source_header.get("categories") or ():
+    natives = data.manifest.source_header.get("categories")
+    for native in natives if isinstance(natives, list) else ():
+        if not isinstance(native, dict):
+            continue
         category = remaining.get(_integer(str(native.get("id"))) or 0)
         if category is not None and native.get("name") in (category.name, category.source_name):
             rows.append({**native, "isthing": int(category.kind == "thing")})
@@ -196,9 +206,9 @@ def _image(sample: Sample, image_id: int | str) -> dict[str, Any]:
         "width": sample.width,
         "height": sample.height,
     }
-    source = _source_record(sample) or {}
-    missing = {key: value for key, value in fields.items() if source.get(key) is None}
-    name = str(source.get("file_name"))
+    source = _source_record(sample)
+    missing = {key: value for key, value in fields.items() if key not in source}
+    name = str(_source_text(source, "file_name"))
     suffixes = {PurePosixPath(name).suffix, PurePosixPath(sample.file_name).suffix}
     # a turned photo has become a PNG; conversion accepts unsafe names that lead inside --images
     if len(suffixes) > 1 or is_unsafe(name) or "\\" in name:
@@ -206,14 +216,34 @@ def _image(sample: Sample, image_id: int | str) -> dict[str, Any]:
     return {**source, **missing}
 
 
-def _source_record(sample: Sample) -> dict[str, Any] | None:
-    record = json.loads(sample.source) if sample.source else None
-    return record if isinstance(record, dict) else None
+def _source_record(sample: Sample) -> dict[str, msgspec.Raw]:
+    """The source's image record, each value as it stands there; empty without one."""
+    if not sample.source:
+        return {}
+    record = _decode(_RECORD, sample.source, sample, "the source record")
+    return {key: value for key, value in record.items() if bytes(value).strip() != b"null"}
+
+
+def _source_text(source: Mapping[str, msgspec.Raw], key: str) -> int | str | None:
+    """A value of a source's image record that is an integer or text; None for any other."""
+    try:
+        value: int | str | None = _IDENTIFIER.decode(source.get(key, b"null"))
+        return value
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _source_image_id(sample: Sample) -> int | str | None:
-    image_id: int | str | None = (_source_record(sample) or {}).get("id")
-    return image_id
+    return _source_text(_source_record(sample), "id")
+
+
+def _decode(decoder: msgspec.json.Decoder[_Value], text: str, sample: Sample, noun: str) -> _Value:
+    """A text of a row as a checked value; InputError names the image."""
+    try:
+        return decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        message, hint = f"{noun} is damaged ({error})", "`segkit validate` lists the damage"
+        raise InputError(message, record=f"image {sample.id}", hint=hint) from error
 
 
 def _image_ids(data: ShardSet) -> ImageId:
@@ -259,9 +289,7 @@ def _annotation_ids(data: ShardSet) -> Callable[[Segment], int | str]:
 
 
 def _integer(text: str | None) -> int | None:
-    if text is None or not text.isascii() or not text.removeprefix("-").isdigit():
-        return None
-    return int(text)
+    return int(text) if text is not None and _INTEGER.fullmatch(text) else None
 
 
 def _annotation(
@@ -289,18 +317,25 @@ def _full_instance(segment: Segment, sample: Sample) -> Segment:
     """
     if segment.source_polygon is None or segment.mask_from != "human":
         return segment
-    segmentation = json.loads(segment.source_polygon)
+    segmentation = _decode(_SEGMENTATION, segment.source_polygon, sample, "a source polygon")
     size = (sample.height, sample.width)
-    if isinstance(segmentation, list):
-        mask = rle.from_polygons(segmentation, *size)
-    else:
-        counts = segmentation["counts"]
-        mask = rle.from_uncompressed(counts, *size) if isinstance(counts, list) else counts.encode()
-    return replace(segment, mask=mask, area=float(rle.area(mask, *size)), box=rle.box(mask, *size))
+    try:
+        if isinstance(segmentation, list):
+            mask = rle.from_polygons(segmentation, *size)
+        elif isinstance(segmentation.counts, list):
+            mask = rle.from_uncompressed(segmentation.counts, *size)
+        else:
+            mask = segmentation.counts.encode()
+        area, box = float(rle.area(mask, *size)), rle.box(mask, *size)
+    except ValueError as error:
+        message, hint = f"a source polygon ({error})", "`segkit validate` lists the damage"
+        raise InputError(message, record=f"image {sample.id}", hint=hint) from error
+    return replace(segment, mask=mask, area=area, box=box)
 
 
 def _segmentation(segment: Segment, mask: bytes, sample: Sample) -> msgspec.Raw | dict[str, Any]:
     if segment.source_polygon is not None and segment.mask_from == "human":
+        _decode(_SEGMENTATION, segment.source_polygon, sample, "a source polygon")
         return msgspec.Raw(segment.source_polygon.encode())
     counts = rle.decompress(mask).tolist() if segment.is_crowd else mask.decode("ascii")
     return {"size": [sample.height, sample.width], "counts": counts}

@@ -19,6 +19,7 @@ from segkit.masks.boxes import tight_boxes
 from segkit.masks.run_lengths import decode_runs, join, masks_with_negative_runs
 from segkit.sample import Box, MaskSource, Sample, Segment
 from segkit.sources.categories import plain_name
+from segkit.sources.coco_instances import RunLengths
 from segkit.sources.image_files import resolve_inside
 from segkit.sources.label_maps import read_ids
 from segkit.sources.ledger import ImageError
@@ -31,14 +32,6 @@ most 12."""
 MAX_BYTES = 16 << 30
 """Bytes of a file of predictions, which are all in memory."""
 _Record = TypeVar("_Record")
-
-
-class RunLengths(msgspec.Struct, frozen=True):
-    """A mask as COCO's run lengths."""
-
-    size: tuple[int, int]
-    """Height and width."""
-    counts: str | list[int]
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):

@@ -10,7 +10,7 @@ from segkit.masks.run_lengths import Ints
 from segkit.metrics.objects import IouType, Objects
 from segkit.metrics.regions import Regions, missing_mask, unknown_class
 from segkit.shards.arrow import boxes, elements, flags, numbers, reals, texts
-from segkit.shards.labels import check_sizes, open_labels, read_group
+from segkit.shards.label_files import check_sizes, open_labels, read_group
 from segkit.shards.reader import ShardSet
 
 _IMAGE = ["id", "width", "height"]

@@ -19,7 +19,7 @@ from segkit import parse, storage
 from segkit.errors import InputError
 from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
-from segkit.shards import arrow, labels
+from segkit.shards import arrow, label_files
 from segkit.shards.labeled_image import LabeledImage
 from segkit.shards.locations import Locations
 from segkit.shards.manifest import Manifest, Parent, Part
@@ -88,7 +88,7 @@ class ShardSet:
         for part in self.manifest.parts:
             with self._open_labels(part) as file:
                 for group in range(file.num_row_groups):
-                    yield from self._samples(labels.read_group(file, group), part)
+                    yield from self._samples(label_files.read_group(file, group), part)
 
     def sample(self, index: int) -> Sample:
         """The sample at a 0-based index; reads its row group and caches the last few."""
@@ -193,7 +193,7 @@ class ShardSet:
         @lru_cache(maxsize=32)
         def read_group(part: int, group: int) -> pa.Table:
             with self._open_labels(self.manifest.parts[part]) as file:
-                return labels.read_group(file, group)
+                return label_files.read_group(file, group)
 
         @lru_cache(maxsize=256)
         def group_ends(part: int) -> list[int]:
@@ -222,14 +222,14 @@ class ShardSet:
         return total
 
     def _open_labels(self, part: Part) -> AbstractContextManager[pq.ParquetFile]:
-        return labels.open_labels(self.locations.part(part.labels), part.rows)
+        return label_files.open_labels(self.locations.part(part.labels), part.rows)
 
     def _samples(self, table: pa.Table, part: Part) -> list[Sample]:
         """The checked rows of a table."""
         file = self.path / part.labels
-        labels.check_sizes(table, file)
+        label_files.check_sizes(table, file)
         samples = list(arrow.from_table(table))
-        labels.check_samples(samples, self.taxonomy, file)
+        label_files.check_samples(samples, self.taxonomy, file)
         return samples
 
     def _read_from_tar(self, sample: Sample) -> bytes:

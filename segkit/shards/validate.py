@@ -15,7 +15,7 @@ from segkit.shards import arrow
 from segkit.shards.check_manifest import check_manifest
 from segkit.shards.consistency import Violation, check_sample
 from segkit.shards.header import build_statistics
-from segkit.shards.labels import has_schema, read_group
+from segkit.shards.label_files import has_schema, read_group
 from segkit.shards.manifest import Part
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest

@@ -36,9 +36,13 @@ class Annotation(msgspec.Struct, frozen=True):
     ignore: int | bool | None = None
 
 
-class _RunLengths(msgspec.Struct, frozen=True):
+class RunLengths(msgspec.Struct, frozen=True):
+    """A `segmentation` of run lengths."""
+
     size: tuple[int, int]
+    """Height and width."""
     counts: str | list[int]
+    """Compressed, or not."""
 
 
 _ANNOTATION = msgspec.json.Decoder(Annotation)
@@ -246,7 +250,7 @@ def _read_polygons(text: bytes, width: int, height: int) -> tuple[bytes, bool]:
 
 
 def _read_run_lengths(text: bytes, width: int, height: int) -> tuple[bytes, bool]:
-    run_lengths = msgspec.json.decode(text, type=_RunLengths)
+    run_lengths = msgspec.json.decode(text, type=RunLengths)
     if run_lengths.size != (height, width):
         rows, columns = run_lengths.size
         message = f"the mask is {columns} x {rows}, its image {width} x {height}"

@@ -22,6 +22,10 @@ from ..training.toy import write_toy_set
 from .kinds import OUT, FileKind, Reader
 from .mutate import BAD_VALUES, Raw, binary_mutants, both, change, json_mutants, text_mutants
 
+_EXPORTS = (
+    *("coco-panoptic", "coco-instances", "yolo", "yolo-seg", "voc", "labelstudio", "cvat"),
+    *("labelme", "semantic"),
+)
 _MANIFEST = "manifest.json"
 
 
@@ -64,18 +68,17 @@ def _of_set(root: Path) -> list[Reader]:
         ("inspect", data, "--json"),
         ("inspect", data, "--all"),
         lambda: list(ShardSet.open(data).samples()),
-        lambda: ShardSet.open(data).image(
-            min(ShardSet.open(data).samples(), key=lambda sample: sample.id)
-        ),
+        lambda: list(map(ShardSet.open(data).image, ShardSet.open(data).samples())),
         ("diff", data, data, "--json"),
         ("split", data, "--part", "a=0.5", "--part", "b=0.5", "--out", out / "parts"),
         ("merge", data, root / "second", "--rename", "--out", out / "merged"),
         (*relabel, "--out", out / "relabeled"),
         ("leakage", data, data),
-        ("export", "coco-panoptic", data, "--out", out / "panoptic"),
-        ("export", "coco-instances", data, "--out", out / "instances", "--images", "copy"),
-        ("export", "yolo-seg", data, "--out", out / "yolo"),
-        ("export", "semantic", data, "--out", out / "semantic"),
+        ("show", data, "--grid", 4, "--out", out / "shown.png"),
+        *(
+            ("export", name, "--data", data, "--out", out / name, "--images", "--json")
+            for name in _EXPORTS
+        ),
         (*evaluate, "--task", "panoptic"),
         (*evaluate, "--task", "instance"),
     ]

@@ -73,11 +73,20 @@ def _objects365(root: Path) -> Path:
 def _coco(root: Path, *arguments: object) -> list[Reader]:
     """Convert in all ways, and validate what was published."""
     convert = ("convert", *arguments, *_COMMON)
+    export = "coco-instances" if arguments[0] in ("coco", "objects365") else "semantic"
     return [
         (*convert, "--out", root / OUT / "dry", "--dry-run", "--on-error", "skip"),
         (*convert, "--out", root / OUT / "set", "--on-error", "skip"),
         ("validate", root / OUT / "set", "--json"),
         ("inspect", root / OUT / "set"),
+        (
+            "export",
+            export,
+            "--data",
+            root / OUT / "set",
+            "--out",
+            root / OUT / "exported",
+        ),
         (*convert, "--out", root / OUT / "strict"),
     ]
 

@@ -13,7 +13,7 @@ SECONDS = float(os.environ.get("SEGKIT_FUZZ_SECONDS", "0"))
 SEED = int(
     os.environ.get("SEGKIT_FUZZ_SEED") or (SystemRandom().randrange(10**6) if SECONDS else 1)
 )
-MUTANTS = 25
+MUTANTS = 12
 KINDS = [*source_files.kinds(), *set_files.kinds()]
 
 
