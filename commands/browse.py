@@ -1,19 +1,46 @@
 """`segkit browse`: show a shard set, with predictions beside it, in the FiftyOne App."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
 
+from segkit.errors import InputError
 from segkit.extras import require_extra
+from segkit.storage import writable
 
 from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, print_line, progress_bar, table
+from .scoring import parse_choice
+
+if TYPE_CHECKING:
+    from segkit.shards.reader import ShardSet
 
 
 def browse(
     data: str = typer.Argument(metavar="SET", help="Shard set: DIR, or DIR@v1."),
-    predictions: str = typer.Option(
-        None, metavar="SET", help="Prediction shard set over the same images."
+    predictions: list[str] = typer.Option(
+        [],
+        metavar="[NAME=]SET",
+        help="Prediction shard set over the same images, in fields of its own; repeatable.",
+    ),
+    min_score: float = typer.Option(
+        0.3, min=0, max=1, help="The App opens without instances of a lower score."
+    ),
+    leaks: list[str] = typer.Option(
+        [], "--leaks", metavar="SET", help="Tag images that this set contains too; repeatable."
+    ),
+    write_back: list[str] = typer.Option(
+        [],
+        metavar="TAG=ACTION",
+        help="Publish a layer in which tagged images and labels are dropped (drop), ignored "
+        "(ignore) or kept as boxes (keep-as-box); opens no App. Repeatable.",
+    ),
+    out: Path | None = typer.Option(
+        None, parser=writable, metavar="SET", help="Of --write-back; by default the set itself."
     ),
     name: str = typer.Option(
-        None, help="Name of the FiftyOne dataset; the default is the set's name, split and version."
+        None, help="Name of the FiftyOne dataset; the default is the set's folder and digest."
     ),
     app: bool = typer.Option(True, "--app/--no-app", help="Open the App after loading."),
     host: str = typer.Option(
@@ -24,20 +51,35 @@ def browse(
 ) -> None:
     """Load a shard set into FiftyOne (extra `browse`) and open its App.
 
-    Class maps become segmentations; things and boxes become detections. Images are copied from the
-    tars to $SEGKIT_CACHE (~/.cache/segkit). Loading a version again replaces its dataset;
-    a dataset of another set is never replaced.
+    Class maps become segmentations; things and boxes become detections, in one color per class
+    name. Images are copied from the tars to $SEGKIT_CACHE (~/.cache/segkit). Loading a version
+    again updates its dataset and keeps your tags, views and fields; a dataset of another set is
+    never replaced. Saved views: confident, worst, lowest score, disagreement, boxes without a mask,
+    quarantined, leaks.
 
-    Example: segkit browse shards/coco-val --predictions runs/eval/predictions
+    Example: segkit browse work/coco-val --predictions baseline=work/a --predictions new=work/b
+
+    Example: segkit browse work/masks --write-back bad=keep-as-box --write-back blurred=drop
     """
     require_extra("browse", "segkit browse")
     from segkit.browse import dataset
     from segkit.shards.reader import ShardSet
 
     shards = ShardSet.open(data)
-    prediction_set = ShardSet.open(predictions) if predictions else None
-    with progress_bar("load", len(shards)) as advance:
-        result = dataset.load(shards, prediction_set, name=name, advance=advance)
+    if write_back:
+        _write_back(shards, data, name, write_back, out, as_json)
+        return
+    if out is not None:
+        raise InputError("--out does nothing without --write-back", hint="leave it out")
+    with progress_bar(f"load {shards.path.parent.name}", len(shards)) as advance:
+        result = dataset.load(
+            shards,
+            _prediction_sets(predictions),
+            name=name,
+            min_score=min_score,
+            leaks=[ShardSet.open(spec) for spec in leaks],
+            advance=advance,
+        )
     rows = [(key.replace("_", " "), value) for key, value in dataset.as_json(result).items()]
     emit(
         dataset.as_json(result),
@@ -51,4 +93,65 @@ def browse(
             note = "until you close its last tab or press Ctrl-C"
             print_line(f"the App runs at {url} {note}")
 
-        dataset.open_app(result.dataset, announce, host=host)
+        confident = (view for view in result.views if "confident" in view)
+        dataset.open_app(result.dataset, announce, host=host, view=next(confident, None))
+
+
+def _prediction_sets(options: Sequence[str]) -> "dict[str, ShardSet]":
+    """Name -> set, for `--predictions [NAME=]SET`."""
+    from segkit.shards.reader import ShardSet
+
+    sets: dict[str, ShardSet] = {}
+    for option in options:
+        name, equals, spec = option.partition("=")
+        if not equals:
+            name, spec = "predictions", option
+        if name in sets:
+            hint = "give each a name of its own: --predictions NAME=SET"
+            raise InputError(f"two prediction sets are called {name!r}", hint=hint)
+        sets[name] = ShardSet.open(spec)
+    return sets
+
+
+def _write_back(
+    shards: "ShardSet",
+    data: str,
+    name: str | None,
+    options: Sequence[str],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Publish the layer of the tags and print its ledger."""
+    from segkit.browse import dataset, review
+
+    actions: dict[str, review.Action] = {}
+    for option in options:
+        tag, _, action = option.rpartition("=")
+        if not tag:
+            hint = f"give TAG=ACTION, with one of {', '.join(review.ACTIONS)}"
+            raise InputError(f"no tag in {option!r}", record="--write-back", hint=hint)
+        actions[tag] = parse_choice(action, review.ACTIONS, "--write-back")
+    tags = review.read_tags(name or dataset.default_name(shards), shards)
+    arguments = {"data": data, "write_back": list(options)}
+    layer = review.write_back(shards, out or shards.path.parent, tags, actions, arguments)
+    ledger = layer.manifest.ledger
+    result = {
+        "path": str(layer.path),
+        "version": layer.version,
+        "digest": layer.manifest.digest,
+        "images": ledger.images.model_dump(),
+        "ledger": ledger.annotations.model_dump(),
+    }
+    rows = [
+        (noun, count.input, count.kept, sum(count.dropped.values()), sum(count.warnings.values()))
+        for noun, count in (("images", ledger.images), ("labels", ledger.annotations))
+    ]
+    emit(
+        result,
+        schema="segkit.review/1",
+        as_json=as_json,
+        tables=[
+            table("Review", ("", "input", "kept", "dropped", "altered"), rows),
+            str(layer.path),
+        ],
+    )

@@ -101,6 +101,7 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
     "segkit.compare": lambda result: "segkit show SET --predictions PREDICTIONS --worst",
     "segkit.benchmark": lambda result: "segkit show SET --predictions PREDICTIONS --worst",
     "segkit.browse": lambda result: "segkit export FORMAT --data SET --out DIR",
+    "segkit.review": lambda result: f"segkit inspect {_path(result)}",
     "segkit.export": lambda result: "segkit convert SOURCE reads the files back",
     "segkit.demo": lambda result: (
         f"segkit predict --checkpoint {_word(result['run'])} --images photos --out work/photos"

@@ -39,13 +39,10 @@ def labels_of(shards: ShardSet, sample: Sample, prefix: str) -> dict[str, Any]:
         fields[f"{prefix}_classes"] = fo.Segmentation(mask_path=str(file), mask_from=sources)
     if shards.manifest.kind in DETECTIONS:
         names = shards.taxonomy.unique_names
-        things = [
-            segment
-            for segment in sample.segments
-            if segment.kind == "thing" or shards.manifest.kind != "panoptic"
-        ]
         detections = [
-            _detection(fo, segment, names[segment.class_id], sample) for segment in things
+            _detection(fo, segment, names[segment.class_id], sample, position)
+            for position, segment in enumerate(sample.segments)
+            if segment.kind == "thing" or shards.manifest.kind != "panoptic"
         ]
         fields[f"{prefix}_things"] = fo.Detections(detections=detections)
     return fields
@@ -82,13 +79,41 @@ def crop(
     return (left, top, right - left, bottom - top), np.ascontiguousarray(inside)
 
 
-def _detection(fo: Any, segment: Segment, name: str, sample: Sample) -> Any:
+def keep_label_tags(earlier: Any, new: Any) -> None:
+    """Copy the tags of labels of an earlier load to the same labels of a new one.
+
+    A label is the same if class, box and id in the source are.
+
+    Args:
+        earlier: the dataset of the earlier load.
+        new: the dataset of the new load.
+    """
+    for path in new.get_field_schema(embedded_doc_type=fiftyone().Detections):
+        if not earlier.has_sample_field(path) or not earlier.count_label_tags(label_fields=path):
+            continue
+        tagged = {
+            _identity(sample, label): label.tags
+            for sample in earlier.select_fields(["image_id", path])
+            for label in (sample[path].detections if sample[path] else ())
+            if label.tags
+        }
+        for sample in new.iter_samples(autosave=True):
+            for label in sample[path].detections if sample[path] else ():
+                label.tags = tagged.get(_identity(sample, label), [])
+
+
+def _identity(sample: Any, label: Any) -> tuple[Any, ...]:
+    return sample.image_id, label.label, label.source_id, tuple(label.source_box)
+
+
+def _detection(fo: Any, segment: Segment, name: str, sample: Sample, position: int) -> Any:
     (x, y, w, h), mask = crop(segment, sample.height, sample.width)
     return fo.Detection(
         label=name,
         bounding_box=[x / sample.width, y / sample.height, w / sample.width, h / sample.height],
         mask=mask,
         confidence=segment.score,
+        segment=position,
         kind=segment.kind,
         mask_from=segment.mask_from,
         is_crowd=segment.is_crowd,

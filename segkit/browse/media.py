@@ -20,6 +20,8 @@ from segkit.shards.reader import ShardSet
 from segkit.storage import cache_root
 from segkit.taxonomy import Taxonomy
 
+_SHOWN = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")
+"""First bytes of JPEG, PNG, GIF and BMP."""
 _MAX_NAME = 200
 """Bytes of a file name; file systems allow 255, and a file being written has a longer name."""
 
@@ -35,14 +37,15 @@ def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
     A copy has no EXIF orientation, by which the App would turn the pixels that the labels fit.
 
     Copies under `root` are named by the digest of their bytes, so the versions and layers of a set
-    share them. An image that the set refers to by URL is copied too.
+    share them. An image that the set refers to by URL is copied too. Formats that browsers do not
+    show, such as TIFF, become PNGs.
     """
     ref, digest = sample.image, sample.image.sha256
     if ref.tar is None and ref.path is not None:
         source = shards.locations.image(ref.path)
         if not storage.is_remote(source):
             data = shards.image_bytes(sample)  # the file may have changed since the conversion
-            if orientation(data) == 1:
+            if orientation(data) == 1 and _is_shown(data):
                 return source
     name = _file_name(sample)
     if digest and is_digest(digest):
@@ -51,7 +54,16 @@ def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
             return file
     data = without_orientation(shards.image_bytes(sample))
     folder = root / "images" / hashlib.sha256(data).hexdigest()[:16]
+    if not _is_shown(data):
+        pixels = cv2.cvtColor(shards.image(sample), cv2.COLOR_RGB2BGR)
+        png = folder / f"{name}.png"
+        return _write(png, lambda partial: bool(cv2.imwrite(str(partial), pixels)))
     return _write(folder / name, lambda partial: bool(partial.write_bytes(data)))
+
+
+def _is_shown(data: bytes) -> bool:
+    """Whether browsers show an image that begins like this; they do not show TIFF, for example."""
+    return data.startswith(_SHOWN) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
 def _file_name(sample: Sample) -> str:

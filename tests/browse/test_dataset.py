@@ -11,9 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from segkit.browse import dataset
+from segkit.browse.appearance import hex_color
 from segkit.commands.app import app
 from segkit.errors import InputError
+from segkit.images.palette import class_color
 from segkit.masks import rle
+from segkit.metrics.evaluate import evaluate
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
 from segkit.shards.manifest import SetKind
@@ -62,16 +65,16 @@ def test_a_panoptic_set_and_its_predictions_come_back_pixel_by_pixel(
         [panoptic_sample("b/c", score=0.75), unmatched],
         images=False,
     )
-    loaded = dataset.load(truth, predictions)
+    loaded = dataset.load(truth, {"predictions": predictions})
     assert (loaded.dataset, loaded.samples, loaded.segments, loaded.masked) == (
-        "toy-val-v1",
+        f"truth-{truth.manifest.digest[:8]}",
         2,
         6,
         6,
     )
     assert (loaded.predicted, loaded.predicted_segments, loaded.unmatched) == (1, 3, 1)
 
-    stored = fo.load_dataset("toy-val-v1")
+    stored = fo.load_dataset(loaded.dataset)
     assert stored.persistent and len(stored) == 2
     assert stored.mask_targets["ground_truth_classes"] == {1: "grass", 2: "disc", 3: "box"}
     first, second = stored.sort_by("image_id")
@@ -183,17 +186,13 @@ def test_a_users_dataset_is_not_mistaken_for_a_killed_load(fo: ModuleType, tmp_p
     assert fo.dataset_exists("busy-loading")
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("...", None), ("数据", None), ("a b", "a b-v1"), ("x", "x-v1")]
-)
-def test_every_set_has_a_default_name_that_fiftyone_accepts(
-    fo: ModuleType, tmp_path: Path, name: str, expected: str | None
+@pytest.mark.parametrize(("folder", "expected"), [("数据", "set"), ("a b", "a b"), ("x", "x")])
+def test_a_dataset_is_named_after_folder_and_digest(
+    fo: ModuleType, tmp_path: Path, folder: str, expected: str
 ) -> None:
-    header: dict[str, Any] = {"kind": "panoptic", "split": None, "command": "test", "arguments": {}}
-    records = [(panoptic_sample("a"), png(0))]
-    shards = write_set(tmp_path / "set", records, Header(taxonomy=TAXONOMY, name=name, **header))
+    shards = write_labels(tmp_path / folder, "panoptic", [panoptic_sample("a")])
     loaded = dataset.load(shards).dataset
-    assert loaded == (expected or f"set-{shards.manifest.digest[:12]}-v1")
+    assert loaded == f"{expected}-{shards.manifest.digest[:8]}"
     assert len(fo.load_dataset(loaded)) == 1
 
 
@@ -210,7 +209,7 @@ def test_predictions_of_another_set_are_refused(fo: ModuleType, tmp_path: Path) 
     shards = write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")])
     foreign = write_labels(tmp_path / "foreign", "panoptic", [panoptic_sample("x")])
     with pytest.raises(InputError, match="no sample id of the predictions is in the set"):
-        dataset.load(shards, foreign, name="refused")
+        dataset.load(shards, {"predictions": foreign}, name="refused")
     assert not fo.dataset_exists("refused")
 
 
@@ -279,3 +278,116 @@ def test_replaced_labels_get_new_class_maps(fo: ModuleType, tmp_path: Path) -> N
         fo.load_dataset(name).first().ground_truth_classes.get_mask() for name in ("old", "new")
     )
     assert (old == 2).any() and not (new == 2).any()
+
+
+def test_labels_are_visible_at_once_in_the_colors_of_their_names(
+    fo: ModuleType, tmp_path: Path
+) -> None:
+    shards = write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")])
+    loaded = fo.load_dataset(dataset.load(shards).dataset)
+    fields = ["ground_truth_classes", "ground_truth_things"]
+    assert loaded.app_config.active_fields.paths == fields
+    scheme = loaded.app_config.color_scheme
+    assert scheme.color_by == "value"
+    maps, things = scheme.fields
+    names = {1: "grass", 2: "disc", 3: "box"}
+    expected = [{"intTarget": i, "color": hex_color(name)} for i, name in names.items()]
+    assert maps["maskTargetsColors"] == expected
+    colors = {item["value"]: item["color"] for item in things["valueColors"]}
+    assert colors == {name: hex_color(name) for name in names.values()}
+    red, green, blue = class_color("disc")
+    assert colors["disc"] == f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def test_browsing_again_keeps_tags_views_and_fields(fo: ModuleType, tmp_path: Path) -> None:
+    samples = [panoptic_sample("a"), panoptic_sample("b")]
+    shards = write_labels(tmp_path / "set", "panoptic", samples)
+    guess = write_labels(tmp_path / "guess", "panoptic", [panoptic_sample("a", score=0.5)])
+    name = dataset.load(shards, {"first": guess}, name="kept").dataset
+    stored = fo.load_dataset(name)
+    stored.add_sample_field("comment", fo.StringField)
+    sample = stored.match(fo.ViewField("image_id") == "a").first()
+    sample.tags.append("look")
+    sample["comment"] = "blurred"
+    sample.ground_truth_things.detections[1].tags.append("wrong")
+    sample.save()
+    stored.save_view("mine", stored.match_tags("look"))
+
+    loaded = dataset.load(shards, {"second": guess}, name="kept")
+    stored.reload()
+    again = stored.match(fo.ViewField("image_id") == "a").first()
+    assert again.tags == ["val", "look"] and again.comment == "blurred"
+    tags = [label.tags for label in again.ground_truth_things.detections]
+    assert tags == [[], ["wrong"]]
+    assert "mine" in stored.list_saved_views() and len(stored.load_saved_view("mine")) == 1
+    fields = stored.get_field_schema()
+    assert "second_things" in fields and "first_things" not in fields
+    assert set(loaded.views) <= set(stored.list_saved_views())
+
+    fewer = write_labels(tmp_path / "set", "panoptic", [*samples[:1], panoptic_sample("c")])
+    assert dataset.load(fewer, name="kept").samples == 2
+    stored.reload()
+    assert sorted(stored.values("image_id")) == ["a", "c"]
+    assert stored.match(fo.ViewField("image_id") == "a").first().comment == "blurred"
+    assert stored.match(fo.ViewField("image_id") == "c").first().tags == ["val"]
+
+
+def test_several_predictions_have_figures_and_views(fo: ModuleType, tmp_path: Path) -> None:
+    samples = [panoptic_sample(name) for name in "abc"]
+    shards = write_labels(tmp_path / "set", "panoptic", samples)
+    good = [panoptic_sample(name, score=0.9) for name in "abc"]
+    bad = [replace(s, segments=s.segments[: n + 1]) for n, s in enumerate(good)]
+    sets = {
+        "good": write_labels(tmp_path / "good", "panoptic", good),
+        "bad": write_labels(tmp_path / "bad", "panoptic", bad),
+    }
+    loaded = dataset.load(shards, sets, name="several")
+    stored = fo.load_dataset("several")
+    assert stored.values("good_figure") == pytest.approx([100.0] * 3)
+    expected = 100 * evaluate(shards, sets["bad"], "panoptic").panoptic.per_image()
+    assert stored.values("bad_figure") == pytest.approx(expected.tolist())
+    worst = stored.load_saved_view("segkit: worst bad")
+    assert worst.values("bad_figure") == sorted(stored.values("bad_figure"))
+    differ = stored.load_saved_view("segkit: disagreement")
+    assert differ.first().image_id == stored.sort_by("bad_figure").first().image_id
+    assert any("confident" in view for view in loaded.views)
+
+
+@pytest.mark.parametrize("name", ["ground_truth", "1st", "a-b", "", "x" * 50, "a.b"])
+def test_predictions_need_a_name_that_can_be_a_field(
+    fo: ModuleType, tmp_path: Path, name: str
+) -> None:
+    shards = write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")])
+    with pytest.raises(InputError, match="predictions cannot be called"):
+        dataset.load(shards, {name: shards})
+
+
+def test_instances_below_the_least_score_are_hidden_and_boxes_found(
+    fo: ModuleType, tmp_path: Path
+) -> None:
+    sample = panoptic_sample("a")
+    scores = (None, 0.2, 0.9)
+    segments = [
+        replace(segment, kind="thing", score=score, is_crowd=False)
+        for segment, score in zip(sample.segments, scores, strict=True)
+    ]
+    segments[2] = replace(segments[2], mask=None, mask_from=None)
+    shards = write_labels(tmp_path / "set", "instance", [replace(sample, segments=tuple(segments))])
+    dataset.load(shards, name="scored", min_score=0.5)
+    stored = fo.load_dataset("scored")
+    view = stored.load_saved_view("segkit: confident (0.5 or more)")
+    assert view.values("ground_truth_things.detections.confidence") == [[None, 0.9]]
+    bare = stored.load_saved_view("segkit: boxes without a mask in ground_truth")
+    assert bare.values("ground_truth_things.detections.confidence") == [[0.9]]
+
+
+def test_leaks_and_quarantined_images_are_tagged(fo: ModuleType, tmp_path: Path) -> None:
+    samples = [panoptic_sample("a"), panoptic_sample("b")]
+    shards = write_labels(tmp_path / "set", "panoptic", samples)
+    train = write_labels(tmp_path / "train", "panoptic", samples[:1])
+    record = {"code": "bad-box", "record": "annotation 7 of image b", "message": "x", "file": "f"}
+    (shards.path / "quarantine.jsonl").write_text(json.dumps(record) + "\n")
+    dataset.load(shards, name="tagged", leaks=[train])
+    tags = dict(zip(*fo.load_dataset("tagged").values(["image_id", "tags"]), strict=True))
+    assert tags == {"a": ["val", "leak"], "b": ["val", "quarantined"]}
+    assert len(fo.load_dataset("tagged").load_saved_view("segkit: leaks")) == 1

@@ -11,7 +11,7 @@ from segkit.browse.labels import crop
 from segkit.browse.media import class_map, class_map_file, image_file
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.sample import Segment
+from segkit.sample import ImageRef, Segment
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
@@ -118,3 +118,20 @@ def test_a_crop_pasted_back_is_the_mask_and_holds_the_box(
 def test_a_box_without_a_mask_is_unchanged() -> None:
     box = (1.25, -2.0, 30.5, 4.0)
     assert crop(Segment(7, "thing", box, None, 122.0), HEIGHT, WIDTH) == (box, None)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_tiff_is_handed_over_as_png(tmp_path: Path, reference: bool) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    tiff = cv2.imencode(".tiff", pixels)[1].tobytes()
+    sample = replace(panoptic_sample("a"), file_name="images/a.tif")
+    header = Header(taxonomy=TAXONOMY, kind="panoptic", name="tiff", command="test")
+    if reference:
+        (tmp_path / "a.tif").write_bytes(tiff)
+        sample = replace(sample, image=ImageRef(path=str(tmp_path / "a.tif")))
+        header = replace(header, images_by="reference")
+    shards = write_set(tmp_path / "set", [(sample, None if reference else tiff)], header)
+    file = image_file(shards, shards.sample(0), tmp_path / "media")
+    assert file.name == "a.tif.png"
+    assert np.array_equal(cv2.imread(str(file)), pixels)
+    assert image_file(shards, shards.sample(0), tmp_path / "media") == file
