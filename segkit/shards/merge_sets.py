@@ -62,14 +62,14 @@ def merge_sets(
     ledger = Ledger(
         annotations=Count(input=segments, kept=segments), images=Count(input=images, kept=images)
     )
-    rows = _rows(sets, taxonomy, rename)
+    rows = _rows(sets, taxonomy, rename, verify_images)
     return write_view(
         destination,
         rows,
         sets,
         header,
         ledger=lambda: ledger,
-        verify_images=verify_images,
+        verify_images=False,  # `_rows` does, under the ids of the sets
         force=force,
     )
 
@@ -94,13 +94,15 @@ def merge_taxonomies(taxonomies: Sequence[Taxonomy], name: str) -> Taxonomy:
 
 
 def _rows(
-    sets: Sequence[ShardSet], taxonomy: Taxonomy, rename: bool
+    sets: Sequence[ShardSet], taxonomy: Taxonomy, rename: bool, verify_images: bool
 ) -> Iterator[tuple[Sample, ShardSet]]:
     set_of_id: dict[str, ShardSet] = {}
     for number, data in enumerate(sets, start=1):
         complete = len(data.taxonomy.categories) == len(taxonomy.categories)
         annotated = None if complete else tuple(data.taxonomy.by_id)
         for sample in data.samples():
+            if verify_images:
+                data.verify_image(sample)
             sample_id = f"{number}-{sample.id}" if rename else sample.id
             if sample_id in set_of_id:
                 files = f"{set_of_id[sample_id].path} and {data.path}"

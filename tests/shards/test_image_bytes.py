@@ -72,7 +72,7 @@ def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> ShardSet:
 def merged(data: ShardSet, out: Path, **options: bool) -> ShardSet:
     other = write_set(out / "other", [], Header.from_set(data, "test"))
     sets = [data, other]
-    return merge_sets(sets, out / "both", name="both", rename=False, arguments={}, **options)
+    return merge_sets(sets, out / "both", name="both", rename=True, arguments={}, **options)
 
 
 def parts(data: ShardSet, out: Path, **options: bool) -> dict[str, ShardSet]:
