@@ -226,3 +226,80 @@ def test_the_upload_of_a_killed_process_is_invisible_and_resumes(s3):
         assert stage.resumed
         assert stage.publish() == s3 / "set" / "v1"
     assert files(s3 / "set") == ["v1/a", "v1/b", "v1/manifest.json"]
+
+
+def stop_before(monkeypatch, name, act):
+    """Run an upload whose connection breaks before the file of this name is put or created."""
+    put, create = storage.put, storage.create
+
+    def check(path):
+        if path.name == name:
+            raise ConnectionError("the line is dead")
+
+    with monkeypatch.context() as broken, pytest.raises(SegkitError, match="the line is dead"):
+        broken.setattr(storage, "put", lambda source, path: [check(path), put(source, path)])
+        broken.setattr(storage, "create", lambda path, data: [check(path), create(path, data)])
+        act()
+
+
+def publish(store, texts):
+    """Write the files that differ from `texts`, and publish all of them."""
+    with staging(store / "set", {}, resume=True) as stage:
+        for name, text in texts.items():
+            path = stage.path / name
+            if not path.is_file() or path.read_text() != text:
+                path.write_text(text)
+        return stage.publish(texts)
+
+
+@pytest.mark.parametrize("stop_at", ["c", "manifest.json"])
+def test_what_changed_since_a_killed_upload_is_put_again(store, monkeypatch, stop_at):
+    """Tars are padded, so files of equal size are often different."""
+    first = {"a": "1111", "b": "2222", "c": "3333", "manifest.json": "first"}
+    stop_before(monkeypatch, stop_at, lambda: publish(store, first))
+    second = {"a": "1111", "c": "9999", "manifest.json": "second"}
+    put, sent = storage.put, []
+    monkeypatch.setattr(storage, "put", lambda s, path: [sent.append(path.name), put(s, path)])
+    published = publish(store, second)
+    assert published == store / "set" / "v1"
+    assert {name: (published / name).read_text() for name in files(published)} == second
+    assert sent == ["c"]
+
+
+def test_a_kill_between_the_deletions_and_the_next_put_loses_nothing(store, monkeypatch):
+    first = {"a": "1111", "b": "2222", "manifest.json": "first"}
+    stop_before(monkeypatch, "manifest.json", lambda: publish(store, first))
+    second = {"a": "1111", "b": "8888", "manifest.json": "second"}
+    stop_before(monkeypatch, "b", lambda: publish(store, second))
+    published = publish(store, second)
+    assert {name: (published / name).read_text() for name in files(published)} == second
+
+
+def test_a_version_that_a_killed_upload_has_published_is_never_changed(store, monkeypatch):
+    texts = {"a": "1111", "manifest.json": "first"}
+    delete = storage.delete
+
+    def dying(path):
+        raise ConnectionError("killed before the claim is removed")
+
+    with monkeypatch.context() as broken, pytest.raises(SegkitError, match="killed before"):
+        broken.setattr(storage, "delete", dying)
+        publish(store, texts)
+    assert list(versions(store / "set")) == [1]
+    changed = {"a": "5555", "manifest.json": "second"}
+    assert publish(store, changed) == store / "set" / "v2"
+    assert (store / "set" / "v1" / "a").read_text() == "1111"
+    assert (store / "set" / "v2" / "a").read_text() == "5555"
+    assert storage.delete is delete
+
+
+@pytest.mark.parametrize("data", [b"", b'{"vers', b"[1]", b'{"version": "../x", "token": 1}'])
+def test_a_damaged_claim_belongs_to_nobody(store, monkeypatch, data):
+    texts = {"a": "1111", "manifest.json": "first"}
+    stop_before(monkeypatch, "manifest.json", lambda: publish(store, texts))
+    with staging(store / "set", {}, resume=True) as stage:
+        (stage.path / uploads.CLAIM).write_bytes(data)
+    assert publish(store, texts) == store / "set" / "v2"  # v1 is claimed, by nobody knows whom
+    storage.delete(store / "set" / "v1" / uploads.CLAIM)
+    storage.create(store / "set" / "v3" / uploads.CLAIM, data)
+    assert publish(store, texts) == store / "set" / "v4"

@@ -26,7 +26,16 @@ from segkit.sources.objects365 import open_objects365
 from segkit.sources.semantic_masks import open_semantic
 from segkit.sources.voc import open_voc
 
-from .builders import coco_instances, coco_panoptic, codes, dry_run, label_map, picture, write_json
+from .builders import (
+    coco_instances,
+    coco_panoptic,
+    codes,
+    dry_run,
+    id_png,
+    label_map,
+    picture,
+    write_json,
+)
 from .test_engine import SMALL, contents
 from .test_voc import maps, voc
 
@@ -163,6 +172,34 @@ def test_folders_that_are_listed(store: Path, tmp_path: Path) -> None:
         assert actual.ledger == expected.ledger
         assert actual.ledger.images.kept >= 1
         assert codes(actual) == codes(expected)
+
+
+def test_files_of_a_store_that_changed_since_are_converted_again(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_panoptic(tmp_path / "data", 12)
+    data = copied(tmp_path / "data", store / "data")
+    source = open_coco_panoptic(data / "panoptic.json", data / "images")
+    storage.delete(data / "images" / "p11.jpg")
+
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(engine, "finish", interrupt)
+        convert(source, store / "set", replace(SMALL, on_error="skip"))
+    local = tmp_path / "data"
+    picture(local / "images" / "p0.jpg", seed=77)
+    id_png(local / "panoptic" / "p4.png", label_map(78))
+    for name in ("images/p0.jpg", "images/p11.jpg", "panoptic/p4.png"):
+        storage.put(local / name, data / name)
+    report = convert(source, store / "set", replace(SMALL, on_error="skip"), arguments={})
+    fresh = open_coco_panoptic(local / "panoptic.json", local / "images")
+    expected = convert(fresh, tmp_path / "set", SMALL, arguments={}).published
+    assert report.published is not None and expected is not None
+    assert report.published.manifest == expected.manifest
+    assert "finished shards of an interrupted run" in str(report.resumed)
+    assert list(validate(report.published.path)) == []
 
 
 _KILLED_IN_WORK = """
