@@ -121,9 +121,16 @@ def write_preview(shards: "ShardSet", enabled: bool, min_score: float = 0.3) -> 
 
     Returns:
         The picture's path; None without one.
+
+    Raises:
+        SegkitError: the version was deleted or moved meanwhile.
     """
-    if not enabled:
-        return None
+    file = _draw_preview(shards, min_score) if enabled else None
+    shards.require_present()
+    return file
+
+
+def _draw_preview(shards: "ShardSet", min_score: float) -> str | None:
     from segkit.report import preview
 
     try:

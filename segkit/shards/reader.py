@@ -83,6 +83,12 @@ class ShardSet:
         """All images in order, with their labels."""
         return (LabeledImage(sample, self.taxonomy, self.image) for sample in self.samples())
 
+    def require_present(self) -> None:
+        """Raise SegkitError if the version has been deleted or moved; a store is not asked."""
+        if not storage.is_remote(self.path) and not (self.path / MANIFEST).is_file():
+            message = f"{self.path}: was deleted or moved after it was published"
+            raise SegkitError(message, hint="run it again")
+
     def samples(self) -> Iterator[Sample]:
         """All samples in order, with one row group in memory at a time."""
         for part in self.manifest.parts:

@@ -1,11 +1,14 @@
 """`segkit convert` of defective data: what it prints, skips and writes to the quarantine."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from ..sources.builders import CATEGORIES, coco_instances, coco_panoptic, picture, write_json
@@ -224,3 +227,41 @@ def test_an_empty_set_is_published_and_said_to_be(tmp_path: Path) -> None:
     result = convert_json(*arguments, "--out", tmp_path / "out", "--force")
     assert (result["path"], result["version"]) == (str(tmp_path / "out" / "v2"), 2)
     assert len(result["digest"]) == 64 and result["images"]["input"] == 0
+
+
+def test_a_destination_that_is_deleted_during_the_preview_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_panoptic(tmp_path)
+
+    def deleting(shards: Any, **_: Any) -> None:
+        shutil.rmtree(shards.path.parent)
+
+    monkeypatch.setattr("segkit.report.preview.write_preview", deleting)
+    done = segkit("convert", *panoptic_set(tmp_path), "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "v1: was deleted or moved after it was published; run it again" in done.stderr
+
+
+def test_shards_that_are_made_anew_are_said_to_be_also_if_the_run_fails(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path, 9)
+    arguments = (*panoptic_set(tmp_path), "--shard-size", "2KB", "--out", tmp_path / "out")
+    (tmp_path / "images" / "p8.jpg").rename(tmp_path / "away.jpg")
+    refused(*arguments)
+    picture(tmp_path / "images" / "p0.jpg", seed=99)
+    done = segkit("convert", *arguments)
+    assert done.returncode == 2
+    assert " made anew: " in done.stderr and done.stderr.count("\n") == 2
+    (tmp_path / "away.jpg").rename(tmp_path / "images" / "p8.jpg")
+    (tmp_path / "images" / "p1.jpg").write_bytes((tmp_path / "images" / "p1.jpg").read_bytes())
+    result = convert_json(*arguments)
+    assert "1 of changed files" in result["notes"][0] and "p1.jpg" in result["notes"][0]
+
+
+def test_a_file_of_the_user_with_the_name_of_a_version_is_one_line(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "v1").write_text("notes of the user")
+    line = refused(*panoptic_set(tmp_path), "--out", tmp_path / "out")
+    assert "v1: has the name of the next version" in line and "move it away" in line
+    assert (tmp_path / "out" / "v1").read_text() == "notes of the user"
