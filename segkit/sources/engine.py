@@ -8,6 +8,7 @@ again, unless anything that they were made from has changed since.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -380,8 +381,7 @@ def _report(
 def _settings(source: Source, options: ConvertOptions) -> dict[str, Any]:
     """JSON values that decide the content of a shard besides its records and files."""
     return {
-        "segkit": __version__,
-        "tally": _TALLY_FORMAT,
+        "versions": [__version__, _TALLY_FORMAT, *map(version, ("pyarrow", "pillow"))],
         **source.fingerprint(),
         "images": str(source.images.resolve()),
         "images_by": options.images_by,
