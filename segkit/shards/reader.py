@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from segkit import parse, storage
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
 from segkit.shards import arrow, label_files
