@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from segkit.errors import SegkitError
 
@@ -27,6 +27,19 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in hex."""
 PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """A file in the version's directory."""
+
+
+def _check_header(header: dict[str, Any]) -> dict[str, Any]:
+    """Check the keys of a source's header that exports and evaluations read."""
+    categories, ignored = (header.get(key) or [] for key in ("categories", "ignore"))
+    if not isinstance(categories, list) or not all(isinstance(row, dict) for row in categories):
+        raise ValueError("categories is not a list of objects")
+    if not isinstance(ignored, list) or not all(type(index) is int for index in ignored):
+        raise ValueError("ignore is not a list of indices")
+    return header
+
+
+SourceHeader = Annotated[dict[str, Any], AfterValidator(_check_header)]
 Natural = Annotated[int, Field(ge=0)]
 """A count, which no arithmetic of a damaged manifest may turn negative."""
 
@@ -119,7 +132,7 @@ class Manifest(_Strict):
     extra_files: dict[PartName, Digest] = Field(default_factory=dict)
     """SHA-256 of each file of the version beside its parts, such as `quarantine.jsonl`."""
     taxonomy: dict[str, Any]
-    source_header: dict[str, Any] = Field(default_factory=dict)
+    source_header: SourceHeader = Field(default_factory=dict)
     """The source's description of itself (COCO `info` and `licenses`), kept for a loss-free
     export."""
     ledger: Ledger = Ledger()

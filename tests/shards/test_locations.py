@@ -205,6 +205,14 @@ def test_digests_of_a_manifest_are_hex(make_set: MakeSet, change: dict[str, Any]
         edit(make_set(), **change)
 
 
+@pytest.mark.parametrize(
+    "header", [{"ignore": 5}, {"ignore": ["x"]}, {"categories": {"id": 1}}, {"categories": [1]}]
+)
+def test_headers_hold_what_exports_read(make_set: MakeSet, header: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="source_header"):
+        edit(make_set(), source_header=header)
+
+
 URLS = ["http://127.0.0.1:9/v1", "https://x.invalid/v1", "ftp://x/v1", "github://a:b@c/v1"]
 
 
