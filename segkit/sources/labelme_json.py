@@ -79,9 +79,9 @@ def open_labelme(
         contents.add(name, data)
     folder = ImageFolder.of(root)
     paired, bare = pair_files(contents.names, folder)
-    used, entries = set[str](), []
+    images_there, used, entries = set(folder.names), set[str](), []
     for name, image in zip(contents.names, paired, strict=True):
-        record = _record(name, image, contents.paths[name], set(folder.names))
+        record = _record(name, image, contents.paths[name], images_there)
         used.add(record.file_name)
         entries.append(record)
     entries += [

@@ -13,7 +13,7 @@ from segkit.shards.reader import ShardSet
 
 from .test_round_trips import run
 
-IMAGES = 12
+IMAGES, MAPS = 12, 4
 FORMATS = ("labelstudio", "cvat", "labelme", "voc", "yolo")
 BOX_PRECISION = {"yolo": 1e-5, "voc": 1e-6, "labelstudio": 1e-6, "cvat": 1e-9, "labelme": 1e-9}
 """Pixels."""
@@ -38,7 +38,7 @@ def sets(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ),
     }
     for name, source in sources.items():
-        limit = IMAGES if name != "semantic" else 4
+        limit = IMAGES if name != "semantic" else MAPS
         options = ("--limit", limit, "--workers", 1, "--out", root / name)
         run("convert", *source, *options)
     return {name: root / name for name in sources}
