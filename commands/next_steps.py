@@ -6,7 +6,7 @@ from typing import Any
 
 Result = Mapping[str, Any]
 FIRST_STEPS = """\
-segkit convert SOURCE ... --out work/set                                 your data becomes a set
+segkit convert auto FILE_OR_FOLDER --out work/set                        your data becomes a set
 segkit train --recipe dataseg-mini --data work/set --out work/run        sets become a model
 segkit predict --checkpoint work/run --images photos --out work/photos   a model labels photos
 segkit eval --checkpoint work/run --data work/set --task panoptic --out work/eval
