@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -198,13 +198,11 @@ def staging(
         with (
             _prepare(directory, destination, dict(fingerprint), resume) as stage,
             disk_errors(destination),
-            _deletion_errors(stage),
         ):
-            if resume or content == "run" or directory != destination:
+            keep = resume or content == "run" or directory != destination
+            removal = nullcontext() if keep else _removed_on_failure(stage)
+            with removal, _deletion_errors(stage):  # removed only once the error is known
                 yield stage
-            else:
-                with _removed_on_failure(stage):
-                    yield stage
 
 
 @contextmanager
