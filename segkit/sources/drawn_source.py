@@ -181,11 +181,14 @@ class DrawnSource:
         self, content: ImageAnnotations, picture: Picture | None, image_id: str
     ) -> tuple[int, int]:
         if content.size is None and picture is None:
-            message = (
-                "the annotations do not state the size of the image, so that it must be read: "
-                "omit --images-by none"
+            message = "the annotations do not state the size of the image, so that it must be read"
+            raise ImageError(
+                "bad-size",
+                message,
+                file=content.file,
+                record=f"image {image_id}",
+                hint="omit --images-by none",
             )
-            raise ImageError("bad-size", message, file=content.file, record=f"image {image_id}")
         width, height = content.size or (0, 0)  # 0: that of the image
         image = coco_fields.Image(image_id, width=width, height=height)
         return coco_fields.image_size(image, picture, content.file)

@@ -65,13 +65,7 @@ FORMATS = {
 
 def file_format(path: Path) -> FileFormat | None:
     """Return the format of a file by its first bytes; None if it is not known or cannot be read."""
-    try:
-        if not storage.is_remote(path) and not path.is_file():
-            return None
-        head = storage.read_range(path, 0, _HEAD)
-    except (OSError, SegkitError):
-        return None
-    text = head.decode("utf-8-sig", "replace").lstrip()
+    text = _head(path).decode("utf-8-sig", "replace").lstrip()
     command = None
     if text.startswith("<"):
         command = _xml_format(text)
@@ -82,17 +76,37 @@ def file_format(path: Path) -> FileFormat | None:
     return FORMATS.get(command or "")
 
 
+def reject_archive(path: Path) -> None:
+    """Raise InputError if a file is a ZIP archive."""
+    if _head(path).startswith(b"PK\x03\x04"):
+        hint = "unpack it, then run `segkit convert auto FOLDER`"
+        raise InputError("is a ZIP archive", file=path, hint=hint)
+
+
 def reject_other_formats(path: Path, expected: str) -> None:
     """Raise InputError that names the right command if a file has another known format.
+
+    A ZIP archive, as labeling tools export it, is refused as well.
 
     Args:
         path: the file; one that cannot be read is left to whoever reads it.
         expected: subcommand of the format that it should have.
     """
+    reject_archive(path)
     actual = file_format(path)
     if actual is not None and actual.command != expected:
         message = f"is {actual.noun}"
         raise InputError(message, file=path, hint=f"convert it with `{actual.usage}`")
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; none if it cannot be read."""
+    try:
+        if not storage.is_remote(path) and not path.is_file():
+            return b""
+        return storage.read_range(path, 0, _HEAD)
+    except (OSError, SegkitError):
+        return b""
 
 
 def _xml_format(text: str) -> str | None:

@@ -150,10 +150,17 @@ class ImageError(Exception):
     """An image that cannot be used at all; raised with its defect."""
 
     def __init__(
-        self, code: str, message: str, *, file: object, record: str, data: Any = None
+        self,
+        code: str,
+        message: str,
+        *,
+        file: object,
+        record: str,
+        data: Any = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.defect = Defect(code, message, str(file), record, None, data)
+        self.defect = Defect(code, message, str(file), record, None, data, hint)
 
 
 class AnnotationError(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from segkit.errors import InputError
-from segkit.sources.file_format import file_format
+from segkit.sources.file_format import file_format, reject_archive
 from segkit.sources.image_files import find_image, visible_files
 from segkit.sources.ledger import ImageError, Tally
 from segkit.sources.source import Source
@@ -60,6 +60,7 @@ def recognize(path: Path, split: str | None = None) -> Recognition:
 
 def _file(path: Path, split: str | None) -> Recognition:
     """The data set of an annotation file."""
+    reject_archive(path)
     known = file_format(path)
     if known is None:
         raise InputError("is not an annotation file of a known format", file=path, hint=_HINT)

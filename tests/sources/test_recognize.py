@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,18 @@ def test_a_file_of_another_format_names_the_right_command(tmp_path: Path, opener
         assert str(path) in str(caught.value)
         tried += 1
     assert tried >= 5
+
+
+@pytest.mark.parametrize("opener", [*OPENERS, "auto"])
+def test_an_archive_is_to_be_unpacked(tmp_path: Path, opener: str) -> None:
+    path = tmp_path / "task.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("annotations.xml", "<annotations/>")
+    openers = {**OPENERS, "auto": lambda path, images: recognize(path)}
+    if opener == "semantic":
+        pytest.skip("its file is a list of labels")
+    with pytest.raises(InputError, match=r"task\.zip: is a ZIP archive; unpack it"):
+        openers[opener](path, tmp_path)
 
 
 @pytest.mark.parametrize("command", ["yolo", "cvat", "labelstudio", "labelme", "coco"])

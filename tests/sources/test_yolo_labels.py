@@ -260,7 +260,7 @@ def test_images_must_be_opened(tmp_path: Path) -> None:
     source = open_yolo(dataset(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"}))
     report = dry_run(source, images_by="none")
     assert codes(report) == {"bad-size": 1}
-    assert "omit --images-by none" in report.defects[0].message
+    assert report.defects[0].hint == "omit --images-by none"
 
 
 def test_the_same_name_twice(tmp_path: Path) -> None:
