@@ -7,7 +7,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import FORCE_OPTION, JSON_OPTION, VERIFY_OPTION, emit, table
+from .common import FORCE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, VERIFY_OPTION, emit, table
 
 
 def merge(
@@ -23,6 +23,7 @@ def merge(
     ),
     verify_images: bool = VERIFY_OPTION,
     force: bool = FORCE_OPTION,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Merge shard sets into one that refers to their images; no image is copied.

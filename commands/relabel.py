@@ -7,7 +7,15 @@ import typer
 from segkit.storage import writable
 from segkit.taxonomy import load_taxonomy
 
-from .common import FORCE_OPTION, JSON_OPTION, SET_HELP, VERIFY_OPTION, emit, table
+from .common import (
+    FORCE_OPTION,
+    IMAGES_ROOT_OPTION,
+    JSON_OPTION,
+    SET_HELP,
+    VERIFY_OPTION,
+    emit,
+    table,
+)
 
 
 def relabel(
@@ -26,6 +34,7 @@ def relabel(
     ),
     verify_images: bool = VERIFY_OPTION,
     force: bool = FORCE_OPTION,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Map the classes of a shard set to another taxonomy by a table; no image is copied.

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import typer
 
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.storage import local_path
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, SET_HELP, emit, stdout
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, SET_HELP, emit, note, stdout
 
 _GRID = 9
 
@@ -76,6 +76,12 @@ def show(
         indices, captions = [index for index, _ in ranked], [caption for _, caption in ranked]
     else:
         indices = spread(len(shards), count)
+    for index in indices:
+        try:
+            shards.verify_image(shards.sample(index))
+        except SegkitError as error:
+            note(f"drawn on gray: {error}")
+            break
     drawing = draw_samples(
         shards, indices, min_score=min_score, predictions=predicted, captions=captions
     )

@@ -7,7 +7,16 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import FORCE_OPTION, JSON_OPTION, SET_HELP, VERIFY_OPTION, emit, plural, table
+from .common import (
+    FORCE_OPTION,
+    IMAGES_ROOT_OPTION,
+    JSON_OPTION,
+    SET_HELP,
+    VERIFY_OPTION,
+    emit,
+    plural,
+    table,
+)
 
 
 def split(
@@ -28,6 +37,7 @@ def split(
     seed: int = typer.Option(0, help="Seed of the assignment of images to --part."),
     verify_images: bool = VERIFY_OPTION,
     force: bool = FORCE_OPTION,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Split a shard set into parts that refer to its images; no image is copied.

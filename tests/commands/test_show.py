@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from segkit.commands.app import app
 from segkit.errors import InputError
 from tests.metrics.files import sets
+from tests.training.toy import write_toy_set
 
 
 def _show(*arguments: object) -> dict[str, object]:
@@ -76,3 +77,12 @@ def test_the_picture_appears_in_a_terminal(tmp_path: Path, monkeypatch: pytest.M
     result = CliRunner().invoke(app, ["show", str(truth.path), "--out", str(tmp_path / "x.png")])
     assert result.exit_code == 0, result.exception
     assert len(console.export_text().splitlines()) > 5
+
+
+def test_an_image_that_cannot_be_read_is_noted(tmp_path: Path) -> None:
+    shards = write_toy_set(tmp_path / "toy")
+    (shards.path / "images-00000.tar").unlink()
+    result = CliRunner().invoke(app, ["show", str(shards.path), "--out", str(tmp_path / "x.png")])
+    assert result.exit_code == 0 and (tmp_path / "x.png").is_file()
+    (line,) = (line for line in result.stderr.splitlines() if "gray" in line)
+    assert line.startswith("note: drawn on gray: ") and "images-00000.tar" in line
