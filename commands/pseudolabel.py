@@ -37,9 +37,9 @@ def pseudolabel(
         ...,
         "--teacher",
         "--checkpoint",
-        metavar="RUN|hf:NAME|sam:NAME|sam2:NAME|samhq:NAME|grabcut|ellipse|box",
-        help="The source of the masks: a run; a Mask2Former, SAM, SAM 2 or SAM-HQ of Hugging Face "
-        "by its name or local folder; OpenCV's GrabCut; or the shape itself, as a baseline.",
+        metavar="TEACHER",
+        help="The source of the masks: a run; hf:NAME (a Mask2Former), sam:NAME, sam2:NAME or "
+        "samhq:NAME, of Hugging Face or in a local folder; grabcut; or the shape ellipse or box.",
     ),
     data: str = typer.Option(
         ..., "--data", metavar="SET", help="A set in which some boxes have no mask."

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.masks.boxes import tight_box
+from segkit.masks.boxes import Mask
 from segkit.sample import Box
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,3 @@ class BoxMask:
         full_mask = np.zeros(self.size, bool)
         full_mask[self.place] = self.inside
         return full_mask
-
-
-def tightness(mask: Mask) -> float:
-    """IoU of the tight box of a mask (h, w) with the full array; 1 where it touches all sides."""
-    _, _, width, height = tight_box(mask)
-    return width * height / mask.size

@@ -5,14 +5,17 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.inference.box_masks import BoxMask, ImagePrompts, Mask, tightness
+from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.shape_teachers import shape_mask
 from segkit.inference.streams import THREADS, prefetch
 from segkit.inference.teacher import Teacher, mask_place
-from segkit.masks.boxes import inscribed_ellipse, pixels_of_box
+from segkit.masks.boxes import Mask, inscribed_ellipse, pixels_of_box, tightness
 from segkit.sample import Box
 
 ITERATIONS = 3
+MAX_SIDE = 1024
+"""Longer side of the image that GrabCut gets, pixels: its time grows with their number. Larger
+images are made smaller, and their masks larger again."""
 MIN_AREA = 400
 """Boxes of at most this many pixels get an ellipse."""
 MIN_SHARE = 0.02
@@ -46,17 +49,33 @@ class GrabCutTeacher(Teacher):
 def _segment(prompts: ImagePrompts) -> list[BoxMask | None]:
     bgr = np.ascontiguousarray(prompts.image[..., ::-1])
     size = bgr.shape[:2]
+    scale = min(1.0, MAX_SIDE / max(size))
+    small = bgr if scale == 1 else _resized(bgr, (round(size[0] * scale), round(size[1] * scale)))
     masks = []
     for box, label in zip(prompts.boxes, prompts.labels, strict=True):
-        foreground = grabcut(bgr, box)
+        x, y, width, height = (side * scale for side in box)
+        foreground = grabcut(small, (x, y, width, height))
         if foreground is None:
             ellipse = shape_mask(inscribed_ellipse, box, label, size)
             masks.append(ellipse and BoxMask(size, ellipse.place, ellipse.inside, 0.0, label))
         else:
+            if scale < 1:
+                foreground = _resized(foreground.astype(np.uint8), size) > 0
             place = mask_place(box, size)
             score = tightness(foreground[pixels_of_box(box, *size)])
-            masks.append(BoxMask(size, place, foreground[place], score, label))
+            masks.append(BoxMask(size, place, foreground[place].copy(), score, label))
     return masks
+
+
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image by areas, or a mask by its nearest pixels, at (height, width)."""
+    import cv2
+
+    mode = cv2.INTER_AREA if image.ndim == 3 else cv2.INTER_NEAREST
+    resized: NDArray[np.uint8] = cv2.resize(
+        image, (max(1, size[1]), max(1, size[0])), None, 0, 0, mode
+    )
+    return resized
 
 
 def grabcut(image: NDArray[np.uint8], box: Box) -> Mask | None:

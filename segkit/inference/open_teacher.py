@@ -131,9 +131,9 @@ class TeacherSpec:
         prefix, colon, _ = self.name.partition(":")
         known = {GRABCUT, *SHAPES, *(kind.rstrip(":") for kind in KINDS)}
         url = "://" in self.name or "/" in prefix
-        suspect = prefix.lower() in known or (bool(colon) and not url)
+        suspect = not prefix.strip() or prefix.lower() in known or (bool(colon) and not url)
         exists = is_hugging_face(self.name) or Path(self.name.partition("@")[0]).exists()
-        if suspect and not exists:
+        if suspect and not (exists and self.name):
             raise InputError(f"unknown teacher {self.name!r}", hint=f"give {_TEACHERS}")
 
     def _run_settings(self) -> list[str]:

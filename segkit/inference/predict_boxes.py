@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from segkit.data.augment import Crop, square_crop
 from segkit.distributed import autocast
-from segkit.inference.box_masks import BoxMask, ImagePrompts, tightness
+from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.pipeline import Image, upload
 from segkit.inference.streams import batch_by_shape, prefetch, unbatch
-from segkit.masks.boxes import pixels_of_box
+from segkit.masks.boxes import pixels_of_box, tightness
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from segkit.inference.box_masks import BoxMask, ImagePrompts, Mask, tightness
+from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.teacher import Teacher, mask_place, touches_image
-from segkit.masks.boxes import filled_box, inscribed_ellipse, pixels_of_box
+from segkit.masks.boxes import Mask, filled_box, inscribed_ellipse, pixels_of_box, tightness
 from segkit.sample import Box
 
 
@@ -47,4 +47,4 @@ def shape_mask(
         return None
     mask, place = draw(box, *size), mask_place(box, size)
     score = min(1.0, tightness(mask[pixels_of_box(box, *size)]))
-    return BoxMask(size, place, mask[place], score, label)
+    return BoxMask(size, place, mask[place].copy(), score, label)  # a view keeps the full mask

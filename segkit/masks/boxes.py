@@ -23,6 +23,12 @@ def tight_box(mask: NDArray[Any]) -> Box:
     return box_of_projections(np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0)))
 
 
+def tightness(mask: Mask) -> float:
+    """IoU of the tight box of a mask (h, w) with the full array; 1 where it touches all sides."""
+    _, _, width, height = tight_box(mask)
+    return width * height / mask.size
+
+
 def box_of_projections(rows: NDArray[Any], columns: NDArray[Any]) -> Box:
     """The tight box of a mask that has pixels in these of its rows (H,) and columns (W,)."""
     across, down = np.flatnonzero(columns), np.flatnonzero(rows)

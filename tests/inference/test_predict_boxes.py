@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from segkit.inference.box_masks import ImagePrompts, tightness
+from segkit.inference.box_masks import ImagePrompts
 from segkit.inference.predict_boxes import predict_box_masks
-from segkit.masks.boxes import pixels_of_box
+from segkit.masks.boxes import pixels_of_box, tightness
 from segkit.model.dataseg import DataSeg, Outputs, Proposals
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig, ModelConfig

@@ -52,6 +52,24 @@ def test_grabcut_finds_an_object_by_its_colors() -> None:
     assert answer.score == pytest.approx(51 * 51 / 57**2, abs=0.05), "the disk's own box in the box"
 
 
+def test_grabcut_sees_large_images_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photo of 12 megapixels takes as long as one of 0.8, and gets a mask of its size."""
+    image, disk = scene()
+    size = (40 * WIDTH, 33 * HEIGHT)  # both sides by factors of their own
+    large = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
+    truth = cv2.resize(disk.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    seen = []
+    run = cv2.grabCut
+    monkeypatch.setattr(
+        cv2, "grabCut", lambda image, *rest: seen.append(image.shape) or run(image, *rest)
+    )
+    box = (22.0 * 40, 17.0 * 33, 57.0 * 40, 57.0 * 33)
+    (answer,) = predict("grabcut", large, [box])
+    assert answer is not None and answer.mask.shape == truth.shape
+    assert mask_iou(answer.mask, truth) > 0.97 and answer.score > 0.5
+    assert seen == [(round(33 * HEIGHT * 1024 / 4800), 1024, 3)]
+
+
 def test_grabcut_falls_back_to_the_ellipse_with_score_0() -> None:
     image, _ = scene()
     side = math.sqrt(MIN_AREA)
@@ -109,6 +127,7 @@ def test_the_margin_is_five_per_cent_and_one_pixel_at_least() -> None:
         (TeacherSpec("GrabCut"), "unknown teacher 'GrabCut'"),
         (TeacherSpec("sam"), "unknown teacher 'sam'"),
         (TeacherSpec("http:x"), "unknown teacher"),
+        (TeacherSpec(""), "unknown teacher ''"),
         (TeacherSpec("work/absent"), "work/absent"),
         (TeacherSpec("./box"), "box"),
         (TeacherSpec("hf:owner/name", strategy="box-prompts"), "no box prompts"),
