@@ -1,6 +1,7 @@
 """`segkit train`: train a model on shard sets and publish it as a run."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,12 +105,16 @@ def train(
         require_extra("train", "segkit train")
     if resume and restart:
         raise InputError("--resume and --restart exclude each other", hint="give one of them")
+    if plan and (resume or restart):
+        raise InputError("--plan trains nothing", hint="leave --resume and --restart out")
     if init_from is not None:
         overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
     sets = [_parse_data(item) for item in data]
     resolved = _check(recipe, [*(spec for spec, _ in sets), *eval_data], overrides)
     if plan:
-        return _plan(recipe, sets, out, steps, device, overrides, as_json)
+        if os.environ.get("RANK", "0") == "0":  # torchrun starts one process for each GPU
+            _plan(recipe, sets, out, steps, device, overrides, as_json)
+        return
 
     # These take seconds to import, so wrong usage is refused above.
     from segkit import distributed

@@ -137,3 +137,12 @@ def test_wrong_usage_is_refused_as_in_training(folder: Path) -> None:
     assert isinstance(run(folder, "--set", "optimizer.lrr=1").exception, InputError)
     assert isinstance(run(folder, "--data", str(folder / "absent")).exception, InputError)
     assert isinstance(run(folder, "--device", "cuda:7").exception, InputError)
+    assert isinstance(run(folder, "--resume").exception, InputError)
+
+
+def test_one_of_several_processes_prints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert run(folder).stdout == ""
+    monkeypatch.setenv("RANK", "0")
+    assert "12 steps of 4 samples" in run(folder).stdout
