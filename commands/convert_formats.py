@@ -33,6 +33,14 @@ def yolo(
     split: Annotated[
         str | None, typer.Option(help="train, val or test; needed where there are several.")
     ] = None,
+    contours: Annotated[
+        bool,
+        typer.Option(
+            "--contours",
+            help="Polygons run through the outermost pixels (contours of OpenCV, exports of "
+            "segkit), not around them.",
+        ),
+    ] = False,
     boxes_only: BoxesOnly = False,
 ) -> "Source":
     """YOLO: a text file of boxes or polygons for each image; names and splits in data.yaml.
@@ -43,7 +51,7 @@ def yolo(
     """
     from segkit.sources.yolo_labels import open_yolo
 
-    return open_yolo(data, split, boxes_only=boxes_only)
+    return open_yolo(data, split, contours=contours, boxes_only=boxes_only)
 
 
 @source_command

@@ -27,6 +27,8 @@ MAX_COORDINATE = 1e9
 """Pixels; a larger coordinate is a wrong number."""
 _ELLIPSE_TOLERANCE = 0.02  # pixels between an ellipse and the polygon that stands for it
 _MAX_ELLIPSE_POINTS = 4096
+_CONTOUR_SLACK = 0.25  # pixels
+_MAX_FILLED = 1 << 20  # pixels; OpenCV's own integers overflow far beyond
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 
 
@@ -129,6 +131,19 @@ def rotate(points: Sequence[Point], center: Point, degrees: float) -> list[Point
 def polygons(rings: Sequence[Sequence[float]]) -> Draw:
     """The union of polygons [x1, y1, x2, y2, ...], as pycocotools rasterizes them."""
     return partial(_draw_polygons, [list(map(float, ring)) for ring in rings])
+
+
+def contour(ring: Sequence[float]) -> Draw:
+    """The pixels on and inside a polygon that runs through pixels, as OpenCV's contours do.
+
+    Positions are rounded down from a quarter of a pixel before each whole one, so that both first
+    corners and centers of pixels, with the errors of written fractions, mean that pixel.
+    """
+    _check_numbers(ring)
+    if len(ring) < 6:
+        raise AnnotationError("degenerate-polygon", f"a polygon of {len(ring)} numbers")
+    shifted = [value + _CONTOUR_SLACK for value in ring]
+    return lambda width, height: _draw_edges([shifted], width, height)
 
 
 def ellipse(center: Point, radius_x: float, radius_y: float, degrees: float = 0.0) -> Draw:
@@ -253,6 +268,8 @@ def _draw_edges(rings: list[list[float]], width: int, height: int) -> Drawing:
     """The pixels that contain the edges of polygons."""
     import cv2
 
+    if max(abs(value) for ring in rings for value in ring) > _MAX_FILLED:
+        raise AnnotationError("degenerate-polygon", "a polygon coordinate is out of range")
     canvas = np.zeros((height, width), np.uint8)
     points = [np.floor(ring).astype(np.int32).reshape(-1, 2) for ring in rings]
     cv2.fillPoly(canvas, points, 1)

@@ -40,6 +40,8 @@ class YoloLabels(AnnotationFiles):
 
     has_keypoints: bool = False
     """Whether rows are boxes with key points, which are not kept."""
+    contours: bool = False
+    """Whether polygons run through the outermost pixels, not around them."""
     name: str = "yolo"
 
     def read(self, record: Record) -> ImageAnnotations:
@@ -68,7 +70,7 @@ class YoloLabels(AnnotationFiles):
             if len(values) % 2:
                 score = values.pop()
             _check_row(values, score)
-            draw = _draw_box(values) if len(values) == 4 else _draw_polygon(values)
+            draw = _draw_box(values) if len(values) == 4 else _draw_polygon(values, self.contours)
         except AnnotationError as error:
             draw, score = error, None
         if score is not None:
@@ -76,7 +78,9 @@ class YoloLabels(AnnotationFiles):
         return Annotation(label, f"line {count}", draw, line[:2000], score=score)
 
 
-def open_yolo(data: Path, split: str | None = None, *, boxes_only: bool = False) -> YoloLabels:
+def open_yolo(
+    data: Path, split: str | None = None, *, contours: bool = False, boxes_only: bool = False
+) -> YoloLabels:
     """Open a split of a YOLO data set as a source.
 
     Labels are where Ultralytics looks for them: the last folder `images` of an image's path
@@ -86,6 +90,8 @@ def open_yolo(data: Path, split: str | None = None, *, boxes_only: bool = False)
         data: data.yaml, or a folder that holds it; or a folder of images and labels with a list
             of names such as classes.txt.
         split: train, val or test; may be None where there is only one.
+        contours: polygons run through the outermost pixels, as contours of OpenCV and exports of
+            segkit do; they are filled as Ultralytics fills them.
         boxes_only: keep only the boxes of polygons.
 
     Raises:
@@ -120,11 +126,12 @@ def open_yolo(data: Path, split: str | None = None, *, boxes_only: bool = False)
         images.labels,
         build_taxonomy(categories, default="thing", file=file, name="yolo"),
         "instance" if polygons else "boxes",
-        {"keypoints": keypoints},
+        {"keypoints": keypoints, "contours": contours},
         boxes_only,
         notes,
         entries=tuple(images.records),
         has_keypoints=keypoints,
+        contours=contours,
     )
 
 
@@ -359,10 +366,11 @@ def _draw_box(values: Sequence[float]) -> Draw:
     )(image_width, image_height)
 
 
-def _draw_polygon(values: Sequence[float]) -> Draw:
+def _draw_polygon(values: Sequence[float], contours: bool) -> Draw:
     def draw(image_width: int, image_height: int) -> drawn_shapes.Drawing:
         sides = (image_width, image_height)
         ring = [value * sides[index % 2] for index, value in enumerate(values)]
-        return drawn_shapes.polygons([ring])(image_width, image_height)
+        shape = drawn_shapes.contour(ring) if contours else drawn_shapes.polygons([ring])
+        return shape(image_width, image_height)
 
     return draw

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -290,3 +291,26 @@ def test_supervision_reads_the_same_boxes(tmp_path: Path) -> None:
         boxes = [(x, y, x + w, y + h) for x, y, w, h in (s.box for s in segments)]
         assert np.allclose(detections.xyxy, boxes, atol=1e-3)
         assert detections.class_id.tolist() == [s.class_id for s in segments]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+@pytest.mark.parametrize("digits", [5, 17])
+def test_contours_of_opencv_come_back(tmp_path: Path, shift: float, digits: int) -> None:
+    """Of first corners of pixels, as people divide them by the size, or of their centers."""
+    rng = np.random.default_rng(0)
+    blob = cv2.resize(rng.random((4, 5)), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    mask = (blob > 0.45).astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    rows, truths = [], []
+    for ring in (contour.reshape(-1, 2) for contour in contours if len(contour) > 2):
+        fractions = ((ring + shift) / (WIDTH, HEIGHT)).ravel()
+        rows.append(" ".join(["0", *(f"{value:.{digits}f}" for value in fractions)]))
+        truth = np.zeros((HEIGHT, WIDTH), np.uint8)
+        cv2.drawContours(truth, [ring.reshape(-1, 1, 2)], -1, 1, cv2.FILLED)
+        truths.append(truth)
+    yaml = dataset(tmp_path, {"a": "\n".join(rows)})
+    (sample,) = converted(open_yolo(yaml, contours=True))
+    assert len(sample.segments) == len(truths) > 0
+    for segment, truth in zip(sample.segments, truths, strict=True):
+        assert np.array_equal(rle.decode(segment.mask, HEIGHT, WIDTH), truth)
+        assert segment.source_polygon is None
