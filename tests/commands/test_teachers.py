@@ -13,10 +13,16 @@ import numpy as np
 import pytest
 
 import segkit
+from segkit.benchmark.objects365_instances import (
+    check_file,
+    convert_ground_truth,
+    open_annotations,
+)
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.inference.teacher import Teacher, mask_place
 from segkit.masks.rle import area, decode
+from segkit.metrics.box_prompt_iou import evaluate_box_prompts
 from segkit.sample import Sample, Segment
 from segkit.shards.consistency import Violation
 from segkit.shards.header import Header
@@ -314,3 +320,21 @@ def test_a_model_trains_on_the_masks_of_a_teacher(
     recipe = write_recipe(tmp_path / "tiny.toml")
     run = train(str(recipe), [(str(layer.path), 1.0)], tmp_path / "run", steps=2, device="cpu")
     assert segkit.load_run(run).manifest.parents[0].digest == layer.manifest.digest
+
+
+def test_the_baselines_reach_the_figures_of_the_data(real_data: Path, tmp_path: Path) -> None:
+    """Mean IoU over the 864 boxes of the stand-in's validation images, crowds left out."""
+    annotations = real_data / "objects365_standin" / "annotations"
+    common = ("--images", real_data / "coco", "--no-preview", "--annotations")
+    file = annotations / "zhiyuan_objv2_val.json"
+    invoke("convert", "objects365", *common, file, "--out", tmp_path / "boxes")
+    source = open_annotations(annotations / "o365_instance_seg_val.json", real_data / "coco")
+    check = check_file(source, find_images=False)
+    truth = convert_ground_truth(
+        source, check, tmp_path / "truth", with_images=False, on_progress=lambda images: None
+    ).shards
+    for name, expected in (("box", 0.571), ("ellipse", 0.636)):
+        output, layer = label(name, ShardSet.open(tmp_path / "boxes"), tmp_path / name)
+        figures = evaluate_box_prompts(truth.samples(), layer.samples(), truth.taxonomy)
+        assert figures["boxes"] == figures["masked"] == output["masked"] == 864
+        assert round(figures["mean_iou"], 3) == expected
