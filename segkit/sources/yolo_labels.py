@@ -118,6 +118,11 @@ def open_yolo(
     if not labels:
         message = f"no image has a label file (expected {images.labels / images.expected})"
         raise InputError(message, file=file, hint="check the folders of images and labels")
+    if bare := len(images.records) - len(labels):
+        notes += (
+            f"{bare} of {len(images.records)} images have no label file: "
+            "they count as images without objects",
+        )
     if not keypoints and not boxes_only:
         contents = (content for _, content in read_all(images.labels, labels))
         polygons = any(map(_has_polygons, contents))

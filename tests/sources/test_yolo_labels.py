@@ -139,6 +139,7 @@ def test_images_without_labels_have_no_objects(tmp_path: Path) -> None:
         3,
         {"unlabelled-image": 2},
     )
+    assert "1 of 3 images have no label file" in report.notes[0]
     assert [sample.id for sample in converted(open_yolo(yaml))] == ["C", "b", "sub/a"]
 
 
