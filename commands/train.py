@@ -110,11 +110,23 @@ def train(
     if init_from is not None:
         overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
     sets = [_parse_data(item) for item in data]
-    resolved = _check(recipe, [*(spec for spec, _ in sets), *eval_data], overrides)
     if plan:
+        _check(recipe, [*(spec for spec, _ in sets), *eval_data], overrides)
         if os.environ.get("RANK", "0") == "0":  # torchrun starts one process for each GPU
             _plan(recipe, sets, out, steps, device, overrides, as_json)
         return
+    from segkit.training.preflight import check_training, encode_names
+
+    arguments: dict[str, Any] = {
+        "eval_data": eval_data,
+        "steps": steps,
+        "device": device,
+        "overrides": overrides,
+        "resume": resume,
+        "restart": restart,
+    }
+    inputs = check_training(recipe, sets, out, **arguments)
+    notes = [*_notes(inputs.recipe, out, resume), *encode_names(inputs)]
 
     # These take seconds to import, so wrong usage is refused above.
     from segkit import distributed
@@ -125,19 +137,9 @@ def train(
     from segkit.training.trainer import Callbacks
 
     with progress() as bar:
-        display = _Display(bar, _notes(resolved, out, resume))
-        path = train_run(
-            recipe,
-            sets,
-            out,
-            eval_data=eval_data,
-            steps=steps,
-            device=device,
-            overrides=overrides,
-            resume=resume,
-            restart=restart,
-            callbacks=Callbacks(display.start, display.step, display.evaluation),
-        )
+        display = _Display(bar, notes)
+        callbacks = Callbacks(display.start, display.step, display.evaluation)
+        path = train_run(recipe, sets, out, callbacks=callbacks, **arguments)
     if distributed.torchrun_rank() != 0:
         return
     manifest = read_run_manifest(path)
@@ -202,16 +204,15 @@ def _plan(
     )
 
 
-def _check(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> "Recipe":
-    """The recipe; InputError where it, a set, an override or `model.init_from` is invalid."""
+def _check(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> None:
+    """Raise InputError where the recipe, a set, an override or `model.init_from` is invalid."""
     from segkit.recipes.load import load_recipe
     from segkit.runs.init_from import resolve_init_from
     from segkit.shards.reader import ShardSet
 
-    resolved = resolve_init_from(load_recipe(recipe, overrides))
+    resolve_init_from(load_recipe(recipe, overrides))
     for spec in sets:
         ShardSet.open(spec)
-    return resolved
 
 
 def _notes(recipe: "Recipe", out: Path, resume: bool) -> list[str]:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.augment import Crop, Image, color_jitter, jitter_crop, zoom_crop
 from segkit.data.batch import Batch, CollatedBatch, Targets, collate, uncollate
+from segkit.data.check_sets import check_sets, mask_policies
 from segkit.data.schedule import Schedule, positions
 from segkit.data.targets import build_targets
 from segkit.errors import InputError, SegkitError
@@ -65,7 +66,7 @@ class DataMix:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        _check(sets, config)
+        check_sets(sets, config)
         self.config, self.rank, self.world_size = config, rank, world_size
         self.sets = tuple(
             MixedSet(
@@ -73,7 +74,7 @@ class DataMix:
                 shards=shards,
                 weight=weight,
                 task=TASKS[shards.manifest.kind],
-                policies=_policies(name, shards.taxonomy, config),
+                policies=mask_policies(name, shards.taxonomy, config),
             )
             for name, shards, weight in sets
         )
@@ -209,41 +210,3 @@ def _init_worker(_: int) -> None:
     # stop, and needs its batches until then.
     set_child_signals(*SIGNALS)
     cv2.setNumThreads(0)  # the workers are the parallelism: their threads would compete for cores
-
-
-def _check(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
-    names = [name for name, _, _ in sets]
-    if not names:
-        raise InputError("no data set", hint="give at least one with --data")
-    paths = [shards.path for _, shards, _ in sets]
-    for name, shards, weight in sets:
-        if paths.count(shards.path) > 1:
-            hint = "give it once, followed by its weight: SET=WEIGHT"
-            raise InputError("the same set is given more than once", file=shards.path, hint=hint)
-        if names.count(name) > 1:
-            message, hint = f"two data sets are named {name!r}", "give each its own name"
-            raise InputError(message, file=shards.path, hint=hint)
-        if not 0 < weight < float("inf"):
-            message, hint = f"its sampling weight is {weight}", "give a positive number after ="
-            raise InputError(message, file=shards.path, hint=hint)
-        if not len(shards):
-            raise InputError("it has no images", file=shards.path, hint="leave the data set out")
-    for key in config.mask_policy:
-        if key.partition(":")[0] not in names:
-            hint = f"name one of: {', '.join(names)}"
-            raise InputError("no such data set", record=f"data.mask_policy.{key}", hint=hint)
-
-
-def _policies(name: str, taxonomy: Taxonomy, config: DataConfig) -> dict[int, MaskPolicy]:
-    """The policy of every class id of one data set."""
-    default = config.mask_policy.get(name, "mask")
-    by_class = {
-        key.partition(":")[2]: policy
-        for key, policy in config.mask_policy.items()
-        if key.startswith(f"{name}:")
-    }
-    for unknown in by_class.keys() - set(taxonomy.names):
-        record = f"data.mask_policy.{name}:{unknown}"
-        hint = f"see `segkit inspect` for the classes of {name}"
-        raise InputError("no such class", record=record, hint=hint)
-    return {category.id: by_class.get(category.name, default) for category in taxonomy.categories}

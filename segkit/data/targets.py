@@ -9,6 +9,7 @@ import torch
 
 from segkit.data.augment import Crop
 from segkit.data.batch import Targets
+from segkit.data.check_sets import is_target
 from segkit.masks.boxes import Corners, Mask, corners, tight_box
 from segkit.masks.run_lengths import decode_counts
 from segkit.recipes.schema import MaskPolicy
@@ -118,19 +119,13 @@ class _TargetBuilder:
         """Indices of the segments that form one target."""
         by_class: dict[int, list[int]] = {}
         for index, segment in enumerate(self.sample.segments):
-            if not self._is_usable(segment):
-                continue
-            if self.task == "instance" and segment.kind == "stuff":
+            if not is_target(segment, self.task, self.policies):
                 continue
             if self.task == "semantic" or segment.kind == "stuff":
                 by_class.setdefault(segment.class_id, []).append(index)
             else:
                 yield [index]
         yield from by_class.values()
-
-    def _is_usable(self, segment: Segment) -> bool:
-        policy = self.policies.get(segment.class_id)
-        return not (segment.is_crowd or segment.ignore or policy == "none")
 
     def _target(self, indices: Sequence[int]) -> _Target:
         """One target of segments of a class; it has a mask only if all of them have one."""
@@ -172,7 +167,7 @@ class _TargetBuilder:
         if self.sample.void is not None:
             yield self._crop_mask(_VOID)
         for index, segment in enumerate(self.sample.segments):
-            if segment.kind == "thing" and not self._is_usable(segment):
+            if segment.kind == "thing" and not is_target(segment, self.task, self.policies):
                 yield self._region(index)[0]
 
     def _parts(self, targets: Sequence[_Target]) -> list[_Target]:

@@ -262,6 +262,14 @@ def _local_directory(destination: Path) -> Path:
     return cache_root() / "uploads" / f"{destination.name}-{key}"
 
 
+def require_unlocked(destination: Path) -> None:
+    """Raise SegkitError if another live process is writing there; creates nothing."""
+    file = _local_directory(destination) / _LOCK
+    if file.is_file() and os.access(file, os.W_OK):
+        with file.open("a") as lock:
+            _lock(lock.fileno(), file, destination)
+
+
 def _lock(descriptor: int, file: Path, destination: Path) -> None:
     """Hold the lock of a file that is open; SegkitError if another process has it."""
     try:

@@ -15,7 +15,6 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from segkit import distributed
 from segkit.data.batch import Batch
-from segkit.extras import require_extra
 from segkit.recipes.schema import Recipe
 from segkit.runs.run_manifest import METRICS, TENSORBOARD
 from segkit.training.evaluation import headline
@@ -259,9 +258,3 @@ LOGGERS: dict[str, Callable[[str, Mapping[str, Any], Path], AbstractContextManag
     "wandb": wandb_run,
     "mlflow": mlflow_run,
 }
-
-
-def require_loggers(names: Sequence[str]) -> None:
-    """Raise MissingExtraError where one of these loggers is not installed."""
-    for name in names:
-        require_extra(name, f"training.loggers: {name}")

@@ -24,7 +24,8 @@ from segkit.runs.run_manifest import (
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, Staging
 from segkit.text.embeddings import EmbeddingStore
-from segkit.training.setup import TrainingSetup, recipe_encoding
+from segkit.training.preflight import recipe_encoding
+from segkit.training.setup import TrainingSetup
 
 
 def write_inputs(setup: TrainingSetup, folder: Path) -> None:

@@ -1,8 +1,6 @@
 """TrainingSetup: open the data sets of a training run and resolve what its recipe leaves open."""
 
-import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,15 @@ from segkit.model.text_classifier import ClassEmbeddings
 from segkit.model.vitdet import timm_name
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
-from segkit.runs.init_from import resolve_init_from
 from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
-from segkit.text.encoding import Encoding
-from segkit.training.logging import require_loggers
+from segkit.training.preflight import (
+    NamedSet,
+    check_inputs,
+    encode_names,
+    recipe_encoding,
+    resolve_text_dim,
+)
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,12 @@ class TrainingSetup:
             InputError: a recipe, data set or device that cannot be used.
         """
         changes = overrides if steps is None else [*overrides, f"training.steps={steps}"]
-        resolved = load_recipe(recipe, changes)
-        resolved = resolve_init_from(resolve_text_dim(resolve_pixel_statistics(resolved)))
-        require_loggers(resolved.training.loggers)
+        inputs = check_inputs(load_recipe(recipe, changes), data, eval_data)
         chosen_device = choose_device(device)
-        datasets = open_datasets(data, resolved)
-        eval_datasets = open_datasets([(spec, 1.0) for spec in eval_data], resolved)
-        check_eval_datasets(eval_datasets)
-        if resolved.training.publish == "best" and not eval_datasets:
-            hint = "give --eval-data, or set it to last"
-            raise InputError("no evaluation to choose by", record="training.publish", hint=hint)
+        encode_names(inputs)
+        resolved = resolve_text_dim(resolve_pixel_statistics(inputs.recipe))
+        datasets = open_datasets(inputs.datasets, resolved)
+        eval_datasets = open_datasets(inputs.eval_datasets, resolved)
         arguments = {
             "recipe": str(recipe),
             "data": dict(data),
@@ -94,50 +92,29 @@ class TrainingSetup:
         }
 
 
-def open_datasets(data: Sequence[tuple[str, float]], recipe: Recipe) -> list[Dataset]:
-    """Open data sets by their own names, or by their directories' where two share a name."""
-    opened = [(ShardSet.open(spec), weight) for spec, weight in data]
-    count = Counter(shards.manifest.name for shards, _ in opened)
-    datasets = []
-    for shards, weight in opened:
-        unique = count[shards.manifest.name] == 1
-        name = shards.manifest.name if unique else shards.path.parent.name
-        embeddings = ClassEmbeddings.from_taxonomy(shards.taxonomy, _text(shards, recipe))
-        datasets.append(Dataset(name, shards, weight, embeddings))
-    return datasets
+def open_datasets(data: Sequence[NamedSet], recipe: Recipe) -> list[Dataset]:
+    """Data sets with the text embeddings of their classes."""
+    return [
+        Dataset(
+            name,
+            shards,
+            weight,
+            ClassEmbeddings.from_taxonomy(shards.taxonomy, _text(shards, recipe)),
+        )
+        for name, shards, weight in data
+    ]
 
 
 def _text(shards: ShardSet, recipe: Recipe) -> torch.Tensor:
-    """Text embeddings (K, D) of the classes; new names are encoded first."""
+    """Text embeddings (K, D) of the classes."""
     encoding, text_dim = recipe_encoding(recipe), recipe.model.text_dim
-    store = EmbeddingStore(encoding)
-    store.add(store.missing_words(shards.taxonomy.categories))
-    rows = store.embed(shards.taxonomy)
+    rows = EmbeddingStore(encoding).embed(shards.taxonomy)
     width = rows.shape[1]
     if text_dim != width:
         message = f"model.text_dim is {text_dim}, the embeddings of {encoding.name} have {width}"
         hint = f"set model.text_dim={width}, or leave it out"
         raise InputError(message, record=recipe.name, hint=hint)
     return torch.from_numpy(rows)
-
-
-def check_eval_datasets(datasets: Sequence[Dataset]) -> None:
-    """Raise InputError where two evaluation sets share a name, or one has no masks."""
-    count = Counter(data.name for data in datasets)
-    for data in datasets:
-        if count[data.name] > 1:
-            raise InputError(
-                f"two sets of --eval-data are called {data.name!r}",
-                file=data.shards.path,
-                hint="leave one of them out, or give it another name",
-            )
-    for data in datasets:
-        if data.shards.manifest.kind == "boxes":
-            raise InputError(
-                "has only boxes, so masks cannot be evaluated",
-                file=data.shards.path,
-                hint="leave it out",
-            )
 
 
 def resolve_pixel_statistics(recipe: Recipe) -> Recipe:
@@ -157,42 +134,3 @@ def resolve_pixel_statistics(recipe: Recipe) -> Recipe:
         return recipe
     statistics = {"pixel_mean": tuple(weights.mean), "pixel_std": tuple(weights.std)}
     return recipe.model_copy(update={"model": model.model_copy(update=statistics)})
-
-
-def resolve_text_dim(recipe: Recipe) -> Recipe:
-    """Give the classifier the width of the embeddings, unless the recipe sets `model.text_dim`."""
-    width = EmbeddingStore(recipe_encoding(recipe)).dimension()
-    if width is None or "text_dim" in recipe.model.model_fields_set:
-        return recipe
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"text_dim": width})})
-
-
-def recipe_encoding(recipe: Recipe) -> Encoding:
-    """The encoding of class names that a recipe asks for."""
-    return Encoding.from_names(recipe.text.encoder, recipe.text.templates)
-
-
-def check_resumable(
-    interrupted: dict[str, Any] | None, fingerprint: dict[str, Any], out: Path
-) -> None:
-    """Raise InputError where an interrupted run differs: starting anew would discard it."""
-    fingerprint = json.loads(json.dumps(fingerprint))  # as the file has it: tuples as lists
-    if interrupted is None or interrupted == fingerprint:
-        return
-    differing = [key for key, value in fingerprint.items() if interrupted.get(key) != value]
-    part = differing[0] if differing else "command"
-    message = f"the interrupted run and this one differ in their {part}"
-    if part == "recipe":
-        keys = sorted(_differences(interrupted["recipe"], fingerprint["recipe"]))
-        message += f" ({', '.join(keys)})"
-    raise InputError(message, file=out, hint="give the same, or --restart to start anew")
-
-
-def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Keys in which two nested tables differ, dotted."""
-    for key in a.keys() | b.keys():
-        x, y = a.get(key), b.get(key)
-        if isinstance(x, dict) and isinstance(y, dict):
-            yield from _differences(x, y, f"{prefix}{key}.")
-        elif x != y:
-            yield prefix + key

@@ -16,8 +16,13 @@ from segkit.runs.run_manifest import CHECKPOINTS, is_complete
 from segkit.shards.publish import Staging, interrupted, staging
 from segkit.storage import location
 from segkit.training import checkpoint
+from segkit.training.preflight import (
+    check_resumable,
+    recipe_encoding,
+    require_no_interrupted_run,
+)
 from segkit.training.publish_run import publish, write_inputs, write_model
-from segkit.training.setup import TrainingSetup, check_resumable, recipe_encoding
+from segkit.training.setup import TrainingSetup
 from segkit.training.trainer import Callbacks, Trainer
 
 
@@ -106,16 +111,23 @@ def _open_stage(
         left = distributed.broadcast_object(interrupted(out) if is_first else None)
         check_resumable(left, fingerprint, out)
     elif not restart:
-        has_checkpoints = is_first and any(out.glob(f".v*.partial/{CHECKPOINTS}/step-*"))
-        if distributed.broadcast_object(has_checkpoints):
-            hint = "give --resume to continue it, or --restart to delete its checkpoints"
-            raise InputError("holds an interrupted run", file=out, hint=hint)
+        error = _interrupted_run(out) if is_first else None
+        if error := distributed.broadcast_object(error):
+            raise error
     with (
         staging(out, fingerprint, resume=resume, content="run") if is_first else nullcontext()
     ) as stage:
         shared: Staging | None = distributed.broadcast_object(stage)
         assert shared is not None
         yield shared
+
+
+def _interrupted_run(out: Path) -> InputError | None:
+    try:
+        require_no_interrupted_run(out)
+    except InputError as error:
+        return error
+    return None
 
 
 def _train(trainer: Trainer, mix: DataMix, stage: Staging, callbacks: Callbacks) -> Path:

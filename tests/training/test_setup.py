@@ -13,12 +13,14 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.taxonomy import Category, Taxonomy
 from segkit.text.embeddings import EmbeddingStore
-from segkit.training.setup import (
-    check_eval_datasets,
+from segkit.training.preflight import (
+    check_eval_sets,
+    check_inputs,
     check_resumable,
-    open_datasets,
-    resolve_pixel_statistics,
+    encode_names,
+    name_sets,
 )
+from segkit.training.setup import open_datasets, resolve_pixel_statistics
 from tests.training.toy import TAXONOMY, write_toy_set
 
 IMAGENET = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -97,12 +99,13 @@ def test_an_interrupted_run_that_differs_is_refused(
 
 def test_evaluation_sets_of_one_name_are_refused(toy_set: ShardSet) -> None:
     recipe = load_recipe("dataseg-mini")
-    (dataset,) = open_datasets([(str(toy_set.path), 2.0)], recipe)
+    named = name_sets([(str(toy_set.path), 2.0)])
+    (dataset,) = open_datasets(named, recipe)
     assert (dataset.name, dataset.weight) == ("toy", 2.0)
     assert dataset.embeddings.is_thing.tolist() == [False, True]
-    check_eval_datasets([dataset])
+    check_eval_sets(named)
     with pytest.raises(InputError, match="two sets of --eval-data are called 'toy'"):
-        check_eval_datasets([dataset, dataset])
+        check_eval_sets(named * 2)
 
 
 def test_new_names_are_encoded_before_training(
@@ -119,5 +122,8 @@ def test_new_names_are_encoded_before_training(
     words: list[str] = []
     monkeypatch.setattr(EmbeddingStore, "add", lambda store, new: words.extend(new))
     with pytest.raises(InputError, match="a brand-new gadget"):
-        open_datasets([(str(renamed.path), 1.0)], load_recipe("dataseg-mini"))
+        recipe = load_recipe("dataseg-mini")
+        inputs = check_inputs(recipe, [(str(renamed.path), 1.0)], [])
+        encode_names(inputs)
+        open_datasets(inputs.datasets, recipe)
     assert words == ["a brand-new gadget"]

@@ -1,0 +1,91 @@
+"""Check the data sets of a training run; imports no PyTorch."""
+
+from collections.abc import Mapping, Sequence
+
+from segkit.errors import InputError
+from segkit.recipes.schema import DataConfig, MaskPolicy
+from segkit.sample import Segment
+from segkit.shards.manifest import TASKS, Task
+from segkit.shards.reader import ShardSet
+from segkit.taxonomy import Taxonomy
+
+
+def check_sets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
+    """Check names, weights and mask policies of data sets.
+
+    Raises:
+        InputError: no data set, an empty one, one twice, a name used twice, a weight that is not
+            positive, or a policy for a set or class that does not exist.
+    """
+    names = [name for name, _, _ in sets]
+    if not names:
+        raise InputError("no data set", hint="give at least one with --data")
+    paths = [shards.path for _, shards, _ in sets]
+    for name, shards, weight in sets:
+        if paths.count(shards.path) > 1:
+            hint = "give it once, followed by its weight: SET=WEIGHT"
+            raise InputError("the same set is given more than once", file=shards.path, hint=hint)
+        if names.count(name) > 1:
+            message, hint = f"two data sets are named {name!r}", "give each its own name"
+            raise InputError(message, file=shards.path, hint=hint)
+        if not 0 < weight < float("inf"):
+            message, hint = f"its sampling weight is {weight}", "give a positive number after ="
+            raise InputError(message, file=shards.path, hint=hint)
+        if not len(shards):
+            raise InputError("it has no images", file=shards.path, hint="leave the data set out")
+    for key in config.mask_policy:
+        if key.partition(":")[0] not in names:
+            hint = f"name one of: {', '.join(names)}"
+            raise InputError("no such data set", record=f"data.mask_policy.{key}", hint=hint)
+
+
+def mask_policies(name: str, taxonomy: Taxonomy, config: DataConfig) -> dict[int, MaskPolicy]:
+    """The policy of every class id of one data set."""
+    default = config.mask_policy.get(name, "mask")
+    by_class = {
+        key.partition(":")[2]: policy
+        for key, policy in config.mask_policy.items()
+        if key.startswith(f"{name}:")
+    }
+    for unknown in by_class.keys() - set(taxonomy.names):
+        record = f"data.mask_policy.{name}:{unknown}"
+        hint = f"see `segkit inspect` for the classes of {name}"
+        raise InputError("no such class", record=record, hint=hint)
+    return {category.id: by_class.get(category.name, default) for category in taxonomy.categories}
+
+
+def require_targets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
+    """Raise InputError for a data set that nothing can be learned from.
+
+    That is one without a segment that can become a target: not a crowd, not ignored, of a class
+    whose mask policy is not none, and a thing in a set of instances. Images without objects may
+    accompany other sets, since there everything is background.
+    """
+    usable = {}
+    for name, shards, _ in sets:
+        policies, task = mask_policies(name, shards.taxonomy, config), TASKS[shards.manifest.kind]
+        usable[name] = any(
+            is_target(segment, task, policies)
+            for sample in shards.samples()
+            for segment in sample.segments
+        )
+    for name, shards, _ in sets:
+        segments = shards.manifest.statistics.segments
+        negatives = not segments and TASKS[shards.manifest.kind] == "instance"
+        if usable[name] or (negatives and any(usable.values())):
+            continue
+        message, hint = "it has no segments to learn from", "leave the data set out"
+        if segments:
+            message = f"none of its {segments} segments can be learned from"
+            hint = (
+                "they are crowds, ignored, stuff in a set of instances, or of mask policy none; "
+                "COCO crowds that are objects: convert with --crowds-as-objects"
+            )
+        raise InputError(message, file=shards.path, hint=hint)
+
+
+def is_target(segment: Segment, task: Task, policies: Mapping[int, MaskPolicy]) -> bool:
+    """Whether a segment can become a target of training."""
+    if segment.is_crowd or segment.ignore or policies.get(segment.class_id) == "none":
+        return False
+    return task != "instance" or segment.kind == "thing"

@@ -1,0 +1,197 @@
+"""Refuse what a training run cannot use before PyTorch is imported and a model is built.
+
+`check_training` is what `segkit train` calls first; `TrainingSetup.open` repeats the part that
+concerns the recipe and the data, for calls from Python.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segkit.data.check_sets import check_sets, require_targets
+from segkit.errors import InputError
+from segkit.extras import require_extra
+from segkit.recipes.load import load_recipe
+from segkit.recipes.schema import Recipe
+from segkit.runs.init_from import resolve_init_from
+from segkit.runs.run_manifest import CHECKPOINTS
+from segkit.shards.publish import MANIFEST, interrupted, require_unlocked
+from segkit.shards.reader import ShardSet
+from segkit.text.embeddings import EmbeddingStore
+from segkit.text.encoding import Encoding
+from segkit.text.indistinct import indistinct_notes
+
+NamedSet = tuple[str, ShardSet, float]
+"""Name, shard set and sampling weight."""
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_LATER = ("pixel_mean", "pixel_std", "text_dim")
+"""Keys of `model` that are resolved after PyTorch has been imported."""
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """The checked inputs of a training run."""
+
+    recipe: Recipe
+    datasets: list[NamedSet]
+    eval_datasets: list[NamedSet]
+
+
+def check_training(
+    recipe: str | Path,
+    data: Sequence[tuple[str, float]],
+    out: Path,
+    *,
+    eval_data: Sequence[str],
+    steps: int | None,
+    device: str,
+    overrides: Sequence[str],
+    resume: bool,
+    restart: bool,
+) -> TrainingInputs:
+    """Check the arguments of `segkit.train`, as far as that needs no PyTorch.
+
+    Raises:
+        InputError: a recipe, data set, device or evaluation that cannot be used, another recipe or
+            other data than those of the run to resume, or an interrupted run with neither `resume`
+            nor `restart`.
+        SegkitError: another process is writing to `out`.
+    """
+    changes = overrides if steps is None else [*overrides, f"training.steps={steps}"]
+    if not _DEVICE.fullmatch(device):
+        hint = "give auto, cpu, cuda or cuda:N"
+        raise InputError(f"unknown device {device!r}", record="--device", hint=hint)
+    inputs = check_inputs(load_recipe(recipe, changes), data, eval_data)
+    if int(os.environ.get("RANK", "0")) == 0:  # the first process may be writing there already
+        require_unlocked(out)
+        if resume:
+            check_resumable(interrupted(out), _early_fingerprint(inputs, interrupted(out)), out)
+        elif not restart:
+            require_no_interrupted_run(out)
+    return inputs
+
+
+def check_inputs(
+    recipe: Recipe, data: Sequence[tuple[str, float]], eval_data: Sequence[str]
+) -> TrainingInputs:
+    """Resolve the start of a recipe and open its data sets; raises as `check_training`."""
+    recipe = resolve_init_from(recipe)
+    for name in recipe.training.loggers:
+        require_extra(name, f"training.loggers: {name}")
+    datasets = name_sets(data)
+    check_sets(datasets, recipe.data)
+    require_targets(datasets, recipe.data)
+    eval_datasets = name_sets([(spec, 1.0) for spec in eval_data])
+    check_eval_sets(eval_datasets)
+    if recipe.training.publish == "best" and not eval_datasets:
+        hint = "give --eval-data, or set it to last"
+        raise InputError("no evaluation to choose by", record="training.publish", hint=hint)
+    return TrainingInputs(recipe, datasets, eval_datasets)
+
+
+def name_sets(data: Sequence[tuple[str, float]]) -> list[NamedSet]:
+    """Open data sets by their own names, or by their directories' where two share a name."""
+    opened = [(ShardSet.open(spec), weight) for spec, weight in data]
+    count = Counter(shards.manifest.name for shards, _ in opened)
+    names = (
+        shards.manifest.name if count[shards.manifest.name] == 1 else shards.path.parent.name
+        for shards, _ in opened
+    )
+    return [(name, *pair) for name, pair in zip(names, opened, strict=True)]
+
+
+def check_eval_sets(datasets: Sequence[NamedSet]) -> None:
+    """Raise InputError where two evaluation sets share a name, or one has no masks."""
+    count = Counter(name for name, _, _ in datasets)
+    for name, shards, _ in datasets:
+        if count[name] > 1:
+            raise InputError(
+                f"two sets of --eval-data are called {name!r}",
+                file=shards.path,
+                hint="leave one of them out, or give it another name",
+            )
+    for _, shards, _ in datasets:
+        if shards.manifest.kind == "boxes":
+            raise InputError(
+                "has only boxes, so masks cannot be evaluated",
+                file=shards.path,
+                hint="leave it out",
+            )
+
+
+def encode_names(inputs: TrainingInputs) -> list[str]:
+    """Encode the class names that have no embedding yet.
+
+    Returns:
+        Notes on classes that the text encoder cannot tell apart, one line each.
+    """
+    store = EmbeddingStore(recipe_encoding(inputs.recipe))
+    notes = []
+    for name, shards, _ in (*inputs.datasets, *inputs.eval_datasets):
+        categories = shards.taxonomy.categories
+        store.add(store.missing_words(categories))
+        notes += [f"{name}: {text}" for text in indistinct_notes(categories, store)]
+    return list(dict.fromkeys(notes))
+
+
+def resolve_text_dim(recipe: Recipe) -> Recipe:
+    """Give the classifier the width of the embeddings, unless the recipe sets `model.text_dim`."""
+    width = EmbeddingStore(recipe_encoding(recipe)).dimension()
+    if width is None or "text_dim" in recipe.model.model_fields_set:
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"text_dim": width})})
+
+
+def recipe_encoding(recipe: Recipe) -> Encoding:
+    """The encoding of class names that a recipe asks for."""
+    return Encoding.from_names(recipe.text.encoder, recipe.text.templates)
+
+
+def require_no_interrupted_run(out: Path) -> None:
+    """Raise InputError where a run was interrupted while it trained or was published."""
+    marks = (f".v*.partial/{CHECKPOINTS}/step-*", f".v*.partial/{MANIFEST}")
+    if any(any(out.glob(mark)) for mark in marks):
+        hint = "give --resume to continue it, or --restart to delete its checkpoints"
+        raise InputError("holds an interrupted run", file=out, hint=hint)
+
+
+def check_resumable(
+    interrupted: dict[str, Any] | None, fingerprint: dict[str, Any], out: Path
+) -> None:
+    """Raise InputError where an interrupted run differs: starting anew would discard it."""
+    fingerprint = json.loads(json.dumps(fingerprint))  # as the file has it: tuples as lists
+    if interrupted is None or interrupted == fingerprint:
+        return
+    differing = [key for key, value in fingerprint.items() if interrupted.get(key) != value]
+    part = differing[0] if differing else "command"
+    message = f"the interrupted run and this one differ in their {part}"
+    if part == "recipe":
+        keys = sorted(_differences(interrupted["recipe"], fingerprint["recipe"]))
+        message += f" ({', '.join(keys)})"
+    raise InputError(message, file=out, hint="give the same, or --restart to start anew")
+
+
+def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any] | None) -> dict[str, Any]:
+    """The part of `TrainingSetup.fingerprint` that is known early; the rest as it was left."""
+    recipe = inputs.recipe.model_dump(mode="json")
+    model = {} if left is None else left.get("recipe", {}).get("model", {})
+    recipe["model"] |= {key: model[key] for key in _LATER if key in model}
+    data = {name: [shards.manifest.digest, weight] for name, shards, weight in inputs.datasets}
+    return {"command": "train", "recipe": recipe, "data": data} | (
+        {} if left is None else {"processes": left.get("processes")}
+    )
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Keys in which two nested tables differ, dotted."""
+    for key in a.keys() | b.keys():
+        x, y = a.get(key), b.get(key)
+        if isinstance(x, dict) and isinstance(y, dict):
+            yield from _differences(x, y, f"{prefix}{key}.")
+        elif x != y:
+            yield prefix + key

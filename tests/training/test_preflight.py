@@ -1,0 +1,174 @@
+import fcntl
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segkit.data.check_sets import is_target
+from segkit.errors import InputError, SegkitError
+from segkit.recipes.load import load_recipe
+from segkit.sample import Segment
+from segkit.shards.header import Header
+from segkit.shards.manifest import SetKind
+from segkit.shards.publish import staging
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_layer
+from segkit.taxonomy import Category, Taxonomy
+from segkit.training.preflight import check_inputs, check_training, encode_names
+from segkit.training.train import train
+from segkit.training.trainer import Callbacks
+from tests.commands.slips import assert_refused_before_torch
+from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_toy_set(tmp_path_factory.mktemp("data") / "toy")
+
+
+def changed(
+    toy: ShardSet,
+    folder: Path,
+    change: Callable[[Segment], Segment | None],
+    kind: SetKind = "panoptic",
+    taxonomy: Taxonomy = TAXONOMY,
+) -> ShardSet:
+    """The toy set with other segments."""
+    samples = (
+        replace(sample, segments=tuple(filter(None, map(change, sample.segments))))
+        for sample in toy.samples()
+    )
+    header = replace(Header.from_set(toy, "test", {}), kind=kind, taxonomy=taxonomy, name="changed")
+    return write_layer(folder, toy, samples, header)
+
+
+def crowd(segment: Segment) -> Segment:
+    return replace(segment, is_crowd=True)
+
+
+def ignored(segment: Segment) -> Segment:
+    return replace(segment, ignore=True)
+
+
+def only_stuff(segment: Segment) -> Segment | None:
+    return segment if segment.kind == "stuff" else None
+
+
+def nothing(segment: Segment) -> None:
+    return None
+
+
+def mixed(segment: Segment) -> Segment:
+    return crowd(segment) if segment.kind == "thing" else segment
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (crowd, "panoptic", "none of its 15 segments can be learned from; they are crowds"),
+        (ignored, "panoptic", "none of its 15 segments can be learned from.*--crowds-as-objects"),
+        (only_stuff, "instance", "none of its 6 segments can be learned from.*stuff in a set of"),
+        (nothing, "panoptic", "has no segments to learn from; leave the data set out"),
+        (nothing, "instance", "has no segments to learn from"),
+        (mixed, "panoptic", None),
+        (mixed, "instance", "none of its"),
+    ],
+)
+def test_sets_without_a_target_are_refused(
+    change: Any, kind: SetKind, message: str | None, toy: ShardSet, tmp_path: Path
+) -> None:
+    data = [(str(changed(toy, tmp_path / "set", change, kind).path), 1.0)]
+    recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")))
+    if message is None:
+        check_inputs(recipe, data, [])
+        return
+    with pytest.raises(InputError, match=message):
+        check_inputs(recipe, data, [])
+
+
+def test_images_without_objects_may_accompany_other_sets(toy: ShardSet, tmp_path: Path) -> None:
+    negatives = changed(toy, tmp_path / "negatives", nothing, "instance")
+    recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")))
+    sets = [(str(negatives.path), 1.0), (str(toy.path), 1.0)]
+    assert len(check_inputs(recipe, sets, []).datasets) == 2
+
+
+def test_the_mask_policy_none_leaves_no_target(toy: ShardSet, tmp_path: Path) -> None:
+    file = str(write_recipe(tmp_path / "tiny.toml"))
+    recipe = load_recipe(file, ['data.mask_policy={toy = "none"}'])
+    with pytest.raises(InputError, match="of mask policy none"):
+        check_inputs(recipe, [(str(toy.path), 1.0)], [])
+    segment = next(toy.samples()).segments[0]
+    assert not is_target(segment, "panoptic", {segment.class_id: "none"})
+    assert is_target(segment, "panoptic", {segment.class_id: "box"})
+
+
+def test_what_can_be_refused_is_refused_before_torch(toy: ShardSet, tmp_path: Path) -> None:
+    crowds = changed(toy, tmp_path / "crowds", crowd)
+    interrupted, publishing = tmp_path / "interrupted", tmp_path / "publishing"
+    (interrupted / ".v1.partial" / "checkpoints" / "step-00000004").mkdir(parents=True)
+    (publishing / ".v2.partial").mkdir(parents=True)
+    (publishing / ".v2.partial" / "manifest.json").touch()
+    recipe = str(write_recipe(tmp_path / "tiny.toml"))
+    base = ["train", "--recipe", recipe, "--data", str(toy.path), "--out", str(tmp_path / "run")]
+    slips = (
+        ["--out", str(interrupted)],
+        ["--out", str(publishing)],
+        ["--data", str(crowds.path)],
+        ["--data", str(toy.path)],
+        ["--data", f"{crowds.path}=0"],
+        ["--set", "data.mask_policy.absent=box"],
+        ["--set", "training.publish=best"],
+        ["--eval-data", str(toy.path), "--eval-data", str(toy.path)],
+        ["--device", "gpu"],
+        ["--resume", "--restart"],
+    )
+    assert_refused_before_torch(base, slips)
+
+
+def arguments(**changes: Any) -> dict[str, Any]:
+    values = {"eval_data": [], "steps": 3, "device": "cpu", "overrides": ()}
+    return {**values, "resume": False, "restart": False, **changes}
+
+
+def test_resuming_with_another_recipe_or_data_is_refused_early(
+    toy: ShardSet, tmp_path: Path
+) -> None:
+    recipe, out = str(write_recipe(tmp_path / "tiny.toml")), tmp_path / "run"
+    data = [(str(toy.path), 1.0)]
+
+    def stop(*_: Any) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(recipe, data, out, callbacks=Callbacks(on_start=stop), **arguments())
+    check_training(recipe, data, out, **arguments(resume=True))  # the same
+    with pytest.raises(InputError, match=r"differ in their recipe \(optimizer.lr\)"):
+        lr = ["optimizer.lr=0.1"]
+        check_training(recipe, data, out, **arguments(resume=True, overrides=lr))
+    with pytest.raises(InputError, match="differ in their data"):
+        check_training(recipe, [(str(toy.path), 2.0)], out, **arguments(resume=True))
+
+
+def test_a_run_that_another_process_writes_is_refused_early(toy: ShardSet, tmp_path: Path) -> None:
+    recipe, out = str(write_recipe(tmp_path / "tiny.toml")), tmp_path / "run"
+    with staging(out, {}, resume=False, content="run"):
+        lock = (out / ".lock").open("a")
+        with pytest.raises(BlockingIOError), lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(SegkitError, match="another process is writing here"):
+            check_training(recipe, [(str(toy.path), 1.0)], out, **arguments())
+    check_training(recipe, [(str(toy.path), 1.0)], out, **arguments())
+
+
+def test_class_names_of_one_embedding_are_noted(
+    toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    names = Taxonomy("twins", (Category(1, "helmet", "stuff"), Category(2, "Helmet", "thing")))
+    twins = changed(toy, tmp_path / "twins", lambda segment: segment, taxonomy=names)
+    recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")))
+    (note,) = encode_names(check_inputs(recipe, [(str(twins.path), 1.0)], [str(twins.path)]))
+    assert note.startswith("changed: classes 1 'helmet', 2 'Helmet' have one text embedding")
