@@ -10,7 +10,7 @@ from segkit.shards.locations import parent_path
 from segkit.shards.manifest import Count, Ledger, Manifest, Parent, Statistics
 from segkit.shards.manifest_file import DIGEST, is_intact, read_content
 from segkit.shards.publish import MANIFEST
-from segkit.shards.reader import ShardSet
+from segkit.shards.reader import ShardSet, read_manifest
 
 _JOINED = "joined"
 """Ledger code of kept annotations that `relabel` joins into one segment."""
@@ -40,9 +40,7 @@ def check_manifest(data: ShardSet) -> Iterator[Violation]:
     """Every violation in the manifest of a set that shows without reading a label or an image."""
     manifest = data.manifest
     yield from check_digest(data.path)
-    digest = Manifest.content_digest(
-        manifest.kind, manifest.taxonomy, manifest.parts, manifest.image_roots
-    )
+    digest = _content_digest(manifest)
     if digest != manifest.digest:
         detail = f"the digest is {manifest.digest}, that of the content {digest}"
         yield Violation("digest", MANIFEST, detail)
@@ -81,9 +79,23 @@ def check_parents(version: Path, parents: Iterable[Parent]) -> Iterator[Violatio
             continue
         if not is_intact(content):
             yield Violation("parent", str(path), "the parent's manifest is damaged")
-        if content.get("digest") != parent.digest:
-            detail = f"the parent's digest is {content.get('digest')}, not the recorded"
+        digest = content.get("digest")
+        if content.get("type") != "run":
+            try:
+                digest = _content_digest(read_manifest(path, verify=False))
+            except InputError as error:
+                yield Violation("parent", str(path), str(error))
+                continue
+        if digest != parent.digest:
+            detail = f"the digest of the parent's content is {digest}, not the recorded"
             yield Violation("parent", str(path), f"{detail} {parent.digest}")
+
+
+def _content_digest(manifest: Manifest) -> str:
+    """The digest of a manifest's content, whatever the manifest says that it is."""
+    return Manifest.content_digest(
+        manifest.kind, manifest.taxonomy, manifest.parts, manifest.image_roots
+    )
 
 
 def _is_file(path: Path) -> bool:

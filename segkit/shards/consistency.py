@@ -11,7 +11,7 @@ from segkit.masks import rle
 from segkit.masks.boxes import with_margin
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import SetKind
-from segkit.shards.rules import is_area, is_box, reaches
+from segkit.shards.rules import is_area, is_box, is_score, reaches
 from segkit.taxonomy import Taxonomy
 
 _MAX_PIXELS = 2**31
@@ -62,7 +62,7 @@ def _check_segment(
     if sample.annotated is not None and segment.class_id not in sample.annotated:
         detail = f"class {segment.class_id} is not among the annotated classes of this image"
         yield "not-annotated", detail
-    if segment.score is not None and not 0 <= segment.score <= 1:
+    if segment.score is not None and not is_score(segment.score):
         yield "score", f"score {segment.score} is not within 0-1"
     if segment.mask is not None and segment.mask_from is None:
         yield "mask-from", "a mask without provenance"

@@ -39,7 +39,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "kind": Rule("a segment is a thing or stuff as its class is"),
     "not-annotated": Rule("the class of a segment is among the annotated classes of its image"),
-    "score": Rule("a score is within 0-1; conversion reads none"),
+    "score": Rule("a score is within 0-1", repaired=("score-out-of-range",)),
     "mask-from": Rule("a mask has a provenance, and vice versa"),
     "source-json": Rule(
         "verbatim records of the source are JSON",
@@ -80,6 +80,11 @@ def is_box(box: Box) -> bool:
 def is_area(area: float) -> bool:
     """Whether an area is finite and not negative."""
     return math.isfinite(area) and area >= 0
+
+
+def is_score(score: float) -> bool:
+    """Whether a score is within 0-1."""
+    return 0 <= score <= 1
 
 
 def reaches(box: Box, tight_box: Box) -> bool:

@@ -10,6 +10,7 @@ from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import MaskSource, Sample, Segment
 from segkit.shards.manifest import SetKind
+from segkit.shards.rules import is_score
 from segkit.sources import coco_fields
 from segkit.sources.categories import NativeCategory, build_taxonomy
 from segkit.sources.drawn_shapes import Draw, union
@@ -37,6 +38,7 @@ class Annotation:
     is_crowd: bool = False
     ignore: bool = False
     score: float | None = None
+    """One that is not within 0-1 is left out with a warning."""
     source_id: str | None = None
     mask_from: MaskSource = "human"
 
@@ -163,6 +165,10 @@ class DrawnSource:
             tally.warn(drawing.warning, class_name)
         if coco_fields.beyond_image(box, width, height):
             tally.warn("box-beyond-image", class_name)
+        score = first.score
+        if score is not None and not is_score(score):
+            tally.warn("score-out-of-range", class_name)
+            score = None
         return Segment(
             class_id=category.id,
             kind=category.kind,
@@ -172,7 +178,7 @@ class DrawnSource:
             is_crowd=first.is_crowd,
             ignore=any(part.ignore for part in parts),
             mask_from=None if mask is None else first.mask_from,
-            score=first.score,
+            score=score,
             source_id=None if first.source_id is None else plain_text(first.source_id),
             source_polygon=None if self.boxes_only else drawing.polygons,
         )

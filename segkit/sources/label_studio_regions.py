@@ -240,9 +240,7 @@ def _angle(value: Mapping[str, Any]) -> float:
 
 
 def _score(value: Any) -> float | None:
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
-        return None
-    return float(value)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _marks(result: Mapping[str, Any]) -> tuple[str, ...]:

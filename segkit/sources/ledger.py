@@ -106,6 +106,7 @@ WARNINGS: dict[str, str] = {
     "thin-polygon": (
         "a polygon that contains the center of no pixel; its mask is the pixels on its edge"
     ),
+    "score-out-of-range": "a score that is not within 0-1 is left out",
     "unlabelled-image": "an image without any annotation; kept as an image without segments",
     "wrong-extension": "the format of the file is not the one that its extension names",
 }

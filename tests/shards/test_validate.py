@@ -196,11 +196,17 @@ def test_images_bytes_are_those_of_the_tar(make_set):
 def test_a_changed_parent_of_a_layer_is_found(make_set, tmp_path):
     shards = make_set()
     layer = write_layer(tmp_path / "layer", shards, shards.samples(), Header.from_set(shards, "t"))
-    change_manifest(shards.path, digest="0" * 64)
+    intact = (shards.path / "manifest.json").read_text()
+    unprotect(shards.path)
+    change_manifest(shards.path, kind="semantic")
     assert codes(layer.path) == {"parent"}
+    (shards.path / "manifest.json").write_text("[]")
+    assert "parent" in codes(layer.path)
+    (shards.path / "manifest.json").write_text(intact)
+    assert codes(layer.path) == set()
     tar = shards.path / "images-00000.tar"
     tar.write_bytes(bytes(len(tar.read_bytes())))
-    assert codes(layer.path) == {"parent", "checksum", "image-checksum", "image-size"}
+    assert codes(layer.path) == {"checksum", "image-checksum", "image-size"}
 
 
 def test_a_damaged_parent_and_a_wrong_version_number_are_found(make_set, tmp_path):

@@ -1,6 +1,7 @@
 """Whatever a source holds, `segkit validate` accepts what `convert` publishes of it."""
 
 import json
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,13 +25,16 @@ from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_joined import open_coco_joined
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import ConversionReport, ConvertOptions, convert
+from segkit.sources.label_studio import open_label_studio
 from segkit.sources.ledger import DROP_HINTS, WARNINGS
 from segkit.sources.semantic_masks import open_semantic
 from segkit.sources.source import Source
 from segkit.sources.voc import open_voc
 from tests.shards.test_validate import BROKEN
 
+from . import test_label_studio as label_studio
 from .builders import CATEGORIES, HEIGHT, WIDTH, coco_instances, id_png, picture, write_json
+from .test_damaged_formats import OPENERS, altered, rich_files
 
 SQUARE = [2, 2, 12, 2, 12, 12, 2, 12]
 REASONABLE = settings(
@@ -340,3 +344,34 @@ def test_predicates_take_any_box(box: list[Any] | None) -> None:
         values = tuple(map(float, box))
         assert reaches(values, values) or min(values[2:]) < 0
         assert isinstance(agrees(1.0, 1.0, values), bool)
+
+
+@pytest.mark.parametrize("score", [0.5, -1, 87, 1e308, True, "high", None])
+def test_scores_of_label_studio_are_within_0_and_1_or_left_out(tmp_path: Path, score: Any) -> None:
+    picture(tmp_path / "images" / "a.jpg")
+    region = label_studio.rectangle(5, 5, 10, 10, score=score)
+    task = {"id": 8, "data": {"image": "a.jpg"}, "predictions": [{"result": [region]}]}
+    write_json(tmp_path / "tasks.json", [task])
+    source = open_label_studio(tmp_path / "tasks.json", tmp_path / "images", predictions=True)
+    report = assert_valid(source, tmp_path / "out")
+    (segment,) = report.published.sample(0).segments
+    odd = score in (-1, 87, 1e308)
+    assert segment.score == (float(score) if score in (0.5, True) else None)
+    assert report.ledger.annotations.warnings.get("score-out-of-range", 0) == odd
+
+
+@pytest.mark.parametrize("command", sorted(OPENERS))
+def test_altered_files_of_labeling_tools(tmp_path: Path, command: str) -> None:
+    file = rich_files(tmp_path)[command]
+    whole = {"train": "images/train", "nc": 2, "path": ".", "names": {"0": "cat", "1": "dog"}}
+    whole = whole if command == "yolo" else json.loads(file.read_text())
+    rng, valid = random.Random(command), 0
+    for _ in range(15):
+        file.write_text(json.dumps(altered(whole, rng)))
+        try:
+            source = OPENERS[command](file)
+            assert_valid(source, tmp_path / "out")
+            valid += 1
+        except InputError:
+            continue
+    assert valid > 0
