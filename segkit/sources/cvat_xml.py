@@ -44,11 +44,10 @@ class CvatXml(DrawnSource):
             if image.tag != "image":
                 continue
             name = (image.get("name") or "").replace("\\", "/")
-            last = name.rpartition("/")[2]
-            below = f"images/{name.lstrip('/')}"
-            paths = image_candidates((name, below, last, f"images/{last}"))
-            file_name = paths[0] if paths else name
-            yield Record(stem(file_name), file_name, paths or (name,), tostring(image))
+            last, below = name.rpartition("/")[2], f"images/{name.lstrip('/')}"
+            paths = image_candidates((name, below, last, f"images/{last}")) if name else ("",)
+            record_id = stem(paths[0]) or f"without a name (id {image.get('id')})"
+            yield Record(record_id, paths[0], paths, tostring(image))
 
     def read(self, record: Record) -> ImageAnnotations:
         """Read the shapes in the element of an image."""

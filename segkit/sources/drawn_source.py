@@ -85,24 +85,30 @@ class DrawnSource:
         return {"source": self.name, "annotations": place, **options}
 
     def records(self, tally: Tally) -> Iterator[Record]:
-        """Yield every image once; a second image with an id is dropped with its annotations."""
+        """Yield every image once; one without a name and a second one of an id are dropped."""
         tally.notes.extend(self.notes)
         ids: set[str] = set()
         for record in self.all_records():
-            if record.id not in ids:
+            if not record.file_name:
+                message = "no image is named"
+                self._drop(record, "malformed-image", message, self.annotations, tally)
+            elif record.id in ids:
+                message = "another image has the same name, up to the extension"
+                self._drop(record, "duplicate-id", message, self.images / record.file_name, tally)
+            else:
                 ids.add(record.id)
                 yield record
-                continue
-            tally.images_in += 1
-            try:
-                names = self.load(record)[1]
-            except ImageError as error:
-                tally.drop_image(error.defect, ())
-                continue
-            message = "another image has the same name, up to the extension"
-            file = str(self.images / record.file_name)
-            tally.annotations_in.update(names)
-            tally.drop_image(Defect("duplicate-id", message, file, f"image {record.id}"), names)
+
+    def _drop(self, record: Record, code: str, message: str, file: Path, tally: Tally) -> None:
+        """Drop an image with its annotations before it is planned."""
+        tally.images_in += 1
+        try:
+            names = self.load(record)[1]
+        except ImageError as error:
+            tally.drop_image(error.defect, ())
+            return
+        tally.annotations_in.update(names)
+        tally.drop_image(Defect(code, message, str(file), f"image {record.id}"), names)
 
     def all_records(self) -> Iterator[Record]:
         """Yield every image of the source."""

@@ -64,9 +64,6 @@ class LabelStudio(DrawnSource):
         """Read the regions of a task."""
         task = json.loads(record.data)
         name = f"image {record.id}"
-        if not record.file_name:
-            message = "the task has no image: no value of its `data` is the path of one"
-            raise ImageError("malformed-image", message, file=self.annotations, record=name)
         entries = annotations_of(task)
         chosen = _choose(entries)
         predicted = _last_prediction(task) if chosen is None and self.predictions else None

@@ -226,6 +226,8 @@ def test_images_in_folders_and_missing_ones(tmp_path: Path) -> None:
     assert dry_run(opened(path)).ledger.images.kept == 1
     path.write_text(path.read_text().replace("/share", "../share"))
     assert codes(dry_run(opened(path))) == {"unsafe-path": 1}
+    path.write_text(path.read_text().replace('name="../share/2024/a.jpg"', ""))
+    assert codes(dry_run(opened(path))) == {"malformed-image": 1}
     path = dump(tmp_path, box(1, 1, 5, 5), size=(10, 10))
     assert codes(dry_run(opened(path))) == {"size-mismatch": 1}
 

@@ -230,7 +230,7 @@ def test_images_that_are_not_named_or_lead_outside(tmp_path: Path) -> None:
         "missing-image": 1,
         "unsafe-path": 1,
     }
-    assert report.ledger.images.kept == 1
+    assert (report.ledger.images.kept, report.ledger.annotations.input) == (1, 4)
 
 
 def test_a_list_of_labels_gives_the_ids(tmp_path: Path) -> None:
