@@ -185,7 +185,7 @@ def _finish(
     }
     file = out / "metrics.json"
     write_json(file, result, _SCHEMA)
-    warn(result)
+    warn(result, truth)
     printed = [*tables(result, truth), *more, _published_table(result, published), str(file)]
     emit(result, schema=_SCHEMA, as_json=as_json, tables=printed)
 

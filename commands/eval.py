@@ -168,7 +168,7 @@ def _evaluate(
     result |= evaluation.metrics
     write_json(out / "metrics.json", result)
     write_text(out / "report.html", report(result, evaluation, truth, predictions))
-    warn(result)
+    warn(result, truth)
     printed = [*tables(result, truth), f"{out / 'report.html'}"]
     emit(result, schema=METRICS_SCHEMA, as_json=as_json, tables=printed)
 

@@ -142,10 +142,14 @@ def load_run_for(
     return run
 
 
-def warn(result: dict[str, Any]) -> None:
+def warn(result: dict[str, Any], truth: "ShardSet") -> None:
     """Print notes on stderr that a reader of the figures must know."""
     from segkit.metrics.class_mapping import class_map_notes
+    from segkit.metrics.output import uncounted_truth
 
+    by_box = result.get("by") == "box"
+    if reason := uncounted_truth(truth, result["task"], by_box=by_box):
+        note(reason)
     if missing := result["images"]["without_prediction"]:
         images = f"{missing} of {plural(result['images']['evaluated'], 'image')}"
         verb = "has" if missing == 1 else "have"

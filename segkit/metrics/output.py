@@ -2,12 +2,15 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from segkit import __version__
 from segkit.atomic import write_text
+from segkit.sample import Segment
+from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.storage import location
 
@@ -29,6 +32,41 @@ def origin(data: str | ShardSet) -> dict[str, Any]:
     if isinstance(data, ShardSet):
         return {"path": str(data.path), "version": data.version, "digest": data.manifest.digest}
     return {"path": str(location(data).resolve())}
+
+
+def uncounted_truth(truth: ShardSet, task: Task, *, by_box: bool = False) -> str | None:
+    """Why no ground truth counts for a task, in one line; None where some does.
+
+    Args:
+        truth: the ground truth, read up to its first segment that counts.
+        task: what is evaluated.
+        by_box: whether instances are matched by their boxes, so that none needs a mask.
+    """
+    reasons: Counter[str] = Counter()
+    for sample in truth.samples():
+        for segment in sample.segments:
+            reason = _reason(segment, task, by_box)
+            if reason is None:
+                return None
+            reasons[reason] += 1
+    if not reasons:
+        return "the ground truth has no segments, so that no figure says anything"
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    hint = ""
+    if reasons["crowds"]:
+        hint = "; crowds that are single objects: convert COCO with --crowds-as-objects"
+    return f"no segment of the ground truth counts ({listed}), so that no figure is defined{hint}"
+
+
+def _reason(segment: Segment, task: Task, by_box: bool) -> str | None:
+    """Why a segment of ground truth does not count; None where it does."""
+    if segment.ignore:
+        return "to be ignored"
+    if task == "instance" and segment.kind == "stuff":
+        return "stuff"
+    if segment.is_crowd and task != "semantic":
+        return "crowds"
+    return None if segment.mask is not None or by_box else "boxes without a mask"
 
 
 def write_json(path: Path, content: Mapping[str, Any], schema: str = METRICS_SCHEMA) -> None:
