@@ -119,10 +119,14 @@ def _xml_format(text: str) -> str | None:
 
 
 def _json_format(text: str) -> str | None:
+    """The format of JSON by the keys at its beginning, which may hold only the first list."""
     keys = set(_KEY.findall(text))
     if text.startswith("["):
         is_task = "data" in keys and keys & {"annotations", "completions", "predictions"}
         return "labelstudio" if is_task else None
-    if "shapes" in keys and "categories" not in keys:
+    lists = keys & {"images", "annotations", "categories"}
+    if len(lists) > 1 or (lists and keys & {"file_name", "image_id", "supercategory"}):
+        return "coco"
+    if not lists and keys & {"shapes", "imagePath", "imageData"}:
         return "labelme"
-    return "coco" if len(keys & {"images", "annotations", "categories"}) > 1 else None
+    return None

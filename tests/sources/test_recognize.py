@@ -58,6 +58,11 @@ def test_each_format_is_recognized_by_its_content(tmp_path: Path) -> None:
         '\ufeff<?xml version="1.0"?>\n<!-- <annotation> -->\n<annotations>'
     )
     assert file_format(tmp_path / "x.xml") is FORMATS["cvat"]
+    many = [{"id": number, "file_name": f"{number}.jpg"} for number in range(9999)]
+    large = {"info": {}, "images": many, "annotations": [], "categories": []}
+    assert file_format(write_json(tmp_path / "coco.json", large)) is FORMATS["coco"]
+    embedded = {"imageData": "A" * 99999, "shapes": []}
+    assert file_format(write_json(tmp_path / "me.json", embedded)) is FORMATS["labelme"]
     assert file_format(tmp_path) is None and file_format(tmp_path / "none") is None
 
 
