@@ -171,10 +171,11 @@ def _describe(path: Path) -> tuple[int, str]:
 
 def _check_file(path: Path, size: int, sha256: str | None) -> None:
     try:
-        intact = path.stat().st_size == size and sha256 in (None, file_sha256(path))
+        is_intact = path.stat().st_size == size
+        is_intact = is_intact and (sha256 is None or sha256 == file_sha256(path))
     except OSError as error:
         raise DamagedShardError(path, f"cannot be read ({error.strerror})") from error
-    if not intact:
+    if not is_intact:
         raise DamagedShardError(path, "is not the file that was written")
 
 

@@ -40,6 +40,15 @@ def test_a_record_is_read_back_and_another_index_is_unfinished(finished: Path) -
     assert read_shard(finished, 2) is None
 
 
+def test_publishing_does_not_read_the_files_again(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(sidecar, "file_sha256", hashed.append)
+    assert read_shard(finished, 1, verify=False) is not None
+    assert hashed == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_flipped_bit_anywhere_is_found(finished: Path, name: str) -> None:
     data = (finished / name).read_bytes()
