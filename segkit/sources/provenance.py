@@ -4,6 +4,7 @@ A shard of an interrupted conversion is used only if all of it still agrees.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -94,7 +95,7 @@ def note_file(path: Path) -> None:
     name = str(path)
     if name not in provenance.files:
         provenance.files[name] = states(path)
-        folder = str(path.parent)
+        folder = os.path.dirname(name)  # noqa: PTH120 - of a URL too, and four times as fast
         if folder not in provenance.folders:
             provenance.folders[folder] = states.place(path.parent)
 
