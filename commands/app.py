@@ -5,7 +5,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.models import CommandInfo
 from segkit import __version__
 from segkit.errors import Notice, SegkitError
 from segkit.extras import as_missing_extra
+from segkit.file_names import require_utf8
 from segkit.text.printable import escape_streams, printable
 
 from . import (
@@ -184,6 +186,7 @@ def main() -> None:
     escape_streams()
     _print_notices_as_notes()
     try:
+        _require_utf8_paths()
         app()
     except Exception as error:
         if os.environ.get("SEGKIT_DEBUG") == "1":
@@ -192,6 +195,14 @@ def main() -> None:
             error = as_missing_extra(error, "this command") or error
         print_line(f"error: {_one_line(error)}", style="red")
         sys.exit(error.exit_code if isinstance(error, SegkitError) else 1)
+
+
+def _require_utf8_paths() -> None:
+    """Refuse arguments and a working directory that no JSON and no row could hold."""
+    for argument in sys.argv[1:]:
+        require_utf8(argument)
+    with suppress(OSError):  # a deleted working directory
+        require_utf8(Path.cwd())
 
 
 def _print_notices_as_notes() -> None:

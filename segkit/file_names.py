@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from segkit import storage
+from segkit.errors import InputError
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 _MAX_BYTES = 200
@@ -74,6 +75,18 @@ def is_inside(path: Path, root: Path) -> bool:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError):  # a loop of links, a name that cannot be one
         return False
+
+
+def require_utf8(path: str | Path) -> None:
+    """Raise InputError for a path whose bytes are not UTF-8, such as one in Latin-1.
+
+    Parquet and JSON hold Unicode only, so that neither rows nor manifests could name it.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        hint = "rename it, such as with convmv -f latin1 -t utf8 --notest"
+        raise InputError("the name is not UTF-8", file=path, hint=hint) from None
 
 
 def safe_name(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from segkit.errors import InputError
+from segkit.file_names import require_utf8
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.inference.streams import THREADS, prefetch
 from segkit.sources.image_files import read_picture
@@ -31,6 +32,8 @@ def image_files(place: Path) -> tuple[Path, Sequence[Path]]:
     if not files:
         extensions = ", ".join(sorted(IMAGE_EXTENSIONS))
         raise InputError("no images found", file=place, hint=f"give a folder with {extensions}")
+    for file in files:
+        require_utf8(file)
     return place, files
 
 

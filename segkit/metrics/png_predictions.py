@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from segkit import storage
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
+from segkit.sources.image_files import visible_files
 from segkit.sources.label_maps import read_indices
 from segkit.sources.ledger import ImageError
 
@@ -16,12 +16,8 @@ _VOID = 255
 
 
 def png_names(folder: Path) -> list[str]:
-    """The sorted names of all PNGs in a folder and its subfolders, relative to it."""
-    if storage.is_remote(folder):
-        names = [*storage.list_files(folder)]
-    else:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
-    return sorted(name for name in names if name.lower().endswith(".png"))
+    """The sorted names of all PNGs in a folder and its subfolders that are not hidden."""
+    return sorted(name for name in visible_files(folder) if name.lower().endswith(".png"))
 
 
 class PngPredictions:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.file_names import require_utf8
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.sources.image_files import Picture
@@ -130,6 +131,8 @@ def _pair_frames(
 ) -> tuple[tuple[tuple[str, str], ...], int]:
     """Pairs of frames and masks as in `pair_masks`, and the number of masks without a frame."""
     frames = sorted(path.relative_to(images).as_posix() for path in images.glob(f"*/*{_IMAGE}"))
+    for frame in frames:
+        require_utf8(frame)
     if not frames:
         raise InputError(f"contains no */*{_IMAGE}", file=images, hint="check the path")
     pairs = []

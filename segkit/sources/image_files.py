@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit import file_names, storage
-from segkit.file_names import UnsafeNameError
+from segkit.file_names import UnsafeNameError, require_utf8
 from segkit.images.check import check_image
 from segkit.sources.ledger import ImageError
 from segkit.sources.provenance import note_file, note_missing
@@ -121,7 +121,11 @@ def check_picture(data: bytes, path: Path, *, record: str) -> Picture:
 
 
 def visible_files(folder: Path) -> Iterator[str]:
-    """Yield the relative paths of all files whose path has no part that begins with a dot."""
+    """Yield the relative paths of all files whose path has no part that begins with a dot.
+
+    Raises:
+        InputError: a name is not UTF-8.
+    """
     if storage.is_remote(folder):
         paths: Iterable[str] = storage.list_files(folder)
     else:
@@ -132,4 +136,6 @@ def visible_files(folder: Path) -> Iterator[str]:
         )
     for path in paths:
         if not any(part.startswith(".") for part in path.split("/")):
+            if not path.isascii():
+                require_utf8(folder / path)
             yield path

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from segkit.commands import app as program
@@ -182,3 +183,43 @@ for name in {str(file)!r}, {str(tmp_path / "缺")!r}:
     assert r"\u5212\u75d5" in out and r"\u2026" in out and out.endswith("0\n2\n"), out + err
     hint, error = err.splitlines()
     assert hint.startswith("next: ") and error.startswith("error: ") and r"\u7f3a" in error
+
+
+def test_names_that_are_not_utf8_end_in_one_line(tmp_path: Path) -> None:
+    """As arguments, as the working directory, and in listed folders."""
+    latin1 = os.fsdecode(b"caf\xe9")
+    folder = tmp_path / latin1
+    for name in ("images", "masks", latin1):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 6)).save(tmp_path / name / "a.png")
+    (tmp_path / "images" / "a.png").rename(tmp_path / "images" / f"{latin1}.png")
+    (tmp_path / "labels.txt").write_text("one\n")
+    (tmp_path / "classes.txt").write_text("one\n")
+    masks = ("--masks", str(tmp_path / "masks"), "--labels", str(tmp_path / "labels.txt"))
+    convert = ("convert", "semantic", *masks, "--out", str(tmp_path / "set"), "--images")
+    calls = [
+        (tmp_path, [*convert, str(folder)]),
+        (tmp_path, [*convert, str(tmp_path / "images")]),
+        (tmp_path, ["inspect", str(folder)]),
+        (folder, ["inspect", "absent"]),
+        (tmp_path, ["convert", "yolo", "--data", str(tmp_path), "--out", str(tmp_path / "y")]),
+    ]
+    code = f"""
+import os, sys
+from segkit.commands.app import main
+for folder, arguments in {calls!r}:
+    os.chdir(folder)
+    sys.argv = ["segkit", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as stop:
+        print(stop.code)
+""".replace("PosixPath(", "str(")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["2"] * len(calls), done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(calls)
+    for line in lines:
+        assert line.startswith("error: ") and "the name is not UTF-8; rename it" in line
+        assert r"caf\udce9" in line
+    assert not (tmp_path / "set").exists() or not list((tmp_path / "set").glob("v*"))
