@@ -77,6 +77,8 @@ class Staging:
     version: int
     resumed: bool
     """Whether `path` holds the finished part of a killed run with the same fingerprint."""
+    discarded: bool
+    """Whether finished shards of another run were deleted, which could not be used."""
     inode: int
     """Of `path`, which tells it from a directory that another process makes in its place."""
 
@@ -303,6 +305,7 @@ def _prepare(
     text = json.dumps(fingerprint, sort_keys=True, default=str)
     file = path / _FINGERPRINT
     resumed = resume and file.is_file() and storage.read_bytes(file) == text.encode()
+    discarded = not resumed and any(path.glob("labels-*.parquet"))
     for entry in partials:
         if not (resumed and entry == path):
             if directory != destination:
@@ -314,7 +317,7 @@ def _prepare(
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)  # keeps its inode from being reused
     try:
         inode = os.fstat(descriptor).st_ino
-        yield Staging(path, destination, version, resumed, inode)
+        yield Staging(path, destination, version, resumed, discarded, inode)
     finally:
         os.close(descriptor)
 

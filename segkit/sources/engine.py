@@ -38,7 +38,7 @@ from segkit.sources.quarantine import (
     write_quarantine,
 )
 from segkit.sources.record_images import Exif, exif_hint, read_record_image, stored_name
-from segkit.sources.resume import ShardOutcome, finished_shard, resume_note
+from segkit.sources.resume import DISCARDED, ShardOutcome, finished_shard, resume_note
 from segkit.sources.source import Record, Source
 from segkit.storage import FileStates, location
 from segkit.taxonomy import Taxonomy
@@ -162,6 +162,7 @@ def convert(
     with staging(location(destination), _STAGING, resume=True) as stage:
         conversion = Conversion(source, options, stage.path, settings)
         tally, planned, resumed = _write_shards(conversion, on_progress)
+        resumed = DISCARDED if stage.discarded else resumed
         if tally.offenders and options.on_error == "fail":
             raise DefectsError(tally, source.taxonomy, resumed)
         header = Header(

@@ -9,6 +9,10 @@ from segkit.sources.ledger import Tally
 from segkit.sources.provenance import Provenance
 from segkit.storage import FileStates
 
+DISCARDED = (
+    "the finished shards of an interrupted run were made anew: "
+    "they are of another command or version of segkit, or damaged"
+)
 _DAMAGED = "damaged"
 _CHANGED = "changed"
 

@@ -299,6 +299,16 @@ def test_the_log_of_a_shard_is_protected_too(tmp_path: Path) -> None:
     assert as_fresh(tmp_path, run(tmp_path, options=SKIP), SKIP)
 
 
+def test_shards_without_a_fingerprint_are_made_anew_and_it_is_said(tmp_path: Path) -> None:
+    dataset(tmp_path, 12)
+    interrupt(tmp_path)
+    (tmp_path / "out" / ".v1.partial" / "fingerprint.json").write_text("")
+    report = run(tmp_path, options=SKIP)
+    assert str(report.resumed).startswith("the finished shards of an interrupted run were made")
+    assert run(tmp_path, "other").resumed is None
+    assert as_fresh(tmp_path, report, SKIP)
+
+
 def test_other_files_in_the_unfinished_version_are_not_published(tmp_path: Path) -> None:
     dataset(tmp_path, 12)
     interrupt(tmp_path)
