@@ -17,6 +17,7 @@ from segkit.browse.media import image_file, media_root
 from segkit.errors import InputError
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
+from segkit.stopping import cleanup_on_stop
 from segkit.storage import exclusive_lock
 
 TRUTH = "ground_truth"
@@ -204,7 +205,7 @@ def _fill(
     fo = fiftyone()
     _check_name(name, sets[TRUTH])
     lock = hashlib.sha256(name.encode()).hexdigest()[:16]
-    with exclusive_lock(media_root() / "locks" / lock):
+    with exclusive_lock(media_root() / "locks" / lock), cleanup_on_stop():
         dataset = fo.Dataset(f"segkit-loading-{uuid.uuid4()}")
         try:
             dataset.add_samples(samples, progress=False)

@@ -100,7 +100,9 @@ def save(
         with _quiet():
             state_dict_saver.save(dict(tensors), storage_writer=FileSystemWriter(partial))
     except (OSError, CheckpointException) as error:
-        raise SegkitError(f"{path}: the checkpoint cannot be written ({_cause(error)})") from error
+        free = shutil.disk_usage(folder).free >> 20
+        message = f"{path}: the checkpoint cannot be written ({_cause(error)})"
+        raise SegkitError(message, hint=f"its disk has {free} MiB free") from error
     if is_first:
         (partial / _VALUES).write_text(json.dumps({"step": step, **values}), "utf-8")
         sync(partial / _VALUES)

@@ -130,7 +130,9 @@ def test_labels_fit_the_image_wherever_they_meet(
     )
     assert fits(shown(image_file(shards, sample, tmp_path / "cache")), sample)
     again = open_coco_instances(name, tmp_path / "out" / "images")
-    (row,) = (convert(again, tmp_path / "again").published or ()).samples()  # type: ignore[union-attr]
+    published = convert(again, tmp_path / "again").published
+    assert published
+    (row,) = published.samples()
     assert row.segments[0].mask == sample.segments[0].mask
 
 
