@@ -27,7 +27,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 
 
 class MissingExtraError(InputError, ImportError):
-    """A package of an extra is not installed; the hint is the command that installs the extra."""
+    """A package of an extra is missing or unusable; the hint is the command that installs it."""
 
 
 def install_command(extra: str) -> str:
@@ -57,17 +57,26 @@ def missing_extra(extra: str, package: str, purpose: str) -> MissingExtraError:
 
 
 def as_missing_extra(error: ImportError, purpose: str) -> MissingExtraError | None:
-    """The error for a failed import; None where the module belongs to no extra or is installed."""
+    """The error for an import that failed; None where the module belongs to no extra.
+
+    An installed package may be broken or too old.
+    """
     package = (error.name or "").partition(".")[0]
     extra = next((extra for extra, names in EXTRAS.items() if package in names), None)
-    if extra is None or _is_installed(package):
+    if extra is None:
         return None
-    return missing_extra(extra, package, purpose)
+    if not _is_installed(package):
+        return missing_extra(extra, package, purpose)
+    message = f"{purpose} needs the package {package}, which cannot be imported ({error})"
+    command = install_command(extra).replace("install", "install --upgrade", 1)
+    return MissingExtraError(message, hint=f"run: {command}")
 
 
 def _is_installed(package: str) -> bool:
     try:
-        return importlib.util.find_spec(package) is not None
+        spec = importlib.util.find_spec(package)
+        is_folder = spec is not None and spec.origin is None and spec.submodule_search_locations
+        return spec is not None and not is_folder  # a folder without __init__.py is no package
     except ImportError:  # a hook that blocks it
         return False
     except ValueError:  # it is imported, and has no spec

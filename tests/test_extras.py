@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from segkit.extras import (
     DISTRIBUTION,
@@ -177,10 +178,24 @@ print(segkit.open.__name__, segkit.convert.__name__, segkit.evaluate.__name__)
 def test_errors_of_imports_are_explained_only_for_missing_packages_of_extras() -> None:
     missing = as_missing_extra(ModuleNotFoundError("no", name="wandb.sdk"), "logging")
     assert isinstance(missing, MissingExtraError | None)
-    assert as_missing_extra(ImportError("cannot import name", name="torch"), "x") is None
+    broken = as_missing_extra(ImportError("cannot import name 'y'", name="torch"), "x")
+    assert str(broken) == (
+        "x needs the package torch, which cannot be imported (cannot import name 'y'); "
+        f"run: pip install --upgrade '{DISTRIBUTION}[train]'"
+    )
     assert as_missing_extra(ModuleNotFoundError("no", name="antigravity2"), "x") is None
     assert as_missing_extra(ImportError("no name"), "x") is None
     require_extra("train", "this test")
+
+
+def test_a_folder_of_a_packages_name_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fiftyone").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "fiftyone", raising=False)
+    with pytest.raises(MissingExtraError, match="fiftyone, which is not installed"):
+        require_extra("browse", "this test")
 
 
 def test_the_extras_are_those_of_the_distribution() -> None:

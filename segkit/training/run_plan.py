@@ -149,7 +149,11 @@ def _as_missing(name: str, error: InputError) -> Missing:
 def _check_embeddings(recipe: Recipe, data: Sequence[tuple[ShardSet, float]]) -> None:
     store = EmbeddingStore(Encoding.from_names(recipe.text.encoder, recipe.text.templates))
     for shards, _ in data:
-        store.embed(shards.taxonomy)
+        try:
+            store.embed(shards.taxonomy)
+        except InputError as error:
+            hint = f"{error.hint}, or the run encodes them at its start"
+            raise InputError(error.message, hint=hint) from error
 
 
 def _check_loggers(recipe: Recipe) -> None:

@@ -3,6 +3,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -51,12 +52,12 @@ def test_loggers_get_the_figures_of_tensorboard(
         yield
 
     wandb, mlflow = ModuleType("wandb"), ModuleType("mlflow")
-    vars(wandb).update(init=init, __spec__=True)
+    vars(wandb).update(init=init, __spec__=ModuleSpec("wandb", None))
     vars(mlflow).update(
         start_run=start_run,
         log_params=lambda values: settings.update(mlflow=values),
         log_metrics=lambda figures, step: log("mlflow", figures, step),
-        __spec__=True,
+        __spec__=ModuleSpec("mlflow", None),
     )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
@@ -72,7 +73,7 @@ def test_loggers_get_the_figures_of_tensorboard(
 def test_a_missing_logger_is_refused_before_anything_is_written(
     tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("segkit.extras._is_installed", lambda name: False)
     with pytest.raises(MissingExtraError, match=re.escape(install_command("wandb"))):
         run(tiny, toy_set, tmp_path / "run", 'training.loggers=["wandb"]')
     assert not (tmp_path / "run").exists()

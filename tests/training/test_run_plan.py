@@ -85,7 +85,10 @@ def test_missing_embeddings_name_the_command(
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path))
     found = missing(plan(folder, "text.encoder=hf:a/b"))
     assert "no text embedding by hf:a/b" in found["embeddings"][0]
-    assert found["embeddings"][1] == "run: segkit vocabulary encode --encoder hf:a/b sky cat"
+    assert found["embeddings"][1] == (
+        "run: segkit vocabulary encode --encoder hf:a/b sky cat, or the run encodes them at its "
+        "start"
+    )
 
 
 def test_missing_memory_disk_and_extras_are_named(
