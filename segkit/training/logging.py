@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -45,6 +47,8 @@ class StepRecord:
     """Sum of the weighted terms; mean over batches (by sampling weight, where data sets are mixed)
     and processes."""
     losses: dict[str, float]
+    loss_by_set: dict[str, float]
+    """Mean over the batches of each data set in this step."""
     gradient_norm: float
     """Before clipping."""
     lr: float
@@ -74,11 +78,19 @@ class StepRecord:
             dataset="+".join(sorted({record.dataset for record in records})),
             loss=sum(losses.values()),
             losses=losses,
+            loss_by_set=_loss_by_set(records),
             gradient_norm=records[0].gradient_norm,
             lr=lr,
             samples_per_second=sum(len(record.sample_ids) for record in records) / seconds,
             memory_mib=_memory_mib(device),
         )
+
+
+def _loss_by_set(records: Sequence[BatchRecord]) -> dict[str, float]:
+    sums: dict[str, list[float]] = {}
+    for record in records:
+        sums.setdefault(record.dataset, []).append(sum(record.losses.values()))
+    return {name: sum(losses) / len(losses) for name, losses in sorted(sums.items())}
 
 
 def collect_records(
@@ -131,14 +143,27 @@ class RunLog:
         self._write(row)
         names = ("loss", "gradient_norm", "lr", "samples_per_second", "memory_mib")
         figures = {f"loss/{name}": value for name, value in record.losses.items()}
+        figures |= {f"loss of {name}": value for name, value in record.loss_by_set.items()}
         self._log_figures(figures | {f"training/{name}": row[name] for name in names}, record.step)
 
-    def evaluation(self, step: int, dataset: str, metrics: dict[str, Any]) -> None:
-        """Log the metrics of an evaluation set; TensorBoard and loggers get its plain figures."""
+    def evaluation(
+        self, step: int, dataset: str, metrics: dict[str, Any], picture: Path | None = None
+    ) -> None:
+        """Log the metrics of an evaluation set; TensorBoard and loggers get its plain figures.
+
+        Args:
+            step: after which it was evaluated.
+            dataset: its name.
+            metrics: the content of its metrics.json.
+            picture: PNG of its first predictions, for TensorBoard.
+        """
         self._headlines[step, dataset] = headline(metrics)[1]
         self._write({"step": step, "evaluation": dataset, "metrics": metrics})
         figures = {f"{dataset}/{name}": value for name, value in _figures(metrics)}
         self._log_figures(figures, step)
+        if picture is not None and picture.is_file():
+            pixels = np.asarray(Image.open(picture))
+            self._events.add_image(f"{dataset}/predictions", pixels, step, dataformats="HWC")
 
     def has_evaluation(self, step: int, dataset: str) -> bool:
         """Whether the log holds the evaluation of a data set after a step."""

@@ -181,7 +181,7 @@ class Trainer:
                 metrics = evaluate_set(
                     model.eval(), embeddings, data.shards, self.recipe.inference, picture
                 )
-                log.evaluation(self.step, data.name, metrics)
+                log.evaluation(self.step, data.name, metrics, picture)
                 callbacks.on_evaluation(self.step, data.name, metrics)
         distributed.barrier()
 

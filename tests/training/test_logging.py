@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from segkit.extras import MissingExtraError, install_command
 from segkit.recipes.load import load_recipe
@@ -80,7 +83,8 @@ def test_a_missing_logger_is_refused_before_anything_is_written(
 
 
 def record(step: int) -> StepRecord:
-    return StepRecord(step, "toy", 1.5, {"class": 1.5}, float("inf"), 0.1, 10.0, 100.0)
+    figures = (float("inf"), 0.1, 10.0, 100.0)
+    return StepRecord(step, "toy", 1.5, {"class": 1.5}, {"toy": 1.5}, *figures)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -112,3 +116,23 @@ def test_the_best_step_has_the_highest_mean_over_all_sets(tmp_path: Path) -> Non
     with closing(RunLog(tmp_path, 4)) as log:
         assert log.best(["a", "b"]) == 3
     assert evaluations(tmp_path, 4) == {"a": {"miou": 42.0}, "b": {"all": {"pq": 40.0}}}
+
+
+def test_tensorboard_has_a_curve_and_pictures_of_each_set(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run(tiny, toy_set, tmp_path / "run")
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert "loss of toy" in tags["scalars"] and tags["images"] == ["toy/predictions"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    curve = {event.step: event.value for event in events.Scalars("loss of toy")}
+    assert curve == pytest.approx(losses)  # all batches are of this set
+    (picture,) = (folder / "pictures").glob("*.png")
+    (event,) = events.Images("toy/predictions")
+    expected = np.asarray(Image.open(picture))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), expected)
