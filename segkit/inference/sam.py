@@ -107,7 +107,9 @@ class SamTeacher(Teacher):
             return masks
         embeddings = self._embed(inputs["pixel_values"].to(self.device))
         boxes = inputs["input_boxes"].float().to(self.device)  # (1, Q, 4)
-        sizes = [inputs[key] for key in ("original_sizes", "reshaped_input_sizes") if key in inputs]
+        # SAM 2 squeezes images to a square, without padding to cut off
+        keys = ("original_sizes", "reshaped_input_sizes")[: 1 if self.kind.prefix == "sam2:" else 2]
+        sizes = [inputs[key] for key in keys]
         for first in range(0, len(prepared.indices), MAX_BOXES):
             chunk = slice(first, first + MAX_BOXES)
             outputs = self.model(**embeddings, input_boxes=boxes[:, chunk], multimask_output=False)
