@@ -77,7 +77,6 @@ DEFORMABLE = [
     [
         (SMALL, 1),
         ([*DEFORMABLE, "training.precision=bf16"], 0),
-        ([*DEFORMABLE, "training.activation_checkpointing=true"], 0),
     ],
 )
 def test_the_estimate_is_the_peak_of_a_real_step(
