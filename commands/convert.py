@@ -286,7 +286,7 @@ def _run(
         raise InputError("no such folder of images", file=source.images, hint=f"check {option}")
     started = time.perf_counter()
     try:
-        with progress_bar("check" if dry_run else "convert", None) as advance:
+        with progress_bar(_progress_label(out, dry_run), None) as advance:
             if out is None or dry_run:
                 report = engine.check(source, options, on_progress=advance)
             else:
@@ -303,6 +303,10 @@ def _images_option(arguments: dict[str, Any]) -> str:
     names = ("images", "root", "data", "annotations")
     name = next((name for name in names if arguments.get(name) is not None), None)
     return f"--{name}" if name else "the path"
+
+
+def _progress_label(out: Path | None, dry_run: bool) -> str:
+    return "check" if out is None or dry_run else f"convert {out.name}"
 
 
 def _convert_options(common: CommonOptions) -> "ConvertOptions":

@@ -142,7 +142,9 @@ def predict(
     with folder_lock(out):
         run = load_run_for(taxonomy, checkpoint, device, settings)
         destination = out / "predictions"
-        with progress_bar("predict", len(files) if shards is None else len(shards)) as advance:
+        with progress_bar(
+            f"predict {out.name}", len(files) if shards is None else len(shards)
+        ) as advance:
             if shards:
                 predictions = predict_set(
                     run, shards, chosen_task, destination, taxonomy=taxonomy, on_image=advance

@@ -94,7 +94,7 @@ def pseudolabel(
     from segkit.inference.mask_statistics import describe_masks
 
     teacher = spec.open()
-    with progress_bar("pseudolabel", len(boxes)) as advance:
+    with progress_bar(f"pseudolabel {boxes.path.parent.name}", len(boxes)) as advance:
         layer, transfer = label_boxes(teacher, boxes, out, force=force, on_image=advance)
     arguments = layer.manifest.arguments
     figures = describe_masks(layer)

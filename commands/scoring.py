@@ -117,7 +117,7 @@ class PredictionSource:
         if task == "instance" and lowest > 0:
             fix = "for AP, give --set inference.instance_score=0"
             note(f"instances that score below {lowest:g} are left out; {fix}")
-        with progress_bar("predict", len(truth)) as advance:
+        with progress_bar(f"predict {truth.path.parent.name}", len(truth)) as advance:
             shards = predict_set(run, truth, task, out / "predictions", on_image=advance)
         print_line(f"predictions: {shards.path}")
         return shards, shards

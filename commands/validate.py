@@ -47,7 +47,7 @@ def validate(
     content = read_content(version / MANIFEST)
     is_run = content.get("type") == "run"
     images = _images(content)
-    with progress_bar("validate", images) as advance:
+    with progress_bar(f"validate {version.parent.name}", images) as advance:
         violations = list(
             check_run(version) if is_run else find_violations(version, advance=advance)
         )
