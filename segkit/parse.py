@@ -41,8 +41,9 @@ _Value = TypeVar("_Value")
 
 def exists(path: str | Path) -> bool:
     """Whether a user's argument names a file that is there, whatever its type; never a folder."""
+    path = Path(path) if isinstance(path, str) else path
     try:
-        return not stat.S_ISDIR(Path(path).stat().st_mode)
+        return path.is_file() if storage.is_remote(path) else not stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError):  # ValueError: a name that no file can have
         return False
 
