@@ -1,26 +1,27 @@
 """Hugging Face Mask2Former checkpoints: their configuration and weights for a `DataSeg` model."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segkit.errors import InputError
+from segkit import parse
+from segkit.errors import InputError, short
 from segkit.hub import CONFIG, WEIGHTS
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf_names import translate
 
-_RESNETS = {
+_RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",
     ("bottleneck", (3, 4, 6, 3)): "resnet50",
     ("bottleneck", (3, 4, 23, 3)): "resnet101",
 }
 """Layer type and depths -> name in timm."""
-_SWINS = {
+_SWINS: dict[tuple[int, tuple[int, ...], int], str] = {
     (96, (2, 2, 6, 2), 7): "swin_tiny_patch4_window7_224",
     (96, (2, 2, 18, 2), 7): "swin_small_patch4_window7_224",
     (128, (2, 2, 18, 2), 7): "swin_base_patch4_window7_224",
@@ -38,6 +39,35 @@ _REQUIRED = {
 """Settings that `DataSeg` has built in; all published checkpoints have them."""
 _NOT_IN_CHECKPOINT = ("text_classifier.", "box_prompt_encoder.")
 """Modules without a counterpart in Mask2Former, whose linear class head fits one vocabulary."""
+_Width = Annotated[int, msgspec.Meta(ge=1, le=2**14)]
+"""A size of a layer; the limit keeps a configuration from claiming all memory."""
+_Depth = Annotated[int, msgspec.Meta(ge=1, le=100)]
+
+
+class _Backbone(msgspec.Struct):
+    """The fields of a backbone's configuration that tell its layout; transformers' defaults."""
+
+    model_type: str | None = None
+    depths: tuple[int, ...] = ()
+    layer_type: str = "bottleneck"
+    downsample_in_bottleneck: bool = False
+    embed_dim: int = 96
+    window_size: int = 7
+
+
+class _Config(msgspec.Struct):
+    """The fields of `config.json` that determine a model."""
+
+    feature_size: _Width
+    hidden_dim: _Width
+    mask_feature_size: _Width
+    num_queries: _Width
+    num_attention_heads: _Width
+    dim_feedforward: _Width
+    encoder_feedforward_dim: _Width
+    encoder_layers: _Depth
+    decoder_layers: _Depth
+    backbone_config: _Backbone | None = None
 
 
 def load_checkpoint(model: DataSeg, folder: Path) -> None:
@@ -102,48 +132,47 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: not a Mask2Former, or one of a layout that `DataSeg` does not have.
     """
     file = folder / CONFIG
-    try:
-        config = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        hint = f"give a folder with {CONFIG} and {WEIGHTS}"
-        raise InputError(
-            f"cannot read the configuration ({error})", file=file, hint=hint
-        ) from error
-    if config.get("model_type") != "mask2former":
-        raise InputError(f"a {config.get('model_type')} model, not a mask2former", file=file)
+    content = parse.read_json(file, hint=f"give a folder with {CONFIG} and {WEIGHTS}")
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    if kind != "mask2former":
+        raise InputError(f"a {short(kind)} model, not a mask2former", file=file)
     for key, value in _REQUIRED.items():
-        if config.get(key, value) != value:
-            raise InputError(f"{key} is {config[key]}, only {value} is supported", file=file)
-    if config["feature_size"] != config["hidden_dim"]:
+        if content.get(key, value) != value:
+            message = f"{key} is {short(content[key])}, only {value} is supported"
+            raise InputError(message, file=file)
+    config = parse.convert(content, _Config, file=file, noun="the configuration of a Mask2Former")
+    if config.feature_size != config.hidden_dim:
         raise InputError("feature_size and hidden_dim differ, which is not supported", file=file)
-    rounds, rest = divmod(config["decoder_layers"] - 1, 3)
+    if config.hidden_dim % config.num_attention_heads:
+        message = f"hidden_dim {config.hidden_dim} is not divisible by the number of heads"
+        raise InputError(message, file=file)
+    rounds, rest = divmod(config.decoder_layers - 1, 3)
     if rest or not rounds:
-        message = f"{config['decoder_layers']} decoder layers are not 1 + 3 for each round"
+        message = f"{config.decoder_layers} decoder layers are not 1 + 3 for each round"
         raise InputError(message, file=file)
     return {
-        "backbone": _backbone(config.get("backbone_config") or {}, file),
-        "hidden_dim": config["hidden_dim"],
-        "mask_dim": config["mask_feature_size"],
-        "queries": config["num_queries"],
+        "backbone": _backbone(config.backbone_config or _Backbone(), file),
+        "hidden_dim": config.hidden_dim,
+        "mask_dim": config.mask_feature_size,
+        "queries": config.num_queries,
         "rounds": rounds,
-        "heads": config["num_attention_heads"],
-        "feedforward_dim": config["dim_feedforward"],
+        "heads": config.num_attention_heads,
+        "feedforward_dim": config.dim_feedforward,
         "pixel_decoder": "deformable",
-        "encoder_layers": config["encoder_layers"],
-        "encoder_feedforward_dim": config["encoder_feedforward_dim"],
+        "encoder_layers": config.encoder_layers,
+        "encoder_feedforward_dim": config.encoder_feedforward_dim,
     }
 
 
-def _backbone(config: dict[str, Any], file: Path) -> str:
+def _backbone(config: _Backbone, file: Path) -> str:
     """The name in timm of a Hugging Face backbone."""
-    kind, depths = config.get("model_type"), tuple(config.get("depths", ()))
     name = None
-    if kind == "resnet" and not config.get("downsample_in_bottleneck"):
-        name = _RESNETS.get((config.get("layer_type", "bottleneck"), depths))
-    if kind == "swin":
-        name = _SWINS.get((config.get("embed_dim", 96), depths, config.get("window_size", 7)))
+    if config.model_type == "resnet" and not config.downsample_in_bottleneck:
+        name = _RESNETS.get((config.layer_type, config.depths))
+    if config.model_type == "swin":
+        name = _SWINS.get((config.embed_dim, config.depths, config.window_size))
     if name is None:
         hint = f"known are {', '.join([*_RESNETS.values(), *_SWINS.values()])}"
-        message = f"an unknown {kind} backbone of depths {list(depths)}"
+        message = f"an unknown {config.model_type} backbone of depths {list(config.depths)}"
         raise InputError(message, file=file, hint=hint)
     return name

@@ -1,21 +1,40 @@
 """How a public Mask2Former sees images: transformers' image processor, as keys of a recipe."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from segkit import parse
 from segkit.errors import InputError
 from segkit.hub import PROCESSOR
 
-_DEFAULTS: dict[str, Any] = {
-    "image_mean": (0.485, 0.456, 0.406),
-    "image_std": (0.229, 0.224, 0.225),
-    "size": {"shortest_edge": 800, "longest_edge": 1333},
-    "do_normalize": True,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-}
-"""transformers' defaults for what a checkpoint does not say."""
+_Side = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+_Mean = tuple[float, float, float]
+
+
+class _Size(msgspec.Struct):
+    """The forms in which transformers says how large an image becomes."""
+
+    shortest_edge: _Side | None = None
+    longest_edge: _Side | None = None
+    height: _Side | None = None
+    width: _Side | None = None
+    max_height: _Side | None = None
+    max_width: _Side | None = None
+
+
+class _Processor(msgspec.Struct):
+    """The fields of an image processor's configuration; transformers' defaults."""
+
+    image_mean: _Mean = (0.485, 0.456, 0.406)
+    image_std: _Mean = (0.229, 0.224, 0.225)
+    size: _Side | _Size = msgspec.field(
+        default_factory=lambda: _Size(shortest_edge=800, longest_edge=1333)
+    )
+    do_normalize: bool = True
+    do_rescale: bool = True
+    rescale_factor: Annotated[float, msgspec.Meta(gt=0)] = 1 / 255
 
 
 def pixel_statistics(folder: Path) -> dict[str, tuple[float, ...]]:
@@ -24,10 +43,10 @@ def pixel_statistics(folder: Path) -> dict[str, tuple[float, ...]]:
     Some published files have them in float32; six decimals undo that.
     """
     processor = _read(folder)
-    factor = 255 * (processor["rescale_factor"] if processor["do_rescale"] else 1)
+    factor = 255 * (processor.rescale_factor if processor.do_rescale else 1)
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if processor["do_normalize"]:
-        mean, std = processor["image_mean"], processor["image_std"]
+    if processor.do_normalize:
+        mean, std = processor.image_mean, processor.image_std
     return {
         "pixel_mean": tuple(round(value / factor, 6) for value in mean),
         "pixel_std": tuple(round(value / factor, 6) for value in std),
@@ -40,27 +59,29 @@ def image_sizes(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: sizes of a form that transformers' Mask2Former processor does not have.
     """
-    size = _read(folder)["size"]
+    size = _read(folder).size
     if isinstance(size, int):
-        size = {"shortest_edge": size, "longest_edge": 1333}
-    if size.get("shortest_edge"):
-        longest = size.get("longest_edge") or 100_000  # no limit
-        return {"resize": "shorter", "image_size": size["shortest_edge"], "max_size": longest}
-    height = size.get("height") or size.get("max_height")
-    width = size.get("width") or size.get("max_width")
+        size = _Size(shortest_edge=size, longest_edge=1333)
+    if size.shortest_edge:
+        longest = size.longest_edge or 100_000  # no limit
+        return {"resize": "shorter", "image_size": size.shortest_edge, "max_size": longest}
+    height = size.height or size.max_height
+    width = size.width or size.max_width
     if not height or not width:
         hint = "give height and width, or shortest_edge and longest_edge"
-        raise InputError(f"unknown size {size}", file=folder / PROCESSOR, hint=hint)
-    square = height == width and "height" in size
+        raise InputError("unknown form of size", file=folder / PROCESSOR, hint=hint)
+    square = height == width and size.height is not None
     return {"resize": "stretch" if square else "fit", "image_size": max(height, width)}
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> _Processor:
     file = folder / PROCESSOR
-    if not file.is_file():
-        return _DEFAULTS
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the image processor ({error})", file=file) from error
-    return _DEFAULTS | {key: value for key, value in values.items() if value is not None}
+    if not parse.exists(file):
+        return _Processor()
+    content = parse.read_json(file)
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if value is not None}
+    processor = parse.convert(content, _Processor, file=file, noun="an image processor")
+    if 0 in processor.image_std:
+        raise InputError("image_std is 0, by which no image can be divided", file=file)
+    return processor

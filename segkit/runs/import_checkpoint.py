@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from segkit import __version__
+from segkit import __version__, parse
 from segkit.errors import InputError, SegkitError
 from segkit.hub import CONFIG, PROCESSOR, WEIGHTS, fetch_model, model_name
 from segkit.model.dataseg import DataSeg
@@ -210,7 +210,10 @@ def _recipe(checkpoint: _Checkpoint, text: TextConfig) -> Recipe:
 
 def _labels(folder: Path, classes: int) -> list[str]:
     """The K class names of a checkpoint, in the order of its class head."""
-    names = json.loads((folder / CONFIG).read_text("utf-8")).get("id2label") or {}
+    content = parse.read_json(folder / CONFIG)
+    names = (content.get("id2label") if isinstance(content, dict) else None) or {}
+    if not isinstance(names, dict):
+        raise InputError("id2label is not an object", file=folder / CONFIG)
     hint = f"write the names of its {classes} classes to id2label"
     if all(re.fullmatch(r"LABEL_\d+", str(label)) for label in names.values()):
         raise InputError("its classes have no names", file=folder / CONFIG, hint=hint)

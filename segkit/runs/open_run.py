@@ -3,10 +3,10 @@
 Only importing a public model, which is done once, needs torch.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.hub import check_model_type, check_source, fetch_model, is_hugging_face
@@ -82,8 +82,20 @@ def trained_classes(spec: str | Path) -> Taxonomy:
 
     A public model, `hf:NAME_OR_FOLDER`, that is not cached is imported.
     """
-    taxonomies = json.loads((run_folder(spec) / TAXONOMIES).read_text("utf-8"))
-    return Taxonomy.union("run", [Taxonomy.from_json(value) for value in taxonomies.values()])
+    return Taxonomy.union("run", list(read_taxonomies(run_folder(spec)).values()))
+
+
+def read_taxonomies(folder: Path) -> dict[str, Taxonomy]:
+    """The taxonomy of each dataset that the run in a version's directory was trained on.
+
+    Raises:
+        InputError: the file is not the one of a run.
+    """
+    file = folder / TAXONOMIES
+    content = parse.read_json(file, hint="train the run again")
+    if not isinstance(content, dict):
+        raise InputError("not the taxonomies of a run", file=file, hint="train the run again")
+    return {name: Taxonomy.from_json(value, file=file) for name, value in content.items()}
 
 
 def no_box_prompts(spec: str | Path) -> InputError:

@@ -1,7 +1,6 @@
 """A trained run in memory: the model, with the class embeddings that travel with it."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -13,16 +12,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segkit.distributed import choose_device
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, SegkitError, short
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.load import load_recipe
 from segkit.recipes.old_names import update_weights
 from segkit.recipes.schema import Recipe
-from segkit.runs.open_run import open_run
+from segkit.runs.open_run import open_run, read_taxonomies
 from segkit.runs.run_manifest import (
     RECIPE,
-    TAXONOMIES,
     VOCABULARY,
     WEIGHTS,
     RunManifest,
@@ -148,8 +146,7 @@ def _load(folder: Path, manifest: RunManifest, recipe: Recipe, device: str) -> R
             state = update_weights(state)
         model.load_state_dict(state)
         text_embeddings, metadata = _read_tensors(folder / VOCABULARY)
-        taxonomies = json.loads((folder / TAXONOMIES).read_text("utf-8"))
-    except (OSError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         # The first line of torch's message may be only "Error(s) in loading state_dict".
         message = shorten(" ".join(str(error).split()), 160)
         raise InputError(
@@ -159,17 +156,31 @@ def _load(folder: Path, manifest: RunManifest, recipe: Recipe, device: str) -> R
         if not bool(torch.isfinite(tensor).all()):
             message = f"the weights of {name} are not finite: the training diverged"
             raise InputError(message, file=folder / WEIGHTS, hint="train it again")
+    taxonomies = read_taxonomies(folder)
+    _check_embeddings(text_embeddings, taxonomies, recipe.model.text_dim, folder / VOCABULARY)
     encoding, encoder_digest = Encoding.from_metadata(metadata)
     return Run(
         path=folder,
         manifest=manifest,
         model=model.to(choose_device(device)).eval(),
         recipe=recipe,
-        taxonomies={name: Taxonomy.from_json(value) for name, value in taxonomies.items()},
+        taxonomies=taxonomies,
         text_embeddings=text_embeddings,
         encoding=encoding,
         encoder_digest=encoder_digest,
     )
+
+
+def _check_embeddings(
+    embeddings: Mapping[str, Tensor], taxonomies: Mapping[str, Taxonomy], width: int, file: Path
+) -> None:
+    """Raise InputError unless each taxonomy has a row of `width` numbers for each class."""
+    for name, taxonomy in taxonomies.items():
+        shape = tuple(embeddings[name].shape) if name in embeddings else "none"
+        expected = (len(taxonomy.categories), width)
+        if shape != expected:
+            message = f"the class embeddings are {shape}, the run needs {expected}"
+            raise InputError(message, file=file, record=short(name), hint="train it again")
 
 
 def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

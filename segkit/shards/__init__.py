@@ -6,7 +6,7 @@ header.py          the part of a manifest that a command gives
 publish.py         find and publish versions: staging, locks, atomic rename
 upload.py          publish to an object store
 arrow.py           samples as rows of an Arrow table
-labels.py          open files of labels, and check their rows
+label_files.py     open files of labels, and check their rows
 shard.py           write one shard: image tar and labels
 sidecar.py         record finished shards, for resuming
 writer.py          write sets, layers and views

@@ -56,9 +56,11 @@ class Encoding:
 
         Early runs record neither and have the shipped encoding.
         """
-        values = json.loads(metadata.get("encoding", "{}"))
-        templates = tuple(values.get("templates", [TEMPLATE]))
-        return cls(values.get("encoder", MINILM), templates), values.get("weights")
+        values = parse.parse_json(
+            metadata.get("encoding", "{}"), file="metadata", record="encoding"
+        )
+        stored = parse.convert(values, _Stored, file="metadata", noun="an encoding")
+        return cls(stored.encoder, stored.templates), stored.weights
 
     def command_options(self) -> list[str]:
         """The options of `segkit vocabulary encode` for this encoding.
@@ -71,6 +73,15 @@ class Encoding:
         if self.templates == ("{}",):
             return [*options, "--templates", "none"]
         return [*options, "--templates", "imagenet" if len(self.templates) == 80 else "FILE"]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The metadata of a run's safetensors file."""
+
+    encoder: str = MINILM
+    templates: tuple[str, ...] = (TEMPLATE,)
+    weights: str | None = None
 
 
 SHIPPED = Encoding()

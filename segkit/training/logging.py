@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from segkit import distributed
+from segkit import distributed, parse
 from segkit.data.batch import Batch
+from segkit.errors import InputError, short
 from segkit.recipes.schema import Recipe
 from segkit.runs.run_manifest import METRICS, TENSORBOARD
 from segkit.training.evaluation import headline
@@ -125,13 +127,12 @@ class RunLog:
 
     def __init__(self, folder: Path, step: int, loggers: "Sequence[LogFigures]" = ()) -> None:
         file = folder / METRICS
-        lines = _lines_up_to(file, step)
-        file.write_text("".join(lines), "utf-8")
-        rows = [json.loads(line) for line in lines]
+        rows = _rows_up_to(file, step)
+        file.write_bytes(b"".join(line for line, _ in rows))
         self._headlines = {
-            (row["step"], row["evaluation"]): headline(row["metrics"])[1]
-            for row in rows
-            if "evaluation" in row
+            (row.step, row.evaluation): _headline(row, file)
+            for _, row in rows
+            if row.evaluation is not None
         }
         self._file = file.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
@@ -213,21 +214,58 @@ def open_log(recipe: Recipe, folder: Path, step: int) -> Iterator[RunLog | None]
 
 def evaluations(folder: Path, step: int) -> dict[str, dict[str, Any]]:
     """The metrics of each evaluation set after a step, from the log of a run."""
-    rows = map(json.loads, _lines_up_to(folder / METRICS, step))
     return {
-        row["evaluation"]: row["metrics"]
-        for row in rows
-        if "evaluation" in row and row["step"] == step
+        row.evaluation: row.metrics
+        for _, row in _rows_up_to(folder / METRICS, step)
+        if row.evaluation is not None and row.step == step
     }
 
 
-def _lines_up_to(file: Path, step: int) -> list[str]:
-    """Lines of steps up to `step`; without the half line that a killed run may end with."""
-    if not file.is_file():
+class _Row(msgspec.Struct, frozen=True):
+    """The fields of a line of the log that a resumed run reads."""
+
+    step: int
+    evaluation: str | None = None
+    """The evaluation set, in lines of evaluations."""
+    metrics: dict[str, Any] = {}
+
+
+_ROW = msgspec.json.Decoder(_Row)
+_MAX_LOG = 16 << 30
+_LOG_HINT = "delete the line, or --restart to start anew"
+
+
+def _rows_up_to(file: Path, step: int) -> list[tuple[bytes, _Row]]:
+    """Lines of steps up to `step`, as they stand in the file, and what they say; without the half
+    line that a killed run may end with.
+
+    Raises:
+        InputError: the file is damaged; the message names the line.
+    """
+    if not parse.exists(file):
         return []
-    lines = file.read_text("utf-8").splitlines(keepends=True)
-    complete = [line for line in lines if line.endswith("\n")]
-    return [line for line in complete if json.loads(line)["step"] <= step]
+    rows = []
+    data = parse.read_bytes(file, max_bytes=_MAX_LOG)
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            row = _ROW.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            message, record = f"not a line of a log ({short(error)})", f"line {number}"
+            raise InputError(message, file=file, record=record, hint=_LOG_HINT) from error
+        if row.step <= step:
+            rows.append((line, row))
+    return rows
+
+
+def _headline(row: _Row, file: Path) -> float | None:
+    """The headline figure of an evaluation."""
+    try:
+        return headline(row.metrics)[1]
+    except (KeyError, TypeError, AttributeError) as error:
+        message, record = f"not the metrics of an evaluation ({error!r})", f"step {row.step}"
+        raise InputError(message, file=file, record=record, hint=_LOG_HINT) from error
 
 
 def _finite(value: Any) -> Any:

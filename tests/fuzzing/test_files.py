@@ -5,7 +5,7 @@ from random import Random, SystemRandom
 
 import pytest
 
-from . import set_files, source_files
+from . import run_files, set_files, source_files, tool_files
 from .kinds import FileKind, faults
 
 SECONDS = float(os.environ.get("SEGKIT_FUZZ_SECONDS", "0"))
@@ -13,8 +13,10 @@ SECONDS = float(os.environ.get("SEGKIT_FUZZ_SECONDS", "0"))
 SEED = int(
     os.environ.get("SEGKIT_FUZZ_SEED") or (SystemRandom().randrange(10**6) if SECONDS else 1)
 )
-MUTANTS = 12
-KINDS = [*source_files.kinds(), *set_files.kinds()]
+MUTANTS = 8
+KINDS = [
+    kind for module in (source_files, tool_files, set_files, run_files) for kind in module.kinds()
+]
 
 
 @pytest.mark.timeout(SECONDS + 300)
