@@ -125,6 +125,9 @@ def open_predictions(
     if path.suffix == ".json":
         raise InputError("no such file", file=path, hint="check the path")
     if path.is_dir() and not versions(path) and not (path / MANIFEST).is_file():
+        if versions(path / "predictions"):
+            hint = f"give the set in it, {path / 'predictions'}"
+            raise InputError("is a folder that predict wrote", file=path, hint=hint)
         folder = path / "masks" if (path / "masks").is_dir() else path  # of `export semantic`
         if png_names(folder):
             if task not in (None, "semantic"):

@@ -84,3 +84,10 @@ def test_a_folder_of_neither_pngs_nor_versions_is_refused(tmp_path: Path, truth:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no published version"):
         open_predictions(str(tmp_path / "empty"), truth, task="semantic")
+
+
+def test_the_folder_of_a_prediction_is_not_taken_for_pngs(tmp_path: Path, truth: ShardSet) -> None:
+    """It holds a preview, a PNG."""
+    cv2.imwrite(str(tmp_path / "predictions" / "v1.png"), np.zeros((4, 4), np.uint8))
+    with pytest.raises(InputError, match=f"give the set in it, {tmp_path}/predictions"):
+        open_predictions(str(tmp_path), truth, task="semantic")
