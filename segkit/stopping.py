@@ -146,15 +146,15 @@ def stop_on_signal() -> Iterator[StopSignal]:
 
 
 @contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Delay stop signals while child processes start, which inherit the blocked signals.
+def signals_blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Delay stop signals, or these, while child processes start, which inherit the blocked ones.
 
     A child calls `set_child_signals` once it is set up.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, numbers or SIGNALS)
     try:
         yield
     finally:
@@ -188,6 +188,7 @@ def _watch(descriptor: int) -> None:
 
     The first signal of a graceful shutdown is left to its loop.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are for the main thread
     graceful = False
     while number := os.read(descriptor, 1):
         if number[0] not in SIGNALS:

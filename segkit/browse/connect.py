@@ -1,10 +1,12 @@
 """Import FiftyOne without output and telemetry, and turn its failures into one-line errors."""
 
 import os
+import signal
 from types import ModuleType
 
 from segkit.errors import InputError, SegkitError
 from segkit.extras import install_command, require_extra
+from segkit.stopping import signals_blocked
 
 SETTINGS = {
     "FIFTYONE_DO_NOT_TRACK": "1",
@@ -27,7 +29,8 @@ def fiftyone() -> ModuleType:
     os.environ["FIFTYONE_DO_NOT_TRACK"] = "1"
     require_extra("browse", "the App")
     try:
-        import fiftyone as fo
+        with signals_blocked(signal.SIGINT):  # its processes end with this one
+            import fiftyone as fo
     except ImportError as error:
         hint = f"run: {install_command('browse')}"
         raise InputError(f"FiftyOne cannot be imported ({error})", hint=hint) from error

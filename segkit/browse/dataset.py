@@ -3,6 +3,7 @@
 import hashlib
 import mimetypes
 import re
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from segkit.browse.media import image_file, media_root
 from segkit.errors import InputError
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
-from segkit.stopping import cleanup_on_stop
+from segkit.stopping import cleanup_on_stop, signals_blocked
 from segkit.storage import exclusive_lock
 
 TRUTH = "ground_truth"
@@ -153,7 +154,8 @@ def open_app(
     # in a container FiftyOne ignores its settings and listens on 0.0.0.0, unless given an address
     dataset = fo.load_dataset(name)
     shown = dataset.load_saved_view(view) if view else None
-    session = fo.launch_app(dataset, view=shown, address=host)
+    with signals_blocked(signal.SIGINT):  # its server would print a traceback at Ctrl-C
+        session = fo.launch_app(dataset, view=shown, address=host)
     announce(session.url)
     try:
         session.wait()
