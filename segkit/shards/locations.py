@@ -58,7 +58,7 @@ class Locations:
         Raises:
             InputError: it lies in no folder whose images may be read.
         """
-        path = resolved(locate(self.version, name))
+        path = resolved(locate(self.version, name, self._folders))
         remote = storage.is_remote(path), storage.is_remote(self.version)
         same_bucket = all(remote) and _bucket(path) == _bucket(self.version)
         if same_bucket or any(str(folder) in self._folders for folder in path.parents):
@@ -178,15 +178,22 @@ def _memory() -> Path:
     return storage.cache_root() / "image-folders"
 
 
-def locate(version: Path, name: str) -> Path:
+def locate(version: Path, name: str, allowed: Iterable[str] = ()) -> Path:
     """The location that a name in a version's manifest or rows means, not resolved.
 
+    Args:
+        version: the version's directory.
+        name: the name.
+        allowed: folders that may have other URLs than those of object stores.
+
     Raises:
-        InputError: no file can have the name, or it is a URL of something else than an object
-            store, which is not requested.
+        InputError: no file can have the name, or it is a URL of another kind than object stores
+            and the version itself, which is not requested.
     """
     protocol, separator, _ = name.partition("://")
-    if "\0" in name or (separator and protocol.lower() not in _STORES):
+    own = str(getattr(version, "protocol", ""))
+    known = not separator or protocol.lower() in _STORES or protocol == own
+    if "\0" in name or not (known or any(name.startswith(f"{folder}/") for folder in allowed)):
         hint = "only files and object stores such as s3:// can be named"
         raise InputError(f"names {name!r}", file=version / MANIFEST, hint=hint)
     return storage.join(version, name)

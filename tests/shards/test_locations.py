@@ -16,7 +16,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.sample import ImageRef
 from segkit.shards.header import Header
 from segkit.shards.lineage import describe
-from segkit.shards.locations import IMAGES_ROOT
+from segkit.shards.locations import IMAGES_ROOT, locate
 from segkit.shards.manifest_file import manifest_digest
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
@@ -238,6 +238,21 @@ def test_other_urls_are_not_requested(
     for shards in (by_path, with_tar(tmp_path / "tar", f"{url}/images-00000.tar", "0" * 64)):
         with pytest.raises(InputError, match=r"names '(http|ftp|git)"):
             read(shards)
+
+
+def test_other_urls_may_be_those_of_allowed_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segkit.storage.join", lambda _, name: Path(name))
+    allowed = ["https://host/photos"]
+    assert locate(tmp_path, "https://host/photos/a.jpg", allowed).name == "a.jpg"
+    for name in (
+        "https://host/photos2/a.jpg",
+        "https://other/photos/a.jpg",
+        "http://host/photos/a",
+    ):
+        with pytest.raises(InputError, match="only files and object stores"):
+            locate(tmp_path, name, allowed)
 
 
 def refuse_to_connect(*_: object, **__: object) -> None:
