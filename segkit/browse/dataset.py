@@ -208,8 +208,9 @@ def _fill(
     _check_name(name, sets[TRUTH])
     lock = hashlib.sha256(name.encode()).hexdigest()[:16]
     with exclusive_lock(media_root() / "locks" / lock), cleanup_on_stop():
-        dataset = fo.Dataset(f"segkit-loading-{uuid.uuid4()}")
+        loading = f"segkit-loading-{uuid.uuid4()}"
         try:
+            dataset = fo.Dataset(loading)
             dataset.add_samples(samples, progress=False)
             dataset.add_dynamic_sample_fields()
             _check_name(name, sets[TRUTH])
@@ -222,8 +223,8 @@ def _fill(
             else:
                 dataset.name = name
         except BaseException:
-            if str(dataset.name) != name:
-                dataset.delete()
+            if fo.dataset_exists(loading):
+                fo.delete_dataset(loading)
             raise
         set_appearance(dataset, sets)
         views = save_views(dataset, sets, min_score)
