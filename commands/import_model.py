@@ -53,7 +53,7 @@ def import_model(
 
     # Below what is refused at once: these take seconds to import.
     from segkit.runs.import_checkpoint import import_checkpoint
-    from segkit.runs.run import load_run
+    from segkit.runs.open_run import load_run
 
     with status(f"importing {source}"):
         path = import_checkpoint(spec, out, TextConfig(encoder=encoder, templates=templates))

@@ -130,7 +130,7 @@ def load_run_for(
 
     Notes say which classes it cannot tell apart.
     """
-    from segkit.runs.run import load_run
+    from segkit.runs.open_run import load_run
     from segkit.text.embeddings import EmbeddingStore
     from segkit.text.indistinct import indistinct_notes
 

@@ -5,9 +5,10 @@ python scripts/build_reference.py --check  fail if they are out of date
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ from segkit.commands.app import app
 from segkit.recipes.reference import recipe_heads, recipe_keys, recipe_values
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+_OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#\s]+)[^)]*\)")
 _NOTE = "<!-- written by scripts/build_reference.py -->"
 
 
@@ -93,6 +95,18 @@ def _value(parameter: Any) -> str:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Replace links that lead out of docs/; `page.file.src_uri` tells how deep the page is."""
+    depth = len(PurePosixPath(page.file.src_uri).parts)
+
+    def replace(match: re.Match[str]) -> str:
+        text, target = match.groups()
+        climbs = len(re.match(r"(?:\.\./)+", target)[0]) // 3  # type: ignore[index]
+        return match[0] if climbs < depth else text
+
+    return _OUTSIDE.sub(replace, markdown)
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ from segkit.masks import rle
 from segkit.masks.boxes import filled_box, inscribed_ellipse, pixels_of_box
 from segkit.masks.iou import mask_iou
 from segkit.recipes.schema import Strategy
-from segkit.runs.run import Run, load_run
+from segkit.runs.open_run import load_run
+from segkit.runs.run import Run
 from segkit.sample import Box, Sample, Segment
 from segkit.shards.reader import ShardSet
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from segkit.commands.common import table
 from segkit.inference.outputs import predict_samples
 from segkit.metrics.evaluate import evaluate
-from segkit.runs.run import load_run
+from segkit.runs.open_run import load_run
 from segkit.shards.manifest import Task
 from segkit.shards.publish import resolve
 from segkit.shards.reader import ShardSet

@@ -19,7 +19,8 @@ from segkit.inference.pipeline import Image, ModelOutput, infer
 from segkit.inference.postprocess import panoptic
 from segkit.metrics.evaluate import evaluate
 from segkit.recipes.schema import InferenceConfig
-from segkit.runs.run import Run, load_run
+from segkit.runs.open_run import load_run
+from segkit.runs.run import Run
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 

@@ -33,7 +33,7 @@ from segkit.inference.outputs import predict_set
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.metrics.box_prompt_iou import evaluate_box_prompts
 from segkit.metrics.evaluate import evaluate
-from segkit.runs.run import load_run
+from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from segkit.inference.predictor import Predictor, segment_boxes
     from segkit.inference.pseudolabel import pseudolabel
     from segkit.metrics.evaluate import evaluate
-    from segkit.runs.run import load_run
+    from segkit.runs.open_run import load_run
     from segkit.shards.reader import ShardSet
     from segkit.sources.engine import convert
     from segkit.training.train import train
@@ -47,7 +47,7 @@ _EXPORTS = {
     "TorchDataset": ("segkit.data.torch_dataset", "TorchDataset"),
     "convert": ("segkit.sources.engine", "convert"),
     "evaluate": ("segkit.metrics.evaluate", "evaluate"),
-    "load_run": ("segkit.runs.run", "load_run"),
+    "load_run": ("segkit.runs.open_run", "load_run"),
     "open": ("segkit.shards.reader", "ShardSet.open"),
     "open_teacher": ("segkit.inference.open_teacher", "open_teacher"),
     "pseudolabel": ("segkit.inference.pseudolabel", "pseudolabel"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from segkit.browse.appearance import save_views, set_appearance
 from segkit.browse.connect import fiftyone
-from segkit.browse.figures import image_figures, quarantined_ids, shared_ids
+from segkit.browse.image_facts import image_figures, quarantined_ids, shared_ids
 from segkit.browse.labels import keep_label_tags, labels_of
 from segkit.browse.media import image_file, media_root
 from segkit.errors import InputError

@@ -232,7 +232,7 @@ def _train(
 
 def _pseudolabel(run: Path, boxes: ShardSet, out: Path, device: str) -> ShardSet:
     from segkit.inference.pseudolabel import pseudolabel
-    from segkit.runs.run import load_run
+    from segkit.runs.open_run import load_run
 
     return pseudolabel(load_run(run, device), boxes, out)[0]
 
@@ -240,7 +240,7 @@ def _pseudolabel(run: Path, boxes: ShardSet, out: Path, device: str) -> ShardSet
 def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: str) -> _Predictions:
     """Predict each validation set by the task of its labels; instances for the boxes."""
     from segkit.inference.outputs import predict_set
-    from segkit.runs.run import load_run
+    from segkit.runs.open_run import load_run
 
     loaded = load_run(run, device)
     panoptic = predict_set(loaded, val.panoptic, "panoptic", out / "panoptic")

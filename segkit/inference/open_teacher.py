@@ -102,7 +102,7 @@ class TeacherSpec:
 
             return SamTeacher(self.name, folder, self.device, self._min_score())
         from segkit.inference.run_teacher import RunTeacher
-        from segkit.runs.run import load_run
+        from segkit.runs.open_run import load_run
 
         return RunTeacher(load_run(self.name, self.device, self._run_settings()), self.strategy)
 

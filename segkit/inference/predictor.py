@@ -16,8 +16,8 @@ from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.predicted_masks import PredictedMask, PredictedMasks
 from segkit.masks.boxes import pixels_of_box
 from segkit.model.text_classifier import ClassEmbeddings
-from segkit.runs.open_run import no_box_prompts
-from segkit.runs.run import Run, load_run
+from segkit.runs.open_run import load_run, no_box_prompts
+from segkit.runs.run import Run
 from segkit.sample import Box
 from segkit.shards.manifest import Task
 from segkit.taxonomy import Category, Taxonomy

@@ -68,7 +68,7 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
         hf.load_checkpoint(model, folder)
         return
 
-    from segkit.runs.run import load_run
+    from segkit.runs.open_run import load_run
 
     run = load_run(source)
     architecture = run.recipe.model.model_dump(exclude=_NOT_ARCHITECTURE)

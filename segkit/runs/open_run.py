@@ -5,17 +5,20 @@ Only importing a public model, which is done once, needs torch.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from segkit import parse
 from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.hub import check_model_type, check_source, fetch_model, is_hugging_face
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe
-from segkit.runs.run_manifest import RECIPE, TAXONOMIES, RunManifest, read_run_manifest
+from segkit.runs.run_manifest import RECIPE, RunManifest, read_run_manifest, read_taxonomies
 from segkit.shards.publish import resolve
 from segkit.storage import local_path
 from segkit.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from segkit.runs.run import Run
 
 _ANY_RECIPE = "dataseg-mini"
 """Stands for the recipe of a public model that is not fetched yet."""
@@ -85,17 +88,21 @@ def trained_classes(spec: str | Path) -> Taxonomy:
     return Taxonomy.union("run", list(read_taxonomies(run_folder(spec)).values()))
 
 
-def read_taxonomies(folder: Path) -> dict[str, Taxonomy]:
-    """The taxonomy of each dataset that the run in a version's directory was trained on.
+def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -> "Run":
+    """Load a run: its newest version (`DIR`) or a given one (`DIR@v2`).
+
+    Args:
+        spec: directory of the run.
+        device: auto, cpu, cuda or cuda:N.
+        overrides: `inference.key=value`, in place of the values in the run's recipe.
 
     Raises:
-        InputError: the file is not the one of a run.
+        InputError: no run there, an unreadable file, an override of another section, or no such
+            device.
     """
-    file = folder / TAXONOMIES
-    content = parse.read_json(file, hint="train the run again")
-    if not isinstance(content, dict):
-        raise InputError("not the taxonomies of a run", file=file, hint="train the run again")
-    return {name: Taxonomy.from_json(value, file=file) for name, value in content.items()}
+    from segkit.runs.run import read_run
+
+    return read_run(*open_run(spec, overrides), device)
 
 
 def no_box_prompts(spec: str | Path) -> InputError:

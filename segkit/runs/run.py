@@ -1,6 +1,6 @@
 """A trained run in memory: the model, with the class embeddings that travel with it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -18,13 +18,13 @@ from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.load import load_recipe
 from segkit.recipes.old_names import update_weights
 from segkit.recipes.schema import Recipe
-from segkit.runs.open_run import open_run, read_taxonomies
 from segkit.runs.run_manifest import (
     RECIPE,
     VOCABULARY,
     WEIGHTS,
     RunManifest,
     manifest_of,
+    read_taxonomies,
     refuse_damage,
     run_parent,
 )
@@ -104,21 +104,6 @@ class Run:
         return [category for category in taxonomy.categories if category.words not in trained]
 
 
-def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -> Run:
-    """Load a run: its newest version (`DIR`) or a given one (`DIR@v2`).
-
-    Args:
-        spec: directory of the run.
-        device: auto, cpu, cuda or cuda:N.
-        overrides: `inference.key=value`, in place of the values in the run's recipe.
-
-    Raises:
-        InputError: no run there, an unreadable file, an override of another section, or no such
-            device.
-    """
-    return _load(*open_run(spec, overrides), device)
-
-
 def check_readable(folder: Path) -> None:
     """Load a run that is about to be published, as it will be read.
 
@@ -129,14 +114,24 @@ def check_readable(folder: Path) -> None:
         SegkitError: it cannot be loaded.
     """
     try:
-        _load(folder, manifest_of(folder), load_recipe(folder / RECIPE), "cpu")
+        read_run(folder, manifest_of(folder), load_recipe(folder / RECIPE), "cpu")
     except SegkitError as error:
         message = f"{folder}: the new run cannot be read back ({error.message})"
         raise SegkitError(message, hint="nothing was published") from error
 
 
-def _load(folder: Path, manifest: RunManifest, recipe: Recipe, device: str) -> Run:
-    """The run in a version's directory."""
+def read_run(folder: Path, manifest: RunManifest, recipe: Recipe, device: str) -> Run:
+    """Read the run in a version's directory.
+
+    Args:
+        folder: the directory.
+        manifest: its manifest.
+        recipe: its recipe, with overrides of the inference settings.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        InputError: a damaged or unreadable file, weights that are not finite, or no such device.
+    """
     refuse_damage(folder, manifest)
     try:
         # The run's weights include the backbone's; nothing is downloaded.

@@ -15,6 +15,7 @@ from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import verify_content
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.storage import reason, relocate, require_regular
+from segkit.taxonomy import Taxonomy
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
 VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"
@@ -170,3 +171,16 @@ def manifest_of(folder: Path, *, verify: bool = True) -> RunManifest:
     if verify:
         verify_content(parse.parse_json(data, file=file, hint=hint), file)
     return manifest
+
+
+def read_taxonomies(folder: Path) -> dict[str, Taxonomy]:
+    """The taxonomy of each dataset that the run in a version's directory was trained on.
+
+    Raises:
+        InputError: the file is not the one of a run.
+    """
+    file = folder / TAXONOMIES
+    content = parse.read_json(file, hint="train the run again")
+    if not isinstance(content, dict):
+        raise InputError("not the taxonomies of a run", file=file, hint="train the run again")
+    return {name: Taxonomy.from_json(value, file=file) for name, value in content.items()}

@@ -154,7 +154,7 @@ def test_a_run_predicts_the_images_and_missing_ones_are_reported(tmp_path, monke
         assert [data.image(s).shape for s in data.samples()] == [(40, 50, 3)]
         return shard_set(out, list(data.samples()), data.taxonomy, "instance")
 
-    monkeypatch.setattr("segkit.runs.run.load_run", load_run)
+    monkeypatch.setattr("segkit.runs.open_run.load_run", load_run)
     monkeypatch.setattr("segkit.inference.outputs.predict_set", predict_set)
     run = hollow_run(tmp_path / "run")
     options = ["objects365", "--annotations", file, "--checkpoint", run, "--out", tmp_path / "out"]

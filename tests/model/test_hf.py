@@ -19,7 +19,7 @@ from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_config
 from segkit.recipes.schema import ModelConfig
 from segkit.runs.init_from import init_from
-from segkit.runs.run import load_run
+from segkit.runs.open_run import load_run
 from segkit.text.encoding import Encoding
 from tests.model.checkpoints import BACKBONES, mask2former
 from tests.training.toy import write_recipe, write_toy_set

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.runs.check_run import check_run
-from segkit.runs.run import load_run
+from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import CONTENT, METRICS, damage, is_complete, read_run_manifest
 from segkit.shards.check_manifest import check_digest
 from segkit.shards.publish import MANIFEST

@@ -18,8 +18,7 @@ from segkit.errors import InputError
 from segkit.inference.predictor import Predictor
 from segkit.masks import rle
 from segkit.runs.import_checkpoint import cached_run, import_checkpoint
-from segkit.runs.open_run import check_run, open_run
-from segkit.runs.run import load_run
+from segkit.runs.open_run import check_run, load_run, open_run
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import load_taxonomy

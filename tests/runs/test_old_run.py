@@ -12,7 +12,8 @@ from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.recipes.load import load_recipe
 from segkit.recipes.old_names import WEIGHTS, OldNameWarning
 from segkit.runs.init_from import init_from
-from segkit.runs.run import Run, load_run
+from segkit.runs.open_run import load_run
+from segkit.runs.run import Run
 from segkit.runs.run_manifest import MANIFEST, RECIPE, read_run_manifest
 from segkit.shards.reader import ShardSet
 from segkit.training.train import train

@@ -13,7 +13,7 @@ import torch
 
 from segkit.errors import InputError, SegkitError
 from segkit.extras import install_command
-from segkit.runs.run import load_run
+from segkit.runs.open_run import load_run
 from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoders import load_encoder

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from segkit.distributed import process_group
-from segkit.runs.run import load_run
+from segkit.runs.open_run import load_run
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.training.train import train

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from segkit.runs.run import load_run
+from segkit.runs.open_run import load_run
 from segkit.shards.reader import ShardSet
 from segkit.training.train import train
 

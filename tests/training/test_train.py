@@ -14,7 +14,7 @@ from segkit.distributed import choose_device
 from segkit.errors import InputError, SegkitError
 from segkit.model.dataseg import DataSeg, Outputs
 from segkit.recipes.load import load_recipe
-from segkit.runs.run import load_run
+from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import RunManifest, read_run_manifest
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import versions
