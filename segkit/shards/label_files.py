@@ -22,7 +22,7 @@ from segkit.sample import Sample
 from segkit.shards import arrow
 from segkit.taxonomy import Taxonomy
 
-_HINT = "`segkit validate` lists the damage"
+DAMAGE_HINT = "`segkit validate` lists the damage"
 _SIZE = ("width", "height")
 _KINDS = frozenset({"thing", "stuff"})
 _SOURCES = frozenset({None, "human", "derived", "pseudo", "prediction"})
@@ -48,14 +48,14 @@ def open_labels(path: Path, rows: int | None = None) -> Iterator[pq.ParquetFile]
         with storage.parquet_file(path) as file:
             if not has_schema(file.schema_arrow):
                 message = "the columns are not those of schemas/sample.schema.json"
-                raise InputError(message, file=path, hint=_HINT)
+                raise InputError(message, file=path, hint=DAMAGE_HINT)
             if rows is not None and file.metadata.num_rows != rows:
                 message = f"has {file.metadata.num_rows} rows, the manifest says {rows}"
-                raise InputError(message, file=path, hint=_HINT)
+                raise InputError(message, file=path, hint=DAMAGE_HINT)
             yield file
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: text that is not UTF-8
         message = f"labels not readable ({storage.reason(error)})"
-        raise InputError(message, file=path, hint=_HINT) from error
+        raise InputError(message, file=path, hint=DAMAGE_HINT) from error
 
 
 def read_group(file: pq.ParquetFile, group: int, columns: list[str] | None = None) -> pa.Table:
@@ -80,7 +80,7 @@ def check_sizes(table: Any, file: Path) -> None:
         place = int(wrong[0])
         message = f"invalid size of {width[place]} x {height[place]} pixels"
         record = f"image {table.column('id')[place].as_py()}"
-        raise InputError(message, file=file, record=record, hint=_HINT)
+        raise InputError(message, file=file, record=record, hint=DAMAGE_HINT)
 
 
 def check_samples(samples: Sequence[Sample], taxonomy: Taxonomy, file: Path) -> None:
@@ -136,4 +136,4 @@ def _problem(sample: Sample, taxonomy: Taxonomy) -> str | None:
 
 
 def _error(message: str, file: Path, sample: Sample) -> InputError:
-    return InputError(message, file=file, record=f"image {short(sample.id)}", hint=_HINT)
+    return InputError(message, file=file, record=f"image {short(sample.id)}", hint=DAMAGE_HINT)

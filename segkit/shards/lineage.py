@@ -1,14 +1,18 @@
 """Describe a version, a shard set or a run, and its ancestors."""
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segkit import parse
 from segkit.errors import InputError, SegkitError
 from segkit.shards.locations import parent_path
 from segkit.shards.manifest_file import read_content, verify_content
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.shards.reader import ShardSet, read_manifest
 from segkit.taxonomy import Taxonomy
+
+MAX_GENERATIONS = 100
 
 
 def describe(spec: str | Path) -> dict[str, Any]:
@@ -30,9 +34,41 @@ def lineage(path: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The parents of a version, each with its own parents, back to the sources.
 
     Every parent has the path, version and digest that the child recorded; `found` is whether that
-    very version still exists, and if so, its name, kind or type, command and arguments follow.
+    very version still exists, and if so, its name, kind or type, command and arguments follow. The
+    parents of a version that is listed several times stand where it comes first, and those beyond
+    `MAX_GENERATIONS` are left out.
+
+    Raises:
+        InputError: the parents in the manifest are not those of a version.
     """
-    return [_ancestor(path, parent) for parent in manifest.get("parents") or ()]
+    return _parents(path, manifest, {path}, MAX_GENERATIONS)
+
+
+def _parents(
+    path: Path, manifest: dict[str, Any], listed: set[Path], generations: int
+) -> list[dict[str, Any]]:
+    """The parents of a version; `listed` receives the versions whose parents are listed."""
+    fields = parse.convert(manifest, _Fields, file=path / MANIFEST, noun="a manifest")
+    if not generations:
+        return []
+    return [_ancestor(path, asdict(parent), listed, generations - 1) for parent in fields.parents]
+
+
+@dataclass(frozen=True)
+class _Parent:
+    path: str
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """The fields of a manifest that a lineage shows."""
+
+    parents: tuple[_Parent, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
+    command: str | None = None
+    name: str | None = None
 
 
 def _describe_set(path: Path) -> dict[str, Any]:
@@ -71,16 +107,21 @@ def _count_crowds(path: Path) -> int | None:
         return None
 
 
-def _ancestor(child: Path, parent: dict[str, Any]) -> dict[str, Any]:
+def _ancestor(
+    child: Path, parent: dict[str, Any], listed: set[Path], generations: int
+) -> dict[str, Any]:
     recorded = {**parent, "found": False, "parents": []}
     try:
         path = parent_path(child, str(parent.get("path")))
         recorded["path"] = str(path)
         manifest = read_content(path / MANIFEST)
+        if manifest.get("digest") != parent.get("digest"):
+            return recorded
+        repeated = path in listed
+        listed.add(path)
+        parents = [] if repeated else _parents(path, manifest, listed, generations)
     except InputError:
-        return recorded
-    if manifest.get("digest") != parent.get("digest"):
         return recorded
     keys = ("type", "name", "split", "kind", "command", "arguments")
     fields = {key: manifest[key] for key in keys if key in manifest}
-    return {**recorded, **fields, "found": True, "parents": lineage(path, manifest)}
+    return {**recorded, **fields, "found": True, "parents": parents}

@@ -27,7 +27,6 @@ from segkit.shards.manifest_file import verify_content
 from segkit.shards.publish import MANIFEST, resolve
 from segkit.taxonomy import Taxonomy
 
-_DAMAGE_HINT = "`segkit validate` lists the damage"
 _COPY_HINT = "copy the set again from where it is intact, or convert again"
 _SET_HINT = "give a set that segkit convert has written"
 
@@ -248,7 +247,7 @@ class ShardSet:
             raise InputError(message, file=path, hint=hint) from error
         if len(data) != sample.image.length:
             message = f"too short to hold image {sample.id}"
-            raise InputError(message, file=path, hint=_DAMAGE_HINT)
+            raise InputError(message, file=path, hint=label_files.DAMAGE_HINT)
         return data
 
 

@@ -15,7 +15,7 @@ from segkit.shards import arrow
 from segkit.shards.check_manifest import check_manifest
 from segkit.shards.consistency import Violation, check_sample
 from segkit.shards.header import build_statistics
-from segkit.shards.label_files import has_schema, read_group
+from segkit.shards.label_files import DAMAGE_HINT, has_schema, read_group
 from segkit.shards.manifest import Part
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest
@@ -177,8 +177,7 @@ def _check_image(data: ShardSet, sample: Sample) -> Iterator[Violation]:
     try:
         content = data.image_bytes(sample, verify=False)
     except SegkitError as error:
-        # the hint of a SegkitError about damage is to run validate, so it is left out
-        text = str(error) if isinstance(error, InputError) else error.message
+        text = str(error).removesuffix(f"; {DAMAGE_HINT}")
         yield Violation("image-bytes", place, text)
         return
     if image.sha256 is not None and hashlib.sha256(content).hexdigest() != image.sha256:
