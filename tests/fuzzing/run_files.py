@@ -14,7 +14,7 @@ import torch
 from segkit.model.hf import read_config
 from segkit.model.hf_processor import image_sizes, pixel_statistics
 from segkit.recipes.load import load_recipe
-from segkit.runs.run import load_run
+from segkit.runs.open_run import load_run
 from segkit.shards.manifest_file import manifest_digest
 from segkit.shards.publish import MANIFEST
 from segkit.text.encoding import load_templates
