@@ -21,10 +21,17 @@ from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_class_head, read_config
 from segkit.model.hf_processor import image_sizes, pixel_statistics
 from segkit.model.linear_head import solve_text_head
-from segkit.recipes.load import to_toml
+from segkit.recipes.load import load_recipe, to_toml
 from segkit.recipes.schema import InferenceConfig, LossConfig, ModelConfig, Recipe, TextConfig
-from segkit.runs.run import check_readable
-from segkit.runs.run_manifest import RECIPE, TAXONOMIES, VOCABULARY, RunManifest, file_digests
+from segkit.runs.run_manifest import (
+    RECIPE,
+    TAXONOMIES,
+    VOCABULARY,
+    RunManifest,
+    file_digests,
+    manifest_of,
+    refuse_damage,
+)
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, staging, versions
 from segkit.storage import cache_root
@@ -143,7 +150,8 @@ def _import(checkpoint: _Checkpoint, out: Path, text: TextConfig) -> Path:
     fingerprint = {"command": "import", "source": checkpoint.source, "digest": checkpoint.digest}
     with staging(out, fingerprint, resume=False, content="run") as stage:
         _write(stage.path, model, recipe, taxonomy, rows, checkpoint, store)
-        check_readable(stage.path)
+        refuse_damage(stage.path, manifest_of(stage.path))
+        load_recipe(stage.path / RECIPE)
         return stage.publish()
 
 
