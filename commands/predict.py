@@ -196,7 +196,10 @@ def _files(images: Path | None, skip: bool) -> "tuple[Path, Sequence[Path], Tall
 
     if images is None:
         return Path(), [], Tally()
-    root, candidates = image_files(images)
+    root, candidates, passed_over = image_files(images)
+    if passed_over:
+        listed = ", ".join(f"{extension} {number}" for extension, number in passed_over.items())
+        note(f"other files than images are left out: {listed}")
     with progress_bar("check", len(candidates)) as advance:
         files, tally = check_files(candidates, root, advance)
     if tally.offenders and not (skip and files):

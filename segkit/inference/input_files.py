@@ -6,35 +6,41 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from segkit.errors import InputError
-from segkit.file_names import require_utf8
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.inference.streams import THREADS, prefetch
-from segkit.sources.image_files import read_picture
+from segkit.sources.image_files import read_picture, visible_files
 from segkit.sources.ledger import Defect, ImageError, Tally
 
 
-def image_files(place: Path) -> tuple[Path, Sequence[Path]]:
-    """The folder that sample ids are made from, and the image files under it, sorted by path.
+def image_files(place: Path) -> tuple[Path, Sequence[Path], Counter[str]]:
+    """Find the images of a folder; hidden files (`._x.jpg` of macOS) are skipped.
 
     Args:
         place: a folder, searched with its subfolders, or one file.
+
+    Returns:
+        The folder that sample ids are made from, the image files under it, sorted by path, and the
+        number of other files by extension.
 
     Raises:
         InputError: the folder holds no images.
     """
     if place.is_file():
-        return place.parent, [place]
-    files = sorted(
-        file
-        for file in place.rglob("*")
-        if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file()
-    )
+        return place.parent, [place], Counter()
+    files: list[Path] = []
+    passed_over: Counter[str] = Counter()
+    for name in visible_files(place):
+        extension = PurePosixPath(name).suffix.lower()
+        if extension in IMAGE_EXTENSIONS:
+            files.append(place / name)
+        else:
+            passed_over[extension or "(no extension)"] += 1
     if not files:
+        listed = ", ".join(f"{extension} {number}" for extension, number in passed_over.items())
+        message = f"no images found{f' (but {listed})' if listed else ''}"
         extensions = ", ".join(sorted(IMAGE_EXTENSIONS))
-        raise InputError("no images found", file=place, hint=f"give a folder with {extensions}")
-    for file in files:
-        require_utf8(file)
-    return place, files
+        raise InputError(message, file=place, hint=f"give a folder with {extensions}")
+    return place, sorted(files), passed_over
 
 
 def sample_ids(files: Sequence[Path], root: Path) -> dict[Path, str]:

@@ -1,4 +1,9 @@
+from pathlib import Path
+
+import pytest
+
 from segkit import storage
+from segkit.errors import InputError
 from segkit.inference.input_files import image_files, sample_ids
 from tests.shards.conftest import picture
 
@@ -11,8 +16,24 @@ def test_images_are_found_and_named_alike_on_disk_and_in_a_store(store, tmp_path
         (tmp_path / name).write_bytes(picture(number))
         storage.put(tmp_path / name, store / name)
     for place in (tmp_path, store):
-        root, files = image_files(place)
+        root, files, passed_over = image_files(place)
+        assert passed_over == {".txt": 1}
         ids = sample_ids(files, root)
         assert [ids[file] for file in files] == ["a/1", "a/2", "b.jpg", "b.png"]
         assert [file.read_bytes() for file in files] == [picture(number) for number in range(4)]
-        assert image_files(place / "a" / "2.png") == (place / "a", [place / "a" / "2.png"])
+        assert image_files(place / "a" / "2.png")[:2] == (
+            place / "a",
+            [place / "a" / "2.png"],
+        )
+
+
+def test_hidden_files_are_skipped_and_other_formats_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", ".thumbs/b.png", "c.HEIC", "d.heic", "e.gif", "README"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(picture(1))
+    _, files, passed_over = image_files(tmp_path)
+    assert files == [tmp_path / "a.png"]
+    assert passed_over == {".heic": 2, ".gif": 1, "(no extension)": 1}
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match=r"no images found \(but .*\.heic 2"):
+        image_files(tmp_path)
