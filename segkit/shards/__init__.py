@@ -22,7 +22,6 @@ diff.py            compare two sets
 merge_sets.py      several sets as one
 split.py           parts of a set
 prune.py          delete old versions that nothing refers to
-prune.py          delete old versions that nothing refers to
 relabel.py         a set in another taxonomy
 leakage.py         images that two sets share
 """
