@@ -165,7 +165,7 @@ def test_the_library_names_the_extra_too() -> None:
 import segkit
 for name in ("train", "Predictor", "load_run", "segment_boxes"):
     try:
-        getattr(segkit, name)
+        getattr(segkit, name)("nowhere")
     except ImportError as error:
         print(error)
 print(segkit.open.__name__, segkit.convert.__name__, segkit.evaluate.__name__)

@@ -100,6 +100,7 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
         InputError: no run there, an unreadable file, an override of another section, or no such
             device.
     """
+    require_extra("train", "segkit.load_run")
     from segkit.runs.run import read_run
 
     return read_run(*open_run(spec, overrides), device)
