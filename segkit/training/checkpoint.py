@@ -88,7 +88,7 @@ def save(
     Raises:
         SegkitError: the checkpoint cannot be written.
     """
-    path = folder / f"step-{step:08d}"
+    path = of_step(folder, step)
     partial = path.with_suffix(".partial")
     is_first = distributed.rank() == 0
     if is_first:
