@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import Crop
-from segkit.inference.postprocess import LabeledMask, encode
+from segkit.inference.postprocess import VOID, LabeledMask, class_scores, encode
 from segkit.inference.upscale import image_size
 from segkit.masks import rle
 from segkit.recipes.schema import InferenceConfig
@@ -22,7 +22,6 @@ from segkit.shards.manifest import Task
 
 _SIZE = (384, 384)
 """The size at which transformers computes masks, whatever size the model has seen."""
-_VOID = -1
 
 
 def mask2former_masks(
@@ -84,7 +83,7 @@ def _panoptic(
     visible = np.bincount(owner.flatten(), minlength=len(scores)).astype(np.float32)
     # A query stands for itself, a stuff query for all of its class; the first gives the number.
     segments: dict[int, tuple[int, float]] = {}
-    labels = np.full(len(scores), _VOID)
+    labels = np.full(len(scores), VOID)
     for query, (index, score) in enumerate(zip(classes.tolist(), scores.tolist(), strict=True)):
         if sizes[query] and visible[query] / np.float32(sizes[query]) > config.overlap:
             label = len(is_thing) + query if bool(is_thing[index]) else index
@@ -101,7 +100,7 @@ def _semantic(
     class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]
 ) -> list[LabeledMask]:
     probability = class_logits.softmax(-1)[:, :-1]  # (N, K)
-    maps = torch.einsum("nk,nhw->khw", probability, mask_logits.sigmoid())
+    maps = class_scores(probability, mask_logits.sigmoid())  # (K, h, w)
     if not len(maps):
         return []
     total = _resize(maps.sum(0)[None], size)[0]
@@ -129,7 +128,7 @@ def _instances(
     soft = (mask_logits.sigmoid() * masks).flatten(1).sum(1)
     certainty = soft / (masks.flatten(1).sum(1) + 1e-6)
     scores = scores * certainty[queries]
-    found = []
+    labeled = []
     for query, index, score in zip(
         queries.tolist(), classes.tolist(), scores.tolist(), strict=True
     ):
@@ -138,8 +137,8 @@ def _instances(
         full = F.interpolate(masks[query].float()[None, None], size=size, mode="nearest")[0] == 1
         region = encode(full)[0]
         if region.area:
-            found.append(LabeledMask(index, region, size, score))
-    return found
+            labeled.append(LabeledMask(index, region, size, score))
+    return labeled
 
 
 def _arg_max(maps: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
