@@ -13,6 +13,11 @@ def short(value: object, limit: int = 120) -> str:
     return f"{text[: limit - end]} ... {text[-end:]}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class SegkitError(Exception):
     """The work itself failed (exit code 1)."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, SegkitError, first_line
 from segkit.parse import read_json
 
 
@@ -215,7 +215,7 @@ def _unreachable(
             f"{name} is not a public model of {constants.ENDPOINT}: check the name, which may "
             "have changed, or set HF_TOKEN for a private one"
         )
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
         reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else reason
     return SegkitError(

@@ -4,7 +4,7 @@ import os
 import signal
 from types import ModuleType
 
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, SegkitError, first_line
 from segkit.extras import install_command, require_extra
 from segkit.stopping import signals_blocked
 
@@ -36,7 +36,7 @@ def fiftyone() -> ModuleType:
         raise InputError(f"FiftyOne cannot be imported ({error})", hint=hint) from error
     except Exception as error:
         # Without a database FiftyOne raises its own errors, MongoDB's, and plain RuntimeErrors.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise SegkitError(
             f"FiftyOne's MongoDB does not start ({reason}); set FIFTYONE_DATABASE_URI to a running"
             " one, or install fiftyone-db for this system"

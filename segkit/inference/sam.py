@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.distributed import autocast, choose_device
-from segkit.errors import InputError
+from segkit.errors import InputError, first_line
 from segkit.hub import WEIGHTS, model_kind, model_name
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.streams import prefetch
@@ -146,7 +146,7 @@ class SamTeacher(Teacher):
             inputs = self._process(larger, [[1.0, 1.0, 5.0, 5.0]])
             height, width = inputs["pixel_values"].shape[-2:]
         except Exception as error:  # any setting of the processor may be invalid
-            message = f"the image processor fails ({_reason(error)})"
+            message = f"the image processor fails ({first_line(error)})"
             raise InputError(message, file=folder, hint=hint) from error
         if (height, width) != expected:
             message = f"the processor gives images of {height, width}, the model takes {expected}"
@@ -192,14 +192,10 @@ def _load(class_name: str, folder: Path, **options: Any) -> Any:
             folder, local_files_only=True, trust_remote_code=False, **options
         )
     except Exception as error:  # transformers and safetensors raise errors of any type
-        message = f"cannot be loaded as a {class_name} ({_reason(error)})"
+        message = f"cannot be loaded as a {class_name} ({first_line(error)})"
         raise InputError(message, file=folder, hint="download the model again") from error
     finally:
         logging.set_verbosity(verbosity)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _load_model(class_name: str, folder: Path) -> Any:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segkit import storage
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, SegkitError, first_line
 from segkit.images.decode import image_size
 from segkit.sample import Sample
 from segkit.shards import arrow
@@ -134,7 +134,7 @@ def _check_labels_file(path: Path, part: Part) -> Iterator[Violation]:
         with storage.parquet_file(path) as file:
             rows, schema = file.metadata.num_rows, file.schema_arrow
     except (OSError, ValueError, pa.ArrowException) as error:
-        yield Violation("labels-unreadable", name, str(error).splitlines()[0])
+        yield Violation("labels-unreadable", name, first_line(error))
         return
     if not has_schema(schema):
         detail = "the columns are not those of schemas/sample.schema.json"
@@ -149,7 +149,7 @@ def _read_row_groups(path: Path) -> Iterator[list[Sample] | Violation]:
             for index in range(file.num_row_groups):
                 yield _read_row_group(file, index, path.name)
     except (OSError, ValueError, pa.ArrowException) as error:
-        yield Violation("labels-unreadable", path.name, str(error).splitlines()[0])
+        yield Violation("labels-unreadable", path.name, first_line(error))
 
 
 def _read_row_group(file: pq.ParquetFile, index: int, name: str) -> list[Sample] | Violation:
@@ -157,7 +157,7 @@ def _read_row_group(file: pq.ParquetFile, index: int, name: str) -> list[Sample]
         return list(arrow.from_table(read_group(file, index)))
     except (OSError, ValueError, pa.ArrowException) as error:
         place = f"{name}: row group {index}"
-        return Violation("labels-unreadable", place, str(error).splitlines()[0])
+        return Violation("labels-unreadable", place, first_line(error))
 
 
 def _check_image(data: ShardSet, sample: Sample) -> Iterator[Violation]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import storage
-from segkit.errors import InputError, SegkitError, UnchangedWarning
+from segkit.errors import InputError, SegkitError, UnchangedWarning, first_line
 from segkit.sample import ImageRef, Sample
 from segkit.shards.header import Header, build_manifest
 from segkit.shards.locations import image_names, remember_folders
@@ -78,7 +78,7 @@ def finish(
     try:
         (stage.path / MANIFEST).write_text(manifest_text(manifest), "utf-8")
     except (ValueError, RecursionError) as error:  # such as half of a character
-        message = f"the manifest cannot be written ({str(error).splitlines()[0]})"
+        message = f"the manifest cannot be written ({first_line(error)})"
         raise SegkitError(f"{stage.path}: {message}", hint="nothing was published") from error
     check(_read_back(stage.path, manifest))
     files = {name for part in parts for name in (part.labels, part.images) if name}

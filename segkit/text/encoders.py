@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, SegkitError, first_line
 from segkit.extras import require_extra
 from segkit.text import minilm
 
@@ -168,7 +168,7 @@ def _fetched(spec: str, *, local: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # errors of the hub and of the loaders have no common type
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if local:
             message = f"not a text model ({reason})"
             raise InputError(message, file=spec, hint="give another folder") from error

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from segkit import distributed
 from segkit.atomic import sync
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, SegkitError, first_line
 from segkit.runs.checkpoint_digests import DIGESTS, damaged_files, has_digests, write_digests
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -231,7 +231,7 @@ def _cause(error: BaseException) -> str:
     """The first line of an error, of any process."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 @contextmanager
