@@ -135,6 +135,13 @@ def fetch_model(
         raise _unreachable(name, error, (*required, *optional), kind) from error
 
 
+def is_cached(name: str, files: Sequence[str]) -> bool:
+    """Whether the hub's cache holds these files of a public model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(isinstance(try_to_load_from_cache(name, file), str) for file in files)
+
+
 def _check_files(folder: Path, required: Sequence[str], kind: PublicKind) -> None:
     """Raise InputError where a folder lacks a file."""
     for name in required:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError, SegkitError
 from segkit.extras import require_extra
-from segkit.hub import HF_PREFIX, fetch_model
+from segkit.hub import HF_PREFIX, fetch_model, is_cached, model_name
 from segkit.storage import reason
 
 Floats = NDArray[np.float32]
@@ -140,10 +140,7 @@ def load_minilm() -> MiniLM:
 
 def has_weights() -> bool:
     """Whether the weights are on this machine, so that encoding needs no network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    name = SOURCE.removeprefix(HF_PREFIX)
-    return _package_folder() is not None or isinstance(try_to_load_from_cache(name, WEIGHTS), str)
+    return _package_folder() is not None or is_cached(model_name(SOURCE), (WEIGHTS,))
 
 
 def _package_folder() -> Path | None:

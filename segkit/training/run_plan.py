@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.errors import InputError
 from segkit.extras import MissingExtraError, require_extra
-from segkit.hub import CONFIG, WEIGHTS, is_hugging_face, model_name
+from segkit.hub import CONFIG, WEIGHTS, is_cached, is_hugging_face, model_name
 from segkit.recipes.schema import Recipe
 from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
@@ -168,7 +168,7 @@ def _check_weights(recipe: Recipe) -> None:
         if not is_hugging_face(model.init_from):
             return  # a run, which was resolved
         name = model_name(model.init_from)
-        if not Path(name).is_dir() and not _is_cached(name, (CONFIG, WEIGHTS)):
+        if not Path(name).is_dir() and not is_cached(name, (CONFIG, WEIGHTS)):
             raise InputError(
                 f"{name} is not in the cache of the Hugging Face hub",
                 hint=f"the run downloads it at its start; without a network, fetch {CONFIG} and "
@@ -190,19 +190,13 @@ def _check_timm_weights(backbone: str) -> None:
     source = get_pretrained_cfg(name) if is_model(name) else None
     if source is None:
         raise InputError(f"timm has no weights of {name}", hint="check model.backbone")
-    if source.hf_hub_id and not _is_cached(source.hf_hub_id, (WEIGHTS,)):
+    if source.hf_hub_id and not is_cached(source.hf_hub_id, (WEIGHTS,)):
         raise InputError(
             f"the weights of {name} ({source.hf_hub_id}) are not in the cache of the Hugging Face "
             "hub",
             hint="the run downloads them at its start; without a network, set "
             "model.backbone_weights to a safetensors file",
         )
-
-
-def _is_cached(repository: str, files: Sequence[str]) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return all(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
 
 
 def _estimate(

@@ -94,7 +94,7 @@ def test_missing_embeddings_name_the_command(
 def test_missing_memory_disk_and_extras_are_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "_is_cached", lambda *_: True)
+    monkeypatch.setattr(planning, "is_cached", lambda *_: True)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 20, 0, 1 << 10))
     monkeypatch.setattr("os.sysconf", lambda name: 1)
     found = missing(plan(folder, "data.workers=2", 'training.loggers=["mlflow"]'))
