@@ -81,8 +81,7 @@ def check_inputs(
 ) -> TrainingInputs:
     """Resolve the start of a recipe and open its data sets; raises as `check_training`."""
     recipe = resolve_init_from(recipe)
-    for name in recipe.training.loggers:
-        require_extra(name, f"training.loggers: {name}")
+    check_loggers(recipe)
     datasets = name_sets(data)
     check_sets(datasets, recipe.data)
     require_targets(datasets, recipe.data)
@@ -92,6 +91,12 @@ def check_inputs(
         hint = "give --eval-data, or set it to last"
         raise InputError("no evaluation to choose by", record="training.publish", hint=hint)
     return TrainingInputs(recipe, datasets, eval_datasets)
+
+
+def check_loggers(recipe: Recipe) -> None:
+    """Raise MissingExtraError for a logger of the recipe that is not installed."""
+    for name in recipe.training.loggers:
+        require_extra(name, f"training.loggers: {name}")
 
 
 def name_sets(data: Sequence[tuple[str, float]]) -> list[NamedSet]:

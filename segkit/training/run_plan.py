@@ -16,7 +16,7 @@ from segkit.hub import CONFIG, WEIGHTS, is_cached, is_hugging_face, model_name
 from segkit.recipes.schema import Recipe
 from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
-from segkit.text.encoding import Encoding
+from segkit.training.preflight import check_loggers, recipe_encoding
 
 if TYPE_CHECKING:
     from segkit.training.memory import Memory
@@ -91,7 +91,7 @@ def plan_training(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     samples = recipe.data.batch_size * recipe.training.accumulate * processes
     mixed = len(data) if recipe.data.mixing == "all" else 1
-    missing = [*_lacks(_check_embeddings, recipe, data), *_lacks(_check_loggers, recipe)]
+    missing = [*_lacks(_check_embeddings, recipe, data), *_lacks(check_loggers, recipe)]
     memory = None
     try:
         require_extra("train", "training")
@@ -147,18 +147,13 @@ def _as_missing(name: str, error: InputError) -> Missing:
 
 
 def _check_embeddings(recipe: Recipe, data: Sequence[tuple[ShardSet, float]]) -> None:
-    store = EmbeddingStore(Encoding.from_names(recipe.text.encoder, recipe.text.templates))
+    store = EmbeddingStore(recipe_encoding(recipe))
     for shards, _ in data:
         try:
             store.embed(shards.taxonomy)
         except InputError as error:
             hint = f"{error.hint}, or the run encodes them at its start"
             raise InputError(error.message, hint=hint) from error
-
-
-def _check_loggers(recipe: Recipe) -> None:
-    for name in recipe.training.loggers:
-        require_extra(name, f"training.loggers: {name}")
 
 
 def _check_weights(recipe: Recipe) -> None:
