@@ -18,6 +18,9 @@ Bytes = NDArray[np.uint8]
 _BASE, _MORE, _SIGN, _BITS = 48, 32, 16, 5
 _MAX_GROUPS = 12
 """A count takes 60 bits at most; a longer chain of groups is not a count."""
+_CHUNK = 64
+"""Masks that are checked at once: larger arrays would be new pages of memory each time, which take
+longer than the check."""
 
 
 @dataclass(frozen=True)
@@ -104,22 +107,32 @@ def first_malformed(masks: Sequence[bytes], pixels: Ints) -> int | None:
         masks: (S,) strings of any characters.
         pixels: (S,) pixels of each mask's image.
     """
+    for start in range(0, len(masks), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        if not _all_fill(masks[chunk], pixels[chunk]):
+            fills = map(_fills, masks[chunk], pixels[chunk].tolist())
+            return start + list(fills).index(False)
+    return None
+
+
+def _all_fill(masks: Sequence[bytes], pixels: Ints) -> bool:
+    """Whether the counts of all masks fill their images."""
     buffer, offsets = join(masks)
     last, groups = _ends_of_numbers(buffer)
-    if _is_wellformed(masks, buffer, groups):
-        lengths = np.diff(np.searchsorted(last, offsets))
-        gap, run, tail = _gaps_and_runs(_numbers(buffer, last, groups), lengths)
-        pairs = lengths // 2
-        present = np.flatnonzero(pairs)
-        total, limit = tail.copy(), int(pixels.max(initial=0))
-        runs = (gap, run, tail)
-        if all(counts.min(initial=0) >= 0 and counts.max(initial=0) <= limit for counts in runs):
-            begin = np.concatenate(([0], np.cumsum(pairs)))[present]
-            if len(present):
-                total[present] += np.add.reduceat(gap + run, begin)
-            if (total == pixels).all():
-                return None
-    return next(k for k, mask in enumerate(masks) if not _fills(mask, int(pixels[k])))
+    if not _is_wellformed(masks, buffer, groups):
+        return False
+    lengths = np.diff(np.searchsorted(last, offsets))
+    gap, run, total = _gaps_and_runs(_numbers(buffer, last, groups), lengths)
+    limit = int(pixels.max(initial=0))
+    for counts in (gap, run, total):
+        if counts.min(initial=0) < 0 or counts.max(initial=0) > limit:
+            return False
+    pairs = lengths // 2
+    present = np.flatnonzero(pairs)
+    if len(present):
+        begin = np.concatenate(([0], np.cumsum(pairs)))[present]
+        total[present] += np.add.reduceat(gap + run, begin)
+    return bool((total == pixels).all())
 
 
 def _fills(mask: bytes, pixels: int) -> bool:

@@ -85,6 +85,10 @@ def test_the_first_mask_that_does_not_fill_its_image_is_named(mask: bytes) -> No
     assert first_malformed([*sound, *sound], np.full(8, 768)) is None
     for place in range(len(sound) + 1):
         assert first_malformed([*sound[:place], mask, *sound[place:]], pixels) == place
+    many = sound * 100
+    assert first_malformed(many, np.full(400, 768)) is None
+    for place in (63, 64, 65, 399):
+        assert first_malformed([*many[:place], mask, *many[place:]], np.full(401, 768)) == place
 
 
 @given(st.lists(st.binary(max_size=12), max_size=6), st.integers(1, 60))
