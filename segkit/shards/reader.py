@@ -196,9 +196,10 @@ class ShardSet:
         """A function from part and row to a sample; its caches are those of this set."""
 
         @lru_cache(maxsize=32)
-        def read_group(part: int, group: int) -> pa.Table:
+        def read_group(part: int, group: int) -> tuple[pa.Table, set[int]]:
+            """A row group, and those of its rows that have been checked."""
             with self._open_labels(self.manifest.parts[part]) as file:
-                return label_files.read_group(file, group)
+                return label_files.read_group(file, group), set()
 
         @lru_cache(maxsize=256)
         def group_ends(part: int) -> list[int]:
@@ -210,9 +211,14 @@ class ShardSet:
             ends = group_ends(part)
             group = bisect_right(ends, row)
             start = ends[group - 1] if group else 0
+            table, checked = read_group(part, group)
             # only this row becomes an object: a table is read in 1 ms, all its objects take 50 ms
-            table = read_group(part, group).slice(row - start, 1)
-            return self._samples(table, self.manifest.parts[part])[0]
+            table = table.slice(row - start, 1)
+            if row in checked:
+                return next(arrow.from_table(table))
+            (sample,) = self._samples(table, self.manifest.parts[part])
+            checked.add(row)
+            return sample
 
         return read_row
 

@@ -35,6 +35,21 @@ def test_samples_are_read_in_order_and_by_index(make_set):
         assert np.array_equal(shards.image(sample), bgr[..., ::-1])
 
 
+def test_a_row_is_refused_at_each_read_and_its_neighbors_at_none(tmp_path):
+    records = [(toy_sample(seed), None) for seed in range(3)]
+    segments = tuple(replace(segment, class_id=99) for segment in records[1][0].segments)
+    records[1] = replace(records[1][0], segments=segments), None
+    header = Header(taxonomy=TAXONOMY, kind="panoptic", name="x", command="t", images_by="none")
+    shards = write_set(tmp_path / "set", records, header)
+    for _ in range(2):
+        with pytest.raises(InputError, match="class 99 is not in the taxonomy"):
+            shards.sample(1)
+        assert [without_image(shards.sample(index)) for index in (0, 2)] == [
+            toy_sample(0),
+            toy_sample(2),
+        ]
+
+
 def test_the_digest_depends_only_on_the_content(make_set, tmp_path):
     first, again, larger = make_set("a"), make_set("b"), make_set("c", count=6)
     assert first.manifest.digest == again.manifest.digest != larger.manifest.digest
