@@ -117,7 +117,6 @@ def write_back(
         (shards,),
         header,
         ledger=lambda: counted.ledger(shards),
-        verify_images=False,
     )
 
 

@@ -63,15 +63,7 @@ def merge_sets(
         annotations=Count(input=segments, kept=segments), images=Count(input=images, kept=images)
     )
     rows = _rows(sets, taxonomy, rename, verify_images)
-    return write_view(
-        destination,
-        rows,
-        sets,
-        header,
-        ledger=lambda: ledger,
-        verify_images=False,  # `_rows` does, under the ids of the sets
-        force=force,
-    )
+    return write_view(destination, rows, sets, header, ledger=lambda: ledger, force=force)
 
 
 def merge_taxonomies(taxonomies: Sequence[Taxonomy], name: str) -> Taxonomy:

@@ -75,10 +75,10 @@ def relabel(
         class_map: the new class of each class.
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
+        force: publish a version that equals the newest one too.
 
     Raises:
         InputError: an image is missing or damaged.
-        force: publish a version that equals the newest one too.
     """
     kept: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
@@ -88,6 +88,8 @@ def relabel(
     def rows() -> Iterator[tuple[Sample, ShardSet]]:
         nonlocal joined
         for sample in data.samples():
+            if verify_images:
+                data.verify_image(sample)
             mapped = 0
             for segment in sample.segments:
                 is_mapped = class_map.get(segment.class_id) is not None
@@ -120,7 +122,6 @@ def relabel(
         (data,),
         header,
         ledger=ledger,
-        verify_images=verify_images,
         force=force,
     )
 

@@ -133,7 +133,6 @@ def _publish(
         (data,),
         replace(Header.from_set(data, "split", arguments), split=part),
         ledger=ledger,
-        verify_images=False,
         force=force,
     )
 
