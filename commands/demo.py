@@ -21,16 +21,14 @@ def demo(
         parser=writable_local,
         help="Folder for all files of the demo.",
     ),
-    steps: int = typer.Option(
-        None, "--steps", min=1, help="Training steps; the default takes about 6 minutes."
-    ),
+    steps: int = typer.Option(None, "--steps", min=1, help="Training steps; 1,400 by default."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the scenes and of training."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Generate scenes in three native layouts, convert, train, pseudolabel and evaluate.
 
-    This takes about 10 minutes on two cores.
+    This takes 10 to 20 minutes on two cores.
 
     Example: segkit demo --out demo-out
     """
