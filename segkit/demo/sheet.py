@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segkit.images.contact_sheet import Column, contact_sheet
-from segkit.images.draw import Picture
-from segkit.report.preview import draw_segments, spread
+from segkit.images.draw import Picture, enlarged_overlay
+from segkit.report.preview import spread
 from segkit.shards.reader import ShardSet
 
 ROWS = ("image", "ground truth", "prediction", "pseudo-mask")
@@ -57,4 +57,4 @@ def _paint(image: Picture, shards: ShardSet, index: int) -> Picture:
         for segment in shards.sample(index).segments
         if segment.mask_from != "prediction" or segment.score is None or segment.score >= MIN_SCORE
     ]
-    return draw_segments(image, segments, shards)
+    return enlarged_overlay(image, segments, shards.taxonomy)

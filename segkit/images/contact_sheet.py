@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segkit.images.draw import Picture, load_font
+from segkit.images.draw import Picture, fit, load_font
 from segkit.images.palette import Color
 
 _PAPER, _TILE = (255, 255, 255), (244, 245, 247)
@@ -96,7 +96,7 @@ class _Sheet:
         for column, left, wide in zip(self.columns, self.lefts, self.widths, strict=True):
             for number, picture in enumerate(column.tiles):
                 if picture is not None:
-                    page.paste(_fit(picture, wide, self.tile), (left, self._top(number)))
+                    page.paste(_centered(picture, wide, self.tile), (left, self._top(number)))
         self._write_headings(draw)
         self._write_note(draw, note, height - self.tile // 2 - self.gap)
         return np.asarray(page)
@@ -141,12 +141,9 @@ def _width(column: Column, tile: int) -> int:
     return round(tile * min(max(ratio, 0.6), 1.9))
 
 
-def _fit(picture: Picture, width: int, height: int) -> Image.Image:
+def _centered(picture: Picture, width: int, height: int) -> Image.Image:
     """The picture scaled to fit within (width, height), centered on a pale ground."""
-    scale = min(width / picture.shape[1], height / picture.shape[0])
-    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-    resampling = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS
+    scaled = fit(picture, width, height)
     ground = Image.new("RGB", (width, height), _TILE)
-    corner = (width - size[0]) // 2, (height - size[1]) // 2
-    ground.paste(Image.fromarray(picture).resize(size, resampling), corner)
+    ground.paste(scaled, ((width - scaled.width) // 2, (height - scaled.height) // 2))
     return ground

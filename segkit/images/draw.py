@@ -26,11 +26,6 @@ MIN_SIDE = 384
 _WHITE, _DARK = (255, 255, 255), (20, 22, 26)
 
 
-def overlay_scale(shape: tuple[int, int]) -> int:
-    """Return the factor that enlarges an image of (H, W) to about `MIN_SIDE` pixels, at least 1."""
-    return max(1, round(MIN_SIDE / min(shape)))
-
-
 def overlay(
     image: Picture,
     segments: Iterable[Segment],
@@ -78,6 +73,14 @@ def overlay(
     if not labels:
         return picture
     return _write_names(picture, _visible(masks), order, names, scale)
+
+
+def enlarged_overlay(
+    image: Picture, segments: Iterable[Segment], taxonomy: Taxonomy, *, min_score: float = 0.0
+) -> Picture:
+    """Paint segments over an image that is enlarged to about `MIN_SIDE` pixels if it is smaller."""
+    scale = max(1, round(MIN_SIDE / min(image.shape[:2])))
+    return overlay(image, segments, taxonomy, scale=scale, min_score=min_score)
 
 
 def _enlarged(counts: bytes, height: int, width: int, size: tuple[int, int]) -> Mask:
@@ -165,6 +168,14 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise RuntimeError("this Pillow was built without FreeType: it cannot write captions")
     return font
+
+
+def fit(picture: Picture, width: float, height: float) -> Image.Image:
+    """Scale a picture to fit within a width and a height in pixels."""
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+    resampling = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS
+    return Image.fromarray(picture).resize(size, resampling)
 
 
 def png_bytes(picture: Picture) -> bytes:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segkit.images.draw import Picture, load_font
+from segkit.images.draw import Picture, fit, load_font
 
 _PAPER, _INK = (255, 255, 255), (38, 43, 51)
 _ELLIPSIS = "…"
+_MAX_RATIO = 0.8
+"""Height of a tile / its width; taller pictures are narrower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ def picture_grid(tiles: Sequence[Tile], *, width: int = 360, columns: int | None
     """Lay pictures out from left to right and from top to bottom.
 
     Args:
-        tiles: the pictures, scaled to one width; captions are cut where they are longer.
+        tiles: the pictures, scaled to one width, tall ones to less; captions are cut where they are
+            longer.
         width: of each picture, in pixels.
         columns: pictures in a row; by default as many as make the grid about square.
 
@@ -40,7 +43,7 @@ def picture_grid(tiles: Sequence[Tile], *, width: int = 360, columns: int | None
     per_row = min(columns or math.ceil(math.sqrt(len(tiles))), len(tiles))
     font = load_font(max(13, width // 26))
     gap, line = max(4, width // 45), round(1.6 * font.size)
-    pictures = [_scaled(tile.picture, width) for tile in tiles]
+    pictures = [fit(tile.picture, width, _MAX_RATIO * width) for tile in tiles]
     rows = [pictures[start : start + per_row] for start in range(0, len(pictures), per_row)]
     heights = [max(picture.height for picture in row) for row in rows]
     size = (
@@ -60,15 +63,6 @@ def picture_grid(tiles: Sequence[Tile], *, width: int = 360, columns: int | None
             draw.text(place, caption, font=font, fill=_INK, anchor="lm")
         top += height + line + gap
     return np.asarray(page)
-
-
-def _scaled(picture: Picture, width: int) -> Image.Image:
-    """The picture at this width, or narrower if it is a tall one."""
-    height, source_width = picture.shape[:2]
-    scale = min(width / source_width, 0.8 * width / height)
-    size = max(1, round(scale * source_width)), max(1, round(scale * height))
-    resampling = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS
-    return Image.fromarray(picture).resize(size, resampling)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.images.draw import Picture, overlay, overlay_scale, png_bytes
+from segkit.images.draw import Picture, enlarged_overlay, png_bytes
 from segkit.inference.postprocess import LabeledMask
 from segkit.masks import rle
 from segkit.masks.supervision import detections
@@ -79,14 +79,9 @@ class PredictedMasks(list[PredictedMask]):
     def draw(self, min_score: float = 0.0) -> Picture:
         """Paint the masks over the image, enlarged if it is small: (H, W, 3) RGB uint8."""
         categories = {mask.class_id: Category(mask.class_id, mask.name, mask.kind) for mask in self}
-        scale = overlay_scale(self.image.shape[:2])
-        return overlay(
-            self.image,
-            [mask.to_segment() for mask in self],
-            Taxonomy("predictions", tuple(categories.values())),
-            scale=scale,
-            min_score=min_score,
-        )
+        taxonomy = Taxonomy("predictions", tuple(categories.values()))
+        segments = [mask.to_segment() for mask in self]
+        return enlarged_overlay(self.image, segments, taxonomy, min_score=min_score)
 
     def to_supervision(self) -> Any:
         """Return the masks as `supervision.Detections`; InputError where it is not installed."""

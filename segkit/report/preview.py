@@ -8,7 +8,7 @@ import numpy as np
 
 from segkit import storage
 from segkit.errors import InputError, SegkitError
-from segkit.images.draw import Picture, overlay, overlay_scale, save_png
+from segkit.images.draw import Picture, enlarged_overlay, save_png
 from segkit.images.picture_grid import Tile, picture_grid
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -65,12 +65,6 @@ def background(shards: ShardSet, sample: Sample) -> Picture:
         return np.full((sample.height, sample.width, 3), GRAY, np.uint8)
 
 
-def draw_segments(image: Picture, segments: Sequence[Segment], shards: ShardSet) -> Picture:
-    """Paint segments over an image, enlarged if it is small."""
-    scale = overlay_scale(image.shape[:2])
-    return overlay(image, segments, shards.taxonomy, scale=scale)
-
-
 def draw_samples(
     shards: ShardSet,
     indices: Sequence[int],
@@ -95,13 +89,13 @@ def draw_samples(
         sample = shards.sample(index)
         image = background(shards, sample)
         confident = _confident(shards, sample.segments, min_score)
-        pictures = [draw_segments(image, confident, shards)]
+        pictures = [enlarged_overlay(image, confident, shards.taxonomy)]
         counted = sample.segments
         if predictions is not None:
             row = rows.get(sample.id)
             counted = () if row is None else predictions.sample(row).segments
             confident = _confident(predictions, counted, min_score)
-            pictures.append(draw_segments(image, confident, predictions))
+            pictures.append(enlarged_overlay(image, confident, predictions.taxonomy))
         segments += len(counted)
         drawn += len(confident)
         caption = captions[number] if captions else f"{sample.id}: {len(counted)}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.images.draw import Picture, overlay, overlay_scale, png_bytes
+from segkit.images.draw import Picture, enlarged_overlay, png_bytes
 from segkit.masks import rle
 from segkit.masks.supervision import detections
 from segkit.sample import Sample, Segment
@@ -80,8 +80,7 @@ class LabeledImage:
         Returns:
             (H, W, 3) RGB uint8.
         """
-        scale = overlay_scale(self.image.shape[:2])
-        return overlay(self.image, self.segments, self.taxonomy, scale=scale, min_score=min_score)
+        return enlarged_overlay(self.image, self.segments, self.taxonomy, min_score=min_score)
 
     def show(self, min_score: float = 0.0) -> None:
         """Show the picture of `draw`: in the notebook, in the terminal, or in a viewer.
