@@ -1,18 +1,18 @@
 """What a dataset says of each image: figures of predictions, quarantined labels, leaks."""
 
-import json
 import math
 import re
 from collections.abc import Iterator
 
-from segkit import storage
+from segkit import parse, storage
 from segkit.errors import SegkitError
-from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.metrics.evaluate import evaluate_images
+from segkit.metrics.shard_columns import image_ids
+from segkit.shards.label_files import DAMAGE_HINT
 from segkit.shards.leakage import find_leaks
-from segkit.shards.manifest import TASKS
 from segkit.shards.reader import ShardSet
+from segkit.sources.quarantine import QUARANTINE
 
-QUARANTINE = "quarantine.jsonl"
 _IMAGE = re.compile(r"\bimage (.+?)(?=$|, |: )")
 
 
@@ -23,9 +23,8 @@ def image_figures(truth: ShardSet, predictions: ShardSet) -> dict[str, float] | 
         Sample id -> figure, without images that have nothing to score; None where the sets cannot
         be compared, such as boxes without masks.
     """
-    task = TASKS[truth.manifest.kind]
     try:
-        result = evaluate(truth, predictions, task, EvalOptions(detections=task == "instance"))
+        result = evaluate_images(truth, predictions)
     except SegkitError:
         return None
     scores, _ = result.image_scores()
@@ -34,14 +33,20 @@ def image_figures(truth: ShardSet, predictions: ShardSet) -> dict[str, float] | 
 
 
 def quarantined_ids(shards: ShardSet) -> Iterator[str]:
-    """The images of which the conversion dropped a label into the quarantine."""
+    """The images of which the conversion dropped a label into the quarantine.
+
+    Raises:
+        InputError: the quarantine is damaged.
+    """
+    file = shards.path / QUARANTINE
     try:
-        text = storage.read_bytes(shards.path / QUARANTINE).decode("utf-8")
-    except (OSError, UnicodeDecodeError):
+        data = storage.read_bytes(file)
+    except OSError:  # nothing was quarantined
         return
-    ids = {sample.id for sample in shards.samples()}
-    for line in text.splitlines():
-        match = _IMAGE.search(str(json.loads(line).get("record", "")))
+    ids = set(image_ids(shards))
+    for line in data.splitlines():
+        record = parse.parse_json(line, file=file, hint=DAMAGE_HINT)
+        match = _IMAGE.search(str(record.get("record", "")) if isinstance(record, dict) else "")
         if match and match[1] in ids:
             yield match[1]
 

@@ -24,7 +24,7 @@ from segkit.metrics.shard_columns import is_federated
 from segkit.metrics.tide import TideErrors
 from segkit.metrics.zero_shot import compute_zero_shot
 from segkit.sample import Sample
-from segkit.shards.manifest import Task
+from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
 
 Floats = NDArray[np.float64]
@@ -119,6 +119,12 @@ class EvalResult:
         if self.semantic is not None:
             return 100 * self.semantic.per_image(), "mIoU"
         return np.full(len(self.image_ids), np.nan), ""
+
+
+def evaluate_images(truth: ShardSet, predictions: ShardSet) -> EvalResult:
+    """Evaluate in the task of the set's labels, with what `EvalResult.image_scores` needs."""
+    task = TASKS[truth.manifest.kind]
+    return evaluate(truth, predictions, task, EvalOptions(detections=task == "instance"))
 
 
 def evaluate(

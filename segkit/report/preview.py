@@ -10,6 +10,7 @@ from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.images.draw import Picture, enlarged_overlay, save_png
 from segkit.images.picture_grid import Tile, picture_grid
+from segkit.metrics.shard_columns import image_ids
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
@@ -48,13 +49,11 @@ def spread(total: int, count: int) -> list[int]:
 
 def index_of(shards: ShardSet, sample_id: str) -> int:
     """Return the index of the sample with this id; InputError if the set has none."""
-    for index, sample in enumerate(shards.samples()):
-        if sample.id == sample_id:
-            return index
-    first = shards.sample(0).id
-    raise InputError(
-        f"no image has the id {sample_id!r}", file=shards.path, hint=f"ids are such as {first!r}"
-    )
+    ids = image_ids(shards)
+    if sample_id in ids:
+        return ids.index(sample_id)
+    hint = f"ids are such as {ids[0]!r}"
+    raise InputError(f"no image has the id {sample_id!r}", file=shards.path, hint=hint)
 
 
 def background(shards: ShardSet, sample: Sample) -> Picture:
@@ -82,7 +81,8 @@ def draw_samples(
         predictions: a prediction set of the same ids, drawn on the right of each image.
         captions: a line for each image; by default its id and its number of segments.
     """
-    rows = {} if predictions is None else {s.id: i for i, s in enumerate(predictions.samples())}
+    predicted = () if predictions is None else image_ids(predictions)
+    rows = {image: index for index, image in enumerate(predicted)}
     segments = drawn = 0
     tiles = []
     for number, index in enumerate(indices):

@@ -4,9 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.metrics.evaluate import evaluate_images
 from segkit.sample import Sample
-from segkit.shards.manifest import TASKS
 from segkit.shards.reader import ShardSet
 
 
@@ -38,9 +37,7 @@ def worst_images(
         InputError: nothing gives the images a score.
     """
     if predictions is not None:
-        task = TASKS[shards.manifest.kind]
-        options = EvalOptions(detections=task == "instance")
-        result = evaluate(shards, predictions, task, options)
+        result = evaluate_images(shards, predictions)
         ids = list(result.image_ids)
         scores, figure = result.image_scores()
     else:
