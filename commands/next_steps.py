@@ -54,12 +54,12 @@ def _train(result: Result) -> str:
     return f"segkit eval --checkpoint {_path(result)} --data SET --task TASK --out work/eval"
 
 
-def _pseudolabel(result: Result) -> str:
+def _browse(result: Result) -> str:
     return f"segkit browse {_path(result)}"
 
 
-def _predict(result: Result) -> str:
-    return f"segkit browse {_path(result)}"
+def _worst(_: Result) -> str:
+    return "segkit show SET --predictions PREDICTIONS --worst"
 
 
 def _path(result: Result) -> str:
@@ -95,11 +95,11 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
         f"segkit predict --checkpoint {_path(result)} --images photos --out work/photos"
     ),
     "segkit.train": _train,
-    "segkit.predict": _predict,
-    "segkit.pseudolabel": _pseudolabel,
-    "segkit.metrics": lambda result: "segkit show SET --predictions PREDICTIONS --worst",
-    "segkit.compare": lambda result: "segkit show SET --predictions PREDICTIONS --worst",
-    "segkit.benchmark": lambda result: "segkit show SET --predictions PREDICTIONS --worst",
+    "segkit.predict": _browse,
+    "segkit.pseudolabel": _browse,
+    "segkit.metrics": _worst,
+    "segkit.compare": _worst,
+    "segkit.benchmark": _worst,
     "segkit.browse": lambda result: "segkit export FORMAT --data SET --out DIR",
     "segkit.review": lambda result: f"segkit inspect {_path(result)}",
     "segkit.export": lambda result: "segkit convert SOURCE reads the files back",

@@ -68,15 +68,10 @@ def recipes(
     }
     lines = [
         f"{entry.key} = {values[entry.key]!r}"
-        f"{'' if values[entry.key] == _plain(entry.default) else f' (default {entry.default!r})'}\n"
+        f"{'' if values[entry.key] == entry.default else f' (default {entry.default!r})'}\n"
         f"    {entry.type}. {entry.text}"
         for entry in keys
     ]
     texts = [head, *lines] if key is None else lines
     printed = [line for text in texts for line in text.splitlines()]
     emit(result, schema="segkit.recipes/1", as_json=as_json, tables=printed)
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it."""
-    return list(value) if isinstance(value, tuple) else value

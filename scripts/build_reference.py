@@ -42,7 +42,7 @@ def recipes_page() -> str:
         "`--set section.key=value` changes one key.",
         "",
     ]
-    defaults = {entry.key: _plain(entry.default) for entry in recipe_keys()}
+    defaults = {entry.key: entry.default for entry in recipe_keys()}
     for head in recipe_heads():
         values = recipe_values(head.name)
         changed = {key: value for key, value in values.items() if value != defaults[key]}
@@ -91,10 +91,6 @@ def _value(parameter: Any) -> str:
         return f"{form} required"
     has_default = parameter.default not in (None, False, "", [], ())
     return f"{form} `{parameter.default}`".strip() if has_default and not is_flag else form
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:

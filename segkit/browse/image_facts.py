@@ -1,11 +1,12 @@
 """What a dataset says of each image: figures of predictions, quarantined labels, leaks."""
 
+import json
 import math
 import re
 from collections.abc import Iterator
 
-from segkit import parse, storage
-from segkit.errors import SegkitError
+from segkit import storage
+from segkit.errors import InputError, SegkitError
 from segkit.metrics.evaluate import evaluate_images
 from segkit.metrics.shard_columns import image_ids
 from segkit.shards.label_files import DAMAGE_HINT
@@ -45,8 +46,11 @@ def quarantined_ids(shards: ShardSet) -> Iterator[str]:
         return
     ids = set(image_ids(shards))
     for line in data.splitlines():
-        record = parse.parse_json(line, file=file, hint=DAMAGE_HINT)
-        match = _IMAGE.search(str(record.get("record", "")) if isinstance(record, dict) else "")
+        try:  # `segkit.parse` refuses large integers, which the source's own records may hold
+            record = json.loads(line)["record"]
+        except (ValueError, RecursionError, TypeError, KeyError) as error:
+            raise InputError("damaged", file=file, hint=DAMAGE_HINT) from error
+        match = _IMAGE.search(str(record))
         if match and match[1] in ids:
             yield match[1]
 

@@ -21,6 +21,8 @@ Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 MIN_HALO_SIDE = 240
 """Pixels; in smaller pictures, outlines are one thin line, because a halo hides small segments."""
+MIN_DRAWN_SCORE = 0.3
+"""Instances with a lower score are not drawn: average precision needs them, a viewer does not."""
 MIN_SIDE = 384
 """Smaller images are enlarged to about this many pixels: smooth contours, space for names."""
 _WHITE, _DARK = (255, 255, 255), (20, 22, 26)

@@ -10,7 +10,7 @@ import cv2
 from segkit.atomic import new_directory
 from segkit.file_names import safe_path
 from segkit.images.decode import decode_rgb
-from segkit.images.draw import overlay
+from segkit.images.draw import MIN_DRAWN_SCORE, overlay
 from segkit.inference.input_files import sample_ids
 from segkit.inference.pipeline import Image, predict_images
 from segkit.inference.postprocess import LabeledMask
@@ -25,9 +25,6 @@ from segkit.shards.manifest import Ledger, Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
 from segkit.taxonomy import Taxonomy
-
-MIN_DRAWN_SCORE = 0.3
-"""Instances with a lower score are not drawn: average precision needs them, a viewer does not."""
 
 
 def predict_samples(

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from segkit.recipes import schema
 from segkit.recipes.load import known_recipes, load_recipe
@@ -25,6 +25,7 @@ class RecipeKey:
     """`section.key`, as `--set` takes it."""
     type: str
     default: Any
+    """As JSON has it."""
     text: str
     """Its documentation, in one paragraph."""
 
@@ -87,7 +88,7 @@ def _keys(section: type[BaseModel], prefix: str) -> Iterator[RecipeKey]:
         yield RecipeKey(
             key=prefix + name,
             type=_type_name(annotation),
-            default=None if default is PydanticUndefined else default,
+            default=None if default is PydanticUndefined else to_jsonable_python(default),
             text=texts.get((section.__name__, name), ""),
         )
 

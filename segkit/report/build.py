@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from segkit import __version__
+from segkit.images.draw import MIN_DRAWN_SCORE
 from segkit.metrics.class_mapping import class_map_notes, thing_classes
 from segkit.metrics.evaluate import EvalResult
 from segkit.metrics.predictions import Predictions
 from segkit.report.gallery import draw_image
 from segkit.report.page import Page, Section, fragment, html
-from segkit.report.preview import MIN_SCORE
 from segkit.report.ranking import worst_and_best
 from segkit.report.sections import (
     Card,
@@ -73,7 +73,7 @@ def _gallery_section(
                 index,
                 f"{evaluation.image_ids[index]}: {figure} {scores[index]:.1f}",
                 class_ids=class_ids,
-                min_score=MIN_SCORE if instances else 0.0,
+                min_score=MIN_DRAWN_SCORE if instances else 0.0,
             )
             for index in indices
         ]

@@ -8,14 +8,12 @@ import numpy as np
 
 from segkit import storage
 from segkit.errors import InputError, SegkitError
-from segkit.images.draw import Picture, enlarged_overlay, save_png
+from segkit.images.draw import MIN_DRAWN_SCORE, Picture, enlarged_overlay, save_png
 from segkit.images.picture_grid import Tile, picture_grid
 from segkit.metrics.shard_columns import image_ids
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
-MIN_SCORE = 0.3
-"""Instances with a lower score are not drawn: average precision needs them, a viewer does not."""
 GRAY = 205
 """Background of a picture whose set has no images."""
 PREVIEW_IMAGES = 9
@@ -68,7 +66,7 @@ def draw_samples(
     shards: ShardSet,
     indices: Sequence[int],
     *,
-    min_score: float = MIN_SCORE,
+    min_score: float = MIN_DRAWN_SCORE,
     predictions: ShardSet | None = None,
     captions: Sequence[str] = (),
 ) -> Drawing:
@@ -114,7 +112,9 @@ def _confident(
     return [s for s in segments if s.score is None or s.score >= min_score]
 
 
-def write_preview(shards: ShardSet, *, min_score: float = MIN_SCORE) -> tuple[Path, Drawing] | None:
+def write_preview(
+    shards: ShardSet, *, min_score: float = MIN_DRAWN_SCORE
+) -> tuple[Path, Drawing] | None:
     """Draw `PREVIEW_IMAGES` of a version, and write the picture beside it as `v1.png`.
 
     Returns:

@@ -388,6 +388,9 @@ def test_leaks_and_quarantined_images_are_tagged(fo: ModuleType, tmp_path: Path)
     record = {"code": "bad-box", "record": "annotation 7 of image b", "message": "x", "file": "f"}
     (shards.path / "quarantine.jsonl").write_text(json.dumps(record) + "\n")
     dataset.load(shards, name="tagged", leaks=[train])
+    (shards.path / "quarantine.jsonl").write_text("[1]\n")
+    with pytest.raises(InputError, match=r"quarantine\.jsonl: damaged"):
+        dataset.load(shards, name="damaged")
     tags = dict(zip(*fo.load_dataset("tagged").values(["image_id", "tags"]), strict=True))
     assert tags == {"a": ["val", "leak"], "b": ["val", "quarantined"]}
     assert len(fo.load_dataset("tagged").load_saved_view("segkit: leaks")) == 1
