@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit import storage
+from segkit import parse, storage
 from segkit.errors import InputError
 from segkit.sources.categories import NativeCategory
 
@@ -93,7 +93,7 @@ def read_names(path: Path) -> tuple[NativeCategory, ...]:
     Raises:
         InputError: the file cannot be read or is empty.
     """
-    text = _decode(path)
+    text = _read_text(path)
     lines = [line.strip() for line in text.splitlines()]
     while lines and not lines[-1]:
         lines.pop()
@@ -104,7 +104,7 @@ def _load(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, all scalars as text."""
     import yaml
 
-    text = _decode(path)
+    text = _read_text(path)
     try:
         # a safe loader that leaves scalars as text: with YAML 1.1's types, `no` would be False
         data = yaml.load(text, Loader=yaml.BaseLoader)
@@ -117,16 +117,9 @@ def _load(path: Path) -> dict[str, Any]:
     return data
 
 
-def _decode(path: Path) -> str:
-    try:
-        if path.is_file() and path.stat().st_size > _MAX_BYTES:
-            message = f"has more than {_MAX_BYTES >> 20} MiB"
-            raise InputError(message, file=path, hint=_HINT)
-        return storage.read_bytes(path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"cannot be read ({storage.reason(error)})"
-        hint = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else _HINT
-        raise InputError(message, file=path, hint=hint) from error
+def _read_text(path: Path) -> str:
+    data = parse.read_bytes(path, hint=_HINT, max_bytes=_MAX_BYTES)
+    return parse.decode_text(data, file=path, hint="save it as UTF-8")
 
 
 def _categories(names: Any, path: Path) -> tuple[NativeCategory, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 from xml.etree.ElementTree import Element
 
-from segkit import storage
+from segkit import parse
 from segkit.errors import InputError
 from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import (
@@ -216,12 +216,8 @@ def _size(root: Element) -> tuple[int, int] | None:
 
 def _read_list(path: Path) -> frozenset[str]:
     """The names of a list; a second column, as in lists of one class, drops those with -1."""
-    try:
-        text = storage.read_bytes(path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"cannot be read ({storage.reason(error)})"
-        raise InputError(message, file=path, hint="give a text file, one name a line") from error
-    rows = [line.split() for line in text.splitlines() if line.strip()]
+    hint = "give a text file, one name a line"
+    rows = [line.split() for _, line in parse.read_lines(path, hint=hint)]
     return frozenset(row[0] for row in rows if row[1:] != ["-1"])
 
 

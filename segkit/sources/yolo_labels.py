@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segkit import storage
+from segkit import parse, storage
 from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.sources import drawn_shapes
@@ -230,8 +230,8 @@ def _listed_files(lists: Sequence[Path], data: DataYaml) -> _Images:
     """The images of list files, one path a line."""
     root, images = data.root, list[tuple[str, tuple[str, ...]]]()
     for path in lists:
-        for line in _lines(path):
-            candidates = _candidates(line, root, path.parent)
+        for _, line in parse.read_lines(path, hint="give one path a line, in UTF-8"):
+            candidates = _candidates(line.replace("\\", "/"), root, path.parent)
             name = next((entry for entry in candidates if path_exists(root / entry)), candidates[0])
             images.append((name, candidates))
     if not images:
@@ -243,15 +243,6 @@ def _listed_files(lists: Sequence[Path], data: DataYaml) -> _Images:
         record = _record(name, _label_name(name), files)
         records.append(Record(record.id, name, candidates, record.data))
     return _Images(root, base, records, _label_name(records[0].file_name))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = storage.read_bytes(path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"cannot be read ({storage.reason(error)})"
-        raise InputError(message, file=path, hint="give one path a line, in UTF-8") from error
-    return [line.strip().replace("\\", "/") for line in text.splitlines() if line.strip()]
 
 
 def _candidates(line: str, root: Path, folder: Path) -> tuple[str, ...]:
