@@ -23,7 +23,7 @@ from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.label_studio import FILE_NAME, IMAGE_ID
 from segkit.sources.label_studio_regions import CROWD, IGNORE
-from segkit.sources.labels_file import label_line
+from segkit.sources.labels_file import write_labels
 
 LOCAL_FILES = "/data/local-files/?d="
 """Prefix of the files under LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
@@ -66,8 +66,7 @@ def export_label_studio(
                 json.dump(task, file, allow_nan=False)
             file.write("\n]\n")
         (folder / "label_config.xml").write_bytes(_label_config(list(names.values())))
-        lines = [f"{label_line(index, name)}\n" for index, name in names.items()]
-        (folder / "labels.txt").write_text("".join(lines), "utf-8")
+        write_labels(folder / "labels.txt", names)
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
             write_images(data, folder / "images")

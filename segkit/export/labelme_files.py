@@ -21,7 +21,7 @@ from segkit.masks import rle
 from segkit.masks.boxes import tight_box
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
-from segkit.sources.labels_file import label_line
+from segkit.sources.labels_file import write_labels
 
 _VERSION = "5.5.0"  # of labelme, the first with masks is 5.3
 
@@ -47,8 +47,7 @@ def export_labelme(data: ShardSet, out: str | Path, *, images: bool = False) -> 
         for sample in data.samples():
             content = _content(sample, names, report)
             paths.path(sample, ".json").write_text(json.dumps(content, indent=1), "utf-8")
-        lines = [f"{label_line(index, name)}\n" for index, name in names.items()]
-        (folder / "labels.txt").write_text("".join(lines), "utf-8")
+        write_labels(folder / "labels.txt", names)
         if images:
             write_images(data, folder)
             report.files.append("images beside their JSON files")

@@ -16,7 +16,7 @@ from segkit.export.destination import (
 )
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
-from segkit.sources.labels_file import label_line
+from segkit.sources.labels_file import write_labels
 
 _DEFAULT_VOID = 255
 
@@ -48,11 +48,8 @@ def export_semantic(
         names = FileNames(folder / "masks")
         for sample in data.samples():
             _write_mask(names.path(sample, ".png"), sample, index, sixteen_bits, report)
-        lines = [
-            f"{label_line(category.id, category.source_name or category.name)}\n"
-            for category in data.taxonomy.categories
-        ]
-        (folder / "labels.txt").write_text("".join(lines), "utf-8")
+        labels = {entry.id: entry.source_name or entry.name for entry in data.taxonomy.categories}
+        write_labels(folder / "labels.txt", labels)
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
             write_images(data, folder / "images")

@@ -9,7 +9,7 @@ lines and lines that start with `#` are skipped.
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -103,6 +103,11 @@ def label_line(index: int, name: str) -> str:
             if (parsed.form, parsed.values, parsed.name) == (_Form.INDEXED, (index,), name):
                 return line
     return f"{index} {json.dumps(name, ensure_ascii=not name.isprintable())}"
+
+
+def write_labels(path: Path, names: Mapping[int, str]) -> None:
+    """Write a labels file: the index and the name of each class."""
+    path.write_text("".join(f"{label_line(*entry)}\n" for entry in names.items()), "utf-8")
 
 
 def _read_text(path: Path) -> str:
