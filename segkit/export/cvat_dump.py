@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
+    single_objects,
     write_images,
     write_taxonomy,
 )
@@ -83,12 +84,7 @@ def _image(number: int, sample: Sample, names: dict[int, str], report: ExportRep
         "height": str(sample.height),
     }
     image = Element("image", attributes)
-    for segment in sample.segments:
-        reason = "crowd" if segment.is_crowd else "ignore" if segment.ignore else None
-        if reason is not None:
-            report.leave_out(reason, 1)
-            continue
-        report.annotations += 1
+    for segment in single_objects(sample, report):
         common = {"label": names[segment.class_id], "source": "file", "occluded": "0"}
         tag = "box" if segment.mask is None else "mask"
         shape = _box(segment) if segment.mask is None else _mask(segment.mask, sample)

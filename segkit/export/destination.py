@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +14,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.file_names import is_unsafe
 from segkit.images.orientation import without_orientation
 from segkit.masks import rle
-from segkit.sample import Sample
+from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Taxonomy
 
@@ -86,6 +86,19 @@ class FileNames:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def single_objects(sample: Sample, report: ExportReport) -> Iterator[Segment]:
+    """Yield the segments of a sample, for formats without crowds and without objects to ignore.
+
+    These are left out and counted, the others counted as written.
+    """
+    for segment in sample.segments:
+        if segment.is_crowd or segment.ignore:
+            report.leave_out("crowd" if segment.is_crowd else "ignore", 1)
+            continue
+        report.annotations += 1
+        yield segment
 
 
 def paint_masks(

@@ -15,6 +15,7 @@ from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
     FileNames,
+    single_objects,
     write_images,
 )
 from segkit.masks import rle
@@ -55,14 +56,10 @@ def export_labelme(data: ShardSet, out: str | Path, *, images: bool = False) -> 
 
 
 def _content(sample: Sample, names: dict[int, str], report: ExportReport) -> dict[str, Any]:
-    shapes = []
-    for segment in sample.segments:
-        reason = "crowd" if segment.is_crowd else "ignore" if segment.ignore else None
-        if reason is not None:
-            report.leave_out(reason, 1)
-            continue
-        report.annotations += 1
-        shapes.append(_shape(segment, sample, names[segment.class_id]))
+    shapes = [
+        _shape(segment, sample, names[segment.class_id])
+        for segment in single_objects(sample, report)
+    ]
     return {
         "version": _VERSION,
         "flags": {},
