@@ -6,9 +6,6 @@ Masks are written as run lengths, with the exact pixels; segments without a mask
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
@@ -102,16 +99,10 @@ def _mask(counts: bytes, sample: Sample) -> dict[str, str]:
     """The run lengths over the rows of the mask's tight box, those of background first."""
     mask = rle.decode(counts, sample.height, sample.width)
     left, top, width, height = map(int, tight_box(mask))
-    runs = _runs(mask[top : top + height, left : left + width])
+    crop = mask[top : top + height, left : left + width]
+    runs = rle.uncompressed(crop.T)  # the columns of the transposed crop are the rows of the crop
     numbers = {"left": left, "top": top, "width": width, "height": height}
     return {
         "rle": ", ".join(map(str, runs.tolist())),
         **{key: str(value) for key, value in numbers.items()},
     }
-
-
-def _runs(crop: NDArray[np.bool_]) -> NDArray[np.int64]:
-    flat = crop.reshape(-1)
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate(([0], edges, [flat.size])))
-    return np.concatenate(([0], runs)) if flat[0] else runs

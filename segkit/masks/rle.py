@@ -38,13 +38,16 @@ class Region:
 
 def encode(mask: NDArray[Any]) -> bytes:
     """Compressed counts of the non-zero pixels of a (H, W) mask."""
+    return compress(uncompressed(mask))
+
+
+def uncompressed(mask: NDArray[Any]) -> Ints:
+    """Run lengths (zeros first) of the non-zero pixels of a (H, W) mask, column after column."""
     flat = (np.asarray(mask) != 0).T.reshape(-1)
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     bounds = np.concatenate(([0], edges, [flat.size]))
     runs = np.diff(bounds)
-    if flat.size and flat[0]:
-        runs = np.concatenate(([0], runs))
-    return compress(runs)
+    return np.concatenate(([0], runs)) if flat.size and flat[0] else runs
 
 
 def decode(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
