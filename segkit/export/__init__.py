@@ -8,5 +8,6 @@ label_studio_tasks.py  tasks of Label Studio with predictions, to be corrected t
 cvat_dump.py         CVAT for images 1.1
 labelme_files.py     labelme
 prediction_files.py  prediction sets in the formats that other programs score
+xml_text.py          names that XML allows, elements as indented text
 destination.py       directory, file names and report of an export
 """

@@ -4,7 +4,7 @@ Masks are written as run lengths, with the exact pixels; segments without a mask
 """
 
 from pathlib import Path
-from xml.etree.ElementTree import Element, SubElement, indent, tostring
+from xml.etree.ElementTree import Element, SubElement
 
 from segkit.atomic import new_directory
 from segkit.export.destination import (
@@ -13,7 +13,7 @@ from segkit.export.destination import (
     write_images,
     write_taxonomy,
 )
-from segkit.export.voc_xml import check_xml_text
+from segkit.export.xml_text import check_xml_text, to_xml, xml_class_names
 from segkit.masks import rle
 from segkit.masks.boxes import tight_box
 from segkit.sample import Sample, Segment
@@ -34,29 +34,22 @@ def export_cvat(data: ShardSet, out: str | Path, *, images: bool = False) -> Exp
     Raises:
         InputError: `out` is not empty, or a name has a character that XML does not allow.
     """
-    names = data.taxonomy.unique_names
-    for name in names.values():
-        check_xml_text(name, data)
+    names = xml_class_names(data)
     report = ExportReport(images=len(data), files=["annotations.xml", "taxonomy.json"])
     with new_directory(out) as folder:
         with (folder / "annotations.xml").open("wb") as file:
             file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
             file.write(b"<version>1.1</version>\n")
-            file.write(_xml(_meta(data, list(names.values()))))
+            file.write(to_xml(_meta(data, list(names.values()))))
             for number, sample in enumerate(data.samples()):
                 check_xml_text(sample.file_name, data)
-                file.write(_xml(_image(number, sample, names, report)))
+                file.write(to_xml(_image(number, sample, names, report)))
             file.write(b"</annotations>\n")
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
             write_images(data, folder / "images")
             report.files.append("images/")
     return report
-
-
-def _xml(element: Element) -> bytes:
-    indent(element)
-    return bytes(tostring(element, encoding="utf-8")) + b"\n"
 
 
 def _meta(data: ShardSet, names: list[str]) -> Element:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from xml.etree.ElementTree import Element, SubElement, indent, tostring
+from xml.etree.ElementTree import Element, SubElement
 
 from segkit.atomic import new_directory
 from segkit.export.destination import (
@@ -17,7 +17,7 @@ from segkit.export.destination import (
     write_images,
     write_taxonomy,
 )
-from segkit.export.voc_xml import check_xml_text
+from segkit.export.xml_text import to_xml, xml_class_names
 from segkit.masks import brush_rle, rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -51,9 +51,7 @@ def export_label_studio(
     Raises:
         InputError: `out` is not empty, or a class name has a character that XML does not allow.
     """
-    names = data.taxonomy.unique_names
-    for name in names.values():
-        check_xml_text(name, data)
+    names = xml_class_names(data)
     files = ["tasks.json", "label_config.xml", "labels.txt", "taxonomy.json"]
     report = ExportReport(images=len(data), files=files)
     with new_directory(out) as folder:
@@ -150,5 +148,4 @@ def _label_config(names: list[str]) -> bytes:
         control = SubElement(root, tag, name=name, toName="image")
         for label in names:
             SubElement(control, "Label", value=label)
-    indent(root)
-    return bytes(tostring(root, encoding="utf-8")) + b"\n"
+    return to_xml(root)

@@ -5,10 +5,9 @@ written as fractions, so that the box comes back to a millionth of a pixel.
 """
 
 from pathlib import Path
-from xml.etree.ElementTree import Element, SubElement, indent, tostring
+from xml.etree.ElementTree import Element, SubElement
 
 from segkit.atomic import new_directory
-from segkit.errors import InputError
 from segkit.export.destination import (
     ExportReport,
     FileNames,
@@ -17,6 +16,7 @@ from segkit.export.destination import (
     write_images,
     write_taxonomy,
 )
+from segkit.export.xml_text import check_xml_text, to_xml, xml_class_names
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
@@ -40,9 +40,7 @@ def export_voc(data: ShardSet, out: str | Path, *, images: bool = False) -> Expo
     """
     kinds = ("boxes", "instance", "panoptic")
     require_kind(data, kinds, "Pascal VOC", "its regions are not objects")
-    names = data.taxonomy.unique_names
-    for name in names.values():
-        check_xml_text(name, data)
+    names = xml_class_names(data)
     main = f"ImageSets/Main/{split_name(data)}.txt"
     report = ExportReport(images=len(data), files=["Annotations/", main, "taxonomy.json"])
     with new_directory(out) as folder:
@@ -59,19 +57,6 @@ def export_voc(data: ShardSet, out: str | Path, *, images: bool = False) -> Expo
             write_images(data, folder / "JPEGImages")
             report.files.append("JPEGImages/")
     return report
-
-
-def check_xml_text(text: str, data: ShardSet) -> None:
-    """Raise InputError if a text has a character that XML 1.0 does not allow."""
-    bad = next((letter for letter in text if not _is_allowed(ord(letter))), None)
-    if bad is not None:
-        message = f"the name {text!r} has a character that XML does not allow"
-        raise InputError(message, file=data.path, hint="rename it with `segkit relabel`")
-
-
-def _is_allowed(code: int) -> bool:
-    basic = 0x20 <= code < 0xD800 or 0xE000 <= code < 0xFFFE
-    return basic or code > 0xFFFF or code in (0x9, 0xA, 0xD)
 
 
 def _annotation(
@@ -93,8 +78,7 @@ def _annotation(
             continue
         report.annotations += 1
         _add_object(root, segment, names[segment.class_id])
-    indent(root)
-    return bytes(tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+    return to_xml(root, declaration=True)
 
 
 def _add_object(root: Element, segment: Segment, name: str) -> None:
