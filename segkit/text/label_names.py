@@ -42,6 +42,6 @@ def _match(labels: Sequence[str], known: Taxonomy) -> list[Category] | None:
         for word in category.words:
             by_name.setdefault(normalize(word), category)
     matches = [by_name.get(normalize(label)) for label in labels]
-    found = [category for category in matches if category is not None]
-    distinct = len({category.id for category in found}) == len(labels)
-    return found if distinct else None
+    categories = [category for category in matches if category is not None]
+    distinct = len({category.id for category in categories}) == len(labels)
+    return categories if distinct else None

@@ -99,10 +99,10 @@ def _activations(model: DataSeg, recipe: Recipe, classes: int, prompts: int) -> 
             name: fake.from_tensor(tensor)
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
         }
-        own = {_storage(tensor) for tensor in state.values()}
+        state_storages = {_storage(tensor) for tensor in state.values()}
 
         def keep(tensor: Tensor) -> Tensor:
-            if _storage(tensor) not in own:
+            if _storage(tensor) not in state_storages:
                 kept[_storage(tensor)] = tensor
             return tensor
 
