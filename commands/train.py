@@ -111,9 +111,7 @@ def train(
         overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
     sets = [_parse_data(item) for item in data]
     if plan:
-        _check(recipe, [*(spec for spec, _ in sets), *eval_data], overrides)
-        if os.environ.get("RANK", "0") == "0":  # torchrun starts one process for each GPU
-            _plan(recipe, sets, out, steps, device, overrides, as_json)
+        _plan(recipe, sets, eval_data, out, steps, device, overrides, as_json)
         return
     from segkit.training.preflight import check_training, encode_names
 
@@ -165,21 +163,29 @@ def train(
 def _plan(
     recipe: str,
     sets: Sequence[tuple[str, float]],
+    eval_data: Sequence[str],
     out: Path,
     steps: int | None,
     device: str,
     overrides: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Print the plan of a run."""
+    """Print the plan of a run.
+
+    Raises InputError where the recipe, a set, an override or `model.init_from` is invalid.
+    """
     from segkit.recipes.load import load_recipe
     from segkit.runs.init_from import resolve_init_from
     from segkit.shards.reader import ShardSet
+    from segkit.training.preflight import with_steps
     from segkit.training.run_plan import plan_training
 
-    changes = [*overrides, f"training.steps={steps}"] if steps else overrides
-    resolved = resolve_init_from(load_recipe(recipe, changes))
+    resolved = resolve_init_from(load_recipe(recipe, with_steps(overrides, steps)))
     opened = [(ShardSet.open(spec), weight) for spec, weight in sets]
+    for spec in eval_data:
+        ShardSet.open(spec)
+    if os.environ.get("RANK", "0") != "0":  # torchrun starts one process for each GPU
+        return
     plan = plan_training(resolved, opened, out, device=device)
     paces = [
         (pace.name, pace.images, pace.samples_per_step, pace.steps_per_epoch, pace.epochs)
@@ -202,17 +208,6 @@ def _plan(
         as_json=as_json,
         tables=[*tables, *(lacks or ["nothing is missing"])],
     )
-
-
-def _check(recipe: str, sets: Sequence[str], overrides: Sequence[str]) -> None:
-    """Raise InputError where the recipe, a set, an override or `model.init_from` is invalid."""
-    from segkit.recipes.load import load_recipe
-    from segkit.runs.init_from import resolve_init_from
-    from segkit.shards.reader import ShardSet
-
-    resolve_init_from(load_recipe(recipe, overrides))
-    for spec in sets:
-        ShardSet.open(spec)
 
 
 def _notes(recipe: "Recipe", out: Path, resume: bool) -> list[str]:

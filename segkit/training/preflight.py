@@ -62,11 +62,10 @@ def check_training(
             nor `restart`.
         SegkitError: another process is writing to `out`.
     """
-    changes = overrides if steps is None else [*overrides, f"training.steps={steps}"]
     if not _DEVICE.fullmatch(device):
         hint = "give auto, cpu, cuda or cuda:N"
         raise InputError(f"unknown device {device!r}", record="--device", hint=hint)
-    inputs = check_inputs(load_recipe(recipe, changes), data, eval_data)
+    inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), data, eval_data)
     if int(os.environ.get("RANK", "0")) == 0:  # the first process may be writing there already
         require_unlocked(out)
         if resume:
@@ -74,6 +73,11 @@ def check_training(
         elif not restart:
             require_no_interrupted_run(out)
     return inputs
+
+
+def with_steps(overrides: Sequence[str], steps: int | None) -> Sequence[str]:
+    """Overrides of a recipe, with its number of steps unless that is None."""
+    return overrides if steps is None else [*overrides, f"training.steps={steps}"]
 
 
 def check_inputs(

@@ -24,6 +24,7 @@ from segkit.training.preflight import (
     encode_names,
     recipe_encoding,
     resolve_text_dim,
+    with_steps,
 )
 
 
@@ -65,8 +66,7 @@ class TrainingSetup:
         Raises:
             InputError: a recipe, data set or device that cannot be used.
         """
-        changes = overrides if steps is None else [*overrides, f"training.steps={steps}"]
-        inputs = check_inputs(load_recipe(recipe, changes), data, eval_data)
+        inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), data, eval_data)
         chosen_device = choose_device(device)
         encode_names(inputs)
         resolved = resolve_text_dim(resolve_pixel_statistics(inputs.recipe))
