@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -21,7 +22,7 @@ from segkit.runs.import_checkpoint import cached_run, import_checkpoint
 from segkit.runs.open_run import check_run, load_run, open_run
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
-from segkit.taxonomy import load_taxonomy
+from segkit.taxonomy import Taxonomy, load_taxonomy
 from tests.model.checkpoints import mask2former, save, spread_queries, transformers
 from tests.training.toy import write_toy_set
 
@@ -145,11 +146,19 @@ def test_predict_gives_transformers_semantic_maps(
     for sample in samples:
         processor, outputs, size = _outputs(checkpoint, photos, sample)
         theirs = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]
-        ours = np.full(size, -1)
-        for segment in sample.segments:
-            ours[rle.decode(segment.mask, *size)] = taxonomy.index[segment.class_id]
+        ours = _class_map(sample, taxonomy)
         assert len(np.unique(ours)) > 2
         assert _alike(ours, theirs.numpy())
+
+
+def _class_map(sample: Sample, taxonomy: Taxonomy) -> NDArray[np.int64]:
+    """(H, W) index of the class of each pixel, -1 without one."""
+    size = sample.height, sample.width
+    classes = np.full(size, -1)
+    for segment in sample.segments:
+        assert segment.mask is not None
+        classes[rle.decode(segment.mask, *size)] = taxonomy.index[segment.class_id]
+    return classes
 
 
 def test_predict_gives_transformers_panoptic_segments(
@@ -166,9 +175,7 @@ def test_predict_gives_transformers_panoptic_segments(
         expected = np.full(size, -1)
         for segment in theirs["segments_info"]:
             expected[numbers == segment["id"]] = segment["label_id"]
-        ours = np.full(size, -1)
-        for segment in sample.segments:
-            ours[rle.decode(segment.mask, *size)] = taxonomy.index[segment.class_id]
+        ours = _class_map(sample, taxonomy)
         assert _alike(ours, expected)
         kinds = [taxonomy.categories[s["label_id"]].kind for s in theirs["segments_info"]]
         things = [segment for segment in sample.segments if segment.kind == "thing"]
