@@ -13,9 +13,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from segkit.errors import InputError, SegkitError
 from segkit.stopping import cleanup_on_stop, removed_on_stop
+from segkit.storage import open_lock
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of a disk that takes no more, whatever is written to it."""
@@ -168,11 +170,11 @@ def _require_new(path: Path) -> None:
 def _lock(file: Path, destination: Path) -> Iterator[None]:
     """Hold a lock file, and remove it at the end; SegkitError if another process holds it."""
     try:
-        descriptor = _open_lock(file)
+        opened = _open_lock(file)
     except OSError as error:
         message = f"cannot be written to ({error.strerror})"
         raise InputError(message, file=destination, hint="give another directory") from error
-    if descriptor is None:
+    if opened is None:
         message = f"{destination}: another process is writing here"
         raise SegkitError(message, hint="wait until it ends")
     try:
@@ -181,19 +183,19 @@ def _lock(file: Path, destination: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             file.unlink()
-        os.close(descriptor)
+        opened.close()
 
 
-def _open_lock(file: Path) -> int | None:
-    """A descriptor that holds the lock of a file; None if another process holds it."""
+def _open_lock(file: Path) -> IO[bytes] | None:
+    """The lock file, open and locked; None if another process holds its lock."""
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        opened = open_lock(file)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(descriptor)
+            opened.close()
             return None
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), file.stat()):
-                return descriptor
-        os.close(descriptor)  # its holder has just removed the file: take the lock of a new one
+            if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+                return opened
+        opened.close()  # its holder has just removed the file: take the lock of a new one

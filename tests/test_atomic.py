@@ -108,6 +108,14 @@ def test_a_destination_has_one_writer(tmp_path: Path) -> None:
     assert names(out) == []
 
 
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere"
+    (tmp_path / ".segkit.lock").symlink_to(target)
+    with pytest.raises(InputError, match="cannot be written to"), folder_lock(tmp_path):
+        pass
+    assert not target.exists()
+
+
 def test_a_lock_that_is_removed_and_made_anew_has_one_holder(tmp_path: Path) -> None:
     """Threads that wait for the removal never hold it together."""
     holders, overlaps = [0], []
