@@ -14,7 +14,7 @@ import re
 import stat
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -160,15 +160,7 @@ def parse_json(
         InputError: it is not JSON, or holds something else than the result may.
     """
     text = decode_text(data, file=file, hint=hint) if isinstance(data, bytes) else data
-    message: str | None
-    try:
-        value = json.loads(text, object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        message = f"not JSON ({error})"
-    except (ValueError, RecursionError) as error:
-        message = _limit(error)
-    else:
-        message = _problem(value, finite=finite)
+    value, message = _load(lambda: json.loads(text, object_pairs_hook=_object), "JSON", finite)
     if message:
         raise InputError(message, file=file, record=record, hint=hint)
     return value
@@ -176,15 +168,8 @@ def parse_json(
 
 def parse_toml(text: str, *, file: object, hint: str | None = None) -> dict[str, Any]:
     """Parse TOML; the result and errors are those of `parse_json`, dates are datetimes."""
-    message: str | None
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        message = f"not TOML ({short(error)})"
-    except (ValueError, RecursionError) as error:
-        message = _limit(error)
-    else:
-        message = _problem(table, finite=True)
+    table: dict[str, Any]
+    table, message = _load(lambda: tomllib.loads(text), "TOML", finite=True)
     if message:
         raise InputError(message, file=file, hint=hint)
     return table
@@ -254,6 +239,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise _KeyTwiceError(f"has the key {short(ascii(twice))} twice in an object")
     return value
+
+
+def _load(loads: Callable[[], Any], language: str, finite: bool) -> tuple[Any, str | None]:
+    """What a parser returns, and what is wrong with the text or with the values."""
+    try:
+        value = loads()
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        return None, f"not {language} ({short(error)})"
+    except (ValueError, RecursionError) as error:
+        return None, _limit(error)
+    return value, _problem(value, finite=finite)
 
 
 def _limit(error: Exception) -> str:
