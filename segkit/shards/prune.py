@@ -46,8 +46,9 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
     if not published:
         hint = "give the directory of a set or a run"
         raise InputError("holds no published version", file=directory, hint=hint)
-    order = [published[number] for number in sorted(published)]
+    order = list(published.values())
     old, newest = order[:-keep], order[-keep:]
+    old_paths = {path.resolve() for path in old}
     kept = {path.resolve() for path in newest}
     references = {path.resolve(): list(_references(path)) for path in _versions_below(within)}
     needed: dict[Path, Path] = {}
@@ -55,7 +56,7 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
         stays = [
             child
             for child, parents in references.items()
-            if path.resolve() in parents and (child in kept or not _is_old(child, old))
+            if path.resolve() in parents and (child in kept or child not in old_paths)
         ]
         if stays:
             needed[path] = stays[0]
@@ -77,10 +78,6 @@ def prune(directory: Path, pruning: Pruning) -> None:
             path.rename(hidden)
             path.with_name(f"{path.name}.png").unlink(missing_ok=True)
             shutil.rmtree(hidden)
-
-
-def _is_old(path: Path, old: list[Path]) -> bool:
-    return any(path == version.resolve() for version in old)
 
 
 def _versions_below(folder: Path) -> Iterator[Path]:
