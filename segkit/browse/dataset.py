@@ -16,7 +16,6 @@ from segkit.browse.image_facts import image_figures, quarantined_ids, shared_ids
 from segkit.browse.labels import keep_label_tags, labels_of
 from segkit.browse.media import image_file, media_root
 from segkit.errors import InputError
-from segkit.metrics.shard_columns import image_ids
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.stopping import cleanup_on_stop, signals_blocked
@@ -78,7 +77,7 @@ def load(
     sets = {TRUTH: shards, **predictions}
     for prefix in predictions:
         _check_prefix(prefix)
-    ids = image_ids(shards)
+    ids = list(shards.image_ids())
     rows = {prefix: _rows(item, shards, ids) for prefix, item in predictions.items()}
     tags = _image_tags(shards, leaks)
     scores = {
@@ -178,7 +177,7 @@ def _check_prefix(prefix: str) -> None:
 
 def _rows(predictions: ShardSet, shards: ShardSet, ids: Sequence[str]) -> dict[str, int]:
     """Sample id -> index in the prediction set; InputError if none is in the set."""
-    rows = {image: index for index, image in enumerate(image_ids(predictions))}
+    rows = {image: index for index, image in enumerate(predictions.image_ids())}
     if rows.keys().isdisjoint(ids):
         hint = f"give predictions of {shards.manifest.name}"
         raise InputError(

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.metrics.evaluate import evaluate_images
-from segkit.metrics.shard_columns import image_ids
 from segkit.shards.label_files import DAMAGE_HINT
 from segkit.shards.leakage import find_leaks
 from segkit.shards.reader import ShardSet
@@ -44,7 +43,7 @@ def quarantined_ids(shards: ShardSet) -> Iterator[str]:
         data = storage.read_bytes(file)
     except OSError:  # nothing was quarantined
         return
-    ids = set(image_ids(shards))
+    ids = set(shards.image_ids())
     for line in data.splitlines():
         try:  # `segkit.parse` refuses large integers, which the source's own records may hold
             record = json.loads(line)["record"]

@@ -15,7 +15,7 @@ from segkit.metrics.objects import (
 )
 from segkit.metrics.predictions import Predictions, SetPredictions
 from segkit.metrics.regions import Regions
-from segkit.metrics.shard_columns import image_ids, read_objects, read_regions
+from segkit.metrics.shard_columns import read_objects, read_regions
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
@@ -67,7 +67,7 @@ def record_batches(
     """Both sides as COCO records of the thing classes, which are categories 1 to K."""
     index: dict[int, int | None] = {category.id: None for category in truth.taxonomy.categories}
     index |= {category.id: k for k, category in enumerate(thing_classes(truth.taxonomy))}
-    numbers = iter(image_numbers(image_ids(truth)))
+    numbers = iter(image_numbers(list(truth.image_ids())))
     for true, predicted in _object_batches(truth, predictions, iou_type):
         batch = list(islice(numbers, len(true.ids)))
         yield (

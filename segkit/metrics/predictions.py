@@ -10,7 +10,7 @@ from segkit.errors import InputError
 from segkit.metrics import coco_predictions
 from segkit.metrics.class_mapping import ClassMap
 from segkit.metrics.png_predictions import PngPredictions, png_names
-from segkit.metrics.shard_columns import image_ids, read_columns
+from segkit.metrics.shard_columns import read_columns
 from segkit.sample import Sample
 from segkit.shards.manifest import Task
 from segkit.shards.publish import MANIFEST, versions
@@ -68,7 +68,7 @@ class SetPredictions:
         self.class_map = ClassMap.from_taxonomies(shards.taxonomy, target)
         self._target = target
         self._is_identity = self.class_map.is_identity
-        self._ids = image_ids(shards)
+        self._ids = list(shards.image_ids())
         self._place = {image: place for place, image in enumerate(self._ids)}
         self._stream: Iterator[Sample] = shards.samples()
         self._next = 0
@@ -80,7 +80,7 @@ class SetPredictions:
     def is_aligned(self, truth: ShardSet) -> bool:
         """Whether this set has the ground truth's classes and its images in the same order."""
         same_classes = self.shards.taxonomy.categories == self._target.categories
-        return same_classes and self._ids == image_ids(truth)
+        return same_classes and self._ids == list(truth.image_ids())
 
     def get(self, image: Sample) -> Sample | None:
         """The sample of the same id, its classes mapped."""
@@ -152,7 +152,7 @@ def count_missing(predictions: Predictions, truth: ShardSet) -> int:
         InputError: predictions of images that the ground truth lacks, or two of the same image on
             either side; the message names them.
     """
-    known, ids = image_ids(truth), predictions.ids()
+    known, ids = list(truth.image_ids()), predictions.ids()
     unknown = sorted(set(ids) - set(known))
     if unknown:
         message = f"{len(unknown)} images are not in the ground truth: {_listed(unknown)}"

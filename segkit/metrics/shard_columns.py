@@ -65,12 +65,6 @@ def read_columns(shards: ShardSet, columns: list[str]) -> Iterator[Any]:
                 yield table
 
 
-def image_ids(shards: ShardSet) -> list[str]:
-    """All image ids of a set, in order, without reading anything else."""
-    tables = read_columns(shards, ["id"])
-    return [image for table in tables for image in table.column("id").to_pylist()]
-
-
 def is_federated(shards: ShardSet) -> bool:
     """Whether some image is annotated for only some classes, or not exhaustively for them."""
     for table in read_columns(shards, ["annotated", "exhaustive"]):

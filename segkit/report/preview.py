@@ -10,7 +10,6 @@ from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.images.draw import MIN_DRAWN_SCORE, Picture, enlarged_overlay, save_png
 from segkit.images.picture_grid import Tile, picture_grid
-from segkit.metrics.shard_columns import image_ids
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
@@ -47,7 +46,7 @@ def spread(total: int, count: int) -> list[int]:
 
 def index_of(shards: ShardSet, sample_id: str) -> int:
     """Return the index of the sample with this id; InputError if the set has none."""
-    ids = image_ids(shards)
+    ids = list(shards.image_ids())
     if sample_id in ids:
         return ids.index(sample_id)
     hint = f"ids are such as {ids[0]!r}"
@@ -79,7 +78,7 @@ def draw_samples(
         predictions: a prediction set of the same ids, drawn on the right of each image.
         captions: a line for each image; by default its id and its number of segments.
     """
-    predicted = () if predictions is None else image_ids(predictions)
+    predicted = () if predictions is None else predictions.image_ids()
     rows = {image: index for index, image in enumerate(predicted)}
     segments = drawn = 0
     tiles = []

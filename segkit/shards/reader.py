@@ -103,12 +103,13 @@ class ShardSet:
         row = index - (self._ends[part - 1] if part else 0)
         return self._read_row(part, row)
 
-    def image_ids(self, part: int) -> Iterator[str]:
-        """The image ids of a part, in order; reads one column of its labels."""
-        with self._open_labels(self.manifest.parts[part]) as file:
-            column = file.read(["id"], use_threads=False)[0]
-        for chunk in column.chunks:
-            yield from chunk.to_pylist()
+    def image_ids(self, part: int | None = None) -> Iterator[str]:
+        """The image ids of a part, or of all, in order; reads one column of the labels."""
+        for number in range(len(self.manifest.parts)) if part is None else [part]:
+            with self._open_labels(self.manifest.parts[number]) as file:
+                column = file.read(["id"], use_threads=False)[0]
+                for chunk in column.chunks:
+                    yield from chunk.to_pylist()
 
     @cached_property
     def locations(self) -> Locations:

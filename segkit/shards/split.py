@@ -34,7 +34,7 @@ def assign_by_share(data: ShardSet, shares: Mapping[str, float], seed: int) -> d
     if any(share <= 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
         hint = "give positive shares that sum to 1"
         raise InputError(f"the shares sum to {sum(shares.values()):g}", hint=hint)
-    ids = sorted((sample.id for sample in data.samples()), key=lambda key: _rank(seed, key))
+    ids = sorted(data.image_ids(), key=lambda key: _rank(seed, key))
     parts: dict[str, str] = {}
     reached = 0.0
     for part, share in shares.items():
@@ -54,7 +54,7 @@ def assign_by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
         InputError: a list cannot be read, names an image that the set lacks, or one that another
             list has.
     """
-    known = {sample.id for sample in data.samples()}
+    known = set(data.image_ids())
     parts: dict[str, str] = {}
     for part, path in lists.items():
         for number, key in parse.read_lines(path, hint="give a text file of image ids"):
