@@ -154,6 +154,12 @@ def read_bytes(path: Path) -> bytes:
     return _cat(path) if is_remote(path) else require_regular(path).read_bytes()
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex; OSError if it cannot be read or is not a regular file."""
+    with require_regular(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def require_regular(path: Path) -> Path:
     """Return a path; OSError if it is local and a FIFO, a device or a socket, which may never end.
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from segkit.atomic import sync
-from segkit.runs.run_manifest import file_sha256
+from segkit.storage import file_sha256
 
 DIGESTS = "digests.json"
 """SHA-256 of each other file; checkpoints of earlier versions have none."""

@@ -34,7 +34,7 @@ from segkit.runs.run_manifest import (
 )
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, staging, versions
-from segkit.storage import cache_root
+from segkit.storage import cache_root, file_sha256
 from segkit.taxonomy import Taxonomy
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding
@@ -124,8 +124,7 @@ def _open(source: str) -> _Checkpoint:
 @lru_cache(maxsize=16)
 def _file_digest(file: Path, size: int, mtime: int) -> str:
     """SHA-256 of a file; size and time of change tell when to read it again."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return file_sha256(file)
 
 
 def _import(checkpoint: _Checkpoint, out: Path, text: TextConfig) -> Path:

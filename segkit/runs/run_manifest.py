@@ -14,7 +14,7 @@ from segkit.shards.consistency import Violation
 from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import verify_content
 from segkit.shards.publish import MANIFEST, resolve
-from segkit.storage import reason, relocate, require_regular
+from segkit.storage import file_sha256, reason, relocate
 from segkit.taxonomy import Taxonomy
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
@@ -83,12 +83,6 @@ def log_digests(folder: Path) -> dict[str, str]:
         for file in sorted(logs)
         if file.is_file()
     }
-
-
-def file_sha256(file: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with require_regular(file).open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def damage(folder: Path, manifest: RunManifest, *, logs: bool = False) -> list[Violation]:

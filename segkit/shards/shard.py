@@ -26,11 +26,11 @@ from segkit.shards.sidecar import (
     Shard,
     ShardCounts,
     discard_shard,
-    file_sha256,
     images_name,
     labels_name,
     write_sidecar,
 )
+from segkit.storage import file_sha256
 
 ROW_GROUP = 128
 """Images of a row group: about half a megabyte of labels, the cost of a random read."""

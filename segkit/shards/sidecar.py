@@ -17,6 +17,7 @@ from segkit import storage
 from segkit.atomic import sync
 from segkit.errors import SegkitError
 from segkit.shards.manifest import Part
+from segkit.storage import file_sha256
 
 _FORMAT = b"segkit.shard/1 "
 """Begins the first line of a sidecar."""
@@ -74,12 +75,6 @@ def labels_name(index: int) -> str:
 def images_name(index: int) -> str:
     """File name of a shard's images."""
     return f"images-{index:05d}.tar"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with storage.require_regular(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_sidecar(

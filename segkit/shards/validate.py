@@ -20,7 +20,8 @@ from segkit.shards.manifest import Part
 from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest
 from segkit.shards.shard import count_samples
-from segkit.shards.sidecar import ShardCounts, file_sha256
+from segkit.shards.sidecar import ShardCounts
+from segkit.storage import file_sha256
 
 
 def validate(

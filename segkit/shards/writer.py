@@ -21,7 +21,8 @@ from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, Staging, staging, versions
 from segkit.shards.reader import ShardSet, read_manifest
 from segkit.shards.shard import write_shard
-from segkit.shards.sidecar import file_sha256, read_shard
+from segkit.shards.sidecar import read_shard
+from segkit.storage import file_sha256
 
 SHARD_BYTES = 96 * 2**20
 """Image bytes at which a shard is closed: within the 64-128 MiB that suit loaders and object

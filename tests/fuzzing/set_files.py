@@ -15,7 +15,7 @@ from segkit.shards.arrow import SCHEMA
 from segkit.shards.manifest import Manifest
 from segkit.shards.manifest_file import manifest_digest
 from segkit.shards.reader import ShardSet
-from segkit.shards.shard import file_sha256
+from segkit.storage import file_sha256
 
 from ..metrics.files import results_file, sets
 from ..training.toy import write_toy_set
