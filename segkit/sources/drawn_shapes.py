@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.images.png import check_png
-from segkit.masks import rle
+from segkit.masks import boxes, rle
 from segkit.sample import Box
 from segkit.sources.ledger import AnnotationError
 
@@ -238,8 +238,8 @@ def union(parts: Sequence[Draw]) -> Draw:
 
 def _rectangle(box: Box) -> list[float]:
     """The polygon of a box."""
-    x, y, width, height = box
-    return [x, y, x + width, y, x + width, y + height, x, y + height]
+    x0, y0, x1, y1 = boxes.corners(box)
+    return [x0, y0, x1, y0, x1, y1, x0, y1]
 
 
 def _check_numbers(numbers: Sequence[float]) -> None:
@@ -297,19 +297,17 @@ def _draw_crop(crop: NDArray[Any], left: int, top: int, width: int, height: int)
 
 def _draw_union(parts: Sequence[Draw], width: int, height: int) -> Drawing:
     drawings = [draw(width, height) for draw in parts]
-    masks = [drawing.mask for drawing in drawings if drawing.mask is not None]
-    if not masks:
-        x0, y0 = (min(drawing.box[axis] for drawing in drawings) for axis in (0, 1))
-        x1, y1 = (
-            max(drawing.box[axis] + drawing.box[axis + 2] for drawing in drawings)
-            for axis in (0, 1)
-        )
-        return Drawing((x0, y0, x1 - x0, y1 - y0))
+    if all(drawing.mask is None for drawing in drawings):
+        x0s, y0s, x1s, y1s = zip(*(boxes.corners(drawing.box) for drawing in drawings), strict=True)
+        x0, y0 = min(x0s), min(y0s)
+        return Drawing((x0, y0, max(x1s) - x0, max(y1s) - y0))
     # among masks, a box is a part as any other: the pixels inside it
     rings: list[list[float]] = []
     for drawing in drawings:
-        if drawing.mask is None or drawing.polygons is not None:
-            rings += json.loads(drawing.polygons or json.dumps([_rectangle(drawing.box)]))
+        if drawing.polygons is not None:
+            rings += json.loads(drawing.polygons)
+        elif drawing.mask is None:
+            rings.append(_rectangle(drawing.box))
     shapeless = [drawing.mask for drawing in drawings if drawing.mask and not drawing.polygons]
     if not shapeless:
         return _draw_polygons(rings, width, height)
