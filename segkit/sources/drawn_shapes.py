@@ -60,6 +60,12 @@ def number(text: str | None) -> float:
     return value
 
 
+def check_coordinates(numbers: Sequence[float]) -> None:
+    """Raise AnnotationError (`malformed-annotation`) for NaN, and from `MAX_COORDINATE` on."""
+    if not all(abs(number) < MAX_COORDINATE for number in numbers):  # NaN fails, too
+        raise AnnotationError("malformed-annotation", "a coordinate is not finite or out of range")
+
+
 def box(x: float, y: float, width: float, height: float) -> Draw:
     """An upright box in pixels.
 
@@ -67,7 +73,7 @@ def box(x: float, y: float, width: float, height: float) -> Draw:
         AnnotationError: a number is not finite (`malformed-annotation`), or the box has no extent
             (`degenerate-box`).
     """
-    _check_numbers((x, y, width, height))
+    check_coordinates((x, y, width, height))
     if min(width, height) <= 0:
         raise AnnotationError("degenerate-box", f"a box of {width:g} x {height:g} pixels")
     return lambda image_width, image_height: Drawing((x, y, width, height))
@@ -75,7 +81,7 @@ def box(x: float, y: float, width: float, height: float) -> Draw:
 
 def corner_box(x0: float, y0: float, x1: float, y1: float) -> Draw:
     """An upright box from two opposite corners, in any order; raises the errors of `box`."""
-    _check_numbers((x0, y0, x1, y1))
+    check_coordinates((x0, y0, x1, y1))
     return box(min(x0, x1), min(y0, y1), abs(x1 - x0), abs(y1 - y0))
 
 
@@ -85,7 +91,7 @@ def rotated_box(corners: Sequence[Point]) -> Draw:
     Raises:
         AnnotationError: as of `box`.
     """
-    _check_numbers([number for corner in corners for number in corner])
+    check_coordinates([number for corner in corners for number in corner])
     xs, ys = zip(*corners, strict=True)
     x, y, width, height = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
     if min(width, height) <= 0:
@@ -105,7 +111,7 @@ def turned_box(
     """
     x, y = center
     upright = box(x - width / 2, y - height / 2, width, height)
-    _check_numbers((angle,))
+    check_coordinates((angle,))
     if not angle:
         return upright
     half_x, half_y = width / 2, height / 2
@@ -139,7 +145,7 @@ def contour(ring: Sequence[float]) -> Draw:
     Positions are rounded down from a quarter of a pixel before each whole one, so that both first
     corners and centers of pixels, with the errors of written fractions, mean that pixel.
     """
-    _check_numbers(ring)
+    check_coordinates(ring)
     if len(ring) < 6:
         raise AnnotationError("degenerate-polygon", f"a polygon of {len(ring)} numbers")
     shifted = [value + _CONTOUR_SLACK for value in ring]
@@ -155,7 +161,7 @@ def ellipse(center: Point, radius_x: float, radius_y: float, degrees: float = 0.
         AnnotationError: a number is not finite (`malformed-annotation`), or a radius is not
             positive (`empty-mask`).
     """
-    _check_numbers((*center, radius_x, radius_y, degrees))
+    check_coordinates((*center, radius_x, radius_y, degrees))
     if min(radius_x, radius_y) <= 0:
         raise AnnotationError("empty-mask", f"an ellipse with radii {radius_x:g} and {radius_y:g}")
     x, y = center
@@ -240,11 +246,6 @@ def _rectangle(box: Box) -> list[float]:
     """The polygon of a box."""
     x0, y0, x1, y1 = boxes.corners(box)
     return [x0, y0, x1, y0, x1, y1, x0, y1]
-
-
-def _check_numbers(numbers: Sequence[float]) -> None:
-    if not all(abs(number) < MAX_COORDINATE for number in numbers):  # NaN fails, too
-        raise AnnotationError("malformed-annotation", "a coordinate is not finite or out of range")
 
 
 def _size_mismatch(size: tuple[int, int], width: int, height: int) -> AnnotationError:

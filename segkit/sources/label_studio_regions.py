@@ -228,9 +228,7 @@ def _numbers(value: Mapping[str, Any], *keys: str) -> list[float]:
 def _number(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise AnnotationError("malformed-annotation", f"{str(value)[:40]!r} is not a number")
-    if not abs(value) < drawn_shapes.MAX_COORDINATE:  # NaN fails, too
-        message = "a coordinate is not finite or out of range"
-        raise AnnotationError("malformed-annotation", message)
+    drawn_shapes.check_coordinates([value])
     return float(value)
 
 

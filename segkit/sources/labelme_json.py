@@ -256,9 +256,7 @@ def _points(shape: Mapping[str, Any]) -> list[Point]:
     )
     if not valid or not isinstance(points, list):
         raise AnnotationError("malformed-annotation", "points are not a list of [x, y]")
-    if not all(abs(number) < drawn_shapes.MAX_COORDINATE for point in points for number in point):
-        message = "a coordinate is not finite or out of range"
-        raise AnnotationError("malformed-annotation", message)
+    drawn_shapes.check_coordinates([number for point in points for number in point])
     return [(float(x), float(y)) for x, y in points]
 
 
