@@ -6,7 +6,6 @@ image. Objects that are `difficult` become segments to ignore, as VOC's own eval
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 from xml.etree.ElementTree import Element
 
 from segkit import parse
@@ -29,6 +28,7 @@ from segkit.sources.xml_files import child_text, element_data, parse_xml
 
 _HINT = "give the folder of XML files, such as VOC2012/Annotations"
 _TRUE = ("1", "true", "yes")
+_SUFFIXES = (".jpg", ".png", ".jpeg")  # of an image that is not there
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class VocBoxes(AnnotationFiles):
     zero_based: bool = False
     """Whether xmin and ymin count from 0, and xmax and ymax are the far edges."""
     name: str = "voc-boxes"
-    suffixes: ClassVar[tuple[str, ...]] = (".jpg", ".png", ".jpeg")
 
     def read(self, record: Record) -> ImageAnnotations:
         """Read the objects of an XML file, and the parts of persons, which are dropped."""
@@ -136,9 +135,10 @@ def open_voc_boxes(
         for name, image in zip(names, paired, strict=True)
     ]
     bare = sorted(set(folder.names) - set(paired))
-    entries = []
-    for name, image in zip(names, paired, strict=True):
-        entries.append(_record(name, image, contents.file_names.get(name)))
+    entries = [
+        _record(name, image, contents.file_names.get(name))
+        for name, image in zip(names, paired, strict=True)
+    ]
     entries += [Record(stem(image), image, (image,), None, listed=True) for image in bare]
     entries.sort(key=lambda record: record.id)
     return VocBoxes(
@@ -199,7 +199,7 @@ def _record(name: str, image: str | None, named: str | None) -> Record:
     if image is not None:
         return Record(stem(name), image, (image,), name, listed=True)
     candidates = [named, named.rpartition("/")[2]] if named else []
-    candidates += [stem(name) + suffix for suffix in VocBoxes.suffixes]
+    candidates += [stem(name) + suffix for suffix in _SUFFIXES]
     paths = image_candidates(candidates)
     return Record(stem(name), paths[0], paths, name)
 
