@@ -39,7 +39,8 @@ def image_files(place: Path) -> tuple[Path, Sequence[Path], Counter[str]]:
         listed = ", ".join(f"{extension} {number}" for extension, number in passed_over.items())
         message = f"no images found{f' (but {listed})' if listed else ''}"
         extensions = ", ".join(sorted(IMAGE_EXTENSIONS))
-        raise InputError(message, file=place, hint=f"give a folder with {extensions}")
+        hint = f"give a folder with {extensions}" if place.exists() else "no such file or folder"
+        raise InputError(message, file=place, hint=hint)
     return place, sorted(files), passed_over
 
 

@@ -128,10 +128,10 @@ class TeacherSpec:
 
     def _check_name(self) -> None:
         """Refuse a misspelled teacher, which would pass for the name of a run."""
-        prefix, colon, _ = self.name.partition(":")
+        prefix = self.name.partition(":")[0]
         known = {GRABCUT, *SHAPES, *(kind.rstrip(":") for kind in KINDS)}
         url = "://" in self.name or "/" in prefix
-        suspect = not prefix.strip() or prefix.lower() in known or (bool(colon) and not url)
+        suspect = not prefix.strip() or prefix.lower() in known or not url
         exists = is_hugging_face(self.name) or Path(self.name.partition("@")[0]).exists()
         if suspect and not (exists and self.name):
             raise InputError(f"unknown teacher {self.name!r}", hint=f"give {_TEACHERS}")

@@ -42,7 +42,7 @@ def taxonomy_from_names(names: Sequence[str]) -> Taxonomy:
     """
     keys = [normalize(name) for name in names]
     if not keys:
-        raise InputError("no class names", hint="give different names")
+        raise InputError("no class names", hint="give at least one")
     counts = Counter(keys)
     for name, key in zip(names, keys, strict=True):
         if counts[key] > 1:

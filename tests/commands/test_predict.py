@@ -96,7 +96,7 @@ def test_invalid_images_and_vocabularies_are_one_clear_line(run: Path, tmp_path:
     calls = {
         "truncated.jpg: truncated: not an image in a format that is read": (folder, "voc-20"),
         "unknown vocabulary 'klingon'": (folder, "klingon"),
-        "no images found": (tmp_path / "x", "voc-20"),
+        "no images found; no such file or folder": (tmp_path / "x", "voc-20"),
     }
     common = ("predict", "--checkpoint", run, "--out", tmp_path / "out")
     for message, (images, vocabulary) in calls.items():

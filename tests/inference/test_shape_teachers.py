@@ -124,6 +124,7 @@ def test_the_margin_is_five_per_cent_and_one_pixel_at_least() -> None:
         (TeacherSpec("sam:a/b/c"), "a/b/c: no such folder"),
         (TeacherSpec("sam3:owner/name"), "unknown teacher 'sam3:owner/name'; give a RUN, hf:NAME,"),
         (TeacherSpec("SAM:owner/name"), "unknown teacher"),
+        (TeacherSpec("grab-cut"), "unknown teacher 'grab-cut'; give a RUN, hf:NAME,"),
         (TeacherSpec("GrabCut"), "unknown teacher 'GrabCut'"),
         (TeacherSpec("sam"), "unknown teacher 'sam'"),
         (TeacherSpec("http:x"), "unknown teacher"),
