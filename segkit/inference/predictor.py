@@ -14,7 +14,7 @@ from segkit.inference.box_masks import ImagePrompts
 from segkit.inference.pipeline import Image, predict_images
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.predicted_masks import PredictedMask, PredictedMasks
-from segkit.inference.teacher import touches_image
+from segkit.masks.boxes import touches_image
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.runs.open_run import load_run, no_box_prompts
 from segkit.runs.run import Run
@@ -197,6 +197,6 @@ def _check_boxes(image: Image, boxes: Boxes, names: Sequence[str | None]) -> Non
         if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
             hint = "give x, y, width and height in pixels, with a width and height above 0"
             raise InputError(f"box {number} is {[float(side) for side in box]}", hint=hint)
-        if not touches_image(box, (height, width)):
+        if not touches_image(box, height, width):
             message = f"box {number} is outside the image of {width} x {height} pixels"
             raise InputError(message, hint="give x, y, width and height in pixels of this image")

@@ -17,8 +17,8 @@ from segkit.errors import InputError, first_line
 from segkit.hub import WEIGHTS, model_kind, model_name
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.streams import prefetch
-from segkit.inference.teacher import Teacher, mask_place, touches_image
-from segkit.masks.boxes import corners
+from segkit.inference.teacher import Teacher, mask_place
+from segkit.masks.boxes import corners, touches_image
 from segkit.sample import Box
 
 MAX_BOXES = 16
@@ -90,7 +90,7 @@ class SamTeacher(Teacher):
 
     def _prepare(self, prompts: ImagePrompts) -> _Prepared:
         height, width = size = prompts.image.shape[:2]
-        indices = [i for i, box in enumerate(prompts.boxes) if touches_image(box, size)]
+        indices = [i for i, box in enumerate(prompts.boxes) if touches_image(box, height, width)]
         scale = max(self._input_size) / max(size)
         thin = self.kind.prefix != "sam2:" and min(size) * scale < 0.5  # resized to no pixels
         if not indices or thin:

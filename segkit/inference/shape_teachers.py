@@ -3,8 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from segkit.inference.box_masks import BoxMask, ImagePrompts
-from segkit.inference.teacher import Teacher, mask_place, touches_image
-from segkit.masks.boxes import Mask, filled_box, inscribed_ellipse, pixels_of_box, tightness
+from segkit.inference.teacher import Teacher, mask_place
+from segkit.masks.boxes import (
+    Mask,
+    filled_box,
+    inscribed_ellipse,
+    pixels_of_box,
+    tightness,
+    touches_image,
+)
 from segkit.sample import Box
 
 
@@ -43,7 +50,7 @@ def shape_mask(
     draw: Callable[[Box, int, int], Mask], box: Box, label: int, size: tuple[int, int]
 ) -> BoxMask | None:
     """The shape of a box in an image of (height, width); None where the box is outside of it."""
-    if not touches_image(box, size):
+    if not touches_image(box, *size):
         return None
     mask, place = draw(box, *size), mask_place(box, size)
     score = min(1.0, tightness(mask[pixels_of_box(box, *size)]))

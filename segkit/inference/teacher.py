@@ -54,9 +54,3 @@ def mask_place(box: Box, size: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of the pixels of an image of (height, width) that a mask for the box may
     cover: the box enlarged by the margin."""
     return pixels_of_box(with_margin(box), *size)
-
-
-def touches_image(box: Box, size: tuple[int, int]) -> bool:
-    """Whether a box touches a pixel of an image of (height, width)."""
-    rows, columns = pixels_of_box(box, *size)
-    return bool(rows.start < rows.stop and columns.start < columns.stop)

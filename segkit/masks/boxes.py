@@ -92,6 +92,12 @@ def pixels_of_box(box: Box, height: int, width: int) -> tuple[slice, slice]:
     return slice(top, max(top, bottom)), slice(left, max(left, right))
 
 
+def touches_image(box: Box, height: int, width: int) -> bool:
+    """Whether a box touches a pixel of the image."""
+    rows, columns = pixels_of_box(box, height, width)
+    return bool(rows.start < rows.stop and columns.start < columns.stop)
+
+
 def filled_box(box: Box, height: int, width: int) -> Mask:
     """(H, W) mask of every pixel that the box (x, y, width, height) touches."""
     mask = np.zeros((height, width), bool)
