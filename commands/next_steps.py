@@ -29,7 +29,8 @@ def next_step(schema: str, result: Result) -> str | None:
 
 def _convert(result: Result) -> str | None:
     if result["path"] is None:
-        return "the same command without --dry-run"
+        defects = ", once the defects are mended or with --on-error skip"
+        return f"the same command without --dry-run{defects if result['offenders'] else ''}"
     if result["kind"] == "boxes":
         return f"segkit pseudolabel --checkpoint RUN --data {_path(result)} --out work/masks"
     return f"segkit train --recipe dataseg-mini --data {_path(result)} --out work/run"

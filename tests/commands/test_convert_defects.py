@@ -106,7 +106,8 @@ def test_if_no_image_exists_the_folder_is_reported_as_wrong(tmp_path: Path) -> N
     assert segkit("convert", *arguments, "--dry-run").stderr.strip().splitlines() == [
         *listed,
         wrong,
-        "next: the same command without --dry-run",
+        "next: the same command without --dry-run, once the defects are mended or with "
+        "--on-error skip",
     ]
     assert convert_json(*arguments, "--dry-run")["images"]["dropped"] == {"missing-image": 3}
     (tmp_path / "elsewhere" / "p1.jpg").rename(tmp_path / "images" / "p1.jpg")
@@ -119,7 +120,8 @@ def test_if_no_image_exists_the_folder_is_reported_as_wrong(tmp_path: Path) -> N
     line = segkit("convert", "voc", "--root", root, "--split", "train", "--dry-run").stderr
     assert line.endswith(
         f"none of the 2 images is under {root / 'JPEGImages'}: --root is probably wrong\n"
-        "next: the same command without --dry-run\n"
+        "next: the same command without --dry-run, once the defects are mended or with "
+        "--on-error skip\n"
     )
 
 
