@@ -119,7 +119,11 @@ def yolo_seg(
 
 @app.command()
 def voc(
-    data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION
+    data: str = _DATA,
+    out: Path = _OUT,
+    images: bool = _IMAGES,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
+    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write Pascal VOC boxes: an XML file for each image in Annotations/, and ImageSets/Main.
 
@@ -162,7 +166,11 @@ def labelstudio(
 
 @app.command()
 def cvat(
-    data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION
+    data: str = _DATA,
+    out: Path = _OUT,
+    images: bool = _IMAGES,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
+    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write annotations.xml in the format CVAT for images 1.1: exact masks, and boxes.
 
@@ -178,7 +186,11 @@ def cvat(
 
 @app.command()
 def labelme(
-    data: str = _DATA, out: Path = _OUT, images: bool = _IMAGES, as_json: bool = JSON_OPTION
+    data: str = _DATA,
+    out: Path = _OUT,
+    images: bool = _IMAGES,
+    images_root: list[str] = IMAGES_ROOT_OPTION,
+    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write labelme's JSON files: exact masks, and boxes as rectangles.
 

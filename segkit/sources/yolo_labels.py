@@ -30,7 +30,7 @@ from segkit.sources.ledger import AnnotationError, ImageError
 from segkit.sources.source import Record
 
 _SLACK = 0.01  # fractions beyond the image that Ultralytics accepts, too
-_NAMES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
+NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
 _HINT = "give data.yaml, or a folder with data.yaml or classes.txt"
 
 
@@ -168,7 +168,7 @@ def _find_yaml(data: Path) -> Path | None:
 
 
 def _find_names(data: Path) -> tuple[Sequence[NativeCategory], Path]:
-    for name in _NAMES:
+    for name in NAME_FILES:
         if (data / name).is_file():
             return read_names(data / name), data / name
     raise InputError("has no data.yaml and no classes.txt", file=data, hint=_HINT)

@@ -185,6 +185,23 @@ def crafted_set(world: Path, target: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "form",
+    ["coco-instances", "coco-panoptic", "semantic", "yolo", "yolo-seg", "voc", "cvat", "labelme"],
+)
+def test_every_export_of_images_takes_images_root(world: Path, form: str) -> None:
+    """The error that names the option must not name one that the command lacks."""
+    toy = write_toy_set(world / "toy")
+    target = world / "home" / "photos" / "a.png"
+    target.parent.mkdir()
+    target.write_bytes(toy.image_bytes(next(toy.samples())))
+    command = ("export", form, "--data", crafted_set(world, target), "--images", "--out")
+    with pytest.raises(InputError, match=f"--images-root {target.parent}"):
+        invoke(*command, world / "out" / "refused")
+    invoke(*command, world / "out" / "allowed", "--images-root", target.parent)
+    assert len(list((world / "out" / "allowed").rglob("*.png"))) >= 1
+
+
 @pytest.mark.parametrize("by_option", [True, False])
 def test_images_outside_need_images_root(
     world: Path, by_option: bool, monkeypatch: pytest.MonkeyPatch

@@ -146,6 +146,8 @@ def test_auto_opens_layouts(tmp_path: Path) -> None:
     (tmp_path / "img" / "a.txt").write_text("0 0.5 0.5 0.2 0.2")
     (tmp_path / "img" / "classes.txt").write_text("cat\n")
     assert recognize(tmp_path / "img").words == ("yolo", "--data", str(tmp_path / "img"))
+    (tmp_path / "img" / "classes.txt").rename(tmp_path / "img" / "_darknet.labels")
+    assert recognize(tmp_path / "img").words == ("yolo", "--data", str(tmp_path / "img"))
     (tmp_path / "ade" / "images" / "training").mkdir(parents=True)
     (tmp_path / "ade" / "annotations" / "training").mkdir(parents=True)
     with pytest.raises(InputError, match="give --split, one of training"):
