@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,15 @@ from segkit.atomic import (
 from segkit.errors import InputError, SegkitError
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """Files end at 4 KiB, as on a full disk."""
+    """Files end at 4 KiB, as on a full disk: the file that pytest prints to, too, so no fixture."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def names(folder: Path) -> list[str]:
@@ -155,10 +158,12 @@ def test_a_killed_writer_leaves_no_lock_and_its_draft_goes(tmp_path: Path) -> No
     assert (names(out), names(tmp_path)) == (["whole"], ["exported"])
 
 
-def test_a_full_disk_is_named(tmp_path: Path, small_disk: None) -> None:
-    with pytest.raises(SegkitError, match=r"metrics\.json: cannot be written \(File too large\)"):
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    expected = r"metrics\.json: cannot be written \(File too large\)"
+    with small_disk(), pytest.raises(SegkitError, match=expected):
         write_text(tmp_path / "metrics.json", "x" * 10_000)
     with (
+        small_disk(),
         pytest.raises(SegkitError, match=r"exported: cannot be written \(File too large\); make"),
         new_directory(tmp_path / "exported") as draft,
     ):
