@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 
 from segkit.atomic import new_directory
+from segkit.errors import InputError
 from segkit.file_names import safe_path
 from segkit.images.decode import decode_rgb
 from segkit.images.draw import MIN_DRAWN_SCORE, overlay
@@ -49,7 +50,8 @@ def predict_samples(
     def read(sample: Sample) -> tuple[Sample, Image]:
         return sample, data.image(sample)
 
-    predictions = predict_images(model, class_embeddings, data.samples(), read, task, config)
+    classes = class_embeddings.mark_unseen(taxonomy, config.unseen)
+    predictions = predict_images(model, classes, data.samples(), read, task, config)
     for sample, masks in predictions:
         yield predicted_sample(sample, masks, taxonomy)
 
@@ -86,6 +88,7 @@ def predict_set(
         on_image: called after each image.
     """
     classes = taxonomy or data.taxonomy
+    _require_unseen(run, classes)
     samples = predict_samples(
         run.model, run.class_embeddings(classes), classes, data, task, run.recipe.inference
     )
@@ -125,12 +128,14 @@ def predict_files(
     Raises:
         InputError: a file is not an image.
     """
+    _require_unseen(run, taxonomy)
     ids = sample_ids(files, root)
 
     def read(file: Path) -> tuple[Sample, Image]:
         return _read(file, root, ids[file])
 
-    embeddings = run.class_embeddings(taxonomy)
+    unseen = run.recipe.inference.unseen
+    embeddings = run.class_embeddings(taxonomy).mark_unseen(taxonomy, unseen)
     predictions = predict_images(run.model, embeddings, files, read, task, run.recipe.inference)
     samples = (predicted_sample(sample, masks, taxonomy) for sample, masks in predictions)
     header = Header(
@@ -144,6 +149,14 @@ def predict_files(
     )
     records = ((sample, None) for sample in _counted(samples, on_image))
     return write_set(out, records, header, ledger=ledger, images=root)
+
+
+def _require_unseen(run: Run, taxonomy: Taxonomy) -> None:
+    """Raise InputError where a penalty on seen classes would do nothing."""
+    config = run.recipe.inference
+    if config.seen_penalty and not {*config.unseen} & {*taxonomy.names}:
+        message = f"inference.unseen names no class of {taxonomy.name}: the penalty does nothing"
+        raise InputError(message, hint="leave inference.seen_penalty out")
 
 
 def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:

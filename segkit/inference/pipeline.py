@@ -12,7 +12,7 @@ from torch import Tensor
 from segkit.data.augment import Crop, full_image_crop
 from segkit.distributed import autocast
 from segkit.inference.mask2former import mask2former_masks
-from segkit.inference.postprocess import LabeledMask, postprocess
+from segkit.inference.postprocess import LabeledMask, penalize_seen, postprocess
 from segkit.inference.streams import batch_by_shape, prefetch, reorder
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
@@ -83,7 +83,7 @@ def predict_images(
     def label(output: ModelOutput[Record]) -> tuple[Record, list[LabeledMask]]:
         masks = label_masks(
             task,
-            output.class_logits,
+            penalize_seen(output.class_logits, class_embeddings.is_unseen, config.seen_penalty),
             output.mask_logits,
             output.crop,
             class_embeddings.is_thing,

@@ -72,6 +72,27 @@ def postprocess(
     return instances(class_logits, mask_logits, crop, is_thing, config)
 
 
+def penalize_seen(class_logits: Tensor, is_unseen: Tensor | None, penalty: float) -> Tensor:
+    """Subtract a penalty from the logits of the classes that training saw.
+
+    Background keeps its probability: the penalty decides between seen and unseen classes only.
+
+    Args:
+        class_logits: (N, K + 1), background last.
+        is_unseen: (K,) bool; None if no class is unseen.
+        penalty: at least 0; with 0 the logits are returned as they are.
+
+    Returns:
+        (N, K + 1).
+    """
+    if not penalty or is_unseen is None:
+        return class_logits
+    classes, background = class_logits[:, :-1], class_logits[:, -1:]
+    penalized = torch.where(is_unseen, classes, classes - penalty)  # (N, K)
+    lost = classes.logsumexp(-1, keepdim=True) - penalized.logsumexp(-1, keepdim=True)  # (N, 1)
+    return torch.cat((penalized, background - lost), dim=-1)
+
+
 def semantic(class_logits: Tensor, mask_logits: Tensor, crop: Crop) -> list[LabeledMask]:
     """Give each pixel the class with the largest sum of p(class) * sigmoid(mask).
 

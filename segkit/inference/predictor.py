@@ -84,9 +84,10 @@ class Predictor:
         if task == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):
             hint = "add a thing, or use the task semantic or panoptic"
             raise InputError(f"no class is a thing: {', '.join(taxonomy.names[:5])}", hint=hint)
+        embeddings = self._class_embeddings(taxonomy)
         predictions = predict_images(
             self.run.model,
-            self._class_embeddings(taxonomy),
+            embeddings.mark_unseen(taxonomy, self.run.recipe.inference.unseen),
             images,
             _read,
             task,

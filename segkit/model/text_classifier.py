@@ -1,7 +1,8 @@
 """The text classifier: frozen text embeddings as class weights, and one learned background row."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,8 @@ class ClassEmbeddings:
     """(K, D_T) float32, unit rows."""
     is_thing: Tensor
     """(K,) bool."""
+    is_unseen: Tensor | None = None
+    """(K,) bool: classes that training did not see; None for none."""
 
     @classmethod
     def from_taxonomy(cls, taxonomy: Taxonomy, text: Tensor) -> "ClassEmbeddings":
@@ -82,6 +85,13 @@ class ClassEmbeddings:
         is_thing = [category.kind == "thing" for category in taxonomy.categories]
         return cls(text.float(), torch.tensor(is_thing))
 
+    def mark_unseen(self, taxonomy: Taxonomy, unseen: Collection[str]) -> "ClassEmbeddings":
+        """The same class embeddings with `is_unseen` for those names that the taxonomy has."""
+        flags = [name in unseen for name in taxonomy.names]
+        is_unseen = torch.tensor(flags, device=self.text.device) if any(flags) else None
+        return replace(self, is_unseen=is_unseen)
+
     def to(self, device: torch.device | str) -> "ClassEmbeddings":
         """The same class embeddings on another device."""
-        return ClassEmbeddings(self.text.to(device), self.is_thing.to(device))
+        is_unseen = None if self.is_unseen is None else self.is_unseen.to(device)
+        return ClassEmbeddings(self.text.to(device), self.is_thing.to(device), is_unseen)

@@ -282,13 +282,28 @@ class InferenceConfig(Section):
     speed."""
     precision: Precision = "fp32"
     """Autocast type of the forward pass."""
+    unseen: tuple[str, ...] = ()
+    """Names of the classes that training did not see; training on a set of `segkit split
+    --zero-shot` fills it in. `segkit eval` groups its figures by it."""
+    seen_penalty: float = Field(0.0, ge=0)
+    """Subtracted from the class logits of all classes but `unseen`, which a model favors (Chao et
+    al., ECCV 2016, calibrated stacking); the probability of background stays as it is."""
+
+    @model_validator(mode="after")
+    def _check_unseen(self) -> "InferenceConfig":
+        if self.seen_penalty and not self.unseen:
+            raise ValueError(
+                "inference.seen_penalty does nothing without inference.unseen; name the classes"
+            )
+        return self
 
 
 _FORWARD = frozenset({"image_size", "resize", "max_size", "batch_size", "precision"})
+_PREDICT = _FORWARD | {"postprocess", "unseen", "seen_penalty"}
 INFERENCE_KEYS: Mapping[str, frozenset[str]] = {
-    "panoptic": _FORWARD | {"postprocess", "score", "overlap"},
-    "semantic": _FORWARD | {"postprocess"},
-    "instance": _FORWARD | {"postprocess", "instances", "instance_score"},
+    "panoptic": _PREDICT | {"score", "overlap"},
+    "semantic": _PREDICT,
+    "instance": _PREDICT | {"instances", "instance_score"},
     "box-prompts": frozenset({"batch_size", "precision", "pseudo_score"}),
     "proposals": _FORWARD | {"pseudo_score", "pseudo_overlap", "pseudo_class"},
 }

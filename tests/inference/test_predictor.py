@@ -78,7 +78,10 @@ def test_each_output_reads_the_settings_that_its_command_accepts(
     run: Path, toy: ShardSet, tmp_path: Path, output: Any
 ) -> None:
     loaded = segkit.load_run(run)
-    config = RecordingConfig(score=0.1, overlap=0.0, pseudo_overlap=0.0, pseudo_class=0.0)
+    config = RecordingConfig(
+        score=0.1, overlap=0.0, pseudo_overlap=0.0, pseudo_class=0.0, unseen=("cat",)
+    )
+    config._read.clear()  # of the validation
     recipe = loaded.recipe.model_copy(update={"inference": config})
     loaded = replace(loaded, recipe=recipe)
     if output in ("panoptic", "semantic", "instance"):
