@@ -11,6 +11,7 @@ transformer_decoder.py  queries -> masks, by masked attention to the scales
 text_classifier.py      queries -> class logits, by class embeddings
 box_prompt_encoder.py   boxes and labels -> queries
 box_mask_head.py        mask refinement in the frame of a box
+weight_transfer.py      class weights -> additions to mask embeddings (Mask^X R-CNN)
 layers.py               MLP, checkpointed layers, position encodings
 hf.py                   Hugging Face Mask2Former checkpoints
 hf_names.py             their weight names

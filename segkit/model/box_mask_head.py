@@ -12,6 +12,8 @@ SIDE = 28
 """Side of a cropped region, as in Mask R-CNN's mask head."""
 MAX_LOGIT = 6.0
 """Coarse logits are clamped to +- this: larger ones say no more about the outline."""
+MLP_SIDE, MLP_WIDTH = 14, 256
+"""Cells a side and hidden width of the MLP; Mask R-CNN's mask head reads 14 x 14 cells."""
 
 
 class BoxMaskHead(nn.Module):
@@ -21,9 +23,15 @@ class BoxMaskHead(nn.Module):
     and shifts F. Convolutions at two resolutions, with learned position maps, separate the object
     from the rest of its box. The last layer starts at zero, so that the head starts as the
     identity.
+
+    Args:
+        hidden_dim: width of queries.
+        mask_dim: width of F.
+        mlp: add a class-agnostic MLP to the convolutions (Hu et al. 2018, section 3.4). It sees
+            the region in all its cells at once, but not the query.
     """
 
-    def __init__(self, *, hidden_dim: int, mask_dim: int) -> None:
+    def __init__(self, *, hidden_dim: int, mask_dim: int, mlp: bool = False) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(mask_dim, WIDTH, 1)
         self.modulation = nn.Linear(hidden_dim, 2 * WIDTH)
@@ -41,6 +49,7 @@ class BoxMaskHead(nn.Module):
         self.low_place = nn.Parameter(torch.randn(2 * WIDTH, SIDE // 2, SIDE // 2) * 0.1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
+        self.mlp = _grid_mlp() if mlp else None
 
     def forward(
         self,
@@ -66,6 +75,7 @@ class BoxMaskHead(nn.Module):
         """
         count = regions.shape[1]
         features = _crop(self.reduce(pixels), regions.unbind(), stride)
+        agnostic = None if self.mlp is None else self.mlp(features)  # (B * Q, SIDE * SIDE)
         features = features.reshape(-1, count, *features.shape[1:])  # (B, Q, WIDTH, SIDE, SIDE)
         scale, shift = self.modulation(queries)[..., None, None].chunk(2, dim=2)
         features = (features * (1 + scale) + shift).flatten(0, 1)  # (B * Q, WIDTH, SIDE, SIDE)
@@ -73,6 +83,8 @@ class BoxMaskHead(nn.Module):
         coarse = _crop(masks.detach().flatten(0, 1)[:, None], single_regions, stride)
         coarse = coarse.clamp(-MAX_LOGIT, MAX_LOGIT)  # (B * Q, 1, SIDE, SIDE)
         correction = self._convolve(torch.cat((features, coarse / MAX_LOGIT), dim=1))
+        if agnostic is not None:
+            correction = correction + agnostic.view_as(correction)
         correction = correction.to(masks.dtype)
         grid = coordinates.flatten(0, 1).to(masks.dtype)  # (B * Q, h, w, 2)
         pasted = F.grid_sample(correction, grid, align_corners=False)
@@ -86,6 +98,20 @@ class BoxMaskHead(nn.Module):
         high = high + F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
         correction: Tensor = self.output(F.relu(self.leave(high)))
         return correction
+
+
+def _grid_mlp() -> nn.Sequential:
+    """(R, WIDTH, SIDE, SIDE) -> logits (R, SIDE * SIDE); zero at first."""
+    mlp = nn.Sequential(
+        nn.AdaptiveAvgPool2d(MLP_SIDE),
+        nn.Flatten(),
+        nn.Linear(WIDTH * MLP_SIDE**2, MLP_WIDTH),
+        nn.ReLU(),
+        nn.Linear(MLP_WIDTH, SIDE**2),
+    )
+    nn.init.zeros_(mlp[-1].weight)  # type: ignore[arg-type]
+    nn.init.zeros_(mlp[-1].bias)  # type: ignore[arg-type]
+    return mlp
 
 
 def _crop(maps: Tensor, regions: Sequence[Tensor], stride: int) -> Tensor:

@@ -51,6 +51,8 @@ class BoxPromptQueries:
 
     boxes: Tensor
     """(B, Q, 4) x0, y0, x1, y1 in pixels."""
+    labels: Tensor
+    """(B, Q) int64, -1 for an unknown class."""
     content: Tensor
     """(B, Q, hidden_dim)."""
     position: Tensor
@@ -67,17 +69,33 @@ class BoxPromptEncoder(nn.Module):
     Mask logits are <mask embedding, F> plus a quadratic form in box-relative coordinates, whose six
     coefficients each query predicts: a dot product could place the object only by what F encodes of
     positions. The initial form is the inscribed ellipse.
+
+    Args:
+        hidden_dim: width of queries.
+        mask_dim: width of F.
+        text_dim: width of the text embeddings.
+        label_content: encode labels in the content; without it, all prompts have the content of an
+            unknown label.
+        mlp: as of `BoxMaskHead`.
     """
 
-    def __init__(self, *, hidden_dim: int, mask_dim: int, text_dim: int) -> None:
+    def __init__(
+        self,
+        *,
+        hidden_dim: int,
+        mask_dim: int,
+        text_dim: int,
+        label_content: bool = True,
+        mlp: bool = False,
+    ) -> None:
         super().__init__()
-        self.hidden_dim = hidden_dim
+        self.hidden_dim, self.label_content = hidden_dim, label_content
         self.box_encoder = MLP(2 * hidden_dim, hidden_dim, hidden_dim)
         self.label_encoder = nn.Linear(text_dim, hidden_dim)
         self.no_label = nn.Parameter(torch.zeros(text_dim))
         self.content = nn.Parameter(torch.zeros(hidden_dim))
         self.coefficients = nn.Linear(hidden_dim, 6)
-        self.mask_head = BoxMaskHead(hidden_dim=hidden_dim, mask_dim=mask_dim)
+        self.mask_head = BoxMaskHead(hidden_dim=hidden_dim, mask_dim=mask_dim, mlp=mlp)
         with torch.no_grad():
             self.coefficients.weight.mul_(0.1)
             self.coefficients.bias.copy_(torch.tensor([2.0, 0.0, 0.0, -2.0, -2.0, 0.0]))
@@ -105,11 +123,13 @@ class BoxPromptEncoder(nn.Module):
         relative = torch.cat((center, size), -1) / extent
         position = self.box_encoder(sine_features(relative, self.hidden_dim // 2).flatten(-2))
         rows = torch.cat((text, self.no_label[None]))  # label -1 selects the last row
+        if not self.label_content:
+            rows = self.no_label[None].expand_as(rows)
         content = self.content + self.label_encoder(rows[labels])
         u, v = box_coordinates(boxes, (height // stride, width // stride), stride)
         region = (u.abs() <= CONTEXT) & (v.abs() <= CONTEXT)
         basis = torch.stack((torch.ones_like(u), u, v, u * u, v * v, u * v), dim=2)
-        return BoxPromptQueries(boxes, content, position, region, basis.clamp(-4, 4))
+        return BoxPromptQueries(boxes, labels, content, position, region, basis.clamp(-4, 4))
 
     def mask_bias(self, queries: Tensor, basis: Tensor) -> Tensor:
         """Evaluate the quadratic forms of queries.

@@ -15,7 +15,8 @@ from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPrompts
 from segkit.model.layers import Stack, detr_position_grid, position_grid
 from segkit.model.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
 from segkit.model.text_classifier import CLASS_HEADS
-from segkit.model.transformer_decoder import TransformerDecoder
+from segkit.model.transformer_decoder import MaskAddition, TransformerDecoder
+from segkit.model.weight_transfer import WeightTransfer, expected_addition, labels_addition
 from segkit.recipes.schema import ModelConfig
 
 MASK_STRIDE = STRIDES[0]
@@ -76,8 +77,15 @@ class DataSeg(nn.Module):
         # Small, so that from the first layer on the attended features outweigh the initial content.
         nn.init.normal_(self.query_content.weight, std=0.02)
         self.box_prompt_encoder = BoxPromptEncoder(
-            hidden_dim=config.hidden_dim, mask_dim=config.mask_dim, text_dim=config.text_dim
+            hidden_dim=config.hidden_dim,
+            mask_dim=config.mask_dim,
+            text_dim=config.text_dim,
+            label_content=config.label_content,
+            mlp=config.box_mlp,
         )
+        # Created last: all other weights of a seed are those of the model without it.
+        transfer = config.weight_transfer.input != "off"
+        self.weight_transfer = WeightTransfer(config) if transfer else None
 
     def forward(
         self,
@@ -128,7 +136,12 @@ class DataSeg(nn.Module):
         content = self.query_content.weight.expand(len(pixels), -1, -1)  # (B, N, hidden_dim)
         position = self.query_position.weight.expand(len(pixels), -1, -1)
         queries, masks = self.transformer_decoder(
-            content, position, scales, pixels, aux_outputs=aux_outputs
+            content,
+            position,
+            scales,
+            pixels,
+            mask_addition=self._query_addition(text),
+            aux_outputs=aux_outputs,
         )
         return Proposals(self.text_classifier(queries, text), masks)
 
@@ -150,6 +163,7 @@ class DataSeg(nn.Module):
             scales,
             pixels,
             mask_bias=lambda queries: encoder.mask_bias(queries, encoded.basis),
+            mask_addition=self._label_addition(text, encoded.labels),
             region=encoded.region,
             aux_outputs=aux_outputs,
         )
@@ -161,6 +175,29 @@ class DataSeg(nn.Module):
         # The refined masks are one more layer, with the classes of the last.
         classes = torch.cat((classes, classes[:, -1:]), dim=1)
         return Proposals(classes, torch.cat((masks, refined), dim=1))
+
+    def _class_additions(self, text: Tensor) -> Tensor | None:
+        """Addition of each class to mask embeddings (K, mask_dim), None without weight transfer."""
+        if self.weight_transfer is None:
+            return None
+        label_encoder = self.box_prompt_encoder.label_encoder
+        additions: Tensor = self.weight_transfer(text, self.text_classifier, label_encoder)
+        return additions
+
+    def _query_addition(self, text: Tensor) -> MaskAddition | None:
+        """Weight transfer by the predicted classes of learned queries."""
+        additions = self._class_additions(text)
+        if additions is None:
+            return None
+        return lambda queries: expected_addition(self.text_classifier(queries, text), additions)
+
+    def _label_addition(self, text: Tensor, labels: Tensor) -> MaskAddition | None:
+        """Weight transfer by the labels (B, Q) of box prompts."""
+        additions = self._class_additions(text)
+        if additions is None:
+            return None
+        addition = labels_addition(labels, additions)  # (B, Q, mask_dim)
+        return lambda queries: addition
 
 
 def _pixel_decoder(

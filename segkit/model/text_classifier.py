@@ -43,6 +43,10 @@ class TextClassifier(nn.Module):
             scale = self.log_scale.exp().clamp(max=self.MAX_SCALE)
             return scale * F.normalize(self.project(queries.to(text.dtype)), dim=-1) @ rows.T
 
+    def query_weights(self, text: Tensor) -> Tensor:
+        """Class weights in the space of queries, up to norms and bias: (K, hidden_dim)."""
+        return text @ self.project.weight
+
 
 class LinearTextClassifier(nn.Module):
     """Query features -> class logits as plain inner products with the class embeddings.
@@ -62,6 +66,10 @@ class LinearTextClassifier(nn.Module):
             rows = torch.cat((text, self.background[None]))  # (K + 1, text_dim)
             projected: Tensor = self.project(queries.to(text.dtype))
             return projected @ rows.T
+
+    def query_weights(self, text: Tensor) -> Tensor:
+        """Class weights in the space of queries, up to a bias: (K, hidden_dim)."""
+        return text @ self.project.weight
 
 
 CLASS_HEADS = {"cosine": TextClassifier, "linear": LinearTextClassifier}

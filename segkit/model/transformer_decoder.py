@@ -16,6 +16,7 @@ LEVELS = 3
 """Scales that the layers attend to in turn: strides 32, 16, 8."""
 PositionGrid = Callable[[int, int, int, torch.device, torch.dtype], Tensor]
 MaskBias = Callable[[Tensor], Tensor]
+MaskAddition = Callable[[Tensor], Tensor]
 
 
 class Attention(nn.Module):
@@ -148,6 +149,7 @@ class TransformerDecoder(nn.Module):
         pixels: Tensor,
         *,
         mask_bias: MaskBias | None = None,
+        mask_addition: MaskAddition | None = None,
         region: Tensor | None = None,
         aux_outputs: bool = True,
     ) -> tuple[Tensor, Tensor]:
@@ -160,6 +162,8 @@ class TransformerDecoder(nn.Module):
             pixels: F, (B, mask_dim, H/4, W/4).
             mask_bias: for box prompts: normalized queries (B, N, hidden_dim) -> addition to their
                 mask logits, (B, N, H/4, W/4).
+            mask_addition: with weight transfer: normalized queries -> addition to their mask
+                embeddings, (B, N, mask_dim).
             region: (B, N, H/4, W/4) bool, for box prompts: queries attend only inside their region,
                 and to no other query.
             aux_outputs: return the outputs before the first layer and after each, or only the last.
@@ -180,7 +184,7 @@ class TransformerDecoder(nn.Module):
         ]
         # Resizing and the product with F commute, so attention masks need no mask of full size.
         small_pixels = [_resize(pixels.detach(), scale.shape[-2:]) for scale in scales]
-        states = [self._state(queries, mask_bias)]
+        states = [self._state(queries, mask_bias, mask_addition)]
         for number in range(len(self.layers)):
             level = number % LEVELS
             attn_mask = self._attn_mask(states[-1], small_pixels[level], region)
@@ -188,7 +192,7 @@ class TransformerDecoder(nn.Module):
             queries = self.layers.run(
                 number, queries, position, memories[level], grids[level], attn_mask, independent
             )
-            states.append(self._state(queries, mask_bias))
+            states.append(self._state(queries, mask_bias, mask_addition))
         if not aux_outputs:
             states = states[-1:]
         normalized = torch.stack([state.normalized for state in states], dim=1)
@@ -197,10 +201,14 @@ class TransformerDecoder(nn.Module):
         biases = [state.mask_bias for state in states if state.mask_bias is not None]
         return normalized, mask_logits + torch.stack(biases, dim=1) if biases else mask_logits
 
-    def _state(self, queries: Tensor, mask_bias: MaskBias | None) -> QueryState:
+    def _state(
+        self, queries: Tensor, mask_bias: MaskBias | None, mask_addition: MaskAddition | None
+    ) -> QueryState:
         """Normalize queries (B, N, hidden_dim) and predict their masks."""
         normalized = self.norm(queries)
         embedding = self.mask_head(normalized)
+        if mask_addition is not None:
+            embedding = embedding + mask_addition(normalized)
         bias = None if mask_bias is None else mask_bias(normalized)
         return QueryState(normalized, embedding, bias)
 

@@ -28,6 +28,39 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class WeightTransferConfig(Section):
+    """Weight transfer of Mask^X R-CNN: class weights add to mask embeddings."""
+
+    input: Literal["off", "cls", "box", "cls+box", "text", "random"] = "off"
+    """Class weights from which T predicts the addition to a mask embedding: the class's row in the
+    text head (cls), its embedding in the box prompt encoder (box), both (cls+box), the text
+    embedding (text), or a random vector as a control (random). Mask^X R-CNN's best: cls+box."""
+    layers: int = Field(2, ge=1, le=3)
+    """Layers of T, of 256 hidden channels."""
+    activation: Literal["leaky_relu", "relu"] = "leaky_relu"
+    """Between the layers of T; the slope of LeakyReLU is 0.1."""
+    stop_gradient: bool = True
+    """Keep the gradient of masks out of the class weights."""
+
+    @model_validator(mode="after")
+    def _check_effect(self) -> "WeightTransferConfig":
+        """Check that each key has an effect beside the others."""
+        changed = {
+            name
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) != field.default
+        }
+        if self.input == "off" and changed:
+            key = min(changed)
+            raise ValueError(f"{key} has no effect while input is off; set input, such as cls")
+        if self.layers == 1 and "activation" in changed:
+            raise ValueError("activation has no effect with 1 layer; leave it out")
+        if self.input in ("text", "random") and not self.stop_gradient:
+            message = f"stop_gradient has no effect with input {self.input}, which nothing trains"
+            raise ValueError(f"{message}; leave it out")
+        return self
+
+
 class ModelConfig(Section):
     """Architecture of a `DataSeg` model; the defaults are those of the recipe `dataseg-mini`."""
 
@@ -72,6 +105,13 @@ class ModelConfig(Section):
     """Layers of the deformable pixel decoder (Mask2Former's default)."""
     encoder_feedforward_dim: int = Field(1024, gt=0)
     """Hidden width of those layers' feed-forward part (Mask2Former's default)."""
+    weight_transfer: WeightTransferConfig = Field(default_factory=WeightTransferConfig)
+    box_mlp: bool = False
+    """Add the logits of a class-agnostic MLP on the 28 x 28 grid of a box prompt to its refined
+    mask (Mask^X R-CNN's fusion of FCN and MLP)."""
+    label_content: bool = True
+    """Add the embedding of its label to the content of a box prompt; without it, a label reaches
+    the mask only through `weight_transfer`."""
 
     @model_validator(mode="after")
     def _check_widths(self) -> "ModelConfig":
@@ -326,3 +366,25 @@ class Recipe(Section):
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     inference: InferenceConfig = Field(default_factory=InferenceConfig)
+
+    @model_validator(mode="after")
+    def _check_box_prompt_keys(self) -> "Recipe":
+        """Check that the model's keys for box prompts have an effect, and T trained inputs."""
+        model, transfer, prompted = self.model, self.model.weight_transfer, self.loss.box_prompts
+        if not prompted and model.box_mlp:
+            raise ValueError("model.box_mlp needs loss.box_prompts above 0")
+        if not prompted and not model.label_content:
+            raise ValueError("model.label_content=false needs loss.box_prompts above 0")
+        if not transfer.stop_gradient:
+            return self
+        if "box" in transfer.input and not (prompted and model.label_content):
+            raise ValueError(
+                f"nothing trains the input {transfer.input} of model.weight_transfer: it needs "
+                "loss.box_prompts above 0 and model.label_content"
+            )
+        if "cls" in transfer.input and not (self.loss.matching or self.loss.label_dropout):
+            raise ValueError(
+                f"nothing trains the input {transfer.input} of model.weight_transfer: it needs "
+                "loss.matching or loss.label_dropout"
+            )
+        return self

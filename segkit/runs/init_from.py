@@ -21,8 +21,14 @@ from segkit.text.encoding import Encoding
 if TYPE_CHECKING:
     from segkit.model.dataseg import DataSeg
 
-_NOT_ARCHITECTURE = {"init_from", "backbone_weights", "freeze_norm"}
+_NOT_ARCHITECTURE = {"init_from", "backbone_weights", "freeze_norm", "label_content"}
 """Keys of `ModelConfig` that may differ from the run whose weights are loaded."""
+_ADDED_PARTS = {
+    "weight_transfer": "weight_transfer.",
+    "box_mlp": "box_prompt_encoder.mask_head.mlp.",
+}
+"""Keys that add a part to the model -> prefix of its weights. A run without the part may start a
+model that has it: the part's output is 0 at first."""
 
 
 def resolve_init_from(recipe: Recipe) -> Recipe:
@@ -50,9 +56,9 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
     Args:
         model: of the same architecture.
         source: a segkit run, `DIR` or `DIR@v2`, whose averaged weights are all loaded (no weight
-            belongs to one dataset); or `hf:` and a Mask2Former. Its class head is loaded as well
-            into a linear `model.class_head`; a cosine one and the box prompt encoder stay as they
-            are.
+            belongs to one dataset); parts that only the new model has stay as they are. Or `hf:`
+            and a Mask2Former. Its class head is loaded as well into a linear `model.class_head`; a
+            cosine one and the box prompt encoder stay as they are.
         encoding: of the class names that the model will be trained with; must be a run's own.
 
     Raises:
@@ -71,7 +77,8 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
     from segkit.runs.open_run import load_run
 
     run = load_run(source)
-    architecture = run.recipe.model.model_dump(exclude=_NOT_ARCHITECTURE)
+    added = {key for key in _ADDED_PARTS if not _has_part(run.recipe.model, key)}
+    architecture = run.recipe.model.model_dump(exclude=_NOT_ARCHITECTURE | added)
     _check_architecture(model.config, architecture, run.path)
     if run.encoding != encoding:
         message = (
@@ -81,7 +88,9 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
         text = run.recipe.text
         hint = f"--set text.encoder={text.encoder} --set text.templates={text.templates}"
         raise InputError(message, file=run.path, hint=hint)
-    model.load_state_dict(run.model.state_dict())
+    prefixes = tuple(_ADDED_PARTS[key] for key in added)
+    kept = {name: w for name, w in model.state_dict().items() if name.startswith(prefixes)}
+    model.load_state_dict({**kept, **run.model.state_dict()})
 
 
 def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
@@ -97,16 +106,33 @@ def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
 
 def _check_architecture(config: ModelConfig, expected: Mapping[str, Any], folder: Path) -> None:
     """Raise InputError where a model's configuration differs from that of a folder's weights."""
+    actual, expected = _flatten(config.model_dump()), _flatten(expected)
     differing = {
         key: value
         for key, value in expected.items()
-        if _without_tag(getattr(config, key)) != _without_tag(value)
+        if _without_tag(actual[key]) != _without_tag(value)
     }
     if differing:
         settings = (f"model.{key}={_as_setting(value)}" for key, value in differing.items())
         hint = " ".join(f"--set {quote(setting)}" for setting in settings)
         keys = ", ".join(f"model.{key}" for key in differing)
         raise InputError(f"the checkpoint and the recipe differ in {keys}", file=folder, hint=hint)
+
+
+def _has_part(config: ModelConfig, key: str) -> bool:
+    """Whether a model has the part that a key of `_ADDED_PARTS` adds."""
+    return bool(
+        getattr(config, key) != ModelConfig.model_fields[key].get_default(call_default_factory=True)
+    )
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested table with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        is_table = isinstance(value, dict)
+        flat |= _flatten(value, f"{prefix}{key}.") if is_table else {prefix + key: value}
+    return flat
 
 
 def _as_setting(value: Any) -> str:

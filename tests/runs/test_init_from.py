@@ -67,6 +67,29 @@ def test_a_run_of_another_architecture_is_refused_with_the_settings_to_use(
     assert "--set 'model.pixel_mean=[0.5, 0.5, 0.5]'" in str(caught.value)
 
 
+def test_weight_transfer_is_added_to_a_run_without_it(
+    trained: Path, tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    """The transferred model starts as the run does; a run that has T needs the same T."""
+    settings = ["model.weight_transfer.input=cls+box", "model.box_mlp=true"]
+    config = load_recipe(tiny, settings).model
+    model, before = DataSeg(config), load_file(trained / "model.safetensors")
+    init_from(model, str(trained), Encoding())
+    state = model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    assert not model.weight_transfer.mlp[-1].weight.any()
+    data = [(str(toy_set.path), 1.0)]
+    run = train(tiny, data, tmp_path / "run", steps=1, overrides=settings, device="cpu")
+    with pytest.raises(InputError, match=r"--set model.weight_transfer.input=cls\+box"):
+        init_from(DataSeg(load_recipe(tiny).model), str(run), Encoding())
+    init_from(model, str(run), Encoding())
+    after = load_file(run / "model.safetensors")
+    assert torch.equal(
+        model.state_dict()["weight_transfer.mlp.2.bias"], after["weight_transfer.mlp.2.bias"]
+    )
+    assert after["weight_transfer.mlp.2.bias"].any()
+
+
 def test_a_backbone_with_the_tag_of_its_weights_is_the_same_architecture(
     trained: Path, tiny: Path, tmp_path: Path
 ) -> None:
