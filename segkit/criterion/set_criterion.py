@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from segkit import distributed
 from segkit.criterion.box_prompts import box_prompt_losses
 from segkit.criterion.color_affinity import image_affinity
+from segkit.criterion.dense_loss import dense_loss
 from segkit.criterion.losses import dice_loss, focal_loss, pairwise_losses, projection_loss
 from segkit.criterion.matcher import HungarianMatcher, Indices, PendingCosts
 from segkit.criterion.merge_proposals import (
@@ -96,7 +97,8 @@ class SetCriterion(nn.Module):
 
         Returns:
             Scalars by name: `class`; `focal` and `dice` where there are masks; `projection` and
-            `pairwise` where there are only boxes; and those of `box_prompt_losses`.
+            `pairwise` where there are only boxes; those of `box_prompt_losses`; and `dense` with
+            class logits of cells.
         """
         targets = [PooledTargets.from_targets(target) for target in batch.targets]
         matching = None
@@ -107,6 +109,9 @@ class SetCriterion(nn.Module):
             losses = box_prompt_losses(outputs.box_prompts, prompts, batch, targets, self.config)
         if matching is not None:
             losses = self._query_losses(matching, batch, step) | losses
+        if outputs.cells is not None:
+            loss = dense_loss(outputs.cells, batch, targets, self.config.background)
+            losses["dense"] = self.config.dense * loss
         if distributed.world_size() > 1 or not losses:
             name = "class" if matching is not None else "conditioned_class"
             losses[name] = losses.get(name, 0.0) + _zero(outputs)
@@ -258,4 +263,5 @@ def _zero(outputs: Outputs) -> Tensor:
     """
     proposals = [p for p in (outputs.queries, outputs.box_prompts) if p is not None]
     zeros = [logits[:0].sum() for p in proposals for logits in (p.class_logits, p.mask_logits)]
+    zeros += [logits[:0].sum() for logits in outputs.cells or ()]
     return torch.stack(zeros).sum()

@@ -9,6 +9,7 @@ deformable.py           multi-scale deformable attention
 sampling.py             its inner loop: weighted bilinear samples
 transformer_decoder.py  queries -> masks, by masked attention to the scales
 text_classifier.py      queries -> class logits, by class embeddings
+cell_classifier.py      cells of the three scales -> class logits, by the same classifier
 box_prompt_encoder.py   boxes and labels -> queries
 box_mask_head.py        mask refinement in the frame of a box
 weight_transfer.py      class weights -> additions to mask embeddings (Mask^X R-CNN)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segkit.model.backbone import STRIDES, Backbone
 from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPrompts
+from segkit.model.cell_classifier import cell_logits
 from segkit.model.layers import Stack, detr_position_grid, position_grid
 from segkit.model.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
 from segkit.model.text_classifier import CLASS_HEADS
@@ -44,6 +45,9 @@ class Outputs(NamedTuple):
     """Of the box prompts in their order, padded to the most prompts of an image. One more layer
     than the decoder's: the last holds the masks refined in each box's frame. None without
     prompts."""
+    cells: tuple[Tensor, ...] | None = None
+    """Class logits of the cells at strides 32, 16 and 8, (B, h, w, K + 1); None where they were not
+    asked for."""
 
 
 class DataSeg(nn.Module):
@@ -95,6 +99,7 @@ class DataSeg(nn.Module):
         *,
         learned_queries: bool = True,
         aux_outputs: bool = True,
+        dense: bool = False,
     ) -> Outputs:
         """Propose masks.
 
@@ -105,6 +110,7 @@ class DataSeg(nn.Module):
             learned_queries: run the learned queries. They do not attend to the box prompts: with
                 and without prompts their proposals are bit-identical.
             aux_outputs: return the proposals of all layers, for deep supervision, or only the last.
+            dense: classify the cells of the three scales as well.
         """
         scales, pixels = self.pixel_decoder(self.backbone(images))
         queries = self._run_queries(scales, pixels, text, aux_outputs) if learned_queries else None
@@ -112,7 +118,11 @@ class DataSeg(nn.Module):
         if prompts is not None and len(prompts) > 0:
             size = images.shape[-2:]
             prompted = self._run_box_prompts(scales, pixels, text, prompts, size, aux_outputs)
-        return Outputs(queries, prompted)
+        cells = None
+        if dense:
+            decoder = self.transformer_decoder
+            cells = cell_logits(scales, text, norm=decoder.norm, classifier=self.text_classifier)
+        return Outputs(queries, prompted, cells)
 
     def recompute_activations(self) -> None:
         """Keep only the inputs of layers for the backward pass, and run the layers again there.

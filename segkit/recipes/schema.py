@@ -206,6 +206,10 @@ class LossConfig(Section):
     pairwise_warmup_steps: int = Field(500, ge=0)
     """Steps over which the pairwise weight rises linearly, for proposals; box prompts have the
     full weight from the first step."""
+    dense: float = Field(0.0, ge=0)
+    """Weight of the cross-entropy of the cells at strides 32, 16 and 8, which the text classifier
+    names as it names queries; 0 classifies no cells. Cells within a box but not on a mask have to
+    be of the box's class or background (see `segkit.criterion.dense_loss`)."""
     matching: bool = True
     """Train the learned queries; without them, a model learns to segment box prompts only."""
     box_prompts: float = Field(1.0, ge=0)
@@ -304,6 +308,9 @@ class InferenceConfig(Section):
     """Minimum fraction of a panoptic segment's mask that remains after higher-scoring segments
     took their pixels. Mask2Former and MaskFormer: 0.8. `scripts/experiment_thresholds.py` compares
     values of both thresholds in one pass of the model."""
+    dense: float = Field(0.0, ge=0, le=1)
+    """Share of the cells' classes in semantic output and in the stuff of panoptic output; the rest
+    is that of the queries. Only for a model that was trained with `loss.dense` above 0."""
     instances: int = Field(100, gt=0)
     """Maximum number of instances per image (COCO's maxDets)."""
     instance_score: float = Field(0.0, ge=0, le=1)
@@ -341,8 +348,8 @@ class InferenceConfig(Section):
 _FORWARD = frozenset({"image_size", "resize", "max_size", "batch_size", "precision"})
 _PREDICT = _FORWARD | {"postprocess", "unseen", "seen_penalty"}
 INFERENCE_KEYS: Mapping[str, frozenset[str]] = {
-    "panoptic": _PREDICT | {"score", "overlap"},
-    "semantic": _PREDICT,
+    "panoptic": _PREDICT | {"score", "overlap", "dense"},
+    "semantic": _PREDICT | {"dense"},
     "instance": _PREDICT | {"instances", "instance_score"},
     "box-prompts": frozenset({"batch_size", "precision", "pseudo_score"}),
     "proposals": _FORWARD | {"pseudo_score", "pseudo_overlap", "pseudo_class"},
@@ -387,4 +394,15 @@ class Recipe(Section):
                 f"nothing trains the input {transfer.input} of model.weight_transfer: it needs "
                 "loss.matching or loss.label_dropout"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_dense(self) -> "Recipe":
+        if self.inference.dense > 0 and self.loss.dense == 0:
+            raise ValueError(
+                "inference.dense needs cells that were trained to name classes; "
+                "train with loss.dense above 0, or leave inference.dense at 0"
+            )
+        if self.inference.dense > 0 and self.inference.postprocess == "mask2former":
+            raise ValueError('inference.postprocess "mask2former" does not read inference.dense')
         return self

@@ -77,7 +77,8 @@ def estimate_memory(
     weights = _FLOAT * parameters // shards
     gradients = _FLOAT * sum(parameter.numel() for parameter in trained) // shards
     activations, outputs = _activations(model, recipe, classes, prompts)
-    masks = [part.mask_logits.numel() for part in outputs if part is not None]
+    parts = (outputs.queries, outputs.box_prompts)
+    masks = [part.mask_logits.numel() for part in parts if part is not None]
     return Memory(
         parameters=parameters,
         weights=weights,
@@ -112,7 +113,10 @@ def _activations(model: DataSeg, recipe: Recipe, classes: int, prompts: int) -> 
         inputs = (images, text, boxes if config.box_prompts > 0 and prompts else None)
         with saved_tensors_hooks(keep, lambda tensor: tensor), _autocast(recipe):
             outputs: Outputs = torch.func.functional_call(
-                model, state, inputs, {"learned_queries": config.matching}
+                model,
+                state,
+                inputs,
+                {"learned_queries": config.matching, "dense": config.dense > 0},
             )
         sizes = [tensor.untyped_storage().nbytes() for tensor in kept.values()]
     return sum(sizes) + images.nbytes, outputs

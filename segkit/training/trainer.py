@@ -141,7 +141,11 @@ class Trainer:
                     prompts = sample_box_prompts(batch, config.loss, torch.default_generator)
                     text = self.text[batch.dataset]
                     outputs = self.parallel_model(
-                        batch.images, text, prompts, learned_queries=config.loss.matching
+                        batch.images,
+                        text,
+                        prompts,
+                        learned_queries=config.loss.matching,
+                        dense=config.loss.dense > 0,
                     )
                     losses = self.criterion(outputs, batch, prompts, step=self.step)
                 del outputs  # all layers' mask logits, which the backward pass does not need

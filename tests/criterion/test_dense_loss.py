@@ -1,0 +1,199 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from segkit.criterion.dense_loss import box_core, dense_loss
+from segkit.criterion.pooled_targets import PooledTargets
+from segkit.criterion.set_criterion import SetCriterion
+from segkit.data.batch import Batch
+from segkit.model.dataseg import DataSeg, Outputs
+from segkit.recipes.schema import LossConfig, ModelConfig
+from tests.criterion.scenes import IS_THING, SIZE, make_batch, perfect_proposals, rectangles
+
+CLASSES = len(IS_THING)
+STRIDE = 8
+SMALL = ModelConfig(
+    text_dim=16, hidden_dim=32, mask_dim=16, queries=6, rounds=1, heads=2, feedforward_dim=32
+)
+
+
+def cells(batch: Batch, stride: int = STRIDE, seed: int = 0) -> torch.Tensor:
+    shape = (len(batch), SIZE // stride, SIZE // stride, CLASSES + 1)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def loss(batch: Batch, *logits: torch.Tensor, background: float = 0.1) -> torch.Tensor:
+    targets = [PooledTargets.from_targets(target) for target in batch.targets]
+    return dense_loss(logits, batch, targets, background)
+
+
+def pixel_map(values: torch.Tensor) -> torch.Tensor:
+    """Repeat the values (h, w, C) of cells at each of their pixels: (H, W, C)."""
+    return values.repeat_interleave(STRIDE, 0).repeat_interleave(STRIDE, 1)
+
+
+def test_on_masks_it_is_the_cross_entropy_of_all_labeled_pixels() -> None:
+    # the edges lie within cells: both classes share cells with each other and with void
+    target = rectangles((0, 0, 30, 64), (30, 0, 64, 61), labels=(1, 2))
+    target = replace(target, void=~target.masks.any(0))
+    batch = make_batch(target)
+    logits = cells(batch)
+    classes = torch.full((SIZE, SIZE), -100)
+    classes[target.masks[0]], classes[target.masks[1]] = 1, 2
+    expected = F.cross_entropy(pixel_map(logits[0]).flatten(0, 1), classes.flatten())
+    torch.testing.assert_close(loss(batch, logits), expected)
+
+
+def test_the_scales_count_equally() -> None:
+    batch = make_batch(rectangles((0, 0, 64, 64)))
+    fine, coarse = cells(batch), cells(batch, 32)
+    each = loss(batch, fine), loss(batch, coarse)
+    torch.testing.assert_close(loss(batch, fine, coarse), (each[0] + each[1]) / 2)
+
+
+def test_outside_all_instances_it_is_weighted_background() -> None:
+    target = rectangles((4, 8, 32, 40), labels=(1,))
+    batch = make_batch(target, task="instance")
+    logits = cells(batch)
+    classes = torch.where(target.masks[0], 1, CLASSES)
+    weight = torch.ones(CLASSES + 1)
+    weight[-1] = 0.1
+    flat = pixel_map(logits[0]).flatten(0, 1)
+    expected = F.cross_entropy(flat, classes.flatten(), weight=weight)
+    torch.testing.assert_close(loss(batch, logits), expected)
+    # without exhaustive labels, the loader makes these pixels void
+    void = make_batch(replace(target, void=~target.masks[0]), task="instance")
+    expected = F.cross_entropy(flat[target.masks.flatten()], classes.flatten()[classes.ravel() < 3])
+    torch.testing.assert_close(loss(void, logits), expected)
+
+
+def test_a_box_is_its_class_in_the_core_and_class_or_background_around_it() -> None:
+    box = (0, 0, 32, 32)  # 4 x 4 cells, of which the middle 2 x 2 are the core
+    batch = make_batch(rectangles(box, labels=(1,), masked=False), task="instance")
+    logits = cells(batch)
+    probability = logits[0].softmax(-1)
+    core, ring = torch.zeros(8, 8, dtype=torch.bool), torch.zeros(8, 8, dtype=torch.bool)
+    ring[:4, :4], core[1:3, 1:3] = True, True
+    ring &= ~core
+    terms = torch.where(
+        core,
+        -probability[..., 1].log(),
+        torch.where(
+            ring,
+            -(probability[..., 1] + probability[..., -1]).log(),
+            -0.1 * probability[..., -1].log(),
+        ),
+    )
+    expected = terms.sum() / (16 + 0.1 * 48)
+    torch.testing.assert_close(loss(batch, logits), expected)
+
+
+def test_where_boxes_overlap_any_of_their_classes_will_do() -> None:
+    boxes = ((0, 0, 64, 64), (0, 0, 64, 64), (0, 0, 64, 64))
+    target = rectangles(*boxes, labels=(0, 1, 0), masked=False)
+    batch = make_batch(target, task="instance")
+    probability = cells(batch)[0].softmax(-1)
+    core = torch.zeros(8, 8, dtype=torch.bool)
+    core[2:6, 2:6] = True
+    allowed = probability[..., :2].sum(-1)  # class 0 counts once
+    allowed = torch.where(core, allowed, allowed + probability[..., -1])
+    torch.testing.assert_close(loss(batch, cells(batch)), -allowed.log().mean())
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_an_unannotated_class_is_not_a_negative(masked: bool) -> None:
+    target = rectangles((4, 8, 32, 40), labels=(0,), masked=masked)
+    partly = replace(target, annotated=torch.tensor([True, False, True]))
+    batch = make_batch(partly, task="instance")
+    logits = cells(batch).requires_grad_()
+    loss(batch, logits).backward()
+    gradient = logits.grad
+    assert gradient is not None
+    assert (gradient[..., 1] <= 0).all(), "nothing pushes class 1 down"
+    assert (gradient[0, 6:, :, 1] < 0).all(), "it counts as background"
+    torch.testing.assert_close(gradient.sum(-1), torch.zeros(1, 8, 8), atol=1e-6, rtol=0)
+
+
+def test_the_masks_of_boxes_are_never_read() -> None:
+    honest = rectangles((4, 8, 32, 40), masked=False)
+    noise = replace(honest, masks=torch.rand(honest.masks.shape) > 0.5)
+    first, second = (
+        loss(make_batch(target, task="instance"), cells(make_batch(target)))
+        for target in (honest, noise)
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_every_box_has_a_core_where_it_fills_a_cell(stride: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(200, 2, generator=generator) * 128
+    side = stride * (1.5 + torch.rand(200, 2, generator=generator) * 3)
+    boxes = torch.cat((corner, corner + side), 1)
+    core = box_core(boxes, (256 // stride, 256 // stride), stride)
+    assert core.flatten(1).any(1).all()
+    x = (torch.arange(256 // stride) + 0.5) * stride
+    for box, cover in zip(boxes, core, strict=True):
+        for row, column in cover.nonzero().tolist():
+            assert box[0] <= x[column] <= box[2]
+            assert box[1] <= x[row] <= box[3]
+    small = torch.tensor([[1.0, 1.0, 1.0 + stride / 4, 1.0 + stride / 4]])
+    assert not box_core(small, (4, 4), stride).any()
+
+
+def test_empty_and_void_images_give_zero() -> None:
+    void = replace(rectangles(), void=torch.ones(SIZE, SIZE, dtype=torch.bool))
+    batch = make_batch(void, void)
+    logits = cells(batch).requires_grad_()
+    value = loss(batch, logits)
+    value.backward()
+    assert value == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_it_is_off_by_default_and_adds_nothing_to_the_other_terms() -> None:
+    torch.manual_seed(0)
+    model, text = DataSeg(SMALL), F.normalize(torch.randn(CLASSES, 16), dim=1)
+    batch = make_batch(rectangles((4, 8, 32, 40)))
+    plain, dense = model(batch.images, text), model(batch.images, text, dense=True)
+    assert plain.cells is None
+    assert torch.equal(plain.queries.class_logits, dense.queries.class_logits)
+    assert torch.equal(plain.queries.mask_logits, dense.queries.mask_logits)
+    assert [x.shape for x in dense.cells] == [(1, n, n, CLASSES + 1) for n in (2, 4, 8)]
+    criterion = SetCriterion(LossConfig(dense=2.0), {"set": IS_THING})
+    before = criterion(plain, batch, None, step=0)
+    after = criterion(dense, batch, None, step=0)
+    targets = [PooledTargets.from_targets(target) for target in batch.targets]
+    value = dense_loss(dense.cells, batch, targets, LossConfig().background)
+    torch.testing.assert_close(after.pop("dense"), 2 * value)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_its_gradient_reaches_the_pixel_decoder() -> None:
+    torch.manual_seed(0)
+    model, text = DataSeg(SMALL), F.normalize(torch.randn(CLASSES, 16), dim=1)
+    batch = make_batch(rectangles((4, 8, 32, 40)))
+    outputs = model(batch.images, text, learned_queries=False, dense=True)
+    criterion = SetCriterion(LossConfig(dense=1.0, matching=False), {"set": IS_THING})
+    losses = criterion(Outputs(None, None, outputs.cells), batch, None, step=0)
+    assert set(losses) == {"dense"}
+    losses["dense"].backward()
+    gradient = model.pixel_decoder.outputs[-1][0].weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+
+
+def test_perfect_cells_cost_nothing() -> None:
+    target = rectangles((0, 0, 32, 64), (32, 0, 64, 64), labels=(1, 2))
+    batch = make_batch(target)
+    logits = torch.full((1, 8, 8, CLASSES + 1), -30.0)
+    logits[0, :, :4, 1], logits[0, :, 4:, 2] = 30.0, 30.0
+    assert loss(batch, logits) < 1e-6
+    queries = perfect_proposals((target,))
+    criterion = SetCriterion(LossConfig(dense=1.0, pairwise=0.0), {"set": IS_THING})
+    losses = criterion(Outputs(queries, None, (logits,)), batch, None, step=0)
+    assert all(value < 1e-3 for value in losses.values())
