@@ -11,9 +11,11 @@ from torch import Tensor
 
 from segkit.data.augment import Crop, full_image_crop
 from segkit.distributed import autocast
+from segkit.inference.dense import dense_masks
 from segkit.inference.mask2former import mask2former_masks
 from segkit.inference.postprocess import LabeledMask, penalize_seen, postprocess
 from segkit.inference.streams import batch_by_shape, prefetch, reorder
+from segkit.model.cell_classifier import cell_probability
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig
@@ -53,6 +55,8 @@ class ModelOutput(Generic[Record]):
     """(N, K + 1) float32, background last."""
     mask_logits: Tensor
     """(N, h / 4, w / 4) float32, padding included."""
+    cells: Tensor | None = None
+    """(K, h / 8, w / 8) class probabilities, padding included; None with `inference.dense` = 0."""
 
 
 Batch = list[tuple[int, ModelInput[Record]]]
@@ -81,14 +85,13 @@ def predict_images(
     label_masks = mask2former_masks if config.postprocess == "mask2former" else postprocess
 
     def label(output: ModelOutput[Record]) -> tuple[Record, list[LabeledMask]]:
-        masks = label_masks(
-            task,
-            penalize_seen(output.class_logits, class_embeddings.is_unseen, config.seen_penalty),
-            output.mask_logits,
-            output.crop,
-            class_embeddings.is_thing,
-            config,
-        )
+        is_thing, is_unseen = class_embeddings.is_thing, class_embeddings.is_unseen
+        class_logits = penalize_seen(output.class_logits, is_unseen, config.seen_penalty)
+        logits = class_logits, output.mask_logits
+        if output.cells is not None and task != "instance":
+            masks = dense_masks(task, *logits, output.cells, output.crop, is_thing, config)
+        else:
+            masks = label_masks(task, *logits, output.crop, is_thing, config)
         return output.record, masks
 
     return infer(model, class_embeddings.text, images, read, label, config)
@@ -151,11 +154,14 @@ def run_model(
     """Run one batch through the model; yield the index and the output of each image."""
     images = upload([loaded.pixels for _, loaded in batch], text.device)  # (B, 3, h, w)
     with autocast(config.precision, text.device):
-        proposals = model(images, text, aux_outputs=False).queries
+        outputs = model(images, text, aux_outputs=False, dense=config.dense > 0)
+    proposals = outputs.queries
+    cells = None if outputs.cells is None else cell_probability(outputs.cells)  # (B, K, h, w)
     for row, (index, loaded) in enumerate(batch):
         class_logits = proposals.class_logits[row, -1].float()  # (N, K + 1)
         mask_logits = proposals.mask_logits[row, -1].float()  # (N, h / 4, w / 4)
-        yield index, ModelOutput(loaded.record, loaded.crop, class_logits, mask_logits)
+        of_image = None if cells is None else cells[row]
+        yield index, ModelOutput(loaded.record, loaded.crop, class_logits, mask_logits, of_image)
 
 
 def upload(images: Sequence[Image], device: torch.device) -> Tensor:

@@ -7,10 +7,9 @@ the vocabulary stays an argument of the call.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
-
-CELL_STRIDES = (32, 16, 8)
-"""Pixels per cell of the scales, coarse to fine."""
+from torch.nn import functional as F
 
 
 def cell_logits(
@@ -28,3 +27,18 @@ def cell_logits(
         Class logits of each scale, (B, h, w, K + 1); the last column is background.
     """
     return tuple(classifier(norm(scale.permute(0, 2, 3, 1)), text) for scale in scales)
+
+
+def cell_probability(cells: Sequence[Tensor]) -> Tensor:
+    """Class probabilities without background, of the mean logits of the scales.
+
+    Args:
+        cells: class logits, coarse to fine, (B, h, w, K + 1) each.
+
+    Returns:
+        (B, K, h, w) float32, at the size of the finest scale.
+    """
+    maps = [x[..., :-1].permute(0, 3, 1, 2).float() for x in cells]  # (B, K, h, w)
+    size = (maps[-1].shape[2], maps[-1].shape[3])
+    resized = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps]
+    return torch.stack(resized).mean(0).softmax(1)

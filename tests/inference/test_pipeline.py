@@ -51,8 +51,8 @@ class Confident(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: torch.Tensor, text: torch.Tensor, *, aux_outputs: bool) -> Outputs:
-        proposals = self.model(images, text, aux_outputs=aux_outputs).queries
+    def forward(self, images: torch.Tensor, text: torch.Tensor, **options: bool) -> Outputs:
+        proposals = self.model(images, text, **options).queries
         classes, masks = ((x - x.mean(2, keepdim=True)) for x in proposals)
         return Outputs(Proposals(classes * 40, masks * 40), None)
 

@@ -32,7 +32,7 @@ class StandIn(nn.Module):
         return {"table"}
 
     def forward(
-        self, images: Tensor, text: Tensor, prompts: None, *, learned_queries: bool
+        self, images: Tensor, text: Tensor, prompts: None, *, learned_queries: bool, dense: bool
     ) -> Tensor:
         pooled = self.backbone(images).mean((2, 3)) + self.query.weight.sum(0) + self.background
         noise = torch.rand(len(images), 1, device=images.device) if self.training else 0.0

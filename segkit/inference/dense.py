@@ -1,0 +1,106 @@
+"""Semantic maps and the stuff of panoptic output from the classes of cells and of the queries.
+
+A pixel's score for a class is (1 - d) q + d p, d being `inference.dense`: q is the class's fraction
+of the queries' sum of p(class) * sigmoid(mask) (MaskFormer, section 3.4), p its probability in the
+cells, interpolated. Panoptic output takes its things from the queries, then gives the remaining
+pixels to the stuff class that has the highest score of all classes, as Panoptic FPN does (Kirillov
+et al. 2019, section 3).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segkit.data.augment import Crop
+from segkit.inference.postprocess import VOID, LabeledMask, class_scores, panoptic
+from segkit.inference.upscale import bands, image_size, to_image
+from segkit.masks import rle
+from segkit.recipes.schema import InferenceConfig
+from segkit.shards.manifest import Task
+
+MIN_STUFF_SHARE = 4096 / (640 * 480)
+"""Share of an image that a stuff segment covers at least: Panoptic FPN's 4,096 pixels of an image
+of COCO's size."""
+
+
+def dense_masks(
+    task: Task,
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    cells: Tensor,
+    crop: Crop,
+    is_thing: Tensor,
+    config: InferenceConfig,
+) -> list[LabeledMask]:
+    """The masks of one image for the panoptic or semantic task.
+
+    Args:
+        task: panoptic or semantic.
+        class_logits: (N, K + 1), background last.
+        mask_logits: (N, h, w) at any stride, padding included.
+        cells: (K, h, w) class probabilities at any stride, padding included.
+        crop: how the image was resized and padded; it must hold the full image, not mirrored.
+        is_thing: (K,) bool.
+        config: the cells' share, and the thresholds of things.
+
+    Returns:
+        Masks that do not overlap. In the semantic task they cover the image.
+    """
+    if task == "semantic":
+        free = torch.ones(image_size(crop), dtype=torch.bool, device=cells.device)
+        return _class_regions(class_logits, mask_logits, cells, crop, config.dense, free)
+    segments = panoptic(class_logits, mask_logits, crop, is_thing, config)
+    things = [segment for segment in segments if bool(is_thing[segment.class_index])]
+    free = torch.ones(image_size(crop), dtype=torch.bool)
+    for thing in things:
+        free &= ~torch.from_numpy(thing.mask)
+    regions = _class_regions(
+        class_logits, mask_logits, cells, crop, config.dense, free.to(cells.device)
+    )
+    least = MIN_STUFF_SHARE * free.numel()
+    return things + [
+        region
+        for region in regions
+        if not is_thing[region.class_index] and region.region.area >= least
+    ]
+
+
+def _class_regions(
+    class_logits: Tensor, mask_logits: Tensor, cells: Tensor, crop: Crop, share: float, free: Tensor
+) -> list[LabeledMask]:
+    """Give each free pixel (H, W) the class with the highest score; the score is their mean."""
+    probability = class_logits.softmax(-1)[:, :-1]  # (N, K)
+    size = (cells.shape[1], cells.shape[2])
+    soft = F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
+    coarse = _mix(class_scores(probability, soft.sigmoid()), cells, share)  # (K, h, w)
+    # as in `semantic`: other classes win next to no pixel
+    candidates = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)  # (C,)
+    if not len(candidates):
+        return []
+    labels = torch.empty(free.shape, dtype=torch.int32, device=cells.device)
+    sums = torch.zeros(len(candidates), dtype=torch.float64, device=cells.device)
+    total = probability.sum(1)  # (N,)
+    for rows, logits in bands(mask_logits, crop, depth=2 * len(candidates)):
+        soft = logits.sigmoid()  # (N, rows, W)
+        of_queries = class_scores(probability[:, candidates], soft)  # (C, rows, W)
+        sum_of_queries = torch.einsum("n,nhw->hw", total, soft)
+        of_cells = to_image(cells[candidates], crop, rows)
+        mixed = _mix(of_queries, of_cells, share, sum_of_queries)
+        best, winner = mixed.max(0)  # (rows, W)
+        chosen = free[rows]
+        sums += torch.bincount(winner[chosen], best[chosen].double(), len(candidates))
+        labels[rows] = winner.where(chosen, VOID).to(labels.dtype)
+    classes, scores = candidates.tolist(), sums.tolist()
+    return [
+        LabeledMask(classes[row], region, image_size(crop), min(1.0, scores[row] / region.area))
+        for row, region in rle.regions(labels.cpu().numpy()).items()
+        if row != VOID
+    ]
+
+
+def _mix(
+    of_queries: Tensor, of_cells: Tensor, share: float, sum_of_queries: Tensor | None = None
+) -> Tensor:
+    """Scores (C, h, w) of classes; `sum_of_queries` (h, w) runs over all classes, not only C."""
+    total = of_queries.sum(0) if sum_of_queries is None else sum_of_queries
+    return (1 - share) * of_queries / total.clamp(min=1e-6) + share * of_cells
