@@ -1,5 +1,6 @@
 """`segkit inspect`: the content of a shard set or a run, and its lineage."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
@@ -28,15 +29,26 @@ def inspect(
     all_classes: bool = typer.Option(
         False, "--all", help=f"Show every class, not only the {_MAX_CLASSES} largest."
     ),
+    mask_policy: list[str] = typer.Option(
+        [],
+        "--mask-policy",
+        metavar="[CLASSES=]POLICY",
+        help="Show what a mask policy (mask, box or none) of the set, of classes or of a group, "
+        "such as @voc20, would leave of its masks; repeatable.",
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Show a shard set or a run: kind, counts, a table of classes, and lineage to the sources.
 
     Example: segkit inspect work/coco-train@v1
+
+    Example: segkit inspect work/coco-train --mask-policy box --mask-policy @voc20=mask
     """
     from segkit.shards.lineage import describe
 
     result = describe(spec)
+    if mask_policy:
+        result["mask_policy"] = _count_policies(result, mask_policy)
     if result["type"] == "run":
         result["damage"] = _damage(Path(result["path"]))
     tables = [_run_table(result)] if result["type"] == "run" else _set_tables(result, all_classes)
@@ -66,7 +78,50 @@ def _set_tables(result: dict[str, Any], all_classes: bool) -> list[Table]:
         if count["input"]
     ]
     ledger_table = [table("Ledger", ("", "input", "kept", "dropped"), ledger)] if ledger else []
-    return [summary, *ledger_table, _class_table(result["classes"], all_classes)]
+    policies = [_policy_table(result["mask_policy"])] if "mask_policy" in result else []
+    return [summary, *ledger_table, *policies, _class_table(result["classes"], all_classes)]
+
+
+def _count_policies(result: dict[str, Any], items: list[str]) -> dict[str, dict[str, Any]]:
+    """Classes, segments, masks and the names of classes by policy.
+
+    Args:
+        result: of `describe`.
+        items: as of --mask-policy.
+    """
+    from segkit.data.mask_policy import count_policies, mask_policies, resolve_files
+    from segkit.recipes.load import load_recipe
+    from segkit.shards.reader import ShardSet
+
+    if result["type"] == "run":
+        hint = "its arguments show the counts of its own policies"
+        raise InputError("--mask-policy needs a shard set", file=result["path"], hint=hint)
+    shards, name = ShardSet.open(result["path"]), result["name"]
+    selectors = {}
+    for item in items:
+        selector, equals, policy = item.rpartition("=")
+        selectors[f"{name}:{selector}" if equals else name] = policy
+    override = ", ".join(
+        f"{json.dumps(key, ensure_ascii=False)} = {json.dumps(value)}"
+        for key, value in selectors.items()
+    )
+    recipe = load_recipe("dataseg-mini", [f"data.mask_policy={{{override}}}"])
+    policies = mask_policies(name, shards.taxonomy, resolve_files(recipe.data))
+    counts: dict[str, dict[str, Any]] = {**count_policies(shards, policies)}
+    for policy in counts:
+        ids = [class_id for class_id, chosen in policies.items() if chosen == policy]
+        counts[policy]["names"] = [shards.taxonomy.unique_names[class_id] for class_id in ids]
+    return counts
+
+
+def _policy_table(counts: dict[str, dict[str, Any]]) -> Table:
+    """What becomes of the masks under each policy."""
+    rows = [
+        (policy, row["classes"], row["segments"], row["masks"], ", ".join(row["names"][:_MAX_LIST]))
+        for policy, row in counts.items()
+    ]
+    columns = ("policy", "classes", "segments", "masks", f"the first {_MAX_LIST}")
+    return table("Mask policy: only masks of policy mask are used", columns, rows)
 
 
 def _dropped(counts: dict[str, int]) -> str:

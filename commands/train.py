@@ -113,7 +113,7 @@ def train(
     if plan:
         _plan(recipe, sets, eval_data, out, steps, device, overrides, as_json)
         return
-    from segkit.training.preflight import check_training, encode_names
+    from segkit.training.preflight import check_training, encode_names, mask_policy_notes
 
     arguments: dict[str, Any] = {
         "eval_data": eval_data,
@@ -124,7 +124,8 @@ def train(
         "restart": restart,
     }
     inputs = check_training(recipe, sets, out, **arguments)
-    notes = [*_notes(inputs.recipe, out, resume), *encode_names(inputs)]
+    notes = [*_notes(inputs.recipe, out, resume), *mask_policy_notes(inputs)]
+    notes += encode_names(inputs)
 
     # These take seconds to import, so wrong usage is refused above.
     from segkit import distributed

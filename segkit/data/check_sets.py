@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from segkit.data.mask_policy import mask_policies
 from segkit.errors import InputError
 from segkit.recipes.schema import DataConfig, MaskPolicy
 from segkit.sample import Segment
 from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
-from segkit.taxonomy import Taxonomy
 
 
 def check_sets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
@@ -37,21 +37,6 @@ def check_sets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) 
         if key.partition(":")[0] not in names:
             hint = f"name one of: {', '.join(names)}"
             raise InputError("no such data set", record=f"data.mask_policy.{key}", hint=hint)
-
-
-def mask_policies(name: str, taxonomy: Taxonomy, config: DataConfig) -> dict[int, MaskPolicy]:
-    """The policy of every class id of one data set."""
-    default = config.mask_policy.get(name, "mask")
-    by_class = {
-        key.partition(":")[2]: policy
-        for key, policy in config.mask_policy.items()
-        if key.startswith(f"{name}:")
-    }
-    for unknown in by_class.keys() - set(taxonomy.names):
-        record = f"data.mask_policy.{name}:{unknown}"
-        hint = f"see `segkit inspect` for the classes of {name}"
-        raise InputError("no such class", record=record, hint=hint)
-    return {category.id: by_class.get(category.name, default) for category in taxonomy.categories}
 
 
 def require_targets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.augment import Crop, Image, color_jitter, jitter_crop, zoom_crop
 from segkit.data.batch import Batch, CollatedBatch, Targets, collate, uncollate
-from segkit.data.check_sets import check_sets, mask_policies
+from segkit.data.check_sets import check_sets
+from segkit.data.mask_policy import mask_policies
 from segkit.data.schedule import Schedule, positions
 from segkit.data.targets import build_targets
 from segkit.errors import InputError, SegkitError

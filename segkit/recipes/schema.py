@@ -168,8 +168,10 @@ class DataConfig(Section):
     """Compare each image's bytes with the SHA-256 in the set the first time a process reads it, so
     that a damaged image ends the run instead of training it."""
     mask_policy: Mapping[str, MaskPolicy] = Field(default_factory=dict)
-    """Mask policy of a dataset (`"coco" = "box"`) or of one of its classes (`"coco:person" =
-    "none"`); `mask` for all others."""
+    """Mask policy of a dataset (`"coco" = "box"`), of its classes (`"coco:person, car" = "none"`)
+    or of a group of them: `"coco:@voc20" = "mask"`, `@nonvoc60`, `@coco80`, `@random40:SEED` (40
+    things), `@FILE` (a class a line). Classes come before groups, groups before datasets; `mask`
+    for all others."""
 
     @model_validator(mode="after")
     def _check_scales(self) -> "DataConfig":

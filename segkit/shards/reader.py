@@ -3,6 +3,7 @@
 import hashlib
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
@@ -232,6 +233,20 @@ class ShardSet:
                 column = file.read(["segments.list.element.is_crowd"], use_threads=False)[0]
             total += sum(chunk.values.field("is_crowd").true_count for chunk in column.chunks)
         return total
+
+    @cached_property
+    def masks_by_class(self) -> Counter[int]:
+        """Number of segments with a mask by class id; reads two columns of the labels."""
+        counts: Counter[int] = Counter()
+        columns = [f"segments.list.element.{name}" for name in ("class_id", "mask_from")]
+        for part in self.manifest.parts:
+            with self._open_labels(part) as file:
+                column = file.read(columns, use_threads=False)[0]
+            for chunk in column.chunks:
+                segments = chunk.flatten()
+                masked = segments.field("class_id").filter(segments.field("mask_from").is_valid())
+                counts.update(masked.to_pylist())
+        return counts
 
     def _open_labels(self, part: Part) -> AbstractContextManager[pq.ParquetFile]:
         return label_files.open_labels(self.locations.part(part.labels), part.rows)

@@ -14,6 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from segkit.data.check_sets import check_sets, require_targets
+from segkit.data.mask_policy import (
+    PolicyCounts,
+    count_policies,
+    describe_counts,
+    mask_policies,
+    resolve_files,
+)
 from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.recipes.load import load_recipe
@@ -85,6 +92,7 @@ def check_inputs(
 ) -> TrainingInputs:
     """Resolve the start of a recipe and open its data sets; raises as `check_training`."""
     recipe = resolve_init_from(recipe)
+    recipe = recipe.model_copy(update={"data": resolve_files(recipe.data)})
     check_loggers(recipe)
     datasets = name_sets(data)
     check_sets(datasets, recipe.data)
@@ -95,6 +103,21 @@ def check_inputs(
         hint = "give --eval-data, or set it to last"
         raise InputError("no evaluation to choose by", record="training.publish", hint=hint)
     return TrainingInputs(recipe, datasets, eval_datasets)
+
+
+def count_masks(inputs: TrainingInputs) -> dict[str, PolicyCounts]:
+    """Count what the mask policies of each data set use and drop; empty without policies."""
+    config = inputs.recipe.data
+    return {
+        name: count_policies(shards, mask_policies(name, shards.taxonomy, config))
+        for name, shards, _ in inputs.datasets
+        if any(key.partition(":")[0] == name for key in config.mask_policy)
+    }
+
+
+def mask_policy_notes(inputs: TrainingInputs) -> list[str]:
+    """A line for each data set with a mask policy: the masks that it drops."""
+    return [describe_counts(name, counts) for name, counts in count_masks(inputs).items()]
 
 
 def check_loggers(recipe: Recipe) -> None:

@@ -21,6 +21,7 @@ from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import (
     NamedSet,
     check_inputs,
+    count_masks,
     encode_names,
     recipe_encoding,
     resolve_text_dim,
@@ -72,12 +73,14 @@ class TrainingSetup:
         resolved = resolve_text_dim(resolve_pixel_statistics(inputs.recipe))
         datasets = open_datasets(inputs.datasets, resolved)
         eval_datasets = open_datasets(inputs.eval_datasets, resolved)
-        arguments = {
+        arguments: dict[str, Any] = {
             "recipe": str(recipe),
             "data": dict(data),
             "eval_data": list(eval_data),
             "set": list(overrides),
         }
+        if inputs.recipe.data.mask_policy:
+            arguments["mask_policy"] = count_masks(inputs)
         return cls(resolved, datasets, eval_datasets, chosen_device, arguments)
 
     def fingerprint(self) -> dict[str, Any]:

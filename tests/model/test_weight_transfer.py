@@ -36,7 +36,8 @@ def build(head: str = "cosine", **keys: object) -> DataSeg:
     """A small model of seed 0 in evaluation mode; keys are those of `WeightTransferConfig`."""
     torch.manual_seed(0)
     transfer = WeightTransferConfig.model_validate(keys)
-    return DataSeg(ModelConfig(**SMALL, class_head=head, weight_transfer=transfer)).eval()  # type: ignore[arg-type]
+    config = ModelConfig(**SMALL, class_head=head, weight_transfer=transfer)  # type: ignore[arg-type]
+    return DataSeg(config).eval()
 
 
 def randomize(model: DataSeg) -> DataSeg:
