@@ -128,7 +128,7 @@ MISSING = {
     "train --recipe dataseg-mini --data truth --out run": "train",
     "predict --checkpoint run --images photos --classes cat --out out": "train",
     "predict --checkpoint hf:a/b --images photos --out out": "train",
-    "pseudolabel --checkpoint run --data truth --out out": "train",
+    "pseudolabel --checkpoint ./run --data truth --out out": "train",
     "eval --data truth --checkpoint run --task panoptic --out out": "train",
     "benchmark coco-panoptic --data truth --checkpoint run --out out": "train",
     "import hf:facebook/mask2former-swin-tiny-coco-panoptic --out out": "train",
