@@ -117,7 +117,10 @@ with stopping.cleanup_on_stop():
     for number in stopping.SIGNALS:
         signal.signal(number, lambda number, frame: sys.exit(number))  # as Ray does
     print("ready", flush=True)
-    time.sleep(60)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.2)
 """
 
 

@@ -18,6 +18,7 @@ from segkit.criterion.losses import (
     projection_loss,
 )
 from segkit.criterion.pooled_targets import PooledTargets, box_cover, true_rows
+from segkit.data.augment import CROP_FACTOR
 from segkit.data.batch import Batch
 from segkit.model.box_prompt_encoder import CONTEXT, BoxPrompts, enlarge
 from segkit.model.dataseg import MASK_STRIDE, Proposals
@@ -56,41 +57,55 @@ def sample_box_prompts(
     if config.box_prompts == 0 and config.matching:
         return None
     prompts = _instance_prompts(batch, config, generator) if config.box_prompts > 0 else None
-    return shared_prompts(batch, prompts, required=not config.matching)
-
-
-def shared_prompts(
-    batch: Batch, prompts: BoxPrompts | None, *, required: bool
-) -> BoxPrompts | None:
-    """The prompts, or a placeholder where only other processes have some or one is required."""
     count = torch.tensor(float(len(prompts) if prompts else 0))
     if distributed.world_size() > 1:
         count = distributed.mean_over_processes(count.to(batch.images.device, non_blocking=True))
     if prompts is not None:
         return prompts
-    if not required and float(count) < 0.5 / distributed.world_size():
+    if config.matching and float(count) < 0.5 / distributed.world_size():
         return None
     return _placeholder(batch)
-
-
-def large_instances(batch: Batch) -> list[Tensor]:
-    """(T,) bool for each image: the targets whose boxes become prompts."""
-    min_side = MIN_SIDE * batch.images.shape[-1]
-    is_instance = [t.is_part if batch.task == "semantic" else t.is_thing for t in batch.targets]
-    is_large = [(t.boxes[:, 2:] - t.boxes[:, :2]).amax(-1) >= min_side for t in batch.targets]
-    return [instance & large for instance, large in zip(is_instance, is_large, strict=True)]
 
 
 def _instance_prompts(
     batch: Batch, config: LossConfig, generator: torch.Generator
 ) -> BoxPrompts | None:
-    targets = [torch.nonzero(chosen)[:, 0] for chosen in large_instances(batch)]
+    min_side = MIN_SIDE * batch.images.shape[-1]
+    is_instance = [t.is_part if batch.task == "semantic" else t.is_thing for t in batch.targets]
+    is_large = [(t.boxes[:, 2:] - t.boxes[:, :2]).amax(-1) >= min_side for t in batch.targets]
+    targets = [
+        torch.nonzero(instance & large)[:, 0]
+        for instance, large in zip(is_instance, is_large, strict=True)
+    ]
     if not any(len(rows) for rows in targets):
         return None
+    if config.max_box_prompts:
+        targets = [
+            _most_central(t.boxes, rows, batch.images.shape[-1])[: config.max_box_prompts]
+            for t, rows in zip(batch.targets, targets, strict=True)
+        ]
     pairs = list(zip(batch.targets, targets, strict=True))
     boxes = [_jitter(t.boxes[rows], config.box_noise, generator) for t, rows in pairs]
     labels = [_drop_labels(t.labels[rows], config.label_dropout, generator) for t, rows in pairs]
-    return BoxPrompts(boxes, labels, targets)
+    others = []
+    if config.max_box_prompts == 1:
+        others = [
+            t.boxes[objects.index_fill(0, rows, False)]
+            for (t, rows), objects in zip(pairs, is_instance, strict=True)
+        ]
+    return BoxPrompts(boxes, labels, targets, others)
+
+
+def _most_central(boxes: Tensor, rows: Tensor, crop_size: int) -> Tensor:
+    """Rows sorted by the likeness of their boxes (T, 4) to the prompts of inference.
+
+    Those are in the center of a crop and 1 / CROP_FACTOR as large.
+    """
+    corners = boxes[rows] / crop_size
+    center, size = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+    scale = (size.amax(-1) * CROP_FACTOR).log().abs()
+    distance = (center - 0.5).norm(dim=-1) + scale
+    return rows[distance.argsort(stable=True)]
 
 
 def _jitter(boxes: Tensor, noise: float, generator: torch.Generator) -> Tensor:

@@ -25,6 +25,8 @@ PAD_VALUE = 128
 """Gray of the padding: close to ImageNet's mean, so normalized padding is close to zero."""
 ZOOM_FACTORS = (1.2, 2.5)
 """Range of the side of a zoomed crop over the longer side of its segment's box."""
+CROP_FACTOR = 1.6
+"""Side of a crop over the longer side of its box at inference: the middle of that range."""
 MAX_ZOOM = 8.0
 """Crop pixels for one image pixel, at most: a box of three pixels shows nothing at any size."""
 

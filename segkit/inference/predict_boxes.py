@@ -1,13 +1,13 @@
 """Segment box prompts: each box on its own enlarged crop, in batches across images."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkit.data.augment import Crop, square_crop
+from segkit.data.augment import CROP_FACTOR, Crop, square_crop
 from segkit.distributed import autocast
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.pipeline import Image, upload
@@ -19,9 +19,6 @@ from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig
 from segkit.sample import Box
 
-CROP_FACTOR = 1.6
-"""Side of a crop over the longer side of its box: the middle of the range of training zooms, 1.2 to
-2.5."""
 MAX_ENLARGEMENT = 8.0
 """Crop pixels for one image pixel, at most."""
 
@@ -34,6 +31,8 @@ class _BoxCrop:
     """Height and width of the image."""
     box: Box
     label: int
+    others: Sequence[Box]
+    """Boxes of the other objects of the image."""
     crop: Crop
     pixels: Image
     """(crop_size, crop_size, 3)."""
@@ -58,7 +57,9 @@ def predict_box_masks(
     *,
     crop_size: int,
 ) -> Iterator[list[BoxMask]]:
-    """Segment the boxes of a stream of images; the mask of a box does not depend on other boxes.
+    """Segment the boxes of a stream of images.
+
+    The mask of a box does not depend on other boxes, except with `model.prompt_maps`.
 
     Crops of all images share batches, so many images with few boxes are as fast as few with many.
 
@@ -75,17 +76,18 @@ def predict_box_masks(
         `tightness` in the box.
     """
 
-    def boxes_of(image: ImagePrompts) -> Sequence[tuple[Image, Box, int]]:
-        boxes = zip(image.boxes, image.labels, strict=True)
-        return [(image.image, box, label) for box, label in boxes]
+    def boxes_of(image: ImagePrompts) -> Sequence[tuple[ImagePrompts, int]]:
+        return [(image, row) for row in range(len(image.boxes))]
 
-    def load(prompt: tuple[Image, Box, int]) -> _BoxCrop:
-        image, box, label = prompt
-        height, width = image.shape[:2]
+    def load(prompt: tuple[ImagePrompts, int]) -> _BoxCrop:
+        image, row = prompt
+        height, width = image.image.shape[:2]
+        box, label = image.boxes[row], image.labels[row]
+        others = [*image.boxes[:row], *image.boxes[row + 1 :], *image.others]
         crop = _crop_around(box, height, width, crop_size)
-        return _BoxCrop((height, width), box, label, crop, crop.image(image))
+        return _BoxCrop((height, width), box, label, others, crop, crop.image(image.image))
 
-    def predict(boxes: Iterable[tuple[Image, Box, int]]) -> Iterator[BoxMask]:
+    def predict(boxes: Iterable[tuple[ImagePrompts, int]]) -> Iterator[BoxMask]:
         size = config.batch_size
         crops = prefetch(load, boxes, ahead=2 * size)
         batches = batch_by_shape(crops, lambda crop: crop.pixels.shape, size=size, patience=size)
@@ -114,6 +116,9 @@ def _run_model(
     labels = torch.tensor([box_crop.label for box_crop in box_crops], device=device)  # (B,)
     with autocast(config.precision, device):
         prompts = BoxPrompts(list(boxes[:, None]), list(labels[:, None]))
+        if model.config.prompt_maps:
+            others = [_clipped_boxes(crop.others, crop.crop) for crop in box_crops]
+            prompts = replace(prompts, others=[rows.to(device) for rows in others])
         outputs = model(images, text, prompts, learned_queries=False, aux_outputs=False)
         proposals = outputs.box_prompts
     if len(text):
@@ -137,6 +142,12 @@ def _crop_around(box: Box, height: int, width: int, crop_size: int) -> Crop:
     x = round(box[0] + box[2] / 2 - side / 2)
     y = round(box[1] + box[3] / 2 - side / 2)
     return square_crop(height, width, x, y, side, crop_size)
+
+
+def _clipped_boxes(boxes: Sequence[Box], crop: Crop) -> Tensor:
+    """The boxes that reach into a crop, clipped to it as those of training: (M, 4)."""
+    corners = torch.tensor([crop.clip(crop.box(box)) for box in boxes]).reshape(-1, 4)
+    return corners[(corners[:, 2:] - corners[:, :2]).amin(-1) > 0]
 
 
 def _paste_mask(output: _BoxOutput) -> BoxMask:

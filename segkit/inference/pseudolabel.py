@@ -127,7 +127,15 @@ def _predict_samples(
         segments = [sample.segments[index] for index in indices]
         boxes = [segment.box for segment in segments]
         labels = [data.taxonomy.index[segment.class_id] for segment in segments]
-        return _PromptedSample(sample, indices, [ImagePrompts(data.image(sample), boxes, labels)])
+        others = [
+            segment.box
+            for index, segment in enumerate(sample.segments)
+            if segment.kind == "thing"
+            and not (segment.is_crowd or segment.ignore)
+            and index not in indices
+        ]
+        prompts = ImagePrompts(data.image(sample), boxes, labels, others)
+        return _PromptedSample(sample, indices, [prompts])
 
     samples = data.samples()
     while chunk := list(islice(samples, _CHUNK)):

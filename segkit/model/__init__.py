@@ -11,6 +11,7 @@ transformer_decoder.py  queries -> masks, by masked attention to the scales
 text_classifier.py      queries -> class logits, by class embeddings
 cell_classifier.py      cells of the three scales -> class logits, by the same classifier
 box_prompt_encoder.py   boxes and labels -> queries
+prompt_maps.py          a box prompt and its neighbors as maps beside the image
 box_mask_head.py        mask refinement in the frame of a box
 weight_transfer.py      class weights -> additions to mask embeddings (Mask^X R-CNN)
 layers.py               MLP, checkpointed layers, position encodings

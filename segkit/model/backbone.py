@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segkit.errors import InputError, SegkitError
+from segkit.model.prompt_maps import add_prompt_maps
 from segkit.model.swin import ANY_SIZE, SWIN_MODULES, pad_before_shift
 from segkit.model.vitdet import PREFIX, ViTDet, timm_name
 
@@ -30,6 +31,7 @@ class Backbone(nn.Module):
         freeze_norm: keep BatchNorm statistics and affine parameters as loaded.
         pixel_mean: RGB mean of images in 0-1, as the weights were trained.
         pixel_std: RGB standard deviation, likewise.
+        prompt_maps: take the maps of `draw_prompt_maps` beside the images.
 
     Raises:
         InputError: unknown model, a model without strides 4-32, or an unusable weight file.
@@ -43,11 +45,14 @@ class Backbone(nn.Module):
         freeze_norm: bool = False,
         pixel_mean: Sequence[float] = (0.5, 0.5, 0.5),
         pixel_std: Sequence[float] = (0.5, 0.5, 0.5),
+        prompt_maps: bool = False,
     ) -> None:
         super().__init__()
         self.network = _create(name, pretrained=weights == "timm")
         if weights not in (None, "timm"):
             _load(self.network, Path(str(weights)))
+        if prompt_maps:
+            add_prompt_maps(self.network, name)
         if name.startswith(PREFIX):
             self.network = ViTDet(self.network)
         self.stages, self.channels = _stages(self.network, name)
@@ -89,16 +94,19 @@ class Backbone(nn.Module):
                 norm.eval()
         return self
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, prompt_maps: Tensor | None = None) -> list[Tensor]:
         """Compute the features of images.
 
         Args:
             images: (B, 3, H, W), RGB in 0-1, H and W multiples of 32.
+            prompt_maps: (B, MAPS, H, W), of `draw_prompt_maps`.
 
         Returns:
             Four maps (B, channels[i], H / STRIDES[i], W / STRIDES[i]).
         """
         x = (images - self.mean) / self.std
+        if prompt_maps is not None:
+            x = torch.cat((x, prompt_maps), dim=1)
         x = x.contiguous(memory_format=torch.channels_last)  # for faster convolutions
         maps = self.network(x)
         features = [maps[stage] for stage in self.stages]

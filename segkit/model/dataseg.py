@@ -15,6 +15,7 @@ from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPrompts
 from segkit.model.cell_classifier import cell_logits
 from segkit.model.layers import Stack, detr_position_grid, position_grid
 from segkit.model.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
+from segkit.model.prompt_maps import draw_prompt_maps
 from segkit.model.text_classifier import CLASS_HEADS
 from segkit.model.transformer_decoder import MaskAddition, TransformerDecoder
 from segkit.model.weight_transfer import WeightTransfer, expected_addition, labels_addition
@@ -65,6 +66,7 @@ class DataSeg(nn.Module):
             freeze_norm=config.freeze_norm,
             pixel_mean=config.pixel_mean,
             pixel_std=config.pixel_std,
+            prompt_maps=config.prompt_maps,
         )
         self.pixel_decoder = _pixel_decoder(config, self.backbone.channels)
         self.transformer_decoder = TransformerDecoder(
@@ -112,11 +114,15 @@ class DataSeg(nn.Module):
             aux_outputs: return the proposals of all layers, for deep supervision, or only the last.
             dense: classify the cells of the three scales as well.
         """
-        scales, pixels = self.pixel_decoder(self.backbone(images))
+        size = images.shape[-2:]
+        maps = None
+        if self.config.prompt_maps and prompts is not None:
+            prompts = prompts.to(images.device, non_blocking=True)
+            maps = draw_prompt_maps(prompts, size)
+        scales, pixels = self.pixel_decoder(self.backbone(images, maps))
         queries = self._run_queries(scales, pixels, text, aux_outputs) if learned_queries else None
         prompted = None
         if prompts is not None and len(prompts) > 0:
-            size = images.shape[-2:]
             prompted = self._run_box_prompts(scales, pixels, text, prompts, size, aux_outputs)
         cells = None
         if dense:

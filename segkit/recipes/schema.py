@@ -112,6 +112,10 @@ class ModelConfig(Section):
     label_content: bool = True
     """Add the embedding of its label to the content of a box prompt; without it, a label reaches
     the mask only through `weight_transfer`."""
+    prompt_maps: bool = False
+    """Show the backbone each crop's box prompt and the boxes of the other objects, as maps beside
+    the image. For models of box prompts only: it needs `loss.matching = false` and
+    `loss.max_box_prompts = 1`."""
 
     @model_validator(mode="after")
     def _check_widths(self) -> "ModelConfig":
@@ -217,33 +221,17 @@ class LossConfig(Section):
     box_prompts: float = Field(1.0, ge=0)
     """Factor on the losses of box prompts (whose projection term has weight 1); 0 does not train
     them."""
+    max_box_prompts: int = Field(0, ge=0)
+    """Maximum box prompts of a crop, those nearest to its center in the size that inference prompts
+    with; 0 takes all."""
     box_noise: float = Field(0.05, ge=0, le=0.5)
     """Maximum shift of the sides of a box prompt in training, relative to its width and height."""
     label_dropout: float = Field(0.5, ge=0, le=1)
     """Share of box prompts that train without their label and have to predict it."""
-    box_assist: Literal["off", "match", "pseudo"] = "off"
-    """How masks that the averaged model predicts for boxes without a mask assist their training,
-    beside `projection` and `pairwise`. match: they count in the matching cost (OpenSeeD). pseudo:
-    they are targets of focal and dice as well. Both weight a mask by its certainty and by how
-    tightly it fills its box."""
-    box_assist_start: int = Field(500, ge=0)
-    """First step with such masks: until box prompts have been trained, their masks are worth
-    little."""
     merge_threshold: float = Field(MERGE_THRESHOLD, ge=0, le=1)
     """MERGE takes a proposal whose class probability exceeds this; 1 merges nothing. Merging by
     arg-max (0) starves training: the proposals of a new model mostly share one arg-max, so MERGE
     leaves few of them and most targets have no proposal to match."""
-
-    @model_validator(mode="after")
-    def _check_box_assist(self) -> "LossConfig":
-        """Check that the keys of box assist have an effect, and that box prompts are trained."""
-        start = type(self).model_fields["box_assist_start"].default
-        if self.box_assist == "off" and self.box_assist_start != start:
-            raise ValueError('loss.box_assist_start does nothing with loss.box_assist = "off"')
-        if self.box_assist != "off" and not (self.matching and self.box_prompts > 0):
-            needs = "needs loss.matching = true and loss.box_prompts > 0"
-            raise ValueError(f'loss.box_assist = "{self.box_assist}" {needs}')
-        return self
 
 
 class OptimizerConfig(Section):
@@ -432,3 +420,14 @@ class Recipe(Section):
                 "leave inference.dense at 0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_prompt_maps(self) -> "Recipe":
+        """Check that the features of a crop with prompt maps are those of one box prompt."""
+        loss = self.loss
+        if loss.max_box_prompts and not loss.box_prompts:
+            raise ValueError("loss.max_box_prompts needs loss.box_prompts above 0")
+        if not self.model.prompt_maps or (loss.max_box_prompts == 1 and not loss.matching):
+            return self
+        hint = "set loss.matching=false and loss.max_box_prompts=1"
+        raise ValueError(f"model.prompt_maps takes one box prompt a crop and no queries; {hint}")

@@ -12,6 +12,7 @@ from segkit.masks.boxes import pixels_of_box, tightness
 from segkit.model.dataseg import DataSeg, Outputs, Proposals
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig, ModelConfig
+from segkit.sample import Box
 
 CLASSES = ClassEmbeddings(
     F.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=1),
@@ -98,6 +99,8 @@ def test_images_of_any_number_of_boxes_share_batches(model: DataSeg, image: np.n
 class Painter(nn.Module):
     """Predicts the bright pixels of each crop: a model that is always right about white shapes."""
 
+    config = ModelConfig()
+
     def forward(self, images: torch.Tensor, *_: object, **__: bool) -> Outputs:
         logits = F.avg_pool2d(images.mean(1, keepdim=True), 4) * 40 - 20
         return Outputs(None, Proposals(torch.zeros(len(images), 1, 1, 4), logits[:, None]))
@@ -130,3 +133,27 @@ def test_tightness_is_the_iou_of_the_tight_box_with_the_box() -> None:
     assert tightness(mask) == pytest.approx(5 * 10 / 200)
     mask[0, 0] = mask[9, 19] = True
     assert tightness(mask) == 1
+
+
+def test_with_prompt_maps_a_mask_depends_on_the_other_boxes(
+    model: DataSeg, image: np.ndarray
+) -> None:
+    torch.manual_seed(0)
+    aware = DataSeg(model.config.model_copy(update={"prompt_maps": True})).eval()
+    aware.load_state_dict(model.state_dict(), strict=False)
+    nn.init.normal_(aware.get_parameter("backbone.network.conv_stem.prompt_weight"))
+
+    def logits_of(model: DataSeg, boxes: list[Box], others: list[Box]) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        hook = model.backbone.register_forward_hook(lambda _, inputs, maps: seen.append(maps[0]))
+        prompts = ImagePrompts(image, boxes, [-1] * len(boxes), others)
+        list(predict_box_masks(model, CLASSES, [prompts], CONFIG, crop_size=128))
+        hook.remove()
+        return seen[0][0]
+
+    box, near, far = BOXES[0], (10.0, 8.0, 20.0, 20.0), (70.0, 55.0, 5.0, 5.0)
+    single, beside = logits_of(aware, [box], []), logits_of(aware, [box], [near])
+    assert not torch.allclose(single, beside)
+    torch.testing.assert_close(logits_of(aware, [box, near], []), beside)
+    torch.testing.assert_close(logits_of(aware, [box], [far]), single)
+    torch.testing.assert_close(logits_of(model, [box], [near]), logits_of(model, [box], []))
