@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # OpenCV reads its limit once; this one is `segkit.images.png.MAX_PIXELS`, a sixth of its own.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "178956970")
+# It prints lines of C++ on a damaged image; segkit names file and remedy.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 __version__ = "0.1.0"
 __all__ = [

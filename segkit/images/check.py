@@ -8,19 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.images.decode import decode, decode_rgb, open_image
+from segkit.images.decode import decode, decode_rgb, formats, open_image
 from segkit.images.orientation import TAG, orientation, without_orientation
 from segkit.images.png import MAX_PIXELS, SIGNATURE, check_png, check_rows
 
 IMAGE_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"),
+        *(".avif", ".gif", ".jp2"),
+    }
 )
 """Extensions of the files in a folder that count as images."""
 _FORMAT_EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
     "MPO": (".jpg", ".jpeg", ".mpo"),
+    "GIF": (".gif",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx"),
 }
+_ANIMATED = frozenset({"GIF", "WEBP", "AVIF"})
+_RECENT = frozenset({"GIF", "AVIF", "JPEG2000"})
+"""Formats that some builds of OpenCV do not decode."""
 _END_MARKER = b"\xff\xd9"
 _MORE_DATA = b"".join(bytes([*range(250), 0xFF, 0xD0 + number]) for number in range(8))
 """Entropy-coded data, with every restart marker."""
@@ -46,11 +55,12 @@ class ImageInfo:
 def check_image(data: bytes, extension: str) -> ImageInfo:
     """Decode an image far enough to know that it is complete and that training can read it.
 
-    Only JPEG, PNG, BMP, TIFF, WebP and PPM are opened, whatever the extension. A JPEG is decoded at
-    one eighth of its size: that still reads the entropy-coded stream to its end, where truncation
-    and damage show, and saves the inverse transforms at full size (640 x 480: 0.43 ms of CPU
-    instead of 0.72 ms). Of a PNG, all rows are inflated. Other formats are decoded in full, also by
-    the decoder of training.
+    Only JPEG, PNG, BMP, TIFF, WebP, PPM, AVIF, GIF and JPEG 2000 are opened, whatever the
+    extension. A JPEG is decoded at one eighth of its size: that still reads the entropy-coded
+    stream to its end, where truncation and damage show, and saves the inverse transforms at full
+    size (640 x 480: 0.43 ms of CPU instead of 0.72 ms). Of a PNG, all rows are inflated. Other
+    formats are decoded in full, also by the decoder of training. An animation (GIF, WebP, AVIF) is
+    refused, since labels fit one of its frames.
 
     Args:
         data: the file's bytes.
@@ -75,6 +85,8 @@ def _check(data: bytes, extension: str) -> ImageInfo:
     width, height = image.size
     if not 0 < width * height <= MAX_PIXELS:
         raise ValueError(f"the header claims {width} x {height} pixels")
+    if image.format in _ANIMATED and getattr(image, "is_animated", False):
+        raise ValueError("an animation; save the frame that the labels fit as a PNG")
     codes = []
     if header is not None:
         check_rows(data, header)
@@ -93,7 +105,7 @@ def _check(data: bytes, extension: str) -> ImageInfo:
         _check_jpeg(image, data)
     elif header is None or not header.is_plain:
         image.load()
-        codes += _check_with_opencv(data, width, height)
+        codes += _check_with_opencv(data, width, height, str(image.format))
     return ImageInfo(width, height, tuple(codes), turned)
 
 
@@ -126,24 +138,27 @@ def _eighth(image: Any) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def _check_with_opencv(data: bytes, width: int, height: int) -> list[str]:
+def _check_with_opencv(data: bytes, width: int, height: int, format_name: str) -> list[str]:
     """Decode an image as training does; returns codes of warnings, ValueError if that fails."""
     import cv2
 
     try:
-        decode_rgb(data, file="", hint="")
+        shown = decode_rgb(data, file="", hint="")
         pixels = decode(data, cv2.IMREAD_UNCHANGED, file="", hint="")
     except (InputError, cv2.error):
-        message = "OpenCV cannot decode such pixels; save them with 8 or 16 bits a channel"
-        raise ValueError(message) from None
+        remedy = "save them with 8 or 16 bits a channel"
+        if format_name in _RECENT:
+            remedy = f"save them as a PNG, or update OpenCV {cv2.__version__}"
+        raise ValueError(f"OpenCV cannot decode such pixels of {format_name}; {remedy}") from None
     if pixels.shape[:2] != (height, width):
         raise ValueError(f"OpenCV decodes {pixels.shape[1]} x {pixels.shape[0]} pixels")
-    dark = pixels.dtype == np.uint16 and 0 < int(pixels.max()) < _DARK
+    # the 10 and 12 bits of an AVIF come as they are, but its 8-bit pixels are scaled
+    dark = pixels.dtype == np.uint16 and 0 < int(pixels.max()) < _DARK and shown.max() <= _DARK >> 8
     return ["dark-16-bit"] if dark else []
 
 
 def _reason(error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "cannot identify" in text:
-        return "not an image in a format that is read (JPEG, PNG, BMP, TIFF, WebP, PPM)"
+        return f"not an image in a format that is read ({', '.join(formats())})"
     return f"cannot be decoded ({text})"

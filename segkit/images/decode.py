@@ -1,6 +1,9 @@
 """Decode the pixels of an image file as they are stored, without its EXIF orientation."""
 
 import io
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -9,14 +12,36 @@ from numpy.typing import NDArray
 from segkit.errors import InputError
 from segkit.images.png import SIGNATURE, check_png
 
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
+_PLUGINS = {
+    "JPEG": "Jpeg",
+    "PNG": "Png",
+    "BMP": "Bmp",
+    "TIFF": "Tiff",
+    "WEBP": "WebP",
+    "PPM": "Ppm",
+    "GIF": "Gif",
+    "JPEG2000": "Jpeg2K",
+    "AVIF": "Avif",
+}
+"""Pillow's name of each format that is read, and of the plugin that reads it."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that this Pillow reads; it has AVIF from 11.3 on."""
+    names = []
+    for name, plugin in _PLUGINS.items():
+        with suppress(ImportError):
+            import_module(f"PIL.{plugin}ImagePlugin")  # it registers itself
+            names.append(name)
+    return tuple(names)
 
 
 def open_image(data: bytes) -> Any:
     """Open an image with Pillow, in the stated formats only: on some it runs programs (EPS)."""
-    from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # the plugins register
+    from PIL import Image
 
-    return Image.open(io.BytesIO(data), formats=_FORMATS)
+    return Image.open(io.BytesIO(data), formats=formats())
 
 
 def decode_rgb(

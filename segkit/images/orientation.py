@@ -34,7 +34,7 @@ _SIZES = {3: 2, 4: 4}
 
 def orientation(data: bytes) -> int:
     """The orientation of an image file, 1 (stored as displayed) to 8; 1 without a valid tag."""
-    marks = b"Exif", b"eXIf", b"EXIF", b"Orientation", b"Raw profile type"
+    marks = b"Exif", b"eXIf", b"EXIF", b"Orientation", b"Raw profile type", b"irot", b"imir"
     if not data.startswith((b"II", b"MM")) and not any(mark in data for mark in marks):
         return 1
     try:
@@ -75,7 +75,9 @@ def without_orientation(data: bytes) -> bytes:
 def _stored_pixels(data: bytes) -> Pixels:
     import cv2
 
-    flags = cv2.IMREAD_ANYCOLOR if data.startswith(b"\xff\xd8") else cv2.IMREAD_UNCHANGED
+    # an AVIF has its 10 or 12 bits unscaled in 16
+    has_8_bits = data.startswith(b"\xff\xd8") or data[4:8] == b"ftyp"
+    flags = cv2.IMREAD_ANYCOLOR if has_8_bits else cv2.IMREAD_UNCHANGED
     hint = "replace the file with an undamaged copy"
     return decode(data, flags, file="a photo with an EXIF orientation", hint=hint)
 

@@ -27,7 +27,7 @@ def photo(number: int, form: str = "JPEG", stored: NDArray[np.uint8] | None = No
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = number
     exif[0x010F] = "maker"  # another entry before it
-    options = {"lossless": True} if form == "WEBP" else {}
+    options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100}}.get(form, {})
     Image.fromarray(pixels() if stored is None else stored).save(file, form, exif=exif, **options)
     return file.getvalue()
 
@@ -48,7 +48,7 @@ def displayed(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [*FORMATS, "AVIF"])
 @pytest.mark.parametrize("number", ORIENTATIONS)
 def test_a_photo_turns_as_pillow_turns_it(number: int, form: str) -> None:
     data = photo(number, form)

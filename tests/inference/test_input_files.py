@@ -28,12 +28,12 @@ def test_images_are_found_and_named_alike_on_disk_and_in_a_store(store, tmp_path
 
 
 def test_hidden_files_are_skipped_and_other_formats_counted(tmp_path: Path) -> None:
-    for name in ("a.png", "._a.png", ".thumbs/b.png", "c.HEIC", "d.heic", "e.gif", "README"):
+    for name in ("a.png", "._a.png", ".thumbs/b.png", "c.HEIC", "d.heic", "e.tga", "README"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(picture(1))
     _, files, passed_over = image_files(tmp_path)
     assert files == [tmp_path / "a.png"]
-    assert passed_over == {".heic": 2, ".gif": 1, "(no extension)": 1}
+    assert passed_over == {".heic": 2, ".tga": 1, "(no extension)": 1}
     (tmp_path / "a.png").unlink()
     with pytest.raises(InputError, match=r"no images found \(but .*\.heic 2"):
         image_files(tmp_path)

@@ -107,7 +107,7 @@ def shown(file: Path) -> NDArray[np.uint8]:
     return cv2.cvtColor(applying, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
 @pytest.mark.parametrize("exif", ["apply", "keep"])
 @pytest.mark.parametrize("number", ORIENTATIONS)
 def test_labels_fit_the_image_wherever_they_meet(

@@ -32,7 +32,9 @@ def test_reads_bytes_size_and_digest(tmp_path: Path) -> None:
     assert read.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.bmp"])
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.bmp", "a.avif", "a.gif", "a.jp2"]
+)
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 0.99])
 def test_truncated_files_are_found(tmp_path: Path, name: str, part: float) -> None:
     path = picture(tmp_path / name, 64, 48)

@@ -132,7 +132,7 @@ def test_a_set_without_annotations_is_said_to_be_one(tmp_path: Path) -> None:
 
 def test_other_files_are_counted_and_named_and_hidden_ones_are_not(tmp_path: Path) -> None:
     semantic_set(tmp_path, (255, 0, 1, 2), "sky\nroad\nold car\n")
-    for name in ("a.heic", "b.HEIC", "sub/c.gif", "d.jp2", "README"):
+    for name in ("a.heic", "b.HEIC", "sub/c.tga", "d.psd", "README"):
         (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "images" / name).write_bytes(b"x")
     (tmp_path / "masks" / "m.npy").write_bytes(b"x")
@@ -148,4 +148,4 @@ def test_other_files_are_counted_and_named_and_hidden_ones_are_not(tmp_path: Pat
     assert report.ledger.images.warnings == {"passed-over": 6}
     assert report.ledger.images.input == report.ledger.images.kept
     (note,) = report.notes
-    assert "(no extension) 1, .gif 1, .heic 2, .jp2 1, .npy 1" in note
+    assert "(no extension) 1, .heic 2, .npy 1, .psd 1, .tga 1" in note
