@@ -23,6 +23,7 @@ from segkit.text.printable import escape_streams, printable
 from . import (
     benchmark,
     browse,
+    calibrate,
     convert_formats,
     demo,
     diff,
@@ -65,6 +66,7 @@ _ORDER = (
         "recipes",
         "import",
         "train",
+        "calibrate",
         "predict",
         "pseudolabel",
         "eval",
@@ -121,6 +123,7 @@ app = typer.Typer(
 )
 
 app.command()(browse.browse)
+app.command()(calibrate.calibrate)
 app.command("eval")(eval_.evaluate)
 app.command()(demo.demo)
 app.command("import")(import_model.import_model)

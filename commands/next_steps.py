@@ -96,6 +96,10 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
         f"segkit predict --checkpoint {_path(result)} --images photos --out work/photos"
     ),
     "segkit.train": _train,
+    "segkit.calibrate": lambda result: (
+        f"segkit pseudolabel --checkpoint {_path(result)} --data BOXES --min-iou 0.7 "
+        "--out work/masks"
+    ),
     "segkit.predict": _browse,
     "segkit.pseudolabel": _browse,
     "segkit.metrics": _worst,

@@ -51,8 +51,16 @@ def pseudolabel(
         None,
         "--min-score",
         metavar="0-1",
-        help="Lowest score of a mask; a box whose mask scores less stays a box. By default the "
-        "run's inference.pseudo_score, 0.5 (predicted IoU) for SAM, 0 for GrabCut.",
+        help="Lowest score of a mask; a box whose mask scores less stays a box. The score of a run "
+        "is the mean probability within the mask, 0.5 or more with box prompts; no IoU. By default "
+        "the run's inference.pseudo_score, 0.5 (predicted IoU) for SAM, 0 for GrabCut.",
+    ),
+    min_iou: float = typer.Option(
+        None,
+        "--min-iou",
+        metavar="0-1",
+        help="Lowest expected IoU of a mask; a box whose mask has less stays a box. Of a run that "
+        "`segkit calibrate` has calibrated, with box prompts.",
     ),
     strategy: str = typer.Option(
         None,
@@ -73,7 +81,7 @@ def pseudolabel(
     --out work/masks
 
     Example: segkit pseudolabel --checkpoint work/run --data work/boxes --out work/masks
-    --min-score 0.5
+    --min-iou 0.7
     """
     from segkit.inference.open_teacher import TeacherSpec
     from segkit.recipes.schema import Strategy
@@ -85,7 +93,7 @@ def pseudolabel(
     if len(teachers) > 1:
         hint = "give it once; --checkpoint is its second name"
         raise InputError(f"{len(teachers)} teachers: {', '.join(teachers)}", hint=hint)
-    spec = TeacherSpec(teachers[0], chosen_strategy or None, settings, device, min_score)
+    spec = TeacherSpec(teachers[0], chosen_strategy or None, settings, device, min_score, min_iou)
     spec.check()
     boxes = _open_boxes(data)
 
@@ -104,6 +112,7 @@ def pseudolabel(
         "digest": layer.manifest.digest,
         "teacher": teacher.name,
         "min_score": teacher.min_score,
+        "min_iou": teacher.min_iou,
         "strategy": arguments.get("strategy"),
         "boxes": transfer.boxes,
         "masked": transfer.masked,

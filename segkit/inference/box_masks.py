@@ -39,10 +39,12 @@ class BoxMask:
     inside: Mask
     """The mask at these pixels; may be empty."""
     score: float
-    """0-1."""
+    """0-1; of a calibrated run's box prompts, the IoU to expect."""
     class_index: int
     """Index of the class: that of the prompt or, without one, the model's own (-1 where there are
     no classes)."""
+    raw_score: float | None = None
+    """The score before calibration, where the score is the IoU to expect; else None."""
 
     @property
     def mask(self) -> Mask:

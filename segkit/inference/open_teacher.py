@@ -25,7 +25,7 @@ from segkit.inference.grabcut import GrabCutTeacher
 from segkit.inference.shape_teachers import SHAPES, ShapeTeacher
 from segkit.inference.teacher import Teacher
 from segkit.recipes.schema import Strategy
-from segkit.runs.open_run import check_run, run_folder
+from segkit.runs.open_run import check_min_iou, check_run, run_folder
 from segkit.runs.run_manifest import read_run_manifest
 
 GRABCUT = "grabcut"
@@ -54,6 +54,8 @@ class TeacherSpec:
     min_score: float | None = None
     """Lowest score of a mask; None for the teacher's default. Not of `ellipse` and `box`, whose
     masks all have the same score."""
+    min_iou: float | None = None
+    """Lowest expected IoU of a mask, of box prompts of calibrated runs."""
 
     @property
     def kind(self) -> str:
@@ -74,7 +76,10 @@ class TeacherSpec:
         if self.kind == "run":
             self._check_name()
             require_extra("train", "a run as teacher")
-            check_run(self.name, self._run_settings(), self._run_strategy())
+            strategy = self._run_strategy()
+            check_run(self.name, self._run_settings(), strategy)
+            if self.min_iou is not None:
+                check_min_iou(self.name, strategy)
         elif self.kind in KINDS:
             require_extra("hf", f"a {KINDS[self.kind].name}")
             check_source(self.name)
@@ -104,7 +109,8 @@ class TeacherSpec:
         from segkit.inference.run_teacher import RunTeacher
         from segkit.runs.open_run import load_run
 
-        return RunTeacher(load_run(self.name, self.device, self._run_settings()), self.strategy)
+        run = load_run(self.name, self.device, self._run_settings())
+        return RunTeacher(run, self.strategy, min_iou=self.min_iou)
 
     def _check_options(self) -> None:
         run, shape = self.kind == "run", self.kind in SHAPES
@@ -114,13 +120,16 @@ class TeacherSpec:
             "--set": bool(self.settings) and not run,
             "--device": self.device != "auto" and not model,
             "--min-score": self.min_score is not None and shape,
+            "--min-iou": self.min_iou is not None and not run,
         }
         for option, is_given in unread.items():
             if is_given:
                 message = f"{option} does nothing with the teacher {self.name}"
                 raise InputError(message, hint="leave it out")
-        if self.min_score is not None and not 0 <= self.min_score <= 1:
-            raise InputError(f"a lowest score of {self.min_score}", hint="give 0 to 1")
+        limits = {"a lowest score": self.min_score, "a lowest IoU": self.min_iou}
+        for noun, limit in limits.items():
+            if limit is not None and not 0 <= limit <= 1:
+                raise InputError(f"{noun} of {limit}", hint="give 0 to 1")
         keys = [setting.partition("=")[0].strip() for setting in self.settings]
         if self.min_score is not None and "inference.pseudo_score" in keys:
             message = "--min-score and --set inference.pseudo_score are the same setting"
@@ -162,9 +171,10 @@ def open_teacher(
     settings: Sequence[str] = (),
     device: str = "auto",
     min_score: float | None = None,
+    min_iou: float | None = None,
 ) -> Teacher:
     """Open a teacher, such as `sam:facebook/sam-vit-base`: `TeacherSpec(...).open()`."""
-    return TeacherSpec(name, strategy, settings, device, min_score).open()
+    return TeacherSpec(name, strategy, settings, device, min_score, min_iou).open()
 
 
 def _check_processor(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,11 +13,12 @@ from segkit.distributed import autocast
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.pipeline import Image, upload
 from segkit.inference.streams import batch_by_shape, prefetch, unbatch
-from segkit.masks.boxes import pixels_of_box, tightness
+from segkit.masks.boxes import pixels_of_box
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig
+from segkit.runs.calibration import Calibration
 from segkit.sample import Box
 
 MAX_ENLARGEMENT = 8.0
@@ -56,6 +58,7 @@ def predict_box_masks(
     config: InferenceConfig,
     *,
     crop_size: int,
+    calibration: Calibration | None = None,
 ) -> Iterator[list[BoxMask]]:
     """Segment the boxes of a stream of images.
 
@@ -70,10 +73,11 @@ def predict_box_masks(
         config: batch size and precision.
         crop_size: side of the crops in pixels, a multiple of 32: that of the training crops, in
             which the model has seen objects at this scale.
+        calibration: of the run; makes each score the IoU to expect.
 
     Yields:
-        The masks of each image, in order. Score: mean probability within the mask, times its
-        `tightness` in the box.
+        The masks of each image, in order. Score: mean probability within the mask, 0.5 to 1; 0
+        where it is empty. `scripts/experiment_calibration.py` compares it with other scores.
     """
 
     def boxes_of(image: ImagePrompts) -> Sequence[tuple[ImagePrompts, int]]:
@@ -98,8 +102,8 @@ def predict_box_masks(
         )
         return prefetch(_paste_mask, outputs, ahead=2 * size)
 
-    for _, masks in unbatch(prompts, boxes_of, predict):
-        yield masks
+    for image, masks in unbatch(prompts, boxes_of, predict):
+        yield masks if calibration is None else _calibrate(masks, image, calibration)
 
 
 @torch.no_grad()
@@ -157,8 +161,19 @@ def _paste_mask(output: _BoxOutput) -> BoxMask:
     logits = _sample_logits(output.mask_logits, box_crop.crop, rows, columns)
     probability = logits.sigmoid().cpu().numpy()  # (rows, columns)
     inside = probability >= 0.5
-    score = float(probability[inside].mean()) * tightness(inside) if inside.any() else 0.0
+    score = float(probability[inside].mean()) if inside.any() else 0.0
     return BoxMask(box_crop.size, place, inside, score, int(output.class_index))
+
+
+def _calibrate(
+    masks: list[BoxMask], image: ImagePrompts, calibration: Calibration
+) -> list[BoxMask]:
+    areas = np.array([width * height for _, _, width, height in image.boxes])  # (Q,)
+    expected = calibration.expected_iou([mask.score for mask in masks], areas)  # (Q,)
+    return [
+        replace(mask, score=float(iou), raw_score=mask.score)
+        for mask, iou in zip(masks, expected, strict=True)
+    ]
 
 
 def _sample_logits(logits: Tensor, crop: Crop, rows: slice, columns: slice) -> Tensor:

@@ -113,7 +113,8 @@ class Predictor:
                 class is known.
 
         Returns:
-            (Q, H, W) bool, False outside each box, and (Q,) scores in 0-1.
+            (Q, H, W) bool, False outside each box, and (Q,) scores in 0-1: the expected IoU of a
+            calibrated run, else the mean probability within the mask.
 
         Raises:
             InputError: an image of another shape or type, a box without extent or beyond the image,
@@ -138,6 +139,7 @@ class Predictor:
             [prompts],
             config,
             crop_size=crop_size,
+            calibration=self.run.calibration,
         )
         masks = np.zeros((len(boxes), *image.shape[:2]), bool)
         for mask, prediction in zip(masks, predictions, strict=True):

@@ -89,7 +89,7 @@ def pseudolabel(
             sample, indices = prompted.sample, prompted.indices
             segments = list(sample.segments)
             for index, mask in zip(indices, masks, strict=True):
-                if mask is not None and mask.score >= teacher.min_score and mask.inside.any():
+                if mask is not None and teacher.keeps(mask):
                     segments[index] = _with_mask(segments[index], mask)
             without_mask = sum(segment.mask is None for segment in sample.segments)
             boxes += len(indices)

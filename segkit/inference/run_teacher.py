@@ -11,7 +11,7 @@ from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.teacher import Teacher
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import Strategy
-from segkit.runs.open_run import no_box_prompts
+from segkit.runs.open_run import check_min_iou, no_box_prompts
 from segkit.runs.run import Run
 from segkit.shards.manifest import Parent
 from segkit.taxonomy import Taxonomy
@@ -25,18 +25,25 @@ class RunTeacher(Teacher):
         strategy: `box-prompts`: the model segments each box by itself; `proposals`: the model's own
             proposals are matched to the boxes by class and overlap. None: box prompts, or proposals
             for a public Mask2Former, which has no box prompts.
+        min_iou: lowest expected IoU of a mask, 0-1; of box prompts of a calibrated run.
 
     Raises:
-        InputError: box prompts of a public Mask2Former.
+        InputError: box prompts of a public Mask2Former, or a lowest expected IoU without
+            calibration or box prompts.
     """
 
-    def __init__(self, run: Run, strategy: Strategy | None = None) -> None:
+    def __init__(
+        self, run: Run, strategy: Strategy | None = None, *, min_iou: float | None = None
+    ) -> None:
         public = run.manifest.command == "import"
         self.strategy: Strategy = strategy or ("proposals" if public else "box-prompts")
         if public and self.strategy == "box-prompts":
             raise no_box_prompts(run.path)
         self.run, self.name = run, str(run.path)
         self.min_score = run.recipe.inference.pseudo_score
+        if min_iou is not None:
+            check_min_iou(run.path, self.strategy)
+            self.min_iou = min_iou
 
     def prepare(self, taxonomy: Taxonomy) -> None:
         """Look up the class embeddings.
@@ -64,7 +71,14 @@ def segment_prompts(
 ) -> Iterator[Sequence[BoxMask]]:
     """Strategy `box-prompts`: `predict_box_masks` with the settings of the run."""
     config, crop_size = run.recipe.inference, run.recipe.data.image_size
-    return predict_box_masks(run.model, class_embeddings, prompts, config, crop_size=crop_size)
+    return predict_box_masks(
+        run.model,
+        class_embeddings,
+        prompts,
+        config,
+        crop_size=crop_size,
+        calibration=run.calibration,
+    )
 
 
 def assign_proposals(

@@ -21,7 +21,15 @@ class Teacher(ABC):
     name: str
     """As on the command line, such as `grabcut` or `sam:facebook/sam-vit-base`."""
     min_score: float
-    """Lowest score of a mask; a box whose mask scores less stays a box."""
+    """Lowest raw score of a mask; a box whose mask scores less stays a box."""
+    min_iou: float | None = None
+    """Lowest expected IoU of a mask; only of calibrated runs."""
+
+    def keeps(self, mask: BoxMask) -> bool:
+        """Whether a mask has a pixel, and a raw score and an expected IoU that are not too low."""
+        raw = mask.score if mask.raw_score is None else mask.raw_score
+        confident = raw >= self.min_score and (self.min_iou is None or mask.score >= self.min_iou)
+        return confident and bool(mask.inside.any())
 
     def prepare(self, taxonomy: Taxonomy) -> None:  # noqa: B027  # most teachers need no classes
         """Get ready for boxes of these classes; called once, before `predict`.
@@ -43,7 +51,10 @@ class Teacher(ABC):
 
     def as_arguments(self) -> dict[str, Any]:
         """The teacher and its settings, for a manifest's arguments (JSON values)."""
-        return {"teacher": self.name, "min_score": self.min_score}
+        limits = {"min_score": self.min_score}
+        if self.min_iou is not None:
+            limits["min_iou"] = self.min_iou
+        return {"teacher": self.name, **limits}
 
     def parents(self, destination: str | Path) -> tuple[Parent, ...]:
         """The versions that the teacher consists of, as parents of one under `destination`."""

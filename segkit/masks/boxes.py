@@ -14,6 +14,13 @@ MARGIN = 0.05
 annotated boxes are rarely exact, and SAM's masks may leave their boxes altogether."""
 MIN_MARGIN = 1.0
 """Pixels of that margin, at least."""
+AREAS = {
+    "all": (0, 1e5**2),
+    "small": (0, 32**2),
+    "medium": (32**2, 96**2),
+    "large": (96**2, 1e5**2),
+}
+"""COCO's size classes, in pixels of area (both ends belong to the class)."""
 Corners = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels, the far edges included."""
 

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.masks.boxes import filled_box, inscribed_ellipse
+from segkit.masks.boxes import AREAS, filled_box, inscribed_ellipse
 from segkit.masks.iou import mask_iou, mask_iou_of_pairs
 from segkit.masks.run_lengths import decode_runs, join
-from segkit.metrics.instance import AREAS
 from segkit.sample import Sample, Segment
 from segkit.taxonomy import Taxonomy
 

@@ -11,17 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.masks.boxes import AREAS
 from segkit.masks.run_lengths import decode_runs, join
 from segkit.metrics.objects import IouType, PredictedRecords, Record, TrueRecords
 
 Floats = NDArray[np.float64]
-AREAS = {
-    "all": (0, 1e5**2),
-    "small": (0, 32**2),
-    "medium": (32**2, 96**2),
-    "large": (96**2, 1e5**2),
-}
-"""COCO's size classes, in pixels of area (both ends belong to the class)."""
 MAX_DETS = (1, 10, 100)
 """Detections that count, of each class in each image."""
 LVIS_MAX_DETS = 300

@@ -326,8 +326,9 @@ class InferenceConfig(Section):
     """Minimum score of an instance. Average precision wants all of them, a picture only good ones:
     transformers takes 0.5."""
     pseudo_score: float = Field(0.3, ge=0, le=1)
-    """Minimum score of a pseudo-mask; a box whose mask scores less stays a box. A mask of mean
-    probability 0.5 whose own box has IoU 0.6 with the target box just passes."""
+    """Minimum raw score of a pseudo-mask; a box whose mask scores less stays a box. With box
+    prompts, the score is the mean probability within the mask, at least 0.5; with proposals, that
+    times the IoU of the proposal's own box with the box."""
     pseudo_overlap: float = Field(0.5, ge=0, le=1)
     """Minimum IoU of a proposal's own box with the box that it is matched to (`proposals`)."""
     pseudo_class: float = Field(0.1, ge=0, le=1)

@@ -10,8 +10,10 @@ from safetensors import SafetensorError, safe_open
 from segkit import parse, storage
 from segkit.errors import InputError
 from segkit.recipes.load import load_recipe
+from segkit.runs.calibration import Calibration
 from segkit.runs.checkpoint_digests import DIGESTS, damaged_files, has_digests
 from segkit.runs.run_manifest import (
+    CALIBRATION,
     CHECKPOINTS,
     RECIPE,
     TAXONOMIES,
@@ -41,6 +43,7 @@ def check_run(version: Path) -> Iterator[Violation]:
     yield from _check_recipe(version, manifest)
     yield from _check_weights(version)
     yield from _check_vocabulary(version, manifest)
+    yield from _check_calibration(version, manifest)
 
 
 def interrupted_checkpoints(destination: Path) -> list[Path]:
@@ -113,6 +116,16 @@ def _check_vocabulary(version: Path, manifest: RunManifest) -> Iterator[Violatio
     if encoder != manifest.encoder:
         detail = f"encoded by {encoder}, the manifest says {manifest.encoder}"
         yield Violation("vocabulary", VOCABULARY, detail)
+
+
+def _check_calibration(version: Path, manifest: RunManifest) -> Iterator[Violation]:
+    """The calibration, where there is one, can be read."""
+    if not manifest.is_calibrated:
+        return
+    try:
+        Calibration.read(version / CALIBRATION)
+    except InputError as error:
+        yield Violation("calibration", CALIBRATION, error.message)
 
 
 def _read_tensors(file: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -5,6 +5,7 @@ Only importing a public model, which is done once, needs torch.
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from segkit.errors import InputError
@@ -113,6 +114,25 @@ def no_box_prompts(spec: str | Path) -> InputError:
         file=spec,
         hint="give --strategy proposals, or a run that was trained with loss.box_prompts above 0",
     )
+
+
+def check_min_iou(spec: str | Path, strategy: str) -> None:
+    """Refuse a lowest expected IoU where a run's masks have none.
+
+    Args:
+        spec: the run, `DIR` or `DIR@v2`, or a public model.
+        strategy: how its masks are predicted.
+
+    Raises:
+        InputError: the strategy is not box-prompts, or the run is not calibrated.
+    """
+    if strategy != "box-prompts":
+        hint = "give --min-score, or --strategy box-prompts"
+        raise InputError(f"--min-iou does nothing with {strategy}", file=spec, hint=hint)
+    if not read_run_manifest(run_folder(spec)).is_calibrated:
+        message = "the run is not calibrated, so that no IoU is expected of its masks"
+        hint = f"segkit calibrate --checkpoint {quote(str(spec))} --data SET_WITH_MASKS"
+        raise InputError(message, file=spec, hint=hint)
 
 
 def _check_overrides(overrides: Sequence[str], output: str | None = None) -> None:

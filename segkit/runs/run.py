@@ -18,7 +18,9 @@ from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.load import load_recipe
 from segkit.recipes.old_names import update_weights
 from segkit.recipes.schema import Recipe
+from segkit.runs.calibration import Calibration
 from segkit.runs.run_manifest import (
+    CALIBRATION,
     RECIPE,
     VOCABULARY,
     WEIGHTS,
@@ -53,6 +55,8 @@ class Run:
     """The text encoder and the templates of these embeddings, and of all new ones."""
     encoder_digest: str | None
     """Digest of the text encoder's weights; None in early runs, which do not record it."""
+    calibration: Calibration | None = None
+    """From the raw scores of box prompts' masks to expected IoU; None before `segkit calibrate`."""
 
     def class_embeddings(self, taxonomy: Taxonomy) -> ClassEmbeddings:
         """The class embeddings of any taxonomy, on the model's device.
@@ -163,6 +167,7 @@ def read_run(folder: Path, manifest: RunManifest, recipe: Recipe, device: str) -
         text_embeddings=text_embeddings,
         encoding=encoding,
         encoder_digest=encoder_digest,
+        calibration=Calibration.read(folder / CALIBRATION) if manifest.is_calibrated else None,
     )
 
 

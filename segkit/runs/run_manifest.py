@@ -19,6 +19,8 @@ from segkit.taxonomy import Taxonomy
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
 VOCABULARY, TAXONOMIES = "vocabulary.safetensors", "taxonomies.json"
+CALIBRATION = "calibration.json"
+"""Only calibrated runs have it, see `segkit.runs.calibration`."""
 METRICS, PICTURES, TENSORBOARD = "metrics.jsonl", "pictures", "tensorboard"
 CHECKPOINTS = "checkpoints"
 """Exists only until the run is published."""
@@ -53,7 +55,7 @@ class RunManifest(BaseModel):
     encoder: str
     """The text encoder of the class embeddings."""
     files: dict[str, str]
-    """SHA-256 of each file in `CONTENT`."""
+    """SHA-256 of each file in `CONTENT`, and of the calibration where there is one."""
     digest: str
     """SHA-256 over `files`. On a CPU, equal data, recipe and seed give an equal digest; on a GPU,
     where the order of sums varies, they do not."""
@@ -62,6 +64,11 @@ class RunManifest(BaseModel):
     use a run, and not part of `digest`."""
     manifest_digest: str | None = None
     """SHA-256 of everything else in the file; runs of an earlier segkit have none."""
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the run has a calibration, see `segkit.runs.calibration`."""
+        return CALIBRATION in self.files
 
     @staticmethod
     def content_digest(files: dict[str, str]) -> str:

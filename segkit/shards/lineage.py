@@ -1,5 +1,6 @@
 """Describe a version, a shard set or a run, and its ancestors."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,25 @@ def lineage(path: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
         InputError: the parents in the manifest are not those of a version.
     """
     return _parents(path, manifest, {path}, MAX_GENERATIONS)
+
+
+def training_digests(run: Path) -> set[str]:
+    """The digests of the versions that a run's weights come from, and of their parents.
+
+    The sets that a run was calibrated with are not among them.
+
+    Args:
+        run: the directory of its version.
+    """
+
+    def below(version: dict[str, Any]) -> Iterator[str]:
+        for parent in version["parents"]:
+            if version.get("command") == "calibrate" and parent.get("type") != "run":
+                continue
+            yield parent["digest"]
+            yield from below(parent)
+
+    return set(below(describe(run)))
 
 
 def _parents(

@@ -187,7 +187,7 @@ def staging(
             the other type, or a file or folder of the user has the name of the new version.
     """
     destination = storage.location(destination)
-    _check_type(destination, content)
+    check_type(destination, content)
     directory = _local_directory(destination)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -239,7 +239,7 @@ def _removed_on_failure(stage: Staging) -> Iterator[None]:
             raise
 
 
-def _check_type(destination: Path, content: str) -> None:
+def check_type(destination: Path, content: str) -> None:
     """Raise InputError if the directory holds versions of the other type.
 
     A new version would hide the newest of those.

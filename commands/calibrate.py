@@ -1,0 +1,106 @@
+"""`segkit calibrate`: teach a run to say which IoU to expect of its masks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from segkit.errors import InputError
+from segkit.storage import writable_local
+
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, plural, progress_bar, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from segkit.runs.calibration import Calibration
+
+
+def calibrate(
+    checkpoint: str = typer.Option(
+        ..., "--checkpoint", metavar="RUN", help="A run that was trained with box prompts."
+    ),
+    data: str = typer.Option(
+        ...,
+        "--data",
+        metavar="SET",
+        help="A set with true masks that the run was not trained with.",
+    ),
+    out: Path = typer.Option(
+        None,
+        "--out",
+        metavar="RUN",
+        parser=writable_local,
+        help="Directory of the new version; by default the run's own.",
+    ),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    images_root: list[str] = IMAGES_ROOT_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Calibrate the mask scores of a run: map each to the IoU to expect.
+
+    The maps (isotonic regression, by size of the box) are fitted on half of the images and checked
+    on the other half. They become a new version of the run with the same weights, whose masks are
+    the same and whose scores are expected IoUs: pseudolabel --min-iou reads them.
+
+    Example: segkit calibrate --checkpoint work/run --data work/masks
+    """
+    from segkit.runs.open_run import check_run, run_folder
+    from segkit.shards.lineage import training_digests
+    from segkit.shards.publish import check_type
+    from segkit.shards.reader import ShardSet
+
+    check_run(checkpoint, (), "box-prompts")
+    labeled = ShardSet.open(data)
+    if not labeled.manifest.statistics.masked:
+        hint = "give a set with true masks"
+        raise InputError("no segment has a mask", file=labeled.path, hint=hint)
+    folder = run_folder(checkpoint)
+    check_type(folder.parent if out is None else out, "run")
+    if labeled.manifest.digest in training_digests(folder):
+        note(f"the run was trained with {data}, where its masks are better than elsewhere")
+
+    # Everything that can be refused has been: models take seconds to load.
+    from segkit.inference.calibrate import calibrate as calibrate_run
+    from segkit.runs.calibrated_version import publish_calibrated
+    from segkit.runs.open_run import load_run
+    from segkit.runs.run_manifest import read_run_manifest
+
+    run = load_run(checkpoint, device)
+    with progress_bar(f"calibrate {run.path.parent.name}", len(labeled)) as advance:
+        calibration = calibrate_run(run, labeled, on_image=advance)
+    path = publish_calibrated(run, calibration, labeled, out).resolve()
+    result = {
+        "path": str(path),
+        "version": int(path.name[1:]),
+        "digest": read_run_manifest(path).digest,
+        "seed": calibration.seed,
+        "min_boxes": calibration.min_boxes,
+        "fitted_images": calibration.images,
+        "maps": {size: score_map.boxes for size, score_map in calibration.maps.items()},
+        "check": calibration.check.model_dump(),
+    }
+    printed = [*_tables(calibration), str(path)]
+    emit(result, schema="segkit.calibrate/1", as_json=as_json, tables=printed)
+
+
+def _tables(calibration: "Calibration") -> "Iterator[Table | str]":
+    """The figures of the check, and the boxes of similar expected IoU."""
+    check, maps = calibration.check, calibration.maps
+    fitted = f"fitted to {plural(maps['all'].boxes, 'box', 'boxes')} of {calibration.images} images"
+    sizes = ", ".join(size for size in maps if size != "all") or "none"
+    title = (
+        f"Calibration, {fitted} (seed {calibration.seed})",
+        f"checked on {plural(check.boxes, 'box', 'boxes')} of {check.images} other images",
+        f"sizes with a map of their own ({calibration.min_boxes} boxes or more): {sizes}",
+    )
+    rows = [
+        ("calibration error", check.raw_error, check.error),
+        ("rank correlation with the IoU", check.raw_spearman, check.spearman),
+        ("mean error of a box", None, check.box_error),
+    ]
+    cells = [(name, *("-" if x is None else f"{x:.3f}" for x in pair)) for name, *pair in rows]
+    yield table(title, ("held-out boxes", "raw score", "expected IoU"), cells)
+    bins = [(f"{group.expected:.3f}", f"{group.iou:.3f}", group.boxes) for group in check.bins]
+    yield table("Reliability on the held-out boxes", ("expected IoU", "IoU", "boxes"), bins)

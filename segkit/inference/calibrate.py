@@ -1,0 +1,227 @@
+"""Calibrate a run: fit maps from its raw mask scores to expected IoU, and check them."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+from scipy.stats import spearmanr
+
+from segkit.errors import InputError
+from segkit.inference.box_masks import BoxMask, ImagePrompts
+from segkit.inference.predict_boxes import predict_box_masks
+from segkit.inference.streams import prefetch, unbatch
+from segkit.masks import rle
+from segkit.masks.boxes import AREAS, touches_image
+from segkit.masks.iou import mask_iou
+from segkit.runs.calibration import (
+    Calibration,
+    CalibrationCheck,
+    Floats,
+    ReliabilityBin,
+    ScoreMap,
+    expected_iou,
+)
+from segkit.runs.run import Run
+from segkit.sample import Sample, Segment
+from segkit.shards.reader import ShardSet
+
+SEED = 0
+"""Decides which half of the images the maps are fitted to."""
+MIN_BOXES = 100
+"""Boxes of a size, in the half that is fitted, that make a map of their own; and of all sizes, that
+make a calibration. An isotonic map through fewer boxes follows single ones."""
+_DECODED_AHEAD = 8
+"""Images decoded ahead of the model."""
+BINS = 10
+"""Of expected IoU, of equal width, that the calibration error compares with the IoU."""
+
+
+@dataclass(frozen=True)
+class ScoredBoxes:
+    """Boxes whose true masks are known, with the masks that a run predicts for them."""
+
+    image: NDArray[np.int64]
+    """(Q,) number of the image in the set."""
+    area: Floats
+    """(Q,) of the box in pixels, as are the true masks' boxes."""
+    score: Floats
+    """(Q,) raw score, 0-1."""
+    iou: Floats
+    """(Q,) IoU of predicted and true mask, 0-1."""
+
+    def of(self, chosen: NDArray[np.bool_]) -> "ScoredBoxes":
+        """Some of the boxes: those where `chosen` (Q,) is True."""
+        return ScoredBoxes(*(values[chosen] for values in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class _LabeledImage:
+    index: int
+    """In the set."""
+    size: tuple[int, int]
+    """Height and width."""
+    segments: list[Segment]
+    prompts: list[ImagePrompts]
+    """The boxes of the segments: one entry, or none where there is no segment."""
+
+
+def calibrate(
+    run: Run,
+    data: ShardSet,
+    *,
+    seed: int = SEED,
+    on_image: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Fit a run's maps from raw score to expected IoU on half of a set's images.
+
+    The other half checks them. The set should be one that the run was not trained with, with
+    objects like those whose boxes are to be labeled.
+
+    Args:
+        run: a run with box prompts.
+        data: a set with masks; see `is_calibrated_on`.
+        seed: decides which half of the images is fitted.
+        on_image: called after each image.
+
+    Raises:
+        InputError: a class without an embedding, or fewer than `MIN_BOXES` boxes in either half.
+    """
+    return fit_calibration(score_boxes(run, data, on_image=on_image), data, seed=seed)
+
+
+def is_calibrated_on(segment: Segment) -> bool:
+    """Whether a segment is a thing with a true mask: no crowd, not ignored, not a prediction."""
+    return (
+        segment.mask is not None
+        and segment.kind == "thing"
+        and segment.mask_from not in ("pseudo", "prediction")
+        and not (segment.is_crowd or segment.ignore)
+    )
+
+
+def score_boxes(
+    run: Run, data: ShardSet, *, on_image: Callable[[], None] = lambda: None
+) -> ScoredBoxes:
+    """Predict a mask for the box of each segment of `is_calibrated_on`, and compare the two."""
+    embeddings = run.class_embeddings(data.taxonomy)
+
+    def load(item: tuple[int, Sample]) -> _LabeledImage:
+        index, sample = item
+        size = sample.height, sample.width
+        segments = [
+            s for s in sample.segments if is_calibrated_on(s) and touches_image(s.box, *size)
+        ]
+        if not segments:
+            return _LabeledImage(index, size, [], [])
+        boxes = [segment.box for segment in segments]
+        labels = [data.taxonomy.index[segment.class_id] for segment in segments]
+        prompts = ImagePrompts(data.image(sample), boxes, labels)
+        return _LabeledImage(index, size, segments, [prompts])
+
+    def predict(prompts: Iterable[ImagePrompts]) -> Iterator[Sequence[BoxMask]]:
+        config, crop_size = run.recipe.inference, run.recipe.data.image_size
+        return predict_box_masks(run.model, embeddings, prompts, config, crop_size=crop_size)
+
+    rows: list[tuple[int, float, float, float]] = []
+    images = prefetch(load, enumerate(data.samples()), ahead=_DECODED_AHEAD)
+    for image, predictions in unbatch(images, lambda image: image.prompts, predict):
+        for masks in predictions:
+            for segment, mask in zip(image.segments, masks, strict=True):
+                iou = mask_iou(mask.mask, rle.decode(segment.mask or b"", *image.size))
+                rows.append((image.index, segment.box[2] * segment.box[3], mask.score, iou))
+        on_image()
+    columns = np.array(rows, np.float64).reshape(-1, 4).T
+    return ScoredBoxes(columns[0].astype(np.int64), *columns[1:])
+
+
+def fit_calibration(boxes: ScoredBoxes, data: ShardSet, *, seed: int = SEED) -> Calibration:
+    """Fit the maps on half of the images with boxes, and check them on the others.
+
+    Raises:
+        InputError: fewer than `MIN_BOXES` boxes in either half.
+    """
+    images = np.unique(boxes.image)
+    fitted_images = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
+    is_fitted = np.isin(boxes.image, fitted_images)
+    fitted, held_out = boxes.of(is_fitted), boxes.of(~is_fitted)
+    fewest = min(len(fitted.iou), len(held_out.iou))
+    if fewest < MIN_BOXES:
+        message = f"{len(boxes.iou)} things with a true mask, {fewest} in one half of the images"
+        hint = f"each half needs {MIN_BOXES}: give a set with more masks of people's hand"
+        raise InputError(message, file=data.path, hint=hint)
+    maps = {}
+    for size, (low, high) in AREAS.items():
+        in_size = fitted.of((fitted.area >= low) & (fitted.area < high))
+        if size == "all" or len(in_size.iou) >= MIN_BOXES:
+            maps[size] = fit_map(in_size.score, in_size.iou)
+    expected = expected_iou(maps, held_out.score, held_out.area)
+    return Calibration(
+        schema="segkit.calibration/1",
+        seed=seed,
+        min_boxes=MIN_BOXES,
+        images=len(fitted_images),
+        maps=maps,
+        check=check(held_out, expected),
+    )
+
+
+def fit_map(score: Floats, iou: Floats) -> ScoreMap:
+    """Fit the map that never falls and has the least squared error (isotonic regression).
+
+    Boxes of equal score count as one with their mean IoU and their number as weight.
+
+    Args:
+        score: (Q,) raw scores, 0-1, of at least one box.
+        iou: (Q,) IoU of predicted and true masks, 0-1.
+    """
+    scores, at, counts = np.unique(score, return_inverse=True, return_counts=True)  # (P,)
+    means = np.bincount(at, weights=iou) / counts  # (P,)
+    fitted = np.clip(isotonic_regression(means, weights=counts).x, 0, 1)
+    # within a flat stretch, only its ends are needed
+    flat = np.zeros(len(scores), bool)
+    flat[1:-1] = (fitted[1:-1] == fitted[:-2]) & (fitted[1:-1] == fitted[2:])
+    knots = scores[~flat].tolist(), fitted[~flat].tolist()
+    return ScoreMap(scores=tuple(knots[0]), ious=tuple(knots[1]), boxes=len(score))
+
+
+def check(held_out: ScoredBoxes, expected: Floats) -> CalibrationCheck:
+    """Compare the expected IoU (Q,) of held-out boxes, and their raw score, with their IoU."""
+    bins = reliability(expected, held_out.iou)
+    return CalibrationCheck(
+        images=len(np.unique(held_out.image)),
+        boxes=len(expected),
+        error=calibration_error(bins),
+        raw_error=calibration_error(reliability(held_out.score, held_out.iou)),
+        box_error=float(np.abs(expected - held_out.iou).mean()),
+        spearman=_rank_correlation(expected, held_out.iou),
+        raw_spearman=_rank_correlation(held_out.score, held_out.iou),
+        bins=bins,
+    )
+
+
+def reliability(expected: Floats, iou: Floats) -> tuple[ReliabilityBin, ...]:
+    """Group boxes by expected IoU into `BINS` of equal width; 1 belongs to the last."""
+    index = np.minimum((expected * BINS).astype(np.int64), BINS - 1)
+    return tuple(
+        ReliabilityBin(
+            expected=float(expected[index == k].mean()),
+            iou=float(iou[index == k].mean()),
+            boxes=int(np.count_nonzero(index == k)),
+        )
+        for k in np.unique(index)
+    )
+
+
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Mean of |expected IoU - IoU| over bins, weighted by their boxes."""
+    total = sum(group.boxes for group in bins)
+    return sum(group.boxes * abs(group.expected - group.iou) for group in bins) / total
+
+
+def _rank_correlation(first: Floats, second: Floats) -> float | None:
+    """Spearman's rank correlation; None where one of them is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(spearmanr(first, second).statistic)
