@@ -80,7 +80,9 @@ def evaluate(
         f" --compare draws {COMPARE_SAMPLES:,} by default.",
     ),
     unseen: Path = typer.Option(
-        None, help="Text file of the classes that were not seen in training, one a line."
+        None,
+        help="Text file of the classes that were not seen in training, one a line; by default"
+        " those that the run of --checkpoint records.",
     ),
     given_boxes: bool = typer.Option(
         False,
@@ -125,7 +127,11 @@ def evaluate(
     elif checkpoint or predictions:
         hint = "leave --checkpoint and --predictions out"
         raise InputError("--compare A B names both predictions", hint=hint)
-    truth, unseen_classes = ShardSet.open(data), _class_names(unseen)
+    truth = ShardSet.open(data)
+    evaluated, unseen_classes = task_class_names(truth.taxonomy, chosen), _class_names(unseen)
+    if unseen is None and not compare:
+        recorded = source.unseen_classes(chosen)
+        unseen_classes = [name for name in recorded if name in evaluated]
     few_images = len(truth) <= MAX_ANALYZED_IMAGES
     options = EvalOptions(
         evaluator,
@@ -139,7 +145,7 @@ def evaluate(
         box_prompts=given_boxes,
     )
     check_task(truth, chosen, options)
-    check_unseen(task_class_names(truth.taxonomy, chosen), unseen_classes)
+    check_unseen(evaluated, unseen_classes)
     with folder_lock(out):
         if compare:
             _compare(truth, compare, chosen, options, out, as_json)

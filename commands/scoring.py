@@ -95,6 +95,16 @@ class PredictionSource:
         if self.checkpoint is not None:
             check_run(self.checkpoint, self.settings, task)
 
+    def unseen_classes(self, task: "Task") -> tuple[str, ...]:
+        """The classes that the run records as unseen in training; imports no torch."""
+        from segkit.hub import is_hugging_face
+        from segkit.runs.open_run import open_run
+
+        if self.checkpoint is None or is_hugging_face(self.checkpoint):
+            return ()
+        _, _, recipe = open_run(self.checkpoint, self.settings, task)
+        return recipe.inference.unseen
+
     def open(
         self, truth: "ShardSet", task: "Task", out: Path
     ) -> "tuple[ShardSet | Predictions, str | ShardSet]":
@@ -235,10 +245,11 @@ def _weakest_classes(result: dict[str, Any], segments: Mapping[str, int]) -> Tab
 
 
 def _zero_shot(means: dict[str, Any]) -> Table:
-    figure = {"pq": "PQ", "iou": "IoU", "ap": "AP"}[means["figure"]]
-    groups = ("seen", "unseen", "harmonic")
-    rows = [(group, means.get(f"{group}_classes"), means[group]) for group in groups]
-    return table(f"Zero-shot: mean {figure} of classes with a figure", ("", "classes", "%"), rows)
+    from segkit.metrics.zero_shot import zero_shot_rows
+
+    columns, rows = zero_shot_rows(means)
+    title = ("Zero-shot: means of classes with a figure, %", "mask recall: with any class")
+    return table(title, columns, rows)
 
 
 def _box_prompts(figures: dict[str, Any]) -> Table:

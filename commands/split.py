@@ -1,6 +1,7 @@
-"""`segkit split`: divide a shard set into parts, by share or by list."""
+"""`segkit split`: divide a shard set into parts, by share, by list or by class."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -17,6 +18,14 @@ from .common import (
     plural,
     table,
 )
+from .scoring import parse_choice, reject_unused
+
+
+def _complete_split(incomplete: str) -> list[str]:
+    """Return the shipped zero-shot splits that begin like this."""
+    from segkit.shards.zero_shot_split import known_splits
+
+    return [name for name in known_splits() if name.startswith(incomplete)]
 
 
 def split(
@@ -35,6 +44,19 @@ def split(
         [], "--list", metavar="NAME=FILE", help="A part and a file of image ids; repeatable."
     ),
     seed: int = typer.Option(0, help="Seed of the assignment of images to --part."),
+    zero_shot: str = typer.Option(
+        None,
+        "--zero-shot",
+        metavar="SPLIT",
+        autocompletion=_complete_split,
+        help="Split into `seen` and `unseen`: a shipped split such as coco-panoptic-119-14, or a"
+        " text file of the unseen classes, one a line.",
+    ),
+    policy: str = typer.Option(
+        "drop-image",
+        help="An image with a segment of an unseen class: drop-image keeps it out of `seen`,"
+        " ignore-pixels makes the segment's pixels void there.",
+    ),
     verify_images: bool = VERIFY_OPTION,
     force: bool = FORCE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
@@ -47,20 +69,31 @@ def split(
     from segkit.shards.reader import ShardSet
     from segkit.shards.split import assign_by_list, assign_by_share
     from segkit.shards.split import split as write_parts
+    from segkit.shards.zero_shot_split import POLICIES, load_split, split_zero_shot
 
-    if bool(part) == bool(listed):
-        raise InputError(
-            "parts are given by shares or by lists", hint="use either --part or --list"
-        )
-    data = ShardSet.open(spec)
-    pairs = _pairs(part or listed)
-    if part:
-        shares = {name: _share(name, text) for name, text in pairs.items()}
-        parts = assign_by_share(data, shares, seed)
+    if (bool(part), bool(listed), zero_shot is not None).count(True) != 1:
+        message = "parts are given by shares, by lists or by classes"
+        raise InputError(message, hint="use either --part, --list or --zero-shot")
+    chosen = parse_choice(policy, POLICIES, "--policy")
+    reject_unused(("--policy", policy != POLICIES[0] and zero_shot is None, "--zero-shot"))
+    options = {"verify_images": verify_images, "force": force}
+    arguments: dict[str, Any] = {"set": spec, "out": str(out)}
+    if zero_shot is not None:
+        classes, data = load_split(zero_shot), ShardSet.open(spec)
+        arguments |= {"zero_shot": zero_shot, "policy": policy}
+        written = split_zero_shot(data, out, classes, chosen, arguments, **options)
+        left = 0
     else:
-        parts = assign_by_list(data, {name: Path(text) for name, text in pairs.items()})
-    arguments = {"set": spec, "out": str(out), "part": part, "list": listed, "seed": seed}
-    written = write_parts(data, out, parts, arguments, verify_images=verify_images, force=force)
+        data = ShardSet.open(spec)
+        pairs = _pairs(part or listed)
+        if part:
+            shares = {name: _share(name, text) for name, text in pairs.items()}
+            parts = assign_by_share(data, shares, seed)
+        else:
+            parts = assign_by_list(data, {name: Path(text) for name, text in pairs.items()})
+        arguments |= {"part": part, "list": listed, "seed": seed}
+        written = write_parts(data, out, parts, arguments, **options)
+        left = len(data) - len(parts)
     results = {
         name: {
             "path": str(shards.path),
@@ -71,7 +104,6 @@ def split(
         }
         for name, shards in written.items()
     }
-    left = len(data) - len(parts)
     columns = ("path", "version", "images", "segments")
     rows = [(name, *(result[key] for key in columns)) for name, result in results.items()]
     title = f"{plural(len(data), 'image')}, {left} in no part"

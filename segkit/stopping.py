@@ -26,6 +26,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 10.0
 """Seconds after which a process ends even if its main thread does not react."""
 _SHOW_CURSOR = "\x1b[?25h\n"
+_CATCH_UP = b"\0"
+"""Follows the numbers of signals in the pipe."""
 
 
 class StoppedError(SegkitError):
@@ -61,7 +63,13 @@ class _State:
     signal = 0
     """The signal that has interrupted them."""
     arrived = 0
-    """The signal that has arrived, whoever handles it."""
+    """The signal that the watching thread has read, whoever handles it."""
+    pipe = -1
+    """Where the interpreter writes the number of each signal for the watching thread."""
+    watcher: threading.Thread | None = None
+    """The watching thread; not alive in a forked child."""
+    caught_up = threading.Event()
+    """The watching thread has read a signal, or all that was in the pipe when it was cleared."""
     files: ClassVar[list[str]] = []
     """Files that are removed when a signal ends the process."""
 
@@ -71,6 +79,14 @@ class _State:
             self.stop(number)
         self.signal = number
         raise KeyboardInterrupt
+
+    def arrived_by_now(self) -> int:
+        """The signal that has arrived, whoever handled it, or 0."""
+        self.caught_up.clear()
+        if not self.arrived and self.watcher is not None and self.watcher.is_alive():
+            os.write(self.pipe, _CATCH_UP)
+            self.caught_up.wait(GRACE)
+        return self.arrived
 
     def stop(self, number: int) -> None:
         """End the process, unless it is not a command's."""
@@ -86,7 +102,9 @@ def exit_on_signals() -> None:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(read_end,), daemon=True).start()
+    _state.pipe = write_end
+    _state.watcher = threading.Thread(target=_watch, args=(read_end,), daemon=True)
+    _state.watcher.start()
     _state.installed = True
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -96,7 +114,7 @@ def exit_on_signals() -> None:
 def exit_code(code: object) -> object:
     """The exit code of a command that ends with `code`: the shell's if a signal has arrived."""
     failed = code not in (None, 0)
-    return 128 + _state.arrived if failed and _state.arrived else code
+    return 128 + number if failed and (number := _state.arrived_by_now()) else code
 
 
 @contextmanager
@@ -115,7 +133,7 @@ def cleanup_on_stop() -> Iterator[None]:
         _state.blocks -= 1
         number = _state.signal
         if sys.exc_info()[0] is not None:
-            number = number or _state.arrived  # by the handler of a library, such as Ray's
+            number = number or _state.arrived_by_now()  # by the handler of a library, such as Ray's
         if number and not _state.blocks:
             _state.stop(number)
 
@@ -191,9 +209,12 @@ def _watch(descriptor: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are for the main thread
     graceful = False
     while number := os.read(descriptor, 1):
+        if number == _CATCH_UP:
+            _state.caught_up.set()
         if number[0] not in SIGNALS:
             continue
         _state.arrived = number[0]
+        _state.caught_up.set()
         if signal.getsignal(number[0]) == _state.receive or graceful:
             time.sleep(GRACE)
             _exit(number[0])

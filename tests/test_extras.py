@@ -43,13 +43,13 @@ from segkit.commands.app import main
 
 def run(arguments):
     sys.argv = ["segkit", *arguments]
-    out, err, code, started = io.StringIO(), io.StringIO(), 0, time.perf_counter()
+    out, err, code, started = io.StringIO(), io.StringIO(), 0, time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main()
         except SystemExit as stop:
             code = stop.code or 0
-    return [code, out.getvalue(), err.getvalue(), time.perf_counter() - started]
+    return [code, out.getvalue(), err.getvalue(), time.process_time() - started]
 
 results = [run(arguments) for arguments in json.loads(sys.stdin.read())]
 print(json.dumps(results))
@@ -65,7 +65,7 @@ def without_extras(code: str, stdin: str = "", **options: Any) -> str:
 
 
 def run_commands(lines: Sequence[str], folder: Path) -> list[tuple[int, str, str, float]]:
-    """Exit code, stdout, stderr and seconds of commands, in a process without any extra."""
+    """Exit code, stdout, stderr and CPU seconds of commands, in a process without any extra."""
     output = without_extras(RUN, json.dumps([line.split() for line in lines]), cwd=folder)
     return [tuple(result) for result in json.loads(output)]
 
@@ -128,7 +128,7 @@ MISSING = {
     "train --recipe dataseg-mini --data truth --out run": "train",
     "predict --checkpoint run --images photos --classes cat --out out": "train",
     "predict --checkpoint hf:a/b --images photos --out out": "train",
-    "pseudolabel --checkpoint run --data truth --out out": "train",
+    "pseudolabel --checkpoint ./run --data truth --out out": "train",
     "eval --data truth --checkpoint run --task panoptic --out out": "train",
     "benchmark coco-panoptic --data truth --checkpoint run --out out": "train",
     "import hf:facebook/mask2former-swin-tiny-coco-panoptic --out out": "train",

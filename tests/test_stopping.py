@@ -117,10 +117,7 @@ with stopping.cleanup_on_stop():
     for number in stopping.SIGNALS:
         signal.signal(number, lambda number, frame: sys.exit(number))  # as Ray does
     print("ready", flush=True)
-    try:
-        time.sleep(60)
-    finally:
-        time.sleep(0.2)
+    time.sleep(60)
 """
 
 

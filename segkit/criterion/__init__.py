@@ -6,6 +6,7 @@ merge.py             MERGE: group proposals of one class, merge their masks and 
 matcher.py           HungarianMatcher: matching costs, their transfer, the assignment
 box_prompts.py       sample box prompts for a training step; the losses of their masks
 dense_loss.py        cross-entropy of cells, on masks and in boxes
+box_assist.py        masks that a model predicts for boxes, to assist their training
 losses.py            focal, dice, cross-entropy, projection and pairwise terms, as loss and cost
 color_affinity.py    neighboring pixels of similar color, for the pairwise term
 point_sampling.py    uniform and uncertain points, strided samples, logits at points

@@ -57,26 +57,39 @@ def sample_box_prompts(
     if config.box_prompts == 0 and config.matching:
         return None
     prompts = _instance_prompts(batch, config, generator) if config.box_prompts > 0 else None
+    return shared_prompts(batch, prompts, required=not config.matching)
+
+
+def shared_prompts(
+    batch: Batch, prompts: BoxPrompts | None, *, required: bool
+) -> BoxPrompts | None:
+    """The prompts, or a placeholder where only other processes have some or one is required."""
     count = torch.tensor(float(len(prompts) if prompts else 0))
     if distributed.world_size() > 1:
         count = distributed.mean_over_processes(count.to(batch.images.device, non_blocking=True))
     if prompts is not None:
         return prompts
-    if config.matching and float(count) < 0.5 / distributed.world_size():
+    if not required and float(count) < 0.5 / distributed.world_size():
         return None
     return _placeholder(batch)
+
+
+def large_instances(batch: Batch) -> list[Tensor]:
+    """(T,) bool for each image: the targets whose boxes become prompts."""
+    min_side = MIN_SIDE * batch.images.shape[-1]
+    is_large = [(t.boxes[:, 2:] - t.boxes[:, :2]).amax(-1) >= min_side for t in batch.targets]
+    return [is_object & large for is_object, large in zip(_objects(batch), is_large, strict=True)]
+
+
+def _objects(batch: Batch) -> list[Tensor]:
+    """(T,) bool for each image: the targets that are objects, or parts of a semantic class."""
+    return [t.is_part if batch.task == "semantic" else t.is_thing for t in batch.targets]
 
 
 def _instance_prompts(
     batch: Batch, config: LossConfig, generator: torch.Generator
 ) -> BoxPrompts | None:
-    min_side = MIN_SIDE * batch.images.shape[-1]
-    is_instance = [t.is_part if batch.task == "semantic" else t.is_thing for t in batch.targets]
-    is_large = [(t.boxes[:, 2:] - t.boxes[:, :2]).amax(-1) >= min_side for t in batch.targets]
-    targets = [
-        torch.nonzero(instance & large)[:, 0]
-        for instance, large in zip(is_instance, is_large, strict=True)
-    ]
+    targets = [torch.nonzero(chosen)[:, 0] for chosen in large_instances(batch)]
     if not any(len(rows) for rows in targets):
         return None
     if config.max_box_prompts:
@@ -90,8 +103,8 @@ def _instance_prompts(
     others = []
     if config.max_box_prompts == 1:
         others = [
-            t.boxes[objects.index_fill(0, rows, False)]
-            for (t, rows), objects in zip(pairs, is_instance, strict=True)
+            t.boxes[is_object.index_fill(0, rows, False)]
+            for (t, rows), is_object in zip(pairs, _objects(batch), strict=True)
         ]
     return BoxPrompts(boxes, labels, targets, others)
 

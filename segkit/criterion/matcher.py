@@ -16,7 +16,7 @@ from segkit.criterion.losses import dice_cost, focal_cost, projection_cost
 from segkit.criterion.merge_proposals import MergedProposals, merge_all_masks
 from segkit.criterion.partial_labels import mask_unannotated_logits
 from segkit.criterion.point_sampling import logits_at, random_points, strided_samples
-from segkit.criterion.pooled_targets import PooledTargets
+from segkit.criterion.pooled_targets import AssistMasks, PooledTargets
 from segkit.recipes.schema import LossConfig
 
 INVALID_COST = 1e6
@@ -145,7 +145,21 @@ class HungarianMatcher:
             merged = merged.reshape(mask_logits.shape)
             projection = config.projection * projection_cost(merged, targets.boxes)
             cost = cost + torch.where(has_mask, 0.0, projection)
+        if targets.assist is not None:
+            cost = cost + self._assist_cost(mask_logits, heads, targets.assist)
         return cost
+
+    def _assist_cost(self, mask_logits: Tensor, heads: Tensor, assist: AssistMasks) -> Tensor:
+        """Costs (L, N, T) by the predicted masks of boxes, at strided cells.
+
+        All cells count, void ones too: an object does not leave its box.
+        """
+        logits = merge_all_masks(strided_samples(mask_logits).float(), heads)
+        masks = strided_samples(assist.masks)  # (T, P)
+        weight = masks.new_ones(masks.shape[1])
+        focal = self.config.focal * focal_cost(logits, masks, weight)
+        dice = self.config.dice * dice_cost(logits, masks, weight)
+        return assist.weight * (focal + dice)
 
     def _sample(
         self, mask_logits: Tensor, targets: PooledTargets, generator: torch.Generator

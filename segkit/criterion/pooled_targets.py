@@ -11,6 +11,21 @@ from segkit.model.dataseg import MASK_STRIDE
 
 
 @dataclass(frozen=True)
+class AssistMasks:
+    """Masks that a model predicts for the boxes of one image, without a gradient."""
+
+    masks: Tensor
+    """(T, h, w): share of each cell that mask and box cover; zero outside the box, and for targets
+    without a predicted mask."""
+    weight: Tensor
+    """(T,): quality of each mask, 0-1; 0 for targets without one."""
+
+    def select(self, rows: Tensor) -> "AssistMasks":
+        """The masks of some rows, (R,) int64 on the same device."""
+        return AssistMasks(self.masks[rows], self.weight[rows])
+
+
+@dataclass(frozen=True)
 class PooledTargets:
     """The targets of one image, pooled from H x W pixels to h x w cells of MASK_STRIDE pixels."""
 
@@ -30,6 +45,8 @@ class PooledTargets:
     """(T, H, W) bool: the masks before pooling, for losses at points."""
     labeled: Tensor
     """(H, W) bool: pixels that are not void."""
+    assist: AssistMasks | None = None
+    """Predicted masks of the boxes, where they assist the training."""
 
     @classmethod
     def from_targets(cls, targets: Targets) -> "PooledTargets":
@@ -59,6 +76,7 @@ class PooledTargets:
             masks=self.masks[on_device],
             boxes=self.boxes[on_device],
             full_masks=self.full_masks[on_device],
+            assist=None if self.assist is None else self.assist.select(on_device),
         )
 
 

@@ -1,7 +1,7 @@
 """SetCriterion: MERGE, matching, and the loss terms that each target's annotation allows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from segkit.criterion.point_sampling import (
     strided_samples,
     uncertain_points,
 )
-from segkit.criterion.pooled_targets import PooledTargets, true_rows
+from segkit.criterion.pooled_targets import AssistMasks, PooledTargets, true_rows
 from segkit.data.batch import Batch
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import Outputs, Proposals
@@ -82,7 +82,12 @@ class SetCriterion(nn.Module):
         self.matcher = HungarianMatcher(config)
 
     def forward(
-        self, outputs: Outputs, batch: Batch, prompts: BoxPrompts | None, step: int
+        self,
+        outputs: Outputs,
+        batch: Batch,
+        prompts: BoxPrompts | None,
+        step: int,
+        assist: Sequence[AssistMasks] | None = None,
     ) -> dict[str, Tensor]:
         """Weighted loss terms, whose sum is to be minimized.
 
@@ -94,13 +99,18 @@ class SetCriterion(nn.Module):
                 for the device before the matching.
             prompts: from `sample_box_prompts`, the ones that the model has been given.
             step: number of the training step, for the warm-up of the pairwise term.
+            assist: from `predict_assist_masks`, one entry per image.
 
         Returns:
             Scalars by name: `class`; `focal` and `dice` where there are masks; `projection` and
-            `pairwise` where there are only boxes; those of `box_prompt_losses`; and `dense` with
-            class logits of cells.
+            `pairwise` where there are only boxes; `pseudo_focal` and `pseudo_dice` where the masks
+            of `assist` are targets; those of `box_prompt_losses`; and `dense` with class logits of
+            cells.
         """
         targets = [PooledTargets.from_targets(target) for target in batch.targets]
+        if assist is not None:
+            pairs = zip(targets, assist, strict=True)
+            targets = [replace(target, assist=masks) for target, masks in pairs]
         matching = None
         if outputs.queries is not None:
             matching = self._start_matching(outputs.queries, batch, targets)
@@ -229,6 +239,15 @@ class SetCriterion(nn.Module):
             affinity, image = image_affinity(images), pairs.image[chosen]
             pairwise = pairwise_losses(logits, affinity, image, boxes).sum()
             losses["pairwise"] = config.pairwise * warmup * pairwise / num_masks
+        assist = [t.assist for t in matching.targets if t.assist is not None]
+        if assist and config.box_assist == "pseudo":
+            target = pairs.target[chosen]
+            masks = torch.cat([a.masks for a in assist])[target].flatten(1)
+            quality = torch.cat([a.weight for a in assist])[target]
+            sampled = logits.flatten(1), masks, torch.ones_like(masks)  # all cells, void ones too
+            focal, dice = focal_loss(*sampled), dice_loss(*sampled)
+            losses["pseudo_focal"] = config.focal * (quality * focal).sum() / num_masks
+            losses["pseudo_dice"] = config.dice * (quality * dice).sum() / num_masks
         return losses
 
 

@@ -69,6 +69,22 @@ def require_targets(sets: Sequence[tuple[str, ShardSet, float]], config: DataCon
         raise InputError(message, file=shards.path, hint=hint)
 
 
+def require_boxes(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
+    """Raise InputError unless some thing, outside of semantic sets, trains with only its box."""
+    for name, shards, _ in sets:
+        policies, task = mask_policies(name, shards.taxonomy, config), TASKS[shards.manifest.kind]
+        if task != "semantic" and any(
+            segment.kind == "thing"
+            and (segment.mask is None or policies[segment.class_id] == "box")
+            for sample in shards.samples()
+            for segment in sample.segments
+            if is_target(segment, task, policies)
+        ):
+            return
+    message, hint = "no data set has boxes without masks", 'set it to "off"'
+    raise InputError(message, record="loss.box_assist", hint=hint)
+
+
 def is_target(segment: Segment, task: Task, policies: Mapping[int, MaskPolicy]) -> bool:
     """Whether a segment can become a target of training."""
     if segment.is_crowd or segment.ignore or policies.get(segment.class_id) == "none":

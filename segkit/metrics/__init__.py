@@ -11,6 +11,7 @@ boundary.py          the same metrics by boundary IoU
 tide.py              TideErrors: error types of instances, confused classes
 box_prompt_iou.py    BoxPromptIoU: masks predicted from box prompts
 zero_shot.py         means over seen and unseen classes
+mask_recall.py       share of the true masks that are predicted, whatever their class
 bootstrap.py         intervals over draws of the images, paired comparison
 
 regions.py           masked segments of a batch as columns, for the pixel metrics

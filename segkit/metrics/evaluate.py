@@ -15,6 +15,7 @@ from segkit.metrics.box_prompt_iou import BoxPromptIoU
 from segkit.metrics.class_mapping import task_class_names
 from segkit.metrics.detections import DetectionMatches
 from segkit.metrics.instance import EVALUATORS, MAX_DETS, InstanceAP, LvisAP, MissingMasks
+from segkit.metrics.mask_recall import MaskRecall
 from segkit.metrics.objects import IouType, PredictedRecords, TrueRecords
 from segkit.metrics.panoptic import PanopticQuality
 from segkit.metrics.predictions import Predictions, SetPredictions, as_predictions, count_missing
@@ -85,6 +86,8 @@ class EvalResult:
     """Only where `EvalOptions.detections` asks for it."""
     boundary: PanopticQuality | DetectionMatches | None = None
     """By the smaller of mask IoU and boundary IoU."""
+    ap50_per_class: dict[str, float | None] | None = None
+    """AP50 of each class in percent, of instances."""
 
     def headline(self, weights: Floats | None = None) -> dict[str, float]:
         """Headline figures in percent, NaN where undefined; those by boundaries beside the others.
@@ -165,7 +168,16 @@ def evaluate(
             result.headline, len(result.image_ids), options.bootstrap
         )
     if options.unseen:
-        figures["zero_shot"] = compute_zero_shot(figures["per_class"], options.unseen, task)
+        per_class, ap50 = figures["per_class"], result.ap50_per_class
+        figures["zero_shot"] = compute_zero_shot(per_class, options.unseen, task, ap50)
+        recall = MaskRecall(truth.taxonomy)
+        for images, predicted in sample_batches(truth, source, BATCH):
+            recall.update(images, predicted)
+        seen = [name for name in per_class if name not in options.unseen]
+        figures["zero_shot"]["mask_recall"] = {
+            "seen": recall.compute(seen),
+            "unseen": recall.compute(options.unseen),
+        }
     if options.box_prompts:
         metric = BoxPromptIoU(truth.taxonomy)
         for images, predicted in sample_batches(truth, source, BATCH):
@@ -285,7 +297,13 @@ def _instance(truth: ShardSet, predictions: Predictions, options: EvalOptions) -
         figures |= tide.compute()
     if boundary is not None:
         figures["boundary"] = boundary.compute()
-    return EvalResult(figures, tuple(image_ids), detections=matches, boundary=boundary_matches)
+    return EvalResult(
+        figures,
+        tuple(image_ids),
+        detections=matches,
+        boundary=boundary_matches,
+        ap50_per_class=precision.ap50_per_class,
+    )
 
 
 _TASKS = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}

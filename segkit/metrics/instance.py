@@ -57,6 +57,8 @@ class InstanceAP(ABC):
         self.class_names = class_names
         self.iou_type = iou_type
         self.max_dets = tuple(max_dets)
+        self.ap50_per_class: dict[str, float | None] = {}
+        """AP50 of each class in percent, after `compute`."""
         self._start()
 
     @abstractmethod
@@ -89,6 +91,9 @@ class InstanceAP(ABC):
         classes = np.ascontiguousarray(np.moveaxis(precision[:, :, :, 0], 2, 0))  # (K, T, R)
         per_class = zip(self.class_names, classes, strict=True)
         figures["per_class"] = {name: _mean(values) for name, values in per_class}
+        at = np.flatnonzero(np.isclose(curves.thresholds, 0.5))
+        halves = zip(self.class_names, classes[:, at], strict=True)
+        self.ap50_per_class = {name: _mean(values) for name, values in halves}
         return figures
 
     @property

@@ -228,10 +228,29 @@ class LossConfig(Section):
     """Maximum shift of the sides of a box prompt in training, relative to its width and height."""
     label_dropout: float = Field(0.5, ge=0, le=1)
     """Share of box prompts that train without their label and have to predict it."""
+    box_assist: Literal["off", "match", "pseudo"] = "off"
+    """How masks that the averaged model predicts for boxes without a mask assist their training,
+    beside `projection` and `pairwise`. match: they count in the matching cost (OpenSeeD). pseudo:
+    they are targets of focal and dice as well. Both weight a mask by its certainty and by how
+    tightly it fills its box."""
+    box_assist_start: int = Field(500, ge=0)
+    """First step with such masks: until box prompts have been trained, their masks are worth
+    little."""
     merge_threshold: float = Field(MERGE_THRESHOLD, ge=0, le=1)
     """MERGE takes a proposal whose class probability exceeds this; 1 merges nothing. Merging by
     arg-max (0) starves training: the proposals of a new model mostly share one arg-max, so MERGE
     leaves few of them and most targets have no proposal to match."""
+
+    @model_validator(mode="after")
+    def _check_box_assist(self) -> "LossConfig":
+        """Check that the keys of box assist have an effect, and that box prompts are trained."""
+        start = type(self).model_fields["box_assist_start"].default
+        if self.box_assist == "off" and self.box_assist_start != start:
+            raise ValueError('loss.box_assist_start does nothing with loss.box_assist = "off"')
+        if self.box_assist != "off" and not (self.matching and self.box_prompts > 0):
+            needs = "needs loss.matching = true and loss.box_prompts > 0"
+            raise ValueError(f'loss.box_assist = "{self.box_assist}" {needs}')
+        return self
 
 
 class OptimizerConfig(Section):

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from segkit.metrics.evaluate import EvalResult
 from segkit.metrics.output import figure_name
 from segkit.metrics.panoptic import TRUE_POSITIVE
+from segkit.metrics.zero_shot import zero_shot_rows
 from segkit.report import figures
 from segkit.report.page import Section, fragment, plain_table
 
@@ -173,12 +174,8 @@ def _zero_shot(result: dict[str, Any]) -> Markup:
     scores = result.get("zero_shot")
     if not scores:
         return Markup()
-    rows = [
-        ("seen", scores["seen"], scores["seen_classes"]),
-        ("unseen", scores["unseen"], scores["unseen_classes"]),
-        ("harmonic mean", scores["harmonic"], None),
-    ]
-    return plain_table(("zero-shot", scores["figure"].upper(), "classes"), rows)
+    columns, rows = zero_shot_rows(scores)
+    return plain_table(columns, rows)
 
 
 def _box_masks(result: dict[str, Any]) -> Markup:

@@ -21,7 +21,8 @@ consistency.py     check one sample
 diff.py            compare two sets
 merge_sets.py      several sets as one
 split.py           parts of a set
-prune.py          delete old versions that nothing refers to
+zero_shot_split.py seen and unseen parts of a set
+prune.py           delete old versions that nothing refers to
 relabel.py         a set in another taxonomy
 leakage.py         images that two sets share
 """

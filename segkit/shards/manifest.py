@@ -23,6 +23,9 @@ TASKS: Mapping[SetKind, Task] = {
 """The task that the labels of each kind of set are for."""
 ImagesBy = Literal["embed", "reference", "none"]
 """The images of a set: in its tars, files that rows name, or none."""
+ZERO_SHOT = "zero_shot"
+"""Key of a `source_header`: the zero-shot split that the set is the seen part of. Layers and
+further splits of a set keep its source header."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in hex."""
 PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]

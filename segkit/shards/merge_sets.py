@@ -8,7 +8,7 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.sample import Sample
 from segkit.shards.header import Header
-from segkit.shards.manifest import Count, Ledger
+from segkit.shards.manifest import ZERO_SHOT, Count, Ledger
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
 from segkit.taxonomy import Category, Taxonomy
@@ -51,6 +51,10 @@ def merge_sets(
     segments = sum(data.manifest.statistics.segments for data in sets)
     images = sum(map(len, sets))
     splits = {data.manifest.split for data in sets}
+    records = [data.manifest.source_header.get(ZERO_SHOT) for data in sets]
+    if any(record != records[0] for record in records):
+        message = "the sets are not parts of one zero-shot split: merged, it would be lost"
+        raise InputError(message, file=destination, hint="split them alike, or merge them first")
     header = Header(
         name=name,
         kind=kinds.pop(),
@@ -58,6 +62,7 @@ def merge_sets(
         command="merge",
         arguments=arguments,
         split=splits.pop() if len(splits) == 1 else None,
+        source_header={ZERO_SHOT: records[0]} if records[0] else {},
     )
     ledger = Ledger(
         annotations=Count(input=segments, kept=segments), images=Count(input=images, kept=images)

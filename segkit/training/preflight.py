@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit.data.check_sets import check_sets, require_targets
+from segkit.data.check_sets import check_sets, require_boxes, require_targets
 from segkit.data.mask_policy import (
     PolicyCounts,
     count_policies,
@@ -29,9 +29,11 @@ from segkit.runs.init_from import resolve_init_from
 from segkit.runs.run_manifest import CHECKPOINTS
 from segkit.shards.publish import MANIFEST, interrupted, require_unlocked
 from segkit.shards.reader import ShardSet
+from segkit.shards.zero_shot_split import ZeroShotRecord
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding
 from segkit.text.indistinct import indistinct_notes
+from segkit.text.vocabulary import normalize
 
 NamedSet = tuple[str, ShardSet, float]
 """Name, shard set and sampling weight."""
@@ -95,8 +97,11 @@ def check_inputs(
     recipe = recipe.model_copy(update={"data": resolve_files(recipe.data)})
     check_loggers(recipe)
     datasets = name_sets(data)
+    recipe = resolve_unseen(recipe, datasets)
     check_sets(datasets, recipe.data)
     require_targets(datasets, recipe.data)
+    if recipe.loss.box_assist != "off":
+        require_boxes(datasets, recipe.data)
     eval_datasets = name_sets([(spec, 1.0) for spec in eval_data])
     check_eval_sets(eval_datasets)
     if recipe.training.publish == "best" and not eval_datasets:
@@ -135,6 +140,40 @@ def name_sets(data: Sequence[tuple[str, float]]) -> list[NamedSet]:
         for shards, _ in opened
     )
     return [(name, *pair) for name, pair in zip(names, opened, strict=True)]
+
+
+def resolve_unseen(recipe: Recipe, datasets: Sequence[NamedSet]) -> Recipe:
+    """Set `inference.unseen` to the unseen classes of the sets' zero-shot splits.
+
+    Raises:
+        InputError: a set has segments of a class that is unseen by the split of another, or the
+            recipe names other unseen classes.
+    """
+    unseen: dict[str, str] = {}
+    words: dict[str, str] = {}
+    for name, shards, _ in datasets:
+        record = ZeroShotRecord.from_set(shards)
+        for category in record.taxonomy.categories if record else ():
+            unseen[category.name] = name
+            words |= {normalize(word): category.name for word in (category.name, *category.words)}
+    if not unseen:
+        return recipe
+    for name, shards, _ in datasets:
+        counts = shards.manifest.statistics.classes
+        for class_id, label in shards.taxonomy.unique_names.items():
+            category = shards.taxonomy.by_id[class_id]
+            known = [word for word in (label, *category.words) if normalize(word) in words]
+            if known and counts[label].segments:
+                other = unseen[words[normalize(known[0])]]
+                message = f"has {counts[label].segments} segments of {label!r}, which is unseen"
+                hint = f"split it as well: the run would see what the split of {other} hides"
+                raise InputError(message, file=shards.path, record=name, hint=hint)
+    names = recipe.inference.unseen
+    if names and {*names} != {*unseen}:
+        message = f"names {len(names)} classes, the splits of the sets {len(unseen)} others"
+        raise InputError(message, record="inference.unseen", hint="leave it out of the recipe")
+    inference = recipe.inference.model_copy(update={"unseen": tuple(unseen)})
+    return recipe.model_copy(update={"inference": inference})
 
 
 def check_eval_sets(datasets: Sequence[NamedSet]) -> None:

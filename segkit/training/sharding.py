@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from segkit import distributed
 from segkit.errors import InputError
@@ -31,6 +31,12 @@ def shard(module: nn.Module, device: torch.device) -> None:
     for block in blocks_of(module):
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
+
+
+def reshard(module: nn.Module) -> None:
+    """Free the gathered weights that a forward pass without a backward pass leaves in a module."""
+    assert isinstance(module, FSDPModule)
+    module.reshard()
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:

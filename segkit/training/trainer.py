@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from segkit import distributed
+from segkit.criterion.box_assist import predict_assist_masks
 from segkit.criterion.box_prompts import sample_box_prompts
+from segkit.criterion.pooled_targets import AssistMasks
 from segkit.data.batch import Batch
 from segkit.data.mix import DataMix
 from segkit.distributed import autocast, full_tensor, gradient_sync
@@ -140,6 +142,7 @@ class Trainer:
                     batch = batch.to(self.device, non_blocking=True)
                     prompts = sample_box_prompts(batch, config.loss, torch.default_generator)
                     text = self.text[batch.dataset]
+                    assist = self._assist_masks(batch, text)
                     outputs = self.parallel_model(
                         batch.images,
                         text,
@@ -147,7 +150,7 @@ class Trainer:
                         learned_queries=config.loss.matching,
                         dense=config.loss.dense > 0,
                     )
-                    losses = self.criterion(outputs, batch, prompts, step=self.step)
+                    losses = self.criterion(outputs, batch, prompts, self.step, assist)
                 del outputs  # all layers' mask logits, which the backward pass does not need
                 loss = torch.stack(list(losses.values())).sum() * share
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -257,6 +260,16 @@ class Trainer:
         """
         key = (self.recipe.training.seed, self.step, distributed.rank())
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def _assist_masks(self, batch: Batch, text: Tensor) -> list[AssistMasks] | None:
+        """Masks that the EMA predicts for the boxes of a batch, where they assist its training."""
+        config = self.recipe.loss
+        if config.box_assist == "off" or self.step < config.box_assist_start:
+            return None
+        masks = predict_assist_masks(self.ema.module.eval(), batch, text)
+        if self.is_sharded:
+            sharding.reshard(self.ema.module)
+        return masks
 
     def _evaluation_due(self) -> bool:
         training = self.recipe.training

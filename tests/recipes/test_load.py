@@ -160,3 +160,15 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
 def test_data_keys_out_of_range_are_refused(key: str, value: str) -> None:
     with pytest.raises(InputError, match=f"data.{key}"):
         load_recipe("dataseg-mini", [f"data.{key}={value}"])
+
+
+def test_box_assist_needs_box_prompts_and_its_start_an_effect() -> None:
+    for key in ("loss.box_prompts=0", "loss.matching=false"):
+        with pytest.raises(InputError, match=r'box_assist = "match" needs loss.matching = true'):
+            load_recipe("dataseg-mini", ["loss.box_assist=match", key])
+    with pytest.raises(
+        InputError, match=r'box_assist_start does nothing with loss.box_assist = "off"'
+    ):
+        load_recipe("dataseg-mini", ["loss.box_assist_start=9"])
+    recipe = load_recipe("dataseg-mini", ["loss.box_assist_start=9", "loss.box_assist=match"])
+    assert recipe.loss.box_assist_start == 9

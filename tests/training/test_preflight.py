@@ -105,6 +105,18 @@ def test_the_mask_policy_none_leaves_no_target(toy: ShardSet, tmp_path: Path) ->
     assert is_target(segment, "panoptic", {segment.class_id: "box"})
 
 
+def test_boxes_without_masks_are_required_to_assist_them(toy: ShardSet, tmp_path: Path) -> None:
+    file, data = str(write_recipe(tmp_path / "tiny.toml")), [(str(toy.path), 1.0)]
+    assist = "loss.box_assist=match"
+    with pytest.raises(InputError, match="no data set has boxes without masks"):
+        check_inputs(load_recipe(file, [assist]), data, [])
+    check_inputs(load_recipe(file, [assist, 'data.mask_policy={"toy:cat" = "box"}']), data, [])
+    with pytest.raises(InputError, match="no data set has boxes"):  # stuff gets no box prompt
+        check_inputs(load_recipe(file, [assist, 'data.mask_policy={"toy:sky" = "box"}']), data, [])
+    boxes = write_toy_set(tmp_path / "boxes", boxes_only=True, name="boxes")
+    check_inputs(load_recipe(file, [assist]), [*data, (str(boxes.path), 1.0)], [])
+
+
 def test_what_can_be_refused_is_refused_before_torch(toy: ShardSet, tmp_path: Path) -> None:
     crowds = changed(toy, tmp_path / "crowds", crowd)
     interrupted, publishing = tmp_path / "interrupted", tmp_path / "publishing"
@@ -121,6 +133,8 @@ def test_what_can_be_refused_is_refused_before_torch(toy: ShardSet, tmp_path: Pa
         ["--data", f"{crowds.path}=0"],
         ["--set", "data.mask_policy.absent=box"],
         ["--set", "training.publish=best"],
+        ["--set", "loss.box_assist=match"],
+        ["--set", "loss.box_assist_start=9"],
         ["--eval-data", str(toy.path), "--eval-data", str(toy.path)],
         ["--device", "gpu"],
         ["--resume", "--restart"],

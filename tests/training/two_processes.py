@@ -26,7 +26,13 @@ STEPS = 6
 SAVED = 2
 """Steps before the checkpoint from which other trainers continue."""
 # Batch statistics and noise differ between processes; without them a batch may be split.
-QUIET = ["model.freeze_norm=true", "loss.box_noise=0.0", "loss.label_dropout=1.0"]
+QUIET = [
+    "model.freeze_norm=true",
+    "loss.box_noise=0.0",
+    "loss.label_dropout=1.0",
+    "loss.box_assist=pseudo",
+    "loss.box_assist_start=2",
+]
 BEST = ["training.evaluate_every=3", "training.publish=best", "training.keep_checkpoints=1"]
 
 
