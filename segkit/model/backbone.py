@@ -29,6 +29,7 @@ class Backbone(nn.Module):
         weights: None (random), `timm` (timm's pretrained weights) or a safetensors file with timm's
             parameter names.
         freeze_norm: keep BatchNorm statistics and affine parameters as loaded.
+        drop_path: rate of stochastic depth at the last block; None takes timm's default.
         pixel_mean: RGB mean of images in 0-1, as the weights were trained.
         pixel_std: RGB standard deviation, likewise.
         prompt_maps: take the maps of `draw_prompt_maps` beside the images.
@@ -43,12 +44,13 @@ class Backbone(nn.Module):
         *,
         weights: str | None = None,
         freeze_norm: bool = False,
+        drop_path: float | None = None,
         pixel_mean: Sequence[float] = (0.5, 0.5, 0.5),
         pixel_std: Sequence[float] = (0.5, 0.5, 0.5),
         prompt_maps: bool = False,
     ) -> None:
         super().__init__()
-        self.network = _create(name, pretrained=weights == "timm")
+        self.network = _create(name, pretrained=weights == "timm", drop_path=drop_path)
         if weights not in (None, "timm"):
             _load(self.network, Path(str(weights)))
         if prompt_maps:
@@ -128,7 +130,7 @@ def _stages(network: Any, name: str) -> tuple[list[int], list[int]]:
     return stages, [channels[stage] for stage in stages]
 
 
-def _create(name: str, *, pretrained: bool) -> nn.Module:
+def _create(name: str, *, pretrained: bool, drop_path: float | None) -> nn.Module:
     """The timm network of a backbone, not yet wrapped in a ViTDet."""
     if not timm.is_model(timm_name(name)):
         raise InputError(f"unknown backbone {name!r}", hint="see timm.list_models()")
@@ -137,8 +139,15 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
         arguments = {"num_classes": 0}
     elif timm.models.is_model_in_modules(name, SWIN_MODULES):
         arguments |= ANY_SIZE
+    if drop_path is not None:
+        arguments["drop_path_rate"] = drop_path
     try:
         network: nn.Module = timm.create_model(timm_name(name), pretrained=pretrained, **arguments)
+    except TypeError as error:
+        if drop_path is None:
+            raise
+        hint = "leave model.drop_path out"
+        raise InputError(f"backbone {name} has no stochastic depth", hint=hint) from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise InputError(f"backbone {name} has no feature maps ({error})") from error

@@ -64,6 +64,7 @@ class DataSeg(nn.Module):
             config.backbone,
             weights=config.backbone_weights,
             freeze_norm=config.freeze_norm,
+            drop_path=config.drop_path,
             pixel_mean=config.pixel_mean,
             pixel_std=config.pixel_std,
             prompt_maps=config.prompt_maps,

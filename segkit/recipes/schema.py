@@ -76,6 +76,10 @@ class ModelConfig(Section):
     freeze_norm: bool = False
     """Keep the backbone's BatchNorm statistics and affine parameters as loaded; for pretrained
     weights and small batches."""
+    drop_path: float | None = Field(None, ge=0, lt=1)
+    """Stochastic depth of the backbone in training: the share of images that skip its last residual
+    block, rising linearly from 0 at the first. ViTDet: 0.1 for ViT-B, 0.4 for ViT-L. Unset, it is
+    timm's: 0.1 for Swin, 0 for most others."""
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """RGB mean, subtracted from images in 0-1; must match the backbone's weights. Unset, it
     follows `backbone_weights = "timm"` and `init_from = "hf:..."`."""
@@ -259,7 +263,8 @@ class OptimizerConfig(Section):
     lr: float = Field(1e-4, gt=0)
     """Peak learning rate of all parameters outside the backbone."""
     backbone_lr_factor: float = Field(0.1, ge=0)
-    """Learning rate of the backbone / `lr`; 0 freezes the backbone's parameters."""
+    """Learning rate of the backbone / `lr`; 0 freezes the backbone's parameters, and computes no
+    gradients of them."""
     backbone_layer_decay: float = Field(1.0, gt=0, le=1)
     """Learning rate of a backbone layer / that of the layer above; below 1 only for `vitdet:`
     backbones. ViTDet: 0.7 for ViT-B, 0.8 for ViT-L."""

@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg, Outputs
 from segkit.recipes.schema import Recipe
+from segkit.training.optimizer import freeze_backbone
 
 LOSS_FACTOR = 4
 """Memory of matching and losses over that of the float32 mask logits of all layers. Measured at the
@@ -69,10 +70,8 @@ def estimate_memory(
     if recipe.training.activation_checkpointing:
         model.recompute_activations()
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    freeze_backbone(model, recipe.optimizer)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if recipe.optimizer.backbone_lr_factor == 0:
-        frozen = {id(parameter) for parameter in model.backbone.parameters()}
-        trained = [parameter for parameter in trained if id(parameter) not in frozen]
     shards = processes if recipe.training.parallel == "fsdp" else 1
     weights = _FLOAT * parameters // shards
     gradients = _FLOAT * sum(parameter.numel() for parameter in trained) // shards

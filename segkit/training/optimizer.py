@@ -20,6 +20,17 @@ POLY_POWER = 0.9
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
+def freeze_backbone(model: nn.Module, config: OptimizerConfig) -> None:
+    """Compute no gradients of a backbone whose learning rate is 0; batch statistics still follow.
+
+    The norm to which gradients are clipped is then that of the other parameters.
+    """
+    if config.backbone_lr_factor == 0:
+        for name, parameter in model.named_parameters():
+            if name.startswith("backbone."):
+                parameter.requires_grad_(False)
+
+
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, object]]:
     """Put every trainable parameter of `model` into exactly one AdamW group.
 
@@ -138,9 +149,9 @@ def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
 def empty_state(model: nn.Module, sizes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """Tensors into which a state of these sizes can be read, sharded as their parameters are.
 
-    Names that are not parameters of `model` are left out.
+    Names that are not trainable parameters of `model` are left out.
     """
-    parameters = dict(model.named_parameters())
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     state = {}
     for key, size in sizes.items():
         name = key.rpartition("/")[0]

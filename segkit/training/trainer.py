@@ -34,6 +34,7 @@ from segkit.training.optimizer import (
     build_ema,
     build_optimizer,
     empty_state,
+    freeze_backbone,
     load_named_state,
     lr_factor,
     named_state,
@@ -68,6 +69,7 @@ class Trainer:
         self.model, self.criterion = model, criterion
         self.device = next(model.parameters()).device
         self.text = {data.name: data.embeddings.text.to(self.device) for data in setup.datasets}
+        freeze_backbone(model, self.recipe.optimizer)
         self.ema = build_ema(model, self.recipe.optimizer.ema_decay)
         self.is_sharded = self.recipe.training.parallel == "fsdp" and distributed.world_size() > 1
         if self.is_sharded:

@@ -156,3 +156,30 @@ def test_unreachable_weights_fail_with_the_alternative(monkeypatch):
         match=r"could not be fetched \(no network\); offline, give a safetensors",
     ):
         Backbone("mobilenetv2_100", weights="timm")
+
+
+def test_drop_path_rises_from_block_to_block_and_is_off_in_evaluation() -> None:
+    images = torch.rand(2, 3, 64, 64)
+    torch.manual_seed(0)
+    plain = Backbone("vitdet:test_vit")
+    torch.manual_seed(0)
+    dropped = Backbone("vitdet:test_vit", drop_path=0.4)
+    rates = [getattr(b.block.drop_path1, "drop_prob", 0.0) for b in dropped.network.blocks]
+    assert rates == pytest.approx(torch.linspace(0, 0.4, len(rates)).tolist())
+    for one, other in zip(plain.eval()(images), dropped.eval()(images), strict=True):
+        assert torch.equal(one, other), "no weight depends on it"
+    dropped.train()
+    results = []
+    for seed in (0, 0, 1, 2, 3):
+        torch.manual_seed(seed)
+        results.append(dropped(images)[-1])
+    assert torch.equal(results[0], results[1]), "a function of torch's seed"
+    assert not all(torch.equal(results[0], result) for result in results[2:])
+
+
+def test_drop_path_is_refused_by_a_network_without_it() -> None:
+    with pytest.raises(InputError, match="no stochastic depth"):
+        Backbone("vgg11", drop_path=0.1)
+    swin = Backbone("swin_tiny_patch4_window7_224")
+    rates = [m.drop_prob for m in swin.modules() if type(m).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.1), "unset, timm's own"

@@ -113,6 +113,7 @@ def test_each_part_follows_the_keys_that_change_it() -> None:
     assert recomputed.activations < 0.9 * base.activations
     frozen = estimate("dataseg-mini", [*DEFORMABLE, "optimizer.backbone_lr_factor=0"])
     assert frozen.gradients < base.gradients and frozen.weights == base.weights
+    assert frozen.activations < 0.9 * base.activations
     sharded = estimate("dataseg-mini", [*DEFORMABLE, "training.parallel=fsdp"], processes=4)
     assert sharded.optimizer == base.optimizer // 4 and sharded.activations == base.activations
     gpu = estimate("dataseg-mini", DEFORMABLE, cuda=True)

@@ -134,3 +134,21 @@ def test_reduced_precision_trains_with_float32_weights(precision: str) -> None:
 def test_data_that_ends_early_is_an_error() -> None:
     with pytest.raises(SegkitError, match="the data ended after 2 steps"):
         list(take_steps(make_trainer(), itertools.islice(batches(), 2)))
+
+
+def test_a_frozen_backbone_gets_no_gradients_and_the_rest_trains_alike() -> None:
+    """Freezing is exact: a backbone that trains at a vanishing rate gives the same weights."""
+    weights = []
+    for factor in (0.0, 1e-30):
+        optimizer = {"backbone_lr_factor": factor, "clip_norm": 1e9, "lr": 0.01}
+        trainer = make_trainer(optimizer=optimizer)
+        before = [p.detach().clone() for p in trainer.model.backbone.parameters()]
+        for _ in range(3):
+            trainer.train_step(batches())
+        after = list(trainer.model.backbone.parameters())
+        torch.testing.assert_close(before, [p.detach() for p in after], rtol=0, atol=1e-20)
+        assert all((p.grad is None) == (factor == 0) for p in after)
+        assert all(p.requires_grad for p in trainer.model.head.parameters())
+        state = trainer.model.state_dict().items()
+        weights.append([value for name, value in state if not name.startswith("backbone.")])
+    assert all(torch.equal(x, y) for x, y in zip(*weights, strict=True))
