@@ -23,13 +23,14 @@ def test_every_shipped_recipe_describes_a_model() -> None:
         assert model.query_content.weight.shape == (config.queries, config.hidden_dim), name
 
 
-def test_the_recipes_of_the_paper_differ_only_in_their_backbone_and_its_learning_rates() -> None:
+def test_the_recipes_of_the_paper_differ_only_in_their_backbone_and_its_training() -> None:
     small, base = (
         load_recipe("dataseg-r50").model_dump(),
         load_recipe("dataseg-vitdet-b").model_dump(),
     )
     assert small["model"].pop("backbone") == "resnet50.a1_in1k"
     assert base["model"].pop("backbone") == "vitdet:vit_base_patch16_224.mae"
+    assert (small["model"].pop("drop_path"), base["model"].pop("drop_path")) == (None, 0.1)
     rates = ("backbone_lr_factor", "backbone_layer_decay")
     assert [[recipe["optimizer"].pop(key) for key in rates] for recipe in (small, base)] == [
         [0.1, 1.0],
