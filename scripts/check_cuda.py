@@ -1,0 +1,91 @@
+"""Check training and inference on a GPU (`make cuda`): at most 8 minutes on an H100.
+
+    python scripts/check_cuda.py --out cuda-out
+    python scripts/check_cuda.py --out tiny-out --device cpu --tiny     # sizes for a CPU
+
+Compares losses, gradients, precisions, compiled, parallel and resumed training with plain runs, and
+measures speed and memory beside Hugging Face's Mask2Former. Everything runs on generated scenes;
+nothing is downloaded. Writes `--out`/cuda.json and cuda.md; the exit code is 1 where a check fails.
+A check that raises is one failed row, and the others still run.
+"""
+
+import argparse
+import json
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from cuda_checks import CHECKS, FULL, TINY, Bench, Row
+from experiments import markdown
+from rich.console import Console
+from rich.table import Table
+
+from segkit import __version__
+
+COLUMNS = ("check", "quantity", "value", "at most", "")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("cuda-out"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tiny", action="store_true", help="sizes for a CPU, or a dry run")
+    parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS))
+    options = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    options.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(torch.device(options.device), TINY if options.tiny else FULL, options.out)
+    rows: list[Row] = []
+    seconds: dict[str, float] = {}
+    for name in options.only:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        try:
+            rows += CHECKS[name](bench)
+        except Exception:
+            traceback.print_exc()
+            rows.append(Row(name, "failed: see the traceback", float("nan")))
+        seconds[name] = round(time.perf_counter() - started, 1)
+        write(options.out, bench, rows, seconds)
+    show(bench, rows)
+    return int(not all(row.passed for row in rows))
+
+
+def write(out: Path, bench: Bench, rows: list[Row], seconds: dict[str, float]) -> None:
+    """Write the rows so far as JSON and Markdown."""
+    result = {
+        "segkit_version": __version__,
+        "torch": torch.__version__,
+        "device": device_name(bench.device),
+        "sizes": asdict(bench.sizes),
+        "rows": [{**asdict(row), "passed": row.passed} for row in rows],
+        "seconds": seconds,
+    }
+    (out / "cuda.json").write_text(json.dumps(result, indent=1), "utf-8")
+    (out / "cuda.md").write_text(markdown(COLUMNS, [cells(row) for row in rows]), "utf-8")
+
+
+def show(bench: Bench, rows: list[Row]) -> None:
+    """Print the table."""
+    table = Table(*COLUMNS, title=f"torch {torch.__version__}, {device_name(bench.device)}")
+    for row in rows:
+        table.add_row(*cells(row))
+    Console(width=110).print(table)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    limit = "" if row.limit is None else f"{row.limit:g}"
+    return row.check, row.quantity, f"{row.value:.3g}", limit, "" if row.passed else "FAILED"
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
