@@ -183,27 +183,29 @@ def box_prompt_losses(
     layer_weight = masks.new_full((layers, 1), 1 / max(1, layers - 1))
     layer_weight[-1] = 1.0
     truth = [t.select(rows) for t, rows in zip(targets, prompts.targets, strict=True)]
-    has_mask = torch.cat([t.has_mask for t in truth])
+    trust = torch.cat([t.trust for t in truth])
     boxes = torch.cat(prompts.boxes).to(device, non_blocking=True)
     region = _region(boxes, targets[0].weight.shape)  # (Q, h, w)
     losses: dict[str, Tensor] = {}
-    if bool(has_mask.any()):
-        chosen = true_rows(has_mask, device)
+    if bool((trust > 0).any()):
+        chosen = true_rows(trust > 0, device)
+        mask_weight = layer_weight * trust[trust > 0].to(device, non_blocking=True)  # (L, Q)
         target = torch.cat([t.masks for t in truth])[chosen].flatten(1)
         weight = (region * torch.stack([t.weight for t in targets])[image])[chosen].flatten(1)
         logits = masks[:, chosen].flatten(2)  # (L, Q, h * w)
         target, weight = target.expand_as(logits), weight.expand_as(logits)
-        entropy = (layer_weight * cross_entropy_loss(logits, target, weight)).sum() / num_prompts
-        dice = (layer_weight * dice_loss(logits, target, weight)).sum() / num_prompts
+        entropy = (mask_weight * cross_entropy_loss(logits, target, weight)).sum() / num_prompts
+        dice = (mask_weight * dice_loss(logits, target, weight)).sum() / num_prompts
         losses["conditioned_mask"] = CROSS_ENTROPY * config.box_prompts * entropy
         losses["conditioned_dice"] = config.dice * config.box_prompts * dice
-    if not bool(has_mask.all()):
-        chosen = true_rows(~has_mask, device)
+    if bool((trust < 1).any()):
+        chosen = true_rows(trust < 1, device)
+        box_weight = layer_weight * (1 - trust[trust < 1]).to(device, non_blocking=True)  # (L, Q)
         cover = torch.cat([t.boxes for t in truth])[chosen]
         logits = torch.where(region[chosen] > 0, masks[:, chosen], OUTSIDE).flatten(0, 1)
         cover, weight = (
             cover.repeat(layers, 1, 1),  # (L * Q, h, w)
-            layer_weight.expand(-1, len(cover)).flatten() / num_prompts,
+            box_weight.flatten() / num_prompts,
         )
         losses |= _box_losses(logits, cover, weight, batch, image[chosen].repeat(layers), config)
     if bool((labels < 0).any()):

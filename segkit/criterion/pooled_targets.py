@@ -33,6 +33,9 @@ class PooledTargets:
     """(T,) int64."""
     has_mask: Tensor
     """(T,) bool, on the CPU."""
+    trust: Tensor
+    """(T,) float32 in 0-1, on the CPU: weight of the losses of the mask; those of the box get the
+    rest."""
     masks: Tensor
     """(T, h, w): share of each cell's labeled pixels that the mask covers."""
     boxes: Tensor
@@ -64,7 +67,10 @@ class PooledTargets:
         void = targets.void if targets.padding is None else targets.void & ~targets.padding
         void = F.avg_pool2d(void[None].float(), MASK_STRIDE)[0]
         labels = targets.labels.to(weight.device, non_blocking=True)
-        return cls(labels, targets.has_mask, masks, boxes, weight, void, targets.masks, labeled)
+        trust = targets.has_mask.float() if targets.trust is None else targets.trust
+        return cls(
+            labels, targets.has_mask, trust, masks, boxes, weight, void, targets.masks, labeled
+        )
 
     def select(self, rows: Tensor) -> "PooledTargets":
         """The targets of some rows, (R,) int64 on the CPU."""
@@ -73,6 +79,7 @@ class PooledTargets:
             self,
             labels=self.labels[on_device],
             has_mask=self.has_mask[rows],
+            trust=self.trust[rows],
             masks=self.masks[on_device],
             boxes=self.boxes[on_device],
             full_masks=self.full_masks[on_device],

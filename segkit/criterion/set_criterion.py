@@ -61,8 +61,9 @@ class MatchedPairs:
     """(M,) int64."""
     target: Tensor
     """(M,) int64: row among the targets of all images together."""
-    has_mask: Tensor
-    """(M,) bool, on the CPU: whether the target has a mask or only a box."""
+    trust: Tensor
+    """(M,) float32 in 0-1, on the CPU: weight of the losses of the target's mask; those of its box
+    get the rest."""
 
 
 class SetCriterion(nn.Module):
@@ -148,7 +149,7 @@ class SetCriterion(nn.Module):
         layers = proposals.heads.shape[1]
         indices = self.matcher.finish(matching.costs)
         target = _rows_of_targets(targets, indices)
-        has_mask = torch.cat([t.has_mask for t in targets])[target]
+        trust = torch.cat([t.trust for t in targets])[target]
         indices = indices.to(proposals.heads.device)
         target = target.to(proposals.heads.device, non_blocking=True)
 
@@ -162,13 +163,13 @@ class SetCriterion(nn.Module):
         rows = torch.stack((indices.image * layers + indices.layer, indices.query), dim=1)
         masks = merge_masks(mask_logits.flatten(2), proposals.heads.flatten(0, 1), rows)
         masks = masks.reshape(-1, *mask_logits.shape[-2:])
-        pairs = MatchedPairs(masks, indices.image, target, has_mask)
+        pairs = MatchedPairs(masks, indices.image, target, trust)
 
         num_targets = torch.full((), len(labels), dtype=torch.float32, device=masks.device)
         num_masks = distributed.mean_over_processes(num_targets) * layers
-        if bool(has_mask.any()):
+        if bool((trust > 0).any()):
             losses |= self._mask_losses(pairs, matching, num_masks)
-        if not bool(has_mask.all()):
+        if bool((trust < 1).any()):
             losses |= self._box_losses(pairs, matching, num_masks, batch.images, step)
         return losses
 
@@ -206,7 +207,8 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Focal and dice terms of the pairs whose target has a mask."""
         config, targets = self.config, matching.targets
-        chosen = true_rows(pairs.has_mask, pairs.masks.device)
+        chosen = true_rows(pairs.trust > 0, pairs.masks.device)
+        trust = pairs.trust[pairs.trust > 0].to(chosen.device, non_blocking=True)
         logits, target, image = pairs.masks[chosen], pairs.target[chosen], pairs.image[chosen]
         if config.points:
             sampled = _at_points(logits, target, image, targets, config.points, matching.generator)
@@ -215,8 +217,8 @@ class SetCriterion(nn.Module):
             weight = torch.stack([t.weight for t in targets])[image]
             sampled = logits.flatten(1), masks.flatten(1), weight.flatten(1)
         return {
-            "focal": config.focal * focal_loss(*sampled).sum() / num_masks,
-            "dice": config.dice * dice_loss(*sampled).sum() / num_masks,
+            "focal": config.focal * (trust * focal_loss(*sampled)).sum() / num_masks,
+            "dice": config.dice * (trust * dice_loss(*sampled)).sum() / num_masks,
         }
 
     def _box_losses(
@@ -229,15 +231,16 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Projection and pairwise terms of the pairs whose target has only a box."""
         config = self.config
-        chosen = true_rows(~pairs.has_mask, pairs.masks.device)
+        chosen = true_rows(pairs.trust < 1, pairs.masks.device)
+        doubt = (1 - pairs.trust[pairs.trust < 1]).to(chosen.device, non_blocking=True)
         logits = pairs.masks[chosen]
         boxes = torch.cat([t.boxes for t in matching.targets])[pairs.target[chosen]]
-        projection = projection_loss(logits, boxes).sum()
+        projection = (doubt * projection_loss(logits, boxes)).sum()
         losses = {"projection": config.projection * projection / num_masks}
         if config.pairwise > 0:
             warmup = min(1.0, (step + 1) / max(1, config.pairwise_warmup_steps))
             affinity, image = image_affinity(images), pairs.image[chosen]
-            pairwise = pairwise_losses(logits, affinity, image, boxes).sum()
+            pairwise = (doubt * pairwise_losses(logits, affinity, image, boxes)).sum()
             losses["pairwise"] = config.pairwise * warmup * pairwise / num_masks
         assist = [t.assist for t in matching.targets if t.assist is not None]
         if assist and config.box_assist == "pseudo":

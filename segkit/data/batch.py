@@ -34,6 +34,9 @@ class Targets:
     padding: Tensor | None = None
     """(H, W) bool: pixels of the crop beyond the image, all of them void; None means there are
     none."""
+    trust: Tensor | None = None
+    """(T,) float32 in 0-1: weight of the losses of each mask; those of its box get the rest. 0
+    without a mask. None: 1 for every mask."""
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
@@ -122,7 +125,8 @@ def collate(batch: Batch) -> CollatedBatch:
         images=batch.images,
         counts=[len(target) for target in targets],
         targets={
-            name: torch.cat([getattr(target, name) for target in targets]) for name in _PER_TARGET
+            name: torch.cat([getattr(target, name) for target in targets])
+            for name in (*_PER_TARGET, *(("trust",) if targets[0].trust is not None else ()))
         },
         void=torch.stack([target.void for target in targets]),
         padding=_stack_padding(targets),

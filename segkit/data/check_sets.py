@@ -85,6 +85,16 @@ def require_boxes(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfi
     raise InputError(message, record="loss.box_assist", hint=hint)
 
 
+def require_scores(sets: Sequence[tuple[str, ShardSet, float]]) -> None:
+    """Raise InputError where no set has a pseudo-mask with a score."""
+    for _, shards, _ in sorted(sets, key=lambda item: item[1].manifest.command != "pseudolabel"):
+        for sample in shards.samples():
+            if any(s.mask_from == "pseudo" and s.score is not None for s in sample.segments):
+                return
+    message = "no data set has pseudo-masks with scores"
+    raise InputError(message, record="loss.trust_scores", hint="leave it out")
+
+
 def is_target(segment: Segment, task: Task, policies: Mapping[int, MaskPolicy]) -> bool:
     """Whether a segment can become a target of training."""
     if segment.is_crowd or segment.ignore or policies.get(segment.class_id) == "none":

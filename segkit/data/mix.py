@@ -36,6 +36,8 @@ class MixedSet:
     task: Task
     policies: Mapping[int, MaskPolicy]
     """Mask policy of every class id."""
+    trust_scores: bool = False
+    """Whether the scores of pseudo-masks weight them."""
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -50,6 +52,7 @@ class DataMix:
         sets: name, shard set and sampling weight of each data set; weights are relative.
         config: crops, batch size (of one rank) and mask policies.
         seed: of draws, orders and augmentation.
+        trust_scores: weight pseudo-masks by their scores, see `build_targets`.
         rank, world_size: the ranks together see the samples that one process would see with their
             joint batch size.
 
@@ -64,6 +67,7 @@ class DataMix:
         config: DataConfig,
         *,
         seed: int,
+        trust_scores: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -76,6 +80,7 @@ class DataMix:
                 weight=weight,
                 task=TASKS[shards.manifest.kind],
                 policies=mask_policies(name, shards.taxonomy, config),
+                trust_scores=trust_scores,
             )
             for name, shards, weight in sets
         )
@@ -162,7 +167,12 @@ def make_crop(
             np.ascontiguousarray(pixels[content]), strength=config.color_jitter, rng=rng
         )
     targets = build_targets(
-        sample, crop, taxonomy=mixed.taxonomy, task=mixed.task, policies=mixed.policies
+        sample,
+        crop,
+        taxonomy=mixed.taxonomy,
+        task=mixed.task,
+        policies=mixed.policies,
+        trust_scores=mixed.trust_scores,
     )
     return torch.from_numpy(np.stack(cv2.split(pixels))), targets
 

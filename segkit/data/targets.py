@@ -36,6 +36,7 @@ def build_targets(
     taxonomy: Taxonomy,
     task: Task,
     policies: Mapping[int, MaskPolicy],
+    trust_scores: bool = False,
 ) -> Targets:
     """Build the targets of one crop.
 
@@ -54,12 +55,14 @@ def build_targets(
         taxonomy: of the sample's data set.
         task: of the sample's data set.
         policies: mask policy by class id; classes without one use their masks.
+        trust_scores: weight pseudo-masks by their scores (`Targets.trust`). One with score 0 counts
+            as absent, and one below 1 keeps the box that it was made from.
 
     Raises:
         ValueError: an RLE does not fill the image.
         KeyError: the taxonomy has no such class id.
     """
-    return _TargetBuilder(sample, crop, taxonomy, task, policies).build()
+    return _TargetBuilder(sample, crop, taxonomy, task, policies, trust_scores).build()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class _Target:
     mask: Mask
     box: Corners
     is_part: bool = False
+    trust: float = 1.0
 
 
 class _TargetBuilder:
@@ -80,13 +84,17 @@ class _TargetBuilder:
         taxonomy: Taxonomy,
         task: Task,
         policies: Mapping[int, MaskPolicy],
+        trust_scores: bool,
     ) -> None:
         self.sample, self.crop = sample, crop
         self.taxonomy, self.task, self.policies = taxonomy, task, policies
+        self.trust_scores = trust_scores
         counts = {
             index: segment.mask
             for index, segment in enumerate(sample.segments)
-            if segment.mask is not None and policies.get(segment.class_id, "mask") == "mask"
+            if segment.mask is not None
+            and policies.get(segment.class_id, "mask") == "mask"
+            and self._trust(index) > 0
         }
         if sample.void is not None:
             counts[_VOID] = sample.void
@@ -134,11 +142,25 @@ class _TargetBuilder:
         mask = masks[0] if len(masks) == 1 else np.logical_or.reduce(masks)
         has_mask = all(box is None for _, box in regions)
         boxes = [
-            corners(tight_box(region)) if box is None else box
-            for region, box in regions
+            self._box(index, region) if box is None else box
+            for index, (region, box) in zip(indices, regions, strict=True)
             if region.any()
         ]
-        return _Target(self.sample.segments[indices[0]], has_mask, mask, _hull(boxes))
+        trust = min(map(self._trust, indices)) if has_mask else 0.0
+        return _Target(self.sample.segments[indices[0]], has_mask, mask, _hull(boxes), trust=trust)
+
+    def _trust(self, index: int) -> float:
+        """Weight of the mask of a segment: its score, if it is a pseudo-mask and scores count."""
+        segment = self.sample.segments[index]
+        if not self.trust_scores or segment.mask_from != "pseudo" or segment.score is None:
+            return 1.0
+        return segment.score
+
+    def _box(self, index: int, mask: Mask) -> Corners:
+        """The box of a segment by its mask in the crop; by its own box, clipped, in doubt."""
+        if self._trust(index) < 1:
+            return self.crop.clip(self.crop.box(self.sample.segments[index].box))
+        return corners(tight_box(mask))
 
     def _region(self, index: int) -> tuple[Mask, Corners | None]:
         """The mask of a segment in the crop, and None.
@@ -197,6 +219,7 @@ class _TargetBuilder:
             void=torch.from_numpy(void),
             annotated=self._annotated(),
             padding=torch.from_numpy(padding),
+            trust=torch.tensor([target.trust for target in targets]) if self.trust_scores else None,
         )
 
     def _annotated(self) -> torch.Tensor | None:
@@ -228,4 +251,4 @@ def _connected_parts(target: _Target) -> Iterator[tuple[int, _Target]]:
         mask[top:bottom, left:right] = labels == label
         x0, y0 = float(left + x), float(top + y)
         box = (x0, y0, x0 + width, y0 + height)
-        yield area, _Target(target.segment, True, mask, box, is_part=True)
+        yield area, _Target(target.segment, True, mask, box, is_part=True, trust=target.trust)

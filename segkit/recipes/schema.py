@@ -240,6 +240,9 @@ class LossConfig(Section):
     box_assist_start: int = Field(500, ge=0)
     """First step with such masks: until box prompts have been trained, their masks are worth
     little."""
+    trust_scores: bool = False
+    """Weight the losses of a pseudo-mask by its score, and those of its box by the rest: a mask of
+    score 0 counts as absent, one of score 1 as a human's."""
     merge_threshold: float = Field(MERGE_THRESHOLD, ge=0, le=1)
     """MERGE takes a proposal whose class probability exceeds this; 1 merges nothing. Merging by
     arg-max (0) starves training: the proposals of a new model mostly share one arg-max, so MERGE

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit.data.check_sets import check_sets, require_boxes, require_targets
+from segkit.data.check_sets import check_sets, require_boxes, require_scores, require_targets
 from segkit.data.mask_policy import (
     PolicyCounts,
     count_policies,
@@ -102,6 +102,8 @@ def check_inputs(
     require_targets(datasets, recipe.data)
     if recipe.loss.box_assist != "off":
         require_boxes(datasets, recipe.data)
+    if recipe.loss.trust_scores:
+        require_scores(datasets)
     eval_datasets = name_sets([(spec, 1.0) for spec in eval_data])
     check_eval_sets(eval_datasets)
     if recipe.training.publish == "best" and not eval_datasets:

@@ -79,6 +79,7 @@ def _build_mix(setup: TrainingSetup) -> DataMix:
         [(data.name, data.shards, data.weight) for data in setup.datasets],
         setup.recipe.data,
         seed=setup.recipe.training.seed,
+        trust_scores=setup.recipe.loss.trust_scores,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )

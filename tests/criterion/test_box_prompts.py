@@ -132,3 +132,30 @@ def test_one_prompt_of_a_crop_is_the_one_that_the_crop_shows_as_inference_does()
     assert torch.equal(prompts.others[0], boxes[[0, 2]])
     two = sampled(batch, EXACT.model_copy(update={"max_box_prompts": 2}))
     assert len(two) == 2 and two.targets[0][0] == 1
+
+
+def trusting(trust: float | None, masked: bool = True) -> Batch:
+    targets = rectangles((8, 8, 40, 40), (20, 0, 64, 28), labels=(0, 1), masked=masked)
+    weights = None if trust is None else torch.tensor([trust, 1.0])
+    return make_batch(replace(targets, trust=weights), task="instance")
+
+
+def test_trust_divides_the_loss_between_mask_and_box() -> None:
+    generator = torch.Generator().manual_seed(1)
+    proposals = Proposals(
+        torch.randn(1, 3, 2, 4, generator=generator),
+        torch.randn(1, 3, 2, 16, 16, generator=generator),
+    )
+
+    def terms(trust: float | None) -> dict[str, float]:
+        batch = trusting(trust)
+        found = losses(proposals, sampled(batch, EXACT), batch, EXACT)
+        return {name: value.item() for name, value in found.items()}
+
+    full, none, part = terms(1.0), terms(0.0), terms(0.3)
+    assert full == terms(None), "bit by bit"
+    assert set(full) == {"conditioned_mask", "conditioned_dice"}
+    assert set(none) == {*full, "conditioned_projection", "conditioned_pairwise"}
+    for name, value in part.items():
+        expected = 0.3 * full.get(name, 0.0) + 0.7 * none[name]
+        assert value == pytest.approx(expected, rel=1e-5)

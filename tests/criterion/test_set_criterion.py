@@ -210,3 +210,21 @@ def test_nothing_waits_for_the_device_before_the_matching(
     torch.manual_seed(0)
     with pytest.raises(MatchingReached):
         model_losses(model, batch.to("meta"), text, LossConfig(points=points))
+
+
+def test_trust_divides_the_losses_of_matched_queries() -> None:
+    exact = rectangles((4, 8, 32, 40), (36, 0, 64, 20), labels=(1, 0))
+    proposals = perfect_proposals((exact,))
+    proposals = proposals._replace(mask_logits=0.05 * proposals.mask_logits)
+
+    def terms(trust: float | None) -> dict[str, float]:
+        weights = None if trust is None else torch.tensor([trust, 1.0])
+        batch = make_batch(replace(exact, trust=weights), task="instance")
+        return {name: value.item() for name, value in query_losses(proposals, batch).items()}
+
+    full, none, part = terms(1.0), terms(0.0), terms(0.3)
+    assert full == terms(None), "bit by bit"
+    assert set(none) - set(full) == {"projection"}
+    for name, value in part.items():
+        expected = 0.3 * full.get(name, 0.0) + 0.7 * none[name]
+        assert value == pytest.approx(expected, rel=1e-5)

@@ -247,4 +247,8 @@ def test_padding_is_the_area_beyond_the_image() -> None:
 def test_only_maps_move_to_the_device() -> None:
     targets = build(Sample("a", "a", 100, 80, annotated=(9,)), FULL, "instance")
     moved = vars(targets.to("meta"))
-    assert {name for name, value in moved.items() if value.is_meta} == {"masks", "void", "padding"}
+    assert {name for name, value in moved.items() if value is not None and value.is_meta} == {
+        "masks",
+        "void",
+        "padding",
+    }

@@ -186,3 +186,11 @@ def test_class_names_of_one_embedding_are_noted(
     recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")))
     (note,) = encode_names(check_inputs(recipe, [(str(twins.path), 1.0)], [str(twins.path)]))
     assert note.startswith("changed: classes 1 'helmet', 2 'Helmet' have one text embedding")
+
+
+def test_scores_that_no_set_has_are_not_trusted(tmp_path: Path) -> None:
+    data = write_toy_set(tmp_path / "data")
+    with pytest.raises(InputError, match="no data set has pseudo-masks with scores"):
+        check_inputs(
+            load_recipe("dataseg-mini", ["loss.trust_scores=true"]), [(str(data.path), 1.0)], []
+        )
