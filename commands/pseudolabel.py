@@ -68,6 +68,18 @@ def pseudolabel(
         help="Of a run. box-prompts: segment each box (default); proposals: match the model's own "
         "proposals to the boxes (default of public Mask2Formers, which have no box prompts).",
     ),
+    tta: bool = typer.Option(
+        False,
+        "--tta",
+        help="Test-time augmentation of a run's box prompts: average three crop sizes and their "
+        "mirror images. Six times the work of the model.",
+    ),
+    resolve_overlaps: bool = typer.Option(
+        False,
+        "--resolve-overlaps",
+        help="Give each pixel to one mask of an image, the smallest of those that contain it, as "
+        "panoptic labels need it. Masks that the set has already keep their pixels.",
+    ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     preview: bool = PREVIEW_OPTION,
@@ -93,7 +105,9 @@ def pseudolabel(
     if len(teachers) > 1:
         hint = "give it once; --checkpoint is its second name"
         raise InputError(f"{len(teachers)} teachers: {', '.join(teachers)}", hint=hint)
-    spec = TeacherSpec(teachers[0], chosen_strategy or None, settings, device, min_score, min_iou)
+    spec = TeacherSpec(
+        teachers[0], chosen_strategy or None, settings, device, min_score, min_iou, tta
+    )
     spec.check()
     boxes = _open_boxes(data)
 
@@ -103,7 +117,9 @@ def pseudolabel(
 
     teacher = spec.open()
     with progress_bar(f"pseudolabel {boxes.path.parent.name}", len(boxes)) as advance:
-        layer, transfer = label_boxes(teacher, boxes, out, force=force, on_image=advance)
+        layer, transfer = label_boxes(
+            teacher, boxes, out, exclusive=resolve_overlaps, force=force, on_image=advance
+        )
     arguments = layer.manifest.arguments
     figures = describe_masks(layer)
     result = {
@@ -114,6 +130,8 @@ def pseudolabel(
         "min_score": teacher.min_score,
         "min_iou": teacher.min_iou,
         "strategy": arguments.get("strategy"),
+        "tta": tta,
+        "resolve_overlaps": resolve_overlaps,
         "boxes": transfer.boxes,
         "masked": transfer.masked,
         "kept_as_boxes": transfer.kept_as_boxes,

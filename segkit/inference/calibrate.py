@@ -81,7 +81,7 @@ def calibrate(
 
     Args:
         run: a run with box prompts.
-        data: a set with masks; see `is_calibrated_on`.
+        data: a set with true masks of things; see `score_boxes`.
         seed: decides which half of the images is fitted.
         on_image: called after each image.
 
@@ -91,33 +91,37 @@ def calibrate(
     return fit_calibration(score_boxes(run, data, on_image=on_image), data, seed=seed)
 
 
-def is_calibrated_on(segment: Segment) -> bool:
-    """Whether a segment is a thing with a true mask: no crowd, not ignored, not a prediction."""
-    return (
-        segment.mask is not None
-        and segment.kind == "thing"
-        and segment.mask_from not in ("pseudo", "prediction")
-        and not (segment.is_crowd or segment.ignore)
-    )
+def has_true_mask(segment: Segment) -> bool:
+    """Whether a segment has a mask that no model predicted."""
+    return segment.mask is not None and segment.mask_from not in ("pseudo", "prediction")
 
 
 def score_boxes(
     run: Run, data: ShardSet, *, on_image: Callable[[], None] = lambda: None
 ) -> ScoredBoxes:
-    """Predict a mask for the box of each segment of `is_calibrated_on`, and compare the two."""
+    """Predict a mask for the box of each thing with a true mask, and compare the two.
+
+    Crowds and ignored things are left out.
+    """
     embeddings = run.class_embeddings(data.taxonomy)
 
     def load(item: tuple[int, Sample]) -> _LabeledImage:
         index, sample = item
         size = sample.height, sample.width
-        segments = [
-            s for s in sample.segments if is_calibrated_on(s) and touches_image(s.box, *size)
+        things = [
+            segment
+            for segment in sample.segments
+            if segment.kind == "thing"
+            and not (segment.is_crowd or segment.ignore)
+            and touches_image(segment.box, *size)
         ]
+        segments = [segment for segment in things if has_true_mask(segment)]
         if not segments:
             return _LabeledImage(index, size, [], [])
         boxes = [segment.box for segment in segments]
         labels = [data.taxonomy.index[segment.class_id] for segment in segments]
-        prompts = ImagePrompts(data.image(sample), boxes, labels)
+        others = [segment.box for segment in things if not has_true_mask(segment)]
+        prompts = ImagePrompts(data.image(sample), boxes, labels, others)
         return _LabeledImage(index, size, segments, [prompts])
 
     def predict(prompts: Iterable[ImagePrompts]) -> Iterator[Sequence[BoxMask]]:

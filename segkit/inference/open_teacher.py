@@ -25,7 +25,7 @@ from segkit.inference.grabcut import GrabCutTeacher
 from segkit.inference.shape_teachers import SHAPES, ShapeTeacher
 from segkit.inference.teacher import Teacher
 from segkit.recipes.schema import Strategy
-from segkit.runs.open_run import check_min_iou, check_run, run_folder
+from segkit.runs.open_run import check_min_iou, check_run, require_box_prompts, run_folder
 from segkit.runs.run_manifest import read_run_manifest
 
 GRABCUT = "grabcut"
@@ -56,6 +56,8 @@ class TeacherSpec:
     masks all have the same score."""
     min_iou: float | None = None
     """Lowest expected IoU of a mask, of box prompts of calibrated runs."""
+    tta: bool = False
+    """Test-time augmentation, of box prompts of runs."""
 
     @property
     def kind(self) -> str:
@@ -80,6 +82,8 @@ class TeacherSpec:
             check_run(self.name, self._run_settings(), strategy)
             if self.min_iou is not None:
                 check_min_iou(self.name, strategy)
+            if self.tta:
+                require_box_prompts("--tta", self.name, strategy)
         elif self.kind in KINDS:
             require_extra("hf", f"a {KINDS[self.kind].name}")
             check_source(self.name)
@@ -110,7 +114,7 @@ class TeacherSpec:
         from segkit.runs.open_run import load_run
 
         run = load_run(self.name, self.device, self._run_settings())
-        return RunTeacher(run, self.strategy, min_iou=self.min_iou)
+        return RunTeacher(run, self.strategy, min_iou=self.min_iou, tta=self.tta)
 
     def _check_options(self) -> None:
         run, shape = self.kind == "run", self.kind in SHAPES
@@ -121,6 +125,7 @@ class TeacherSpec:
             "--device": self.device != "auto" and not model,
             "--min-score": self.min_score is not None and shape,
             "--min-iou": self.min_iou is not None and not run,
+            "--tta": self.tta and not run,
         }
         for option, is_given in unread.items():
             if is_given:
@@ -172,9 +177,10 @@ def open_teacher(
     device: str = "auto",
     min_score: float | None = None,
     min_iou: float | None = None,
+    tta: bool = False,
 ) -> Teacher:
     """Open a teacher, such as `sam:facebook/sam-vit-base`: `TeacherSpec(...).open()`."""
-    return TeacherSpec(name, strategy, settings, device, min_score, min_iou).open()
+    return TeacherSpec(name, strategy, settings, device, min_score, min_iou, tta).open()
 
 
 def _check_processor(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +22,22 @@ from segkit.recipes.schema import InferenceConfig
 from segkit.runs.calibration import Calibration
 from segkit.sample import Box
 
+TTA_FACTORS = (1.3, 1.6, 2.0)
+"""Crop factors of test-time augmentation."""
 MAX_ENLARGEMENT = 8.0
 """Crop pixels for one image pixel, at most."""
+
+
+class View(NamedTuple):
+    """How a box is shown to the model."""
+
+    factor: float
+    """Side of the crop over the longer side of the box."""
+    mirrored: bool
+
+
+TTA_VIEWS = tuple(View(factor, flip) for factor in TTA_FACTORS for flip in (False, True))
+"""Views of test-time augmentation, whose probabilities are averaged."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,7 @@ def predict_box_masks(
     *,
     crop_size: int,
     calibration: Calibration | None = None,
+    tta: bool = False,
 ) -> Iterator[list[BoxMask]]:
     """Segment the boxes of a stream of images.
 
@@ -74,32 +90,38 @@ def predict_box_masks(
         crop_size: side of the crops in pixels, a multiple of 32: that of the training crops, in
             which the model has seen objects at this scale.
         calibration: of the run; makes each score the IoU to expect.
+        tta: average the probabilities of `TTA_VIEWS`, at six times the cost.
 
     Yields:
         The masks of each image, in order. Score: mean probability within the mask, 0.5 to 1; 0
         where it is empty. `scripts/experiment_calibration.py` compares it with other scores.
     """
 
+    views = TTA_VIEWS if tta else (View(CROP_FACTOR, mirrored=False),)
+    size = config.batch_size
+
     def boxes_of(image: ImagePrompts) -> Sequence[tuple[ImagePrompts, int]]:
         return [(image, row) for row in range(len(image.boxes))]
 
-    def load(prompt: tuple[ImagePrompts, int]) -> _BoxCrop:
-        image, row = prompt
+    def views_of(prompt: tuple[ImagePrompts, int]) -> Sequence[tuple[ImagePrompts, int, View]]:
+        return [(*prompt, view) for view in views]
+
+    def load(prompt: tuple[ImagePrompts, int, View]) -> _BoxCrop:
+        image, row, view = prompt
         height, width = image.image.shape[:2]
         box, label = image.boxes[row], image.labels[row]
         others = [*image.boxes[:row], *image.boxes[row + 1 :], *image.others]
-        crop = _crop_around(box, height, width, crop_size)
+        crop = _crop_around(box, height, width, crop_size, view)
         return _BoxCrop((height, width), box, label, others, crop, crop.image(image.image))
 
-    def predict(boxes: Iterable[tuple[ImagePrompts, int]]) -> Iterator[BoxMask]:
-        size = config.batch_size
-        crops = prefetch(load, boxes, ahead=2 * size)
+    def run(prompts: Iterable[tuple[ImagePrompts, int, View]]) -> Iterator[_BoxOutput]:
+        crops = prefetch(load, prompts, ahead=2 * size)
         batches = batch_by_shape(crops, lambda crop: crop.pixels.shape, size=size, patience=size)
-        outputs = (
-            output
-            for batch in batches
-            for output in _run_model(model, class_embeddings, [crop for _, crop in batch], config)
-        )
+        for batch in batches:
+            yield from _run_model(model, class_embeddings, [crop for _, crop in batch], config)
+
+    def predict(boxes: Iterable[tuple[ImagePrompts, int]]) -> Iterator[BoxMask]:
+        outputs = (outputs for _, outputs in unbatch(boxes, views_of, run))
         return prefetch(_paste_mask, outputs, ahead=2 * size)
 
     for image, masks in unbatch(prompts, boxes_of, predict):
@@ -135,17 +157,15 @@ def _run_model(
         yield _BoxOutput(box_crop, class_index, logits)
 
 
-def _crop_around(box: Box, height: int, width: int, crop_size: int) -> Crop:
-    """The square crop around a box, CROP_FACTOR times its longer side.
-
-    It is at most as large as the image's longer side.
-    """
+def _crop_around(box: Box, height: int, width: int, crop_size: int, view: View) -> Crop:
+    """The square crop around a box; at most as large as the image's longer side."""
     longest = max(box[2], box[3])
-    side = min(max(longest * CROP_FACTOR, crop_size / MAX_ENLARGEMENT), max(height, width, longest))
+    side = min(max(longest * view.factor, crop_size / MAX_ENLARGEMENT), max(height, width, longest))
     side = max(2, round(side))
     x = round(box[0] + box[2] / 2 - side / 2)
     y = round(box[1] + box[3] / 2 - side / 2)
-    return square_crop(height, width, x, y, side, crop_size)
+    crop = square_crop(height, width, x, y, side, crop_size)
+    return replace(crop, mirrored=True) if view.mirrored else crop
 
 
 def _clipped_boxes(boxes: Sequence[Box], crop: Crop) -> Tensor:
@@ -154,15 +174,18 @@ def _clipped_boxes(boxes: Sequence[Box], crop: Crop) -> Tensor:
     return corners[(corners[:, 2:] - corners[:, :2]).amin(-1) > 0]
 
 
-def _paste_mask(output: _BoxOutput) -> BoxMask:
-    """Sample the logits of a crop at the image's pixels inside the box."""
-    box_crop = output.box_crop
+def _paste_mask(views: Sequence[_BoxOutput]) -> BoxMask:
+    """Average the probabilities of a box's views at the image's pixels inside the box."""
+    box_crop = views[0].box_crop
     rows, columns = place = pixels_of_box(box_crop.box, *box_crop.size)
-    logits = _sample_logits(output.mask_logits, box_crop.crop, rows, columns)
-    probability = logits.sigmoid().cpu().numpy()  # (rows, columns)
+    maps = [
+        _sample_logits(view.mask_logits, view.box_crop.crop, rows, columns).sigmoid()
+        for view in views
+    ]
+    probability = torch.stack(maps).mean(0).cpu().numpy()  # (rows, columns)
     inside = probability >= 0.5
     score = float(probability[inside].mean()) if inside.any() else 0.0
-    return BoxMask(box_crop.size, place, inside, score, int(output.class_index))
+    return BoxMask(box_crop.size, place, inside, score, int(views[0].class_index))
 
 
 def _calibrate(
@@ -182,7 +205,8 @@ def _sample_logits(logits: Tensor, crop: Crop, rows: slice, columns: slice) -> T
     left, top, content_w, content_h = crop.content
     image_x = torch.arange(columns.start, columns.stop, device=logits.device) + 0.5
     image_y = torch.arange(rows.start, rows.stop, device=logits.device) + 0.5
-    crop_x = (image_x - x) * content_w / width + left
+    crop_x = (image_x - x) * content_w / width
+    crop_x = (content_w - crop_x if crop.mirrored else crop_x) + left
     crop_y = (image_y - y) * content_h / height + top
     u = crop_x / crop.padded_size[1] * 2 - 1  # -1 to 1 from edge to edge
     v = crop_y / crop.padded_size[0] * 2 - 1

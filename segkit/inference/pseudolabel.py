@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from segkit import storage
 from segkit.inference.box_masks import BoxMask, ImagePrompts
+from segkit.inference.overlaps import occupied_pixels, resolve_overlaps
 from segkit.inference.streams import prefetch, unbatch
 from segkit.inference.teacher import Teacher
 from segkit.masks.rle import encode
@@ -54,6 +55,7 @@ def pseudolabel(
     out: str | Path,
     *,
     strategy: "Strategy | None" = None,
+    exclusive: bool = False,
     force: bool = True,
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[ShardSet, Transfer]:
@@ -67,6 +69,8 @@ def pseudolabel(
         data: any set.
         out: shard set to publish the new version in.
         strategy: of a run, see `RunTeacher`.
+        exclusive: give each pixel to one mask, see `resolve_overlaps`; masks that the set has
+            already keep theirs.
         force: publish a version that equals the newest one too.
         on_image: called after each image.
 
@@ -88,8 +92,11 @@ def pseudolabel(
         for prompted, masks in _predict_samples(data, teacher.predict):
             sample, indices = prompted.sample, prompted.indices
             segments = list(sample.segments)
-            for index, mask in zip(indices, masks, strict=True):
-                if mask is not None and teacher.keeps(mask):
+            kept = [mask if mask and teacher.keeps(mask) else None for mask in masks]
+            if exclusive:
+                kept = resolve_overlaps(kept, occupied_pixels(sample))
+            for index, mask in zip(indices, kept, strict=True):
+                if mask is not None and mask.inside.any():
                     segments[index] = _with_mask(segments[index], mask)
             without_mask = sum(segment.mask is None for segment in sample.segments)
             boxes += len(indices)
@@ -100,6 +107,8 @@ def pseudolabel(
             on_image()
 
     arguments = {**teacher.as_arguments(), "data": str(data.path)}
+    if exclusive:
+        arguments["resolve_overlaps"] = True
     header = replace(
         Header.from_set(data, "pseudolabel", arguments),
         name=storage.location(out).resolve().name or data.manifest.name,

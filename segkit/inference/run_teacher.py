@@ -11,7 +11,7 @@ from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.teacher import Teacher
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import Strategy
-from segkit.runs.open_run import check_min_iou, no_box_prompts
+from segkit.runs.open_run import check_min_iou, no_box_prompts, require_box_prompts
 from segkit.runs.run import Run
 from segkit.shards.manifest import Parent
 from segkit.taxonomy import Taxonomy
@@ -26,14 +26,20 @@ class RunTeacher(Teacher):
             proposals are matched to the boxes by class and overlap. None: box prompts, or proposals
             for a public Mask2Former, which has no box prompts.
         min_iou: lowest expected IoU of a mask, 0-1; of box prompts of a calibrated run.
+        tta: test-time augmentation of box prompts, see `predict_box_masks`.
 
     Raises:
-        InputError: box prompts of a public Mask2Former, or a lowest expected IoU without
-            calibration or box prompts.
+        InputError: box prompts of a public Mask2Former, a lowest expected IoU without calibration
+            or box prompts, or test-time augmentation without box prompts.
     """
 
     def __init__(
-        self, run: Run, strategy: Strategy | None = None, *, min_iou: float | None = None
+        self,
+        run: Run,
+        strategy: Strategy | None = None,
+        *,
+        min_iou: float | None = None,
+        tta: bool = False,
     ) -> None:
         public = run.manifest.command == "import"
         self.strategy: Strategy = strategy or ("proposals" if public else "box-prompts")
@@ -44,6 +50,9 @@ class RunTeacher(Teacher):
         if min_iou is not None:
             check_min_iou(run.path, self.strategy)
             self.min_iou = min_iou
+        if tta:
+            require_box_prompts("--tta", run.path, self.strategy)
+        self.tta = tta
 
     def prepare(self, taxonomy: Taxonomy) -> None:
         """Look up the class embeddings.
@@ -55,11 +64,14 @@ class RunTeacher(Teacher):
 
     def predict(self, prompts: Iterable[ImagePrompts]) -> Iterator[Sequence[BoxMask | None]]:
         """As of `Teacher`; None where no proposal matches."""
+        if self.tta:
+            return segment_prompts(self.run, self._class_embeddings, prompts, tta=True)
         return STRATEGIES[self.strategy](self.run, self._class_embeddings, prompts)
 
     def as_arguments(self) -> dict[str, Any]:
-        """The run, its inference settings and the strategy."""
-        return {**super().as_arguments(), **self.run.as_arguments(), "strategy": self.strategy}
+        """The run, its inference settings, the strategy, and test-time augmentation if on."""
+        arguments = {**super().as_arguments(), **self.run.as_arguments(), "strategy": self.strategy}
+        return arguments | ({"tta": True} if self.tta else {})
 
     def parents(self, destination: str | Path) -> tuple[Parent, ...]:
         """The run."""
@@ -67,7 +79,11 @@ class RunTeacher(Teacher):
 
 
 def segment_prompts(
-    run: Run, class_embeddings: ClassEmbeddings, prompts: Iterable[ImagePrompts]
+    run: Run,
+    class_embeddings: ClassEmbeddings,
+    prompts: Iterable[ImagePrompts],
+    *,
+    tta: bool = False,
 ) -> Iterator[Sequence[BoxMask]]:
     """Strategy `box-prompts`: `predict_box_masks` with the settings of the run."""
     config, crop_size = run.recipe.inference, run.recipe.data.image_size
@@ -78,6 +94,7 @@ def segment_prompts(
         config,
         crop_size=crop_size,
         calibration=run.calibration,
+        tta=tta,
     )
 
 

@@ -126,13 +126,18 @@ def check_min_iou(spec: str | Path, strategy: str) -> None:
     Raises:
         InputError: the strategy is not box-prompts, or the run is not calibrated.
     """
-    if strategy != "box-prompts":
-        hint = "give --min-score, or --strategy box-prompts"
-        raise InputError(f"--min-iou does nothing with {strategy}", file=spec, hint=hint)
+    require_box_prompts("--min-iou", spec, strategy)
     if not read_run_manifest(run_folder(spec)).is_calibrated:
         message = "the run is not calibrated, so that no IoU is expected of its masks"
         hint = f"segkit calibrate --checkpoint {quote(str(spec))} --data SET_WITH_MASKS"
         raise InputError(message, file=spec, hint=hint)
+
+
+def require_box_prompts(option: str, spec: str | Path, strategy: str) -> None:
+    """Raise InputError for an option that only box prompts read, with another strategy."""
+    if strategy != "box-prompts":
+        hint = "leave it out, or give a run with box prompts"
+        raise InputError(f"{option} does nothing with {strategy}", file=spec, hint=hint)
 
 
 def _check_overrides(overrides: Sequence[str], output: str | None = None) -> None:

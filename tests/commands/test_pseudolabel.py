@@ -118,6 +118,18 @@ def test_pseudo_score_decides_which_boxes_get_masks(
     assert counts[0] > counts[2] == 0 and counts[0] >= counts[1] >= counts[2]
 
 
+def test_augmentation_and_overlaps_are_recorded(run: Path, boxes: ShardSet, tmp_path: Path) -> None:
+    common = ("pseudolabel", "--checkpoint", run, "--data", boxes.path, "--no-preview")
+    plain = invoke(*common, "--out", tmp_path / "plain")
+    both = invoke(*common, "--out", tmp_path / "both", "--tta", "--resolve-overlaps")
+    assert not plain["tta"] and not plain["resolve_overlaps"]
+    assert both["tta"] and both["resolve_overlaps"] and both["boxes"] == plain["boxes"]
+    recorded = ShardSet.open(tmp_path / "both").manifest.arguments
+    assert recorded["tta"] is True and recorded["resolve_overlaps"] is True
+    unset = ShardSet.open(tmp_path / "plain").manifest.arguments
+    assert not {"tta", "resolve_overlaps", "min_iou"} & unset.keys(), "as before these options"
+
+
 def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(
     run: Path, toy: ShardSet, boxes: ShardSet
 ) -> None:
@@ -129,5 +141,8 @@ def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(
         [checkpoint, "--data", str(toy.path)],
         [checkpoint, data, "--set", "inference.scores=3"],
         [checkpoint, data, "--set", "inference.score=0.3"],
+        [checkpoint, data, "--tta", "--strategy", "proposals"],
+        ["--teacher", "ellipse", data, "--tta"],
+        ["--teacher", "hf:some/model", data, "--tta"],
     )
     assert_refused_before_torch(["pseudolabel", "--out", "x"], slips)

@@ -1,5 +1,6 @@
 """Fit and check calibrations, against closed forms, scikit-learn and figures by hand."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from segkit.inference.calibrate import (
     calibration_error,
     fit_calibration,
     fit_map,
-    is_calibrated_on,
     reliability,
     score_boxes,
 )
@@ -25,8 +25,10 @@ from segkit.masks.boxes import AREAS
 from segkit.masks.rle import decode
 from segkit.runs.calibration import Calibration, ReliabilityBin
 from segkit.runs.open_run import load_run
-from segkit.sample import Segment
+from segkit.sample import Sample
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_set
 from segkit.training.train import train
 from tests.training.toy import write_recipe, write_toy_set
 
@@ -173,18 +175,26 @@ def test_boxes_are_scored_as_pseudolabel_predicts_them(run: Path, toy: ShardSet)
     assert scored.iou == pytest.approx(expected[:, 3], abs=0.02)
 
 
-def test_only_true_masks_of_single_things_count() -> None:
-    thing = Segment(1, "thing", (0.0, 0.0, 4.0, 4.0), b"0", 4, mask_from="human")
-    assert is_calibrated_on(thing) and is_calibrated_on(replace(thing, mask_from="derived"))
-    for change in (
+def test_only_true_masks_of_single_things_count(run: Path, toy: ShardSet, tmp_path: Path) -> None:
+    changes = (
+        {"mask_from": "derived"},
         {"mask": None, "mask_from": None},
-        {"kind": "stuff"},
         {"is_crowd": True},
         {"ignore": True},
         {"mask_from": "pseudo"},
         {"mask_from": "prediction"},
-    ):
-        assert not is_calibrated_on(replace(thing, **change)), change
+    )
+
+    def changed() -> Iterator[tuple[Sample, bytes]]:
+        for change, sample in zip(changes, toy.samples(), strict=True):
+            things = [s for s in sample.segments if s.kind == "thing"][:1]
+            stuff = [s for s in sample.segments if s.kind == "stuff"]
+            segments = (*stuff, *(replace(s, **change) for s in things))
+            yield replace(sample, segments=segments), toy.image_bytes(sample)
+
+    header = Header(taxonomy=toy.taxonomy, kind="panoptic", name="mixed", command="test")
+    mixed = write_set(tmp_path / "mixed", changed(), header)
+    assert score_boxes(load_run(run), mixed).image.tolist() == [0]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from segkit.inference.box_masks import ImagePrompts
-from segkit.inference.predict_boxes import predict_box_masks
+from segkit.inference import predict_boxes
+from segkit.inference.box_masks import BoxMask, ImagePrompts
+from segkit.inference.predict_boxes import CROP_FACTOR, View, predict_box_masks
 from segkit.masks.boxes import pixels_of_box, tightness
+from segkit.masks.iou import mask_iou
 from segkit.model.dataseg import DataSeg, Outputs, Proposals
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig, ModelConfig
@@ -124,6 +126,78 @@ def test_masks_of_crops_are_pasted_in_the_right_place(
     truth = image[..., 0] > 0
     assert (prediction.mask & truth).sum() / (prediction.mask | truth).sum() > 0.9
     assert prediction.class_index == 0 and prediction.score > 0.7
+
+
+def box_mask(model: nn.Module, image: np.ndarray, box: Box, *, tta: bool) -> BoxMask:
+    prompts = ImagePrompts(image, [box], [0])
+    ((mask,),) = predict_box_masks(
+        cast(DataSeg, model), CLASSES, [prompts], CONFIG, crop_size=128, tta=tta
+    )
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("box", "equal"),
+    [
+        ((8.0, 8.0, 24.0, 24.0), 0.999),  # only rounding may differ
+        ((56.0, 10.0, 24.0, 40.0), 0.98),  # padding is on one side of a crop, mirrored or not
+    ],
+)
+def test_a_mirrored_view_is_the_view_of_the_mirrored_image(
+    model: DataSeg, image: np.ndarray, box: Box, equal: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y, width, height = box
+    flipped = (image.shape[1] - x - width, y, width, height)
+    mirrored = box_mask(model, image[:, ::-1].copy(), flipped, tta=False)
+    monkeypatch.setattr(predict_boxes, "TTA_VIEWS", (View(CROP_FACTOR, True),))
+    view = box_mask(model, image, box, tta=True)
+    assert view.inside.any() and not view.inside.all()
+    assert (view.mask == mirrored.mask[:, ::-1]).mean() > equal
+    assert view.score == pytest.approx(mirrored.score, abs=1e-2)
+
+
+def test_views_at_any_scale_are_pasted_in_the_same_place() -> None:
+    rows, columns = np.mgrid[:64, :80]
+    shape = (rows - 30) ** 2 + (columns - 40) ** 2 < 18**2
+    shape &= columns < 50  # not its own mirror image
+    image = np.repeat((255 * shape)[..., None], 3, axis=2).astype(np.uint8)
+    mask = box_mask(Painter(), image, (22.0, 12.0, 28.0, 37.0), tta=True)
+    assert mask_iou(mask.mask, shape) > 0.93
+
+
+def test_probabilities_of_the_views_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sided(nn.Module):
+        """Sure of crops that are bright on the left, and against those bright on the right."""
+
+        config = ModelConfig()
+
+        def forward(self, images: torch.Tensor, *_: object, **__: bool) -> Outputs:
+            left, right = images[..., :64].mean((1, 2, 3)), images[..., 64:].mean((1, 2, 3))
+            logit = torch.where(left > right, 3.0, -1.0)[:, None, None, None].expand(-1, 1, 32, 32)
+            return Outputs(None, Proposals(torch.zeros(len(images), 1, 1, 4), logit[:, None]))
+
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, :32] = 200
+    both = box_mask(Sided(), image, (22.0, 22.0, 20.0, 20.0), tta=True)
+    sure, against = 1 / (1 + np.exp(-3)), 1 / (1 + np.exp(1))
+    assert both.inside.all() and both.score == pytest.approx((sure + against) / 2, abs=1e-6)
+    plain = box_mask(Sided(), image, (22.0, 22.0, 20.0, 20.0), tta=False)
+    assert plain.score == pytest.approx(sure, abs=1e-6)
+    monkeypatch.setattr(predict_boxes, "TTA_VIEWS", (View(CROP_FACTOR, False),) * 2)
+    twice = box_mask(Sided(), image, (22.0, 22.0, 20.0, 20.0), tta=True)
+    assert (twice.inside == plain.inside).all() and twice.score == plain.score
+
+
+def test_augmentation_runs_the_model_six_times_a_box(model: DataSeg, image: np.ndarray) -> None:
+    sizes: list[int] = []
+    counting = model.backbone.register_forward_hook(
+        lambda module, inputs, output: sizes.append(len(inputs[0]))
+    )
+    prompts = [ImagePrompts(image, BOXES[:2], [0, 1]), ImagePrompts(image, BOXES[:1], [-1])]
+    config = InferenceConfig(batch_size=4)
+    masks = list(predict_box_masks(model, CLASSES, prompts, config, crop_size=128, tta=True))
+    counting.remove()
+    assert sum(sizes) == 18 and sizes[:4] == [4] * 4 and [len(rows) for rows in masks] == [2, 1]
 
 
 def test_tightness_is_the_iou_of_the_tight_box_with_the_box() -> None:
