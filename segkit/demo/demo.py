@@ -59,7 +59,7 @@ class DemoResult:
 
 
 @dataclass(frozen=True)
-class _Validation:
+class ValidationSets:
     """The converted validation sets."""
 
     panoptic: ShardSet
@@ -105,9 +105,11 @@ def run_demo(
     """
     timer = _StageTimer(progress)
     with timer.stage("generate"):
-        native = _generate(out / "native", seed)
+        native = generate_scenes(out / "native", seed)
     with timer.stage("convert"):
-        train_sets, val = _convert(native, out / "sets", lambda done: progress("convert", done, 7))
+        train_sets, val = convert_scenes(
+            native, out / "sets", lambda done: progress("convert", done, 7)
+        )
     with timer.stage("train"):
         run = _train(
             train_sets,
@@ -145,7 +147,12 @@ class _StageTimer:
         self._progress(name, 1, 1)
 
 
-def _generate(root: Path, seed: int) -> NativeSets:
+def generate_scenes(root: Path, seed: int) -> NativeSets:
+    """Generate the three data sets in their native layouts, in place of an earlier demo's.
+
+    Raises:
+        InputError: `root` exists, but no demo wrote it.
+    """
     if root.exists() and not (root / MARK).is_file():
         raise InputError(
             "the demo would empty this folder, but did not write it",
@@ -158,9 +165,9 @@ def _generate(root: Path, seed: int) -> NativeSets:
     return write_native_sets(root, train=TRAIN_SCENES, val=VAL_SCENES, seed=seed)
 
 
-def _convert(
+def convert_scenes(
     native: NativeSets, out: Path, on_set: Callable[[int], None]
-) -> tuple[list[ShardSet], _Validation]:
+) -> tuple[list[ShardSet], ValidationSets]:
     """Convert all sets: training sets in the order of `WEIGHTS`, and validation sets."""
     sets: dict[str, ShardSet] = {}
     for split in SPLITS:
@@ -170,7 +177,9 @@ def _convert(
     hidden = _hidden(native, out / "hidden-val")
     on_set(len(sets) + 1)
     train = [sets[f"{name}-train"] for name in WEIGHTS]
-    return train, _Validation(sets["panoptic-val"], sets["semantic-val"], sets["boxes-val"], hidden)
+    return train, ValidationSets(
+        sets["panoptic-val"], sets["semantic-val"], sets["boxes-val"], hidden
+    )
 
 
 def _sources(native: NativeSets, split: Split) -> "dict[str, Source]":
@@ -237,7 +246,9 @@ def _pseudolabel(run: Path, boxes: ShardSet, out: Path, device: str) -> ShardSet
     return pseudolabel(load_run(run, device), boxes, out)[0]
 
 
-def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: str) -> _Predictions:
+def _predict(
+    run: Path, val: ValidationSets, pseudo: ShardSet, out: Path, device: str
+) -> _Predictions:
     """Predict each validation set by the task of its labels; instances for the boxes."""
     from segkit.inference.outputs import predict_set
     from segkit.runs.open_run import load_run
@@ -249,7 +260,7 @@ def _predict(run: Path, val: _Validation, pseudo: ShardSet, out: Path, device: s
     return _Predictions(panoptic, semantic, instances, pseudo)
 
 
-def _evaluate(val: _Validation, predictions: _Predictions) -> dict[str, Any]:
+def _evaluate(val: ValidationSets, predictions: _Predictions) -> dict[str, Any]:
     from segkit.benchmark.objects365_instances import evaluate_objects365
     from segkit.metrics.box_prompt_iou import evaluate_box_prompts
     from segkit.metrics.evaluate import evaluate
@@ -267,7 +278,9 @@ def _evaluate(val: _Validation, predictions: _Predictions) -> dict[str, Any]:
     }
 
 
-def _draw(val: _Validation, predictions: _Predictions, metrics: dict[str, Any], path: Path) -> None:
+def _draw(
+    val: ValidationSets, predictions: _Predictions, metrics: dict[str, Any], path: Path
+) -> None:
     from segkit.images.draw import save_png
 
     groups = (
