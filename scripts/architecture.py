@@ -26,6 +26,7 @@ ROOMS: Mapping[str, tuple[str, str]] = {
     "images": ("label", "decode and draw"),
     "text": ("label", "class names to vectors"),
     "shards": ("label", "read and write shard sets"),
+    "workers": ("label", "processes and Ray"),
     "sources": ("label", "native data to samples"),
     "export": ("label", "samples to native data"),
     "recipes": ("train", "configuration as TOML"),

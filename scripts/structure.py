@@ -42,6 +42,7 @@ FLOORS = (
     ("images",),
     ("text",),
     ("shards",),
+    ("workers",),
     ("sources",),
     ("recipes",),
     ("data",),

@@ -6,8 +6,6 @@ Conversion:
     plan.py            group records into shards; check that every planned image was converted
     provenance.py      record what a shard is made from
     resume.py          decide which finished shards of an interrupted run are used
-    process_pool.py    run shards in processes of this machine
-    ray_engine.py      run shards on a Ray cluster
     ledger.py          count what becomes of every image and annotation; codes of defects
     notes.py           find classes that share one name, and annotations that nothing counts
     quarantine.py      write the losses to quarantine.jsonl

@@ -28,7 +28,6 @@ from segkit.sources.image_files import Picture
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.notes import conversion_notes
 from segkit.sources.plan import PlannedImages, plan
-from segkit.sources.process_pool import as_completed, process_pool
 from segkit.sources.provenance import Provenance, recorded_files, records_digest, settings_digest
 from segkit.sources.quarantine import (
     QUARANTINE,
@@ -42,6 +41,7 @@ from segkit.sources.resume import DISCARDED, ShardOutcome, finished_shard, resum
 from segkit.sources.source import Record, Source
 from segkit.storage import FileStates, location
 from segkit.taxonomy import Taxonomy
+from segkit.workers.process_pool import as_completed, process_pool
 
 OnError = Literal["fail", "skip"]
 Engine = Literal["local", "ray"]
@@ -75,7 +75,7 @@ class ConvertOptions:
     engine: Engine = "local"
     """Write shards in processes of this machine, or in tasks of a Ray cluster."""
     address: str | None = None
-    """Address of the Ray cluster; see `ray_engine`."""
+    """Address of the Ray cluster; see `ray_cluster`."""
     force: bool = False
     """Publish a version even if it equals the newest one."""
 
@@ -286,7 +286,7 @@ class Conversion:
         first_two = list(islice(numbered, 2))
         numbered = chain(first_two, numbered)
         if options.engine == "ray":
-            from segkit.sources.ray_engine import ray_cluster
+            from segkit.workers.ray_cluster import ray_cluster
 
             paths = self._shared_paths()
             with ray_cluster(self._numbered_outcome, options.address, options.workers, paths) as (

@@ -1,4 +1,4 @@
-"""Run the snippets of docs/shards.md for other tools (Ray: `tests/sources/test_ray_engine.py`)."""
+"""Run the snippets of docs/shards.md for other tools (Ray: `tests/workers/test_ray_cluster.py`)."""
 
 from dataclasses import replace
 from pathlib import Path

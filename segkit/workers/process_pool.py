@@ -1,4 +1,4 @@
-"""Runs the shards of a conversion in processes of this machine."""
+"""Runs tasks in processes of this machine."""
 
 import multiprocessing
 import os

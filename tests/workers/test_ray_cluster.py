@@ -16,14 +16,15 @@ import pytest
 
 from segkit.errors import InputError, SegkitError
 from segkit.extras import install_command
-from segkit.sources import coco_json, ray_engine
+from segkit.sources import coco_json
 from segkit.sources.coco_panoptic import CocoPanoptic
 from segkit.sources.engine import convert
+from segkit.workers import ray_cluster
 
 from ..commands.test_convert import segkit
 from ..snippets import snippet
-from .builders import coco_panoptic
-from .test_engine import SMALL, contents, opened
+from ..sources.builders import coco_panoptic
+from ..sources.test_engine import SMALL, contents, opened
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = pytest.mark.timeout(900)  # the processes of a cluster start slowly on a busy machine
@@ -100,7 +101,7 @@ def test_a_worker_killed_in_the_middle_changes_no_byte(
 def test_a_worker_that_dies_again_and_again_is_reported_in_one_line(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_engine, "_RETRIES", 0)
+    monkeypatch.setattr(ray_cluster, "_RETRIES", 0)
     coco_panoptic(tmp_path, 12)
     options = replace(SMALL, engine="ray", address=address)
     with pytest.raises(
@@ -124,7 +125,7 @@ def double(number: int) -> int:
 
 
 def test_tasks_give_results_and_raise_what_they_raised(tmp_path: Path, address: str) -> None:
-    with ray_engine.ray_cluster(double, address, None, [tmp_path]) as (submit, size):
+    with ray_cluster.ray_cluster(double, address, None, [tmp_path]) as (submit, size):
         assert size == 2
         assert [future.result() for future in [submit(1), submit(2), submit(3)]] == [2, 4, 6]
     for work, error in ((full, OSError), (faulty, SegkitError)):
@@ -134,7 +135,7 @@ def test_tasks_give_results_and_raise_what_they_raised(tmp_path: Path, address: 
                 match=r"No space left|"
                 r"a task failed on the Ray cluster \('first line.*second line'\)",
             ),
-            ray_engine.ray_cluster(work, address, None, []) as (submit, _),
+            ray_cluster.ray_cluster(work, address, None, []) as (submit, _),
         ):
             submit(0).result()
 
@@ -146,7 +147,7 @@ def test_a_folder_that_nodes_do_not_share_is_reported_in_one_line(
         pytest.raises(
             SegkitError, match=r"own-disk: does not exist on node .*folders that all nodes share"
         ),
-        ray_engine.ray_cluster(double, address, None, [tmp_path, tmp_path / "own-disk"]) as (
+        ray_cluster.ray_cluster(double, address, None, [tmp_path, tmp_path / "own-disk"]) as (
             submit,
             _,
         ),
@@ -205,7 +206,7 @@ def test_a_missing_cluster_is_reported_at_once_in_one_line() -> None:
             pytest.raises(
                 InputError, match=rf"^no Ray cluster at {address} \(.*\); check --address"
             ),
-            ray_engine.ray_cluster(double, address, None, []),
+            ray_cluster.ray_cluster(double, address, None, []),
         ):
             pass
 
@@ -214,6 +215,6 @@ def test_without_ray_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(InputError, match=re.escape(install_command("ray"))),
-        ray_engine.ray_cluster(double, None, None, []),
+        ray_cluster.ray_cluster(double, None, None, []),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Runs the shards of a conversion on a Ray cluster, one task of one CPU for each shard.
+"""Runs tasks on a Ray cluster, such as the shards of a conversion, one CPU each.
 
 A task is run again if its worker or node dies. All nodes work on the same folders (those of the
 source, and the one in which the version is written), so they need a shared file system; a task on a
