@@ -41,9 +41,7 @@ def predictions(run: Run, data: ShardSet, configs: list[InferenceConfig]) -> lis
         return [predicted_sample(output.record, regions, data.taxonomy) for regions in masks]
 
     predictions: list[list[Sample]] = [[] for _ in configs]
-    outputs = infer(
-        run.model, classes.text, data.samples(), read, postprocess, run.recipe.inference
-    )
+    outputs = infer(run.model, classes, data.samples(), read, postprocess, run.recipe.inference)
     with progress_bar("predict", len(data)) as advance:
         for samples in outputs:
             for column, sample in zip(predictions, samples, strict=True):

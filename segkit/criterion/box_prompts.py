@@ -98,7 +98,7 @@ def _instance_prompts(
             for t, rows in zip(batch.targets, targets, strict=True)
         ]
     pairs = list(zip(batch.targets, targets, strict=True))
-    boxes = [_jitter(t.boxes[rows], config.box_noise, generator) for t, rows in pairs]
+    boxes = [jitter_boxes(t.boxes[rows], config.box_noise, generator) for t, rows in pairs]
     labels = [_drop_labels(t.labels[rows], config.label_dropout, generator) for t, rows in pairs]
     others = []
     if config.max_box_prompts == 1:
@@ -121,7 +121,7 @@ def _most_central(boxes: Tensor, rows: Tensor, crop_size: int) -> Tensor:
     return rows[distance.argsort(stable=True)]
 
 
-def _jitter(boxes: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+def jitter_boxes(boxes: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """Shift each side by up to `noise` of the box's width or height."""
     size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     shift = torch.rand(boxes.shape, generator=generator) * 2 - 1

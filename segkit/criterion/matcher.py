@@ -17,6 +17,8 @@ from segkit.criterion.merge_proposals import MergedProposals, merge_all_masks
 from segkit.criterion.partial_labels import mask_unannotated_logits
 from segkit.criterion.point_sampling import logits_at, random_points, strided_samples
 from segkit.criterion.pooled_targets import AssistMasks, PooledTargets
+from segkit.criterion.query_groups import Foreground
+from segkit.criterion.sigmoid_classes import sigmoid_class_cost
 from segkit.recipes.schema import LossConfig
 
 INVALID_COST = 1e6
@@ -71,6 +73,7 @@ class HungarianMatcher:
         targets: Sequence[PooledTargets],
         annotated: Sequence[Tensor | None],
         generator: torch.Generator,
+        foreground: Foreground | None = None,
     ) -> PendingCosts:
         """Compute the matching costs, which are the weighted losses of each pair.
 
@@ -79,6 +82,7 @@ class HungarianMatcher:
             targets: one entry per image.
             annotated: (K,) bool for each image; None means all classes.
             generator: source of sampled points, on the proposals' device; unused without points.
+            foreground: the foreground queries; None without any.
         """
         class_logits = mask_unannotated_logits(proposals.class_logits, annotated)
         with torch.autocast(class_logits.device.type, enabled=False):
@@ -92,6 +96,8 @@ class HungarianMatcher:
                     strict=True,
                 )
             ]
+            if foreground is not None:
+                costs = foreground.add_costs(costs, self.config, INVALID_COST)
         return send_costs(costs, proposals.kept)
 
     @staticmethod
@@ -133,7 +139,11 @@ class HungarianMatcher:
         """Costs (L, N, T) of one image: (L, N, K + 1), unmerged (L, N, h, w), (L, N)."""
         config = self.config
         has_mask = targets.has_mask.to(mask_logits.device, non_blocking=True)
-        cost = -config.classification * class_logits.softmax(-1)[..., targets.labels]  # (L, N, T)
+        if config.classes == "sigmoid":
+            cost = config.classification * sigmoid_class_cost(class_logits, targets.labels)
+        else:
+            probability = class_logits.softmax(-1)
+            cost = -config.classification * probability[..., targets.labels]  # (L, N, T)
         if bool(targets.has_mask.any()):
             logits, masks, weight = self._sample(mask_logits, targets, generator)
             logits = merge_all_masks(logits, heads)

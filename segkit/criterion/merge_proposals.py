@@ -34,7 +34,10 @@ def mergeable_classes(task: Task, is_thing: Tensor) -> Tensor:
 
 
 def group_proposals(
-    class_logits: Tensor, mergeable: Tensor, threshold: float = MERGE_THRESHOLD
+    class_logits: Tensor,
+    mergeable: Tensor,
+    threshold: float = MERGE_THRESHOLD,
+    foreground: int = 0,
 ) -> Tensor:
     """Group the proposals that are confident of the same mergeable class.
 
@@ -43,6 +46,7 @@ def group_proposals(
             not mergeable form groups of one.
         mergeable: (K,) bool.
         threshold: a proposal is grouped where its class's probability is above this.
+        foreground: the last proposals, this many, do not join groups of the proposals before them.
 
     Returns:
         Heads (..., N) int64: the row that each proposal is merged into, the first of its group.
@@ -53,6 +57,9 @@ def group_proposals(
     rows = torch.arange(count, device=class_logits.device)
     same = winner[..., :, None] == winner[..., None, :]  # (..., N, N)
     same &= grouped[..., :, None] & grouped[..., None, :]
+    if foreground:
+        is_foreground = rows >= count - foreground
+        same &= is_foreground[:, None] == is_foreground[None, :]
     same |= torch.eye(count, dtype=torch.bool, device=class_logits.device)
     return torch.where(same, rows, count).amin(-1)
 
@@ -150,12 +157,13 @@ def merge_proposals(
     """Group the proposals of all layers and merge their class logits.
 
     Args:
-        proposals: of the learned queries.
+        proposals: of the learned and the foreground queries.
         mergeable: (K,) bool, from `mergeable_classes`.
         annotated: (K,) bool for each image, the classes that may form groups; None means all.
         threshold: as in `group_proposals`.
     """
     annotated_logits = mask_unannotated_logits(proposals.class_logits, annotated)
-    heads = group_proposals(annotated_logits, mergeable, threshold)
+    foreground = 0 if proposals.boxes is None else proposals.boxes.shape[2]
+    heads = group_proposals(annotated_logits, mergeable, threshold, foreground)
     class_logits = merge_classes(proposals.class_logits, heads)
     return MergedProposals(class_logits, proposals.mask_logits, heads)

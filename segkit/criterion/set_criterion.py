@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from segkit import distributed
 from segkit.criterion.box_prompts import box_prompt_losses
 from segkit.criterion.color_affinity import image_affinity
+from segkit.criterion.denoising import denoising_losses
 from segkit.criterion.dense_loss import dense_loss
 from segkit.criterion.losses import dice_loss, focal_loss, pairwise_losses, projection_loss
 from segkit.criterion.matcher import HungarianMatcher, Indices, PendingCosts
@@ -31,6 +32,8 @@ from segkit.criterion.point_sampling import (
     uncertain_points,
 )
 from segkit.criterion.pooled_targets import AssistMasks, PooledTargets, true_rows
+from segkit.criterion.query_groups import Foreground
+from segkit.criterion.sigmoid_classes import sigmoid_class_loss
 from segkit.data.batch import Batch
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import Outputs, Proposals
@@ -49,6 +52,8 @@ class Matching:
     costs: PendingCosts
     generator: torch.Generator
     """Source of sampled points, on the proposals' device."""
+    foreground: Foreground | None
+    """Boxes of the foreground queries; None without any."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class SetCriterion(nn.Module):
         prompts: BoxPrompts | None,
         step: int,
         assist: Sequence[AssistMasks] | None = None,
+        noised: BoxPrompts | None = None,
     ) -> dict[str, Tensor]:
         """Weighted loss terms, whose sum is to be minimized.
 
@@ -101,12 +107,14 @@ class SetCriterion(nn.Module):
             prompts: from `sample_box_prompts`, the ones that the model has been given.
             step: number of the training step, for the warm-up of the pairwise term.
             assist: from `predict_assist_masks`, one entry per image.
+            noised: from `sample_denoising`, the ones that the model has been given.
 
         Returns:
             Scalars by name: `class`; `focal` and `dice` where there are masks; `projection` and
             `pairwise` where there are only boxes; `pseudo_focal` and `pseudo_dice` where the masks
-            of `assist` are targets; those of `box_prompt_losses`; and `dense` with class logits of
-            cells.
+            of `assist` are targets; `box_l1` and `box_giou` with foreground queries, but in
+            semantic sets; those of `box_prompt_losses` and `denoising_losses`; and `dense` with
+            class logits of cells.
         """
         targets = [PooledTargets.from_targets(target) for target in batch.targets]
         if assist is not None:
@@ -118,6 +126,8 @@ class SetCriterion(nn.Module):
         losses: dict[str, Tensor] = {}
         if outputs.box_prompts is not None and prompts is not None:  # while the costs arrive
             losses = box_prompt_losses(outputs.box_prompts, prompts, batch, targets, self.config)
+        if outputs.denoising is not None and noised is not None:
+            losses |= denoising_losses(outputs.denoising, noised, batch, targets, self.config)
         if matching is not None:
             losses = self._query_losses(matching, batch, step) | losses
         if outputs.cells is not None:
@@ -140,16 +150,24 @@ class SetCriterion(nn.Module):
         generator = torch.default_generator
         if self.config.points:
             generator = device_generator(generator, proposals.mask_logits.device)
-        costs = self.matcher.start(merged, objects, annotated, generator)
-        return Matching(merged, objects, annotated, costs, generator)
+        foreground = None
+        if proposals.boxes is not None:
+            is_thing = self.is_thing[batch.dataset]
+            foreground = Foreground.from_batch(proposals.boxes, batch, wholes, is_thing)
+        costs = self.matcher.start(merged, objects, annotated, generator, foreground)
+        return Matching(merged, objects, annotated, costs, generator, foreground)
 
     def _query_losses(self, matching: Matching, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Losses of the learned queries."""
+        """Losses of the learned and the foreground queries."""
         proposals, targets = matching.proposals, matching.targets
         layers = proposals.heads.shape[1]
         indices = self.matcher.finish(matching.costs)
         target = _rows_of_targets(targets, indices)
         trust = torch.cat([t.trust for t in targets])[target]
+        losses: dict[str, Tensor] = {}
+        if matching.foreground is not None:
+            matched = torch.stack((indices.image, indices.layer, indices.query, target))
+            losses = matching.foreground.losses(matched, proposals.heads.shape[2], self.config)
         indices = indices.to(proposals.heads.device)
         target = target.to(proposals.heads.device, non_blocking=True)
 
@@ -157,7 +175,7 @@ class SetCriterion(nn.Module):
         classes = torch.full_like(proposals.heads, background)  # (B, L, N)
         labels = torch.cat([t.labels for t in targets])
         classes[indices.image, indices.layer, indices.query] = labels[target]
-        losses = {"class": self.config.classification * self._class_loss(matching, classes)}
+        losses["class"] = self.config.classification * self._class_loss(matching, classes)
 
         mask_logits = proposals.mask_logits.flatten(0, 1)  # (B * L, N, h, w)
         rows = torch.stack((indices.image * layers + indices.layer, indices.query), dim=1)
@@ -176,6 +194,8 @@ class SetCriterion(nn.Module):
     def _class_loss(self, matching: Matching, classes: Tensor) -> Tensor:
         """Cross-entropy of the rows that remain after MERGE, background weighted down; their mean.
 
+        With `loss.classes` = sigmoid, `sigmoid_class_loss` of the same rows.
+
         Unmatched proposals on void do not count, as panoptic quality does not count them: they may
         show crowds, void, and whatever else an image that is not exhaustive contains.
 
@@ -186,16 +206,18 @@ class SetCriterion(nn.Module):
         proposals, targets = matching.proposals, matching.targets
         logits, annotated = proposals.class_logits, matching.annotated
         is_matched = classes < logits.shape[-1] - 1
+        labeled = strided_samples(torch.stack([t.weight for t in targets]))  # (B, P)
+        void = strided_samples(torch.stack([t.void for t in targets]))
+        on_void = mostly_void(strided_samples(proposals.mask_logits), labeled, void)
+        counted = proposals.kept & (is_matched | ~on_void)
+        if self.config.classes == "sigmoid":
+            return sigmoid_class_loss(logits, classes, counted, annotated)
         if any(classes is not None for classes in annotated):
             logits = torch.where(
                 is_matched[..., None],
                 mask_unannotated_logits(logits, annotated),
                 merge_unannotated_into_background(logits, annotated),
             )
-        labeled = strided_samples(torch.stack([t.weight for t in targets]))  # (B, P)
-        void = strided_samples(torch.stack([t.void for t in targets]))
-        on_void = mostly_void(strided_samples(proposals.mask_logits), labeled, void)
-        counted = proposals.kept & (is_matched | ~on_void)
         weight = logits.new_ones(logits.shape[-1])
         weight[-1] = self.config.background
         logits, classes = logits[counted], classes[counted]
@@ -283,7 +305,7 @@ def _zero(outputs: Outputs) -> Tensor:
     Processes exchange gradients weight by weight: one that lacks a term (no masks, no matches) must
     still contribute.
     """
-    proposals = [p for p in (outputs.queries, outputs.box_prompts) if p is not None]
-    zeros = [logits[:0].sum() for p in proposals for logits in (p.class_logits, p.mask_logits)]
-    zeros += [logits[:0].sum() for logits in outputs.cells or ()]
+    parts = (outputs.queries, outputs.box_prompts, outputs.denoising, outputs.cells)
+    tensors = [tensor for part in parts if part is not None for tensor in part]
+    zeros = [tensor[:0].sum() for tensor in tensors if tensor is not None]
     return torch.stack(zeros).sum()

@@ -94,12 +94,12 @@ def predict_images(
             masks = label_masks(task, *logits, output.crop, is_thing, config)
         return output.record, masks
 
-    return infer(model, class_embeddings.text, images, read, label, config)
+    return infer(model, class_embeddings, images, read, label, config)
 
 
 def infer(
     model: DataSeg,
-    text: Tensor,
+    class_embeddings: ClassEmbeddings,
     images: Iterable[Item],
     read: Callable[[Item], tuple[Record, Image]],
     finish: Callable[[ModelOutput[Record]], Result],
@@ -112,7 +112,7 @@ def infer(
 
     Args:
         model: in evaluation mode.
-        text: (K, D_T) class embeddings, on the model's device.
+        class_embeddings: K classes, on the model's device.
         images: what `read` takes; iterated in the caller's thread.
         read: the record of an image and its pixels (H, W, 3) RGB; called in threads.
         finish: called in threads, without gradients.
@@ -123,7 +123,9 @@ def infer(
         return output[0], finish(output[1])
 
     loader = load_batches(images, read, config)
-    outputs = (output for batch in loader for output in run_model(model, text, batch, config))
+    outputs = (
+        output for batch in loader for output in run_model(model, class_embeddings, batch, config)
+    )
     yield from reorder(prefetch(finish_indexed, outputs, ahead=2 * config.batch_size))
 
 
@@ -149,12 +151,16 @@ def load_batches(
 
 @torch.no_grad()
 def run_model(
-    model: DataSeg, text: Tensor, batch: Batch[Record], config: InferenceConfig
+    model: DataSeg,
+    class_embeddings: ClassEmbeddings,
+    batch: Batch[Record],
+    config: InferenceConfig,
 ) -> Iterator[tuple[int, ModelOutput[Record]]]:
     """Run one batch through the model; yield the index and the output of each image."""
+    text, things = class_embeddings.text, class_embeddings.things
     images = upload([loaded.pixels for _, loaded in batch], text.device)  # (B, 3, h, w)
     with autocast(config.precision, text.device):
-        outputs = model(images, text, aux_outputs=False, dense=config.dense > 0)
+        outputs = model(images, text, things=things, aux_outputs=False, dense=config.dense > 0)
     proposals = outputs.queries
     cells = None if outputs.cells is None else cell_probability(outputs.cells)  # (B, K, h, w)
     for row, (index, loaded) in enumerate(batch):

@@ -112,7 +112,7 @@ def assign_proposals(
         probability = output.class_logits.softmax(-1)[:, labels].cpu().numpy()  # (N, Q)
         return match_proposals(output.mask_logits, output.crop, probability, boxes, labels, config)
 
-    return infer(run.model, class_embeddings.text, prompts, read, match, config)
+    return infer(run.model, class_embeddings, prompts, read, match, config)
 
 
 STRATEGIES: dict[

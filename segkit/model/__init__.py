@@ -12,6 +12,9 @@ text_classifier.py      queries -> class logits, by class embeddings
 cell_classifier.py      cells of the three scales -> class logits, by the same classifier
 box_prompt_encoder.py   boxes and labels -> queries
 prompt_maps.py          a box prompt and its neighbors as maps beside the image
+box_coding.py           boxes as numbers relative to the boxes of cells and queries
+query_selection.py      the cells that resemble names of things
+foreground.py           foreground queries: box prompts at predicted boxes
 box_mask_head.py        mask refinement in the frame of a box
 weight_transfer.py      class weights -> additions to mask embeddings (Mask^X R-CNN)
 layers.py               MLP, checkpointed layers, position encodings

@@ -1,7 +1,9 @@
 """DataSeg: the model of DaTaSeg, whose output is N pairs of mask proposal and class prediction.
 
-The image passes through the backbone and the pixel decoder; the transformer decoder turns queries,
-learned ones or box prompts, into masks; the text classifier names them.
+The image passes through the backbone and the pixel decoder; the transformer decoder turns queries
+into masks; the text classifier names them. Queries form groups, which share all weights of the
+decoder and never attend to each other: learned queries, foreground queries (`model.foreground`),
+box prompts and, in training, denoising queries.
 """
 
 from collections.abc import Sequence
@@ -9,13 +11,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from segkit.model.backbone import STRIDES, Backbone
-from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPrompts
+from segkit.model.box_coding import cell_references, from_pixels, to_pixels
+from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPromptQueries, BoxPrompts
 from segkit.model.cell_classifier import cell_logits
+from segkit.model.foreground import BoxTrack, ForegroundHead
 from segkit.model.layers import Stack, detr_position_grid, position_grid
 from segkit.model.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
 from segkit.model.prompt_maps import draw_prompt_maps
+from segkit.model.query_selection import select_cells
 from segkit.model.text_classifier import CLASS_HEADS
 from segkit.model.transformer_decoder import MaskAddition, TransformerDecoder
 from segkit.model.weight_transfer import WeightTransfer, expected_addition, labels_addition
@@ -32,6 +38,9 @@ class Proposals(NamedTuple):
     """(B, L, N, K + 1); the last column is background."""
     mask_logits: Tensor
     """(B, L, N, H/4, W/4)."""
+    boxes: Tensor | None = None
+    """(B, L, F, 4) cx, cy, w, h in 0-1 across the image: of the foreground queries, which are the
+    last F of the N; None without any."""
 
 
 class Outputs(NamedTuple):
@@ -41,7 +50,7 @@ class Outputs(NamedTuple):
     """
 
     queries: Proposals | None
-    """Of the N learned queries; None if they were not run."""
+    """Of the learned queries, followed by the foreground queries; None if neither were run."""
     box_prompts: Proposals | None
     """Of the box prompts in their order, padded to the most prompts of an image. One more layer
     than the decoder's: the last holds the masks refined in each box's frame. None without
@@ -49,6 +58,9 @@ class Outputs(NamedTuple):
     cells: tuple[Tensor, ...] | None = None
     """Class logits of the cells at strides 32, 16 and 8, (B, h, w, K + 1); None where they were not
     asked for."""
+    denoising: Proposals | None = None
+    """Of the denoising queries in their order, padded to the most of an image, after each decoder
+    layer, with a box for each. None without any."""
 
 
 class DataSeg(nn.Module):
@@ -90,9 +102,11 @@ class DataSeg(nn.Module):
             label_content=config.label_content,
             mlp=config.box_mlp,
         )
-        # Created last: all other weights of a seed are those of the model without it.
+        # Created last: all other weights of a seed are those of the model without them.
         transfer = config.weight_transfer.input != "off"
         self.weight_transfer = WeightTransfer(config) if transfer else None
+        if config.foreground:
+            self.foreground_head = ForegroundHead(config.hidden_dim, refine=config.refine_boxes)
 
     def forward(
         self,
@@ -100,6 +114,8 @@ class DataSeg(nn.Module):
         text: Tensor,
         prompts: BoxPrompts | None = None,
         *,
+        things: Tensor | None = None,
+        noised: BoxPrompts | None = None,
         learned_queries: bool = True,
         aux_outputs: bool = True,
         dense: bool = False,
@@ -110,8 +126,11 @@ class DataSeg(nn.Module):
             images: (B, 3, H, W), RGB in 0-1; H and W multiples of 32.
             text: (K, D_T), unit rows, one per class.
             prompts: boxes to segment, on any device.
-            learned_queries: run the learned queries. They do not attend to the box prompts: with
-                and without prompts their proposals are bit-identical.
+            things: (T,) int64, rows of `text` that name things: foreground queries look for them.
+                None, no rows, or `model.foreground` = 0: no foreground queries.
+            noised: true boxes with noise, for denoising queries; on any device.
+            learned_queries: run the learned queries. They attend to no other group: their
+                proposals are bit-identical with and without the others.
             aux_outputs: return the proposals of all layers, for deep supervision, or only the last.
             dense: classify the cells of the three scales as well.
         """
@@ -122,14 +141,20 @@ class DataSeg(nn.Module):
             maps = draw_prompt_maps(prompts, size)
         scales, pixels = self.pixel_decoder(self.backbone(images, maps))
         queries = self._run_queries(scales, pixels, text, aux_outputs) if learned_queries else None
-        prompted = None
+        if self.config.foreground and things is not None and len(things) > 0:
+            names = text[things]
+            foreground = self._run_foreground(scales, pixels, text, names, size, aux_outputs)
+            queries = foreground if queries is None else _concatenate(queries, foreground)
+        prompted = denoised = None
         if prompts is not None and len(prompts) > 0:
             prompted = self._run_box_prompts(scales, pixels, text, prompts, size, aux_outputs)
+        if noised is not None and len(noised) > 0:
+            denoised = self._run_denoising(scales, pixels, text, noised, size)
         cells = None
         if dense:
             decoder = self.transformer_decoder
             cells = cell_logits(scales, text, norm=decoder.norm, classifier=self.text_classifier)
-        return Outputs(queries, prompted, cells)
+        return Outputs(queries, prompted, cells, denoised)
 
     def recompute_activations(self) -> None:
         """Keep only the inputs of layers for the backward pass, and run the layers again there.
@@ -182,6 +207,7 @@ class DataSeg(nn.Module):
             mask_bias=lambda queries: encoder.mask_bias(queries, encoded.basis),
             mask_addition=self._label_addition(text, encoded.labels),
             region=encoded.region,
+            independent=True,
             aux_outputs=aux_outputs,
         )
         classes = self.text_classifier(queries, text)  # (B, L, Q, K + 1)
@@ -215,6 +241,99 @@ class DataSeg(nn.Module):
             return None
         addition = labels_addition(labels, additions)  # (B, Q, mask_dim)
         return lambda queries: addition
+
+    def _run_foreground(
+        self,
+        scales: list[Tensor],
+        pixels: Tensor,
+        text: Tensor,
+        names: Tensor,
+        image_size: Sequence[int],
+        aux_outputs: bool,
+    ) -> Proposals:
+        """Foreground queries for the cells that resemble names (T, D_T) of things.
+
+        The first layer has the classes and boxes of the cells themselves: so they are trained.
+        """
+        cells, references = self._select_cells(scales, names)
+        track = self._track_boxes(
+            self.foreground_head.cell_boxes(cells, references), text, image_size
+        )
+        queries, masks = self._run_track(track, scales, pixels, text, aux_outputs=aux_outputs)
+        if aux_outputs:
+            queries = torch.cat((cells[:, None], queries[:, 1:]), dim=1)  # (B, L, k, hidden_dim)
+        boxes = track.boxes()[:, -queries.shape[1] :]
+        return Proposals(self.text_classifier(queries, text), masks, boxes)
+
+    def _run_denoising(
+        self,
+        scales: list[Tensor],
+        pixels: Tensor,
+        text: Tensor,
+        noised: BoxPrompts,
+        image_size: Sequence[int],
+    ) -> Proposals:
+        """Foreground queries at noised true boxes, each by itself, after each decoder layer."""
+        noised = noised.to(pixels.device, non_blocking=True)
+        corners = pad_sequence(noised.boxes, batch_first=True)  # (B, Q, 4) in pixels
+        track = self._track_boxes(from_pixels(corners, image_size), text, image_size)
+        queries, masks = self._run_track(track, scales, pixels, text, independent=True)
+        classes = self.text_classifier(queries[:, 1:], text)  # (B, L - 1, Q, K + 1)
+        return Proposals(classes, masks[:, 1:], track.boxes()[:, 1:])
+
+    def _run_track(
+        self,
+        track: BoxTrack,
+        scales: list[Tensor],
+        pixels: Tensor,
+        text: Tensor,
+        *,
+        independent: bool = False,
+        aux_outputs: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and masks of boxes, as the transformer decoder returns them."""
+        queries, masks = self.transformer_decoder(
+            track.prompts.content,
+            track.position,
+            scales,
+            pixels,
+            mask_bias=track.mask_bias,
+            mask_addition=self._query_addition(text),
+            independent=independent,
+            aux_outputs=aux_outputs,
+        )
+        return queries, masks
+
+    def _select_cells(self, scales: list[Tensor], names: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalized cells (B, k, hidden_dim) that resemble names, and their reference boxes."""
+        norm = self.transformer_decoder.norm
+        chosen = select_cells(
+            scales,
+            names,
+            lambda cells, rows: self.text_classifier(norm(cells), rows),
+            self.config.foreground,
+        )  # (B, k)
+        cells = torch.cat([scale.flatten(2) for scale in scales], dim=2).transpose(1, 2)
+        index = chosen[..., None].expand(-1, -1, cells.shape[2])
+        references = cell_references([scale.shape[-2:] for scale in scales], cells.device)
+        return norm(cells.gather(1, index)), references[chosen]
+
+    def _track_boxes(self, boxes: Tensor, text: Tensor, image_size: Sequence[int]) -> BoxTrack:
+        """Queries at boxes (B, k, 4), which the decoder's layers correct."""
+        encoder = self.box_prompt_encoder
+
+        def encode(boxes: Tensor) -> BoxPromptQueries:
+            prompts = BoxPrompts.without_labels(list(to_pixels(boxes, image_size)))
+            encoded: BoxPromptQueries = encoder(prompts, text, image_size, MASK_STRIDE)
+            return encoded
+
+        return BoxTrack(self.foreground_head, encoder, encode, boxes)
+
+
+def _concatenate(learned: Proposals, foreground: Proposals) -> Proposals:
+    classes = torch.cat((learned.class_logits, foreground.class_logits), dim=2)
+    masks = torch.cat((learned.mask_logits, foreground.mask_logits), dim=2)
+    return Proposals(classes, masks, foreground.boxes)
 
 
 def _pixel_decoder(

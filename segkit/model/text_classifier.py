@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,11 @@ class ClassEmbeddings:
     """(K,) bool."""
     is_unseen: Tensor | None = None
     """(K,) bool: classes that training did not see; None for none."""
+
+    @cached_property
+    def things(self) -> Tensor:
+        """(T,) int64: the rows of things; computed once, since it waits for the device."""
+        return torch.nonzero(self.is_thing)[:, 0]
 
     @classmethod
     def from_taxonomy(cls, taxonomy: Taxonomy, text: Tensor) -> "ClassEmbeddings":

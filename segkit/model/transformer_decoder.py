@@ -144,28 +144,30 @@ class TransformerDecoder(nn.Module):
     def forward(
         self,
         queries: Tensor,
-        position: Tensor,
+        position: Tensor | Callable[[], Tensor],
         scales: Sequence[Tensor],
         pixels: Tensor,
         *,
         mask_bias: MaskBias | None = None,
         mask_addition: MaskAddition | None = None,
         region: Tensor | None = None,
+        independent: bool = False,
         aux_outputs: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Decode.
 
         Args:
             queries: (B, N, hidden_dim), content.
-            position: (B, N, hidden_dim), added to queries in attention.
+            position: (B, N, hidden_dim), added to queries in attention; a function is called before
+                each layer.
             scales: three maps (B, hidden_dim, h, w), coarse to fine.
             pixels: F, (B, mask_dim, H/4, W/4).
             mask_bias: for box prompts: normalized queries (B, N, hidden_dim) -> addition to their
                 mask logits, (B, N, H/4, W/4).
             mask_addition: with weight transfer: normalized queries -> addition to their mask
                 embeddings, (B, N, mask_dim).
-            region: (B, N, H/4, W/4) bool, for box prompts: queries attend only inside their region,
-                and to no other query.
+            region: (B, N, H/4, W/4) bool, for box prompts: queries attend only inside their region.
+            independent: let each query attend to no other query.
             aux_outputs: return the outputs before the first layer and after each, or only the last.
 
         Returns:
@@ -188,9 +190,9 @@ class TransformerDecoder(nn.Module):
         for number in range(len(self.layers)):
             level = number % LEVELS
             attn_mask = self._attn_mask(states[-1], small_pixels[level], region)
-            independent = region is not None
+            at = position if isinstance(position, Tensor) else position()  # (B, N, hidden_dim)
             queries = self.layers.run(
-                number, queries, position, memories[level], grids[level], attn_mask, independent
+                number, queries, at, memories[level], grids[level], attn_mask, independent
             )
             states.append(self._state(queries, mask_bias, mask_addition))
         if not aux_outputs:

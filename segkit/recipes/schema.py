@@ -96,6 +96,14 @@ class ModelConfig(Section):
     """D_F, the width of the per-pixel map and of the mask embeddings. Mask2Former: 256."""
     queries: int = Field(50, gt=0)
     """N, the number of learned queries, and so of mask proposals per image. Mask2Former: 100."""
+    foreground: int = Field(0, ge=0)
+    """Foreground queries per image beside the learned ones (OpenSeeD: 300): box prompts at boxes
+    that the model predicts for the cells most similar to names of things. Things then train only
+    these, stuff only the learned queries, and sets of boxes no learned query. 0: learned queries
+    for everything, as in DaTaSeg."""
+    refine_boxes: bool = False
+    """Let each decoder layer move a foreground query to the box that it predicts, in place of the
+    cell's box (iterative refinement)."""
     rounds: int = Field(2, gt=0)
     """R; the transformer decoder has 3 R layers, one per scale in each round. Mask2Former: 3."""
     heads: int = Field(4, gt=0)
@@ -132,6 +140,12 @@ class ModelConfig(Section):
                 raise ValueError(
                     f"model.hidden_dim ({self.hidden_dim}) is not a multiple of {name}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_boxes(self) -> "ModelConfig":
+        if self.refine_boxes and not self.foreground:
+            raise ValueError("model.refine_boxes needs boxes: set model.foreground above 0")
         return self
 
 
@@ -220,6 +234,18 @@ class LossConfig(Section):
     """Weight of the cross-entropy of the cells at strides 32, 16 and 8, which the text classifier
     names as it names queries; 0 classifies no cells. Cells within a box but not on a mask have to
     be of the box's class or background (see `segkit.criterion.dense_loss`)."""
+    classes: Literal["softmax", "sigmoid"] = "softmax"
+    """Class loss of proposals. softmax: cross-entropy over the classes and background, as in
+    Mask2Former. sigmoid: focal loss of each class against background, as in OpenSeeD; `background`
+    does not apply. Inference is the same for both."""
+    box_l1: float = Field(5.0, ge=0)
+    """Weight of the L1 distance of predicted boxes, with `model.foreground`, where boxes of objects
+    are known (OpenSeeD's and DETR's weight)."""
+    box_giou: float = Field(2.0, ge=0)
+    """Weight of 1 - generalized IoU of the same boxes (OpenSeeD's and DETR's weight)."""
+    denoising: float = Field(0.0, ge=0)
+    """Factor on the losses of denoising queries, with `model.foreground`: foreground queries at
+    true boxes whose sides are shifted by up to 40 % of their length, as in OpenSeeD; 0: none."""
     matching: bool = True
     """Train the learned queries; without them, a model learns to segment box prompts only."""
     box_prompts: float = Field(1.0, ge=0)
@@ -459,3 +485,15 @@ class Recipe(Section):
             return self
         hint = "set loss.matching=false and loss.max_box_prompts=1"
         raise ValueError(f"model.prompt_maps takes one box prompt a crop and no queries; {hint}")
+
+    @model_validator(mode="after")
+    def _check_foreground(self) -> "Recipe":
+        if self.model.foreground:
+            if not self.loss.matching:
+                raise ValueError("model.foreground needs loss.matching: it trains the queries")
+            return self
+        defaults = LossConfig()
+        for key in ("box_l1", "box_giou", "denoising"):
+            if getattr(self.loss, key) != getattr(defaults, key):
+                raise ValueError(f"loss.{key} needs model.foreground above 0")
+        return self

@@ -76,7 +76,7 @@ def estimate_memory(
     weights = _FLOAT * parameters // shards
     gradients = _FLOAT * sum(parameter.numel() for parameter in trained) // shards
     activations, outputs = _activations(model, recipe, classes, prompts)
-    parts = (outputs.queries, outputs.box_prompts)
+    parts = (outputs.queries, outputs.box_prompts, outputs.denoising)
     masks = [part.mask_logits.numel() for part in parts if part is not None]
     return Memory(
         parameters=parameters,
@@ -115,7 +115,12 @@ def _activations(model: DataSeg, recipe: Recipe, classes: int, prompts: int) -> 
                 model,
                 state,
                 inputs,
-                {"learned_queries": config.matching, "dense": config.dense > 0},
+                {
+                    "learned_queries": config.matching,
+                    "things": torch.arange(classes),
+                    "noised": boxes if config.denoising > 0 and prompts else None,
+                    "dense": config.dense > 0,
+                },
             )
         sizes = [tensor.untyped_storage().nbytes() for tensor in kept.values()]
     return sum(sizes) + images.nbytes, outputs

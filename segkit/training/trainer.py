@@ -18,7 +18,9 @@ from torch.nn.utils import clip_grad_norm_
 from segkit import distributed
 from segkit.criterion.box_assist import predict_assist_masks
 from segkit.criterion.box_prompts import sample_box_prompts
+from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.pooled_targets import AssistMasks
+from segkit.criterion.query_groups import runs_learned_queries
 from segkit.data.batch import Batch
 from segkit.data.mix import DataMix
 from segkit.distributed import autocast, full_tensor, gradient_sync
@@ -70,6 +72,7 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.text = {data.name: data.embeddings.text.to(self.device) for data in setup.datasets}
         freeze_backbone(model, self.recipe.optimizer)
+        self.things = {data.name: data.embeddings.things.to(self.device) for data in setup.datasets}
         self.ema = build_ema(model, self.recipe.optimizer.ema_decay)
         self.is_sharded = self.recipe.training.parallel == "fsdp" and distributed.world_size() > 1
         if self.is_sharded:
@@ -145,14 +148,12 @@ class Trainer:
                     prompts = sample_box_prompts(batch, config.loss, torch.default_generator)
                     text = self.text[batch.dataset]
                     assist = self._assist_masks(batch, text)
+                    groups = self._query_groups(batch)
+                    noised = groups.get("noised")
                     outputs = self.parallel_model(
-                        batch.images,
-                        text,
-                        prompts,
-                        learned_queries=config.loss.matching,
-                        dense=config.loss.dense > 0,
+                        batch.images, text, prompts, dense=config.loss.dense > 0, **groups
                     )
-                    losses = self.criterion(outputs, batch, prompts, self.step, assist)
+                    losses = self.criterion(outputs, batch, prompts, self.step, assist, noised)
                 del outputs  # all layers' mask logits, which the backward pass does not need
                 loss = torch.stack(list(losses.values())).sum() * share
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -254,6 +255,16 @@ class Trainer:
             weight_of = {data.name: data.weight for data in self.setup.datasets}
             weights = [weight_of[batch.dataset] for batch in batches]
         return [weight / sum(weights) for weight in weights]
+
+    def _query_groups(self, batch: Batch) -> dict[str, Any]:
+        """The query groups that run on a batch, as arguments of the model."""
+        if not self.recipe.model.foreground:
+            return {"learned_queries": self.recipe.loss.matching}
+        return {
+            "learned_queries": runs_learned_queries(batch.task),
+            "things": self.things[batch.dataset],
+            "noised": sample_denoising(batch, self.recipe.loss, torch.default_generator),
+        }
 
     def _seed_noise(self) -> None:
         """Make the noise of a step (points, box noise) a function of seed, step and rank.

@@ -1,7 +1,7 @@
 """Batched inference against a loop over single images."""
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -51,9 +51,9 @@ class Confident(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: torch.Tensor, text: torch.Tensor, **options: bool) -> Outputs:
+    def forward(self, images: torch.Tensor, text: torch.Tensor, **options: Any) -> Outputs:
         proposals = self.model(images, text, **options).queries
-        classes, masks = ((x - x.mean(2, keepdim=True)) for x in proposals)
+        classes, masks = ((x - x.mean(2, keepdim=True)) for x in proposals[:2])
         return Outputs(Proposals(classes * 40, masks * 40), None)
 
 
@@ -123,7 +123,7 @@ def test_batches_equal_single_images(model: Confident, task: Task) -> None:
 class Instant(nn.Module):
     """Returns empty proposals at once."""
 
-    def forward(self, images: torch.Tensor, text: torch.Tensor, **_: bool) -> Outputs:
+    def forward(self, images: torch.Tensor, text: torch.Tensor, **_: object) -> Outputs:
         batch, height, width = len(images), *images.shape[2:]
         masks = torch.zeros(batch, 1, 2, height // 4, width // 4)
         return Outputs(Proposals(torch.zeros(batch, 1, 2, 6), masks), None)

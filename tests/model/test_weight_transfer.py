@@ -53,7 +53,8 @@ def run(model: DataSeg, rows: Tensor, labels: list[Tensor] = LABELS) -> Outputs:
 
 
 def tensors(outputs: Outputs) -> list[Tensor]:
-    return [*outputs.queries, *outputs.box_prompts]  # type: ignore[misc]
+    fields = (*outputs.queries, *outputs.box_prompts)  # type: ignore[misc]
+    return [field for field in fields if field is not None]
 
 
 def test_off_by_default_and_the_default_has_no_weights() -> None:

@@ -43,7 +43,7 @@ class StandInCriterion(nn.Module):
     """Two terms, both means over images; the target of an image is its mean red."""
 
     def forward(
-        self, outputs: Tensor, batch: Batch, prompts: None, step: int, assist: None
+        self, outputs: Tensor, batch: Batch, prompts: None, step: int, *_: None
     ) -> dict[str, Tensor]:
         target = batch.images[:, 0].mean((1, 2))
         return {"square": F.mse_loss(outputs, target), "size": 0.1 * F.l1_loss(outputs, target)}

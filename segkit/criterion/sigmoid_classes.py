@@ -1,0 +1,58 @@
+"""Sigmoid classes: focal loss of each class against background (OpenSeeD, as Deformable DETR).
+
+The probability of a class by itself is the sigmoid of its logit less that of background. Softmax,
+by which inference reads the same logits, ranks the classes of a proposal equally.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segkit import distributed
+from segkit.criterion.losses import focal_terms
+
+
+def class_margins(class_logits: Tensor) -> Tensor:
+    """Logits of each class against background: (..., K + 1), background last, -> (..., K)."""
+    return class_logits[..., :-1] - class_logits[..., -1:]
+
+
+def sigmoid_class_cost(class_logits: Tensor, labels: Tensor) -> Tensor:
+    """Focal loss of each target's class, less its loss as a negative (Deformable DETR).
+
+    Args:
+        class_logits: (L, N, K + 1), background last.
+        labels: (T,) int64.
+
+    Returns:
+        (L, N, T).
+    """
+    positive, negative = focal_terms(class_margins(class_logits)[..., labels])
+    return positive - negative
+
+
+def sigmoid_class_loss(
+    class_logits: Tensor, classes: Tensor, counted: Tensor, annotated: Sequence[Tensor | None]
+) -> Tensor:
+    """Sum of the focal losses of all classes, over the number of matched proposals.
+
+    Every process must call it.
+
+    Args:
+        class_logits: (B, L, N, K + 1), background last.
+        classes: (B, L, N) int64, the class of each proposal's target; K without one.
+        counted: (B, L, N) bool, the proposals that count.
+        annotated: (K,) bool for each image, the classes that count; None means all.
+    """
+    margins = class_margins(class_logits)  # (B, L, N, K)
+    count = margins.shape[-1]
+    positive, negative = focal_terms(margins)
+    is_class = F.one_hot(classes, count + 1)[..., :-1].bool()
+    loss = torch.where(is_class, positive, negative) * counted[..., None]
+    if any(flags is not None for flags in annotated):
+        full = [torch.ones(count) if flags is None else flags.float() for flags in annotated]
+        loss = loss * torch.stack(full).to(loss.device, non_blocking=True)[:, None, None]
+    matched = (classes < count).sum().float()
+    return loss.sum() / distributed.mean_over_processes(matched).clamp(min=1)

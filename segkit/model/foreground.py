@@ -1,0 +1,93 @@
+"""Foreground queries: box prompts at boxes that the model predicts itself (OpenSeeD, section 3.2).
+
+Cells that resemble names of things predict a box each. A query per cell starts as the box prompt
+of that box, without a label: that is how half of the box prompts are trained, to name what is in
+their box, and the cell's guess cannot mislead it. Unlike prompts of a user, these queries attend to
+all of the image and to each other, so that two of them can share out what they see.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from segkit.model.box_coding import box_head, decode_boxes
+from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPromptQueries
+
+
+class ForegroundHead(nn.Module):
+    """Box heads of cells and of queries.
+
+    Args:
+        hidden_dim: width of cells and queries.
+        refine: let each decoder layer start from the box of the layer before, in place of the
+            cell's box (iterative refinement, Deformable DETR).
+    """
+
+    def __init__(self, hidden_dim: int, *, refine: bool) -> None:
+        super().__init__()
+        self.refine = refine
+        self.cell_head = box_head(hidden_dim)
+        self.query_head = box_head(hidden_dim)
+
+    def cell_boxes(self, features: Tensor, references: Tensor) -> Tensor:
+        """Boxes of cells.
+
+        Args:
+            features: (B, k, hidden_dim), normalized.
+            references: (B, k, 4), from `cell_references`.
+
+        Returns:
+            (B, k, 4) cx, cy, w, h in 0-1.
+        """
+        return decode_boxes(self.cell_head(features), references)
+
+
+class BoxTrack:
+    """The boxes of queries, from one decoder layer to the next.
+
+    Their gradient ends where they become the position or the reference of a query: each layer
+    learns to correct the box that it is given.
+
+    Args:
+        head: of the boxes.
+        encoder: of the positions and of the masks' prior.
+        encode: boxes (B, k, 4) cx, cy, w, h in 0-1 -> box prompts.
+        boxes: (B, k, 4), before the first layer.
+    """
+
+    def __init__(
+        self,
+        head: ForegroundHead,
+        encoder: BoxPromptEncoder,
+        encode: Callable[[Tensor], BoxPromptQueries],
+        boxes: Tensor,
+    ) -> None:
+        self._head, self._encoder, self._encode = head, encoder, encode
+        self._reference = boxes.detach()
+        self._layers = [boxes]
+        self._started = False
+        self.prompts = encode(self._reference)
+
+    def position(self) -> Tensor:
+        """(B, k, hidden_dim), of the queries in the next layer."""
+        return self.prompts.position
+
+    def mask_bias(self, queries: Tensor) -> Tensor:
+        """Update the boxes by normalized queries (B, k, hidden_dim), and get the masks' prior.
+
+        The first call is for the queries before the first layer, whose boxes are those of the
+        start.
+        """
+        if self._started:
+            boxes = decode_boxes(self._head.query_head(queries), self._reference)
+            self._layers.append(boxes)
+            if self._head.refine:
+                self._reference = boxes.detach()
+                self.prompts = self._encode(self._reference)
+        self._started = True
+        return self._encoder.mask_bias(queries, self.prompts.basis)
+
+    def boxes(self) -> Tensor:
+        """(B, L, k, 4) cx, cy, w, h in 0-1: before the first layer and after each."""
+        return torch.stack(self._layers, dim=1)
