@@ -14,17 +14,32 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import cuda_checks
+import cuda_speed
 import torch
-from cuda_checks import CHECKS, FULL, TINY, Bench, Row
+from cuda_bench import FULL, TINY, Bench, Row
 from experiments import markdown
 from rich.console import Console
 from rich.table import Table
 
 from segkit import __version__
 
+CHECKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "losses": cuda_checks.losses_and_gradients,
+    "precision": cuda_checks.precisions,
+    "compile": cuda_checks.compiled,
+    "parallel": cuda_checks.parallel,
+    "resume": cuda_checks.resumed,
+    "inference": cuda_speed.inference,
+    "attention": cuda_speed.deformable_attention,
+    "loader": cuda_speed.loader,
+    "long": cuda_speed.long_run,
+    "peer": cuda_speed.against_mask2former,
+}
 COLUMNS = ("check", "quantity", "value", "at most", "")
 
 

@@ -27,7 +27,7 @@ def test_a_cpu_passes_every_check(tmp_path: Path) -> None:
 
 def test_a_value_beyond_its_limit_fails() -> None:
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from cuda_checks import Row\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from cuda_bench import Row\n"
         "values = ((1, 2), (2, 2), (3, 2), (float('nan'), None), (float('inf'), 2), (9, None))\n"
         "print([Row('a', 'b', *value).passed for value in values])"
     )

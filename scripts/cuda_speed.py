@@ -1,0 +1,131 @@
+"""The checks of speed and memory of `check_cuda.py`; each yields rows of its table."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import timm
+import torch
+from cuda_bench import Bench, Row, read_batches
+from safetensors.torch import save_file
+from torch import Tensor
+
+from segkit.distributed import autocast
+from segkit.inference.outputs import predict_set
+from segkit.inference.pipeline import image_crop
+from segkit.inference.pseudolabel import pseudolabel
+from segkit.model.deformable import DeformableAttention
+from segkit.model.sampling import Scales
+from segkit.recipes.load import load_recipe
+from segkit.runs.open_run import load_run
+from segkit.training.logging import StepRecord
+
+
+def against_mask2former(bench: Bench) -> Iterator[Row]:
+    """A training step beside Hugging Face's Mask2Former: the table of bench_train.py."""
+    script, table = Path(__file__).with_name("bench_train.py"), bench.out / "bench_train.md"
+    command = [sys.executable, str(script), "--device", str(bench.device), *bench.sizes.bench]
+    subprocess.run([*command, "--markdown", str(table)], check=True, stdout=sys.stderr)
+    for line in table.read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0].isdecimal():
+            yield Row(f"{cells[0]} px {cells[1]}", "times as fast as Mask2Former", float(cells[4]))
+            yield Row(f"{cells[0]} px {cells[1]}", "times less memory", float(cells[7]))
+
+
+def deformable_attention(bench: Bench) -> Iterator[Row]:
+    """One layer of deformable attention, forward and backward, at strides 8, 16 and 32."""
+    side = bench.sizes.large
+    shapes = tuple((side // stride, side // stride) for stride in (32, 16, 8))
+    scales = Scales.from_sizes(shapes, bench.device)
+    cells = sum(height * width for height, width in shapes)
+    layer = DeformableAttention(256, heads=8, levels=3).to(bench.device)
+    memory = torch.randn(bench.sizes.batch, cells, 256, device=bench.device, requires_grad=True)
+    reference = torch.rand(cells, 2, device=bench.device)
+    for precision in ("fp32", "bf16"):
+
+        def forward(precision: str = precision) -> Tensor:
+            with autocast(precision, bench.device):
+                attended: Tensor = layer(memory, memory, reference, scales)
+            return attended.float().sum()
+
+        with torch.no_grad():
+            yield Row(f"attention {precision}", "forward, ms", 1e3 * bench.seconds(forward))
+        both = bench.seconds(lambda forward=forward: forward().backward())
+        yield Row(f"attention {precision}", "forward and backward, ms", 1e3 * both)
+        yield Row(f"attention {precision}", "peak, MiB", _peak(bench, lambda: forward().backward()))
+
+
+def inference(bench: Bench) -> Iterator[Row]:
+    """Images and boxes a second of `predict` and `pseudolabel`, against the bare forward pass."""
+    precision = "bf16" if bench.device.type == "cuda" else "fp32"
+    run = load_run(bench.run, str(bench.device), [f"inference.precision={precision}"])
+    config = run.recipe.inference
+    data, text = bench.panoptic, run.class_embeddings(bench.panoptic.taxonomy).text
+    sample = data.sample(0)
+    height, width = image_crop(sample.height, sample.width, config).padded_size
+    images = torch.rand(config.batch_size, 3, height, width, device=bench.device)
+
+    @torch.no_grad()
+    def bare() -> None:
+        with autocast(precision, bench.device):
+            run.model(images, text, aux_outputs=False)
+
+    rate = config.batch_size / bench.seconds(bare)
+    predicted = bench.seconds(
+        lambda: predict_set(run, data, "panoptic", bench.out / "predicted"), 1
+    )
+    yield Row("predict", "images/s of the bare forward pass", rate)
+    yield Row("predict", "images/s", len(data) / predicted)
+    _, transfer = pseudolabel(run, bench.boxes, bench.out / "masks")
+    labeled = bench.seconds(lambda: pseudolabel(run, bench.boxes, bench.out / "masks"), 1)
+    yield Row("pseudolabel", "boxes/s", transfer.boxes / labeled)
+    yield Row("pseudolabel", "images/s", len(bench.boxes) / labeled)
+
+
+def loader(bench: Bench) -> Iterator[Row]:
+    """Crops a second of the loader, beside what the long run's steps need."""
+    setup = bench.setup(bench.panoptic, f"data.image_size={bench.sizes.large}", "data.workers=4")
+    started = time.perf_counter()
+    batches = read_batches(setup, bench.sizes.steps)
+    seconds = time.perf_counter() - started
+    yield Row("loader", "crops/s of 4 workers", len(batches) * bench.sizes.batch / seconds)
+
+
+def long_run(bench: Bench) -> Iterator[Row]:
+    """Steps of a large model at a large size: speed after the first steps, and memory."""
+    records: list[StepRecord] = []
+    settings = [f"data.image_size={bench.sizes.large}", *_random_backbone(bench)]
+    if bench.device.type == "cuda":
+        settings.append("training.precision=bf16")
+    bench.train(
+        "long",
+        *settings,
+        steps=bench.sizes.steps,
+        recipe=bench.sizes.recipe,
+        on_step=records.append,
+    )
+    rates = sorted(record.samples_per_second for record in records[len(records) // 5 :])
+    yield Row(bench.sizes.recipe, "crops/s, median", rates[len(rates) // 2])
+    yield Row(bench.sizes.recipe, "memory, MiB", records[-1].memory_mib)
+    yield Row(bench.sizes.recipe, "loss of the last step", records[-1].loss)
+
+
+def _peak(bench: Bench, work: Callable[[], object]) -> float:
+    """MiB that a call allocates on a GPU; 0 on a CPU."""
+    if bench.device.type != "cuda":
+        return 0.0
+    torch.cuda.reset_peak_memory_stats(bench.device)
+    before = torch.cuda.memory_allocated(bench.device)
+    work()
+    return (torch.cuda.max_memory_allocated(bench.device) - before) / 2**20
+
+
+def _random_backbone(bench: Bench) -> list[str]:
+    """Settings of random weights for the backbone of the long run, whose own are downloaded."""
+    name = load_recipe(bench.sizes.recipe, ()).model.backbone
+    file = bench.out / "backbone.safetensors"
+    save_file(timm.create_model(name).state_dict(), file)
+    return [f'model.backbone_weights="{file.resolve()}"']
