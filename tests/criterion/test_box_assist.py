@@ -193,7 +193,7 @@ def test_images_without_targets_and_void_are_safe() -> None:
     terms = losses(pair, double, PSEUDO, [assist, none])
     assert all(torch.isfinite(value) for value in terms.values())
     torch.stack(list(terms.values())).sum().backward()
-    assert all(torch.isfinite(x.grad).all() for x in pair if x.grad is not None)
+    assert all(torch.isfinite(x.grad).all() for x in pair[:2] if x.grad is not None)
     assert set(losses(pair, make_batch(empty, empty, task="instance"), PSEUDO, [none, none])) == {
         "class"
     }
