@@ -38,6 +38,7 @@ from . import (
     pseudolabel,
     recipes,
     relabel,
+    selftrain,
     show,
     split,
     train,
@@ -69,6 +70,7 @@ _ORDER = (
         "calibrate",
         "predict",
         "pseudolabel",
+        "selftrain",
         "eval",
         "benchmark",
         "browse",
@@ -131,6 +133,7 @@ app.command()(inspect.inspect)
 app.command()(predict.predict)
 app.command()(prune.prune)
 app.command()(pseudolabel.pseudolabel)
+app.command()(selftrain.selftrain)
 app.command()(train.train)
 app.command()(validate.validate)
 app.add_typer(benchmark.app, name="benchmark")

@@ -109,7 +109,7 @@ def train(
         raise InputError("--plan trains nothing", hint="leave --resume and --restart out")
     if init_from is not None:
         overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
-    sets = [_parse_data(item) for item in data]
+    sets = [parse_data(item) for item in data]
     if plan:
         _plan(recipe, sets, eval_data, out, steps, device, overrides, as_json)
         return
@@ -224,7 +224,7 @@ def _notes(recipe: "Recipe", out: Path, resume: bool) -> list[str]:
     return notes
 
 
-def _parse_data(item: str) -> tuple[str, float]:
+def parse_data(item: str) -> tuple[str, float]:
     """Parse `SET` or `SET=WEIGHT`; the default weight is 1."""
     spec, equals, weight = item.rpartition("=")
     if not equals:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from segkit.runs.open_run import load_run
     from segkit.shards.reader import ShardSet
     from segkit.sources.engine import convert
+    from segkit.training.selftrain import selftrain
     from segkit.training.train import train
 
     open = ShardSet.open
@@ -40,6 +41,7 @@ __all__ = [
     "open_teacher",
     "pseudolabel",
     "segment_boxes",
+    "selftrain",
     "train",
 ]
 
@@ -54,6 +56,7 @@ _EXPORTS = {
     "open_teacher": ("segkit.inference.open_teacher", "open_teacher"),
     "pseudolabel": ("segkit.inference.pseudolabel", "pseudolabel"),
     "segment_boxes": ("segkit.inference.predictor", "segment_boxes"),
+    "selftrain": ("segkit.training.selftrain", "selftrain"),
     "train": ("segkit.training.train", "train"),
 }
 """Exported name -> module and attribute."""

@@ -82,3 +82,8 @@ class Sample:
     known."""
     source: str | None = None
     """The source's own image record, as JSON text (license, URLs, dates)."""
+
+
+def is_object(segment: Segment) -> bool:
+    """Whether a segment shows one thing that counts: no crowd, not ignored."""
+    return segment.kind == "thing" and not (segment.is_crowd or segment.ignore)

@@ -12,7 +12,7 @@ from segkit.inference.overlaps import occupied_pixels, resolve_overlaps
 from segkit.inference.streams import prefetch, unbatch
 from segkit.inference.teacher import Teacher
 from segkit.masks.rle import encode
-from segkit.sample import Sample, Segment
+from segkit.sample import Sample, Segment, is_object
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
@@ -136,13 +136,7 @@ def _predict_samples(
         segments = [sample.segments[index] for index in indices]
         boxes = [segment.box for segment in segments]
         labels = [data.taxonomy.index[segment.class_id] for segment in segments]
-        others = [
-            segment.box
-            for index, segment in enumerate(sample.segments)
-            if segment.kind == "thing"
-            and not (segment.is_crowd or segment.ignore)
-            and index not in indices
-        ]
+        others = [s.box for i, s in enumerate(sample.segments) if i not in indices and is_object(s)]
         prompts = ImagePrompts(data.image(sample), boxes, labels, others)
         return _PromptedSample(sample, indices, [prompts])
 

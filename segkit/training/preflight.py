@@ -71,9 +71,7 @@ def check_training(
             nor `restart`.
         SegkitError: another process is writing to `out`.
     """
-    if not _DEVICE.fullmatch(device):
-        hint = "give auto, cpu, cuda or cuda:N"
-        raise InputError(f"unknown device {device!r}", record="--device", hint=hint)
+    check_device(device)
     inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), data, eval_data)
     if int(os.environ.get("RANK", "0")) == 0:  # the first process may be writing there already
         require_unlocked(out)
@@ -82,6 +80,13 @@ def check_training(
         elif not restart:
             require_no_interrupted_run(out)
     return inputs
+
+
+def check_device(device: str) -> None:
+    """Raise InputError where a device is not auto, cpu, cuda or cuda:N."""
+    if not _DEVICE.fullmatch(device):
+        hint = "give auto, cpu, cuda or cuda:N"
+        raise InputError(f"unknown device {device!r}", record="--device", hint=hint)
 
 
 def with_steps(overrides: Sequence[str], steps: int | None) -> Sequence[str]:

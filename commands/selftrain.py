@@ -1,0 +1,139 @@
+"""`segkit selftrain`: masks for boxes, by rounds of training on the pseudo-masks of a run."""
+
+import time
+from pathlib import Path
+
+import typer
+
+from segkit.errors import InputError
+from segkit.extras import require_extra
+from segkit.storage import writable_local
+
+from .common import (
+    IMAGES_ROOT_OPTION,
+    JSON_OPTION,
+    complete_recipe,
+    emit,
+    progress_bar,
+    table,
+)
+from .train import parse_data
+
+
+def selftrain(
+    recipe: str = typer.Option(
+        ...,
+        "--recipe",
+        metavar="NAME|FILE",
+        help="A recipe that trains box prompts, such as box-labeler-mini, or a TOML file.",
+        autocompletion=complete_recipe,
+    ),
+    data: list[str] = typer.Option(
+        ...,
+        "--data",
+        metavar="SET[=WEIGHT]",
+        help="A set with masks and its sampling weight; repeatable.",
+    ),
+    boxes: str = typer.Option(
+        ...,
+        "--boxes",
+        metavar="SET[=WEIGHT]",
+        help="The set whose boxes get masks, and its sampling weight.",
+    ),
+    out: Path = typer.Option(
+        ..., "--out", metavar="DIR", parser=writable_local, help="Folder of the rounds."
+    ),
+    rounds: int = typer.Option(3, "--rounds", help="Maximum number of rounds after the first run."),
+    held_out: str = typer.Option(
+        None,
+        "--held-out",
+        metavar="SET",
+        help="A set with masks that scores the rounds and is not trained on; by default, a share "
+        "of the images of each panoptic or instance set of --data.",
+    ),
+    share: float = typer.Option(
+        0.1, "--held-out-share", metavar="0-1", help="That share, drawn by training.seed."
+    ),
+    checkpoint: str = typer.Option(
+        None, "--checkpoint", metavar="RUN", help="A run to start from, instead of training one."
+    ),
+    steps: int = typer.Option(
+        None, "--steps", min=1, help="Steps of the first run, instead of the recipe's."
+    ),
+    round_steps: int = typer.Option(
+        None,
+        "--round-steps",
+        min=1,
+        help="Steps of each later round; by default a quarter of the recipe's or of --steps.",
+    ),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    overrides: list[str] = typer.Option(
+        [],
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, such as optimizer.lr=3e-4; repeatable.",
+    ),
+    images_root: list[str] = IMAGES_ROOT_OPTION,
+    as_json: bool = JSON_OPTION,
+) -> None:
+    """Train on masks and boxes, turn the boxes into masks, train on these as well; repeat.
+
+    Each pseudo-mask counts by its score. The rounds end when the masks of the held-out images do
+    not improve. The same command again resumes an interrupted one. DIR/round-N/run and
+    DIR/round-N/masks hold the run and the layer of each round.
+
+    Example: segkit selftrain --recipe box-labeler-mini --data work/masks --boxes work/boxes --out
+    work/rounds --rounds 2
+    """
+    started = time.monotonic()
+    require_extra("train", "segkit selftrain")
+    if checkpoint is not None and steps is not None:
+        hint = "give --round-steps for the later rounds"
+        raise InputError("--checkpoint replaces the training that --steps is for", hint=hint)
+    from segkit.training.preflight import check_device
+    from segkit.training.selftrain_plan import plan_selftraining, read_state
+
+    check_device(device)
+    sets, (box_set, weight) = [parse_data(item) for item in data], parse_data(boxes)
+    options = {
+        "rounds": rounds,
+        "held_out": held_out,
+        "share": share,
+        "checkpoint": checkpoint,
+        "steps": steps,
+        "round_steps": round_steps,
+        "overrides": overrides,
+    }
+    read_state(out, plan_selftraining(recipe, sets, (box_set, weight), **options))
+
+    # Everything that can be refused has been: models take seconds to load.
+    from segkit.training.selftrain import selftrain as run_rounds
+
+    result = run_rounds(
+        recipe, sets, (box_set, weight), out, device=device, progress=progress_bar, **options
+    )
+    columns = ("round", "held-out IoU", "boxes", "masked", "masks")
+    rows = [
+        (
+            str(entry["round"]),
+            f"{entry['held_out_iou']:.3f}",
+            *(str(entry.get(key, "-")) for key in ("boxes", "masked", "masks")),
+        )
+        for entry in result.rounds
+    ]
+    best = result.rounds[result.best]
+    ending = f"round {len(rows) - 1} did not improve" if result.stopped else "all rounds improved"
+    emit(
+        {
+            "out": str(out),
+            "best": result.best,
+            "stopped": result.stopped,
+            "run": best["run"],
+            "masks": best["masks"],
+            "rounds": result.rounds,
+            "seconds": round(time.monotonic() - started, 1),
+        },
+        schema="segkit.selftrain/1",
+        as_json=as_json,
+        tables=[table(f"Self-training: {ending}", columns, rows), best["run"], best["masks"]],
+    )

@@ -1,0 +1,234 @@
+"""Self-training, the library behind `segkit selftrain`: a run labels the boxes of the next run."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkit.errors import InputError
+from segkit.inference.calibrate import ScoredBoxes, fit_calibration, score_boxes
+from segkit.inference.pseudolabel import pseudolabel
+from segkit.runs.calibrated_version import publish_calibrated
+from segkit.runs.open_run import load_run, run_folder
+from segkit.runs.run import Run
+from segkit.runs.run_manifest import read_run_manifest
+from segkit.shards.publish import resolve, versions
+from segkit.shards.reader import ShardSet
+from segkit.training.selftrain_plan import (
+    NamedPath,
+    SelfTrainingPlan,
+    hold_out,
+    plan_selftraining,
+    read_state,
+    write_state,
+)
+from segkit.training.train import train
+from segkit.training.trainer import Callbacks
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""Label and length of a stage -> a context that yields a function to call after each part of it."""
+
+
+@dataclass(frozen=True)
+class SelfTraining:
+    """The rounds of a self-training; round 0 is the first teacher."""
+
+    rounds: list[dict[str, Any]]
+    """Of each round: `round`; `run`, the version's path; `calibrated`, whether its scores are
+    expected IoUs; `held_out_iou`, the mean IoU (0-1) of masks for the boxes of the held-out images;
+    and `masks`, the path of the layer that its run made of the boxes, with the counts `boxes` and
+    `masked`. A round that did not improve the held-out IoU has no layer."""
+
+    @property
+    def best(self) -> int:
+        """The round of the highest held-out IoU, the first of equal ones."""
+        return int(np.argmax([entry["held_out_iou"] for entry in self.rounds]))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last round did not improve on the best before it."""
+        return self.best < len(self.rounds) - 1
+
+
+@contextmanager
+def _silent(label: str, total: int) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+def selftrain(
+    recipe: str | Path,
+    data: Sequence[NamedPath],
+    boxes: NamedPath,
+    out: str | Path,
+    *,
+    rounds: int = 3,
+    held_out: str | None = None,
+    share: float = 0.1,
+    checkpoint: str | None = None,
+    steps: int | None = None,
+    round_steps: int | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    progress: Progress = _silent,
+) -> SelfTraining:
+    """Train a run on masks and boxes, label the boxes with it, train on the labels; repeat.
+
+    A round starts from the weights of the round before and sees the same masks, and pseudo-masks in
+    place of the boxes, each weighted by its score (`loss.trust_scores`): a box without a mask, and
+    the doubt in a mask, still train by projection. The teacher of a round is the EMA of the
+    weights, which runs are published with; where enough boxes are held out, its scores are
+    calibrated on them. Rounds end when the held-out IoU does not improve.
+
+    A call with the same arguments resumes an interrupted one at the step that it was stopped at.
+    Each round publishes versions that nothing changes: `out/round-N/run` and `out/round-N/masks`.
+
+    Args:
+        recipe: a shipped recipe's name or a TOML file; must train box prompts.
+        data: sets with masks, and their sampling weights.
+        boxes: the set whose boxes have no masks, and its sampling weight.
+        out: folder of the rounds.
+        rounds: maximum number of rounds after the first teacher.
+        held_out: set with masks that scores the rounds; None holds `share` of the images of each
+            panoptic and instance set of `data` back, by `training.seed`.
+        share: see `held_out`.
+        checkpoint: a run that is the first teacher; None trains one.
+        steps: of the first teacher, instead of the recipe's.
+        round_steps: of each later round; None is a quarter of the first's.
+        device: auto, cpu, cuda or cuda:N.
+        overrides: `section.key=value`, applied to the recipe.
+        progress: shows the stages.
+
+    Raises:
+        InputError: see `plan_selftraining`; or `out` holds another self-training.
+        SegkitError, StoppedError: as `segkit.train`.
+    """
+    plan = plan_selftraining(
+        recipe,
+        data,
+        boxes,
+        rounds=rounds,
+        held_out=held_out,
+        share=share,
+        checkpoint=checkpoint,
+        steps=steps,
+        round_steps=round_steps,
+        overrides=overrides,
+    )
+    folder = Path(out)
+    entries = read_state(folder, plan)
+    write_state(folder, plan, entries)
+    trained_sets, held_out_sets = hold_out(plan, folder)
+    loop = _Loop(str(recipe), plan, folder, device, progress, trained_sets, held_out_sets)
+    for number in range(rounds + 1):
+        if number >= len(entries):
+            entries.append(loop.score_round(number, entries))
+            write_state(folder, plan, entries)
+        result = SelfTraining(entries)
+        if result.stopped:
+            break
+        if "masks" not in entries[number]:
+            entries[number] |= loop.label(number)
+            write_state(folder, plan, entries)
+    return SelfTraining(entries)
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """The stages of a round; each publishes a version, or finds it published."""
+
+    recipe: str
+    plan: SelfTrainingPlan
+    out: Path
+    device: str
+    progress: Progress
+    data: list[NamedPath]
+    held_out: list[ShardSet]
+
+    def score_round(self, number: int, before: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Train the run of a round, score it on the held-out images, and calibrate it."""
+        path = self._train(number, before)
+        run = load_run(path, self.device)
+        scored: list[ScoredBoxes] = []
+        for shards in self.held_out:
+            with self.progress(f"round {number}: score", len(shards)) as advance:
+                scored.append(score_boxes(run, shards, on_image=advance))
+        calibrated = self._calibrate(number, run, scored)
+        return {
+            "round": number,
+            "run": str(calibrated or path),
+            "calibrated": calibrated is not None or run.calibration is not None,
+            "held_out_iou": float(np.concatenate([boxes.iou for boxes in scored]).mean()),
+        }
+
+    def label(self, number: int) -> dict[str, Any]:
+        """Turn the boxes into masks by the run of a round."""
+        boxes, folder = ShardSet.open(self.plan.boxes[0]), self._folder(number) / "masks"
+        if not versions(folder):
+            run = load_run(self._teacher(number), self.device)
+            with self.progress(f"round {number}: pseudolabel", len(boxes)) as advance:
+                pseudolabel(run, boxes, folder, on_image=advance)
+        layer = ShardSet.open(folder)
+        counts = layer.manifest.statistics.masked - boxes.manifest.statistics.masked
+        total = boxes.manifest.statistics.boxes_only
+        return {"masks": str(layer.path), "boxes": total, "masked": counts}
+
+    def _folder(self, number: int) -> Path:
+        return self.out / f"round-{number}"
+
+    def _teacher(self, number: int) -> Path:
+        """The newest version of a round's run: the calibrated one, where there is one."""
+        if number == 0 and self.plan.checkpoint is not None and not versions(self._run_folder(0)):
+            return run_folder(self.plan.checkpoint)
+        return resolve(self._run_folder(number))
+
+    def _run_folder(self, number: int) -> Path:
+        return self._folder(number) / "run"
+
+    def _train(self, number: int, before: Sequence[dict[str, Any]]) -> Path:
+        """The trained version of a round's run."""
+        if number == 0 and self.plan.checkpoint is not None:
+            return run_folder(self.plan.checkpoint)
+        folder = self._run_folder(number)
+        if existing := versions(folder):
+            return existing[min(existing)]
+        boxes, weight = self.plan.boxes
+        overrides, steps = [*self.plan.overrides], self.plan.recipe.training.steps
+        if number:
+            boxes, steps = before[-1]["masks"], self.plan.round_steps
+            start = json.dumps(before[-1]["run"])
+            overrides += ["loss.trust_scores=true", f"model.init_from={start}"]
+        with self.progress(f"round {number}: train", steps) as advance:
+
+            def on_start(taken: int, steps: int) -> None:
+                for _ in range(taken):
+                    advance()
+
+            train(
+                self.recipe,
+                [*self.data, (boxes, weight)],
+                folder,
+                steps=steps,
+                device=self.device,
+                overrides=overrides,
+                resume=True,
+                callbacks=Callbacks(on_start=on_start, on_step=lambda record: advance()),
+            )
+        return resolve(folder)
+
+    def _calibrate(self, number: int, run: Run, scored: Sequence[ScoredBoxes]) -> Path | None:
+        """The calibrated version of a round's run; None where too few boxes are held out."""
+        folder = self._run_folder(number)
+        if versions(folder) and read_run_manifest(newest := resolve(folder)).command == "calibrate":
+            return newest
+        if run.calibration is not None:
+            return None
+        largest = int(np.argmax([len(boxes.iou) for boxes in scored]))
+        try:
+            calibration = fit_calibration(scored[largest], self.held_out[largest])
+        except InputError:  # fewer than MIN_BOXES in a half
+            return None
+        return publish_calibrated(run, calibration, self.held_out[largest], folder)

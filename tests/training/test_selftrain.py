@@ -1,0 +1,192 @@
+"""Self-training: what its rounds train on, when they end, and that no kill changes the result."""
+
+import hashlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segkit.errors import InputError
+from segkit.inference.calibrate import ScoredBoxes
+from segkit.runs.open_run import load_run
+from segkit.runs.run import Run
+from segkit.runs.run_manifest import read_run_manifest
+from segkit.shards.reader import ShardSet
+from segkit.training import selftrain as module
+from segkit.training.selftrain import SelfTraining, selftrain
+from segkit.training.selftrain_plan import hold_out, plan_selftraining, read_state
+from tests.commands.slips import assert_refused_before_torch
+from tests.training.toy import write_recipe, write_toy_set
+
+FAST = ["inference.pseudo_score=0", "training.checkpoint_every=2", "loss.matching=false"]
+FILES = ("model.safetensors", "recipe.toml", "*.parquet", "selftrain.json")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with masks, boxes and a recipe; relative paths make all files comparable."""
+    write_toy_set(tmp_path / "masks")
+    write_toy_set(tmp_path / "boxes", boxes_only=True, name="boxes")
+    write_recipe(tmp_path / "tiny.toml")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rounds(out: str, count: int = 1, **options: Any) -> SelfTraining:
+    defaults = {"share": 0.34, "steps": 3, "round_steps": 3, "device": "cpu", "overrides": FAST}
+    return selftrain(
+        "tiny.toml", [("masks", 1.0)], ("boxes", 1.0), out, rounds=count, **(defaults | options)
+    )
+
+
+def score_as(monkeypatch: pytest.MonkeyPatch, *ious: float) -> None:
+    """Let the runs of the rounds score these IoUs on the held-out images."""
+
+    def score(run: Run, data: ShardSet, on_image: Callable[[], None]) -> ScoredBoxes:
+        number = int(str(run.path).rpartition("round-")[2].partition("/")[0])
+        return ScoredBoxes(np.zeros(1, np.int64), *(np.full(1, ious[number]),) * 3)
+
+    monkeypatch.setattr(module, "score_boxes", score)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for pattern in FILES
+        for file in sorted(folder.rglob(pattern))
+    }
+
+
+def test_a_round_trains_on_the_masks_that_the_run_before_made(home: Path) -> None:
+    result = rounds("work")
+    first = result.rounds[0]
+    layer = ShardSet.open(first["masks"])
+    assert (first["boxes"], first["masked"]) == (9, layer.manifest.statistics.masked)
+    assert 0 < first["held_out_iou"] <= 1 and not first["calibrated"]
+    held_out = ShardSet.open("work/held-out/0-masks/held-out")
+    trained = ShardSet.open("work/held-out/0-masks/train")
+    assert not set(held_out.image_ids()) & set(trained.image_ids())
+    assert len(held_out) + len(trained) == 6
+
+    run = load_run(result.rounds[1]["run"])
+    assert run.recipe.loss.trust_scores and run.recipe.training.steps == 3
+    assert run.recipe.model.init_from == str(Path(first["run"]).resolve())
+    digests = {parent.digest for parent in run.manifest.parents}
+    teacher = read_run_manifest(Path(first["run"])).digest
+    assert digests == {layer.manifest.digest, trained.manifest.digest, teacher}
+    assert not load_run(first["run"]).recipe.loss.trust_scores
+
+
+def test_rounds_end_when_the_held_out_score_does(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_as(monkeypatch, 0.5, 0.6, 0.6, 0.9)
+    result = rounds("work", 3, steps=1, round_steps=1)
+    assert result.stopped and result.best == 1
+    assert ["masks" in entry for entry in result.rounds] == [True, True, False]
+    # a further call with more rounds finds the same end
+    assert rounds("work", 5, steps=1, round_steps=1) == result
+
+
+def test_a_run_can_be_the_first_teacher(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = rounds("first", steps=1, round_steps=1).rounds[0]["run"]
+    monkeypatch.setattr(module, "score_boxes", lambda *_, **__: ScoredBoxes(*(np.full(1, 0),) * 4))
+    result = rounds("work", checkpoint=teacher, steps=None, round_steps=1)
+    assert result.rounds[0]["run"] == str(Path(teacher).resolve())
+    assert not (home / "work" / "round-0" / "run").exists()
+    assert ShardSet.open(result.rounds[0]["masks"]).manifest.parents
+
+
+class Killer:
+    """Kills the process at the given number of stages and steps."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def event(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
+        self.event()
+        yield self.event
+        self.event()
+
+
+def killed_after(events: int) -> bool:
+    """Run the rounds in a child that is killed; False where they were complete before."""
+    child = os.fork()
+    if not child:
+        try:
+            rounds("killed", progress=Killer(events).progress)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
+
+
+def test_no_kill_changes_a_byte(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score_as(monkeypatch, 0.5, 0.6)
+    rounds("whole")
+    # Stages that are complete have no events, so each child goes further than the one before.
+    kills = [events for events in range(2, 40, 3) if killed_after(events)]
+    assert len(kills) > 3
+    whole, killed = digests(home / "whole"), digests(home / "killed")
+    text = (home / "killed" / "selftrain.json").read_text().replace("killed/", "whole/")
+    assert text == (home / "whole" / "selftrain.json").read_text()
+    for file in set(whole) - {"selftrain.json"}:
+        if not file.endswith("recipe.toml"):
+            assert whole[file] == killed[file], file
+    assert set(whole) == set(killed)
+
+
+def test_another_self_training_in_the_folder_is_refused(home: Path) -> None:
+    plan_of = plan_selftraining
+    options: dict[str, Any] = {"rounds": 1, "held_out": None, "checkpoint": None, "share": 0.34}
+    options |= {"steps": 3, "round_steps": None, "overrides": FAST}
+    plan = plan_of("tiny.toml", [("masks", 1.0)], ("boxes", 1.0), **options)
+    assert plan.round_steps == 1
+    hold_out(plan, home / "work")
+    module.write_state(home / "work", plan, [])
+    assert read_state(home / "work", plan) == []
+    other = plan_of("tiny.toml", [("masks", 2.0)], ("boxes", 1.0), **options)
+    with pytest.raises(InputError, match="another data"):
+        read_state(home / "work", other)
+
+
+def test_slips_are_refused_before_torch(home: Path) -> None:
+    base = ["--recipe", "tiny.toml", "--data", "masks", "--boxes", "boxes", "--out", "work"]
+    replaced = {
+        "--data": ("boxes", "masks=zero", "nowhere"),
+        "--boxes": ("masks", "nowhere"),
+        "--recipe": ("nothing",),
+    }
+    slips = [
+        [*base[: base.index(option) + 1], value, *base[base.index(option) + 2 :]]
+        for option, values in replaced.items()
+        for value in values
+    ]
+    slips += [
+        [*base, *extra]
+        for extra in (
+            ["--rounds", "0"],
+            ["--held-out", "boxes"],
+            ["--held-out", "masks"],
+            ["--held-out-share", "1"],
+            ["--checkpoint", "nowhere"],
+            ["--checkpoint", "nowhere", "--steps", "3"],
+            ["--set", "loss.box_prompts=0"],
+            ["--device", "tpu"],
+        )
+    ]
+    assert_refused_before_torch(["selftrain"], slips)
+    assert not (home / "work").exists()
