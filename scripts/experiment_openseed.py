@@ -32,6 +32,7 @@ from segkit.inference.outputs import predict_set
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.metrics.box_prompt_iou import evaluate_box_prompts
 from segkit.metrics.evaluate import evaluate
+from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
@@ -42,6 +43,8 @@ from segkit.taxonomy import Taxonomy
 
 COMMON = ("data.mixing=all", "inference.pseudo_score=0.0")
 """Changes of every row: OpenSeeD's joint step, and a mask for every box."""
+FOREGROUND = 0.6
+"""Share of foreground queries; OpenSeeD has 300 of 400, for up to 100 instances of an image."""
 SHIFT = 0.5
 """Shift of a wrong box, relative to its width and height."""
 CONFIDENCE = 0.95
@@ -61,6 +64,9 @@ class Row:
     """What a row changes."""
 
     overrides: tuple[str, ...] = ()
+    decoupled: bool = False
+    """Make most of the queries foreground queries, which the names of things pick; as many in
+    all."""
     assist: str = "off"
     """`loss.box_assist`, after a quarter of the steps."""
     boxes: str = "exact"
@@ -70,6 +76,9 @@ class Row:
 ROWS: Mapping[str, Row] = {
     "panoptic only": Row(boxes="none"),
     BASE: Row(),
+    "decoupled, text-topk": Row(decoupled=True),
+    "decoupled, text-topk, assist (match)": Row(decoupled=True, assist="match"),
+    "decoupled, text-topk, assist (pseudo)": Row(decoupled=True, assist="pseudo"),
     "assist (match)": Row(assist="match"),
     "assist (pseudo)": Row(assist="pseudo"),
     "projection only": Row(("loss.pairwise=0.0",)),
@@ -77,6 +86,7 @@ ROWS: Mapping[str, Row] = {
     "control of assist (pseudo): classes shuffled": Row(assist="pseudo", boxes="shuffled"),
     "control of assist (pseudo): boxes shifted": Row(assist="pseudo", boxes="shifted"),
 }
+"""Decoupled queries come with language-guided selection: the names of things pick them."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +173,8 @@ def figures_of(name: str, seed: int, sets: Sets, arguments: argparse.Namespace) 
             folder = arguments.out / "sets" / f"boxes-{row.boxes}"
             data.append(wrong_boxes(sets.boxes, row.boxes, folder))
         overrides = [*sets.overrides, *COMMON, *row.overrides, f"loss.box_assist={row.assist}"]
+        if row.decoupled:
+            overrides += decoupled_queries(arguments.recipe, overrides)
         if row.assist != "off":
             overrides.append(f"loss.box_assist_start={arguments.steps // 4}")
         pairs = [(str(shards.path), 1.0) for shards in data]
@@ -173,6 +185,13 @@ def figures_of(name: str, seed: int, sets: Sets, arguments: argparse.Namespace) 
         stderr.print(f"{file.stem}: {figures}")
     loaded: dict[str, float] = json.loads(file.read_text())
     return loaded
+
+
+def decoupled_queries(recipe: str, overrides: Sequence[str]) -> list[str]:
+    """Return overrides that make FOREGROUND of a recipe's learned queries foreground queries."""
+    queries = load_recipe(recipe, overrides).model.queries
+    foreground = round(FOREGROUND * queries)
+    return [f"model.queries={queries - foreground}", f"model.foreground={foreground}"]
 
 
 def measure(run: Path, sets: Sets, out: Path) -> dict[str, float]:
@@ -208,10 +227,12 @@ def interval(values: Sequence[float], decimals: int) -> str:
 
 def figure_rows(results: Results) -> list[list[str]]:
     """One line for each row: its figures over the seeds."""
-    return [
-        [name, *(interval([s[key] for s in seeds], digits) for key, (_, digits) in FIGURES.items())]
-        for name, seeds in results.items()
-    ]
+    rows = []
+    for name, seeds in results.items():
+        values = [[figures[key] for figures in seeds] for key in FIGURES]
+        digits = [decimals for _, decimals in FIGURES.values()]
+        rows.append([name, str(len(seeds)), *map(interval, values, digits)])
+    return rows
 
 
 def difference_rows(results: Results) -> list[list[str]]:
@@ -224,21 +245,19 @@ def difference_rows(results: Results) -> list[list[str]]:
                 interval([row[key] - base[key] for row, base in pairs], digits)
                 for key, (_, digits) in FIGURES.items()
             ]
-            rows.append([name, *cells])
+            rows.append([name, str(len(pairs)), *cells])
     return rows
 
 
 def write(results: Results, arguments: argparse.Namespace) -> None:
     """Write results.json and results.md, and print the tables."""
     changes = "".join(f" --set {item}" for item in arguments.set)
-    done = len(results[arguments.rows[0]])
-    seeds = arguments.seeds[:done]
-    title = f"{arguments.data}, {arguments.steps} steps{changes}, seeds {seeds}"
-    columns = ("row", *(name for name, _ in FIGURES.values()))
+    title = f"{arguments.data}, {arguments.steps} steps{changes}"
+    columns = ("row", "seeds", *(name for name, _ in FIGURES.values()))
     record: dict[str, Any] = {
         "data": arguments.data,
         "steps": arguments.steps,
-        "seeds": seeds,
+        "seeds": arguments.seeds,
         "set": arguments.set,
         "rows": results,
     }
@@ -256,11 +275,11 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
     arguments = parser.parse_args()
     sets = scene_sets(arguments.out) if arguments.data == "scenes" else real_sets(arguments.sets)
-    results: Results = {name: [] for name in arguments.rows}
+    results: Results = {}
     for seed in arguments.seeds:
         for name in arguments.rows:
-            results[name].append(figures_of(name, seed, sets, arguments))
-        write(results, arguments)
+            results.setdefault(name, []).append(figures_of(name, seed, sets, arguments))
+            write(results, arguments)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,15 @@ from segkit.text.encoding import Encoding
 if TYPE_CHECKING:
     from segkit.model.dataseg import DataSeg
 
-_NOT_ARCHITECTURE = {"init_from", "backbone_weights", "freeze_norm", "label_content"}
+_NOT_ARCHITECTURE = {"init_from", "backbone_weights", "freeze_norm", "label_content", "drop_path"}
 """Keys of `ModelConfig` that may differ from the run whose weights are loaded."""
 _ADDED_PARTS = {
     "weight_transfer": "weight_transfer.",
     "box_mlp": "box_prompt_encoder.mask_head.mlp.",
+    "foreground": "foreground_head.",
 }
 """Keys that add a part to the model -> prefix of its weights. A run without the part may start a
-model that has it: the part's output is 0 at first."""
+model that has it: the part's output is 0 at first, or it adds queries."""
 
 
 def resolve_init_from(recipe: Recipe) -> Recipe:

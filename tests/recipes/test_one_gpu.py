@@ -46,6 +46,14 @@ def test_a_step_on_one_gpu_is_as_large_as_on_eight(name: str) -> None:
     assert one.optimizer.lr == eight.optimizer.lr == 1e-4
 
 
+def test_openseed_on_one_gpu_takes_the_public_queries_for_stuff() -> None:
+    one, eight = load_recipe("openseed-swin-t-1gpu"), load_recipe("openseed-swin-t")
+    assert one.data.batch_size * one.training.accumulate == 8 * eight.data.batch_size == 16
+    assert one.data.mixing == eight.data.mixing == "all" and one.loss == eight.loss
+    assert one.model.queries == PUBLISHED["num_queries"] and one.model.foreground == 300
+    assert one.optimizer.lr == eight.optimizer.lr == 1e-4
+
+
 def test_the_small_resnet_recipe_is_the_large_ones_model() -> None:
     one, eight = (load_recipe(name).model for name in ("dataseg-r50-1gpu", "dataseg-r50"))
     differing = [

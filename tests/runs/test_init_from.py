@@ -144,3 +144,15 @@ def test_an_unreachable_public_model_fails_with_one_line(
     with pytest.raises(SegkitError, match=message) as caught:
         init_from(model, "hf:owner/name", Encoding())
     assert "\n" not in str(caught.value)
+
+
+def test_foreground_queries_and_drop_path_are_added_to_a_run_without_them(
+    trained: Path, tiny: Path
+) -> None:
+    model = DataSeg(load_recipe(tiny, ["model.foreground=3", "model.drop_path=0.2"]).model)
+    init_from(model, str(trained), Encoding())
+    state, before = model.state_dict(), load_file(trained / "model.safetensors")
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    assert state.keys() - before.keys() == {
+        name for name in state if name.startswith("foreground_head.")
+    }

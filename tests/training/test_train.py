@@ -217,6 +217,17 @@ def test_assisting_masks_start_at_their_step_and_resume(
     assert read_run_manifest(resumed).digest == read_run_manifest(uninterrupted).digest
 
 
+def test_openseed_trains_with_all_its_parts(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    data = [(str(toy_set.path), 1.0), (str(box_set.path), 1.0)]
+    parts = ["model.foreground=3", "loss.classes=sigmoid", "loss.denoising=1", "data.mixing=all"]
+    parts += ["loss.box_assist=pseudo", "loss.box_assist_start=0"]
+    run = train(tiny, data, tmp_path / "run", device="cpu", steps=2, overrides=parts)
+    for row in steps_of(run):
+        assert {"box_l1", "box_giou", "pseudo_dice", "projection", "focal"} <= row["losses"].keys()
+
+
 def test_the_best_evaluation_is_kept_and_published(
     tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
 ) -> None:
