@@ -4,7 +4,7 @@ Only opening a run or a model imports torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segkit.errors import InputError
@@ -66,6 +66,11 @@ class TeacherSpec:
             return self.name
         prefix = "".join(self.name.partition(":")[:2])
         return prefix if prefix in KINDS and prefix != HF_PREFIX else "run"
+
+    def on(self, device: str) -> "TeacherSpec":
+        """The same teacher on another device; GrabCut and shapes have none."""
+        has_model = self.kind == "run" or self.kind in KINDS
+        return replace(self, device=device) if has_model else self
 
     def check(self) -> None:
         """Refuse what can be refused without torch and the network.

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,19 +14,21 @@ from segkit.file_names import safe_path
 from segkit.images.decode import decode_rgb
 from segkit.images.draw import MIN_DRAWN_SCORE, overlay
 from segkit.inference.input_files import sample_ids
+from segkit.inference.label_shards import Counts, Label, label_shards
 from segkit.inference.pipeline import Image, predict_images
 from segkit.inference.postprocess import LabeledMask
 from segkit.inference.streams import THREADS, prefetch
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig
-from segkit.runs.run import Run
+from segkit.runs.run import Run, read_run
 from segkit.sample import ImageRef, Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Ledger, Task
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import write_layer, write_set
+from segkit.shards.writer import write_set
 from segkit.taxonomy import Taxonomy
+from segkit.workers.devices import Workers
 
 
 def predict_samples(
@@ -35,6 +38,8 @@ def predict_samples(
     data: ShardSet,
     task: Task,
     config: InferenceConfig,
+    *,
+    samples: Iterable[Sample] | None = None,
 ) -> Iterator[Sample]:
     """Yield the samples of a set, in order, with predictions in place of their labels.
 
@@ -45,13 +50,15 @@ def predict_samples(
         data: any set with images.
         task: what to predict.
         config: image size, thresholds, batch size and precision.
+        samples: some of the set's samples; None for all.
     """
 
     def read(sample: Sample) -> tuple[Sample, Image]:
         return sample, data.image(sample)
 
     classes = class_embeddings.mark_unseen(taxonomy, config.unseen)
-    predictions = predict_images(model, classes, data.samples(), read, task, config)
+    stream = data.samples() if samples is None else samples
+    predictions = predict_images(model, classes, stream, read, task, config)
     for sample, masks in predictions:
         yield predicted_sample(sample, masks, taxonomy)
 
@@ -75,6 +82,7 @@ def predict_set(
     out: str | Path,
     *,
     taxonomy: Taxonomy | None = None,
+    workers: Workers = Workers(),
     on_image: Callable[[], None] = lambda: None,
 ) -> ShardSet:
     """Predict every image of a set, and publish a label layer over the same images.
@@ -85,13 +93,14 @@ def predict_set(
         task: what to predict.
         out: shard set to publish the new version in.
         taxonomy: the classes to predict; by default the set's own.
-        on_image: called after each image.
+        workers: devices that share the work; each loads the run.
+        on_image: called once for each image.
     """
     classes = taxonomy or data.taxonomy
     _require_unseen(run, classes)
-    samples = predict_samples(
-        run.model, run.class_embeddings(classes), classes, data, task, run.recipe.inference
-    )
+    reopen = partial(read_run, run.path, run.manifest, run.recipe)
+    embeddings = run.class_embeddings(classes)
+    label = partial(_label, data, embeddings.to("cpu"), classes, task)
     arguments = {**run.as_arguments(), "task": task, "data": str(data.path)}
     header = replace(
         Header.from_set(data, "predict", arguments),
@@ -99,7 +108,44 @@ def predict_set(
         taxonomy=classes,
         parents=(run.as_parent(out),),
     )
-    return write_layer(out, data, _counted(samples, on_image), header)
+
+    def open_label(device: str) -> Label:
+        return partial(label, run)
+
+    layer, _ = label_shards(
+        out,
+        data,
+        open_label if workers.in_process else partial(_reopened, reopen, label),
+        header,
+        workers=workers,
+        on_image=on_image,
+    )
+    return layer
+
+
+def _label(
+    data: ShardSet,
+    class_embeddings: ClassEmbeddings,
+    taxonomy: Taxonomy,
+    task: Task,
+    run: Run,
+    samples: Iterable[Sample],
+) -> Iterator[tuple[Sample, Counts]]:
+    """Predict some samples of a set."""
+    device = next(run.model.parameters()).device
+    config = run.recipe.inference
+    embeddings = class_embeddings.to(device)
+    for sample in predict_samples(
+        run.model, embeddings, taxonomy, data, task, config, samples=samples
+    ):
+        yield sample, {}
+
+
+def _reopened(
+    reopen: Callable[[str], Run], label: Callable[..., Iterator[tuple[Sample, Counts]]], device: str
+) -> Label:
+    """Open the run in a worker."""
+    return partial(label, reopen(device))
 
 
 def predict_files(

@@ -1,13 +1,17 @@
 """Replace the boxes of a set by masks of a teacher, as a label layer."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit import storage
+from segkit.errors import InputError
 from segkit.inference.box_masks import BoxMask, ImagePrompts
+from segkit.inference.label_shards import Counts, Label, label_shards
+from segkit.inference.open_teacher import TeacherSpec
 from segkit.inference.overlaps import occupied_pixels, resolve_overlaps
 from segkit.inference.streams import prefetch, unbatch
 from segkit.inference.teacher import Teacher
@@ -15,7 +19,7 @@ from segkit.masks.rle import encode
 from segkit.sample import Sample, Segment, is_object
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import write_layer
+from segkit.workers.devices import Workers
 
 if TYPE_CHECKING:
     from segkit.recipes.schema import Strategy
@@ -50,12 +54,13 @@ class _PromptedSample:
 
 
 def pseudolabel(
-    teacher: "Teacher | Run",
+    teacher: "Teacher | TeacherSpec | Run",
     data: ShardSet,
     out: str | Path,
     *,
     strategy: "Strategy | None" = None,
     exclusive: bool = False,
+    workers: Workers = Workers(),
     force: bool = True,
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[ShardSet, Transfer]:
@@ -71,8 +76,9 @@ def pseudolabel(
         strategy: of a run, see `RunTeacher`.
         exclusive: give each pixel to one mask, see `resolve_overlaps`; masks that the set has
             already keep theirs.
+        workers: devices that share the work; each opens the teacher of a `TeacherSpec`.
         force: publish a version that equals the newest one too.
-        on_image: called after each image.
+        on_image: called once for each image.
 
     Returns:
         The published version, and the counts.
@@ -80,32 +86,7 @@ def pseudolabel(
     Raises:
         InputError: classes that the teacher cannot serve.
     """
-    if not isinstance(teacher, Teacher):
-        from segkit.inference.run_teacher import RunTeacher
-
-        teacher = RunTeacher(teacher, strategy)
-    teacher.prepare(data.taxonomy)
-    boxes = masked = already_masked = left_alone = 0
-
-    def labeled_samples() -> Iterator[Sample]:
-        nonlocal boxes, masked, already_masked, left_alone
-        for prompted, masks in _predict_samples(data, teacher.predict):
-            sample, indices = prompted.sample, prompted.indices
-            segments = list(sample.segments)
-            kept = [mask if mask and teacher.keeps(mask) else None for mask in masks]
-            if exclusive:
-                kept = resolve_overlaps(kept, occupied_pixels(sample))
-            for index, mask in zip(indices, kept, strict=True):
-                if mask is not None and mask.inside.any():
-                    segments[index] = _with_mask(segments[index], mask)
-            without_mask = sum(segment.mask is None for segment in sample.segments)
-            boxes += len(indices)
-            masked += sum(segments[index].mask is not None for index in indices)
-            already_masked += len(segments) - without_mask
-            left_alone += without_mask - len(indices)
-            yield replace(sample, segments=tuple(segments))
-            on_image()
-
+    teacher, spec = _opened(teacher, strategy, workers)
     arguments = {**teacher.as_arguments(), "data": str(data.path)}
     if exclusive:
         arguments["resolve_overlaps"] = True
@@ -115,13 +96,77 @@ def pseudolabel(
         kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
         parents=teacher.parents(out),
     )
-    layer = write_layer(out, data, labeled_samples(), header, force=force)
-    return layer, Transfer(boxes, masked, boxes - masked, already_masked, left_alone)
+    teacher.prepare(data.taxonomy)
+
+    def open_label(device: str) -> Label:
+        return partial(_label, data, exclusive, teacher)
+
+    layer, counts = label_shards(
+        out,
+        data,
+        partial(_open_worker, spec, data, exclusive) if spec else open_label,
+        header,
+        workers=workers,
+        force=force,
+        on_image=on_image,
+    )
+    return layer, Transfer(**{field.name: counts[field.name] for field in fields(Transfer)})
+
+
+def _opened(
+    teacher: "Teacher | TeacherSpec | Run", strategy: "Strategy | None", workers: Workers
+) -> "tuple[Teacher, TeacherSpec | None]":
+    """The teacher in this process, and its name for the workers where there are some."""
+    if isinstance(teacher, Teacher):
+        opened, spec = teacher, None
+    elif isinstance(teacher, TeacherSpec):
+        spec = None if workers.in_process else teacher
+        opened = (spec.on("cpu") if spec else teacher).open()
+    else:
+        from segkit.inference.run_teacher import RunTeacher
+
+        opened, spec = RunTeacher(teacher, strategy), None
+    if spec is None and not workers.in_process:
+        message = "workers open their own teachers"
+        raise InputError(message, hint="give its TeacherSpec instead of an open teacher")
+    return opened, spec
+
+
+def _open_worker(spec: TeacherSpec, data: ShardSet, exclusive: bool, device: str) -> Label:
+    teacher = spec.on(device).open()
+    teacher.prepare(data.taxonomy)
+    return partial(_label, data, exclusive, teacher)
+
+
+def _label(
+    data: ShardSet, exclusive: bool, teacher: Teacher, samples: Iterable[Sample]
+) -> Iterator[tuple[Sample, Counts]]:
+    """Replace boxes of some samples by masks; count the segments."""
+    for prompted, masks in _predict_samples(data, teacher.predict, iter(samples)):
+        sample, indices = prompted.sample, prompted.indices
+        segments = list(sample.segments)
+        kept = [mask if mask and teacher.keeps(mask) else None for mask in masks]
+        if exclusive:
+            kept = resolve_overlaps(kept, occupied_pixels(sample))
+        for index, mask in zip(indices, kept, strict=True):
+            if mask is not None and mask.inside.any():
+                segments[index] = _with_mask(segments[index], mask)
+        without_mask = sum(segment.mask is None for segment in sample.segments)
+        masked = sum(segments[index].mask is not None for index in indices)
+        counts = {
+            "boxes": len(indices),
+            "masked": masked,
+            "kept_as_boxes": len(indices) - masked,
+            "already_masked": len(segments) - without_mask,
+            "left_alone": without_mask - len(indices),
+        }
+        yield replace(sample, segments=tuple(segments)), counts
 
 
 def _predict_samples(
     data: ShardSet,
     predict: Callable[[Iterable[ImagePrompts]], Iterator[Sequence[BoxMask | None]]],
+    samples: Iterator[Sample],
 ) -> Iterator[tuple[_PromptedSample, Sequence[BoxMask | None]]]:
     """Yield each sample with the predictions for its prompted segments."""
 
@@ -140,7 +185,6 @@ def _predict_samples(
         prompts = ImagePrompts(data.image(sample), boxes, labels, others)
         return _PromptedSample(sample, indices, [prompts])
 
-    samples = data.samples()
     while chunk := list(islice(samples, _CHUNK)):
         prompted = prefetch(prompt, chunk, ahead=_DECODED_AHEAD)
         for item, masks in unbatch(prompted, lambda item: item.prompts, predict):

@@ -209,6 +209,21 @@ def write_view(
         InputError: the sets differ in `images_by`, or a remote set would refer to local images.
     """
     destination = storage.location(destination)
+    check_destination(destination, sets)
+    with staging(destination, {"command": header.command}, resume=False) as stage:
+        image_roots: dict[str, str] = {}
+        count = _write_shards(stage, relocated(rows, stage.home, image_roots), SHARD_BYTES)
+        header = replace(
+            header,
+            images_by=sets[0].manifest.images_by,
+            parents=(*(data.as_parent(stage.home) for data in sets), *header.parents),
+            image_roots=dict(sorted(image_roots.items())),
+        )
+        return finish(stage, count, header, ledger(), force=force)
+
+
+def check_destination(destination: Path, sets: Sequence[ShardSet]) -> None:
+    """Raise InputError where a version there cannot name the images of these sets."""
     images_by = {data.manifest.images_by for data in sets}
     if len(images_by) != 1:
         message = f"sets with images by {' and '.join(sorted(images_by))} cannot be combined"
@@ -219,19 +234,9 @@ def write_view(
             message = f"would refer to images on this machine ({data.path})"
             hint = "put that set into the store first"
             raise InputError(message, file=destination, hint=hint)
-    with staging(destination, {"command": header.command}, resume=False) as stage:
-        image_roots: dict[str, str] = {}
-        count = _write_shards(stage, _relocated(rows, stage.home, image_roots), SHARD_BYTES)
-        header = replace(
-            header,
-            images_by=images_by.pop(),
-            parents=(*(data.as_parent(stage.home) for data in sets), *header.parents),
-            image_roots=dict(sorted(image_roots.items())),
-        )
-        return finish(stage, count, header, ledger(), force=force)
 
 
-def _relocated(
+def relocated(
     rows: Iterable[tuple[Sample, ShardSet]], directory: Path, image_roots: dict[str, str]
 ) -> Iterator[tuple[Sample, None]]:
     """Samples whose images are named relative to `directory`.

@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import cached_property
 from multiprocessing.connection import wait
+from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar
 
 from segkit.errors import SegkitError
@@ -18,6 +20,18 @@ from segkit.stopping import set_child_signals, signals_blocked
 _Result = TypeVar("_Result")
 _work: Callable[..., Any] | None = None
 """The function of this worker process."""
+_CONTEXT = multiprocessing.get_context("spawn")
+"""Not fork: a forked child would hold the destination's lock after its parent was killed."""
+MAX_DEATHS = 3
+"""Deaths of worker processes in a row, without a finished task in between, that have a cause."""
+
+
+class WorkerDiedError(SegkitError):
+    """A worker process died."""
+
+    def __init__(self) -> None:
+        message = "a worker process died, perhaps because memory ran out"
+        super().__init__(message, hint="run it again: finished shards are kept")
 
 
 @contextmanager
@@ -29,11 +43,50 @@ def process_pool(
     It returns the future of the result.
 
     Raises:
-        SegkitError: a process died.
+        WorkerDiedError: a process died.
     """
-    # spawn, not fork: a forked child would hold the destination's lock after its parent was killed
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(work,))
+    with _pool(count, _start_worker, (work,)) as submit:
+        yield submit
+
+
+def run_on_devices(
+    make: Callable[[str], Callable[..., _Result]],
+    tasks: Iterable[tuple[Any, ...]],
+    devices: Sequence[str],
+) -> Iterator[_Result]:
+    """Run tasks in one process for each device, and yield each result once it is there.
+
+    The tasks of a process that dies run again in a new one.
+
+    Args:
+        make: called once in each process, with its device; returns the function of a task.
+            Picklable.
+        tasks: arguments of each task.
+        devices: such as `cuda:0`; one may stand there more than once.
+
+    Raises:
+        WorkerDiedError: processes died again and again.
+    """
+    remaining, deaths = dict(enumerate(tasks)), 0
+    while remaining:
+        try:
+            with _pool(len(devices), _start_device_worker, (make, _queue(devices))) as submit:
+                numbered = [(number, *arguments) for number, arguments in remaining.items()]
+                for number, result in as_completed(submit, numbered, len(devices)):
+                    del remaining[number]
+                    deaths = 0
+                    yield result
+        except WorkerDiedError:
+            deaths += 1
+            if deaths == MAX_DEATHS:
+                raise
+
+
+@contextmanager
+def _pool(
+    count: int, initializer: Callable[..., None], arguments: tuple[Any, ...]
+) -> Iterator[Callable[..., "Future[Any]"]]:
+    pool = ProcessPoolExecutor(count, _CONTEXT, initializer=initializer, initargs=arguments)
 
     def submit(*arguments: Any) -> "Future[_Result]":
         with signals_blocked():  # it may start a process
@@ -42,8 +95,7 @@ def process_pool(
     try:
         yield submit
     except BrokenProcessPool:
-        message = "a worker process died, perhaps because memory ran out"
-        raise SegkitError(message, hint="run it again: finished shards are kept") from None
+        raise WorkerDiedError from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -74,6 +126,34 @@ def _start_worker(work: Callable[..., Any]) -> None:
     _work = work
     set_child_signals(signal.SIGINT)  # only the parent answers Ctrl-C
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _queue(devices: Sequence[str]) -> "SimpleQueue[str]":
+    """A queue from which each process takes its device."""
+    queue: SimpleQueue[str] = _CONTEXT.SimpleQueue()
+    for device in devices:
+        queue.put(device)
+    return queue
+
+
+def _start_device_worker(
+    make: Callable[[str], Callable[..., Any]], devices: "SimpleQueue[str]"
+) -> None:
+    _start_worker(_DeviceWork(make, devices.get()))
+
+
+class _DeviceWork:
+    """The numbered tasks of a process; the first one opens the model, so that it can report."""
+
+    def __init__(self, make: Callable[[str], Callable[..., Any]], device: str) -> None:
+        self._make, self._device = make, device
+
+    def __call__(self, number: int, *arguments: Any) -> tuple[int, Any]:
+        return number, self._work(*arguments)
+
+    @cached_property
+    def _work(self) -> Callable[..., Any]:
+        return self._make(self._device)
 
 
 def _exit_with_parent() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -50,33 +51,110 @@ def ray_cluster(
         InputError: Ray is not installed, or the cluster cannot be reached.
         SegkitError: a worker died again and again, or a node cannot do the work.
     """
+    with _session(address, workers) as ray:
+        setup = ray.put(_TaskSetup(work, tuple(folders)))
+        task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_run_task)
+        with _tracked(ray, lambda *arguments: task.remote(setup, *arguments), force=True) as submit:
+            yield submit, workers or int(ray.cluster_resources().get("CPU", 1))
+
+
+@contextmanager
+def ray_devices(
+    make: Callable[[str], Callable[..., _Result]],
+    address: str | None,
+    count: int | None,
+    folders: Sequence[Path],
+) -> Iterator[tuple[Callable[..., "Future[_Result]"], int]]:
+    """Yield a function that runs tasks on the devices of the cluster, and the number of devices.
+
+    Each device has one actor, which opens its model once and is started again if it dies.
+
+    Args:
+        make: called once in each actor, with `auto`: its GPU, or the CPU in a cluster without
+            GPUs. Returns the function of a task. Picklable.
+        address: as of `ray_cluster`.
+        count: actors; None for one on each GPU of the cluster, or on each CPU where it has no GPU.
+        folders: paths that every node must see.
+
+    Raises:
+        InputError: Ray is not installed, the cluster cannot be reached, or it has fewer devices.
+        SegkitError: a worker died again and again, or a node cannot do the work.
+    """
+    with _session(address, count) as ray:
+        resources = ray.cluster_resources()
+        kind = "GPU" if resources.get("GPU") else "CPU"
+        available = int(resources.get(kind, 1))
+        if count is not None and count > available:
+            message = f"{count} devices, the cluster has {available} {kind}s"
+            raise InputError(message, record="--devices", hint=f"give at most {available}, or all")
+        setup = ray.put(_TaskSetup(make, tuple(folders)))
+        actor = ray.remote(
+            num_cpus=1,
+            num_gpus=int(kind == "GPU"),
+            max_restarts=_RETRIES,
+            max_task_retries=_RETRIES,
+        )(_DeviceActor)
+        actors = [actor.remote(setup) for _ in range(count or available)]
+        load = dict.fromkeys(range(len(actors)), 0)
+
+        def start(index: int, *arguments: Any) -> Any:
+            return actors[index].run.remote(*arguments)
+
+        with _tracked(ray, start, force=False) as submit:
+
+            def submit_to_idlest(*arguments: Any) -> "Future[_Result]":
+                index = min(load, key=lambda number: load[number])
+                load[index] += 1
+                future = submit(index, *arguments)
+                future.add_done_callback(lambda _: load.update({index: load[index] - 1}))
+                return future
+
+            yield submit_to_idlest, len(actors)
+
+
+@contextmanager
+def _session(address: str | None, workers: int | None) -> Iterator[ModuleType]:
+    """Yield the module `ray`, connected; its errors become those of segkit."""
     with (
         redirect_stdout(sys.stderr),
         cleanup_on_stop(),
         _connection(address or os.environ.get("RAY_ADDRESS"), workers) as ray,
     ):
-        setup = ray.put(_TaskSetup(work, tuple(folders)))
-        task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_run_task)
-        pending: set[Any] = set()
-
-        def submit(*arguments: Any) -> "Future[_Result]":
-            ref = task.remote(setup, *arguments)
-            pending.add(ref)
-            future: Future[_Result] = ref.future()
-            future.add_done_callback(lambda _: pending.discard(ref))
-            return future
-
         try:
-            yield submit, workers or int(ray.cluster_resources().get("CPU", 1))
+            yield ray
         except ray.exceptions.RayTaskError as error:
             raise _task_error(error) from error
         except ray.exceptions.RayError as error:
             message = f"a worker of the Ray cluster was lost ({_first_line(error)})"
             hint = "run it again: finished shards are kept"
             raise SegkitError(message, hint=hint) from error
-        finally:
-            for ref in tuple(pending):
-                ray.cancel(ref, force=True)
+
+
+@contextmanager
+def _tracked(
+    ray: ModuleType, start: Callable[..., Any], *, force: bool
+) -> Iterator[Callable[..., "Future[Any]"]]:
+    """Yield a function that starts a task and returns its future; cancel what is left.
+
+    Args:
+        ray: the connected module.
+        start: starts a task, returns its reference.
+        force: end the processes of tasks that are canceled; Ray does not do that to actors.
+    """
+    pending: set[Any] = set()
+
+    def submit(*arguments: Any) -> "Future[Any]":
+        ref = start(*arguments)
+        pending.add(ref)
+        future: Future[Any] = ref.future()
+        future.add_done_callback(lambda _: pending.discard(ref))
+        return future
+
+    try:
+        yield submit
+    finally:
+        for ref in tuple(pending):
+            ray.cancel(ref, force=force)
 
 
 @contextmanager
@@ -149,6 +227,28 @@ class _TaskSetup:
 
 
 def _run_task(setup: _TaskSetup, *arguments: Any) -> Any:
+    _check_node(setup)
+    return setup.work(*arguments)
+
+
+class _DeviceActor:
+    """Runs tasks on one device, with a model that the first of them opens."""
+
+    def __init__(self, setup: _TaskSetup) -> None:
+        self._setup = setup
+
+    def run(self, *arguments: Any) -> Any:
+        """Run a task."""
+        return self._work(*arguments)
+
+    @cached_property
+    def _work(self) -> Callable[..., Any]:
+        _check_node(self._setup)
+        return self._setup.work("auto")  # type: ignore[no-any-return]
+
+
+def _check_node(setup: _TaskSetup) -> None:
+    """Enter the working directory; refuse a node that lacks segkit's version or a folder."""
     node = platform.node()
     if setup.version != __version__:
         message = f"node {node} has segkit {__version__}, this machine {setup.version}"
@@ -159,7 +259,6 @@ def _run_task(setup: _TaskSetup, *arguments: Any) -> Any:
         if not folder.exists():
             message = f"{folder}: does not exist on node {node}"
             raise SegkitError(message, hint="--engine ray needs folders that all nodes share")
-    return setup.work(*arguments)
 
 
 def _task_error(error: Any) -> Exception:

@@ -1,0 +1,107 @@
+"""Workers: the devices that share the work of a command, and the tasks that run on them."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from segkit.errors import InputError
+from segkit.extras import require_extra
+from segkit.workers.process_pool import as_completed, run_on_devices
+
+Engine = Literal["local", "ray"]
+Result = TypeVar("Result")
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """One worker for each device: a process of this machine, or an actor of a Ray cluster."""
+
+    engine: Engine = "local"
+    count: int | None = 1
+    """Number of devices; None for all of them."""
+    device: str = "auto"
+    """auto, cpu or cuda, of local processes."""
+    address: str | None = None
+    """Of a Ray cluster, see `ray_cluster`."""
+
+    @classmethod
+    def from_options(
+        cls, engine: Engine, devices: str, device: str, address: str | None
+    ) -> "Workers":
+        """Parse the options of a command; imports no torch.
+
+        Raises:
+            InputError: `devices` is not a number above 0 or `all`, an option does nothing here, or
+                Ray is not installed.
+        """
+        if devices != ALL and not (devices.isdecimal() and int(devices) > 0):
+            hint = "give a number above 0, or all"
+            raise InputError(f"--devices {devices}", hint=hint)
+        count = None if devices == ALL else int(devices)
+        if engine == "ray":
+            require_extra("ray", "--engine ray")
+        elif address is not None:
+            message = "--address does nothing here"
+            raise InputError(message, hint="give --engine ray, or leave it out")
+        allowed = {"local": ("auto", "cpu", "cuda"), "ray": ("auto",)}[engine]
+        if (engine == "ray" or count != 1) and device not in allowed:
+            message = f"--device {device} is one device"
+            raise InputError(message, hint="leave it out, or leave out --devices and --engine")
+        return cls(engine, count, device, address)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether this process does the work by itself."""
+        return self.engine == "local" and self.count == 1
+
+    @property
+    def threads(self) -> int:
+        """Threads of each local process that has no GPU."""
+        return max(1, _cores() // (self.count or _cores()))
+
+    def run(
+        self,
+        make: Callable[[str], Callable[..., Result]],
+        tasks: Sequence[tuple[Any, ...]],
+        folders: Sequence[Path],
+    ) -> Iterator[Result]:
+        """Run tasks on the devices, and yield each result once it is there.
+
+        A task runs again if its worker dies.
+
+        Args:
+            make: called once for each worker, with its device; returns the function of a task.
+                Picklable.
+            tasks: arguments of each task.
+            folders: paths that every node of a cluster must see.
+
+        Raises:
+            InputError: there are not that many devices.
+            SegkitError: workers died again and again.
+        """
+        if self.engine == "local":
+            yield from run_on_devices(make, tasks, self._local_devices()[: len(tasks)])
+            return
+        from segkit.workers.ray_cluster import ray_devices
+
+        with ray_devices(make, self.address, self.count, folders) as (submit, size):
+            yield from as_completed(submit, tasks, size)
+
+    def _local_devices(self) -> list[str]:
+        import torch
+
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.device == "cpu" or (self.device == "auto" and not gpus):
+            return ["cpu"] * (self.count or _cores())
+        if (self.count or 1) > gpus:
+            message = f"{self.count or 1} devices, this machine has {gpus} GPUs"
+            hint = f"give at most {gpus}, or --device cpu" if gpus else "give --device cpu"
+            raise InputError(message, record="--devices", hint=hint)
+        return [f"cuda:{index}" for index in range(self.count or gpus)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
