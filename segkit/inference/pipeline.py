@@ -56,7 +56,7 @@ class ModelOutput(Generic[Record]):
     mask_logits: Tensor
     """(N, h / 4, w / 4) float32, padding included."""
     cells: Tensor | None = None
-    """(K, h / 8, w / 8) class probabilities, padding included; None with `inference.dense` = 0."""
+    """(K, h / 8, w / 8) class probabilities, padding included; None unless they are read."""
 
 
 Batch = list[tuple[int, ModelInput[Record]]]
@@ -88,13 +88,14 @@ def predict_images(
         is_thing, is_unseen = class_embeddings.is_thing, class_embeddings.is_unseen
         class_logits = penalize_seen(output.class_logits, is_unseen, config.seen_penalty)
         logits = class_logits, output.mask_logits
-        if output.cells is not None and task != "instance":
+        if output.cells is not None:
             masks = dense_masks(task, *logits, output.cells, output.crop, is_thing, config)
         else:
             masks = label_masks(task, *logits, output.crop, is_thing, config)
         return output.record, masks
 
-    return infer(model, class_embeddings, images, read, label, config)
+    dense = task != "instance" and config.dense > 0
+    return infer(model, class_embeddings, images, read, label, config, dense=dense)
 
 
 def infer(
@@ -104,6 +105,8 @@ def infer(
     read: Callable[[Item], tuple[Record, Image]],
     finish: Callable[[ModelOutput[Record]], Result],
     config: InferenceConfig,
+    *,
+    dense: bool = False,
 ) -> Iterator[Result]:
     """Run the model on a stream of images; yield `finish(output)` for each, in order.
 
@@ -117,6 +120,7 @@ def infer(
         read: the record of an image and its pixels (H, W, 3) RGB; called in threads.
         finish: called in threads, without gradients.
         config: image size, batch size and precision.
+        dense: whether the outputs hold the cells' classes.
     """
 
     def finish_indexed(output: tuple[int, ModelOutput[Record]]) -> tuple[int, Result]:
@@ -124,7 +128,9 @@ def infer(
 
     loader = load_batches(images, read, config)
     outputs = (
-        output for batch in loader for output in run_model(model, class_embeddings, batch, config)
+        output
+        for batch in loader
+        for output in run_model(model, class_embeddings, batch, config, dense=dense)
     )
     yield from reorder(prefetch(finish_indexed, outputs, ahead=2 * config.batch_size))
 
@@ -155,12 +161,14 @@ def run_model(
     class_embeddings: ClassEmbeddings,
     batch: Batch[Record],
     config: InferenceConfig,
+    *,
+    dense: bool = False,
 ) -> Iterator[tuple[int, ModelOutput[Record]]]:
     """Run one batch through the model; yield the index and the output of each image."""
     text, things = class_embeddings.text, class_embeddings.things
     images = upload([loaded.pixels for _, loaded in batch], text.device)  # (B, 3, h, w)
     with autocast(config.precision, text.device):
-        outputs = model(images, text, things=things, aux_outputs=False, dense=config.dense > 0)
+        outputs = model(images, text, things=things, aux_outputs=False, dense=dense)
     proposals = outputs.queries
     cells = None if outputs.cells is None else cell_probability(outputs.cells)  # (B, K, h, w)
     for row, (index, loaded) in enumerate(batch):
