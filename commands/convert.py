@@ -187,6 +187,28 @@ def objects365(
 
 
 @source_command
+def visual_genome(
+    annotations: Annotated[Path, typer.Option(help="objects.json, of version 1.2 or 1.4.")],
+    images: Images,
+    image_data: Annotated[
+        Path | None,
+        typer.Option(help="image_data.json: sizes and addresses of the images, to be checked."),
+    ] = None,
+    classes: Annotated[
+        int, typer.Option(min=1, help="Number of classes: the most frequent synsets.")
+    ] = 3000,
+) -> "Source":
+    """Visual Genome: boxes of the most frequent synsets; images in VG_100K and VG_100K_2.
+
+    Example: segkit convert visual-genome --annotations objects.json --images vg --image-data
+    image_data.json --out work/vg-boxes
+    """
+    from segkit.sources.visual_genome import open_visual_genome
+
+    return open_visual_genome(annotations, images, image_data=image_data, classes=classes)
+
+
+@source_command
 def semantic(
     images: Images,
     masks: Annotated[

@@ -5,6 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from scipy.stats import t
+
 from segkit.commands.common import stderr
 from segkit.shards.publish import resolve, versions
 from segkit.training.train import train
@@ -70,6 +73,15 @@ def train_once(
             resume=True,
         )
     return resolve(folder)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean over the seeds, and half the width of its 95 % t interval; None for a single seed."""
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return mean, None
+    quantile = float(t.ppf(0.975, len(values) - 1))
+    return mean, quantile * float(np.std(values, ddof=1)) / float(np.sqrt(len(values)))
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

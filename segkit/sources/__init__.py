@@ -45,6 +45,7 @@ Sources:
     coco_panoptic.py   COCO panoptic
     coco_joined.py     COCO panoptic with the instances of the same images
     objects365.py      Objects365 v2
+    visual_genome.py   Visual Genome
     semantic_masks.py  any dataset of semantic masks
     ade.py             ADE20K SceneParsing
     cityscapes.py      Cityscapes gtFine

@@ -59,6 +59,11 @@ FORMATS = {
             "an annotation file of labelme",
             "segkit convert labelme --annotations FOLDER",
         ),
+        FileFormat(
+            "visual-genome",
+            "objects.json of Visual Genome",
+            "segkit convert visual-genome --annotations FILE --images FOLDER",
+        ),
     )
 }
 
@@ -122,6 +127,8 @@ def _json_format(text: str) -> str | None:
     """The format of JSON by the keys at its beginning, which may hold only the first list."""
     keys = set(_KEY.findall(text))
     if text.startswith("["):
+        if "objects" in keys and keys & {"synsets", "merged_object_ids"}:
+            return "visual-genome"
         is_task = "data" in keys and keys & {"annotations", "completions", "predictions"}
         return "labelstudio" if is_task else None
     lists = keys & {"images", "annotations", "categories"}

@@ -30,8 +30,10 @@ DROP_HINTS: dict[str, str] = {
     "no-panoptic-segment": (
         "nothing to fix: the object is hidden, or the panoptic file does not show it"
     ),
+    "no-synset": "nothing to fix: the object's names are not linked to a synset",
     "not-annotated": "annotate the image; nobody says that it shows no object",
     "not-chosen": "nothing to fix: another annotation of the task was taken, or it is a prediction",
+    "rare-class": "nothing to fix: the class is not among the most frequent ones (--classes)",
     "size-mismatch": "use the image that was annotated, or fix its size in the annotation file",
     "turned-image": (
         "convert with --exif apply if the labels were drawn on the picture as viewers show it, "
@@ -51,7 +53,7 @@ DROP_HINTS: dict[str, str] = {
 UNAVOIDABLE = frozenset(
     {
         *("covered-by-instance", "known-missing-image", "no-panoptic-segment"),
-        *("not-annotated", "not-chosen", "unsupported-shape"),
+        *("no-synset", "not-annotated", "not-chosen", "rare-class", "unsupported-shape"),
     }
 )
 """Drops that nobody can fix: they are counted and quarantined, but never fail a conversion."""

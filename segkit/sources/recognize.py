@@ -85,12 +85,15 @@ def _file_source(command: str, path: Path) -> tuple[tuple[str, ...], _Opener]:
     from segkit.sources.cvat_xml import open_cvat
     from segkit.sources.label_studio import open_label_studio
     from segkit.sources.objects365 import open_objects365
+    from segkit.sources.visual_genome import open_visual_genome
 
     folder = path.parent
     if command == "cvat":
         return ("cvat", "--annotations"), lambda: open_cvat(path, folder)
     if command == "labelstudio":
         return ("labelstudio", "--annotations"), lambda: open_label_studio(path, folder)
+    if command == "visual-genome":
+        return ("visual-genome", "--annotations"), lambda: open_visual_genome(path, folder)
     if path.name.startswith("zhiyuan_objv2"):
         return ("objects365", "--annotations"), lambda: open_objects365(path, folder)
     if path.with_suffix("").is_dir():

@@ -188,7 +188,8 @@ def step(shards: ShardSet, seed: int, dropped: str) -> tuple[dict[str, Tensor], 
             **widths,  # type: ignore[arg-type]
         )
     )
-    torch.nn.init.normal_(model.weight_transfer.mlp[-1].weight)  # type: ignore[union-attr, arg-type]
+    assert model.weight_transfer is not None
+    torch.nn.init.normal_(model.weight_transfer.mlp[-1].weight)  # type: ignore[arg-type]
     text = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
     loss = LossConfig()
     prompts = sample_box_prompts(batch, loss, torch.default_generator)

@@ -12,6 +12,7 @@ from ..sources.builders import HEIGHT, WIDTH, coco_instances, coco_panoptic, pic
 from ..sources.test_ade import ade_set, blank
 from ..sources.test_coco_joined import scene
 from ..sources.test_objects365 import objects365_set
+from ..sources.test_visual_genome import facts, genome, listing, thing
 from ..sources.test_voc import maps, voc
 from .kinds import OUT, FileKind, Reader
 from .mutate import binary_mutants, json_mutants, text_mutants
@@ -70,10 +71,24 @@ def _objects365(root: Path) -> Path:
     return objects365_set(root, [{"id": 1, "name": "disc"}, {"id": 2, "name": "bar"}])
 
 
+def _genome(root: Path) -> Path:
+    objects = [thing(1, "car.n.01"), thing(2, "dog.n.01", 3, 4, 5, 6), thing(3, None)]
+    data = [facts(1), facts(2)]
+    genome(root, listing(1, *objects), listing(2, thing(4, "car.n.01")), data=data)
+    return root / "objects.json"
+
+
+def _genome_readers(root: Path) -> list[Reader]:
+    files = ("--annotations", root / "objects.json", "--image-data", root / "image_data.json")
+    return _coco(root, "visual-genome", *files, "--images", root, "--classes", 1)
+
+
 def _coco(root: Path, *arguments: object) -> list[Reader]:
     """Convert in all ways, and validate what was published."""
     convert = ("convert", *arguments, *_COMMON)
-    export = "coco-instances" if arguments[0] in ("coco", "objects365") else "semantic"
+    export = (
+        "coco-instances" if arguments[0] in ("coco", "objects365", "visual-genome") else "semantic"
+    )
     return [
         (*convert, "--out", root / OUT / "dry", "--dry-run", "--on-error", "skip"),
         (*convert, "--out", root / OUT / "set", "--on-error", "skip"),
@@ -188,6 +203,18 @@ def kinds() -> Sequence[FileKind]:
             lambda root: _coco(
                 *(root, "objects365", "--annotations", root / "annotations.json", *images(root))
             ),
+        ),
+        FileKind(
+            "Visual Genome",
+            _genome,
+            json_mutants,
+            _genome_readers,
+        ),
+        FileKind(
+            "image data of Visual Genome",
+            lambda root: _genome(root).with_name("image_data.json"),
+            json_mutants,
+            _genome_readers,
         ),
         FileKind(
             "labels",

@@ -36,8 +36,8 @@ def build(head: str = "cosine", **keys: object) -> DataSeg:
     """A small model of seed 0 in evaluation mode; keys are those of `WeightTransferConfig`."""
     torch.manual_seed(0)
     transfer = WeightTransferConfig.model_validate(keys)
-    config = ModelConfig(**SMALL, class_head=head, weight_transfer=transfer)  # type: ignore[arg-type]
-    return DataSeg(config).eval()
+    fields = {**SMALL, "class_head": head, "weight_transfer": transfer}
+    return DataSeg(ModelConfig.model_validate(fields)).eval()
 
 
 def randomize(model: DataSeg) -> DataSeg:

@@ -1,5 +1,7 @@
 import tomllib
+from collections.abc import Iterator
 from importlib import resources
+from typing import Any
 
 import pytest
 
@@ -27,8 +29,17 @@ def test_values_are_those_of_the_file(name: str) -> None:
     assert values.keys() == {entry.key for entry in recipe_keys()}
     table = tomllib.loads((resources.files("segkit.recipes") / f"{name}.toml").read_text("utf-8"))
     for section, content in table.items():
-        for key, value in content.items() if isinstance(content, dict) else ():
+        for key, value in flat(content) if isinstance(content, dict) else ():
             assert values[f"{section}.{key}"] == value
+
+
+def flat(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys of a section and of its subsections, such as `weight_transfer.input`."""
+    for key, value in table.items():
+        if isinstance(value, dict) and key == "weight_transfer":
+            yield from ((f"{key}.{inner}", deep) for inner, deep in value.items())
+        else:
+            yield key, value
 
 
 @pytest.mark.parametrize("name", known_recipes())

@@ -11,6 +11,7 @@ from segkit.errors import InputError
 from segkit.sources.label_studio import open_label_studio
 from segkit.sources.labelme_json import open_labelme
 from segkit.sources.recognize import recognize
+from segkit.sources.visual_genome import open_visual_genome
 from segkit.sources.yolo_labels import open_yolo
 
 from . import test_cvat_xml as cvat
@@ -24,6 +25,7 @@ OPENERS: dict[str, Any] = {
     "labelstudio": lambda file: open_label_studio(file, file.parent / "images"),
     "labelme": lambda file: open_labelme(file.parent),
     "yolo": open_yolo,
+    "visual-genome": lambda file: open_visual_genome(file, file.parent),
 }
 WORDS = (
     *(b"null", b"-1", b"1e999", b"[]", b"{}", b'""', b"<a>", b"&lt;", b"\x00", b"\xff", b"NaN"),
@@ -69,7 +71,7 @@ def altered(value: Any, rng: random.Random) -> Any:
     return rng.choice(ODD_VALUES)
 
 
-@pytest.mark.parametrize("command", ["labelstudio", "labelme", "yolo"])
+@pytest.mark.parametrize("command", ["labelstudio", "labelme", "yolo", "visual-genome"])
 def test_values_of_other_types_end_in_counts_or_one_line(tmp_path: Path, command: str) -> None:
     """JSON is YAML, so that data.yaml is altered in the same way."""
     file = rich_files(tmp_path)[command]
@@ -85,7 +87,8 @@ def test_values_of_other_types_end_in_counts_or_one_line(tmp_path: Path, command
 
 
 @pytest.mark.parametrize(
-    "command", ["yolo", "labels", "cvat", "labelstudio", "labelme", "voc-boxes"]
+    "command",
+    ["yolo", "labels", "cvat", "labelstudio", "labelme", "voc-boxes", "visual-genome"],
 )
 def test_damage_ends_in_counts_or_one_line(tmp_path: Path, command: str) -> None:
     paths = rich_files(tmp_path)

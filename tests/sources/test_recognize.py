@@ -19,12 +19,14 @@ from segkit.sources.ledger import Tally
 from segkit.sources.objects365 import open_objects365
 from segkit.sources.recognize import recognize
 from segkit.sources.semantic_masks import open_semantic
+from segkit.sources.visual_genome import open_visual_genome
 from segkit.sources.voc_boxes import open_voc_boxes
 from segkit.sources.yolo_labels import open_yolo
 
 from . import test_cvat_xml as cvat
 from . import test_label_studio as labelstudio
 from . import test_labelme_json as labelme
+from . import test_visual_genome as visual_genome
 from . import test_voc_boxes as voc
 from . import test_yolo_labels as yolo
 from .builders import coco_instances, coco_panoptic, dry_run, picture, write_json
@@ -44,6 +46,7 @@ def files(root: Path) -> dict[str, Path]:
         "labelme": write_json(root / "labelme" / "a.json", labelme.content(shape)),
         "voc-boxes": root / "voc" / "Annotations" / "a.xml",
         "coco": coco_instances(root / "coco", [{"bbox": [1, 1, 5, 5]}]),
+        "visual-genome": visual_genome.written(root / "vg"),
     }
 
 
@@ -75,6 +78,7 @@ OPENERS: dict[str, Any] = {
     "coco": open_coco_instances,
     "coco panoptic": open_coco_panoptic,
     "objects365": open_objects365,
+    "visual-genome": open_visual_genome,
     "semantic": lambda path, images: open_semantic(images, images, path),
 }
 
@@ -84,7 +88,8 @@ def test_a_file_of_another_format_names_the_right_command(tmp_path: Path, opener
     tried = 0
     for command, path in files(tmp_path).items():
         if opener.startswith(command) or (
-            command == "coco" and opener in ("objects365", "semantic")
+            (command, opener)
+            in (("coco", "objects365"), ("coco", "semantic"), ("visual-genome", "semantic"))
         ):
             continue
         with pytest.raises(
@@ -108,7 +113,9 @@ def test_an_archive_is_to_be_unpacked(tmp_path: Path, opener: str) -> None:
         openers[opener](path, tmp_path)
 
 
-@pytest.mark.parametrize("command", ["yolo", "cvat", "labelstudio", "labelme", "coco"])
+@pytest.mark.parametrize(
+    "command", ["yolo", "cvat", "labelstudio", "labelme", "coco", "visual-genome"]
+)
 def test_auto_opens_files(tmp_path: Path, command: str) -> None:
     path = files(tmp_path)[command]
     recognition = recognize(path)
@@ -126,6 +133,7 @@ def test_auto_opens_files(tmp_path: Path, command: str) -> None:
         ("labelme", "labelme"),
         ("voc-boxes", "voc"),
         ("coco", "coco"),
+        ("visual-genome", "vg"),
     ],
 )
 def test_auto_opens_folders(tmp_path: Path, command: str, folder: str) -> None:

@@ -12,7 +12,7 @@ from segkit.sources.recognize import recognize
 from .test_recognize import files
 from .test_remote import copied
 
-COMMANDS = ("yolo", "cvat", "labelstudio", "labelme", "voc-boxes", "coco")
+COMMANDS = ("yolo", "cvat", "labelstudio", "labelme", "voc-boxes", "coco", "visual-genome")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
