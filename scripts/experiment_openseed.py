@@ -21,10 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown, options, train_once
+from experiments import (
+    REAL_DATA,
+    WEIGHTS,
+    backbone_overrides,
+    interval,
+    markdown,
+    options,
+    train_once,
+)
 from rich.console import Console
-from scipy import stats
 
 from segkit.commands.common import stderr, table
 from segkit.demo.demo import SETTINGS, convert_scenes, generate_scenes
@@ -47,7 +53,6 @@ FOREGROUND = 0.6
 """Share of foreground queries; OpenSeeD has 300 of 400, for up to 100 instances of an image."""
 SHIFT = 0.5
 """Shift of a wrong box, relative to its width and height."""
-CONFIDENCE = 0.95
 FIGURES = {
     "stuff_pq": ("stuff PQ", 1),
     "thing_pq": ("thing PQ", 1),
@@ -214,15 +219,6 @@ def measure(run: Path, sets: Sets, out: Path) -> dict[str, float]:
 
 Results = dict[str, list[dict[str, float]]]
 """Row -> the figures of each seed."""
-
-
-def interval(values: Sequence[float], decimals: int) -> str:
-    """Mean and half the width of Student's interval at CONFIDENCE; one value has none."""
-    mean = f"{np.mean(values):.{decimals}f}"
-    if len(values) < 2:
-        return mean
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
-    return f"{mean} ± {half:.{decimals}f}"
 
 
 def figure_rows(results: Results) -> list[list[str]]:

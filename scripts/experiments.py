@@ -84,6 +84,13 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, quantile * float(np.std(values, ddof=1)) / float(np.sqrt(len(values)))
 
 
+def interval(values: Sequence[float], decimals: int) -> str:
+    """Mean and half the width of its interval as text; a single value has none."""
+    mean, half = mean_interval(values)
+    text = f"{mean:.{decimals}f}"
+    return text if half is None else f"{text} ± {half:.{decimals}f}"
+
+
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Write a table as Markdown."""
     lines = (columns, ("---",) * len(columns), *rows)

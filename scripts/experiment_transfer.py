@@ -1,0 +1,290 @@
+"""Compare ways from boxes to masks, and what the masks are worth downstream.
+
+    python scripts/real.py                                          # makes the shard sets
+    python scripts/experiment_transfer.py --sets real-out/sets --out transfer --seeds 0
+    python scripts/experiment_transfer.py --sets real-out/sets --out transfer --table downstream
+
+Table `masks`: mean IoU with the hidden masks of the 864 boxes of the stand-in's validation images.
+Shapes and GrabCut need no training. The other rows train `box-labeler-mini` on the boxes of the
+stand-in's training images, on masks of other data (COCO panoptic and CamVid), or on both, for the
+same number of steps; each row after `+ boxes` adds to the one before. Self-training continues the
+last of them for --round-steps a round; its control sees the boxes again for as long. The oracle is
+the same model with the true masks of the boxes.
+
+Table `downstream`: `dataseg-mini` trained on the pseudo-masks of the last round (or of the best row
+without self-training), on the boxes, and on the true masks of the same images.
+
+No score threshold is applied; an empty mask counts as IoU 0. Finished runs and figures are reused
+and an interrupted run resumes, so processes may train different seeds or `--rows`; a last call with
+all seeds writes the tables.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments import (
+    REAL_DATA,
+    WEIGHTS,
+    backbone_overrides,
+    interval,
+    markdown,
+    options,
+    train_once,
+)
+from rich.console import Console
+
+from segkit.commands.common import stderr, table
+from segkit.inference.open_teacher import open_teacher
+from segkit.inference.outputs import predict_set
+from segkit.inference.pseudolabel import pseudolabel
+from segkit.inference.run_teacher import RunTeacher
+from segkit.inference.teacher import Teacher
+from segkit.metrics.box_prompt_iou import BoxPromptIoU
+from segkit.metrics.evaluate import evaluate
+from segkit.runs.open_run import load_run
+from segkit.shards.header import Header
+from segkit.shards.publish import versions
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_layer
+from segkit.sources.coco_instances import open_coco_instances
+from segkit.sources.engine import ConvertOptions, convert
+from segkit.training.selftrain import selftrain
+
+BOXES, OTHER_MASKS = {"standin-train": 1.0}, {"coco-train": 6.0, "camvid-train": 1.0}
+TRUE_MASKS = "standin-masks"
+OFF = ("loss.max_box_prompts=0", "model.prompt_maps=false")
+ONE_PROMPT = ("loss.max_box_prompts=1", "model.prompt_maps=false")
+MAPS = ("loss.max_box_prompts=1", "model.prompt_maps=true")
+SHAPES = {"filled box": "box", "inscribed ellipse": "ellipse", "GrabCut": "grabcut"}
+"""Row -> teacher without training."""
+FIGURES = {"mean_iou": "mean IoU", "small": "small", "medium": "medium", "large": "large"}
+DOWNSTREAM = {"mask_ap": ("mask AP", 2), "box_iou": ("box-prompted IoU", 3)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of trained labelers."""
+
+    sets: Mapping[str, float]
+    """Name of each training set and its sampling weight."""
+    overrides: tuple[str, ...]
+
+
+ROWS: Mapping[str, Row] = {
+    "projection": Row(BOXES, (*OFF, "loss.pairwise=0")),
+    "projection + pairwise": Row(BOXES, OFF),
+    "masks of other data": Row(OTHER_MASKS, OFF),
+    "+ boxes": Row(OTHER_MASKS | BOXES, OFF),
+    "+ one prompt a crop": Row(OTHER_MASKS | BOXES, ONE_PROMPT),
+    "+ prompt maps": Row(OTHER_MASKS | BOXES, MAPS),
+    "oracle": Row({TRUE_MASKS: 1.0}, MAPS),
+}
+BEST = "+ prompt maps"
+"""The row that self-training continues."""
+ROUNDS = 3
+CONTROL = "boxes again (control of round 1)"
+ALL_ROWS = (*SHAPES, *ROWS, CONTROL, *(f"self-training {k}" for k in range(1, ROUNDS + 1)))
+Figures = dict[str, float]
+
+
+def slug(name: str) -> str:
+    """The name of a row as a file name."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name).split())
+
+
+class Experiment:
+    """Sets, runs and figures of an output directory."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments, self.out = arguments, arguments.out
+        self.backbone = backbone_overrides(REAL_DATA / WEIGHTS)
+        self.val, self.truth = (self.open(name) for name in ("standin-val", "standin-truth"))
+
+    def open(self, name: str) -> ShardSet:
+        """A set of scripts/real.py, or the true masks of the boxes to train on."""
+        if name != TRUE_MASKS:
+            return ShardSet.open(self.arguments.sets / name)
+        folder = self.out / "sets" / TRUE_MASKS
+        if not versions(folder):
+            coco = REAL_DATA / "coco"
+            annotations = coco / "annotations" / "instances_train2017.json"
+            source = open_coco_instances(annotations, coco / "train2017")
+            convert(source, folder, ConvertOptions(name=TRUE_MASKS), arguments={})
+        return ShardSet.open(folder)
+
+    def held_out(self) -> ShardSet:
+        """The COCO validation images that are not among the stand-in's."""
+        folder = self.out / "sets" / "held-out"
+        if not versions(folder):
+            data, used = self.open("coco-val"), set(self.val.image_ids())
+            samples = (sample for sample in data.samples() if sample.id not in used)
+            write_layer(folder, data, samples, Header.from_set(data, "held-out"))
+        return ShardSet.open(folder)
+
+    # --- masks ---
+
+    def figures(self, name: str, seed: int) -> Figures | None:
+        """Figures of a row and a seed; None for a round after the end of self-training."""
+        return self._once(name, seed, lambda: self._measure(name, seed))
+
+    def _once(self, name: str, seed: int, measure: Callable[[], Figures | None]) -> Figures | None:
+        """Figures from their file, or measured and written to it."""
+        file: Path = self.out / "figures" / f"{slug(name)}-seed{seed}.json"
+        if not file.exists():
+            figures = measure()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(figures, indent=1) + "\n")
+            stderr.print(f"{file.stem}: {figures}")
+        loaded: Figures | None = json.loads(file.read_text())
+        return loaded
+
+    def _measure(self, name: str, seed: int) -> Figures | None:
+        if name in SHAPES:
+            score = 0.0 if name == "GrabCut" else None
+            return self._score(name, seed, open_teacher(SHAPES[name], min_score=score))
+        run = self.run(name, seed)
+        return None if run is None else self._score(name, seed, labeler(run))
+
+    def _score(self, name: str, seed: int, teacher: Teacher) -> Figures:
+        """Label the validation boxes and compare the masks with the hidden ones."""
+        layer, _ = pseudolabel(teacher, self.val, self.out / "masks" / f"{slug(name)}-seed{seed}")
+        metric = BoxPromptIoU(self.truth.taxonomy)
+        predictions = {sample.id: sample for sample in layer.samples()}
+        truth = list(self.truth.samples())
+        metric.update(truth, [predictions[sample.id] for sample in truth])
+        result = metric.compute()
+        return {"mean_iou": result["mean_iou"], **result["per_size"]}
+
+    def run(self, name: str, seed: int) -> Path | None:
+        """The run of a row and a seed; trained, or resumed, if it is missing."""
+        if name.startswith("self-training"):
+            return self._rounds(seed, int(name.split()[-1]))
+        arguments, extra = self.arguments, []
+        row = ROWS[BEST if name == CONTROL else name]
+        if name == CONTROL:
+            arguments = argparse.Namespace(**vars(arguments) | {"steps": arguments.round_steps})
+            extra = [f"model.init_from={json.dumps(str(self.run(BEST, seed)))}"]
+        data = [(str(self.open(key).path), weight) for key, weight in row.sets.items()]
+        return train_once(
+            slug(name), seed, data, [*self.backbone, *row.overrides, *extra], arguments
+        )
+
+    def _rounds(self, seed: int, number: int) -> Path | None:
+        """The run of a round; None if the held-out score ended self-training before it."""
+        result = selftrain(
+            self.arguments.recipe,
+            [(str(self.open(key).path), weight) for key, weight in OTHER_MASKS.items()],
+            (str(self.open("standin-train").path), self.arguments.layer_weight),
+            self.out / "selftrain" / f"seed{seed}",
+            rounds=number,
+            held_out=str(self.held_out().path),
+            checkpoint=str(self.run(BEST, seed)),
+            round_steps=self.arguments.round_steps,
+            overrides=[
+                *self.backbone,
+                *ROWS[BEST].overrides,
+                f"training.seed={seed}",
+                *self.arguments.set,
+            ],
+        )
+        return Path(result.rounds[number]["run"]) if number < len(result.rounds) else None
+
+    # --- downstream ---
+
+    def downstream(self, name: str, seed: int) -> Figures | None:
+        """Mask AP and box-prompted IoU of a model that was trained on some labels."""
+        return self._once(f"downstream {name}", seed, lambda: self._train_downstream(name, seed))
+
+    def _train_downstream(self, name: str, seed: int) -> Figures:
+        labels = {
+            "pseudo-masks": lambda: self._pseudo_masks(seed),
+            "boxes": lambda: self.open("standin-train"),
+            "true masks": lambda: self.open(TRUE_MASKS),
+        }[name]()
+        values = vars(self.arguments) | {"recipe": "dataseg-mini"}
+        values["steps"] = self.arguments.downstream_steps
+        run = train_once(
+            f"downstream-{slug(name)}",
+            seed,
+            [(str(labels.path), 1.0)],
+            self.backbone,
+            argparse.Namespace(**values),
+        )
+        folder = self.out / "predictions" / f"{slug(name)}-seed{seed}"
+        instances = predict_set(load_run(run), self.val, "instance", folder)
+        prompted = self._score(f"downstream {name}", seed, labeler(run))
+        average_precision = evaluate(self.truth, instances, "instance").metrics["ap"]
+        return {"mask_ap": average_precision, "box_iou": prompted["mean_iou"]}
+
+    def _pseudo_masks(self, seed: int) -> ShardSet:
+        """The training boxes as masks of the last run of self-training that there is."""
+        done = self.out / "selftrain" / f"seed{seed}" / "selftrain.json"
+        if done.exists():
+            rounds = json.loads(done.read_text())["rounds"]
+            return ShardSet.open([entry["masks"] for entry in rounds if "masks" in entry][-1])
+        folder = self.out / "pseudo" / f"seed{seed}"
+        if not versions(folder):
+            run = self.run(BEST, seed)
+            assert run is not None
+            pseudolabel(labeler(run), self.open("standin-train"), folder)
+        return ShardSet.open(folder)
+
+
+def labeler(run: Path) -> Teacher:
+    """A run as a teacher whose masks all count."""
+    return RunTeacher(load_run(run, overrides=["inference.pseudo_score=0"]))
+
+
+def mask_rows(experiment: Experiment, rows: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
+    """One line for each row, with intervals over the seeds; shapes have none."""
+    lines = []
+    for name in rows:
+        used = [0] if name in SHAPES else seeds
+        figures = [f for seed in used if (f := experiment.figures(name, seed)) is not None]
+        if figures:
+            cells = [interval([f[key] for f in figures], 3) for key in FIGURES]
+            lines.append([name, *cells, str(len(figures))])
+    return lines
+
+
+def downstream_rows(experiment: Experiment, seeds: Sequence[int]) -> list[list[str]]:
+    """One line for each kind of label."""
+    lines = []
+    for name in ("boxes", "pseudo-masks", "true masks"):
+        figures = [f for seed in seeds if (f := experiment.downstream(name, seed)) is not None]
+        cells = [interval([f[key] for f in figures], n) for key, (_, n) in DOWNSTREAM.items()]
+        lines.append([name, *cells, str(len(figures))])
+    return lines
+
+
+def main() -> None:
+    parser = options(__doc__, out="transfer", seeds=[0, 1, 2])
+    parser.set_defaults(recipe="box-labeler-mini", steps=600)
+    parser.add_argument("--table", choices=("masks", "downstream"), default="masks")
+    parser.add_argument("--rows", nargs="+", choices=ALL_ROWS, default=ALL_ROWS, metavar="ROW")
+    parser.add_argument("--round-steps", type=int, default=200)
+    parser.add_argument("--downstream-steps", type=int, default=1000)
+    parser.add_argument(
+        "--layer-weight", type=float, default=6.0, help="sampling weight of the pseudo-masks"
+    )
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    experiment = Experiment(arguments)
+    changes = "".join(f" --set {item}" for item in arguments.set)
+    title = f"{arguments.steps} steps{changes}, seeds {list(arguments.seeds)}"
+    columns: tuple[str, ...]
+    if arguments.table == "masks":
+        columns = ("row", *FIGURES.values(), "seeds")
+        rows = mask_rows(experiment, arguments.rows, arguments.seeds)
+    else:
+        columns = ("trained on", *(name for name, _ in DOWNSTREAM.values()), "seeds")
+        rows = downstream_rows(experiment, arguments.seeds)
+    (arguments.out / f"{arguments.table}.md").write_text(f"{title}\n\n{markdown(columns, rows)}")
+    Console().print(table(title, columns, rows))
+
+
+if __name__ == "__main__":
+    main()
