@@ -160,7 +160,11 @@ def parse_json(
         InputError: it is not JSON, or holds something else than the result may.
     """
     text = decode_text(data, file=file, hint=hint) if isinstance(data, bytes) else data
-    value, message = _load(lambda: json.loads(text, object_pairs_hook=_object), "JSON", finite)
+    # UTF-8 has no surrogates; only an escape can be one
+    has_surrogates = not isinstance(data, bytes) or "\\u" in text
+    value, message = _load(
+        lambda: json.loads(text, object_pairs_hook=_object), "JSON", finite, has_surrogates
+    )
     if message:
         raise InputError(message, file=file, record=record, hint=hint)
     return value
@@ -176,7 +180,13 @@ def parse_toml(text: str, *, file: object, hint: str | None = None) -> dict[str,
 
 
 def checked(
-    model: type[_Model], data: bytes, *, file: object, noun: str, hint: str | None = None
+    model: type[_Model],
+    data: bytes,
+    *,
+    file: object,
+    noun: str,
+    hint: str | None = None,
+    parsed: bool = False,
 ) -> _Model:
     """A JSON object as a pydantic model.
 
@@ -186,11 +196,13 @@ def checked(
         file: the file that errors name.
         noun: what the file should hold, such as "the manifest of a run".
         hint: the hint of errors.
+        parsed: whether `parse_json` has accepted the text already.
 
     Raises:
         InputError: as of `parse_json`; it does not fit (the message names the first key).
     """
-    parse_json(data, file=file, hint=hint)
+    if not parsed:
+        parse_json(data, file=file, hint=hint)
     from pydantic import ValidationError  # a tenth of a second, which most readers do not need
 
     try:
@@ -241,15 +253,24 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _load(loads: Callable[[], Any], language: str, finite: bool) -> tuple[Any, str | None]:
-    """What a parser returns, and what is wrong with the text or with the values."""
+def _load(
+    loads: Callable[[], Any], language: str, finite: bool, has_surrogates: bool = True
+) -> tuple[Any, str | None]:
+    """What a parser returns, and what is wrong with the text or with the values.
+
+    Args:
+        loads: the parser.
+        language: for the message.
+        finite: refuse NaN and infinity.
+        has_surrogates: whether text may hold some; if not, it is not searched.
+    """
     try:
         value = loads()
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         return None, f"not {language} ({short(error)})"
     except (ValueError, RecursionError) as error:
         return None, _limit(error)
-    return value, _problem(value, finite=finite)
+    return value, _problem(value, finite, has_surrogates)
 
 
 def _limit(error: Exception) -> str:
@@ -261,25 +282,27 @@ def _limit(error: Exception) -> str:
     return _TOO_LARGE  # Python converts no more than some thousand digits
 
 
-def _problem(value: Any, *, finite: bool) -> str | None:
+def _problem(value: Any, finite: bool, has_surrogates: bool) -> str | None:
     """What the values of a parsed file may not hold; None if they hold nothing of the kind."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         below: list[Any] = []
         for entry in level:
-            if isinstance(entry, dict):
-                below += entry
-                below += entry.values()
-            elif isinstance(entry, list):
-                below += entry
-            elif isinstance(entry, str):
-                if _SURROGATE.search(entry):
+            kind = type(entry)  # parsers make no subclasses
+            if kind is str:
+                if has_surrogates and _SURROGATE.search(entry):
                     return f"holds text that is not Unicode: {short(ascii(entry))}"
-            elif isinstance(entry, float):
-                if finite and not math.isfinite(entry):
-                    return "holds a number that is not finite"
-            elif isinstance(entry, int) and not -MAX_INT <= entry <= MAX_INT:
-                return _TOO_LARGE
+            elif kind is int:
+                if not -MAX_INT <= entry <= MAX_INT:
+                    return _TOO_LARGE
+            elif kind is dict:
+                if has_surrogates:
+                    below += entry
+                below += entry.values()
+            elif kind is list:
+                below += entry
+            elif kind is float and finite and not math.isfinite(entry):
+                return "holds a number that is not finite"
         if not below:
             return None
         level = below

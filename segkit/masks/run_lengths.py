@@ -18,9 +18,9 @@ Bytes = NDArray[np.uint8]
 _BASE, _MORE, _SIGN, _BITS = 48, 32, 16, 5
 _MAX_GROUPS = 12
 """A count takes 60 bits at most; a longer chain of groups is not a count."""
-_CHUNK = 64
-"""Masks that are checked at once: larger arrays would be new pages of memory each time, which take
-longer than the check."""
+_CHUNK = 24 << 10
+"""Bytes of masks that are checked at once: larger arrays would be new pages of memory each time,
+which take longer than the check."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,16 @@ def first_malformed(masks: Sequence[bytes], pixels: Ints) -> int | None:
         masks: (S,) strings of any characters.
         pixels: (S,) pixels of each mask's image.
     """
-    for start in range(0, len(masks), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    ends = np.cumsum(np.fromiter(map(len, masks), np.int64, len(masks)))
+    start = 0
+    while start < len(masks):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _CHUNK, "right")))
+        chunk = slice(start, stop)
         if not _all_fill(masks[chunk], pixels[chunk]):
             fills = map(_fills, masks[chunk], pixels[chunk].tolist())
             return start + list(fills).index(False)
+        start = stop
     return None
 
 

@@ -80,7 +80,9 @@ def from_table(table: pa.Table) -> Iterator[Sample]:
     """Inverse of `to_table`; missing columns of `LATER` have their defaults."""
     names = [name for name in SCHEMA.names if name in table.column_names or name not in LATER]
     names.remove("segments")
-    values = {name: _values(table.column(name), SCHEMA.field(name)) for name in names}
+    values = {
+        name: _values(table.column(name).combine_chunks(), SCHEMA.field(name)) for name in names
+    }
     structs, offsets = elements(table.column("segments").combine_chunks())
     segments, ends = _segments(structs), offsets[1:].tolist()
     start = 0
@@ -169,22 +171,27 @@ def boxes(array: Any) -> list[Box]:
     return list(zip(*(numbers(side).tolist() for side in array.flatten()), strict=True))
 
 
-def _values(column: Any, field: pa.Field) -> list[Any]:
+def _values(array: Any, field: pa.Field) -> list[Any]:
+    """The values of a column, in the types of `Sample` and `Segment`."""
+    if array.null_count == len(array):
+        return [None] * len(array)
     if field.name in _ASCII:
-        return texts(column.combine_chunks())
-    values: list[Any] = column.to_pylist()
+        return texts(array)
+    if not array.null_count:  # Arrow makes a scalar of each value on the way to a list
+        if pa.types.is_int64(field.type) or pa.types.is_float64(field.type):
+            values: list[Any] = numbers(array).tolist()
+            return values
+        if pa.types.is_boolean(field.type):
+            values = flags(array).tolist()
+            return values
+        if pa.types.is_string(field.type):
+            return [str(text, "utf-8") for text in texts(array) if text is not None]
+    values = array.to_pylist()
     return values
 
 
 def _segments(structs: pa.StructArray) -> list[Segment]:
     columns: list[list[Any]] = []
     for field, column in zip(SEGMENT, structs.flatten(), strict=True):
-        if field.name == "box":
-            columns.append(boxes(column))
-        elif field.name in _ASCII:
-            columns.append(texts(column))
-        elif field.type == pa.float64():
-            columns.append(reals(column))
-        else:
-            columns.append(column.to_pylist())
+        columns.append(boxes(column) if field.name == "box" else _values(column, field))
     return [Segment(*values) for values in zip(*columns, strict=True)]

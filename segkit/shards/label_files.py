@@ -95,22 +95,18 @@ def check_samples(samples: Sequence[Sample], taxonomy: Taxonomy, file: Path) -> 
         message = _problem(sample, taxonomy)
         if message:
             raise _error(message, file, sample)
-    masks = [mask for sample in samples for mask in _masks(sample)]
-    if not masks:
-        return
-    owners = [sample for sample in samples for _ in _masks(sample)]
-    pixels = np.array([sample.width * sample.height for sample in owners], np.int64)
+    masks: list[bytes] = []
+    ends = []
+    for sample in samples:
+        masks += [segment.mask for segment in sample.segments if segment.mask is not None]
+        if sample.void is not None:
+            masks.append(sample.void)
+        ends.append(len(masks))
+    sizes = np.array([sample.width * sample.height for sample in samples], np.int64)
+    pixels = np.repeat(sizes, np.diff(ends, prepend=0))
     if (place := first_malformed(masks, pixels)) is not None:
         message = "a mask whose run lengths are damaged or do not fill the image"
-        raise _error(message, file, owners[place])
-
-
-def _masks(sample: Sample) -> Iterator[bytes]:
-    for segment in sample.segments:
-        if segment.mask is not None:
-            yield segment.mask
-    if sample.void is not None:
-        yield sample.void
+        raise _error(message, file, samples[int(np.searchsorted(ends, place, "right"))])
 
 
 def _problem(sample: Sample, taxonomy: Taxonomy) -> str | None:

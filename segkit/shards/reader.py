@@ -289,7 +289,7 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
     if isinstance(content, dict) and content.get("type") == "run":
         raise run_error(path)
     noun = "the manifest of a shard set"
-    manifest = parse.checked(Manifest, data, file=file, noun=noun, hint=_SET_HINT)
+    manifest = parse.checked(Manifest, data, file=file, noun=noun, hint=_SET_HINT, parsed=True)
     if verify:
         verify_content(content, file)
     return manifest
