@@ -234,8 +234,8 @@ def semantic(
 ) -> "Source":
     """Any semantic dataset of index or color PNGs, such as CamVid or your own.
 
-    Example: segkit convert semantic --images train --masks train-labels --labels labels.txt
-    --ignore 11 --out work/own
+    Example: segkit convert semantic --images streets/images --masks streets/masks --labels
+    streets/labels.txt --ignore 255 --out work/streets
     """
     from segkit.sources.semantic_masks import open_semantic
 

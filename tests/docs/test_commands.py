@@ -1,0 +1,199 @@
+"""Every command in README, docs and the command reference runs, in the order of its page.
+
+Each page runs in a folder of its own that holds the files and sets that the pages name: data sets
+of two or three tiny pictures. Commands are changed as `REPLACED` and `ADDED` say, and a command
+that one of `NOT_RUN` matches is left out for the reason there; nothing else is.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from segkit.commands.app import app
+from segkit.text.embeddings import EmbeddingStore
+from tests.docs.native_sets import label_by_hand, write_native_sets
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "docs" / "reference" / "commands.md",
+]
+
+NOT_RUN = {
+    r"^pip install": "the network",
+    r"^(make|docker) ": "minutes; tests/test_docker.py and CI",
+    r"^segkit demo": "minutes; tests/commands/test_demo.py runs it with two steps",
+    r"^segkit browse": "a database and a browser; tests/browse and scripts/check_app.py",
+    r"^segkit import hf:": "downloads a model; tests/inference/test_mask2former.py",
+    r"^segkit calibrate|--min-iou ": "200 masks by hand; tests/commands/test_calibrate.py",
+    r"^segkit selftrain": "two trainings; tests/training/test_selftrain.py",
+    r"^segkit benchmark (ade-panoptic|open-vocabulary)": "sets that nobody may copy;"
+    " tests/benchmark",
+    r"--init-from work/public": "needs the imported model; tests/runs/test_init_from.py",
+    r"--encoder clip:": "downloads a model; tests/text/test_encoders.py",
+    r"text\.encoder=clip:": "downloads a model; tests/text/test_encoders.py",
+    r"^(torchrun|srun|head=|T=|\$T) ?": "several GPUs; tests/training/test_distributed.py",
+    r"--recipe dataseg-(r50|swin-t) .*(?<!--plan)$": "a GPU; tests/training/test_run_plan.py",
+    r"real-out/": "real data; scripts/real.py",
+    r"^python scripts/bench_": "minutes",
+}
+"""Pattern of commands that no test runs as they are -> what they need, and what tests it."""
+
+REPLACED = {
+    "sam:facebook/sam-vit-base": "ellipse",
+    "--checkpoint hf:facebook/mask2former-swin-tiny-coco-panoptic": "--checkpoint work/run",
+    "--checkpoint work/public": "--checkpoint work/run",
+    "--checkpoint work/joint": "--checkpoint work/run",
+    "--set model.backbone_weights=timm": "",
+    "/data/photos": "parts/images",
+}
+"""Weights that would be downloaded, and a folder outside, with stand-ins."""
+
+TINY = [
+    "model.backbone=test_efficientnet",
+    *("model.hidden_dim=16", "model.mask_dim=8", "model.queries=4", "model.rounds=1"),
+    *("model.heads=2", "model.feedforward_dim=16"),
+    *("data.image_size=64", "data.batch_size=2", "data.workers=0", "inference.image_size=64"),
+]
+ADDED = {
+    r"segkit train (?!.*--plan)": [
+        *("--steps", "2", "--device", "cpu"),
+        *(word for key in TINY for word in ("--set", key)),
+    ],
+    r"segkit convert ": ["--workers", "1"],
+}
+"""Pattern of a command -> options that make it small."""
+
+WORLD = """
+segkit convert coco --images train2017 --panoptic annotations/panoptic_train2017.json \
+    --out work/coco-train
+segkit convert coco --images val2017 --panoptic annotations/panoptic_val2017.json \
+    --out work/coco-val
+segkit convert coco --images parts/images --instances parts/train.json --boxes-only \
+    --out work/boxes
+segkit convert coco --images parts/images --instances parts/train.json --split train \
+    --out work/parts-train
+segkit convert coco --images parts/images --instances parts/val.json --split val \
+    --out work/parts-val
+segkit convert ade --root ADEChallengeData2016 --split validation --out work/ade-val
+segkit convert semantic --images streets/images --masks streets/masks \
+    --labels streets/labels.txt --ignore 255 --out work/streets
+segkit convert objects365 --images train --annotations zhiyuan_objv2_train.json --out work/o365
+segkit train --recipe dataseg-mini --data work/coco-train --out work/run
+segkit pseudolabel --teacher ellipse --data work/boxes --out work/masks
+segkit pseudolabel --teacher ellipse --data work/o365 --out work/o365-pseudo
+segkit predict --checkpoint work/run --data work/coco-val --no-overlays --out work/predicted
+segkit export voc --data work/parts-train --out VOC2012 --images
+segkit export cvat --data work/masks --out task --images
+segkit export labelme --data work/masks --out labeled --images
+segkit export labelstudio --data work/masks --out studio --images
+segkit convert coco --images parts/images --instances parts/train.json --images-by reference \
+    --out shared/set
+"""
+"""Commands that make the sets, the run and the further native files of the pages."""
+
+COPIES = {
+    "work/coco-train": ("work/coco", "work/own", "work/camvid"),
+    "work/coco-val": ("work/coco-panoptic-val", "work/own-train"),
+    "work/parts-train": ("work/train", "work/parts", "work/a"),
+    "work/parts-val": ("work/val", "work/b"),
+    "work/masks": ("work/parts-masks",),
+    "work/ade-val": ("work/ade",),
+    "work/boxes": ("demo-out/sets/boxes-val",),
+    "work/run": ("demo-out/run",),
+    "work/streets": ("work/camvid-train",),
+}
+"""Further names of sets and folders."""
+WORDS = ("solder joint", "heat sink", "fish bone", "resistor", "capacitor")
+"""Names of the pages that ship without an embedding."""
+
+
+def commands(page: Path) -> Iterator[str]:
+    """The commands of a page's shell blocks, without comments."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    for block in re.findall(r"^```(?:sh|bash)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if command := re.sub(r"(^|\s)#.*", "", line).strip():
+                yield command
+
+
+def is_run(command: str) -> bool:
+    return not any(re.search(pattern, command) for pattern in NOT_RUN)
+
+
+def reduced(command: str) -> str:
+    for weights, stand_in in REPLACED.items():
+        command = command.replace(weights, stand_in)
+    for pattern, options in ADDED.items():
+        if re.match(pattern, command):
+            command = f"{command} {shlex.join(options)}"
+    return command
+
+
+def run(command: str) -> None:
+    """Run a command in this process, or one of several programs in a shell."""
+    command = reduced(command)
+    if not command.startswith("segkit ") or "|" in shlex.split(command):
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        subprocess.run(["bash", "-ec", command], check=True, env=os.environ | {"PATH": path})
+        return
+    result = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert result.exit_code == 0, f"{command}\n{result.exception!r}\n{result.output[-2000:]}"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that each page gets a copy of."""
+    root = tmp_path_factory.mktemp("world")
+    write_native_sets(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.chdir(root)
+        rows = np.random.default_rng(0).normal(size=(len(WORDS), 384)).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        store = EmbeddingStore()
+        store._merge_into_cache(
+            dict(zip(WORDS, rows, strict=True)), store.encoder_digest() or "", frozenset()
+        )
+        for command in WORLD.strip().splitlines():
+            run(command)
+        label_by_hand(root)
+        concepts = (ROOT / "docs" / "concepts.md").read_text("utf-8")
+        (recipe,) = re.findall(r"```toml\n(name = \"my-cameras\".*?)```", concepts, re.DOTALL)
+        Path("my-cameras.toml").write_text(recipe)
+        for source, names in COPIES.items():
+            for name in names:
+                shutil.copytree(source, name)
+        yield root
+
+
+@pytest.mark.filterwarnings("ignore:nothing changed since")  # commands occur on several pages
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_of_a_page_run(
+    page: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [command for command in commands(page) if is_run(command)]
+    if listed:
+        shutil.copytree(world, tmp_path / "page")
+        monkeypatch.chdir(tmp_path / "page")
+        for command in listed:
+            shutil.rmtree("exported", ignore_errors=True)  # several examples write there
+            run(command)
+
+
+def test_each_reason_is_of_a_command() -> None:
+    every = [command for page in PAGES for command in commands(page)]
+    for pattern in NOT_RUN:
+        assert any(re.search(pattern, command) for command in every), pattern
+    for weights in REPLACED:
+        assert any(weights in command for command in every), weights
