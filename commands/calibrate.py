@@ -9,7 +9,16 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable_local
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, plural, progress_bar, table
+from .common import (
+    IMAGES_ROOT_OPTION,
+    JSON_OPTION,
+    emit,
+    note,
+    plural,
+    progress_bar,
+    table,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,6 +72,7 @@ def calibrate(
 
     # Everything that can be refused has been: models take seconds to load.
     from segkit.inference.calibrate import calibrate as calibrate_run
+    from segkit.report.reliability import calibration_report
     from segkit.runs.calibrated_version import publish_calibrated
     from segkit.runs.open_run import load_run
     from segkit.runs.run_manifest import read_run_manifest
@@ -71,17 +81,21 @@ def calibrate(
     with progress_bar(f"calibrate {run.path.parent.name}", len(labeled)) as advance:
         calibration = calibrate_run(run, labeled, on_image=advance)
     path = publish_calibrated(run, calibration, labeled, out).resolve()
+    manifest = read_run_manifest(path)
+    page = calibration_report(calibration, manifest, str(run.path), str(labeled.path))
+    report = write_report(path, lambda: page)
     result = {
         "path": str(path),
         "version": int(path.name[1:]),
-        "digest": read_run_manifest(path).digest,
+        "digest": manifest.digest,
         "seed": calibration.seed,
         "min_boxes": calibration.min_boxes,
         "fitted_images": calibration.images,
         "maps": {size: score_map.boxes for size, score_map in calibration.maps.items()},
         "check": calibration.check.model_dump(),
+        "report": report,
     }
-    printed = [*_tables(calibration), str(path)]
+    printed = [*_tables(calibration), *filter(None, (str(path), report))]
     emit(result, schema="segkit.calibrate/1", as_json=as_json, tables=printed)
 
 

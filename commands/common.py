@@ -8,10 +8,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -143,6 +144,29 @@ def _draw_preview(shards: "ShardSet", min_score: float) -> str | None:
     file, drawing = written
     if drawing.drawn < drawing.segments:
         note(f"the preview shows {drawing}")
+    return str(file)
+
+
+def write_report(version: Path, page: Callable[[], str]) -> str | None:
+    """Write the report of a new version beside it, as `v1.html`; a failure is a note.
+
+    Args:
+        version: directory of the version.
+        page: builds the HTML.
+
+    Returns:
+        The report's path; None without one, as of a remote version.
+    """
+    from segkit.atomic import write_text
+
+    if is_remote(version):
+        return None
+    file = version.with_name(f"{version.name}.html")
+    try:
+        write_text(file, page())
+    except (SegkitError, OSError) as error:
+        note(f"no report of {version}: {error}")
+        return None
     return str(file)
 
 

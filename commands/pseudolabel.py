@@ -1,12 +1,13 @@
 """`segkit pseudolabel`: replace boxes by masks, in a label layer over the same images."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
 from segkit.errors import InputError
-from segkit.storage import writable
+from segkit.storage import is_remote, writable
 
 from .common import (
     FORCE_OPTION,
@@ -19,13 +20,16 @@ from .common import (
     progress_bar,
     table,
     write_preview,
+    write_report,
 )
-from .scoring import SETTINGS_OPTION, parse_choice
+from .scoring import SETTINGS_OPTION, parse_choice, reject_unused
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from segkit.inference.mask_statistics import MaskStatistics
+    from segkit.inference.teacher import Teacher
+    from segkit.report.labeled_boxes import HiddenTruth
     from segkit.shards.reader import ShardSet
 
 _OLD_BOX_PROMPTS = "conditioned"
@@ -80,6 +84,21 @@ def pseudolabel(
         help="Give each pixel to one mask of an image, the smallest of those that contain it, as "
         "panoptic labels need it. Masks that the set has already keep their pixels.",
     ),
+    truth: str = typer.Option(
+        None,
+        "--truth",
+        metavar="SET",
+        help="A set with the true masks of the boxes (same image and annotation ids), which the "
+        "teacher does not get: the report compares the masks with them, beside box, ellipse and "
+        "GrabCut (on 300 boxes at most, a third of a second each).",
+    ),
+    compare: list[str] = typer.Option(
+        [],
+        "--compare",
+        metavar="SET",
+        help="A layer that another teacher made of the same boxes, to compare in the report as "
+        "well; repeatable; requires --truth.",
+    ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     preview: bool = PREVIEW_OPTION,
@@ -89,6 +108,9 @@ def pseudolabel(
 ) -> None:
     """Replace the boxes of a set by a teacher's masks. Boxes without a confident mask stay boxes.
 
+    A report beside the new version (v1.html) shows the distribution of the scores, and the worst,
+    median and best masks.
+
     Example: segkit pseudolabel --teacher sam:facebook/sam-vit-base --data work/boxes
     --out work/masks
 
@@ -97,6 +119,7 @@ def pseudolabel(
     """
     from segkit.inference.open_teacher import TeacherSpec
     from segkit.recipes.schema import Strategy
+    from segkit.shards.reader import ShardSet
 
     if strategy == _OLD_BOX_PROMPTS:
         note(f"--strategy {strategy} is now called box-prompts")
@@ -110,6 +133,12 @@ def pseudolabel(
     )
     spec.check()
     boxes = _open_boxes(data)
+    reject_unused(
+        ("--compare", bool(compare) and truth is None, "--truth"),
+        ("--truth", truth is not None and is_remote(out), "an --out on this machine"),
+    )
+    hidden = None if truth is None else _open_truth(truth, boxes)
+    compared = {name: ShardSet.open(name) for name in compare}
 
     # Everything that can be refused has been: models take seconds to load.
     from segkit import pseudolabel as label_boxes
@@ -122,6 +151,8 @@ def pseudolabel(
         )
     arguments = layer.manifest.arguments
     figures = describe_masks(layer)
+    labeled = _Labeled(layer, teacher, hidden, compared)
+    report = write_report(layer.path, labeled.page)
     result = {
         "path": str(layer.path),
         "version": layer.version,
@@ -139,6 +170,8 @@ def pseudolabel(
         "left_alone": transfer.left_alone,
         "scores": {str(quantile): score for quantile, score in figures.scores.items()},
         "box_shaped": figures.box_shaped,
+        "iou": labeled.iou,
+        "report": report,
         "preview": write_preview(layer, preview),
     }
     rows = [
@@ -156,11 +189,70 @@ def pseudolabel(
         result,
         schema="segkit.pseudolabel/1",
         as_json=as_json,
-        tables=[counts, *_scores(figures), *filter(None, (str(layer.path), result["preview"]))],
+        tables=[
+            counts,
+            *_scores(figures),
+            *_iou(labeled.iou),
+            *filter(None, (str(layer.path), report, result["preview"])),
+        ],
     )
     if spec.kind == "run" and figures.looks_untrained:
         share = f"{figures.box_shaped:.0%} of the masks only fill their box"
         note(f"{share}: the model looks untrained for this; see the preview")
+
+
+@dataclass
+class _Labeled:
+    """A new layer and what its report needs."""
+
+    layer: "ShardSet"
+    teacher: "Teacher"
+    truth: "HiddenTruth | None"
+    compared: "dict[str, ShardSet]"
+    iou: "dict[str, Any] | None" = None
+    """Of the masks with the true ones; known once the page is built."""
+
+    def page(self) -> str:
+        """Build the report."""
+        from segkit.report.compared_masks import compare_masks, compared_images
+        from segkit.report.labeled_boxes import read_boxes
+        from segkit.report.labeling import iou_summary, labeling_report
+
+        boxes, comparison = read_boxes(self.layer, self.truth), None
+        if self.truth is not None:
+            with progress_bar("compare masks", compared_images(boxes)) as advance:
+                comparison = compare_masks(
+                    self.layer, boxes, self.truth, self.compared, on_image=advance
+                )
+            self.iou = iou_summary(boxes, comparison)
+        return labeling_report(
+            self.layer,
+            boxes,
+            score_name=self.teacher.score_name,
+            calibration=self.teacher.calibration,
+            truth=self.truth,
+            comparison=comparison,
+        )
+
+
+def _iou(iou: "dict[str, Any] | None") -> "list[Table]":
+    """Mean IoU of the masks and of other teachers; nothing where the truth is not known."""
+    if iou is None:
+        return []
+    means = [("these masks, all", iou["masked"], iou["mean_iou"])]
+    means += [(name, iou["compared"], mean) for name, mean in iou["compared_iou"].items()]
+    rows = [(name, count, "-" if mean is None else f"{mean:.3f}") for name, count, mean in means]
+    return [table("IoU with the true masks", ("masks", "boxes", "mean IoU"), rows)]
+
+
+def _open_truth(truth: str, boxes: "ShardSet") -> "HiddenTruth":
+    """The true masks; InputError where they are not those of the boxes."""
+    from segkit.report.labeled_boxes import HiddenTruth
+    from segkit.shards.reader import ShardSet
+
+    hidden = HiddenTruth(ShardSet.open(truth))
+    hidden.check(boxes)
+    return hidden
 
 
 def _scores(figures: "MaskStatistics") -> "list[Table]":

@@ -19,9 +19,10 @@ from segkit.runs.calibration import (
     Calibration,
     CalibrationCheck,
     Floats,
-    ReliabilityBin,
     ScoreMap,
+    calibration_error,
     expected_iou,
+    reliability,
 )
 from segkit.runs.run import Run
 from segkit.sample import Sample, Segment
@@ -34,8 +35,6 @@ MIN_BOXES = 100
 make a calibration. An isotonic map through fewer boxes follows single ones."""
 _DECODED_AHEAD = 8
 """Images decoded ahead of the model."""
-BINS = 10
-"""Of expected IoU, of equal width, that the calibration error compares with the IoU."""
 
 
 @dataclass(frozen=True)
@@ -203,25 +202,6 @@ def check(held_out: ScoredBoxes, expected: Floats) -> CalibrationCheck:
         raw_spearman=_rank_correlation(held_out.score, held_out.iou),
         bins=bins,
     )
-
-
-def reliability(expected: Floats, iou: Floats) -> tuple[ReliabilityBin, ...]:
-    """Group boxes by expected IoU into `BINS` of equal width; 1 belongs to the last."""
-    index = np.minimum((expected * BINS).astype(np.int64), BINS - 1)
-    return tuple(
-        ReliabilityBin(
-            expected=float(expected[index == k].mean()),
-            iou=float(iou[index == k].mean()),
-            boxes=int(np.count_nonzero(index == k)),
-        )
-        for k in np.unique(index)
-    )
-
-
-def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
-    """Mean of |expected IoU - IoU| over bins, weighted by their boxes."""
-    total = sum(group.boxes for group in bins)
-    return sum(group.boxes * abs(group.expected - group.iou) for group in bins) / total
 
 
 def _rank_correlation(first: Floats, second: Floats) -> float | None:

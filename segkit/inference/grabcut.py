@@ -37,6 +37,7 @@ class GrabCutTeacher(Teacher):
     """
 
     name = "grabcut"
+    score_name = "tightness"
 
     def __init__(self, min_score: float) -> None:
         self.min_score = min_score

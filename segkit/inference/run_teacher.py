@@ -47,6 +47,9 @@ class RunTeacher(Teacher):
             raise no_box_prompts(run.path)
         self.run, self.name = run, str(run.path)
         self.min_score = run.recipe.inference.pseudo_score
+        if self.strategy == "box-prompts":
+            self.calibration = run.calibration
+            self.score_name = "expected IoU" if run.calibration else "mean probability"
         if min_iou is not None:
             check_min_iou(run.path, self.strategy)
             self.min_iou = min_iou

@@ -61,6 +61,8 @@ class SamTeacher(Teacher):
         InputError: files that are not those of such a model, or no such device.
     """
 
+    score_name = "predicted IoU"
+
     def __init__(self, source: str, folder: Path, device: str, min_score: float) -> None:
         self.min_score = min_score
         name = model_name(source)

@@ -25,6 +25,7 @@ class ShapeTeacher(Teacher):
     """
 
     min_score = 0.0
+    score_name = "tightness"
 
     def __init__(self, name: str) -> None:
         self.name = name

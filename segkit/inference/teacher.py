@@ -10,6 +10,7 @@ from typing import Any
 
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.masks.boxes import pixels_of_box, with_margin
+from segkit.runs.calibration import Calibration
 from segkit.sample import Box
 from segkit.shards.manifest import Parent
 from segkit.taxonomy import Taxonomy
@@ -22,6 +23,10 @@ class Teacher(ABC):
     """As on the command line, such as `grabcut` or `sam:facebook/sam-vit-base`."""
     min_score: float
     """Lowest raw score of a mask; a box whose mask scores less stays a box."""
+    score_name: str = "score"
+    """What the score of a mask means, in a word or two."""
+    calibration: Calibration | None = None
+    """Of calibrated runs, whose scores are expected IoU."""
     min_iou: float | None = None
     """Lowest expected IoU of a mask; only of calibrated runs."""
 

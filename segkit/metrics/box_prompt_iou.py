@@ -43,7 +43,7 @@ class BoxPromptIoU:
             objects = [s for s in image.segments if not (s.is_crowd or s.ignore)]
             masks = {s.source_id: s for s in predicted.segments if s.mask is not None}
             matches = [masks.get(_source_id(segment, image)) for segment in objects]
-            self._ious.append(_matched_iou(objects, matches))
+            self._ious.append(matched_iou(objects, matches))
             self._filled += [_fills_box(segment) for segment in matches if segment is not None]
             self._masks += len(masks)
             self.objects += objects
@@ -173,8 +173,12 @@ def _fills_box(segment: Segment) -> bool:
     return segment.area > MIN_FILLED * segment.box[2] * segment.box[3]
 
 
-def _matched_iou(objects: Sequence[Segment], matches: Sequence[Segment | None]) -> Floats:
-    """(N,) IoU of each object with its own predicted mask; NaN without one."""
+def matched_iou(objects: Sequence[Segment], matches: Sequence[Segment | None]) -> Floats:
+    """(N,) IoU of each object with its own predicted mask; NaN without one.
+
+    Raises:
+        InputError: masks of one object differ in size.
+    """
     iou = np.full(len(objects), np.nan)
     at = [i for i, match in enumerate(matches) if match is not None]
     if not at:

@@ -1,4 +1,4 @@
-"""Compute the figures of a report: bars, scatter plots, histograms and confusion matrices."""
+"""Compute the figures of a report: bars, scatter plots, histograms, confusion matrices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from segkit.report.page import fragment
+from segkit.runs.calibration import ReliabilityBin
 from segkit.text.printable import printable
 
 Floats = NDArray[np.float64]
@@ -168,6 +169,44 @@ def histogram(values: Floats, low: float, high: float, bins: int, label: str) ->
         title=label,
         columns=columns,
         mean=mark,
+        texts=texts,
+    )
+
+
+def reliability(bins: Sequence[ReliabilityBin], label: str) -> Markup:
+    """Plot the mean IoU of boxes (y) by their mean expected IoU (x), with the diagonal.
+
+    The area of a dot grows with the number of boxes.
+
+    Args:
+        bins: groups of boxes.
+        label: what the x axis shows.
+    """
+    side = 320.0
+    right, base = LEFT + side, 12 + side
+
+    def point(expected: float, iou: float) -> tuple[float, float]:
+        return LEFT + side * expected, base - side * iou
+
+    ticks = np.linspace(0, 1, 6).tolist()
+    texts = [_Text(point(tick, 0)[0], base + 16, f"{tick:.1f}") for tick in ticks]
+    texts += [_Text(LEFT - 6, point(0, tick)[1] + 4, f"{tick:.1f}", "end") for tick in ticks]
+    texts += [_Text(LEFT + side / 2, base + 34, label), _Text(LEFT + 4, 26, "IoU", "start")]
+    most = max((group.boxes for group in bins), default=1)
+    dots = []
+    for group in bins:
+        x, y = point(group.expected, group.iou)
+        title = f"{group.boxes} boxes: {group.expected:.3f} expected, IoU {group.iou:.3f}"
+        radius = 3 + 9 * (group.boxes / most) ** 0.5
+        dots.append({"x": x, "y": y, "radius": radius, "title": title})
+    return fragment(
+        "scatter",
+        width=WIDTH,
+        height=base + BOTTOM,
+        title=f"Reliability: IoU by {label}",
+        grid={"rows": [point(0, tick)[1] for tick in ticks], "left": LEFT, "right": right},
+        curves=[[point(0, 0), point(1, 1)]],
+        dots=dots,
         texts=texts,
     )
 

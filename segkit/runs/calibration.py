@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from segkit import parse
 from segkit.masks.boxes import AREAS
 
+BINS = 10
+"""Of expected IoU, of equal width, that the calibration error compares with the IoU."""
 Floats = NDArray[np.float64]
 
 
@@ -121,3 +123,22 @@ def expected_iou(maps: Mapping[str, ScoreMap], scores: Floats, areas: Floats) ->
         low, high = AREAS[size]
         expected = np.where((areas >= low) & (areas < high), maps[size](scores), expected)
     return expected
+
+
+def reliability(expected: Floats, iou: Floats) -> tuple[ReliabilityBin, ...]:
+    """Group boxes by expected IoU into `BINS` of equal width; 1 belongs to the last."""
+    index = np.minimum((expected * BINS).astype(np.int64), BINS - 1)
+    return tuple(
+        ReliabilityBin(
+            expected=float(expected[index == k].mean()),
+            iou=float(iou[index == k].mean()),
+            boxes=int(np.count_nonzero(index == k)),
+        )
+        for k in np.unique(index)
+    )
+
+
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Mean of |expected IoU - IoU| over bins, weighted by their boxes."""
+    total = sum(group.boxes for group in bins)
+    return sum(group.boxes * abs(group.expected - group.iou) for group in bins) / total

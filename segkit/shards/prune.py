@@ -12,6 +12,9 @@ from segkit.errors import InputError, SegkitError
 from segkit.shards.locations import locate, resolved
 from segkit.shards.publish import MANIFEST, exclusive, versions
 
+SIDECARS = (".png", ".html")
+"""Preview and report of the version `v1` are `v1.png` and `v1.html` beside it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
@@ -67,7 +70,7 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
 
 
 def prune(directory: Path, pruning: Pruning) -> None:
-    """Delete the versions of a plan, with their previews; each disappears at once.
+    """Delete the versions of a plan, with their previews and reports; each disappears at once.
 
     Raises:
         SegkitError: another process is writing there.
@@ -76,7 +79,8 @@ def prune(directory: Path, pruning: Pruning) -> None:
         for path in pruning.delete:
             hidden = path.with_name(f".{path.name}.partial")
             path.rename(hidden)
-            path.with_name(f"{path.name}.png").unlink(missing_ok=True)
+            for suffix in SIDECARS:
+                path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
             shutil.rmtree(hidden)
 
 

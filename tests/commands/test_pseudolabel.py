@@ -146,3 +146,74 @@ def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(
         ["--teacher", "hf:some/model", data, "--tta"],
     )
     assert_refused_before_torch(["pseudolabel", "--out", "x"], slips)
+
+
+def test_the_report_lies_beside_the_version_and_changes_nothing_in_it(
+    run: Path, boxes: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("pseudolabel", "--checkpoint", run, "--data", boxes.path)
+    output = invoke(*common, "--out", tmp_path / "with")
+    report = Path(str(output["report"]))
+    assert report == tmp_path / "with" / "v1.html" and report.read_text().startswith("<!DOCTYPE")
+    assert output["iou"] is None and "median mean probability" in report.read_text()
+    printed = call(*common, "--out", tmp_path / "printed").stdout
+    assert f"{tmp_path / 'printed' / 'v1.html'}\n" in printed
+
+    def fail(*_: object, **__: object) -> str:
+        raise OSError("no room")
+
+    monkeypatch.setattr("segkit.report.labeling.labeling_report", fail)
+    result = call(*common, "--out", tmp_path / "without", "--json")
+    assert "no room" in result.stderr and json.loads(result.stdout)["report"] is None
+    versions = [tmp_path / name / "v1" for name in ("with", "without")]
+    names = [sorted(path.name for path in version.iterdir()) for version in versions]
+    assert names[0] == names[1]
+    for name in names[0]:
+        first, second = (version / name for version in versions)
+        if name != "manifest.json":  # it names the folder
+            assert first.read_bytes() == second.read_bytes()
+    digests = [ShardSet.open(version).manifest.digest for version in versions]
+    assert digests[0] == digests[1]
+
+
+def test_hidden_truth_gives_the_iou_beside_other_teachers(
+    run: Path, toy: ShardSet, tmp_path: Path
+) -> None:
+    def identified(shards: ShardSet, *, masked: bool) -> Iterator[tuple[Sample, bytes]]:
+        for sample in shards.samples():
+            things = [
+                replace(s, source_id=f"{sample.id}-{n}")
+                for n, s in enumerate(sample.segments)
+                if s.kind == "thing"
+            ]
+            if not masked:
+                things = [replace(s, mask=None, mask_from=None) for s in things]
+            yield replace(sample, segments=tuple(things)), shards.image_bytes(sample)
+
+    sets = {}
+    for name, kind in (("truth", "instance"), ("bare", "boxes")):
+        header = Header(taxonomy=toy.taxonomy, kind=kind, name=name, command="test")
+        records = identified(toy, masked=name == "truth")
+        sets[name] = write_set(tmp_path / name, records, header)
+    common = ("pseudolabel", "--data", sets["bare"].path)
+    invoke(*common, "--teacher", "ellipse", "--out", tmp_path / "ellipses")
+    hidden = ("--truth", sets["truth"].path, "--compare", tmp_path / "ellipses")
+    output = invoke(*common, "--checkpoint", run, "--out", tmp_path / "out", *hidden)
+    iou = output["iou"]
+    assert isinstance(iou, dict) and iou["boxes"] == output["boxes"]
+    assert set(iou["compared_iou"]) == {
+        "these masks", "box", "ellipse", "grabcut", str(tmp_path / "ellipses")
+    }  # fmt: skip
+    assert iou["compared_iou"]["ellipse"] == iou["compared_iou"][str(tmp_path / "ellipses")]
+    assert iou["compared_iou"]["these masks"] == pytest.approx(iou["mean_iou"])
+    printed = call(*common, "--checkpoint", run, "--out", tmp_path / "out", *hidden).stdout
+    assert "IoU with the true masks" in printed
+    slips = (
+        ["--compare", str(tmp_path / "ellipses")],
+        ["--truth", "absent"],
+        ["--truth", str(sets["bare"].path)],
+        ["--truth", str(toy.path)],
+        ["--truth", str(sets["truth"].path), "--compare", "absent"],
+    )
+    command = ["pseudolabel", f"--data={sets['bare'].path}", f"--checkpoint={run}", "--out=x"]
+    assert_refused_before_torch(command, slips)

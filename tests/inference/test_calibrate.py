@@ -14,16 +14,19 @@ from segkit.inference import calibrate as module
 from segkit.inference.box_masks import ImagePrompts
 from segkit.inference.calibrate import (
     ScoredBoxes,
-    calibration_error,
     fit_calibration,
     fit_map,
-    reliability,
     score_boxes,
 )
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.masks.boxes import AREAS
 from segkit.masks.rle import decode
-from segkit.runs.calibration import Calibration, ReliabilityBin
+from segkit.runs.calibration import (
+    Calibration,
+    ReliabilityBin,
+    calibration_error,
+    reliability,
+)
 from segkit.runs.open_run import load_run
 from segkit.sample import Sample
 from segkit.shards.header import Header

@@ -1,0 +1,126 @@
+"""The boxes of a label layer as rows: their scores and, where the truth is known, their IoU."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import InputError
+from segkit.masks.boxes import AREAS
+from segkit.metrics.box_prompt_iou import matched_iou
+from segkit.sample import Sample, Segment
+from segkit.shards.reader import ShardSet
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+SIZES = tuple(size for size in AREAS if size != "all")
+"""COCO's, by the area of the box."""
+
+
+@dataclass(frozen=True)
+class LabeledBoxes:
+    """The boxes that a layer has pseudo-masks for, and those that stayed boxes."""
+
+    image: Ints
+    """(B,) index of the image in the layer."""
+    segment: Ints
+    """(B,) index of the segment in the image."""
+    label: Ints
+    """(B,) index of the class in the taxonomy."""
+    area: Floats
+    """(B,) of the box in pixels."""
+    score: Floats
+    """(B,) 0-1; NaN without a mask."""
+    iou: Floats
+    """(B,) IoU with the true mask, 0-1; NaN without a mask or without a true mask."""
+    is_known: NDArray[np.bool_]
+    """(B,) whether the true mask is known."""
+
+    @property
+    def is_masked(self) -> NDArray[np.bool_]:
+        """(B,) whether the box has a mask."""
+        return ~np.isnan(self.score)
+
+    def in_size(self, size: str) -> NDArray[np.bool_]:
+        """(B,) whether the box has one of COCO's sizes, or `all`."""
+        low, high = AREAS[size]
+        return (self.area >= low) & (self.area < high)
+
+
+class HiddenTruth:
+    """The true masks of a set's boxes, by image id and annotation id.
+
+    Args:
+        shards: a set with masks, of images that the boxes are in.
+
+    Raises:
+        InputError: no segment has a mask.
+    """
+
+    def __init__(self, shards: ShardSet) -> None:
+        if not shards.manifest.statistics.masked:
+            hint = "give the set that holds the hidden masks"
+            raise InputError("no segment has a mask", file=shards.path, hint=hint)
+        self.shards = shards
+        self._rows = {image_id: row for row, image_id in enumerate(shards.image_ids())}
+
+    def objects(self, sample: Sample) -> dict[str, Segment]:
+        """The objects with a true mask in the image of a sample, by annotation id."""
+        row = self._rows.get(sample.id)
+        if row is None:
+            return {}
+        return {
+            segment.source_id: segment
+            for segment in self.shards.sample(row).segments
+            if segment.source_id is not None and segment.mask is not None and not segment.is_crowd
+        }
+
+    def check(self, data: ShardSet) -> None:
+        """Raise InputError unless a box of the set has a true mask here."""
+        for sample in data.samples():
+            objects = self.objects(sample)
+            if any(segment.source_id in objects for segment in sample.segments):
+                return
+        message = f"no object has the image id and the annotation id of a box of {data.path}"
+        raise InputError(message, file=self.shards.path, hint="give the masks of the same objects")
+
+
+def read_boxes(layer: ShardSet, truth: HiddenTruth | None = None) -> LabeledBoxes:
+    """Read the boxes of a layer: every pseudo-mask, and every box without a mask.
+
+    Crowds, ignored objects and masks of another origin are left out.
+    """
+    rows: list[tuple[int, int, int, float, float, float, bool]] = []
+    for image, sample in enumerate(layer.samples()):
+        chosen = list(prompted_segments(sample))
+        objects = truth.objects(sample) if truth else {}
+        known = [(n, s) for n, s in chosen if s.source_id in objects]
+        true = [objects[segment.source_id or ""] for _, segment in known]
+        masks = [segment if segment.mask is not None else None for _, segment in known]
+        iou = dict(zip((n for n, _ in known), matched_iou(true, masks).tolist(), strict=True))
+        for number, segment in chosen:
+            score = np.nan if segment.mask is None else segment.score
+            rows.append(
+                (
+                    image,
+                    number,
+                    layer.taxonomy.index[segment.class_id],
+                    segment.box[2] * segment.box[3],
+                    1.0 if score is None else score,
+                    iou.get(number, np.nan),
+                    number in iou,
+                )
+            )
+    columns = np.array(rows, np.float64).reshape(-1, 7).T
+    image, number, label = columns[:3].astype(np.int64)
+    area, score, iou, is_known = columns[3:]
+    return LabeledBoxes(image, number, label, area, score, iou, is_known.astype(bool))
+
+
+def prompted_segments(sample: Sample) -> Iterator[tuple[int, Segment]]:
+    """The segments of `read_boxes`, each with its index in the sample."""
+    for number, segment in enumerate(sample.segments):
+        is_box = segment.mask is None and not (segment.is_crowd or segment.ignore)
+        if is_box or (segment.mask is not None and segment.mask_from == "pseudo"):
+            yield number, segment
