@@ -61,8 +61,9 @@ GROUPS = {"voc": "@voc20", "nonvoc": "@nonvoc60"}
 OVERLAP = 0.3
 """IoU of two boxes above which they count as overlapping."""
 BASE = (
-    "data.image_size=96",
+    "data.image_size=64",
     "data.batch_size=16",
+    "loss.max_box_prompts=1",
     "optimizer.warmup_steps=10",
     "optimizer.ema_decay=0.95",
 )

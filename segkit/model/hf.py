@@ -37,7 +37,12 @@ _REQUIRED = {
     "common_stride": 4,
 }
 """Settings that `DataSeg` has built in; all published checkpoints have them."""
-_NOT_IN_CHECKPOINT = ("text_classifier.", "box_prompt_encoder.")
+_NOT_IN_CHECKPOINT = (
+    "text_classifier.",
+    "box_prompt_encoder.",
+    "weight_transfer.",
+    "foreground_head.",
+)
 """Modules without a counterpart in Mask2Former, whose linear class head fits one vocabulary."""
 _Width = Annotated[int, msgspec.Meta(ge=1, le=2**14)]
 """A size of a layer; the limit keeps a configuration from claiming all memory."""

@@ -17,7 +17,7 @@ from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_config
-from segkit.recipes.schema import ModelConfig
+from segkit.recipes.schema import ModelConfig, WeightTransferConfig
 from segkit.runs.init_from import init_from
 from segkit.runs.open_run import load_run
 from segkit.text.encoding import Encoding
@@ -135,12 +135,18 @@ def test_modules_that_a_mask2former_lacks_keep_their_weights(
     checkpoint: Callable[[str], tuple[nn.Module, Path]],
 ) -> None:
     folder = checkpoint("resnet18")[1]
-    model = DataSeg(ModelConfig(**read_config(folder), text_dim=16))
+    transfer = WeightTransferConfig(input="cls")
+    keys = read_config(folder)
+    model = DataSeg(ModelConfig(**keys, text_dim=16, weight_transfer=transfer, foreground=4))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     load_checkpoint(model, folder)
     kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
     fresh = {
-        name for name in before if name.startswith(("text_classifier.", "box_prompt_encoder."))
+        name
+        for name in before
+        if name.startswith(
+            ("text_classifier.", "box_prompt_encoder.", "weight_transfer.", "foreground_head.")
+        )
     }
     assert kept - fresh == {name for name in before if name.endswith("num_batches_tracked")}
     assert fresh <= kept
