@@ -10,14 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit import distributed
-from segkit.criterion.color_affinity import image_affinity
+from segkit.criterion.color_affinity import image_affinity, pairwise_losses
 from segkit.criterion.losses import (
     cross_entropy_loss,
     dice_loss,
-    pairwise_losses,
     projection_loss,
 )
-from segkit.criterion.pooled_targets import PooledTargets, box_cover, true_rows
+from segkit.criterion.pooled_targets import CellBoxes, PooledTargets, box_cover, true_rows
 from segkit.data.augment import CROP_FACTOR
 from segkit.data.batch import Batch
 from segkit.model.box_prompt_encoder import CONTEXT, BoxPrompts, enlarge
@@ -201,13 +200,11 @@ def box_prompt_losses(
     if bool((trust < 1).any()):
         chosen = true_rows(trust < 1, device)
         box_weight = layer_weight * (1 - trust[trust < 1]).to(device, non_blocking=True)  # (L, Q)
-        cover = torch.cat([t.boxes for t in truth])[chosen]
         logits = torch.where(region[chosen] > 0, masks[:, chosen], OUTSIDE).flatten(0, 1)
-        cover, weight = (
-            cover.repeat(layers, 1, 1),  # (L * Q, h, w)
-            box_weight.flatten() / num_prompts,
-        )
-        losses |= _box_losses(logits, cover, weight, batch, image[chosen].repeat(layers), config)
+        on_cells = CellBoxes.cat([t.boxes for t in truth])[chosen.repeat(layers)]
+        corners = torch.cat([t.corners for t in truth])[trust < 1].repeat(layers, 1)
+        weight, image_of_box = box_weight.flatten() / num_prompts, image[chosen].repeat(layers)
+        losses |= _box_losses(logits, on_cells, corners, weight, batch, image_of_box, config)
     if bool((labels < 0).any()):
         chosen = true_rows(labels < 0, device)
         logits = outputs.class_logits.transpose(0, 1)[:, image[chosen], query[chosen]]
@@ -219,7 +216,8 @@ def box_prompt_losses(
 
 def _box_losses(
     logits: Tensor,
-    cover: Tensor,
+    boxes: CellBoxes,
+    corners: Tensor,
     weight: Tensor,
     batch: Batch,
     image: Tensor,
@@ -228,15 +226,17 @@ def _box_losses(
     """Projection and pairwise terms of boxes without a mask.
 
     Args:
-        logits, cover: (M, h, w).
+        logits: (M, h, w).
+        boxes: M boxes.
+        corners: (M, 4), the same boxes in pixels, on the CPU.
         weight, image: (M,).
         batch: the images.
         config: weights.
     """
-    projection = (weight * projection_loss(logits, cover)).sum()
+    projection = (weight * projection_loss(logits, boxes.profiles)).sum()
     losses = {"conditioned_projection": config.box_prompts * projection}
     if config.pairwise > 0:
-        pairwise = pairwise_losses(logits, image_affinity(batch.images), image, cover)
+        pairwise = pairwise_losses(logits, image_affinity(batch.images), image, corners)
         pairwise = (weight * pairwise).sum()
         losses["conditioned_pairwise"] = config.pairwise * config.box_prompts * pairwise
     return losses

@@ -3,15 +3,11 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 DICE_SMOOTH = 1.0
 DILATION = 2
 """Of the 3x3 window of the pairwise term (BoxInst)."""
-MAX_NEIGHBORS = 2**27
-"""Neighbor pairs per chunk of the pairwise term: half a GiB in float32, and several copies of it
-exist at a time."""
 
 
 def focal_terms(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,24 +82,39 @@ def squared_dice(x: Tensor, target: Tensor) -> Tensor:
     return 1 - 2 * (x * target).sum(-1) / (x.square().sum(-1) + target.square().sum(-1) + 1e-5)
 
 
-def projection_loss(logits: Tensor, boxes: Tensor) -> Tensor:
+def projection_loss(logits: Tensor, box_profiles: tuple[Tensor, Tensor]) -> Tensor:
     """Distance of a mask's projections from its box's (BoxInst, Tian et al. 2021, eq. 2).
 
     Args:
         logits: (T, h, w).
-        boxes: (T, h, w), filled boxes in 0-1 (a fraction where a box ends within a cell).
+        box_profiles: (T, w) and (T, h) in 0-1, `CellBoxes.profiles` (a fraction where a box ends
+            within a cell).
 
     Returns:
         (T,), 0 to 2.
     """
-    (across, down), (box_across, box_down) = profiles(logits.sigmoid()), profiles(boxes)
+    # the sigmoid is monotonic: it follows the maximum, which is a thousandth of the map
+    across, down = (x.sigmoid() for x in profiles(logits))
+    box_across, box_down = box_profiles
     return squared_dice(across, box_across) + squared_dice(down, box_down)
 
 
-def projection_cost(logits: Tensor, boxes: Tensor) -> Tensor:
-    """`projection_loss` of every proposal (..., N, h, w) and box (T, h, w): (..., N, T)."""
-    cost = logits.new_zeros((*logits.shape[:-2], len(boxes)))
-    for x, target in zip(profiles(logits.sigmoid()), profiles(boxes), strict=True):
+def projection_cost(
+    logit_profiles: tuple[Tensor, Tensor], box_profiles: tuple[Tensor, Tensor]
+) -> Tensor:
+    """`projection_loss` of every proposal and box.
+
+    Args:
+        logit_profiles: (..., N, w) and (..., N, h), `profiles` of the mask logits.
+        box_profiles: (T, w) and (T, h).
+
+    Returns:
+        (..., N, T).
+    """
+    shape = (*logit_profiles[0].shape[:-1], len(box_profiles[0]))
+    cost = logit_profiles[0].new_zeros(shape)
+    for logits, target in zip(logit_profiles, box_profiles, strict=True):
+        x = logits.sigmoid()
         total = x.square().sum(-1)[..., None] + target.square().sum(-1) + 1e-5
         cost = cost + 1 - 2 * (x @ target.T) / total
     return cost
@@ -122,43 +133,3 @@ def neighbors(maps: Tensor) -> Tensor:
     windows = F.unfold(maps, 3, dilation=DILATION, padding=DILATION)
     windows = windows.view(batch, channels, 9, height, width)
     return torch.cat((windows[:, :, :4], windows[:, :, 5:]), dim=2)
-
-
-def pairwise_loss(logits: Tensor, affinity: Tensor, boxes: Tensor) -> Tensor:
-    """Penalty for neighbors of similar color in the box with different labels (BoxInst, eq. 4).
-
-    Args:
-        logits: (T, h, w).
-        affinity: (T, 8, h, w), `color_affinity` of each target's image.
-        boxes: (T, h, w), filled boxes in 0-1.
-
-    Returns:
-        (T,): mean of -log(p p' + (1 - p)(1 - p')) over similar pairs, computed in log space.
-    """
-    inside, outside = F.logsigmoid(logits)[:, None], F.logsigmoid(-logits)[:, None]
-    same = torch.logaddexp(inside + neighbors(inside)[:, 0], outside + neighbors(outside)[:, 0])
-    weight = affinity * (boxes > 0.5).to(logits.dtype)[:, None]
-    return -(same * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1.0)
-
-
-def pairwise_losses(logits: Tensor, affinity: Tensor, image: Tensor, boxes: Tensor) -> Tensor:
-    """`pairwise_loss` of any number of masks, in chunks that run again in the backward pass.
-
-    Args:
-        logits: (T, h, w).
-        affinity: (B, 8, h, w), of the images.
-        image: (T,) int64, each mask's image.
-        boxes: (T, h, w).
-
-    Returns:
-        (T,).
-    """
-
-    def chunk_loss(logits: Tensor, image: Tensor, boxes: Tensor) -> Tensor:
-        return pairwise_loss(logits, affinity[image], boxes)
-
-    chunk = max(1, MAX_NEIGHBORS // affinity[0].numel())
-    if len(logits) <= chunk:
-        return chunk_loss(logits, image, boxes)
-    chunks = zip(*(torch.split(x, chunk) for x in (logits, image, boxes)), strict=True)
-    return torch.cat([checkpoint(chunk_loss, *part, use_reentrant=False) for part in chunks])

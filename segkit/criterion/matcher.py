@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from segkit.criterion.losses import dice_cost, focal_cost, projection_cost
+from segkit.criterion.losses import dice_cost, focal_cost, profiles, projection_cost
 from segkit.criterion.merge_proposals import MergedProposals, merge_all_masks
 from segkit.criterion.partial_labels import mask_unannotated_logits
 from segkit.criterion.point_sampling import logits_at, random_points, strided_samples
@@ -86,14 +86,11 @@ class HungarianMatcher:
         """
         class_logits = mask_unannotated_logits(proposals.class_logits, annotated)
         with torch.autocast(class_logits.device.type, enabled=False):
+            heads = [None] * len(targets) if proposals.heads is None else proposals.heads
             costs = [
                 self._cost(*image, generator)
                 for image in zip(
-                    class_logits.float(),
-                    proposals.mask_logits,
-                    proposals.heads,
-                    targets,
-                    strict=True,
+                    class_logits.float(), proposals.mask_logits, heads, targets, strict=True
                 )
             ]
             if foreground is not None:
@@ -132,7 +129,7 @@ class HungarianMatcher:
         self,
         class_logits: Tensor,
         mask_logits: Tensor,
-        heads: Tensor,
+        heads: Tensor | None,
         targets: PooledTargets,
         generator: torch.Generator,
     ) -> Tensor:
@@ -151,15 +148,17 @@ class HungarianMatcher:
             dice = config.dice * dice_cost(logits, masks, weight)
             cost = cost + torch.where(has_mask, focal + dice, 0.0)
         if not bool(targets.has_mask.all()):
-            merged = merge_all_masks(mask_logits.flatten(2).float(), heads)
-            merged = merged.reshape(mask_logits.shape)
-            projection = config.projection * projection_cost(merged, targets.boxes)
-            cost = cost + torch.where(has_mask, 0.0, projection)
+            # MERGE and projections both take maxima, and the projections are far smaller
+            across, down = (merge_all_masks(x.float(), heads) for x in profiles(mask_logits))
+            projection = projection_cost((across, down), targets.boxes.profiles)
+            cost = cost + torch.where(has_mask, 0.0, config.projection * projection)
         if targets.assist is not None:
             cost = cost + self._assist_cost(mask_logits, heads, targets.assist)
         return cost
 
-    def _assist_cost(self, mask_logits: Tensor, heads: Tensor, assist: AssistMasks) -> Tensor:
+    def _assist_cost(
+        self, mask_logits: Tensor, heads: Tensor | None, assist: AssistMasks
+    ) -> Tensor:
         """Costs (L, N, T) by the predicted masks of boxes, at strided cells.
 
         All cells count, void ones too: an object does not leave its box.

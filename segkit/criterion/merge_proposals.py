@@ -18,7 +18,7 @@ from segkit.recipes.schema import MERGE_THRESHOLD
 from segkit.shards.manifest import Task
 
 
-def mergeable_classes(task: Task, is_thing: Tensor) -> Tensor:
+def mergeable_classes(task: Task, is_thing: Tensor) -> Tensor | None:
     """Classes whose proposals are merged: stuff (panoptic), all (semantic) or none (instance).
 
     Args:
@@ -26,11 +26,11 @@ def mergeable_classes(task: Task, is_thing: Tensor) -> Tensor:
         is_thing: (K,) bool.
 
     Returns:
-        (K,) bool.
+        (K,) bool; None means none.
     """
-    if task == "panoptic":
-        return ~is_thing
-    return torch.full_like(is_thing, task == "semantic")
+    if task == "instance":
+        return None
+    return ~is_thing if task == "panoptic" else torch.ones_like(is_thing)
 
 
 def group_proposals(
@@ -87,20 +87,22 @@ def merge_classes(class_logits: Tensor, heads: Tensor) -> Tensor:
     return total / members.clamp(min=1)
 
 
-def merge_masks(mask_logits: Tensor, heads: Tensor, rows: Tensor) -> Tensor:
+def merge_masks(mask_logits: Tensor, heads: Tensor | None, rows: Tensor) -> Tensor:
     """Maximum of each group's mask logits, for selected rows.
 
     Other rows cost no memory and get no gradient.
 
     Args:
         mask_logits: (G, N, P), G being images and layers together.
-        heads: (G, N), from `group_proposals`.
+        heads: (G, N), from `group_proposals`; None where nothing is merged.
         rows: (M, 2): g, and a row that remains after MERGE.
 
     Returns:
         (M, P).
     """
     group, row = rows.unbind(1)
+    if heads is None:
+        return mask_logits[group, row]
     owner, member = torch.nonzero(heads[group] == row[:, None]).unbind(1)
     masks = mask_logits[group[owner], member]
     if len(owner) == len(rows):
@@ -110,18 +112,20 @@ def merge_masks(mask_logits: Tensor, heads: Tensor, rows: Tensor) -> Tensor:
     return merged.scatter_reduce(0, index, masks, "amax", include_self=False)
 
 
-def merge_all_masks(mask_logits: Tensor, heads: Tensor) -> Tensor:
+def merge_all_masks(mask_logits: Tensor, heads: Tensor | None) -> Tensor:
     """`merge_masks` of every row that remains.
 
     It goes by heads, since a list of rows would have to wait for the device.
 
     Args:
         mask_logits: (..., N, P).
-        heads: (..., N).
+        heads: (..., N); None where nothing is merged.
 
     Returns:
         (..., N, P), zero in rows that were merged into another.
     """
+    if heads is None:
+        return mask_logits
     count = mask_logits.shape[-2]
     masks = mask_logits.flatten(0, -2)  # (G * N, P)
     heads = heads.reshape(-1, count)  # (G, N)
@@ -139,18 +143,21 @@ class MergedProposals:
     """(B, L, N, K + 1), merged."""
     mask_logits: Tensor
     """(B, L, N, h, w), not yet merged: `merge_masks` and `merge_all_masks` merge what is needed."""
-    heads: Tensor
-    """(B, L, N) int64, as `group_proposals` returns them."""
+    heads: Tensor | None
+    """(B, L, N) int64, as `group_proposals` returns them; None where nothing can be merged."""
 
     @property
     def kept(self) -> Tensor:
         """(B, L, N) bool: rows that remain after MERGE."""
+        if self.heads is None:
+            shape, device = self.class_logits.shape[:-1], self.class_logits.device
+            return torch.ones(shape, dtype=torch.bool, device=device)
         return kept_rows(self.heads)
 
 
 def merge_proposals(
     proposals: Proposals,
-    mergeable: Tensor,
+    mergeable: Tensor | None,
     annotated: Sequence[Tensor | None],
     threshold: float,
 ) -> MergedProposals:
@@ -158,10 +165,12 @@ def merge_proposals(
 
     Args:
         proposals: of the learned and the foreground queries.
-        mergeable: (K,) bool, from `mergeable_classes`.
+        mergeable: (K,) bool or None, from `mergeable_classes`.
         annotated: (K,) bool for each image, the classes that may form groups; None means all.
         threshold: as in `group_proposals`.
     """
+    if mergeable is None:
+        return MergedProposals(proposals.class_logits, proposals.mask_logits, heads=None)
     annotated_logits = mask_unannotated_logits(proposals.class_logits, annotated)
     foreground = 0 if proposals.boxes is None else proposals.boxes.shape[2]
     heads = group_proposals(annotated_logits, mergeable, threshold, foreground)

@@ -1,5 +1,6 @@
 """Pool the targets of an image to the stride of the mask logits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +9,46 @@ from torch.nn import functional as F
 
 from segkit.data.batch import Targets
 from segkit.model.dataseg import MASK_STRIDE
+
+
+@dataclass(frozen=True)
+class CellBoxes:
+    """Boxes on a map of h x w cells: the cover of a cell is the product of two shares."""
+
+    across: Tensor
+    """(T, w): share of each column that the box covers."""
+    down: Tensor
+    """(T, h): share of each row that the box covers."""
+
+    @classmethod
+    def from_corners(cls, boxes: Tensor, size: tuple[int, int], stride: int) -> "CellBoxes":
+        """Boxes (T, 4) x0, y0, x1, y1 in pixels, on a map of `size` cells of `stride` pixels."""
+        x0, y0, x1, y1 = boxes[:, :, None].unbind(1)  # (T, 1)
+        height, width = size
+        x, y = (torch.arange(n, device=boxes.device) * stride for n in (width, height))
+        across = ((x + stride).minimum(x1) - x.maximum(x0)).clamp(min=0) / stride  # (T, w)
+        down = ((y + stride).minimum(y1) - y.maximum(y0)).clamp(min=0) / stride  # (T, h)
+        return cls(across, down)
+
+    def __getitem__(self, rows: Tensor) -> "CellBoxes":
+        """The boxes of some rows, (R,) int64 on the same device."""
+        return CellBoxes(self.across[rows], self.down[rows])
+
+    @classmethod
+    def cat(cls, boxes: Sequence["CellBoxes"]) -> "CellBoxes":
+        """The boxes of several images, on maps of one size."""
+        return cls(torch.cat([b.across for b in boxes]), torch.cat([b.down for b in boxes]))
+
+    @property
+    def profiles(self) -> tuple[Tensor, Tensor]:
+        """Maximum of the cover over rows (T, w), and over columns (T, h)."""
+        height, width = self.down.amax(1, keepdim=True), self.across.amax(1, keepdim=True)
+        return height * self.across, self.down * width
+
+    @property
+    def cover(self) -> Tensor:
+        """Share of each cell that the box covers, (T, h, w) in 0-1."""
+        return self.down[:, :, None] * self.across[:, None, :]
 
 
 @dataclass(frozen=True)
@@ -37,9 +78,11 @@ class PooledTargets:
     """(T,) float32 in 0-1, on the CPU: weight of the losses of the mask; those of the box get the
     rest."""
     masks: Tensor
-    """(T, h, w): share of each cell's labeled pixels that the mask covers."""
-    boxes: Tensor
-    """(T, h, w): share of each cell that the box covers."""
+    """(T, h, w): share of each cell's labeled pixels that the mask covers; 0 without a mask."""
+    boxes: CellBoxes
+    """The boxes on the cells."""
+    corners: Tensor
+    """(T, 4) x0, y0, x1, y1 in pixels, on the CPU."""
     weight: Tensor
     """(h, w): share of each cell that is labeled."""
     void: Tensor
@@ -56,20 +99,25 @@ class PooledTargets:
         """Pool the targets of an image."""
         labeled = ~targets.void
         weight = F.avg_pool2d(labeled[None].float(), MASK_STRIDE)[0]  # (h, w)
-        masks = targets.masks.float()
-        if len(masks):
-            masks = F.avg_pool2d(masks, MASK_STRIDE)  # (T, h, w)
-        else:
-            masks = masks.new_zeros((0, *weight.shape))
-        masks = (masks / weight.clamp(min=1e-6)).clamp(max=1.0)
-        boxes = targets.boxes.to(weight.device, non_blocking=True)
-        boxes = box_cover(boxes, (weight.shape[0], weight.shape[1]), MASK_STRIDE)
+        masks = _pool_masks(targets, weight)
+        corners = targets.boxes.to(weight.device, non_blocking=True)
+        size = (weight.shape[0], weight.shape[1])
+        boxes = CellBoxes.from_corners(corners, size, MASK_STRIDE)
         void = targets.void if targets.padding is None else targets.void & ~targets.padding
         void = F.avg_pool2d(void[None].float(), MASK_STRIDE)[0]
         labels = targets.labels.to(weight.device, non_blocking=True)
         trust = targets.has_mask.float() if targets.trust is None else targets.trust
         return cls(
-            labels, targets.has_mask, trust, masks, boxes, weight, void, targets.masks, labeled
+            labels=labels,
+            has_mask=targets.has_mask,
+            trust=trust,
+            masks=masks,
+            boxes=boxes,
+            corners=targets.boxes,
+            weight=weight,
+            void=void,
+            full_masks=targets.masks,
+            labeled=labeled,
         )
 
     def select(self, rows: Tensor) -> "PooledTargets":
@@ -82,9 +130,23 @@ class PooledTargets:
             trust=self.trust[rows],
             masks=self.masks[on_device],
             boxes=self.boxes[on_device],
+            corners=self.corners[rows],
             full_masks=self.full_masks[on_device],
             assist=None if self.assist is None else self.assist.select(on_device),
         )
+
+
+def _pool_masks(targets: Targets, weight: Tensor) -> Tensor:
+    """Share of each cell's labeled pixels (h, w) that each mask covers, (T, h, w)."""
+    shape = (len(targets), *weight.shape)
+    if not bool(targets.has_mask.any()):
+        return weight.new_zeros(1, 1, 1).expand(shape)  # takes no memory
+    rows = true_rows(targets.has_mask, weight.device)
+    masks = F.avg_pool2d(targets.masks[rows].float(), MASK_STRIDE)  # (M, h, w)
+    masks = (masks / weight.clamp(min=1e-6)).clamp(max=1.0)
+    if len(masks) == len(targets):
+        return masks
+    return weight.new_zeros(shape).index_copy(0, rows, masks)
 
 
 def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
@@ -98,12 +160,7 @@ def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     Returns:
         (T, height, width) in 0-1.
     """
-    height, width = size
-    x0, y0, x1, y1 = boxes[:, :, None].unbind(1)  # (T, 1)
-    x, y = (torch.arange(n, device=boxes.device) * stride for n in (width, height))
-    across = ((x + stride).minimum(x1) - x.maximum(x0)).clamp(min=0) / stride  # (T, width)
-    down = ((y + stride).minimum(y1) - y.maximum(y0)).clamp(min=0) / stride  # (T, height)
-    return down[:, :, None] * across[:, None, :]
+    return CellBoxes.from_corners(boxes, size, stride).cover
 
 
 def true_rows(flags: Tensor, device: torch.device) -> Tensor:

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from segkit import distributed
 from segkit.criterion.box_prompts import box_prompt_losses
-from segkit.criterion.color_affinity import image_affinity
+from segkit.criterion.color_affinity import image_affinity, pairwise_losses
 from segkit.criterion.denoising import denoising_losses
 from segkit.criterion.dense_loss import dense_loss
-from segkit.criterion.losses import dice_loss, focal_loss, pairwise_losses, projection_loss
+from segkit.criterion.losses import dice_loss, focal_loss, projection_loss
 from segkit.criterion.matcher import HungarianMatcher, Indices, PendingCosts
 from segkit.criterion.merge_proposals import (
     MergedProposals,
@@ -31,7 +31,7 @@ from segkit.criterion.point_sampling import (
     strided_samples,
     uncertain_points,
 )
-from segkit.criterion.pooled_targets import AssistMasks, PooledTargets, true_rows
+from segkit.criterion.pooled_targets import AssistMasks, CellBoxes, PooledTargets, true_rows
 from segkit.criterion.query_groups import Foreground
 from segkit.criterion.sigmoid_classes import sigmoid_class_loss
 from segkit.data.batch import Batch
@@ -69,6 +69,16 @@ class MatchedPairs:
     trust: Tensor
     """(M,) float32 in 0-1, on the CPU: weight of the losses of the target's mask; those of its box
     get the rest."""
+    corners: Tensor
+    """(M, 4), on the CPU: the target's box, x0, y0, x1, y1 in pixels."""
+
+    def select(self, chosen: Tensor) -> "MatchedPairs":
+        """Some pairs, by flags (M,) on the CPU; nothing is copied where all are chosen."""
+        if bool(chosen.all()):
+            return self
+        rows = true_rows(chosen, self.masks.device)
+        masks, image, target = (x[rows] for x in (self.masks, self.image, self.target))
+        return MatchedPairs(masks, image, target, self.trust[chosen], self.corners[chosen])
 
 
 class SetCriterion(nn.Module):
@@ -160,28 +170,32 @@ class SetCriterion(nn.Module):
     def _query_losses(self, matching: Matching, batch: Batch, step: int) -> dict[str, Tensor]:
         """Losses of the learned and the foreground queries."""
         proposals, targets = matching.proposals, matching.targets
-        layers = proposals.heads.shape[1]
+        device, layers = proposals.mask_logits.device, proposals.mask_logits.shape[1]
         indices = self.matcher.finish(matching.costs)
         target = _rows_of_targets(targets, indices)
         trust = torch.cat([t.trust for t in targets])[target]
+        corners = torch.cat([t.corners for t in targets])[target]
         losses: dict[str, Tensor] = {}
         if matching.foreground is not None:
             matched = torch.stack((indices.image, indices.layer, indices.query, target))
-            losses = matching.foreground.losses(matched, proposals.heads.shape[2], self.config)
-        indices = indices.to(proposals.heads.device)
-        target = target.to(proposals.heads.device, non_blocking=True)
+            queries = proposals.mask_logits.shape[2]
+            losses = matching.foreground.losses(matched, queries, self.config)
+        indices = indices.to(device)
+        target = target.to(device, non_blocking=True)
 
         background = proposals.class_logits.shape[-1] - 1
-        classes = torch.full_like(proposals.heads, background)  # (B, L, N)
+        shape = proposals.class_logits.shape[:-1]
+        classes = torch.full(shape, background, device=device)  # (B, L, N)
         labels = torch.cat([t.labels for t in targets])
         classes[indices.image, indices.layer, indices.query] = labels[target]
         losses["class"] = self.config.classification * self._class_loss(matching, classes)
 
         mask_logits = proposals.mask_logits.flatten(0, 1)  # (B * L, N, h, w)
         rows = torch.stack((indices.image * layers + indices.layer, indices.query), dim=1)
-        masks = merge_masks(mask_logits.flatten(2), proposals.heads.flatten(0, 1), rows)
+        heads = None if proposals.heads is None else proposals.heads.flatten(0, 1)
+        masks = merge_masks(mask_logits.flatten(2), heads, rows)
         masks = masks.reshape(-1, *mask_logits.shape[-2:])
-        pairs = MatchedPairs(masks, indices.image, target, trust)
+        pairs = MatchedPairs(masks, indices.image, target, trust, corners)
 
         num_targets = torch.full((), len(labels), dtype=torch.float32, device=masks.device)
         num_masks = distributed.mean_over_processes(num_targets) * layers
@@ -229,9 +243,9 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Focal and dice terms of the pairs whose target has a mask."""
         config, targets = self.config, matching.targets
-        chosen = true_rows(pairs.trust > 0, pairs.masks.device)
-        trust = pairs.trust[pairs.trust > 0].to(chosen.device, non_blocking=True)
-        logits, target, image = pairs.masks[chosen], pairs.target[chosen], pairs.image[chosen]
+        pairs = pairs.select(pairs.trust > 0)
+        trust = pairs.trust.to(pairs.masks.device, non_blocking=True)
+        logits, target, image = pairs.masks, pairs.target, pairs.image
         if config.points:
             sampled = _at_points(logits, target, image, targets, config.points, matching.generator)
         else:
@@ -253,22 +267,21 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Projection and pairwise terms of the pairs whose target has only a box."""
         config = self.config
-        chosen = true_rows(pairs.trust < 1, pairs.masks.device)
-        doubt = (1 - pairs.trust[pairs.trust < 1]).to(chosen.device, non_blocking=True)
-        logits = pairs.masks[chosen]
-        boxes = torch.cat([t.boxes for t in matching.targets])[pairs.target[chosen]]
-        projection = (doubt * projection_loss(logits, boxes)).sum()
+        pairs = pairs.select(pairs.trust < 1)
+        doubt = (1 - pairs.trust).to(pairs.masks.device, non_blocking=True)
+        logits, boxes = pairs.masks, CellBoxes.cat([t.boxes for t in matching.targets])
+        projection = (doubt * projection_loss(logits, boxes[pairs.target].profiles)).sum()
         losses = {"projection": config.projection * projection / num_masks}
         if config.pairwise > 0:
             warmup = min(1.0, (step + 1) / max(1, config.pairwise_warmup_steps))
-            affinity, image = image_affinity(images), pairs.image[chosen]
-            pairwise = (doubt * pairwise_losses(logits, affinity, image, boxes)).sum()
+            affinity = image_affinity(images)
+            pairwise = pairwise_losses(logits, affinity, pairs.image, pairs.corners)
+            pairwise = (doubt * pairwise).sum()
             losses["pairwise"] = config.pairwise * warmup * pairwise / num_masks
         assist = [t.assist for t in matching.targets if t.assist is not None]
         if assist and config.box_assist == "pseudo":
-            target = pairs.target[chosen]
-            masks = torch.cat([a.masks for a in assist])[target].flatten(1)
-            quality = torch.cat([a.weight for a in assist])[target]
+            masks = torch.cat([a.masks for a in assist])[pairs.target].flatten(1)
+            quality = torch.cat([a.weight for a in assist])[pairs.target]
             sampled = logits.flatten(1), masks, torch.ones_like(masks)  # all cells, void ones too
             focal, dice = focal_loss(*sampled), dice_loss(*sampled)
             losses["pseudo_focal"] = config.focal * (quality * focal).sum() / num_masks

@@ -7,8 +7,6 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from segkit.criterion import losses
-from segkit.criterion.color_affinity import color_affinity, rgb_to_lab
 from segkit.criterion.losses import (
     cross_entropy_loss,
     dice_cost,
@@ -16,8 +14,7 @@ from segkit.criterion.losses import (
     focal_cost,
     focal_loss,
     neighbors,
-    pairwise_loss,
-    pairwise_losses,
+    profiles,
     projection_cost,
     projection_loss,
 )
@@ -86,9 +83,10 @@ def test_costs_are_the_losses_of_every_pair(generator: torch.Generator) -> None:
         torch.rand(3, 6, 7, generator=generator),
     )
     expected = torch.stack(
-        [projection_loss(maps, boxes[t].expand(4, -1, -1)) for t in range(3)], dim=1
+        [projection_loss(maps, profiles(boxes[t].expand(4, -1, -1))) for t in range(3)], dim=1
     )
-    torch.testing.assert_close(projection_cost(maps, boxes), expected, rtol=1e-4, atol=1e-5)
+    cost = projection_cost(profiles(maps), profiles(boxes))
+    torch.testing.assert_close(cost, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_projection_sees_only_the_extent() -> None:
@@ -97,22 +95,20 @@ def test_projection_sees_only_the_extent() -> None:
     cross = torch.full((1, 12, 12), -50.0)
     cross[0, 5, 3:10] = 50.0
     cross[0, 2:9, 6] = 50.0
-    assert projection_loss(cross, box).item() == pytest.approx(0.0, abs=1e-5), (
+    assert projection_loss(cross, profiles(box)).item() == pytest.approx(0.0, abs=1e-5), (
         "a cross fills its box's projections"
     )
     half = torch.full((1, 12, 12), -50.0)
     half[0, 2:9, 3:7] = 50.0
     across = 1 - 2 * 4 / (4 + 7)
-    assert projection_loss(half, box).item() == pytest.approx(across, abs=1e-5)
+    assert projection_loss(half, profiles(box)).item() == pytest.approx(across, abs=1e-5)
 
 
 def test_gradients_of_box_losses_are_finite_differences(generator: torch.Generator) -> None:
     logits = torch.randn(2, 5, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     boxes = torch.zeros(2, 5, 6, dtype=torch.float64)
     boxes[:, 1:4, 1:5] = 1
-    affinity = (torch.rand(2, 8, 5, 6, generator=generator) > 0.4).double()
-    assert gradcheck(lambda x: projection_loss(x, boxes), (logits,))
-    assert gradcheck(lambda x: pairwise_loss(x, affinity, boxes), (logits,))
+    assert gradcheck(lambda x: projection_loss(x, profiles(boxes)), (logits,))
 
 
 def test_neighbors_are_the_dilated_window() -> None:
@@ -124,52 +120,6 @@ def test_neighbors_are_the_dilated_window() -> None:
             for x in range(6):
                 inside = 0 <= y + dy < 5 and 0 <= x + dx < 6
                 assert result[0, 0, k, y, x] == (maps[0, 0, y + dy, x + dx] if inside else 0)
-
-
-def test_pairwise_loss_is_the_brute_force(generator: torch.Generator) -> None:
-    logits, boxes = torch.randn(1, 6, 6, generator=generator), torch.zeros(1, 6, 6)
-    boxes[0, 1:5, 0:5] = 1
-    affinity = color_affinity(rgb_to_lab(torch.rand(1, 3, 6, 6, generator=generator)) * 0.05)
-    p = logits[0].sigmoid()
-    total, count = 0.0, 0
-    offsets = [(dy, dx) for dy in (-2, 0, 2) for dx in (-2, 0, 2) if (dy, dx) != (0, 0)]
-    for k, (dy, dx) in enumerate(offsets):
-        for y in range(6):
-            for x in range(6):
-                if affinity[0, k, y, x] and boxes[0, y, x]:
-                    q = p[y + dy, x + dx]
-                    total -= math.log(p[y, x] * q + (1 - p[y, x]) * (1 - q))
-                    count += 1
-    assert count > 20
-    assert pairwise_loss(logits, affinity, boxes).item() == pytest.approx(total / count, rel=1e-4)
-
-
-def test_many_masks_keep_no_neighbors_for_the_backward_pass(
-    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logits = torch.randn(11, 12, 9, generator=generator, requires_grad=True)
-    boxes = (torch.rand(11, 12, 9, generator=generator) > 0.3).float()
-    affinity, image = (
-        color_affinity(torch.rand(2, 3, 12, 9, generator=generator) * 9),
-        torch.arange(11) % 2,
-    )
-
-    def run() -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Losses, gradient, and the size of the largest tensor saved for the backward pass."""
-        sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda x: (sizes.append(x.numel()), x)[1], lambda x: x
-        ):
-            values = pairwise_losses(logits, affinity, image, boxes)
-        return values, torch.autograd.grad(values.square().sum(), logits)[0], max(sizes)
-
-    values, gradient, size = run()
-    monkeypatch.setattr(losses, "MAX_NEIGHBORS", 3 * 8 * 12 * 9)
-    chunked_values, chunked_gradient, chunked_size = run()
-    torch.testing.assert_close(values, pairwise_loss(logits, affinity[image], boxes))
-    torch.testing.assert_close(chunked_values, values)
-    torch.testing.assert_close(chunked_gradient, gradient)
-    assert size == 11 * 8 * 12 * 9 and chunked_size <= affinity.numel()
 
 
 def test_cross_entropy_is_torchs(generator: torch.Generator) -> None:

@@ -72,8 +72,9 @@ def test_a_pair_costs_the_losses_that_its_targets_annotation_allows() -> None:
         for column, label in enumerate((1, 0, 2)):
             flat = mask.flatten()[None], targets.masks[column].flatten()[None], torch.ones(1, 256)
             expected = -2.0 * classes.softmax(0)[label]
+            one = torch.tensor([column])
             if column == 1:
-                expected += 5.0 * projection_loss(mask[None], targets.boxes[column][None])[0]
+                expected += 5.0 * projection_loss(mask[None], targets.boxes[one].profiles)[0]
             else:
                 expected += 20.0 * focal_loss(*flat)[0] + 5.0 * dice_loss(*flat)[0]
             assert costs_of_pairs[row, column].item() == pytest.approx(expected.item(), rel=1e-4)
