@@ -139,7 +139,7 @@ def maps_of(boxes: ScoredBoxes, *, by_size: bool) -> dict[str, ScoreMap]:
     """The maps of `segkit calibrate`, or only that of all boxes."""
     maps = {}
     for size, (low, high) in AREAS.items():
-        group = boxes.of((boxes.area >= low) & (boxes.area < high))
+        group = boxes.select((boxes.area >= low) & (boxes.area < high))
         if size == "all" or (by_size and len(group.iou) >= calibrate.MIN_BOXES):
             maps[size] = fit_map(group.score, group.iou)
     return maps
@@ -167,7 +167,9 @@ def calibration_table(
             images = np.unique(boxes.image)
             half = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
             fitted = np.isin(boxes.image, half)
-            figures.append(errors(maps_of(boxes.of(fitted), by_size=by_size), boxes.of(~fitted)))
+            figures.append(
+                errors(maps_of(boxes.select(fitted), by_size=by_size), boxes.select(~fitted))
+            )
         error, box_error = np.array(figures).T
         label = f"half of these images, {len(SEEDS)} seeds, {name}"
         spread = [
@@ -210,11 +212,11 @@ def overlap_table(images: Sequence[Image]) -> str:
                 [key(mask, area) for mask, area in zip(image.masks, image.areas, strict=True)],
                 kind="stable",
             )
-            taken = np.zeros(image.masks[0].size, bool)
+            claimed = np.zeros(image.masks[0].size, bool)
             for index in order.tolist():
                 mask, true = image.masks[index].mask, image.true[index]
-                ious.append(mask_iou(mask & ~taken, rle.decode(true, *mask.shape)))
-                taken |= mask
+                ious.append(mask_iou(mask & ~claimed, rle.decode(true, *mask.shape)))
+                claimed |= mask
         return float(np.mean(ious))
 
     def by_command() -> float:

@@ -25,7 +25,7 @@ from segkit.runs.calibration import (
     reliability,
 )
 from segkit.runs.run import Run
-from segkit.sample import Sample, Segment
+from segkit.sample import Sample, Segment, is_object
 from segkit.shards.reader import ShardSet
 
 SEED = 0
@@ -50,7 +50,7 @@ class ScoredBoxes:
     iou: Floats
     """(Q,) IoU of predicted and true mask, 0-1."""
 
-    def of(self, chosen: NDArray[np.bool_]) -> "ScoredBoxes":
+    def select(self, chosen: NDArray[np.bool_]) -> "ScoredBoxes":
         """Some of the boxes: those where `chosen` (Q,) is True."""
         return ScoredBoxes(*(values[chosen] for values in vars(self).values()))
 
@@ -107,20 +107,14 @@ def score_boxes(
     def load(item: tuple[int, Sample]) -> _LabeledImage:
         index, sample = item
         size = sample.height, sample.width
-        things = [
-            segment
-            for segment in sample.segments
-            if segment.kind == "thing"
-            and not (segment.is_crowd or segment.ignore)
-            and touches_image(segment.box, *size)
-        ]
+        things = [s for s in sample.segments if is_object(s) and touches_image(s.box, *size)]
         segments = [segment for segment in things if has_true_mask(segment)]
         if not segments:
             return _LabeledImage(index, size, [], [])
         boxes = [segment.box for segment in segments]
         labels = [data.taxonomy.index[segment.class_id] for segment in segments]
-        others = [segment.box for segment in things if not has_true_mask(segment)]
-        prompts = ImagePrompts(data.image(sample), boxes, labels, others)
+        rest = [segment.box for segment in things if not has_true_mask(segment)]
+        prompts = ImagePrompts(data.image(sample), boxes, labels, rest)
         return _LabeledImage(index, size, segments, [prompts])
 
     def predict(prompts: Iterable[ImagePrompts]) -> Iterator[Sequence[BoxMask]]:
@@ -148,7 +142,7 @@ def fit_calibration(boxes: ScoredBoxes, data: ShardSet, *, seed: int = SEED) -> 
     images = np.unique(boxes.image)
     fitted_images = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
     is_fitted = np.isin(boxes.image, fitted_images)
-    fitted, held_out = boxes.of(is_fitted), boxes.of(~is_fitted)
+    fitted, held_out = boxes.select(is_fitted), boxes.select(~is_fitted)
     fewest = min(len(fitted.iou), len(held_out.iou))
     if fewest < MIN_BOXES:
         message = f"{len(boxes.iou)} things with a true mask, {fewest} in one half of the images"
@@ -156,7 +150,7 @@ def fit_calibration(boxes: ScoredBoxes, data: ShardSet, *, seed: int = SEED) -> 
         raise InputError(message, file=data.path, hint=hint)
     maps = {}
     for size, (low, high) in AREAS.items():
-        in_size = fitted.of((fitted.area >= low) & (fitted.area < high))
+        in_size = fitted.select((fitted.area >= low) & (fitted.area < high))
         if size == "all" or len(in_size.iou) >= MIN_BOXES:
             maps[size] = fit_map(in_size.score, in_size.iou)
     expected = expected_iou(maps, held_out.score, held_out.area)

@@ -22,16 +22,16 @@ def resolve_overlaps(masks: Sequence[BoxMask | None], occupied: Mask) -> list[Bo
     Returns:
         (Q,) the masks without the pixels of others, perhaps empty; scores stay.
     """
-    taken = occupied.copy()
+    claimed = occupied.copy()
     resolved = list(masks)
     by_area = sorted(
         ((int(mask.inside.sum()), index, mask) for index, mask in enumerate(masks) if mask),
         key=lambda row: row[:2],
     )
     for _, index, mask in by_area:
-        here = taken[mask.place]  # a view
-        resolved[index] = replace(mask, inside=mask.inside & ~here)
-        here |= mask.inside
+        region = claimed[mask.place]  # a view
+        resolved[index] = replace(mask, inside=mask.inside & ~region)
+        region |= mask.inside
     return resolved
 
 

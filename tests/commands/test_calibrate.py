@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
 import segkit
 from segkit.inference import calibrate as calibrate_module
+from segkit.runs.calibration import Calibration
 from segkit.runs.run_manifest import CONTENT, read_run_manifest
 from segkit.sample import Segment
 from segkit.shards.reader import ShardSet
@@ -51,6 +54,33 @@ def test_the_calibrated_run_is_a_new_version_with_the_same_weights(
     assert [parent.digest for parent in second.parents] == [first.digest, toy.manifest.digest]
     assert invoke("validate", place)["violations"] == []
     assert call("inspect", place).exit_code == 0
+
+
+def test_the_file_fits_the_published_schema_and_so_does_its_class(
+    calibrated: tuple[Path, dict[str, object]],
+) -> None:
+    file = resources.files("segkit.schemas") / "calibration.schema.json"
+    published = json.loads(file.read_text("utf-8"))
+    Draft202012Validator.check_schema(published)
+    schema = Calibration.model_json_schema()
+    keys = published.keys() | schema.keys()
+    differing = {key for key in keys if published.get(key) != schema.get(key)}
+    assert differing == {"$schema", "title"}
+    content = json.loads((calibrated[0] / "v2" / "calibration.json").read_text("utf-8"))
+    Draft202012Validator(published).validate(content)
+    assert not Draft202012Validator(published).is_valid(content | {"maps": []})
+
+
+def test_pruning_deletes_the_report_with_its_version(
+    calibrated: tuple[Path, dict[str, object]], boxes: ShardSet, tmp_path: Path
+) -> None:
+    assert (calibrated[0] / "v2.html").read_text().startswith("<!DOCTYPE html>")
+    common = ("pseudolabel", "--teacher", "box", "--data", boxes.path, "--out", tmp_path / "out")
+    for _ in range(2):
+        invoke(*common, "--force")
+    invoke("prune", tmp_path / "out", "--keep", 1)
+    names = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
+    assert names == {"v2", "v2.png", "v2.html"}
 
 
 def test_masks_stay_and_scores_become_expected_iou(

@@ -106,8 +106,8 @@ def test_halves_share_no_image_and_the_seed_decides_them(toy: ShardSet) -> None:
     assert fit_calibration(boxes, toy, seed=1).maps["all"] != calibration.maps["all"]
     # the map depends on one half only, the check on the other
     fitted = np.random.default_rng(0).permutation(np.arange(40))[:20]
-    other = replace(boxes, iou=np.where(np.isin(boxes.image, fitted), boxes.iou, 0.5))
-    again = fit_calibration(other, toy)
+    changed = replace(boxes, iou=np.where(np.isin(boxes.image, fitted), boxes.iou, 0.5))
+    again = fit_calibration(changed, toy)
     assert again.maps == calibration.maps and again.check != calibration.check
 
 
@@ -213,11 +213,11 @@ def test_damaged_maps_are_refused(
     toy: ShardSet, tmp_path: Path, change: dict[str, tuple[float, ...]], message: str
 ) -> None:
     calibration = fit_calibration(random_boxes(400, 20), toy)
-    whole = calibration.maps["all"].model_copy(update={"scores": (0.5, 0.8), "ious": (0.2, 0.9)})
+    valid = calibration.maps["all"].model_copy(update={"scores": (0.5, 0.8), "ious": (0.2, 0.9)})
     file = tmp_path / "calibration.json"
 
     def write(**update: tuple[float, ...]) -> None:
-        maps = {"all": whole.model_copy(update=update)}
+        maps = {"all": valid.model_copy(update=update)}
         file.write_text(
             calibration.model_copy(update={"maps": maps}).model_dump_json(by_alias=True)
         )

@@ -178,9 +178,9 @@ def test_probabilities_of_the_views_are_averaged(monkeypatch: pytest.MonkeyPatch
 
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, :32] = 200
-    both = box_mask(Sided(), image, (22.0, 22.0, 20.0, 20.0), tta=True)
+    averaged = box_mask(Sided(), image, (22.0, 22.0, 20.0, 20.0), tta=True)
     sure, against = 1 / (1 + np.exp(-3)), 1 / (1 + np.exp(1))
-    assert both.inside.all() and both.score == pytest.approx((sure + against) / 2, abs=1e-6)
+    assert averaged.inside.all() and averaged.score == pytest.approx((sure + against) / 2, abs=1e-6)
     plain = box_mask(Sided(), image, (22.0, 22.0, 20.0, 20.0), tta=False)
     assert plain.score == pytest.approx(sure, abs=1e-6)
     monkeypatch.setattr(predict_boxes, "TTA_VIEWS", (View(CROP_FACTOR, False),) * 2)
