@@ -66,6 +66,11 @@ def selftrain(
         min=1,
         help="Steps of each later round; by default a quarter of the recipe's or of --steps.",
     ),
+    tta: bool = typer.Option(
+        False,
+        "--tta",
+        help="Label the boxes with test-time augmentation: better masks, six times the work.",
+    ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     overrides: list[str] = typer.Option(
         [],
@@ -103,6 +108,7 @@ def selftrain(
         "steps": steps,
         "round_steps": round_steps,
         "overrides": overrides,
+        "tta": tta,
     }
     read_state(out, plan_selftraining(recipe, sets, (box_set, weight), **options))
 

@@ -84,9 +84,17 @@ ROWS: Mapping[str, Row] = {
 }
 BEST = "+ prompt maps"
 """The row that self-training continues."""
+AUGMENTED = "+ test-time augmentation"
+"""The masks of `BEST` by `pseudolabel --tta`."""
 ROUNDS = 3
 CONTROL = "boxes again (control of round 1)"
-ALL_ROWS = (*SHAPES, *ROWS, CONTROL, *(f"self-training {k}" for k in range(1, ROUNDS + 1)))
+ALL_ROWS = (
+    *SHAPES,
+    *ROWS,
+    AUGMENTED,
+    CONTROL,
+    *(f"self-training {k}" for k in range(1, ROUNDS + 1)),
+)
 Figures = dict[str, float]
 
 
@@ -145,8 +153,9 @@ class Experiment:
         if name in SHAPES:
             score = 0.0 if name == "GrabCut" else None
             return self._score(name, seed, open_teacher(SHAPES[name], min_score=score))
-        run = self.run(name, seed)
-        return None if run is None else self._score(name, seed, labeler(run))
+        run = self.run(BEST if name == AUGMENTED else name, seed)
+        tta = name == AUGMENTED
+        return None if run is None else self._score(name, seed, labeler(run, tta=tta))
 
     def _score(self, name: str, seed: int, teacher: Teacher) -> Figures:
         """Label the validation boxes and compare the masks with the hidden ones."""
@@ -233,9 +242,9 @@ class Experiment:
         return ShardSet.open(folder)
 
 
-def labeler(run: Path) -> Teacher:
+def labeler(run: Path, *, tta: bool = False) -> Teacher:
     """A run as a teacher whose masks all count."""
-    return RunTeacher(load_run(run, overrides=["inference.pseudo_score=0"]))
+    return RunTeacher(load_run(run, overrides=["inference.pseudo_score=0"]), tta=tta)
 
 
 def mask_rows(experiment: Experiment, rows: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:

@@ -12,6 +12,7 @@ import numpy as np
 from segkit.errors import InputError
 from segkit.inference.calibrate import ScoredBoxes, fit_calibration, score_boxes
 from segkit.inference.pseudolabel import pseudolabel
+from segkit.inference.run_teacher import RunTeacher
 from segkit.runs.calibrated_version import publish_calibrated
 from segkit.runs.open_run import load_run, run_folder
 from segkit.runs.run import Run
@@ -73,6 +74,7 @@ def selftrain(
     round_steps: int | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    tta: bool = False,
     progress: Progress = _silent,
 ) -> SelfTraining:
     """Train a run on masks and boxes, label the boxes with it, train on the labels; repeat.
@@ -100,6 +102,7 @@ def selftrain(
         round_steps: of each later round; None is a quarter of the first's.
         device: auto, cpu, cuda or cuda:N.
         overrides: `section.key=value`, applied to the recipe.
+        tta: label the boxes with test-time augmentation, at six times the cost.
         progress: shows the stages.
 
     Raises:
@@ -117,6 +120,7 @@ def selftrain(
         steps=steps,
         round_steps=round_steps,
         overrides=overrides,
+        tta=tta,
     )
     folder = Path(out)
     entries = read_state(folder, plan)
@@ -169,8 +173,9 @@ class _Loop:
         boxes, folder = ShardSet.open(self.plan.boxes[0]), self._folder(number) / "masks"
         if not versions(folder):
             run = load_run(self._teacher(number), self.device)
+            teacher = RunTeacher(run, "box-prompts", tta=self.plan.tta)
             with self.progress(f"round {number}: pseudolabel", len(boxes)) as advance:
-                pseudolabel(run, boxes, folder, on_image=advance)
+                pseudolabel(teacher, boxes, folder, on_image=advance)
         layer = ShardSet.open(folder)
         counts = layer.manifest.statistics.masked - boxes.manifest.statistics.masked
         total = boxes.manifest.statistics.boxes_only

@@ -45,6 +45,7 @@ class SelfTrainingPlan:
     """The first teacher; None trains one."""
     round_steps: int
     overrides: tuple[str, ...]
+    tta: bool
 
     def fingerprint(self) -> dict[str, Any]:
         """What a self-training that resumes must have in common with the interrupted one."""
@@ -60,6 +61,7 @@ class SelfTrainingPlan:
             "held_out": digest(self.held_out) if self.held_out else self.share,
             "checkpoint": teacher,
             "round_steps": self.round_steps,
+            "tta": self.tta,
         }
 
 
@@ -75,6 +77,7 @@ def plan_selftraining(
     steps: int | None,
     round_steps: int | None,
     overrides: Sequence[str],
+    tta: bool,
 ) -> SelfTrainingPlan:
     """Check the arguments of `selftrain`, as far as that needs no PyTorch.
 
@@ -111,7 +114,7 @@ def plan_selftraining(
         round_steps = max(1, checked.training.steps // 4)
     settings = tuple(overrides[:-1])
     return SelfTrainingPlan(
-        checked, list(data), boxes, held_out, share, checkpoint, round_steps, settings
+        checked, list(data), boxes, held_out, share, checkpoint, round_steps, settings, tta
     )
 
 

@@ -96,7 +96,8 @@ def test_rounds_end_when_the_held_out_score_does(
 def test_a_run_can_be_the_first_teacher(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = rounds("first", steps=1, round_steps=1).rounds[0]["run"]
     monkeypatch.setattr(module, "score_boxes", lambda *_, **__: ScoredBoxes(*(np.full(1, 0),) * 4))
-    result = rounds("work", checkpoint=teacher, steps=None, round_steps=1)
+    result = rounds("work", checkpoint=teacher, steps=None, round_steps=1, tta=True)
+    assert ShardSet.open(result.rounds[0]["masks"]).manifest.arguments["tta"] is True
     assert result.rounds[0]["run"] == str(Path(teacher).resolve())
     assert not (home / "work" / "round-0" / "run").exists()
     assert ShardSet.open(result.rounds[0]["masks"]).manifest.parents
@@ -152,7 +153,7 @@ def test_no_kill_changes_a_byte(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_another_self_training_in_the_folder_is_refused(home: Path) -> None:
     plan_of = plan_selftraining
     options: dict[str, Any] = {"rounds": 1, "held_out": None, "checkpoint": None, "share": 0.34}
-    options |= {"steps": 3, "round_steps": None, "overrides": FAST}
+    options |= {"steps": 3, "round_steps": None, "overrides": FAST, "tta": False}
     plan = plan_of("tiny.toml", [("masks", 1.0)], ("boxes", 1.0), **options)
     assert plan.round_steps == 1
     hold_out(plan, home / "work")
