@@ -99,13 +99,13 @@ def _instance_prompts(
     pairs = list(zip(batch.targets, targets, strict=True))
     boxes = [jitter_boxes(t.boxes[rows], config.box_noise, generator) for t, rows in pairs]
     labels = [_drop_labels(t.labels[rows], config.label_dropout, generator) for t, rows in pairs]
-    others = []
+    neighbors = []
     if config.max_box_prompts == 1:
-        others = [
+        neighbors = [
             t.boxes[is_object.index_fill(0, rows, False)]
             for (t, rows), is_object in zip(pairs, _objects(batch), strict=True)
         ]
-    return BoxPrompts(boxes, labels, targets, others)
+    return BoxPrompts(boxes, labels, targets, neighbors)
 
 
 def _most_central(boxes: Tensor, rows: Tensor, crop_size: int) -> Tensor:

@@ -20,7 +20,7 @@ class ImagePrompts:
     """(Q,) x, y, width, height in pixels."""
     labels: Sequence[int]
     """(Q,) index of each box's class in the taxonomy, or -1 where it is not known."""
-    others: Sequence[Box] = ()
+    neighbors: Sequence[Box] = ()
     """Boxes of further objects in the image, which need no mask."""
 
 

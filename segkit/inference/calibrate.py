@@ -113,8 +113,8 @@ def score_boxes(
             return _LabeledImage(index, size, [], [])
         boxes = [segment.box for segment in segments]
         labels = [data.taxonomy.index[segment.class_id] for segment in segments]
-        rest = [segment.box for segment in things if not has_true_mask(segment)]
-        prompts = ImagePrompts(data.image(sample), boxes, labels, rest)
+        neighbors = [segment.box for segment in things if not has_true_mask(segment)]
+        prompts = ImagePrompts(data.image(sample), boxes, labels, neighbors)
         return _LabeledImage(index, size, segments, [prompts])
 
     def predict(prompts: Iterable[ImagePrompts]) -> Iterator[Sequence[BoxMask]]:

@@ -48,7 +48,7 @@ class _BoxCrop:
     """Height and width of the image."""
     box: Box
     label: int
-    others: Sequence[Box]
+    neighbors: Sequence[Box]
     """Boxes of the other objects of the image."""
     crop: Crop
     pixels: Image
@@ -110,9 +110,9 @@ def predict_box_masks(
         image, row, view = prompt
         height, width = image.image.shape[:2]
         box, label = image.boxes[row], image.labels[row]
-        others = [*image.boxes[:row], *image.boxes[row + 1 :], *image.others]
+        neighbors = [*image.boxes[:row], *image.boxes[row + 1 :], *image.neighbors]
         crop = _crop_around(box, height, width, crop_size, view)
-        return _BoxCrop((height, width), box, label, others, crop, crop.image(image.image))
+        return _BoxCrop((height, width), box, label, neighbors, crop, crop.image(image.image))
 
     def run(prompts: Iterable[tuple[ImagePrompts, int, View]]) -> Iterator[_BoxOutput]:
         crops = prefetch(load, prompts, ahead=2 * size)
@@ -143,8 +143,8 @@ def _run_model(
     with autocast(config.precision, device):
         prompts = BoxPrompts(list(boxes[:, None]), list(labels[:, None]))
         if model.config.prompt_maps:
-            others = [_clipped_boxes(crop.others, crop.crop) for crop in box_crops]
-            prompts = replace(prompts, others=[rows.to(device) for rows in others])
+            neighbors = [_clipped_boxes(crop.neighbors, crop.crop) for crop in box_crops]
+            prompts = replace(prompts, neighbors=[rows.to(device) for rows in neighbors])
         outputs = model(images, text, prompts, learned_queries=False, aux_outputs=False)
         proposals = outputs.box_prompts
     if len(text):

@@ -181,8 +181,10 @@ def _predict_samples(
         segments = [sample.segments[index] for index in indices]
         boxes = [segment.box for segment in segments]
         labels = [data.taxonomy.index[segment.class_id] for segment in segments]
-        others = [s.box for i, s in enumerate(sample.segments) if i not in indices and is_object(s)]
-        prompts = ImagePrompts(data.image(sample), boxes, labels, others)
+        neighbors = [
+            s.box for i, s in enumerate(sample.segments) if i not in indices and is_object(s)
+        ]
+        prompts = ImagePrompts(data.image(sample), boxes, labels, neighbors)
         return _PromptedSample(sample, indices, [prompts])
 
     while chunk := list(islice(samples, _CHUNK)):

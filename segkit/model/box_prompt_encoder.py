@@ -29,7 +29,7 @@ class BoxPrompts:
     targets: list[Tensor] = field(default_factory=list)
     """(Q_b,) int64, on the CPU: the target of each box in training, -1 for none; empty at
     inference."""
-    others: list[Tensor] = field(default_factory=list)
+    neighbors: list[Tensor] = field(default_factory=list)
     """(M_b, 4) x0, y0, x1, y1 of the other objects, for `model.prompt_maps`; empty for none."""
 
     @classmethod
@@ -44,8 +44,8 @@ class BoxPrompts:
         """The same prompts with all but their targets on another device."""
         boxes = [b.to(device, non_blocking=non_blocking) for b in self.boxes]
         labels = [label.to(device, non_blocking=non_blocking) for label in self.labels]
-        others = [b.to(device, non_blocking=non_blocking) for b in self.others]
-        return replace(self, boxes=boxes, labels=labels, others=others)
+        neighbors = [b.to(device, non_blocking=non_blocking) for b in self.neighbors]
+        return replace(self, boxes=boxes, labels=labels, neighbors=neighbors)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def draw_prompt_maps(prompts: BoxPrompts, size: Sequence[int]) -> Tensor:
     falls to -1; outside all other boxes it is 0, and where several overlap the deepest counts.
 
     Args:
-        prompts: at most one box for each image; `others` may hold any number.
+        prompts: at most one box for each image; `neighbors` may hold any number.
         size: height and width of the images, pixels.
 
     Returns:
@@ -34,22 +34,22 @@ def draw_prompt_maps(prompts: BoxPrompts, size: Sequence[int]) -> Tensor:
     """
     if any(len(boxes) > 1 for boxes in prompts.boxes):
         raise ValueError("prompt maps take one box prompt for each image")
-    others = prompts.others or [boxes[:0] for boxes in prompts.boxes]
+    neighbors = prompts.neighbors or [boxes[:0] for boxes in prompts.boxes]
     maps = [
-        _draw(boxes, other_boxes, (size[0], size[1]))
-        for boxes, other_boxes in zip(prompts.boxes, others, strict=True)
+        _draw(boxes, neighbor_boxes, (size[0], size[1]))
+        for boxes, neighbor_boxes in zip(prompts.boxes, neighbors, strict=True)
     ]
     return torch.stack(maps)
 
 
-def _draw(boxes: Tensor, others: Tensor, size: tuple[int, int]) -> Tensor:
+def _draw(boxes: Tensor, neighbors: Tensor, size: tuple[int, int]) -> Tensor:
     """The maps (MAPS, height, width) of an image."""
     if not len(boxes):
         return boxes.new_zeros((MAPS, *size))
     depth = _depth(boxes, size)[0]  # (height, width)
     maps = [(depth >= 0).to(depth.dtype), depth.clamp(min=-1.0)]
-    if len(others):
-        deepest = _depth(others, size).amax(0)
+    if len(neighbors):
+        deepest = _depth(neighbors, size).amax(0)
         maps += [(deepest >= 0).to(depth.dtype), deepest.clamp(min=0.0)]
     else:
         maps += [torch.zeros_like(depth)] * 2

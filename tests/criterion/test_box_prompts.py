@@ -124,12 +124,12 @@ def test_one_prompt_of_a_crop_is_the_one_that_the_crop_shows_as_inference_does()
     small, zoomed, full = (0, 0, 16, 16), (14, 12, 54, 50), (0, 0, 64, 64)
     batch = make_batch(rectangles(small, zoomed, full, labels=(0, 1, 1)))
     every = sampled(batch, EXACT)
-    assert len(every) == 3 and not every.others
+    assert len(every) == 3 and not every.neighbors
     prompts = sampled(batch, EXACT.model_copy(update={"max_box_prompts": 1}))
     assert prompts.targets[0].tolist() == [1] and prompts.labels[0].tolist() == [1]
     boxes = batch.targets[0].boxes
     assert torch.equal(prompts.boxes[0], boxes[1:2])
-    assert torch.equal(prompts.others[0], boxes[[0, 2]])
+    assert torch.equal(prompts.neighbors[0], boxes[[0, 2]])
     two = sampled(batch, EXACT.model_copy(update={"max_box_prompts": 2}))
     assert len(two) == 2 and two.targets[0][0] == 1
 

@@ -217,10 +217,10 @@ def test_with_prompt_maps_a_mask_depends_on_the_other_boxes(
     aware.load_state_dict(model.state_dict(), strict=False)
     nn.init.normal_(aware.get_parameter("backbone.network.conv_stem.prompt_weight"))
 
-    def logits_of(model: DataSeg, boxes: list[Box], others: list[Box]) -> torch.Tensor:
+    def logits_of(model: DataSeg, boxes: list[Box], neighbors: list[Box]) -> torch.Tensor:
         seen: list[torch.Tensor] = []
         hook = model.backbone.register_forward_hook(lambda _, inputs, maps: seen.append(maps[0]))
-        prompts = ImagePrompts(image, boxes, [-1] * len(boxes), others)
+        prompts = ImagePrompts(image, boxes, [-1] * len(boxes), neighbors)
         list(predict_box_masks(model, CLASSES, [prompts], CONFIG, crop_size=128))
         hook.remove()
         return seen[0][0]

@@ -10,7 +10,7 @@ from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import ModelConfig
 
 BOX = torch.tensor([[3.0, 2.0, 11.0, 7.0]])
-OTHERS = torch.tensor([[0.0, 0.0, 6.0, 6.0], [4.0, 3.0, 20.0, 9.0]])
+NEIGHBORS = torch.tensor([[0.0, 0.0, 6.0, 6.0], [4.0, 3.0, 20.0, 9.0]])
 
 
 def depth(x: float, y: float, box: list[float]) -> float:
@@ -23,15 +23,15 @@ def depth(x: float, y: float, box: list[float]) -> float:
 
 def test_maps_are_those_drawn_pixel_by_pixel() -> None:
     prompts = BoxPrompts([BOX, BOX[:0]], [torch.tensor([0]), torch.zeros(0).long()])
-    prompts.others.extend([OTHERS, OTHERS])
+    prompts.neighbors.extend([NEIGHBORS, NEIGHBORS])
     maps = draw_prompt_maps(prompts, (12, 20))
     assert maps.shape == (2, 4, 12, 20)
     for row in range(12):
         for column in range(20):
             x, y = column + 0.5, row + 0.5
-            own = depth(x, y, BOX[0].tolist())
-            other = max(depth(x, y, box) for box in OTHERS.tolist())
-            expected = [float(own >= 0), max(own, -1.0), float(other >= 0), max(other, 0.0)]
+            prompt = depth(x, y, BOX[0].tolist())
+            nearby = max(depth(x, y, box) for box in NEIGHBORS.tolist())
+            expected = [float(prompt >= 0), max(prompt, -1.0), float(nearby >= 0), max(nearby, 0.0)]
             assert maps[0, :, row, column].tolist() == pytest.approx(expected, abs=1e-5)
     assert not maps[1].any(), "an image without a prompt"
 
@@ -43,7 +43,7 @@ def test_an_image_without_other_boxes_has_empty_maps_of_them() -> None:
 
 def test_two_prompts_in_an_image_are_an_error() -> None:
     with pytest.raises(ValueError, match="one box prompt"):
-        draw_prompt_maps(BoxPrompts([OTHERS], [torch.tensor([0, 1])]), (12, 20))
+        draw_prompt_maps(BoxPrompts([NEIGHBORS], [torch.tensor([0, 1])]), (12, 20))
 
 
 def tiny(prompt_maps: bool) -> DataSeg:
@@ -62,7 +62,7 @@ def test_before_training_the_maps_change_nothing_and_then_they_learn() -> None:
     assert missing == ["backbone.network.conv_stem.prompt_weight"] and not unexpected
     images, text = torch.rand(2, 3, 64, 64), torch.randn(3, 8)
     boxes = [torch.tensor([[8.0, 8.0, 40.0, 50.0]])] * 2
-    prompts = BoxPrompts(boxes, [torch.tensor([0])] * 2, others=[OTHERS, OTHERS])
+    prompts = BoxPrompts(boxes, [torch.tensor([0])] * 2, neighbors=[NEIGHBORS, NEIGHBORS])
     outputs = [
         model(images, text, prompts, learned_queries=False).box_prompts
         for model in (plain, prompted)
