@@ -23,6 +23,7 @@ from .scoring import (
     tables,
     warn,
 )
+from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 
 if TYPE_CHECKING:
     from segkit.benchmark.objects365_instances import FileCheck
@@ -78,6 +79,9 @@ def objects365(
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = DEVICE_OPTION,
+    engine: str = ENGINE_OPTION,
+    devices: str = DEVICES_OPTION,
+    address: str = ADDRESS_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Mask AP on the 1,000 Objects365 images with masks, of models trained on its boxes.
@@ -91,7 +95,9 @@ def objects365(
     from segkit.metrics.instance import EVALUATORS
     from segkit.shards.reader import ShardSet
 
-    options = PredictionSource(checkpoint, predictions, settings, device)
+    options = PredictionSource(
+        checkpoint, predictions, settings, parse_workers(engine, devices, device, address)
+    )
     options.check("instance")
     reject_unused(*options.unused_options())
     parse_choice(evaluator, tuple(EVALUATORS), "--evaluator")
@@ -130,10 +136,15 @@ def _add_command(name: str, description: str, data_set: str) -> None:
         predictions: str = PREDICTIONS_OPTION,
         settings: list[str] = SETTINGS_OPTION,
         device: str = DEVICE_OPTION,
+        engine: str = ENGINE_OPTION,
+        devices: str = DEVICES_OPTION,
+        address: str = ADDRESS_OPTION,
         images_root: list[str] = IMAGES_ROOT_OPTION,
         as_json: bool = JSON_OPTION,
     ) -> None:
-        options = PredictionSource(checkpoint, predictions, settings, device)
+        options = PredictionSource(
+            checkpoint, predictions, settings, parse_workers(engine, devices, device, address)
+        )
         _evaluate_set(name, data, options, out, as_json)
 
 

@@ -25,6 +25,7 @@ from .scoring import (
     tables,
     warn,
 )
+from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 
 if TYPE_CHECKING:
     from segkit.metrics.evaluate import EvalOptions
@@ -92,6 +93,9 @@ def evaluate(
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = DEVICE_OPTION,
+    engine: str = ENGINE_OPTION,
+    devices: str = DEVICES_OPTION,
+    address: str = ADDRESS_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -108,7 +112,13 @@ def evaluate(
     chosen = parse_choice(task, TASKS, "--task")
     compared: IouType = parse_choice(iou_type, ("mask", "box"), "--by")
     parse_choice(evaluator, tuple(EVALUATORS), "--evaluator")
-    source = PredictionSource(checkpoint, predictions, settings, device, prediction_masks)
+    source = PredictionSource(
+        checkpoint,
+        predictions,
+        settings,
+        parse_workers(engine, devices, device, address),
+        prediction_masks,
+    )
     instances, by_box = chosen == "instance", compared == "box"
     no_boundary = chosen == "semantic" or by_box
     no_boxes = not (instances and predictions)

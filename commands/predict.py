@@ -25,6 +25,7 @@ from .common import (
     write_preview,
 )
 from .scoring import SETTINGS_OPTION, TASKS, load_run_for, parse_choice
+from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
@@ -100,6 +101,9 @@ def predict(
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    engine: str = ENGINE_OPTION,
+    devices: str = DEVICES_OPTION,
+    address: str = ADDRESS_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -122,6 +126,10 @@ def predict(
     skip = parse_choice(on_error, ("fail", "skip"), "--on-error") == "skip"
     if (images is None) == (data is None):
         raise InputError("give --images DIR or --data SET", hint="give one of the two")
+    workers = parse_workers(engine, devices, device, address)
+    if images is not None and not workers.in_process:
+        hint = "convert them to a set and give --data, or leave out --devices and --engine"
+        raise InputError("files are predicted on one device", record="--images", hint=hint)
     check_run(checkpoint, settings, chosen_task)
     shards = ShardSet.open(data) if data else None
     taxonomy = _taxonomy(vocabulary, classes, shards)
@@ -140,14 +148,20 @@ def predict(
     from segkit.inference.outputs import predict_files, predict_set, write_overlays
 
     with folder_lock(out):
-        run = load_run_for(taxonomy, checkpoint, device, settings)
+        run = load_run_for(taxonomy, checkpoint, workers.caller_device, settings)
         destination = out / "predictions"
         with progress_bar(
             f"predict {out.name}", len(files) if shards is None else len(shards)
         ) as advance:
             if shards:
                 predictions = predict_set(
-                    run, shards, chosen_task, destination, taxonomy=taxonomy, on_image=advance
+                    run,
+                    shards,
+                    chosen_task,
+                    destination,
+                    taxonomy=taxonomy,
+                    workers=workers,
+                    on_image=advance,
                 )
             else:
                 predictions = predict_files(

@@ -23,6 +23,7 @@ from .common import (
     write_report,
 )
 from .scoring import SETTINGS_OPTION, parse_choice, reject_unused
+from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -101,6 +102,9 @@ def pseudolabel(
     ),
     settings: list[str] = SETTINGS_OPTION,
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    engine: str = ENGINE_OPTION,
+    devices: str = DEVICES_OPTION,
+    address: str = ADDRESS_OPTION,
     preview: bool = PREVIEW_OPTION,
     force: bool = FORCE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
@@ -128,6 +132,7 @@ def pseudolabel(
     if len(teachers) > 1:
         hint = "give it once; --checkpoint is its second name"
         raise InputError(f"{len(teachers)} teachers: {', '.join(teachers)}", hint=hint)
+    workers = parse_workers(engine, devices, device, address)
     spec = TeacherSpec(
         teachers[0], chosen_strategy or None, settings, device, min_score, min_iou, tta
     )
@@ -144,10 +149,17 @@ def pseudolabel(
     from segkit import pseudolabel as label_boxes
     from segkit.inference.mask_statistics import describe_masks
 
-    teacher = spec.open()
+    teacher = (spec if workers.in_process else spec.on(workers.caller_device)).open()
     with progress_bar(f"pseudolabel {boxes.path.parent.name}", len(boxes)) as advance:
         layer, transfer = label_boxes(
-            teacher, boxes, out, exclusive=resolve_overlaps, force=force, on_image=advance
+            teacher,
+            boxes,
+            out,
+            exclusive=resolve_overlaps,
+            workers=workers,
+            spec=spec,
+            force=force,
+            on_image=advance,
         )
     arguments = layer.manifest.arguments
     figures = describe_masks(layer)
@@ -157,9 +169,9 @@ def pseudolabel(
         "path": str(layer.path),
         "version": layer.version,
         "digest": layer.manifest.digest,
-        "teacher": teacher.name,
-        "min_score": teacher.min_score,
-        "min_iou": teacher.min_iou,
+        "teacher": arguments["teacher"],
+        "min_score": arguments["min_score"],
+        "min_iou": arguments.get("min_iou"),
         "strategy": arguments.get("strategy"),
         "tta": tta,
         "resolve_overlaps": resolve_overlaps,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from segkit.shards.manifest import Task
     from segkit.shards.reader import ShardSet
     from segkit.taxonomy import Taxonomy
+    from segkit.workers.devices import Workers
 
 CHECKPOINT_OPTION: str = typer.Option(
     None, "--checkpoint", metavar="RUN", help="Predict with this run and evaluate its predictions."
@@ -73,7 +74,7 @@ class PredictionSource:
     checkpoint: str | None
     predictions: str | None
     settings: Sequence[str]
-    device: str
+    workers: "Workers"
     masks: Path | None = None
     """Folder of the PNGs of a COCO panoptic JSON."""
 
@@ -82,7 +83,8 @@ class PredictionSource:
         without_run = self.checkpoint is None
         return (
             ("--set", bool(self.settings) and without_run, "--checkpoint"),
-            ("--device", self.device != "auto" and without_run, "--checkpoint"),
+            ("--device", self.workers.device != "auto" and without_run, "--checkpoint"),
+            ("--devices", not self.workers.in_process and without_run, "--checkpoint"),
         )
 
     def check(self, task: "Task") -> None:
@@ -122,13 +124,16 @@ class PredictionSource:
             return opened, self.predictions
         from segkit.inference.outputs import predict_set
 
-        run = load_run_for(truth.taxonomy, str(self.checkpoint), self.device, self.settings)
+        device = self.workers.caller_device
+        run = load_run_for(truth.taxonomy, str(self.checkpoint), device, self.settings)
         lowest = run.recipe.inference.instance_score
         if task == "instance" and lowest > 0:
             fix = "for AP, give --set inference.instance_score=0"
             note(f"instances that score below {lowest:g} are left out; {fix}")
         with progress_bar(f"predict {truth.path.parent.name}", len(truth)) as advance:
-            shards = predict_set(run, truth, task, out / "predictions", on_image=advance)
+            shards = predict_set(
+                run, truth, task, out / "predictions", workers=self.workers, on_image=advance
+            )
         print_line(f"predictions: {shards.path}")
         return shards, shards
 

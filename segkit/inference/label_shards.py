@@ -46,18 +46,20 @@ class LabelTask:
     """From which names in the version are relative, see `Staging`."""
     open_label: Callable[[str], Label]
     """Opens the model on a device. Picklable, if there are workers."""
+    shard_rows: int
+    """Images of a shard."""
     threads: int | None = None
     """Of torch, in a worker without a GPU; None in the caller's process."""
 
     @property
     def count(self) -> int:
         """Number of shards."""
-        return -(-len(self.data) // rows_per_shard(len(self.data)))
+        return -(-len(self.data) // self.shard_rows)
 
     def rows(self, index: int) -> range:
         """The images of a shard."""
-        rows = rows_per_shard(len(self.data))
-        return range(index * rows, min(len(self.data), (index + 1) * rows))
+        start = index * self.shard_rows
+        return range(start, min(len(self.data), start + self.shard_rows))
 
     def open_worker(self, device: str) -> Callable[[int], int]:
         """Open the model in this process; returns the function that writes a shard."""
@@ -125,7 +127,8 @@ def label_shards(
     with staging(destination, _fingerprint(data, header), resume=True) as stage:
         in_process = workers.in_process
         threads = None if in_process else workers.threads
-        task = LabelTask(data, stage.path, stage.home, open_label, threads)
+        rows = rows_per_shard(len(data))
+        task = LabelTask(data, stage.path, stage.home, open_label, rows, threads)
         _write_missing(task, workers, on_image)
         shards = [read_shard(stage.path, index, verify=False) for index in range(task.count)]
         notes = [shard.notes for shard in shards if shard is not None]

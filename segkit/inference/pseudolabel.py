@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit import storage
-from segkit.errors import InputError
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.label_shards import Counts, Label, label_shards
 from segkit.inference.open_teacher import TeacherSpec
@@ -54,13 +53,14 @@ class _PromptedSample:
 
 
 def pseudolabel(
-    teacher: "Teacher | TeacherSpec | Run",
+    teacher: "Teacher | Run",
     data: ShardSet,
     out: str | Path,
     *,
     strategy: "Strategy | None" = None,
     exclusive: bool = False,
     workers: Workers = Workers(),
+    spec: TeacherSpec | None = None,
     force: bool = True,
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[ShardSet, Transfer]:
@@ -76,7 +76,8 @@ def pseudolabel(
         strategy: of a run, see `RunTeacher`.
         exclusive: give each pixel to one mask, see `resolve_overlaps`; masks that the set has
             already keep theirs.
-        workers: devices that share the work; each opens the teacher of a `TeacherSpec`.
+        workers: devices that share the work.
+        spec: from which each worker opens the teacher by itself; required if there are workers.
         force: publish a version that equals the newest one too.
         on_image: called once for each image.
 
@@ -85,8 +86,17 @@ def pseudolabel(
 
     Raises:
         InputError: classes that the teacher cannot serve.
+        ValueError: workers without `spec`.
     """
-    teacher, spec = _opened(teacher, strategy, workers)
+    open_label: Callable[[str], Label] | None = None
+    if not workers.in_process:
+        if spec is None:
+            raise ValueError("workers need the spec of the teacher")
+        open_label = partial(_open_worker, spec, data, exclusive)
+    if not isinstance(teacher, Teacher):
+        from segkit.inference.run_teacher import RunTeacher
+
+        teacher = RunTeacher(teacher, strategy)
     arguments = {**teacher.as_arguments(), "data": str(data.path)}
     if exclusive:
         arguments["resolve_overlaps"] = True
@@ -97,39 +107,17 @@ def pseudolabel(
         parents=teacher.parents(out),
     )
     teacher.prepare(data.taxonomy)
-
-    def open_label(device: str) -> Label:
-        return partial(_label, data, exclusive, teacher)
-
+    label = partial(_label, data, exclusive, teacher)
     layer, counts = label_shards(
         out,
         data,
-        partial(_open_worker, spec, data, exclusive) if spec else open_label,
+        open_label or (lambda device: label),
         header,
         workers=workers,
         force=force,
         on_image=on_image,
     )
     return layer, Transfer(**{field.name: counts[field.name] for field in fields(Transfer)})
-
-
-def _opened(
-    teacher: "Teacher | TeacherSpec | Run", strategy: "Strategy | None", workers: Workers
-) -> "tuple[Teacher, TeacherSpec | None]":
-    """The teacher in this process, and its name for the workers where there are some."""
-    if isinstance(teacher, Teacher):
-        opened, spec = teacher, None
-    elif isinstance(teacher, TeacherSpec):
-        spec = None if workers.in_process else teacher
-        opened = (spec.on("cpu") if spec else teacher).open()
-    else:
-        from segkit.inference.run_teacher import RunTeacher
-
-        opened, spec = RunTeacher(teacher, strategy), None
-    if spec is None and not workers.in_process:
-        message = "workers open their own teachers"
-        raise InputError(message, hint="give its TeacherSpec instead of an open teacher")
-    return opened, spec
 
 
 def _open_worker(spec: TeacherSpec, data: ShardSet, exclusive: bool, device: str) -> Label:

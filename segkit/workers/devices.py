@@ -53,6 +53,11 @@ class Workers:
         return cls(engine, count, device, address)
 
     @property
+    def caller_device(self) -> str:
+        """Device of what the calling process opens; workers open their own on theirs."""
+        return self.device if self.in_process else "cpu"
+
+    @property
     def in_process(self) -> bool:
         """Whether this process does the work by itself."""
         return self.engine == "local" and self.count == 1
@@ -101,6 +106,11 @@ class Workers:
             hint = f"give at most {gpus}, or --device cpu" if gpus else "give --device cpu"
             raise InputError(message, record="--devices", hint=hint)
         return [f"cuda:{index}" for index in range(self.count or gpus)]
+
+
+def torchrun_ranks() -> int:
+    """Number of processes that torchrun started, 1 without it; imports no torch."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _cores() -> int:

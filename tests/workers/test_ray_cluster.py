@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import pytest
 
 from segkit.errors import InputError, SegkitError
 from segkit.extras import install_command
+from segkit.inference import label_shards
 from segkit.sources import coco_json
 from segkit.sources.coco_panoptic import CocoPanoptic
 from segkit.sources.engine import convert
 from segkit.workers import ray_cluster
+from segkit.workers.devices import Workers
 
 from ..commands.test_convert import segkit
+from ..inference.labelers import labeled, open_killing, open_plainly, write_bare_set
 from ..snippets import snippet
 from ..sources.builders import coco_panoptic
 from ..sources.test_engine import SMALL, contents, opened
@@ -96,6 +100,26 @@ def test_a_worker_killed_in_the_middle_changes_no_byte(
     assert len(report.published.manifest.parts) > 3
     assert contents(report.published.path) == contents(local.published.path)
     assert capsys.readouterr().out == ""
+
+
+def test_actors_label_the_bytes_of_one_process_though_one_is_killed(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_shards, "MIN_ROWS", 4)
+    data = write_bare_set(tmp_path / "data").path.parent
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+    local, counts = labeled(data, tmp_path / "local", open_plainly)
+    workers = Workers("ray", None, address=address)
+    open_label = partial(open_killing, deaths, 1)
+    layer, counts_of_actors = labeled(data, tmp_path / "ray", open_label, workers=workers)
+    assert len(list(deaths.iterdir())) == 1
+    assert len(layer.manifest.parts) == 6
+    assert counts_of_actors == counts
+    assert contents(layer.path) == contents(local.path)
+    too_many = replace(workers, count=9)
+    with pytest.raises(InputError, match="9 devices, the cluster has 2 CPUs"):
+        labeled(data, tmp_path / "many", open_label, workers=too_many)
 
 
 def test_a_worker_that_dies_again_and_again_is_reported_in_one_line(
