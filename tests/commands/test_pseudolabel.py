@@ -137,6 +137,8 @@ def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(
     checkpoint, data = f"--checkpoint={run}", f"--data={boxes.path}"
     slips = (
         [checkpoint, data, "--strategy", "magic"],
+        [checkpoint, data, "--devices", "0"],
+        [checkpoint, data, "--address", "auto"],
         ["--checkpoint", "absent", data],
         [checkpoint, "--data", "absent"],
         [checkpoint, "--data", str(toy.path)],
