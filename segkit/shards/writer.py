@@ -14,6 +14,7 @@ from typing import Any
 from segkit import storage
 from segkit.errors import InputError, SegkitError, UnchangedWarning, first_line
 from segkit.sample import ImageRef, Sample
+from segkit.shards import label_files
 from segkit.shards.header import Header, build_manifest
 from segkit.shards.locations import image_names, remember_folders
 from segkit.shards.manifest import Ledger, Manifest
@@ -245,10 +246,14 @@ def relocated(
     """
     for sample, data in rows:
         image = sample.image
-        tar = image.tar and storage.relocate(image.tar, data.path, directory)
+        try:
+            tar = image.tar and storage.relocate(image.tar, data.path, directory)
+            path = image.path and storage.relocate(image.path, data.path, directory)
+        except ValueError as error:  # a name that no file can have
+            message, hint = f"names a file that cannot exist ({error})", label_files.DAMAGE_HINT
+            raise InputError(message, file=data.path, record=sample.id, hint=hint) from error
         if tar and image.tar:
             image_roots[tar] = data.tars.get(image.tar, "")
-        path = image.path and storage.relocate(image.path, data.path, directory)
         moved = ImageRef(tar, image.offset, image.length, image.sha256, path)
         yield replace(sample, image=moved), None
 

@@ -47,7 +47,11 @@ class LabelmeJson(AnnotationFiles):
             code = "unreadable-annotations"
             raise ImageError(code, message, file=file, record=name)
         annotations = _annotations(content["shapes"])
-        return ImageAnnotations(file, annotations, _size(content), _embedded(content))
+        named = _last_part(content.get("imagePath"))
+        differs = bool(named) and stem(named) != stem(record.file_name).rpartition("/")[2]
+        warnings = ("file-name-differs",) if differs else ()
+        size, embedded = _size(content), _embedded(content)
+        return ImageAnnotations(file, annotations, size, embedded, warnings)
 
 
 def open_labelme(
@@ -153,12 +157,17 @@ def _is_json(data: bytes | None) -> bool:
     return True
 
 
+def _last_part(path: Any) -> str:
+    """The file name in `imagePath`, which labelme on Windows writes with backslashes."""
+    return path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else ""
+
+
 def _image_paths(name: str, value: Any) -> tuple[str, ...]:
     """The possible paths of an image, from `imagePath`, which is relative to the JSON file."""
     if not isinstance(value, str) or not value:
         return ()
     text = value.replace("\\", "/")
-    last = text.rpartition("/")[2]
+    last = _last_part(value)
     folder = posixpath.dirname(name)
     beside = posixpath.normpath(posixpath.join(folder, text))
     paths = [path for path in (beside, text) if not path.startswith(("/", "../")) and path != ".."]

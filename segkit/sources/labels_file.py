@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from segkit import storage
+from segkit import parse
 from segkit.errors import InputError
 from segkit.sources.categories import NativeCategory
 from segkit.sources.file_format import file_format
@@ -114,12 +114,7 @@ def _read_text(path: Path) -> str:
     if (actual := file_format(path)) is not None and actual.command in _NOT_TEXT:
         message = f"is {actual.noun}, not a list of labels"
         raise InputError(message, file=path, hint=f"convert it with `{actual.usage}`")
-    try:
-        text = storage.read_bytes(path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "give a UTF-8 text file"
-        message = f"cannot be read ({storage.reason(error)})"
-        raise InputError(message, file=path, hint=hint) from error
+    text = parse.read_text(path)
     if text.lstrip().startswith(("{", "[")) and _is_json(text):
         raise InputError("is JSON, not a list of labels", file=path, hint="write one class a line")
     return text

@@ -168,9 +168,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for command in WORLD.strip().splitlines():
             run(command)
         label_by_hand(root)
-        concepts = (ROOT / "docs" / "concepts.md").read_text("utf-8")
-        (recipe,) = re.findall(r"```toml\n(name = \"my-cameras\".*?)```", concepts, re.DOTALL)
-        Path("my-cameras.toml").write_text(recipe)
+        for page in PAGES:  # recipes that a page shows
+            for recipe, name in re.findall(
+                r"^```toml\n(name = \"(\S+)\".*?)^```$", page.read_text("utf-8"), re.M | re.S
+            ):
+                Path(f"{name}.toml").write_text(recipe)
         for source, names in COPIES.items():
             for name in names:
                 shutil.copytree(source, name)

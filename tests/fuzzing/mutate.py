@@ -49,16 +49,6 @@ def json_mutants(data: bytes, random: Random) -> Iterator[bytes]:
         yield dump(mutant)
 
 
-def every_leaf(data: bytes, random: Random) -> Iterator[bytes]:
-    """Copies of a JSON file in which one value after the other is each of BAD_VALUES."""
-    value = json.loads(data)
-    for path in paths(value):
-        for bad in BAD_VALUES:
-            yield dump(replaced(value, path, bad))
-        if path:
-            yield dump(replaced(value, path, DELETE))
-
-
 def binary_mutants(data: bytes, random: Random) -> Iterator[bytes]:
     """Copies of any file with damaged bytes."""
     while True:
@@ -72,12 +62,6 @@ def text_mutants(data: bytes, random: Random) -> Iterator[bytes]:
         for _ in range(random.choice((1, 1, 2, 3))):
             mutant = _edit(mutant, random)
         yield mutant
-
-
-def truncations(data: bytes, random: Random) -> Iterator[bytes]:
-    """A file cut at every offset."""
-    for length in range(len(data)):
-        yield data[:length]
 
 
 def both(*families: Mutants) -> Mutants:

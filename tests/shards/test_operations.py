@@ -296,3 +296,19 @@ def test_boxes_and_crowds_survive_a_semantic_join():
     bare = Segment(3, "thing", (0.0, 0.0, 2.0, 2.0), None, 4.0)
     sample = replace(toy_sample(0), segments=(crowd, bare, bare))
     assert len(relabel_sample(sample, "semantic", NEW, {3: 1, 7: 2}).segments) == 3
+
+
+@pytest.mark.parametrize("command", ["merge", "split"])
+def test_a_name_that_no_file_can_have_is_one_line(command, make_set, tmp_path):
+    sample = replace(toy_sample(50), image=ImageRef(path="a\0b.png"))
+    header = Header(taxonomy=TAXONOMY, images_by="reference", **OPTIONS)
+    odd = write_set(tmp_path / "p", [(sample, None)], header)
+    samples = (replace(toy_sample(n), image=ImageRef(path="/a.png")) for n in range(2))
+    sound = write_set(tmp_path / "q", ((sample, None) for sample in samples), header)
+    with pytest.raises(InputError, match=r"050.*names a file that cannot exist.*segkit validate"):
+        if command == "merge":
+            sets, options = [odd, sound], {"name": "b", "rename": False, "arguments": {}}
+            merge_sets(sets, tmp_path / "out", verify_images=False, **options)
+        else:
+            split(odd, tmp_path / "out", {"050": "a"}, {}, verify_images=False)
+    assert not list(tmp_path.glob("out/**/v1"))

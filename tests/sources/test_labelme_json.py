@@ -216,3 +216,14 @@ def test_a_bom_and_refused_folders(tmp_path: Path) -> None:
     write_json(path, content())
     with pytest.raises(InputError, match="no annotation with a label; give --labels"):
         open_labelme(tmp_path)
+
+
+def test_an_image_with_another_name_than_the_files_is_counted(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    picture(tmp_path / "b.jpg")
+    box = shape("rectangle", [[1, 1], [9, 9]])
+    write_json(tmp_path / "a.json", content(box, image="..\\photos\\IMG_1.JPG"))
+    write_json(tmp_path / "b.json", content(box, image="..\\photos\\b.png"))
+    report = dry_run(open_labelme(tmp_path))
+    assert report.ledger.images.kept == 2
+    assert report.ledger.images.warnings == {"file-name-differs": 1}

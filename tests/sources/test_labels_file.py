@@ -140,7 +140,7 @@ def test_invalid_lists_are_refused(tmp_path: Path, text: str, first: int | None,
 
 def test_unreadable_files_are_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    for name in ("none.txt", "latin.txt"):
-        with pytest.raises(InputError, match=f"{name}: cannot be read") as error:
+    for name, says in (("none.txt", "cannot be read"), ("latin.txt", "line 1: is not UTF-8")):
+        with pytest.raises(InputError, match=f"{name}: {says}") as error:
             read_labels(tmp_path / name)
         assert "\n" not in str(error.value)
