@@ -44,6 +44,7 @@ from . import (
     train,
     validate,
     vocabulary,
+    zeroshot,
 )
 from . import eval as eval_
 from .common import note, print_line, print_next_step
@@ -71,6 +72,7 @@ _ORDER = (
         "predict",
         "pseudolabel",
         "selftrain",
+        "zeroshot",
         "eval",
         "benchmark",
         "browse",
@@ -148,6 +150,7 @@ app.command()(split.split)
 app.add_typer(export.app, name="export")
 app.add_typer(convert_formats.app, name="convert")
 app.add_typer(vocabulary.app, name="vocabulary")
+app.add_typer(zeroshot.app, name="zeroshot")
 
 
 def _registered(group: typer.Typer) -> Iterator[CommandInfo]:

@@ -1,4 +1,4 @@
-"""`segkit inspect`: the content of a shard set or a run, and its lineage."""
+"""`segkit inspect`: the content of a set, a run or a feature bank, and its lineage."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,8 @@ _SET_KEYS = (
 
 def inspect(
     spec: str = typer.Argument(
-        metavar="SET|RUN", help="A shard set or a run: DIR (its newest version) or DIR@v1."
+        metavar="SET|RUN|BANK",
+        help="A shard set, a run or a feature bank: DIR (its newest version) or DIR@v1.",
     ),
     all_classes: bool = typer.Option(
         False, "--all", help=f"Show every class, not only the {_MAX_CLASSES} largest."
@@ -51,7 +52,8 @@ def inspect(
         result["mask_policy"] = _count_policies(result, mask_policy)
     if result["type"] == "run":
         result["damage"] = _damage(Path(result["path"]))
-    tables = [_run_table(result)] if result["type"] == "run" else _set_tables(result, all_classes)
+    is_set = result["type"] == "shards"
+    tables = _set_tables(result, all_classes) if is_set else [_run_table(result)]
     tree = Tree(plain(f"Lineage: {_version_line(result)}"))
     _add_parents(tree, result["parents"])
     emit(result, schema="segkit.inspect/1", as_json=as_json, tables=[*tables, tree])
@@ -93,7 +95,7 @@ def _count_policies(result: dict[str, Any], items: list[str]) -> dict[str, dict[
     from segkit.recipes.load import load_recipe
     from segkit.shards.reader import ShardSet
 
-    if result["type"] == "run":
+    if result["type"] != "shards":
         hint = "its arguments show the counts of its own policies"
         raise InputError("--mask-policy needs a shard set", file=result["path"], hint=hint)
     shards, name = ShardSet.open(result["path"]), result["name"]

@@ -37,6 +37,8 @@ def _convert(result: Result) -> str | None:
 
 
 def _inspect(result: Result) -> str:
+    if result["type"] == "bank":
+        return _bank(result)
     if result["type"] == "run":
         return f"segkit predict --checkpoint {_path(result)} --images photos --out work/photos"
     return f"segkit show {_path(result)}"
@@ -53,6 +55,10 @@ def _split(result: Result) -> str:
 
 def _train(result: Result) -> str:
     return f"segkit eval --checkpoint {_path(result)} --data SET --task TASK --out work/eval"
+
+
+def _bank(result: Result) -> str:
+    return f"segkit zeroshot train --bank {_path(result)} --out work/run-zero-shot"
 
 
 def _browse(result: Result) -> str:
@@ -100,6 +106,8 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
         f"segkit pseudolabel --checkpoint {_path(result)} --data BOXES --min-iou 0.7 "
         "--out work/masks"
     ),
+    "segkit.zeroshot-bank": _bank,
+    "segkit.zeroshot-train": _train,
     "segkit.predict": _browse,
     "segkit.pseudolabel": _browse,
     "segkit.metrics": _worst,

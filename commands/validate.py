@@ -34,6 +34,7 @@ def validate(
     from segkit.shards.manifest_file import read_content
     from segkit.shards.publish import MANIFEST, parse_spec, resolve
     from segkit.shards.validate import validate as find_violations
+    from segkit.zeroshot.bank import check_bank
 
     try:
         version = resolve(spec)
@@ -45,12 +46,15 @@ def validate(
         _report_checkpoints(directory, checkpoints, as_json=as_json)
         return
     content = read_content(version / MANIFEST)
-    is_run = content.get("type") == "run"
+    kind = content.get("type", "shards")
     images = _images(content)
     with progress_bar(f"validate {version.parent.name}", images) as advance:
-        violations = list(
-            check_run(version) if is_run else find_violations(version, advance=advance)
-        )
+        if kind == "run":
+            violations = list(check_run(version))
+        elif kind == "bank":
+            violations = list(check_bank(version))
+        else:
+            violations = list(find_violations(version, advance=advance))
     notes = []
     if not is_protected(version):
         notes.append(
@@ -60,7 +64,7 @@ def validate(
     fields = {
         "path": str(version.resolve()),
         "version": int(version.name[1:]),
-        "type": "run" if is_run else "shards",
+        "type": kind,
         "images": images,
     }
     counted = [plural(images, "image")] if images is not None else []

@@ -34,6 +34,7 @@ ROOMS: Mapping[str, tuple[str, str]] = {
     "model": ("train", "images to masks, classes"),
     "criterion": ("train", "match and compute losses"),
     "training": ("train", "Trainer and checkpoints"),
+    "zeroshot": ("train", "class heads, no examples"),
     "runs": ("predict", "trained models on disk"),
     "inference": ("predict", "Predictor and pseudolabel"),
     "metrics": ("measure", "PQ, mIoU, AP"),

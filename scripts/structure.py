@@ -52,6 +52,7 @@ FLOORS = (
     ("inference",),
     ("metrics",),
     ("training",),
+    ("zeroshot",),
     ("export",),
     ("browse",),
     ("report",),

@@ -73,7 +73,33 @@ class LinearTextClassifier(nn.Module):
         return text @ self.project.weight
 
 
-CLASS_HEADS = {"cosine": TextClassifier, "linear": LinearTextClassifier}
+class TextResidualClassifier(TextClassifier):
+    """The text classifier plus a linear residual, which is zero at first.
+
+    The residual of a class is an inner product with its embedding, so that it holds for any
+    vocabulary; that of background is one more linear map.
+    """
+
+    def __init__(self, hidden_dim: int, text_dim: int) -> None:
+        super().__init__(hidden_dim, text_dim)
+        self.residual = nn.Linear(hidden_dim, text_dim + 1)
+        nn.init.zeros_(self.residual.weight)
+        nn.init.zeros_(self.residual.bias)
+
+    def forward(self, queries: Tensor, text: Tensor) -> Tensor:
+        """Class logits; arguments and result as in `TextClassifier.forward`."""
+        with torch.autocast(queries.device.type, enabled=False):
+            residual = self.residual(queries.to(text.dtype))  # (..., N, D_T + 1)
+            classes = residual[..., :-1] @ text.T  # (..., N, K)
+            added = torch.cat((classes, residual[..., -1:]), dim=-1)  # (..., N, K + 1)
+            return super().forward(queries, text) + added
+
+
+CLASS_HEADS = {
+    "cosine": TextClassifier,
+    "linear": LinearTextClassifier,
+    "text_residual": TextResidualClassifier,
+}
 """Class heads by their name in `model.class_head`."""
 
 

@@ -85,9 +85,10 @@ class ModelConfig(Section):
     follows `backbone_weights = "timm"` and `init_from = "hf:..."`."""
     pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """RGB standard deviation, by which images are divided after `pixel_mean` is subtracted."""
-    class_head: Literal["cosine", "linear"] = "cosine"
+    class_head: Literal["cosine", "linear", "text_residual"] = "cosine"
     """cosine: scaled cosines of projected queries and class embeddings, for training from scratch.
-    linear: plain inner products, which can hold a public Mask2Former's own class head."""
+    linear: plain inner products, which can hold a public Mask2Former's own class head.
+    text_residual: cosine plus a linear residual, which `segkit zeroshot train` trains."""
     text_dim: int = Field(384, gt=0)
     """D_T, the width of the text embeddings. Unset, it follows the text encoder."""
     hidden_dim: int = Field(128, gt=0)

@@ -17,11 +17,11 @@ MAX_GENERATIONS = 100
 
 
 def describe(spec: str | Path) -> dict[str, Any]:
-    """The JSON object of `segkit inspect`; InputError unless `spec` is a shard set or a run."""
+    """The JSON object of `segkit inspect`; InputError unless `spec` is a set, a run or a bank."""
     path = resolve(spec).resolve()
     manifest = read_content(path / MANIFEST)
     verify_content(manifest, path / MANIFEST)
-    if manifest.get("type") == "run":
+    if manifest.get("type") in ("run", "bank"):
         return {
             "path": str(path),
             "version": int(path.name[1:]),

@@ -24,6 +24,9 @@ from segkit.stopping import cleanup_on_stop
 from segkit.storage import cache_root
 
 MANIFEST = "manifest.json"
+Content = Literal["shards", "run", "bank"]
+"""The `type` in the manifest of a version."""
+_NOUNS = {"shards": "shard set", "run": "run", "bank": "feature bank"}
 _FINGERPRINT = "fingerprint.json"
 _LOCK = ".lock"
 _VERSION = re.compile(r"v([1-9]\d*)")
@@ -165,7 +168,7 @@ def staging(
     fingerprint: Mapping[str, Any],
     *,
     resume: bool,
-    content: Literal["shards", "run"] = "shards",
+    content: Content = "shards",
 ) -> Iterator[Staging]:
     """Lock `destination`, and yield a directory in which to write its next version.
 
@@ -252,7 +255,8 @@ def check_type(destination: Path, content: str) -> None:
     except InputError:
         return  # damaged; a new version is the repair
     if isinstance(manifest, dict) and manifest.get("type", content) != content:
-        message = f"holds a {'run' if content == 'shards' else 'shard set'} and nothing else"
+        noun = _NOUNS.get(str(manifest["type"]), "version of another kind")
+        message = f"holds a {noun} and nothing else"
         raise InputError(message, file=destination, hint="choose another directory")
 
 

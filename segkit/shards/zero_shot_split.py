@@ -26,7 +26,7 @@ Policy = Literal["drop-image", "ignore-pixels"]
 POLICIES: tuple[Policy, ...] = ("drop-image", "ignore-pixels")
 """What happens to an image with a segment of an unseen class: it is not in the seen set, or its
 pixels of unseen classes are void there."""
-SEEN, UNSEEN = "seen", "unseen"
+SEEN_PART, UNSEEN_PART = "seen", "unseen"
 """Names of the parts."""
 UNSEEN_CLASS = "unseen-class"
 """Ledger code of the segments whose class the part does not have."""
@@ -127,9 +127,9 @@ def split_zero_shot(
     """
     unseen = _select(data, split.unseen)
     everything = _without(data.taxonomy, _select(data, split.left_out))
-    seen = _without(everything, unseen)
+    seen_classes = _without(everything, unseen)
     unseen_ids = {category.id for category in unseen.categories}
-    if not seen.categories:
+    if not seen_classes.categories:
         message = "every class of the set is unseen"
         raise InputError(message, file=data.path, hint="leave seen classes to train on")
     images: Counter[str] = Counter()
@@ -137,19 +137,19 @@ def split_zero_shot(
         if verify_images:
             data.verify_image(sample)
         has_unseen = any(segment.class_id in unseen_ids for segment in sample.segments)
-        images[UNSEEN] += has_unseen
-        images[SEEN] += policy == "ignore-pixels" or not has_unseen
-    for part in (SEEN, UNSEEN):
+        images[UNSEEN_PART] += has_unseen
+        images[SEEN_PART] += policy == "ignore-pixels" or not has_unseen
+    for part in (SEEN_PART, UNSEEN_PART):
         if not images[part]:
-            hint = "give --policy ignore-pixels" if part == SEEN else "give another set"
+            hint = "give --policy ignore-pixels" if part == SEEN_PART else "give another set"
             message = f"no image is left for the {part} part"
             raise InputError(message, file=data.path, record=split.name, hint=hint)
     record = {"split": split.name, "policy": policy, "unseen": unseen.to_json()}
     writer = _PartWriter(data, unseen_ids, policy, arguments, force)
     home = storage.location(destination)
     return {
-        SEEN: writer.write(home / SEEN, SEEN, seen, {ZERO_SHOT: record}),
-        UNSEEN: writer.write(home / UNSEEN, UNSEEN, everything, {}),
+        SEEN_PART: writer.write(home / SEEN_PART, SEEN_PART, seen_classes, {ZERO_SHOT: record}),
+        UNSEEN_PART: writer.write(home / UNSEEN_PART, UNSEEN_PART, everything, {}),
     }
 
 
@@ -200,7 +200,7 @@ class _PartWriter:
 
     def _is_in_part(self, sample: Sample, part: str) -> bool:
         has_unseen = any(segment.class_id in self.unseen_ids for segment in sample.segments)
-        if part == UNSEEN:
+        if part == UNSEEN_PART:
             return has_unseen
         return self.policy == "ignore-pixels" or not has_unseen
 
@@ -247,8 +247,8 @@ def _select(data: ShardSet, names: Sequence[str]) -> Taxonomy:
     return Taxonomy(data.taxonomy.name, tuple(chosen))
 
 
-def _without(taxonomy: Taxonomy, other: Taxonomy) -> Taxonomy:
-    rest = [category for category in taxonomy.categories if category.id not in other.by_id]
+def _without(taxonomy: Taxonomy, hidden: Taxonomy) -> Taxonomy:
+    rest = [category for category in taxonomy.categories if category.id not in hidden.by_id]
     return Taxonomy(taxonomy.name, tuple(rest))
 
 

@@ -66,8 +66,8 @@ def test_mask_recall_against_pycocotools_and_its_exceptions():
         for class_id, iou in zip(classes, best, strict=True):
             hits[class_id].append(iou > 0.5)
     assert recall.compute(["cat"]) == pytest.approx(100 * np.mean(hits[1]))
-    both = 50 * (np.mean(hits[1]) + np.mean(hits[2]))
-    assert 0 < both < 100 and recall.compute(["cat", "dog"]) == pytest.approx(both)
+    mean = 50 * (np.mean(hits[1]) + np.mean(hits[2]))
+    assert 0 < mean < 100 and recall.compute(["cat", "dog"]) == pytest.approx(mean)
     assert recall.compute(["sky"]) is None
     lonely = MaskRecall(TAXONOMY)
     mask = random_masks(rng, 1)[0]
@@ -106,10 +106,10 @@ def test_ap50_of_unseen_classes_is_that_of_their_own_evaluation(tmp_path):
             kept = tuple(s for s in sample.segments if s.class_id == class_id)
             return replace(sample, segments=kept)
 
-        alone = write_set(tmp_path / group, ((only(s), None) for s in samples), header)
-        expected = evaluate(alone, map(only, answers), "instance").metrics
+        subset = write_set(tmp_path / group, ((only(s), None) for s in samples), header)
+        expected = evaluate(subset, map(only, answers), "instance").metrics
         assert parts["ap50"][group] == pytest.approx(expected["ap50"])
         assert parts[group] == pytest.approx(expected["ap"])
-    seen, unseen = parts["ap50"]["seen"], parts["ap50"]["unseen"]
-    assert parts["ap50"]["harmonic"] == pytest.approx(2 * seen * unseen / (seen + unseen))
+    a, b = parts["ap50"]["seen"], parts["ap50"]["unseen"]
+    assert parts["ap50"]["harmonic"] == pytest.approx(2 * a * b / (a + b))
     assert parts["mask_recall"]["unseen"] > 0

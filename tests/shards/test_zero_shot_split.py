@@ -50,17 +50,17 @@ def pixels(counts, sample):
 def test_dropped_images_and_the_record(tmp_path):
     data = write_wide(tmp_path / "wide")
     parts = split_zero_shot(data, tmp_path / "parts", DOG, "drop-image", {})
-    seen, unseen = parts["seen"], parts["unseen"]
-    assert [sample.id for sample in seen.samples()] == ["001", "002", "004", "005"]
-    assert [sample.id for sample in unseen.samples()] == ["000", "003"]
-    assert seen.taxonomy.names == ("cat", "sky") and unseen.taxonomy == WIDE
-    record = ZeroShotRecord.from_set(seen)
+    train, rest = parts["seen"], parts["unseen"]
+    assert [sample.id for sample in train.samples()] == ["001", "002", "004", "005"]
+    assert [sample.id for sample in rest.samples()] == ["000", "003"]
+    assert train.taxonomy.names == ("cat", "sky") and rest.taxonomy == WIDE
+    record = ZeroShotRecord.from_set(train)
     assert (record.split, record.policy, record.taxonomy.names) == ("dogs", "drop-image", ("dog",))
-    assert ZeroShotRecord.from_set(unseen) is None and ZeroShotRecord.from_set(data) is None
+    assert ZeroShotRecord.from_set(rest) is None and ZeroShotRecord.from_set(data) is None
     for part in parts.values():
         assert list(validate(part.path)) == []
-    whole = {sample.id: sample.segments for sample in data.samples()}
-    assert all(sample.segments == whole[sample.id] for sample in unseen.samples())
+    segments = {sample.id: sample.segments for sample in data.samples()}
+    assert all(sample.segments == segments[sample.id] for sample in rest.samples())
 
 
 @pytest.mark.parametrize("kind", ["panoptic", "instance"])
@@ -99,15 +99,15 @@ def test_classes_that_are_left_out_are_in_no_part(tmp_path):
 def test_a_layer_keeps_the_record_and_a_merge_with_others_is_refused(tmp_path):
     data = write_wide(tmp_path / "wide")
     parts = split_zero_shot(data, tmp_path / "parts", DOG, "drop-image", {})
-    seen = parts["seen"]
-    header = Header.from_set(seen, "test")
-    layer = write_layer(tmp_path / "layer", seen, seen.samples(), header)
-    assert ZeroShotRecord.from_set(layer) == ZeroShotRecord.from_set(seen)
+    train = parts["seen"]
+    header = Header.from_set(train, "test")
+    layer = write_layer(tmp_path / "layer", train, train.samples(), header)
+    assert ZeroShotRecord.from_set(layer) == ZeroShotRecord.from_set(train)
     options = {"name": "both", "rename": True, "arguments": {}}
-    both = merge_sets([seen, layer], tmp_path / "both", **options)
-    assert ZeroShotRecord.from_set(both) == ZeroShotRecord.from_set(seen)
+    merged = merge_sets([train, layer], tmp_path / "both", **options)
+    assert ZeroShotRecord.from_set(merged) == ZeroShotRecord.from_set(train)
     with pytest.raises(InputError, match="not parts of one zero-shot split"):
-        merge_sets([seen, parts["unseen"]], tmp_path / "mixed", **options)
+        merge_sets([train, parts["unseen"]], tmp_path / "mixed", **options)
 
 
 def test_what_cannot_be_split_is_refused(tmp_path):
@@ -126,15 +126,15 @@ def test_training_takes_the_unseen_classes_from_its_sets_and_refuses_a_leak(tmp_
     from segkit.recipes.load import load_recipe
 
     data = write_wide(tmp_path / "wide")
-    seen = split_zero_shot(data, tmp_path / "parts", DOG, "drop-image", {})["seen"]
-    inputs = check_inputs(load_recipe(tiny), [(str(seen.path), 1.0)], [])
+    train = split_zero_shot(data, tmp_path / "parts", DOG, "drop-image", {})["seen"]
+    inputs = check_inputs(load_recipe(tiny), [(str(train.path), 1.0)], [])
     assert inputs.recipe.inference.unseen == ("dog",)
     assert check_inputs(load_recipe(tiny), [(str(data.path), 1.0)], []).recipe == load_recipe(tiny)
     with pytest.raises(InputError, match="has 4 segments of 'dog', which is unseen"):
-        check_inputs(load_recipe(tiny), [(str(seen.path), 1.0), (str(data.path), 1.0)], [])
-    other = load_recipe(tiny, ['inference.unseen=["cat"]'])
+        check_inputs(load_recipe(tiny), [(str(train.path), 1.0), (str(data.path), 1.0)], [])
+    changed = load_recipe(tiny, ['inference.unseen=["cat"]'])
     with pytest.raises(InputError, match=r"inference\.unseen"):
-        check_inputs(other, [(str(seen.path), 1.0)], [])
+        check_inputs(changed, [(str(train.path), 1.0)], [])
 
 
 def test_the_shipped_splits_have_the_published_sizes():
