@@ -210,8 +210,11 @@ def _instance(result: dict[str, Any]) -> Table:
     boundary = {}
     if "boundary" in result:
         boundary = {f"boundary {key}": result["boundary"][key] for key in keys}
+    boxes = {}
+    if "box" in result:
+        boxes = {f"box {key}": result["box"][key] for key in ("ap", "ap50", "ap75")}
     title = f"{result['protocol'].upper()} AP by {result['by']} ({result['evaluator']})"
-    return _figures(title, (*keys, *boundary), result | boundary)
+    return _figures(title, (*keys, *boundary, *boxes), result | boundary | boxes)
 
 
 def _figures(title: str | Sequence[str], keys: Sequence[str], result: dict[str, Any]) -> Table:

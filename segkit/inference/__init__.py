@@ -4,6 +4,7 @@ predictor.py        Predictor: segment images or boxes from Python
 predicted_masks.py  the masks that it returns
 pipeline.py         the loop: load, batch by shape, run the model, post-process, in order
 postprocess.py      proposals -> labeled masks, by task
+head_boxes.py       boxes of instances by the box head of their queries
 dense.py            the same from the classes of cells and proposals together
 mask2former.py      the same, equal to transformers' post-processing of Mask2Former
 predict_boxes.py    box prompts -> masks, each on an enlarged crop

@@ -12,6 +12,7 @@ from torch import Tensor
 from segkit.data.augment import Crop, full_image_crop
 from segkit.distributed import autocast
 from segkit.inference.dense import dense_masks
+from segkit.inference.head_boxes import with_head_boxes
 from segkit.inference.mask2former import mask2former_masks
 from segkit.inference.postprocess import LabeledMask, penalize_seen, postprocess
 from segkit.inference.streams import batch_by_shape, prefetch, reorder
@@ -57,6 +58,9 @@ class ModelOutput(Generic[Record]):
     """(N, h / 4, w / 4) float32, padding included."""
     cells: Tensor | None = None
     """(K, h / 8, w / 8) class probabilities, padding included; None unless they are read."""
+    boxes: Tensor | None = None
+    """(F, 4) cx, cy, w, h in 0-1 across the padded image, of the last F proposals; None with
+    `inference.boxes` = mask."""
 
 
 Batch = list[tuple[int, ModelInput[Record]]]
@@ -92,6 +96,8 @@ def predict_images(
             masks = dense_masks(task, *logits, output.cells, output.crop, is_thing, config)
         else:
             masks = label_masks(task, *logits, output.crop, is_thing, config)
+        if output.boxes is not None and task == "instance":
+            masks = with_head_boxes(masks, output.boxes, len(class_logits), output.crop)
         return output.record, masks
 
     dense = task != "instance" and config.dense > 0
@@ -175,7 +181,10 @@ def run_model(
         class_logits = proposals.class_logits[row, -1].float()  # (N, K + 1)
         mask_logits = proposals.mask_logits[row, -1].float()  # (N, h / 4, w / 4)
         of_image = None if cells is None else cells[row]
-        yield index, ModelOutput(loaded.record, loaded.crop, class_logits, mask_logits, of_image)
+        has_boxes = config.boxes == "head" and proposals.boxes is not None
+        boxes = proposals.boxes[row, -1] if has_boxes else None  # (F, 4)
+        logits = class_logits, mask_logits
+        yield index, ModelOutput(loaded.record, loaded.crop, *logits, of_image, boxes)
 
 
 def upload(images: Sequence[Image], device: torch.device) -> Tensor:

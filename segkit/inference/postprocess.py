@@ -36,6 +36,8 @@ class LabeledMask:
     """Height and width of the image."""
     score: float
     """0-1."""
+    proposal: int | None = None
+    """Index of the proposal that made the mask; None where several did."""
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -220,8 +222,9 @@ def instances(
     used, rows = torch.unique(queries, return_inverse=True)
     regions = _regions(mask_logits[used], crop)
     labeled = zip(scores.tolist(), classes.tolist(), rows.tolist(), strict=True)
+    size, proposals = image_size(crop), used.tolist()
     return [
-        LabeledMask(class_index, regions[row][0], image_size(crop), score * regions[row][1])
+        LabeledMask(class_index, regions[row][0], size, score * regions[row][1], proposals[row])
         for score, class_index, row in labeled
         if regions[row][0].area > 0 and score * regions[row][1] >= config.instance_score
     ]

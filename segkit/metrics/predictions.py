@@ -87,6 +87,8 @@ class SetPredictions:
         place = self._place.get(image.id)
         if place is None:
             return None
+        if place == 0 and self._next > 0:  # a second pass
+            self._stream, self._next = self.shards.samples(), 0
         if place == self._next:
             self._next += 1
             sample = next(self._stream)

@@ -106,7 +106,11 @@ class DataSeg(nn.Module):
         transfer = config.weight_transfer.input != "off"
         self.weight_transfer = WeightTransfer(config) if transfer else None
         if config.foreground:
-            self.foreground_head = ForegroundHead(config.hidden_dim, refine=config.refine_boxes)
+            self.foreground_head = ForegroundHead(
+                config.hidden_dim,
+                learned=config.foreground if config.foreground_boxes == "learned" else 0,
+                refine=config.refine_boxes,
+            )
 
     def forward(
         self,
@@ -251,16 +255,18 @@ class DataSeg(nn.Module):
         image_size: Sequence[int],
         aux_outputs: bool,
     ) -> Proposals:
-        """Foreground queries for the cells that resemble names (T, D_T) of things.
+        """Foreground queries for the cells that resemble names (T, D_T) of things, or learned ones.
 
         The first layer has the classes and boxes of the cells themselves: so they are trained.
         """
-        cells, references = self._select_cells(scales, names)
-        track = self._track_boxes(
-            self.foreground_head.cell_boxes(cells, references), text, image_size
-        )
+        if self.config.foreground_boxes == "cells":
+            cells, references = self._select_cells(scales, names)
+            boxes = self.foreground_head.cell_boxes(cells, references)  # (B, k, 4)
+        else:
+            cells, boxes = None, self.foreground_head.learned_boxes(len(pixels))
+        track = self._track_boxes(boxes, text, image_size)
         queries, masks = self._run_track(track, scales, pixels, text, aux_outputs=aux_outputs)
-        if aux_outputs:
+        if cells is not None and aux_outputs:
             queries = torch.cat((cells[:, None], queries[:, 1:]), dim=1)  # (B, L, k, hidden_dim)
         boxes = track.boxes()[:, -queries.shape[1] :]
         return Proposals(self.text_classifier(queries, text), masks, boxes)

@@ -1,9 +1,10 @@
 """Foreground queries: box prompts at boxes that the model predicts itself (OpenSeeD, section 3.2).
 
-Cells that resemble names of things predict a box each. A query per cell starts as the box prompt
-of that box, without a label: that is how half of the box prompts are trained, to name what is in
-their box, and the cell's guess cannot mislead it. Unlike prompts of a user, these queries attend to
-all of the image and to each other, so that two of them can share out what they see.
+Cells that resemble names of things predict a box each; or, to measure what that selection is worth,
+the boxes are learned and the same for all images. Each query starts as the box prompt of its box,
+without a label: that is how half of the box prompts are trained, to name what is in their box, and
+a cell's guess cannot mislead it. Unlike prompts of a user, these queries attend to all of the image
+and to each other, so that two of them can share out what they see.
 """
 
 from collections.abc import Callable
@@ -16,19 +17,27 @@ from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPromptQueries
 
 
 class ForegroundHead(nn.Module):
-    """Box heads of cells and of queries.
+    """Box heads of cells and of queries, or the boxes themselves where they are learned.
 
     Args:
         hidden_dim: width of cells and queries.
+        learned: number of learned boxes in place of those of cells; 0 for cells.
         refine: let each decoder layer start from the box of the layer before, in place of the
             cell's box (iterative refinement, Deformable DETR).
     """
 
-    def __init__(self, hidden_dim: int, *, refine: bool) -> None:
+    def __init__(self, hidden_dim: int, *, learned: int, refine: bool) -> None:
         super().__init__()
         self.refine = refine
-        self.cell_head = box_head(hidden_dim)
         self.query_head = box_head(hidden_dim)
+        self.cell_head = None if learned else box_head(hidden_dim)
+        self.boxes = nn.Embedding(learned, 4) if learned else None
+        if self.boxes is not None:
+            # Centers anywhere in the image; sides of 0.1 to 0.5 of it.
+            boxes = torch.rand(learned, 4) * torch.tensor([1.0, 1.0, 0.4, 0.4])
+            boxes = boxes + torch.tensor([0.0, 0.0, 0.1, 0.1])
+            with torch.no_grad():
+                self.boxes.weight.copy_(boxes.logit(eps=1e-3))
 
     def cell_boxes(self, features: Tensor, references: Tensor) -> Tensor:
         """Boxes of cells.
@@ -40,7 +49,13 @@ class ForegroundHead(nn.Module):
         Returns:
             (B, k, 4) cx, cy, w, h in 0-1.
         """
+        assert self.cell_head is not None
         return decode_boxes(self.cell_head(features), references)
+
+    def learned_boxes(self, batch: int) -> Tensor:
+        """The learned boxes, for each image: (batch, k, 4) cx, cy, w, h in 0-1."""
+        assert self.boxes is not None
+        return self.boxes.weight.sigmoid().expand(batch, -1, -1)
 
 
 class BoxTrack:

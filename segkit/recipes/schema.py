@@ -99,12 +99,14 @@ class ModelConfig(Section):
     """N, the number of learned queries, and so of mask proposals per image. Mask2Former: 100."""
     foreground: int = Field(0, ge=0)
     """Foreground queries per image beside the learned ones (OpenSeeD: 300): box prompts at boxes
-    that the model predicts for the cells most similar to names of things. Things then train only
-    these, stuff only the learned queries, and sets of boxes no learned query. 0: learned queries
-    for everything, as in DaTaSeg."""
+    of `foreground_boxes`. Things then train only these, stuff only the learned queries, and sets of
+    boxes no learned query. 0: learned queries for everything, as in DaTaSeg."""
+    foreground_boxes: Literal["cells", "learned"] = "cells"
+    """Boxes of foreground queries. cells: predicted for the cells most similar to names of things.
+    learned: the same for all images, to measure what that selection is worth."""
     refine_boxes: bool = False
-    """Let each decoder layer move a foreground query to the box that it predicts, in place of the
-    cell's box (iterative refinement)."""
+    """Let each decoder layer start from the box that the layer before predicts for a foreground
+    query, in place of its first box (iterative refinement)."""
     rounds: int = Field(2, gt=0)
     """R; the transformer decoder has 3 R layers, one per scale in each round. Mask2Former: 3."""
     heads: int = Field(4, gt=0)
@@ -147,6 +149,8 @@ class ModelConfig(Section):
     def _check_boxes(self) -> "ModelConfig":
         if self.refine_boxes and not self.foreground:
             raise ValueError("model.refine_boxes needs boxes: set model.foreground above 0")
+        if self.foreground_boxes != "cells" and not self.foreground:
+            raise ValueError("model.foreground_boxes needs model.foreground above 0")
         return self
 
 
@@ -379,6 +383,9 @@ class InferenceConfig(Section):
     instance_score: float = Field(0.0, ge=0, le=1)
     """Minimum score of an instance. Average precision wants all of them, a picture only good ones:
     transformers takes 0.5."""
+    boxes: Literal["mask", "head"] = "mask"
+    """Boxes of instances. mask: tight around the mask. head: as the box head predicts them for the
+    foreground query that made the mask, clipped to the image (`model.foreground`)."""
     pseudo_score: float = Field(0.3, ge=0, le=1)
     """Minimum raw score of a pseudo-mask; a box whose mask scores less stays a box. With box
     prompts, the score is the mean probability within the mask, at least 0.5; with proposals, that
@@ -414,7 +421,7 @@ _PREDICT = _FORWARD | {"postprocess", "unseen", "seen_penalty"}
 INFERENCE_KEYS: Mapping[str, frozenset[str]] = {
     "panoptic": _PREDICT | {"score", "overlap", "dense"},
     "semantic": _PREDICT | {"dense"},
-    "instance": _PREDICT | {"instances", "instance_score"},
+    "instance": _PREDICT | {"instances", "instance_score", "boxes"},
     "box-prompts": frozenset({"batch_size", "precision", "pseudo_score"}),
     "proposals": _FORWARD | {"pseudo_score", "pseudo_overlap", "pseudo_class"},
 }
@@ -492,9 +499,15 @@ class Recipe(Section):
         if self.model.foreground:
             if not self.loss.matching:
                 raise ValueError("model.foreground needs loss.matching: it trains the queries")
+            if self.inference.boxes == "head" and self.inference.postprocess == "mask2former":
+                raise ValueError(
+                    'inference.postprocess "mask2former" does not read inference.boxes'
+                )
             return self
         defaults = LossConfig()
         for key in ("box_l1", "box_giou", "denoising"):
             if getattr(self.loss, key) != getattr(defaults, key):
                 raise ValueError(f"loss.{key} needs model.foreground above 0")
+        if self.inference.boxes == "head":
+            raise ValueError('inference.boxes = "head" needs model.foreground above 0')
         return self

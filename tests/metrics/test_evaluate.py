@@ -50,6 +50,10 @@ def test_results_give_the_same_figures_as_the_set_and_as_pycocotools(tmp_path):
         metrics = figures(truth, opened, "instance", iou_type=iou_type)
         assert [metrics[key] for key in KEYS] == reference(thing_pairs, truth.taxonomy, iou_type)
         assert metrics["per_class"].keys() == {"class 0", "class 1", "class 2"}
+    by_box = reference(thing_pairs, truth.taxonomy, "box")
+    for source in (predictions, open_predictions(str(tmp_path / "mask.json"), truth)):
+        assert [figures(truth, source, "instance")["box"][key] for key in KEYS] == by_box
+    assert "box" not in figures(truth, predictions, "instance", iou_type="box")
 
 
 @pytest.mark.parametrize(("evaluator", "boundary"), [("hotcoco", True), ("pycocotools", False)])

@@ -40,7 +40,8 @@ def build(config: ModelConfig) -> DataSeg:
     model = DataSeg(config).eval()
     if config.foreground:
         for head in (model.foreground_head.cell_head, model.foreground_head.query_head):
-            torch.nn.init.normal_(head[-1].weight, std=0.1)
+            if head is not None:
+                torch.nn.init.normal_(head[-1].weight, std=0.1)
     return model
 
 
@@ -219,6 +220,18 @@ def test_a_denoising_query_is_a_group_of_its_own(model: DataSeg) -> None:
     assert both is not None and single is not None
     for ours, theirs in zip(single, both, strict=True):
         torch.testing.assert_close(ours[:, :, 0], theirs[:, :, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_learned_boxes_are_the_same_for_all_images_and_names() -> None:
+    learned = build(SMALL.model_copy(update={"foreground": 6, "foreground_boxes": "learned"}))
+    first, second = (run(learned, things=torch.tensor(things)).queries for things in ([0, 2], [1]))
+    assert first is not None and second is not None
+    assert first.boxes is not None and second.boxes is not None
+    assert torch.equal(first.boxes, second.boxes)
+    assert torch.equal(first.boxes[0, 0], first.boxes[1, 0])
+    assert not torch.allclose(first.boxes[0, -1], first.boxes[1, -1])
+    corners = to_corners(first.boxes[0, 0])
+    assert (corners[:, 2:] > corners[:, :2]).all() and len(corners.unique(dim=0)) == 6
 
 
 def test_refined_boxes_start_from_the_layer_before() -> None:

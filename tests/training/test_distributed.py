@@ -17,6 +17,7 @@ from segkit.training.train import train
 from tests.training.stand_in import batches, take_steps
 from tests.training.two_processes import (
     BEST,
+    FOREGROUND,
     PARALLEL,
     QUIET,
     SAVED,
@@ -183,4 +184,30 @@ def test_two_processes_stop_resume_and_publish_the_run_of_one(
     assert rows[0]["gradient_norm"] == pytest.approx(expected[0]["gradient_norm"], rel=1e-4)
     weights = load_file(version / "model.safetensors")
     for name, value in load_file(single_run / "model.safetensors").items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-3, msg=name)
+
+
+@pytest.fixture(scope="module")
+def foreground_run(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run of one process with foreground queries."""
+    out = tmp_path_factory.mktemp("foreground") / "run"
+    data = [(str(toy_set.path), 1.0), (str(box_set.path), 1.0)]
+    overrides = [*FOREGROUND, "data.batch_size=4"]
+    return train(tiny, data, out, device="cpu", steps=3, overrides=overrides)
+
+
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_foreground_queries_of_two_processes_train_as_those_of_one(
+    parallel: str, pair: Path, foreground_run: Path
+) -> None:
+    """Learned queries, which the last batch of a step does not run, are reduced as well."""
+    version = versions(pair / parallel / "run" / "foreground")[1]
+    rows, expected = losses(version), losses(foreground_run)
+    for row, expected_row in zip(rows, expected, strict=True):
+        assert {"box_l1", "box_giou", "projection", "dice"} <= row["losses"].keys()
+        assert row["losses"] == pytest.approx(expected_row["losses"], rel=1e-3)
+    weights = load_file(version / "model.safetensors")
+    for name, value in load_file(foreground_run / "model.safetensors").items():
         torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-3, msg=name)

@@ -33,6 +33,8 @@ QUIET = [
     "loss.box_assist=pseudo",
     "loss.box_assist_start=2",
 ]
+FOREGROUND = [*QUIET, "model.foreground=4", "data.mixing=all", "loss.box_prompts=0.0"]
+"""Every step ends with a batch of boxes, in which the learned queries do not run."""
 BEST = ["training.evaluate_every=3", "training.publish=best", "training.keep_checkpoints=1"]
 
 
@@ -126,6 +128,8 @@ def train_runs(out: Path, tiny: str, sets: list[str]) -> dict[str, Any]:
         except StoppedError as error:
             results[f"{parallel} stop"] = str(error)
         results[f"{parallel} version"] = str(train(tiny, data, folder, resume=True, **options))
+        overrides = [*FOREGROUND, f"training.parallel={parallel}"]
+        train(tiny, data[:2], folder / "foreground", device="cpu", steps=3, overrides=overrides)
     return results
 
 
