@@ -121,6 +121,24 @@ class BoxPromptEncoder(nn.Module):
         height, width = image_size
         boxes = pad_sequence(prompts.boxes, batch_first=True)  # (B, Q, 4)
         labels = pad_sequence(prompts.labels, batch_first=True, padding_value=-1)  # (B, Q)
+        content, position = self.embed(boxes, labels, text, image_size)
+        u, v = box_coordinates(boxes, (height // stride, width // stride), stride)
+        region = (u.abs() <= CONTEXT) & (v.abs() <= CONTEXT)
+        basis = torch.stack((torch.ones_like(u), u, v, u * u, v * v, u * v), dim=2)
+        return BoxPromptQueries(boxes, labels, content, position, region, basis.clamp(-4, 4))
+
+    def embed(
+        self, boxes: Tensor, labels: Tensor, text: Tensor, image_size: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Content and position of queries for boxes, each (B, Q, hidden_dim).
+
+        Args:
+            boxes: (B, Q, 4) x0, y0, x1, y1 in pixels.
+            labels: (B, Q) int64, row of `text`, or -1 where the class is unknown.
+            text: (K, text_dim).
+            image_size: height and width in pixels.
+        """
+        height, width = image_size
         center, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
         extent = torch.tensor([width, height, width, height]).to(boxes.device, non_blocking=True)
         relative = torch.cat((center, size), -1) / extent
@@ -129,10 +147,7 @@ class BoxPromptEncoder(nn.Module):
         if not self.label_content:
             rows = self.no_label[None].expand_as(rows)
         content = self.content + self.label_encoder(rows[labels])
-        u, v = box_coordinates(boxes, (height // stride, width // stride), stride)
-        region = (u.abs() <= CONTEXT) & (v.abs() <= CONTEXT)
-        basis = torch.stack((torch.ones_like(u), u, v, u * u, v * v, u * v), dim=2)
-        return BoxPromptQueries(boxes, labels, content, position, region, basis.clamp(-4, 4))
+        return content, position
 
     def mask_bias(self, queries: Tensor, basis: Tensor) -> Tensor:
         """Evaluate the quadratic forms of queries.
@@ -145,6 +160,33 @@ class BoxPromptEncoder(nn.Module):
             (B, Q, h, w).
         """
         return torch.einsum("bqk,bqkhw->bqhw", self.coefficients(queries), basis)
+
+    def mask_prior(
+        self, queries: Tensor, boxes: Tensor, image_size: Sequence[int], stride: int
+    ) -> Tensor:
+        """Evaluate the quadratic forms of queries without a basis in memory, for many boxes.
+
+        Equal to `mask_bias` up to two half sides from the center of a box; beyond, u and v count as
+        two, in place of the limit on their products.
+
+        Args:
+            queries: (B, Q, hidden_dim), normalized.
+            boxes: (B, Q, 4) x0, y0, x1, y1 in pixels.
+            image_size: height and width in pixels.
+            stride: of the mask logits.
+
+        Returns:
+            (B, Q, h, w).
+        """
+        height, width = image_size
+        u, v = box_coordinates(boxes, (height // stride, width // stride), stride)
+        across, down = u[:, :, 0].clamp(-2, 2), v[..., 0].clamp(-2, 2)  # (B, Q, w), (B, Q, h)
+        one, x, y, xx, yy, xy = self.coefficients(queries)[..., None].unbind(2)  # (B, Q, 1)
+        columns = one + x * across + xx * across * across  # (B, Q, w)
+        rows = y * down + yy * down * down  # (B, Q, h)
+        mixed = (xy * down)[..., None] * across[:, :, None]  # (B, Q, h, w)
+        prior: Tensor = mixed + columns[:, :, None] + rows[..., None]
+        return prior
 
     def refine(
         self, queries: Tensor, masks: Tensor, pixels: Tensor, encoded: BoxPromptQueries, stride: int

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from segkit.model.backbone import STRIDES, Backbone
-from segkit.model.box_coding import cell_references, from_pixels, to_pixels
-from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPromptQueries, BoxPrompts
+from segkit.model.box_coding import cell_references, from_pixels
+from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPrompts
 from segkit.model.cell_classifier import cell_logits
 from segkit.model.foreground import BoxTrack, ForegroundHead
 from segkit.model.layers import Stack, detr_position_grid, position_grid
@@ -299,7 +299,7 @@ class DataSeg(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Queries and masks of boxes, as the transformer decoder returns them."""
         queries, masks = self.transformer_decoder(
-            track.prompts.content,
+            track.content,
             track.position,
             scales,
             pixels,
@@ -326,14 +326,8 @@ class DataSeg(nn.Module):
 
     def _track_boxes(self, boxes: Tensor, text: Tensor, image_size: Sequence[int]) -> BoxTrack:
         """Queries at boxes (B, k, 4), which the decoder's layers correct."""
-        encoder = self.box_prompt_encoder
-
-        def encode(boxes: Tensor) -> BoxPromptQueries:
-            prompts = BoxPrompts.without_labels(list(to_pixels(boxes, image_size)))
-            encoded: BoxPromptQueries = encoder(prompts, text, image_size, MASK_STRIDE)
-            return encoded
-
-        return BoxTrack(self.foreground_head, encoder, encode, boxes)
+        head, encoder = self.foreground_head, self.box_prompt_encoder
+        return BoxTrack(head, encoder, boxes, text, image_size, MASK_STRIDE)
 
 
 def _concatenate(learned: Proposals, foreground: Proposals) -> Proposals:

@@ -7,13 +7,13 @@ a cell's guess cannot mislead it. Unlike prompts of a user, these queries attend
 and to each other, so that two of them can share out what they see.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from segkit.model.box_coding import box_head, decode_boxes
-from segkit.model.box_prompt_encoder import BoxPromptEncoder, BoxPromptQueries
+from segkit.model.box_coding import box_head, decode_boxes, to_pixels
+from segkit.model.box_prompt_encoder import BoxPromptEncoder
 
 
 class ForegroundHead(nn.Module):
@@ -66,27 +66,32 @@ class BoxTrack:
 
     Args:
         head: of the boxes.
-        encoder: of the positions and of the masks' prior.
-        encode: boxes (B, k, 4) cx, cy, w, h in 0-1 -> box prompts.
-        boxes: (B, k, 4), before the first layer.
+        encoder: of the queries and of their masks' prior.
+        boxes: (B, k, 4) cx, cy, w, h in 0-1, before the first layer.
+        text: (K, text_dim), for the content of an unknown label.
+        image_size: height and width in pixels.
+        stride: of the mask logits.
     """
 
     def __init__(
         self,
         head: ForegroundHead,
         encoder: BoxPromptEncoder,
-        encode: Callable[[Tensor], BoxPromptQueries],
         boxes: Tensor,
+        text: Tensor,
+        image_size: Sequence[int],
+        stride: int,
     ) -> None:
-        self._head, self._encoder, self._encode = head, encoder, encode
-        self._reference = boxes.detach()
+        self._head, self._encoder = head, encoder
+        self._text, self._image_size, self._stride = text, image_size, stride
         self._layers = [boxes]
         self._started = False
-        self.prompts = encode(self._reference)
+        self.content = self._move(boxes)
+        """(B, k, hidden_dim), of the queries before the first layer."""
 
     def position(self) -> Tensor:
         """(B, k, hidden_dim), of the queries in the next layer."""
-        return self.prompts.position
+        return self._position
 
     def mask_bias(self, queries: Tensor) -> Tensor:
         """Update the boxes by normalized queries (B, k, hidden_dim), and get the masks' prior.
@@ -98,11 +103,20 @@ class BoxTrack:
             boxes = decode_boxes(self._head.query_head(queries), self._reference)
             self._layers.append(boxes)
             if self._head.refine:
-                self._reference = boxes.detach()
-                self.prompts = self._encode(self._reference)
+                self._move(boxes)
         self._started = True
-        return self._encoder.mask_bias(queries, self.prompts.basis)
+        return self._encoder.mask_prior(queries, self._pixels, self._image_size, self._stride)
 
     def boxes(self) -> Tensor:
         """(B, L, k, 4) cx, cy, w, h in 0-1: before the first layer and after each."""
         return torch.stack(self._layers, dim=1)
+
+    def _move(self, boxes: Tensor) -> Tensor:
+        """Move the queries to boxes (B, k, 4), and get their content."""
+        self._reference = boxes.detach()
+        self._pixels = to_pixels(self._reference, self._image_size)
+        unknown = torch.full_like(self._pixels[..., 0], -1, dtype=torch.int64)
+        content, self._position = self._encoder.embed(
+            self._pixels, unknown, self._text, self._image_size
+        )
+        return content

@@ -89,6 +89,23 @@ def test_the_references_of_cells_are_squares_around_their_centers() -> None:
     assert pixels[-1].tolist() == [56, 24, 64, 64]
 
 
+def test_the_prior_of_masks_is_that_of_box_prompts(model: DataSeg) -> None:
+    """Up to two half sides from the center; there every cell of the image is that near."""
+    generator = torch.Generator().manual_seed(0)
+    encoder, queries = model.box_prompt_encoder, torch.randn(2, 3, 32, generator=generator)
+    boxes = torch.tensor(
+        [[10.0, 20.0, 50.0, 70.0], [20.0, 12.0, 64.0, 60.0], [0.0, 0.0, 64.0, 96.0]]
+    )
+    boxes = boxes.expand(2, -1, -1)
+    with torch.no_grad():
+        basis = encoder(BoxPrompts.without_labels(list(boxes)), embeddings(2), (96, 64), 4).basis
+        expected = encoder.mask_bias(queries, basis)
+        prior = encoder.mask_prior(queries, boxes, (96, 64), 4)
+    near = (basis[:, :, 1:3].abs() <= 2).all(2)
+    assert near.float().mean() > 0.9
+    torch.testing.assert_close(prior[near], expected[near], rtol=1e-4, atol=1e-4)
+
+
 # --- selection ---
 
 

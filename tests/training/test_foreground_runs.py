@@ -42,7 +42,7 @@ def stop_after(step: int) -> Callbacks:
 
 def run(tiny: Path, toy: ShardSet, boxes: ShardSet, out: Path, **options: Any) -> Path:
     data = [(str(toy.path), 1.0), (str(boxes.path), 1.0)]
-    return train(tiny, data, out, device="cpu", steps=4, overrides=OVERRIDES, **options)
+    return train(tiny, data, out, device="cpu", steps=6, overrides=OVERRIDES, **options)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_stopped_run_resumes_exactly(
     trained: Path, tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
 ) -> None:
     with pytest.raises(StoppedError):
-        run(tiny, toy_set, box_set, tmp_path / "run", callbacks=stop_after(2))
+        run(tiny, toy_set, box_set, tmp_path / "run", callbacks=stop_after(3))
     resumed = run(tiny, toy_set, box_set, tmp_path / "run", resume=True)
     assert losses(resumed) == losses(trained)
     assert read_run_manifest(resumed).digest == read_run_manifest(trained).digest

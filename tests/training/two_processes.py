@@ -33,7 +33,7 @@ QUIET = [
     "loss.box_assist=pseudo",
     "loss.box_assist_start=2",
 ]
-FOREGROUND = [*QUIET, "model.foreground=4", "data.mixing=all", "loss.box_prompts=0.0"]
+FOREGROUND = [*QUIET, "model.foreground=4", "data.mixing=all"]
 """Every step ends with a batch of boxes, in which the learned queries do not run."""
 BEST = ["training.evaluate_every=3", "training.publish=best", "training.keep_checkpoints=1"]
 
