@@ -108,6 +108,9 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
     ),
     "segkit.zeroshot-bank": _bank,
     "segkit.zeroshot-train": _train,
+    "segkit.selftrain": lambda result: (
+        f"segkit train --recipe dataseg-mini --data {_word(result['masks'])} --out work/run"
+    ),
     "segkit.predict": _browse,
     "segkit.pseudolabel": _browse,
     "segkit.metrics": _worst,

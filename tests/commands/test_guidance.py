@@ -66,6 +66,7 @@ def test_every_next_command_has_the_options_it_names() -> None:
         "type": "run",
         "violations": [],
         "run": "r",
+        "masks": "m",
         "name": "n",
         "parts": {"train": {"path": "p"}},
     }

@@ -1,15 +1,18 @@
 """Self-training: what its rounds train on, when they end, and that no kill changes the result."""
 
 import hashlib
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
 from segkit.errors import InputError
 from segkit.inference.calibrate import ScoredBoxes
@@ -99,6 +102,10 @@ def test_a_run_can_be_the_first_teacher(home: Path, monkeypatch: pytest.MonkeyPa
     result = rounds("work", checkpoint=teacher, steps=None, round_steps=1, tta=True)
     assert ShardSet.open(result.rounds[0]["masks"]).manifest.arguments["tta"] is True
     assert result.rounds[0]["run"] == str(Path(teacher).resolve())
+    schema = json.loads((resources.files("segkit.schemas") / "selftrain.schema.json").read_text())
+    for folder in ("first", "work"):
+        state = json.loads((home / folder / "selftrain.json").read_text())
+        Draft202012Validator(schema).validate(state)
     assert not (home / "work" / "round-0" / "run").exists()
     assert ShardSet.open(result.rounds[0]["masks"]).manifest.parents
 
