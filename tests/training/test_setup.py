@@ -8,6 +8,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from segkit.errors import InputError
 from segkit.recipes.load import load_recipe, to_toml
 from segkit.recipes.schema import Recipe
+from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
@@ -21,6 +22,7 @@ from segkit.training.preflight import (
     name_sets,
 )
 from segkit.training.setup import open_datasets, resolve_pixel_statistics
+from segkit.training.train import train
 from tests.training.toy import TAXONOMY, write_toy_set
 
 IMAGENET = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -127,3 +129,20 @@ def test_new_names_are_encoded_before_training(
         encode_names(inputs)
         open_datasets(inputs.datasets, recipe)
     assert words == ["a brand-new gadget"]
+
+
+def test_a_run_records_what_its_mask_policies_drop(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    """The file of a group is read once: the recipe holds its classes."""
+    file = tmp_path / "boxes.txt"
+    file.write_text("cat\n")
+    overrides = [f'data.mask_policy={{"toy:@{file}" = "box"}}']
+    data = [(str(toy_set.path), 1.0)]
+    run = train(tiny, data, tmp_path / "run", steps=1, overrides=overrides, device="cpu")
+    counts = read_run_manifest(run).arguments["mask_policy"]["toy"]
+    segments = [segment for sample in toy_set.samples() for segment in sample.segments]
+    cats = sum(segment.class_id == 2 for segment in segments)
+    assert counts["box"] == {"classes": 1, "segments": cats, "masks": cats}
+    assert counts["mask"]["masks"] == len(segments) - cats
+    assert load_recipe(run / "recipe.toml").data.mask_policy == {"toy:cat": "box"}

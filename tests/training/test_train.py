@@ -75,23 +75,6 @@ def test_a_run_is_complete(trained: Path, toy_set: ShardSet, box_set: ShardSet, 
     assert manifest.rates == {"toy": 2.0, "boxes": 1.0} and manifest.steps == 12
 
 
-def test_a_run_records_what_its_mask_policies_drop(
-    tiny: Path, toy_set: ShardSet, tmp_path: Path
-) -> None:
-    """The file of a group is read once: the recipe holds its classes."""
-    file = tmp_path / "boxes.txt"
-    file.write_text("cat\n")
-    overrides = [f'data.mask_policy={{"toy:@{file}" = "box"}}']
-    data = [(str(toy_set.path), 1.0)]
-    run = train(tiny, data, tmp_path / "run", steps=1, overrides=overrides, device="cpu")
-    counts = read_run_manifest(run).arguments["mask_policy"]["toy"]
-    segments = [segment for sample in toy_set.samples() for segment in sample.segments]
-    cats = sum(segment.class_id == 2 for segment in segments)
-    assert counts["box"] == {"classes": 1, "segments": cats, "masks": cats}
-    assert counts["mask"]["masks"] == len(segments) - cats
-    assert load_recipe(run / "recipe.toml").data.mask_policy == {"toy:cat": "box"}
-
-
 def test_the_manifest_fits_the_published_schema_and_so_does_its_class(trained: Path) -> None:
     published = json.loads(
         (resources.files("segkit.schemas") / "run.schema.json").read_text("utf-8")
