@@ -123,15 +123,21 @@ class PooledTargets:
     def select(self, rows: Tensor) -> "PooledTargets":
         """The targets of some rows, (R,) int64 on the CPU."""
         on_device = rows.to(self.labels.device, non_blocking=True)
+        if bool(self.has_mask.any()):
+            masks, full_masks = self.masks[on_device], self.full_masks[on_device]
+        else:  # they take no memory
+            masks, full_masks = (
+                x[:1].expand(len(rows), -1, -1) for x in (self.masks, self.full_masks)
+            )
         return replace(
             self,
             labels=self.labels[on_device],
             has_mask=self.has_mask[rows],
             trust=self.trust[rows],
-            masks=self.masks[on_device],
+            masks=masks,
             boxes=self.boxes[on_device],
             corners=self.corners[rows],
-            full_masks=self.full_masks[on_device],
+            full_masks=full_masks,
             assist=None if self.assist is None else self.assist.select(on_device),
         )
 

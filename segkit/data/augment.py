@@ -118,9 +118,13 @@ class Crop:
         """The pixels of the result whose centers are inside a box, which is clipped to the content:
         (padded height, padded width)."""
         mask = np.zeros(self.padded_size, bool)
-        x0, y0, x1, y1 = np.ceil(np.asarray(self.clip(corners)) - 0.5).astype(int)
-        mask[y0:y1, x0:x1] = True
+        mask[self.box_slices(corners)] = True
         return mask
+
+    def box_slices(self, corners: Corners) -> tuple[slice, slice]:
+        """Rows and columns of the pixels of `filled_box`."""
+        x0, y0, x1, y1 = np.ceil(np.asarray(self.clip(corners)) - 0.5).astype(int).tolist()
+        return slice(y0, y1), slice(x0, x1)
 
     def box(self, box: Box) -> Corners:
         """Map a box of the source image to corners in the result, without clipping."""

@@ -18,10 +18,9 @@ class Targets:
     is_thing: Tensor
     """(T,) bool."""
     has_mask: Tensor
-    """(T,) bool: False where only the box is known; `masks` then holds the filled box, clipped to
-    the crop."""
+    """(T,) bool: False where only the box is known; `masks` is then False everywhere."""
     masks: Tensor
-    """(T, H, W) bool; masks of instances may overlap."""
+    """(T, H, W) bool; masks of instances may overlap. Without any mask, they take no memory."""
     boxes: Tensor
     """(T, 4) float32: x0, y0, x1, y1 in pixels of the crop, clipped to it."""
     is_part: Tensor
@@ -51,9 +50,15 @@ class Targets:
         moved = {
             name: value.to(device, non_blocking=non_blocking)
             for name, value in maps.items()
-            if value is not None
+            if value is not None and (name != "masks" or bool(self.has_mask.any()))
         }
+        moved.setdefault("masks", no_masks(len(self), self.void.shape, device))
         return replace(self, **moved)
+
+
+def no_masks(count: int, size: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Masks of targets without any: (count, height, width) bool, in the memory of one pixel."""
+    return torch.zeros(1, 1, 1, dtype=torch.bool, device=device).expand(count, *size)
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,8 @@ class Batch:
         return replace(self, images=images, targets=targets)
 
 
-_PER_TARGET = ("labels", "is_thing", "has_mask", "masks", "boxes", "is_part")
-"""The fields of `Targets` with one entry per target."""
+_PER_TARGET = ("labels", "is_thing", "has_mask", "boxes", "is_part")
+"""The fields of `Targets` with one entry per target, but for the masks."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,8 @@ class CollatedBatch:
     """(B,) targets of each image."""
     targets: dict[str, Tensor]
     """Each field with one entry per target, (sum of counts, ...)."""
+    masks: Tensor
+    """(M, H, W): those of all targets of the images in which any has one."""
     void: Tensor
     """(B, H, W)."""
     padding: Tensor | None
@@ -113,6 +120,7 @@ class CollatedBatch:
             self,
             images=self.images.pin_memory(),
             targets={name: tensor.pin_memory() for name, tensor in self.targets.items()},
+            masks=self.masks.pin_memory(),
             void=self.void.pin_memory(),
             padding=None if self.padding is None else self.padding.pin_memory(),
         )
@@ -128,6 +136,7 @@ def collate(batch: Batch) -> CollatedBatch:
             name: torch.cat([getattr(target, name) for target in targets])
             for name in (*_PER_TARGET, *(("trust",) if targets[0].trust is not None else ()))
         },
+        masks=torch.cat([target.masks[: _masks_sent(target.has_mask)] for target in targets]),
         void=torch.stack([target.void for target in targets]),
         padding=_stack_padding(targets),
         annotated=[
@@ -155,6 +164,11 @@ def uncollate(collated: CollatedBatch) -> Batch:
     fields = {
         name: torch.split(tensor, collated.counts) for name, tensor in collated.targets.items()
     }
+    masks = torch.split(collated.masks, [_masks_sent(flags) for flags in fields["has_mask"]])
+    fields["masks"] = tuple(
+        piece if len(piece) == count else no_masks(count, piece.shape[1:])
+        for piece, count in zip(masks, collated.counts, strict=True)
+    )
     targets = tuple(
         Targets(
             **{name: pieces[image] for name, pieces in fields.items()},
@@ -165,3 +179,8 @@ def uncollate(collated: CollatedBatch) -> Batch:
         for image, annotated in enumerate(collated.annotated)
     )
     return Batch(collated.images, targets, collated.dataset, collated.task, collated.sample_ids)
+
+
+def _masks_sent(has_mask: Tensor) -> int:
+    """How many masks a worker sends of an image: those of all targets, or none."""
+    return len(has_mask) if bool(has_mask.any()) else 0

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from segkit.data.augment import Crop
-from segkit.data.batch import Targets
+from segkit.data.batch import Targets, no_masks
 from segkit.data.check_sets import is_target
 from segkit.masks.boxes import Corners, Mask, corners, tight_box
 from segkit.masks.run_lengths import decode_counts
@@ -71,9 +71,12 @@ class _Target:
     """The first of the target's segments."""
     has_mask: bool
     mask: Mask
+    """Pixels of the crop, or of `place` in it; the filled box where the mask is not known."""
     box: Corners
     is_part: bool = False
     trust: float = 1.0
+    place: tuple[slice, slice] = (slice(None), slice(None))
+    """Rows and columns of the mask."""
 
 
 class _TargetBuilder:
@@ -113,12 +116,12 @@ class _TargetBuilder:
             if self._is_large_enough(target, indices):
                 targets.append(target)
             elif not unlabeled_is_void:
-                void |= target.mask
+                void[target.place] |= target.mask
         if not unlabeled_is_void:
             for region in self._void_regions():
                 void |= region
         for target in targets:
-            void &= ~target.mask
+            void[target.place] &= ~target.mask
         if self.task == "semantic":
             targets += self._parts(targets)
         return self._stack(targets, void, padding)
@@ -137,6 +140,8 @@ class _TargetBuilder:
 
     def _target(self, indices: Sequence[int]) -> _Target:
         """One target of segments of a class; it has a mask only if all of them have one."""
+        if len(indices) == 1 and indices[0] not in self.runs:
+            return self._box_target(self.sample.segments[indices[0]])
         regions = [self._region(index) for index in indices]
         masks = [mask for mask, _ in regions]
         mask = masks[0] if len(masks) == 1 else np.logical_or.reduce(masks)
@@ -148,6 +153,14 @@ class _TargetBuilder:
         ]
         trust = min(map(self._trust, indices)) if has_mask else 0.0
         return _Target(self.sample.segments[indices[0]], has_mask, mask, _hull(boxes), trust=trust)
+
+    def _box_target(self, segment: Segment) -> _Target:
+        """The target of a box; its filled box takes no memory."""
+        box = self.crop.box(segment.box)
+        rows, columns = place = self.crop.box_slices(box)
+        filled = np.broadcast_to(np.True_, (rows.stop - rows.start, columns.stop - columns.start))
+        corners = self.crop.clip(box) if filled.size else _hull([])
+        return _Target(segment, False, filled, corners, trust=0.0, place=place)
 
     def _trust(self, index: int) -> float:
         """Weight of the mask of a segment: its score, if it is a pseudo-mask and scores count."""
@@ -205,15 +218,19 @@ class _TargetBuilder:
     def _stack(self, targets: Sequence[_Target], void: Mask, padding: Mask) -> Targets:
         labels = [self.taxonomy.index[target.segment.class_id] for target in targets]
         is_thing = [target.segment.kind == "thing" for target in targets]
-        masks = np.zeros((len(targets), *void.shape), bool)
-        if targets:
-            np.stack([target.mask for target in targets], out=masks)
+        masks = no_masks(len(targets), void.shape)
+        if any(target.has_mask for target in targets):
+            dense = np.zeros((len(targets), *void.shape), bool)
+            for row, target in zip(dense, targets, strict=True):
+                if target.has_mask:
+                    row[:] = target.mask
+            masks = torch.from_numpy(dense)
         boxes = torch.tensor([target.box for target in targets], dtype=torch.float32)
         return Targets(
             labels=torch.tensor(labels, dtype=torch.int64),
             is_thing=torch.tensor(is_thing, dtype=torch.bool),
             has_mask=torch.tensor([target.has_mask for target in targets], dtype=torch.bool),
-            masks=torch.from_numpy(masks),
+            masks=masks,
             boxes=boxes.reshape(-1, 4),
             is_part=torch.tensor([target.is_part for target in targets], dtype=torch.bool),
             void=torch.from_numpy(void),

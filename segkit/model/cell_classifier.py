@@ -21,7 +21,7 @@ def cell_logits(
         scales: of the pixel decoder, (B, hidden_dim, h, w) each.
         text: (K, D_T), unit rows, one per class.
         norm: of the transformer decoder, over hidden_dim.
-        classifier: a class head of `CLASS_HEADS`.
+        classifier: the model's class head.
 
     Returns:
         Class logits of each scale, (B, h, w, K + 1); the last column is background.

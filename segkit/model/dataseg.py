@@ -22,7 +22,7 @@ from segkit.model.layers import Stack, detr_position_grid, position_grid
 from segkit.model.pixel_decoder import DeformablePixelDecoder, FPNPixelDecoder
 from segkit.model.prompt_maps import draw_prompt_maps
 from segkit.model.query_selection import select_cells
-from segkit.model.text_classifier import CLASS_HEADS
+from segkit.model.text_classifier import build_classifier
 from segkit.model.transformer_decoder import MaskAddition, TransformerDecoder
 from segkit.model.weight_transfer import WeightTransfer, expected_addition, labels_addition
 from segkit.recipes.schema import ModelConfig
@@ -90,7 +90,7 @@ class DataSeg(nn.Module):
             feedforward_dim=config.feedforward_dim,
             positions=detr_position_grid if config.pixel_decoder == "deformable" else position_grid,
         )
-        self.text_classifier = CLASS_HEADS[config.class_head](config.hidden_dim, config.text_dim)
+        self.text_classifier = build_classifier(config)
         self.query_content = nn.Embedding(config.queries, config.hidden_dim)
         self.query_position = nn.Embedding(config.queries, config.hidden_dim)
         # Small, so that from the first layer on the attended features outweigh the initial content.

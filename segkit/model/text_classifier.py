@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkit.recipes.schema import ModelConfig
 from segkit.taxonomy import Taxonomy
 
 
@@ -101,6 +102,14 @@ CLASS_HEADS = {
     "text_residual": TextResidualClassifier,
 }
 """Class heads by their name in `model.class_head`."""
+
+
+def build_classifier(config: ModelConfig) -> nn.Module:
+    """The class head of `model.class_head`."""
+    classifier = CLASS_HEADS[config.class_head](config.hidden_dim, config.text_dim)
+    if isinstance(classifier, TextClassifier):
+        nn.init.constant_(classifier.log_scale, math.log(config.class_scale))
+    return classifier
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,9 @@ class ModelConfig(Section):
     """cosine: scaled cosines of projected queries and class embeddings, for training from scratch.
     linear: plain inner products, which can hold a public Mask2Former's own class head.
     text_residual: cosine plus a linear residual, which `segkit zeroshot train` trains."""
+    class_scale: float = Field(10.0, gt=0, le=100)
+    """Factor of the cosines in the class logits at the start; it is learned, up to CLIP's 100. Not
+    for `class_head` linear."""
     text_dim: int = Field(384, gt=0)
     """D_T, the width of the text embeddings. Unset, it follows the text encoder."""
     hidden_dim: int = Field(128, gt=0)
@@ -114,6 +117,12 @@ class ModelConfig(Section):
             raise ValueError("model.refine_boxes needs boxes: set model.foreground above 0")
         if self.foreground_boxes != "cells" and not self.foreground:
             raise ValueError("model.foreground_boxes needs model.foreground above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _check_class_scale(self) -> "ModelConfig":
+        if self.class_head == "linear" and self.class_scale != 10.0:
+            raise ValueError("model.class_scale has no effect with a linear class_head")
         return self
 
 

@@ -263,3 +263,16 @@ def test_any_width_that_the_schema_accepts_can_be_built(
         output.queries.mask_logits.isfinite().all()
         and output.box_prompts.mask_logits.isfinite().all()
     )
+
+
+def test_the_class_scale_is_the_factor_of_the_cosines_at_the_start() -> None:
+    images, text = torch.rand(1, 3, 64, 64), embeddings(5)
+    logits = []
+    for scale in (10.0, 30.0):
+        torch.manual_seed(0)
+        model = DataSeg(SMALL.model_copy(update={"class_scale": scale})).eval()
+        logits.append(model(images, text).queries.class_logits)
+    torch.testing.assert_close(logits[1], 3 * logits[0])
+    assert logits[1].abs().max() <= 30.0
+    with pytest.raises(ValueError, match="no effect with a linear class_head"):
+        ModelConfig(class_head="linear", class_scale=20.0)
