@@ -8,6 +8,7 @@ predicts the mask of a box; while a run is loaded, a set of boxes read and a lab
 The data set and the recipe are those of the tests.
 """
 
+import os
 import sys
 import tempfile
 import threading
@@ -122,6 +123,7 @@ def trace() -> dict[str, list[str]]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        os.environ["SEGKIT_CACHE"] = str(folder / "cache")  # not what this user has encoded
         run, step, loaded_step = trace_step(folder)
         return {
             "one training step, from the batch": step,

@@ -1,0 +1,155 @@
+"""Benchmark `predict` and `pseudolabel` against the bare forward pass, by number of workers.
+
+    python scripts/bench_inference.py [--images 500] [--checkpoint RUN --data SET --boxes SET]
+    [--ray] [--repeats 3]
+
+Every row labels the same images with the same run: the model's forward passes by themselves, on
+the inputs that the command gave it; one process; two processes; with --ray, two actors of a
+Ray cluster of this machine. Rows take turns; a figure is the best of `--repeats`, starting of
+workers and loading of models included. On a CPU every process has one thread. Without --checkpoint,
+the run is `dataseg-mini` after one step on generated scenes, which are also the data.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from cuda_bench import SHIPPED
+from experiments import markdown
+from torch import nn
+
+from segkit.demo.layouts import write_native_sets
+from segkit.distributed import autocast
+from segkit.inference.open_teacher import TeacherSpec
+from segkit.inference.outputs import predict_set
+from segkit.inference.pseudolabel import pseudolabel
+from segkit.runs.open_run import load_run
+from segkit.runs.run import Run
+from segkit.shards.reader import ShardSet
+from segkit.sources.engine import ConvertOptions, convert
+from segkit.sources.objects365 import open_objects365
+from segkit.training.train import train
+from segkit.workers.devices import Workers
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of a forward pass."""
+COLUMNS = ("command", "workers", "items/s", "of the bare forward pass", "times one process")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=500, help="number of generated scenes")
+    parser.add_argument("--checkpoint", type=Path, help="a run instead of an untrained one")
+    parser.add_argument("--boxes", type=Path, help="a set with boxes instead of scenes")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ray", action="store_true", help="add two actors of Ray")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        boxes = ShardSet.open(options.boxes) if options.boxes else scenes(folder, options.images)
+        checkpoint = options.checkpoint or untrained(boxes, folder)
+        run = load_run(checkpoint, "auto")
+        workers = {"one process": Workers(), "two processes": Workers(count=2)}
+        if options.ray:
+            workers["two actors of Ray"] = Workers("ray", 2)
+
+        def predict(chosen: Workers) -> None:
+            predict_set(run, boxes, "panoptic", folder / "predicted", workers=chosen)
+
+        def label(chosen: Workers) -> None:
+            spec = TeacherSpec(str(checkpoint), "box-prompts")
+            pseudolabel(run, boxes, folder / "masks", workers=chosen, spec=spec)
+
+        count = boxes.manifest.statistics.boxes_only
+        rows = compare("predict, images", len(boxes), run, predict, workers, options.repeats)
+        rows += compare("pseudolabel, boxes", count, run, label, workers, options.repeats)
+    text = markdown(COLUMNS, rows)
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text, "utf-8")
+
+
+def scenes(folder: Path, images: int) -> ShardSet:
+    """Generated scenes with boxes."""
+    native = write_native_sets(folder / "native", train=images, val=1, seed=0)
+    source = open_objects365(native.objects365_boxes("train"), native.objects365_images)
+    convert(source, folder / "boxes", ConvertOptions(workers=1))
+    return ShardSet.open(folder / "boxes")
+
+
+def untrained(data: ShardSet, folder: Path) -> Path:
+    """A run of one step."""
+    settings = [*SHIPPED, "data.batch_size=2", "data.image_size=128"]
+    return train(
+        "dataseg-mini", [(str(data.path), 1.0)], folder / "run", steps=1, overrides=settings
+    )
+
+
+def compare(
+    name: str,
+    items: int,
+    run: Run,
+    label: Callable[[Workers], object],
+    workers: dict[str, Workers],
+    repeats: int,
+) -> list[tuple[str, ...]]:
+    """Rows of a command: seconds of the bare forward passes and of each number of workers."""
+    inputs = record_inputs(run.model, lambda: label(Workers()))
+    turns: dict[str, Callable[[], object]] = {"bare": lambda: replay(run, inputs)}
+    turns |= {key: partial(label, value) for key, value in workers.items()}
+    seconds: dict[str, list[float]] = {key: [] for key in turns}
+    for _ in range(repeats):
+        for key, turn in turns.items():
+            seconds[key].append(time_of(turn))
+    best = {key: min(values) for key, values in seconds.items()}
+    one = best["one process"]
+    return [
+        (name, key, f"{items / value:.3g}", f"{best['bare'] / value:.2f}", f"{one / value:.2f}")
+        for key, value in best.items()
+    ]
+
+
+def record_inputs(model: nn.Module, work: Callable[[], object]) -> list[Inputs]:
+    """The arguments of every forward pass during a call."""
+    inputs: list[Inputs] = []
+
+    def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.append((args, kwargs))
+
+    hook = model.register_forward_pre_hook(record, with_kwargs=True)
+    work()
+    hook.remove()
+    return inputs
+
+
+@torch.no_grad()
+def replay(run: Run, inputs: list[Inputs]) -> None:
+    """Run the forward passes by themselves."""
+    device = next(run.model.parameters()).device
+    with autocast(run.recipe.inference.precision, device):
+        for args, kwargs in inputs:
+            run.model(*args, **kwargs)
+
+
+def time_of(work: Callable[[], object]) -> float:
+    """Seconds of a call, until the device has finished."""
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
