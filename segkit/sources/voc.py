@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 from segkit.file_names import is_unsafe
 from segkit.masks import rle
 from segkit.sample import Sample
@@ -26,6 +26,8 @@ from segkit.sources.source import Record
 from segkit.taxonomy import load_taxonomy
 
 _BACKGROUND, _BORDER = 0, 255
+_MAX_NAME = 250
+"""Characters of a name without its extension; file systems allow 255 bytes."""
 
 
 class VocSemantic(SemanticMasks):
@@ -129,8 +131,8 @@ def _read_split(path: Path) -> list[str]:
     hint = "give the folder VOC2012 and --split train, val or trainval"
     stems = sorted(set(parse.read_text(path, hint=hint).split()))
     for stem in stems:
-        if is_unsafe(stem) or "/" in stem:
-            message = f"invalid image name {stem!r}"
+        if is_unsafe(stem) or "/" in stem or len(stem) > _MAX_NAME:
+            message = f"invalid image name {short(repr(stem))}"
             raise InputError(message, file=path, hint="download the list again")
     return stems
 
