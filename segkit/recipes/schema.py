@@ -160,7 +160,8 @@ class LossConfig(Section):
     classes: Literal["softmax", "sigmoid"] = "softmax"
     """Class loss of proposals. softmax: cross-entropy over the classes and background, as in
     Mask2Former. sigmoid: focal loss of each class against background, as in OpenSeeD; `background`
-    does not apply. Inference is the same for both."""
+    does not apply. Inference is the same for both, but focal loss leaves probabilities lower: lower
+    `inference.score` with it."""
     box_l1: float = Field(5.0, ge=0)
     """Weight of the L1 distance of predicted boxes, with `model.foreground`, where boxes of objects
     are known (OpenSeeD's and DETR's weight)."""

@@ -108,6 +108,12 @@ def test_overrides_are_typed_by_the_recipe() -> None:
         ("model.hidden_dim=130", "is not a multiple of"),
         ("model.mask_dim=3", "model.mask_dim"),
         ("data.mask_policy.coco=boxes", "data.mask_policy.coco"),
+        ("model.refine_boxes=true", "model.refine_boxes needs boxes: set model.foreground above 0"),
+        ("model.foreground_boxes=learned", "needs model.foreground above 0"),
+        ("loss.box_l1=1.0", "loss.box_l1 needs model.foreground above 0"),
+        ("loss.box_giou=1.0", "loss.box_giou needs model.foreground above 0"),
+        ("loss.denoising=1.0", "loss.denoising needs model.foreground above 0"),
+        ("inference.boxes=head", "needs model.foreground above 0"),
     ],
 )
 def test_an_invalid_override_is_refused(override: str, message: str) -> None:
@@ -161,6 +167,16 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
 def test_data_keys_out_of_range_are_refused(key: str, value: str) -> None:
     with pytest.raises(InputError, match=f"data.{key}"):
         load_recipe("dataseg-mini", [f"data.{key}={value}"])
+
+
+def test_foreground_queries_need_matching_and_segkits_post_processing() -> None:
+    foreground = "model.foreground=4"
+    with pytest.raises(InputError, match=r"needs loss\.matching"):
+        load_recipe("dataseg-mini", [foreground, "loss.matching=false"])
+    head = [foreground, "inference.boxes=head"]
+    assert load_recipe("dataseg-mini", head).inference.boxes == "head"
+    with pytest.raises(InputError, match="does not read"):
+        load_recipe("dataseg-mini", [*head, "inference.postprocess=mask2former"])
 
 
 def test_box_assist_needs_box_prompts_and_its_start_an_effect() -> None:
