@@ -8,6 +8,9 @@ the same proposals; their largest difference is printed. Each trains on panoptic
 own losses (segkit's without box prompts, which Mask2Former lacks) and the same fused AdamW. The two
 take turns in one process; a figure is the median of `--repeats`. Memory is the peak of a phase
 beyond weights and optimizer state.
+
+`--kinds` measures segkit only, by kind of batch: `dataseg-mini`'s model on masks, on the same
+targets as boxes only, and `openseed-mini`'s on boxes, whose queries are then foreground queries.
 """
 
 import argparse
@@ -18,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +31,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segkit.criterion.query_groups import runs_learned_queries
 from segkit.criterion.set_criterion import SetCriterion
-from segkit.data.batch import Batch, Targets
+from segkit.data.batch import Batch, Targets, no_masks
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_config
 from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import LossConfig, ModelConfig
 
 CLASSES, TARGETS = 133, 12
@@ -56,6 +61,8 @@ def main() -> None:
         "--precision", choices=list(PRECISIONS), help="fp32, or bf16 autocast (default on CUDA)"
     )
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--targets", type=int, default=TARGETS, help="per image")
+    parser.add_argument("--kinds", action="store_true", help="compare kinds of batches")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch on a CPU (default: all cores)")
@@ -69,16 +76,18 @@ def main() -> None:
     precision = options.precision or ("bf16" if on_gpu else "fp32")
     rows: list[list[str]] = []
     for size in options.size or ([512, 1024] if on_gpu else [512]):
-        rows += bench(options, size, PRECISIONS[precision])
+        rows += (bench_kinds if options.kinds else bench)(options, size, PRECISIONS[precision])
     title = f"{options.backbone}, batch {options.batch}, {precision}, {hardware(options.device)}"
-    report(title, rows, options.markdown)
+    if options.kinds:
+        title = f"dataseg-mini, {options.targets} targets, {title.partition(', ')[2]}"
+    report(title, KIND_HEADS if options.kinds else HEADS, rows, options.markdown)
 
 
 def bench(options: argparse.Namespace, size: int, precision: torch.dtype) -> list[list[str]]:
     """Rows of the table for one image size."""
     torch.manual_seed(0)
     device = torch.device(options.device)
-    batch = scene(options.batch, size).to(device)
+    batch = scene(options.batch, size, options.targets).to(device)
     peer = mask2former(options.backbone)
     model = load_weights(peer)
     difference = largest_difference(model, peer, batch.images.cpu())
@@ -95,6 +104,41 @@ def bench(options: argparse.Namespace, size: int, precision: torch.dtype) -> lis
         [str(size), phase, *(f"{value:.3g}" for value in compare(candidates, phase, options.batch))]
         for phase in PHASES
     ]
+
+
+def bench_kinds(options: argparse.Namespace, size: int, precision: torch.dtype) -> list[list[str]]:
+    """Rows of the table of kinds for one image size."""
+    torch.manual_seed(0)
+    masks = scene(options.batch, size, options.targets)
+    boxes = replace(masks, task="instance", targets=tuple(map(without_masks, masks.targets)))
+    candidates = {
+        kind: segkit(DataSeg(config).to(options.device), batch.to(options.device), precision)
+        for kind, config, batch in (
+            ("masks", load_recipe("dataseg-mini").model, masks),
+            ("boxes", load_recipe("dataseg-mini").model, boxes),
+            ("boxes, query groups", load_recipe("openseed-mini").model, boxes),
+        )
+    }
+    for _ in range(options.repeats + 1):
+        for candidate in candidates.values():
+            candidate.turn()
+    return [
+        [str(size), kind]
+        + [f"{statistics.median(candidate.seconds[phase][1:]):.3g}" for phase in PHASES[1:3]]
+        + [f"{max(candidate.mebibytes['full step'][1:]):.3g}"]
+        for kind, candidate in candidates.items()
+    ]
+
+
+def without_masks(target: Targets) -> Targets:
+    """The same targets as boxes of things only."""
+    count = len(target)
+    return replace(
+        target,
+        is_thing=torch.ones(count, dtype=torch.bool),
+        has_mask=torch.zeros(count, dtype=torch.bool),
+        masks=no_masks(count, target.void.shape),
+    )
 
 
 def compare(candidates: "list[Candidate]", phase: str, images: int) -> tuple[float, ...]:
@@ -166,14 +210,19 @@ def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Candidate:
     text = F.normalize(torch.randn(CLASSES, model.config.text_dim), dim=1)
     table = ClassEmbeddings(text, torch.arange(CLASSES) < 80).to(batch.images.device)
     criterion = SetCriterion(LossConfig(box_prompts=0), {batch.dataset: table.is_thing})
+    groups: dict[str, Any] = {}
+    if model.config.foreground:
+        learned_queries = runs_learned_queries(batch.task)
+        groups = {"learned_queries": learned_queries, "things": table.things}
 
     def loss() -> Tensor:
-        losses = criterion(model(batch.images, table.text), batch, None, step=0)
+        outputs = model(batch.images, table.text, **groups)
+        losses = criterion(outputs, batch, None, step=0)
         return torch.stack(list(losses.values())).sum()
 
     return Candidate(
         model,
-        lambda: model(batch.images, table.text, aux_outputs=False),
+        lambda: model(batch.images, table.text, aux_outputs=False, **groups),
         loss,
         batch.images.device,
         precision,
@@ -227,20 +276,20 @@ def largest_difference(model: DataSeg, peer: nn.Module, images: Tensor) -> float
     return float((ours - theirs).abs().max())
 
 
-def scene(images: int, size: int) -> Batch:
+def scene(images: int, size: int, count: int) -> Batch:
     """A batch of noise, with rectangles as masks."""
     generator = torch.Generator().manual_seed(0)
     targets = []
     for _ in range(images):
-        corner = torch.rand(TARGETS, 2, generator=generator) * size * 0.6
+        corner = torch.rand(count, 2, generator=generator) * size * 0.6
         boxes = torch.cat(
-            (corner, corner + size * (0.1 + 0.3 * torch.rand(TARGETS, 2, generator=generator))), 1
+            (corner, corner + size * (0.1 + 0.3 * torch.rand(count, 2, generator=generator))), 1
         )
-        labels = torch.randint(0, CLASSES, (TARGETS,), generator=generator)
+        labels = torch.randint(0, CLASSES, (count,), generator=generator)
         cells = torch.arange(size)
         across = (cells >= boxes[:, :1]) & (cells < boxes[:, 2:3])
         down = (cells >= boxes[:, 1:2]) & (cells < boxes[:, 3:])
-        masks, known = down[:, :, None] & across[:, None], torch.ones(TARGETS, dtype=torch.bool)
+        masks, known = down[:, :, None] & across[:, None], torch.ones(count, dtype=torch.bool)
         targets.append(
             Targets(
                 labels, labels < 80, known, masks, boxes, ~known, torch.zeros(size, size).bool()
@@ -302,12 +351,19 @@ def hardware(device: str) -> str:
     )
 
 
-def report(title: str, rows: list[list[str]], markdown: Path | None) -> None:
+HEADS = ("px", "phase", "segkit img/s", "HF img/s", "faster", "segkit MiB", "HF MiB", "smaller")
+KIND_HEADS = ("px", "batch of", "forward + loss, s", "backward, s", "MiB")
+
+
+def report(
+    title: str, heads: tuple[str, ...], rows: list[list[str]], markdown: Path | None
+) -> None:
     """Print the table."""
-    heads = ("px", "phase", "segkit img/s", "HF img/s", "faster", "segkit MiB", "HF MiB", "smaller")
     table = Table(title=title)
     for head in heads:
-        table.add_column(head, justify="left" if head == "phase" else "right", no_wrap=True)
+        table.add_column(
+            head, justify="left" if head in ("phase", "batch of") else "right", no_wrap=True
+        )
     for row in rows:
         table.add_row(*row)
     Console(width=110).print(table)
