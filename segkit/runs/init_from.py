@@ -27,9 +27,10 @@ _ADDED_PARTS = {
     "weight_transfer": "weight_transfer.",
     "box_mlp": "box_prompt_encoder.mask_head.mlp.",
     "foreground": "foreground_head.",
+    "prompt_maps": ".prompt_weight",
 }
-"""Keys that add a part to the model -> prefix of its weights. A run without the part may start a
-model that has it: the part's output is 0 at first, or it adds queries."""
+"""Keys that add a part to the model -> what the names of its weights contain. A run without the
+part may start a model that has it: the part's output is 0 at first, or it adds queries."""
 
 
 def resolve_init_from(recipe: Recipe) -> Recipe:
@@ -89,8 +90,8 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
         text = run.recipe.text
         hint = f"--set text.encoder={text.encoder} --set text.templates={text.templates}"
         raise InputError(message, file=run.path, hint=hint)
-    prefixes = tuple(_ADDED_PARTS[key] for key in added)
-    kept = {name: w for name, w in model.state_dict().items() if name.startswith(prefixes)}
+    parts = [_ADDED_PARTS[key] for key in added]
+    kept = {n: w for n, w in model.state_dict().items() if any(part in n for part in parts)}
     model.load_state_dict({**kept, **run.model.state_dict()})
 
 

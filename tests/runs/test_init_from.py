@@ -156,3 +156,13 @@ def test_foreground_queries_and_drop_path_are_added_to_a_run_without_them(
     assert state.keys() - before.keys() == {
         name for name in state if name.startswith("foreground_head.")
     }
+
+
+def test_prompt_maps_are_added_to_a_run_without_them(trained: Path, tiny: Path) -> None:
+    settings = ["model.prompt_maps=true", "loss.matching=false", "loss.max_box_prompts=1"]
+    model = DataSeg(load_recipe(tiny, settings).model)
+    init_from(model, str(trained), Encoding())
+    state, before = model.state_dict(), load_file(trained / "model.safetensors")
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    (added,) = state.keys() - before.keys()
+    assert added.endswith(".prompt_weight") and not state[added].any()
