@@ -1,5 +1,6 @@
 """The boxes of a label layer as rows: their scores and, where the truth is known, their IoU."""
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ def read_boxes(layer: ShardSet, truth: HiddenTruth | None = None) -> LabeledBoxe
 
     Crowds, ignored objects and masks of another origin are left out.
     """
-    rows: list[tuple[int, int, int, float, float, float, bool]] = []
+    rows = array("d")  # 56 bytes a box; a set may have millions
     for image, sample in enumerate(layer.samples()):
         chosen = list(prompted_segments(sample))
         objects = truth.objects(sample) if truth else {}
@@ -101,7 +102,7 @@ def read_boxes(layer: ShardSet, truth: HiddenTruth | None = None) -> LabeledBoxe
         iou = dict(zip((n for n, _ in known), matched_iou(true, masks).tolist(), strict=True))
         for number, segment in chosen:
             score = np.nan if segment.mask is None else segment.score
-            rows.append(
+            rows.extend(
                 (
                     image,
                     number,
@@ -112,7 +113,7 @@ def read_boxes(layer: ShardSet, truth: HiddenTruth | None = None) -> LabeledBoxe
                     number in iou,
                 )
             )
-    columns = np.array(rows, np.float64).reshape(-1, 7).T
+    columns = np.frombuffer(rows).reshape(-1, 7).T
     image, number, label = columns[:3].astype(np.int64)
     area, score, iou, is_known = columns[3:]
     return LabeledBoxes(image, number, label, area, score, iou, is_known.astype(bool))

@@ -175,6 +175,22 @@ def test_the_page_states_the_figures_and_loads_nothing(
     assert "median tightness" in plain and "box of" in plain
 
 
+def test_a_layer_of_crowds_only_has_a_report(tmp_path: Path) -> None:
+    _, boxes = named_sets(tmp_path)
+
+    def crowds() -> Iterator[tuple[Sample, bytes]]:
+        for sample in boxes.samples():
+            segments = tuple(replace(s, is_crowd=True) for s in sample.segments)
+            yield replace(sample, segments=segments), boxes.image_bytes(sample)
+
+    header = Header(taxonomy=boxes.taxonomy, kind="boxes", name="crowds", command="test")
+    data = write_set(tmp_path / "crowds", crowds(), header)
+    rows = read_boxes(data)
+    assert not len(rows.area)
+    page = labeling_report(data, rows, score_name="score")
+    assert "0 boxes in 6 images" in page and "<img" not in page
+
+
 def rows_of(layer: ShardSet, count: int) -> LabeledBoxes:
     boxes = read_boxes(layer)
     return LabeledBoxes(*(np.resize(values[1:], count) for values in vars(boxes).values()))
