@@ -150,6 +150,8 @@ def pseudolabel(
     from segkit.inference.mask_statistics import describe_masks
 
     teacher = (spec if workers.in_process else spec.on(workers.caller_device)).open()
+    if tta and teacher.calibration is not None:
+        note("the run is calibrated without --tta, with which masks are better than expected")
     with progress_bar(f"pseudolabel {boxes.path.parent.name}", len(boxes)) as advance:
         layer, transfer = label_boxes(
             teacher,

@@ -120,6 +120,14 @@ def test_min_iou_keeps_the_masks_of_that_expected_iou(
     assert "min_iou" not in ShardSet.open(tmp_path / "all").manifest.arguments
 
 
+def test_augmentation_of_a_calibrated_run_is_noted(
+    calibrated: tuple[Path, dict[str, object]], boxes: ShardSet, tmp_path: Path
+) -> None:
+    common = ("pseudolabel", "--checkpoint", calibrated[0], "--data", boxes.path, "--no-preview")
+    assert "calibrated without --tta" in call(*common, "--out", tmp_path / "a", "--tta").stderr
+    assert "calibrated without" not in call(*common, "--out", tmp_path / "b").stderr
+
+
 def test_the_predictor_gives_expected_iou_too(
     calibrated: tuple[Path, dict[str, object]], toy: ShardSet
 ) -> None:
