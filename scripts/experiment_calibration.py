@@ -145,11 +145,16 @@ def maps_of(boxes: ScoredBoxes, *, by_size: bool) -> dict[str, ScoreMap]:
     return maps
 
 
-def errors(maps: dict[str, ScoreMap], boxes: ScoredBoxes) -> tuple[float, float]:
-    """Calibration error, and mean error of a box."""
-    expected = expected_iou(maps, boxes.score, boxes.area)
+def errors(maps: dict[str, ScoreMap], boxes: ScoredBoxes) -> tuple[float, float, float]:
+    """Calibration error, mean error of a box, and mean of expected IoU - IoU."""
+    return errors_of(expected_iou(maps, boxes.score, boxes.area), boxes)
+
+
+def errors_of(expected: Floats, boxes: ScoredBoxes) -> tuple[float, float, float]:
+    """The errors of given expected IoU (Q,)."""
+    difference = expected - boxes.iou
     error = calibration_error(reliability(expected, boxes.iou))
-    return error, float(np.abs(expected - boxes.iou).mean())
+    return error, float(np.abs(difference).mean()), float(difference.mean())
 
 
 def calibration_table(
@@ -157,34 +162,32 @@ def calibration_table(
 ) -> str:
     """Errors of maps that are fitted to halves of the boxes, and to other sets."""
     rows: list[tuple[str, ...]] = []
-    raw = calibration_error(reliability(boxes.score, boxes.iou))
-    box_error = float(np.abs(boxes.score - boxes.iou).mean())
-    rows.append(("none: the raw score", f"{raw:.4f}", f"{box_error:.4f}"))
+    raw = errors_of(boxes.score, boxes)
+    rows.append(("none: the raw score", *(f"{value:.4f}" for value in raw)))
     tables = {"by size": True, "one map": False}
-    for name, by_size in tables.items():
+    halves = {name: (by_size, boxes) for name, by_size in tables.items()}
+    halves["by size; applied to masks of --tta"] = True, augmented
+    for name, (by_size, checked) in halves.items():
         figures = []
         for seed in SEEDS:
             images = np.unique(boxes.image)
             half = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
             fitted = np.isin(boxes.image, half)
-            figures.append(
-                errors(maps_of(boxes.select(fitted), by_size=by_size), boxes.select(~fitted))
-            )
-        error, box_error = np.array(figures).T
+            maps = maps_of(boxes.select(fitted), by_size=by_size)
+            figures.append(errors(maps, checked.select(~fitted)))
         label = f"half of these images, {len(SEEDS)} seeds, {name}"
-        spread = [
-            f"{values.mean():.4f} ± {values.std(ddof=1):.4f}" for values in (error, box_error)
-        ]
+        spread = [f"{np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}" for v in zip(*figures, strict=True)]
         rows.append((label, *spread))
     for place, fitted_boxes in masked.items():
         for name, by_size in tables.items():
             maps = maps_of(fitted_boxes, by_size=by_size)
-            label = f"{place} ({len(fitted_boxes.iou)} boxes), {name}"
+            mean = f"mean IoU {fitted_boxes.iou.mean():.3f}"
+            label = f"{place} ({len(fitted_boxes.iou)} boxes, {mean}), {name}"
             rows.append((label, *(f"{value:.4f}" for value in errors(maps, boxes))))
         maps = maps_of(fitted_boxes, by_size=True)
         figures_tta = (f"{value:.4f}" for value in errors(maps, augmented))
         rows.append((f"{place}, by size; applied to masks of --tta", *figures_tta))
-    return markdown(("fitted to", "calibration error", "mean error of a box"), rows)
+    return markdown(("fitted to", "calibration error", "mean error of a box", "bias"), rows)
 
 
 def view_table(arms: dict[str, ScoredBoxes]) -> str:
