@@ -5,6 +5,7 @@ pseudo-masks that the round before made of the boxes.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +83,12 @@ def plan_selftraining(
     """Check the arguments of `selftrain`, as far as that needs no PyTorch.
 
     Raises:
-        InputError: a recipe, set or run that cannot be used, no round, a share outside 0-1, or
-            steps that nothing would read.
+        InputError: a recipe, set or run that cannot be used, no round, a share outside 0-1, steps
+            that nothing would read, or several processes.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        hint = "start it without torchrun"
+        raise InputError("self-training runs in one process", record="torchrun", hint=hint)
     if rounds < 1:
         raise InputError(f"{rounds} rounds", record="--rounds", hint="give 1 or more")
     if not 0 < share < 1:

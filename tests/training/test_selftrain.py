@@ -171,6 +171,12 @@ def test_another_self_training_in_the_folder_is_refused(home: Path) -> None:
         read_state(home / "work", other)
 
 
+def test_several_processes_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="in one process"):
+        rounds("work")
+
+
 def test_slips_are_refused_before_torch(home: Path) -> None:
     base = ["--recipe", "tiny.toml", "--data", "masks", "--boxes", "boxes", "--out", "work"]
     replaced = {
