@@ -175,3 +175,24 @@ def test_slips_are_refused_before_torch_is_imported(
     ]
     assert_refused_before_torch(["zeroshot"], slips)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_split_command_writes_both_parts_and_refuses_slips(
+    blocks: ShardSet, tmp_path: Path
+) -> None:
+    (tmp_path / "cows.txt").write_text("cow\n")
+    split = ("split", blocks.path, "--out", tmp_path / "parts", "--zero-shot")
+    parts = run_json(*split, tmp_path / "cows.txt")["parts"]
+    assert {name: part["images"] for name, part in parts.items()} == {"seen": 6, "unseen": 3}
+    parts = run_json(*split, tmp_path / "cows.txt", "--policy", "ignore-pixels")["parts"]
+    assert {name: part["images"] for name, part in parts.items()} == {"seen": 9, "unseen": 3}
+    slips = [
+        [str(blocks.path), "--out", str(tmp_path / "p"), "--part", "a=1", "--zero-shot", "x"],
+        [str(blocks.path), "--out", str(tmp_path / "p"), "--zero-shot", "coco-1-2"],
+        [str(blocks.path), "--out", str(tmp_path / "p"), "--zero-shot", "coco-48-17"],
+        [str(blocks.path), "--out", str(tmp_path / "p"), "--part", "a=1", "--policy",
+         "ignore-pixels"],
+        [str(blocks.path), "--out", str(tmp_path / "p"), "--zero-shot",
+         str(tmp_path / "cows.txt"), "--policy", "blur"],
+    ]  # fmt: skip
+    assert_refused_before_torch(["split"], slips)
