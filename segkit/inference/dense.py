@@ -7,6 +7,8 @@ pixels to the stuff class that has the highest score of all classes, as Panoptic
 et al. 2019, section 3).
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +23,24 @@ from segkit.shards.manifest import Task
 MIN_STUFF_SHARE = 4096 / (640 * 480)
 """Share of an image that a stuff segment covers at least: Panoptic FPN's 4,096 pixels of an image
 of COCO's size."""
+
+
+def penalize_seen_cells(cells: Tensor, is_unseen: Tensor | None, penalty: float) -> Tensor:
+    """`penalize_seen` for the class probabilities of cells, which have no background.
+
+    Args:
+        cells: (K, h, w).
+        is_unseen: (K,) bool; None if no class is unseen.
+        penalty: at least 0; with 0 the probabilities are returned as they are.
+
+    Returns:
+        (K, h, w).
+    """
+    if not penalty or is_unseen is None:
+        return cells
+    factor = torch.where(is_unseen, 1.0, math.exp(-penalty))  # (K,)
+    penalized = cells * factor[:, None, None]
+    return penalized / penalized.sum(0)
 
 
 def dense_masks(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segkit.data.augment import Crop, full_image_crop
 from segkit.distributed import autocast
-from segkit.inference.dense import dense_masks
+from segkit.inference.dense import dense_masks, penalize_seen_cells
 from segkit.inference.head_boxes import with_head_boxes
 from segkit.inference.mask2former import mask2former_masks
 from segkit.inference.postprocess import LabeledMask, penalize_seen, postprocess
@@ -93,7 +93,8 @@ def predict_images(
         class_logits = penalize_seen(output.class_logits, is_unseen, config.seen_penalty)
         logits = class_logits, output.mask_logits
         if output.cells is not None:
-            masks = dense_masks(task, *logits, output.cells, output.crop, is_thing, config)
+            cells = penalize_seen_cells(output.cells, is_unseen, config.seen_penalty)
+            masks = dense_masks(task, *logits, cells, output.crop, is_thing, config)
         else:
             masks = label_masks(task, *logits, output.crop, is_thing, config)
         if output.boxes is not None and task == "instance":

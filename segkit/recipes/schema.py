@@ -338,11 +338,6 @@ class Recipe(Section):
             )
         if self.inference.dense > 0 and self.inference.postprocess == "mask2former":
             raise ValueError('inference.postprocess "mask2former" does not read inference.dense')
-        if self.inference.dense > 0 and self.inference.seen_penalty > 0:
-            raise ValueError(
-                "inference.seen_penalty does not apply to the cells' classes; "
-                "leave inference.dense at 0"
-            )
         return self
 
     @model_validator(mode="after")

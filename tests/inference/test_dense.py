@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from segkit.data.augment import full_image_crop
 from segkit.errors import InputError
-from segkit.inference.dense import MIN_STUFF_SHARE, dense_masks
+from segkit.inference.dense import MIN_STUFF_SHARE, dense_masks, penalize_seen_cells
 from segkit.inference.postprocess import panoptic, semantic
 from segkit.inference.upscale import to_image
 from segkit.model.cell_classifier import cell_probability
@@ -86,6 +86,15 @@ def test_cells_of_all_scales_vote_without_background() -> None:
     assert torch.equal(cell_probability((coarse, fine)), result)
 
 
+def test_the_penalty_on_seen_classes_is_that_of_logits() -> None:
+    logits, is_unseen = torch.randn(4, 3, 5), torch.tensor([True, False, False, True])
+    cells = logits.softmax(0)
+    expected = torch.where(is_unseen[:, None, None], logits, logits - 1.5).softmax(0)
+    torch.testing.assert_close(penalize_seen_cells(cells, is_unseen, 1.5), expected)
+    assert penalize_seen_cells(cells, is_unseen, 0.0) is cells
+    assert penalize_seen_cells(cells, None, 1.5) is cells
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -93,15 +102,6 @@ def test_cells_of_all_scales_vote_without_background() -> None:
         (
             ["inference.dense=0.5", "loss.dense=1", 'inference.postprocess="mask2former"'],
             "does not read inference.dense",
-        ),
-        (
-            [
-                "inference.dense=0.5",
-                "loss.dense=1",
-                "inference.seen_penalty=1",
-                'inference.unseen=["road"]',
-            ],
-            "does not apply to the cells",
         ),
     ],
 )
