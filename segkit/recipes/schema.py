@@ -9,14 +9,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from segkit.recipes.sections import DataConfig as DataConfig
-from segkit.recipes.sections import MaskPolicy as MaskPolicy
-from segkit.recipes.sections import OptimizerConfig as OptimizerConfig
-from segkit.recipes.sections import Precision as Precision
-from segkit.recipes.sections import Section as Section
-from segkit.recipes.sections import TextConfig as TextConfig
-from segkit.recipes.sections import TrainingConfig as TrainingConfig
-from segkit.recipes.sections import WeightTransferConfig as WeightTransferConfig
+from segkit.recipes.training_sections import DataConfig as DataConfig
+from segkit.recipes.training_sections import MaskPolicy as MaskPolicy
+from segkit.recipes.training_sections import OptimizerConfig as OptimizerConfig
+from segkit.recipes.training_sections import Precision as Precision
+from segkit.recipes.training_sections import Section as Section
+from segkit.recipes.training_sections import TextConfig as TextConfig
+from segkit.recipes.training_sections import TrainingConfig as TrainingConfig
+from segkit.recipes.training_sections import WeightTransferConfig as WeightTransferConfig
 
 Strategy = Literal["box-prompts", "proposals"]
 """How pseudo-labels get their masks: the model segments each box as a prompt, or its own proposals

@@ -21,26 +21,29 @@ def median_distance(features: Tensor) -> Tensor:
 def mmd(real: Tensor, generated: Tensor, bandwidths: Sequence[float], scale: Tensor) -> Tensor:
     """Maximum mean discrepancy of two sets of features (Gretton et al. 2012, eq. 5).
 
-    The kernel is a sum of Gaussians. The biased estimate of the square is never negative in exact
-    arithmetic; rounding can make it so, and it is clamped before the root.
+    Leading dimensions are pairs of sets. The kernel is a sum of Gaussians. The biased estimate of
+    the square is never negative in exact arithmetic; rounding can make it so, and it is clamped
+    before the root.
 
     Args:
-        real: (n, H).
-        generated: (m, H).
+        real: (..., n, H).
+        generated: (..., m, H).
         bandwidths: standard deviations of the Gaussians, in units of `scale`.
         scale: (), such as the median distance of the features.
 
     Returns:
-        (), at least 0; 0 for equal sets.
+        (...), at least 0; 0 for equal sets.
     """
-    count = len(real)
-    both = torch.cat((real, generated))  # (n + m, H)
+    count = real.shape[-2]
+    both = torch.cat((real, generated), dim=-2)  # (..., n + m, H)
     squares = (both * both).sum(-1)
-    distances = (squares[:, None] + squares[None] - 2 * both @ both.T).clamp(min=0)
-    exponents = distances / (2 * scale * scale)  # (n + m, n + m)
+    products = both @ both.transpose(-1, -2)
+    distances = squares[..., :, None] + squares[..., None, :] - 2 * products
+    exponents = distances.clamp(min=0) / (2 * scale * scale)  # (..., n + m, n + m)
     kernel = torch.stack([(-exponents / (b * b)).exp() for b in bandwidths]).sum(0)
-    within = kernel[:count, :count].mean() + kernel[count:, count:].mean()
-    square = (within - 2 * kernel[:count, count:].mean()).clamp(min=0)
+    within = kernel[..., :count, :count].mean((-2, -1)) + kernel[..., count:, count:].mean((-2, -1))
+    across = kernel[..., :count, count:].mean((-2, -1))
+    square = (within - 2 * across).clamp(min=0)
     root: Tensor = (square + EPSILON).sqrt() - EPSILON**0.5
     return root
 

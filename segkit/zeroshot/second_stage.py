@@ -136,10 +136,10 @@ class SecondStage:
         of_unseen = self.generate(self.unseen_index, count)  # (U * count, H)
         losses: dict[str, Tensor] = {}
         if settings.mmd:
-            terms = [
-                mmd(a, b, settings.bandwidths, self.distance)
-                for a, b in zip(real, torch.split(of_seen, count), strict=True)
-            ]
+            groups = [*zip(real, torch.split(of_seen, count), strict=True)]
+            if min(map(len, real)) == count:  # all classes at once
+                groups = [(torch.stack(real), of_seen.reshape(-1, count, of_seen.shape[1]))]
+            terms = [mmd(a, b, settings.bandwidths, self.distance) for a, b in groups]
             losses["mmd"] = settings.mmd * torch.stack(terms).mean()
         sizes = torch.tensor([len(chosen) for chosen in rows])
         places = torch.arange(len(classes)).repeat_interleave(sizes)  # of the real features

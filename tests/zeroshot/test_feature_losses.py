@@ -65,6 +65,13 @@ def test_mmd_is_symmetric_ignores_order_and_grows_with_a_shift(seed: int) -> Non
     assert shifts == sorted(shifts) and shifts[0] < shifts[-1]
 
 
+def test_mmd_of_several_pairs_at_once_is_that_of_each_pair() -> None:
+    real, generated = features(0, 3, 6, 4), features(1, 3, 5, 4)
+    values = mmd(real, generated, BANDWIDTHS, UNIT)
+    pairs = zip(real, generated, strict=True)
+    torch.testing.assert_close(values, torch.stack([mmd(*p, BANDWIDTHS, UNIT) for p in pairs]))
+
+
 def test_the_median_distance_is_that_of_all_pairs() -> None:
     points = features(0, 8, 3)
     pairs = [(points[i] - points[j]).norm() for i in range(8) for j in range(i)]
