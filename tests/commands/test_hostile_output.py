@@ -15,6 +15,7 @@ from rich.console import Console
 
 from segkit.commands import app as program
 from segkit.commands import common
+from segkit.inference import calibrate
 from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Ledger
@@ -203,7 +204,7 @@ def test_training(work: Workshop) -> None:
     check("inspect", work.run)
 
 
-def test_predictions(work: Workshop) -> None:
+def test_predictions(work: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     run_of = ("--checkpoint", work.run, *CPU)
     low = ("--set", "inference.score=0")
     check("predict", *run_of, *low, "--data", work.set.path, "--out", work.predicted)
@@ -213,6 +214,8 @@ def test_predictions(work: Workshop) -> None:
     files = ("--images", pictures, "--classes", "cat", "--on-error", "skip")
     check("predict", *run_of, *files, "--out", work.predicted)
     check("pseudolabel", *run_of, "--data", work.boxes.path, "--out", work.pseudo)
+    monkeypatch.setattr(calibrate, "MIN_BOXES", 2)
+    check("calibrate", *run_of, "--data", work.set.path, "--out", work.calibrated)
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
