@@ -45,7 +45,7 @@ NOT_RUN = {
     r"^(torchrun|srun|head=|T=|\$T) ?": "several GPUs; tests/training/test_distributed.py",
     r"--recipe dataseg-(r50|swin-t) .*(?<!--plan)$": "a GPU; tests/training/test_run_plan.py",
     r"real-out/": "real data; scripts/real.py",
-    r"^python scripts/bench_": "minutes",
+    r"^python scripts/(bench|experiment)_": "minutes to hours",
 }
 """Pattern of commands that no test runs as they are -> what they need, and what tests it."""
 
