@@ -44,8 +44,9 @@ NOT_RUN = {
     r"text\.encoder=clip:": "downloads a model; tests/text/test_encoders.py",
     r"^(torchrun|srun|head=|T=|\$T) ?": "several GPUs; tests/training/test_distributed.py",
     r"--recipe dataseg-(r50|swin-t) .*(?<!--plan)$": "a GPU; tests/training/test_run_plan.py",
+    r"--devices ": "several processes; tests/inference/test_label_shards.py",
     r"real-out/": "real data; scripts/real.py",
-    r"^python scripts/(bench|experiment)_": "minutes to hours",
+    r"^python scripts/": "minutes, some on real data",
 }
 """Pattern of commands that no test runs as they are -> what they need, and what tests it."""
 
@@ -89,6 +90,9 @@ segkit convert ade --root ADEChallengeData2016 --split validation --out work/ade
 segkit convert semantic --images streets/images --masks streets/masks \
     --labels streets/labels.txt --ignore 255 --out work/streets
 segkit convert objects365 --images train --annotations zhiyuan_objv2_train.json --out work/o365
+segkit convert coco --images parts/images --instances parts/val.json --boxes-only \
+    --out work/val-boxes
+segkit pseudolabel --teacher ellipse --data work/val-boxes --out work/sam-masks
 segkit train --recipe dataseg-mini --data work/coco-train --out work/run
 segkit pseudolabel --teacher ellipse --data work/boxes --out work/masks
 segkit pseudolabel --teacher ellipse --data work/o365 --out work/o365-pseudo
