@@ -31,6 +31,8 @@ def fiftyone() -> ModuleType:
     try:
         with signals_blocked(signal.SIGINT):  # its processes end with this one
             import fiftyone as fo
+
+            fo.list_datasets()  # where no MongoDB is installed, the import does not notice
     except ImportError as error:
         hint = f"run: {install_command('browse')}"
         raise InputError(f"FiftyOne cannot be imported ({error})", hint=hint) from error
