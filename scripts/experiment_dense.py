@@ -35,7 +35,7 @@ from segkit.shards.reader import ShardSet
 
 SAMPLING_WEIGHTS = {"coco": 2.0, "camvid": 1.0, "standin": 1.0}
 ARMS: dict[str, tuple[str, ...]] = {
-    "off": (),
+    "off": ("loss.dense=0",),
     "dense 1": ("loss.dense=1",),
     "dense 4": ("loss.dense=4",),
 }
@@ -100,11 +100,13 @@ def score(run_folder: Path, sets: Path, shares: Sequence[float]) -> dict[float, 
 
 
 def table_rows(results: dict[tuple[str, float], list[Figures]]) -> Iterator[tuple[str, ...]]:
-    """Mean and standard deviation over the seeds of each arm and share."""
+    """Mean of each arm and share, with the standard deviation of several seeds."""
     for (arm, share), seeds in results.items():
         values = np.array(seeds)  # (seeds, figures)
-        spread = values.std(0, ddof=1) if len(seeds) > 1 else np.zeros(values.shape[1])
-        cells = (f"{m:.2f} ± {s:.2f}" for m, s in zip(values.mean(0), spread, strict=True))
+        cells = [f"{mean:.2f}" for mean in values.mean(0)]
+        if len(seeds) > 1:
+            spread = values.std(0, ddof=1)
+            cells = [f"{cell} ± {s:.2f}" for cell, s in zip(cells, spread, strict=True)]
         yield arm, f"{share:g}", *cells
 
 
@@ -116,7 +118,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results: dict[tuple[str, float], list[Figures]] = {}
     for arm in arguments.arms:
-        shares = arguments.shares if ARMS[arm] else [0.0]
+        shares = [0.0] if arm == "off" else arguments.shares
         for seed in arguments.seeds:
             run = train_arm(arm, seed, arguments)
             for share, figures in score(run, arguments.sets, shares).items():

@@ -28,6 +28,7 @@ SETTINGS = (
     "data.scale_max=1.5",
     "data.zoom_probability=0.4",
     "inference.image_size=128",
+    "loss.dense=0",
     "model.backbone=resnet10t",
     "model.queries=25",
     "optimizer.lr=1e-3",
