@@ -216,6 +216,13 @@ def test_predictions(work: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     check("pseudolabel", *run_of, "--data", work.boxes.path, "--out", work.pseudo)
     monkeypatch.setattr(calibrate, "MIN_BOXES", 2)
     check("calibrate", *run_of, "--data", work.set.path, "--out", work.calibrated)
+    check("zeroshot", "bank", *run_of, "--data", work.set.path, "--out", work.bank, codes=(0, 2))
+
+
+def test_refused_rounds_of_training(work: Workshop) -> None:
+    data = ("--data", work.set.path, "--boxes", work.boxes.path, "--held-out", work.set.path)
+    short = ("--rounds", 1, "--steps", 1, "--round-steps", 1, *CPU)
+    check("selftrain", "--recipe", work.recipe, *data, *short, "--out", work.rounds, codes=(2,))
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
