@@ -46,6 +46,9 @@ NOT_RUN = {
     r"--recipe dataseg-(r50|swin-t) .*(?<!--plan)$": "a GPU; tests/training/test_run_plan.py",
     r"--devices ": "several processes; tests/inference/test_label_shards.py",
     r"real-out/": "real data; scripts/real.py",
+    r"--data sets/": "real data; scripts/experiment_transfer.py",
+    r"^segkit convert visual-genome": "files of its own; tests/sources/test_visual_genome.py",
+    r"^segkit zeroshot": "a split and two trainings; tests/zeroshot/test_second_stage.py",
     r"^python scripts/": "minutes, some on real data",
 }
 """Pattern of commands that no test runs as they are -> what they need, and what tests it."""
