@@ -2,7 +2,6 @@
 
 import codecs
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,9 +25,13 @@ from segkit.sources.ledger import ImageError
 from segkit.taxonomy import Taxonomy
 
 _PREDICTION: MaskSource = "prediction"
-_COUNTS = re.compile("(?:[P-o]{0,11}[0-O])+")
-"""COCO's compressed counts: 64 characters from `0` on, of which the first 32 end a number of at
-most 12."""
+_END, _MORE, _OTHER = b"e", b"m", b"x"
+_KINDS = bytes(
+    (_END if 48 <= byte < 80 else _MORE if 80 <= byte < 112 else _OTHER)[0] for byte in range(256)
+)
+"""COCO's compressed counts: 64 characters from `0` on, of which the first 32 end a number."""
+MAX_DIGITS = 12
+"""Characters of a number of 60 bits."""
 MAX_BYTES = 16 << 30
 """Bytes of a file of predictions, which are all in memory."""
 _Record = TypeVar("_Record")
@@ -200,15 +203,22 @@ class CocoResults:
                 raise self._error(number, message)
             if isinstance(counts, list):
                 return rle.from_uncompressed(counts, image.height, image.width)
-            if not _COUNTS.fullmatch(counts):
-                raise ValueError("counts are not run lengths")
-            return bytes(counts, "ascii")
+            return _checked_counts(counts)
         except ValueError as error:
             raise self._error(number, f"not a COCO segmentation ({error})") from error
 
     def _error(self, number: int, message: str) -> InputError:
         hint = "see COCO's results format"
         return InputError(message, file=self._path, record=f"result {number}", hint=hint)
+
+
+def _checked_counts(counts: str) -> bytes:
+    """Compressed counts as bytes; ValueError if they are not numbers, or one is too long."""
+    encoded = counts.encode() if counts.isascii() else _OTHER
+    kinds = encoded.translate(_KINDS)
+    if not kinds.endswith(_END) or _OTHER in kinds or MAX_DIGITS * _MORE in kinds:
+        raise ValueError("counts are not run lengths")
+    return encoded
 
 
 def _id(value: int | float | str) -> str:

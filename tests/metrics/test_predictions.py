@@ -1,12 +1,16 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segkit.errors import InputError
 from segkit.export.coco import export_instances
 from segkit.masks import rle
+from segkit.metrics.coco_predictions import _checked_counts
 from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample
 
@@ -283,3 +287,14 @@ def test_png_names_of_other_systems_are_found(tmp_path, name):
     content["annotations"][0]["file_name"] = name.format(folder=folder)
     file.write_text(json.dumps(content))
     assert figures(truth, open_predictions(str(file), truth), "panoptic") == expected
+
+
+@given(st.text("0OPoZ@p/\\\u0130\U0001f600", max_size=40))
+def test_counts_are_numbers_of_at_most_12_characters(counts: str) -> None:
+    try:
+        encoded: bytes | None = _checked_counts(counts)
+    except ValueError as error:
+        assert str(error) == "counts are not run lengths"
+        encoded = None
+    expected = re.fullmatch("(?:[P-o]{0,11}[0-O])+", counts)
+    assert encoded == (counts.encode("ascii") if expected else None)
