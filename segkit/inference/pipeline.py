@@ -59,8 +59,8 @@ class ModelOutput(Generic[Record]):
     cells: Tensor | None = None
     """(K, h / 8, w / 8) class probabilities, padding included; None unless they are read."""
     boxes: Tensor | None = None
-    """(F, 4) cx, cy, w, h in 0-1 across the padded image, of the last F proposals; None with
-    `inference.boxes` = mask."""
+    """(F, 4) cx, cy, w, h in 0-1 across the padded image, of the last F proposals; None without
+    foreground queries."""
 
 
 Batch = list[tuple[int, ModelInput[Record]]]
@@ -97,10 +97,11 @@ def predict_images(
             masks = dense_masks(task, *logits, cells, output.crop, is_thing, config)
         else:
             masks = label_masks(task, *logits, output.crop, is_thing, config)
-        if output.boxes is not None and task == "instance":
+        if output.boxes is not None and head_boxes:
             masks = with_head_boxes(masks, output.boxes, len(class_logits), output.crop)
         return output.record, masks
 
+    head_boxes = task == "instance" and config.boxes == "head"
     dense = task != "instance" and config.dense > 0
     return infer(model, class_embeddings, images, read, label, config, dense=dense)
 
@@ -182,8 +183,7 @@ def run_model(
         class_logits = proposals.class_logits[row, -1].float()  # (N, K + 1)
         mask_logits = proposals.mask_logits[row, -1].float()  # (N, h / 4, w / 4)
         of_image = None if cells is None else cells[row]
-        has_boxes = config.boxes == "head" and proposals.boxes is not None
-        boxes = proposals.boxes[row, -1] if has_boxes else None  # (F, 4)
+        boxes = None if proposals.boxes is None else proposals.boxes[row, -1]  # (F, 4)
         logits = class_logits, mask_logits
         yield index, ModelOutput(loaded.record, loaded.crop, *logits, of_image, boxes)
 

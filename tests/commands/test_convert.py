@@ -98,6 +98,7 @@ def test_every_source_takes_its_own_and_the_common_options() -> None:
         "cvat": {"annotations", "images", "boxes_only"},
         "labelstudio": {"annotations", "images", "labels", "predictions", "boxes_only"},
         "labelme": {"annotations", "images", "labels", "boxes_only"},
+        "visual-genome": {"annotations", "images", "image_data", "classes"},
         "auto": {"path"},
     }
     optional = {"voc-boxes": {"labels"}, "labelstudio": {"labels"}, "labelme": {"images", "labels"}}
