@@ -19,7 +19,7 @@ def parts(path: object) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in Path(str(path)).glob("labels-*.parquet")}
 
 
-@pytest.mark.parametrize("command", ["pseudolabel", "predict", "eval"])
+@pytest.mark.parametrize("command", ["pseudolabel", "eval"])
 def test_two_processes_write_the_bytes_of_one(
     command: str, run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path
 ) -> None:
