@@ -141,6 +141,13 @@ def _placeholder(batch: Batch) -> BoxPrompts:
     return BoxPrompts(boxes, unknown, unknown)
 
 
+def prompt_indices(prompts: BoxPrompts, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Image of each prompt and its row among the queries of that image: (Q,) int64 each."""
+    image = torch.cat([torch.full_like(rows, i) for i, rows in enumerate(prompts.targets)])
+    query = torch.cat([torch.arange(len(rows)) for rows in prompts.targets])
+    return image.to(device, non_blocking=True), query.to(device, non_blocking=True)
+
+
 def box_prompt_losses(
     outputs: Proposals,
     prompts: BoxPrompts,
@@ -174,9 +181,7 @@ def box_prompt_losses(
     num_prompts, num_unlabeled = counts.unbind()
     if not bool(has_target.any()):
         return {}
-    image = torch.cat([torch.full_like(rows, i) for i, rows in enumerate(prompts.targets)])
-    query = torch.cat([torch.arange(len(rows)) for rows in prompts.targets])
-    image, query = (index.to(device, non_blocking=True) for index in (image, query))
+    image, query = prompt_indices(prompts, device)
     masks = outputs.mask_logits.transpose(0, 1)[:, image, query]  # (L, Q, h, w)
     layers = len(masks)
     layer_weight = masks.new_full((layers, 1), 1 / max(1, layers - 1))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from segkit import distributed
-from segkit.criterion.box_prompts import jitter_boxes, shared_prompts
+from segkit.criterion.box_prompts import jitter_boxes, prompt_indices, shared_prompts
 from segkit.criterion.losses import dice_loss, focal_loss
 from segkit.criterion.partial_labels import mask_unannotated_logits
 from segkit.criterion.pooled_targets import PooledTargets, true_rows
@@ -88,9 +88,7 @@ def denoising_losses(
     if not bool(has_target.any()):
         return {}
     losses = {"class": config.classification * _class_loss(outputs, noised, batch, config, count)}
-    image = torch.cat([torch.full_like(rows, i) for i, rows in enumerate(noised.targets)])
-    query = torch.cat([torch.arange(len(rows)) for rows in noised.targets])
-    image, query = (index.to(device, non_blocking=True) for index in (image, query))
+    image, query = prompt_indices(noised, device)
     pairs = list(zip(batch.targets, noised.targets, strict=True))
     true_boxes = torch.cat([target.boxes[rows] for target, rows in pairs])
     true_boxes = from_pixels(true_boxes, batch.images.shape[-2:]).to(device, non_blocking=True)
