@@ -76,8 +76,7 @@ def _image_loss(
         background: weight of the background share; 0 where there is no background.
     """
     size = (sure.shape[0], sure.shape[1])
-    whole = ~target.is_part
-    masked = true_rows(target.has_mask & whole, sure.device)
+    masked = true_rows(target.has_mask & ~target.is_part, sure.device)
     labeled = _pool(pooled.weight, size)  # (h, w)
     on_mask = _pool(pooled.masks[masked] * pooled.weight, size)  # (T, h, w)
     total = on_mask.sum(0)
@@ -85,14 +84,16 @@ def _image_loss(
     rest = (labeled - total).clamp(min=0)
     loss = -torch.einsum("thw,hwt->", on_mask, sure[..., pooled.labels[masked]])
     weight = on_mask.sum()
-    boxed = torch.nonzero(~target.has_mask & whole)[:, 0]
+    boxed = torch.nonzero(~target.has_mask & ~target.is_part)[:, 0]
     in_box = torch.zeros_like(rest)
     if len(boxed):
-        boxes, labels = target.boxes[boxed], target.labels[boxed]
-        cover = box_cover(boxes.to(rest.device, non_blocking=True), size, _stride(pooled, size))
+        boxes = target.boxes[boxed].to(rest.device, non_blocking=True)
+        stride = MASK_STRIDE * pooled.weight.shape[1] // size[1]
+        cover = box_cover(boxes, size, stride)
         in_box = rest * (1 - (1 - cover).prod(0))
-        core = box_core(boxes, size, _stride(pooled, size)).to(rest.device, non_blocking=True)
-        loss = loss - (in_box * _log_allowed(sure, partial, labels, cover > 0, core)).sum()
+        core = box_core(boxes, size, stride)
+        log_allowed = _log_allowed(sure, partial, target.labels[boxed], cover > 0, core)
+        loss = loss - (in_box * log_allowed).sum()
         weight = weight + in_box.sum()
     if background > 0:
         outside = background * (rest - in_box)
@@ -154,7 +155,3 @@ def _pool(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Mean of each cell, from stride 4: (..., H/4, W/4) -> (..., h, w)."""
     factor = maps.shape[-1] // size[1]
     return maps.reshape(*maps.shape[:-2], size[0], factor, size[1], factor).mean((-1, -3))
-
-
-def _stride(pooled: PooledTargets, size: tuple[int, int]) -> int:
-    return MASK_STRIDE * int(pooled.weight.shape[1]) // size[1]
