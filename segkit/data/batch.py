@@ -46,14 +46,14 @@ class Targets:
         The other fields stay on the CPU: they decide what is computed, and reading them must not
         wait for the device.
         """
-        maps = {name: getattr(self, name) for name in ("masks", "void", "padding")}
-        moved = {
-            name: value.to(device, non_blocking=non_blocking)
-            for name, value in maps.items()
-            if value is not None and (name != "masks" or bool(self.has_mask.any()))
-        }
-        moved.setdefault("masks", no_masks(len(self), self.void.shape, device))
-        return replace(self, **moved)
+        if bool(self.has_mask.any()):
+            masks = self.masks.to(device, non_blocking=non_blocking)
+        else:
+            masks = no_masks(len(self), self.void.shape, device)
+        void, padding = self.void.to(device, non_blocking=non_blocking), self.padding
+        if padding is not None:
+            padding = padding.to(device, non_blocking=non_blocking)
+        return replace(self, masks=masks, void=void, padding=padding)
 
 
 def no_masks(count: int, size: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -86,7 +86,7 @@ class Batch:
 
 
 _PER_TARGET = ("labels", "is_thing", "has_mask", "boxes", "is_part")
-"""The fields of `Targets` with one entry per target, but for the masks."""
+"""The fields of `Targets` with one entry per target, except for masks and the optional trust."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,11 @@ class CollatedBatch:
 def collate(batch: Batch) -> CollatedBatch:
     """Concatenate the targets of all images."""
     targets = batch.targets
+    names = _PER_TARGET if targets[0].trust is None else (*_PER_TARGET, "trust")
     return CollatedBatch(
         images=batch.images,
         counts=[len(target) for target in targets],
-        targets={
-            name: torch.cat([getattr(target, name) for target in targets])
-            for name in (*_PER_TARGET, *(("trust",) if targets[0].trust is not None else ()))
-        },
+        targets={name: torch.cat([getattr(target, name) for target in targets]) for name in names},
         masks=torch.cat([target.masks[: _masks_sent(target.has_mask)] for target in targets]),
         void=torch.stack([target.void for target in targets]),
         padding=_stack_padding(targets),
