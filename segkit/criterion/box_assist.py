@@ -4,8 +4,6 @@ OpenSeeD (Zhang et al. 2023, section 3.3) lets such masks assist the matching. A
 are weighted by their quality, as BoxTeacher (Cheng et al. 2023, section 3.2) does.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +34,7 @@ def predict_assist_masks(model: nn.Module, batch: Batch, text: Tensor) -> list[A
 
 
 def _boxes_without_mask(batch: Batch) -> BoxPrompts | None:
-    """The boxes that `sample_box_prompts` would train with, as far as they have no mask.
+    """The boxes that `sample_box_prompts` would train with, those with a mask excepted.
 
     They are exact and keep their labels. Semantic sets have none: the box of a union of objects
     shows no object.
@@ -54,7 +52,7 @@ def _boxes_without_mask(batch: Batch) -> BoxPrompts | None:
 
 
 def assist_masks(outputs: Proposals, prompts: BoxPrompts, batch: Batch) -> list[AssistMasks]:
-    """Cut the masks of box prompts off at their boxes, and rate them.
+    """Clip the masks of box prompts to their boxes, and rate them.
 
     Args:
         outputs: proposals of the prompts; the last layer counts.
@@ -71,7 +69,7 @@ def assist_masks(outputs: Proposals, prompts: BoxPrompts, batch: Batch) -> list[
         rows = rows[rows >= 0]
         logits = logits[: len(rows)].float()  # (R, h, w)
         boxes = boxes[: len(rows)].to(logits.device, non_blocking=True)
-        inside, quality = _cut_and_rate(logits, boxes)
+        inside, quality = _clip_and_rate(logits, boxes)
         rows = rows.to(logits.device, non_blocking=True)
         all_masks = logits.new_zeros(len(target), *logits.shape[1:])  # (T, h, w)
         weight = logits.new_zeros(len(target))
@@ -80,14 +78,13 @@ def assist_masks(outputs: Proposals, prompts: BoxPrompts, batch: Batch) -> list[
     return masks
 
 
-def _cut_and_rate(logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+def _clip_and_rate(logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Masks (R, h, w) in the boxes, and their quality (R,).
 
     The quality is the score of pseudo-masks: mean probability within the mask, times the IoU of the
     mask's tight box with the box. An empty mask has 0.
     """
-    size: Sequence[int] = logits.shape[1:]
-    cover = box_cover(boxes, (size[0], size[1]), MASK_STRIDE)
+    cover = box_cover(boxes, (logits.shape[1], logits.shape[2]), MASK_STRIDE)
     probability = logits.sigmoid()
     masks = torch.where(probability >= 0.5, cover, 0.0)  # (R, h, w)
     certainty = (probability * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1e-6)

@@ -137,8 +137,8 @@ class _PairwiseLoss(torch.autograd.Function):
             in_box = _in_box(on_device, cells.mask, cells.y, cells.x)
             for pairs in _pairs(logits, affinity, image, on_device, cells):
                 inside, outside = F.logsigmoid(pairs.logits), F.logsigmoid(-pairs.logits)
-                other = F.logsigmoid(pairs.neighbors)
-                same = torch.logaddexp(inside + other, outside + other - pairs.neighbors)
+                neighbor = F.logsigmoid(pairs.neighbors)
+                same = torch.logaddexp(inside + neighbor, outside + neighbor - pairs.neighbors)
                 weight = pairs.affinity * in_box
                 total.index_add_(0, cells.mask, -(same * weight).double())
                 count.index_add_(0, cells.mask, weight.double())
@@ -153,10 +153,8 @@ class _PairwiseLoss(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         logits, affinity, image, corners, across, down, count = ctx.saved_tensors
         size = (logits.shape[1], logits.shape[2])
-        boxes, on_device = (
-            CellBoxes.from_corners(corners, size, MASK_STRIDE),
-            CellBoxes(across, down),
-        )
+        boxes = CellBoxes.from_corners(corners, size, MASK_STRIDE)
+        on_device = CellBoxes(across, down)
         scale = (gradient / count).to(logits.dtype)  # (T,)
         result = torch.zeros_like(logits, memory_format=torch.contiguous_format)
         for cells in _cells(boxes, logits.device, margin=DILATION):

@@ -26,7 +26,7 @@ PAD_VALUE = 128
 ZOOM_FACTORS = (1.2, 2.5)
 """Range of the side of a zoomed crop over the longer side of its segment's box."""
 CROP_FACTOR = 1.6
-"""Side of a crop over the longer side of its box at inference: the middle of that range."""
+"""Side of a crop over the longer side of its box at inference, within that range."""
 MAX_ZOOM = 8.0
 """Crop pixels for one image pixel, at most: a box of three pixels shows nothing at any size."""
 

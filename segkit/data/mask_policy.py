@@ -48,10 +48,10 @@ def mask_policies(name: str, taxonomy: Taxonomy, config: DataConfig) -> dict[int
         ids = named if named is not None else _select(selector, taxonomy, key)
         policies = by_group if named is None and selector.startswith("@") else by_class
         for class_id in ids:
-            other, other_key = policies.setdefault(class_id, (policy, key))
-            if other != policy:
+            first, first_key = policies.setdefault(class_id, (policy, key))
+            if first != policy:
                 message = (
-                    f"{taxonomy.by_id[class_id].name!r} is {policy}, but {other} by {other_key}"
+                    f"{taxonomy.by_id[class_id].name!r} is {policy}, but {first} by {first_key}"
                 )
                 raise InputError(message, record=key, hint="give each class one policy")
     chosen = {

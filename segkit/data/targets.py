@@ -159,8 +159,8 @@ class _TargetBuilder:
         box = self.crop.box(segment.box)
         rows, columns = place = self.crop.box_slices(box)
         filled = np.broadcast_to(np.True_, (rows.stop - rows.start, columns.stop - columns.start))
-        corners = self.crop.clip(box) if filled.size else _hull([])
-        return _Target(segment, False, filled, corners, trust=0.0, place=place)
+        clipped = self.crop.clip(box) if filled.size else _hull([])
+        return _Target(segment, False, filled, clipped, trust=0.0, place=place)
 
     def _trust(self, index: int) -> float:
         """Weight of the mask of a segment: its score, if it is a pseudo-mask and scores count."""
@@ -170,7 +170,7 @@ class _TargetBuilder:
         return segment.score
 
     def _box(self, index: int, mask: Mask) -> Corners:
-        """The box of a segment by its mask in the crop; by its own box, clipped, in doubt."""
+        """The tight box of a mask in the crop; with trust below 1, the segment's box, clipped."""
         if self._trust(index) < 1:
             return self.crop.clip(self.crop.box(self.sample.segments[index].box))
         return corners(tight_box(mask))

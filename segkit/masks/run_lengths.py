@@ -211,7 +211,7 @@ def _numbers(buffer: Bytes, last: Ints, groups: Ints) -> Ints:
         longer_by = numbers[1:] << _BITS
         longer_by |= low[:-1]
         longer_by -= numbers[1:]
-        longer_by *= values[:-1] >> np.uint8(_BITS)  # 1 where the group before goes on
+        longer_by *= values[:-1] >> np.uint8(_BITS)  # 1 where the group before continues
         numbers[1:] += longer_by
     result = numbers[last].astype(np.int64)
     longer = np.flatnonzero(groups > 2)

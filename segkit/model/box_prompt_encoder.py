@@ -181,8 +181,8 @@ class BoxPromptEncoder(nn.Module):
         height, width = image_size
         u, v = box_coordinates(boxes, (height // stride, width // stride), stride)
         across, down = u[:, :, 0].clamp(-2, 2), v[..., 0].clamp(-2, 2)  # (B, Q, w), (B, Q, h)
-        one, x, y, xx, yy, xy = self.coefficients(queries)[..., None].unbind(2)  # (B, Q, 1)
-        columns = one + x * across + xx * across * across  # (B, Q, w)
+        constant, x, y, xx, yy, xy = self.coefficients(queries)[..., None].unbind(2)  # (B, Q, 1)
+        columns = constant + x * across + xx * across * across  # (B, Q, w)
         rows = y * down + yy * down * down  # (B, Q, h)
         mixed = (xy * down)[..., None] * across[:, :, None]  # (B, Q, h, w)
         prior: Tensor = mixed + columns[:, :, None] + rows[..., None]

@@ -56,8 +56,8 @@ class Outputs(NamedTuple):
     than the decoder's: the last holds the masks refined in each box's frame. None without
     prompts."""
     cells: tuple[Tensor, ...] | None = None
-    """Class logits of the cells at strides 32, 16 and 8, (B, h, w, K + 1); None where they were not
-    asked for."""
+    """Class logits of the cells at strides 32, 16 and 8, (B, h, w, K + 1); None unless
+    requested."""
     denoising: Proposals | None = None
     """Of the denoising queries in their order, padded to the most of an image, after each decoder
     layer, with a box for each. None without any."""

@@ -171,9 +171,9 @@ def resolve_unseen(recipe: Recipe, datasets: Sequence[NamedSet]) -> Recipe:
             category = shards.taxonomy.by_id[class_id]
             known = [word for word in (label, *category.words) if normalize(word) in words]
             if known and counts[label].segments:
-                other = unseen[words[normalize(known[0])]]
+                split_set = unseen[words[normalize(known[0])]]
                 message = f"has {counts[label].segments} segments of {label!r}, which is unseen"
-                hint = f"split it as well: the run would see what the split of {other} hides"
+                hint = f"split it as well: the run would see what the split of {split_set} hides"
                 raise InputError(message, file=shards.path, record=name, hint=hint)
     names = recipe.inference.unseen
     if names and {*names} != {*unseen}:

@@ -71,8 +71,8 @@ class Trainer:
         self.model, self.criterion = model, criterion
         self.device = next(model.parameters()).device
         self.text = {data.name: data.embeddings.text.to(self.device) for data in setup.datasets}
-        freeze_backbone(model, self.recipe.optimizer)
         self.things = {data.name: data.embeddings.things.to(self.device) for data in setup.datasets}
+        freeze_backbone(model, self.recipe.optimizer)
         self.ema = build_ema(model, self.recipe.optimizer.ema_decay)
         self.is_sharded = self.recipe.training.parallel == "fsdp" and distributed.world_size() > 1
         if self.is_sharded:
