@@ -27,8 +27,8 @@ from experiments import (
     REAL_DATA,
     WEIGHTS,
     backbone_overrides,
+    interval,
     markdown,
-    mean_interval,
     options,
     train_once,
 )
@@ -49,7 +49,7 @@ from segkit.metrics.evaluate import evaluate
 from segkit.recipes.schema import DataConfig
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
-from segkit.sample import Sample, Segment
+from segkit.sample import Sample, Segment, is_object
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.sources.coco_instances import open_coco_instances
@@ -138,6 +138,13 @@ def policy(direction: str) -> dict[str, str]:
     return {TRAIN: "box", f"{TRAIN}:{GROUPS[direction]}": "mask"}
 
 
+def val_policies(data: ShardSet, direction: str) -> Mapping[int, str]:
+    """Whether each class of the validation set belongs to A (mask) or to B (box)."""
+    rules = {key.replace(TRAIN, VAL): value for key, value in policy(direction).items()}
+    config = DataConfig.model_validate({"mask_policy": rules})
+    return mask_policies(VAL, data.taxonomy, config)
+
+
 def train_arm(name: str, direction: str, seed: int, arguments: argparse.Namespace) -> Path:
     """Return the run of an arm; train its base and then the arm if they are missing."""
     arm = ARMS[name]
@@ -161,7 +168,7 @@ def slug(name: str) -> str:
 
 def objects(sample: Sample) -> list[Segment]:
     """The segments that count: no crowds, no ignored ones, none outside of the image."""
-    return [s for s in sample.segments if not (s.is_crowd or s.ignore) and s.mask is not None]
+    return [s for s in sample.segments if is_object(s) and s.mask is not None]
 
 
 def overlapping(segments: Sequence[Segment]) -> NDArray[np.bool_]:
@@ -259,14 +266,7 @@ def scores(name: str, direction: str, seed: int, arguments: argparse.Namespace) 
 
 def summarize(measured: Mapping[str, Any], data: ShardSet, direction: str) -> dict[str, float]:
     """Means over the objects and the classes of A and of B."""
-    config = DataConfig.model_validate(
-        {
-            "mask_policy": {
-                key.replace(TRAIN, VAL): value for key, value in policy(direction).items()
-            }
-        }
-    )
-    policies = mask_policies(VAL, data.taxonomy, config)
+    policies = val_policies(data, direction)
     class_ids, ious, flags = (np.array(column) for column in zip(*measured["objects"], strict=True))
     in_a = np.array([policies[int(class_id)] == "mask" for class_id in class_ids])
     figures: dict[str, float] = {}
@@ -282,12 +282,6 @@ def summarize(measured: Mapping[str, Any], data: ShardSet, direction: str) -> di
     return figures
 
 
-def cell(values: Sequence[float], digits: int) -> str:
-    """Mean and half-width of the 95 % interval over the seeds."""
-    mean, half = mean_interval(values)
-    return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {half:.{digits}f}"
-
-
 def table_rows(
     measured: Mapping[str, Mapping[int, Mapping[str, float]]],
 ) -> Iterator[tuple[str, ...]]:
@@ -298,13 +292,13 @@ def table_rows(
         differences = [by_seed[seed]["IoU B"] - reference[seed]["IoU B"] for seed in shared]
         is_reference = ARMS[name].reference == name
         figures = [
-            cell([row[column] for row in by_seed.values()], 1 if "AP" in column else 3)
+            interval([row[column] for row in by_seed.values()], 1 if "AP" in column else 3)
             for column in COLUMNS[1:-1]
         ]
         yield (
             f"{name} ({len(by_seed)})",
             *figures,
-            "-" if is_reference or not shared else cell(differences, 3),
+            "-" if is_reference or not shared else interval(differences, 3),
         )
 
 
@@ -325,14 +319,7 @@ def draw(direction: str, arguments: argparse.Namespace, count: int = 5) -> Pictu
     if not all(versions(folder) for folder in folders):
         return None
     data = ShardSet.open(arguments.sets / VAL)
-    config = DataConfig.model_validate(
-        {
-            "mask_policy": {
-                key.replace(TRAIN, VAL): value for key, value in policy(direction).items()
-            }
-        }
-    )
-    policies = mask_policies(VAL, data.taxonomy, config)
+    policies = val_policies(data, direction)
 
     def in_a(segment: Segment) -> bool:
         return policies[segment.class_id] == "mask"

@@ -27,6 +27,7 @@ from experiments import (
     REAL_DATA,
     WEIGHTS,
     backbone_overrides,
+    interval,
     markdown,
     options,
     train_once,
@@ -182,17 +183,6 @@ def evaluate_arm(
     return figures
 
 
-def interval(values: Sequence[float]) -> str:
-    """Mean over the seeds and the half-width of its 95 % interval (Student's t)."""
-    from scipy.stats import t
-
-    mean = f"{np.mean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    error = np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{mean} ± {t.ppf(0.975, len(values) - 1) * error:.1f}"
-
-
 def draw(results: Sequence[Mapping[str, Any]], figure_name: str, file: Path) -> None:
     """Draw the seen-unseen curve of some arms, the mean over the runs."""
     figure = Figure(figsize=(6, 4.6), layout="constrained")
@@ -237,8 +227,9 @@ def main() -> None:
     for arm in ARMS:
         count = 1 if arm.settings is None else len(arguments.head_seeds)
         chosen = results[:: len(arguments.head_seeds) // count]
-        rows.append((arm.label, *(interval([r[arm.key][key] for r in chosen]) for key in FIGURES)))
-    ceiling = interval([r["ceiling"] for r in results[:: len(arguments.head_seeds)]])
+        cells = (interval([row[arm.key][key] for row in chosen], 1) for key in FIGURES)
+        rows.append((arm.label, *cells))
+    ceiling = interval([row["ceiling"] for row in results[:: len(arguments.head_seeds)]], 1)
     columns = ("class head", *(f"{name} {key}" for key in FIGURES))
     (arguments.out / f"{arguments.part}.json").write_text(json.dumps(results, indent=1) + "\n")
     text = f"\nMasks of unseen classes that some proposal covers: {ceiling} %\n"
