@@ -34,6 +34,7 @@ from segkit.masks.iou import mask_iou
 from segkit.runs.calibration import ScoreMap, calibration_error, expected_iou, reliability
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
+from segkit.sample import is_object
 from segkit.shards.reader import ShardSet
 
 Floats = NDArray[np.float64]
@@ -77,7 +78,7 @@ def predict(run: Run, data: ShardSet, truth: ShardSet, views: Sequence[View]) ->
     config, crop_size = run.recipe.inference, run.recipe.data.image_size
     with progress_bar("predict", len(data)) as advance:
         for sample in data.samples():
-            objects = [s for s in sample.segments if not (s.is_crowd or s.ignore)]
+            objects = [segment for segment in sample.segments if is_object(segment)]
             boxes = [segment.box for segment in objects]
             labels = [data.taxonomy.index[segment.class_id] for segment in objects]
             if not objects:

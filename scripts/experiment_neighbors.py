@@ -67,8 +67,8 @@ def main() -> None:
         predicted = {sample.id: sample for sample in ShardSet.open(spec).samples()}
         errors = [row for s in truth.samples() for row in errors_of(s, predicted[s.id])]
         excess, masks, boxes, missing, missing_boxes = np.mean(errors, axis=0)
-        shares = (masks / excess, boxes / excess), missing_boxes / missing
-        cells = (excess, *shares[0], missing, shares[1])
+        shares = masks / excess, boxes / excess
+        cells = (excess, *shares, missing, missing_boxes / missing)
         rows.append([spec, *(f"{value:.2f}" for value in cells)])
     print(markdown(("masks", *FIGURES), rows))
     Console().print(table("Wrong pixels of masks for boxes", ("masks", *FIGURES), rows))
