@@ -11,14 +11,12 @@ table of wall and CPU seconds.
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from experiments import markdown
-from tutorial import write_photos
+from tutorial import timed, write_photos
 
 ROOT = Path(__file__).parents[1]
 CONVERT = "segkit convert yolo --data parts/data.yaml --split train --out work/boxes"
@@ -33,13 +31,9 @@ STEPS = (
 
 
 def run(command: str, environment: Path, folder: Path) -> tuple[float, float]:
-    """Run a command with the programs of a virtual environment; returns wall and CPU seconds."""
-    variables = os.environ | {"PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(["bash", "-ec", command], cwd=folder, env=variables, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return time.perf_counter() - started, cpu
+    """Run a command with the programs of a virtual environment; returns CPU and wall seconds."""
+    path = f"{environment / 'bin'}:{os.environ['PATH']}"
+    return timed(["bash", "-ec", command], folder, {"PATH": path})
 
 
 def main() -> None:
@@ -64,11 +58,11 @@ def main() -> None:
     mongodb = [f"pip install {options.mongodb}"] if options.mongodb else []
     for command in [*STEPS[:-1], *mongodb, STEPS[-1]]:
         folder = clone if command.startswith("pip") else out
-        wall, cpu = run(command, environment, folder)
+        cpu, wall = run(command, environment, folder)
         rows.append((f"`{command}`", f"{wall:.0f}", f"{cpu:.0f}"))
         print(f"{wall:.0f} s: {command}", file=sys.stderr)
     if options.demo:
-        wall, cpu = run("make demo", Path(sys.prefix), clone)
+        cpu, wall = run("make demo", Path(sys.prefix), clone)
         rows.append(("`make demo`", f"{wall:.0f}", f"{cpu:.0f}"))
     print(markdown(("command", "wall s", "CPU s"), rows))
 

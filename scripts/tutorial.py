@@ -17,6 +17,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -105,8 +106,15 @@ def commands() -> list[str]:
 def run(command: str, root: Path) -> tuple[float, float]:
     """Run a command in a process of its own; returns seconds of CPU and wall time."""
     program = [sys.executable, "-m", "segkit.commands.entry", *shlex.split(command)[1:]]
+    return timed(program, root, {"NO_COLOR": "1"})
+
+
+def timed(
+    program: Sequence[str], folder: Path, variables: Mapping[str, str]
+) -> tuple[float, float]:
+    """Run a program with more environment variables; returns seconds of CPU and wall time."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(program, cwd=root, check=True, env=os.environ | {"NO_COLOR": "1"})
+    subprocess.run(program, cwd=folder, check=True, env=os.environ | variables)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return cpu, time.perf_counter() - started
