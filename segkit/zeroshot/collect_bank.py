@@ -119,7 +119,7 @@ class BankCollector:
             features=torch.cat([rows[number].features for number in order]).numpy(),
             labels=torch.cat([rows[number].labels for number in order]).numpy(),
             images=np.repeat(np.array(order, np.int64), counts),
-            image_ids=tuple(sample.id for sample in self.data.samples()),
+            image_ids=tuple(self.data.image_ids()),
             seen_classes=self.data.taxonomy,
             unseen_classes=self.record.taxonomy,
         )
