@@ -162,15 +162,16 @@ def manifest_of(folder: Path, *, verify: bool = True) -> RunManifest:
     hint = "give a run that segkit train wrote"
     try:
         data = parse.read_bytes(file)
+        content = parse.parse_json(data, file=file, hint=hint)
         noun = "the manifest of a run"
-        manifest = parse.checked(RunManifest, data, file=file, noun=noun, hint=hint)
+        manifest = parse.checked(RunManifest, data, file=file, noun=noun, hint=hint, parsed=True)
     except InputError as error:
         if error.record != "schema_version":
             raise
         hint = "a newer version of segkit may read it"
         raise InputError(error.message, file=file, record=error.record, hint=hint) from error
     if verify:
-        verify_content(parse.parse_json(data, file=file, hint=hint), file)
+        verify_content(content, file)
     return manifest
 
 

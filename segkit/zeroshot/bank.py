@@ -162,7 +162,12 @@ def read_bank(folder: Path) -> tuple[BankManifest, FeatureBank]:
     if isinstance(content, dict) and content.get("type", "bank") != "bank":
         raise InputError("is not a feature bank", file=folder, hint=_HINT)
     manifest = parse.checked(
-        BankManifest, data, file=file, noun="the manifest of a feature bank", hint=_HINT
+        BankManifest,
+        data,
+        file=file,
+        noun="the manifest of a feature bank",
+        hint=_HINT,
+        parsed=True,
     )
     verify_content(content, file)
     for name in (FEATURES, IMAGE_IDS):
