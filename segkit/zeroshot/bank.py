@@ -3,7 +3,6 @@
 A bank is a versioned directory, as shard sets and runs are.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from segkit import parse
+from segkit import __version__, parse
 from segkit.errors import InputError
-from segkit.runs.run_manifest import read_run_manifest
+from segkit.runs.run_manifest import RunManifest, read_run_manifest
 from segkit.shards.check_manifest import check_parents
 from segkit.shards.consistency import Violation
 from segkit.shards.locations import parent_path
@@ -108,7 +107,6 @@ class FeatureBank:
         self,
         stage: Staging,
         *,
-        version: str,
         name: str,
         parents: tuple[Parent, Parent],
         arguments: dict[str, Any],
@@ -127,7 +125,7 @@ class FeatureBank:
         counts = np.bincount(self.labels, minlength=self.no_object + 1).tolist()
         names = self.seen_classes.unique_names.values()
         manifest = BankManifest(
-            segkit_version=version,
+            segkit_version=__version__,
             name=name,
             arguments=arguments,
             parents=parents,
@@ -137,7 +135,7 @@ class FeatureBank:
             rows=dict(zip(names, counts[:-1], strict=True)),
             no_object=counts[-1],
             files=files,
-            digest=_digest(files),
+            digest=RunManifest.content_digest(files),
         )
         (stage.path / MANIFEST).write_text(manifest_text(manifest), "utf-8")
         read_bank(stage.path)
@@ -222,10 +220,6 @@ def bank_run(folder: Path, manifest: BankManifest, checkpoint: str | None = None
     if digest != recorded.digest:
         raise InputError("is not the run of the bank", file=path, hint=hint)
     return path.resolve()
-
-
-def _digest(files: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _check_file(file: Path, recorded: str | None) -> None:

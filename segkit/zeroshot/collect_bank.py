@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit import __version__
 from segkit.criterion.matcher import HungarianMatcher
 from segkit.criterion.merge_proposals import MergedProposals, merge_proposals, mergeable_classes
 from segkit.criterion.partial_labels import mostly_void
@@ -69,7 +68,6 @@ def write_bank(
         bank = BankCollector(run, data, record, no_object).collect(on_image)
         return bank.write(
             stage,
-            version=__version__,
             name=data.manifest.name,
             parents=(run.as_parent(out), data.as_parent(stage.home)),
             arguments=arguments,
