@@ -17,6 +17,7 @@ from segkit.recipes.schema import Recipe
 from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import check_loggers, recipe_encoding
+from segkit.workers.devices import torchrun_ranks
 
 if TYPE_CHECKING:
     from segkit.training.memory import Memory
@@ -88,7 +89,7 @@ def plan_training(
         out: where the run is to be written.
         device: auto, cpu, cuda or cuda:N.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = torchrun_ranks()
     samples = recipe.data.batch_size * recipe.training.accumulate * processes
     mixed = len(data) if recipe.data.mixing == "all" else 1
     missing = [*_lacks(_check_embeddings, recipe, data), *_lacks(check_loggers, recipe)]

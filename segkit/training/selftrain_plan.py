@@ -5,7 +5,6 @@ pseudo-masks that the round before made of the boxes.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.split import assign_by_share, split
 from segkit.training.preflight import check_inputs, with_steps
+from segkit.workers.devices import torchrun_ranks
 
 STATE = "selftrain.json"
 """File of a self-training's folder: its inputs, and the rounds so far."""
@@ -86,7 +86,7 @@ def plan_selftraining(
         InputError: a recipe, set or run that cannot be used, no round, a share outside 0-1, steps
             that nothing would read, or several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if torchrun_ranks() > 1:
         hint = "start it without torchrun"
         raise InputError("self-training runs in one process", record="torchrun", hint=hint)
     if rounds < 1:
