@@ -97,8 +97,8 @@ def plan_selftraining(
     if checkpoint is not None and steps is not None:
         hint = "--checkpoint replaces the first training; give --round-steps"
         raise InputError("nothing reads --steps", hint=hint)
-    overrides = [*overrides, "loss.trust_scores=false"]  # of the first round, which has no scores
-    loaded = load_recipe(recipe, with_steps(overrides, steps))
+    first = [*overrides, "loss.trust_scores=false"]  # the first round has no scores to trust
+    loaded = load_recipe(recipe, with_steps(first, steps))
     if not loaded.loss.box_prompts:
         hint = "set loss.box_prompts above 0, as in box-labeler-mini"
         raise InputError("the recipe trains no box prompts", record=str(recipe), hint=hint)
@@ -116,7 +116,7 @@ def plan_selftraining(
         check_run(checkpoint, (), "box-prompts")
     if round_steps is None:
         round_steps = max(1, checked.training.steps // 4)
-    settings = tuple(overrides[:-1])
+    settings = tuple(overrides)
     return SelfTrainingPlan(
         checked, list(data), boxes, held_out, share, checkpoint, round_steps, settings, tta
     )
@@ -135,8 +135,8 @@ def _require_held_out(spec: str, trained: Sequence[NamedPath]) -> None:
 
 def _has_objects(shards: ShardSet) -> bool:
     is_object = shards.manifest.kind in ("panoptic", "instance")
-    things = {c.id for c in shards.taxonomy.categories if c.kind == "thing"}
-    return is_object and bool(things) and shards.manifest.statistics.masked > 0
+    has_things = any(c.kind == "thing" for c in shards.taxonomy.categories)
+    return is_object and has_things and shards.manifest.statistics.masked > 0
 
 
 def hold_out(plan: SelfTrainingPlan, out: Path) -> tuple[list[NamedPath], list[ShardSet]]:
