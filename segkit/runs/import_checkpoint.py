@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from segkit import __version__, parse
@@ -21,12 +20,11 @@ from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_class_head, read_config
 from segkit.model.hf_processor import image_sizes, pixel_statistics
 from segkit.model.linear_head import solve_text_head
-from segkit.recipes.load import load_recipe, to_toml
+from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import InferenceConfig, LossConfig, ModelConfig, Recipe, TextConfig
+from segkit.runs.content_files import write_inputs, write_tensors
 from segkit.runs.run_manifest import (
     RECIPE,
-    TAXONOMIES,
-    VOCABULARY,
     RunManifest,
     file_digests,
     manifest_of,
@@ -241,14 +239,9 @@ def _write(
     store: EmbeddingStore,
 ) -> None:
     """Write the files of the run, the manifest last."""
-    (folder / RECIPE).write_text(to_toml(recipe), "utf-8")
-    taxonomies = json.dumps({taxonomy.name: taxonomy.to_json()}, indent=1, ensure_ascii=False)
-    (folder / TAXONOMIES).write_text(taxonomies + "\n", "utf-8")
     metadata = store.encoding.to_metadata(store.encoder_digest())
-    save_file({taxonomy.name: rows.contiguous()}, folder / VOCABULARY, metadata)
-    save_file(model.state_dict(), folder / WEIGHTS, {"format": "pt"})
-    for name in (VOCABULARY, WEIGHTS):
-        (folder / name).chmod(0o644)  # safetensors writes 0600
+    write_inputs(folder, recipe, {taxonomy.name: taxonomy}, {taxonomy.name: rows}, metadata)
+    write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
     files = file_digests(folder)
     manifest = RunManifest(
         segkit_version=__version__,

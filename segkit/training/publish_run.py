@@ -1,21 +1,17 @@
 """Write and publish the files of a run."""
 
-import json
 import shutil
 from pathlib import Path
 
-from safetensors.torch import save_file, save_model
+from safetensors.torch import save_model
 from torch import nn
 
 from segkit import __version__
-from segkit.recipes.load import to_toml
+from segkit.runs import content_files
 from segkit.runs.init_from import init_from_parents
 from segkit.runs.run import check_readable
 from segkit.runs.run_manifest import (
     CHECKPOINTS,
-    RECIPE,
-    TAXONOMIES,
-    VOCABULARY,
     WEIGHTS,
     RunManifest,
     file_digests,
@@ -30,23 +26,17 @@ from segkit.training.setup import TrainingSetup
 
 def write_inputs(setup: TrainingSetup, folder: Path) -> None:
     """Write the inputs that a run keeps: recipe, taxonomies and text embeddings."""
-    (folder / RECIPE).write_text(to_toml(setup.recipe), "utf-8")
-    taxonomies = {data.name: data.shards.taxonomy.to_json() for data in setup.datasets}
-    (folder / TAXONOMIES).write_text(
-        json.dumps(taxonomies, indent=1, ensure_ascii=False) + "\n", "utf-8"
-    )
-    text = {data.name: data.embeddings.text.contiguous() for data in setup.datasets}
+    taxonomies = {data.name: data.shards.taxonomy for data in setup.datasets}
+    text = {data.name: data.embeddings.text for data in setup.datasets}
     encoding = recipe_encoding(setup.recipe)
     metadata = encoding.to_metadata(EmbeddingStore(encoding).encoder_digest())
-    save_file(text, folder / VOCABULARY, metadata)
-    # safetensors writes 0600: nobody else on a shared disk could use the run.
-    (folder / VOCABULARY).chmod(0o644)
+    content_files.write_inputs(folder, setup.recipe, taxonomies, text, metadata)
 
 
 def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Staging) -> None:
     """Write the EMA weights after a step, then the manifest, which marks the run as complete."""
     save_model(model, str(stage.path / WEIGHTS), {"format": "pt"})
-    (stage.path / WEIGHTS).chmod(0o644)
+    (stage.path / WEIGHTS).chmod(0o644)  # safetensors writes 0600
     digests = file_digests(stage.path)
     manifest = RunManifest(
         segkit_version=__version__,

@@ -7,27 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segkit import __version__
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import TextResidualClassifier
-from segkit.recipes.load import to_toml
 from segkit.recipes.schema import Recipe
+from segkit.runs.content_files import write_inputs, write_tensors
 from segkit.runs.import_checkpoint import set_class_head
 from segkit.runs.run import Run, check_readable
-from segkit.runs.run_manifest import (
-    METRICS,
-    RECIPE,
-    TAXONOMIES,
-    VOCABULARY,
-    WEIGHTS,
-    RunManifest,
-    file_digests,
-    log_digests,
-)
+from segkit.runs.run_manifest import METRICS, WEIGHTS, RunManifest, file_digests, log_digests
 from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, Staging, staging
@@ -207,20 +197,13 @@ def _write_run(
     """Write the files of the run, the manifest last; all classes replace the seen ones."""
     folder, classes = stage.path, bank.classes
     recipe = _recipe(run.recipe, model)
-    (folder / RECIPE).write_text(to_toml(recipe), "utf-8")
     known = (name for name, taxonomy in run.taxonomies.items() if taxonomy == bank.seen_classes)
     place = next(known, classes.name)
     taxonomies = {**run.taxonomies, place: classes}
-    rows = {name: value.contiguous() for name, value in run.text_embeddings.items()}
-    rows[place] = run.class_embeddings(classes).text.cpu().contiguous()
-    content = {name: taxonomy.to_json() for name, taxonomy in taxonomies.items()}
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    (folder / TAXONOMIES).write_text(text + "\n", "utf-8")
-    save_file(rows, folder / VOCABULARY, run.encoding.to_metadata(run.encoder_digest))
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS, {"format": "pt"})
-    for name in (VOCABULARY, WEIGHTS):
-        (folder / name).chmod(0o644)  # safetensors writes 0600
+    rows = {**run.text_embeddings, place: run.class_embeddings(classes).text.cpu()}
+    metadata = run.encoding.to_metadata(run.encoder_digest)
+    write_inputs(folder, recipe, taxonomies, rows, metadata)
+    write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
     files = file_digests(folder)
     manifest = RunManifest(
         segkit_version=__version__,
