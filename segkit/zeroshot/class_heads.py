@@ -55,7 +55,7 @@ class ResidualHead(nn.Module):
 
     def __init__(self, classifier: nn.Module, text: Tensor, scale: Scale) -> None:
         super().__init__()
-        self._classifier = [classifier]  # no part of the trained weights
+        self._classifier = [classifier]  # in a list, which keeps its weights from being trained
         self.text, self.scale = text, scale
         self.residual = nn.Linear(len(scale.mean), text.shape[1] + 1)
         nn.init.zeros_(self.residual.weight)
