@@ -33,19 +33,12 @@ from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.training.train import train
-from tests.training.toy import write_recipe, write_toy_set
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    return write_toy_set(tmp_path_factory.mktemp("data") / "toy")
-
-
-@pytest.fixture(scope="module")
-def run(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(toy_set: ShardSet, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    recipe = write_recipe(folder / "tiny.toml")
-    return train(str(recipe), [(str(toy.path), 1.0)], folder / "run", steps=2, device="cpu")
+    return train(str(tiny), [(str(toy_set.path), 1.0)], folder / "run", steps=2, device="cpu")
 
 
 def random_boxes(count: int, images: int, seed: int = 0) -> ScoredBoxes:
@@ -97,23 +90,23 @@ def test_a_map_equals_scikit_learns() -> None:
     assert len(fitted.scores) < len(np.unique(score)), "only the ends of flat stretches are kept"
 
 
-def test_halves_share_no_image_and_the_seed_decides_them(toy: ShardSet) -> None:
+def test_halves_share_no_image_and_the_seed_decides_them(toy_set: ShardSet) -> None:
     boxes = random_boxes(1_000, 40)
-    calibration = fit_calibration(boxes, toy)
+    calibration = fit_calibration(boxes, toy_set)
     assert calibration.images == calibration.check.images == 20
     assert calibration.maps["all"].boxes + calibration.check.boxes == 1_000
-    assert fit_calibration(boxes, toy) == calibration
-    assert fit_calibration(boxes, toy, seed=1).maps["all"] != calibration.maps["all"]
+    assert fit_calibration(boxes, toy_set) == calibration
+    assert fit_calibration(boxes, toy_set, seed=1).maps["all"] != calibration.maps["all"]
     # the map depends on one half only, the check on the other
     fitted = np.random.default_rng(0).permutation(np.arange(40))[:20]
     changed = replace(boxes, iou=np.where(np.isin(boxes.image, fitted), boxes.iou, 0.5))
-    again = fit_calibration(changed, toy)
+    again = fit_calibration(changed, toy_set)
     assert again.maps == calibration.maps and again.check != calibration.check
 
 
-def test_sizes_with_enough_boxes_have_maps_of_their_own(toy: ShardSet) -> None:
+def test_sizes_with_enough_boxes_have_maps_of_their_own(toy_set: ShardSet) -> None:
     boxes = random_boxes(600, 30)  # a fourth of them small, a fourth medium: 75 in each half
-    calibration = fit_calibration(boxes, toy)
+    calibration = fit_calibration(boxes, toy_set)
     assert set(calibration.maps) == {"all", "large"}
     score, area = np.array([0.7, 0.7, 0.7]), np.array([100.0, 2_000.0, 9_216.0])
     pooled, large = (calibration.maps[name](score)[0] for name in ("all", "large"))
@@ -121,8 +114,8 @@ def test_sizes_with_enough_boxes_have_maps_of_their_own(toy: ShardSet) -> None:
     assert AREAS["large"][0] == 9_216 and pooled != large
 
 
-def test_a_calibrated_score_is_the_mean_iou_where_the_raw_one_is_not(toy: ShardSet) -> None:
-    check = fit_calibration(random_boxes(4_000, 50), toy).check
+def test_a_calibrated_score_is_the_mean_iou_where_the_raw_one_is_not(toy_set: ShardSet) -> None:
+    check = fit_calibration(random_boxes(4_000, 50), toy_set).check
     assert check.raw_error == pytest.approx(0.2, abs=0.02), "the boxes have score - 0.2"
     assert check.error < 0.03
     assert check.spearman == pytest.approx(check.raw_spearman, abs=0.02)
@@ -138,33 +131,33 @@ def test_the_calibration_error_is_that_of_guo() -> None:
     assert calibration_error(bins) == pytest.approx(0.02 + 0.04 + 0.07)
 
 
-def test_constant_scores_have_no_rank_correlation(toy: ShardSet) -> None:
+def test_constant_scores_have_no_rank_correlation(toy_set: ShardSet) -> None:
     boxes = random_boxes(400, 20)
-    check = fit_calibration(replace(boxes, score=np.full(400, 0.8)), toy).check
+    check = fit_calibration(replace(boxes, score=np.full(400, 0.8)), toy_set).check
     assert check.spearman is None and check.raw_spearman is None
 
 
-def test_too_few_boxes_are_refused(toy: ShardSet) -> None:
+def test_too_few_boxes_are_refused(toy_set: ShardSet) -> None:
     with pytest.raises(InputError, match=r"150 things with a true mask, \d+ in one half") as caught:
-        fit_calibration(random_boxes(150, 20), toy)
-    assert str(toy.path) in str(caught.value)
+        fit_calibration(random_boxes(150, 20), toy_set)
+    assert str(toy_set.path) in str(caught.value)
     nothing = ScoredBoxes(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0))
     with pytest.raises(InputError, match="0 things"):
-        fit_calibration(nothing, toy)
+        fit_calibration(nothing, toy_set)
 
 
-def test_boxes_are_scored_as_pseudolabel_predicts_them(run: Path, toy: ShardSet) -> None:
+def test_boxes_are_scored_as_pseudolabel_predicts_them(run: Path, toy_set: ShardSet) -> None:
     loaded = load_run(run)
     images: list[None] = []
-    scored = score_boxes(loaded, toy, on_image=lambda: images.append(None))
-    assert len(images) == len(toy)
-    embeddings = loaded.class_embeddings(toy.taxonomy)
+    scored = score_boxes(loaded, toy_set, on_image=lambda: images.append(None))
+    assert len(images) == len(toy_set)
+    embeddings = loaded.class_embeddings(toy_set.taxonomy)
     rows = []
-    for index, sample in enumerate(toy.samples()):
+    for index, sample in enumerate(toy_set.samples()):
         for segment in sample.segments:
             if segment.kind == "stuff":
                 continue
-            prompts = ImagePrompts(toy.image(sample), [segment.box], [1])
+            prompts = ImagePrompts(toy_set.image(sample), [segment.box], [1])
             ((mask,),) = predict_box_masks(
                 loaded.model, embeddings, [prompts], loaded.recipe.inference, crop_size=64
             )
@@ -178,7 +171,9 @@ def test_boxes_are_scored_as_pseudolabel_predicts_them(run: Path, toy: ShardSet)
     assert scored.iou == pytest.approx(expected[:, 3], abs=0.02)
 
 
-def test_only_true_masks_of_single_things_count(run: Path, toy: ShardSet, tmp_path: Path) -> None:
+def test_only_true_masks_of_single_things_count(
+    run: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
     changes = (
         {"mask_from": "derived"},
         {"mask": None, "mask_from": None},
@@ -189,13 +184,13 @@ def test_only_true_masks_of_single_things_count(run: Path, toy: ShardSet, tmp_pa
     )
 
     def changed() -> Iterator[tuple[Sample, bytes]]:
-        for change, sample in zip(changes, toy.samples(), strict=True):
+        for change, sample in zip(changes, toy_set.samples(), strict=True):
             things = [s for s in sample.segments if s.kind == "thing"][:1]
             stuff = [s for s in sample.segments if s.kind == "stuff"]
             segments = (*stuff, *(replace(s, **change) for s in things))
-            yield replace(sample, segments=segments), toy.image_bytes(sample)
+            yield replace(sample, segments=segments), toy_set.image_bytes(sample)
 
-    header = Header(taxonomy=toy.taxonomy, kind="panoptic", name="mixed", command="test")
+    header = Header(taxonomy=toy_set.taxonomy, kind="panoptic", name="mixed", command="test")
     mixed = write_set(tmp_path / "mixed", changed(), header)
     assert score_boxes(load_run(run), mixed).image.tolist() == [0]
 
@@ -210,9 +205,9 @@ def test_only_true_masks_of_single_things_count(run: Path, toy: ShardSet, tmp_pa
     ],
 )
 def test_damaged_maps_are_refused(
-    toy: ShardSet, tmp_path: Path, change: dict[str, tuple[float, ...]], message: str
+    toy_set: ShardSet, tmp_path: Path, change: dict[str, tuple[float, ...]], message: str
 ) -> None:
-    calibration = fit_calibration(random_boxes(400, 20), toy)
+    calibration = fit_calibration(random_boxes(400, 20), toy_set)
     valid = calibration.maps["all"].model_copy(update={"scores": (0.5, 0.8), "ious": (0.2, 0.9)})
     file = tmp_path / "calibration.json"
 
@@ -231,7 +226,7 @@ def test_damaged_maps_are_refused(
 
 
 def test_the_least_number_of_boxes_is_stated(
-    toy: ShardSet, monkeypatch: pytest.MonkeyPatch
+    toy_set: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MIN_BOXES", 2)
-    assert fit_calibration(random_boxes(40, 8), toy).min_boxes == 2
+    assert fit_calibration(random_boxes(40, 8), toy_set).min_boxes == 2

@@ -24,23 +24,15 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.taxonomy import Category, Taxonomy
 from segkit.text.embeddings import EmbeddingStore
-from tests.training.toy import TAXONOMY, write_recipe, write_toy_set
+from tests.training.toy import TAXONOMY
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    return write_toy_set(tmp_path_factory.mktemp("data") / "toy")
-
-
-@pytest.fixture(scope="module")
-def run(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(toy_set: ShardSet, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     settings = ["inference.score=0.1", "inference.overlap=0", "inference.batch_size=2"]
-    recipe = write_recipe(folder / "tiny.toml")
-    data = [(str(toy.path), 1.0)]
-    return segkit.train(
-        str(recipe), data, folder / "run", steps=1, device="cpu", overrides=settings
-    )
+    data = [(str(toy_set.path), 1.0)]
+    return segkit.train(str(tiny), data, folder / "run", steps=1, device="cpu", overrides=settings)
 
 
 def assert_equal(masks: list[PredictedMask], segments: tuple[Segment, ...], size: object) -> None:
@@ -75,7 +67,7 @@ class RecordingConfig(InferenceConfig):
 
 @pytest.mark.parametrize("output", sorted(INFERENCE_KEYS))
 def test_each_output_reads_the_settings_that_its_command_accepts(
-    run: Path, toy: ShardSet, tmp_path: Path, output: Any
+    run: Path, toy_set: ShardSet, tmp_path: Path, output: Any
 ) -> None:
     loaded = segkit.load_run(run)
     config = RecordingConfig(
@@ -85,9 +77,9 @@ def test_each_output_reads_the_settings_that_its_command_accepts(
     recipe = loaded.recipe.model_copy(update={"inference": config})
     loaded = replace(loaded, recipe=recipe)
     if output in ("panoptic", "semantic", "instance"):
-        predict_set(loaded, toy, output, tmp_path / "set")
+        predict_set(loaded, toy_set, output, tmp_path / "set")
     else:
-        segkit.pseudolabel(loaded, boxes_of(toy, tmp_path / "boxes"), tmp_path, strategy=output)
+        segkit.pseudolabel(loaded, boxes_of(toy_set, tmp_path / "boxes"), tmp_path, strategy=output)
     assert config._read == INFERENCE_KEYS[output]
 
 
@@ -109,11 +101,11 @@ def boxes_of(data: ShardSet, out: Path) -> ShardSet:
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
 def test_masks_equal_the_segments_of_a_prediction_set(
-    run: Path, toy: ShardSet, tmp_path: Path, task: Task
+    run: Path, toy_set: ShardSet, tmp_path: Path, task: Task
 ) -> None:
     predictor = segkit.Predictor(run, "cpu")
-    images = [toy.image(sample) for sample in toy.samples()]
-    predictions = list(predict_set(predictor.run, toy, task, tmp_path / "set").samples())
+    images = [toy_set.image(sample) for sample in toy_set.samples()]
+    predictions = list(predict_set(predictor.run, toy_set, task, tmp_path / "set").samples())
     many = list(predictor.predict_many(images, task=task))
     assert len(many) == len(images) and sum(map(len, many)) > 0
     for image, masks, sample in zip(images, many, predictions, strict=True):
@@ -123,9 +115,9 @@ def test_masks_equal_the_segments_of_a_prediction_set(
     )
 
 
-def test_classes_are_names_a_taxonomy_or_those_of_the_run(run: Path, toy: ShardSet) -> None:
+def test_classes_are_names_a_taxonomy_or_those_of_the_run(run: Path, toy_set: ShardSet) -> None:
     predictor = segkit.Predictor(segkit.load_run(run))
-    image = toy.image(next(toy.samples()))
+    image = toy_set.image(next(toy_set.samples()))
     masks = predictor.predict(image, ["sky", "dog"], "semantic")
     assert {mask.name for mask in masks} <= {"sky", "dog"} and len(masks) > 0
     assert np.sum([mask.mask for mask in masks], axis=0).min() == 1, "they cover the image"
@@ -145,17 +137,19 @@ def test_the_classes_of_several_data_sets_are_joined(run: Path) -> None:
     assert [category.id for category in joined.categories] == list(range(1, len(joined.names) + 1))
 
 
-def test_boxes_are_segmented_as_by_segment_boxes(run: Path, toy: ShardSet) -> None:
+def test_boxes_are_segmented_as_by_segment_boxes(run: Path, toy_set: ShardSet) -> None:
     predictor = segkit.Predictor(run, "cpu")
-    image, boxes = toy.image(next(toy.samples())), [(4.0, 4.0, 30.0, 20.0), (0.0, 10.0, 12.0, 30.0)]
+    image = toy_set.image(next(toy_set.samples()))
+    boxes = [(4.0, 4.0, 30.0, 20.0), (0.0, 10.0, 12.0, 30.0)]
     masks, scores = predictor.predict_boxes(image, boxes, ["dog", None])
     expected = segkit.segment_boxes(predictor.run, image, boxes, ["dog", None])
     assert np.array_equal(masks, expected[0]) and np.array_equal(scores, expected[1])
 
 
-def test_box_labels_are_names_of_any_vocabulary(run: Path, toy: ShardSet) -> None:
+def test_box_labels_are_names_of_any_vocabulary(run: Path, toy_set: ShardSet) -> None:
     loaded = segkit.load_run(run)
-    image, boxes = toy.image(next(toy.samples())), [(4.0, 4.0, 30.0, 20.0), (0.0, 10.0, 12.0, 30.0)]
+    image = toy_set.image(next(toy_set.samples()))
+    boxes = [(4.0, 4.0, 30.0, 20.0), (0.0, 10.0, 12.0, 30.0)]
     named, scores = segkit.segment_boxes(loaded, image, boxes, ["dog", "tree"])
     unnamed, _ = segkit.segment_boxes(loaded, image, boxes)
     assert named.shape == unnamed.shape == (2, *image.shape[:2]) and scores.shape == (2,)
@@ -213,10 +207,10 @@ def test_invalid_input_is_refused_at_the_call(run: Path) -> None:
 
 
 def test_an_image_file_is_predicted_like_its_pixels(
-    run: Path, toy: ShardSet, tmp_path: Path
+    run: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
     predictor = segkit.Predictor(str(run), device="cpu")
-    image = toy[0].image
+    image = toy_set[0].image
     file = tmp_path / "photo.png"
     Image.fromarray(image).save(file)
     expected = predictor.predict(image)
@@ -228,16 +222,16 @@ def test_an_image_file_is_predicted_like_its_pixels(
         predictor.predict(tmp_path / "text.png")
 
 
-def test_new_names_are_encoded_by_the_predictor(run: Path, toy: ShardSet) -> None:
+def test_new_names_are_encoded_by_the_predictor(run: Path, toy_set: ShardSet) -> None:
     loaded = segkit.load_run(run)
     with no_encoder() as words, pytest.raises(InputError, match="a brand-new gadget"):
-        segkit.Predictor(loaded).predict(toy[0].image, ["a brand-new gadget"])
+        segkit.Predictor(loaded).predict(toy_set[0].image, ["a brand-new gadget"])
     assert words == ["a brand-new gadget"]
 
 
-def test_predictions_can_be_drawn_and_handed_over(run: Path, toy: ShardSet) -> None:
+def test_predictions_can_be_drawn_and_handed_over(run: Path, toy_set: ShardSet) -> None:
     pytest.importorskip("supervision")
-    masks = segkit.Predictor(run, device="cpu").predict(toy[0].image, task="semantic")
+    masks = segkit.Predictor(run, device="cpu").predict(toy_set[0].image, task="semantic")
     detections = masks.to_supervision()
     assert len(detections) == len(masks) > 0
     assert all(
