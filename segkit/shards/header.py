@@ -1,7 +1,7 @@
 """The header that a command gives a new version, and the manifest made of header and counts."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segkit import __version__
@@ -59,6 +59,11 @@ class Header:
             images_by=manifest.images_by,
             source_header=manifest.source_header,
         )
+
+    def with_taxonomy(self, taxonomy: Taxonomy) -> "Header":
+        """The header in other classes; the source's description of the old ones is dropped."""
+        source = {key: value for key, value in self.source_header.items() if key != "categories"}
+        return replace(self, taxonomy=taxonomy, source_header=source)
 
 
 def build_manifest(

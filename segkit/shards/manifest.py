@@ -78,6 +78,15 @@ class Count(_Strict):
     dropped: dict[str, Natural] = Field(default_factory=dict)
     warnings: dict[str, Natural] = Field(default_factory=dict)
 
+    @classmethod
+    def from_kept(
+        cls, kept: int, dropped: Mapping[str, int], warnings: Mapping[str, int] | None = None
+    ) -> "Count":
+        """The line of what was kept and dropped, without the codes that count nothing."""
+        codes = {code: number for code, number in dropped.items() if number}
+        notes = {code: number for code, number in (warnings or {}).items() if number}
+        return cls(input=kept + sum(codes.values()), kept=kept, dropped=codes, warnings=notes)
+
 
 class Ledger(_Strict):
     """The account of every annotation and every image of a source."""

@@ -102,28 +102,17 @@ def relabel(
             yield relabeled, data
 
     def ledger() -> Ledger:
-        total = _count(kept.total(), dropped.total())
-        if joined:
-            total = total.model_copy(update={"warnings": {"joined": joined}})
+        of_all = {UNMAPPED: dropped.total()}
         return Ledger(
-            annotations=total,
+            annotations=Count.from_kept(kept.total(), of_all, {"joined": joined}),
             images=Count(input=len(data), kept=len(data)),
-            per_class={name: _count(kept[name], dropped[name]) for name in kept},
+            per_class={
+                name: Count.from_kept(kept[name], {UNMAPPED: dropped[name]}) for name in kept
+            },
         )
 
-    header = Header.from_set(data, "relabel", arguments)
-    source_header = {
-        key: value for key, value in header.source_header.items() if key != "categories"
-    }
-    header = replace(header, taxonomy=taxonomy, source_header=source_header)
-    return write_view(
-        destination,
-        rows(),
-        (data,),
-        header,
-        ledger=ledger,
-        force=force,
-    )
+    header = Header.from_set(data, "relabel", arguments).with_taxonomy(taxonomy)
+    return write_view(destination, rows(), (data,), header, ledger=ledger, force=force)
 
 
 def relabel_sample(
@@ -188,10 +177,6 @@ def _joined(group: Sequence[Segment], sample: Sample) -> Segment:
         score=min(scores, default=None),
         source_polygon=None,
     )
-
-
-def _count(kept: int, dropped: int) -> Count:
-    return Count(input=kept + dropped, kept=kept, dropped={UNMAPPED: dropped} if dropped else {})
 
 
 def _by_name(taxonomy: Taxonomy) -> dict[str, list[Category]]:

@@ -123,8 +123,8 @@ def _publish(
 
     def ledger() -> Ledger:
         return Ledger(
-            images=_count(len(data), images),
-            annotations=_count(all_segments, segments),
+            images=Count.from_kept(images, {OTHER_PART: len(data) - images}),
+            annotations=Count.from_kept(segments, {OTHER_PART: all_segments - segments}),
         )
 
     return write_view(
@@ -135,11 +135,6 @@ def _publish(
         ledger=ledger,
         force=force,
     )
-
-
-def _count(total: int, kept: int) -> Count:
-    dropped = {OTHER_PART: total - kept} if total > kept else {}
-    return Count(input=total, kept=kept, dropped=dropped)
 
 
 def _rank(seed: int, key: str) -> bytes:

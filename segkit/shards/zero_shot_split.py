@@ -132,20 +132,19 @@ def split_zero_shot(
     if not seen_classes.categories:
         message = "every class of the set is unseen"
         raise InputError(message, file=data.path, hint="leave seen classes to train on")
+    writer = _PartWriter(data, unseen_ids, policy, arguments, force)
     images: Counter[str] = Counter()
     for sample in data.samples():
         if verify_images:
             data.verify_image(sample)
-        has_unseen = any(segment.class_id in unseen_ids for segment in sample.segments)
-        images[UNSEEN_PART] += has_unseen
-        images[SEEN_PART] += policy == "ignore-pixels" or not has_unseen
+        for part in (SEEN_PART, UNSEEN_PART):
+            images[part] += writer.is_in_part(sample, part)
     for part in (SEEN_PART, UNSEEN_PART):
         if not images[part]:
             hint = "give --policy ignore-pixels" if part == SEEN_PART else "give another set"
             message = f"no image is left for the {part} part"
             raise InputError(message, file=data.path, record=split.name, hint=hint)
     record = {"split": split.name, "policy": policy, "unseen": unseen.to_json()}
-    writer = _PartWriter(data, unseen_ids, policy, arguments, force)
     home = storage.location(destination)
     return {
         SEEN_PART: writer.write(home / SEEN_PART, SEEN_PART, seen_classes, {ZERO_SHOT: record}),
@@ -172,7 +171,7 @@ class _PartWriter:
         def rows() -> Iterator[tuple[Sample, ShardSet]]:
             nonlocal images, kept, other_class, other_part, joined
             for sample in self.data.samples():
-                if not self._is_in_part(sample, part):
+                if not self.is_in_part(sample, part):
                     other_part += len(sample.segments)
                     continue
                 restricted = restrict_classes(sample, self.data, taxonomy)
@@ -187,18 +186,18 @@ class _PartWriter:
             dropped = {UNSEEN_CLASS: other_class, OTHER_PART: other_part}
             total = len(self.data)
             return Ledger(
-                images=_count(images, {OTHER_PART: total - images}),
-                annotations=_count(kept, dropped, {"joined": joined}),
+                images=Count.from_kept(images, {OTHER_PART: total - images}),
+                annotations=Count.from_kept(kept, dropped, {"joined": joined}),
             )
 
-        header = Header.from_set(self.data, "split", self.arguments)
-        source = {key: value for key, value in header.source_header.items() if key != "categories"}
-        header = replace(header, taxonomy=taxonomy, split=part, source_header=source | record)
+        header = Header.from_set(self.data, "split", self.arguments).with_taxonomy(taxonomy)
+        header = replace(header, split=part, source_header=header.source_header | record)
         return write_view(
             destination, rows(), (self.data,), header, ledger=ledger, force=self.force
         )
 
-    def _is_in_part(self, sample: Sample, part: str) -> bool:
+    def is_in_part(self, sample: Sample, part: str) -> bool:
+        """Whether a part has the image of a sample, by the policy."""
         has_unseen = any(segment.class_id in self.unseen_ids for segment in sample.segments)
         if part == UNSEEN_PART:
             return has_unseen
@@ -250,10 +249,3 @@ def _select(data: ShardSet, names: Sequence[str]) -> Taxonomy:
 def _without(taxonomy: Taxonomy, hidden: Taxonomy) -> Taxonomy:
     rest = [category for category in taxonomy.categories if category.id not in hidden.by_id]
     return Taxonomy(taxonomy.name, tuple(rest))
-
-
-def _count(kept: int, dropped: dict[str, int], warnings: dict[str, int] | None = None) -> Count:
-    """A line of the ledger without the codes that count nothing."""
-    codes = {code: number for code, number in dropped.items() if number}
-    notes = {code: number for code, number in (warnings or {}).items() if number}
-    return Count(input=kept + sum(codes.values()), kept=kept, dropped=codes, warnings=notes)
