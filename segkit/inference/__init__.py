@@ -23,6 +23,6 @@ mask_statistics.py  figures of the pseudo-masks of a set
 outputs.py          write predictions as samples, shard sets and pictures
 upscale.py          mask logits at the pixels of the original image, in bands
 input_files.py      find, name and check image files
-label_shards.py  write a label layer shard by shard, by any number of workers
+label_shards.py     write a label layer shard by shard, by any number of workers
 streams.py          prefetch, batch_by_shape, reorder, unbatch
 """

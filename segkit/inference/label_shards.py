@@ -7,7 +7,7 @@ with those of another. So the bytes of a layer do not depend on the number of wo
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.shard import write_shard
 from segkit.shards.sidecar import DamagedShardError, Shard, read_shard
-from segkit.shards.writer import check_destination, finish, relocated
+from segkit.shards.writer import check_destination, finish, relocated, view_header
 from segkit.workers.devices import Workers
 
 MIN_ROWS, MAX_ROWS, SHARDS = 32, 1024, 64
@@ -43,7 +43,7 @@ class LabelTask:
     data: ShardSet
     stage: Path
     home: Path
-    """From which names in the version are relative, see `Staging`."""
+    """Directory that names in the version are relative to, see `Staging`."""
     open_label: Callable[[str], Label]
     """Opens the model on a device. Picklable, if there are workers."""
     shard_rows: int
@@ -125,8 +125,7 @@ def label_shards(
     destination = storage.location(destination)
     check_destination(destination, (data,))
     with staging(destination, _fingerprint(data, header), resume=True) as stage:
-        in_process = workers.in_process
-        threads = None if in_process else workers.threads
+        threads = None if workers.in_process else workers.threads
         rows = rows_per_shard(len(data))
         task = LabelTask(data, stage.path, stage.home, open_label, rows, threads)
         _write_missing(task, workers, on_image)
@@ -135,12 +134,7 @@ def label_shards(
         image_roots = {
             name: digest for note in notes for name, digest in note["image_roots"].items()
         }
-        header = replace(
-            header,
-            images_by=data.manifest.images_by,
-            parents=(data.as_parent(stage.home), *header.parents),
-            image_roots=dict(sorted(image_roots.items())),
-        )
+        header = view_header(header, (data,), stage.home, image_roots)
         layer = finish(stage, task.count, header, Ledger(), force=force)
         return layer, sum((Counter(note["counts"]) for note in notes), Counter())
 

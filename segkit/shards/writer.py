@@ -5,7 +5,7 @@ every index that `sidecar.read_shard` does not return (in any order, in any proc
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -214,13 +214,27 @@ def write_view(
     with staging(destination, {"command": header.command}, resume=False) as stage:
         image_roots: dict[str, str] = {}
         count = _write_shards(stage, relocated(rows, stage.home, image_roots), SHARD_BYTES)
-        header = replace(
-            header,
-            images_by=sets[0].manifest.images_by,
-            parents=(*(data.as_parent(stage.home) for data in sets), *header.parents),
-            image_roots=dict(sorted(image_roots.items())),
-        )
+        header = view_header(header, sets, stage.home, image_roots)
         return finish(stage, count, header, ledger(), force=force)
+
+
+def view_header(
+    header: Header, sets: Sequence[ShardSet], home: Path, image_roots: Mapping[str, str]
+) -> Header:
+    """The header of labels for the images of these sets, which become its first parents.
+
+    Args:
+        header: the other fields.
+        sets: the sets that hold the images.
+        home: of the version, see `Staging`.
+        image_roots: as `relocated` has filled it.
+    """
+    return replace(
+        header,
+        images_by=sets[0].manifest.images_by,
+        parents=(*(data.as_parent(home) for data in sets), *header.parents),
+        image_roots=dict(sorted(image_roots.items())),
+    )
 
 
 def check_destination(destination: Path, sets: Sequence[ShardSet]) -> None:
