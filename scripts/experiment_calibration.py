@@ -29,7 +29,7 @@ from segkit.inference.calibrate import ScoredBoxes, fit_map
 from segkit.inference.overlaps import resolve_overlaps
 from segkit.inference.predict_boxes import CROP_FACTOR, View, predict_box_masks
 from segkit.masks import rle
-from segkit.masks.boxes import AREAS, tightness
+from segkit.masks.boxes import AREAS, in_size, tightness
 from segkit.masks.iou import mask_iou
 from segkit.runs.calibration import ScoreMap, calibration_error, expected_iou, reliability
 from segkit.runs.open_run import load_run
@@ -139,8 +139,8 @@ def score_table(images: Sequence[Image], boxes: ScoredBoxes) -> str:
 def maps_of(boxes: ScoredBoxes, *, by_size: bool) -> dict[str, ScoreMap]:
     """The maps of `segkit calibrate`, or only that of all boxes."""
     maps = {}
-    for size, (low, high) in AREAS.items():
-        group = boxes.select((boxes.area >= low) & (boxes.area < high))
+    for size in AREAS:
+        group = boxes.select(in_size(boxes.area, size))
         if size == "all" or (by_size and len(group.iou) >= calibrate.MIN_BOXES):
             maps[size] = fit_map(group.score, group.iou)
     return maps

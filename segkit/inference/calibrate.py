@@ -13,7 +13,7 @@ from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.streams import prefetch, unbatch
 from segkit.masks import rle
-from segkit.masks.boxes import AREAS, touches_image
+from segkit.masks.boxes import AREAS, in_size, touches_image
 from segkit.masks.iou import mask_iou
 from segkit.runs.calibration import (
     Calibration,
@@ -146,13 +146,13 @@ def fit_calibration(boxes: ScoredBoxes, data: ShardSet, *, seed: int = SEED) -> 
     fewest = min(len(fitted.iou), len(held_out.iou))
     if fewest < MIN_BOXES:
         message = f"{len(boxes.iou)} things with a true mask, {fewest} in one half of the images"
-        hint = f"each half needs {MIN_BOXES}: give a set with more masks of people's hand"
+        hint = f"each half needs {MIN_BOXES}: give a set with more human-annotated masks"
         raise InputError(message, file=data.path, hint=hint)
     maps = {}
-    for size, (low, high) in AREAS.items():
-        in_size = fitted.select((fitted.area >= low) & (fitted.area < high))
-        if size == "all" or len(in_size.iou) >= MIN_BOXES:
-            maps[size] = fit_map(in_size.score, in_size.iou)
+    for size in AREAS:
+        group = fitted.select(in_size(fitted.area, size))
+        if size == "all" or len(group.iou) >= MIN_BOXES:
+            maps[size] = fit_map(group.score, group.iou)
     expected = expected_iou(maps, held_out.score, held_out.area)
     return Calibration(
         schema="segkit.calibration/1",

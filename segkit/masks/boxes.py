@@ -25,6 +25,12 @@ Corners = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels, the far edges included."""
 
 
+def in_size(areas: NDArray[np.float64], size: str) -> NDArray[np.bool_]:
+    """(N,) whether areas (N,) in pixels are of a size of `AREAS`, its upper bound excluded."""
+    low, high = AREAS[size]
+    return (areas >= low) & (areas < high)
+
+
 def tight_box(mask: NDArray[Any]) -> Box:
     """The tight box (x, y, width, height) of a (H, W) mask in pixels; zeros where it is empty."""
     return box_of_projections(np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0)))

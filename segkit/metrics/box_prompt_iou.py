@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.masks.boxes import AREAS, filled_box, inscribed_ellipse
+from segkit.masks.boxes import AREAS, filled_box, in_size, inscribed_ellipse
 from segkit.masks.iou import mask_iou, mask_iou_of_pairs
 from segkit.masks.run_lengths import decode_runs, join
 from segkit.sample import Sample, Segment
@@ -74,8 +74,7 @@ class BoxPromptIoU:
         area = np.array([segment.area for segment in self.objects])
         label = [self.taxonomy.index[segment.class_id] for segment in self.objects]
         in_class = np.array(label, np.int64)
-        sizes = {name: (area >= low) & (area < high) for name, (low, high) in AREAS.items()}
-        del sizes["all"]
+        sizes = {size: in_size(area, size) for size in AREAS if size != "all"}
         names = self.taxonomy.unique_names.values()
         classes = {name: in_class == k for k, name in enumerate(names)}
         return {

@@ -1,5 +1,6 @@
 """Recall of masks whatever their class: what a better class head could still name."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from segkit.sample import Sample, Segment
 from segkit.taxonomy import Taxonomy
 
 MIN_IOU = 0.5
-"""A true mask is found by a predicted one whose IoU is above this, as in panoptic quality."""
+"""A predicted mask covers a true one if their IoU is above this, as in panoptic quality."""
 
 
 class MaskRecall:
@@ -23,8 +24,8 @@ class MaskRecall:
 
     def __init__(self, taxonomy: Taxonomy) -> None:
         self.taxonomy = taxonomy
-        self._hits: dict[int, int] = {}
-        self._total: dict[int, int] = {}
+        self._hits: Counter[int] = Counter()
+        self._total: Counter[int] = Counter()
 
     def update(self, truth: Sequence[Sample], prediction: Sequence[Sample]) -> None:
         """Add a batch of images."""
@@ -34,9 +35,8 @@ class MaskRecall:
             iou = coco_iou(_masks(masks, image), _masks(objects, image), [0] * len(objects))
             best = iou.max(0, initial=0.0)  # (G,)
             for segment, value in zip(objects, best, strict=True):
-                key = segment.class_id
-                self._total[key] = self._total.get(key, 0) + 1
-                self._hits[key] = self._hits.get(key, 0) + int(value > MIN_IOU)
+                self._total[segment.class_id] += 1
+                self._hits[segment.class_id] += int(value > MIN_IOU)
 
     def compute(self, classes: Sequence[str]) -> float | None:
         """Recall in percent, the mean over those of some classes that have segments.

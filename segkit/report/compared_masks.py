@@ -12,7 +12,7 @@ from segkit.inference.teacher import Teacher
 from segkit.masks import rle
 from segkit.masks.boxes import Mask
 from segkit.masks.iou import mask_iou
-from segkit.report.labeled_boxes import Floats, HiddenTruth, LabeledBoxes
+from segkit.report.labeled_boxes import Floats, HiddenTruth, Ints, LabeledBoxes
 from segkit.report.preview import spread
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -52,8 +52,7 @@ def compare_masks(
         The IoU on `MAX_BOXES` of the masks whose truth is known, spread evenly over the set; None
         where there is no such mask.
     """
-    known = np.flatnonzero(boxes.is_known & boxes.is_masked)
-    chosen = known[spread(len(known), MAX_BOXES)]
+    chosen = _chosen_rows(boxes)
     if not len(chosen):
         return None
     rows = LabeledBoxes(*(values[chosen] for values in vars(boxes).values()))
@@ -87,8 +86,13 @@ def compare_masks(
 
 def compared_images(boxes: LabeledBoxes) -> int:
     """Number of the images that `compare_masks` looks at."""
+    return len(np.unique(boxes.image[_chosen_rows(boxes)]))
+
+
+def _chosen_rows(boxes: LabeledBoxes) -> Ints:
+    """The rows that are compared: masks whose truth is known, spread evenly over the set."""
     known = np.flatnonzero(boxes.is_known & boxes.is_masked)
-    return len(np.unique(boxes.image[known[spread(len(known), MAX_BOXES)]]))
+    return known[spread(len(known), MAX_BOXES)]
 
 
 def _iou_by_id(

@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.masks.boxes import AREAS
+from segkit.masks.boxes import in_size
 from segkit.metrics.box_prompt_iou import matched_iou
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-SIZES = tuple(size for size in AREAS if size != "all")
-"""COCO's, by the area of the box."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,7 @@ class LabeledBoxes:
 
     def in_size(self, size: str) -> NDArray[np.bool_]:
         """(B,) whether the box has one of COCO's sizes, or `all`."""
-        low, high = AREAS[size]
-        return (self.area >= low) & (self.area < high)
+        return in_size(self.area, size)
 
 
 class HiddenTruth:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segkit import parse
-from segkit.masks.boxes import AREAS
+from segkit.masks.boxes import AREAS, in_size
 
 BINS = 10
 """Of expected IoU, of equal width, that the calibration error compares with the IoU."""
@@ -120,8 +120,7 @@ def expected_iou(maps: Mapping[str, ScoreMap], scores: Floats, areas: Floats) ->
     """
     expected = maps["all"](scores)
     for size in maps.keys() - {"all"}:
-        low, high = AREAS[size]
-        expected = np.where((areas >= low) & (areas < high), maps[size](scores), expected)
+        expected = np.where(in_size(areas, size), maps[size](scores), expected)
     return expected
 
 
