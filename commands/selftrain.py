@@ -17,7 +17,7 @@ from .common import (
     progress_bar,
     table,
 )
-from .train import parse_data
+from .train import OVERRIDES_OPTION, parse_data
 
 
 def selftrain(
@@ -72,12 +72,7 @@ def selftrain(
         help="Label the boxes with test-time augmentation: better masks, six times the work.",
     ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
-    overrides: list[str] = typer.Option(
-        [],
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a key of the recipe, such as optimizer.lr=3e-4; repeatable.",
-    ),
+    overrides: list[str] = OVERRIDES_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 _LINE_INTERVAL = 30.0
 """Seconds between progress lines where stderr is not a terminal."""
+OVERRIDES_OPTION: list[str] = typer.Option(
+    [],
+    "--set",
+    metavar="KEY=VALUE",
+    help="Change a key of the recipe, such as optimizer.lr=3e-4; repeatable.",
+)
 
 
 def train(
@@ -64,12 +70,7 @@ def train(
         None, "--steps", min=1, help="Number of optimizer steps, instead of the recipe's."
     ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
-    overrides: list[str] = typer.Option(
-        [],
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a key of the recipe, such as optimizer.lr=3e-4; repeatable.",
-    ),
+    overrides: list[str] = OVERRIDES_OPTION,
     init_from: str = typer.Option(
         None,
         "--init-from",

@@ -105,6 +105,7 @@ def train(
     folder, manifest, content = open_bank(bank)
     path = bank_run(folder, manifest, checkpoint)
     from segkit.zeroshot.class_heads import write_head
+    from segkit.zeroshot.second_stage import LOG_EVERY
 
     run = load_run_for(content.classes, str(path), "cpu", ())
     arguments = {"bank": str(folder), "settings": chosen.model_dump(mode="json")}
@@ -117,7 +118,7 @@ def train(
             chosen,
             out,
             arguments,
-            on_log=lambda part, step: advance(50),
+            on_log=lambda part, step: advance(LOG_EVERY),
         )
     result = {
         "path": str(written),
