@@ -149,7 +149,7 @@ def pseudolabel(
     from segkit import pseudolabel as label_boxes
     from segkit.inference.mask_statistics import describe_masks
 
-    teacher = (spec if workers.in_process else spec.on(workers.caller_device)).open()
+    teacher = spec.on(workers.caller_device).open()
     if tta and teacher.calibration is not None:
         note("the run is calibrated without --tta, with which masks are better than expected")
     with progress_bar(f"pseudolabel {boxes.path.parent.name}", len(boxes)) as advance:
