@@ -1,4 +1,4 @@
-"""`segkit calibrate`: teach a run to say which IoU to expect of its masks."""
+"""`segkit calibrate`: map the mask scores of a run to the IoU to expect."""
 
 from collections.abc import Iterator
 from pathlib import Path

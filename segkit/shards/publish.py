@@ -187,7 +187,7 @@ def staging(
         SegkitError: another live process is writing there, the disk is full, or the directory was
             deleted while it was written.
         InputError: the destination is not a directory that can be written to, its versions are of
-            the other type, or a file or folder of the user has the name of the new version.
+            another type, or a file or folder of the user has the name of the new version.
     """
     destination = storage.location(destination)
     check_type(destination, content)
@@ -243,7 +243,7 @@ def _removed_on_failure(stage: Staging) -> Iterator[None]:
 
 
 def check_type(destination: Path, content: str) -> None:
-    """Raise InputError if the directory holds versions of the other type.
+    """Raise InputError if the directory holds versions of another type.
 
     A new version would hide the newest of those.
     """

@@ -73,7 +73,7 @@ class Workers:
         tasks: Sequence[tuple[Any, ...]],
         folders: Sequence[Path],
     ) -> Iterator[Result]:
-        """Run tasks on the devices, and yield each result once it is there.
+        """Run tasks on the devices, and yield each result as soon as it is ready.
 
         A task runs again if its worker dies.
 

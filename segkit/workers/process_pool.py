@@ -54,7 +54,7 @@ def run_on_devices(
     tasks: Iterable[tuple[Any, ...]],
     devices: Sequence[str],
 ) -> Iterator[_Result]:
-    """Run tasks in one process for each device, and yield each result once it is there.
+    """Run tasks in one process for each device, and yield each result as soon as it is ready.
 
     The tasks of a process that dies run again in a new one.
 
@@ -62,7 +62,7 @@ def run_on_devices(
         make: called once in each process, with its device; returns the function of a task.
             Picklable.
         tasks: arguments of each task.
-        devices: such as `cuda:0`; one may stand there more than once.
+        devices: such as `cuda:0`; they may repeat.
 
     Raises:
         WorkerDiedError: processes died again and again.
@@ -103,7 +103,7 @@ def _pool(
 def as_completed(
     submit: Callable[..., "Future[_Result]"], tasks: Iterable[tuple[Any, ...]], workers: int
 ) -> Iterator[_Result]:
-    """Submit tasks and yield each result once it is there.
+    """Submit tasks and yield each result as soon as it is ready.
 
     Args:
         submit: the function of a pool or a cluster.
