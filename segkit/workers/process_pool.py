@@ -10,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cached_property
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ _work: Callable[..., Any] | None = None
 """The function of this worker process."""
 _CONTEXT = multiprocessing.get_context("spawn")
 """Not fork: a forked child would hold the destination's lock after its parent was killed."""
+_WARNINGS = "PYTHONWARNINGS"
 MAX_DEATHS = 3
 """Deaths of worker processes in a row, without a finished task in between, that have a cause."""
 
@@ -86,6 +88,7 @@ def run_on_devices(
 def _pool(
     count: int, initializer: Callable[..., None], arguments: tuple[Any, ...]
 ) -> Iterator[Callable[..., "Future[Any]"]]:
+    _start_resource_tracker()
     pool = ProcessPoolExecutor(count, _CONTEXT, initializer=initializer, initargs=arguments)
 
     def submit(*arguments: Any) -> "Future[_Result]":
@@ -98,6 +101,17 @@ def _pool(
         raise WorkerDiedError from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_resource_tracker() -> None:
+    """Start the process that removes semaphores after a stop signal, which would warn of them."""
+    set_before = os.environ.get(_WARNINGS)
+    os.environ[_WARNINGS] = ",".join(filter(None, (set_before, "ignore:resource_tracker")))
+    resource_tracker.ensure_running()
+    if set_before is None:
+        del os.environ[_WARNINGS]
+    else:
+        os.environ[_WARNINGS] = set_before
 
 
 def as_completed(

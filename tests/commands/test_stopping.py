@@ -60,6 +60,7 @@ def check(code: int, errors: str, mark: str, number: signal.Signals) -> None:
     """Done, or stopped: by segkit, or by the kernel before Python could run any of it."""
     assert code in (0, 128 + number, -number), errors
     assert "Traceback" not in errors and "bug in segkit" not in errors
+    assert "leaked" not in errors
     assert processes(mark) == []
 
 
