@@ -106,14 +106,14 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
         key = new
     if key not in _keys(Recipe) and key.rpartition(".")[0] not in _keys(Recipe, mappings_only=True):
         raise _unknown_key(key, "--set")
-    value = _override_value(text)
+    value = override_value(text)
     *sections, name = key.split(".")
     for section in sections:
         table = table.setdefault(section, {})
     table[name] = value
 
 
-def _override_value(text: str) -> Any:
+def override_value(text: str) -> Any:
     """The TOML value of an override; text that is not TOML stands for itself."""
     try:
         tomllib.loads(f"value = {text}")

@@ -1,13 +1,13 @@
 """The settings of the second stage: its generator, losses, class head and schedule."""
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from segkit.errors import InputError
+from segkit.recipes.load import override_value
 from segkit.recipes.schema import Section
 
 _GENERATOR_LOSSES = (
@@ -105,9 +105,9 @@ class ZeroShotSettings(Section):
             if not equals or key not in cls.model_fields:
                 hint = f"give KEY=VALUE with one of: {', '.join(cls.model_fields)}"
                 raise InputError(f"invalid setting {override!r}", record="--set", hint=hint)
-            values[key] = _value(text)
+            values[key] = override_value(text)
         try:
-            settings = cls.model_validate_json(json.dumps(values), strict=True)
+            settings = cls.model_validate_json(json.dumps(values, default=str), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
@@ -132,11 +132,3 @@ class ZeroShotSettings(Section):
             ),
         }
         return {key: required[key][1] for key in values if key in required and not required[key][0]}
-
-
-def _value(text: str) -> Any:
-    """The TOML value of an override; text that is not TOML stands for itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text
