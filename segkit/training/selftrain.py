@@ -201,11 +201,12 @@ class _Loop:
         if existing := versions(folder):
             return existing[min(existing)]
         boxes, weight = self.plan.boxes
-        overrides, steps = [*self.plan.overrides], self.plan.recipe.training.steps
+        overrides, steps = self.plan.first_overrides, self.plan.recipe.training.steps
         if number:
             boxes, steps = before[-1]["masks"], self.plan.round_steps
             start = json.dumps(before[-1]["run"])
-            overrides += ["loss.trust_scores=true", f"model.init_from={start}"]
+            later = ("loss.trust_scores=true", f"model.init_from={start}")
+            overrides = [*self.plan.overrides, *later]
         with self.progress(f"round {number}: train", steps) as advance:
 
             def on_start(taken: int, steps: int) -> None:

@@ -48,6 +48,11 @@ class SelfTrainingPlan:
     overrides: tuple[str, ...]
     tta: bool
 
+    @property
+    def first_overrides(self) -> list[str]:
+        """Of the first training, which has no scores to trust."""
+        return _first_overrides(self.overrides)
+
     def fingerprint(self) -> dict[str, Any]:
         """What a self-training that resumes must have in common with the interrupted one."""
 
@@ -97,8 +102,7 @@ def plan_selftraining(
     if checkpoint is not None and steps is not None:
         hint = "--checkpoint replaces the first training; give --round-steps"
         raise InputError("nothing reads --steps", hint=hint)
-    first = [*overrides, "loss.trust_scores=false"]  # the first round has no scores to trust
-    loaded = load_recipe(recipe, with_steps(first, steps))
+    loaded = load_recipe(recipe, with_steps(_first_overrides(overrides), steps))
     if not loaded.loss.box_prompts:
         hint = "set loss.box_prompts above 0, as in box-labeler-mini"
         raise InputError("the recipe trains no box prompts", record=str(recipe), hint=hint)
@@ -120,6 +124,11 @@ def plan_selftraining(
     return SelfTrainingPlan(
         checked, list(data), boxes, held_out, share, checkpoint, round_steps, settings, tta
     )
+
+
+def _first_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides of the first training, which has no scores to trust."""
+    return [*overrides, "loss.trust_scores=false"]
 
 
 def _require_held_out(spec: str, trained: Sequence[NamedPath]) -> None:
@@ -180,17 +189,31 @@ def read_state(out: Path, plan: SelfTrainingPlan) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     state = parse.read_json(file)
+    parts = state if isinstance(state, dict) else {}
+    inputs, rounds = parts.get("inputs"), parts.get("rounds")
+    if not (isinstance(inputs, dict) and isinstance(rounds, list) and all(map(_is_round, rounds))):
+        hint = "delete it, or give another --out"
+        raise InputError("is not the record of a self-training", file=file, hint=hint)
     differing = [
         key
         for key, value in json.loads(json.dumps(plan.fingerprint())).items()
-        if state["inputs"].get(key) != value
+        if inputs.get(key) != value
     ]
     if differing:
         hint = "give the same, or another --out"
         message = f"holds a self-training with another {' and another '.join(differing)}"
         raise InputError(message, file=out, hint=hint)
-    rounds: list[dict[str, Any]] = state["rounds"]
     return rounds
+
+
+def _is_round(entry: object) -> bool:
+    """Whether JSON is the record of a round; `masks` is missing before its boxes are labeled."""
+    types: dict[str, type | tuple[type, ...]] = {"run": str, "held_out_iou": (int, float)}
+    if not isinstance(entry, dict):
+        return False
+    return isinstance(entry.get("masks", ""), str) and all(
+        isinstance(entry.get(key), kind) for key, kind in types.items()
+    )
 
 
 def write_state(out: Path, plan: SelfTrainingPlan, rounds: Sequence[dict[str, Any]]) -> None:

@@ -16,13 +16,19 @@ from jsonschema import Draft202012Validator
 
 from segkit.errors import InputError
 from segkit.inference.calibrate import ScoredBoxes
+from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.reader import ShardSet
 from segkit.training import selftrain as module
 from segkit.training.selftrain import SelfTraining, selftrain
-from segkit.training.selftrain_plan import hold_out, plan_selftraining, read_state
+from segkit.training.selftrain_plan import (
+    SelfTrainingPlan,
+    hold_out,
+    plan_selftraining,
+    read_state,
+)
 from tests.commands.slips import assert_refused_before_torch
 from tests.training.toy import write_recipe, write_toy_set
 
@@ -157,18 +163,47 @@ def test_no_kill_changes_a_byte(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert set(whole) == set(killed)
 
 
-def test_another_self_training_in_the_folder_is_refused(home: Path) -> None:
-    plan_of = plan_selftraining
+def plan_of(weight: float = 1.0, *overrides: str) -> SelfTrainingPlan:
     options: dict[str, Any] = {"rounds": 1, "held_out": None, "checkpoint": None, "share": 0.34}
-    options |= {"steps": 3, "round_steps": None, "overrides": FAST, "tta": False}
-    plan = plan_of("tiny.toml", [("masks", 1.0)], ("boxes", 1.0), **options)
+    options |= {"steps": 3, "round_steps": None, "overrides": (*FAST, *overrides), "tta": False}
+    return plan_selftraining("tiny.toml", [("masks", weight)], ("boxes", 1.0), **options)
+
+
+def test_another_self_training_in_the_folder_is_refused(home: Path) -> None:
+    plan = plan_of()
     assert plan.round_steps == 1
     hold_out(plan, home / "work")
     module.write_state(home / "work", plan, [])
     assert read_state(home / "work", plan) == []
-    other = plan_of("tiny.toml", [("masks", 2.0)], ("boxes", 1.0), **options)
     with pytest.raises(InputError, match="another data"):
-        read_state(home / "work", other)
+        read_state(home / "work", plan_of(2.0))
+
+
+def test_the_first_training_has_no_scores_to_trust(home: Path) -> None:
+    plan = plan_of(1.0, "loss.trust_scores=true")
+    assert not load_recipe("tiny.toml", plan.first_overrides).loss.trust_scores
+    assert not plan.recipe.loss.trust_scores
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"inputs": {}}',
+        '{"inputs": [], "rounds": []}',
+        '{"inputs": {}, "rounds": {}}',
+        '{"inputs": {}, "rounds": [1]}',
+        '{"inputs": {}, "rounds": [{"run": "r"}]}',
+        '{"inputs": {}, "rounds": [{"run": "r", "held_out_iou": 0.5, "masks": 2}]}',
+    ],
+)
+def test_a_damaged_record_is_refused(tmp_path: Path, home: Path, content: str) -> None:
+    plan = plan_of()
+    (tmp_path / "selftrain.json").write_text(content)
+    message = r"selftrain\.json: is not the record of a self-training; delete it"
+    with pytest.raises(InputError, match=message):
+        read_state(tmp_path, plan)
 
 
 def test_several_processes_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
