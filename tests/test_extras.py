@@ -107,6 +107,7 @@ def test_every_command_of_the_core_runs_without_any_extra(tmp_path: Path) -> Non
         "recipes dataseg-r50",
         f"convert coco {instances} --boxes-only --out boxes",
         *(f"pseudolabel --teacher {name} --data boxes --out masks" for name in TEACHERS),
+        "pseudolabel --teacher ellipse --data boxes --out shared --devices 2",
         "export coco-panoptic --data set --out out/coco",
         "export coco-instances --data set --out out/instances",
         "export yolo-seg --data set --out out/yolo",

@@ -5,6 +5,7 @@ with those of another. So the bytes of a layer do not depend on the number of wo
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -63,11 +64,13 @@ class LabelTask:
 
     def open_worker(self, device: str) -> Callable[[int], int]:
         """Open the model in this process; returns the function that writes a shard."""
-        if self.threads is not None and device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        label = self.open_label(device)
+        on_cpu = device == "cpu" and "torch" in sys.modules  # GrabCut and shapes do without it
+        if on_cpu and self.threads is not None and "OMP_NUM_THREADS" not in os.environ:
             import torch
 
             torch.set_num_threads(self.threads)
-        return partial(self.write, self.open_label(device))
+        return partial(self.write, label)
 
     def write(self, label: Label, index: int, on_image: Callable[[], None] = lambda: None) -> int:
         """Write a shard; returns its number of images."""

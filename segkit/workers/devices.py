@@ -96,9 +96,7 @@ class Workers:
             yield from as_completed(submit, tasks, size)
 
     def _local_devices(self) -> list[str]:
-        import torch
-
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = _gpus()
         if self.device == "cpu" or (self.device == "auto" and not gpus):
             return ["cpu"] * (self.count or _cores())
         if (self.count or 1) > gpus:
@@ -106,6 +104,15 @@ class Workers:
             hint = f"give at most {gpus}, or --device cpu" if gpus else "give --device cpu"
             raise InputError(message, record="--devices", hint=hint)
         return [f"cuda:{index}" for index in range(self.count or gpus)]
+
+
+def _gpus() -> int:
+    """GPUs of this machine; none where torch is not installed, which no CPU teacher needs."""
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def torchrun_ranks() -> int:
