@@ -127,9 +127,6 @@ def predict(
     if (images is None) == (data is None):
         raise InputError("give --images DIR or --data SET", hint="give one of the two")
     workers = parse_workers(engine, devices, device, address)
-    if images is not None and not workers.in_process:
-        hint = "convert them to a set and give --data, or leave out --devices and --engine"
-        raise InputError("files are predicted on one device", record="--images", hint=hint)
     check_run(checkpoint, settings, chosen_task)
     shards = ShardSet.open(data) if data else None
     taxonomy = _taxonomy(vocabulary, classes, shards)
@@ -172,6 +169,7 @@ def predict(
                     chosen_task,
                     destination,
                     ledger=tally.ledger(),
+                    workers=workers,
                     on_image=advance,
                 )
         version = f"v{predictions.version}"

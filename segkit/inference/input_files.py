@@ -1,15 +1,19 @@
 """Find, name and check the image files of a folder before prediction; imports no torch."""
 
+import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.inference.streams import THREADS, prefetch
+from segkit.sample import Sample
 from segkit.sources.image_files import read_picture, visible_files
 from segkit.sources.ledger import Defect, ImageError, Tally
+from segkit.storage import FileStates
 
 
 def image_files(place: Path) -> tuple[Path, Sequence[Path], Counter[str]]:
@@ -55,6 +59,38 @@ def sample_ids(files: Sequence[Path], root: Path) -> dict[Path, str]:
     return {
         file: str(stems[file] if count[stems[file]] == 1 else name) for file, name in names.items()
     }
+
+
+@dataclass(frozen=True)
+class FileItems:
+    """Image files under a folder, each with its sample id; a set names them by path."""
+
+    folder: Path
+    files: tuple[tuple[Path, str], ...]
+
+    @classmethod
+    def from_files(cls, files: Sequence[Path], root: Path) -> "FileItems":
+        """The files with their ids, see `sample_ids`."""
+        return cls(root, tuple(sample_ids(files, root).items()))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int, /) -> tuple[Path, str]:
+        return self.files[index]
+
+    def records(
+        self, samples: Iterable[Sample], image_roots: dict[str, str]
+    ) -> Iterator[tuple[Sample, None]]:
+        """The samples as they are; they name no tar."""
+        return ((sample, None) for sample in samples)
+
+    def state(self) -> str:
+        """A digest of the names and states of the files, which differs once one has changed."""
+        states, digest = FileStates(), hashlib.sha256()
+        for file, sample_id in self.files:
+            digest.update(f"{file}\0{sample_id}\0{states(file)}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
 
 def check_files(

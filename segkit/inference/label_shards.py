@@ -1,7 +1,7 @@
-"""Write a label layer shard by shard, in this process or by workers; a killed run resumes.
+"""Write labels shard by shard, in this process or by workers; a killed run resumes.
 
-A set and nothing else decides which image goes to which shard, and a shard's images share no batch
-with those of another. So the bytes of a layer do not depend on the number of workers.
+The images and nothing else decide which of them go to which shard, and a shard's images share no
+batch with those of another. So the bytes of a version do not depend on the number of workers.
 """
 
 import os
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from segkit import __version__, storage
 from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Ledger
-from segkit.shards.publish import staging
+from segkit.shards.publish import Staging, staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.shard import write_shard
 from segkit.shards.sidecar import DamagedShardError, Shard, read_shard
@@ -28,8 +28,8 @@ MIN_ROWS, MAX_ROWS, SHARDS = 32, 1024, 64
 """A set is cut into about 64 shards, of 32 to 1024 images each: enough for many devices, and small
 enough that little is lost by a kill."""
 Counts = Mapping[str, int]
-Label = Callable[[Iterable[Sample]], Iterator[tuple[Sample, Counts]]]
-"""Samples of a shard -> in order, the samples with other segments, each with counts of them."""
+Label = Callable[[Iterable[Any]], Iterator[tuple[Sample, Counts]]]
+"""Items of a shard -> in order, their samples with new segments, each with counts of them."""
 
 
 def rows_per_shard(images: int) -> int:
@@ -37,14 +37,56 @@ def rows_per_shard(images: int) -> int:
     return min(MAX_ROWS, max(MIN_ROWS, -(-images // SHARDS)))
 
 
+class Items(Protocol):
+    """The images that are labeled, in order. Picklable."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the images are."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """What a `Label` takes of an image."""
+
+    def records(
+        self, samples: Iterable[Sample], image_roots: dict[str, str]
+    ) -> Iterator[tuple[Sample, None]]:
+        """The rows of labeled samples; adds the tars that they name, as `relocated` does."""
+
+
 @dataclass(frozen=True)
-class LabelTask:
-    """What every worker needs: a set, and where the shards of its layer are written."""
+class SetItems:
+    """The samples of a set, whose images a layer names relative to its own directory."""
 
     data: ShardSet
-    stage: Path
     home: Path
     """Directory that names in the version are relative to, see `Staging`."""
+
+    @property
+    def folder(self) -> Path:
+        """The version's directory."""
+        return self.data.path
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        return self.data.sample(index)
+
+    def records(
+        self, samples: Iterable[Sample], image_roots: dict[str, str]
+    ) -> Iterator[tuple[Sample, None]]:
+        """The samples with images relative to the version."""
+        return relocated(((sample, self.data) for sample in samples), self.home, image_roots)
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    """What every worker needs: the images, and where the shards of their labels are written."""
+
+    items: Items
+    stage: Path
     open_label: Callable[[str], Label]
     """Opens the model on a device. Picklable, if there are workers."""
     shard_rows: int
@@ -55,12 +97,12 @@ class LabelTask:
     @property
     def count(self) -> int:
         """Number of shards."""
-        return -(-len(self.data) // self.shard_rows)
+        return -(-len(self.items) // self.shard_rows)
 
     def rows(self, index: int) -> range:
         """The images of a shard."""
         start = index * self.shard_rows
-        return range(start, min(len(self.data), start + self.shard_rows))
+        return range(start, min(len(self.items), start + self.shard_rows))
 
     def open_worker(self, device: str) -> Callable[[int], int]:
         """Open the model in this process; returns the function that writes a shard."""
@@ -77,15 +119,14 @@ class LabelTask:
         image_roots: dict[str, str] = {}
         counts: Counter[str] = Counter()
 
-        def labeled() -> Iterator[tuple[Sample, ShardSet]]:
-            samples = (self.data.sample(row) for row in self.rows(index))
-            for sample, of_sample in label(samples):
+        def labeled() -> Iterator[Sample]:
+            for sample, of_sample in label(self.items[row] for row in self.rows(index)):
                 counts.update(of_sample)
-                yield sample, self.data
+                yield sample
                 on_image()
 
         notes: dict[str, Any] = {"image_roots": image_roots, "counts": counts}
-        records = relocated(labeled(), self.home, image_roots)
+        records = self.items.records(labeled(), image_roots)
         return write_shard(self.stage, index, records, notes=notes).counts.images
 
     def finished(self, index: int) -> Shard | None:
@@ -127,19 +168,38 @@ def label_shards(
     """
     destination = storage.location(destination)
     check_destination(destination, (data,))
-    with staging(destination, _fingerprint(data, header), resume=True) as stage:
-        threads = None if workers.in_process else workers.threads
-        rows = rows_per_shard(len(data))
-        task = LabelTask(data, stage.path, stage.home, open_label, rows, threads)
-        _write_missing(task, workers, on_image)
-        shards = [read_shard(stage.path, index, verify=False) for index in range(task.count)]
+    fingerprint = {**fingerprint_of(header), "data": data.manifest.digest}
+    with staging(destination, fingerprint, resume=True) as stage:
+        shards = write_shards(stage, SetItems(data, stage.home), open_label, workers, on_image)
         notes = [shard.notes for shard in shards if shard is not None]
         image_roots = {
             name: digest for note in notes for name, digest in note["image_roots"].items()
         }
         header = view_header(header, (data,), stage.home, image_roots)
-        layer = finish(stage, task.count, header, Ledger(), force=force)
+        layer = finish(stage, len(shards), header, Ledger(), force=force)
         return layer, sum((Counter(note["counts"]) for note in notes), Counter())
+
+
+def write_shards(
+    stage: Staging,
+    items: Items,
+    open_label: Callable[[str], Label],
+    workers: Workers,
+    on_image: Callable[[], None],
+) -> list[Shard | None]:
+    """Label all images, but for those of finished shards; returns the shards.
+
+    None stands for one that was deleted meanwhile, which `finish` refuses.
+
+    Args:
+        stage: where they are written.
+        items: the images.
+        open_label, workers, on_image: as of `label_shards`.
+    """
+    threads = None if workers.in_process else workers.threads
+    task = LabelTask(items, stage.path, open_label, rows_per_shard(len(items)), threads)
+    _write_missing(task, workers, on_image)
+    return [read_shard(stage.path, index, verify=False) for index in range(task.count)]
 
 
 def _write_missing(task: LabelTask, workers: Workers, on_image: Callable[[], None]) -> None:
@@ -157,19 +217,21 @@ def _write_missing(task: LabelTask, workers: Workers, on_image: Callable[[], Non
         for index in missing:
             task.write(label, index, on_image)
         return
-    folders = [path for path in (task.data.path, task.stage) if not storage.is_remote(path)]
+    folders = [path for path in (task.items.folder, task.stage) if not storage.is_remote(path)]
     for images in workers.run(task.open_worker, [(index,) for index in missing], folders):
         for _ in range(images):
             on_image()
 
 
-def _fingerprint(data: ShardSet, header: Header) -> dict[str, Any]:
-    """What decides the labels: an interrupted run with another one is not continued."""
+def fingerprint_of(header: Header) -> dict[str, Any]:
+    """What decides the labels, besides the images.
+
+    An interrupted run with another fingerprint is not continued.
+    """
     return {
         "command": header.command,
         "version": __version__,
         "arguments": dict(header.arguments),
-        "data": data.manifest.digest,
         "parents": [parent.digest for parent in header.parents],
         "taxonomy": header.taxonomy.to_json(),
     }

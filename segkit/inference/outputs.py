@@ -13,8 +13,14 @@ from segkit.errors import InputError
 from segkit.file_names import safe_path
 from segkit.images.decode import decode_rgb
 from segkit.images.draw import MIN_DRAWN_SCORE, overlay
-from segkit.inference.input_files import sample_ids
-from segkit.inference.label_shards import Counts, Label, label_shards
+from segkit.inference.input_files import FileItems
+from segkit.inference.label_shards import (
+    Counts,
+    Label,
+    fingerprint_of,
+    label_shards,
+    write_shards,
+)
 from segkit.inference.pipeline import Image, predict_images
 from segkit.inference.postprocess import LabeledMask
 from segkit.inference.streams import THREADS, prefetch
@@ -25,8 +31,9 @@ from segkit.runs.run import Run, read_run
 from segkit.sample import ImageRef, Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Ledger, Task
+from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import write_set
+from segkit.shards.writer import finish, remember_images
 from segkit.taxonomy import Taxonomy
 from segkit.workers.devices import Workers
 
@@ -98,9 +105,7 @@ def predict_set(
     """
     classes = taxonomy or data.taxonomy
     _require_unseen(run, classes)
-    reopen = partial(read_run, run.path, run.manifest, run.recipe)
-    embeddings = run.class_embeddings(classes)
-    label = partial(_label, data, embeddings.to("cpu"), classes, task)
+    label = partial(_label, data, run.class_embeddings(classes).to("cpu"), classes, task)
     arguments = {**run.as_arguments(), "task": task, "data": str(data.path)}
     header = replace(
         Header.from_set(data, "predict", arguments),
@@ -108,18 +113,8 @@ def predict_set(
         taxonomy=classes,
         parents=(run.as_parent(out),),
     )
-
-    def open_label(device: str) -> Label:
-        return partial(label, run)
-
-    layer, _ = label_shards(
-        out,
-        data,
-        open_label if workers.in_process else partial(_reopened, reopen, label),
-        header,
-        workers=workers,
-        on_image=on_image,
-    )
+    open_label = _opener(run, label, workers)
+    layer, _ = label_shards(out, data, open_label, header, workers=workers, on_image=on_image)
     return layer
 
 
@@ -141,13 +136,6 @@ def _label(
         yield sample, {}
 
 
-def _reopened(
-    reopen: Callable[[str], Run], label: Callable[..., Iterator[tuple[Sample, Counts]]], device: str
-) -> Label:
-    """Open the run in a worker."""
-    return partial(label, reopen(device))
-
-
 def predict_files(
     run: Run,
     files: Sequence[Path],
@@ -157,6 +145,7 @@ def predict_files(
     out: str | Path,
     *,
     ledger: Ledger | None = None,
+    workers: Workers = Workers(),
     on_image: Callable[[], None] = lambda: None,
 ) -> ShardSet:
     """Predict image files, and publish a set that references them.
@@ -169,21 +158,14 @@ def predict_files(
         task: what to predict.
         out: shard set to publish the new version in.
         ledger: the account of all files, from `check_files`.
-        on_image: called after each image.
+        workers: devices that share the work; each loads the run.
+        on_image: called once for each image.
 
     Raises:
         InputError: a file is not an image.
     """
     _require_unseen(run, taxonomy)
-    ids = sample_ids(files, root)
-
-    def read(file: Path) -> tuple[Sample, Image]:
-        return _read(file, root, ids[file])
-
-    unseen = run.recipe.inference.unseen
-    embeddings = run.class_embeddings(taxonomy).mark_unseen(taxonomy, unseen)
-    predictions = predict_images(run.model, embeddings, files, read, task, run.recipe.inference)
-    samples = (predicted_sample(sample, masks, taxonomy) for sample, masks in predictions)
+    label = partial(_label_files, root, run.class_embeddings(taxonomy).to("cpu"), taxonomy, task)
     header = Header(
         name=root.name,
         kind=task,
@@ -193,8 +175,49 @@ def predict_files(
         images_by="reference",
         parents=(run.as_parent(out),),
     )
-    records = ((sample, None) for sample in _counted(samples, on_image))
-    return write_set(out, records, header, ledger=ledger, images=root)
+    items = FileItems.from_files(files, root)
+    fingerprint = {**fingerprint_of(header), "files": items.state()}
+    with staging(out, fingerprint, resume=True) as stage:
+        shards = write_shards(stage, items, _opener(run, label, workers), workers, on_image)
+        published = finish(stage, len(shards), header, ledger or Ledger())
+        remember_images(published, root)
+        return published
+
+
+def _label_files(
+    root: Path,
+    class_embeddings: ClassEmbeddings,
+    taxonomy: Taxonomy,
+    task: Task,
+    run: Run,
+    files: Iterable[tuple[Path, str]],
+) -> Iterator[tuple[Sample, Counts]]:
+    """Predict some image files."""
+    config = run.recipe.inference
+    device = next(run.model.parameters()).device
+    embeddings = class_embeddings.to(device).mark_unseen(taxonomy, config.unseen)
+
+    def read(item: tuple[Path, str]) -> tuple[Sample, Image]:
+        return _read(*item, root)
+
+    for sample, masks in predict_images(run.model, embeddings, files, read, task, config):
+        yield predicted_sample(sample, masks, taxonomy), {}
+
+
+def _opener(
+    run: Run, label: Callable[..., Iterator[tuple[Sample, Counts]]], workers: Workers
+) -> Callable[[str], Label]:
+    """The function that opens the run on a device: in this process it is open already."""
+    if workers.in_process:
+        return lambda device: partial(label, run)
+    return partial(_reopened, partial(read_run, run.path, run.manifest, run.recipe), label)
+
+
+def _reopened(
+    reopen: Callable[[str], Run], label: Callable[..., Iterator[tuple[Sample, Counts]]], device: str
+) -> Label:
+    """Open the run in a worker."""
+    return partial(label, reopen(device))
 
 
 def _require_unseen(run: Run, taxonomy: Taxonomy) -> None:
@@ -205,7 +228,7 @@ def _require_unseen(run: Run, taxonomy: Taxonomy) -> None:
         raise InputError(message, hint="leave inference.seen_penalty out")
 
 
-def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:
+def _read(file: Path, sample_id: str, root: Path) -> tuple[Sample, Image]:
     content = file.read_bytes()
     pixels = decode_rgb(content, file=file, hint="remove or replace the file")
     digest = hashlib.sha256(content).hexdigest()
@@ -213,12 +236,6 @@ def _read(file: Path, root: Path, sample_id: str) -> tuple[Sample, Image]:
     height, width = pixels.shape[:2]
     name = file.relative_to(root).as_posix()
     return Sample(sample_id, name, width, height, image=image), pixels
-
-
-def _counted(samples: Iterable[Sample], on_image: Callable[[], None]) -> Iterator[Sample]:
-    for sample in samples:
-        yield sample
-        on_image()
 
 
 def write_overlays(

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -94,11 +93,11 @@ def ray_devices(
             max_restarts=_RETRIES,
             max_task_retries=_RETRIES,
         )(_DeviceActor)
-        actors = [actor.remote(setup) for _ in range(count or available)]
+        actors = [actor.remote() for _ in range(count or available)]
         load = dict.fromkeys(range(len(actors)), 0)
 
         def start(index: int, *arguments: Any) -> Any:
-            return actors[index].run.remote(*arguments)
+            return actors[index].run.remote([setup], *arguments)
 
         with _tracked(ray, start, force=False) as submit:
 
@@ -232,19 +231,20 @@ def _run_task(setup: _TaskSetup, *arguments: Any) -> Any:
 
 
 class _DeviceActor:
-    """Runs tasks on one device, with a model that the first of them opens."""
+    """Runs tasks on one device, with a model that the first of them opens.
 
-    def __init__(self, setup: _TaskSetup) -> None:
-        self._setup = setup
+    The setup comes with each task, as a reference, so that a restarted actor has it as well.
+    """
 
-    def run(self, *arguments: Any) -> Any:
+    _work: Callable[..., Any] | None = None
+
+    def run(self, setup: list[Any], *arguments: Any) -> Any:
         """Run a task."""
+        if self._work is None:
+            opened: _TaskSetup = _import_ray().get(setup[0])
+            _check_node(opened)
+            self._work = opened.work("auto")
         return self._work(*arguments)
-
-    @cached_property
-    def _work(self) -> Callable[..., Any]:
-        _check_node(self._setup)
-        return self._setup.work("auto")  # type: ignore[no-any-return]
 
 
 def _check_node(setup: _TaskSetup) -> None:

@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from segkit.inference import label_shards
+from segkit.errors import SegkitError
+from segkit.inference import label_shards, outputs
+from segkit.runs.open_run import load_run
 from segkit.shards.reader import ShardSet
+from segkit.text.vocabulary import taxonomy_from_names
 from tests.commands.test_predict import error, invoke
 
 
@@ -35,12 +40,71 @@ def test_two_processes_write_the_bytes_of_one(
     assert layers[0] == layers[1]
 
 
+def test_two_processes_predict_files_as_one(run: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    for number in range(5):
+        image = np.random.default_rng(number).integers(0, 256, (40, 30 + number, 3), np.uint8)
+        folder = photos / "more" if number % 2 else photos
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    (photos / "notes.txt").write_text("no image")
+    (photos / "damaged.png").write_bytes(b"nothing")
+    common = ("predict", "--checkpoint", run, "--images", photos, "--classes", "cat,sky")
+    common = (*common, "--on-error", "skip", "--device", "cpu", "--no-overlays")
+    versions = []
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        invoke(*common, "--devices", count, "--out", out)
+        versions.append(ShardSet.open(out / "predictions"))
+    one, two = ({file.name: file.read_bytes() for file in v.path.iterdir()} for v in versions)
+    assert len(parts(versions[0].path)) == 3
+    assert one == two
+    assert [sample.id for sample in versions[1].samples()] == ["0", "2", "4", "more/1", "more/3"]
+
+
+def test_killed_prediction_of_files_resumes_unless_a_file_has_changed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for number in range(4):
+        cv2.imwrite(str(photos / f"{number}.png"), np.full((32, 32, 3), 40 * number, np.uint8))
+    predicted: list[str] = []
+
+    def read(file: Path, sample_id: str, root: Path) -> object:
+        predicted.append(sample_id)
+        if sample_id == stop_at:
+            raise SegkitError("stop")
+        return original(file, sample_id, root)
+
+    original, stop_at = outputs._read, "3"
+    monkeypatch.setattr(outputs, "_read", read)
+    opened = load_run(run, "cpu")
+    taxonomy = taxonomy_from_names(["cat", "sky"])
+    files = sorted(photos.iterdir())
+
+    def predict() -> ShardSet:
+        predicted.clear()
+        return outputs.predict_files(opened, files, photos, taxonomy, "panoptic", out)
+
+    with pytest.raises(SegkitError, match="stop"):
+        predict()
+    stop_at = ""
+    assert len(predict()) == 4
+    assert sorted(predicted) == ["2", "3"]
+    stop_at = "3"
+    with pytest.raises(SegkitError, match="stop"):
+        predict()
+    stop_at = ""
+    cv2.imwrite(str(photos / "0.png"), np.full((32, 40, 3), 9, np.uint8))
+    assert next(predict().samples()).width == 40
+    assert sorted(predicted) == ["0", "1", "2", "3"]
+
+
 def test_what_cannot_be_shared_is_refused(
     run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = ("--out", tmp_path / "out")
-    photos = ("predict", "--checkpoint", run, "--images", tmp_path)
-    assert "files are predicted on one device" in error(*photos, "--devices", 2, *out)
     predictions = ("eval", "--predictions", toy.path, "--data", toy.path, "--task", "panoptic")
     assert "--devices does nothing here" in error(*predictions, "--devices", 2, *out)
     label = ("pseudolabel", "--teacher", "ellipse", "--data", boxes.path, *out)
