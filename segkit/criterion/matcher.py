@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segkit.criterion.losses import dice_cost, focal_cost, profiles, projection_cost
 from segkit.criterion.merge_proposals import MergedProposals, merge_all_masks
-from segkit.criterion.partial_labels import mask_unannotated_logits
+from segkit.criterion.partial_labels import mask_unannotated_logits, mostly_void
 from segkit.criterion.point_sampling import logits_at, random_points, strided_samples
 from segkit.criterion.pooled_targets import AssistMasks, PooledTargets
 from segkit.criterion.query_groups import Foreground
@@ -53,6 +53,10 @@ class PendingCosts:
     shapes: tuple[torch.Size, ...]
     values: Tensor
     """All costs in one tensor on the CPU, complete once `arrived` is."""
+    background: Tensor
+    """(B, L, N) bool on the CPU, likewise: proposals whose class loss counts without a target."""
+    heads: Tensor | None
+    """(B, L, N) int64 on the CPU, likewise: those of `MergedProposals`."""
     arrived: torch.cuda.Event | None
 
 
@@ -77,6 +81,8 @@ class HungarianMatcher:
     ) -> PendingCosts:
         """Compute the matching costs, which are the weighted losses of each pair.
 
+        What the losses need to select proposals travels with the costs: one wait is for all.
+
         Args:
             proposals: after MERGE; the rows that it removed are not matched.
             targets: one entry per image.
@@ -95,7 +101,7 @@ class HungarianMatcher:
             ]
             if foreground is not None:
                 costs = foreground.add_costs(costs, self.config, INVALID_COST)
-        return send_costs(costs, proposals.kept)
+        return send_costs(costs, proposals, self._background(proposals, targets))
 
     @staticmethod
     def finish(costs: PendingCosts) -> Indices:
@@ -156,6 +162,14 @@ class HungarianMatcher:
             cost = cost + self._assist_cost(mask_logits, heads, targets.assist)
         return cost
 
+    @staticmethod
+    def _background(proposals: MergedProposals, targets: Sequence[PooledTargets]) -> Tensor:
+        """(B, L, N) bool: proposals that remain after MERGE and are not mostly on void."""
+        labeled = strided_samples(torch.stack([t.weight for t in targets]))  # (B, P)
+        void = strided_samples(torch.stack([t.void for t in targets]))
+        on_void = mostly_void(strided_samples(proposals.mask_logits), labeled, void)
+        return proposals.kept & ~on_void
+
     def _assist_cost(
         self, mask_logits: Tensor, heads: Tensor | None, assist: AssistMasks
     ) -> Tensor:
@@ -192,23 +206,30 @@ class HungarianMatcher:
 
 
 @torch.no_grad()
-def send_costs(costs: Sequence[Tensor], allowed: Tensor | None = None) -> PendingCosts:
+def send_costs(
+    costs: Sequence[Tensor], proposals: MergedProposals, background: Tensor
+) -> PendingCosts:
     """Start the transfer of all costs of a batch, as one tensor.
 
     Args:
         costs: (L, N, T) for each image, with T of its own.
-        allowed: (B, L, N) bool, proposals that may be matched; None allows all.
+        proposals: those that MERGE removed are not matched.
+        background: as of `PendingCosts`.
     """
-    precise = [cost.float() for cost in costs]
-    if allowed is not None:
-        rows = zip(precise, ~allowed[..., None], strict=True)
-        precise = [cost.masked_fill(invalid, INVALID_COST) for cost, invalid in rows]
+    rows = zip(costs, ~proposals.kept[..., None], strict=True)
+    precise = [cost.float().masked_fill(removed, INVALID_COST) for cost, removed in rows]
     flat = torch.cat([cost.flatten() for cost in precise])
-    shapes = tuple(cost.shape for cost in costs)
+    shapes, heads = tuple(cost.shape for cost in costs), proposals.heads
     if not flat.is_cuda:
-        return PendingCosts(shapes, flat, None)
-    values = torch.empty(flat.shape, pin_memory=True)
-    values.copy_(flat, non_blocking=True)
+        return PendingCosts(shapes, flat, background, heads, None)
+    values, background = _send(flat), _send(background)
+    heads = None if heads is None else _send(heads)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record(torch.cuda.current_stream(flat.device))
-    return PendingCosts(shapes, values, arrived)
+    return PendingCosts(shapes, values, background, heads, arrived)
+
+
+def _send(tensor: Tensor) -> Tensor:
+    """A copy of a tensor of a GPU on the host, complete once the work so far is."""
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return copy.copy_(tensor, non_blocking=True)

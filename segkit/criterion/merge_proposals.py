@@ -94,17 +94,21 @@ def merge_masks(mask_logits: Tensor, heads: Tensor | None, rows: Tensor) -> Tens
 
     Args:
         mask_logits: (G, N, P), G being images and layers together.
-        heads: (G, N), from `group_proposals`; None where nothing is merged.
-        rows: (M, 2): g, and a row that remains after MERGE.
+        heads: (G, N) on the CPU, from `group_proposals`; None where nothing is merged.
+        rows: (M, 2) on the CPU: g, and a row that remains after MERGE.
 
     Returns:
         (M, P).
     """
-    group, row = rows.unbind(1)
+    device = mask_logits.device
     if heads is None:
+        group, row = rows.to(device, non_blocking=True).unbind(1)
         return mask_logits[group, row]
+    group, row = rows.unbind(1)
     owner, member = torch.nonzero(heads[group] == row[:, None]).unbind(1)
-    masks = mask_logits[group[owner], member]
+    members = torch.stack((owner, group[owner], member)).to(device, non_blocking=True)
+    owner, group, member = members.unbind()
+    masks = mask_logits[group, member]
     if len(owner) == len(rows):
         return masks
     merged = masks.new_zeros(len(rows), masks.shape[1])

@@ -23,12 +23,10 @@ from segkit.criterion.merge_proposals import (
 from segkit.criterion.partial_labels import (
     mask_unannotated_logits,
     merge_unannotated_into_background,
-    mostly_void,
 )
 from segkit.criterion.point_sampling import (
     device_generator,
     logits_at,
-    strided_samples,
     uncertain_points,
 )
 from segkit.criterion.pooled_targets import AssistMasks, CellBoxes, PooledTargets, true_rows
@@ -175,6 +173,11 @@ class SetCriterion(nn.Module):
         target = _rows_of_targets(targets, indices)
         trust = torch.cat([t.trust for t in targets])[target]
         corners = torch.cat([t.corners for t in targets])[target]
+        counted = matching.costs.background.clone()  # (B, L, N), on the CPU
+        counted[indices.image, indices.layer, indices.query] = True
+        rows = torch.stack((indices.image * layers + indices.layer, indices.query), dim=1)
+        heads = matching.costs.heads
+        heads = None if heads is None else heads.flatten(0, 1)  # (B * L, N), on the CPU
         losses: dict[str, Tensor] = {}
         if matching.foreground is not None:
             matched = torch.stack((indices.image, indices.layer, indices.query, target))
@@ -188,11 +191,9 @@ class SetCriterion(nn.Module):
         classes = torch.full(shape, background, device=device)  # (B, L, N)
         labels = torch.cat([t.labels for t in targets])
         classes[indices.image, indices.layer, indices.query] = labels[target]
-        losses["class"] = self.config.classification * self._class_loss(matching, classes)
+        losses["class"] = self.config.classification * self._class_loss(matching, classes, counted)
 
         mask_logits = proposals.mask_logits.flatten(0, 1)  # (B * L, N, h, w)
-        rows = torch.stack((indices.image * layers + indices.layer, indices.query), dim=1)
-        heads = None if proposals.heads is None else proposals.heads.flatten(0, 1)
         masks = merge_masks(mask_logits.flatten(2), heads, rows)
         masks = masks.reshape(-1, *mask_logits.shape[-2:])
         pairs = MatchedPairs(masks, indices.image, target, trust, corners)
@@ -205,7 +206,7 @@ class SetCriterion(nn.Module):
             losses |= self._box_losses(pairs, matching, num_masks, batch.images, step)
         return losses
 
-    def _class_loss(self, matching: Matching, classes: Tensor) -> Tensor:
+    def _class_loss(self, matching: Matching, classes: Tensor, counted: Tensor) -> Tensor:
         """Cross-entropy of the rows that remain after MERGE, background weighted down; their mean.
 
         With `loss.classes` = sigmoid, `sigmoid_class_loss` of the same rows.
@@ -216,17 +217,14 @@ class SetCriterion(nn.Module):
         Args:
             matching: proposals and targets.
             classes: (B, L, N) int64, the class of each proposal's target; background without one.
+            counted: (B, L, N) bool on the CPU, the proposals that count.
         """
-        proposals, targets = matching.proposals, matching.targets
-        logits, annotated = proposals.class_logits, matching.annotated
-        is_matched = classes < logits.shape[-1] - 1
-        labeled = strided_samples(torch.stack([t.weight for t in targets]))  # (B, P)
-        void = strided_samples(torch.stack([t.void for t in targets]))
-        on_void = mostly_void(strided_samples(proposals.mask_logits), labeled, void)
-        counted = proposals.kept & (is_matched | ~on_void)
+        logits, annotated = matching.proposals.class_logits, matching.annotated
         if self.config.classes == "sigmoid":
+            counted = counted.to(logits.device, non_blocking=True)
             return sigmoid_class_loss(logits, classes, counted, annotated)
         if any(classes is not None for classes in annotated):
+            is_matched = classes < logits.shape[-1] - 1
             logits = torch.where(
                 is_matched[..., None],
                 mask_unannotated_logits(logits, annotated),
@@ -234,7 +232,8 @@ class SetCriterion(nn.Module):
             )
         weight = logits.new_ones(logits.shape[-1])
         weight[-1] = self.config.background
-        logits, classes = logits[counted], classes[counted]
+        rows = true_rows(counted.flatten(), logits.device)
+        logits, classes = logits.flatten(0, 2)[rows], classes.flatten()[rows]
         loss = F.cross_entropy(logits, classes, weight=weight, reduction="sum")
         return loss / distributed.mean_over_processes(weight[classes].sum())
 

@@ -176,7 +176,7 @@ def panoptic(
     scores, classes = best[kept], classes[kept]  # (R,)
     kept_indices = torch.nonzero(kept)
     kept_indices = torch.cat((torch.zeros_like(kept_indices), kept_indices), dim=1)
-    merged = merge_masks(mask_logits.flatten(1)[None], heads[None], kept_indices)
+    merged = merge_masks(mask_logits.flatten(1)[None], heads[None].cpu(), kept_indices.cpu())
     merged = merged.reshape(len(merged), *mask_logits.shape[1:])  # (R, h, w)
     labels = _empty_label_map(crop, scores)  # (H, W)
     full_areas = torch.zeros_like(classes)

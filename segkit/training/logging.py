@@ -99,14 +99,21 @@ def collect_records(
     batches: Sequence[Batch],
     shares: Sequence[float],
     terms: Sequence[Mapping[str, Tensor]],
-    gradient_norm: float,
+    gradient_norm: Tensor,
 ) -> list[BatchRecord]:
-    """Records of a step's batches in all processes, by rank; every process must call it."""
-    records = []
-    for batch, share, losses in zip(batches, shares, terms, strict=True):
-        values = torch.stack(list(losses.values())).tolist()  # one transfer for all terms
-        named = dict(zip(losses, values, strict=True))
-        records.append(BatchRecord(batch.dataset, batch.sample_ids, share, named, gradient_norm))
+    """Records of a step's batches in all processes, by rank; every process must call it.
+
+    The host waits for the step's gradients here and nowhere else, and fetches all numbers at once:
+    no weight may change before all processes know that they are finite.
+    """
+    losses = [value for named in terms for value in named.values()]
+    values = iter(torch.stack([*losses, gradient_norm]).tolist())
+    named = [dict(zip(losses, values, strict=False)) for losses in terms]
+    norm = next(values)
+    records = [
+        BatchRecord(batch.dataset, batch.sample_ids, share, losses, norm)
+        for batch, share, losses in zip(batches, shares, named, strict=True)
+    ]
     return distributed.all_gather_object(records)
 
 

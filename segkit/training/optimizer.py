@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from segkit.errors import InputError
 from segkit.recipes.schema import OptimizerConfig
@@ -17,7 +17,6 @@ _NORMS = (
     nn.modules.normalization.RMSNorm,
 )
 POLY_POWER = 0.9
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def freeze_backbone(model: nn.Module, config: OptimizerConfig) -> None:
@@ -113,21 +112,33 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_factor"]
 
 
-def build_ema(model: nn.Module, decay: float) -> AveragedModel:
+class ModelEma(AveragedModel):
     """Exponential moving average of the weights; buffers (batch statistics) are copied.
 
-    The decay rises as (1 + n) / (10 + n) to `decay`, so that a short run soon forgets its random
-    initial weights.
+    The number of updates stays on the CPU: `AveragedModel` would copy it to the device and read it
+    from there, for which the host waits in every step.
+
+    Args:
+        model: to be averaged.
+        decay: reached as (1 + n) / (10 + n), so that a short run soon forgets its random initial
+            weights.
     """
 
-    def update(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
-        n = int(updates)
-        update_ema = get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
-            min(decay, (1 + n) / (10 + n))
-        )
-        update_ema(averaged, current, updates)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
 
-    return AveragedModel(model, multi_avg_fn=update)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Add the weights of the model; the first ones become the average."""
+        n = int(self.n_averaged)
+        decay = min(self.decay, (1 + n) / (10 + n)) if n else 0.0
+        averages: list[Tensor] = [*self.module.parameters()]
+        weights: list[Tensor] = [*model.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+        self.n_averaged += 1
 
 
 # torch numbers the parameters of an optimizer's state by their place in its groups: such a state

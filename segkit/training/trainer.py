@@ -33,7 +33,7 @@ from segkit.training import checkpoint, sharding
 from segkit.training.evaluation import evaluate_set
 from segkit.training.logging import BatchRecord, RunLog, StepRecord, collect_records, open_log
 from segkit.training.optimizer import (
-    build_ema,
+    ModelEma,
     build_optimizer,
     empty_state,
     freeze_backbone,
@@ -73,7 +73,7 @@ class Trainer:
         self.text = {data.name: data.embeddings.text.to(self.device) for data in setup.datasets}
         self.things = {data.name: data.embeddings.things.to(self.device) for data in setup.datasets}
         freeze_backbone(model, self.recipe.optimizer)
-        self.ema = build_ema(model, self.recipe.optimizer.ema_decay)
+        self.ema = ModelEma(model, self.recipe.optimizer.ema_decay)
         self.is_sharded = self.recipe.training.parallel == "fsdp" and distributed.world_size() > 1
         if self.is_sharded:
             # Evaluation and export fill this copy with full tensors, in the first process.
@@ -160,7 +160,7 @@ class Trainer:
             terms.append({name: value.detach() for name, value in losses.items()})
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
-        records = collect_records(step_batches, shares, terms, float(full_tensor(norm)))
+        records = collect_records(step_batches, shares, terms, full_tensor(norm))
         require_finite(records, self.step, self.scaler)
         self.scaler.step(self.optimizer)
         self.scaler.update()

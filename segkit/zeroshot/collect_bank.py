@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from segkit.criterion.matcher import HungarianMatcher
-from segkit.criterion.merge_proposals import MergedProposals, merge_proposals, mergeable_classes
-from segkit.criterion.partial_labels import mostly_void
-from segkit.criterion.point_sampling import strided_samples
+from segkit.criterion.merge_proposals import merge_proposals, mergeable_classes
 from segkit.criterion.pooled_targets import PooledTargets
 from segkit.data.augment import Crop
 from segkit.data.targets import build_targets
@@ -140,12 +138,12 @@ class BankCollector:
         costs = self.matcher.start(merged, [pooled], annotated, self.generator)
         indices = self.matcher.finish(costs)
         heads = torch.arange(len(features))  # (N,) each proposal by itself
-        if merged.heads is not None:
-            heads = merged.heads[0, 0].cpu()
+        if costs.heads is not None:
+            heads = costs.heads[0, 0]
         labels = torch.full_like(heads, -1)  # -1: neither an object nor no-object
         for row, target in zip(indices.query.tolist(), indices.target.tolist(), strict=True):
             labels[heads == row] = pooled.labels[target].cpu()
-        free = merged.kept[0, 0].cpu() & (labels < 0) & ~_on_void(merged, pooled)
+        free = costs.background[0, 0] & (labels < 0)
         background = proposals.class_logits[0, -1].softmax(-1)[:, -1].cpu()  # (N,)
         candidates = torch.nonzero(free)[:, 0]
         chosen = candidates[background[candidates].argsort(stable=True)[: self.no_object]]
@@ -181,9 +179,3 @@ def hide_void(image: Image, sample: Sample) -> Image:
     hidden = image.copy()
     hidden[rle.decode(sample.void, sample.height, sample.width)] = GRAY
     return hidden
-
-
-def _on_void(merged: MergedProposals, targets: PooledTargets) -> Tensor:
-    """(N,) bool, on the CPU: proposals that mostly cover void."""
-    labeled, void = strided_samples(targets.weight[None]), strided_samples(targets.void[None])
-    return mostly_void(strided_samples(merged.mask_logits), labeled, void)[0, 0].cpu()

@@ -3,19 +3,27 @@ from itertools import permutations
 
 import pytest
 import torch
+from torch import Tensor
 
 from segkit.criterion.losses import dice_loss, focal_loss, projection_loss
-from segkit.criterion.matcher import HungarianMatcher, send_costs
+from segkit.criterion.matcher import HungarianMatcher, Indices, send_costs
 from segkit.criterion.merge_proposals import MergedProposals
 from segkit.criterion.pooled_targets import PooledTargets
 from tests.criterion.scenes import CONFIG, rectangles
+
+
+def assign(costs: list[Tensor], heads: Tensor | None = None) -> Indices:
+    """The assignment by costs (L, N, T); heads (B, L, N) of MERGE remove proposals."""
+    logits = torch.zeros(len(costs), *costs[0].shape[:2], 1)
+    proposals = MergedProposals(logits, logits[..., None], heads)
+    return HungarianMatcher.finish(send_costs(costs, proposals, proposals.kept))
 
 
 def test_the_assignment_is_the_cheapest_of_all() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(25):
         costs = [torch.randn(2, 5, targets, generator=generator) for targets in (3, 0, 2)]
-        indices = HungarianMatcher.finish(send_costs(costs))
+        indices = assign(costs)
         for image, cost in enumerate(costs):
             for layer in range(2):
                 rows = (indices.image == image) & (indices.layer == layer)
@@ -30,28 +38,28 @@ def test_the_assignment_is_the_cheapest_of_all() -> None:
 
 
 def test_invalid_proposals_never_match_even_when_too_few_are_left() -> None:
-    allowed = torch.tensor([[[True, False, False, True, False]]])
-    indices = HungarianMatcher.finish(send_costs([torch.randn(1, 5, 3).half()], allowed))
+    heads = torch.tensor([[[0, 0, 0, 3, 3]]])
+    indices = assign([torch.randn(1, 5, 3).half()], heads)
     assert sorted(indices.query.tolist()) == [0, 3]
     assert len(indices.target.unique()) == 2
 
 
 def test_an_image_without_targets_has_no_pairs() -> None:
-    assert len(HungarianMatcher.finish(send_costs([torch.zeros(3, 5, 0)])).target) == 0
+    assert len(assign([torch.zeros(3, 5, 0)]).target) == 0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_pairs_with_nonfinite_costs_match_last(bad: float) -> None:
     cost = torch.zeros(1, 2, 2)
     cost[0, 1, 1] = bad
-    indices = HungarianMatcher.finish(send_costs([torch.zeros(1, 2, 1), cost]))
+    indices = assign([torch.zeros(1, 2, 1), cost])
     pairs = {
         (int(query), int(target))
         for image, query, target in zip(indices.image, indices.query, indices.target, strict=True)
         if image
     }
     assert pairs == {(0, 1), (1, 0)}
-    diverged = HungarianMatcher.finish(send_costs([torch.full((1, 3, 2), bad)]))
+    diverged = assign([torch.full((1, 3, 2), bad)])
     assert sorted(diverged.target.tolist()) == [0, 1], (
         "each target keeps a pair, whose loss reports the divergence"
     )

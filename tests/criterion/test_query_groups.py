@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_convert, generalized_box_iou
+from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
 from segkit.criterion.denoising import denoising_losses, sample_denoising
 from segkit.criterion.losses import focal_terms
@@ -15,6 +15,7 @@ from segkit.criterion.query_groups import (
     allowed_pairs,
     box_cost,
     box_losses,
+    generalized_iou_loss,
     runs_learned_queries,
 )
 from segkit.criterion.set_criterion import SetCriterion
@@ -272,3 +273,20 @@ def test_denoised_boxes_and_masks_cost_nothing(classes: str) -> None:
     wrong = Proposals(-logits, -masks, boxes.flip(2))
     worse = denoising_losses(wrong, noised, batch, targets, config)
     assert all(float(worse[name]) > 0.1 for name in worse), worse
+
+
+def test_generalized_iou_loss_is_torchvisions_bit_by_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(2, 200, 2, 2, generator=generator).sort(2).values.flatten(2) * 1000
+    pairs = [corners.clone().requires_grad_() for _ in range(2)]
+    losses = [
+        function(*boxes.unbind())
+        for function, boxes in zip(
+            (generalized_iou_loss, generalized_box_iou_loss), pairs, strict=True
+        )
+    ]
+    assert torch.equal(*losses)
+    assert (losses[0] > 1).any(), "some boxes are apart"
+    for loss in losses:
+        loss.sum().backward()
+    torch.testing.assert_close(pairs[0].grad, pairs[1].grad, rtol=1e-6, atol=1e-9)

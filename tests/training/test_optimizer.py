@@ -10,7 +10,7 @@ from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.recipes.schema import ModelConfig, OptimizerConfig
 from segkit.training.optimizer import (
-    build_ema,
+    ModelEma,
     build_optimizer,
     empty_state,
     load_named_state,
@@ -148,7 +148,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
 
 def test_the_average_follows_its_recursion() -> None:
     model = nn.Linear(1, 1)
-    average = build_ema(model, decay=0.5)
+    average = ModelEma(model, decay=0.5)
     expected, values = 0.0, [3.0, -1.0, 4.0, 1.0, -5.0, 9.0, 2.0, 6.0, 5.0, 3.0]
     for n, value in enumerate(values):
         model.weight.data.fill_(value)
@@ -161,7 +161,7 @@ def test_the_average_follows_its_recursion() -> None:
 
 def test_the_average_without_decay_is_the_last_weight() -> None:
     model = nn.Linear(2, 2)
-    average = build_ema(model, decay=0.0)
+    average = ModelEma(model, decay=0.0)
     for _ in range(3):
         model.weight.data.normal_()
         average.update_parameters(model)
