@@ -1,6 +1,8 @@
 """Processes, devices, precision, and collective operations that work in a single process too."""
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -149,15 +151,31 @@ def mean_over_processes(count: Tensor) -> Tensor:
 # --- device and precision ---
 
 
+def keep_freed_memory() -> None:
+    """Keep freed blocks of up to 1 GiB for later tensors of this process, which holds its peak.
+
+    glibc returns large blocks to the system at once, and the kernel fills them with zeros when the
+    next tensor asks for them: a fifth of the CPU time of training `box-labeler-mini`. Changes
+    nothing where the allocator is not glibc's.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # mallopt(3)
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+        mallopt(-2, 64 << 20)  # M_TOP_PAD
+
+
 def choose_device(name: str) -> torch.device:
     """The device of a name: auto, cpu, cuda or cuda:N.
 
-    `cuda` is this process's GPU; `auto` is that GPU, or the CPU on a machine without GPUs.
+    `cuda` is this process's GPU; `auto` is that GPU, or the CPU on a machine without GPUs. On the
+    CPU the process keeps the memory that it frees from now on (`keep_freed_memory`).
 
     Raises:
         InputError: an unknown name, or a GPU that this machine does not have.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        keep_freed_memory()
         return torch.device("cpu")
     if name in ("auto", "cuda"):
         device = torch.device("cuda", local_rank())
