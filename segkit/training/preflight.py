@@ -34,6 +34,7 @@ from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding
 from segkit.text.indistinct import indistinct_notes
 from segkit.text.vocabulary import normalize
+from segkit.workers.devices import torchrun_ranks
 
 NamedSet = tuple[str, ShardSet, float]
 """Name, shard set and sampling weight."""
@@ -241,17 +242,38 @@ def require_no_interrupted_run(out: Path) -> None:
 def check_resumable(
     interrupted: dict[str, Any] | None, fingerprint: dict[str, Any], out: Path
 ) -> None:
-    """Raise InputError where an interrupted run differs: starting anew would discard it."""
-    fingerprint = json.loads(json.dumps(fingerprint))  # as the file has it: tuples as lists
-    if interrupted is None or interrupted == fingerprint:
+    """Raise InputError where an interrupted run differs: starting anew would discard it.
+
+    The number of processes may differ if their joint batch is the same.
+    """
+    if interrupted is None:
         return
-    differing = [key for key, value in fingerprint.items() if interrupted.get(key) != value]
+    before, now = _with_joint_batch(interrupted), _with_joint_batch(fingerprint)
+    if before == now:
+        return
+    differing = [key for key, value in now.items() if before.get(key) != value]
     part = differing[0] if differing else "command"
-    message = f"the interrupted run and this one differ in their {part}"
+    message, hint = f"the interrupted run and this one differ in their {part}", "give the same"
     if part == "recipe":
-        keys = sorted(_differences(interrupted["recipe"], fingerprint["recipe"]))
+        keys = sorted(_differences(before["recipe"], now["recipe"]))
         message += f" ({', '.join(keys)})"
-    raise InputError(message, file=out, hint="give the same, or --restart to start anew")
+        if keys == ["data.batch_size"]:
+            joint, processes = before["recipe"]["data"]["batch_size"], fingerprint["processes"]
+            message += f": its processes had a joint batch of {joint}"
+            if joint % processes == 0:
+                hint = f"set data.batch_size={joint // processes} for {processes} processes"
+    raise InputError(message, file=out, hint=f"{hint}, or --restart to start anew")
+
+
+def _with_joint_batch(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """A fingerprint whose batch size is that of all processes together."""
+    copy: dict[str, Any] = json.loads(
+        json.dumps(fingerprint)
+    )  # as the file has it: tuples as lists
+    processes, recipe = copy.pop("processes", 1), copy.get("recipe", {})
+    if isinstance(data := recipe.get("data"), dict) and "batch_size" in data:
+        data["batch_size"] *= processes
+    return copy
 
 
 def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any] | None) -> dict[str, Any]:
@@ -260,9 +282,7 @@ def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any] | None) -> d
     model = {} if left is None else left.get("recipe", {}).get("model", {})
     recipe["model"] |= {key: model[key] for key in _LATER if key in model}
     data = {name: [shards.manifest.digest, weight] for name, shards, weight in inputs.datasets}
-    return {"command": "train", "recipe": recipe, "data": data} | (
-        {} if left is None else {"processes": left.get("processes")}
-    )
+    return {"command": "train", "recipe": recipe, "data": data, "processes": torchrun_ranks()}
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:

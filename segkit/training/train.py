@@ -111,6 +111,7 @@ def _open_stage(
         # Only the first process reads: others could read files that the first is writing.
         left = distributed.broadcast_object(interrupted(out) if is_first else None)
         check_resumable(left, fingerprint, out)
+        fingerprint = left or fingerprint  # of the first start, with its number of processes
     elif not restart:
         error = _interrupted_run(out) if is_first else None
         if error := distributed.broadcast_object(error):

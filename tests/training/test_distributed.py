@@ -10,19 +10,24 @@ import torch
 from safetensors.torch import load_file
 
 from segkit.distributed import process_group
+from segkit.errors import InputError
 from segkit.runs.open_run import load_run
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
+from segkit.stopping import StoppedError
 from segkit.training.train import train
 from tests.training.stand_in import batches, take_steps
 from tests.training.two_processes import (
     BEST,
     FOREGROUND,
+    LEFT_BY_ONE,
+    LEFT_BY_TWO,
     PARALLEL,
     QUIET,
     SAVED,
     STEPS,
     quiet_trainer,
+    stop_after,
     summary,
 )
 
@@ -37,6 +42,14 @@ def test_a_single_process_uses_the_gpu_of_its_device(monkeypatch: pytest.MonkeyP
         with process_group(device):
             assert not torch.distributed.is_initialized()
     assert devices == [torch.device("cuda", 1)]
+
+
+JOINT: dict[str, Any] = {
+    "device": "cpu",
+    "steps": STEPS,
+    "overrides": [*QUIET, "training.parallel=ddp", "data.batch_size=4"],
+}
+"""A run of one process on the joint batches of two."""
 
 
 def one_process(folder: Path, **training: object) -> dict[str, Any]:
@@ -59,6 +72,10 @@ def pair(
     """The output folder of two gloo processes."""
     out = tmp_path_factory.mktemp("pair")
     one_process(out / "one")
+    data = [(str(data.path), 1.0) for data in (toy_set, box_set, sparse_set)]
+    with pytest.raises(StoppedError):
+        interrupt = stop_after(3)
+        train(tiny, data, out / LEFT_BY_ONE, callbacks=interrupt, **JOINT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     sets = [str(data.path) for data in (toy_set, box_set, sparse_set)]
     worker = ["-m", "tests.training.two_processes", str(out), str(tiny), *sets]
@@ -185,6 +202,30 @@ def test_two_processes_stop_resume_and_publish_the_run_of_one(
     weights = load_file(version / "model.safetensors")
     for name, value in load_file(single_run / "model.safetensors").items():
         torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("left", [LEFT_BY_ONE, LEFT_BY_TWO])
+def test_another_number_of_processes_resumes_a_run(
+    left: str,
+    pair: Path,
+    tiny: Path,
+    toy_set: ShardSet,
+    box_set: ShardSet,
+    sparse_set: ShardSet,
+    single_run: Path,
+) -> None:
+    run = pair / left
+    if left == LEFT_BY_TWO:
+        data = [(str(data.path), 1.0) for data in (toy_set, box_set, sparse_set)]
+        with pytest.raises(InputError, match=r"joint batch of 4; set data.batch_size=4 for 1 proc"):
+            overrides = [*QUIET, "training.parallel=fsdp", "data.batch_size=2"]
+            train(tiny, data, run, resume=True, **JOINT | {"overrides": overrides})
+        overrides = [*QUIET, "training.parallel=fsdp", "data.batch_size=4"]
+        train(tiny, data, run, resume=True, **JOINT | {"overrides": overrides})
+    rows, expected = losses(versions(run)[1]), losses(single_run)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    for row, expected_row in zip(rows, expected, strict=True):
+        assert row["losses"] == pytest.approx(expected_row["losses"], rel=1e-3)
 
 
 @pytest.fixture(scope="module")

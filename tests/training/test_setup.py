@@ -74,13 +74,30 @@ def test_a_vitdet_is_normalized_as_its_vit_was() -> None:
     assert pixel_statistics(recipe) == IMAGENET
 
 
+RECIPE = {
+    "optimizer": {"lr": 0.2, "schedule": "poly"},
+    "data": {"batch_size": 4},
+    "name": "y",
+}
+
+
+def test_processes_of_one_joint_batch_resume_each_other(tmp_path: Path) -> None:
+    one = {"recipe": RECIPE | {"data": {"batch_size": 8}}, "data": {}, "processes": 1}
+    two = {"recipe": RECIPE, "data": {}, "processes": 2}
+    check_resumable(one, two, tmp_path)
+    check_resumable(two, one, tmp_path)
+    three = two | {"processes": 3}
+    with pytest.raises(InputError, match=r"joint batch of 8; give the same, or --restart"):
+        check_resumable(one, three, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"data": {"coco": ["abc", 2.0]}}, "differ in their data;"),
-        ({"processes": 8}, "differ in their processes;"),
+        ({"processes": 8}, r"joint batch of 32; set data.batch_size=32 for 1 processes"),
         (
-            {"recipe": {"optimizer": {"lr": 0.1, "schedule": "poly"}, "name": "x"}},
+            {"recipe": RECIPE | {"optimizer": {"lr": 0.1, "schedule": "poly"}, "name": "x"}},
             r"differ in their recipe \(name, optimizer.lr\); .*--restart",
         ),
     ],
@@ -89,7 +106,7 @@ def test_an_interrupted_run_that_differs_is_refused(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     fingerprint: dict[str, Any] = {
-        "recipe": {"optimizer": {"lr": 0.2, "schedule": "poly"}, "name": "y"},
+        "recipe": RECIPE,
         "data": {"coco": ["abc", 1.0]},
         "processes": 1,
     }

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ QUIET = [
 ]
 FOREGROUND = [*QUIET, "model.foreground=4", "data.mixing=all"]
 """Every step ends with a batch of boxes, in which the learned queries do not run."""
+LEFT_BY_ONE, LEFT_BY_TWO = "left-by-one", "left-by-two"
+"""Runs that were interrupted after three steps."""
 BEST = ["training.evaluate_every=3", "training.publish=best", "training.keep_checkpoints=1"]
 
 
@@ -133,9 +136,21 @@ def train_runs(out: Path, tiny: str, sets: list[str]) -> dict[str, Any]:
     return results
 
 
+def resume_runs(out: Path, tiny: str, sets: list[str]) -> None:
+    """Leave an interrupted run for one process, and resume that of one process."""
+    data = [(spec, 1.0) for spec in sets]
+    options: dict[str, Any] = {"device": "cpu", "steps": STEPS}
+    sharded = [*QUIET, "training.parallel=fsdp", "data.batch_size=2"]
+    with suppress(StoppedError):
+        train(tiny, data, out / LEFT_BY_TWO, callbacks=stop_after(3), overrides=sharded, **options)
+    overrides = [*QUIET, "data.batch_size=2"]
+    train(tiny, data, out / LEFT_BY_ONE, resume=True, overrides=overrides, **options)
+
+
 def main(out: Path, tiny: str, *sets: str) -> None:
     with distributed.process_group(torch.device("cpu")):
         results = train_stand_ins(out) | train_runs(out, tiny, list(sets))
+        resume_runs(out, tiny, list(sets))
         (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(results))
 
 
