@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -193,6 +194,35 @@ def choose_device(name: str) -> torch.device:
             hint="give auto or cpu",
         )
     return device
+
+
+@dataclass(frozen=True)
+class HostCopy:
+    """Tensors on their way to the CPU; on a GPU, other work can be queued before they arrive."""
+
+    tensors: tuple[Tensor, ...]
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def from_tensors(cls, *tensors: Tensor) -> "HostCopy":
+        """Start the transfer of tensors of one device."""
+        if not tensors[0].is_cuda:
+            return cls(tensors, None)
+        copies = tuple(
+            torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
+                tensor, non_blocking=True
+            )
+            for tensor in tensors
+        )
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record(torch.cuda.current_stream(tensors[0].device))
+        return cls(copies, arrived)
+
+    def wait(self) -> tuple[Tensor, ...]:
+        """The tensors on the CPU, once they are there; any thread may call it."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.tensors
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -53,7 +53,7 @@ class GpuTensor(Tensor):
     def __torch_dispatch__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        raise AssertionError("outside of pretend_gpu()")
+        raise AssertionError("outside of pretend_gpu(), or in another thread")
 
 
 class _Gpu(TorchDispatchMode):
@@ -122,16 +122,18 @@ def _check(
 
 
 class Event:
-    """Stands in for `torch.cuda.Event`: counts how often the host waits for one."""
+    """Stands in for `torch.cuda.Event`: counts the events that the host waits for."""
 
     waits = 0
+    reached = False
 
     def record(self, stream: object) -> None:
         """The work so far."""
 
     def synchronize(self) -> None:
-        """Wait for it."""
-        Event.waits += 1
+        """Wait for it; once it is reached, nothing waits again."""
+        Event.waits += not self.reached
+        self.reached = True
 
 
 class Generator(torch.Generator):
@@ -154,6 +156,7 @@ def pretend_gpu() -> Iterator[Callable[[Tensor], Tensor]]:
         mock.patch.object(torch.cuda, "current_stream", lambda device=None: None),
         mock.patch.object(torch.cuda, "Event", Event),
         mock.patch.object(torch, "Generator", Generator),
+        mock.patch.object(Tensor, "pin_memory", lambda tensor: tensor),
         mock.patch.object(torch, "autocast", lambda *args, **kwargs: nullcontext()),
     ]
     with ExitStack() as stack:

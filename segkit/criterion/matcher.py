@@ -19,6 +19,7 @@ from segkit.criterion.point_sampling import logits_at, random_points, strided_sa
 from segkit.criterion.pooled_targets import AssistMasks, PooledTargets
 from segkit.criterion.query_groups import Foreground
 from segkit.criterion.sigmoid_classes import sigmoid_class_cost
+from segkit.distributed import HostCopy
 from segkit.recipes.schema import LossConfig
 
 INVALID_COST = 1e6
@@ -48,16 +49,27 @@ class Indices:
 
 @dataclass(frozen=True)
 class PendingCosts:
-    """Costs on their way to the CPU; on a GPU, other work can be queued before they arrive."""
+    """Costs on their way to the CPU, with what the losses need to select proposals."""
 
     shapes: tuple[torch.Size, ...]
-    values: Tensor
-    """All costs in one tensor on the CPU, complete once `arrived` is."""
-    background: Tensor
-    """(B, L, N) bool on the CPU, likewise: proposals whose class loss counts without a target."""
-    heads: Tensor | None
-    """(B, L, N) int64 on the CPU, likewise: those of `MergedProposals`."""
-    arrived: torch.cuda.Event | None
+    _copy: HostCopy
+    """All costs in one tensor, `background`, and `heads` if there are some."""
+
+    @property
+    def values(self) -> Tensor:
+        """All costs in one tensor on the CPU; this and the others wait for the device."""
+        return self._copy.wait()[0]
+
+    @property
+    def background(self) -> Tensor:
+        """(B, L, N) bool: proposals whose class loss counts without a target."""
+        return self._copy.wait()[1]
+
+    @property
+    def heads(self) -> Tensor | None:
+        """(B, L, N) int64: those of `MergedProposals`."""
+        heads = self._copy.wait()[2:]
+        return heads[0] if heads else None
 
 
 class HungarianMatcher:
@@ -113,8 +125,6 @@ class HungarianMatcher:
         Returns:
             Pairs on the CPU; fewer than T in a layer with too few allowed proposals.
         """
-        if costs.arrived is not None:
-            costs.arrived.synchronize()
         values = np.nan_to_num(
             costs.values.numpy(), nan=NONFINITE_COST, posinf=NONFINITE_COST, neginf=NONFINITE_COST
         )
@@ -220,16 +230,5 @@ def send_costs(
     precise = [cost.float().masked_fill(removed, INVALID_COST) for cost, removed in rows]
     flat = torch.cat([cost.flatten() for cost in precise])
     shapes, heads = tuple(cost.shape for cost in costs), proposals.heads
-    if not flat.is_cuda:
-        return PendingCosts(shapes, flat, background, heads, None)
-    values, background = _send(flat), _send(background)
-    heads = None if heads is None else _send(heads)
-    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    arrived.record(torch.cuda.current_stream(flat.device))
-    return PendingCosts(shapes, values, background, heads, arrived)
-
-
-def _send(tensor: Tensor) -> Tensor:
-    """A copy of a tensor of a GPU on the host, complete once the work so far is."""
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return copy.copy_(tensor, non_blocking=True)
+    copied = HostCopy.from_tensors(flat, background, *([] if heads is None else [heads]))
+    return PendingCosts(shapes, copied)

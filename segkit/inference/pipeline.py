@@ -194,7 +194,7 @@ def upload(images: Sequence[Image], device: torch.device) -> Tensor:
     The transfer does not block.
     """
     stacked = torch.from_numpy(np.stack(images))
-    if device.type == "cuda":
+    if device.type != "cpu":
         stacked = stacked.pin_memory().to(device, non_blocking=True)
     return stacked.permute(0, 3, 1, 2).float() / 255
 

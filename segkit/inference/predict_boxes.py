@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import CROP_FACTOR, Crop, square_crop
-from segkit.distributed import autocast
+from segkit.distributed import HostCopy, autocast
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.pipeline import Image, upload
 from segkit.inference.streams import batch_by_shape, prefetch, unbatch
@@ -57,13 +57,24 @@ class _BoxCrop:
 
 @dataclass(frozen=True)
 class _BoxOutput:
-    """The model's output for one crop, on its device."""
+    """The model's output for one crop of a batch."""
 
     box_crop: _BoxCrop
-    class_index: Tensor
-    """() int64."""
-    mask_logits: Tensor
-    """(h, w) float32, of the full crop."""
+    batch: HostCopy
+    """(B,) predicted classes and (B, h, w) float32 mask logits of the full crops."""
+    row: int
+    """Of the crop in its batch."""
+
+    @property
+    def class_index(self) -> int:
+        """The class of the prompt or, without one, the predicted one; waits for the device."""
+        label = self.box_crop.label
+        return label if label >= 0 else int(self.batch.wait()[0][self.row])
+
+    @property
+    def mask_logits(self) -> Tensor:
+        """(h, w) on the CPU; waits for the device."""
+        return self.batch.wait()[1][self.row]
 
 
 def predict_box_masks(
@@ -138,23 +149,22 @@ def _run_model(
     text, device = class_embeddings.text, class_embeddings.text.device
     images = upload([box_crop.pixels for box_crop in box_crops], device)  # (B, 3, S, S)
     corners = [box_crop.crop.box(box_crop.box) for box_crop in box_crops]
-    boxes = torch.tensor(corners, dtype=torch.float32, device=device)  # (B, 4)
-    labels = torch.tensor([box_crop.label for box_crop in box_crops], device=device)  # (B,)
+    boxes = torch.tensor(corners, dtype=torch.float32)  # (B, 4); the model moves its prompts
+    labels = torch.tensor([box_crop.label for box_crop in box_crops])  # (B,)
     with autocast(config.precision, device):
         prompts = BoxPrompts(list(boxes[:, None]), list(labels[:, None]))
         if model.config.prompt_maps:
             neighbors = [_clipped_boxes(crop.neighbors, crop.crop) for crop in box_crops]
-            prompts = replace(prompts, neighbors=[rows.to(device) for rows in neighbors])
+            prompts = replace(prompts, neighbors=neighbors)
         outputs = model(images, text, prompts, learned_queries=False, aux_outputs=False)
         proposals = outputs.box_prompts
     if len(text):
-        predicted = proposals.class_logits[:, -1, 0, :-1].argmax(-1)  # (B,)
+        classes = proposals.class_logits[:, -1, 0, :-1].argmax(-1)  # (B,)
     else:
-        predicted = torch.full_like(labels, -1)
-    classes = torch.where(labels >= 0, labels, predicted)
+        classes = labels.new_full(labels.shape, -1, device=device)
     mask_logits = proposals.mask_logits[:, -1, 0].float()  # (B, h, w)
-    for box_crop, class_index, logits in zip(box_crops, classes, mask_logits, strict=True):
-        yield _BoxOutput(box_crop, class_index, logits)
+    batch = HostCopy.from_tensors(classes, mask_logits)
+    yield from (_BoxOutput(box_crop, batch, row) for row, box_crop in enumerate(box_crops))
 
 
 def _crop_around(box: Box, height: int, width: int, crop_size: int, view: View) -> Crop:
@@ -182,10 +192,10 @@ def _paste_mask(views: Sequence[_BoxOutput]) -> BoxMask:
         _sample_logits(view.mask_logits, view.box_crop.crop, rows, columns).sigmoid()
         for view in views
     ]
-    probability = torch.stack(maps).mean(0).cpu().numpy()  # (rows, columns)
+    probability = torch.stack(maps).mean(0).numpy()  # (rows, columns)
     inside = probability >= 0.5
     score = float(probability[inside].mean()) if inside.any() else 0.0
-    return BoxMask(box_crop.size, place, inside, score, int(views[0].class_index))
+    return BoxMask(box_crop.size, place, inside, score, views[0].class_index)
 
 
 def _calibrate(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from segkit.recipes.schema import Strategy
     from segkit.runs.run import Run
 
-_CHUNK = 256
-"""Images whose boxes share batches; an image without boxes waits for at most this many others."""
 _DECODED_AHEAD = 8
 """Images decoded ahead of the model."""
 
@@ -175,10 +172,9 @@ def _predict_samples(
         prompts = ImagePrompts(data.image(sample), boxes, labels, neighbors)
         return _PromptedSample(sample, indices, [prompts])
 
-    while chunk := list(islice(samples, _CHUNK)):
-        prompted = prefetch(prompt, chunk, ahead=_DECODED_AHEAD)
-        for item, masks in unbatch(prompted, lambda item: item.prompts, predict):
-            yield item, masks[0] if masks else []
+    prompted = prefetch(prompt, samples, ahead=_DECODED_AHEAD)
+    for item, masks in unbatch(prompted, lambda item: item.prompts, predict):
+        yield item, masks[0] if masks else []
 
 
 def _with_mask(segment: Segment, mask: BoxMask) -> Segment:

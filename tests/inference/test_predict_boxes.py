@@ -15,6 +15,7 @@ from segkit.model.dataseg import DataSeg, Outputs, Proposals
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig, ModelConfig
 from segkit.sample import Box
+from tests.pretend_gpu import pretend_gpu
 
 CLASSES = ClassEmbeddings(
     F.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=1),
@@ -96,6 +97,35 @@ def test_images_of_any_number_of_boxes_share_batches(model: DataSeg, image: np.n
             single, score = masks_and_scores(model, pixels, [box])
             assert (single[0] != mask.mask).mean() < 1e-3, "only rounding may differ"
             assert mask.score == pytest.approx(score[0], abs=0.02)
+
+
+def test_one_wait_a_batch_brings_the_masks_of_its_boxes_to_the_host(
+    model: DataSeg, image: np.ndarray
+) -> None:
+    """Only threads wait, and only for a batch; they run no operation on the device."""
+    prompts = [ImagePrompts(image, BOXES, [0, -1, 2, -1]), ImagePrompts(image, BOXES[:2], [1, -1])]
+    expected = list(predict_box_masks(model, CLASSES, prompts, CONFIG, crop_size=128))
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with pretend_gpu() as to_gpu:
+        state = {name: to_gpu(value.detach()) for name, value in tensors.items()}
+        on_gpu = cast(DataSeg, Functional(model, state))
+        classes = ClassEmbeddings(to_gpu(CLASSES.text), to_gpu(CLASSES.is_thing))
+        masks = list(predict_box_masks(on_gpu, classes, prompts, CONFIG, crop_size=128))
+    for of_image, of_expected in zip(masks, expected, strict=True):
+        for mask, other in zip(of_image, of_expected, strict=True):
+            assert (mask.inside == other.inside).all()
+            assert (mask.score, mask.class_index) == (other.score, other.class_index)
+
+
+class Functional:
+    """A model with other tensors."""
+
+    def __init__(self, model: DataSeg, state: dict[str, torch.Tensor]) -> None:
+        self.model, self.state, self.config = model, state, model.config
+
+    def __call__(self, *args: object, **kwargs: object) -> Outputs:
+        outputs: Outputs = torch.func.functional_call(self.model, self.state, args, kwargs)
+        return outputs
 
 
 class Painter(nn.Module):

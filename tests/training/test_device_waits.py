@@ -18,7 +18,7 @@ from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
 from segkit.shards.reader import ShardSet
 from segkit.training.optimizer import ModelEma
-from tests.training.pretend_gpu import GPU, Event, GpuTensor, WaitError, pretend_gpu
+from tests.pretend_gpu import GPU, Event, GpuTensor, WaitError, pretend_gpu
 
 SMALL = ["data.image_size=64", "data.batch_size=2", "data.workers=0", "model.backbone="]
 OPENSEED = ["loss.denoising=1", "loss.classes=sigmoid", "data.mixing=one"]
