@@ -43,6 +43,12 @@ def calibrate(
         parser=writable_local,
         help="Directory of the new version; by default the run's own.",
     ),
+    tta: bool = typer.Option(
+        False,
+        "--tta",
+        help="For `pseudolabel --tta`: predict the masks with test-time augmentation, at six times "
+        "the work.",
+    ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
@@ -79,7 +85,7 @@ def calibrate(
 
     run = load_run(checkpoint, device)
     with progress_bar(f"calibrate {run.path.parent.name}", len(labeled)) as advance:
-        calibration = calibrate_run(run, labeled, on_image=advance)
+        calibration = calibrate_run(run, labeled, tta=tta, on_image=advance)
     path = publish_calibrated(run, calibration, labeled, out).resolve()
     manifest = read_run_manifest(path)
     page = calibration_report(calibration, manifest, str(run.path), str(labeled.path))
@@ -89,6 +95,7 @@ def calibrate(
         "version": int(path.name[1:]),
         "digest": manifest.digest,
         "seed": calibration.seed,
+        "tta": tta,
         "min_boxes": calibration.min_boxes,
         "fitted_images": calibration.images,
         "maps": {size: score_map.boxes for size, score_map in calibration.maps.items()},

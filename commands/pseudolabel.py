@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from segkit.report.labeled_boxes import HiddenTruth
     from segkit.shards.reader import ShardSet
 
+_MIXED_TTA = {
+    True: "the run is calibrated without --tta, with which masks are better than expected",
+    False: "the run is calibrated with --tta, without which masks are worse than expected",
+}
+"""Note by whether --tta is given, where the run was calibrated the other way."""
 _OLD_BOX_PROMPTS = "conditioned"
 """Name of the strategy `box-prompts` in earlier versions."""
 
@@ -150,8 +155,8 @@ def pseudolabel(
     from segkit.inference.mask_statistics import describe_masks
 
     teacher = spec.on(workers.caller_device).open()
-    if tta and teacher.calibration is not None:
-        note("the run is calibrated without --tta, with which masks are better than expected")
+    if teacher.calibration is not None and teacher.calibration.tta != tta:
+        note(_MIXED_TTA[tta])
     with progress_bar(f"pseudolabel {boxes.path.parent.name}", len(boxes)) as advance:
         layer, transfer = label_boxes(
             teacher,

@@ -69,7 +69,7 @@ def selftrain(
     tta: bool = typer.Option(
         False,
         "--tta",
-        help="Label the boxes with test-time augmentation: better masks, six times the work.",
+        help="Predict masks with test-time augmentation: better masks, six times the work.",
     ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     overrides: list[str] = OVERRIDES_OPTION,

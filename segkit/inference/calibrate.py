@@ -71,6 +71,7 @@ def calibrate(
     data: ShardSet,
     *,
     seed: int = SEED,
+    tta: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> Calibration:
     """Fit a run's maps from raw score to expected IoU on half of a set's images.
@@ -82,12 +83,14 @@ def calibrate(
         run: a run with box prompts.
         data: a set with true masks of things; see `score_boxes`.
         seed: decides which half of the images is fitted.
+        tta: predict the masks with test-time augmentation.
         on_image: called after each image.
 
     Raises:
         InputError: a class without an embedding, or fewer than `MIN_BOXES` boxes in either half.
     """
-    return fit_calibration(score_boxes(run, data, on_image=on_image), data, seed=seed)
+    boxes = score_boxes(run, data, tta=tta, on_image=on_image)
+    return fit_calibration(boxes, data, seed=seed, tta=tta)
 
 
 def has_true_mask(segment: Segment) -> bool:
@@ -96,7 +99,11 @@ def has_true_mask(segment: Segment) -> bool:
 
 
 def score_boxes(
-    run: Run, data: ShardSet, *, on_image: Callable[[], None] = lambda: None
+    run: Run,
+    data: ShardSet,
+    *,
+    tta: bool = False,
+    on_image: Callable[[], None] = lambda: None,
 ) -> ScoredBoxes:
     """Predict a mask for the box of each thing with a true mask, and compare the two.
 
@@ -119,7 +126,9 @@ def score_boxes(
 
     def predict(prompts: Iterable[ImagePrompts]) -> Iterator[Sequence[BoxMask]]:
         config, crop_size = run.recipe.inference, run.recipe.data.image_size
-        return predict_box_masks(run.model, embeddings, prompts, config, crop_size=crop_size)
+        return predict_box_masks(
+            run.model, embeddings, prompts, config, crop_size=crop_size, tta=tta
+        )
 
     rows: list[tuple[int, float, float, float]] = []
     images = prefetch(load, enumerate(data.samples()), ahead=_DECODED_AHEAD)
@@ -133,8 +142,12 @@ def score_boxes(
     return ScoredBoxes(columns[0].astype(np.int64), *columns[1:])
 
 
-def fit_calibration(boxes: ScoredBoxes, data: ShardSet, *, seed: int = SEED) -> Calibration:
+def fit_calibration(
+    boxes: ScoredBoxes, data: ShardSet, *, seed: int = SEED, tta: bool = False
+) -> Calibration:
     """Fit the maps on half of the images with boxes, and check them on the others.
+
+    `tta` is recorded: whether the masks were predicted with test-time augmentation.
 
     Raises:
         InputError: fewer than `MIN_BOXES` boxes in either half.
@@ -159,6 +172,7 @@ def fit_calibration(boxes: ScoredBoxes, data: ShardSet, *, seed: int = SEED) -> 
         seed=seed,
         min_boxes=MIN_BOXES,
         images=len(fitted_images),
+        tta=tta,
         maps=maps,
         check=check(held_out, expected),
     )

@@ -50,6 +50,7 @@ def publish_calibrated(
                     "checkpoint": str(run.path),
                     "data": str(data.path),
                     "seed": calibration.seed,
+                    **({"tta": True} if calibration.tta else {}),
                 },
                 "parents": (
                     run_parent(run.path, run.manifest, stage.home),

@@ -85,6 +85,8 @@ class Calibration(_Strict):
     """A size with fewer boxes has no map of its own."""
     images: int
     """Images that the maps are fitted to."""
+    tta: bool = False
+    """The masks were predicted with test-time augmentation, whose scores differ."""
     maps: dict[str, ScoreMap]
     """Map of all boxes (`all`) and of those of COCO's sizes by the area of the box."""
     check: CalibrationCheck

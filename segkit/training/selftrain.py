@@ -102,7 +102,7 @@ def selftrain(
         round_steps: of each later round; None is a quarter of the first's.
         device: auto, cpu, cuda or cuda:N.
         overrides: `section.key=value`, applied to the recipe.
-        tta: label the boxes with test-time augmentation, at six times the cost.
+        tta: predict masks with test-time augmentation, at six times the cost.
         progress: shows the stages.
 
     Raises:
@@ -159,7 +159,7 @@ class _Loop:
         scored: list[ScoredBoxes] = []
         for shards in self.held_out:
             with self.progress(f"round {number}: score", len(shards)) as advance:
-                scored.append(score_boxes(run, shards, on_image=advance))
+                scored.append(score_boxes(run, shards, tta=self.plan.tta, on_image=advance))
         calibrated = self._calibrate(number, run, scored)
         return {
             "round": number,
@@ -234,7 +234,9 @@ class _Loop:
             return None
         largest = int(np.argmax([len(boxes.iou) for boxes in scored]))
         try:
-            calibration = fit_calibration(scored[largest], self.held_out[largest])
+            calibration = fit_calibration(
+                scored[largest], self.held_out[largest], tta=self.plan.tta
+            )
         except InputError:  # fewer than MIN_BOXES in a half
             return None
         return publish_calibrated(run, calibration, self.held_out[largest], folder)

@@ -128,6 +128,27 @@ def test_augmentation_of_a_calibrated_run_is_noted(
     assert "calibrated without" not in call(*common, "--out", tmp_path / "b").stderr
 
 
+def test_maps_are_fitted_to_augmented_masks_too(
+    calibrated: tuple[Path, dict[str, object]],
+    boxes: ShardSet,
+    toy: ShardSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place, out = calibrated[0], tmp_path / "run"
+    monkeypatch.setattr(calibrate_module, "MIN_BOXES", 2)
+    fit = ("calibrate", "--checkpoint", f"{place}@v1", "--data", toy.path, "--out", out, "--tta")
+    assert invoke(*fit)["tta"] is True
+    assert read_run_manifest(out).arguments["tta"] is True
+    calibration = Calibration.read(out / "v1" / "calibration.json")
+    assert calibration.tta
+    scored = calibrate_module.score_boxes(segkit.load_run(f"{place}@v1"), toy, tta=True)
+    assert calibration == calibrate_module.fit_calibration(scored, toy, tta=True)
+    common = ("pseudolabel", "--checkpoint", out, "--data", boxes.path, "--no-preview")
+    assert "calibrated with" not in call(*common, "--out", tmp_path / "a", "--tta").stderr
+    assert "calibrated with --tta" in call(*common, "--out", tmp_path / "b").stderr
+
+
 def test_the_predictor_gives_expected_iou_too(
     calibrated: tuple[Path, dict[str, object]], toy: ShardSet
 ) -> None:
