@@ -3,10 +3,11 @@
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -73,12 +74,46 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def wrap_ddp(module: nn.Module, device: torch.device) -> nn.Module:
-    """`module` in DistributedDataParallel; the module itself in a single process."""
+    """`module` in DistributedDataParallel; the module itself in a single process.
+
+    Gradients are views of the buffers that DDP reduces, not copies. Buffers are broadcast in each
+    step only if some change, which are the statistics of batch norms that are not frozen.
+    """
     if world_size() == 1:
         return module
-    # A batch without masks gives mask heads no gradient, a batch without boxes the box terms none.
-    ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
+    for parameter in module.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(partial(_restride, parameter.stride()))
+    # The setter of DDP for buffers that processes have in common; there is no public one.
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+        module, _constant_buffers(module.train())
+    )
+    return DistributedDataParallel(
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        # A batch without masks gives mask heads no gradient, one without boxes the box terms none.
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _constant_buffers(module: nn.Module) -> list[str]:
+    """Names of the buffers that training does not change: all but statistics of batch norms."""
+    norms = nn.modules.batchnorm._BatchNorm
+    modules = dict(module.named_modules())
+    return [
+        name
+        for name, _ in module.named_buffers()
+        if not (isinstance(norm := modules[name.rpartition(".")[0]], norms) and norm.training)
+    ]
+
+
+def _restride(strides: tuple[int, ...], gradient: Tensor) -> Tensor:
+    """A gradient with the strides of its parameter, which DDP compares with those of its buffer.
+
+    Convolutions on channels-last images give sides of 1 another stride, of no effect.
+    """
+    return gradient.as_strided(gradient.shape, strides) if gradient.is_contiguous() else gradient
 
 
 def gradient_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
@@ -121,10 +156,19 @@ def broadcast_object(value: T) -> T:
     return values[0]
 
 
-def broadcast_tensor(tensor: Tensor) -> None:
-    """Overwrite `tensor` with rank 0's values."""
-    if world_size() > 1:
-        dist.broadcast(tensor, src=0)
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with rank 0's values, in one transfer for each dtype and device."""
+    if world_size() == 1:
+        return
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for group in groups.values():
+        flat = torch.cat([tensor.flatten() for tensor in group])
+        dist.broadcast(flat, src=0)
+        parts = flat.split([tensor.numel() for tensor in group])
+        for tensor, part in zip(group, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def barrier() -> None:

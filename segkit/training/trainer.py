@@ -215,8 +215,7 @@ class Trainer:
         It holds no random state: the noise of a step is a function of seed and step. Batch
         statistics, which differ between processes, become those of rank 0.
         """
-        for buffer in itertools.chain(self.model.buffers(), self.ema.buffers()):
-            distributed.broadcast_tensor(buffer)
+        distributed.broadcast_tensors([*self.model.buffers(), *self.ema.buffers()])
         state = self._weights() | _prefixed("optimizer", named_state(self.model, self.optimizer))
         values = {"scaler": self.scaler.state_dict()}
         newest = self.recipe.training.keep_checkpoints
