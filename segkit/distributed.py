@@ -19,8 +19,7 @@ from segkit.errors import InputError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=2)
-"""Maximum wait of a collective operation: only rank 0 evaluates, the other processes wait for
-it."""
+"""Maximum wait of a collective operation: only rank 0 computes metrics and publishes."""
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -83,11 +82,11 @@ def wrap_ddp(module: nn.Module, device: torch.device) -> nn.Module:
         return module
     for parameter in module.parameters():
         if parameter.requires_grad and 1 in parameter.shape:
-            parameter.register_hook(partial(_restride, parameter.stride()))
-    # The setter of DDP for buffers that processes have in common; there is no public one.
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-        module, _constant_buffers(module.train())
-    )
+            hook = partial(_restride, parameter.stride())
+            parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+    # DDP's setter for buffers that processes have in common; there is no public one
+    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+    ignore(module, _constant_buffers(module.train()))  # type: ignore[no-untyped-call]
     return DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
@@ -147,6 +146,27 @@ def all_gather_object(values: list[T]) -> list[T]:
     return [value for part in lists for value in part]
 
 
+def gather_object(values: list[T]) -> list[T]:
+    """The lists of all processes, concatenated in rank order, in the first process.
+
+    Others get an empty list. Every process must call it.
+    """
+    if world_size() == 1:
+        return values
+    lists: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(values, lists, dst=0)
+    return [value for part in lists or [] for value in part]
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true in any process; every process must call it."""
+    if world_size() == 1:
+        return flag
+    count = torch.tensor(int(flag))
+    dist.all_reduce(count)
+    return bool(count > 0)
+
+
 def broadcast_object(value: T) -> T:
     """Rank 0's value, on every process."""
     if world_size() == 1:
@@ -166,7 +186,7 @@ def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
     for group in groups.values():
         flat = torch.cat([tensor.flatten() for tensor in group])
         dist.broadcast(flat, src=0)
-        parts = flat.split([tensor.numel() for tensor in group])
+        parts = torch.split(flat, [tensor.numel() for tensor in group])
         for tensor, part in zip(group, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 

@@ -33,6 +33,11 @@ def shard(module: nn.Module, device: torch.device) -> None:
     fully_shard(module, mesh=mesh)
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard` has sharded a module."""
+    return isinstance(module, FSDPModule)
+
+
 def reshard(module: nn.Module) -> None:
     """Free the gathered weights that a forward pass without a backward pass leaves in a module."""
     assert isinstance(module, FSDPModule)

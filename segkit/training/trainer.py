@@ -76,8 +76,7 @@ class Trainer:
         self.ema = ModelEma(model, self.recipe.optimizer.ema_decay)
         self.is_sharded = self.recipe.training.parallel == "fsdp" and distributed.world_size() > 1
         if self.is_sharded:
-            # Evaluation and export fill this copy with full tensors, in the first process.
-            self._unsharded = copy.deepcopy(model).cpu() if distributed.rank() == 0 else None
+            self._unsharded = copy.deepcopy(model).to("meta")  # without weights
             sharding.shard(model, self.device)
             sharding.shard(self.ema.module, self.device)
             self.parallel_model = model
@@ -172,7 +171,7 @@ class Trainer:
     def evaluate(self, folder: Path, log: RunLog | None, callbacks: Callbacks) -> None:
         """Evaluate the EMA weights where an evaluation is due and not in the log yet.
 
-        The first process evaluates, the others wait. Every process must call it.
+        Every process must call it: each predicts its share of the images.
 
         Args:
             folder: of the run, for pictures.
@@ -181,33 +180,31 @@ class Trainer:
         """
         if not self._evaluation_due():
             return
-        model = self.ema_model()
-        if log and model:
-            for data in self.setup.eval_datasets:
-                if log.has_evaluation(self.step, data.name):
-                    continue
-                picture = folder / PICTURES / f"step-{self.step:08d}-{safe_name(data.name)}.png"
-                embeddings = data.embeddings.to(self.device)
-                metrics = evaluate_set(
-                    model.eval(), embeddings, data.shards, self.recipe.inference, picture
-                )
+        model = cast(DataSeg, self.ema.module.eval())
+        for data in self.setup.eval_datasets:
+            done = log.has_evaluation(self.step, data.name) if log else None
+            if distributed.broadcast_object(done):
+                continue
+            picture = folder / PICTURES / f"step-{self.step:08d}-{safe_name(data.name)}.png"
+            embeddings = data.embeddings.to(self.device)
+            metrics = evaluate_set(model, embeddings, data.shards, self.recipe.inference, picture)
+            if log and metrics is not None:
                 log.evaluation(self.step, data.name, metrics, picture)
                 callbacks.on_evaluation(self.step, data.name, metrics)
-        distributed.barrier()
 
-    def ema_model(self) -> DataSeg | None:
-        """The model with the EMA weights, unsharded and on the device; None but in rank 0.
+    def ema_model(self) -> nn.Module | None:
+        """The model with the EMA weights in rank 0, for its `state_dict`; None in other processes.
 
-        Every process must call it. The model is for reading: it may share its weights with the EMA.
+        Every process must call it. A sharded average is gathered on the CPU, tensor by tensor.
         """
         if not self.is_sharded:
-            return cast(DataSeg, self.ema.module) if distributed.rank() == 0 else None
+            return self.ema.module if distributed.rank() == 0 else None
         state = sharding.full_state_dict(self.ema.module)
-        if self._unsharded is None:
+        if distributed.rank() > 0:
             return None
         model = copy.deepcopy(self._unsharded)
-        model.load_state_dict(state)
-        return cast(DataSeg, model.to(self.device))
+        model.load_state_dict(state, assign=True)
+        return model
 
     def save(self, folder: Path, *, best: int | None) -> Path:
         """Write a checkpoint, as `checkpoint.save` does; every process must call it.

@@ -1,0 +1,45 @@
+"""Run under torchrun by test_evaluation: evaluate a model, sharded and not, in two processes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segkit import distributed
+from segkit.model.dataseg import DataSeg
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.load import load_recipe
+from segkit.recipes.schema import InferenceConfig
+from segkit.shards.reader import ShardSet
+from segkit.training import evaluation, sharding
+from segkit.training.evaluation import evaluate_set
+
+CONFIG = InferenceConfig(image_size=64, batch_size=1, score=0.0, overlap=0.0)
+PART = 4
+"""Images of a part: one process has four batches, the other two."""
+
+
+def evaluate_toys(toys: ShardSet, recipe: Path, out: Path, *, shard: bool) -> dict[str, Any] | None:
+    """The metrics of a random model."""
+    torch.manual_seed(0)
+    model = DataSeg(load_recipe(recipe).model).eval()
+    is_thing = torch.tensor([c.kind == "thing" for c in toys.taxonomy.categories])
+    embeddings = ClassEmbeddings(torch.randn(len(is_thing), model.config.text_dim), is_thing)
+    if shard:
+        sharding.shard(model, torch.device("cpu"))
+    evaluation.rows_per_shard = lambda images: PART
+    return evaluate_set(model, embeddings, toys, CONFIG, out / "picture.png")
+
+
+def main(toys: str, recipe: Path, out: Path) -> None:
+    with distributed.process_group(torch.device("cpu")):
+        data = ShardSet.open(toys)
+        results = [evaluate_toys(data, recipe, out, shard=shard) for shard in (False, True)]
+        (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
