@@ -148,7 +148,7 @@ class Outcome:
     kills: dict[str, int] = field(default_factory=lambda: {"driver": 0, "worker": 0})
     commands: int = 0
     gave_up: int = 0
-    """Commands that ended by themselves because workers died again and again."""
+    """Commands that ended by themselves: workers died again and again, or Ray did not start."""
     versions: int = 0
     equal: int = 0
     valid: int = 0
@@ -202,7 +202,7 @@ class Chaos:
             if code > 0:
                 last = command.log.read_text().strip().splitlines()[-1:]
                 print(f"{self.engine}: exit code {code}: {last}", file=sys.stderr)
-                if code != 1 or "finished shards are kept" not in "".join(last):
+                if code != 1 or "run it again" not in "".join(last):
                     raise SystemExit(command.log.read_text()[-4000:])
                 self.outcome.gave_up += 1
             if self.engine != "cluster":  # actors of a cluster are ended by the cluster, later

@@ -48,7 +48,8 @@ def ray_cluster(
 
     Raises:
         InputError: Ray is not installed, or the cluster cannot be reached.
-        SegkitError: a worker died again and again, or a node cannot do the work.
+        SegkitError: no cluster starts on this machine, a worker died again and again, or a node
+            cannot do the work.
     """
     with _session(address, workers) as ray:
         setup = ray.put(_TaskSetup(work, tuple(folders)))
@@ -77,7 +78,7 @@ def ray_devices(
 
     Raises:
         InputError: Ray is not installed, the cluster cannot be reached, or it has fewer devices.
-        SegkitError: a worker died again and again, or a node cannot do the work.
+        SegkitError: as of `ray_cluster`.
     """
     with _session(address, count) as ray:
         resources = ray.cluster_resources()
@@ -172,6 +173,9 @@ def _connection(address: str | None, workers: int | None) -> Iterator[ModuleType
                 _connect(ray, address, workers or len(os.sched_getaffinity(0)))
     except Exception as error:  # Ray raises plain ones too, where a node takes too long to start
         message = f"no Ray cluster at {address or 'local'} ({_first_line(error)})"
+        if address is None:
+            hint = "this machine may be too busy to start one: run it again"
+            raise SegkitError(message, hint=hint) from error
         hint = (
             "check --address: give HOST:PORT of the head (the port is 6379 by default), "
             "or auto on a machine of the cluster"
