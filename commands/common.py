@@ -7,7 +7,6 @@ data (see `segkit.text.printable`) and takes none of it for markup.
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 _next_step: ContextVar[str | None] = ContextVar("next_step", default=None)
 """After the result that was printed last."""
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 stdout = Console(markup=False, emoji=False)
 stderr = Console(markup=False, emoji=False, stderr=True)
@@ -227,20 +225,6 @@ def table(
 def plural(number: int, singular: str, many: str | None = None) -> str:
     """A count with its noun, such as `1 image` or `2 images`; `many` is an irregular plural."""
     return f"{number} {singular if number == 1 else many or f'{singular}s'}"
-
-
-def parse_size(text: str, option: str) -> int:
-    """Return the bytes of a size such as 96MiB or 100MB; InputError for another value."""
-    match = _SIZE.fullmatch(text.strip())
-    size = 0.0
-    if match:
-        number, unit, binary = match.groups()
-        exponent = " kmgt".index(unit.lower() or " ")
-        size = float(number) * (1024 if binary else 1000) ** exponent
-    if size < 1:
-        hint = "give bytes, or a size such as 96MiB or 100MB"
-        raise InputError(f"invalid {option} {text!r}", hint=hint)
-    return int(size)
 
 
 def _cell(value: object) -> str:

@@ -12,7 +12,7 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.storage import location, writable
 
-from .common import parse_size, progress_bar
+from .common import progress_bar
 from .convert_options import CommonOptions, Engine, Exif, ImagesBy
 from .convert_report import fail, show
 
@@ -332,6 +332,7 @@ def _progress_label(out: Path | None, dry_run: bool) -> str:
 
 
 def _convert_options(common: CommonOptions) -> "ConvertOptions":
+    from segkit.parse import parse_size
     from segkit.sources.engine import ConvertOptions
 
     return ConvertOptions(

@@ -34,6 +34,7 @@ _TOO_DEEP = f"is nested more than {MAX_DEPTH} lists and objects deep"
 _TOO_LARGE = "holds an integer beyond 64 bits"
 _LINE_END = re.compile("\r\n|\n|\r")
 """Python's `splitlines` also ends lines at characters that a name may hold, such as U+2028."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _Model = TypeVar("_Model", bound="BaseModel")
 _Value = TypeVar("_Value")
@@ -46,6 +47,20 @@ def exists(path: str | Path) -> bool:
         return path.is_file() if storage.is_remote(path) else not stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError):  # ValueError: a name that no file can have
         return False
+
+
+def parse_size(text: str, option: str) -> int:
+    """Return the bytes of a size such as 96MiB or 100MB; InputError for another value."""
+    match = _SIZE.fullmatch(text.strip())
+    size = 0.0
+    if match:
+        number, unit, binary = match.groups()
+        exponent = " kmgt".index(unit.lower() or " ")
+        size = float(number) * (1024 if binary else 1000) ** exponent
+    if size < 1:
+        hint = "give bytes, or a size such as 96MiB or 100MB"
+        raise InputError(f"invalid {option} {text!r}", hint=hint)
+    return int(size)
 
 
 def read_bytes(path: Path, *, hint: str = "check the path", max_bytes: int = MAX_BYTES) -> bytes:

@@ -23,6 +23,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.extras import EXTRAS, missing_extra
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
     from fsspec import AbstractFileSystem
     from upath import UPath
@@ -192,15 +193,24 @@ def _cat(path: Path, **byte_range: int) -> bytes:
     except Exception as error:  # each package has its own types for a failed connection
         if isinstance(error, OSError) and error.errno == errno.EINVAL:
             return b""  # S3 refuses a range that begins behind the end
-        raise SegkitError(f"{path}: the store failed ({reason(error)}); run it again") from error
+        raise _store_error(path, error) from error
 
 
-def parquet_file(path: Path) -> "pq.ParquetFile":
-    """Open a Parquet file and verify its page checksums; a remote row group is one request."""
+def _store_error(path: Path, error: Exception) -> SegkitError:
+    return SegkitError(f"{path}: the store failed ({reason(error)})", hint="run it again")
+
+
+def parquet_file(path: Path, content: "pa.NativeFile | None" = None) -> "pq.ParquetFile":
+    """Open a Parquet file and verify its page checksums; a remote row group is one request.
+
+    Args:
+        path: the file.
+        content: its content, where it need not be read from `path`.
+    """
     import pyarrow.parquet as pq
 
-    if not is_remote(path):
-        return pq.ParquetFile(path, page_checksum_verification=True)
+    if content is not None or not is_remote(path):
+        return pq.ParquetFile(content or path, page_checksum_verification=True)
     # no cache of fsspec's: pyarrow requests exactly what it needs
     file: Any = _store(path).open(_remote(path).path, "rb", cache_type="none")
     return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True)
@@ -274,11 +284,19 @@ def _list_states(folder: Path) -> dict[str, str]:
 
 
 def _list_folder(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a store tells of the files of a remote folder; nothing if it cannot be listed."""
+    """What a store tells of the files of a remote folder; nothing if it may not be listed.
+
+    Raises:
+        SegkitError: the store failed.
+    """
     try:
         entries = _store(folder).ls(_remote(folder).path, detail=True)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return {}
+    except ValueError:  # a name that is impossible in a URL
+        raise
+    except Exception as error:  # each package has its own types for a failed connection
+        raise _store_error(folder, error) from error
     return {posixpath.basename(e["name"]): e for e in entries if e["type"] == "file"}
 
 

@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from segkit.shards.reader import ShardSet
 from segkit.storage import location
+from tests.store_proxy import StoreProxy
 from tests.training.toy import write_recipe, write_sparse_set, write_toy_set
 
 settings.register_profile("shared-cores", deadline=None)  # a busy neighbor must not fail a test
@@ -74,6 +75,18 @@ def s3(_s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path
     bucket = f"bucket-{uuid.uuid4().hex}"
     fsspec.filesystem("s3", use_listings_cache=False).mkdir(bucket)
     return location(f"s3://{bucket}")
+
+
+@pytest.fixture
+def s3_proxy(s3: Path, _s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreProxy]:
+    """A proxy through which the bucket of `s3` is reached, from child processes too."""
+    import s3fs
+
+    with StoreProxy(_s3_server).running() as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
+        s3fs.S3FileSystem.clear_instance_cache()  # they keep the address of the server
+        yield proxy
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(params=["s3", "memory"])

@@ -133,16 +133,20 @@ class DataMix:
         stream = positions(
             turn, batch_size=self.config.batch_size, rank=self.rank, world_size=self.world_size
         )
-        crops = [self._load_crop(index, position) for position in stream]
-        images, targets, ids = zip(*crops, strict=True)
         mixed = self.sets[index]
+        rows = [self._schedule.sample(index, position) for position in stream]
+        samples = mixed.shards.read_ahead(mixed.shards.samples_at(rows))
+        places = zip(samples, rows, stream, strict=True)
+        images, targets, ids = zip(
+            *(self._load_crop(index, *place) for place in places), strict=True
+        )
         return Batch(torch.stack(images), targets, mixed.name, mixed.task, ids)
 
-    def _load_crop(self, index: int, position: int) -> tuple[Tensor, Targets, str]:
-        """Image, targets and sample id at a position in the stream of a data set."""
-        mixed = self.sets[index]
-        row, verified = self._schedule.sample(index, position), self._verified[index]
-        sample = mixed.shards.sample(row)
+    def _load_crop(
+        self, index: int, sample: Sample, row: int, position: int
+    ) -> tuple[Tensor, Targets, str]:
+        """Image, targets and id of a sample, at a position in the stream of a data set."""
+        mixed, verified = self.sets[index], self._verified[index]
         image = mixed.shards.image(sample, verify=not verified[row])
         verified[row] = True
         rng = self._schedule.sample_rng(index, position)

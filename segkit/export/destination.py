@@ -124,7 +124,7 @@ def write_images(
     Only an EXIF orientation goes: other programs would turn the pixels, which the labels fit.
     """
     names = FileNames(folder)
-    for sample in data.samples():
+    for sample in data.read_ahead(data.samples()):
         names.path(rename(sample)).write_bytes(without_orientation(data.image_bytes(sample)))
 
 

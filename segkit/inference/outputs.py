@@ -65,7 +65,7 @@ def predict_samples(
 
     classes = class_embeddings.mark_unseen(taxonomy, config.unseen)
     stream = data.samples() if samples is None else samples
-    predictions = predict_images(model, classes, stream, read, task, config)
+    predictions = predict_images(model, classes, data.read_ahead(stream), read, task, config)
     for sample, masks in predictions:
         yield predicted_sample(sample, masks, taxonomy)
 
@@ -273,9 +273,9 @@ def write_overlays(
         file.write_bytes(cv2.imencode(".jpg", bgr, quality)[1].tobytes())
         return len(segments)
 
-    drawn = 0
+    drawn, ahead_of_drawing = 0, predictions.read_ahead(predictions.samples())
     with new_directory(folder, replace=True) as draft:
-        for number in prefetch(draw, predictions.samples(), ahead=2 * THREADS):
+        for number in prefetch(draw, ahead_of_drawing, ahead=2 * THREADS):
             drawn += number
             on_image()
     return drawn

@@ -156,11 +156,7 @@ def _predict_samples(
     """Yield each sample with the predictions for its prompted segments."""
 
     def prompt(sample: Sample) -> _PromptedSample:
-        indices = [
-            index
-            for index, segment in enumerate(sample.segments)
-            if segment.mask is None and not (segment.is_crowd or segment.ignore)
-        ]
+        indices = _prompted(sample)
         if not indices:
             return _PromptedSample(sample, [], [])
         segments = [sample.segments[index] for index in indices]
@@ -172,9 +168,19 @@ def _predict_samples(
         prompts = ImagePrompts(data.image(sample), boxes, labels, neighbors)
         return _PromptedSample(sample, indices, [prompts])
 
+    samples = data.read_ahead(samples, lambda sample: bool(_prompted(sample)))
     prompted = prefetch(prompt, samples, ahead=_DECODED_AHEAD)
     for item, masks in unbatch(prompted, lambda item: item.prompts, predict):
         yield item, masks[0] if masks else []
+
+
+def _prompted(sample: Sample) -> list[int]:
+    """The segments that need a mask."""
+    return [
+        index
+        for index, segment in enumerate(sample.segments)
+        if segment.mask is None and not (segment.is_crowd or segment.ignore)
+    ]
 
 
 def _with_mask(segment: Segment, mask: BoxMask) -> Segment:

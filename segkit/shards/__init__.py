@@ -12,6 +12,8 @@ sidecar.py         record finished shards, for resuming
 writer.py          write sets, layers and views
 locations.py       the files that a version names: parts, tars of parents, image files
 reader.py          `ShardSet`: samples and images of a version
+read_ahead.py      fetch coming images from a store
+byte_cache.py      a bounded cache of what was read from a store
 labeled_image.py   one image with its labels, for notebooks and scripts
 lineage.py         describe a version and its ancestors
 validate.py        check the files and rows of a version

@@ -33,19 +33,22 @@ _SCHEMAS = (
 
 
 @contextmanager
-def open_labels(path: Path, rows: int | None = None) -> Iterator[pq.ParquetFile]:
+def open_labels(
+    path: Path, rows: int | None = None, content: pa.NativeFile | None = None
+) -> Iterator[pq.ParquetFile]:
     """Open a file of labels; errors in reading it end the block with an InputError.
 
     Args:
         path: the file.
         rows: the number of rows that it must have; None for any.
+        content: its content, where it need not be read from `path`.
 
     Raises:
         InputError: it is not Parquet, its columns are not those of `arrow.SCHEMA`, it has another
             number of rows, or one of its pages is damaged.
     """
     try:
-        with storage.parquet_file(path) as file:
+        with storage.parquet_file(path, content) as file:
             if not has_schema(file.schema_arrow):
                 message = "the columns are not those of schemas/sample.schema.json"
                 raise InputError(message, file=path, hint=DAMAGE_HINT)

@@ -86,7 +86,7 @@ def _fingerprints(data: ShardSet, advance: Callable[[], None]) -> _Fingerprints:
     import cv2
 
     ids, digests, signs = [], [], []
-    for sample in data.samples():
+    for sample in data.read_ahead(data.samples()):
         content = data.image_bytes(sample)
         half_size = decode(
             content,

@@ -1,13 +1,14 @@
 """Read a version of a shard set: samples in order or by index, and the bytes of their images."""
 
 import hashlib
+import os
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property, lru_cache
-from itertools import accumulate
+from functools import cached_property, lru_cache, partial
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from segkit.errors import InputError, SegkitError
 from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
 from segkit.shards import arrow, label_files
+from segkit.shards.byte_cache import ByteCache
 from segkit.shards.labeled_image import LabeledImage
 from segkit.shards.locations import Locations
 from segkit.shards.manifest import Manifest, Parent, Part
 from segkit.shards.manifest_file import verify_content
 from segkit.shards.publish import MANIFEST, resolve
+from segkit.shards.read_ahead import ReadAhead
 from segkit.taxonomy import Taxonomy
 
 _COPY_HINT = "copy the set again from where it is intact, or convert again"
@@ -47,6 +50,7 @@ class ShardSet:
         self.version = int(re.sub(r"\D", "", path.name))  # v1, or .v1.partial before it is visible
         self.manifest = manifest
         self.taxonomy = Taxonomy.from_json(manifest.taxonomy, file=path / MANIFEST)
+        self._fetching: tuple[int, ReadAhead] | None = None
 
     @classmethod
     def open(cls, spec: str | Path) -> "ShardSet":
@@ -56,7 +60,10 @@ class ShardSet:
             InputError: there is no shard set, or not that version.
         """
         path = resolve(spec).resolve()
-        return cls(path, read_manifest(path))
+        opened = cls(path, read_manifest(path))
+        if storage.is_remote(path):
+            opened._cache  # noqa: B018 - an invalid size is reported now
+        return opened
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ShardSet, (self.path, self.manifest))
@@ -104,6 +111,37 @@ class ShardSet:
         row = index - (self._ends[part - 1] if part else 0)
         return self._read_row(part, row)
 
+    def samples_at(self, indices: Sequence[int]) -> Iterator[Sample]:
+        """The samples at 0-based indices; those of a remote set are read in threads."""
+        if not storage.is_remote(self.path):
+            return (self.sample(index) for index in indices)
+        by_part: dict[int, list[int]] = {}
+        for index in indices:
+            by_part.setdefault(bisect_right(self._ends, index), []).append(index)
+
+        def read(group: list[int]) -> list[tuple[int, Sample]]:
+            return [(index, self.sample(index)) for index in group]
+
+        pairs = self._fetcher.pool.map(read, by_part.values())
+        samples = {index: sample for group in pairs for index, sample in group}
+        return (samples[index] for index in indices)
+
+    def read_ahead(
+        self, samples: Iterable[Sample], needed: Callable[[Sample], bool] = lambda sample: True
+    ) -> Iterator[Sample]:
+        """Samples of this set, unchanged; the images of the next ones are fetched from a store.
+
+        Args:
+            samples: their images are read in this order, each soon after its sample is yielded.
+            needed: whether the image of a sample will be read.
+        """
+        stream = iter(samples)
+        for sample in stream:
+            if self._in_store(sample):
+                yield from self._fetcher.samples(chain((sample,), stream), needed)
+            else:
+                yield sample
+
     def image_ids(self, part: int | None = None) -> Iterator[str]:
         """The image ids of a part, or of all, in order; reads one column of the labels."""
         for number in range(len(self.manifest.parts)) if part is None else [part]:
@@ -125,12 +163,13 @@ class ShardSet:
         }
         return {**tars, **self.manifest.image_roots}
 
-    def image_bytes(self, sample: Sample, *, verify: bool = True) -> bytes:
+    def image_bytes(self, sample: Sample, *, verify: bool = True, cached: bool = True) -> bytes:
         """The image file's bytes, as in the source.
 
         Args:
             sample: of this set.
             verify: compare the bytes with the SHA-256 in the row, where it has one.
+            cached: take them from the cache of remote files, if they are there.
 
         Raises:
             InputError: the set holds labels only, the image's file or tar is missing or one that
@@ -138,7 +177,7 @@ class ShardSet:
                 that were converted.
             SegkitError: the tar is shorter than the row says.
         """
-        data = self._read_image(sample)
+        data = self._read_image(sample) if cached else self._fetch_image(sample, cached=False)
         digest = sample.image.sha256
         if verify and digest is not None and hashlib.sha256(data).hexdigest() != digest:
             place = f"{sample.image.tar or sample.image.path}: image {sample.id}"
@@ -149,18 +188,23 @@ class ShardSet:
     def verify_image(self, sample: Sample) -> None:
         """Raise as `image_bytes` does, but not for a sample of a set that holds labels only."""
         if sample.image.tar is not None or sample.image.path is not None:
-            self.image_bytes(sample)
+            self.image_bytes(sample, cached=False)
 
     def _read_image(self, sample: Sample) -> bytes:
+        early = self._fetcher.take(sample) if self._in_store(sample) else None
+        return self._fetch_image(sample) if early is None else early
+
+    def _fetch_image(self, sample: Sample, *, cached: bool = True) -> bytes:
         image = sample.image
         if image.tar is not None:
-            return self._read_from_tar(sample)
+            return self._read_from_tar(sample, cached)
         if image.path is None:
             message, hint = "the set holds labels only", "convert with images"
             raise InputError(message, file=self.path, record=sample.id, hint=hint)
         path = self.locations.image(image.path)
         try:
-            return storage.read_bytes(path)
+            digest = image.sha256 if cached else None
+            return self._load(path, digest, lambda: storage.read_bytes(path))
         except OSError as error:
             message = f"image not readable ({storage.reason(error)})"
             hint = "restore the file or convert again"
@@ -249,7 +293,33 @@ class ShardSet:
         return counts
 
     def _open_labels(self, part: Part) -> AbstractContextManager[pq.ParquetFile]:
-        return label_files.open_labels(self.locations.part(part.labels), part.rows)
+        path, content = self.locations.part(part.labels), None
+        if storage.is_remote(path) and self._cache:
+            content = self._cache.open(part.labels_sha256, lambda: storage.read_bytes(path))
+        return label_files.open_labels(path, part.rows, content)
+
+    @cached_property
+    def _cache(self) -> ByteCache | None:
+        return ByteCache.from_environment()
+
+    def _load(self, path: Path, digest: str | None, load: Callable[[], bytes]) -> bytes:
+        """Read a file or a part of it, through the cache if it is in a store."""
+        if digest is None or not storage.is_remote(path) or self._cache is None:
+            return load()
+        return self._cache.read(digest, load)
+
+    @property
+    def _fetcher(self) -> ReadAhead:
+        """The images on their way to this process; a forked child has none of its parent's."""
+        if self._fetching is None or self._fetching[0] != os.getpid():
+            self._fetching = os.getpid(), ReadAhead(self._fetch_image)
+        return self._fetching[1]
+
+    def _in_store(self, sample: Sample) -> bool:
+        name = sample.image.tar or sample.image.path
+        if name is None or storage.is_absolute(name):
+            return name is not None and "://" in name
+        return storage.is_remote(self.path)
 
     def _samples(self, table: pa.Table, part: Part) -> list[Sample]:
         """The checked rows of a table."""
@@ -259,10 +329,12 @@ class ShardSet:
         label_files.check_samples(samples, self.taxonomy, file)
         return samples
 
-    def _read_from_tar(self, sample: Sample) -> bytes:
+    def _read_from_tar(self, sample: Sample, cached: bool) -> bytes:
         path = self.locations.tar(str(sample.image.tar))
+        digest, place = sample.image.sha256, (sample.image.offset, sample.image.length)
         try:
-            data = storage.read_range(path, sample.image.offset, sample.image.length)
+            read = partial(storage.read_range, path, *place)
+            data = self._load(path, digest if cached else None, read)
         except OSError as error:
             message = f"image tar not readable ({storage.reason(error)})"
             hint = "restore it beside this version; a layer needs its parent's images"

@@ -176,7 +176,7 @@ def _check_image(data: ShardSet, sample: Sample) -> Iterator[Violation]:
         yield Violation("unlisted-tar", place, f"the manifest does not list {image.tar}")
         return
     try:
-        content = data.image_bytes(sample, verify=False)
+        content = data.image_bytes(sample, verify=False, cached=False)
     except SegkitError as error:
         text = str(error).removesuffix(f"; {DAMAGE_HINT}")
         yield Violation("image-bytes", place, text)

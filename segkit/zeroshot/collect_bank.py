@@ -96,7 +96,8 @@ class BankCollector:
         """The bank of all images."""
         config, text = self.run.recipe.inference, self.classes.text
         rows: dict[int, Rows] = {}
-        for batch in load_batches(enumerate(self.data.samples()), self._read, config):
+        samples = enumerate(self.data.read_ahead(self.data.samples()))
+        for batch in load_batches(samples, self._read, config):
             images = upload([loaded.pixels for _, loaded in batch], text.device)
             with torch.no_grad(), autocast(config.precision, text.device):
                 features, proposals = query_features(self.run.model, images, text)

@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 
 from segkit import storage
+from segkit.shards import byte_cache
+from segkit.shards.reader import ShardSet
+from tests.store_proxy import StoreProxy
 
-from ..sources.builders import coco_panoptic
+from ..sources.builders import coco_instances, coco_panoptic
 from ..sources.test_remote import copied
+from ..training.toy import write_recipe
 from .test_convert import segkit
+from .test_predict import invoke
 
 
 def run_json(*arguments: object) -> Any:
@@ -95,6 +100,61 @@ def test_every_command_works_on_a_set_in_a_store(s3: Path, data: Path, tmp_path:
         tmp_path / "eval",
     )
     assert from_files["all"]["pq"] == pytest.approx(100)
+
+
+def every_stage(data: Path, sets: Path, folder: Path) -> dict[str, bytes]:
+    """Convert, train, label boxes, predict, evaluate and export; the contents of what is written.
+
+    Args:
+        data: native data.
+        sets: where shard sets are written.
+        folder: where runs, predictions, figures and exports are.
+    """
+    options = ("--shard-size", 2000, "--workers", 1, "--name", "toy")
+    panoptic = ("--images", data / "images", "--panoptic", data / "panoptic.json")
+    invoke("convert", "coco", *panoptic, *options, "--out", sets / "set")
+    things = ("--images", data / "things" / "images", "--boxes-only")
+    things = (*things, "--instances", data / "things" / "instances.json")
+    invoke("convert", "coco", *things, *options, "--out", sets / "boxes")
+    recipe = write_recipe(folder / "tiny.toml")
+    train = ("train", "--recipe", recipe, "--steps", 2, "--device", "cpu")
+    invoke(*train, "--data", sets / "set", "--out", folder / "run", "--set", "data.workers=0")
+    run = ("--checkpoint", folder / "run", "--device", "cpu")
+    invoke("pseudolabel", *run, "--data", sets / "boxes", "--out", sets / "masks")
+    invoke("predict", *run, "--data", sets / "set", "--out", folder / "predicted")
+    task = ("--task", "panoptic", "--out", folder / "scores")
+    scores = invoke("eval", *run, "--data", sets / "set", *task)
+    exported = ("--out", folder / "exported", "--images")
+    invoke("export", "coco-instances", "--data", sets / "masks", *exported)
+    written = {"scores": json.dumps([scores[key] for key in ("all", "things", "stuff")]).encode()}
+    for name in ("set", "boxes", "masks"):
+        for file in ShardSet.open(sets / name).path.iterdir():
+            if file.name.endswith((".tar", ".parquet")):
+                written[f"{name}/{file.name}"] = storage.read_bytes(file)
+    for pattern in ("run/v1/*.safetensors", "predicted/overlays/**/*.jpg", "exported/**/*.*"):
+        for file in folder.glob(pattern):
+            written[str(file.relative_to(folder))] = file.read_bytes()
+    return written
+
+
+def test_every_stage_gives_the_bytes_of_local_files_from_a_flaky_store(
+    s3: Path, s3_proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests fail now and then; images and labels are read through a cache."""
+    coco_panoptic(tmp_path / "data", 6)
+    objects = [{"image_id": n % 3, "bbox": [4 + n, 3, 20, 18]} for n in range(6)]
+    coco_instances(tmp_path / "data" / "things", objects, images=3)
+    expected = every_stage(tmp_path / "data", tmp_path / "sets", tmp_path)
+    assert {name.partition("/")[0] for name in expected} == {
+        *("scores", "set", "boxes", "masks", "run", "predicted", "exported")
+    }
+    data = copied(tmp_path / "data", s3 / "data")
+    monkeypatch.setenv(byte_cache.LIMIT, "1MB")
+    s3_proxy.fail_every = 13
+    (tmp_path / "remote").mkdir()
+    assert every_stage(data, s3 / "sets", tmp_path / "remote") == expected
+    assert len(s3_proxy.failures) == 4, "every kind of failure"
+    assert list((storage.cache_root() / "bytes").glob("??/*"))
 
 
 def test_file_urls_are_plain_folders(tmp_path: Path) -> None:
