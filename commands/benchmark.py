@@ -157,7 +157,8 @@ def _evaluate_set(
 ) -> None:
     """Evaluate a set for the task of the benchmark's metric."""
     from segkit.benchmark.published import class_differences, load_benchmark, transfer_benchmark
-    from segkit.metrics.evaluate import EvalOptions, check_task, evaluate
+    from segkit.metrics.evaluate import check_task, evaluate
+    from segkit.metrics.task_metrics import EvalOptions
     from segkit.shards.reader import ShardSet
 
     reject_unused(*options.unused_options())
@@ -171,7 +172,8 @@ def _evaluate_set(
         note(f"{data}: {difference}")
     with folder_lock(out):
         opened, spec = options.open(truth, task, out)
-        figures = evaluate(truth, opened, task).metrics | {"differences": differences}
+        evaluation = evaluate(truth, opened, task, workers=options.workers)
+        figures = evaluation.metrics | {"differences": differences}
         _finish(published, figures, truth, spec, out, as_json, [])
 
 

@@ -28,8 +28,8 @@ from .scoring import (
 from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 
 if TYPE_CHECKING:
-    from segkit.metrics.evaluate import EvalOptions
     from segkit.metrics.objects import IouType
+    from segkit.metrics.task_metrics import EvalOptions
     from segkit.shards.manifest import Task
     from segkit.shards.reader import ShardSet
 
@@ -104,8 +104,9 @@ def evaluate(
     Example: segkit eval --data work/coco-val --checkpoint work/run --task panoptic --out work/eval
     """
     from segkit.metrics.class_mapping import task_class_names
-    from segkit.metrics.evaluate import EvalOptions, check_task
+    from segkit.metrics.evaluate import check_task
     from segkit.metrics.instance import EVALUATORS
+    from segkit.metrics.task_metrics import EvalOptions
     from segkit.metrics.zero_shot import check_unseen
     from segkit.shards.reader import ShardSet
 
@@ -179,7 +180,7 @@ def _evaluate(
 
     opened, spec = source.open(truth, task, out)
     predictions = as_predictions(opened, truth)
-    evaluation = evaluate_set(truth, predictions, task, options)
+    evaluation = evaluate_set(truth, predictions, task, options, workers=source.workers)
     result: dict[str, Any] = {"task": task, "data": origin(truth), "predictions": origin(spec)}
     result |= evaluation.metrics
     write_json(out / "metrics.json", result)

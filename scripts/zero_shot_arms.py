@@ -13,8 +13,9 @@ from segkit.inference.outputs import predicted_sample
 from segkit.inference.pipeline import Image, load_batches, upload
 from segkit.inference.postprocess import LabeledMask, encode, penalize_seen, postprocess
 from segkit.inference.upscale import to_image
-from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.metrics.evaluate import evaluate
 from segkit.metrics.mask_recall import MaskRecall
+from segkit.metrics.task_metrics import EvalOptions
 from segkit.model.text_classifier import TextClassifier
 from segkit.runs.run import Run
 from segkit.sample import Sample

@@ -14,10 +14,11 @@ import msgspec
 import numpy as np
 
 from segkit.errors import InputError
-from segkit.metrics.evaluate import EvalOptions, EvalResult, evaluate
+from segkit.metrics.evaluate import EvalResult, evaluate
 from segkit.metrics.objects import IouType
 from segkit.metrics.output import origin
 from segkit.metrics.predictions import Predictions
+from segkit.metrics.task_metrics import EvalOptions
 from segkit.sample import Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources import engine

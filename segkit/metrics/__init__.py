@@ -1,6 +1,7 @@
 """Metrics against ground truth; each has `update(truth, prediction)` and `compute()`.
 
-evaluate.py          the loop: batches of a set update metrics, which then compute; comparisons
+evaluate.py          evaluate predictions in a task; comparisons
+task_metrics.py      the metrics of a task, updated by one process or by workers that share a set
 batches.py           ground truth and predictions of the same images, batch by batch
 
 panoptic.py          PanopticQuality: PQ, SQ, RQ

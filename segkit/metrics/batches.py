@@ -43,15 +43,22 @@ def _empty(image: Sample) -> Sample:
     return Sample(image.id, image.file_name, image.width, image.height)
 
 
-def region_batches(truth: ShardSet, predictions: Predictions) -> Iterator[tuple[Regions, Regions]]:
+def region_batches(
+    truth: ShardSet, predictions: Predictions, rows: range | None = None
+) -> Iterator[tuple[Regions, Regions]]:
     """Both sides as regions, without ignored ground truth (it becomes void).
 
     Where the predictions are a set of the same images in the same order and vocabulary, only the
     necessary columns are read; the result is the same.
+
+    Args:
+        truth: the ground truth.
+        predictions: of its images.
+        rows: some consecutive images, of aligned predictions; None for all.
     """
     if isinstance(predictions, SetPredictions) and predictions.is_aligned(truth):
-        true_regions = read_regions(truth, BATCH, "ground truth")
-        predicted_regions = read_regions(predictions.shards, BATCH, "predictions")
+        true_regions = read_regions(truth, BATCH, "ground truth", rows)
+        predicted_regions = read_regions(predictions.shards, BATCH, "predictions", rows)
         for true, predicted in zip(true_regions, predicted_regions, strict=True):
             yield true.without_ignored(), predicted
         return
@@ -62,13 +69,21 @@ def region_batches(truth: ShardSet, predictions: Predictions) -> Iterator[tuple[
 
 
 def record_batches(
-    truth: ShardSet, predictions: Predictions, iou_type: IouType, federated: bool
+    truth: ShardSet,
+    predictions: Predictions,
+    iou_type: IouType,
+    federated: bool,
+    rows: range | None = None,
 ) -> Iterator[tuple[TrueRecords, PredictedRecords]]:
-    """Both sides as COCO records of the thing classes, which are categories 1 to K."""
+    """Both sides as COCO records of the thing classes, which are categories 1 to K.
+
+    `rows` as of `region_batches`.
+    """
     index: dict[int, int | None] = {category.id: None for category in truth.taxonomy.categories}
     index |= {category.id: k for k, category in enumerate(thing_classes(truth.taxonomy))}
-    numbers = iter(image_numbers(list(truth.image_ids())))
-    for true, predicted in _object_batches(truth, predictions, iou_type):
+    start = 0 if rows is None else rows.start
+    numbers = islice(image_numbers(list(truth.image_ids())), start, None)
+    for true, predicted in _object_batches(truth, predictions, iou_type, rows):
         batch = list(islice(numbers, len(true.ids)))
         yield (
             true_records(true, index, iou_type, batch, federated),
@@ -77,12 +92,13 @@ def record_batches(
 
 
 def _object_batches(
-    truth: ShardSet, predictions: Predictions, iou_type: IouType
+    truth: ShardSet, predictions: Predictions, iou_type: IouType, rows: range | None
 ) -> Iterator[tuple[Objects, Objects]]:
     """Both sides as objects, read as `region_batches` reads regions."""
     if isinstance(predictions, SetPredictions) and predictions.is_aligned(truth):
         sides = truth, predictions.shards
-        yield from zip(*(read_objects(s, OBJECTS_BATCH, iou_type) for s in sides), strict=True)
+        batches = (read_objects(side, OBJECTS_BATCH, iou_type, rows) for side in sides)
+        yield from zip(*batches, strict=True)
         return
     for images, predicted in sample_batches(truth, predictions, OBJECTS_BATCH):
         yield Objects.from_samples(images), Objects.from_samples(predicted)

@@ -6,7 +6,7 @@ takes the IoU of two masks, the smaller one of that IoU and the IoU of their bou
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,11 @@ class BoundaryAP(PycocotoolsAP):
         """Keep the records of a batch of images."""
         super().update(truth, prediction.counted(truth, self.max_dets[-1]))
         self._not_exhaustive |= truth.not_exhaustive()
+
+    def merge(self, parts: Sequence[Self]) -> None:
+        """Add the records of other metrics."""
+        super().merge(parts)
+        self._not_exhaustive |= {key for part in parts for key in part._not_exhaustive}
 
     def _evaluator(self) -> tuple[Any, Any]:
         coco, coco_eval = super()._evaluator()

@@ -96,6 +96,13 @@ class DetectionMatches:
         self._numbers += [image["id"] for image in truth.images]
         self._rows = None
 
+    def merge(self, parts: "Sequence[DetectionMatches]") -> None:
+        """Add what other metrics have matched; their images follow those of this one."""
+        for part in parts:
+            self._batches += part._batches
+            self._numbers += part._numbers
+        self._rows = None
+
     def iou(self, detections: Sequence[Record], targets: Sequence[Record]) -> Floats:
         """(D, G) IoU of masks or boxes; with a crowd, the share of the detection inside it."""
         key = "segmentation" if self.iou_type == "mask" else "bbox"

@@ -1,74 +1,35 @@
 """Evaluate predictions against ground truth: batches of both update metrics, which then compute."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.metrics import bootstrap
-from segkit.metrics.batches import BATCH, record_batches, region_batches, sample_batches
-from segkit.metrics.boundary import BoundaryAP, BoundaryDetectionMatches, BoundaryPanopticQuality
+from segkit.metrics.batches import (
+    BATCH,
+    sample_batches,
+)
+from segkit.metrics.boundary import BoundaryAP
 from segkit.metrics.box_prompt_iou import BoxPromptIoU
-from segkit.metrics.class_mapping import task_class_names
 from segkit.metrics.detections import DetectionMatches
-from segkit.metrics.instance import EVALUATORS, MAX_DETS, InstanceAP, LvisAP, MissingMasks
 from segkit.metrics.mask_recall import MaskRecall
-from segkit.metrics.objects import IouType, PredictedRecords, TrueRecords
 from segkit.metrics.panoptic import PanopticQuality
 from segkit.metrics.predictions import Predictions, SetPredictions, as_predictions, count_missing
-from segkit.metrics.regions import Regions
 from segkit.metrics.semantic import SemanticIoU, most_confused
-from segkit.metrics.shard_columns import is_federated
-from segkit.metrics.tide import TideErrors
+from segkit.metrics.task_metrics import EvalOptions, TaskMetrics, count
 from segkit.metrics.zero_shot import compute_zero_shot
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
+from segkit.workers.devices import Workers
 
 Floats = NDArray[np.float64]
-Truth = TypeVar("Truth", contravariant=True)
-Prediction = TypeVar("Prediction", contravariant=True)
 _MALLOC_THRESHOLD = 31 << 20
 """Bytes; just under 32 MiB, from which on glibc always returns freed memory."""
-
-
-class Metric(Protocol[Truth, Prediction]):
-    """A metric: batches of truth and predictions update it, `compute` returns its figures."""
-
-    def update(self, truth: Truth, prediction: Prediction) -> None:
-        """Add a batch of images."""
-        ...
-
-    def compute(self) -> dict[str, Any]:
-        """The figures of everything added, as metrics.json holds them."""
-        ...
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """What an evaluation computes beside the task's own figures, and how it matches instances."""
-
-    evaluator: str = "hotcoco"
-    """Of COCO AP: a key of `EVALUATORS`."""
-    iou_type: IouType = "mask"
-    """Whether instances match by mask or by box."""
-    max_dets: tuple[int, ...] = MAX_DETS
-    """Detections that count, of each class in each image; ascending."""
-    detections: bool = False
-    """Keep each detection with its matches, for intervals and the report (instance)."""
-    boundary: bool = False
-    """Compute the figures also by the smaller of mask IoU and boundary IoU (slow)."""
-    tide: bool = False
-    """Compute the error types of TIDE; keeps all records in memory (instance)."""
-    bootstrap: int = 0
-    """Draws of the images for intervals; 0 for none."""
-    unseen: Sequence[str] = ()
-    """Classes that were not seen in training, for zero-shot figures."""
-    box_prompts: bool = False
-    """The predictions are masks for the true boxes: compute their IoU by size and class."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +96,8 @@ def evaluate(
     predictions: Iterable[Sample] | ShardSet | Predictions,
     task: Task,
     options: EvalOptions = EvalOptions(),
+    *,
+    workers: Workers = Workers(),
 ) -> EvalResult:
     """Compare predictions with the ground truth.
 
@@ -146,6 +109,8 @@ def evaluate(
         predictions: predictions for its images.
         task: panoptic, semantic or instance.
         options: further figures.
+        workers: share the images of a set that was predicted from the ground truth's. Each counts
+            parts of it, and the counts are merged: the figures are those of one process.
 
     Raises:
         InputError: unknown images or classes, overlapping maps, missing masks, NaN scores: what
@@ -157,7 +122,8 @@ def evaluate(
         options = replace(options, detections=True)
     source = as_predictions(predictions, truth)
     missing = count_missing(source, truth)
-    result = _TASKS[task](truth, source, options)
+    metrics = count(truth, source, task, options, workers)
+    result = _TASKS[task](metrics, truth, options)
     counts = {"evaluated": len(truth), "without_prediction": missing}
     figures: dict[str, Any] = {"task": task, "images": counts}
     if isinstance(source, SetPredictions) and (class_map := source.class_map.to_json()):
@@ -233,113 +199,51 @@ def check_task(truth: ShardSet, task: Task, options: EvalOptions) -> None:
         raise InputError(message, file=truth.path, hint="use --task instance")
 
 
-def _panoptic(truth: ShardSet, predictions: Predictions, options: EvalOptions) -> EvalResult:
-    quality = PanopticQuality(truth.taxonomy)
-    semantic = SemanticIoU(truth.taxonomy)
-    boundary = BoundaryPanopticQuality(truth.taxonomy) if options.boundary else None
-    metrics: list[Metric[Regions, Regions]] = [quality, semantic]
-    if boundary is not None:
-        metrics.append(boundary)
-    image_ids: list[str] = []
-    for regions, predicted in region_batches(truth, predictions):
-        for metric in metrics:
-            metric.update(regions, predicted)
-        image_ids += regions.ids
+def _panoptic(metrics: TaskMetrics, truth: ShardSet, options: EvalOptions) -> EvalResult:
+    quality, semantic, boundary = metrics.panoptic, metrics.semantic, metrics.boundary
+    assert quality is not None and semantic is not None
+    assert not isinstance(boundary, BoundaryAP)
     figures = quality.compute() | {"several_crowds": quality.several_crowds}
     if boundary is not None:
         figures["boundary"] = boundary.compute()
     figures["confused_pixels"] = most_confused(semantic.confusion(), semantic.class_names)
-    return EvalResult(
-        figures, tuple(image_ids), panoptic=quality, semantic=semantic, boundary=boundary
-    )
+    image_ids = tuple(metrics.image_ids)
+    return EvalResult(figures, image_ids, panoptic=quality, semantic=semantic, boundary=boundary)
 
 
-def _semantic(truth: ShardSet, predictions: Predictions, options: EvalOptions) -> EvalResult:
-    metric = SemanticIoU(truth.taxonomy)
-    image_ids: list[str] = []
-    for regions, predicted in region_batches(truth, predictions):
-        metric.update(regions, predicted)
-        image_ids += regions.ids
-    return EvalResult(metric.compute(), tuple(image_ids), semantic=metric)
+def _semantic(metrics: TaskMetrics, truth: ShardSet, options: EvalOptions) -> EvalResult:
+    assert metrics.semantic is not None
+    figures = metrics.semantic.compute()
+    return EvalResult(figures, tuple(metrics.image_ids), semantic=metrics.semantic)
 
 
-def _instance(truth: ShardSet, predictions: Predictions, options: EvalOptions) -> EvalResult:
-    names, iou_type = task_class_names(truth.taxonomy, "instance"), options.iou_type
-    federated = is_federated(truth)
-    precision = _instance_ap(truth, names, options, federated)
-    masks = MissingMasks()
-    max_dets, limit = precision.max_dets, precision.max_dets[-1]
-    by_boundary = options.boundary and iou_type == "mask"
-    tide = TideErrors(names, iou_type, max_dets) if options.tide else None
-    boundary = BoundaryAP(names, max_dets) if by_boundary else None
-    matches, boundary_matches = None, None
-    if options.detections:
-        matches = DetectionMatches(len(names), iou_type, limit)
-    if options.detections and by_boundary:
-        boundary_matches = BoundaryDetectionMatches(len(names), iou_type, limit)
-    optional = (tide, boundary, matches, boundary_matches)
-    metrics: list[Metric[TrueRecords, PredictedRecords]] = [precision, masks]
-    metrics += [metric for metric in optional if metric is not None]
-    image_ids: list[str] = []
-    for records, predicted in record_batches(truth, predictions, iou_type, federated):
-        for metric in metrics:
-            metric.update(records, predicted)
-        image_ids += records.ids
+def _instance(metrics: TaskMetrics, truth: ShardSet, options: EvalOptions) -> EvalResult:
+    precision, masks = metrics.instance, metrics.masks
+    assert precision is not None and masks is not None
     figures = {
-        "by": iou_type,
+        "by": options.iou_type,
         "evaluator": options.evaluator,
         "protocol": precision.protocol,
-        "max_dets": list(max_dets),
+        "max_dets": list(precision.max_dets),
         **precision.compute(),
         **masks.compute(),
     }
-    if tide is not None:
-        figures |= tide.compute()
-    if boundary is not None:
-        figures["boundary"] = boundary.compute()
-    if iou_type == "mask":
-        figures["box"] = _box_ap(truth, predictions, names, options, federated)
+    if metrics.tide is not None:
+        figures |= metrics.tide.compute()
+    if metrics.boundary is not None:
+        figures["boundary"] = metrics.boundary.compute()
+    if metrics.box is not None:
+        figures["box"] = metrics.box.compute()
     return EvalResult(
         figures,
-        tuple(image_ids),
-        detections=matches,
-        boundary=boundary_matches,
+        tuple(metrics.image_ids),
+        detections=metrics.detections,
+        boundary=metrics.boundary_detections,
         ap50_per_class=precision.ap50_per_class,
     )
 
 
-def _box_ap(
-    truth: ShardSet,
-    predictions: Predictions,
-    names: Sequence[str],
-    options: EvalOptions,
-    federated: bool,
-) -> dict[str, Any]:
-    """AP by the boxes of the same instances; the sets are read again, without their masks."""
-    precision = _instance_ap(truth, names, replace(options, iou_type="box"), federated)
-    for records, predicted in record_batches(truth, predictions, "box", federated):
-        precision.update(records, predicted)
-    return precision.compute()
-
-
 _TASKS = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
-
-
-def _instance_ap(
-    truth: ShardSet, names: Sequence[str], options: EvalOptions, federated: bool
-) -> InstanceAP:
-    """AP by the rules of LVIS where images are annotated for only some classes, else by COCO's."""
-    if options.evaluator not in EVALUATORS:
-        hint = f"give one of {', '.join(EVALUATORS)}"
-        raise InputError(f"unknown evaluator {options.evaluator!r}", hint=hint)
-    if not federated:
-        return EVALUATORS[options.evaluator](names, options.iou_type, options.max_dets)
-    if options.evaluator != "hotcoco":
-        message = (
-            f"{options.evaluator} has no rules for images that are annotated for only some classes"
-        )
-        raise InputError(message, file=truth.path, hint="use --evaluator hotcoco")
-    return LvisAP(names, options.iou_type)
 
 
 def raise_malloc_threshold() -> None:

@@ -5,7 +5,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,10 @@ class InstanceAP(ABC):
         """Add the records of a batch of images."""
 
     @abstractmethod
+    def merge(self, parts: Sequence[Self]) -> None:
+        """Add what other metrics have matched; their images follow those of this one."""
+
+    @abstractmethod
     def curves(self) -> Curves:
         """Precision and recall of everything added; call it once, at the end."""
 
@@ -122,6 +126,10 @@ class HotcocoAP(InstanceAP):
         """Match the records of a batch of images."""
         self._stream.update(truth.images, truth.annotations, prediction.results)
 
+    def merge(self, parts: Sequence[Self]) -> None:
+        """Add what other metrics have matched, without matching again."""
+        self._stream = type(self._stream).merge([self._stream, *(part._stream for part in parts)])
+
     def curves(self) -> Curves:
         """Precision and recall of everything added; call it once, at the end."""
         evaluator = self._stream.finalize()
@@ -155,7 +163,7 @@ class PycocotoolsAP(InstanceAP):
     """AP by the reference implementation; keeps all records in memory."""
 
     def _start(self) -> None:
-        self._coco, self._coco_eval = self._evaluator()
+        self._evaluator()  # before any work, where it is not installed
         self._images: list[Record] = []
         self._annotations: list[Record] = []
         self._results: list[Record] = []
@@ -183,22 +191,31 @@ class PycocotoolsAP(InstanceAP):
             for result, area in zip(prediction.results, areas, strict=True)
         ]
 
+    def merge(self, parts: Sequence[Self]) -> None:
+        """Add the records of other metrics."""
+        for part in parts:
+            self._images += part._images
+            self._annotations += part._annotations
+            self._results += part._results
+
     def curves(self) -> Curves:
         """Precision and recall of everything added; evaluators' prints on stdout are discarded."""
         for records in (self._annotations, self._results):
             for number, record in enumerate(records, 1):
                 record["id"] = number
+        coco, coco_eval = self._evaluator()
         with contextlib.redirect_stdout(io.StringIO()):
-            truth, predictions = map(self._dataset, (self._annotations, self._results))
-            evaluator = self._coco_eval(truth, predictions, self.coco_iou_type)
+            truth = self._dataset(coco, self._annotations)
+            predictions = self._dataset(coco, self._results)
+            evaluator = coco_eval(truth, predictions, self.coco_iou_type)
             evaluator.params.maxDets = list(self.max_dets)
             evaluator.evaluate()
             evaluator.accumulate()
         arrays, thresholds = evaluator.eval, np.asarray(evaluator.params.iouThrs)
         return Curves(arrays["precision"], arrays["recall"], thresholds)
 
-    def _dataset(self, records: list[Record]) -> Any:
-        dataset = self._coco()
+    def _dataset(self, coco: Any, records: list[Record]) -> Any:
+        dataset = coco()
         dataset.dataset = {
             "images": self._images,
             "annotations": _copies(records),
@@ -238,6 +255,11 @@ class MissingMasks:
         """Count the predictions of a batch of images."""
         self.without_mask += prediction.without_mask
         self.with_mask += len(prediction.results)
+
+    def merge(self, parts: "Sequence[MissingMasks]") -> None:
+        """Add the numbers of other metrics."""
+        self.without_mask += sum(part.without_mask for part in parts)
+        self.with_mask += sum(part.with_mask for part in parts)
 
     def compute(self) -> dict[str, Any]:
         """`without_mask`.

@@ -1,5 +1,6 @@
 """Panoptic quality as panopticapi computes it (Kirillov et al., CVPR 2019)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,6 +96,13 @@ class PanopticQuality:
         self._batches.append(replace(rows, image=rows.image + self.images))
         self.images += len(truth.ids)
         self.several_crowds += several_crowds
+
+    def merge(self, parts: "Sequence[PanopticQuality]") -> None:
+        """Add what other metrics have counted; their images follow those of this one."""
+        for part in parts:
+            self._batches.append(replace(part.rows, image=part.rows.image + self.images))
+            self.images += part.images
+            self.several_crowds += part.several_crowds
 
     def max_iou(self, pairs: Overlap, truth: Regions, prediction: Regions) -> Floats | None:
         """(P,) upper bound of each pair's IoU; None sets none. Subclasses may set one."""

@@ -61,6 +61,12 @@ class SemanticIoU:
         self._batches.append(replace(rows, image=rows.image + self.images))
         self.images += len(truth.ids)
 
+    def merge(self, parts: "Sequence[SemanticIoU]") -> None:
+        """Add what other metrics have counted; their images follow those of this one."""
+        for part in parts:
+            self._batches.append(replace(part.rows, image=part.rows.image + self.images))
+            self.images += part.images
+
     @property
     def rows(self) -> SemanticRows:
         """Class pairs of all images so far."""

@@ -18,51 +18,67 @@ _REGION = ("class_id", "mask", "is_crowd", "ignore")
 _OBJECT = ("class_id", "is_crowd", "ignore", "area", "score")
 
 
-def read_regions(shards: ShardSet, batch: int, source: str) -> Iterator[Regions]:
+def read_regions(
+    shards: ShardSet, batch: int, source: str, rows: range | None = None
+) -> Iterator[Regions]:
     """Batches of `batch` images in the set's order; only the last may be smaller.
 
     Args:
         shards: every segment must have a mask; its taxonomy numbers the labels.
         batch: images at once.
         source: name of the set in messages ("ground truth", "predictions").
+        rows: some consecutive images of the set; None for all.
 
     Raises:
         InputError: a part cannot be read; a segment has no mask, or a class that the taxonomy
             lacks.
     """
-    for table in _tables(shards, _IMAGE + _segment_columns(_REGION), batch):
+    for table in _tables(shards, _IMAGE + _segment_columns(_REGION), batch, rows):
         yield from _regions(table, batch, shards, source)
 
 
-def read_objects(shards: ShardSet, batch: int, iou_type: IouType) -> Iterator[Objects]:
+def read_objects(
+    shards: ShardSet, batch: int, iou_type: IouType, rows: range | None = None
+) -> Iterator[Objects]:
     """Batches of `batch` images with their masks or boxes; only the last may be smaller.
+
+    `rows` as of `read_regions`.
 
     Raises:
         InputError: a part cannot be read.
     """
     segment_columns = _segment_columns((*_OBJECT, iou_type))
     columns = [*_IMAGE, "annotated", "exhaustive", "not_exhaustive", *segment_columns]
-    for table in _tables(shards, columns, batch):
+    for table in _tables(shards, columns, batch, rows):
         for start in range(0, len(table), batch):
             yield _objects(table.slice(start, batch), iou_type)
 
 
-def read_columns(shards: ShardSet, columns: list[str]) -> Iterator[Any]:
-    """Arrow tables of some columns, row group after row group.
+def read_columns(shards: ShardSet, columns: list[str], rows: range | None = None) -> Iterator[Any]:
+    """Arrow tables of some columns, row group after row group; `rows` as of `read_regions`.
 
     `pyarrow.parquet.read_table` would do, but it imports pandas, which takes half a second.
 
     Raises:
         InputError: a part cannot be read.
     """
+    rows, stop = range(len(shards)) if rows is None else rows, 0
     for part in shards.manifest.parts:
+        first, stop = stop, stop + part.rows
+        if stop <= rows.start or first >= rows.stop:
+            continue
         path = shards.locations.part(part.labels)
         with open_labels(path, part.rows) as file:
             for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                start, end = max(rows.start - first, 0), min(rows.stop - first, count)
+                first += count
+                if start >= end:
+                    continue
                 table = read_group(file, group, columns)
                 if "width" in columns:
                     check_sizes(table, path)
-                yield table
+                yield table.slice(start, end - start)
 
 
 def is_federated(shards: ShardSet) -> bool:
@@ -78,12 +94,12 @@ def _segment_columns(fields: Iterable[str]) -> list[str]:
     return [f"segments.list.element.{name}" for name in fields]
 
 
-def _tables(shards: ShardSet, columns: list[str], batch: int) -> Iterator[Any]:
+def _tables(shards: ShardSet, columns: list[str], batch: int, rows: range | None) -> Iterator[Any]:
     """Tables of full batches, independent of the row groups; only the last may be smaller."""
     import pyarrow as pa
 
     rest: Any = None
-    for table in read_columns(shards, columns):
+    for table in read_columns(shards, columns, rows):
         rest = table if rest is None else pa.concat_tables([rest, table])
         full = len(rest) - len(rest) % batch
         if full:

@@ -52,6 +52,13 @@ class TideErrors:
         self._annotations += truth.annotations
         self._results += prediction.counted(truth, self.max_dets[-1]).results
 
+    def merge(self, parts: "Sequence[TideErrors]") -> None:
+        """Add the records of other metrics; their images follow those of this one."""
+        for part in parts:
+            self._images += part._images
+            self._annotations += part._annotations
+            self._results += part._results
+
     def compute(self) -> dict[str, Any]:
         """Errors and confusion, as metrics.json holds them.
 

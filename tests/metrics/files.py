@@ -7,7 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.metrics.evaluate import evaluate
+from segkit.metrics.task_metrics import EvalOptions
 from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Task

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from segkit.metrics import bootstrap
-from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.metrics.evaluate import evaluate
+from segkit.metrics.task_metrics import EvalOptions
 
 from .files import figures, sets, shard_set
 

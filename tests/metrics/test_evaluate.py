@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.metrics.evaluate import evaluate
 from segkit.metrics.predictions import open_predictions
+from segkit.metrics.task_metrics import EvalOptions
 
 from .files import figures, results_file, sets, shard_set
 from .scenes import dense_confusion, panopticapi, random_map, sample, taxonomy

@@ -5,8 +5,9 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.metrics.detections import DetectionMatches
-from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.metrics.evaluate import evaluate
 from segkit.metrics.objects import PredictedRecords, TrueRecords
+from segkit.metrics.task_metrics import EvalOptions
 
 from .files import figures, shard_set
 from .scenes import records, updated

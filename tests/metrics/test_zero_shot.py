@@ -6,8 +6,9 @@ from pycocotools import mask as coco
 
 from segkit.errors import InputError
 from segkit.masks import rle
-from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.metrics.evaluate import evaluate
 from segkit.metrics.mask_recall import MaskRecall
+from segkit.metrics.task_metrics import EvalOptions
 from segkit.metrics.zero_shot import compute_zero_shot
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header

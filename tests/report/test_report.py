@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from segkit.metrics.evaluate import EvalOptions, evaluate
+from segkit.metrics.evaluate import evaluate
 from segkit.metrics.output import origin
 from segkit.metrics.predictions import as_predictions
+from segkit.metrics.task_metrics import EvalOptions
 from segkit.report import figures
 from segkit.report.build import report
 from segkit.report.gallery import GalleryImage

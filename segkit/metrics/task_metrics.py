@@ -1,0 +1,203 @@
+"""The metrics of a task, which one process updates by all images, or workers by parts of them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from segkit import storage
+from segkit.errors import InputError
+from segkit.inference.label_shards import rows_per_shard
+from segkit.metrics.batches import OBJECTS_BATCH, record_batches, region_batches
+from segkit.metrics.boundary import BoundaryAP, BoundaryDetectionMatches, BoundaryPanopticQuality
+from segkit.metrics.class_mapping import task_class_names
+from segkit.metrics.detections import DetectionMatches
+from segkit.metrics.instance import EVALUATORS, MAX_DETS, InstanceAP, LvisAP, MissingMasks
+from segkit.metrics.objects import IouType
+from segkit.metrics.panoptic import PanopticQuality
+from segkit.metrics.predictions import Predictions, SetPredictions
+from segkit.metrics.semantic import SemanticIoU
+from segkit.metrics.shard_columns import is_federated
+from segkit.metrics.tide import TideErrors
+from segkit.shards.manifest import Task
+from segkit.shards.reader import ShardSet
+from segkit.workers.devices import Workers
+
+Truth = TypeVar("Truth", contravariant=True)
+Prediction = TypeVar("Prediction", contravariant=True)
+
+
+class Metric(Protocol[Truth, Prediction]):
+    """A metric: batches of truth and predictions update it, `compute` returns its figures."""
+
+    def update(self, truth: Truth, prediction: Prediction) -> None:
+        """Add a batch of images."""
+        ...
+
+    def merge(self, parts: Sequence[Any]) -> None:
+        """Add what metrics of the same kind have counted on the images after these."""
+        ...
+
+    def compute(self) -> dict[str, Any]:
+        """The figures of everything added, as metrics.json holds them."""
+        ...
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What an evaluation computes beside the task's own figures, and how it matches instances."""
+
+    evaluator: str = "hotcoco"
+    """Of COCO AP: a key of `EVALUATORS`."""
+    iou_type: IouType = "mask"
+    """Whether instances match by mask or by box."""
+    max_dets: tuple[int, ...] = MAX_DETS
+    """Detections that count, of each class in each image; ascending."""
+    detections: bool = False
+    """Keep each detection with its matches, for intervals and the report (instance)."""
+    boundary: bool = False
+    """Compute the figures also by the smaller of mask IoU and boundary IoU (slow)."""
+    tide: bool = False
+    """Compute the error types of TIDE; keeps all records in memory (instance)."""
+    bootstrap: int = 0
+    """Draws of the images for intervals; 0 for none."""
+    unseen: Sequence[str] = ()
+    """Classes that were not seen in training, for zero-shot figures."""
+    box_prompts: bool = False
+    """The predictions are masks for the true boxes: compute their IoU by size and class."""
+
+
+@dataclass
+class TaskMetrics:
+    """The metrics of an evaluation; those that are None are not asked for."""
+
+    panoptic: PanopticQuality | None = None
+    semantic: SemanticIoU | None = None
+    instance: InstanceAP | None = None
+    masks: MissingMasks | None = None
+    tide: TideErrors | None = None
+    boundary: BoundaryPanopticQuality | BoundaryAP | None = None
+    detections: DetectionMatches | None = None
+    boundary_detections: DetectionMatches | None = None
+    box: InstanceAP | None = None
+    """AP by the boxes of instances that are matched by masks."""
+    image_ids: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_options(cls, truth: ShardSet, task: Task, options: EvalOptions) -> "TaskMetrics":
+        """The metrics of a task, before the first image."""
+        if task == "semantic":
+            return cls(semantic=SemanticIoU(truth.taxonomy))
+        if task == "panoptic":
+            boundary = BoundaryPanopticQuality(truth.taxonomy) if options.boundary else None
+            quality, semantic = PanopticQuality(truth.taxonomy), SemanticIoU(truth.taxonomy)
+            return cls(panoptic=quality, semantic=semantic, boundary=boundary)
+        names, iou_type = task_class_names(truth.taxonomy, "instance"), options.iou_type
+        federated = is_federated(truth)
+        precision = _instance_ap(truth, names, options, federated)
+        metrics = cls(instance=precision, masks=MissingMasks())
+        max_dets, limit = precision.max_dets, precision.max_dets[-1]
+        by_boundary = options.boundary and iou_type == "mask"
+        if options.tide:
+            metrics.tide = TideErrors(names, iou_type, max_dets)
+        if by_boundary:
+            metrics.boundary = BoundaryAP(names, max_dets)
+        if options.detections:
+            metrics.detections = DetectionMatches(len(names), iou_type, limit)
+        if options.detections and by_boundary:
+            metrics.boundary_detections = BoundaryDetectionMatches(len(names), iou_type, limit)
+        if iou_type == "mask":
+            metrics.box = _instance_ap(truth, names, replace(options, iou_type="box"), federated)
+        return metrics
+
+    def update(
+        self, truth: ShardSet, predictions: Predictions, rows: range | None = None
+    ) -> "TaskMetrics":
+        """Add the images of a set, or some consecutive ones of aligned predictions."""
+        if self.instance is None:
+            regions = region_batches(truth, predictions, rows)
+            metrics = (self.panoptic, self.semantic, self.boundary)
+            self.image_ids += _update(metrics, regions)
+            return self
+        federated = is_federated(truth)
+        records = record_batches(truth, predictions, self.instance.iou_type, federated, rows)
+        matched = (self.detections, self.boundary_detections)
+        self.image_ids += _update(
+            (self.instance, self.masks, self.tide, self.boundary, *matched), records
+        )
+        if self.box is not None:  # the sets are read again, without their masks
+            _update((self.box,), record_batches(truth, predictions, "box", federated, rows))
+        return self
+
+    def merge(self, parts: Sequence["TaskMetrics"]) -> "TaskMetrics":
+        """Add the counts of the images after these."""
+        for item in fields(self):
+            metric = getattr(self, item.name)
+            if isinstance(metric, list):
+                metric += [image for part in parts for image in part.image_ids]
+            elif metric is not None:
+                metric.merge([getattr(part, item.name) for part in parts])
+        return self
+
+
+def _update(metrics: Iterable[Any], batches: Iterable[tuple[Any, Any]]) -> list[str]:
+    """Add batches to metrics, those that are None excepted; returns the ids of the images."""
+    chosen: list[Metric[Any, Any]] = [metric for metric in metrics if metric is not None]
+    image_ids: list[str] = []
+    for truth, prediction in batches:
+        for metric in chosen:
+            metric.update(truth, prediction)
+        image_ids += truth.ids
+    return image_ids
+
+
+def count(
+    truth: ShardSet, source: Predictions, task: Task, options: EvalOptions, workers: Workers
+) -> TaskMetrics:
+    """Update the metrics of a task by all images, in this process or by workers.
+
+    Workers count parts of whole batches, so that the merged rows are in one process's order.
+    """
+    if (
+        workers.in_process
+        or not len(truth)
+        or not isinstance(source, SetPredictions)
+        or not source.is_aligned(truth)
+    ):
+        return TaskMetrics.from_options(truth, task, options).update(truth, source)
+    rows = -(-rows_per_shard(len(truth)) // OBJECTS_BATCH) * OBJECTS_BATCH
+    parts = [range(at, min(at + rows, len(truth))) for at in range(0, len(truth), rows)]
+    folders = [s.path for s in (truth, source.shards) if not storage.is_remote(s.path)]
+    task_of_worker = partial(_open_worker, truth, source.shards, task, options)
+    counted = dict(workers.run(task_of_worker, list(enumerate(parts)), folders))
+    first, *others = (counted[index] for index in range(len(parts)))
+    return first.merge(others)
+
+
+def _open_worker(
+    truth: ShardSet, predicted: ShardSet, task: Task, options: EvalOptions, device: str
+) -> Callable[[int, range], tuple[int, TaskMetrics]]:
+    """The function of a worker: the metrics of a part; metrics compute on CPUs."""
+    source = SetPredictions(predicted, truth.taxonomy)
+
+    def count_part(index: int, rows: range) -> tuple[int, TaskMetrics]:
+        return index, TaskMetrics.from_options(truth, task, options).update(truth, source, rows)
+
+    return count_part
+
+
+def _instance_ap(
+    truth: ShardSet, names: Sequence[str], options: EvalOptions, federated: bool
+) -> InstanceAP:
+    """AP by the rules of LVIS where images are annotated for only some classes, else by COCO's."""
+    if options.evaluator not in EVALUATORS:
+        hint = f"give one of {', '.join(EVALUATORS)}"
+        raise InputError(f"unknown evaluator {options.evaluator!r}", hint=hint)
+    if not federated:
+        return EVALUATORS[options.evaluator](names, options.iou_type, options.max_dets)
+    if options.evaluator != "hotcoco":
+        message = (
+            f"{options.evaluator} has no rules for images that are annotated for only some classes"
+        )
+        raise InputError(message, file=truth.path, hint="use --evaluator hotcoco")
+    return LvisAP(names, options.iou_type)
