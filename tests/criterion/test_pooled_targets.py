@@ -3,9 +3,10 @@ from dataclasses import replace
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from segkit.criterion.losses import profiles
-from segkit.criterion.pooled_targets import CellBoxes, PooledTargets, box_cover
+from segkit.criterion.pooled_targets import CellBoxes, PooledTargets, box_cover, pool_flags
 from tests.criterion.scenes import rectangles
 
 
@@ -16,6 +17,13 @@ def test_cells_hold_the_share_of_their_labeled_pixels() -> None:
     assert pooled.masks[0, 0, :3].tolist() == [0.5, 1.0, 0.0]
     assert pooled.weight[0, :4].tolist() == [1.0, 1.0, 0.5, 1.0]
     assert pooled.boxes.cover[0, 0, :4].tolist() == [0.5, 1.0, 0.5, 0.0]
+
+
+def test_flags_pool_exactly_as_the_average_of_floats() -> None:
+    flags = torch.rand(5, 24, 16, generator=torch.Generator().manual_seed(0)) > 0.3
+    for maps in (flags, flags[::2], flags.transpose(1, 2), flags[0]):
+        expected = F.avg_pool2d(maps.reshape(-1, *maps.shape[-2:]).float(), 4)
+        assert torch.equal(pool_flags(maps).reshape(expected.shape), expected)
 
 
 def test_box_cover_is_the_area_of_the_box() -> None:
