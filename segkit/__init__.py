@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segkit.data.torch_dataset import TorchDataset
     from segkit.inference.open_teacher import open_teacher
-    from segkit.inference.predictor import Predictor, segment_boxes
+    from segkit.inference.predictor import Predictor, open_run, segment_boxes
     from segkit.inference.pseudolabel import pseudolabel
     from segkit.metrics.evaluate import evaluate
     from segkit.runs.open_run import load_run
@@ -38,6 +38,7 @@ __all__ = [
     "evaluate",
     "load_run",
     "open",
+    "open_run",
     "open_teacher",
     "pseudolabel",
     "segment_boxes",
@@ -53,6 +54,7 @@ _EXPORTS = {
     "evaluate": ("segkit.metrics.evaluate", "evaluate"),
     "load_run": ("segkit.runs.open_run", "load_run"),
     "open": ("segkit.shards.reader", "ShardSet.open"),
+    "open_run": ("segkit.inference.predictor", "open_run"),
     "open_teacher": ("segkit.inference.open_teacher", "open_teacher"),
     "pseudolabel": ("segkit.inference.pseudolabel", "pseudolabel"),
     "segment_boxes": ("segkit.inference.predictor", "segment_boxes"),

@@ -164,6 +164,14 @@ class Predictor:
         return Taxonomy.union("run", list(self.run.taxonomies.values()))
 
 
+def open_run(run: str | Path, device: str = "auto") -> Predictor:
+    """Open a run to segment images: `open_run("work/run").predict("photo.jpg")`.
+
+    Arguments and errors are those of `Predictor`.
+    """
+    return Predictor(run, device)
+
+
 def segment_boxes(
     run: Run, image: Image, boxes: Boxes, labels: Sequence[str | None] | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:

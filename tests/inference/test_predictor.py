@@ -128,6 +128,20 @@ def test_classes_are_names_a_taxonomy_or_those_of_the_run(run: Path, toy_set: Sh
         predictor.predict(image, ["dog", "Dog"])
 
 
+def test_an_opened_run_predicts(run: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+    opened = segkit.open_run(str(run), device="cpu")
+    image = toy_set.image(next(toy_set.samples()))
+    file = tmp_path / "photo.png"
+    file.write_bytes(toy_set.image_bytes(next(toy_set.samples())))
+    masks, same = opened.predict(image), opened.predict(str(file), classes=None)
+    assert masks and {mask.name for mask in masks} <= set(TAXONOMY.names)
+    assert [(m.name, m.score, m.box) for m in same] == [(m.name, m.score, m.box) for m in masks]
+    names = {mask.name for mask in opened.predict(file, classes=["zebra"])}
+    assert names <= {"zebra"}
+    with pytest.raises(InputError, match="not the manifest of a run"):
+        segkit.open_run(toy_set.path)
+
+
 def test_the_classes_of_several_data_sets_are_joined(run: Path) -> None:
     predictor = segkit.Predictor(run, "cpu")
     more = Taxonomy("more", (TAXONOMY.categories[0], Category(99, "zebra", "thing")))
