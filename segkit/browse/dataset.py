@@ -88,14 +88,14 @@ def load(
     counts = {"segments": 0, "masked": 0, "predicted_segments": 0}
 
     def build() -> Iterator[Any]:
-        for sample in shards.samples():
+        for sample in shards.samples(check_masks=True):
             counts["segments"] += len(sample.segments)
             counts["masked"] += sum(segment.mask is not None for segment in sample.segments)
             fields = labels_of(shards, sample, TRUTH)
             for prefix, item in predictions.items():
                 row = rows[prefix].get(sample.id)
                 if row is not None:
-                    prediction = item.sample(row)
+                    prediction = item.sample(row, check_masks=True)
                     counts["predicted_segments"] += len(prediction.segments)
                     fields |= labels_of(item, prediction, prefix)
             for prefix, figures in scores.items():

@@ -105,7 +105,7 @@ def write_back(
     counted = _Counts()
 
     def rows() -> Iterator[tuple[Sample, ShardSet]]:
-        for sample in shards.samples():
+        for sample in shards.samples(check_masks=True):
             reviewed = _review(sample, tags, actions, covers, counted.add)
             if reviewed is not None:
                 yield reviewed, shards

@@ -270,7 +270,11 @@ def _evaluate(val: ValidationSets, predictions: _Predictions) -> dict[str, Any]:
     semantic = evaluate(val.semantic, predictions.semantic, "semantic").metrics
     instance = evaluate_objects365(val.hidden, predictions.instances)
     hidden = val.hidden.shards
-    pseudo = evaluate_box_prompts(hidden.samples(), predictions.pseudo.samples(), hidden.taxonomy)
+    pseudo = evaluate_box_prompts(
+        hidden.samples(check_masks=True),
+        predictions.pseudo.samples(check_masks=True),
+        hidden.taxonomy,
+    )
     return {
         "panoptic": panoptic["all"] | {group: panoptic[group] for group in ("things", "stuff")},
         "semantic": {key: semantic[key] for key in ("miou", "pixel_accuracy")},

@@ -54,7 +54,7 @@ def _column(group: Group, index: int) -> Column:
 def _paint(image: Picture, shards: ShardSet, index: int) -> Picture:
     segments = [
         segment
-        for segment in shards.sample(index).segments
+        for segment in shards.sample(index, check_masks=True).segments
         if segment.mask_from != "prediction" or segment.score is None or segment.score >= MIN_SCORE
     ]
     return enlarged_overlay(image, segments, shards.taxonomy)

@@ -64,7 +64,7 @@ def export_instances(
     annotation_id = _annotation_ids(data)
 
     def annotations() -> Iterator[dict[str, Any]]:
-        for index, sample in enumerate(data.samples()):
+        for index, sample in enumerate(data.samples(check_masks=True)):
             for segment in sample.segments:
                 if segment.kind == "stuff":
                     report.leave_out("stuff", 1)
@@ -111,7 +111,7 @@ def export_panoptic(
 
     def annotations(folder: Path) -> Iterator[dict[str, Any]]:
         names = FileNames(folder / stem)
-        for index, sample in enumerate(data.samples()):
+        for index, sample in enumerate(data.samples(check_masks=True)):
             masked = [segment for segment in sample.segments if segment.mask is not None]
             report.leave_out("box-only", len(sample.segments) - len(masked))
             report.annotations += len(masked)

@@ -41,7 +41,7 @@ def export_cvat(data: ShardSet, out: str | Path, *, images: bool = False) -> Exp
             file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
             file.write(b"<version>1.1</version>\n")
             file.write(to_xml(_meta(data, list(names.values()))))
-            for number, sample in enumerate(data.samples()):
+            for number, sample in enumerate(data.samples(check_masks=True)):
                 check_xml_text(sample.file_name, data)
                 file.write(to_xml(_image(number, sample, names, report)))
             file.write(b"</annotations>\n")

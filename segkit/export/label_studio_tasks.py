@@ -57,7 +57,7 @@ def export_label_studio(
     with new_directory(out) as folder:
         with (folder / "tasks.json").open("w", encoding="utf-8") as file:
             file.write("[")
-            for count, sample in enumerate(data.samples()):
+            for count, sample in enumerate(data.samples(check_masks=True)):
                 task = _task(sample, names, data.manifest.name, image_prefix)
                 report.annotations += len(sample.segments)
                 file.write(",\n" if count else "\n")

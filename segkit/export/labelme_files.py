@@ -45,7 +45,7 @@ def export_labelme(data: ShardSet, out: str | Path, *, images: bool = False) -> 
     report = ExportReport(images=len(data), files=["*.json", "labels.txt"])
     with new_directory(out) as folder:
         paths = FileNames(folder)
-        for sample in data.samples():
+        for sample in data.samples(check_masks=True):
             content = _content(sample, names, report)
             paths.path(sample, ".json").write_text(json.dumps(content, indent=1), "utf-8")
         write_labels(folder / "labels.txt", names)

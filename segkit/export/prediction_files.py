@@ -31,7 +31,7 @@ def write_native(predictions: ShardSet, folder: Path) -> Path:
     match predictions.manifest.kind:
         case "instance":
             folder.mkdir(parents=True, exist_ok=True)
-            write_results(folder / RESULTS, predictions.samples())
+            write_results(folder / RESULTS, predictions.samples(check_masks=True))
         case "panoptic":
             export_panoptic(predictions, folder)
         case "semantic":

@@ -46,7 +46,7 @@ def export_semantic(
     sixteen_bits = max((index, *data.taxonomy.by_id)) > 255
     with new_directory(out) as folder:
         names = FileNames(folder / "masks")
-        for sample in data.samples():
+        for sample in data.samples(check_masks=True):
             _write_mask(names.path(sample, ".png"), sample, index, sixteen_bits, report)
         labels = {entry.id: entry.source_name or entry.name for entry in data.taxonomy.categories}
         write_labels(folder / "labels.txt", labels)

@@ -79,7 +79,7 @@ def export_yolo(
             names = FileNames(root / "labels" / folder)
             (root / "labels" / folder).mkdir(parents=True)
             report.files.append(f"labels/{folder}/")
-            for sample in data.samples():
+            for sample in data.samples(check_masks=True):
                 lines = (
                     _line(segment, sample, yolo_classes, report, polygons)
                     for segment in sample.segments

@@ -131,7 +131,8 @@ def score_boxes(
         )
 
     rows: list[tuple[int, float, float, float]] = []
-    images = prefetch(load, enumerate(data.read_ahead(data.samples())), ahead=_DECODED_AHEAD)
+    samples = data.read_ahead(data.samples(check_masks=True))
+    images = prefetch(load, enumerate(samples), ahead=_DECODED_AHEAD)
     for image, predictions in unbatch(images, lambda image: image.prompts, predict):
         for masks in predictions:
             for segment, mask in zip(image.segments, masks, strict=True):

@@ -72,7 +72,7 @@ class SetItems:
         return len(self.data)
 
     def __getitem__(self, index: int, /) -> Sample:
-        return self.data.sample(index)
+        return self.data.sample(index, check_masks=True)
 
     def records(
         self, samples: Iterable[Sample], image_roots: dict[str, str]

@@ -38,7 +38,7 @@ def describe_masks(layer: ShardSet) -> MaskStatistics:
     """Compute the figures of all masks with `mask_from == "pseudo"`."""
     scores: list[float] = []
     masks = shaped = judged = 0
-    for sample in layer.samples():
+    for sample in layer.samples(check_masks=True):
         for segment in sample.segments:
             if segment.mask is None or segment.mask_from != "pseudo":
                 continue

@@ -64,7 +64,7 @@ def predict_samples(
         return sample, data.image(sample)
 
     classes = class_embeddings.mark_unseen(taxonomy, config.unseen)
-    stream = data.samples() if samples is None else samples
+    stream = data.samples(check_masks=True) if samples is None else samples
     predictions = predict_images(model, classes, data.read_ahead(stream), read, task, config)
     for sample, masks in predictions:
         yield predicted_sample(sample, masks, taxonomy)
@@ -273,7 +273,8 @@ def write_overlays(
         file.write_bytes(cv2.imencode(".jpg", bgr, quality)[1].tobytes())
         return len(segments)
 
-    drawn, ahead_of_drawing = 0, predictions.read_ahead(predictions.samples())
+    drawn, samples = 0, predictions.samples(check_masks=True)
+    ahead_of_drawing = predictions.read_ahead(samples)
     with new_directory(folder, replace=True) as draft:
         for number in prefetch(draw, ahead_of_drawing, ahead=2 * THREADS):
             drawn += number

@@ -18,6 +18,8 @@ Bytes = NDArray[np.uint8]
 _BASE, _MORE, _SIGN, _BITS = 48, 32, 16, 5
 _MAX_GROUPS = 12
 """A count takes 60 bits at most; a longer chain of groups is not a count."""
+_MAX_COUNT = 2**31
+"""Pixels of a run; the sum of as many as memory holds fits in 64 bits."""
 _CHUNK = 24 << 10
 """Bytes of masks that are checked at once: larger arrays would be new pages of memory each time,
 which take longer than the check."""
@@ -37,6 +39,9 @@ class Runs:
     """(S,) foreground pixels of each mask."""
     total: Ints
     """(S,) pixels that the counts of each mask add up to (foreground and background)."""
+    is_wellformed: bool = True
+    """Whether all strings are run lengths: COCO's characters, complete numbers, none negative or
+    beyond 2**31. Such a mask fills its image if its total is that of the image."""
 
 
 def join(masks: Sequence[bytes]) -> tuple[Bytes, Ints]:
@@ -48,8 +53,7 @@ def join(masks: Sequence[bytes]) -> tuple[Bytes, Ints]:
 def decode_runs(buffer: Bytes, offsets: Ints, base: Ints | None = None) -> Runs:
     """Foreground runs of S masks.
 
-    Malformed strings are not detected here. A string that breaks off or holds other characters
-    almost always shows in `total`; negative runs show in `masks_with_negative_runs`.
+    Malformed strings raise no error: see `Runs.is_wellformed`.
 
     Args:
         buffer: (B,) strings of all masks, one after another.
@@ -64,6 +68,10 @@ def decode_runs(buffer: Bytes, offsets: Ints, base: Ints | None = None) -> Runs:
     begin, many = first[present], rows[present]
     final = begin + many - 1
     gap, run, tail = _gaps_and_runs(_numbers(buffer, last, groups), lengths)
+    is_wellformed = _is_wellformed(buffer, offsets, groups) and all(
+        counts.min(initial=0) >= 0 and counts.max(initial=0) <= _MAX_COUNT
+        for counts in (gap, run, tail)
+    )
     area, total = np.zeros(len(lengths), np.int64), tail
     end = np.add(gap, run, out=gap).cumsum()
     if len(present):
@@ -75,7 +83,7 @@ def decode_runs(buffer: Bytes, offsets: Ints, base: Ints | None = None) -> Runs:
     if np.count_nonzero(run) < len(run):
         filled = np.flatnonzero(run)
         end, run, mask = end[filled], run[filled], mask[filled]
-    return Runs(end - run, end, mask, area, total)
+    return Runs(end - run, end, mask, area, total, is_wellformed)
 
 
 def decode_counts(masks: Sequence[bytes]) -> list[Ints]:
@@ -88,7 +96,7 @@ def decode_counts(masks: Sequence[bytes]) -> list[Ints]:
         return []
     buffer, offsets = join(masks)
     last, groups = _ends_of_numbers(buffer)
-    if not _is_wellformed(masks, buffer, groups):
+    if not _is_wellformed(buffer, offsets, groups):
         raise ValueError("a malformed RLE")
     numbers = _numbers(buffer, last, groups)
     counts = np.split(numbers, np.searchsorted(last, offsets[1:-1]))
@@ -124,7 +132,7 @@ def _all_fill(masks: Sequence[bytes], pixels: Ints) -> bool:
     """Whether the counts of all masks fill their images."""
     buffer, offsets = join(masks)
     last, groups = _ends_of_numbers(buffer)
-    if not _is_wellformed(masks, buffer, groups):
+    if not _is_wellformed(buffer, offsets, groups):
         return False
     lengths = np.diff(np.searchsorted(last, offsets))
     gap, run, total = _gaps_and_runs(_numbers(buffer, last, groups), lengths)
@@ -148,20 +156,22 @@ def _fills(mask: bytes, pixels: int) -> bool:
     return counts.max(initial=0) <= pixels and int(counts.sum()) == pixels
 
 
-def masks_with_negative_runs(runs: Runs, pixels: int) -> list[int]:
-    """Indices of masks whose counts include negative runs but sum to `pixels` nevertheless."""
-    wrong = (runs.start < 0) | (runs.end <= runs.start) | (runs.end > pixels)
-    wrong[1:] |= (runs.start[1:] < runs.end[:-1]) & (runs.mask[1:] == runs.mask[:-1])
-    return [int(mask) for mask in runs.mask[wrong]]
+def _is_wellformed(buffer: Bytes, offsets: Ints, groups: Ints) -> bool:
+    """Whether strings hold COCO's characters only, in numbers of at most `_MAX_GROUPS` groups.
 
-
-def _is_wellformed(masks: Sequence[bytes], buffer: Bytes, groups: Ints) -> bool:
-    """Whether strings hold COCO's characters only, in numbers of at most `_MAX_GROUPS` groups."""
-    return not len(buffer) or bool(
+    Args:
+        buffer: (B,) strings of S masks, one after another.
+        offsets: (S + 1,) where each string begins; the last is B.
+        groups: (N,) groups of each number.
+    """
+    if not len(buffer):
+        return True
+    final = buffer[offsets[1:] - 1]  # of an empty string, the last of the one before, or of all
+    return bool(
         buffer.min() >= _BASE
         and buffer.max() < _BASE + 2 * _MORE
+        and final.max() < _BASE + _MORE
         and groups.max(initial=0) <= _MAX_GROUPS
-        and all(map(ends_with_number, masks))
     )
 
 

@@ -1,10 +1,11 @@
 """Batches of ground truth and predictions of the same images, in the form that metrics take."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from segkit.metrics.class_mapping import thing_classes
 from segkit.metrics.objects import (
+    ClassIndex,
     IouType,
     Objects,
     PredictedRecords,
@@ -28,13 +29,14 @@ compared."""
 
 
 def sample_batches(
-    truth: ShardSet, predictions: Predictions, batch: int
+    truth: ShardSet, predictions: Predictions, batch: int, *, check_masks: bool = True
 ) -> Iterator[tuple[list[Sample], list[Sample]]]:
     """Ground truth and predictions of at most `batch` images.
 
-    A missing prediction is an empty sample.
+    A missing prediction is an empty sample. `check_masks` is that of `ShardSet.samples`, of the
+    ground truth.
     """
-    samples = truth.samples()
+    samples = truth.samples(check_masks=check_masks)
     while images := list(islice(samples, batch)):
         yield images, [predictions.get(image) or _empty(image) for image in images]
 
@@ -63,7 +65,8 @@ def region_batches(
             yield true.without_ignored(), predicted
         return
     index = truth.taxonomy.index
-    for images, predicted_images in sample_batches(truth, predictions, BATCH):
+    batches = sample_batches(truth, predictions, BATCH, check_masks=False)  # decoding checks them
+    for images, predicted_images in batches:
         true = Regions.from_samples(images, index, "ground truth").without_ignored()
         yield true, Regions.from_samples(predicted_images, index, "predictions")
 
@@ -71,34 +74,49 @@ def region_batches(
 def record_batches(
     truth: ShardSet,
     predictions: Predictions,
-    iou_type: IouType,
+    iou_types: Sequence[IouType],
     federated: bool,
     rows: range | None = None,
-) -> Iterator[tuple[TrueRecords, PredictedRecords]]:
+) -> Iterator[dict[IouType, tuple[TrueRecords, PredictedRecords]]]:
     """Both sides as COCO records of the thing classes, which are categories 1 to K.
 
-    `rows` as of `region_batches`.
+    Args:
+        truth: the ground truth.
+        predictions: of its images.
+        iou_types: what is compared: masks, boxes, or both.
+        federated: list the classes that each image is annotated for, as LVIS does.
+        rows: as of `region_batches`.
     """
     index: dict[int, int | None] = {category.id: None for category in truth.taxonomy.categories}
     index |= {category.id: k for k, category in enumerate(thing_classes(truth.taxonomy))}
     start = 0 if rows is None else rows.start
     numbers = islice(image_numbers(list(truth.image_ids())), start, None)
-    for true, predicted in _object_batches(truth, predictions, iou_type, rows):
+    for true, predicted in _object_batches(truth, predictions, iou_types, index, rows):
         batch = list(islice(numbers, len(true.ids)))
-        yield (
-            true_records(true, index, iou_type, batch, federated),
-            predicted_records(predicted, true, index, iou_type, batch),
-        )
+        yield {
+            iou_type: (
+                true_records(true, index, iou_type, batch, federated),
+                predicted_records(predicted, true, index, iou_type, batch),
+            )
+            for iou_type in iou_types
+        }
 
 
 def _object_batches(
-    truth: ShardSet, predictions: Predictions, iou_type: IouType, rows: range | None
+    truth: ShardSet,
+    predictions: Predictions,
+    iou_types: Sequence[IouType],
+    index: ClassIndex,
+    rows: range | None,
 ) -> Iterator[tuple[Objects, Objects]]:
     """Both sides as objects, read as `region_batches` reads regions."""
     if isinstance(predictions, SetPredictions) and predictions.is_aligned(truth):
         sides = truth, predictions.shards
-        batches = (read_objects(side, OBJECTS_BATCH, iou_type, rows) for side in sides)
+        batches = (read_objects(side, OBJECTS_BATCH, iou_types, rows) for side in sides)
         yield from zip(*batches, strict=True)
         return
-    for images, predicted in sample_batches(truth, predictions, OBJECTS_BATCH):
-        yield Objects.from_samples(images), Objects.from_samples(predicted)
+    for images, predicted in sample_batches(truth, predictions, OBJECTS_BATCH, check_masks=False):
+        true = Objects.from_samples(images)
+        if "mask" in iou_types:
+            true.check_masks(index, "ground truth")
+        yield true, Objects.from_samples(predicted)

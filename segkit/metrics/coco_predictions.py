@@ -15,7 +15,7 @@ from segkit.errors import InputError
 from segkit.file_names import relative_name
 from segkit.masks import rle
 from segkit.masks.boxes import tight_boxes
-from segkit.masks.run_lengths import decode_runs, join, masks_with_negative_runs
+from segkit.masks.run_lengths import decode_runs, first_malformed, join
 from segkit.sample import Box, MaskSource, Sample, Segment
 from segkit.sources.categories import plain_name
 from segkit.sources.coco_instances import RunLengths
@@ -145,13 +145,16 @@ class CocoResults:
         runs = decode_runs(*join([mask or b"" for mask in masks]))
         pixels = image.height * image.width
         boxes, areas = tight_boxes(runs, image.height), runs.area.tolist()
-        negative = set(masks_with_negative_runs(runs, pixels))
+        size = np.array([pixels])
+        damaged = set()
+        if not runs.is_wellformed:
+            damaged = {k for k, m in enumerate(masks) if m and first_malformed([m], size) == 0}
         segments = []
         for k, ((number, result), mask) in enumerate(zip(results, masks, strict=True)):
             if mask is not None and runs.total[k] != pixels:
                 message = f"a mask of {runs.total[k]} pixels, image {image.id} has {pixels}"
                 raise self._error(number, message)
-            if k in negative:
+            if k in damaged:
                 raise self._error(number, f"a mask with run lengths below 0 (image {image.id})")
             box = self._box(number, result) or boxes[k]
             class_id = int(result.category_id)

@@ -14,6 +14,7 @@ from segkit.errors import InputError
 from segkit.masks.boxes import AREAS
 from segkit.masks.run_lengths import decode_runs, join
 from segkit.metrics.objects import IouType, PredictedRecords, Record, TrueRecords
+from segkit.metrics.regions import malformed_mask
 
 Floats = NDArray[np.float64]
 MAX_DETS = (1, 10, 100)
@@ -93,12 +94,17 @@ class InstanceAP(ABC):
         for a, size in sizes:
             figures[f"ar_{size}"] = _mean(curves.recall[:, :, a, -1])
         classes = np.ascontiguousarray(np.moveaxis(precision[:, :, :, 0], 2, 0))  # (K, T, R)
-        per_class = zip(self.class_names, classes, strict=True)
-        figures["per_class"] = {name: _mean(values) for name, values in per_class}
         at = np.flatnonzero(np.isclose(curves.thresholds, 0.5))
-        halves = zip(self.class_names, classes[:, at], strict=True)
-        self.ap50_per_class = {name: _mean(values) for name, values in halves}
+        figures["per_class"] = self._per_class(classes)
+        self.ap50_per_class = self._per_class(classes[:, at])
         return figures
+
+    def _per_class(self, precision: Floats) -> dict[str, float | None]:
+        """The mean over (K, T, R) precision for each class, which has ground truth or has none."""
+        means = 100 * precision.mean(axis=(1, 2))
+        defined = precision[:, 0, 0] > -1
+        values = zip(self.class_names, means.tolist(), defined.tolist(), strict=True)
+        return {name: mean if known else None for name, mean, known in values}
 
     @property
     def coco_iou_type(self) -> str:
@@ -123,7 +129,14 @@ class HotcocoAP(InstanceAP):
         self._stream = StreamingEval(categories, self.coco_iou_type, params=params)
 
     def update(self, truth: TrueRecords, prediction: PredictedRecords) -> None:
-        """Match the records of a batch of images."""
+        """Match the records of a batch of images.
+
+        Raises:
+            InputError: hotcoco cannot read the run lengths of a mask.
+        """
+        if self.iou_type == "mask":
+            _check_run_lengths("ground truth", truth.annotations, truth)
+            _check_run_lengths("predictions", prediction.results, truth)
         self._stream.update(truth.images, truth.annotations, prediction.results)
 
     def merge(self, parts: Sequence[Self]) -> None:
@@ -271,6 +284,23 @@ class MissingMasks:
             hint = "evaluate boxes by --by box, or give masks"
             raise InputError("the predictions are boxes without masks", hint=hint)
         return {"without_mask": self.without_mask}
+
+
+def _check_run_lengths(source: str, records: list[Record], truth: TrueRecords) -> None:
+    """Raise InputError where hotcoco cannot read a mask, which its evaluation takes for empty."""
+    from hotcoco import mask
+
+    def is_readable(records: list[Record]) -> bool:
+        try:
+            mask.area([record["segmentation"] for record in records])
+        except ValueError:
+            return False
+        return True
+
+    if not is_readable(records):
+        first = next(record for record in records if not is_readable([record]))
+        names = {image["id"]: name for image, name in zip(truth.images, truth.ids, strict=True)}
+        raise malformed_mask(source, f"image {names[first['image_id']]}")
 
 
 def mask_areas(results: Sequence[Record]) -> list[int]:

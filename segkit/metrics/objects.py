@@ -5,8 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from segkit.errors import InputError
-from segkit.metrics.regions import missing_mask, size_mismatch, unknown_class
+from segkit.masks.run_lengths import first_malformed
+from segkit.metrics.regions import malformed_mask, missing_mask, size_mismatch, unknown_class
 from segkit.sample import Box, Sample
 
 IouType = Literal["mask", "box"]
@@ -60,6 +63,23 @@ class Objects:
             [s.is_crowd or s.ignore for _, s in rows],
             [s.score for _, s in rows],
         )
+
+    def check_masks(self, index: ClassIndex, source: str) -> None:
+        """Raise InputError if the run lengths of an evaluated mask do not fill its image.
+
+        Args:
+            index: class index of each class id.
+            source: name of the set in the message.
+        """
+        columns = zip(self.image, self.class_id, self.mask, strict=True)
+        masks = [
+            (i, mask) for i, c, mask in columns if mask is not None and index.get(c) is not None
+        ]
+        size = np.multiply(self.width, self.height, dtype=np.int64)
+        pixels = size[np.array([image for image, _ in masks], np.int64)]
+        damaged = first_malformed([mask for _, mask in masks], pixels)
+        if damaged is not None:
+            raise malformed_mask(source, f"image {self.ids[masks[damaged][0]]}")
 
 
 @dataclass(frozen=True)

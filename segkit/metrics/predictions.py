@@ -70,7 +70,7 @@ class SetPredictions:
         self._is_identity = self.class_map.is_identity
         self._ids = list(shards.image_ids())
         self._place = {image: place for place, image in enumerate(self._ids)}
-        self._stream: Iterator[Sample] = shards.samples()
+        self._stream: Iterator[Sample] = shards.samples(check_masks=True)
         self._next = 0
 
     def ids(self) -> list[str]:
@@ -88,12 +88,12 @@ class SetPredictions:
         if place is None:
             return None
         if place == 0 and self._next > 0:  # a second pass
-            self._stream, self._next = self.shards.samples(), 0
+            self._stream, self._next = self.shards.samples(check_masks=True), 0
         if place == self._next:
             self._next += 1
             sample = next(self._stream)
         else:
-            sample = self.shards.sample(place)
+            sample = self.shards.sample(place, check_masks=True)
         if self._is_identity:
             return sample
         return self.class_map.map_sample(sample, self._target)

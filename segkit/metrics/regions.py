@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.masks.run_lengths import Bytes, Ints, Runs, decode_runs, join
+from segkit.masks.run_lengths import Bytes, Ints, Runs, decode_runs, first_malformed, join
 from segkit.sample import Sample
 
 Flags = NDArray[np.bool_]
@@ -102,10 +102,15 @@ class Regions:
         """Runs of all segments on one pixel axis (image after image).
 
         Raises:
-            InputError: the counts of a mask do not add up to the pixels of its image.
+            InputError: the counts of a mask are malformed, or do not add up to the pixels of its
+                image.
         """
         base = np.concatenate(([0], np.cumsum(self.pixels)))[self.image]
         runs = decode_runs(self.buffer, self.offsets, base)
+        if not runs.is_wellformed:
+            damaged = first_malformed(self.counts(), self.pixels[self.image])
+            record = None if damaged is None else self.name(damaged)
+            raise malformed_mask(source, record)
         wrong = np.flatnonzero(runs.total != self.pixels[self.image])
         if len(wrong):
             segment = int(wrong[0])
@@ -138,6 +143,12 @@ def missing_mask(source: str, image: str) -> InputError:
     hint = "give masks: `segkit pseudolabel` makes them from boxes, `--by box` compares boxes"
     message = "a segment has a box but no mask"
     return InputError(message, file=source, record=f"image {image}", hint=hint)
+
+
+def malformed_mask(source: str, record: str | None) -> InputError:
+    """The error for a mask whose string is not that of run lengths."""
+    message, hint = "a mask whose run lengths are damaged", "write masks as COCO's run lengths"
+    return InputError(message, file=source, record=record, hint=hint)
 
 
 def size_mismatch(image: str, predicted: str, true: str) -> InputError:

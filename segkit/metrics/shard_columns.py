@@ -1,6 +1,6 @@
 """Regions and objects read from the Parquet columns of a shard set, without making samples."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,20 +38,20 @@ def read_regions(
 
 
 def read_objects(
-    shards: ShardSet, batch: int, iou_type: IouType, rows: range | None = None
+    shards: ShardSet, batch: int, iou_types: Collection[IouType], rows: range | None = None
 ) -> Iterator[Objects]:
-    """Batches of `batch` images with their masks or boxes; only the last may be smaller.
+    """Batches of `batch` images with their masks, boxes or both; only the last may be smaller.
 
     `rows` as of `read_regions`.
 
     Raises:
         InputError: a part cannot be read.
     """
-    segment_columns = _segment_columns((*_OBJECT, iou_type))
+    segment_columns = _segment_columns((*_OBJECT, *iou_types))
     columns = [*_IMAGE, "annotated", "exhaustive", "not_exhaustive", *segment_columns]
     for table in _tables(shards, columns, batch, rows):
         for start in range(0, len(table), batch):
-            yield _objects(table.slice(start, batch), iou_type)
+            yield _objects(table.slice(start, batch), iou_types)
 
 
 def read_columns(shards: ShardSet, columns: list[str], rows: range | None = None) -> Iterator[Any]:
@@ -109,7 +109,7 @@ def _tables(shards: ShardSet, columns: list[str], batch: int, rows: range | None
         yield rest
 
 
-def _objects(table: Any, iou_type: IouType) -> Objects:
+def _objects(table: Any, iou_types: Collection[IouType]) -> Objects:
     names = ("id", "width", "height", "annotated", "exhaustive")
     ids, width, height, annotated, exhaustive = (table.column(name).to_pylist() for name in names)
     not_exhaustive = [()] * len(table)
@@ -127,8 +127,8 @@ def _objects(table: Any, iou_type: IouType) -> Objects:
         not_exhaustive,
         np.repeat(np.arange(len(table)), np.diff(bounds)).tolist(),
         numbers(segments.field("class_id")).tolist(),
-        texts(segments.field("mask")) if iou_type == "mask" else absent,
-        boxes(segments.field("box")) if iou_type == "box" else absent,
+        texts(segments.field("mask")) if "mask" in iou_types else absent,
+        boxes(segments.field("box")) if "box" in iou_types else absent,
         numbers(segments.field("area")).tolist(),
         crowd.tolist(),
         reals(segments.field("score")),

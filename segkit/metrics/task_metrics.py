@@ -120,13 +120,12 @@ class TaskMetrics:
             self.image_ids += _update(metrics, regions)
             return self
         federated = is_federated(truth)
-        records = record_batches(truth, predictions, self.instance.iou_type, federated, rows)
-        matched = (self.detections, self.boundary_detections)
-        self.image_ids += _update(
-            (self.instance, self.masks, self.tide, self.boundary, *matched), records
-        )
-        if self.box is not None:  # the sets are read again, without their masks
-            _update((self.box,), record_batches(truth, predictions, "box", federated, rows))
+        iou_type, matched = self.instance.iou_type, (self.detections, self.boundary_detections)
+        by_type = (self.instance, self.masks, self.tide, self.boundary, *matched)
+        iou_types: list[IouType] = [iou_type] if self.box is None else [iou_type, "box"]
+        for records in record_batches(truth, predictions, iou_types, federated, rows):
+            self.image_ids += _update(by_type, [records[iou_type]])
+            _update((self.box,), [records["box"]] if self.box is not None else [])
         return self
 
     def merge(self, parts: Sequence["TaskMetrics"]) -> "TaskMetrics":

@@ -64,7 +64,7 @@ def compare_masks(
         for name, compared in layers.items()
     }
     for image in np.unique(rows.image).tolist():
-        sample = layer.sample(image)
+        sample = layer.sample(image, check_masks=True)
         segments = [sample.segments[n] for n in rows.segment[rows.image == image].tolist()]
         objects = truth.objects(sample)
         true = [_decoded(objects[segment.source_id or ""], sample) for segment in segments]
@@ -78,7 +78,7 @@ def compare_masks(
             ]
         for name, compared in layers.items():
             row = numbers[name].get(sample.id)
-            candidates = () if row is None else compared.sample(row).segments
+            candidates = () if row is None else compared.sample(row, check_masks=True).segments
             columns[name] += _iou_by_id(candidates, segments, true, sample)
         on_image()
     return Comparison(rows, {name: np.array(column) for name, column in columns.items()})

@@ -45,7 +45,7 @@ def draw_image(
         class_ids: classes to draw.
         min_score: lowest score of a prediction to draw.
     """
-    sample = truth.sample(index)
+    sample = truth.sample(index, check_masks=True)
     prediction = source.get(sample)
     segments = () if prediction is None else prediction.segments
     image = background(truth, sample)

@@ -70,7 +70,7 @@ class HiddenTruth:
             return {}
         return {
             segment.source_id: segment
-            for segment in self.shards.sample(row).segments
+            for segment in self.shards.sample(row, check_masks=True).segments
             if segment.source_id is not None and segment.mask is not None and not segment.is_crowd
         }
 
@@ -90,7 +90,7 @@ def read_boxes(layer: ShardSet, truth: HiddenTruth | None = None) -> LabeledBoxe
     Crowds, ignored objects and masks of another origin are left out.
     """
     rows = array("d")  # 56 bytes a box; a set may have millions
-    for image, sample in enumerate(layer.samples()):
+    for image, sample in enumerate(layer.samples(check_masks=True)):
         chosen = list(prompted_segments(sample))
         objects = truth.objects(sample) if truth else {}
         known = [(n, s) for n, s in chosen if s.source_id in objects]

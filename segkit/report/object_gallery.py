@@ -55,7 +55,7 @@ def gallery_groups(
 def _draw(
     layer: ShardSet, boxes: LabeledBoxes, row: int, figure: str, truth: HiddenTruth | None
 ) -> GalleryImage:
-    sample = layer.sample(int(boxes.image[row]))
+    sample = layer.sample(int(boxes.image[row]), check_masks=True)
     segment = sample.segments[int(boxes.segment[row])]
     beside = replace(segment, mask=None, mask_from=None, score=None)
     if truth is not None:

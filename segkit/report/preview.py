@@ -83,14 +83,14 @@ def draw_samples(
     segments = drawn = 0
     tiles = []
     for number, index in enumerate(indices):
-        sample = shards.sample(index)
+        sample = shards.sample(index, check_masks=True)
         image = background(shards, sample)
         confident = _confident(shards, sample.segments, min_score)
         pictures = [enlarged_overlay(image, confident, shards.taxonomy)]
         counted = sample.segments
         if predictions is not None:
             row = rows.get(sample.id)
-            counted = () if row is None else predictions.sample(row).segments
+            counted = () if row is None else predictions.sample(row, check_masks=True).segments
             confident = _confident(predictions, counted, min_score)
             pictures.append(enlarged_overlay(image, confident, predictions.taxonomy))
         segments += len(counted)

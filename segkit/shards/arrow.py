@@ -1,6 +1,6 @@
 """Convert samples to the rows of an Arrow table, with a nested list of segments, and back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -76,28 +76,48 @@ def to_table(samples: Sequence[Sample]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def from_table(table: pa.Table) -> Iterator[Sample]:
-    """Inverse of `to_table`; missing columns of `LATER` have their defaults."""
-    names = [name for name in SCHEMA.names if name in table.column_names or name not in LATER]
-    names.remove("segments")
-    values = {
-        name: _values(table.column(name).combine_chunks(), SCHEMA.field(name)) for name in names
-    }
-    structs, offsets = elements(table.column("segments").combine_chunks())
-    segments, ends = _segments(structs), offsets[1:].tolist()
-    start = 0
-    for row, end in enumerate(ends):
-        fields = {name: column[row] for name, column in values.items()}
-        image = ImageRef(*(fields.pop(name) for name in _IMAGE_FIELDS))
-        annotated, not_exhaustive = fields.pop("annotated"), fields.pop("not_exhaustive", None)
-        yield Sample(
-            **fields,
-            segments=tuple(segments[start:end]),
-            image=image,
-            annotated=None if annotated is None else tuple(annotated),
-            not_exhaustive=tuple(not_exhaustive or ()),
-        )
-        start = end
+class Rows:
+    """The rows of a table of labels; each becomes a sample when it is asked for."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """Prepare the columns; missing ones of `LATER` have their defaults."""
+        names = [name for name in SCHEMA.names if name in table.column_names or name not in LATER]
+        names.remove("segments")
+        self._columns = {
+            name: _cutter(table.column(name).combine_chunks(), SCHEMA.field(name)) for name in names
+        }
+        structs, offsets = elements(table.column("segments").combine_chunks())
+        columns = zip(SEGMENT, structs.flatten(), strict=True)
+        self._segments = [_cutter(column, field) for field, column in columns]
+        self._offsets: list[int] = offsets.tolist()
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self._samples(0, len(self))
+
+    def __getitem__(self, row: int) -> Sample:
+        return next(self._samples(row, row + 1))
+
+    def _samples(self, start: int, stop: int) -> Iterator[Sample]:
+        """The samples of rows from `start` up to but not including `stop`."""
+        values = {name: cut(start, stop) for name, cut in self._columns.items()}
+        first, last = self._offsets[start], self._offsets[stop]
+        columns = (cut(first, last) for cut in self._segments)
+        segments = [Segment(*fields) for fields in zip(*columns, strict=True)]
+        for row in range(stop - start):
+            fields = {name: column[row] for name, column in values.items()}
+            image = ImageRef(*[fields.pop(name) for name in _IMAGE_FIELDS])
+            annotated, not_exhaustive = fields.pop("annotated"), fields.pop("not_exhaustive", None)
+            begin, end = self._offsets[start + row], self._offsets[start + row + 1]
+            yield Sample(
+                **fields,
+                segments=tuple(segments[begin - first : end - first]),
+                image=image,
+                annotated=None if annotated is None else tuple(annotated),
+                not_exhaustive=tuple(not_exhaustive or ()),
+            )
 
 
 def to_row(sample: Sample) -> dict[str, Any]:
@@ -152,12 +172,7 @@ def texts(array: Any) -> list[bytes | None]:
     if array.null_count or not len(array):
         values: list[bytes | None] = array.view(pa.binary()).to_pylist()
         return values
-    _, buffer, data = array.buffers()
-    offsets = np.frombuffer(buffer, np.int32)[array.offset : array.offset + len(array) + 1].tolist()
-    first = offsets[0]
-    # cut here, because Arrow makes an object of each value on the way
-    text = bytes(memoryview(data or b"")[first : offsets[-1]])
-    return [text[a - first : b - first] for a, b in pairwise(offsets)]
+    return [*_text_cutter(array)(0, len(array))]
 
 
 def reals(array: Any) -> list[float | None]:
@@ -171,27 +186,39 @@ def boxes(array: Any) -> list[Box]:
     return list(zip(*(numbers(side).tolist() for side in array.flatten()), strict=True))
 
 
-def _values(array: Any, field: pa.Field) -> list[Any]:
-    """The values of a column, in the types of `Sample` and `Segment`."""
+def _cutter(array: Any, field: pa.Field) -> Callable[[int, int], list[Any]]:
+    """A function from two rows to the values between them, as `Sample` and `Segment` have them."""
+    if field.name == "box":
+        sides = [numbers(side) for side in array.flatten()]
+        return lambda a, b: list(zip(*(side[a:b].tolist() for side in sides), strict=True))
     if array.null_count == len(array):
-        return [None] * len(array)
+        return lambda a, b: [None] * (b - a)
+    is_text = pa.types.is_string(field.type)
+    if not array.null_count and not pa.types.is_list(field.type):
+        # Arrow makes a scalar of each value on the way to a list
+        if is_text:
+            cut = _text_cutter(array)
+            if field.name in _ASCII:
+                return cut
+            return lambda a, b: [str(text, "utf-8") for text in cut(a, b)]
+        values = flags(array) if pa.types.is_boolean(field.type) else numbers(array)
+        return lambda a, b: values[a:b].tolist()
     if field.name in _ASCII:
-        return texts(array)
-    if not array.null_count:  # Arrow makes a scalar of each value on the way to a list
-        if pa.types.is_int64(field.type) or pa.types.is_float64(field.type):
-            values: list[Any] = numbers(array).tolist()
-            return values
-        if pa.types.is_boolean(field.type):
-            values = flags(array).tolist()
-            return values
-        if pa.types.is_string(field.type):
-            return [str(text, "utf-8") for text in texts(array) if text is not None]
-    values = array.to_pylist()
-    return values
+        return lambda a, b: texts(array.slice(a, b - a))
+    return lambda a, b: array.slice(a, b - a).to_pylist()
 
 
-def _segments(structs: pa.StructArray) -> list[Segment]:
-    columns: list[list[Any]] = []
-    for field, column in zip(SEGMENT, structs.flatten(), strict=True):
-        columns.append(boxes(column) if field.name == "box" else _values(column, field))
-    return [Segment(*values) for values in zip(*columns, strict=True)]
+def _text_cutter(array: Any) -> Callable[[int, int], list[bytes]]:
+    """A function from two rows of a string array without nulls to the bytes of those between."""
+    _, buffer, data = array.buffers()
+    offsets = np.frombuffer(buffer, np.int32)[array.offset : array.offset + len(array) + 1]
+    content = memoryview(data or b"")
+
+    def cut(a: int, b: int) -> list[bytes]:
+        ends = offsets[a : b + 1].tolist()
+        first = ends[0]
+        # cut here, because Arrow makes an object of each value on the way
+        text = bytes(content[first : ends[-1]])
+        return [text[a - first : b - first] for a, b in pairwise(ends)]
+
+    return cut

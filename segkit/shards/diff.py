@@ -60,11 +60,11 @@ def diff(a: ShardSet, b: ShardSet) -> Difference:
     difference = Difference()
     classes: defaultdict[str, ClassDifference] = defaultdict(ClassDifference)
     common: set[str] = set()
-    for sample_a in a.samples():
+    for sample_a in a.samples(check_masks=True):
         if sample_a.id not in index_in_b:
             difference.only_a.append(sample_a.id)
             continue
-        sample_b = b.sample(index_in_b[sample_a.id])
+        sample_b = b.sample(index_in_b[sample_a.id], check_masks=True)
         common.add(sample_a.id)
         difference.common += 1
         digests = sample_a.image.sha256, sample_b.image.sha256

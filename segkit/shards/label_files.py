@@ -5,7 +5,7 @@ known classes, finite boxes, masks that fill their image. `segkit validate` chec
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,18 +86,30 @@ def check_sizes(table: Any, file: Path) -> None:
         raise InputError(message, file=file, record=record, hint=DAMAGE_HINT)
 
 
-def check_samples(samples: Sequence[Sample], taxonomy: Taxonomy, file: Path) -> None:
-    """Raise InputError if samples hold values that cannot be computed with.
+def checked_samples(samples: Iterable[Sample], taxonomy: Taxonomy, file: Path) -> Iterator[Sample]:
+    """The samples; InputError before one with values that cannot be computed with.
+
+    The run lengths of masks are left to `check_masks`, because decoding checks them as well.
 
     Args:
         samples: samples of one file.
         taxonomy: the classes of their set.
         file: the file that the error names.
     """
+    classes = taxonomy.by_id
     for sample in samples:
-        message = _problem(sample, taxonomy)
-        if message:
+        if message := _problem(sample, classes):
             raise _error(message, file, sample)
+        yield sample
+
+
+def check_masks(samples: Sequence[Sample], file: Path) -> None:
+    """Raise InputError if a mask of a sample, or its void, does not fill the image.
+
+    Args:
+        samples: samples of one file.
+        file: the file that the error names.
+    """
     masks: list[bytes] = []
     ends = []
     for sample in samples:
@@ -112,25 +124,26 @@ def check_samples(samples: Sequence[Sample], taxonomy: Taxonomy, file: Path) -> 
         raise _error(message, file, samples[int(np.searchsorted(ends, place, "right"))])
 
 
-def _problem(sample: Sample, taxonomy: Taxonomy) -> str | None:
+def _problem(sample: Sample, classes: Container[int]) -> str | None:
     image = sample.image
     if image.offset < 0 or image.length < 0:
         return f"its image is at byte {image.offset} with {image.length} bytes"
     for class_id in (*(sample.annotated or ()), *sample.not_exhaustive):
-        if class_id not in taxonomy.by_id:
+        if class_id not in classes:
             return f"annotated class {class_id} is not in the taxonomy"
     for number, segment in enumerate(sample.segments):
-        message = None
-        if segment.class_id not in taxonomy.by_id:
+        x, y, width, height = segment.box
+        if segment.class_id not in classes:
             message = f"class {segment.class_id} is not in the taxonomy"
         elif segment.kind not in _KINDS:
             message = f"kind {short(repr(segment.kind))} is neither thing nor stuff"
         elif segment.mask_from not in _SOURCES:
             message = f"mask_from {short(repr(segment.mask_from))} is unknown"
-        elif not math.isfinite(sum(segment.box) + segment.area + (segment.score or 0)):
+        elif not math.isfinite(x + y + width + height + segment.area + (segment.score or 0)):
             message = "its box, area or score is not finite"
-        if message:
-            return f"segment {number}: {message}"
+        else:
+            continue
+        return f"segment {number}: {message}"
     return None
 
 

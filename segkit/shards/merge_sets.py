@@ -97,7 +97,7 @@ def _rows(
     for number, data in enumerate(sets, start=1):
         complete = len(data.taxonomy.categories) == len(taxonomy.categories)
         annotated = None if complete else tuple(data.taxonomy.by_id)
-        for sample in data.samples():
+        for sample in data.samples(check_masks=True):
             if verify_images:
                 data.verify_image(sample)
             sample_id = f"{number}-{sample.id}" if rename else sample.id

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -84,11 +83,13 @@ class ShardSet:
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        return LabeledImage(self.sample(position), self.taxonomy, self.image)
+        sample = self.sample(position, check_masks=True)
+        return LabeledImage(sample, self.taxonomy, self.image)
 
     def __iter__(self) -> Iterator[LabeledImage]:
         """All images in order, with their labels."""
-        return (LabeledImage(sample, self.taxonomy, self.image) for sample in self.samples())
+        samples = self.samples(check_masks=True)
+        return (LabeledImage(sample, self.taxonomy, self.image) for sample in samples)
 
     def require_present(self) -> None:
         """Raise SegkitError if the version has been deleted or moved; a store is not asked."""
@@ -96,20 +97,41 @@ class ShardSet:
             message = f"{self.path}: was deleted or moved after it was published"
             raise SegkitError(message, hint="run it again")
 
-    def samples(self) -> Iterator[Sample]:
-        """All samples in order, with one row group in memory at a time."""
+    def samples(self, *, check_masks: bool = False) -> Iterator[Sample]:
+        """All samples in order, with one row group in memory at a time.
+
+        Args:
+            check_masks: check that the run lengths of every mask, and of void, fill the image. Not
+                necessary where they are not used, or decoded by a function that checks them.
+
+        Raises:
+            InputError: labels cannot be read, or hold values that cannot be computed with.
+        """
         for part in self.manifest.parts:
+            path = self.path / part.labels
             with self._open_labels(part) as file:
                 for group in range(file.num_row_groups):
-                    yield from self._samples(label_files.read_group(file, group), part)
+                    rows = self._read_group(file, group, part)
+                    samples = label_files.checked_samples(rows, self.taxonomy, path)
+                    if check_masks:
+                        samples = iter(checked := list(samples))
+                        label_files.check_masks(checked, path)
+                    yield from samples
 
-    def sample(self, index: int) -> Sample:
-        """The sample at a 0-based index; reads its row group and caches the last few."""
+    def sample(self, index: int, *, check_masks: bool = False) -> Sample:
+        """The sample at a 0-based index; reads its row group and caches the last few.
+
+        Arguments and errors are those of `samples`.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         part = bisect_right(self._ends, index)
         row = index - (self._ends[part - 1] if part else 0)
-        return self._read_row(part, row)
+        path = self.path / self.manifest.parts[part].labels
+        (sample,) = label_files.checked_samples([self._read_row(part, row)], self.taxonomy, path)
+        if check_masks:
+            label_files.check_masks([sample], path)
+        return sample
 
     def samples_at(self, indices: Sequence[int]) -> Iterator[Sample]:
         """The samples at 0-based indices; those of a remote set are read in threads."""
@@ -242,10 +264,9 @@ class ShardSet:
         """A function from part and row to a sample; its caches are those of this set."""
 
         @lru_cache(maxsize=32)
-        def read_group(part: int, group: int) -> tuple[pa.Table, set[int]]:
-            """A row group, and those of its rows that have been checked."""
+        def read_group(part: int, group: int) -> arrow.Rows:
             with self._open_labels(self.manifest.parts[part]) as file:
-                return label_files.read_group(file, group), set()
+                return self._read_group(file, group, self.manifest.parts[part])
 
         @lru_cache(maxsize=256)
         def group_ends(part: int) -> list[int]:
@@ -257,14 +278,7 @@ class ShardSet:
             ends = group_ends(part)
             group = bisect_right(ends, row)
             start = ends[group - 1] if group else 0
-            table, checked = read_group(part, group)
-            # only this row becomes an object: a table is read in 1 ms, all its objects take 50 ms
-            table = table.slice(row - start, 1)
-            if row in checked:
-                return next(arrow.from_table(table))
-            (sample,) = self._samples(table, self.manifest.parts[part])
-            checked.add(row)
-            return sample
+            return read_group(part, group)[row - start]
 
         return read_row
 
@@ -321,13 +335,11 @@ class ShardSet:
             return name is not None and "://" in name
         return storage.is_remote(self.path)
 
-    def _samples(self, table: pa.Table, part: Part) -> list[Sample]:
-        """The checked rows of a table."""
-        file = self.path / part.labels
-        label_files.check_sizes(table, file)
-        samples = list(arrow.from_table(table))
-        label_files.check_samples(samples, self.taxonomy, file)
-        return samples
+    def _read_group(self, file: pq.ParquetFile, group: int, part: Part) -> arrow.Rows:
+        """The rows of a row group, of images whose sizes are possible."""
+        table = label_files.read_group(file, group)
+        label_files.check_sizes(table, self.path / part.labels)
+        return arrow.Rows(table)
 
     def _read_from_tar(self, sample: Sample, cached: bool) -> bytes:
         path = self.locations.tar(str(sample.image.tar))

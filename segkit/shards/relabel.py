@@ -87,7 +87,7 @@ def relabel(
 
     def rows() -> Iterator[tuple[Sample, ShardSet]]:
         nonlocal joined
-        for sample in data.samples():
+        for sample in data.samples(check_masks=True):
             if verify_images:
                 data.verify_image(sample)
             mapped = 0

@@ -93,7 +93,7 @@ def split(
         InputError: an image is missing or damaged; no part is published then.
     """
     if verify_images:
-        for sample in data.samples():
+        for sample in data.samples(check_masks=True):
             if sample.id in parts:
                 data.verify_image(sample)
     return {
@@ -129,7 +129,7 @@ def _publish(
 
     return write_view(
         destination,
-        ((sample, data) for sample in data.samples() if is_in_part(sample)),
+        ((sample, data) for sample in data.samples(check_masks=True) if is_in_part(sample)),
         (data,),
         replace(Header.from_set(data, "split", arguments), split=part),
         ledger=ledger,

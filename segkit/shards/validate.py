@@ -155,7 +155,7 @@ def _read_row_groups(path: Path) -> Iterator[list[Sample] | Violation]:
 
 def _read_row_group(file: pq.ParquetFile, index: int, name: str) -> list[Sample] | Violation:
     try:
-        return list(arrow.from_table(read_group(file, index)))
+        return list(arrow.Rows(read_group(file, index)))
     except (OSError, ValueError, pa.ArrowException) as error:
         place = f"{name}: row group {index}"
         return Violation("labels-unreadable", place, first_line(error))

@@ -134,7 +134,7 @@ def split_zero_shot(
         raise InputError(message, file=data.path, hint="leave seen classes to train on")
     writer = _PartWriter(data, unseen_ids, policy, arguments, force)
     images: Counter[str] = Counter()
-    for sample in data.samples():
+    for sample in data.samples(check_masks=True):
         if verify_images:
             data.verify_image(sample)
         for part in (SEEN_PART, UNSEEN_PART):
@@ -170,7 +170,7 @@ class _PartWriter:
 
         def rows() -> Iterator[tuple[Sample, ShardSet]]:
             nonlocal images, kept, other_class, other_part, joined
-            for sample in self.data.samples():
+            for sample in self.data.samples(check_masks=True):
                 if not self.is_in_part(sample, part):
                     other_part += len(sample.segments)
                     continue

@@ -135,7 +135,7 @@ def _draw(data: ShardSet, predicted: list[Sample], picture: Path) -> None:
     if not predicted:
         return
     images = [data.image(sample) for sample in predicted]
-    truth = [data.sample(row) for row in range(len(predicted))]
+    truth = [data.sample(row, check_masks=True) for row in range(len(predicted))]
     columns = (
         Column("image", tuple(images)),
         Column("ground truth", _overlays(data, images, truth)),

@@ -96,7 +96,7 @@ class BankCollector:
         """The bank of all images."""
         config, text = self.run.recipe.inference, self.classes.text
         rows: dict[int, Rows] = {}
-        samples = enumerate(self.data.read_ahead(self.data.samples()))
+        samples = enumerate(self.data.read_ahead(self.data.samples(check_masks=True)))
         for batch in load_batches(samples, self._read, config):
             images = upload([loaded.pixels for _, loaded in batch], text.device)
             with torch.no_grad(), autocast(config.precision, text.device):

@@ -47,7 +47,7 @@ samples = st.builds(
 
 @given(st.lists(samples, max_size=5))
 def test_every_field_survives_the_table(rows):
-    assert list(arrow.from_table(arrow.to_table(rows))) == rows
+    assert list(arrow.Rows(arrow.to_table(rows))) == rows
 
 
 def test_every_field_survives_the_file_over_several_row_groups(tmp_path):
@@ -55,7 +55,7 @@ def test_every_field_survives_the_file_over_several_row_groups(tmp_path):
     shard.write_labels(tmp_path / "x.parquet", rows)
     file = pq.ParquetFile(tmp_path / "x.parquet")
     assert file.num_row_groups == 2
-    assert list(arrow.from_table(file.read())) == rows
+    assert list(arrow.Rows(file.read())) == rows
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
 
 
@@ -64,12 +64,12 @@ def test_older_sets_without_a_column_get_its_default():
     older = arrow.to_table([replace(row, not_exhaustive=(3,)) for row in rows]).drop_columns(
         sorted(arrow.LATER)
     )
-    assert list(arrow.from_table(older)) == rows
+    assert list(arrow.Rows(older)) == rows
 
 
 def test_slices_of_a_table_keep_their_own_segments():
     rows = [toy_sample(seed) for seed in range(4)]
-    assert list(arrow.from_table(arrow.to_table(rows).slice(1, 2))) == rows[1:3]
+    assert list(arrow.Rows(arrow.to_table(rows).slice(1, 2))) == rows[1:3]
 
 
 def test_rows_fit_the_published_schema():
