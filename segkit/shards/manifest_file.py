@@ -17,9 +17,12 @@ _HINT = "copy the version again from where it is intact; `segkit validate` lists
 
 def manifest_text(manifest: BaseModel) -> str:
     """The text of a manifest's file, with the digest of its content."""
+    import msgspec
+
     content = json.loads(manifest.model_dump_json(by_alias=True))
     content[DIGEST] = manifest_digest(content)
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    # what `json.dumps` writes with `indent=1`, which takes it four times as long
+    return msgspec.json.format(json.dumps(content, ensure_ascii=False), indent=1) + "\n"
 
 
 def manifest_digest(content: dict[str, Any]) -> str:

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import pickle
 import shutil
@@ -154,3 +155,9 @@ def test_sets_travel_to_other_processes(make_set):
     assert pickle.loads(pickle.dumps(shards)).sample(3) == shards.sample(3)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_first_id, (shards,)) == "000"
+
+
+def test_a_manifest_is_written_as_json_dumps_writes_it(make_set):
+    file = make_set().path / "manifest.json"
+    text = file.read_text("utf-8")
+    assert text == json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n"
