@@ -1,13 +1,14 @@
 """Benchmark `predict` and `pseudolabel` against the bare forward pass, by number of workers.
 
-    python scripts/bench_inference.py [--images 500] [--checkpoint RUN --data SET --boxes SET]
-    [--ray] [--repeats 3]
+    python scripts/bench_inference.py [--images 500] [--checkpoint RUN] [--boxes SET] [--ray]
+        [--repeats 3] [--markdown FILE]
 
 Every row labels the same images with the same run: the model's forward passes by themselves, on
 the inputs that the command gave it; one process; two processes; with --ray, two actors of a
 Ray cluster of this machine. Rows take turns; a figure is the best of `--repeats`, starting of
-workers and loading of models included. On a CPU every process has one thread. Without --checkpoint,
-the run is `dataseg-mini` after one step on generated scenes, which are also the data.
+workers and loading of models included, so that small sets show less of two workers. On a CPU every
+process has one thread; on a machine with one GPU, only one process is measured. Without
+--checkpoint, the run is `dataseg-mini` after one step on generated scenes, which are also the data.
 """
 
 import argparse
@@ -41,7 +42,14 @@ from segkit.workers.devices import Workers
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of a forward pass."""
-COLUMNS = ("command", "workers", "items/s", "of the bare forward pass", "times one process")
+COLUMNS = (
+    "command",
+    "workers",
+    "images/s",
+    "boxes/s",
+    "per worker, of the bare forward pass",
+    "times one process",
+)
 
 
 def main() -> None:
@@ -60,8 +68,10 @@ def main() -> None:
         boxes = ShardSet.open(options.boxes) if options.boxes else scenes(folder, options.images)
         checkpoint = options.checkpoint or untrained(boxes, folder)
         run = load_run(checkpoint, "auto")
-        workers = {"one process": Workers(), "two processes": Workers(count=2)}
-        if options.ray:
+        workers = {"one process": Workers()}
+        if torch.cuda.device_count() != 1:
+            workers["two processes"] = Workers(count=2)
+        if options.ray and torch.cuda.device_count() != 1:
             workers["two actors of Ray"] = Workers("ray", 2)
 
         def predict(chosen: Workers) -> None:
@@ -71,9 +81,9 @@ def main() -> None:
             spec = TeacherSpec(str(checkpoint), "box-prompts")
             pseudolabel(run, boxes, folder / "masks", workers=chosen, spec=spec)
 
-        count = boxes.manifest.statistics.boxes_only
-        rows = compare("predict, images", len(boxes), run, predict, workers, options.repeats)
-        rows += compare("pseudolabel, boxes", count, run, label, workers, options.repeats)
+        images, count = len(boxes), boxes.manifest.statistics.boxes_only
+        rows = compare("predict", images, 0, run, predict, workers, options.repeats)
+        rows += compare("pseudolabel", images, count, run, label, workers, options.repeats)
     text = markdown(COLUMNS, rows)
     print(text)
     if options.markdown:
@@ -98,13 +108,14 @@ def untrained(data: ShardSet, folder: Path) -> Path:
 
 def compare(
     name: str,
-    items: int,
+    images: int,
+    boxes: int,
     run: Run,
     label: Callable[[Workers], object],
     workers: dict[str, Workers],
     repeats: int,
 ) -> list[tuple[str, ...]]:
-    """Rows of a command: seconds of the bare forward passes and of each number of workers."""
+    """Rows of a command: rates of the bare forward passes and of each number of workers."""
     inputs = record_inputs(run.model, lambda: label(Workers()))
     turns: dict[str, Callable[[], object]] = {"bare": lambda: replay(run, inputs)}
     turns |= {key: partial(label, value) for key, value in workers.items()}
@@ -113,9 +124,16 @@ def compare(
         for key, turn in turns.items():
             seconds[key].append(time_of(turn))
     best = {key: min(values) for key, values in seconds.items()}
-    one = best["one process"]
+    counts = {key: value.count or 1 for key, value in workers.items()}
     return [
-        (name, key, f"{items / value:.3g}", f"{best['bare'] / value:.2f}", f"{one / value:.2f}")
+        (
+            name,
+            key,
+            f"{images / value:.3g}",
+            f"{boxes / value:.3g}" if boxes else "-",
+            f"{best['bare'] / value / counts.get(key, 1):.2f}",
+            f"{best['one process'] / value:.2f}",
+        )
         for key, value in best.items()
     ]
 

@@ -1,15 +1,16 @@
 """Kill the command and the workers of a labeling at random; its bytes must be those of one process.
 
     python scripts/chaos.py [--engine local|ray|cluster ...] [--images 500] [--kills 20] [--seed 0]
-        [--folder DIR] [--markdown FILE]
+        [--teacher NAME] [--folder DIR] [--markdown FILE]
 
-Generated scenes with boxes are labeled by `segkit pseudolabel` with an untrained `dataseg-mini`:
-once by one process, then with each engine by two workers, while SIGKILL hits the command (the
-driver) or one of its workers at random moments. The command is given again whenever it has ended
-without a version, as a user does. Engines: `local` (processes), `ray` (each command has a cluster
-of its own, which must end with it), `cluster` (two Ray nodes that outlive the command). A version
-that is complete before the last kill counts, and the next one is begun. Exit code 1 if a version is
-invalid or differs from that of one process, or if a process is left. Linux only.
+Generated scenes with boxes are labeled by `segkit pseudolabel` with an untrained `dataseg-mini`, or
+with a teacher such as `ellipse`, which needs no PyTorch: once by one process, then with each engine
+by two workers, while SIGKILL hits the command (the driver) or one of its workers at random moments.
+The command is given again whenever it has ended without a version, as a user does. Engines: `local`
+(processes), `ray` (each command has a cluster of its own, which must end with it), `cluster` (two
+Ray nodes that outlive the command). A version that is complete before the last kill counts, and the
+next one is begun. Exit code 1 if a version is invalid or differs from that of one process, or if a
+process is left. Linux only.
 """
 
 import argparse
@@ -66,13 +67,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=8, help="images of a shard")
+    parser.add_argument("--teacher", help="instead of an untrained run")
     parser.add_argument("--folder", type=Path, help="keep all files there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there")
     options = parser.parse_args()
     adopt_orphans()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
-        labeling = Labeling.prepare(folder, options.images, options.rows)
+        labeling = Labeling.prepare(folder, options.images, options.rows, options.teacher)
         outcomes = []
         for engine in options.engine:
             chaos = Chaos(labeling, engine, options.kills, random.Random(options.seed))
@@ -91,17 +93,16 @@ class Labeling:
 
     folder: Path
     boxes: Path
-    run: Path
+    teacher: str
     rows: int
     expected: dict[str, bytes]
     """Content of the files of the version."""
 
     @classmethod
-    def prepare(cls, folder: Path, images: int, rows: int) -> "Labeling":
+    def prepare(cls, folder: Path, images: int, rows: int, teacher: str | None) -> "Labeling":
         """Make the scenes and the run, and label them by one process."""
         boxes = scenes(folder, images)
-        run = untrained(boxes, folder)
-        labeling = cls(folder, boxes.path, run, rows, {})
+        labeling = cls(folder, boxes.path, teacher or str(untrained(boxes, folder)), rows, {})
         out = folder / "one" / "masks"
         labeling.start(out).require_success()
         labeling.expected.update(contents(out / "v1"))
@@ -110,7 +111,7 @@ class Labeling:
     def start(self, out: Path, *options: str) -> "Command":
         """Start the command that labels the set."""
         program = [sys.executable, "-c", PROGRAM.format(rows=self.rows), "pseudolabel"]
-        inputs = ["--checkpoint", str(self.run), "--data", str(self.boxes), "--out", str(out)]
+        inputs = ["--teacher", self.teacher, "--data", str(self.boxes), "--out", str(out)]
         command = [*program, *inputs, "--device", "auto", "--no-preview", *options]
         log = self.folder / "log"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
