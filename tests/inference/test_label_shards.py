@@ -1,10 +1,13 @@
 """Label shards by any number of workers: the same bytes, whatever is killed in between."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,9 +32,12 @@ import sys
 from pathlib import Path
 from segkit.inference import label_shards as module
 from tests.inference.labelers import label_slowly, labeled
+from segkit.workers.devices import Workers
 module.MIN_ROWS = 4
-labeled(Path(sys.argv[1]), Path(sys.argv[2]), label_slowly)
+workers = Workers(count=int(sys.argv[3]), device="cpu")
+labeled(Path(sys.argv[1]), Path(sys.argv[2]), label_slowly, workers=workers)
 """
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -97,10 +103,9 @@ def test_a_killed_worker_changes_no_byte(
 def test_a_killed_command_continues_at_the_next_shard(data: ShardSet, tmp_path: Path) -> None:
     expected, _ = labeled(data.path.parent, tmp_path / "expected", open_plainly)
     chance, out, deaths = random.Random(0), tmp_path / "out", 0
-    program = [sys.executable, "-c", PROGRAM, str(data.path.parent), str(out)]
-    root = Path(__file__).parents[2]
+    program = [sys.executable, "-c", PROGRAM, str(data.path.parent), str(out), "1"]
     while not (out / "v1").exists():
-        with subprocess.Popen(program, cwd=root, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(program, cwd=ROOT, stderr=subprocess.PIPE) as process:
             shards = {path.name for path in out.glob(".v1.partial/labels-*.parquet")}
             while process.poll() is None and (deaths > 3 or shards == set_of(out)):
                 time.sleep(0.005)
@@ -110,6 +115,42 @@ def test_a_killed_command_continues_at_the_next_shard(data: ShardSet, tmp_path: 
             assert set_of(out) >= shards or (out / "v1").exists()
     assert deaths >= 2
     assert contents(ShardSet.open(out)) == contents(expected)
+
+
+def test_random_kills_of_command_and_workers_change_no_byte(data: ShardSet, tmp_path: Path) -> None:
+    """A small version of scripts/chaos.py."""
+    expected, _ = labeled(data.path.parent, tmp_path / "expected", open_plainly)
+    chance, out = random.Random(0), tmp_path / "out"
+    program = [sys.executable, "-c", PROGRAM, str(data.path.parent), str(out), "2"]
+    victims = ["worker", "command", "worker"]
+    while not (out / "v1").exists():
+        with subprocess.Popen(program, cwd=ROOT, stderr=subprocess.PIPE) as process:
+            workers = spawned(process.pid)
+            while victims and process.poll() is None:
+                while process.poll() is None and not (workers := spawned(process.pid)):
+                    time.sleep(0.005)
+                time.sleep(chance.random() * 0.5)
+                victim = victims.pop()
+                target = chance.choice(workers) if victim == "worker" else process.pid
+                with suppress(ProcessLookupError):
+                    os.kill(target, signal.SIGKILL)
+                if victim == "command":
+                    break
+            process.wait()
+            while any(Path(f"/proc/{worker}").exists() for worker in workers):
+                time.sleep(0.01)  # workers end with their command
+    assert not victims
+    assert contents(ShardSet.open(out)) == contents(expected)
+
+
+def spawned(pid: int) -> list[int]:
+    """The worker processes of a command."""
+    children = []
+    with suppress(OSError):  # it has ended
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                children.append(int(child))
+    return children
 
 
 def set_of(out: Path) -> set[str]:
