@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -99,8 +100,10 @@ def main() -> None:
 def store(latency: float) -> Iterator[None]:
     """Run an S3 server in another process, which this one and its children then use."""
     command = [sys.executable, "-c", SERVER, str(latency)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as server:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdin and server.stdout
         os.environ["AWS_ENDPOINT_URL"] = server.stdout.readline().strip()
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             os.environ[name] = "benchmark"
@@ -132,7 +135,7 @@ def compare(
         for name in PLACES:
             with place(name):
                 data = ShardSet.open((local if name == PLACES[0] else remote).path)
-                best[name] = min(best[name], time_of(lambda data=data: work(data)))  # type: ignore[misc]
+                best[name] = min(best[name], time_of(partial(work, data)))
     return [
         (title, name, f"{len(local) / seconds:.3g}", f"{best[PLACES[0]] / seconds:.2f}")
         for name, seconds in best.items()
