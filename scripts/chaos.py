@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +48,9 @@ MAX_PAUSE = 3.0
 """Seconds between the start of a command, or a number of new shards, and a kill."""
 MAX_SHARDS = 3
 """New shards that a kill waits for."""
-GRACE = 30.0
-"""Seconds in which the processes of a dead command must end."""
+GRACE = 120.0
+"""Seconds in which the processes of a dead command must end. Agents of Ray try for a minute to report
+that their node was killed."""
 PROGRAM = (
     "from segkit.inference import label_shards; label_shards.MIN_ROWS = {rows}; "
     "from segkit.commands.entry import main; main()"
@@ -180,17 +181,16 @@ class Chaos:
         """Write versions until the last kill is survived."""
         started = time.monotonic()
         with ray_nodes() if self.engine == "cluster" else no_nodes() as address:
-            before = {process.pid for process in descendants()}
             where = ("--address", address) if address else ()
             engine = "local" if self.engine == "local" else "ray"
             arguments = ("--engine", engine, "--devices", str(WORKERS), *where)
             while sum(self.outcome.kills.values()) < self.kills or not self.outcome.versions:
-                self.write_version(arguments, before)
-        self.outcome.left += count_left(set())
+                self.write_version(arguments)
+        self.outcome.left += count_left(descendants)
         self.outcome.seconds = time.monotonic() - started
         return self.outcome
 
-    def write_version(self, arguments: tuple[str, ...], before: set[int]) -> None:
+    def write_version(self, arguments: tuple[str, ...]) -> None:
         """Give the command again until a version is published; check it."""
         folder = self.labeling.folder / f"{self.engine}-{self.outcome.versions + 1}"
         out = folder / "masks"
@@ -206,8 +206,8 @@ class Chaos:
                 if code != 1 or "run it again" not in "".join(last):
                     raise SystemExit(command.log.read_text()[-4000:])
                 self.outcome.gave_up += 1
-            if self.engine != "cluster":  # actors of a cluster are ended by the cluster, later
-                self.outcome.left += count_left(before)
+            if self.engine != "cluster":  # the actors of a cluster are ended by the cluster, later
+                self.outcome.left += count_left(workers)
         self.outcome.versions += 1
         actual = contents(out / "v1")
         self.outcome.equal += actual == self.labeling.expected
@@ -286,12 +286,12 @@ def workers() -> list[Process]:
     return [process for process in descendants() if any(m in process.command for m in marks)]
 
 
-def count_left(before: set[int]) -> int:
-    """Processes that still run after the grace, besides those of before."""
+def count_left(running: Callable[[], list[Process]]) -> int:
+    """Processes that still run after the grace; they are killed then."""
     deadline = time.monotonic() + GRACE
     while True:
         reap()
-        left = [process for process in descendants() if process.pid not in before]
+        left = running()
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.05)
