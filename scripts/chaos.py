@@ -49,8 +49,8 @@ MAX_PAUSE = 3.0
 MAX_SHARDS = 3
 """New shards that a kill waits for."""
 GRACE = 120.0
-"""Seconds in which the processes of a dead command must end. Agents of Ray try for a minute to report
-that their node was killed."""
+"""Seconds in which the processes of a dead command must end. Agents of Ray try for a minute to
+report that their node was killed."""
 PROGRAM = (
     "from segkit.inference import label_shards; label_shards.MIN_ROWS = {rows}; "
     "from segkit.commands.entry import main; main()"
