@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate, chain
 from pathlib import Path
@@ -309,7 +309,8 @@ class ShardSet:
     def _open_labels(self, part: Part) -> AbstractContextManager[pq.ParquetFile]:
         path, content = self.locations.part(part.labels), None
         if storage.is_remote(path) and self._cache:
-            content = self._cache.open(part.labels_sha256, lambda: storage.read_bytes(path))
+            with suppress(OSError):  # reported by `open_labels`
+                content = self._cache.open(part.labels_sha256, lambda: storage.read_bytes(path))
         return label_files.open_labels(path, part.rows, content)
 
     @cached_property

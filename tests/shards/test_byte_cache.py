@@ -183,6 +183,14 @@ def test_validate_reads_the_store_and_no_cache(s3: Path, monkeypatch: pytest.Mon
     assert {"checksum", "image-bytes"} <= codes
 
 
+def test_missing_labels_are_reported_in_one_line(s3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(byte_cache.LIMIT, "1MB")
+    data = write(s3 / "set")
+    storage.delete(data.path / "labels-00000.parquet")
+    with pytest.raises(InputError, match="labels not readable"):
+        next(ShardSet.open(data.path).samples())
+
+
 @pytest.mark.parametrize("size", ["many", "-1", "1 GB please"])
 def test_an_invalid_size_is_refused(s3: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write(s3 / "set")
