@@ -198,6 +198,9 @@ def _plan(
     samples = plan.steps * plan.samples_per_step
     duration = f"{samples:,} samples: {samples / 3600:.1f} hours at one a second"
     tables: list[Table | Tree | str] = [table(title, columns, paces), duration]
+    if plan.gpu_hours:
+        hours = ", ".join(f"{hours:,.3g} of one {gpu}" for gpu, hours in plan.gpu_hours.items())
+        tables.append(f"hours expected from counted operations, not measured: {hours}")
     if plan.memory is not None:
         parts = ("weights", "gradients", "optimizer", "average", "activations", "losses", "cuda")
         rows = [(part, getattr(plan.memory, part) / 2**30) for part in (*parts, "total")]

@@ -8,6 +8,7 @@ selftrain_plan.py check its inputs, hold images back, and keep its state
 setup.py          TrainingSetup and Dataset; opens data sets, resolves what a recipe leaves open
 run_plan.py       --plan: pace through each set, and what is missing
 memory.py         estimate the memory of a step on tensors without content
+unit_costs.py     what a crop, a box or an image costs, for plans and docs/scaling.md
 optimizer.py      AdamW's parameter groups, learning rate schedule, EMA, optimizer state by name
 sharding.py       FSDP2: shard a model, gather its full state
 checkpoint.py     write and read checkpoints, from which --resume continues

@@ -1,4 +1,4 @@
-"""Estimate the memory of a training step without taking one.
+"""Estimate the memory and the operations of a training step without taking one.
 
 The model runs once on fake tensors, which have sizes and types but no content, at the recipe's crop
 size, batch size and precision. Counted are the tensors that autograd keeps for the backward pass.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg, Outputs
@@ -44,6 +45,9 @@ class Memory:
     losses: int
     cuda: int
     """0 on a CPU."""
+    forward_flops: int
+    """Floating-point operations of the model on one batch, not bytes: products and sums of matrix
+    products, convolutions and attention."""
 
     @property
     def total(self) -> int:
@@ -75,7 +79,7 @@ def estimate_memory(
     shards = processes if recipe.training.parallel == "fsdp" else 1
     weights = _FLOAT * parameters // shards
     gradients = _FLOAT * sum(parameter.numel() for parameter in trained) // shards
-    activations, outputs = _activations(model, recipe, classes, prompts)
+    activations, flops, outputs = _run(model, recipe, classes, prompts)
     parts = (outputs.queries, outputs.box_prompts, outputs.denoising)
     masks = [part.mask_logits.numel() for part in parts if part is not None]
     return Memory(
@@ -87,11 +91,12 @@ def estimate_memory(
         activations=activations,
         losses=LOSS_FACTOR * _FLOAT * sum(masks),
         cuda=CUDA_BYTES if cuda else 0,
+        forward_flops=flops,
     )
 
 
-def _activations(model: DataSeg, recipe: Recipe, classes: int, prompts: int) -> tuple[int, Outputs]:
-    """Bytes that autograd keeps of a forward pass, and the outputs."""
+def _run(model: DataSeg, recipe: Recipe, classes: int, prompts: int) -> tuple[int, int, Outputs]:
+    """Bytes that autograd keeps of a forward pass, its operations, and the outputs."""
     size, batch, config = recipe.data.image_size, recipe.data.batch_size, recipe.loss
     kept: dict[int, Tensor] = {}
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -110,7 +115,8 @@ def _activations(model: DataSeg, recipe: Recipe, classes: int, prompts: int) -> 
         images = torch.zeros(batch, 3, size, size)
         text = torch.zeros(classes, recipe.model.text_dim)
         inputs = (images, text, boxes if config.box_prompts > 0 and prompts else None)
-        with saved_tensors_hooks(keep, lambda tensor: tensor), _autocast(recipe):
+        counter = FlopCounterMode(display=False)
+        with saved_tensors_hooks(keep, lambda tensor: tensor), _autocast(recipe), counter:
             outputs: Outputs = torch.func.functional_call(
                 model,
                 state,
@@ -123,7 +129,7 @@ def _activations(model: DataSeg, recipe: Recipe, classes: int, prompts: int) -> 
                 },
             )
         sizes = [tensor.untyped_storage().nbytes() for tensor in kept.values()]
-    return sum(sizes) + images.nbytes, outputs
+    return sum(sizes) + images.nbytes, counter.get_total_flops(), outputs
 
 
 def _boxes(count: int, size: int) -> Tensor:

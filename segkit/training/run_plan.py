@@ -17,6 +17,7 @@ from segkit.recipes.schema import Recipe
 from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import check_loggers, recipe_encoding
+from segkit.training.unit_costs import GPUS, crop_flops, gpu_hours
 from segkit.workers.devices import torchrun_ranks
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class TrainingPlan:
     recipe: str
     steps: int
     processes: int
+    batch_size: int
+    """Samples of a batch of one process."""
+    recomputed: bool
+    """Whether the backward pass runs the forward pass again (activation checkpointing)."""
     samples_per_step: int
     """In all processes and batches of a step."""
     sets: tuple[SetPlan, ...]
@@ -68,12 +73,25 @@ class TrainingPlan:
     """Of each process; None without torch."""
     missing: tuple[Missing, ...]
 
+    @property
+    def gpu_hours(self) -> dict[str, float]:
+        """Expected hours of one GPU for all samples, by kind of GPU; empty without torch.
+
+        Operations are counted, GPUs are not measured: see `unit_costs`.
+        """
+        if self.memory is None:
+            return {}
+        forward = self.memory.forward_flops / self.batch_size
+        flops = crop_flops(forward, recomputed=self.recomputed)
+        flops *= self.samples_per_step * self.steps
+        return {gpu.name: gpu_hours(flops, gpu) for gpu in GPUS}
+
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
         values = asdict(self)
         if self.memory is not None:
             values["memory"]["total"] = self.memory.total
-        return values
+        return values | {"gpu_hours": self.gpu_hours}
 
 
 def plan_training(
@@ -108,6 +126,8 @@ def plan_training(
         recipe=recipe.name,
         steps=recipe.training.steps,
         processes=processes,
+        batch_size=recipe.data.batch_size,
+        recomputed=recipe.training.activation_checkpointing,
         samples_per_step=samples * mixed,
         sets=tuple(_set_plans(recipe, data, samples)),
         memory=memory,

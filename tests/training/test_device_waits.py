@@ -91,10 +91,13 @@ def test_the_average_does_not_wait() -> None:
     with pretend_gpu() as to_gpu:
         for module in (model, ema.module):
             for part in module.modules():
-                for name, value in part._parameters.items():
-                    part._parameters[name] = nn.Parameter(to_gpu(value.detach()), False)  # type: ignore[union-attr]
-                for name, value in part._buffers.items():
-                    part._buffers[name] = to_gpu(value)  # type: ignore[arg-type]
+                weights, buffers = part._parameters, part._buffers
+                for name, value in weights.items():
+                    assert value is not None
+                    weights[name] = nn.Parameter(to_gpu(value.detach()), requires_grad=False)
+                for name, value in buffers.items():
+                    assert value is not None
+                    buffers[name] = to_gpu(value)
         for _ in range(3):
             ema.update_parameters(model)
     assert int(ema.n_averaged) == 3

@@ -17,6 +17,7 @@ from segkit.runs.init_from import resolve_init_from
 from segkit.shards.reader import ShardSet
 from segkit.training import run_plan as planning
 from segkit.training.run_plan import TrainingPlan, plan_training
+from segkit.training.unit_costs import GPUS, gpu_hours
 from tests.training.toy import write_recipe, write_toy_set
 
 Usage = namedtuple("Usage", "total used free")
@@ -129,9 +130,13 @@ def test_the_command_prints_a_plan_and_writes_nothing(folder: Path) -> None:
     memory = printed["memory"]
     parts = ("weights", "gradients", "optimizer", "average", "activations", "losses", "cuda")
     assert memory["total"] == sum(memory[part] for part in parts)
+    flops = 3 * memory["forward_flops"] / 2 * 7 * 2  # batches of 2
+    hours = {gpu.name: gpu_hours(flops, gpu) for gpu in GPUS}
+    assert printed["gpu_hours"] == pytest.approx(hours) and hours["V100"] > 0
     assert printed["missing"] == []
     text = run(folder).stdout
     assert "12 steps of 2 samples" in text and "nothing is missing" in text
+    assert "of one H100" in text and "not measured" in text
     assert "samples a step" in text and "activations" in text
     assert sorted(folder.rglob("*")) == before
 
