@@ -39,6 +39,11 @@ class Segment:
     source_polygon: str | None = None
     """The source's polygons, as verbatim JSON text."""
 
+    @property
+    def has_true_mask(self) -> bool:
+        """Whether there is a mask that no model predicted."""
+        return self.mask is not None and self.mask_from not in ("pseudo", "prediction")
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:

@@ -93,11 +93,6 @@ def calibrate(
     return fit_calibration(boxes, data, seed=seed, tta=tta)
 
 
-def has_true_mask(segment: Segment) -> bool:
-    """Whether a segment has a mask that no model predicted."""
-    return segment.mask is not None and segment.mask_from not in ("pseudo", "prediction")
-
-
 def score_boxes(
     run: Run,
     data: ShardSet,
@@ -115,12 +110,12 @@ def score_boxes(
         index, sample = item
         size = sample.height, sample.width
         things = [s for s in sample.segments if is_object(s) and touches_image(s.box, *size)]
-        segments = [segment for segment in things if has_true_mask(segment)]
+        segments = [segment for segment in things if segment.has_true_mask]
         if not segments:
             return _LabeledImage(index, size, [], [])
         boxes = [segment.box for segment in segments]
         labels = [data.taxonomy.index[segment.class_id] for segment in segments]
-        neighbors = [segment.box for segment in things if not has_true_mask(segment)]
+        neighbors = [segment.box for segment in things if not segment.has_true_mask]
         prompts = ImagePrompts(data.image(sample), boxes, labels, neighbors)
         return _LabeledImage(index, size, segments, [prompts])
 

@@ -160,6 +160,9 @@ class _Loop:
         for shards in self.held_out:
             with self.progress(f"round {number}: score", len(shards)) as advance:
                 scored.append(score_boxes(run, shards, tta=self.plan.tta, on_image=advance))
+        if not any(len(boxes.iou) for boxes in scored):
+            message, hint = "no held-out box has a mask to score a round by", "give --held-out SET"
+            raise InputError(message, record="--held-out-share", hint=hint)
         calibrated = self._calibrate(number, run, scored)
         return {
             "round": number,

@@ -144,8 +144,11 @@ def _require_held_out(spec: str, trained: Sequence[NamedPath]) -> None:
 
 def _has_objects(shards: ShardSet) -> bool:
     is_object = shards.manifest.kind in ("panoptic", "instance")
-    has_things = any(c.kind == "thing" for c in shards.taxonomy.categories)
-    return is_object and has_things and shards.manifest.statistics.masked > 0
+    return is_object and any(
+        segment.kind == "thing" and segment.has_true_mask
+        for sample in shards.samples()
+        for segment in sample.segments
+    )
 
 
 def hold_out(plan: SelfTrainingPlan, out: Path) -> tuple[list[NamedPath], list[ShardSet]]:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
 from segkit.runs.run_manifest import read_run_manifest
+from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_layer
 from segkit.training import selftrain as module
 from segkit.training.selftrain import SelfTraining, selftrain
 from segkit.training.selftrain_plan import (
@@ -239,3 +242,15 @@ def test_slips_are_refused_before_torch(home: Path) -> None:
     ]
     assert_refused_before_torch(["selftrain"], slips)
     assert not (home / "work").exists()
+
+
+def test_masks_of_a_model_score_no_round(home: Path) -> None:
+    toy = ShardSet.open("masks")
+    labeled = (
+        replace(s, segments=tuple(replace(segment, mask_from="pseudo") for segment in s.segments))
+        for s in toy.samples()
+    )
+    write_layer("pseudo", toy, labeled, Header.from_set(toy, "test", {}))
+    with pytest.raises(InputError, match="no set of --data can hold images back"):
+        selftrain("tiny.toml", [("pseudo", 1.0)], ("boxes", 1.0), "work", rounds=1)
+    assert not Path("work").exists()
