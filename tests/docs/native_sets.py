@@ -49,6 +49,8 @@ def write_native_sets(root: Path) -> None:
     _write_coco(root)
     _write_objects365(root)
     _write_parts(root)
+    _write_many(root)
+    _write_visual_genome(root)
     _write_class_maps(root)
     _write_cityscapes(root / "cityscapes")
     _write_voc(root / "VOCdevkit" / "VOC2012")
@@ -181,6 +183,40 @@ def _write_parts(root: Path) -> None:
         shutil.copy(root / f"parts/images/train/{number}.jpg", folder)
         shutil.copy(root / f"parts/labels/train/{number}.txt", folder)
     (folder / "classes.txt").write_text("\n".join(names) + "\n")
+
+
+def _write_many(root: Path) -> None:
+    """Pictures of 48 small squares each, masks and boxes in COCO's form: enough to calibrate by."""
+    images, annotations = [], []
+    for number in range(1, 7):
+        pixels = np.full((HEIGHT, WIDTH, 3), 200, np.uint8)
+        for place in range(48):
+            x, y = place % 8 * 8 + 1, place // 8 * 8 + 1
+            pixels[y : y + 6, x : x + 6] = (30, 20 * number, place)
+            outline = [x, y, x + 6, y, x + 6, y + 6, x, y + 6]
+            shape = {"bbox": [x, y, 6, 6], "area": 36, "segmentation": [outline]}
+            keys = {"id": len(annotations) + 1, "image_id": number, "category_id": 0, "iscrowd": 0}
+            annotations.append(keys | shape)
+        write_image(root / "many" / f"{number}.png", pixels)
+        row = {"id": number, "file_name": f"{number}.png", "width": WIDTH, "height": HEIGHT}
+        images.append(row)
+    categories = [{"id": 0, "name": "person"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_json(root / "many.json", content)
+
+
+def _write_visual_genome(root: Path) -> None:
+    pixels, ids = scene(0)
+    write_image(root / "vg/VG_100K/1.jpg", pixels)
+    objects = []
+    for segment, synset in zip(THINGS, ("person.n.01", "car.n.01"), strict=True):
+        x, y, w, h = (int(value) for value in tight_box(ids == segment))
+        names = {"names": [synset.partition(".")[0]], "synsets": [synset], "merged_object_ids": []}
+        objects.append({"object_id": segment, "x": x, "y": y, "w": w, "h": h} | names)
+    write_json(root / "objects.json", [{"image_id": 1, "objects": objects}])
+    url = "https://cs.stanford.edu/people/rak248/VG_100K/1.jpg"
+    data = {"image_id": 1, "width": WIDTH, "height": HEIGHT, "url": url}
+    write_json(root / "image_data.json", [data])
 
 
 def _write_class_maps(root: Path) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
@@ -35,21 +37,12 @@ NOT_RUN = {
     r"^segkit demo": "minutes; tests/commands/test_demo.py runs it with two steps",
     r"^segkit browse": "a database and a browser; tests/browse and scripts/check_app.py",
     r"^segkit import hf:": "downloads a model; tests/inference/test_mask2former.py",
-    r"^segkit calibrate|--min-iou ": "200 masks by hand; tests/commands/test_calibrate.py",
-    r"^segkit selftrain": "two trainings; tests/training/test_selftrain.py",
-    r"^segkit benchmark (ade-panoptic|open-vocabulary)": "sets that nobody may copy;"
-    " tests/benchmark",
-    r"--init-from work/public": "needs the imported model; tests/runs/test_init_from.py",
     r"--encoder clip:": "downloads a model; tests/text/test_encoders.py",
     r"text\.encoder=clip:": "downloads a model; tests/text/test_encoders.py",
-    r"^(torchrun|srun|head=|T=|\$T) ?": "several GPUs; tests/training/test_distributed.py",
-    r"--recipe dataseg-(r50|swin-t) .*(?<!--plan)$": "a GPU; tests/training/test_run_plan.py",
-    r"--devices ": "several processes; tests/inference/test_label_shards.py",
-    r"real-out/": "real data; scripts/real.py",
-    r"--data sets/": "real data; scripts/experiment_transfer.py",
-    r"^segkit convert visual-genome": "files of its own; tests/sources/test_visual_genome.py",
-    r"^segkit zeroshot": "a split and two trainings; tests/zeroshot/test_second_stage.py",
-    r"^python scripts/": "minutes, some on real data",
+    r"^(srun|head=)": "SLURM and several GPUs; tests/training/test_distributed.py",
+    r"--recipe dataseg-swin-t .*(?<!--plan)$": "downloads a model; tests/training/test_run_plan.py",
+    r"--engine ray ": "a cluster of Ray; tests/workers/test_ray_cluster.py",
+    r"^python scripts/": "minutes, some on real data; their options are checked here",
 }
 """Pattern of commands that no test runs as they are -> what they need, and what tests it."""
 
@@ -59,9 +52,17 @@ REPLACED = {
     "--checkpoint work/public": "--checkpoint work/run",
     "--checkpoint work/joint": "--checkpoint work/run",
     "--set model.backbone_weights=timm": "",
+    "--set model.backbone_weights=../shared/data/weights/mobilenetv2_100.safetensors": "",
     "/data/photos": "parts/images",
+    "torchrun --nproc-per-node 8 --no-python ": "",
+    "--devices all": "--devices 1",
+    "segkit calibrate --checkpoint work/run --data work/masks": "segkit calibrate"
+    " --checkpoint work/run --data work/many",
+    "--recipe box-labeler-mini --data work/masks": "--recipe box-labeler-mini --data work/by-hand",
+    "segkit zeroshot bank --checkpoint work/run": "segkit zeroshot bank --checkpoint work/seen-run",
 }
-"""Weights that would be downloaded, and a folder outside, with stand-ins."""
+"""Weights that would be downloaded, a folder outside, eight GPUs, a set of too few masks, and a run
+of all classes, with stand-ins."""
 
 TINY = [
     "model.backbone=test_efficientnet",
@@ -74,6 +75,15 @@ ADDED = {
         *("--steps", "2", "--device", "cpu"),
         *(word for key in TINY for word in ("--set", key)),
     ],
+    r"segkit selftrain ": [
+        *("--steps", "2", "--round-steps", "2", "--held-out-share", "0.4", "--device", "cpu"),
+        *(word for key in TINY for word in ("--set", key)),
+    ],
+    r"segkit train .*--recipe dataseg-r50 (?!.*--plan)": [
+        *("--set", "text.encoder=minilm", "--set", "model.text_dim=384"),
+        *("--set", "model.backbone_weights=tiny.safetensors"),
+    ],
+    r"segkit zeroshot train ": ["--set", "generator_steps=2", "--set", "head_steps=2"],
     r"segkit convert ": ["--workers", "1"],
 }
 """Pattern of a command -> options that make it small."""
@@ -93,10 +103,14 @@ segkit convert ade --root ADEChallengeData2016 --split validation --out work/ade
 segkit convert semantic --images streets/images --masks streets/masks \
     --labels streets/labels.txt --ignore 255 --out work/streets
 segkit convert objects365 --images train --annotations zhiyuan_objv2_train.json --out work/o365
+segkit convert coco --images many --instances many.json --out work/many
+segkit split work/coco-train --zero-shot coco-panoptic-119-14 --policy ignore-pixels \
+    --out work/zero-shot
 segkit convert coco --images parts/images --instances parts/val.json --boxes-only \
     --out work/val-boxes
 segkit pseudolabel --teacher ellipse --data work/val-boxes --out work/sam-masks
 segkit train --recipe dataseg-mini --data work/coco-train --out work/run
+segkit train --recipe dataseg-mini --data work/zero-shot/seen --out work/seen-run
 segkit pseudolabel --teacher ellipse --data work/boxes --out work/masks
 segkit pseudolabel --teacher ellipse --data work/o365 --out work/o365-pseudo
 segkit predict --checkpoint work/run --data work/coco-val --no-overlays --out work/predicted
@@ -110,15 +124,17 @@ segkit convert coco --images parts/images --instances parts/train.json --images-
 """Commands that make the sets, the run and the further native files of the pages."""
 
 COPIES = {
-    "work/coco-train": ("work/coco", "work/own", "work/camvid"),
-    "work/coco-val": ("work/coco-panoptic-val", "work/own-train"),
-    "work/parts-train": ("work/train", "work/parts", "work/a"),
+    "work/coco-train": ("work/coco", "work/own", "work/camvid", "sets/coco-train"),
+    "work/coco-val": (
+        *("work/coco-panoptic-val", "work/own-train", "work/ade-panoptic-val", "work/context-59"),
+    ),
+    "work/parts-train": ("work/train", "work/parts", "work/a", "work/by-hand"),
     "work/parts-val": ("work/val", "work/b"),
     "work/masks": ("work/parts-masks",),
     "work/ade-val": ("work/ade",),
-    "work/boxes": ("demo-out/sets/boxes-val",),
-    "work/run": ("demo-out/run",),
-    "work/streets": ("work/camvid-train",),
+    "work/boxes": ("demo-out/sets/boxes-val", "sets/standin-train", "sets/standin-val"),
+    "work/run": ("demo-out/run", "real-out/run", "work/public"),
+    "work/streets": ("work/camvid-train", "real-out/sets/camvid-val", "sets/camvid-train"),
 }
 """Further names of sets and folders."""
 WORDS = ("solder joint", "heat sink", "fish bone", "resistor", "capacitor")
@@ -126,11 +142,18 @@ WORDS = ("solder joint", "heat sink", "fish bone", "resistor", "capacitor")
 
 
 def commands(page: Path) -> Iterator[str]:
-    """The commands of a page's shell blocks, without comments."""
+    """The commands of a page's shell blocks, without comments, and with variables filled in."""
     text = page.read_text("utf-8").replace("\\\n", " ")
     for block in re.findall(r"^```(?:sh|bash)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        variables: dict[str, str] = {}
         for line in block.splitlines():
-            if command := re.sub(r"(^|\s)#.*", "", line).strip():
+            command = re.sub(r"(^|\s)#.*", "", line).strip()
+            if assignment := re.fullmatch(r'(\w+)="([^"]*)"', command):
+                variables[f"${assignment[1]}"] = assignment[2]
+                continue
+            for variable, value in variables.items():
+                command = re.sub(rf"{re.escape(variable)}\b", value, command)
+            if command:
                 yield command
 
 
@@ -163,6 +186,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder that each page gets a copy of."""
     root = tmp_path_factory.mktemp("world")
     write_native_sets(root)
+    backbone = timm.create_model("test_efficientnet", pretrained=False)
+    save_file(backbone.state_dict(), root / "tiny.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.chdir(root)
@@ -206,3 +231,20 @@ def test_each_reason_is_of_a_command() -> None:
         assert any(re.search(pattern, command) for command in every), pattern
     for weights in REPLACED:
         assert any(weights in command for command in every), weights
+
+
+@pytest.mark.parametrize(
+    "command", sorted({c for page in PAGES for c in commands(page) if c.startswith("python ")})
+)
+def test_scripts_have_the_options_of_their_commands(command: str) -> None:
+    _, script, *words = shlex.split(command)
+    source = (ROOT / script).read_text("utf-8")
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert f'"{option}"' in source or f'"{option}"' in _shared_options(source), option
+
+
+def _shared_options(source: str) -> str:
+    """The text of the scripts whose functions a script imports."""
+    modules = re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)
+    files = (ROOT / "scripts" / f"{module}.py" for module in modules)
+    return "".join(file.read_text("utf-8") for file in files if file.is_file())
