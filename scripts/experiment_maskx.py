@@ -64,6 +64,7 @@ BASE = (
     "data.image_size=64",
     "data.batch_size=16",
     "loss.max_box_prompts=1",
+    "model.prompt_maps=false",
     "optimizer.warmup_steps=10",
     "optimizer.ema_decay=0.95",
 )

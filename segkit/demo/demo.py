@@ -30,6 +30,7 @@ SETTINGS = (
     "inference.image_size=128",
     "loss.dense=0",
     "model.backbone=resnet10t",
+    "model.class_scale=10",
     "model.queries=25",
     "optimizer.lr=1e-3",
     "optimizer.backbone_lr_factor=1.0",

@@ -25,7 +25,7 @@ MERGE_THRESHOLD = 0.5
 
 
 class ModelConfig(Section):
-    """Architecture of a `DataSeg` model; the defaults are those of the recipe `dataseg-mini`."""
+    """Architecture of a `DataSeg` model; the defaults are those of a small one."""
 
     backbone: str = "mobilenetv2_100"
     """A timm model with feature maps at strides 4, 8, 16 and 32, or `vitdet:` and the name of a
@@ -122,7 +122,9 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _check_class_scale(self) -> "ModelConfig":
         if self.class_head == "linear" and self.class_scale != 10.0:
-            raise ValueError("model.class_scale has no effect with a linear class_head")
+            raise ValueError(
+                "model.class_scale has no effect with a linear class_head; set it to 10"
+            )
         return self
 
 

@@ -166,7 +166,10 @@ def _new_model(
 ) -> DataSeg:
     """The run's model with the trained head in place of its class head."""
     kind = "linear" if isinstance(head, LinearHead) else "text_residual"
-    config = run.recipe.model.model_copy(update={"class_head": kind, "backbone_weights": None})
+    update: dict[str, object] = {"class_head": kind, "backbone_weights": None}
+    if kind == "linear":  # no factor of cosines
+        update["class_scale"] = type(run.recipe.model).model_fields["class_scale"].default
+    config = run.recipe.model.model_copy(update=update)
     model = DataSeg(config).eval()
     state = {name: value.cpu() for name, value in run.model.state_dict().items()}
     if isinstance(head, LinearHead):
@@ -224,5 +227,5 @@ def _write_run(
 
 def _recipe(recipe: Recipe, model: DataSeg) -> Recipe:
     """The run's recipe with the new class head."""
-    head = {"class_head": model.config.class_head}
+    head = {key: getattr(model.config, key) for key in ("class_head", "class_scale")}
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=head)})

@@ -111,4 +111,5 @@ def seen_run(
     """A run of a few steps on the seen part."""
     out = tmp_path_factory.mktemp("run") / "run"
     data = [(str(parts["seen"].path), 1.0)]
-    return train(tiny, data, out, steps=6, device="cpu", overrides=["inference.score=0.1"])
+    overrides = ["inference.score=0.1", "model.class_scale=20"]
+    return train(tiny, data, out, steps=6, device="cpu", overrides=overrides)
