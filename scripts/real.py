@@ -50,8 +50,6 @@ RECIPE = "dataseg-mini"
 STEPS = 2200
 """About 40 minutes on two cores."""
 SAMPLING_WEIGHTS = {"coco": 2.0, "camvid": 1.0, "standin": 1.0}
-DENSE = "inference.dense=0.5"
-"""Half of the scores of stuff and class maps are those of the cells."""
 CAMVID_VOID = 11
 
 
@@ -167,7 +165,7 @@ def train_model(arguments: argparse.Namespace, sets: dict[str, ShardSet], out: P
             data,
             out,
             steps=arguments.steps,
-            overrides=[*backbone_overrides(arguments.data / WEIGHTS), DENSE, *arguments.set],
+            overrides=[*backbone_overrides(arguments.data / WEIGHTS), *arguments.set],
             resume=True,
             callbacks=Callbacks(on_step=lambda record: bar.update(task, completed=record.step)),
         )
