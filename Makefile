@@ -35,7 +35,7 @@ demo: setup
 
 # Two halves at once, because the suite takes ten minutes of one core; the first is printed last.
 # One thread each: on a busy machine, a second one costs more time than it saves.
-FIRST_HALF := $(addprefix tests/,commands data demo export fuzzing images masks metrics recipes \
+FIRST_HALF := $(addprefix tests/,commands data demo export images masks metrics recipes \
 	report runs text)
 test: setup
 	@log=$$(mktemp); export OMP_NUM_THREADS=1; \
