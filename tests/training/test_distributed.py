@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from segkit.shards.reader import ShardSet
 from segkit.stopping import StoppedError
 from segkit.training.train import train
 from tests.training.stand_in import batches, take_steps
+from tests.training.torchrun import run_two_processes
 from tests.training.two_processes import (
     BEST,
     FOREGROUND,
@@ -76,21 +74,8 @@ def pair(
     with pytest.raises(StoppedError):
         interrupt = stop_after(3)
         train(tiny, data, out / LEFT_BY_ONE, callbacks=interrupt, **JOINT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    sets = [str(data.path) for data in (toy_set, box_set, sparse_set)]
-    worker = ["-m", "tests.training.two_processes", str(out), str(tiny), *sets]
-    process = subprocess.Popen(
-        [*launcher, "--nproc-per-node", "2", *worker],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        _, errors = process.communicate(timeout=800)
-    finally:
-        process.terminate()  # if it hangs, torchrun ends its workers
-    assert process.returncode == 0, errors[-3000:]
+    sets = (data.path for data in (toy_set, box_set, sparse_set))
+    run_two_processes("tests.training.two_processes", out, tiny, *sets, timeout=800)
     return out
 
 
