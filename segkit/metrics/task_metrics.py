@@ -69,7 +69,7 @@ class EvalOptions:
 
 @dataclass
 class TaskMetrics:
-    """The metrics of an evaluation; those that are None are not asked for."""
+    """The metrics of an evaluation; None for those that it does not compute."""
 
     panoptic: PanopticQuality | None = None
     semantic: SemanticIoU | None = None
@@ -119,7 +119,7 @@ class TaskMetrics:
             metrics = (self.panoptic, self.semantic, self.boundary)
             self.image_ids += _update(metrics, regions)
             return self
-        federated = is_federated(truth)
+        federated = isinstance(self.instance, LvisAP)
         iou_type, matched = self.instance.iou_type, (self.detections, self.boundary_detections)
         by_type = (self.instance, self.masks, self.tide, self.boundary, *matched)
         iou_types: list[IouType] = [iou_type] if self.box is None else [iou_type, "box"]
