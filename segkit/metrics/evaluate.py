@@ -9,10 +9,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.metrics import bootstrap
-from segkit.metrics.batches import (
-    BATCH,
-    sample_batches,
-)
+from segkit.metrics.batches import BATCH, sample_batches
 from segkit.metrics.boundary import BoundaryAP
 from segkit.metrics.box_prompt_iou import BoxPromptIoU
 from segkit.metrics.detections import DetectionMatches
@@ -123,7 +120,7 @@ def evaluate(
     source = as_predictions(predictions, truth)
     missing = count_missing(source, truth)
     metrics = count(truth, source, task, options, workers)
-    result = _TASKS[task](metrics, truth, options)
+    result = _TASKS[task](metrics, options)
     counts = {"evaluated": len(truth), "without_prediction": missing}
     figures: dict[str, Any] = {"task": task, "images": counts}
     if isinstance(source, SetPredictions) and (class_map := source.class_map.to_json()):
@@ -199,7 +196,7 @@ def check_task(truth: ShardSet, task: Task, options: EvalOptions) -> None:
         raise InputError(message, file=truth.path, hint="use --task instance")
 
 
-def _panoptic(metrics: TaskMetrics, truth: ShardSet, options: EvalOptions) -> EvalResult:
+def _panoptic(metrics: TaskMetrics, options: EvalOptions) -> EvalResult:
     quality, semantic, boundary = metrics.panoptic, metrics.semantic, metrics.boundary
     assert quality is not None and semantic is not None
     assert not isinstance(boundary, BoundaryAP)
@@ -211,13 +208,13 @@ def _panoptic(metrics: TaskMetrics, truth: ShardSet, options: EvalOptions) -> Ev
     return EvalResult(figures, image_ids, panoptic=quality, semantic=semantic, boundary=boundary)
 
 
-def _semantic(metrics: TaskMetrics, truth: ShardSet, options: EvalOptions) -> EvalResult:
+def _semantic(metrics: TaskMetrics, options: EvalOptions) -> EvalResult:
     assert metrics.semantic is not None
     figures = metrics.semantic.compute()
     return EvalResult(figures, tuple(metrics.image_ids), semantic=metrics.semantic)
 
 
-def _instance(metrics: TaskMetrics, truth: ShardSet, options: EvalOptions) -> EvalResult:
+def _instance(metrics: TaskMetrics, options: EvalOptions) -> EvalResult:
     precision, masks = metrics.instance, metrics.masks
     assert precision is not None and masks is not None
     figures = {
