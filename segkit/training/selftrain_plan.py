@@ -211,11 +211,11 @@ def read_state(out: Path, plan: SelfTrainingPlan) -> list[dict[str, Any]]:
 
 def _is_round(entry: object) -> bool:
     """Whether JSON is the record of a round; `masks` is missing before its boxes are labeled."""
-    types: dict[str, type | tuple[type, ...]] = {"run": str, "held_out_iou": (int, float)}
-    if not isinstance(entry, dict):
-        return False
-    return isinstance(entry.get("masks", ""), str) and all(
-        isinstance(entry.get(key), kind) for key, kind in types.items()
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("run"), str)
+        and isinstance(entry.get("held_out_iou"), int | float)
+        and isinstance(entry.get("masks", ""), str)
     )
 
 
