@@ -20,7 +20,12 @@ from segkit.shards.reader import ShardSet
 from segkit.training.optimizer import ModelEma
 from tests.pretend_gpu import GPU, Event, GpuTensor, WaitError, pretend_gpu
 
-SMALL = ["data.image_size=64", "data.batch_size=2", "data.workers=0", "model.backbone="]
+SMALL = [
+    "data.image_size=64",
+    "data.batch_size=2",
+    "data.workers=0",
+    "model.backbone=test_efficientnet",
+]
 OPENSEED = ["loss.denoising=1", "loss.classes=sigmoid", "data.mixing=one"]
 DEFORMABLE = ["model.pixel_decoder=deformable", "model.encoder_layers=1"]
 CASES = [
@@ -34,8 +39,7 @@ ToDevice = Callable[[Tensor], Tensor]
 
 
 def open_recipe(name: str, overrides: Sequence[str]) -> Recipe:
-    small = [*SMALL[:-1], "model.backbone=test_efficientnet"]
-    recipe = load_recipe(name, [*small, *overrides])
+    recipe = load_recipe(name, [*SMALL, *overrides])
     model = recipe.model.model_copy(update={"backbone_weights": None})
     return recipe.model_copy(update={"model": model})
 
