@@ -111,7 +111,7 @@ class SteadyModel:
         size = self._config.image_size
         empty = np.zeros((size, size, 3), np.uint8)
         while distributed.any_process(False):
-            images = ((None, empty) for _ in range(1))
+            images = [(None, empty)]
             list(
                 predict_images(
                     self._model,

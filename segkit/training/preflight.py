@@ -267,9 +267,8 @@ def check_resumable(
 
 def _with_joint_batch(fingerprint: dict[str, Any]) -> dict[str, Any]:
     """A fingerprint whose batch size is that of all processes together."""
-    copy: dict[str, Any] = json.loads(
-        json.dumps(fingerprint)
-    )  # as the file has it: tuples as lists
+    # as the file has it: tuples as lists
+    copy: dict[str, Any] = json.loads(json.dumps(fingerprint))
     processes, recipe = copy.pop("processes", 1), copy.get("recipe", {})
     if isinstance(data := recipe.get("data"), dict) and "batch_size" in data:
         data["batch_size"] *= processes
