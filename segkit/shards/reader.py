@@ -157,10 +157,14 @@ class ShardSet:
             samples: their images are read in this order, each soon after its sample is yielded.
             needed: whether the image of a sample will be read.
         """
+
+        def fetched(sample: Sample) -> bool:
+            return self._in_store(sample) and needed(sample)
+
         stream = iter(samples)
         for sample in stream:
             if self._in_store(sample):
-                yield from self._fetcher.samples(chain((sample,), stream), needed)
+                yield from self._fetcher.samples(chain((sample,), stream), fetched)
             else:
                 yield sample
 

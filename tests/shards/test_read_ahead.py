@@ -12,6 +12,7 @@ from segkit.errors import SegkitError
 from segkit.recipes.schema import DataConfig
 from segkit.sample import ImageRef, Sample
 from segkit.shards import read_ahead
+from segkit.shards.merge_sets import merge_sets
 from segkit.shards.read_ahead import AHEAD, ReadAhead
 from segkit.shards.reader import ShardSet
 from tests.store_proxy import StoreProxy
@@ -103,6 +104,13 @@ def test_only_needed_images_are_fetched_and_unread_ones_are_dropped() -> None:
     list(ahead.samples(samples(500), always))
     assert len(ahead._pending) == read_ahead._MAX_PENDING
     assert ahead._bytes == LENGTH * read_ahead._MAX_PENDING
+
+
+def test_only_images_in_the_store_are_fetched(s3: Path, tmp_path: Path) -> None:
+    sets = write_toy_set(s3 / "toy"), write_toy_set(tmp_path / "toy")
+    data = merge_sets(sets, tmp_path / "merged", name="both", rename=True, arguments={})
+    assert len(list(data.read_ahead(data.samples()))) == len(data) == 12
+    assert len(data._fetcher._pending) == 6
 
 
 def test_training_reads_the_batches_of_a_local_set_from_a_store(
