@@ -109,7 +109,7 @@ def score_boxes(
     def load(item: tuple[int, Sample]) -> _LabeledImage:
         index, sample = item
         size = sample.height, sample.width
-        things = [s for s in sample.segments if is_object(s) and touches_image(s.box, *size)]
+        things = _things(sample)
         segments = [segment for segment in things if segment.has_true_mask]
         if not segments:
             return _LabeledImage(index, size, [], [])
@@ -126,7 +126,10 @@ def score_boxes(
         )
 
     rows: list[tuple[int, float, float, float]] = []
-    samples = data.read_ahead(data.samples(check_masks=True))
+    samples = data.read_ahead(
+        data.samples(check_masks=True),
+        lambda sample: any(segment.has_true_mask for segment in _things(sample)),
+    )
     images = prefetch(load, enumerate(samples), ahead=_DECODED_AHEAD)
     for image, predictions in unbatch(images, lambda image: image.prompts, predict):
         for masks in predictions:
@@ -136,6 +139,12 @@ def score_boxes(
         on_image()
     columns = np.array(rows, np.float64).reshape(-1, 4).T
     return ScoredBoxes(columns[0].astype(np.int64), *columns[1:])
+
+
+def _things(sample: Sample) -> list[Segment]:
+    """The objects whose boxes reach into the image."""
+    size = sample.height, sample.width
+    return [s for s in sample.segments if is_object(s) and touches_image(s.box, *size)]
 
 
 def fit_calibration(
