@@ -127,7 +127,7 @@ def _label(
     data: ShardSet, exclusive: bool, teacher: Teacher, samples: Iterable[Sample]
 ) -> Iterator[tuple[Sample, Counts]]:
     """Replace boxes of some samples by masks; count the segments."""
-    for prompted, masks in _predict_samples(data, teacher.predict, iter(samples)):
+    for prompted, masks in _predict_samples(data, teacher.predict, samples):
         sample, indices = prompted.sample, prompted.indices
         segments = list(sample.segments)
         kept = [mask if mask and teacher.keeps(mask) else None for mask in masks]
@@ -151,7 +151,7 @@ def _label(
 def _predict_samples(
     data: ShardSet,
     predict: Callable[[Iterable[ImagePrompts]], Iterator[Sequence[BoxMask | None]]],
-    samples: Iterator[Sample],
+    samples: Iterable[Sample],
 ) -> Iterator[tuple[_PromptedSample, Sequence[BoxMask | None]]]:
     """Yield each sample with the predictions for its prompted segments."""
 
