@@ -39,7 +39,7 @@ class Runs:
     """(S,) foreground pixels of each mask."""
     total: Ints
     """(S,) pixels that the counts of each mask add up to (foreground and background)."""
-    is_wellformed: bool = True
+    is_wellformed: bool
     """Whether all strings are run lengths: COCO's characters, complete numbers, none negative or
     beyond 2**31. Such a mask fills its image if its total is that of the image."""
 
@@ -157,7 +157,7 @@ def _fills(mask: bytes, pixels: int) -> bool:
 
 
 def _is_wellformed(buffer: Bytes, offsets: Ints, groups: Ints) -> bool:
-    """Whether strings hold COCO's characters only, in numbers of at most `_MAX_GROUPS` groups.
+    """Whether strings hold only complete numbers of COCO's characters, none beyond `_MAX_GROUPS`.
 
     Args:
         buffer: (B,) strings of S masks, one after another.

@@ -1,6 +1,6 @@
 """Pixels that the segments of two label maps share, computed from run lengths without painting."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -69,7 +69,7 @@ def _in_pixel_order(regions: Regions, source: str) -> Runs:
     clash = np.flatnonzero(start[1:] < end[:-1])
     if len(clash):
         raise _overlapping(regions, mask, clash, source)
-    return Runs(start, end, mask, runs.area, runs.total)
+    return replace(runs, start=start, end=end, mask=mask)
 
 
 def _overlapping(regions: Regions, mask: Ints, clash: Ints, source: str) -> InputError:
