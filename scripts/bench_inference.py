@@ -71,8 +71,8 @@ def main() -> None:
         workers = {"one process": Workers()}
         if torch.cuda.device_count() != 1:
             workers["two processes"] = Workers(count=2)
-        if options.ray and torch.cuda.device_count() != 1:
-            workers["two actors of Ray"] = Workers("ray", 2)
+            if options.ray:
+                workers["two actors of Ray"] = Workers("ray", 2)
 
         def predict(chosen: Workers) -> None:
             predict_set(run, boxes, "panoptic", folder / "predicted", workers=chosen)

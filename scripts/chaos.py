@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -180,7 +180,7 @@ class Chaos:
     def run(self) -> Outcome:
         """Write versions until the last kill is survived."""
         started = time.monotonic()
-        with ray_nodes() if self.engine == "cluster" else no_nodes() as address:
+        with ray_nodes() if self.engine == "cluster" else nullcontext() as address:
             where = ("--address", address) if address else ()
             engine = "local" if self.engine == "local" else "ray"
             arguments = ("--engine", engine, "--devices", str(WORKERS), *where)
@@ -321,12 +321,6 @@ def ray_nodes() -> Iterator[str]:
         yield nodes.address
     finally:
         nodes.shutdown()
-
-
-@contextmanager
-def no_nodes() -> Iterator[None]:
-    """The engines that need none."""
-    yield None
 
 
 # --- files ---
