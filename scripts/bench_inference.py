@@ -154,8 +154,7 @@ def record_inputs(model: nn.Module, work: Callable[[], object]) -> list[Inputs]:
 @torch.no_grad()
 def replay(run: Run, inputs: list[Inputs]) -> None:
     """Run the forward passes by themselves."""
-    device = next(run.model.parameters()).device
-    with autocast(run.recipe.inference.precision, device):
+    with autocast(run.recipe.inference.precision, run.device):
         for args, kwargs in inputs:
             run.model(*args, **kwargs)
 

@@ -127,9 +127,8 @@ def _label(
     samples: Iterable[Sample],
 ) -> Iterator[tuple[Sample, Counts]]:
     """Predict some samples of a set."""
-    device = next(run.model.parameters()).device
     config = run.recipe.inference
-    embeddings = class_embeddings.to(device)
+    embeddings = class_embeddings.to(run.device)
     for sample in predict_samples(
         run.model, embeddings, taxonomy, data, task, config, samples=samples
     ):
@@ -194,8 +193,7 @@ def _label_files(
 ) -> Iterator[tuple[Sample, Counts]]:
     """Predict some image files."""
     config = run.recipe.inference
-    device = next(run.model.parameters()).device
-    embeddings = class_embeddings.to(device).mark_unseen(taxonomy, config.unseen)
+    embeddings = class_embeddings.to(run.device).mark_unseen(taxonomy, config.unseen)
 
     def read(item: tuple[Path, str]) -> tuple[Sample, Image]:
         return _read(*item, root)

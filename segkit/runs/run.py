@@ -58,6 +58,11 @@ class Run:
     calibration: Calibration | None = None
     """From the raw scores of box prompts' masks to expected IoU; None before `segkit calibrate`."""
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return next(self.model.parameters()).device
+
     def class_embeddings(self, taxonomy: Taxonomy) -> ClassEmbeddings:
         """The class embeddings of any taxonomy, on the model's device.
 
@@ -78,8 +83,7 @@ class Run:
             text = torch.stack([rows[category.words] for category in taxonomy.categories])  # (K, D)
         else:
             text = torch.zeros((0, self.recipe.model.text_dim))
-        device = next(self.model.parameters()).device
-        return ClassEmbeddings.from_taxonomy(taxonomy, text).to(device)
+        return ClassEmbeddings.from_taxonomy(taxonomy, text).to(self.device)
 
     def missing_words(self, taxonomy: Taxonomy) -> list[str]:
         """The words to encode before `class_embeddings` can embed the taxonomy."""
