@@ -178,7 +178,7 @@ class Chaos:
         self.outcome = Outcome(engine)
 
     def run(self) -> Outcome:
-        """Write versions until the last kill is survived."""
+        """Write versions until all kills are done and a version is complete."""
         started = time.monotonic()
         with ray_nodes() if self.engine == "cluster" else nullcontext() as address:
             where = ("--address", address) if address else ()
@@ -303,7 +303,7 @@ def count_left(running: Callable[[], list[Process]]) -> int:
 
 
 def reap() -> None:
-    """Take note of orphans that have ended."""
+    """Reap adopted orphans that have ended."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -284,7 +284,7 @@ def _list_states(folder: Path) -> dict[str, str]:
 
 
 def _list_folder(folder: Path) -> dict[str, dict[str, Any]]:
-    """What a store tells of the files of a remote folder; nothing if it may not be listed.
+    """The metadata of each file in a remote folder; empty if the folder may not be listed.
 
     Raises:
         SegkitError: the store failed.

@@ -157,7 +157,7 @@ def _fills(mask: bytes, pixels: int) -> bool:
 
 
 def _is_wellformed(buffer: Bytes, offsets: Ints, groups: Ints) -> bool:
-    """Whether strings hold only complete numbers of COCO's characters, none beyond `_MAX_GROUPS`.
+    """Whether strings are complete numbers in COCO's characters, `_MAX_GROUPS` groups at most.
 
     Args:
         buffer: (B,) strings of S masks, one after another.

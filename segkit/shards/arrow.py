@@ -77,7 +77,7 @@ def to_table(samples: Sequence[Sample]) -> pa.Table:
 
 
 class Rows:
-    """The rows of a table of labels; each becomes a sample when it is asked for."""
+    """The rows of a table of labels; each is converted to a sample on access."""
 
     def __init__(self, table: pa.Table) -> None:
         """Prepare the columns; missing ones of `LATER` have their defaults."""

@@ -61,7 +61,7 @@ class Header:
         )
 
     def with_taxonomy(self, taxonomy: Taxonomy) -> "Header":
-        """The header in other classes; the source's description of the old ones is dropped."""
+        """The header with another taxonomy; the source's description of its classes is dropped."""
         source = {key: value for key, value in self.source_header.items() if key != "categories"}
         return replace(self, taxonomy=taxonomy, source_header=source)
 

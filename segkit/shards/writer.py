@@ -227,7 +227,7 @@ def view_header(
         header: the other fields.
         sets: the sets that hold the images.
         home: of the version, see `Staging`.
-        image_roots: as `relocated` has filled it.
+        image_roots: as filled by `relocated`.
     """
     return replace(
         header,
