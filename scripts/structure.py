@@ -30,6 +30,7 @@ FLOORS = (
             "errors",
             "extras",
             "stopping",
+            "malloc",
             "atomic",
             "storage",
             "file_names",

@@ -1,8 +1,6 @@
 """Processes, devices, precision, and collective operations that work in a single process too."""
 
-import ctypes
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segkit.errors import InputError
+from segkit.malloc import raise_malloc_threshold
 
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=2)
 """Maximum wait of a collective operation: only rank 0 computes metrics and publishes."""
+TENSORS = 1 << 30
+"""Bytes: larger tensors on the CPU return to the system when they are freed."""
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -216,31 +217,17 @@ def mean_over_processes(count: Tensor) -> Tensor:
 # --- device and precision ---
 
 
-def keep_freed_memory() -> None:
-    """Keep freed blocks of up to 1 GiB for later tensors of this process, which holds its peak.
-
-    glibc returns large blocks to the system at once, and the kernel fills them with zeros when the
-    next tensor asks for them: a fifth of the CPU time of training `box-labeler-mini`. Changes
-    nothing where the allocator is not glibc's.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # mallopt(3)
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-        mallopt(-2, 64 << 20)  # M_TOP_PAD
-
-
 def choose_device(name: str) -> torch.device:
     """The device of a name: auto, cpu, cuda or cuda:N.
 
     `cuda` is this process's GPU; `auto` is that GPU, or the CPU on a machine without GPUs. On the
-    CPU the process keeps the memory that it frees from now on (`keep_freed_memory`).
+    CPU the process keeps freed memory from now on (`raise_malloc_threshold`).
 
     Raises:
         InputError: an unknown name, or a GPU that this machine does not have.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        keep_freed_memory()
+        raise_malloc_threshold(TENSORS)
         return torch.device("cpu")
     if name in ("auto", "cuda"):
         device = torch.device("cuda", local_rank())

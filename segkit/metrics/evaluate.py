@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.malloc import raise_malloc_threshold
 from segkit.metrics import bootstrap
 from segkit.metrics.batches import BATCH, sample_batches
 from segkit.metrics.boundary import BoundaryAP
@@ -25,8 +26,8 @@ from segkit.shards.reader import ShardSet
 from segkit.workers.devices import Workers
 
 Floats = NDArray[np.float64]
-_MALLOC_THRESHOLD = 31 << 20
-"""Bytes; just under 32 MiB, from which on glibc always returns freed memory."""
+ARRAYS = 31 << 20
+"""Bytes: larger arrays return to the system when they are freed."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def evaluate(
         InputError: unknown images or classes, overlapping maps, missing masks, NaN scores: what
             `segkit eval` refuses.
     """
-    raise_malloc_threshold()
+    raise_malloc_threshold(ARRAYS)
     check_task(truth, task, options)
     if options.bootstrap:
         options = replace(options, detections=True)
@@ -241,14 +242,3 @@ def _instance(metrics: TaskMetrics, options: EvalOptions) -> EvalResult:
 
 
 _TASKS = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}
-
-
-def raise_malloc_threshold() -> None:
-    """Let the C library reuse freed memory instead of returning it to the system after every array.
-
-    glibc begins by returning blocks of 128 KiB and more at once, and raises that limit to the size
-    of each block that it returns. Loops over arrays of some 100 KiB then spend up to half of their
-    time on page faults. Freeing one large block that nobody touched raises the limit for good; with
-    another C library nothing happens.
-    """
-    np.empty(_MALLOC_THRESHOLD, np.uint8)
