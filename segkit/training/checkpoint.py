@@ -2,7 +2,8 @@
 
 A checkpoint is a directory `step-00000500`: torch.distributed.checkpoint's files, to which every
 process writes its share, and `values.json` with the values that are not tensors. It takes its name
-when it is complete. Its tensors do not depend on the number of processes that write or read them.
+when it is complete; training continues while it is written. Its tensors do not depend on the number
+of processes that write or read them.
 """
 
 import json
@@ -11,11 +12,13 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
@@ -62,57 +65,122 @@ _METADATA_TYPES = {
 """Modules and names of the types in the metadata of tensors."""
 
 
-def save(
-    folder: Path,
-    step: int,
-    tensors: Mapping[str, Tensor],
-    values: Mapping[str, Any],
-    *,
+class CheckpointWriter:
+    """Writes checkpoints beside the training, one at a time.
+
+    `start` copies the tensors to the CPU, and a thread writes the copies. The threads of several
+    processes have a process group for themselves, so that training exchanges gradients meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._thread = futures.ThreadPoolExecutor(1, "checkpoint")
+        self._writing: futures.Future[None] | None = None
+        self._group: dist.ProcessGroup | None = None
+
+    def start(
+        self,
+        folder: Path,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        values: Mapping[str, Any],
+        *,
+        newest: int,
+        best: int | None,
+    ) -> Path:
+        """Start to write the checkpoint after `step` steps; the old ones are deleted afterwards.
+
+        Every process must call it with its own share, on a disk that all processes share. Tensors
+        and values may change once it has returned. The files are flushed to the disk before the
+        checkpoint takes its name.
+
+        Args:
+            folder: of the run's checkpoints; created if missing.
+            step: names the checkpoint, and is added to `values`.
+            tensors: by name. DTensors are written in shards; other tensors must be equal in all
+                processes.
+            values: JSON values.
+            newest: number of the newest checkpoints to keep.
+            best: the step of one more checkpoint to keep.
+
+        Returns:
+            The path that the checkpoint gets.
+
+        Raises:
+            SegkitError: the checkpoint before it could not be written.
+        """
+        self.wait()
+        if self._group is None and distributed.world_size() > 1:
+            group = dist.new_group(timeout=distributed.TIMEOUT, backend="gloo")
+            self._group = cast(dist.ProcessGroup, group)
+        path = of_step(folder, step)
+        if distributed.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in (path, *folder.glob("*.partial")):
+                shutil.rmtree(leftover, ignore_errors=True)
+        distributed.barrier()
+        # torch warns of a single process; `catch_warnings` would act on all threads
+        warnings.filterwarnings("ignore", module=r"torch\.distributed\.checkpoint")
+        # not torch's async_save: its thread ends before the checkpoint has its digests and name
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        text = json.dumps({"step": step, **values})
+        self._writing = self._thread.submit(_write, path, copies, text, newest, best, self._group)
+        return path
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last checkpoint could not be written in this process, as far as is known."""
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is complete; every process must call it.
+
+        Raises:
+            SegkitError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        error = None if writing is None else writing.exception()
+        messages = distributed.all_gather_object([] if error is None else [str(error)])
+        if error is not None:
+            raise error
+        if messages:
+            raise SegkitError(messages[0])
+
+    def close(self) -> None:
+        """Wait for this process's share of the last checkpoint, and ignore whether it failed.
+
+        For a process that ends by another error, of which the others may not know.
+        """
+        if self._writing is not None:
+            futures.wait([self._writing])
+
+
+def _write(
+    path: Path,
+    tensors: dict[str, Tensor],
+    values: str,
     newest: int,
     best: int | None,
-) -> Path:
-    """Write the checkpoint after `step` steps, then delete the old ones.
-
-    Every process must call it with its own share, on a disk that all processes share; it returns
-    when all are done. The files are flushed to the disk before the checkpoint takes its name.
-
-    Args:
-        folder: of the run's checkpoints; created if missing.
-        step: names the checkpoint, and is added to `values`.
-        tensors: by name. DTensors are written in shards; other tensors must be equal in all
-            processes.
-        values: JSON values.
-        newest: number of the newest checkpoints to keep.
-        best: the step of one more checkpoint to keep.
-
-    Raises:
-        SegkitError: the checkpoint cannot be written.
-    """
-    path = of_step(folder, step)
-    partial = path.with_suffix(".partial")
-    is_first = distributed.rank() == 0
-    if is_first:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in (path, *folder.glob("*.partial")):
-            shutil.rmtree(leftover, ignore_errors=True)
-    distributed.barrier()
+    group: dist.ProcessGroup | None,
+) -> None:
+    """Write this process's share of a checkpoint; the first process then makes it visible."""
+    partial, folder = path.with_suffix(".partial"), path.parent
     try:
-        with _quiet():
-            state_dict_saver.save(dict(tensors), storage_writer=FileSystemWriter(partial))
+        storage = FileSystemWriter(partial)
+        state_dict_saver.save(tensors, storage_writer=storage, process_group=group)
+        # it returns in the first process when all others have written their files
+        if distributed.rank() == 0:
+            (partial / _VALUES).write_text(values, "utf-8")
+            sync(partial / _VALUES)
+            write_digests(partial)
+            sync(partial)
+            partial.rename(path)
+            sync(folder)
+            _delete_old(folder, newest, best)
     except (OSError, CheckpointException) as error:
         free = shutil.disk_usage(folder).free >> 20
         message = f"{path}: the checkpoint cannot be written ({_cause(error)})"
         raise SegkitError(message, hint=f"its disk has {free} MiB free") from error
-    if is_first:
-        (partial / _VALUES).write_text(json.dumps({"step": step, **values}), "utf-8")
-        sync(partial / _VALUES)
-        write_digests(partial)
-        sync(partial)
-        partial.rename(path)
-        sync(folder)
-        _delete_old(folder, newest, best)
-    distributed.barrier()
-    return path
 
 
 def newest(folder: Path) -> Path | None:

@@ -83,6 +83,7 @@ class Trainer:
         else:
             self.parallel_model = distributed.wrap_ddp(model, self.device)
         self.optimizer = build_optimizer(model, self.recipe.optimizer)
+        self.checkpoints = checkpoint.CheckpointWriter()
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.recipe.training.precision == "fp16"
         )
@@ -100,7 +101,7 @@ class Trainer:
             The step of the best evaluation; None without one.
 
         Raises:
-            SegkitError: as `train_step`.
+            SegkitError: as `train_step`, or a checkpoint cannot be written.
             StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
         """
         training, names = self.recipe.training, [data.name for data in self.setup.eval_datasets]
@@ -109,6 +110,7 @@ class Trainer:
         with (
             open_log(self.recipe, folder, self.step) as log,
             stop_on_signal() as stop_signal,
+            closing(self.checkpoints),
             closing(batch for _, batch in mix.batches(start, stop, pinned=pinned)) as batches,
         ):
             self.evaluate(folder, log, callbacks)  # an evaluation that was cut short
@@ -117,12 +119,18 @@ class Trainer:
                 if log:
                     log.step(record)
                     callbacks.on_step(record)
-                signal = max(distributed.all_gather_object([stop_signal.signal]))
+                state = stop_signal.signal, self.checkpoints.has_failed
+                states = distributed.all_gather_object([state])
+                signal, has_failed = (max(values) for values in zip(*states, strict=True))
+                if has_failed:
+                    self.checkpoints.wait()
                 if signal or self._checkpoint_due():
                     self.save(folder / CHECKPOINTS, best=log.best(names) if log else None)
                 if signal:
+                    self.checkpoints.wait()
                     raise StoppedError(signal, self.step)
                 self.evaluate(folder, log, callbacks)
+            self.checkpoints.wait()
             return distributed.broadcast_object(log.best(names) if log else None)
 
     def train_step(self, batches: Iterator[Batch]) -> StepRecord:
@@ -180,6 +188,7 @@ class Trainer:
         """
         if not self._evaluation_due():
             return
+        self.checkpoints.wait()
         model = cast(DataSeg, self.ema.module.eval())
         for data in self.setup.eval_datasets:
             done = log.has_evaluation(self.step, data.name) if log else None
@@ -207,19 +216,21 @@ class Trainer:
         return model
 
     def save(self, folder: Path, *, best: int | None) -> Path:
-        """Write a checkpoint, as `checkpoint.save` does; every process must call it.
+        """Start to write a checkpoint (`CheckpointWriter.start`); every process must call it.
 
-        It holds no random state: the noise of a step is a function of seed and step. Batch
-        statistics, which differ between processes, become those of rank 0.
+        It is complete after `checkpoints.wait()`, and before the next save starts. It holds no
+        random state: the noise of a step is a function of seed and step. Batch statistics, which
+        differ between processes, become those of rank 0.
         """
         distributed.broadcast_tensors([*self.model.buffers(), *self.ema.buffers()])
         state = self._weights() | _prefixed("optimizer", named_state(self.model, self.optimizer))
         values = {"scaler": self.scaler.state_dict()}
         newest = self.recipe.training.keep_checkpoints
-        return checkpoint.save(folder, self.step, state, values, newest=newest, best=best)
+        return self.checkpoints.start(folder, self.step, state, values, newest=newest, best=best)
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint of any number of processes; every process must call it."""
+        self.checkpoints.wait()
         sizes = {
             key.removeprefix("optimizer/"): size
             for key, size in checkpoint.sizes(path).items()

@@ -9,15 +9,29 @@ from torch.distributed import checkpoint as dcp
 
 from segkit.errors import InputError, SegkitError
 from segkit.training import checkpoint
+from segkit.training.checkpoint import CheckpointWriter
 
 
-def save(folder: Path, step: int, newest: int = 2, best: int | None = None) -> Path:
+def start(
+    writer: CheckpointWriter, folder: Path, step: int, newest: int = 2, best: int | None = None
+) -> Path:
     tensors = {
         "model/w": torch.full((2, 3), float(step)),
         "step": torch.tensor(step),
         "none": torch.zeros(0, 4),
     }
-    return checkpoint.save(folder, step, tensors, {"scaler": {}}, newest=newest, best=best)
+    values = {"scaler": {}}
+    path = writer.start(folder, step, tensors, values, newest=newest, best=best)
+    for tensor in tensors.values():  # as the next step does
+        tensor.zero_()
+    return path
+
+
+def save(folder: Path, step: int, newest: int = 2, best: int | None = None) -> Path:
+    writer = CheckpointWriter()
+    path = start(writer, folder, step, newest, best)
+    writer.wait()
+    return path
 
 
 def names(folder: Path) -> list[str]:

@@ -56,7 +56,9 @@ def one_process(folder: Path, **training: object) -> dict[str, Any]:
     steps = take_steps(trainer, batches())
     records = [next(steps) for _ in range(SAVED)]
     trainer.save(folder, best=None)
-    return summary(trainer, records + list(steps))
+    result = summary(trainer, records + list(steps))
+    trainer.checkpoints.wait()
+    return result
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ def test_a_loaded_trainer_continues_to_the_same_losses_and_weights(tmp_path: Pat
     interrupted = make_trainer(training=training)
     list(itertools.islice(take_steps(interrupted, batches()), 5))
     saved = interrupted.save(tmp_path, best=None)
+    interrupted.checkpoints.wait()
     torch.rand(100)  # random draws elsewhere must not matter
     resumed = make_trainer(training=training)
     resumed.load(saved)

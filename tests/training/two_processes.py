@@ -93,6 +93,7 @@ def train_stand_ins(out: Path) -> dict[str, Any]:
         records = [next(steps) for _ in range(SAVED)]
         trainer.save(out / parallel, best=None)
         results[parallel] = summary(trainer, records + list(steps))
+        trainer.checkpoints.wait()
         resumed = quiet_trainer(parallel=parallel)
         resumed.load(out / "one" / f"step-{SAVED:08d}")
         results[f"{parallel} resumed"] = summary(
