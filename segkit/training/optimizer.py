@@ -88,7 +88,7 @@ def _undecayed_names(model: nn.Module) -> Iterator[str]:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; fused: on a CPU, a fifth of the time of a loop over tensors."""
+    """AdamW over `parameter_groups`; fused: a fifth of the time of a loop over tensors on a CPU."""
     return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
 
 
