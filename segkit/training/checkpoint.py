@@ -76,6 +76,8 @@ class CheckpointWriter:
         self._thread = futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: futures.Future[None] | None = None
         self._group: dist.ProcessGroup | None = None
+        self.has_failed = False
+        """Whether the last checkpoint could not be written in this process, as far as is known."""
 
     def start(
         self,
@@ -123,14 +125,8 @@ class CheckpointWriter:
         # not torch's async_save: its thread ends before the checkpoint has its digests and name
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         text = json.dumps({"step": step, **values})
-        self._writing = self._thread.submit(_write, path, copies, text, newest, best, self._group)
+        self._writing = self._thread.submit(self._write, path, copies, text, newest, best)
         return path
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the last checkpoint could not be written in this process, as far as is known."""
-        writing = self._writing
-        return writing is not None and writing.done() and writing.exception() is not None
 
     def wait(self) -> None:
         """Wait until the last checkpoint is complete; every process must call it.
@@ -140,6 +136,7 @@ class CheckpointWriter:
         """
         writing, self._writing = self._writing, None
         error = None if writing is None else writing.exception()
+        self.has_failed = False
         messages = distributed.all_gather_object([] if error is None else [str(error)])
         if error is not None:
             raise error
@@ -154,14 +151,20 @@ class CheckpointWriter:
         if self._writing is not None:
             futures.wait([self._writing])
 
+    def _write(
+        self, path: Path, tensors: dict[str, Tensor], values: str, newest: int, best: int | None
+    ) -> None:
+        try:
+            _write(path, tensors, values, self._group)
+            if distributed.rank() == 0:
+                _delete_old(path.parent, newest, best)
+        except BaseException:
+            self.has_failed = True
+            raise
+
 
 def _write(
-    path: Path,
-    tensors: dict[str, Tensor],
-    values: str,
-    newest: int,
-    best: int | None,
-    group: dist.ProcessGroup | None,
+    path: Path, tensors: dict[str, Tensor], values: str, group: dist.ProcessGroup | None
 ) -> None:
     """Write this process's share of a checkpoint; the first process then makes it visible."""
     partial, folder = path.with_suffix(".partial"), path.parent
@@ -176,7 +179,6 @@ def _write(
             sync(partial)
             partial.rename(path)
             sync(folder)
-            _delete_old(folder, newest, best)
     except (OSError, CheckpointException) as error:
         free = shutil.disk_usage(folder).free >> 20
         message = f"{path}: the checkpoint cannot be written ({_cause(error)})"
