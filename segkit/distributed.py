@@ -76,8 +76,9 @@ def process_group(device: torch.device) -> Iterator[None]:
 def wrap_ddp(module: nn.Module, device: torch.device) -> nn.Module:
     """`module` in DistributedDataParallel; the module itself in a single process.
 
-    Gradients are views of the buffers that DDP reduces, not copies. Buffers are broadcast in each
-    step only if some change, which are the statistics of batch norms that are not frozen.
+    All processes must run the same parts of it. Gradients are views of the buffers that DDP
+    reduces, not copies. Buffers are broadcast in each step only if some change, which are the
+    statistics of batch norms that are not frozen.
     """
     if world_size() == 1:
         return module
@@ -88,13 +89,54 @@ def wrap_ddp(module: nn.Module, device: torch.device) -> nn.Module:
     # DDP's setter for buffers that processes have in common; there is no public one
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
     ignore(module, _constant_buffers(module.train()))  # type: ignore[no-untyped-call]
-    return DistributedDataParallel(
-        module,
-        device_ids=[device] if device.type == "cuda" else None,
-        # A batch without masks gives mask heads no gradient, one without boxes the box terms none.
-        find_unused_parameters=True,
-        gradient_as_bucket_view=True,
-    )
+    device_ids = [device] if device.type == "cuda" else None
+    return _DataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)
+
+
+class _DataParallel(DistributedDataParallel):
+    """DDP of a model of which each step may leave parts unused, the same in all processes.
+
+    A step without boxes leaves the box prompt encoder unused, a set of instances the learned
+    queries. DDP waits for a gradient of every weight: those of unused weights are set to zero for
+    the exchange and removed after it, so AdamW skips these weights as it does in one process. DDP's
+    `find_unused_parameters` does the same, but warns of every model that uses all of them.
+    """
+
+    _without_gradient: tuple[nn.Parameter, ...] = ()
+    """Weights whose gradients are removed after the backward pass."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model; before the last backward pass of a step, complete the gradients."""
+        outputs = super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if self.require_backward_grad_sync and torch.is_grad_enabled():
+            used = _weights_of(outputs)
+            trained = (weight for weight in self.module.parameters() if weight.requires_grad)
+            unused = [weight for weight in trained if weight not in used]
+            # by earlier batches of the step some may have a gradient, to which zero is added
+            self._without_gradient = tuple(weight for weight in unused if weight.grad is None)
+            torch.autograd.backward(unused, [torch.zeros_like(weight) for weight in unused])
+        return outputs
+
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """The forward and backward pass of a step's last batch."""
+        yield
+        for weight in self._without_gradient:
+            weight.grad = None
+
+
+def _weights_of(outputs: Any) -> set[Tensor]:
+    """The weights on which tensors, or tensors in tuples, depend."""
+    queue, nodes, weights = [outputs], set(), set()
+    while queue:
+        item = queue.pop()
+        if isinstance(item, tuple):
+            queue += item
+        elif (node := item.grad_fn if isinstance(item, Tensor) else item) and node not in nodes:
+            nodes.add(node)
+            weights |= {node.variable} if hasattr(node, "variable") else set()
+            queue += [source for source, _ in node.next_functions]
+    return weights
 
 
 def _constant_buffers(module: nn.Module) -> list[str]:
@@ -124,8 +166,8 @@ def gradient_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[
 
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(enabled)
-    if isinstance(model, DistributedDataParallel) and not enabled:
-        return model.no_sync()
+    if isinstance(model, _DataParallel):
+        return model.exchange() if enabled else model.no_sync()
     return nullcontext()
 
 

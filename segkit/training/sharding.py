@@ -1,5 +1,6 @@
 """FSDP2: each process holds a shard of each weight, gradient, optimizer state and EMA."""
 
+import warnings
 from collections.abc import Iterator
 from typing import cast
 
@@ -27,6 +28,8 @@ def shard(module: nn.Module, device: torch.device) -> None:
     """
     if device.type == "cpu":
         _require_mean_gradients()
+    # some outputs are views; no code changes an output in place
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for block in blocks_of(module):
         fully_shard(block, mesh=mesh)

@@ -27,6 +27,7 @@ from tests.training.two_processes import (
     quiet_trainer,
     stop_after,
     summary,
+    take_varied_steps,
 )
 
 # Half a minute of two cores, which a busy machine may not have.
@@ -77,7 +78,8 @@ def pair(
         interrupt = stop_after(3)
         train(tiny, data, out / LEFT_BY_ONE, callbacks=interrupt, **JOINT)
     sets = (data.path for data in (toy_set, box_set, sparse_set))
-    run_two_processes("tests.training.two_processes", out, tiny, *sets, timeout=800)
+    errors = run_two_processes("tests.training.two_processes", out, tiny, *sets, timeout=800)
+    (out / "stderr").write_text(errors)
     return out
 
 
@@ -110,6 +112,26 @@ def test_two_processes_do_what_one_does_on_the_joint_batch(
     assert all(norm > 0.05 for norm in expected["norms"]), "every step is to be a clipped one"
     assert_agree(results[0][parallel], expected)
     assert results[1][parallel]["losses"] == results[0][parallel]["losses"]
+
+
+def test_two_processes_print_no_warnings(pair: Path) -> None:
+    assert "warn" not in (pair / "stderr").read_text().lower()
+
+
+def test_weights_that_a_step_leaves_unused_are_not_updated_as_in_one_process(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, results: list[dict[str, Any]]
+) -> None:
+    sets = [str(toy_set.path), str(box_set.path)]
+    expected = take_varied_steps(str(tiny), sets, "data.batch_size=4")
+    assert len(set(expected["steps"].values())) > 1, "learned queries skip sets of boxes"
+    for result in results:
+        assert result["varied"]["steps"] == expected["steps"]
+        gradients = result["varied"]["gradients"]
+        assert gradients.keys() == expected["gradients"].keys()
+        for name, gradient in expected["gradients"].items():
+            torch.testing.assert_close(
+                torch.tensor(gradients[name]), torch.tensor(gradient), rtol=1e-2, atol=1e-4
+            )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 
-def run_two_processes(module: str, *arguments: object, timeout: float) -> None:
-    """Run a module in two processes; fail with what they wrote on stderr.
+def run_two_processes(module: str, *arguments: object, timeout: float) -> str:
+    """Run a module in two processes; fail with what they wrote on stderr, or return it.
 
     Args:
         module: dotted name.
@@ -27,3 +27,4 @@ def run_two_processes(module: str, *arguments: object, timeout: float) -> None:
     finally:
         process.terminate()  # if it hangs, torchrun ends its workers
     assert process.returncode == 0, errors[-3000:]
+    return errors

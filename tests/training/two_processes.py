@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ from segkit.data.batch import Batch
 from segkit.errors import SegkitError
 from segkit.stopping import StoppedError
 from segkit.training.logging import StepRecord
+from segkit.training.optimizer import named_state
+from segkit.training.setup import TrainingSetup
 from segkit.training.sharding import full_state_dict
-from segkit.training.train import train
+from segkit.training.train import _build_mix, _build_trainer, train
 from segkit.training.trainer import Callbacks, Trainer
 from tests.training.stand_in import batches, freeze_mode, make_trainer, take_steps
 
 PARALLEL = ("ddp", "fsdp")
 RECOMPUTED: dict[str, list[str]] = {"ddp": [], "fsdp": ["training.activation_checkpointing=true"]}
 STEPS = 6
+VARIED_STEPS = 3
 SAVED = 2
 """Steps before the checkpoint from which other trainers continue."""
 # Batch statistics and noise differ between processes; without them a batch may be split.
@@ -137,6 +140,27 @@ def train_runs(out: Path, tiny: str, sets: list[str]) -> dict[str, Any]:
     return results
 
 
+def take_varied_steps(tiny: str, sets: list[str], *overrides: str) -> dict[str, Any]:
+    """Steps that leave other weights unused in turn: how many each took, and the last gradients."""
+    setup = TrainingSetup.open(
+        tiny,
+        list(zip(sets, (2.0, 1.0), strict=True)),  # draws the second, the first, the second
+        eval_data=[],
+        steps=VARIED_STEPS,
+        device="cpu",
+        overrides=[*QUIET, "model.foreground=4", *overrides],
+    )
+    trainer, mix = _build_trainer(setup), _build_mix(setup)
+    with closing(batch for _, batch in mix.batches(0, VARIED_STEPS, pinned=False)) as data:
+        list(take_steps(trainer, data))
+    state = named_state(trainer.model, trainer.optimizer)
+    weights = trainer.model.named_parameters()
+    return {
+        "steps": {name: int(value) for name, value in state.items() if name.endswith("/step")},
+        "gradients": {name: w.grad.tolist() for name, w in weights if w.grad is not None},
+    }
+
+
 def resume_runs(out: Path, tiny: str, sets: list[str]) -> None:
     """Leave an interrupted run for one process, and resume that of one process."""
     data = [(spec, 1.0) for spec in sets]
@@ -151,6 +175,7 @@ def resume_runs(out: Path, tiny: str, sets: list[str]) -> None:
 def main(out: Path, tiny: str, *sets: str) -> None:
     with distributed.process_group(torch.device("cpu")):
         results = train_stand_ins(out) | train_runs(out, tiny, list(sets))
+        results["varied"] = take_varied_steps(tiny, list(sets[:2]))
         resume_runs(out, tiny, list(sets))
         (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(results))
 
