@@ -66,7 +66,7 @@ IMAGE_GFLOPS = Cost(
     487.6, "GFLOP", COUNTED, "dataseg-r50 on an image at 1024 pixels: scripts/scaling.py --measure"
 )
 BOX_CPU = Cost(
-    0.0027,
+    0.0021,
     "CPU-seconds per box",
     MEASURED,
     "crop, paste and RLE of a box: scripts/scaling.py --measure",

@@ -39,7 +39,7 @@ def test_rows_follow_from_the_costs(scaling: ModuleType) -> None:
     labeling = list(scaling.labeling_rows())
     seconds = 25_407_598 * 119.9e9 / (989e12 * utilization())
     assert labeling[0][3] == f"{seconds / 3600:.0f} h, $72"
-    assert labeling[0][4] == "19 h"  # 25.4 million times 2.7 ms
+    assert labeling[0][4] == "15 h"  # 25.4 million times 2.1 ms
     (conversion,) = (row for row in scaling.conversion_rows() if row[0] == "COCO panoptic")
     assert conversion[2:] == ["0.30 h", "0.67 GB", "19.00 GB", "$0.01"]
     assert scaling.number(1234.0) == "1,200" and scaling.number(0.0123) == "0.012"
