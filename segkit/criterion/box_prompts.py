@@ -31,6 +31,10 @@ MIN_SIDE = 0.2
 """Least longer side of a box over the crop's: inference prompts with crops around the boxes, in
 which all boxes are that large."""
 
+MAX_BOXES = 100
+"""Maximum box prompts of a crop where `loss.max_box_prompts` is 0, and of its denoising queries. At
+1024 pixels in bf16 a prompt takes 20 MiB for forward pass and losses (`estimate_memory`)."""
+
 
 def sample_box_prompts(
     batch: Batch, config: LossConfig, generator: torch.Generator
@@ -91,11 +95,13 @@ def _instance_prompts(
     targets = [torch.nonzero(chosen)[:, 0] for chosen in large_instances(batch)]
     if not any(len(rows) for rows in targets):
         return None
-    if config.max_box_prompts:
-        targets = [
-            _most_central(t.boxes, rows, batch.images.shape[-1])[: config.max_box_prompts]
-            for t, rows in zip(batch.targets, targets, strict=True)
-        ]
+    crop_size, maximum = batch.images.shape[-1], config.max_box_prompts
+    targets = [
+        _most_central(t.boxes, rows, crop_size)[:maximum]
+        if maximum
+        else at_most_boxes(t.boxes, rows, crop_size)
+        for t, rows in zip(batch.targets, targets, strict=True)
+    ]
     pairs = list(zip(batch.targets, targets, strict=True))
     boxes = [jitter_boxes(t.boxes[rows], config.box_noise, generator) for t, rows in pairs]
     labels = [_drop_labels(t.labels[rows], config.label_dropout, generator) for t, rows in pairs]
@@ -106,6 +112,13 @@ def _instance_prompts(
             for (t, rows), is_object in zip(pairs, _objects(batch), strict=True)
         ]
     return BoxPrompts(boxes, labels, targets, neighbors)
+
+
+def at_most_boxes(boxes: Tensor, rows: Tensor, crop_size: int) -> Tensor:
+    """The rows of boxes (T, 4) unchanged; of more than MAX_BOXES those that are most central."""
+    if len(rows) <= MAX_BOXES:
+        return rows
+    return _most_central(boxes, rows, crop_size)[:MAX_BOXES]
 
 
 def _most_central(boxes: Tensor, rows: Tensor, crop_size: int) -> Tensor:

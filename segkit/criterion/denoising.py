@@ -13,7 +13,12 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from segkit import distributed
-from segkit.criterion.box_prompts import jitter_boxes, prompt_indices, shared_prompts
+from segkit.criterion.box_prompts import (
+    at_most_boxes,
+    jitter_boxes,
+    prompt_indices,
+    shared_prompts,
+)
 from segkit.criterion.losses import dice_loss, focal_loss
 from segkit.criterion.partial_labels import mask_unannotated_logits
 from segkit.criterion.pooled_targets import PooledTargets, true_rows
@@ -34,7 +39,7 @@ NOISE = 0.4
 def sample_denoising(
     batch: Batch, config: LossConfig, generator: torch.Generator
 ) -> BoxPrompts | None:
-    """The boxes of all things with noise, without labels.
+    """The boxes of all things with noise, without labels; of the MAX_BOXES most central ones.
 
     Every process must call it: as with `sample_box_prompts`, one without things gets a placeholder
     where another process has some.
@@ -49,7 +54,10 @@ def sample_denoising(
     """
     if config.denoising == 0 or batch.task == "semantic":
         return None
-    rows = [torch.nonzero(t.is_thing & ~t.is_part)[:, 0] for t in batch.targets]
+    rows = [
+        at_most_boxes(t.boxes, torch.nonzero(t.is_thing & ~t.is_part)[:, 0], batch.images.shape[-1])
+        for t in batch.targets
+    ]
     boxes = [
         jitter_boxes(t.boxes[things], NOISE, generator)
         for t, things in zip(batch.targets, rows, strict=True)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from segkit import distributed
-from segkit.criterion.box_prompts import box_prompt_losses, sample_box_prompts
+from segkit.criterion.box_prompts import MAX_BOXES, box_prompt_losses, sample_box_prompts
+from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.pooled_targets import PooledTargets
 from segkit.data.batch import Batch
 from segkit.model.box_prompt_encoder import BoxPrompts
@@ -132,6 +133,29 @@ def test_one_prompt_of_a_crop_is_the_one_that_the_crop_shows_as_inference_does()
     assert torch.equal(prompts.neighbors[0], boxes[[0, 2]])
     two = sampled(batch, EXACT.model_copy(update={"max_box_prompts": 2}))
     assert len(two) == 2 and two.targets[0][0] == 1
+
+
+@pytest.mark.parametrize("count", [MAX_BOXES, MAX_BOXES + 50])
+def test_a_crop_with_hundreds_of_boxes_takes_bounded_memory(count: int) -> None:
+    corners = [(i % 40, i // 40, i % 40 + 20, i // 40 + 20) for i in range(count)]
+    target = rectangles(*corners, masked=False)
+    batch = make_batch(target, rectangles((0, 0, 30, 30)), task="instance")
+    quiet = CONFIG.model_copy(update={"box_noise": 0.0, "denoising": 1.0})
+    prompts = sampled(batch, quiet)
+    noised = sample_denoising(batch, quiet, torch.default_generator)
+    assert noised is not None
+    for boxes, targets in ((prompts.boxes, prompts.targets), (noised.boxes, noised.targets)):
+        assert [len(part) for part in boxes] == [len(part) for part in targets] == [MAX_BOXES, 1]
+    rows = prompts.targets[0]
+    assert torch.equal(prompts.boxes[0], target.boxes[rows])
+    if count == MAX_BOXES:
+        assert torch.equal(rows, torch.arange(count)), "as without a maximum"
+    else:
+        distance = ((target.boxes[:, :2] + target.boxes[:, 2:]) / 2 - 32).norm(dim=1)
+        left_out = torch.ones(count, dtype=torch.bool).index_fill(0, rows, False)
+        assert distance[rows].max() <= distance[left_out].min()
+    explicit = sampled(batch, quiet.model_copy(update={"max_box_prompts": 120}))
+    assert len(explicit.targets[0]) == min(count, 120)
 
 
 def trusting(trust: float | None, masked: bool = True) -> Batch:
