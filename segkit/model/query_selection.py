@@ -33,7 +33,8 @@ def select_cells(scales: Sequence[Tensor], names: Tensor, classify: Classify, co
     Returns:
         (B, k) int64, best first: indices into the cells of all maps, map after map, row by row.
     """
-    pairs = [_best_names(scale, names, classify) for scale in scales]
+    # detached, since torch's counter of operations hooks inputs that require a gradient
+    pairs = [_best_names(scale.detach(), names, classify) for scale in scales]
     score = torch.cat([score for score, _ in pairs], dim=1)  # (B, S)
     is_peak = torch.cat([peak for _, peak in pairs], dim=1)
     spread = score.amax(1, keepdim=True) - score.amin(1, keepdim=True)

@@ -138,3 +138,10 @@ def test_the_heads_of_recipes_for_one_gpu_state_the_estimate(name: str, gib: int
     assert f"Expected, not measured: {gib} GiB (segkit train --plan)" in head
     crops = recipe.training.steps * recipe.data.batch_size * recipe.training.accumulate
     assert f"{crops:,} crops" in head.replace("\n#            ", " ")
+
+
+def test_foreground_queries_and_box_prompts_count() -> None:
+    """Cells are selected without gradients, where torch's counter of operations once failed."""
+    recipe = load_recipe("openseed-mini", ["data.image_size=64", "loss.denoising=1"])
+    without, full = (estimate_memory(recipe, classes=4, prompts=count) for count in (0, 5))
+    assert 0 < without.activations < full.activations and without.losses < full.losses
