@@ -23,11 +23,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from cuda_bench import SHIPPED
-from experiments import markdown
 from torch import nn
 
-from segkit.demo.layouts import write_native_sets
 from segkit.distributed import autocast
 from segkit.inference.open_teacher import TeacherSpec
 from segkit.inference.outputs import predict_set
@@ -35,9 +32,6 @@ from segkit.inference.pseudolabel import pseudolabel
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
 from segkit.shards.reader import ShardSet
-from segkit.sources.engine import ConvertOptions, convert
-from segkit.sources.objects365 import open_objects365
-from segkit.training.train import train
 from segkit.workers.devices import Workers
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -84,6 +78,9 @@ def main() -> None:
         images, count = len(boxes), boxes.manifest.statistics.boxes_only
         rows = compare("predict", images, 0, run, predict, workers, options.repeats)
         rows += compare("pseudolabel", images, count, run, label, workers, options.repeats)
+    # here as in the functions below, since every worker process imports this script
+    from experiments import markdown
+
     text = markdown(COLUMNS, rows)
     print(text)
     if options.markdown:
@@ -92,6 +89,10 @@ def main() -> None:
 
 def scenes(folder: Path, images: int) -> ShardSet:
     """Generated scenes with boxes."""
+    from segkit.demo.layouts import write_native_sets
+    from segkit.sources.engine import ConvertOptions, convert
+    from segkit.sources.objects365 import open_objects365
+
     native = write_native_sets(folder / "native", train=images, val=1, seed=0)
     source = open_objects365(native.objects365_boxes("train"), native.objects365_images)
     convert(source, folder / "boxes", ConvertOptions(workers=1))
@@ -100,6 +101,10 @@ def scenes(folder: Path, images: int) -> ShardSet:
 
 def untrained(data: ShardSet, folder: Path) -> Path:
     """A run of one step."""
+    from cuda_bench import SHIPPED
+
+    from segkit.training.train import train
+
     settings = [*SHIPPED, "data.batch_size=2", "data.image_size=128"]
     return train(
         "dataseg-mini", [(str(data.path), 1.0)], folder / "run", steps=1, overrides=settings
