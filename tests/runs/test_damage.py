@@ -167,8 +167,10 @@ def test_names_of_files_stay_inside_the_run(version: Path) -> None:
 def test_checkpoints_of_an_interrupted_run_are_checked(version: Path) -> None:
     run = version.parent.parent / "stopped"
     folder = run / ".v1.partial" / "checkpoints"
+    writer = checkpoint.CheckpointWriter()
     for step in (5, 10):
-        checkpoint.save(folder, step, {"w": torch.ones(3)}, {}, newest=2, best=None)
+        writer.start(folder, step, {"w": torch.ones(3)}, {}, newest=2, best=None)
+    writer.wait()
     result = runner.invoke(app, ["validate", str(run), "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["checkpoints"] == ["step-00000005", "step-00000010"]
