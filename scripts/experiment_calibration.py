@@ -171,9 +171,7 @@ def calibration_table(
     for name, (by_size, checked) in halves.items():
         figures = []
         for seed in SEEDS:
-            images = np.unique(boxes.image)
-            half = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
-            fitted = np.isin(boxes.image, half)
+            fitted = boxes.in_half(seed)
             maps = maps_of(boxes.select(fitted), by_size=by_size)
             figures.append(errors(maps, checked.select(~fitted)))
         label = f"half of these images, {len(SEEDS)} seeds, {name}"

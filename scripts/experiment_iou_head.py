@@ -1,7 +1,7 @@
 """Does a head on the query of a box prompt predict the IoU of its mask better than the score does?
 
     python scripts/experiment_iou_head.py --checkpoint real-out/labeler \\
-        --data real-out/sets/standin-truth --masks real-out/sets/coco-val real-out/sets/coco-train
+        --data real-out/coco-instances --masks real-out/sets/coco-val real-out/sets/coco-train
 
 SAM predicts the IoU of each mask from the query that made it. Here the run is frozen, and small
 networks learn the same: from the query's embedding, from the score, and from both. They are fitted
@@ -102,10 +102,9 @@ def figures(expected: NDArray[Any], iou: NDArray[Any]) -> tuple[float, float]:
 
 def halves(boxes: Boxes, name: str) -> list[tuple[float, float]]:
     """Figures on one half of the images of a head that was fitted to the other."""
-    images, results = np.unique(boxes.scored.image), []
+    results = []
     for seed in SEEDS:
-        half = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
-        fitted = np.isin(boxes.scored.image, half)
+        fitted = boxes.scored.in_half(seed)
         iou = boxes.scored.iou[~fitted]
         if name == "raw":
             results.append(figures(boxes.scored.score[~fitted], iou))
@@ -119,7 +118,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--data", required=True, help="a set with true masks")
+    parser.add_argument("--data", required=True, help="a set with images and true masks")
     parser.add_argument("--masks", nargs="*", default=[], help="further sets with true masks")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()

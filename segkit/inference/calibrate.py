@@ -54,6 +54,12 @@ class ScoredBoxes:
         """Some of the boxes: those where `chosen` (Q,) is True."""
         return ScoredBoxes(*(values[chosen] for values in vars(self).values()))
 
+    def in_half(self, seed: int) -> NDArray[np.bool_]:
+        """(Q,) whether a box is of the half of the images that a seed draws."""
+        images = np.unique(self.image)
+        half = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
+        return np.isin(self.image, half)
+
 
 @dataclass(frozen=True)
 class _LabeledImage:
@@ -157,9 +163,7 @@ def fit_calibration(
     Raises:
         InputError: fewer than `MIN_BOXES` boxes in either half.
     """
-    images = np.unique(boxes.image)
-    fitted_images = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
-    is_fitted = np.isin(boxes.image, fitted_images)
+    is_fitted = boxes.in_half(seed)
     fitted, held_out = boxes.select(is_fitted), boxes.select(~is_fitted)
     fewest = min(len(fitted.iou), len(held_out.iou))
     if fewest < MIN_BOXES:
@@ -176,7 +180,7 @@ def fit_calibration(
         schema="segkit.calibration/1",
         seed=seed,
         min_boxes=MIN_BOXES,
-        images=len(fitted_images),
+        images=len(np.unique(fitted.image)),
         tta=tta,
         maps=maps,
         check=check(held_out, expected),
