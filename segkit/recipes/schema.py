@@ -179,7 +179,7 @@ class LossConfig(Section):
     them."""
     max_box_prompts: int = Field(0, ge=0)
     """Maximum box prompts of a crop, those nearest to its center in the size that inference prompts
-    with; 0 takes all, but of more than 100 the first 100."""
+    with; 0: up to 100."""
     box_noise: float = Field(0.05, ge=0, le=0.5)
     """Maximum shift of the sides of a box prompt in training, relative to its width and height."""
     label_dropout: float = Field(0.5, ge=0, le=1)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,6 +83,7 @@ class Trainer:
         else:
             self.parallel_model = distributed.wrap_ddp(model, self.device)
         self.optimizer = build_optimizer(model, self.recipe.optimizer)
+        self.checkpoints = checkpoint.CheckpointWriter()
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.recipe.training.precision == "fp16"
         )
@@ -241,11 +241,6 @@ class Trainer:
         load_named_state(self.model, self.optimizer, state)
         self.scaler.load_state_dict(values["scaler"])
         self.step = int(values["step"])
-
-    @cached_property
-    def checkpoints(self) -> checkpoint.CheckpointWriter:
-        """Writes the checkpoints, in a thread."""
-        return checkpoint.CheckpointWriter()
 
     @property
     def batches_per_step(self) -> int:
