@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from segkit.criterion.query_groups import runs_learned_queries
 from segkit.criterion.set_criterion import SetCriterion
-from segkit.data.batch import Batch, Targets, no_masks
+from segkit.data.batch import Batch, PackedMasks, Targets
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_config
 from segkit.model.text_classifier import ClassEmbeddings
@@ -137,7 +137,7 @@ def without_masks(target: Targets) -> Targets:
         target,
         is_thing=torch.ones(count, dtype=torch.bool),
         has_mask=torch.zeros(count, dtype=torch.bool),
-        masks=no_masks(count, target.void.shape),
+        masks=PackedMasks.empty(count, target.void.shape),
     )
 
 
@@ -231,7 +231,7 @@ def segkit(model: DataSeg, batch: Batch, precision: torch.dtype) -> Candidate:
 
 def hugging_face(model: nn.Module, batch: Batch, precision: torch.dtype) -> Candidate:
     """transformers' Mask2FormerForUniversalSegmentation."""
-    masks = [target.masks.float() for target in batch.targets]
+    masks = [target.masks.dense().float() for target in batch.targets]
     classes = [target.labels.to(batch.images.device) for target in batch.targets]
 
     def loss() -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from segkit.data.batch import Targets
+from segkit.data.batch import PackedMasks, Targets
 from segkit.model.dataseg import MASK_STRIDE
 
 
@@ -86,8 +86,8 @@ class PooledTargets:
     """(h, w): share of each cell that is labeled."""
     void: Tensor
     """(h, w): share of each cell that is void within the image; the rest is padding."""
-    full_masks: Tensor
-    """(T, H, W) bool: the masks before pooling, for losses at points."""
+    full_masks: PackedMasks
+    """T masks of H x W pixels, before pooling, for losses at points."""
     labeled: Tensor
     """(H, W) bool: pixels that are not void."""
     assist: AssistMasks | None = None
@@ -125,9 +125,8 @@ class PooledTargets:
         if bool(self.has_mask.any()):
             masks, full_masks = self.masks[on_device], self.full_masks[on_device]
         else:  # they take no memory
-            masks, full_masks = (
-                x[:1].expand(len(rows), -1, -1) for x in (self.masks, self.full_masks)
-            )
+            masks = self.masks[:1].expand(len(rows), -1, -1)
+            full_masks = PackedMasks.empty(len(rows), self.labeled.shape, self.labeled.device)
         return replace(
             self,
             labels=self.labels[on_device],
@@ -153,8 +152,8 @@ def _pool_masks(targets: Targets, weight: Tensor) -> Tensor:
     return weight.new_zeros(shape).index_copy(0, rows, masks)
 
 
-def _share_of_labeled(masks: Tensor, weight: Tensor) -> Tensor:
-    return (pool_flags(masks) / weight.clamp(min=1e-6)).clamp(max=1.0)
+def _share_of_labeled(masks: PackedMasks, weight: Tensor) -> Tensor:
+    return (pool_masks(masks) / weight.clamp(min=1e-6)).clamp(max=1.0)
 
 
 def pool_flags(flags: Tensor) -> Tensor:
@@ -166,6 +165,21 @@ def pool_flags(flags: Tensor) -> Tensor:
     cells = (*flags.shape[:-2], height, MASK_STRIDE, width, MASK_STRIDE)
     down = flags.view(torch.uint8).reshape(cells).sum(-3, dtype=torch.uint8)  # (..., h, w, stride)
     return down.sum(-1, dtype=torch.uint8).float() / MASK_STRIDE**2
+
+
+def pool_masks(masks: PackedMasks) -> Tensor:
+    """Share of each cell's pixels that a mask covers, exact: (T, h, w) float32.
+
+    Equals `pool_flags` of the dense masks; a byte of a row is two cells wide.
+    """
+    bits = masks.bits
+    twos = bits - (bits >> 1 & 0x55)  # number of set bits in each pair of bits
+    fours = (twos & 0x33) + (twos >> 2 & 0x33)  # in each half of a byte: one row of a cell
+    count, height, row_bytes = bits.shape
+    rows = fours.reshape(count, height // MASK_STRIDE, MASK_STRIDE, row_bytes)
+    halves = [half.sum(2, dtype=torch.uint8) for half in (rows & 0xF, rows >> 4)]
+    counts = torch.stack(halves, dim=-1).flatten(2)  # (T, h, W / 4)
+    return counts[..., : masks.width // MASK_STRIDE].float() / MASK_STRIDE**2
 
 
 def box_cover(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:

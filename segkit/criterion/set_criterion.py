@@ -32,7 +32,7 @@ from segkit.criterion.point_sampling import (
 from segkit.criterion.pooled_targets import AssistMasks, CellBoxes, PooledTargets, true_rows
 from segkit.criterion.query_groups import Foreground
 from segkit.criterion.sigmoid_classes import sigmoid_class_loss
-from segkit.data.batch import Batch
+from segkit.data.batch import Batch, PackedMasks
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import Outputs, Proposals
 from segkit.recipes.schema import LossConfig
@@ -305,7 +305,7 @@ def _at_points(
     """Logits, masks and weights (M, count) at pixels, most of them where the mask is uncertain."""
     labeled = torch.stack([t.labeled for t in targets])  # (B, H, W)
     points = uncertain_points(logits, labeled, image, count, generator)
-    masks = torch.cat([t.full_masks for t in targets]).flatten(1)[target[:, None], points]
+    masks = PackedMasks.cat([t.full_masks for t in targets]).at(target[:, None], points)
     weight = labeled.flatten(1)[image[:, None], points]
     size = (labeled.shape[1], labeled.shape[2])
     return logits_at(logits, points, size), masks.float(), weight.float()

@@ -3,10 +3,83 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.shards.manifest import Task
+
+
+@dataclass(frozen=True)
+class PackedMasks:
+    """T masks of H x W pixels, eight pixels in a byte: 100 masks of 1024 x 1024 take 12.5 MiB."""
+
+    bits: Tensor
+    """(T, H, ceil(W / 8)) uint8: bit x % 8 of byte x // 8 is pixel x of a row, the lowest first."""
+    width: int
+    """W."""
+
+    @classmethod
+    def from_dense(cls, masks: NDArray[np.bool_] | Tensor) -> "PackedMasks":
+        """Pack masks (T, H, W) bool on the CPU."""
+        bits = np.packbits(np.asarray(masks), axis=-1, bitorder="little")
+        return cls(torch.from_numpy(bits), masks.shape[-1])
+
+    @classmethod
+    def empty(
+        cls, count: int, size: Sequence[int], device: torch.device | str = "cpu"
+    ) -> "PackedMasks":
+        """`count` masks of (height, width) without a pixel, in the memory of one byte."""
+        height, width = size
+        byte = torch.zeros(1, 1, 1, dtype=torch.uint8, device=device)
+        return cls(byte.expand(count, height, -(-width // 8)), width)
+
+    @classmethod
+    def cat(cls, masks: Sequence["PackedMasks"]) -> "PackedMasks":
+        """The masks of several images of one size, in one tensor."""
+        return cls(torch.cat([m.bits for m in masks]), masks[0].width)
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    def __getitem__(self, rows: Tensor | slice) -> "PackedMasks":
+        """Some of the masks: rows (R,) int64 on the same device, or a slice."""
+        return PackedMasks(self.bits[rows], self.width)
+
+    def split(self, counts: Sequence[int]) -> list["PackedMasks"]:
+        """Inverse of `cat`, in the same memory."""
+        return [PackedMasks(bits, self.width) for bits in torch.split(self.bits, list(counts))]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PackedMasks":
+        """The masks on a device."""
+        return PackedMasks(self.bits.to(device, non_blocking=non_blocking), self.width)
+
+    def pin_memory(self) -> "PackedMasks":
+        """The masks in pinned memory."""
+        return PackedMasks(self.bits.pin_memory(), self.width)
+
+    def at(self, rows: Tensor, pixels: Tensor) -> Tensor:
+        """Values of masks at pixels: bool, in the shape to which both arguments broadcast.
+
+        Args:
+            rows: int64, indices of masks.
+            pixels: int64, pixels in row-major order.
+        """
+        row_bytes = self.bits.shape[-1]
+        if 8 * row_bytes == self.width:
+            place, bit = pixels >> 3, pixels & 7
+        else:
+            x = pixels % self.width
+            place, bit = pixels // self.width * row_bytes + (x >> 3), x & 7
+        values = self.bits.flatten(1)[rows, place]
+        return (values >> bit.to(torch.uint8) & 1).bool()
+
+    def dense(self) -> Tensor:
+        """The masks, (T, H, W) bool."""
+        shifts = torch.arange(8, dtype=torch.uint8, device=self.bits.device)
+        pixels = self.bits[..., None] >> shifts & 1  # (T, H, W / 8, 8)
+        return pixels.flatten(2)[..., : self.width].bool()
 
 
 @dataclass(frozen=True)
@@ -18,9 +91,10 @@ class Targets:
     is_thing: Tensor
     """(T,) bool."""
     has_mask: Tensor
-    """(T,) bool: False where only the box is known; `masks` is then False everywhere."""
-    masks: Tensor
-    """(T, H, W) bool; masks of instances may overlap. Without any mask, they take no memory."""
+    """(T,) bool: False where only the box is known; its mask is then False everywhere."""
+    masks: PackedMasks
+    """T masks of H x W pixels; those of instances may overlap. Without any mask, they take no
+    memory."""
     boxes: Tensor
     """(T, 4) float32: x0, y0, x1, y1 in pixels of the crop, clipped to it."""
     is_part: Tensor
@@ -49,16 +123,11 @@ class Targets:
         if bool(self.has_mask.any()):
             masks = self.masks.to(device, non_blocking=non_blocking)
         else:
-            masks = no_masks(len(self), self.void.shape, device)
+            masks = PackedMasks.empty(len(self), self.void.shape, device)
         void, padding = self.void.to(device, non_blocking=non_blocking), self.padding
         if padding is not None:
             padding = padding.to(device, non_blocking=non_blocking)
         return replace(self, masks=masks, void=void, padding=padding)
-
-
-def no_masks(count: int, size: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Masks of targets without any: (count, height, width) bool, in the memory of one pixel."""
-    return torch.zeros(1, 1, 1, dtype=torch.bool, device=device).expand(count, *size)
 
 
 @dataclass(frozen=True)
@@ -102,8 +171,8 @@ class CollatedBatch:
     """(B,) targets of each image."""
     targets: dict[str, Tensor]
     """Each field with one entry per target, (sum of counts, ...)."""
-    masks: Tensor
-    """(M, H, W): those of all targets of the images in which any has one."""
+    masks: PackedMasks
+    """M of H x W pixels: those of all targets of the images in which any has one."""
     void: Tensor
     """(B, H, W)."""
     padding: Tensor | None
@@ -134,7 +203,7 @@ def collate(batch: Batch) -> CollatedBatch:
         images=batch.images,
         counts=[len(target) for target in targets],
         targets={name: torch.cat([getattr(target, name) for target in targets]) for name in names},
-        masks=torch.cat([target.masks[: _masks_sent(target.has_mask)] for target in targets]),
+        masks=PackedMasks.cat([target.masks[: _masks_sent(target.has_mask)] for target in targets]),
         void=torch.stack([target.void for target in targets]),
         padding=_stack_padding(targets),
         annotated=[
@@ -162,14 +231,15 @@ def uncollate(collated: CollatedBatch) -> Batch:
     fields = {
         name: torch.split(tensor, collated.counts) for name, tensor in collated.targets.items()
     }
-    masks = torch.split(collated.masks, [_masks_sent(flags) for flags in fields["has_mask"]])
-    fields["masks"] = tuple(
-        piece if len(piece) == count else no_masks(count, piece.shape[1:])
-        for piece, count in zip(masks, collated.counts, strict=True)
-    )
+    sent = collated.masks.split([_masks_sent(flags) for flags in fields["has_mask"]])
+    masks = [
+        piece if len(piece) == count else PackedMasks.empty(count, collated.void.shape[1:])
+        for piece, count in zip(sent, collated.counts, strict=True)
+    ]
     targets = tuple(
         Targets(
             **{name: pieces[image] for name, pieces in fields.items()},
+            masks=masks[image],
             void=collated.void[image],
             annotated=None if annotated is None else torch.tensor(annotated),
             padding=None if collated.padding is None else collated.padding[image],

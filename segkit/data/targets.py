@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from segkit.data.augment import Crop
-from segkit.data.batch import Targets, no_masks
+from segkit.data.batch import PackedMasks, Targets
 from segkit.data.check_sets import is_target
 from segkit.masks.boxes import Corners, Mask, corners, tight_box
 from segkit.masks.run_lengths import decode_counts
@@ -218,13 +218,15 @@ class _TargetBuilder:
     def _stack(self, targets: Sequence[_Target], void: Mask, padding: Mask) -> Targets:
         labels = [self.taxonomy.index[target.segment.class_id] for target in targets]
         is_thing = [target.segment.kind == "thing" for target in targets]
-        masks = no_masks(len(targets), void.shape)
+        masks = PackedMasks.empty(len(targets), void.shape)
         if any(target.has_mask for target in targets):
-            dense = np.zeros((len(targets), *void.shape), bool)
-            for row, target in zip(dense, targets, strict=True):
-                if target.has_mask:
-                    row[:] = target.mask
-            masks = torch.from_numpy(dense)
+            unknown = PackedMasks.empty(1, void.shape)
+            masks = PackedMasks.cat(
+                [
+                    PackedMasks.from_dense(target.mask[None]) if target.has_mask else unknown
+                    for target in targets
+                ]
+            )
         boxes = torch.tensor([target.box for target in targets], dtype=torch.float32)
         return Targets(
             labels=torch.tensor(labels, dtype=torch.int64),

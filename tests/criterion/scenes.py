@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from segkit.criterion.set_criterion import SetCriterion
-from segkit.data.batch import Batch, Targets
+from segkit.data.batch import Batch, PackedMasks, Targets
 from segkit.model.dataseg import Outputs, Proposals
 from segkit.recipes.schema import LossConfig
 from segkit.shards.manifest import Task
@@ -27,7 +27,7 @@ def rectangles(
         label,
         IS_THING[label],
         torch.full((len(boxes),), masked),
-        masks,
+        PackedMasks.from_dense(masks),
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         torch.zeros(len(boxes), dtype=torch.bool),
         torch.zeros(SIZE, SIZE, dtype=torch.bool),
@@ -50,7 +50,7 @@ def perfect_proposals(images: tuple[Targets, ...], extra: int = 2) -> Proposals:
     classes[..., -1] = 30.0
     masks = torch.full((len(images), count, CELLS, CELLS), -30.0)
     for i, target in enumerate(images):
-        for row, (label, mask) in enumerate(zip(target.labels, target.masks, strict=True)):
+        for row, (label, mask) in enumerate(zip(target.labels, target.masks.dense(), strict=True)):
             classes[i, row, -1], classes[i, row, label] = -30.0, 30.0
             masks[i, row] = F.max_pool2d(mask[None].float(), 4)[0] * 60 - 30
     return Proposals(classes[:, None], masks[:, None])

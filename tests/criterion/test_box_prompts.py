@@ -7,7 +7,7 @@ from segkit import distributed
 from segkit.criterion.box_prompts import MAX_BOXES, box_prompt_losses, sample_box_prompts
 from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.pooled_targets import PooledTargets
-from segkit.data.batch import Batch
+from segkit.data.batch import Batch, PackedMasks
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import Proposals
 from segkit.recipes.schema import LossConfig
@@ -74,7 +74,9 @@ def test_connected_parts_are_prompted_and_never_matched() -> None:
     region = replace(
         union,
         labels=torch.tensor([0, 0]),
-        masks=torch.stack([union.masks.any(0), union.masks[1]]),
+        masks=PackedMasks.from_dense(
+            torch.stack([union.masks.dense().any(0), union.masks.dense()[1]])
+        ),
         boxes=torch.tensor([[0.0, 0.0, 60.0, 60.0], [40.0, 40.0, 60.0, 60.0]]),
         is_part=torch.tensor([False, True]),
     )

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from segkit.criterion.dense_loss import box_core, dense_loss
 from segkit.criterion.pooled_targets import PooledTargets
 from segkit.criterion.set_criterion import SetCriterion
-from segkit.data.batch import Batch
+from segkit.data.batch import Batch, PackedMasks
 from segkit.model.dataseg import DataSeg, Outputs
 from segkit.recipes.schema import LossConfig, ModelConfig
 from tests.criterion.scenes import IS_THING, SIZE, make_batch, perfect_proposals, rectangles
@@ -37,11 +37,11 @@ def pixel_map(values: torch.Tensor) -> torch.Tensor:
 def test_on_masks_it_is_the_cross_entropy_of_all_labeled_pixels() -> None:
     # the edges lie within cells: both classes share cells with each other and with void
     target = rectangles((0, 0, 30, 64), (30, 0, 64, 61), labels=(1, 2))
-    target = replace(target, void=~target.masks.any(0))
+    target = replace(target, void=~target.masks.dense().any(0))
     batch = make_batch(target)
     logits = cells(batch)
     classes = torch.full((SIZE, SIZE), -100)
-    classes[target.masks[0]], classes[target.masks[1]] = 1, 2
+    classes[target.masks.dense()[0]], classes[target.masks.dense()[1]] = 1, 2
     expected = F.cross_entropy(pixel_map(logits[0]).flatten(0, 1), classes.flatten())
     torch.testing.assert_close(loss(batch, logits), expected)
 
@@ -57,15 +57,17 @@ def test_outside_all_instances_it_is_weighted_background() -> None:
     target = rectangles((4, 8, 32, 40), labels=(1,))
     batch = make_batch(target, task="instance")
     logits = cells(batch)
-    classes = torch.where(target.masks[0], 1, CLASSES)
+    classes = torch.where(target.masks.dense()[0], 1, CLASSES)
     weight = torch.ones(CLASSES + 1)
     weight[-1] = 0.1
     flat = pixel_map(logits[0]).flatten(0, 1)
     expected = F.cross_entropy(flat, classes.flatten(), weight=weight)
     torch.testing.assert_close(loss(batch, logits), expected)
     # without exhaustive labels, the loader makes these pixels void
-    void = make_batch(replace(target, void=~target.masks[0]), task="instance")
-    expected = F.cross_entropy(flat[target.masks.flatten()], classes.flatten()[classes.ravel() < 3])
+    void = make_batch(replace(target, void=~target.masks.dense()[0]), task="instance")
+    expected = F.cross_entropy(
+        flat[target.masks.dense().flatten()], classes.flatten()[classes.ravel() < 3]
+    )
     torch.testing.assert_close(loss(void, logits), expected)
 
 
@@ -118,7 +120,7 @@ def test_an_unannotated_class_is_not_a_negative(masked: bool) -> None:
 
 def test_the_masks_of_boxes_are_never_read() -> None:
     honest = rectangles((4, 8, 32, 40), masked=False)
-    noise = replace(honest, masks=torch.rand(honest.masks.shape) > 0.5)
+    noise = replace(honest, masks=PackedMasks.from_dense(torch.rand(1, SIZE, SIZE) > 0.5))
     first, second = (
         loss(make_batch(target, task="instance"), cells(make_batch(target)))
         for target in (honest, noise)

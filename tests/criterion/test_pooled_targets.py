@@ -6,14 +6,22 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from segkit.criterion.losses import profiles
-from segkit.criterion.pooled_targets import CellBoxes, PooledTargets, box_cover, pool_flags
+from segkit.criterion.pooled_targets import (
+    CellBoxes,
+    PooledTargets,
+    box_cover,
+    pool_flags,
+    pool_masks,
+)
+from segkit.data.batch import PackedMasks
 from tests.criterion.scenes import rectangles
 
 
 def test_cells_hold_the_share_of_their_labeled_pixels() -> None:
     target = rectangles((2, 0, 10, 4))
     target.void[0:4, 8:10] = True
-    pooled = PooledTargets.from_targets(replace(target, masks=target.masks & ~target.void))
+    masks = PackedMasks.from_dense(target.masks.dense() & ~target.void)
+    pooled = PooledTargets.from_targets(replace(target, masks=masks))
     assert pooled.masks[0, 0, :3].tolist() == [0.5, 1.0, 0.0]
     assert pooled.weight[0, :4].tolist() == [1.0, 1.0, 0.5, 1.0]
     assert pooled.boxes.cover[0, 0, :4].tolist() == [0.5, 1.0, 0.5, 0.0]
@@ -66,7 +74,27 @@ def test_selected_rows_keep_all_fields_together() -> None:
     pooled = PooledTargets.from_targets(image)
     selected = pooled.select(torch.tensor([2, 1]))
     assert selected.labels.tolist() == [2, 0] and selected.has_mask.tolist() == [True, False]
-    for name in ("masks", "corners", "full_masks"):
+    full = pooled.full_masks.dense()
+    assert torch.equal(selected.full_masks.dense(), full[[2, 1]])
+    for name in ("masks", "corners"):
         assert torch.equal(getattr(selected, name), getattr(pooled, name)[[2, 1]])
     assert torch.equal(selected.boxes.cover, pooled.boxes.cover[[2, 1]])
     assert selected.weight is pooled.weight
+
+
+@given(
+    st.integers(0, 3),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.floats(0, 1),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_packed_masks_are_pooled_like_dense_ones(
+    count: int, height: int, width: int, share: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.rand(count, 4 * height, 4 * width, generator=generator) < share
+    expected = F.avg_pool2d(dense[:, None].float(), 4)[:, 0]  # exact: sixteenths
+    assert torch.equal(pool_masks(PackedMasks.from_dense(dense)), expected)
+    assert torch.equal(pool_flags(dense), expected)

@@ -11,12 +11,13 @@ from segkit.criterion import matcher, set_criterion
 from segkit.criterion.box_prompts import sample_box_prompts
 from segkit.criterion.matcher import HungarianMatcher, PendingCosts
 from segkit.criterion.set_criterion import SetCriterion
-from segkit.data.batch import Batch
+from segkit.data.batch import Batch, PackedMasks
 from segkit.model.dataseg import DataSeg, Proposals
 from segkit.recipes.schema import LossConfig, ModelConfig
 from segkit.shards.manifest import Task
 from tests.criterion.scenes import (
     IS_THING,
+    SIZE,
     make_batch,
     perfect_proposals,
     query_losses,
@@ -104,7 +105,7 @@ def test_class_loss_is_the_weighted_cross_entropy_of_all_proposals() -> None:
 
 def test_masks_of_box_only_targets_are_never_read() -> None:
     honest = rectangles((4, 8, 32, 40), masked=False)
-    noise = replace(honest, masks=torch.rand(honest.masks.shape) > 0.5)
+    noise = replace(honest, masks=PackedMasks.from_dense(torch.rand(1, SIZE, SIZE) > 0.5))
     proposals = perfect_proposals((rectangles((0, 4, 40, 44)),))
     first, second = (
         query_losses(proposals, make_batch(target, task="instance"), LossConfig())

@@ -57,13 +57,13 @@ def equal(first: Batch, second: Batch) -> bool:
         and first.sample_ids == second.sample_ids
         and torch.equal(first.images, second.images)
         and all(
-            torch.equal(getattr(ours, name), getattr(theirs, name))
+            torch.equal(ours.masks.bits, theirs.masks.bits)
+            and torch.equal(getattr(ours, name), getattr(theirs, name))
             for ours, theirs in zip(first.targets, second.targets, strict=True)
             for name in (
                 "labels",
                 "is_thing",
                 "has_mask",
-                "masks",
                 "boxes",
                 "is_part",
                 "void",
@@ -99,7 +99,7 @@ def test_a_batch_holds_one_set_and_its_task(sets: Sets) -> None:
             "p" if batch.dataset == "sem" else batch.dataset[0]
         }
         for targets in batch.targets:
-            assert targets.masks.shape[1:] == (64, 64)
+            assert targets.masks.dense().shape[1:] == (64, 64)
             assert bool(targets.has_mask.any()) <= (batch.dataset != "boxes")
     assert drawn == set(tasks)
 
@@ -128,7 +128,7 @@ def test_every_map_of_a_batch_is_pinned_for_a_gpu(
     maps = [
         restored.images,
         *(getattr(t, name) for t in restored.targets for name in ("void", "padding")),
-        *(t.masks for t in restored.targets if t.has_mask.any()),
+        *(t.masks.bits for t in restored.targets if t.has_mask.any()),
     ]
     assert all(tensor.untyped_storage().data_ptr() in pinned for tensor in maps)
     assert equal(restored, batch)

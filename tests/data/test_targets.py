@@ -32,13 +32,15 @@ def check_shapes(targets: Targets, crop: Crop) -> None:
     number = len(targets)
     assert targets.labels.shape == targets.is_thing.shape == targets.has_mask.shape == (number,)
     assert targets.labels.dtype == torch.int64 and targets.boxes.dtype == torch.float32
-    assert targets.masks.shape == (number, *crop.padded_size) and targets.masks.dtype == torch.bool
+    masks = targets.masks.dense()
+    assert masks.shape == (number, *crop.padded_size) and masks.dtype == torch.bool
     assert targets.boxes.shape == (number, 4) and targets.void.shape == crop.padded_size
-    assert not (targets.masks & targets.void).any()
+    assert not (masks & targets.void).any()
 
 
 def check_boxes_of_masks(targets: Targets) -> None:
-    for mask, box, has_mask in zip(targets.masks, targets.boxes, targets.has_mask, strict=True):
+    masks = targets.masks.dense()
+    for mask, box, has_mask in zip(masks, targets.boxes, targets.has_mask, strict=True):
         rows, columns = mask.nonzero(as_tuple=True)
         if has_mask:
             assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -61,7 +63,7 @@ def test_every_labeled_pixel_of_a_map_has_one_target(task: Task, seed: int) -> N
     expected = {key: by_hand(mask, crop) for key, mask in dense.items()}
     expected = {key: mask for key, mask in expected.items() if mask.sum() >= 4}
     full = ~targets.is_part  # test_parts.py tests connected parts
-    labels, masks = targets.labels[full], targets.masks[full]
+    labels, masks = targets.labels[full], targets.masks.dense()[full]
     assert sorted(labels.tolist()) == sorted(label for label, _ in expected)
     pairs = {
         (int(label), mask.numpy().tobytes()) for label, mask in zip(labels, masks, strict=True)
@@ -88,7 +90,8 @@ def test_overlapping_instances_keep_their_full_masks(seed: int) -> None:
     kept = [(label, mask) for label, mask in dense if mask.sum() >= 4]
     assert targets.labels.tolist() == [label for label, _ in kept]
     assert all(
-        (ours.numpy() == mask).all() for ours, (_, mask) in zip(targets.masks, kept, strict=True)
+        (ours.numpy() == mask).all()
+        for ours, (_, mask) in zip(targets.masks.dense(), kept, strict=True)
     )
     slivers = [mask for _, mask in dense if 0 < mask.sum() < 4]
     expected = np.ones(crop.padded_size, bool)
@@ -102,7 +105,7 @@ def test_overlapping_instances_keep_their_full_masks(seed: int) -> None:
 
 def test_the_scenes_have_overlapping_instances() -> None:
     sums = [
-        build(instance_sample("a", seed), crops(seed), "instance").masks.sum(0)
+        build(instance_sample("a", seed), crops(seed), "instance").masks.dense().sum(0)
         for seed in range(12)
     ]
     assert any((total > 1).any() for total in sums)
@@ -114,8 +117,8 @@ def test_boxes_without_masks_are_clipped_and_their_pixels_are_labeled(seed: int)
     sample = replace(sample, exhaustive=False)
     targets = build(sample, crop, "instance")
     check_shapes(targets, crop)
-    assert not targets.has_mask.any() and not targets.masks.any()
-    assert targets.masks.untyped_storage().nbytes() == 1, "they take no memory"
+    assert not targets.has_mask.any() and not targets.masks.bits.any()
+    assert targets.masks.bits.untyped_storage().nbytes() == 1, "they take no memory"
     rows, columns = np.mgrid[: crop.padded_size[0], : crop.padded_size[1]] + 0.5
     labeled = np.zeros(crop.padded_size, bool)
     for x0, y0, x1, y1 in targets.boxes.tolist():
@@ -139,7 +142,7 @@ def test_policy_box_never_reads_the_mask() -> None:
     ]
     for targets in results:
         assert not targets.has_mask.any() and targets.boxes.tolist() == [[25, 25, 55, 55]]
-        assert not targets.masks.any() and not targets.void[25:55, 25:55].any()
+        assert not targets.masks.bits.any() and not targets.void[25:55, 25:55].any()
         assert targets.void[5:15, 70:90].all() and targets.void[:80, :100].sum() == 200
     assert build(Sample("a", "a", 100, 80, (good,)), FULL, "instance").has_mask.all()
 
@@ -172,7 +175,7 @@ def test_a_merged_class_has_a_mask_only_if_all_its_segments_do() -> None:
         "panoptic",
     )
     assert not mixed.has_mask.any() and mixed.boxes.tolist() == [[10, 30, 80, 50]]
-    assert not mixed.masks.any()
+    assert not mixed.masks.bits.any()
     assert not mixed.void[30:50, 60:80].any() and mixed.void[30, 10], "the box is filled"
 
 
@@ -249,9 +252,7 @@ def test_padding_is_the_area_beyond_the_image() -> None:
 
 def test_only_maps_move_to_the_device() -> None:
     targets = build(Sample("a", "a", 100, 80, annotated=(9,)), FULL, "instance")
-    moved = vars(targets.to("meta"))
-    assert {name for name, value in moved.items() if value is not None and value.is_meta} == {
-        "masks",
-        "void",
-        "padding",
-    }
+    moved = targets.to("meta")
+    assert moved.masks.bits.is_meta
+    tensors = {name: x for name, x in vars(moved).items() if isinstance(x, torch.Tensor)}
+    assert {name for name, tensor in tensors.items() if tensor.is_meta} == {"void", "padding"}

@@ -63,7 +63,7 @@ def test_a_doubtful_mask_keeps_the_box_that_it_was_made_from() -> None:
     assert targets.has_mask.tolist() == [True, True]
     assert targets.trust is not None and targets.trust.tolist() == [1.0, 0.25]
     assert torch.equal(targets.boxes, boxes_only.boxes)
-    assert torch.equal(targets.masks, build(scored(1.0)).masks)
+    assert torch.equal(targets.masks.bits, build(scored(1.0)).masks.bits)
 
 
 def test_weights_survive_collation() -> None:
