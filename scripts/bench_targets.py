@@ -64,7 +64,7 @@ def make_sample(size: int, count: int, *, masked: bool) -> Sample:
         center, axes = rng.uniform(0.1, 0.9, 2) * size, rng.uniform(0.02, 0.2, 2) * size
         cv2.ellipse(mask, (center, 2 * axes, rng.uniform(0, 180)), 1, cv2.FILLED)
         counts = rle.encode(mask.view(bool))
-        segment = Segment(1, "thing", rle.box(counts, size, size), area=float(mask.sum()))
+        segment = Segment(1, "thing", rle.box(counts, size, size), None, float(mask.sum()))
         segments.append(replace(segment, mask=counts, mask_from="human") if masked else segment)
     return Sample("ellipses", "ellipses.jpg", size, size, tuple(segments))
 

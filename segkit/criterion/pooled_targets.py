@@ -170,15 +170,16 @@ def pool_flags(flags: Tensor) -> Tensor:
 def pool_masks(masks: PackedMasks) -> Tensor:
     """Share of each cell's pixels that a mask covers, exact: (T, h, w) float32.
 
-    Equals `pool_flags` of the dense masks; a byte of a row is two cells wide.
+    Equals `pool_flags` of the dense masks. A byte holds one row of two cells, each MASK_STRIDE = 4
+    pixels wide, and counts its pixels in the bits themselves.
     """
-    bits = masks.bits
-    twos = bits - (bits >> 1 & 0x55)  # number of set bits in each pair of bits
-    fours = (twos & 0x33) + (twos >> 2 & 0x33)  # in each half of a byte: one row of a cell
-    count, height, row_bytes = bits.shape
-    rows = fours.reshape(count, height // MASK_STRIDE, MASK_STRIDE, row_bytes)
-    halves = [half.sum(2, dtype=torch.uint8) for half in (rows & 0xF, rows >> 4)]
-    counts = torch.stack(halves, dim=-1).flatten(2)  # (T, h, W / 4)
+    count, height, row_bytes = masks.bits.shape
+    bits = masks.bits.reshape(count, height // MASK_STRIDE, MASK_STRIDE, row_bytes)
+    twos = bits - (bits >> 1 & 0x55)  # pixels in each two bits
+    fours = (twos & 0x33) + (twos >> 2 & 0x33)  # in each half of a byte
+    first, second = (fours[:, :, row] + fours[:, :, row + 1] for row in (0, 2))  # of two rows
+    left, right = (first & 0xF) + (second & 0xF), (first >> 4) + (second >> 4)  # of the cells
+    counts = torch.stack((left, right), dim=-1).flatten(2)  # (T, h, W / 4)
     return counts[..., : masks.width // MASK_STRIDE].float() / MASK_STRIDE**2
 
 

@@ -68,12 +68,12 @@ class PackedMasks:
         """
         row_bytes = self.bits.shape[-1]
         if 8 * row_bytes == self.width:
-            place, bit = pixels >> 3, pixels & 7
+            places, bit = pixels >> 3, pixels.to(torch.uint8) & 7
         else:
             x = pixels % self.width
-            place, bit = pixels // self.width * row_bytes + (x >> 3), x & 7
-        values = self.bits.flatten(1)[rows, place]
-        return (values >> bit.to(torch.uint8) & 1).bool()
+            places, bit = pixels // self.width * row_bytes + (x >> 3), x.to(torch.uint8) & 7
+        values = self.bits.flatten(1)[rows, places]
+        return values.bitwise_right_shift_(bit).bitwise_and_(1).view(torch.bool)
 
     def dense(self) -> Tensor:
         """The masks, (T, H, W) bool."""
