@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segkit.data.augment import Crop
-from segkit.data.batch import Batch, Targets, collate, uncollate
+from segkit.data.batch import Batch, PackedMasks, Targets, collate, uncollate
 from segkit.data.targets import build_targets
 from segkit.sample import Sample, Segment
 from tests.data.scenes import TAXONOMY, disc, instance_sample, segment
@@ -31,6 +31,8 @@ def build(sample: Sample, trust_scores: bool = True) -> Targets:
 def assert_equal(a: Targets, b: Targets, *, without: set[str]) -> None:
     for name in {field.name for field in fields(Targets)} - without:
         x, y = getattr(a, name), getattr(b, name)
+        if isinstance(x, PackedMasks):
+            x, y = x.dense(), y.dense()
         assert x is y is None or torch.equal(x, y), name
 
 
