@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -316,6 +316,15 @@ class HostCopy:
         if self.arrived is not None:
             self.arrived.synchronize()
         return self.tensors
+
+
+def native_precision(device: torch.device) -> Literal["bf16", "fp32"]:
+    """bf16 where the device computes in it, else fp32, which is faster than emulated bf16."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # an older torch has no `get_capabilities`: fp32
+        native = getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
+    return "bf16" if native else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

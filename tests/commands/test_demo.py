@@ -1,15 +1,19 @@
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segkit.commands.app import main
 from segkit.demo import demo
+from segkit.distributed import native_precision
 from segkit.masks import rle
 from segkit.masks.boxes import filled_box
 from segkit.masks.iou import mask_iou
+from segkit.shards.publish import resolve
 from segkit.shards.reader import ShardSet
 from tests.snippets import snippet
 
@@ -69,6 +73,8 @@ def test_the_demo_runs_every_stage(
     assert result["pseudo"]["filled_box_iou"] == pytest.approx(np.mean(scores))
     assert Image.open(result["contact_sheet"]).width > 1000
     assert ShardSet.open(out / "sets" / "boxes-train").manifest.statistics.masked == 0
+    recipe = tomllib.loads((resolve(out / "run") / "recipe.toml").read_text())
+    assert recipe["training"]["precision"] == native_precision(torch.device("cpu"))
 
 
 def test_the_code_of_the_concepts_page_runs_on_the_demo(
