@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TRAIN_SCENES, VAL_SCENES = 500, 60
 """Scenes of each of the three data sets."""
-STEPS = 1500
+STEPS = 1600
 RECIPE = "dataseg-mini"
 SETTINGS = (
     "data.image_size=128",
