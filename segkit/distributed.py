@@ -323,7 +323,8 @@ def native_precision(device: torch.device) -> Literal["bf16", "fp32"]:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:  # an older torch has no `get_capabilities`: fp32
-        native = getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = capabilities.get("avx512_bf16", False)
     return "bf16" if native else "fp32"
 
 
