@@ -4,14 +4,16 @@
         [--repeats 3] [--markdown FILE]
 
 Every row labels the same images with the same run: the model's forward passes by themselves, on
-the inputs that the command gave it; one process; two processes; with --ray, two actors of a
-Ray cluster of this machine. Rows take turns; a figure is the best of `--repeats`, starting of
+the inputs that the command gave it; on a CPU, half of them in each of two processes at once, which
+bounds what two workers can reach on its cores; one process; two processes; with --ray, two actors
+of a Ray cluster of this machine. Rows take turns; a figure is the best of `--repeats`, starting of
 workers and loading of models included, so that small sets show less of two workers. On a CPU every
 process has one thread; on a machine with one GPU, only one process is measured. Without
 --checkpoint, the run is `dataseg-mini` after one step on generated scenes, which are also the data.
 """
 
 import argparse
+import multiprocessing
 import os
 import tempfile
 import time
@@ -36,6 +38,7 @@ from segkit.workers.devices import Workers
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of a forward pass."""
+BARE_TWICE = "bare, two processes"
 COLUMNS = (
     "command",
     "workers",
@@ -123,13 +126,15 @@ def compare(
     """Rows of a command: rates of the bare forward passes and of each number of workers."""
     inputs = record_inputs(run.model, lambda: label(Workers()))
     turns: dict[str, Callable[[], object]] = {"bare": lambda: replay(run, inputs)}
+    if run.device.type == "cpu":
+        turns[BARE_TWICE] = lambda: replay_twice(run, inputs)
     turns |= {key: partial(label, value) for key, value in workers.items()}
     seconds: dict[str, list[float]] = {key: [] for key in turns}
     for _ in range(repeats):
         for key, turn in turns.items():
             seconds[key].append(time_of(turn))
     best = {key: min(values) for key, values in seconds.items()}
-    counts = {key: value.count or 1 for key, value in workers.items()}
+    counts = {BARE_TWICE: 2} | {key: value.count or 1 for key, value in workers.items()}
     return [
         (
             name,
@@ -162,6 +167,17 @@ def replay(run: Run, inputs: list[Inputs]) -> None:
     with autocast(run.recipe.inference.precision, run.device):
         for args, kwargs in inputs:
             run.model(*args, **kwargs)
+
+
+def replay_twice(run: Run, inputs: list[Inputs]) -> None:
+    """Run half of the forward passes in each of two processes."""
+    context = multiprocessing.get_context("fork")
+    halves = [context.Process(target=replay, args=(run, inputs[half::2])) for half in (0, 1)]
+    for process in halves:
+        process.start()
+    for process in halves:
+        process.join()
+        assert process.exitcode == 0
 
 
 def time_of(work: Callable[[], object]) -> float:
