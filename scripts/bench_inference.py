@@ -5,11 +5,13 @@
 
 Every row labels the same images with the same run: the model's forward passes by themselves, on
 the inputs that the command gave it; on a CPU, half of them in each of two processes at once, which
-bounds what two workers can reach on its cores; one process; two processes; with --ray, two actors
-of a Ray cluster of this machine. Rows take turns; a figure is the best of `--repeats`, starting of
-workers and loading of models included, so that small sets show less of two workers. On a CPU every
-process has one thread; on a machine with one GPU, only one process is measured. Without
---checkpoint, the run is `dataseg-mini` after one step on generated scenes, which are also the data.
+bounds what two workers can reach, and one process on one core, since its post-processing takes a
+part of a second one; one process; two processes; with --ray, two actors of a Ray cluster of this
+machine. Rows take turns; a figure is the best of `--repeats`. `images/s` includes the start of
+workers and the loading of models; the columns after it leave out the time until the first images
+are done. On a CPU every process has one thread; on a machine with one GPU, only one process is
+measured. Without --checkpoint, the run is `dataseg-mini` after one step on generated scenes, which
+are also the data.
 """
 
 import argparse
@@ -38,14 +40,20 @@ from segkit.workers.devices import Workers
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of a forward pass."""
-BARE_TWICE = "bare, two processes"
+OnImage = Callable[[], None]
+Turn = Callable[[OnImage], object]
+"""Labels all images; calls its argument once for each."""
+AT_ONCE = 1e-3
+"""Seconds within which the images of a worker's shard are reported."""
+BARE, BARE_TWICE, ONE_CORE = "bare", "bare, two processes", "one process, one core"
 COLUMNS = (
     "command",
     "workers",
     "images/s",
+    "started: images/s",
     "boxes/s",
     "per worker, of the bare forward pass",
-    "times one process",
+    "times one process on one core",
 )
 
 
@@ -71,12 +79,13 @@ def main() -> None:
             if options.ray:
                 workers["two actors of Ray"] = Workers("ray", 2)
 
-        def predict(chosen: Workers) -> None:
-            predict_set(run, boxes, "panoptic", folder / "predicted", workers=chosen)
+        def predict(chosen: Workers, on_image: OnImage) -> None:
+            out = folder / "predicted"
+            predict_set(run, boxes, "panoptic", out, workers=chosen, on_image=on_image)
 
-        def label(chosen: Workers) -> None:
-            spec = TeacherSpec(str(checkpoint), "box-prompts")
-            pseudolabel(run, boxes, folder / "masks", workers=chosen, spec=spec)
+        def label(chosen: Workers, on_image: OnImage) -> None:
+            spec, out = TeacherSpec(str(checkpoint), "box-prompts"), folder / "masks"
+            pseudolabel(run, boxes, out, workers=chosen, spec=spec, on_image=on_image)
 
         images, count = len(boxes), boxes.manifest.statistics.boxes_only
         rows = compare("predict", images, 0, run, predict, workers, options.repeats)
@@ -119,32 +128,38 @@ def compare(
     images: int,
     boxes: int,
     run: Run,
-    label: Callable[[Workers], object],
+    label: Callable[[Workers, OnImage], object],
     workers: dict[str, Workers],
     repeats: int,
 ) -> list[tuple[str, ...]]:
     """Rows of a command: rates of the bare forward passes and of each number of workers."""
-    inputs = record_inputs(run.model, lambda: label(Workers()))
-    turns: dict[str, Callable[[], object]] = {"bare": lambda: replay(run, inputs)}
+    inputs = record_inputs(run.model, lambda: label(Workers(), lambda: None))
+    turns: dict[str, Turn] = {BARE: lambda on_image: replay(run, inputs)}
     if run.device.type == "cpu":
-        turns[BARE_TWICE] = lambda: replay_twice(run, inputs)
+        turns[BARE_TWICE] = lambda on_image: replay_twice(run, inputs)
+        turns[ONE_CORE] = lambda on_image: on_one_core(partial(label, Workers(), on_image))
     turns |= {key: partial(label, value) for key, value in workers.items()}
     seconds: dict[str, list[float]] = {key: [] for key in turns}
+    rates: dict[str, list[float]] = {key: [] for key in turns}
     for _ in range(repeats):
         for key, turn in turns.items():
-            seconds[key].append(time_of(turn))
-    best = {key: min(values) for key, values in seconds.items()}
+            total, rate = time_of(turn, images)
+            seconds[key].append(total)
+            rates[key].append(rate)
+    best = {key: max(values) for key, values in rates.items()}
     counts = {BARE_TWICE: 2} | {key: value.count or 1 for key, value in workers.items()}
+    one = best.get(ONE_CORE, best["one process"])
     return [
         (
             name,
             key,
-            f"{images / value:.3g}",
-            f"{boxes / value:.3g}" if boxes else "-",
-            f"{best['bare'] / value / counts.get(key, 1):.2f}",
-            f"{best['one process'] / value:.2f}",
+            f"{images / min(seconds[key]):.3g}",
+            f"{rate:.3g}",
+            f"{boxes / images * rate:.3g}" if boxes else "-",
+            f"{rate / best[BARE] / counts.get(key, 1):.2f}",
+            f"{rate / one:.2f}",
         )
-        for key, value in best.items()
+        for key, rate in best.items()
     ]
 
 
@@ -180,13 +195,28 @@ def replay_twice(run: Run, inputs: list[Inputs]) -> None:
         assert process.exitcode == 0
 
 
-def time_of(work: Callable[[], object]) -> float:
-    """Seconds of a call, until the device has finished."""
+def on_one_core(work: Callable[[], object]) -> None:
+    """Run a function, and the threads that it starts, on the first of this process's cores."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        work()
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def time_of(turn: Turn, images: int) -> tuple[float, float]:
+    """Seconds of a turn, until the device has finished, and images per second after the first."""
+    done: list[float] = []
     started = time.perf_counter()
-    work()
+    turn(lambda: done.append(time.perf_counter()))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    total = time.perf_counter() - started
+    if not done:
+        return total, images / total
+    first = sum(moment - done[0] < AT_ONCE for moment in done)
+    return total, (images - first) / (done[-1] - done[0])
 
 
 if __name__ == "__main__":
