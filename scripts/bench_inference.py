@@ -7,11 +7,12 @@ Every row labels the same images with the same run: the model's forward passes b
 the inputs that the command gave it; on a CPU, half of them in each of two processes at once, which
 bounds what two workers can reach, and one process on one core, since its post-processing takes a
 part of a second one; one process; two processes; with --ray, two actors of a Ray cluster of this
-machine. Rows take turns; a figure is the best of `--repeats`. `images/s` includes the start of
-workers and the loading of models; the columns after it leave out the time until the first images
-are done. On a CPU every process has one thread; on a machine with one GPU, only one process is
-measured. Without --checkpoint, the run is `dataseg-mini` after one step on generated scenes, which
-are also the data.
+machine. The last column is relative to one process on one core, where that is measured. Rows take
+turns; a figure is the best of `--repeats`. `images/s` includes the start of workers and the loading
+of models; the columns after it leave out the time until every worker has labeled its first images.
+On a CPU every process has one thread; on a machine with one GPU, only one process is measured.
+Without --checkpoint, the run is `dataseg-mini` after one step on generated scenes, which are also
+the data.
 """
 
 import argparse
@@ -44,7 +45,7 @@ OnImage = Callable[[], None]
 Turn = Callable[[OnImage], object]
 """Labels all images; calls its argument once for each."""
 AT_ONCE = 1e-3
-"""Seconds within which the images of a worker's shard are reported."""
+"""Seconds: images that are reported without a longer pause are of one shard."""
 BARE, BARE_TWICE, ONE_CORE = "bare", "bare, two processes", "one process, one core"
 COLUMNS = (
     "command",
@@ -53,7 +54,7 @@ COLUMNS = (
     "started: images/s",
     "boxes/s",
     "per worker, of the bare forward pass",
-    "times one process on one core",
+    "times one process",
 )
 
 
@@ -134,8 +135,9 @@ def compare(
 ) -> list[tuple[str, ...]]:
     """Rows of a command: rates of the bare forward passes and of each number of workers."""
     inputs = record_inputs(run.model, lambda: label(Workers(), lambda: None))
+    counts = {BARE_TWICE: 2} | {key: value.count or 1 for key, value in workers.items()}
     turns: dict[str, Turn] = {BARE: lambda on_image: replay(run, inputs)}
-    if run.device.type == "cpu":
+    if run.device.type == "cpu" and hasattr(os, "sched_setaffinity"):
         turns[BARE_TWICE] = lambda on_image: replay_twice(run, inputs)
         turns[ONE_CORE] = lambda on_image: on_one_core(partial(label, Workers(), on_image))
     turns |= {key: partial(label, value) for key, value in workers.items()}
@@ -143,11 +145,10 @@ def compare(
     rates: dict[str, list[float]] = {key: [] for key in turns}
     for _ in range(repeats):
         for key, turn in turns.items():
-            total, rate = time_of(turn, images)
+            total, rate = time_of(turn, images, counts.get(key, 1))
             seconds[key].append(total)
             rates[key].append(rate)
     best = {key: max(values) for key, values in rates.items()}
-    counts = {BARE_TWICE: 2} | {key: value.count or 1 for key, value in workers.items()}
     one = best.get(ONE_CORE, best["one process"])
     return [
         (
@@ -205,18 +206,19 @@ def on_one_core(work: Callable[[], object]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def time_of(turn: Turn, images: int) -> tuple[float, float]:
-    """Seconds of a turn, until the device has finished, and images per second after the first."""
-    done: list[float] = []
+def time_of(turn: Turn, images: int, workers: int) -> tuple[float, float]:
+    """Seconds of a turn, until the device has finished; images per second after the start."""
+    times: list[float] = []
     started = time.perf_counter()
-    turn(lambda: done.append(time.perf_counter()))
+    turn(lambda: times.append(time.perf_counter()))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     total = time.perf_counter() - started
-    if not done:
+    # workers report whole shards, and begin their first ones together
+    first = workers * sum(moment - times[0] < AT_ONCE for moment in times)
+    if not 0 < first < images:
         return total, images / total
-    first = sum(moment - done[0] < AT_ONCE for moment in done)
-    return total, (images - first) / (done[-1] - done[0])
+    return total, (images - first) / (times[-1] - times[first - 1])
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def without_masks(target: Targets) -> Targets:
         target,
         is_thing=torch.ones(count, dtype=torch.bool),
         has_mask=torch.zeros(count, dtype=torch.bool),
-        masks=PackedMasks.empty(count, target.void.shape),
+        masks=PackedMasks.zeros(count, target.void.shape),
     )
 
 

@@ -319,10 +319,10 @@ class HostCopy:
 
 
 def native_precision(device: torch.device) -> Literal["bf16", "fp32"]:
-    """bf16 where the device computes in it, else fp32, which is faster than emulated bf16."""
+    """bf16 on GPUs and x86 CPUs that compute in it, else fp32, faster than emulated bf16."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # an older torch has no `get_capabilities`: fp32
+    else:  # only x86 has this flag, and an older torch has no `get_capabilities`: fp32
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         native = capabilities.get("avx512_bf16", False)
     return "bf16" if native else "fp32"

@@ -126,7 +126,7 @@ class PooledTargets:
             masks, full_masks = self.masks[on_device], self.full_masks[on_device]
         else:  # they take no memory
             masks = self.masks[:1].expand(len(rows), -1, -1)
-            full_masks = PackedMasks.empty(len(rows), self.labeled.shape, self.labeled.device)
+            full_masks = PackedMasks.zeros(len(rows), self.labeled.shape, self.labeled.device)
         return replace(
             self,
             labels=self.labels[on_device],
@@ -173,6 +173,7 @@ def pool_masks(masks: PackedMasks) -> Tensor:
     Equals `pool_flags` of the dense masks. A byte holds one row of two cells, each MASK_STRIDE = 4
     pixels wide, and counts its pixels in the bits themselves.
     """
+    assert masks.width % MASK_STRIDE == 0
     count, height, row_bytes = masks.bits.shape
     bits = masks.bits.reshape(count, height // MASK_STRIDE, MASK_STRIDE, row_bytes)
     twos = bits - (bits >> 1 & 0x55)  # pixels in each two bits

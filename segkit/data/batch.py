@@ -27,10 +27,10 @@ class PackedMasks:
         return cls(torch.from_numpy(bits), masks.shape[-1])
 
     @classmethod
-    def empty(
+    def zeros(
         cls, count: int, size: Sequence[int], device: torch.device | str = "cpu"
     ) -> "PackedMasks":
-        """`count` masks of (height, width) without a pixel, in the memory of one byte."""
+        """`count` masks of (height, width) without a pixel, all in one byte: not to be written."""
         height, width = size
         byte = torch.zeros(1, 1, 1, dtype=torch.uint8, device=device)
         return cls(byte.expand(count, height, -(-width // 8)), width)
@@ -38,6 +38,7 @@ class PackedMasks:
     @classmethod
     def cat(cls, masks: Sequence["PackedMasks"]) -> "PackedMasks":
         """The masks of several images of one size, in one tensor."""
+        assert len({m.width for m in masks}) == 1
         return cls(torch.cat([m.bits for m in masks]), masks[0].width)
 
     def __len__(self) -> int:
@@ -73,7 +74,7 @@ class PackedMasks:
             x = pixels % self.width
             places, bit = pixels // self.width * row_bytes + (x >> 3), x.to(torch.uint8) & 7
         values = self.bits.flatten(1)[rows, places]
-        return values.bitwise_right_shift_(bit).bitwise_and_(1).view(torch.bool)
+        return (values >> bit & 1).view(torch.bool)
 
     def dense(self) -> Tensor:
         """The masks, (T, H, W) bool."""
@@ -93,8 +94,8 @@ class Targets:
     has_mask: Tensor
     """(T,) bool: False where only the box is known; its mask is then False everywhere."""
     masks: PackedMasks
-    """T masks of H x W pixels; those of instances may overlap. Without any mask, they take no
-    memory."""
+    """T masks of H x W pixels; those of instances may overlap. Without any mask, they take one
+    byte."""
     boxes: Tensor
     """(T, 4) float32: x0, y0, x1, y1 in pixels of the crop, clipped to it."""
     is_part: Tensor
@@ -123,7 +124,7 @@ class Targets:
         if bool(self.has_mask.any()):
             masks = self.masks.to(device, non_blocking=non_blocking)
         else:
-            masks = PackedMasks.empty(len(self), self.void.shape, device)
+            masks = PackedMasks.zeros(len(self), self.void.shape, device)
         void, padding = self.void.to(device, non_blocking=non_blocking), self.padding
         if padding is not None:
             padding = padding.to(device, non_blocking=non_blocking)
@@ -233,7 +234,7 @@ def uncollate(collated: CollatedBatch) -> Batch:
     }
     sent = collated.masks.split([_masks_sent(flags) for flags in fields["has_mask"]])
     masks = [
-        piece if len(piece) == count else PackedMasks.empty(count, collated.void.shape[1:])
+        piece if len(piece) == count else PackedMasks.zeros(count, collated.void.shape[1:])
         for piece, count in zip(sent, collated.counts, strict=True)
     ]
     targets = tuple(

@@ -218,9 +218,9 @@ class _TargetBuilder:
     def _stack(self, targets: Sequence[_Target], void: Mask, padding: Mask) -> Targets:
         labels = [self.taxonomy.index[target.segment.class_id] for target in targets]
         is_thing = [target.segment.kind == "thing" for target in targets]
-        masks = PackedMasks.empty(len(targets), void.shape)
+        masks = PackedMasks.zeros(len(targets), void.shape)
         if any(target.has_mask for target in targets):
-            unknown = PackedMasks.empty(1, void.shape)
+            unknown = PackedMasks.zeros(1, void.shape)
             masks = PackedMasks.cat(
                 [
                     PackedMasks.from_dense(target.mask[None]) if target.has_mask else unknown

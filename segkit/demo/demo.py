@@ -234,7 +234,7 @@ def _train(
     from segkit.training.trainer import Callbacks
 
     callbacks = Callbacks(on_step=lambda record: on_step(record.step))
-    precision = native_precision(choose_device(device))  # bf16: a step takes about 2/3 of the time
+    precision = native_precision(choose_device(device))  # bf16 steps take less time
     overrides = (*SETTINGS, f"training.precision={precision}", f"training.seed={seed}")
     data = [
         (str(shards.path), weight) for shards, weight in zip(sets, WEIGHTS.values(), strict=True)

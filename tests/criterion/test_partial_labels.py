@@ -128,7 +128,7 @@ def test_a_crowd_is_found_anywhere_in_a_large_crop(side: int) -> None:
     crowd = slice(side // 32, side // 4 - side // 32)
     void = torch.zeros(side, side, dtype=torch.bool)
     void[crowd, crowd] = True
-    image = replace(rectangles(), void=void, masks=PackedMasks.empty(0, (side, side)))
+    image = replace(rectangles(), void=void, masks=PackedMasks.zeros(0, (side, side)))
     batch = replace(make_batch(image), images=torch.zeros(1, 3, side, side))
     logits = torch.zeros(1, 1, 1, 4, requires_grad=True)
     masks = F.avg_pool2d(void[None, None].float(), 4)[:, None] * 20 - 10

@@ -41,6 +41,6 @@ def test_rows_pieces_and_concatenation() -> None:
 def test_masks_take_an_eighth_of_the_dense_memory_and_empty_ones_none() -> None:
     dense = random_masks(3, 64, 64)
     assert PackedMasks.from_dense(dense).bits.nbytes * 8 == dense.nbytes
-    empty = PackedMasks.empty(3, (64, 60))
+    empty = PackedMasks.zeros(3, (64, 60))
     assert empty.bits.untyped_storage().nbytes() == 1
     assert torch.equal(empty.dense(), torch.zeros(3, 64, 60, dtype=torch.bool))
