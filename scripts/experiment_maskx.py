@@ -1,15 +1,17 @@
-"""Study weight transfer of Mask^X R-CNN on COCO: masks of classes A, only boxes of classes B.
+"""Study weight transfer of Mask^X R-CNN: masks of classes A, only boxes of classes B.
 
     python scripts/experiment_maskx.py --out maskx
     python scripts/experiment_maskx.py --out maskx --arms "content + T" --directions voc --seeds 0
 
-A are Pascal VOC's 20 classes and B the other 60 (`--directions voc`), or the reverse (`nonvoc`).
+On COCO, A are Pascal VOC's 20 classes and B the other 60 (`--directions voc`), or the reverse
+(`nonvoc`). On the demo's scenes (`scenes`), where minutes suffice to learn, A are four of the seven
+things, and stuff.
 Training is stage-wise, as in the paper's tables 1a to 1d: a base without weight transfer learns
 from A's masks and B's boxes for --base-steps, then each arm starts from the base of its seed and
 trains for --steps. Masks for the true boxes of the validation images are compared with the true
 masks: mean IoU and AP, of A and of B, and of boxes that overlap another by more than 0.3 (where the
-class could say which object is meant). Arms of learned queries get no box: AP, and the mean IoU of
-each object with its best proposal.
+class could say which object is meant). Arms of learned queries, on scenes, get no box: AP, and the
+mean IoU of each object with its best proposal.
 
 Finished runs and evaluations are reused and an interrupted one resumes, so processes may train
 different seeds; the table shows what is there. Writes results.md and pictures.png (A green, B red).
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from experiments import (
+    FROZEN_NORM,
     REAL_DATA,
     WEIGHTS,
     backbone_overrides,
@@ -37,6 +40,8 @@ from rich.console import Console
 
 from segkit.commands.common import stderr, table
 from segkit.data.mask_policy import mask_policies
+from segkit.demo.demo import SETTINGS, convert_scenes, generate_scenes
+from segkit.demo.scenes import STUFF, THINGS
 from segkit.images.draw import Picture, save_png
 from segkit.images.picture_grid import Tile, picture_grid
 from segkit.inference.box_masks import BoxMask, ImagePrompts
@@ -55,9 +60,29 @@ from segkit.shards.reader import ShardSet
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.engine import ConvertOptions, convert
 
-TRAIN, VAL = "maskx-train", "maskx-val"
-GROUPS = {"voc": "@voc20", "nonvoc": "@nonvoc60"}
-"""Direction -> the classes A."""
+
+@dataclass(frozen=True)
+class Direction:
+    """Sets, and which of their classes have masks."""
+
+    masked: str
+    """The classes A: a group, or names."""
+    train: str
+    val: str
+    queries: bool = False
+    """Whether the arms are those of learned queries."""
+
+
+DIRECTIONS = {
+    "voc": Direction("@voc20", "maskx-train", "maskx-val"),
+    "nonvoc": Direction("@nonvoc60", "maskx-train", "maskx-val"),
+    "scenes": Direction(
+        ", ".join(entry.panoptic for entry in (*THINGS[::2], *STUFF)),
+        "panoptic-train",
+        "panoptic-val",
+        queries=True,
+    ),
+}
 OVERLAP = 0.3
 """IoU of two boxes above which they count as overlapping."""
 BASE = (
@@ -68,9 +93,7 @@ BASE = (
     "optimizer.warmup_steps=10",
     "optimizer.ema_decay=0.95",
 )
-"""Overrides of all runs, for training of minutes."""
-QUERIES = ("loss.matching=true", "data.zoom_probability=0.5", "data.image_size=128")
-"""Overrides of the arms of learned queries."""
+"""Overrides of the runs on COCO, for training of minutes."""
 NO_CONTENT = "model.label_content=false"
 COLUMNS = ("arm", "IoU A", "IoU B", "IoU B, overlapping", "AP A", "AP B", "IoU B - reference")
 
@@ -122,44 +145,65 @@ ARMS: Mapping[str, Arm] = {
 so belongs to the tables 1a, 1b and 1d as well."""
 
 
-def convert_sets(arguments: argparse.Namespace) -> None:
-    """Convert the COCO instances, with all masks; the mask policy hides those of B."""
+def sets_folder(direction: Direction, arguments: argparse.Namespace) -> Path:
+    """Folder of the sets of a direction."""
+    folder: Path = arguments.out / "scenes" if direction.queries else arguments.sets
+    return folder
+
+
+def make_sets(direction: Direction, arguments: argparse.Namespace) -> None:
+    """Convert the COCO instances or the demo's scenes, with all masks; a mask policy hides B's."""
+    folder = sets_folder(direction, arguments)
+    if all(versions(folder / name) for name in (direction.train, direction.val)):
+        return
+    if direction.queries:
+        native = generate_scenes(arguments.out / "native", 0)
+        convert_scenes(native, folder, lambda done: None)
+        return
     coco = arguments.data / "coco"
-    for name, split in ((TRAIN, "train2017"), (VAL, "val2017")):
-        folder = arguments.sets / name
-        if not versions(folder):
-            source = open_coco_instances(
-                coco / "annotations" / f"instances_{split}.json", coco / split
-            )
-            convert(source, folder, ConvertOptions(name=name), arguments={"data": str(coco)})
+    for name, split in ((direction.train, "train2017"), (direction.val, "val2017")):
+        source = open_coco_instances(coco / "annotations" / f"instances_{split}.json", coco / split)
+        options = ConvertOptions(name=name)
+        convert(source, folder / name, options, arguments={"data": str(coco)})
 
 
-def policy(direction: str) -> dict[str, str]:
-    """The mask policy of the training set: masks of A, boxes of B."""
-    return {TRAIN: "box", f"{TRAIN}:{GROUPS[direction]}": "mask"}
+def policy(direction: Direction, name: str) -> dict[str, str]:
+    """The mask policy of a set: masks of A, boxes of B."""
+    return {name: "box", f"{name}:{direction.masked}": "mask"}
 
 
-def val_policies(data: ShardSet, direction: str) -> Mapping[int, str]:
+def val_policies(data: ShardSet, direction: Direction) -> Mapping[int, str]:
     """Whether each class of the validation set belongs to A (mask) or to B (box)."""
-    rules = {key.replace(TRAIN, VAL): value for key, value in policy(direction).items()}
-    config = DataConfig.model_validate({"mask_policy": rules})
-    return mask_policies(VAL, data.taxonomy, config)
+    config = DataConfig.model_validate({"mask_policy": policy(direction, direction.val)})
+    return mask_policies(direction.val, data.taxonomy, config)
 
 
-def train_arm(name: str, direction: str, seed: int, arguments: argparse.Namespace) -> Path:
+def train_arm(name: str, title: str, seed: int, arguments: argparse.Namespace) -> Path:
     """Return the run of an arm; train its base and then the arm if they are missing."""
-    arm = ARMS[name]
-    data = [(str(resolve(arguments.sets / TRAIN)), 1.0)]
-    items = ", ".join(f'"{key}" = "{value}"' for key, value in policy(direction).items())
+    arm, direction = ARMS[name], DIRECTIONS[title]
+    data = [(str(resolve(sets_folder(direction, arguments) / direction.train)), 1.0)]
+    rules = policy(direction, direction.train).items()
+    items = ", ".join(f'"{key}" = "{value}"' for key, value in rules)
     hidden = f"data.mask_policy={{{items}}}"
-    common = [*BASE, *(QUERIES if arm.queries else ()), "model.freeze_norm=true"]
-    base = argparse.Namespace(**vars(arguments) | {"steps": arguments.base_steps})
-    backbone = backbone_overrides(arguments.data / WEIGHTS)
-    kind = "queries" if arm.queries else "boxes"
-    start = train_once(f"base-{kind}-{direction}", seed, data, [*common, *backbone, hidden], base)
+    recipe = "dataseg-mini" if direction.queries else "box-labeler-mini"
+    common = [*SETTINGS] if direction.queries else [*BASE, FROZEN_NORM]
+    backbone = [] if direction.queries else backbone_overrides(arguments.data / WEIGHTS)
+    start = train_once(
+        f"base-{title}",
+        seed,
+        data,
+        [*common, *backbone, hidden],
+        with_values(arguments, recipe=recipe, steps=arguments.base_steps),
+    )
     overrides = [*common, f'model.init_from="{start}"', *arm.overrides]
     overrides += [] if arm.all_masks else [hidden]
-    return train_once(f"{slug(name)}-{direction}", seed, data, overrides, arguments)
+    folder = f"{slug(name)}-{title}"
+    return train_once(folder, seed, data, overrides, with_values(arguments, recipe=recipe))
+
+
+def with_values(arguments: argparse.Namespace, **values: object) -> argparse.Namespace:
+    """The arguments with other values."""
+    return argparse.Namespace(**vars(arguments) | values)
 
 
 def slug(name: str) -> str:
@@ -233,8 +277,7 @@ def score_boxes(run: Run, data: ShardSet) -> dict[str, Any]:
 
 def score_queries(run: Run, data: ShardSet) -> dict[str, Any]:
     """As `score_boxes`, of the best proposal of each object, without boxes."""
-    config = run.recipe.inference.model_copy(update={"image_size": 256})
-    embeddings = run.class_embeddings(data.taxonomy)
+    embeddings, config = run.class_embeddings(data.taxonomy), run.recipe.inference
     samples = list(predict_samples(run.model, embeddings, data.taxonomy, data, "instance", config))
     proposals = {sample.id: sample for sample in samples}
     rows: list[tuple[int, float, bool]] = []
@@ -250,24 +293,33 @@ def score_queries(run: Run, data: ShardSet) -> dict[str, Any]:
     return {"objects": rows, "ap": evaluate(data, samples, "instance").metrics["per_class"]}
 
 
-def scores(name: str, direction: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def cached(name: str, title: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """File with the figures of an arm and a seed."""
+    path: Path = arguments.out / "scores" / f"{slug(name)}-{title}-seed{seed}.json"
+    return path
+
+
+def scores(name: str, title: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Figures of an arm and a seed, cached; trains the arm if it is missing."""
-    cache = arguments.out / "scores" / f"{slug(name)}-{direction}-seed{seed}.json"
+    cache, direction = cached(name, title, seed, arguments), DIRECTIONS[title]
     if not cache.exists():
-        run = load_run(train_arm(name, direction, seed, arguments))
-        data = ShardSet.open(arguments.sets / VAL)
+        run = load_run(train_arm(name, title, seed, arguments))
+        data = ShardSet.open(sets_folder(direction, arguments) / direction.val)
         score = score_queries if ARMS[name].queries else score_boxes
         cache.parent.mkdir(parents=True, exist_ok=True)
         draft = cache.with_suffix(".partial")
-        draft.write_text(json.dumps(summarize(score(run, data), data, direction)))
+        draft.write_text(
+            json.dumps(summarize(score(run, data), data, val_policies(data, direction)))
+        )
         draft.replace(cache)
     figures: dict[str, Any] = json.loads(cache.read_text())
     return figures
 
 
-def summarize(measured: Mapping[str, Any], data: ShardSet, direction: str) -> dict[str, float]:
+def summarize(
+    measured: Mapping[str, Any], data: ShardSet, policies: Mapping[int, str]
+) -> dict[str, float]:
     """Means over the objects and the classes of A and of B."""
-    policies = val_policies(data, direction)
     class_ids, ious, flags = (np.array(column) for column in zip(*measured["objects"], strict=True))
     in_a = np.array([policies[int(class_id)] == "mask" for class_id in class_ids])
     figures: dict[str, float] = {}
@@ -313,13 +365,14 @@ def paint(image: Picture, masks: Sequence[tuple[NDArray[np.bool_], bool]]) -> Pi
     return painted
 
 
-def draw(direction: str, arguments: argparse.Namespace, count: int = 5) -> Picture | None:
+def draw(title: str, arguments: argparse.Namespace, count: int = 5) -> Picture | None:
     """Validation images with boxes of A and B: the true masks and those of two arms."""
     names, seed = ("content only", "content + T", "all masks"), arguments.seeds[0]
-    folders = [arguments.out / "runs" / f"{slug(n)}-{direction}-seed{seed}" for n in names]
+    folders = [arguments.out / "runs" / f"{slug(n)}-{title}-seed{seed}" for n in names]
     if not all(versions(folder) for folder in folders):
         return None
-    data = ShardSet.open(arguments.sets / VAL)
+    direction = DIRECTIONS[title]
+    data = ShardSet.open(sets_folder(direction, arguments) / direction.val)
     policies = val_policies(data, direction)
 
     def in_a(segment: Segment) -> bool:
@@ -349,35 +402,36 @@ def draw(direction: str, arguments: argparse.Namespace, count: int = 5) -> Pictu
 
 def main() -> None:
     parser = options(__doc__, out="maskx", seeds=[0, 1, 2])
-    parser.set_defaults(recipe="box-labeler-mini", steps=200)
+    parser.set_defaults(steps=200)
     parser.add_argument("--data", type=Path, default=REAL_DATA, help="the real data")
     parser.add_argument("--base-steps", type=int, default=600, help="steps of the shared base")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument(
-        "--directions", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="A"
+        "--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS), metavar="A"
     )
     parser.add_argument("--table", action="store_true", help="train nothing: only the table")
     arguments = parser.parse_args()
-    convert_sets(arguments)
     pages = []
-    for direction in arguments.directions:
+    for title in arguments.directions:
+        direction = DIRECTIONS[title]
+        make_sets(direction, arguments)
+        arms = [name for name in arguments.arms if ARMS[name].queries == direction.queries]
         measured: dict[str, dict[int, dict[str, float]]] = {}
         for seed in arguments.seeds:
-            for name in arguments.arms:
-                cache = arguments.out / "scores" / f"{slug(name)}-{direction}-seed{seed}.json"
-                if arguments.table and not cache.exists():
+            for name in arms:
+                if arguments.table and not cached(name, title, seed, arguments).exists():
                     continue
-                figures = scores(name, direction, seed, arguments)
+                figures = scores(name, title, seed, arguments)
                 measured.setdefault(name, {})[seed] = figures
-                stderr.print(f"{direction} {name} seed {seed}: IoU B {figures['IoU B']:.4f}")
+                stderr.print(f"{title} {name} seed {seed}: IoU B {figures['IoU B']:.4f}")
         measured = {name: measured[name] for name in ARMS if name in measured}
         rows = list(table_rows(measured))
-        title = f"A = {GROUPS[direction]}"
-        Console().print(table(title, COLUMNS, rows))
-        pages.append(f"{title}\n\n{markdown(COLUMNS, rows)}")
-        picture = draw(direction, arguments)
+        heading = f"A = {direction.masked}"
+        Console().print(table(heading, COLUMNS, rows))
+        pages.append(f"{heading}\n\n{markdown(COLUMNS, rows)}")
+        picture = draw(title, arguments)
         if picture is not None:
-            save_png(picture, arguments.out / f"pictures-{direction}.png")
+            save_png(picture, arguments.out / f"pictures-{title}.png")
     (arguments.out / "results.md").write_text("\n".join(pages))
 
 
