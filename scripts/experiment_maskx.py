@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from experiments import (
     FROZEN_NORM,
     REAL_DATA,
@@ -35,7 +34,8 @@ from experiments import (
     options,
     train_once,
 )
-from numpy.typing import NDArray
+from maskx_pictures import draw_columns, with_both_groups
+from maskx_scores import as_prediction, box_masks, score_boxes, score_queries, summarize
 from rich.console import Console
 
 from segkit.commands.common import stderr, table
@@ -43,18 +43,11 @@ from segkit.data.mask_policy import mask_policies
 from segkit.demo.demo import SETTINGS, convert_scenes, generate_scenes
 from segkit.demo.scenes import STUFF, THINGS
 from segkit.images.draw import Picture, save_png
-from segkit.images.picture_grid import Tile, picture_grid
-from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.outputs import predict_samples
-from segkit.inference.predict_boxes import predict_box_masks
-from segkit.masks import rle
-from segkit.masks.boxes import tight_box
-from segkit.masks.iou import box_iou, mask_iou
-from segkit.metrics.evaluate import evaluate
 from segkit.recipes.schema import DataConfig
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
-from segkit.sample import Sample, Segment, is_object
+from segkit.sample import Sample, Segment
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.sources.coco_instances import open_coco_instances
@@ -83,8 +76,6 @@ DIRECTIONS = {
         queries=True,
     ),
 }
-OVERLAP = 0.3
-"""IoU of two boxes above which they count as overlapping."""
 BASE = (
     "data.image_size=64",
     "data.batch_size=16",
@@ -94,6 +85,10 @@ BASE = (
     "optimizer.ema_decay=0.95",
 )
 """Overrides of the runs on COCO, for training of minutes."""
+SHOWN = 0.3
+"""Score of a learned query above which pictures show its mask."""
+BOX_ARMS = ("content only", "content + T", "all masks")
+"""Arms with boxes that pictures show."""
 NO_CONTENT = "model.label_content=false"
 COLUMNS = ("arm", "IoU A", "IoU B", "IoU B, overlapping", "AP A", "AP B", "IoU B - reference")
 
@@ -106,6 +101,9 @@ class Arm:
     overrides: tuple[str, ...] = ()
     all_masks: bool = False
     """B's masks are used as well: the oracle."""
+    without_b: bool = False
+    """B's boxes are left out as well, in the base too: no loss of a mask touches B, as in the
+    paper."""
     queries: bool = False
     """Learned queries instead of box prompts."""
     reference: str = "content only"
@@ -126,6 +124,11 @@ ARMS: Mapping[str, Arm] = {
     "withheld": Arm("labels", (NO_CONTENT,)),
     "T only": Arm("labels", (NO_CONTENT, *transfer("cls")), reference="withheld"),
     "random rows": Arm("labels", (NO_CONTENT, *transfer("random")), reference="withheld"),
+    "without B": Arm("without B", without_b=True, reference="without B"),
+    "without B, T": Arm("without B", transfer("cls+box"), without_b=True, reference="without B"),
+    "without B, random rows": Arm(
+        "without B", transfer("random"), without_b=True, reference="without B"
+    ),
     "MLP": Arm("1c", (MLP,)),
     "T, MLP": Arm("1c", (MLP, *transfer("cls+box"))),
     "input random": Arm("1a", transfer("random")),
@@ -167,9 +170,9 @@ def make_sets(direction: Direction, arguments: argparse.Namespace) -> None:
         convert(source, folder / name, options, arguments={"data": str(coco)})
 
 
-def policy(direction: Direction, name: str) -> dict[str, str]:
-    """The mask policy of a set: masks of A, boxes of B."""
-    return {name: "box", f"{name}:{direction.masked}": "mask"}
+def policy(direction: Direction, name: str, rest: str = "box") -> dict[str, str]:
+    """The mask policy of a set: masks of A, boxes of B (`none`: void instead)."""
+    return {name: rest, f"{name}:{direction.masked}": "mask"}
 
 
 def val_policies(data: ShardSet, direction: Direction) -> Mapping[int, str]:
@@ -182,14 +185,14 @@ def train_arm(name: str, title: str, seed: int, arguments: argparse.Namespace) -
     """Return the run of an arm; train its base and then the arm if they are missing."""
     arm, direction = ARMS[name], DIRECTIONS[title]
     data = [(str(resolve(sets_folder(direction, arguments) / direction.train)), 1.0)]
-    rules = policy(direction, direction.train).items()
-    items = ", ".join(f'"{key}" = "{value}"' for key, value in rules)
+    rules = policy(direction, direction.train, "none" if arm.without_b else "box")
+    items = ", ".join(f'"{key}" = "{value}"' for key, value in rules.items())
     hidden = f"data.mask_policy={{{items}}}"
     recipe = "dataseg-mini" if direction.queries else "box-labeler-mini"
     common = [*SETTINGS] if direction.queries else [*BASE, FROZEN_NORM]
     backbone = [] if direction.queries else backbone_overrides(arguments.data / WEIGHTS)
     start = train_once(
-        f"base-{title}",
+        f"base-without-b-{title}" if arm.without_b else f"base-{title}",
         seed,
         data,
         [*common, *backbone, hidden],
@@ -209,88 +212,6 @@ def with_values(arguments: argparse.Namespace, **values: object) -> argparse.Nam
 def slug(name: str) -> str:
     """An arm's name as part of a path."""
     return "-".join(name.replace(",", " ").replace("+", " ").split())
-
-
-def objects(sample: Sample) -> list[Segment]:
-    """The segments that count: no crowds, no ignored ones, none outside of the image."""
-    return [s for s in sample.segments if is_object(s) and s.mask is not None]
-
-
-def overlapping(segments: Sequence[Segment]) -> NDArray[np.bool_]:
-    """Whether each box overlaps another by more than OVERLAP, (N,)."""
-    boxes = [segment.box for segment in segments]
-    ious = box_iou(boxes, boxes)
-    np.fill_diagonal(ious, 0.0)
-    return np.asarray((ious > OVERLAP).any(axis=1))
-
-
-def box_masks(run: Run, data: ShardSet) -> Iterator[tuple[Sample, list[Segment], list[BoxMask]]]:
-    """Masks for the true boxes of each image, with their labels."""
-    samples = [sample for sample in data.samples() if objects(sample)]
-    prompts = (
-        ImagePrompts(
-            data.image(sample),
-            [segment.box for segment in objects(sample)],
-            [data.taxonomy.index[segment.class_id] for segment in objects(sample)],
-        )
-        for sample in samples
-    )
-    config = run.recipe.inference.model_copy(update={"batch_size": 32})
-    embeddings, size = run.class_embeddings(data.taxonomy), run.recipe.data.image_size
-    masks = predict_box_masks(run.model, embeddings, prompts, config, crop_size=size)
-    for sample, predicted in zip(samples, masks, strict=True):
-        yield sample, objects(sample), predicted
-
-
-def as_prediction(segment: Segment, mask: BoxMask) -> Segment | None:
-    """A predicted segment of a box's class; None for an empty mask."""
-    full_mask = mask.mask
-    if not full_mask.any():
-        return None
-    return replace(
-        segment,
-        mask=rle.encode(full_mask),
-        box=tight_box(full_mask),
-        area=float(full_mask.sum()),
-        mask_from="prediction",
-        score=mask.score,
-        source_id=None,
-        source_polygon=None,
-    )
-
-
-def score_boxes(run: Run, data: ShardSet) -> dict[str, Any]:
-    """IoU, class and overlap of every object, and AP by class, of masks for true boxes."""
-    rows: list[tuple[int, float, bool]] = []
-    predictions: dict[str, Sample] = {s.id: replace(s, segments=()) for s in data.samples()}
-    for sample, segments, masks in box_masks(run, data):
-        flags = overlapping(segments)
-        predicted = [as_prediction(*pair) for pair in zip(segments, masks, strict=True)]
-        for segment, mask, flag in zip(segments, masks, flags, strict=True):
-            truth = rle.decode(segment.mask or b"", sample.height, sample.width)
-            rows.append((segment.class_id, mask_iou(mask.mask, truth), bool(flag)))
-        kept = tuple(segment for segment in predicted if segment is not None)
-        predictions[sample.id] = replace(sample, segments=kept)
-    ap = evaluate(data, predictions.values(), "instance").metrics["per_class"]
-    return {"objects": rows, "ap": ap}
-
-
-def score_queries(run: Run, data: ShardSet) -> dict[str, Any]:
-    """As `score_boxes`, of the best proposal of each object, without boxes."""
-    embeddings, config = run.class_embeddings(data.taxonomy), run.recipe.inference
-    samples = list(predict_samples(run.model, embeddings, data.taxonomy, data, "instance", config))
-    proposals = {sample.id: sample for sample in samples}
-    rows: list[tuple[int, float, bool]] = []
-    for sample in data.samples():
-        size = sample.height, sample.width
-        segments = objects(sample)
-        masks = {s.mask for s in proposals[sample.id].segments if s.mask is not None}
-        decoded = [rle.decode(mask, *size) for mask in masks]
-        for segment, flag in zip(segments, overlapping(segments) if segments else (), strict=True):
-            truth = rle.decode(segment.mask or b"", *size)
-            best = max((mask_iou(mask, truth) for mask in decoded), default=0.0)
-            rows.append((segment.class_id, best, bool(flag)))
-    return {"objects": rows, "ap": evaluate(data, samples, "instance").metrics["per_class"]}
 
 
 def cached(name: str, title: str, seed: int, arguments: argparse.Namespace) -> Path:
@@ -316,25 +237,6 @@ def scores(name: str, title: str, seed: int, arguments: argparse.Namespace) -> d
     return figures
 
 
-def summarize(
-    measured: Mapping[str, Any], data: ShardSet, policies: Mapping[int, str]
-) -> dict[str, float]:
-    """Means over the objects and the classes of A and of B."""
-    class_ids, ious, flags = (np.array(column) for column in zip(*measured["objects"], strict=True))
-    in_a = np.array([policies[int(class_id)] == "mask" for class_id in class_ids])
-    figures: dict[str, float] = {}
-    for group, chosen in (("A", in_a), ("B", ~in_a)):
-        crowded = chosen & flags.astype(bool)
-        figures[f"IoU {group}"], figures[f"boxes {group}"] = ious[chosen].mean(), int(chosen.sum())
-        figures[f"IoU {group}, overlapping"] = ious[crowded].mean()
-        figures[f"boxes {group}, overlapping"] = int(crowded.sum())
-        wanted = "mask" if group == "A" else "box"
-        names = [data.taxonomy.unique_names[i] for i, value in policies.items() if value == wanted]
-        aps = [measured["ap"][name] for name in names if measured["ap"].get(name) is not None]
-        figures[f"AP {group}"] = float(np.mean(aps))
-    return figures
-
-
 def table_rows(
     measured: Mapping[str, Mapping[int, Mapping[str, float]]],
 ) -> Iterator[tuple[str, ...]]:
@@ -355,49 +257,45 @@ def table_rows(
         )
 
 
-def paint(image: Picture, masks: Sequence[tuple[NDArray[np.bool_], bool]]) -> Picture:
-    """Tint masks green (A) or red (B), the largest first."""
-    canvas = image.astype(np.float32)
-    for mask, in_a in sorted(masks, key=lambda item: -int(item[0].sum())):
-        color = np.array((40, 190, 70) if in_a else (220, 50, 50), np.float32)
-        canvas[mask] = 0.5 * canvas[mask] + 0.5 * color
-    painted: Picture = canvas.astype(np.uint8)
-    return painted
+def predictions(run: Run, data: ShardSet, samples: Sequence[Sample]) -> list[Sample]:
+    """What a run shows in some images: masks for their boxes, or confident learned queries."""
+    if run.recipe.loss.matching:
+        embeddings, config = run.class_embeddings(data.taxonomy), run.recipe.inference
+        model, classes = run.model, data.taxonomy
+        found = predict_samples(
+            model, embeddings, classes, data, "instance", config, samples=samples
+        )
+        return [replace(sample, segments=confident(sample)) for sample in found]
+    pairs = [
+        (sample, map(as_prediction, segments, masks))
+        for sample, segments, masks in box_masks(run, data, samples)
+    ]
+    return [replace(sample, segments=tuple(s for s in found if s)) for sample, found in pairs]
+
+
+def confident(sample: Sample) -> tuple[Segment, ...]:
+    """The predicted segments whose score is not below SHOWN."""
+    return tuple(s for s in sample.segments if s.score is not None and s.score >= SHOWN)
 
 
 def draw(title: str, arguments: argparse.Namespace, count: int = 5) -> Picture | None:
-    """Validation images with boxes of A and B: the true masks and those of two arms."""
-    names, seed = ("content only", "content + T", "all masks"), arguments.seeds[0]
+    """Validation images with objects of A and B: the true masks and those of three arms."""
+    direction, seed = DIRECTIONS[title], arguments.seeds[0]
+    names = ("queries", "queries + T", "queries, all masks") if direction.queries else BOX_ARMS
     folders = [arguments.out / "runs" / f"{slug(n)}-{title}-seed{seed}" for n in names]
     if not all(versions(folder) for folder in folders):
         return None
-    direction = DIRECTIONS[title]
     data = ShardSet.open(sets_folder(direction, arguments) / direction.val)
     policies = val_policies(data, direction)
 
     def in_a(segment: Segment) -> bool:
         return policies[segment.class_id] == "mask"
 
-    def both(sample: Sample) -> int:
-        flags = [in_a(segment) for segment in objects(sample)]
-        return min(sum(flags), len(flags) - sum(flags)) if 4 <= len(flags) <= 14 else 0
-
-    chosen = sorted(data.samples(), key=both, reverse=True)[:count]
-    keep = {sample.id for sample in chosen}
-    tiles: dict[str, list[Tile]] = {sample.id: [] for sample in chosen}
-    for sample in chosen:
-        size = sample.height, sample.width
-        masks = [(rle.decode(s.mask or b"", *size), in_a(s)) for s in objects(sample)]
-        tiles[sample.id].append(Tile(paint(data.image(sample), masks), "true masks"))
+    chosen = with_both_groups(data, in_a, count)
+    columns = {"true masks": chosen}
     for name, folder in zip(names, folders, strict=True):
-        run = load_run(resolve(folder))
-        for sample, segments, predicted in box_masks(run, data):
-            if sample.id in keep:
-                pairs = zip(predicted, segments, strict=True)
-                masks = [(mask.mask, in_a(segment)) for mask, segment in pairs]
-                tiles[sample.id].append(Tile(paint(data.image(sample), masks), name))
-    rows = [tile for sample in chosen for tile in tiles[sample.id]]
-    return picture_grid(rows, width=300, columns=len(names) + 1)
+        columns[name] = predictions(load_run(resolve(folder)), data, chosen)
+    return draw_columns(data, columns, in_a)
 
 
 def main() -> None:
