@@ -14,7 +14,8 @@ class could say which object is meant). Arms of learned queries, on scenes, get 
 mean IoU of each object with its best proposal.
 
 Finished runs and evaluations are reused and an interrupted one resumes, so processes may train
-different seeds; the table shows what is there. Writes results.md and pictures.png (A green, B red).
+different seeds; the table shows what is there. Writes results.md and a picture of each direction
+(A green, B red).
 """
 
 import argparse
@@ -32,6 +33,7 @@ from experiments import (
     interval,
     markdown,
     options,
+    scene_sets,
     train_once,
 )
 from maskx_pictures import draw_columns, with_both_groups
@@ -40,7 +42,7 @@ from rich.console import Console
 
 from segkit.commands.common import stderr, table
 from segkit.data.mask_policy import mask_policies
-from segkit.demo.demo import SETTINGS, convert_scenes, generate_scenes
+from segkit.demo.demo import SETTINGS
 from segkit.demo.scenes import STUFF, THINGS
 from segkit.images.draw import Picture, save_png
 from segkit.inference.outputs import predict_samples
@@ -86,9 +88,12 @@ BASE = (
 )
 """Overrides of the runs on COCO, for training of minutes."""
 SHOWN = 0.3
-"""Score of a learned query above which pictures show its mask."""
-BOX_ARMS = ("content only", "content + T", "all masks")
-"""Arms with boxes that pictures show."""
+"""Score from which pictures show the mask of a learned query."""
+SHOWN_ARMS = {
+    False: ("content only", "content + T", "all masks"),
+    True: ("queries", "queries + T", "queries, all masks"),
+}
+"""Arms that pictures show, with boxes or with learned queries."""
 NO_CONTENT = "model.label_content=false"
 COLUMNS = ("arm", "IoU A", "IoU B", "IoU B, overlapping", "AP A", "AP B", "IoU B - reference")
 
@@ -149,25 +154,21 @@ so belongs to the tables 1a, 1b and 1d as well."""
 
 
 def sets_folder(direction: Direction, arguments: argparse.Namespace) -> Path:
-    """Folder of the sets of a direction."""
-    folder: Path = arguments.out / "scenes" if direction.queries else arguments.sets
-    return folder
+    """Folder of the sets of a direction, with all masks; a mask policy hides B's.
 
-
-def make_sets(direction: Direction, arguments: argparse.Namespace) -> None:
-    """Convert the COCO instances or the demo's scenes, with all masks; a mask policy hides B's."""
-    folder = sets_folder(direction, arguments)
-    if all(versions(folder / name) for name in (direction.train, direction.val)):
-        return
+    Scenes are generated and COCO instances are converted if they are missing.
+    """
     if direction.queries:
-        native = generate_scenes(arguments.out / "native", 0)
-        convert_scenes(native, folder, lambda done: None)
-        return
+        return scene_sets(arguments.out)
+    folder: Path = arguments.sets
     coco = arguments.data / "coco"
     for name, split in ((direction.train, "train2017"), (direction.val, "val2017")):
+        if versions(folder / name):
+            continue
         source = open_coco_instances(coco / "annotations" / f"instances_{split}.json", coco / split)
         options = ConvertOptions(name=name)
         convert(source, folder / name, options, arguments={"data": str(coco)})
+    return folder
 
 
 def policy(direction: Direction, name: str, rest: str = "box") -> dict[str, str]:
@@ -187,19 +188,19 @@ def train_arm(name: str, title: str, seed: int, arguments: argparse.Namespace) -
     data = [(str(resolve(sets_folder(direction, arguments) / direction.train)), 1.0)]
     rules = policy(direction, direction.train, "none" if arm.without_b else "box")
     items = ", ".join(f'"{key}" = "{value}"' for key, value in rules.items())
-    hidden = f"data.mask_policy={{{items}}}"
-    recipe = "dataseg-mini" if direction.queries else "box-labeler-mini"
+    masks_of_a = f"data.mask_policy={{{items}}}"
+    recipe = arguments.recipe or ("dataseg-mini" if direction.queries else "box-labeler-mini")
     common = [*SETTINGS] if direction.queries else [*BASE, FROZEN_NORM]
     backbone = [] if direction.queries else backbone_overrides(arguments.data / WEIGHTS)
     start = train_once(
         f"base-without-b-{title}" if arm.without_b else f"base-{title}",
         seed,
         data,
-        [*common, *backbone, hidden],
+        [*common, *backbone, masks_of_a],
         with_values(arguments, recipe=recipe, steps=arguments.base_steps),
     )
     overrides = [*common, f'model.init_from="{start}"', *arm.overrides]
-    overrides += [] if arm.all_masks else [hidden]
+    overrides += [] if arm.all_masks else [masks_of_a]
     folder = f"{slug(name)}-{title}"
     return train_once(folder, seed, data, overrides, with_values(arguments, recipe=recipe))
 
@@ -214,7 +215,7 @@ def slug(name: str) -> str:
     return "-".join(name.replace(",", " ").replace("+", " ").split())
 
 
-def cached(name: str, title: str, seed: int, arguments: argparse.Namespace) -> Path:
+def score_file(name: str, title: str, seed: int, arguments: argparse.Namespace) -> Path:
     """File with the figures of an arm and a seed."""
     path: Path = arguments.out / "scores" / f"{slug(name)}-{title}-seed{seed}.json"
     return path
@@ -222,7 +223,7 @@ def cached(name: str, title: str, seed: int, arguments: argparse.Namespace) -> P
 
 def scores(name: str, title: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Figures of an arm and a seed, cached; trains the arm if it is missing."""
-    cache, direction = cached(name, title, seed, arguments), DIRECTIONS[title]
+    cache, direction = score_file(name, title, seed, arguments), DIRECTIONS[title]
     if not cache.exists():
         run = load_run(train_arm(name, title, seed, arguments))
         data = ShardSet.open(sets_folder(direction, arguments) / direction.val)
@@ -247,7 +248,7 @@ def table_rows(
         differences = [by_seed[seed]["IoU B"] - reference[seed]["IoU B"] for seed in shared]
         is_reference = ARMS[name].reference == name
         figures = [
-            interval([row[column] for row in by_seed.values()], 1 if "AP" in column else 3)
+            mean([row[column] for row in by_seed.values()], 1 if "AP" in column else 3)
             for column in COLUMNS[1:-1]
         ]
         yield (
@@ -257,31 +258,37 @@ def table_rows(
         )
 
 
+def mean(values: Sequence[float | None], decimals: int) -> str:
+    """Mean over the seeds and its interval; a dash where a group has no such object."""
+    present = [value for value in values if value is not None]
+    return interval(present, decimals) if len(present) == len(values) else "-"
+
+
 def predictions(run: Run, data: ShardSet, samples: Sequence[Sample]) -> list[Sample]:
     """What a run shows in some images: masks for their boxes, or confident learned queries."""
     if run.recipe.loss.matching:
         embeddings, config = run.class_embeddings(data.taxonomy), run.recipe.inference
         model, classes = run.model, data.taxonomy
-        found = predict_samples(
+        proposals = predict_samples(
             model, embeddings, classes, data, "instance", config, samples=samples
         )
-        return [replace(sample, segments=confident(sample)) for sample in found]
-    pairs = [
+        return [replace(s, segments=above_threshold(s)) for s in proposals]
+    predicted = [
         (sample, map(as_prediction, segments, masks))
         for sample, segments, masks in box_masks(run, data, samples)
     ]
-    return [replace(sample, segments=tuple(s for s in found if s)) for sample, found in pairs]
+    return [replace(sample, segments=tuple(filter(None, masks))) for sample, masks in predicted]
 
 
-def confident(sample: Sample) -> tuple[Segment, ...]:
-    """The predicted segments whose score is not below SHOWN."""
+def above_threshold(sample: Sample) -> tuple[Segment, ...]:
+    """The predicted segments that pictures show."""
     return tuple(s for s in sample.segments if s.score is not None and s.score >= SHOWN)
 
 
 def draw(title: str, arguments: argparse.Namespace, count: int = 5) -> Picture | None:
     """Validation images with objects of A and B: the true masks and those of three arms."""
     direction, seed = DIRECTIONS[title], arguments.seeds[0]
-    names = ("queries", "queries + T", "queries, all masks") if direction.queries else BOX_ARMS
+    names = SHOWN_ARMS[direction.queries]
     folders = [arguments.out / "runs" / f"{slug(n)}-{title}-seed{seed}" for n in names]
     if not all(versions(folder) for folder in folders):
         return None
@@ -300,7 +307,7 @@ def draw(title: str, arguments: argparse.Namespace, count: int = 5) -> Picture |
 
 def main() -> None:
     parser = options(__doc__, out="maskx", seeds=[0, 1, 2])
-    parser.set_defaults(steps=200)
+    parser.set_defaults(recipe=None, steps=200)
     parser.add_argument("--data", type=Path, default=REAL_DATA, help="the real data")
     parser.add_argument("--base-steps", type=int, default=600, help="steps of the shared base")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
@@ -312,12 +319,11 @@ def main() -> None:
     pages = []
     for title in arguments.directions:
         direction = DIRECTIONS[title]
-        make_sets(direction, arguments)
         arms = [name for name in arguments.arms if ARMS[name].queries == direction.queries]
         measured: dict[str, dict[int, dict[str, float]]] = {}
         for seed in arguments.seeds:
             for name in arms:
-                if arguments.table and not cached(name, title, seed, arguments).exists():
+                if arguments.table and not score_file(name, title, seed, arguments).exists():
                     continue
                 figures = scores(name, title, seed, arguments)
                 measured.setdefault(name, {})[seed] = figures
@@ -327,7 +333,7 @@ def main() -> None:
         heading = f"A = {direction.masked}"
         Console().print(table(heading, COLUMNS, rows))
         pages.append(f"{heading}\n\n{markdown(COLUMNS, rows)}")
-        picture = draw(title, arguments)
+        picture = None if arguments.table else draw(title, arguments)
         if picture is not None:
             save_png(picture, arguments.out / f"pictures-{title}.png")
     (arguments.out / "results.md").write_text("\n".join(pages))

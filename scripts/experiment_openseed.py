@@ -28,12 +28,13 @@ from experiments import (
     interval,
     markdown,
     options,
+    scene_sets,
     train_once,
 )
 from rich.console import Console
 
 from segkit.commands.common import stderr, table
-from segkit.demo.demo import SETTINGS, convert_scenes, generate_scenes
+from segkit.demo.demo import SETTINGS
 from segkit.inference.outputs import predict_set
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.metrics.box_prompt_iou import evaluate_box_prompts
@@ -110,11 +111,9 @@ class Sets:
 # --- data ---
 
 
-def scene_sets(out: Path) -> Sets:
-    """Generate and convert the demo's scenes, once; the seeds of training share them."""
-    folder = out / "sets"
-    if not versions(folder / "hidden-val"):
-        convert_scenes(generate_scenes(out / "native", 0), folder, lambda done: None)
+def demo_sets(out: Path) -> Sets:
+    """Open the demo's scenes."""
+    folder = scene_sets(out)
     names = ("panoptic-train", "boxes-train", "panoptic-val", "boxes-val", "hidden-val")
     return Sets(SETTINGS, *(ShardSet.open(folder / name) for name in names))
 
@@ -270,7 +269,7 @@ def main() -> None:
     parser.add_argument("--data", choices=("scenes", "real"), default="scenes")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
     arguments = parser.parse_args()
-    sets = scene_sets(arguments.out) if arguments.data == "scenes" else real_sets(arguments.sets)
+    sets = demo_sets(arguments.out) if arguments.data == "scenes" else real_sets(arguments.sets)
     results: Results = {}
     for seed in arguments.seeds:
         for name in arguments.rows:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t
 
+from segkit.atomic import folder_lock
 from segkit.commands.common import stderr
+from segkit.demo.demo import convert_scenes, generate_scenes
 from segkit.shards.publish import resolve, versions
 from segkit.training.train import train
 
@@ -73,6 +75,18 @@ def train_once(
             resume=True,
         )
     return resolve(folder)
+
+
+def scene_sets(out: Path) -> Path:
+    """Folder of the demo's scenes as shard sets; generates and converts them if they are missing.
+
+    All seeds of training share them. A second process is refused while one makes them.
+    """
+    folder = out / "sets"
+    if not versions(folder / "hidden-val"):
+        with folder_lock(out):
+            convert_scenes(generate_scenes(out / "native", 0), folder, lambda done: None)
+    return folder
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:

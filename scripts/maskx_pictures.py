@@ -20,13 +20,13 @@ InA = Callable[[Segment], bool]
 
 
 def with_both_groups(data: ShardSet, in_a: InA, count: int) -> list[Sample]:
-    """The images that show most objects of the rarer of both groups."""
+    """At most `count` images with objects of both groups, most of the rarer group first."""
 
     def fewer(sample: Sample) -> int:
         flags = [in_a(segment) for segment in objects(sample)]
         return min(sum(flags), len(flags) - sum(flags)) if len(flags) in OBJECTS else 0
 
-    return sorted(data.samples(), key=fewer, reverse=True)[:count]
+    return sorted(filter(fewer, data.samples()), key=fewer, reverse=True)[:count]
 
 
 def draw_columns(data: ShardSet, columns: Mapping[str, Sequence[Sample]], in_a: InA) -> Picture:

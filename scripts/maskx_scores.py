@@ -89,7 +89,7 @@ def score_boxes(run: Run, data: ShardSet) -> dict[str, Any]:
 
 
 def score_queries(run: Run, data: ShardSet) -> dict[str, Any]:
-    """As `score_boxes`, of the best proposal of each object, without boxes."""
+    """As `score_boxes`, without boxes; the IoU is that with the best proposal, of any class."""
     embeddings, config = run.class_embeddings(data.taxonomy), run.recipe.inference
     samples = list(predict_samples(run.model, embeddings, data.taxonomy, data, "instance", config))
     proposals = {sample.id: sample for sample in samples}
@@ -108,18 +108,23 @@ def score_queries(run: Run, data: ShardSet) -> dict[str, Any]:
 
 def summarize(
     measured: Mapping[str, Any], data: ShardSet, policies: Mapping[int, str]
-) -> dict[str, float]:
-    """Means over the objects and the classes of A and of B."""
+) -> dict[str, float | None]:
+    """Means over the objects and the classes of A and of B; None where there are none."""
     class_ids, ious, flags = (np.array(column) for column in zip(*measured["objects"], strict=True))
     in_a = np.array([policies[int(class_id)] == "mask" for class_id in class_ids])
-    figures: dict[str, float] = {}
+    figures: dict[str, float | None] = {}
     for group, chosen in (("A", in_a), ("B", ~in_a)):
         crowded = chosen & flags.astype(bool)
-        figures[f"IoU {group}"], figures[f"boxes {group}"] = ious[chosen].mean(), int(chosen.sum())
-        figures[f"IoU {group}, overlapping"] = ious[crowded].mean()
+        figures[f"IoU {group}"], figures[f"boxes {group}"] = mean(ious[chosen]), int(chosen.sum())
+        figures[f"IoU {group}, overlapping"] = mean(ious[crowded])
         figures[f"boxes {group}, overlapping"] = int(crowded.sum())
         wanted = "mask" if group == "A" else "box"
         names = [data.taxonomy.unique_names[i] for i, value in policies.items() if value == wanted]
         aps = [measured["ap"][name] for name in names if measured["ap"].get(name) is not None]
-        figures[f"AP {group}"] = float(np.mean(aps))
+        figures[f"AP {group}"] = mean(aps)
     return figures
+
+
+def mean(values: Sequence[float] | NDArray[np.float64]) -> float | None:
+    """Mean, if there is any value."""
+    return float(np.mean(values)) if len(values) else None
