@@ -285,7 +285,7 @@ def above_threshold(sample: Sample) -> tuple[Segment, ...]:
     return tuple(s for s in sample.segments if s.score is not None and s.score >= SHOWN)
 
 
-def draw(title: str, arguments: argparse.Namespace, count: int = 5) -> Picture | None:
+def draw(title: str, arguments: argparse.Namespace, count: int = 4) -> Picture | None:
     """Validation images with objects of A and B: the true masks and those of three arms."""
     direction, seed = DIRECTIONS[title], arguments.seeds[0]
     names = SHOWN_ARMS[direction.queries]

@@ -46,10 +46,11 @@ def draw_columns(data: ShardSet, columns: Mapping[str, Sequence[Sample]], in_a: 
 
 
 def paint(image: Picture, sample: Sample, in_a: InA) -> Picture:
-    """Tint the masks of an image, the largest first."""
+    """Tint the masks of an image, in gray, the largest first."""
     size = sample.height, sample.width
     masks = [(rle.decode(s.mask or b"", *size), in_a(s)) for s in objects(sample)]
-    canvas: NDArray[np.float32] = image.astype(np.float32)
+    gray = image.astype(np.float32).mean(axis=2, keepdims=True)
+    canvas: NDArray[np.float32] = np.repeat(gray, 3, axis=2)
     for mask, green in sorted(masks, key=lambda item: -int(item[0].sum())):
         color = np.array(GREEN if green else RED, np.float32)
         canvas[mask] = 0.5 * canvas[mask] + 0.5 * color
