@@ -232,10 +232,10 @@ def uncollate(collated: CollatedBatch) -> Batch:
     fields = {
         name: torch.split(tensor, collated.counts) for name, tensor in collated.targets.items()
     }
-    sent = collated.masks.split([_masks_sent(flags) for flags in fields["has_mask"]])
+    pieces = collated.masks.split([_masks_sent(flags) for flags in fields["has_mask"]])
     masks = [
         piece if len(piece) == count else PackedMasks.zeros(count, collated.void.shape[1:])
-        for piece, count in zip(sent, collated.counts, strict=True)
+        for piece, count in zip(pieces, collated.counts, strict=True)
     ]
     targets = tuple(
         Targets(
