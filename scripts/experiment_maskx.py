@@ -102,7 +102,6 @@ COLUMNS = ("arm", "IoU A", "IoU B", "IoU B, overlapping", "AP A", "AP B", "IoU B
 class Arm:
     """A row of the table."""
 
-    table: str
     overrides: tuple[str, ...] = ()
     all_masks: bool = False
     """B's masks are used as well: the oracle."""
@@ -123,31 +122,36 @@ def transfer(source: str, *settings: str) -> tuple[str, ...]:
 
 MLP = "model.box_mlp=true"
 ARMS: Mapping[str, Arm] = {
-    "content only": Arm("labels"),
-    "content + T": Arm("labels", transfer("cls+box")),
-    "all masks": Arm("labels", all_masks=True),
-    "withheld": Arm("labels", (NO_CONTENT,)),
-    "T only": Arm("labels", (NO_CONTENT, *transfer("cls")), reference="withheld"),
-    "random rows": Arm("labels", (NO_CONTENT, *transfer("random")), reference="withheld"),
-    "without B": Arm("without B", without_b=True, reference="without B"),
-    "without B, T": Arm("without B", transfer("cls+box"), without_b=True, reference="without B"),
-    "without B, random rows": Arm(
-        "without B", transfer("random"), without_b=True, reference="without B"
-    ),
-    "MLP": Arm("1c", (MLP,)),
-    "T, MLP": Arm("1c", (MLP, *transfer("cls+box"))),
-    "input random": Arm("1a", transfer("random")),
-    "input text": Arm("1a", transfer("text")),
-    "input cls": Arm("1a", transfer("cls")),
-    "input box": Arm("1a", transfer("box")),
-    "1 layer": Arm("1b", transfer("cls+box", "layers=1")),
-    "2 layers, ReLU": Arm("1b", transfer("cls+box", "activation=relu")),
-    "3 layers, LeakyReLU": Arm("1b", transfer("cls+box", "layers=3")),
-    "3 layers, ReLU": Arm("1b", transfer("cls+box", "layers=3", "activation=relu")),
-    "no stop-gradient": Arm("1d", transfer("cls+box", "stop_gradient=false")),
-    "queries": Arm("queries", queries=True, reference="queries"),
-    "queries + T": Arm("queries", transfer("cls"), queries=True, reference="queries"),
-    "queries, all masks": Arm("queries", all_masks=True, queries=True, reference="queries"),
+    # the paths of the class into a box prompt
+    "content only": Arm(),
+    "content + T": Arm(transfer("cls+box")),
+    "all masks": Arm(all_masks=True),
+    "withheld": Arm((NO_CONTENT,)),
+    "T only": Arm((NO_CONTENT, *transfer("cls")), reference="withheld"),
+    "random rows": Arm((NO_CONTENT, *transfer("random")), reference="withheld"),
+    # no loss of a mask on B
+    "without B": Arm(without_b=True, reference="without B"),
+    "without B, T": Arm(transfer("cls+box"), without_b=True, reference="without B"),
+    "without B, random rows": Arm(transfer("random"), without_b=True, reference="without B"),
+    # table 1c: the MLP
+    "MLP": Arm((MLP,)),
+    "T, MLP": Arm((MLP, *transfer("cls+box"))),
+    # table 1a: the input of T
+    "input random": Arm(transfer("random")),
+    "input text": Arm(transfer("text")),
+    "input cls": Arm(transfer("cls")),
+    "input box": Arm(transfer("box")),
+    # table 1b: its layers and activation
+    "1 layer": Arm(transfer("cls+box", "layers=1")),
+    "2 layers, ReLU": Arm(transfer("cls+box", "activation=relu")),
+    "3 layers, LeakyReLU": Arm(transfer("cls+box", "layers=3")),
+    "3 layers, ReLU": Arm(transfer("cls+box", "layers=3", "activation=relu")),
+    # table 1d: gradients into the class weights
+    "no stop-gradient": Arm(transfer("cls+box", "stop_gradient=false")),
+    # learned queries
+    "queries": Arm(queries=True, reference="queries"),
+    "queries + T": Arm(transfer("cls"), queries=True, reference="queries"),
+    "queries, all masks": Arm(all_masks=True, queries=True, reference="queries"),
 }
 """Rows by name. `content + T` has the input cls+box, 2 layers, LeakyReLU and stopped gradients, and
 so belongs to the tables 1a, 1b and 1d as well."""
@@ -248,7 +252,7 @@ def table_rows(
         differences = [by_seed[seed]["IoU B"] - reference[seed]["IoU B"] for seed in shared]
         is_reference = ARMS[name].reference == name
         figures = [
-            mean([row[column] for row in by_seed.values()], 1 if "AP" in column else 3)
+            cell([row[column] for row in by_seed.values()], 1 if "AP" in column else 3)
             for column in COLUMNS[1:-1]
         ]
         yield (
@@ -258,7 +262,7 @@ def table_rows(
         )
 
 
-def mean(values: Sequence[float | None], decimals: int) -> str:
+def cell(values: Sequence[float | None], decimals: int) -> str:
     """Mean over the seeds and its interval; a dash where a group has no such object."""
     present = [value for value in values if value is not None]
     return interval(present, decimals) if len(present) == len(values) else "-"

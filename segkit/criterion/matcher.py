@@ -208,10 +208,10 @@ class HungarianMatcher:
         size = (targets.labeled.shape[0], targets.labeled.shape[1])
         at = random_points(1, points, size, generator)  # (1, P)
         logits = logits_at(mask_logits.flatten(0, 1)[None], at, size)  # (1, L * N, P)
-        masks = torch.arange(len(targets.full_masks), device=at.device)
+        rows = torch.arange(len(targets.full_masks), device=at.device)
         return (
             logits.reshape(*mask_logits.shape[:2], points),
-            targets.full_masks.at(masks[:, None], at).float(),
+            targets.full_masks.at(rows[:, None], at).float(),
             targets.labeled.flatten()[at[0]].float(),
         )
 

@@ -58,7 +58,10 @@ def equal(first: Batch, second: Batch) -> bool:
         and torch.equal(first.images, second.images)
         and all(
             torch.equal(ours.masks.bits, theirs.masks.bits)
-            and torch.equal(getattr(ours, name), getattr(theirs, name))
+            for ours, theirs in zip(first.targets, second.targets, strict=True)
+        )
+        and all(
+            torch.equal(getattr(ours, name), getattr(theirs, name))
             for ours, theirs in zip(first.targets, second.targets, strict=True)
             for name in (
                 "labels",
