@@ -7,9 +7,10 @@
 Table `masks`: mean IoU with the hidden masks of the 864 boxes of the stand-in's validation images.
 Shapes and GrabCut need no training. The other rows train `box-labeler-mini` on the boxes of the
 stand-in's training images, on masks of other data (COCO panoptic and CamVid), or on both, for the
-same number of steps; each row after `+ boxes` adds to the one before. Self-training continues the
-last of them for --round-steps a round; its control sees the boxes again for as long. The oracle is
-the same model with the true masks of the boxes.
+same number of steps; each row from `+ boxes` to `+ prompt maps` adds to the one before.
+Self-training continues the last of them for --round-steps a round; its control sees the boxes again
+for as long. The oracle is the same model with the true masks of the boxes. The rows after it change
+one thing of `+ prompt maps` each.
 
 Table `downstream`: `dataseg-mini` trained on the pseudo-masks of the last round (or of the best row
 without self-training), on the boxes, and on the true masks of the same images.
@@ -35,6 +36,7 @@ from experiments import (
     train_once,
 )
 from rich.console import Console
+from transfer_sets import pasted, stuff_as_things
 
 from segkit.commands.common import stderr, table
 from segkit.inference.open_teacher import open_teacher
@@ -54,7 +56,7 @@ from segkit.sources.engine import ConvertOptions, convert
 from segkit.training.selftrain import selftrain
 
 BOXES, OTHER_MASKS = {"standin-train": 1.0}, {"coco-train": 6.0, "camvid-train": 1.0}
-TRUE_MASKS = "standin-masks"
+TRUE_MASKS, STUFF, PASTED = "standin-masks", "coco-stuff-as-things", "standin-pasted"
 OFF = ("loss.max_box_prompts=0", "model.prompt_maps=false")
 ONE_PROMPT = ("loss.max_box_prompts=1", "model.prompt_maps=false")
 MAPS = ("loss.max_box_prompts=1", "model.prompt_maps=true")
@@ -81,6 +83,13 @@ ROWS: Mapping[str, Row] = {
     "+ one prompt a crop": Row(OTHER_MASKS | BOXES, ONE_PROMPT),
     "+ prompt maps": Row(OTHER_MASKS | BOXES, MAPS),
     "oracle": Row({TRUE_MASKS: 1.0}, MAPS),
+    "crops of 192 pixels": Row(
+        OTHER_MASKS | BOXES, (*MAPS, "data.image_size=192", "data.batch_size=14")
+    ),
+    "box noise 0.1": Row(OTHER_MASKS | BOXES, (*MAPS, "loss.box_noise=0.1")),
+    "frozen backbone": Row(OTHER_MASKS | BOXES, (*MAPS, "optimizer.backbone_lr_factor=0.0")),
+    "stuff as prompts": Row({STUFF: 6.0, "camvid-train": 1.0} | BOXES, MAPS),
+    "copy-paste": Row(OTHER_MASKS | {PASTED: 1.0}, MAPS),
 }
 BEST = "+ prompt maps"
 """The row that self-training continues."""
@@ -112,10 +121,14 @@ class Experiment:
         self.val, self.truth = (self.open(name) for name in ("standin-val", "standin-truth"))
 
     def open(self, name: str) -> ShardSet:
-        """A set of scripts/real.py, or the true masks of the boxes to train on."""
+        """A set of scripts/real.py, or one that is made from them or from their sources."""
+        folder = self.out / "sets" / name
+        if name == STUFF:
+            return stuff_as_things(self.open("coco-train"), folder)
+        if name == PASTED:
+            return pasted(self.open("standin-train"), self.open("coco-train"), folder)
         if name != TRUE_MASKS:
             return ShardSet.open(self.arguments.sets / name)
-        folder = self.out / "sets" / TRUE_MASKS
         if not versions(folder):
             coco = REAL_DATA / "coco"
             annotations = coco / "annotations" / "instances_train2017.json"
