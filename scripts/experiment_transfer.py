@@ -83,6 +83,8 @@ ROWS: Mapping[str, Row] = {
     "+ one prompt a crop": Row(OTHER_MASKS | BOXES, ONE_PROMPT),
     "+ prompt maps": Row(OTHER_MASKS | BOXES, MAPS),
     "oracle": Row({TRUE_MASKS: 1.0}, MAPS),
+    "no pairwise": Row(OTHER_MASKS | BOXES, (*MAPS, "loss.pairwise=0")),
+    "no boxes": Row(OTHER_MASKS, MAPS),
     "crops of 192 pixels": Row(
         OTHER_MASKS | BOXES, (*MAPS, "data.image_size=192", "data.batch_size=14")
     ),
