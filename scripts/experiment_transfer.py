@@ -36,7 +36,7 @@ from experiments import (
     train_once,
 )
 from rich.console import Console
-from transfer_sets import pasted, stuff_as_things
+from transfer_sets import held_out, pasted, stuff_as_things, true_masks
 
 from segkit.commands.common import stderr, table
 from segkit.inference.open_teacher import open_teacher
@@ -47,12 +47,8 @@ from segkit.inference.teacher import Teacher
 from segkit.metrics.box_prompt_iou import BoxPromptIoU
 from segkit.metrics.evaluate import evaluate
 from segkit.runs.open_run import load_run
-from segkit.shards.header import Header
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import write_layer
-from segkit.sources.coco_instances import open_coco_instances
-from segkit.sources.engine import ConvertOptions, convert
 from segkit.training.selftrain import selftrain
 
 BOXES, OTHER_MASKS = {"standin-train": 1.0}, {"coco-train": 6.0, "camvid-train": 1.0}
@@ -125,27 +121,13 @@ class Experiment:
     def open(self, name: str) -> ShardSet:
         """A set of scripts/real.py, or one that is made from them or from their sources."""
         folder = self.out / "sets" / name
+        if name == TRUE_MASKS:
+            return true_masks(REAL_DATA / "coco", folder)
         if name == STUFF:
             return stuff_as_things(self.open("coco-train"), folder)
         if name == PASTED:
             return pasted(self.open("standin-train"), self.open("coco-train"), folder)
-        if name != TRUE_MASKS:
-            return ShardSet.open(self.arguments.sets / name)
-        if not versions(folder):
-            coco = REAL_DATA / "coco"
-            annotations = coco / "annotations" / "instances_train2017.json"
-            source = open_coco_instances(annotations, coco / "train2017")
-            convert(source, folder, ConvertOptions(name=TRUE_MASKS), arguments={})
-        return ShardSet.open(folder)
-
-    def held_out(self) -> ShardSet:
-        """The COCO validation images that are not among the stand-in's."""
-        folder = self.out / "sets" / "held-out"
-        if not versions(folder):
-            data, used = self.open("coco-val"), set(self.val.image_ids())
-            samples = (sample for sample in data.samples() if sample.id not in used)
-            write_layer(folder, data, samples, Header.from_set(data, "held-out"))
-        return ShardSet.open(folder)
+        return ShardSet.open(self.arguments.sets / name)
 
     # --- masks ---
 
@@ -204,7 +186,9 @@ class Experiment:
             (str(self.open("standin-train").path), self.arguments.layer_weight),
             self.out / "selftrain" / f"seed{seed}",
             rounds=number,
-            held_out=str(self.held_out().path),
+            held_out=str(
+                held_out(self.open("coco-val"), self.val, self.out / "sets" / "held-out").path
+            ),
             checkpoint=str(self.run(BEST, seed)),
             round_steps=self.arguments.round_steps,
             overrides=[
@@ -263,14 +247,23 @@ def labeler(run: Path, *, tta: bool = False) -> Teacher:
 
 
 def mask_rows(experiment: Experiment, rows: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
-    """One line for each row, with intervals over the seeds; shapes have none."""
-    lines = []
+    """One line for each row, with intervals over the seeds and over the differences from `BEST`.
+
+    Shapes have one figure, without a seed. Differences are between figures of one seed.
+    """
+    measured: dict[str, dict[int, Figures]] = {}
     for name in rows:
         used = [0] if name in SHAPES else seeds
-        figures = [f for seed in used if (f := experiment.figures(name, seed)) is not None]
-        if figures:
-            cells = [interval([f[key] for f in figures], 3) for key in FIGURES]
-            lines.append([name, *cells, str(len(figures))])
+        figures = {seed: experiment.figures(name, seed) for seed in used}
+        measured[name] = {seed: found for seed, found in figures.items() if found is not None}
+    base = measured.get(BEST, {})
+    lines = []
+    for name, by_seed in measured.items():
+        if by_seed:
+            cells = [interval([f[key] for f in by_seed.values()], 3) for key in FIGURES]
+            pairs = [] if name in (*SHAPES, BEST) else sorted(by_seed.keys() & base.keys())
+            gains = [by_seed[seed]["mean_iou"] - base[seed]["mean_iou"] for seed in pairs]
+            lines.append([name, *cells, interval(gains, 4) if gains else "-", str(len(by_seed))])
     return lines
 
 
@@ -301,7 +294,7 @@ def main() -> None:
     title = f"{arguments.steps} steps{changes}, seeds {list(arguments.seeds)}"
     columns: tuple[str, ...]
     if arguments.table == "masks":
-        columns = ("row", *FIGURES.values(), "seeds")
+        columns = ("row", *FIGURES.values(), f"difference from `{BEST}`", "seeds")
         rows = mask_rows(experiment, arguments.rows, arguments.seeds)
     else:
         columns = ("trained on", *(name for name, _ in DOWNSTREAM.values()), "seeds")

@@ -1,4 +1,7 @@
-"""Training sets of experiment_transfer.py that change what box prompts learn from."""
+"""Sets that experiment_transfer.py makes from those of real.py, or from the same sources.
+
+Each function returns the newest version of a folder, and publishes it first if there is none.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +18,8 @@ from segkit.shards.header import Header
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
+from segkit.sources.coco_instances import open_coco_instances
+from segkit.sources.engine import ConvertOptions, convert
 from segkit.taxonomy import Taxonomy
 
 PASTES = 2
@@ -28,6 +33,24 @@ MAX_COVER = 0.5
 Image = NDArray[np.uint8]
 Cutout = tuple[int, Image, NDArray[np.bool_]]
 """Class id, pixels (h, w, 3) and mask (h, w) of an object."""
+
+
+def true_masks(coco: Path, folder: Path) -> ShardSet:
+    """The training images of the stand-in with their true masks, from the folder of COCO."""
+    if not versions(folder):
+        annotations = coco / "annotations" / "instances_train2017.json"
+        source = open_coco_instances(annotations, coco / "train2017")
+        convert(source, folder, ConvertOptions(), arguments={})
+    return ShardSet.open(folder)
+
+
+def held_out(data: ShardSet, used: ShardSet, folder: Path) -> ShardSet:
+    """The images of one set that are not among those of another."""
+    if not versions(folder):
+        ids = set(used.image_ids())
+        samples = (sample for sample in data.samples() if sample.id not in ids)
+        write_layer(folder, data, samples, Header.from_set(data, "held-out"))
+    return ShardSet.open(folder)
 
 
 def stuff_as_things(data: ShardSet, folder: Path) -> ShardSet:
@@ -48,7 +71,7 @@ def pasted(boxes: ShardSet, masks: ShardSet, folder: Path, seed: int = 0) -> Sha
     """The images and boxes of one set with objects of another pasted in (Ghiasi et al. 2021).
 
     Args:
-        boxes: the images; their segments keep no mask.
+        boxes: the images, with segments that have only boxes.
         masks: the objects, of the classes that both sets have by the same name.
         folder: directory of the set's versions.
         seed: of objects, sizes and positions.
@@ -61,6 +84,7 @@ def pasted(boxes: ShardSet, masks: ShardSet, folder: Path, seed: int = 0) -> Sha
 
 
 def _cutouts(masks: ShardSet, taxonomy: Taxonomy) -> Iterator[Cutout]:
+    """The objects of a set that are large enough and of a class that the taxonomy names."""
     ids = {category.name.casefold(): category.id for category in taxonomy.categories}
     for sample in masks.samples():
         image = masks.image(sample)
@@ -75,6 +99,7 @@ def _cutouts(masks: ShardSet, taxonomy: Taxonomy) -> Iterator[Cutout]:
 def _paste_all(
     boxes: ShardSet, objects: list[Cutout], rng: np.random.Generator
 ) -> Iterator[tuple[Sample, bytes]]:
+    """Samples without masks become samples with PASTES masks, each with its JPEG."""
     for sample in boxes.samples():
         image, segments = boxes.image(sample).copy(), list(sample.segments)
         for _ in range(PASTES):
