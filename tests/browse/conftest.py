@@ -1,3 +1,4 @@
+import atexit
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,17 @@ def fo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
                 pytest.fail(f"SEGKIT_REQUIRE_MONGO=1, but {error}")
             pytest.skip(str(error))
         yield module
+        _stop_mongodb(module)
+
+
+def _stop_mongodb(fo: ModuleType) -> None:
+    """Stop the MongoDB that these tests started, before pytest removes its folder."""
+    database = fo.core.odm.database
+    if database._db_service is not None and database._db_service.child is not None:
+        atexit.unregister(database._delete_non_persistent_datasets_if_allowed)  # needs MongoDB
+        database._client.close()
+        database._db_service.child.stdin.close()
+        database._db_service.child.wait()
 
 
 @pytest.fixture(autouse=True)
