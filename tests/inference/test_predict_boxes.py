@@ -114,7 +114,9 @@ def test_one_wait_a_batch_brings_the_masks_of_its_boxes_to_the_host(
     for of_image, of_expected in zip(masks, expected, strict=True):
         for mask, other in zip(of_image, of_expected, strict=True):
             assert (mask.inside == other.inside).all()
-            assert (mask.score, mask.class_index) == (other.score, other.class_index)
+            # other memory alignment, other vector instructions: the last digit may differ
+            assert mask.score == pytest.approx(other.score, rel=1e-6)
+            assert mask.class_index == other.class_index
 
 
 class Functional:
