@@ -51,11 +51,12 @@ def image_files(place: Path) -> tuple[Path, Sequence[Path], Counter[str]]:
 def sample_ids(files: Sequence[Path], root: Path) -> dict[Path, str]:
     """The sample id of each file: its path under `root`.
 
-    The extension is left out where the path is unique without it.
+    The extension is left out where the path is unique without it, among the paths of the other
+    files with and without theirs.
     """
     names = {file: PurePosixPath(file.relative_to(root).as_posix()) for file in files}
     stems = {file: name.with_suffix("") for file, name in names.items()}
-    count = Counter(stems.values())
+    count = Counter([*stems.values(), *names.values()])
     return {
         file: str(stems[file] if count[stems[file]] == 1 else name) for file, name in names.items()
     }

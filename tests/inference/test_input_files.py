@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segkit import storage
 from segkit.errors import InputError
@@ -25,6 +27,24 @@ def test_images_are_found_and_named_alike_on_disk_and_in_a_store(store, tmp_path
             place / "a",
             [place / "a" / "2.png"],
         )
+
+
+@given(st.lists(st.sampled_from(["a", "b", ".jpg", ".png"]), max_size=4), st.data())
+def test_ids_are_unique_whatever_the_names(parts: list[str], data: st.DataObject) -> None:
+    stems = st.lists(st.sampled_from(["a", ".jpg", ".png", "/b"]), min_size=1, max_size=4)
+    names = data.draw(st.sets(stems.map(lambda end: "a" + "".join(end) + ".png"), max_size=8))
+    names |= {"a" + "".join(parts) + ".jpg"}
+    files = [Path("root") / name for name in sorted(names)]
+    ids = sample_ids(files, Path("root"))
+    assert len(set(ids.values())) == len(files)
+    for file, sample_id in ids.items():
+        assert file.as_posix().startswith(f"root/{sample_id}")
+
+
+def test_a_name_without_its_extension_is_not_that_of_another_file() -> None:
+    files = [Path("a.jpg"), Path("a.jpg.png"), Path("a.png"), Path("b.png")]
+    ids = sample_ids(files, Path())
+    assert [ids[file] for file in files] == ["a.jpg", "a.jpg.png", "a.png", "b"]
 
 
 def test_hidden_files_are_skipped_and_other_formats_counted(tmp_path: Path) -> None:
