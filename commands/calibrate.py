@@ -62,6 +62,7 @@ def calibrate(
     Example: segkit calibrate --checkpoint work/run --data work/masks
     """
     from segkit.runs.open_run import check_run, run_folder
+    from segkit.runs.run_manifest import read_run_manifest, require_no_interrupted_training
     from segkit.shards.lineage import training_digests
     from segkit.shards.publish import check_type
     from segkit.shards.reader import ShardSet
@@ -72,7 +73,9 @@ def calibrate(
         hint = "give a set with true masks"
         raise InputError("no segment has a mask", file=labeled.path, hint=hint)
     folder = run_folder(checkpoint)
-    check_type(folder.parent if out is None else out, "run")
+    destination = folder.parent if out is None else out
+    check_type(destination, "run")
+    require_no_interrupted_training(destination)
     if labeled.manifest.digest in training_digests(folder):
         note(f"the run was trained with {data}, where its masks are better than elsewhere")
 
@@ -81,7 +84,6 @@ def calibrate(
     from segkit.report.reliability import calibration_report
     from segkit.runs.calibrated_version import publish_calibrated
     from segkit.runs.open_run import load_run
-    from segkit.runs.run_manifest import read_run_manifest
 
     run = load_run(checkpoint, device)
     with progress_bar(f"calibrate {run.path.parent.name}", len(labeled)) as advance:

@@ -6,7 +6,14 @@ from pathlib import Path
 from segkit import __version__
 from segkit.runs.calibration import Calibration
 from segkit.runs.run import Run, check_readable
-from segkit.runs.run_manifest import CALIBRATION, CONTENT, RunManifest, file_digests, run_parent
+from segkit.runs.run_manifest import (
+    CALIBRATION,
+    CONTENT,
+    RunManifest,
+    file_digests,
+    require_no_interrupted_training,
+    run_parent,
+)
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, staging
 from segkit.shards.reader import ShardSet
@@ -28,12 +35,14 @@ def publish_calibrated(
         out: directory of the new version; by default the run's own.
 
     Raises:
-        InputError: `out` cannot be written to, or holds something else than runs.
+        InputError: `out` cannot be written to, holds something else than runs, or holds an
+            interrupted training.
         SegkitError: another process is writing there, the disk is full, or a file of the run was
             damaged meanwhile.
     """
     fingerprint = {"command": "calibrate", "run": run.manifest.digest, "data": data.manifest.digest}
     destination = run.path.parent if out is None else out
+    require_no_interrupted_training(destination)
     with staging(destination, fingerprint, resume=False, content="run") as stage:
         for name in CONTENT:
             shutil.copyfile(run.path / name, stage.path / name)

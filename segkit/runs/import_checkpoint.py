@@ -29,6 +29,7 @@ from segkit.runs.run_manifest import (
     file_digests,
     manifest_of,
     refuse_damage,
+    require_no_interrupted_training,
 )
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, staging, versions
@@ -145,6 +146,7 @@ def _import(checkpoint: _Checkpoint, out: Path, text: TextConfig) -> Path:
     words = torch.from_numpy(np.stack(list(store.vectors().values())))  # (M, D)
     set_class_head(model, rows, head[order], head_bias[order], taxonomy, words)
     fingerprint = {"command": "import", "source": checkpoint.source, "digest": checkpoint.digest}
+    require_no_interrupted_training(out)
     with staging(out, fingerprint, resume=False, content="run") as stage:
         _write(stage.path, model, recipe, taxonomy, rows, checkpoint, store)
         refuse_damage(stage.path, manifest_of(stage.path))

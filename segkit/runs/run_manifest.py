@@ -13,8 +13,8 @@ from segkit.file_names import is_unsafe
 from segkit.shards.consistency import Violation
 from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import verify_content
-from segkit.shards.publish import MANIFEST, resolve
-from segkit.storage import file_sha256, reason, relocate
+from segkit.shards.publish import MANIFEST, interrupted, resolve
+from segkit.storage import file_sha256, location, reason, relocate
 from segkit.taxonomy import Taxonomy
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"
@@ -28,6 +28,18 @@ CONTENT = (WEIGHTS, RECIPE, VOCABULARY, TAXONOMIES)
 """The files that `load_run` reads; pictures and logs are not needed to use a run."""
 SchemaVersion = Literal["1", "2"]
 """Version 1 has the key and weight names in `segkit.recipes.old_names`, version 2 today's."""
+
+
+def require_no_interrupted_training(out: str | Path) -> None:
+    """Raise InputError where a training was interrupted: to publish would delete its checkpoints.
+
+    Args:
+        out: directory of the runs that something else than training writes to.
+    """
+    left = interrupted(location(out))
+    if left is not None and left.get("command") == "train":
+        hint = "finish it with segkit train --resume, or give another --out"
+        raise InputError("holds an interrupted training", file=out, hint=hint)
 
 
 class RunManifest(BaseModel):

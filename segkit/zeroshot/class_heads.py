@@ -17,7 +17,14 @@ from segkit.recipes.schema import Recipe
 from segkit.runs.content_files import write_inputs, write_tensors
 from segkit.runs.import_checkpoint import set_class_head
 from segkit.runs.run import Run, check_readable
-from segkit.runs.run_manifest import METRICS, WEIGHTS, RunManifest, file_digests, log_digests
+from segkit.runs.run_manifest import (
+    METRICS,
+    WEIGHTS,
+    RunManifest,
+    file_digests,
+    log_digests,
+    require_no_interrupted_training,
+)
 from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, Staging, staging
@@ -139,6 +146,7 @@ def write_head(
         InputError: as `train_head`.
     """
     fingerprint = {"command": "zeroshot train"}
+    require_no_interrupted_training(out)
     with staging(out, fingerprint, resume=False, content="run") as stage:
         with (stage.path / METRICS).open("w", encoding="utf-8") as lines:
 

@@ -10,10 +10,13 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import segkit
+from segkit.errors import InputError
 from segkit.inference import calibrate as calibrate_module
+from segkit.runs.calibrated_version import publish_calibrated
 from segkit.runs.calibration import Calibration
 from segkit.runs.run_manifest import CONTENT, read_run_manifest
 from segkit.sample import Segment
+from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from tests.commands.slips import assert_refused_before_torch, hollow_run
 from tests.commands.test_predict import call, error, invoke
@@ -210,6 +213,22 @@ def test_min_iou_without_a_calibration_names_the_command(
         "--min-iou does nothing with the teacher grabcut"
     )
     assert not (tmp_path / "x").exists()
+
+
+def test_the_checkpoints_of_an_interrupted_training_stay(
+    run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path
+) -> None:
+    place = tmp_path / "run"
+    shutil.copytree(run.parent, place)
+    with staging(place, {"command": "train"}, resume=True, content="run") as stage:
+        checkpoint = stage.path / "checkpoints" / "step-00000500"
+        checkpoint.mkdir(parents=True)
+    message = "holds an interrupted training; finish it with segkit train --resume"
+    assert message in error("calibrate", "--checkpoint", place, "--data", toy.path)
+    calibration = Calibration.model_construct()
+    with pytest.raises(InputError, match="holds an interrupted training"):
+        publish_calibrated(segkit.load_run(place), calibration, toy)
+    assert checkpoint.is_dir()
 
 
 def test_slips_are_refused_before_torch_is_imported(
