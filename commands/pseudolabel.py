@@ -149,6 +149,10 @@ def pseudolabel(
     )
     hidden = None if truth is None else _open_truth(truth, boxes)
     compared = {name: ShardSet.open(name) for name in compare}
+    if compared:
+        from segkit.report.compared_masks import check_compared
+
+        check_compared(compared, boxes)
 
     # Everything that can be refused has been: models take seconds to load.
     from segkit import pseudolabel as label_boxes

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segkit.errors import InputError
 from segkit.inference.box_masks import ImagePrompts
 from segkit.inference.grabcut import GrabCutTeacher
 from segkit.inference.shape_teachers import SHAPES, ShapeTeacher
@@ -17,6 +18,8 @@ from segkit.report.preview import spread
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
+THESE = "these masks"
+"""Name of the layer whose masks are compared with others."""
 MAX_BOXES = 300
 """Boxes that are compared at most: GrabCut takes a third of a second for each."""
 
@@ -29,6 +32,23 @@ class Comparison:
     """The compared boxes; each has a mask in the layer and a true mask."""
     iou: dict[str, Floats]
     """Teacher -> (B,) IoU, 0 where it has no mask for a box."""
+
+
+def check_compared(layers: Mapping[str, ShardSet], boxes: ShardSet) -> None:
+    """Raise InputError for a layer that cannot be compared on these boxes.
+
+    Args:
+        layers: the layers, by name.
+        boxes: the set that is labeled.
+    """
+    taken, images = {THESE, GrabCutTeacher.name, *SHAPES}, set(boxes.image_ids())
+    for name, layer in layers.items():
+        if name in taken:
+            hint = f"give ./{name}"
+            raise InputError(f"{name} is compared anyway", record="--compare", hint=hint)
+        if images.isdisjoint(layer.image_ids()):
+            hint = f"give a layer of the images of {boxes.path}"
+            raise InputError("has none of the images", file=layer.path, hint=hint)
 
 
 def compare_masks(
@@ -57,7 +77,7 @@ def compare_masks(
         return None
     rows = LabeledBoxes(*(values[chosen] for values in vars(boxes).values()))
     teachers: list[Teacher] = [*map(ShapeTeacher, SHAPES), GrabCutTeacher(0.0)]
-    columns: dict[str, list[float]] = {"these masks": rows.iou.tolist()}
+    columns: dict[str, list[float]] = {THESE: rows.iou.tolist()}
     columns |= {name: [] for name in (*(teacher.name for teacher in teachers), *layers)}
     numbers = {
         name: {image_id: row for row, image_id in enumerate(compared.image_ids())}
