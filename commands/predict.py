@@ -24,7 +24,7 @@ from .common import (
     table,
     write_preview,
 )
-from .scoring import SETTINGS_OPTION, TASKS, load_run_for, parse_choice
+from .scoring import SETTINGS_OPTION, TASKS, load_run_for, parse_choice, reject_unused
 from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 
 if TYPE_CHECKING:
@@ -84,7 +84,11 @@ def predict(
         True, "--overlays/--no-overlays", help="Draw the predictions over each image."
     ),
     overlay_score: float = typer.Option(
-        0.3, "--overlay-score", min=0, max=1, help="Instances with a lower score are not drawn."
+        None,
+        "--overlay-score",
+        min=0,
+        max=1,
+        help="Instances with a lower score are not drawn; by default 0.3.",
     ),
     preview: bool = PREVIEW_OPTION,
     native: bool = typer.Option(
@@ -126,6 +130,15 @@ def predict(
     skip = parse_choice(on_error, ("fail", "skip"), "--on-error") == "skip"
     if (images is None) == (data is None):
         raise InputError("give --images DIR or --data SET", hint="give one of the two")
+    draws = chosen_task == "instance" and (overlays or preview)
+    reject_unused(
+        ("--on-error skip", skip and images is None, "--images"),
+        (
+            "--overlay-score",
+            overlay_score is not None and not draws,
+            "--task instance with --overlays or --preview",
+        ),
+    )
     workers = parse_workers(engine, devices, device, address)
     check_run(checkpoint, settings, chosen_task)
     shards = ShardSet.open(data) if data else None
@@ -142,8 +155,10 @@ def predict(
 
     # Everything that can be refused has been: these imports take seconds.
     from segkit.export.prediction_files import write_native
+    from segkit.images.draw import MIN_DRAWN_SCORE
     from segkit.inference.outputs import predict_files, predict_set, write_overlays
 
+    least = MIN_DRAWN_SCORE if overlay_score is None else overlay_score
     with folder_lock(out):
         run = load_run_for(taxonomy, checkpoint, workers.caller_device, settings)
         destination = out / "predictions"
@@ -177,14 +192,12 @@ def predict(
         if overlays:
             with progress_bar("draw", len(predictions)) as advance:
                 folder = out / "overlays" / version
-                drawn = write_overlays(
-                    predictions, folder, min_score=overlay_score, on_image=advance
-                )
+                drawn = write_overlays(predictions, folder, min_score=least, on_image=advance)
             folders["overlays"] = str(folder)
             segments = predictions.manifest.statistics.segments
             if drawn < segments:
-                note(f"{segments} found, {drawn} of them with a score of {overlay_score:g} or more")
-        if picture := write_preview(predictions, preview, overlay_score):
+                note(f"{segments} found, {drawn} of them with a score of {least:g} or more")
+        if picture := write_preview(predictions, preview, least):
             folders["preview"] = picture
         if native:
             folders["native"] = str(write_native(predictions, out / "native" / version))

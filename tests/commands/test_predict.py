@@ -331,7 +331,9 @@ def test_slips_of_predict_are_refused_before_torch_is_imported(
     run: Path, toy: ShardSet, tmp_path: Path
 ) -> None:
     checkpoint, images, data = f"--checkpoint={run}", f"--images={tmp_path}", f"--data={toy.path}"
+    only_boxes = hollow_run(tmp_path / "prompts", ["loss.matching=false"])
     slips = (
+        ["--checkpoint", only_boxes, data],
         ["--checkpoint", "absent", images, "--classes", "cat"],
         [checkpoint, images],
         [checkpoint, images, "--classes", "cat"],
@@ -339,5 +341,15 @@ def test_slips_of_predict_are_refused_before_torch_is_imported(
         [checkpoint, images, "--classes", "cat", "--task", "semantics"],
         [checkpoint, data, "--set", "inference.scores=3"],
         [checkpoint, data, "--set", "inference.instances=3"],
+        [checkpoint, data, "--on-error", "skip"],
+        [checkpoint, data, "--overlay-score", "0.5"],
+        [
+            checkpoint,
+            data,
+            "--task=instance",
+            "--overlay-score=0.5",
+            "--no-overlays",
+            "--no-preview",
+        ],
     )
     assert_refused_before_torch(["predict", "--out", "x"], slips)
