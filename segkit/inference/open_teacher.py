@@ -25,8 +25,13 @@ from segkit.inference.grabcut import GrabCutTeacher
 from segkit.inference.shape_teachers import SHAPES, ShapeTeacher
 from segkit.inference.teacher import Teacher
 from segkit.recipes.schema import Strategy
-from segkit.runs.open_run import check_min_iou, check_run, require_box_prompts, run_folder
-from segkit.runs.run_manifest import read_run_manifest
+from segkit.runs.open_run import (
+    check_min_iou,
+    check_run,
+    default_strategy,
+    open_run,
+    require_box_prompts,
+)
 
 GRABCUT = "grabcut"
 MIN_SCORES = {f"{name}:": 0.5 for name in ("sam", "sam2", "samhq")} | {GRABCUT: 0.0}
@@ -161,14 +166,12 @@ class TeacherSpec:
         return [*self.settings, f"inference.pseudo_score={self.min_score}"]
 
     def _run_strategy(self) -> Strategy:
-        """The strategy that `RunTeacher` takes; reads the manifest of a run."""
+        """The strategy that `RunTeacher` takes; reads the recipe of a run."""
         if self.strategy is not None:
             return self.strategy
-        public = is_hugging_face(self.name) or self._is_imported()
-        return "proposals" if public else "box-prompts"
-
-    def _is_imported(self) -> bool:
-        return read_run_manifest(run_folder(self.name)).command == "import"
+        if is_hugging_face(self.name):
+            return "proposals"
+        return default_strategy(open_run(self.name)[2])
 
     def _min_score(self) -> float:
         return MIN_SCORES[self.kind] if self.min_score is None else self.min_score

@@ -16,7 +16,7 @@ from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.predicted_masks import PredictedMask, PredictedMasks
 from segkit.masks.boxes import touches_image
 from segkit.model.text_classifier import ClassEmbeddings
-from segkit.runs.open_run import load_run, no_box_prompts
+from segkit.runs.open_run import check_trained, load_run
 from segkit.runs.run import Run
 from segkit.sample import Box
 from segkit.shards.manifest import Task
@@ -59,8 +59,9 @@ class Predictor:
                 the image) or instance (things; masks may overlap).
 
         Raises:
-            InputError: an image of another shape or type, a name without a text embedding, or no
-                thing among the classes of an instance task.
+            InputError: an image of another shape or type, a name without a text embedding, no
+                thing among the classes of an instance task, or a run that was trained with box
+                prompts only.
         """
         return next(self.predict_many([image], classes, task))
 
@@ -80,6 +81,7 @@ class Predictor:
         Raises:
             InputError: as of `predict`.
         """
+        check_trained(self.run.recipe, task, self.run.path)
         taxonomy = self.taxonomy(classes)
         if task == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):
             hint = "add a thing, or use the task semantic or panoptic"
@@ -119,10 +121,9 @@ class Predictor:
         Raises:
             InputError: an image of another shape or type, a box without extent or beyond the image,
                 unequal numbers of labels and boxes, a name without a text embedding, or a public
-                model, which has no box prompts.
+                model or another run without box prompts.
         """
-        if self.run.manifest.command == "import":
-            raise no_box_prompts(self.run.path)
+        check_trained(self.run.recipe, "box-prompts", self.run.path)
         names = [None] * len(boxes) if labels is None else list(labels)
         image = _pixels(image)
         _check_boxes(image, boxes, names)

@@ -11,7 +11,12 @@ from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.teacher import Teacher
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import Strategy
-from segkit.runs.open_run import check_min_iou, no_box_prompts, require_box_prompts
+from segkit.runs.open_run import (
+    check_min_iou,
+    check_trained,
+    default_strategy,
+    require_box_prompts,
+)
 from segkit.runs.run import Run
 from segkit.shards.manifest import Parent
 from segkit.taxonomy import Taxonomy
@@ -41,10 +46,8 @@ class RunTeacher(Teacher):
         min_iou: float | None = None,
         tta: bool = False,
     ) -> None:
-        public = run.manifest.command == "import"
-        self.strategy: Strategy = strategy or ("proposals" if public else "box-prompts")
-        if public and self.strategy == "box-prompts":
-            raise no_box_prompts(run.path)
+        self.strategy: Strategy = strategy or default_strategy(run.recipe)
+        check_trained(run.recipe, self.strategy, run.path)
         self.run, self.name = run, str(run.path)
         self.min_score = run.recipe.inference.pseudo_score
         if self.strategy == "box-prompts":

@@ -12,7 +12,7 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.hub import check_model_type, check_source, fetch_model, is_hugging_face
 from segkit.recipes.load import load_recipe
-from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe
+from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe, Strategy
 from segkit.runs.run_manifest import RECIPE, RunManifest, read_run_manifest, read_taxonomies
 from segkit.shards.publish import resolve
 from segkit.storage import local_path
@@ -38,15 +38,15 @@ def open_run(
 
     Raises:
         InputError: no run there, a run behind a URL, an override of another section, or one that
-            `output` does not read.
+            `output` does not read, or an output that it was not trained for.
     """
     _check_overrides(overrides)
     folder = run_folder(spec)
     _check_overrides(overrides, output)
     manifest = read_run_manifest(folder)
-    if output == "box-prompts" and manifest.command == "import":
-        raise no_box_prompts(spec)
     recipe = load_recipe(folder / RECIPE, overrides, warn=manifest.schema_version != "1")
+    if output is not None:
+        check_trained(recipe, output, spec)
     return folder, manifest, recipe
 
 
@@ -107,10 +107,35 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
     return read_run(*open_run(spec, overrides), device)
 
 
+def default_strategy(recipe: Recipe) -> Strategy:
+    """How a run gets masks for boxes: by box prompts, if it was trained with them."""
+    return "box-prompts" if recipe.loss.box_prompts > 0 else "proposals"
+
+
+def check_trained(recipe: Recipe, output: str, spec: str | Path) -> None:
+    """Refuse an output of layers that the training of a run left as they were.
+
+    Args:
+        recipe: the run's.
+        output: a key of `INFERENCE_KEYS`.
+        spec: the run, for the error.
+
+    Raises:
+        InputError: box prompts of a run without them, such as a public model, or anything else of
+            a run that was trained with box prompts only.
+    """
+    if output == "box-prompts":
+        if recipe.loss.box_prompts == 0:
+            raise no_box_prompts(spec)
+    elif not recipe.loss.matching:
+        hint = "give pseudolabel its boxes, or a run that was trained with loss.matching = true"
+        raise InputError("was trained with box prompts only, without queries", file=spec, hint=hint)
+
+
 def no_box_prompts(spec: str | Path) -> InputError:
-    """The error for box prompts of a public model."""
+    """The error for box prompts of a public model, or of a run that was trained without them."""
     return InputError(
-        "a public Mask2Former has no box prompts",
+        "has no box prompts",
         file=spec,
         hint="give --strategy proposals, or a run that was trained with loss.box_prompts above 0",
     )

@@ -10,7 +10,7 @@ from segkit.runs.run_manifest import RECIPE, RunManifest
 from segkit.shards.manifest_file import manifest_text
 
 
-def hollow_run(folder: Path) -> str:
+def hollow_run(folder: Path, overrides: Sequence[str] = ()) -> str:
     """A run as far as it is read before torch is imported: a manifest and a recipe, no model."""
     version = folder / "v1"
     version.mkdir(parents=True)
@@ -27,7 +27,7 @@ def hollow_run(folder: Path) -> str:
         digest=RunManifest.content_digest({}),
     )
     (version / "manifest.json").write_text(manifest_text(manifest))
-    (version / RECIPE).write_text(to_toml(load_recipe("dataseg-mini")))
+    (version / RECIPE).write_text(to_toml(load_recipe("dataseg-mini", overrides)))
     return str(folder)
 
 

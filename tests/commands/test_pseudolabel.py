@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from segkit.errors import InputError
+from segkit.inference.predictor import Predictor
+from segkit.inference.run_teacher import RunTeacher
 from segkit.masks.boxes import pixels_of_box
 from segkit.masks.rle import area, decode
+from segkit.runs.open_run import load_run
+from segkit.runs.run import Run
 from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
@@ -131,10 +136,37 @@ def test_augmentation_and_overlaps_are_recorded(run: Path, boxes: ShardSet, tmp_
     assert not {"tta", "resolve_overlaps", "min_iou"} & unset.keys(), "as before these options"
 
 
+def test_box_prompts_of_a_run_without_them_are_refused(run: Path, boxes: ShardSet) -> None:
+    changed = with_loss(run, box_prompts=0.0)
+    assert RunTeacher(changed).strategy == "proposals"
+    with pytest.raises(InputError, match="has no box prompts"):
+        RunTeacher(changed, "box-prompts")
+    with pytest.raises(InputError, match="has no box prompts"):
+        Predictor(changed).predict_boxes(boxes.image(boxes.sample(0)), [(0, 0, 9, 9)])
+
+
+def test_queries_of_a_run_for_box_prompts_are_refused(run: Path, boxes: ShardSet) -> None:
+    changed = with_loss(run, matching=False)
+    assert RunTeacher(changed).strategy == "box-prompts"
+    with pytest.raises(InputError, match="with box prompts only"):
+        RunTeacher(changed, "proposals")
+    with pytest.raises(InputError, match="with box prompts only"):
+        Predictor(changed).predict(boxes.image(boxes.sample(0)))
+
+
+def with_loss(run: Path, **keys: object) -> Run:
+    """The run as if its recipe had other loss keys."""
+    trained = load_run(run)
+    loss = trained.recipe.loss.model_copy(update=keys)
+    return replace(trained, recipe=trained.recipe.model_copy(update={"loss": loss}))
+
+
 def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(
-    run: Path, toy: ShardSet, boxes: ShardSet
+    run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path
 ) -> None:
     checkpoint, data = f"--checkpoint={run}", f"--data={boxes.path}"
+    without_boxes = hollow_run(tmp_path / "queries", ["loss.box_prompts=0"])
+    only_boxes = hollow_run(tmp_path / "prompts", ["loss.matching=false"])
     slips = (
         [checkpoint, data, "--strategy", "magic"],
         [checkpoint, data, "--devices", "0"],
@@ -145,6 +177,9 @@ def test_slips_of_pseudolabel_are_refused_before_torch_is_imported(
         [checkpoint, data, "--set", "inference.scores=3"],
         [checkpoint, data, "--set", "inference.score=0.3"],
         [checkpoint, data, "--tta", "--strategy", "proposals"],
+        ["--checkpoint", without_boxes, data, "--strategy", "box-prompts"],
+        ["--checkpoint", without_boxes, data, "--tta"],
+        ["--checkpoint", only_boxes, data, "--strategy", "proposals"],
         ["--teacher", "ellipse", data, "--tta"],
         ["--teacher", "hf:some/model", data, "--tta"],
     )
@@ -180,7 +215,7 @@ def test_the_report_lies_beside_the_version_and_changes_nothing_in_it(
 
 
 def test_hidden_truth_gives_the_iou_beside_other_teachers(
-    run: Path, toy: ShardSet, tmp_path: Path
+    run: Path, toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def identified(shards: ShardSet, *, masked: bool) -> Iterator[tuple[Sample, bytes]]:
         for sample in shards.samples():
@@ -211,12 +246,18 @@ def test_hidden_truth_gives_the_iou_beside_other_teachers(
     assert iou["compared_iou"]["these masks"] == pytest.approx(iou["mean_iou"])
     printed = call(*common, "--checkpoint", run, "--out", tmp_path / "out", *hidden).stdout
     assert "IoU with the true masks" in printed
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ellipse").symlink_to("ellipses")
+    renamed = ((replace(s, id=f"other {s.id}"), toy.image_bytes(s)) for s in toy.samples())
+    other = write_set(tmp_path / "other", renamed, Header.from_set(toy, "test"))
     slips = (
         ["--compare", str(tmp_path / "ellipses")],
         ["--truth", "absent"],
         ["--truth", str(sets["bare"].path)],
         ["--truth", str(toy.path)],
         ["--truth", str(sets["truth"].path), "--compare", "absent"],
+        ["--truth", str(sets["truth"].path), "--compare", "ellipse"],
+        ["--truth", str(sets["truth"].path), "--compare", str(other.path)],
     )
     command = ["pseudolabel", f"--data={sets['bare'].path}", f"--checkpoint={run}", "--out=x"]
     assert_refused_before_torch(command, slips)
