@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,6 +12,7 @@ from segkit.errors import InputError
 from segkit.storage import location, writable_local
 
 from .common import (
+    FORCE_OPTION,
     IMAGES_ROOT_OPTION,
     JSON_OPTION,
     PREVIEW_OPTION,
@@ -108,6 +110,7 @@ def predict(
     engine: str = ENGINE_OPTION,
     devices: str = DEVICES_OPTION,
     address: str = ADDRESS_OPTION,
+    force: bool = FORCE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -173,6 +176,7 @@ def predict(
                     destination,
                     taxonomy=taxonomy,
                     workers=workers,
+                    force=force,
                     on_image=advance,
                 )
             else:
@@ -185,6 +189,7 @@ def predict(
                     destination,
                     ledger=tally.ledger(),
                     workers=workers,
+                    force=force,
                     on_image=advance,
                 )
         version = f"v{predictions.version}"
@@ -240,11 +245,14 @@ def _taxonomy(
     """The classes to predict, from the option that names them; None without one."""
     from segkit.text.vocabulary import open_vocabulary, taxonomy_from_names
 
-    if vocabulary and classes:
+    if vocabulary is not None and classes is not None:
         raise InputError("give --vocabulary or --classes", hint="give one of the two")
-    if vocabulary:
+    if vocabulary is not None:
         return open_vocabulary(vocabulary)
-    if classes:
+    if classes is not None:
+        if classes.endswith((".txt", ".json")):
+            hint = f"give --vocabulary {quote(classes)}"
+            raise InputError(f"{classes} is a file name", record="--classes", hint=hint)
         return taxonomy_from_names([name for name in classes.split(",") if name.strip()])
     return None if shards is None else shards.taxonomy
 

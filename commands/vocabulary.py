@@ -126,6 +126,8 @@ def encode(
     words = [word for categories in lists for category in categories for word in category.words]
     if not words:
         raise InputError("no names to encode", hint="give names, or --file FILE")
+    if not all(word.strip() for word in words):
+        raise InputError("a name is empty", hint="give each class a name")
     encoding = Encoding.from_names(encoder, templates)
     store = EmbeddingStore(encoding)
     new = store.add(words)

@@ -90,6 +90,7 @@ def predict_set(
     *,
     taxonomy: Taxonomy | None = None,
     workers: Workers = Workers(),
+    force: bool = True,
     on_image: Callable[[], None] = lambda: None,
 ) -> ShardSet:
     """Predict every image of a set, and publish a label layer over the same images.
@@ -101,6 +102,7 @@ def predict_set(
         out: shard set to publish the new version in.
         taxonomy: the classes to predict; by default the set's own.
         workers: devices that share the work; each loads the run.
+        force: as of `segkit.shards.writer.finish`.
         on_image: called once for each image.
     """
     classes = taxonomy or data.taxonomy
@@ -114,7 +116,9 @@ def predict_set(
         parents=(run.as_parent(out),),
     )
     open_label = _opener(run, label, workers)
-    layer, _ = label_shards(out, data, open_label, header, workers=workers, on_image=on_image)
+    layer, _ = label_shards(
+        out, data, open_label, header, workers=workers, force=force, on_image=on_image
+    )
     return layer
 
 
@@ -145,6 +149,7 @@ def predict_files(
     *,
     ledger: Ledger | None = None,
     workers: Workers = Workers(),
+    force: bool = True,
     on_image: Callable[[], None] = lambda: None,
 ) -> ShardSet:
     """Predict image files, and publish a set that references them.
@@ -158,6 +163,7 @@ def predict_files(
         out: shard set to publish the new version in.
         ledger: the account of all files, from `check_files`.
         workers: devices that share the work; each loads the run.
+        force: as of `segkit.shards.writer.finish`.
         on_image: called once for each image.
 
     Raises:
@@ -178,7 +184,7 @@ def predict_files(
     fingerprint = {**fingerprint_of(header), "files": items.state()}
     with staging(out, fingerprint, resume=True) as stage:
         shards = write_shards(stage, items, _opener(run, label, workers), workers, on_image)
-        published = finish(stage, len(shards), header, ledger or Ledger())
+        published = finish(stage, len(shards), header, ledger or Ledger(), force=force)
         remember_images(published, root)
         return published
 

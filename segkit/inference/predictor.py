@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,8 @@ class Predictor:
                 the image) or instance (things; masks may overlap).
 
         Raises:
-            InputError: an image of another shape or type, a name without a text embedding, no
+            InputError: an image of another shape or type, a name without a text embedding, another
+                task, no
                 thing among the classes of an instance task, or a run that was trained with box
                 prompts only.
         """
@@ -81,6 +82,9 @@ class Predictor:
         Raises:
             InputError: as of `predict`.
         """
+        if task not in get_args(Task):
+            message = f"unknown task {task!r}"
+            raise InputError(message, hint=f"give one of: {', '.join(get_args(Task))}")
         check_trained(self.run.recipe, task, self.run.path)
         taxonomy = self.taxonomy(classes)
         if task == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):

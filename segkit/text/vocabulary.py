@@ -40,9 +40,13 @@ def taxonomy_from_names(names: Sequence[str]) -> Taxonomy:
     Raises:
         InputError: no name, or a repeated one.
     """
+    if isinstance(names, str):
+        raise InputError(f"classes are one text, {short(repr(names))}", hint="give a list of names")
     keys = [normalize(name) for name in names]
     if not keys:
         raise InputError("no class names", hint="give at least one")
+    if not all(keys):
+        raise InputError("a class name is empty", hint="give each class a name")
     counts = Counter(keys)
     for name, key in zip(names, keys, strict=True):
         if counts[key] > 1:

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
-from segkit.errors import InputError
+from segkit.errors import InputError, UnchangedWarning
 from segkit.extras import install_command
 from segkit.masks.rle import decode
 from segkit.metrics.evaluate import evaluate
@@ -318,6 +318,17 @@ def test_one_image_is_enough(run: Path, tmp_path: Path) -> None:
     assert ids == [139], "the id that COCO's files use"
 
 
+def test_equal_predictions_make_no_new_version(run: Path, toy: ShardSet, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), BLACK)
+    for source in (("--images", tmp_path / "a.png"), ("--data", toy.path)):
+        out = ("--out", tmp_path / source[0].strip("-"), "--vocabulary", "voc-20")
+        common = ("predict", "--checkpoint", run, *source, *out)
+        assert invoke(*common)["version"] == 1
+        with pytest.warns(UnchangedWarning, match="nothing changed since .*v1"):
+            assert invoke(*common)["version"] == 1
+        assert invoke(*common, "--force")["version"] == 2
+
+
 def test_eval_passes_settings_to_the_run(run: Path, toy: ShardSet, tmp_path: Path) -> None:
     counts = []
     for score in (0, 1):
@@ -342,6 +353,11 @@ def test_slips_of_predict_are_refused_before_torch_is_imported(
         [checkpoint, data, "--set", "inference.scores=3"],
         [checkpoint, data, "--set", "inference.instances=3"],
         [checkpoint, data, "--on-error", "skip"],
+        [checkpoint, data, "--classes", ""],
+        [checkpoint, data, "--classes", " , "],
+        [checkpoint, data, "--classes", "names.txt"],
+        [checkpoint, data, "--vocabulary", ""],
+        [checkpoint, data, "--vocabulary", "voc-20", "--classes", ""],
         [checkpoint, data, "--overlay-score", "0.5"],
         [
             checkpoint,
