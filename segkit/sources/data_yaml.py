@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse, storage
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 from segkit.sources.categories import NativeCategory
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -114,7 +114,37 @@ def _load(path: Path) -> dict[str, Any]:
         raise InputError(message, file=path, hint=_HINT) from None
     if not isinstance(data, dict):
         raise InputError("is not a mapping of keys to values", file=path, hint=_HINT)
-    return data
+    joined: dict[str, Any] = _joined(data, path, {})
+    return joined
+
+
+def _joined(value: Any, path: Path, done: dict[int, Any]) -> Any:
+    """The value with one character in place of two escapes, as JSON writes those beyond 16 bits.
+
+    Args:
+        value: text, a list or a mapping.
+        path: the file, for errors.
+        done: id -> result of lists and mappings, which aliases name many times.
+
+    Raises:
+        InputError: half of such a character.
+    """
+    if isinstance(value, str):
+        try:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            message = f"holds text that is not Unicode: {short(ascii(value))}"
+            raise InputError(message, file=path, hint=_HINT) from None
+    if id(value) in done:
+        return done[id(value)]
+    result: Any = {} if isinstance(value, dict) else []
+    done[id(value)] = result
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            result[_joined(key, path, done)] = _joined(entry, path, done)
+    else:
+        result.extend(_joined(entry, path, done) for entry in value)
+    return result
 
 
 def _read_text(path: Path) -> str:

@@ -192,6 +192,12 @@ def test_names_stay_text(tmp_path: Path) -> None:
     assert source.taxonomy.names == ("no", "yes", "null", "1", "007", "2020-01-01")
 
 
+def test_characters_that_json_writes_as_two_escapes(tmp_path: Path) -> None:
+    yaml = r'{"train": "images/train", "names": ["a", "\ud83d\udc36 dog"]}'
+    source = open_yolo(dataset(tmp_path, {"a": "1 0.5 0.5 0.2 0.2"}, yaml))
+    assert source.taxonomy.names == ("a", "\N{DOG FACE} dog")
+
+
 def test_list_files_and_folders_of_several_places(tmp_path: Path) -> None:
     for name in ("one", "two"):
         picture(tmp_path / name / "images" / "a.jpg")
@@ -240,6 +246,8 @@ def test_key_points_are_not_polygons(tmp_path: Path) -> None:
         ("{" * 5000, "not YAML"),
         ("train: images/train\nval: images/val\nnames: [cat]\n", "give --split, one of train, val"),
         (b"names: [\xff\xfe]\n", "save it as UTF-8"),
+        (r'{"train": "images/train", "names": ["\ud83d dog"]}', "that is not Unicode: .*ud83d"),
+        (r'{"train": "images/train", "names": {"\udc36": "dog"}}', "that is not Unicode"),
     ],
 )
 def test_refused_data_yaml(tmp_path: Path, yaml: str | bytes, message: str) -> None:
