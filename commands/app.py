@@ -49,6 +49,7 @@ from . import (
 from . import eval as eval_
 from .common import note, print_line, print_next_step
 from .next_steps import FIRST_STEPS
+from .progress import with_quiet
 
 _ORDER = (
     *(
@@ -165,6 +166,8 @@ for _command in _registered(app):
     # typer keeps single line breaks: join the lines of each paragraph, so that it wraps anew
     _paragraphs = (_command.help or introspection.getdoc(_command.callback) or "").split("\n\n")
     _command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in _paragraphs)
+    if _command.callback is not None:
+        _command.callback = with_quiet(_command.callback)
 
 
 def _version(show: bool) -> None:

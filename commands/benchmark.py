@@ -10,7 +10,8 @@ from rich.table import Table
 from segkit.atomic import folder_lock
 from segkit.storage import writable_local
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, plural, progress_bar, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, plural, table
+from .progress import progress_bar
 from .scoring import (
     CHECKPOINT_OPTION,
     DEVICE_OPTION,

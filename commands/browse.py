@@ -10,7 +10,8 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.storage import writable
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, print_line, progress_bar, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, print_line, table
+from .progress import progress_bar
 from .scoring import parse_choice
 
 if TYPE_CHECKING:

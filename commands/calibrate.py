@@ -9,16 +9,8 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable_local
 
-from .common import (
-    IMAGES_ROOT_OPTION,
-    JSON_OPTION,
-    emit,
-    note,
-    plural,
-    progress_bar,
-    table,
-    write_report,
-)
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, plural, table, write_report
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table

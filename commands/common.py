@@ -1,4 +1,4 @@
-"""Shared by commands: sizes, progress on stderr, tables or one JSON object on stdout.
+"""Shared by commands: sizes, tables or one JSON object on stdout.
 
 All output of all commands goes through this module, which escapes control characters in text from
 data (see `segkit.text.printable`) and takes none of it for markup.
@@ -7,23 +7,14 @@ data (see `segkit.text.printable`) and takes none of it for markup.
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -88,26 +79,6 @@ VERIFY_OPTION = typer.Option(
     "--verify-images/--no-verify-images",
     help="Read every image and compare its bytes with the SHA-256 in the set.",
 )
-
-
-def progress() -> Progress:
-    """A progress bar on stderr, shown only if stderr is a terminal."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=not stderr.is_terminal,
-    )
-
-
-@contextmanager
-def progress_bar(label: str, total: int | None) -> "Iterator[partial[None]]":
-    """A progress bar with one line; yields a function that advances it by a number, or by one."""
-    with progress() as bar:
-        yield partial(bar.advance, bar.add_task(printable(label), total=total))
 
 
 def note(text: str) -> None:

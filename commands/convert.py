@@ -12,9 +12,9 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.storage import location, writable
 
-from .common import progress_bar
 from .convert_options import CommonOptions, Engine, Exif, ImagesBy
 from .convert_report import fail, show
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from segkit.sources.engine import ConvertOptions

@@ -10,7 +10,8 @@ from segkit.atomic import folder_lock
 from segkit.extras import require_extra
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, emit, plural, print_line, progress, table
+from .common import JSON_OPTION, emit, plural, print_line, table
+from .progress import is_quiet, progress
 
 
 def demo(
@@ -78,6 +79,6 @@ class _Display:
     def show(self, stage: str, done: int, total: int) -> None:
         if stage not in self.tasks:
             self.tasks[stage] = self.bar.add_task(stage, total=total)
-            if self.bar.disable:
+            if self.bar.disable and not is_quiet():
                 print_line(f"{stage} ...")
         self.bar.update(self.tasks[stage], completed=done, total=total)

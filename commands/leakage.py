@@ -4,7 +4,8 @@ import typer
 
 from segkit.errors import InputError
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, plural, progress_bar, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, plural, table
+from .progress import progress_bar
 
 _MAX_PAIRS = 20
 

@@ -22,10 +22,10 @@ from .common import (
     note,
     plural,
     print_line,
-    progress_bar,
     table,
     write_preview,
 )
+from .progress import progress_bar
 from .scoring import SETTINGS_OPTION, TASKS, load_run_for, parse_choice, reject_unused
 from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 

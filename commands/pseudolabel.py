@@ -17,11 +17,11 @@ from .common import (
     emit,
     note,
     plural,
-    progress_bar,
     table,
     write_preview,
     write_report,
 )
+from .progress import progress_bar
 from .scoring import SETTINGS_OPTION, parse_choice, reject_unused
 from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from segkit.errors import InputError
 
-from .common import note, plural, print_line, progress_bar, table
+from .common import note, plural, print_line, table
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from segkit.metrics.predictions import Predictions

@@ -14,9 +14,9 @@ from .common import (
     JSON_OPTION,
     complete_recipe,
     emit,
-    progress_bar,
     table,
 )
+from .progress import progress_bar
 from .train import OVERRIDES_OPTION, parse_data
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import typer
 
+from segkit.atomic import require_writable
 from segkit.errors import InputError, SegkitError
 from segkit.storage import local_path
 
@@ -62,6 +63,9 @@ def show(
     if not len(shards):
         raise InputError("the set has no images", file=shards.path, hint="give another set")
     predicted = None if predictions is None else ShardSet.open(predictions)
+    name = f"{shards.path.parent.name}-{shards.path.name}.png"
+    file = Path(name) if out is None else out
+    require_writable(file)
 
     from segkit.images.draw import save_png
     from segkit.report.preview import draw_samples, index_of, spread
@@ -85,8 +89,6 @@ def show(
     drawing = draw_samples(
         shards, indices, min_score=min_score, predictions=predicted, captions=captions
     )
-    name = f"{shards.path.parent.name}-{shards.path.name}.png"
-    file = Path(name) if out is None else out
     save_png(drawing.picture, file)
     if stdout.is_terminal and not as_json:
         # asks the terminal which kinds of pictures it shows: kitty's, sixels or colored blocks

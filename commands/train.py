@@ -25,16 +25,14 @@ from .common import (
     note,
     plural,
     print_line,
-    progress,
     table,
 )
+from .progress import LINE_SECONDS, is_quiet, progress
 
 if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe
     from segkit.training.logging import StepRecord
 
-_LINE_INTERVAL = 30.0
-"""Seconds between progress lines where stderr is not a terminal."""
 OVERRIDES_OPTION: list[str] = typer.Option(
     [],
     "--set",
@@ -268,8 +266,8 @@ class _Display:
         )
         assert self.task is not None
         self.bar.update(self.task, completed=record.step, description=printable(figures))
-        due = time.monotonic() - self._last_line > _LINE_INTERVAL or record.step == self.steps
-        if self.bar.disable and due:
+        due = time.monotonic() - self._last_line > LINE_SECONDS or record.step == self.steps
+        if self.bar.disable and due and not is_quiet():
             self._last_line = time.monotonic()
             seconds = self.bar.tasks[0].time_remaining
             eta = "" if seconds is None else f"  ETA {seconds / 60:.0f} min"

@@ -7,13 +7,8 @@ import typer
 
 from segkit.storage import writable_local
 
-from .common import (
-    IMAGES_ROOT_OPTION,
-    JSON_OPTION,
-    emit,
-    progress_bar,
-    table,
-)
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, table
+from .progress import progress_bar
 from .scoring import SETTINGS_OPTION, load_run_for
 
 app = typer.Typer(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import spearmanr
 
-from segkit.commands.common import progress_bar
+from segkit.commands.progress import progress_bar
 from segkit.inference import calibrate, predict_boxes
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.calibrate import ScoredBoxes, fit_map

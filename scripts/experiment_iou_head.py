@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segkit.commands.common import progress_bar
+from segkit.commands.progress import progress_bar
 from segkit.inference.calibrate import ScoredBoxes, score_boxes
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run

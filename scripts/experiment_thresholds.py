@@ -13,7 +13,8 @@ from itertools import product
 
 from rich.console import Console
 
-from segkit.commands.common import progress_bar, table
+from segkit.commands.common import table
+from segkit.commands.progress import progress_bar
 from segkit.inference.outputs import predicted_sample
 from segkit.inference.pipeline import Image, ModelOutput, infer
 from segkit.inference.postprocess import panoptic

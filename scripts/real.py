@@ -24,7 +24,8 @@ from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown
 from rich.console import Console
 
 from segkit.benchmark import objects365_instances
-from segkit.commands.common import progress, stderr, table
+from segkit.commands.common import stderr, table
+from segkit.commands.progress import progress
 from segkit.demo.sheet import Group, draw_sheet
 from segkit.errors import InputError, SegkitError
 from segkit.images.draw import save_png

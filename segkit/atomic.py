@@ -17,7 +17,7 @@ from typing import IO
 
 from segkit.errors import InputError, SegkitError
 from segkit.stopping import cleanup_on_stop, removed_on_stop
-from segkit.storage import open_lock
+from segkit.storage import open_lock, writable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of a disk that takes no more, whatever is written to it."""
@@ -55,8 +55,10 @@ def new_file(path: Path) -> Iterator[Path]:
     Where the block raises, nothing remains of it. The folder is created if it is missing.
 
     Raises:
+        InputError: as of `require_writable`.
         SegkitError: the disk is full.
     """
+    require_writable(path)
     draft = path.with_name(f"{_DRAFT}{os.getpid()}-{os.fsdecode(os.fsencode(path.name)[-128:])}")
     _make_folder(path.parent, path)
     with disk_errors(path), cleanup_on_stop():
@@ -66,6 +68,14 @@ def new_file(path: Path) -> Iterator[Path]:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Raise InputError if a file cannot be created or replaced: it is a folder, or in a folder that
+    cannot be written to."""
+    if path.is_dir():
+        raise InputError("is a folder", file=path, hint="give the name of a file")
+    writable(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

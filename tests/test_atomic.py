@@ -1,3 +1,4 @@
+import os
 import resource
 import signal
 import subprocess
@@ -188,3 +189,16 @@ def test_folders_that_cannot_be_written_to_are_refused(tmp_path: Path) -> None:
             pass
     with pytest.raises(InputError, match="file"), new_directory(tmp_path / "file" / "out"):
         pass
+    with pytest.raises(InputError, match="file: cannot be"), new_file(tmp_path / "file" / "out"):
+        pass
+    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+        write_text(tmp_path, "text")
+
+
+def test_a_file_in_a_folder_without_permission_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK)  # root may do anything
+    with pytest.raises(InputError, match=r"cannot be written to \(Permission denied\)"):
+        write_text(tmp_path / "a.txt", "text")
+    assert not list(tmp_path.iterdir())

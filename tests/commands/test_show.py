@@ -59,10 +59,14 @@ def test_the_worst_images_come_first(tmp_path: Path) -> None:
 def test_slips_are_refused_in_one_line(tmp_path: Path) -> None:
     truth, _ = sets(tmp_path, images=2, kind="panoptic")
     out = ("--out", tmp_path / "x.png")
+    (tmp_path / "file").touch()
     assert "give --id or --grid, not both" in _refusal(truth.path, "--id", "1", "--grid", 2, *out)
     assert "give --id or --worst, not both" in _refusal(truth.path, "--id", "1", "--worst", *out)
     assert "no segment has a score" in _refusal(truth.path, "--worst", *out)
     assert "no image has the id" in _refusal(truth.path, "--id", "nope", *out)
+    assert "is a folder; give the name of a file" in _refusal(truth.path, "--out", tmp_path)
+    beyond = tmp_path / "file" / "x.png"
+    assert "file: cannot be written to" in _refusal(truth.path, "--out", beyond)
     assert not (tmp_path / "x.png").exists()
 
 

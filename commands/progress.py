@@ -1,0 +1,114 @@
+"""Progress on stderr: a bar on a terminal, else a line now and then; nothing with --quiet."""
+
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial, wraps
+from typing import Any
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from segkit.text.printable import printable
+
+from .common import print_line, stderr
+
+LINE_SECONDS = 30.0
+"""Between two lines where stderr is no terminal."""
+Advance = Callable[..., None]
+"""Called with the number of items that are done, or without one for a single item."""
+
+_QUIET = typer.Option(False, "--quiet", help="Show no progress on stderr.")
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def with_quiet(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command, with the option --quiet."""
+
+    @wraps(command)
+    def run(*arguments: Any, quiet: bool, **options: Any) -> Any:
+        token = _quiet.set(quiet)
+        try:
+            return command(*arguments, **options)
+        finally:
+            _quiet.reset(token)
+
+    signature = inspect.signature(command)
+    parameter = inspect.Parameter(
+        "quiet", inspect.Parameter.KEYWORD_ONLY, default=_QUIET, annotation=bool
+    )
+    # typer reads both
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), parameter]
+    )
+    run.__annotations__ = {**command.__annotations__, "quiet": bool}
+    return run
+
+
+def is_quiet() -> bool:
+    """Whether the running command was given --quiet."""
+    return _quiet.get()
+
+
+class _Rate(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.1f}/s")
+
+
+def progress() -> Progress:
+    """A progress bar on stderr, shown only if stderr is a terminal, and not with --quiet."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=is_quiet() or not stderr.is_terminal,
+    )
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None) -> Iterator[Advance]:
+    """Progress of one loop; yields a function that advances it."""
+    if is_quiet() or stderr.is_terminal:
+        with progress() as bar:
+            yield partial(bar.advance, bar.add_task(printable(label), total=total))
+    else:
+        yield _Lines(label, total).advance
+
+
+class _Lines:
+    """Lines with the items that are done, their rate and the time that the rest takes."""
+
+    def __init__(self, label: str, total: int | None) -> None:
+        self.label, self.total, self.done = label, total, 0
+        self.start = self.last = time.monotonic()
+
+    def advance(self, number: int = 1) -> None:
+        self.done += number
+        now = time.monotonic()
+        if now - self.last < LINE_SECONDS:
+            return
+        self.last = now
+        rate = self.done / (now - self.start)
+        of_all, eta = "", ""
+        if self.total is not None:
+            of_all = f"/{self.total}"
+            eta = f"  ETA {(self.total - self.done) / rate / 60:.0f} min" if rate else ""
+        print_line(f"{self.label}  {self.done}{of_all}  {rate:.1f}/s{eta}")

@@ -1,0 +1,77 @@
+"""Progress where stderr is no terminal, and --quiet."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from segkit.commands.app import app
+from segkit.commands.progress import progress_bar, with_quiet
+from segkit.shards.reader import ShardSet
+from tests.training.toy import write_recipe
+
+
+def test_a_line_now_and_then_says_what_is_done_and_when_the_rest_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 110.0, 140.0, 141.0, 200.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress_bar("predict [b]photos[/b]", 400) as advance:
+        for number in (10, 70, 1, 119):
+            advance(number)
+    assert capsys.readouterr().err.splitlines() == [
+        "predict [b]photos[/b]  80/400  2.0/s  ETA 3 min",
+        "predict [b]photos[/b]  200/400  2.0/s  ETA 2 min",
+    ]
+
+
+def test_without_a_total_there_is_no_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 40.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress_bar("convert", None) as advance:
+        advance()
+    assert capsys.readouterr().err == "convert  1  0.0/s\n"
+
+
+def test_quiet_takes_progress_away_and_nothing_else(
+    toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(tmp_path / "tiny.toml")
+    common = ["train", f"--recipe={recipe}", f"--data={toy.path}", "--steps=2", "--device=cpu"]
+    loud = CliRunner().invoke(app, [*common, f"--out={tmp_path / 'loud'}"])
+    quiet = CliRunner().invoke(app, [*common, f"--out={tmp_path / 'quiet'}", "--quiet"])
+    assert loud.exit_code == quiet.exit_code == 0, quiet.output
+    assert "step 2/2" in loud.stderr and "step 2/2" not in quiet.stderr
+    assert str(tmp_path / "quiet" / "v1") in quiet.stdout and "next: segkit" in quiet.stderr
+    again = CliRunner().invoke(app, [*common, f"--out={tmp_path / 'again'}"])
+    assert "step 2/2" in again.stderr, "it holds for one command"
+
+
+def test_every_command_has_quiet() -> None:
+    def leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+        below = getattr(command, "commands", None)
+        if below is None:
+            yield path, command
+        for name, entry in (below or {}).items():
+            yield from leaves(entry, (*path, name))
+
+    commands = dict(leaves(typer.main.get_command(app), ()))
+    assert ("convert", "coco") in commands and ("show",) in commands
+    for path, command in commands.items():
+        options = [option for parameter in command.params for option in parameter.opts]
+        assert "--quiet" in options, path
+
+
+def test_a_command_keeps_its_name_help_and_arguments() -> None:
+    def twice(number: int) -> int:
+        """Double it."""
+        return 2 * number
+
+    assert with_quiet(twice)(number=3, quiet=False) == 6
+    assert (with_quiet(twice).__name__, with_quiet(twice).__doc__) == ("twice", "Double it.")
