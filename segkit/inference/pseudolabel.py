@@ -58,6 +58,7 @@ def pseudolabel(
     exclusive: bool = False,
     workers: Workers = Workers(),
     spec: TeacherSpec | None = None,
+    name: str | None = None,
     force: bool = True,
     on_image: Callable[[], None] = lambda: None,
 ) -> tuple[ShardSet, Transfer]:
@@ -75,6 +76,7 @@ def pseudolabel(
             already keep theirs.
         workers: devices that share the work.
         spec: from which each worker opens the teacher by itself; required if there are workers.
+        name: of the layer; None takes that of its directory.
         force: publish a version that equals the newest one too.
         on_image: called once for each image.
 
@@ -99,7 +101,7 @@ def pseudolabel(
         arguments["resolve_overlaps"] = True
     header = replace(
         Header.from_set(data, "pseudolabel", arguments),
-        name=storage.location(out).resolve().name or data.manifest.name,
+        name=name or storage.location(out).resolve().name or data.manifest.name,
         kind="instance" if data.manifest.kind == "boxes" else data.manifest.kind,
         parents=teacher.parents(out),
     )

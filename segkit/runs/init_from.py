@@ -9,10 +9,12 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from segkit.errors import InputError
+from safetensors import SafetensorError, safe_open
+
+from segkit.errors import InputError, first_line
 from segkit.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name
 from segkit.recipes.schema import ModelConfig, Recipe
-from segkit.runs.run_manifest import read_run_manifest, run_parent
+from segkit.runs.run_manifest import VOCABULARY, read_run_manifest, run_parent
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import resolve
 from segkit.storage import local_path
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 _NOT_ARCHITECTURE = {"init_from", "backbone_weights", "freeze_norm", "label_content", "drop_path"}
 """Keys of `ModelConfig` that may differ from the run whose weights are loaded."""
+RESOLVED_KEYS = ("pixel_mean", "pixel_std", "text_dim")
+"""Keys of `ModelConfig` that are resolved when training starts, unless the recipe sets them."""
 _ADDED_PARTS = {
     "weight_transfer": "weight_transfer.",
     "box_mlp": "box_prompt_encoder.mask_head.mlp.",
@@ -79,20 +83,44 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
     from segkit.runs.open_run import load_run
 
     run = load_run(source)
-    added = {key for key in _ADDED_PARTS if not _has_part(run.recipe.model, key)}
-    architecture = run.recipe.model.model_dump(exclude=_NOT_ARCHITECTURE | added)
-    _check_architecture(model.config, architecture, run.path)
-    if run.encoding != encoding:
-        message = (
-            f"its class names were encoded by {run.encoding.name}, these by {encoding.name}, "
-            "or with other templates"
-        )
-        text = run.recipe.text
-        hint = f"--set text.encoder={text.encoder} --set text.templates={text.templates}"
-        raise InputError(message, file=run.path, hint=hint)
-    parts = [_ADDED_PARTS[key] for key in added]
+    _check_run(model.config, encoding, run.recipe, run.encoding, run.path)
+    parts = [part for key, part in _ADDED_PARTS.items() if not _has_part(run.recipe.model, key)]
     kept = {n: w for n, w in model.state_dict().items() if any(part in n for part in parts)}
     model.load_state_dict({**kept, **run.model.state_dict()})
+
+
+def check_init_from(recipe: Recipe, folder: Path) -> None:
+    """Raise InputError where `init_from` would refuse to start a recipe's model from a run.
+
+    Reads no weights and imports no torch.
+
+    Args:
+        recipe: keys that are resolved when training starts are compared where it sets them.
+        folder: the run's version.
+    """
+    from segkit.runs.open_run import open_run
+
+    run = open_run(folder)[2]
+    later = {key: getattr(run.model, key) for key in RESOLVED_KEYS}
+    later = {k: value for k, value in later.items() if k not in recipe.model.model_fields_set}
+    config = recipe.model.model_copy(update=later)
+    encoding = Encoding.from_names(recipe.text.encoder, recipe.text.templates)
+    _check_run(config, encoding, run, read_encoding(folder)[0], folder)
+
+
+def read_encoding(folder: Path) -> tuple[Encoding, str | None]:
+    """The encoding of the class names of a run's version, and the digest of the encoder's weights.
+
+    Raises:
+        InputError: the file of the embeddings is missing or damaged.
+    """
+    try:
+        with safe_open(folder / VOCABULARY, framework="numpy") as opened:
+            metadata = opened.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        message = f"the run cannot be read ({first_line(error)})"
+        raise InputError(message, file=folder, hint="train it again") from error
+    return Encoding.from_metadata(metadata)
 
 
 def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
@@ -104,6 +132,21 @@ def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
         return ()
     folder = resolve(local_path(source)).resolve()
     return (run_parent(folder, read_run_manifest(folder), home),)
+
+
+def _check_run(
+    config: ModelConfig, encoding: Encoding, run: Recipe, run_encoding: Encoding, folder: Path
+) -> None:
+    """Raise InputError where a model differs from a run in architecture or encoding."""
+    added = {key for key in _ADDED_PARTS if not _has_part(run.model, key)}
+    _check_architecture(config, run.model.model_dump(exclude=_NOT_ARCHITECTURE | added), folder)
+    if run_encoding != encoding:
+        message = (
+            f"its class names were encoded by {run_encoding.name}, these by {encoding.name}, "
+            "or with other templates"
+        )
+        hint = f"--set text.encoder={run.text.encoder} --set text.templates={run.text.templates}"
+        raise InputError(message, file=folder, hint=hint)
 
 
 def _check_architecture(config: ModelConfig, expected: Mapping[str, Any], folder: Path) -> None:

@@ -25,7 +25,7 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
-from segkit.runs.init_from import resolve_init_from
+from segkit.runs.init_from import RESOLVED_KEYS, resolve_init_from
 from segkit.runs.run_manifest import CHECKPOINTS
 from segkit.shards.publish import MANIFEST, interrupted, require_unlocked
 from segkit.shards.reader import ShardSet
@@ -39,8 +39,6 @@ from segkit.workers.devices import torchrun_ranks
 NamedSet = tuple[str, ShardSet, float]
 """Name, shard set and sampling weight."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_LATER = ("pixel_mean", "pixel_std", "text_dim")
-"""Keys of `model` that are resolved after PyTorch has been imported."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,19 @@ def with_steps(overrides: Sequence[str], steps: int | None) -> Sequence[str]:
 
 
 def check_inputs(
-    recipe: Recipe, data: Sequence[tuple[str, float]], eval_data: Sequence[str]
+    recipe: Recipe,
+    data: Sequence[tuple[str, float]],
+    eval_data: Sequence[str],
+    names: Sequence[str] | None = None,
 ) -> TrainingInputs:
-    """Resolve the start of a recipe and open its data sets; raises as `check_training`."""
+    """Resolve the start of a recipe and open its data sets, see `name_sets`.
+
+    Raises as `check_training`.
+    """
     recipe = resolve_init_from(recipe)
     recipe = recipe.model_copy(update={"data": resolve_files(recipe.data)})
     check_loggers(recipe)
-    datasets = name_sets(data)
+    datasets = name_sets(data, names)
     recipe = resolve_unseen(recipe, datasets)
     check_sets(datasets, recipe.data)
     require_targets(datasets, recipe.data)
@@ -139,14 +143,17 @@ def check_loggers(recipe: Recipe) -> None:
         require_extra(name, f"training.loggers: {name}")
 
 
-def name_sets(data: Sequence[tuple[str, float]]) -> list[NamedSet]:
-    """Open data sets by their own names, or by their directories' where two share a name."""
+def name_sets(
+    data: Sequence[tuple[str, float]], names: Sequence[str] | None = None
+) -> list[NamedSet]:
+    """Open sets by `names`: by default their own, or their directories' where two share one."""
     opened = [(ShardSet.open(spec), weight) for spec, weight in data]
-    count = Counter(shards.manifest.name for shards, _ in opened)
-    names = (
-        shards.manifest.name if count[shards.manifest.name] == 1 else shards.path.parent.name
-        for shards, _ in opened
-    )
+    if names is None:
+        count = Counter(shards.manifest.name for shards, _ in opened)
+        names = [
+            shards.manifest.name if count[shards.manifest.name] == 1 else shards.path.parent.name
+            for shards, _ in opened
+        ]
     return [(name, *pair) for name, pair in zip(names, opened, strict=True)]
 
 
@@ -279,7 +286,7 @@ def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any] | None) -> d
     """The part of `TrainingSetup.fingerprint` that is known early; the rest as it was left."""
     recipe = inputs.recipe.model_dump(mode="json")
     model = {} if left is None else left.get("recipe", {}).get("model", {})
-    recipe["model"] |= {key: model[key] for key in _LATER if key in model}
+    recipe["model"] |= {key: model[key] for key in RESOLVED_KEYS if key in model}
     data = {name: [shards.manifest.digest, weight] for name, shards, weight in inputs.datasets}
     return {"command": "train", "recipe": recipe, "data": data, "processes": torchrun_ranks()}
 

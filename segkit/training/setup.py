@@ -61,13 +61,15 @@ class TrainingSetup:
         steps: int | None,
         device: str,
         overrides: Sequence[str],
+        names: Sequence[str] | None = None,
     ) -> "TrainingSetup":
         """Load the recipe and open the data sets; arguments as in `train`.
 
         Raises:
             InputError: a recipe, data set or device that cannot be used.
         """
-        inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), data, eval_data)
+        loaded = load_recipe(recipe, with_steps(overrides, steps))
+        inputs = check_inputs(loaded, data, eval_data, names)
         chosen_device = choose_device(device)
         encode_names(inputs)
         resolved = resolve_text_dim(resolve_pixel_statistics(inputs.recipe))

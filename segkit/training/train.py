@@ -35,6 +35,7 @@ def train(
     steps: int | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    names: Sequence[str] | None = None,
     resume: bool = False,
     restart: bool = False,
     callbacks: Callbacks | None = None,
@@ -49,6 +50,8 @@ def train(
         steps: replaces the recipe's.
         device: auto, cpu, cuda or cuda:N.
         overrides: `section.key=value`, applied to the recipe.
+        names: of the sets in logs and mask policies, in the order of `data`; None takes their own,
+            or their directories' where two share one.
         resume: continue from the last checkpoint of an interrupted run with the same recipe and
             data; start anew where there is none.
         restart: delete the checkpoints of an interrupted run and start anew.
@@ -64,7 +67,13 @@ def train(
         StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
     """
     setup = TrainingSetup.open(
-        recipe, data, eval_data=eval_data, steps=steps, device=device, overrides=overrides
+        recipe,
+        data,
+        eval_data=eval_data,
+        steps=steps,
+        device=device,
+        overrides=overrides,
+        names=names,
     )
     with distributed.process_group(setup.device):
         # Before staging: an error here must not remove an interrupted run.
