@@ -68,6 +68,20 @@ def find_leaks(
                 yield Leak(a, prints[a].ids[i], b, prints[b].ids[j], distance)
 
 
+def image_digests(data: ShardSet) -> dict[str, str]:
+    """SHA-256 of the bytes of each image by its id; reads images only where a row has none.
+
+    Raises:
+        InputError: such an image cannot be read.
+    """
+    digests = dict(data.image_digests())
+    if None in digests.values():
+        for sample in data.read_ahead(data.samples(), lambda s: digests[s.id] is None):
+            if digests[sample.id] is None:
+                digests[sample.id] = hashlib.sha256(data.image_bytes(sample)).hexdigest()
+    return {key: digest for key, digest in digests.items() if digest is not None}
+
+
 def perceptual_hash(gray: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """256 bits of a picture (H, W).
 

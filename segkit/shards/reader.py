@@ -176,6 +176,13 @@ class ShardSet:
                 for chunk in column.chunks:
                     yield from chunk.to_pylist()
 
+    def image_digests(self) -> Iterator[tuple[str, str | None]]:
+        """Id and SHA-256 of every image, None where its row has none; reads two columns."""
+        for part in self.manifest.parts:
+            with self._open_labels(part) as file:
+                table = file.read(["id", "sha256"], use_threads=False)
+            yield from zip(*(column.to_pylist() for column in table), strict=True)
+
     @cached_property
     def locations(self) -> Locations:
         """The files that rows and manifest name."""

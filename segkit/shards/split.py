@@ -1,7 +1,7 @@
 """Split a set into parts, by share or by list, without copying an image."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def assign_by_share(data: ShardSet, shares: Mapping[str, float], seed: int) -> d
     if any(share <= 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
         hint = "give positive shares that sum to 1"
         raise InputError(f"the shares sum to {sum(shares.values()):g}", hint=hint)
-    ids = sorted(data.image_ids(), key=lambda key: _rank(seed, key))
+    ids = rank_ids(data.image_ids(), seed)
     parts: dict[str, str] = {}
     reached = 0.0
     for part, share in shares.items():
@@ -137,5 +137,6 @@ def _publish(
     )
 
 
-def _rank(seed: int, key: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{key}".encode()).digest()
+def rank_ids(ids: Iterable[str], seed: int) -> list[str]:
+    """Image ids in the order of a hash of seed and id."""
+    return sorted(ids, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
