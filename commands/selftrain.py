@@ -5,7 +5,6 @@ from pathlib import Path
 
 import typer
 
-from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.storage import writable_local
 
@@ -14,6 +13,7 @@ from .common import (
     JSON_OPTION,
     complete_recipe,
     emit,
+    note,
     table,
 )
 from .progress import progress_bar
@@ -48,11 +48,15 @@ def selftrain(
         None,
         "--held-out",
         metavar="SET",
-        help="A set with masks that scores the rounds and is not trained on; by default, a share "
-        "of the images of each panoptic or instance set of --data.",
+        help="A set with masks that scores the rounds, none of whose images are trained on; by "
+        "default, a share of the images of each panoptic or instance set of --data.",
     ),
     share: float = typer.Option(
-        0.1, "--held-out-share", metavar="0-1", help="That share, drawn by training.seed."
+        None,
+        "--held-out-share",
+        metavar="0-1",
+        help="That share of the images that no other set has, drawn by training.seed; by default "
+        "0.1.",
     ),
     checkpoint: str = typer.Option(
         None, "--checkpoint", metavar="RUN", help="A run to start from, instead of training one."
@@ -79,40 +83,40 @@ def selftrain(
     """Train on masks and boxes, turn the boxes into masks, train on these as well; repeat.
 
     Each pseudo-mask counts by its score. The rounds end when the masks of the held-out images do
-    not improve. The same command again resumes an interrupted one. DIR/round-N/run and
-    DIR/round-N/masks hold the run and the layer of each round.
+    not improve. The same command again, also with other --rounds, resumes an interrupted one.
+    DIR/round-N/run and DIR/round-N/masks hold the run and the layer of each round.
 
     Example: segkit selftrain --recipe box-labeler-mini --data work/masks --boxes work/boxes --out
     work/rounds --rounds 2
     """
     started = time.monotonic()
     require_extra("train", "segkit selftrain")
-    if checkpoint is not None and steps is not None:
-        hint = "give --round-steps for the later rounds"
-        raise InputError("--checkpoint replaces the training that --steps is for", hint=hint)
     from segkit.training.preflight import check_device
-    from segkit.training.selftrain_plan import plan_selftraining, read_state
+    from segkit.training.selftrain_plan import encode_classes, plan_selftraining
+    from segkit.training.selftrain_state import read_state
 
     check_device(device)
-    sets, (box_set, weight) = [parse_data(item) for item in data], parse_data(boxes)
-    options = {
-        "rounds": rounds,
-        "held_out": held_out,
-        "share": share,
-        "checkpoint": checkpoint,
-        "steps": steps,
-        "round_steps": round_steps,
-        "overrides": overrides,
-        "tta": tta,
-    }
-    read_state(out, plan_selftraining(recipe, sets, (box_set, weight), **options))
+    plan = plan_selftraining(
+        recipe,
+        [parse_data(item) for item in data],
+        parse_data(boxes),
+        rounds=rounds,
+        held_out=held_out,
+        share=share,
+        checkpoint=checkpoint,
+        steps=steps,
+        round_steps=round_steps,
+        overrides=overrides,
+        tta=tta,
+    )
+    before = read_state(out, plan)
+    for text in encode_classes(plan):
+        note(text)
 
     # Everything that can be refused has been: models take seconds to load.
-    from segkit.training.selftrain import selftrain as run_rounds
+    from segkit.training.selftrain import run_rounds
 
-    result = run_rounds(
-        recipe, sets, (box_set, weight), out, device=device, progress=progress_bar, **options
-    )
+    result = run_rounds(plan, out, before, device=device, progress=progress_bar)
     columns = ("round", "held-out IoU", "boxes", "masked", "masks")
     rows = [
         (

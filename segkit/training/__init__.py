@@ -4,7 +4,9 @@ train.py          train(): resolve the recipe, open the data, train, publish a v
 trainer.py        Trainer: model, EMA, optimizer, loss scale and step; the training step
 preflight.py      refuse what cannot be trained, before PyTorch is imported
 selftrain.py      selftrain(): a run labels boxes, the next run learns from its masks, in rounds
-selftrain_plan.py check its inputs, hold images back, and keep its state
+selftrain_plan.py check its inputs before PyTorch is imported, and pin their versions
+selftrain_state.py  its record, selftrain.json, from which it resumes
+held_out.py       images that no round of it trains on, whose masks score the rounds
 setup.py          TrainingSetup and Dataset; opens data sets, resolves what a recipe leaves open
 run_plan.py       --plan: pace through each set, and what is missing
 memory.py         estimate the memory of a step on tensors without content

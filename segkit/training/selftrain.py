@@ -9,24 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from segkit.errors import InputError
+from segkit.atomic import write_text
+from segkit.errors import InputError, SegkitError
 from segkit.inference.calibrate import ScoredBoxes, fit_calibration, score_boxes
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.inference.run_teacher import RunTeacher
 from segkit.runs.calibrated_version import publish_calibrated
-from segkit.runs.open_run import load_run, run_folder
+from segkit.runs.open_run import load_run, open_run
 from segkit.runs.run import Run
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
+from segkit.training.held_out import hold_out
 from segkit.training.selftrain_plan import (
     NamedPath,
     SelfTrainingPlan,
-    hold_out,
+    encode_classes,
     plan_selftraining,
-    read_state,
-    write_state,
 )
+from segkit.training.selftrain_state import read_state, write_state
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks
 
@@ -42,7 +43,7 @@ class SelfTraining:
     """Of each round: `round`; `run`, the version's path; `calibrated`, whether its scores are
     expected IoUs; `held_out_iou`, the mean IoU (0-1) of masks for the boxes of the held-out images;
     and `masks`, the path of the layer that its run made of the boxes, with the counts `boxes` and
-    `masked`. A round that did not improve the held-out IoU has no layer."""
+    `masked`. A round that did not improve the held-out IoU has no layer. Paths are absolute."""
 
     @property
     def best(self) -> int:
@@ -68,7 +69,7 @@ def selftrain(
     *,
     rounds: int = 3,
     held_out: str | None = None,
-    share: float = 0.1,
+    share: float | None = None,
     checkpoint: str | None = None,
     steps: int | None = None,
     round_steps: int | None = None,
@@ -85,8 +86,9 @@ def selftrain(
     weights, which runs are published with; where enough boxes are held out, its scores are
     calibrated on them. Rounds end when the held-out IoU does not improve.
 
-    A call with the same arguments resumes an interrupted one at the step that it was stopped at.
-    Each round publishes versions that nothing changes: `out/round-N/run` and `out/round-N/masks`.
+    A call with the same arguments, or another number of rounds, resumes an interrupted one at the
+    step that it was stopped at. Each round publishes versions that nothing changes:
+    `out/round-N/run` and `out/round-N/masks`.
 
     Args:
         recipe: a shipped recipe's name or a TOML file; must train box prompts.
@@ -94,9 +96,10 @@ def selftrain(
         boxes: the set whose boxes have no masks, and its sampling weight.
         out: folder of the rounds.
         rounds: maximum number of rounds after the first teacher.
-        held_out: set with masks that scores the rounds; None holds `share` of the images of each
-            panoptic and instance set of `data` back, by `training.seed`.
-        share: see `held_out`.
+        held_out: set with masks that scores the rounds, without images that are trained on; None
+            holds `share` of the images of each panoptic and instance set of `data` back, by
+            `training.seed`, among those that occur once in `data` and `boxes`.
+        share: see `held_out`; None is 0.1.
         checkpoint: a run that is the first teacher; None trains one.
         steps: of the first teacher, instead of the recipe's.
         round_steps: of each later round; None is a quarter of the first's.
@@ -107,7 +110,8 @@ def selftrain(
 
     Raises:
         InputError: see `plan_selftraining`; or `out` holds another self-training.
-        SegkitError, StoppedError: as `segkit.train`.
+        SegkitError: no box got a mask, or as `segkit.train`.
+        StoppedError: as `segkit.train`.
     """
     plan = plan_selftraining(
         recipe,
@@ -122,22 +126,56 @@ def selftrain(
         overrides=overrides,
         tta=tta,
     )
-    folder = Path(out)
-    entries = read_state(folder, plan)
+    before = read_state(Path(out), plan)
+    encode_classes(plan)
+    return run_rounds(plan, out, before, device=device, progress=progress)
+
+
+def run_rounds(
+    plan: SelfTrainingPlan,
+    out: str | Path,
+    before: Sequence[dict[str, Any]],
+    *,
+    device: str,
+    progress: Progress,
+) -> SelfTraining:
+    """The rounds of a plan whose classes are encoded; the rest of `selftrain`.
+
+    Args:
+        plan: the checked inputs.
+        out: see `selftrain`.
+        before: the rounds of an interrupted call, see `read_state`.
+        device: see `selftrain`.
+        progress: see `selftrain`.
+    """
+    folder, entries = Path(out).resolve(), list(before)
     write_state(folder, plan, entries)
-    trained_sets, held_out_sets = hold_out(plan, folder)
-    loop = _Loop(str(recipe), plan, folder, device, progress, trained_sets, held_out_sets)
-    for number in range(rounds + 1):
+    data = [shards for _, shards, _ in plan.data]
+    if plan.held_out is None:
+        arguments = {"share": plan.share, "seed": plan.recipe.training.seed}
+        data, held_out = hold_out(data, plan.parts, folder, arguments)
+    else:
+        held_out = [plan.held_out]
+    recipe = plan.source
+    if plan.source_text is not None:  # rounds read the recipe that was checked, even if it changes
+        recipe = str(folder / Path(plan.source).name)
+        write_text(Path(recipe), plan.source_text)
+    loop = _Loop(recipe, plan, folder, device, progress, data, held_out)
+    for number in range(plan.rounds + 1):
         if number >= len(entries):
             entries.append(loop.score_round(number, entries))
             write_state(folder, plan, entries)
-        result = SelfTraining(entries)
+        result = SelfTraining(entries[: number + 1])
         if result.stopped:
             break
         if "masks" not in entries[number]:
             entries[number] |= loop.label(number)
             write_state(folder, plan, entries)
-    return SelfTraining(entries)
+        if entries[number].get("masked") == 0 and number < plan.rounds:
+            hint = "set a lower inference.pseudo_score, or give more steps"
+            message = f"round {number}: no box got a mask that the next round could learn from"
+            raise SegkitError(message, hint=hint)
+    return SelfTraining(entries[: number + 1])
 
 
 @dataclass(frozen=True)
@@ -149,7 +187,8 @@ class _Loop:
     out: Path
     device: str
     progress: Progress
-    data: list[NamedPath]
+    data: list[ShardSet]
+    """Sets with masks, without the images that are held back."""
     held_out: list[ShardSet]
 
     def score_round(self, number: int, before: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -160,9 +199,6 @@ class _Loop:
         for shards in self.held_out:
             with self.progress(f"round {number}: score", len(shards)) as advance:
                 scored.append(score_boxes(run, shards, tta=self.plan.tta, on_image=advance))
-        if not any(len(boxes.iou) for boxes in scored):
-            message, hint = "no held-out box has a mask to score a round by", "give --held-out SET"
-            raise InputError(message, record="--held-out-share", hint=hint)
         calibrated = self._calibrate(number, run, scored)
         return {
             "round": number,
@@ -173,12 +209,13 @@ class _Loop:
 
     def label(self, number: int) -> dict[str, Any]:
         """Turn the boxes into masks by the run of a round."""
-        boxes, folder = ShardSet.open(self.plan.boxes[0]), self._folder(number) / "masks"
+        boxes, folder = self.plan.boxes[1], self._folder(number) / "masks"
         if not versions(folder):
             run = load_run(self._teacher(number), self.device)
             teacher = RunTeacher(run, "box-prompts", tta=self.plan.tta)
             with self.progress(f"round {number}: pseudolabel", len(boxes)) as advance:
-                pseudolabel(teacher, boxes, folder, on_image=advance)
+                name = boxes.manifest.name  # so that rounds train on sets of the same names
+                pseudolabel(teacher, boxes, folder, name=name, on_image=advance)
         layer = ShardSet.open(folder)
         counts = layer.manifest.statistics.masked - boxes.manifest.statistics.masked
         total = boxes.manifest.statistics.boxes_only
@@ -190,7 +227,7 @@ class _Loop:
     def _teacher(self, number: int) -> Path:
         """The newest version of a round's run: the calibrated one, where there is one."""
         if number == 0 and self.plan.checkpoint is not None and not versions(self._run_folder(0)):
-            return run_folder(self.plan.checkpoint)
+            return self.plan.checkpoint
         return resolve(self._run_folder(number))
 
     def _run_folder(self, number: int) -> Path:
@@ -199,17 +236,19 @@ class _Loop:
     def _train(self, number: int, before: Sequence[dict[str, Any]]) -> Path:
         """The trained version of a round's run."""
         if number == 0 and self.plan.checkpoint is not None:
-            return run_folder(self.plan.checkpoint)
+            return self.plan.checkpoint
         folder = self._run_folder(number)
         if existing := versions(folder):
             return existing[min(existing)]
-        boxes, weight = self.plan.boxes
+        name, boxes, weight = self.plan.boxes
         overrides, steps = self.plan.first_overrides, self.plan.recipe.training.steps
         if number:
-            boxes, steps = before[-1]["masks"], self.plan.round_steps
-            start = json.dumps(before[-1]["run"])
-            later = ("loss.trust_scores=true", f"model.init_from={start}")
-            overrides = [*self.plan.overrides, *later]
+            layer, steps = ShardSet.open(before[-1]["masks"]), self.plan.round_steps
+            overrides = [*self.plan.overrides, *self._later_overrides(Path(before[-1]["run"]))]
+            if layer.manifest.name != boxes.manifest.name:  # named by an earlier version of segkit
+                name = layer.manifest.name
+            boxes = layer
+        sets = [*zip(self.data, self.plan.data, strict=True)]
         with self.progress(f"round {number}: train", steps) as advance:
 
             def on_start(taken: int, steps: int) -> None:
@@ -218,15 +257,26 @@ class _Loop:
 
             train(
                 self.recipe,
-                [*self.data, (boxes, weight)],
+                [*((str(s.path), rate) for s, (_, _, rate) in sets), (str(boxes.path), weight)],
                 folder,
                 steps=steps,
                 device=self.device,
                 overrides=overrides,
+                names=[*(name for name, _, _ in self.plan.data), name],
                 resume=True,
                 callbacks=Callbacks(on_start=on_start, on_step=lambda record: advance()),
             )
         return resolve(folder)
+
+    def _later_overrides(self, start: Path) -> list[str]:
+        """Overrides of a round that starts from a run and trusts its scores."""
+        model = open_run(start)[2].model
+        statistics = {"pixel_mean", "pixel_std"} - self.plan.recipe.model.model_fields_set
+        return [
+            "loss.trust_scores=true",
+            f"model.init_from={json.dumps(str(start))}",
+            *(f"model.{key}={json.dumps(getattr(model, key))}" for key in sorted(statistics)),
+        ]
 
     def _calibrate(self, number: int, run: Run, scored: Sequence[ScoredBoxes]) -> Path | None:
         """The calibrated version of a round's run; None where too few boxes are held out."""

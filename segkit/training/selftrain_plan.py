@@ -1,31 +1,41 @@
 """Check a self-training before PyTorch is imported: recipe, masks, boxes, held-out images, rounds.
 
 The first teacher trains on masks and boxes; each later round trains on the masks and on the
-pseudo-masks that the round before made of the boxes.
+pseudo-masks that the round before made of the boxes. The plan holds versions and the recipe's text,
+so that what is published or edited meanwhile changes nothing.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from segkit import parse
-from segkit.atomic import write_text
 from segkit.errors import InputError
-from segkit.recipes.load import load_recipe
+from segkit.hub import is_hugging_face
+from segkit.recipes.load import known_recipes, load_recipe
+from segkit.recipes.old_names import current_key
 from segkit.recipes.schema import Recipe
-from segkit.runs.open_run import check_run, run_folder
+from segkit.runs.init_from import check_init_from, read_encoding
+from segkit.runs.open_run import check_run, run_folder, trained_classes
 from segkit.runs.run_manifest import read_run_manifest
-from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
-from segkit.shards.split import assign_by_share, split
-from segkit.training.preflight import check_inputs, with_steps
+from segkit.text.embeddings import EmbeddingStore
+from segkit.text.indistinct import indistinct_notes
+from segkit.training.held_out import Parts, check_held_out, draw_parts
+from segkit.training.preflight import (
+    NamedSet,
+    TrainingInputs,
+    check_inputs,
+    encode_names,
+    recipe_encoding,
+    with_steps,
+)
 from segkit.workers.devices import torchrun_ranks
 
-STATE = "selftrain.json"
-"""File of a self-training's folder: its inputs, and the rounds so far."""
-TRAIN_PART, HELD_OUT_PART = "train", "held-out"
+SHARE = 0.1
+"""Of the images of `data` that are held back, unless the caller gives a set or another share."""
 NamedPath = tuple[str, float]
 """A shard set and its sampling weight."""
 
@@ -34,16 +44,25 @@ NamedPath = tuple[str, float]
 class SelfTrainingPlan:
     """The checked inputs of a self-training."""
 
+    source: str
+    """Name or file of the recipe."""
+    source_text: str | None
+    """Of the recipe's file; None for a shipped recipe."""
     recipe: Recipe
-    data: list[NamedPath]
-    """Sets with masks."""
-    boxes: NamedPath
+    """Of the first training."""
+    data: list[NamedSet]
+    """Sets with masks; the names of sets are the same in all rounds."""
+    boxes: NamedSet
     """The set whose boxes are labeled in each round."""
-    held_out: str | None
+    held_out: ShardSet | None
     """A set with masks that no round trains on; None holds a share of `data` back."""
     share: float
-    checkpoint: str | None
-    """The first teacher; None trains one."""
+    parts: list[Parts | None]
+    """Of each set of `data` the images that are held back, where `held_out` is None."""
+    checkpoint: Path | None
+    """The version of the first teacher; None trains one."""
+    rounds: int
+    """Maximum number of rounds after the first teacher."""
     round_steps: int
     overrides: tuple[str, ...]
     tta: bool
@@ -53,19 +72,16 @@ class SelfTrainingPlan:
         """Of the first training, which has no scores to trust."""
         return _first_overrides(self.overrides)
 
+    @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What a self-training that resumes must have in common with the interrupted one."""
-
-        def digest(spec: str) -> str:
-            return ShardSet.open(spec).manifest.digest
-
-        teacher = self.checkpoint and read_run_manifest(run_folder(self.checkpoint)).digest
+        held_out = self.held_out
         return {
             "recipe": self.recipe.model_dump(mode="json"),
-            "data": [[digest(spec), weight] for spec, weight in self.data],
-            "boxes": [digest(self.boxes[0]), self.boxes[1]],
-            "held_out": digest(self.held_out) if self.held_out else self.share,
-            "checkpoint": teacher,
+            "data": [[shards.manifest.digest, weight] for _, shards, weight in self.data],
+            "boxes": [self.boxes[1].manifest.digest, self.boxes[2]],
+            "held_out": self.share if held_out is None else held_out.manifest.digest,
+            "checkpoint": self.checkpoint and read_run_manifest(self.checkpoint).digest,
             "round_steps": self.round_steps,
             "tta": self.tta,
         }
@@ -78,7 +94,7 @@ def plan_selftraining(
     *,
     rounds: int,
     held_out: str | None,
-    share: float,
+    share: float | None,
     checkpoint: str | None,
     steps: int | None,
     round_steps: int | None,
@@ -88,42 +104,79 @@ def plan_selftraining(
     """Check the arguments of `selftrain`, as far as that needs no PyTorch.
 
     Raises:
-        InputError: a recipe, set or run that cannot be used, no round, a share outside 0-1, steps
-            that nothing would read, or several processes.
+        InputError: a recipe, set or run that cannot be used, held-out images that are trained on or
+            have no masks, no round, a share outside 0-1, several processes, or an option or
+            override that would do nothing.
     """
     if torchrun_ranks() > 1:
         hint = "start it without torchrun"
         raise InputError("self-training runs in one process", record="torchrun", hint=hint)
     if rounds < 1:
         raise InputError(f"{rounds} rounds", record="--rounds", hint="give 1 or more")
-    if not 0 < share < 1:
+    if share is not None and not 0 < share < 1:
         hint = "give a share between 0 and 1, such as 0.1"
         raise InputError(f"a held-out share of {share:g}", record="--held-out-share", hint=hint)
-    if checkpoint is not None and steps is not None:
-        hint = "--checkpoint replaces the first training; give --round-steps"
-        raise InputError("nothing reads --steps", hint=hint)
+    _refuse_unread(held_out, share, checkpoint, steps, round_steps, overrides)
     loaded = load_recipe(recipe, with_steps(_first_overrides(overrides), steps))
     if not loaded.loss.box_prompts:
         hint = "set loss.box_prompts above 0, as in box-labeler-mini"
         raise InputError("the recipe trains no box prompts", record=str(recipe), hint=hint)
-    checked = check_inputs(loaded, [*data, boxes], []).recipe
-    unlabeled = ShardSet.open(boxes[0])
-    if not unlabeled.manifest.statistics.boxes_only:
+    inputs = check_inputs(loaded, [*data, boxes], [])
+    checked, (*masks, unlabeled) = inputs.recipe, inputs.datasets
+    if not unlabeled[1].manifest.statistics.boxes_only:
         hint = "give a set with boxes, such as one converted with --boxes-only"
-        raise InputError("no segment lacks a mask", file=unlabeled.path, hint=hint)
-    if held_out is not None:
-        _require_held_out(held_out, [*data, boxes])
-    elif not any(map(_has_objects, (ShardSet.open(spec) for spec, _ in data))):
-        hint = "add a set with masks of things, or give --held-out"
-        raise InputError("no set of --data can hold images back", record="--data", hint=hint)
+        raise InputError("no segment lacks a mask", file=unlabeled[1].path, hint=hint)
     if checkpoint is not None:
         check_run(checkpoint, (), "box-prompts")
-    if round_steps is None:
-        round_steps = max(1, checked.training.steps // 4)
-    settings = tuple(overrides)
+    teacher = None if checkpoint is None else run_folder(checkpoint)
+    start = checked.model.init_from
+    if teacher is None and start is not None and not is_hugging_face(start):
+        check_init_from(checked, Path(start))
+    elif teacher is not None:
+        check_init_from(checked, teacher)
+    scored, parts = None, []
+    if held_out is None:
+        sets = [shards for _, shards, _ in masks]
+        parts = draw_parts(sets, unlabeled[1], share or SHARE, checked.training.seed)
+    else:
+        scored = ShardSet.open(held_out)
+        check_held_out(scored, [shards for _, shards, _ in inputs.datasets])
+    source = str(recipe)
     return SelfTrainingPlan(
-        checked, list(data), boxes, held_out, share, checkpoint, round_steps, settings, tta
+        source=source,
+        source_text=None if source in known_recipes() else parse.read_text(Path(source)),
+        recipe=checked,
+        data=masks,
+        boxes=unlabeled,
+        held_out=scored,
+        share=share or SHARE,
+        parts=parts,
+        checkpoint=teacher,
+        rounds=rounds,
+        round_steps=round_steps or max(1, checked.training.steps // 4),
+        overrides=tuple(overrides),
+        tta=tta,
     )
+
+
+def encode_classes(plan: SelfTrainingPlan) -> list[str]:
+    """Encode the class names of all sets that have no embedding yet; notes as `encode_names`.
+
+    Raises:
+        InputError: the text encoder is not installed, or has other weights than the teacher's.
+    """
+    sets = [*plan.data, plan.boxes]
+    notes = encode_names(TrainingInputs(plan.recipe, sets, []))
+    classes = {c.words: c for _, shards, _ in sets for c in shards.taxonomy.categories}
+    held_out = () if plan.held_out is None else plan.held_out.taxonomy.categories
+    new = [category for category in held_out if category.words not in classes]
+    store = EmbeddingStore(recipe_encoding(plan.recipe))
+    store.add(store.missing_words(new))
+    if plan.checkpoint is not None:
+        trained = {category.words for category in trained_classes(plan.checkpoint).categories}
+        if any(words not in trained for words in (*classes, *(c.words for c in new))):
+            store.check_encoder(read_encoding(plan.checkpoint)[1])
+    return [*notes, *(f"--held-out: {text}" for text in indistinct_notes(new, store))]
 
 
 def _first_overrides(overrides: Sequence[str]) -> list[str]:
@@ -131,96 +184,28 @@ def _first_overrides(overrides: Sequence[str]) -> list[str]:
     return [*overrides, "loss.trust_scores=false"]
 
 
-def _require_held_out(spec: str, trained: Sequence[NamedPath]) -> None:
-    """Raise InputError where a set has no thing with a mask, or is trained on."""
-    shards = ShardSet.open(spec)
-    if any(shards.manifest.digest == ShardSet.open(other).manifest.digest for other, _ in trained):
-        hint = "give another set, or leave --held-out out to hold a share of --data back"
-        raise InputError("is trained on, so it cannot be held out", file=shards.path, hint=hint)
-    if not _has_objects(shards):
-        hint = "give a panoptic or instance set with masks"
-        raise InputError("has no masks of things to score with", file=shards.path, hint=hint)
-
-
-def _has_objects(shards: ShardSet) -> bool:
-    is_object = shards.manifest.kind in ("panoptic", "instance")
-    return is_object and any(
-        segment.kind == "thing" and segment.has_true_mask
-        for sample in shards.samples()
-        for segment in sample.segments
-    )
-
-
-def hold_out(plan: SelfTrainingPlan, out: Path) -> tuple[list[NamedPath], list[ShardSet]]:
-    """Hold images back, unless an earlier call did.
-
-    Args:
-        plan: names the sets.
-        out: folder of the self-training; the parts of a set are written under `held-out/`.
-
-    Returns:
-        The sets to train on, with their weights, and those to score with.
-    """
-    if plan.held_out is not None:
-        return plan.data, [ShardSet.open(plan.held_out)]
-    data: list[NamedPath] = []
-    held_out: list[ShardSet] = []
-    for number, (spec, weight) in enumerate(plan.data):
-        shards = ShardSet.open(spec)
-        if not _has_objects(shards):
-            data.append((spec, weight))
-            continue
-        folder = out / "held-out" / f"{number}-{shards.path.parent.name}"
-        shares = {TRAIN_PART: 1 - plan.share, HELD_OUT_PART: plan.share}
-        if any(not versions(folder / part) for part in shares):
-            seed = plan.recipe.training.seed
-            parts = assign_by_share(shards, shares, seed)
-            arguments = {"set": spec, "share": plan.share, "seed": seed}
-            split(shards, folder, parts, arguments, verify_images=False, force=False)
-        data.append((str(resolve(folder / TRAIN_PART)), weight))
-        held_out.append(ShardSet.open(folder / HELD_OUT_PART))
-    return data, held_out
-
-
-def read_state(out: Path, plan: SelfTrainingPlan) -> list[dict[str, Any]]:
-    """The rounds of an interrupted self-training with the same inputs; none where there is none.
-
-    Raises:
-        InputError: the folder holds another self-training.
-    """
-    file = out / STATE
-    if not file.exists():
-        return []
-    state = parse.read_json(file)
-    parts = state if isinstance(state, dict) else {}
-    inputs, rounds = parts.get("inputs"), parts.get("rounds")
-    if not (isinstance(inputs, dict) and isinstance(rounds, list) and all(map(_is_round, rounds))):
-        hint = "delete it, or give another --out"
-        raise InputError("is not the record of a self-training", file=file, hint=hint)
-    differing = [
-        key
-        for key, value in json.loads(json.dumps(plan.fingerprint())).items()
-        if inputs.get(key) != value
-    ]
-    if differing:
-        hint = "give the same, or another --out"
-        message = f"holds a self-training with another {' and another '.join(differing)}"
-        raise InputError(message, file=out, hint=hint)
-    return rounds
-
-
-def _is_round(entry: object) -> bool:
-    """Whether JSON is the record of a round; `masks` is missing before its boxes are labeled."""
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("run"), str)
-        and isinstance(entry.get("held_out_iou"), int | float)
-        and isinstance(entry.get("masks", ""), str)
-    )
-
-
-def write_state(out: Path, plan: SelfTrainingPlan, rounds: Sequence[dict[str, Any]]) -> None:
-    """Write inputs and rounds by one atomic rename."""
-    out.mkdir(parents=True, exist_ok=True)
-    state = {"schema": "segkit.selftrain/1", "inputs": plan.fingerprint(), "rounds": list(rounds)}
-    write_text(out / STATE, json.dumps(state, indent=1) + "\n")
+def _refuse_unread(
+    held_out: str | None,
+    share: float | None,
+    checkpoint: str | None,
+    steps: int | None,
+    round_steps: int | None,
+    overrides: Sequence[str],
+) -> None:
+    """Raise InputError for an option or an override that would do nothing."""
+    if held_out is not None and share is not None:
+        message, hint = "--held-out-share does nothing with --held-out", "give one of them"
+        raise InputError(message, hint=hint)
+    if checkpoint is not None and steps is not None:
+        hint = "give --round-steps for the later rounds"
+        raise InputError("--checkpoint replaces the training that --steps is for", hint=hint)
+    unread = {"loss.trust_scores": "each round: the first has no scores, later ones trust them"}
+    if checkpoint is not None:
+        unread["model.init_from"] = "--checkpoint, the run that the rounds start from"
+        if round_steps is not None:
+            unread["training.steps"] = "--round-steps, since --checkpoint replaces the first run"
+    for override in overrides:
+        key = current_key(override.partition("=")[0].strip())
+        if key in unread:
+            message = f"{key} is set by {unread[key]}"
+            raise InputError(message, record="--set", hint="leave it out")

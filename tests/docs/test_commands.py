@@ -128,8 +128,8 @@ COPIES = {
     "work/coco-val": (
         *("work/coco-panoptic-val", "work/own-train", "work/ade-panoptic-val", "work/context-59"),
     ),
-    "work/parts-train": ("work/train", "work/parts", "work/a", "work/by-hand"),
-    "work/parts-val": ("work/val", "work/b"),
+    "work/parts-train": ("work/train", "work/parts", "work/a"),
+    "work/parts-val": ("work/val", "work/b", "work/by-hand"),
     "work/masks": ("work/parts-masks",),
     "work/ade-val": ("work/ade",),
     "work/boxes": ("demo-out/sets/boxes-val", "sets/standin-train", "sets/standin-val"),

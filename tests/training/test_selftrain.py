@@ -26,14 +26,10 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.training import selftrain as module
 from segkit.training.selftrain import SelfTraining, selftrain
-from segkit.training.selftrain_plan import (
-    SelfTrainingPlan,
-    hold_out,
-    plan_selftraining,
-    read_state,
-)
+from segkit.training.selftrain_plan import SelfTrainingPlan, plan_selftraining
+from segkit.training.selftrain_state import read_state, write_state
 from tests.commands.slips import assert_refused_before_torch
-from tests.training.toy import write_recipe, write_toy_set
+from tests.training.toy import RECIPE, write_recipe, write_toy_set
 
 FAST = ["inference.pseudo_score=0", "training.checkpoint_every=2", "loss.matching=false"]
 FILES = ("model.safetensors", "recipe.toml", "*.parquet", "selftrain.json")
@@ -43,7 +39,7 @@ FILES = ("model.safetensors", "recipe.toml", "*.parquet", "selftrain.json")
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with masks, boxes and a recipe; relative paths make all files comparable."""
     write_toy_set(tmp_path / "masks")
-    write_toy_set(tmp_path / "boxes", boxes_only=True, name="boxes")
+    write_toy_set(tmp_path / "boxes", boxes_only=True, name="boxes", seeds=range(6, 12))
     write_recipe(tmp_path / "tiny.toml")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -175,15 +171,15 @@ def plan_of(weight: float = 1.0, *overrides: str) -> SelfTrainingPlan:
 def test_another_self_training_in_the_folder_is_refused(home: Path) -> None:
     plan = plan_of()
     assert plan.round_steps == 1
-    hold_out(plan, home / "work")
-    module.write_state(home / "work", plan, [])
+    write_state(home / "work", plan, [])
     assert read_state(home / "work", plan) == []
     with pytest.raises(InputError, match="another data"):
         read_state(home / "work", plan_of(2.0))
 
 
 def test_the_first_training_has_no_scores_to_trust(home: Path) -> None:
-    plan = plan_of(1.0, "loss.trust_scores=true")
+    (home / "tiny.toml").write_text(f"{RECIPE}[loss]\ntrust_scores = true\n")
+    plan = plan_of()
     assert not load_recipe("tiny.toml", plan.first_overrides).loss.trust_scores
     assert not plan.recipe.loss.trust_scores
 
@@ -204,7 +200,7 @@ def test_the_first_training_has_no_scores_to_trust(home: Path) -> None:
 def test_a_damaged_record_is_refused(tmp_path: Path, home: Path, content: str) -> None:
     plan = plan_of()
     (tmp_path / "selftrain.json").write_text(content)
-    message = r"selftrain\.json: is not the record of a self-training; delete it"
+    message = r"selftrain\.json: is not the record of a self-training; give another --out"
     with pytest.raises(InputError, match=message):
         read_state(tmp_path, plan)
 

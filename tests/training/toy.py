@@ -1,6 +1,6 @@
 """Six small pictures of green blocks, and a model small enough to learn them in a test."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,14 +41,24 @@ image_size = 64
 """
 
 
-def write_toy_set(folder: Path, *, boxes_only: bool = False, name: str = "toy") -> ShardSet:
-    """Publish the pictures as a panoptic set, or only the blocks' boxes as a boxes set."""
+def write_toy_set(
+    folder: Path,
+    *,
+    boxes_only: bool = False,
+    name: str = "toy",
+    seeds: Iterable[int] = range(6),
+    taxonomy: Taxonomy = TAXONOMY,
+) -> ShardSet:
+    """Publish pictures as a panoptic set, or only the blocks' boxes as a boxes set.
+
+    Each seed makes another picture.
+    """
     kind = "boxes" if boxes_only else "panoptic"
-    records = ((_sample(seed, boxes_only), _picture(seed)) for seed in range(6))
+    records = ((_sample(seed, boxes_only), _picture(seed)) for seed in seeds)
     return write_set(
         folder,
         records,
-        Header(taxonomy=TAXONOMY, kind=kind, name=name, split="train", command="test"),
+        Header(taxonomy=taxonomy, kind=kind, name=name, split="train", command="test"),
     )
 
 

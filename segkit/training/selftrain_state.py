@@ -1,0 +1,68 @@
+"""The record of a self-training, `selftrain.json`: its inputs, and the rounds so far."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segkit import parse
+from segkit.atomic import write_text
+from segkit.errors import InputError
+from segkit.training.selftrain_plan import SelfTrainingPlan
+
+STATE = "selftrain.json"
+_PARTS = ("held-out/*/train", "held-out/*/held-out", "round-*/run", "round-*/masks")
+"""Folders that a self-training writes after its record."""
+
+
+def read_state(out: Path, plan: SelfTrainingPlan) -> list[dict[str, Any]]:
+    """The rounds of an interrupted self-training with the same inputs; none where there is none.
+
+    Raises:
+        InputError: the folder holds another self-training, or parts of one without its record.
+    """
+    file = out / STATE
+    if not file.exists():
+        if part := next((part for pattern in _PARTS for part in out.glob(pattern)), None):
+            message = f"is of a self-training, but {STATE} is missing, which names its inputs"
+            raise InputError(message, file=part, hint="give another --out")
+        return []
+    state = parse.read_json(file)
+    parts = state if isinstance(state, dict) else {}
+    inputs, rounds = parts.get("inputs"), parts.get("rounds")
+    if not (isinstance(inputs, dict) and isinstance(rounds, list) and all(map(_is_round, rounds))):
+        hint = "give another --out"
+        raise InputError("is not the record of a self-training", file=file, hint=hint)
+    differing = [
+        key
+        for key, value in json.loads(json.dumps(plan.fingerprint)).items()
+        if inputs.get(key) != value
+    ]
+    if differing:
+        hint = "give the same, or another --out"
+        message = f"holds a self-training with another {' and another '.join(differing)}"
+        raise InputError(message, file=out, hint=hint)
+    return [{**entry, "run": _absolute(entry["run"], out)} for entry in rounds]
+
+
+def write_state(out: Path, plan: SelfTrainingPlan, rounds: Sequence[dict[str, Any]]) -> None:
+    """Write inputs and rounds by one atomic rename."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {"schema": "segkit.selftrain/1", "inputs": plan.fingerprint, "rounds": list(rounds)}
+    write_text(out / STATE, json.dumps(state, indent=1) + "\n")
+
+
+def _is_round(entry: object) -> bool:
+    """Whether JSON is the record of a round; `masks` is missing before its boxes are labeled."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("run"), str)
+        and isinstance(entry.get("held_out_iou"), int | float)
+        and isinstance(entry.get("masks", ""), str)
+    )
+
+
+def _absolute(run: str, out: Path) -> str:
+    """The path of a run; early records name `OUT/round-N/run/vM` from the working directory."""
+    path = Path(run)
+    return run if path.is_absolute() else str(out.resolve().joinpath(*path.parts[-3:]))
