@@ -67,13 +67,17 @@ def never(*_: object, **__: object) -> None:
     pytest.fail("did again what had been done")
 
 
-def test_fewer_rounds_after_a_kill_end_earlier(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kill came when round 2 had been scored, but not labeled."""
+@pytest.mark.parametrize("last_iou", [0.3, 0.0])
+def test_fewer_rounds_after_a_kill_end_earlier(
+    home: Path, monkeypatch: pytest.MonkeyPatch, last_iou: float
+) -> None:
+    """Round 2 has been scored, but not labeled: by a kill, or because it did not improve."""
     before = rounds(home, 2)
 
     def kill(entries: list[dict[str, Any]]) -> None:
         for key in ("masks", "boxes", "masked"):
             del entries[2][key]
+        entries[2]["held_out_iou"] = last_iou
 
     edit_state(home, kill)
     for stage in ("train", "score_boxes", "pseudolabel"):
