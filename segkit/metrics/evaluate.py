@@ -13,10 +13,12 @@ from segkit.metrics import bootstrap
 from segkit.metrics.batches import BATCH, sample_batches
 from segkit.metrics.boundary import BoundaryAP
 from segkit.metrics.box_prompt_iou import BoxPromptIoU
+from segkit.metrics.class_mapping import thing_classes
 from segkit.metrics.detections import DetectionMatches
 from segkit.metrics.mask_recall import MaskRecall
 from segkit.metrics.panoptic import PanopticQuality
 from segkit.metrics.predictions import Predictions, SetPredictions, as_predictions, count_missing
+from segkit.metrics.regions import MASKS_HINT
 from segkit.metrics.semantic import SemanticIoU, most_confused
 from segkit.metrics.task_metrics import EvalOptions, TaskMetrics, count
 from segkit.metrics.zero_shot import compute_zero_shot
@@ -180,21 +182,37 @@ def compare(
 
 
 def check_task(truth: ShardSet, task: Task, options: EvalOptions) -> None:
-    """Refuse ground truth of a kind that the task cannot be evaluated on."""
+    """Refuse ground truth that the task cannot be evaluated on: its kind, or boxes without masks.
+
+    Reads labels only where the set has boxes without masks, up to the first that counts.
+    """
     kind = truth.manifest.kind
     by_box = task == "instance" and options.iou_type == "box"
     if kind == "boxes" and not by_box:
-        hint = "make masks by `segkit pseudolabel`, or evaluate boxes by --task instance --by box"
-        raise InputError("the set has boxes but no masks", file=truth.path, hint=hint)
+        raise InputError("the set has boxes but no masks", file=truth.path, hint=MASKS_HINT)
     if task == "panoptic" and kind != "panoptic":
         message = f"{'an' if kind == 'instance' else 'a'} {kind} set is not panoptic ground truth"
-        raise InputError(message, file=truth.path, hint=f"use --task {kind}")
+        raise InputError(message, file=truth.path, hint=f"use `segkit eval --task {kind}`")
     if task == "instance" and kind == "semantic":
         message = "a semantic set does not separate instances"
-        raise InputError(message, file=truth.path, hint="use --task semantic")
+        raise InputError(message, file=truth.path, hint="use `segkit eval --task semantic`")
     if task == "semantic" and kind == "instance":
         message = "instances may overlap and leave pixels unlabeled: they are not a class map"
-        raise InputError(message, file=truth.path, hint="use --task instance")
+        raise InputError(message, file=truth.path, hint="use `segkit eval --task instance`")
+    if truth.manifest.statistics.boxes_only and not by_box:
+        _require_masks(truth, task)
+
+
+def _require_masks(truth: ShardSet, task: Task) -> None:
+    """Raise InputError where a segment of a class that the task counts has no mask."""
+    classes = thing_classes(truth.taxonomy) if task == "instance" else truth.taxonomy.categories
+    counted = {category.id for category in classes}
+    for sample in truth.samples():
+        if any(s.mask is None and s.class_id in counted for s in sample.segments):
+            statistics = truth.manifest.statistics
+            share = f"{statistics.boxes_only} of its {statistics.segments} segments"
+            message, record = f"{share} are boxes without a mask", f"image {sample.id}"
+            raise InputError(message, file=truth.path, record=record, hint=MASKS_HINT)
 
 
 def _panoptic(metrics: TaskMetrics, options: EvalOptions) -> EvalResult:

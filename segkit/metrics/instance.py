@@ -14,7 +14,7 @@ from segkit.errors import InputError
 from segkit.masks.boxes import AREAS
 from segkit.masks.run_lengths import decode_runs, join
 from segkit.metrics.objects import IouType, PredictedRecords, Record, TrueRecords
-from segkit.metrics.regions import malformed_mask
+from segkit.metrics.regions import MASKS_HINT, malformed_mask
 
 Floats = NDArray[np.float64]
 MAX_DETS = (1, 10, 100)
@@ -281,8 +281,7 @@ class MissingMasks:
             InputError: no prediction has a mask, but there are some.
         """
         if self.without_mask and not self.with_mask:
-            hint = "evaluate boxes by --by box, or give masks"
-            raise InputError("the predictions are boxes without masks", hint=hint)
+            raise InputError("the predictions are boxes without masks", hint=MASKS_HINT)
         return {"without_mask": self.without_mask}
 
 

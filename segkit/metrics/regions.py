@@ -13,6 +13,11 @@ from segkit.sample import Sample
 
 Flags = NDArray[np.bool_]
 Rows = TypeVar("Rows", bound=Any)
+MASKS_HINT = (
+    "`segkit pseudolabel` makes masks from boxes, `segkit eval --task instance --by box` compares"
+    " boxes"
+)
+"""Hint where boxes cannot be evaluated; it reads the same from every command."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,9 +145,8 @@ def unknown_class(class_id: int, source: str, image: str) -> InputError:
 
 def missing_mask(source: str, image: str) -> InputError:
     """The error for a segment that is only a box where masks are compared."""
-    hint = "give masks: `segkit pseudolabel` makes them from boxes, `--by box` compares boxes"
     message = "a segment has a box but no mask"
-    return InputError(message, file=source, record=f"image {image}", hint=hint)
+    return InputError(message, file=source, record=f"image {image}", hint=MASKS_HINT)
 
 
 def malformed_mask(source: str, record: str | None) -> InputError:

@@ -23,10 +23,13 @@ from segkit.data.mask_policy import (
 )
 from segkit.errors import InputError
 from segkit.extras import require_extra
+from segkit.metrics.evaluate import check_task
+from segkit.metrics.task_metrics import EvalOptions
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import RESOLVED_KEYS, resolve_init_from
 from segkit.runs.run_manifest import CHECKPOINTS
+from segkit.shards.manifest import TASKS
 from segkit.shards.publish import MANIFEST, interrupted, require_unlocked
 from segkit.shards.reader import ShardSet
 from segkit.shards.zero_shot_split import ZeroShotRecord
@@ -192,7 +195,7 @@ def resolve_unseen(recipe: Recipe, datasets: Sequence[NamedSet]) -> Recipe:
 
 
 def check_eval_sets(datasets: Sequence[NamedSet]) -> None:
-    """Raise InputError where two evaluation sets share a name, or one has no masks."""
+    """Raise InputError where two evaluation sets share a name, or one has boxes without masks."""
     count = Counter(name for name, _, _ in datasets)
     for name, shards, _ in datasets:
         if count[name] > 1:
@@ -202,12 +205,7 @@ def check_eval_sets(datasets: Sequence[NamedSet]) -> None:
                 hint="leave one of them out, or give it another name",
             )
     for _, shards, _ in datasets:
-        if shards.manifest.kind == "boxes":
-            raise InputError(
-                "has only boxes, so masks cannot be evaluated",
-                file=shards.path,
-                hint="leave it out",
-            )
+        check_task(shards, TASKS[shards.manifest.kind], EvalOptions())
 
 
 def encode_names(inputs: TrainingInputs) -> list[str]:

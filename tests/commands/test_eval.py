@@ -177,6 +177,50 @@ def test_refuses_wrong_options_before_torch_is_imported(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+@pytest.mark.parametrize("flag", ["is_crowd", "ignore", None])
+def test_a_set_with_a_box_without_a_mask_is_refused_before_it_is_predicted(tmp_path, task, flag):
+    """The metrics refuse crowds and ignored segments without a mask as well."""
+    truth, predictions = sets(tmp_path, kind=task)
+    samples = list(truth.samples())
+    things = {category.id for category in truth.taxonomy.categories if category.kind == "thing"}
+    at = next(i for i, s in enumerate(samples[3].segments) if s.class_id in things)
+    segments = list(samples[3].segments)
+    segments[at] = replace(segments[at], mask=None, mask_from=None, **({flag: True} if flag else {}))
+    samples[3] = replace(samples[3], segments=tuple(segments))
+    mixed = shard_set(tmp_path / "mixed", samples, truth.taxonomy, task)
+    total = sum(len(sample.segments) for sample in samples)
+    line = f"mixed/v1: image {samples[3].id}: 1 of its {total} segments are boxes without a mask; "
+    run = hollow_run(tmp_path / "run")
+    arguments = [*options(mixed, task, tmp_path / "out"), "--checkpoint", run]
+    with pytest.raises(InputError, match=line):
+        run_json(*arguments)
+    assert_refused_before_torch(["eval"], [[*map(str, arguments)]])
+    assert not (tmp_path / "out").exists()
+    if task == "instance":
+        boxes = options(mixed, task, tmp_path / "out", predictions)
+        assert run_json(*boxes, "--by", "box")["ap"] > 0
+
+
+def test_instances_are_evaluated_beside_stuff_without_a_mask(tmp_path):
+    """Stuff does not count in this task, so that it needs no mask."""
+    truth, predictions = sets(tmp_path, kind="panoptic")
+    samples = [
+        replace(
+            sample,
+            segments=tuple(
+                replace(s, mask=None, mask_from=None) if s.kind == "stuff" else s
+                for s in sample.segments
+            ),
+        )
+        for sample in truth.samples()
+    ]
+    mixed = shard_set(tmp_path / "mixed", samples, truth.taxonomy)
+    assert mixed.manifest.statistics.boxes_only
+    ap = run_json(*options(mixed, "instance", tmp_path / "a", predictions))["ap"]
+    assert ap == run_json(*options(truth, "instance", tmp_path / "b", predictions))["ap"]
+
+
 def _without_masks(truth):
     return [
         replace(

@@ -195,7 +195,7 @@ def test_the_task_must_fit_the_labels(tmp_path):
         for s in truth.samples()
     ]
     boxed = shard_set(tmp_path / "boxes", boxes, truth.taxonomy, "boxes")
-    with pytest.raises(InputError, match=r"boxes but no masks; make masks by `segkit pseudolabel`"):
+    with pytest.raises(InputError, match=r"boxes but no masks; `segkit pseudolabel` makes masks"):
         figures(boxed, predictions, "instance")
     assert figures(boxed, predictions, "instance", iou_type="box")["ap"] is not None
     semantic = shard_set(tmp_path / "semantic", list(truth.samples()), truth.taxonomy, "semantic")
@@ -203,7 +203,7 @@ def test_the_task_must_fit_the_labels(tmp_path):
         figures(semantic, predictions, "panoptic")
     instance = shard_set(tmp_path / "instance", list(truth.samples()), truth.taxonomy, "instance")
     with pytest.raises(
-        InputError, match="an instance set is not panoptic ground truth; use --task instance"
+        InputError, match="an instance set is not panoptic ground truth; use `segkit eval --task instance`"
     ):
         figures(instance, predictions, "panoptic")
     with pytest.raises(InputError, match="does not separate instances"):
@@ -231,7 +231,7 @@ def test_predictions_without_masks_are_left_out_unless_none_has_a_mask(tmp_path)
         replace(s, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments))
         for s in half
     ]
-    with pytest.raises(InputError, match="boxes without masks; evaluate boxes by --by box"):
+    with pytest.raises(InputError, match="boxes without masks; .*`segkit eval --task instance --by box`"):
         figures(truth, none, "instance")
 
 

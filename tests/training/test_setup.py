@@ -127,6 +127,21 @@ def test_evaluation_sets_of_one_name_are_refused(toy_set: ShardSet) -> None:
         check_eval_sets(named * 2)
 
 
+def test_an_evaluation_set_with_a_box_without_a_mask_is_refused(
+    tmp_path: Path, toy_set: ShardSet
+) -> None:
+    """Training would go through all of its steps, and fail in the first evaluation."""
+    samples = list(toy_set.samples())
+    first, *others = samples[-1].segments
+    box = replace(first, mask=None, mask_from=None)
+    samples[-1] = replace(samples[-1], segments=(box, *others))
+    mixed = write_layer(
+        tmp_path / "mixed", toy_set, samples, Header.from_set(toy_set, "test", {})
+    )
+    with pytest.raises(InputError, match=f"v1: image {samples[-1].id}: 1 of its"):
+        check_eval_sets([("mixed", mixed, 1.0)])
+
+
 def test_new_names_are_encoded_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
