@@ -31,6 +31,8 @@ def _convert(result: Result) -> str | None:
     if result["path"] is None:
         defects = ", once the defects are mended or with --on-error skip"
         return f"the same command without --dry-run{defects if result['offenders'] else ''}"
+    if not result["ledger"]["kept"]:  # nothing to train on
+        return f"segkit inspect {_path(result)}"
     if result["kind"] == "boxes":
         return f"segkit pseudolabel --checkpoint RUN --data {_path(result)} --out work/masks"
     return f"segkit train --recipe dataseg-mini --data {_path(result)} --out work/run"

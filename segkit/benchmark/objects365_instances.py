@@ -97,10 +97,16 @@ def check_file(source: Objects365, *, find_images: bool) -> FileCheck:
     Args:
         source: the file.
         find_images: also check that its images are there.
+
+    Raises:
+        InputError: no annotation has a mask.
     """
     records = list(source.records(Tally()))
     annotations = [raw for record in records for raw, *_ in source.load(record)[0]]
     masks, categories = sum(map(_has_mask, annotations)), len(source.taxonomy.categories)
+    if not masks:
+        hint = "give o365_instance_seg_val.json: Objects365's own files have boxes only"
+        raise InputError("no annotation has a mask", file=source.annotations, hint=hint)
     missing = tuple(r.file_name for r in records if find_images and not _has_image(source, r))
     differences = []
     for count, published, noun in ((len(records), IMAGES, "images"), (masks, MASKS, "masks")):

@@ -45,8 +45,12 @@ def merge_sets(
     """
     kinds = {data.manifest.kind for data in sets}
     if len(kinds) > 1:
+        names = sorted({f"{data.path} is {data.manifest.kind}" for data in sets})
         message = f"sets of kinds {' and '.join(sorted(kinds))} cannot be merged"
-        raise InputError(message, file=destination, hint="give sets of one kind")
+        hint = "train with each of them, --data SET --data SET, which takes sets of any kinds"
+        if "boxes" in kinds:
+            hint += "; or give the boxes masks first, by `segkit pseudolabel`"
+        raise InputError(f"{message}: {', '.join(names)}", file=destination, hint=hint)
     taxonomy = merge_taxonomies([data.taxonomy for data in sets], name)
     segments = sum(data.manifest.statistics.segments for data in sets)
     images = sum(map(len, sets))

@@ -63,13 +63,13 @@ class CocoInstances(CocoSource):
 
     @property
     def kind(self) -> SetKind:
-        """`boxes` where masks are left out, `instance` elsewhere."""
-        return "boxes" if self.boxes_only else "instance"
+        """`boxes` where masks are left out or nothing has one, `instance` elsewhere."""
+        return "boxes" if self.boxes_only or self.file.only_boxes else "instance"
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the file's path and the options."""
+        """Return the file's path, the kind and the options."""
         options = {"boxes_only": self.boxes_only, "crowds_as_objects": self.crowds_as_objects}
-        return {**super().fingerprint(), **options}
+        return {**super().fingerprint(), "kind": self.kind, **options}
 
     def candidates(self, file_name: str) -> tuple[str, ...]:
         """Return the file name as given, and without its folders."""
@@ -140,7 +140,7 @@ class CocoInstances(CocoSource):
         category = coco_fields.category(annotation.category_id, self.taxonomy)
         mask = None if self.boxes_only else _mask(annotation.segmentation, width, height)
         warnings = []
-        if mask is None and not self.boxes_only:
+        if mask is None and self.kind != "boxes":
             warnings.append("no-mask")
         if mask is not None and not mask.is_canonical:
             warnings.append("non-canonical-rle")

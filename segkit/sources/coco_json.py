@@ -67,11 +67,13 @@ class CocoFile:
     categories: tuple[NativeCategory, ...]
     header: dict[str, Any]
     """`info`, `licenses`, and the category list as it stands in the file."""
+    only_boxes: bool = False
+    """Whether there are annotations, and none has a `segmentation`."""
     contents: "CocoContents | None" = field(default=None, repr=False, compare=False)
     """None in a worker process, which receives the records that it converts."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (CocoFile, (self.path, self.categories, self.header))
+        return (CocoFile, (self.path, self.categories, self.header, self.only_boxes))
 
     def records(
         self,
@@ -149,7 +151,7 @@ def read_coco(path: Path, expected: AnnotationType, *, drop_unused_twins: bool =
     natives = _categories(categories, path)
     if drop_unused_twins:
         natives = _drop_unused_twins(natives, contents.used_classes)
-    return CocoFile(path, natives, header, contents)
+    return CocoFile(path, natives, header, contents.only_boxes, contents)
 
 
 @dataclass(frozen=True)
@@ -218,12 +220,19 @@ class CocoContents:
         """Annotations that belong to no image, with their index in the file's list."""
         self.used_classes: set[str] = set()
         """The category ids of all annotations, as text."""
+        self.masked = False
+        """Whether some annotation has a `segmentation`."""
         self._path, self._expected = path, expected
         self._images = self._annotations = 0
         self._places: dict[str, int] = {}
         """Image id -> its place in `by_image`."""
         self._integer_ids, self._text_ids = array("q"), Counter[str]()
         self._repeated_ids: frozenset[str] = frozenset()
+
+    @property
+    def only_boxes(self) -> bool:
+        """Whether there are annotations, and none has a `segmentation`."""
+        return self._annotations > 0 and not self.masked
 
     def add_image(self, raw: bytes) -> None:
         """Add the raw record of an image."""
@@ -252,6 +261,7 @@ class CocoContents:
             self.orphans.add(index, raw)
             return
         self.by_image.add_annotation(place, raw)
+        self.masked |= bool(value.get("segmentation"))
         self._use_classes(value)
         annotation_id = value.get("id")
         if isinstance(annotation_id, int) and -_INT64 < annotation_id < _INT64:

@@ -255,6 +255,18 @@ def test_annotations_without_a_mask_are_left_out_and_noted(tmp_path, nothing):
     assert "1 annotations have no mask: left out" in notes and result["ap"] == pytest.approx(100)
 
 
+def test_a_file_without_a_mask_is_refused_before_it_is_predicted(tmp_path):
+    file, annotations = benchmark_file(tmp_path)
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    file.write_text(json.dumps(content))
+    options = ["--annotations", file, "--images", tmp_path, "--out", tmp_path / "out"]
+    with pytest.raises(InputError, match="no annotation has a mask; give o365_instance_seg_val"):
+        run_json("objects365", *options, "--checkpoint", hollow_run(tmp_path / "run"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_benchmarks_of_a_set_show_their_published_rows(tmp_path):
     truth, predictions = sets(tmp_path)
     options = ["--data", truth.path, "--predictions", predictions.path, "--out", tmp_path / "out"]

@@ -186,7 +186,9 @@ def test_a_set_with_a_box_without_a_mask_is_refused_before_it_is_predicted(tmp_p
     things = {category.id for category in truth.taxonomy.categories if category.kind == "thing"}
     at = next(i for i, s in enumerate(samples[3].segments) if s.class_id in things)
     segments = list(samples[3].segments)
-    segments[at] = replace(segments[at], mask=None, mask_from=None, **({flag: True} if flag else {}))
+    segments[at] = replace(
+        segments[at], mask=None, mask_from=None, **({flag: True} if flag else {})
+    )
     samples[3] = replace(samples[3], segments=tuple(segments))
     mixed = shard_set(tmp_path / "mixed", samples, truth.taxonomy, task)
     total = sum(len(sample.segments) for sample in samples)

@@ -1,4 +1,6 @@
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,35 @@ def test_split_then_merge_gives_the_set_back(toy):
     assert (merged["images"], merged["segments"]) == (4, 12)
     assert run_json("diff", toy / "toy", toy / "again")["identical"]
     assert run_json("validate", toy / "again")["valid"]
+
+
+def test_boxes_and_masks_are_merged_once_the_boxes_have_masks(toy):
+    """What the hint of the refusal says works."""
+    for name in ("a", "b"):
+        records = [
+            (replace(sample, id=f"{name}{sample.id}"), data) for sample, data in toy_records(2)
+        ]
+        header = Header(taxonomy=TAXONOMY, kind="instance", name=name, command="t")
+        if name == "b":
+            header = replace(header, kind="boxes")
+            records = [(_without_masks(sample), data) for sample, data in records]
+        write_set(toy / name, iter(records), header)
+    line = (
+        r"sets of kinds boxes and instance cannot be merged: .*/a/v1 is instance, "
+        r".*/b/v1 is boxes; train with each .*--data SET.* masks first, by `segkit pseudolabel`"
+    )
+    out = ["--out", str(toy / "both")]
+    refused = runner.invoke(app, ["merge", str(toy / "a"), str(toy / "b"), *out])
+    assert isinstance(refused.exception, InputError) and re.search(line, str(refused.exception))
+    run_json("pseudolabel", "--teacher", "box", "--data", toy / "b", "--out", toy / "masks")
+    merged = run_json("merge", toy / "a", toy / "masks", *out)
+    counts = [ShardSet.open(toy / name).manifest.statistics.segments for name in ("a", "b")]
+    assert merged["segments"] == sum(counts) > 0
+
+
+def _without_masks(sample):
+    segments = (replace(s, mask=None, mask_from=None) for s in sample.segments)
+    return replace(sample, segments=tuple(segments), void=None)
 
 
 def test_relabel_writes_the_new_classes(toy):

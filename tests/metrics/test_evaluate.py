@@ -203,7 +203,8 @@ def test_the_task_must_fit_the_labels(tmp_path):
         figures(semantic, predictions, "panoptic")
     instance = shard_set(tmp_path / "instance", list(truth.samples()), truth.taxonomy, "instance")
     with pytest.raises(
-        InputError, match="an instance set is not panoptic ground truth; use `segkit eval --task instance`"
+        InputError,
+        match="an instance set is not panoptic ground truth; use `segkit eval --task instance`",
     ):
         figures(instance, predictions, "panoptic")
     with pytest.raises(InputError, match="does not separate instances"):
@@ -231,7 +232,9 @@ def test_predictions_without_masks_are_left_out_unless_none_has_a_mask(tmp_path)
         replace(s, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments))
         for s in half
     ]
-    with pytest.raises(InputError, match="boxes without masks; .*`segkit eval --task instance --by box`"):
+    with pytest.raises(
+        InputError, match="boxes without masks; .*`segkit eval --task instance --by box`"
+    ):
         figures(truth, none, "instance")
 
 

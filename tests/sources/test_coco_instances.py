@@ -12,6 +12,8 @@ from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_json import read_coco
+from segkit.sources.engine import ConvertOptions, convert
+from segkit.sources.yolo_labels import open_yolo
 
 from .builders import HEIGHT, WIDTH, coco_instances, codes, dry_run, label_map, samples, write_json
 
@@ -105,7 +107,47 @@ def test_an_annotation_without_a_mask_is_a_box(tmp_path: Path, nothing: dict[str
     assert segment.mask is None
     assert segment.mask_from is None
     assert segment.area == BOX[2] * BOX[3]
+    assert source.kind == "boxes" and not dry_run(source).ledger.annotations.warnings
+    mixed = [{"bbox": BOX, **nothing}, {"segmentation": [SQUARE[0]]}]
+    source = open_coco_instances(coco_instances(root, mixed), root / "images")
+    assert source.kind == "instance"
     assert dry_run(source).ledger.annotations.warnings == {"no-mask": 1}
+
+
+@pytest.mark.parametrize("order", [("annotations", "images"), ("images", "annotations")])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_same_boxes_are_of_one_kind_from_coco_and_from_yolo(
+    tmp_path: Path, order: tuple[str, str], workers: int
+) -> None:
+    coco_file = coco_instances(tmp_path, [{"bbox": BOX}, {"bbox": BOX, "image_id": 1}], images=2)
+    content = json.loads(coco_file.read_text())
+    write_json(coco_file, {key: content[key] for key in (*order, "categories")})
+    (tmp_path / "labels").mkdir()
+    x, y, width, height = BOX
+    center = ((x + width / 2) / WIDTH, (y + height / 2) / HEIGHT)
+    row = (3, *center, width / WIDTH, height / HEIGHT)
+    for number in range(2):
+        file = tmp_path / "labels" / f"i{number}.txt"
+        file.write_text(" ".join(map(str, row)) + "\n")
+    names = {index: f"class {index}" for index in range(8)}
+    data = {"path": str(tmp_path), "train": "images", "names": names}
+    sources = (
+        open_coco_instances(coco_file, tmp_path / "images"),
+        open_yolo(write_json(tmp_path / "data.yaml", data), None),
+    )
+    options = ConvertOptions(workers=workers, shard_bytes=1)
+    for source in sources:
+        report = convert(source, tmp_path / source.name, options)
+        published = report.published
+        assert published is not None and published.manifest.kind == "boxes"
+        assert not report.ledger.annotations.warnings
+        statistics = published.manifest.statistics
+        assert (statistics.boxes_only, statistics.masked) == (2, 0)
+
+
+def test_a_file_without_annotations_goes_with_masks_as_negative_images(tmp_path: Path) -> None:
+    source = open_coco_instances(coco_instances(tmp_path, []), tmp_path / "images")
+    assert source.kind == "instance"
 
 
 def test_boxes_only_leaves_masks_out_and_needs_none(tmp_path: Path) -> None:

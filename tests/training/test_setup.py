@@ -135,9 +135,7 @@ def test_an_evaluation_set_with_a_box_without_a_mask_is_refused(
     first, *others = samples[-1].segments
     box = replace(first, mask=None, mask_from=None)
     samples[-1] = replace(samples[-1], segments=(box, *others))
-    mixed = write_layer(
-        tmp_path / "mixed", toy_set, samples, Header.from_set(toy_set, "test", {})
-    )
+    mixed = write_layer(tmp_path / "mixed", toy_set, samples, Header.from_set(toy_set, "test", {}))
     with pytest.raises(InputError, match=f"v1: image {samples[-1].id}: 1 of its"):
         check_eval_sets([("mixed", mixed, 1.0)])
 
