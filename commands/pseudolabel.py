@@ -275,6 +275,9 @@ def _open_truth(truth: str, boxes: "ShardSet") -> "HiddenTruth":
 
     hidden = HiddenTruth(ShardSet.open(truth))
     hidden.check(boxes)
+    if hidden.predicted:
+        masks = plural(hidden.predicted, "pseudo-mask or prediction", "pseudo-masks or predictions")
+        note(f"{truth} has {masks}, which the masks are not compared with")
     return hidden
 
 

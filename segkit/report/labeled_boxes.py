@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from segkit.errors import InputError
 from segkit.masks.boxes import in_size
 from segkit.metrics.box_prompt_iou import matched_iou
+from segkit.metrics.shard_columns import read_columns
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_ID_HINT = (
+    "convert both from a format whose annotations have ids: COCO, Label Studio or Visual Genome"
+)
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,22 @@ class HiddenTruth:
     """The true masks of a set's boxes, by image id and annotation id.
 
     Args:
-        shards: a set with masks, of images that the boxes are in.
+        shards: a set with masks, of images that the boxes are in. Pseudo-masks and predictions in
+            it are not the truth, and passed over.
 
     Raises:
-        InputError: no segment has a mask.
+        InputError: no segment has a mask that a person drew or that was derived from such masks.
     """
 
     def __init__(self, shards: ShardSet) -> None:
-        if not shards.manifest.statistics.masked:
-            hint = "give the set that holds the hidden masks"
+        masked, hint = shards.manifest.statistics.masked, "give the set that holds the hidden masks"
+        if not masked:
             raise InputError("no segment has a mask", file=shards.path, hint=hint)
+        self.predicted = _count_predicted(shards)
+        """Number of the masks that are pseudo-masks or predictions."""
+        if self.predicted >= masked:
+            message = f"none of its {masked} masks is true: they are pseudo-masks or predictions"
+            raise InputError(message, file=shards.path, hint=hint)
         self.shards = shards
         self._rows = {image_id: row for row, image_id in enumerate(shards.image_ids())}
 
@@ -71,7 +81,7 @@ class HiddenTruth:
         return {
             segment.source_id: segment
             for segment in self.shards.sample(row, check_masks=True).segments
-            if segment.source_id is not None and segment.mask is not None and not segment.is_crowd
+            if segment.source_id is not None and segment.has_true_mask and not segment.is_crowd
         }
 
     def check(self, data: ShardSet) -> None:
@@ -80,8 +90,27 @@ class HiddenTruth:
             objects = self.objects(sample)
             if any(segment.source_id in objects for segment in sample.segments):
                 return
+        for shards in (data, self.shards):
+            if not any(_source_ids(shards)):
+                message = "its annotations have no ids, by which boxes and true masks are matched"
+                raise InputError(message, file=shards.path, hint=_ID_HINT)
         message = f"no object has the image id and the annotation id of a box of {data.path}"
         raise InputError(message, file=self.shards.path, hint="give the masks of the same objects")
+
+
+def _count_predicted(shards: ShardSet) -> int:
+    """Number of pseudo-masks and predictions; reads one column of the labels."""
+    return sum(
+        element["mask_from"] in ("pseudo", "prediction")
+        for table in read_columns(shards, ["segments.list.element.mask_from"])
+        for segments in table.column("segments").to_pylist()
+        for element in segments
+    )
+
+
+def _source_ids(shards: ShardSet) -> Iterator[bool]:
+    """Whether each annotation has an id in its source."""
+    return (s.source_id is not None for sample in shards.samples() for s in sample.segments)
 
 
 def read_boxes(layer: ShardSet, truth: HiddenTruth | None = None) -> LabeledBoxes:

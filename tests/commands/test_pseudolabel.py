@@ -255,6 +255,7 @@ def test_hidden_truth_gives_the_iou_beside_other_teachers(
         ["--truth", "absent"],
         ["--truth", str(sets["bare"].path)],
         ["--truth", str(toy.path)],
+        ["--truth", str(tmp_path / "ellipses")],
         ["--truth", str(sets["truth"].path), "--compare", "absent"],
         ["--truth", str(sets["truth"].path), "--compare", "ellipse"],
         ["--truth", str(sets["truth"].path), "--compare", str(other.path)],

@@ -1,5 +1,6 @@
 """The report of a labeling, against counts and IoUs by loops over decoded masks."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.inference.calibrate import fit_calibration
 from segkit.inference.grabcut import grabcut
@@ -25,7 +28,7 @@ from segkit.report.object_gallery import gallery_groups
 from segkit.report.reliability import calibration_report
 from segkit.runs.calibration import Calibration
 from segkit.runs.run_manifest import RunManifest
-from segkit.sample import Sample
+from segkit.sample import MaskSource, Sample
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
@@ -234,10 +237,68 @@ def test_truth_of_other_objects_is_refused(
 ) -> None:
     truth, layer = labeled
     HiddenTruth(truth).check(layer)
+    renamed = (
+        replace(s, segments=tuple(replace(x, source_id=f"b{x.source_id}") for x in s.segments))
+        for s in truth.samples()
+    )
+    other = write_layer(tmp_path / "other", truth, renamed, Header.from_set(truth, "test"))
     with pytest.raises(InputError, match="no object has the image id and the annotation id"):
-        HiddenTruth(write_toy_set(tmp_path / "toy")).check(layer)
+        HiddenTruth(other).check(layer)
     with pytest.raises(InputError, match="no segment has a mask"):
         HiddenTruth(named_sets(tmp_path / "bare")[1])
+
+
+@pytest.mark.parametrize("origin", ["pseudo", "prediction"])
+def test_pseudo_masks_and_predictions_are_not_the_truth(
+    labeled: tuple[ShardSet, ShardSet], tmp_path: Path, origin: MaskSource
+) -> None:
+    truth, layer = labeled
+
+    def changed(count: int) -> ShardSet:
+        """The truth, whose first masks are of another origin."""
+        left, samples = count, []
+        for sample in truth.samples():
+            number, left = min(left, len(sample.segments)), max(left - len(sample.segments), 0)
+            marked = [replace(s, mask_from=origin, score=0.5) for s in sample.segments[:number]]
+            samples.append(replace(sample, segments=(*marked, *sample.segments[number:])))
+        return write_layer(tmp_path / f"s{count}", truth, samples, Header.from_set(truth, "test"))
+
+    total = truth.manifest.statistics.masked
+    with pytest.raises(InputError, match=rf"s{total}/v1: none of its {total} masks is true"):
+        HiddenTruth(changed(total))
+    few = HiddenTruth(changed(3))
+    assert (few.predicted, HiddenTruth(truth).predicted) == (3, 0)
+    assert (
+        read_boxes(layer, few).is_known.sum()
+        == read_boxes(layer, HiddenTruth(truth)).is_known.sum() - 3
+    )
+
+
+def test_pseudo_masks_of_a_truth_are_noted_and_not_compared_with(tmp_path: Path) -> None:
+    truth, boxes = named_sets(tmp_path)
+    samples = list(truth.samples())
+    first, *others = samples[0].segments
+    pseudo = replace(first, mask_from="pseudo", score=0.5)
+    samples[0] = replace(samples[0], segments=(pseudo, *others))
+    mixed = write_layer(tmp_path / "mixed", truth, samples, Header.from_set(truth, "test"))
+    command = ["pseudolabel", "--teacher", "box", "--data", str(boxes.path), "--json"]
+    command += ["--truth", str(mixed.path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, command)
+    assert f"note: {mixed.path} has 1 pseudo-mask or prediction, which" in result.stderr
+    assert json.loads(result.stdout)["iou"]["boxes"] == truth.manifest.statistics.masked - 1
+
+
+@pytest.mark.parametrize("bare", ["boxes", "truth"])
+def test_sets_without_annotation_ids_are_refused_as_such(tmp_path: Path, bare: str) -> None:
+    sets = dict(zip(("truth", "boxes"), named_sets(tmp_path), strict=True))
+    samples = (
+        replace(sample, segments=tuple(replace(s, source_id=None) for s in sample.segments))
+        for sample in sets[bare].samples()
+    )
+    header = Header.from_set(sets[bare], "test")
+    sets[bare] = write_layer(tmp_path / "without-ids", sets[bare], samples, header)
+    with pytest.raises(InputError, match=r"without-ids/v1: its annotations have no ids.*COCO"):
+        HiddenTruth(sets["truth"]).check(sets["boxes"])
 
 
 def calibration() -> Calibration:
