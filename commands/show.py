@@ -68,18 +68,24 @@ def show(
     require_writable(file)
 
     from segkit.images.draw import save_png
-    from segkit.report.preview import draw_samples, index_of, spread
+    from segkit.report.preview import draw_samples, index_of, predicted_images, spread
 
     count, captions = grid or _GRID, list[str]()
+    images = range(len(shards)) if predicted is None else predicted_images(shards, predicted)
     if sample_id is not None:
         indices = [index_of(shards, sample_id)]
+        if predicted is not None and indices[0] not in images:
+            hint = f"{len(images)} of the images have one: leave --id out to see some of them"
+            raise InputError(
+                f"no prediction of image {sample_id!r}", file=predicted.path, hint=hint
+            )
     elif worst:
         from segkit.report.ranking import worst_images
 
         ranked = worst_images(shards, count, predicted)
         indices, captions = [index for index, _ in ranked], [caption for _, caption in ranked]
     else:
-        indices = spread(len(shards), count)
+        indices = [images[number] for number in spread(len(images), count)]
     for index in indices:
         try:
             shards.verify_image(shards.sample(index))

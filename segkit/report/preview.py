@@ -44,6 +44,16 @@ def spread(total: int, count: int) -> list[int]:
     return [number * total // count for number in range(count)]
 
 
+def predicted_images(shards: ShardSet, predictions: ShardSet) -> list[int]:
+    """Return the indices of the images of a set that have a prediction; InputError if none has."""
+    predicted = set(predictions.image_ids())
+    indices = [index for index, image in enumerate(shards.image_ids()) if image in predicted]
+    if not indices:
+        hint = f"give predictions of the images of {shards.path}"
+        raise InputError("has none of the images", file=predictions.path, hint=hint)
+    return indices
+
+
 def index_of(shards: ShardSet, sample_id: str) -> int:
     """Return the index of the sample with this id; InputError if the set has none."""
     ids = list(shards.image_ids())

@@ -256,7 +256,7 @@ def test_annotations_without_a_mask_are_left_out_and_noted(tmp_path, nothing):
 
 
 def test_a_file_without_a_mask_is_refused_before_it_is_predicted(tmp_path):
-    file, annotations = benchmark_file(tmp_path)
+    file, _ = benchmark_file(tmp_path)
     content = json.loads(file.read_text())
     for annotation in content["annotations"]:
         del annotation["segmentation"]

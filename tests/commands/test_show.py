@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError
-from tests.metrics.files import sets
+from tests.metrics.files import sets, shard_set
 from tests.training.toy import write_toy_set
 
 
@@ -54,6 +55,31 @@ def test_the_worst_images_come_first(tmp_path: Path) -> None:
     )
     assert len(list(result["images"])) == 2  # type: ignore[call-overload]
     assert np.asarray(Image.open(out)).shape[1] > 1200
+
+
+def test_only_images_with_a_prediction_are_drawn_beside_predictions(tmp_path: Path) -> None:
+    truth, predictions = sets(tmp_path, images=5, kind="panoptic")
+    last = list(predictions.samples())[3:]
+    few = shard_set(tmp_path / "few", last, truth.taxonomy)
+    out = ("--predictions", few.path, "--out", tmp_path / "x.png")
+    result = _show(truth.path, "--grid", 2, *out)
+    assert result["images"] == [sample.id for sample in last]
+    assert result["segments"] == sum(len(sample.segments) for sample in last) > 0
+    assert _show(truth.path, "--id", last[0].id, *out)["images"] == [last[0].id]
+
+
+def test_predictions_of_other_images_are_refused(tmp_path: Path) -> None:
+    truth, predictions = sets(tmp_path, images=3, kind="panoptic")
+    renamed = [replace(sample, id=f"b{sample.id}") for sample in predictions.samples()]
+    other = shard_set(tmp_path / "other", renamed, truth.taxonomy)
+    few = shard_set(tmp_path / "few", list(predictions.samples())[:1], truth.taxonomy)
+    out = ("--out", tmp_path / "x.png")
+    for more in ((), ("--grid", 2), ("--id", truth.sample(1).id)):
+        refusal = _refusal(truth.path, "--predictions", other.path, *more, *out)
+        assert "other/v1: has none of the images; give predictions of" in refusal
+    refusal = _refusal(truth.path, "--predictions", few.path, "--id", truth.sample(1).id, *out)
+    assert f"few/v1: no prediction of image '{truth.sample(1).id}'; 1 of the images" in refusal
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_slips_are_refused_in_one_line(tmp_path: Path) -> None:

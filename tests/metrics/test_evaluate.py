@@ -233,7 +233,7 @@ def test_predictions_without_masks_are_left_out_unless_none_has_a_mask(tmp_path)
         for s in half
     ]
     with pytest.raises(
-        InputError, match="boxes without masks; .*`segkit eval --task instance --by box`"
+        InputError, match=r"boxes without masks; .*`segkit eval --task instance --by box`"
     ):
         figures(truth, none, "instance")
 
