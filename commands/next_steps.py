@@ -34,7 +34,8 @@ def _convert(result: Result) -> str | None:
     if not result["ledger"]["kept"]:  # nothing to train on
         return f"segkit inspect {_path(result)}"
     if result["kind"] == "boxes":
-        return f"segkit pseudolabel --checkpoint RUN --data {_path(result)} --out work/masks"
+        # GrabCut needs neither a run nor a download
+        return f"segkit pseudolabel --teacher grabcut --data {_path(result)} --out work/masks"
     return f"segkit train --recipe dataseg-mini --data {_path(result)} --out work/run"
 
 
@@ -67,8 +68,20 @@ def _browse(result: Result) -> str:
     return f"segkit browse {_path(result)}"
 
 
-def _worst(_: Result) -> str:
-    return "segkit show SET --predictions PREDICTIONS --worst"
+def _evaluated(result: Result) -> str:
+    """Show the worst images; of predictions in a file, which `show` does not read, the set."""
+    show = f"segkit show {_path(result['data'])}"
+    if "version" not in result["predictions"]:
+        return show
+    worst = "" if result.get("by") == "box" else " --worst"  # `show` ranks by masks
+    return f"{show} --predictions {_path(result['predictions'])}{worst}"
+
+
+def _leakage(result: Result) -> str:
+    first, second = map(_word, result["sets"][:2])
+    if result["pairs"]:  # a list of the images that stay
+        return f"segkit split {first} --list kept=IDS.txt --out work/split"
+    return f"segkit train --recipe dataseg-mini --data {first} --eval-data {second} --out work/run"
 
 
 def _path(result: Result) -> str:
@@ -90,7 +103,7 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
     "segkit.split": _split,
     "segkit.diff": lambda result: "segkit show SET --id ID",
     "segkit.prune": lambda result: f"segkit inspect {_path(result)}",
-    "segkit.leakage": lambda result: "segkit split SET --out DIR",
+    "segkit.leakage": _leakage,
     "segkit.vocabularies": lambda result: "segkit vocabulary show NAME",
     "segkit.vocabulary": lambda result: (
         "segkit predict --checkpoint RUN --images photos "
@@ -115,12 +128,12 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
     ),
     "segkit.predict": _browse,
     "segkit.pseudolabel": _browse,
-    "segkit.metrics": _worst,
-    "segkit.compare": _worst,
-    "segkit.benchmark": _worst,
+    "segkit.metrics": _evaluated,
+    "segkit.compare": lambda result: f"segkit show {_path(result['data'])}",
+    "segkit.benchmark": _evaluated,
     "segkit.browse": lambda result: "segkit export FORMAT --data SET --out DIR",
     "segkit.review": lambda result: f"segkit inspect {_path(result)}",
-    "segkit.export": lambda result: "segkit convert SOURCE reads the files back",
+    "segkit.export": lambda result: "segkit convert SOURCE --help",
     "segkit.demo": lambda result: (
         f"segkit predict --checkpoint {_word(result['run'])} --images photos --out work/photos"
     ),

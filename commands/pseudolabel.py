@@ -295,6 +295,6 @@ def _open_boxes(data: str) -> "ShardSet":
 
     opened = ShardSet.open(data)
     if not opened.manifest.statistics.boxes_only:
-        hint = "give a set with boxes, such as one converted with --boxes-only"
+        hint = "give a set with boxes, such as one of `segkit convert coco --boxes-only`"
         raise InputError("no segment lacks a mask", file=opened.path, hint=hint)
     return opened

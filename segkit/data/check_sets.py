@@ -64,7 +64,7 @@ def require_targets(sets: Sequence[tuple[str, ShardSet, float]], config: DataCon
             message = f"none of its {segments} segments can be learned from"
             hint = (
                 "they are crowds, ignored, stuff in a set of instances, or of mask policy none; "
-                "COCO crowds that are objects: convert with --crowds-as-objects"
+                "for COCO crowds that are objects, `segkit convert coco --crowds-as-objects`"
             )
         raise InputError(message, file=shards.path, hint=hint)
 

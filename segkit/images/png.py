@@ -184,7 +184,7 @@ def decode_indices(data: bytes, header: PngHeader) -> NDArray[Any]:
     if header.color_type != _GRAY:
         raise ValueError(
             "an RGB PNG, neither gray nor palette: its colors are not indices "
-            "(with `R G B name` lines in --labels they are read as classes)"
+            "(with `R G B name` lines in its list of classes they are read as classes)"
         )
     import cv2
 

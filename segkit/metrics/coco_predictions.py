@@ -259,7 +259,8 @@ class CocoPanoptic:
         self._ids = [image for image, _ in rows]
         if not folder.is_dir():
             message = f"the PNG folder {folder} is not there"
-            raise InputError(message, file=path, hint="pass it by --prediction-masks DIR")
+            hint = "move it there, or pass it by `segkit eval --prediction-masks DIR`"
+            raise InputError(message, file=path, hint=hint)
 
     def ids(self) -> list[str]:
         """Ids of the images, in the order of the file."""

@@ -86,8 +86,12 @@ class EvalResult:
 
 
 def evaluate_images(truth: ShardSet, predictions: ShardSet) -> EvalResult:
-    """Evaluate in the task of the set's labels, with what `EvalResult.image_scores` needs."""
-    task = TASKS[truth.manifest.kind]
+    """Evaluate in the task of the labels, with what `EvalResult.image_scores` needs.
+
+    Panoptic labels are evaluated in the task of the predictions.
+    """
+    labels = predictions if truth.manifest.kind == "panoptic" else truth
+    task = TASKS[labels.manifest.kind]
     return evaluate(truth, predictions, task, EvalOptions(detections=task == "instance"))
 
 

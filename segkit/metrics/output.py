@@ -54,7 +54,7 @@ def uncounted_truth(truth: ShardSet, task: Task, *, by_box: bool = False) -> str
     listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     hint = ""
     if reasons["crowds"]:
-        hint = "; crowds that are single objects: convert COCO with --crowds-as-objects"
+        hint = "; for crowds that are single objects, `segkit convert coco --crowds-as-objects`"
     return f"no segment of the ground truth counts ({listed}), so that no figure is defined{hint}"
 
 

@@ -175,11 +175,11 @@ def count_missing(predictions: Predictions, truth: ShardSet) -> int:
 def _png_folder_error(folder: Path, task: Task | None) -> InputError:
     hint = (
         "give the COCO panoptic JSON that lists their segments, and this folder by"
-        " --prediction-masks"
+        " `segkit eval --prediction-masks DIR`"
         if task == "panoptic"
         else "give COCO results, [{image_id, category_id, score, segmentation}, ...]"
     )
-    message = f"a folder of PNGs has no {task} predictions (it can be given for --task semantic)"
+    message = f"a folder of PNGs has no {task} predictions (`segkit eval --task semantic` takes it)"
     return InputError(message, file=folder, hint=hint)
 
 

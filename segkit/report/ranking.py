@@ -45,6 +45,9 @@ def worst_images(
         ids, scores, figure = list(means), np.array(list(means.values())), "mean score"
     order = [i for i in np.argsort(scores, kind="stable").tolist() if not np.isnan(scores[i])]
     if not order:
+        if predictions is not None:
+            message, hint = "no image has a segment to score", "leave --worst out"
+            raise InputError(message, file=shards.path, hint=hint)
         hint = "give --predictions SET to rank the images by their predictions"
         raise InputError("no segment has a score", file=shards.path, hint=hint)
     return [(index, f"{ids[index]}: {figure} {scores[index]:.1f}") for index in order[:count]]

@@ -137,7 +137,8 @@ def no_box_prompts(spec: str | Path) -> InputError:
     return InputError(
         "has no box prompts",
         file=spec,
-        hint="give --strategy proposals, or a run that was trained with loss.box_prompts above 0",
+        hint="give a run that was trained with loss.box_prompts above 0; without them, "
+        "`segkit pseudolabel --strategy proposals` matches masks to boxes",
     )
 
 

@@ -60,7 +60,7 @@ class CocoPanoptic(CocoSource):
 
     def __post_init__(self) -> None:
         if not self.masks.is_dir():
-            hint = "give the folder of PNGs with --panoptic-masks"
+            hint = "give it by `segkit convert coco --panoptic-masks FOLDER`"
             raise InputError("no such folder of masks", file=self.masks, hint=hint)
         super().__post_init__()
 

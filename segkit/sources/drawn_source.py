@@ -258,7 +258,8 @@ def classes_of(
         return build_taxonomy(natives, default="thing", file=labels, name=labels.stem)
     plain = sorted({plain_text(text) for text in names} - {""})
     if not plain:
-        hint = "give --labels FILE, one class a line, if its images show no object"
+        command = f"`segkit convert {name} --labels FILE`, one class a line"
+        hint = f"give {command}, if its images show no object"
         raise InputError("has no annotation with a label", file=file, hint=hint)
     if vocabulary is not None:
         known = load_taxonomy(vocabulary)

@@ -40,6 +40,7 @@ IMAGE_ID, FILE_NAME = "segkit_id", "segkit_file_name"
 """Keys of a task's `data` under which an export of segkit keeps an image's id and name."""
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")
 _HINT = "export the project from Label Studio in the format JSON"
+_TAKE_PREDICTIONS = "`segkit convert labelstudio --annotations FILE --images FOLDER --predictions`"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def open_label_studio(
         names.update(label for label, kind in labels_of(content) if kind != "unsupported")
     if not names and only_predicted:
         message = f"its tasks have no annotations, but {only_predicted} have predictions"
-        raise InputError(message, file=annotations, hint="give --predictions to take those")
+        raise InputError(message, file=annotations, hint=f"{_TAKE_PREDICTIONS} takes those")
     return LabelStudio(
         images,
         annotations,
@@ -227,7 +228,7 @@ def _notes(only_predicted: int, passed_over: Counter[str]) -> tuple[str, ...]:
     if only_predicted:
         notes.append(
             f"{only_predicted} tasks have predictions but no annotation; "
-            "--predictions takes their predictions"
+            f"{_TAKE_PREDICTIONS} takes their predictions"
         )
     if passed_over:
         listed = ", ".join(f"{name} {count}" for name, count in passed_over.most_common(5))

@@ -33,7 +33,10 @@ DROP_HINTS: dict[str, str] = {
     "no-synset": "nothing to fix: the object's names are not linked to a synset",
     "not-annotated": "annotate the image; nobody says that it shows no object",
     "not-chosen": "nothing to fix: another annotation of the task was taken, or it is a prediction",
-    "rare-class": "nothing to fix: the class is not among the most frequent ones (--classes)",
+    "rare-class": (
+        "nothing to fix: the class is not among the most frequent ones, of which "
+        "`segkit convert visual-genome --classes N` takes more"
+    ),
     "size-mismatch": "use the image that was annotated, or fix its size in the annotation file",
     "turned-image": (
         "convert with --exif apply if the labels were drawn on the picture as viewers show it, "

@@ -37,7 +37,8 @@ def _twin_notes(taxonomy: Taxonomy, tally: Tally) -> list[str]:
         unused = [category for category in group if not tally.annotations_in[labels[category.id]]]
         if unused and len(unused) < len(group):
             ids = _listed([str(category.id) for category in unused])
-            remedy = f"{ids} without annotations: remove it, for COCO with --drop-unused-twins"
+            drop = "for COCO by `segkit convert coco --drop-unused-twins`"
+            remedy = f"{ids} without annotations: remove it, {drop}"
         else:
             remedy = "give them names that differ, or merge them with `segkit relabel`"
         notes.append(
@@ -61,7 +62,7 @@ def _uncounted_notes(tally: Tally) -> list[str]:
     return [
         f"{which} ({number}) are crowds or marked to be ignored, so that neither training nor "
         "scores count them; if each is one object (CVAT writes brush masks as crowds), "
-        "convert COCO with --crowds-as-objects"
+        "give `segkit convert coco --crowds-as-objects`"
     ]
 
 

@@ -114,9 +114,9 @@ def _with_images(source: Source, path: Path, words: tuple[str, ...]) -> Source:
             except ImageError:
                 continue
             return cast(Source, replace(cast(Any, source), images=folder))
-    line = shlex.join(("segkit", "convert", *words, str(path)))
+    line = shlex.join((*words, str(path)))
     message = "its images are not in the folders around it"
-    raise InputError(message, file=path, hint=f"say where: `{line} --images FOLDER`")
+    raise InputError(message, file=path, hint=f"say where: `segkit convert {line} --images FOLDER`")
 
 
 def _layout(path: Path, split: str | None) -> Recognition | None:

@@ -101,12 +101,12 @@ class SemanticMasks(IndexMaskSource):
             return None
         if index >= UNKNOWN_COLOR:
             return (
-                f"add the color to --labels {self.labels_file}; "
-                "if it means void, --ignore the index of that line"
+                f"add the color to {self.labels_file}; if it means void, also give the index of "
+                "that line to `segkit convert semantic --ignore INDEX`"
             )
         return (
-            f"add index {index} to --labels {self.labels_file}, "
-            f"or give --ignore {index} if it means void"
+            f"add index {index} to {self.labels_file}, "
+            f"or give `segkit convert semantic --ignore {index}` if it means void"
         )
 
 

@@ -184,7 +184,8 @@ class _Contents:
             return ()
         return (
             f"{self.zeros} boxes begin at 0, so that their tool counts pixels from 0, not from 1 "
-            "as VOC does: convert with --zero-based, or all boxes are shifted by a pixel",
+            "as VOC does: give `segkit convert voc-boxes --zero-based`, or all boxes are shifted "
+            "by a pixel",
         )
 
 

@@ -55,7 +55,8 @@ def indistinct_notes(categories: Sequence[Category], store: EmbeddingStore) -> l
         notes.append(
             f"{store.encoding.name} cannot read {_listed(meaningless)}: all names of unknown "
             "characters are one to it; give the classes English names with `segkit relabel`, or "
-            "encode them with a text encoder that reads them (--encoder, text.encoder)"
+            "use a text encoder that reads them (`segkit vocabulary encode --encoder NAME`; "
+            "text.encoder of a recipe)"
         )
     for group in indistinct(store.embed(known)) if known else []:
         classes = [known[index] for index in group]

@@ -148,8 +148,8 @@ def test_a_class_that_is_not_listed_is_shown_once_with_how_to_list_it(tmp_path: 
     )
     assert "a2.png: image a2: 192 pixels of index 9" in nine and "more" not in nine
     assert (
-        "(and 4 more defects); add index 7 to --labels" in last
-        and "or give --ignore 7 if it means void" in last
+        "(and 4 more defects); add index 7 to /" in last
+        and "or give `segkit convert semantic --ignore 7` if it means void" in last
     )
     assert json.loads(done.stdout)["ledger"]["dropped"] == {"unknown-category": 5}
     assert (

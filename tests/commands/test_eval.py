@@ -60,7 +60,8 @@ def test_reads_coco_files(tmp_path):
     moved = (tmp_path / "pred").rename(tmp_path / "pngs")
     arguments = options(truth, "panoptic", tmp_path / "out")
     with pytest.raises(
-        InputError, match=r"the PNG folder .*pred is not there; pass it by --prediction-masks DIR"
+        InputError,
+        match=r"the PNG folder .*pred is not there; .* by `segkit eval --prediction-m",
     ):
         run_json(*arguments, "--predictions", file)
     arguments += ("--predictions", file, "--prediction-masks", moved)

@@ -1,9 +1,11 @@
 """What helps a newcomer: the first steps, the next command, recipes, doctor, completion."""
 
+import contextlib
 import json
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,12 @@ from segkit.commands.common import complete_recipe, complete_task, complete_voca
 from segkit.errors import InputError
 from segkit.extras import EXTRAS
 from segkit.recipes.load import known_recipes
-from tests.metrics.files import sets
+from segkit.shards.header import Header
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_set
+from tests.metrics.files import results_file, sets, shard_set
+from tests.shards.conftest import TAXONOMY, toy_records
+from tests.sources.builders import coco_instances
 
 
 def _lines(*arguments: object) -> list[str]:
@@ -25,27 +32,36 @@ def _lines(*arguments: object) -> list[str]:
     return result.output.splitlines()
 
 
-def _options(command: list[str]) -> set[str]:
-    """The options of a command line, each of which the command must have."""
-    group = typer.main.get_command(app)
-    words = [word for word in command[1:] if not word.startswith("-")]
-    for word in words:
-        if not hasattr(group, "commands") or word not in group.commands:
-            break
-        group = group.commands[word]
-    if hasattr(group, "commands"):  # SOURCE or FORMAT: all of them share these options
-        group = next(iter(group.commands.values()))
-    known = {option for parameter in group.params for option in parameter.opts}
-    given = {word for word in command if word.startswith("--")}
-    assert given <= known, (command, given - known)
-    return given
+def _parse(line: str) -> None:
+    """Parse a command line as the command does: unknown and missing options raise UsageError."""
+    command, words = typer.main.get_command(app), shlex.split(line)
+    assert words.pop(0) == "segkit", line
+    while hasattr(command, "commands"):
+        # SOURCE or FORMAT: all of them share these options
+        command = command.commands.get(words.pop(0)) or next(iter(command.commands.values()))
+    with contextlib.suppress(typer.Exit):  # of --help
+        command.make_context(None, words)
+
+
+def _next(*arguments: object) -> str:
+    """The command line that a command names at its end."""
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert not isinstance(result.exception, InputError), result.exception
+    assert result.output.splitlines()[-1].startswith("next: segkit "), result.output
+    return result.output.splitlines()[-1].removeprefix("next: ")
+
+
+def _run(line: str) -> None:
+    """Run a command line, which must succeed."""
+    result = CliRunner().invoke(app, shlex.split(line)[1:])
+    assert result.exit_code == 0, (line, result.output, result.exception)
 
 
 def test_segkit_alone_prints_the_path_from_data_to_results() -> None:
     lines = _lines()
     assert len(lines) <= 7
     for line in lines[:5]:
-        _options(shlex.split(re.split(r"\s{3,}", line)[0].replace("...", "")))
+        _parse(re.split(r"\s{3,}", line)[0].replace("...", ""))
 
 
 def test_each_command_names_the_next_one(tmp_path: Path) -> None:
@@ -59,24 +75,92 @@ def test_each_command_names_the_next_one(tmp_path: Path) -> None:
     assert "next:" not in result.output
 
 
-def test_every_next_command_has_the_options_it_names() -> None:
-    result = {
+def test_every_next_command_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each parses as it stands: no option is unknown, none that is required is missing."""
+    monkeypatch.chdir(tmp_path)
+    common = {
         "path": "work/x y",
-        "kind": "boxes",
-        "type": "run",
         "violations": [],
         "run": "r",
         "masks": "m",
         "name": "n",
         "parts": {"train": {"path": "p"}},
+        "data": {"path": "work/truth"},
+        "sets": ["a b", "c"],
     }
+    variants = [
+        {"kind": kind, "type": type_, "ledger": {"kept": kept}, "pairs": pairs, **source}
+        for kind, type_, kept, pairs, source in (
+            ("boxes", "run", 3, [], {"predictions": {"path": "p", "version": 1}}),
+            ("instance", "bank", 0, [{}], {"predictions": {"path": "p.json"}}),
+            ("panoptic", "set", 2, [], {"predictions": {"path": "p", "version": 2}, "by": "box"}),
+        )
+    ]
     for schema in next_steps._STEPS:
-        for values in (result, {**result, "kind": "panoptic", "type": "set"}):
-            step = next_steps.next_step(f"{schema}/1", values)
+        for values in variants:
+            step = next_steps.next_step(f"{schema}/1", common | values)
             assert step is not None
-            command = shlex.split(step)
-            assert command[0] == "segkit", step
-            _options(command)
+            _parse(step)
+
+
+def test_boxes_of_a_newcomer_are_labeled_by_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He has no run yet, and no network."""
+    monkeypatch.chdir(tmp_path)
+    images = tmp_path / "images"
+    boxes = [{"bbox": [2, 3, 20, 15]}]
+    for name, annotations in (("boxes", boxes), ("nothing", [])):
+        file = coco_instances(tmp_path, annotations).rename(tmp_path / f"{name}.json")
+        convert = ("convert", "coco", "--instances", file, "--images", images)
+        _run(_next(*convert, "--out", tmp_path / name))
+    masks = ShardSet.open(tmp_path / "work" / "masks")
+    assert masks.manifest.statistics.segments == 1
+
+
+def test_the_next_command_after_an_evaluation_shows_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind in ("panoptic", "instance"):
+        truth, predictions = sets(tmp_path / kind, images=2, kind=kind)
+        common = ("eval", "--data", truth.path, "--task", "instance", "--out", "out")
+        step = _next(*common, "--predictions", predictions.path)
+        assert step == f"segkit show {truth.path} --predictions {predictions.path} --worst"
+        _run(step)
+    samples = list(predictions.samples())
+    instances = shard_set(tmp_path / "instances", samples, truth.taxonomy, "instance")
+    panoptic = tmp_path / "panoptic" / "truth"
+    common = ("eval", "--data", panoptic, "--task", "instance", "--out", "out")
+    _run(_next(*common, "--predictions", instances.path))
+    file = results_file(tmp_path / "results.json", samples)
+    _run(_next(*common, "--predictions", file))
+    bare = [
+        replace(
+            s, void=None, segments=tuple(replace(x, mask=None, mask_from=None) for x in s.segments)
+        )
+        for s in truth.samples()
+    ]
+    boxes = shard_set(tmp_path / "boxes", bare, truth.taxonomy, "boxes")
+    common = ("eval", "--data", boxes.path, "--task", "instance", "--by", "box", "--out", "out")
+    _run(_next(*common, "--predictions", instances.path))
+
+
+def test_the_next_command_after_a_search_for_leaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, numbers in (("a", (0, 1, 2)), ("b", (2, 3)), ("c", (5,))):
+        header = Header(taxonomy=TAXONOMY, kind="panoptic", name=name, command="t")
+        records = [record for n, record in enumerate(toy_records(6)) if n in numbers]
+        write_set(tmp_path / name, iter(records), header)
+    ids = list(ShardSet.open(tmp_path / "a").image_ids())
+    (tmp_path / "IDS.txt").write_text("\n".join(ids[:2]) + "\n")
+    _run(_next("leakage", "a", "b"))
+    assert list(ShardSet.open(tmp_path / "work" / "split" / "kept").image_ids()) == ids[:2]
+    step = _next("leakage", "a", "c")
+    assert "--data a --eval-data c" in step
+    _parse(step)
 
 
 def test_recipes_are_listed_with_their_purpose() -> None:

@@ -140,7 +140,9 @@ def test_tasks_without_annotations_and_predictions(tmp_path: Path) -> None:
     _, predicted = samples(opened(tmp_path, *tasks[:2], predictions=True))
     (segment,) = predicted.segments
     assert (segment.score, segment.mask_from) == (0.5, None)
-    with pytest.raises(InputError, match="give --predictions"):
+    with pytest.raises(
+        InputError, match=r"`segkit convert labelstudio .* --predictions` takes those"
+    ):
         opened(tmp_path, tasks[1])
 
 

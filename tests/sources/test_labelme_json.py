@@ -214,7 +214,7 @@ def test_a_bom_and_refused_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         open_labelme(tmp_path / "none")
     write_json(path, content())
-    with pytest.raises(InputError, match="no annotation with a label; give --labels"):
+    with pytest.raises(InputError, match="; give `segkit convert labelme --labels FILE`"):
         open_labelme(tmp_path)
 
 

@@ -196,7 +196,7 @@ def test_refused_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         opened(tmp_path)
     write(tmp_path, "a")
-    with pytest.raises(InputError, match="no annotation with a label; give --labels"):
+    with pytest.raises(InputError, match="; give `segkit convert voc-boxes --labels FILE`"):
         opened(tmp_path)
     with pytest.raises(InputError, match="is a file, not a folder"):
         open_voc_boxes(tmp_path / "Annotations" / "a.xml", tmp_path)
