@@ -53,6 +53,7 @@ def calibrate(
 
     Example: segkit calibrate --checkpoint work/run --data work/masks
     """
+    from segkit.inference.calibration_set import check_calibration_set
     from segkit.runs.open_run import check_run, run_folder
     from segkit.runs.run_manifest import read_run_manifest, require_no_interrupted_training
     from segkit.shards.lineage import training_digests
@@ -68,6 +69,7 @@ def calibrate(
     destination = folder.parent if out is None else out
     check_type(destination, "run")
     require_no_interrupted_training(destination)
+    check_calibration_set(labeled)
     if labeled.manifest.digest in training_digests(folder):
         note(f"the run was trained with {data}, where its masks are better than elsewhere")
 

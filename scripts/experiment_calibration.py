@@ -23,7 +23,7 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from segkit.commands.progress import progress_bar
-from segkit.inference import calibrate, predict_boxes
+from segkit.inference import calibrate, calibration_set, predict_boxes
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.calibrate import ScoredBoxes, fit_map
 from segkit.inference.overlaps import resolve_overlaps
@@ -141,7 +141,7 @@ def maps_of(boxes: ScoredBoxes, *, by_size: bool) -> dict[str, ScoreMap]:
     maps = {}
     for size in AREAS:
         group = boxes.select(in_size(boxes.area, size))
-        if size == "all" or (by_size and len(group.iou) >= calibrate.MIN_BOXES):
+        if size == "all" or (by_size and len(group.iou) >= calibration_set.MIN_BOXES):
             maps[size] = fit_map(group.score, group.iou)
     return maps
 

@@ -12,6 +12,7 @@ match_proposals.py  proposals -> masks of boxes, by class and overlap
 box_masks.py        ImagePrompts and BoxMask: the boxes of an image, and their masks
 pseudolabel.py      replace the boxes of a set by masks of a teacher, as a label layer
 overlaps.py         give each pixel to one mask of an image
+calibration_set.py  the boxes with true masks that a calibration needs
 calibrate.py        fit and check the calibration of a run's mask scores
 teacher.py          Teacher: the interface, boxes -> masks and scores
 open_teacher.py     teachers by name: check, fetch, load

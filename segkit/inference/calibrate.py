@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import spearmanr
 
-from segkit.errors import InputError
+from segkit.inference import calibration_set
 from segkit.inference.box_masks import BoxMask, ImagePrompts
+from segkit.inference.calibration_set import SEED, in_half, require_boxes, things_in_image
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.streams import prefetch, unbatch
 from segkit.masks import rle
-from segkit.masks.boxes import AREAS, in_size, touches_image
+from segkit.masks.boxes import AREAS, in_size
 from segkit.masks.iou import mask_iou
 from segkit.runs.calibration import (
     Calibration,
@@ -25,14 +26,9 @@ from segkit.runs.calibration import (
     reliability,
 )
 from segkit.runs.run import Run
-from segkit.sample import Sample, Segment, is_object
+from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
-SEED = 0
-"""Decides which half of the images the maps are fitted to."""
-MIN_BOXES = 100
-"""Boxes of a size, in the half that is fitted, that make a map of their own; and of all sizes, that
-make a calibration. An isotonic map through fewer boxes follows single ones."""
 _DECODED_AHEAD = 8
 """Images decoded ahead of the model."""
 
@@ -56,9 +52,7 @@ class ScoredBoxes:
 
     def in_half(self, seed: int) -> NDArray[np.bool_]:
         """(Q,) whether a box is of the half of the images that a seed draws."""
-        images = np.unique(self.image)
-        half = np.random.default_rng(seed).permutation(images)[: len(images) // 2]
-        return np.isin(self.image, half)
+        return in_half(self.image, seed)
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,7 @@ def score_boxes(
     def load(item: tuple[int, Sample]) -> _LabeledImage:
         index, sample = item
         size = sample.height, sample.width
-        things = _things(sample)
+        things = things_in_image(sample)
         segments = [segment for segment in things if segment.has_true_mask]
         if not segments:
             return _LabeledImage(index, size, [], [])
@@ -134,7 +128,7 @@ def score_boxes(
     rows: list[tuple[int, float, float, float]] = []
     samples = data.read_ahead(
         data.samples(check_masks=True),
-        lambda sample: any(segment.has_true_mask for segment in _things(sample)),
+        lambda sample: any(segment.has_true_mask for segment in things_in_image(sample)),
     )
     images = prefetch(load, enumerate(samples), ahead=_DECODED_AHEAD)
     for image, predictions in unbatch(images, lambda image: image.prompts, predict):
@@ -147,12 +141,6 @@ def score_boxes(
     return ScoredBoxes(columns[0].astype(np.int64), *columns[1:])
 
 
-def _things(sample: Sample) -> list[Segment]:
-    """The objects whose boxes reach into the image."""
-    size = sample.height, sample.width
-    return [s for s in sample.segments if is_object(s) and touches_image(s.box, *size)]
-
-
 def fit_calibration(
     boxes: ScoredBoxes, data: ShardSet, *, seed: int = SEED, tta: bool = False
 ) -> Calibration:
@@ -163,23 +151,19 @@ def fit_calibration(
     Raises:
         InputError: fewer than `MIN_BOXES` boxes in either half.
     """
+    require_boxes(data, boxes.image, seed)
     is_fitted = boxes.in_half(seed)
     fitted, held_out = boxes.select(is_fitted), boxes.select(~is_fitted)
-    fewest = min(len(fitted.iou), len(held_out.iou))
-    if fewest < MIN_BOXES:
-        message = f"{len(boxes.iou)} things with a true mask, {fewest} in one half of the images"
-        hint = f"each half needs {MIN_BOXES}: give a set with more human-annotated masks"
-        raise InputError(message, file=data.path, hint=hint)
     maps = {}
     for size in AREAS:
         group = fitted.select(in_size(fitted.area, size))
-        if size == "all" or len(group.iou) >= MIN_BOXES:
+        if size == "all" or len(group.iou) >= calibration_set.MIN_BOXES:
             maps[size] = fit_map(group.score, group.iou)
     expected = expected_iou(maps, held_out.score, held_out.area)
     return Calibration(
         schema="segkit.calibration/1",
         seed=seed,
-        min_boxes=MIN_BOXES,
+        min_boxes=calibration_set.MIN_BOXES,
         images=len(np.unique(fitted.image)),
         tta=tta,
         maps=maps,

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 import segkit
 from segkit.errors import InputError
 from segkit.inference import calibrate as calibrate_module
+from segkit.inference import calibration_set
 from segkit.runs.calibrated_version import publish_calibrated
 from segkit.runs.calibration import Calibration
 from segkit.runs.run_manifest import CONTENT, read_run_manifest
@@ -30,7 +31,7 @@ def calibrated(
     place = tmp_path_factory.mktemp("calibrated") / "run"
     shutil.copytree(run.parent, place)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate_module, "MIN_BOXES", 2)
+        patch.setattr(calibration_set, "MIN_BOXES", 2)
         output = invoke("calibrate", "--checkpoint", place, "--data", toy.path)
     return place, output
 
@@ -139,7 +140,7 @@ def test_maps_are_fitted_to_augmented_masks_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place, out = calibrated[0], tmp_path / "run"
-    monkeypatch.setattr(calibrate_module, "MIN_BOXES", 2)
+    monkeypatch.setattr(calibration_set, "MIN_BOXES", 2)
     fit = ("calibrate", "--checkpoint", f"{place}@v1", "--data", toy.path, "--out", out, "--tta")
     assert invoke(*fit)["tta"] is True
     assert read_run_manifest(out).arguments["tta"] is True
@@ -175,7 +176,7 @@ def test_a_calibration_on_the_training_data_is_noted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place, _ = calibrated
-    monkeypatch.setattr(calibrate_module, "MIN_BOXES", 2)
+    monkeypatch.setattr(calibration_set, "MIN_BOXES", 2)
     common = ("calibrate", "--checkpoint", place, "--data", toy.path)
     result = call(*common, "--out", tmp_path / "again", "--json")
     output = json.loads(result.stdout)
@@ -231,6 +232,11 @@ def test_the_checkpoints_of_an_interrupted_training_stay(
     assert checkpoint.is_dir()
 
 
+def _true_masks(shards: ShardSet) -> int:
+    segments = [segment for sample in shards.samples() for segment in sample.segments]
+    return sum(s.kind == "thing" and not (s.is_crowd or s.ignore) for s in segments)
+
+
 def test_slips_are_refused_before_torch_is_imported(
     run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path
 ) -> None:
@@ -242,8 +248,13 @@ def test_slips_are_refused_before_torch_is_imported(
         [checkpoint, f"--data={boxes.path}"],
         [checkpoint, data, f"--out={toy.path.parent}"],
         ["--checkpoint", hollow_run(tmp_path / "run"), "--data", str(boxes.path)],
+        [checkpoint, data],
     )
     assert_refused_before_torch(["calibrate"], slips)
+    invoke("pseudolabel", "--teacher", "box", "--data", boxes.path, "--out", tmp_path / "pseudo")
+    for labeled, count in ((toy.path, _true_masks(toy)), (tmp_path / "pseudo", 0)):
+        line = error("calibrate", "--checkpoint", run, "--data", labeled)
+        assert f"v1: {count} things with a true mask, {count // 2} in one half of" in line
     uncalibrated = (
         [checkpoint, "--min-iou", "0.7"],
         [checkpoint, "--min-iou", "7"],

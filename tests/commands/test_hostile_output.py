@@ -15,7 +15,7 @@ from rich.console import Console
 
 from segkit.commands import app as program
 from segkit.commands import common
-from segkit.inference import calibrate
+from segkit.inference import calibration_set
 from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Ledger
@@ -214,7 +214,7 @@ def test_predictions(work: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     files = ("--images", pictures, "--classes", "cat", "--on-error", "skip")
     check("predict", *run_of, *files, "--out", work.predicted)
     check("pseudolabel", *run_of, "--data", work.boxes.path, "--out", work.pseudo)
-    monkeypatch.setattr(calibrate, "MIN_BOXES", 2)
+    monkeypatch.setattr(calibration_set, "MIN_BOXES", 2)
     check("calibrate", *run_of, "--data", work.set.path, "--out", work.calibrated)
     check("zeroshot", "bank", *run_of, "--data", work.set.path, "--out", work.bank, codes=(0, 2))
 

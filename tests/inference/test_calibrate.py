@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.errors import InputError
-from segkit.inference import calibrate as module
+from segkit.inference import calibration_set
 from segkit.inference.box_masks import ImagePrompts
 from segkit.inference.calibrate import (
     ScoredBoxes,
@@ -228,5 +228,5 @@ def test_damaged_maps_are_refused(
 def test_the_least_number_of_boxes_is_stated(
     toy_set: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MIN_BOXES", 2)
+    monkeypatch.setattr(calibration_set, "MIN_BOXES", 2)
     assert fit_calibration(random_boxes(40, 8), toy_set).min_boxes == 2
