@@ -20,7 +20,7 @@ from segkit.metrics.panoptic import PanopticQuality
 from segkit.metrics.predictions import Predictions, SetPredictions, as_predictions, count_missing
 from segkit.metrics.regions import MASKS_HINT
 from segkit.metrics.semantic import SemanticIoU, most_confused
-from segkit.metrics.task_metrics import EvalOptions, TaskMetrics, count
+from segkit.metrics.task_metrics import EvalOptions, TaskMetrics, check_evaluator, count
 from segkit.metrics.zero_shot import compute_zero_shot
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS, Task
@@ -186,7 +186,7 @@ def compare(
 
 
 def check_task(truth: ShardSet, task: Task, options: EvalOptions) -> None:
-    """Refuse ground truth that the task cannot be evaluated on: its kind, or boxes without masks.
+    """Refuse ground truth of a wrong kind, without masks, or beyond the evaluator's rules.
 
     Reads labels only where the set has boxes without masks, up to the first that counts.
     """
@@ -203,6 +203,8 @@ def check_task(truth: ShardSet, task: Task, options: EvalOptions) -> None:
     if task == "semantic" and kind == "instance":
         message = "instances may overlap and leave pixels unlabeled: they are not a class map"
         raise InputError(message, file=truth.path, hint="use `segkit eval --task instance`")
+    if task == "instance":
+        check_evaluator(truth, options.evaluator)
     if truth.manifest.statistics.boxes_only and not by_box:
         _require_masks(truth, task)
 

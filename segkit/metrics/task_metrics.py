@@ -189,14 +189,22 @@ def _instance_ap(
     truth: ShardSet, names: Sequence[str], options: EvalOptions, federated: bool
 ) -> InstanceAP:
     """AP by the rules of LVIS where images are annotated for only some classes, else by COCO's."""
-    if options.evaluator not in EVALUATORS:
-        hint = f"give one of {', '.join(EVALUATORS)}"
-        raise InputError(f"unknown evaluator {options.evaluator!r}", hint=hint)
+    check_evaluator(truth, options.evaluator, federated)
     if not federated:
         return EVALUATORS[options.evaluator](names, options.iou_type, options.max_dets)
-    if options.evaluator != "hotcoco":
-        message = (
-            f"{options.evaluator} has no rules for images that are annotated for only some classes"
-        )
-        raise InputError(message, file=truth.path, hint="use --evaluator hotcoco")
     return LvisAP(names, options.iou_type)
+
+
+def check_evaluator(truth: ShardSet, evaluator: str, federated: bool | None = None) -> None:
+    """Raise InputError for an unknown evaluator, and for one without the rules that a set needs.
+
+    `federated` is what `is_federated` returns; None reads it where it matters.
+    """
+    if evaluator not in EVALUATORS:
+        hint = f"give one of {', '.join(EVALUATORS)}"
+        raise InputError(f"unknown evaluator {evaluator!r}", hint=hint)
+    if evaluator == "hotcoco":
+        return
+    if is_federated(truth) if federated is None else federated:
+        message = f"{evaluator} has no rules for images that are annotated for only some classes"
+        raise InputError(message, file=truth.path, hint="use --evaluator hotcoco")

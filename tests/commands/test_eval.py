@@ -205,6 +205,18 @@ def test_a_set_with_a_box_without_a_mask_is_refused_before_it_is_predicted(tmp_p
         assert run_json(*boxes, "--by", "box")["ap"] > 0
 
 
+def test_an_evaluator_without_the_rules_of_a_set_is_refused_before_it_is_predicted(tmp_path):
+    truth, _ = sets(tmp_path, images=2, kind="instance")
+    samples = [replace(sample, exhaustive=False) for sample in truth.samples()]
+    federated = shard_set(tmp_path / "federated", samples, truth.taxonomy, "instance")
+    arguments = options(federated, "instance", tmp_path / "out")
+    arguments += ("--checkpoint", hollow_run(tmp_path / "run"), "--evaluator", "pycocotools")
+    with pytest.raises(InputError, match="federated/v1: pycocotools has no rules for images"):
+        run_json(*arguments)
+    assert_refused_before_torch(["eval"], [[*map(str, arguments)]])
+    assert not (tmp_path / "out").exists()
+
+
 def test_instances_are_evaluated_beside_stuff_without_a_mask(tmp_path):
     """Stuff does not count in this task, so that it needs no mask."""
     truth, predictions = sets(tmp_path, kind="panoptic")
