@@ -34,8 +34,8 @@ def check_held_out(held_out: ShardSet, trained: Sequence[ShardSet]) -> None:
                 f"trained on, such as {short(common[0], 40)}"
             )
             hint = (
-                "segkit leakage lists them, segkit split --list makes a set without them; or leave "
-                "--held-out out to hold a share of --data back"
+                "`segkit leakage` lists them, `segkit split --list` makes a set without them; or "
+                "leave --held-out out to hold a share of --data back"
             )
             raise InputError(message, file=held_out.path, record="--held-out", hint=hint)
     if not _has_objects(held_out):

@@ -124,7 +124,7 @@ def plan_selftraining(
     inputs = check_inputs(loaded, [*data, boxes], [])
     checked, (*masks, unlabeled) = inputs.recipe, inputs.datasets
     if not unlabeled[1].manifest.statistics.boxes_only:
-        hint = "give a set with boxes, such as one converted with --boxes-only"
+        hint = "give a set with boxes, such as one of `segkit convert coco --boxes-only`"
         raise InputError("no segment lacks a mask", file=unlabeled[1].path, hint=hint)
     if checkpoint is not None:
         check_run(checkpoint, (), "box-prompts")
