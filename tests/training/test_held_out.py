@@ -103,7 +103,7 @@ def test_a_held_out_set_with_images_that_are_trained_on_is_refused(
     toy = write_toy_set(tmp_path / "toy", seeds=range(3, 9))
     held_out = view(tmp_path / "named", toy, [replace(s, id=f"n{s.id}") for s in toy.samples()])
     other = write_toy_set(tmp_path / trained, boxes_only=trained == "boxes")
-    message = rf"shares 3 of its 6 images with \S+/{trained}/v1.* such as n003; segkit leakage"
+    message = rf"shares 3 of its 6 images with \S+/{trained}/v1.* such as n003; `segkit leakage`"
     with pytest.raises(InputError, match=message):
         check_held_out(held_out, [other])
     check_held_out(held_out, [write_toy_set(tmp_path / "apart", seeds=range(9, 12))])
