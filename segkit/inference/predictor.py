@@ -16,7 +16,7 @@ from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.predicted_masks import PredictedMask, PredictedMasks
 from segkit.masks.boxes import touches_image
 from segkit.model.text_classifier import ClassEmbeddings
-from segkit.runs.open_run import check_trained, load_run
+from segkit.runs.open_run import check_trained, load_run, no_box_prompts
 from segkit.runs.run import Run
 from segkit.sample import Box
 from segkit.shards.manifest import Task
@@ -127,7 +127,8 @@ class Predictor:
                 unequal numbers of labels and boxes, a name without a text embedding, or a public
                 model or another run without box prompts.
         """
-        check_trained(self.run.recipe, "box-prompts", self.run.path)
+        if self.run.recipe.loss.box_prompts == 0:
+            raise no_box_prompts(self.run.path)
         names = [None] * len(boxes) if labels is None else list(labels)
         image = _pixels(image)
         _check_boxes(image, boxes, names)
