@@ -104,7 +104,7 @@ def test_every_source_takes_its_own_and_the_common_options() -> None:
     optional = {"voc-boxes": {"labels"}, "labelstudio": {"labels"}, "labelme": {"images", "labels"}}
     commands = typer.main.get_group(app).commands
     assert {
-        name: {option.name for option in command.params} - common
+        name: {option.name for option in command.params} - common - {"quiet"}
         for name, command in commands.items()
     } == source_options
     for name, command in commands.items():
