@@ -1,10 +1,9 @@
-"""Compare ways from boxes to masks, and what the masks are worth downstream.
+"""Compare ways from boxes to masks on real images.
 
     python scripts/real.py                                          # makes the shard sets
     python scripts/experiment_transfer.py --sets real-out/sets --out transfer --seeds 0
-    python scripts/experiment_transfer.py --sets real-out/sets --out transfer --table downstream
 
-Table `masks`: mean IoU with the hidden masks of the 864 boxes of the stand-in's validation images.
+Mean IoU with the hidden masks of the 864 boxes of the stand-in's validation images.
 Shapes and GrabCut need no training. The other rows train `box-labeler-mini` on the boxes of the
 stand-in's training images, on masks of other data (COCO panoptic and CamVid), or on both, for the
 same number of steps; each row from `+ boxes` to `+ prompt maps` adds to the one before.
@@ -12,12 +11,9 @@ Self-training continues the last of them for --round-steps a round; its control 
 for as long. The oracle is the same model with the true masks of the boxes. The rows after it change
 one thing of `+ prompt maps` each.
 
-Table `downstream`: `dataseg-mini` trained on the pseudo-masks of the last round (or of the best row
-without self-training), on the boxes, and on the true masks of the same images.
-
 No score threshold is applied; an empty mask counts as IoU 0. Finished runs and figures are reused
 and an interrupted run resumes, so processes may train different seeds or `--rows`; a last call with
-all seeds writes the tables.
+all seeds writes the table and a chart, `masks.md` and `masks.png`.
 """
 
 import argparse
@@ -26,28 +22,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from experiments import (
     REAL_DATA,
     WEIGHTS,
     backbone_overrides,
     interval,
     markdown,
+    mean_interval,
     options,
     train_once,
 )
+from matplotlib.figure import Figure
 from rich.console import Console
 from transfer_sets import held_out, pasted, stuff_as_things, true_masks
 
 from segkit.commands.common import stderr, table
 from segkit.inference.open_teacher import open_teacher
-from segkit.inference.outputs import predict_set
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.inference.run_teacher import RunTeacher
 from segkit.inference.teacher import Teacher
 from segkit.metrics.box_prompt_iou import BoxPromptIoU
-from segkit.metrics.evaluate import evaluate
 from segkit.runs.open_run import load_run
-from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.training.selftrain import selftrain
 
@@ -59,7 +55,6 @@ MAPS = ("loss.max_box_prompts=1", "model.prompt_maps=true")
 SHAPES = {"filled box": "box", "inscribed ellipse": "ellipse", "GrabCut": "grabcut"}
 """Row -> teacher without training."""
 FIGURES = {"mean_iou": "mean IoU", "small": "small", "medium": "medium", "large": "large"}
-DOWNSTREAM = {"mask_ap": ("mask AP", 2), "box_iou": ("box-prompted IoU", 3)}
 
 
 @dataclass(frozen=True)
@@ -87,6 +82,7 @@ ROWS: Mapping[str, Row] = {
     "box noise 0.1": Row(OTHER_MASKS | BOXES, (*MAPS, "loss.box_noise=0.1")),
     "frozen backbone": Row(OTHER_MASKS | BOXES, (*MAPS, "optimizer.backbone_lr_factor=0.0")),
     "stuff as prompts": Row({STUFF: 6.0, "camvid-train": 1.0} | BOXES, MAPS),
+    "heavier outlines": Row(OTHER_MASKS | BOXES, (*MAPS, "loss.outline=4")),
     "copy-paste": Row(OTHER_MASKS | {PASTED: 1.0}, MAPS),
 }
 BEST = "+ prompt maps"
@@ -103,6 +99,8 @@ ALL_ROWS = (
     *(f"self-training {k}" for k in range(1, ROUNDS + 1)),
 )
 Figures = dict[str, float]
+Measured = Mapping[str, Mapping[int, Figures]]
+"""Row -> seed -> figures."""
 
 
 def slug(name: str) -> str:
@@ -200,90 +198,66 @@ class Experiment:
         )
         return Path(result.rounds[number]["run"]) if number < len(result.rounds) else None
 
-    # --- downstream ---
-
-    def downstream(self, name: str, seed: int) -> Figures | None:
-        """Mask AP and box-prompted IoU of a model that was trained on some labels."""
-        return self._once(f"downstream {name}", seed, lambda: self._train_downstream(name, seed))
-
-    def _train_downstream(self, name: str, seed: int) -> Figures:
-        labels = {
-            "pseudo-masks": lambda: self._pseudo_masks(seed),
-            "boxes": lambda: self.open("standin-train"),
-            "true masks": lambda: self.open(TRUE_MASKS),
-        }[name]()
-        values = vars(self.arguments) | {"recipe": "dataseg-mini"}
-        values["steps"] = self.arguments.downstream_steps
-        run = train_once(
-            f"downstream-{slug(name)}",
-            seed,
-            [(str(labels.path), 1.0)],
-            self.backbone,
-            argparse.Namespace(**values),
-        )
-        folder = self.out / "predictions" / f"{slug(name)}-seed{seed}"
-        instances = predict_set(load_run(run), self.val, "instance", folder)
-        prompted = self._score(f"downstream {name}", seed, labeler(run))
-        average_precision = evaluate(self.truth, instances, "instance").metrics["ap"]
-        return {"mask_ap": average_precision, "box_iou": prompted["mean_iou"]}
-
-    def _pseudo_masks(self, seed: int) -> ShardSet:
-        """The training boxes as masks of the last run of self-training that there is."""
-        done = self.out / "selftrain" / f"seed{seed}" / "selftrain.json"
-        if done.exists():
-            rounds = json.loads(done.read_text())["rounds"]
-            return ShardSet.open([entry["masks"] for entry in rounds if "masks" in entry][-1])
-        folder = self.out / "pseudo" / f"seed{seed}"
-        if not versions(folder):
-            run = self.run(BEST, seed)
-            assert run is not None
-            pseudolabel(labeler(run), self.open("standin-train"), folder)
-        return ShardSet.open(folder)
-
 
 def labeler(run: Path, *, tta: bool = False) -> Teacher:
     """A run as a teacher whose masks all count."""
     return RunTeacher(load_run(run, overrides=["inference.pseudo_score=0"]), tta=tta)
 
 
-def mask_rows(experiment: Experiment, rows: Sequence[str], seeds: Sequence[int]) -> list[list[str]]:
-    """One line for each row, with intervals over the seeds and over the differences from `BEST`.
-
-    Shapes have one figure, without a seed. Differences are between figures of one seed.
-    """
+def measure_rows(experiment: Experiment, rows: Sequence[str], seeds: Sequence[int]) -> Measured:
+    """Figures of each row and seed that there are; shapes have one figure, without a seed."""
     measured: dict[str, dict[int, Figures]] = {}
     for name in rows:
         used = [0] if name in SHAPES else seeds
         figures = {seed: experiment.figures(name, seed) for seed in used}
         measured[name] = {seed: found for seed, found in figures.items() if found is not None}
+    return {name: by_seed for name, by_seed in measured.items() if by_seed}
+
+
+def mask_rows(measured: Measured) -> list[list[str]]:
+    """One line for each row, with intervals over the seeds and over the differences from `BEST`.
+
+    Differences are between figures of one seed.
+    """
     base = measured.get(BEST, {})
     lines = []
     for name, by_seed in measured.items():
-        if by_seed:
-            cells = [interval([f[key] for f in by_seed.values()], 3) for key in FIGURES]
-            pairs = [] if name in (*SHAPES, BEST) else sorted(by_seed.keys() & base.keys())
-            gains = [by_seed[seed]["mean_iou"] - base[seed]["mean_iou"] for seed in pairs]
-            lines.append([name, *cells, interval(gains, 4) if gains else "-", str(len(by_seed))])
+        cells = [interval([f[key] for f in by_seed.values()], 3) for key in FIGURES]
+        pairs = [] if name in (*SHAPES, BEST) else sorted(by_seed.keys() & base.keys())
+        gains = [by_seed[seed]["mean_iou"] - base[seed]["mean_iou"] for seed in pairs]
+        lines.append([name, *cells, interval(gains, 4) if gains else "-", str(len(by_seed))])
     return lines
 
 
-def downstream_rows(experiment: Experiment, seeds: Sequence[int]) -> list[list[str]]:
-    """One line for each kind of label."""
-    lines = []
-    for name in ("boxes", "pseudo-masks", "true masks"):
-        figures = [f for seed in seeds if (f := experiment.downstream(name, seed)) is not None]
-        cells = [interval([f[key] for f in figures], n) for key, (_, n) in DOWNSTREAM.items()]
-        lines.append([name, *cells, str(len(figures))])
-    return lines
+def draw(measured: Measured, file: Path) -> None:
+    """Plot the mean IoU of each row with its interval, and a line at `BEST` where it is measured.
+
+    Rows with two seeds or one have points instead of an interval.
+    """
+    figure = Figure(figsize=(9, 0.32 * len(measured) + 1), layout="constrained")
+    panel = figure.subplots()
+    for row, by_seed in enumerate(measured.values()):
+        values = [f["mean_iou"] for f in by_seed.values()]
+        mean, half = mean_interval(values)
+        if len(values) > 2:
+            panel.errorbar(mean, row, xerr=half, marker="o", color="tab:blue", capsize=3)
+        else:
+            panel.plot(values, [row] * len(values), "o", color="gray", markersize=4)
+    if BEST in measured:
+        best = np.mean([f["mean_iou"] for f in measured[BEST].values()])
+        panel.axvline(float(best), color="tab:blue", linewidth=0.8, linestyle=":")
+    panel.set_yticks(range(len(measured)), list(measured))
+    panel.invert_yaxis()
+    panel.set(xlabel="mean IoU with the hidden masks")
+    panel.grid(axis="x", alpha=0.3)
+    figure.savefig(file, dpi=110)
 
 
 def main() -> None:
     parser = options(__doc__, out="transfer", seeds=[0, 1, 2])
     parser.set_defaults(recipe="box-labeler-mini", steps=600)
-    parser.add_argument("--table", choices=("masks", "downstream"), default="masks")
     parser.add_argument("--rows", nargs="+", choices=ALL_ROWS, default=ALL_ROWS, metavar="ROW")
     parser.add_argument("--round-steps", type=int, default=200)
-    parser.add_argument("--downstream-steps", type=int, default=1000)
     parser.add_argument(
         "--layer-weight", type=float, default=6.0, help="sampling weight of the pseudo-masks"
     )
@@ -292,14 +266,11 @@ def main() -> None:
     experiment = Experiment(arguments)
     changes = "".join(f" --set {item}" for item in arguments.set)
     title = f"{arguments.steps} steps{changes}, seeds {list(arguments.seeds)}"
-    columns: tuple[str, ...]
-    if arguments.table == "masks":
-        columns = ("row", *FIGURES.values(), f"difference from `{BEST}`", "seeds")
-        rows = mask_rows(experiment, arguments.rows, arguments.seeds)
-    else:
-        columns = ("trained on", *(name for name, _ in DOWNSTREAM.values()), "seeds")
-        rows = downstream_rows(experiment, arguments.seeds)
-    (arguments.out / f"{arguments.table}.md").write_text(f"{title}\n\n{markdown(columns, rows)}")
+    columns = ("row", *FIGURES.values(), f"difference from `{BEST}`", "seeds")
+    measured = measure_rows(experiment, arguments.rows, arguments.seeds)
+    rows = mask_rows(measured)
+    draw(measured, arguments.out / "masks.png")
+    (arguments.out / "masks.md").write_text(f"{title}\n\n{markdown(columns, rows)}")
     Console().print(table(title, columns, rows))
 
 

@@ -1,4 +1,4 @@
-"""Sets that experiment_transfer.py makes from those of real.py, or from the same sources.
+"""Sets that the experiments on boxes and masks make from those of real.py, or from sources.
 
 Each function returns the newest version of a folder, and publishes it first if there is none.
 """
@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.benchmark import objects365_instances
+from segkit.demo.layouts import NativeSets
 from segkit.masks import rle
 from segkit.masks.boxes import pixels_of_box, tight_box
 from segkit.sample import ImageRef, Sample, Segment, is_object
@@ -20,6 +22,7 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer, write_set
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.engine import ConvertOptions, convert
+from segkit.sources.objects365 import open_objects365
 from segkit.taxonomy import Taxonomy
 
 PASTES = 2
@@ -42,6 +45,20 @@ def true_masks(coco: Path, folder: Path) -> ShardSet:
         source = open_coco_instances(annotations, coco / "train2017")
         convert(source, folder, ConvertOptions(), arguments={})
     return ShardSet.open(folder)
+
+
+def boxes_and_masks(native: NativeSets, folder: Path) -> tuple[ShardSet, ShardSet]:
+    """Generated scenes as a set of boxes, and the same scenes with their true masks."""
+    boxes = open_objects365(native.objects365_boxes("val"), native.objects365_images)
+    convert(boxes, folder / "boxes", ConvertOptions(), arguments={})
+    source = objects365_instances.open_annotations(
+        native.objects365_masks, native.objects365_images
+    )
+    check = objects365_instances.check_file(source, find_images=True)
+    objects365_instances.convert_ground_truth(
+        source, check, folder / "masks", with_images=True, on_progress=lambda images: None
+    )
+    return ShardSet.open(folder / "boxes"), ShardSet.open(folder / "masks")
 
 
 def held_out(data: ShardSet, used: ShardSet, folder: Path) -> ShardSet:
