@@ -14,6 +14,7 @@ from segkit.criterion.color_affinity import image_affinity, pairwise_losses
 from segkit.criterion.losses import (
     cross_entropy_loss,
     dice_loss,
+    outline,
     projection_loss,
 )
 from segkit.criterion.pooled_targets import CellBoxes, PooledTargets, box_cover, true_rows
@@ -207,11 +208,13 @@ def box_prompt_losses(
     if bool((trust > 0).any()):
         chosen = true_rows(trust > 0, device)
         mask_weight = layer_weight * trust[trust > 0].to(device, non_blocking=True)  # (L, Q)
-        target = torch.cat([t.masks for t in truth])[chosen].flatten(1)
-        weight = (region * torch.stack([t.weight for t in targets])[image])[chosen].flatten(1)
+        mask = torch.cat([t.masks for t in truth])[chosen]
+        weight = (region * torch.stack([t.weight for t in targets])[image])[chosen]
+        emphasized = (weight * (1 + config.outline * outline(mask))).flatten(1)
         logits = masks[:, chosen].flatten(2)  # (L, Q, h * w)
-        target, weight = target.expand_as(logits), weight.expand_as(logits)
-        entropy = (mask_weight * cross_entropy_loss(logits, target, weight)).sum() / num_prompts
+        target, weight = mask.flatten(1).expand_as(logits), weight.flatten(1).expand_as(logits)
+        entropy = cross_entropy_loss(logits, target, emphasized.expand_as(logits))
+        entropy = (mask_weight * entropy).sum() / num_prompts
         dice = (mask_weight * dice_loss(logits, target, weight)).sum() / num_prompts
         losses["conditioned_mask"] = CROSS_ENTROPY * config.box_prompts * entropy
         losses["conditioned_dice"] = config.dice * config.box_prompts * dice

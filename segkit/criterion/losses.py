@@ -40,6 +40,20 @@ def cross_entropy_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor
     return (loss * weight).sum(-1) / weight.sum(-1).clamp(min=1.0)
 
 
+def outline(masks: Tensor) -> Tensor:
+    """How far the 3x3 neighborhoods of cells differ: 1 on both sides of an outline, 0 elsewhere.
+
+    Args:
+        masks: (T, h, w) in 0-1.
+
+    Returns:
+        (T, h, w) in 0-1.
+    """
+    highest = F.max_pool2d(masks, kernel_size=3, stride=1, padding=1)
+    lowest = -F.max_pool2d(-masks, kernel_size=3, stride=1, padding=1)
+    return highest - lowest
+
+
 def dice_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """1 - (2 sum(s t) + 1) / (sum s + sum t + 1) over pixels; shapes as in `focal_loss`."""
     probability = logits.sigmoid() * weight

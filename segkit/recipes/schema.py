@@ -182,6 +182,8 @@ class LossConfig(Section):
     with; 0: up to 100."""
     box_noise: float = Field(0.05, ge=0, le=0.5)
     """Maximum shift of the sides of a box prompt in training, relative to its width and height."""
+    outline: float = Field(0.0, ge=0)
+    """Additional weight of the cells on a mask's outline in the cross-entropy of box prompts."""
     label_dropout: float = Field(0.5, ge=0, le=1)
     """Share of box prompts that train without their label and have to predict it."""
     box_assist: Literal["off", "match", "pseudo"] = "off"

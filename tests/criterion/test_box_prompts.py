@@ -42,6 +42,24 @@ def test_losses_vanish_at_the_truth_and_ignore_pixels_outside_the_box() -> None:
         assert all(value.item() < 1e-3 for value in terms.values())
 
 
+def test_an_error_on_the_outline_costs_more_and_one_elsewhere_less() -> None:
+    batch = make_batch(rectangles((8, 8, 56, 56), labels=(0,)))
+    prompts = sampled(batch, EXACT)
+    truth = perfect_proposals(batch.targets, extra=0)
+
+    def entropy(cell: tuple[int, int], weight: float) -> float:
+        masks = truth.mask_logits.clone()
+        masks[..., cell[0], cell[1]] *= -1
+        config = EXACT.model_copy(update={"outline": weight})
+        terms = losses(truth._replace(mask_logits=masks), prompts, batch, config)
+        return terms["conditioned_mask"].item()
+
+    edge, middle = (2, 7), (7, 7)  # cells of the mask: 2 to 13 in both directions
+    assert entropy(edge, 0.0) == pytest.approx(entropy(middle, 0.0))
+    assert entropy(edge, 4.0) == pytest.approx(5 * entropy(middle, 4.0)), "weights 1 + 4 and 1"
+    assert entropy(middle, 4.0) < entropy(middle, 0.0), "the weights are normalized"
+
+
 def test_prompts_without_a_label_are_classified() -> None:
     batch = make_batch(rectangles((8, 8, 40, 40), (20, 0, 64, 28), labels=(0, 1)))
     prompts = sampled(batch, LossConfig(label_dropout=1.0))

@@ -14,6 +14,7 @@ from segkit.criterion.losses import (
     focal_cost,
     focal_loss,
     neighbors,
+    outline,
     profiles,
     projection_cost,
     projection_loss,
@@ -68,6 +69,16 @@ def test_gradients_of_mask_losses_are_finite_differences(
         torch.rand(2, 6, generator=generator).double(),
     )
     assert gradcheck(lambda x: loss(x, target, weight), (logits,))
+
+
+def test_an_outline_is_where_the_cells_around_differ(generator: torch.Generator) -> None:
+    masks = torch.rand(3, 7, 5, generator=generator).round(decimals=1)
+    found = outline(masks)
+    for index in torch.cartesian_prod(torch.arange(3), torch.arange(7), torch.arange(5)).tolist():
+        t, y, x = index
+        around = masks[t, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+        assert found[t, y, x] == around.max() - around.min()
+    assert not outline(torch.ones(1, 4, 4)).any(), "no outline at the end of the map"
 
 
 def test_costs_are_the_losses_of_every_pair(generator: torch.Generator) -> None:
