@@ -44,11 +44,12 @@ def fo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 def _stop_mongodb(fo: ModuleType) -> None:
     """Stop the MongoDB that these tests started, before pytest removes its folder."""
     database = fo.core.odm.database
-    if database._db_service is not None and database._db_service.child is not None:
+    service = database._db_service
+    if service is not None and not service.attached:  # not that of another process
         atexit.unregister(database._delete_non_persistent_datasets_if_allowed)  # needs MongoDB
         database._client.close()
-        database._db_service.child.stdin.close()
-        database._db_service.child.wait()
+        service.child.stdin.close()
+        service.child.wait()
 
 
 @pytest.fixture(autouse=True)

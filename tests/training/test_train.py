@@ -341,7 +341,7 @@ def test_unusable_input_is_refused_before_anything_is_written(
     tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
 ) -> None:
     toy, out = [(str(toy_set.path), 1.0)], tmp_path / "run"
-    with pytest.raises(InputError, match="only boxes"):
+    with pytest.raises(InputError, match="boxes but no masks"):
         train(tiny, toy, out, eval_data=[str(box_set.path)])
     with pytest.raises(InputError, match=r"model\.text_dim=384"):
         train(tiny, toy, out, overrides=["model.text_dim=512"])
