@@ -210,11 +210,12 @@ def box_prompt_losses(
         mask_weight = layer_weight * trust[trust > 0].to(device, non_blocking=True)  # (L, Q)
         mask = torch.cat([t.masks for t in truth])[chosen]
         weight = (region * torch.stack([t.weight for t in targets])[image])[chosen]
-        emphasized = (weight * (1 + config.outline * outline(mask))).flatten(1)
+        emphasized = weight * (1 + config.outline * outline(mask)) if config.outline else weight
         logits = masks[:, chosen].flatten(2)  # (L, Q, h * w)
-        target, weight = mask.flatten(1).expand_as(logits), weight.flatten(1).expand_as(logits)
-        entropy = cross_entropy_loss(logits, target, emphasized.expand_as(logits))
-        entropy = (mask_weight * entropy).sum() / num_prompts
+        target, weight, emphasized = (
+            values.flatten(1).expand_as(logits) for values in (mask, weight, emphasized)
+        )
+        entropy = (mask_weight * cross_entropy_loss(logits, target, emphasized)).sum() / num_prompts
         dice = (mask_weight * dice_loss(logits, target, weight)).sum() / num_prompts
         losses["conditioned_mask"] = CROSS_ENTROPY * config.box_prompts * entropy
         losses["conditioned_dice"] = config.dice * config.box_prompts * dice
