@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from segkit.errors import InputError, short
-from segkit.masks.boxes import touches_image
-from segkit.sample import Sample, is_object
+from segkit.inference.calibration_set import things_in_image
+from segkit.sample import Sample
 from segkit.shards.leakage import image_digests
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
@@ -152,12 +152,7 @@ def _has_objects(shards: ShardSet, ids: Collection[str] | None = None) -> bool:
 
 def _scores(sample: Sample) -> bool:
     """Whether `segkit.inference.calibrate.score_boxes` compares a mask of the image."""
-    return any(
-        is_object(segment)
-        and segment.has_true_mask
-        and touches_image(segment.box, sample.height, sample.width)
-        for segment in sample.segments
-    )
+    return any(segment.has_true_mask for segment in things_in_image(sample))
 
 
 def _require(same: bool, folder: Path) -> None:

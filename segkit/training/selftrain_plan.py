@@ -129,11 +129,9 @@ def plan_selftraining(
     if checkpoint is not None:
         check_run(checkpoint, (), "box-prompts")
     teacher = None if checkpoint is None else run_folder(checkpoint)
-    start = checked.model.init_from
-    if teacher is None and start is not None and not is_hugging_face(start):
-        check_init_from(checked, Path(start))
-    elif teacher is not None:
-        check_init_from(checked, teacher)
+    first = teacher or checked.model.init_from
+    if first is not None and not is_hugging_face(first):
+        check_init_from(checked, Path(first))
     scored, parts = None, []
     if held_out is None:
         sets = [shards for _, shards, _ in masks]
