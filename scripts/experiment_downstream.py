@@ -16,30 +16,31 @@ different seeds or `--rows`; a last call with all seeds writes downstream.md.
 """
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import (
     REAL_DATA,
     WEIGHTS,
+    all_masks,
     backbone_overrides,
     interval,
+    kept_figures,
     markdown,
     options,
     scene_sets,
+    slug,
     train_once,
 )
 from rich.console import Console
 from transfer_sets import boxes_and_masks, true_masks
 
-from segkit.commands.common import stderr, table
+from segkit.commands.common import table
 from segkit.demo.demo import SETTINGS
 from segkit.demo.layouts import write_native_sets
 from segkit.inference.open_teacher import open_teacher
 from segkit.inference.outputs import predict_set
 from segkit.inference.pseudolabel import pseudolabel
-from segkit.inference.run_teacher import RunTeacher
 from segkit.inference.teacher import Teacher
 from segkit.metrics.box_prompt_iou import evaluate_box_prompts
 from segkit.metrics.evaluate import evaluate
@@ -104,15 +105,11 @@ class Experiment:
         self.sets, self.arguments, self.out = sets, arguments, arguments.out
 
     def figures(self, name: str, seed: int) -> dict[str, float]:
-        """Figures of a row and a seed, from their file or measured and written to it."""
-        file: Path = self.out / "figures" / f"{slug(name)}-seed{seed}.json"
-        if not file.exists():
-            figures = self._measure(name, seed)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(figures, indent=1) + "\n")
-            stderr.print(f"{file.stem}: {figures}")
-        loaded: dict[str, float] = json.loads(file.read_text())
-        return loaded
+        """Figures of a row and a seed."""
+        file = self.out / "figures" / f"{slug(name)}-seed{seed}.json"
+        figures = kept_figures(file, lambda: self._measure(name, seed))
+        assert figures is not None
+        return figures
 
     def _measure(self, name: str, seed: int) -> dict[str, float]:
         labels, sets = self._labels(name, seed), self.sets
@@ -146,16 +143,6 @@ class Experiment:
             data = [(str(self.sets.masks.path), 2.0), (str(self.sets.boxes.path), 1.0)]
             run = train_once("labeler", seed, data, self.sets.overrides, self.arguments)
         return all_masks(run)
-
-
-def slug(name: str) -> str:
-    """The name of a row as a file name."""
-    return name.replace(" ", "-")
-
-
-def all_masks(run: Path) -> Teacher:
-    """A run as a teacher whose masks all count."""
-    return RunTeacher(load_run(run, overrides=["inference.pseudo_score=0"]))
 
 
 def box_iou(truth: ShardSet, masks: ShardSet) -> float:

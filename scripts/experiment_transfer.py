@@ -18,7 +18,7 @@ all seeds writes the table and a chart, `masks.md` and `masks.png`.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,24 +26,25 @@ import numpy as np
 from experiments import (
     REAL_DATA,
     WEIGHTS,
+    all_masks,
     backbone_overrides,
     interval,
+    kept_figures,
     markdown,
     mean_interval,
     options,
+    slug,
     train_once,
 )
 from matplotlib.figure import Figure
 from rich.console import Console
 from transfer_sets import held_out, pasted, stuff_as_things, true_masks
 
-from segkit.commands.common import stderr, table
+from segkit.commands.common import table
 from segkit.inference.open_teacher import open_teacher
 from segkit.inference.pseudolabel import pseudolabel
-from segkit.inference.run_teacher import RunTeacher
 from segkit.inference.teacher import Teacher
 from segkit.metrics.box_prompt_iou import BoxPromptIoU
-from segkit.runs.open_run import load_run
 from segkit.shards.reader import ShardSet
 from segkit.training.selftrain import selftrain
 
@@ -103,11 +104,6 @@ Measured = Mapping[str, Mapping[int, Figures]]
 """Row -> seed -> figures."""
 
 
-def slug(name: str) -> str:
-    """The name of a row as a file name."""
-    return "-".join("".join(c if c.isalnum() else " " for c in name).split())
-
-
 class Experiment:
     """Sets, runs and figures of an output directory."""
 
@@ -131,18 +127,8 @@ class Experiment:
 
     def figures(self, name: str, seed: int) -> Figures | None:
         """Figures of a row and a seed; None for a round after the end of self-training."""
-        return self._once(name, seed, lambda: self._measure(name, seed))
-
-    def _once(self, name: str, seed: int, measure: Callable[[], Figures | None]) -> Figures | None:
-        """Figures from their file, or measured and written to it."""
-        file: Path = self.out / "figures" / f"{slug(name)}-seed{seed}.json"
-        if not file.exists():
-            figures = measure()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(figures, indent=1) + "\n")
-            stderr.print(f"{file.stem}: {figures}")
-        loaded: Figures | None = json.loads(file.read_text())
-        return loaded
+        file = self.out / "figures" / f"{slug(name)}-seed{seed}.json"
+        return kept_figures(file, lambda: self._measure(name, seed))
 
     def _measure(self, name: str, seed: int) -> Figures | None:
         if name in SHAPES:
@@ -150,7 +136,7 @@ class Experiment:
             return self._score(name, seed, open_teacher(SHAPES[name], min_score=score))
         run = self.run(BEST if name == AUGMENTED else name, seed)
         tta = name == AUGMENTED
-        return None if run is None else self._score(name, seed, labeler(run, tta=tta))
+        return None if run is None else self._score(name, seed, all_masks(run, tta=tta))
 
     def _score(self, name: str, seed: int, teacher: Teacher) -> Figures:
         """Label the validation boxes and compare the masks with the hidden ones."""
@@ -197,11 +183,6 @@ class Experiment:
             ],
         )
         return Path(result.rounds[number]["run"]) if number < len(result.rounds) else None
-
-
-def labeler(run: Path, *, tta: bool = False) -> Teacher:
-    """A run as a teacher whose masks all count."""
-    return RunTeacher(load_run(run, overrides=["inference.pseudo_score=0"]), tta=tta)
 
 
 def measure_rows(experiment: Experiment, rows: Sequence[str], seeds: Sequence[int]) -> Measured:

@@ -1,8 +1,9 @@
 """Options, training and tables that the scripts on real data share."""
 
 import argparse
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from scipy.stats import t
 from segkit.atomic import folder_lock
 from segkit.commands.common import stderr
 from segkit.demo.demo import convert_scenes, generate_scenes
+from segkit.inference.run_teacher import RunTeacher
+from segkit.inference.teacher import Teacher
+from segkit.runs.open_run import load_run
 from segkit.shards.publish import resolve, versions
 from segkit.training.train import train
 
@@ -75,6 +79,29 @@ def train_once(
             resume=True,
         )
     return resolve(folder)
+
+
+def slug(name: str) -> str:
+    """The name of a row as a file name."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name).split())
+
+
+def all_masks(run: Path, *, tta: bool = False) -> Teacher:
+    """A run as a teacher whose masks all count."""
+    return RunTeacher(load_run(run, overrides=["inference.pseudo_score=0"]), tta=tta)
+
+
+def kept_figures(
+    file: Path, measure: Callable[[], dict[str, float] | None]
+) -> dict[str, float] | None:
+    """Figures from their file, or measured and written to it; None where there are none."""
+    if not file.exists():
+        figures = measure()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(figures, indent=1) + "\n")
+        stderr.print(f"{file.stem}: {figures}")
+    loaded: dict[str, float] | None = json.loads(file.read_text())
+    return loaded
 
 
 def scene_sets(out: Path) -> Path:

@@ -45,12 +45,16 @@ def draw_columns(data: ShardSet, columns: Mapping[str, Sequence[Sample]], in_a: 
     return picture_grid(tiles, width=300, columns=len(columns))
 
 
+def gray(image: Picture) -> NDArray[np.float32]:
+    """The image in shades of gray, (h, w, 3)."""
+    return np.repeat(image.astype(np.float32).mean(axis=2, keepdims=True), 3, axis=2)
+
+
 def paint(image: Picture, sample: Sample, in_a: InA) -> Picture:
     """Tint the masks of an image, in gray, the largest first."""
     size = sample.height, sample.width
     masks = [(rle.decode(s.mask or b"", *size), in_a(s)) for s in objects(sample)]
-    gray = image.astype(np.float32).mean(axis=2, keepdims=True)
-    canvas: NDArray[np.float32] = np.repeat(gray, 3, axis=2)
+    canvas = gray(image)
     for mask, green in sorted(masks, key=lambda item: -int(item[0].sum())):
         color = np.array(GREEN if green else RED, np.float32)
         canvas[mask] = 0.5 * canvas[mask] + 0.5 * color

@@ -9,10 +9,11 @@ mask is its IoU.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from maskx_pictures import gray
 from numpy.typing import NDArray
 
 from segkit.images.draw import Picture, save_png
@@ -36,7 +37,7 @@ def draw_objects(
     Args:
         data: the set that holds the images.
         truth: the same images with true masks.
-        layers: title -> label layer of the same images, whose segments are in the same order.
+        layers: title -> label layer of the same boxes.
         count: rows.
         seed: of images and objects.
     """
@@ -87,11 +88,6 @@ def mask_of(sample: Sample, target: Segment) -> Mask:
     return rle.decode(nearest.mask, sample.height, sample.width)
 
 
-def gray(image: Picture) -> NDArray[np.float32]:
-    """The image in shades of gray, (h, w, 3)."""
-    return np.repeat(image.astype(np.float32).mean(axis=2, keepdims=True), 3, axis=2)
-
-
 def framed(canvas: NDArray[np.float32], place: tuple[slice, slice]) -> Picture:
     """The canvas with a box, two pixels wide."""
     inside = np.zeros(canvas.shape[:2], bool)
@@ -123,7 +119,7 @@ def layer(text: str) -> tuple[str, str]:
     return title, path
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -133,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=8, help="objects")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("masks.png"))
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     layers = {title: ShardSet.open(path) for title, path in options.masks}
     data, truth = ShardSet.open(options.images), ShardSet.open(options.truth)
     save_png(draw_objects(data, truth, layers, options.count, options.seed), options.out)
