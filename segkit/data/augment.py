@@ -60,6 +60,12 @@ class Crop:
         x, y, width, height = self.content
         return slice(y, y + height), slice(x, x + width)
 
+    def padding(self) -> Mask:
+        """The pixels of the result beyond the image, (padded height, padded width)."""
+        padding = np.ones(self.padded_size, bool)
+        padding[self.content_slices()] = False
+        return padding
+
     def image(self, image: Image) -> Image:
         """Crop an (H, W, 3) image, resized bilinearly with antialiasing."""
         x, y, width, height = self.source

@@ -146,6 +146,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def padding(self) -> Tensor | None:
+        """The pixels of each crop beyond its image, (B, H, W) bool; None where no crop has any."""
+        return _stack_padding(self.targets)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The batch with its maps and its float32 images on a device (see `Targets.to`)."""
         targets = tuple(target.to(device, non_blocking=non_blocking) for target in self.targets)
@@ -206,7 +210,7 @@ def collate(batch: Batch) -> CollatedBatch:
         targets={name: torch.cat([getattr(target, name) for target in targets]) for name in names},
         masks=PackedMasks.cat([target.masks[: _masks_sent(target.has_mask)] for target in targets]),
         void=torch.stack([target.void for target in targets]),
-        padding=_stack_padding(targets),
+        padding=batch.padding(),
         annotated=[
             None if target.annotated is None else target.annotated.tolist() for target in targets
         ],

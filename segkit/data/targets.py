@@ -107,8 +107,7 @@ class _TargetBuilder:
 
     def build(self) -> Targets:
         unlabeled_is_void = self.task != "instance" or not self.sample.exhaustive
-        padding = np.ones(self.crop.padded_size, bool)
-        padding[self.crop.content_slices()] = False
+        padding = self.crop.padding()
         void = padding | unlabeled_is_void
         targets: list[_Target] = []
         for indices in self._groups():

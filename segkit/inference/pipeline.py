@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -175,8 +175,11 @@ def run_model(
     """Run one batch through the model; yield the index and the output of each image."""
     text, things = class_embeddings.text, class_embeddings.things
     images = upload([loaded.pixels for _, loaded in batch], text.device)  # (B, 3, h, w)
+    padding = _padding([loaded.crop for _, loaded in batch], text.device)
     with autocast(config.precision, text.device):
-        outputs = model(images, text, things=things, aux_outputs=False, dense=dense)
+        outputs = model(
+            images, text, things=things, padding=padding, aux_outputs=False, dense=dense
+        )
     proposals = outputs.queries
     cells = None if outputs.cells is None else cell_probability(outputs.cells)  # (B, K, h, w)
     for row, (index, loaded) in enumerate(batch):
@@ -193,10 +196,18 @@ def upload(images: Sequence[Image], device: torch.device) -> Tensor:
 
     The transfer does not block.
     """
-    stacked = torch.from_numpy(np.stack(images))
-    if device.type != "cpu":
-        stacked = stacked.pin_memory().to(device, non_blocking=True)
-    return stacked.permute(0, 3, 1, 2).float() / 255
+    return _send(np.stack(images), device).permute(0, 3, 1, 2).float() / 255
+
+
+def _padding(crops: Sequence[Crop], device: torch.device) -> Tensor | None:
+    """The pixels beyond the images, (B, h, w) bool; None where there are none."""
+    padding = np.stack([crop.padding() for crop in crops])
+    return _send(padding, device) if padding.any() else None
+
+
+def _send(array: NDArray[Any], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def image_crop(height: int, width: int, config: InferenceConfig) -> Crop:

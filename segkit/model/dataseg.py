@@ -119,6 +119,7 @@ class DataSeg(nn.Module):
         prompts: BoxPrompts | None = None,
         *,
         things: Tensor | None = None,
+        padding: Tensor | None = None,
         noised: BoxPrompts | None = None,
         learned_queries: bool = True,
         aux_outputs: bool = True,
@@ -132,6 +133,8 @@ class DataSeg(nn.Module):
             prompts: boxes to segment, on any device.
             things: (T,) int64, rows of `text` that name things: foreground queries look for them.
                 None, no rows, or `model.foreground` = 0: no foreground queries.
+            padding: (B, H, W) bool, pixels beyond the images: no foreground query starts there.
+                None where there are none.
             noised: true boxes with noise, for denoising queries; on any device.
             learned_queries: run the learned queries. They attend to no other group: their
                 proposals are bit-identical with and without the others.
@@ -146,8 +149,9 @@ class DataSeg(nn.Module):
         scales, pixels = self.pixel_decoder(self.backbone(images, maps))
         queries = self._run_queries(scales, pixels, text, aux_outputs) if learned_queries else None
         if self.config.foreground and things is not None and len(things) > 0:
-            names = text[things]
-            foreground = self._run_foreground(scales, pixels, text, names, size, aux_outputs)
+            foreground = self._run_foreground(
+                scales, pixels, text, text[things], padding, size, aux_outputs
+            )
             queries = foreground if queries is None else _concatenate(queries, foreground)
         prompted = denoised = None
         if prompts is not None and len(prompts) > 0:
@@ -252,6 +256,7 @@ class DataSeg(nn.Module):
         pixels: Tensor,
         text: Tensor,
         names: Tensor,
+        padding: Tensor | None,
         image_size: Sequence[int],
         aux_outputs: bool,
     ) -> Proposals:
@@ -260,7 +265,7 @@ class DataSeg(nn.Module):
         The first layer has the classes and boxes of the cells themselves: so they are trained.
         """
         if self.config.foreground_boxes == "cells":
-            cells, references = self._select_cells(scales, names)
+            cells, references = self._select_cells(scales, names, padding)
             boxes = self.foreground_head.cell_boxes(cells, references)  # (B, k, 4)
         else:
             cells, boxes = None, self.foreground_head.learned_boxes(len(pixels))
@@ -310,7 +315,9 @@ class DataSeg(nn.Module):
         )
         return queries, masks
 
-    def _select_cells(self, scales: list[Tensor], names: Tensor) -> tuple[Tensor, Tensor]:
+    def _select_cells(
+        self, scales: list[Tensor], names: Tensor, padding: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Normalized cells (B, k, hidden_dim) that resemble names, and their reference boxes."""
         norm = self.transformer_decoder.norm
         chosen = select_cells(
@@ -318,6 +325,7 @@ class DataSeg(nn.Module):
             names,
             lambda cells, rows: self.text_classifier(norm(cells), rows),
             self.config.foreground,
+            padding,
         )  # (B, k)
         cells = torch.cat([scale.flatten(2) for scale in scales], dim=2).transpose(1, 2)
         index = chosen[..., None].expand(-1, -1, cells.shape[2])

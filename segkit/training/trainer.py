@@ -270,6 +270,7 @@ class Trainer:
         return {
             "learned_queries": runs_learned_queries(batch.task),
             "things": self.things[batch.dataset],
+            "padding": batch.padding(),
             "noised": sample_denoising(batch, self.recipe.loss, torch.default_generator),
         }
 

@@ -120,6 +120,28 @@ def test_batches_equal_single_images(model: Confident, task: Task) -> None:
     assert segments >= 2 * len(SIZES)
 
 
+def test_the_model_knows_the_padding(model: Confident) -> None:
+    pixels, seen = images(), list[tuple[torch.Tensor, torch.Tensor | None]]()
+    hook = model.register_forward_pre_hook(
+        lambda module, inputs, options: seen.append((inputs[0], options["padding"])),
+        with_kwargs=True,
+    )
+    config = InferenceConfig(image_size=96, batch_size=3)
+    read = lambda index: (index, pixels[index])  # noqa: E731
+    list(predict_images(cast(DataSeg, model), CLASSES, range(len(SIZES)), read, "panoptic", config))
+    hook.remove()
+    assert any(padding is None for _, padding in seen), "a square image fills its batch"
+    gray = 0
+    for shown, padding in seen:
+        if padding is not None:
+            beyond = shown.permute(0, 2, 3, 1)[padding]  # random pixels are not all gray
+            assert (beyond == beyond[0]).all()
+            inside = (shown == beyond[0, 0]).all(1) & ~padding
+            assert inside.float().mean() < 0.01
+            gray += int(padding.sum())
+    assert gray > 0
+
+
 class Instant(nn.Module):
     """Returns empty proposals at once."""
 

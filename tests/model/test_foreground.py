@@ -114,18 +114,30 @@ def product(cells: Tensor, rows: Tensor) -> Tensor:
     return F.pad(cells @ rows.T, (0, 1))
 
 
-def brute_force(scales: Sequence[Tensor], names: Tensor, count: int) -> list[int]:
-    """The cells of the first image: local maxima by score, then all others by score."""
+def brute_force(
+    scales: Sequence[Tensor], names: Tensor, count: int, right: float = 1.0, bottom: float = 1.0
+) -> list[int]:
+    """The cells of the first image: local maxima by score, then all others by score.
+
+    The image ends at these shares of width and height: cells beyond are never selected.
+    """
     ranked, start = [], 0
     for scale in scales:
         logits = torch.einsum("chw,tc->thw", scale[0], names)
         _, height, width = logits.shape
-        for y in range(height):
-            for x in range(width):
+        rows = [y for y in range(height) if (y + 0.5) / height < bottom]
+        columns = [x for x in range(width) if (x + 0.5) / width < right]
+        for y in rows:
+            for x in columns:
                 best = int(logits[:, y, x].argmax())
-                window = logits[best, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
                 score = float(logits[best, y, x])
-                ranked.append((score < float(window.max()), -score, start + y * width + x))
+                around = [
+                    float(logits[best, v, u])
+                    for v in rows
+                    for u in columns
+                    if abs(v - y) <= 1 and abs(u - x) <= 1
+                ]
+                ranked.append((score < max(around), -score, start + y * width + x))
         start += height * width
     return [cell for _, _, cell in sorted(ranked)][:count]
 
@@ -139,6 +151,31 @@ def test_local_maxima_are_selected_first(chunk: int, monkeypatch: pytest.MonkeyP
     for count in (3, 20, 100):
         chosen = select_cells(scales, names, product, count)
         assert chosen[0].tolist() == brute_force(scales, names, count)
+
+
+def test_no_cell_beyond_the_image_is_selected() -> None:
+    generator = torch.Generator().manual_seed(4)
+    scales = [torch.randn(1, 5, *size, generator=generator) for size in ((3, 4), (6, 8))]
+    names = torch.randn(4, 5, generator=generator)
+    padding = torch.ones(1, 96, 128, dtype=torch.bool)
+    padding[:, :60, :70] = False
+    inside = len(brute_force(scales, names, 100, 70 / 128, 60 / 96))
+    assert 6 < inside < 60
+    for count in (6, inside):
+        chosen = select_cells(scales, names, product, count, padding)
+        assert chosen[0].tolist() == brute_force(scales, names, count, 70 / 128, 60 / 96)
+    every = select_cells(scales, names, product, 60, padding)[0].tolist()
+    assert sorted(every) == list(range(60))
+    assert every[:inside] == brute_force(scales, names, 100, 70 / 128, 60 / 96)
+
+
+def test_foreground_queries_start_within_the_image(model: DataSeg) -> None:
+    padding = torch.zeros(2, 64, 96, dtype=torch.bool)
+    padding[0, :, 32:] = True
+    with_padding, without = run(model, padding=padding).queries, run(model).queries
+    assert with_padding is not None and without is not None
+    assert not torch.equal(with_padding.boxes[0], without.boxes[0])
+    torch.testing.assert_close(with_padding.boxes[1], without.boxes[1])
 
 
 def test_selection_ignores_the_order_of_names_and_follows_their_change(model: DataSeg) -> None:
