@@ -28,6 +28,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from experiments import run_script
 from torch import nn
 
 from segkit.distributed import autocast
@@ -222,4 +223,4 @@ def time_of(turn: Turn, images: int, workers: int) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -22,6 +22,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from experiments import run_script
+
 from segkit.inference.open_teacher import TeacherSpec
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.metrics.box_prompt_iou import evaluate_box_prompts
@@ -168,4 +170,4 @@ def gpu_mib() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

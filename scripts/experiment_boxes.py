@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from experiments import run_script
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -126,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from experiments import markdown
+from experiments import markdown, run_script
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import spearmanr
@@ -288,4 +288,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,7 +18,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown, options, train_once
+from experiments import (
+    REAL_DATA,
+    WEIGHTS,
+    backbone_overrides,
+    markdown,
+    options,
+    run_script,
+    train_once,
+)
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -158,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

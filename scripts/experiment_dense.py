@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown, options, train_once
+from experiments import (
+    REAL_DATA,
+    WEIGHTS,
+    backbone_overrides,
+    markdown,
+    options,
+    run_script,
+    train_once,
+)
 from rich.console import Console
 
 from segkit.commands.common import table
@@ -132,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -28,6 +28,7 @@ from experiments import (
     kept_figures,
     markdown,
     options,
+    run_script,
     scene_sets,
     slug,
     train_once,
@@ -185,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments import markdown
+from experiments import markdown, run_script
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -140,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

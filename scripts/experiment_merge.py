@@ -22,6 +22,7 @@ from experiments import (
     backbone_overrides,
     markdown,
     options,
+    run_script,
     train_once,
 )
 from rich.console import Console
@@ -95,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -11,7 +11,7 @@ Areas are relative to that of each true mask, and means over all objects except 
 import argparse
 
 import numpy as np
-from experiments import markdown
+from experiments import markdown, run_script
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -75,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

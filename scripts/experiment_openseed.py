@@ -28,6 +28,7 @@ from experiments import (
     interval,
     markdown,
     options,
+    run_script,
     scene_sets,
     train_once,
 )
@@ -278,4 +279,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -11,6 +11,7 @@ below 90.
 import argparse
 from pathlib import Path
 
+from experiments import run_script
 from rich.console import Console
 
 from segkit.commands.common import stderr, table
@@ -103,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

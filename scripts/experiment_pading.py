@@ -30,6 +30,7 @@ from experiments import (
     interval,
     markdown,
     options,
+    run_script,
     train_once,
 )
 from matplotlib.figure import Figure
@@ -241,4 +242,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -11,6 +11,7 @@ uses, such as training images.
 import argparse
 from itertools import product
 
+from experiments import run_script
 from rich.console import Console
 
 from segkit.commands.common import table
@@ -76,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -33,6 +33,7 @@ from experiments import (
     markdown,
     mean_interval,
     options,
+    run_script,
     slug,
     train_once,
 )
@@ -256,4 +257,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 from scipy.stats import t
 
 from segkit.atomic import folder_lock
-from segkit.commands.common import stderr
+from segkit.commands.common import print_line, stderr
 from segkit.demo.demo import convert_scenes, generate_scenes
+from segkit.errors import SegkitError
 from segkit.inference.run_teacher import RunTeacher
 from segkit.inference.teacher import Teacher
 from segkit.runs.open_run import load_run
@@ -23,6 +25,15 @@ REAL_DATA = Path(os.environ.get("SEGKIT_REAL_DATA", ROOT / ".." / "shared" / "da
 WEIGHTS = Path("weights", "mobilenetv2_100.safetensors")
 """Backbone weights, inside the folder of the real data."""
 FROZEN_NORM = "model.freeze_norm=true"
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script; an error of segkit is one line on stderr and an exit code."""
+    try:
+        main()
+    except SegkitError as error:
+        print_line(f"error: {error}", style="red")
+        sys.exit(error.exit_code)
 
 
 def options(description: str | None, *, out: str, seeds: Sequence[int]) -> argparse.ArgumentParser:

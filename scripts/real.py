@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown
+from experiments import REAL_DATA, WEIGHTS, backbone_overrides, markdown, run_script
 from rich.console import Console
 
 from segkit.benchmark import objects365_instances
 from segkit.commands.common import stderr, table
 from segkit.commands.progress import progress
 from segkit.demo.sheet import Group, draw_sheet
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError
 from segkit.images.draw import save_png
 from segkit.inference.open_teacher import open_teacher
 from segkit.inference.outputs import predict_set
@@ -320,8 +319,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SegkitError as error:
-        stderr.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+    run_script(main)
