@@ -1,12 +1,15 @@
-"""Compare co-training on real data with training on single sets and on pairs (DaTaSeg's study).
+"""Compare training on three data sets together with single sets and pairs (DaTaSeg's study).
 
-    python scripts/real.py                               # makes the shard sets
-    python scripts/experiment_cotraining.py --sets real-out/sets --out cotraining
+    python scripts/experiment_cotraining.py --data scenes --per-set --out cotraining
+    python scripts/real.py                                              # makes the real shard sets
+    python scripts/experiment_cotraining.py --data real --sets real-out/sets --out cotraining-real
 
-Seven combinations of training sets are trained for the same number of steps, with several seeds.
-Every run is evaluated on CamVid (mIoU), COCO (PQ) and the hidden masks of the Objects365 stand-in
-(mask AP); on a set that it was not trained on, it gets only the class names. The script prints the
-table and writes results.json, results.md and curves.png.
+Seven combinations of a semantic set, a panoptic set and a set of boxes are trained, with several
+seeds: each for --steps steps or, with --per-set, for --steps steps on each of its sets, times the
+set's sampling weight, so that a set counts as often in every row. Every run is evaluated on the
+semantic set (mIoU), the panoptic set (PQ) and the hidden masks of the boxes (mask AP); on a set
+that it was not trained on, it gets only the class names. The script prints the table and writes
+results.json, results.md and curves.png.
 
 Finished runs are reused and an interrupted one resumes, so processes may train different seeds
 (`--seeds 0`, `--seeds 1`, ...); a last call with all seeds writes the table of all.
@@ -14,7 +17,8 @@ Finished runs are reused and an interrupted one resumes, so processes may train 
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +26,11 @@ from experiments import (
     REAL_DATA,
     WEIGHTS,
     backbone_overrides,
+    interval,
     markdown,
     options,
     run_script,
+    scene_sets,
     train_once,
 )
 from matplotlib.figure import Figure
@@ -32,24 +38,26 @@ from rich.console import Console
 
 from segkit.benchmark import objects365_instances
 from segkit.commands.common import table
+from segkit.demo.demo import SETTINGS
+from segkit.demo.layouts import NativeSets
 from segkit.runs.run_manifest import METRICS
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 
-SAMPLING_WEIGHTS = {"camvid": 1.0, "coco": 2.0, "standin": 1.0}
+SAMPLING_WEIGHTS = {"semantic": 1.0, "panoptic": 2.0, "boxes": 1.0}
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("camvid",),
-    ("coco",),
-    ("standin",),
-    ("camvid", "standin"),
-    ("coco", "standin"),
-    ("camvid", "coco"),
-    ("camvid", "coco", "standin"),
+    ("semantic",),
+    ("panoptic",),
+    ("boxes",),
+    ("semantic", "boxes"),
+    ("panoptic", "boxes"),
+    ("semantic", "panoptic"),
+    ("semantic", "panoptic", "boxes"),
 )
 FIGURES = {
-    "camvid": ("CamVid mIoU", ("miou",)),
-    "coco": ("COCO PQ", ("all", "pq")),
-    "standin": ("Stand-in AP", ("ap",)),
+    "semantic": ("mIoU", ("miou",)),
+    "panoptic": ("PQ", ("all", "pq")),
+    "boxes": ("AP", ("ap",)),
 }
 """Data set -> name of its figure, and the path of its value in the metrics."""
 Curve = list[tuple[int, float]]
@@ -58,45 +66,86 @@ Results = dict[tuple[str, ...], list[dict[str, Curve]]]
 """Training sets -> for each seed, the curve on each data set."""
 
 
-def label(row: Sequence[str]) -> str:
-    return " + ".join(row)
+@dataclass(frozen=True)
+class Sets:
+    """The shard sets of the experiment, and what they change in the recipe."""
+
+    overrides: Sequence[str]
+    titles: Mapping[str, str]
+    """Data set -> its name in the table."""
+    train: Mapping[str, Path]
+    val: Mapping[str, Path]
+    """The boxes' has the masks that training does not see."""
+
+    def label(self, row: Sequence[str]) -> str:
+        """Name of a row in the table."""
+        return " + ".join(self.titles[name] for name in row)
+
+    def columns(self) -> Iterator[tuple[str, str]]:
+        """Each data set with the title of its figure."""
+        return ((name, f"{self.titles[name]} {figure}") for name, (figure, _) in FIGURES.items())
 
 
-def evaluation_sets(sets: Path, out: Path, data: Path) -> dict[str, Path]:
-    """Return the validation sets; the stand-in's has the masks that training does not see."""
-    hidden = out / "standin-masks"
-    if not versions(hidden):
-        file = data / "objects365_standin" / "annotations" / "o365_instance_seg_val.json"
-        source = objects365_instances.open_annotations(file, data / "coco")
-        checked = objects365_instances.check_file(source, find_images=False)
-        objects365_instances.convert_ground_truth(
-            source, checked, hidden, with_images=True, on_progress=lambda images: None
-        )
-    return {
-        "camvid": resolve(sets / "camvid-val"),
-        "coco": resolve(sets / "coco-val"),
-        "standin": resolve(hidden),
-    }
-
-
-def train_row(
-    row: Sequence[str], seed: int, arguments: argparse.Namespace, eval_sets: dict[str, Path]
-) -> Path:
-    """Return the published run of a row and a seed; train it first if there is none."""
-    every = max(1, arguments.steps // arguments.points)
-    overrides = [*backbone_overrides(arguments.data / WEIGHTS), f"training.evaluate_every={every}"]
-    data = [
-        (str(resolve(arguments.sets / f"{name}-train")), SAMPLING_WEIGHTS[name]) for name in row
-    ]
-    return train_once(
-        "-".join(row), seed, data, overrides, arguments, [str(path) for path in eval_sets.values()]
+def demo_sets(out: Path) -> Sets:
+    """The demo's scenes."""
+    folder, native = scene_sets(out), NativeSets(out / "native")
+    hidden = hidden_masks(native.objects365_masks, native.objects365_images, out / "hidden-masks")
+    return Sets(
+        SETTINGS,
+        titles={name: name for name in FIGURES},
+        train={name: resolve(folder / f"{name}-train") for name in FIGURES},
+        val={
+            "semantic": resolve(folder / "semantic-val"),
+            "panoptic": resolve(folder / "panoptic-val"),
+            "boxes": hidden,
+        },
     )
 
 
-def curves_of(run: Path, eval_sets: dict[str, Path]) -> dict[str, Curve]:
+def real_sets(sets: Path, out: Path) -> Sets:
+    """CamVid, COCO panoptic and the stand-in for Objects365 that scripts/real.py converted."""
+    file = REAL_DATA / "objects365_standin" / "annotations" / "o365_instance_seg_val.json"
+    hidden = hidden_masks(file, REAL_DATA / "coco", out / "standin-masks")
+    folders = {"semantic": "camvid", "panoptic": "coco", "boxes": "standin"}
+    return Sets(
+        backbone_overrides(REAL_DATA / WEIGHTS),
+        titles={"semantic": "CamVid", "panoptic": "COCO", "boxes": "stand-in"},
+        train={name: resolve(sets / f"{folder}-train") for name, folder in folders.items()},
+        val={
+            "semantic": resolve(sets / "camvid-val"),
+            "panoptic": resolve(sets / "coco-val"),
+            "boxes": hidden,
+        },
+    )
+
+
+def hidden_masks(annotations: Path, images: Path, out: Path) -> Path:
+    """The validation boxes with their masks and images; converted if they are missing."""
+    if not versions(out):
+        source = objects365_instances.open_annotations(annotations, images)
+        checked = objects365_instances.check_file(source, find_images=False)
+        objects365_instances.convert_ground_truth(
+            source, checked, out, with_images=True, on_progress=lambda images: None
+        )
+    return resolve(out)
+
+
+def train_row(row: Sequence[str], seed: int, arguments: argparse.Namespace, sets: Sets) -> Path:
+    """Return the published run of a row and a seed; train it first if there is none."""
+    options = argparse.Namespace(**vars(arguments))
+    if arguments.per_set:
+        options.steps = round(arguments.steps * sum(SAMPLING_WEIGHTS[name] for name in row))
+    every = max(1, options.steps // arguments.points)
+    overrides = [*sets.overrides, f"training.evaluate_every={every}"]
+    data = [(str(sets.train[name]), SAMPLING_WEIGHTS[name]) for name in row]
+    val = [str(path) for path in sets.val.values()]
+    return train_once("-".join(row), seed, data, overrides, options, val)
+
+
+def curves_of(run: Path, sets: Sets) -> dict[str, Curve]:
     """Read the figure by step on each data set from the run's log."""
-    names = {ShardSet.open(path).manifest.name: name for name, path in eval_sets.items()}
-    curves: dict[str, Curve] = {name: [] for name in eval_sets}
+    names = {ShardSet.open(path).manifest.name: name for name, path in sets.val.items()}
+    curves: dict[str, Curve] = {name: [] for name in sets.val}
     for line in (run / METRICS).read_text("utf-8").splitlines():
         record = json.loads(line)
         if "evaluation" in record:
@@ -108,29 +157,22 @@ def curves_of(run: Path, eval_sets: dict[str, Path]) -> dict[str, Curve]:
     return curves
 
 
-def table_rows(results: Results) -> Iterator[tuple[str, ...]]:
-    """Mean and standard deviation over the seeds of each row's last figures."""
+def table_rows(results: Results, sets: Sets) -> Iterator[tuple[str, ...]]:
+    """The last figures of each row over the seeds."""
     for row, seeds in results.items():
-        last = {name: [curves[name][-1][1] for curves in seeds] for name in FIGURES}
-        yield (
-            label(row),
-            *(
-                f"{np.mean(v):.2f} ± {np.std(v, ddof=1) if len(v) > 1 else 0:.2f}"
-                for v in last.values()
-            ),
-        )
+        last = [[curves[name][-1][1] for curves in seeds] for name in FIGURES]
+        yield (sets.label(row), str(len(seeds)), *(interval(values, 2) for values in last))
 
 
-def draw(results: Results, file: Path) -> None:
+def draw(results: Results, sets: Sets, file: Path) -> None:
     """Plot the mean over the seeds by step, with their range, in a panel per data set."""
     figure = Figure(figsize=(13, 4.2), layout="constrained")
-    for panel, (name, (title, _)) in zip(
-        figure.subplots(1, len(FIGURES)), FIGURES.items(), strict=True
-    ):
+    for panel, (name, title) in zip(figure.subplots(1, len(FIGURES)), sets.columns(), strict=True):
         for row, seeds in results.items():
             steps = [step for step, _ in seeds[0][name]]
             values = np.array([[value for _, value in curves[name]] for curves in seeds])
-            (line,) = panel.plot(steps, values.mean(0), marker="o", markersize=3, label=label(row))
+            label = sets.label(row)
+            (line,) = panel.plot(steps, values.mean(0), marker="o", markersize=3, label=label)
             panel.fill_between(
                 steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, linewidth=0
             )
@@ -143,26 +185,36 @@ def draw(results: Results, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def main() -> None:
-    parser = options(__doc__, out="cotraining", seeds=[0, 1, 2])
-    parser.add_argument(
-        "--data", type=Path, default=REAL_DATA, help="the real data, with weights and hidden masks"
-    )
-    parser.add_argument("--points", type=int, default=3, help="evaluations along each curve")
-    arguments = parser.parse_args()
-    eval_sets = evaluation_sets(arguments.sets, arguments.out, arguments.data)
-    results: Results = {row: [] for row in ROWS}
-    for seed in arguments.seeds:
-        for row in ROWS:
-            run = train_row(row, seed, arguments, eval_sets)
-            results[row].append(curves_of(run, eval_sets))
-    rows = list(table_rows(results))
-    columns = ("trained on", *(title for title, _ in FIGURES.values()))
-    by_label = {label(row): seeds for row, seeds in results.items()}
+def write(results: Results, sets: Sets, arguments: argparse.Namespace) -> None:
+    """Write results.json, results.md and curves.png, and print the table."""
+    rows = list(table_rows(results, sets))
+    columns = ("trained on", "seeds", *(title for _, title in sets.columns()))
+    by_label = {sets.label(row): seeds for row, seeds in results.items()}
     (arguments.out / "results.json").write_text(json.dumps(by_label, indent=1) + "\n")
     (arguments.out / "results.md").write_text(markdown(columns, rows))
-    draw(results, arguments.out / "curves.png")
-    Console().print(table(f"{arguments.steps} steps, seeds {arguments.seeds}", columns, rows))
+    draw(results, sets, arguments.out / "curves.png")
+    steps = f"{arguments.steps} steps{' per set and weight' if arguments.per_set else ''}"
+    Console().print(table(f"{steps}, seeds {arguments.seeds}", columns, rows))
+
+
+def main() -> None:
+    parser = options(__doc__, out="cotraining", seeds=[0, 1, 2])
+    parser.add_argument("--data", choices=("scenes", "real"), default="scenes")
+    parser.add_argument("--points", type=int, default=3, help="evaluations along each curve")
+    parser.add_argument(
+        "--per-set",
+        action="store_true",
+        help="train a row for --steps steps on each of its sets, times the set's sampling weight",
+    )
+    arguments = parser.parse_args()
+    scenes = arguments.data == "scenes"
+    sets = demo_sets(arguments.out) if scenes else real_sets(arguments.sets, arguments.out)
+    results: Results = {}
+    for seed in arguments.seeds:
+        for row in ROWS:
+            run = train_row(row, seed, arguments, sets)
+            results.setdefault(row, []).append(curves_of(run, sets))
+            write(results, sets, arguments)
 
 
 if __name__ == "__main__":
