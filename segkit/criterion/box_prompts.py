@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from segkit import distributed
 from segkit.criterion.color_affinity import image_affinity, pairwise_losses
+from segkit.criterion.known_classes import IGNORED, known_class_loss
 from segkit.criterion.losses import (
     cross_entropy_loss,
     dice_loss,
@@ -228,10 +228,10 @@ def box_prompt_losses(
         weight, image_of_box = box_weight.flatten() / num_prompts, image[chosen].repeat(layers)
         losses |= _box_losses(logits, on_cells, corners, weight, batch, image_of_box, config)
     if bool((labels < 0).any()):
-        chosen = true_rows(labels < 0, device)
-        logits = outputs.class_logits.transpose(0, 1)[:, image[chosen], query[chosen]]
-        classes = torch.cat([t.labels for t in truth])[chosen].repeat(layers)
-        loss = F.cross_entropy(logits.flatten(0, 1), classes, reduction="sum")
+        pairs = zip(prompts.labels, batch.targets, prompts.targets, strict=True)
+        unlabeled = [t.labels[rows].where(label < 0, IGNORED) for label, t, rows in pairs]
+        annotated = [target.annotated for target in batch.targets]
+        loss = known_class_loss(outputs.class_logits, unlabeled, annotated, config)
         losses["conditioned_class"] = config.box_prompts * loss / (num_unlabeled * layers)
     return losses
 

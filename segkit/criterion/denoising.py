@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from segkit import distributed
 from segkit.criterion.box_prompts import (
@@ -19,19 +17,16 @@ from segkit.criterion.box_prompts import (
     prompt_indices,
     shared_prompts,
 )
+from segkit.criterion.known_classes import known_class_loss
 from segkit.criterion.losses import dice_loss, focal_loss
-from segkit.criterion.partial_labels import mask_unannotated_logits
 from segkit.criterion.pooled_targets import PooledTargets, true_rows
 from segkit.criterion.query_groups import box_losses
-from segkit.criterion.sigmoid_classes import sigmoid_class_loss
 from segkit.data.batch import Batch
 from segkit.model.box_coding import from_pixels
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import Proposals
 from segkit.recipes.schema import LossConfig
 
-_PADDING = -100
-"""Label in the place of a query that an image does not have."""
 NOISE = 0.4
 """Largest shift of a side over the box's length: OpenSeeD's noise."""
 
@@ -95,9 +90,12 @@ def denoising_losses(
     count = distributed.mean_over_processes(count) * layers
     if not bool(has_target.any()):
         return {}
-    losses = {"class": config.classification * _class_loss(outputs, noised, batch, config, count)}
-    image, query = prompt_indices(noised, device)
     pairs = list(zip(batch.targets, noised.targets, strict=True))
+    labels = [target.labels[rows] for target, rows in pairs]
+    annotated = [target.annotated for target in batch.targets]
+    loss = known_class_loss(outputs.class_logits, labels, annotated, config)
+    losses = {"class": config.classification * loss / count}
+    image, query = prompt_indices(noised, device)
     true_boxes = torch.cat([target.boxes[rows] for target, rows in pairs])
     true_boxes = from_pixels(true_boxes, batch.images.shape[-2:]).to(device, non_blocking=True)
     boxes = outputs.boxes.transpose(0, 1)[:, image, query]  # (L, Q, 4)
@@ -114,23 +112,3 @@ def denoising_losses(
         losses["focal"] = config.focal * (trust * focal_loss(*sampled)).sum() / count
         losses["dice"] = config.dice * (trust * dice_loss(*sampled)).sum() / count
     return {f"denoising_{name}": config.denoising * loss for name, loss in losses.items()}
-
-
-def _class_loss(
-    outputs: Proposals, noised: BoxPrompts, batch: Batch, config: LossConfig, count: Tensor
-) -> Tensor:
-    """Class loss of all layers and queries, over `count`."""
-    logits = outputs.class_logits  # (B, L, Q, K + 1)
-    annotated = [target.annotated for target in batch.targets]
-    pairs = zip(batch.targets, noised.targets, strict=True)
-    labels = pad_sequence(
-        [target.labels[rows] for target, rows in pairs], batch_first=True, padding_value=_PADDING
-    )
-    labels = labels.to(logits.device, non_blocking=True)[:, None].expand(logits.shape[:3])
-    if config.classes == "sigmoid":
-        counted = labels != _PADDING
-        classes = labels.where(counted, logits.shape[-1] - 1)
-        return sigmoid_class_loss(logits, classes, counted, annotated)
-    logits = mask_unannotated_logits(logits, annotated).flatten(0, 2)
-    loss = F.cross_entropy(logits, labels.flatten(), ignore_index=_PADDING, reduction="sum")
-    return loss / count

@@ -209,7 +209,8 @@ class SetCriterion(nn.Module):
     def _class_loss(self, matching: Matching, classes: Tensor, counted: Tensor) -> Tensor:
         """Cross-entropy of the rows that remain after MERGE, background weighted down; their mean.
 
-        With `loss.classes` = sigmoid, `sigmoid_class_loss` of the same rows.
+        With `loss.classes` = sigmoid, `sigmoid_class_loss` of the same rows, over the number of
+        matched proposals.
 
         Unmatched proposals on void do not count, as panoptic quality does not count them: they may
         show crowds, void, and whatever else an image that is not exhaustive contains.
@@ -222,7 +223,9 @@ class SetCriterion(nn.Module):
         logits, annotated = matching.proposals.class_logits, matching.annotated
         if self.config.classes == "sigmoid":
             counted = counted.to(logits.device, non_blocking=True)
-            return sigmoid_class_loss(logits, classes, counted, annotated)
+            matched = (classes < logits.shape[-1] - 1).sum().float()
+            loss = sigmoid_class_loss(logits, classes, counted, annotated)
+            return loss / distributed.mean_over_processes(matched).clamp(min=1)
         if any(classes is not None for classes in annotated):
             is_matched = classes < logits.shape[-1] - 1
             logits = torch.where(

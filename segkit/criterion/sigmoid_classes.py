@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkit import distributed
 from segkit.criterion.losses import focal_terms
 
 
@@ -36,9 +35,7 @@ def sigmoid_class_cost(class_logits: Tensor, labels: Tensor) -> Tensor:
 def sigmoid_class_loss(
     class_logits: Tensor, classes: Tensor, counted: Tensor, annotated: Sequence[Tensor | None]
 ) -> Tensor:
-    """Sum of the focal losses of all classes, over the number of matched proposals.
-
-    Every process must call it.
+    """Sum of the focal losses of all classes of the proposals that count.
 
     Args:
         class_logits: (B, L, N, K + 1), background last.
@@ -54,5 +51,4 @@ def sigmoid_class_loss(
     if any(flags is not None for flags in annotated):
         full = [torch.ones(count) if flags is None else flags.float() for flags in annotated]
         loss = loss * torch.stack(full).to(loss.device, non_blocking=True)[:, None, None]
-    matched = (classes < count).sum().float()
-    return loss.sum() / distributed.mean_over_processes(matched).clamp(min=1)
+    return loss.sum()

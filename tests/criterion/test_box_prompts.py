@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torchvision.ops import sigmoid_focal_loss
 
 from segkit import distributed
 from segkit.criterion.box_prompts import MAX_BOXES, box_prompt_losses, sample_box_prompts
@@ -66,6 +67,35 @@ def test_prompts_without_a_label_are_classified() -> None:
     assert prompts.labels[0].tolist() == [-1, -1]
     terms = losses(perfect_proposals(batch.targets, extra=0), prompts, batch, CONFIG)
     assert terms["conditioned_class"] < 1e-3
+
+
+def test_a_class_that_was_not_annotated_is_not_learned() -> None:
+    """The second class has not been annotated: its logit gets no gradient, and is no mistake."""
+    image = rectangles((8, 8, 40, 40), labels=(0,))
+    partly = replace(image, annotated=torch.tensor([True, False, True]))
+    for classes in ("softmax", "sigmoid"):
+        config = LossConfig.model_validate({"label_dropout": 1.0, "classes": classes})
+        for target, learned in ((image, True), (partly, False)):
+            batch = make_batch(target)
+            truth = perfect_proposals(batch.targets, extra=0)
+            logits = torch.zeros_like(truth.class_logits).requires_grad_()
+            terms = losses(
+                truth._replace(class_logits=logits), sampled(batch, config), batch, config
+            )
+            terms["conditioned_class"].backward()
+            assert bool((logits.grad[..., 1] != 0).any()) == learned
+            assert (logits.grad[..., 0] < 0).all()
+
+
+def test_sigmoid_classes_of_prompts_have_the_focal_loss() -> None:
+    batch = make_batch(rectangles((8, 8, 40, 40), (20, 0, 64, 28), labels=(0, 1)))
+    config = LossConfig(box_noise=0.0, label_dropout=1.0, classes="sigmoid")
+    truth = perfect_proposals(batch.targets, extra=0)
+    logits = torch.randn(1, 1, 2, 4, generator=torch.Generator().manual_seed(1))
+    terms = losses(truth._replace(class_logits=logits), sampled(batch, config), batch, config)
+    margins = logits[0, 0, :, :3] - logits[0, 0, :, 3:]
+    expected = sigmoid_focal_loss(margins, torch.eye(3)[:2], alpha=0.25, gamma=2, reduction="sum")
+    torch.testing.assert_close(terms["conditioned_class"], config.box_prompts * expected / 2)
 
 
 def test_boxes_without_masks_teach_their_extent() -> None:

@@ -24,6 +24,8 @@ from tests.training.two_processes import (
     QUIET,
     SAVED,
     STEPS,
+    UNEVEN,
+    denoised_losses,
     quiet_trainer,
     stop_after,
     summary,
@@ -260,3 +262,12 @@ def test_foreground_queries_of_two_processes_train_as_those_of_one(
         assert row["losses"] == pytest.approx(expected_row["losses"], rel=1e-3)
         assert row["gradient_norm"] == pytest.approx(expected_row["gradient_norm"], rel=1e-2)
     assert rows[0]["gradient_norm"] == pytest.approx(expected[0]["gradient_norm"], rel=1e-4)
+
+
+def test_a_process_without_things_denoises_with_the_others(results: list[dict[str, Any]]) -> None:
+    """The mean over the processes is the loss of their joint batch."""
+    expected = denoised_losses(*UNEVEN)
+    assert "denoising_class" in expected and "class" in expected
+    for name in expected:
+        mean = sum(result["denoised"].get(name, 0.0) for result in results) / 2
+        assert mean == pytest.approx(expected[name], rel=1e-4), name

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from segkit import distributed
-from segkit.data.batch import Batch
+from segkit.criterion.denoising import sample_denoising
+from segkit.criterion.set_criterion import SetCriterion
+from segkit.data.batch import Batch, Targets
 from segkit.errors import SegkitError
+from segkit.model.dataseg import DataSeg
+from segkit.recipes.schema import LossConfig, ModelConfig
 from segkit.stopping import StoppedError
 from segkit.training.logging import StepRecord
 from segkit.training.optimizer import named_state
@@ -21,6 +26,7 @@ from segkit.training.setup import TrainingSetup
 from segkit.training.sharding import full_state_dict
 from segkit.training.train import _build_mix, _build_trainer, train
 from segkit.training.trainer import Callbacks, Trainer
+from tests.criterion.scenes import IS_THING, make_batch, rectangles
 from tests.training.stand_in import batches, freeze_mode, make_trainer, take_steps
 
 PARALLEL = ("ddp", "fsdp")
@@ -39,6 +45,19 @@ QUIET = [
 ]
 FOREGROUND = [*QUIET, "model.foreground=4", "data.mixing=all"]
 """Every step ends with a batch of boxes, in which the learned queries do not run."""
+SMALL = ModelConfig(
+    backbone="test_efficientnet",
+    text_dim=16,
+    hidden_dim=16,
+    mask_dim=8,
+    queries=5,
+    rounds=1,
+    heads=2,
+    feedforward_dim=16,
+    foreground=4,
+)
+UNEVEN = rectangles((4, 8, 32, 40), (36, 0, 64, 20)), rectangles((0, 0, 64, 64), labels=(2,))
+"""The first process has things, the second has not."""
 LEFT_BY_ONE, LEFT_BY_TWO = "left-by-one", "left-by-two"
 """Runs that were interrupted after three steps."""
 BEST = ["training.evaluate_every=3", "training.publish=best", "training.keep_checkpoints=1"]
@@ -161,6 +180,22 @@ def take_varied_steps(tiny: str, sets: list[str], *overrides: str) -> dict[str, 
     }
 
 
+def denoised_losses(*images: Targets) -> dict[str, float]:
+    """Losses of images with focal classes and denoising, of untrained weights."""
+    config = LossConfig(pairwise=0.0, box_prompts=0.0, denoising=1.0, classes="sigmoid")
+    torch.manual_seed(0)
+    model = DataSeg(SMALL).eval()
+    text = F.normalize(torch.randn(len(IS_THING), SMALL.text_dim), dim=1)
+    batch = make_batch(*images)
+    noised = sample_denoising(batch, config, torch.Generator().manual_seed(0))
+    things = torch.nonzero(IS_THING)[:, 0]
+    with torch.no_grad():
+        outputs = model(batch.images, text, things=things, noised=noised)
+        criterion = SetCriterion(config, {batch.dataset: IS_THING})
+        losses = criterion(outputs, batch, None, 0, None, noised)
+    return {name: float(loss) for name, loss in losses.items()}
+
+
 def resume_runs(out: Path, tiny: str, sets: list[str]) -> None:
     """Leave an interrupted run for one process, and resume that of one process."""
     data = [(spec, 1.0) for spec in sets]
@@ -176,6 +211,7 @@ def main(out: Path, tiny: str, *sets: str) -> None:
     with distributed.process_group(torch.device("cpu")):
         results = train_stand_ins(out) | train_runs(out, tiny, list(sets))
         results["varied"] = take_varied_steps(tiny, list(sets[:2]))
+        results["denoised"] = denoised_losses(UNEVEN[distributed.rank()])
         resume_runs(out, tiny, list(sets))
         (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(results))
 
