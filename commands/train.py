@@ -215,7 +215,9 @@ def _plan(
 
 def _notes(recipe: "Recipe", out: Path, resume: bool) -> list[str]:
     """Notes for the start of a run at step 0: what the user might not expect."""
-    notes = []
+    from segkit.recipes.effects import effect_notes
+
+    notes = effect_notes(recipe)
     if resume:
         notes.append(f"nothing to resume in {out}: training starts from its first step")
     if recipe.model.backbone_weights is None and recipe.model.init_from is None:

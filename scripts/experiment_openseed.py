@@ -53,6 +53,8 @@ COMMON = ("data.mixing=all", "inference.pseudo_score=0.0")
 """Changes of every row: OpenSeeD's joint step, and a mask for every box."""
 FOREGROUND = 0.6
 """Share of foreground queries; OpenSeeD has 300 of 400, for up to 100 instances of an image."""
+LEARNED_BOXES = "model.foreground_boxes=learned"
+"""Decoupled without language-guided selection."""
 SHIFT = 0.5
 """Shift of a wrong box, relative to its width and height."""
 FIGURES = {
@@ -62,8 +64,6 @@ FIGURES = {
     "box_iou": ("box-prompted IoU", 3),
 }
 """Figure -> its title and decimals."""
-BASE = "shared queries"
-"""The row from which differences are taken."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,20 @@ class Row:
 
     overrides: tuple[str, ...] = ()
     decoupled: bool = False
-    """Make most of the queries foreground queries, which the names of things pick; as many in
+    """Make most of the queries foreground queries, at the boxes of selected cells; as many in
     all."""
     assist: str = "off"
     """`loss.box_assist`, after a quarter of the steps."""
     boxes: str = "exact"
     """Boxes to train on: exact, shuffled (classes), shifted or none."""
+    compared: str = "shared queries"
+    """The row from which differences are taken."""
 
 
 ROWS: Mapping[str, Row] = {
     "panoptic only": Row(boxes="none"),
-    BASE: Row(),
+    "shared queries": Row(),
+    "decoupled": Row((LEARNED_BOXES,), decoupled=True),
     "decoupled, text-topk": Row(decoupled=True),
     "decoupled, text-topk, assist (match)": Row(decoupled=True, assist="match"),
     "decoupled, text-topk, assist (pseudo)": Row(decoupled=True, assist="pseudo"),
@@ -90,10 +93,13 @@ ROWS: Mapping[str, Row] = {
     "assist (pseudo)": Row(assist="pseudo"),
     "projection only": Row(("loss.pairwise=0.0",)),
     "projection + assist (pseudo)": Row(("loss.pairwise=0.0",), assist="pseudo"),
-    "control of assist (pseudo): classes shuffled": Row(assist="pseudo", boxes="shuffled"),
-    "control of assist (pseudo): boxes shifted": Row(assist="pseudo", boxes="shifted"),
+    "control of assist (pseudo): classes shuffled": Row(
+        assist="pseudo", boxes="shuffled", compared="assist (pseudo)"
+    ),
+    "control of assist (pseudo): boxes shifted": Row(
+        assist="pseudo", boxes="shifted", compared="assist (pseudo)"
+    ),
 }
-"""Decoupled queries come with language-guided selection: the names of things pick them."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ def figures_of(name: str, seed: int, sets: Sets, arguments: argparse.Namespace) 
             data.append(wrong_boxes(sets.boxes, row.boxes, folder))
         overrides = [*sets.overrides, *COMMON, *row.overrides, f"loss.box_assist={row.assist}"]
         if row.decoupled:
-            overrides += decoupled_queries(arguments.recipe, overrides)
+            overrides += decoupled_queries(arguments.recipe, [*overrides, *arguments.set])
         if row.assist != "off":
             overrides.append(f"loss.box_assist_start={arguments.steps // 4}")
         pairs = [(str(shards.path), 1.0) for shards in data]
@@ -232,16 +238,17 @@ def figure_rows(results: Results) -> list[list[str]]:
 
 
 def difference_rows(results: Results) -> list[list[str]]:
-    """One line for each row but the base: differences from the base with the same seed."""
+    """One line for each row: differences from the row it is compared with, of the same seed."""
     rows = []
     for name, seeds in results.items():
-        pairs = list(zip(seeds, results.get(BASE, []), strict=False))
-        if name != BASE and pairs:
+        compared = ROWS[name].compared
+        pairs = list(zip(seeds, results.get(compared, []), strict=False))
+        if name != compared and pairs:
             cells = [
                 interval([row[key] - base[key] for row, base in pairs], digits)
                 for key, (_, digits) in FIGURES.items()
             ]
-            rows.append([name, str(len(pairs)), *cells])
+            rows.append([name, compared, str(len(pairs)), *cells])
     return rows
 
 
@@ -260,7 +267,8 @@ def write(results: Results, arguments: argparse.Namespace) -> None:
     (arguments.out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
     text = f"{title}\n\n{markdown(columns, figure_rows(results))}"
     if differences := difference_rows(results):
-        text += f"\nDifference from {BASE!r} of the same seed:\n\n{markdown(columns, differences)}"
+        columns = ("row", "difference from", *columns[1:])
+        text += f"\n{markdown(columns, differences)}"
     (arguments.out / "results.md").write_text(text)
     Console().print(table(title, columns, figure_rows(results)))
 

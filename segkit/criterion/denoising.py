@@ -28,7 +28,7 @@ from segkit.model.dataseg import Proposals
 from segkit.recipes.schema import LossConfig
 
 NOISE = 0.4
-"""Largest shift of a side over the box's length: OpenSeeD's noise."""
+"""Largest shift of a side over the box's length, as OpenSeeD's noise of center and size allows."""
 
 
 def sample_denoising(

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from segkit.criterion.partial_labels import mask_unannotated_logits
+from segkit.model.class_probability import class_probability
 from segkit.model.dataseg import Proposals
-from segkit.recipes.schema import MERGE_THRESHOLD
+from segkit.recipes.schema import MERGE_THRESHOLD, ClassLoss
 from segkit.shards.manifest import Task
 
 
@@ -38,6 +39,7 @@ def group_proposals(
     mergeable: Tensor,
     threshold: float = MERGE_THRESHOLD,
     foreground: int = 0,
+    classes: ClassLoss = "softmax",
 ) -> Tensor:
     """Group the proposals that are confident of the same mergeable class.
 
@@ -47,12 +49,13 @@ def group_proposals(
         mergeable: (K,) bool.
         threshold: a proposal is grouped where its class's probability is above this.
         foreground: the last proposals, this many, do not join groups of the proposals before them.
+        classes: how the logits were trained.
 
     Returns:
         Heads (..., N) int64: the row that each proposal is merged into, the first of its group.
     """
     count = class_logits.shape[-2]
-    probability, winner = class_logits.softmax(-1).max(-1)  # (..., N)
+    probability, winner = class_probability(class_logits, classes).max(-1)  # (..., N)
     grouped = torch.cat((mergeable, mergeable.new_zeros(1)))[winner] & (probability > threshold)
     rows = torch.arange(count, device=class_logits.device)
     same = winner[..., :, None] == winner[..., None, :]  # (..., N, N)
@@ -164,6 +167,7 @@ def merge_proposals(
     mergeable: Tensor | None,
     annotated: Sequence[Tensor | None],
     threshold: float,
+    classes: ClassLoss,
 ) -> MergedProposals:
     """Group the proposals of all layers and merge their class logits.
 
@@ -171,12 +175,12 @@ def merge_proposals(
         proposals: of the learned and the foreground queries.
         mergeable: (K,) bool or None, from `mergeable_classes`.
         annotated: (K,) bool for each image, the classes that may form groups; None means all.
-        threshold: as in `group_proposals`.
+        threshold, classes: as in `group_proposals`.
     """
     if mergeable is None:
         return MergedProposals(proposals.class_logits, proposals.mask_logits, heads=None)
     annotated_logits = mask_unannotated_logits(proposals.class_logits, annotated)
     foreground = 0 if proposals.boxes is None else proposals.boxes.shape[2]
-    heads = group_proposals(annotated_logits, mergeable, threshold, foreground)
+    heads = group_proposals(annotated_logits, mergeable, threshold, foreground, classes)
     class_logits = merge_classes(proposals.class_logits, heads)
     return MergedProposals(class_logits, proposals.mask_logits, heads)

@@ -154,7 +154,8 @@ class SetCriterion(nn.Module):
         objects = [target.select(rows) for target, rows in zip(targets, wholes, strict=True)]
         annotated = [target.annotated for target in batch.targets]
         mergeable = mergeable_classes(batch.task, self.is_thing[batch.dataset])
-        merged = merge_proposals(proposals, mergeable, annotated, self.config.merge_threshold)
+        threshold, classes = self.config.merge_threshold, self.config.classes
+        merged = merge_proposals(proposals, mergeable, annotated, threshold, classes)
         generator = torch.default_generator
         if self.config.points:
             generator = device_generator(generator, proposals.mask_logits.device)

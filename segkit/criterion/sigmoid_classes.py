@@ -1,7 +1,7 @@
 """Sigmoid classes: focal loss of each class against background (OpenSeeD, as Deformable DETR).
 
-The probability of a class by itself is the sigmoid of its logit less that of background. Softmax,
-by which inference reads the same logits, ranks the classes of a proposal equally.
+The probability of a class by itself is the sigmoid of its logit less that of background
+(`segkit.model.class_probability`).
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.criterion.losses import focal_terms
-
-
-def class_margins(class_logits: Tensor) -> Tensor:
-    """Logits of each class against background: (..., K + 1), background last, -> (..., K)."""
-    return class_logits[..., :-1] - class_logits[..., -1:]
+from segkit.model.class_probability import class_margins
 
 
 def sigmoid_class_cost(class_logits: Tensor, labels: Tensor) -> Tensor:

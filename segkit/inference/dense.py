@@ -17,6 +17,7 @@ from segkit.data.augment import Crop
 from segkit.inference.postprocess import VOID, LabeledMask, class_scores, panoptic
 from segkit.inference.upscale import bands, image_size, to_image
 from segkit.masks import rle
+from segkit.model.class_probability import class_probability
 from segkit.recipes.schema import InferenceConfig
 from segkit.shards.manifest import Task
 
@@ -66,16 +67,17 @@ def dense_masks(
     Returns:
         Masks that do not overlap. In the semantic task they cover the image.
     """
+    probability = class_probability(class_logits, config.classes)[:, :-1]  # (N, K)
     if task == "semantic":
         free = torch.ones(image_size(crop), dtype=torch.bool, device=cells.device)
-        return _class_regions(class_logits, mask_logits, cells, crop, config.dense, free)
+        return _class_regions(probability, mask_logits, cells, crop, config.dense, free)
     segments = panoptic(class_logits, mask_logits, crop, is_thing, config)
     things = [segment for segment in segments if bool(is_thing[segment.class_index])]
     free = torch.ones(image_size(crop), dtype=torch.bool)
     for thing in things:
         free &= ~torch.from_numpy(thing.mask)
     regions = _class_regions(
-        class_logits, mask_logits, cells, crop, config.dense, free.to(cells.device)
+        probability, mask_logits, cells, crop, config.dense, free.to(cells.device)
     )
     least = MIN_STUFF_SHARE * free.numel()
     return things + [
@@ -86,10 +88,9 @@ def dense_masks(
 
 
 def _class_regions(
-    class_logits: Tensor, mask_logits: Tensor, cells: Tensor, crop: Crop, share: float, free: Tensor
+    probability: Tensor, mask_logits: Tensor, cells: Tensor, crop: Crop, share: float, free: Tensor
 ) -> list[LabeledMask]:
     """Give each free pixel (H, W) the class with the highest score; the score is their mean."""
-    probability = class_logits.softmax(-1)[:, :-1]  # (N, K)
     size = (cells.shape[1], cells.shape[2])
     soft = F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
     coarse = _mix(class_scores(probability, soft.sigmoid()), cells, share)  # (K, h, w)

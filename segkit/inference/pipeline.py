@@ -1,7 +1,7 @@
 """The inference loop: load images, batch them by shape, run the model, post-process in order."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -62,6 +62,18 @@ class ModelOutput(Generic[Record]):
     """(F, 4) cx, cy, w, h in 0-1 across the padded image, of the last F proposals; None without
     foreground queries."""
 
+    def of_things(self) -> "ModelOutput[Record]":
+        """The proposals that may show things: with foreground queries, only theirs.
+
+        Learned queries are trained to show stuff then, and no set of instances or boxes trains
+        them, not even to tell its names from background.
+        """
+        if self.boxes is None:
+            return self
+        count = len(self.boxes)
+        logits = self.class_logits[-count:], self.mask_logits[-count:]
+        return replace(self, class_logits=logits[0], mask_logits=logits[1])
+
 
 Batch = list[tuple[int, ModelInput[Record]]]
 """Images of equal padded size, each with its index in the stream."""
@@ -89,6 +101,8 @@ def predict_images(
     label_masks = mask2former_masks if config.postprocess == "mask2former" else postprocess
 
     def label(output: ModelOutput[Record]) -> tuple[Record, list[LabeledMask]]:
+        if task == "instance":
+            output = output.of_things()
         is_thing, is_unseen = class_embeddings.is_thing, class_embeddings.is_unseen
         class_logits = penalize_seen(output.class_logits, is_unseen, config.seen_penalty)
         logits = class_logits, output.mask_logits

@@ -15,7 +15,8 @@ from segkit.criterion.merge_proposals import group_proposals, kept_rows, merge_m
 from segkit.data.augment import Crop
 from segkit.inference.upscale import BAND, bands, image_size
 from segkit.masks import rle
-from segkit.recipes.schema import InferenceConfig
+from segkit.model.class_probability import class_probability
+from segkit.recipes.schema import ClassLoss, InferenceConfig
 from segkit.sample import Segment
 from segkit.shards.manifest import Task
 from segkit.taxonomy import Taxonomy
@@ -68,7 +69,7 @@ def postprocess(
 ) -> list[LabeledMask]:
     """The masks of one image for a task; arguments as of `panoptic`."""
     if task == "semantic":
-        return semantic(class_logits, mask_logits, crop)
+        return semantic(class_logits, mask_logits, crop, config.classes)
     if task == "panoptic":
         return panoptic(class_logits, mask_logits, crop, is_thing, config)
     return instances(class_logits, mask_logits, crop, is_thing, config)
@@ -95,7 +96,9 @@ def penalize_seen(class_logits: Tensor, is_unseen: Tensor | None, penalty: float
     return torch.cat((penalized, background - lost), dim=-1)
 
 
-def semantic(class_logits: Tensor, mask_logits: Tensor, crop: Crop) -> list[LabeledMask]:
+def semantic(
+    class_logits: Tensor, mask_logits: Tensor, crop: Crop, classes: ClassLoss = "softmax"
+) -> list[LabeledMask]:
     """Give each pixel the class with the largest sum of p(class) * sigmoid(mask).
 
     The sum is over all proposals (MaskFormer, section 3.4).
@@ -104,12 +107,13 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, crop: Crop) -> list[Labe
         class_logits: (N, K + 1), background last.
         mask_logits: (N, h, w) at any stride, padding included.
         crop: how the image was resized and padded; it must hold the full image, not mirrored.
+        classes: how the logits were trained.
 
     Returns:
         One mask for each class that wins a pixel; together they cover the image, unless there are
         no classes. Score: mean fraction of the class in its pixels' sum over all classes.
     """
-    probability = class_logits.softmax(-1)[:, :-1]  # (N, K)
+    probability = class_probability(class_logits, classes)[:, :-1]  # (N, K)
     coarse = class_scores(probability, mask_logits.sigmoid())  # (K, h, w)
     # A class that is not among the two best of any coarse pixel wins 1 of 100,000 full-size pixels:
     # leaving it out saves most of the work.
@@ -125,9 +129,9 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, crop: Crop) -> list[Labe
         score = best / torch.einsum("n,nhw->hw", total, soft).clamp(min=1e-6)
         score_sums += torch.bincount(winner.flatten(), score.flatten().double(), len(candidates))
         labels[rows] = winner.to(labels.dtype)
-    classes, sums = candidates.tolist(), score_sums.tolist()
+    indices, sums = candidates.tolist(), score_sums.tolist()
     return [
-        LabeledMask(classes[row], region, image_size(crop), min(1.0, sums[row] / region.area))
+        LabeledMask(indices[row], region, image_size(crop), min(1.0, sums[row] / region.area))
         for row, region in rle.regions(labels.cpu().numpy()).items()
     ]
 
@@ -166,8 +170,8 @@ def panoptic(
     Returns:
         Masks that do not overlap; pixels in none of them are void.
     """
-    heads = group_proposals(class_logits, ~is_thing, config.score)  # (N,)
-    confidence, classes = class_logits.softmax(-1).max(-1)  # (N,)
+    heads = group_proposals(class_logits, ~is_thing, config.score, classes=config.classes)  # (N,)
+    confidence, classes = class_probability(class_logits, config.classes).max(-1)  # (N,)
     kept = kept_rows(heads) & (classes < len(is_thing)) & (confidence > config.score)
     if not bool(kept.any()):
         return []
@@ -213,7 +217,8 @@ def instances(
     Arguments as of `panoptic`. Masks may overlap, and one mask may occur with several classes,
     which mask AP rewards. Score: p(class) * mean of sigmoid(mask) within the mask.
     """
-    probability = class_logits.softmax(-1)[:, :-1].masked_fill(~is_thing, 0.0)  # (N, K)
+    probability = class_probability(class_logits, config.classes)[:, :-1]  # (N, K)
+    probability = probability.masked_fill(~is_thing, 0.0)
     count = min(config.instances, int(is_thing.sum()) * len(probability))
     if not count:
         return []

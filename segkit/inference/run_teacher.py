@@ -9,6 +9,7 @@ from segkit.inference.match_proposals import match_proposals
 from segkit.inference.pipeline import Image, ModelOutput, infer
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.teacher import Teacher
+from segkit.model.class_probability import class_probability
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import Strategy
 from segkit.runs.open_run import (
@@ -114,9 +115,11 @@ def assign_proposals(
         return image, image.image
 
     def match(output: ModelOutput[ImagePrompts]) -> Sequence[BoxMask | None]:
+        output = output.of_things()
         boxes, labels = output.record.boxes, list(output.record.labels)
-        probability = output.class_logits.softmax(-1)[:, labels].cpu().numpy()  # (N, Q)
-        return match_proposals(output.mask_logits, output.crop, probability, boxes, labels, config)
+        probability = class_probability(output.class_logits, config.classes)[:, labels]  # (N, Q)
+        of_boxes = probability.cpu().numpy()
+        return match_proposals(output.mask_logits, output.crop, of_boxes, boxes, labels, config)
 
     return infer(run.model, class_embeddings, prompts, read, match, config)
 

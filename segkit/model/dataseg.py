@@ -308,7 +308,8 @@ class DataSeg(nn.Module):
             track.position,
             scales,
             pixels,
-            mask_bias=track.mask_bias,
+            # of the masks' type, lest under autocast the masks of all queries become float32
+            mask_bias=lambda queries: track.mask_bias(queries).to(pixels.dtype),
             mask_addition=self._query_addition(text),
             independent=independent,
             aux_outputs=aux_outputs,

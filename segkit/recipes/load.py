@@ -50,7 +50,15 @@ def load_recipe(
     table, source = _read_table(str(name_or_file), warn=warn)
     for override in overrides:
         _apply_override(table, override)
+    _read_classes_as_trained(table)
     return _validate(table, source)
+
+
+def _read_classes_as_trained(table: dict[str, Any]) -> None:
+    """Set `inference.classes` to `loss.classes` unless it is set."""
+    loss, inference = table.get("loss"), table.setdefault("inference", {})
+    if isinstance(loss, dict) and isinstance(inference, dict) and "classes" in loss:
+        inference.setdefault("classes", loss["classes"])
 
 
 def _read_table(name_or_file: str, *, warn: bool) -> tuple[dict[str, Any], str]:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from segkit.recipes import schema, training_sections
+from segkit.recipes import inference_section, schema, training_sections
 from segkit.recipes.load import known_recipes, load_recipe
 from segkit.recipes.schema import Recipe
 
@@ -103,7 +103,9 @@ def _type_name(annotation: Any) -> str:
 def _attribute_texts() -> dict[tuple[str, str], str]:
     """The strings below the attributes of the sections: (class, attribute) -> text."""
     texts = {}
-    sources = (inspect.getsource(module) for module in (training_sections, schema))
+    sources = (
+        inspect.getsource(module) for module in (training_sections, inference_section, schema)
+    )
     for node in (node for source in sources for node in ast.parse(source).body):
         if not isinstance(node, ast.ClassDef):
             continue

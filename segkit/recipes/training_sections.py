@@ -13,6 +13,8 @@ from segkit.text.encoders import MINILM
 MaskPolicy = Literal["mask", "box", "none"]
 """mask: train on a segment's mask where it has one; box: train on its box only; none: treat the
 segment as void."""
+ClassLoss = Literal["softmax", "sigmoid"]
+"""How classes are trained and read: exclusive, or each by itself against background."""
 Precision = Literal["fp32", "bf16", "fp16"]
 """Autocast type of the forward pass; weights stay float32."""
 

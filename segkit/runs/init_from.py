@@ -23,7 +23,14 @@ from segkit.text.encoding import Encoding
 if TYPE_CHECKING:
     from segkit.model.dataseg import DataSeg
 
-_NOT_ARCHITECTURE = {"init_from", "backbone_weights", "freeze_norm", "label_content", "drop_path"}
+_NOT_ARCHITECTURE = {
+    "init_from",
+    "backbone_weights",
+    "freeze_norm",
+    "label_content",
+    "drop_path",
+    "refine_boxes",
+}
 """Keys of `ModelConfig` that may differ from the run whose weights are loaded."""
 RESOLVED_KEYS = ("pixel_mean", "pixel_std", "text_dim")
 """Keys of `ModelConfig` that are resolved when training starts, unless the recipe sets them."""
@@ -138,8 +145,12 @@ def _check_run(
     config: ModelConfig, encoding: Encoding, run: Recipe, run_encoding: Encoding, folder: Path
 ) -> None:
     """Raise InputError where a model differs from a run in architecture or encoding."""
-    added = {key for key in _ADDED_PARTS if not _has_part(run.model, key)}
-    _check_architecture(config, run.model.model_dump(exclude=_NOT_ARCHITECTURE | added), folder)
+    free = _NOT_ARCHITECTURE | {key for key in _ADDED_PARTS if not _has_part(run.model, key)}
+    if not run.model.foreground:
+        free.add("foreground_boxes")
+    elif config.foreground and config.foreground_boxes == run.model.foreground_boxes == "cells":
+        free.add("foreground")  # cells serve any number of queries
+    _check_architecture(config, run.model.model_dump(exclude=free), folder)
     if run_encoding != encoding:
         message = (
             f"its class names were encoded by {run_encoding.name}, these by {encoding.name}, "

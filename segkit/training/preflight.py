@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segkit.data.check_sets import check_sets, require_boxes, require_scores, require_targets
+from segkit.data.check_sets import (
+    check_sets,
+    require_boxes,
+    require_scores,
+    require_targets,
+    require_things,
+)
 from segkit.data.mask_policy import (
     PolicyCounts,
     count_policies,
@@ -25,6 +31,7 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.metrics.evaluate import check_task
 from segkit.metrics.task_metrics import EvalOptions
+from segkit.recipes.effects import require_effects
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import RESOLVED_KEYS, resolve_init_from
@@ -113,6 +120,9 @@ def check_inputs(
     recipe = resolve_unseen(recipe, datasets)
     check_sets(datasets, recipe.data)
     require_targets(datasets, recipe.data)
+    require_effects(recipe)
+    if recipe.model.foreground:
+        require_things(datasets, boxes="loss.denoising" if recipe.loss.denoising else None)
     if recipe.loss.box_assist != "off":
         require_boxes(datasets, recipe.data)
     if recipe.loss.trust_scores:

@@ -17,6 +17,7 @@ from segkit.data.targets import build_targets
 from segkit.distributed import autocast
 from segkit.inference.pipeline import Image, load_batches, upload
 from segkit.masks import rle
+from segkit.model.class_probability import class_probability
 from segkit.model.dataseg import DataSeg, Proposals
 from segkit.runs.run import Run
 from segkit.sample import Sample
@@ -134,8 +135,9 @@ class BankCollector:
         pooled = PooledTargets.from_targets(targets)
         pooled = pooled.select(torch.nonzero(~targets.is_part)[:, 0])
         annotated = [targets.annotated]
-        threshold = self.run.recipe.loss.merge_threshold
-        merged = merge_proposals(proposals, self.mergeable, annotated, threshold)
+        loss = self.run.recipe.loss
+        threshold, classes = loss.merge_threshold, loss.classes
+        merged = merge_proposals(proposals, self.mergeable, annotated, threshold, classes)
         costs = self.matcher.start(merged, [pooled], annotated, self.generator)
         indices = self.matcher.finish(costs)
         heads = torch.arange(len(features))  # (N,) each proposal by itself
@@ -145,7 +147,8 @@ class BankCollector:
         for row, target in zip(indices.query.tolist(), indices.target.tolist(), strict=True):
             labels[heads == row] = pooled.labels[target].cpu()
         free = costs.background[0, 0] & (labels < 0)
-        background = proposals.class_logits[0, -1].softmax(-1)[:, -1].cpu()  # (N,)
+        probability = class_probability(proposals.class_logits[0, -1], classes)  # (N, K + 1)
+        background = probability[:, -1].cpu()
         candidates = torch.nonzero(free)[:, 0]
         chosen = candidates[background[candidates].argsort(stable=True)[: self.no_object]]
         labels[chosen] = len(self.data.taxonomy.categories)

@@ -157,10 +157,10 @@ def test_proposals_are_grouped_by_their_annotated_classes() -> None:
     masks = torch.randn(1, 1, 3, 4, 4)
     mergeable, partly = torch.tensor([True, True]), torch.tensor([True, False])
     proposals = Proposals(classes, masks)
-    merged = merge_proposals(proposals, mergeable, [None], 0.5)
+    merged = merge_proposals(proposals, mergeable, [None], 0.5, "softmax")
     assert merged.heads.tolist() == [[[0, 1, 0]]]
     assert merged.kept.tolist() == [[[True, True, False]]]
-    merged = merge_proposals(proposals, mergeable, [partly], 0.5)
+    merged = merge_proposals(proposals, mergeable, [partly], 0.5, "softmax")
     assert merged.heads.tolist() == [[[0, 0, 2]]], "without class 1, the first two show class 0"
     torch.testing.assert_close(merged.class_logits[0, 0, 0], torch.tensor([7.0, 4.5, 0.0]))
     assert merged.mask_logits is masks, "masks are merged where they are needed"

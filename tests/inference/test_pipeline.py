@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from segkit.data.augment import full_image_crop
 from segkit.inference.outputs import predicted_sample
-from segkit.inference.pipeline import PATIENCE, predict_images
+from segkit.inference.pipeline import PATIENCE, ModelOutput, predict_images
 from segkit.inference.postprocess import LabeledMask, encode, postprocess
 from segkit.masks import rle
 from segkit.model.dataseg import DataSeg, Outputs, Proposals
@@ -118,6 +118,19 @@ def test_batches_equal_single_images(model: Confident, task: Task) -> None:
             assert (dense[0] != dense[1]).mean() < 2e-3, "only rounding may differ"
         segments += len(expected)
     assert segments >= 2 * len(SIZES)
+
+
+def test_only_foreground_queries_show_instances() -> None:
+    """Confident learned queries, which were not trained on things, are left out."""
+    logits, masks = torch.zeros(5, 3), torch.randn(5, 8, 8)
+    logits[:, 0] = torch.tensor([9.0, 9.0, 1.0, 2.0, 3.0])
+    crop = full_image_crop(32, 32, size=32)
+    output = ModelOutput("image", crop, logits, masks, boxes=torch.rand(3, 4))
+    things = output.of_things()
+    assert torch.equal(things.class_logits, logits[2:])
+    assert torch.equal(things.mask_logits, masks[2:])
+    everything = ModelOutput("image", crop, logits, masks)
+    assert everything.of_things() is everything
 
 
 def test_the_model_knows_the_padding(model: Confident) -> None:

@@ -143,6 +143,21 @@ def test_padding_does_not_reach_the_image() -> None:
     assert torch.allclose(to_image(logits, crop), torch.full((1, 40, 40), 5.0))
 
 
+def test_sigmoid_classes_rank_proposals_by_themselves() -> None:
+    """Two plausible names take nothing from each other, as softmax would have it."""
+    sigmoid = CONFIG.model_copy(update={"classes": "sigmoid"})
+    both = torch.tensor([True, True])
+    masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10))
+    logits = torch.tensor([[1.0, 1.0, 0.0], [0.5, -5.0, 0.0]])
+    assert instances(logits, masks, CROP, both, CONFIG)[0].proposal == 1
+    first, second, third, _ = instances(logits, masks, CROP, both, sigmoid)
+    assert {first.proposal, second.proposal} == {0} and third.proposal == 1
+    assert first.score == pytest.approx(torch.tensor(1.0).sigmoid().item(), abs=1e-4)
+    assert not panoptic(logits[:1], masks[:1], CROP, both, CONFIG), "softmax: 0.42 each"
+    (segment,) = panoptic(logits[:1], masks[:1], CROP, both, sigmoid)
+    assert segment.score == pytest.approx(first.score, abs=1e-4)
+
+
 def test_masks_convert_to_segments() -> None:
     taxonomy = Taxonomy("own", (Category(7, "cup", "thing"), Category(9, "floor", "stuff")))
     masks = panoptic(

@@ -189,3 +189,14 @@ def test_box_assist_needs_box_prompts_and_its_start_an_effect() -> None:
         load_recipe("dataseg-mini", ["loss.box_assist_start=9"])
     recipe = load_recipe("dataseg-mini", ["loss.box_assist_start=9", "loss.box_assist=match"])
     assert recipe.loss.box_assist_start == 9
+
+
+def test_classes_are_read_as_they_are_trained(tmp_path: Path) -> None:
+    assert load_recipe("dataseg-mini").inference.classes == "softmax"
+    assert load_recipe("dataseg-mini", ["loss.classes=sigmoid"]).inference.classes == "sigmoid"
+    other = ["loss.classes=sigmoid", "inference.classes=softmax"]
+    assert load_recipe("dataseg-mini", other).inference.classes == "softmax"
+    assert load_recipe("openseed-swin-t").inference.classes == "sigmoid"
+    file = tmp_path / "old.toml"  # as a run of an earlier version has it
+    file.write_text('[loss]\nclasses = "sigmoid"\n[inference]\nscore = 0.3\n')
+    assert load_recipe(file).inference.classes == "sigmoid"

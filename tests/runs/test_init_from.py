@@ -158,6 +158,29 @@ def test_foreground_queries_and_drop_path_are_added_to_a_run_without_them(
     }
 
 
+def test_any_number_of_cells_serves_the_weights_of_a_run(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    data = [(str(toy_set.path), 1.0)]
+    train(tiny, data, tmp_path / "run", device="cpu", steps=1, overrides=["model.foreground=3"])
+    more = ["model.foreground=5", "model.refine_boxes=true"]
+    model = DataSeg(load_recipe(tiny, more).model)
+    init_from(model, str(tmp_path / "run"), Encoding())
+    before = load_file(tmp_path / "run" / "v1" / "model.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    learned = load_recipe(tiny, ["model.foreground=3", "model.foreground_boxes=learned"]).model
+    with pytest.raises(InputError, match=r"differ in model\.foreground_boxes"):
+        init_from(DataSeg(learned), str(tmp_path / "run"), Encoding())
+
+
+def test_learned_boxes_are_added_to_a_run_without_foreground(trained: Path, tiny: Path) -> None:
+    learned = load_recipe(tiny, ["model.foreground=3", "model.foreground_boxes=learned"]).model
+    model = DataSeg(learned)
+    init_from(model, str(trained), Encoding())
+    state, before = model.state_dict(), load_file(trained / "model.safetensors")
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+
+
 def test_prompt_maps_are_added_to_a_run_without_them(trained: Path, tiny: Path) -> None:
     settings = ["model.prompt_maps=true", "loss.matching=false", "loss.max_box_prompts=1"]
     model = DataSeg(load_recipe(tiny, settings).model)

@@ -115,6 +115,23 @@ def test_a_run_predicts_every_task(
         assert figures["box"]["ap"] is not None and figures["ap"] is not None
 
 
+def test_instances_come_from_foreground_queries(
+    trained: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    """Other learned queries change no instance, but stuff."""
+    labels = {}
+    for name in ("trained", "noise"):
+        run = load_run(trained)
+        run.model.text_classifier.background.data.zero_()
+        if name == "noise":
+            run.model.query_content.weight.data.normal_()
+        for task in ("instance", "semantic"):
+            predicted = predict_set(run, toy_set, task, tmp_path / name / task)
+            labels[name, task] = [sample.segments for sample in predicted.samples()]
+    assert labels["trained", "instance"] == labels["noise", "instance"]
+    assert labels["trained", "semantic"] != labels["noise", "semantic"]
+
+
 @pytest.mark.parametrize("classes", [["sky"], ["cat"], ["sky", "cat", "a dog"]])
 def test_any_vocabulary_serves(trained: Path, classes: list[str]) -> None:
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)

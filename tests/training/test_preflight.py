@@ -117,6 +117,43 @@ def test_boxes_without_masks_are_required_to_assist_them(toy: ShardSet, tmp_path
     check_inputs(load_recipe(file, [assist]), [*data, (str(boxes.path), 1.0)], [])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.classes=sigmoid", "loss.matching=false"], "box prompts alone name nothing"),
+        (["loss.classes=sigmoid", "loss.background=0.2"], "focal loss has no weight"),
+        (["loss.box_assist=match", "loss.focal=0", "loss.dice=0"], "no loss and no cost"),
+        (
+            ["model.foreground=3", "inference.boxes=head", "loss.box_l1=0", "loss.box_giou=0"],
+            "nothing trains the box head",
+        ),
+    ],
+)
+def test_keys_without_an_effect_are_refused(
+    overrides: list[str], message: str, toy: ShardSet, tmp_path: Path
+) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")), overrides)
+    with pytest.raises(InputError, match=message):
+        check_inputs(recipe, [(str(toy.path), 1.0)], [])
+
+
+def test_foreground_queries_need_things(toy: ShardSet, tmp_path: Path) -> None:
+    file = str(write_recipe(tmp_path / "tiny.toml"))
+    recipe = load_recipe(file, ["model.foreground=3", "loss.denoising=1"])
+    stuff = tuple(replace(category, kind="stuff") for category in TAXONOMY.categories)
+    taxonomy = replace(TAXONOMY, categories=stuff)
+    negatives = changed(toy, tmp_path / "negatives", nothing, "instance", taxonomy)
+    check_inputs(recipe, [(str(toy.path), 1.0)], [])
+    with pytest.raises(InputError, match="none of its classes is a thing"):
+        check_inputs(recipe, [(str(toy.path), 1.0), (str(negatives.path), 1.0)], [])
+    landscape = changed(toy, tmp_path / "stuff", only_stuff, taxonomy=taxonomy)
+    with pytest.raises(InputError, match="no class of the data sets is a thing"):
+        check_inputs(recipe, [(str(landscape.path), 1.0)], [])
+    unions = changed(toy, tmp_path / "unions", lambda segment: segment, "semantic")
+    with pytest.raises(InputError, match="those of semantic sets are unions"):
+        check_inputs(recipe, [(str(unions.path), 1.0)], [])
+
+
 def test_what_can_be_refused_is_refused_before_torch(toy: ShardSet, tmp_path: Path) -> None:
     crowds = changed(toy, tmp_path / "crowds", crowd)
     interrupted, publishing = tmp_path / "interrupted", tmp_path / "publishing"
