@@ -29,6 +29,7 @@ from experiments import (
     interval,
     markdown,
     options,
+    parse,
     run_script,
     scene_sets,
     train_once,
@@ -206,7 +207,7 @@ def main() -> None:
         action="store_true",
         help="train a row for --steps steps on each of its sets, times the set's sampling weight",
     )
-    arguments = parser.parse_args()
+    arguments = parse(parser, "data", "per_set", "points")
     scenes = arguments.data == "scenes"
     sets = demo_sets(arguments.out) if scenes else real_sets(arguments.sets, arguments.out)
     results: Results = {}

@@ -22,6 +22,7 @@ from experiments import (
     backbone_overrides,
     markdown,
     options,
+    parse,
     run_script,
     train_once,
 )
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=REAL_DATA, help="the real data, with weights")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     results: dict[tuple[str, float], list[Figures]] = {}
     for arm in arguments.arms:
         shares = [0.0] if arm == "off" else arguments.shares

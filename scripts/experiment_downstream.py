@@ -28,6 +28,7 @@ from experiments import (
     kept_figures,
     markdown,
     options,
+    parse,
     run_script,
     scene_sets,
     slug,
@@ -171,7 +172,7 @@ def main() -> None:
     parser.add_argument("--data", choices=("scenes", "real"), default="scenes")
     parser.add_argument("--labeler", type=Path, help="trained run, for the real data")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
-    arguments = parser.parse_args()
+    arguments = parse(parser, "data")
     if (arguments.data == "real") != (arguments.labeler is not None):
         parser.error("--data real needs --labeler, and only it takes one")
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,7 @@ from experiments import (
     interval,
     markdown,
     options,
+    parse,
     run_script,
     scene_sets,
     train_once,
@@ -320,7 +321,7 @@ def main() -> None:
         "--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS), metavar="A"
     )
     parser.add_argument("--table", action="store_true", help="train nothing: only the table")
-    arguments = parser.parse_args()
+    arguments = parse(parser, "base_steps")
     pages = []
     for title in arguments.directions:
         direction = DIRECTIONS[title]

@@ -22,6 +22,7 @@ from experiments import (
     backbone_overrides,
     markdown,
     options,
+    parse,
     run_script,
     train_once,
 )
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument(
         "--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS), metavar="NAME"
     )
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     sets: Path = arguments.sets
     arguments.data = [(str(resolve(sets / f"{name}-train")), 1.0) for name in ("coco", "camvid")]
     panoptic, semantic = (ShardSet.open(sets / f"{name}-val") for name in ("coco", "camvid"))

@@ -28,6 +28,7 @@ from experiments import (
     interval,
     markdown,
     options,
+    parse,
     run_script,
     scene_sets,
     train_once,
@@ -277,7 +278,7 @@ def main() -> None:
     parser = options(__doc__, out="openseed", seeds=[0, 1, 2])
     parser.add_argument("--data", choices=("scenes", "real"), default="scenes")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
-    arguments = parser.parse_args()
+    arguments = parse(parser, "data")
     sets = demo_sets(arguments.out) if arguments.data == "scenes" else real_sets(arguments.sets)
     results: Results = {}
     for seed in arguments.seeds:

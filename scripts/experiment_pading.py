@@ -30,6 +30,7 @@ from experiments import (
     interval,
     markdown,
     options,
+    parse,
     run_script,
     train_once,
 )
@@ -215,7 +216,7 @@ def main() -> None:
         help="change a setting of the second stage",
     )
     parser.add_argument("--train-only", action="store_true", help="train the runs and stop")
-    arguments = parser.parse_args()
+    arguments = parse(parser, "part", "scenes")
     part = PARTS[arguments.part](arguments)
     if arguments.train_only:
         for seed in arguments.seeds:

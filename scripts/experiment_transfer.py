@@ -33,6 +33,7 @@ from experiments import (
     markdown,
     mean_interval,
     options,
+    parse,
     run_script,
     slug,
     train_once,
@@ -243,7 +244,7 @@ def main() -> None:
     parser.add_argument(
         "--layer-weight", type=float, default=6.0, help="sampling weight of the pseudo-masks"
     )
-    arguments = parser.parse_args()
+    arguments = parse(parser, "round_steps", "layer_weight")
     arguments.out.mkdir(parents=True, exist_ok=True)
     experiment = Experiment(arguments)
     changes = "".join(f" --set {item}" for item in arguments.set)

@@ -13,7 +13,7 @@ from scipy.stats import t
 from segkit.atomic import folder_lock
 from segkit.commands.common import print_line, stderr
 from segkit.demo.demo import convert_scenes, generate_scenes
-from segkit.errors import SegkitError
+from segkit.errors import InputError, SegkitError
 from segkit.inference.run_teacher import RunTeacher
 from segkit.inference.teacher import Teacher
 from segkit.runs.open_run import load_run
@@ -52,6 +52,32 @@ def options(description: str | None, *, out: str, seeds: Sequence[int]) -> argpa
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe key"
     )
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, *pinned: str) -> argparse.Namespace:
+    """Parse the arguments of an experiment, whose runs and figures stay in --out.
+
+    Args:
+        parser: from `options`.
+        pinned: arguments, beside --recipe, --steps and --set, that all calls with the same --out
+            must share: the name of a run or a figure says nothing of them.
+
+    Raises:
+        InputError: --out holds runs of other arguments.
+    """
+    arguments = parser.parse_args()
+    values = {key: getattr(arguments, key) for key in ("recipe", "steps", "set", *pinned)}
+    file: Path = arguments.out / "settings.json"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values, indent=1) + "\n")
+    kept = json.loads(file.read_text())
+    for key, value in values.items():
+        if kept.get(key, value) != value:
+            option = key.replace("_", "-")
+            message = f"--{option} is {value}, but the runs here were made with {kept[key]}"
+            raise InputError(message, file=file, hint="give another --out")
+    return arguments
 
 
 def backbone_overrides(weights: Path) -> list[str]:
