@@ -86,6 +86,7 @@ class Row:
 ROWS: Mapping[str, Row] = {
     "panoptic only": Row(boxes="none"),
     "shared queries": Row(),
+    "sigmoid classes": Row(("loss.classes=sigmoid",)),
     "decoupled": Row((LEARNED_BOXES,), decoupled=True),
     "decoupled, text-topk": Row(decoupled=True),
     "decoupled, text-topk, assist (match)": Row(decoupled=True, assist="match"),

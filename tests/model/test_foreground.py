@@ -172,10 +172,17 @@ def test_no_cell_beyond_the_image_is_selected() -> None:
 def test_foreground_queries_start_within_the_image(model: DataSeg) -> None:
     padding = torch.zeros(2, 64, 96, dtype=torch.bool)
     padding[0, :, 32:] = True
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        scales, _ = model.pixel_decoder(model.backbone(images))
+        _, within = model._select_cells(scales, embeddings(4)[THINGS], padding)
+        _, anywhere = model._select_cells(scales, embeddings(4)[THINGS], None)
+    assert bool((anywhere[0, :, 0] > 1 / 3).any()), "else the padding makes no difference"
+    assert bool((within[0, :, 0] < 1 / 3).all()), "centers in the left third, which is the image"
+    assert torch.equal(within[1], anywhere[1])
     with_padding, without = run(model, padding=padding).queries, run(model).queries
     assert with_padding is not None and without is not None
     assert not torch.equal(with_padding.boxes[0], without.boxes[0])
-    torch.testing.assert_close(with_padding.boxes[1], without.boxes[1])
 
 
 def test_selection_ignores_the_order_of_names_and_follows_their_change(model: DataSeg) -> None:

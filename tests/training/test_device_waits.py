@@ -64,6 +64,7 @@ def take_losses(
         noised = sample_denoising(batch, recipe.loss, torch.default_generator)
         learned = runs_learned_queries(batch.task)
         groups = {"learned_queries": learned, "things": things, "noised": noised}
+        groups["padding"] = batch.padding()
     groups["dense"] = recipe.loss.dense > 0
     outputs = torch.func.functional_call(model, state, (batch.images, text, prompts), groups)
     losses: dict[str, Tensor] = criterion(outputs, batch, prompts, 0, None, noised)
