@@ -55,7 +55,7 @@ def coco_instances(
     from segkit.shards.reader import ShardSet
 
     report = export_instances(ShardSet.open(data), out, images=images, datumaro=datumaro)
-    _show(data, out, report, as_json)
+    _show("coco-instances", data, out, report, as_json)
 
 
 @app.command("coco-panoptic")
@@ -75,7 +75,7 @@ def coco_panoptic(
     from segkit.shards.reader import ShardSet
 
     report = export_panoptic(ShardSet.open(data), out, images=images, datumaro=datumaro)
-    _show(data, out, report, as_json)
+    _show("coco-panoptic", data, out, report, as_json)
 
 
 @app.command("yolo")
@@ -95,7 +95,7 @@ def yolo(
 
     Example: segkit export yolo --data work/train --data work/val --out exported --images
     """
-    _export_yolo(data, out, polygons, images, as_json)
+    _export_yolo("yolo", data, out, polygons, images, as_json)
 
 
 @app.command("yolo-seg")
@@ -114,7 +114,7 @@ def yolo_seg(
 
     Example: segkit export yolo-seg --data work/coco-train --out exported --images
     """
-    _export_yolo(data, out, True, images, as_json)
+    _export_yolo("yolo-seg", data, out, True, images, as_json)
 
 
 @app.command()
@@ -134,7 +134,7 @@ def voc(
     from segkit.export.voc_xml import export_voc
     from segkit.shards.reader import ShardSet
 
-    _show(data, out, export_voc(ShardSet.open(data), out, images=images), as_json)
+    _show("voc", data, out, export_voc(ShardSet.open(data), out, images=images), as_json)
 
 
 @app.command()
@@ -161,7 +161,7 @@ def labelstudio(
 
     prefix = f"{LOCAL_FILES}images/" if image_prefix is None else image_prefix
     report = export_label_studio(ShardSet.open(data), out, images=images, image_prefix=prefix)
-    _show(data, out, report, as_json)
+    _show("labelstudio", data, out, report, as_json)
 
 
 @app.command()
@@ -181,7 +181,7 @@ def cvat(
     from segkit.export.cvat_dump import export_cvat
     from segkit.shards.reader import ShardSet
 
-    _show(data, out, export_cvat(ShardSet.open(data), out, images=images), as_json)
+    _show("cvat", data, out, export_cvat(ShardSet.open(data), out, images=images), as_json)
 
 
 @app.command()
@@ -201,7 +201,7 @@ def labelme(
     from segkit.export.labelme_files import export_labelme
     from segkit.shards.reader import ShardSet
 
-    _show(data, out, export_labelme(ShardSet.open(data), out, images=images), as_json)
+    _show("labelme", data, out, export_labelme(ShardSet.open(data), out, images=images), as_json)
 
 
 @app.command()
@@ -222,10 +222,18 @@ def semantic(
     from segkit.export.semantic_png import export_semantic
     from segkit.shards.reader import ShardSet
 
-    _show(data, out, export_semantic(ShardSet.open(data), out, images=images, void=void), as_json)
+    _show(
+        "semantic",
+        data,
+        out,
+        export_semantic(ShardSet.open(data), out, images=images, void=void),
+        as_json,
+    )
 
 
-def _export_yolo(data: list[str], out: Path, polygons: bool, images: bool, as_json: bool) -> None:
+def _export_yolo(
+    format_name: str, data: list[str], out: Path, polygons: bool, images: bool, as_json: bool
+) -> None:
     """Write one or several sets, each given as SET or as SPLIT=SET."""
     from segkit.export.yolo import export_yolo
     from segkit.shards.reader import ShardSet
@@ -237,10 +245,10 @@ def _export_yolo(data: list[str], out: Path, polygons: bool, images: bool, as_js
         splits.append(split if is_split else None)
         sets.append(ShardSet.open(name if is_split else text))
     report = export_yolo(sets, out, polygons=polygons, images=images, splits=splits)
-    _show(", ".join(data), out, report, as_json)
+    _show(format_name, ", ".join(data), out, report, as_json)
 
 
-def _show(data: str, out: Path, report: "ExportReport", as_json: bool) -> None:
+def _show(format_name: str, data: str, out: Path, report: "ExportReport", as_json: bool) -> None:
     fields = report.to_json()
     dropped, altered = (
         ", ".join(f"{code} {count}" for code, count in fields[key].items()) or "none"
@@ -253,6 +261,6 @@ def _show(data: str, out: Path, report: "ExportReport", as_json: bool) -> None:
         ("altered", altered),
         ("files", ", ".join(fields["files"])),
     ]
-    result = {"data": data, "path": str(out.resolve()), **fields}
+    result = {"format": format_name, "data": data, "path": str(out.resolve()), **fields}
     tables = [table(str(out), ("", ""), rows)]
     emit(result, schema="segkit.export/1", as_json=as_json, tables=tables)

@@ -93,6 +93,18 @@ def _word(value: object) -> str:
     return shlex.quote(str(value))
 
 
+_SOURCES = {
+    "coco-instances": "coco",
+    "coco-panoptic": "coco",
+    "yolo": "yolo",
+    "yolo-seg": "yolo",
+    "voc": "voc-boxes",
+    "labelstudio": "labelstudio",
+    "cvat": "cvat",
+    "labelme": "labelme",
+    "semantic": "semantic",
+}
+"""Format of an export -> the source that reads it."""
 _STEPS: dict[str, Callable[[Result], str | None]] = {
     "segkit.convert": _convert,
     "segkit.validate": _validate,
@@ -133,7 +145,7 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
     "segkit.benchmark": _evaluated,
     "segkit.browse": lambda result: "segkit export FORMAT --data SET --out DIR",
     "segkit.review": lambda result: f"segkit inspect {_path(result)}",
-    "segkit.export": lambda result: "segkit convert SOURCE --help",
+    "segkit.export": lambda result: f"segkit convert {_SOURCES[result['format']]} --help",
     "segkit.demo": lambda result: (
         f"segkit predict --checkpoint {_word(result['run'])} --images photos --out work/photos"
     ),

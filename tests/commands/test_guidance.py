@@ -84,6 +84,7 @@ def test_every_next_command_is_complete(tmp_path: Path, monkeypatch: pytest.Monk
         "run": "r",
         "masks": "m",
         "name": "n",
+        "format": "yolo",
         "parts": {"train": {"path": "p"}},
         "data": {"path": "work/truth"},
         "sets": ["a b", "c"],
@@ -101,6 +102,16 @@ def test_every_next_command_is_complete(tmp_path: Path, monkeypatch: pytest.Monk
             step = next_steps.next_step(f"{schema}/1", common | values)
             assert step is not None
             _parse(step)
+
+
+def test_the_next_command_after_an_export_reads_its_format() -> None:
+    commands = typer.main.get_command(app).commands
+    for name in commands["export"].commands:
+        step = next_steps.next_step("segkit.export/1", {"format": name})
+        assert step is not None
+        source = shlex.split(step)[2]
+        assert source in commands["convert"].commands and name.startswith(source[:3])
+        _run(step)
 
 
 def test_boxes_of_a_newcomer_are_labeled_by_the_next_command(
