@@ -13,7 +13,7 @@ from segkit.export.destination import (
     write_images,
     write_taxonomy,
 )
-from segkit.export.xml_text import check_xml_text, to_xml, xml_class_names
+from segkit.export.xml_text import check_xml_file_name, to_xml, xml_class_names
 from segkit.masks import rle
 from segkit.masks.boxes import tight_box
 from segkit.sample import Sample, Segment
@@ -42,7 +42,7 @@ def export_cvat(data: ShardSet, out: str | Path, *, images: bool = False) -> Exp
             file.write(b"<version>1.1</version>\n")
             file.write(to_xml(_meta(data, list(names.values()))))
             for number, sample in enumerate(data.samples(check_masks=True)):
-                check_xml_text(sample.file_name, data)
+                check_xml_file_name(sample, data)
                 file.write(to_xml(_image(number, sample, names, report)))
             file.write(b"</annotations>\n")
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)

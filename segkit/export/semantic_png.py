@@ -19,6 +19,7 @@ from segkit.shards.reader import ShardSet
 from segkit.sources.labels_file import write_labels
 
 _DEFAULT_VOID = 255
+_MAX_INDICES = 2**16
 
 
 def export_semantic(
@@ -36,7 +37,7 @@ def export_semantic(
         void: index of pixels without a class; by default the source's own, or else 255.
 
     Raises:
-        InputError: a class id does not fit in a PNG, or is the index of void.
+        InputError: a class id or `void` does not fit in a PNG, or they are equal.
         SegkitError: masks of different classes share pixels.
     """
     require_kind(data, ("semantic", "panoptic"), "semantic PNGs", "its masks may overlap")
@@ -71,10 +72,15 @@ def _check_indices(data: ShardSet, void: int) -> None:
         name = data.taxonomy.by_id[void].name
         message = f"index {void} of pixels without a label is also class {name}"
         raise InputError(message, file=data.path, hint="give another index with --void")
-    for index in (void, *data.taxonomy.by_id):
-        if not 0 <= index < 2**16:
-            message = f"index {index} does not fit in a PNG"
-            raise InputError(message, file=data.path, hint="relabel the set first")
+    if not 0 <= void < _MAX_INDICES:
+        message = f"index {void} of pixels without a label does not fit in a PNG"
+        hint = f"give --void an index from 0 to {_MAX_INDICES - 1} that no class has"
+        raise InputError(message, file=data.path, hint=hint)
+    for category in data.taxonomy.categories:
+        if not 0 <= category.id < _MAX_INDICES:
+            message = f"the id {category.id} of class {category.name!r} does not fit in a PNG"
+            hint = f"give the class an id from 0 to {_MAX_INDICES - 1} with `segkit relabel`"
+            raise InputError(message, file=data.path, hint=hint)
 
 
 def _write_mask(

@@ -16,7 +16,7 @@ from segkit.export.destination import (
     write_images,
     write_taxonomy,
 )
-from segkit.export.xml_text import check_xml_text, to_xml, xml_class_names
+from segkit.export.xml_text import check_xml_file_name, to_xml, xml_class_names
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
@@ -64,7 +64,7 @@ def _annotation(
 ) -> bytes:
     root = Element("annotation")
     folder, _, name = sample.file_name.rpartition("/")
-    check_xml_text(sample.file_name, data)
+    check_xml_file_name(sample, data)
     SubElement(root, "folder").text = folder
     SubElement(root, "filename").text = name
     size = SubElement(root, "size")

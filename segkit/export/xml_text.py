@@ -3,6 +3,7 @@
 from xml.etree.ElementTree import Element, indent, tostring
 
 from segkit.errors import InputError
+from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
 
@@ -13,17 +14,23 @@ def xml_class_names(data: ShardSet) -> dict[int, str]:
         InputError: a name has a character that XML does not allow.
     """
     names = data.taxonomy.unique_names
-    for name in names.values():
-        check_xml_text(name, data)
+    for class_id, name in names.items():
+        hint = "rename the class with `segkit relabel`"
+        _check_text(name, "class name", data, f"class {class_id}", hint)
     return names
 
 
-def check_xml_text(text: str, data: ShardSet) -> None:
-    """Raise InputError if a name in a set has a character that XML 1.0 does not allow."""
-    bad = next((letter for letter in text if not _is_allowed(ord(letter))), None)
-    if bad is not None:
-        message = f"the name {text!r} has a character that XML does not allow"
-        raise InputError(message, file=data.path, hint="rename it with `segkit relabel`")
+def check_xml_file_name(sample: Sample, data: ShardSet) -> None:
+    """Raise InputError if the file name of an image has a character that XML does not allow."""
+    hint = "rename the file in the source of the set and convert it again"
+    _check_text(sample.file_name, "file name", data, f"image {sample.id}", hint)
+
+
+def _check_text(text: str, noun: str, data: ShardSet, record: str, hint: str) -> None:
+    """Raise InputError if a text has a character that XML 1.0 does not allow."""
+    if not all(_is_allowed(ord(letter)) for letter in text):
+        message = f"the {noun} {text!r} has a character that XML does not allow"
+        raise InputError(message, file=data.path, record=record, hint=hint)
 
 
 def to_xml(element: Element, *, declaration: bool = False) -> bytes:

@@ -55,3 +55,15 @@ def test_labels_of_any_name_are_read_back(tmp_path):
     labels = tmp_path / "out" / "labels.txt"
     assert len(labels.read_text("utf-8").splitlines()) == len(names)
     assert {entry.id: entry.name for entry in read_labels(labels).categories} == names
+
+
+@pytest.mark.parametrize("void", [-1, 70000])
+def test_the_hint_for_an_index_of_void_names_its_option(tmp_path, void):
+    data = panoptic(tmp_path / "set", [toy_sample(1)])
+    with pytest.raises(InputError, match=f"index {void} of pixels without .* --void an index"):
+        export_semantic(data, tmp_path / "out", void=void)
+    taxonomy = Taxonomy("wide", (Category(70000, "x", "stuff"),))
+    options = {**OPTIONS, "taxonomy": taxonomy, "kind": "semantic"}
+    wide = write_set(tmp_path / "wide", [(Sample("s", "s.jpg", 5, 4), None)], Header(**options))
+    with pytest.raises(InputError, match=r"id 70000 of class 'x' .* `segkit relabel`"):
+        export_semantic(wide, tmp_path / "out")

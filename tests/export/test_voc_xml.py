@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from segkit.errors import InputError
+from segkit.export.cvat_dump import export_cvat
 from segkit.export.voc_xml import export_voc
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
@@ -19,11 +20,16 @@ def boxed(*box: float, **fields: object) -> Segment:
     return Segment(3, "thing", box, None, box[2] * box[3], **fields)  # type: ignore[arg-type]
 
 
-def written(root: Path, *segments: Segment, taxonomy: Taxonomy = TAXONOMY) -> ShardSet:
+def written(
+    root: Path,
+    *segments: Segment,
+    taxonomy: Taxonomy = TAXONOMY,
+    file_name: str = "street/a.jpg",
+) -> ShardSet:
     header = Header(
         taxonomy=taxonomy, kind="boxes", name="toy", command="t", split="val", arguments={}
     )
-    sample = Sample("7", "street/a.jpg", 32, 24, segments)
+    sample = Sample("7", file_name, 32, 24, segments)
     return write_set(root / "set", [(sample, picture(1))], header)
 
 
@@ -54,9 +60,17 @@ def test_names_are_escaped_or_refused(tmp_path: Path) -> None:
     assert root.findtext("object/name") == '<a> & "b" ü'
     bad = Taxonomy("bad", (Category(3, "a\x01b", "thing"),))
     data = written(tmp_path / "bad", boxed(1, 1, 5, 5), taxonomy=bad)
-    with pytest.raises(InputError, match="a character that XML does not allow"):
+    with pytest.raises(InputError, match="rename the class with `segkit relabel`"):
         export_voc(data, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_the_hint_for_a_file_name_is_not_to_relabel(tmp_path: Path) -> None:
+    data = written(tmp_path, boxed(1, 1, 5, 5), file_name="a\x1bb.jpg")
+    for export in (export_voc, export_cvat):
+        with pytest.raises(InputError, match=r"image 7: the file name .* does not allow") as caught:
+            export(data, tmp_path / "out")
+        assert "relabel" not in str(caught.value)
 
 
 def test_supervision_reads_the_same_boxes(tmp_path: Path) -> None:
