@@ -42,7 +42,7 @@ def to_xml(element: Element, *, declaration: bool = False) -> bytes:
     """
     indent(element)
     text: bytes = tostring(element, encoding="utf-8", xml_declaration=declaration)
-    return text + b"\n"
+    return text.replace(b"\r", b"&#13;") + b"\n"  # a parser would take it for a line feed
 
 
 def _is_allowed(code: int) -> bool:

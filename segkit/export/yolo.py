@@ -237,6 +237,7 @@ def _data_yaml(placed: Sequence[tuple[str, str]], names: list[str]) -> str:
             rows.append(f"{split}: {folders[0] if len(folders) == 1 else json.dumps(folders)}")
     rows.append("names:")
     rows += [
-        f"  {index}: {json.dumps(name, ensure_ascii=False)}" for index, name in enumerate(names)
+        f"  {index}: {json.dumps(name, ensure_ascii=not name.isprintable())}"
+        for index, name in enumerate(names)
     ]
     return "\n".join(rows) + "\n"

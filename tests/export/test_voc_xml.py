@@ -58,6 +58,10 @@ def test_names_are_escaped_or_refused(tmp_path: Path) -> None:
     export_voc(written(tmp_path, boxed(1, 1, 5, 5), taxonomy=odd), tmp_path / "out")
     root = ElementTree.parse(tmp_path / "out" / "Annotations" / "street" / "a.xml").getroot()
     assert root.findtext("object/name") == '<a> & "b" ü'
+    control = Taxonomy("control", (Category(3, "a\rb", "thing"),))
+    export_voc(written(tmp_path / "cr", boxed(1, 1, 5, 5), taxonomy=control), tmp_path / "cr-out")
+    root = ElementTree.parse(tmp_path / "cr-out" / "Annotations" / "street" / "a.xml").getroot()
+    assert root.findtext("object/name") == "a\rb"
     bad = Taxonomy("bad", (Category(3, "a\x01b", "thing"),))
     data = written(tmp_path / "bad", boxed(1, 1, 5, 5), taxonomy=bad)
     with pytest.raises(InputError, match="rename the class with `segkit relabel`"):

@@ -17,6 +17,7 @@ from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
+from segkit.sources.data_yaml import read_data_yaml
 from segkit.taxonomy import Category, Taxonomy
 from tests.shards.conftest import TAXONOMY, picture
 
@@ -155,6 +156,16 @@ def test_labels_are_where_ultralytics_looks_for_them(tmp_path, name):
     (image,) = (tmp_path / "out").rglob("*.jpg")
     head, _, tail = image.as_posix().rpartition("/images/")
     assert Path(f"{head}/labels/{tail}").with_suffix(".txt").read_text().startswith("0 ")
+
+
+def test_class_names_of_any_characters_are_read_back(tmp_path):
+    names = ["del\x7fx", "esc\x1bx", "nel\x85x", "nl\nx", "no", "日本😀\x7f", "a: b # c"]
+    taxonomy = Taxonomy("odd", tuple(Category(i, name, "thing") for i, name in enumerate(names)))
+    header = Header(kind="boxes", **{**OPTIONS, "taxonomy": taxonomy})
+    data = write_set(tmp_path / "set", [(Sample("1", "a.jpg", 32, 24), picture(1))], header)
+    export_yolo([data], tmp_path / "out")
+    description = read_data_yaml(tmp_path / "out" / "data.yaml")
+    assert [category.name for category in description.categories] == names
 
 
 def test_splits_of_data_yaml(tmp_path):
