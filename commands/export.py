@@ -250,15 +250,16 @@ def _export_yolo(
 
 def _show(format_name: str, data: str, out: Path, report: "ExportReport", as_json: bool) -> None:
     fields = report.to_json()
-    dropped, altered = (
+    dropped, altered, images_altered = (
         ", ".join(f"{code} {count}" for code, count in fields[key].items()) or "none"
-        for key in ("dropped", "altered")
+        for key in ("dropped", "altered", "images_altered")
     )
     rows = [
         ("images", fields["images"]),
         ("annotations", fields["annotations"]),
         ("left out", dropped),
         ("altered", altered),
+        ("images altered", images_altered),
         ("files", ", ".join(fields["files"])),
     ]
     result = {"format": format_name, "data": data, "path": str(out.resolve()), **fields}

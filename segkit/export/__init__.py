@@ -9,5 +9,6 @@ cvat_dump.py         CVAT for images 1.1
 labelme_files.py     labelme
 prediction_files.py  prediction sets in the formats that other programs score
 xml_text.py          names that XML allows, elements as indented text
-destination.py       directory, file names and report of an export
+image_names.py       a file name for each image, before anything is written
+destination.py       image files and report of an export
 """

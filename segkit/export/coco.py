@@ -14,12 +14,13 @@ from segkit.atomic import new_directory
 from segkit.errors import InputError
 from segkit.export.destination import (
     ExportReport,
-    FileNames,
+    new_file_path,
     paint_masks,
     require_kind,
     split_name,
     write_images,
 )
+from segkit.export.image_names import ImageNames, plan_names
 from segkit.file_names import is_unsafe
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
@@ -60,6 +61,7 @@ def export_instances(
     kinds = ("instance", "boxes", "panoptic")
     require_kind(data, kinds, "COCO instances", "its regions are not instances")
     report = ExportReport(images=len(data))
+    names = _image_names(data, report, images)
     image_id = _image_ids(data)
     annotation_id = _annotation_ids(data)
 
@@ -79,8 +81,8 @@ def export_instances(
     with new_directory(out) as folder:
         paths = _Paths(folder, split_name(data), datumaro)
         name = f"instances_{split_name(data)}.json"
-        _write_json(paths.annotations / name, data, image_id, annotations())
-        _finish(data, paths, report, [name], images)
+        _write_json(paths.annotations / name, data, image_id, annotations(), names)
+        _finish(data, paths, report, [name], names if images else None)
     return report
 
 
@@ -106,17 +108,18 @@ def export_panoptic(
     reason = "its masks need not be a disjoint cover of the image"
     require_kind(data, ("panoptic",), "COCO panoptic", reason)
     report = ExportReport(images=len(data))
+    names = _image_names(data, report, images)
     image_id = _image_ids(data)
+    pngs = plan_names(data, lambda name: [name.with_suffix(".png")], rename=True)
     stem = f"panoptic_{split_name(data)}"
 
     def annotations(folder: Path) -> Iterator[dict[str, Any]]:
-        names = FileNames(folder / stem)
         for index, sample in enumerate(data.samples(check_masks=True)):
             masked = [segment for segment in sample.segments if segment.mask is not None]
             report.leave_out("box-only", len(sample.segments) - len(masked))
             report.annotations += len(masked)
             numbered = _number_segments(masked)
-            path = names.path(sample, ".png")
+            path = new_file_path(folder / stem, pngs.path(sample).with_suffix(".png"))
             masks = [(number, segment.mask or b"") for number, segment in numbered]
             _write_png(path, paint_masks(masks, sample, "a panoptic PNG"))
             yield {
@@ -129,8 +132,8 @@ def export_panoptic(
         paths = _Paths(folder, split_name(data), datumaro)
         (paths.annotations / stem).mkdir()
         rows = annotations(paths.annotations)
-        _write_json(paths.annotations / f"{stem}.json", data, image_id, rows)
-        _finish(data, paths, report, [f"{stem}.json", f"{stem}/"], images)
+        _write_json(paths.annotations / f"{stem}.json", data, image_id, rows, names)
+        _finish(data, paths, report, [f"{stem}.json", f"{stem}/"], names if images else None)
     return report
 
 
@@ -144,20 +147,34 @@ class _Paths:
         self.annotations.mkdir(exist_ok=True)
 
 
+def _image_names(data: ShardSet, report: ExportReport, images: bool) -> ImageNames:
+    """The file names of the images, and their count; images of equal bytes may share one."""
+    if not images:
+        report.add_same_names(data)
+        return ImageNames()
+    names = plan_names(data, lambda name: [name], rename=True, shared=True)
+    report.add_names(names)
+    return names
+
+
 def _finish(
-    data: ShardSet, paths: _Paths, report: ExportReport, files: list[str], images: bool
+    data: ShardSet, paths: _Paths, report: ExportReport, files: list[str], names: ImageNames | None
 ) -> None:
+    """List the files; write the images if they have names."""
     report.files.extend(paths.prefix + name for name in files)
-    if images:
-        write_images(data, paths.folder / paths.images)
+    if names is not None:
+        write_images(data, paths.folder / paths.images, names)
         report.files.append(paths.images)
 
 
-def _write_json(path: Path, data: ShardSet, image_id: ImageId, annotations: Rows) -> None:
+def _write_json(
+    path: Path, data: ShardSet, image_id: ImageId, annotations: Rows, names: ImageNames
+) -> None:
     """Write the JSON row by row; annotations may be a generator."""
     header = data.manifest.source_header
     images = (
-        _image(sample, image_id(index, sample)) for index, sample in enumerate(data.samples())
+        _image(sample, image_id(index, sample), names)
+        for index, sample in enumerate(data.samples())
     )
     lists: tuple[tuple[bytes, Rows, bytes], ...] = (
         (b'"images"', images, b",\n"),
@@ -198,7 +215,7 @@ def _categories(data: ShardSet) -> list[dict[str, Any]]:
     return rows
 
 
-def _image(sample: Sample, image_id: int | str) -> dict[str, Any]:
+def _image(sample: Sample, image_id: int | str, names: ImageNames) -> dict[str, Any]:
     """The source's image record, completed where it lacks a field."""
     fields = {
         "id": image_id,
@@ -213,6 +230,8 @@ def _image(sample: Sample, image_id: int | str) -> dict[str, Any]:
     # a turned photo has become a PNG; conversion accepts unsafe names that lead inside --images
     if len(suffixes) > 1 or is_unsafe(name) or "\\" in name:
         missing["file_name"] = sample.file_name
+    if sample.id in names.renamed:
+        missing["file_name"] = names[sample]
     return {**source, **missing}
 
 

@@ -3,7 +3,8 @@
 Masks are written as run lengths, with the exact pixels; segments without a mask are boxes.
 """
 
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, SubElement
 
 from segkit.atomic import new_directory
@@ -13,6 +14,7 @@ from segkit.export.destination import (
     write_images,
     write_taxonomy,
 )
+from segkit.export.image_names import ImageNames, plan_names
 from segkit.export.xml_text import check_xml_file_name, to_xml, xml_class_names
 from segkit.masks import rle
 from segkit.masks.boxes import tight_box
@@ -35,7 +37,13 @@ def export_cvat(data: ShardSet, out: str | Path, *, images: bool = False) -> Exp
         InputError: `out` is not empty, or a name has a character that XML does not allow.
     """
     names = xml_class_names(data)
+    file_names = ImageNames()
+    if images:
+        file_names = plan_names(data, _layout, rename=True)
     report = ExportReport(images=len(data), files=["annotations.xml", "taxonomy.json"])
+    report.add_names(file_names)
+    if not images:
+        report.add_same_names(data)
     with new_directory(out) as folder:
         with (folder / "annotations.xml").open("wb") as file:
             file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
@@ -43,13 +51,19 @@ def export_cvat(data: ShardSet, out: str | Path, *, images: bool = False) -> Exp
             file.write(to_xml(_meta(data, list(names.values()))))
             for number, sample in enumerate(data.samples(check_masks=True)):
                 check_xml_file_name(sample, data)
+                sample = replace(sample, file_name=file_names[sample])
                 file.write(to_xml(_image(number, sample, names, report)))
             file.write(b"</annotations>\n")
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
-            write_images(data, folder / "images")
+            write_images(data, folder / "images", file_names)
             report.files.append("images/")
     return report
+
+
+def _layout(name: PurePosixPath) -> list[PurePosixPath]:
+    """The image; and its name without the extension, which is its id after conversion."""
+    return ["images" / name, "stems" / name.with_suffix("")]
 
 
 def _meta(data: ShardSet, names: list[str]) -> Element:

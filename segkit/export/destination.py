@@ -1,8 +1,8 @@
-"""The destination of an export: safe file names, exclusive masks, a report."""
+"""The destination of an export: its image files, exclusive masks, a report."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError, SegkitError
-from segkit.file_names import is_unsafe
+from segkit.export.image_names import ImageNames, count_same_names, plan_names
 from segkit.images.orientation import without_orientation
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
@@ -28,7 +28,9 @@ class ExportReport:
     dropped: Counter[str] = field(default_factory=Counter)
     """Segments left out, by reason."""
     altered: Counter[str] = field(default_factory=Counter)
-    """Segments whose written form differs from their mask, by what was done to them."""
+    """Segments written differently, by what was done to them: to the mask, box or id."""
+    images_altered: Counter[str] = field(default_factory=Counter)
+    """Images written differently: `renamed` (the file), `same-name` (as another image)."""
     files: list[str] = field(default_factory=list)
     """Files and folders that were written, relative to the directory."""
 
@@ -37,6 +39,16 @@ class ExportReport:
         if count:
             self.dropped[reason] += count
 
+    def add_names(self, names: ImageNames) -> None:
+        """Count the images that have another file name than in the set."""
+        if names.renamed:
+            self.images_altered["renamed"] += len(names.renamed)
+
+    def add_same_names(self, data: ShardSet) -> None:
+        """Count images that the export names like others; it was asked for no image files."""
+        if same := count_same_names(data):
+            self.images_altered["same-name"] += same
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON values that `segkit export --json` prints."""
         return {
@@ -44,6 +56,7 @@ class ExportReport:
             "annotations": self.annotations,
             "dropped": dict(sorted(self.dropped.items())),
             "altered": dict(sorted(self.altered.items())),
+            "images_altered": dict(sorted(self.images_altered.items())),
             "files": self.files,
         }
 
@@ -56,36 +69,11 @@ def require_kind(data: ShardSet, kinds: tuple[str, ...], format_name: str, reaso
     raise InputError(message, file=data.path, hint=f"give a set of kind {' or '.join(kinds)}")
 
 
-class FileNames:
-    """Unique file names inside one folder of an export."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._sample_ids = folder, dict[PurePosixPath, str]()
-
-    def path(self, sample: Sample, suffix: str | None = None) -> Path:
-        """Return the path of a sample's file, and create its folder.
-
-        Args:
-            sample: its file name is used.
-            suffix: replaces the extension of the image.
-
-        Raises:
-            InputError: the name leads out of the folder, or another sample has it.
-        """
-        name = PurePosixPath(sample.file_name)
-        if is_unsafe(sample.file_name) or not name.name:
-            message = f"the file name {sample.file_name!r} leads out of the export"
-            hint = "convert from a source with plain names"
-            raise InputError(message, record=f"image {sample.id}", hint=hint)
-        name = name.with_suffix(suffix) if suffix else name
-        sample_id = self._sample_ids.setdefault(name, sample.id)
-        if sample_id != sample.id:
-            message = f"images {sample_id} and {sample.id} would both be written to {name}"
-            hint = "export them separately, see `segkit split`"
-            raise InputError(message, file=self._folder, hint=hint)
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+def new_file_path(folder: Path, name: PurePosixPath) -> Path:
+    """Return the path of a file in an export, and create its folder."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def single_objects(sample: Sample, report: ExportReport) -> Iterator[Segment]:
@@ -116,16 +104,22 @@ def paint_masks(
     return numbers
 
 
-def write_images(
-    data: ShardSet, folder: Path, rename: Callable[[Sample], Sample] = lambda sample: sample
-) -> None:
-    """Write every image file with the bytes of the source; `rename` may change its name.
+def write_images(data: ShardSet, folder: Path, names: ImageNames | None = None) -> None:
+    """Write every image file with the bytes of the source, once where several samples share it.
 
     Only an EXIF orientation goes: other programs would turn the pixels, which the labels fit.
+
+    Args:
+        data: the set.
+        folder: is created.
+        names: of `plan_names`; by default, each image has its own, and shares it.
     """
-    names = FileNames(folder)
+    if names is None:
+        names = plan_names(data, lambda name: [name], rename=True, shared=True)
     for sample in data.read_ahead(data.samples()):
-        names.path(rename(sample)).write_bytes(without_orientation(data.image_bytes(sample)))
+        path = new_file_path(folder, names.path(sample))
+        if not path.exists():
+            path.write_bytes(without_orientation(data.image_bytes(sample)))
 
 
 def write_taxonomy(path: Path, taxonomy: Taxonomy) -> None:

@@ -6,6 +6,7 @@ and segments come back with `segkit convert labelstudio`.
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from segkit.export.destination import (
     write_images,
     write_taxonomy,
 )
+from segkit.export.image_names import ImageNames, plan_names
 from segkit.export.xml_text import to_xml, xml_class_names
 from segkit.masks import brush_rle, rle
 from segkit.sample import Sample, Segment
@@ -52,12 +54,19 @@ def export_label_studio(
         InputError: `out` is not empty, or a class name has a character that XML does not allow.
     """
     names = xml_class_names(data)
+    file_names = ImageNames()
+    if images:
+        file_names = plan_names(data, lambda name: [name], rename=True, shared=True)
     files = ["tasks.json", "label_config.xml", "labels.txt", "taxonomy.json"]
     report = ExportReport(images=len(data), files=files)
+    report.add_names(file_names)
+    if not images:
+        report.add_same_names(data)
     with new_directory(out) as folder:
         with (folder / "tasks.json").open("w", encoding="utf-8") as file:
             file.write("[")
             for count, sample in enumerate(data.samples(check_masks=True)):
+                sample = replace(sample, file_name=file_names[sample])
                 task = _task(sample, names, data.manifest.name, image_prefix)
                 report.annotations += len(sample.segments)
                 file.write(",\n" if count else "\n")
@@ -67,7 +76,7 @@ def export_label_studio(
         write_labels(folder / "labels.txt", names)
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
-            write_images(data, folder / "images")
+            write_images(data, folder / "images", file_names)
             report.files.append("images/")
     return report
 

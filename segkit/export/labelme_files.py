@@ -6,7 +6,8 @@ Masks are shapes of type mask, with the exact pixels; segments without a mask ar
 import base64
 import json
 import posixpath
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,18 @@ import numpy as np
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
-    FileNames,
+    new_file_path,
     single_objects,
     write_images,
 )
+from segkit.export.image_names import plan_names
 from segkit.masks import rle
 from segkit.masks.boxes import tight_box
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.labels_file import write_labels
 
+_LABELS = "labels.txt"
 _VERSION = "5.5.0"  # of labelme, the first with masks is 5.3
 
 
@@ -42,15 +45,22 @@ def export_labelme(data: ShardSet, out: str | Path, *, images: bool = False) -> 
         InputError: `out` is not empty.
     """
     names = data.taxonomy.unique_names
-    report = ExportReport(images=len(data), files=["*.json", "labels.txt"])
+
+    def layout(name: PurePosixPath) -> list[PurePosixPath]:
+        return [name.with_suffix(".json"), *([name] if images else [])]
+
+    file_names = plan_names(data, layout, rename=images, listed=images, reserved=[_LABELS])
+    report = ExportReport(images=len(data), files=["*.json", _LABELS])
+    report.add_names(file_names)
     with new_directory(out) as folder:
-        paths = FileNames(folder)
         for sample in data.samples(check_masks=True):
+            sample = replace(sample, file_name=file_names[sample])
             content = _content(sample, names, report)
-            paths.path(sample, ".json").write_text(json.dumps(content, indent=1), "utf-8")
-        write_labels(folder / "labels.txt", names)
+            path = new_file_path(folder, PurePosixPath(sample.file_name).with_suffix(".json"))
+            path.write_text(json.dumps(content, indent=1), "utf-8")
+        write_labels(folder / _LABELS, names)
         if images:
-            write_images(data, folder)
+            write_images(data, folder, file_names)
             report.files.append("images beside their JSON files")
     return report
 

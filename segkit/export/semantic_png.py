@@ -1,6 +1,6 @@
 """Exports index PNGs: one map of class ids for each image."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -8,12 +8,13 @@ from segkit.atomic import new_directory
 from segkit.errors import InputError
 from segkit.export.destination import (
     ExportReport,
-    FileNames,
+    new_file_path,
     paint_masks,
     require_kind,
     write_images,
     write_taxonomy,
 )
+from segkit.export.image_names import plan_names
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.sources.labels_file import write_labels
@@ -37,23 +38,32 @@ def export_semantic(
         void: index of pixels without a class; by default the source's own, or else 255.
 
     Raises:
-        InputError: a class id or `void` does not fit in a PNG, or they are equal.
+        InputError: a class id or `void` does not fit in a PNG, or they are equal; or masks of two
+            images would be one file.
         SegkitError: masks of different classes share pixels.
     """
     require_kind(data, ("semantic", "panoptic"), "semantic PNGs", "its masks may overlap")
     index = void_index(data) if void is None else void
     _check_indices(data, index)
+
+    def layout(name: PurePosixPath) -> list[PurePosixPath]:
+        mask = "masks" / name.with_suffix(".png")
+        return [mask, "images" / name] if images else [mask]
+
     report = ExportReport(images=len(data), files=["masks/", "labels.txt", "taxonomy.json"])
+    names = plan_names(data, layout, rename=images, listed=images)
+    report.add_names(names)
     sixteen_bits = max((index, *data.taxonomy.by_id)) > 255
     with new_directory(out) as folder:
-        names = FileNames(folder / "masks")
+        (folder / "masks").mkdir()
         for sample in data.samples(check_masks=True):
-            _write_mask(names.path(sample, ".png"), sample, index, sixteen_bits, report)
+            path = new_file_path(folder / "masks", names.path(sample).with_suffix(".png"))
+            _write_mask(path, sample, index, sixteen_bits, report)
         labels = {entry.id: entry.source_name or entry.name for entry in data.taxonomy.categories}
         write_labels(folder / "labels.txt", labels)
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
-            write_images(data, folder / "images")
+            write_images(data, folder / "images", names)
             report.files.append("images/")
     return report
 

@@ -4,18 +4,20 @@ VOC counts pixels from 1 and includes the last one. Coordinates that are not who
 written as fractions, so that the box comes back to a millionth of a pixel.
 """
 
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, SubElement
 
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
-    FileNames,
+    new_file_path,
     require_kind,
     split_name,
     write_images,
     write_taxonomy,
 )
+from segkit.export.image_names import plan_names
 from segkit.export.xml_text import check_xml_file_name, to_xml, xml_class_names
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -41,30 +43,37 @@ def export_voc(data: ShardSet, out: str | Path, *, images: bool = False) -> Expo
     kinds = ("boxes", "instance", "panoptic")
     require_kind(data, kinds, "Pascal VOC", "its regions are not objects")
     names = xml_class_names(data)
+
+    def layout(name: PurePosixPath) -> list[PurePosixPath]:
+        annotation = "Annotations" / name.with_suffix(".xml")
+        return [annotation, "JPEGImages" / name] if images else [annotation]
+
+    file_names = plan_names(data, layout, rename=images, listed=images)
     main = f"ImageSets/Main/{split_name(data)}.txt"
     report = ExportReport(images=len(data), files=["Annotations/", main, "taxonomy.json"])
+    report.add_names(file_names)
     with new_directory(out) as folder:
-        paths = FileNames(folder / "Annotations")
+        (folder / "Annotations").mkdir()
         stems = []
         for sample in data.samples():
-            path = paths.path(sample, ".xml")
-            path.write_bytes(_annotation(sample, names, report, data))
-            stems.append(path.relative_to(folder / "Annotations").with_suffix("").as_posix())
+            check_xml_file_name(sample, data)
+            sample = replace(sample, file_name=file_names[sample])
+            name = PurePosixPath(sample.file_name)
+            path = new_file_path(folder / "Annotations", name.with_suffix(".xml"))
+            path.write_bytes(_annotation(sample, names, report))
+            stems.append(name.with_suffix("").as_posix())
         (folder / main).parent.mkdir(parents=True)
         (folder / main).write_text("".join(f"{name}\n" for name in stems), "utf-8")
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
-            write_images(data, folder / "JPEGImages")
+            write_images(data, folder / "JPEGImages", file_names)
             report.files.append("JPEGImages/")
     return report
 
 
-def _annotation(
-    sample: Sample, names: dict[int, str], report: ExportReport, data: ShardSet
-) -> bytes:
+def _annotation(sample: Sample, names: dict[int, str], report: ExportReport) -> bytes:
     root = Element("annotation")
     folder, _, name = sample.file_name.rpartition("/")
-    check_xml_file_name(sample, data)
     SubElement(root, "folder").text = folder
     SubElement(root, "filename").text = name
     size = SubElement(root, "size")

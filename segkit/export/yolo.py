@@ -8,8 +8,7 @@ bridge between two parts.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +17,13 @@ from segkit.atomic import new_directory
 from segkit.errors import InputError
 from segkit.export.destination import (
     ExportReport,
-    FileNames,
+    new_file_path,
     require_kind,
     split_name,
     write_images,
     write_taxonomy,
 )
+from segkit.export.image_names import plan_names
 from segkit.masks import rle
 from segkit.masks.boxes import corners
 from segkit.sample import Box, Sample, Segment
@@ -74,9 +74,18 @@ def export_yolo(
     things = [category for category in sets[0].taxonomy.categories if category.kind == "thing"]
     yolo_classes = {category.id: index for index, category in enumerate(things)}
     report = ExportReport(images=sum(map(len, sets)))
+
+    def layout(name: PurePosixPath) -> list[PurePosixPath]:
+        label = "labels" / name.with_suffix(".txt")
+        return [label, "images" / name] if images else [label]
+
+    file_names = [
+        plan_names(data, layout, rename=images, listed=images, base=_base_name) for data in sets
+    ]
+    for names in file_names:
+        report.add_names(names)
     with new_directory(out) as root:
-        for data, (_, folder) in zip(sets, placed, strict=True):
-            names = FileNames(root / "labels" / folder)
+        for data, names, (_, folder) in zip(sets, file_names, placed, strict=True):
             (root / "labels" / folder).mkdir(parents=True)
             report.files.append(f"labels/{folder}/")
             for sample in data.samples(check_masks=True):
@@ -85,9 +94,10 @@ def export_yolo(
                     for segment in sample.segments
                 )
                 text = "".join(line for line in lines if line)
-                names.path(_renamed(sample), ".txt").write_text(text, "utf-8")
+                name = names.path(sample).with_suffix(".txt")
+                new_file_path(root / "labels" / folder, name).write_text(text, "utf-8")
             if images:
-                write_images(data, root / "images" / folder, _renamed)
+                write_images(data, root / "images" / folder, names)
                 report.files.append(f"images/{folder}/")
         yaml = _data_yaml(placed, [category.name for category in things])
         (root / "data.yaml").write_text(yaml, "utf-8")
@@ -156,11 +166,10 @@ def _line(
     return " ".join([str(yolo_classes[segment.class_id]), *write(segment, sample, report)]) + "\n"
 
 
-def _renamed(sample: Sample) -> Sample:
-    """A sample whose file name has no folder `images`, which readers would replace by `labels`."""
+def _base_name(sample: Sample) -> str:
+    """The file name without folders `images`, which readers would replace by `labels`."""
     parts = sample.file_name.split("/")
-    name = "/".join([part for part in parts[:-1] if part != "images"] + parts[-1:])
-    return replace(sample, file_name=name)
+    return "/".join([part for part in parts[:-1] if part != "images"] + parts[-1:])
 
 
 def _polygon_numbers(segment: Segment, sample: Sample, report: ExportReport) -> Iterator[str]:
