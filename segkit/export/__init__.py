@@ -1,6 +1,7 @@
 """Native formats from shard sets.
 
 coco.py              COCO instances and COCO panoptic
+coco_records.py      image records and ids of COCO
 semantic_png.py      index PNGs of class ids
 yolo.py              YOLO: boxes or polygons, several sets as splits
 voc_xml.py           Pascal VOC boxes

@@ -1,10 +1,9 @@
 """Exports COCO JSON: instances, and panoptic with its PNGs; written as a stream."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from segkit.atomic import new_directory
 from segkit.errors import InputError
+from segkit.export.coco_records import AnnotationIds, Id, ImageRecords, decode, integer
 from segkit.export.destination import (
     ExportReport,
     new_file_path,
@@ -21,20 +21,13 @@ from segkit.export.destination import (
     write_images,
 )
 from segkit.export.image_names import ImageNames, plan_names
-from segkit.file_names import is_unsafe
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.coco_instances import RunLengths
 
 Rows = Iterable[dict[str, Any]]
-ImageId = Callable[[int, Sample], int | str]
-"""Index of a sample and the sample -> its image id."""
-_INTEGER = re.compile("-?[0-9]{1,18}")
-_RECORD = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_IDENTIFIER = msgspec.json.Decoder(int | str | None)
 _SEGMENTATION = msgspec.json.Decoder(RunLengths | list[list[float]])
-_Value = TypeVar("_Value")
 _MAX_IDS = 2**24  # a panoptic PNG codes an id in three bytes
 
 
@@ -44,8 +37,9 @@ def export_instances(
     """Write `instances_<split>.json`.
 
     Masks are the source's polygons verbatim where it had them, otherwise RLE; crowds are
-    uncompressed RLE as in COCO's own files. Stuff is left out and counted. A joined set (panoptic
-    and instances) returns the `segmentation` of its instances, with area and box as drawn.
+    uncompressed RLE as in COCO's own files. Ids are the source's where they are distinct. Stuff is
+    left out and counted. A joined set (panoptic and instances) returns the `segmentation` of its
+    instances, with area and box as drawn.
 
     Args:
         data: a set of kind instance, boxes or panoptic.
@@ -62,8 +56,8 @@ def export_instances(
     require_kind(data, kinds, "COCO instances", "its regions are not instances")
     report = ExportReport(images=len(data))
     names = _image_names(data, report, images)
-    image_id = _image_ids(data)
-    annotation_id = _annotation_ids(data)
+    records = ImageRecords(data, names)
+    annotation_ids = AnnotationIds(data)
 
     def annotations() -> Iterator[dict[str, Any]]:
         for index, sample in enumerate(data.samples(check_masks=True)):
@@ -76,13 +70,16 @@ def export_instances(
                     segment = _full_instance(segment, sample)
                 if datumaro:
                     segment = replace(segment, source_polygon=None)
-                yield _annotation(segment, sample, image_id(index, sample), annotation_id(segment))
+                annotation_id = annotation_ids.next(segment)
+                yield _annotation(segment, sample, records.id(index), annotation_id)
 
     with new_directory(out) as folder:
         paths = _Paths(folder, split_name(data), datumaro)
         name = f"instances_{split_name(data)}.json"
-        _write_json(paths.annotations / name, data, image_id, annotations(), names)
+        _write_json(paths.annotations / name, data, records, annotations(), report)
         _finish(data, paths, report, [name], names if images else None)
+    if annotation_ids.renumbered:
+        report.altered["renumbered"] += annotation_ids.renumbered
     return report
 
 
@@ -109,7 +106,7 @@ def export_panoptic(
     require_kind(data, ("panoptic",), "COCO panoptic", reason)
     report = ExportReport(images=len(data))
     names = _image_names(data, report, images)
-    image_id = _image_ids(data)
+    records = ImageRecords(data, names)
     pngs = plan_names(data, lambda name: [name.with_suffix(".png")], rename=True)
     stem = f"panoptic_{split_name(data)}"
 
@@ -123,7 +120,7 @@ def export_panoptic(
             masks = [(number, segment.mask or b"") for number, segment in numbered]
             _write_png(path, paint_masks(masks, sample, "a panoptic PNG"))
             yield {
-                "image_id": image_id(index, sample),
+                "image_id": records.id(index),
                 "file_name": path.relative_to(folder / stem).as_posix(),
                 "segments_info": [_segment_info(number, segment) for number, segment in numbered],
             }
@@ -132,7 +129,7 @@ def export_panoptic(
         paths = _Paths(folder, split_name(data), datumaro)
         (paths.annotations / stem).mkdir()
         rows = annotations(paths.annotations)
-        _write_json(paths.annotations / f"{stem}.json", data, image_id, rows, names)
+        _write_json(paths.annotations / f"{stem}.json", data, records, rows, report)
         _finish(data, paths, report, [f"{stem}.json", f"{stem}/"], names if images else None)
     return report
 
@@ -168,14 +165,13 @@ def _finish(
 
 
 def _write_json(
-    path: Path, data: ShardSet, image_id: ImageId, annotations: Rows, names: ImageNames
+    path: Path, data: ShardSet, records: ImageRecords, annotations: Rows, report: ExportReport
 ) -> None:
     """Write the JSON row by row; annotations may be a generator."""
+    if records.renumbered:
+        report.images_altered["renumbered"] += records.renumbered
     header = data.manifest.source_header
-    images = (
-        _image(sample, image_id(index, sample), names)
-        for index, sample in enumerate(data.samples())
-    )
+    images = (records.record(*entry) for entry in enumerate(data.samples()))
     lists: tuple[tuple[bytes, Rows, bytes], ...] = (
         (b'"images"', images, b",\n"),
         (b'"annotations"', annotations, b"}\n"),
@@ -205,7 +201,7 @@ def _categories(data: ShardSet) -> list[dict[str, Any]]:
     for native in natives if isinstance(natives, list) else ():
         if not isinstance(native, dict):
             continue
-        category = remaining.get(_integer(str(native.get("id"))) or 0)
+        category = remaining.get(integer(str(native.get("id"))) or 0)
         if category is not None and native.get("name") in (category.name, category.source_name):
             rows.append({**native, "isthing": int(category.kind == "thing")})
             del remaining[category.id]
@@ -215,104 +211,8 @@ def _categories(data: ShardSet) -> list[dict[str, Any]]:
     return rows
 
 
-def _image(sample: Sample, image_id: int | str, names: ImageNames) -> dict[str, Any]:
-    """The source's image record, completed where it lacks a field."""
-    fields = {
-        "id": image_id,
-        "file_name": sample.file_name,
-        "width": sample.width,
-        "height": sample.height,
-    }
-    source = _source_record(sample)
-    missing = {key: value for key, value in fields.items() if key not in source}
-    name = str(_source_text(source, "file_name"))
-    suffixes = {PurePosixPath(name).suffix, PurePosixPath(sample.file_name).suffix}
-    # a turned photo has become a PNG; conversion accepts unsafe names that lead inside --images
-    if len(suffixes) > 1 or is_unsafe(name) or "\\" in name:
-        missing["file_name"] = sample.file_name
-    if sample.id in names.renamed:
-        missing["file_name"] = names[sample]
-    return {**source, **missing}
-
-
-def _source_record(sample: Sample) -> dict[str, msgspec.Raw]:
-    """The source's image record, each value as it stands there; empty without one."""
-    if not sample.source:
-        return {}
-    record = _decode(_RECORD, sample.source, sample, "the source record")
-    return {key: value for key, value in record.items() if bytes(value).strip() != b"null"}
-
-
-def _source_text(source: Mapping[str, msgspec.Raw], key: str) -> int | str | None:
-    """A value of a source's image record that is an integer or text; None for any other."""
-    try:
-        value: int | str | None = _IDENTIFIER.decode(source.get(key, b"null"))
-        return value
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _source_image_id(sample: Sample) -> int | str | None:
-    return _source_text(_source_record(sample), "id")
-
-
-def _decode(decoder: msgspec.json.Decoder[_Value], text: str, sample: Sample, noun: str) -> _Value:
-    """A text of a row as a checked value; InputError names the image."""
-    try:
-        return decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        message, hint = f"{noun} is damaged ({error})", "`segkit validate` lists the damage"
-        raise InputError(message, record=f"image {sample.id}", hint=hint) from error
-
-
-def _image_ids(data: ShardSet) -> ImageId:
-    """Return a function that gives each sample its image id.
-
-    The id is that of the source's image record, or the sample's id as a number; if those are not
-    distinct numbers, samples are numbered 1, 2, ...
-    """
-    numbers = [_integer(s.id) for s in data.samples() if _source_image_id(s) is None]
-    distinct = None not in numbers and len(set(numbers)) == len(numbers)
-
-    def image_id(index: int, sample: Sample) -> int | str:
-        source_id = _source_image_id(sample)
-        if source_id is not None:
-            return source_id
-        number = _integer(sample.id)
-        return number if distinct and number is not None else index + 1
-
-    return image_id
-
-
-def _annotation_ids(data: ShardSet) -> Callable[[Segment], int | str]:
-    """Return a function that gives each segment its id in the source, or the next free number.
-
-    Ids of panoptic segments are unique only within their image: a repeated one is replaced.
-    """
-    used: set[int | str] | None = set() if data.manifest.kind == "panoptic" else None
-    ids = (_integer(segment.source_id) for sample in data.samples() for segment in sample.segments)
-    last = max((number for number in ids if number is not None), default=0)
-
-    def annotation_id(segment: Segment) -> int | str:
-        nonlocal last
-        number = _integer(segment.source_id)
-        source_id = segment.source_id if number is None else number
-        if source_id and (used is None or source_id not in used):
-            if used is not None:
-                used.add(source_id)
-            return source_id
-        last += 1
-        return last
-
-    return annotation_id
-
-
-def _integer(text: str | None) -> int | None:
-    return int(text) if text is not None and _INTEGER.fullmatch(text) else None
-
-
 def _annotation(
-    segment: Segment, sample: Sample, image_id: int | str, annotation_id: int | str
+    segment: Segment, sample: Sample, image_id: Id, annotation_id: Id
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": annotation_id,
@@ -336,7 +236,7 @@ def _full_instance(segment: Segment, sample: Sample) -> Segment:
     """
     if segment.source_polygon is None or segment.mask_from != "human":
         return segment
-    segmentation = _decode(_SEGMENTATION, segment.source_polygon, sample, "a source polygon")
+    segmentation = decode(_SEGMENTATION, segment.source_polygon, sample, "a source polygon")
     size = (sample.height, sample.width)
     try:
         if isinstance(segmentation, list):
@@ -354,7 +254,7 @@ def _full_instance(segment: Segment, sample: Sample) -> Segment:
 
 def _segmentation(segment: Segment, mask: bytes, sample: Sample) -> msgspec.Raw | dict[str, Any]:
     if segment.source_polygon is not None and segment.mask_from == "human":
-        _decode(_SEGMENTATION, segment.source_polygon, sample, "a source polygon")
+        decode(_SEGMENTATION, segment.source_polygon, sample, "a source polygon")
         return msgspec.Raw(segment.source_polygon.encode())
     counts = rle.decompress(mask).tolist() if segment.is_crowd else mask.decode("ascii")
     return {"size": [sample.height, sample.width], "counts": counts}
@@ -365,7 +265,7 @@ def _number_segments(segments: list[Segment]) -> list[tuple[int, Segment]]:
     by_number: dict[int, Segment] = {}
     remaining = []
     for segment in segments:
-        number = _integer(segment.source_id)
+        number = integer(segment.source_id)
         if number is not None and 0 < number < _MAX_IDS and number not in by_number:
             by_number[number] = segment
         else:

@@ -30,7 +30,8 @@ class ExportReport:
     altered: Counter[str] = field(default_factory=Counter)
     """Segments written differently, by what was done to them: to the mask, box or id."""
     images_altered: Counter[str] = field(default_factory=Counter)
-    """Images written differently: `renamed` (the file), `same-name` (as another image)."""
+    """Images written differently: `renamed` (the file), `renumbered` (the id), `same-name` (as
+    another image)."""
     files: list[str] = field(default_factory=list)
     """Files and folders that were written, relative to the directory."""
 
