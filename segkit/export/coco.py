@@ -14,6 +14,7 @@ from segkit.errors import InputError
 from segkit.export.coco_records import AnnotationIds, Id, ImageRecords, decode, integer
 from segkit.export.destination import (
     ExportReport,
+    counted_samples,
     new_file_path,
     paint_masks,
     require_kind,
@@ -37,9 +38,10 @@ def export_instances(
     """Write `instances_<split>.json`.
 
     Masks are the source's polygons verbatim where it had them, otherwise RLE; crowds are
-    uncompressed RLE as in COCO's own files. Ids are the source's where they are distinct. Stuff is
-    left out and counted. A joined set (panoptic and instances) returns the `segmentation` of its
-    instances, with area and box as drawn.
+    uncompressed RLE as in COCO's own files. Ids are the source's where they are distinct. Where an
+    image is annotated for only some classes, LVIS's lists say so. Stuff is left out and counted. A
+    joined set (panoptic and instances) returns the `segmentation` of its instances, with area and
+    box as drawn.
 
     Args:
         data: a set of kind instance, boxes or panoptic.
@@ -56,7 +58,7 @@ def export_instances(
     require_kind(data, kinds, "COCO instances", "its regions are not instances")
     report = ExportReport(images=len(data))
     names = _image_names(data, report, images)
-    records = ImageRecords(data, names)
+    records = ImageRecords(data, names, annotated=True)
     annotation_ids = AnnotationIds(data)
 
     def annotations() -> Iterator[dict[str, Any]]:
@@ -106,12 +108,12 @@ def export_panoptic(
     require_kind(data, ("panoptic",), "COCO panoptic", reason)
     report = ExportReport(images=len(data))
     names = _image_names(data, report, images)
-    records = ImageRecords(data, names)
+    records = ImageRecords(data, names, annotated=False)
     pngs = plan_names(data, lambda name: [name.with_suffix(".png")], rename=True)
     stem = f"panoptic_{split_name(data)}"
 
     def annotations(folder: Path) -> Iterator[dict[str, Any]]:
-        for index, sample in enumerate(data.samples(check_masks=True)):
+        for index, sample in enumerate(counted_samples(data, report)):
             masked = [segment for segment in sample.segments if segment.mask is not None]
             report.leave_out("box-only", len(sample.segments) - len(masked))
             report.annotations += len(masked)

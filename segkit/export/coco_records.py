@@ -23,6 +23,8 @@ Id = int | str
 _INTEGER = re.compile("-?[0-9]{1,18}")
 _RECORD = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _IDENTIFIER = msgspec.json.Decoder(int | str | None)
+_ANNOTATED = ("neg_category_ids", "not_exhaustive_category_ids")
+"""LVIS: classes that were annotated and do not occur; classes with unlabeled instances."""
 _Value = TypeVar("_Value")
 
 
@@ -36,10 +38,12 @@ class ImageRecords:
     Args:
         data: the set.
         names: of the image files, which become the `file_name` of renamed images.
+        annotated: write LVIS's lists of annotated classes for the samples that have such.
     """
 
-    def __init__(self, data: ShardSet, names: ImageNames) -> None:
-        self._names = names
+    def __init__(self, data: ShardSet, names: ImageNames, *, annotated: bool) -> None:
+        self._names, self._annotated = names, annotated
+        self._class_ids = sorted(data.taxonomy.by_id)
         self._ids = _preferred_ids(data)
         self.renumbered = 0
         """Images with another id than in the source."""
@@ -76,7 +80,21 @@ class ImageRecords:
             changed["file_name"] = sample.file_name
         if sample.id in self._names.renamed:
             changed["file_name"] = self._names[sample]
-        return {**source, **changed}
+        kept = {key: value for key, value in source.items() if key not in _ANNOTATED}
+        return {**kept, **changed, **(self._annotated_classes(sample) if self._annotated else {})}
+
+    def _annotated_classes(self, sample: Sample) -> dict[str, list[int]]:
+        """LVIS's lists; without `neg_category_ids`, an image is annotated for all classes."""
+        lists = {}
+        annotated = self._class_ids if sample.annotated is None else sorted(sample.annotated)
+        if sample.annotated is not None:
+            present = {segment.class_id for segment in sample.segments}
+            lists[_ANNOTATED[0]] = [class_id for class_id in annotated if class_id not in present]
+        if not sample.exhaustive:
+            lists[_ANNOTATED[1]] = sorted(sample.not_exhaustive) or annotated
+        elif lists:
+            lists[_ANNOTATED[1]] = []
+        return lists
 
 
 class AnnotationIds:

@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, SubElement
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
+    counted_samples,
     single_objects,
     write_images,
     write_taxonomy,
@@ -49,7 +50,7 @@ def export_cvat(data: ShardSet, out: str | Path, *, images: bool = False) -> Exp
             file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
             file.write(b"<version>1.1</version>\n")
             file.write(to_xml(_meta(data, list(names.values()))))
-            for number, sample in enumerate(data.samples(check_masks=True)):
+            for number, sample in enumerate(counted_samples(data, report)):
                 check_xml_file_name(sample, data)
                 sample = replace(sample, file_name=file_names[sample])
                 file.write(to_xml(_image(number, sample, names, report)))

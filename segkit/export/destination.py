@@ -30,8 +30,9 @@ class ExportReport:
     altered: Counter[str] = field(default_factory=Counter)
     """Segments written differently, by what was done to them: to the mask, box or id."""
     images_altered: Counter[str] = field(default_factory=Counter)
-    """Images written differently: `renamed` (the file), `renumbered` (the id), `same-name` (as
-    another image)."""
+    """Images written differently: `annotated-classes` (the format does not say which were
+    annotated, or how fully), `renamed` (the file), `renumbered` (the id), `same-name` (as another
+    image)."""
     files: list[str] = field(default_factory=list)
     """Files and folders that were written, relative to the directory."""
 
@@ -68,6 +69,19 @@ def require_kind(data: ShardSet, kinds: tuple[str, ...], format_name: str, reaso
         return
     message = f"cannot export a set of kind {data.manifest.kind} as {format_name}: {reason}"
     raise InputError(message, file=data.path, hint=f"give a set of kind {' or '.join(kinds)}")
+
+
+def counted_samples(
+    data: ShardSet, report: ExportReport, *, check_masks: bool = True
+) -> Iterator[Sample]:
+    """Yield the samples of a set for a format that does not say which classes were annotated.
+
+    Images that are annotated for only some classes, or not exhaustively, are counted.
+    """
+    for sample in data.samples(check_masks=check_masks):
+        if sample.annotated is not None or not sample.exhaustive:
+            report.images_altered["annotated-classes"] += 1
+        yield sample
 
 
 def new_file_path(folder: Path, name: PurePosixPath) -> Path:

@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element, SubElement
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
+    counted_samples,
     write_images,
     write_taxonomy,
 )
@@ -65,7 +66,7 @@ def export_label_studio(
     with new_directory(out) as folder:
         with (folder / "tasks.json").open("w", encoding="utf-8") as file:
             file.write("[")
-            for count, sample in enumerate(data.samples(check_masks=True)):
+            for count, sample in enumerate(counted_samples(data, report)):
                 sample = replace(sample, file_name=file_names[sample])
                 task = _task(sample, names, data.manifest.name, image_prefix)
                 report.annotations += len(sample.segments)

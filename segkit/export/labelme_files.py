@@ -15,6 +15,7 @@ import numpy as np
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
+    counted_samples,
     new_file_path,
     single_objects,
     write_images,
@@ -53,7 +54,7 @@ def export_labelme(data: ShardSet, out: str | Path, *, images: bool = False) -> 
     report = ExportReport(images=len(data), files=["*.json", _LABELS])
     report.add_names(file_names)
     with new_directory(out) as folder:
-        for sample in data.samples(check_masks=True):
+        for sample in counted_samples(data, report):
             sample = replace(sample, file_name=file_names[sample])
             content = _content(sample, names, report)
             path = new_file_path(folder, PurePosixPath(sample.file_name).with_suffix(".json"))

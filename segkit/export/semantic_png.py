@@ -8,6 +8,7 @@ from segkit.atomic import new_directory
 from segkit.errors import InputError
 from segkit.export.destination import (
     ExportReport,
+    counted_samples,
     new_file_path,
     paint_masks,
     require_kind,
@@ -56,7 +57,7 @@ def export_semantic(
     sixteen_bits = max((index, *data.taxonomy.by_id)) > 255
     with new_directory(out) as folder:
         (folder / "masks").mkdir()
-        for sample in data.samples(check_masks=True):
+        for sample in counted_samples(data, report):
             path = new_file_path(folder / "masks", names.path(sample).with_suffix(".png"))
             _write_mask(path, sample, index, sixteen_bits, report)
         labels = {entry.id: entry.source_name or entry.name for entry in data.taxonomy.categories}

@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element, SubElement
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
+    counted_samples,
     new_file_path,
     require_kind,
     split_name,
@@ -55,7 +56,7 @@ def export_voc(data: ShardSet, out: str | Path, *, images: bool = False) -> Expo
     with new_directory(out) as folder:
         (folder / "Annotations").mkdir()
         stems = []
-        for sample in data.samples():
+        for sample in counted_samples(data, report, check_masks=False):
             check_xml_file_name(sample, data)
             sample = replace(sample, file_name=file_names[sample])
             name = PurePosixPath(sample.file_name)

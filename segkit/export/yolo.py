@@ -17,6 +17,7 @@ from segkit.atomic import new_directory
 from segkit.errors import InputError
 from segkit.export.destination import (
     ExportReport,
+    counted_samples,
     new_file_path,
     require_kind,
     split_name,
@@ -88,7 +89,7 @@ def export_yolo(
         for data, names, (_, folder) in zip(sets, file_names, placed, strict=True):
             (root / "labels" / folder).mkdir(parents=True)
             report.files.append(f"labels/{folder}/")
-            for sample in data.samples(check_masks=True):
+            for sample in counted_samples(data, report):
                 lines = (
                     _line(segment, sample, yolo_classes, report, polygons)
                     for segment in sample.segments
