@@ -1,5 +1,6 @@
 """Delete old versions of a set or a run; the newest and those that others need stay."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -42,9 +43,14 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
         within: folder that is searched for sets and runs which refer to the versions.
 
     Raises:
-        InputError: there is no version.
-        SegkitError: a manifest under `within` cannot be read, so that it may refer to any version.
+        InputError: there is no version, or `within` is not a folder.
+        SegkitError: a folder or manifest under `within` cannot be read, so that it may refer to any
+            version.
     """
+    if not within.is_dir():
+        message = "is a file, not a folder" if within.is_file() else "no such folder"
+        hint = "give --within the folder that contains all sets and runs"
+        raise InputError(message, file=within, hint=hint)
     published = versions(directory)
     if not published:
         hint = "give the directory of a set or a run"
@@ -85,10 +91,22 @@ def prune(directory: Path, pruning: Pruning) -> None:
 
 
 def _versions_below(folder: Path) -> Iterator[Path]:
-    """All versions of sets and runs in a folder and its subfolders."""
-    for manifest in sorted(folder.rglob(f"v*/{MANIFEST}")):
-        if not any(part.startswith(".") for part in manifest.relative_to(folder).parts):
-            yield manifest.parent
+    """All versions of sets and runs in a folder and its subfolders, without hidden ones.
+
+    Raises:
+        SegkitError: a folder cannot be listed.
+    """
+    for place, folders, _ in os.walk(folder, onerror=_stop):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            version = Path(place, name)
+            if name.startswith("v") and (version / MANIFEST).exists():
+                yield version
+
+
+def _stop(error: OSError) -> None:
+    message = f"{error.filename}: cannot be read ({error.strerror})"
+    raise SegkitError(message, hint="it may hold sets or runs that refer to these versions")
 
 
 def _references(path: Path) -> Iterator[Path]:

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,27 @@ def test_a_manifest_that_cannot_be_read_stops_the_pruning(work: Path) -> None:
         plan_pruning(work / "toy", 1, work)
     with pytest.raises(InputError, match="holds no published version"):
         plan_pruning(work, 1, work)
+
+
+def test_a_folder_that_cannot_be_searched_stops_the_pruning(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "file").touch()
+    for name, message in (("layrs", "no such folder"), ("file", "is a file, not a folder")):
+        arguments = ["prune", str(work / "toy"), "--within", str(work / name)]
+        result = CliRunner().invoke(app, arguments)
+        assert isinstance(result.exception, InputError) and message in str(result.exception)
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("layers"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SegkitError, match=r"layers: cannot be read \(Permission denied\)"):
+        plan_pruning(work / "toy", 1, work)
+    assert len(_versions(work / "toy")) == 4
 
 
 def test_the_command_lists_first_and_deletes_then(work: Path) -> None:
