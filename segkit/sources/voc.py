@@ -129,7 +129,7 @@ def open_voc(root: Path, split: str, *, instances: bool = False) -> VocSemantic 
 def _read_split(path: Path) -> list[str]:
     """The sorted stems of a list of images."""
     hint = "give the folder VOC2012 and --split train, val or trainval"
-    stems = sorted(set(parse.read_text(path, hint=hint).split()))
+    stems = sorted({line for _, line in parse.read_lines(path, hint=hint)})
     for stem in stems:
         if is_unsafe(stem) or "/" in stem or len(stem) > _MAX_NAME:
             message = f"invalid image name {short(repr(stem))}"

@@ -4,12 +4,15 @@ VOC counts pixels from 1 and includes the last one: xmin 1 and xmax W are a box 
 image. Objects that are `difficult` become segments to ignore, as VOC's own evaluation ignores them.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element
 
 from segkit import parse
 from segkit.errors import InputError
+from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import (
     AnnotationFiles,
@@ -29,6 +32,8 @@ from segkit.sources.xml_files import child_text, element_data, parse_xml
 _HINT = "give the folder of XML files, such as VOC2012/Annotations"
 _TRUE = ("1", "true", "yes")
 _SUFFIXES = (".jpg", ".png", ".jpeg")  # of an image that is not there
+_FLAGGED = re.compile(r"(.*\S)\s+(-1|0|1)")
+"""A line in a list of one class: a name, and whether the image shows the class."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class VocBoxes(AnnotationFiles):
     def read(self, record: Record) -> ImageAnnotations:
         """Read the objects of an XML file, and the parts of persons, which are dropped."""
         file, name = self.annotations / str(record.data), f"image {record.id}"
+        if record.data is None and not record.listed:
+            message = "the list names it, but no image and no XML file has this name"
+            file = self.images / record.file_name
+            raise ImageError("missing-image", message, file=file, record=name)
         data = self.read_file(record)
         try:
             root = _parse(data)
@@ -109,7 +118,8 @@ def open_voc_boxes(
         images: folder of the images; its subfolders are searched.
         labels: list of classes; None takes the names that occur: those of VOC with its ids, or
             else in alphabetical order from 0.
-        listed: text file of the images to convert, one name a line, such as one of ImageSets/Main.
+        listed: text file of the images to convert, one name a line, such as one of ImageSets/Main;
+            a name that no file has becomes a missing image.
         zero_based: coordinates are the edges of boxes, counted from 0.
 
     Raises:
@@ -117,8 +127,9 @@ def open_voc_boxes(
     """
     names = list_annotations(annotations, ".xml", "voc-boxes", hint=_HINT)
     folder = ImageFolder.of(images)
+    missing: list[str] = []
     if listed is not None:
-        chosen = _read_list(listed)
+        chosen, missing = _read_list(listed, (*names, *folder.names))
         names = [name for name in names if _is_listed(name, chosen)]
         kept = tuple(name for name in folder.names if _is_listed(name, chosen))
         folder = ImageFolder(kept)
@@ -140,6 +151,7 @@ def open_voc_boxes(
         for name, image in zip(names, paired, strict=True)
     ]
     entries += [Record(stem(image), image, (image,), None, listed=True) for image in bare]
+    entries += [_record_of_line(name) for name in missing]
     entries.sort(key=lambda record: record.id)
     return VocBoxes(
         images,
@@ -215,13 +227,39 @@ def _size(root: Element) -> tuple[int, int] | None:
     return (width, height) if width and height else None
 
 
-def _read_list(path: Path) -> frozenset[str]:
-    """The names of a list; a second column, as in lists of one class, drops those with -1."""
-    hint = "give a text file, one name a line"
-    rows = [line.split() for _, line in parse.read_lines(path, hint=hint)]
-    return frozenset(row[0] for row in rows if row[1:] != ["-1"])
+def _record_of_line(name: str) -> Record:
+    """The record of a name in a list that no file has."""
+    image = f"{name}{_SUFFIXES[0]}"
+    return Record(name, image, (image,), None)
+
+
+def _read_list(path: Path, files: Iterable[str]) -> tuple[frozenset[str], list[str]]:
+    """The names of a list that files have, and those that no file has.
+
+    A line is a name, which may hold blanks, or a name and a flag, of which -1 leaves the image out.
+    """
+    known = {key for file in files for key in _keys(file)}
+    chosen, missing = set[str](), set[str]()
+    for _, line in parse.read_lines(path, hint="give a text file, one name a line"):
+        name, flag = _without_extension(line, known), ""
+        if name not in known and (match := _FLAGGED.fullmatch(line)):
+            name, flag = _without_extension(match[1], known), match[2]
+        if flag != "-1":
+            (chosen if name in known else missing).add(name)
+    return frozenset(chosen), sorted(missing)
+
+
+def _without_extension(line: str, known: set[str]) -> str:
+    """A name as `_keys` has it: without the extension of an image or an XML file."""
+    extensions = {*IMAGE_EXTENSIONS, ".xml"}
+    has_extension = line not in known and PurePosixPath(line).suffix.lower() in extensions
+    return stem(line) if has_extension else line
 
 
 def _is_listed(name: str, chosen: frozenset[str]) -> bool:
-    last = name.rpartition("/")[2]
-    return bool({name, stem(name), last, stem(last)} & chosen)
+    return not chosen.isdisjoint(_keys(name))
+
+
+def _keys(name: str) -> tuple[str, str]:
+    """The names by which a list may call a file: without extension, with and without folders."""
+    return stem(name), stem(name.rpartition("/")[2])

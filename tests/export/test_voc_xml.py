@@ -12,6 +12,8 @@ from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
+from segkit.sources.engine import ConvertOptions, check
+from segkit.sources.voc_boxes import open_voc_boxes
 from segkit.taxonomy import Category, Taxonomy
 from tests.shards.conftest import TAXONOMY, picture
 
@@ -51,6 +53,21 @@ def test_coordinates_flags_and_lists(tmp_path: Path) -> None:
     assert (root.findtext("filename"), root.findtext("size/width")) == ("a.jpg", "32")
     assert (tmp_path / "out" / "ImageSets" / "Main" / "val.txt").read_text() == "street/a\n"
     assert (tmp_path / "out" / "JPEGImages" / "street" / "a.jpg").read_bytes() == picture(1)
+
+
+def test_the_list_selects_every_image_again(tmp_path: Path) -> None:
+    header = Header(taxonomy=TAXONOMY, kind="boxes", name="toy", command="t", arguments={})
+    names = ("photo", "photo 1", "photo 2", "a/b c -1", "v1.5 final")
+    rows = [
+        (Sample(name, f"{name}.jpg", 32, 24, (boxed(1.0, 1.0, 5.0, 5.0),)), picture(1))
+        for name in names
+    ]
+    out = tmp_path / "out"
+    export_voc(write_set(tmp_path / "set", rows, header), out, images=True)
+    (listed,) = (out / "ImageSets" / "Main").iterdir()
+    source = open_voc_boxes(out / "Annotations", out / "JPEGImages", listed=listed)
+    report = check(source, ConvertOptions(workers=1))
+    assert (report.ledger.images.input, report.ledger.annotations.kept) == (len(names), len(names))
 
 
 def test_names_are_escaped_or_refused(tmp_path: Path) -> None:

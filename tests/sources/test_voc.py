@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,14 @@ def test_defects_have_codes(tmp_path: Path) -> None:
 def test_a_list_cannot_lead_out_of_its_folder(tmp_path: Path, listed: str) -> None:
     with pytest.raises(InputError, match="invalid image name"):
         open_voc(voc(tmp_path, *maps(), listed), "train")
+
+
+def test_a_name_may_hold_blanks(tmp_path: Path) -> None:
+    root = voc(tmp_path, *maps(), "photo 1\r\n\n2007_000001\n")
+    masks = root / "SegmentationClass"
+    shutil.copy(masks / "2007_000001.png", masks / "photo 1.png")
+    picture(root / "JPEGImages" / "photo 1.jpg")
+    assert [sample.id for sample in samples(open_voc(root, "train"))] == ["2007_000001", "photo 1"]
 
 
 def test_a_missing_list_names_the_splits(tmp_path: Path) -> None:

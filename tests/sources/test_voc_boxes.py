@@ -134,6 +134,31 @@ def test_lists_and_labels(tmp_path: Path) -> None:
     }
 
 
+def test_names_with_blanks_in_lists(tmp_path: Path) -> None:
+    for name in ("photo 1", "photo", "photo -1", "in/a b", "v1.5 c", "d"):
+        write(tmp_path, name, entry("x", 1, 1, 5, 5))
+    lines = {
+        "photo 1\n": ["photo 1"],
+        "photo 1 1\nphoto -1": ["photo -1", "photo 1"],
+        "photo\t 1\nphoto 1  -1\n": ["photo"],
+        "a b 0\r\nv1.5 c\n": ["in/a b", "v1.5 c"],
+        "in/a b.jpg\nphoto 1.JPG\nd.xml 1\n": ["d", "in/a b", "photo 1"],
+    }
+    for text, expected in lines.items():
+        (tmp_path / "list.txt").write_text(text)
+        source = opened(tmp_path, listed=tmp_path / "list.txt")
+        assert [(s.id, len(s.segments)) for s in samples(source)] == [(n, 1) for n in expected]
+
+
+@pytest.mark.parametrize("line", ["phot", "photo 2", "../photo", "/photo", "photo 1 2 3"])
+def test_a_name_in_a_list_that_no_file_has_is_a_missing_image(tmp_path: Path, line: str) -> None:
+    write(tmp_path, "photo", entry("x", 1, 1, 5, 5))
+    (tmp_path / "list.txt").write_text(f"photo\n{line}\nother -1\n")
+    report = dry_run(opened(tmp_path, listed=tmp_path / "list.txt"))
+    assert (report.ledger.images.input, report.ledger.images.kept) == (2, 1)
+    assert (report.ledger.images.dropped, report.offenders) == ({"missing-image": 1}, 1)
+
+
 @pytest.mark.parametrize(
     ("objects", "code"),
     [
