@@ -43,7 +43,9 @@ def split(
     listed: list[str] = typer.Option(
         [], "--list", metavar="NAME=FILE", help="A part and a file of image ids; repeatable."
     ),
-    seed: int = typer.Option(0, help="Seed of the assignment of images to --part."),
+    seed: int | None = typer.Option(
+        None, help="Seed of the assignment of images to --part; by default 0."
+    ),
     zero_shot: str = typer.Option(
         None,
         "--zero-shot",
@@ -75,7 +77,10 @@ def split(
         message = "parts are given by shares, by lists or by classes"
         raise InputError(message, hint="use either --part, --list or --zero-shot")
     chosen = parse_choice(policy, POLICIES, "--policy")
-    reject_unused(("--policy", policy != POLICIES[0] and zero_shot is None, "--zero-shot"))
+    reject_unused(
+        ("--policy", policy != POLICIES[0] and zero_shot is None, "--zero-shot"),
+        ("--seed", seed is not None and not part, "--part"),
+    )
     options = {"verify_images": verify_images, "force": force}
     arguments: dict[str, Any] = {"set": spec, "out": str(out)}
     if zero_shot is not None:
@@ -88,10 +93,10 @@ def split(
         pairs = _pairs(part or listed)
         if part:
             shares = {name: _share(name, text) for name, text in pairs.items()}
-            parts = assign_by_share(data, shares, seed)
+            parts = assign_by_share(data, shares, seed or 0)
         else:
             parts = assign_by_list(data, {name: Path(text) for name, text in pairs.items()})
-        arguments |= {"part": part, "list": listed, "seed": seed}
+        arguments |= {"part": part, "list": listed, "seed": seed or 0}
         written = write_parts(data, out, parts, arguments, **options)
         left = len(data) - len(parts)
     results = {

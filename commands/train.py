@@ -1,6 +1,7 @@
 """`segkit train`: train a model on shard sets and publish it as a run."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -233,11 +234,15 @@ def parse_data(item: str) -> tuple[str, float]:
     spec, equals, weight = item.rpartition("=")
     if not equals:
         return item, 1.0
+    hint = "write SET or SET=WEIGHT, with a positive number"
     try:
-        return spec, float(weight)
+        number = float(weight)
     except ValueError:
         message = f"no number after = in {item!r}"
-        raise InputError(message, record="--data", hint="write SET or SET=WEIGHT") from None
+        raise InputError(message, record="--data", hint=hint) from None
+    if not 0 < number < math.inf:
+        raise InputError(f"invalid sampling weight {weight!r}", record="--data", hint=hint)
+    return spec, number
 
 
 class _Display:

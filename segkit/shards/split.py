@@ -1,6 +1,7 @@
 """Split a set into parts, by share or by list, without copying an image."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +30,14 @@ def assign_by_share(data: ShardSet, shares: Mapping[str, float], seed: int) -> d
         seed: another seed gives another split.
 
     Raises:
-        InputError: the shares do not sum to 1, or one is too small for a single image.
+        InputError: a share is not positive, they do not sum to 1, or one is too small for a single
+            image.
     """
-    if any(share <= 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
-        hint = "give positive shares that sum to 1"
+    hint = "give positive shares that sum to 1"
+    for part, share in shares.items():
+        if not 0 < share < math.inf:
+            raise InputError(f"invalid share {share:g}", record=f"part {part}", hint=hint)
+    if abs(sum(shares.values()) - 1) > 1e-6:
         raise InputError(f"the shares sum to {sum(shares.values()):g}", hint=hint)
     ids = rank_ids(data.image_ids(), seed)
     parts: dict[str, str] = {}
@@ -51,13 +56,17 @@ def assign_by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
     """Assign the image ids of text files, one id a line, to a part for each file.
 
     Raises:
-        InputError: a list cannot be read, names an image that the set lacks, or one that another
-            list has.
+        InputError: a list cannot be read or is empty, names an image that the set lacks, or one
+            that another list has.
     """
     known = set(data.image_ids())
     parts: dict[str, str] = {}
     for part, path in lists.items():
-        for number, key in parse.read_lines(path, hint="give a text file of image ids"):
+        lines = parse.read_lines(path, hint="give a text file of image ids")
+        if not lines:
+            hint = "write one image id a line, or leave the part out"
+            raise InputError("lists no image", file=path, hint=hint)
+        for number, key in lines:
             record = f"line {number}"
             if key not in known:
                 message = f"the set has no image {short(key)}"

@@ -110,10 +110,28 @@ def test_tables_for_people(toy):
         ["--part", "a"],
         ["--part", "a=1", "--list", "b=f"],
         ["--part", "../a=1"],
+        ["--part", "a=nan", "--part", "b=0.5"],
+        ["--part", "a=inf", "--part", "b=0.5"],
+        ["--part", "a=1.5", "--part", "b=-0.5"],
+        ["--part", "a=1", "--part", "b=0"],
+        ["--list", "a={empty}"],
+        ["--list", "a={one}", "--list", "b={empty}"],
+        ["--list", "a={one}", "--seed", "0"],
     ],
 )
 def test_invalid_parts_are_refused(toy, options):
-    result = runner.invoke(app, ["split", str(toy / "toy"), "--out", str(toy / "p"), *options])
+    (toy / "empty").write_text("\n \n")
+    (toy / "one").write_text(f"{ShardSet.open(toy / 'toy').sample(0).id}\n")
+    words = [word.format(empty=toy / "empty", one=toy / "one") for word in options]
+    result = runner.invoke(app, ["split", str(toy / "toy"), "--out", str(toy / "p"), *words])
+    assert isinstance(result.exception, InputError)
+    assert not (toy / "p").exists()
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "0", "-1", "x", ""])
+def test_invalid_sampling_weights_are_refused(toy, weight):
+    words = ["--recipe", "dataseg-mini", "--data", f"{toy / 'toy'}={weight}", "--plan"]
+    result = runner.invoke(app, ["train", *words, "--out", str(toy / "run")])
     assert isinstance(result.exception, InputError)
 
 
