@@ -60,13 +60,17 @@ def read_data_yaml(path: Path) -> DataYaml:
 
 
 def split_path(data: DataYaml, value: str) -> Path:
-    """Return the folder or list file of a split; InputError if there is none.
+    """Return the folder or list file of a split.
 
     As Ultralytics does, `../train/images` is also tried without the leading `../`, because
     Roboflow writes it so.
+
+    Raises:
+        InputError: there is none, or it is in another store than the file; that store is not
+            requested.
     """
     if storage.is_absolute(value):
-        candidates = [storage.location(value)]
+        candidates = [_absolute(value, data.file)]
     else:
         shorter = value[3:] if value.startswith("../") else value
         bases = dict.fromkeys((data.root, data.file.parent))
@@ -189,10 +193,34 @@ def _root(value: Any, path: Path) -> tuple[Path, str | None]:
         return path.parent, None
     text = value.strip().replace("\\", "/")
     if storage.is_absolute(text):
-        candidates = [storage.location(text)]
+        # a store knows nothing of the machine on which its file was written
+        elsewhere = storage.is_remote(path) and _store(text) is None
+        candidates = [] if elsewhere else [_absolute(text, path)]
     else:
-        candidates = [path.parent / text, Path(text), path.parent.parent / text]
+        candidates = [path.parent / text, path.parent.parent / text]
+        if not storage.is_remote(path):
+            candidates.insert(1, Path(text))
     for candidate in candidates:
         if path_exists(candidate) and candidate.is_dir():
             return candidate, None
     return path.parent, f"`path: {text}` of {path.name} does not exist; its own folder is used"
+
+
+def _absolute(name: str, path: Path) -> Path:
+    """The location of an absolute path or a URL in a data.yaml.
+
+    Raises:
+        InputError: it is in another store than the file, or only one of them is on this machine.
+    """
+    if _store(name) != _store(str(path)):
+        hint = "download the images and name their folder, or keep the file in their store"
+        raise InputError(f"names {short(name)}, which is elsewhere", file=path, hint=hint)
+    return storage.location(name)
+
+
+def _store(location: str) -> tuple[str, str] | None:
+    """The protocol and the bucket or host of a URL; None for a path on this machine."""
+    protocol, separator, rest = location.partition("://")
+    if not separator or protocol.lower() == "file":
+        return None
+    return protocol.lower(), rest.lstrip("/").partition("/")[0]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from segkit import storage
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sources.yolo_labels import open_yolo
@@ -255,6 +256,36 @@ def test_refused_data_yaml(tmp_path: Path, yaml: str | bytes, message: str) -> N
     path.write_bytes(yaml if isinstance(yaml, bytes) else yaml.encode())
     with pytest.raises(InputError, match=message):
         open_yolo(path)
+
+
+URLS = ("http://127.0.0.1:9/images", "HTTP://host/images", "s3://bucket/images", "memory://a/b")
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("key", ["train", "path"])
+def test_a_file_on_this_machine_makes_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, key: str
+) -> None:
+    def request(*_: str) -> None:
+        raise AssertionError("a request")
+
+    monkeypatch.setattr(storage, "_check_bucket", request)
+    splits = "" if key == "train" else "train: images/train\n"
+    path = dataset(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"}, f"{key}: {url}\n{splits}{NAMES}")
+    with pytest.raises(InputError, match=r"data\.yaml: names .*, which is elsewhere"):
+        open_yolo(path)
+
+
+def test_an_absolute_path_may_lead_to_any_folder_of_this_machine(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "data", {"a": "0 0.5 0.5 0.2 0.2"}).parent
+    (tmp_path / "file").mkdir()
+    for text in (
+        f"path: {folder}\ntrain: images/train\n",
+        f"train: {folder}/images/train\n",
+        f"train: file://{folder}/images/train\n",
+    ):
+        (tmp_path / "file" / "data.yaml").write_text(text + NAMES)
+        assert len(converted(open_yolo(tmp_path / "file" / "data.yaml"))) == 1
 
 
 def test_aliases_do_not_explode(tmp_path: Path) -> None:
