@@ -36,6 +36,14 @@ _LINE_END = re.compile("\r\n|\n|\r")
 """Python's `splitlines` also ends lines at characters that a name may hold, such as U+2028."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_COMPRESSIONS = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "ZIP",
+    b"BZh91AY&SY": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"(\xb5/\xfd": "zstd",
+}
+"""First bytes of a compressed file -> the program that compressed it."""
 _Model = TypeVar("_Model", bound="BaseModel")
 _Value = TypeVar("_Value")
 
@@ -83,13 +91,32 @@ def read_text(path: Path, *, hint: str = "give a UTF-8 text file") -> str:
 
 
 def decode_text(data: bytes, *, file: object, hint: str | None = None) -> str:
-    """The text of UTF-8 bytes, without a byte order mark; InputError names the first other byte."""
+    """The text of UTF-8 bytes, without a byte order mark.
+
+    Raises:
+        InputError: they are compressed, UTF-16, or something else; the first other byte is named.
+    """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        require_unpacked(data, file=file)
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            message = "is UTF-16 text, not UTF-8"
+            raise InputError(message, file=file, hint="save it as UTF-8") from error
         line = data.count(b"\n", 0, error.start) + 1
         message = f"is not UTF-8 text ({error.reason} {data[error.start]:#04x})"
         raise InputError(message, file=file, record=f"line {line}", hint=hint) from error
+
+
+def require_unpacked(data: bytes, *, file: object) -> None:
+    """Raise InputError if the first bytes of a file are those of a compressed one."""
+    if name := compression(data):
+        raise InputError(f"is compressed by {name}", file=file, hint="unpack it and give the result")
+
+
+def compression(data: bytes) -> str | None:
+    """The program that compressed a file, by the file's first bytes; None for another file."""
+    return next((name for first, name in _COMPRESSIONS.items() if data.startswith(first)), None)
 
 
 def read_lines(path: Path, *, hint: str = "give a UTF-8 text file") -> list[tuple[int, str]]:

@@ -1,6 +1,6 @@
 """Folders in which every image has an annotation file of its own, such as labelme's JSON."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,6 +148,21 @@ def read_all(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes | 
         remaining = iter(names)
         while batch := list(islice(remaining, 8 * _REQUESTS)):
             yield from zip(batch, pool.map(read, batch), strict=True)
+
+
+def broken_file(folder: Path, problems: Mapping[str, str]) -> InputError | None:
+    """The error that names the first file that cannot be read; None where all can be.
+
+    Args:
+        folder: of the files.
+        problems: name of each file that cannot be read -> the reason, which completes a sentence.
+    """
+    if not problems:
+        return None
+    name, problem = next(iter(problems.items()))
+    others = f", and {len(problems) - 1} more that cannot be read" if len(problems) > 1 else ""
+    hint = f"fix the file{others}, or save it again with the labeling tool"
+    return InputError(problem, file=folder / name, hint=hint)
 
 
 def pair_files(names: Sequence[str], folder: ImageFolder) -> tuple[list[str | None], list[str]]:

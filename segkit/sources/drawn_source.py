@@ -238,7 +238,13 @@ def plain_text(text: str) -> str:
 
 
 def classes_of(
-    names: set[str], labels: Path | None, *, file: Path, name: str, vocabulary: str | None = None
+    names: set[str],
+    labels: Path | None,
+    *,
+    file: Path,
+    name: str,
+    vocabulary: str | None = None,
+    broken: InputError | None = None,
 ) -> Taxonomy:
     """Return the classes of annotations that have names but no list of classes.
 
@@ -249,15 +255,19 @@ def classes_of(
         file: the file or folder that errors name.
         name: name of the taxonomy.
         vocabulary: a known vocabulary that is taken, with its ids, if it has all of the names.
+        broken: the error of a file that cannot be read and may have labels.
 
     Raises:
-        InputError: there is no class, or the list cannot be read.
+        InputError: there is no class (`broken` says why, if it is given), or the list cannot be
+            read.
     """
     if labels is not None:
         natives = read_labels(labels).categories
         return build_taxonomy(natives, default="thing", file=labels, name=labels.stem)
     plain = sorted({plain_text(text) for text in names} - {""})
     if not plain:
+        if broken is not None:
+            raise broken
         command = f"`segkit convert {name} --labels FILE`, one class a line"
         hint = f"give {command}, if its images show no object"
         raise InputError("has no annotation with a label", file=file, hint=hint)

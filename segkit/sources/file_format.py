@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from segkit import storage
+from segkit import parse, storage
 from segkit.errors import InputError, SegkitError
 
 _HEAD = 1 << 16  # bytes
@@ -82,16 +82,18 @@ def file_format(path: Path) -> FileFormat | None:
 
 
 def reject_archive(path: Path) -> None:
-    """Raise InputError if a file is a ZIP archive."""
-    if _head(path).startswith(b"PK\x03\x04"):
+    """Raise InputError if a file is a ZIP archive or compressed."""
+    head = _head(path)
+    if parse.compression(head) == "ZIP":
         hint = "unpack it, then run `segkit convert auto FOLDER`"
         raise InputError("is a ZIP archive", file=path, hint=hint)
+    parse.require_unpacked(head, file=path)
 
 
 def reject_other_formats(path: Path, expected: str) -> None:
     """Raise InputError that names the right command if a file has another known format.
 
-    A ZIP archive, as labeling tools export it, is refused as well.
+    A ZIP archive, as labeling tools export it, and a compressed file are refused as well.
 
     Args:
         path: the file; one that cannot be read is left to whoever reads it.

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from segkit import storage
+from segkit import parse, storage
 from segkit.errors import InputError
 
 CHUNK = 4 << 20
@@ -71,6 +71,8 @@ def _reader(path: Path, noun: str) -> Iterator["_Reader"]:
         with storage.require_regular(path).open(encoding="utf-8-sig") as file:
             yield _Reader(file, path, noun)
     except (OSError, UnicodeDecodeError, RecursionError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            parse.require_unpacked(storage.read_range(path, 0, 16), file=path)
         message = f"cannot be read ({storage.reason(error)})"
         raise InputError(message, file=path, hint="check the path and the file") from error
 

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segkit import parse
+from segkit.errors import InputError, first_line
 from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import (
     AnnotationFiles,
     ImageFolder,
+    broken_file,
     list_annotations,
     pair_files,
     read_all,
@@ -41,11 +44,11 @@ class LabelmeJson(AnnotationFiles):
     def read(self, record: Record) -> ImageAnnotations:
         """Read the shapes of a JSON file, and the image if it is embedded."""
         file, name = self.annotations / str(record.data), f"image {record.id}"
-        content = _parse(self.read_file(record))
-        if content is None:
-            message = "is not a JSON file of labelme: it has no list `shapes`"
+        try:
+            content = _parse(self.read_file(record))
+        except ValueError as error:
             code = "unreadable-annotations"
-            raise ImageError(code, message, file=file, record=name)
+            raise ImageError(code, str(error), file=file, record=name) from None
         annotations = _annotations(content["shapes"])
         named = _last_part(content.get("imagePath"))
         differs = bool(named) and stem(named) != stem(record.file_name).rpartition("/")[2]
@@ -74,13 +77,16 @@ def open_labelme(
         boxes_only: keep only the boxes of polygons and masks.
 
     Raises:
-        InputError: a folder cannot be read, or there is no label.
+        InputError: a folder cannot be read or has no JSON file of labelme, or there is no label.
     """
     names = list_annotations(annotations, ".json", "labelme", hint=_HINT)
     root = annotations if images is None else images
     contents = _Contents(same_root=images is None)
     for name, data in read_all(annotations, names):
         contents.add(name, data)
+    if not contents.names:
+        message = "contains no JSON file of labelme, only of other programs"
+        raise InputError(message, file=annotations, hint=_HINT)
     folder = ImageFolder.of(root)
     paired, bare = pair_files(contents.names, folder)
     images_there, used, entries = set(folder.names), set[str](), []
@@ -97,7 +103,13 @@ def open_labelme(
     return LabelmeJson(
         root,
         annotations,
-        classes_of(contents.labels, labels, file=annotations, name="labelme"),
+        classes_of(
+            contents.labels,
+            labels,
+            file=annotations,
+            name="labelme",
+            broken=broken_file(annotations, contents.problems),
+        ),
         "instance" if contents.masked and not boxes_only else "boxes",
         {},
         boxes_only,
@@ -115,21 +127,28 @@ class _Contents:
         """JSON file -> possible paths of its image."""
         self.labels: set[str] = set()
         self.masked = False
+        self.problems: dict[str, str] = {}
+        """JSON file that cannot be read -> the reason."""
         self._same_root = same_root
         self._passed_over = 0
 
     def add(self, name: str, data: bytes | None) -> None:
         """Add a file; one that is damaged is reported when it is converted."""
-        content = _parse(data or b"")
-        if content is None and _is_json(data):
+        content: dict[str, Any] = {"shapes": []}
+        try:
+            if data is None:
+                raise ValueError("cannot be read")
+            content = _parse(data)
+        except _OtherProgramError:
             self._passed_over += 1
             return
+        except ValueError as error:
+            self.problems[name] = str(error)
         self.names.append(name)
-        content = content or {"shapes": []}
         self.paths[name] = _image_paths(name, content.get("imagePath"))
         for shape in content["shapes"]:
             if isinstance(shape, dict) and _type(shape) not in _UNSUPPORTED:
-                self.labels.add(str(shape.get("label") or ""))
+                self.labels.add(_label(shape))
                 self.masked |= _type(shape) in _MASKED
 
     def notes(self) -> tuple[str, ...]:
@@ -139,22 +158,25 @@ class _Contents:
         return (f"JSON files that are not labelme's were passed over: {self._passed_over}",)
 
 
-def _parse(data: bytes) -> dict[str, Any] | None:
-    try:
-        content = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return None
-    return (
-        content if isinstance(content, dict) and isinstance(content.get("shapes"), list) else None
-    )
+class _OtherProgramError(ValueError):
+    """JSON that labelme has not written."""
 
 
-def _is_json(data: bytes | None) -> bool:
+def _parse(data: bytes) -> dict[str, Any]:
+    """Parse a JSON file of labelme; ValueError, in words that complete a sentence, for others."""
+    if not data.strip():
+        raise ValueError("is empty")
     try:
-        json.loads((data or b"").decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return False
-    return True
+        content = json.loads(parse.decode_text(data, file=None))
+    except InputError as error:
+        raise ValueError(error.message) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not JSON that can be read ({first_line(error)})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        raise _OtherProgramError("is not a JSON file of labelme: it has no list `shapes`")
+    return content
 
 
 def _last_part(path: Any) -> str:
@@ -216,14 +238,20 @@ def _annotation(entry: Any, count: int) -> Annotation:
     except AnnotationError as reason:
         draw = reason
     group = entry.get("group_id")
-    label = entry.get("label")
     return Annotation(
-        label if isinstance(label, str) else "",
+        _label(entry),
         place,
         draw,
         {key: value for key, value in entry.items() if len(str(value)) < 10_000},
         group=group if isinstance(group, int) and not isinstance(group, bool) else None,
     )
+
+
+def _label(shape: Mapping[str, Any]) -> str:
+    """The label of a shape, where a program has written a number as its text; "" for none."""
+    label = shape.get("label")
+    is_number = isinstance(label, int) and not isinstance(label, bool)
+    return label if isinstance(label, str) else str(label) if is_number else ""
 
 
 def _type(shape: Mapping[str, Any]) -> str:

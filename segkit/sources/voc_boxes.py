@@ -17,6 +17,7 @@ from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import (
     AnnotationFiles,
     ImageFolder,
+    broken_file,
     image_candidates,
     list_annotations,
     pair_files,
@@ -156,7 +157,14 @@ def open_voc_boxes(
     return VocBoxes(
         images,
         annotations,
-        classes_of(contents.names, labels, file=annotations, name="voc-boxes", vocabulary="voc-20"),
+        classes_of(
+            contents.names,
+            labels,
+            file=annotations,
+            name="voc-boxes",
+            vocabulary="voc-20",
+            broken=broken_file(annotations, contents.problems),
+        ),
         "instance" if contents.polygons else "boxes",
         {"zero_based": zero_based},
         notes=contents.notes(zero_based),
@@ -175,12 +183,18 @@ class _Contents:
         """Boxes that begin at 0."""
         self.file_names: dict[str, str] = {}
         """XML file -> the image that it names."""
+        self.problems: dict[str, str] = {}
+        """XML file that cannot be read -> the reason."""
 
     def add(self, name: str, data: bytes | None) -> None:
         """Add a file; one that cannot be parsed is reported when it is converted."""
+        if data is None:
+            self.problems[name] = "cannot be read"
+            return
         try:
-            root = _parse(data or b"")
-        except ValueError:
+            root = _parse(data)
+        except ValueError as error:
+            self.problems[name] = str(error)
             return
         self.file_names[name] = (child_text(root, "filename") or "").replace("\\", "/")
         for entry in root.iterfind("object"):

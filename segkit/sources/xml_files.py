@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import IO, Any
 from xml.etree.ElementTree import Element, ParseError
 
-from segkit import storage
+from segkit import parse, storage
 from segkit.errors import InputError
 
 MAX_ELEMENT_BYTES = 128 << 20
@@ -20,10 +20,15 @@ def parse_xml(data: bytes) -> Element:
     """Parse a small XML file.
 
     Raises:
-        ValueError: not XML, or it has a document type; in words that complete a sentence.
+        ValueError: empty, compressed, not XML, or it has a document type; in words that complete a
+            sentence.
     """
     from defusedxml.ElementTree import fromstring
 
+    if not data.strip():
+        raise ValueError("is empty")
+    if name := parse.compression(data):
+        raise ValueError(f"is compressed by {name}")
     try:
         root: Element = fromstring(data, forbid_dtd=True)
     except _ERRORS as error:

@@ -1,17 +1,23 @@
 """Random damage to the files of labeling tools ends in counts or in one line, never in a crash."""
 
+import bz2
+import gzip
 import json
+import lzma
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from segkit import parse
 from segkit.errors import InputError
+from segkit.sources import json_stream
 from segkit.sources.label_studio import open_label_studio
 from segkit.sources.labelme_json import open_labelme
 from segkit.sources.recognize import recognize
 from segkit.sources.visual_genome import open_visual_genome
+from segkit.sources.voc_boxes import open_voc_boxes
 from segkit.sources.yolo_labels import open_yolo
 
 from . import test_cvat_xml as cvat
@@ -53,6 +59,56 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     start = rng.randrange(len(data))
     end = min(len(data), start + rng.choice((0, 1, 1, 2, 8, 40)))
     return data[:start] + rng.choice((b"", b"", *WORDS)) + data[end:]
+
+
+GZIP = gzip.compress(b'{"shapes": []}')
+BROKEN = {
+    b"": "is empty",
+    b" \n": "is empty",
+    b'{"shapes": [{"label": "c': "is not JSON|is not XML",
+    b"<annotation><object>": "is not XML that can be read|is not JSON",
+    '{"shapes": []}'.encode("utf-16"): "is UTF-16 text|is not XML",
+    b"\xff": "is not UTF-8 text|is not XML",
+    GZIP: "is compressed by gzip",
+    b"[" * 100_000: "is not JSON that can be read|is not XML",
+    b"<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>": "has a document type|is not JSON",
+    b"<annotations/>": "its root is <annotations>|is not JSON",
+}
+
+
+@pytest.mark.parametrize("extension", [".json", ".xml"])
+@pytest.mark.parametrize("data", BROKEN)
+def test_a_broken_file_is_named_where_no_file_has_a_label(
+    tmp_path: Path, data: bytes, extension: str
+) -> None:
+    for name in ("b", "c"):
+        (tmp_path / f"{name}{extension}").write_bytes(data)
+        picture(tmp_path / f"{name}.jpg")
+    opener = open_labelme if extension == ".json" else lambda path: open_voc_boxes(path, path)
+    with pytest.raises(InputError, match=rf"b\{extension}: .*({BROKEN[data]}).*1 more") as error:
+        opener(tmp_path)
+    assert "--labels" not in str(error.value)
+
+
+def test_a_folder_of_other_json_files_is_not_one_of_labelme(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"images": [], "annotations": []})
+    with pytest.raises(InputError, match="contains no JSON file of labelme"):
+        open_labelme(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["coco", "labelstudio", "cvat", "visual-genome", "yolo"])
+def test_a_compressed_file_is_named_as_such(tmp_path: Path, command: str) -> None:
+    file = rich_files(tmp_path)[command]
+    for compress, name in ((gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")):
+        data = compress(file.read_bytes())
+        packed = file.with_name(f"{name}-{file.name}")
+        packed.write_bytes(data)
+        with pytest.raises(InputError, match=f"is compressed by {name}; unpack it"):
+            recognize(packed)
+    with pytest.raises(InputError, match="is compressed by xz; unpack it"):
+        list(json_stream.members(packed, ()))
+    with pytest.raises(InputError, match="is compressed by xz; unpack it"):
+        parse.read_json(packed)
 
 
 ODD_VALUES = (

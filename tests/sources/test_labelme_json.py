@@ -141,7 +141,7 @@ def test_oriented_rectangles(tmp_path: Path) -> None:
         (shape("mask", [[1, 1], [2, 2]], mask="no base64!"), "malformed-annotation"),
         (shape("mask", [[1, 1], [2, 2]], mask="AAAA"), "malformed-annotation"),
         (shape("mask", [[1, 1], [2, 2]], mask=png(np.zeros((2, 2), bool))), "empty-mask"),
-        (shape("rectangle", [[1, 1], [5, 5]], label=3), "unknown-category"),
+        (shape("rectangle", [[1, 1], [5, 5]], label=True), "unknown-category"),
         (7, "malformed-annotation"),
     ],
 )
@@ -227,3 +227,11 @@ def test_an_image_with_another_name_than_the_files_is_counted(tmp_path: Path) ->
     report = dry_run(open_labelme(tmp_path))
     assert report.ledger.images.kept == 2
     assert report.ledger.images.warnings == {"file-name-differs": 1}
+
+
+def test_numbers_are_labels(tmp_path: Path) -> None:
+    numbers = [shape("polygon", TRIANGLE, label) for label in (5, 0, "5")]
+    source = opened(tmp_path, *numbers, shape("polygon", TRIANGLE, None))
+    assert source.taxonomy.names == ("0", "5")
+    report = dry_run(source)
+    assert (report.ledger.annotations.kept, codes(report)) == (3, {"unknown-category": 1})
