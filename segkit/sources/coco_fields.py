@@ -18,6 +18,10 @@ from segkit.taxonomy import Category, Taxonomy
 Id = int | str
 _DIGITS = re.compile(r"-?\d{1,18}")
 _MAX_DIGITS = 1000
+_INTEGERS = (
+    *("id", "image_id", "category_id", "iscrowd", "ignore", "width", "height", "isthing"),
+    *("neg_category_ids", "not_exhaustive_category_ids"),  # lists
+)
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -67,6 +71,34 @@ def loose(raw: bytes | msgspec.Raw) -> Any:
     return json.loads(
         bytes(raw), parse_constant=str, parse_float=_finite_or_text, parse_int=_int_or_text
     )
+
+
+def with_integers(value: Any, raw: bytes) -> bytes:
+    """Return a raw record; where whole numbers are floats (`"image_id": 1.0`), as integers.
+
+    `value` is the decoded record, which is changed likewise.
+    """
+    if not isinstance(value, dict):
+        return raw
+    infos = value.get("segments_info")
+    parts = [value, *(infos if isinstance(infos, list) else ())]
+    changed = [part for part in parts if isinstance(part, dict) and _make_integers(part)]
+    return json.dumps(value).encode() if changed else raw
+
+
+def _make_integers(value: dict[str, Any]) -> bool:
+    """Replace whole floats under keys of integers; return whether there was one."""
+    before = {key: value[key] for key in _INTEGERS if isinstance(value.get(key), float | list)}
+    after = {
+        key: [_integer(e) for e in entry] if isinstance(entry, list) else _integer(entry)
+        for key, entry in before.items()
+    }
+    value.update(after)
+    return json.dumps(after) != json.dumps(before) if before else False
+
+
+def _integer(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _int_or_text(text: str) -> int | str:

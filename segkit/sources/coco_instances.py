@@ -15,6 +15,7 @@ from segkit.sources import coco_fields
 from segkit.sources.coco_fields import Id
 from segkit.sources.coco_json import CocoSource, read_coco
 from segkit.sources.image_files import Picture
+from segkit.sources.drawn_shapes import polygon_mask
 from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import Record
 
@@ -243,10 +244,7 @@ def _mask(raw: msgspec.Raw, width: int, height: int) -> _Mask | None:
 
 def _read_polygons(text: bytes, width: int, height: int) -> tuple[bytes, bool]:
     polygons = msgspec.json.decode(_nested(text), type=list[list[float]])
-    try:
-        return rle.from_polygons(polygons, height, width), True
-    except ValueError as error:
-        raise AnnotationError("degenerate-polygon", str(error)) from None
+    return polygon_mask(polygons, width, height), True
 
 
 def _read_run_lengths(text: bytes, width: int, height: int) -> tuple[bytes, bool]:

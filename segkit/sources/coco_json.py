@@ -21,7 +21,7 @@ from segkit.file_names import relative_name
 from segkit.sample import Kind
 from segkit.sources import coco_fields, json_stream
 from segkit.sources.categories import NativeCategory, build_taxonomy
-from segkit.sources.coco_fields import IMAGE, Id, loose, read_image
+from segkit.sources.coco_fields import IMAGE, Id, loose, read_image, with_integers
 from segkit.sources.external_sort import ExternalSort, SpillFile
 from segkit.sources.file_format import reject_other_formats
 from segkit.sources.ledger import Defect, ImageError, Tally
@@ -41,7 +41,6 @@ _TYPES: dict[AnnotationType, tuple[str, str]] = {
 """Name of each type of file, and the field that all its annotations have."""
 _INT64 = 2**63
 _INT32 = 2**31
-_INTEGERS = ("id", "image_id", "category_id", "iscrowd", "ignore", "width", "height")
 _ID = (int, str)
 
 
@@ -132,11 +131,12 @@ def read_coco(path: Path, expected: AnnotationType, *, drop_unused_twins: bool =
         if not text:
             lists.append(key)
         elif key == "images":
-            contents.add_image(_with_integers(value, text))
+            contents.add_image(with_integers(value, text))
         elif key == "annotations" and "images" in lists:
             contents.add_annotation(value, text)
         elif key == "categories":
-            categories.append(text)
+            copy = dict(value) if isinstance(value, dict) else value  # the header is verbatim
+            categories.append(with_integers(copy, text))
             header.setdefault(key, []).append(value)
         elif key in _HEADER:
             header[key] = value
@@ -252,7 +252,7 @@ class CocoContents:
         """Add an annotation, given both as decoded value and as raw record."""
         index = self._annotations
         self._annotations += 1
-        raw = _with_integers(value, raw)
+        raw = with_integers(value, raw)
         if not index:
             _check_type(value, self._expected, self._path)
         owner = value.get("image_id") if isinstance(value, dict) else None
@@ -304,21 +304,6 @@ class CocoContents:
             return annotation_id in repeated
         repeated.add(annotation_id)
         return False
-
-
-def _with_integers(value: Any, raw: bytes) -> bytes:
-    """Return a raw record; where whole numbers are floats (`"image_id": 1.0`), as integers.
-
-    `value` is the decoded record, which is changed likewise.
-    """
-    if not isinstance(value, dict):
-        return raw
-    floats = [key for key in _INTEGERS if isinstance(value.get(key), float)]
-    whole_numbers = [key for key in floats if value[key].is_integer()]
-    if not whole_numbers:
-        return raw
-    value.update({key: int(value[key]) for key in whole_numbers})
-    return json.dumps(value).encode()
 
 
 def _check_type(annotation: Any, expected: AnnotationType, path: Path) -> None:

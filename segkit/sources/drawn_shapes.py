@@ -237,6 +237,21 @@ def png_mask(data: bytes) -> NDArray[np.bool_]:
     return np.asarray(pixels != 0)
 
 
+def polygon_mask(rings: Sequence[Sequence[float]], width: int, height: int) -> bytes:
+    """The RLE counts of the union of polygons, as pycocotools rasterizes them.
+
+    Raises:
+        AnnotationError: fewer than three points (`degenerate-polygon`), or coordinates that are not
+            pairs of numbers near the image (`malformed-annotation`).
+    """
+    try:
+        return rle.from_polygons(rings, height, width)
+    except ValueError as error:
+        has_few = not rings or any(len(ring) < 6 for ring in rings)
+        code = "degenerate-polygon" if has_few else "malformed-annotation"
+        raise AnnotationError(code, str(error)) from None
+
+
 def union(parts: Sequence[Draw]) -> Draw:
     """One object of several parts: the union of masks, or the box around all boxes."""
     return parts[0] if len(parts) == 1 else partial(_draw_union, parts)
@@ -256,10 +271,7 @@ def _size_mismatch(size: tuple[int, int], width: int, height: int) -> Annotation
 def _draw_polygons(
     rings: list[list[float]], width: int, height: int, *, keep: bool = True
 ) -> Drawing:
-    try:
-        mask = rle.from_polygons(rings, height, width)
-    except ValueError as error:
-        raise AnnotationError("degenerate-polygon", str(error)) from None
+    mask = polygon_mask(rings, width, height)
     if not rle.area(mask, height, width):
         return replace(_draw_edges(rings, width, height), warning="thin-polygon")
     return _with_mask(mask, width, height, json.dumps(rings) if keep else None)
@@ -270,7 +282,7 @@ def _draw_edges(rings: list[list[float]], width: int, height: int) -> Drawing:
     import cv2
 
     if max(abs(value) for ring in rings for value in ring) > _MAX_FILLED:
-        raise AnnotationError("degenerate-polygon", "a polygon coordinate is out of range")
+        raise AnnotationError("malformed-annotation", "a polygon coordinate is out of range")
     canvas = np.zeros((height, width), np.uint8)
     points = [np.floor(ring).astype(np.int32).reshape(-1, 2) for ring in rings]
     cv2.fillPoly(canvas, points, 1)
@@ -312,7 +324,7 @@ def _draw_union(parts: Sequence[Draw], width: int, height: int) -> Drawing:
     shapeless = [drawing.mask for drawing in drawings if drawing.mask and not drawing.polygons]
     if not shapeless:
         return _draw_polygons(rings, width, height)
-    masks = [*shapeless, *([rle.from_polygons(rings, height, width)] if rings else [])]
+    masks = [*shapeless, *([polygon_mask(rings, width, height)] if rings else [])]
     return _with_mask(rle.union(masks, height, width), width, height)
 
 

@@ -237,7 +237,8 @@ DEFECTS: list[tuple[dict[str, Any], str]] = [
     ({"bbox": BOX, "image_id": None}, "malformed-annotation"),
     ({"bbox": BOX, "segmentation": [[1, 2, 3, 4]]}, "degenerate-polygon"),
     ({"bbox": BOX, "segmentation": [SQUARE[0], [1, 2, 3, 4, 5]]}, "degenerate-polygon"),
-    ({"bbox": BOX, "segmentation": [[1e300] * 6]}, "degenerate-polygon"),
+    ({"bbox": BOX, "segmentation": [[1e300] * 6]}, "malformed-annotation"),
+    ({"bbox": BOX, "segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "malformed-annotation"),
     ({"bbox": BOX, "segmentation": [[5, 5, 5, 5, 5, 5]]}, "empty-mask"),
     ({"bbox": BOX, "segmentation": [["a", 2, 3, 4, 5, 6]]}, "malformed-annotation"),
     (

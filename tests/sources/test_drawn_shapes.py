@@ -119,3 +119,11 @@ def test_impossible_coordinates(bad: float) -> None:
     ):
         with pytest.raises(AnnotationError):
             draw()
+
+
+def test_a_box_far_out_in_an_object_of_masks_is_malformed() -> None:
+    mask = drawn_shapes.mask_crop(lambda: np.ones((2, 2), bool), (2, 2), 1, 1)
+    parts = (mask, drawn_shapes.box(1, 1, 1e8, 5))
+    with pytest.raises(AnnotationError, match="out of range") as error:
+        drawn_shapes.union(parts)(32, 24)
+    assert error.value.code == "malformed-annotation"

@@ -10,10 +10,20 @@ import pytest
 from segkit.errors import InputError
 from segkit.export.coco import export_instances
 from segkit.sources.coco_instances import open_coco_instances
+from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import convert
 from segkit.taxonomy import Category, Taxonomy
 
-from .builders import HEIGHT, WIDTH, coco_instances, dry_run, picture, samples
+from .builders import (
+    HEIGHT,
+    WIDTH,
+    coco_instances,
+    coco_panoptic,
+    dry_run,
+    picture,
+    samples,
+    write_json,
+)
 
 SQUARE = [2, 2, 12, 2, 12, 12, 2, 12]
 
@@ -57,10 +67,32 @@ def test_a_missing_size_is_that_of_the_photo(tmp_path: Path, size: tuple[Any, An
 def test_whole_numbers_may_be_floats(tmp_path: Path) -> None:
     def change(data: dict[str, Any]) -> None:
         data["images"][0].update(id=0.0, width=float(WIDTH), height=float(HEIGHT))
+        data["images"][0].update(neg_category_ids=[3.0], not_exhaustive_category_ids=[3.0])
         data["annotations"][0].update(image_id=0.0, category_id=3.0, id=1.0, iscrowd=0.0)
+        for category in data["categories"]:
+            category.update(id=float(category["id"]), isthing=1.0)
 
-    report = dry_run(opened(tmp_path, change))
+    source = opened(tmp_path, change)
+    report = dry_run(source)
     assert (report.ledger.annotations.kept, report.offenders) == (1, 0)
+    assert isinstance(source.header["categories"][0]["id"], float), "verbatim"
+
+
+def test_an_id_that_is_a_fraction_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"categories\[0\]: invalid category"):
+        opened(tmp_path, lambda d: d["categories"][0].update(id=1.5))
+
+
+def test_whole_numbers_of_panoptic_segments_may_be_floats(tmp_path: Path) -> None:
+    data = coco_panoptic(tmp_path)
+    expected = dry_run(open_coco_panoptic(tmp_path / "panoptic.json", tmp_path / "images"))
+    for entry in (*data["categories"], *data["annotations"], *data["images"]):
+        entry.update({key: float(entry[key]) for key in ("id", "image_id") if key in entry})
+        for info in entry.get("segments_info", ()):
+            info.update({key: float(info[key]) for key in ("id", "category_id", "iscrowd")})
+    write_json(tmp_path / "panoptic.json", data)
+    report = dry_run(open_coco_panoptic(tmp_path / "panoptic.json", tmp_path / "images"))
+    assert report.ledger == expected.ledger and report.ledger.annotations.kept > 0
 
 
 def test_a_name_with_backslashes_is_found_and_cannot_climb(tmp_path: Path) -> None:
