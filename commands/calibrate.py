@@ -65,6 +65,7 @@ def calibrate(
     if not labeled.manifest.statistics.masked:
         hint = "give a set with true masks"
         raise InputError("no segment has a mask", file=labeled.path, hint=hint)
+    labeled.require_images()
     folder = run_folder(checkpoint)
     destination = folder.parent if out is None else out
     check_type(destination, "run")

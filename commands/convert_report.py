@@ -116,6 +116,7 @@ def _result(
         "version": published.version if published is not None else None,
         "digest": published.manifest.digest if published is not None else None,
         "kind": source.kind,
+        "images_by": published.manifest.images_by if published is not None else None,
         "taxonomy": source.taxonomy.name,
         "ledger": ledger.annotations.model_dump(),
         "images": ledger.images.model_dump(),

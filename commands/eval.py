@@ -139,6 +139,8 @@ def evaluate(
         hint = "leave --checkpoint and --predictions out"
         raise InputError("--compare A B names both predictions", hint=hint)
     truth = ShardSet.open(data)
+    if checkpoint is not None:
+        truth.require_images()
     evaluated, unseen_classes = task_class_names(truth.taxonomy, chosen), _class_names(unseen)
     if unseen is None and not compare:
         recorded = source.unseen_classes(chosen)

@@ -31,7 +31,7 @@ def _convert(result: Result) -> str | None:
     if result["path"] is None:
         defects = ", once the defects are mended or with --on-error skip"
         return f"the same command without --dry-run{defects if result['offenders'] else ''}"
-    if not result["ledger"]["kept"]:  # nothing to train on
+    if not result["ledger"]["kept"] or result["images_by"] == "none":  # nothing to train on
         return f"segkit inspect {_path(result)}"
     if result["kind"] == "boxes":
         # GrabCut needs neither a run nor a download

@@ -145,6 +145,8 @@ def predict(
     workers = parse_workers(engine, devices, device, address)
     check_run(checkpoint, settings, chosen_task)
     shards = ShardSet.open(data) if data else None
+    if shards is not None:
+        shards.require_images()
     taxonomy = _taxonomy(vocabulary, classes, shards)
     if taxonomy is None and not is_hugging_face(checkpoint):
         taxonomy = trained_classes(checkpoint)

@@ -290,11 +290,12 @@ def _scores(figures: "MaskStatistics") -> "list[Table]":
 
 
 def _open_boxes(data: str) -> "ShardSet":
-    """The set to label; InputError where every segment has a mask."""
+    """The set to label; InputError where every segment has a mask, or there are no images."""
     from segkit.shards.reader import ShardSet
 
     opened = ShardSet.open(data)
     if not opened.manifest.statistics.boxes_only:
         hint = "give a set with boxes, such as one of `segkit convert coco --boxes-only`"
         raise InputError("no segment lacks a mask", file=opened.path, hint=hint)
+    opened.require_images()
     return opened

@@ -183,8 +183,9 @@ def _plan(
 
     resolved = resolve_init_from(load_recipe(recipe, with_steps(overrides, steps)))
     opened = [(ShardSet.open(spec), weight) for spec, weight in sets]
-    for spec in eval_data:
-        ShardSet.open(spec)
+    evaluated = [ShardSet.open(spec) for spec in eval_data]
+    for shards in (*(shards for shards, _ in opened), *evaluated):
+        shards.require_images()
     if os.environ.get("RANK", "0") != "0":  # torchrun starts one process for each GPU
         return
     plan = plan_training(resolved, opened, out, device=device)

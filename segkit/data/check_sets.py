@@ -14,8 +14,8 @@ def check_sets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) 
     """Check names, weights and mask policies of data sets.
 
     Raises:
-        InputError: no data set, an empty one, one twice, a name used twice, a weight that is not
-            positive, or a policy for a set or class that does not exist.
+        InputError: no data set, an empty one, one of labels only, one twice, a name used twice, a
+            weight that is not positive, or a policy for a set or class that does not exist.
     """
     names = [name for name, _, _ in sets]
     if not names:
@@ -33,6 +33,7 @@ def check_sets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) 
             raise InputError(message, file=shards.path, hint=hint)
         if not len(shards):
             raise InputError("it has no images", file=shards.path, hint="leave the data set out")
+        shards.require_images()
     for key in config.mask_policy:
         if key.partition(":")[0] not in names:
             hint = f"name one of: {', '.join(names)}"

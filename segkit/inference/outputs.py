@@ -104,7 +104,11 @@ def predict_set(
         workers: devices that share the work; each loads the run.
         force: as of `segkit.shards.writer.finish`.
         on_image: called once for each image.
+
+    Raises:
+        InputError: the set holds labels only, or the run may have seen an unseen class.
     """
+    data.require_images()
     classes = taxonomy or data.taxonomy
     _require_unseen(run, classes)
     label = partial(_label, data, run.class_embeddings(classes).to("cpu"), classes, task)

@@ -84,9 +84,10 @@ def pseudolabel(
         The published version, and the counts.
 
     Raises:
-        InputError: classes that the teacher cannot serve.
+        InputError: a set that holds labels only, or classes that the teacher cannot serve.
         ValueError: workers without `spec`.
     """
+    data.require_images()
     open_label: Callable[[str], Label] | None = None
     if not workers.in_process:
         if spec is None:

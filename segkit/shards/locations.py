@@ -208,6 +208,12 @@ def resolved(path: Path) -> Path:
         raise InputError(message, file=path, hint="check the path") from error
 
 
+def labels_only(version: Path, record: str | None = None) -> InputError:
+    """The error of a set, or of one of its images, that refers to no image file."""
+    hint = "convert it without --images-by none"
+    return InputError("the set holds labels only", file=version, record=record, hint=hint)
+
+
 def _bucket(path: Path) -> tuple[str, str]:
     remote: Any = path
     return str(remote.protocol), str(remote.drive)

@@ -23,7 +23,7 @@ from segkit.sample import Sample
 from segkit.shards import arrow, label_files
 from segkit.shards.byte_cache import ByteCache
 from segkit.shards.labeled_image import LabeledImage
-from segkit.shards.locations import Locations
+from segkit.shards.locations import Locations, labels_only
 from segkit.shards.manifest import Manifest, Parent, Part
 from segkit.shards.manifest_file import verify_content
 from segkit.shards.publish import MANIFEST, resolve
@@ -218,6 +218,11 @@ class ShardSet:
             raise InputError(message, file=self.path, record=place, hint=_COPY_HINT)
         return data
 
+    def require_images(self) -> None:
+        """Raise InputError if the set holds labels only; not where images are missing."""
+        if self.manifest.images_by == "none":
+            raise labels_only(self.path)
+
     def verify_image(self, sample: Sample) -> None:
         """Raise as `image_bytes` does, but not for a sample of a set that holds labels only."""
         if sample.image.tar is not None or sample.image.path is not None:
@@ -232,8 +237,7 @@ class ShardSet:
         if image.tar is not None:
             return self._read_from_tar(sample, cached)
         if image.path is None:
-            message, hint = "the set holds labels only", "convert with images"
-            raise InputError(message, file=self.path, record=sample.id, hint=hint)
+            raise labels_only(self.path, sample.id)
         path = self.locations.image(image.path)
         try:
             digest = image.sha256 if cached else None

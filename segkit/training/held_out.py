@@ -23,7 +23,9 @@ Parts = Mapping[str, str]
 
 
 def check_held_out(held_out: ShardSet, trained: Sequence[ShardSet]) -> None:
-    """Raise InputError where a set has no thing with a mask, or images that are trained on."""
+    """Raise InputError where a set holds labels only, has no thing with a mask, or has images that
+    are trained on."""
+    held_out.require_images()
     scored = image_digests(held_out)
     for shards in trained:
         digests = set(image_digests(shards).values())

@@ -205,7 +205,8 @@ def resolve_unseen(recipe: Recipe, datasets: Sequence[NamedSet]) -> Recipe:
 
 
 def check_eval_sets(datasets: Sequence[NamedSet]) -> None:
-    """Raise InputError where two evaluation sets share a name, or one has boxes without masks."""
+    """Raise InputError where two evaluation sets share a name, or one has boxes without masks or
+    no images."""
     count = Counter(name for name, _, _ in datasets)
     for name, shards, _ in datasets:
         if count[name] > 1:
@@ -215,6 +216,7 @@ def check_eval_sets(datasets: Sequence[NamedSet]) -> None:
                 hint="leave one of them out, or give it another name",
             )
     for _, shards, _ in datasets:
+        shards.require_images()
         check_task(shards, TASKS[shards.manifest.kind], EvalOptions())
 
 

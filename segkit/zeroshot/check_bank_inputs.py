@@ -37,6 +37,7 @@ def check_bank_inputs(
     if data.manifest.kind == "boxes" or not data.manifest.statistics.masked:
         hint = "queries are matched to masks: give a set with masks"
         raise InputError("the set has no masks", file=data.path, hint=hint)
+    data.require_images()
     if shared := {*data.taxonomy.names} & {*record.taxonomy.names}:
         message = f"has the unseen class {min(shared)!r}"
         raise InputError(message, file=data.path, hint="split the set again")

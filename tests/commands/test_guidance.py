@@ -21,6 +21,7 @@ from segkit.recipes.load import known_recipes
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
+from tests.commands.slips import hollow_run
 from tests.metrics.files import results_file, sets, shard_set
 from tests.shards.conftest import TAXONOMY, toy_records
 from tests.sources.builders import coco_instances
@@ -88,6 +89,7 @@ def test_every_next_command_is_complete(tmp_path: Path, monkeypatch: pytest.Monk
         "parts": {"train": {"path": "p"}},
         "data": {"path": "work/truth"},
         "sets": ["a b", "c"],
+        "images_by": "embed",
     }
     variants = [
         {"kind": kind, "type": type_, "ledger": {"kept": kept}, "pairs": pairs, **source}
@@ -127,6 +129,40 @@ def test_boxes_of_a_newcomer_are_labeled_by_the_next_command(
         _run(_next(*convert, "--out", tmp_path / name))
     masks = ShardSet.open(tmp_path / "work" / "masks")
     assert masks.manifest.statistics.segments == 1
+
+
+@pytest.mark.parametrize("boxes_only", [True, False])
+def test_a_set_of_labels_only_is_looked_at_not_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boxes_only: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ring = {} if boxes_only else {"segmentation": [[2, 3, 22, 3, 22, 18]]}
+    file = coco_instances(tmp_path, [{"bbox": [2, 3, 20, 15], **ring}])
+    common = ("--instances", file, "--images", tmp_path / "images", "--images-by", "none")
+    step = _next("convert", "coco", *common, "--out", "labels")
+    assert step == f"segkit inspect {tmp_path / 'labels' / 'v1'}"
+    _run(_next(*step.split()[1:]))
+    assert (tmp_path / "labels-v1.png").is_file()
+
+    header = Header(taxonomy=TAXONOMY, kind="panoptic", name="toy", command="t")
+    write_set(tmp_path / "toy", toy_records(2), header)
+    by_run = ("--checkpoint", hollow_run(tmp_path / "hollow"), "--data", "labels", "--out", "out")
+    train = ("train", "--recipe", "dataseg-mini", "--out", "run")
+    for words in (
+        (*train, "--data", "labels"),
+        (*train, "--data", "labels", "--plan"),
+        (*train, "--data", "toy", "--eval-data", "labels"),
+        ("predict", *by_run, "--task", "instance"),
+        ("eval", *by_run, "--task", "instance"),
+        ("pseudolabel", "--teacher", "grabcut", "--data", "labels", "--out", "masks"),
+        ("calibrate", *by_run),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        error = CliRunner().invoke(app, words).exception
+        assert isinstance(error, InputError)
+        if words[0] != ("calibrate" if boxes_only else "pseudolabel"):  # of the other kind
+            assert "labels only; convert it without --images-by none" in str(error)
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_next_command_after_an_evaluation_shows_its_images(
