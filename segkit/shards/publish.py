@@ -10,8 +10,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -173,7 +173,8 @@ def staging(
     """Lock `destination`, and yield a directory in which to write its next version.
 
     Files that are written but not published stay there (`.vN.partial`), so that a later call can
-    resume; without `resume`, a failure removes those of a local shard set. For a remote
+    resume; without `resume`, a failure removes those of a local shard set, and new folders in which
+    nothing was written. For a remote
     destination, lock and directory are on this machine, under `segkit.storage.cache_root`.
 
     Args:
@@ -192,6 +193,7 @@ def staging(
     destination = storage.location(destination)
     check_type(destination, content)
     directory = _local_directory(destination)
+    new_folders = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = storage.open_lock(directory / _LOCK)
@@ -201,6 +203,7 @@ def staging(
     with lock:
         _lock(lock.fileno(), directory / _LOCK, destination)
         with (
+            _empty_folders_removed(directory, new_folders),
             _prepare(directory, destination, dict(fingerprint), resume) as stage,
             disk_errors(destination),
         ):
@@ -208,6 +211,20 @@ def staging(
             removal = nullcontext() if keep else _removed_on_failure(stage)
             with removal, _deletion_errors(stage):  # removed only once the error is known
                 yield stage
+
+
+@contextmanager
+def _empty_folders_removed(directory: Path, new_folders: Sequence[Path]) -> Iterator[None]:
+    """Where the block raises, remove the folders that were made for it if they hold only a lock."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # something else is in them
+            if new_folders and {entry.name for entry in directory.iterdir()} == {_LOCK}:
+                (directory / _LOCK).unlink()
+                for folder in new_folders:
+                    folder.rmdir()
+        raise
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def test_merging_more_classes_lists_the_annotated_ones(make_set, tmp_path):
 def test_ids_that_clash_are_refused_or_renamed(make_set, tmp_path):
     first, second = make_set(count=2), make_set("again", count=2)
     with pytest.raises(InputError, match="occurs in both"):
-        merge_sets([first, second], tmp_path / "both", name="b", rename=False, arguments={})
+        merge_sets([first, second], tmp_path / "n" / "both", name="b", rename=False, arguments={})
+    assert not (tmp_path / "n").exists(), "a failure leaves no folder"
     merged = merge_sets([first, second], tmp_path / "both", name="b", rename=True, arguments={})
     assert [sample.id for sample in merged.samples()] == ["1-000", "1-001", "2-000", "2-001"]
 

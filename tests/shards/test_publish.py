@@ -218,3 +218,21 @@ def test_only_the_files_of_the_version_are_published(tmp_path):
         (stage.path / "folder" / "file").write_text("")
         published = stage.publish({"manifest.json", "labels", "absent"})
     assert sorted(path.name for path in published.iterdir()) == ["labels", "manifest.json"]
+
+
+def test_a_failure_removes_only_folders_that_it_made(tmp_path):
+    def fail(folder, resume=False):
+        with pytest.raises(InputError, match="no"), staging(folder, {}, resume=resume):
+            raise InputError("no")
+
+    fail(tmp_path / "a" / "b" / "set")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    fail(tmp_path / "mine" / "set")
+    fail(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [".lock"]
+    fail(tmp_path / "resumed", resume=True)
+    assert (tmp_path / "resumed" / ".v1.partial").is_dir()
+    publish(tmp_path / "set")
+    fail(tmp_path / "set")
+    assert resolve(tmp_path / "set").name == "v1"
