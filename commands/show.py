@@ -66,6 +66,8 @@ def show(
     name = f"{shards.path.parent.name}-{shards.path.name}.png"
     file = Path(name) if out is None else out
     require_writable(file)
+    if file.suffix.lower() != ".png":
+        raise InputError("the picture is a PNG", file=file, hint="give a name that ends in .png")
 
     from segkit.images.draw import save_png
     from segkit.report.preview import draw_samples, index_of, predicted_images, spread

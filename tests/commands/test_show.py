@@ -86,6 +86,7 @@ def test_slips_are_refused_in_one_line(tmp_path: Path) -> None:
     truth, _ = sets(tmp_path, images=2, kind="panoptic")
     out = ("--out", tmp_path / "x.png")
     (tmp_path / "file").touch()
+    assert "x.jpg: the picture is a PNG" in _refusal(truth.path, "--out", tmp_path / "x.jpg")
     assert "give --id or --grid, not both" in _refusal(truth.path, "--id", "1", "--grid", 2, *out)
     assert "give --id or --worst, not both" in _refusal(truth.path, "--id", "1", "--worst", *out)
     assert "no segment has a score" in _refusal(truth.path, "--worst", *out)
