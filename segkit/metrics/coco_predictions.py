@@ -121,7 +121,7 @@ class CocoResults:
         Raises:
             InputError: a result lacks a key, or its score or category is invalid.
         """
-        self._path = path
+        self.file = path
         self._taxonomy = taxonomy
         self._by_image: dict[str, list[tuple[int, Result]]] = {}
         for number, result in enumerate(results):
@@ -212,7 +212,7 @@ class CocoResults:
 
     def _error(self, number: int, message: str) -> InputError:
         hint = "see COCO's results format"
-        return InputError(message, file=self._path, record=f"result {number}", hint=hint)
+        return InputError(message, file=self.file, record=f"result {number}", hint=hint)
 
 
 def _checked_counts(counts: str) -> bytes:
@@ -252,7 +252,7 @@ class CocoPanoptic:
         Raises:
             InputError: the file's categories contradict the taxonomy, or the folder is missing.
         """
-        self._path, self._folder, self._taxonomy = path, folder, taxonomy
+        self.file, self._folder, self._taxonomy = path, folder, taxonomy
         rows = [(_image_id(row, ids_by_name), row) for row in content.annotations]
         _check_categories(path, content.categories, taxonomy)
         self._rows = dict(rows)
@@ -310,7 +310,7 @@ class CocoPanoptic:
 
     def _contradiction(self, message: str, record: str) -> InputError:
         hint = "list exactly the ids that the PNG shows"
-        return InputError(message, file=self._path, record=record, hint=hint)
+        return InputError(message, file=self.file, record=record, hint=hint)
 
     def _segment(self, row: PanopticImage, info: SegmentInfo, region: rle.Region) -> Segment:
         class_id = info.category_id
@@ -318,11 +318,11 @@ class CocoPanoptic:
         if class_id not in self._taxonomy.by_id:
             message = f"category {class_id} is not in {self._taxonomy.name}"
             hint = "predict in the vocabulary of the ground truth"
-            raise InputError(message, file=self._path, record=record, hint=hint)
+            raise InputError(message, file=self.file, record=record, hint=hint)
         if info.area is not None and info.area != region.area:
             message = f"area {info.area:g}, but the PNG shows {region.area} pixels"
             hint = "count areas from the PNG, or leave them out"
-            raise InputError(message, file=self._path, record=record, hint=hint)
+            raise InputError(message, file=self.file, record=record, hint=hint)
         return Segment(
             class_id,
             self._taxonomy.by_id[class_id].kind,

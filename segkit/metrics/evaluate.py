@@ -17,7 +17,13 @@ from segkit.metrics.class_mapping import thing_classes
 from segkit.metrics.detections import DetectionMatches
 from segkit.metrics.mask_recall import MaskRecall
 from segkit.metrics.panoptic import PanopticQuality
-from segkit.metrics.predictions import Predictions, SetPredictions, as_predictions, count_missing
+from segkit.metrics.predictions import (
+    Predictions,
+    SetPredictions,
+    as_predictions,
+    count_missing,
+    named_files,
+)
 from segkit.metrics.regions import MASKS_HINT
 from segkit.metrics.semantic import SemanticIoU, most_confused
 from segkit.metrics.task_metrics import EvalOptions, TaskMetrics, check_evaluator, count
@@ -125,6 +131,14 @@ def evaluate(
     if options.bootstrap:
         options = replace(options, detections=True)
     source = as_predictions(predictions, truth)
+    with named_files(truth, source):
+        return _evaluate(truth, source, task, options, workers)
+
+
+def _evaluate(
+    truth: ShardSet, source: Predictions, task: Task, options: EvalOptions, workers: Workers
+) -> EvalResult:
+    """Count predictions, and compute all figures; see `evaluate`."""
     missing = count_missing(source, truth)
     metrics = count(truth, source, task, options, workers)
     result = _TASKS[task](metrics, options)

@@ -281,7 +281,8 @@ class MissingMasks:
             InputError: no prediction has a mask, but there are some.
         """
         if self.without_mask and not self.with_mask:
-            raise InputError("the predictions are boxes without masks", hint=MASKS_HINT)
+            message = "the predictions are boxes without masks"
+            raise InputError(message, file="predictions", hint=MASKS_HINT)
         return {"without_mask": self.without_mask}
 
 

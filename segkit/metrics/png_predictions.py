@@ -33,7 +33,7 @@ class PngPredictions:
                 source gives to void mean "no class".
             ids_by_name: image ids by the ids and file stems that names may be.
         """
-        self._folder, self._taxonomy = folder, truth.taxonomy
+        self.file, self._taxonomy = folder, truth.taxonomy
         ignored = truth.manifest.source_header.get("ignore") or ()
         self._void = {_VOID, *ignored} - truth.taxonomy.by_id.keys()
         self._names: dict[str, str] = {}
@@ -59,7 +59,7 @@ class PngPredictions:
         name = self._names.get(image.id)
         if name is None:
             return None
-        path, size = self._folder / name, (image.width, image.height)
+        path, size = self.file / name, (image.width, image.height)
         try:
             indices = read_indices(path, size, record=f"image {image.id}")
         except ImageError as error:

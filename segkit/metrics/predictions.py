@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -18,9 +19,17 @@ from segkit.shards.reader import ShardSet
 from segkit.storage import location
 from segkit.taxonomy import Taxonomy
 
+GROUND_TRUTH, PREDICTIONS = "ground truth", "predictions"
+"""How metrics name the two sides in errors, see `named_files`."""
+
 
 class Predictions(Protocol):
     """What an evaluation needs of predictions."""
+
+    @property
+    def file(self) -> object:
+        """The file, folder or version that errors name."""
+        ...
 
     def ids(self) -> list[str]:
         """Ids of all images that have a prediction."""
@@ -33,6 +42,8 @@ class Predictions(Protocol):
 
 class SamplePredictions:
     """Predictions in memory."""
+
+    file = PREDICTIONS
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         self._samples = list(samples)
@@ -65,7 +76,11 @@ class SetPredictions:
             InputError: the classes have no word in common.
         """
         self.shards = shards
-        self.class_map = ClassMap.from_taxonomies(shards.taxonomy, target)
+        self.file = shards.path
+        try:
+            self.class_map = ClassMap.from_taxonomies(shards.taxonomy, target)
+        except InputError as error:
+            raise error.in_file(shards.path) from None
         self._target = target
         self._is_identity = self.class_map.is_identity
         self._ids = list(shards.image_ids())
@@ -162,14 +177,26 @@ def count_missing(predictions: Predictions, truth: ShardSet) -> int:
             "evaluate against the set that the predictions were made for "
             f"(its ids: {_listed(known[:3])})"
         )
-        raise InputError(message, file="predictions", hint=hint)
+        raise InputError(message, file=predictions.file, hint=hint)
     if repeated := _repeated(ids):
         message = f"images with two predictions: {_listed(repeated)}"
-        raise InputError(message, file="predictions", hint="keep one prediction of each image")
+        raise InputError(message, file=predictions.file, hint="keep one prediction of each image")
     if repeated := _repeated(known):
         message = f"two images of the same id: {_listed(repeated)}"
         raise InputError(message, file=truth.path, hint="give every image its own id")
     return len(known) - len(ids)
+
+
+@contextmanager
+def named_files(truth: ShardSet, predictions: Predictions) -> Iterator[None]:
+    """Name the files of both sides in the errors of metrics, which only know the sides."""
+    try:
+        yield
+    except InputError as error:
+        files: dict[object, object] = {GROUND_TRUTH: truth.path, PREDICTIONS: predictions.file}
+        if isinstance(error.file, str) and error.file in files:
+            raise error.in_file(files[error.file]) from error
+        raise
 
 
 def _png_folder_error(folder: Path, task: Task | None) -> InputError:

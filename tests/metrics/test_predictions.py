@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 from dataclasses import replace
@@ -13,6 +14,7 @@ from segkit.masks import rle
 from segkit.metrics.coco_predictions import _checked_counts
 from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample
+from segkit.taxonomy import Category
 
 from .files import figures, panoptic_files, results_file, sets, shard_set
 
@@ -298,3 +300,29 @@ def test_counts_are_numbers_of_at_most_12_characters(counts: str) -> None:
         encoded = None
     expected = re.fullmatch("(?:[P-o]{0,11}[0-O])+", counts)
     assert encoded == (counts.encode("ascii") if expected else None)
+
+
+def test_errors_of_an_evaluation_name_the_file_of_the_predictions(tmp_path):
+    truth, predictions = sets(tmp_path, kind="instance")
+    samples = list(predictions.samples())
+    stranger = results_file(tmp_path / "stranger.json", [replace(s, id="7") for s in samples])
+    rows = [{"image_id": 100, "category_id": 1, "score": 1.0, "bbox": [1, 1, 5, 5]}]
+    rows[0]["category_id"] = next(s.class_id for s in truth.sample(0).segments if s.kind == "thing")
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(rows))
+    packed = tmp_path / "packed.json"
+    packed.write_bytes(gzip.compress(boxes.read_bytes()))
+    for file, message in (
+        (stranger, "images are not in the ground truth"),
+        (boxes, "the predictions are boxes without masks"),
+        (packed, "is compressed by gzip; unpack it"),
+    ):
+        with pytest.raises(InputError, match=f"{file.name}: .*{message}"):
+            figures(truth, open_predictions(str(file), truth), "instance")
+    other = shard_set(tmp_path / "other", [replace(samples[0], id="8")], truth.taxonomy, "instance")
+    with pytest.raises(InputError, match=r"other/v1: 1 images are not"):
+        figures(truth, other, "instance")
+    words = replace(truth.taxonomy, categories=(Category(1, "zebra crossing", "thing"),))
+    foreign = shard_set(tmp_path / "foreign", [replace(samples[0], segments=())], words, "instance")
+    with pytest.raises(InputError, match=r"foreign/v1: no class of .* is a class of"):
+        figures(truth, foreign, "instance")
