@@ -111,7 +111,9 @@ def decode_text(data: bytes, *, file: object, hint: str | None = None) -> str:
 def require_unpacked(data: bytes, *, file: object) -> None:
     """Raise InputError if the first bytes of a file are those of a compressed one."""
     if name := compression(data):
-        raise InputError(f"is compressed by {name}", file=file, hint="unpack it and give the result")
+        raise InputError(
+            f"is compressed by {name}", file=file, hint="unpack it and give the result"
+        )
 
 
 def compression(data: bytes) -> str | None:

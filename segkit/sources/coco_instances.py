@@ -14,8 +14,8 @@ from segkit.shards.rules import agrees, is_area, reaches
 from segkit.sources import coco_fields
 from segkit.sources.coco_fields import Id
 from segkit.sources.coco_json import CocoSource, read_coco
-from segkit.sources.image_files import Picture
 from segkit.sources.drawn_shapes import polygon_mask
+from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import Record
 
