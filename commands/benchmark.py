@@ -164,12 +164,12 @@ def _evaluate_set(
 
     reject_unused(*options.unused_options())
     truth = ShardSet.open(data)
-    if options.checkpoint is not None:
-        truth.require_images()
     published = load_benchmark(transfer_benchmark(truth) if name == _TRANSFER else name)
     task: Task = "panoptic" if published.metric == "pq" else "semantic"
     options.check(task)
     check_task(truth, task, EvalOptions())
+    if options.checkpoint is not None:
+        truth.require_images()
     differences = class_differences(published, truth)
     for difference in differences:
         note(f"{data}: {difference}")

@@ -139,8 +139,6 @@ def evaluate(
         hint = "leave --checkpoint and --predictions out"
         raise InputError("--compare A B names both predictions", hint=hint)
     truth = ShardSet.open(data)
-    if checkpoint is not None:
-        truth.require_images()
     evaluated, unseen_classes = task_class_names(truth.taxonomy, chosen), _class_names(unseen)
     if unseen is None and not compare:
         recorded = source.unseen_classes(chosen)
@@ -159,6 +157,8 @@ def evaluate(
     )
     check_task(truth, chosen, options)
     check_unseen(evaluated, unseen_classes)
+    if checkpoint is not None:
+        truth.require_images()
     with folder_lock(out):
         if compare:
             _compare(truth, compare, chosen, options, out, as_json)

@@ -61,7 +61,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     return data[:start] + rng.choice((b"", b"", *WORDS)) + data[end:]
 
 
-GZIP = gzip.compress(b'{"shapes": []}')
+GZIP = gzip.compress(b'{"shapes": []}', mtime=0)
 BROKEN = {
     b"": "is empty",
     b" \n": "is empty",
@@ -77,7 +77,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("extension", [".json", ".xml"])
-@pytest.mark.parametrize("data", BROKEN)
+@pytest.mark.parametrize("data", BROKEN, ids=range(len(BROKEN)))
 def test_a_broken_file_is_named_where_no_file_has_a_label(
     tmp_path: Path, data: bytes, extension: str
 ) -> None:
