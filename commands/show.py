@@ -66,7 +66,7 @@ def show(
     name = f"{shards.path.parent.name}-{shards.path.name}.png"
     file = Path(name) if out is None else out
     require_writable(file)
-    if file.suffix.lower() != ".png":
+    if file.suffix.lower() not in ("", ".png"):
         raise InputError("the picture is a PNG", file=file, hint="give a name that ends in .png")
 
     from segkit.images.draw import save_png
