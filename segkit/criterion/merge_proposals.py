@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from segkit.criterion.partial_labels import mask_unannotated_logits
-from segkit.model.class_probability import class_probability
 from segkit.model.dataseg import Proposals
+from segkit.model.text_classifier import class_probability
 from segkit.recipes.schema import MERGE_THRESHOLD, ClassLoss
 from segkit.shards.manifest import Task
 

@@ -1,7 +1,7 @@
 """Sigmoid classes: focal loss of each class against background (OpenSeeD, as Deformable DETR).
 
 The probability of a class by itself is the sigmoid of its logit less that of background
-(`segkit.model.class_probability`).
+(`segkit.model.text_classifier`).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.criterion.losses import focal_terms
-from segkit.model.class_probability import class_margins
+from segkit.model.text_classifier import class_margins
 
 
 def sigmoid_class_cost(class_logits: Tensor, labels: Tensor) -> Tensor:

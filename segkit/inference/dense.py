@@ -17,7 +17,7 @@ from segkit.data.augment import Crop
 from segkit.inference.postprocess import VOID, LabeledMask, class_scores, panoptic
 from segkit.inference.upscale import bands, image_size, to_image
 from segkit.masks import rle
-from segkit.model.class_probability import class_probability
+from segkit.model.text_classifier import class_probability
 from segkit.recipes.schema import InferenceConfig
 from segkit.shards.manifest import Task
 

@@ -15,7 +15,7 @@ from segkit.criterion.merge_proposals import group_proposals, kept_rows, merge_m
 from segkit.data.augment import Crop
 from segkit.inference.upscale import BAND, bands, image_size
 from segkit.masks import rle
-from segkit.model.class_probability import class_probability
+from segkit.model.text_classifier import class_probability
 from segkit.recipes.schema import ClassLoss, InferenceConfig
 from segkit.sample import Segment
 from segkit.shards.manifest import Task

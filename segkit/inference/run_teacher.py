@@ -9,8 +9,7 @@ from segkit.inference.match_proposals import match_proposals
 from segkit.inference.pipeline import Image, ModelOutput, infer
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.teacher import Teacher
-from segkit.model.class_probability import class_probability
-from segkit.model.text_classifier import ClassEmbeddings
+from segkit.model.text_classifier import ClassEmbeddings, class_probability
 from segkit.recipes.schema import Strategy
 from segkit.runs.open_run import (
     check_min_iou,

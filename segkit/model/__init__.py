@@ -8,8 +8,7 @@ pixel_decoder.py        features -> three scales and F: feature pyramid or defor
 deformable.py           multi-scale deformable attention
 sampling.py             its inner loop: weighted bilinear samples
 transformer_decoder.py  queries -> masks, by masked attention to the scales
-text_classifier.py      queries -> class logits, by class embeddings
-class_probability.py    class logits -> probabilities, by softmax or sigmoid
+text_classifier.py      queries -> class logits and probabilities, by class embeddings
 cell_classifier.py      cells of the three scales -> class logits, by the same classifier
 box_prompt_encoder.py   boxes and labels -> queries
 prompt_maps.py          a box prompt and its neighbors as maps beside the image

@@ -17,8 +17,8 @@ from segkit.data.targets import build_targets
 from segkit.distributed import autocast
 from segkit.inference.pipeline import Image, load_batches, upload
 from segkit.masks import rle
-from segkit.model.class_probability import class_probability
 from segkit.model.dataseg import DataSeg, Proposals
+from segkit.model.text_classifier import class_probability
 from segkit.runs.run import Run
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.model.class_probability import class_probability
+from segkit.model.text_classifier import class_probability
+from segkit.recipes.schema import ClassLoss
 
 
 @given(
@@ -30,6 +31,6 @@ def test_softmax_classes_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("classes", ["softmax", "sigmoid"])
-def test_without_classes_everything_is_background(classes: str) -> None:
+def test_without_classes_everything_is_background(classes: ClassLoss) -> None:
     logits = torch.zeros(3, 1)
-    assert torch.equal(class_probability(logits, classes), torch.ones(3, 1))  # type: ignore[arg-type]
+    assert torch.equal(class_probability(logits, classes), torch.ones(3, 1))
