@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from segkit import distributed
 from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.set_criterion import SetCriterion
-from segkit.data.batch import Batch, Targets
+from segkit.data.batch import Batch
 from segkit.errors import SegkitError
 from segkit.model.dataseg import DataSeg
 from segkit.recipes.schema import LossConfig, ModelConfig
@@ -180,13 +180,14 @@ def take_varied_steps(tiny: str, sets: list[str], *overrides: str) -> dict[str, 
     }
 
 
-def denoised_losses(*images: Targets) -> dict[str, float]:
-    """Losses of images with focal classes and denoising, of untrained weights."""
+def denoised_losses(part: slice) -> dict[str, float]:
+    """Losses of a part of UNEVEN with focal classes and denoising, of untrained weights."""
     config = LossConfig(pairwise=0.0, box_prompts=0.0, denoising=1.0, classes="sigmoid")
     torch.manual_seed(0)
     model = DataSeg(SMALL).eval()
     text = F.normalize(torch.randn(len(IS_THING), SMALL.text_dim), dim=1)
-    batch = make_batch(*images)
+    batch = make_batch(*UNEVEN)
+    batch = replace(batch, images=batch.images[part], targets=batch.targets[part])
     noised = sample_denoising(batch, config, torch.Generator().manual_seed(0))
     things = torch.nonzero(IS_THING)[:, 0]
     with torch.no_grad():
@@ -211,7 +212,8 @@ def main(out: Path, tiny: str, *sets: str) -> None:
     with distributed.process_group(torch.device("cpu")):
         results = train_stand_ins(out) | train_runs(out, tiny, list(sets))
         results["varied"] = take_varied_steps(tiny, list(sets[:2]))
-        results["denoised"] = denoised_losses(UNEVEN[distributed.rank()])
+        rank = distributed.rank()
+        results["denoised"] = denoised_losses(slice(rank, rank + 1))
         resume_runs(out, tiny, list(sets))
         (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(results))
 
