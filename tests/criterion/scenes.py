@@ -6,13 +6,24 @@ from torch.nn import functional as F
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch, PackedMasks, Targets
 from segkit.model.dataseg import Outputs, Proposals
-from segkit.recipes.schema import LossConfig
+from segkit.recipes.schema import LossConfig, ModelConfig
 from segkit.shards.manifest import Task
 
 SIZE = 64
 CELLS = SIZE // 4
 IS_THING = torch.tensor([True, True, False])
 CONFIG = LossConfig(pairwise=0.0)
+MODEL = ModelConfig(
+    backbone="test_efficientnet",
+    text_dim=16,
+    hidden_dim=16,
+    mask_dim=8,
+    queries=5,
+    rounds=1,
+    heads=2,
+    feedforward_dim=16,
+    foreground=4,
+)
 
 
 def rectangles(

@@ -21,22 +21,11 @@ from segkit.criterion.query_groups import (
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch, Targets
 from segkit.model.dataseg import DataSeg, Outputs, Proposals
-from segkit.recipes.schema import LossConfig, ModelConfig
+from segkit.recipes.schema import LossConfig
 from segkit.shards.manifest import Task
-from tests.criterion.scenes import CELLS, IS_THING, SIZE, make_batch, rectangles
+from tests.criterion.scenes import CELLS, IS_THING, MODEL, SIZE, make_batch, rectangles
 
 CONFIG = LossConfig(pairwise=0.0)
-MODEL = ModelConfig(
-    backbone="test_efficientnet",
-    text_dim=16,
-    hidden_dim=16,
-    mask_dim=8,
-    queries=5,
-    rounds=1,
-    heads=2,
-    feedforward_dim=16,
-    foreground=4,
-)
 TEXT = F.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=1)
 
 

@@ -18,7 +18,7 @@ from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch
 from segkit.errors import SegkitError
 from segkit.model.dataseg import DataSeg
-from segkit.recipes.schema import LossConfig, ModelConfig
+from segkit.recipes.schema import LossConfig
 from segkit.stopping import StoppedError
 from segkit.training.logging import StepRecord
 from segkit.training.optimizer import named_state
@@ -26,7 +26,7 @@ from segkit.training.setup import TrainingSetup
 from segkit.training.sharding import full_state_dict
 from segkit.training.train import _build_mix, _build_trainer, train
 from segkit.training.trainer import Callbacks, Trainer
-from tests.criterion.scenes import IS_THING, make_batch, rectangles
+from tests.criterion.scenes import IS_THING, MODEL, make_batch, rectangles
 from tests.training.stand_in import batches, freeze_mode, make_trainer, take_steps
 
 PARALLEL = ("ddp", "fsdp")
@@ -45,17 +45,6 @@ QUIET = [
 ]
 FOREGROUND = [*QUIET, "model.foreground=4", "data.mixing=all"]
 """Every step ends with a batch of boxes, in which the learned queries do not run."""
-SMALL = ModelConfig(
-    backbone="test_efficientnet",
-    text_dim=16,
-    hidden_dim=16,
-    mask_dim=8,
-    queries=5,
-    rounds=1,
-    heads=2,
-    feedforward_dim=16,
-    foreground=4,
-)
 UNEVEN = rectangles((4, 8, 32, 40), (36, 0, 64, 20)), rectangles((0, 0, 64, 64), labels=(2,))
 """The first process has things, the second has not."""
 LEFT_BY_ONE, LEFT_BY_TWO = "left-by-one", "left-by-two"
@@ -184,8 +173,8 @@ def denoised_losses(part: slice) -> dict[str, float]:
     """Losses of a part of UNEVEN with focal classes and denoising, of untrained weights."""
     config = LossConfig(pairwise=0.0, box_prompts=0.0, denoising=1.0, classes="sigmoid")
     torch.manual_seed(0)
-    model = DataSeg(SMALL).eval()
-    text = F.normalize(torch.randn(len(IS_THING), SMALL.text_dim), dim=1)
+    model = DataSeg(MODEL).eval()
+    text = F.normalize(torch.randn(len(IS_THING), MODEL.text_dim), dim=1)
     batch = make_batch(*UNEVEN)
     batch = replace(batch, images=batch.images[part], targets=batch.targets[part])
     noised = sample_denoising(batch, config, torch.Generator().manual_seed(0))
