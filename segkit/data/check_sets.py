@@ -70,13 +70,8 @@ def require_targets(sets: Sequence[tuple[str, ShardSet, float]], config: DataCon
         raise InputError(message, file=shards.path, hint=hint)
 
 
-def require_things(sets: Sequence[tuple[str, ShardSet, float]], boxes: str | None = None) -> None:
-    """Raise InputError where foreground queries would find nothing.
-
-    Args:
-        sets: name, set and sampling weight of each.
-        boxes: a key of the recipe that needs boxes of things; those of semantic sets are unions.
-    """
+def require_things(sets: Sequence[tuple[str, ShardSet, float]], *, denoising: bool) -> None:
+    """Raise InputError where foreground queries, or denoising, would find nothing."""
     things = {
         name: any(category.kind == "thing" for category in shards.taxonomy.categories)
         for name, shards, _ in sets
@@ -88,9 +83,9 @@ def require_things(sets: Sequence[tuple[str, ShardSet, float]], boxes: str | Non
     if not any(things.values()):
         message = "no class of the data sets is a thing, which foreground queries are for"
         raise InputError(message, record="model.foreground", hint="set it to 0")
-    if boxes and all(TASKS[shards.manifest.kind] == "semantic" for _, shards, _ in sets):
+    if denoising and all(TASKS[shards.manifest.kind] == "semantic" for _, shards, _ in sets):
         message = "no data set has boxes of things: those of semantic sets are unions"
-        raise InputError(message, record=boxes, hint="set it to 0")
+        raise InputError(message, record="loss.denoising", hint="set it to 0")
 
 
 def require_boxes(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:

@@ -189,7 +189,9 @@ def run_model(
     """Run one batch through the model; yield the index and the output of each image."""
     text, things = class_embeddings.text, class_embeddings.things
     images = upload([loaded.pixels for _, loaded in batch], text.device)  # (B, 3, h, w)
-    padding = _padding([loaded.crop for _, loaded in batch], text.device)
+    padding = None
+    if model.config.foreground:  # no other query reads it
+        padding = _padding([loaded.crop for _, loaded in batch], text.device)
     with autocast(config.precision, text.device):
         outputs = model(
             images, text, things=things, padding=padding, aux_outputs=False, dense=dense

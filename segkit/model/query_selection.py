@@ -76,8 +76,8 @@ def _best_names(
         logits = classify(cells, rows)
         scores = (logits[..., :-1] - logits[..., -1:]).permute(0, 3, 1, 2)  # (B, t, h, w)
         score, name = scores.max(1, keepdim=True)  # (B, 1, h, w)
-        inside = scores.masked_fill(outside[:, None], -torch.inf)
-        around = F.max_pool2d(inside, 3, stride=1, padding=1).gather(1, name)
+        scores.masked_fill_(outside[:, None], -torch.inf)  # in place: a copy would be as large
+        around = F.max_pool2d(scores, 3, stride=1, padding=1).gather(1, name)
         if best is None or highest is None:
             best, highest = score, around
         else:

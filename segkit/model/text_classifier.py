@@ -1,6 +1,6 @@
 """The text classifier: frozen text embeddings as class weights, one learned background row.
 
-And the probabilities of its logits.
+Its logits are read as probabilities by softmax or sigmoid.
 """
 
 import math

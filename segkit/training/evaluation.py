@@ -99,7 +99,8 @@ class SteadyModel:
         self, model: DataSeg, embeddings: ClassEmbeddings, task: Task, config: InferenceConfig
     ) -> None:
         self._model, self._embeddings, self._task = model, embeddings, task
-        self._config = config
+        self._inference = config
+        self.config = model.config
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model on a batch of this process."""
@@ -108,7 +109,7 @@ class SteadyModel:
 
     def wait_for_others(self) -> None:
         """Run the model on an empty image until no process has a batch left."""
-        size = self._config.image_size
+        size = self._inference.image_size
         empty = np.zeros((size, size, 3), np.uint8)
         while distributed.any_process(False):
             images = [(None, empty)]
@@ -119,7 +120,7 @@ class SteadyModel:
                     images,
                     lambda item: item,
                     self._task,
-                    self._config,
+                    self._inference,
                 )
             )
 

@@ -122,7 +122,7 @@ def check_inputs(
     require_targets(datasets, recipe.data)
     require_effects(recipe)
     if recipe.model.foreground:
-        require_things(datasets, boxes="loss.denoising" if recipe.loss.denoising else None)
+        require_things(datasets, denoising=recipe.loss.denoising > 0)
     if recipe.loss.box_assist != "off":
         require_boxes(datasets, recipe.data)
     if recipe.loss.trust_scores:

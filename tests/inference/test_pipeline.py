@@ -49,7 +49,7 @@ class Confident(nn.Module):
 
     def __init__(self, model: DataSeg) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.config = model, model.config
 
     def forward(self, images: torch.Tensor, text: torch.Tensor, **options: Any) -> Outputs:
         proposals = self.model(images, text, **options).queries
@@ -57,12 +57,18 @@ class Confident(nn.Module):
         return Outputs(Proposals(classes * 40, masks * 40), None)
 
 
+CONFIG = ModelConfig(
+    text_dim=16, hidden_dim=32, mask_dim=16, queries=12, rounds=1, heads=2, feedforward_dim=32
+)
+
+
 @pytest.fixture(scope="module")
 def model() -> Confident:
+    return build(CONFIG)
+
+
+def build(config: ModelConfig) -> Confident:
     torch.manual_seed(0)
-    config = ModelConfig(
-        text_dim=16, hidden_dim=32, mask_dim=16, queries=12, rounds=1, heads=2, feedforward_dim=32
-    )
     network = DataSeg(config).eval()
     with torch.no_grad():
         network.query_content.weight.normal_()
@@ -133,7 +139,8 @@ def test_only_foreground_queries_show_instances() -> None:
     assert everything.of_things() is everything
 
 
-def test_the_model_knows_the_padding(model: Confident) -> None:
+def paddings(model: Confident) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """The images and the padding that a model gets, batch by batch."""
     pixels, seen = images(), list[tuple[torch.Tensor, torch.Tensor | None]]()
     hook = model.register_forward_pre_hook(
         lambda module, inputs, options: seen.append((inputs[0], options["padding"])),
@@ -143,6 +150,12 @@ def test_the_model_knows_the_padding(model: Confident) -> None:
     read = lambda index: (index, pixels[index])  # noqa: E731
     list(predict_images(cast(DataSeg, model), CLASSES, range(len(SIZES)), read, "panoptic", config))
     hook.remove()
+    return seen
+
+
+def test_a_model_with_foreground_queries_knows_the_padding(model: Confident) -> None:
+    assert all(padding is None for _, padding in paddings(model)), "nothing else reads it"
+    seen = paddings(build(CONFIG.model_copy(update={"foreground": 3})))
     assert any(padding is None for _, padding in seen), "a square image fills its batch"
     gray = 0
     for shown, padding in seen:
@@ -157,6 +170,8 @@ def test_the_model_knows_the_padding(model: Confident) -> None:
 
 class Instant(nn.Module):
     """Returns empty proposals at once."""
+
+    config = CONFIG
 
     def forward(self, images: torch.Tensor, text: torch.Tensor, **_: object) -> Outputs:
         batch, height, width = len(images), *images.shape[2:]
