@@ -185,11 +185,7 @@ def figures_of(name: str, seed: int, sets: Sets, arguments: argparse.Namespace) 
         elif row.boxes != "none":
             folder = arguments.out / "sets" / f"boxes-{row.boxes}"
             data.append(wrong_boxes(sets.boxes, row.boxes, folder))
-        overrides = [*sets.overrides, *COMMON, *row.overrides, f"loss.box_assist={row.assist}"]
-        if row.decoupled:
-            overrides += decoupled_queries(arguments.recipe, [*overrides, *arguments.set])
-        if row.assist != "off":
-            overrides.append(f"loss.box_assist_start={arguments.steps // 4}")
+        overrides = overrides_of(row, sets.overrides, arguments)
         pairs = [(str(shards.path), 1.0) for shards in data]
         run = train_once(slug, seed, pairs, overrides, arguments)
         figures = measure(run, sets, arguments.out / "predictions" / file.stem)
@@ -198,6 +194,17 @@ def figures_of(name: str, seed: int, sets: Sets, arguments: argparse.Namespace) 
         stderr.print(f"{file.stem}: {figures}")
     loaded: dict[str, float] = json.loads(file.read_text())
     return loaded
+
+
+def overrides_of(row: Row, of_sets: Sequence[str], arguments: argparse.Namespace) -> list[str]:
+    """Return the overrides of a row, in the order in which they apply."""
+    overrides = [*of_sets, *COMMON]
+    if row.decoupled:
+        overrides += decoupled_queries(arguments.recipe, [*overrides, *arguments.set])
+    overrides += [*row.overrides, f"loss.box_assist={row.assist}"]
+    if row.assist != "off":
+        overrides.append(f"loss.box_assist_start={arguments.steps // 4}")
+    return overrides
 
 
 def decoupled_queries(recipe: str, overrides: Sequence[str]) -> list[str]:
@@ -258,7 +265,8 @@ def write(results: Results, arguments: argparse.Namespace) -> None:
     """Write results.json and results.md, and print the tables."""
     changes = "".join(f" --set {item}" for item in arguments.set)
     title = f"{arguments.data}, {arguments.steps} steps{changes}"
-    columns = ("row", "seeds", *(name for name, _ in FIGURES.values()))
+    titles = [name for name, _ in FIGURES.values()]
+    columns = ("row", "seeds", *titles)
     record: dict[str, Any] = {
         "data": arguments.data,
         "steps": arguments.steps,
@@ -269,8 +277,7 @@ def write(results: Results, arguments: argparse.Namespace) -> None:
     (arguments.out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
     text = f"{title}\n\n{markdown(columns, figure_rows(results))}"
     if differences := difference_rows(results):
-        columns = ("row", "difference from", *columns[1:])
-        text += f"\n{markdown(columns, differences)}"
+        text += f"\n{markdown(('row', 'difference from', 'seeds', *titles), differences)}"
     (arguments.out / "results.md").write_text(text)
     Console().print(table(title, columns, figure_rows(results)))
 

@@ -17,16 +17,24 @@ def test_the_precision_of_this_processor_follows_its_flags() -> None:
     cpu_info = Path("/proc/cpuinfo")
     if not cpu_info.exists():
         pytest.skip("no /proc/cpuinfo")
-    has_bf16 = "avx512_bf16" in cpu_info.read_text().split()
+    words = cpu_info.read_text().split()
+    has_bf16 = "amx_bf16" in words or ("avx512_bf16" in words and "GenuineIntel" not in words)
     assert native_precision(CPU) == ("bf16" if has_bf16 else "fp32")
 
 
 @pytest.mark.parametrize(
     ("capabilities", "precision"),
-    [({"avx512_bf16": True}, "bf16"), ({"avx512_bf16": False}, "fp32"), ({}, "fp32")],
+    [
+        ({"avx512_bf16": True}, "bf16"),
+        ({"avx512_bf16": False}, "fp32"),
+        ({"avx512_bf16": True, "cpu_name": "AMD Zen 4"}, "bf16"),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, "fp32"),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bf16"),
+        ({}, "fp32"),
+    ],
 )
 def test_other_processors(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: str
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool | str], precision: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert native_precision(CPU) == precision
