@@ -26,16 +26,18 @@ from experiments import (
     WEIGHTS,
     backbone_overrides,
     interval,
+    kept_figures,
     markdown,
     options,
     parse,
     run_script,
     scene_sets,
+    slug,
     train_once,
 )
 from rich.console import Console
 
-from segkit.commands.common import stderr, table
+from segkit.commands.common import table
 from segkit.demo.demo import SETTINGS
 from segkit.inference.outputs import predict_set
 from segkit.inference.pseudolabel import pseudolabel
@@ -175,9 +177,9 @@ def _with_segments(sample: Sample, change: Callable[[Segment], Segment]) -> Samp
 
 def figures_of(name: str, seed: int, sets: Sets, arguments: argparse.Namespace) -> dict[str, float]:
     """Return the figures of a row and a seed; train, resume and evaluate it if they are missing."""
-    slug = "".join(c if c.isalnum() else "-" for c in name)
-    file: Path = arguments.out / "figures" / f"{slug}-seed{seed}.json"
-    if not file.exists():
+    file: Path = arguments.out / "figures" / f"{slug(name)}-seed{seed}.json"
+
+    def measured() -> dict[str, float]:
         row = ROWS[name]
         data = [sets.masks]
         if row.boxes == "exact":
@@ -185,15 +187,14 @@ def figures_of(name: str, seed: int, sets: Sets, arguments: argparse.Namespace) 
         elif row.boxes != "none":
             folder = arguments.out / "sets" / f"boxes-{row.boxes}"
             data.append(wrong_boxes(sets.boxes, row.boxes, folder))
-        overrides = overrides_of(row, sets.overrides, arguments)
         pairs = [(str(shards.path), 1.0) for shards in data]
-        run = train_once(slug, seed, pairs, overrides, arguments)
-        figures = measure(run, sets, arguments.out / "predictions" / file.stem)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(figures, indent=1) + "\n")
-        stderr.print(f"{file.stem}: {figures}")
-    loaded: dict[str, float] = json.loads(file.read_text())
-    return loaded
+        overrides = overrides_of(row, sets.overrides, arguments)
+        run = train_once(slug(name), seed, pairs, overrides, arguments)
+        return measure(run, sets, arguments.out / "predictions" / file.stem)
+
+    figures = kept_figures(file, measured)
+    assert figures is not None
+    return figures
 
 
 def overrides_of(row: Row, of_sets: Sequence[str], arguments: argparse.Namespace) -> list[str]:
