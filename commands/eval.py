@@ -185,8 +185,9 @@ def _evaluate(
     evaluation = evaluate_set(truth, predictions, task, options, workers=source.workers)
     result: dict[str, Any] = {"task": task, "data": origin(truth), "predictions": origin(spec)}
     result |= evaluation.metrics
+    page = report(result, evaluation, truth, predictions)
     write_json(out / "metrics.json", result)
-    write_text(out / "report.html", report(result, evaluation, truth, predictions))
+    write_text(out / "report.html", page)
     warn(result, truth)
     printed = [*tables(result, truth), f"{out / 'report.html'}"]
     emit(result, schema=METRICS_SCHEMA, as_json=as_json, tables=printed)

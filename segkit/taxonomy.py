@@ -93,10 +93,11 @@ class Taxonomy:
     @cached_property
     def unique_names(self) -> dict[int, str]:
         """A distinct name of each id: the id is added where several classes share a name."""
-        counts = Counter(self.names)
-        return {
-            c.id: c.name if counts[c.name] == 1 else f"{c.name} [{c.id}]" for c in self.categories
-        }
+        names = {category.id: category.name for category in self.categories}
+        while len(set(names.values())) < len(names):  # "cat [3]" may be the name of a third class
+            counts = Counter(names.values())
+            names = {i: name if counts[name] == 1 else f"{name} [{i}]" for i, name in names.items()}
+        return names
 
     def to_json(self) -> dict[str, Any]:
         """The taxonomy as the JSON object that manifests and `schemas/taxonomies` hold."""

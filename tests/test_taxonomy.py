@@ -243,3 +243,10 @@ def test_the_union_of_taxonomies_has_each_class_once() -> None:
         (3, "cat", "thing"),
     ]
     assert Taxonomy.union("one", [photos]) is photos
+
+
+def test_unique_names_are_unique_also_beside_a_name_with_an_id() -> None:
+    names = {1: "cat", 3: "cat", 5: "cat [3]", 7: "X"}
+    categories = tuple(Category(i, name, "thing") for i, name in names.items())
+    unique = Taxonomy("t", categories).unique_names
+    assert unique == {1: "cat [1]", 3: "cat [3] [3]", 5: "cat [3] [5]", 7: "X"}

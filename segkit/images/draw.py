@@ -117,8 +117,12 @@ def _tint(canvas: NDArray[np.float32], mask: Mask, color: Color, *, contour: boo
 def _frame(canvas: NDArray[np.float32], segment: Segment, color: Color, scale: int) -> None:
     import cv2
 
-    x, y, width, height = (round(value * scale) for value in segment.box)
-    corners, line = ((x, y), (x + width, y + height)), max(1, min(canvas.shape[:2]) // 240)
+    line = max(1, min(canvas.shape[:2]) // 240)
+    x, y, width, height = segment.box
+    ends = np.array([(x, y), (x + width, y + height)]) * scale
+    beyond = 2 * line  # an edge outside of the canvas stays invisible; OpenCV takes 32 bits
+    limits = np.array(canvas.shape[1::-1]) + beyond
+    corners = np.clip(ends.round(), -beyond, limits).astype(int).tolist()
     dark = tuple(0.3 * channel for channel in color)
     if min(canvas.shape[:2]) >= MIN_HALO_SIDE:
         cv2.rectangle(canvas, *corners, dark, line + 2, cv2.LINE_AA)

@@ -11,6 +11,7 @@ from segkit.masks import rle
 from segkit.masks.boxes import AREAS, filled_box, in_size, inscribed_ellipse
 from segkit.masks.iou import mask_iou, mask_iou_of_pairs
 from segkit.masks.run_lengths import decode_runs, join
+from segkit.metrics.regions import size_mismatch
 from segkit.sample import Sample, Segment
 from segkit.taxonomy import Taxonomy
 
@@ -22,8 +23,8 @@ MIN_FILLED = 0.95
 class BoxPromptIoU:
     """Mean IoU (0-1) of predicted masks by size and class, over all objects with a box.
 
-    A predicted mask belongs to the object of the same `source_id`. Crowds and ignored objects are
-    left out; an object without a predicted mask counts 0.
+    A predicted mask belongs to the object of the same `source_id`. Crowds, ignored objects and
+    stuff are left out; an object without a predicted mask counts 0.
     """
 
     def __init__(self, taxonomy: Taxonomy) -> None:
@@ -37,11 +38,17 @@ class BoxPromptIoU:
         """Add a batch of images: true masks, and masks predicted from the boxes.
 
         Raises:
-            InputError: an object has no id or no true mask, or masks of one object differ in size.
+            InputError: an object has no id or no true mask, or a prediction differs in size from
+                its image.
         """
         for image, predicted in zip(truth, prediction, strict=True):
-            objects = [s for s in image.segments if not (s.is_crowd or s.ignore)]
+            objects = [
+                s for s in image.segments if s.kind == "thing" and not (s.is_crowd or s.ignore)
+            ]
             masks = {s.source_id: s for s in predicted.segments if s.mask is not None}
+            if (predicted.width, predicted.height) != (image.width, image.height):
+                sizes = (f"{side.width} x {side.height}" for side in (predicted, image))
+                raise size_mismatch(image.id, *sizes)
             matches = [masks.get(_source_id(segment, image)) for segment in objects]
             self._ious.append(matched_iou(objects, matches))
             self._filled += [_fills_box(segment) for segment in matches if segment is not None]

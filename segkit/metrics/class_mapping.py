@@ -1,5 +1,6 @@
 """The classes that a task is evaluated on, and predictions in another vocabulary mapped to them."""
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -47,8 +48,10 @@ class ClassMap:
 
     @classmethod
     def from_taxonomies(cls, source: Taxonomy, target: Taxonomy) -> "ClassMap":
-        """Map classes by shared words (names and synonyms, ignoring case and punctuation).
+        """Map classes by name, or else by shared words (names and synonyms).
 
+        A class of exactly the same name comes first, of several the one of the same id; then one
+        whose name differs in case and punctuation only; then one that shares a word.
         Where ids and names are the same, every class maps to itself.
 
         Raises:
@@ -142,11 +145,20 @@ def _union(parts: Sequence[Segment], image: Sample) -> Segment:
 
 def _fitting(category: Category, target: Taxonomy) -> list[Category]:
     """Target classes of the same name, or else those that share a word."""
-    name = _plain([category.name])
+    exact = [c for c in target.categories if c.name == category.name]
+    if exact:
+        return [c for c in exact if c.id == category.id] or exact
+    name, words = _plain([category.name]), _plain(category.words)
     same_name = [c for c in target.categories if _plain([c.name]) & name]
-    words = _plain(category.words)
     return same_name or [c for c in target.categories if _plain(c.words) & words]
 
 
 def _plain(words: Iterable[str]) -> set[str]:
-    return {"".join(letter for letter in word.lower() if letter.isalnum()) for word in words}
+    """Words without case, blanks and punctuation; none of those that hold nothing else."""
+    folded = (unicodedata.normalize("NFKC", word).casefold() for word in words)
+    return {"".join(filter(_is_meaningful, word)) for word in folded} - {""}
+
+
+def _is_meaningful(character: str) -> bool:
+    """A letter with its marks (vowels of Hindi), a digit or a symbol such as the + of C++."""
+    return unicodedata.category(character)[0] in "LMNS" or character == "#"

@@ -155,7 +155,8 @@ def _evaluate(
         per_class, ap50 = figures["per_class"], result.ap50_per_class
         figures["zero_shot"] = compute_zero_shot(per_class, options.unseen, task, ap50)
         recall = MaskRecall(truth.taxonomy)
-        for images, predicted in sample_batches(truth, source, BATCH):
+        masks = source.as_written() if isinstance(source, SetPredictions) else source
+        for images, predicted in sample_batches(truth, masks, BATCH):
             recall.update(images, predicted)
         seen = [name for name in per_class if name not in options.unseen]
         figures["zero_shot"]["mask_recall"] = {

@@ -97,6 +97,12 @@ class SetPredictions:
         same_classes = self.shards.taxonomy.categories == self._target.categories
         return same_classes and self._ids == list(truth.image_ids())
 
+    def as_written(self) -> "SetPredictions":
+        """The same predictions in their own classes, those without a class of the truth too."""
+        written = SetPredictions(self.shards, self._target)
+        written._is_identity = True
+        return written
+
     def get(self, image: Sample) -> Sample | None:
         """The sample of the same id, its classes mapped."""
         place = self._place.get(image.id)

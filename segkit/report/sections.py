@@ -212,8 +212,9 @@ def _confusion_matrix(evaluation: EvalResult) -> Section:
     class_names = evaluation.semantic.class_names
     pixels = evaluation.semantic.confusion()  # (N, N + 1)
     wrong = pixels.sum(1) - np.diagonal(pixels)
-    count = min(MATRIX_CLASSES, int(np.count_nonzero(pixels.sum(1))))
-    classes = np.sort(np.argsort(-wrong, kind="stable")[:count])
+    present = np.flatnonzero(pixels.sum(1))
+    ranked = present[np.argsort(-wrong[present], kind="stable")]
+    classes = np.sort(ranked[:MATRIX_CLASSES])
     if not len(classes):
         return Section("Confusion", Markup())
     columns = np.append(classes, len(class_names))

@@ -50,6 +50,15 @@ def test_a_box_only_segment_gets_a_frame_without_a_fill() -> None:
     assert (picture[10, 15:35] != 128).any(axis=-1).all()
 
 
+def test_a_box_beyond_every_limit_gets_a_frame_where_it_crosses_the_image() -> None:
+    """A detector that diverged writes such boxes."""
+    huge = replace(_square(20, 10, 10, 30, box_only=True), box=(20.0, 10.0, 5e9, 1e300))
+    picture = overlay(GREY, [huge], TAXONOMY, labels=True)
+    assert (picture[10, 21:75] != 128).any(axis=-1).all()
+    assert (picture[12:55, 20] != 128).any(axis=-1).all()
+    assert (picture[30:50, 40:] == 128).all()
+
+
 def test_names_are_written_only_where_they_fit() -> None:
     roomy, tiny = [_square(9, 0, 0, 60)], [_square(9, 10, 10, 4)]
     assert (

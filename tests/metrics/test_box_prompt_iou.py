@@ -65,6 +65,23 @@ def test_crowds_and_ignored_objects_do_not_count() -> None:
     assert figures["boxes"] == 1
 
 
+def test_stuff_does_not_count_as_objects() -> None:
+    mask = _triangle()
+    truth = Sample("7", "a.jpg", 40, 40, (_segment(mask, "1"), _segment(~mask, "2", kind="stuff")))
+    metric = BoxPromptIoU(ONE_CLASS)
+    metric.update([truth], [replace(truth, segments=truth.segments[:1])])
+    figures = metric.compute()
+    assert (figures["boxes"], figures["mean_iou"]) == (1, 1.0)
+
+
+def test_masks_of_a_turned_image_are_refused() -> None:
+    mask = np.pad(np.ones((5, 9), bool), ((0, 5), (0, 11)))
+    truth = Sample("7", "a.jpg", 20, 10, (_segment(mask, "1"),))
+    turned = Sample("7", "a.jpg", 10, 20, (_segment(mask.T, "1"),))
+    with pytest.raises(InputError, match="the prediction is 10 x 20, the image 20 x 10"):
+        evaluate_box_prompts([truth], [turned], ONE_CLASS)
+
+
 def test_missing_images_and_missing_truth_are_refused() -> None:
     truth = Sample("7", "a.jpg", 40, 40, (_segment(_triangle(), "1"),))
     with pytest.raises(InputError, match="no predictions for 1 images"):
@@ -100,13 +117,17 @@ def box_prompt_iou(pairs, names):
     return metric.compute()
 
 
+def is_counted(true):
+    return true.kind == "thing" and not (true.is_crowd or true.ignore)
+
+
 def dense(truths, predictions):
     """IoU of every object by painting both masks; None without a predicted mask."""
     ious = []
     for truth, prediction in zip(truths, predictions, strict=True):
         masks = {s.source_id: s for s in prediction.segments if s.mask is not None}
         for true in truth.segments:
-            if not (true.is_crowd or true.ignore):
+            if is_counted(true):
                 match = masks.get(true.source_id)
                 iou = match and mask_iou(decode(true, truth), decode(match, truth))
                 ious.append(iou)
@@ -142,7 +163,7 @@ def test_equals_the_dense_computation(seed):
     rng, names = np.random.default_rng(seed), taxonomy()
     truths = [numbered(random_sample(rng, names, str(i), 40 + i, 60)) for i in range(3)]
     predictions = [moved(rng, t) for t in truths]
-    if all(s.is_crowd for t in truths for s in t.segments):
+    if not any(is_counted(s) for t in truths for s in t.segments):
         return
     figures = box_prompt_iou(zip(truths, predictions, strict=True), names)
     with_baselines = evaluate_box_prompts(truths, predictions, names)
@@ -162,7 +183,7 @@ def test_equals_the_dense_computation(seed):
         ]
         assert value == pytest.approx(mean_iou(dense(in_class, predictions)), abs=1e-12)
     counts = [
-        sum(lo <= s.area < hi for t in truths for s in t.segments if not s.is_crowd)
+        sum(lo <= s.area < hi for t in truths for s in t.segments if is_counted(s))
         for lo, hi in ((0, 1024), (1024, 9216))
     ]
     means = [figures["per_size"][size] or 0 for size in ("small", "medium")]
@@ -179,6 +200,7 @@ def test_baselines_equal_the_dense_computation():
             mask_iou(decode(s, t), draw(s.box, t.height, t.width))
             for t in truths
             for s in t.segments
+            if is_counted(s)
         ]
         assert figures[key] == pytest.approx(np.mean(expected), abs=1e-12)
 
@@ -186,7 +208,8 @@ def test_baselines_equal_the_dense_computation():
 def test_a_mask_that_fills_its_box_is_counted_and_ids_are_required():
     names = taxonomy()
     rng = np.random.default_rng(1)
-    truth = numbered(random_sample(rng, names, "im4", 30, 30, crowd=0))
+    scene = numbered(random_sample(rng, names, "im4", 30, 30, crowd=0))
+    truth = replace(scene, segments=tuple(filter(is_counted, scene.segments)))
     box = np.zeros((30, 30), bool)
     box[5:15, 5:25] = True
     boxed = replace(truth.segments[0], mask=coco_rle(box), area=200.0, box=(5.0, 5.0, 20.0, 10.0))

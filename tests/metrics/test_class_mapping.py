@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
+from segkit.metrics.class_mapping import ClassMap
 from segkit.taxonomy import Category, Taxonomy
 
 from .files import figures, shard_set
@@ -88,3 +89,31 @@ def test_stuff_that_becomes_one_class_becomes_one_segment_and_things_stay_apart(
     }
     assert metrics["per_class"]["dog"]["tp"] == 2
     assert metrics["class_map"]["merged"] == {"wall": ("brick", "door"), "dog": ("hound", "pug")}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true"),
+    [
+        (("C", "C++", "Java"), ("C", "C++")),
+        (("A+", "A-"), ("A-", "A+")),
+        (("?", "!", "cat"), ("!", "?")),
+        (("की", "का", "cat"), ("का", "की")),  # they differ in a vowel sign only
+        (("C#", "c", "cat"), ("C", "c#")),
+    ],
+)
+def test_names_that_differ_in_a_sign_are_different_classes(predicted, true):
+    source, target = (
+        Taxonomy("t", tuple(Category(i, name, "thing") for i, name in enumerate(names, 1)))
+        for names in (predicted, true)
+    )
+    ids = ClassMap.from_taxonomies(source, target).ids
+    names = {source.by_id[a].name.lower(): target.by_id[b].name.lower() for a, b in ids.items()}
+    assert names == {name.lower(): name.lower() for name in true}
+
+
+def test_of_classes_of_one_name_that_of_the_same_id_is_taken():
+    source = Taxonomy("s", tuple(Category(i, "cat", "thing") for i in (1, 3, 4)))
+    target = Taxonomy("t", tuple(Category(i, "cat", "thing") for i in (1, 3)))
+    class_map = ClassMap.from_taxonomies(source, target)
+    assert class_map.ids == {1: 1, 3: 3, 4: 1}
+    assert class_map.ambiguous == {"cat": ("cat", "cat")}

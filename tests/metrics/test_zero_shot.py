@@ -114,3 +114,19 @@ def test_ap50_of_unseen_classes_is_that_of_their_own_evaluation(tmp_path):
     a, b = parts["ap50"]["seen"], parts["ap50"]["unseen"]
     assert parts["ap50"]["harmonic"] == pytest.approx(2 * a * b / (a + b))
     assert parts["mask_recall"]["unseen"] > 0
+
+
+def test_mask_recall_counts_masks_of_classes_that_the_truth_lacks(tmp_path):
+    rng = np.random.default_rng(2)
+    masks = [random_masks(rng, 1)[0] for _ in range(3)]
+    image = Sample("0", "a.png", 30, 20, tuple(map(segment, masks[:1], [2])))
+    header = Header(taxonomy=TAXONOMY, kind="instance", name="t", command="t", images_by="none")
+    truth = write_set(tmp_path / "truth", [(image, None)], header)
+    source = replace(TAXONOMY, categories=(*TAXONOMY.categories, Category(30, "wolf", "thing")))
+    wolf = segment(masks[0], 2, score=0.5, mask_from="prediction")
+    answer = replace(image, segments=(replace(wolf, class_id=30),))
+    predictions = write_set(tmp_path / "answer", [(answer, None)], replace(header, taxonomy=source))
+    figures = evaluate(truth, predictions, "instance", EvalOptions(unseen=["dog"])).metrics
+    assert figures["class_map"]["unmapped"] == ("wolf",)
+    assert figures["zero_shot"]["unseen"] == 0
+    assert figures["zero_shot"]["mask_recall"]["unseen"] == 100

@@ -12,14 +12,15 @@ from segkit.metrics.evaluate import evaluate
 from segkit.metrics.output import origin
 from segkit.metrics.predictions import as_predictions
 from segkit.metrics.task_metrics import EvalOptions
-from segkit.report import figures
+from segkit.report import figures, sections
 from segkit.report.build import report
 from segkit.report.gallery import GalleryImage
 from segkit.report.page import fragment, plain_table
 from segkit.shards.header import Header
 from segkit.shards.writer import write_layer, write_set
+from segkit.taxonomy import Category, Taxonomy
 from tests.metrics.files import sets, shard_set
-from tests.metrics.scenes import panopticapi, taxonomy
+from tests.metrics.scenes import panopticapi, sample, taxonomy
 
 VOID = {"meta", "link", "img", "rect", "line", "polyline", "circle", "br"}
 
@@ -231,3 +232,16 @@ def check_in_browser(page, tmp_path, width, *, images):
     shot = [*run, f"--screenshot={picture}", "--window-size=1200,2000", f"file://{file}"]
     subprocess.run(shot, capture_output=True, timeout=120)
     assert picture.stat().st_size > 20_000
+
+
+def test_the_confusion_matrix_shows_the_classes_that_are_there(tmp_path):
+    names = Taxonomy(
+        "three", tuple(Category(i, n, "stuff") for i, n in enumerate(["absent", "road", "sky"]))
+    )
+    ids = np.array([[1, 1, 1, 1, 2, 2, 2, 2, 2, 2]])
+    truth = shard_set(tmp_path / "truth", [sample(ids, {1: 1, 2: 2}, names)], names, "semantic")
+    wrong = np.array([[1, 1, 1, 1, 1, 1, 1, 2, 2, 2]])
+    answer = shard_set(tmp_path / "answer", [sample(wrong, {1: 1, 2: 2}, names)], names, "semantic")
+    section = sections._confusion_matrix(evaluate(truth, answer, "semantic"))
+    assert "absent" not in section.body
+    assert "road" in section.body and "sky" in section.body
