@@ -11,7 +11,7 @@ from segkit.errors import InputError
 from segkit.parse import read_lines
 from segkit.storage import location, writable_local
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, complete_task, emit, plural, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, complete_task, emit, note, plural, table
 from .scoring import (
     CHECKPOINT_OPTION,
     DEVICE_OPTION,
@@ -21,9 +21,11 @@ from .scoring import (
     TASKS,
     PredictionSource,
     parse_choice,
+    prediction_notes,
     reject_unused,
     tables,
     warn,
+    warn_of_truth,
 )
 from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 
@@ -141,8 +143,9 @@ def evaluate(
     truth = ShardSet.open(data)
     evaluated, unseen_classes = task_class_names(truth.taxonomy, chosen), _class_names(unseen)
     if unseen is None and not compare:
-        recorded = source.unseen_classes(chosen)
-        unseen_classes = [name for name in recorded if name in evaluated]
+        recorded, labels = source.unseen_classes(chosen), truth.taxonomy.unique_names
+        named = {labels[c.id] for c in truth.taxonomy.categories if c.name in recorded}
+        unseen_classes = [name for name in evaluated if name in named]
     few_images = len(truth) <= MAX_ANALYZED_IMAGES
     options = EvalOptions(
         evaluator,
@@ -203,13 +206,20 @@ def _compare(
 ) -> None:
     from segkit.metrics.evaluate import compare
     from segkit.metrics.output import figure_name, origin, write_json
-    from segkit.metrics.predictions import open_predictions
+    from segkit.metrics.predictions import SetPredictions, open_predictions
 
     options = replace(options, bootstrap=options.bootstrap or COMPARE_SAMPLES)
     a, b = (open_predictions(spec, truth, task=task) for spec in specs)
     differences = compare(truth, a, b, task, options)
     result = {"data": origin(truth), "a": specs[0], "b": specs[1], **differences}
+    for name, side, spec in zip("ab", (a, b), specs, strict=True):
+        source = origin(side.shards if isinstance(side, SetPredictions) else spec)
+        result["predictions"][name] = source | result["predictions"][name]
     write_json(out / "compare.json", result, _COMPARE_SCHEMA)
+    warn_of_truth(result, truth)
+    for name, side in result["predictions"].items():
+        for text in prediction_notes(side):
+            note(f"{name}: {text}")
     rows = []
     for name, row in result["figures"].items():
         low, high = ("-" if edge is None else f"{edge:+.2f}" for edge in row["interval"])

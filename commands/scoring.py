@@ -85,6 +85,7 @@ class PredictionSource:
         return (
             ("--set", bool(self.settings) and without_run, "--checkpoint"),
             ("--device", self.workers.device != "auto" and without_run, "--checkpoint"),
+            ("--engine", self.workers.engine != "local" and without_run, "--checkpoint"),
             ("--devices", not self.workers.in_process and without_run, "--checkpoint"),
         )
 
@@ -160,21 +161,34 @@ def load_run_for(
 
 def warn(result: dict[str, Any], truth: "ShardSet") -> None:
     """Print notes on stderr that a reader of the figures must know."""
-    from segkit.metrics.class_mapping import class_map_notes
+    warn_of_truth(result, truth)
+    for text in prediction_notes(result):
+        note(text)
+
+
+def warn_of_truth(result: dict[str, Any], truth: "ShardSet") -> None:
+    """Print a note where no ground truth counts."""
     from segkit.metrics.output import uncounted_truth
 
     by_box = result.get("by") == "box"
     if reason := uncounted_truth(truth, result["task"], by_box=by_box):
         note(reason)
+
+
+def prediction_notes(result: dict[str, Any]) -> list[str]:
+    """What was missing from the predictions, and what became of their classes."""
+    from segkit.metrics.class_mapping import class_map_notes
+
+    notes = []
     if missing := result["images"]["without_prediction"]:
         images = f"{missing} of {plural(result['images']['evaluated'], 'image')}"
         verb = "has" if missing == 1 else "have"
-        note(f"{images} {verb} no prediction; their segments count as missed")
+        notes.append(f"{images} {verb} no prediction; their segments count as missed")
     if boxes := result.get("without_mask"):
         predictions = plural(boxes, "prediction has", "predictions have")
-        note(f"{predictions} a box but no mask and {'is' if boxes == 1 else 'are'} left out")
-    for text in class_map_notes(result.get("class_map", {})):
-        note(text)
+        verb = "is" if boxes == 1 else "are"
+        notes.append(f"{predictions} a box but no mask and {verb} left out")
+    return [*notes, *class_map_notes(result.get("class_map", {}))]
 
 
 def tables(result: dict[str, Any], truth: "ShardSet") -> list[Table | str]:

@@ -26,7 +26,13 @@ from segkit.metrics.predictions import (
 )
 from segkit.metrics.regions import MASKS_HINT
 from segkit.metrics.semantic import SemanticIoU, most_confused
-from segkit.metrics.task_metrics import EvalOptions, TaskMetrics, check_evaluator, count
+from segkit.metrics.task_metrics import (
+    EvalOptions,
+    TaskMetrics,
+    check_evaluator,
+    check_max_dets,
+    count,
+)
 from segkit.metrics.zero_shot import compute_zero_shot
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS, Task
@@ -34,6 +40,8 @@ from segkit.shards.reader import ShardSet
 from segkit.workers.devices import Workers
 
 Floats = NDArray[np.float64]
+_OF_PREDICTIONS = ("images", "without_mask", "class_map")
+"""Keys of metrics.json that tell what is missing from the predictions."""
 ARRAYS = 31 << 20
 """Bytes: larger arrays return to the system when they are freed."""
 
@@ -180,6 +188,9 @@ def compare(
 ) -> dict[str, Any]:
     """Headline figures of two predictions for the same images, and intervals of their difference.
 
+    `predictions` says of each side how many images and masks were missing, and what became of its
+    classes, as metrics.json does.
+
     Args:
         truth: the ground truth.
         first: predictions a.
@@ -197,7 +208,12 @@ def compare(
     options = replace(options, detections=True, tide=False, bootstrap=0, unseen=())
     a, b = (evaluate(truth, predictions, task, options) for predictions in (first, second))
     differences = bootstrap.compute_differences(a.headline, b.headline, len(truth), samples)
-    return {"task": task, "images": len(truth), **differences}
+    sides = {
+        name: {key: side.metrics[key] for key in _OF_PREDICTIONS if key in side.metrics}
+        for name, side in (("a", a), ("b", b))
+    }
+    result = {"task": task, "images": len(truth), "predictions": sides, **differences}
+    return result | ({"by": options.iou_type} if task == "instance" else {})
 
 
 def check_task(truth: ShardSet, task: Task, options: EvalOptions) -> None:
@@ -220,6 +236,7 @@ def check_task(truth: ShardSet, task: Task, options: EvalOptions) -> None:
         raise InputError(message, file=truth.path, hint="use `segkit eval --task instance`")
     if task == "instance":
         check_evaluator(truth, options.evaluator)
+        check_max_dets(truth, options.max_dets)
     if truth.manifest.statistics.boxes_only and not by_box:
         _require_masks(truth, task)
 

@@ -21,6 +21,7 @@ from segkit.taxonomy import Taxonomy
 
 GROUND_TRUTH, PREDICTIONS = "ground truth", "predictions"
 """How metrics name the two sides in errors, see `named_files`."""
+_MASKS_HINT = "leave --prediction-masks out"
 
 
 class Predictions(Protocol):
@@ -135,16 +136,20 @@ def open_predictions(
 
     Raises:
         InputError: the file is neither a list of results nor a panoptic JSON, or holds an
-            impossible record; a folder of PNGs is given for another task.
+            impossible record; a folder of PNGs is given for another task; `masks` without a
+            panoptic JSON.
     """
     path = location(spec)
-    if parse.exists(path):
-        content = coco_predictions.load(path)
-        if isinstance(content, list):
-            return coco_predictions.CocoResults(path, content, truth.taxonomy)
+    content = coco_predictions.load(path) if parse.exists(path) else None
+    if content is not None and not isinstance(content, list):
         folder = masks or path.with_suffix("")
         ids = _ids_by_name(truth)
         return coco_predictions.CocoPanoptic(path, content, folder, truth.taxonomy, ids)
+    if masks is not None:
+        message, hint = "is no COCO panoptic JSON, whose PNGs could be elsewhere", _MASKS_HINT
+        raise InputError(message, file=path, hint=hint)
+    if content is not None:
+        return coco_predictions.CocoResults(path, content, truth.taxonomy)
     if path.suffix == ".json":
         raise InputError("no such file", file=path, hint="check the path")
     if path.is_dir() and not versions(path) and not (path / MANIFEST).is_file():

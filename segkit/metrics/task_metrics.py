@@ -12,7 +12,14 @@ from segkit.metrics.batches import OBJECTS_BATCH, record_batches, region_batches
 from segkit.metrics.boundary import BoundaryAP, BoundaryDetectionMatches, BoundaryPanopticQuality
 from segkit.metrics.class_mapping import task_class_names
 from segkit.metrics.detections import DetectionMatches
-from segkit.metrics.instance import EVALUATORS, MAX_DETS, InstanceAP, LvisAP, MissingMasks
+from segkit.metrics.instance import (
+    EVALUATORS,
+    LVIS_MAX_DETS,
+    MAX_DETS,
+    InstanceAP,
+    LvisAP,
+    MissingMasks,
+)
 from segkit.metrics.objects import IouType
 from segkit.metrics.panoptic import PanopticQuality
 from segkit.metrics.predictions import Predictions, SetPredictions
@@ -208,3 +215,10 @@ def check_evaluator(truth: ShardSet, evaluator: str, federated: bool | None = No
     if is_federated(truth) if federated is None else federated:
         message = f"{evaluator} has no rules for images that are annotated for only some classes"
         raise InputError(message, file=truth.path, hint="use --evaluator hotcoco")
+
+
+def check_max_dets(truth: ShardSet, max_dets: tuple[int, ...]) -> None:
+    """Raise InputError for limits of detections where the rules of LVIS have their own."""
+    if max_dets != MAX_DETS and is_federated(truth):
+        message = f"--max-dets does nothing here: the rules of LVIS count {LVIS_MAX_DETS}"
+        raise InputError(message, file=truth.path, hint="leave it out")

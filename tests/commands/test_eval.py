@@ -327,6 +327,30 @@ def test_compares_two_predictions(tmp_path):
         )
 
 
+def test_a_comparison_tells_what_is_missing_from_each_side(tmp_path):
+    truth, predictions = sets(tmp_path, images=8, kind="instance")
+    half = results_file(tmp_path / "half.json", list(predictions.samples())[:4])
+    compared = ("--compare", predictions.path, half)
+    arguments = (*options(truth, "instance", tmp_path / "out"), "--bootstrap", 20)
+    _, notes = show(*arguments, *compared)
+    assert "b: 4 of 8 images have no prediction" in " ".join(notes.split())
+    assert "a: " not in notes
+    sides = json.loads((tmp_path / "out" / "compare.json").read_text())["predictions"]
+    assert sides["a"]["digest"] == predictions.manifest.digest
+    assert sides["a"]["images"] == {"evaluated": 8, "without_prediction": 0}
+    assert sides["b"]["path"] == str(half)
+    assert sides["b"]["images"] == {"evaluated": 8, "without_prediction": 4}
+
+
+def test_options_that_belong_to_other_predictions_are_refused(tmp_path):
+    truth, predictions = sets(tmp_path)
+    arguments = options(truth, "semantic", tmp_path / "out", predictions)
+    with pytest.raises(InputError, match=r"is no COCO panoptic JSON.*leave --prediction-masks out"):
+        run_json(*arguments, "--prediction-masks", tmp_path)
+    with pytest.raises(InputError, match="--engine does nothing here; it requires --checkpoint"):
+        run_json(*arguments, "--engine", "ray")
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

@@ -80,6 +80,8 @@ def test_equals_brute_force(tmp_path, seed):
     assert metrics["ap"] == pytest.approx(reference(limited, names), abs=1e-7)
     with pytest.raises(InputError, match="pycocotools has no rules for images"):
         figures(truth, predictions, "instance", evaluator="pycocotools")
+    with pytest.raises(InputError, match="--max-dets does nothing here: the rules of LVIS count"):
+        figures(truth, predictions, "instance", max_dets=(1,))
     plain = shard_set(
         tmp_path / "plain",
         [replace(t, annotated=None, exhaustive=True, not_exhaustive=()) for t, _ in limited],
