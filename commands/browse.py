@@ -10,12 +10,15 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.storage import writable
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, print_line, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, print_line, table
 from .progress import progress_bar
-from .scoring import parse_choice
+from .scoring import parse_choice, reject_unused
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
+
+MIN_SCORE = 0.3
+LOCALHOST = "localhost"
 
 
 def browse(
@@ -26,7 +29,7 @@ def browse(
         help="Prediction shard set over the same images, in fields of its own; repeatable.",
     ),
     min_score: float = typer.Option(
-        0.3, min=0, max=1, help="The App opens without instances of a lower score."
+        MIN_SCORE, min=0, max=1, help="The App opens without instances of a lower score."
     ),
     leaks: list[str] = typer.Option(
         [], "--leaks", metavar="SET", help="Tag images that this set contains too; repeatable."
@@ -45,7 +48,7 @@ def browse(
     ),
     app: bool = typer.Option(True, "--app/--no-app", help="Open the App after loading."),
     host: str = typer.Option(
-        "localhost", help="Address that the App listens on; 0.0.0.0 lets other machines connect."
+        LOCALHOST, help="Address that the App listens on; 0.0.0.0 lets other machines connect."
     ),
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
@@ -67,11 +70,17 @@ def browse(
     from segkit.shards.reader import ShardSet
 
     shards = ShardSet.open(data)
+    browses = "a call without --write-back"
+    reject_unused(
+        ("--out", out is not None and not write_back, "--write-back"),
+        ("--predictions", bool(predictions and write_back), browses),
+        ("--leaks", bool(leaks and write_back), browses),
+        ("--min-score", min_score != MIN_SCORE and bool(write_back), browses),
+        ("--host", host != LOCALHOST and bool(write_back or not app), f"{browses} and with --app"),
+    )
     if write_back:
         _write_back(shards, data, name, write_back, out, as_json)
         return
-    if out is not None:
-        raise InputError("--out does nothing without --write-back", hint="leave it out")
     with progress_bar(f"load {shards.path.parent.name}", len(shards)) as advance:
         result = dataset.load(
             shards,
@@ -81,9 +90,13 @@ def browse(
             leaks=[ShardSet.open(spec) for spec in leaks],
             advance=advance,
         )
-    rows = [(key.replace("_", " "), value) for key, value in dataset.as_json(result).items()]
+    summary = dataset.as_json(result)
+    for prefix, reason in summary["without_figures"].items():
+        note(f"{prefix} has no figures: {reason}")
+    shown = summary | {"views": ", ".join(result.views)}
+    rows = [(key.replace("_", " "), shown[key]) for key in shown if key != "without_figures"]
     emit(
-        dataset.as_json(result),
+        summary | {"set": str(shards.path)},
         schema="segkit.browse/1",
         as_json=as_json,
         tables=[table("Loaded", ("", ""), rows)],
@@ -131,6 +144,9 @@ def _write_back(
         if not tag:
             hint = f"give TAG=ACTION, with one of {', '.join(review.ACTIONS)}"
             raise InputError(f"no tag in {option!r}", record="--write-back", hint=hint)
+        if tag in actions:
+            message, hint = f"tag {tag!r} has two actions", "give each tag one"
+            raise InputError(message, record="--write-back", hint=hint)
         actions[tag] = parse_choice(action, review.ACTIONS, "--write-back")
     tags = review.read_tags(name or dataset.default_name(shards), shards)
     arguments = {"data": data, "write_back": list(options)}

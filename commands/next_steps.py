@@ -143,7 +143,7 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
     "segkit.metrics": _evaluated,
     "segkit.compare": lambda result: f"segkit show {_path(result['data'])}",
     "segkit.benchmark": _evaluated,
-    "segkit.browse": lambda result: "segkit export FORMAT --data SET --out DIR",
+    "segkit.browse": lambda result: f"segkit browse {_word(result['set'])} --write-back TAG=drop",
     "segkit.review": lambda result: f"segkit inspect {_path(result)}",
     "segkit.export": lambda result: f"segkit convert {_SOURCES[result['format']]} --help",
     "segkit.demo": lambda result: (

@@ -6,7 +6,7 @@ import re
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from segkit.browse.connect import fiftyone
 from segkit.browse.image_facts import image_figures, quarantined_ids, shared_ids
 from segkit.browse.labels import keep_label_tags, labels_of
 from segkit.browse.media import image_file, media_root
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.stopping import cleanup_on_stop, signals_blocked
@@ -42,6 +42,8 @@ class LoadResult:
     """Folder of the extracted files."""
     views: tuple[str, ...] = ()
     """Saved views."""
+    without_figures: dict[str, str] = field(default_factory=dict)
+    """Name of predictions that could not be evaluated -> the reason."""
 
 
 def load(
@@ -62,7 +64,8 @@ def load(
         shards: the set; panoptic and semantic labels become class maps, things and boxes become
             detections.
         predictions: name -> a prediction set over the sample ids of `shards`; each gets fields of
-            its own, and `<name>_figure`: the PQ, mIoU or IoU of each image.
+            its own, and `<name>_figure`: the PQ, mIoU or IoU of each image, where the labels can
+            be compared.
         name: name of the dataset; the default is `default_name`.
         min_score: instances of lower score are hidden in the saved view `confident`.
         leaks: other sets; images that they contain too get the tag `leak`.
@@ -80,11 +83,13 @@ def load(
     ids = list(shards.image_ids())
     rows = {prefix: _rows(item, shards, ids) for prefix, item in predictions.items()}
     tags = _image_tags(shards, leaks)
-    scores = {
-        prefix: figures
-        for prefix, item in predictions.items()
-        if (figures := image_figures(shards, item)) is not None
-    }
+    scores: dict[str, dict[str, float]] = {}
+    without_figures: dict[str, str] = {}
+    for prefix, item in predictions.items():
+        try:
+            scores[prefix] = image_figures(shards, item)
+        except SegkitError as error:  # labels can be looked at without figures
+            without_figures[prefix] = str(error)
     counts = {"segments": 0, "masked": 0, "predicted_segments": 0}
 
     def build() -> Iterator[Any]:
@@ -112,6 +117,7 @@ def load(
         unmatched=len(predicted - set(ids)),
         media=str(media_root()),
         views=tuple(views),
+        without_figures=without_figures,
         **counts,
     )
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from segkit import storage
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError
 from segkit.metrics.evaluate import evaluate_images
 from segkit.shards.label_files import DAMAGE_HINT
 from segkit.shards.leakage import find_leaks
@@ -16,20 +16,20 @@ from segkit.sources.quarantine import QUARANTINE
 _IMAGE = re.compile(r"\bimage (.+?)(?=$|, |: )")
 
 
-def image_figures(truth: ShardSet, predictions: ShardSet) -> dict[str, float] | None:
-    """Score each image: PQ, mIoU or the mean IoU of objects, in percent.
+def image_figures(truth: ShardSet, predictions: ShardSet) -> dict[str, float]:
+    """Score each image that both sets have: PQ, mIoU or the mean IoU of objects, in percent.
 
     Returns:
-        Sample id -> figure, without images that have nothing to score; None where the sets cannot
-        be compared, such as boxes without masks.
+        Sample id -> figure, without images that have nothing to score.
+
+    Raises:
+        SegkitError: the sets cannot be compared; there are boxes without masks, for example.
     """
-    try:
-        result = evaluate_images(truth, predictions)
-    except SegkitError:
-        return None
+    result = evaluate_images(truth, predictions, only_common=True)
     scores, _ = result.image_scores()
     pairs = zip(result.image_ids, scores.tolist(), strict=True)
-    return {image: score for image, score in pairs if not math.isnan(score)}
+    predicted = set(predictions.image_ids())
+    return {image: score for image, score in pairs if image in predicted and not math.isnan(score)}
 
 
 def quarantined_ids(shards: ShardSet) -> Iterator[str]:

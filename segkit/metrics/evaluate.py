@@ -18,6 +18,7 @@ from segkit.metrics.detections import DetectionMatches
 from segkit.metrics.mask_recall import MaskRecall
 from segkit.metrics.panoptic import PanopticQuality
 from segkit.metrics.predictions import (
+    CommonPredictions,
     Predictions,
     SetPredictions,
     as_predictions,
@@ -99,14 +100,20 @@ class EvalResult:
         return np.full(len(self.image_ids), np.nan), ""
 
 
-def evaluate_images(truth: ShardSet, predictions: ShardSet) -> EvalResult:
+def evaluate_images(
+    truth: ShardSet, predictions: ShardSet, *, only_common: bool = False
+) -> EvalResult:
     """Evaluate in the task of the labels, with what `EvalResult.image_scores` needs.
 
-    Panoptic labels are evaluated in the task of the predictions.
+    Panoptic labels are evaluated in the task of the predictions. With `only_common`, predictions of
+    images that the ground truth lacks are left out, not refused.
     """
     labels = predictions if truth.manifest.kind == "panoptic" else truth
     task = TASKS[labels.manifest.kind]
-    return evaluate(truth, predictions, task, EvalOptions(detections=task == "instance"))
+    source: Predictions = SetPredictions(predictions, truth.taxonomy)
+    if only_common:
+        source = CommonPredictions(source, truth)
+    return evaluate(truth, source, task, EvalOptions(detections=task == "instance"))
 
 
 def evaluate(

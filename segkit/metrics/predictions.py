@@ -121,6 +121,24 @@ class SetPredictions:
         return self.class_map.map_sample(sample, self._target)
 
 
+class CommonPredictions:
+    """Predictions without those of images that the ground truth lacks."""
+
+    def __init__(self, predictions: Predictions, truth: ShardSet) -> None:
+        self.file = predictions.file
+        self._predictions = predictions
+        known = set(truth.image_ids())
+        self._ids = [image for image in predictions.ids() if image in known]
+
+    def ids(self) -> list[str]:
+        """Ids of the images on both sides."""
+        return self._ids
+
+    def get(self, image: Sample) -> Sample | None:
+        """The prediction of the same id."""
+        return self._predictions.get(image)
+
+
 def open_predictions(
     spec: str, truth: ShardSet, masks: Path | None = None, *, task: Task | None = None
 ) -> Predictions:

@@ -225,6 +225,27 @@ def test_the_command_prints_the_counts(fo: ModuleType, tmp_path: Path) -> None:
         1,
     )
     assert len(fo.load_dataset("by-command")) == 1
+    assert report["set"] == str(ShardSet.open(tmp_path / "set").path)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--out", "o"), "--out does nothing here; it requires --write-back"),
+        (("--predictions", "p", "--write-back", "a=drop"), "--predictions does nothing here"),
+        (("--leaks", "p", "--write-back", "a=drop"), "--leaks does nothing here"),
+        (("--min-score", "0.9", "--write-back", "a=drop"), "--min-score does nothing here"),
+        (("--host", "1.2.3.4", "--no-app"), "--host does nothing here"),
+        (("--write-back", "a=drop", "--write-back", "a=ignore"), "tag 'a' has two actions"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    fo: ModuleType, tmp_path: Path, options: tuple[str, ...], line: str
+) -> None:
+    write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")])
+    outcome = CliRunner().invoke(app, ["browse", str(tmp_path / "set"), "--name", "x", *options])
+    assert isinstance(outcome.exception, InputError)
+    assert line in str(outcome.exception)
 
 
 def test_real_panoptic_masks(fo: ModuleType, tmp_path: Path, real_data: Path) -> None:
@@ -351,6 +372,23 @@ def test_several_predictions_have_figures_and_views(fo: ModuleType, tmp_path: Pa
     differ = stored.load_saved_view("segkit: disagreement")
     assert differ.first().image_id == stored.sort_by("bad_figure").first().image_id
     assert any("confident" in view for view in loaded.views)
+
+
+def test_images_of_both_sets_have_figures_and_the_reason_is_told_where_none_can_be(
+    fo: ModuleType, tmp_path: Path
+) -> None:
+    part = write_labels(tmp_path / "part", "panoptic", [panoptic_sample(name) for name in "abc"])
+    more = [panoptic_sample(name, score=0.9) for name in "bcde"]
+    thing = replace(more[0].segments[1], mask=None, mask_from=None)
+    sets = {
+        "more": write_labels(tmp_path / "more", "panoptic", more),
+        "boxes": write_labels(tmp_path / "boxes", "boxes", [replace(more[0], segments=(thing,))]),
+    }
+    loaded = dataset.load(part, sets, name="common")
+    assert (loaded.predicted, loaded.unmatched) == (2, 2)
+    figures = fo.load_dataset("common").values("more_figure")
+    assert figures == pytest.approx([None, 100.0, 100.0])
+    assert list(loaded.without_figures) == ["boxes"]
 
 
 @pytest.mark.parametrize("name", ["ground_truth", "1st", "a-b", "", "x" * 50, "a.b"])
