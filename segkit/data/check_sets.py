@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from segkit.data.mask_policy import mask_policies
+from segkit.data.mask_policy import concerns, mask_policies
 from segkit.errors import InputError
 from segkit.recipes.schema import DataConfig, MaskPolicy
 from segkit.sample import Segment
@@ -35,7 +35,7 @@ def check_sets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) 
             raise InputError("it has no images", file=shards.path, hint="leave the data set out")
         shards.require_images()
     for key in config.mask_policy:
-        if key.partition(":")[0] not in names:
+        if not any(concerns(key, name) for name in names):
             hint = f"name one of: {', '.join(names)}"
             raise InputError("no such data set", record=f"data.mask_policy.{key}", hint=hint)
 

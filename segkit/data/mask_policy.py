@@ -73,10 +73,10 @@ def resolve_files(config: DataConfig) -> DataConfig:
     """
     resolved: dict[str, MaskPolicy] = {}
     for key, policy in config.mask_policy.items():
-        name, _, selector = key.partition(":")
+        name, _, file = key.partition(":@")
         keys = [key]
-        if _is_file(selector):
-            keys = [f"{name}:{line}" for line in _read_names(Path(selector[1:]), f"{_KEY}.{key}")]
+        if file and _is_file(f"@{file}"):
+            keys = [f"{name}:{line}" for line in _read_names(Path(file), f"{_KEY}.{key}")]
         for resolved_key in keys:
             if resolved.setdefault(resolved_key, policy) != policy:
                 message = f"{resolved_key!r} has two policies"
@@ -116,9 +116,13 @@ def describe_counts(name: str, counts: PolicyCounts) -> str:
 def _selectors(name: str, config: DataConfig) -> Iterator[tuple[str, MaskPolicy]]:
     """What follows the name of a set and a colon, with its policy."""
     for key, policy in config.mask_policy.items():
-        set_name, colon, selector = key.partition(":")
-        if colon and set_name == name:
-            yield selector, policy
+        if key != name and concerns(key, name):
+            yield key.removeprefix(f"{name}:"), policy
+
+
+def concerns(key: str, name: str) -> bool:
+    """Whether a key of `data.mask_policy` selects classes of a set, whose name may have colons."""
+    return key == name or key.startswith(f"{name}:")
 
 
 def _named_classes(selector: str, taxonomy: Taxonomy) -> set[int] | None:

@@ -1,5 +1,6 @@
 """Zero-shot splits: the classes that training must not see, and the sets without them."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -76,7 +77,8 @@ def load_split(name_or_file: str) -> ClassSplit:
     """A shipped split, a JSON file like those, or a text file of unseen classes, one a line.
 
     Raises:
-        InputError: neither a known split nor a file, or a file without an unseen class.
+        InputError: neither a known split nor a file, a file without an unseen class or with unknown
+            keys, or a class that is both unseen and left out.
     """
     hint = f"give a file of class names, one a line, or one of: {', '.join(known_splits())}"
     if name_or_file in known_splits():
@@ -93,6 +95,13 @@ def load_split(name_or_file: str) -> ClassSplit:
     split = parse.convert(content, ClassSplit, file=name_or_file, noun="a zero-shot split")
     if not split.unseen:
         raise InputError("names no unseen class", file=name_or_file, hint=hint)
+    fields = [field.name for field in dataclasses.fields(ClassSplit)]
+    if unknown := sorted(set(content) - set(fields)):
+        hint = f"its keys are {', '.join(fields)}"
+        raise InputError(f"unknown key {unknown[0]!r}", file=name_or_file, hint=hint)
+    if both := sorted({*split.unseen} & {*split.left_out}):
+        message = f"{both[0]!r} is unseen and left out"
+        raise InputError(message, file=name_or_file, hint="list each class once")
     return split
 
 

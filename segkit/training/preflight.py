@@ -22,6 +22,7 @@ from segkit.data.check_sets import (
 )
 from segkit.data.mask_policy import (
     PolicyCounts,
+    concerns,
     count_policies,
     describe_counts,
     mask_policies,
@@ -141,7 +142,7 @@ def count_masks(inputs: TrainingInputs) -> dict[str, PolicyCounts]:
     return {
         name: count_policies(shards, mask_policies(name, shards.taxonomy, config))
         for name, shards, _ in inputs.datasets
-        if any(key.partition(":")[0] == name for key in config.mask_policy)
+        if any(concerns(key, name) for key in config.mask_policy)
     }
 
 

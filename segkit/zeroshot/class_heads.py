@@ -106,8 +106,8 @@ def train_head(
         log: called with the losses now and then.
 
     Raises:
-        InputError: a text classifier that takes no residual, or class names that the linear head
-            cannot tell apart.
+        InputError: a text classifier that takes no residual, class names that the linear head
+            cannot tell apart, or a head that diverged.
     """
     text = run.class_embeddings(bank.classes).text.cpu()
     with torch.random.fork_rng(devices=[]):
@@ -119,6 +119,9 @@ def train_head(
         else:
             head = ResidualHead(_residual_base(run), text, stage.scale)
         stage.train(head, log)
+        if not all(weight.isfinite().all() for weight in head.parameters()):
+            hint = "give a lower --set generator_lr or head_lr"
+            raise InputError("the class head is not finite: its training diverged", hint=hint)
         return _new_model(run, bank.classes, text, head, stage.scale)
 
 

@@ -257,6 +257,16 @@ def test_inspect_and_counts_show_what_is_dropped(tmp_path: Path) -> None:
         assert isinstance(refused.exception, InputError)
 
 
+def test_the_name_of_a_set_may_have_a_colon(tmp_path: Path) -> None:
+    file = tmp_path / "few.txt"
+    file.write_text("dog\n")
+    chosen = config(("a:b:cat", "box"), (f"a:b:@{file}", "none"), ("a:b:@random2:7", "mask"))
+    policies = mask_policies("a:b", COCO, resolve_files(chosen))
+    assert (names(policies, "box"), names(policies, "none")) == (["cat"], ["dog"])
+    with pytest.raises(InputError, match="no such class: 'nope'"):
+        mask_policies("a:b", COCO, config(("a:b:nope", "box")))
+
+
 def test_a_recipe_takes_groups() -> None:
     recipe = load_recipe(
         "dataseg-mini", ['data.mask_policy={coco = "box", "coco:@voc20" = "mask"}']

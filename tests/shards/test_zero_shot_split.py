@@ -168,5 +168,12 @@ def test_a_split_from_a_file(tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match=r"bad\.json"):
             load_split(str(tmp_path / "bad.json"))
+    for wrong, message in (
+        ({"unseen": ["dog"], "left_out": ["dog"]}, "'dog' is unseen and left out"),
+        ({"unseen": ["dog"], "leftout": ["sky"]}, "unknown key 'leftout'; its keys are name, uns"),
+    ):
+        (tmp_path / "bad.json").write_text(json.dumps({"name": "x"} | wrong))
+        with pytest.raises(InputError, match=message):
+            load_split(str(tmp_path / "bad.json"))
     with pytest.raises(InputError, match="unknown split 'coco-1-2'"):
         load_split("coco-1-2")

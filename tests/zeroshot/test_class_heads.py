@@ -153,7 +153,12 @@ def test_the_commands_write_a_bank_and_refuse_what_does_not_fit(
         run_json(*train, tmp_path / "bank", "--set", "x=1")
     with pytest.raises(InputError, match="is not a feature bank"):
         run_json(*train, seen_run)
-    assert not (tmp_path / "r").exists()
+    for head in ("linear", "text_residual"):
+        wild = ("generator_lr=1e30", "generator_steps=5", "head_steps=5", f"head={head}")
+        settings = [part for item in wild for part in ("--set", item)]
+        with pytest.raises(InputError, match="not finite: its training diverged; give a lower"):
+            run_json(*train, tmp_path / "bank", *settings)
+    assert not any((tmp_path / "r").glob("v*"))
     with pytest.raises(InputError, match="holds a feature bank and nothing else"):
         run_json("zeroshot", "train", "--bank", tmp_path / "bank", "--out", tmp_path / "bank")
 
