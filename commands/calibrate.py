@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from segkit.errors import InputError
-from segkit.storage import writable_local
+from segkit.storage import writable, writable_local
 
 from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, plural, table, write_report
 from .progress import progress_bar
@@ -68,7 +68,7 @@ def calibrate(
     labeled.require_images()
     folder = run_folder(checkpoint)
     destination = folder.parent if out is None else out
-    check_type(destination, "run")
+    check_type(writable(destination), "run")
     require_no_interrupted_training(destination)
     check_calibration_set(labeled)
     if labeled.manifest.digest in training_digests(folder):

@@ -57,6 +57,8 @@ def _split(result: Result) -> str:
 
 
 def _train(result: Result) -> str:
+    if not result.get("trains_queries", True):  # there are box prompts only, which need boxes
+        return f"segkit pseudolabel --checkpoint {_path(result)} --data BOXES --out work/masks"
     return f"segkit eval --checkpoint {_path(result)} --data SET --task TASK --out work/eval"
 
 

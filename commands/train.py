@@ -91,7 +91,7 @@ def train(
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
-    """Train a model on one or several shard sets; each step draws one of them.
+    """Train a model on one or several shard sets; each batch is of one of them.
 
     On several GPUs: torchrun --nproc-per-node 8 --no-python segkit train ...
 
@@ -152,6 +152,7 @@ def train(
         "loss": display.loss,
         "seconds": round(time.monotonic() - started, 1),
         "evaluation": evaluation,
+        "trains_queries": inputs.recipe.loss.matching,
     }
     rows = [(name, *headline(metrics)) for name, metrics in evaluation.items()]
     tables = [table("Evaluation", ("data set", "figure", "value"), rows)] if rows else []
@@ -173,22 +174,18 @@ def _plan(
 ) -> None:
     """Print the plan of a run.
 
-    Raises InputError where the recipe, a set, an override or `model.init_from` is invalid.
+    Raises InputError for what the training would refuse.
     """
     from segkit.recipes.load import load_recipe
-    from segkit.runs.init_from import resolve_init_from
-    from segkit.shards.reader import ShardSet
-    from segkit.training.preflight import with_steps
+    from segkit.training.preflight import check_device, check_inputs, with_steps
     from segkit.training.run_plan import plan_training
 
-    resolved = resolve_init_from(load_recipe(recipe, with_steps(overrides, steps)))
-    opened = [(ShardSet.open(spec), weight) for spec, weight in sets]
-    evaluated = [ShardSet.open(spec) for spec in eval_data]
-    for shards in (*(shards for shards, _ in opened), *evaluated):
-        shards.require_images()
+    check_device(device)
+    inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), sets, eval_data)
+    opened = [(shards, weight) for _, shards, weight in inputs.datasets]
     if os.environ.get("RANK", "0") != "0":  # torchrun starts one process for each GPU
         return
-    plan = plan_training(resolved, opened, out, device=device)
+    plan = plan_training(inputs.recipe, opened, out, device=device)
     paces = [
         (pace.name, pace.images, pace.samples_per_step, pace.steps_per_epoch, pace.epochs)
         for pace in plan.sets

@@ -31,20 +31,32 @@ _CATCH_UP = b"\0"
 
 
 class StoppedError(SegkitError):
-    """A signal has stopped the run after a checkpoint; the exit code is the shell's for it."""
+    """A signal has stopped the run after a checkpoint; the exit code is the shell's for it.
 
-    def __init__(self, number: int, step: int) -> None:
-        name = signal.Signals(number).name
-        super().__init__(
-            f"stopped by {name} after step {step}; the same command with --resume continues"
-        )
+    Args:
+        number: of the signal.
+        step: of the checkpoint.
+        advice: what continues the run, for commands without --resume.
+    """
+
+    def __init__(
+        self, number: int, step: int, advice: str = "the same command with --resume continues"
+    ) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; {advice}")
+        self.number, self.step = number, step
         self.exit_code = 128 + number
+
+    def with_advice(self, advice: str) -> "StoppedError":
+        """The same error with another advice."""
+        return StoppedError(self.number, self.step, advice)
 
 
 class StopSignal:
     """The number of the stop signal that has arrived, or 0."""
 
     signal: int = 0
+    _checkpoint: int | None = None
+    """The step whose checkpoint holds all work so far, in a block of `raised_at_once`."""
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Record the signal; a second one interrupts at once."""
@@ -52,6 +64,21 @@ class StopSignal:
             _state.stop(number)
             raise KeyboardInterrupt
         self.signal = number
+        self._raise_at_once()
+
+    @contextmanager
+    def raised_at_once(self, step: int) -> Iterator[None]:
+        """A block in which a signal raises StoppedError: the checkpoint of `step` is complete."""
+        self._checkpoint = step
+        try:
+            self._raise_at_once()  # a signal that came just before
+            yield
+        finally:
+            self._checkpoint = None
+
+    def _raise_at_once(self) -> None:
+        if self.signal and self._checkpoint is not None:
+            raise StoppedError(self.signal, self._checkpoint)
 
 
 class _State:

@@ -39,6 +39,24 @@ def test_the_first_signal_sets_the_flag_and_the_second_interrupts(number: signal
     assert signal.getsignal(number) is handler
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_a_signal_is_raised_at_once_where_nothing_would_be_lost(early: bool) -> None:
+    with pytest.raises(StoppedError, match="SIGTERM after step 7"), stop_on_signal() as stop:
+        if early:
+            signal.raise_signal(signal.SIGTERM)
+        with stop.raised_at_once(7):
+            signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the block went on")
+
+
+def test_after_such_a_block_a_signal_sets_the_flag_again() -> None:
+    with stop_on_signal() as stop:
+        with stop.raised_at_once(7):
+            pass
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+
+
 def test_other_threads_install_no_handler() -> None:
     handler = signal.getsignal(signal.SIGTERM)
     flags: list[int] = []
@@ -58,6 +76,9 @@ def test_the_error_names_the_signal_and_has_the_shells_exit_code() -> None:
     error = StoppedError(signal.SIGTERM, 7)
     assert str(error).startswith("stopped by SIGTERM after step 7")
     assert error.exit_code == 128 + signal.SIGTERM
+    advised = error.with_advice("call again")
+    assert str(advised) == "stopped by SIGTERM after step 7; call again"
+    assert advised.exit_code == error.exit_code
 
 
 COMMAND = """

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +23,8 @@ from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
 from segkit.stopping import SIGNALS, set_child_signals, signals_blocked
 from segkit.taxonomy import Taxonomy
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class DataMix:
         with signals_blocked():  # until `_init_worker` ignores them
             items = iter(loader)
         try:
-            for step, item in zip(range(start_step, stop_step), items, strict=True):
+            for step, item in zip(range(start_step, stop_step), _alive(items), strict=True):
                 if isinstance(item, SegkitError):
                     raise item
                 yield step, uncollate(item)
@@ -157,6 +159,21 @@ class DataMix:
             raise InputError(
                 message, file=mixed.shards.path, record=sample.id, hint=hint
             ) from error
+
+
+def _alive(items: Iterator[T]) -> Iterator[T]:
+    """The items of a loader.
+
+    Raises:
+        SegkitError: one of its worker processes was killed.
+    """
+    try:
+        yield from items
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        hint = "memory or /dev/shm may have run out: lower data.workers or data.batch_size"
+        raise SegkitError("a process that loads data was killed", hint=hint) from error
 
 
 def make_crop(

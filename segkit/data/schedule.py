@@ -1,8 +1,9 @@
-"""Which samples a step sees: a pure function of seed and step, so resuming needs no saved position.
+"""Which samples a batch has: a pure function of the seed and the batch's number, so resuming needs
+no saved position.
 
-Each step takes its batch from one data set, drawn at random or in turn. A data set is an endless
-stream of epochs, each newly shuffled, and a step takes the next samples of the stream. All ranks
-draw the same set and take consecutive slices of one global batch.
+Each batch is of one data set, drawn at random or in turn; a step takes one batch or several. A data
+set is an endless stream of epochs, each newly shuffled, and a batch takes the next samples of the
+stream. All ranks draw the same set and take consecutive slices of one global batch.
 """
 
 from collections.abc import Sequence

@@ -94,7 +94,8 @@ def run_demo(
 ) -> DemoResult:
     """Run all stages.
 
-    A second run in the same folder regenerates the scenes and publishes new versions.
+    A second run in the same folder regenerates the scenes and publishes new versions; it continues
+    the training of an interrupted one with the same settings.
 
     Args:
         out: folder for all files.
@@ -230,6 +231,8 @@ def _train(
     on_step: Callable[[int], None],
 ) -> Path:
     from segkit.distributed import choose_device, native_precision
+    from segkit.stopping import StoppedError
+    from segkit.training.preflight import OtherRunError
     from segkit.training.train import train
     from segkit.training.trainer import Callbacks
 
@@ -239,9 +242,27 @@ def _train(
     data = [
         (str(shards.path), weight) for shards, weight in zip(sets, WEIGHTS.values(), strict=True)
     ]
-    return train(
-        RECIPE, data, out, steps=steps, device=device, overrides=overrides, callbacks=callbacks
-    )
+
+    def attempt(*, resume: bool) -> Path:
+        return train(
+            RECIPE,
+            data,
+            out,
+            steps=steps,
+            device=device,
+            overrides=overrides,
+            callbacks=callbacks,
+            resume=resume,
+            restart=not resume,
+        )
+
+    try:
+        try:
+            return attempt(resume=True)
+        except OtherRunError:  # an interrupted demo of other settings
+            return attempt(resume=False)
+    except StoppedError as error:
+        raise error.with_advice("the same command continues") from None
 
 
 def _pseudolabel(run: Path, boxes: ShardSet, out: Path, device: str) -> ShardSet:

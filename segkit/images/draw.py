@@ -122,11 +122,11 @@ def _frame(canvas: NDArray[np.float32], segment: Segment, color: Color, scale: i
     ends = np.array([(x, y), (x + width, y + height)]) * scale
     beyond = 2 * line  # an edge outside of the canvas stays invisible; OpenCV takes 32 bits
     limits = np.array(canvas.shape[1::-1]) + beyond
-    corners = np.clip(ends.round(), -beyond, limits).astype(int).tolist()
+    first, second = np.clip(ends.round(), -beyond, limits).astype(int).tolist()
     dark = tuple(0.3 * channel for channel in color)
     if min(canvas.shape[:2]) >= MIN_HALO_SIDE:
-        cv2.rectangle(canvas, *corners, dark, line + 2, cv2.LINE_AA)
-    cv2.rectangle(canvas, *corners, color, line, cv2.LINE_AA)
+        cv2.rectangle(canvas, first, second, dark, line + 2, cv2.LINE_AA)
+    cv2.rectangle(canvas, first, second, color, line, cv2.LINE_AA)
 
 
 def _visible(masks: Sequence[Mask | None]) -> list[Mask | None]:

@@ -13,7 +13,18 @@ def require_effects(recipe: Recipe) -> None:
     without_masks = loss.focal == 0 and loss.dice == 0
     without_boxes = loss.box_l1 == 0 and loss.box_giou == 0
     background = loss.background != LossConfig().background
+    masks = (loss.focal, loss.dice, loss.projection, loss.pairwise)
+    queries = [loss.classification, loss.dense]
+    if recipe.model.foreground:
+        queries += [loss.box_l1, loss.box_giou]
+    learns = any(masks) or (loss.matching and any(queries))
     cases = (
+        (
+            not learns or not (loss.matching or loss.box_prompts),
+            "loss",
+            "nothing would be learned",
+            "set loss.box_prompts above 0, or loss.matching=true and weights above 0",
+        ),
         (
             loss.classes == "sigmoid" and not loss.matching,
             "loss.classes",
@@ -51,11 +62,17 @@ def require_effects(recipe: Recipe) -> None:
 
 
 def effect_notes(recipe: Recipe) -> list[str]:
-    """A line for each key that does nothing because training is short."""
-    loss, steps = recipe.loss, recipe.training.steps
-    if loss.box_assist == "off" or loss.box_assist_start < steps:
-        return []
-    return [
-        f"loss.box_assist does nothing: it starts after {loss.box_assist_start} steps "
-        f"(loss.box_assist_start), and training has {steps}"
-    ]
+    """A line for each key that has no effect, or not its full one, because training is short."""
+    loss, steps, warmup = recipe.loss, recipe.training.steps, recipe.optimizer.warmup_steps
+    notes = []
+    if loss.box_assist != "off" and loss.box_assist_start >= steps:
+        notes.append(
+            f"loss.box_assist does nothing: it starts after {loss.box_assist_start} steps "
+            f"(loss.box_assist_start), and training has {steps}"
+        )
+    if warmup > steps:
+        notes.append(
+            f"the learning rate never reaches optimizer.lr: optimizer.warmup_steps is {warmup}, "
+            f"and training has {steps} steps"
+        )
+    return notes

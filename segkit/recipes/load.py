@@ -5,7 +5,7 @@ import json
 import tomllib
 import typing
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,11 @@ def load_recipe(
             the nearest valid one), or a value of the wrong type or range.
     """
     table, source = _read_table(str(name_or_file), warn=warn)
+    overridden = set()
     for override in overrides:
-        _apply_override(table, override)
+        overridden.add(_apply_override(table, override))
     _read_classes_as_trained(table)
-    return _validate(table, source)
+    return _validate(table, source, overridden)
 
 
 def _read_classes_as_trained(table: dict[str, Any]) -> None:
@@ -100,8 +101,8 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return base | changes | {key: _merge(base[key], changes[key]) for key in sections}
 
 
-def _apply_override(table: dict[str, Any], override: str) -> None:
-    """Set `section.key=value` in `table`."""
+def _apply_override(table: dict[str, Any], override: str) -> str:
+    """Set `section.key=value` in `table`, and return the key."""
     key, equals, text = (part.strip() for part in override.partition("="))
     if not equals:
         hint = "write it as section.key=value"
@@ -119,6 +120,7 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
     for section in sections:
         table = table.setdefault(section, {})
     table[name] = value
+    return key
 
 
 def override_value(text: str) -> Any:
@@ -135,7 +137,7 @@ def _warn_old_name(old: str, new: str, source: str) -> None:
     warnings.warn(text, OldNameWarning, stacklevel=4)
 
 
-def _validate(table: dict[str, Any], source: str) -> Recipe:
+def _validate(table: dict[str, Any], source: str, overridden: Collection[str]) -> Recipe:
     try:
         # In strict mode, only JSON input accepts an array for a tuple; text never passes as a
         # number.
@@ -146,8 +148,9 @@ def _validate(table: dict[str, Any], source: str) -> Recipe:
         message = first["msg"].removeprefix("Value error, ")
         # The input of an error that concerns several keys is their whole section.
         value = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+        file = "--set" if key in overridden else source
         raise InputError(
-            f"{message[0].lower()}{message[1:]}{value}", file=source, record=key or None
+            f"{message[0].lower()}{message[1:]}{value}", file=file, record=key or None
         ) from error
 
 

@@ -30,14 +30,19 @@ SchemaVersion = Literal["1", "2"]
 """Version 1 has the key and weight names in `segkit.recipes.old_names`, version 2 today's."""
 
 
+def interrupted_training(out: str | Path) -> dict[str, Any] | None:
+    """The fingerprint of an interrupted training in a directory of runs; None without one."""
+    left = interrupted(location(out))
+    return left if left is not None and left.get("command") == "train" else None
+
+
 def require_no_interrupted_training(out: str | Path) -> None:
     """Raise InputError where a training was interrupted: to publish would delete its checkpoints.
 
     Args:
         out: directory of the runs that something else than training writes to.
     """
-    left = interrupted(location(out))
-    if left is not None and left.get("command") == "train":
+    if interrupted_training(out) is not None:
         hint = "finish it with segkit train --resume, or give another --out"
         raise InputError("holds an interrupted training", file=out, hint=hint)
 

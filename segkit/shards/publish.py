@@ -204,10 +204,11 @@ def staging(
         _lock(lock.fileno(), directory / _LOCK, destination)
         with (
             _empty_folders_removed(directory, new_folders),
-            _prepare(directory, destination, dict(fingerprint), resume) as stage,
             disk_errors(destination),
+            _prepare(directory, destination, dict(fingerprint), resume) as stage,
         ):
-            keep = resume or content == "run" or directory != destination
+            trains = fingerprint.get("command") == "train"
+            keep = resume or trains or directory != destination
             removal = nullcontext() if keep else _removed_on_failure(stage)
             with removal, _deletion_errors(stage):  # removed only once the error is known
                 yield stage

@@ -180,6 +180,8 @@ def _write(
             partial.rename(path)
             sync(folder)
     except (OSError, CheckpointException) as error:
+        if distributed.rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)  # of a full disk, it takes the last space
         free = shutil.disk_usage(folder).free >> 20
         message = f"{path}: the checkpoint cannot be written ({_cause(error)})"
         raise SegkitError(message, hint=f"its disk has {free} MiB free") from error
@@ -198,6 +200,11 @@ def newest(folder: Path) -> Path | None:
             message = "a checkpoint of an earlier segkit, which cannot be resumed"
             raise InputError(message, file=old[-1], hint="give --restart to start anew")
     return checkpoints[-1] if checkpoints else None
+
+
+def steps(folder: Path) -> set[int]:
+    """The steps of the checkpoints in `folder`."""
+    return {int(path.name.removeprefix("step-")) for path in _all(folder)}
 
 
 def of_step(folder: Path, step: int) -> Path:

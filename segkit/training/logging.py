@@ -177,13 +177,15 @@ class RunLog:
         """Whether the log holds the evaluation of a data set after a step."""
         return (step, dataset) in self._headlines
 
-    def best(self, datasets: Collection[str]) -> int | None:
+    def best(self, datasets: Collection[str], steps: Collection[int]) -> int | None:
         """The step with the highest mean headline over these data sets, the first of equals.
 
-        Steps without a measured headline for each of them do not count; None where no step does.
+        Only `steps` count, those with a checkpoint: which was the best, and was kept, may have been
+        decided by other data sets before a run was resumed. Neither do steps count without a
+        measured headline for each set; None where no step does.
         """
         means: dict[int, float] = {}
-        for step in sorted({step for step, _ in self._headlines}):
+        for step in sorted({step for step, _ in self._headlines}.intersection(steps)):
             headlines = [self._headlines.get((step, dataset)) for dataset in datasets]
             values = [value for value in headlines if value is not None]
             if values and len(values) == len(headlines):

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from segkit.criterion.box_prompts import MAX_BOXES
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg, Outputs
 from segkit.recipes.schema import Recipe
@@ -57,14 +58,15 @@ class Memory:
 
 
 def estimate_memory(
-    recipe: Recipe, *, classes: int, prompts: int, processes: int = 1, cuda: bool = True
+    recipe: Recipe, *, classes: int, boxes: int, processes: int = 1, cuda: bool = True
 ) -> Memory:
     """Estimate the memory of a training step in each process.
 
     Args:
         recipe: weights named in it are not read: the model has random ones.
         classes: of the largest taxonomy.
-        prompts: box prompts of an image, if the recipe trains them.
+        boxes: of an image; of those, a crop gets `loss.max_box_prompts` or MAX_BOXES as prompts
+            and MAX_BOXES as denoising queries, if the recipe trains them.
         processes: over which FSDP shards weights, gradients, moments and average.
         cuda: whether it runs on a GPU.
     """
@@ -79,7 +81,7 @@ def estimate_memory(
     shards = processes if recipe.training.parallel == "fsdp" else 1
     weights = _FLOAT * parameters // shards
     gradients = _FLOAT * sum(parameter.numel() for parameter in trained) // shards
-    activations, flops, outputs = _run(model, recipe, classes, prompts)
+    activations, flops, outputs = _run(model, recipe, classes, min(boxes, MAX_BOXES))
     parts = (outputs.queries, outputs.box_prompts, outputs.denoising)
     masks = [part.mask_logits.numel() for part in parts if part is not None]
     return Memory(
@@ -95,7 +97,7 @@ def estimate_memory(
     )
 
 
-def _run(model: DataSeg, recipe: Recipe, classes: int, prompts: int) -> tuple[int, int, Outputs]:
+def _run(model: DataSeg, recipe: Recipe, classes: int, count: int) -> tuple[int, int, Outputs]:
     """Bytes that autograd keeps of a forward pass, its operations, and the outputs."""
     size, batch, config = recipe.data.image_size, recipe.data.batch_size, recipe.loss
     kept: dict[int, Tensor] = {}
@@ -111,10 +113,14 @@ def _run(model: DataSeg, recipe: Recipe, classes: int, prompts: int) -> tuple[in
                 kept[_storage(tensor)] = tensor
             return tensor
 
-        boxes = BoxPrompts.without_labels([_boxes(prompts, size) for _ in range(batch)])
+        asked = min(count, config.max_box_prompts or count)
+        prompts, noised = (
+            BoxPrompts.without_labels([_boxes(boxes, size) for _ in range(batch)])
+            for boxes in (asked, count)
+        )
         images = torch.zeros(batch, 3, size, size)
         text = torch.zeros(classes, recipe.model.text_dim)
-        inputs = (images, text, boxes if config.box_prompts > 0 and prompts else None)
+        inputs = (images, text, prompts if config.box_prompts > 0 and asked else None)
         counter = FlopCounterMode(display=False)
         with saved_tensors_hooks(keep, lambda tensor: tensor), _autocast(recipe), counter:
             outputs: Outputs = torch.func.functional_call(
@@ -124,7 +130,7 @@ def _run(model: DataSeg, recipe: Recipe, classes: int, prompts: int) -> tuple[in
                 {
                     "learned_queries": config.matching,
                     "things": torch.arange(classes),
-                    "noised": boxes if config.denoising > 0 and prompts else None,
+                    "noised": noised if config.denoising > 0 and count else None,
                     "dense": config.dense > 0,
                 },
             )

@@ -9,9 +9,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from segkit.data.check_sets import (
     check_sets,
@@ -36,7 +39,7 @@ from segkit.recipes.effects import require_effects
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import RESOLVED_KEYS, resolve_init_from
-from segkit.runs.run_manifest import CHECKPOINTS
+from segkit.runs.run_manifest import CHECKPOINTS, interrupted_training
 from segkit.shards.manifest import TASKS
 from segkit.shards.publish import MANIFEST, interrupted, require_unlocked
 from segkit.shards.reader import ShardSet
@@ -48,6 +51,11 @@ from segkit.text.vocabulary import normalize
 from segkit.workers.devices import torchrun_ranks
 
 NamedSet = tuple[str, ShardSet, float]
+_FREE_KEYS: dict[str, tuple[str, ...]] = {
+    "data": ("workers", "verify_images"),
+    "training": ("checkpoint_every", "evaluate_every", "keep_checkpoints", "loggers"),
+}
+"""Keys that a resumed run may change, by section: they have no influence on the weights."""
 """Name, shard set and sampling weight."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -76,17 +84,19 @@ def check_training(
     """Check the arguments of `segkit.train`, as far as that needs no PyTorch.
 
     Raises:
-        InputError: a recipe, data set, device or evaluation that cannot be used, another recipe or
-            other data than those of the run to resume, or an interrupted run with neither `resume`
-            nor `restart`.
+        InputError: a recipe, data set, device or evaluation that cannot be used, or an interrupted
+            run with neither `resume` nor `restart`.
+        OtherRunError: the run to resume has another recipe or other data.
         SegkitError: another process is writing to `out`.
     """
     check_device(device)
     inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), data, eval_data)
+    check_loggers(inputs.recipe)
     if int(os.environ.get("RANK", "0")) == 0:  # the first process may be writing there already
         require_unlocked(out)
         if resume:
-            check_resumable(interrupted(out), _early_fingerprint(inputs, interrupted(out)), out)
+            left = interrupted_training(out)
+            check_resumable(left, _early_fingerprint(inputs, left), out)
         elif not restart:
             require_no_interrupted_run(out)
     return inputs
@@ -116,7 +126,6 @@ def check_inputs(
     """
     recipe = resolve_init_from(recipe)
     recipe = recipe.model_copy(update={"data": resolve_files(recipe.data)})
-    check_loggers(recipe)
     datasets = name_sets(data, names)
     recipe = resolve_unseen(recipe, datasets)
     check_sets(datasets, recipe.data)
@@ -130,6 +139,10 @@ def check_inputs(
         require_scores(datasets)
     eval_datasets = name_sets([(spec, 1.0) for spec in eval_data])
     check_eval_sets(eval_datasets)
+    if eval_datasets and not recipe.loss.matching:
+        message = "box prompts alone train no queries, which an evaluation reads"
+        hint = "leave --eval-data out; `pseudolabel --truth` measures box prompts"
+        raise InputError(message, record="--eval-data", hint=hint)
     if recipe.training.publish == "best" and not eval_datasets:
         hint = "give --eval-data, or set it to last"
         raise InputError("no evaluation to choose by", record="training.publish", hint=hint)
@@ -249,9 +262,16 @@ def recipe_encoding(recipe: Recipe) -> Encoding:
     return Encoding.from_names(recipe.text.encoder, recipe.text.templates)
 
 
+class OtherRunError(InputError):
+    """An interrupted run has another recipe or other data."""
+
+
 def require_no_interrupted_run(out: Path) -> None:
     """Raise InputError where a run was interrupted while it trained or was published."""
     marks = (f".v*.partial/{CHECKPOINTS}/step-*", f".v*.partial/{MANIFEST}")
+    left = interrupted(out)
+    if left is not None and left.get("command") != "train":
+        return  # what a killed import or calibration left is made anew by the same command
     if any(any(out.glob(mark)) for mark in marks):
         hint = "give --resume to continue it, or --restart to delete its checkpoints"
         raise InputError("holds an interrupted run", file=out, hint=hint)
@@ -260,13 +280,14 @@ def require_no_interrupted_run(out: Path) -> None:
 def check_resumable(
     interrupted: dict[str, Any] | None, fingerprint: dict[str, Any], out: Path
 ) -> None:
-    """Raise InputError where an interrupted run differs: starting anew would discard it.
+    """Raise OtherRunError where an interrupted run differs: starting anew would discard it.
 
-    The number of processes may differ if their joint batch is the same.
+    The number of processes may differ if their joint batch is the same, and so may keys that have
+    no influence on the weights.
     """
     if interrupted is None:
         return
-    before, now = _with_joint_batch(interrupted), _with_joint_batch(fingerprint)
+    before, now = _comparable(interrupted), _comparable(fingerprint)
     if before == now:
         return
     differing = [key for key, value in now.items() if before.get(key) != value]
@@ -275,19 +296,29 @@ def check_resumable(
     if part == "recipe":
         keys = sorted(_differences(before["recipe"], now["recipe"]))
         message += f" ({', '.join(keys)})"
+        if keys == ["model.init_from"]:  # a run that has another version since
+            hint = f"give --init-from {before['recipe']['model']['init_from']}"
         if keys == ["data.batch_size"]:
             joint, processes = before["recipe"]["data"]["batch_size"], fingerprint["processes"]
             message += f": its processes had a joint batch of {joint}"
             if joint % processes == 0:
                 hint = f"set data.batch_size={joint // processes} for {processes} processes"
-    raise InputError(message, file=out, hint=f"{hint}, or --restart to start anew")
+    raise OtherRunError(message, file=out, hint=f"{hint}, or --restart to start anew")
 
 
-def _with_joint_batch(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """A fingerprint whose batch size is that of all processes together."""
+def _comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """A fingerprint with the batch size of all processes together, without `_FREE_KEYS`.
+
+    Keys that the segkit of the interrupted run did not know have their defaults.
+    """
     # as the file has it: tuples as lists
     copy: dict[str, Any] = json.loads(json.dumps(fingerprint))
+    with suppress(ValidationError):
+        copy["recipe"] = Recipe.model_validate(copy.get("recipe")).model_dump(mode="json")
     processes, recipe = copy.pop("processes", 1), copy.get("recipe", {})
+    for section, keys in _FREE_KEYS.items():
+        for key in keys:
+            recipe.get(section, {}).pop(key, None)
     if isinstance(data := recipe.get("data"), dict) and "batch_size" in data:
         data["batch_size"] *= processes
     return copy

@@ -228,7 +228,7 @@ def _estimate(
     memory = estimate_memory(
         recipe,
         classes=max(len(shards.taxonomy.categories) for shards, _ in data),
-        prompts=round(_segments_per_image(data)),
+        boxes=round(_segments_per_image(data)),
         processes=processes,
         cuda=place.type == "cuda",
     )
@@ -255,11 +255,11 @@ def _check_memory(memory: "Memory", capacity: int) -> None:
 def _check_shared_memory(
     recipe: Recipe, data: Sequence[tuple[ShardSet, float]], processes: int
 ) -> None:
-    """Workers pass batches through shared memory: uint8 images and a bool mask a segment."""
+    """Workers pass batches through shared memory: uint8 images, and masks of a bit a pixel."""
     workers = recipe.data.workers * processes
     if not workers or not SHARED_MEMORY.is_dir():
         return
-    maps = 3 + 2 + _segments_per_image(data)  # RGB, void and padding, masks
+    maps = 3 + 2 + _segments_per_image(data) / 8  # bytes: RGB, void and padding, masks
     batch = recipe.data.batch_size * recipe.data.image_size**2 * maps
     needed, free = workers * _PREFETCHED * batch, shutil.disk_usage(SHARED_MEMORY).free
     if needed > free:

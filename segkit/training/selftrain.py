@@ -20,6 +20,7 @@ from segkit.runs.run import Run
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
+from segkit.stopping import StoppedError
 from segkit.training.held_out import hold_out
 from segkit.training.selftrain_plan import (
     NamedPath,
@@ -255,17 +256,20 @@ class _Loop:
                 for _ in range(taken):
                     advance()
 
-            train(
-                self.recipe,
-                [*((str(s.path), rate) for s, (_, _, rate) in sets), (str(boxes.path), weight)],
-                folder,
-                steps=steps,
-                device=self.device,
-                overrides=overrides,
-                names=[*(name for name, _, _ in self.plan.data), name],
-                resume=True,
-                callbacks=Callbacks(on_start=on_start, on_step=lambda record: advance()),
-            )
+            try:
+                train(
+                    self.recipe,
+                    [*((str(s.path), rate) for s, (_, _, rate) in sets), (str(boxes.path), weight)],
+                    folder,
+                    steps=steps,
+                    device=self.device,
+                    overrides=overrides,
+                    names=[*(name for name, _, _ in self.plan.data), name],
+                    resume=True,
+                    callbacks=Callbacks(on_start=on_start, on_step=lambda record: advance()),
+                )
+            except StoppedError as error:
+                raise error.with_advice("the same command continues") from None
         return resolve(folder)
 
     def _later_overrides(self, start: Path) -> list[str]:

@@ -197,7 +197,10 @@ def _refuse_unread(
     if checkpoint is not None and steps is not None:
         hint = "give --round-steps for the later rounds"
         raise InputError("--checkpoint replaces the training that --steps is for", hint=hint)
-    unread = {"loss.trust_scores": "each round: the first has no scores, later ones trust them"}
+    unread = {
+        "loss.trust_scores": "each round: the first has no scores, later ones trust them",
+        "training.publish": "the rounds: they have no --eval-data and publish their last step",
+    }
     if checkpoint is not None:
         unread["model.init_from"] = "--checkpoint, the run that the rounds start from"
         if round_steps is not None:

@@ -1,7 +1,7 @@
 """The record of a self-training, `selftrain.json`: its inputs, and the rounds so far."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,14 @@ def read_state(out: Path, plan: SelfTrainingPlan) -> list[dict[str, Any]]:
         hint = "give the same, or another --out"
         message = f"holds a self-training with another {' and another '.join(differing)}"
         raise InputError(message, file=out, hint=hint)
-    return [{**entry, "run": _absolute(entry["run"], out)} for entry in rounds]
+    return [_with_paths(entry, lambda path: _absolute(path, out)) for entry in rounds]
 
 
 def write_state(out: Path, plan: SelfTrainingPlan, rounds: Sequence[dict[str, Any]]) -> None:
-    """Write inputs and rounds by one atomic rename."""
+    """Write inputs and rounds by one atomic rename; paths inside `out` relative to it."""
     out.mkdir(parents=True, exist_ok=True)
-    state = {"schema": "segkit.selftrain/1", "inputs": plan.fingerprint, "rounds": list(rounds)}
+    entries = [_with_paths(entry, lambda path: _relative(path, out)) for entry in rounds]
+    state = {"schema": "segkit.selftrain/1", "inputs": plan.fingerprint, "rounds": entries}
     write_text(out / STATE, json.dumps(state, indent=1) + "\n")
 
 
@@ -62,7 +63,22 @@ def _is_round(entry: object) -> bool:
     )
 
 
-def _absolute(run: str, out: Path) -> str:
-    """The path of a run; early records name `OUT/round-N/run/vM` from the working directory."""
-    path = Path(run)
-    return run if path.is_absolute() else str(out.resolve().joinpath(*path.parts[-3:]))
+def _with_paths(entry: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """The record of a round with its paths changed."""
+    return entry | {key: change(entry[key]) for key in ("run", "masks") if key in entry}
+
+
+def _relative(path: str, out: Path) -> str:
+    """A path inside `out` relative to it, so that the folder can be moved; others unchanged."""
+    inside = Path(path).resolve()
+    return str(inside.relative_to(out.resolve())) if inside.is_relative_to(out.resolve()) else path
+
+
+def _absolute(path: str, out: Path) -> str:
+    """The path of a run or of masks; `round-N/run/vM` is in `out`.
+
+    Earlier records name it from the working directory, or absolute, perhaps before `out` was moved.
+    """
+    own = out.resolve().joinpath(*Path(path).parts[-3:])
+    is_elsewhere = Path(path).is_absolute() and (Path(path).exists() or not own.exists())
+    return path if is_elsewhere else str(own)

@@ -21,6 +21,7 @@ from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import (
     NamedSet,
     check_inputs,
+    check_loggers,
     count_masks,
     encode_names,
     recipe_encoding,
@@ -70,6 +71,7 @@ class TrainingSetup:
         """
         loaded = load_recipe(recipe, with_steps(overrides, steps))
         inputs = check_inputs(loaded, data, eval_data, names)
+        check_loggers(inputs.recipe)
         chosen_device = choose_device(device)
         encode_names(inputs)
         resolved = resolve_text_dim(resolve_pixel_statistics(inputs.recipe))

@@ -12,8 +12,8 @@ from segkit.data.mix import DataMix
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.runs.init_from import init_from
-from segkit.runs.run_manifest import CHECKPOINTS, is_complete
-from segkit.shards.publish import Staging, interrupted, staging
+from segkit.runs.run_manifest import CHECKPOINTS, interrupted_training, is_complete
+from segkit.shards.publish import Staging, staging
 from segkit.storage import location
 from segkit.training import checkpoint
 from segkit.training.preflight import (
@@ -118,7 +118,7 @@ def _open_stage(
     fingerprint, is_first = setup.fingerprint(), distributed.rank() == 0
     if resume:
         # Only the first process reads: others could read files that the first is writing.
-        left = distributed.broadcast_object(interrupted(out) if is_first else None)
+        left = distributed.broadcast_object(interrupted_training(out) if is_first else None)
         check_resumable(left, fingerprint, out)
         fingerprint = left or fingerprint  # of the first start, with its number of processes
     elif not restart:

@@ -28,7 +28,7 @@ from segkit.errors import SegkitError
 from segkit.file_names import safe_name
 from segkit.model.dataseg import DataSeg
 from segkit.runs.run_manifest import CHECKPOINTS, PICTURES
-from segkit.stopping import StoppedError, stop_on_signal
+from segkit.stopping import StoppedError, StopSignal, stop_on_signal
 from segkit.training import checkpoint, sharding
 from segkit.training.evaluation import evaluate_set
 from segkit.training.logging import BatchRecord, RunLog, StepRecord, collect_records, open_log
@@ -104,7 +104,7 @@ class Trainer:
             SegkitError: as `train_step`, or a checkpoint cannot be written.
             StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
         """
-        training, names = self.recipe.training, [data.name for data in self.setup.eval_datasets]
+        training = self.recipe.training
         start, stop = (step * self.batches_per_step for step in (self.step, training.steps))
         pinned = self.device.type == "cuda"
         with (
@@ -113,7 +113,7 @@ class Trainer:
             closing(self.checkpoints),
             closing(batch for _, batch in mix.batches(start, stop, pinned=pinned)) as batches,
         ):
-            self.evaluate(folder, log, callbacks)  # an evaluation that was cut short
+            self.evaluate(folder, log, callbacks, stop_signal)  # one that was cut short
             while self.step < training.steps:
                 record = self.train_step(batches)
                 if log:
@@ -125,13 +125,13 @@ class Trainer:
                 if has_failed:
                     self.checkpoints.wait()
                 if signal or self._checkpoint_due():
-                    self.save(folder / CHECKPOINTS, best=log.best(names) if log else None)
+                    self.save(folder / CHECKPOINTS, best=self._best(folder, log))
                 if signal:
                     self.checkpoints.wait()
                     raise StoppedError(signal, self.step)
-                self.evaluate(folder, log, callbacks)
+                self.evaluate(folder, log, callbacks, stop_signal)
             self.checkpoints.wait()
-            return distributed.broadcast_object(log.best(names) if log else None)
+            return distributed.broadcast_object(self._best(folder, log))
 
     def train_step(self, batches: Iterator[Batch]) -> StepRecord:
         """Take one optimizer step on the gradients of the next batches.
@@ -176,7 +176,13 @@ class Trainer:
         seconds = time.perf_counter() - started
         return StepRecord.from_batches(records, self.step, lr, seconds, self.device)
 
-    def evaluate(self, folder: Path, log: RunLog | None, callbacks: Callbacks) -> None:
+    def evaluate(
+        self,
+        folder: Path,
+        log: RunLog | None,
+        callbacks: Callbacks,
+        stop_signal: StopSignal,
+    ) -> None:
         """Evaluate the EMA weights where an evaluation is due and not in the log yet.
 
         Every process must call it: each predicts its share of the images.
@@ -185,21 +191,28 @@ class Trainer:
             folder: of the run, for pictures.
             log: receives the metrics; None in other processes than the first.
             callbacks: called with the metrics.
+            stop_signal: ends the evaluation, which a resumed run starts anew, at once.
         """
         if not self._evaluation_due():
             return
         self.checkpoints.wait()
         model = cast(DataSeg, self.ema.module.eval())
-        for data in self.setup.eval_datasets:
-            done = log.has_evaluation(self.step, data.name) if log else None
-            if distributed.broadcast_object(done):
-                continue
-            picture = folder / PICTURES / f"step-{self.step:08d}-{safe_name(data.name)}.png"
-            embeddings = data.embeddings.to(self.device)
-            metrics = evaluate_set(model, embeddings, data.shards, self.recipe.inference, picture)
-            if log and metrics is not None:
-                log.evaluation(self.step, data.name, metrics, picture)
-                callbacks.on_evaluation(self.step, data.name, metrics)
+        with stop_signal.raised_at_once(self.step):
+            for data in self.setup.eval_datasets:
+                done = log.has_evaluation(self.step, data.name) if log else None
+                if distributed.broadcast_object(done):
+                    continue
+                picture = folder / PICTURES / f"step-{self.step:08d}-{safe_name(data.name)}.png"
+                embeddings, inference = data.embeddings.to(self.device), self.recipe.inference
+                metrics = evaluate_set(model, embeddings, data.shards, inference, picture)
+                if log and metrics is not None:
+                    log.evaluation(self.step, data.name, metrics, picture)
+                    callbacks.on_evaluation(self.step, data.name, metrics)
+
+    def _best(self, folder: Path, log: RunLog | None) -> int | None:
+        """The step of the best evaluation whose checkpoint is still there."""
+        names = [data.name for data in self.setup.eval_datasets]
+        return log.best(names, checkpoint.steps(folder / CHECKPOINTS)) if log else None
 
     def ema_model(self) -> nn.Module | None:
         """The model with the EMA weights in rank 0, for its `state_dict`; None in other processes.

@@ -1,4 +1,5 @@
 import json
+import signal
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from segkit.masks.boxes import filled_box
 from segkit.masks.iou import mask_iou
 from segkit.shards.publish import resolve
 from segkit.shards.reader import ShardSet
+from segkit.stopping import StoppedError
+from segkit.training.preflight import OtherRunError
 from tests.snippets import snippet
 
 
@@ -93,6 +96,30 @@ def test_a_second_demo_publishes_new_versions(out: Path) -> None:
     demo.run_demo(out, steps=1, seed=1)
     assert (out / "run" / "v2").is_dir()
     assert (out / "run" / "v1" / "manifest.json").read_bytes() == before
+
+
+def test_an_interrupted_demo_continues_or_starts_anew_with_other_settings(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[bool, bool]] = []
+
+    def train(*_: object, resume: bool, restart: bool, **__: object) -> Path:
+        calls.append((resume, restart))
+        if resume:
+            raise OtherRunError("of other settings")
+        raise StoppedError(signal.SIGTERM, 3)
+
+    monkeypatch.setattr("segkit.training.train.train", train)
+    with pytest.raises(StoppedError, match="SIGTERM after step 3; the same command continues"):
+        demo._train(
+            [ShardSet.open(out / "sets" / f"{name}-train") for name in demo.WEIGHTS],
+            tmp_path,
+            5,
+            0,
+            "cpu",
+            lambda step: None,
+        )
+    assert calls == [(True, False), (False, True)]
 
 
 def test_a_folder_of_the_user_is_not_emptied(

@@ -1,3 +1,4 @@
+import multiprocessing
 import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -214,6 +215,16 @@ def test_targets_follow_the_mask_policy(sets: Sets) -> None:
         torch.cat([targets.has_mask for targets in batch.targets]), labels == TAXONOMY.index[5]
     )
     assert 0 < (labels == TAXONOMY.index[5]).sum() < len(labels)
+
+
+def test_a_killed_loader_process_is_not_a_bug(sets: Sets) -> None:
+    batches = DataMix(sets, with_workers(1), seed=0).batches(0, 50)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(SegkitError, match="a process that loads data was killed; memory or"):
+        for _ in batches:
+            pass
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -107,14 +107,16 @@ def test_a_resumed_log_drops_later_steps_and_half_a_line(tmp_path: Path) -> None
 
 def test_the_best_step_has_the_highest_mean_over_all_sets(tmp_path: Path) -> None:
     with closing(RunLog(tmp_path, 0)) as log:
-        assert log.best(["a", "b"]) is None
+        steps = {1, 2, 3, 4}
+        assert log.best(["a", "b"], steps) is None
         for step, (a, b) in enumerate([(50.0, 30.0), (90.0, None), (45.0, 37.0), (42.0, 40.0)], 1):
             log.evaluation(step, "a", {"miou": a})
             log.evaluation(step, "b", {"all": {"pq": b}})
-        assert log.best(["a", "b"]) == 3, "the first of equal means"
-        assert log.best(["a"]) == 2 and log.best([]) is None
+        assert log.best(["a", "b"], steps) == 3, "the first of equal means"
+        assert log.best(["a"], steps) == 2 and log.best([], steps) is None
+        assert log.best(["a"], {1, 3, 4}) == 1, "only steps with a checkpoint count"
     with closing(RunLog(tmp_path, 4)) as log:
-        assert log.best(["a", "b"]) == 3
+        assert log.best(["a", "b"], steps) == 3
     assert evaluations(tmp_path, 4) == {"a": {"miou": 42.0}, "b": {"all": {"pq": 40.0}}}
 
 

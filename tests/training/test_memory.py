@@ -84,14 +84,14 @@ def test_the_estimate_is_the_peak_of_a_real_step(
 ) -> None:
     torch.manual_seed(0)
     peak = measured_peak("dataseg-mini", overrides, tmp_path)
-    memory = estimate("dataseg-mini", overrides, prompts=prompts, classes=2)
+    memory = estimate("dataseg-mini", overrides, boxes=prompts, classes=2)
     # weights and average exist before the count begins
     expected = memory.total - memory.weights - memory.average
     assert 0.9 < expected / peak < 1.4, (expected / 2**20, peak / 2**20, memory)
 
 
 def estimate(name: str, overrides: list[str], **options: Any) -> Memory:
-    defaults = {"classes": 20, "prompts": 0, "cuda": False}
+    defaults = {"classes": 20, "boxes": 0, "cuda": False}
     return estimate_memory(load_recipe(name, overrides), **(defaults | options))
 
 
@@ -124,7 +124,7 @@ def test_the_estimate_draws_no_random_numbers_and_keeps_no_tensor() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    estimate("dataseg-mini", SMALL, prompts=2)
+    estimate("dataseg-mini", SMALL, boxes=2)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -132,7 +132,7 @@ def test_the_estimate_draws_no_random_numbers_and_keeps_no_tensor() -> None:
 def test_the_heads_of_recipes_for_one_gpu_state_the_estimate(name: str, gib: int) -> None:
     recipe: Recipe = load_recipe(name)
     prompts = 10 if recipe.loss.box_prompts else 0
-    memory = estimate_memory(recipe, classes=133, prompts=prompts)
+    memory = estimate_memory(recipe, classes=133, boxes=prompts)
     assert gib - 1 < memory.total / 2**30 <= gib
     head = (Path("segkit/recipes") / f"{name}.toml").read_text()
     assert f"Expected, not measured: {gib} GiB (segkit train --plan)" in head
@@ -140,8 +140,22 @@ def test_the_heads_of_recipes_for_one_gpu_state_the_estimate(name: str, gib: int
     assert f"{crops:,} crops" in head.replace("\n#            ", " ")
 
 
+def test_a_crop_gets_as_many_prompts_as_training_gives_it() -> None:
+    def activations(boxes: int, *overrides: str) -> int:
+        recipe = load_recipe(
+            "dataseg-mini", ["data.image_size=64", "data.batch_size=1", *overrides]
+        )
+        return estimate_memory(recipe, classes=4, boxes=boxes).activations
+
+    few = "loss.max_box_prompts=4"
+    assert activations(4) == activations(40, few) == activations(4, few) > activations(3, few)
+    assert activations(100) == activations(300)
+    one = load_recipe("box-labeler-mini", ["data.image_size=64", "data.batch_size=2"])
+    assert estimate_memory(one, classes=4, boxes=11) == estimate_memory(one, classes=4, boxes=1)
+
+
 def test_foreground_queries_and_box_prompts_count() -> None:
     """Cells are selected without gradients, where torch's counter of operations once failed."""
     recipe = load_recipe("openseed-mini", ["data.image_size=64", "loss.denoising=1"])
-    without, full = (estimate_memory(recipe, classes=4, prompts=count) for count in (0, 5))
+    without, full = (estimate_memory(recipe, classes=4, boxes=count) for count in (0, 5))
     assert 0 < without.activations < full.activations and without.losses < full.losses

@@ -8,6 +8,7 @@ import pytest
 
 from segkit.data.check_sets import is_target
 from segkit.errors import InputError, SegkitError
+from segkit.recipes.effects import effect_notes
 from segkit.recipes.load import load_recipe
 from segkit.sample import Segment
 from segkit.shards.header import Header
@@ -127,6 +128,12 @@ def test_boxes_without_masks_are_required_to_assist_them(toy: ShardSet, tmp_path
             ["model.foreground=3", "inference.boxes=head", "loss.box_l1=0", "loss.box_giou=0"],
             "nothing trains the box head",
         ),
+        (["loss.matching=false", "loss.box_prompts=0"], "nothing would be learned"),
+        (
+            [f"loss.{key}=0" for key in ("classification", "dense", "focal", "dice")]
+            + ["loss.projection=0", "loss.pairwise=0"],
+            "nothing would be learned",
+        ),
     ],
 )
 def test_keys_without_an_effect_are_refused(
@@ -135,6 +142,22 @@ def test_keys_without_an_effect_are_refused(
     recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")), overrides)
     with pytest.raises(InputError, match=message):
         check_inputs(recipe, [(str(toy.path), 1.0)], [])
+
+
+def test_training_that_is_too_short_for_a_key_is_noted() -> None:
+    short = ["training.steps=5", "optimizer.warmup_steps=6", "loss.box_assist=match"]
+    first, second = effect_notes(load_recipe("dataseg-mini", short))
+    assert first.startswith("loss.box_assist does nothing")
+    assert second.startswith("the learning rate never reaches optimizer.lr")
+    assert effect_notes(load_recipe("dataseg-mini", ["optimizer.warmup_steps=100"])) == []
+
+
+def test_box_prompts_alone_are_not_evaluated(toy: ShardSet, tmp_path: Path) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")), ["loss.matching=false"])
+    data = [(str(toy.path), 1.0)]
+    check_inputs(recipe, data, [])
+    with pytest.raises(InputError, match="box prompts alone train no queries"):
+        check_inputs(recipe, data, [str(toy.path)])
 
 
 def test_foreground_queries_need_things(toy: ShardSet, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_it_resumes_from_another_directory(
 
         def relative(entries: list[dict[str, Any]]) -> None:
             for entry in entries:
-                entry["run"] = str(Path(entry["run"]).relative_to(home))
+                entry["run"] = f"work/{entry['run']}"
 
         edit_state(home, relative)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -117,6 +117,24 @@ def test_it_resumes_from_another_directory(
     assert result.rounds[:2] == first.rounds
     start = load_run(result.rounds[2]["run"]).recipe.model.init_from
     assert start == first.rounds[1]["run"]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_it_can_be_moved(home: Path, absolute: bool) -> None:
+    """Earlier records are absolute."""
+    first = rounds(home, 1)
+    if absolute:
+
+        def name_first(entries: list[dict[str, Any]]) -> None:
+            for entry, before in zip(entries, first.rounds, strict=True):
+                entry |= {key: before[key] for key in ("run", "masks")}
+
+        edit_state(home, name_first)
+    (home / "work").rename(home / "moved")
+    result = rounds(home, 2, home / "moved")
+    assert len(result.rounds) == 3
+    moved = [entry[key] for entry in result.rounds for key in ("run", "masks") if key in entry]
+    assert all(path.startswith(str(home / "moved")) for path in moved)
 
 
 def test_a_layer_that_an_early_version_named_is_trained_on(home: Path) -> None:

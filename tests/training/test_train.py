@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 from importlib import resources
 from pathlib import Path
@@ -26,6 +27,7 @@ from segkit.training import checkpoint
 from segkit.training.logging import StepRecord
 from segkit.training.train import _open_stage, train
 from segkit.training.trainer import Callbacks
+from tests.training.toy import write_toy_set
 
 
 def steps_of(version: Path) -> list[dict[str, Any]]:
@@ -315,6 +317,94 @@ def test_an_evaluation_that_was_cut_short_is_repeated(
         tiny, toy, out, device="cpu", eval_data=[str(toy_set.path)], steps=4, resume=True
     )
     assert evaluations(version) == [(4, "toy")]
+
+
+def test_a_signal_in_an_evaluation_ends_it_at_once(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy, eval_data = tmp_path / "run", [(str(toy_set.path), 1.0)], [str(toy_set.path)]
+
+    def evaluate_set(*arguments: Any) -> dict[str, Any]:
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the evaluation went on")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segkit.training.trainer.evaluate_set", evaluate_set)
+        for _ in range(2):  # at its end, and where a resumed run repeats it
+            with pytest.raises(StoppedError, match="SIGTERM after step 2"):
+                train(tiny, toy, out, device="cpu", eval_data=eval_data, steps=2, resume=True)
+    assert versions(out) == {}
+    version = train(tiny, toy, out, device="cpu", eval_data=eval_data, steps=2, resume=True)
+    assert read_run_manifest(version).steps == 2
+
+
+def test_the_best_step_is_one_whose_checkpoint_is_left(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    """Which was kept was decided by two sets; the resumed run evaluates one of them."""
+    figures = {"toy": iter((90.0, 30.0, 40.0)), "second": iter((10.0, 80.0))}
+    second = write_toy_set(tmp_path / "second", name="second")
+
+    def evaluate_set(model: DataSeg, embeddings: Any, data: ShardSet, *_: Any) -> dict[str, Any]:
+        return {"miou": next(figures[data.manifest.name])}
+
+    out, toy = tmp_path / "run", str(toy_set.path)
+    options = ["training.publish=best", "training.evaluate_every=1", "training.keep_checkpoints=1"]
+    arguments: dict[str, Any] = {"device": "cpu", "overrides": options, "steps": 3}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segkit.training.trainer.evaluate_set", evaluate_set)
+        with pytest.raises(StoppedError):
+            train(
+                tiny,
+                [(toy, 1.0)],
+                out,
+                eval_data=[toy, str(second.path)],
+                callbacks=stop_after(3),
+                **arguments,
+            )
+        version = train(tiny, [(toy, 1.0)], out, eval_data=[toy], resume=True, **arguments)
+    assert read_run_manifest(version).steps == 3  # step 1 was better, and its checkpoint is gone
+
+
+def test_keys_without_influence_on_the_weights_and_new_keys_do_not_hinder_a_resume(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, device="cpu", steps=3, callbacks=stop_after(2))
+    file = out / ".v1.partial" / "fingerprint.json"
+    fingerprint = json.loads(file.read_text())
+    del fingerprint["recipe"]["loss"]["outline"]  # as if an earlier segkit had begun the run
+    file.write_text(json.dumps(fingerprint, sort_keys=True))
+    overrides = ["training.keep_checkpoints=3", "data.workers=1", "training.evaluate_every=7"]
+    version = train(tiny, toy, out, device="cpu", steps=3, overrides=overrides, resume=True)
+    assert [row["step"] for row in steps_of(version)] == [1, 2, 3]
+
+
+def test_a_run_to_start_from_that_has_a_newer_version_is_named(
+    trained: Path, tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    start, out, toy = tmp_path / "start", tmp_path / "run", [(str(toy_set.path), 1.0)]
+    shutil.copytree(trained.parent, start)
+    overrides = [f'model.init_from="{start}"']
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, device="cpu", overrides=overrides, callbacks=stop_after(2))
+    newest = max(versions(start))
+    shutil.copytree(start / f"v{newest}", start / f"v{newest + 1}")
+    with pytest.raises(InputError, match=rf"init_from\); give --init-from \S+v{newest}, or"):
+        train(tiny, toy, out, device="cpu", overrides=overrides, resume=True)
+
+
+def test_what_a_killed_calibration_left_is_not_an_interrupted_run(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    left = out / ".v1.partial"
+    left.mkdir(parents=True)
+    (left / "fingerprint.json").write_text('{"command": "calibrate"}')
+    (left / "manifest.json").write_text("{}")
+    train(tiny, toy, out, device="cpu", steps=1)
+    assert not left.exists()
 
 
 def test_nan_in_the_model_stops_the_run_with_sample_ids_and_publishes_nothing(
