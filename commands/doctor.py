@@ -5,6 +5,8 @@ from pathlib import Path
 
 import typer
 
+from segkit.storage import writable_local
+
 from .common import JSON_OPTION, emit
 
 _STATES = {True: "ok", False: "problem", None: "-"}
@@ -15,7 +17,11 @@ _STATE_WIDTH, _NAME_WIDTH = 9, 15
 
 def doctor(
     folder: Path = typer.Option(
-        Path(), "--folder", metavar="DIR", help="Where sets and runs are to be written."
+        Path(),
+        "--folder",
+        metavar="DIR",
+        parser=writable_local,
+        help="Where sets and runs are to be written.",
     ),
     as_json: bool = JSON_OPTION,
 ) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _MAX_DEFECTS = 5
 """Files left out that are printed."""
+_TURNED = "the file asks viewers to turn it; it is predicted as stored"
 _MAX_CLASSES = 20
 """Classes in the table."""
 
@@ -263,6 +264,8 @@ def _report(
     predictions: "ShardSet", folders: dict[str, str], tally: "Tally", as_json: bool
 ) -> None:
     """Print the counts, the paths and the files left out."""
+    from segkit.sources.ledger import WARNINGS
+
     statistics = predictions.manifest.statistics
     classes = {
         name: counts.segments for name, counts in statistics.classes.items() if counts.segments
@@ -292,6 +295,6 @@ def _report(
     if tally.offenders > _MAX_DEFECTS:
         more = plural(tally.offenders - _MAX_DEFECTS, "more image", "more images")
         print_line(f"... and {more} left out")
-    if rotated := tally.image_warnings["exif-orientation"]:
-        verb = "has" if rotated == 1 else "have"
-        note(f"{plural(rotated, 'image')} {verb} an EXIF orientation, which is ignored")
+    for code, count in sorted(tally.image_warnings.items()):
+        text = _TURNED if code == "exif-orientation" else WARNINGS[code]
+        note(f"{plural(count, 'image')}: {text}")

@@ -191,7 +191,8 @@ def _cat(path: Path, **byte_range: int) -> bytes:
     except FileNotFoundError:
         raise
     except Exception as error:  # each package has its own types for a failed connection
-        if isinstance(error, OSError) and error.errno == errno.EINVAL:
+        is_range = "range" in str(error).lower()  # EINVAL is many more of the errors of S3
+        if byte_range and isinstance(error, OSError) and error.errno == errno.EINVAL and is_range:
             return b""  # S3 refuses a range that begins behind the end
         raise _store_error(path, error) from error
 

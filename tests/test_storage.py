@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from segkit import storage
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.extras import install_command
 from segkit.storage import is_remote, join, local_path, location, relative, writable, writable_local
 
@@ -124,6 +125,19 @@ def test_ranges_of_bytes_are_read(store):
     storage.delete(store / "x")
     storage.delete(store / "x")
     assert storage.list_files(store) == {}
+
+
+def test_a_store_that_refuses_a_request_is_not_an_empty_file(s3, monkeypatch):
+    """s3fs has one number for a range behind the end and for many failures."""
+    storage.create(s3 / "x", b"12345")
+
+    def refuse(path, **byte_range):
+        raise OSError(errno.EINVAL, "The provided token is malformed or otherwise not valid.")
+
+    monkeypatch.setattr(storage._store(s3 / "x"), "cat_file", refuse)
+    for read in (storage.read_bytes, lambda path: storage.read_range(path, 0, 3)):
+        with pytest.raises(SegkitError, match=r"the store failed.*token is malformed"):
+            read(s3 / "x")
 
 
 def test_sizes_of_files(store, tmp_path):

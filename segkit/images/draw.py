@@ -24,6 +24,7 @@ MIN_HALO_SIDE = 240
 MIN_DRAWN_SCORE = 0.3
 """Instances with a lower score are not drawn: average precision needs them, a viewer does not."""
 MIN_SIDE = 384
+MAX_SIDE = 4096
 """Smaller images are enlarged to about this many pixels: smooth contours, space for names."""
 _WHITE, _DARK = (255, 255, 255), (20, 22, 26)
 
@@ -80,8 +81,12 @@ def overlay(
 def enlarged_overlay(
     image: Picture, segments: Iterable[Segment], taxonomy: Taxonomy, *, min_score: float = 0.0
 ) -> Picture:
-    """Paint segments over an image that is enlarged to about `MIN_SIDE` pixels if it is smaller."""
-    scale = max(1, round(MIN_SIDE / min(image.shape[:2])))
+    """Paint segments over an image; a small one is enlarged first.
+
+    Its shorter side gets about `MIN_SIDE` pixels, unless the longer one would exceed `MAX_SIDE`.
+    """
+    short, long = sorted(image.shape[:2])
+    scale = max(1, min(round(MIN_SIDE / short), MAX_SIDE // long))
     return overlay(image, segments, taxonomy, scale=scale, min_score=min_score)
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 
@@ -255,7 +255,8 @@ def write_overlays(
 ) -> int:
     """Draw the segments of a prediction set over its images, as `folder`/<sample id>.jpg.
 
-    An id that leads elsewhere or cannot name a file is replaced, see `segkit.file_names.safe_path`.
+    An id that leads elsewhere or cannot name a file is replaced, see `segkit.file_names.safe_path`;
+    a picture that would have the name of a folder is called `<sample id>.jpg (image).jpg`.
 
     Args:
         predictions: the set.
@@ -271,11 +272,16 @@ def write_overlays(
         SegkitError: the disk is full, or another process is writing there.
     """
     least = min_score if predictions.manifest.kind == "instance" else 0.0
+    ids = list(predictions.image_ids())
+    folders = {parent for image in ids for parent in PurePosixPath(safe_path(image)).parents}
 
     def draw(sample: Sample) -> int:
         segments = [s for s in sample.segments if (s.score or 0.0) >= least]
         picture = overlay(predictions.image(sample), segments, predictions.taxonomy)
-        file = draft / f"{safe_path(sample.id)}.jpg"
+        name = PurePosixPath(f"{safe_path(sample.id)}.jpg")
+        if name in folders:  # of the images `a` and `a.jpg/b`
+            name = name.with_name(f"{name.name} (image).jpg")
+        file = draft / name
         file.parent.mkdir(parents=True, exist_ok=True)
         bgr, quality = picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]
         file.write_bytes(cv2.imencode(".jpg", bgr, quality)[1].tobytes())

@@ -14,7 +14,7 @@ from segkit.distributed import HostCopy, autocast
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.pipeline import Image, upload
 from segkit.inference.streams import batch_by_shape, prefetch, unbatch
-from segkit.masks.boxes import pixels_of_box
+from segkit.masks.boxes import clip_box, pixels_of_box
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
@@ -122,7 +122,7 @@ def predict_box_masks(
         height, width = image.image.shape[:2]
         box, label = image.boxes[row], image.labels[row]
         neighbors = [*image.boxes[:row], *image.boxes[row + 1 :], *image.neighbors]
-        crop = _crop_around(box, height, width, crop_size, view)
+        crop = _crop_around(clip_box(box, height, width), height, width, crop_size, view)
         return _BoxCrop((height, width), box, label, neighbors, crop, crop.image(image.image))
 
     def run(prompts: Iterable[tuple[ImagePrompts, int, View]]) -> Iterator[_BoxOutput]:
@@ -148,7 +148,7 @@ def _run_model(
 ) -> Iterator[_BoxOutput]:
     text, device = class_embeddings.text, class_embeddings.text.device
     images = upload([box_crop.pixels for box_crop in box_crops], device)  # (B, 3, S, S)
-    corners = [box_crop.crop.box(box_crop.box) for box_crop in box_crops]
+    corners = [crop.crop.box(clip_box(crop.box, *crop.size)) for crop in box_crops]
     boxes = torch.tensor(corners, dtype=torch.float32)  # (B, 4); the model moves its prompts
     labels = torch.tensor([box_crop.label for box_crop in box_crops])  # (B,)
     with autocast(config.precision, device):

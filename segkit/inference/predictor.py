@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit import storage
-from segkit.errors import InputError
+from segkit.errors import InputError, short
 from segkit.images.decode import decode_rgb
 from segkit.inference.box_masks import ImagePrompts
 from segkit.inference.pipeline import Image, predict_images
@@ -129,6 +129,9 @@ class Predictor:
         """
         if self.run.recipe.loss.box_prompts == 0:
             raise no_box_prompts(self.run.path)
+        if isinstance(labels, str):
+            message = f"labels are one text, {short(repr(labels))}"
+            raise InputError(message, hint="give a list with a name for each box")
         names = [None] * len(boxes) if labels is None else list(labels)
         image = _pixels(image)
         _check_boxes(image, boxes, names)
@@ -199,21 +202,28 @@ def _pixels(image: Image | str | Path) -> Image:
             message = f"not readable ({storage.reason(error)})"
             raise InputError(message, file=image, hint="check the path") from error
         return decode_rgb(data, file=str(image), hint="give an intact image file")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    hint = "give (height, width, 3) uint8 in RGB order, such as np.asarray(image.convert('RGB'))"
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"an image of the type {type(image).__name__}", hint=hint)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         message = f"an image of shape {image.shape} and type {image.dtype}"
-        raise InputError(message, hint="give (height, width, 3) uint8 in RGB order")
-    return np.ascontiguousarray(image)
+        raise InputError(message, hint=hint)
+    # torch warns of arrays that it could write to but must not, such as those of Pillow's images
+    return np.ascontiguousarray(image) if image.flags.writeable else image.copy(order="C")
 
 
 def _check_boxes(image: Image, boxes: Boxes, names: Sequence[str | None]) -> None:
     if len(names) != len(boxes):
         message = f"{len(names)} labels for {len(boxes)} boxes"
         raise InputError(message, hint="give one per box, None where it is not known")
+    for name in names:
+        if name is not None and not name.strip():
+            raise InputError("a label is empty", hint="give None where the class is not known")
     height, width = image.shape[:2]
     for number, box in enumerate(boxes):
-        if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
+        if np.ndim(box) != 1 or len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
             hint = "give x, y, width and height in pixels, with a width and height above 0"
-            raise InputError(f"box {number} is {[float(side) for side in box]}", hint=hint)
+            raise InputError(f"box {number} is {np.asarray(box).tolist()}", hint=hint)
         if not touches_image(box, height, width):
             message = f"box {number} is outside the image of {width} x {height} pixels"
             raise InputError(message, hint="give x, y, width and height in pixels of this image")

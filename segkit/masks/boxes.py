@@ -105,6 +105,23 @@ def pixels_of_box(box: Box, height: int, width: int) -> tuple[slice, slice]:
     return slice(top, max(top, bottom)), slice(left, max(left, right))
 
 
+def clip_box(box: Box, height: int, width: int) -> Box:
+    """The part of a box within the image; of a box beside it, an edge of the closest pixels."""
+    x, y, w, h = box
+    left, clipped_width = _clip_side(x, w, width)
+    top, clipped_height = _clip_side(y, h, height)
+    return left, top, clipped_width, clipped_height
+
+
+def _clip_side(start: float, length: float, limit: int) -> tuple[float, float]:
+    """Start and length of the part within 0 to `limit`; a side within it stays exactly as it is."""
+    end = start + length
+    if start >= 0 and end <= limit:
+        return start, length
+    first, last = min(max(start, 0.0), limit), min(max(end, 0.0), limit)
+    return (first, last - first) if last > first else (min(first, limit - 1.0), 1.0)
+
+
 def touches_image(box: Box, height: int, width: int) -> bool:
     """Whether a box touches a pixel of the image."""
     rows, columns = pixels_of_box(box, height, width)

@@ -23,12 +23,12 @@ MIN_SHARED_MEMORY = GIB
 MIN_DISK = 10 * GIB
 """Free bytes below which a conversion or a run may not fit."""
 _USES = {
-    "train": "train, predict, eval --checkpoint, pseudolabel, demo",
+    "train": "train, predict, eval and benchmark --checkpoint, pseudolabel, demo",
     "browse": "browse",
     "hf": "hf: checkpoints, teachers and text encoders",
     "clip": "clip: text encoders",
     "minilm": "vocabulary encode of new names",
-    "ray": "convert --engine ray",
+    "ray": "--engine ray of convert, predict, pseudolabel, eval and benchmark",
     "s3": "s3:// paths",
     "gcs": "gs:// paths",
     "wandb": "training.loggers",

@@ -79,7 +79,7 @@ def draw_samples(
     predictions: ShardSet | None = None,
     captions: Sequence[str] = (),
 ) -> Drawing:
-    """Draw images of a set; a single one without a caption keeps its size.
+    """Draw images of a set, small ones enlarged, each with a caption.
 
     Args:
         shards: the set.

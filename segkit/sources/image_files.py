@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit import file_names, storage
+from segkit.errors import InputError
 from segkit.file_names import UnsafeNameError, require_utf8
 from segkit.images.check import check_image
 from segkit.sources.ledger import ImageError
@@ -120,18 +121,41 @@ def check_picture(data: bytes, path: Path, *, record: str) -> Picture:
     return Picture(path, data, info.width, info.height, info.warnings, info.orientation)
 
 
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder and its files; hidden folders and loops of links are left out."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            message = f"the folder is not readable ({error.strerror})"
+            raise InputError(message, file=error.filename, hint="check its permissions") from error
+
+    for name, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        place = Path(name)
+        folders[:] = [
+            inner for inner in folders if not (inner.startswith(".") or _is_loop(place / inner))
+        ]
+        yield place, files
+
+
+def _is_loop(folder: Path) -> bool:
+    """Whether a folder is a link to one that it is in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
 def visible_files(folder: Path) -> Iterator[str]:
     """Yield the relative paths of all files whose path has no part that begins with a dot.
 
+    Links to folders are followed, except to those that they are in.
+
     Raises:
-        InputError: a name is not UTF-8.
+        InputError: a name is not UTF-8, or a folder cannot be read.
     """
     if storage.is_remote(folder):
         paths: Iterable[str] = storage.list_files(folder)
     else:
         paths = (
-            Path(place, name).relative_to(folder).as_posix()
-            for place, _, files in os.walk(folder)
+            (place / name).relative_to(folder).as_posix()
+            for place, files in _walk(folder)
             for name in files
         )
     for path in paths:

@@ -48,8 +48,12 @@ class Workers:
             raise InputError(message, hint="give --engine ray, or leave it out")
         allowed = {"local": ("auto", "cpu", "cuda"), "ray": ("auto",)}[engine]
         if (engine == "ray" or count != 1) and device not in allowed:
-            message = f"--device {device} is one device"
-            raise InputError(message, hint="leave it out, or leave out --devices and --engine")
+            if engine == "ray":
+                message, hint = "--engine ray chooses the devices itself", "leave --device out"
+            else:
+                message = f"--device {device} is one device"
+                hint = "leave it out, or leave out --devices"
+            raise InputError(message, hint=hint)
         return cls(engine, count, device, address)
 
     @property

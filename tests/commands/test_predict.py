@@ -132,6 +132,31 @@ def test_files_that_are_not_images_are_left_out_and_named(run: Path, tmp_path: P
     assert error(*arguments, "--on-error", "skip"), "no image is left"
 
 
+def test_a_picture_beside_a_folder_of_its_name_is_drawn_under_another(
+    run: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "a.jpg").mkdir(parents=True)
+    for name in ("a.png", "a.jpg/x.png"):
+        Image.new("RGB", (48, 32)).save(photos / name)
+    out = tmp_path / "out"
+    call("predict", "--checkpoint", run, "--vocabulary", "voc-20", "--images", photos, "--out", out)
+    drawn = sorted(p.relative_to(out / "overlays/v1").as_posix() for p in out.rglob("v1/**/*.jpg"))
+    assert [name for name in drawn if not name.startswith(".")] == [
+        "a.jpg",
+        "a.jpg (image).jpg",
+        "a.jpg/x.jpg",
+    ]
+
+
+def test_a_dark_image_of_16_bits_is_noted(run: Path, tmp_path: Path) -> None:
+    dark = np.random.default_rng(0).integers(0, 4096, (32, 48), np.uint16)
+    cv2.imwrite(str(tmp_path / "dark.png"), dark)
+    common = ("--checkpoint", run, "--vocabulary", "voc-20", "--out", tmp_path / "out")
+    result = call("predict", *common, "--images", tmp_path / "dark.png")
+    assert "1 image: a 16-bit image whose values fill less than a quarter" in result.stderr
+
+
 def test_exif_orientation_is_ignored_and_counted(run: Path, tmp_path: Path) -> None:
     orientation = Image.Exif()
     orientation[0x0112] = 6
@@ -139,7 +164,7 @@ def test_exif_orientation_is_ignored_and_counted(run: Path, tmp_path: Path) -> N
     out = tmp_path / "out"
     common = ("--checkpoint", run, "--vocabulary", "voc-20", "--out", out)
     result = call("predict", *common, "--images", tmp_path)
-    assert "1 image has an EXIF orientation, which is ignored" in result.stderr
+    assert "1 image: the file asks viewers to turn it; it is predicted as stored" in result.stderr
     predictions = ShardSet.open(out / "predictions")
     assert predictions.manifest.ledger.images.warnings == {"exif-orientation": 1}
     (sample,) = predictions.samples()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.images.draw import overlay, save_png
+from segkit.images.draw import enlarged_overlay, overlay, save_png
 from segkit.images.palette import class_color
 from segkit.masks import rle
 from segkit.sample import Segment
@@ -57,6 +57,22 @@ def test_a_box_beyond_every_limit_gets_a_frame_where_it_crosses_the_image() -> N
     assert (picture[10, 21:75] != 128).any(axis=-1).all()
     assert (picture[12:55, 20] != 128).any(axis=-1).all()
     assert (picture[30:50, 40:] == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [
+        ((60, 80), (360, 480)),
+        ((2, 2000), (4, 4000)),
+        ((3000, 1), (3000, 1)),
+        ((9, 5000), (9, 5000)),
+    ],
+)
+def test_small_images_are_enlarged_within_bounds(
+    size: tuple[int, int], drawn: tuple[int, int]
+) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    assert enlarged_overlay(image, [], TAXONOMY).shape == (*drawn, 3)
 
 
 def test_names_are_written_only_where_they_fit() -> None:

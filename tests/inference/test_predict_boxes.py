@@ -66,6 +66,16 @@ def test_masks_are_inside_their_boxes(model: DataSeg, image: np.ndarray) -> None
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
+def test_a_box_far_beyond_its_image_is_that_of_the_image(model: DataSeg, image: np.ndarray) -> None:
+    far = (-1e7, -1e7, 2e7, 2e7)
+    (whole, clipped), _ = masks_and_scores(model, image, [(0.0, 0.0, 80.0, 64.0), far])
+    assert np.array_equal(whole, clipped)
+    (beside,), (score,) = masks_and_scores(model, image, [(-1e6, 3.0, 9.0, 9.0)])
+    assert not beside.any() and score == 0
+    dot = np.zeros((1, 1, 3), np.uint8)
+    assert masks_and_scores(model, dot, [(-1e5, -1e5, 2e5, 2e5)])[0].shape == (1, 1, 1)
+
+
 def test_a_mask_does_not_depend_on_the_other_boxes(model: DataSeg, image: np.ndarray) -> None:
     together, _ = masks_and_scores(model, image, BOXES)
     for mask, box in zip(together, BOXES, strict=True):

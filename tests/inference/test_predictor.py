@@ -1,5 +1,6 @@
 """The public Predictor against the prediction sets of the command line."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -223,7 +224,22 @@ def test_invalid_input_is_refused_at_the_call(run: Path) -> None:
     for invalid in (image.astype(np.float32), image[..., 0], image[..., [0, 0, 0, 0]]):
         with pytest.raises(InputError, match="an image of shape"):
             predictor.predict(invalid)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="an image of shape"):
+        predictor.predict(image[:0])
+    picture = Image.fromarray(image)
+    for foreign in (picture, image.tolist()):
+        with pytest.raises(InputError, match="an image of the type"):
+            predictor.predict(foreign)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="labels are one text, 'cat'"):
+        predictor.predict_boxes(image, [(1, 2, 9, 9)] * 3, "cat")
+    with pytest.raises(InputError, match="a label is empty"):
+        predictor.predict_boxes(image, [(1, 2, 9, 9)], [" "])
+    with pytest.raises(InputError, match="box 0 is 1"):
+        predictor.predict_boxes(image, [1, 2, 30, 40])  # type: ignore[list-item]
     assert predictor.predict(image[:, ::-1]) is not None, "an array of any strides"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch's, of arrays that must not be written to
+        predictor.predict(np.asarray(picture))
 
 
 def test_an_image_file_is_predicted_like_its_pixels(

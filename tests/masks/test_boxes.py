@@ -8,7 +8,14 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco
 
 from segkit.masks import rle
-from segkit.masks.boxes import corners, filled_box, inscribed_ellipse, tight_box
+from segkit.masks.boxes import (
+    clip_box,
+    corners,
+    filled_box,
+    inscribed_ellipse,
+    pixels_of_box,
+    tight_box,
+)
 from segkit.masks.iou import mask_iou
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.booleans())
@@ -30,6 +37,28 @@ def test_an_ellipse_has_its_area_and_stays_in_its_box() -> None:
     ellipse = inscribed_ellipse(box, 100, 100)
     assert ellipse.sum() == pytest.approx(math.pi * 30.5 * 20.5, rel=0.02)
     assert not (ellipse & ~filled_box(box, 100, 100)).any()
+
+
+sides = st.floats(-1e8, 1e8)
+
+
+@given(x=sides, y=sides, width=st.floats(1e-3, 1e9), height=st.floats(1e-3, 1e9))
+def test_a_clipped_box_touches_the_same_pixels(
+    x: float, y: float, width: float, height: float
+) -> None:
+    box = x, y, width, height
+    left, top, w, h = clip_box(box, 20, 30)
+    assert 0 <= left < left + w <= 30
+    assert 0 <= top < top + h <= 20
+    if filled_box(box, 20, 30).any():
+        touched = pixels_of_box((left, top, w, h), 20, 30)
+        assert touched == pixels_of_box(box, 20, 30)
+
+
+def test_a_box_within_the_image_is_not_changed_by_clipping() -> None:
+    for box in ((0.1, 0.2, 3.7, 9.8), (0.0, 0.0, 30.0, 20.0)):
+        assert clip_box(box, 20, 30) == box
+    assert clip_box((-5.0, 4.0, 8.0, 40.0), 20, 30) == (0.0, 4.0, 3.0, 16.0)
 
 
 def test_a_box_beyond_the_image_is_clipped() -> None:

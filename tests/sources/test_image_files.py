@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from PIL import Image
 from segkit.errors import InputError
 from segkit.file_names import is_unsafe
 from segkit.sources.class_info import read_class_info
-from segkit.sources.image_files import find_image, read_picture, resolve_inside
+from segkit.sources.image_files import find_image, read_picture, resolve_inside, visible_files
 from segkit.sources.json_stream import members
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import ImageError
@@ -132,6 +133,37 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_is_not(tmp_path: Pat
             find_image(root, (name,), record="image 1")
         assert code(error) == "unsafe-path"
     assert find_image(root, ("good.jpg",), record="x") == root / "good.jpg"
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    (other / "deep").mkdir(parents=True)
+    (other / "deep" / "b.jpg").touch()
+    (folder / ".hidden").mkdir(parents=True)
+    (folder / ".hidden" / "c.jpg").touch()
+    (folder / "a.jpg").touch()
+    (folder / "more").symlink_to(other)
+    (folder / "again").symlink_to(other)
+    (other / "up").symlink_to(other)
+    (other / "deep" / "self").symlink_to(other / "deep")
+    assert sorted(visible_files(folder)) == ["a.jpg", "again/deep/b.jpg", "more/deep/b.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # a chmod would not keep root out
+    with pytest.raises(InputError, match=r"locked: the folder is not readable \(Permission denied"):
+        list(visible_files(tmp_path))
+    assert list(visible_files(tmp_path / "nowhere")) == []
 
 
 def test_a_root_that_is_a_link_itself_is_fine(tmp_path: Path) -> None:
