@@ -93,8 +93,9 @@ def browse(
     summary = dataset.as_json(result)
     for prefix, reason in summary["without_figures"].items():
         note(f"{prefix} has no figures: {reason}")
-    shown = summary | {"views": ", ".join(result.views)}
-    rows = [(key.replace("_", " "), shown[key]) for key in shown if key != "without_figures"]
+    printed = summary | {"views": ", ".join(result.views)}
+    keys = [key for key in printed if key != "without_figures"]
+    rows = [(key.replace("_", " "), printed[key]) for key in keys]
     emit(
         summary | {"set": str(shards.path)},
         schema="segkit.browse/1",

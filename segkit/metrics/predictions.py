@@ -100,9 +100,9 @@ class SetPredictions:
 
     def as_written(self) -> "SetPredictions":
         """The same predictions in their own classes, those without a class of the truth too."""
-        written = SetPredictions(self.shards, self._target)
-        written._is_identity = True
-        return written
+        predictions = SetPredictions(self.shards, self._target)
+        predictions._is_identity = True
+        return predictions
 
     def get(self, image: Sample) -> Sample | None:
         """The sample of the same id, its classes mapped."""

@@ -68,8 +68,8 @@ def test_masks_are_inside_their_boxes(model: DataSeg, image: np.ndarray) -> None
 
 def test_a_box_far_beyond_its_image_is_that_of_the_image(model: DataSeg, image: np.ndarray) -> None:
     far = (-1e7, -1e7, 2e7, 2e7)
-    (whole, clipped), _ = masks_and_scores(model, image, [(0.0, 0.0, 80.0, 64.0), far])
-    assert np.array_equal(whole, clipped)
+    (full, clipped), _ = masks_and_scores(model, image, [(0.0, 0.0, 80.0, 64.0), far])
+    assert np.array_equal(full, clipped)
     (beside,), (score,) = masks_and_scores(model, image, [(-1e6, 3.0, 9.0, 9.0)])
     assert not beside.any() and score == 0
     dot = np.zeros((1, 1, 3), np.uint8)

@@ -1,0 +1,236 @@
+"""Runs that were interrupted: what resumes them, and what they leave."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from segkit import distributed
+from segkit.errors import InputError
+from segkit.model.dataseg import DataSeg
+from segkit.runs.open_run import load_run
+from segkit.runs.run_manifest import read_run_manifest
+from segkit.shards.publish import versions
+from segkit.shards.reader import ShardSet
+from segkit.stopping import StoppedError
+from segkit.training import checkpoint
+from segkit.training.train import _open_stage, train
+from segkit.training.trainer import Callbacks
+from tests.training.test_train import steps_of, stop_after
+from tests.training.toy import write_toy_set
+
+
+def test_the_best_evaluation_is_kept_and_published(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    figures = iter((30.0, None, 90.0, 70.0, 90.0))
+    weights: list[dict[str, torch.Tensor]] = []
+    kept: list[list[str]] = []
+    checkpoints = tmp_path / "run" / ".v1.partial" / "checkpoints"
+
+    def evaluate_set(model: DataSeg, *arguments: Any) -> dict[str, Any]:
+        weights.append({name: value.clone() for name, value in model.state_dict().items()})
+        kept.append(sorted(path.name for path in checkpoints.iterdir()))
+        return {"miou": next(figures)}
+
+    toy = str(toy_set.path)
+    options = ["training.publish=best", "training.evaluate_every=1", "training.keep_checkpoints=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segkit.training.trainer.evaluate_set", evaluate_set)
+        version = train(
+            tiny,
+            [(toy, 1.0)],
+            tmp_path / "run",
+            eval_data=[toy],
+            device="cpu",
+            overrides=options,
+            steps=5,
+        )
+    assert kept == [
+        [f"step-0000000{step}" for step in steps] for steps in ([1], [1, 2], [1, 3], [3, 4], [3, 5])
+    ]
+    run = load_run(version)
+    assert run.manifest.steps == 3
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, weights[2][name]), name
+
+
+def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, device="cpu", callbacks=stop_after(2))
+    with pytest.raises(InputError, match=r"differ in their recipe \(optimizer.lr\)"):
+        train(tiny, toy, out, device="cpu", resume=True, overrides=["optimizer.lr=0.1"])
+    with pytest.raises(InputError, match="differ in their data"):
+        train(tiny, [(str(box_set.path), 1.0)], out, device="cpu", resume=True)
+    newest = checkpoint.newest(out / ".v1.partial" / "checkpoints")
+    assert newest is not None and checkpoint.load(newest, {})["step"] == 2
+
+
+def test_training_over_an_interrupted_run_is_refused_without_resume_or_restart(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, device="cpu", callbacks=stop_after(2))
+    with pytest.raises(InputError, match=r"interrupted run; give --resume .*, or --restart"):
+        train(tiny, toy, out, device="cpu", steps=3)
+    assert checkpoint.newest(out / ".v1.partial" / "checkpoints") is not None
+    started: list[int] = []
+    callbacks = Callbacks(on_start=lambda step, steps: started.append(step))
+    version = train(tiny, toy, out, device="cpu", steps=3, restart=True, callbacks=callbacks)
+    assert started == [0] and read_run_manifest(version).steps == 3
+    # a run that is published is no obstacle
+    train(tiny, toy, out, device="cpu", steps=1)
+
+
+def test_only_the_first_process_reads_what_an_interrupted_run_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another could read a file that the first has begun to write."""
+    setup: Any = SimpleNamespace(fingerprint=lambda: {"seed": 1})
+    (tmp_path / ".v1.partial").mkdir()
+    (tmp_path / ".v1.partial" / "fingerprint.json").write_text("")
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    broadcasts = iter(({"seed": 1}, "the first one's directory", {"seed": 2}))
+    monkeypatch.setattr(distributed, "broadcast_object", lambda value: next(broadcasts))
+    with _open_stage(tmp_path, setup, resume=True, restart=False) as stage:
+        assert stage == "the first one's directory"
+    with (
+        pytest.raises(InputError, match="differ in their seed"),
+        _open_stage(tmp_path, setup, resume=True, restart=False),
+    ):
+        pass
+
+
+def test_a_run_killed_while_publishing_is_published_by_resume(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segkit.shards.publish.Staging.publish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(tiny, toy, out, device="cpu", steps=2)
+    assert versions(out) == {}
+    version = train(tiny, toy, out, device="cpu", steps=2, resume=True)
+    assert len(steps_of(version)) == 2 and load_run(out).path == version.resolve()
+
+
+def test_an_evaluation_that_was_cut_short_is_repeated(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+
+    def evaluations(version: Path) -> list[tuple[int, str]]:
+        rows = [json.loads(line) for line in (version / "metrics.jsonl").read_text().splitlines()]
+        return [(row["step"], row["evaluation"]) for row in rows if "evaluation" in row]
+
+    with pytest.raises(StoppedError):
+        train(
+            tiny,
+            toy,
+            out,
+            device="cpu",
+            eval_data=[str(toy_set.path)],
+            steps=4,
+            callbacks=stop_after(4),
+        )
+    assert evaluations(out / ".v1.partial") == []
+    version = train(
+        tiny, toy, out, device="cpu", eval_data=[str(toy_set.path)], steps=4, resume=True
+    )
+    assert evaluations(version) == [(4, "toy")]
+
+
+def test_a_signal_in_an_evaluation_ends_it_at_once(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy, eval_data = tmp_path / "run", [(str(toy_set.path), 1.0)], [str(toy_set.path)]
+
+    def evaluate_set(*arguments: Any) -> dict[str, Any]:
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the evaluation went on")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segkit.training.trainer.evaluate_set", evaluate_set)
+        for _ in range(2):  # at its end, and where a resumed run repeats it
+            with pytest.raises(StoppedError, match="SIGTERM after step 2"):
+                train(tiny, toy, out, device="cpu", eval_data=eval_data, steps=2, resume=True)
+    assert versions(out) == {}
+    version = train(tiny, toy, out, device="cpu", eval_data=eval_data, steps=2, resume=True)
+    assert read_run_manifest(version).steps == 2
+
+
+def test_the_best_step_is_one_whose_checkpoint_is_left(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
+) -> None:
+    """Which was kept was decided by two sets; the resumed run evaluates one of them."""
+    figures = {"toy": iter((90.0, 30.0, 40.0)), "second": iter((10.0, 80.0))}
+    second = write_toy_set(tmp_path / "second", name="second")
+
+    def evaluate_set(model: DataSeg, embeddings: Any, data: ShardSet, *_: Any) -> dict[str, Any]:
+        return {"miou": next(figures[data.manifest.name])}
+
+    out, toy = tmp_path / "run", str(toy_set.path)
+    options = ["training.publish=best", "training.evaluate_every=1", "training.keep_checkpoints=1"]
+    arguments: dict[str, Any] = {"device": "cpu", "overrides": options, "steps": 3}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segkit.training.trainer.evaluate_set", evaluate_set)
+        with pytest.raises(StoppedError):
+            train(
+                tiny,
+                [(toy, 1.0)],
+                out,
+                eval_data=[toy, str(second.path)],
+                callbacks=stop_after(3),
+                **arguments,
+            )
+        version = train(tiny, [(toy, 1.0)], out, eval_data=[toy], resume=True, **arguments)
+    assert read_run_manifest(version).steps == 3  # step 1 was better, and its checkpoint is gone
+
+
+def test_keys_without_influence_on_the_weights_and_new_keys_do_not_hinder_a_resume(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, device="cpu", steps=3, callbacks=stop_after(2))
+    file = out / ".v1.partial" / "fingerprint.json"
+    fingerprint = json.loads(file.read_text())
+    del fingerprint["recipe"]["loss"]["outline"]  # as if an earlier segkit had begun the run
+    file.write_text(json.dumps(fingerprint, sort_keys=True))
+    overrides = ["training.keep_checkpoints=3", "data.workers=1", "training.evaluate_every=7"]
+    version = train(tiny, toy, out, device="cpu", steps=3, overrides=overrides, resume=True)
+    assert [row["step"] for row in steps_of(version)] == [1, 2, 3]
+
+
+def test_a_run_to_start_from_that_has_a_newer_version_is_named(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    start, out, toy = tmp_path / "start", tmp_path / "run", [(str(toy_set.path), 1.0)]
+    train(tiny, toy, start, device="cpu", steps=1)
+    overrides = [f'model.init_from="{start}"']
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, device="cpu", overrides=overrides, callbacks=stop_after(2))
+    shutil.copytree(start / "v1", start / "v2")
+    with pytest.raises(InputError, match=r"init_from\); give --init-from \S+v1, or"):
+        train(tiny, toy, out, device="cpu", overrides=overrides, resume=True)
+
+
+def test_what_a_killed_calibration_left_is_not_an_interrupted_run(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    left = out / ".v1.partial"
+    left.mkdir(parents=True)
+    (left / "fingerprint.json").write_text('{"command": "calibrate"}')
+    (left / "manifest.json").write_text("{}")
+    train(tiny, toy, out, device="cpu", steps=1)
+    assert not left.exists()
