@@ -136,9 +136,11 @@ def filled_box(box: Box, height: int, width: int) -> Mask:
 
 
 def inscribed_ellipse(box: Box, height: int, width: int) -> Mask:
-    """(H, W) mask of the ellipse that touches the four sides of the box (x, y, width, height).
+    """(H, W) mask of the ellipse in a box (x, y, width, height), to within a pixel.
 
-    OpenCV draws it, from its center and half axes rounded down to integers.
+    OpenCV draws it from its center and half axes without their fractions, so it may reach a pixel
+    beyond the box. The baseline of the stand-in's notes (mean IoU 0.636) is drawn in this way; an
+    ellipse that is exact at the centers of pixels has 0.643 there.
     """
     import cv2
 
