@@ -70,6 +70,20 @@ def _browse(result: Result) -> str:
     return f"segkit browse {_path(result)}"
 
 
+def _diff(result: Result) -> str:
+    changed = result["images"]["changed_labels"]
+    image = f" --id={shlex.quote(changed[0])}" if changed else ""
+    return f"segkit show {_word(result['b'])}{image}"
+
+
+def _show(result: Result) -> str:
+    if result["images_by"] == "none":  # the App shows images
+        return f"segkit inspect {_word(result['set'])}"
+    predictions = result["predictions"]
+    more = f" --predictions {_word(predictions)}" if predictions else ""
+    return f"segkit browse {_word(result['set'])}{more}"
+
+
 def _evaluated(result: Result) -> str:
     """Show the worst images; of predictions in a file, which `show` does not read, the set."""
     show = f"segkit show {_path(result['data'])}"
@@ -111,11 +125,11 @@ _STEPS: dict[str, Callable[[Result], str | None]] = {
     "segkit.convert": _convert,
     "segkit.validate": _validate,
     "segkit.inspect": _inspect,
-    "segkit.show": lambda result: "segkit browse SET",
+    "segkit.show": _show,
     "segkit.merge": lambda result: f"segkit inspect {_path(result)}",
     "segkit.relabel": lambda result: f"segkit inspect {_path(result)}",
     "segkit.split": _split,
-    "segkit.diff": lambda result: "segkit show SET --id ID",
+    "segkit.diff": _diff,
     "segkit.prune": lambda result: f"segkit inspect {_path(result)}",
     "segkit.leakage": _leakage,
     "segkit.vocabularies": lambda result: "segkit vocabulary show NAME",

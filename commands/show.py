@@ -105,6 +105,9 @@ def show(
         stdout.print(Image(file))
     result = {
         "path": str(file),
+        "set": str(shards.path),
+        "predictions": None if predicted is None else str(predicted.path),
+        "images_by": shards.manifest.images_by,
         "images": [shards.sample(index).id for index in indices],
         "segments": drawing.segments,
         "drawn": drawing.drawn,

@@ -70,7 +70,7 @@ def test_each_command_names_the_next_one(tmp_path: Path) -> None:
     out = tmp_path / "x.png"
     assert _lines("inspect", truth.path)[-1] == f"next: segkit show {truth.path}"
     assert _lines("validate", truth.path)[-1] == f"next: segkit inspect {truth.path}"
-    assert _lines("show", truth.path, "--out", out)[-1] == "next: segkit browse SET"
+    assert _lines("show", truth.path, "--out", out)[-1] == f"next: segkit inspect {truth.path}"
     result = CliRunner().invoke(app, ["inspect", str(truth.path), "--json"])
     json.loads(result.stdout)
     assert "next:" not in result.output
@@ -90,6 +90,10 @@ def test_every_next_command_is_complete(tmp_path: Path, monkeypatch: pytest.Monk
         "data": {"path": "work/truth"},
         "sets": ["a b", "c"],
         "images_by": "embed",
+        "set": "a b",
+        "a": "work/one",
+        "b": "work/an other",
+        "images": {"changed_labels": ["-x y"]},
     }
     variants = [
         {"kind": kind, "type": type_, "ledger": {"kept": kept}, "pairs": pairs, **source}
