@@ -7,7 +7,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import writable
 
-from .common import FORCE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, VERIFY_OPTION, emit, table
+from .common import FORCE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, VERIFY_OPTION, emit, note, table
 
 
 def merge(
@@ -33,7 +33,7 @@ def merge(
 
     Example: segkit merge work/coco-train work/own-train --out work/both
     """
-    from segkit.shards.merge_sets import merge_sets
+    from segkit.shards.merge_sets import differing_words, merge_sets
     from segkit.shards.reader import ShardSet
 
     if len(sets) < 2:
@@ -43,12 +43,15 @@ def merge(
     merged = merge_sets(
         shard_sets,
         out,
-        name=name or out.name,
+        name=name or out.name or out.resolve().name,
         rename=rename,
         arguments=arguments,
         verify_images=verify_images,
         force=force,
     )
+    if differing := dict.fromkeys(differing_words([data.taxonomy for data in shard_sets])):
+        names = ", ".join(map(repr, list(differing)[:5]))
+        note(f"the words of {names} differ between the sets: those of the first set are kept")
     counts = merged.manifest.statistics
     result = {
         "path": str(merged.path),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.storage import is_remote
 from segkit.taxonomy import Category, known_taxonomies, load_taxonomy
@@ -110,12 +111,16 @@ def encode(
     from segkit.text.embeddings import EmbeddingStore
     from segkit.text.encoding import Encoding
     from segkit.text.indistinct import indistinct_notes
-    from segkit.text.vocabulary import open_vocabulary
+    from segkit.text.vocabulary import normalize, open_vocabulary
 
     known = known_taxonomies()
     sets = {name: shards for name in names or () if (shards := _shard_set(name)) is not None}
     words = [name for name in names or () if name not in known and name not in sets]
     _note_misspelled(words, known)
+    for word in words:
+        if parse.exists(word) or word.startswith(("./", "../", "/")):
+            message = "is a file" if parse.exists(word) else "no such set"
+            raise InputError(message, file=word, hint="give a text file of names by --file")
     unique = dict.fromkeys(words)
     named = tuple(Category(i, word, "thing", (word,)) for i, word in enumerate(unique, 1))
     lists = [named, *(shards.taxonomy.categories for shards in sets.values())]
@@ -143,7 +148,7 @@ def encode(
         "cache": str(store.cache_file),
     }
     line = f"{plural(len(new), 'word')} encoded by {encoding.name}"
-    if existing := len(words) - len(new):
+    if existing := len({normalize(word) for word in words}) - len(new):
         line += f", {existing} had an embedding"
     emit(result, schema="segkit.encode/1", as_json=as_json, tables=[f"{line}: {store.cache_file}"])
 

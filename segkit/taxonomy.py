@@ -164,8 +164,7 @@ def load_taxonomy(name_or_file: str) -> Taxonomy:
     elif parse.exists(name_or_file):
         data = parse.read_bytes(Path(name_or_file))
     else:
-        known = ", ".join(known_taxonomies())
-        hint = f"give a JSON file, a text file with a class a line, or one of: {known}"
+        hint = f"give a JSON file or one of: {', '.join(known_taxonomies())}"
         raise InputError(f"unknown vocabulary {name_or_file!r}", hint=hint)
     content = parse.parse_json(data, file=name_or_file, hint=_HINT)
     return Taxonomy.from_json(content, file=name_or_file)

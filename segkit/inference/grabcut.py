@@ -84,16 +84,15 @@ def grabcut(image: NDArray[np.uint8], box: Box) -> Mask | None:
     import cv2
 
     height, width = image.shape[:2]
-    x, y, w, h = (round(value) for value in box)
-    left, top = max(0, x), max(0, y)
-    right, bottom = min(width, x + w), min(height, y + h)
-    inside = max(0, right - left) * max(0, bottom - top)
+    rows, columns = pixels_of_box(box, height, width)
+    box_width, box_height = columns.stop - columns.start, rows.stop - rows.start
+    inside = box_width * box_height
     area = box[2] * box[3]
     # GrabCut needs pixels of both kinds, background outside the box.
     if area <= MIN_AREA or not 0 < inside < height * width:
         return None
     labels = np.zeros((height, width), np.uint8)
-    rectangle = left, top, right - left, bottom - top
+    rectangle = columns.start, rows.start, box_width, box_height
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)  # OpenCV has a generator in each thread
     try:

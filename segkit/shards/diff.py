@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import SegkitError
 from segkit.masks import rle
 from segkit.sample import ImageRef, Sample
 from segkit.shards.reader import ShardSet
@@ -16,7 +15,8 @@ from segkit.shards.reader import ShardSet
 
 @dataclass
 class ClassDifference:
-    """A class in the common images of sets A and B; a pixel of several segments counts once."""
+    """A class in the common images of sets A and B that have one size; a pixel of several segments
+    counts once."""
 
     segments: list[int] = field(default_factory=lambda: [0, 0])
     """Of A and of B."""
@@ -41,7 +41,7 @@ class Difference:
     only_a: list[str] = field(default_factory=list)
     only_b: list[str] = field(default_factory=list)
     changed_labels: list[str] = field(default_factory=list)
-    """Ids of common images whose segments, void, or annotated classes differ."""
+    """Ids of common images whose size, segments, void, or annotated classes differ."""
     changed_images: list[str] = field(default_factory=list)
     """Ids of common images whose bytes differ (by SHA-256, if both sets have it)."""
     common: int = 0
@@ -72,24 +72,27 @@ def diff(a: ShardSet, b: ShardSet) -> Difference:
             difference.changed_images.append(sample_a.id)
         if _labels(sample_a, names[0]) != _labels(sample_b, names[1]):
             difference.changed_labels.append(sample_a.id)
-        _count((sample_a, sample_b), names, classes)
+        if (sample_a.width, sample_a.height) == (sample_b.width, sample_b.height):
+            _count((sample_a, sample_b), names, classes)
     difference.only_b = [key for key in index_in_b if key not in common]
     difference.classes = dict(sorted(classes.items()))
     return difference
 
 
 def _labels(sample: Sample, names: dict[int, str]) -> tuple[Any, ...]:
-    """All labels of a sample, with classes by name and without the location of its image."""
-    segments = [
-        (names.get(segment.class_id), replace(segment, class_id=0)) for segment in sample.segments
-    ]
-    annotated = None
-    if sample.annotated is not None:
-        annotated = sorted(str(names.get(key)) for key in sample.annotated)
-    not_exhaustive = sorted(str(names.get(key)) for key in sample.not_exhaustive)
-    rest = replace(
-        sample, segments=(), image=ImageRef(), annotated=None, not_exhaustive=(), source=None
+    """All labels of a sample in any order, classes by name, without name and place of its image.
+
+    An image without a list of annotated classes is annotated for all of its taxonomy.
+    """
+    segments = sorted(
+        repr((names.get(segment.class_id), replace(segment, class_id=0)))
+        for segment in sample.segments
     )
+    classes = names if sample.annotated is None else sample.annotated
+    annotated = sorted(str(names.get(key)) for key in classes)
+    not_exhaustive = sorted(str(names.get(key)) for key in sample.not_exhaustive)
+    unnamed = replace(sample, file_name="", image=ImageRef(), source=None)
+    rest = replace(unnamed, segments=(), annotated=None, not_exhaustive=())
     return segments, annotated, not_exhaustive, rest
 
 
@@ -98,8 +101,6 @@ def _count(
     names: Sequence[dict[int, str]],
     classes: defaultdict[str, ClassDifference],
 ) -> None:
-    if (pair[0].height, pair[0].width) != (pair[1].height, pair[1].width):
-        raise SegkitError(f"image {pair[0].id} has different sizes in the two sets")
     masks = [_class_masks(sample, labels) for sample, labels in zip(pair, names, strict=True)]
     for side, (sample, labels) in enumerate(zip(pair, names, strict=True)):
         for segment in sample.segments:

@@ -167,7 +167,7 @@ def _covers(folders: set[str], folder: str) -> bool:
 
 
 def _remembered() -> Iterator[str]:
-    """The folders of `remember_images`."""
+    """The folders of `remember_folders`."""
     place = _memory()
     for note in place.iterdir() if place.is_dir() else ():
         if not note.name.startswith("."):

@@ -1,5 +1,6 @@
 """Merge several sets into one: their samples one after the other, without copying an image."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,20 +79,35 @@ def merge_sets(
 def merge_taxonomies(taxonomies: Sequence[Taxonomy], name: str) -> Taxonomy:
     """All classes of all taxonomies; InputError if an id or a name means different classes."""
     by_id: dict[int, Category] = {}
-    ids: dict[str, int] = {}
+    ids: dict[str, set[int]] = {}
     hint = "bring the sets to one taxonomy with segkit relabel"
     for taxonomy in taxonomies:
+        own_ids: defaultdict[str, set[int]] = defaultdict(set)
+        for category in taxonomy.categories:
+            own_ids[category.name].add(category.id)
         for category in taxonomy.categories:
             known = by_id.setdefault(category.id, category)
             record = f"taxonomy {taxonomy.name}, class {category.id} {category.name!r}"
             if (known.name, known.kind) != (category.name, category.kind):
                 message = f"elsewhere it is {known.name!r} ({known.kind})"
                 raise InputError(message, record=record, hint=hint)
-            known_id = ids.setdefault(category.name, category.id)
-            if len(taxonomies) > 1 and known_id != category.id:
-                raise InputError(f"elsewhere it has id {known_id}", record=record, hint=hint)
+            known_ids = ids.setdefault(category.name, own_ids[category.name])
+            if known_ids != own_ids[category.name]:
+                listed = " and ".join(map(str, sorted(known_ids)))
+                raise InputError(f"elsewhere it has id {listed}", record=record, hint=hint)
     complete = {taxonomy.name for taxonomy in taxonomies if len(taxonomy.categories) == len(by_id)}
     return Taxonomy(complete.pop() if len(complete) == 1 else name, tuple(by_id.values()))
+
+
+def differing_words(taxonomies: Sequence[Taxonomy]) -> list[str]:
+    """Names of the classes whose words differ between taxonomies; a merge takes the first's."""
+    first: dict[int, Category] = {}
+    return [
+        category.name
+        for taxonomy in taxonomies
+        for category in taxonomy.categories
+        if first.setdefault(category.id, category).words != category.words
+    ]
 
 
 def _rows(

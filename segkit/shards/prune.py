@@ -1,7 +1,6 @@
 """Delete old versions of a set or a run; the newest and those that others need stay."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,14 @@ from typing import Any
 from segkit import parse
 from segkit.errors import InputError, SegkitError
 from segkit.shards.locations import locate, resolved
-from segkit.shards.publish import MANIFEST, exclusive, versions
+from segkit.shards.publish import (
+    MANIFEST,
+    exclusive,
+    interrupted,
+    is_partial,
+    remove_partial,
+    versions,
+)
 
 SIDECARS = (".png", ".html")
 """Preview and report of the version `v1` are `v1.png` and `v1.html` beside it."""
@@ -34,8 +40,8 @@ class Pruning:
 def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
     """Choose the versions to delete.
 
-    A version stays if it is one of the newest, or if a manifest under `within` names it as a parent
-    or names a tar in it.
+    A version stays if it is one of the newest, or if a manifest in `directory` or under `within`
+    names it as a parent or names a tar in it, or if an interrupted training there reads it.
 
     Args:
         directory: of the versions, on this machine.
@@ -59,7 +65,13 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
     old, newest = order[:-keep], order[-keep:]
     old_paths = {path.resolve() for path in old}
     kept = {path.resolve() for path in newest}
-    references = {path.resolve(): list(_references(path)) for path in _versions_below(within)}
+    old_digests = {digest: path.resolve() for path in old if (digest := _digest(path)) is not None}
+    places = {path.resolve(): path for path in (*order, *_versions_below(within))}
+    references = {child: list(_references(path)) for child, path in places.items()}
+    references |= {
+        path: [old_digests[digest] for digest in digests if digest in old_digests]
+        for path, digests in _interrupted_below(within)
+    }
     needed: dict[Path, Path] = {}
     for path in reversed(old):  # a version that stays keeps its own parents
         stays = [
@@ -87,21 +99,44 @@ def prune(directory: Path, pruning: Pruning) -> None:
             path.rename(hidden)
             for suffix in SIDECARS:
                 path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
-            shutil.rmtree(hidden)
+            remove_partial(hidden)
 
 
 def _versions_below(folder: Path) -> Iterator[Path]:
-    """All versions of sets and runs in a folder and its subfolders, without hidden ones.
+    """All versions of sets and runs in a folder and its subfolders.
 
     Raises:
         SegkitError: a folder cannot be listed.
     """
-    for place, folders, _ in os.walk(folder, onerror=_stop):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in folders:
-            version = Path(place, name)
-            if name.startswith("v") and (version / MANIFEST).exists():
-                yield version
+    for version in _folders_below(folder):
+        if version.name.startswith("v") and (version / MANIFEST).exists():
+            yield version
+
+
+def _interrupted_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Unfinished versions in a folder and its subfolders, and the digests of what they read."""
+    for directory in {partial.parent for partial in _folders_below(folder) if is_partial(partial)}:
+        fingerprint = interrupted(directory) or {}
+        data = fingerprint.get("data")
+        rows = data.values() if isinstance(data, dict) else ()
+        yield directory, [row[0] for row in rows if isinstance(row, list) and row]
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    """All subfolders, also those that links lead to; each once."""
+    seen: set[Path] = set()
+    for place, folders, _ in os.walk(folder, onerror=_stop, followlinks=True):
+        paths = {name: Path(place, name).resolve() for name in sorted(folders)}
+        folders[:] = [name for name, path in paths.items() if path not in seen]
+        seen.update(paths.values())
+        yield from (Path(place, name) for name in folders)
+
+
+def _digest(version: Path) -> str | None:
+    """The digest in a version's manifest."""
+    content = parse.read_json(version / MANIFEST)
+    digest = content.get("digest") if isinstance(content, dict) else None
+    return digest if isinstance(digest, str) else None
 
 
 def _stop(error: OSError) -> None:

@@ -55,11 +55,12 @@ def resolve(spec: str | Path) -> Path:
     """The version directory that `DIR`, `DIR@v2` or the version directory's own path names.
 
     Raises:
-        InputError: there is no published version, or not that one.
+        InputError: there is no published version, or not that one, or it is a link to a folder of
+            another name.
     """
     directory, number = parse_spec(spec)
     if number is None and _VERSION.fullmatch(directory.name) and (directory / MANIFEST).is_file():
-        return directory
+        return _own_name(directory)
     published = versions(directory)
     if not published:
         hint = "check the path" if directory.exists() else "no such directory"
@@ -67,7 +68,15 @@ def resolve(spec: str | Path) -> Path:
     if number is not None and number not in published:
         hint = f"published: {', '.join(f'v{known}' for known in published)}"
         raise InputError(f"has no version v{number}", file=directory, hint=hint)
-    return published[number or max(published)]
+    return _own_name(published[number or max(published)])
+
+
+def _own_name(version: Path) -> Path:
+    """The version; InputError where it is a link to a folder that is not called `vN`."""
+    if not storage.is_remote(version) and not _VERSION.fullmatch(version.resolve().name):
+        message = f"is a link to {version.resolve().name}, which is not the name of a version"
+        raise InputError(message, file=version, hint="link the folder that holds v1, v2, ...")
+    return version
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ class Staging:
                 manifest=MANIFEST,
                 files=[entries[name] for name in keep & entries.keys() if name != MANIFEST],
             )
-            _remove_partial(self.path)
+            remove_partial(self.path)
             return published
         _require_free(self.home)
         for folder, _, names in os.walk(self.path):
@@ -135,7 +144,7 @@ class Staging:
         self.require_in_place()
         if storage.is_remote(self.destination):
             abandon(self.path, self.destination, MANIFEST)
-        _remove_partial(self.path)
+        remove_partial(self.path)
 
     @property
     def in_place(self) -> bool:
@@ -332,7 +341,7 @@ def _prepare(
         if not (resumed and entry == path):
             if directory != destination:
                 abandon(entry, destination, MANIFEST)
-            _remove_partial(entry)
+            remove_partial(entry)
     if not resumed:
         path.mkdir()
         file.write_text(text, "utf-8")
@@ -355,12 +364,17 @@ def _require_partial(path: Path) -> None:
     raise InputError(message, file=path, hint="move it away, or choose another directory")
 
 
-def _remove_partial(path: Path) -> None:
-    """Delete an unfinished version; the fingerprint last, by which a later run recognizes it."""
+def remove_partial(path: Path) -> None:
+    """Delete an unfinished version; fingerprint and manifest, by which it is recognized, last."""
     for entry in path.iterdir():
-        if entry.name != _FINGERPRINT:
+        if entry.name not in (_FINGERPRINT, MANIFEST):
             _remove(entry)
     shutil.rmtree(path)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a folder has the name of an unfinished version."""
+    return _PARTIAL.fullmatch(path.name) is not None
 
 
 def _remove(path: Path) -> None:

@@ -12,6 +12,7 @@ from segkit.errors import InputError, short
 from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
+from segkit.shards.publish import check_type
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
 
@@ -99,8 +100,10 @@ def split(
         force: publish versions that equal the newest ones too.
 
     Raises:
-        InputError: an image is missing or damaged; no part is published then.
+        InputError: an image is missing or damaged, or a part cannot be written; no part is
+            published then.
     """
+    require_parts(destination, parts.values())
     if verify_images:
         for sample in data.samples(check_masks=True):
             if sample.id in parts:
@@ -109,6 +112,12 @@ def split(
         part: _publish(data, storage.location(destination) / part, part, parts, arguments, force)
         for part in dict.fromkeys(parts.values())
     }
+
+
+def require_parts(destination: str | Path, parts: Iterable[str]) -> None:
+    """Raise InputError where the directory of a part cannot be written or holds no sets."""
+    for part in dict.fromkeys(parts):
+        check_type(storage.writable(storage.location(destination) / part), "shards")
 
 
 def _publish(

@@ -267,7 +267,11 @@ def relocated(
             message, hint = f"names a file that cannot exist ({error})", label_files.DAMAGE_HINT
             raise InputError(message, file=data.path, record=sample.id, hint=hint) from error
         if tar and image.tar:
-            image_roots[tar] = data.tars.get(image.tar, "")
+            if image.tar not in data.tars:
+                message = f"names {image.tar}, which the manifest does not list"
+                hint = label_files.DAMAGE_HINT
+                raise InputError(message, file=data.path, record=sample.id, hint=hint)
+            image_roots[tar] = data.tars[image.tar]
         moved = ImageRef(tar, image.offset, image.length, image.sha256, path)
         yield replace(sample, image=moved), None
 

@@ -19,7 +19,7 @@ from segkit.shards.header import Header
 from segkit.shards.manifest import ZERO_SHOT, Count, Ledger
 from segkit.shards.reader import ShardSet
 from segkit.shards.relabel import relabel_sample
-from segkit.shards.split import OTHER_PART
+from segkit.shards.split import OTHER_PART, require_parts
 from segkit.shards.writer import write_view
 from segkit.taxonomy import Taxonomy
 
@@ -131,9 +131,13 @@ def split_zero_shot(
         force: publish versions that equal the newest ones too.
 
     Raises:
-        InputError: the set lacks a class of the split, a part would hold no image, or an image is
-            missing or damaged; no part is published then.
+        InputError: the set is the seen part of a split or lacks a class of this one, a part would
+            hold no image or cannot be written, or an image is missing or damaged; no part is
+            published then.
     """
+    if earlier := ZeroShotRecord.from_set(data):
+        message = f"is the seen part of {earlier.split}, whose unseen classes it would forget"
+        raise InputError(message, file=data.path, hint="split the set that it was made from")
     unseen = _select(data, split.unseen)
     everything = _without(data.taxonomy, _select(data, split.left_out))
     seen_classes = _without(everything, unseen)
@@ -141,6 +145,7 @@ def split_zero_shot(
     if not seen_classes.categories:
         message = "every class of the set is unseen"
         raise InputError(message, file=data.path, hint="leave seen classes to train on")
+    require_parts(destination, (SEEN_PART, UNSEEN_PART))
     writer = _PartWriter(data, unseen_ids, policy, arguments, force)
     images: Counter[str] = Counter()
     for sample in data.samples(check_masks=True):

@@ -263,7 +263,8 @@ def _missing_embedding(
     plural = "class" if len(classes) == 1 else "classes"
     encoder = "" if encoding.encoder == MINILM else f" by {encoding.name}"
     arguments = [taxonomy] if taxonomy in known_taxonomies() else words
-    command = shlex.join(map(str, [*encoding.command_options(), *arguments]))
+    end = ["--"] if any(str(word).startswith("-") for word in arguments) else []
+    command = shlex.join(map(str, [*encoding.command_options(), *end, *arguments]))
     return InputError(
         f"no text embedding{encoder} for {plural} {names}",
         record=f"vocabulary {taxonomy}" if taxonomy else None,

@@ -22,9 +22,13 @@ def normalize(word: str) -> str:
 
 def open_vocabulary(name_or_file: str) -> Taxonomy:
     """Open a shipped taxonomy by name, a taxonomy JSON file, or a text file of class names."""
-    is_text_file = parse.exists(name_or_file) and Path(name_or_file).suffix != ".json"
-    if name_or_file in known_taxonomies() or not is_text_file:
+    is_file = parse.exists(name_or_file)
+    if name_or_file in known_taxonomies() or (is_file and Path(name_or_file).suffix == ".json"):
         return load_taxonomy(name_or_file)
+    if not is_file:
+        known = ", ".join(known_taxonomies())
+        hint = f"give a JSON file, a text file with a class a line, or one of: {known}"
+        raise InputError(f"unknown vocabulary {name_or_file!r}", hint=hint)
     names = [line for _, line in parse.read_lines(Path(name_or_file))]
     try:
         return taxonomy_from_names(names)

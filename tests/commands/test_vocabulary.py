@@ -5,6 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
+from segkit.errors import InputError
 from segkit.taxonomy import Taxonomy, known_taxonomies, load_taxonomy
 from segkit.text.embeddings import EmbeddingStore
 from tests.training.toy import write_toy_set
@@ -53,6 +54,17 @@ def test_encode_notes_a_misspelt_vocabulary_but_no_class_name(
     }
     outcome = CliRunner().invoke(app, ["vocabulary", "encode", *sorted(shipped_words), "--json"])
     assert outcome.exit_code == 0 and "no such vocabulary" not in outcome.stderr
+
+
+def test_encode_takes_no_file_for_a_class_name(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\n")
+    for name, message in (
+        (str(tmp_path / "names.txt"), "is a file; give a text file of names by --file"),
+        ("./nowhere", "no such set"),
+    ):
+        result = CliRunner().invoke(app, ["vocabulary", "encode", name])
+        assert isinstance(result.exception, InputError)
+        assert message in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.inference.box_masks import BoxMask, ImagePrompts
-from segkit.inference.grabcut import MIN_AREA
+from segkit.inference.grabcut import MIN_AREA, grabcut
 from segkit.inference.open_teacher import TeacherSpec, open_teacher
 from segkit.inference.teacher import mask_place
 from segkit.masks.boxes import filled_box, inscribed_ellipse
@@ -50,6 +50,17 @@ def test_grabcut_finds_an_object_by_its_colors() -> None:
     (answer,) = predict("grabcut", image, [box])
     assert answer is not None and mask_iou(answer.mask, disk) > 0.97
     assert answer.score == pytest.approx(51 * 51 / 57**2, abs=0.05), "the disk's own box in the box"
+
+
+def test_grabcut_gets_every_pixel_that_a_box_touches() -> None:
+    """With its last row and column left out, the object seems to go on outside of the box."""
+    image = np.random.default_rng(0).integers(0, 60, (100, 100, 3), np.uint8)
+    image[20:61, 20:61] = 230
+    expected = np.zeros((100, 100), bool)
+    expected[20:61, 20:61] = True
+    for corner in (20.0, 20.3, 20.5, 20.9):
+        mask = grabcut(image, (corner, corner, 61 - corner, 61 - corner))
+        assert mask is not None and np.array_equal(mask, expected), corner
 
 
 def test_grabcut_sees_large_images_smaller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from segkit.masks import rle
 from segkit.sample import ImageRef, Segment
 from segkit.shards.diff import diff
 from segkit.shards.header import Header
-from segkit.shards.merge_sets import merge_sets, merge_taxonomies
+from segkit.shards.merge_sets import differing_words, merge_sets, merge_taxonomies
 from segkit.shards.relabel import read_table, relabel, relabel_sample
 from segkit.shards.split import assign_by_list, assign_by_share, split
 from segkit.shards.validate import validate
@@ -76,6 +76,33 @@ def test_ids_that_clash_are_refused_or_renamed(make_set, tmp_path):
 def test_contradicting_classes_are_not_merged(category):
     with pytest.raises(InputError, match="elsewhere"):
         merge_taxonomies([TAXONOMY, Taxonomy("other", (category,))], "both")
+
+
+def test_classes_of_one_name_are_merged_where_all_sets_have_them():
+    twins = Taxonomy("t", tuple(Category(i, "cat", "thing") for i in (1, 2)))
+    assert merge_taxonomies([twins, twins], "t").names == ("cat", "cat")
+    single = Taxonomy("u", (Category(2, "cat", "thing"),))
+    with pytest.raises(InputError, match="elsewhere it has id 1 and 2"):
+        merge_taxonomies([twins, single], "t")
+
+
+def test_differing_words_are_named():
+    bird, machine = (
+        Taxonomy("t", (Category(1, "crane", "thing", (word,)), Category(2, "sky", "stuff")))
+        for word in ("crane bird", "construction crane")
+    )
+    assert differing_words([bird, machine, bird]) == ["crane"]
+    assert differing_words([bird, bird]) == []
+
+
+def test_no_part_is_published_if_one_cannot_be(make_set, tmp_path):
+    data, out = make_set(), tmp_path / "parts"
+    out.mkdir()
+    (out / "val").touch()
+    parts = {sample.id: "train" if n else "val" for n, sample in enumerate(data.samples())}
+    with pytest.raises(InputError, match="val: cannot be written to"):
+        split(data, out, dict(sorted(parts.items(), key=lambda item: item[1])), {})
+    assert not (out / "train").exists()
 
 
 def test_a_split_by_share_is_a_partition_of_the_stated_sizes(make_set, tmp_path):
@@ -226,6 +253,40 @@ def test_equal_labels_do_not_differ(make_set, tmp_path):
     difference = diff(data, layer)
     assert difference.identical and difference.common == 5
     assert all(counts.to_json()["iou"] == 1 for counts in difference.classes.values())
+
+
+def test_what_means_the_same_does_not_differ(make_set, tmp_path):
+    data = make_set()
+    everything = tuple(data.taxonomy.by_id)
+
+    def same(sample):
+        segments = sample.segments[::-1]
+        return replace(sample, segments=segments, annotated=everything, file_name="other.png")
+
+    header = Header.from_set(data, "t")
+    layer = write_layer(tmp_path / "layer", data, map(same, data.samples()), header)
+    assert diff(data, layer).identical
+
+
+def test_images_of_a_taxonomy_with_more_classes_differ(make_set, tmp_path):
+    """They were searched for one more class."""
+    data = make_set()
+    more = replace(
+        data.taxonomy, categories=(*data.taxonomy.categories, Category(50, "unicorn", "thing"))
+    )
+    header = replace(Header.from_set(data, "t"), taxonomy=more)
+    layer = write_layer(tmp_path / "layer", data, data.samples(), header)
+    without_list = [sample.id for sample in data.samples() if sample.annotated is None]
+    assert diff(data, layer).changed_labels == without_list
+
+
+def test_an_image_of_another_size_is_a_difference(make_set, tmp_path):
+    data = make_set(count=2)
+    first, second = data.samples()
+    records = [(replace(first, width=8, height=8, segments=(), void=None), None), (second, None)]
+    header = Header(taxonomy=TAXONOMY, images_by="none", **OPTIONS)
+    difference = diff(data, write_set(tmp_path / "b", records, header))
+    assert difference.changed_labels == [first.id] and difference.common == 2
 
 
 def test_differences_are_counted_by_image_class_and_pixel(make_set, tmp_path):

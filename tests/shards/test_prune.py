@@ -60,6 +60,59 @@ def test_an_old_version_keeps_its_parents_only_while_it_stays(tmp_path: Path) ->
     assert [path.name for path in plan.delete] == ["v1", "v2", "v3"]
 
 
+def test_parents_of_the_set_itself_stay_wherever_is_searched(tmp_path: Path) -> None:
+    """v2 is a layer of v1, and neither is in the folder that is searched."""
+    _layer(write_toy_set(tmp_path / "toy"), tmp_path / "toy")
+    (tmp_path / "other").mkdir()
+    plan = plan_pruning(tmp_path / "toy", 1, tmp_path / "other")
+    assert plan.delete == () and [path.name for path in plan.needed] == ["v1"]
+
+
+@pytest.mark.parametrize("place", [".hidden", "linked"])
+def test_layers_in_hidden_and_linked_folders_are_found(tmp_path: Path, place: str) -> None:
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    first = write_toy_set(work / "toy")
+    write_toy_set(work / "toy")
+    _layer(first, elsewhere / "layer" if place == "linked" else work / place / "layer")
+    if place == "linked":
+        (work / place).symlink_to(elsewhere)
+        (elsewhere / "loop").symlink_to(elsewhere)
+    assert plan_pruning(work / "toy", 1, work).delete == ()
+
+
+def test_what_an_interrupted_training_reads_stays(tmp_path: Path) -> None:
+    first = write_toy_set(tmp_path / "toy", seeds=range(3))
+    write_toy_set(tmp_path / "toy")
+    partial = tmp_path / "run" / ".v1.partial"
+    partial.mkdir(parents=True)
+    data = {"toy": [first.manifest.digest, 1.0]}
+    (partial / "fingerprint.json").write_text(json.dumps({"command": "train", "data": data}))
+    plan = plan_pruning(tmp_path / "toy", 1, tmp_path)
+    assert plan.delete == () and list(plan.needed.values()) == [tmp_path / "run"]
+
+
+def test_a_killed_pruning_leaves_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        write_toy_set(tmp_path / "toy")
+    removed: list[Path] = []
+
+    def kill(path: Path) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        path.unlink()
+
+    monkeypatch.setattr("segkit.shards.publish._remove", kill)
+    with pytest.raises(KeyboardInterrupt):
+        prune(tmp_path / "toy", plan_pruning(tmp_path / "toy", 1, tmp_path))
+    monkeypatch.undo()
+    assert (tmp_path / "toy" / ".v1.partial").is_dir()
+    assert write_toy_set(tmp_path / "toy").version == 3
+    assert not (tmp_path / "toy" / ".v1.partial").exists()
+
+
 def test_a_preview_goes_with_its_version(tmp_path: Path) -> None:
     write_preview(write_toy_set(tmp_path / "toy"))
     write_toy_set(tmp_path / "toy")

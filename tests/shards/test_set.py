@@ -58,6 +58,15 @@ def test_the_digest_depends_only_on_the_content(make_set, tmp_path):
     assert ShardSet.open(f"{tmp_path}/a@v1").manifest == first.manifest
 
 
+def test_a_version_that_is_a_link_to_another_name_is_one_line(make_set, tmp_path):
+    make_set().path.rename(tmp_path / "snapshot7")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "v1").symlink_to(tmp_path / "snapshot7")
+    for spec in ("set", "set@v1", "set/v1"):
+        with pytest.raises(InputError, match="v1: is a link to snapshot7, which is not the name"):
+            ShardSet.open(tmp_path / spec)
+
+
 def test_a_writer_that_fails_leaves_no_version(tmp_path):
     def records():
         yield from toy_records(2)

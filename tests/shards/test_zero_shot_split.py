@@ -96,6 +96,15 @@ def test_classes_that_are_left_out_are_in_no_part(tmp_path):
         assert pixels(sample.void, sample).sum() > 400  # of 768
 
 
+def test_a_seen_part_is_not_split_again(tmp_path):
+    """The new record would forget the classes that the first split hides."""
+    data, cat = write_wide(tmp_path / "wide"), ClassSplit("x", ("cat",))
+    parts = split_zero_shot(data, tmp_path / "parts", DOG, "drop-image", {})
+    with pytest.raises(InputError, match=r"is the seen part of .*; split the set that it was made"):
+        split_zero_shot(parts["seen"], tmp_path / "again", cat, "drop-image", {})
+    assert not (tmp_path / "again").exists()
+
+
 def test_a_layer_keeps_the_record_and_a_merge_with_others_is_refused(tmp_path):
     data = write_wide(tmp_path / "wide")
     parts = split_zero_shot(data, tmp_path / "parts", DOG, "drop-image", {})
