@@ -1,6 +1,7 @@
 """`segkit validate`: check every checksum, row and mask of a shard set, or every file of a run."""
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,9 @@ def validate(
             raise
         _report_checkpoints(directory, checkpoints, as_json=as_json)
         return
-    content = read_content(version / MANIFEST)
+    content: dict[str, Any] = {}
+    with suppress(InputError):  # it becomes a violation
+        content = read_content(version / MANIFEST)
     kind = content.get("type", "shards")
     images = _images(content)
     with progress_bar(f"validate {version.parent.name}", images) as advance:
@@ -57,7 +60,7 @@ def validate(
         else:
             violations = list(find_violations(version, advance=advance))
     notes = []
-    if not is_protected(version):
+    if content and not is_protected(version):
         notes.append(
             "the manifest is unprotected: an earlier segkit wrote it without a digest of its "
             "content, so that a changed name or argument does not show; write the version again"

@@ -211,3 +211,11 @@ def test_export_writes_the_files_it_lists(toy):
         app, ["export", "semantic", "--data", str(toy / "toy"), "--out", str(toy / "maps")]
     )
     assert tables.exit_code == 0 and "box-only 2" in tables.stdout
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"type": "sha', '{"type": "shards"}'])
+def test_a_damaged_manifest_is_a_violation(toy, text):
+    (toy / "toy" / "v1" / "manifest.json").write_text(text)
+    result = CliRunner().invoke(app, ["validate", str(toy / "toy"), "--json"])
+    assert result.exit_code == 1, result.output
+    assert json.loads(result.stdout)["counts"] == {"manifest": 1}
