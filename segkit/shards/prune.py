@@ -124,11 +124,11 @@ def _interrupted_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _folders_below(folder: Path) -> Iterator[Path]:
     """All subfolders, also those that links lead to; each once."""
-    seen: set[Path] = set()
+    visited: set[Path] = set()
     for place, folders, _ in os.walk(folder, onerror=_stop, followlinks=True):
         paths = {name: Path(place, name).resolve() for name in sorted(folders)}
-        folders[:] = [name for name, path in paths.items() if path not in seen]
-        seen.update(paths.values())
+        folders[:] = [name for name, path in paths.items() if path not in visited]
+        visited.update(paths.values())
         yield from (Path(place, name) for name in folders)
 
 

@@ -259,12 +259,12 @@ def test_what_means_the_same_does_not_differ(make_set, tmp_path):
     data = make_set()
     everything = tuple(data.taxonomy.by_id)
 
-    def same(sample):
+    def reordered(sample):
         segments = sample.segments[::-1]
         return replace(sample, segments=segments, annotated=everything, file_name="other.png")
 
     header = Header.from_set(data, "t")
-    layer = write_layer(tmp_path / "layer", data, map(same, data.samples()), header)
+    layer = write_layer(tmp_path / "layer", data, map(reordered, data.samples()), header)
     assert diff(data, layer).identical
 
 
