@@ -24,8 +24,9 @@ MIN_HALO_SIDE = 240
 MIN_DRAWN_SCORE = 0.3
 """Instances with a lower score are not drawn: average precision needs them, a viewer does not."""
 MIN_SIDE = 384
-MAX_SIDE = 4096
 """Smaller images are enlarged to about this many pixels: smooth contours, space for names."""
+MAX_SIDE = 4096
+"""The longer side of an image that was enlarged."""
 _WHITE, _DARK = (255, 255, 255), (20, 22, 26)
 
 

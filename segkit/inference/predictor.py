@@ -208,7 +208,7 @@ def _pixels(image: Image | str | Path) -> Image:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         message = f"an image of shape {image.shape} and type {image.dtype}"
         raise InputError(message, hint=hint)
-    # torch warns of arrays that it could write to but must not, such as those of Pillow's images
+    # torch warns of arrays that must not be written to, such as those of Pillow's images
     return np.ascontiguousarray(image) if image.flags.writeable else image.copy(order="C")
 
 
