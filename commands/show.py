@@ -15,9 +15,7 @@ _GRID = 9
 
 def show(
     spec: str = typer.Argument(metavar="SET", help=SET_HELP),
-    sample_id: str | None = typer.Option(
-        None, "--id", metavar="ID", help="Show this image only."
-    ),
+    sample_id: str | None = typer.Option(None, "--id", metavar="ID", help="Show this image only."),
     grid: int | None = typer.Option(
         None, "--grid", min=1, metavar="N", help=f"Number of images; {_GRID} by default."
     ),
