@@ -164,7 +164,7 @@ def test_notes_and_result_are_printed(
 def test_the_printed_evaluation_is_that_of_the_published_weights(
     base: list[str], toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segkit.training.logging.RunLog.best", lambda log, datasets: 2)
+    monkeypatch.setattr("segkit.training.logging.RunLog.best", lambda *_: 2)
     rhythm = [
         "--steps",
         "8",
