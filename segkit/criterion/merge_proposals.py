@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segkit.criterion.partial_labels import mask_unannotated_logits
 from segkit.model.dataseg import Proposals
-from segkit.model.text_classifier import class_probability
+from segkit.model.text_classifier import best_class
 from segkit.recipes.schema import MERGE_THRESHOLD, ClassLoss
 from segkit.shards.manifest import Task
 
@@ -55,7 +55,7 @@ def group_proposals(
         Heads (..., N) int64: the row that each proposal is merged into, the first of its group.
     """
     count = class_logits.shape[-2]
-    probability, winner = class_probability(class_logits, classes).max(-1)  # (..., N)
+    probability, winner = best_class(class_logits, classes)  # (..., N)
     grouped = torch.cat((mergeable, mergeable.new_zeros(1)))[winner] & (probability > threshold)
     rows = torch.arange(count, device=class_logits.device)
     same = winner[..., :, None] == winner[..., None, :]  # (..., N, N)

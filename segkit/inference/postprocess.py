@@ -15,7 +15,7 @@ from segkit.criterion.merge_proposals import group_proposals, kept_rows, merge_m
 from segkit.data.augment import Crop
 from segkit.inference.upscale import BAND, bands, image_size
 from segkit.masks import rle
-from segkit.model.text_classifier import class_probability
+from segkit.model.text_classifier import best_class, class_probability
 from segkit.recipes.schema import ClassLoss, InferenceConfig
 from segkit.sample import Segment
 from segkit.shards.manifest import Task
@@ -171,7 +171,7 @@ def panoptic(
         Masks that do not overlap; pixels in none of them are void.
     """
     heads = group_proposals(class_logits, ~is_thing, config.score, classes=config.classes)  # (N,)
-    confidence, classes = class_probability(class_logits, config.classes).max(-1)  # (N,)
+    confidence, classes = best_class(class_logits, config.classes)  # (N,)
     kept = kept_rows(heads) & (classes < len(is_thing)) & (confidence > config.score)
     if not bool(kept.any()):
         return []

@@ -172,3 +172,16 @@ def class_probability(class_logits: Tensor, classes: ClassLoss = "softmax") -> T
     if not probability.shape[-1]:
         return torch.ones_like(class_logits)
     return torch.cat((probability, 1 - probability.amax(-1, keepdim=True)), dim=-1)
+
+
+def best_class(class_logits: Tensor, classes: ClassLoss = "softmax") -> tuple[Tensor, Tensor]:
+    """Probability and index (...) of the best class of each proposal; arguments as above.
+
+    With softmax it may be background, K. With sigmoid it is not: a threshold alone decides which
+    proposals count, since 1 less the best probability is above it for all that are below 0.5.
+    """
+    probability = class_probability(class_logits, classes)
+    if classes == "sigmoid" and probability.shape[-1] > 1:
+        probability = probability[..., :-1]
+    best = probability.max(-1)
+    return best.values, best.indices

@@ -158,6 +158,17 @@ def test_sigmoid_classes_rank_proposals_by_themselves() -> None:
     assert segment.score == pytest.approx(first.score, abs=1e-4)
 
 
+@pytest.mark.parametrize(("least", "kept"), [(0.1, 2), (0.2, 1), (0.3, 0)])
+def test_the_score_alone_decides_which_sigmoid_classes_count(least: float, kept: int) -> None:
+    """Focal loss leaves probabilities far below 0.5, above which none would be left."""
+    config = CONFIG.model_copy(update={"classes": "sigmoid", "score": least})
+    probability = torch.tensor([[0.25, 0.02], [0.02, 0.15], [0.05, 0.05]])
+    logits = torch.cat((probability.logit(), torch.zeros(3, 1)), dim=1)
+    masks = rectangles((0, 0, 10, 10), (20, 0, 30, 10), (0, 20, 10, 30))
+    segments = panoptic(logits, masks, CROP, IS_THING, config)
+    assert [(s.class_index, round(s.score, 4)) for s in segments] == [(0, 0.25), (1, 0.15)][:kept]
+
+
 def test_masks_convert_to_segments() -> None:
     taxonomy = Taxonomy("own", (Category(7, "cup", "thing"), Category(9, "floor", "stuff")))
     masks = panoptic(
