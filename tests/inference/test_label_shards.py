@@ -189,7 +189,7 @@ def test_only_the_intact_shards_of_the_same_work_are_used(data: ShardSet, tmp_pa
         (("local", "many", "auto", None), "--devices many"),
         (("local", "2", "cuda:1", None), "--device cuda:1 is one device"),
         (("local", "2", "auto", "auto"), "--address does nothing here"),
-        (("ray", "all", "cpu", None), "--device cpu is one device"),
+        (("ray", "all", "cpu", None), "--engine ray chooses the devices itself"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(

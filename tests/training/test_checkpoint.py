@@ -64,15 +64,20 @@ def test_the_best_is_kept_beside_the_newest_until_a_better_one(tmp_path: Path) -
 
 def test_a_half_written_checkpoint_is_ignored_and_then_deleted(tmp_path: Path) -> None:
     save(tmp_path, 5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.FileSystemWriter, "finish", lambda *_: 1 / 0)
-        with pytest.raises(SegkitError, match="step-00000010: the checkpoint cannot be written"):
-            save(tmp_path, 10)
-    assert names(tmp_path) == ["step-00000005", "step-00000010.partial"]
+    (tmp_path / "step-00000010.partial").mkdir()  # of a killed process
     newest = checkpoint.newest(tmp_path)
     assert newest is not None and load(newest)[0, 0] == 5
     save(tmp_path, 15)
     assert names(tmp_path) == ["step-00000005", "step-00000015"]
+
+
+def test_a_checkpoint_that_cannot_be_written_takes_no_space(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint.FileSystemWriter, "finish", lambda *_: 1 / 0)
+        with pytest.raises(SegkitError, match="step-00000010: the checkpoint cannot be written"):
+            save(tmp_path, 10)
+    assert names(tmp_path) == ["step-00000005"]
 
 
 def test_an_empty_folder_has_no_checkpoint_and_an_old_one_is_refused(tmp_path: Path) -> None:
