@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Generate scenes in three native layouts, convert, train, pseudolabel and evaluate.
 
-    This takes 8 to 14 minutes on two cores.
+    This takes 8 to 12 minutes on two cores.
 
     Example: segkit demo --out demo-out
     """
