@@ -1,7 +1,7 @@
 """Delete old versions of a set or a run; the newest and those that others need stay."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +66,12 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
     old_paths = {path.resolve() for path in old}
     kept = {path.resolve() for path in newest}
     old_digests = {digest: path.resolve() for path in old if (digest := _digest(path)) is not None}
-    places = {path.resolve(): path for path in (*order, *_versions_below(within))}
+    folders = list(_folders_below(within))
+    places = {path.resolve(): path for path in (*order, *filter(_is_version, folders))}
     references = {child: list(_references(path)) for child, path in places.items()}
     references |= {
         path: [old_digests[digest] for digest in digests if digest in old_digests]
-        for path, digests in _interrupted_below(within)
+        for path, digests in _interrupted(folders)
     }
     needed: dict[Path, Path] = {}
     for path in reversed(old):  # a version that stays keeps its own parents
@@ -102,20 +103,14 @@ def prune(directory: Path, pruning: Pruning) -> None:
             remove_partial(hidden)
 
 
-def _versions_below(folder: Path) -> Iterator[Path]:
-    """All versions of sets and runs in a folder and its subfolders.
-
-    Raises:
-        SegkitError: a folder cannot be listed.
-    """
-    for version in _folders_below(folder):
-        if version.name.startswith("v") and (version / MANIFEST).exists():
-            yield version
+def _is_version(folder: Path) -> bool:
+    """Whether a folder is a version of a set or a run."""
+    return folder.name.startswith("v") and (folder / MANIFEST).exists()
 
 
-def _interrupted_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Unfinished versions in a folder and its subfolders, and the digests of what they read."""
-    for directory in {partial.parent for partial in _folders_below(folder) if is_partial(partial)}:
+def _interrupted(folders: Iterable[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """Directories with an unfinished version, and the digests of the sets that it reads."""
+    for directory in {folder.parent for folder in folders if is_partial(folder)}:
         fingerprint = interrupted(directory) or {}
         data = fingerprint.get("data")
         rows = data.values() if isinstance(data, dict) else ()
@@ -123,7 +118,11 @@ def _interrupted_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:
-    """All subfolders, also those that links lead to; each once."""
+    """All subfolders, also those that links lead to; each once.
+
+    Raises:
+        SegkitError: a folder cannot be listed.
+    """
     visited: set[Path] = set()
     for place, folders, _ in os.walk(folder, onerror=_stop, followlinks=True):
         paths = {name: Path(place, name).resolve() for name in sorted(folders)}
