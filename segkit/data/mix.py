@@ -1,6 +1,7 @@
 """Mix several data sets into one sequence of batches, each of one data set."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -122,7 +123,8 @@ class DataMix:
         with signals_blocked():  # until `_init_worker` ignores them
             items = iter(loader)
         try:
-            for step, item in zip(range(start_step, stop_step), _alive(items), strict=True):
+            for step in range(start_step, stop_step):
+                item = _next_item(items)
                 if isinstance(item, SegkitError):
                     raise item
                 yield step, uncollate(item)
@@ -161,19 +163,39 @@ class DataMix:
             ) from error
 
 
-def _alive(items: Iterator[T]) -> Iterator[T]:
-    """The items of a loader.
+@contextmanager
+def killed_workers_named() -> Iterator[None]:
+    """A block in which a process that loads data may be killed.
+
+    torch raises its error wherever the main thread is when the process ends, not only in the wait
+    for a batch: all work between the batches belongs into such a block.
 
     Raises:
-        SegkitError: one of its worker processes was killed.
+        SegkitError: one was.
     """
     try:
-        yield from items
+        yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        # An error of the code in a process starts with "Caught", and is passed on.
+        if not str(error).startswith(("DataLoader worker", "Pin memory thread exited")):
             raise
-        hint = "memory or /dev/shm may have run out: lower data.workers or data.batch_size"
-        raise SegkitError("a process that loads data was killed", hint=hint) from error
+        raise _killed_worker() from error
+
+
+def _next_item(items: Iterator[T]) -> T:
+    """The next item of a loader; raises as `killed_workers_named` does."""
+    with killed_workers_named():
+        try:
+            return next(items)
+        except (EOFError, OSError) as error:  # the process has sent half of the item
+            if str(error).startswith("Caught"):
+                raise
+            raise _killed_worker() from error
+
+
+def _killed_worker() -> SegkitError:
+    hint = "memory or /dev/shm may have run out: lower data.workers or data.batch_size"
+    return SegkitError("a process that loads data was killed", hint=hint)
 
 
 def make_crop(

@@ -22,7 +22,7 @@ from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.pooled_targets import AssistMasks
 from segkit.criterion.query_groups import runs_learned_queries
 from segkit.data.batch import Batch
-from segkit.data.mix import DataMix
+from segkit.data.mix import DataMix, killed_workers_named
 from segkit.distributed import autocast, full_tensor, gradient_sync
 from segkit.errors import SegkitError
 from segkit.file_names import safe_name
@@ -101,7 +101,8 @@ class Trainer:
             The step of the best evaluation; None without one.
 
         Raises:
-            SegkitError: as `train_step`, or a checkpoint cannot be written.
+            SegkitError: as `train_step`, or a checkpoint cannot be written, or a process that loads
+                data was killed.
             StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
         """
         training = self.recipe.training
@@ -111,6 +112,7 @@ class Trainer:
             open_log(self.recipe, folder, self.step) as log,
             stop_on_signal() as stop_signal,
             closing(self.checkpoints),
+            killed_workers_named(),
             closing(batch for _, batch in mix.batches(start, stop, pinned=pinned)) as batches,
         ):
             self.evaluate(folder, log, callbacks, stop_signal)  # one that was cut short

@@ -1,6 +1,7 @@
 import multiprocessing
 import pickle
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from segkit.data.batch import Batch, collate, uncollate
-from segkit.data.mix import DataMix, choose_crop
+from segkit.data.mix import DataMix, choose_crop, killed_workers_named
 from segkit.errors import InputError, SegkitError
 from segkit.recipes.schema import DataConfig
 from segkit.sample import Sample
@@ -20,6 +21,7 @@ from tests.data.scenes import TAXONOMY, instance_sample, panoptic_sample, pictur
 
 Sets = list[tuple[str, ShardSet, float]]
 CONFIG = DataConfig(image_size=64, batch_size=3, zoom_probability=0.3)
+KILLED = "a process that loads data was killed; memory or"
 
 
 def publish(
@@ -221,10 +223,39 @@ def test_a_killed_loader_process_is_not_a_bug(sets: Sets) -> None:
     batches = DataMix(sets, with_workers(1), seed=0).batches(0, 50)
     next(batches)
     (worker,) = multiprocessing.active_children()
-    worker.kill()
-    with pytest.raises(SegkitError, match="a process that loads data was killed; memory or"):
+    # torch may raise its error at any line from the kill on.
+    with pytest.raises(SegkitError, match=KILLED), killed_workers_named():
+        worker.kill()
         for _ in batches:
             pass
+
+
+@pytest.mark.parametrize(
+    ("error", "killed"),
+    [
+        (EOFError(), True),  # half of a batch has arrived
+        (ConnectionResetError("reset by peer"), True),
+        (OSError("got end of file during message"), True),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), True),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), True),
+        (RuntimeError("Pin memory thread exited unexpectedly"), True),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal"), False),
+        (OSError("Caught OSError in DataLoader worker process 0.\nOriginal"), False),
+        (RuntimeError("expected a tensor"), False),
+    ],
+    ids=str,
+)
+def test_only_a_killed_process_is_told_as_one(
+    sets: Sets, monkeypatch: pytest.MonkeyPatch, error: Exception, killed: bool
+) -> None:
+    def failing(loader: object) -> Iterator[object]:
+        raise error
+        yield
+
+    monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", failing)
+    expected = (SegkitError, KILLED) if killed else (type(error), re.escape(str(error)))
+    with pytest.raises(expected[0], match=expected[1]):
+        next(DataMix(sets, CONFIG, seed=0).batches(0, 1))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

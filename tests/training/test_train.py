@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import signal
 from importlib import resources
 from pathlib import Path
@@ -271,3 +272,21 @@ def test_training_on_the_toy_set_learns_it(tiny: Path, toy_set: ShardSet, tmp_pa
     losses = [row["losses"]["dice"] for row in steps_of(version)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
     assert pq[100] > 80
+
+
+def test_a_killed_loader_process_ends_the_training_in_one_line(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    def kill_loaders(record: StepRecord) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    with pytest.raises(SegkitError, match=r"loads data was killed.*lower data\.workers"):
+        train(
+            tiny,
+            [(str(toy_set.path), 1.0)],
+            tmp_path / "run",
+            overrides=["data.workers=1"],
+            device="cpu",
+            callbacks=Callbacks(on_step=kill_loaders),
+        )
