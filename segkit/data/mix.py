@@ -1,5 +1,6 @@
 """Mix several data sets into one sequence of batches, each of one data set."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from segkit.stopping import SIGNALS, set_child_signals, signals_blocked
 from segkit.taxonomy import Taxonomy
 
 T = TypeVar("T")
+ENDS_WITHIN = 1.0
+"""Seconds in which a process ends that has closed its connections."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,7 @@ def _next_item(items: Iterator[T]) -> T:
         except (EOFError, OSError) as error:  # the process has sent half of the item
             if str(error).startswith("Caught"):
                 raise
+            time.sleep(ENDS_WITHIN)  # torch's own error interrupts it, and does not follow later
             raise _killed_worker() from error
 
 

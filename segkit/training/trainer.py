@@ -109,10 +109,10 @@ class Trainer:
         start, stop = (step * self.batches_per_step for step in (self.step, training.steps))
         pinned = self.device.type == "cuda"
         with (
+            killed_workers_named(),
             open_log(self.recipe, folder, self.step) as log,
             stop_on_signal() as stop_signal,
             closing(self.checkpoints),
-            killed_workers_named(),
             closing(batch for _, batch in mix.batches(start, stop, pinned=pinned)) as batches,
         ):
             self.evaluate(folder, log, callbacks, stop_signal)  # one that was cut short

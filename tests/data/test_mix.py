@@ -253,6 +253,7 @@ def test_only_a_killed_process_is_told_as_one(
         yield
 
     monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", failing)
+    monkeypatch.setattr("segkit.data.mix.ENDS_WITHIN", 0.0)
     expected = (SegkitError, KILLED) if killed else (type(error), re.escape(str(error)))
     with pytest.raises(expected[0], match=expected[1]):
         next(DataMix(sets, CONFIG, seed=0).batches(0, 1))
