@@ -59,6 +59,8 @@ def resolve(spec: str | Path) -> Path:
             another name.
     """
     directory, number = parse_spec(spec)
+    if directory == Path():  # "." has no name
+        directory = directory.absolute()
     if number is None and _VERSION.fullmatch(directory.name) and (directory / MANIFEST).is_file():
         return _own_name(directory)
     published = versions(directory)
@@ -270,10 +272,14 @@ def _removed_on_failure(stage: Staging) -> Iterator[None]:
 
 
 def check_type(destination: Path, content: str) -> None:
-    """Raise InputError if the directory holds versions of another type.
+    """Raise InputError if versions of the type cannot be written to the directory.
 
-    A new version would hide the newest of those.
+    It holds versions of another type, the newest of which a new version would hide, or it is called
+    `DIR@v2` and could not be found again.
     """
+    if parse_spec(destination)[1] is not None:
+        hint = "versions get the next number by themselves"
+        raise InputError("names a version, not a directory", file=destination, hint=hint)
     published = versions(destination)
     if not published:
         return

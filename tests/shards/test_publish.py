@@ -30,6 +30,20 @@ def test_versions_count_up_and_the_newest_is_the_default(tmp_path):
     assert list(versions(tmp_path / "set")) == list(range(1, 11))
 
 
+def test_a_version_is_found_from_within(tmp_path, monkeypatch):
+    monkeypatch.chdir(publish(tmp_path / "set"))
+    publish(tmp_path / "set")
+    assert resolve(".") == tmp_path / "set" / "v1"
+    assert resolve("..").resolve() == tmp_path / "set" / "v2"
+
+
+def test_the_name_of_a_version_is_no_destination(tmp_path):
+    with pytest.raises(InputError, match=r"set@v2: names a version, not a directory"):
+        publish(f"{tmp_path}/set@v2")
+    assert not list(tmp_path.iterdir())
+    assert publish(tmp_path / "set@v0").name == "v1"  # v0 is no version
+
+
 @pytest.mark.parametrize("spec", ["nowhere", "empty", "set@v9"])
 def test_an_unpublished_version_is_one_clear_line(tmp_path, spec):
     publish(tmp_path / "set")
