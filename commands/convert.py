@@ -269,16 +269,22 @@ def voc(
     instances: Annotated[
         bool, typer.Option("--instances", help="Take the objects of SegmentationObject.")
     ] = False,
+    background: Annotated[
+        bool,
+        typer.Option(
+            "--background", help="Make background the 21st class, as VOC's own mean IoU does."
+        ),
+    ] = False,
 ) -> "Source":
     """Pascal VOC segmentation: 20 classes; index 255 is void, index 0 is background.
 
-    Background is annotated as none of the classes, and has no segment.
+    Without --background, pixels of background do not count in the mean IoU.
 
     Example: segkit convert voc --root VOCdevkit/VOC2012 --split train --out work/voc-train
     """
     from segkit.sources.voc import open_voc
 
-    return open_voc(root, split, instances=instances)
+    return open_voc(root, split, instances=instances, background=background)
 
 
 def _run(

@@ -31,8 +31,9 @@ def build_taxonomy(
 
     Args:
         natives: the source's list; any ids and names.
-        default: kind of the classes whose kind is in neither the source nor a known vocabulary;
-            None rejects them.
+        default: kind of the classes whose kind the source does not say. "thing" is for sources of
+            objects, whose trees are things; "stuff" and None yield to that of a known vocabulary,
+            and None rejects classes that have neither.
         file: the file that errors name.
         name: name of the taxonomy, unless the list is an entire known vocabulary.
 
@@ -55,6 +56,7 @@ def build_taxonomy(
         vocabulary is not None
         and len(natives) == len(vocabulary.categories)
         and _ids_agree(vocabulary, natives)
+        and all(by_name[plain_name(entry.name)].kind == entry.kind for entry in categories)
     ):
         name = vocabulary.name
     try:
@@ -105,7 +107,7 @@ def _category(
     name = native.name.strip()
     if not name:
         raise InputError("has no name", file=file, record=record, hint="give it one")
-    kind = native.kind or (known.kind if known else default)
+    kind = native.kind or ("thing" if default == "thing" else known.kind if known else default)
     if kind is None:
         message = "does not say whether it is a thing"
         hint = "give every category `isthing` 0 or 1"

@@ -164,8 +164,7 @@ class CocoSource:
     """Class id -> the name under which the ledger counts it."""
     name: ClassVar[str]
     default_kind: ClassVar[Kind | None] = None
-    """Kind of the classes whose kind is in neither the file nor a known vocabulary; None rejects
-    them."""
+    """Of the classes whose kind the file does not say, see `build_taxonomy`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", self.taxonomy.unique_names)

@@ -1,7 +1,7 @@
 """Converts Pascal VOC segmentation: SegmentationClass as semantic, SegmentationObject as instances.
 
-Index 255, the border of objects, is void. Index 0 is background: neither a segment nor void, since
-all 20 classes were annotated there.
+Index 255, the border of objects, is void. Index 0 is background, where all 20 classes were
+annotated: neither void nor, unless it is asked for, a segment.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from segkit.sources.label_maps import read_indices
 from segkit.sources.ledger import Tally
 from segkit.sources.semantic_masks import SemanticMasks
 from segkit.sources.source import Record
-from segkit.taxonomy import load_taxonomy
+from segkit.taxonomy import Category, Taxonomy, load_taxonomy
 
 _BACKGROUND, _BORDER = 0, 255
 _MAX_NAME = 250
@@ -90,17 +90,23 @@ class VocInstances(IndexMaskSource):
         return _with_border_as_void(sample, objects)
 
 
-def open_voc(root: Path, split: str, *, instances: bool = False) -> VocSemantic | VocInstances:
+def open_voc(
+    root: Path, split: str, *, instances: bool = False, background: bool = False
+) -> VocSemantic | VocInstances:
     """Open one split of a VOC2012 folder as a source.
 
     Args:
         root: folder VOC2012.
         split: train, val or trainval: a list of ImageSets/Segmentation.
         instances: take the objects of SegmentationObject.
+        background: make background the 21st class, as the challenge's own mean IoU does; without
+            it, the pixels of background do not count in training and evaluation of class maps.
 
     Raises:
-        InputError: a folder or the list of images does not exist.
+        InputError: a folder or the list of images does not exist, or both options are given.
     """
+    if instances and background:
+        raise InputError("background is no object", hint="leave out --instances or --background")
     images, masks = root / "JPEGImages", root / "SegmentationClass"
     objects = root / "SegmentationObject"
     stems = _read_split(root / "ImageSets" / "Segmentation" / f"{split}.txt")
@@ -109,6 +115,10 @@ def open_voc(root: Path, split: str, *, instances: bool = False) -> VocSemantic 
             hint = "give the folder VOC2012 with its segmentations"
             raise InputError("no such folder", file=folder, hint=hint)
     taxonomy, ignore = load_taxonomy("voc-20"), frozenset({_BACKGROUND, _BORDER})
+    if background:
+        everything_else = Category(_BACKGROUND, "background", "stuff")
+        taxonomy = Taxonomy("voc-21", (everything_else, *taxonomy.categories))
+        ignore = frozenset({_BORDER})
     pairs = tuple((f"{stem}.jpg", f"{stem}.png") for stem in stems)
     header = {"ignore": [_BORDER]}
     if not instances:

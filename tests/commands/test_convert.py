@@ -92,7 +92,7 @@ def test_every_source_takes_its_own_and_the_common_options() -> None:
         },
         "objects365": {"annotations", "images"},
         "semantic": {"images", "masks", "labels", "ignore", "first_label"},
-        "voc": {"root", "instances"},
+        "voc": {"root", "instances", "background"},
         "yolo": {"data", "contours", "boxes_only"},
         "voc-boxes": {"annotations", "images", "list_", "labels", "zero_based"},
         "cvat": {"annotations", "images", "boxes_only"},

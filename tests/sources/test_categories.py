@@ -30,6 +30,25 @@ def test_own_ids_and_kinds_win_and_words_are_added() -> None:
     assert "bike" in taxonomy.by_id[40].text
 
 
+def test_objects_are_things_whatever_a_vocabulary_says() -> None:
+    listed = [NativeCategory(0, "car"), NativeCategory(1, "building-other-merged")]
+    kinds = {
+        default: [
+            c.kind for c in build_taxonomy(listed, default=default, file="f", name="own").categories
+        ]
+        for default in ("thing", "stuff", None)
+    }
+    assert kinds == {
+        "thing": ["thing", "thing"],
+        "stuff": ["thing", "stuff"],
+        None: ["thing", "stuff"],
+    }
+    everything = [NativeCategory(n.id, n.name) for n in natives("coco-panoptic-133")]
+    assert build_taxonomy(everything, default=None, file="f", name="own").name != "own"
+    as_objects = build_taxonomy(everything, default="thing", file="f", name="own")
+    assert as_objects.name == "own" and {c.kind for c in as_objects.categories} == {"thing"}
+
+
 def test_ids_decide_between_vocabularies_of_the_same_names() -> None:
     for name in ("coco-80", "coco-panoptic-133"):
         subset = [n for n in natives(name) if n.name in ("person", "car", "toaster")]

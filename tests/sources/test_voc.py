@@ -55,6 +55,20 @@ def test_regions_border_and_background(tmp_path: Path) -> None:
     )
 
 
+def test_background_can_be_a_class_as_in_the_challenge(tmp_path: Path) -> None:
+    classes, objects = maps()
+    root = voc(tmp_path, classes, objects)
+    source = open_voc(root, "train", background=True)
+    (sample,) = samples(source)
+    masks = {s.class_id: rle.decode(s.mask, HEIGHT, WIDTH) for s in sample.segments}
+    assert {source.taxonomy.by_id[index].name for index in masks} == {"background", "cat", "dog"}
+    assert len(source.taxonomy.categories) == 21
+    assert all((mask == (classes == index)).all() for index, mask in masks.items())
+    assert (rle.decode(sample.void, HEIGHT, WIDTH) == (classes == BORDER)).all()
+    with pytest.raises(InputError, match="background is no object; leave out"):
+        open_voc(root, "train", background=True, instances=True)
+
+
 def test_objects_have_the_class_of_their_pixels(tmp_path: Path) -> None:
     classes, objects = maps()
     source = open_voc(voc(tmp_path, classes, objects), "train", instances=True)
