@@ -7,33 +7,37 @@ are weighted by their quality, as BoxTeacher (Cheng et al. 2023, section 3.2) do
 import torch
 from torch import Tensor, nn
 
-from segkit.criterion.box_prompts import large_instances, shared_prompts
+from segkit.criterion.box_prompts import prompted_rows, shared_prompts
 from segkit.criterion.pooled_targets import AssistMasks, box_cover
 from segkit.data.batch import Batch
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import MASK_STRIDE, Proposals
+from segkit.recipes.schema import LossConfig
 
 
 @torch.no_grad()
-def predict_assist_masks(model: nn.Module, batch: Batch, text: Tensor) -> list[AssistMasks] | None:
+def predict_assist_masks(
+    model: nn.Module, batch: Batch, text: Tensor, config: LossConfig
+) -> list[AssistMasks] | None:
     """Segment the boxes of a batch that have no mask; every process must call it.
 
     Args:
         model: DataSeg in evaluation mode, with box prompts that have been trained.
         batch: on the model's device.
         text: (K, D_T) text embeddings of the classes.
+        config: its maximum of box prompts.
 
     Returns:
         One entry per image; None where no process has such a box.
     """
-    prompts = shared_prompts(batch, _boxes_without_mask(batch), required=False)
+    prompts = shared_prompts(batch, _boxes_without_mask(batch, config), required=False)
     if prompts is None:
         return None
     outputs = model(batch.images, text, prompts, learned_queries=False, aux_outputs=False)
     return assist_masks(outputs.box_prompts, prompts, batch)
 
 
-def _boxes_without_mask(batch: Batch) -> BoxPrompts | None:
+def _boxes_without_mask(batch: Batch, config: LossConfig) -> BoxPrompts | None:
     """The boxes that `sample_box_prompts` would train with, those with a mask excepted.
 
     They are exact and keep their labels. Semantic sets have none: the box of a union of objects
@@ -42,8 +46,8 @@ def _boxes_without_mask(batch: Batch) -> BoxPrompts | None:
     if batch.task == "semantic":
         return None
     rows = [
-        torch.nonzero(large & ~target.has_mask)[:, 0]
-        for large, target in zip(large_instances(batch), batch.targets, strict=True)
+        chosen[~target.has_mask[chosen]]
+        for chosen, target in zip(prompted_rows(batch, config), batch.targets, strict=True)
     ]
     if not any(len(r) for r in rows):
         return None

@@ -78,8 +78,20 @@ def shared_prompts(
     return _placeholder(batch)
 
 
-def large_instances(batch: Batch) -> list[Tensor]:
-    """(T,) bool for each image: the targets whose boxes become prompts."""
+def prompted_rows(batch: Batch, config: LossConfig) -> list[Tensor]:
+    """(R,) int64 for each image: rows of the targets whose boxes become prompts."""
+    crop_size, maximum = batch.images.shape[-1], config.max_box_prompts
+    targets = [torch.nonzero(chosen)[:, 0] for chosen in _large_instances(batch)]
+    return [
+        _most_central(t.boxes, rows, crop_size)[:maximum]
+        if maximum
+        else at_most_boxes(t.boxes, rows, crop_size)
+        for t, rows in zip(batch.targets, targets, strict=True)
+    ]
+
+
+def _large_instances(batch: Batch) -> list[Tensor]:
+    """(T,) bool for each image: the targets that are large enough for a prompt."""
     min_side = MIN_SIDE * batch.images.shape[-1]
     is_large = [(t.boxes[:, 2:] - t.boxes[:, :2]).amax(-1) >= min_side for t in batch.targets]
     return [is_object & large for is_object, large in zip(_objects(batch), is_large, strict=True)]
@@ -93,16 +105,9 @@ def _objects(batch: Batch) -> list[Tensor]:
 def _instance_prompts(
     batch: Batch, config: LossConfig, generator: torch.Generator
 ) -> BoxPrompts | None:
-    targets = [torch.nonzero(chosen)[:, 0] for chosen in large_instances(batch)]
+    targets = prompted_rows(batch, config)
     if not any(len(rows) for rows in targets):
         return None
-    crop_size, maximum = batch.images.shape[-1], config.max_box_prompts
-    targets = [
-        _most_central(t.boxes, rows, crop_size)[:maximum]
-        if maximum
-        else at_most_boxes(t.boxes, rows, crop_size)
-        for t, rows in zip(batch.targets, targets, strict=True)
-    ]
     pairs = list(zip(batch.targets, targets, strict=True))
     boxes = [jitter_boxes(t.boxes[rows], config.box_noise, generator) for t, rows in pairs]
     labels = [_drop_labels(t.labels[rows], config.label_dropout, generator) for t, rows in pairs]

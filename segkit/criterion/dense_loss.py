@@ -5,7 +5,8 @@ A cell's labeled pixels fall into three shares:
 - on masks: the cross-entropy of the masks' classes, each by its share of the cell;
 - in boxes without a mask: the cell shows one of the boxes' classes or background, so the loss is
   -log of the sum of their probabilities. In the core of a box (its middle half in either direction,
-  at least the cell that holds its center) background is left out;
+  at least the cell that holds its center) background is left out. A mask of trust t counts by t,
+  and its box by 1 - t;
 - elsewhere, in sets of instances only: background. In images that are not exhaustive such pixels
   are void, and count in no share.
 
@@ -43,7 +44,8 @@ def dense_loss(
         targets: one entry per image.
         background: weight of the background share.
     """
-    return torch.stack([_scale_loss(x, batch, targets, background) for x in cells]).mean()
+    with torch.autocast(cells[0].device.type, enabled=False):  # sums of cells exceed fp16's range
+        return torch.stack([_scale_loss(x, batch, targets, background) for x in cells]).mean()
 
 
 def _scale_loss(
@@ -76,27 +78,34 @@ def _image_loss(
         background: weight of the background share; 0 where there is no background.
     """
     size = (sure.shape[0], sure.shape[1])
-    masked = true_rows(target.has_mask & ~target.is_part, sure.device)
+    device = sure.device
+    masked = true_rows((pooled.trust > 0) & ~target.is_part, device)
+    trust = pooled.trust.to(device, non_blocking=True)  # (T,)
     labeled = _pool(pooled.weight, size)  # (h, w)
     on_mask = _pool(pooled.masks[masked] * pooled.weight, size)  # (T, h, w)
     total = on_mask.sum(0)
     on_mask = on_mask * (labeled / total.clamp(min=1e-6)).clamp(max=1.0)  # instances may overlap
     rest = (labeled - total).clamp(min=0)
+    doubtful = on_mask * (1 - trust[masked, None, None])
+    on_mask = on_mask - doubtful
     loss = -torch.einsum("thw,hwt->", on_mask, sure[..., pooled.labels[masked]])
     weight = on_mask.sum()
-    boxed = torch.nonzero(~target.has_mask & ~target.is_part)[:, 0]
-    in_box = torch.zeros_like(rest)
+    boxed = torch.nonzero((pooled.trust < 1) & ~target.is_part)[:, 0]
+    off_mask = torch.zeros_like(rest)  # in boxes
     if len(boxed):
-        boxes = target.boxes[boxed].to(rest.device, non_blocking=True)
+        boxes, doubt = (
+            x[boxed].to(device, non_blocking=True) for x in (target.boxes, 1 - pooled.trust)
+        )
         stride = MASK_STRIDE * pooled.weight.shape[1] // size[1]
         cover = box_cover(boxes, size, stride)
-        in_box = rest * (1 - (1 - cover).prod(0))
+        off_mask = rest * (1 - (1 - cover * doubt[:, None, None]).prod(0))
+        in_box = off_mask + doubtful.sum(0)
         core = box_core(boxes, size, stride)
         log_allowed = _log_allowed(sure, partial, target.labels[boxed], cover > 0, core)
         loss = loss - (in_box * log_allowed).sum()
         weight = weight + in_box.sum()
     if background > 0:
-        outside = background * (rest - in_box)
+        outside = background * (rest - off_mask)
         loss = loss - (outside * partial[..., -1]).sum()
         weight = weight + outside.sum()
     return torch.stack((loss, weight))

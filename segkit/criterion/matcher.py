@@ -151,23 +151,24 @@ class HungarianMatcher:
     ) -> Tensor:
         """Costs (L, N, T) of one image: (L, N, K + 1), unmerged (L, N, h, w), (L, N)."""
         config = self.config
-        has_mask = targets.has_mask.to(mask_logits.device, non_blocking=True)
+        trust = targets.trust.to(mask_logits.device, non_blocking=True)  # (T,)
         if config.classes == "sigmoid":
             cost = config.classification * sigmoid_class_cost(class_logits, targets.labels)
         else:
             probability = class_logits.softmax(-1)
             cost = -config.classification * probability[..., targets.labels]  # (L, N, T)
-        if bool(targets.has_mask.any()):
+        if bool((targets.trust > 0).any()):
             logits, masks, weight = self._sample(mask_logits, targets, generator)
             logits = merge_all_masks(logits, heads)
             focal = config.focal * focal_cost(logits, masks, weight)
             dice = config.dice * dice_cost(logits, masks, weight)
-            cost = cost + torch.where(has_mask, focal + dice, 0.0)
-        if not bool(targets.has_mask.all()):
+            cost = cost + torch.where(trust > 0, trust * (focal + dice), 0.0)
+        if bool((targets.trust < 1).any()):
             # MERGE and projections both take maxima, and the projections are far smaller
             across, down = (merge_all_masks(x.float(), heads) for x in profiles(mask_logits))
             projection = projection_cost((across, down), targets.boxes.profiles)
-            cost = cost + torch.where(has_mask, 0.0, config.projection * projection)
+            doubt = config.projection * (1 - trust)
+            cost = cost + torch.where(trust < 1, doubt * projection, 0.0)
         if targets.assist is not None:
             cost = cost + self._assist_cost(mask_logits, heads, targets.assist)
         return cost
@@ -177,8 +178,8 @@ class HungarianMatcher:
         """(B, L, N) bool: proposals that remain after MERGE and are not mostly on void."""
         labeled = strided_samples(torch.stack([t.weight for t in targets]))  # (B, P)
         void = strided_samples(torch.stack([t.void for t in targets]))
-        on_void = mostly_void(strided_samples(proposals.mask_logits), labeled, void)
-        return proposals.kept & ~on_void
+        logits = merge_all_masks(strided_samples(proposals.mask_logits), proposals.heads)
+        return proposals.kept & ~mostly_void(logits, labeled, void)
 
     def _assist_cost(
         self, mask_logits: Tensor, heads: Tensor | None, assist: AssistMasks

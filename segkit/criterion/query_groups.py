@@ -37,6 +37,11 @@ def runs_learned_queries(task: Task) -> bool:
     return task != "instance"
 
 
+def supervises_boxes(task: Task) -> bool:
+    """Whether the boxes of foreground queries have a loss: only where they bound an object."""
+    return task != "semantic"
+
+
 @dataclass(frozen=True)
 class Foreground:
     """The boxes of the foreground queries, and the things that they may match."""
@@ -68,7 +73,7 @@ class Foreground:
         flags = [is_thing[label.to(boxes.device, non_blocking=True)] for label in labels]
         things = sum(int(target.is_thing[rows].sum()) for target, rows in pairs)
         truth = None
-        if batch.task != "semantic":
+        if supervises_boxes(batch.task):
             size = batch.images.shape[-2:]
             truth = [
                 from_pixels(target.boxes[rows], size).to(boxes.device, non_blocking=True)

@@ -122,6 +122,7 @@ class DataSeg(nn.Module):
         padding: Tensor | None = None,
         noised: BoxPrompts | None = None,
         learned_queries: bool = True,
+        supervised_boxes: bool = True,
         aux_outputs: bool = True,
         dense: bool = False,
     ) -> Outputs:
@@ -138,6 +139,8 @@ class DataSeg(nn.Module):
             noised: true boxes with noise, for denoising queries; on any device.
             learned_queries: run the learned queries. They attend to no other group: their
                 proposals are bit-identical with and without the others.
+            supervised_boxes: whether the boxes of foreground queries have a loss; without, their
+                heads get no gradient, not even one of zeros.
             aux_outputs: return the proposals of all layers, for deep supervision, or only the last.
             dense: classify the cells of the three scales as well.
         """
@@ -152,6 +155,8 @@ class DataSeg(nn.Module):
             foreground = self._run_foreground(
                 scales, pixels, text, text[things], padding, size, aux_outputs
             )
+            if not supervised_boxes and foreground.boxes is not None:
+                foreground = foreground._replace(boxes=foreground.boxes.detach())
             queries = foreground if queries is None else _concatenate(queries, foreground)
         prompted = denoised = None
         if prompts is not None and len(prompts) > 0:
@@ -207,12 +212,13 @@ class DataSeg(nn.Module):
         encoder = self.box_prompt_encoder
         prompts = prompts.to(pixels.device, non_blocking=True)
         encoded = encoder(prompts, text, image_size, MASK_STRIDE)
+        basis = encoded.basis.to(pixels.dtype)  # once, which autocast would do in each layer
         queries, masks = self.transformer_decoder(
             encoded.content,
             encoded.position,
             scales,
             pixels,
-            mask_bias=lambda queries: encoder.mask_bias(queries, encoded.basis),
+            mask_bias=lambda queries: encoder.mask_bias(queries, basis),
             mask_addition=self._label_addition(text, encoded.labels),
             region=encoded.region,
             independent=True,

@@ -20,7 +20,7 @@ from segkit.criterion.box_assist import predict_assist_masks
 from segkit.criterion.box_prompts import sample_box_prompts
 from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.pooled_targets import AssistMasks
-from segkit.criterion.query_groups import runs_learned_queries
+from segkit.criterion.query_groups import runs_learned_queries, supervises_boxes
 from segkit.data.batch import Batch
 from segkit.data.mix import DataMix, killed_workers_named
 from segkit.distributed import autocast, full_tensor, gradient_sync
@@ -284,6 +284,7 @@ class Trainer:
             return {"learned_queries": self.recipe.loss.matching}
         return {
             "learned_queries": runs_learned_queries(batch.task),
+            "supervised_boxes": supervises_boxes(batch.task),
             "things": self.things[batch.dataset],
             "padding": batch.padding(),
             "noised": sample_denoising(batch, self.recipe.loss, torch.default_generator),
@@ -302,7 +303,7 @@ class Trainer:
         config = self.recipe.loss
         if config.box_assist == "off" or self.step < config.box_assist_start:
             return None
-        masks = predict_assist_masks(self.ema.module.eval(), batch, text)
+        masks = predict_assist_masks(self.ema.module.eval(), batch, text, config)
         if self.is_sharded:
             sharding.reshard(self.ema.module)
         return masks

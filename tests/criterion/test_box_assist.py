@@ -68,20 +68,20 @@ def test_masks_of_a_model_end_at_their_boxes_and_carry_no_gradient() -> None:
     model = small_model()
     crooked = rectangles((3, 5, 37, 42), (22, 1, 63, 30), labels=(0, 1), masked=False)
     batch = make_batch(crooked, rectangles(), task="instance")
-    masks, empty = predict_assist_masks(model, batch, TEXT) or []
+    masks, empty = predict_assist_masks(model, batch, TEXT, LossConfig()) or []
     cover = box_cover(crooked.boxes, (CELLS, CELLS), 4)
     assert torch.all(masks.masks <= cover) and masks.masks.sum() > 0
     assert torch.all((masks.weight > 0) & (masks.weight <= 1))
     assert empty.masks.shape == (0, CELLS, CELLS) and empty.weight.shape == (0,)
     assert not masks.masks.requires_grad and not masks.weight.requires_grad
-    again, _ = predict_assist_masks(model, batch, TEXT) or []
+    again, _ = predict_assist_masks(model, batch, TEXT, LossConfig()) or []
     assert torch.equal(again.masks, masks.masks), "nothing is drawn at random"
 
 
 def test_a_mask_is_that_of_the_exact_box_with_its_label() -> None:
     model = small_model()
     batch = make_batch(rectangles((3, 5, 37, 42), labels=(1,), masked=False), task="instance")
-    (masks,) = predict_assist_masks(model, batch, TEXT) or []
+    (masks,) = predict_assist_masks(model, batch, TEXT, LossConfig()) or []
     prompts = BoxPrompts([batch.targets[0].boxes], [torch.tensor([1])])
     with torch.no_grad():
         logits = model(batch.images, TEXT, prompts).box_prompts.mask_logits[0, -1, 0]
@@ -97,9 +97,17 @@ def test_only_large_things_without_a_mask_get_one() -> None:
         masked=False,
     )
     targets = replace(targets, has_mask=torch.tensor([False, True, False, False, False]))
-    (masks,) = predict_assist_masks(small_model(), make_batch(targets), TEXT) or []
+    (masks,) = predict_assist_masks(small_model(), make_batch(targets), TEXT, LossConfig()) or []
     assert (masks.weight > 0).tolist() == [True, False, False, False, True]
     assert not masks.masks[1:4].any()
+
+
+def test_no_more_boxes_get_one_than_become_prompts() -> None:
+    targets = rectangles((0, 0, 32, 32), (16, 16, 48, 48), (32, 32, 64, 64), labels=(0, 0, 1))
+    targets = replace(targets, has_mask=torch.zeros(3, dtype=torch.bool))
+    config = LossConfig(max_box_prompts=1)
+    (masks,) = predict_assist_masks(small_model(), make_batch(targets), TEXT, config) or []
+    assert (masks.weight > 0).tolist() == [False, True, False], "the most central"
 
 
 def test_batches_without_such_a_box_run_no_model() -> None:
@@ -114,7 +122,7 @@ def test_batches_without_such_a_box_run_no_model() -> None:
         make_batch(parts, task="semantic"),
         make_batch(boxes, task="semantic"),
     ):
-        assert predict_assist_masks(no_model, batch, TEXT) is None  # type: ignore[arg-type]
+        assert predict_assist_masks(no_model, batch, TEXT, LossConfig()) is None  # type: ignore[arg-type]
 
 
 def ring_and_disc() -> tuple[Batch, Proposals, AssistMasks]:

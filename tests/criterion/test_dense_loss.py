@@ -199,3 +199,35 @@ def test_perfect_cells_cost_nothing() -> None:
     criterion = SetCriterion(LossConfig(dense=1.0, pairwise=0.0), {"set": IS_THING})
     losses = criterion(Outputs(queries, None, (logits,)), batch, None, step=0)
     assert all(value < 1e-3 for value in losses.values())
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.2, 1.0])
+def test_trust_divides_it_between_mask_and_box(trust: float) -> None:
+    """Sums of losses and of weights are those of the mask, by trust, and those of the box."""
+    exact = rectangles((8, 8, 40, 48), labels=(1,))
+    masks = exact.masks.dense()
+    masks[0, 24:, 24:] = False  # of 20 cells 14 are on the mask
+    exact = replace(exact, masks=PackedMasks.from_dense(masks))
+    background = 0.1
+    logits = cells(make_batch(exact))
+
+    def sums(has_mask: bool, trust: float, on_mask: float, in_box: float) -> torch.Tensor:
+        """Loss and weight; the weight of the cells, counted here, turns the mean into a sum."""
+        weights = {"has_mask": torch.tensor([has_mask]), "trust": torch.tensor([trust])}
+        batch = make_batch(replace(exact, **weights), task="instance")
+        count = on_mask + in_box + background * (64 - on_mask - in_box)
+        return torch.stack((loss(batch, logits) * count, torch.tensor(count)))
+
+    by_mask, by_box = sums(True, 1.0, 14, 0), sums(False, 0.0, 0, 20)
+    divided = sums(True, trust, trust * 14, (1 - trust) * 20)
+    torch.testing.assert_close(divided, trust * by_mask + (1 - trust) * by_box)
+
+
+def test_half_precision_holds_the_sum_of_all_cells() -> None:
+    batch = make_batch(rectangles((0, 0, 64, 64), labels=(1,)))
+    logits = cells(batch)
+    logits[..., 1] -= 2000.0  # 64 cells: 128,000 in all, above the 65,504 of fp16
+    expected = loss(batch, logits)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert torch.equal(loss(batch, logits), expected)
+    assert expected > 1900

@@ -86,3 +86,40 @@ def test_a_pair_costs_the_losses_that_its_targets_annotation_allows() -> None:
             else:
                 expected += 20.0 * focal_loss(*flat)[0] + 5.0 * dice_loss(*flat)[0]
             assert costs_of_pairs[row, column].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.01, 0.7, 1.0])
+def test_trust_divides_the_cost_as_it_divides_the_loss(trust: float) -> None:
+    image = rectangles((4, 8, 32, 40), (36, 0, 64, 20), labels=(1, 0))
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 1, 5, 4, generator=generator)
+    masks = torch.randn(1, 1, 5, 16, 16, generator=generator)
+
+    def costs(has_mask: bool, trust: float) -> Tensor:
+        flags, weights = torch.tensor([has_mask, True]), torch.tensor([trust, 1.0])
+        targets = PooledTargets.from_targets(replace(image, has_mask=flags, trust=weights))
+        proposals = MergedProposals(logits, masks, None)
+        matcher = HungarianMatcher(CONFIG)
+        return matcher.start(proposals, [targets], [None], generator).values
+
+    by_mask, by_box = costs(True, 1.0), costs(False, 0.0)
+    assert not torch.allclose(by_mask, by_box)
+    torch.testing.assert_close(costs(True, trust), trust * by_mask + (1 - trust) * by_box)
+
+
+def test_void_is_that_of_merged_masks_whatever_the_order_of_their_proposals() -> None:
+    """A small proposal on void and a large one on labels are one mask, mostly on labels."""
+    void = torch.zeros(64, 64, dtype=torch.bool)
+    void[:8] = True
+    targets = PooledTargets.from_targets(replace(rectangles(), void=void))
+    masks = torch.full((2, 16, 16), -9.0)
+    masks[0, :2], masks[1, 2:] = 9.0, 9.0
+    generator = torch.Generator()
+    for order in ([0, 1], [1, 0]):
+        mask_logits, logits = masks[order][None, None], torch.zeros(1, 1, 2, 4)
+        merged = MergedProposals(logits, mask_logits, torch.zeros(1, 1, 2, dtype=torch.int64))
+        costs = HungarianMatcher(CONFIG).start(merged, [targets], [None], generator)
+        assert costs.background.tolist() == [[[True, False]]]
+        alone = MergedProposals(logits, mask_logits, None)
+        costs = HungarianMatcher(CONFIG).start(alone, [targets], [None], generator)
+        assert costs.background[0, 0].tolist() == [row == 1 for row in order]

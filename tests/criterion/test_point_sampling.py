@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from segkit.criterion.losses import cross_entropy_loss, dice_loss, focal_loss
 from segkit.criterion.point_sampling import (
+    DIAGONALS,
     IMPORTANCE,
-    MATCHING_POINTS,
+    MATCHING_CELLS,
     device_generator,
     logits_at,
     random_points,
@@ -115,14 +116,18 @@ def test_points_gather_where_a_map_is_uncertain(generator: torch.Generator) -> N
     assert (points[:, : int(IMPORTANCE * 400)] % 64 < 24).all(), "void pixels are chosen last"
 
 
-@pytest.mark.parametrize("side", [16, 32, 56, 64, 96, 128, 256, 320])
-def test_strided_samples_are_dense_in_rows_and_columns(side: int) -> None:
-    """Any region of a sixteenth of the side is sampled: on maps of 256 cells, 64 pixels."""
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    rows, columns = strided_samples(torch.stack((y, x))).unique(dim=1)
-    for places in (rows.unique(), columns.unique()):
-        assert places.diff().max() <= max(4, side // 16) and places[0] == 0
-    assert min(MATCHING_POINTS, side * side) <= rows.numel() <= 1.6 * MATCHING_POINTS
+@pytest.mark.parametrize("size", [(16, 16), (32, 32), (40, 24), (56, 56), (64, 96), (160, 256)])
+def test_no_object_of_three_cells_is_missed_by_strided_samples(size: tuple[int, int]) -> None:
+    height, width = size
+    cells = torch.arange(height * width).reshape(1, height, width)
+    chosen = strided_samples(cells).flatten()
+    assert len(chosen.unique()) == len(chosen)
+    small = height * width <= MATCHING_CELLS
+    assert len(chosen) == height * width // (1 if small else DIAGONALS)
+    hit = torch.zeros(height * width).index_fill(0, chosen, 1.0).reshape(1, 1, height, width)
+    assert torch.nn.functional.max_pool2d(hit, 3, stride=1).min() == 1
+    pairs = torch.nn.functional.max_pool2d(hit, 2, stride=1)
+    assert pairs.mean() > 0.74, "objects of two cells are mostly found"
 
 
 def test_a_device_generator_follows_from_its_source(generator: torch.Generator) -> None:

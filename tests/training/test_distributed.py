@@ -15,6 +15,7 @@ from segkit.stopping import StoppedError
 from segkit.training.train import train
 from tests.training.stand_in import batches, take_steps
 from tests.training.torchrun import run_two_processes
+from tests.training.toy import write_toy_set
 from tests.training.two_processes import (
     BEST,
     FOREGROUND,
@@ -64,10 +65,17 @@ def one_process(folder: Path, **training: object) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def class_maps(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """The toy set's pictures with class maps."""
+    return write_toy_set(tmp_path_factory.mktemp("data") / "maps", kind="semantic", name="maps")
+
+
+@pytest.fixture(scope="module")
 def pair(
     toy_set: ShardSet,
     box_set: ShardSet,
     sparse_set: ShardSet,
+    class_maps: ShardSet,
     tiny: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
@@ -78,7 +86,7 @@ def pair(
     with pytest.raises(StoppedError):
         interrupt = stop_after(3)
         train(tiny, data, out / LEFT_BY_ONE, callbacks=interrupt, **JOINT)
-    sets = (data.path for data in (toy_set, box_set, sparse_set))
+    sets = (data.path for data in (toy_set, box_set, sparse_set, class_maps))
     errors = run_two_processes("tests.training.two_processes", out, tiny, *sets, timeout=800)
     (out / "stderr").write_text(errors)
     return out
@@ -119,15 +127,23 @@ def test_two_processes_print_no_warnings(pair: Path) -> None:
     assert "warn" not in (pair / "stderr").read_text().lower()
 
 
+@pytest.mark.parametrize("mix", ["boxes", "class maps"])
 def test_weights_that_a_step_leaves_unused_are_not_updated_as_in_one_process(
-    tiny: Path, toy_set: ShardSet, box_set: ShardSet, results: list[dict[str, Any]]
+    tiny: Path,
+    toy_set: ShardSet,
+    box_set: ShardSet,
+    class_maps: ShardSet,
+    results: list[dict[str, Any]],
+    mix: str,
 ) -> None:
-    sets = [str(toy_set.path), str(box_set.path)]
-    expected = take_varied_steps(str(tiny), sets, "data.batch_size=4")
-    assert len(set(expected["steps"].values())) > 1, "learned queries skip sets of boxes"
+    """Learned queries skip sets of boxes, and the heads of boxes skip class maps."""
+    sets = {"boxes": (toy_set, box_set), "class maps": (class_maps, toy_set)}[mix]
+    paths = [str(data.path) for data in sets]
+    expected = take_varied_steps(str(tiny), paths, "data.batch_size=4")
+    assert len(set(expected["steps"].values())) > 1
     for result in results:
-        assert result["varied"]["steps"] == expected["steps"]
-        gradients = result["varied"]["gradients"]
+        assert result[mix]["steps"] == expected["steps"]
+        gradients = result[mix]["gradients"]
         assert gradients.keys() == expected["gradients"].keys()
         for name, gradient in expected["gradients"].items():
             torch.testing.assert_close(

@@ -10,6 +10,7 @@ import numpy as np
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
+from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Category, Taxonomy
@@ -45,15 +46,16 @@ def write_toy_set(
     folder: Path,
     *,
     boxes_only: bool = False,
+    kind: SetKind = "panoptic",
     name: str = "toy",
     seeds: Iterable[int] = range(6),
     taxonomy: Taxonomy = TAXONOMY,
 ) -> ShardSet:
-    """Publish pictures as a panoptic set, or only the blocks' boxes as a boxes set.
+    """Publish pictures as a set of a kind, or only the blocks' boxes as a boxes set.
 
     Each seed makes another picture.
     """
-    kind = "boxes" if boxes_only else "panoptic"
+    kind = "boxes" if boxes_only else kind
     records = ((_sample(seed, boxes_only), _picture(seed)) for seed in seeds)
     return write_set(
         folder,

@@ -36,13 +36,8 @@ VARIED_STEPS = 3
 SAVED = 2
 """Steps before the checkpoint from which other trainers continue."""
 # Batch statistics and noise differ between processes; without them a batch may be split.
-QUIET = [
-    "model.freeze_norm=true",
-    "loss.box_noise=0.0",
-    "loss.label_dropout=1.0",
-    "loss.box_assist=pseudo",
-    "loss.box_assist_start=2",
-]
+EXACT = ["model.freeze_norm=true", "loss.box_noise=0.0", "loss.label_dropout=1.0"]
+QUIET = [*EXACT, "loss.box_assist=pseudo", "loss.box_assist_start=2"]
 FOREGROUND = [*QUIET, "model.foreground=4", "data.mixing=all"]
 """Every step ends with a batch of boxes, in which the learned queries do not run."""
 UNEVEN = rectangles((4, 8, 32, 40), (36, 0, 64, 20)), rectangles((0, 0, 64, 64), labels=(2,))
@@ -156,7 +151,7 @@ def take_varied_steps(tiny: str, sets: list[str], *overrides: str) -> dict[str, 
         eval_data=[],
         steps=VARIED_STEPS,
         device="cpu",
-        overrides=[*QUIET, "model.foreground=4", *overrides],
+        overrides=[*EXACT, "model.foreground=4", *overrides],
     )
     trainer, mix = _build_trainer(setup), _build_mix(setup)
     with closing(batch for _, batch in mix.batches(0, VARIED_STEPS, pinned=False)) as data:
@@ -199,11 +194,13 @@ def resume_runs(out: Path, tiny: str, sets: list[str]) -> None:
 
 def main(out: Path, tiny: str, *sets: str) -> None:
     with distributed.process_group(torch.device("cpu")):
-        results = train_stand_ins(out) | train_runs(out, tiny, list(sets))
-        results["varied"] = take_varied_steps(tiny, list(sets[:2]))
+        *toy_sets, class_maps = sets
+        results = train_stand_ins(out) | train_runs(out, tiny, toy_sets)
+        results["boxes"] = take_varied_steps(tiny, toy_sets[:2])
+        results["class maps"] = take_varied_steps(tiny, [class_maps, toy_sets[0]])
         rank = distributed.rank()
         results["denoised"] = denoised_losses(slice(rank, rank + 1))
-        resume_runs(out, tiny, list(sets))
+        resume_runs(out, tiny, toy_sets)
         (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(results))
 
 
