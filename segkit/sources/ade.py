@@ -184,7 +184,7 @@ def open_ade(
     images, masks = root / "images" / split, root / "annotations" / split
     taxonomy = load_taxonomy("ade20k-150") if classes is None else read_class_info(classes)
     pairing = pair_masks(images, masks)
-    listed = (pairing.pairs, pairing.unpaired, pairing.passed_over)
+    listed = (pairing.pairs, pairing.unpaired, pairing.passed_over, pairing.conflicts)
     if not instances:
         return SemanticMasks(images, masks, taxonomy, _VOID, *listed, name="ade", header=_HEADER)
     folder = root / "annotations_instance" / split

@@ -65,10 +65,13 @@ class ImageFolder:
             images[last] = None if last in images else name
         return images
 
-    def match(self, name: str) -> str | None:
-        """Return the image of an annotation file: that with its path, or the only one named so."""
-        key = stem(name)
-        return self._by_stem.get(key) or self._by_last_part.get(key.rpartition("/")[2])
+    def by_path(self, name: str) -> str | None:
+        """Return the image with a path, except for the extension."""
+        return self._by_stem.get(stem(name))
+
+    def by_name(self, name: str) -> str | None:
+        """Return the only image with the name of a path, in any folder."""
+        return self._by_last_part.get(stem(name).rpartition("/")[2])
 
 
 @dataclass(frozen=True)
@@ -163,13 +166,6 @@ def broken_file(folder: Path, problems: Mapping[str, str]) -> InputError | None:
     others = f", and {len(problems) - 1} more that cannot be read" if len(problems) > 1 else ""
     hint = f"fix the file{others}, or save it again with the labeling tool"
     return InputError(problem, file=folder / name, hint=hint)
-
-
-def pair_files(names: Sequence[str], folder: ImageFolder) -> tuple[list[str | None], list[str]]:
-    """Return the image of each annotation file (or None), and the images without one."""
-    paired = [folder.match(name) for name in names]
-    used = set(paired)
-    return paired, [image for image in folder.names if image not in used]
 
 
 def _extension(name: str) -> str:

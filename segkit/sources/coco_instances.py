@@ -1,12 +1,13 @@
 """Converts COCO instances: polygons, run lengths, or only boxes, with any category list."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 
+from segkit.file_names import relative_name
 from segkit.masks import rle
 from segkit.sample import Box, Kind, Sample, Segment
 from segkit.shards.manifest import SetKind
@@ -17,7 +18,7 @@ from segkit.sources.coco_json import CocoSource, read_coco
 from segkit.sources.drawn_shapes import polygon_mask
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
-from segkit.sources.source import Record
+from segkit.sources.source import ImageName, Record
 
 _EMPTY = (b"null", b"[]", b"{}", b'""')
 _MAX_COORDINATE = 1e9  # pixels; a larger one is a wrong number
@@ -75,6 +76,12 @@ class CocoInstances(CocoSource):
     def candidates(self, file_name: str) -> tuple[str, ...]:
         """Return the file name as given, and without its folders."""
         return tuple(dict.fromkeys((file_name, file_name.rsplit("/", 1)[-1])))
+
+    def image_names(self) -> Iterator[ImageName]:
+        """Yield the names of all images."""
+        for image_id, file_name in self.file.images():
+            name = relative_name(self.images, file_name)
+            yield ImageName(image_id, name, self.candidates(name))
 
     def load(self, record: Record) -> tuple[_Content, Sequence[str]]:
         """Return the raw annotations, and the class name of each."""

@@ -26,7 +26,7 @@ from segkit.sources.external_sort import ExternalSort, SpillFile
 from segkit.sources.file_format import reject_other_formats
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.notes import encoder_text
-from segkit.sources.source import Record
+from segkit.sources.source import ImageName, Record
 from segkit.taxonomy import Taxonomy
 
 AnnotationType = Literal["instances", "panoptic"]
@@ -102,6 +102,13 @@ class CocoFile:
             image = IMAGE.decode(raw)
             flagged = [(entry, contents.is_repeat(entry, repeated)) for entry in annotations]
             yield Record(str(image.id), image.name, candidates(image.name), (raw, flagged))
+
+    def images(self) -> Iterator[tuple[str, str]]:
+        """Yield the id and the file name of every image of `records`."""
+        assert self.contents is not None  # workers receive records
+        for raw in self.contents.by_image.images():
+            image = IMAGE.decode(raw)
+            yield str(image.id), image.name
 
 
 def read_coco(path: Path, expected: AnnotationType, *, drop_unused_twins: bool = False) -> CocoFile:
@@ -198,6 +205,10 @@ class CocoSource:
             if name != record.file_name:
                 record = replace(record, file_name=name, candidates=self.candidates(name))
             yield record
+
+    def image_names(self) -> Iterator[ImageName]:
+        """Yield nothing: an image has the path in the file."""
+        return iter(())
 
     def candidates(self, file_name: str) -> tuple[str, ...]:
         """Return the possible paths of an image under the image folder."""

@@ -17,7 +17,7 @@ from segkit.sources.drawn_shapes import Draw, union
 from segkit.sources.image_files import Picture
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import AnnotationError, Defect, ImageError, Tally
-from segkit.sources.source import Record
+from segkit.sources.source import ImageName, Record
 from segkit.taxonomy import Category, Taxonomy, load_taxonomy
 
 
@@ -113,6 +113,12 @@ class DrawnSource:
     def all_records(self) -> Iterator[Record]:
         """Yield every image of the source."""
         raise NotImplementedError
+
+    def image_names(self) -> Iterator[ImageName]:
+        """Yield the names of all images."""
+        for record in self.all_records():
+            name = record.address or record.file_name
+            yield ImageName(record.id, name, record.candidates)
 
     def read(self, record: Record) -> ImageAnnotations:
         """Read the annotations of a record; ImageError if that is impossible."""

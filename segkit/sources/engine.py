@@ -24,6 +24,7 @@ from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.sidecar import discard_shard
 from segkit.shards.writer import SHARD_BYTES, finish, remember_images
+from segkit.sources.file_claims import refuse_shared_images
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.notes import conversion_notes
@@ -222,7 +223,10 @@ class Conversion:
         options, planned = self.options, PlannedImages()
         outcomes: dict[int, ShardOutcome] = {}
         with logged_tally(self.directory, "source") as total:
-            records = islice(self.source.records(total), options.limit)
+            records = self.source.records(total)
+            if options.images_by != "none":
+                records = refuse_shared_images(self.source, records)
+            records = islice(records, options.limit)
             embed = options.images_by == "embed"
             shard_plan = plan(records, self.source.images, options.shard_bytes, embed=embed)
             for index, outcome in self._run_workers(enumerate(planned.watch(shard_plan))):

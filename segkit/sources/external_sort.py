@@ -38,6 +38,11 @@ class ExternalSort:
         """Append an annotation of the image at `place`."""
         _append(self._annotations, place, raw)
 
+    def images(self) -> Iterator[bytes]:
+        """Yield the image records, in order."""
+        for images in self._images.values():
+            yield from (raw for _, raw in _entries(images))
+
     def __iter__(self) -> Iterator[tuple[bytes, list[bytes]]]:
         for number, images in self._images.items():
             annotations: dict[int, list[bytes]] = {}

@@ -1,7 +1,7 @@
 """The base of all sources of index PNGs: images and their masks, paired by name."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,9 +14,10 @@ from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.masks import rle
 from segkit.sample import Segment
 from segkit.shards.manifest import SetKind
+from segkit.sources.file_claims import PossibleFiles, match_files
 from segkit.sources.image_files import Picture, visible_files
 from segkit.sources.ledger import Defect, ImageError, Tally
-from segkit.sources.source import Record
+from segkit.sources.source import ImageName, Record
 from segkit.taxonomy import Taxonomy
 
 UNKNOWN_COLOR = 1 << 24
@@ -38,6 +39,8 @@ class IndexMaskSource:
     """Number of masks without an image."""
     passed_over: tuple[tuple[str, int], ...] = ()
     """(extension, number) of the files in the folders that are not images or masks."""
+    conflicts: Mapping[str, str] = field(default_factory=dict)
+    """Image without a mask -> why the mask with its name in another folder is not taken."""
     name: str = "semantic"
     kind: SetKind = "semantic"
     header: dict[str, Any] = field(default_factory=dict)
@@ -80,11 +83,18 @@ class IndexMaskSource:
                 tally.drop_image(Defect("duplicate-id", message, file, f"image {key}"), ())
                 continue
             keys.add(key)
-            yield Record(key, image, (image,), mask, listed=True)
+            conflict = self.conflicts.get(image, "")
+            yield Record(key, image, (image,), mask, listed=True, conflict=conflict)
+
+    def image_names(self) -> Iterator[ImageName]:
+        """Yield nothing: images are listed."""
+        return iter(())
 
     def _mask_path(self, record: Record) -> Path:
         if not record.data:
             message = "no mask has the name of the image"
+            if record.conflict:
+                message = f"no mask has the path of the image, and {record.conflict}"
             raise ImageError("missing-mask", message, file=self.masks, record=f"image {record.id}")
         return self.masks / str(record.data)
 
@@ -163,13 +173,15 @@ class Pairing:
     """Number of masks without an image."""
     passed_over: tuple[tuple[str, int], ...]
     """(extension, number) of the other files, hidden ones not counted."""
+    conflicts: Mapping[str, str]
+    """Image without a mask -> why the mask with its name in another folder is not taken."""
 
 
 def pair_masks(images: Path, masks: Path) -> Pairing:
     """Pair the images of a folder with their masks.
 
     A mask has the relative path of its image, except for the extension; otherwise it is the only
-    mask with the file name of the image.
+    mask with the file name of the image, if it can be the mask of no other image.
 
     Raises:
         InputError: a folder does not exist or contains no image or mask.
@@ -181,12 +193,16 @@ def pair_masks(images: Path, masks: Path) -> Pairing:
     by_name: dict[str, str] = {}
     for path in mask_names:
         by_name[Path(path).stem] = "" if Path(path).stem in by_name else path
-    pairs = tuple(
-        (image, by_path.get(image.rsplit(".", 1)[0]) or by_name.get(Path(image).stem, ""))
-        for image in image_names
-    )
+    possible = []
+    for image in image_names:
+        key = image.rsplit(".", 1)[0]
+        fallback = by_name.get(Path(image).stem) or None
+        possible.append(PossibleFiles(key, key, by_path.get(key), fallback))
+    matches = dict(zip(image_names, match_files(possible), strict=True))
+    pairs = tuple((image, match.file or "") for image, match in matches.items())
     unpaired = len(set(mask_names) - {mask for _, mask in pairs})
-    return Pairing(pairs, unpaired, tuple(sorted(passed_over.items())))
+    conflicts = {image: match.conflict for image, match in matches.items() if match.conflict}
+    return Pairing(pairs, unpaired, tuple(sorted(passed_over.items())), conflicts)
 
 
 def _list_files(folder: Path, extensions: frozenset[str], passed_over: Counter[str]) -> list[str]:

@@ -57,9 +57,11 @@ class LabelStudio(DrawnSource):
             data = task.get("data") if isinstance(task, dict) else None
             data = data if isinstance(data, dict) else {}
             name, candidates = _image_names(data, task)
+            address = "" if FILE_NAME in data else _address(_image_value(data) or "")
             task_id = data.get(IMAGE_ID, task.get("id") if isinstance(task, dict) else None)
             record_id = str(task_id) if isinstance(task_id, str | int) else stem(name)
-            yield Record(plain_text(record_id) or f"task {count}", name, candidates, text)
+            record_id = plain_text(record_id) or f"task {count}"
+            yield Record(record_id, name, candidates, text, address=address)
 
     def read(self, record: Record) -> ImageAnnotations:
         """Read the regions of a task."""
@@ -215,6 +217,15 @@ def _path(value: str) -> str:
         return text.lstrip("/")  # a plain path, in which %, ? and # are letters
     path = unquote(parts.path)
     return path.removeprefix("/data/upload/").lstrip("/") if not parts.scheme else path.lstrip("/")
+
+
+def _address(value: str) -> str:
+    """Host and path of a URL; "" for a path."""
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return ""
+    return parts.netloc + unquote(parts.path) if parts.netloc else ""
 
 
 def _not_a_task(task: Any) -> str:

@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from segkit import parse
 from segkit.errors import InputError, first_line
@@ -21,12 +21,12 @@ from segkit.sources.annotation_files import (
     ImageFolder,
     broken_file,
     list_annotations,
-    pair_files,
     read_all,
     stem,
 )
 from segkit.sources.drawn_shapes import Draw, Point
 from segkit.sources.drawn_source import Annotation, ImageAnnotations, classes_of
+from segkit.sources.file_claims import Match, PossibleFiles, match_files
 from segkit.sources.ledger import AnnotationError, ImageError
 from segkit.sources.source import Record
 
@@ -72,7 +72,8 @@ def open_labelme(
     Args:
         annotations: folder of the JSON files; its subfolders are searched.
         images: folder of the images; by default that of the JSON files. An image has the path in
-            the JSON, or the path or name of the JSON file.
+            the JSON, or the path of the JSON file, or one of these names in another folder if it
+            can be the image of no other file.
         labels: list of classes; None takes the labels that occur, in alphabetical order from 0.
         boxes_only: keep only the boxes of polygons and masks.
 
@@ -88,17 +89,19 @@ def open_labelme(
         message = "contains no JSON file of labelme, only of other programs"
         raise InputError(message, file=annotations, hint=_HINT)
     folder = ImageFolder.of(root)
-    paired, bare = pair_files(contents.names, folder)
-    images_there, used, entries = set(folder.names), set[str](), []
-    for name, image in zip(contents.names, paired, strict=True):
-        record = _record(name, image, contents.paths[name], images_there)
-        used.add(record.file_name)
-        entries.append(record)
-    entries += [
-        Record(stem(image), image, (image,), None, listed=True)
-        for image in bare
-        if image not in used
+    images_there = set(folder.names)
+    matches = match_files(
+        [
+            _possible_files(name, contents.paths[name], folder, images_there)
+            for name in contents.names
+        ]
+    )
+    entries = [
+        _record(name, match, contents.paths[name])
+        for name, match in zip(contents.names, matches, strict=True)
     ]
+    bare = images_there - {match.file for match in matches}
+    entries += [Record(stem(image), image, (image,), None, listed=True) for image in bare]
     entries.sort(key=lambda record: record.id)
     return LabelmeJson(
         root,
@@ -118,13 +121,22 @@ def open_labelme(
     )
 
 
+class _ImagePaths(NamedTuple):
+    """The paths under which the image of a JSON file may be."""
+
+    target: str
+    """`imagePath` from the folder of the JSON files, or the path of the JSON file without one."""
+    possible: tuple[str, ...]
+    """Those that do not lead out of the folder of images, in the order in which they are tried."""
+
+
 class _Contents:
     """What the JSON files of a folder contain."""
 
     def __init__(self, same_root: bool) -> None:
         self.names: list[str] = []
-        self.paths: dict[str, tuple[str, ...]] = {}
-        """JSON file -> possible paths of its image."""
+        self.paths: dict[str, _ImagePaths] = {}
+        """JSON file -> paths of its image."""
         self.labels: set[str] = set()
         self.masked = False
         self.problems: dict[str, str] = {}
@@ -184,26 +196,35 @@ def _last_part(path: Any) -> str:
     return path.replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else ""
 
 
-def _image_paths(name: str, value: Any) -> tuple[str, ...]:
-    """The possible paths of an image, from `imagePath`, which is relative to the JSON file."""
+def _image_paths(name: str, value: Any) -> _ImagePaths:
+    """The paths of an image, from `imagePath`, which is relative to the JSON file."""
     if not isinstance(value, str) or not value:
-        return ()
+        return _ImagePaths(stem(name), ())
     text = value.replace("\\", "/")
     last = _last_part(value)
     folder = posixpath.dirname(name)
     beside = posixpath.normpath(posixpath.join(folder, text))
     paths = [path for path in (beside, text) if not path.startswith(("/", "../")) and path != ".."]
     paths += [posixpath.join(folder, last), last]
-    return tuple(dict.fromkeys(path for path in paths if path and ".." not in path.split("/")))
+    inside = dict.fromkeys(path for path in paths if path and ".." not in path.split("/"))
+    return _ImagePaths(beside, tuple(inside))
 
 
-def _record(name: str, image: str | None, paths: tuple[str, ...], images: set[str]) -> Record:
-    """The record of a JSON file: the image that it names, or else the one with its own name."""
-    match = next((path for path in paths if path in images), image)
-    if match is not None:
-        return Record(stem(name), match, (match,), name, listed=True)
-    candidates = (*paths, f"{stem(name)}.jpg")
-    return Record(stem(name), candidates[0], candidates, name)
+def _possible_files(
+    name: str, paths: _ImagePaths, folder: ImageFolder, images: set[str]
+) -> PossibleFiles:
+    """The images that a JSON file can have: the one that it names, or else that with its name."""
+    by_path = paths.target if paths.target in images else folder.by_path(name)
+    named = next((path for path in paths.possible if path in images), None)
+    return PossibleFiles(stem(name), paths.target, by_path, named or folder.by_name(name))
+
+
+def _record(name: str, match: Match, paths: _ImagePaths) -> Record:
+    if match.file is not None:
+        return Record(stem(name), match.file, (match.file,), name, listed=True)
+    possible = () if match.conflict else paths.possible
+    candidates = (*possible, f"{stem(name)}.jpg")
+    return Record(stem(name), candidates[0], candidates, name, conflict=match.conflict)
 
 
 def _size(content: Mapping[str, Any]) -> tuple[int, int] | None:

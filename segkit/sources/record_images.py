@@ -108,6 +108,10 @@ def _image_path(source: Source, record: Record, name: str) -> Path:
     if record.listed:
         return source.images / record.file_name
     try:
+        if record.conflict:
+            message = f"no image has this path, and {record.conflict}"
+            path = source.images / record.candidates[0]
+            raise ImageError("missing-image", message, file=path, record=name)
         return find_image(source.images, record.candidates, record=name)
     except ImageError as error:
         if record.known_missing and error.defect.code == "missing-image":

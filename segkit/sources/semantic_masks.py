@@ -123,7 +123,7 @@ def open_semantic(
     Args:
         images: folder of images; its subfolders are searched.
         masks: folder of PNGs, each with the relative path of its image, or else its file name, and
-            the extension .png.
+            the extension .png. A mask of that name belongs to no other image.
         labels: one class a line; see `labels_file`.
         ignore: indices without a label.
         first_label: index of the first line of a list of plain names; 0 if None.
@@ -143,6 +143,7 @@ def open_semantic(
         pairing.pairs,
         pairing.unpaired,
         pairing.passed_over,
+        pairing.conflicts,
         header={"ignore": sorted(void)},
         colors=label_list.colors,
         labels_file=labels,

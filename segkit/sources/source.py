@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from segkit.sample import Sample
 from segkit.shards.manifest import SetKind
@@ -27,6 +27,21 @@ class Record:
     """Whether no archive of the dataset contains the image."""
     listed: bool = False
     """Whether the name comes from listing the folder, so that its links are the user's own."""
+    conflict: str = ""
+    """Why a file with its name in another folder is not taken, although nothing else exists."""
+    address: str = ""
+    """Host and path of an image that the source names by a URL; paths of two hosts may be equal."""
+
+
+class ImageName(NamedTuple):
+    """The name of an image, without its annotations."""
+
+    record: str
+    """The id of its record."""
+    name: str
+    """The path that the source gives."""
+    candidates: tuple[str, ...]
+    """Those of its record."""
 
 
 class Source(Protocol):
@@ -78,6 +93,13 @@ class Source(Protocol):
         Args:
             tally: receives what never becomes a record: annotations of unknown images, images
                 that are listed twice.
+        """
+        ...
+
+    def image_names(self) -> Iterator[ImageName]:
+        """Yield the names of all images, if a file of another name may be taken for one of them.
+
+        None is needed where every record has a single candidate.
         """
         ...
 

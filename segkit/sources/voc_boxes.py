@@ -4,6 +4,7 @@ VOC counts pixels from 1 and includes the last one: xmin 1 and xmax W are a box 
 image. Objects that are `difficult` become segments to ignore, as VOC's own evaluation ignores them.
 """
 
+import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from segkit.sources.annotation_files import (
     broken_file,
     image_candidates,
     list_annotations,
-    pair_files,
     read_all,
     stem,
 )
 from segkit.sources.drawn_shapes import Draw, number
 from segkit.sources.drawn_source import Annotation, ImageAnnotations, classes_of
+from segkit.sources.file_claims import Match, PossibleFiles, match_files
 from segkit.sources.ledger import AnnotationError, ImageError
 from segkit.sources.source import Record
 from segkit.sources.xml_files import child_text, element_data, parse_xml
@@ -112,7 +113,8 @@ def open_voc_boxes(
     """Open a folder of VOC XML files as a source.
 
     An XML file belongs to the image with its relative path, or else with its name, except for the
-    extension. Images without a file are counted as not annotated.
+    extension, if that can be the image of no other file. Images without a file are counted as not
+    annotated.
 
     Args:
         annotations: folder of the XML files; its subfolders are searched.
@@ -140,16 +142,13 @@ def open_voc_boxes(
     contents = _Contents()
     for name, data in read_all(annotations, names):
         contents.add(name, data)
-    paired, _ = pair_files(names, folder)
-    # an image that no XML file has as its name may be named inside one
-    paired = [
-        image or folder.match(contents.file_names.get(name) or name)
-        for name, image in zip(names, paired, strict=True)
-    ]
-    bare = sorted(set(folder.names) - set(paired))
+    matches = match_files(
+        [_possible_files(name, contents.file_names.get(name), folder) for name in names]
+    )
+    bare = sorted(set(folder.names) - {match.file for match in matches})
     entries = [
-        _record(name, image, contents.file_names.get(name))
-        for name, image in zip(names, paired, strict=True)
+        _record(name, match, contents.file_names.get(name))
+        for name, match in zip(names, matches, strict=True)
     ]
     entries += [Record(stem(image), image, (image,), None, listed=True) for image in bare]
     entries += [_record_of_line(name) for name in missing]
@@ -222,13 +221,23 @@ def _parse(data: bytes) -> Element:
     return root
 
 
-def _record(name: str, image: str | None, named: str | None) -> Record:
-    if image is not None:
-        return Record(stem(name), image, (image,), name, listed=True)
-    candidates = [named, named.rpartition("/")[2]] if named else []
+def _possible_files(name: str, named: str | None, folder: ImageFolder) -> PossibleFiles:
+    """The images that an XML file can have: those with its name, or else those that it names."""
+    by_path, fallback = folder.by_path(name), folder.by_name(name)
+    if named:
+        beside = posixpath.join(posixpath.dirname(name), named)
+        by_path = by_path or folder.by_path(beside)
+        fallback = fallback or folder.by_path(named) or folder.by_name(named)
+    return PossibleFiles(stem(name), stem(name), by_path, fallback)
+
+
+def _record(name: str, match: Match, named: str | None) -> Record:
+    if match.file is not None:
+        return Record(stem(name), match.file, (match.file,), name, listed=True)
+    candidates = [named, named.rpartition("/")[2]] if named and not match.conflict else []
     candidates += [stem(name) + suffix for suffix in _SUFFIXES]
     paths = image_candidates(candidates)
-    return Record(stem(name), paths[0], paths, name)
+    return Record(stem(name), paths[0], paths, name, conflict=match.conflict)
 
 
 def _size(root: Element) -> tuple[int, int] | None:

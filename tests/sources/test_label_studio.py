@@ -18,6 +18,8 @@ from segkit.sources.label_studio import open_label_studio
 
 from .builders import HEIGHT, WIDTH, codes, dry_run, picture, samples, write_json
 
+UPLOAD = "/data/upload/1/0a1b2c3d-a.jpg"
+
 
 def region(type_: str, value: dict[str, Any], label: str | None = "cat", **more: Any) -> Any:
     labels = {} if label is None else {type_: [label]}
@@ -39,9 +41,7 @@ def rectangle(x: float, y: float, w: float, h: float, rotation: float = 0, **mor
     return region("rectanglelabels", value, **more)
 
 
-def task(
-    *results: Any, image: str = "/data/upload/1/0a1b2c3d-a.jpg", **more: Any
-) -> dict[str, Any]:
+def task(*results: Any, image: str = UPLOAD, **more: Any) -> dict[str, Any]:
     annotations = [{"id": 1, "was_cancelled": False, "result": list(results)}]
     return {"id": 7, "data": {"image": image}, "annotations": annotations, **more}
 
@@ -130,8 +130,8 @@ def test_tasks_without_annotations_and_predictions(tmp_path: Path) -> None:
     predictions = [7, {"result": [rectangle(5, 5, 10, 10, score=0.5)], "score": 0.25}]
     tasks = (
         task(rectangle(1, 1, 10, 10)),
-        {"id": 8, "data": {"image": "a.jpg"}, "annotations": [], "predictions": predictions},
-        {"id": 9, "data": {"image": "a.jpg"}, "annotations": [{"result": []}]},
+        {"id": 8, "data": {"image": UPLOAD}, "annotations": [], "predictions": predictions},
+        {"id": 9, "data": {"image": UPLOAD}, "annotations": [{"result": []}]},
     )
     source = opened(tmp_path, *tasks)
     report = dry_run(source)
@@ -285,12 +285,12 @@ def test_halves_of_characters_can_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        {"id": 1, "data": {"image": "a.jpg"}, "annotations": {}},
-        {"id": 1, "data": {"image": "a.jpg"}, "annotations": [None, 3]},
-        {"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": {"a": 1}}]},
-        {"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": [3, None]}]},
+        {"id": 1, "data": {"image": UPLOAD}, "annotations": {}},
+        {"id": 1, "data": {"image": UPLOAD}, "annotations": [None, 3]},
+        {"id": 1, "data": {"image": UPLOAD}, "annotations": [{"result": {"a": 1}}]},
+        {"id": 1, "data": {"image": UPLOAD}, "annotations": [{"result": [3, None]}]},
         {"id": [1], "data": {"image": ["a.jpg"]}, "annotations": [{"result": []}]},
-        {"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": [{"value": 3}]}]},
+        {"id": 1, "data": {"image": UPLOAD}, "annotations": [{"result": [{"value": 3}]}]},
     ],
 )
 def test_odd_structures_end_in_counts(tmp_path: Path, broken: Any) -> None:
