@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from segkit.errors import InputError
+from segkit.sources import json_stream
 from segkit.sources.file_format import file_format, reject_archive
 from segkit.sources.image_files import find_image, visible_files
 from segkit.sources.ledger import ImageError, Tally
@@ -96,9 +97,16 @@ def _file_source(command: str, path: Path) -> tuple[tuple[str, ...], _Opener]:
         return ("visual-genome", "--annotations"), lambda: open_visual_genome(path, folder)
     if path.name.startswith("zhiyuan_objv2"):
         return ("objects365", "--annotations"), lambda: open_objects365(path, folder)
-    if path.with_suffix("").is_dir():
+    if _is_panoptic(path):
         return ("coco", "--panoptic"), lambda: open_coco_panoptic(path, folder)
     return ("coco", "--instances"), lambda: open_coco_instances(path, folder)
+
+
+def _is_panoptic(path: Path) -> bool:
+    """Whether the first annotation of a COCO file is a panoptic one."""
+    members = json_stream.members(path, ("images", "annotations", "categories"))
+    first = next((value for key, value, text in members if key == "annotations" and text), None)
+    return isinstance(first, dict) and "segments_info" in first
 
 
 def _with_images(source: Source, path: Path, words: tuple[str, ...]) -> Source:

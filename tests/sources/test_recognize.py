@@ -162,6 +162,29 @@ def test_auto_opens_layouts(tmp_path: Path) -> None:
         recognize(tmp_path / "ade")
 
 
+def test_auto_takes_a_coco_file_by_its_annotations_not_by_the_folder_beside_it(
+    tmp_path: Path,
+) -> None:
+    instances = coco_instances(tmp_path / "flat", [{"bbox": [1, 1, 5, 5]}])
+    instances.rename(tmp_path / "flat" / "train.json")
+    (tmp_path / "flat" / "images").rename(tmp_path / "flat" / "train")  # the images, not masks
+    recognition = recognize(tmp_path / "flat" / "train.json")
+    assert recognition.words[:2] == ("coco", "--instances")
+    assert recognition.source.images == tmp_path / "flat" / "train"
+    assert dry_run(recognition.source).ledger.images.kept == 1
+    coco_panoptic(tmp_path / "pan")
+    data = json.loads((tmp_path / "pan" / "panoptic.json").read_text())
+    first = {"annotations": data.pop("annotations"), **data}
+    write_json(tmp_path / "pan" / "panoptic.json", first)
+    assert recognize(tmp_path / "pan" / "panoptic.json").words[:2] == ("coco", "--panoptic")
+    (tmp_path / "pan" / "panoptic").rename(tmp_path / "pan" / "masks")
+    with pytest.raises(InputError, match=r"no such folder of masks.*--panoptic-masks"):
+        recognize(tmp_path / "pan" / "panoptic.json")
+    write_json(tmp_path / "flat" / "train.json", {**data, "annotations": []})
+    with pytest.raises(InputError, match="--instances"):
+        recognize(tmp_path / "flat" / "train.json")
+
+
 def test_auto_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         recognize(tmp_path / "none")
