@@ -12,7 +12,7 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.storage import location, writable
 
-from .convert_options import CommonOptions, Engine, Exif, ImagesBy
+from .convert_options import CommonOptions, Engine, refuse_idle_options, typed_options
 from .convert_report import fail, show
 from .progress import progress_bar
 
@@ -57,13 +57,17 @@ def source_command(open_source: Callable[..., "Source"]) -> Callable[..., "Sourc
             if Path in (type_, *get_args(type_)):
                 info.parser, info.metavar = location, "PATH|URL"
 
-    def command(**arguments: Any) -> None:
+    def command(context: typer.Context, **arguments: Any) -> None:
         common = CommonOptions(**{name: arguments[name] for name in common_options})
+        refuse_idle_options(common, typed_options(context))
         chosen = {name: arguments[name] for name in source_options}
         _run(common, arguments, lambda: open_source(**chosen))
 
     command.__doc__ = open_source.__doc__
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+    context = Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    command.__signature__ = Signature(  # type: ignore[attr-defined]  # typer reads it
+        [context, *parameters]
+    )
     command.__annotations__ = {}
     app.command(open_source.__name__.replace("_", "-"))(command)
     return open_source
@@ -115,6 +119,9 @@ def coco(
     if panoptic is None:
         if instances is None:
             raise InputError("no annotation file", hint="give --panoptic or --instances, or both")
+        if panoptic_masks is not None:
+            message = "--panoptic-masks is the folder of a panoptic file's PNGs"
+            raise InputError(message, hint="give --panoptic with it, or omit it")
         return open_coco_instances(
             instances,
             images,
@@ -294,11 +301,6 @@ def _run(
     from segkit.sources import engine
 
     options = _convert_options(common)
-    if common.exif is not Exif.keep and common.images_by is ImagesBy.none:
-        raise InputError(f"--exif {common.exif} needs the images", hint="drop --images-by none")
-    if common.exif is Exif.apply and common.images_by is ImagesBy.reference:
-        hint = "give --images-by embed: turned photos are stored anew"
-        raise InputError("--exif apply cannot be combined with --images-by reference", hint=hint)
     out, dry_run = common.out, common.dry_run
     if not dry_run and out is None:
         raise InputError("no destination", hint="give --out DIR, or --dry-run")
@@ -306,9 +308,6 @@ def _run(
         writable(out)
     if common.engine is Engine.ray:
         require_extra("ray", "--engine ray")
-    elif common.address:
-        hint = "give --engine ray with it"
-        raise InputError("--address is the address of a Ray cluster", hint=hint)
     source, option = open_source(), _images_option(arguments)
     if options.images_by != "none" and not source.images.is_dir():
         raise InputError("no such folder of images", file=source.images, hint=f"check {option}")

@@ -1,11 +1,15 @@
 """The options that all sources of `segkit convert` share."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from segkit.errors import InputError
+from segkit.storage import is_remote
 
 from .common import FORCE_OPTION, JSON_OPTION, PREVIEW_OPTION
 
@@ -105,3 +109,40 @@ class CommonOptions:
     preview: bool = PREVIEW_OPTION
     force: bool = FORCE_OPTION
     as_json: bool = JSON_OPTION
+
+
+def typed_options(context: typer.Context) -> frozenset[str]:
+    """Return the names of the parameters that the command line gives, whatever their values."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(
+        name for name, source in sources.items() if source and source.name == "COMMANDLINE"
+    )
+
+
+def refuse_idle_options(common: CommonOptions, typed: Collection[str]) -> None:
+    """Raise InputError for an option that would do nothing beside the others.
+
+    Args:
+        common: the options.
+        typed: names of those that the command line gives.
+    """
+    images_by = common.images_by
+    if common.exif is not Exif.keep and images_by is ImagesBy.none:
+        raise InputError(f"--exif {common.exif} needs the images", hint="drop --images-by none")
+    if common.exif is Exif.apply and images_by is ImagesBy.reference:
+        hint = "give --images-by embed: turned photos are stored anew"
+        raise InputError("--exif apply cannot be combined with --images-by reference", hint=hint)
+    if "shard_size" in typed and images_by is not ImagesBy.embed:
+        message = f"--shard-size counts bytes of images, and --images-by {images_by} copies none"
+        raise InputError(message, hint="omit one of the two")
+    preview = common.preview and "preview" in typed
+    for option, chosen in (("--force", common.force), ("--preview", preview)):
+        if common.dry_run and chosen:
+            message = f"{option} does nothing with --dry-run, which publishes no version"
+            raise InputError(message, hint="omit one of the two")
+    if preview and common.out is not None and is_remote(common.out):
+        message = "--preview draws beside a local set only, and --out is a URL"
+        raise InputError(message, hint="omit --preview")
+    if common.address and common.engine is not Engine.ray:
+        hint = "give --engine ray with it"
+        raise InputError("--address is the address of a Ray cluster", hint=hint)

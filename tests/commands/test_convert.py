@@ -152,8 +152,6 @@ def test_common_options(tmp_path: Path) -> None:
         *arguments,
         "--out",
         tmp_path / "o",
-        "--shard-size",
-        "1KiB",
         "--name",
         "mine",
         "--limit",

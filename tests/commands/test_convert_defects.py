@@ -267,3 +267,38 @@ def test_a_file_of_the_user_with_the_name_of_a_version_is_one_line(tmp_path: Pat
     line = refused(*panoptic_set(tmp_path), "--out", tmp_path / "out")
     assert "v1: has the name of the next version" in line and "move it away" in line
     assert (tmp_path / "out" / "v1").read_text() == "notes of the user"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--images-by", "none", "--shard-size", "96MiB"), "--shard-size counts bytes of images"),
+        (("--images-by", "reference", "--shard-size", "2KB"), "--images-by reference copies none"),
+        (("--dry-run", "--force"), "--force does nothing with --dry-run"),
+        (("--dry-run", "--preview"), "--preview does nothing with --dry-run"),
+        (("--address", "auto"), "--engine ray"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    # nothing is there: options are refused before any file is opened
+    panoptic = panoptic_set(tmp_path)
+    assert message in refused(*panoptic, *options, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_that_do_something_are_taken(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path)
+    panoptic = (*panoptic_set(tmp_path), "--workers", 1)
+    convert_json(*panoptic, "--dry-run", "--no-preview", "--images-by", "none")
+    convert_json(*panoptic, "--preview", "--shard-size", "2KB", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "v1.png").is_file()
+
+
+def test_masks_without_a_panoptic_file_and_previews_of_stores_are_refused(tmp_path: Path) -> None:
+    file = coco_instances(tmp_path, [{"bbox": [1, 1, 5, 5]}])
+    boxes = ("coco", "--images", tmp_path / "images", "--instances", file)
+    masks = ("--panoptic-masks", tmp_path / "none")
+    assert "give --panoptic with it" in refused(*boxes, *masks, "--dry-run")
+    assert "omit --preview" in refused(*boxes, "--preview", "--out", "memory://bucket/set")
