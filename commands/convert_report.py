@@ -59,7 +59,8 @@ def fail(
     Arguments are as in `show`.
     """
     error = report.defects[0].error(report.offenders - 1, _wrong_folder(report, source, option))
-    _print_defects(report)
+    if report.offenders > 1:  # a single one is the error
+        _print_defects(report)
     if report.resumed and not as_json:
         note(report.resumed)
     if as_json:
@@ -80,12 +81,10 @@ def _wrong_folder(report: "ConversionReport", source: "Source", option: str) -> 
 
 
 def _print_defects(report: "ConversionReport") -> None:
-    """Print the first defects, if there are several.
+    """Print the first defects.
 
     Of the defects of one unknown class, only the first is printed, with their number.
     """
-    if report.offenders < 2:
-        return
     counted = 0
     for defect, count in list(_group_defects(report))[:_MAX_LINES]:
         more = f" (and {count - 1} more of {defect.class_name})" if count > 1 else ""

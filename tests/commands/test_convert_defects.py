@@ -302,3 +302,11 @@ def test_masks_without_a_panoptic_file_and_previews_of_stores_are_refused(tmp_pa
     masks = ("--panoptic-masks", tmp_path / "none")
     assert "give --panoptic with it" in refused(*boxes, *masks, "--dry-run")
     assert "omit --preview" in refused(*boxes, "--preview", "--out", "memory://bucket/set")
+
+
+def test_a_dry_run_names_a_single_defect(tmp_path: Path) -> None:
+    coco_panoptic(tmp_path)
+    (tmp_path / "images" / "p1.jpg").unlink()
+    done = segkit("convert", *panoptic_set(tmp_path), "--dry-run")
+    first, *_ = done.stderr.strip().splitlines()
+    assert first == f"{tmp_path / 'images' / 'p1.jpg'}: image 1: no such image [missing-image]"
