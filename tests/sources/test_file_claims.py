@@ -4,6 +4,7 @@ import base64
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from segkit.sources.source import Source
 from segkit.sources.voc_boxes import open_voc_boxes
 
 from .builders import HEIGHT, WIDTH, dry_run, id_png, label_map, picture, samples, write_json
+from .test_remote import copied
 
 Open = Callable[[Path, tuple[str, ...]], Source]
 
@@ -242,6 +244,20 @@ def test_workers_and_limits_agree(tmp_path: Path) -> None:
     assert len(digests) == 1
     (limited,) = [dry_run(source, limit=1).ledger.images]
     assert (limited.input, limited.dropped) == (1, {"missing-image": 1})
+
+
+@pytest.mark.parametrize("open_source", [coco, cvat, label_studio])
+def test_a_store_gives_the_same_defects(tmp_path: Path, store: Path, open_source: Open) -> None:
+    for number, name in enumerate(("1.jpg", "2.jpg", "cam1/3.jpg", "3.jpg")):
+        picture(tmp_path / "images" / name, seed=number)
+    copied(tmp_path / "images", store / "images")
+    names = ("cam1/1.jpg", "cam2/1.jpg", "cam2/2.jpg", "cam1/3.jpg", "cam2/3.jpg")
+    here: Any = open_source(tmp_path, names)
+    local, remote = dry_run(here), dry_run(replace(here, images=store / "images"))
+    # cam2/3 alone has no file of its path, so that 3.jpg can be its image only
+    assert local.ledger.images.dropped == {"missing-image": 2}
+    assert local.ledger == remote.ledger
+    assert [d.message for d in local.defects] == [d.message for d in remote.defects]
 
 
 def test_a_resumed_run_gives_what_a_fresh_run_gives(tmp_path: Path) -> None:
