@@ -1,7 +1,9 @@
 """Converts Label Studio's JSON export: polygons, brush masks, ellipses and boxes of each task.
 
 Coordinates are percentages of the image. Of several annotations of a task, one is taken: that
-marked as ground truth, or else the one that was changed last.
+marked as ground truth, or else the one that was changed last. The export lacks the labeling
+interface, so of a task that shows several images, the one that was annotated is known only where
+its regions name its key in `data`.
 """
 
 import json
@@ -15,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
+from segkit.sample import Sample
 from segkit.sources import json_stream
 from segkit.sources.annotation_files import image_candidates, stem
 from segkit.sources.drawn_source import (
@@ -25,19 +28,23 @@ from segkit.sources.drawn_source import (
     plain_text,
 )
 from segkit.sources.file_format import reject_other_formats
+from segkit.sources.image_files import Picture
 from segkit.sources.label_studio_regions import (
     MASKED,
+    annotated_images,
     image_size,
     labels_of,
     region_kind,
     regions,
     results,
 )
-from segkit.sources.ledger import AnnotationError, ImageError
+from segkit.sources.ledger import AnnotationError, ImageError, Tally
 from segkit.sources.source import Record
 
 IMAGE_ID, FILE_NAME = "segkit_id", "segkit_file_name"
 """Keys of a task's `data` under which an export of segkit keeps an image's id and name."""
+_IMAGE_KEYS = ("image", "img", "image_url", "url")
+_EXTENSIONS = tuple(IMAGE_EXTENSIONS)
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")
 _HINT = "export the project from Label Studio in the format JSON"
 _TAKE_PREDICTIONS = "`segkit convert labelstudio --annotations FILE --images FOLDER --predictions`"
@@ -52,33 +59,56 @@ class LabelStudio(DrawnSource):
     name: str = "labelstudio"
 
     def all_records(self) -> Iterator[Record]:
-        """Yield the tasks in the file's order, each with its text."""
+        """Yield the tasks in the file's order, each with its text, and why its image is unknown."""
         for count, (task, text) in enumerate(json_stream.elements(self.annotations), start=1):
             data = task.get("data") if isinstance(task, dict) else None
             data = data if isinstance(data, dict) else {}
-            name, candidates = _image_names(data, task)
-            address = "" if FILE_NAME in data else _address(_image_value(data) or "")
+            content, _ = self._content(task) if isinstance(task, dict) else (None, False)
+            value = _image_value(data, content)
+            name, candidates = _image_names(value, data, task)
+            address = "" if FILE_NAME in data else _address(value or "")
             task_id = data.get(IMAGE_ID, task.get("id") if isinstance(task, dict) else None)
             record_id = str(task_id) if isinstance(task_id, str | int) else stem(name)
             record_id = plain_text(record_id) or f"task {count}"
-            yield Record(record_id, name, candidates, text, address=address)
+            reason = _unknown_image(data, content)
+            yield Record(record_id, name, candidates, (text, reason), address=address)
 
     def read(self, record: Record) -> ImageAnnotations:
         """Read the regions of a task."""
-        task = json.loads(record.data)
+        task = json.loads(record.data[0])
         name = f"image {record.id}"
-        entries = annotations_of(task)
-        chosen = _choose(entries)
-        predicted = _last_prediction(task) if chosen is None and self.predictions else None
-        content = predicted if chosen is None else chosen
+        content, predicted = self._content(task)
         if content is None:
             message = "the task has no annotation"
             raise ImageError("not-annotated", message, file=self.annotations, record=name)
-        annotations = list(regions(content, predicted=chosen is None))
-        for entry in entries:
-            if entry is not chosen:
+        annotations = list(regions(content, predicted=predicted))
+        for entry in annotations_of(task):
+            if entry is not content:
                 annotations += _not_chosen(entry)
         return ImageAnnotations(self.annotations, annotations, image_size(content))
+
+    def sample(
+        self, record: Record, content: ImageAnnotations, picture: Picture | None, tally: Tally
+    ) -> Sample:
+        """Build the sample; ImageError if its regions may belong to another image of the task."""
+        text, message = record.data
+        if message:
+            raise ImageError(
+                "malformed-image",
+                message,
+                file=self.annotations,
+                record=f"image {record.id}",
+                data=json.loads(text)["data"],
+                hint="make a task of each image, and annotate and export those",
+            )
+        return super().sample(record, content, picture, tally)
+
+    def _content(self, task: Mapping[str, Any]) -> tuple[dict[str, Any] | None, bool]:
+        """The annotation or prediction of a task that is used, and whether it is a prediction."""
+        chosen = _choose(annotations_of(task))
+        if chosen is not None or not self.predictions:
+            return chosen, False
+        return _last_prediction(task), True
 
 
 def open_label_studio(
@@ -171,9 +201,18 @@ def _not_chosen(entry: dict[str, Any]) -> Iterator[Annotation]:
             yield Annotation(label, f"annotation {number}", error, {"annotation": number})
 
 
-def _image_names(data: Mapping[str, Any], task: Any) -> tuple[str, tuple[str, ...]]:
+def _image_value(data: Mapping[str, Any], content: Mapping[str, Any] | None) -> str | None:
+    """The image of a task, as its data gives it; of several the annotated one, or the first."""
+    images = _images(data)
+    if not images:
+        return None
+    return _annotated_image(images, annotated_images(content)) or next(iter(images.values()))[0]
+
+
+def _image_names(
+    value: str | None, data: Mapping[str, Any], task: Any
+) -> tuple[str, tuple[str, ...]]:
     """The name of a task's image, "" if it has none, and its possible paths."""
-    value = _image_value(data)
     if value is None:
         return "", ("",)
     path = _path(value)
@@ -190,17 +229,52 @@ def _image_names(data: Mapping[str, Any], task: Any) -> tuple[str, tuple[str, ..
     return candidates[0], candidates
 
 
-def _image_value(data: Mapping[str, Any]) -> str | None:
-    """The value under `image`, or the first one that is the path of an image."""
-    texts = {key: value for key, value in data.items() if isinstance(value, str)}
-    for key in ("image", "img", "image_url", "url"):
-        if texts.get(key):
-            return texts[key]
-    for key, value in texts.items():
-        path = _path(value).lower()
-        if key != FILE_NAME and path.endswith(tuple(IMAGE_EXTENSIONS)):
-            return value
-    return None
+def _unknown_image(data: Mapping[str, Any], content: Mapping[str, Any] | None) -> str:
+    """Why nobody knows which image of a task the regions are on; "" if it is known."""
+    images, annotated = _images(data), annotated_images(content)
+    if not images or not annotated or _annotated_image(images, annotated) is not None:
+        return ""
+    names = (f"{name!r} page {page + 1}" if page else repr(name) for name, page in annotated)
+    listed = ", ".join(map(repr, images))
+    return (
+        f"the task shows several images ({listed}), its regions are on {', '.join(sorted(names))}"
+    )
+
+
+def _annotated_image(
+    images: Mapping[str, list[str]], annotated: set[tuple[str, int]]
+) -> str | None:
+    """The image that regions are on: the only one, or that under their name; None if unknown.
+
+    Args:
+        images: of a task, by key.
+        annotated: name and page, from 0, of the images that have regions.
+    """
+    values = [value for entry in images.values() for value in entry]
+    if len({_path(value) for value in values}) > 1:
+        values = images.get(next(iter(annotated))[0], []) if len(annotated) == 1 else []
+    is_one = len({_path(value) for value in values}) == 1
+    return values[0] if is_one and not any(page for _, page in annotated) else None
+
+
+def _images(data: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The images in a task's data by key: that under `image` first, then all paths of images.
+
+    A value is a path, or a list of the paths of pages.
+    """
+    lists = {key: value if isinstance(value, list) else [value] for key, value in data.items()}
+    texts = {
+        key: [value for value in values if isinstance(value, str) and value]
+        for key, values in lists.items()
+        if key != FILE_NAME
+    }
+    first = next((key for key in _IMAGE_KEYS if texts.get(key)), None)
+    images = {} if first is None else {first: texts[first]}
+    for key, values in texts.items():
+        paths = [value for value in values if _path(value).lower().endswith(_EXTENSIONS)]
+        if key != first and paths:
+            images[key] = paths
+    return images
 
 
 def _path(value: str) -> str:

@@ -85,6 +85,15 @@ def regions(content: Mapping[str, Any] | None, *, predicted: bool) -> Iterator[A
         )
 
 
+def annotated_images(content: Mapping[str, Any] | None) -> set[tuple[str, int]]:
+    """Return the name (`to_name`) and the page, from 0, of the images that have regions."""
+    return {
+        (str(result.get("to_name") or ""), _page(result))
+        for result in results(content)
+        if region_kind(result) not in (None, "unsupported")
+    }
+
+
 def image_size(content: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the width and height that the first region states, or None."""
     for result in results(content):
@@ -239,6 +248,12 @@ def _angle(value: Mapping[str, Any]) -> float:
 
 def _score(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
+
+
+def _page(result: Mapping[str, Any]) -> int:
+    """The page of a region, from 0, where its image is a list of pages."""
+    page = result.get("item_index")
+    return page if isinstance(page, int) else 0
 
 
 def _marks(result: Mapping[str, Any]) -> tuple[str, ...]:
