@@ -183,6 +183,14 @@ def class_name(raw: bytes | msgspec.Raw, labels: Mapping[int, str]) -> str:
     return labels.get(number, f"category {number}") if number is not None else f"category {value}"
 
 
+def class_id(raw: bytes | msgspec.Raw) -> int | None:
+    """Return the category id of a raw annotation; None if it has none that is a number."""
+    try:
+        return _class_id(_CLASS.decode(raw).category_id)
+    except msgspec.DecodeError:
+        return None
+
+
 def _class_id(value: Any) -> int | None:
     """Return a category id as an integer, from a number or digits; None for anything else."""
     if isinstance(value, int):

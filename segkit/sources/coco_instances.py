@@ -55,6 +55,7 @@ class CocoInstances(CocoSource):
     """A COCO instances file and its images, or an LVIS file.
 
     LVIS's lists of negative and of not exhaustive classes become `annotated` and `not_exhaustive`.
+    The class of an annotation that is dropped is not exhaustive either: its object is unlabeled.
     """
 
     boxes_only: bool = False
@@ -100,7 +101,7 @@ class CocoInstances(CocoSource):
         """
         image = coco_fields.IMAGE.decode(record.data[0])
         width, height = coco_fields.image_size(image, picture, self.file.path)
-        segments, keys = [], set()
+        segments, keys, incomplete = [], set(), set(image.not_exhaustive_category_ids or ())
         for raw, repeated, class_name in content:
             try:
                 if repeated:
@@ -108,6 +109,9 @@ class CocoInstances(CocoSource):
                 segment = self.segment(raw, width, height, class_name, tally)
             except AnnotationError as error:
                 tally.drop(self.annotation_defect(error, raw, record.id, class_name))
+                class_id = coco_fields.class_id(raw)
+                if class_id in self.taxonomy.by_id:
+                    incomplete.add(class_id)
                 continue
             key = (segment.class_id, segment.box, segment.mask)
             if key in keys:
@@ -121,8 +125,8 @@ class CocoInstances(CocoSource):
             height,
             tuple(segments),
             annotated=self._annotated(image, segments),
-            exhaustive=not image.not_exhaustive_category_ids,
-            not_exhaustive=self._known_ids(image.not_exhaustive_category_ids or ()),
+            exhaustive=not incomplete,
+            not_exhaustive=self._known_ids(incomplete),
             source=record.data[0].decode(),
         )
 

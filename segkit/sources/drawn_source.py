@@ -16,7 +16,7 @@ from segkit.sources.categories import NativeCategory, build_taxonomy
 from segkit.sources.drawn_shapes import Draw, union
 from segkit.sources.image_files import Picture
 from segkit.sources.labels_file import read_labels
-from segkit.sources.ledger import AnnotationError, Defect, ImageError, Tally
+from segkit.sources.ledger import UNAVOIDABLE, AnnotationError, Defect, ImageError, Tally
 from segkit.sources.source import ImageName, Record
 from segkit.taxonomy import Category, Taxonomy, load_taxonomy
 
@@ -132,11 +132,14 @@ class DrawnSource:
     def sample(
         self, record: Record, content: ImageAnnotations, picture: Picture | None, tally: Tally
     ) -> Sample:
-        """Build the sample: a segment for each object that was drawn."""
+        """Build the sample: a segment for each object that was drawn.
+
+        The class of an object that is dropped over a defect is not exhaustive: it is unlabeled.
+        """
         image_id = record.id
         width, height = self._size(content, picture, image_id)
         tally.image_warnings.update(content.warnings)
-        segments, keys = [], set()
+        segments, keys, incomplete = [], set(), set[int]()
         for parts in _objects(content.annotations):
             first = parts[0]
             class_name = self._class_name(first.label)
@@ -149,13 +152,24 @@ class DrawnSource:
                 data = first.data if len(parts) == 1 else [part.data for part in parts]
                 file = str(content.file)
                 tally.drop(Defect(error.code, str(error), file, place, class_name, data))
+                category = self._category(first.label)
+                if category is not None and error.code not in UNAVOIDABLE:
+                    incomplete.add(category.id)
                 continue
             key = (segment.class_id, segment.box, segment.mask)
             if key in keys:
                 tally.warn("exact-duplicate", class_name)
             keys.add(key)
             segments.append(segment)
-        return Sample(image_id, record.file_name, width, height, tuple(segments))
+        return Sample(
+            image_id,
+            record.file_name,
+            width,
+            height,
+            tuple(segments),
+            exhaustive=not incomplete,
+            not_exhaustive=tuple(sorted(incomplete)),
+        )
 
     def _segment(
         self, parts: Sequence[Annotation], width: int, height: int, class_name: str, tally: Tally

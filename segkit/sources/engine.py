@@ -48,7 +48,7 @@ OnError = Literal["fail", "skip"]
 Engine = Literal["local", "ray"]
 Progress = Callable[[int], None]
 """Receives the number of images that were just finished."""
-_TALLY_FORMAT = 5
+_TALLY_FORMAT = 6
 """Version of the tallies beside finished shards; shards of another one are converted again."""
 _STAGING = {"command": "convert"}
 

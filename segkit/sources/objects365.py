@@ -29,7 +29,8 @@ KNOWN_MISSING = frozenset(
 class Objects365(CocoInstances):
     """An Objects365 v2 annotation file, or one of the same format with fewer classes.
 
-    Every image was annotated with every class of the list, so samples are exhaustive.
+    Every image was annotated with every class of the list, so samples are exhaustive unless
+    an annotation is dropped.
     """
 
     boxes_only: bool = True

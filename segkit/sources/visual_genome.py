@@ -72,7 +72,8 @@ class VisualGenome(DrawnSource):
         self, record: Record, content: ImageAnnotations, picture: Picture | None, tally: Tally
     ) -> Sample:
         """Build the sample; nobody labeled every object of every class."""
-        return replace(super().sample(record, content, picture, tally), exhaustive=False)
+        sample = super().sample(record, content, picture, tally)
+        return replace(sample, exhaustive=False, not_exhaustive=())
 
     def _annotation(self, value: Any, count: int) -> Annotation:
         if not isinstance(value, dict):

@@ -38,7 +38,7 @@ class VocSemantic(SemanticMasks):
     ) -> Sample:
         """Build the sample: a segment for each class; only the border is void."""
         sample = super().sample(record, content, picture, tally)
-        return _with_border_as_void(sample, content)
+        return _with_void(sample, content, [_BORDER])
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class VocInstances(IndexMaskSource):
         return (objects, object_classes), names
 
     def sample(self, record: Record, content: Any, picture: Picture | None, tally: Tally) -> Sample:
-        """Build the sample: a segment for each object."""
+        """Build the sample: a segment for each object; the border and dropped objects are void."""
         objects, object_classes = content
         height, width = objects.shape
         self._check_size(record, picture, width, height)
-        segments = []
+        segments, void = [], [_BORDER]
         for number, region in rle.regions(objects).items():
             index = object_classes.get(number)
             if index is None:
@@ -79,6 +79,7 @@ class VocInstances(IndexMaskSource):
             if index in self.taxonomy.by_id:
                 segments.append(replace(self._segment(index, region), source_id=str(number)))
                 continue
+            void.append(number)
             message = f"object {number} covers pixels of index {index}"
             class_name, data = self._class_name(index), {"object": number}
             tally.drop(
@@ -87,7 +88,7 @@ class VocInstances(IndexMaskSource):
                 )
             )
         sample = Sample(record.id, record.file_name, width, height, tuple(segments))
-        return _with_border_as_void(sample, objects)
+        return _with_void(sample, objects, void)
 
 
 def open_voc(
@@ -147,6 +148,7 @@ def _read_split(path: Path) -> list[str]:
     return stems
 
 
-def _with_border_as_void(sample: Sample, indices: NDArray[Any]) -> Sample:
-    border = indices == _BORDER
-    return replace(sample, void=rle.encode(border) if border.any() else None)
+def _with_void(sample: Sample, indices: NDArray[Any], void: Sequence[int]) -> Sample:
+    """The sample with the pixels of these values of a map as its void."""
+    pixels = np.isin(indices, void)
+    return replace(sample, void=rle.encode(pixels) if pixels.any() else None)
