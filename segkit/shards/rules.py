@@ -63,6 +63,7 @@ RULES: Mapping[str, Rule] = {
     "mask-empty": Rule("a mask has pixels", dropped=("empty-mask", "covered-by-instance")),
     "polygon": Rule(
         "a human mask is its source polygon as pycocotools draws it",
+        repaired=("degenerate-part",),
         dropped=("degenerate-polygon", "malformed-annotation"),
     ),
     "overlap": Rule("in panoptic and semantic sets, a pixel belongs to one segment at most"),

@@ -15,7 +15,7 @@ from segkit.shards.rules import agrees, is_area, reaches
 from segkit.sources import coco_fields
 from segkit.sources.coco_fields import Id
 from segkit.sources.coco_json import CocoSource, read_coco
-from segkit.sources.drawn_shapes import polygon_mask
+from segkit.sources.drawn_shapes import MIN_NUMBERS, polygon_mask, without_degenerate
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import ImageName, Record
@@ -154,8 +154,8 @@ class CocoInstances(CocoSource):
         warnings = []
         if mask is None and self.kind != "boxes":
             warnings.append("no-mask")
-        if mask is not None and not mask.is_canonical:
-            warnings.append("non-canonical-rle")
+        if mask is not None and mask.warning is not None:
+            warnings.append(mask.warning)
         box, box_warning = _box(annotation, mask, width, height)
         area, area_warning = _area(annotation.area, mask, box)
         for code in (*warnings, box_warning, area_warning):
@@ -171,7 +171,7 @@ class CocoInstances(CocoSource):
             ignore=bool(annotation.ignore),
             mask_from=None if mask is None else "human",
             source_id=None if annotation.id is None else str(annotation.id),
-            source_polygon=_polygon_text(annotation.segmentation) if mask is not None else None,
+            source_polygon=None if mask is None else mask.polygons,
         )
 
     def annotation_defect(
@@ -222,19 +222,21 @@ def open_coco_instances(
 def segmentation_text(raw: bytes) -> str | None:
     """Return the `segmentation` of a raw annotation as text: a list of polygons, or run lengths.
 
-    It is that of the file, but that a flat list of numbers becomes a list of one polygon.
+    It is that of the file, but that a flat list of numbers becomes a list of one polygon, and that
+    polygons of fewer than three points are left out beside others.
     """
     text = bytes(_ANNOTATION.decode(raw).segmentation).strip()
     if text in _EMPTY:
         return None
-    return (_nested(text) if text.startswith(b"[") else text).decode()
+    return _read_polygons(text)[1] if text.startswith(b"[") else text.decode()
 
 
 @dataclass(frozen=True)
 class _Mask:
     region: rle.Region
-    is_canonical: bool
-    """Whether the source wrote the mask as pycocotools would."""
+    polygons: str | None
+    """The polygons that were drawn, as JSON text of the source; None for run lengths."""
+    warning: str | None
 
 
 def _mask(raw: msgspec.Raw, width: int, height: int) -> _Mask | None:
@@ -242,23 +244,36 @@ def _mask(raw: msgspec.Raw, width: int, height: int) -> _Mask | None:
     text = bytes(raw).strip()
     if text in _EMPTY:
         return None
-    read = _read_polygons if text.startswith(b"[") else _read_run_lengths
+    polygons: str | None = None
     try:
-        counts, is_canonical = read(text, width, height)
+        if text.startswith(b"["):
+            rings, polygons, warning = _read_polygons(text)
+            counts = polygon_mask(rings, width, height)
+        else:
+            counts, warning = _read_run_lengths(text, width, height)
     except msgspec.DecodeError as error:
         raise AnnotationError("malformed-annotation", f"segmentation: {error}") from None
     region = rle.region(counts, height, width)
     if not region.area:
         raise AnnotationError("empty-mask", "the mask covers no pixel")
-    return _Mask(region, is_canonical)
+    return _Mask(region, polygons, warning)
 
 
-def _read_polygons(text: bytes, width: int, height: int) -> tuple[bytes, bool]:
-    polygons = msgspec.json.decode(_nested(text), type=list[list[float]])
-    return polygon_mask(polygons, width, height), True
+def _read_polygons(text: bytes) -> tuple[Sequence[list[float]], str, str | None]:
+    """The polygons to draw, the same as JSON text of the source, and a warning."""
+    nested = _nested(text)
+    rings = msgspec.json.decode(nested, type=list[list[float]])
+    drawn = without_degenerate(rings)
+    if len(drawn) == len(rings):
+        return rings, nested.decode(), None
+    texts = msgspec.json.decode(nested, type=list[msgspec.Raw])
+    pairs = zip(texts, rings, strict=True)
+    kept = b",".join(bytes(raw) for raw, ring in pairs if len(ring) >= MIN_NUMBERS)
+    return drawn, f"[{kept.decode()}]", "degenerate-part"
 
 
-def _read_run_lengths(text: bytes, width: int, height: int) -> tuple[bytes, bool]:
+def _read_run_lengths(text: bytes, width: int, height: int) -> tuple[bytes, str | None]:
+    """Compressed counts, and a warning."""
     run_lengths = msgspec.json.decode(text, type=RunLengths)
     if run_lengths.size != (height, width):
         rows, columns = run_lengths.size
@@ -272,7 +287,7 @@ def _read_run_lengths(text: bytes, width: int, height: int) -> tuple[bytes, bool
         canonical = rle.canonical(counts, height, width)  # raises ValueError on damaged counts
     except (ValueError, OverflowError) as error:
         raise AnnotationError("malformed-annotation", f"segmentation: {error}") from None
-    return canonical, canonical == counts
+    return canonical, None if canonical == counts else "non-canonical-rle"
 
 
 def _box(
@@ -307,11 +322,6 @@ def _area(area: float | None, mask: _Mask | None, box: Box) -> tuple[float, str 
         return pixels, "negative-area"
     agreed = agrees(area, pixels, region.box if region else box)
     return area, None if agreed else "area-mismatch"
-
-
-def _polygon_text(raw: msgspec.Raw) -> str | None:
-    text = bytes(raw).strip()
-    return _nested(text).decode() if text.startswith(b"[") else None
 
 
 def _nested(polygons: bytes) -> bytes:

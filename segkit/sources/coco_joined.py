@@ -34,6 +34,7 @@ from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import Record
 
 UNMATCHED = "no-panoptic-segment"
+_PART = "degenerate-part"
 _MIN_VISIBLE = 0.5
 """Share of a segment that must be inside its instance."""
 
@@ -50,6 +51,7 @@ class _Instance:
     segment: Segment
     class_name: str
     raw: bytes
+    warned: Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +144,10 @@ class CocoJoined(CocoPanoptic):
             try:
                 if repeated:
                     raise AnnotationError("duplicate-id", "another annotation has the same id")
+                # its boxes and areas are not kept, so that only warnings of the polygons matter
+                warned = Tally()
                 segment = self._instance_reader.segment(
-                    raw, sample.width, sample.height, class_name, Tally()
+                    raw, sample.width, sample.height, class_name, warned
                 )
                 if segment.class_id not in self.taxonomy.by_id:
                     message = f"category {segment.class_id} is not in the panoptic file's list"
@@ -151,12 +155,14 @@ class CocoJoined(CocoPanoptic):
             except AnnotationError as error:
                 self._drop_instance(error, raw, sample, class_name, tally)
             else:
-                yield _Instance(segment, class_name, raw)
+                yield _Instance(segment, class_name, raw, warned)
 
     def _join(self, segment: Segment, instance: _Instance, tally: Tally) -> Segment:
         tally.join(instance.class_name)
         if instance.segment.is_crowd != segment.is_crowd:
             tally.warn("crowd-differs", instance.class_name)
+        if instance.warned.warnings[instance.class_name, _PART]:
+            tally.warn(_PART, instance.class_name)
         return replace(
             segment,
             is_crowd=instance.segment.is_crowd,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ Point = tuple[float, float]
 """x, y in pixels."""
 MAX_COORDINATE = 1e9
 """Pixels; a larger coordinate is a wrong number."""
+MIN_NUMBERS = 6
+"""Of a polygon: three points."""
 _ELLIPSE_TOLERANCE = 0.02  # pixels between an ellipse and the polygon that stands for it
 _MAX_ELLIPSE_POINTS = 4096
 _CONTOUR_SLACK = 0.25  # pixels
@@ -45,6 +47,7 @@ class Drawing:
     """A key of `ledger.WARNINGS`."""
 
 
+_Ring = TypeVar("_Ring", bound=Sequence[float])
 Draw = Callable[[int, int], Drawing]
 """Width and height of the image in pixels -> the drawing; raises AnnotationError."""
 
@@ -146,7 +149,7 @@ def contour(ring: Sequence[float]) -> Draw:
     corners and centers of pixels, with the errors of written fractions, mean that pixel.
     """
     check_coordinates(ring)
-    if len(ring) < 6:
+    if len(ring) < MIN_NUMBERS:
         raise AnnotationError("degenerate-polygon", f"a polygon of {len(ring)} numbers")
     shifted = [value + _CONTOUR_SLACK for value in ring]
     return lambda width, height: _draw_edges([shifted], width, height)
@@ -237,6 +240,11 @@ def png_mask(data: bytes) -> NDArray[np.bool_]:
     return np.asarray(pixels != 0)
 
 
+def without_degenerate(rings: Sequence[_Ring]) -> Sequence[_Ring]:
+    """Return the polygons of at least three points; all of them if none has as many."""
+    return [ring for ring in rings if len(ring) >= MIN_NUMBERS] or rings
+
+
 def polygon_mask(rings: Sequence[Sequence[float]], width: int, height: int) -> bytes:
     """The RLE counts of the union of polygons, as pycocotools rasterizes them.
 
@@ -247,13 +255,16 @@ def polygon_mask(rings: Sequence[Sequence[float]], width: int, height: int) -> b
     try:
         return rle.from_polygons(rings, height, width)
     except ValueError as error:
-        has_few = not rings or any(len(ring) < 6 for ring in rings)
+        has_few = not rings or any(len(ring) < MIN_NUMBERS for ring in rings)
         code = "degenerate-polygon" if has_few else "malformed-annotation"
         raise AnnotationError(code, str(error)) from None
 
 
 def union(parts: Sequence[Draw]) -> Draw:
-    """One object of several parts: the union of masks, or the box around all boxes."""
+    """One object of several parts: the union of masks, or the box around all boxes.
+
+    Polygons of fewer than three points are left out beside other parts, with a warning.
+    """
     return parts[0] if len(parts) == 1 else partial(_draw_union, parts)
 
 
@@ -309,7 +320,21 @@ def _draw_crop(crop: NDArray[Any], left: int, top: int, width: int, height: int)
 
 
 def _draw_union(parts: Sequence[Draw], width: int, height: int) -> Drawing:
-    drawings = [draw(width, height) for draw in parts]
+    drawings, degenerate = [], list[AnnotationError]()
+    for draw in parts:
+        try:
+            drawings.append(draw(width, height))
+        except AnnotationError as error:
+            if error.code != "degenerate-polygon":
+                raise
+            degenerate.append(error)
+    if not drawings:
+        raise degenerate[0]
+    drawing = _union_of_drawings(drawings, width, height)
+    return replace(drawing, warning="degenerate-part") if degenerate else drawing
+
+
+def _union_of_drawings(drawings: Sequence[Drawing], width: int, height: int) -> Drawing:
     if all(drawing.mask is None for drawing in drawings):
         x0s, y0s, x1s, y1s = zip(*(boxes.corners(drawing.box) for drawing in drawings), strict=True)
         x0, y0 = min(x0s), min(y0s)

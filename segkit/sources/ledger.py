@@ -79,6 +79,9 @@ WARNINGS: dict[str, str] = {
         "a 16-bit image whose values fill less than a quarter of the range, so that it is nearly "
         "black; multiply its values"
     ),
+    "degenerate-part": (
+        "a polygon of fewer than three points beside other parts of its object is left out"
+    ),
     "exact-duplicate": "the same class, box and mask twice in an image; both kept",
     "exif-orientation": (
         "the file asks viewers to turn it; its pixels are used as stored; if the labels were drawn "

@@ -14,6 +14,7 @@ from segkit.errors import InputError
 from segkit.export.coco import export_instances, export_panoptic
 from segkit.masks import rle
 from segkit.shards.consistency import check_sample
+from segkit.shards.validate import validate
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_joined import open_coco_joined
 from segkit.sources.coco_panoptic import open_coco_panoptic
@@ -197,6 +198,28 @@ def test_both_exports_of_a_joined_set(tmp_path: Path) -> None:
     hidden = native.keys() - {row["id"] for row in rows}
     lines = (published.path / "quarantine.jsonl").read_text().splitlines() if hidden else []
     assert {json.loads(line)["data"]["id"] for line in lines} == hidden
+
+
+def test_a_polygon_of_two_points_beside_others_is_left_out_of_the_joined_record(
+    tmp_path: Path,
+) -> None:
+    data = scene(tmp_path, 1)
+    before = dry_run(opened(tmp_path)).ledger.annotations
+
+    def damage(instances: Any) -> None:
+        for row in instances["annotations"]:
+            row["segmentation"].append([1, 1, 2, 2])
+
+    change(tmp_path, "instances.json", damage)
+    report = convert(opened(tmp_path), tmp_path / "set", ConvertOptions(workers=1))
+    assert report.published is not None and not list(validate(report.published.path))
+    ledger = report.ledger.annotations
+    assert (ledger.kept, ledger.dropped) == (before.kept, before.dropped)
+    assert ledger.warnings["degenerate-part"] == before.warnings["joined"] > 0
+    native = {str(row["id"]): row["segmentation"] for row in data["annotations"]}
+    polygons = {s.source_id: s.source_polygon for s in report.published.sample(0).segments}
+    joined = {name: json.loads(text) for name, text in polygons.items() if text}
+    assert joined == {name: native[name] for name in joined}
 
 
 def test_images_that_only_one_file_lists(tmp_path: Path) -> None:

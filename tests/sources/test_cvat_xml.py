@@ -1,5 +1,6 @@
 """Dumps of CVAT, written by hand from its public description of the format."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,21 @@ def test_groups_are_objects_of_several_parts(tmp_path: Path) -> None:
     assert len(others) == 3
     count = dry_run(source).ledger.annotations
     assert (count.input, count.kept, count.warnings["joined-parts"]) == (4, 4, 1)
+
+
+def test_a_group_is_kept_without_its_part_of_two_points(tmp_path: Path) -> None:
+    left, right = [(1, 1), (6, 1), (6, 9)], [(20, 1), (28, 1), (28, 9)]
+    point = [(12, 12), (13, 13)]
+    shapes = (polygon(point, group=3), polygon(left, group=3), polygon(right, group=3))
+    source = opened(dump(tmp_path, *shapes, polygon(point, group=4), polygon(point, group=4)))
+    (segment,) = samples(source)[0].segments
+    assert np.array_equal(drawn(segment), truth_of(left, right))
+    assert len(json.loads(segment.source_polygon)) == 2
+    report = dry_run(source)
+    assert codes(report) == {"degenerate-polygon": 1}
+    assert report.ledger.annotations.warnings == {"degenerate-part": 1, "joined-parts": 3}
+    (sample,) = samples(opened(dump(tmp_path, *shapes)))
+    assert sample.exhaustive
 
 
 def test_shapes_without_pixels_are_counted(tmp_path: Path) -> None:

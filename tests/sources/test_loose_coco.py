@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pycocotools import mask as coco
 
 from segkit.errors import InputError
 from segkit.export.coco import export_instances
+from segkit.shards.validate import validate
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import open_coco_panoptic
-from segkit.sources.engine import convert
+from segkit.sources.engine import ConvertOptions, convert
 from segkit.taxonomy import Category, Taxonomy
 
 from .builders import (
@@ -166,3 +168,24 @@ def test_nesting_of_the_header_is_bounded(tmp_path: Path, key: str, depth: int) 
     with pytest.raises(InputError, match=r"instances\.json.*(nested|recursion)") as error:
         open_coco_instances(path, tmp_path / "images")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("short", [[1, 1, 2, 2], [5, 5], [], [1, 2, 3, 4, 5]])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_object_is_kept_without_its_polygons_of_fewer_than_three_points(
+    tmp_path: Path, short: list[float], place: int
+) -> None:
+    rings: list[Any] = [[1.0, 1, 9, 1, 9, 9.25], [20, 2, 30, 2, 30, 12]]
+    truth = coco.merge(coco.frPyObjects(rings, HEIGHT, WIDTH))
+    damaged = [*rings[:place], short, *rings[place:]]
+    path = coco_instances(tmp_path, [{"segmentation": damaged}, {"segmentation": rings}])
+    source = open_coco_instances(path, tmp_path / "images")
+    report = convert(source, tmp_path / "out", ConvertOptions(workers=1))
+    assert report.published is not None and not list(validate(report.published.path))
+    assert report.ledger.annotations.warnings == {"degenerate-part": 1, "exact-duplicate": 1}
+    sample = report.published.sample(0)
+    assert [segment.mask for segment in sample.segments] == [truth["counts"]] * 2
+    for segment in sample.segments:
+        assert json.loads(str(segment.source_polygon)) == rings
+        assert "9.25" in str(segment.source_polygon) and "1.0, 1, 9" in str(segment.source_polygon)
+    assert sample.exhaustive
