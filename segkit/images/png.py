@@ -1,4 +1,4 @@
-"""Check PNG files, and decode those that hold labels: segment ids in RGB, class indices in gray."""
+"""Check PNG files, and decode those that hold labels: ids or colors in RGB, indices in gray."""
 
 import io
 import struct
@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 MAX_PIXELS = 178_956_970
 """Pillow's own limit; an image whose header claims more pixels is refused before decoding."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GRAY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6
-_CHANNELS = {_GRAY: 1, _RGB: 3, _PALETTE: 1, 4: 2, _RGBA: 4}
+_GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
+_CHANNELS = {_GRAY: 1, _RGB: 3, _PALETTE: 1, _GRAY_ALPHA: 2, _RGBA: 4}
+_NAMES = {
+    _GRAY: "a gray PNG",
+    _RGB: "an RGB PNG",
+    _PALETTE: "a PNG with a palette",
+    _GRAY_ALPHA: "a gray PNG with an alpha channel",
+    _RGBA: "an RGB PNG",
+}
 _DEPTHS = {
     *((_GRAY, depth) for depth in (1, 2, 4, 8, 16)),
     *((_PALETTE, depth) for depth in (1, 2, 4, 8)),
-    *((color, depth) for color in (_RGB, 4, _RGBA) for depth in (8, 16)),
+    *((color, depth) for color in (_RGB, _GRAY_ALPHA, _RGBA) for depth in (8, 16)),
 }
 """The pairs of color type and bit depth that PNG defines."""
 _MAX_FILTER = 4
@@ -26,6 +33,14 @@ _ADAM7 = (
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
 """(first column, first row, column step, row step) of the passes of an interlaced PNG."""
+
+
+class PixelTypeError(ValueError):
+    """An undamaged PNG whose pixels are of another type than the labels of its data set."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,12 @@ class PngHeader:
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.width, self.height
+
+    @property
+    def kind(self) -> str:
+        """The type of the pixels, in words."""
+        name = _NAMES.get(self.color_type, f"a PNG of color type {self.color_type}")
+        return f"{name} of 16 bits" if self.bit_depth > 8 else name
 
 
 def check_png(data: bytes) -> PngHeader:
@@ -137,12 +158,14 @@ def decode_ids(data: bytes, header: PngHeader) -> NDArray[np.uint32]:
     Where kornia has no wheel, OpenCV does.
 
     Raises:
-        ValueError: another kind of PNG, or damaged pixels.
+        PixelTypeError: another kind of PNG.
+        ValueError: damaged pixels.
     """
     import cv2
 
-    if header.bit_depth != 8 or header.color_type not in (_RGB, _RGBA):
-        raise ValueError("not an 8-bit RGB PNG, so its pixels hold no segment ids")
+    if not _is_rgb(header):
+        message = f"{header.kind}, not an 8-bit RGB one: its pixels hold no segment ids"
+        raise PixelTypeError(message, "write ids as R + 256 G + 65536 B in an 8-bit RGB PNG")
     try:
         from kornia_rs import io as kornia_io
     except ImportError:
@@ -157,6 +180,33 @@ def decode_ids(data: bytes, header: PngHeader) -> NDArray[np.uint32]:
     # run lengths are column-major; transposing here takes a third of NumPy's time later
     ids: NDArray[np.uint32] = cv2.transpose(rgba.view(np.int32)[..., 0]).view("<u4").T
     return np.bitwise_and(ids, np.uint32(0xFFFFFF), out=ids)
+
+
+def decode_colors(data: bytes, header: PngHeader) -> NDArray[np.uint32]:
+    """The (H, W) map of R + 256 G + 65536 B of an 8-bit RGB or palette PNG, without its alpha.
+
+    Raises:
+        PixelTypeError: another kind of PNG.
+        ValueError: damaged pixels.
+    """
+    if header.color_type == _PALETTE:
+        check_rows(data, header)
+        indices, palette = _palette_pixels(data)
+        if indices.max() >= len(palette):
+            raise ValueError(f"index {indices.max()} is not in its palette")
+        return (palette @ np.array([1, 1 << 8, 1 << 16], np.uint32))[indices]
+    if _is_rgb(header):
+        return decode_ids(data, header)
+    message = f"{header.kind}, but the list of classes gives colors"
+    if header.color_type in (_GRAY, _GRAY_ALPHA):
+        hint = "list the classes as `index name`"
+        alpha = ", and save the mask without its alpha channel"
+        raise PixelTypeError(message, hint + alpha * (header.color_type == _GRAY_ALPHA))
+    raise PixelTypeError(message, "save the mask with 8 bits for each of R, G and B")
+
+
+def _is_rgb(header: PngHeader) -> bool:
+    return header.bit_depth == 8 and header.color_type in (_RGB, _RGBA)
 
 
 def _decode_by_opencv(data: bytes, header: PngHeader) -> NDArray[np.uint8]:
@@ -176,16 +226,19 @@ def decode_indices(data: bytes, header: PngHeader) -> NDArray[Any]:
     """The (H, W) uint8 or uint16 indices of a gray (1, 2, 4, 8, 16 bit) or palette PNG.
 
     Raises:
-        ValueError: an RGB PNG, whose colors are not indices, or damaged pixels.
+        PixelTypeError: an RGB PNG, whose colors are not indices, or one with an alpha channel.
+        ValueError: damaged pixels.
     """
     check_rows(data, header)
     if header.color_type == _PALETTE:
-        return _palette_indices(data)
+        return _palette_pixels(data)[0]
+    if header.color_type == _GRAY_ALPHA:
+        message = f"{header.kind}: its pixels are not indices only"
+        raise PixelTypeError(message, "save the mask without its alpha channel")
     if header.color_type != _GRAY:
-        raise ValueError(
-            "an RGB PNG, neither gray nor palette: its colors are not indices "
-            "(with `R G B name` lines in its list of classes they are read as classes)"
-        )
+        message = f"{header.kind}, neither gray nor palette: its colors are not indices"
+        colors = "give `segkit convert semantic` a list of classes with their colors (`R G B name`)"
+        raise PixelTypeError(message, f"save indices as a gray or palette PNG, or {colors}")
     import cv2
 
     pixels: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -196,10 +249,13 @@ def decode_indices(data: bytes, header: PngHeader) -> NDArray[Any]:
     return pixels // np.uint8(255 // (2**depth - 1)) if depth < 8 else pixels
 
 
-def _palette_indices(data: bytes) -> NDArray[np.uint8]:
+def _palette_pixels(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    """The (H, W) indices of a palette PNG, and its palette: (N, 3) red, green and blue."""
     from PIL import Image
 
     try:
-        return np.asarray(Image.open(io.BytesIO(data), formats=("PNG",)), np.uint8)
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            palette = np.array(image.getpalette("RGB"), np.uint32).reshape(-1, 3)
+            return np.asarray(image, np.uint8), palette
     except Exception as error:  # Pillow raises many types on damaged input
         raise ValueError(f"cannot be decoded ({error})") from error

@@ -1,4 +1,4 @@
-"""Reads PNG label maps: ids coded in RGB, or class indices in gray or palette PNGs.
+"""Reads PNG label maps: ids or colors in RGB, or class indices in gray or palette PNGs.
 
 COCO panoptic and ADE instances code ids in RGB; semantic maps hold indices.
 """
@@ -50,6 +50,14 @@ def read_indices(path: Path, size: Size | None, *, record: str) -> NDArray[Any]:
     return _read(path, size, record, png.decode_indices)
 
 
+def read_colors(path: Path, *, record: str) -> NDArray[np.uint32]:
+    """Read the colors R + 256 G + 65536 B of an 8-bit RGB or palette PNG; alpha is ignored.
+
+    Arguments, result and errors are those of `read_ids`.
+    """
+    return _read(path, None, record, png.decode_colors)
+
+
 def _read(
     path: Path,
     size: Size | None,
@@ -66,5 +74,8 @@ def _read(
             )
             raise ImageError("size-mismatch", message, file=path, record=record)
         return decode(data, header)
+    except png.PixelTypeError as error:
+        message, hint = str(error), error.hint
+        raise ImageError("unreadable-mask", message, file=path, record=record, hint=hint) from error
     except ValueError as error:
         raise ImageError("unreadable-mask", str(error), file=path, record=record) from error

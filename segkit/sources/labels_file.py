@@ -1,7 +1,7 @@
 """Reads and writes lists of labels in text files, one class a line.
 
 All lines of a file have one form: `name` (indices count up), `index name`, `R G B name` for masks
-that are RGB images (indices count up), or `name:R,G,B::` as in CVAT's labelmap.txt. A file of mixed
+that show colors (indices count up), or `name:R,G,B::` as in CVAT's labelmap.txt. A file of mixed
 forms is refused. A name in double quotes is a JSON string, which can hold any characters. Blank
 lines and lines that start with `#` are skipped.
 """

@@ -1,6 +1,7 @@
 """Converts semantic datasets: a folder of images, a folder of masks, and a list of labels.
 
-Masks are index PNGs (gray or palette), or RGB PNGs where the labels file gives every class a color.
+Masks are index PNGs (gray or palette); where the labels file gives every class a color, they are
+RGB PNGs, or palette PNGs whose palette has these colors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from segkit.sources.index_masks import (
     pair_masks,
     void_mask,
 )
-from segkit.sources.label_maps import read_ids, read_indices
+from segkit.sources.label_maps import read_colors, read_indices
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import Tally
 from segkit.sources.source import Record
@@ -33,7 +34,7 @@ class SemanticMasks(IndexMaskSource):
     """A semantic dataset: one region per class and image."""
 
     colors: Mapping[int, int] = field(default_factory=dict)
-    """R + 256 G + 65536 B -> index, where masks are RGB PNGs; empty where they are index PNGs."""
+    """R + 256 G + 65536 B -> index, where masks show colors; empty where they are index PNGs."""
     labels_file: Path | None = None
     """The user's list of classes; None for a dataset that brings its own."""
 
@@ -72,9 +73,8 @@ class SemanticMasks(IndexMaskSource):
         return Sample(record.id, record.file_name, width, height, tuple(segments), void=counts)
 
     def _read_colors(self, path: Path, name: str) -> NDArray[np.int64]:
-        """(H, W) indices of an RGB mask."""
-        ids = read_ids(path, None, record=name)
-        colors, places = np.unique(ids, return_inverse=True)
+        """(H, W) indices of a mask of colors."""
+        colors, places = np.unique(read_colors(path, record=name), return_inverse=True)
         indices = np.array(
             [self.colors.get(color, UNKNOWN_COLOR + color) for color in colors.tolist()]
         )

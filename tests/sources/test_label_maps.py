@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segkit.sources.label_maps import read_ids, read_indices
+from segkit.sources.label_maps import read_colors, read_ids, read_indices
 from segkit.sources.ledger import ImageError
 from tests.images.test_png import png
 
@@ -147,14 +147,71 @@ def test_low_grays_are_indices_and_not_intensities(tmp_path: Path, bits: int) ->
     assert (read_indices(tmp_path / "a.png", None, record="x") == indices).all()
 
 
-@pytest.mark.parametrize(
-    ("mode", "reader"), [("L", read_ids), ("P", read_ids), ("RGB", read_indices)]
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("clear", [None, 0, b"\0\x80"])
+def test_colors_of_a_palette_are_those_that_pillow_shows(
+    tmp_path: Path, bits: int, clear: int | bytes | None
+) -> None:
+    indices = np.random.default_rng(3).integers(0, 2**bits, (7, 10)).astype(np.uint8)
+    image = Image.fromarray(indices, "P")
+    image.putpalette(np.random.default_rng(4).integers(0, 256, 3 * 2**bits).tolist())
+    image.save(tmp_path / "a.png", bits=bits, **({} if clear is None else {"transparency": clear}))
+    colors = np.asarray(Image.open(tmp_path / "a.png").convert("RGBA"))[..., :3].astype(int)
+    assert (read_colors(tmp_path / "a.png", record="x") == colors @ [1, 256, 65536]).all()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colors_of_rgb_are_its_ids(tmp_path: Path, channels: int) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 6, channels), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected = read_ids(tmp_path / "a.png", None, record="x")
+    assert (read_colors(tmp_path / "a.png", record="x") == expected).all()
+
+
+def test_an_index_beyond_the_palette_has_no_color(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 2, 1, 8, 3, 0, 0, 0)
+    rows = (b"IDAT", zlib.compress(b"\0\1\2"))
+    colors = (b"PLTE", b"\1\2\3\4\5\6")
+    (tmp_path / "a.png").write_bytes(chunked((b"IHDR", header), colors, rows, (b"IEND", b"")))
+    with pytest.raises(ImageError, match="index 2 is not in its palette"):
+        read_colors(tmp_path / "a.png", record="x")
+
+
+SIXTEEN_BITS = chunked(
+    (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)),
+    (b"IDAT", zlib.compress(b"\0" * 7)),
+    (b"IEND", b""),
 )
-def test_a_png_of_the_other_kind_is_refused(tmp_path: Path, mode: str, reader: object) -> None:
-    Image.new(mode, (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(ImageError) as error:
-        reader(tmp_path / "a.png", None, record="x")  # type: ignore[operator]
-    assert error.value.defect.code == "unreadable-mask"
+
+
+@pytest.mark.parametrize(
+    ("mode", "reader", "message", "hint"),
+    [
+        ("L", read_ids, "a gray PNG, not an 8-bit RGB one", "in an 8-bit RGB PNG"),
+        ("P", read_ids, "a PNG with a palette, not an 8-bit RGB one", "in an 8-bit RGB PNG"),
+        ("RGB16", read_ids, "an RGB PNG of 16 bits, not an 8-bit", "in an 8-bit RGB PNG"),
+        ("RGB", read_indices, "an RGB PNG, neither gray nor", "gray or palette PNG, or give"),
+        ("RGBA", read_indices, "an RGB PNG, neither gray nor", "`R G B name`"),
+        ("LA", read_indices, "a gray PNG with an alpha channel:", "without its alpha channel"),
+        ("L", read_colors, "a gray PNG, but the list of classes gives", "list the classes as `ind"),
+        ("I;16", read_colors, "a gray PNG of 16 bits, but the list", "classes as `index name`"),
+        ("LA", read_colors, "a gray PNG with an alpha channel, but", "and save the mask without"),
+        ("RGB16", read_colors, "an RGB PNG of 16 bits, but", "with 8 bits for each of R, G and B"),
+    ],
+)
+def test_a_png_of_another_type_is_named_and_not_called_damaged(
+    tmp_path: Path, mode: str, reader: Any, message: str, hint: str
+) -> None:
+    path = tmp_path / "a.png"
+    if mode == "RGB16":
+        path.write_bytes(SIXTEEN_BITS)
+    else:
+        Image.new(mode, (4, 4)).save(path)
+    with pytest.raises(ImageError, match=message) as error:
+        reader(path, record="x") if reader is read_colors else reader(path, None, record="x")
+    defect = error.value.defect
+    assert defect.code == "unreadable-mask"
+    assert hint in str(defect.hint) and "undamaged" not in str(defect.error())
 
 
 @pytest.mark.parametrize("reader", [read_ids, read_indices])

@@ -290,7 +290,7 @@ def test_halves_of_characters_can_be_written(tmp_path: Path) -> None:
         {"id": 1, "data": {"image": UPLOAD}, "annotations": [None, 3]},
         {"id": 1, "data": {"image": UPLOAD}, "annotations": [{"result": {"a": 1}}]},
         {"id": 1, "data": {"image": UPLOAD}, "annotations": [{"result": [3, None]}]},
-        {"id": [1], "data": {"image": ["a.jpg"]}, "annotations": [{"result": []}]},
+        {"id": [1], "data": {"image": ["b.jpg"]}, "annotations": [{"result": []}]},
         {"id": 1, "data": {"image": UPLOAD}, "annotations": [{"result": [{"value": 3}]}]},
     ],
 )

@@ -135,6 +135,48 @@ def test_rgb_masks_with_a_table_of_colors(tmp_path: Path) -> None:
     assert "add the color to " in str(report.defects[0].error())
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "64 128 64 grass\n192 0 128 road\n0 0 0 none",
+        "grass:64,128,64::\nroad:192,0,128::\nx:0,0,0::",
+    ],
+)
+def test_palette_masks_with_a_table_of_colors(tmp_path: Path, labels: str) -> None:
+    """The palette is in another order than the list, and one color stands in it twice."""
+    maps = semantic_set(tmp_path, (0, 1, 2), labels)
+    for number, indices in enumerate(maps):
+        image = Image.fromarray(np.array([2, 0, 1], np.uint8)[indices])
+        image.putpalette([192, 0, 128, 0, 0, 0, 64, 128, 64, 64, 128, 64])
+        if number == 1:
+            image.putpixel((0, 0), 3)
+            indices[0, 0] = 0
+        image.save(tmp_path / "masks" / f"s{number}.png")
+    for sample, indices in zip(samples(opened(tmp_path)), maps, strict=True):
+        painted = rle.paint([(s.class_id + 1, s.mask) for s in sample.segments], HEIGHT, WIDTH) - 1
+        assert (painted == indices).all() and sample.void is None
+    assert codes(dry_run(opened(tmp_path))) == {}
+
+
+@pytest.mark.parametrize(
+    ("labels", "mode", "hint"),
+    [
+        ("0 0 0 grass\n1 1 1 road", "L", "list the classes as `index name`, or convert with"),
+        ("grass\nroad", "LA", "save the mask without its alpha channel, or convert with"),
+        ("grass\nroad", "RGB", "with their colors (`R G B name`), or convert with --on-error"),
+    ],
+)
+def test_masks_that_the_list_of_labels_does_not_fit_are_not_called_damaged(
+    tmp_path: Path, labels: str, mode: str, hint: str
+) -> None:
+    maps = semantic_set(tmp_path, (0, 1), labels, count=1)
+    Image.fromarray(maps[0]).convert(mode).save(tmp_path / "masks" / "s0.png")
+    report = dry_run(opened(tmp_path))
+    assert codes(report) == {"unreadable-mask": 1}
+    line = str(report.defects[0].error())
+    assert hint in line and "s0.png: image s0: a" in line and "undamaged" not in line
+
+
 def test_the_same_index_for_two_classes_names_the_file(tmp_path: Path) -> None:
     semantic_set(tmp_path, (0, 1), "3 a\n3 b")
     with pytest.raises(InputError, match=r"labels\.txt.*category id 3 occurs twice"):
