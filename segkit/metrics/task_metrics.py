@@ -213,7 +213,8 @@ def check_evaluator(truth: ShardSet, evaluator: str, federated: bool | None = No
     if evaluator == "hotcoco":
         return
     if is_federated(truth) if federated is None else federated:
-        message = f"{evaluator} has no rules for images that are annotated for only some classes"
+        rest = "annotated for only some classes, or not exhaustively"
+        message = f"{evaluator} has no rules for images that are {rest}"
         raise InputError(message, file=truth.path, hint="use --evaluator hotcoco")
 
 
