@@ -156,9 +156,8 @@ class Features:
         task = TASKS[self.data.manifest.kind]
         for output in self.outputs:
             with torch.no_grad():
-                logits = penalize_seen(
-                    head(output.features, classes.text), classes.is_unseen, penalty
-                )
+                logits = head(output.features, classes.text)
+                logits = penalize_seen(logits, classes.is_unseen, penalty, config.classes)
                 masks = postprocess(
                     task, logits, output.mask_logits, output.crop, classes.is_thing, config
                 )

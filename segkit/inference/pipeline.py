@@ -104,7 +104,9 @@ def predict_images(
         if task == "instance":
             output = output.of_things()
         is_thing, is_unseen = class_embeddings.is_thing, class_embeddings.is_unseen
-        class_logits = penalize_seen(output.class_logits, is_unseen, config.seen_penalty)
+        class_logits = penalize_seen(
+            output.class_logits, is_unseen, config.seen_penalty, config.classes
+        )
         logits = class_logits, output.mask_logits
         if output.cells is not None:
             cells = penalize_seen_cells(output.cells, is_unseen, config.seen_penalty)

@@ -75,25 +75,36 @@ def postprocess(
     return instances(class_logits, mask_logits, crop, is_thing, config)
 
 
-def penalize_seen(class_logits: Tensor, is_unseen: Tensor | None, penalty: float) -> Tensor:
+def penalize_seen(
+    class_logits: Tensor,
+    is_unseen: Tensor | None,
+    penalty: float,
+    classes: ClassLoss = "softmax",
+) -> Tensor:
     """Subtract a penalty from the logits of the classes that training saw.
 
-    Background keeps its probability: the penalty decides between seen and unseen classes only.
+    The penalty decides between seen and unseen classes only. With softmax, background keeps its
+    probability, and unseen classes gain what seen ones lose. With sigmoid, where each class is
+    read by itself against background, unseen classes keep theirs, and what seen ones lose is
+    background's.
 
     Args:
         class_logits: (N, K + 1), background last.
         is_unseen: (K,) bool; None if no class is unseen.
         penalty: at least 0; with 0 the logits are returned as they are.
+        classes: how the logits are read as probabilities.
 
     Returns:
         (N, K + 1).
     """
     if not penalty or is_unseen is None:
         return class_logits
-    classes, background = class_logits[:, :-1], class_logits[:, -1:]
-    penalized = torch.where(is_unseen, classes, classes - penalty)  # (N, K)
-    lost = classes.logsumexp(-1, keepdim=True) - penalized.logsumexp(-1, keepdim=True)  # (N, 1)
-    return torch.cat((penalized, background - lost), dim=-1)
+    logits, background = class_logits[:, :-1], class_logits[:, -1:]
+    penalized = torch.where(is_unseen, logits, logits - penalty)  # (N, K)
+    if classes == "softmax":
+        lost = logits.logsumexp(-1, keepdim=True) - penalized.logsumexp(-1, keepdim=True)  # (N, 1)
+        background = background - lost
+    return torch.cat((penalized, background), dim=-1)
 
 
 def semantic(

@@ -68,7 +68,8 @@ class InferenceConfig(Section):
     --zero-shot` fills it in. `segkit eval` groups its figures by it."""
     seen_penalty: float = Field(0.0, ge=0)
     """Subtracted from the class logits of all classes but `unseen`, which a model favors (Chao et
-    al., ECCV 2016, calibrated stacking); the probability of background stays as it is."""
+    al., ECCV 2016, calibrated stacking). With `classes` softmax, the probability of background
+    stays as it is; with sigmoid, those of unseen classes do."""
 
     @model_validator(mode="after")
     def _check_unseen(self) -> "InferenceConfig":
