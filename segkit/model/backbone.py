@@ -16,6 +16,8 @@ from segkit.model.swin import ANY_SIZE, SWIN_MODULES, pad_before_shift
 from segkit.model.vitdet import PREFIX, ViTDet, timm_name
 
 STRIDES = (4, 8, 16, 32)
+_POSITION_MLPS = ("cpb_mlp.", "rel_pos.mlp.")
+"""Parts of the names of MLPs from which timm's networks compute the bias of relative positions."""
 
 
 class Backbone(nn.Module):
@@ -77,6 +79,14 @@ class Backbone(nn.Module):
             for module in self.network.modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
         ]
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay, in timm's convention, beside those without `weight`.
+
+        timm's networks declare them, but not once they are taken apart into feature stages.
+        """
+        names = (name for name, _ in self.named_parameters())
+        return {name for name in names if any(part in name for part in _POSITION_MLPS)}
 
     def recompute_activations(self) -> None:
         """Turn on activation checkpointing where the network has it.

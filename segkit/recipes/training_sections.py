@@ -124,7 +124,8 @@ class OptimizerConfig(Section):
     """Learning rate of a backbone layer / that of the layer above; below 1 only for `vitdet:`
     backbones. ViTDet: 0.7 for ViT-B, 0.8 for ViT-L."""
     weight_decay: float = Field(0.05, ge=0)
-    """Weight decay of matrices and kernels; norms, biases and embeddings are never decayed."""
+    """Weight decay of matrices and kernels; norms, biases, embeddings and tables of positions are
+    never decayed."""
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the learning rate rises linearly to its peak."""
     schedule: Literal["cosine", "poly"] = "poly"

@@ -35,8 +35,9 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
     Groups differ in three respects: inside the backbone or outside, the depth there (by
     `layer_depths()` of a backbone whose layers form a sequence), and with or without weight decay.
-    Norms, biases and other vectors, embeddings, and the names of a module's `no_weight_decay()`
-    (timm's convention) have none.
+    Weight decay is for matrices and kernels, which torch and timm name `weight`. Norms, biases and
+    other vectors, embeddings, tables of positions and whatever else has another name have none, nor
+    have the names of a module's `no_weight_decay()` (timm's convention).
 
     Returns:
         Groups with `params`, `weight_decay` and `lr_factor`; the learning rate of a group is the
@@ -82,8 +83,9 @@ def _undecayed_names(model: nn.Module) -> Iterator[str]:
             module.no_weight_decay() if callable(getattr(module, "no_weight_decay", None)) else ()
         )
         yield from (f"{prefix}.{name}" if prefix else name for name in declared)
+        is_undecayed = isinstance(module, (*_NORMS, nn.Embedding))
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim <= 1 or isinstance(module, (*_NORMS, nn.Embedding)):
+            if is_undecayed or parameter.ndim <= 1 or "weight" not in name:
                 yield f"{prefix}.{name}" if prefix else name
 
 

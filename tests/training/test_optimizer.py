@@ -7,6 +7,7 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from segkit.errors import InputError
+from segkit.model.backbone import Backbone
 from segkit.model.dataseg import DataSeg
 from segkit.recipes.schema import ModelConfig, OptimizerConfig
 from segkit.training.optimizer import (
@@ -69,6 +70,50 @@ def test_groups_partition_the_trainable_parameters_of_the_model() -> None:
     for name in ("text_classifier.background", "query_content.weight", "query_position.weight"):
         assert id(named[name]) not in decayed
     assert id(named["text_classifier.project.weight"]) in decayed
+
+
+def undecayed_names(model: nn.Module) -> set[str]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [g for g in parameter_groups(model, CONFIG) if not g["weight_decay"]]
+    return {names[id(parameter)] for group in groups for parameter in group["params"]}
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "swin_tiny_patch4_window7_224",
+        "swinv2_tiny_window8_256",
+        "gcvit_xxtiny",
+        "tiny_vit_5m_224",
+        "efficientformerv2_s0",
+        "efficientformer_l1",
+        "mvitv2_tiny",
+        "hiera_tiny_224",
+        "coatnet_pico_rw_224",
+    ],
+)
+def test_what_timm_does_not_decay_is_not_decayed_in_a_feature_network(backbone: str) -> None:
+    with torch.device("meta"):
+        network = timm.create_model(backbone)
+        model = Backbone(backbone)
+    declared = {flattened(name) for name in network.no_weight_decay()}
+    undecayed = {flattened(name) for name in undecayed_names(model)}
+    present = {flattened(name) for name, _ in model.named_parameters()}
+    assert declared & present and declared & present <= undecayed
+    decayed = {name for name, _ in model.named_parameters()} - undecayed_names(model)
+    assert decayed and all(name.endswith("weight") for name in decayed)
+
+
+def flattened(name: str) -> str:
+    """The name of a backbone's parameter, equal in a network and in its feature stages."""
+    return name.removeprefix("network.").removeprefix("model.").replace(".", "_")
+
+
+def test_position_maps_of_the_mask_head_are_not_decayed() -> None:
+    model = DataSeg(ModelConfig(hidden_dim=16, mask_dim=8, queries=4, rounds=1))
+    head = "box_prompt_encoder.mask_head"
+    assert {f"{head}.place", f"{head}.low_place"} <= undecayed_names(model)
+    assert f"{head}.enter.weight" not in undecayed_names(model)
 
 
 def test_learning_rates_decay_down_the_blocks_of_a_vitdet_as_in_timm() -> None:
