@@ -23,9 +23,14 @@ class TextClassifier(nn.Module):
     scale. The class embeddings are an argument of the call, so that no weight depends on the
     vocabulary; all datasets share the background row. Runs in the precision of the weights at small
     cost: half precision would give similar classes equal logits.
+
+    Training clips `log_scale` after each step (`segkit.training.optimizer`), as CLIP does: beyond
+    its limit it would have no gradient, and stay there.
     """
 
-    MAX_SCALE = 100.0  # CLIP's limit; beyond it the softmax saturates and gradients vanish
+    # CLIP's limit, beyond which the softmax saturates; rounded to float32, as the weight is, so
+    # that a scale at the limit is not above it
+    MAX_LOG_SCALE = torch.tensor(100.0).log().item()
 
     def __init__(self, hidden_dim: int, text_dim: int) -> None:
         super().__init__()
@@ -45,7 +50,9 @@ class TextClassifier(nn.Module):
         """
         with torch.autocast(queries.device.type, enabled=False):
             rows = torch.cat((text, F.normalize(self.background, dim=0)[None]))  # (K + 1, D_T)
-            scale = self.log_scale.exp().clamp(max=self.MAX_SCALE)
+            # at the limit, `clamp` would have no gradient
+            is_above = self.log_scale > self.MAX_LOG_SCALE
+            scale = torch.where(is_above, self.MAX_LOG_SCALE, self.log_scale).exp()
             return scale * F.normalize(self.project(queries.to(text.dtype)), dim=-1) @ rows.T
 
     def query_weights(self, text: Tensor) -> Tensor:

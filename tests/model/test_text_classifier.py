@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.model.text_classifier import class_probability
-from segkit.recipes.schema import ClassLoss
+from segkit.model.text_classifier import TextClassifier, build_classifier, class_probability
+from segkit.recipes.schema import ClassLoss, ModelConfig
 
 
 @given(
@@ -34,3 +36,23 @@ def test_softmax_classes_exclude_each_other() -> None:
 def test_without_classes_everything_is_background(classes: ClassLoss) -> None:
     logits = torch.zeros(3, 1)
     assert torch.equal(class_probability(logits, classes), torch.ones(3, 1))
+
+
+@pytest.mark.parametrize("stored", [math.log(100.0), 4.7, 9.0])
+def test_the_class_scale_reads_as_100_at_most(stored: float) -> None:
+    classifier = TextClassifier(4, 4)
+    torch.nn.init.constant_(classifier.log_scale, stored)
+    queries, text = torch.randn(3, 4), torch.eye(4)
+    rows = torch.cat((text, classifier.background[None]))
+    cosine = torch.cosine_similarity(classifier.project(queries)[:, None], rows, dim=-1)
+    torch.testing.assert_close(classifier(queries, text), 100 * cosine)
+
+
+@pytest.mark.parametrize("scale", [10.0, 100.0])
+def test_the_class_scale_has_a_gradient_up_to_its_limit(scale: float) -> None:
+    """The derivative of a logit by the logarithm of its factor is the logit."""
+    config = ModelConfig(class_scale=scale, hidden_dim=4, heads=1, text_dim=4)
+    classifier = build_classifier(config)
+    logits = classifier(torch.randn(1, 4), torch.eye(4))
+    (gradient,) = torch.autograd.grad(logits[0, 0], classifier.log_scale)
+    torch.testing.assert_close(gradient, logits[0, :1])

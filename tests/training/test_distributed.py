@@ -279,6 +279,14 @@ def test_foreground_queries_of_two_processes_train_as_those_of_one(
     assert rows[0]["gradient_norm"] == pytest.approx(expected[0]["gradient_norm"], rel=1e-4)
 
 
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_the_class_scale_is_clipped_in_each_process(
+    parallel: str, results: list[dict[str, Any]]
+) -> None:
+    for result in results:
+        assert result["scales"][parallel] == pytest.approx(100, rel=1e-6)
+
+
 def test_a_process_without_things_denoises_with_the_others(results: list[dict[str, Any]]) -> None:
     """The mean over the processes is the loss of their joint batch."""
     expected = denoised_losses(slice(None))

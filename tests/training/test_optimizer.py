@@ -9,6 +9,7 @@ from torch import nn
 from segkit.errors import InputError
 from segkit.model.backbone import Backbone
 from segkit.model.dataseg import DataSeg
+from segkit.model.text_classifier import build_classifier
 from segkit.recipes.schema import ModelConfig, OptimizerConfig
 from segkit.training.optimizer import (
     ModelEma,
@@ -177,6 +178,39 @@ def test_weight_decay_shrinks_only_weights() -> None:
     )
     for name in ("head.bias", "norm.weight", "query.weight", "backbone.1.weight"):
         assert torch.equal(after[name], before[name])
+
+
+def step_scale(model: nn.Module, optimizer: torch.optim.Optimizer, gradients: list[float]) -> float:
+    """The class scale after a step for each gradient of its logarithm."""
+    log_scale = model.get_parameter("0.log_scale")
+    for gradient in gradients:
+        log_scale.grad = torch.tensor([gradient])
+        optimizer.step()
+    return float(log_scale.detach().exp())
+
+
+def test_the_class_scale_stops_at_its_limit_and_comes_back() -> None:
+    config = OptimizerConfig(lr=0.1)
+    model = nn.Sequential(build_classifier(ModelConfig(class_scale=90.0)))
+    optimizer = build_optimizer(model, config)
+    limited = step_scale(model, optimizer, [-1.0] * 5)
+    assert limited == pytest.approx(100, rel=1e-6)
+    state = {key: value.clone() for key, value in named_state(model, optimizer).items()}
+    resumed = nn.Sequential(build_classifier(ModelConfig()))
+    resumed.load_state_dict(model.state_dict())
+    resumed_optimizer = build_optimizer(resumed, config)
+    load_named_state(resumed, resumed_optimizer, state)
+    falling = [2.0] * 10
+    scale = step_scale(model, optimizer, falling)
+    assert scale < 90
+    assert step_scale(resumed, resumed_optimizer, falling) == scale
+
+
+def test_a_class_scale_that_was_stored_beyond_its_limit_is_clipped() -> None:
+    model = nn.Sequential(build_classifier(ModelConfig()))
+    nn.init.constant_(model.get_parameter("0.log_scale"), 7.0)
+    optimizer = build_optimizer(model, CONFIG)
+    assert step_scale(model, optimizer, [0.0]) == pytest.approx(100, rel=1e-6)
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:

@@ -16,14 +16,16 @@ from segkit import distributed
 from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch
+from segkit.distributed import full_tensor
 from segkit.errors import SegkitError
 from segkit.model.dataseg import DataSeg
-from segkit.recipes.schema import LossConfig
+from segkit.model.text_classifier import TextClassifier
+from segkit.recipes.schema import LossConfig, OptimizerConfig
 from segkit.stopping import StoppedError
 from segkit.training.logging import StepRecord
-from segkit.training.optimizer import named_state
+from segkit.training.optimizer import build_optimizer, named_state
 from segkit.training.setup import TrainingSetup
-from segkit.training.sharding import full_state_dict
+from segkit.training.sharding import full_state_dict, shard
 from segkit.training.train import _build_mix, _build_trainer, train
 from segkit.training.trainer import Callbacks, Trainer
 from tests.criterion.scenes import IS_THING, MODEL, make_batch, rectangles
@@ -164,6 +166,21 @@ def take_varied_steps(tiny: str, sets: list[str], *overrides: str) -> dict[str, 
     }
 
 
+def clipped_scales() -> dict[str, float]:
+    """The class scale after a step beyond its limit, by `training.parallel`."""
+    scales = {}
+    for parallel in PARALLEL:
+        classifier = TextClassifier(4, 4)
+        if parallel == "fsdp":
+            shard(classifier, torch.device("cpu"))
+        optimizer = build_optimizer(classifier, OptimizerConfig(lr=10.0))
+        log_scale = classifier.get_parameter("log_scale")
+        log_scale.grad = torch.full_like(log_scale, -1.0)
+        optimizer.step()
+        scales[parallel] = float(full_tensor(log_scale.detach()).exp())
+    return scales
+
+
 def denoised_losses(part: slice) -> dict[str, float]:
     """Losses of a part of UNEVEN with focal classes and denoising, of untrained weights."""
     config = LossConfig(pairwise=0.0, box_prompts=0.0, denoising=1.0, classes="sigmoid")
@@ -199,6 +216,7 @@ def main(out: Path, tiny: str, *sets: str) -> None:
         results["boxes"] = take_varied_steps(tiny, toy_sets[:2])
         results["class maps"] = take_varied_steps(tiny, [class_maps, toy_sets[0]])
         rank = distributed.rank()
+        results["scales"] = clipped_scales()
         results["denoised"] = denoised_losses(slice(rank, rank + 1))
         resume_runs(out, tiny, toy_sets)
         (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(results))
