@@ -82,6 +82,10 @@ class PromptedConv2d(nn.Conv2d):
         shape = (replaced.out_channels, MAPS, *replaced.kernel_size)
         self.prompt_weight = nn.Parameter(torch.zeros(shape))
 
+    def added_parameters(self) -> set[str]:
+        """Parameters that are trained even if the backbone is frozen."""
+        return {"prompt_weight"}
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, 3, H, W) or, with the maps, (B, 3 + MAPS, H, W)."""
         if x.shape[1] == self.in_channels:

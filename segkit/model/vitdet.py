@@ -64,6 +64,10 @@ class ViTDet(nn.Module):
         """Parameters without weight decay, in timm's convention."""
         return {"pos_embed"}
 
+    def added_parameters(self) -> set[str]:
+        """Parameters that are trained even if the backbone is frozen: no weights include them."""
+        return {f"pyramid.{name}" for name, _ in self.pyramid.named_parameters()}
+
     def layer_depths(self) -> dict[str, int]:
         """Depth of each parameter below the pyramid: 0 in the pyramid, 1 in the last block."""
         depths = {name: len(self.blocks) + 1 for name, _ in self.named_parameters()}

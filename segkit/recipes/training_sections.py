@@ -119,7 +119,8 @@ class OptimizerConfig(Section):
     """Peak learning rate of all parameters outside the backbone."""
     backbone_lr_factor: float = Field(0.1, ge=0)
     """Learning rate of the backbone / `lr`; 0 freezes the backbone's parameters, and computes no
-    gradients of them."""
+    gradients of them. Layers beside the pretrained ones then learn at `lr`: the pyramid of
+    `vitdet:` and the weights of `model.prompt_maps`."""
     backbone_layer_decay: float = Field(1.0, gt=0, le=1)
     """Learning rate of a backbone layer / that of the layer above; below 1 only for `vitdet:`
     backbones. ViTDet: 0.7 for ViT-B, 0.8 for ViT-L."""

@@ -1,7 +1,7 @@
 """AdamW with its parameter groups and schedule, its state by parameter name, and the EMA."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,14 @@ POLY_POWER = 0.9
 def freeze_backbone(model: nn.Module, config: OptimizerConfig) -> None:
     """Compute no gradients of a backbone whose learning rate is 0; batch statistics still follow.
 
-    The norm to which gradients are clipped is then that of the other parameters.
+    The names of a module's `added_parameters()` are trained: layers beside the pretrained ones,
+    which start at zero or at random. The norm to which gradients are clipped is then that of the
+    trained parameters.
     """
     if config.backbone_lr_factor == 0:
+        added = set(_declared(model, "added_parameters"))
         for name, parameter in model.named_parameters():
-            if name.startswith("backbone."):
+            if name.startswith("backbone.") and name not in added:
                 parameter.requires_grad_(False)
 
 
@@ -39,6 +42,8 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     Weight decay is for matrices and kernels, which torch and timm name `weight`. Norms, biases and
     other vectors, embeddings, tables of positions and whatever else has another name have none, nor
     have the names of a module's `no_weight_decay()` (timm's convention).
+
+    What `freeze_backbone` leaves trainable in a backbone learns as the parameters outside.
 
     Returns:
         Groups with `params`, `weight_decay` and `lr_factor`; the learning rate of a group is the
@@ -54,7 +59,8 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
     groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = name.startswith("backbone."), depths.get(name, 0), name not in undecayed
+            in_backbone = name.startswith("backbone.") and config.backbone_lr_factor > 0
+            key = in_backbone, depths.get(name, 0), name not in undecayed
             groups.setdefault(key, []).append(parameter)
     return [
         {
@@ -78,12 +84,17 @@ def _depths(model: nn.Module) -> Iterator[tuple[str, int]]:
                 yield f"{prefix}.{name}" if prefix else name, depth
 
 
-def _undecayed_names(model: nn.Module) -> Iterator[str]:
+def _declared(model: nn.Module, method: str) -> Iterator[str]:
+    """The parameters that modules name in a method, by their names in the model."""
     for prefix, module in model.named_modules():
-        declared = (
-            module.no_weight_decay() if callable(getattr(module, "no_weight_decay", None)) else ()
-        )
-        yield from (f"{prefix}.{name}" if prefix else name for name in declared)
+        if callable(getattr(module, method, None)):
+            names: Iterable[str] = getattr(module, method)()
+            yield from (f"{prefix}.{name}" if prefix else name for name in names)
+
+
+def _undecayed_names(model: nn.Module) -> Iterator[str]:
+    yield from _declared(model, "no_weight_decay")
+    for prefix, module in model.named_modules():
         is_undecayed = isinstance(module, (*_NORMS, nn.Embedding))
         for name, parameter in module.named_parameters(recurse=False):
             if is_undecayed or parameter.ndim <= 1 or "weight" not in name:

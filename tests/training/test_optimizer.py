@@ -8,6 +8,7 @@ from torch import nn
 
 from segkit.errors import InputError
 from segkit.model.backbone import Backbone
+from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import build_classifier
 from segkit.recipes.schema import ModelConfig, OptimizerConfig
@@ -15,6 +16,7 @@ from segkit.training.optimizer import (
     ModelEma,
     build_optimizer,
     empty_state,
+    freeze_backbone,
     load_named_state,
     lr_factor,
     named_state,
@@ -71,6 +73,70 @@ def test_groups_partition_the_trainable_parameters_of_the_model() -> None:
     for name in ("text_classifier.background", "query_content.weight", "query_position.weight"):
         assert id(named[name]) not in decayed
     assert id(named["text_classifier.project.weight"]) in decayed
+
+
+FROZEN = OptimizerConfig(backbone_lr_factor=0, weight_decay=0.05)
+SMALL = ModelConfig(
+    backbone="vitdet:test_vit", hidden_dim=16, mask_dim=8, queries=4, heads=2, rounds=1, text_dim=8
+)
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.7])
+def test_what_starts_at_random_or_zero_in_a_frozen_backbone_learns_as_the_rest(
+    layer_decay: float,
+) -> None:
+    model = DataSeg(SMALL.model_copy(update={"prompt_maps": True}))
+    freeze_backbone(model, FROZEN)
+    in_backbone = {
+        name
+        for name, parameter in model.named_parameters()
+        if name.startswith("backbone.") and parameter.requires_grad
+    }
+    maps = "backbone.network.patch_embed.prompt_weight"
+    pyramid = {name for name in in_backbone if name.startswith("backbone.network.pyramid.")}
+    assert in_backbone == {maps, *pyramid}
+    assert len(pyramid) == len(list(model.backbone.network.pyramid.parameters()))
+    config = FROZEN.model_copy(update={"backbone_layer_decay": layer_decay})
+    assert {group["lr_factor"] for group in parameter_groups(model, config)} == {1.0}
+
+
+def prompted_steps(model: DataSeg, optimizer: torch.optim.Optimizer, count: int) -> None:
+    """Steps on the masks of one box prompt."""
+    prompts = BoxPrompts([torch.tensor([[8.0, 8.0, 40.0, 40.0]])], [torch.tensor([-1])])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        images, text = torch.rand(1, 3, 64, 64, generator=generator), torch.zeros(1, 8)
+        outputs = model(images, text, prompts, learned_queries=False)
+        optimizer.zero_grad()
+        outputs.box_prompts.mask_logits.square().mean().backward()
+        optimizer.step()
+
+
+def test_a_run_that_froze_all_of_its_backbone_resumes_and_trains_the_prompt_maps() -> None:
+    config = SMALL.model_copy(update={"backbone": "test_efficientnet", "prompt_maps": True})
+    model = DataSeg(config).eval()
+    for parameter in model.backbone.parameters():
+        parameter.requires_grad_(False)
+    optimizer = build_optimizer(model, FROZEN)
+    prompted_steps(model, optimizer, 1)
+    state = named_state(model, optimizer)
+    assert not any(key.startswith("backbone.") for key in state)
+
+    resumed = DataSeg(config).eval()
+    resumed.load_state_dict(model.state_dict())
+    freeze_backbone(resumed, FROZEN)
+    resumed_optimizer = build_optimizer(resumed, FROZEN)
+    loaded = empty_state(resumed, {key: value.shape for key, value in state.items()})
+    assert loaded.keys() == state.keys()
+    load_named_state(resumed, resumed_optimizer, state)
+    prompted_steps(resumed, resumed_optimizer, 2)
+    before, after = dict(model.named_parameters()), dict(resumed.named_parameters())
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    maps = "backbone.network.conv_stem.prompt_weight"
+    assert {name for name in changed if name.startswith("backbone.")} == {maps}
+    state = named_state(resumed, resumed_optimizer)
+    steps = {name: int(value) for name, value in state.items() if name.endswith("/step")}
+    assert steps.pop(f"{maps}/step") == 2 and set(steps.values()) == {3}
 
 
 def undecayed_names(model: nn.Module) -> set[str]:
