@@ -18,7 +18,7 @@ from segkit.criterion.losses import (
     projection_loss,
 )
 from segkit.criterion.pooled_targets import CellBoxes, PooledTargets, box_cover, true_rows
-from segkit.data.augment import CROP_FACTOR
+from segkit.data.augment import CROP_FACTOR, MAX_ZOOM
 from segkit.data.batch import Batch
 from segkit.model.box_prompt_encoder import CONTEXT, BoxPrompts, enlarge
 from segkit.model.dataseg import MASK_STRIDE, Proposals
@@ -29,8 +29,11 @@ CROSS_ENTROPY = 5.0
 OUTSIDE = -20.0
 """Logit outside a box's region, where masks are cut off."""
 MIN_SIDE = 0.2
-"""Least longer side of a box over the crop's: inference prompts with crops around the boxes, in
-which all boxes are that large."""
+"""Least longer side of a prompt's box over the crop's: inference prompts with crops around the
+boxes, in which they are that large, unless `MAX_ZOOM` limits their enlargement."""
+MIN_OBJECT = 8.0
+"""Longer side of the smallest objects worth a mask, image pixels: enlarged `MAX_ZOOM` times, to 64
+pixels, their boxes are prompts in crops of any size."""
 
 MAX_BOXES = 100
 """Maximum box prompts of a crop where `loss.max_box_prompts` is 0, and of its denoising queries. At
@@ -92,7 +95,7 @@ def prompted_rows(batch: Batch, config: LossConfig) -> list[Tensor]:
 
 def _large_instances(batch: Batch) -> list[Tensor]:
     """(T,) bool for each image: the targets that are large enough for a prompt."""
-    min_side = MIN_SIDE * batch.images.shape[-1]
+    min_side = min(MIN_SIDE * batch.images.shape[-1], MIN_OBJECT * MAX_ZOOM)  # crop pixels
     is_large = [(t.boxes[:, 2:] - t.boxes[:, :2]).amax(-1) >= min_side for t in batch.targets]
     return [is_object & large for is_object, large in zip(_objects(batch), is_large, strict=True)]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segkit.data.augment import CROP_FACTOR, Crop, square_crop
+from segkit.data.augment import CROP_FACTOR, MAX_ZOOM, Crop, square_crop
 from segkit.distributed import HostCopy, autocast
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.pipeline import Image, upload
@@ -24,8 +24,6 @@ from segkit.sample import Box
 
 TTA_FACTORS = (1.3, 1.6, 2.0)
 """Crop factors of test-time augmentation."""
-MAX_ENLARGEMENT = 8.0
-"""Crop pixels for one image pixel, at most."""
 
 
 class View(NamedTuple):
@@ -170,7 +168,7 @@ def _run_model(
 def _crop_around(box: Box, height: int, width: int, crop_size: int, view: View) -> Crop:
     """The square crop around a box; at most as large as the image's longer side."""
     longest = max(box[2], box[3])
-    side = min(max(longest * view.factor, crop_size / MAX_ENLARGEMENT), max(height, width, longest))
+    side = min(max(longest * view.factor, crop_size / MAX_ZOOM), max(height, width, longest))
     side = max(2, round(side))
     x = round(box[0] + box[2] / 2 - side / 2)
     y = round(box[1] + box[3] / 2 - side / 2)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segkit.criterion.box_assist import assist_masks, predict_assist_masks
+from segkit.criterion.box_prompts import MAX_BOXES, sample_box_prompts
 from segkit.criterion.pooled_targets import AssistMasks, PooledTargets, box_cover
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch
@@ -16,7 +17,14 @@ from segkit.masks.boxes import tightness
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg, Outputs, Proposals
 from segkit.recipes.schema import LossConfig, ModelConfig
-from tests.criterion.scenes import CELLS, IS_THING, make_batch, perfect_proposals, rectangles
+from tests.criterion.scenes import (
+    CELLS,
+    CONFIG,
+    IS_THING,
+    make_batch,
+    perfect_proposals,
+    rectangles,
+)
 
 MATCH = LossConfig(pairwise=0.0, box_assist="match")
 PSEUDO = LossConfig(pairwise=0.0, box_assist="pseudo")
@@ -108,6 +116,18 @@ def test_no_more_boxes_get_one_than_become_prompts() -> None:
     config = LossConfig(max_box_prompts=1)
     (masks,) = predict_assist_masks(small_model(), make_batch(targets), TEXT, config) or []
     assert (masks.weight > 0).tolist() == [False, True, False], "the most central"
+
+
+def test_a_crop_with_hundreds_of_boxes_gets_as_many_masks_as_it_has_prompts() -> None:
+    boxes = [(i % 40, i // 40, i % 40 + 20, i // 40 + 20) for i in range(MAX_BOXES + 50)]
+    batch = make_batch(rectangles(*boxes, masked=False), task="instance")
+    (masks,) = predict_assist_masks(small_model(), batch, TEXT, CONFIG) or []
+    prompts = sample_box_prompts(batch, CONFIG, torch.Generator())
+    assert prompts is not None
+    assisted = masks.masks.flatten(1).any(1)  # some masks may be empty
+    assert assisted.any() and set(assisted.nonzero()[:, 0].tolist()) <= set(
+        prompts.targets[0].tolist()
+    )
 
 
 def test_batches_without_such_a_box_run_no_model() -> None:

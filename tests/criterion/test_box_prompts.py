@@ -8,7 +8,9 @@ from segkit import distributed
 from segkit.criterion.box_prompts import MAX_BOXES, box_prompt_losses, sample_box_prompts
 from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.pooled_targets import PooledTargets
+from segkit.data.augment import CROP_FACTOR
 from segkit.data.batch import Batch, PackedMasks
+from segkit.inference.predict_boxes import View, _crop_around
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import Proposals
 from segkit.recipes.schema import LossConfig
@@ -149,6 +151,30 @@ def test_boxes_that_are_small_in_the_crop_are_not_prompted() -> None:
     assert prompts.targets[0].tolist() == [1, 2], (
         "the longer side is a fifth of the crop's at least"
     )
+
+
+def prompted_boxes(boxes: list[tuple[float, float, float, float]], crop_size: int) -> list[int]:
+    """The rows of boxes x0, y0, x1, y1 in a crop of this size that train as prompts."""
+    target = replace(rectangles(*[(0, 0, 9, 9)] * len(boxes)), boxes=torch.tensor(boxes))
+    batch = replace(make_batch(target), images=torch.zeros(1, 3, crop_size, crop_size))
+    prompts = sample_box_prompts(batch, EXACT, torch.Generator())
+    return [] if prompts is None else prompts.targets[0].tolist()
+
+
+@pytest.mark.parametrize("crop_size", [128, 256, 640, 1024])
+@pytest.mark.parametrize("side", [8, 12, 40, 300])
+def test_objects_train_as_large_as_inference_shows_them(crop_size: int, side: int) -> None:
+    box = (200.0, 100.0, float(side), side / 2)
+    crop = _crop_around(box, 480, 640, crop_size, View(CROP_FACTOR, mirrored=False))
+    assert prompted_boxes([crop.box(box)], crop_size) == [0]
+
+
+@pytest.mark.parametrize(("crop_size", "least"), [(128, 25.6), (256, 51.2), (640, 64), (1024, 64)])
+def test_the_least_side_of_a_prompt_is_a_fifth_of_the_crop_or_64_pixels(
+    crop_size: int, least: float
+) -> None:
+    boxes = [(0.0, 0.0, 9.0, least + change) for change in (-0.25, 0.25)]
+    assert prompted_boxes(boxes, crop_size) == [1]
 
 
 def test_a_batch_without_boxes_gets_a_placeholder_where_the_model_needs_a_prompt(
