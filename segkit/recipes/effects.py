@@ -3,39 +3,55 @@
 They are not part of the recipe's own checks: a run that has such keys stays readable.
 """
 
+from collections.abc import Iterator
+
 from segkit.errors import InputError
-from segkit.recipes.schema import LossConfig, Recipe
+from segkit.recipes.schema import Recipe
+
+Case = tuple[bool, str, str, str]
+"""Whether a key does nothing, the key, the reason, and a hint."""
+_OF_BOX_PROMPTS = ("box_noise", "outline", "label_dropout")
+"""Keys of the loss that only the training of box prompts reads."""
+_QUERY_WEIGHTS = ("classification", "focal", "projection")
+_OF_QUERIES = (*_QUERY_WEIGHTS, "points", "merge_threshold")
+"""Keys of the loss that only the training of queries reads. `dice` and `pairwise` weight the losses
+of box prompts as well, whose other losses have fixed weights."""
 
 
 def require_effects(recipe: Recipe) -> None:
     """Raise InputError for a key that changes nothing, whatever the data."""
+    for useless, key, message, hint in (*_without_learning(recipe), *_unread(recipe)):
+        if useless:
+            raise InputError(f"it does nothing: {message}", record=key, hint=hint)
+
+
+def _without_learning(recipe: Recipe) -> tuple[Case, ...]:
+    """Keys whose part of the training has no loss, or no loss with a weight."""
     loss = recipe.loss
     without_masks = loss.focal == 0 and loss.dice == 0
     without_boxes = loss.box_l1 == 0 and loss.box_giou == 0
-    background = loss.background != LossConfig().background
-    masks = (loss.focal, loss.dice, loss.projection, loss.pairwise)
-    queries = [loss.classification, loss.dense]
+    weights = [loss.classification, loss.dense, loss.focal, loss.dice]
+    weights += [loss.projection, loss.pairwise]
     if recipe.model.foreground:
-        queries += [loss.box_l1, loss.box_giou]
-    learns = any(masks) or (loss.matching and any(queries))
-    cases = (
+        weights += [loss.box_l1, loss.box_giou]
+    return (
         (
-            not learns or not (loss.matching or loss.box_prompts),
+            not loss.box_prompts and not (loss.matching and any(weights)),
             "loss",
             "nothing would be learned",
             "set loss.box_prompts above 0, or loss.matching=true and weights above 0",
+        ),
+        (
+            loss.matching and not any(weights),
+            "loss.matching",
+            "no loss of the queries has a weight",
+            "set loss.matching=false, or weights above 0",
         ),
         (
             loss.classes == "sigmoid" and not loss.matching,
             "loss.classes",
             "box prompts alone name nothing",
             "leave it at softmax, or set loss.matching=true",
-        ),
-        (
-            loss.classes == "sigmoid" and background and loss.dense == 0,
-            "loss.background",
-            "focal loss has no weight of background",
-            "leave it out, or set loss.dense above 0",
         ),
         (
             loss.box_assist != "off" and without_masks,
@@ -56,9 +72,37 @@ def require_effects(recipe: Recipe) -> None:
             "set loss.classification above 0, or leave it out",
         ),
     )
-    for useless, key, message, hint in cases:
-        if useless:
-            raise InputError(f"it does nothing: {message}", record=key, hint=hint)
+
+
+def _unread(recipe: Recipe) -> Iterator[Case]:
+    """Keys that nothing reads, where they differ from their defaults."""
+    loss, has_encoder = recipe.loss, recipe.model.pixel_decoder == "deformable"
+    prompted, queried = loss.box_prompts > 0, loss.matching
+    softmax = loss.classes == "softmax"
+    reasons = {
+        **{f"loss.{key}": (prompted, "no box prompts are trained") for key in _OF_BOX_PROMPTS},
+        **{f"loss.{key}": (queried, "no queries are trained") for key in _OF_QUERIES},
+        "loss.background": (
+            (queried and softmax) or loss.dense > 0,
+            "no queries are trained" if softmax else "focal loss has no weight of background",
+        ),
+        "loss.pairwise_warmup_steps": (
+            queried and loss.pairwise > 0,
+            "loss.pairwise is 0" if queried else "no queries are trained",
+        ),
+        **{
+            f"model.{key}": (has_encoder, 'only model.pixel_decoder = "deformable" has an encoder')
+            for key in ("encoder_layers", "encoder_feedforward_dim")
+        },
+    }
+    for name, (is_read, reason) in reasons.items():
+        section, _, key = name.partition(".")
+        values = getattr(recipe, section)
+        default = type(values).model_fields[key].default
+        value = getattr(values, key)
+        is_off = value == 0 and key in _QUERY_WEIGHTS  # as it is without queries
+        useless = value != default and not is_off and not is_read
+        yield useless, name, reason, f"leave it at {default}"
 
 
 def effect_notes(recipe: Recipe) -> list[str]:

@@ -6,7 +6,7 @@ A recipe is a TOML file with one table per section: `[model]`, `[text]`, `[data]
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from segkit.recipes.inference_section import INFERENCE_KEYS as INFERENCE_KEYS
 from segkit.recipes.inference_section import InferenceConfig as InferenceConfig
@@ -99,6 +99,13 @@ class ModelConfig(Section):
     """Show the backbone each crop's box prompt and the boxes of the other objects, as maps beside
     the image. For models of box prompts only: it needs `loss.matching = false` and
     `loss.max_box_prompts = 1`."""
+
+    @field_validator("pixel_std")
+    @classmethod
+    def _check_pixel_std(cls, values: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(values) <= 0:
+            raise ValueError("every value must be greater than 0")
+        return values
 
     @model_validator(mode="after")
     def _check_widths(self) -> "ModelConfig":

@@ -169,6 +169,12 @@ def test_data_keys_out_of_range_are_refused(key: str, value: str) -> None:
         load_recipe("dataseg-mini", [f"data.{key}={value}"])
 
 
+@pytest.mark.parametrize("values", ["[0.0, 0.5, 0.5]", "[0.5, 0.5, -1.0]"])
+def test_a_deviation_of_pixels_that_is_not_above_0_is_refused(values: str) -> None:
+    with pytest.raises(InputError, match=r"model\.pixel_std: every value must be greater than 0"):
+        load_recipe("dataseg-mini", [f"model.pixel_std={values}"])
+
+
 def test_foreground_queries_need_matching_and_segkits_post_processing() -> None:
     foreground = "model.foreground=4"
     with pytest.raises(InputError, match=r"needs loss\.matching"):

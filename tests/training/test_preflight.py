@@ -8,8 +8,8 @@ import pytest
 
 from segkit.data.check_sets import is_target
 from segkit.errors import InputError, SegkitError
-from segkit.recipes.effects import effect_notes
-from segkit.recipes.load import load_recipe
+from segkit.recipes.effects import effect_notes, require_effects
+from segkit.recipes.load import known_recipes, load_recipe
 from segkit.sample import Segment
 from segkit.shards.header import Header
 from segkit.shards.manifest import SetKind
@@ -132,8 +132,27 @@ def test_boxes_without_masks_are_required_to_assist_them(toy: ShardSet, tmp_path
         (
             [f"loss.{key}=0" for key in ("classification", "dense", "focal", "dice")]
             + ["loss.projection=0", "loss.pairwise=0"],
+            "no loss of the queries has a weight",
+        ),
+        (
+            [f"loss.{key}=0" for key in ("classification", "dense", "focal", "dice")]
+            + ["loss.projection=0", "loss.pairwise=0", "loss.box_prompts=0"],
             "nothing would be learned",
         ),
+        *(
+            ([f"loss.{key}={value}", "loss.box_prompts=0"], "no box prompts are trained")
+            for key, value in (("box_noise", 0.4), ("outline", 3.0), ("label_dropout", 0.9))
+        ),
+        *(
+            ([f"loss.{key}={value}", "loss.matching=false"], "no queries are trained")
+            for key, value in (
+                *(("classification", 1), ("focal", 1), ("points", 64), ("projection", 50)),
+                *(("merge_threshold", 0.1), ("pairwise_warmup_steps", 3), ("background", 0.5)),
+            )
+        ),
+        (["loss.pairwise=0", "loss.pairwise_warmup_steps=3"], r"loss\.pairwise is 0"),
+        (["model.encoder_layers=2"], "has an encoder"),
+        (["model.encoder_feedforward_dim=8"], "has an encoder"),
     ],
 )
 def test_keys_without_an_effect_are_refused(
@@ -142,6 +161,19 @@ def test_keys_without_an_effect_are_refused(
     recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")), overrides)
     with pytest.raises(InputError, match=message):
         check_inputs(recipe, [(str(toy.path), 1.0)], [])
+
+
+def test_box_prompts_learn_without_any_weight_of_the_queries(toy: ShardSet, tmp_path: Path) -> None:
+    """Their mask and projection losses have fixed weights."""
+    weights = ("classification", "focal", "dice", "projection", "pairwise")
+    overrides = [*(f"loss.{key}=0" for key in weights), "loss.matching=false"]
+    recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")), overrides)
+    check_inputs(recipe, [(str(toy.path), 1.0)], [])
+
+
+@pytest.mark.parametrize("name", known_recipes())
+def test_no_key_of_a_shipped_recipe_is_without_effect(name: str) -> None:
+    require_effects(load_recipe(name))
 
 
 def test_training_that_is_too_short_for_a_key_is_noted() -> None:
