@@ -142,7 +142,7 @@ def test_batches_without_such_a_box_run_no_model() -> None:
         make_batch(parts, task="semantic"),
         make_batch(boxes, task="semantic"),
     ):
-        assert predict_assist_masks(no_model, batch, TEXT, LossConfig()) is None  # type: ignore[arg-type]
+        assert predict_assist_masks(no_model, batch, TEXT, CONFIG) is None  # type: ignore
 
 
 def ring_and_disc() -> tuple[Batch, Proposals, AssistMasks]:
