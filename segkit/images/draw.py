@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segkit.atomic import new_file
-from segkit.images.label_placement import LabelPlacement
+from segkit.images.label_placement import COLUMN_STEP, LabelPlacement
 from segkit.images.palette import Color, class_color
 from segkit.masks import rle
+from segkit.masks.boxes import pixels_of_box, tight_box
 from segkit.sample import Segment
 from segkit.taxonomy import Taxonomy
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 Mask = NDArray[np.bool_]
+Part = tuple[slice, slice]
+"""Rows and columns of a part of the picture."""
 MIN_HALO_SIDE = 240
 """Pixels; in smaller pictures, outlines are one thin line, because a halo hides small segments."""
 MIN_DRAWN_SCORE = 0.3
@@ -64,19 +67,23 @@ def overlay(
     canvas: NDArray[np.float32] = enlarged.astype(np.float32)
     drawn = [s for s in segments if s.score is None or s.score >= min_score]
     order = sorted(drawn, key=lambda s: (s.kind == "thing", -s.area, s.score or 0.0))
-    masks = [None if s.mask is None else _enlarged(s.mask, height, width, size) for s in order]
     names = [taxonomy.by_id[segment.class_id].name for segment in order]
     colors = [class_color(name) for name in names]
-    for segment, mask, color in zip(order, masks, colors, strict=True):
-        if mask is not None:
-            _tint(canvas, mask, color, contour=segment.kind == "thing")
-    for segment, mask, color in zip(order, masks, colors, strict=True):
-        if mask is None:
+    topmost = np.full(canvas.shape[:2], -1, np.int32)  # number of the last mask on each pixel
+    parts = dict[int, Part]()
+    for number, (segment, color) in enumerate(zip(order, colors, strict=True)):
+        if segment.mask is not None:  # mask by mask: an image may have thousands
+            mask, part = _enlarged(segment.mask, height, width, size)
+            _tint(canvas, mask, part, color, contour=segment.kind == "thing")
+            parts[number] = part
+            topmost[part][mask] = number
+    for segment, color in zip(order, colors, strict=True):
+        if segment.mask is None:
             _frame(canvas, segment, color, scale)
     picture: Picture = np.clip(canvas, 0, 255).astype(np.uint8)
     if not labels:
         return picture
-    return _write_names(picture, _visible(masks), order, names, scale)
+    return _write_names(picture, topmost, parts, order, names, scale)
 
 
 def enlarged_overlay(
@@ -91,31 +98,44 @@ def enlarged_overlay(
     return overlay(image, segments, taxonomy, scale=scale, min_score=min_score)
 
 
-def _enlarged(counts: bytes, height: int, width: int, size: tuple[int, int]) -> Mask:
-    """The decoded mask, enlarged to `size` (width, height) with smooth borders."""
+def _enlarged(counts: bytes, height: int, width: int, size: tuple[int, int]) -> tuple[Mask, Part]:
+    """The decoded mask in its tight box, enlarged to `size` (width, height) with smooth borders.
+
+    Returns:
+        The mask within the box, and the box.
+    """
     import cv2
 
-    mask = rle.decode(counts, height, width)
     if size == (width, height):
-        return mask
+        mask, x, y = rle.decode_box(counts, height, width)
+        return mask, (slice(y, y + mask.shape[0]), slice(x, x + mask.shape[1]))
+    mask = rle.decode(counts, height, width)
     soft = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
-    return np.asarray(soft >= 0.5)
+    smooth = np.asarray(soft >= 0.5)
+    part = pixels_of_box(tight_box(smooth), *smooth.shape)
+    return smooth[part], part
 
 
-def _tint(canvas: NDArray[np.float32], mask: Mask, color: Color, *, contour: bool) -> None:
+def _tint(
+    canvas: NDArray[np.float32], mask: Mask, part: Part, color: Color, *, contour: bool
+) -> None:
     """Color a mask, keeping its brightness; the contour is white on dark, visible anywhere."""
     import cv2
 
-    brightness = canvas[mask] @ np.array([[0.299], [0.587], [0.114]], np.float32)
-    canvas[mask] = 0.4 * brightness + 0.6 * np.array(color, np.float32)
-    if not contour:
+    pixels = canvas[part]
+    brightness = pixels[mask] @ np.array([[0.299], [0.587], [0.114]], np.float32)
+    pixels[mask] = 0.4 * brightness + 0.6 * np.array(color, np.float32)
+    if not contour or not mask.size:
         return
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    corner, side = (part[1].start, part[0].start), min(canvas.shape[:2])
+    outlines, _ = cv2.findContours(
+        mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=corner
+    )
     dark = tuple(0.35 * channel for channel in color)
-    if min(mask.shape) < MIN_HALO_SIDE:
+    if side < MIN_HALO_SIDE:
         cv2.drawContours(canvas, outlines, -1, dark, 1, cv2.LINE_AA)
         return
-    line = max(1, min(mask.shape) // 320)
+    line = max(1, side // 320)
     cv2.drawContours(canvas, outlines, -1, dark, line + 2, cv2.LINE_AA)
     cv2.drawContours(canvas, outlines, -1, _WHITE, line, cv2.LINE_AA)
 
@@ -135,39 +155,41 @@ def _frame(canvas: NDArray[np.float32], segment: Segment, color: Color, scale: i
     cv2.rectangle(canvas, first, second, color, line, cv2.LINE_AA)
 
 
-def _visible(masks: Sequence[Mask | None]) -> list[Mask | None]:
-    """The part of each mask that no later mask covers."""
-    parts: list[Mask | None] = []
-    above: Mask | None = None
-    for mask in reversed(masks):
-        parts.append(mask if mask is None or above is None else mask & ~above)
-        if mask is not None:
-            above = mask if above is None else above | mask
-    return parts[::-1]
-
-
 def _write_names(
     picture: Picture,
-    visible: Sequence[Mask | None],
+    topmost: NDArray[np.int32],
+    parts: Mapping[int, Part],
     segments: Sequence[Segment],
     names: Sequence[str],
     scale: int,
 ) -> Picture:
-    """Write each name on its segment, the largest first, where no other name stands."""
+    """Write each name on its segment, the largest first, where no other name stands.
+
+    Args:
+        picture: to write on.
+        topmost: (H, W) the number of the segment on top of each pixel, -1 where there is none.
+        parts: the box of each mask in the picture, by the number of its segment.
+        segments: all that are drawn.
+        names: their classes.
+        scale: factor by which the image was enlarged.
+    """
     page = Image.fromarray(picture)
     draw = ImageDraw.Draw(page)
     font = load_font(max(11, min(picture.shape[:2]) // 24))
     placement = LabelPlacement(picture.shape[:2])
     order = sorted(range(len(names)), key=lambda number: -segments[number].area)
     for number in order:
-        mask, segment, name = visible[number], segments[number], names[number]
+        segment, name, part = segments[number], names[number], parts.get(number)
         left, top, right, bottom = draw.textbbox((0, 0), name, font=font)
         size = math.ceil(right - left), math.ceil(bottom - top)
-        if mask is None:
+        if part is None:
             x, y, width, height = (value * scale for value in segment.box)
             corner = placement.at_box((x, y, width, height), size)
         else:
-            corner = placement.on_mask(mask, size)
+            rows, columns = part
+            first = columns.start - columns.start % COLUMN_STEP
+            visible = topmost[rows, first : columns.stop] == number
+            corner = placement.on_mask(visible, size, (first, rows.start))
         if corner is not None:
             place = corner[0] - left, corner[1] - top
             draw.text(place, name, font=font, fill=_WHITE, stroke_width=2, stroke_fill=_DARK)

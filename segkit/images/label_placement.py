@@ -9,6 +9,10 @@ Corner = tuple[int, int]
 MARGIN = 2
 """Pixels around a name: the width of its dark stroke."""
 
+COLUMN_STEP = 64
+"""OpenCV sums distances in blocks of columns, each block with its rounding errors: a part of a
+picture that begins at a multiple of these pixels has exactly the distances of the picture."""
+
 
 class LabelPlacement:
     """Chooses places for names one after the other; each keeps clear of those before.
@@ -21,12 +25,16 @@ class LabelPlacement:
         self.shape = shape
         self._rectangles: list[tuple[int, int, int, int]] = []
 
-    def on_mask(self, visible: Mask, size: tuple[int, int]) -> Corner | None:
+    def on_mask(
+        self, visible: Mask, size: tuple[int, int], corner: Corner = (0, 0)
+    ) -> Corner | None:
         """Place a name where its segment is widest.
 
         Args:
-            visible: (H, W) the segment's pixels that no other segment covers.
+            visible: (h, w) the segment's pixels that no other segment covers, in a part of the
+                picture that holds them all.
             size: width and height of the name.
+            corner: of that part in the picture; its x is a multiple of `COLUMN_STEP`.
 
         Returns:
             The corner; None if the segment is too small or every place is taken.
@@ -37,11 +45,12 @@ class LabelPlacement:
         if visible.sum() < 0.8 * wide * tall:
             return None
         depth = cv2.distanceTransform(np.pad(visible, 1).astype(np.uint8), cv2.DIST_L2, 3)
-        depth = np.where(self._centers(size), depth[1:-1, 1:-1], 0)
+        free = self._centers(size, corner, visible.shape)
+        depth = np.where(free, depth[1:-1, 1:-1], 0)
         if float(depth.max(initial=0)) < 0.55 * tall:
             return None
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        return self._keep((int(x) - wide // 2, int(y) - tall // 2), size)
+        y, x = divmod(int(depth.argmax()), depth.shape[1])
+        return self._keep((corner[0] + x - wide // 2, corner[1] + y - tall // 2), size)
 
     def at_box(
         self, box: tuple[float, float, float, float], size: tuple[int, int]
@@ -82,19 +91,28 @@ class LabelPlacement:
             for other_left, other_top, other_right, other_bottom in self._rectangles
         )
 
-    def _centers(self, size: tuple[int, int]) -> Mask:
-        """(H, W) where the center of a name may be: in the picture, and clear of other names."""
+    def _centers(self, size: tuple[int, int], corner: Corner, part: tuple[int, ...]) -> Mask:
+        """(h, w) where the center of a name may be: in the picture, and clear of other names.
+
+        Args:
+            size: width and height of the name.
+            corner: of the part of the picture that is asked for.
+            part: height and width of that part.
+        """
         (height, width), (wide, tall) = self.shape, size
-        x, y = wide // 2, tall // 2
-        free = np.zeros(self.shape, bool)
+        x, y = wide // 2 - corner[0], tall // 2 - corner[1]
+        free = np.zeros(part, bool)
         if height < tall + 2 * MARGIN or width < wide + 2 * MARGIN:
             return free
-        bottom, right = height - tall - MARGIN + 1, width - wide - MARGIN + 1
-        free[MARGIN + y : bottom + y, MARGIN + x : right + x] = True
+
+        def fill(left: int, top: int, right: int, bottom: int, value: bool) -> None:
+            rows = slice(max(top + y, 0), max(bottom + y, 0))
+            free[rows, max(left + x, 0) : max(right + x, 0)] = value
+
+        fill(MARGIN, MARGIN, width - wide - MARGIN + 1, height - tall - MARGIN + 1, True)
         for left, top, right, bottom in self._rectangles:
-            rows = slice(max(top - tall - MARGIN + 1 + y, 0), max(bottom + MARGIN + y, 0))
-            columns = slice(max(left - wide - MARGIN + 1 + x, 0), max(right + MARGIN + x, 0))
-            free[rows, columns] = False
+            first = left - wide - MARGIN + 1, top - tall - MARGIN + 1
+            fill(*first, right + MARGIN, bottom + MARGIN, False)
         return free
 
     def _keep(self, corner: Corner, size: tuple[int, int]) -> Corner:

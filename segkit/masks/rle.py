@@ -55,6 +55,20 @@ def decode(counts: bytes, height: int, width: int) -> NDArray[np.bool_]:
     return _flat(counts, height, width).reshape(width, height).T
 
 
+def decode_box(counts: bytes, height: int, width: int) -> tuple[NDArray[np.bool_], int, int]:
+    """The part of a mask in its tight box, and the x and y of that box; only its columns decoded.
+
+    Raises:
+        ValueError: the counts do not fill height x width exactly.
+    """
+    x, y, across, down = map(int, box(counts, height, width))
+    runs = decompress(counts)
+    ends = np.cumsum(runs).clip(x * height, (x + across) * height)
+    lengths = np.diff(ends, prepend=x * height)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, lengths).reshape(across, height)
+    return columns[:, y : y + down].T, x, y
+
+
 def union(masks: Iterable[bytes], height: int, width: int) -> bytes:
     """Compressed counts of the union of masks; ValueError unless each fills height x width."""
     covered = np.zeros((height, width), bool)

@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from segkit.images.palette import class_color
 from segkit.masks import rle
 from segkit.sample import Segment
 from segkit.taxonomy import Category, Taxonomy
+from tests.images.full_masks import overlay_of_full_masks
 
 TAXONOMY = Taxonomy(
     "test",
@@ -34,6 +36,45 @@ def test_overlay_paints_only_inside_the_masks() -> None:
     expected = 0.4 * 128 + 0.6 * np.array(class_color("cat"))
     assert np.abs(picture[20, 20] - expected).max() <= 1
     assert not (GREY != 128).any()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pictures_are_those_of_masks_that_are_decoded_at_their_full_size(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(40, 300 if seed % 2 else 120, 2).tolist()
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    segments = []
+    for _ in range(int(rng.integers(1, 25))):
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        mask = np.zeros((height, width), bool)  # a rectangle, with holes or with ragged borders
+        mask[top : top + int(rng.integers(height)), left : left + int(rng.integers(width))] = True
+        mask &= rng.random((height, width)) > rng.choice([0, 0.005, 0.5])
+        category = TAXONOMY.categories[int(rng.integers(3))]
+        area, score = float(mask.sum()), float(rng.random())
+        box, counts = (0.0, 0.0, 1.0, 1.0), rle.encode(mask)
+        segments.append(Segment(category.id, category.kind, box, counts, area, score=score))
+    for scale in (1, 2, 3):
+        expected = overlay_of_full_masks(image, segments, TAXONOMY, scale)
+        assert np.array_equal(overlay(image, segments, TAXONOMY, scale=scale), expected)
+
+
+def test_an_image_of_many_small_masks_is_drawn_in_little_memory() -> None:
+    image = np.zeros((500, 500, 3), np.uint8)
+    mask = np.zeros((500, 500), bool)
+    segments = []
+    for number in range(300):
+        mask[:] = False
+        mask[number : number + 9, number : number + 9] = True
+        counts = rle.encode(mask)
+        segments.append(Segment(3, "thing", (0.0, 0.0, 9.0, 9.0), counts, 81.0))
+    overlay(image[:8, :8], [], TAXONOMY)  # fonts and OpenCV are loaded
+    tracemalloc.start()
+    try:
+        overlay(image, segments, TAXONOMY)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 60 * mask.size  # bytes; all masks at once take twice 300 a pixel
 
 
 def test_small_segments_stay_visible_over_large_ones() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segkit.images.label_placement import LabelPlacement
+from segkit.images.label_placement import COLUMN_STEP, LabelPlacement
 
 HEIGHT, WIDTH = 60, 90
 
@@ -70,3 +70,18 @@ def test_a_name_larger_than_the_picture_gets_no_place() -> None:
     placement = LabelPlacement((HEIGHT, WIDTH))
     assert placement.at_box((0, 0, 90, 60), (200, 10)) is None
     assert placement.on_mask(np.ones((HEIGHT, WIDTH), bool), (10, 100)) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 40), st.integers(0, 200), st.integers(5, 60), st.integers(0, 10**6))
+def test_places_are_the_same_when_only_a_part_of_the_picture_is_given(
+    top: int, left: int, side: int, seed: int
+) -> None:
+    mask = np.zeros((HEIGHT, 3 * WIDTH), bool)
+    area = mask[top : top + side, left : left + 2 * side]
+    area[:] = np.random.default_rng(seed).random(area.shape) > 0.01
+    first = left - left % COLUMN_STEP
+    full, partly = LabelPlacement(mask.shape), LabelPlacement(mask.shape)
+    part = mask[top : top + side, first : left + 2 * side]
+    for _ in range(4):
+        assert partly.on_mask(part, (20, 8), (first, top)) == full.on_mask(mask, (20, 8))

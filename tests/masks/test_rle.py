@@ -28,6 +28,17 @@ def test_strings_areas_and_boxes_are_those_of_pycocotools(mask):
     assert rle.box(counts, height, width) == tuple(box)
 
 
+@given(masks)
+def test_a_mask_is_decoded_within_its_tight_box(mask):
+    part, x, y = rle.decode_box(rle.encode(mask), *mask.shape)
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        assert part.size == 0
+        return
+    assert (x, y) == (columns.min(), rows.min())
+    assert np.array_equal(part, mask[y : rows.max() + 1, x : columns.max() + 1])
+
+
 @given(maps)
 def test_a_label_map_is_encoded_like_its_ids_one_by_one(ids):
     regions = rle.regions(ids)
