@@ -11,7 +11,7 @@ from segkit.masks import rle
 from segkit.masks.boxes import AREAS, filled_box, in_size, inscribed_ellipse
 from segkit.masks.iou import mask_iou, mask_iou_of_pairs
 from segkit.masks.run_lengths import decode_runs, join
-from segkit.metrics.regions import size_mismatch
+from segkit.metrics.regions import require_image_size
 from segkit.sample import Sample, Segment
 from segkit.taxonomy import Taxonomy
 
@@ -46,9 +46,7 @@ class BoxPromptIoU:
                 s for s in image.segments if s.kind == "thing" and not (s.is_crowd or s.ignore)
             ]
             masks = {s.source_id: s for s in predicted.segments if s.mask is not None}
-            if (predicted.width, predicted.height) != (image.width, image.height):
-                sizes = (f"{side.width} x {side.height}" for side in (predicted, image))
-                raise size_mismatch(image.id, *sizes)
+            require_image_size(predicted, image)
             matches = [masks.get(_source_id(segment, image)) for segment in objects]
             self._ious.append(matched_iou(objects, matches))
             self._filled += [_fills_box(segment) for segment in matches if segment is not None]

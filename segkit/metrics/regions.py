@@ -160,3 +160,10 @@ def size_mismatch(image: str, predicted: str, true: str) -> InputError:
     message = f"the prediction is {predicted}, the image {true}"
     hint = "predict at the size of the image"
     return InputError(message, file="predictions", record=f"image {image}", hint=hint)
+
+
+def require_image_size(prediction: Sample, image: Sample, file: object = "predictions") -> None:
+    """Raise InputError unless a prediction has the size of its image."""
+    if (prediction.width, prediction.height) != (image.width, image.height):
+        sizes = (f"{side.width} x {side.height}" for side in (prediction, image))
+        raise size_mismatch(image.id, *sizes).in_file(file)

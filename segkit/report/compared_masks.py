@@ -13,6 +13,7 @@ from segkit.inference.teacher import Teacher
 from segkit.masks import rle
 from segkit.masks.boxes import Mask
 from segkit.masks.iou import mask_iou
+from segkit.metrics.regions import require_image_size
 from segkit.report.labeled_boxes import Floats, HiddenTruth, Ints, LabeledBoxes
 from segkit.report.preview import spread
 from segkit.sample import Sample, Segment
@@ -71,6 +72,9 @@ def compare_masks(
     Returns:
         The IoU on `MAX_BOXES` of the masks whose truth is known, spread evenly over the set; None
         where there is no such mask.
+
+    Raises:
+        InputError: a layer has an image in another size.
     """
     chosen = _chosen_rows(boxes)
     if not len(chosen):
@@ -98,7 +102,11 @@ def compare_masks(
             ]
         for name, compared in layers.items():
             row = numbers[name].get(sample.id)
-            candidates = () if row is None else compared.sample(row, check_masks=True).segments
+            candidates: tuple[Segment, ...] = ()
+            if row is not None:
+                labeled = compared.sample(row, check_masks=True)
+                require_image_size(labeled, sample, compared.path)
+                candidates = labeled.segments
             columns[name] += _iou_by_id(candidates, segments, true, sample)
         on_image()
     return Comparison(rows, {name: np.array(column) for name, column in columns.items()})

@@ -74,13 +74,23 @@ class HiddenTruth:
         self._rows = {image_id: row for row, image_id in enumerate(shards.image_ids())}
 
     def objects(self, sample: Sample) -> dict[str, Segment]:
-        """The objects with a true mask in the image of a sample, by annotation id."""
+        """The objects with a true mask in the image of a sample, by annotation id.
+
+        Raises:
+            InputError: the image has another size here.
+        """
         row = self._rows.get(sample.id)
         if row is None:
             return {}
+        true = self.shards.sample(row, check_masks=True)
+        if (true.width, true.height) != (sample.width, sample.height):
+            sizes = [f"{side.width} x {side.height}" for side in (true, sample)]
+            message = f"its masks are {sizes[0]}, the image of the boxes {sizes[1]}"
+            hint, record = "give the masks of these images", f"image {sample.id}"
+            raise InputError(message, file=self.shards.path, record=record, hint=hint)
         return {
             segment.source_id: segment
-            for segment in self.shards.sample(row, check_masks=True).segments
+            for segment in true.segments
             if segment.source_id is not None and segment.has_true_mask and not segment.is_crowd
         }
 

@@ -10,6 +10,7 @@ from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.images.draw import MIN_DRAWN_SCORE, Picture, enlarged_overlay, save_png
 from segkit.images.picture_grid import Tile, picture_grid
+from segkit.metrics.regions import require_image_size
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
@@ -87,6 +88,9 @@ def draw_samples(
         min_score: instances with a lower score are left out.
         predictions: a prediction set of the same ids, drawn on the right of each image.
         captions: a line for each image; by default its id and its number of segments.
+
+    Raises:
+        InputError: a prediction differs in size from its image.
     """
     predicted = () if predictions is None else predictions.image_ids()
     rows = {image: index for index, image in enumerate(predicted)}
@@ -100,7 +104,11 @@ def draw_samples(
         counted = sample.segments
         if predictions is not None:
             row = rows.get(sample.id)
-            counted = () if row is None else predictions.sample(row, check_masks=True).segments
+            counted = ()
+            if row is not None:
+                prediction = predictions.sample(row, check_masks=True)
+                require_image_size(prediction, sample, predictions.path)
+                counted = prediction.segments
             confident = _confident(predictions, counted, min_score)
             pictures.append(enlarged_overlay(image, confident, predictions.taxonomy))
         segments += len(counted)

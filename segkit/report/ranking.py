@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.metrics.evaluate import evaluate_images
+from segkit.report.preview import predicted_images
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
@@ -30,20 +31,23 @@ def worst_images(
 ) -> list[tuple[int, str]]:
     """Return the index and a caption of the worst images, worst first.
 
-    With predictions, images are ranked by how well these agree with the set, in the figure of its
-    task; without, by the mean score of their segments.
+    With predictions, the images that have one are ranked by how well it agrees with the set, in the
+    figure of its task; without, by the mean score of their segments.
 
     Raises:
-        InputError: nothing gives the images a score.
+        InputError: nothing gives the images a score, or no image has a prediction.
     """
     if predictions is not None:
-        result = evaluate_images(shards, predictions)
+        images = predicted_images(shards, predictions)
+        result = evaluate_images(shards, predictions, only_common=True)
         ids = list(result.image_ids)
         scores, figure = result.image_scores()
     else:
+        images = list(range(len(shards)))
         means = {sample.id: _mean_score(sample) for sample in shards.samples()}
         ids, scores, figure = list(means), np.array(list(means.values())), "mean score"
-    order = [i for i in np.argsort(scores, kind="stable").tolist() if not np.isnan(scores[i])]
+    scored = [index for index in images if not np.isnan(scores[index])]
+    order = sorted(scored, key=lambda index: float(scores[index]))
     if not order:
         if predictions is not None:
             message, hint = "no image has a segment to score", "leave --worst out"

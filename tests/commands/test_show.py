@@ -82,6 +82,34 @@ def test_predictions_of_other_images_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "x.png").exists()
 
 
+@pytest.mark.parametrize("kind", ["panoptic", "instance"])
+def test_the_worst_images_are_among_those_with_a_prediction(tmp_path: Path, kind: str) -> None:
+    truth, predictions = sets(tmp_path, images=6, kind=kind)
+    unknown = replace(predictions.sample(0), id="not in the set")
+    last = [*list(predictions.samples())[3:], unknown]
+    few = shard_set(tmp_path / "few", last, truth.taxonomy, kind)
+    out = ("--predictions", few.path, "--out", tmp_path / "x.png")
+    result = _show(truth.path, "--worst", "--grid", 5, *out)
+    assert isinstance(result["images"], list)
+    assert sorted(result["images"]) == [sample.id for sample in last[:3]]
+
+
+def test_predictions_of_another_size_are_refused(tmp_path: Path) -> None:
+    truth, predictions = sets(tmp_path, images=2, kind="panoptic")
+    sample = predictions.sample(1)
+    turned = replace(sample, width=sample.height, height=sample.width)
+    other = shard_set(tmp_path / "other", [predictions.sample(0), turned], truth.taxonomy)
+    for more in ((), ("--worst",), ("--id", sample.id)):
+        refusal = _refusal(
+            truth.path, "--predictions", other.path, "--out", tmp_path / "x.png", *more
+        )
+        assert (
+            f"other/v1: image {sample.id}: the prediction is 40 x 50, the image 50 x 40" in refusal
+        )
+        assert refusal.endswith("predict at the size of the image")
+    assert not (tmp_path / "x.png").exists()
+
+
 def test_slips_are_refused_in_one_line(tmp_path: Path) -> None:
     truth, _ = sets(tmp_path, images=2, kind="panoptic")
     out = ("--out", tmp_path / "x.png")

@@ -137,6 +137,20 @@ def test_teachers_are_compared_on_the_same_boxes(labeled: tuple[ShardSet, ShardS
     assert summary["compared_iou"]["box"] == pytest.approx(expected[:, 1].mean())
 
 
+def test_masks_of_another_size_are_refused(
+    labeled: tuple[ShardSet, ShardSet], tmp_path: Path
+) -> None:
+    truth, layer = labeled
+    turned = [replace(s, width=s.height, height=s.width) for s in truth.samples()]
+    header = Header.from_set(truth, "test", {})
+    other = write_layer(tmp_path / "turned", truth, turned, header)
+    boxes = read_boxes(layer, HiddenTruth(truth))
+    with pytest.raises(InputError, match="turned/v1: image .*: the prediction is 48 x 64"):
+        compare_masks(layer, boxes, HiddenTruth(truth), {"turned": other})
+    with pytest.raises(InputError, match="turned/v1: image .*: its masks are 48 x 64, the image"):
+        read_boxes(layer, HiddenTruth(other))
+
+
 def test_few_boxes_spread_over_the_set_are_compared(
     labeled: tuple[ShardSet, ShardSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
