@@ -91,16 +91,18 @@ def new_directory(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     Where the block raises, nothing remains of it.
 
     Args:
-        path: the folder; its parents are created.
+        path: the folder, or a link to it; its parents are created.
         replace: replace an existing folder, instead of refusing one that is not empty.
 
     Raises:
-        InputError: `path` exists and is not empty, or cannot be created.
+        InputError: `path` cannot be created, or exists and is not empty, a mount point, or the
+            current folder.
         SegkitError: another process is writing it, or the disk is full.
     """
-    path = Path(path)
+    path = _resolved(Path(path))
     if not replace:
         _require_new(path)
+        _require_replaceable(path)
     draft = path.with_name(f".{path.name}.partial")
     _make_folder(path.parent, path)
     with (
@@ -174,6 +176,25 @@ def _make_folder(folder: Path, destination: Path) -> None:
 def _require_new(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError("exists and is not empty", file=path, hint="give a new directory")
+
+
+def _resolved(path: Path) -> Path:
+    """The place that links lead to, existing or not: a rename would replace the link itself."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # links that lead back to themselves
+        message = "cannot be written to (a loop of links)"
+        raise InputError(message, file=path, hint="give another directory") from error
+
+
+def _require_replaceable(path: Path) -> None:
+    """Raise InputError for an empty folder that a rename cannot replace, or not without leaving the
+    user's shell in the old one."""
+    is_current = path == Path.cwd()
+    if is_current or path.is_mount():
+        kind = "the current folder" if is_current else "a mount point"
+        message, hint = f"is {kind}, which a new folder cannot replace", "give a new folder in it"
+        raise InputError(message, file=path, hint=hint)
 
 
 @contextmanager

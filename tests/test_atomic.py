@@ -97,6 +97,46 @@ def test_a_directory_that_another_process_has_written_meanwhile_is_kept(tmp_path
     assert (names(out), names(tmp_path)) == (["theirs"], ["exported"])
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_is_followed_and_kept(tmp_path: Path, exists: bool) -> None:
+    target, link = tmp_path / "disk" / "target", tmp_path / "link"
+    if exists:
+        target.mkdir(parents=True)
+    link.symlink_to(target)
+    for replace in (False, True):
+        with new_directory(link, replace=replace) as draft:
+            (draft / "a").touch()
+        assert link.is_symlink()
+        assert (names(link), names(target.parent)) == (["a"], ["target"])
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(InputError, match="loop of links"), new_directory(link):
+        pass
+
+
+def test_a_folder_that_a_rename_cannot_replace_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    for place in (".", tmp_path / "a" / "b", "../b"):
+        with (
+            pytest.raises(InputError, match=r"b: is the current folder.*; give a new folder in it"),
+            new_directory(place),
+        ):
+            pytest.fail("the block has begun")
+    with new_directory("c") as draft:
+        (draft / "file").touch()
+    assert (names(Path()), names(Path("c"))) == (["c"], ["file"])
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "mounted")
+    (tmp_path / "mounted").mkdir()
+    with (
+        pytest.raises(InputError, match="mounted: is a mount point, which"),
+        new_directory(tmp_path / "mounted"),
+    ):
+        pytest.fail("the block has begun")
+
+
 def test_a_destination_has_one_writer(tmp_path: Path) -> None:
     out = tmp_path / "out"
     busy = "another process is writing here"

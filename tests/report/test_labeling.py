@@ -145,9 +145,9 @@ def test_masks_of_another_size_are_refused(
     header = Header.from_set(truth, "test", {})
     other = write_layer(tmp_path / "turned", truth, turned, header)
     boxes = read_boxes(layer, HiddenTruth(truth))
-    with pytest.raises(InputError, match="turned/v1: image .*: the prediction is 48 x 64"):
+    with pytest.raises(InputError, match=r"turned/v1: image .*: the prediction is 48 x 64"):
         compare_masks(layer, boxes, HiddenTruth(truth), {"turned": other})
-    with pytest.raises(InputError, match="turned/v1: image .*: its masks are 48 x 64, the image"):
+    with pytest.raises(InputError, match=r"turned/v1: image .*: its masks are 48 x 64, the image"):
         read_boxes(layer, HiddenTruth(other))
 
 
