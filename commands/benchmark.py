@@ -106,6 +106,10 @@ def objects365(
     with_images = checkpoint is not None
     source = benchmark.open_annotations(annotations, images)
     check = benchmark.check_file(source, find_images=with_images)
+    if training is not None:
+        benchmark.check_training_set(source.taxonomy, training)
+    if checkpoint is not None:
+        options.workers.require()
     _note_differences(check, annotations)
     with folder_lock(out):
         with progress_bar("read", check.images) as advance:

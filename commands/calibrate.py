@@ -59,7 +59,9 @@ def calibrate(
     from segkit.shards.lineage import training_digests
     from segkit.shards.publish import check_type
     from segkit.shards.reader import ShardSet
+    from segkit.workers.devices import check_device
 
+    check_device(device)
     check_run(checkpoint, (), "box-prompts")
     labeled = ShardSet.open(data)
     if not labeled.manifest.statistics.masked:

@@ -35,7 +35,10 @@ def demo(
     """
     require_extra("train", "segkit demo")
     from segkit.demo.demo import STEPS, run_demo
+    from segkit.workers.devices import Workers, check_device
 
+    check_device(device)
+    Workers(device=device).require()
     with folder_lock(out), progress() as bar:
         result = run_demo(
             out, steps=steps or STEPS, seed=seed, device=device, progress=_Display(bar).show

@@ -91,9 +91,9 @@ def selftrain(
     """
     started = time.monotonic()
     require_extra("train", "segkit selftrain")
-    from segkit.training.preflight import check_device
     from segkit.training.selftrain_plan import encode_classes, plan_selftraining
     from segkit.training.selftrain_state import read_state
+    from segkit.workers.devices import check_device
 
     check_device(device)
     plan = plan_selftraining(

@@ -177,8 +177,9 @@ def _plan(
     Raises InputError for what the training would refuse.
     """
     from segkit.recipes.load import load_recipe
-    from segkit.training.preflight import check_device, check_inputs, with_steps
+    from segkit.training.preflight import check_inputs, with_steps
     from segkit.training.run_plan import plan_training
+    from segkit.workers.devices import check_device
 
     check_device(device)
     inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), sets, eval_data)

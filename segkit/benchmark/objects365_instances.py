@@ -28,6 +28,7 @@ from segkit.sources.image_files import find_image
 from segkit.sources.ledger import AnnotationError, ImageError, Tally
 from segkit.sources.objects365 import Objects365, reject_version_1
 from segkit.sources.source import Record
+from segkit.taxonomy import Taxonomy
 
 IMAGES, MASKS = 1_000, 12_836
 """Size of the published file."""
@@ -182,10 +183,13 @@ def evaluate_objects365(
         training: the set whose images decide how frequent a class is; None takes the benchmark's.
 
     Raises:
-        InputError: the training set lacks a class of the benchmark.
+        InputError: as of `check_training_set`.
     """
     shards = truth.shards
-    frequency = images_by_class(shards, training or shards)
+    if training is not None:
+        check_training_set(shards.taxonomy, training)
+    statistics = (training or shards).manifest.statistics.classes
+    frequency = {name: statistics[name].images for name in shards.taxonomy.unique_names.values()}
 
     def evaluate_by(iou_type: IouType) -> EvalResult:
         return evaluate(shards, predictions, "instance", EvalOptions(evaluator, iou_type))
@@ -202,19 +206,13 @@ def evaluate_objects365(
     }
 
 
-def images_by_class(truth: ShardSet, training: ShardSet) -> dict[str, int]:
-    """Number of training images with each class of the ground truth.
-
-    Raises:
-        InputError: the training set lacks a class.
-    """
+def check_training_set(taxonomy: Taxonomy, training: ShardSet) -> None:
+    """Raise InputError where a set lacks a class of the benchmark, which is this taxonomy."""
     classes = training.manifest.statistics.classes
-    names = truth.manifest.statistics.classes
-    for name in names:
+    for name in taxonomy.unique_names.values():
         if name not in classes:
             hint = "give the Objects365 training set, converted by `segkit convert objects365`"
             raise InputError(f"has no class {name!r}", file=training.path, hint=hint)
-    return {name: classes[name].images for name in names}
 
 
 def _ap_by_frequency(

@@ -6,7 +6,6 @@ concerns the recipe and the data, for calls from Python.
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -48,7 +47,7 @@ from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding
 from segkit.text.indistinct import indistinct_notes
 from segkit.text.vocabulary import normalize
-from segkit.workers.devices import torchrun_ranks
+from segkit.workers.devices import check_device, torchrun_ranks
 
 NamedSet = tuple[str, ShardSet, float]
 _FREE_KEYS: dict[str, tuple[str, ...]] = {
@@ -57,7 +56,6 @@ _FREE_KEYS: dict[str, tuple[str, ...]] = {
 }
 """Keys that a resumed run may change, by section: they have no influence on the weights."""
 """Name, shard set and sampling weight."""
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -100,13 +98,6 @@ def check_training(
         elif not restart:
             require_no_interrupted_run(out)
     return inputs
-
-
-def check_device(device: str) -> None:
-    """Raise InputError where a device is not auto, cpu, cuda or cuda:N."""
-    if not _DEVICE.fullmatch(device):
-        hint = "give auto, cpu, cuda or cuda:N"
-        raise InputError(f"unknown device {device!r}", record="--device", hint=hint)
 
 
 def with_steps(overrides: Sequence[str], steps: int | None) -> Sequence[str]:

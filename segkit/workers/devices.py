@@ -1,6 +1,7 @@
 """Workers: the devices that share the work of a command, and the tasks that run on them."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from segkit.workers.process_pool import as_completed, run_on_devices
 Engine = Literal["local", "ray"]
 Result = TypeVar("Result")
 ALL = "all"
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ class Workers:
         """Parse the options of a command; imports no torch.
 
         Raises:
-            InputError: `devices` is not a number above 0 or `all`, an option does nothing here, or
-                Ray is not installed.
+            InputError: `devices` is not a number above 0 or `all`, an unknown device, an option
+                that does nothing here, or Ray is not installed.
         """
+        check_device(device)
         if devices != ALL and not (devices.isdecimal() and int(devices) > 0):
             hint = "give a number above 0, or all"
             raise InputError(f"--devices {devices}", hint=hint)
@@ -65,6 +68,15 @@ class Workers:
     def in_process(self) -> bool:
         """Whether this process does the work by itself."""
         return self.engine == "local" and self.count == 1
+
+    def require(self) -> None:
+        """Raise InputError where this machine lacks the devices; imports torch."""
+        if self.in_process:
+            from segkit.distributed import choose_device
+
+            choose_device(self.device)
+        elif self.engine == "local":
+            self._local_devices()
 
     @property
     def threads(self) -> int:
@@ -108,6 +120,13 @@ class Workers:
             hint = f"give at most {gpus}, or --device cpu" if gpus else "give --device cpu"
             raise InputError(message, record="--devices", hint=hint)
         return [f"cuda:{index}" for index in range(self.count or gpus)]
+
+
+def check_device(device: str) -> None:
+    """Raise InputError where a device is not auto, cpu, cuda or cuda:N; imports no torch."""
+    if not _DEVICE.fullmatch(device):
+        hint = "give auto, cpu, cuda or cuda:N"
+        raise InputError(f"unknown device {device!r}", record="--device", hint=hint)
 
 
 def _gpus() -> int:

@@ -267,6 +267,25 @@ def test_a_file_without_a_mask_is_refused_before_it_is_predicted(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("slip", ["training-set", "device", "devices"])
+def test_slips_are_refused_before_anything_is_written_or_predicted(tmp_path, monkeypatch, slip):
+    file, _ = benchmark_file(tmp_path)
+    single = Taxonomy("single", load_taxonomy("objects365-v2").categories[:1])
+    options = {
+        "training-set": ["--training-set", shard_set(tmp_path / "few", [], single).path],
+        "device": ["--device", "cuda:7"],
+        "devices": ["--devices", 3, "--device", "cuda"],
+    }[slip]
+    refusal = {"training-set": "has no class", "device": "no device", "devices": "3 devices"}[slip]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("segkit.runs.open_run.load_run", lambda *_: pytest.fail("loaded"))
+    run = hollow_run(tmp_path / "run")
+    options = [*options, "--annotations", file, "--images", tmp_path, "--checkpoint", run]
+    with pytest.raises(InputError, match=refusal):
+        run_json("objects365", *options, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_benchmarks_of_a_set_show_their_published_rows(tmp_path):
     truth, predictions = sets(tmp_path)
     options = ["--data", truth.path, "--predictions", predictions.path, "--out", tmp_path / "out"]

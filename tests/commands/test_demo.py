@@ -132,3 +132,20 @@ def test_a_folder_of_the_user_is_not_emptied(
     assert stop.value.code == 2
     assert "the demo would empty this folder" in capsys.readouterr().err
     assert (tmp_path / "native" / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda"])
+def test_a_device_that_is_not_there_is_refused_at_once(
+    device: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(demo, "run_demo", lambda *_, **__: pytest.fail("the demo has begun"))
+    out = tmp_path / "deep" / "out"
+    with pytest.raises(SystemExit) as stop:
+        _run(["demo", "--out", str(out), "--device", device], monkeypatch)
+    assert stop.value.code == 2
+    assert f"device '{device}'" in capsys.readouterr().err
+    assert not out.parent.exists()

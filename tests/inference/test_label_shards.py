@@ -187,6 +187,7 @@ def test_only_the_intact_shards_of_the_same_work_are_used(data: ShardSet, tmp_pa
     [
         (("local", "0", "auto", None), "--devices 0"),
         (("local", "many", "auto", None), "--devices many"),
+        (("local", "1", "banana", None), "--device: unknown device 'banana'; give auto, cpu"),
         (("local", "2", "cuda:1", None), "--device cuda:1 is one device"),
         (("local", "2", "auto", "auto"), "--address does nothing here"),
         (("ray", "all", "cpu", None), "--engine ray chooses the devices itself"),
