@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from typer.models import CommandInfo
 
 from segkit import __version__
-from segkit.errors import Notice, SegkitError
+from segkit.errors import Notice, SegkitError, UnchangedWarning
 from segkit.extras import as_missing_extra
 from segkit.file_names import require_utf8
 from segkit.text.printable import escape_streams, printable
@@ -47,7 +47,7 @@ from . import (
     zeroshot,
 )
 from . import eval as eval_
-from .common import note, print_line, print_next_step
+from .common import has_force_option, note, print_line, print_next_step
 from .next_steps import FIRST_STEPS
 from .progress import with_quiet
 
@@ -227,7 +227,8 @@ def _print_notices_as_notes() -> None:
             show(category(printable(message)), category, *arguments)
         elif str(message) not in printed:
             printed.add(str(message))
-            note(str(message))
+            is_forcible = issubclass(category, UnchangedWarning) and has_force_option()
+            note(f"{message}; --force publishes one" if is_forcible else str(message))
 
     warnings.showwarning = show_note  # type: ignore[assignment]
 

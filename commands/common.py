@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _next_step: ContextVar[str | None] = ContextVar("next_step", default=None)
 """After the result that was printed last."""
+_has_force: ContextVar[bool] = ContextVar("has_force", default=False)
+"""Of the command that runs."""
 
 stdout = Console(markup=False, emoji=False)
 stderr = Console(markup=False, emoji=False, stderr=True)
@@ -42,8 +44,25 @@ PREVIEW_OPTION = typer.Option(
     "--preview/--no-preview",
     help="Draw nine of the images into a PNG beside the version (local sets only).",
 )
+
+
+def _offer_force(context: typer.Context, force: bool) -> bool:
+    """Remember that the command has the option while it runs."""
+    _has_force.set(True)
+    context.call_on_close(lambda: _has_force.set(False))
+    return force
+
+
+def has_force_option() -> bool:
+    """Whether the command that runs has --force, so that a note may name it."""
+    return _has_force.get()
+
+
 FORCE_OPTION = typer.Option(
-    False, "--force", help="Publish a version even if it equals the newest one."
+    False,
+    "--force",
+    callback=_offer_force,
+    help="Publish a version even if it equals the newest one.",
 )
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.demo.layouts import SPLITS, NativeSets, Split, write_native_sets
 from segkit.demo.sheet import Group, draw_sheet
-from segkit.errors import InputError
+from segkit.errors import InputError, UnchangedWarning
 from segkit.shards.reader import ShardSet
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ def run_demo(
 ) -> DemoResult:
     """Run all stages.
 
-    A second run in the same folder regenerates the scenes and publishes new versions; it continues
-    the training of an interrupted one with the same settings.
+    A second run in the same folder regenerates the scenes, trains another version of the run, and
+    publishes further versions of what differs from before. It resumes the training of an
+    interrupted one with the same settings.
 
     Args:
         out: folder for all files.
@@ -107,6 +109,12 @@ def run_demo(
     Raises:
         InputError: `out` contains a folder `native` that the demo did not write.
     """
+    with warnings.catch_warnings():  # nobody asked for each of these sets
+        warnings.simplefilter("ignore", UnchangedWarning)
+        return _run_stages(out, steps, seed, device, progress)
+
+
+def _run_stages(out: Path, steps: int, seed: int, device: str, progress: Progress) -> DemoResult:
     timer = _StageTimer(progress)
     with timer.stage("generate"):
         native = generate_scenes(out / "native", seed)

@@ -30,7 +30,9 @@ _MAX_PART, _MAX_NAME = 240, 2000
 """Bytes of a part of a name, and of all of it; file systems allow 255 and 4096."""
 _LONG_PART = 200
 _LONG_SUFFIX = 8
-_RENAME_HINT = "export with --images, which gives each image a name of its own"
+_RENAME_HINT = "export with --images, which gives each image a distinct name"
+_CONVERT_HINT = "convert it without --images-by none, and export with --images"
+"""For a set without images, which --images refuses."""
 
 
 class ImageNames:
@@ -97,7 +99,8 @@ def plan_names(
             waiting.append((sample.id, content, wanted))
         else:
             record = f"image {sample.id}"
-            raise InputError(clash, file=data.path, record=record, hint=_RENAME_HINT)
+            hint = _CONVERT_HINT if data.manifest.images_by == "none" else _RENAME_HINT
+            raise InputError(clash, file=data.path, record=record, hint=hint)
     first: Counter[PurePosixPath] = Counter()
     for sample_id, content, wanted in waiting:
         for number, name in _alternatives(wanted, first[wanted]):

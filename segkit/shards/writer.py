@@ -75,7 +75,7 @@ def finish(
     if not force and (newest := _equal_version(stage, manifest)) is not None:
         stage.discard()
         text = f"nothing changed since {newest.path}, so no new version was published"
-        warnings.warn(f"{text}; --force publishes one", UnchangedWarning, stacklevel=2)
+        warnings.warn(text, UnchangedWarning, stacklevel=2)
         return newest
     try:
         (stage.path / MANIFEST).write_text(manifest_text(manifest), "utf-8")

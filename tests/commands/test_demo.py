@@ -11,6 +11,7 @@ from PIL import Image
 from segkit.commands.app import main
 from segkit.demo import demo
 from segkit.distributed import native_precision
+from segkit.errors import UnchangedWarning
 from segkit.masks import rle
 from segkit.masks.boxes import filled_box
 from segkit.masks.iou import mask_iou
@@ -91,11 +92,17 @@ def test_the_code_of_the_concepts_page_runs_on_the_demo(
 
 
 @pytest.mark.usefixtures("small")
-def test_a_second_demo_publishes_new_versions(out: Path) -> None:
+def test_a_second_demo_publishes_what_has_changed(
+    out: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     before = (out / "run" / "v1" / "manifest.json").read_bytes()
-    demo.run_demo(out, steps=1, seed=1)
+    demo.run_demo(out, steps=1)
     assert (out / "run" / "v2").is_dir()
     assert (out / "run" / "v1" / "manifest.json").read_bytes() == before
+    assert [path.name for path in (out / "sets" / "hidden-val").glob("v?")] == ["v1"]
+    assert not [w for w in recwarn if issubclass(w.category, UnchangedWarning)]
+    demo.run_demo(out, steps=1, seed=1)
+    assert (out / "sets" / "hidden-val" / "v2").is_dir()
 
 
 def test_an_interrupted_demo_continues_or_starts_anew_with_other_settings(

@@ -1,16 +1,19 @@
+import contextlib
 import json
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from segkit.commands.app import app
+from segkit.commands.app import app, main
 from segkit.errors import InputError
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
+from tests.commands.test_benchmark import benchmark_file, results_of
 from tests.shards.conftest import TAXONOMY, toy_records
 
 runner = CliRunner()
@@ -47,6 +50,25 @@ def test_split_then_merge_gives_the_set_back(toy):
     assert (merged["images"], merged["segments"]) == (4, 12)
     assert run_json("diff", toy / "toy", toy / "again")["identical"]
     assert run_json("validate", toy / "again")["valid"]
+
+
+@pytest.mark.parametrize("command", ["merge", "benchmark"])
+def test_a_note_names_force_only_where_the_command_has_it(toy, monkeypatch, capsys, command):
+    if command == "merge":
+        words = ["merge", str(toy / "toy"), str(toy / "toy"), "--rename", "--out", str(toy / "two")]
+    else:
+        file, annotations = benchmark_file(toy)
+        results = results_of(annotations, toy / "results.json")
+        words = ["benchmark", "objects365", f"--annotations={file}", f"--images={toy}"]
+        words += [f"--predictions={results}", f"--out={toy / 'out'}"]
+    monkeypatch.setattr("sys.argv", ["segkit", *words])
+    for _ in range(2):
+        with contextlib.suppress(SystemExit), warnings.catch_warnings():
+            main()
+    errors = capsys.readouterr().err
+    (note,) = (line for line in errors.splitlines() if "nothing changed since" in line)
+    end = "so no new version was published"
+    assert note.endswith(f"{end}; --force publishes one" if command == "merge" else end)
 
 
 def test_boxes_and_masks_are_merged_once_the_boxes_have_masks(toy):

@@ -1,6 +1,7 @@
 """Exports with images of any file names: each image and annotation comes back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,10 @@ def test_an_error_of_clashing_names_says_what_helps(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=both):
         export_voc(data, tmp_path / "out")
+    bare = replace(Header.from_set(data, "t", {}), images_by="none")
+    labels = write_set(tmp_path / "bare", ((s, None) for s in data.samples()), bare)
+    with pytest.raises(InputError, match="convert it without --images-by none, and export with"):
+        export_voc(labels, tmp_path / "out")
 
 
 def test_images_of_one_name_are_counted_where_no_image_is_written(tmp_path: Path) -> None:
