@@ -3,6 +3,7 @@
 import typer
 
 from .common import JSON_OPTION, SET_HELP, emit, table
+from .progress import progress_bar
 
 _MAX_CLASSES = 20
 
@@ -21,7 +22,9 @@ def diff(
     from segkit.shards.diff import diff as compare
     from segkit.shards.reader import ShardSet
 
-    difference = compare(ShardSet.open(a), ShardSet.open(b))
+    sets = ShardSet.open(a), ShardSet.open(b)
+    with progress_bar(f"diff {sets[0].path.parent.name}", len(sets[0])) as advance:
+        difference = compare(*sets, on_image=advance)
     classes = {name: counts.to_json() for name, counts in difference.classes.items()}
     images = {
         "common": difference.common,

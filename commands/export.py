@@ -1,5 +1,7 @@
 """`segkit export`: write a shard set in a native format."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,9 +10,11 @@ import typer
 from segkit.storage import writable_local
 
 from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, table
+from .progress import Advance, progress_bar
 
 if TYPE_CHECKING:
     from segkit.export.destination import ExportReport
+    from segkit.shards.reader import ShardSet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,7 +58,9 @@ def coco_instances(
     from segkit.export.coco import export_instances
     from segkit.shards.reader import ShardSet
 
-    report = export_instances(ShardSet.open(data), out, images=images, datumaro=datumaro)
+    shards = ShardSet.open(data)
+    with _bar([shards], images) as advance:
+        report = export_instances(shards, out, images=images, datumaro=datumaro, on_image=advance)
     _show("coco-instances", data, out, report, as_json)
 
 
@@ -74,7 +80,9 @@ def coco_panoptic(
     from segkit.export.coco import export_panoptic
     from segkit.shards.reader import ShardSet
 
-    report = export_panoptic(ShardSet.open(data), out, images=images, datumaro=datumaro)
+    shards = ShardSet.open(data)
+    with _bar([shards], images) as advance:
+        report = export_panoptic(shards, out, images=images, datumaro=datumaro, on_image=advance)
     _show("coco-panoptic", data, out, report, as_json)
 
 
@@ -134,7 +142,10 @@ def voc(
     from segkit.export.voc_xml import export_voc
     from segkit.shards.reader import ShardSet
 
-    _show("voc", data, out, export_voc(ShardSet.open(data), out, images=images), as_json)
+    shards = ShardSet.open(data)
+    with _bar([shards], images) as advance:
+        report = export_voc(shards, out, images=images, on_image=advance)
+    _show("voc", data, out, report, as_json)
 
 
 @app.command()
@@ -160,7 +171,11 @@ def labelstudio(
     from segkit.shards.reader import ShardSet
 
     prefix = f"{LOCAL_FILES}images/" if image_prefix is None else image_prefix
-    report = export_label_studio(ShardSet.open(data), out, images=images, image_prefix=prefix)
+    shards = ShardSet.open(data)
+    with _bar([shards], images) as advance:
+        report = export_label_studio(
+            shards, out, images=images, image_prefix=prefix, on_image=advance
+        )
     _show("labelstudio", data, out, report, as_json)
 
 
@@ -181,7 +196,10 @@ def cvat(
     from segkit.export.cvat_dump import export_cvat
     from segkit.shards.reader import ShardSet
 
-    _show("cvat", data, out, export_cvat(ShardSet.open(data), out, images=images), as_json)
+    shards = ShardSet.open(data)
+    with _bar([shards], images) as advance:
+        report = export_cvat(shards, out, images=images, on_image=advance)
+    _show("cvat", data, out, report, as_json)
 
 
 @app.command()
@@ -201,7 +219,10 @@ def labelme(
     from segkit.export.labelme_files import export_labelme
     from segkit.shards.reader import ShardSet
 
-    _show("labelme", data, out, export_labelme(ShardSet.open(data), out, images=images), as_json)
+    shards = ShardSet.open(data)
+    with _bar([shards], images) as advance:
+        report = export_labelme(shards, out, images=images, on_image=advance)
+    _show("labelme", data, out, report, as_json)
 
 
 @app.command()
@@ -222,13 +243,10 @@ def semantic(
     from segkit.export.semantic_png import export_semantic
     from segkit.shards.reader import ShardSet
 
-    _show(
-        "semantic",
-        data,
-        out,
-        export_semantic(ShardSet.open(data), out, images=images, void=void),
-        as_json,
-    )
+    shards = ShardSet.open(data)
+    with _bar([shards], images) as advance:
+        report = export_semantic(shards, out, images=images, void=void, on_image=advance)
+    _show("semantic", data, out, report, as_json)
 
 
 def _export_yolo(
@@ -244,8 +262,17 @@ def _export_yolo(
         is_split = bool(sep) and split in ("train", "val", "test")
         splits.append(split if is_split else None)
         sets.append(ShardSet.open(name if is_split else text))
-    report = export_yolo(sets, out, polygons=polygons, images=images, splits=splits)
+    with _bar(sets, images) as advance:
+        report = export_yolo(
+            sets, out, polygons=polygons, images=images, splits=splits, on_image=advance
+        )
     _show(format_name, ", ".join(data), out, report, as_json)
+
+
+def _bar(sets: "Sequence[ShardSet]", images: bool) -> AbstractContextManager[Advance]:
+    """Progress of an export: its labels and, with --images, its image files."""
+    name, total = sets[0].path.parent.name, sum(map(len, sets))
+    return progress_bar(f"export {name}", 2 * total if images else total)
 
 
 def _show(format_name: str, data: str, out: Path, report: "ExportReport", as_json: bool) -> None:

@@ -8,6 +8,7 @@ from segkit.errors import InputError
 from segkit.storage import writable
 
 from .common import FORCE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, VERIFY_OPTION, emit, note, table
+from .progress import progress_bar
 
 
 def merge(
@@ -40,15 +41,17 @@ def merge(
         raise InputError("nothing to merge with one set", hint="give two or more")
     arguments = {"sets": sets, "out": str(out), "name": name, "rename": rename}
     shard_sets = [ShardSet.open(spec) for spec in sets]
-    merged = merge_sets(
-        shard_sets,
-        out,
-        name=name or out.name or out.resolve().name,
-        rename=rename,
-        arguments=arguments,
-        verify_images=verify_images,
-        force=force,
-    )
+    with progress_bar(f"merge {out.name}", sum(map(len, shard_sets))) as advance:
+        merged = merge_sets(
+            shard_sets,
+            out,
+            name=name or out.name or out.resolve().name,
+            rename=rename,
+            arguments=arguments,
+            verify_images=verify_images,
+            force=force,
+            on_image=advance,
+        )
     if differing := dict.fromkeys(differing_words([data.taxonomy for data in shard_sets])):
         names = ", ".join(map(repr, list(differing)[:5]))
         note(f"the words of {names} differ between the sets: those of the first set are kept")

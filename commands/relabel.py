@@ -16,6 +16,7 @@ from .common import (
     emit,
     table,
 )
+from .progress import progress_bar
 
 
 def relabel(
@@ -51,9 +52,11 @@ def relabel(
     data, new = ShardSet.open(spec), load_taxonomy(taxonomy)
     class_map = read_table(mapping, data.taxonomy, new)
     arguments = {"set": spec, "taxonomy": taxonomy, "map": str(mapping), "out": str(out)}
-    relabeled = write_relabeled(
-        data, out, new, class_map, arguments, verify_images=verify_images, force=force
-    )
+    options = {"verify_images": verify_images, "force": force}
+    with progress_bar(f"relabel {data.path.parent.name}", len(data)) as advance:
+        relabeled = write_relabeled(
+            data, out, new, class_map, arguments, on_image=advance, **options
+        )
     ledger = relabeled.manifest.ledger
     result = {
         "path": str(relabeled.path),

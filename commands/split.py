@@ -18,6 +18,7 @@ from .common import (
     plural,
     table,
 )
+from .progress import progress_bar
 from .scoring import parse_choice, reject_unused
 
 
@@ -86,7 +87,10 @@ def split(
     if zero_shot is not None:
         classes, data = load_split(zero_shot), ShardSet.open(spec)
         arguments |= {"zero_shot": zero_shot, "policy": policy}
-        written = split_zero_shot(data, out, classes, chosen, arguments, **options)
+        with progress_bar(f"split {data.path.parent.name}", 3 * len(data)) as advance:
+            written = split_zero_shot(
+                data, out, classes, chosen, arguments, on_image=advance, **options
+            )
         left = 0
     else:
         data = ShardSet.open(spec)
@@ -97,7 +101,9 @@ def split(
         else:
             parts = assign_by_list(data, {name: Path(text) for name, text in pairs.items()})
         arguments |= {"part": part, "list": listed, "seed": seed or 0}
-        written = write_parts(data, out, parts, arguments, **options)
+        passes = len(pairs) + verify_images
+        with progress_bar(f"split {data.path.parent.name}", passes * len(data)) as advance:
+            written = write_parts(data, out, parts, arguments, on_image=advance, **options)
         left = len(data) - len(parts)
     results = {
         name: {

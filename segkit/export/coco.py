@@ -1,6 +1,6 @@
 """Exports COCO JSON: instances, and panoptic with its PNGs; written as a stream."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,12 @@ _MAX_IDS = 2**24  # a panoptic PNG codes an id in three bytes
 
 
 def export_instances(
-    data: ShardSet, out: str | Path, *, images: bool = False, datumaro: bool = False
+    data: ShardSet,
+    out: str | Path,
+    *,
+    images: bool = False,
+    datumaro: bool = False,
+    on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
     """Write `instances_<split>.json`.
 
@@ -50,6 +55,7 @@ def export_instances(
         datumaro: use the folders that Datumaro's COCO importer expects, `annotations/` and
             `images/<split>/`, and write every mask as RLE. (Datumaro rounds the coordinates of
             polygons, which changes one mask in four.)
+        on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: the set is of another kind, or `out` is not empty.
@@ -74,19 +80,25 @@ def export_instances(
                     segment = replace(segment, source_polygon=None)
                 annotation_id = annotation_ids.next(segment)
                 yield _annotation(segment, sample, records.id(index), annotation_id)
+            on_image()
 
     with new_directory(out) as folder:
         paths = _Paths(folder, split_name(data), datumaro)
         name = f"instances_{split_name(data)}.json"
         _write_json(paths.annotations / name, data, records, annotations(), report)
-        _finish(data, paths, report, [name], names if images else None)
+        _finish(data, paths, report, [name], names if images else None, on_image)
     if annotation_ids.renumbered:
         report.altered["renumbered"] += annotation_ids.renumbered
     return report
 
 
 def export_panoptic(
-    data: ShardSet, out: str | Path, *, images: bool = False, datumaro: bool = False
+    data: ShardSet,
+    out: str | Path,
+    *,
+    images: bool = False,
+    datumaro: bool = False,
+    on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
     """Write `panoptic_<split>.json` and, beside it, the folder of PNGs of that name.
 
@@ -99,6 +111,7 @@ def export_panoptic(
         images: also write the image files, under `images/`.
         datumaro: use the folders that Datumaro's COCO importer expects, `annotations/` and
             `images/<split>/`.
+        on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: the set is of another kind, or `out` is not empty.
@@ -113,7 +126,7 @@ def export_panoptic(
     stem = f"panoptic_{split_name(data)}"
 
     def annotations(folder: Path) -> Iterator[dict[str, Any]]:
-        for index, sample in enumerate(counted_samples(data, report)):
+        for index, sample in enumerate(counted_samples(data, report, on_image=on_image)):
             masked = [segment for segment in sample.segments if segment.mask is not None]
             report.leave_out("box-only", len(sample.segments) - len(masked))
             report.annotations += len(masked)
@@ -132,7 +145,9 @@ def export_panoptic(
         (paths.annotations / stem).mkdir()
         rows = annotations(paths.annotations)
         _write_json(paths.annotations / f"{stem}.json", data, records, rows, report)
-        _finish(data, paths, report, [f"{stem}.json", f"{stem}/"], names if images else None)
+        _finish(
+            data, paths, report, [f"{stem}.json", f"{stem}/"], names if images else None, on_image
+        )
     return report
 
 
@@ -157,12 +172,17 @@ def _image_names(data: ShardSet, report: ExportReport, images: bool) -> ImageNam
 
 
 def _finish(
-    data: ShardSet, paths: _Paths, report: ExportReport, files: list[str], names: ImageNames | None
+    data: ShardSet,
+    paths: _Paths,
+    report: ExportReport,
+    files: list[str],
+    names: ImageNames | None,
+    on_image: Callable[[], None],
 ) -> None:
     """List the files; write the images if they have names."""
     report.files.extend(paths.prefix + name for name in files)
     if names is not None:
-        write_images(data, paths.folder / paths.images, names)
+        write_images(data, paths.folder / paths.images, names, on_image)
         report.files.append(paths.images)
 
 

@@ -3,6 +3,7 @@
 Masks are written as run lengths, with the exact pixels; segments without a mask are boxes.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, SubElement
@@ -23,7 +24,13 @@ from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 
 
-def export_cvat(data: ShardSet, out: str | Path, *, images: bool = False) -> ExportReport:
+def export_cvat(
+    data: ShardSet,
+    out: str | Path,
+    *,
+    images: bool = False,
+    on_image: Callable[[], None] = lambda: None,
+) -> ExportReport:
     """Write `annotations.xml` and `taxonomy.json`.
 
     CVAT has no crowds and no objects to ignore: they are left out and counted. Ids and scores are
@@ -33,6 +40,7 @@ def export_cvat(data: ShardSet, out: str | Path, *, images: bool = False) -> Exp
         data: a set of any kind.
         out: directory to create.
         images: also write the image files, under `images/`.
+        on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: `out` is not empty, or a name has a character that XML does not allow.
@@ -50,14 +58,14 @@ def export_cvat(data: ShardSet, out: str | Path, *, images: bool = False) -> Exp
             file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
             file.write(b"<version>1.1</version>\n")
             file.write(to_xml(_meta(data, list(names.values()))))
-            for number, sample in enumerate(counted_samples(data, report)):
+            for number, sample in enumerate(counted_samples(data, report, on_image=on_image)):
                 check_xml_file_name(sample, data)
                 sample = replace(sample, file_name=file_names[sample])
                 file.write(to_xml(_image(number, sample, names, report)))
             file.write(b"</annotations>\n")
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
-            write_images(data, folder / "images", file_names)
+            write_images(data, folder / "images", file_names, on_image)
             report.files.append("images/")
     return report
 

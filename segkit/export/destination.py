@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -72,7 +72,11 @@ def require_kind(data: ShardSet, kinds: tuple[str, ...], format_name: str, reaso
 
 
 def counted_samples(
-    data: ShardSet, report: ExportReport, *, check_masks: bool = True
+    data: ShardSet,
+    report: ExportReport,
+    *,
+    check_masks: bool = True,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Iterator[Sample]:
     """Yield the samples of a set for a format that does not say which classes were annotated.
 
@@ -82,6 +86,7 @@ def counted_samples(
         if sample.annotated is not None or not sample.exhaustive:
             report.images_altered["annotated-classes"] += 1
         yield sample
+        on_image()
 
 
 def new_file_path(folder: Path, name: PurePosixPath) -> Path:
@@ -119,7 +124,12 @@ def paint_masks(
     return numbers
 
 
-def write_images(data: ShardSet, folder: Path, names: ImageNames | None = None) -> None:
+def write_images(
+    data: ShardSet,
+    folder: Path,
+    names: ImageNames | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> None:
     """Write every image file with the bytes of the source, once where several samples share it.
 
     Only an EXIF orientation goes: other programs would turn the pixels, which the labels fit.
@@ -128,6 +138,7 @@ def write_images(data: ShardSet, folder: Path, names: ImageNames | None = None) 
         data: the set.
         folder: is created.
         names: of `plan_names`; by default, each image has its own, and shares it.
+        on_image: called after each image.
     """
     if names is None:
         names = plan_names(data, lambda name: [name], rename=True, shared=True)
@@ -135,6 +146,7 @@ def write_images(data: ShardSet, folder: Path, names: ImageNames | None = None) 
         path = new_file_path(folder, names.path(sample))
         if not path.exists():
             path.write_bytes(without_orientation(data.image_bytes(sample)))
+        on_image()
 
 
 def write_taxonomy(path: Path, taxonomy: Taxonomy) -> None:

@@ -5,7 +5,7 @@ and segments come back with `segkit convert labelstudio`.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def export_label_studio(
     *,
     images: bool = False,
     image_prefix: str = LOCAL_FILES + "images/",
+    on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
     """Write `tasks.json`, `label_config.xml`, `labels.txt` and `taxonomy.json`.
 
@@ -50,6 +51,7 @@ def export_label_studio(
         images: also write the image files, under `images/`; Label Studio serves them if its
             LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is `out`.
         image_prefix: what precedes the name of an image in its URL.
+        on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: `out` is not empty, or a class name has a character that XML does not allow.
@@ -66,7 +68,7 @@ def export_label_studio(
     with new_directory(out) as folder:
         with (folder / "tasks.json").open("w", encoding="utf-8") as file:
             file.write("[")
-            for count, sample in enumerate(counted_samples(data, report)):
+            for count, sample in enumerate(counted_samples(data, report, on_image=on_image)):
                 sample = replace(sample, file_name=file_names[sample])
                 task = _task(sample, names, data.manifest.name, image_prefix)
                 report.annotations += len(sample.segments)
@@ -77,7 +79,7 @@ def export_label_studio(
         write_labels(folder / "labels.txt", names)
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
-            write_images(data, folder / "images", file_names)
+            write_images(data, folder / "images", file_names, on_image)
             report.files.append("images/")
     return report
 

@@ -6,6 +6,7 @@ Masks are shapes of type mask, with the exact pixels; segments without a mask ar
 import base64
 import json
 import posixpath
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,7 +32,13 @@ _LABELS = "labels.txt"
 _VERSION = "5.5.0"  # of labelme, the first with masks is 5.3
 
 
-def export_labelme(data: ShardSet, out: str | Path, *, images: bool = False) -> ExportReport:
+def export_labelme(
+    data: ShardSet,
+    out: str | Path,
+    *,
+    images: bool = False,
+    on_image: Callable[[], None] = lambda: None,
+) -> ExportReport:
     """Write a JSON file for each image, and `labels.txt`.
 
     labelme has no crowds and no objects to ignore: they are left out and counted. Ids and scores
@@ -41,6 +48,7 @@ def export_labelme(data: ShardSet, out: str | Path, *, images: bool = False) -> 
         data: a set of any kind.
         out: directory to create.
         images: also write the image files, beside the JSON files.
+        on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: `out` is not empty.
@@ -54,14 +62,14 @@ def export_labelme(data: ShardSet, out: str | Path, *, images: bool = False) -> 
     report = ExportReport(images=len(data), files=["*.json", _LABELS])
     report.add_names(file_names)
     with new_directory(out) as folder:
-        for sample in counted_samples(data, report):
+        for sample in counted_samples(data, report, on_image=on_image):
             sample = replace(sample, file_name=file_names[sample])
             content = _content(sample, names, report)
             path = new_file_path(folder, PurePosixPath(sample.file_name).with_suffix(".json"))
             path.write_text(json.dumps(content, indent=1), "utf-8")
         write_labels(folder / _LABELS, names)
         if images:
-            write_images(data, folder, file_names)
+            write_images(data, folder, file_names, on_image)
             report.files.append("images beside their JSON files")
     return report
 

@@ -1,5 +1,6 @@
 """Exports index PNGs: one map of class ids for each image."""
 
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,7 +26,12 @@ _MAX_INDICES = 2**16
 
 
 def export_semantic(
-    data: ShardSet, out: str | Path, *, images: bool = False, void: int | None = None
+    data: ShardSet,
+    out: str | Path,
+    *,
+    images: bool = False,
+    void: int | None = None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
     """Write `masks/` (index PNGs), `labels.txt` (index and name) and `taxonomy.json`.
 
@@ -37,6 +43,7 @@ def export_semantic(
         out: directory to create.
         images: also write the image files, under `images/`.
         void: index of pixels without a class; by default the source's own, or else 255.
+        on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: a class id or `void` does not fit in a PNG, or they are equal; or masks of two
@@ -57,14 +64,14 @@ def export_semantic(
     sixteen_bits = max((index, *data.taxonomy.by_id)) > 255
     with new_directory(out) as folder:
         (folder / "masks").mkdir()
-        for sample in counted_samples(data, report):
+        for sample in counted_samples(data, report, on_image=on_image):
             path = new_file_path(folder / "masks", names.path(sample).with_suffix(".png"))
             _write_mask(path, sample, index, sixteen_bits, report)
         labels = {entry.id: entry.source_name or entry.name for entry in data.taxonomy.categories}
         write_labels(folder / "labels.txt", labels)
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
-            write_images(data, folder / "images", names)
+            write_images(data, folder / "images", names, on_image)
             report.files.append("images/")
     return report
 

@@ -4,6 +4,7 @@ VOC counts pixels from 1 and includes the last one. Coordinates that are not who
 written as fractions, so that the box comes back to a millionth of a pixel.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, SubElement
@@ -26,7 +27,13 @@ from segkit.shards.reader import ShardSet
 _DIGITS = 6  # behind the point
 
 
-def export_voc(data: ShardSet, out: str | Path, *, images: bool = False) -> ExportReport:
+def export_voc(
+    data: ShardSet,
+    out: str | Path,
+    *,
+    images: bool = False,
+    on_image: Callable[[], None] = lambda: None,
+) -> ExportReport:
     """Write `Annotations/*.xml`, `ImageSets/Main/<split>.txt` and `taxonomy.json`.
 
     Objects to ignore are `difficult`. Crowds and stuff are left out and counted; masks, ids and
@@ -36,6 +43,7 @@ def export_voc(data: ShardSet, out: str | Path, *, images: bool = False) -> Expo
         data: a set of kind boxes, instance or panoptic.
         out: directory to create.
         images: also write the image files, under `JPEGImages/`.
+        on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: the set is of another kind, `out` is not empty, or a name has a character that
@@ -56,7 +64,7 @@ def export_voc(data: ShardSet, out: str | Path, *, images: bool = False) -> Expo
     with new_directory(out) as folder:
         (folder / "Annotations").mkdir()
         stems = []
-        for sample in counted_samples(data, report, check_masks=False):
+        for sample in counted_samples(data, report, check_masks=False, on_image=on_image):
             check_xml_file_name(sample, data)
             sample = replace(sample, file_name=file_names[sample])
             name = PurePosixPath(sample.file_name)
@@ -67,7 +75,7 @@ def export_voc(data: ShardSet, out: str | Path, *, images: bool = False) -> Expo
         (folder / main).write_text("".join(f"{name}\n" for name in stems), "utf-8")
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
-            write_images(data, folder / "JPEGImages", file_names)
+            write_images(data, folder / "JPEGImages", file_names, on_image)
             report.files.append("JPEGImages/")
     return report
 

@@ -7,7 +7,7 @@ bridge between two parts.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -44,6 +44,7 @@ def export_yolo(
     polygons: bool = False,
     images: bool = False,
     splits: Sequence[str | None] = (),
+    on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
     """Write `labels/<split>/`, `data.yaml` and `taxonomy.json`; YOLO numbers the things from 0.
 
@@ -59,6 +60,7 @@ def export_yolo(
             panoptic.
         images: also write the image files, under `images/<split>/`.
         splits: train, val or test for each set; None takes the split of its manifest.
+        on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: a set is of another kind, taxonomies differ, it is not known which split a set
@@ -89,7 +91,7 @@ def export_yolo(
         for data, names, (_, folder) in zip(sets, file_names, placed, strict=True):
             (root / "labels" / folder).mkdir(parents=True)
             report.files.append(f"labels/{folder}/")
-            for sample in counted_samples(data, report):
+            for sample in counted_samples(data, report, on_image=on_image):
                 lines = (
                     _line(segment, sample, yolo_classes, report, polygons)
                     for segment in sample.segments
@@ -98,7 +100,7 @@ def export_yolo(
                 name = names.path(sample).with_suffix(".txt")
                 new_file_path(root / "labels" / folder, name).write_text(text, "utf-8")
             if images:
-                write_images(data, root / "images" / folder, names)
+                write_images(data, root / "images" / folder, names, on_image)
                 report.files.append(f"images/{folder}/")
         yaml = _data_yaml(placed, [category.name for category in things])
         (root / "data.yaml").write_text(yaml, "utf-8")

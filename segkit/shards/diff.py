@@ -1,7 +1,7 @@
 """Compare two sets: images that only one has, and the labels of the others by class and pixels."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,14 +53,21 @@ class Difference:
         return not (self.only_a or self.only_b or self.changed_labels or self.changed_images)
 
 
-def diff(a: ShardSet, b: ShardSet) -> Difference:
-    """Compare two sets; memory holds the ids of one and a row group of each."""
+def diff(a: ShardSet, b: ShardSet, *, on_image: Callable[[], None] = lambda: None) -> Difference:
+    """Compare two sets; memory holds the ids of one and a row group of each.
+
+    Args:
+        a: a set.
+        b: another set.
+        on_image: called for each image of `a`.
+    """
     index_in_b = {sample.id: index for index, sample in enumerate(b.samples())}
     names = (a.taxonomy.unique_names, b.taxonomy.unique_names)
     difference = Difference()
     classes: defaultdict[str, ClassDifference] = defaultdict(ClassDifference)
     common: set[str] = set()
     for sample_a in a.samples(check_masks=True):
+        on_image()
         if sample_a.id not in index_in_b:
             difference.only_a.append(sample_a.id)
             continue

@@ -1,7 +1,7 @@
 """Merge several sets into one: their samples one after the other, without copying an image."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ def merge_sets(
     arguments: dict[str, Any],
     verify_images: bool = True,
     force: bool = True,
+    on_image: Callable[[], None] = lambda: None,
 ) -> ShardSet:
     """Publish the samples of all sets as one set that copies no image.
 
@@ -39,6 +40,7 @@ def merge_sets(
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
         force: publish a version that equals the newest one too.
+        on_image: called after each image.
 
     Raises:
         InputError: an image is missing or damaged, kinds differ, classes contradict each other, or
@@ -72,7 +74,7 @@ def merge_sets(
     ledger = Ledger(
         annotations=Count(input=segments, kept=segments), images=Count(input=images, kept=images)
     )
-    rows = _rows(sets, taxonomy, rename, verify_images)
+    rows = _rows(sets, taxonomy, rename, verify_images, on_image)
     return write_view(destination, rows, sets, header, ledger=lambda: ledger, force=force)
 
 
@@ -111,7 +113,11 @@ def differing_words(taxonomies: Sequence[Taxonomy]) -> list[str]:
 
 
 def _rows(
-    sets: Sequence[ShardSet], taxonomy: Taxonomy, rename: bool, verify_images: bool
+    sets: Sequence[ShardSet],
+    taxonomy: Taxonomy,
+    rename: bool,
+    verify_images: bool,
+    on_image: Callable[[], None],
 ) -> Iterator[tuple[Sample, ShardSet]]:
     set_of_id: dict[str, ShardSet] = {}
     for number, data in enumerate(sets, start=1):
@@ -129,3 +135,4 @@ def _rows(
             if sample.annotated is None:
                 sample = replace(sample, annotated=annotated)
             yield replace(sample, id=sample_id), data
+            on_image()

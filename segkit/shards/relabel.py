@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ def relabel(
     *,
     verify_images: bool = True,
     force: bool = True,
+    on_image: Callable[[], None] = lambda: None,
 ) -> ShardSet:
     """Publish the set in another taxonomy, as a layer.
 
@@ -76,6 +77,7 @@ def relabel(
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
         force: publish a version that equals the newest one too.
+        on_image: called after each image.
 
     Raises:
         InputError: an image is missing or damaged.
@@ -100,6 +102,7 @@ def relabel(
             relabeled = relabel_sample(sample, data.manifest.kind, taxonomy, class_map)
             joined += mapped - len(relabeled.segments)
             yield relabeled, data
+            on_image()
 
     def ledger() -> Ledger:
         of_all = {UNMAPPED: dropped.total()}

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def split(
     *,
     verify_images: bool = True,
     force: bool = True,
+    on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, ShardSet]:
     """Publish `destination/<part>` for every part.
 
@@ -98,6 +99,7 @@ def split(
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
         force: publish versions that equal the newest ones too.
+        on_image: called for each image of the set when it is verified, and again for each part.
 
     Raises:
         InputError: an image is missing or damaged, or a part cannot be written; no part is
@@ -108,8 +110,10 @@ def split(
         for sample in data.samples(check_masks=True):
             if sample.id in parts:
                 data.verify_image(sample)
+            on_image()
+    home = storage.location(destination)
     return {
-        part: _publish(data, storage.location(destination) / part, part, parts, arguments, force)
+        part: _publish(data, home / part, part, parts, arguments, force, on_image)
         for part in dict.fromkeys(parts.values())
     }
 
@@ -127,17 +131,19 @@ def _publish(
     parts: Mapping[str, str],
     arguments: dict[str, Any],
     force: bool,
+    on_image: Callable[[], None],
 ) -> ShardSet:
     images, segments, all_segments = 0, 0, 0
 
-    def is_in_part(sample: Sample) -> bool:
+    def rows() -> Iterator[tuple[Sample, ShardSet]]:
         nonlocal images, segments, all_segments
-        all_segments += len(sample.segments)
-        if parts.get(sample.id) != part:
-            return False
-        images += 1
-        segments += len(sample.segments)
-        return True
+        for sample in data.samples(check_masks=True):
+            all_segments += len(sample.segments)
+            if parts.get(sample.id) == part:
+                images += 1
+                segments += len(sample.segments)
+                yield sample, data
+            on_image()
 
     def ledger() -> Ledger:
         return Ledger(
@@ -147,7 +153,7 @@ def _publish(
 
     return write_view(
         destination,
-        ((sample, data) for sample in data.samples(check_masks=True) if is_in_part(sample)),
+        rows(),
         (data,),
         replace(Header.from_set(data, "split", arguments), split=part),
         ledger=ledger,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -114,6 +114,7 @@ def split_zero_shot(
     *,
     verify_images: bool = True,
     force: bool = True,
+    on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, ShardSet]:
     """Publish `destination/seen` and `destination/unseen`; no image is copied.
 
@@ -129,6 +130,7 @@ def split_zero_shot(
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
         force: publish versions that equal the newest ones too.
+        on_image: called for each image of the set, and again for each part.
 
     Raises:
         InputError: the set is the seen part of a split or lacks a class of this one, a part would
@@ -146,13 +148,14 @@ def split_zero_shot(
         message = "every class of the set is unseen"
         raise InputError(message, file=data.path, hint="leave seen classes to train on")
     require_parts(destination, (SEEN_PART, UNSEEN_PART))
-    writer = _PartWriter(data, unseen_ids, policy, arguments, force)
+    writer = _PartWriter(data, unseen_ids, policy, arguments, force, on_image)
     images: Counter[str] = Counter()
     for sample in data.samples(check_masks=True):
         if verify_images:
             data.verify_image(sample)
         for part in (SEEN_PART, UNSEEN_PART):
             images[part] += writer.is_in_part(sample, part)
+        on_image()
     for part in (SEEN_PART, UNSEEN_PART):
         if not images[part]:
             hint = "give --policy ignore-pixels" if part == SEEN_PART else "give another set"
@@ -175,6 +178,7 @@ class _PartWriter:
     policy: Policy
     arguments: dict[str, Any]
     force: bool
+    on_image: Callable[[], None]
 
     def write(
         self, destination: Path, part: str, taxonomy: Taxonomy, record: dict[str, Any]
@@ -185,6 +189,7 @@ class _PartWriter:
         def rows() -> Iterator[tuple[Sample, ShardSet]]:
             nonlocal images, kept, other_class, other_part, joined
             for sample in self.data.samples(check_masks=True):
+                self.on_image()
                 if not self.is_in_part(sample, part):
                     other_part += len(sample.segments)
                     continue

@@ -1,5 +1,6 @@
 """Progress where stderr is no terminal, and --quiet."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,46 @@ def test_quiet_takes_progress_away_and_nothing_else(
     assert str(tmp_path / "quiet" / "v1") in quiet.stdout and "next: segkit" in quiet.stderr
     again = CliRunner().invoke(app, [*common, f"--out={tmp_path / 'again'}"])
     assert "step 2/2" in again.stderr, "it holds for one command"
+
+
+FORMATS = ("coco-instances", "coco-panoptic", "voc", "labelstudio", "cvat", "labelme", "semantic")
+ON_SETS = {
+    **{f"export {name} --data {{toy}} --images --out {{out}}": 2 for name in FORMATS},
+    "export yolo --data train={toy} --out {out}": 1,
+    "export yolo-seg --data train={toy} --images --out {out}": 2,
+    "merge {toy} {toy} --rename --out {out}": 2,
+    "split {toy} --part a=0.5 --part b=0.5 --out {out}": 3,
+    "split {toy} --part a=0.5 --part b=0.5 --no-verify-images --out {out}": 2,
+    "split {toy} --zero-shot {unseen} --policy ignore-pixels --out {out}": 3,
+    "relabel {toy} --taxonomy {classes} --map {map} --out {out}": 1,
+    "diff {toy} {toy}": 1,
+}
+"""A command that reads sets, and how often it reads each image of the toy set."""
+
+
+@pytest.mark.parametrize("command", ON_SETS)
+def test_commands_on_sets_count_their_images(
+    toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    files = {
+        "unseen": tmp_path / "a.txt",
+        "classes": tmp_path / "a.json",
+        "map": tmp_path / "a.csv",
+    }
+    files["unseen"].write_text("cat\n")
+    files["classes"].write_text(json.dumps(toy.taxonomy.to_json()))
+    files["map"].write_text("from,to\n" + "".join(f"{n},{n}\n" for n in toy.taxonomy.names))
+    monkeypatch.setattr("segkit.commands.progress.LINE_SECONDS", 0.0)
+    outputs = []
+    for number, quiet in enumerate(([], ["--quiet"])):
+        out = tmp_path / f"out{number}"
+        words = [word.format(toy=toy.path, out=out, **files) for word in command.split()]
+        result = CliRunner().invoke(app, [*words, *quiet])
+        assert result.exit_code == 0, (result.output, result.exception)
+        outputs.append([line for line in result.stderr.splitlines() if "/s" in line])
+    total = ON_SETS[command] * len(toy)
+    assert len(outputs[0]) == total and f"  {total}/{total}  " in outputs[0][-1]
+    assert outputs[0][0].startswith(command.split()[0]) and not outputs[1]
 
 
 def test_every_command_has_quiet() -> None:
