@@ -88,7 +88,7 @@ def test_commands_on_sets_count_their_images(
         words = [word.format(toy=toy.path, out=out, **files) for word in command.split()]
         result = CliRunner().invoke(app, [*words, *quiet])
         assert result.exit_code == 0, (result.output, result.exception)
-        outputs.append([line for line in result.stderr.splitlines() if "/s" in line])
+        outputs.append([line for line in result.stderr.splitlines() if "/s  ETA" in line])
     total = ON_SETS[command] * len(toy)
     assert len(outputs[0]) == total and f"  {total}/{total}  " in outputs[0][-1]
     assert outputs[0][0].startswith(command.split()[0]) and not outputs[1]

@@ -98,13 +98,14 @@ def test_predictions_of_another_size_are_refused(tmp_path: Path) -> None:
     truth, predictions = sets(tmp_path, images=2, kind="panoptic")
     sample = predictions.sample(1)
     turned = replace(sample, width=sample.height, height=sample.width)
-    other = shard_set(tmp_path / "other", [predictions.sample(0), turned], truth.taxonomy)
+    rotated = shard_set(tmp_path / "rotated", [predictions.sample(0), turned], truth.taxonomy)
     for more in ((), ("--worst",), ("--id", sample.id)):
         refusal = _refusal(
-            truth.path, "--predictions", other.path, "--out", tmp_path / "x.png", *more
+            truth.path, "--predictions", rotated.path, "--out", tmp_path / "x.png", *more
         )
         assert (
-            f"other/v1: image {sample.id}: the prediction is 40 x 50, the image 50 x 40" in refusal
+            f"rotated/v1: image {sample.id}: the prediction is 40 x 50, the image 50 x 40"
+            in refusal
         )
         assert refusal.endswith("predict at the size of the image")
     assert not (tmp_path / "x.png").exists()

@@ -156,10 +156,10 @@ def test_an_error_of_clashing_names_says_what_helps(tmp_path: Path) -> None:
     from segkit.export.voc_xml import export_voc
 
     data = named_set(tmp_path / "set", ["a.jpg", "a.png"])
-    both = (
+    clash = (
         "image 1: images 0 and 1 would both be written to Annotations/a.xml; export with --images"
     )
-    with pytest.raises(InputError, match=both):
+    with pytest.raises(InputError, match=clash):
         export_voc(data, tmp_path / "out")
     bare = replace(Header.from_set(data, "t", {}), images_by="none")
     labels = write_set(tmp_path / "bare", ((s, None) for s in data.samples()), bare)

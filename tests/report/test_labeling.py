@@ -143,12 +143,12 @@ def test_masks_of_another_size_are_refused(
     truth, layer = labeled
     turned = [replace(s, width=s.height, height=s.width) for s in truth.samples()]
     header = Header.from_set(truth, "test", {})
-    other = write_layer(tmp_path / "turned", truth, turned, header)
+    rotated = write_layer(tmp_path / "turned", truth, turned, header)
     boxes = read_boxes(layer, HiddenTruth(truth))
     with pytest.raises(InputError, match=r"turned/v1: image .*: the prediction is 48 x 64"):
-        compare_masks(layer, boxes, HiddenTruth(truth), {"turned": other})
+        compare_masks(layer, boxes, HiddenTruth(truth), {"turned": rotated})
     with pytest.raises(InputError, match=r"turned/v1: image .*: its masks are 48 x 64, the image"):
-        read_boxes(layer, HiddenTruth(other))
+        read_boxes(layer, HiddenTruth(rotated))
 
 
 def test_few_boxes_spread_over_the_set_are_compared(
