@@ -24,7 +24,14 @@ PRINTED_BY: dict[str, list[LEAF]] = {
 """Commands that print the messages of a room: all must have the options that these name alone."""
 FOREIGN = {"--no-deps", "--upgrade", "--notest", "--shm-size", "--measure", "--real", "--scale"}
 """Options of pip, convmv, docker and scripts."""
-PASSED = {"--instances", "--first-label", "--evaluator", "--max-dets", "--prediction-masks"}
+PASSED = {
+    "--background",
+    "--evaluator",
+    "--first-label",
+    "--instances",
+    "--max-dets",
+    "--prediction-masks",
+}
 """Options that a message names to those who gave them."""
 
 
