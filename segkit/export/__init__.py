@@ -4,6 +4,7 @@ coco.py              COCO instances and COCO panoptic
 coco_records.py      image records and ids of COCO
 semantic_png.py      index PNGs of class ids
 yolo.py              YOLO: boxes or polygons, several sets as splits
+mask_polygon.py      a mask as one polygon, for YOLO
 voc_xml.py           Pascal VOC boxes
 label_studio_tasks.py  tasks of Label Studio with predictions, to be corrected there
 cvat_dump.py         CVAT for images 1.1

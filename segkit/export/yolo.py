@@ -1,7 +1,7 @@
 """Exports YOLO: a text file for each image, a line for each object: class index, box or polygon.
 
 A box is center and size. A line holds a single polygon: further parts and the holes of a mask are
-attached to it by bridges of zero width, there and back. Filled by the even-odd rule
+joined to it by bridges of zero width, there and back. Filled by the even-odd rule
 (`cv2.fillPoly`, with which YOLO trainers draw), the mask comes back, except for the pixels under a
 bridge between two parts.
 """
@@ -9,9 +9,6 @@ bridge between two parts.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-
-import numpy as np
-from numpy.typing import NDArray
 
 from segkit.atomic import new_directory
 from segkit.errors import InputError
@@ -25,13 +22,13 @@ from segkit.export.destination import (
     write_taxonomy,
 )
 from segkit.export.image_names import plan_names
+from segkit.export.mask_polygon import mask_polygon
 from segkit.masks import rle
 from segkit.masks.boxes import corners
 from segkit.sample import Box, Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 
-Points = NDArray[np.int32]
 _DIGITS = 7  # of a coordinate: a thousandth of a pixel at 10,000 pixels
 _BOX_DIGITS = 10  # a millionth of a pixel at 10,000 pixels
 _MAX_CLIP = 1e-6  # pixels: rounding, not a change
@@ -109,42 +106,6 @@ def export_yolo(
     return report
 
 
-def mask_polygon(mask: NDArray[np.bool_]) -> tuple[Points, int, int]:
-    """Trace a mask as one closed polygon.
-
-    A polygon has at least three points; smaller parts repeat theirs.
-
-    Args:
-        mask: (H, W), not empty.
-
-    Returns:
-        (N, 2) pixel positions x, y; the number of parts; the number of holes.
-    """
-    import cv2
-
-    contours, hierarchy = cv2.findContours(
-        mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
-    )
-    holes = sum(int(row[3]) >= 0 for row in hierarchy[0])  # contours with a parent
-    rings: list[Points] = [contour.reshape(-1, 2) for contour in contours]
-    rings.sort(key=len, reverse=True)
-    polygon = rings[0]
-    for ring in rings[1:]:
-        polygon = _bridge(polygon, ring)
-    if len(polygon) < 3:
-        polygon = np.concatenate([polygon, *[polygon[-1:]] * (3 - len(polygon))])
-    return polygon, len(rings) - holes, holes
-
-
-def _bridge(polygon: Points, ring: Points) -> Points:
-    """Insert a ring where it is closest to the polygon: across, once around, and back."""
-    differences = polygon[:, None].astype(np.int64) - ring[None]  # (P, R, 2)
-    distances = (differences**2).sum(axis=-1)  # (P, R)
-    start, end = divmod(int(distances.argmin()), len(ring))
-    around = np.concatenate([ring[end:], ring[: end + 1]])
-    return np.concatenate([polygon[: start + 1], around, polygon[start:]])
-
-
 def _line(
     segment: Segment,
     sample: Sample,
@@ -210,10 +171,12 @@ def _clip(box: Box, sample: Sample) -> Box | None:
 def _folders(sets: Sequence[ShardSet], splits: Sequence[str | None]) -> list[tuple[str, str]]:
     """The split and the folder of each set; sets of one split have numbered folders.
 
-    The split of a single set, unless given, is "": it serves for training and validation.
+    The split of a single set, unless given, is "": it serves for training and validation. Its
+    folder is not called `images`, which readers would replace by `labels`.
     """
     if len(sets) == 1 and not any(splits):
-        return [("", split_name(sets[0]))]
+        name = split_name(sets[0])
+        return [("", "set" if name.lower() == "images" else name)]
     placed: list[tuple[str, str]] = []
     for index in range(len(sets)):
         split = _split(sets, splits, index)

@@ -3,6 +3,8 @@
 Fractions times the size are truncated to whole pixels and filled by cv2.fillPoly.
 """
 
+import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from segkit.shards.writer import write_set
 from segkit.sources.data_yaml import read_data_yaml
 from segkit.taxonomy import Category, Taxonomy
 from tests.shards.conftest import TAXONOMY, picture
+
+from .test_round_trips import run
 
 OPTIONS = {"taxonomy": TAXONOMY, "name": "toy", "split": "val", "command": "t", "arguments": {}}
 
@@ -73,6 +77,56 @@ def test_only_bridges_differ(seed):
     if parts == 1:
         assert np.array_equal(drawn, mask)
     assert (drawn & ~mask).sum() <= (parts - 1) * sum(mask.shape)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_part_with_many_holes_comes_back_exactly(seed):
+    """Also where walls are a pixel thick, and a bridge ends within a straight edge."""
+    rng = np.random.default_rng(seed)
+    mask = np.ones((60, 80), bool)
+    for x, y, length, thickness in rng.integers((0, 0, 1, 1), (70, 50, 30, 4), (25, 4)):
+        height, width = (length, thickness) if rng.random() < 0.5 else (thickness, length)
+        mask[y : y + height, x : x + width] = False
+    mask &= rng.random(mask.shape) > (0.2 if seed % 2 else 0)
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    mask = labels == np.bincount(labels[mask]).argmax()
+    points, parts, holes = mask_polygon(mask)
+    background, _ = cv2.connectedComponents(
+        np.pad(~mask, 1, constant_values=1).astype(np.uint8), connectivity=4
+    )
+    assert (parts, holes) == (1, background - 2) and holes > 2
+    assert np.array_equal(filled(points, mask.shape), mask)
+
+
+def test_bridges_between_parts_are_short():
+    """Of a row of squares, each is joined to the next: the bridges cover nothing but the gaps."""
+    mask = np.zeros((12, 402), bool)
+    for x in range(0, 400, 10):
+        mask[x % 7 % 3 : 10, x : x + 8] = True
+    points, parts, _ = mask_polygon(mask)
+    assert parts == 40
+    extra = filled(points, mask.shape) & ~mask
+    assert extra.sum() == 39 * 2
+
+
+@pytest.mark.parametrize("kind", ["many holes", "long rings"])
+def test_masks_of_any_size_take_seconds_and_little_memory(kind):
+    """A sieve of 9,800 holes; two combs with outlines of 240,000 pixels each."""
+    mask = np.zeros((1000, 1000), bool)
+    if kind == "many holes":
+        mask[1:-1, 1:-1] = True
+        mask[5:-5:10, 5:-5:10] = False
+    else:
+        mask[10:490, ::4], mask[510:990, ::4] = True, True
+        mask[10], mask[989] = True, True
+    tracemalloc.start()
+    start = time.perf_counter()
+    points, parts, _ = mask_polygon(mask)
+    seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    drawn = filled(points, mask.shape)
+    assert not (mask & ~drawn).any() and (drawn & ~mask).sum() <= (parts - 1) * 25
+    assert seconds < 60 and peak < 400e6
 
 
 def test_lines_files_and_what_is_left_out(tmp_path):
@@ -156,6 +210,19 @@ def test_labels_are_where_ultralytics_looks_for_them(tmp_path, name):
     (image,) = (tmp_path / "out").rglob("*.jpg")
     head, _, tail = image.as_posix().rpartition("/images/")
     assert Path(f"{head}/labels/{tail}").with_suffix(".txt").read_text().startswith("0 ")
+
+
+@pytest.mark.parametrize("split", ["images", "Images", "labels", "val"])
+@pytest.mark.parametrize("name", ["b.jpg", "labels/b.jpg", "images/labels/b.jpg"])
+def test_a_set_of_any_name_is_read_back(tmp_path, split, name):
+    data = boxes_set(tmp_path / "set", name, [(1.0, 2.0, 8.0, 6.0)], split)
+    report = export_yolo([data], tmp_path / "out", images=True)
+    assert all((tmp_path / "out" / file).exists() for file in report.files)
+    (image,) = (tmp_path / "out").rglob("*.jpg")
+    head, _, tail = image.as_posix().rpartition("/images/")
+    assert Path(f"{head}/labels/{tail}").with_suffix(".txt").read_text().startswith("0 ")
+    options = ("--data", tmp_path / "out" / "data.yaml", "--workers", 1, "--out", tmp_path / "back")
+    assert run("convert", "yolo", *options)["ledger"]["kept"] == 1
 
 
 def test_class_names_of_any_characters_are_read_back(tmp_path):
