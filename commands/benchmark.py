@@ -119,7 +119,8 @@ def objects365(
         opened, spec = options.open(truth.shards, "instance", out)
         figures = benchmark.evaluate_objects365(truth, opened, evaluator, training)
         if isinstance(opened, ShardSet):
-            write_results(out / "results.json", opened.samples(check_masks=True))
+            samples = opened.samples(check_masks=True)
+            write_results(out / "results.json", samples, truth.shards)
         published = load_benchmark("objects365")
         more = [_mask_and_box_table(figures, training_set)]
         _finish(published, figures, truth.shards, spec, out, as_json, more)

@@ -208,7 +208,7 @@ def predict(
         if picture := write_preview(predictions, preview, least):
             folders["preview"] = picture
         if native:
-            folders["native"] = str(write_native(predictions, out / "native" / version))
+            folders["native"] = str(write_native(predictions, out / "native" / version, shards))
     _report(predictions, folders, tally, as_json)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segkit.atomic import new_directory
 from segkit.errors import InputError
-from segkit.export.coco_records import AnnotationIds, Id, ImageRecords, decode, integer
+from segkit.export.coco_records import AnnotationIds, ImageRecords
 from segkit.export.destination import (
     ExportReport,
     counted_samples,
@@ -24,6 +24,7 @@ from segkit.export.destination import (
 from segkit.export.image_names import ImageNames, plan_names
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.coco_image_ids import Id, decode, integer
 from segkit.shards.reader import ShardSet
 from segkit.sources.coco_instances import RunLengths
 
@@ -258,7 +259,7 @@ def _full_instance(segment: Segment, sample: Sample) -> Segment:
     """
     if segment.source_polygon is None or segment.mask_from != "human":
         return segment
-    segmentation = decode(_SEGMENTATION, segment.source_polygon, sample, "a source polygon")
+    segmentation = decode(_SEGMENTATION, segment.source_polygon, sample.id, "a source polygon")
     size = (sample.height, sample.width)
     try:
         if isinstance(segmentation, list):
@@ -276,7 +277,7 @@ def _full_instance(segment: Segment, sample: Sample) -> Segment:
 
 def _segmentation(segment: Segment, mask: bytes, sample: Sample) -> msgspec.Raw | dict[str, Any]:
     if segment.source_polygon is not None and segment.mask_from == "human":
-        decode(_SEGMENTATION, segment.source_polygon, sample, "a source polygon")
+        decode(_SEGMENTATION, segment.source_polygon, sample.id, "a source polygon")
         return msgspec.Raw(segment.source_polygon.encode())
     counts = rle.decompress(mask).tolist() if segment.is_crowd else mask.decode("ascii")
     return {"size": [sample.height, sample.width], "counts": counts}

@@ -1,7 +1,7 @@
 """Write a prediction set in the formats that other programs score."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from segkit.atomic import new_file
 from segkit.export.coco import export_panoptic
 from segkit.export.semantic_png import export_semantic
 from segkit.sample import Sample
+from segkit.shards.coco_image_ids import Id, coco_ids_by_sample, integer
 from segkit.shards.reader import ShardSet
 
 RESULTS = "results.json"
@@ -16,14 +17,21 @@ _VOID_INDICES = (255, 0, 65535)
 """Values that index PNGs use for pixels without a class, the usual one first."""
 
 
-def write_native(predictions: ShardSet, folder: Path) -> Path:
+def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = None) -> Path:
     """Write a prediction set in the format of its kind; returns the folder.
 
     - instance: `results.json`, COCO results
     - panoptic: `panoptic_<name>.json` and its folder of PNGs
     - semantic: `masks/`, `labels.txt` and `taxonomy.json`
 
-    Image ids are the set's own, as numbers where they are numbers.
+    Image ids are those that `segkit export coco-instances` and `coco-panoptic` write for the set
+    that was predicted. Without such a set, those of results are the predictions' own, as numbers
+    where they are numbers.
+
+    Args:
+        predictions: the prediction set.
+        folder: is created.
+        data: the set that was predicted, if one was.
 
     Raises:
         InputError: the folder is not empty, or a class id does not fit in a PNG.
@@ -31,7 +39,7 @@ def write_native(predictions: ShardSet, folder: Path) -> Path:
     match predictions.manifest.kind:
         case "instance":
             folder.mkdir(parents=True, exist_ok=True)
-            write_results(folder / RESULTS, predictions.samples(check_masks=True))
+            write_results(folder / RESULTS, predictions.samples(check_masks=True), data)
         case "panoptic":
             export_panoptic(predictions, folder)
         case "semantic":
@@ -43,29 +51,37 @@ def write_native(predictions: ShardSet, folder: Path) -> Path:
     return folder
 
 
-def write_results(path: Path, samples: Iterable[Sample]) -> int:
+def write_results(path: Path, samples: Iterable[Sample], data: ShardSet | None = None) -> int:
     """Write COCO results, `[{image_id, category_id, score, segmentation}, ...]`, in image order.
 
     Segments without a mask become results with a `bbox`. Results with a mask have none, because
     evaluators would take the box's area for the size classes.
 
+    Args:
+        path: the file to write.
+        samples: predictions.
+        data: the set that was predicted: image ids are those of its COCO export. Without one, they
+            are the samples' ids.
+
     Returns:
         The number of results.
     """
+    ids: dict[str, Id] = {} if data is None else coco_ids_by_sample(data)
     count = 0
     with new_file(path) as draft, draft.open("w", encoding="utf-8") as file:
         file.write("[")
-        for count, row in enumerate(_rows(samples), 1):
+        for count, row in enumerate(_rows(samples, ids), 1):
             file.write(",\n" if count > 1 else "\n")
             json.dump(row, file, allow_nan=False)
         file.write("\n]\n")
     return count
 
 
-def _rows(samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
+def _rows(samples: Iterable[Sample], ids: Mapping[str, Id]) -> Iterator[dict[str, Any]]:
     for sample in samples:
-        number = int(sample.id) if sample.id.isdecimal() else None
-        image_id = number if str(number) == sample.id else sample.id
+        number = integer(sample.id)
+        plain_id = number if number is not None and str(number) == sample.id else sample.id
+        image_id = ids.get(sample.id, plain_id)
         for segment in sample.segments:
             row: dict[str, Any] = {
                 "image_id": image_id,

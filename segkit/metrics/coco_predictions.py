@@ -110,13 +110,21 @@ def _convert(row: Any, kind: type[_Record], path: Path, record: str, hint: str) 
 class CocoResults:
     """COCO results: `[{image_id, category_id, score, segmentation and / or bbox}]`."""
 
-    def __init__(self, path: Path, results: Sequence[Result], taxonomy: Taxonomy) -> None:
+    def __init__(
+        self,
+        path: Path,
+        results: Sequence[Result],
+        taxonomy: Taxonomy,
+        ids_by_coco_id: Mapping[str, str],
+    ) -> None:
         """Check the results.
 
         Args:
             path: the file, for messages.
             results: its content.
             taxonomy: classes of the ground truth.
+            ids_by_coco_id: image ids by those of a COCO export. Results of other ids have those of
+                the images.
 
         Raises:
             InputError: a result lacks a key, or its score or category is invalid.
@@ -126,7 +134,9 @@ class CocoResults:
         self._by_image: dict[str, list[tuple[int, Result]]] = {}
         for number, result in enumerate(results):
             self._check(number, result)
-            self._by_image.setdefault(_id(result.image_id), []).append((number, result))
+            image = _id(result.image_id)
+            image = ids_by_coco_id.get(image, image)
+            self._by_image.setdefault(image, []).append((number, result))
 
     def ids(self) -> list[str]:
         """Ids of the images that have results."""
@@ -239,6 +249,7 @@ class CocoPanoptic:
         folder: Path,
         taxonomy: Taxonomy,
         ids_by_name: Mapping[str, str],
+        ids_by_coco_id: Mapping[str, str],
     ) -> None:
         """Check the file.
 
@@ -248,12 +259,14 @@ class CocoPanoptic:
             folder: folder of its PNGs.
             taxonomy: classes of the ground truth.
             ids_by_name: image ids by the ids and file stems that the file may use.
+            ids_by_coco_id: image ids by those of a COCO export.
 
         Raises:
             InputError: the file's categories contradict the taxonomy, or the folder is missing.
         """
         self.file, self._folder, self._taxonomy = path, folder, taxonomy
-        rows = [(_image_id(row, ids_by_name), row) for row in content.annotations]
+        ids = (ids_by_name, ids_by_coco_id)
+        rows = [(_image_id(row, *ids), row) for row in content.annotations]
         _check_categories(path, content.categories, taxonomy)
         self._rows = dict(rows)
         self._ids = [image for image, _ in rows]
@@ -334,12 +347,16 @@ class CocoPanoptic:
         )
 
 
-def _image_id(row: PanopticImage, ids_by_name: Mapping[str, str]) -> str:
-    """The image that a row is for: the one of its id, else that of its PNG's stem."""
+def _image_id(
+    row: PanopticImage, ids_by_name: Mapping[str, str], ids_by_coco_id: Mapping[str, str]
+) -> str:
+    """The image that a row is for: of its id, else of its PNG's name, else of its id in exports."""
     image = _id(row.image_id)
     if ids_by_name.get(image) == image:
         return image
-    return ids_by_name.get(Path(row.file_name).stem, ids_by_name.get(image, image))
+    path = Path(row.file_name).with_suffix("")
+    named = ids_by_name.get(path.as_posix()) or ids_by_name.get(path.name)
+    return named or ids_by_coco_id.get(image) or ids_by_name.get(image, image)
 
 
 def _check_categories(path: Path, categories: Any, taxonomy: Taxonomy) -> None:

@@ -13,6 +13,7 @@ from segkit.metrics.class_mapping import ClassMap
 from segkit.metrics.png_predictions import PngPredictions, png_names
 from segkit.metrics.shard_columns import read_columns
 from segkit.sample import Sample
+from segkit.shards.coco_image_ids import coco_ids_by_sample
 from segkit.shards.manifest import Task
 from segkit.shards.publish import MANIFEST, versions
 from segkit.shards.reader import ShardSet
@@ -161,13 +162,14 @@ def open_predictions(
     content = coco_predictions.load(path) if parse.exists(path) else None
     if content is not None and not isinstance(content, list):
         folder = masks or path.with_suffix("")
-        ids = _ids_by_name(truth)
-        return coco_predictions.CocoPanoptic(path, content, folder, truth.taxonomy, ids)
+        ids = _ids_by_name(truth), _ids_by_coco_id(truth)
+        return coco_predictions.CocoPanoptic(path, content, folder, truth.taxonomy, *ids)
     if masks is not None:
         message, hint = "is no COCO panoptic JSON, whose PNGs could be elsewhere", _MASKS_HINT
         raise InputError(message, file=path, hint=hint)
     if content is not None:
-        return coco_predictions.CocoResults(path, content, truth.taxonomy)
+        ids_by_coco_id = _ids_by_coco_id(truth)
+        return coco_predictions.CocoResults(path, content, truth.taxonomy, ids_by_coco_id)
     if path.suffix == ".json":
         raise InputError("no such file", file=path, hint="check the path")
     if path.is_dir() and not versions(path) and not (path / MANIFEST).is_file():
@@ -251,6 +253,11 @@ def _ids_by_name(truth: ShardSet) -> dict[str, str]:
     times = Counter(stem for _, stem in stems)
     by_stem = {stem: image for image, stem in stems if times[stem] == 1}
     return by_stem | {image: image for image, _ in stems}
+
+
+def _ids_by_coco_id(truth: ShardSet) -> dict[str, str]:
+    """Id of each image by its id in a COCO export, as text."""
+    return {str(coco_id): image for image, coco_id in coco_ids_by_sample(truth).items()}
 
 
 def _repeated(names: list[str]) -> list[str]:

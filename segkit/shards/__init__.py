@@ -12,6 +12,7 @@ sidecar.py         record finished shards, for resuming
 writer.py          write sets, layers and views
 locations.py       the files that a version names: parts, tars of parents, image files
 reader.py          `ShardSet`: samples and images of a version
+coco_image_ids.py  image ids in COCO files, of exports and results
 read_ahead.py      fetch coming images from a store
 byte_cache.py      a bounded cache of what was read from a store
 labeled_image.py   one image with its labels, for notebooks and scripts

@@ -83,8 +83,9 @@ def test_instances_keep_polygons_ids_crowds_and_the_header(tmp_path):
 
 def test_images_without_numeric_ids_are_numbered(tmp_path):
     cases = {
-        ("a", "b", "7"): [1, 2, 3],
-        ("007", "7", "8"): [1, 2, 3],
+        ("a", "b", "7"): [1, 2, 7],
+        ("007", "7", "8"): [1, 7, 8],
+        ("2", "a", "02", "1"): [2, 3, 4, 1],
         ("000012", "7", "008"): [12, 7, 8],
     }
     for number, (names, expected) in enumerate(cases.items()):

@@ -1,11 +1,23 @@
+import contextlib
+import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
+from pycocotools.coco import COCO
 
-from segkit.export.prediction_files import write_results
+from segkit.export.coco import export_instances, export_panoptic
+from segkit.export.prediction_files import write_native, write_results
+from segkit.metrics.predictions import count_missing, open_predictions
 from segkit.sample import Sample
+from segkit.shards.header import Header
+from segkit.shards.manifest import SetKind
+from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_set
 from tests.metrics.scenes import segment
+from tests.shards.conftest import TAXONOMY
 
 
 def test_results_hold_what_others_read(tmp_path):
@@ -32,3 +44,68 @@ def test_results_hold_what_others_read(tmp_path):
         "bbox": [5.0, 4.0, 20.0, 5.0],
     }
     assert write_results(file, []) == 0 and json.loads(file.read_text()) == []
+
+
+IDS: dict[str, list[tuple[str, int | None]]] = {
+    "numbers with zeros": [("000012", None), ("000007", None)],
+    "names": [("cat", None), ("dog", None), ("a/cat", None)],
+    "names and numbers": [("1", None), ("10", None), ("2", None), ("cover", None), ("02", None)],
+    "merged": [("1-5", 5), ("1-6", 6), ("2-5", 5), ("2-7", 7)],
+    "numbers and a repeated source id": [("9", 5), ("8", 5), ("6", None), ("x", None)],
+}
+"""Ids of samples, and of their source records."""
+
+
+def sets_of(root: Path, kind: SetKind, ids: list[tuple[str, int | None]]) -> tuple[ShardSet, ...]:
+    """Ground truth, and predictions of another size in each image."""
+    truth, predictions = [], []
+    for number, (sample_id, source_id) in enumerate(ids):
+        mask = np.zeros((20, 30), bool)
+        mask[4 : 9 + number, 5:25] = True
+        source = None if source_id is None else json.dumps({"id": source_id})
+        image = Sample(sample_id, f"{sample_id}.jpg", 30, 20, source=source)
+        labels = segment(mask, 3, score=None), segment(mask, 3, score=0.5)
+        truth.append((replace(image, segments=labels[:1]), None))
+        predictions.append((replace(image, segments=labels[1:]), None))
+    header = Header(taxonomy=TAXONOMY, kind=kind, name="toy", split="val", command="t")
+    rows = {"truth": truth, "predictions": predictions}
+    return tuple(write_set(root / name, samples, header) for name, samples in rows.items())
+
+
+@pytest.mark.parametrize("case", IDS)
+def test_results_have_the_image_ids_of_the_exported_ground_truth(tmp_path: Path, case: str) -> None:
+    """pycocotools reads both, and `segkit eval` these and those of earlier versions."""
+    truth, predictions = sets_of(tmp_path, "instance", IDS[case])
+    export_instances(truth, tmp_path / "exported")
+    file = write_native(predictions, tmp_path / "native", truth) / "results.json"
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(tmp_path / "exported" / "instances_val.json")
+        results = coco.loadRes(str(file))
+    assert len(results.getAnnIds()) == len(truth)
+    for image in coco.dataset["images"]:
+        (drawn,) = results.loadAnns(results.getAnnIds(image["id"]))
+        (expected,) = coco.loadAnns(coco.getAnnIds(image["id"]))
+        assert drawn["area"] == expected["area"]
+    earlier = tmp_path / "earlier.json"
+    write_results(earlier, predictions.samples())
+    for path in (file, earlier):
+        opened = open_predictions(str(path), truth)
+        assert count_missing(opened, truth) == 0
+        for sample in truth.samples():
+            prediction = opened.get(sample)
+            assert prediction is not None and prediction.segments[0].mask == sample.segments[0].mask
+
+
+@pytest.mark.parametrize("case", IDS)
+def test_panoptic_predictions_have_the_ids_of_the_ground_truth(tmp_path: Path, case: str) -> None:
+    truth, predictions = sets_of(tmp_path, "panoptic", IDS[case])
+    export_panoptic(truth, tmp_path / "exported")
+    write_native(predictions, tmp_path / "native", truth)
+    files = [tmp_path / folder / "panoptic_val.json" for folder in ("exported", "native")]
+    first, second = (json.loads(file.read_text())["images"] for file in files)
+    assert first == second
+    opened = open_predictions(str(files[1]), truth)
+    assert count_missing(opened, truth) == 0
+    for sample in truth.samples():
+        prediction = opened.get(sample)
+        assert prediction is not None and prediction.segments[0].mask == sample.segments[0].mask
