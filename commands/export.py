@@ -231,12 +231,14 @@ def semantic(
     out: Path = _OUT,
     images: bool = _IMAGES,
     void: int = typer.Option(
-        None, help="Index of pixels without a label; by default the source's own, or 255."
+        None, help="Index of void pixels; by default the source's own, or 255."
     ),
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Write index PNGs of class ids, with labels.txt and taxonomy.json.
+
+    Pixels that have no label and are not void keep the source's index of background, 0 in VOC.
 
     Example: segkit export semantic --data work/camvid-train --out exported
     """

@@ -19,6 +19,7 @@ from segkit.export.destination import (
     paint_masks,
     require_kind,
     split_name,
+    unlabeled_pixels,
     write_images,
 )
 from segkit.export.image_names import ImageNames, plan_names
@@ -45,9 +46,9 @@ def export_instances(
 
     Masks are the source's polygons verbatim where it had them, otherwise RLE; crowds are
     uncompressed RLE as in COCO's own files. Ids are the source's where they are distinct. Where an
-    image is annotated for only some classes, LVIS's lists say so. Stuff is left out and counted. A
-    joined set (panoptic and instances) returns the `segmentation` of its instances, with area and
-    box as drawn.
+    image is annotated for only some classes, LVIS's lists say so. Stuff is left out and counted;
+    images with void pixels, which are not marked, are counted. A joined set (panoptic and
+    instances) returns the `segmentation` of its instances, with area and box as drawn.
 
     Args:
         data: a set of kind instance, boxes or panoptic.
@@ -70,6 +71,7 @@ def export_instances(
 
     def annotations() -> Iterator[dict[str, Any]]:
         for index, sample in enumerate(data.samples(check_masks=True)):
+            report.count_void(sample)
             for segment in sample.segments:
                 if segment.kind == "stuff":
                     report.leave_out("stuff", 1)
@@ -103,8 +105,9 @@ def export_panoptic(
 ) -> ExportReport:
     """Write `panoptic_<split>.json` and, beside it, the folder of PNGs of that name.
 
-    Segments keep their ids if those fit in a PNG; pixels of no segment are 0. Segments without a
-    mask are left out and counted.
+    Segments keep their ids if those fit in a PNG; pixels of no segment are 0, which is void: images
+    in which some of them are not void are counted (`unlabeled`). Segments without a mask are left
+    out and counted.
 
     Args:
         data: a set of kind panoptic.
@@ -127,14 +130,18 @@ def export_panoptic(
     stem = f"panoptic_{split_name(data)}"
 
     def annotations(folder: Path) -> Iterator[dict[str, Any]]:
-        for index, sample in enumerate(counted_samples(data, report, on_image=on_image)):
+        for index, sample in enumerate(
+            counted_samples(data, report, keeps_void=True, on_image=on_image)
+        ):
             masked = [segment for segment in sample.segments if segment.mask is not None]
             report.leave_out("box-only", len(sample.segments) - len(masked))
             report.annotations += len(masked)
             numbered = _number_segments(masked)
             path = new_file_path(folder / stem, pngs.path(sample).with_suffix(".png"))
             masks = [(number, segment.mask or b"") for number, segment in numbered]
-            _write_png(path, paint_masks(masks, sample, "a panoptic PNG"))
+            ids = paint_masks(masks, sample, "a panoptic PNG")
+            report.count_unlabeled(unlabeled_pixels(ids, sample))
+            _write_png(path, ids)
             yield {
                 "image_id": records.id(index),
                 "file_name": path.relative_to(folder / stem).as_posix(),

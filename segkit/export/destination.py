@@ -32,7 +32,8 @@ class ExportReport:
     images_altered: Counter[str] = field(default_factory=Counter)
     """Images written differently: `annotated-classes` (the format does not say which were
     annotated, or how fully), `renamed` (the file), `renumbered` (the id), `same-name` (as another
-    image)."""
+    image), `unlabeled` (pixels without a label are void there), `void` (void pixels are not marked
+    there)."""
     files: list[str] = field(default_factory=list)
     """Files and folders that were written, relative to the directory."""
 
@@ -50,6 +51,16 @@ class ExportReport:
         """Count images that the export names like others; it was asked for no image files."""
         if same := count_same_names(data):
             self.images_altered["same-name"] += same
+
+    def count_unlabeled(self, unlabeled: NDArray[np.bool_]) -> None:
+        """Count an image if some pixels without a label become void."""
+        if unlabeled.any():
+            self.images_altered["unlabeled"] += 1
+
+    def count_void(self, sample: Sample) -> None:
+        """Count an image with void pixels, which the format does not mark."""
+        if sample.void is not None and rle.area(sample.void, sample.height, sample.width):
+            self.images_altered["void"] += 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON values that `segkit export --json` prints."""
@@ -76,17 +87,38 @@ def counted_samples(
     report: ExportReport,
     *,
     check_masks: bool = True,
+    keeps_void: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> Iterator[Sample]:
     """Yield the samples of a set for a format that does not say which classes were annotated.
 
-    Images that are annotated for only some classes, or not exhaustively, are counted.
+    Images that are annotated for only some classes, or not exhaustively, are counted; so are those
+    with void pixels, unless the format marks these.
     """
     for sample in data.samples(check_masks=check_masks):
         if sample.annotated is not None or not sample.exhaustive:
             report.images_altered["annotated-classes"] += 1
+        if not keeps_void:
+            report.count_void(sample)
         yield sample
         on_image()
+
+
+def unlabeled_pixels(numbers: NDArray[np.int32], sample: Sample) -> NDArray[np.bool_]:
+    """The pixels that have no label and are not void either, as VOC's background.
+
+    Args:
+        numbers: (H, W) map of `paint_masks`.
+        sample: the sample; where it does not know its void pixels, all without a label are void.
+
+    Returns:
+        (H, W)
+    """
+    if sample.void is None:
+        return np.zeros(numbers.shape, bool)
+    void = rle.decode(sample.void, sample.height, sample.width)
+    unlabeled: NDArray[np.bool_] = (numbers == 0) & ~void
+    return unlabeled
 
 
 def new_file_path(folder: Path, name: PurePosixPath) -> Path:

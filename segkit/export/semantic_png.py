@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segkit.atomic import new_directory
 from segkit.errors import InputError
@@ -13,6 +14,7 @@ from segkit.export.destination import (
     new_file_path,
     paint_masks,
     require_kind,
+    unlabeled_pixels,
     write_images,
     write_taxonomy,
 )
@@ -36,13 +38,15 @@ def export_semantic(
     """Write `masks/` (index PNGs), `labels.txt` (index and name) and `taxonomy.json`.
 
     The PNGs have 8 bits, or 16 where ids need them. Instances of a class become one region.
-    Segments without a mask are left out and counted.
+    Segments without a mask are left out and counted. Pixels without a label that are not void have
+    the source's index of background, as 0 in VOC. If it gives none, or a class has it, they are
+    void, and the image counts as altered (`unlabeled`).
 
     Args:
         data: a set of kind semantic or panoptic.
         out: directory to create.
         images: also write the image files, under `images/`.
-        void: index of pixels without a class; by default the source's own, or else 255.
+        void: index of void pixels; by default the source's own, or else 255.
         on_image: called for each image, and for each image file that is written.
 
     Raises:
@@ -53,6 +57,7 @@ def export_semantic(
     require_kind(data, ("semantic", "panoptic"), "semantic PNGs", "its masks may overlap")
     index = void_index(data) if void is None else void
     _check_indices(data, index)
+    background = _background_index(data, index)
 
     def layout(name: PurePosixPath) -> list[PurePosixPath]:
         mask = "masks" / name.with_suffix(".png")
@@ -61,12 +66,12 @@ def export_semantic(
     report = ExportReport(images=len(data), files=["masks/", "labels.txt", "taxonomy.json"])
     names = plan_names(data, layout, rename=images, listed=images)
     report.add_names(names)
-    sixteen_bits = max((index, *data.taxonomy.by_id)) > 255
+    sixteen_bits = max((index, background or 0, *data.taxonomy.by_id)) > 255
     with new_directory(out) as folder:
         (folder / "masks").mkdir()
-        for sample in counted_samples(data, report, on_image=on_image):
+        for sample in counted_samples(data, report, keeps_void=True, on_image=on_image):
             path = new_file_path(folder / "masks", names.path(sample).with_suffix(".png"))
-            _write_mask(path, sample, index, sixteen_bits, report)
+            _write_png(path, _paint_indices(sample, index, background, report), sixteen_bits)
         labels = {entry.id: entry.source_name or entry.name for entry in data.taxonomy.categories}
         write_labels(folder / "labels.txt", labels)
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
@@ -85,6 +90,16 @@ def void_index(data: ShardSet) -> int:
     return int(ignored[0]) if ignored else _DEFAULT_VOID
 
 
+def _background_index(data: ShardSet, void: int) -> int | None:
+    """The index that the source gives to pixels that are of no class and not void, if it is free.
+
+    It is `background` in the source's header.
+    """
+    index: int | None = data.manifest.source_header.get("background")
+    is_free = index != void and index not in data.taxonomy.by_id
+    return index if index is not None and 0 <= index < _MAX_INDICES and is_free else None
+
+
 def _check_indices(data: ShardSet, void: int) -> None:
     if void in data.taxonomy.by_id:
         name = data.taxonomy.by_id[void].name
@@ -101,11 +116,10 @@ def _check_indices(data: ShardSet, void: int) -> None:
             raise InputError(message, file=data.path, hint=hint)
 
 
-def _write_mask(
-    path: Path, sample: Sample, void: int, sixteen_bits: bool, report: ExportReport
-) -> None:
-    import cv2
-
+def _paint_indices(
+    sample: Sample, void: int, background: int | None, report: ExportReport
+) -> NDArray[np.int32]:
+    """The (H, W) indices of a sample."""
     masks = [
         (segment.class_id + 1, segment.mask)
         for segment in sample.segments
@@ -113,7 +127,18 @@ def _write_mask(
     ]
     report.leave_out("box-only", len(sample.segments) - len(masks))
     report.annotations += len(masks)
-    numbers = paint_masks(masks, sample, "an index PNG")  # (H, W): class id + 1, 0 is void
+    numbers = paint_masks(masks, sample, "an index PNG")  # (H, W): class id + 1, 0 has no label
     indices = np.where(numbers > 0, numbers - 1, void)
-    indices = indices.astype(np.uint16 if sixteen_bits else np.uint8)
-    path.write_bytes(cv2.imencode(".png", indices)[1].tobytes())
+    unlabeled = unlabeled_pixels(numbers, sample)
+    if background is not None:
+        indices[unlabeled] = background
+    else:
+        report.count_unlabeled(unlabeled)
+    return indices
+
+
+def _write_png(path: Path, indices: NDArray[np.int32], sixteen_bits: bool) -> None:
+    import cv2
+
+    pixels = indices.astype(np.uint16 if sixteen_bits else np.uint8)
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())

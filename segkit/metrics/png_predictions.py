@@ -29,13 +29,14 @@ class PngPredictions:
         Args:
             folder: the PNGs; a name without its extension is the id of an image or, with or
                 without folders, the name of its file.
-            truth: ground truth; pixels are class ids of its taxonomy. 255 and the index that its
-                source gives to void mean "no class".
+            truth: ground truth; pixels are class ids of its taxonomy. 255 and the indices that its
+                source gives to void and background mean "no class".
             ids_by_name: image ids by the ids and file stems that names may be.
         """
         self.file, self._taxonomy = folder, truth.taxonomy
-        ignored = truth.manifest.source_header.get("ignore") or ()
-        self._void = {_VOID, *ignored} - truth.taxonomy.by_id.keys()
+        header = truth.manifest.source_header
+        indices = {_VOID, *(header.get("ignore") or ()), header.get("background", _VOID)}
+        self._void = indices - truth.taxonomy.by_id.keys()
         self._names: dict[str, str] = {}
         self._ids: list[str] = []
         for name in png_names(folder):

@@ -105,8 +105,8 @@ def _preferred_ids(sample_ids: Sequence[str], source_ids: Sequence[Id | None]) -
     pairs = list(zip(sample_ids, source_ids, strict=True))
     numbers = [integer(sample_id) for sample_id, source_id in pairs if source_id is None]
     are_distinct = None not in numbers and len(set(numbers)) == len(numbers)
-    taken = {*sample_ids, *map(str, source_ids)}
-    free = (number for number in count(1) if str(number) not in taken)
+    reserved = {*sample_ids, *map(str, source_ids)}
+    free = (number for number in count(1) if str(number) not in reserved)
     ids: list[Id] = []
     for sample_id, source_id in pairs:
         number = integer(sample_id)

@@ -39,6 +39,8 @@ def _check_header(header: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("categories is not a list of objects")
     if not isinstance(ignored, list) or not all(type(index) is int for index in ignored):
         raise ValueError("ignore is not a list of indices")
+    if type(header.get("background", 0)) is not int:
+        raise ValueError("background is not an index")
     return header
 
 

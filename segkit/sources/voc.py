@@ -36,9 +36,9 @@ class VocSemantic(SemanticMasks):
     def sample(
         self, record: Record, content: NDArray[Any], picture: Picture | None, tally: Tally
     ) -> Sample:
-        """Build the sample: a segment for each class; only the border is void."""
+        """Build the sample: a segment for each class; the border and unknown indices are void."""
         sample = super().sample(record, content, picture, tally)
-        return _with_void(sample, content, [_BORDER])
+        return _with_void(sample, ~np.isin(content, [_BACKGROUND, *self.taxonomy.by_id]))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class VocInstances(IndexMaskSource):
                 )
             )
         sample = Sample(record.id, record.file_name, width, height, tuple(segments))
-        return _with_void(sample, objects, void)
+        return _with_void(sample, np.isin(objects, void))
 
 
 def open_voc(
@@ -121,8 +121,10 @@ def open_voc(
         taxonomy = Taxonomy("voc-21", (everything_else, *taxonomy.categories))
         ignore = frozenset({_BORDER})
     pairs = tuple((f"{stem}.jpg", f"{stem}.png") for stem in stems)
-    header = {"ignore": [_BORDER]}
+    header: dict[str, Any] = {"ignore": [_BORDER]}
     if not instances:
+        if not background:
+            header["background"] = _BACKGROUND  # index of pixels that have no segment, but count
         return VocSemantic(images, masks, taxonomy, ignore, pairs, name="voc", header=header)
     return VocInstances(
         images,
@@ -148,7 +150,6 @@ def _read_split(path: Path) -> list[str]:
     return stems
 
 
-def _with_void(sample: Sample, indices: NDArray[Any], void: Sequence[int]) -> Sample:
-    """The sample with the pixels of these values of a map as its void."""
-    pixels = np.isin(indices, void)
-    return replace(sample, void=rle.encode(pixels) if pixels.any() else None)
+def _with_void(sample: Sample, void: NDArray[np.bool_]) -> Sample:
+    """The sample with these void pixels, which are known also where there are none."""
+    return replace(sample, void=rle.encode(void))

@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
@@ -118,6 +120,22 @@ def test_other_formats_count_the_images(tmp_path: Path, form: str) -> None:
     samples = [replace(toy_sample(n), **f) for n, f in enumerate(fields)]
     data = write_set(tmp_path / "set", [(s, picture(n)) for n, s in enumerate(samples)], header)
     report = run("export", form, "--data", data.path, "--out", tmp_path / "out", "--images")
-    assert report["images_altered"] == {"annotated-classes": 2}
+    assert report["images_altered"].pop("annotated-classes") == 2
+    # all three have void pixels, which only maps of all pixels mark
+    assert report["images_altered"] == (
+        {} if form in ("coco-panoptic", "semantic") else {"void": 3}
+    )
     for file in (tmp_path / "out").glob("panoptic*.json"):
         assert LISTS[0] not in file.read_text()
+
+
+def test_coco_instances_count_images_with_void_pixels(tmp_path: Path) -> None:
+    taxonomy = Taxonomy("toy", (Category(7, "sky", "stuff"), Category(3, "cat", "thing")))
+    header = Header(taxonomy=taxonomy, kind="panoptic", name="toy", split="val", command="t")
+    empty = rle.encode(np.zeros((24, 32), bool))
+    samples = [
+        replace(toy_sample(n), **f) for n, f in enumerate(({}, {"void": None}, {"void": empty}))
+    ]
+    data = write_set(tmp_path / "set", [(s, picture(n)) for n, s in enumerate(samples)], header)
+    report = run("export", "coco-instances", "--data", data.path, "--out", tmp_path / "out")
+    assert report["images_altered"] == {"void": 1}

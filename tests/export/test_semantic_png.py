@@ -1,18 +1,27 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from segkit.errors import InputError
+from segkit.export.coco import export_panoptic
 from segkit.export.semantic_png import export_semantic
 from segkit.masks import rle
+from segkit.metrics.evaluate import evaluate
+from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
+from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.sources.labels_file import read_labels
 from segkit.taxonomy import Category, Taxonomy
 from tests.shards.conftest import toy_sample
+from tests.sources.builders import picture
+from tests.sources.test_voc import BORDER, maps, voc
 
 from .test_coco import OPTIONS, panoptic
+from .test_round_trips import run
 
 
 def test_a_panoptic_set_as_semantic_pngs(tmp_path):
@@ -24,6 +33,61 @@ def test_a_panoptic_set_as_semantic_pngs(tmp_path):
     )
     assert indices.dtype == np.uint8 and np.array_equal(indices, expected)
     assert (tmp_path / "out" / "labels.txt").read_text() == "3 cat\n7 sky\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--background",)])
+def test_class_maps_of_voc_come_back(tmp_path, options):
+    """Also a map without a border, and with an index that is no class."""
+    classes, objects = maps()
+    root = voc(tmp_path / "voc", classes, objects, "2007_000001\n2007_000002\n")
+    plain = np.where(classes == BORDER, 0, classes)
+    cv2.imwrite(str(root / "SegmentationClass" / "2007_000002.png"), plain)
+    picture(root / "JPEGImages" / "2007_000002.jpg")
+    source = ("voc", "--root", root, "--split", "train", *options, "--workers", 1)
+    run("convert", *source, "--out", tmp_path / "set")
+    report = run("export", "semantic", "--data", tmp_path / "set", "--out", tmp_path / "out")
+    assert report["images_altered"] == {}
+    masks = tmp_path / "out" / "masks"
+    for name, expected in (("2007_000001", classes), ("2007_000002", plain)):
+        indices = cv2.imread(str(masks / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(indices, expected)
+    data = ShardSet.open(tmp_path / "set")
+    assert evaluate(data, open_predictions(str(masks), data), "semantic").metrics["miou"] == 100
+
+
+@pytest.mark.parametrize(
+    ("header", "void", "plain", "altered"),
+    [
+        ({"ignore": [255], "background": 0}, 255, 0, 0),
+        ({"ignore": [0], "background": 300}, 0, 300, 0),
+        ({"ignore": [255]}, 255, 255, 1),
+        ({"background": 7}, 255, 255, 1),  # a class
+        ({"ignore": [9], "background": 9}, 9, 9, 1),
+        ({"background": 2**16}, 255, 255, 1),
+    ],
+)
+def test_pixels_without_a_label_are_void_only_where_they_must_be(
+    tmp_path, header, void, plain, altered
+):
+    sample = toy_sample(1)
+    cat = sample.segments[0]
+    some = rle.encode(np.arange(24 * 32).reshape(24, 32) < 100)
+    samples = [
+        replace(sample, segments=(cat,), void=some, id="known", file_name="known.png"),
+        replace(sample, segments=(cat,), void=None, id="unknown", file_name="unknown.png"),
+    ]
+    options = {**OPTIONS, "kind": "panoptic", "source_header": header}
+    data = write_set(tmp_path / "set", [(s, None) for s in samples], Header(**options))
+    report = export_semantic(data, tmp_path / "out")
+    assert report.images_altered["unlabeled"] == altered
+    mask = rle.decode(cat.mask, 24, 32)
+    for name, rest in (
+        ("known", np.where(rle.decode(some, 24, 32), void, plain)),
+        ("unknown", void),
+    ):
+        indices = cv2.imread(str(tmp_path / "out" / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(indices, np.where(mask, 3, rest))
+    assert export_panoptic(data, tmp_path / "panoptic").images_altered["unlabeled"] == 1
 
 
 def test_large_and_clashing_indices(tmp_path):

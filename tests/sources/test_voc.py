@@ -48,6 +48,7 @@ def test_regions_border_and_background(tmp_path: Path) -> None:
     painted = rle.paint([(s.class_id, s.mask) for s in sample.segments], HEIGHT, WIDTH)
     assert (painted == np.where(classes == BORDER, 0, classes)).all()
     assert (rle.decode(sample.void, HEIGHT, WIDTH) == (classes == BORDER)).all()
+    assert source.header == {"ignore": [BORDER], "background": 0}
     assert (sample.id, source.kind, dry_run(source).ledger.annotations.kept) == (
         "2007_000001",
         "semantic",
@@ -69,6 +70,14 @@ def test_background_can_be_a_class_as_in_the_challenge(tmp_path: Path) -> None:
         open_voc(root, "train", background=True, instances=True)
 
 
+def test_it_is_known_that_a_map_without_border_has_no_void(tmp_path: Path) -> None:
+    classes, objects = maps()
+    root = voc(tmp_path, np.where(classes == BORDER, 0, classes), np.where(objects < 3, objects, 0))
+    for instances in (False, True):
+        (sample,) = samples(open_voc(root, "train", instances=instances))
+        assert rle.area(sample.void, HEIGHT, WIDTH) == 0
+
+
 def test_objects_have_the_class_of_their_pixels(tmp_path: Path) -> None:
     classes, objects = maps()
     source = open_voc(voc(tmp_path, classes, objects), "train", instances=True)
@@ -84,6 +93,13 @@ def test_objects_have_the_class_of_their_pixels(tmp_path: Path) -> None:
         ).all()
     assert (rle.decode(sample.void, HEIGHT, WIDTH) == (objects == BORDER)).all()
     assert (source.kind, dry_run(source).ledger.annotations.kept) == ("instance", 3)
+
+
+def test_pixels_of_an_unknown_index_are_void(tmp_path: Path) -> None:
+    classes, objects = maps()
+    classes[10:15, 10:15] = 77
+    (sample,) = samples(open_voc(voc(tmp_path, classes, objects), "train"))
+    assert (rle.decode(sample.void, HEIGHT, WIDTH) == np.isin(classes, (77, BORDER))).all()
 
 
 def test_defects_have_codes(tmp_path: Path) -> None:
