@@ -1,7 +1,7 @@
 """Merge several sets into one: their samples one after the other, without copying an image."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from segkit.shards.manifest import ZERO_SHOT, Count, Ledger
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
 from segkit.taxonomy import Category, Taxonomy
+
+_RECORD_LISTS = ("categories", "licenses")
+"""Keys of COCO's header whose values are lists of records with ids."""
 
 
 def merge_sets(
@@ -29,7 +32,7 @@ def merge_sets(
     """Publish the samples of all sets as one set that copies no image.
 
     The annotated classes of an image stay the same: a sample of a set with fewer classes lists them
-    in `annotated`.
+    in `annotated`. Of the source headers, what the sets agree in is kept.
 
     Args:
         sets: at least two sets of one kind.
@@ -69,7 +72,7 @@ def merge_sets(
         command="merge",
         arguments=arguments,
         split=splits.pop() if len(splits) == 1 else None,
-        source_header={ZERO_SHOT: records[0]} if records[0] else {},
+        source_header=merge_source_headers([data.manifest.source_header for data in sets]),
     )
     ledger = Ledger(
         annotations=Count(input=segments, kept=segments), images=Count(input=images, kept=images)
@@ -99,6 +102,40 @@ def merge_taxonomies(taxonomies: Sequence[Taxonomy], name: str) -> Taxonomy:
                 raise InputError(f"elsewhere it has id {listed}", record=record, hint=hint)
     complete = {taxonomy.name for taxonomy in taxonomies if len(taxonomy.categories) == len(by_id)}
     return Taxonomy(complete.pop() if len(complete) == 1 else name, tuple(by_id.values()))
+
+
+def merge_source_headers(headers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The keys that all headers have with one value, and their joined categories and licenses.
+
+    Of the latter, an id that has different records in two headers is left out.
+    """
+    first, *rest = headers
+    merged = {
+        key: value
+        for key, value in first.items()
+        if all(key in header and header[key] == value for header in rest)
+    }
+    for key in _RECORD_LISTS:
+        lists = [header[key] for header in headers if key in header]
+        if key not in merged and (records := _join_records(lists)):
+            merged[key] = records
+    return merged
+
+
+def _join_records(lists: Sequence[Any]) -> list[dict[str, Any]]:
+    """The records of all lists, each id once; none if a value is not a list of records with ids."""
+    records: dict[str, dict[str, Any]] = {}
+    ambiguous: set[str] = set()
+    for rows in lists:
+        if not isinstance(rows, list):
+            return []
+        for row in rows:
+            if not isinstance(row, dict) or "id" not in row:
+                return []
+            record_id = str(row["id"])  # readers may take 1 and "1" for one id
+            if records.setdefault(record_id, row) != row:
+                ambiguous.add(record_id)
+    return [row for record_id, row in records.items() if record_id not in ambiguous]
 
 
 def differing_words(taxonomies: Sequence[Taxonomy]) -> list[str]:
