@@ -124,7 +124,7 @@ def open_voc(
     header: dict[str, Any] = {"ignore": [_BORDER]}
     if not instances:
         if not background:
-            header["background"] = _BACKGROUND  # index of pixels that have no segment, but count
+            header["background"] = _BACKGROUND  # of pixels that have no segment and are not void
         return VocSemantic(images, masks, taxonomy, ignore, pairs, name="voc", header=header)
     return VocInstances(
         images,
