@@ -94,6 +94,7 @@ def objects365(
     from segkit.benchmark.published import load_benchmark
     from segkit.export.prediction_files import write_results
     from segkit.metrics.instance import EVALUATORS
+    from segkit.shards.coco_image_ids import coco_ids_by_sample
     from segkit.shards.reader import ShardSet
 
     options = PredictionSource(
@@ -120,7 +121,7 @@ def objects365(
         figures = benchmark.evaluate_objects365(truth, opened, evaluator, training)
         if isinstance(opened, ShardSet):
             samples = opened.samples(check_masks=True)
-            write_results(out / "results.json", samples, truth.shards)
+            write_results(out / "results.json", samples, coco_ids_by_sample(truth.shards))
         published = load_benchmark("objects365")
         more = [_mask_and_box_table(figures, training_set)]
         _finish(published, figures, truth.shards, spec, out, as_json, more)

@@ -25,8 +25,8 @@ def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = No
     - semantic: `masks/`, `labels.txt` and `taxonomy.json`
 
     Image ids are those that `segkit export coco-instances` and `coco-panoptic` write for the set
-    that was predicted. Without such a set, those of results are the predictions' own, as numbers
-    where they are numbers.
+    that was predicted. Without such a set they are the predictions' own, as numbers if all are
+    different numbers (`000000000139` is 139, as in COCO's files).
 
     Args:
         predictions: the prediction set.
@@ -39,7 +39,8 @@ def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = No
     match predictions.manifest.kind:
         case "instance":
             folder.mkdir(parents=True, exist_ok=True)
-            write_results(folder / RESULTS, predictions.samples(check_masks=True), data)
+            ids = _own_ids(predictions) if data is None else coco_ids_by_sample(data)
+            write_results(folder / RESULTS, predictions.samples(check_masks=True), ids)
         case "panoptic":
             export_panoptic(predictions, folder)
         case "semantic":
@@ -51,7 +52,14 @@ def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = No
     return folder
 
 
-def write_results(path: Path, samples: Iterable[Sample], data: ShardSet | None = None) -> int:
+def _own_ids(predictions: ShardSet) -> dict[str, Id]:
+    """The image ids by sample, if they are different numbers."""
+    numbers = {sample_id: integer(sample_id) for sample_id in predictions.image_ids()}
+    ids: dict[str, Id] = {key: number for key, number in numbers.items() if number is not None}
+    return ids if len(set(ids.values())) == len(numbers) else {}
+
+
+def write_results(path: Path, samples: Iterable[Sample], ids: Mapping[str, Id]) -> int:
     """Write COCO results, `[{image_id, category_id, score, segmentation}, ...]`, in image order.
 
     Segments without a mask become results with a `bbox`. Results with a mask have none, because
@@ -60,13 +68,12 @@ def write_results(path: Path, samples: Iterable[Sample], data: ShardSet | None =
     Args:
         path: the file to write.
         samples: predictions.
-        data: the set that was predicted: image ids are those of its COCO export. Without one, they
-            are the samples' ids.
+        ids: image ids by sample, such as `coco_ids_by_sample` of the ground truth; those of others
+            are the samples' own, as numbers where they are written as numbers.
 
     Returns:
         The number of results.
     """
-    ids: dict[str, Id] = {} if data is None else coco_ids_by_sample(data)
     count = 0
     with new_file(path) as draft, draft.open("w", encoding="utf-8") as file:
         file.write("[")

@@ -2,6 +2,7 @@
 
 decode.py           pixels and size of an image file
 check.py            whether an image file is complete
+orientation.py      EXIF orientations: read, apply and remove them
 png.py              PNG checksums; segment ids and class indices in PNGs
 palette.py          the color of each class name
 label_placement.py  places for class names that keep clear of each other

@@ -11,6 +11,7 @@ labeled_boxes.py    the boxes of a layer as rows, with scores and IoU
 compared_masks.py   IoU of a layer beside box, ellipse, GrabCut and other layers
 object_gallery.py   embed the worst, the median and the best masks
 reliability.py      section and page of a calibration
+environment.py      what is installed on this machine, for `doctor`
 page.py             fill the templates: the page and its parts
 templates/          HTML of the page, of its parts (macros) and of their drawings; the style sheet
 """

@@ -25,7 +25,7 @@ MIN_DISK = 10 * GIB
 _USES = {
     "train": "train, predict, eval and benchmark --checkpoint, pseudolabel, demo",
     "browse": "browse",
-    "hf": "hf: checkpoints, teachers and text encoders",
+    "hf": "SAM as a teacher, text encoders of transformers",
     "clip": "clip: text encoders",
     "minilm": "vocabulary encode of new names",
     "ray": "--engine ray of convert, predict, pseudolabel, eval and benchmark",

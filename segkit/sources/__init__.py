@@ -15,6 +15,7 @@ The interface, and what sources share:
     source.py          Record and Source: an ordered stream of records, each becomes one sample
     categories.py      taxonomy of a source from its own list and the known vocabularies
     image_files.py     find, read and check image files
+    file_claims.py     refuse one file for several records
     record_images.py   the image of a record: its file, or the one that annotations embed
     label_maps.py      read ids or indices from PNG label maps
     index_masks.py     base of the sources of index PNGs: images and masks paired by name

@@ -5,7 +5,6 @@ do not depend on the number of workers. Shards that an interrupted run has finis
 again, unless anything that they were made from has changed since.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -42,7 +41,7 @@ from segkit.sources.resume import DISCARDED, ShardOutcome, finished_shard, resum
 from segkit.sources.source import Record, Source
 from segkit.storage import FileStates, location
 from segkit.taxonomy import Taxonomy
-from segkit.workers.process_pool import as_completed, process_pool
+from segkit.workers.process_pool import as_completed, available_cores, process_pool
 
 OnError = Literal["fail", "skip"]
 Engine = Literal["local", "ray"]
@@ -286,7 +285,7 @@ class Conversion:
         A single worker, or a single shard, is converted in this process.
         """
         options = self.options
-        workers = options.workers or len(os.sched_getaffinity(0))
+        workers = options.workers or available_cores()
         first_two = list(islice(numbered, 2))
         numbered = chain(first_two, numbered)
         if options.engine == "ray":

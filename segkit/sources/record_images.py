@@ -100,7 +100,8 @@ def _oriented(picture: Picture, exif: Exif, images_by: ImagesBy, record: str) ->
         return picture
     if images_by == "reference":
         message = f"EXIF orientation {number} turns the photo, and readers of TIFF turn it always"
-        raise ImageError("turned-image", message, file=picture.path, record=record)
+        hint = "give --images-by embed, which can store its pixels without the tag"
+        raise ImageError("turned-image", message, file=picture.path, record=record, hint=hint)
     return replace(picture, data=without_orientation(picture.data))
 
 

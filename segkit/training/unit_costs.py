@@ -72,7 +72,7 @@ BOX_CPU = Cost(
     "crop, paste and RLE of a box: scripts/scaling.py --measure",
 )
 CONVERT_MASKS = Cost(
-    116, "images per CPU-second", MEASURED, "COCO panoptic val: scripts/bench_convert.py --real"
+    116, "images per CPU-second", MEASURED, "scripts/bench_convert.py --real panoptic_val2017.json"
 )
 CONVERT_BOXES = Cost(
     3_277, "images per CPU-second", MEASURED, "labels only: scripts/bench_objects365.py --scale 1"

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from segkit.errors import InputError
 from segkit.extras import require_extra
-from segkit.workers.process_pool import as_completed, run_on_devices
+from segkit.workers.process_pool import as_completed, available_cores, run_on_devices
 
 Engine = Literal["local", "ray"]
 Result = TypeVar("Result")
@@ -81,7 +81,7 @@ class Workers:
     @property
     def threads(self) -> int:
         """Threads of each local process that has no GPU."""
-        return max(1, _cores() // (self.count or _cores()))
+        return max(1, available_cores() // (self.count or available_cores()))
 
     def run(
         self,
@@ -114,7 +114,7 @@ class Workers:
     def _local_devices(self) -> list[str]:
         gpus = _gpus()
         if self.device == "cpu" or (self.device == "auto" and not gpus):
-            return ["cpu"] * (self.count or _cores())
+            return ["cpu"] * (self.count or available_cores())
         if (self.count or 1) > gpus:
             message = f"{self.count or 1} devices, this machine has {gpus} GPUs"
             hint = f"give at most {gpus}, or --device cpu" if gpus else "give --device cpu"
@@ -141,7 +141,3 @@ def _gpus() -> int:
 def torchrun_ranks() -> int:
     """Number of processes that torchrun started, 1 without it; imports no torch."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

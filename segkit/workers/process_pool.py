@@ -28,6 +28,14 @@ MAX_DEATHS = 3
 """Deaths of worker processes in a row, without a finished task in between, that have a cause."""
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use; all of the machine's where the system, such as
+    macOS, does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class WorkerDiedError(SegkitError):
     """A worker process died."""
 

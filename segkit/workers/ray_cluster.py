@@ -21,6 +21,7 @@ from segkit import __version__
 from segkit.errors import InputError, SegkitError
 from segkit.extras import require_extra
 from segkit.stopping import cleanup_on_stop, handlers_kept
+from segkit.workers.process_pool import available_cores
 
 OBJECT_STORE = 256 << 20
 """Bytes of shared memory of a cluster that is started here: tasks carry annotations and counts, but
@@ -170,7 +171,7 @@ def _connection(address: str | None, workers: int | None) -> Iterator[ModuleType
         connected = ray.is_initialized()
         if not connected:
             with handlers_kept():
-                _connect(ray, address, workers or len(os.sched_getaffinity(0)))
+                _connect(ray, address, workers or available_cores())
     except Exception as error:  # Ray raises plain ones too, where a node takes too long to start
         message = f"no Ray cluster at {address or 'local'} ({_first_line(error)})"
         if address is None:

@@ -27,7 +27,7 @@ def test_results_hold_what_others_read(tmp_path):
     boxed = replace(masked, class_id=9, mask=None, mask_from=None, score=0.5)
     images = [Sample(image, "x.jpg", 30, 20, (masked, boxed)) for image in ("139", "007", "٣", "a")]
     file = tmp_path / "results.json"
-    assert write_results(file, images) == 8
+    assert write_results(file, images, {}) == 8
     rows = json.loads(file.read_text())
     assert [row["image_id"] for row in rows[::2]] == [139, "007", "٣", "a"], (
         "a number only where it is written as one"
@@ -43,7 +43,7 @@ def test_results_hold_what_others_read(tmp_path):
         "score": 0.5,
         "bbox": [5.0, 4.0, 20.0, 5.0],
     }
-    assert write_results(file, []) == 0 and json.loads(file.read_text()) == []
+    assert write_results(file, [], {}) == 0 and json.loads(file.read_text()) == []
 
 
 IDS: dict[str, list[tuple[str, int | None]]] = {
@@ -87,13 +87,26 @@ def test_results_have_the_image_ids_of_the_exported_ground_truth(tmp_path: Path,
         (expected,) = coco.loadAnns(coco.getAnnIds(image["id"]))
         assert drawn["area"] == expected["area"]
     earlier = tmp_path / "earlier.json"
-    write_results(earlier, predictions.samples())
+    write_results(earlier, predictions.samples(), {})
     for path in (file, earlier):
         opened = open_predictions(str(path), truth)
         assert count_missing(opened, truth) == 0
         for sample in truth.samples():
             prediction = opened.get(sample)
             assert prediction is not None and prediction.segments[0].mask == sample.segments[0].mask
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [(("000000000139", "785"), [139, 785]), (("07", "7"), ["07", 7]), (("08", "a"), ["08", "a"])],
+)
+def test_results_of_a_folder_have_its_numbers(
+    tmp_path: Path, names: tuple[str, str], ids: list[object]
+) -> None:
+    """As the panoptic files of a folder have them."""
+    _, predictions = sets_of(tmp_path, "instance", [(name, None) for name in names])
+    file = write_native(predictions, tmp_path / "native") / "results.json"
+    assert [row["image_id"] for row in json.loads(file.read_text())] == ids
 
 
 @pytest.mark.parametrize("case", IDS)
