@@ -100,8 +100,10 @@ def _image_loss(
         cover = box_cover(boxes, size, stride)
         off_mask = rest * (1 - (1 - cover * doubt[:, None, None]).prod(0))
         in_box = off_mask + doubtful.sum(0)
-        core = box_core(boxes, size, stride)
-        log_allowed = _log_allowed(sure, partial, target.labels[boxed], cover > 0, core)
+        near = (cover > 0) * doubt[:, None, None]
+        near = near / near.amax(0).clamp(min=1e-6)
+        core = near * box_core(boxes, size, stride)
+        log_allowed = _log_allowed(sure, partial, target.labels[boxed], near, core)
         loss = loss - (in_box * log_allowed).sum()
         weight = weight + in_box.sum()
     if background > 0:
@@ -112,14 +114,16 @@ def _image_loss(
 
 
 def _log_allowed(
-    sure: Tensor, partial: Tensor, labels: Tensor, touched: Tensor, core: Tensor
+    sure: Tensor, partial: Tensor, labels: Tensor, near: Tensor, core: Tensor
 ) -> Tensor:
     """Log of the probability of the classes that boxes allow in each cell.
 
     Args:
         sure, partial: as in `_image_loss`.
         labels: (T,) int64, on the CPU.
-        touched, core: (T, h, w) bool.
+        near: (T, h, w) in 0-1: doubt of each box that touches a cell over the greatest there, so
+            that a mask that is all but trusted hardly allows its class.
+        core: the same, 0 beyond the cores of boxes.
 
     Returns:
         (h, w); 0 in cells that no box touches.
@@ -128,14 +132,21 @@ def _log_allowed(
     member = F.one_hot(row, len(classes)).T.to(sure.dtype)  # (C, T)
     member = member.to(sure.device, non_blocking=True)
     classes = classes.to(sure.device, non_blocking=True)
-    in_core = torch.einsum("ct,thw->hwc", member, core.to(sure.dtype)) > 0
-    near = torch.einsum("ct,thw->hwc", member, touched.to(sure.dtype)) > 0
-    on_object = sure[..., classes].masked_fill(~in_core, -torch.inf).logsumexp(-1)
-    allowed = torch.cat((near, near.any(-1, keepdim=True)), dim=-1)  # (h, w, C + 1)
-    options = torch.cat((partial[..., classes], partial[..., -1:]), dim=-1)
-    on_box = options.masked_fill(~allowed, -torch.inf).logsumexp(-1)
-    chosen = torch.where(in_core.any(-1), on_object, on_box)
-    return torch.where(near.any(-1), chosen, 0.0)
+    in_core, in_box = (
+        (member[:, :, None, None] * share).amax(1).movedim(0, -1) for share in (core, near)
+    )  # (h, w, C)
+    on_object = _log_sum(sure[..., classes], in_core)
+    allowed = torch.cat((in_box, in_box.amax(-1, keepdim=True).sign()), dim=-1)  # (h, w, C + 1)
+    on_box = _log_sum(torch.cat((partial[..., classes], partial[..., -1:]), dim=-1), allowed)
+    certain = in_core.amax(-1)
+    return certain * on_object + (1 - certain) * on_box
+
+
+def _log_sum(log_probability: Tensor, shares: Tensor) -> Tensor:
+    """Log of the sum of shares (..., C) of probabilities, (...); 0 where all shares are 0."""
+    terms = log_probability + shares.clamp(min=1e-6).log()
+    total = terms.masked_fill(shares <= 0, -torch.inf).logsumexp(-1)
+    return torch.where(shares.amax(-1) > 0, total, 0.0)
 
 
 def box_core(boxes: Tensor, size: tuple[int, int], stride: int) -> Tensor:

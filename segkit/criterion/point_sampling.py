@@ -13,24 +13,26 @@ OVERSAMPLING = 3
 IMPORTANCE = 0.75
 """Share of the points that is chosen by uncertainty; the rest is uniform (PointRend's beta)."""
 MATCHING_CELLS = 1024
-"""Maps of up to this many cells are matched at all of them."""
-DIAGONALS = 4
-"""Larger maps are matched on every fourth diagonal: in each row and each column at every fourth
-cell. No object of 3 x 3 cells is missed, and the pixels per sample are those of Mask2Former's
-12,544 points in a crop of 1024 pixels."""
+"""Cells that suffice for matching: smaller maps are matched at all of them."""
+COLUMNS = (1, 3, 0, 2)
+"""Column of each row in blocks of 4 x 4 cells at which larger maps are matched. No object of 3 x 3
+cells is missed, in no direction, and the pixels per sample are those of Mask2Former's 12,544 points
+in a crop of 1024 pixels."""
 
 
 def strided_samples(maps: Tensor) -> Tensor:
     """The cells at which maps are matched: (..., h, w) -> (..., P).
 
     Args:
-        maps: h and w are multiples of DIAGONALS where h * w is above MATCHING_CELLS.
+        maps: h and w are multiples of 4 where more than MATCHING_CELLS would be left of a quarter.
     """
     height, width = maps.shape[-2:]
-    if height * width <= MATCHING_CELLS:
+    side = len(COLUMNS)
+    if height * width < side * MATCHING_CELLS:
         return maps.flatten(-2)
-    blocks = height // DIAGONALS, DIAGONALS, width // DIAGONALS, DIAGONALS
-    return maps.reshape(*maps.shape[:-2], *blocks).diagonal(dim1=-3, dim2=-1).flatten(-3)
+    blocks = maps.reshape(*maps.shape[:-2], height // side, side, width // side, side)
+    cells = [blocks[..., row, :, column] for row, column in enumerate(COLUMNS)]
+    return torch.stack(cells, dim=-1).flatten(-3)
 
 
 def device_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:

@@ -27,7 +27,7 @@ from segkit.stopping import SIGNALS, set_child_signals, signals_blocked
 from segkit.taxonomy import Taxonomy
 
 T = TypeVar("T")
-ENDS_WITHIN = 1.0
+EXIT_SECONDS = 1.0
 """Seconds in which a process ends that has closed its connections."""
 
 
@@ -127,7 +127,7 @@ class DataMix:
             items = iter(loader)
         try:
             for step in range(start_step, stop_step):
-                item = _next_item(items)
+                item = _next_item(items) if workers else next(items)
                 if isinstance(item, SegkitError):
                     raise item
                 yield step, uncollate(item)
@@ -167,11 +167,11 @@ class DataMix:
 
 
 @contextmanager
-def killed_workers_named() -> Iterator[None]:
+def name_killed_workers() -> Iterator[None]:
     """A block in which a process that loads data may be killed.
 
     torch raises its error wherever the main thread is when the process ends, not only in the wait
-    for a batch: all work between the batches belongs into such a block.
+    for a batch: all work between the batches belongs in such a block.
 
     Raises:
         SegkitError: one was.
@@ -186,14 +186,14 @@ def killed_workers_named() -> Iterator[None]:
 
 
 def _next_item(items: Iterator[T]) -> T:
-    """The next item of a loader; raises as `killed_workers_named` does."""
-    with killed_workers_named():
+    """The next item of a loader; raises as `name_killed_workers` does."""
+    with name_killed_workers():
         try:
             return next(items)
         except (EOFError, OSError) as error:  # the process has sent half of the item
             if str(error).startswith("Caught"):
                 raise
-            time.sleep(ENDS_WITHIN)  # torch's own error interrupts it, and does not follow later
+            time.sleep(EXIT_SECONDS)  # torch's own error interrupts it, and does not follow later
             raise _killed_worker() from error
 
 

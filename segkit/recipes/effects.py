@@ -18,9 +18,15 @@ _OF_QUERIES = (*_QUERY_WEIGHTS, "points", "merge_threshold")
 of box prompts as well, whose other losses have fixed weights."""
 
 
-def require_effects(recipe: Recipe) -> None:
-    """Raise InputError for a key that changes nothing, whatever the data."""
-    for useless, key, message, hint in (*_without_learning(recipe), *_unread(recipe)):
+def require_effects(recipe: Recipe, *, resume: bool = False) -> None:
+    """Raise InputError for a key that changes nothing, whatever the data.
+
+    Args:
+        recipe: that of the training.
+        resume: accept keys that nothing reads: the interrupted run may be of a version that did.
+    """
+    cases = _without_learning(recipe) if resume else (*_without_learning(recipe), *_unread(recipe))
+    for useless, key, message, hint in cases:
         if useless:
             raise InputError(f"it does nothing: {message}", record=key, hint=hint)
 
@@ -50,7 +56,7 @@ def _without_learning(recipe: Recipe) -> tuple[Case, ...]:
         (
             loss.classes == "sigmoid" and not loss.matching,
             "loss.classes",
-            "box prompts alone name nothing",
+            "box prompts by themselves name nothing",
             "leave it at softmax, or set loss.matching=true",
         ),
         (
@@ -102,7 +108,7 @@ def _unread(recipe: Recipe) -> Iterator[Case]:
         value = getattr(values, key)
         is_off = value == 0 and key in _QUERY_WEIGHTS  # as it is without queries
         useless = value != default and not is_off and not is_read
-        yield useless, name, reason, f"leave it at {default}"
+        yield useless, name, reason, f"set {name}={default}"
 
 
 def effect_notes(recipe: Recipe) -> list[str]:

@@ -50,12 +50,12 @@ from segkit.text.vocabulary import normalize
 from segkit.workers.devices import check_device, torchrun_ranks
 
 NamedSet = tuple[str, ShardSet, float]
+"""Name, shard set and sampling weight."""
 _FREE_KEYS: dict[str, tuple[str, ...]] = {
     "data": ("workers", "verify_images"),
     "training": ("checkpoint_every", "evaluate_every", "keep_checkpoints", "loggers"),
 }
 """Keys that a resumed run may change, by section: they have no influence on the weights."""
-"""Name, shard set and sampling weight."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def check_training(
         SegkitError: another process is writing to `out`.
     """
     check_device(device)
-    inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), data, eval_data)
+    loaded = load_recipe(recipe, with_steps(overrides, steps))
+    inputs = check_inputs(loaded, data, eval_data, resume=resume)
     check_loggers(inputs.recipe)
     if int(os.environ.get("RANK", "0")) == 0:  # the first process may be writing there already
         require_unlocked(out)
@@ -110,6 +111,8 @@ def check_inputs(
     data: Sequence[tuple[str, float]],
     eval_data: Sequence[str],
     names: Sequence[str] | None = None,
+    *,
+    resume: bool = False,
 ) -> TrainingInputs:
     """Resolve the start of a recipe and open its data sets, see `name_sets`.
 
@@ -121,7 +124,7 @@ def check_inputs(
     recipe = resolve_unseen(recipe, datasets)
     check_sets(datasets, recipe.data)
     require_targets(datasets, recipe.data)
-    require_effects(recipe)
+    require_effects(recipe, resume=resume)
     if recipe.model.foreground:
         require_things(datasets, denoising=recipe.loss.denoising > 0)
     if recipe.loss.box_assist != "off":

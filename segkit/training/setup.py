@@ -63,6 +63,7 @@ class TrainingSetup:
         device: str,
         overrides: Sequence[str],
         names: Sequence[str] | None = None,
+        resume: bool = False,
     ) -> "TrainingSetup":
         """Load the recipe and open the data sets; arguments as in `train`.
 
@@ -70,7 +71,7 @@ class TrainingSetup:
             InputError: a recipe, data set or device that cannot be used.
         """
         loaded = load_recipe(recipe, with_steps(overrides, steps))
-        inputs = check_inputs(loaded, data, eval_data, names)
+        inputs = check_inputs(loaded, data, eval_data, names, resume=resume)
         check_loggers(inputs.recipe)
         chosen_device = choose_device(device)
         encode_names(inputs)

@@ -74,6 +74,7 @@ def train(
         device=device,
         overrides=overrides,
         names=names,
+        resume=resume,
     )
     with distributed.process_group(setup.device):
         # Before staging: an error here must not remove an interrupted run.

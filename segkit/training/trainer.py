@@ -22,7 +22,7 @@ from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.pooled_targets import AssistMasks
 from segkit.criterion.query_groups import runs_learned_queries, supervises_boxes
 from segkit.data.batch import Batch
-from segkit.data.mix import DataMix, killed_workers_named
+from segkit.data.mix import DataMix, name_killed_workers
 from segkit.distributed import autocast, full_tensor, gradient_sync
 from segkit.errors import SegkitError
 from segkit.file_names import safe_name
@@ -109,7 +109,7 @@ class Trainer:
         start, stop = (step * self.batches_per_step for step in (self.step, training.steps))
         pinned = self.device.type == "cuda"
         with (
-            killed_workers_named(),
+            name_killed_workers(),
             open_log(self.recipe, folder, self.step) as log,
             stop_on_signal() as stop_signal,
             closing(self.checkpoints),

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from segkit.criterion.losses import cross_entropy_loss, dice_loss, focal_loss
 from segkit.criterion.point_sampling import (
-    DIAGONALS,
     IMPORTANCE,
     MATCHING_CELLS,
     device_generator,
@@ -122,12 +121,17 @@ def test_no_object_of_three_cells_is_missed_by_strided_samples(size: tuple[int, 
     cells = torch.arange(height * width).reshape(1, height, width)
     chosen = strided_samples(cells).flatten()
     assert len(chosen.unique()) == len(chosen)
-    small = height * width <= MATCHING_CELLS
-    assert len(chosen) == height * width // (1 if small else DIAGONALS)
+    small = height * width < 4 * MATCHING_CELLS
+    assert len(chosen) == height * width // (1 if small else 4)
+    assert len(chosen) >= min(MATCHING_CELLS, height * width)
     hit = torch.zeros(height * width).index_fill(0, chosen, 1.0).reshape(1, 1, height, width)
     assert torch.nn.functional.max_pool2d(hit, 3, stride=1).min() == 1
     pairs = torch.nn.functional.max_pool2d(hit, 2, stride=1)
-    assert pairs.mean() > 0.74, "objects of two cells are mostly found"
+    assert pairs.mean() > 0.86, "objects of two cells are mostly found"
+    slanted = hit[..., :-1, :] + hit[..., 1:, :]  # a slanted object, two cells wide
+    assert all(slanted[0, 0].diagonal(offset).any() for offset in range(8 - height, width - 8))
+    flipped = slanted[0, 0].flip(-1)
+    assert all(flipped.diagonal(offset).any() for offset in range(8 - height, width - 8))
 
 
 def test_a_device_generator_follows_from_its_source(generator: torch.Generator) -> None:

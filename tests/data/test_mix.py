@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segkit.data.batch import Batch, collate, uncollate
-from segkit.data.mix import DataMix, choose_crop, killed_workers_named
+from segkit.data.mix import DataMix, choose_crop, name_killed_workers
 from segkit.errors import InputError, SegkitError
 from segkit.recipes.schema import DataConfig
 from segkit.sample import Sample
@@ -224,7 +224,7 @@ def test_a_killed_loader_process_is_not_a_bug(sets: Sets) -> None:
     next(batches)
     (worker,) = multiprocessing.active_children()
     # torch may raise its error at any line from the kill on.
-    with pytest.raises(SegkitError, match=KILLED), killed_workers_named():
+    with pytest.raises(SegkitError, match=KILLED), name_killed_workers():
         worker.kill()
         for _ in batches:
             pass
@@ -245,7 +245,7 @@ def test_a_killed_loader_process_is_not_a_bug(sets: Sets) -> None:
     ],
     ids=str,
 )
-def test_only_a_killed_process_is_told_as_one(
+def test_errors_that_mean_a_killed_process(
     sets: Sets, monkeypatch: pytest.MonkeyPatch, error: Exception, killed: bool
 ) -> None:
     def failing(loader: object) -> Iterator[object]:
@@ -253,7 +253,7 @@ def test_only_a_killed_process_is_told_as_one(
         yield
 
     monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", failing)
-    monkeypatch.setattr("segkit.data.mix.ENDS_WITHIN", 0.0)
+    monkeypatch.setattr("segkit.data.mix.EXIT_SECONDS", 0.0)
     expected = (SegkitError, KILLED) if killed else (type(error), re.escape(str(error)))
     with pytest.raises(expected[0], match=expected[1]):
         next(DataMix(sets, CONFIG, seed=0).batches(0, 1))
