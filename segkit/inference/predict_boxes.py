@@ -120,7 +120,7 @@ def predict_box_masks(
         height, width = image.image.shape[:2]
         box, label = image.boxes[row], image.labels[row]
         neighbors = [*image.boxes[:row], *image.boxes[row + 1 :], *image.neighbors]
-        crop = _crop_around(clip_box(box, height, width), height, width, crop_size, view)
+        crop = crop_around(clip_box(box, height, width), height, width, crop_size, view)
         return _BoxCrop((height, width), box, label, neighbors, crop, crop.image(image.image))
 
     def run(prompts: Iterable[tuple[ImagePrompts, int, View]]) -> Iterator[_BoxOutput]:
@@ -165,7 +165,7 @@ def _run_model(
     yield from (_BoxOutput(box_crop, batch, row) for row, box_crop in enumerate(box_crops))
 
 
-def _crop_around(box: Box, height: int, width: int, crop_size: int, view: View) -> Crop:
+def crop_around(box: Box, height: int, width: int, crop_size: int, view: View) -> Crop:
     """The square crop around a box; at most as large as the image's longer side."""
     longest = max(box[2], box[3])
     side = min(max(longest * view.factor, crop_size / MAX_ZOOM), max(height, width, longest))

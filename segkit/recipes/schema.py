@@ -155,7 +155,8 @@ class LossConfig(Section):
     """Weight of the dice term where a target has a mask, for box prompts as well."""
     points: int = Field(0, ge=0)
     """Pixels at which focal and dice losses compare a matched pair, mostly where the mask is
-    uncertain, and at which matching compares masks; 0 takes all. Mask2Former: 12,544."""
+    uncertain, and at which matching compares masks; 0 takes all cells in the losses, and in the
+    matching of large maps every fourth. Mask2Former: 12,544."""
     projection: float = Field(5.0, ge=0)
     """Weight of the projection term where a target has only a box."""
     pairwise: float = Field(1.0, ge=0)

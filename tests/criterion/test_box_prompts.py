@@ -10,7 +10,7 @@ from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.pooled_targets import PooledTargets
 from segkit.data.augment import CROP_FACTOR
 from segkit.data.batch import Batch, PackedMasks
-from segkit.inference.predict_boxes import View, _crop_around
+from segkit.inference.predict_boxes import View, crop_around
 from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import Proposals
 from segkit.recipes.schema import LossConfig
@@ -165,7 +165,7 @@ def prompted_boxes(boxes: list[tuple[float, float, float, float]], crop_size: in
 @pytest.mark.parametrize("side", [8, 12, 40, 300])
 def test_objects_train_as_large_as_inference_shows_them(crop_size: int, side: int) -> None:
     box = (200.0, 100.0, float(side), side / 2)
-    crop = _crop_around(box, 480, 640, crop_size, View(CROP_FACTOR, mirrored=False))
+    crop = crop_around(box, 480, 640, crop_size, View(CROP_FACTOR, mirrored=False))
     assert prompted_boxes([crop.box(box)], crop_size) == [0]
 
 

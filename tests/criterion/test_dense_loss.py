@@ -231,3 +231,20 @@ def test_half_precision_holds_the_sum_of_all_cells() -> None:
     with torch.autocast("cpu", dtype=torch.float16):
         assert torch.equal(loss(batch, logits), expected)
     assert expected > 1900
+
+
+def test_a_mask_that_is_all_but_trusted_does_not_name_the_boxes_of_others() -> None:
+    """Object 0 has a box in the middle; the mask of object 1 around it leaves the box out."""
+    pair = rectangles((16, 16, 48, 48), (0, 0, 64, 64), labels=(0, 1))
+    masks = pair.masks.dense()
+    masks[1, 16:48, 16:48] = False
+    pair = replace(pair, masks=PackedMasks.from_dense(masks), has_mask=torch.tensor([False, True]))
+
+    def gradient(trust: float) -> torch.Tensor:
+        logits = torch.zeros(1, 8, 8, CLASSES + 1, requires_grad=True)
+        batch = make_batch(replace(pair, trust=torch.tensor([0.0, trust])), task="instance")
+        loss(batch, logits).backward()
+        assert logits.grad is not None
+        return logits.grad
+
+    torch.testing.assert_close(gradient(0.999), gradient(1.0), rtol=0.05, atol=1e-4)

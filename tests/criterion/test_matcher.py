@@ -120,6 +120,6 @@ def test_void_is_that_of_merged_masks_whatever_the_order_of_their_proposals() ->
         merged = MergedProposals(logits, mask_logits, torch.zeros(1, 1, 2, dtype=torch.int64))
         costs = HungarianMatcher(CONFIG).start(merged, [targets], [None], generator)
         assert costs.background.tolist() == [[[True, False]]]
-        alone = MergedProposals(logits, mask_logits, None)
-        costs = HungarianMatcher(CONFIG).start(alone, [targets], [None], generator)
+        unmerged = MergedProposals(logits, mask_logits, None)
+        costs = HungarianMatcher(CONFIG).start(unmerged, [targets], [None], generator)
         assert costs.background[0, 0].tolist() == [row == 1 for row in order]

@@ -1,6 +1,7 @@
 """In the forward pass and the losses of a step, the host waits for the GPU once: to match."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,13 +72,16 @@ def take_losses(
     return losses
 
 
-@pytest.mark.parametrize("only_boxes", [False, True])
+@pytest.mark.parametrize("masks", ["true", "trusted in part", "none"])
 @pytest.mark.parametrize(("name", "overrides"), CASES)
 def test_losses_wait_once(
-    name: str, overrides: list[str], only_boxes: bool, toy_set: ShardSet, box_set: ShardSet
+    name: str, overrides: list[str], masks: str, toy_set: ShardSet, box_set: ShardSet
 ) -> None:
-    recipe, data = open_recipe(name, overrides), box_set if only_boxes else toy_set
+    recipe, data = open_recipe(name, overrides), box_set if masks == "none" else toy_set
     batch = DataMix([("set", data, 1.0)], recipe.data, seed=0).batch(0)
+    if masks == "trusted in part":
+        doubtful = (replace(t, trust=0.6 * t.has_mask.float()) for t in batch.targets)
+        batch = replace(batch, targets=tuple(doubtful))
     with torch.no_grad():
         expected = take_losses(recipe, data, batch, torch.device("cpu"), lambda tensor: tensor)
     with pretend_gpu() as to_gpu:
