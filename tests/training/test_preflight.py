@@ -171,6 +171,27 @@ def test_box_prompts_learn_without_any_weight_of_the_queries(toy: ShardSet, tmp_
     check_inputs(recipe, [(str(toy.path), 1.0)], [])
 
 
+def test_an_interrupted_run_keeps_the_keys_that_nothing_reads(
+    toy: ShardSet, tmp_path: Path
+) -> None:
+    """It may be of a version that did not refuse them, and cannot resume without them."""
+    file, data = str(write_recipe(tmp_path / "tiny.toml")), [(str(toy.path), 1.0)]
+    recipe = load_recipe(file, ["loss.box_prompts=0", "loss.outline=3"])
+    with pytest.raises(InputError, match=r"loss\.outline: it does nothing.*set loss\.outline=0"):
+        check_inputs(recipe, data, [])
+    check_inputs(recipe, data, [], resume=True)
+    nothing_learned = load_recipe(file, ["loss.box_prompts=0", "loss.matching=false"])
+    with pytest.raises(InputError, match="nothing would be learned"):
+        check_inputs(nothing_learned, data, [], resume=True)
+
+
+def test_a_key_that_another_recipe_brings_can_be_set_back() -> None:
+    overrides = ["loss.matching=false"]
+    with pytest.raises(InputError, match=r"set loss\.points=0"):
+        require_effects(load_recipe("maskx-r50", overrides))
+    require_effects(load_recipe("maskx-r50", [*overrides, "loss.points=0"]))
+
+
 @pytest.mark.parametrize("name", known_recipes())
 def test_no_key_of_a_shipped_recipe_is_without_effect(name: str) -> None:
     require_effects(load_recipe(name))
