@@ -121,7 +121,7 @@ def test_boxes_without_masks_are_required_to_assist_them(toy: ShardSet, tmp_path
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["loss.classes=sigmoid", "loss.matching=false"], "box prompts alone name nothing"),
+        (["loss.classes=sigmoid", "loss.matching=false"], "box prompts by themselves name nothing"),
         (["loss.classes=sigmoid", "loss.background=0.2"], "focal loss has no weight"),
         (["loss.box_assist=match", "loss.focal=0", "loss.dice=0"], "no loss and no cost"),
         (
