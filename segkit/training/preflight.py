@@ -134,7 +134,7 @@ def check_inputs(
     eval_datasets = name_sets([(spec, 1.0) for spec in eval_data])
     check_eval_sets(eval_datasets)
     if eval_datasets and not recipe.loss.matching:
-        message = "box prompts alone train no queries, which an evaluation reads"
+        message = "box prompts by themselves train no queries, which an evaluation reads"
         hint = "leave --eval-data out; `pseudolabel --truth` measures box prompts"
         raise InputError(message, record="--eval-data", hint=hint)
     if recipe.training.publish == "best" and not eval_datasets:

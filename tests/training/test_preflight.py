@@ -209,7 +209,7 @@ def test_box_prompts_alone_are_not_evaluated(toy: ShardSet, tmp_path: Path) -> N
     recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")), ["loss.matching=false"])
     data = [(str(toy.path), 1.0)]
     check_inputs(recipe, data, [])
-    with pytest.raises(InputError, match="box prompts alone train no queries"):
+    with pytest.raises(InputError, match="box prompts by themselves train no queries"):
         check_inputs(recipe, data, [str(toy.path)])
 
 
