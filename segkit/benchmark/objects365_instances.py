@@ -6,7 +6,7 @@ folders of the archives of objects365.org.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from segkit.metrics.objects import IouType
 from segkit.metrics.output import origin
 from segkit.metrics.predictions import Predictions
 from segkit.metrics.task_metrics import EvalOptions
-from segkit.sample import Segment
+from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources import engine
 from segkit.sources.coco_instances import Annotation
 from segkit.sources.coco_json import read_coco
-from segkit.sources.image_files import find_image
+from segkit.sources.image_files import Picture, find_image
 from segkit.sources.ledger import AnnotationError, ImageError, Tally
 from segkit.sources.objects365 import Objects365, reject_version_1
 from segkit.sources.source import Record
@@ -71,6 +71,15 @@ class _MaskedObjects365(Objects365):
         if not _has_mask(raw):
             raise AnnotationError("missing-mask", "a box without a mask")
         return super().segment(raw, width, height, name, tally)
+
+    def sample(self, record: Record, content: Any, picture: Picture | None, tally: Tally) -> Sample:
+        """As for any instances file, but that a box without a mask counts as not there.
+
+        The benchmark leaves such boxes out on purpose, so that no class is less than exhaustive and
+        COCO's rules hold, not LVIS's.
+        """
+        sample = super().sample(record, content, picture, tally)
+        return replace(sample, exhaustive=True, not_exhaustive=())
 
 
 def _has_mask(raw: bytes) -> bool:

@@ -253,6 +253,13 @@ def test_annotations_without_a_mask_are_left_out_and_noted(tmp_path, nothing):
     result, notes = run_json(*options, "--out", tmp_path / "out")
     assert result["file"]["masks"] == 3 and result["dropped_annotations"] == {"missing-mask": 1}
     assert "1 annotations have no mask: left out" in notes and result["ap"] == pytest.approx(100)
+    # a mask where that box is, which the benchmark takes for an error
+    rows = json.loads(results_of(annotations, results).read_text())
+    rows[0]["score"] = 0.95
+    results.write_text(json.dumps(rows))
+    for evaluator in ("hotcoco", "pycocotools"):
+        result, _ = run_json(*options, "--out", tmp_path / evaluator, "--evaluator", evaluator)
+        assert (result["protocol"], result["ap"]) == ("coco", pytest.approx((50 + 100) / 2))
 
 
 def test_a_file_without_a_mask_is_refused_before_it_is_predicted(tmp_path):
