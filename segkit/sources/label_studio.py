@@ -3,7 +3,8 @@
 Coordinates are percentages of the image. Of several annotations of a task, one is taken: that
 marked as ground truth, or else the one that was changed last. The export lacks the labeling
 interface, so of a task that shows several images, the one that was annotated is known only where
-its regions name its key in `data`.
+its regions name its key in `data`. A task whose data has a thumbnail, an origin or the like beside
+its image shows one image.
 """
 
 import json
@@ -44,6 +45,8 @@ from segkit.sources.source import Record
 IMAGE_ID, FILE_NAME = "segkit_id", "segkit_file_name"
 """Keys of a task's `data` under which an export of segkit keeps an image's id and name."""
 _IMAGE_KEYS = ("image", "img", "image_url", "url")
+_IMAGE_KEY = re.compile(rf"(?:{'|'.join(_IMAGE_KEYS)})[-_]?\d*")
+"""A key of an image that is shown: one of those, or one of several that are numbered."""
 _EXTENSIONS = tuple(IMAGE_EXTENSIONS)
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")
 _HINT = "export the project from Label Studio in the format JSON"
@@ -206,7 +209,8 @@ def _image_value(data: Mapping[str, Any], content: Mapping[str, Any] | None) -> 
     images = _images(data)
     if not images:
         return None
-    return _annotated_image(images, annotated_images(content)) or next(iter(images.values()))[0]
+    annotated = _annotated_image(data, images, annotated_images(content))
+    return annotated or next(iter(images.values()))[0]
 
 
 def _image_names(
@@ -216,8 +220,7 @@ def _image_names(
     if value is None:
         return "", ("",)
     path = _path(value)
-    last = path.rpartition("/")[2]
-    upload = _UPLOAD.fullmatch(last)
+    upload = _UPLOAD.fullmatch(path.rpartition("/")[2])
     names = [data[FILE_NAME]] if isinstance(data.get(FILE_NAME), str) else []
     parts = path.split("/")
     names += ["/".join(parts[index:]) for index in range(len(parts))]
@@ -232,7 +235,7 @@ def _image_names(
 def _unknown_image(data: Mapping[str, Any], content: Mapping[str, Any] | None) -> str:
     """Why nobody knows which image of a task the regions are on; "" if it is known."""
     images, annotated = _images(data), annotated_images(content)
-    if not images or not annotated or _annotated_image(images, annotated) is not None:
+    if not images or not annotated or _annotated_image(data, images, annotated) is not None:
         return ""
     names = (f"{name!r} page {page + 1}" if page else repr(name) for name, page in annotated)
     listed = ", ".join(map(repr, images))
@@ -242,25 +245,37 @@ def _unknown_image(data: Mapping[str, Any], content: Mapping[str, Any] | None) -
 
 
 def _annotated_image(
-    images: Mapping[str, list[str]], annotated: set[tuple[str, int]]
+    data: Mapping[str, Any], images: Mapping[str, list[str]], annotated: set[tuple[str, int]]
 ) -> str | None:
-    """The image that regions are on: the only one, or that under their name; None if unknown.
+    """The image that regions are on: the only one, or that of their key; None if unknown.
 
     Args:
+        data: of a task.
         images: of a task, by key.
         annotated: name and page, from 0, of the images that have regions.
     """
     values = [value for entry in images.values() for value in entry]
     if len({_path(value) for value in values}) > 1:
-        values = images.get(next(iter(annotated))[0], []) if len(annotated) == 1 else []
+        names = [name for name, _ in annotated]
+        values = images.get(_image_key(data, images, names[0]), []) if len(names) == 1 else []
     is_one = len({_path(value) for value in values}) == 1
     return values[0] if is_one and not any(page for _, page in annotated) else None
+
+
+def _image_key(data: Mapping[str, Any], images: Mapping[str, list[str]], name: str) -> str:
+    """The key of the image that regions name: the name, or else the only key of a shown image.
+
+    The image tag may have a name of its own: `<Image name="img" value="$image"/>`.
+    """
+    keys = [key for key in images if _IMAGE_KEY.fullmatch(key)]
+    return keys[0] if name not in data and len(keys) == 1 else name
 
 
 def _images(data: Mapping[str, Any]) -> dict[str, list[str]]:
     """The images in a task's data by key: that under `image` first, then all paths of images.
 
-    A value is a path, or a list of the paths of pages.
+    A value is a path, or a list of the paths of pages. The mere file name of an image, such as
+    under `filename`, is none.
     """
     lists = {key: value if isinstance(value, list) else [value] for key, value in data.items()}
     texts = {
@@ -274,7 +289,19 @@ def _images(data: Mapping[str, Any]) -> dict[str, list[str]]:
         paths = [value for value in values if _path(value).lower().endswith(_EXTENSIONS)]
         if key != first and paths:
             images[key] = paths
-    return images
+    names = {name for paths in images.values() for path in paths for name in _file_names(path)}
+    return {
+        key: paths
+        for key, paths in images.items()
+        if _IMAGE_KEY.fullmatch(key) or not names.issuperset(paths)
+    }
+
+
+def _file_names(value: str) -> set[str]:
+    """The file name of a path with folders, with and without the prefix of an upload."""
+    folder, _, last = _path(value).rpartition("/")
+    upload = _UPLOAD.fullmatch(last)
+    return {last, upload[1] if upload else last} if folder else set()
 
 
 def _path(value: str) -> str:

@@ -15,7 +15,6 @@ from segkit.masks import brush_rle, rle
 from segkit.shards.reader import ShardSet
 from segkit.sources.engine import ConvertOptions, convert
 from segkit.sources.label_studio import open_label_studio
-from segkit.sources.ledger import Tally
 
 from .builders import HEIGHT, WIDTH, codes, dry_run, picture, samples, write_json
 
@@ -297,72 +296,3 @@ def test_halves_of_characters_can_be_written(tmp_path: Path) -> None:
 def test_odd_structures_end_in_counts(tmp_path: Path, broken: Any) -> None:
     ledger = dry_run(opened(tmp_path, task(rectangle(1, 1, 9, 9)), broken)).ledger
     assert (ledger.images.input, ledger.annotations.kept) == (2, 1)
-
-
-def two_images(*results: Any, **data: Any) -> dict[str, Any]:
-    return task(*results) | {"data": {"image": "a.jpg", "image2": "b.jpg"} | data}
-
-
-@pytest.mark.parametrize(
-    ("results", "data"),
-    [
-        (({"to_name": "img1"}, {"to_name": "img2"}), {}),
-        (({"to_name": "image"}, {"to_name": "image2"}), {}),
-        (({"to_name": "img1"},), {}),
-        (({"to_name": None},), {}),
-        (({"to_name": "pages"}, {"to_name": "pages", "item_index": 1}), {"pages": ["c.jpg"]}),
-        (({"to_name": "image", "item_index": 1},), {"image2": 7}),
-        (({"to_name": "image", "item_index": 0},), {"image": ["a.jpg", "c.jpg"], "image2": 7}),
-    ],
-)
-def test_regions_are_not_put_on_another_image_of_their_task(
-    tmp_path: Path, results: tuple[Any, ...], data: dict[str, Any]
-) -> None:
-    regions = [rectangle(5, 5, 10, 10, **more) for more in results]
-    source = opened(
-        tmp_path,
-        two_images(*regions, **data),
-        task(rectangle(1, 1, 5, 5), image="a.jpg") | {"id": 8},
-    )
-    report = dry_run(source)
-    assert report.ledger.images.dropped == {"malformed-image": 1}
-    assert report.ledger.annotations.dropped == {"malformed-image": len(regions)}
-    assert report.ledger.annotations.kept == 1
-    line = str(report.defects[0].error())
-    assert "tasks.json: image 7: the task shows several images ('image'" in line
-    assert "make a task of each image" in line
-
-
-@pytest.mark.parametrize(
-    ("results", "data", "file_name"),
-    [
-        (({"to_name": "image2"}, {"to_name": "image2"}), {}, "b.jpg"),
-        (({"to_name": "image"},), {}, "a.jpg"),
-        (({"to_name": "scan"},), {"image2": "not a picture"}, "a.jpg"),
-        (({"to_name": "scan"},), {"image2": "/data/upload/a.jpg"}, "a.jpg"),
-        (({"to_name": "scan", "item_index": 0},), {"image": ["a.jpg"], "image2": 7}, "a.jpg"),
-        ((), {}, "a.jpg"),  # nothing was drawn on any of them
-    ],
-)
-def test_the_annotated_image_of_a_task(
-    tmp_path: Path, results: tuple[Any, ...], data: dict[str, Any], file_name: str
-) -> None:
-    picture(tmp_path / "images" / "b.jpg")
-    regions = [rectangle(5, 5, 10, 10, **more) for more in results]
-    source = opened(
-        tmp_path,
-        two_images(*regions, **data),
-        task(rectangle(1, 1, 5, 5), image="a.jpg") | {"id": 8},
-    )
-    assert next(source.records(Tally())).file_name == file_name
-    ledger = dry_run(source).ledger
-    assert (ledger.annotations.kept, ledger.images.dropped) == (len(results) + 1, {})
-
-
-def test_a_prediction_of_a_task_with_several_images(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "b.jpg")
-    shown = two_images() | {"annotations": []}
-    for name, dropped in (("image2", {}), ("img2", {"malformed-image": 1})):
-        shown["predictions"] = [{"result": [rectangle(5, 5, 10, 10, to_name=name)]}]
-        report = dry_run(opened(tmp_path, shown, predictions=True))
-        assert report.ledger.images.dropped == dropped
