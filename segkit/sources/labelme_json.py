@@ -100,7 +100,7 @@ def open_labelme(
         _record(name, match, contents.paths[name])
         for name, match in zip(contents.names, matches, strict=True)
     ]
-    bare = images_there - {match.file for match in matches}
+    bare = sorted(images_there - {match.file for match in matches})  # ids may be equal
     entries += [Record(stem(image), image, (image,), None, listed=True) for image in bare]
     entries.sort(key=lambda record: record.id)
     return LabelmeJson(

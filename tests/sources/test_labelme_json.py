@@ -3,6 +3,9 @@
 import base64
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +238,25 @@ def test_numbers_are_labels(tmp_path: Path) -> None:
     assert source.taxonomy.names == ("0", "5")
     report = dry_run(source)
     assert (report.ledger.annotations.kept, codes(report)) == (3, {"unknown-category": 1})
+
+
+def test_the_order_of_records_does_not_depend_on_hashes(tmp_path: Path) -> None:
+    opened(tmp_path, shape("polygon", TRIANGLE))
+    for extension in ("jpg", "png", "jpeg", "bmp", "webp"):
+        picture(tmp_path / f"x.{extension}")
+    code = (
+        "import sys; from pathlib import Path; "
+        "from segkit.sources.labelme_json import open_labelme; "
+        "from segkit.sources.provenance import records_digest; "
+        "print(records_digest(open_labelme(Path(sys.argv[1])).all_records()))"
+    )
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert digests[0] and digests[0] == digests[1]
