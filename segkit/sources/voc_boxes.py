@@ -222,13 +222,16 @@ def _parse(data: bytes) -> Element:
 
 
 def _possible_files(name: str, named: str | None, folder: ImageFolder) -> PossibleFiles:
-    """The images that an XML file can have: those with its name, or else those that it names."""
-    by_path, fallback = folder.by_path(name), folder.by_name(name)
+    """The images that an XML file can have: that of its path, or else those that it names.
+
+    What it names is a fallback, because a renamed file may still have the name of another image.
+    """
+    fallback = folder.by_name(name)
     if named:
         beside = posixpath.join(posixpath.dirname(name), named)
-        by_path = by_path or folder.by_path(beside)
+        fallback = folder.by_path(beside) or fallback
         fallback = fallback or folder.by_path(named) or folder.by_name(named)
-    return PossibleFiles(stem(name), stem(name), by_path, fallback)
+    return PossibleFiles(stem(name), stem(name), folder.by_path(name), fallback)
 
 
 def _record(name: str, match: Match, named: str | None) -> Record:

@@ -118,6 +118,30 @@ def test_images_are_paired_by_path_then_by_name(tmp_path: Path) -> None:
     assert (report.ledger.annotations.kept, report.offenders) == (4, 0)
 
 
+def test_an_xml_file_that_names_the_image_of_another_one_does_not_share_it(
+    tmp_path: Path,
+) -> None:
+    stale = "<filename>b.jpg</filename>"
+    for folder in ("", "sub/"):
+        write(tmp_path, f"{folder}a", entry("x", 1, 1, 5, 5), image="", filename=stale)
+        write(tmp_path, f"{folder}b", entry("x", 1, 1, 5, 5), filename=stale)
+    report = dry_run(opened(tmp_path))
+    assert (report.ledger.images.kept, report.ledger.images.dropped) == (2, {"missing-image": 2})
+    assert [(defect.record, defect.message.partition("and ")[2]) for defect in report.defects] == [
+        ("image a", "b.jpg is that of image b"),
+        ("image sub/a", "sub/b.jpg is that of image sub/b"),
+    ]
+
+
+def test_xml_files_that_are_named_apart_from_their_images(tmp_path: Path) -> None:
+    for number in (1, 2):
+        name = f"<filename>photo{number}.jpg</filename>"
+        write(tmp_path, f"{number}", entry("x", 1, 1, 5, 5), image="", filename=name)
+        picture(tmp_path / "JPEGImages" / f"photo{number}.jpg")
+    source = opened(tmp_path)
+    assert [sample.file_name for sample in samples(source)] == ["photo1.jpg", "photo2.jpg"]
+
+
 def test_lists_and_labels(tmp_path: Path) -> None:
     for stem in ("a", "b", "c"):
         write(tmp_path, stem, entry("x", 1, 1, 5, 5))
