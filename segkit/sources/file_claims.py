@@ -5,6 +5,7 @@ folder is taken (a fallback), unless the path of another record names that file,
 would fall back to it as well. Records that give one path share its file: the source says so.
 """
 
+import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 
 from segkit import storage
 from segkit.file_names import is_unsafe
+from segkit.sources.external_sort import SpillFile
 from segkit.sources.source import ImageName, Record, Source
 
 
@@ -95,35 +97,47 @@ def _match(record: PossibleFiles, claims: FileClaims) -> Match:
 def refuse_shared_images(source: Source, records: Iterable[Record]) -> Iterator[Record]:
     """Yield the records of a source, with `conflict` where a fallback is not to be taken.
 
-    Names are read once more before the records, and once or twice again if several images have one
-    name in different folders. In memory are 16 bytes for each image, and the fallbacks to such
-    names.
+    Names are read once before the records, and kept in a temporary file as long as it is needed.
+    In memory are 16 bytes for each file name that an image can have, about three times that while
+    they are sorted, and the fallbacks to names that several images have in different folders.
     """
-    conflicts = _conflicts(source.image_names, source.images)
+    conflicts = _conflicts(source.image_names(), source.images)
     for record in records:
         conflict = conflicts.get((record.id, record.candidates))
         yield record if conflict is None else replace(record, conflict=conflict)
 
 
-def _conflicts(
-    image_names: Callable[[], Iterator[ImageName]], folder: Path
-) -> dict[tuple[str, tuple[str, ...]], str]:
+def _conflicts(images: Iterable[ImageName], folder: Path) -> dict[tuple[str, tuple[str, ...]], str]:
     """Return (id, candidates) of each record that must not fall back -> the reason."""
-    repeated = _repeated_names(image_names())
+    names = SpillFile()
+    repeated = _repeated_names(_spilled(images, names))
     if not repeated:
         return {}
     size, claims = storage.size_lookup(folder), FileClaims()
     fallbacks: list[tuple[ImageName, str]] = []
-    for image in image_names():
+    for image in _read_back(names):
         if image.candidates != (image.name,) and not repeated.isdisjoint(_last_parts(image)):
             file = _first_file(image.candidates, size)
             if file is not None and file != image.name:
                 claims.add_fallback(file, image.name, image.record)
                 fallbacks.append((image, file))
-    for image in image_names() if claims else ():
+    for image in _read_back(names) if claims else ():
         claims.add_path(image.name, image.record)
     reasons = ((image, claims.conflict(file, image.name)) for image, file in fallbacks)
     return {(image.record, image.candidates): reason for image, reason in reasons if reason}
+
+
+def _spilled(images: Iterable[ImageName], file: SpillFile) -> Iterator[ImageName]:
+    """Yield names and write them to a file: a source may parse all of its annotations for them."""
+    for image in images:
+        file.add(0, json.dumps(image).encode())
+        yield image
+
+
+def _read_back(file: SpillFile) -> Iterator[ImageName]:
+    for _, raw in file:
+        record, name, candidates = json.loads(raw)
+        yield ImageName(record, name, tuple(candidates))
 
 
 def _repeated_names(images: Iterable[ImageName]) -> set[int]:

@@ -209,6 +209,25 @@ def test_an_embedded_image_serves_where_the_file_is_that_of_another_record(tmp_p
     assert (dropped, records) == ({}, [["a/1"], ["b/1"]])
 
 
+@pytest.mark.parametrize("open_source", [coco, cvat, label_studio])
+def test_names_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_source: Open
+) -> None:
+    picture(tmp_path / "images" / "1.jpg")
+    source = open_source(tmp_path, ("cam1/1.jpg", "cam2/1.jpg", "1.jpg"))
+    passes, names = [], source.image_names
+    monkeypatch.setattr(type(source), "image_names", lambda _: passes.append(1) or names())
+    assert dry_run(source).ledger.images.dropped == {"missing-image": 2}
+    assert len(passes) == 1
+
+
+def test_a_name_with_half_of_a_character_is_no_file(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "1.jpg")
+    source = label_studio(tmp_path, ("a\udc00/1.jpg", "b/1.jpg"))
+    ledger = dry_run(source).ledger
+    assert (ledger.images.kept, ledger.images.dropped) == (1, {"missing-image": 1})
+
+
 def test_images_that_are_not_opened_need_no_file(tmp_path: Path) -> None:
     for number, open_source in enumerate(FORMATS):
         root = tmp_path / str(number)
