@@ -16,6 +16,7 @@ from segkit.file_names import relative_name
 from segkit.masks import rle
 from segkit.masks.boxes import tight_boxes
 from segkit.masks.run_lengths import decode_runs, first_malformed, join
+from segkit.metrics.prediction_ids import panoptic_images, results_images
 from segkit.sample import Box, MaskSource, Sample, Segment
 from segkit.sources.categories import plain_name
 from segkit.sources.coco_instances import RunLengths
@@ -123,24 +124,23 @@ class CocoResults:
             path: the file, for messages.
             results: its content.
             taxonomy: classes of the ground truth.
-            ids_by_coco_id: image ids by those of a COCO export. Results of other ids have those of
-                the images.
+            ids_by_coco_id: image ids by those of a COCO export; results have these or those.
 
         Raises:
             InputError: a result lacks a key, or its score or category is invalid.
         """
         self.file = path
         self._taxonomy = taxonomy
-        self._by_image: dict[str, list[tuple[int, Result]]] = {}
+        by_id: dict[str, list[tuple[int, Result]]] = {}
         for number, result in enumerate(results):
             self._check(number, result)
-            image = _id(result.image_id)
-            image = ids_by_coco_id.get(image, image)
-            self._by_image.setdefault(image, []).append((number, result))
+            by_id.setdefault(_id(result.image_id), []).append((number, result))
+        self._ids = results_images(list(by_id), ids_by_coco_id)
+        self._by_image = dict(zip(self._ids, by_id.values(), strict=True))
 
     def ids(self) -> list[str]:
-        """Ids of the images that have results."""
-        return list(self._by_image)
+        """Ids of the images that have results; repeated where two ids of the file mean one."""
+        return self._ids
 
     def get(self, image: Sample) -> Sample | None:
         """The results of an image as segments.
@@ -248,7 +248,7 @@ class CocoPanoptic:
         content: PanopticFile,
         folder: Path,
         taxonomy: Taxonomy,
-        ids_by_name: Mapping[str, str],
+        ids_by_file: Mapping[str, str],
         ids_by_coco_id: Mapping[str, str],
     ) -> None:
         """Check the file.
@@ -258,18 +258,19 @@ class CocoPanoptic:
             content: its records.
             folder: folder of its PNGs.
             taxonomy: classes of the ground truth.
-            ids_by_name: image ids by the ids and file stems that the file may use.
+            ids_by_file: image ids by the names of files without extensions.
             ids_by_coco_id: image ids by those of a COCO export.
 
         Raises:
             InputError: the file's categories contradict the taxonomy, or the folder is missing.
         """
         self.file, self._folder, self._taxonomy = path, folder, taxonomy
-        ids = (ids_by_name, ids_by_coco_id)
-        rows = [(_image_id(row, *ids), row) for row in content.annotations]
+        rows = content.annotations
+        ids = [_id(row.image_id) for row in rows]
+        names = [relative_name(folder, row.file_name) for row in rows]
+        self._ids = panoptic_images(ids, names, ids_by_file, ids_by_coco_id)
+        self._rows = dict(zip(self._ids, rows, strict=True))
         _check_categories(path, content.categories, taxonomy)
-        self._rows = dict(rows)
-        self._ids = [image for image, _ in rows]
         if not folder.is_dir():
             message = f"the PNG folder {folder} is not there"
             hint = "move it there, or pass it by `segkit eval --prediction-masks DIR`"
@@ -345,18 +346,6 @@ class CocoPanoptic:
             mask_from=_PREDICTION,
             score=info.score,
         )
-
-
-def _image_id(
-    row: PanopticImage, ids_by_name: Mapping[str, str], ids_by_coco_id: Mapping[str, str]
-) -> str:
-    """The image that a row is for: of its id, else of its PNG's name, else of its id in exports."""
-    image = _id(row.image_id)
-    if ids_by_name.get(image) == image:
-        return image
-    path = Path(row.file_name).with_suffix("")
-    named = ids_by_name.get(path.as_posix()) or ids_by_name.get(path.name)
-    return named or ids_by_coco_id.get(image) or ids_by_name.get(image, image)
 
 
 def _check_categories(path: Path, categories: Any, taxonomy: Taxonomy) -> None:

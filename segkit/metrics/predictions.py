@@ -11,9 +11,8 @@ from segkit.errors import InputError
 from segkit.metrics import coco_predictions
 from segkit.metrics.class_mapping import ClassMap
 from segkit.metrics.png_predictions import PngPredictions, png_names
-from segkit.metrics.shard_columns import read_columns
+from segkit.metrics.prediction_ids import images_by_coco_id, images_by_file, images_by_name
 from segkit.sample import Sample
-from segkit.shards.coco_image_ids import coco_ids_by_sample
 from segkit.shards.manifest import Task
 from segkit.shards.publish import MANIFEST, versions
 from segkit.shards.reader import ShardSet
@@ -162,13 +161,13 @@ def open_predictions(
     content = coco_predictions.load(path) if parse.exists(path) else None
     if content is not None and not isinstance(content, list):
         folder = masks or path.with_suffix("")
-        ids = _ids_by_name(truth), _ids_by_coco_id(truth)
+        ids = images_by_file(truth), images_by_coco_id(truth)
         return coco_predictions.CocoPanoptic(path, content, folder, truth.taxonomy, *ids)
     if masks is not None:
         message, hint = "is no COCO panoptic JSON, whose PNGs could be elsewhere", _MASKS_HINT
         raise InputError(message, file=path, hint=hint)
     if content is not None:
-        ids_by_coco_id = _ids_by_coco_id(truth)
+        ids_by_coco_id = images_by_coco_id(truth)
         return coco_predictions.CocoResults(path, content, truth.taxonomy, ids_by_coco_id)
     if path.suffix == ".json":
         raise InputError("no such file", file=path, hint="check the path")
@@ -180,7 +179,7 @@ def open_predictions(
         if png_names(folder):
             if task not in (None, "semantic"):
                 raise _png_folder_error(path, task)
-            return PngPredictions(folder, truth, _ids_by_name(truth))
+            return PngPredictions(folder, truth, images_by_name(truth))
     return SetPredictions(ShardSet.open(spec), truth.taxonomy)
 
 
@@ -239,25 +238,6 @@ def _png_folder_error(folder: Path, task: Task | None) -> InputError:
     )
     message = f"a folder of PNGs has no {task} predictions (`segkit eval --task semantic` takes it)"
     return InputError(message, file=folder, hint=hint)
-
-
-def _ids_by_name(truth: ShardSet) -> dict[str, str]:
-    """Id of each image, by its id and by the stem of its file, unless that is ambiguous."""
-    stems = [
-        (image, Path(file).stem)
-        for table in read_columns(truth, ["id", "file_name"])
-        for image, file in zip(
-            table.column("id").to_pylist(), table.column("file_name").to_pylist(), strict=True
-        )
-    ]
-    times = Counter(stem for _, stem in stems)
-    by_stem = {stem: image for image, stem in stems if times[stem] == 1}
-    return by_stem | {image: image for image, _ in stems}
-
-
-def _ids_by_coco_id(truth: ShardSet) -> dict[str, str]:
-    """Id of each image by its id in a COCO export, as text."""
-    return {str(coco_id): image for image, coco_id in coco_ids_by_sample(truth).items()}
 
 
 def _repeated(names: list[str]) -> list[str]:

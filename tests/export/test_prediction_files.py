@@ -51,6 +51,8 @@ IDS: dict[str, list[tuple[str, int | None]]] = {
     "names": [("cat", None), ("dog", None), ("a/cat", None)],
     "names and numbers": [("1", None), ("10", None), ("2", None), ("cover", None), ("02", None)],
     "merged": [("1-5", 5), ("1-6", 6), ("2-5", 5), ("2-7", 7)],
+    "merged twice": [("1-5", 5), ("2-5", 5), ("5", 5)],
+    "merged with a folder": [("1-5", 5), ("5", None)],
     "numbers and a repeated source id": [("9", 5), ("8", 5), ("6", None), ("x", None)],
 }
 """Ids of samples, and of their source records."""
