@@ -102,7 +102,7 @@ def new_directory(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     path = _resolved(Path(path))
     if not replace:
         _require_new(path)
-        _require_replaceable(path)
+    _require_replaceable(path)
     draft = path.with_name(f".{path.name}.partial")
     _make_folder(path.parent, path)
     with (
@@ -188,9 +188,13 @@ def _resolved(path: Path) -> Path:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Raise InputError for an empty folder that a rename cannot replace, or not without leaving the
-    user's shell in the old one."""
-    is_current = path == Path.cwd()
+    """Raise InputError for a folder that a rename cannot replace, or not without leaving the user's
+    shell in the old one."""
+    if not path.exists():
+        return
+    is_current = False
+    with suppress(OSError):  # the current folder may have been deleted
+        is_current = path.samefile(os.curdir)
     if is_current or path.is_mount():
         kind = "the current folder" if is_current else "a mount point"
         message, hint = f"is {kind}, which a new folder cannot replace", "give a new folder in it"

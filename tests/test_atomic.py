@@ -114,27 +114,43 @@ def test_a_link_is_followed_and_kept(tmp_path: Path, exists: bool) -> None:
         pass
 
 
+@pytest.mark.parametrize("replace", [False, True])
 def test_a_folder_that_a_rename_cannot_replace_is_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool
 ) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
+    if replace:
+        (tmp_path / "a" / "b" / "kept").touch()
     monkeypatch.chdir(tmp_path / "a" / "b")
     for place in (".", tmp_path / "a" / "b", "../b"):
         with (
             pytest.raises(InputError, match=r"b: is the current folder.*; give a new folder in it"),
-            new_directory(place),
+            new_directory(place, replace=replace),
         ):
             pytest.fail("the block has begun")
     with new_directory("c") as draft:
         (draft / "file").touch()
-    assert (names(Path()), names(Path("c"))) == (["c"], ["file"])
+    assert (names(Path()), names(Path("c"))) == (["c", "kept"] if replace else ["c"], ["file"])
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "mounted")
     (tmp_path / "mounted").mkdir()
     with (
         pytest.raises(InputError, match="mounted: is a mount point, which"),
-        new_directory(tmp_path / "mounted"),
+        new_directory(tmp_path / "mounted", replace=replace),
     ):
         pytest.fail("the block has begun")
+
+
+def test_the_current_folder_may_have_been_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for name in ("new", "empty"):
+        with new_directory(tmp_path / name) as draft:
+            (draft / "file").touch()
+        assert names(tmp_path / name) == ["file"]
 
 
 def test_a_destination_has_one_writer(tmp_path: Path) -> None:
