@@ -25,8 +25,8 @@ def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = No
     - semantic: `masks/`, `labels.txt` and `taxonomy.json`
 
     Image ids are those that `segkit export coco-instances` and `coco-panoptic` write for the set
-    that was predicted. Without such a set they are the predictions' own, as numbers if all are
-    different numbers (`000000000139` is 139, as in COCO's files).
+    that was predicted. Without such a set they are those of the predictions, as numbers if all
+    are different numbers (`000000000139` is 139, as in COCO's files).
 
     Args:
         predictions: the prediction set.
@@ -39,7 +39,7 @@ def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = No
     match predictions.manifest.kind:
         case "instance":
             folder.mkdir(parents=True, exist_ok=True)
-            ids = _own_ids(predictions) if data is None else coco_ids_by_sample(data)
+            ids = _ids_as_numbers(predictions) if data is None else coco_ids_by_sample(data)
             write_results(folder / RESULTS, predictions.samples(check_masks=True), ids)
         case "panoptic":
             export_panoptic(predictions, folder)
@@ -52,7 +52,7 @@ def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = No
     return folder
 
 
-def _own_ids(predictions: ShardSet) -> dict[str, Id]:
+def _ids_as_numbers(predictions: ShardSet) -> dict[str, Id]:
     """The image ids by sample, if they are different numbers."""
     numbers = {sample_id: integer(sample_id) for sample_id in predictions.image_ids()}
     ids: dict[str, Id] = {key: number for key, number in numbers.items() if number is not None}
@@ -69,7 +69,7 @@ def write_results(path: Path, samples: Iterable[Sample], ids: Mapping[str, Id]) 
         path: the file to write.
         samples: predictions.
         ids: image ids by sample, such as `coco_ids_by_sample` of the ground truth; those of others
-            are the samples' own, as numbers where they are written as numbers.
+            are those of the samples, as numbers where they are written as numbers.
 
     Returns:
         The number of results.

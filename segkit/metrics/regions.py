@@ -18,6 +18,7 @@ MASKS_HINT = (
     " boxes"
 )
 """Hint where boxes cannot be evaluated; it reads the same from every command."""
+_SIZE_HINT = "predict at the size of the image"
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,15 +156,23 @@ def malformed_mask(source: str, record: str | None) -> InputError:
     return InputError(message, file=source, record=record, hint=hint)
 
 
-def size_mismatch(image: str, predicted: str, true: str) -> InputError:
+def size_mismatch(
+    image: str, predicted: str, true: str, *, noun: str = "the prediction", hint: str = _SIZE_HINT
+) -> InputError:
     """The error for a prediction whose size differs from that of its image."""
-    message = f"the prediction is {predicted}, the image {true}"
-    hint = "predict at the size of the image"
+    message = f"{noun} is {predicted}, the image {true}"
     return InputError(message, file="predictions", record=f"image {image}", hint=hint)
 
 
-def require_image_size(prediction: Sample, image: Sample, file: object = "predictions") -> None:
-    """Raise InputError unless a prediction has the size of its image."""
+def require_image_size(
+    prediction: Sample,
+    image: Sample,
+    file: object = "predictions",
+    *,
+    noun: str = "the prediction",
+    hint: str = _SIZE_HINT,
+) -> None:
+    """Raise InputError unless a prediction, or what the noun names, has the size of its image."""
     if (prediction.width, prediction.height) != (image.width, image.height):
         sizes = (f"{side.width} x {side.height}" for side in (prediction, image))
-        raise size_mismatch(image.id, *sizes).in_file(file)
+        raise size_mismatch(image.id, *sizes, noun=noun, hint=hint).in_file(file)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segkit.errors import InputError
 from segkit.masks.boxes import in_size
 from segkit.metrics.box_prompt_iou import matched_iou
+from segkit.metrics.regions import require_image_size
 from segkit.metrics.shard_columns import read_columns
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -83,11 +84,8 @@ class HiddenTruth:
         if row is None:
             return {}
         true = self.shards.sample(row, check_masks=True)
-        if (true.width, true.height) != (sample.width, sample.height):
-            sizes = [f"{side.width} x {side.height}" for side in (true, sample)]
-            message = f"its masks are {sizes[0]}, the image of the boxes {sizes[1]}"
-            hint, record = "give the masks of these images", f"image {sample.id}"
-            raise InputError(message, file=self.shards.path, record=record, hint=hint)
+        hint = "give the masks of these images"
+        require_image_size(true, sample, self.shards.path, noun="the true mask", hint=hint)
         return {
             segment.source_id: segment
             for segment in true.segments

@@ -147,7 +147,9 @@ def test_masks_of_another_size_are_refused(
     boxes = read_boxes(layer, HiddenTruth(truth))
     with pytest.raises(InputError, match=r"turned/v1: image .*: the prediction is 48 x 64"):
         compare_masks(layer, boxes, HiddenTruth(truth), {"turned": rotated})
-    with pytest.raises(InputError, match=r"turned/v1: image .*: its masks are 48 x 64, the image"):
+    with pytest.raises(
+        InputError, match=r"turned/v1: image .*: the true mask is 48 x 64, the image"
+    ):
         read_boxes(layer, HiddenTruth(rotated))
 
 
