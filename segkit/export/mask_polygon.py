@@ -98,8 +98,10 @@ def _hole_links(
     # a contour of a hole begins on the left of the first pixel of the hole
     starts = {ring: (int(rings[ring][0, 1]), int(rings[ring][0, 0])) for ring in holes}
     hole_rings = {int(background[y, x + 1]): ring for ring, (y, x) in starts.items()}
+    columns = np.arange(box.shape[1], dtype=np.int32)
+    last_background = np.maximum.accumulate(np.where(box == 0, columns, 0), axis=1)  # up to each
     for ring, (y, x) in starts.items():
-        end = int(np.flatnonzero(box[y, :x] == 0)[-1]) + 1
+        end = int(last_background[y, x - 1]) + 1
         left = hole_rings.get(int(background[y, end - 1]))
         is_of_part = left is not None and parents[left] == parents[ring]
         target = left if left is not None and is_of_part else parents[ring]
