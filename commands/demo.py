@@ -35,9 +35,8 @@ def demo(
     """
     require_extra("train", "segkit demo")
     from segkit.demo.demo import STEPS, run_demo
-    from segkit.workers.devices import Workers, check_device
+    from segkit.workers.devices import Workers
 
-    check_device(device)
     Workers(device=device).require()
     with folder_lock(out), progress() as bar:
         result = run_demo(

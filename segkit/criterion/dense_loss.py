@@ -18,7 +18,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from segkit import distributed
 from segkit.criterion.partial_labels import (
@@ -129,12 +128,12 @@ def _log_allowed(
         (h, w); 0 in cells that no box touches.
     """
     classes, row = torch.unique(labels, return_inverse=True)  # two boxes of a class count once
-    member = F.one_hot(row, len(classes)).T.to(sure.dtype)  # (C, T)
-    member = member.to(sure.device, non_blocking=True)
-    classes = classes.to(sure.device, non_blocking=True)
+    index = row.to(sure.device, non_blocking=True)[:, None, None].expand_as(near)
+    no_share = near.new_zeros(len(classes), *near.shape[1:])
     in_core, in_box = (
-        (member[:, :, None, None] * share).amax(1).movedim(0, -1) for share in (core, near)
+        no_share.scatter_reduce(0, index, share, "amax").movedim(0, -1) for share in (core, near)
     )  # (h, w, C)
+    classes = classes.to(sure.device, non_blocking=True)
     on_object = _log_sum(sure[..., classes], in_core)
     allowed = torch.cat((in_box, in_box.amax(-1, keepdim=True).sign()), dim=-1)  # (h, w, C + 1)
     on_box = _log_sum(torch.cat((partial[..., classes], partial[..., -1:]), dim=-1), allowed)

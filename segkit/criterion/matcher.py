@@ -105,15 +105,15 @@ class HungarianMatcher:
         class_logits = mask_unannotated_logits(proposals.class_logits, annotated)
         with torch.autocast(class_logits.device.type, enabled=False):
             heads = [None] * len(targets) if proposals.heads is None else proposals.heads
-            costs = [
-                self._cost(*image, generator)
-                for image in zip(
-                    class_logits.float(), proposals.mask_logits, heads, targets, strict=True
-                )
-            ]
+            strided = merge_all_masks(strided_samples(proposals.mask_logits), proposals.heads)
+            images = zip(
+                class_logits.float(), proposals.mask_logits, strided, heads, targets, strict=True
+            )
+            costs = [self._cost(*image, generator) for image in images]
             if foreground is not None:
                 costs = foreground.add_costs(costs, self.config, INVALID_COST)
-        return send_costs(costs, proposals, self._background(proposals, targets))
+        background = proposals.kept & ~self._on_void(strided, targets)
+        return send_costs(costs, proposals, background)
 
     @staticmethod
     def finish(costs: PendingCosts) -> Indices:
@@ -145,11 +145,20 @@ class HungarianMatcher:
         self,
         class_logits: Tensor,
         mask_logits: Tensor,
+        strided: Tensor,
         heads: Tensor | None,
         targets: PooledTargets,
         generator: torch.Generator,
     ) -> Tensor:
-        """Costs (L, N, T) of one image: (L, N, K + 1), unmerged (L, N, h, w), (L, N)."""
+        """Costs (L, N, T) of one image.
+
+        Args:
+            class_logits: (L, N, K + 1).
+            mask_logits: (L, N, h, w), not merged.
+            strided: (L, N, P), merged.
+            heads: (L, N).
+            targets, generator: as in `start`.
+        """
         config = self.config
         trust = targets.trust.to(mask_logits.device, non_blocking=True)  # (T,)
         if config.classes == "sigmoid":
@@ -158,8 +167,12 @@ class HungarianMatcher:
             probability = class_logits.softmax(-1)
             cost = -config.classification * probability[..., targets.labels]  # (L, N, T)
         if bool((targets.trust > 0).any()):
-            logits, masks, weight = self._sample(mask_logits, targets, generator)
-            logits = merge_all_masks(logits, heads)
+            if config.points:
+                logits, masks, weight = self._at_points(mask_logits, targets, generator)
+                logits = merge_all_masks(logits, heads)
+            else:
+                logits, masks = strided.float(), strided_samples(targets.masks)
+                weight = strided_samples(targets.weight)
             focal = config.focal * focal_cost(logits, masks, weight)
             dice = config.dice * dice_cost(logits, masks, weight)
             cost = cost + torch.where(trust > 0, trust * (focal + dice), 0.0)
@@ -170,42 +183,33 @@ class HungarianMatcher:
             doubt = config.projection * (1 - trust)
             cost = cost + torch.where(trust < 1, doubt * projection, 0.0)
         if targets.assist is not None:
-            cost = cost + self._assist_cost(mask_logits, heads, targets.assist)
+            cost = cost + self._assist_cost(strided, targets.assist)
         return cost
 
     @staticmethod
-    def _background(proposals: MergedProposals, targets: Sequence[PooledTargets]) -> Tensor:
-        """(B, L, N) bool: proposals that remain after MERGE and are not mostly on void."""
+    def _on_void(strided: Tensor, targets: Sequence[PooledTargets]) -> Tensor:
+        """Proposals (B, L, N) whose merged masks (B, L, N, P) are mostly on void."""
         labeled = strided_samples(torch.stack([t.weight for t in targets]))  # (B, P)
         void = strided_samples(torch.stack([t.void for t in targets]))
-        logits = merge_all_masks(strided_samples(proposals.mask_logits), proposals.heads)
-        return proposals.kept & ~mostly_void(logits, labeled, void)
+        return mostly_void(strided, labeled, void)
 
-    def _assist_cost(
-        self, mask_logits: Tensor, heads: Tensor | None, assist: AssistMasks
-    ) -> Tensor:
-        """Costs (L, N, T) by the predicted masks of boxes, at strided cells.
+    def _assist_cost(self, strided: Tensor, assist: AssistMasks) -> Tensor:
+        """Costs (L, N, T) of merged masks (L, N, P) by the predicted masks of boxes.
 
         All cells count, void ones too: an object does not leave its box.
         """
-        logits = merge_all_masks(strided_samples(mask_logits).float(), heads)
+        logits = strided.float()
         masks = strided_samples(assist.masks)  # (T, P)
         weight = masks.new_ones(masks.shape[1])
         focal = self.config.focal * focal_cost(logits, masks, weight)
         dice = self.config.dice * dice_cost(logits, masks, weight)
         return assist.weight * (focal + dice)
 
-    def _sample(
+    def _at_points(
         self, mask_logits: Tensor, targets: PooledTargets, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (L, N, P), masks (T, P), weights (P,) at uniform points or strided cells."""
+        """Logits (L, N, P), masks (T, P), weights (P,) at uniform points."""
         points = self.config.points
-        if not points:
-            return (
-                strided_samples(mask_logits).float(),
-                strided_samples(targets.masks),
-                strided_samples(targets.weight),
-            )
         size = (targets.labeled.shape[0], targets.labeled.shape[1])
         at = random_points(1, points, size, generator)  # (1, P)
         logits = logits_at(mask_logits.flatten(0, 1)[None], at, size)  # (1, L * N, P)

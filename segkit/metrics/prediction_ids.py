@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from segkit.metrics.shard_columns import read_columns
 from segkit.shards.coco_image_ids import coco_ids_by_sample
+from segkit.shards.label_columns import read_columns
 from segkit.shards.reader import ShardSet
 
 Reading = Sequence[str | None]

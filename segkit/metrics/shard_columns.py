@@ -10,7 +10,7 @@ from segkit.masks.run_lengths import Ints
 from segkit.metrics.objects import IouType, Objects
 from segkit.metrics.regions import Regions, missing_mask, unknown_class
 from segkit.shards.arrow import boxes, elements, flags, numbers, reals, texts
-from segkit.shards.label_files import check_sizes, open_labels, read_group
+from segkit.shards.label_columns import read_columns
 from segkit.shards.reader import ShardSet
 
 _IMAGE = ["id", "width", "height"]
@@ -52,33 +52,6 @@ def read_objects(
     for table in _tables(shards, columns, batch, rows):
         for start in range(0, len(table), batch):
             yield _objects(table.slice(start, batch), iou_types)
-
-
-def read_columns(shards: ShardSet, columns: list[str], rows: range | None = None) -> Iterator[Any]:
-    """Arrow tables of some columns, row group after row group; `rows` as of `read_regions`.
-
-    `pyarrow.parquet.read_table` would do, but it imports pandas, which takes half a second.
-
-    Raises:
-        InputError: a part cannot be read.
-    """
-    rows, stop = range(len(shards)) if rows is None else rows, 0
-    for part in shards.manifest.parts:
-        first, stop = stop, stop + part.rows
-        if stop <= rows.start or first >= rows.stop:
-            continue
-        path = shards.locations.part(part.labels)
-        with open_labels(path, part.rows) as file:
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                start, end = max(rows.start - first, 0), min(rows.stop - first, count)
-                first += count
-                if start >= end:
-                    continue
-                table = read_group(file, group, columns)
-                if "width" in columns:
-                    check_sizes(table, path)
-                yield table.slice(start, end - start)
 
 
 def is_federated(shards: ShardSet) -> bool:

@@ -11,8 +11,8 @@ from segkit.errors import InputError
 from segkit.masks.boxes import in_size
 from segkit.metrics.box_prompt_iou import matched_iou
 from segkit.metrics.regions import require_image_size
-from segkit.metrics.shard_columns import read_columns
 from segkit.sample import Sample, Segment
+from segkit.shards.label_columns import read_columns
 from segkit.shards.reader import ShardSet
 
 Floats = NDArray[np.float64]

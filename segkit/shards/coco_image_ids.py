@@ -4,14 +4,15 @@ An id is that of the source where it is distinct in the set: sets that were merg
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import TypeVar
 
 import msgspec
 
 from segkit.errors import InputError
-from segkit.shards.label_files import DAMAGE_HINT, open_labels, read_group
+from segkit.shards.label_columns import read_columns
+from segkit.shards.label_files import DAMAGE_HINT
 from segkit.shards.reader import ShardSet
 
 Id = int | str
@@ -33,10 +34,24 @@ def coco_image_ids(data: ShardSet) -> tuple[list[Id], int]:
     Raises:
         InputError: a source record is damaged.
     """
+    _, ids, renumbered = _numbered(data)
+    return ids, renumbered
+
+
+def coco_ids_by_sample(data: ShardSet) -> dict[str, Id]:
+    """The id of each image in COCO files by the id of its sample."""
+    sample_ids, ids, _ = _numbered(data)
+    return dict(zip(sample_ids, ids, strict=True))
+
+
+def _numbered(data: ShardSet) -> tuple[list[str], list[Id], int]:
+    """The ids of all samples, and what `coco_image_ids` returns."""
     sample_ids, source_ids = list[str](), list[Id | None]()
-    for sample_id, source in _ids_and_sources(data):
-        sample_ids.append(sample_id)
-        source_ids.append(identifier(source_record(source, sample_id), "id"))
+    for table in read_columns(data, ["id", "source"]):
+        columns = (table.column(name).to_pylist() for name in ("id", "source"))
+        for sample_id, source in zip(*columns, strict=True):
+            sample_ids.append(sample_id)
+            source_ids.append(identifier(source_record(source, sample_id), "id"))
     ids = _preferred_ids(sample_ids, source_ids)
     known, used, renumbered = set(sample_ids), set[str](), 0
     last = max((integer(str(entry)) or 0 for entry in ids), default=0)
@@ -47,12 +62,7 @@ def coco_image_ids(data: ShardSet) -> tuple[list[Id], int]:
             ids[index] = last
             renumbered += 1
         used.add(str(ids[index]))
-    return ids, renumbered
-
-
-def coco_ids_by_sample(data: ShardSet) -> dict[str, Id]:
-    """The id of each image in COCO files by the id of its sample."""
-    return dict(zip(data.image_ids(), coco_image_ids(data)[0], strict=True))
+    return sample_ids, ids, renumbered
 
 
 def integer(text: str | None) -> int | None:
@@ -88,16 +98,6 @@ def decode(decoder: msgspec.json.Decoder[_Value], text: str, sample_id: str, nou
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         message = f"{noun} is damaged ({error})"
         raise InputError(message, record=f"image {sample_id}", hint=DAMAGE_HINT) from error
-
-
-def _ids_and_sources(data: ShardSet) -> Iterator[tuple[str, str | None]]:
-    """Id and source record of every image; reads two columns."""
-    for part in data.manifest.parts:
-        with open_labels(data.locations.part(part.labels), part.rows) as file:
-            for group in range(file.num_row_groups):
-                table = read_group(file, group, ["id", "source"])
-                columns = (table.column(name).to_pylist() for name in ("id", "source"))
-                yield from zip(*columns, strict=True)
 
 
 def _preferred_ids(sample_ids: Sequence[str], source_ids: Sequence[Id | None]) -> list[Id]:

@@ -12,9 +12,10 @@ import pytest
 from segkit.inference import label_shards
 from segkit.metrics import task_metrics
 from segkit.metrics.evaluate import EvalResult, evaluate
-from segkit.metrics.shard_columns import read_columns, read_regions
+from segkit.metrics.shard_columns import read_regions
 from segkit.metrics.task_metrics import EvalOptions
 from segkit.shards.header import Header
+from segkit.shards.label_columns import read_columns
 from segkit.workers.devices import Workers
 
 from .files import sets
