@@ -67,13 +67,12 @@ class LabelStudio(DrawnSource):
             data = task.get("data") if isinstance(task, dict) else None
             data = data if isinstance(data, dict) else {}
             content, _ = self._content(task) if isinstance(task, dict) else (None, False)
-            value = _image_value(data, content)
+            value, reason = _image(data, content)
             name, candidates = _image_names(value, data, task)
             address = "" if FILE_NAME in data else _address(value or "")
             task_id = data.get(IMAGE_ID, task.get("id") if isinstance(task, dict) else None)
             record_id = str(task_id) if isinstance(task_id, str | int) else stem(name)
             record_id = plain_text(record_id) or f"task {count}"
-            reason = _unknown_image(data, content)
             yield Record(record_id, name, candidates, (text, reason), address=address)
 
     def read(self, record: Record) -> ImageAnnotations:
@@ -204,13 +203,24 @@ def _not_chosen(entry: dict[str, Any]) -> Iterator[Annotation]:
             yield Annotation(label, f"annotation {number}", error, {"annotation": number})
 
 
-def _image_value(data: Mapping[str, Any], content: Mapping[str, Any] | None) -> str | None:
-    """The image of a task, as its data gives it; of several the annotated one, or the first."""
-    images = _images(data)
+def _image(data: Mapping[str, Any], content: Mapping[str, Any] | None) -> tuple[str | None, str]:
+    """The image of a task, as its data gives it, and why it may be another; "" if it is known.
+
+    Of several images it is the annotated one, or the first.
+    """
+    images, annotated = _images(data), annotated_images(content)
     if not images:
-        return None
-    annotated = _annotated_image(data, images, annotated_images(content))
-    return annotated or next(iter(images.values()))[0]
+        return None, ""
+    value = _annotated_image(data, images, annotated)
+    first = next(iter(images.values()))[0]
+    if value is not None or not annotated:
+        return value or first, ""
+    names = (f"{name!r} page {page + 1}" if page else repr(name) for name, page in annotated)
+    listed = ", ".join(map(repr, images))
+    reason = (
+        f"the task shows several images ({listed}), its regions are on {', '.join(sorted(names))}"
+    )
+    return first, reason
 
 
 def _image_names(
@@ -230,18 +240,6 @@ def _image_names(
         names.append(task["file_upload"])
     candidates = image_candidates(names) or (value,)
     return candidates[0], candidates
-
-
-def _unknown_image(data: Mapping[str, Any], content: Mapping[str, Any] | None) -> str:
-    """Why nobody knows which image of a task the regions are on; "" if it is known."""
-    images, annotated = _images(data), annotated_images(content)
-    if not images or not annotated or _annotated_image(data, images, annotated) is not None:
-        return ""
-    names = (f"{name!r} page {page + 1}" if page else repr(name) for name, page in annotated)
-    listed = ", ".join(map(repr, images))
-    return (
-        f"the task shows several images ({listed}), its regions are on {', '.join(sorted(names))}"
-    )
 
 
 def _annotated_image(
