@@ -101,7 +101,9 @@ class CocoInstances(CocoSource):
         """
         image = coco_fields.IMAGE.decode(record.data[0])
         width, height = coco_fields.image_size(image, picture, self.file.path)
-        segments, keys, incomplete = [], set(), set(image.not_exhaustive_category_ids or ())
+        segments, keys = [], set()
+        listed = set(image.not_exhaustive_category_ids or ())
+        incomplete = set(listed)
         for raw, repeated, class_name in content:
             try:
                 if repeated:
@@ -118,6 +120,8 @@ class CocoInstances(CocoSource):
                 tally.warn("exact-duplicate", class_name)
             keys.add(key)
             segments.append(segment)
+        if incomplete > listed:
+            tally.image_warnings["not-exhaustive"] += 1
         return Sample(
             record.id,
             record.file_name,

@@ -161,6 +161,8 @@ class DrawnSource:
                 tally.warn("exact-duplicate", class_name)
             keys.add(key)
             segments.append(segment)
+        if incomplete:
+            tally.image_warnings["not-exhaustive"] += 1
         return Sample(
             image_id,
             record.file_name,

@@ -108,6 +108,10 @@ WARNINGS: dict[str, str] = {
     "non-canonical-rle": (
         "run lengths with empty runs or long numbers; stored as pycocotools writes the same pixels"
     ),
+    "not-exhaustive": (
+        "an image without a dropped annotation; it counts as not exhaustive for that class, "
+        "so that the instance AP of the set follows the rules of LVIS"
+    ),
     "not-in-instances": "an image of the panoptic file that the instances file does not list; kept",
     "passed-over": "a file of a listed folder that has no extension of an image or mask",
     "rotated-box": "a rotated box; kept as the upright box around it, with its corners",

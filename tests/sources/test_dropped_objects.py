@@ -113,6 +113,7 @@ def test_the_class_of_a_dropped_object_is_not_exhaustive(
     (segment,) = sample.segments
     assert (sample.annotated, sample.exhaustive) == (None, False)
     assert sample.not_exhaustive == (segment.class_id,)
+    assert data.manifest.ledger.images.warnings["not-exhaustive"] == 1
     x, y, width, height = segment.box
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     outside = (columns < x - 1) | (columns > x + width) | (rows < y - 1) | (rows > y + height)
@@ -133,6 +134,7 @@ def test_classes_that_lose_no_object_stay_exhaustive(
     data = converted(tmp_path, build(tmp_path, *dropped))
     sample = data.sample(0)
     assert (len(sample.segments), sample.exhaustive, sample.not_exhaustive) == (1, True, ())
+    assert "not-exhaustive" not in data.manifest.ledger.images.warnings
     assert not void(data).all()
 
 
