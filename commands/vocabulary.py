@@ -10,7 +10,7 @@ import typer
 from segkit import parse
 from segkit.errors import InputError
 from segkit.storage import is_remote
-from segkit.taxonomy import Category, known_taxonomies, load_taxonomy
+from segkit.taxonomy import Category, known_taxonomies, load_taxonomy, normalize
 
 from .common import JSON_OPTION, emit, note, plural, table
 
@@ -108,10 +108,10 @@ def encode(
     Example: segkit vocabulary encode coco-panoptic-133 --encoder clip:ViT-L-14/openai --templates
     imagenet
     """
-    from segkit.text.embeddings import EmbeddingStore
+    from segkit.text.embeddings import EmbeddingStore, words_of
     from segkit.text.encoding import Encoding
     from segkit.text.indistinct import indistinct_notes
-    from segkit.text.vocabulary import normalize, open_vocabulary
+    from segkit.text.vocabulary import open_vocabulary
 
     known = known_taxonomies()
     sets = {name: shards for name in names or () if (shards := _shard_set(name)) is not None}
@@ -128,7 +128,7 @@ def encode(
     if file:
         vocabularies.append(str(file))
     lists += [open_vocabulary(name).categories for name in vocabularies]
-    words = [word for categories in lists for category in categories for word in category.words]
+    words = [word for categories in lists for category in categories for word in words_of(category)]
     if not words:
         raise InputError("no names to encode", hint="give names, or --file FILE")
     if not all(word.strip() for word in words):

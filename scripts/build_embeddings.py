@@ -13,12 +13,11 @@ import numpy as np
 from build_taxonomies import HERE, LISTS, WORDS, lines
 
 from segkit.demo.scenes import names as demo_names
-from segkit.taxonomy import known_taxonomies, load_taxonomy
+from segkit.taxonomy import known_taxonomies, load_taxonomy, normalize
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoders import MINILM_MODEL
 from segkit.text.encoding import SHIPPED
 from segkit.text.table import EmbeddingTable, read_table, unit, write_table
-from segkit.text.vocabulary import normalize
 
 OUT = HERE.parent / "schemas" / "embeddings" / f"{MINILM_MODEL.lower()}.safetensors"
 OTHER_LISTS = ("mapillary-public65", "sunrgbd-37", "scannet-20", "coco-panoptic-201")

@@ -1,5 +1,6 @@
 """Class lists: ids, names, thing or stuff, and the words that a text encoder reads."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -72,6 +73,8 @@ class Taxonomy:
     def union(cls, name: str, taxonomies: Sequence["Taxonomy"]) -> "Taxonomy":
         """All classes with different words, with ids 1, 2, ...; a single taxonomy stays as it is.
 
+        Words that differ in case, spaces or underscores are the same to the text encoder.
+
         Args:
             name: of the result.
             taxonomies: at least one.
@@ -81,7 +84,7 @@ class Taxonomy:
         unique: dict[tuple[str, ...], Category] = {}
         for taxonomy in taxonomies:
             for category in taxonomy.categories:
-                unique.setdefault(category.words, category)
+                unique.setdefault(tuple(map(normalize, category.words)), category)
         numbered = enumerate(unique.values(), 1)
         return cls(name, tuple(replace(category, id=number) for number, category in numbered))
 
@@ -145,6 +148,14 @@ def _problem(row: dict[str, Any], category: Category) -> str | None:
     if not -MAX_ID <= category.id <= MAX_ID:
         return f"has the id {category.id}, which does not fit in 32 bits"
     return None
+
+
+def normalize(word: str) -> str:
+    """The key of a word: lower case, with single spaces.
+
+    The encoder ignores case. Underscores and runs of spaces become one space.
+    """
+    return re.sub(r"[\s_]+", " ", word).strip().lower()
 
 
 def known_taxonomies() -> tuple[str, ...]:

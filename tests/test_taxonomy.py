@@ -245,6 +245,12 @@ def test_the_union_of_taxonomies_has_each_class_once() -> None:
     assert Taxonomy.union("one", [photos]) is photos
 
 
+def test_the_union_ignores_what_the_text_encoder_ignores() -> None:
+    first = Taxonomy("a", (Category(1, "person", "thing"), Category(2, "dining table", "thing")))
+    second = Taxonomy("b", (Category(1, "Person", "thing"), Category(2, "Dining_Table", "thing")))
+    assert Taxonomy.union("c", [first, second]).names == ("person", "dining table")
+
+
 def test_unique_names_are_unique_also_beside_a_name_with_an_id() -> None:
     names = {1: "cat", 3: "cat", 5: "cat [3]", 7: "X"}
     categories = tuple(Category(i, name, "thing") for i, name in names.items())

@@ -16,7 +16,7 @@ from segkit import parse
 from segkit.errors import InputError
 from segkit.recipes.schema import DataConfig, MaskPolicy
 from segkit.shards.reader import ShardSet
-from segkit.taxonomy import Category, Taxonomy, load_taxonomy
+from segkit.taxonomy import Category, Taxonomy, load_taxonomy, normalize
 
 GROUPS = ("@voc20", "@nonvoc60", "@coco80", "@randomN:SEED")
 """Named groups: the classes of Pascal VOC, the classes of COCO without those, all of COCO, and N
@@ -154,18 +154,28 @@ def _select(selector: str, taxonomy: Taxonomy, key: str) -> set[int]:
 
 def _belongs(category: Category, group: str) -> bool:
     """Whether a class has a name or a word in common with a class of a group."""
-    words = {category.name, *category.words}
-    is_voc = not words.isdisjoint(_words("voc-20"))
+    words = _words(category)
+    is_voc = not words.isdisjoint(_words_of_voc())
     if group == "@voc20":
         return is_voc
-    is_coco = not words.isdisjoint(_words("coco-80"))
-    return is_coco and not (group == "@nonvoc60" and is_voc)
+    return not (is_voc and group == "@nonvoc60") and any(
+        not words.isdisjoint(_words(other)) for other in load_taxonomy("coco-80").categories
+    )
 
 
 @cache
-def _words(vocabulary: str) -> frozenset[str]:
-    categories = load_taxonomy(vocabulary).categories
-    return frozenset(word for c in categories for word in (c.name, *c.words))
+def _words_of_voc() -> frozenset[str]:
+    """The words of VOC's classes, with those of COCO's classes that share a word with one.
+
+    COCO's tv has the word `tv`, VOC's has not; both are `television`.
+    """
+    voc = frozenset[str]().union(*map(_words, load_taxonomy("voc-20").categories))
+    shared = [words for words in map(_words, load_taxonomy("coco-80").categories) if words & voc]
+    return voc.union(*shared)
+
+
+def _words(category: Category) -> frozenset[str]:
+    return frozenset(map(normalize, (category.name, *category.words)))
 
 
 def _draw(count: int, seed: int, taxonomy: Taxonomy, key: str) -> set[int]:

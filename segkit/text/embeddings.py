@@ -22,7 +22,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -31,11 +31,11 @@ import numpy as np
 
 from segkit.errors import InputError
 from segkit.storage import cache_root, exclusive_lock
-from segkit.taxonomy import Category, Taxonomy, known_taxonomies
+from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy, normalize
 from segkit.text.encoders import MINILM, MINILM_MODEL, TextEncoder, Vectors, load_encoder
 from segkit.text.encoding import SHIPPED, Encoding
 from segkit.text.table import EmbeddingTable, read_table, unit, write_table
-from segkit.text.vocabulary import normalize, shipped_words
+from segkit.text.vocabulary import shipped_words
 
 
 class EmbeddingStore:
@@ -108,9 +108,6 @@ class EmbeddingStore:
     def embed(self, classes: Taxonomy | Sequence[Category]) -> Vectors:
         """One unit row per class: the mean of its words' embeddings, scaled to unit length.
 
-        A class whose name has no embedding but is a class name of a shipped taxonomy
-        (`tree-merged`) has the words of that class.
-
         Args:
             classes: a taxonomy (rows in index order) or categories (rows in their order).
 
@@ -123,7 +120,7 @@ class EmbeddingStore:
         """
         categories = classes.categories if isinstance(classes, Taxonomy) else tuple(classes)
         vectors = self.vectors()
-        words = [_embedded_words(category, vectors) for category in categories]
+        words = [words_of(category) for category in categories]
         missing = [
             (category.name, word)
             for category, texts in zip(categories, words, strict=True)
@@ -131,7 +128,7 @@ class EmbeddingStore:
             if normalize(word) not in vectors
         ]
         if missing:
-            taxonomy = classes.name if isinstance(classes, Taxonomy) else None
+            taxonomy = classes if isinstance(classes, Taxonomy) else None
             raise _missing_embedding(missing, taxonomy, self.encoding)
         if not categories:
             return np.zeros((0, self.dimension() or 0), np.float32)
@@ -142,7 +139,7 @@ class EmbeddingStore:
         """For each class in index order, whether all of its words have an embedding."""
         vectors = self.vectors()
         return [
-            all(normalize(word) in vectors for word in _embedded_words(category, vectors))
+            all(normalize(word) in vectors for word in words_of(category))
             for category in taxonomy.categories
         ]
 
@@ -152,7 +149,7 @@ class EmbeddingStore:
         return [
             word
             for category in categories
-            for word in _embedded_words(category, vectors)
+            for word in words_of(category)
             if normalize(word) not in vectors
         ]
 
@@ -245,16 +242,20 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def _embedded_words(category: Category, embedded: Container[str]) -> tuple[str, ...]:
-    """The words whose mean embedding stands for a class."""
+def words_of(category: Category) -> tuple[str, ...]:
+    """The words whose mean embedding stands for a class.
+
+    A class without `text` whose name is a class name of a shipped taxonomy but no shipped word
+    (`tree-merged`) has the words of that class. What the cache holds makes no difference.
+    """
     key = normalize(category.name)
-    if category.text or key in embedded:
+    if category.text or key in _shipped_table().rows:
         return category.words
     return shipped_words().get(key, category.words)
 
 
 def _missing_embedding(
-    missing: Sequence[tuple[str, str]], taxonomy: str | None, encoding: Encoding
+    missing: Sequence[tuple[str, str]], taxonomy: Taxonomy | None, encoding: Encoding
 ) -> InputError:
     """The error for words without an embedding, each with the name of its class."""
     classes = list(dict.fromkeys(repr(name) for name, _ in missing))
@@ -262,11 +263,17 @@ def _missing_embedding(
     names = ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
     plural = "class" if len(classes) == 1 else "classes"
     encoder = "" if encoding.encoder == MINILM else f" by {encoding.name}"
-    arguments = [taxonomy] if taxonomy in known_taxonomies() else words
+    arguments = words
+    if (
+        taxonomy
+        and taxonomy.name in known_taxonomies()
+        and taxonomy == load_taxonomy(taxonomy.name)
+    ):
+        arguments = [taxonomy.name]
     end = ["--"] if any(str(word).startswith("-") for word in arguments) else []
     command = shlex.join(map(str, [*encoding.command_options(), *end, *arguments]))
     return InputError(
         f"no text embedding{encoder} for {plural} {names}",
-        record=f"vocabulary {taxonomy}" if taxonomy else None,
+        record=f"vocabulary {taxonomy.name}" if taxonomy else None,
         hint=f"run: segkit vocabulary encode {command}",
     )

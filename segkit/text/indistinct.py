@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segkit.taxonomy import Category
+from segkit.taxonomy import Category, normalize
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoders import Vectors
-from segkit.text.vocabulary import normalize
 
 SAME = 0.999
 """Cosine above which two classes have one embedding: their scores differ by less than noise."""

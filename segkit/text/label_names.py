@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
-from segkit.text.vocabulary import normalize, taxonomy_from_names
+from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy, normalize
+from segkit.text.vocabulary import taxonomy_from_names
 
 
 def taxonomy_from_labels(labels: Sequence[str], name: str) -> tuple[Taxonomy, list[int]]:

@@ -1,6 +1,5 @@
 """Class names as taxonomies: shipped ones, JSON files, text files and lists of names."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -9,15 +8,7 @@ from pathlib import Path
 from segkit import parse
 from segkit.errors import InputError, short
 from segkit.sample import Kind
-from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
-
-
-def normalize(word: str) -> str:
-    """The key of a word: lower case, with single spaces.
-
-    The encoder ignores case. Underscores and runs of spaces become one space.
-    """
-    return re.sub(r"[\s_]+", " ", word).strip().lower()
+from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy, normalize
 
 
 def open_vocabulary(name_or_file: str) -> Taxonomy:

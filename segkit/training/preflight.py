@@ -43,10 +43,10 @@ from segkit.shards.manifest import TASKS
 from segkit.shards.publish import MANIFEST, interrupted, require_unlocked
 from segkit.shards.reader import ShardSet
 from segkit.shards.zero_shot_split import ZeroShotRecord
+from segkit.taxonomy import normalize
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding
 from segkit.text.indistinct import indistinct_notes
-from segkit.text.vocabulary import normalize
 from segkit.workers.devices import check_device, torchrun_ranks
 
 NamedSet = tuple[str, ShardSet, float]

@@ -74,6 +74,16 @@ def test_voc20_are_the_classes_of_the_paper() -> None:
     assert 60 < len(names(shared, "mask", objects)) < 85
 
 
+def test_groups_know_every_word_of_a_class_in_any_case() -> None:
+    words = ("person", "Dining Table", "Zebra", "TV", "houseplant", "lamp")
+    categories = (Category(i, name, "thing") for i, name in enumerate(words))
+    own = Taxonomy("o", (*categories, Category(9, "Moniter/TV", "thing", ("monitor", "tv"))))
+    voc = mask_policies("o", own, config(("o", "box"), ("o:@voc20", "mask")))
+    assert names(voc, "mask", own) == ["person", "Dining Table", "TV", "houseplant", "Moniter/TV"]
+    rest = mask_policies("o", own, config(("o", "box"), ("o:@nonvoc60", "mask")))
+    assert names(rest, "mask", own) == ["Zebra"]
+
+
 def test_a_draw_depends_on_the_seed_and_on_names_only() -> None:
     drawn = [
         names(mask_policies("c", COCO, config(("c", "box"), (f"c:@random40:{s}", "mask"))), "mask")

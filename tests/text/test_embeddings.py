@@ -21,6 +21,7 @@ from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
 from segkit.text.embeddings import EmbeddingStore, write_table
 from segkit.text.encoders import Vectors
 from segkit.text.encoding import TEMPLATE
+from tests.training.toy import write_toy_set
 
 DIM = 384
 """Of all-MiniLM-L6-v2."""
@@ -143,6 +144,31 @@ def test_encoded_words_match_the_shipped_vectors_and_stay_in_the_cache() -> None
     assert EmbeddingStore().add(["blib"]) == ("blib",)
     assert np.array_equal(EmbeddingStore().vectors()["zorp"], first)
     assert EmbeddingStore().add(["zorp", "blib"]) == ()
+
+
+def test_what_the_cache_holds_changes_no_class() -> None:
+    shipped = load_taxonomy("coco-panoptic-133")
+    classes = Taxonomy("c", tuple(Category(c.id, c.name, c.kind) for c in shipped.categories))
+    before = EmbeddingStore().embed(classes)
+    names = [name for name in classes.names if name.endswith("merged")]
+    assert set(EmbeddingStore().add(names)) == set(names)
+    assert np.array_equal(EmbeddingStore().embed(classes), before)
+    assert EmbeddingStore().missing_words(classes.categories) == []
+
+
+def test_encoding_a_set_leaves_the_words_that_its_classes_have(tmp_path: Path) -> None:
+    taxonomy = Taxonomy("t", (Category(1, "tree-merged", "stuff"), Category(2, "cat", "thing")))
+    write_toy_set(tmp_path / "toy", taxonomy=taxonomy)
+    outcome = CliRunner().invoke(app, ["vocabulary", "encode", str(tmp_path / "toy"), "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    assert json.loads(outcome.stdout)["encoded"] == []
+
+
+def test_the_hint_for_a_changed_copy_of_a_vocabulary_names_the_words() -> None:
+    shipped = load_taxonomy("voc-20")
+    added = Category(99, "blorf", "thing")
+    with pytest.raises(InputError, match=r"vocabulary encode blorf$"):
+        EmbeddingStore().embed(Taxonomy("voc-20", (*shipped.categories, added)))
 
 
 def test_a_missing_encoder_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
