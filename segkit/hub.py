@@ -7,6 +7,7 @@ no code of a model's runs. `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFL
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ class PublicKind:
     """`model_type` in its config.json."""
     model_class: str
     """Its class in transformers."""
+    processor_class: str
+    """Its image processor's class in transformers."""
+    command: str = "`segkit pseudolabel --teacher`"
+    """Where it is given, in messages."""
 
 
 HF_PREFIX = "hf:"
@@ -34,16 +39,24 @@ KINDS = {
     kind.prefix: kind
     for kind in (
         PublicKind(
-            HF_PREFIX, "Mask2Former", ("mask2former",), "Mask2FormerForUniversalSegmentation"
+            HF_PREFIX,
+            "Mask2Former",
+            ("mask2former",),
+            "Mask2FormerForUniversalSegmentation",
+            "AutoImageProcessor",
+            "`--checkpoint`, --teacher or `segkit import`",
         ),
-        PublicKind("sam:", "SAM", ("sam",), "SamModel"),
+        PublicKind("sam:", "SAM", ("sam",), "SamModel", "SamProcessor"),
         # Meta's files of SAM 2 hold the video model, which contains the image model.
-        PublicKind("sam2:", "SAM 2", ("sam2", "sam2_video"), "Sam2Model"),
-        PublicKind("samhq:", "SAM-HQ", ("sam_hq",), "SamHQModel"),
+        PublicKind("sam2:", "SAM 2", ("sam2", "sam2_video"), "Sam2Model", "Sam2Processor"),
+        PublicKind("samhq:", "SAM-HQ", ("sam_hq",), "SamHQModel", "SamHQProcessor"),
     )
 }
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 PICKLE = "pytorch_model.bin"
+_PART = r"\w(?:[\w.-]{0,94}\w)?"
+_PUBLIC_NAME = re.compile(rf"(?!.*(?:--|\.\.|\.git$)){_PART}/{_PART}", re.ASCII)
+"""OWNER/NAME as the hub allows it."""
 _PATIENCE = 8.0
 """Seconds for the first answer of the hub; a resolver alone may take longer to give up."""
 
@@ -65,7 +78,7 @@ def model_name(source: str) -> str:
     if not name:
         hint = f"write {prefix}FOLDER or {prefix}NAME"
         raise InputError(f"unknown source {source!r}", hint=hint)
-    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not Path(name).is_dir() and not _PUBLIC_NAME.fullmatch(name):
         hint = "give a folder or a public NAME"
         raise InputError("no such folder", file=name, hint=hint)
     return name
@@ -98,7 +111,7 @@ def check_model_type(source: str, folder: Path) -> None:
         raise InputError("does not say its model_type", file=file, hint=hint)
     for other in KINDS.values():
         if model_type in other.model_types:
-            hint = f"give {other.prefix}{model_name(source)}"
+            hint = f"give {other.prefix}{model_name(source)} to {other.command}"
     raise InputError(f"a {model_type} model, not a {kind.name}", file=file, hint=hint)
 
 
@@ -109,7 +122,9 @@ def fetch_model(
 ) -> Path:
     """The local folder with a model's files; a public model is downloaded where it is not cached.
 
-    What the hub's cache holds is used without asking the network.
+    What the hub's cache holds is used without asking the network, which is only asked for optional
+    files where the cache has none and does not know whether there are any; without a network, the
+    model is used without them.
 
     Raises:
         InputError: no such source, or a folder without a required file.
@@ -123,7 +138,14 @@ def fetch_model(
 
     cached = [try_to_load_from_cache(name, file) for file in required]
     if all(isinstance(path, str) for path in cached):
-        return Path(str(cached[0])).parent
+        folder = Path(str(cached[0])).parent
+        others = [try_to_load_from_cache(name, file) for file in optional]
+        if None in others and not any(isinstance(path, str) for path in others):
+            with suppress(Exception):  # of the hub's client, of httpx or of the system
+                _probe(name, optional[0])
+                for file in optional:
+                    _download(hf_hub_download, name, file, kind, True, folder.name)
+        return folder
     try:
         _probe(name, required[0])
         for file in (*optional, *required):
@@ -154,7 +176,10 @@ def _check_files(folder: Path, required: Sequence[str], kind: PublicKind) -> Non
 
 def _only_pickle(name: str, place: object, kind: PublicKind) -> InputError:
     message = f"has no {WEIGHTS}; {PICKLE} is never read, since unpickling can run code"
-    convert = f"{kind.model_class}.from_pretrained({name!r}).save_pretrained(...)"
+    convert = " and ".join(
+        f"{part}.from_pretrained({name!r}).save_pretrained('FOLDER')"
+        for part in (kind.model_class, kind.processor_class)
+    )
     hint = (
         f"write a folder with safetensors once, by transformers' {convert}, and give "
         f"{kind.prefix}FOLDER"
@@ -184,12 +209,20 @@ def _probe(name: str, file: str) -> None:
         raise outcome[0]
 
 
-def _download(download: Any, name: str, file: str, kind: PublicKind, optional: bool) -> Path | None:
+def _download(
+    download: Any,
+    name: str,
+    file: str,
+    kind: PublicKind,
+    optional: bool,
+    revision: str | None = None,
+) -> Path | None:
     """The folder of a file in the hub's cache; None for an optional file that does not exist."""
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return Path(download(name, file, etag_timeout=_PATIENCE)).parent
+        path = download(name, file, revision=revision, etag_timeout=_PATIENCE)
+        return Path(path).parent
     except EntryNotFoundError as error:
         if optional:
             return None

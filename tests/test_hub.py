@@ -9,7 +9,7 @@ import pytest
 
 from segkit import hub
 from segkit.errors import InputError, SegkitError
-from segkit.hub import fetch_model
+from segkit.hub import fetch_model, model_name
 
 constants = pytest.importorskip("huggingface_hub.constants")
 errors = pytest.importorskip("huggingface_hub.errors")
@@ -78,14 +78,69 @@ def test_what_the_cache_holds_needs_no_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", _never)
-    repository = tmp_path / "hub" / "models--owner--name"
+    folder = _cached_model(tmp_path)
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        (folder / name).write_bytes(b"")
+    assert fetch_model("hf:owner/name") == folder
+
+
+def test_a_cached_model_gets_the_processor_of_its_revision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As `from_pretrained` of the model by itself leaves the cache."""
+    folder = _cached_model(tmp_path)
+    asked: list[tuple[str, str | None]] = []
+
+    def download(_: str, name: str, *, revision: str | None, **__: Any) -> str:
+        asked.append((name, revision))
+        (folder / name).write_bytes(b"{}")
+        return str(folder / name)
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert fetch_model("hf:owner/name") == folder
+    assert asked == [("preprocessor_config.json", "abc")]
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", _never)
+    assert fetch_model("hf:owner/name") == folder, "cached now"
+
+
+def test_a_cached_model_without_a_processor_is_used_without_a_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", fail)
+    folder = _cached_model(tmp_path)
+    assert fetch_model("hf:owner/name") == folder
+
+
+@pytest.mark.parametrize(
+    "name", ["../m2f", "./m2f", "a/b-", "a--b/c", "a..b/c", "a/b.git", "é/b", f"a/{'b' * 97}"]
+)
+def test_what_no_public_name_can_be_is_a_missing_folder(name: str) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        model_name(f"hf:{name}")
+
+
+@pytest.mark.parametrize("name", ["a/b", "fac_e/m.2-f", "Owner/mask2former-swin-tiny"])
+def test_public_names_are_those_of_the_hub(name: str) -> None:
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(name)
+    assert model_name(f"hf:{name}") == name
+
+
+def _cached_model(root: Path) -> Path:
+    """The folder of a model in the hub's cache, without its processor."""
+    repository = root / "hub" / "models--owner--name"
     folder = repository / "snapshots" / "abc"
     folder.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
     for name in ("config.json", "model.safetensors"):
         (folder / name).write_bytes(b"")
-    assert fetch_model("hf:owner/name") == folder
+    return folder
 
 
 def _never(*_: Any, **__: Any) -> None:

@@ -37,13 +37,24 @@ _REQUIRED = {
     "common_stride": 4,
 }
 """Settings that `DataSeg` has built in; all published checkpoints have them."""
+_REQUIRED_OF_BACKBONE: dict[str, dict[str, object]] = {
+    "resnet": {
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False,
+    },
+    "swin": {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "use_absolute_embeddings": False},
+}
+"""Settings that timm's networks have built in, by the backbone's `model_type`."""
 _NOT_IN_CHECKPOINT = (
     "text_classifier.",
     "box_prompt_encoder.",
     "weight_transfer.",
     "foreground_head.",
+    ".prompt_weight",
 )
-"""Modules without a counterpart in Mask2Former, whose linear class head fits one vocabulary."""
+"""Parts of the names of weights without a counterpart in Mask2Former, whose linear class head fits
+one vocabulary."""
 _Width = Annotated[int, msgspec.Meta(ge=1, le=2**14)]
 """A size of a layer; the limit keeps a configuration from claiming all memory."""
 _Depth = Annotated[int, msgspec.Meta(ge=1, le=100)]
@@ -55,7 +66,6 @@ class _Backbone(msgspec.Struct):
     model_type: str | None = None
     depths: tuple[int, ...] = ()
     layer_type: str = "bottleneck"
-    downsample_in_bottleneck: bool = False
     embed_dim: int = 96
     window_size: int = 7
 
@@ -95,7 +105,7 @@ def load_checkpoint(model: DataSeg, folder: Path) -> None:
     shared = {
         name: value
         for name, value in model.state_dict().items()
-        if not name.startswith(_NOT_IN_CHECKPOINT)
+        if not any(part in name for part in _NOT_IN_CHECKPOINT)
     }
     expected = {name for name in shared if not name.endswith("num_batches_tracked")}
     for problem, names in (
@@ -141,10 +151,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     kind = content.get("model_type") if isinstance(content, dict) else None
     if kind != "mask2former":
         raise InputError(f"a {short(kind)} model, not a mask2former", file=file)
-    for key, value in _REQUIRED.items():
-        if content.get(key, value) != value:
-            message = f"{key} is {short(content[key])}, only {value} is supported"
-            raise InputError(message, file=file)
+    _require(content, _REQUIRED, file)
+    if isinstance(backbone := content.get("backbone_config"), dict):
+        _require(backbone, _REQUIRED_OF_BACKBONE.get(str(backbone.get("model_type")), {}), file)
     config = parse.convert(content, _Config, file=file, noun="the configuration of a Mask2Former")
     if config.feature_size != config.hidden_dim:
         raise InputError("feature_size and hidden_dim differ, which is not supported", file=file)
@@ -169,10 +178,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     }
 
 
+def _require(content: dict[str, Any], required: dict[str, Any], file: Path) -> None:
+    """Raise InputError where a setting differs from a required one; a missing one passes."""
+    for key, value in required.items():
+        if content.get(key, value) != value:
+            message = f"{key} is {short(content[key])}, only {value} is supported"
+            raise InputError(message, file=file)
+
+
 def _backbone(config: _Backbone, file: Path) -> str:
     """The name in timm of a Hugging Face backbone."""
     name = None
-    if config.model_type == "resnet" and not config.downsample_in_bottleneck:
+    if config.model_type == "resnet":
         name = _RESNETS.get((config.layer_type, config.depths))
     if config.model_type == "swin":
         name = _SWINS.get((config.embed_dim, config.depths, config.window_size))

@@ -35,6 +35,8 @@ class _Processor(msgspec.Struct):
     do_normalize: bool = True
     do_rescale: bool = True
     rescale_factor: Annotated[float, msgspec.Meta(gt=0)] = 1 / 255
+    do_resize: bool = True
+    size_divisor: int = 32
 
 
 def pixel_statistics(folder: Path) -> dict[str, tuple[float, ...]]:
@@ -57,9 +59,17 @@ def image_sizes(folder: Path) -> dict[str, Any]:
     """`resize`, `image_size` and `max_size` of `InferenceConfig`.
 
     Raises:
-        InputError: sizes of a form that transformers' Mask2Former processor does not have.
+        InputError: sizes that inference does not have, or of a form that transformers' Mask2Former
+            processor does not have.
     """
-    size = _read(folder).size
+    processor = _read(folder)
+    if not processor.do_resize:
+        message = "do_resize is false; images of their own sizes are not supported"
+        raise InputError(message, file=folder / PROCESSOR, hint="give a size, as for training")
+    if processor.size_divisor != 32:
+        message = f"size_divisor is {processor.size_divisor}, only 32 is supported"
+        raise InputError(message, file=folder / PROCESSOR)
+    size = processor.size
     if isinstance(size, int):
         size = _Size(shortest_edge=size, longest_edge=1333)
     if size.shortest_edge:
@@ -70,8 +80,10 @@ def image_sizes(folder: Path) -> dict[str, Any]:
     if not height or not width:
         hint = "give height and width, or shortest_edge and longest_edge"
         raise InputError("unknown form of size", file=folder / PROCESSOR, hint=hint)
-    square = height == width and size.height is not None
-    return {"resize": "stretch" if square else "fit", "image_size": max(height, width)}
+    if height != width:
+        message = f"height {height} and width {width} differ; only square sizes are supported"
+        raise InputError(message, file=folder / PROCESSOR)
+    return {"resize": "stretch" if size.height else "fit", "image_size": height}
 
 
 def _read(folder: Path) -> _Processor:

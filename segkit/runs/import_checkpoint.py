@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import time
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from segkit import __version__, parse
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, Notice, SegkitError
 from segkit.hub import CONFIG, PROCESSOR, WEIGHTS, fetch_model, model_name
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_class_head, read_config
@@ -194,6 +195,13 @@ def set_class_head(
 
 def _recipe(checkpoint: _Checkpoint, text: TextConfig) -> Recipe:
     config = read_config(checkpoint.folder)
+    if not (checkpoint.folder / PROCESSOR).is_file():
+        message = (
+            f"{checkpoint.source} has no {PROCESSOR}: its images get transformers' default size "
+            "(shorter side 800, longer 1333 pixels) and ImageNet's mean and deviation; if it was "
+            f"trained with others, put its {PROCESSOR} beside {CONFIG} and import it again"
+        )
+        warnings.warn(message, Notice, stacklevel=2)
     resnet = str(config["backbone"]).startswith("resnet")
     model = ModelConfig(
         **config,

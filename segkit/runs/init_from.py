@@ -96,17 +96,24 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
     model.load_state_dict({**kept, **run.model.state_dict()})
 
 
-def check_init_from(recipe: Recipe, folder: Path) -> None:
-    """Raise InputError where `init_from` would refuse to start a recipe's model from a run.
+def check_init_from(recipe: Recipe, source: str) -> None:
+    """Raise InputError where `init_from` would refuse to start a recipe's model.
 
-    Reads no weights and imports no torch.
+    Reads no weights; of a run, imports no torch.
 
     Args:
         recipe: keys that are resolved when training starts are compared where it sets them.
-        folder: the run's version.
+        source: the run's version, or `hf:FOLDER_OR_NAME` of a folder or in the hub's cache.
     """
+    if is_hugging_face(source):
+        from segkit.model.hf import read_config
+
+        checkpoint = fetch_model(source, optional=())
+        _check_architecture(recipe.model, read_config(checkpoint), checkpoint)
+        return
     from segkit.runs.open_run import open_run
 
+    folder = Path(source)
     run = open_run(folder)[2]
     later = {key: getattr(run.model, key) for key in RESOLVED_KEYS}
     later = {k: value for k, value in later.items() if k not in recipe.model.model_fields_set}

@@ -14,6 +14,7 @@ from segkit.errors import InputError
 from segkit.extras import MissingExtraError, require_extra
 from segkit.hub import CONFIG, WEIGHTS, is_cached, is_hugging_face, model_name
 from segkit.recipes.schema import Recipe
+from segkit.runs.init_from import check_init_from
 from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import check_loggers, recipe_encoding
@@ -181,15 +182,14 @@ def _check_weights(recipe: Recipe) -> None:
     """Initial weights are downloaded at the start unless they are here."""
     model = recipe.model
     if model.init_from is not None:
-        if not is_hugging_face(model.init_from):
-            return  # a run, which was resolved
-        name = model_name(model.init_from)
-        if not Path(name).is_dir() and not is_cached(name, (CONFIG, WEIGHTS)):
+        name = model_name(model.init_from) if is_hugging_face(model.init_from) else None
+        if name and not Path(name).is_dir() and not is_cached(name, (CONFIG, WEIGHTS)):
             raise InputError(
                 f"{name} is not in the cache of the Hugging Face hub",
                 hint=f"the run downloads it at its start; without a network, fetch {CONFIG} and "
                 f"{WEIGHTS} into a folder and give --init-from hf:FOLDER",
             )
+        check_init_from(recipe, model.init_from)
     elif model.backbone_weights == "timm":
         _check_timm_weights(model.backbone)
     elif model.backbone_weights is not None and not Path(model.backbone_weights).is_file():

@@ -131,7 +131,7 @@ def plan_selftraining(
     teacher = None if checkpoint is None else run_folder(checkpoint)
     first = teacher or checked.model.init_from
     if first is not None and not is_hugging_face(first):
-        check_init_from(checked, Path(first))
+        check_init_from(checked, str(first))
     scored, parts = None, []
     if held_out is None:
         sets = [shards for _, shards, _ in masks]

@@ -125,19 +125,44 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_one_line(
         ({"config": {"backbone_config": {"model_type": "resnet"}}}, "an unknown resnet backbone"),
         ({"config": {"model_type": "maskformer"}}, "a maskformer model, not a mask2former"),
     )
+    backbone = json.loads((folder / "config.json").read_text())["backbone_config"]
+    for key, value in (
+        ("hidden_act", "silu"),
+        ("downsample_in_first_stage", True),
+        ("downsample_in_bottleneck", True),
+    ):
+        config = {"backbone_config": backbone | {key: value}}
+        cases += (({"config": config}, f"{key} is {value}, only .* is supported"),)
     for change, message in cases:
         with pytest.raises(InputError, match=message) as caught:
             init_from(model, _copy(folder, tmp_path, **change), Encoding())
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("key", "value"), [("hidden_act", "relu"), ("layer_norm_eps", 1e-2)])
+def test_a_swin_with_other_functions_is_refused(
+    checkpoint: Callable[[str], tuple[nn.Module, Path]], tmp_path: Path, key: str, value: Any
+) -> None:
+    folder = checkpoint("swin_tiny_patch4_window7_224")[1]
+    backbone = json.loads((folder / "config.json").read_text())["backbone_config"]
+    _copy(folder, tmp_path, config={"backbone_config": backbone | {key: value}})
+    with pytest.raises(InputError, match=f"{key} is {value}, only .* is supported"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        {"weight_transfer": WeightTransferConfig(input="cls"), "foreground": 4},
+        {"prompt_maps": True},
+    ],
+)
 def test_modules_that_a_mask2former_lacks_keep_their_weights(
-    checkpoint: Callable[[str], tuple[nn.Module, Path]],
+    checkpoint: Callable[[str], tuple[nn.Module, Path]], added: dict[str, Any]
 ) -> None:
     folder = checkpoint("resnet18")[1]
-    transfer = WeightTransferConfig(input="cls")
     keys = read_config(folder)
-    model = DataSeg(ModelConfig(**keys, text_dim=16, weight_transfer=transfer, foreground=4))
+    model = DataSeg(ModelConfig(**keys, text_dim=16, **added))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     load_checkpoint(model, folder)
     kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
@@ -147,6 +172,7 @@ def test_modules_that_a_mask2former_lacks_keep_their_weights(
         if name.startswith(
             ("text_classifier.", "box_prompt_encoder.", "weight_transfer.", "foreground_head.")
         )
+        or name.endswith("prompt_weight")
     }
     assert kept - fresh == {name for name in before if name.endswith("num_batches_tracked")}
     assert fresh <= kept

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
-from segkit.errors import InputError
+from segkit.errors import InputError, Notice
 from segkit.inference.predictor import Predictor
 from segkit.masks import rle
+from segkit.model.hf_processor import image_sizes
 from segkit.runs.import_checkpoint import cached_run, import_checkpoint
 from segkit.runs.open_run import check_run, load_run, open_run
 from segkit.sample import Sample
@@ -339,6 +340,33 @@ def test_a_checkpoint_without_a_class_head_is_refused(
     save_file(rest, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="cannot read the class head"):
         cached_run(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": {"height": 64, "width": 96}}, "height 64 and width 96 differ"),
+        ({"size": {"max_height": 64, "max_width": 96}}, "height 64 and width 96 differ"),
+        ({"do_resize": False}, "do_resize is false"),
+        ({"size_divisor": 64}, "size_divisor is 64, only 32 is supported"),
+    ],
+)
+def test_a_processor_of_other_sizes_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(change))
+    with pytest.raises(InputError, match=message):
+        image_sizes(tmp_path)
+
+
+def test_a_missing_processor_is_noted(public: Callable[[str], Public], tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((public("panoptic").folder / name).read_bytes())
+    with pytest.warns(Notice, match="has no preprocessor_config.json: its images get"):
+        run = import_checkpoint(f"hf:{tmp_path}", tmp_path / "run")
+    inference = open_run(run)[2].inference
+    assert (inference.resize, inference.image_size, inference.max_size) == ("shorter", 800, 1333)
 
 
 def test_a_checkpoint_without_class_names_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from segkit.runs.init_from import resolve_init_from
 from segkit.shards.reader import ShardSet
 from segkit.training import run_plan as planning
 from segkit.training.run_plan import TrainingPlan, plan_training
+from segkit.training.train import train
 from segkit.training.unit_costs import GPUS, gpu_hours
 from tests.training.toy import write_recipe, write_toy_set
 
@@ -77,7 +78,17 @@ def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
     found = missing(plan(folder, *recipe))
     assert "timm/resnet18.a1_in1k" in found["weights"][0]
     (tmp_path / "config.json").write_text("{}")
-    assert "weights" not in missing(plan(folder, f"model.init_from=hf:{tmp_path}"))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    found = missing(plan(folder, f"model.init_from=hf:{tmp_path}"))
+    assert "not a mask2former" in found["weights"][0]
+
+
+def test_a_run_of_another_architecture_is_missing_weights(folder: Path, tmp_path: Path) -> None:
+    data = [(str(folder / "toy"), 1.0)]
+    run = train(str(folder / "tiny.toml"), data, tmp_path / "run", steps=1)
+    assert "weights" not in missing(plan(folder, f"model.init_from={run}"))
+    found = missing(plan(folder, f"model.init_from={run}", "model.queries=7"))
+    assert found["weights"][0] == "the checkpoint and the recipe differ in model.queries"
 
 
 def test_missing_embeddings_name_the_command(
