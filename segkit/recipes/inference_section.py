@@ -88,6 +88,7 @@ INFERENCE_KEYS: Mapping[str, frozenset[str]] = {
     "instance": _PREDICT | {"instances", "instance_score", "boxes"},
     "box-prompts": frozenset({"batch_size", "precision", "pseudo_score"}),
     "proposals": _FORWARD | {"classes", "pseudo_score", "pseudo_overlap", "pseudo_class"},
+    "bank": _FORWARD,
 }
-"""The keys of `InferenceConfig` that each task (predict, eval, benchmark) and each strategy
-(pseudolabel) reads; a command refuses to set any other."""
+"""The keys of `InferenceConfig` that each task (predict, eval, benchmark), each strategy
+(pseudolabel) and a feature bank (zeroshot) reads; a command refuses to set any other."""

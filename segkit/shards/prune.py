@@ -69,10 +69,10 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
     folders = list(_folders_below(within))
     places = {path.resolve(): path for path in (*order, *filter(_is_version, folders))}
     references = {child: list(_references(path)) for child, path in places.items()}
-    references |= {
-        path: [old_digests[digest] for digest in digests if digest in old_digests]
-        for path, digests in _interrupted(folders)
-    }
+    for path, fingerprint in _interrupted(folders):
+        digests = _digests_of_sets(fingerprint)
+        references[path] = [old_digests[digest] for digest in digests if digest in old_digests]
+        references[path] += _first_run(fingerprint)
     needed: dict[Path, Path] = {}
     for path in reversed(old):  # a version that stays keeps its own parents
         stays = [
@@ -108,13 +108,25 @@ def _is_version(folder: Path) -> bool:
     return folder.name.startswith("v") and (folder / MANIFEST).exists()
 
 
-def _interrupted(folders: Iterable[Path]) -> Iterator[tuple[Path, list[str]]]:
-    """Directories with an unfinished version, and the digests of the sets that it reads."""
+def _interrupted(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Directories with an unfinished version, and its fingerprint."""
     for directory in {folder.parent for folder in folders if is_partial(folder)}:
-        fingerprint = interrupted(directory) or {}
-        data = fingerprint.get("data")
-        rows = data.values() if isinstance(data, dict) else ()
-        yield directory, [row[0] for row in rows if isinstance(row, list) and row]
+        yield directory, interrupted(directory) or {}
+
+
+def _digests_of_sets(fingerprint: dict[str, Any]) -> list[str]:
+    """The digests of the sets that an interrupted training reads."""
+    data = fingerprint.get("data")
+    rows = data.values() if isinstance(data, dict) else ()
+    return [row[0] for row in rows if isinstance(row, list) and row]
+
+
+def _first_run(fingerprint: dict[str, Any]) -> list[Path]:
+    """The version of the run that an interrupted training started from."""
+    recipe = fingerprint.get("recipe")
+    model = recipe.get("model") if isinstance(recipe, dict) else None
+    source = model.get("init_from") if isinstance(model, dict) else None
+    return [Path(source).resolve()] if isinstance(source, str) else []
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:

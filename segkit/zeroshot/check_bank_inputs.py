@@ -11,9 +11,6 @@ from segkit.runs.open_run import open_run
 from segkit.shards.reader import ShardSet
 from segkit.shards.zero_shot_split import ZeroShotRecord
 
-TASK = "panoptic"
-"""The task whose settings of the forward pass can be overridden."""
-
 
 def check_bank_inputs(
     checkpoint: str | Path, data: ShardSet, overrides: Sequence[str] = ()
@@ -27,7 +24,7 @@ def check_bank_inputs(
 
     Raises:
         InputError: a set without images or masks or that is no seen part, or a run that may have
-            seen an unseen class.
+            seen an unseen class, be it by the runs that it started from.
     """
     require_extra("train", "a model")
     record = ZeroShotRecord.from_set(data)
@@ -38,14 +35,18 @@ def check_bank_inputs(
         hint = "queries are matched to masks: give a set with masks"
         raise InputError("the set has no masks", file=data.path, hint=hint)
     data.require_images()
-    if shared := {*data.taxonomy.names} & {*record.taxonomy.names}:
-        message = f"has the unseen class {min(shared)!r}"
+    seen, unseen = data.taxonomy, record.taxonomy
+    shared = {*seen.names} & {*unseen.names}
+    shared |= {unseen.by_id[number].name for number in seen.by_id.keys() & unseen.by_id.keys()}
+    if shared:
+        message = f"has the unseen class {min(shared)!r}, or another one with its id"
         raise InputError(message, file=data.path, hint="split the set again")
     if is_hugging_face(checkpoint):
         hint = "train a run on the seen set"
         raise InputError("a public model may have seen every class", file=checkpoint, hint=hint)
-    _, _, recipe = open_run(checkpoint, overrides, TASK)
+    _, _, recipe = open_run(checkpoint, overrides, "bank")
     _check_split(recipe, record, checkpoint)
+    _check_start(recipe, record, checkpoint)
     if recipe.model.weight_transfer.input != "off" or recipe.model.foreground:
         key = "foreground" if recipe.model.foreground else "weight_transfer"
         message = f"its masks depend on its class head (model.{key}), which the bank leaves out"
@@ -64,3 +65,22 @@ def _check_split(recipe: Recipe, record: ZeroShotRecord, checkpoint: str | Path)
         message = f"was trained on another split (unseen: {', '.join(sorted(names)[:5])})"
     hint = f"train a run on the seen set of {record.split}"
     raise InputError(message, file=checkpoint, hint=hint)
+
+
+def _check_start(recipe: Recipe, record: ZeroShotRecord, checkpoint: str | Path) -> None:
+    """Raise InputError where a run that a run started from may have seen an unseen class."""
+    hint = f"train a run on the seen set of {record.split} without --init-from"
+    while (source := recipe.model.init_from) is not None:
+        if is_hugging_face(source):
+            message = f"started from {source}, a public model that may have seen every class"
+            raise InputError(message, file=checkpoint, hint=hint)
+        try:
+            recipe = open_run(source)[2]
+        except InputError as error:
+            message = f"started from {source}, which may have seen every class: {error.message}"
+            raise InputError(message, file=checkpoint, hint=hint) from error
+        try:
+            _check_split(recipe, record, source)
+        except InputError as error:
+            message = f"started from {source}, which {error.message}"
+            raise InputError(message, file=checkpoint, hint=hint) from error

@@ -62,7 +62,7 @@ def write_bank(
     Returns:
         The version's directory.
     """
-    arguments = {"checkpoint": str(run.path), "data": str(data.path), "no_object": no_object}
+    arguments = {**run.as_arguments(), "data": str(data.path), "no_object": no_object}
     with staging(out, {"command": "zeroshot bank"}, resume=False, content="bank") as stage:
         bank = BankCollector(run, data, record, no_object).collect(on_image)
         return bank.write(

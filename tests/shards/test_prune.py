@@ -91,6 +91,17 @@ def test_what_an_interrupted_training_reads_stays(tmp_path: Path) -> None:
     assert plan.delete == () and list(plan.needed.values()) == [tmp_path / "run"]
 
 
+def test_the_run_that_an_interrupted_training_started_from_stays(tmp_path: Path) -> None:
+    write_toy_set(tmp_path / "toy", seeds=range(3))
+    write_toy_set(tmp_path / "toy")
+    partial = tmp_path / "run" / ".v1.partial"
+    partial.mkdir(parents=True)
+    recipe = {"model": {"init_from": str(tmp_path / "toy" / "v1")}}
+    (partial / "fingerprint.json").write_text(json.dumps({"command": "train", "recipe": recipe}))
+    plan = plan_pruning(tmp_path / "toy", 1, tmp_path)
+    assert plan.delete == () and list(plan.needed.values()) == [tmp_path / "run"]
+
+
 def test_a_killed_pruning_leaves_no_obstacle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,8 @@ def test_a_run_or_set_of_another_split_is_refused(
         (folder / "recipe.toml").write_text(recipe.replace('["cow"]', json.dumps(unseen)))
         with pytest.raises(InputError, match=message):
             check_bank_inputs(folder.parent, parts["seen"])
+    with pytest.raises(InputError, match=r"bank does not read inference\.unseen"):
+        check_bank_inputs(folder.parent, parts["seen"], ['inference.unseen=["cow"]'])
     transfer = tmp_path / "transfer" / "v1"
     shutil.copytree(seen_run, transfer)
     recipe = (transfer / "recipe.toml").read_text()
@@ -172,6 +175,64 @@ def test_a_run_or_set_of_another_split_is_refused(
 
     layer = write_layer(tmp_path / "boxes", parts["seen"], boxes(), header)
     with pytest.raises(InputError, match="has no masks"):
+        check_bank_inputs(seen_run, layer)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("hf:someone/model", "a public model that may have seen every class"),
+        ("every", "which was not trained on the seen part of a split"),
+        ("gone", "which may have seen every class: holds no published version"),
+        ("chain", "which was not trained on the seen part of a split"),
+        ("good", None),
+    ],
+)
+def test_a_run_that_started_from_all_classes_is_refused(
+    seen_run: Path, parts: dict[str, ShardSet], tmp_path: Path, start: str, message: str | None
+) -> None:
+    def copy(name: str, start: str | None, unseen: str = '["cow"]') -> str:
+        folder = tmp_path / name / "v1"
+        shutil.copytree(seen_run, folder)
+        recipe = tomllib.loads((folder / "recipe.toml").read_text())
+        text = (folder / "recipe.toml").read_text().replace('["cow"]', unseen)
+        assert "init_from" not in recipe["model"]
+        if start is not None:
+            text = text.replace("[model]\n", f'[model]\ninit_from = "{start}"\n', 1)
+        (folder / "recipe.toml").write_text(text)
+        return str(folder)
+
+    sources = {"hf:someone/model": "hf:someone/model", "gone": str(tmp_path / "gone" / "v1")}
+    sources["every"] = copy("every", None, "[]")
+    sources["chain"] = copy("chain", sources["every"])
+    sources["good"] = copy("good", None)
+    run = copy("run", sources[start])
+    if message is None:
+        check_bank_inputs(run, parts["seen"])
+        return
+    with pytest.raises(InputError, match=f"started from .*{message}"):
+        check_bank_inputs(run, parts["seen"])
+
+
+def test_ids_of_seen_and_unseen_classes_differ(
+    seen_run: Path, parts: dict[str, ShardSet], tmp_path: Path
+) -> None:
+    taxonomy = parts["seen"].taxonomy
+    cow = 2
+    categories = (replace(c, id=cow if c.id == 4 else c.id) for c in taxonomy.categories)
+    renumbered = replace(taxonomy, categories=tuple(categories))
+    samples = (
+        replace(
+            sample,
+            segments=tuple(
+                replace(s, class_id=cow if s.class_id == 4 else s.class_id) for s in sample.segments
+            ),
+        )
+        for sample in parts["seen"].samples()
+    )
+    header = replace(Header.from_set(parts["seen"], "test"), taxonomy=renumbered)
+    layer = write_layer(tmp_path / "ids", parts["seen"], samples, header)
+    with pytest.raises(InputError, match="the unseen class 'cow', or another one with its id"):
         check_bank_inputs(seen_run, layer)
 
 
