@@ -139,8 +139,8 @@ def fetch_model(
     cached = [try_to_load_from_cache(name, file) for file in required]
     if all(isinstance(path, str) for path in cached):
         folder = Path(str(cached[0])).parent
-        others = [try_to_load_from_cache(name, file) for file in optional]
-        if None in others and not any(isinstance(path, str) for path in others):
+        extra = [try_to_load_from_cache(name, file) for file in optional]
+        if None in extra and not any(isinstance(path, str) for path in extra):
             with suppress(Exception):  # of the hub's client, of httpx or of the system
                 _probe(name, optional[0])
                 for file in optional:

@@ -35,9 +35,9 @@ def check_bank_inputs(
         hint = "queries are matched to masks: give a set with masks"
         raise InputError("the set has no masks", file=data.path, hint=hint)
     data.require_images()
-    seen, unseen = data.taxonomy, record.taxonomy
-    shared = {*seen.names} & {*unseen.names}
-    shared |= {unseen.by_id[number].name for number in seen.by_id.keys() & unseen.by_id.keys()}
+    unseen = record.taxonomy
+    ids = data.taxonomy.by_id.keys() & unseen.by_id.keys()
+    shared = {*data.taxonomy.names} & {*unseen.names} | {unseen.by_id[i].name for i in ids}
     if shared:
         message = f"has the unseen class {min(shared)!r}, or another one with its id"
         raise InputError(message, file=data.path, hint="split the set again")
@@ -76,11 +76,7 @@ def _check_start(recipe: Recipe, record: ZeroShotRecord, checkpoint: str | Path)
             raise InputError(message, file=checkpoint, hint=hint)
         try:
             recipe = open_run(source)[2]
-        except InputError as error:
-            message = f"started from {source}, which may have seen every class: {error.message}"
-            raise InputError(message, file=checkpoint, hint=hint) from error
-        try:
             _check_split(recipe, record, source)
         except InputError as error:
-            message = f"started from {source}, which {error.message}"
+            message = f"started from {source}, which may have seen every class ({error.message})"
             raise InputError(message, file=checkpoint, hint=hint) from error

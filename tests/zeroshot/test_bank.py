@@ -182,9 +182,9 @@ def test_a_run_or_set_of_another_split_is_refused(
     ("start", "message"),
     [
         ("hf:someone/model", "a public model that may have seen every class"),
-        ("every", "which was not trained on the seen part of a split"),
-        ("gone", "which may have seen every class: holds no published version"),
-        ("chain", "which was not trained on the seen part of a split"),
+        ("every", r"may have seen every class \(was not trained on the seen part"),
+        ("gone", r"may have seen every class \(holds no published version"),
+        ("chain", r"may have seen every class \(was not trained on the seen part"),
         ("good", None),
     ],
 )
