@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from segkit.errors import InputError
+from segkit.recipes.schema import INFERENCE_KEYS
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
 from segkit.sample import Segment
@@ -23,8 +24,9 @@ from segkit.shards.zero_shot_split import ZeroShotRecord
 from segkit.zeroshot.bank import BankManifest, FeatureBank, bank_run, open_bank
 from segkit.zeroshot.check_bank_inputs import check_bank_inputs
 from segkit.zeroshot.collect_bank import BankCollector, hide_void, query_features, write_bank
+from tests.inference.test_predictor import RecordingConfig
 from tests.shards.test_schemas import schema
-from tests.zeroshot.conftest import split_blocks, write_blocks
+from tests.zeroshot.conftest import UNSEEN, split_blocks, write_blocks
 
 
 def collect(run: Run, data: ShardSet, no_object: int = 20) -> FeatureBank:
@@ -74,6 +76,16 @@ def test_no_pixel_of_an_unseen_class_is_in_a_bank(run: Run, tmp_path: Path) -> N
     for bank in banks[1:]:
         assert np.array_equal(bank.features, banks[0].features)
         assert np.array_equal(bank.labels, banks[0].labels)
+
+
+def test_a_bank_reads_the_settings_that_its_command_accepts(
+    run: Run, parts: dict[str, ShardSet]
+) -> None:
+    config = RecordingConfig(unseen=(UNSEEN,))
+    config._read.clear()  # of the validation
+    recipe = run.recipe.model_copy(update={"inference": config})
+    collect(replace(run, recipe=recipe), parts["seen"])
+    assert config._read == INFERENCE_KEYS["bank"]
 
 
 def test_hidden_pixels_are_those_of_void_only(tmp_path: Path) -> None:
