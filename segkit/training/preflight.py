@@ -56,6 +56,8 @@ _FREE_KEYS: dict[str, tuple[str, ...]] = {
     "training": ("checkpoint_every", "evaluate_every", "keep_checkpoints", "loggers"),
 }
 """Keys that a resumed run may change, by section: they have no influence on the weights."""
+_LATER_PARTS = ("order",)
+"""Parts of a fingerprint that an interrupted run of an earlier segkit lacks."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,9 @@ def check_resumable(
     if interrupted is None:
         return
     before, now = _comparable(interrupted), _comparable(fingerprint)
+    for part in _LATER_PARTS:
+        if part not in before:
+            now.pop(part, None)
     if before == now:
         return
     differing = [key for key, value in now.items() if before.get(key) != value]
@@ -324,7 +329,13 @@ def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any] | None) -> d
     model = {} if left is None else left.get("recipe", {}).get("model", {})
     recipe["model"] |= {key: model[key] for key in RESOLVED_KEYS if key in model}
     data = {name: [shards.manifest.digest, weight] for name, shards, weight in inputs.datasets}
-    return {"command": "train", "recipe": recipe, "data": data, "processes": torchrun_ranks()}
+    return {
+        "command": "train",
+        "recipe": recipe,
+        "data": data,
+        "order": (left or {}).get("order", []),  # which the training restores
+        "processes": torchrun_ranks(),
+    }
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:

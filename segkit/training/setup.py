@@ -1,7 +1,7 @@
 """TrainingSetup: open the data sets of a training run and resolve what its recipe leaves open."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,17 @@ class TrainingSetup:
             arguments["mask_policy"] = count_masks(inputs)
         return cls(resolved, datasets, eval_datasets, chosen_device, arguments)
 
+    def in_order(self, names: Sequence[str]) -> "TrainingSetup":
+        """The setup with its data sets in the order of `names`; unchanged where it has others.
+
+        The schedule draws data sets by their place, so a resumed run needs the order of the
+        interrupted one.
+        """
+        places = {name: place for place, name in enumerate(names)}
+        if places.keys() != {data.name for data in self.datasets}:
+            return self
+        return replace(self, datasets=sorted(self.datasets, key=lambda data: places[data.name]))
+
     def fingerprint(self) -> dict[str, Any]:
         """What a run that resumes must have in common with the interrupted one."""
         return {
@@ -96,6 +107,7 @@ class TrainingSetup:
             "data": {
                 data.name: [data.shards.manifest.digest, data.weight] for data in self.datasets
             },
+            "order": [data.name for data in self.datasets],
             "processes": distributed.world_size(),
         }
 

@@ -1,7 +1,7 @@
 """Train a model on shard sets and publish it as a run: the library behind `segkit train`."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -12,7 +12,13 @@ from segkit.data.mix import DataMix
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.runs.init_from import init_from
-from segkit.runs.run_manifest import CHECKPOINTS, interrupted_training, is_complete
+from segkit.runs.run_manifest import (
+    CHECKPOINTS,
+    TAXONOMIES,
+    interrupted_training,
+    is_complete,
+    read_taxonomies,
+)
 from segkit.shards.publish import Staging, staging
 from segkit.storage import location
 from segkit.training import checkpoint
@@ -53,7 +59,7 @@ def train(
         names: of the sets in logs and mask policies, in the order of `data`; None takes their own,
             or their directories' where two share one.
         resume: continue from the last checkpoint of an interrupted run with the same recipe and
-            data; start anew where there is none.
+            data, which may be in another order; start anew where there is none.
         restart: delete the checkpoints of an interrupted run and start anew.
         callbacks: called as the training proceeds.
 
@@ -77,10 +83,24 @@ def train(
         resume=resume,
     )
     with distributed.process_group(setup.device):
+        if resume:
+            order = _interrupted_order(location(out)) if distributed.rank() == 0 else []
+            setup = setup.in_order(distributed.broadcast_object(order))
         # Before staging: an error here must not remove an interrupted run.
         mix, trainer = _build_mix(setup), _build_trainer(setup)
         with _open_stage(location(out), setup, resume=resume, restart=restart) as stage:
             return _train(trainer, mix, stage, callbacks or Callbacks())
+
+
+def _interrupted_order(out: Path) -> list[str]:
+    """The names of an interrupted run's data sets in their order; none where they are unknown."""
+    left = interrupted_training(out) or {}
+    if "order" in left:
+        return list(map(str, left["order"]))
+    for file in out.glob(f".v*.partial/{TAXONOMIES}") if left else ():  # of an earlier segkit
+        with suppress(InputError):  # cut by a kill
+            return list(read_taxonomies(file.parent))
+    return []
 
 
 def _build_mix(setup: TrainingSetup) -> DataMix:

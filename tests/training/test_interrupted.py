@@ -74,6 +74,26 @@ def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
     assert newest is not None and checkpoint.load(newest, {})["step"] == 2
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_resuming_keeps_the_order_of_the_data_sets(
+    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path, earlier: bool
+) -> None:
+    """The schedule draws sets by their place; an earlier segkit did not record the order."""
+    data = [(str(toy_set.path), 1.0), (str(box_set.path), 3.0)]
+    expected = train(tiny, data, tmp_path / "through", device="cpu", steps=8)
+    out = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        train(tiny, data, out, device="cpu", steps=8, callbacks=stop_after(3))
+    if earlier:
+        file = out / ".v1.partial" / "fingerprint.json"
+        fingerprint = json.loads(file.read_text())
+        del fingerprint["order"]
+        file.write_text(json.dumps(fingerprint, sort_keys=True))
+    version = train(tiny, data[::-1], out, device="cpu", steps=8, resume=True)
+    assert steps_of(version) == steps_of(expected)
+    assert read_run_manifest(version).digest == read_run_manifest(expected).digest
+
+
 def test_training_over_an_interrupted_run_is_refused_without_resume_or_restart(
     tiny: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
