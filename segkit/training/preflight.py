@@ -56,7 +56,7 @@ _FREE_KEYS: dict[str, tuple[str, ...]] = {
     "training": ("checkpoint_every", "evaluate_every", "keep_checkpoints", "loggers"),
 }
 """Keys that a resumed run may change, by section: they have no influence on the weights."""
-_LATER_PARTS = ("order",)
+_LATER_PARTS = ("order", "text")
 """Parts of a fingerprint that an interrupted run of an earlier segkit lacks."""
 
 
@@ -258,6 +258,14 @@ def recipe_encoding(recipe: Recipe) -> Encoding:
     return Encoding.from_names(recipe.text.encoder, recipe.text.templates)
 
 
+def text_fingerprint(recipe: Recipe) -> dict[str, Any]:
+    """What determines the embedding of a word: the templates that `text.templates` stands for, and
+    the digest of the text encoder's weights; None while no word is encoded."""
+    encoding = recipe_encoding(recipe)
+    digest = EmbeddingStore(encoding).encoder_digest()
+    return {"templates": list(encoding.templates), "encoder": digest}
+
+
 class OtherRunError(InputError):
     """An interrupted run has another recipe or other data."""
 
@@ -292,6 +300,8 @@ def check_resumable(
     differing = [key for key, value in now.items() if before.get(key) != value]
     part = differing[0] if differing else "command"
     message, hint = f"the interrupted run and this one differ in their {part}", "give the same"
+    if part == "text":
+        message += f" ({', '.join(sorted(_differences(before['text'], now['text'])))})"
     if part == "recipe":
         keys = sorted(_differences(before["recipe"], now["recipe"]))
         message += f" ({', '.join(keys)})"
@@ -329,11 +339,15 @@ def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any] | None) -> d
     model = {} if left is None else left.get("recipe", {}).get("model", {})
     recipe["model"] |= {key: model[key] for key in RESOLVED_KEYS if key in model}
     data = {name: [shards.manifest.digest, weight] for name, shards, weight in inputs.datasets}
+    text = text_fingerprint(inputs.recipe)
+    if text["encoder"] is None and left is not None:
+        text["encoder"] = left.get("text", {}).get("encoder")
     return {
         "command": "train",
         "recipe": recipe,
         "data": data,
         "order": (left or {}).get("order", []),  # which the training restores
+        "text": text,
         "processes": torchrun_ranks(),
     }
 

@@ -26,6 +26,7 @@ from segkit.training.preflight import (
     encode_names,
     recipe_encoding,
     resolve_text_dim,
+    text_fingerprint,
     with_steps,
 )
 
@@ -108,6 +109,7 @@ class TrainingSetup:
                 data.name: [data.shards.manifest.digest, data.weight] for data in self.datasets
             },
             "order": [data.name for data in self.datasets],
+            "text": text_fingerprint(self.recipe),
             "processes": distributed.world_size(),
         }
 

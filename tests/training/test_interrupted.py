@@ -3,10 +3,12 @@
 import json
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,11 +20,18 @@ from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.stopping import StoppedError
+from segkit.text.encoders import TextEncoder, Vectors
 from segkit.training import checkpoint
+from segkit.training.preflight import check_training
 from segkit.training.train import _open_stage, train
 from segkit.training.trainer import Callbacks
 from tests.training.test_train import steps_of, stop_after
 from tests.training.toy import write_toy_set
+
+
+def _letters(texts: Sequence[str]) -> Vectors:
+    """Vectors that differ between texts."""
+    return np.array([np.resize([ord(c) % 29 for c in text], 384) for text in texts], np.float32)
 
 
 def test_the_best_evaluation_is_kept_and_published(
@@ -92,6 +101,50 @@ def test_resuming_keeps_the_order_of_the_data_sets(
     version = train(tiny, data[::-1], out, device="cpu", steps=8, resume=True)
     assert steps_of(version) == steps_of(expected)
     assert read_run_manifest(version).digest == read_run_manifest(expected).digest
+
+
+@pytest.mark.parametrize("edited", ["templates", "encoder"])
+def test_resuming_with_other_text_is_refused(
+    tiny: Path,
+    toy_set: ShardSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    edited: str,
+) -> None:
+    """Templates may be edited in their file, and weights in the encoder's folder."""
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    digest = ["a" * 64]
+    load = lambda name: TextEncoder(_letters, digest[0])  # noqa: E731
+    monkeypatch.setattr("segkit.text.embeddings.load_encoder", load)
+    out, toy, file = tmp_path / "run", [(str(toy_set.path), 1.0)], tmp_path / "templates.txt"
+    file.write_text("a photo of a {}\n")
+    arguments: dict[str, Any] = {
+        "overrides": [f"text.templates={file}", "text.encoder=hf:/encoder"],
+        "steps": 3,
+        "device": "cpu",
+    }
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, callbacks=stop_after(2), **arguments)
+    record = out / ".v1.partial" / "fingerprint.json"
+    recorded = json.loads(record.read_text())["text"]
+    assert recorded == {"templates": ["a photo of a {}"], "encoder": "a" * 64}
+    if edited == "templates":
+        file.write_text("satellite image of {}\n")
+    else:
+        shutil.rmtree(tmp_path / "cache")
+        digest[0] = "b" * 64
+    message = rf"differ in their text \({edited}\); give the same"
+    options: dict[str, Any] = {**arguments, "eval_data": (), "resume": True, "restart": False}
+    if edited == "templates":  # the digest is known once the words are encoded
+        with pytest.raises(InputError, match=message):
+            check_training(tiny, toy, out, **options)
+    with pytest.raises(InputError, match=message):
+        train(tiny, toy, out, resume=True, **arguments)
+    fingerprint = json.loads(record.read_text())
+    del fingerprint["text"]  # as if an earlier segkit had begun the run
+    record.write_text(json.dumps(fingerprint, sort_keys=True))
+    check_training(tiny, toy, out, **options)
+    train(tiny, toy, out, resume=True, **arguments)
 
 
 def test_training_over_an_interrupted_run_is_refused_without_resume_or_restart(
