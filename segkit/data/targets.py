@@ -10,7 +10,7 @@ import torch
 from segkit.data.augment import Crop
 from segkit.data.batch import PackedMasks, Targets
 from segkit.data.check_sets import is_target
-from segkit.masks.boxes import Corners, Mask, corners, tight_box
+from segkit.masks.boxes import Corners, Mask, corners, pixels_of_box, tight_box
 from segkit.masks.run_lengths import decode_counts
 from segkit.recipes.schema import MaskPolicy
 from segkit.sample import Sample, Segment
@@ -71,12 +71,14 @@ class _Target:
     """The first of the target's segments."""
     has_mask: bool
     mask: Mask
-    """Pixels of the crop, or of `place` in it; the filled box where the mask is not known."""
+    """Pixels of `place`, outside of which there are none; the filled box where the mask is not
+    known."""
+    place: tuple[slice, slice]
+    """Rows and columns of the mask in the crop: a thousand masks of the size of the crop would take
+    a gigabyte."""
     box: Corners
     is_part: bool = False
     trust: float = 1.0
-    place: tuple[slice, slice] = (slice(None), slice(None))
-    """Rows and columns of the mask."""
 
 
 class _TargetBuilder:
@@ -151,7 +153,9 @@ class _TargetBuilder:
             if region.any()
         ]
         trust = min(map(self._trust, indices)) if has_mask else 0.0
-        return _Target(self.sample.segments[indices[0]], has_mask, mask, _hull(boxes), trust=trust)
+        place = pixels_of_box(tight_box(mask), *mask.shape)
+        segment, mask = self.sample.segments[indices[0]], mask[place].copy()
+        return _Target(segment, has_mask, mask, place, _hull(boxes), trust=trust)
 
     def _box_target(self, segment: Segment) -> _Target:
         """The target of a box; its filled box takes no memory."""
@@ -159,7 +163,7 @@ class _TargetBuilder:
         rows, columns = place = self.crop.box_slices(box)
         filled = np.broadcast_to(np.True_, (rows.stop - rows.start, columns.stop - columns.start))
         clipped = self.crop.clip(box) if filled.size else _hull([])
-        return _Target(segment, False, filled, clipped, trust=0.0, place=place)
+        return _Target(segment, False, filled, place, clipped, trust=0.0)
 
     def _trust(self, index: int) -> float:
         """Weight of the mask of a segment: its score, if it is a pseudo-mask and scores count."""
@@ -205,33 +209,24 @@ class _TargetBuilder:
                 yield self._region(index)[0]
 
     def _parts(self, targets: Sequence[_Target]) -> list[_Target]:
-        """The connected parts of class regions, largest first."""
+        """The `MAX_PARTS` largest connected parts of class regions, largest first."""
         has_things = any(category.kind == "thing" for category in self.taxonomy.categories)
         parts: list[tuple[int, _Target]] = []  # with their areas
         for target in targets:
             if target.has_mask and not (has_things and target.segment.kind == "stuff"):
-                parts += _connected_parts(target)
-        parts.sort(key=lambda part: -part[0])
-        return [target for _, target in parts[:MAX_PARTS]]
+                parts += _connected_parts(target, self.crop.padded_size)
+                parts = sorted(parts, key=lambda part: -part[0])[:MAX_PARTS]  # stable
+        return [target for _, target in parts]
 
     def _stack(self, targets: Sequence[_Target], void: Mask, padding: Mask) -> Targets:
         labels = [self.taxonomy.index[target.segment.class_id] for target in targets]
         is_thing = [target.segment.kind == "thing" for target in targets]
-        masks = PackedMasks.zeros(len(targets), void.shape)
-        if any(target.has_mask for target in targets):
-            unknown = PackedMasks.zeros(1, void.shape)
-            masks = PackedMasks.cat(
-                [
-                    PackedMasks.from_dense(target.mask[None]) if target.has_mask else unknown
-                    for target in targets
-                ]
-            )
         boxes = torch.tensor([target.box for target in targets], dtype=torch.float32)
         return Targets(
             labels=torch.tensor(labels, dtype=torch.int64),
             is_thing=torch.tensor(is_thing, dtype=torch.bool),
             has_mask=torch.tensor([target.has_mask for target in targets], dtype=torch.bool),
-            masks=masks,
+            masks=_pack(targets, void.shape),
             boxes=boxes.reshape(-1, 4),
             is_part=torch.tensor([target.is_part for target in targets], dtype=torch.bool),
             void=torch.from_numpy(void),
@@ -256,17 +251,45 @@ def _hull(boxes: Sequence[Corners]) -> Corners:
     return min(x0), min(y0), max(x1), max(y1)
 
 
-def _connected_parts(target: _Target) -> Iterator[tuple[int, _Target]]:
-    """The connected parts of a target with at least MIN_PART_PIXELS, with their areas."""
+def _pack(targets: Sequence[_Target], size: tuple[int, ...]) -> PackedMasks:
+    """The masks of targets, without a pixel where they are not known; in a crop of (height, width)
+    pixels."""
+    if not any(target.has_mask for target in targets):
+        return PackedMasks.zeros(len(targets), size)
+    height, width = size
+    bits = np.zeros((len(targets), height, -(-width // 8)), np.uint8)
+    for packed, target in zip(bits, targets, strict=True):
+        if target.has_mask:
+            rows, columns = target.place
+            lines = np.zeros((rows.stop - rows.start, width), bool)
+            lines[:, columns] = target.mask
+            packed[rows] = np.packbits(lines, axis=-1, bitorder="little")
+    return PackedMasks(torch.from_numpy(bits), width)
+
+
+def _connected_parts(target: _Target, size: tuple[int, int]) -> list[tuple[int, _Target]]:
+    """The `MAX_PARTS` largest connected parts of a target in its box, with their areas.
+
+    Parts of fewer than MIN_PART_PIXELS do not count; of equal ones the first come first.
+    """
     left, top, right, bottom = (int(side) for side in target.box)
-    region = target.mask[top:bottom, left:right].astype(np.uint8)
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(region, connectivity=8)
-    for label in range(1, count):
-        x, y, width, height, area = (int(value) for value in statistics[label])
-        if area < MIN_PART_PIXELS:
-            continue
-        mask = np.zeros_like(target.mask)
-        mask[top:bottom, left:right] = labels == label
-        x0, y0 = float(left + x), float(top + y)
-        box = (x0, y0, x0 + width, y0 + height)
-        yield area, _Target(target.segment, True, mask, box, is_part=True, trust=target.trust)
+    canvas = np.zeros(size, np.uint8)
+    canvas[target.place] = target.mask
+    region = canvas[top:bottom, left:right]
+    if not region.size:
+        return []
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(region, connectivity=8)
+    areas = statistics[:, cv2.CC_STAT_AREA].copy()
+    areas[0] = 0  # of the background
+    # a map of classes may have thousands of parts: masks are cut of those that remain
+    largest = np.argsort(-areas, kind="stable")[:MAX_PARTS]
+    parts = []
+    for label in largest[areas[largest] >= MIN_PART_PIXELS].tolist():
+        x, y, width, height, area = statistics[label].tolist()
+        mask = labels[y : y + height, x : x + width] == label
+        x0, y0 = left + x, top + y
+        x1, y1 = x0 + width, y0 + height
+        place, box = (slice(y0, y1), slice(x0, x1)), (float(x0), float(y0), float(x1), float(y1))
+        part = _Target(target.segment, True, mask, place, box, is_part=True, trust=target.trust)
+        parts.append((area, part))
+    return parts

@@ -1,7 +1,9 @@
 """Connected parts of class maps, from which semantic sets train box prompts."""
 
+import tracemalloc
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from segkit.data.augment import full_image_crop
 from segkit.data.targets import MAX_PARTS, MIN_PART_PIXELS, build_targets
 from segkit.masks.rle import area, box, encode
 from segkit.sample import Kind, Sample, Segment
+from segkit.shards.manifest import Task
 from segkit.taxonomy import Category, Taxonomy
 
 SIZE = 96
@@ -85,3 +88,61 @@ def test_a_class_without_masks_has_no_parts() -> None:
     bare = replace(masked, segments=segments)
     targets = build_targets(bare, crop, taxonomy=classes, task="semantic", policies={})
     assert not targets.is_part.any() and targets.labels.dtype == torch.int64
+
+
+def dots(side: int, pitch: int) -> np.ndarray:
+    """Squares of class 1 in rows and columns, on class 0."""
+    labels = np.zeros((SIZE, SIZE), np.int64)
+    for y in range(0, SIZE - side, pitch):
+        for x in range(0, SIZE - side, pitch):
+            labels[y : y + side, x : x + side] = 1
+    return labels
+
+
+@pytest.mark.parametrize("labels", [blobs(5), dots(8, 10), dots(9, 12)])
+def test_the_largest_parts_of_all_classes_remain_in_order(labels: np.ndarray) -> None:
+    """Of parts of equal size, those that OpenCV numbers first remain."""
+    classes = taxonomy("stuff", "stuff", "stuff")
+    crop = full_image_crop(SIZE, SIZE, size=SIZE)
+    targets = build_targets(
+        sample(labels, classes), crop, taxonomy=classes, task="semantic", policies={}
+    )
+    expected = []
+    for label in range(3):
+        numbers = cv2.connectedComponents((labels == label).astype(np.uint8))[1]
+        masks = [numbers == number for number in range(1, numbers.max() + 1)]
+        expected += [(label, mask) for mask in masks if mask.sum() >= MIN_PART_PIXELS]
+    expected = sorted(expected, key=lambda part: -part[1].sum())[:MAX_PARTS]
+    assert targets.labels[targets.is_part].tolist() == [label for label, _ in expected]
+    parts = targets.masks.dense()[targets.is_part].numpy()
+    assert (parts == np.stack([mask for _, mask in expected])).all()
+
+
+def peak_mib(segments: tuple[Segment, ...], classes: Taxonomy, task: Task, size: int) -> float:
+    crop = full_image_crop(size, size, size=size)
+    many = Sample("one", "one.png", size, size, segments)
+    tracemalloc.start()
+    targets = build_targets(many, crop, taxonomy=classes, task=task, policies={})
+    peak = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    assert len(targets) == (1 + MAX_PARTS if task == "semantic" else len(segments))
+    return peak
+
+
+@pytest.mark.parametrize("task", ["semantic", "instance"])
+def test_many_parts_and_many_objects_take_little_memory(task: Task) -> None:
+    """256 dense masks of 512 x 512 pixels take 64 MiB, packed ones 8 MiB."""
+    size, classes = 512, taxonomy("stuff", "thing")
+    masks = []
+    for y in range(0, size, 32):
+        for x in range(0, size, 32):
+            mask = np.zeros((size, size), bool)
+            mask[y : y + 9, x : x + 9] = True
+            masks.append(mask)
+    if task == "semantic":
+        masks = [np.logical_or.reduce(masks)]
+    counts = [encode(mask) for mask in masks]
+    segments = tuple(
+        Segment(1, "thing", box(mask, size, size), mask, 81.0, mask_from="human") for mask in counts
+    )
+    assert peak_mib(segments, classes, task, size) < 24
