@@ -1,7 +1,8 @@
 """Find the versions v1, v2, ... of a directory, and publish new ones.
 
 A version is written to a hidden directory, becomes visible by one atomic rename, and never changes
-afterwards. A store behind a URL has no rename: see `segkit.shards.upload`.
+afterwards; only what an unfinished version needed is deleted then, see `segkit.shards.leftovers`. A
+store behind a URL has no rename: see `segkit.shards.upload`.
 """
 
 import fcntl
@@ -19,6 +20,7 @@ from typing import Any, Literal
 from segkit import parse, storage
 from segkit.atomic import disk_errors, sync
 from segkit.errors import InputError, SegkitError
+from segkit.shards.leftovers import LEFTOVERS, delete, delete_leftovers, write_leftovers
 from segkit.shards.upload import CLAIM, abandon, upload
 from segkit.stopping import cleanup_on_stop
 from segkit.storage import cache_root
@@ -108,9 +110,9 @@ class Staging:
         """Make the version visible, complete and flushed to the disk, and return its path.
 
         Args:
-            files: names of the files of the version; None for all that were written. For a remote
-                destination, the others stay until the upload is complete, so that a killed upload
-                can be resumed.
+            files: names of the files of the version; None for all that were written. The others
+                stay until the version is visible, or the upload is complete, so that a process that
+                is killed before can be resumed.
 
         Raises:
             SegkitError: the directory was deleted meanwhile, another file has the version's name,
@@ -118,7 +120,8 @@ class Staging:
         """
         self.require_in_place()
         entries = {path.name: path for path in self.path.iterdir()}
-        keep = (entries.keys() if files is None else {*files}) - {_FINGERPRINT, CLAIM}
+        needless = {_FINGERPRINT, LEFTOVERS, CLAIM}
+        keep = (entries.keys() if files is None else {*files}) - needless
         if storage.is_remote(self.destination):
             published = upload(
                 self.path,
@@ -130,15 +133,14 @@ class Staging:
             remove_partial(self.path)
             return published
         _require_free(self.home)
+        write_leftovers(self.path, entries.keys() - keep - {LEFTOVERS})
         for folder, _, names in os.walk(self.path):
             for name in names:
                 sync(Path(folder) / name)
             sync(Path(folder))
-        for path in (entries[name] for name in entries.keys() - keep):
-            _remove(path)
-        sync(self.path)
         self.path.rename(self.home)
         sync(self.destination)
+        delete_leftovers(self.home)
         return self.home
 
     def discard(self) -> None:
@@ -339,6 +341,8 @@ def _prepare(
         _require_partial(entry)
     if directory == destination:
         _require_free(destination / f"v{version}")
+        for published in versions(destination).values():
+            delete_leftovers(published)
     text = json.dumps(fingerprint, sort_keys=True, default=str)
     file = path / _FINGERPRINT
     resumed = resume and file.is_file() and storage.read_bytes(file) == text.encode()
@@ -364,7 +368,7 @@ def _require_partial(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         message = "is not a folder, but has the name of an unfinished version"
     elif not any(path.iterdir()) or any((path / n).is_file() for n in (_FINGERPRINT, MANIFEST)):
-        return  # only a process that is killed while it publishes leaves no fingerprint
+        return  # an earlier segkit that was killed while it published left no fingerprint
     else:
         message = f"has the name of an unfinished version, but no {_FINGERPRINT}"
     raise InputError(message, file=path, hint="move it away, or choose another directory")
@@ -374,17 +378,13 @@ def remove_partial(path: Path) -> None:
     """Delete an unfinished version; fingerprint and manifest, by which it is recognized, last."""
     for entry in path.iterdir():
         if entry.name not in (_FINGERPRINT, MANIFEST):
-            _remove(entry)
+            delete(entry)
     shutil.rmtree(path)
 
 
 def is_partial(path: Path) -> bool:
     """Whether a folder has the name of an unfinished version."""
     return _PARTIAL.fullmatch(path.name) is not None
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _require_free(path: Path) -> None:

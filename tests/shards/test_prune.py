@@ -115,7 +115,7 @@ def test_a_killed_pruning_leaves_no_obstacle(
         removed.append(path)
         path.unlink()
 
-    monkeypatch.setattr("segkit.shards.publish._remove", kill)
+    monkeypatch.setattr("segkit.shards.publish.delete", kill)
     with pytest.raises(KeyboardInterrupt):
         prune(tmp_path / "toy", plan_pruning(tmp_path / "toy", 1, tmp_path))
     monkeypatch.undo()
