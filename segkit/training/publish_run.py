@@ -1,6 +1,5 @@
 """Write and publish the files of a run."""
 
-import shutil
 from pathlib import Path
 
 from safetensors.torch import save_model
@@ -61,11 +60,13 @@ def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Stagin
 
 
 def publish(stage: Staging) -> Path:
-    """Load the run once, delete the checkpoints and make the version visible; returns its path.
+    """Load the run once, make the version visible and delete the checkpoints; returns its path.
+
+    Until the files of the run are flushed to the disk, a crash of the machine may lose some of
+    them, and the checkpoints are what is left of the training.
 
     Raises:
         SegkitError: the run cannot be loaded; nothing is published, and the checkpoints remain.
     """
     check_readable(stage.path)
-    shutil.rmtree(stage.path / CHECKPOINTS, ignore_errors=True)
-    return stage.publish()
+    return stage.publish({entry.name for entry in stage.path.iterdir()} - {CHECKPOINTS})

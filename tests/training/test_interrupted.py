@@ -17,6 +17,7 @@ from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import read_run_manifest
+from segkit.shards import publish as publishing
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.stopping import StoppedError
@@ -188,12 +189,37 @@ def test_a_run_killed_while_publishing_is_published_by_resume(
 ) -> None:
     out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segkit.shards.publish.Staging.publish", lambda self: 1 / 0)
+        patch.setattr("segkit.shards.publish.Staging.publish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(tiny, toy, out, device="cpu", steps=2)
     assert versions(out) == {}
     version = train(tiny, toy, out, device="cpu", steps=2, resume=True)
     assert len(steps_of(version)) == 2 and load_run(out).path == version.resolve()
+
+
+def test_checkpoints_are_deleted_once_the_run_is_flushed_and_visible(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, events = tmp_path / "run", list[str]()
+    real_sync, real_rmtree = publishing.sync, shutil.rmtree
+
+    def sync(path: Path) -> None:
+        events.append(path.name)
+        real_sync(path)
+
+    def rmtree(path: Path, **options: Any) -> None:
+        if Path(path).name == "checkpoints":
+            events.append("delete")
+            assert list(versions(out)) == [1]
+        real_rmtree(path, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publishing, "sync", sync)
+        patch.setattr(shutil, "rmtree", rmtree)
+        version = train(tiny, [(str(toy_set.path), 1.0)], out, device="cpu", steps=1)
+    files = {path.name for path in version.rglob("*") if path.is_file()}
+    assert files and files <= set(events[: events.index("delete")])
+    assert events[-2:] == ["run", "delete"] and not (version / "checkpoints").exists()
 
 
 def test_an_evaluation_that_was_cut_short_is_repeated(
