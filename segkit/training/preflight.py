@@ -21,6 +21,7 @@ from segkit.data.check_sets import (
     require_scores,
     require_targets,
     require_things,
+    require_truth,
 )
 from segkit.data.mask_policy import (
     PolicyCounts,
@@ -139,9 +140,11 @@ def check_inputs(
         message = "box prompts by themselves train no queries, which an evaluation reads"
         hint = "leave --eval-data out; `pseudolabel --truth` measures box prompts"
         raise InputError(message, record="--eval-data", hint=hint)
-    if recipe.training.publish == "best" and not eval_datasets:
-        hint = "give --eval-data, or set it to last"
-        raise InputError("no evaluation to choose by", record="training.publish", hint=hint)
+    if recipe.training.publish == "best":
+        if not eval_datasets:
+            hint = "give --eval-data, or set it to last"
+            raise InputError("no evaluation to choose by", record="training.publish", hint=hint)
+        require_truth(eval_datasets)
     return TrainingInputs(recipe, datasets, eval_datasets)
 
 

@@ -1,5 +1,6 @@
 """Train a model on shard sets and publish it as a run: the library behind `segkit train`."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from segkit import distributed
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.mix import DataMix
-from segkit.errors import InputError
+from segkit.errors import InputError, Notice
 from segkit.model.dataseg import DataSeg
 from segkit.runs.init_from import init_from
 from segkit.runs.run_manifest import (
@@ -177,6 +178,11 @@ def _train(trainer: Trainer, mix: DataMix, stage: Staging, callbacks: Callbacks)
         best = trainer.train(mix, stage.path, callbacks)
         if training.publish == "best" and best is not None and best != trainer.step:
             trainer.load(checkpoint.of_step(checkpoints, best))
+        if training.publish == "best" and best is None and is_first:
+            message = (
+                "no evaluation has a figure for each evaluation set: the last step is published"
+            )
+            warnings.warn(f"training.publish: {message}", Notice, stacklevel=2)
         model = trainer.ema_model()
         if model:
             write_model(setup, model, trainer.step, stage)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from segkit import distributed
-from segkit.errors import InputError
+from segkit.errors import InputError, Notice
 from segkit.model.dataseg import DataSeg
 from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import read_run_manifest
@@ -28,6 +28,24 @@ from segkit.training.train import _open_stage, train
 from segkit.training.trainer import Callbacks
 from tests.training.test_train import steps_of, stop_after
 from tests.training.toy import write_toy_set
+
+
+def test_a_last_step_that_is_published_for_want_of_a_best_is_noted(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = str(toy_set.path)
+    monkeypatch.setattr("segkit.training.trainer.evaluate_set", lambda *_: {"miou": None})
+    with pytest.warns(Notice, match="no evaluation has a figure .*: the last step is published"):
+        version = train(
+            tiny,
+            [(toy, 1.0)],
+            tmp_path / "run",
+            eval_data=[toy],
+            device="cpu",
+            overrides=["training.publish=best"],
+            steps=2,
+        )
+    assert read_run_manifest(version).steps == 2
 
 
 def _letters(texts: Sequence[str]) -> Vectors:

@@ -1,5 +1,6 @@
 import fcntl
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,43 @@ def nothing(segment: Segment) -> None:
 
 def mixed(segment: Segment) -> Segment:
     return crowd(segment) if segment.kind == "thing" else segment
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (crowd, "panoptic", "none of its 15 segments can be scored; leave the evaluation set out"),
+        (ignored, "semantic", "none of its 15 segments can be scored"),
+        (only_stuff, "instance", "none of its 6 segments can be scored"),
+        (nothing, "instance", "it has no segments to score"),
+        (None, "panoptic", "it has no images"),
+        (crowd, "semantic", None),
+        (mixed, "panoptic", None),
+    ],
+)
+def test_evaluation_sets_without_a_figure_cannot_choose_the_best(
+    toy: ShardSet,
+    tmp_path: Path,
+    change: Callable[[Segment], Segment | None] | None,
+    kind: SetKind,
+    message: str | None,
+) -> None:
+    """With one that has no figure, no step would be the best."""
+    eval_set = (
+        write_toy_set(tmp_path / "empty", seeds=())
+        if change is None
+        else changed(toy, tmp_path / "changed", change, kind)
+    )
+    file, data, eval_data = (
+        write_recipe(tmp_path / "tiny.toml"),
+        (str(toy.path), 1.0),
+        eval_set.path,
+    )
+    check_inputs(load_recipe(file, ()), [data], [str(toy.path), str(eval_data)])
+    best = load_recipe(file, ["training.publish=best"])
+    expected = pytest.raises(InputError, match=message) if message else nullcontext()
+    with expected:
+        check_inputs(best, [data], [str(eval_data)])
 
 
 @pytest.mark.parametrize(
