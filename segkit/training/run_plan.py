@@ -3,6 +3,7 @@
 The memory and the pretrained weights need torch; without it, the plan says so.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -228,7 +229,7 @@ def _estimate(
     memory = estimate_memory(
         recipe,
         classes=max(len(shards.taxonomy.categories) for shards, _ in data),
-        boxes=round(_segments_per_image(data)),
+        boxes=max(1, math.ceil(_segments_per_image(data))),  # at 0, no decoder would run
         processes=processes,
         cuda=place.type == "cuda",
     )

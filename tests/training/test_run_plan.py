@@ -16,10 +16,11 @@ from segkit.recipes.load import load_recipe
 from segkit.runs.init_from import resolve_init_from
 from segkit.shards.reader import ShardSet
 from segkit.training import run_plan as planning
+from segkit.training.memory import estimate_memory
 from segkit.training.run_plan import TrainingPlan, plan_training
 from segkit.training.train import train
 from segkit.training.unit_costs import GPUS, gpu_hours
-from tests.training.toy import write_recipe, write_toy_set
+from tests.training.toy import write_recipe, write_sparse_set, write_toy_set
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -61,6 +62,18 @@ def test_several_processes_draw_more(folder: Path, monkeypatch: pytest.MonkeyPat
     joint = plan(folder)
     assert (joint.processes, joint.samples_per_step) == (8, 8 * alone.samples_per_step)
     assert joint.memory == alone.memory, "with ddp, each process holds everything"
+
+
+@pytest.mark.parametrize(("sparse", "boxes"), [(True, 1), (False, 3)])
+def test_boxes_of_a_crop_are_rounded_up(folder: Path, sparse: bool, boxes: int) -> None:
+    """A recipe of box prompts runs no decoder without a box."""
+    data = write_sparse_set(folder / "sparse") if sparse else ShardSet.open(str(folder / "toy"))
+    statistics = data.manifest.statistics
+    assert statistics.segments / statistics.images == (0.5 if sparse else 2.5)
+    recipe = load_recipe(folder / "tiny.toml", ["loss.matching=false"])
+    planned = plan_training(recipe, [(data, 1.0)], folder / "run", device="cpu").memory
+    assert planned == estimate_memory(recipe, classes=2, boxes=boxes, cuda=False)
+    assert planned.losses > 0
 
 
 def missing(result: TrainingPlan) -> dict[str, tuple[str, str]]:
