@@ -32,6 +32,9 @@ from segkit.training.selftrain_state import read_state, write_state
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks
 
+KEEPS_EVERY_MASK = 0.5
+"""An `inference.pseudo_score` that no mask of a box prompt fails: its score is the mean of the
+probabilities above this one."""
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Label and length of a stage -> a context that yields a function to call after each part of it."""
 
@@ -173,10 +176,22 @@ def run_rounds(
             entries[number] |= loop.label(number)
             write_state(folder, plan, entries)
         if entries[number].get("masked") == 0 and number < plan.rounds:
-            hint = "set a lower inference.pseudo_score, or give more steps"
             message = f"round {number}: no box got a mask that the next round could learn from"
-            raise SegkitError(message, hint=hint)
+            raise SegkitError(message, hint=_hint_without_masks(plan, number))
     return SelfTraining(entries[: number + 1])
+
+
+def _hint_without_masks(plan: SelfTrainingPlan, number: int) -> str:
+    """A way out where no box got a mask; `out` accepts none of these changes."""
+    if number == 0 and plan.checkpoint is not None:
+        return "give another --out, and another --checkpoint or none"
+    option, steps = "--round-steps", plan.round_steps
+    if number == 0:
+        option, steps = "--steps", plan.recipe.training.steps
+    changes = f"{option} above {steps}"
+    if plan.recipe.inference.pseudo_score > KEEPS_EVERY_MASK:
+        changes = f"--set inference.pseudo_score={KEEPS_EVERY_MASK} or {changes}"
+    return f"give another --out, and {changes}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from segkit.errors import InputError, SegkitError
 from segkit.inference.calibrate import ScoredBoxes
+from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.reader import ShardSet
@@ -21,7 +23,7 @@ from segkit.text import embeddings
 from segkit.text.encoding import Encoding
 from segkit.training import selftrain as module
 from segkit.training import selftrain_plan as plan_module
-from segkit.training.selftrain import SelfTraining, selftrain
+from segkit.training.selftrain import SelfTraining, _hint_without_masks, selftrain
 from segkit.training.selftrain_plan import SelfTrainingPlan, encode_classes, plan_selftraining
 from segkit.training.train import train
 from tests.commands.slips import assert_refused_before_torch
@@ -233,11 +235,42 @@ def test_later_rounds_have_the_pixel_statistics_of_the_first_run(
 
 
 def test_boxes_that_get_no_mask_end_the_rounds_clearly(home: Path, improving: None) -> None:
-    overrides = ["inference.pseudo_score=1", "loss.matching=false"]
+    strict = ["inference.pseudo_score=1", "loss.matching=false"]
     with pytest.raises(SegkitError, match="round 0: no box got a mask") as caught:
-        rounds(["masks"], held_out="apart", overrides=overrides)
+        rounds(["masks"], held_out="apart", overrides=strict)
     assert caught.value.exit_code == 1
     assert not Path("work/round-1").exists()
+    # its hint, literally
+    hint = "give another --out, and --set inference.pseudo_score=0.5 or --steps above 1"
+    assert caught.value.hint == hint
+    kept = [*strict, "inference.pseudo_score=0.5"]
+    result = rounds(["masks"], "another", held_out="apart", overrides=kept)
+    assert len(result.rounds) == 2 and result.rounds[0]["masked"] > 0
+    with pytest.raises(SegkitError, match="no box got a mask"):  # not refused
+        rounds(["masks"], "longer", held_out="apart", overrides=strict, steps=2)
+    assert read_run_manifest("longer/round-0/run").steps == 2
+
+
+def test_a_checkpoint_that_gives_no_masks_is_to_be_replaced(home: Path, improving: None) -> None:
+    strict = ["inference.pseudo_score=1", "loss.matching=false"]
+    train("tiny.toml", [("masks", 1.0)], "strict", steps=1, device="cpu", overrides=strict)
+    train("tiny.toml", [("masks", 1.0)], "kind", steps=1, device="cpu", overrides=FAST)
+    options: dict[str, Any] = {"held_out": "apart", "overrides": strict, "steps": None}
+    with pytest.raises(SegkitError, match="round 0: no box got a mask") as caught:
+        rounds(["masks"], checkpoint="strict", **options)
+    assert caught.value.hint == "give another --out, and another --checkpoint or none"
+    result = rounds(["masks"], "another", checkpoint="kind", **options)
+    assert len(result.rounds) == 2
+
+
+def test_a_later_round_without_masks_asks_for_more_of_its_steps() -> None:
+    recipe = load_recipe("box-labeler-mini", ["inference.pseudo_score=0.6"])
+    later: Any = SimpleNamespace(recipe=recipe, checkpoint=Path("run"), round_steps=7)
+    assert _hint_without_masks(later, 1) == (
+        "give another --out, and --set inference.pseudo_score=0.5 or --round-steps above 7"
+    )
+    later.recipe = load_recipe("box-labeler-mini", [])
+    assert _hint_without_masks(later, 1) == "give another --out, and --round-steps above 7"
 
 
 def test_the_share_in_use_is_a_tenth_unless_given(home: Path) -> None:
