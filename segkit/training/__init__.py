@@ -15,6 +15,7 @@ optimizer.py      AdamW's parameter groups, learning rate schedule, EMA, optimiz
 sharding.py       FSDP2: shard a model, gather its full state
 checkpoint.py     write and read checkpoints, from which --resume continues
 evaluation.py     metrics and pictures of the evaluation sets
-logging.py        StepRecord, RunLog (metrics.jsonl, TensorBoard), loggers (wandb, MLflow)
+logging.py        StepRecord, RunLog (metrics.jsonl, TensorBoard)
+loggers.py        Weights & Biases and MLflow, whose errors end no training
 publish_run.py    write the files of a run
 """

@@ -1,11 +1,12 @@
-"""Log a run: metrics.jsonl, TensorBoard events, Weights & Biases and MLflow."""
+"""Log a run: metrics.jsonl, TensorBoard events, and the loggers of its recipe."""
 
 import json
 import math
 import resource
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from segkit.errors import InputError, short
 from segkit.recipes.schema import Recipe
 from segkit.runs.run_manifest import METRICS, TENSORBOARD
 from segkit.training.evaluation import headline
+from segkit.training.loggers import LOGGERS, Guard, GuardedLogger, LogFigures
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ class RunLog:
             if row.evaluation is not None
         }
         self._file = file.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
+        events, purged = str(folder / TENSORBOARD), step + 1
+        self._tensorboard = Guard("TensorBoard")
+        self._events = self._tensorboard.call(lambda: SummaryWriter(events, purge_step=purged))
         self._loggers = loggers
 
     def step(self, record: StepRecord) -> None:
@@ -169,9 +173,10 @@ class RunLog:
         self._write({"step": step, "evaluation": dataset, "metrics": metrics})
         figures = {f"{dataset}/{name}": value for name, value in _figures(metrics)}
         self._log_figures(figures, step)
-        if picture is not None and picture.is_file():
+        if picture is not None and picture.is_file() and self._events is not None:
+            add = partial(self._events.add_image, dataformats="HWC")
             pixels = np.asarray(Image.open(picture))
-            self._events.add_image(f"{dataset}/predictions", pixels, step, dataformats="HWC")
+            self._tensorboard.call(add, f"{dataset}/predictions", pixels, step)
 
     def has_evaluation(self, step: int, dataset: str) -> bool:
         """Whether the log holds the evaluation of a data set after a step."""
@@ -195,11 +200,13 @@ class RunLog:
     def close(self) -> None:
         """Flush and close the files."""
         self._file.close()
-        self._events.close()
+        if self._events is not None:
+            self._tensorboard.call(self._events.close)
 
     def _log_figures(self, figures: Mapping[str, float], step: int) -> None:
-        for name, value in figures.items():
-            self._events.add_scalar(name, value, step)
+        if self._events is not None:
+            for name, value in figures.items():
+                self._tensorboard.call(self._events.add_scalar, name, value, step)
         for log_figures in self._loggers:
             log_figures(figures, step)
 
@@ -216,8 +223,10 @@ def open_log(recipe: Recipe, folder: Path, step: int) -> Iterator[RunLog | None]
         return
     settings = recipe.model_dump(mode="json", exclude={"name"})
     with ExitStack() as stack:
-        runs = (LOGGERS[name](recipe.name, settings, folder) for name in recipe.training.loggers)
-        loggers = [stack.enter_context(run) for run in runs]
+        loggers = [
+            stack.enter_context(GuardedLogger(name, LOGGERS[name](recipe.name, settings, folder)))
+            for name in recipe.training.loggers
+        ]
         yield stack.enter_context(closing(RunLog(folder, step, loggers)))
 
 
@@ -293,40 +302,3 @@ def _figures(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, fl
         elif isinstance(value, int | float) and not isinstance(value, bool):
             figures.append((prefix + name, float(value)))
     return figures
-
-
-# --- loggers: each behind an extra, configured by its own environment variables ---
-
-LogFigures = Callable[[Mapping[str, float], int], None]
-"""Takes figures by name, and their step."""
-
-
-@contextmanager
-def wandb_run(name: str, settings: Mapping[str, Any], folder: Path) -> Iterator[LogFigures]:
-    """Log to a run of Weights & Biases: name, configuration, directory of its own files."""
-    import wandb
-
-    with wandb.init(name=name, config=dict(settings), dir=str(folder)) as run:
-        yield lambda figures, step: run.log(dict(figures), step=step)
-
-
-@contextmanager
-def mlflow_run(name: str, settings: Mapping[str, Any], folder: Path) -> Iterator[LogFigures]:
-    """Log to a run of MLflow; its parameters are the recipe's keys, with their section."""
-    import mlflow
-
-    with mlflow.start_run(run_name=name):
-        mlflow.log_params(
-            {
-                f"{part}.{key}": value
-                for part, keys in settings.items()
-                for key, value in keys.items()
-            }
-        )
-        yield lambda figures, step: mlflow.log_metrics(dict(figures), step=step)
-
-
-LOGGERS: dict[str, Callable[[str, Mapping[str, Any], Path], AbstractContextManager[LogFigures]]] = {
-    "wandb": wandb_run,
-    "mlflow": mlflow_run,
-}
